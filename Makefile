@@ -1,0 +1,62 @@
+# The targets stand in the order in which a newcomer needs them; `make help` prints them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements.lock
+STAMP := $(VENV)/installed-$(shell sha256sum $(LOCK) Makefile | sha256sum | cut -c1-16)
+export PYTHONPATH := platform
+export RAY_USAGE_STATS_ENABLED := 0
+# Ray's own `uv run` hook would look for another Python than the one of this environment.
+export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
+
+.PHONY: help setup quickstart serve check test test-slow format lock clean
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## create .venv from the lock file (again only when the lock changes)
+
+# Everything but torch is installed with its hashes checked and nothing resolved; torch comes last, by version, because
+# its CPU and CUDA builds are different files. What torch itself needs is by then in place, except the CUDA packages.
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit("distilray needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else 0'
+	@echo "setting up $(VENV) from $(LOCK) (once; a few minutes)"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@grep -v '^torch==' $(LOCK) > $(VENV)/hashed.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/hashed.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' $(LOCK))"
+	@touch $@
+
+quickstart: setup  ## the whole line on a real Wikipedia sample: dump -> student -> HTTP answer (runs/quickstart)
+	@$(BIN)/python -m jobs.run_quickstart
+
+serve: setup  ## leave the quickstart's student up at http://127.0.0.1:8000 until Ctrl-C
+	@$(BIN)/python -m jobs.serve_fill_mask
+
+check: setup  ## format, lint, types, import rules, fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -m "not slow"
+
+test: check test-slow  ## everything CI runs: check, then the slow tests
+
+test-slow: setup  ## only the tests that take minutes: real Ray clusters, jobs, HTTP
+	$(BIN)/python -m pytest -m slow
+
+format: setup  ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: setup  ## write requirements.lock anew from pyproject.toml (needs uv on the path)
+	@uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --quiet \
+	  --no-emit-package torch --no-annotate --no-header --constraint <(grep '^torch==' $(LOCK)) -o $(VENV)/new.lock
+	@{ sed -n '/^#/p; /^torch==/p' $(LOCK); cat $(VENV)/new.lock; } > $(VENV)/whole.lock && mv $(VENV)/whole.lock $(LOCK)
+
+clean:  ## remove what the targets made, runs/ and .venv included
+	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

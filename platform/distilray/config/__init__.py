@@ -1,0 +1,1 @@
+"""What a recipe may say: frozen models, where an unknown key is an error."""

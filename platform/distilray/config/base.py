@@ -1,0 +1,57 @@
+"""The two base classes of every recipe."""
+
+import hashlib
+import json
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Config(BaseModel):
+    """A part of a recipe: frozen, and an unknown key is an error.
+
+    A part with `identity = False` says how a run is executed (workers, threads, intervals of the log), not what it
+    computes, and does not count when two runs are compared.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    identity: ClassVar[bool] = True
+
+    def identity_values(self) -> dict[str, Any]:
+        """The values that decide what the run computes, as JSON types."""
+        values: dict[str, Any] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, Config):
+                if value.identity:
+                    values[name] = value.identity_values()
+            else:
+                values[name] = json.loads(json.dumps(value, default=lambda part: part.model_dump(mode="json")))
+        return values
+
+    def identity_hash(self) -> str:
+        """sha256 of `identity_values`, hexadecimal."""
+        return hashlib.sha256(json.dumps(self.identity_values(), sort_keys=True).encode()).hexdigest()
+
+
+class RayConfig(Config):
+    """The Ray session that a job opens when it does not run inside a cluster already."""
+
+    identity: ClassVar[bool] = False
+    num_cpus: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="CPUs of the local cluster; all cores when left out, ignored inside a cluster"
+    )
+    object_store_mb: Annotated[int, Field(ge=80)] | None = Field(
+        default=None, description="object store of the local cluster in MB; Ray's own choice when left out"
+    )
+
+
+class JobConfig(Config):
+    """What every job's recipe holds."""
+
+    run_dir: Annotated[str, Field(min_length=1)] = Field(description="the folder (path or URI) that the run writes")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 56
+    ray: RayConfig = RayConfig()
+
+    def identity_values(self) -> dict[str, Any]:
+        return {name: value for name, value in super().identity_values().items() if name != "run_dir"}

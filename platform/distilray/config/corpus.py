@@ -1,0 +1,36 @@
+"""What a recipe of `jobs.build_corpus` may say."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from distilray.config.base import Config, JobConfig
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class WikipediaSource(Config):
+    """A dump of MediaWiki pages: `*-pages-articles*.xml`, plain or .bz2."""
+
+    kind: Literal["wikipedia"] = "wikipedia"
+    path: Annotated[str, Field(min_length=1)] = Field(description="path or URI of the dump file")
+    licence: str = "CC-BY-SA-4.0"
+
+
+class FilterConfig(Config):
+    """Documents that are dropped, each for one reason that the manifest counts."""
+
+    min_words: Annotated[int, Field(ge=0)] = 20
+    min_sentences: Annotated[int, Field(ge=0)] = 2
+    min_letter_fraction: Fraction = 0.5
+
+
+class BuildCorpusConfig(JobConfig):
+    """Recipe of `jobs.build_corpus`."""
+
+    sources: Annotated[list[WikipediaSource], Field(min_length=1)]
+    filters: FilterConfig = FilterConfig()
+    pages_per_block: Count = 32
+    documents_per_file: Count = 10_000
+    max_page_mb: Annotated[float, Field(gt=0)] = 16.0

@@ -1,0 +1,137 @@
+"""Reading a recipe: YAML plus `a.b=value` overrides into a typed config, or one line that says what is wrong."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from yaml.events import AliasEvent
+
+from distilray.errors import InputError
+
+C = TypeVar("C", bound=BaseModel)
+
+MAX_RECIPE_BYTES = 1_000_000
+
+
+class RecipeError(InputError):
+    """A recipe that cannot be used; the message names the file, the key and the fix."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """The safe loader, without aliases (a small file could expand without end) and without duplicate keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.YAMLError(f"line {mark.line + 1}: aliases are not allowed; write the value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: key '{key.value}' is given twice")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        RecipeError: missing file, too large, broken YAML, or not a mapping.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise RecipeError(f"{path}: no such recipe file")
+    if file.stat().st_size > MAX_RECIPE_BYTES:
+        raise RecipeError(f"{path}: larger than {MAX_RECIPE_BYTES:,} bytes, which no recipe is")
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"), _StrictLoader)  # noqa: S506 - a SafeLoader
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RecipeError(f"{path}: {_one_line(error)}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: holds a {type(values).__name__} where 'key: value' lines are expected")
+    return values
+
+
+def load_recipe(path: str, overrides: Sequence[str], config_class: type[C]) -> C:
+    """The config that a recipe file and the overrides of the command line give.
+
+    Args:
+        path: YAML file with what differs from the defaults.
+        overrides: `a.b=value` each; the value is read as YAML.
+        config_class: the job's config.
+
+    Raises:
+        RecipeError: with file or override, key, and the fix.
+    """
+    values = read_yaml(path)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return config_class.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {_first_problem(error, config_class)}") from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    keys = dotted.split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"override '{override}': write it as key=value or section.key=value")
+    try:
+        value = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise RecipeError(f"override '{override}': {_one_line(error)}") from None
+    for key in keys[:-1]:
+        inner = values.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(f"override '{override}': '{key}' is a value, not a section")
+        values = inner
+    values[keys[-1]] = value
+
+
+def _first_problem(error: ValidationError, config_class: type[BaseModel]) -> str:
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the recipe as a whole"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        known = _keys_beside(config_class, first["loc"])
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        message = "unknown key" + (f"; did you mean '{close[0]}'?" if close else f"; known here: {', '.join(known)}")
+    elif first["type"] == "missing":
+        message = f"missing; add it to the recipe or give {key}=... at the end of the command"
+    elif isinstance(first["input"], str | int | float | bool):
+        message += f" (got {first['input']!r})"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{key}: {message}{more}"
+
+
+def _keys_beside(config_class: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    model = config_class
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            continue
+        inner = [arg for arg in (field.annotation, *get_args(field.annotation)) if _is_model(arg)]
+        model = inner[0] if inner else model
+    return sorted(model.model_fields)
+
+
+def _is_model(candidate: Any) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, BaseModel)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,1 @@
+"""Station 1: dumps and books become documents of clean sentences."""

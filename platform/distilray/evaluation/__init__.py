@@ -1,0 +1,1 @@
+"""Station 7: what a model folder is worth, measured."""

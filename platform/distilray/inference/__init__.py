@@ -1,0 +1,1 @@
+"""Texts in, the most probable tokens out; knows neither HTTP nor Ray."""

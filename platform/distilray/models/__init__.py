@@ -1,0 +1,1 @@
+"""The teacher, and the student that is made from it."""

@@ -1,0 +1,126 @@
+"""The face that every job has: parse, validate, plan or run, record; one line and exit code 2 for bad input."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from distilray.config.base import JobConfig
+from distilray.config.recipe import load_recipe
+from distilray.errors import InputError, find_input_error
+from distilray.runtime.progress import duration
+from distilray.runtime.run_folder import RunFolder
+
+C = TypeVar("C", bound=JobConfig)
+
+EXIT_BAD_INPUT = 2
+EXIT_FAULT = 1
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job did: a line for people, numbers and hand-overs for the manifest."""
+
+    summary: str
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job(Generic[C]):
+    """A station of the line as a command.
+
+    Attributes:
+        name: as in `python -m jobs.<name>`.
+        config_class: what its recipe may say.
+        inputs: what it reads, by name: folders of earlier stations, or files.
+        plan: validates the inputs and says what a run would do; starts nothing.
+        run: does the work inside the run folder.
+    """
+
+    name: str
+    config_class: type[C]
+    inputs: Callable[[C], Mapping[str, str]]
+    plan: Callable[[C], Mapping[str, object]]
+    run: Callable[[C, RunFolder], Outcome]
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Runs the command line and returns the exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted."""
+        arguments = self._parser().parse_args(argv)
+        return exit_code(self.name, lambda: self.execute(arguments.recipe, arguments.overrides, arguments.dry_run))
+
+    def execute(self, recipe: str, overrides: Sequence[str] = (), dry_run: bool = False) -> str:
+        """Plans or runs the job and returns its summary line, which is also printed.
+
+        Raises:
+            InputError: anything that the user can mend.
+        """
+        started = time.monotonic()
+        config = load_recipe(recipe, overrides, self.config_class)
+        folder = RunFolder(self.name, config, {} if dry_run else self.inputs(config))
+        if dry_run:
+            lines = [f"{key:<16} {value}" for key, value in self.plan(config).items()]
+            print("\n".join([f"{self.name}: plan, nothing started", *lines]), flush=True)
+            return ""
+        done = folder.complete_manifest()
+        if done is not None:
+            summary = f"{self.name}: {done['run']['summary']} (complete since {done['run']['finished']}, skipped)"
+        else:
+            self.plan(config)
+            folder.begin()
+            outcome = self.run(config, folder)
+            folder.finish(outcome.counts, outcome.outputs, outcome.summary)
+            summary = f"{self.name}: {outcome.summary} in {duration(time.monotonic() - started)}"
+        print(f"{summary} -> {config.run_dir}", flush=True)
+        return summary
+
+    def _parser(self) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(
+            prog=f"python -m jobs.{self.name}",
+            description=(sys.modules[self.run.__module__].__doc__ or "").strip().splitlines()[0],
+            epilog="exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted (run it again to go on)",
+        )
+        parser.add_argument("--recipe", required=True, help=f"YAML file, e.g. jobs/recipes/{self.name}/quickstart.yaml")
+        parser.add_argument("--dry-run", action="store_true", help="validate, print the plan, start nothing")
+        parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe")
+        return parser
+
+
+def exit_code(name: str, work: Callable[[], object]) -> int:
+    """Runs `work` and turns what it raises into an exit code and, for bad input, one line on stderr."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        work()
+        return 0
+    except InputError as error:
+        return _bad_input(name, error)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; run the same command again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAULT
+    except Exception as error:
+        cause = find_input_error(error)
+        if cause is not None:
+            return _bad_input(name, cause)
+        logging.getLogger(name).exception("internal fault")
+        return EXIT_FAULT
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _bad_input(name: str, error: InputError) -> int:
+    print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt

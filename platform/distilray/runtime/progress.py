@@ -1,0 +1,87 @@
+"""Progress of long work with rate and time left: a bar on a terminal, a line every few seconds in a log."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+
+class Progress:
+    """Counts finished units of work and shows them. Use it as a context manager."""
+
+    def __init__(
+        self,
+        label: str,
+        *,
+        total: int | None,
+        unit: str,
+        interval_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+        stream: TextIO | None = None,
+    ) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self._interval_s, self._clock = interval_s, clock
+        self._stream = stream or sys.stderr
+        self._done, self._base, self._note = 0, 0, ""
+        self._started = self._shown = clock()
+        self._bar: RichProgress | None = None
+
+    def __enter__(self) -> "Progress":
+        if self._stream.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = RichProgress(
+                *columns, TextColumn("{task.fields[note]}"), console=Console(file=self._stream), transient=True
+            )
+            self._task = self._bar.add_task(self.label, total=self.total, note="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def start_at(self, done: int) -> None:
+        """What an earlier run had finished; it does not count in the rate."""
+        self._done = self._base = done
+
+    def advance_to(self, done: int, note: str = "") -> None:
+        """Sets the finished units; `note` is shown behind them."""
+        self._done, self._note = done, note
+        now = self._clock()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, note=f"{self._rate(now):,.1f} {self.unit}/s {note}")
+        elif now - self._shown >= self._interval_s:
+            self._shown = now
+            print(self.line(now), file=self._stream, flush=True)
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """Adds finished units."""
+        self.advance_to(self._done + units, note)
+
+    def line(self, now: float) -> str:
+        """One line: done, share, rate, time left, note."""
+        rate = self._rate(now)
+        parts = [f"{self.label}: {self._done:,}"]
+        if self.total:
+            parts = [f"{self.label}: {self._done:,}/{self.total:,} {self.unit} ({self._done / self.total:.0%})"]
+        parts.append(f"{rate:,.1f} {self.unit}/s")
+        if self.total and rate > 0:
+            parts.append(f"ETA {duration((self.total - self._done) / rate)}")
+        return ", ".join([*parts, self._note] if self._note else parts)
+
+    def _rate(self, now: float) -> float:
+        return (self._done - self._base) / max(now - self._started, 1e-9)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the form that reads best: `45 s`, `12 min 05 s`, `3 h 20 min`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,189 @@
+"""A run folder: `config.yaml` first, `metrics.jsonl` during the run, `manifest.json` last.
+
+The presence of the manifest means that the run is complete. Its `content` part depends on inputs, config and seed only,
+so that two runs of the same thing have the same `content_hash`; its `run` part tells when, where and how long.
+"""
+
+import datetime
+import functools
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import yaml
+
+from distilray import __version__
+from distilray.config.base import JobConfig
+from distilray.errors import InputError
+from distilray.runtime import storage
+
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.jsonl"
+MANIFEST_FILE = "manifest.json"
+MANIFEST_SCHEMA = 1
+_RECORDED_PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "pydantic")
+
+
+def read_manifest(folder: str) -> dict[str, Any]:
+    """The manifest of a complete run.
+
+    Raises:
+        InputError: no manifest (the run is missing or incomplete), torn JSON, or another schema version.
+    """
+    uri = storage.join(folder, MANIFEST_FILE)
+    if not storage.exists(uri):
+        raise InputError(f"{folder}: no {MANIFEST_FILE}, so no complete run; run the job that writes it to its end")
+    try:
+        manifest = json.loads(storage.read_bytes(uri))
+    except ValueError:
+        raise InputError(f"{uri}: not JSON; remove the folder and run its job again") from None
+    if not isinstance(manifest, dict) or manifest.get("schema") != MANIFEST_SCHEMA:
+        raise InputError(f"{uri}: not a manifest of schema {MANIFEST_SCHEMA}; run its job again with this version")
+    return manifest
+
+
+def describe_input(uri: str) -> dict[str, Any]:
+    """What a manifest records of one input: the content hash of a run folder, or the size of anything else.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    if storage.exists(storage.join(uri, MANIFEST_FILE)):
+        return {"content_hash": read_manifest(uri)["content_hash"]}
+    size = storage.file_size(uri)
+    if size is None:
+        raise InputError(f"{uri}: no such file or folder")
+    return {"bytes": size or sum(storage.file_size(file) or 0 for file in storage.list_files(uri))}
+
+
+class RunFolder:
+    """One run of one job: its folder, its inputs, and whether it is complete."""
+
+    def __init__(self, job: str, config: JobConfig, inputs: Mapping[str, str]) -> None:
+        self.job = job
+        self.config = config
+        self.uri = config.run_dir
+        self.inputs = {name: {"uri": uri, **describe_input(uri)} for name, uri in inputs.items()}
+        self._started = time.time()
+
+    def path(self, *names: str) -> str:
+        """URI of something inside the folder."""
+        return storage.join(self.uri, *names)
+
+    def complete_manifest(self) -> dict[str, Any] | None:
+        """The manifest when this very run (job, config, inputs) is complete, None when it is still to be done.
+
+        Raises:
+            InputError: the folder holds another run.
+        """
+        manifest = read_manifest(self.uri) if storage.exists(self.path(MANIFEST_FILE)) else None
+        if manifest is not None:
+            self._refuse_other(manifest["content"]["job"], manifest["content"]["config"])
+            if manifest["content"]["inputs"] != self._input_identities():
+                raise InputError(f"{self.uri}: made from other inputs than now; remove it or choose another run_dir")
+        elif storage.exists(self.path(CONFIG_FILE)):
+            begun = yaml.safe_load(storage.read_bytes(self.path(CONFIG_FILE)))
+            self._refuse_other(begun["job"], begun["identity"])
+        return manifest
+
+    def begin(self) -> None:
+        """Creates the folder and writes `config.yaml`."""
+        storage.make_folder(self.uri)
+        record = {
+            "job": self.job,
+            "config": self.config.model_dump(mode="json"),
+            "identity": self.config.identity_values(),
+            "identity_hash": self.config.identity_hash(),
+        }
+        storage.write_bytes(self.path(CONFIG_FILE), yaml.safe_dump(record, sort_keys=False).encode())
+
+    def finish(self, counts: Mapping[str, Any], outputs: Mapping[str, Any], summary: str) -> dict[str, Any]:
+        """Writes the manifest, which completes the run, and returns it.
+
+        Args:
+            counts: numbers that depend on inputs, config and seed only, or a `timing` entry that does not.
+            outputs: what the run hands over, by name: rows, bytes, sha256.
+            summary: the run in one line for people.
+        """
+        counts = dict(counts)
+        timing = counts.pop("timing", {})
+        content = {
+            "job": self.job,
+            "config": self.config.identity_values(),
+            "inputs": self._input_identities(),
+            "counts": counts,
+            "outputs": dict(outputs),
+        }
+        manifest = {
+            "schema": MANIFEST_SCHEMA,
+            "content_hash": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+            "content": content,
+            "run": {
+                "summary": summary,
+                "inputs": {name: entry["uri"] for name, entry in self.inputs.items()},
+                "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "wall_s": round(time.time() - self._started, 3),
+                "timing": timing,
+                "git_commit": git_commit(),
+                "versions": versions(),
+                "cpus": os.cpu_count(),
+            },
+        }
+        storage.write_bytes(self.path(MANIFEST_FILE), json.dumps(manifest, indent=1).encode())
+        return manifest
+
+    def _input_identities(self) -> dict[str, Any]:
+        return {
+            name: {key: value for key, value in entry.items() if key != "uri"} for name, entry in self.inputs.items()
+        }
+
+    def _refuse_other(self, job: str, values: Mapping[str, Any]) -> None:
+        if job != self.job:
+            raise InputError(f"{self.uri}: holds a run of {job}, not of {self.job}; choose another run_dir")
+        differing = _differing_keys(values, self.config.identity_values())
+        if differing:
+            raise InputError(
+                f"{self.uri}: holds a run with another {', '.join(differing[:3])}; "
+                "remove the folder or choose another run_dir"
+            )
+
+
+def _differing_keys(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            names += _differing_keys(old, new, f"{prefix}{key}.")
+        elif old != new:
+            names.append(prefix + key)
+    return names
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The commit of the code that runs, None outside a checkout; `+changes` when the tree differs from it."""
+    here = os.path.dirname(__file__)
+    command = ["git", "-C", here, "describe", "--always", "--dirty=+changes", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of the packages that decide a result."""
+    found = {"python": platform.python_version(), "distilray": __version__, "platform": sys.platform}
+    for package in _RECORDED_PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found

@@ -1,0 +1,78 @@
+"""The Ray session of a job: the cluster it was submitted to, or a local one that ends with it."""
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+
+import distilray
+from distilray.config.base import RayConfig
+
+# Values for every session; what the user has set stays. Reasons: no usage reports from closed networks; `uv run` hooks
+# pick another Python; tokenizers must not start threads inside tasks that own one core.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def inside_cluster() -> bool:
+    """Whether a cluster is given by the environment, as it is in a submitted job."""
+    return bool(os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"))
+
+
+@contextlib.contextmanager
+def ray_session(config: RayConfig) -> Iterator[None]:
+    """Connects to the cluster of the environment, or runs a local one until the block ends.
+
+    Inside a block that has a session already it does nothing, so that a line of jobs shares one.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    ray.init(**_cluster_arguments(config), log_to_driver=True, logging_level=logging.ERROR)
+    _quiet_data_progress()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _cluster_arguments(config: RayConfig) -> dict[str, object]:
+    if inside_cluster():
+        return {}  # the address and the runtime environment come from the job
+    # A token for this cluster alone: the GCS and raylet ports listen on every interface, and Ray would otherwise write
+    # a token file into the user's home.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    source_root = str(Path(distilray.__file__).parents[1])
+    paths = [os.getcwd(), source_root]
+    arguments: dict[str, object] = {
+        "address": "local",
+        "include_dashboard": False,
+        "num_cpus": config.num_cpus or os.cpu_count(),
+        "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
+    }
+    if config.object_store_mb is not None:
+        arguments["object_store_memory"] = config.object_store_mb << 20
+    return arguments
+
+
+def _quiet_data_progress() -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.execution_options.verbose_progress = False

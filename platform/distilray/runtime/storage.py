@@ -1,0 +1,127 @@
+"""Local paths and object-store URIs through `pyarrow.fs`, with writes that are whole or absent."""
+
+import hashlib
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pyarrow import fs
+
+from distilray.errors import InputError
+
+SCHEMES = ("file", "s3", "gs", "gcs")
+_CHUNK = 8 << 20
+
+
+def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """The filesystem of a path or URI, and the path inside it.
+
+    It is built where it is used: pyarrow loses the retry strategy of an S3 filesystem when it is pickled.
+
+    Raises:
+        InputError: a scheme other than `SCHEMES`, or a URI that pyarrow cannot read.
+    """
+    scheme = urlsplit(uri).scheme if "://" in uri else ""
+    if not scheme:
+        return fs.LocalFileSystem(), os.path.abspath(Path(uri).expanduser())
+    if scheme not in SCHEMES:
+        raise InputError(f"{uri}: scheme '{scheme}' is not one of {', '.join(SCHEMES)}, or a plain path")
+    try:
+        found, path = fs.FileSystem.from_uri(uri)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{uri}: {error}") from None
+    return found, path
+
+
+def join(uri: str, *names: str) -> str:
+    """`uri` with names below it."""
+    return "/".join([uri.rstrip("/") or "/", *names])
+
+
+def is_local(uri: str) -> bool:
+    """Whether the URI is a path of this machine."""
+    return isinstance(filesystem(uri)[0], fs.LocalFileSystem)
+
+
+def local_path(uri: str) -> Path:
+    """The path of a local URI.
+
+    Raises:
+        InputError: the URI is in an object store.
+    """
+    found, path = filesystem(uri)
+    if not isinstance(found, fs.LocalFileSystem):
+        raise InputError(f"{uri}: a folder of this machine is needed here; copy it to a local path first")
+    return Path(path)
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder is there."""
+    return file_size(uri) is not None
+
+
+def file_size(uri: str) -> int | None:
+    """Bytes of a file, 0 for a folder, None when nothing is there."""
+    found, path = filesystem(uri)
+    info = found.get_file_info(path)
+    if info.type == fs.FileType.NotFound:
+        return None
+    return info.size or 0
+
+
+def list_files(uri: str, suffix: str = "") -> list[str]:
+    """URIs of the files directly inside a folder whose names end with `suffix`, sorted; empty without the folder."""
+    found, path = filesystem(uri)
+    selector = fs.FileSelector(path, recursive=False, allow_not_found=True)
+    names = [info.base_name for info in found.get_file_info(selector) if info.type == fs.FileType.File]
+    return [join(uri, name) for name in sorted(names) if name.endswith(suffix)]
+
+
+def make_folder(uri: str) -> None:
+    """Creates a folder and what is missing above it."""
+    found, path = filesystem(uri)
+    try:
+        found.create_dir(path, recursive=True)
+    except OSError as error:
+        raise InputError(f"{uri}: cannot be created ({error}); choose a folder that can be written") from None
+
+
+def remove_folder(uri: str) -> None:
+    """Removes a folder and all it holds; nothing happens when it is absent."""
+    found, path = filesystem(uri)
+    if found.get_file_info(path).type == fs.FileType.Directory:
+        found.delete_dir(path)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The content of a file."""
+    found, path = filesystem(uri)
+    with found.open_input_stream(path) as stream:
+        return bytes(stream.read())
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Writes a file whole: readers see the old content or the new, never a part."""
+    found, path = filesystem(uri)
+    if not isinstance(found, fs.LocalFileSystem):
+        with found.open_output_stream(path) as stream:  # an object appears when its upload is complete
+            stream.write(data)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(target)
+
+
+def sha256(uri: str) -> str:
+    """sha256 of a file's content, hexadecimal."""
+    digest = hashlib.sha256()
+    found, path = filesystem(uri)
+    with found.open_input_stream(path) as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

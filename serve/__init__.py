@@ -1,0 +1,1 @@
+"""Station 9: fill-mask over HTTP, one Ray Serve application."""
