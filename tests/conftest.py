@@ -1,0 +1,82 @@
+"""What every test may use: a Ray of its own, free ports, a clean copy of the repository."""
+
+import os
+import random
+import secrets
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Set before anything imports Ray. A token of this test session alone, so that no file of the user is read or written,
+# and no address, so that no test joins a cluster that happens to run on this machine.
+os.environ.update(
+    RAY_AUTH_MODE="token",
+    RAY_AUTH_TOKEN=secrets.token_hex(32),
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
+    HF_HUB_OFFLINE="1",
+)
+for name in ("RAY_ADDRESS", "RAY_JOB_ID", "RAY_AUTH_TOKEN_PATH", "PYTHONDONTWRITEBYTECODE"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Gives a free TCP port at each call, never the same twice.
+
+    They lie above the worker ports of Ray (10002-19999) and below those that the kernel hands out by itself (32768).
+    """
+    ports = random.SystemRandom().sample(range(20_000, 32_000), 500)
+
+    def take() -> int:
+        while True:
+            port = ports.pop()
+            with socket.socket() as probe:
+                try:
+                    probe.bind(("", port))
+                except OSError:
+                    continue
+            return port
+
+    return take
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """A local Ray with two CPUs for the tests of one module."""
+    from distilray.config.base import RayConfig
+    from distilray.runtime.session import ray_session
+
+    with ray_session(RayConfig(num_cpus=2)):
+        yield
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def project_files() -> list[Path]:
+    """The files of the repository, relative to its root: what git tracks or would track."""
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [Path(name) for name in sorted(set(listed.split("\0"))) if name and (ROOT / name).is_file()]
+
+
+@pytest.fixture
+def checkout(project_files: list[Path], tmp_path: Path) -> Path:
+    """A copy of the repository that holds its files and nothing that was made from them."""
+    copy = tmp_path / "checkout"
+    for file in project_files:
+        target = copy / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, target)
+    return copy

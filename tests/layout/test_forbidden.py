@@ -1,0 +1,124 @@
+"""What no file of the repository may say."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CODE = ("platform", "jobs", "serve", "tuning")
+UNPICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+
+# Each pattern is written so that it does not find itself.
+ENDS_PROCESSES_BY_NAME = re.compile(r"\bray[\"',\s]+stop\b|\bp(?:kill)\b|\bkill(?:all)\b")
+PATH_OF_ONE_MACHINE = re.compile(r"(?<![\w.:/-])/(?:work|root|home/(?!ray\b)[a-z_][\w-]*)(?:/|\b)")
+REGISTRY = re.compile(r"index[-_](?:url)", re.IGNORECASE)
+
+
+def dotted(node: ast.expr) -> str:
+    """`a.b.c` of an attribute or a name, else an empty string."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (front := dotted(node.value)):
+        return f"{front}.{node.attr}"
+    return ""
+
+
+def unsafe(source: str) -> Iterator[str]:
+    """What the rules on loading and importing forbid in a module, as `line: what`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            name = dotted(node.func)
+            flags = {keyword.arg for keyword in node.keywords if getattr(keyword.value, "value", None) is True}
+            if name == "torch.load" or name.startswith("sys.path."):
+                yield f"{node.lineno}: {name}"
+            for flag in sorted(flags & {"trust_remote_code", "allow_pickle"}):
+                yield f"{node.lineno}: {flag}"
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            names = [alias.name for alias in node.names]
+            tops = {(module or name).partition(".")[0] for name in names}
+            if tops & UNPICKLERS:
+                yield f"{node.lineno}: import of {', '.join(sorted(tops & UNPICKLERS))}"
+            if (module == "torch" and "load" in names) or (module == "sys" and "path" in names):
+                yield f"{node.lineno}: from {module} import {', '.join(names)}"
+        elif isinstance(node, ast.Assign | ast.AugAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            places = [target.value if isinstance(target, ast.Subscript) else target for target in targets]
+            if any(dotted(place) == "sys.path" for place in places):
+                yield f"{node.lineno}: assignment to sys.path"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch\ntorch.load('x')",
+        "from torch import load",
+        "import pickle",
+        "from pickle import loads",
+        "import cloudpickle as c",
+        "numpy.load('x', allow_pickle=True)",
+        "AutoModel.from_pretrained(x, trust_remote_code=True)",
+        "import sys\nsys.path.insert(0, 'x')",
+        "sys.path += ['x']",
+        "sys.path = []",
+        "sys.path[0:0] = ['x']",
+        "from sys import path",
+    ],
+)
+def test_the_rule_on_loading_and_importing_can_fail(source: str) -> None:
+    assert list(unsafe(source))
+
+
+def test_the_rule_on_loading_and_importing_ignores_comments_and_text() -> None:
+    assert not list(
+        unsafe("# torch.load(x)\n'sys.path.insert(0, x) and import pickle'\nfile.load(trust_remote_code=False)")
+    )
+
+
+def test_no_module_unpickles_trusts_remote_code_or_edits_the_path(root: Path, project_files: list[Path]) -> None:
+    modules = [file for file in project_files if file.suffix == ".py" and file.parts[0] in CODE]
+    found = [f"{file}:{what}" for file in modules for what in unsafe((root / file).read_text(encoding="utf-8"))]
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (ENDS_PROCESSES_BY_NAME, "ray " + "stop --force"),
+        (ENDS_PROCESSES_BY_NAME, '["ray", ' + '"stop"]'),
+        (ENDS_PROCESSES_BY_NAME, "p" + "kill -f raylet"),
+        (PATH_OF_ONE_MACHINE, "see /ho" + "me/ada/notes"),
+        (PATH_OF_ONE_MACHINE, "path: '/wo" + "rk'"),
+        (REGISTRY, "--extra-index" + "-url https://example.org"),
+    ],
+)
+def test_the_patterns_can_fail(pattern: re.Pattern[str], text: str) -> None:
+    assert pattern.search(text)
+
+
+def lines_with(pattern: re.Pattern[str], root: Path, files: list[Path]) -> list[str]:
+    found = []
+    for file in files:
+        try:
+            text = (root / file).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # not text
+        found += [f"{file}:{number}" for number, line in enumerate(text.splitlines(), 1) if pattern.search(line)]
+    return found
+
+
+def test_no_target_test_or_job_ends_processes_by_name(root: Path, project_files: list[Path]) -> None:
+    # Another Ray on the same machine would end with ours; end the process that you started. The start commands of
+    # cluster.yaml run in a container of their own.
+    places = {"Makefile", ".ci", "tests", "jobs", "serve", "tuning", "platform"}
+    assert not lines_with(ENDS_PROCESSES_BY_NAME, root, [file for file in project_files if file.parts[0] in places])
+
+
+def test_no_file_names_a_path_of_one_machine(root: Path, project_files: list[Path]) -> None:
+    assert not lines_with(PATH_OF_ONE_MACHINE, root, project_files)
+
+
+def test_no_file_names_a_package_registry(root: Path, project_files: list[Path]) -> None:
+    assert not lines_with(REGISTRY, root, project_files)

@@ -1,0 +1,39 @@
+"""Every recipe that is shipped can be used, and every job has one."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from distilray.config.recipe import load_recipe
+from distilray.runtime.job import Job
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "jobs" / "recipes").glob("*/*.yaml"))
+JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py") if file.name != "__init__.py")
+
+
+def job_of(name: str) -> Job:
+    return importlib.import_module(f"jobs.{name}").JOB
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_shipped_recipe_loads_with_the_config_of_its_job(recipe: Path) -> None:
+    load_recipe(str(recipe), [], job_of(recipe.parent.name).config_class)
+
+
+def test_recipes_lie_two_levels_deep_and_end_in_yaml() -> None:
+    files = {file for file in (ROOT / "jobs" / "recipes").rglob("*") if file.is_file()}
+    assert files == set(RECIPES)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_is_named_like_its_module(name: str) -> None:
+    module = importlib.import_module(f"jobs.{name}")
+    assert not hasattr(module, "JOB") or module.JOB.name == name
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_has_a_recipe(name: str) -> None:
+    module = importlib.import_module(f"jobs.{name}")
+    assert not hasattr(module, "JOB") or list((ROOT / "jobs" / "recipes" / name).glob("*.yaml"))
