@@ -14,7 +14,12 @@ class WikipediaSource(Config):
     """A dump of MediaWiki pages: `*-pages-articles*.xml`, plain or .bz2."""
 
     kind: Literal["wikipedia"] = "wikipedia"
-    path: Annotated[str, Field(min_length=1)] = Field(description="path or URI of the dump file")
+    path: Annotated[str, Field(min_length=1)] = Field(
+        description="path or URI of the dump file; `sample:wikipedia` is the small real dump of the `sample` extra"
+    )
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")] = Field(
+        default="wikipedia", description="of the wiki; the parts of one dump share it, another wiki needs another"
+    )
     licence: str = "CC-BY-SA-4.0"
 
 
@@ -31,6 +36,6 @@ class BuildCorpusConfig(JobConfig):
 
     sources: Annotated[list[WikipediaSource], Field(min_length=1)]
     filters: FilterConfig = FilterConfig()
-    pages_per_block: Count = 32
+    pages_per_block: Count = 32  # pages that one task cleans at a time: about a second of work
     documents_per_file: Count = 10_000
     max_page_mb: Annotated[float, Field(gt=0)] = 16.0

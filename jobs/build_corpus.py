@@ -1,0 +1,28 @@
+r"""Builds the corpus: dumps of wiki pages become documents of clean sentences.
+
+    python -m jobs.build_corpus --recipe jobs/recipes/build_corpus/quickstart.yaml [--dry-run] [a.b=value ...]
+    ray job submit --address http://HEAD:8265 --working-dir . --runtime-env jobs/runtime_env.yaml -- \
+        python -m jobs.build_corpus --recipe jobs/recipes/build_corpus/wikipedia.yaml
+
+Reads: `sources`, MediaWiki dumps (`*-pages-articles*.xml`, plain or .bz2; path or URI).
+Writes: `run_dir/documents/*.parquet` (schema `documents/1`) and `run_dir/manifest.json` with rows kept and dropped.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from distilray.config.corpus import BuildCorpusConfig
+from distilray.corpus.inputs import input_uris
+from distilray.corpus.pipeline import build_corpus, plan_corpus
+from distilray.runtime.job import Job
+
+JOB = Job(name="build_corpus", config_class=BuildCorpusConfig, inputs=input_uris, plan=plan_corpus, run=build_corpus)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code."""
+    return JOB.main(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
