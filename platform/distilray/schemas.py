@@ -37,6 +37,7 @@ EXAMPLES = _versioned(
         pa.field("mask_positions", pa.list_(pa.uint16()), nullable=False),
         pa.field("mask_labels", pa.list_(pa.uint16()), nullable=False),  # the original id at each mask position
         pa.field("is_random_next", pa.bool_(), nullable=False),
+        pa.field("trimmed", pa.uint32(), nullable=False),  # tokens that did not fit max_seq_length
         pa.field("document_a", pa.int64(), nullable=False),  # row number of the document in the corpus
         pa.field("document_b", pa.int64(), nullable=False),
     ],

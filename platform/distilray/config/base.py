@@ -54,4 +54,5 @@ class JobConfig(Config):
     ray: RayConfig = RayConfig()
 
     def identity_values(self) -> dict[str, Any]:
-        return {name: value for name, value in super().identity_values().items() if name != "run_dir"}
+        """As above, without the folders: a run is known by the content of its inputs, wherever they lie."""
+        return {name: value for name, value in super().identity_values().items() if not name.endswith("_dir")}

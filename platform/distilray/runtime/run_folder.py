@@ -44,7 +44,7 @@ def read_manifest(folder: str) -> dict[str, Any]:
         manifest = json.loads(storage.read_bytes(uri))
     except ValueError:
         raise InputError(f"{uri}: not JSON; remove the folder and run its job again") from None
-    if not isinstance(manifest, dict) or manifest.get("schema") != MANIFEST_SCHEMA:
+    if not isinstance(manifest, dict) or manifest.get("schema") != MANIFEST_SCHEMA or "content_hash" not in manifest:
         raise InputError(f"{uri}: not a manifest of schema {MANIFEST_SCHEMA}; run its job again with this version")
     return manifest
 
@@ -60,7 +60,9 @@ def describe_input(uri: str) -> dict[str, Any]:
     size = storage.file_size(uri)
     if size is None:
         raise InputError(f"{uri}: no such file or folder")
-    return {"bytes": size or sum(storage.file_size(file) or 0 for file in storage.list_files(uri))}
+    if storage.is_folder(uri):
+        size = sum(storage.file_size(file) or 0 for file in storage.list_files(uri))
+    return {"bytes": size}
 
 
 class RunFolder:
@@ -85,12 +87,9 @@ class RunFolder:
         """
         manifest = read_manifest(self.uri) if storage.exists(self.path(MANIFEST_FILE)) else None
         if manifest is not None:
-            self._refuse_other(manifest["content"]["job"], manifest["content"]["config"])
-            if manifest["content"]["inputs"] != self._input_identities():
-                raise InputError(f"{self.uri}: made from other inputs than now; remove it or choose another run_dir")
+            self._refuse_other(manifest["content"]["job"], manifest["content"]["config"], manifest["content"]["inputs"])
         elif storage.exists(self.path(CONFIG_FILE)):
-            begun = yaml.safe_load(storage.read_bytes(self.path(CONFIG_FILE)))
-            self._refuse_other(begun["job"], begun["identity"])
+            self._refuse_other(*_read_begun(self.path(CONFIG_FILE)))
         return manifest
 
     def begin(self) -> None:
@@ -100,7 +99,7 @@ class RunFolder:
             "job": self.job,
             "config": self.config.model_dump(mode="json"),
             "identity": self.config.identity_values(),
-            "identity_hash": self.config.identity_hash(),
+            "inputs": self._input_identities(),
         }
         storage.write_bytes(self.path(CONFIG_FILE), yaml.safe_dump(record, sort_keys=False).encode())
 
@@ -144,7 +143,7 @@ class RunFolder:
             name: {key: value for key, value in entry.items() if key != "uri"} for name, entry in self.inputs.items()
         }
 
-    def _refuse_other(self, job: str, values: Mapping[str, Any]) -> None:
+    def _refuse_other(self, job: str, values: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
         if job != self.job:
             raise InputError(f"{self.uri}: holds a run of {job}, not of {self.job}; choose another run_dir")
         differing = _differing_keys(values, self.config.identity_values())
@@ -153,6 +152,18 @@ class RunFolder:
                 f"{self.uri}: holds a run with another {', '.join(differing[:3])}; "
                 "remove the folder or choose another run_dir"
             )
+        if inputs != self._input_identities():
+            changed = ", ".join(_differing_keys(inputs, self._input_identities())[:3])
+            raise InputError(f"{self.uri}: made from another input ({changed}); remove it or choose another run_dir")
+
+
+def _read_begun(uri: str) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
+    """Job, identity values and inputs that `begin` has written."""
+    try:
+        begun = yaml.safe_load(storage.read_bytes(uri))
+        return begun["job"], dict(begun["identity"]), dict(begun["inputs"])
+    except (yaml.YAMLError, ValueError, LookupError, TypeError):
+        raise InputError(f"{uri}: not written by this version of a job; choose another run_dir") from None
 
 
 def _differing_keys(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -40,7 +40,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    ray.init(**_cluster_arguments(config), log_to_driver=True, logging_level=logging.ERROR)
+    ray.init(**_cluster_arguments(config), log_to_driver=inside_cluster(), logging_level=logging.ERROR)
     _quiet_data_progress()
     try:
         yield
@@ -51,10 +51,9 @@ def ray_session(config: RayConfig) -> Iterator[None]:
 def _cluster_arguments(config: RayConfig) -> dict[str, object]:
     if inside_cluster():
         return {}  # the address and the runtime environment come from the job
-    # A token for this cluster alone: the GCS and raylet ports listen on every interface, and Ray would otherwise write
-    # a token file into the user's home.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+    # Ray guards a local cluster with a token, since its ports listen on every interface. This one lives as long as the
+    # cluster; without it Ray would write one into the user's home.
+    if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     source_root = str(Path(distilray.__file__).parents[1])
     paths = [os.getcwd(), source_root]
@@ -76,3 +75,4 @@ def _quiet_data_progress() -> None:
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     context.execution_options.verbose_progress = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

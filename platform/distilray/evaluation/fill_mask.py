@@ -1,0 +1,188 @@
+"""Fill-mask evaluation on held-out text, teacher beside student: what is known, what it costs."""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from distilray.config.evaluation import EvaluateFillMaskConfig
+from distilray.evaluation.metrics import (
+    HITS,
+    agreement,
+    fill_mask_scores,
+    percentile,
+    true_token_losses,
+    true_token_ranks,
+)
+from distilray.models.masked_lm import (
+    WEIGHTS_FILE,
+    count_parameters,
+    encode,
+    load_masked_lm,
+    model_folder,
+    preferred_dtype,
+    vocabulary_logits,
+)
+from distilray.pretraining_data.batches import Batch, collate
+from distilray.pretraining_data.shards import ShardSet
+from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
+from distilray.runtime import storage
+from distilray.runtime.job import Outcome
+from distilray.runtime.progress import Progress
+from distilray.runtime.run_folder import RunFolder
+
+SCORES_FILE = "scores.json"
+MODELS = ("teacher", "student")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One model over all masks: its scores, and its best token at each mask for the agreement."""
+
+    scores: Mapping[str, float]
+    best: Tensor
+
+
+def fill_mask_inputs(config: EvaluateFillMaskConfig) -> dict[str, str]:
+    """What `evaluate_fill_mask` reads."""
+    return {"shards": config.shards_dir, "teacher": config.teacher_dir, "student": config.student_dir}
+
+
+def plan_fill_mask(config: EvaluateFillMaskConfig) -> dict[str, object]:
+    """Validates the inputs of `evaluate_fill_mask` and says what it would do."""
+    shards = _heldout(config)
+    rows = _rows(shards, config)
+    return {
+        "held out": f"{config.shards_dir}: {len(rows):,} examples, {int(shards.mask_counts[rows].sum()):,} masks",
+        **{name: str(_model_dir(config, name)) for name in MODELS},
+    }
+
+
+def evaluate_fill_mask(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
+    """Scores teacher and student on every held-out example; writes `scores.json` and prints the table."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    shards = _heldout(config)
+    rows = _rows(shards, config)
+    found: dict[str, dict[str, Any]] = {}
+    best: dict[str, Tensor] = {}
+    for name in MODELS:
+        model = load_masked_lm(_model_dir(config, name))
+        weights = storage.join(_model_dir(config, name), WEIGHTS_FILE)
+        latencies = _latencies(model, shards, rows[: config.latency_examples], config)
+        found[name] = {
+            "parameters": count_parameters(model),
+            "megabytes": (storage.file_size(weights) or 0) / 1e6,
+            "latency_ms": statistics.median(latencies),
+            "latency_p95_ms": percentile(latencies, 0.95),
+        }
+        scored = _score(model, shards, rows, config, name)
+        found[name] |= scored.scores
+        best[name] = scored.best
+    masks = int(shards.mask_counts[rows].sum())
+    summary = {"examples": len(rows), "masks": masks, "agreement": agreement(best["teacher"], best["student"])}
+    storage.write_bytes(folder.path(SCORES_FILE), json.dumps({**summary, **found}, indent=1).encode())
+    print_scores(found, summary)
+    teacher, student = found["teacher"], found["student"]
+    kept = student["hit@10"] / max(teacher["hit@10"], 1e-12)
+    timed = ("latency_ms", "latency_p95_ms")
+    return Outcome(
+        f"{masks:,} held-out masks, hit@10 teacher {teacher['hit@10']:.3f}, student {student['hit@10']:.3f} "
+        f"({kept:.1%} kept)",
+        {
+            **summary,
+            **{name: {key: value for key, value in found[name].items() if key not in timed} for name in MODELS},
+            "timing": {name: {key: found[name][key] for key in timed} for name in MODELS},
+        },
+    )
+
+
+def _model_dir(config: EvaluateFillMaskConfig, name: str) -> str:
+    return model_folder({"teacher": config.teacher_dir, "student": config.student_dir}[name])
+
+
+def _heldout(config: EvaluateFillMaskConfig) -> ShardSet:
+    """The held-out shards, after a check that both models read the ids of their tokenizer."""
+    hashes = [tokenizer_hash(read_tokenizer(_model_dir(config, name))) for name in MODELS]
+    ShardSet(config.shards_dir, "heldout", tokenizer_hash=hashes[0])
+    return ShardSet(config.shards_dir, "heldout", tokenizer_hash=hashes[1])
+
+
+def _rows(shards: ShardSet, config: EvaluateFillMaskConfig) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The first examples in shard order, which is random; sorted by length, so that batches hold little padding."""
+    rows = np.arange(len(shards))[: config.max_examples]
+    return rows[np.argsort(-shards.lengths[rows], kind="stable")]
+
+
+def _fully_masked(batch: Batch, mask_id: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The batch with `[MASK]` at every predicted position: fill-mask shows the model no original token there."""
+    input_ids = torch.from_numpy(batch.input_ids)
+    index = torch.from_numpy(batch.mask_index)
+    input_ids.view(-1)[index] = mask_id
+    attention, types = torch.from_numpy(batch.attention_mask), torch.from_numpy(batch.token_type_ids)
+    return input_ids, attention, types, index, torch.from_numpy(batch.mask_labels)
+
+
+@torch.inference_mode()
+def _score(model: Any, shards: ShardSet, rows: Any, config: EvaluateFillMaskConfig, name: str) -> Scored:
+    """Ranks and losses of the true token at every mask; only the masks go through the vocabulary head."""
+    vocabulary = vocabulary_of(read_tokenizer(_model_dir(config, name)))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtypes = {"auto": preferred_dtype(device), "bf16": torch.bfloat16, "fp32": torch.float32}
+    model = model.to(device, dtypes[config.precision])
+    ranks, losses, best = [], [], []
+    with Progress(f"evaluate_fill_mask {name}", total=len(rows), unit="examples") as progress:
+        for start in range(0, len(rows), config.batch_size):
+            batch = collate(shards, rows[start : start + config.batch_size], pad_id=vocabulary.pad)
+            tensors = (tensor.to(device) for tensor in _fully_masked(batch, vocabulary.mask))
+            input_ids, attention, types, index, labels = tensors
+            hidden = encode(model, input_ids, attention, types).flatten(0, 1)
+            logits = vocabulary_logits(model, hidden[index]).float()
+            ranks.append(true_token_ranks(logits, labels).cpu())
+            losses.append(true_token_losses(logits, labels).cpu())
+            best.append(logits.argmax(dim=1).cpu())
+            progress.advance(len(batch.input_ids))
+    return Scored(fill_mask_scores(torch.cat(ranks), torch.cat(losses)), torch.cat(best))
+
+
+@torch.inference_mode()
+def _latencies(model: Any, shards: ShardSet, rows: Any, config: EvaluateFillMaskConfig) -> list[float]:
+    """Milliseconds of single examples in fp32 on the CPU, encoder and head at the masks, after one warm-up pass."""
+    vocabulary = vocabulary_of(read_tokenizer(_model_dir(config, "student")))
+    found = []
+    for row in [rows[0], *rows]:
+        batch = collate(shards, np.array([row]), pad_id=vocabulary.pad, multiple=1)
+        input_ids, attention, types, index, _ = _fully_masked(batch, vocabulary.mask)
+        started = time.perf_counter()
+        vocabulary_logits(model, encode(model, input_ids, attention, types).flatten(0, 1)[index])
+        found.append((time.perf_counter() - started) * 1e3)
+    return found[1:]
+
+
+def print_scores(found: Mapping[str, Mapping[str, float]], summary: Mapping[str, float]) -> None:
+    """The table of teacher and student on stdout."""
+    teacher, student = found["teacher"], found["student"]
+    table = Table(title=f"fill-mask on held-out text: {summary['examples']:,} examples, {summary['masks']:,} masks")
+    for heading in ("", "teacher", "student", "student / teacher"):
+        table.add_column(heading, justify="right" if heading else "left")
+    formats = {"parameters": ",.0f", "megabytes": ".1f", "latency_ms": ".1f", "pseudo_perplexity": ".1f"}
+    labels = {
+        "megabytes": "weights, MB",
+        "latency_ms": "latency, ms (CPU, fp32, batch 1)",
+        "pseudo_perplexity": "pseudo-perplexity",
+        "mrr": "MRR",
+    }
+    for key in [*(f"hit@{k}" for k in HITS), "mrr", "pseudo_perplexity", "parameters", "megabytes", "latency_ms"]:
+        form = formats.get(key, ".3f")
+        share = student[key] / teacher[key] if teacher[key] else float("nan")
+        table.add_row(labels.get(key, key), f"{teacher[key]:{form}}", f"{student[key]:{form}}", f"{share:.1%}")
+    table.add_row("same best token", "", "", f"{summary['agreement']:.1%}")
+    Console(width=None if os.isatty(1) else 100).print(table)

@@ -1,0 +1,132 @@
+"""Masked language models of a local folder: loading, the encoder, and the vocabulary head on chosen positions only."""
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, BertForMaskedLM, DistilBertForMaskedLM
+from transformers.utils import logging as transformers_logging
+
+from distilray.errors import InputError
+from distilray.runtime import storage
+from distilray.runtime.sample import resolve
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+MODEL_FOLDER = "model"
+MODEL_CLASSES: Mapping[str, type[nn.Module]] = {"bert": BertForMaskedLM, "distilbert": DistilBertForMaskedLM}
+# Parameters that a bare encoder does not hold; those of the head start fresh.
+_HEAD_PREFIXES = ("cls.", "vocab_transform.", "vocab_layer_norm.", "vocab_projector.")
+
+
+def load_masked_lm(model_dir: str, *, fresh_head: bool = False) -> nn.Module:
+    """A BERT or DistilBERT with its vocabulary head, in eval mode and fp32.
+
+    Args:
+        model_dir: local folder in the layout of transformers, weights as safetensors.
+        fresh_head: accepts a bare encoder and initialises the head anew.
+
+    Raises:
+        InputError: a file is missing, another architecture, or weights that do not fit the config.
+    """
+    folder = storage.local_path(model_dir)
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise InputError(f"{model_dir}: no {name}; name a model folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(f"{model_dir}/{CONFIG_FILE}: not a model config ({error})") from None
+    if config.model_type not in MODEL_CLASSES:
+        raise InputError(f"{model_dir}: a {config.model_type}, where {' or '.join(MODEL_CLASSES)} is needed")
+    # What is missing is judged below; the library's own report and bars would say it a second time, in many lines.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    model_class: Any = MODEL_CLASSES[config.model_type]
+    try:
+        model, info = model_class.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+        )
+    except Exception as error:  # safetensors raises its own plain Exception for a torn file
+        raise InputError(f"{model_dir}/{WEIGHTS_FILE}: cannot be loaded ({error})") from None
+    missing = [name for name in info["missing_keys"] if not (fresh_head and name.startswith(_HEAD_PREFIXES))]
+    if missing or info["mismatched_keys"]:
+        first = (missing or [str(key) for key in info["mismatched_keys"]])[0]
+        hint = "" if fresh_head else "; a bare encoder has no vocabulary head: train one with jobs.train_teacher"
+        raise InputError(f"{model_dir}: {len(missing)} weights are missing or of another shape, first {first}{hint}")
+    return model.eval()
+
+
+def model_folder(run_or_model_dir: str) -> str:
+    """The model folder of a run (its `model` inside), or the folder itself; a `sample:` name becomes its path."""
+    inside = storage.join(run_or_model_dir, MODEL_FOLDER)
+    return inside if storage.exists(inside) else resolve(run_or_model_dir)
+
+
+def encode(model: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
+    """The last hidden states, (batch, length, dim); a DistilBERT has no token types and ignores them."""
+    if model.config.model_type == "bert":
+        found = model.bert(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+    else:
+        found = model.distilbert(input_ids, attention_mask=attention_mask)
+    return found.last_hidden_state
+
+
+def vocabulary_logits(model: Any, hidden: Tensor) -> Tensor:
+    """Logits over the vocabulary, (..., vocabulary), of hidden states (..., dim)."""
+    return _HEADS[model.config.model_type](model, hidden)
+
+
+def _bert_head(model: Any, hidden: Tensor) -> Tensor:
+    return model.cls(hidden)
+
+
+def _distilbert_head(model: Any, hidden: Tensor) -> Tensor:
+    transformed = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+    return model.vocab_projector(transformed)
+
+
+_HEADS: Mapping[str, Callable[[Any, Tensor], Tensor]] = {"bert": _bert_head, "distilbert": _distilbert_head}
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def is_head_parameter(name: str) -> bool:
+    """Whether a parameter belongs to the vocabulary head (the tied decoder matrix counts as an embedding)."""
+    return name.startswith(_HEAD_PREFIXES)
+
+
+def save_model(model: Any, folder: Path, tokenizer_json: str) -> None:
+    """Writes a model folder that plain `transformers` loads: config, safetensors, tokenizer."""
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.max_position_embeddings}
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
+    inputs = ["input_ids", *(["token_type_ids"] if model.config.model_type == "bert" else []), "attention_mask"]
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(settings | names | {"model_input_names": inputs}, indent=1)
+    )
+
+
+def preferred_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the device computes in it faster than in fp32, else fp32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if cpu_has_bf16() else torch.float32
+
+
+@functools.cache
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 matrices itself (AMX or AVX-512 BF16)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags

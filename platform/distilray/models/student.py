@@ -1,0 +1,111 @@
+"""A DistilBERT student made from a BERT teacher (DistilBERT paper section 2: every other layer, and the embeddings)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers import DistilBertConfig, DistilBertForMaskedLM
+
+from distilray.errors import InputError
+
+# Teacher name -> student name of the tensors that are copied as they are.
+_EMBEDDINGS = {
+    "bert.embeddings.word_embeddings.weight": "distilbert.embeddings.word_embeddings.weight",
+    "bert.embeddings.position_embeddings.weight": "distilbert.embeddings.position_embeddings.weight",
+    "bert.embeddings.LayerNorm.weight": "distilbert.embeddings.LayerNorm.weight",
+    "bert.embeddings.LayerNorm.bias": "distilbert.embeddings.LayerNorm.bias",
+}
+_HEAD = {
+    "cls.predictions.transform.dense": "vocab_transform",
+    "cls.predictions.transform.LayerNorm": "vocab_layer_norm",
+}
+_LAYER = {
+    "attention.self.query": "attention.q_lin",
+    "attention.self.key": "attention.k_lin",
+    "attention.self.value": "attention.v_lin",
+    "attention.output.dense": "attention.out_lin",
+    "attention.output.LayerNorm": "sa_layer_norm",
+    "intermediate.dense": "ffn.lin1",
+    "output.dense": "ffn.lin2",
+    "output.LayerNorm": "output_layer_norm",
+}
+_SEGMENT_A = "bert.embeddings.token_type_embeddings.weight"
+_POSITIONS = "distilbert.embeddings.position_embeddings.weight"
+
+
+def spread_layers(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
+    """Teacher layers for the student, spread evenly, first and last among them.
+
+    12 -> 6 gives 0, 2, 4, 7, 9, 11, the choice of the original; 6 -> 3 gives 0, 2, 5.
+    """
+    step = (teacher_layers - 1) / max(student_layers - 1, 1)
+    return tuple(round(index * step) for index in range(student_layers))
+
+
+def create_student(
+    teacher: Any, *, layers: Sequence[int] | None = None, fold_segment_a: bool = True
+) -> tuple[Any, Mapping[str, str]]:
+    """A student initialised from its teacher.
+
+    Args:
+        teacher: BertForMaskedLM.
+        layers: teacher layers to take, in order; half of them when left out.
+        fold_segment_a: adds the teacher's vector of segment A to every position, since the student has no segments.
+
+    Returns:
+        The student in eval mode, and a table: student tensor -> where it comes from.
+
+    Raises:
+        InputError: the teacher is no BERT, or has no such layer.
+    """
+    config = teacher.config
+    if config.model_type != "bert":
+        raise InputError(f"a student is made from a BERT teacher, not from a {config.model_type}")
+    layers = tuple(layers or spread_layers(config.num_hidden_layers, max(1, config.num_hidden_layers // 2)))
+    outside = [layer for layer in layers if not 0 <= layer < config.num_hidden_layers]
+    if outside:
+        raise InputError(
+            f"student.layers: the teacher has layers 0 to {config.num_hidden_layers - 1}, not {outside[0]}"
+        )
+    student: Any = DistilBertForMaskedLM(_student_config(config, len(layers)))
+    source = _source_names(layers, student.state_dict())
+    teacher_state = teacher.state_dict()
+    state: dict[str, Tensor] = {name: teacher_state[origin].clone() for name, origin in source.items()}
+    if fold_segment_a:
+        state[_POSITIONS] += teacher_state[_SEGMENT_A][0]
+        source[_POSITIONS] += " + segment A"
+    student.load_state_dict(state)
+    student.tie_weights()
+    return student.eval(), source
+
+
+def _student_config(config: Any, layers: int) -> DistilBertConfig:
+    return DistilBertConfig(
+        vocab_size=config.vocab_size,
+        max_position_embeddings=config.max_position_embeddings,
+        dim=config.hidden_size,
+        hidden_dim=config.intermediate_size,
+        n_layers=layers,
+        n_heads=config.num_attention_heads,
+        dropout=config.hidden_dropout_prob,
+        attention_dropout=config.attention_probs_dropout_prob,
+        activation=config.hidden_act,
+        initializer_range=config.initializer_range,
+        pad_token_id=config.pad_token_id,
+        sinusoidal_pos_embds=False,
+        tie_weights_=True,
+    )
+
+
+def _source_names(layers: Sequence[int], student_state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Student tensor -> teacher tensor, for every tensor of the student."""
+    pairs = {new: old for old, new in _EMBEDDINGS.items()}
+    pairs["vocab_projector.weight"] = "cls.predictions.decoder.weight"
+    pairs["vocab_projector.bias"] = "cls.predictions.bias"
+    for part in ("weight", "bias"):
+        pairs |= {f"{new}.{part}": f"{old}.{part}" for old, new in _HEAD.items()}
+        for index, layer in enumerate(layers):
+            student_prefix, teacher_prefix = f"distilbert.transformer.layer.{index}", f"bert.encoder.layer.{layer}"
+            pairs |= {f"{student_prefix}.{new}.{part}": f"{teacher_prefix}.{old}.{part}" for old, new in _LAYER.items()}
+    assert set(pairs) == set(student_state), set(pairs) ^ set(student_state)
+    return pairs
