@@ -1,0 +1,64 @@
+"""Every answer that is not 200: one table of statuses, one JSON envelope, never a word of the input."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from distilray.inference.text_errors import InputTextError, Kind
+
+# Status -> error_type where the framework or the table alone decides; the README of the service is made from this.
+ERROR_TYPES: Mapping[int, str] = {
+    400: "InvalidJson",
+    404: "NotFound",
+    405: "MethodNotAllowed",
+    413: "BodyTooLarge",
+    415: "UnsupportedMediaType",
+    422: "Validation",
+    429: "Overloaded",
+    500: "Internal",
+    503: "Unavailable",
+    504: "DeadlineExceeded",
+}
+_TEXT_ERROR_TYPES: Mapping[Kind, str] = {
+    "no_mask": "NoMask",
+    "too_long": "TextTooLong",
+    "too_many_masks": "TooManyMasks",
+    "encoding": "Tokenizer",
+    "targets": "Targets",
+}
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """The body of every error."""
+
+    error: str
+    error_type: str
+    request_id: str
+
+    def response(self, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        """The envelope as an answer."""
+        return JSONResponse(vars(self), status, dict(headers or {}))
+
+
+class ApiError(HTTPException):
+    """An error with its place in the table; may be raised anywhere below the API."""
+
+    def __init__(
+        self, status: int, message: str, *, error_type: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(status, message, dict(headers or {}))
+        self.error_type = error_type or ERROR_TYPES[status]
+
+
+def text_error(error: InputTextError) -> ApiError:
+    """The 422 of a text that cannot be filled."""
+    return ApiError(422, str(error), error_type=_TEXT_ERROR_TYPES[error.kind])
+
+
+def overloaded(message: str, *, retry_after_s: float) -> ApiError:
+    """The 429 of a request that was turned away before any work was done."""
+    return ApiError(429, message, headers={"retry-after": str(max(1, math.ceil(retry_after_s)))})

@@ -1,0 +1,157 @@
+"""The HTTP API over the service: routes, error envelope, limits; runs under any ASGI server, with or without Ray."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from distilray import __version__
+from serve.errors import ERROR_TYPES, ApiError, Envelope
+from serve.fill_mask import FillMaskService
+from serve.limits import BodyLimit, ConcurrencyLimit, RequestEnvelope, request_id
+from serve.schemas import AzureRequest, CandidateBody, ErrorBody, FillMaskRequest
+
+_Candidates = list[CandidateBody]
+_ERRORS_OF_POST: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": ERROR_TYPES[status]}
+    for status in (400, 413, 415, 422, 429, 500, 503, 504)
+}
+
+
+class JsonRoute(APIRoute):
+    """A route that reads JSON bodies only, and says so before it reads one."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The route's handler behind the check."""
+        handler = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            if request.method == "POST":
+                _check_media_type(request.headers)
+            return await handler(request)
+
+        return checked
+
+
+def create_api(service: FillMaskService) -> FastAPI:
+    """The whole API, limits included; the service starts and stops with the application."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.close()
+
+    # The stock pages of FastAPI load their scripts from a CDN, which closed networks do not reach.
+    api = FastAPI(title="fill-mask", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    api.include_router(_fill_mask_routes(service))
+    api.include_router(_state_routes(service))
+    api.add_exception_handler(HTTPException, _http_error)
+    api.add_exception_handler(RequestValidationError, _validation_error)
+    limits = service.config.limits
+    # Outermost last.
+    api.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes)
+    api.add_middleware(ConcurrencyLimit, max_requests=limits.max_concurrent_requests)
+    api.add_middleware(RequestEnvelope)
+    return api
+
+
+def _fill_mask_routes(service: FillMaskService) -> APIRouter:
+    router = APIRouter(route_class=JsonRoute, responses=_ERRORS_OF_POST)
+
+    async def answer(body: AzureRequest | FillMaskRequest) -> JSONResponse:
+        served = await service.answer(body.queries())
+        headers = {
+            "x-queue-time": f"{served.queue_s * 1000:.1f}",
+            "x-inference-time": f"{served.inference_s * 1000:.1f}",
+            "x-model-revision": service.model.revision,
+        }
+        return JSONResponse(body.response(served.answers), headers=headers)
+
+    async def fill_mask(body: FillMaskRequest) -> JSONResponse:
+        """Candidates for the masks of one text or of several; times in the headers are milliseconds."""
+        return await answer(body)
+
+    async def score(body: AzureRequest) -> JSONResponse:
+        """The best token for every text, those of several masks joined by a comma."""
+        return await answer(body)
+
+    shapes = _Candidates | list[_Candidates] | list[_Candidates | list[_Candidates]]
+    router.add_api_route("/v1/fill-mask", fill_mask, methods=["POST"], response_model=shapes)
+    for path in ("/score", "/"):
+        router.add_api_route(
+            path,
+            score,
+            methods=["POST"],
+            response_model=list[str] | list[dict[str, str]],
+            operation_id=f"score_{path.strip('/') or 'root'}",
+        )
+    return router
+
+
+def _state_routes(service: FillMaskService) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "alive"}
+
+    @router.get("/readyz", responses={503: {"model": ErrorBody}})
+    async def readyz() -> dict[str, str]:
+        """The model is loaded and warmed up, and its queue is below the bound."""
+        if not service.ready:
+            raise ApiError(503, "the model is not ready for more work; try again later", headers={"retry-after": "1"})
+        return {"status": "ready"}
+
+    @router.get("/info")
+    async def info() -> dict[str, Any]:
+        """Model, revision, dtype, limits."""
+        return service.info()
+
+    return router
+
+
+def _check_media_type(headers: Mapping[str, str]) -> None:
+    media_type, _, parameters = headers.get("content-type", "").partition(";")
+    charset = parameters.strip().lower().removeprefix("charset=").strip("\"'")
+    if media_type.strip().lower() != "application/json" or charset not in {"", "utf-8", "utf8"}:
+        raise ApiError(415, "send content-type: application/json, in UTF-8")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError(415, "send the body without content-encoding")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = error.status_code
+    error_type = getattr(error, "error_type", None) or ERROR_TYPES.get(status, "Http")
+    return Envelope(str(error.detail), error_type, request_id(request.scope)).response(status, error.headers)
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = error.errors()
+    kinds = {problem["type"] for problem in problems}
+    identity = request_id(request.scope)
+    if "json_invalid" in kinds:
+        return Envelope("the body is not JSON", ERROR_TYPES[400], identity).response(400)
+    if "string_unicode" in kinds:
+        message = "a text holds half of a surrogate pair, which is not text; send the whole character"
+        return Envelope(message, "Tokenizer", identity).response(422)
+    return Envelope(_describe(problems[0]), ERROR_TYPES[422], identity).response(422)
+
+
+def _describe(problem: Mapping[str, Any]) -> str:
+    """Place and message of a problem; an unknown key is input and is not repeated."""
+    if problem["type"] == "extra_forbidden":
+        return f"{_place(problem['loc'][1:-1])}unknown key"
+    return f"{_place(problem['loc'][1:])}{problem['msg'].removeprefix('Value error, ')}"
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return f"{'.'.join(str(part) for part in location)}: " if location else ""

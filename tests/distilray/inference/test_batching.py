@@ -1,0 +1,23 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distilray.inference.batching import length_sorted_batches
+
+
+@given(st.lists(st.integers(1, 600)), st.integers(1, 40), st.integers(1, 5000))
+def test_every_text_is_in_exactly_one_batch(lengths, max_rows, max_tokens):
+    batches = length_sorted_batches(lengths, max_rows=max_rows, max_tokens=max_tokens)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+
+
+@given(st.lists(st.integers(1, 600)), st.integers(1, 40), st.integers(1, 5000))
+def test_a_batch_keeps_both_budgets_unless_it_is_one_text(lengths, max_rows, max_tokens):
+    for batch in length_sorted_batches(lengths, max_rows=max_rows, max_tokens=max_tokens):
+        assert len(batch) <= max_rows
+        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= max_tokens
+
+
+@pytest.mark.parametrize("lengths", [[3, 9, 1, 9, 5]])
+def test_texts_of_like_length_share_a_batch(lengths):
+    assert length_sorted_batches(lengths, max_rows=2, max_tokens=100) == [[1, 3], [4, 0], [2]]
