@@ -15,6 +15,9 @@ C = TypeVar("C", bound=BaseModel)
 
 MAX_RECIPE_BYTES = 1_000_000
 
+# PyYAML's own error, and what it lets through where a value does not fit its type (a 13th month, `!!int x`).
+_YAML_FAULTS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+
 
 class RecipeError(InputError):
     """A recipe that cannot be used; the message names the file, the key and the fix."""
@@ -32,6 +35,8 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: a key must be plain text")
             if key.value in seen:
                 raise yaml.YAMLError(f"line {key.start_mark.line + 1}: key '{key.value}' is given twice")
             seen.add(key.value)
@@ -53,7 +58,9 @@ def read_yaml(path: str) -> dict[str, Any]:
         values = yaml.load(file.read_text(encoding="utf-8"), _StrictLoader)  # noqa: S506 - a SafeLoader
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
+    except _YAML_FAULTS as error:
         raise RecipeError(f"{path}: {_one_line(error)}") from None
     if values is None:
         return {}
@@ -89,7 +96,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise RecipeError(f"override '{override}': write it as key=value or section.key=value")
     try:
         value = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
+    except _YAML_FAULTS as error:
         raise RecipeError(f"override '{override}': {_one_line(error)}") from None
     for key in keys[:-1]:
         inner = values.setdefault(key, {})
@@ -134,4 +141,5 @@ def _is_model(candidate: Any) -> bool:
 def _one_line(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return " ".join(str(error).split()) or type(error).__name__
+    told = " ".join(str(error).split()) or type(error).__name__
+    return told if isinstance(error, yaml.YAMLError) else f"a value that YAML cannot read ({told})"

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from distilray.config.base import JobConfig
 from distilray.config.recipe import load_recipe
@@ -52,8 +52,12 @@ class Job(Generic[C]):
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Runs the command line and returns the exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted."""
-        arguments = self._parser().parse_args(argv)
-        return exit_code(self.name, lambda: self.execute(arguments.recipe, arguments.overrides, arguments.dry_run))
+
+        def work() -> None:
+            arguments = self._parser().parse_intermixed_args(argv)
+            self.execute(arguments.recipe, arguments.overrides, arguments.dry_run)
+
+        return exit_code(self.name, work)
 
     def execute(self, recipe: str, overrides: Sequence[str] = (), dry_run: bool = False) -> str:
         """Plans or runs the job and returns its summary line, which is also printed.
@@ -81,15 +85,23 @@ class Job(Generic[C]):
         return summary
 
     def _parser(self) -> argparse.ArgumentParser:
-        parser = argparse.ArgumentParser(
+        parser = _Parser(
             prog=f"python -m jobs.{self.name}",
-            description=(sys.modules[self.run.__module__].__doc__ or "").strip().splitlines()[0],
+            description=(sys.modules[self.run.__module__].__doc__ or self.name).strip().partition("\n")[0],
+            allow_abbrev=False,
             epilog="exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted (run it again to go on)",
         )
         parser.add_argument("--recipe", required=True, help=f"YAML file, e.g. jobs/recipes/{self.name}/quickstart.yaml")
         parser.add_argument("--dry-run", action="store_true", help="validate, print the plan, start nothing")
         parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe")
         return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that speaks of a wrong command line like a job of any other bad input: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; {self.prog} --help shows the command")
 
 
 def exit_code(name: str, work: Callable[[], object]) -> int:

@@ -32,7 +32,8 @@ def uniform(hashed: UInt64Array) -> NDArray[np.float64]:
 
 def generator(seed: int, *parts: int) -> np.random.Generator:
     """A numpy generator for (seed, parts)."""
-    return np.random.default_rng([seed, *parts])
+    # Hashed with their number: numpy itself makes the same generator of [5], [5, 0] and of [5, 7], [5 + (7 << 32)].
+    return np.random.default_rng(int(hash_integers(seed, len(parts), *parts)))
 
 
 def _finalise(state: UInt64Array) -> UInt64Array:

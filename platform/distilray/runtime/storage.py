@@ -3,7 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pyarrow import fs
 
@@ -23,7 +23,9 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """
     scheme = urlsplit(uri).scheme if "://" in uri else ""
     if not scheme:
-        return fs.LocalFileSystem(), os.path.abspath(Path(uri).expanduser())
+        if uri.partition(":")[0] in SCHEMES and ":" in uri:
+            raise InputError(f"{uri}: write a URI with ://, as in file:///data or s3://bucket/data")
+        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))  # noqa: PTH111 - `~x` without a user x is a name
     if scheme not in SCHEMES:
         raise InputError(f"{uri}: scheme '{scheme}' is not one of {', '.join(SCHEMES)}, or a plain path")
     try:
@@ -35,7 +37,7 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
 
 def join(uri: str, *names: str) -> str:
     """`uri` with names below it."""
-    return "/".join([uri.rstrip("/") or "/", *names])
+    return "/".join([uri.rstrip("/"), *names]) or "/"
 
 
 def is_local(uri: str) -> bool:
@@ -69,12 +71,19 @@ def file_size(uri: str) -> int | None:
     return info.size or 0
 
 
+def is_folder(uri: str) -> bool:
+    """Whether a folder is there."""
+    found, path = filesystem(uri)
+    return bool(found.get_file_info(path).type == fs.FileType.Directory)
+
+
 def list_files(uri: str, suffix: str = "") -> list[str]:
     """URIs of the files directly inside a folder whose names end with `suffix`, sorted; empty without the folder."""
     found, path = filesystem(uri)
+    quoted = "://" in uri  # a URI escapes a space or a per cent sign in a name, a path does not
     selector = fs.FileSelector(path, recursive=False, allow_not_found=True)
     names = [info.base_name for info in found.get_file_info(selector) if info.type == fs.FileType.File]
-    return [join(uri, name) for name in sorted(names) if name.endswith(suffix)]
+    return [join(uri, quote(name) if quoted else name) for name in sorted(names) if name.endswith(suffix)]
 
 
 def make_folder(uri: str) -> None:
@@ -89,7 +98,7 @@ def make_folder(uri: str) -> None:
 def remove_folder(uri: str) -> None:
     """Removes a folder and all it holds; nothing happens when it is absent."""
     found, path = filesystem(uri)
-    if found.get_file_info(path).type == fs.FileType.Directory:
+    if is_folder(uri):
         found.delete_dir(path)
 
 
@@ -110,11 +119,14 @@ def write_bytes(uri: str, data: bytes) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(target)
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def sha256(uri: str) -> str:
