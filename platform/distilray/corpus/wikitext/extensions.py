@@ -10,9 +10,10 @@ from distilray.corpus.wikitext.templates import HOLE, PARAGRAPH
 
 # What stands in the place of each tag.
 _REPLACEMENTS = {
-    "ref": "", "references": "", "timeline": "", "templatedata": "", "inputbox": "", "categorytree": "", "mapframe": "",
+    "ref": "", "references": "", "templatedata": "", "inputbox": "", "categorytree": "", "mapframe": "",
     "maplink": "", "section": "", "indicator": "", "templatestyles": "", "imagemap": "", "graph": "",
     "gallery": PARAGRAPH, "poem": PARAGRAPH, "pre": PARAGRAPH, "source": PARAGRAPH, "syntaxhighlight": PARAGRAPH,
+    "timeline": PARAGRAPH,
     "math": HOLE, "chem": HOLE, "ce": HOLE, "score": HOLE, "hiero": HOLE, "code": HOLE, "tt": HOLE,
 }  # fmt: skip
 _OPEN = re.compile(rf"<!--|<(nowiki|{'|'.join(_REPLACEMENTS)})(?=[\s/>])[^<>]*>", re.IGNORECASE)

@@ -1,0 +1,42 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distilray.corpus.sentences import split_sentences
+
+CASES = {
+    "two sentences": ["It ended.", "They left."],
+    "titles": ["Dr. Smith met Mrs. Jones.", "They talked."],
+    "initials": ["J. R. R. Tolkien wrote it.", "He was born in 1892."],
+    "a country": ["He lived in the U.S. on a farm.", "It burned."],
+    "a country at the end": ["He lived in the U.S.", "The farm burned."],
+    "decimals": ["It cost $3.5 million.", "That is 2.7 times more."],
+    "a quote": ['He said "Go away."', "Then he left."],
+    "a question in a quote": ['"What is it?" she asked.', "He knew."],
+    "exclamation": ["It works!", "Really?", "Yes."],
+    "latin": ["Many animals (e.g. Dogs) bark.", "Cats do not."],
+    "a company": ["He works at Foo Inc. and Bar Ltd. in town.", "It pays."],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_text_splits_where_sentences_end(case: str) -> None:
+    assert split_sentences(" ".join(CASES[case])) == CASES[case]
+
+
+def test_no_sentence_goes_across_a_paragraph_break() -> None:
+    assert split_sentences("He said\n\nthat it ended") == ["He said", "that it ended"]
+
+
+def test_white_space_inside_a_sentence_is_one_space() -> None:
+    assert split_sentences("It \t was\nover\u00a0now.  It is.") == ["It was over now.", "It is."]
+
+
+def test_a_sentence_does_not_begin_in_lower_case() -> None:
+    assert split_sentences("He asked why? and left.") == ["He asked why? and left."]
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="aB. \n?!\"'(1)\u00a0é"))
+def test_no_word_is_lost_or_added(text: str) -> None:
+    assert "".join("".join(split_sentences(text)).split()) == "".join(text.split())
