@@ -1,6 +1,7 @@
 """The service as a Ray Serve application: `serve run serve.app:build_app model_dir=...`, or `serve/config.yaml`."""
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ class FillMaskReplica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook, called once in the replica: the API over this replica's model."""
-        return create_api(self._service)
+        return create_api(self._service, sends_request_id=False)  # Serve's HTTP server sends it in every mode
 
     async def check_health(self) -> None:
         """Serve's probe: a forward; a replica that fails it is replaced."""
@@ -97,6 +98,7 @@ def serving(config: FillMaskAppConfig, *, host: str = "127.0.0.1", port: int = 8
         raise InputError(f"app.num_cpus x app.num_replicas is {wanted}, and the Ray session has {there} CPUs; ask less")
     config = config.model_copy(update={"model_dir": str(storage.local_path(config.model_dir))})
     http_options = {"host": host, "port": port, "request_timeout_s": config.limits.deadline_s + _TIMEOUT_MARGIN_S}
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its notes on every step say nothing to a user
     logging_config = {"log_level": "WARNING", "enable_access_log": False}
     ray_serve.start(proxy_location="HeadOnly", http_options=http_options, logging_config=logging_config)
     try:

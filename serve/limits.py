@@ -24,11 +24,11 @@ class RequestEnvelope:
     """Gives every request an id, on the answer and in errors, and turns a fault into 500 without detail.
 
     The client's own `x-request-id` is kept when it is plain; the log gets type and stack of a fault, never its message,
-    which may quote the input.
+    which may quote the input. `sends_id` is False behind a proxy that puts the id on the answer itself.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, *, sends_id: bool = True) -> None:
+        self._app, self._sends_id = app, sends_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,7 +43,8 @@ class RequestEnvelope:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)[REQUEST_ID] = identity
+                if self._sends_id:
+                    MutableHeaders(scope=message)[REQUEST_ID] = identity
             await send(message)
 
         try:

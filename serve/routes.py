@@ -38,8 +38,13 @@ class JsonRoute(APIRoute):
         return checked
 
 
-def create_api(service: FillMaskService) -> FastAPI:
-    """The whole API, limits included; the service starts and stops with the application."""
+def create_api(service: FillMaskService, *, sends_request_id: bool = True) -> FastAPI:
+    """The whole API, limits included; the service starts and stops with the application.
+
+    Args:
+        service: not started.
+        sends_request_id: False behind a proxy that puts `x-request-id` on the answers itself.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -57,7 +62,7 @@ def create_api(service: FillMaskService) -> FastAPI:
     # Outermost last.
     api.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes)
     api.add_middleware(ConcurrencyLimit, max_requests=limits.max_concurrent_requests)
-    api.add_middleware(RequestEnvelope)
+    api.add_middleware(RequestEnvelope, sends_id=sends_request_id)
     return api
 
 

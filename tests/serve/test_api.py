@@ -273,6 +273,13 @@ def test_a_plain_request_id_comes_back(client):
     assert client.get("/healthz", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
 
 
+def test_behind_a_proxy_that_sends_the_request_id_the_application_does_not(service):
+    client = TestClient(create_api(service, sends_request_id=False))
+    response = client.get("/nowhere", headers={"x-request-id": "abc-1"})
+    assert "x-request-id" not in response.headers
+    assert response.json()["request_id"] == "abc-1"
+
+
 @pytest.mark.parametrize("given", ["", "a b", "x" * 200, "<script>"])
 def test_another_request_id_is_replaced(client, given):
     found = client.get("/healthz", headers={"x-request-id": given}).headers["x-request-id"]

@@ -1,0 +1,64 @@
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from distilray.config.serving import FillMaskAppConfig
+from distilray.errors import InputError
+from serve.address import base_url, claim_port
+from serve.app import build_app
+
+CONFIG = yaml.safe_load(Path("serve/config.yaml").read_text())
+
+
+def test_the_deploy_config_is_valid_for_serve():
+    ServeDeploySchema.model_validate(CONFIG)
+
+
+def test_the_deploy_config_builds_the_application_and_names_its_deployment():
+    application = CONFIG["applications"][0]
+    assert application["import_path"] == "serve.app:build_app"
+    app = build_app(application["args"])
+    assert [each["name"] for each in application["deployments"]] == [app._bound_deployment.name]
+
+
+def test_the_timeout_of_the_deploy_config_is_behind_the_deadline_of_the_application():
+    config = FillMaskAppConfig.model_validate(CONFIG["applications"][0]["args"])
+    assert CONFIG["http_options"]["request_timeout_s"] > config.limits.deadline_s
+
+
+def test_the_application_depends_on_its_arguments_alone():
+    one, other = (build_app({"model_dir": "/nowhere", "num_cpus": 3})._bound_deployment for _ in range(2))
+    assert one.init_args == other.init_args
+    assert one.ray_actor_options["num_cpus"] == 3
+
+
+@pytest.mark.parametrize("args", [{}, {"model_dir": "m", "x": 1}, {"model_dir": "m", "num_replicas": 0}])
+def test_other_arguments_are_an_input_error(args):
+    with pytest.raises(InputError, match="build_app"):
+        build_app(args)
+
+
+def test_a_taken_port_is_an_input_error_that_names_it():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"127.0.0.1:{port}"):
+            claim_port("127.0.0.1", port)
+
+
+def test_port_zero_claims_a_free_port():
+    port = claim_port("127.0.0.1", 0)
+    assert claim_port("127.0.0.1", port) == port > 0
+
+
+def test_a_host_of_another_machine_is_an_input_error():
+    with pytest.raises(InputError, match=r"192\.0\.2\.1"):
+        claim_port("192.0.2.1", 8000)
+
+
+def test_an_ipv6_host_has_brackets_in_its_url():
+    assert base_url("::1", 80) == "http://[::1]:80"

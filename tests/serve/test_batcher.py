@@ -1,0 +1,126 @@
+import asyncio
+
+import pytest
+
+from distilray.inference.encoding import EncodedQuery, Query
+from serve.batcher import MicroBatcher
+from serve.errors import ApiError
+
+
+def query(name: str, tokens: int = 4) -> EncodedQuery:
+    return EncodedQuery(Query(name), (1,) * tokens, (1,), None)
+
+
+class Model:
+    """Answers a query with its text, after the gate was opened."""
+
+    def __init__(self):
+        self.gate, self.batches = asyncio.Event(), []
+
+    async def __call__(self, queries):
+        self.batches.append([each.query.text for each in queries])
+        await self.gate.wait()
+        if any(each.query.text == "bad" for each in queries):
+            raise RuntimeError
+        return [each.query.text for each in queries]
+
+
+def run(scenario, **limits):
+    async def main():
+        model = Model()
+        batcher = MicroBatcher(model, **({"max_rows": 4, "max_queued_tokens": 100} | limits))
+        batcher.start()
+        try:
+            await scenario(batcher, model)
+        finally:
+            await batcher.close()
+
+    asyncio.run(main())
+
+
+async def settle():
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_every_request_gets_its_own_answers_in_order():
+    async def scenario(batcher, model):
+        model.gate.set()
+        requests = [[query(f"{number}.{part}") for part in range(number % 3 + 1)] for number in range(9)]
+        for served, request in zip(await asyncio.gather(*map(batcher.submit, requests)), requests, strict=True):
+            assert served.answers == [each.query.text for each in request]
+
+    run(scenario)
+
+
+def test_a_batch_keeps_the_row_budget_and_never_splits_a_request():
+    async def scenario(batcher, model):
+        model.gate.set()
+        sizes = [3, 2, 1, 1, 6, 4]
+        requests = [[query(f"{number}") for _ in range(size)] for number, size in enumerate(sizes)]
+        await asyncio.gather(*map(batcher.submit, requests))
+        assert [len(batch) for batch in model.batches] == [3, 4, 6, 4]
+
+    run(scenario)
+
+
+def test_a_cancelled_request_that_waits_is_never_run():
+    async def scenario(batcher, model):
+        running, waiting = (asyncio.create_task(batcher.submit([query(name)])) for name in ("a", "b"))
+        await settle()
+        last = asyncio.create_task(batcher.submit([query("c")]))
+        await settle()
+        waiting.cancel()
+        await settle()
+        assert batcher.queued_tokens == 4
+        model.gate.set()
+        await asyncio.gather(running, last)
+        assert model.batches == [["a"], ["c"]] or model.batches == [["a", "b"], ["c"]]
+
+    run(scenario, max_rows=1)
+
+
+def test_a_full_queue_turns_a_request_away_with_a_time_to_wait():
+    async def scenario(batcher, model):
+        running = asyncio.create_task(batcher.submit([query("a")]))
+        await settle()
+        waiting = asyncio.create_task(batcher.submit([query("b", 90)]))
+        await settle()
+        with pytest.raises(ApiError) as caught:
+            await batcher.submit([query("c", 20)])
+        assert caught.value.status_code == 429
+        assert int(caught.value.headers["retry-after"]) >= 1
+        model.gate.set()
+        await asyncio.gather(running, waiting)
+
+    run(scenario)
+
+
+def test_a_request_beyond_the_whole_bound_is_let_in_when_nothing_waits():
+    async def scenario(batcher, model):
+        model.gate.set()
+        assert (await batcher.submit([query("a", 500)])).answers == ["a"]
+
+    run(scenario)
+
+
+def test_a_fault_reaches_the_requests_of_its_batch_and_no_other():
+    async def scenario(batcher, model):
+        model.gate.set()
+        results = await asyncio.gather(
+            *(batcher.submit([query(name)]) for name in ("ok", "bad", "fine")), return_exceptions=True
+        )
+        assert [type(result).__name__ for result in results] == ["Served", "RuntimeError", "Served"]
+
+    run(scenario, max_rows=1)
+
+
+def test_closing_cancels_what_waits():
+    async def scenario(batcher, model):
+        tasks = [asyncio.create_task(batcher.submit([query(name)])) for name in ("a", "b")]
+        await settle()
+        await batcher.close()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(result, asyncio.CancelledError) for result in results)
+
+    run(scenario, max_rows=1)
