@@ -1,0 +1,54 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distilray.runtime import session
+
+
+@pytest.mark.parametrize("name", ["RAY_ADDRESS", "RAY_JOB_ID"])
+def test_a_submitted_job_joins_the_cluster_that_its_environment_names(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    assert not session.inside_cluster()
+    monkeypatch.setenv(name, "x")
+    assert session.inside_cluster()
+
+
+SCRIPT = """
+import os
+import ray
+from distilray.config.base import RayConfig
+from distilray.runtime.session import ray_session
+
+@ray.remote
+def where():
+    import distilray, jobs
+    return distilray.__file__
+
+with ray_session(RayConfig(num_cpus=2, object_store_mb=100)):
+    with ray_session(RayConfig(num_cpus=1)):
+        pass
+    assert ray.is_initialized(), "the inner session ended the outer one"
+    assert ray.cluster_resources()["CPU"] == 2
+    assert 90e6 < ray.cluster_resources()["object_store_memory"] < 120e6
+    assert os.path.isabs(ray.get(where.remote()))
+assert not ray.is_initialized(), "the session outlives its block"
+"""
+
+
+@pytest.mark.slow
+def test_a_session_is_shared_ends_with_its_block_and_leaves_the_home_alone(root: Path, tmp_path: Path) -> None:
+    # A user who has set nothing: no token, no mode, and a source path relative to the root.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=root,
+        env={**kept, "HOME": str(tmp_path), "PYTHONPATH": "platform"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not (tmp_path / ".ray").exists()
