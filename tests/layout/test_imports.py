@@ -6,10 +6,15 @@ import sys
 from pathlib import Path
 
 SCRIPT = """
-import importlib, logging, pkgutil, sys, threading
+import importlib, logging, pkgutil, sys
 seen = []
-WATCHED = {"socket.connect", "socket.bind"}
-sys.addaudithook(lambda event, args: seen.append(event) if event in WATCHED else None)
+
+def watch(event, args):
+    # Port 0 is how some packages ask whether this machine speaks IPv6.
+    if event == "socket.connect" or (event == "socket.bind" and args[1][1] != 0):
+        seen.append((event, args[1]))
+
+sys.addaudithook(watch)
 
 for top in ("distilray", "jobs", "serve", "tuning"):
     for module in pkgutil.walk_packages(importlib.import_module(top).__path__, top + "."):
