@@ -9,7 +9,7 @@ import yaml
 
 from distilray.corpus.wikipedia import open_dump, read_pages
 from distilray.runtime import sample
-from distilray.schemas import DOCUMENTS
+from distilray.schemas import DOCUMENTS, check_schema
 from jobs import build_corpus
 
 RECIPE = "jobs/recipes/build_corpus/quickstart.yaml"
@@ -101,7 +101,7 @@ def test_every_article_of_the_sample_is_a_document_or_dropped_for_a_reason(two_c
 def test_the_files_have_the_schema_and_the_hash_of_the_manifest(two_cpu_run: Path) -> None:
     for name, entry in manifest(two_cpu_run)["content"]["outputs"].items():
         table = pq.read_table(two_cpu_run / name)
-        assert table.schema.equals(DOCUMENTS, check_metadata=True)
+        check_schema(table.schema, DOCUMENTS, name)
         assert table.schema.field("sentences").type == pa.list_(pa.string())
         assert table.num_rows == entry["rows"]
         assert sample.check_sha256(two_cpu_run / name, entry["sha256"])
@@ -124,7 +124,7 @@ def test_no_list_table_or_heading_line_of_the_markup_is_a_sentence(two_cpu_run: 
     }
     assert len(markup) > 3000
     assert sentences & markup == set()
-    assert not [sentence for sentence in sentences if line.match(sentence) and len(sentence.split()) > 4]
+    assert not [sentence for sentence in sentences if sentence.startswith(("* ", "# ", "|", "{|", "==", "! "))]
 
 
 @pytest.mark.slow

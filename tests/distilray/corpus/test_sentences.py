@@ -36,6 +36,10 @@ def test_a_sentence_does_not_begin_in_lower_case() -> None:
     assert split_sentences("He asked why? and left.") == ["He asked why? and left."]
 
 
+def test_a_closing_bracket_stays_with_its_sentence() -> None:
+    assert not [part for part in split_sentences("He left (she asked. Why? ). They met.") if part.startswith(")")]
+
+
 @settings(deadline=None)
 @given(st.text(alphabet="aB. \n?!\"'(1)\u00a0é"))
 def test_no_word_is_lost_or_added(text: str) -> None:
