@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from distilray.config.evaluation import EvaluateFillMaskConfig
-from distilray.evaluation.fill_mask import evaluate_fill_mask, fill_mask_inputs, plan_fill_mask
+from distilray.evaluation.fill_mask import evaluate_fill_mask, fill_mask_inputs, plan_fill_mask, show_scores
 from distilray.runtime.job import Job
 
 JOB = Job(
@@ -21,6 +21,7 @@ JOB = Job(
     inputs=fill_mask_inputs,
     plan=plan_fill_mask,
     run=evaluate_fill_mask,
+    show=show_scores,
 )
 
 

@@ -68,7 +68,7 @@ def plan_fill_mask(config: EvaluateFillMaskConfig) -> dict[str, object]:
 
 
 def evaluate_fill_mask(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
-    """Scores teacher and student on every held-out example; writes `scores.json` and prints the table."""
+    """Scores teacher and student on every held-out example; writes `scores.json`."""
     torch.set_num_threads(os.cpu_count() or 1)
     shards = _heldout(config)
     rows = _rows(shards, config)
@@ -90,7 +90,6 @@ def evaluate_fill_mask(config: EvaluateFillMaskConfig, folder: RunFolder) -> Out
     masks = int(shards.mask_counts[rows].sum())
     summary = {"examples": len(rows), "masks": masks, "agreement": agreement(best["teacher"], best["student"])}
     storage.write_bytes(folder.path(SCORES_FILE), json.dumps({**summary, **found}, indent=1).encode())
-    print_scores(found, summary)
     teacher, student = found["teacher"], found["student"]
     kept = student["hit@10"] / max(teacher["hit@10"], 1e-12)
     timed = ("latency_ms", "latency_p95_ms")
@@ -167,10 +166,11 @@ def _latencies(model: Any, shards: ShardSet, rows: Any, config: EvaluateFillMask
     return found[1:]
 
 
-def print_scores(found: Mapping[str, Mapping[str, float]], summary: Mapping[str, float]) -> None:
-    """The table of teacher and student on stdout."""
-    teacher, student = found["teacher"], found["student"]
-    table = Table(title=f"fill-mask on held-out text: {summary['examples']:,} examples, {summary['masks']:,} masks")
+def show_scores(folder: RunFolder) -> None:
+    """Prints the table of teacher and student from `scores.json`."""
+    scores = json.loads(storage.read_bytes(folder.path(SCORES_FILE)))
+    teacher, student = scores["teacher"], scores["student"]
+    table = Table(title=f"fill-mask on held-out text: {scores['examples']:,} examples, {scores['masks']:,} masks")
     for heading in ("", "teacher", "student", "student / teacher"):
         table.add_column(heading, justify="right" if heading else "left")
     formats = {"parameters": ",.0f", "megabytes": ".1f", "latency_ms": ".1f", "pseudo_perplexity": ".1f"}
@@ -184,5 +184,5 @@ def print_scores(found: Mapping[str, Mapping[str, float]], summary: Mapping[str,
         form = formats.get(key, ".3f")
         share = student[key] / teacher[key] if teacher[key] else float("nan")
         table.add_row(labels.get(key, key), f"{teacher[key]:{form}}", f"{student[key]:{form}}", f"{share:.1%}")
-    table.add_row("same best token", "", "", f"{summary['agreement']:.1%}")
+    table.add_row("same best token", "", "", f"{scores['agreement']:.1%}")
     Console(width=None if os.isatty(1) else 100).print(table)

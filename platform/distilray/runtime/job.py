@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from distilray.config.base import JobConfig
@@ -15,6 +16,7 @@ from distilray.config.recipe import load_recipe
 from distilray.errors import InputError, find_input_error
 from distilray.runtime.progress import duration
 from distilray.runtime.run_folder import RunFolder
+from distilray.runtime.sample import SAMPLE_PREFIX
 
 C = TypeVar("C", bound=JobConfig)
 
@@ -42,6 +44,7 @@ class Job(Generic[C]):
         inputs: what it reads, by name: folders of earlier stations, or files.
         plan: validates the inputs and says what a run would do; starts nothing.
         run: does the work inside the run folder.
+        show: prints what a complete run found, beyond its summary line.
     """
 
     name: str
@@ -49,29 +52,42 @@ class Job(Generic[C]):
     inputs: Callable[[C], Mapping[str, str]]
     plan: Callable[[C], Mapping[str, object]]
     run: Callable[[C, RunFolder], Outcome]
+    show: Callable[[RunFolder], None] | None = None
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Runs the command line and returns the exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted."""
 
         def work() -> None:
             arguments = self._parser().parse_intermixed_args(argv)
-            self.execute(arguments.recipe, arguments.overrides, arguments.dry_run)
+            if arguments.dry_run:
+                self.dry_run(arguments.recipe, arguments.overrides)
+                return
+            folder = self.execute(arguments.recipe, arguments.overrides)
+            if self.show is not None:
+                self.show(folder)
 
         return exit_code(self.name, work)
 
-    def execute(self, recipe: str, overrides: Sequence[str] = (), dry_run: bool = False) -> str:
-        """Plans or runs the job and returns its summary line, which is also printed.
+    def dry_run(self, recipe: str, overrides: Sequence[str] = ()) -> None:
+        """Validates the recipe and its inputs and prints the plan.
+
+        Raises:
+            InputError: anything that the user can mend.
+        """
+        plan = self.plan(load_recipe(recipe, overrides, self.config_class))
+        lines = [f"{key:<16} {value}" for key, value in plan.items()]
+        print("\n".join([f"{self.name}: plan, nothing started", *lines]), flush=True)
+
+    def execute(self, recipe: str, overrides: Sequence[str] = ()) -> RunFolder:
+        """Runs the job, or finds it complete, prints its summary line and returns the complete run.
 
         Raises:
             InputError: anything that the user can mend.
         """
         started = time.monotonic()
-        config = load_recipe(recipe, overrides, self.config_class)
-        folder = RunFolder(self.name, config, {} if dry_run else self.inputs(config))
-        if dry_run:
-            lines = [f"{key:<16} {value}" for key, value in self.plan(config).items()]
-            print("\n".join([f"{self.name}: plan, nothing started", *lines]), flush=True)
-            return ""
+        given = load_recipe(recipe, overrides, self.config_class)
+        config = absolute_folders(given)
+        folder = RunFolder(self.name, config, self.inputs(config))
         done = folder.complete_manifest()
         if done is not None:
             summary = f"{self.name}: {done['run']['summary']} (complete since {done['run']['finished']}, skipped)"
@@ -81,8 +97,8 @@ class Job(Generic[C]):
             outcome = self.run(config, folder)
             folder.finish(outcome.counts, outcome.outputs, outcome.summary)
             summary = f"{self.name}: {outcome.summary} in {duration(time.monotonic() - started)}"
-        print(f"{summary} -> {config.run_dir}", flush=True)
-        return summary
+        print(f"{summary} -> {given.run_dir}", flush=True)
+        return folder
 
     def _parser(self) -> argparse.ArgumentParser:
         parser = _Parser(
@@ -102,6 +118,16 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; {self.prog} --help shows the command")
+
+
+def absolute_folders(config: C) -> C:
+    """The config with its relative folders made absolute: Ray starts workers in folders of their own."""
+    relative = {
+        name: value
+        for name, value in config
+        if name.endswith("_dir") and "://" not in value and not value.startswith(SAMPLE_PREFIX)
+    }
+    return config.model_copy(update={name: str(Path(value).absolute()) for name, value in relative.items()})
 
 
 def exit_code(name: str, work: Callable[[], object]) -> int:

@@ -34,6 +34,7 @@ def encoder_dir() -> Path:
     return folder
 
 
+SAMPLE_PREFIX = "sample:"
 SAMPLES: Mapping[str, Callable[[], Path]] = {"sample:wikipedia": wikipedia_dump, "sample:encoder": encoder_dir}
 
 
@@ -43,7 +44,7 @@ def resolve(uri: str) -> str:
     Raises:
         InputError: an unknown sample, or one that is missing or changed.
     """
-    if not uri.startswith("sample:"):
+    if not uri.startswith(SAMPLE_PREFIX):
         return uri
     if uri not in SAMPLES:
         raise InputError(f"{uri}: no such sample; there are {', '.join(SAMPLES)}")

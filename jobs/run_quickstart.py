@@ -1,0 +1,37 @@
+"""Runs the whole line on a small real input: Wikipedia sample -> teacher -> student -> answers over HTTP.
+
+    python -m jobs.run_quickstart
+
+Reads: the two packages of the `sample` extra.
+Writes: runs/quickstart/{corpus,shards,teacher,student,fill_mask}; finished stages are skipped when it is run again.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from distilray.config.base import RayConfig
+from distilray.evaluation.fill_mask import show_scores
+from distilray.runtime.job import exit_code
+from distilray.runtime.session import ray_session
+from jobs import build_corpus, distill, encode_corpus, evaluate_fill_mask, train_teacher
+from serve.trial import try_service
+
+STAGES = (build_corpus.JOB, encode_corpus.JOB, train_teacher.JOB, distill.JOB, evaluate_fill_mask.JOB)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the line; returns its exit code."""
+    return exit_code("run_quickstart", run_line)
+
+
+def run_line() -> None:
+    """One stage after the other in one Ray session, then the table and the answers."""
+    with ray_session(RayConfig()):
+        folders = {job.name: job.execute(f"jobs/recipes/{job.name}/quickstart.yaml") for job in STAGES}
+        answers = try_service(folders["distill"].path("model"))
+    show_scores(folders["evaluate_fill_mask"])
+    print("\n".join(answers), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
