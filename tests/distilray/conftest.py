@@ -1,0 +1,18 @@
+import pytest
+
+from tests.distilray.tiny_line import write_shards, write_teacher, write_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory):
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def teacher_dir(tmp_path_factory, tokenizer_dir):
+    return write_teacher(tmp_path_factory.mktemp("teacher"), tokenizer_dir)
+
+
+@pytest.fixture(scope="session")
+def shards_dir(tmp_path_factory, tokenizer_dir):
+    return write_shards(tmp_path_factory.mktemp("run") / "shards", tokenizer_dir)

@@ -1,0 +1,113 @@
+"""A line of a few kilobytes: a corpus of small sentences, shards made without Ray, a BERT of four layers."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from distilray.config.corpus import BuildCorpusConfig
+from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.models.masked_lm import save_model
+from distilray.pretraining_data.encoding import ExampleEncoder, encode_documents
+from distilray.pretraining_data.shards import ShardSet, write_shard
+from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
+from distilray.runtime.run_folder import RunFolder
+from distilray.schemas import DOCUMENTS
+from tests.distilray.inference.tiny_models import WORDS, write_tiny_model
+
+MAX_SEQ_LENGTH = 32
+
+
+def sentences_of(documents: int, *, seed: int = 5) -> list[list[str]]:
+    """Documents of 2 to 12 sentences of 3 to 12 words."""
+    rng = np.random.default_rng(seed)
+    return [
+        [" ".join(rng.choice(WORDS, size=rng.integers(3, 13))) + "." for _ in range(rng.integers(2, 13))]
+        for _ in range(documents)
+    ]
+
+
+def write_corpus(folder: Path, documents: int = 40, files: int = 3) -> str:
+    """A complete run folder of `build_corpus`."""
+    config = BuildCorpusConfig.model_validate({"run_dir": str(folder), "sources": [{"path": "no-dump"}]})
+    run = RunFolder("build_corpus", config, {})
+    run.begin()
+    all_sentences = sentences_of(documents)
+    outputs = {}
+    for number, part in enumerate(np.array_split(np.arange(documents), files)):
+        rows = [
+            {
+                "doc_id": f"test:{row}",
+                "source": "test",
+                "title": f"T{row}",
+                "sentences": all_sentences[row],
+                "file": "no-dump",
+                "page_id": int(row),
+                "revision_id": 1,
+                "licence": "CC0-1.0",
+            }
+            for row in part
+        ]
+        name = f"documents/documents-{number:05d}.parquet"
+        (folder / "documents").mkdir(exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema=DOCUMENTS), folder / name, row_group_size=5)
+        outputs[name] = {"rows": len(rows)}
+    words = sum(len(sentence.split()) for document in all_sentences for sentence in document)
+    run.finish({"documents": documents, "words": words}, outputs, "a corpus")
+    return str(folder)
+
+
+def write_tokenizer(folder: Path) -> str:
+    """A folder with the tokenizer of the tiny models."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_tiny_model(folder, "bert")
+
+
+def write_teacher(folder: Path, tokenizer_dir: str, *, layers: int = 4) -> str:
+    """A BERT with random weights and the tiny tokenizer, in a folder as `train_teacher` writes it."""
+    tokenizer_json = read_tokenizer(tokenizer_dir)
+    torch.manual_seed(3)
+    model = BertForMaskedLM(
+        BertConfig(
+            vocab_size=vocabulary_of(tokenizer_json).size,
+            hidden_size=32,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=MAX_SEQ_LENGTH,
+            initializer_range=0.1,
+        )
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(model, folder, tokenizer_json)
+    return str(folder)
+
+
+def encode_config(run_dir: str = "unused", **changes: object) -> EncodeCorpusConfig:
+    values = {"run_dir": run_dir, "corpus_dir": "unused", "tokenizer_dir": "unused", "max_seq_length": MAX_SEQ_LENGTH}
+    return EncodeCorpusConfig.model_validate({**values, "dupe_factor": 1, "heldout_fraction": 0.2, **changes})
+
+
+def write_shards(folder: Path, tokenizer_dir: str, *, documents: int = 40, shards: int = 3) -> str:
+    """A complete run folder of `encode_corpus` with both splits, made in this process."""
+    config = encode_config(str(folder))
+    tokenizer_json = read_tokenizer(tokenizer_dir)
+    found = encode_documents(range(documents), sentences_of(documents), tokenizer_json)
+    run = RunFolder("encode_corpus", config, {})
+    run.begin()
+    (folder / "shards").mkdir()
+    outputs = {}
+    for split, part in (("train", found[10:]), ("heldout", found[:10])):
+        table = ExampleEncoder(config, tokenizer_json, part).encode(part).sort_by("shuffle_key")
+        for number, rows in enumerate(np.array_split(np.arange(len(table)), shards)):
+            name = f"shards/{split}-{number}.arrow"
+            outputs[name] = {"split": split, **write_shard(table.take(pa.array(rows)), str(folder / name))}
+    run.finish({"tokenizer_hash": tokenizer_hash(tokenizer_json)}, outputs, "shards")
+    return str(folder)
+
+
+def open_shards(shards_dir: str, split: str = "train") -> ShardSet:
+    return ShardSet(shards_dir, split)
