@@ -1,6 +1,13 @@
 import pytest
+import torch
 
 from tests.distilray.tiny_line import write_shards, write_teacher, write_tokenizer
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """The tiny models are faster without threads, most of all on a machine that does something else too."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

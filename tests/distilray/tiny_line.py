@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import yaml
 from transformers import BertConfig, BertForMaskedLM
 
 from distilray.config.corpus import BuildCorpusConfig
@@ -91,6 +92,13 @@ def encode_config(run_dir: str = "unused", **changes: object) -> EncodeCorpusCon
     return EncodeCorpusConfig.model_validate({**values, "dupe_factor": 1, "heldout_fraction": 0.2, **changes})
 
 
+def encoded_table(tokenizer_dir: str, documents: int = 20, **changes: object) -> pa.Table:
+    """The examples of some documents, encoded in this process."""
+    tokenizer_json = read_tokenizer(tokenizer_dir)
+    found = encode_documents(range(documents), sentences_of(documents), tokenizer_json)
+    return ExampleEncoder(encode_config(**changes), tokenizer_json, found).encode(found)
+
+
 def write_shards(folder: Path, tokenizer_dir: str, *, documents: int = 40, shards: int = 3) -> str:
     """A complete run folder of `encode_corpus` with both splits, made in this process."""
     config = encode_config(str(folder))
@@ -107,6 +115,13 @@ def write_shards(folder: Path, tokenizer_dir: str, *, documents: int = 40, shard
             outputs[name] = {"split": split, **write_shard(table.take(pa.array(rows)), str(folder / name))}
     run.finish({"tokenizer_hash": tokenizer_hash(tokenizer_json)}, outputs, "shards")
     return str(folder)
+
+
+def write_recipe(folder: Path, **values: object) -> str:
+    """A recipe file in the folder."""
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return str(file)
 
 
 def open_shards(shards_dir: str, split: str = "train") -> ShardSet:

@@ -1,0 +1,154 @@
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from distilray.pretraining_data.batches import collate, heldout_batches, prefetched
+from distilray.pretraining_data.shards import ShardSet
+from tests.distilray.tiny_line import MAX_SEQ_LENGTH
+
+PAD = 0
+
+
+@pytest.fixture(scope="module")
+def shards(shards_dir):
+    return ShardSet(shards_dir, "train")
+
+
+@pytest.fixture(scope="module")
+def examples(shards_dir):
+    files = sorted((Path(shards_dir) / "shards").glob("train-*"))
+    return [row for file in files for row in pa.ipc.open_file(str(file)).read_all().to_pylist()]
+
+
+def plain_batch(examples, *, pad_id, width):
+    """What `collate` should give, one token at a time."""
+    found = {"input_ids": [], "attention_mask": [], "token_type_ids": [], "mask_index": [], "mask_labels": []}
+    for number, example in enumerate(examples):
+        ids, second = example["input_ids"], example["segment_b_start"]
+        places = range(width)
+        found["input_ids"].append([ids[place] if place < len(ids) else pad_id for place in places])
+        found["attention_mask"].append([1 if place < len(ids) else 0 for place in places])
+        found["token_type_ids"].append([1 if second <= place < len(ids) else 0 for place in places])
+        found["mask_index"] += [number * width + place for place in example["mask_positions"]]
+        found["mask_labels"] += example["mask_labels"]
+    return found
+
+
+@pytest.mark.parametrize("multiple", [1, 8, 16])
+def test_a_batch_is_what_plain_python_makes_of_its_examples(shards, examples, multiple):
+    rng = np.random.default_rng(multiple)
+    for size in (1, 2, 7, 30):
+        rows = rng.choice(len(shards), size=size, replace=False)
+        batch = collate(shards, rows, pad_id=17, multiple=multiple)
+        width = batch.input_ids.shape[1]
+        longest = max(len(examples[row]["input_ids"]) for row in rows)
+        assert longest <= width < longest + multiple
+        expected = plain_batch([examples[row] for row in rows], pad_id=17, width=width)
+        for name, values in expected.items():
+            found = getattr(batch, name)
+            assert found.dtype == np.int64
+            assert found.tolist() == values, name
+        assert batch.tokens == sum(len(examples[row]["input_ids"]) for row in rows)
+
+
+def test_segment_a_ends_with_its_sep_and_b_is_type_one(shards):
+    batch = collate(shards, np.arange(20), pad_id=PAD)
+    for ids, types, attention in zip(batch.input_ids, batch.token_type_ids, batch.attention_mask, strict=True):
+        length = int(attention.sum())
+        first = int(np.flatnonzero(types)[0])
+        assert ids[0] == 2  # [CLS]
+        assert ids[first - 1] == ids[length - 1] == 3  # [SEP]
+        assert set(types[:first]) == {0}
+        assert set(types[first:length]) == {1}
+        assert set(types[length:]) <= {0}
+
+
+def test_the_width_is_a_multiple_but_never_above_the_longest_allowed(shards):
+    lengths = shards.lengths
+    short = np.array([int(np.argmin(lengths))])
+    assert collate(shards, short, pad_id=PAD, multiple=8).input_ids.shape[1] % 8 == 0
+    everything = collate(shards, np.arange(len(shards)), pad_id=PAD, multiple=24)
+    assert everything.input_ids.shape[1] == MAX_SEQ_LENGTH == lengths.max()
+
+
+def test_putting_the_labels_back_gives_no_mask_token_at_all(shards):
+    batch = collate(shards, np.arange(len(shards)), pad_id=PAD)
+    seen = batch.input_ids.ravel().copy()
+    assert (seen == 4).any()
+    seen[batch.mask_index] = batch.mask_labels
+    assert not (seen == 4).any()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_the_heldout_batches_hold_every_row_once_longest_first(shards_dir, batch_size):
+    shards = ShardSet(shards_dir, "heldout")
+    batches = list(heldout_batches(shards, batch_size=batch_size, pad_id=PAD))
+    assert max(len(batch.input_ids) for batch in batches) <= batch_size
+    rows = [
+        tuple(ids[attention == 1])
+        for batch in batches
+        for ids, attention in zip(batch.input_ids, batch.attention_mask, strict=True)
+    ]
+    expected = [tuple(shard.input_ids.row(row)) for shard, row in shards.locate(np.arange(len(shards)))]
+    assert sorted(rows) == sorted(expected)
+    assert [len(row) for row in rows] == sorted((len(row) for row in rows), reverse=True)
+    assert sum(len(batch.mask_labels) for batch in batches) == shards.mask_counts.sum()
+
+
+def prefetch_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_prefetching_keeps_the_order_and_ends_its_thread(depth):
+    assert list(prefetched(lambda: iter(range(50)), depth)) == list(range(50))
+    assert prefetch_threads() == []
+
+
+def test_what_the_producer_raises_is_raised_after_the_items_before_it():
+    def make():
+        yield 1
+        yield 2
+        raise LookupError("row 3")
+
+    items, found = prefetched(make), []
+    with pytest.raises(LookupError, match="row 3"):
+        found.extend(iter(lambda: next(items), None))
+    assert found == [1, 2]
+    assert prefetch_threads() == []
+
+
+def test_a_consumer_that_stops_early_ends_the_thread():
+    made = []
+
+    def make():
+        for number in range(10_000):
+            made.append(number)
+            yield number
+
+    items = prefetched(make, depth=2)
+    assert [next(items), next(items)] == [0, 1]
+    items.close()
+    assert prefetch_threads() == []
+    assert len(made) <= 2 + 2 + 1  # taken, waiting in the queue, waiting to be put there
+
+
+def test_no_more_than_depth_items_are_made_ahead():
+    made = []
+    reached = threading.Event()
+
+    def make():
+        for number in range(100):
+            made.append(number)
+            if number == 4:
+                reached.set()
+            yield number
+
+    items = prefetched(make, depth=3)
+    next(items)
+    assert reached.wait(10)
+    items.close()
+    assert len(made) == 5
