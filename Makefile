@@ -38,6 +38,7 @@ serve: setup  ## leave the quickstart's student up at http://127.0.0.1:8000 unti
 	@$(BIN)/python -m jobs.serve_fill_mask
 
 check: setup  ## format, lint, types, import rules, fast tests
+	@test ! -e platform/__init__.py || { echo "platform/__init__.py shadows Python's own module platform: remove it"; exit 1; }
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -1,6 +1,6 @@
 """Runs the whole line on a small real input: Wikipedia sample -> teacher -> student -> answers over HTTP.
 
-    python -m jobs.run_quickstart
+    python -m jobs.run_quickstart [JOB.a.b=value ...]
 
 Reads: the two packages of the `sample` extra.
 Writes: runs/quickstart/{corpus,shards,teacher,student,fill_mask}; finished stages are skipped when it is run again.
@@ -8,26 +8,30 @@ Writes: runs/quickstart/{corpus,shards,teacher,student,fill_mask}; finished stag
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from distilray.config.base import RayConfig
 from distilray.evaluation.fill_mask import show_scores
-from distilray.runtime.job import exit_code
+from distilray.runtime.job import exit_code, overrides_by_job
 from distilray.runtime.session import ray_session
 from jobs import build_corpus, distill, encode_corpus, evaluate_fill_mask, train_teacher
 from serve.trial import try_service
 
 STAGES = (build_corpus.JOB, encode_corpus.JOB, train_teacher.JOB, distill.JOB, evaluate_fill_mask.JOB)
 
+RECIPES = str(Path(__file__).parent / "recipes" / "{}" / "quickstart.yaml")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the line; returns its exit code."""
-    return exit_code("run_quickstart", run_line)
+    return exit_code("run_quickstart", lambda: run_line(sys.argv[1:] if argv is None else argv))
 
 
-def run_line() -> None:
+def run_line(overrides: Sequence[str]) -> None:
     """One stage after the other in one Ray session, then the table and the answers."""
+    changes = overrides_by_job([job.name for job in STAGES], overrides)
     with ray_session(RayConfig()):
-        folders = {job.name: job.execute(f"jobs/recipes/{job.name}/quickstart.yaml") for job in STAGES}
+        folders = {job.name: job.execute(RECIPES.format(job.name), changes[job.name]) for job in STAGES}
         answers = try_service(folders["distill"].path("model"))
     show_scores(folders["evaluate_fill_mask"])
     print("\n".join(answers), flush=True)

@@ -1,6 +1,7 @@
 """The service as a Ray Serve application: `serve run serve.app:build_app model_dir=...`, or `serve/config.yaml`."""
 
 import contextlib
+import io
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -105,4 +106,6 @@ def serving(config: FillMaskAppConfig, *, host: str = "127.0.0.1", port: int = 8
         ray_serve.run(build_app(config), name=APPLICATION, route_prefix="/", logging_config=logging_config)
         yield base_url(host, port)
     finally:
-        ray_serve.shutdown()
+        # While it ends Serve, Ray prints to stdout that a call to the controller that it has just ended has failed.
+        with contextlib.redirect_stdout(io.StringIO()):
+            ray_serve.shutdown()

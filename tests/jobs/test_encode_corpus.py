@@ -81,7 +81,6 @@ def test_a_bad_value_is_one_line_that_names_the_key(recipe, capfd, override, rea
     assert reason in refusal(capfd, recipe, override)
 
 
-@pytest.mark.xfail(reason="the plan does not count the documents of each split", strict=True)
 def test_a_dry_run_refuses_what_the_run_would_refuse(recipe, tmp_path, capfd):
     write_corpus(tmp_path / "single", 1, files=1)
     assert "1 document(s)" in refusal(capfd, recipe, f"corpus_dir={tmp_path}/single", "heldout_fraction=0", "--dry-run")

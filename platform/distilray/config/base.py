@@ -18,20 +18,28 @@ class Config(BaseModel):
     identity: ClassVar[bool] = True
 
     def identity_values(self) -> dict[str, Any]:
-        """The values that decide what the run computes, as JSON types."""
-        values: dict[str, Any] = {}
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if isinstance(value, Config):
-                if value.identity:
-                    values[name] = value.identity_values()
-            else:
-                values[name] = json.loads(json.dumps(value, default=lambda part: part.model_dump(mode="json")))
-        return values
+        """The values that decide what the run computes, as JSON types.
+
+        Folders and paths are left out: a run is known by the content of its inputs, wherever they lie.
+        """
+        fields = {name: value for name, value in self if not (name == "path" or name.endswith("_dir"))}
+        return {
+            name: _identity_value(value)
+            for name, value in fields.items()
+            if not isinstance(value, Config) or value.identity
+        }
 
     def identity_hash(self) -> str:
         """sha256 of `identity_values`, hexadecimal."""
         return hashlib.sha256(json.dumps(self.identity_values(), sort_keys=True).encode()).hexdigest()
+
+
+def _identity_value(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.identity_values()
+    if isinstance(value, list | tuple):
+        return [_identity_value(part) for part in value]
+    return value
 
 
 class RayConfig(Config):
@@ -52,7 +60,3 @@ class JobConfig(Config):
     run_dir: Annotated[str, Field(min_length=1)] = Field(description="the folder (path or URI) that the run writes")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 56
     ray: RayConfig = RayConfig()
-
-    def identity_values(self) -> dict[str, Any]:
-        """As above, without the folders: a run is known by the content of its inputs, wherever they lie."""
-        return {name: value for name, value in super().identity_values().items() if not name.endswith("_dir")}

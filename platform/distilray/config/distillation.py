@@ -88,6 +88,17 @@ class TrainingConfig(JobConfig):
     scaling: ScalingConfig = ScalingConfig()
     rhythm: RhythmConfig = RhythmConfig()
 
+    @model_validator(mode="after")
+    def _an_example_for_every_micro_batch(self) -> "TrainingConfig":
+        workers = self.scaling.num_workers
+        micro_batches = workers * -(-self.batch_size // (workers * self.micro_batch_size))
+        if micro_batches > self.batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} gives some of the {micro_batches} micro-batches of {workers} workers no "
+                "example; raise batch_size or micro_batch_size, or lower scaling.num_workers"
+            )
+        return self
+
 
 class TrainTeacherConfig(TrainingConfig):
     """Recipe of `jobs.train_teacher`: masked language modelling from a warm start."""

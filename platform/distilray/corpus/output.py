@@ -14,6 +14,8 @@ from distilray.errors import InputError
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 
+# Readers take parts of a file; a row group is the least that they can read.
+_ROWS_PER_GROUP = 1000
 _SUMS = ("words", "sentences_with_holes", "residue", "holes")
 
 
@@ -82,7 +84,7 @@ class CorpusWriter:
         self._waiting = [waiting.slice(rows)]
         self._waiting_rows -= rows
         buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="zstd")
+        pq.write_table(table, buffer, compression="zstd", row_group_size=_ROWS_PER_GROUP)
         data = buffer.getvalue().to_pybytes()
         name = f"documents/documents-{len(self._outputs):05d}.parquet"
         storage.write_bytes(storage.join(self._folder, name), data)

@@ -56,7 +56,7 @@ def restore_checkpoint(checkpoint: train.Checkpoint, model: nn.Module, optimizer
         tensors = load_file(folder / OPTIMIZER_FILE)
         for name, parameter in model.named_parameters():
             optimizer.state[parameter] = {
-                key: tensors[f"{name}/{key}"].to("cpu" if key == "step" else parameter.device)
+                key: tensors[f"{name}/{key}"].to(parameter.device)  # the fused kernel reads `step` there too
                 for key in ("step", "exp_avg", "exp_avg_sq")
             }
     return int(state["step"])

@@ -77,7 +77,7 @@ def evaluate_fill_mask(config: EvaluateFillMaskConfig, folder: RunFolder) -> Out
     for name in MODELS:
         model = load_masked_lm(_model_dir(config, name))
         weights = storage.join(_model_dir(config, name), WEIGHTS_FILE)
-        latencies = _latencies(model, shards, rows[: config.latency_examples], config)
+        latencies = _latencies(model, shards, np.arange(len(shards))[: config.latency_examples], config)
         found[name] = {
             "parameters": count_parameters(model),
             "megabytes": (storage.file_size(weights) or 0) / 1e6,
@@ -135,16 +135,17 @@ def _score(model: Any, shards: ShardSet, rows: Any, config: EvaluateFillMaskConf
     """Ranks and losses of the true token at every mask; only the masks go through the vocabulary head."""
     vocabulary = vocabulary_of(read_tokenizer(_model_dir(config, name)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtypes = {"auto": preferred_dtype(device), "bf16": torch.bfloat16, "fp32": torch.float32}
-    model = model.to(device, dtypes[config.precision])
+    dtype = {"auto": preferred_dtype(device), "bf16": torch.bfloat16, "fp32": torch.float32}[config.precision]
+    model = model.to(device)
     ranks, losses, best = [], [], []
     with Progress(f"evaluate_fill_mask {name}", total=len(rows), unit="examples") as progress:
         for start in range(0, len(rows), config.batch_size):
             batch = collate(shards, rows[start : start + config.batch_size], pad_id=vocabulary.pad)
             tensors = (tensor.to(device) for tensor in _fully_masked(batch, vocabulary.mask))
             input_ids, attention, types, index, labels = tensors
-            hidden = encode(model, input_ids, attention, types).flatten(0, 1)
-            logits = vocabulary_logits(model, hidden[index]).float()
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                hidden = encode(model, input_ids, attention, types).flatten(0, 1)
+            logits = vocabulary_logits(model, hidden[index].float())  # in fp32: logits rounded to bf16 would tie
             ranks.append(true_token_ranks(logits, labels).cpu())
             losses.append(true_token_losses(logits, labels).cpu())
             best.append(logits.argmax(dim=1).cpu())

@@ -76,6 +76,8 @@ def encoding_inputs(config: EncodeCorpusConfig) -> dict[str, str]:
 def plan_shards(config: EncodeCorpusConfig) -> dict[str, object]:
     """Validates the inputs of `encode_corpus` and says what it would do."""
     corpus = Corpus.open(config.corpus_dir)
+    for split in _splits(config):
+        _count_documents(config, corpus, split)
     vocabulary = vocabulary_of(read_tokenizer(resolve(config.tokenizer_dir)))
     words = read_manifest(config.corpus_dir)["content"]["counts"]["words"]
     tokens = int(words * 1.35 * config.dupe_factor)
@@ -98,14 +100,14 @@ def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
     outputs: dict[str, Any] = {}
     counts: dict[str, Any] = {"tokenizer_hash": tokenizer_hash(tokenizer_json)}
     with ray_session(config.ray):
-        for split in SPLITS if config.heldout_fraction else SPLITS[:1]:
-            documents = int(_in_split(np.arange(corpus.documents), config, split).sum())
-            if documents < 2 and config.random_next_probability > 0:
-                raise InputError(
-                    f"{config.corpus_dir}: {documents} document(s) in split '{split}', and segment B comes from "
-                    "another document; use a larger corpus or another heldout_fraction"
-                )
+        for split in _splits(config):
+            documents = _count_documents(config, corpus, split)
             pool = _draw_pool(config, corpus, tokenizer_json, split, documents)
+            if len(pool) < 2:
+                raise InputError(
+                    f"{config.corpus_dir}: {len(pool)} document(s) of split '{split}' with text in the pool of random "
+                    "segments, where two are needed; use a larger corpus or a larger random_pool_documents"
+                )
             encoder = ray.put(ExampleEncoder(config, tokenizer_json, pool))
             entries, statistics = _write_split(config, corpus, encoder, split, folder)
             outputs |= entries
@@ -116,6 +118,21 @@ def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
         f"{train['tokens']:,} train tokens, {train['random_next'] / train['examples']:.1%} random next"
     )
     return Outcome(summary, counts, outputs)
+
+
+def _splits(config: EncodeCorpusConfig) -> tuple[str, ...]:
+    return SPLITS if config.heldout_fraction else SPLITS[:1]
+
+
+def _count_documents(config: EncodeCorpusConfig, corpus: Corpus, split: str) -> int:
+    """Documents of a split; at least two, since segment B of a random pair comes from another one."""
+    documents = int(_in_split(np.arange(corpus.documents), config, split).sum())
+    if documents < 2:
+        raise InputError(
+            f"{config.corpus_dir}: {documents} document(s) in split '{split}', and segment B comes from "
+            "another document; use a larger corpus or another heldout_fraction"
+        )
+    return documents
 
 
 def _in_split(rows: NDArray[np.int64], config: EncodeCorpusConfig, split: str) -> NDArray[np.bool_]:

@@ -26,7 +26,7 @@ def write_shard(table: pa.Table, uri: str) -> dict[str, Any]:
     storage.write_bytes(uri, sink.getvalue())
     return {
         "rows": batch.num_rows,
-        "tokens": len(batch.column("input_ids").values),
+        "tokens": len(batch.column("input_ids").flatten()),
         "bytes": storage.file_size(uri),
         "sha256": storage.sha256(uri),
     }

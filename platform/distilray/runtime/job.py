@@ -101,7 +101,7 @@ class Job(Generic[C]):
         return folder
 
     def _parser(self) -> argparse.ArgumentParser:
-        parser = _Parser(
+        parser = CommandParser(
             prog=f"python -m jobs.{self.name}",
             description=(sys.modules[self.run.__module__].__doc__ or self.name).strip().partition("\n")[0],
             allow_abbrev=False,
@@ -113,7 +113,7 @@ class Job(Generic[C]):
         return parser
 
 
-class _Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """A parser that speaks of a wrong command line like a job of any other bad input: in one line."""
 
     def error(self, message: str) -> NoReturn:
@@ -128,6 +128,21 @@ def absolute_folders(config: C) -> C:
         if name.endswith("_dir") and "://" not in value and not value.startswith(SAMPLE_PREFIX)
     }
     return config.model_copy(update={name: str(Path(value).absolute()) for name, value in relative.items()})
+
+
+def overrides_by_job(jobs: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:
+    """The overrides of a line of jobs, `JOB.a.b=value` each, as `a.b=value` under the job's name.
+
+    Raises:
+        InputError: an override that begins with no job of the line.
+    """
+    found: dict[str, list[str]] = {job: [] for job in jobs}
+    for override in overrides:
+        job, dot, rest = override.partition(".")
+        if not dot or job not in found:
+            raise InputError(f"'{override}': begin with the job that it changes, one of {', '.join(jobs)}")
+        found[job].append(rest)
+    return found
 
 
 def exit_code(name: str, work: Callable[[], object]) -> int:

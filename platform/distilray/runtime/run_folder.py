@@ -50,7 +50,7 @@ def read_manifest(folder: str) -> dict[str, Any]:
 
 
 def describe_input(uri: str) -> dict[str, Any]:
-    """What a manifest records of one input: the content hash of a run folder, or the size of anything else.
+    """What a manifest records of one input: the content hash of a run folder, or size and fingerprint of anything else.
 
     Raises:
         InputError: nothing is there.
@@ -60,9 +60,9 @@ def describe_input(uri: str) -> dict[str, Any]:
     size = storage.file_size(uri)
     if size is None:
         raise InputError(f"{uri}: no such file or folder")
-    if storage.is_folder(uri):
-        size = sum(storage.file_size(file) or 0 for file in storage.list_files(uri))
-    return {"bytes": size}
+    files = storage.list_files(uri) if storage.is_folder(uri) else [uri]
+    digest = hashlib.sha256("".join(storage.fingerprint(file) for file in files).encode())
+    return {"bytes": sum(storage.file_size(file) or 0 for file in files), "fingerprint": digest.hexdigest()}
 
 
 class RunFolder:

@@ -4,6 +4,8 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +42,10 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    on_terminate = signal.getsignal(signal.SIGTERM)
     ray.init(**_cluster_arguments(config), log_to_driver=inside_cluster(), logging_level=logging.ERROR)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray sets a handler of its own, which ends without a word
     _quiet_data_progress()
     try:
         yield

@@ -11,6 +11,7 @@ from distilray.errors import InputError
 
 SCHEMES = ("file", "s3", "gs", "gcs")
 _CHUNK = 8 << 20
+_WHOLE_BYTES = 1 << 30
 
 
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
@@ -137,3 +138,14 @@ def sha256(uri: str) -> str:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def fingerprint(uri: str) -> str:
+    """sha256 of a file; of one over 1 GiB only of its size and its first and last 8 MiB, since dumps are huge."""
+    found, path = filesystem(uri)
+    size = file_size(uri) or 0
+    if size <= _WHOLE_BYTES:
+        return sha256(uri)
+    with found.open_input_file(path) as file:
+        ends = file.read_at(_CHUNK, 0) + file.read_at(_CHUNK, size - _CHUNK)
+    return hashlib.sha256(f"{size} ".encode() + ends).hexdigest()

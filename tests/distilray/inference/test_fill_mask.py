@@ -8,8 +8,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 from distilray.errors import InputError
 from distilray.inference.encoding import Query
 from distilray.inference.fill_mask import FillMask
-from distilray.inference.model_folder import choose_dtype, cpu_computes_bf16
+from distilray.inference.model_folder import choose_dtype
 from distilray.inference.text_errors import InputTextError
+from distilray.models.masked_lm import cpu_has_bf16
 from tests.distilray.inference.tiny_models import MAX_LENGTH, WORDS, write_tiny_model
 
 
@@ -184,7 +185,7 @@ def test_bfloat16_answers_are_close_to_those_of_float32(model_dir, fill_mask):
 
 
 def test_auto_takes_bfloat16_exactly_where_the_cpu_computes_in_it():
-    assert choose_dtype("auto") == (torch.bfloat16 if cpu_computes_bf16() else torch.float32)
+    assert choose_dtype("auto") == (torch.bfloat16 if cpu_has_bf16() else torch.float32)
 
 
 def test_another_dtype_name_is_an_input_error():

@@ -1,0 +1,108 @@
+"""The whole line on real input, with fewer steps: stopped, started again, run once more."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+OVERRIDES = [
+    "train_teacher.max_steps=3",
+    "distill.max_steps=3",
+    "train_teacher.batch_size=4",
+    "distill.batch_size=4",
+    "encode_corpus.dupe_factor=1",
+    "evaluate_fill_mask.max_examples=20",
+    "evaluate_fill_mask.latency_examples=3",
+]
+LIMIT_S = 300
+
+
+def start(root: Path, folder: Path) -> subprocess.Popen[str]:
+    """The quickstart as a shell starts it: in a process group of its own, which gets Ctrl-C as a whole."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.run_quickstart", *OVERRIDES],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'platform'}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory, root):
+    """Three runs in one folder: stopped by Ctrl-C once the shards are there, started again, and once more."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    first = start(root, folder)
+    shards = folder / "runs" / "quickstart" / "shards" / "manifest.json"
+    deadline = time.monotonic() + LIMIT_S
+    while not shards.exists() and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(2)  # into the training stage
+    os.killpg(first.pid, signal.SIGINT)
+    runs = [(*first.communicate(timeout=LIMIT_S), first.returncode)]
+    for _ in range(2):
+        process = start(root, folder)
+        runs.append((*process.communicate(timeout=LIMIT_S), process.returncode))
+    return folder / "runs" / "quickstart", runs
+
+
+def test_ctrl_c_ends_with_one_line_that_says_how_to_go_on(line):
+    _, ((_, errors, code), _, _) = line
+    said = [text for text in errors.splitlines() if "steps" not in text and "MB" not in text]
+    assert code == 130
+    assert said[-1] == "run_quickstart: interrupted; run the same command again to go on"
+    assert "Traceback" not in errors
+
+
+def test_the_second_run_skips_what_is_finished_and_does_the_rest(line):
+    _, (_, (output, errors, code), _) = line
+    assert code == 0, errors
+    skipped = [text.partition(":")[0] for text in output.splitlines() if "skipped" in text]
+    assert skipped == ["build_corpus", "encode_corpus"]
+
+
+def test_a_finished_line_runs_no_stage_again(line):
+    _, (_, _, (output, errors, code)) = line
+    assert code == 0, errors
+    assert output.count("skipped") == 5
+
+
+def test_each_stage_prints_one_line_with_its_counts(line):
+    _, (_, (output, _, _), _) = line
+    assert re.search(r"^build_corpus: 97 documents of 206 pages, [\d,]+ sentences, [\d,]+ words", output, re.M)
+    assert re.search(r"^train_teacher: 3 steps, loss [\d.]+, .* tokens/s in \d+ s", output, re.M)
+    assert re.search(r"^distill: 3 steps, loss [\d.]+, ce [\d.]+, mlm [\d.]+, cos [\d.]+", output, re.M)
+    assert re.search(r"^serve_fill_mask: 2 requests answered in \d+ s", output, re.M)
+
+
+def test_the_line_ends_with_the_table_and_both_answers(line):
+    _, (_, (output, _, _), _) = line
+    table, _, answers = output.partition("POST /score")
+    assert "hit@10" in table.rpartition("serve_fill_mask:")[2]
+    first, second = (json.loads(text.strip().removeprefix("-> ")) for text in answers.splitlines() if "->" in text)
+    assert len(first) == 1
+    assert isinstance(first[0], str)
+    assert [set(candidate) for candidate in second] == [{"score", "token", "token_str", "sequence"}] * 3
+
+
+def test_every_stage_leaves_a_complete_run_that_names_the_one_before(line):
+    runs, _ = line
+    manifests = {file.parent.name: json.loads(file.read_text()) for file in runs.glob("*/manifest.json")}
+    assert set(manifests) == {"corpus", "shards", "teacher", "student", "fill_mask"}
+    for name, upstream, role in (("shards", "corpus", "corpus"), ("student", "teacher", "teacher")):
+        assert manifests[name]["content"]["inputs"][role]["content_hash"] == manifests[upstream]["content_hash"]
+
+
+def test_no_process_of_the_line_is_left(line):
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert "jobs.run_quickstart" not in listed
