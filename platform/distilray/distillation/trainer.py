@@ -15,7 +15,14 @@ from distilray.config.distillation import DistillConfig, LossConfig, TrainingCon
 from distilray.distillation.loop import LoopSettings, train_loop
 from distilray.distillation.step import MASKED_LM_ONLY
 from distilray.errors import InputError
-from distilray.models.masked_lm import MODEL_FOLDER, WEIGHTS_FILE, count_parameters, load_masked_lm, model_folder
+from distilray.models.masked_lm import (
+    MODEL_FOLDER,
+    WEIGHTS_FILE,
+    count_parameters,
+    load_masked_lm,
+    model_folder,
+    start_head_bias,
+)
 from distilray.models.student import create_student
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
@@ -43,7 +50,9 @@ def distill_inputs(config: DistillConfig) -> dict[str, str]:
 
 def create_teacher(config: TrainTeacherConfig) -> tuple[Any, None]:
     """The model that `train_teacher` trains: the warm start with its vocabulary head, fresh if it has none."""
-    return load_masked_lm(resolve(config.encoder_dir), fresh_head=True), None
+    model = load_masked_lm(resolve(config.encoder_dir), fresh_head=True)
+    start_head_bias(model, ShardSet(config.shards_dir, "train").label_counts(model.config.vocab_size))
+    return model, None
 
 
 def create_student_and_teacher(config: DistillConfig) -> tuple[Any, Any]:

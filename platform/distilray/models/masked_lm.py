@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig, BertForMaskedLM, DistilBertForMaskedLM
 from transformers.utils import logging as transformers_logging
@@ -19,11 +21,13 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 MODEL_FOLDER = "model"
 MODEL_CLASSES: Mapping[str, type[nn.Module]] = {"bert": BertForMaskedLM, "distilbert": DistilBertForMaskedLM}
+# What a token that never occurs counts as, so that its log frequency is finite.
+_UNSEEN_COUNT = 0.1
 # Parameters that a bare encoder does not hold; those of the head start fresh.
 _HEAD_PREFIXES = ("cls.", "vocab_transform.", "vocab_layer_norm.", "vocab_projector.")
 
 
-def load_masked_lm(model_dir: str, *, fresh_head: bool = False) -> nn.Module:
+def load_masked_lm(model_dir: str, *, fresh_head: bool = False) -> Any:
     """A BERT or DistilBERT with its vocabulary head, in eval mode and fp32.
 
     Args:
@@ -96,6 +100,25 @@ _HEADS: Mapping[str, Callable[[Any, Tensor], Tensor]] = {"bert": _bert_head, "di
 def count_parameters(model: nn.Module) -> int:
     """Parameters, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def start_head_bias(model: Any, label_counts: NDArray[np.int64]) -> bool:
+    """Gives a fresh vocabulary head the log frequencies of the tokens as its bias: it need not learn those any more.
+
+    Args:
+        model: BertForMaskedLM.
+        label_counts: (vocabulary,) how often each token is to be predicted.
+
+    Returns:
+        False, and nothing is changed, when the head has been trained before.
+    """
+    bias = model.cls.predictions.bias
+    if bias.any():
+        return False
+    counts = torch.from_numpy(label_counts).to(bias.dtype) + _UNSEEN_COUNT
+    bias.copy_((counts / counts.sum()).log())
+    return True
 
 
 def is_head_parameter(name: str) -> bool:

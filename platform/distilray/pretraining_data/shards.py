@@ -121,6 +121,11 @@ class ShardSet:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def label_counts(self, vocabulary_size: int) -> NDArray[np.int64]:
+        """(vocabulary_size,) how often each id is to be predicted."""
+        counts = [np.bincount(shard.mask_labels.values, minlength=vocabulary_size) for shard in self._shards]
+        return np.sum(counts, axis=0)
+
     def locate(self, rows: NDArray[np.int64]) -> Sequence[tuple[Shard, int]]:
         """Shard and row inside it of each row."""
         shards = np.searchsorted(self._starts, rows, side="right") - 1

@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -22,6 +23,7 @@ from distilray.models.masked_lm import (
     model_folder,
     preferred_dtype,
     save_model,
+    start_head_bias,
     vocabulary_logits,
 )
 from distilray.models.student import create_student
@@ -221,3 +223,20 @@ def test_the_preferred_dtype_of_a_cpu_is_bf16_exactly_where_it_computes_in_it():
 def test_the_words_of_the_tiny_line_are_single_tokens(teacher_dir):
     tokenizer = build_tokenizer(read_tokenizer(teacher_dir))
     assert {len(tokenizer.encode(word, add_special_tokens=False).ids) for word in WORDS} == {1}
+
+
+def test_a_fresh_head_starts_with_the_log_frequencies_of_the_tokens(teacher_dir):
+    model = load_masked_lm(teacher_dir)
+    model.cls.predictions.bias.data.zero_()
+    counts = np.arange(model.config.vocab_size, dtype=np.int64)
+    assert start_head_bias(model, counts)
+    likelihood = model.cls.predictions.bias.exp()
+    assert torch.allclose(likelihood.sum(), torch.tensor(1.0))
+    assert torch.allclose(likelihood[20] / likelihood[10], torch.tensor(20.1 / 10.1))
+
+
+def test_a_trained_head_keeps_its_bias(teacher_dir):
+    model = load_masked_lm(teacher_dir)
+    model.cls.predictions.bias.data.fill_(0.5)
+    assert not start_head_bias(model, np.ones(model.config.vocab_size, dtype=np.int64))
+    assert (model.cls.predictions.bias == 0.5).all()

@@ -1,0 +1,62 @@
+"""What two choices of the training step are worth on a CPU, each as a ratio in one run.
+
+PYTHONPATH=platform python tests/benchmarks/training_step.py SHARDS_DIR
+
+Reads shards of the quickstart (its tokenizer, 128 tokens). Prints the seconds of a forward and backward pass of the
+quickstart's teacher on 16 examples, median of several, for (a) plain or fused attention, and (b) the vocabulary head at
+the masked positions only or at all of them.
+"""
+
+import statistics
+import sys
+import time
+
+import numpy as np
+import torch
+
+from distilray.config.distillation import LossConfig
+from distilray.distillation.step import DistillationStep, StepCounts, TensorBatch
+from distilray.models.masked_lm import load_masked_lm, preferred_dtype
+from distilray.pretraining_data.batches import collate
+from distilray.pretraining_data.shards import ShardSet
+from distilray.runtime.sample import resolve
+
+EXAMPLES, REPEATS = 16, 7
+CPU = torch.device("cpu")
+# KL against a copy of itself, as in distillation; the only difference is where it is taken.
+LOSSES = {where: LossConfig(ce_positions=where) for where in ("masked", "all")}
+
+
+def seconds(shards: ShardSet, *, attention: str, positions: str) -> float:
+    model = load_masked_lm(resolve("sample:encoder"), fresh_head=True)
+    model.set_attn_implementation(attention)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    dtype = preferred_dtype(CPU)
+    teacher = load_masked_lm(resolve("sample:encoder"), fresh_head=True).to(dtype)
+    step = DistillationStep(model, teacher, LOSSES[positions], None if dtype == torch.float32 else dtype)
+    rows = np.arange(EXAMPLES)
+    batch = TensorBatch.of(collate(shards, rows, pad_id=0), CPU)
+    counts = StepCounts(int(shards.lengths[rows].sum()), int(shards.mask_counts[rows].sum()))
+    found = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        step(batch, counts)[0].backward()
+        found.append(time.perf_counter() - started)
+        model.zero_grad()
+    return statistics.median(found[1:])
+
+
+def main() -> None:
+    shards = ShardSet(sys.argv[1], "train")
+    fused = seconds(shards, attention="sdpa", positions="masked")
+    plain = seconds(shards, attention="eager", positions="masked")
+    everywhere = seconds(shards, attention="eager", positions="all")
+    print(f"attention: fused {fused:.3f} s, plain {plain:.3f} s: {fused / plain:.2f}x")
+    print(f"vocabulary head: all positions {everywhere:.3f} s, masked {plain:.3f} s: {everywhere / plain:.2f}x")
+
+
+if __name__ == "__main__":
+    main()
