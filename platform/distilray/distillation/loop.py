@@ -71,8 +71,8 @@ class TrainingLoop:
             teacher = teacher.to(self._device, self._dtype).requires_grad_(False).eval()
         self._model = model.to(self._device).train()
         if self._device.type == "cpu":
-            # The backward pass of torch's fused attention is the slowest part of a step on a CPU; plain matrix products
-            # make the whole step 1.4 times faster.
+            # The backward pass of torch's fused attention is the slowest part of a step on a CPU; with plain matrix
+            # products the whole step is 1.1 to 1.3 times as fast (docs/benchmarks.md).
             self._model.set_attn_implementation("eager")
         _set_dropout(self._model, self._config.dropout)
         self._optimizer = create_optimizer(self._model, self._config.optimizer)

@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import ray
@@ -140,7 +142,7 @@ def _fit(
         _check_resources(config)
         progress = Progress(folder.job, total=settings.total_steps, unit="steps")
         with progress, MetricsFollower(settings.metrics_uri, lambda row: _show(progress, row)):
-            checkpoint = _trainer(settings, folder).fit().checkpoint
+            checkpoint = _fit_beside(_trainer(settings, folder)).checkpoint
     _export_model(checkpoint, folder)
     last = read_metrics(settings.metrics_uri)[-1]
     terms = ", ".join(f"{name} {last[name]:.3f}" for name in ("loss", "ce", "mlm", "cos") if name in last)
@@ -150,6 +152,20 @@ def _fit(
         {"steps": settings.total_steps, "tokenizer_hash": shards.tokenizer_hash, **counts},
         {f"{MODEL_FOLDER}/{WEIGHTS_FILE}": {"bytes": storage.file_size(weights), "sha256": storage.sha256(weights)}},
     )
+
+
+def _fit_beside(trainer: TorchTrainer) -> train.Result:
+    """`trainer.fit()` in a thread: in the main one Ray Train takes over Ctrl-C, and keeps it after the run."""
+    result: Future[train.Result] = Future()
+
+    def work() -> None:
+        try:
+            result.set_result(trainer.fit())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=work, name="fit", daemon=True).start()
+    return result.result()
 
 
 def _trainer(settings: LoopSettings, folder: RunFolder) -> TorchTrainer:

@@ -61,7 +61,8 @@ def _cluster_arguments(config: RayConfig) -> dict[str, object]:
     if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     source_root = str(Path(distilray.__file__).parents[1])
-    paths = [os.getcwd(), source_root]
+    given = [str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    paths = dict.fromkeys([os.getcwd(), *given, source_root])  # each once, in this order
     arguments: dict[str, object] = {
         "address": "local",
         "include_dashboard": False,
