@@ -2,6 +2,7 @@ import json
 import time
 from pathlib import Path
 from typing import Annotated
+from unittest.mock import ANY
 
 import pytest
 import yaml
@@ -154,7 +155,7 @@ def test_a_missing_input_is_refused(tmp_path: Path) -> None:
 def test_an_input_is_known_by_its_content_hash_or_its_size(tmp_path: Path, dump: Path) -> None:
     made = finished(tmp_path / "run", dump)
     assert describe_input(str(tmp_path / "run")) == {"content_hash": made["content_hash"]}
-    assert describe_input(str(dump)) == {"bytes": 12}
+    assert describe_input(str(dump)) == {"bytes": 12, "fingerprint": ANY}
     (tmp_path / "books").mkdir()
     (tmp_path / "books" / "a").write_bytes(b"123")
     (tmp_path / "books" / "b").write_bytes(b"4567")
@@ -163,7 +164,7 @@ def test_an_input_is_known_by_its_content_hash_or_its_size(tmp_path: Path, dump:
 
 def test_an_empty_file_is_an_input_of_no_bytes(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    assert describe_input(str(tmp_path / "empty")) == {"bytes": 0}
+    assert describe_input(str(tmp_path / "empty")) == {"bytes": 0, "fingerprint": ANY}
 
 
 def test_the_manifest_tells_versions_and_commit(tmp_path: Path, dump: Path) -> None:
@@ -181,3 +182,11 @@ def test_a_manifest_that_cannot_be_written_leaves_no_manifest(
     with pytest.raises(OSError, match="full"):
         folder.finish({}, {}, "")
     assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["config.yaml"]
+
+
+def test_a_changed_input_of_equal_size_is_another_input(tmp_path):
+    file = tmp_path / "dump.xml"
+    file.write_text("one")
+    before = describe_input(str(file))
+    file.write_text("two")
+    assert describe_input(str(file)) != before
