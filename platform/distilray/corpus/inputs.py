@@ -7,22 +7,8 @@ from distilray.config.corpus import BuildCorpusConfig
 from distilray.corpus.documents import DumpFile
 from distilray.corpus.wikipedia import open_dump, read_pages
 from distilray.errors import InputError
-from distilray.runtime import sample, storage
-
-SAMPLE = "sample:wikipedia"
-
-
-def resolve(path: str) -> str:
-    """The URI of a dump; `sample:wikipedia` is the small real dump of the `sample` extra.
-
-    Raises:
-        InputError: the sample is not installed, or the name is of no sample.
-    """
-    if path == SAMPLE:
-        return str(sample.wikipedia_dump())
-    if path.startswith("sample:"):
-        raise InputError(f"{path}: no such sample; there is {SAMPLE}")
-    return path
+from distilray.runtime import storage
+from distilray.runtime.sample import resolve
 
 
 def dump_files(config: BuildCorpusConfig) -> list[DumpFile]:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.inputs import dump_files, resolve
+from distilray.corpus.inputs import dump_files
 from distilray.errors import InputError
 
 
@@ -12,12 +12,12 @@ def config(*paths: str) -> BuildCorpusConfig:
 
 
 def test_the_sample_is_a_file_of_this_machine() -> None:
-    assert Path(resolve("sample:wikipedia")).is_file()
+    assert Path(dump_files(config("sample:wikipedia"))[0].uri).is_file()
 
 
 def test_another_sample_is_refused() -> None:
     with pytest.raises(InputError, match="no such sample"):
-        resolve("sample:books")
+        dump_files(config("sample:books"))
 
 
 def test_a_dump_given_twice_is_refused() -> None:
