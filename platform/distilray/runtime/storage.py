@@ -106,7 +106,7 @@ def remove_folder(uri: str) -> None:
 def read_bytes(uri: str) -> bytes:
     """The content of a file."""
     found, path = filesystem(uri)
-    with found.open_input_stream(path) as stream:
+    with found.open_input_stream(path, compression=None) as stream:
         return bytes(stream.read())
 
 
@@ -114,7 +114,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Writes a file whole: readers see the old content or the new, never a part."""
     found, path = filesystem(uri)
     if not isinstance(found, fs.LocalFileSystem):
-        with found.open_output_stream(path) as stream:  # an object appears when its upload is complete
+        with found.open_output_stream(path, compression=None) as stream:  # an object appears when its upload is complete
             stream.write(data)
         return
     target = Path(path)
@@ -134,7 +134,7 @@ def sha256(uri: str) -> str:
     """sha256 of a file's content, hexadecimal."""
     digest = hashlib.sha256()
     found, path = filesystem(uri)
-    with found.open_input_stream(path) as stream:
+    with found.open_input_stream(path, compression=None) as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

@@ -1,3 +1,4 @@
+import hashlib
 import os
 from pathlib import Path
 
@@ -115,3 +116,10 @@ def test_a_digest_is_the_sha256_of_the_content(tmp_path: Path) -> None:
 )
 def test_names_are_joined_with_one_slash(parts: tuple[str, ...], joined: str) -> None:
     assert storage.join(*parts) == joined
+
+
+def test_a_compressed_file_is_read_and_hashed_as_it_is_stored(tmp_path: Path) -> None:
+    file = tmp_path / "cut.xml.bz2"
+    file.write_bytes(b"BZh9 and no more")
+    assert storage.read_bytes(str(file)) == b"BZh9 and no more"
+    assert storage.sha256(str(file)) == hashlib.sha256(b"BZh9 and no more").hexdigest()
