@@ -114,7 +114,8 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Writes a file whole: readers see the old content or the new, never a part."""
     found, path = filesystem(uri)
     if not isinstance(found, fs.LocalFileSystem):
-        with found.open_output_stream(path, compression=None) as stream:  # an object appears when its upload is complete
+        # An object appears when its upload is complete.
+        with found.open_output_stream(path, compression=None) as stream:
             stream.write(data)
         return
     target = Path(path)
