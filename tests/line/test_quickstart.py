@@ -40,14 +40,13 @@ def start(root: Path, folder: Path) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory, root):
-    """Three runs in one folder: stopped by Ctrl-C once the shards are there, started again, and once more."""
+    """Three runs in one folder: stopped by Ctrl-C as the teacher begins to learn, started again, and once more."""
     folder = tmp_path_factory.mktemp("quickstart")
     first = start(root, folder)
-    shards = folder / "runs" / "quickstart" / "shards" / "manifest.json"
+    learning = folder / "runs" / "quickstart" / "teacher" / "metrics.jsonl"
     deadline = time.monotonic() + LIMIT_S
-    while not shards.exists() and first.poll() is None and time.monotonic() < deadline:
+    while not learning.exists() and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
-    time.sleep(2)  # into the training stage
     os.killpg(first.pid, signal.SIGINT)
     runs = [(*first.communicate(timeout=LIMIT_S), first.returncode)]
     for _ in range(2):
