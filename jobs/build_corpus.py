@@ -1,11 +1,12 @@
-r"""Builds the corpus: dumps of wiki pages become documents of clean sentences.
+r"""Builds the corpus: dumps of wiki pages, books and other texts become documents of clean sentences.
 
     python -m jobs.build_corpus --recipe jobs/recipes/build_corpus/quickstart.yaml [--dry-run] [a.b=value ...]
     ray job submit --address http://HEAD:8265 --working-dir . --runtime-env jobs/runtime_env.yaml -- \
-        python -m jobs.build_corpus --recipe jobs/recipes/build_corpus/wikipedia.yaml
+        python -m jobs.build_corpus --recipe jobs/recipes/build_corpus/card.yaml
 
-Reads: `sources`, MediaWiki dumps (`*-pages-articles*.xml`, plain or .bz2; path or URI).
-Writes: `run_dir/documents/*.parquet` (schema `documents/1`) and `run_dir/manifest.json` with rows kept and dropped.
+Reads: `sources`, each a dump, books, Parquet, JSON lines or text (paths or URIs); `decontamination.paths`.
+Writes: `run_dir/documents/*.parquet` (schema `documents/1`), `corpus_report.json` and `.html`, `quarantine.jsonl`,
+`manifest.json` with what was kept and dropped.
 """
 
 import sys

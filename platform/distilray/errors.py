@@ -1,8 +1,22 @@
-"""The one exception family that means: the user's input is at fault, and here is the fix."""
+"""The exceptions that mean: the input is at fault, not the program."""
+
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
     """Bad input. The message is one line that names the file, key or row, and the fix; a job exits with code 2."""
+
+
+class DataQualityError(Exception):
+    """Too much of the input is unusable. A job prints the message and the places, and exits with code 1.
+
+    Attributes:
+        places: what is wrong where, one line each; the first of them when there are many.
+    """
+
+    def __init__(self, message: str, places: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.places = list(places)
 
 
 def find_input_error(error: BaseException) -> InputError | None:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+_PLACES = ("path", "paths", "_dir")  # ends of the keys that say where something lies
+
 
 class Config(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error.
@@ -22,7 +24,7 @@ class Config(BaseModel):
 
         Folders and paths are left out: a run is known by the content of its inputs, wherever they lie.
         """
-        fields = {name: value for name, value in self if not (name == "path" or name.endswith("_dir"))}
+        fields = {name: value for name, value in self if not name.endswith(_PLACES)}
         return {
             name: _identity_value(value)
             for name, value in fields.items()

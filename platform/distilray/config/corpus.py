@@ -1,41 +1,168 @@
 """What a recipe of `jobs.build_corpus` may say."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distilray.config.base import Config, JobConfig
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+SourceName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+Path = Annotated[
+    str,
+    Field(min_length=1, description="a file, a folder (read with all below it) or a pattern with *; or a URI"),
+]
 
 
 class WikipediaSource(Config):
-    """A dump of MediaWiki pages: `*-pages-articles*.xml`, plain or .bz2."""
+    """Dumps of a wiki: `*-pages-articles*.xml`, plain or .bz2, whole or in numbered parts."""
 
     kind: Literal["wikipedia"] = "wikipedia"
-    path: Annotated[str, Field(min_length=1)] = Field(
-        description="path or URI of the dump file; `sample:wikipedia` is the small real dump of the `sample` extra"
+    path: Path = Field(description="the dump; `sample:wikipedia` is the small real dump of the `sample` extra")
+    index_path: str | None = Field(
+        default=None,
+        description="index of a multistream dump; found by itself when it lies beside the dump under its usual name",
     )
-    name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")] = Field(
-        default="wikipedia", description="of the wiki; the parts of one dump share it, another wiki needs another"
-    )
+    name: SourceName = Field(default="wikipedia", description="of the wiki; begins the doc_id of its documents")
     licence: str = "CC-BY-SA-4.0"
 
 
+class BooksSource(Config):
+    """Books as plain text, one in a file: .txt, .txt.gz, .txt.bz2, .txt.xz."""
+
+    kind: Literal["books"]
+    path: Path
+    name: SourceName = "books"
+    licence: str = "unknown"
+
+
+class ParquetSource(Config):
+    """Documents in the rows of Parquet files."""
+
+    kind: Literal["parquet"]
+    path: Path
+    name: SourceName
+    licence: str = "unknown"
+    text_column: str = "text"
+    title_column: str | None = None
+    id_column: str | None = Field(default=None, description="unique in the source; file and row number when left out")
+    hard_wrapped: bool = Field(
+        default=False, description="a line break inside the text is a space, not a new paragraph"
+    )
+
+
+class JsonLinesSource(Config):
+    """Documents in the lines of JSON files: .jsonl, .json, .ndjson, plain or .gz, .bz2, .xz."""
+
+    kind: Literal["jsonl"]
+    path: Path
+    name: SourceName
+    licence: str = "unknown"
+    text_column: str = "text"
+    title_column: str | None = None
+    id_column: str | None = Field(default=None, description="unique in the source; file and byte offset when left out")
+    hard_wrapped: bool = Field(
+        default=False, description="a line break inside the text is a space, not a new paragraph"
+    )
+
+
+class TextSource(Config):
+    """Documents in plain text files: .txt, .text, plain or .gz, .bz2, .xz."""
+
+    kind: Literal["text"]
+    path: Path
+    name: SourceName
+    licence: str = "unknown"
+    document_per: Literal["line", "blank_line", "file"] = Field(
+        default="line", description="what ends a document: a line break, a blank line, or the end of the file"
+    )
+    hard_wrapped: bool = Field(
+        default=False, description="a line break inside a document is a space, not a new paragraph"
+    )
+
+
+Source = Annotated[
+    WikipediaSource | BooksSource | ParquetSource | JsonLinesSource | TextSource, Field(discriminator="kind")
+]
+
+
 class FilterConfig(Config):
-    """Documents that are dropped, each for one reason that the manifest counts."""
+    """Documents that are dropped, each for one reason that the report counts. 0 or 1 switches a bound off."""
 
     min_words: Annotated[int, Field(ge=0)] = 20
     min_sentences: Annotated[int, Field(ge=0)] = 2
-    min_letter_fraction: Fraction = 0.5
+    min_letter_fraction: Fraction = Field(default=0.5, description="letters among all signs that are not white space")
+    max_list_fraction: Fraction = Field(default=0.5, description="sentences that do not end like one, among all")
+    max_repeated_fraction: Fraction = Field(default=0.3, description="sentences that stood in the document before")
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] | None = Field(
+        default=None, description="ISO 639-1 code; documents of another language are dropped"
+    )
+    min_language_probability: Fraction = 0.5
+
+
+class NearDuplicatesConfig(Config):
+    """MinHash of word n-grams, and locality-sensitive hashing in bands (Broder 1997; Leskovec et al., ch. 3)."""
+
+    threshold: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=0.8, description="estimated Jaccard similarity from which the later document is dropped"
+    )
+    ngram_words: Count = 5
+    bands: Annotated[int, Field(ge=1, le=64)] = 16
+    rows_per_band: Annotated[int, Field(ge=1, le=64)] = 8
+
+
+class DuplicatesConfig(Config):
+    """Documents that are dropped because an earlier one, in the order of the recipe, says the same."""
+
+    exact: bool = True
+    near: NearDuplicatesConfig | None = None
+
+
+class DecontaminationConfig(Config):
+    """Text that is dropped because an evaluation set holds it."""
+
+    paths: Annotated[list[Path], Field(min_length=1)] = Field(
+        description="evaluation files (.tsv, .csv, .jsonl, .txt, .parquet), or folders with a subfolder for each set"
+    )
+    ngram_words: Annotated[int, Field(ge=3, le=100)] = 13
+    drop: Literal["document", "sentence"] = "document"
+
+
+class FaultsConfig(Config):
+    """When input that cannot be read makes the job fail."""
+
+    identity: ClassVar[bool] = False
+    max_bad_fraction: Fraction = Field(
+        default=0.01, description="of each source: bytes that cannot be read, and documents that were refused"
+    )
 
 
 class BuildCorpusConfig(JobConfig):
     """Recipe of `jobs.build_corpus`."""
 
-    sources: Annotated[list[WikipediaSource], Field(min_length=1)]
+    sources: Annotated[list[Source], Field(min_length=1)]
     filters: FilterConfig = FilterConfig()
-    pages_per_block: Count = 32  # pages that one task cleans at a time: about a second of work
-    documents_per_file: Count = 10_000
-    max_page_mb: Annotated[float, Field(gt=0)] = 16.0
+    duplicates: DuplicatesConfig = DuplicatesConfig()
+    decontamination: DecontaminationConfig | None = None
+    tokenizer_path: str | None = Field(
+        default=None, description="`tokenizer.json` that counts tokens for the report; basic tokens when left out"
+    )
+    faults: FaultsConfig = FaultsConfig()
+    part_mb: Annotated[float, Field(gt=0, le=1024)] = Field(
+        default=8.0, description="MB of input, as stored, that one task reads"
+    )
+    file_mb: Annotated[float, Field(gt=0, le=4096)] = Field(default=64.0, description="size of a file of documents")
+    max_document_mb: Annotated[float, Field(gt=0, le=1024)] = Field(
+        default=16.0, description="a longer document is put in quarantine"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _wikipedia_is_the_default_kind(cls, values: object) -> object:
+        """A source without `kind` is a dump, as the first recipes had it."""
+        sources = values.get("sources") if isinstance(values, dict) else None
+        if not isinstance(values, dict) or not isinstance(sources, list):
+            return values
+        named = [{"kind": "wikipedia", **source} if isinstance(source, dict) else source for source in sources]
+        return {**values, "sources": named}

@@ -1,122 +1,258 @@
-"""A table of raw pages into a table of documents, row by row; pure, so that it runs anywhere in any order."""
+"""A part of the input into a file of clean documents, with the counts of all that was read."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+import gc
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+from tokenizers import Tokenizer
 
-from distilray.config.corpus import FilterConfig
-from distilray.corpus.cleaning import HOLE, MarkupError, clean_wikitext
-from distilray.corpus.filters import MARKUP_UNREADABLE, count_words, page_drop_reason, text_drop_reason
-from distilray.corpus.quality import count_holes, count_residue
+from distilray.config.corpus import BuildCorpusConfig, DecontaminationConfig, Source
+from distilray.corpus.cleaning import HOLE
+from distilray.corpus.inputs import Part
+from distilray.corpus.ledger import Ledger
+from distilray.corpus.screening.contamination import EvaluationNgrams, matches, matching_sentences
+from distilray.corpus.screening.duplicates import band_keys, pack, signatures, text_key
+from distilray.corpus.screening.filters import MARKUP_UNREADABLE, count_basic_tokens, count_words, text_drop_reason
+from distilray.corpus.screening.quality import count_holes, count_residue
 from distilray.corpus.sentences import split_sentences
-from distilray.corpus.wikipedia import Page, open_dump, read_pages
+from distilray.corpus.sources.kinds import KINDS
+from distilray.corpus.sources.ranges import Quarantined, RawDocument
+from distilray.runtime import storage
 from distilray.schemas import DOCUMENTS
 
-# A page on its way from the reader to the cleaner, with the dump it comes from.
-_PAGES = pa.schema(
-    [
-        ("source", pa.string()),
-        ("file", pa.string()),
-        ("licence", pa.string()),
-        ("stored_bytes", pa.int64()),  # of all dumps as they are stored, read so far: the progress
-        ("page_id", pa.int64()),
-        ("revision_id", pa.int64()),
-        ("namespace", pa.int64()),
-        ("title", pa.string()),
-        ("redirect", pa.bool_()),
-        ("text", pa.string()),
-        ("oversized", pa.bool_()),
-    ]
-)
+CONTAMINATED = "contaminated"
+_MB = 1 << 20
+_BATCH_BYTES = 2 * _MB  # of clean text, written at a time
+_KEY = pa.binary(16)
 
-# A page after cleaning, kept or dropped: the columns of a document, and what is counted.
-_OUTCOMES = pa.schema(
-    [
-        *[field.with_nullable(True) for field in DOCUMENTS],
-        ("dropped", pa.string()),  # the reason, null for a document
-        ("words", pa.int64()),
-        ("sentences_with_holes", pa.int64()),
-        ("residue", pa.int64()),
-        ("holes", pa.int64()),
-        ("stored_bytes", pa.int64()),
-    ]
+# The columns of a work file behind those of a document. Keys and signatures are there when duplicates are looked for.
+_COUNTED = pa.schema(
+    [(name, pa.int64()) for name in ("words", "tokens", "residue", "holes")] + [("id_key", _KEY), ("text_key", _KEY)]
 )
 
 
 @dataclass(frozen=True)
-class DumpFile:
-    """A dump to read, and what its documents say of where they come from.
+class Screen:
+    """What documents are compared with, made once for all parts."""
 
-    `bytes_before` are those of the dumps before it in the recipe, so that progress runs through all of them.
+    evaluation: EvaluationNgrams | None = None
+    tokenizer_json: str | None = None
+
+
+@dataclass
+class PartFacts:
+    """The counts of a part. In it: `read` = `documents` + all of `dropped`; `refused` documents were never read.
+
+    Attributes:
+        quarantined: places in quarantine by reason; `refused` of them are documents, the others damage of a file.
+        lost_bytes: of the files as stored, that damage made unreadable.
+        text_bytes: of the documents before cleaning, in UTF-8.
+        contaminated: documents that shared an n-gram, by evaluation set.
+        seconds: by the clock and by stage; like `cpu_seconds` measured, and not the same in two runs.
     """
 
-    uri: str
-    source: str
-    file: str
-    licence: str
-    bytes_before: int = 0
+    number: int
+    source: int
+    stored_bytes: int
+    read: int = 0
+    documents: int = 0
+    refused: int = 0
+    lost_bytes: int = 0
+    text_bytes: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    sentences_dropped: Counter[str] = field(default_factory=Counter)
+    quarantined: Counter[str] = field(default_factory=Counter)
+    contaminated: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
+    file_bytes: int = 0
 
 
-def page_tables(dump: DumpFile, *, pages_per_table: int, max_page_bytes: int) -> Iterator[pa.Table]:
-    """The pages of a dump in its order, as tables of at most `pages_per_table` rows, while it is being read.
-
-    Raises:
-        InputError: the dump cannot be read.
-    """
-    stream = open_dump(dump.uri)
-    origin = {"source": dump.source, "file": dump.file, "licence": dump.licence}
-    rows: list[dict[str, object]] = []
-    for page in read_pages(stream, max_page_bytes=max_page_bytes):
-        rows.append({**origin, "stored_bytes": dump.bytes_before + stream.position, **asdict(page)})
-        if len(rows) == pages_per_table:
-            yield pa.Table.from_pylist(rows, schema=_PAGES)
-            rows = []
-    yield pa.Table.from_pylist(rows, schema=_PAGES)
-
-
-def clean_pages(pages: pa.Table, *, filters: FilterConfig) -> pa.Table:
-    """One row for each page: a document, or the reason why it is none."""
-    return pa.Table.from_pylist([_outcome(row, filters) for row in pages.to_pylist()], schema=_OUTCOMES)
-
-
-def documents_of(outcomes: pa.Table) -> pa.Table:
-    """The rows that are documents, in the schema of the hand-over."""
-    kept = outcomes.filter(outcomes["dropped"].is_null()).select(DOCUMENTS.names)
-    return kept.cast(DOCUMENTS)
-
-
-def _outcome(row: dict[str, object], filters: FilterConfig) -> dict[str, object]:
-    page = Page(**{name: row[name] for name in Page.__dataclass_fields__})  # type: ignore[arg-type]
-    sentences, with_holes, reason = _sentences(page)
-    reason = reason or text_drop_reason(sentences, filters)
-    kept = [] if reason else sentences
-    text = "\n".join(kept)
-    return {
-        "doc_id": f"{row['source']}:{page.page_id}",
-        **{name: row[name] for name in ("source", "title", "file", "page_id", "revision_id", "licence")},
-        "sentences": kept,
-        "dropped": reason,
-        "words": count_words(kept),
-        "sentences_with_holes": 0 if reason else with_holes,
-        "residue": count_residue(text),
-        "holes": count_holes(text),
-        "stored_bytes": row["stored_bytes"],
-    }
+def extract_part(
+    part: Part,
+    config: BuildCorpusConfig,
+    folder: str,
+    screen: Screen,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> PartFacts:
+    """Reads a part, writes its documents and what is in quarantine, then marks it as done."""
+    ledger = Ledger(folder)
+    # Pages become many small objects without cycles, which the collector would visit again and again.
+    gc.set_threshold(20_000, 10, 10)
+    work = _Extraction(part, config, screen, clock)
+    began = time.process_time()
+    with storage.FileWriter(ledger.part_file(part.number)) as file:
+        with pq.ParquetWriter(file, work.schema, compression="zstd") as writer:
+            for batch in work.batches():
+                with work.timed("write"):
+                    writer.write_table(batch)
+        work.facts.file_bytes = file.bytes
+    if work.quarantine:
+        lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in work.quarantine]
+        storage.write_bytes(ledger.quarantine_file(part.number), "".join(lines).encode())
+    facts = work.facts
+    facts.cpu_seconds = time.process_time() - began
+    assert facts.read == facts.documents + sum(facts.dropped.values()), "a document was neither kept nor dropped"
+    ledger.mark("parts", part.number, vars(facts))
+    return facts
 
 
-def _sentences(page: Page) -> tuple[list[str], int, str | None]:
-    """The sentences of a page, how many were left out because something other than words stood in them, the reason."""
-    reason = page_drop_reason(page)
-    if reason is not None:
-        return [], 0, reason
-    try:
-        found = split_sentences(clean_wikitext(page.text))
-    except MarkupError:
-        return [], 0, MARKUP_UNREADABLE
-    whole = list(_without_holes(found))
-    return whole, len(found) - len(whole), None
+def work_schema(config: BuildCorpusConfig) -> pa.Schema:
+    """The schema of a file of work."""
+    near = config.duplicates.near
+    bands = [(f"band_{band:02d}", pa.uint64()) for band in range(near.bands)] if near else []
+    signature = [("signature", pa.binary(near.bands * near.rows_per_band))] if near else []
+    return pa.schema([*DOCUMENTS, *_COUNTED, *[pa.field(name, kind) for name, kind in bands + signature]])
 
 
-def _without_holes(sentences: Iterable[str]) -> Iterator[str]:
-    return (sentence for sentence in sentences if HOLE not in sentence)
+class _Extraction:
+    """The work on one part. `facts` and `quarantine` are complete when `batches` has ended."""
+
+    def __init__(self, part: Part, config: BuildCorpusConfig, screen: Screen, clock: Callable[[], float]) -> None:
+        self.schema = work_schema(config)
+        self.facts = PartFacts(part.number, part.source, part.stored_bytes)
+        self.quarantine: list[Quarantined] = []
+        self._part, self._config, self._screen, self._clock = part, config, screen, clock
+        self._source: Source = config.sources[part.source]
+        self._kind = KINDS[self._source.kind]
+        self._tokenizer = Tokenizer.from_str(screen.tokenizer_json) if screen.tokenizer_json else None
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Counts the seconds of the block for a stage."""
+        started = self._clock()
+        try:
+            yield
+        finally:
+            self.facts.seconds[stage] = self.facts.seconds.get(stage, 0.0) + self._clock() - started
+
+    def batches(self) -> Iterator[pa.Table]:
+        """The documents that are kept, in order, as tables of about 2 MB of text."""
+        rows: list[dict[str, Any]] = []
+        size = 0
+        for name, raw in self._raw_documents():
+            sentences = self._sentences(raw)
+            if sentences is None:
+                continue
+            rows.append(self._row(name, raw, sentences))
+            size += sum(map(len, sentences))
+            if size >= _BATCH_BYTES:
+                yield self._table(rows)
+                rows, size = [], 0
+        if rows:
+            yield self._table(rows)
+
+    def _raw_documents(self) -> Iterator[tuple[str, RawDocument]]:
+        limit = int(self._config.max_document_mb * _MB)
+        for part in self._part.ranges:
+            found = self._kind.read_documents(self._source, part, max_document_bytes=limit)
+            while True:
+                with self.timed("read"):
+                    raw = next(found, None)
+                if raw is None:
+                    break
+                if isinstance(raw, Quarantined):
+                    self._put_in_quarantine(raw)
+                    continue
+                self.facts.read += 1
+                self.facts.text_bytes += raw.text_bytes
+                yield part.name, raw
+
+    def _put_in_quarantine(self, entry: Quarantined) -> None:
+        self.quarantine.append(entry)
+        self.facts.quarantined[entry.reason] += 1
+        self.facts.lost_bytes += entry.lost_bytes
+        self.facts.refused += entry.lost_bytes == 0
+
+    def _sentences(self, raw: RawDocument) -> list[str] | None:
+        """The sentences of a document, None when it is dropped."""
+        reason = raw.dropped
+        sentences: list[str] = []
+        if reason is None:
+            reason, sentences = self._clean(raw)
+        if reason is None:
+            with self.timed("filter"):
+                reason = text_drop_reason(sentences, self._config.filters)
+        if reason is None and self._screen.evaluation is not None and self._config.decontamination is not None:
+            with self.timed("decontaminate"):
+                reason, sentences = self._decontaminate(
+                    sentences, self._screen.evaluation, self._config.decontamination
+                )
+        if reason is not None:
+            self.facts.dropped[reason] += 1
+            return None
+        return sentences
+
+    def _clean(self, raw: RawDocument) -> tuple[str | None, list[str]]:
+        with self.timed("clean"):
+            try:
+                text = self._kind.prose(self._source, raw.text)
+            except ValueError:
+                return MARKUP_UNREADABLE, []
+        with self.timed("split"):
+            found = split_sentences(text)
+            whole = [sentence for sentence in found if HOLE not in sentence] if HOLE in text else found
+        self.facts.sentences_dropped["formula_or_code"] += len(found) - len(whole)
+        return None, whole
+
+    def _decontaminate(
+        self, sentences: list[str], evaluation: EvaluationNgrams, config: DecontaminationConfig
+    ) -> tuple[str | None, list[str]]:
+        found = matches(evaluation, sentences)
+        if not found:
+            return None, sentences
+        self.facts.contaminated.update(name for bit, name in enumerate(evaluation.names) if found >> bit & 1)
+        if config.drop == "document":
+            return CONTAMINATED, []
+        masks = matching_sentences(evaluation, sentences)
+        kept = [sentence for sentence, mask in zip(sentences, masks, strict=True) if not mask]
+        self.facts.sentences_dropped[CONTAMINATED] += len(sentences) - len(kept)
+        return text_drop_reason(kept, self._config.filters), kept
+
+    def _row(self, name: str, raw: RawDocument, sentences: list[str]) -> dict[str, Any]:
+        with self.timed("count"):
+            text = "\n".join(sentences)
+            doc_id = f"{self._source.name}:{raw.key}"
+            return {
+                "doc_id": doc_id,
+                "source": self._source.name,
+                "title": raw.title,
+                "sentences": sentences,
+                "file": name,
+                "page_id": raw.page_id,
+                "revision_id": raw.revision_id,
+                "licence": self._source.licence,
+                "words": count_words(sentences),
+                "tokens": count_basic_tokens(sentences) if self._tokenizer is None else 0,
+                "residue": count_residue(text),
+                "holes": count_holes(text),
+                "id_key": blake2b(doc_id.encode(), digest_size=16).digest(),
+                "text_key": text_key(sentences),
+            }
+
+    def _table(self, rows: list[dict[str, Any]]) -> pa.Table:
+        near, documents = self._config.duplicates.near, [row["sentences"] for row in rows]
+        self.facts.documents += len(rows)
+        if self._tokenizer is not None:
+            with self.timed("count"):
+                for row in rows:
+                    encoded = self._tokenizer.encode_batch_fast(row["sentences"], add_special_tokens=False)
+                    row["tokens"] = sum(map(len, encoded))
+        table = pa.Table.from_pylist(rows, schema=pa.schema([*DOCUMENTS, *_COUNTED]))
+        if near is not None:
+            with self.timed("fingerprint"):
+                made = signatures(documents, near)
+                for band, keys in enumerate(band_keys(made, near).T):
+                    table = table.append_column(f"band_{band:02d}", pa.array(keys))
+                packed = [row.tobytes() for row in pack(made)]
+                table = table.append_column("signature", pa.array(packed, self.schema.field("signature").type))
+        return table.cast(self.schema)

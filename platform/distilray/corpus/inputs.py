@@ -1,43 +1,131 @@
-"""The dumps that a recipe names: resolved, checked, described."""
+"""The files that a recipe names, and the parts in which they are read."""
 
+import os
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import unquote
 
-from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.documents import DumpFile
-from distilray.corpus.wikipedia import open_dump, read_pages
+from distilray.config.corpus import BuildCorpusConfig, Source
+from distilray.corpus.sources.kinds import KINDS
+from distilray.corpus.sources.ranges import FileRange
 from distilray.errors import InputError
 from distilray.runtime import storage
 from distilray.runtime.sample import resolve
 
+_MB = 1 << 20
+_THREADS = 16  # an object store answers slowly, and many questions at once
 
-def dump_files(config: BuildCorpusConfig) -> list[DumpFile]:
-    """The dumps of a recipe in its order.
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of a source: `source` is the place of its source in the recipe, `name` is what its documents say of it."""
+
+    source: int
+    uri: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one task reads: neighbouring ranges of one source. `number` is its place in the order of the corpus."""
+
+    number: int
+    source: int
+    ranges: tuple[FileRange, ...]
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of the ranges in their files."""
+        return sum(part.stored_bytes for part in self.ranges)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types, for the way to a worker."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Part":
+        """Back from `to_json`."""
+        return cls(values["number"], values["source"], tuple(FileRange(**part) for part in values["ranges"]))
+
+
+def source_files(config: BuildCorpusConfig) -> list[SourceFile]:
+    """The files of all sources, in the order of the recipe and then of their names.
 
     Raises:
-        InputError: a dump is named twice, which would give every document of it twice.
+        InputError: a source without files, or a file that is given twice.
     """
-    found: list[DumpFile] = []
-    total = 0
-    for source in config.sources:
-        uri = resolve(source.path)
-        if any(uri == other.uri for other in found):
-            raise InputError(f"{source.path}: given twice in sources; remove one")
-        found.append(DumpFile(uri, source.name, PurePosixPath(uri).name, source.licence, total))
-        total += storage.file_size(uri) or 0
+    found: list[SourceFile] = []
+    seen: dict[str, str] = {}
+    for number, source in enumerate(config.sources):
+        for uri, name in _files(source):
+            if uri in seen:
+                raise InputError(f"{uri}: given twice in sources ({seen[uri]}, {source.path}); remove one")
+            seen[uri] = source.path
+            found.append(SourceFile(number, uri, name))
     return found
+
+
+def check_inputs(config: BuildCorpusConfig, files: list[SourceFile]) -> int:
+    """Looks into every file and gives the bytes of all.
+
+    Raises:
+        InputError: a file is not what its source says.
+    """
+
+    def check(file: SourceFile) -> int:
+        source = config.sources[file.source]
+        KINDS[source.kind].check_file(source, file.uri)
+        return storage.file_size(file.uri) or 0
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return sum(threads.map(check, files))
+
+
+def plan_parts(config: BuildCorpusConfig, files: list[SourceFile]) -> list[Part]:
+    """The parts of all files: the same for every number of workers."""
+    part_bytes = int(config.part_mb * _MB)
+
+    def split(file: SourceFile) -> list[FileRange]:
+        source = config.sources[file.source]
+        return KINDS[source.kind].file_ranges(source, file.uri, file.name, part_bytes=part_bytes)
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        ranges = list(threads.map(split, files))
+    packed: list[tuple[int, list[FileRange]]] = []
+    room = 0
+    for file, of_file in zip(files, ranges, strict=True):
+        for part in of_file:
+            if not packed or packed[-1][0] != file.source or part.stored_bytes > room:
+                packed.append((file.source, []))
+                room = part_bytes
+            packed[-1][1].append(part)
+            room -= part.stored_bytes
+    return [Part(number, source, tuple(of_part)) for number, (source, of_part) in enumerate(packed)]
 
 
 def input_uris(config: BuildCorpusConfig) -> Mapping[str, str]:
     """What the job reads, by the names that its manifest uses."""
-    return {f"source_{index}": dump.uri for index, dump in enumerate(dump_files(config))}
+    sources = {f"source_{number}": resolve(source.path) for number, source in enumerate(config.sources)}
+    against = config.decontamination.paths if config.decontamination else []
+    evaluation = {f"evaluation_{number}": path for number, path in enumerate(against)}
+    tokenizer = {"tokenizer": config.tokenizer_path} if config.tokenizer_path else {}
+    return {**sources, **evaluation, **tokenizer}
 
 
-def check_dump(dump: DumpFile) -> None:
-    """Reads up to the first page.
-
-    Raises:
-        InputError: not a dump, or one without pages.
-    """
-    if next(read_pages(open_dump(dump.uri), max_page_bytes=1 << 20), None) is None:
-        raise InputError(f"{dump.uri}: a dump without pages; fetch it again")
+def _files(source: Source) -> list[tuple[str, str]]:
+    """URI and name of each file of a source; of a folder or pattern only those that belong to its kind."""
+    path = resolve(source.path)
+    if "://" not in path:
+        path = os.path.abspath(path)  # workers have folders of their own
+    found = storage.find_files(path)
+    if "*" not in path and not storage.is_folder(path):
+        return [(path, path.rpartition("/")[2])]
+    above = path.partition("*")[0]
+    above = above.rpartition("/")[0] + "/" if "*" in path else above.rstrip("/") + "/"
+    kept = [uri for uri in found if KINDS[source.kind].is_input(uri)]
+    if not kept:
+        raise InputError(f"{source.path}: none of {len(found):,} files is one of a source of kind '{source.kind}'")
+    names = [uri.removeprefix(above) for uri in kept]
+    return [(uri, unquote(name) if "://" in uri else name) for uri, name in zip(kept, names, strict=True)]

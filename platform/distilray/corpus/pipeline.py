@@ -1,109 +1,245 @@
-"""Builds the corpus: dumps are read as a stream, cleaned on all cores, and written as Parquet files of documents.
+"""Builds the corpus in two phases, with Ray Data.
 
-One task reads a dump while others clean what it has read. One reader feeds about twenty cleaners: the dumps of a
-recipe follow each other, so the order of the documents is that of the dumps whatever the number of CPUs.
+Each part of the input is read, cleaned and screened by one task, which marks it as done. Then duplicates are searched
+for, by band; and parts without their duplicates are published as the files of documents. The driver sees counts only.
+A run that was cut off does what has no mark yet, and comes to the same corpus.
 """
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
+import ray
 import ray.data
+from tokenizers import Tokenizer
 
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.documents import DumpFile, clean_pages, page_tables
-from distilray.corpus.inputs import check_dump, dump_files
-from distilray.corpus.output import CorpusWriter
+from distilray.corpus.documents import Screen, extract_part
+from distilray.corpus.inputs import Part, check_inputs, plan_parts, source_files
+from distilray.corpus.ledger import Ledger
+from distilray.corpus.matching import Search, plan_searches, run_search
+from distilray.corpus.publication import Group, plan_groups, publish_group
+from distilray.corpus.report import SourceReport, corpus_counts, corpus_report, report_bytes, source_reports
+from distilray.corpus.report_page import report_page
+from distilray.corpus.screening.contamination import read_evaluation_ngrams
+from distilray.corpus.screening.evaluation_files import evaluation_files
+from distilray.corpus.screening.languages import check_language
+from distilray.errors import DataQualityError, InputError
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.progress import Progress, duration
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
 
+REPORT_FILE = "corpus_report.json"
+REPORT_PAGE = "corpus_report.html"
+QUARANTINE_FILE = "quarantine.jsonl"
 _MB = 1 << 20
-# Ray holds back what a task yields until a block has this size; small, so that cleaning starts with the first pages.
-_BLOCK_BYTES = 1 << 20
-# Measured with bz2 input on one core of a 2-core machine: MB of stored dump read, cleaned and written in a second.
-_STORED_MB_PER_CORE_S = 0.35
+_LISTED = 20  # places in quarantine that are shown when there are too many
+# Measured with bz2 input on one core of a 2-core machine: MB of stored dump that become documents in a second.
+_STORED_MB_PER_CORE_S = 1.2
+
+Values = dict[str, Any]
 
 
 def plan_corpus(config: BuildCorpusConfig) -> Mapping[str, object]:
-    """What a run would read and about how long it takes, after a look at the head of each dump.
+    """What a run would read and about how long it takes, after a look into each file.
 
     Raises:
-        InputError: a dump is missing, empty, or no dump.
+        InputError: a file is missing, empty, cut short, or not what its source says.
     """
-    dumps = dump_files(config)
-    for dump in dumps:
-        check_dump(dump)
-    stored_mb = _stored_bytes(dumps) / _MB
-    cores = config.ray.num_cpus
-    work = f"about {duration(stored_mb / _STORED_MB_PER_CORE_S)} of one core if the dumps are bz2"
+    files = source_files(config)
+    megabytes = check_inputs(config, files) / _MB
+    for path in config.decontamination.paths if config.decontamination else []:
+        evaluation_files(path)
+    if config.filters.language is not None:
+        check_language(config.filters.language)
+    _read_tokenizer(config.tokenizer_path)
+    near, against = config.duplicates.near, config.decontamination
     return {
-        "reads": ", ".join(dump.uri for dump in dumps),
-        "bytes": f"{stored_mb:,.1f} MB in {len(dumps)} files",
-        "cores": cores or "all of the machine or cluster",
-        "estimate": work,
-        "writes": f"{config.run_dir}/documents/*.parquet, {config.documents_per_file:,} documents each",
+        "reads": ", ".join(f"{source.name} ({source.kind}): {source.path}" for source in config.sources),
+        "bytes": f"{megabytes:,.1f} MB in {len(files):,} files, about {megabytes / config.part_mb:,.0f} parts",
+        "duplicates": f"exact {'yes' if config.duplicates.exact else 'no'}, "
+        + (f"near from {near.threshold:.0%} in {near.bands} bands" if near else "near no"),
+        "decontaminates": f"{against.ngram_words}-grams of {', '.join(against.paths)}" if against else "no",
+        "cores": config.ray.num_cpus or "all of the machine or cluster",
+        "memory": "about 0.5 GB for each core",
+        "estimate": f"about {duration(megabytes / _STORED_MB_PER_CORE_S)} of one core if all were dumps in bz2",
+        "writes": f"{config.run_dir}/documents/*.parquet of about {config.file_mb:,.0f} MB, {REPORT_FILE}",
     }
 
 
 def build_corpus(config: BuildCorpusConfig, folder: RunFolder) -> Outcome:
-    """Writes `documents/documents-00000.parquet` and so on; a run that was cut off is started afresh.
+    """Writes `documents/`, the report and what is in quarantine.
 
     Raises:
-        InputError: a dump cannot be read to its end, or no page of it becomes a document.
+        InputError: an evaluation file cannot be used, or nothing becomes a document.
+        DataQualityError: more of a source cannot be read than `faults.max_bad_fraction`.
     """
-    dumps = dump_files(config)
-    storage.remove_folder(folder.path("documents"))
-    storage.make_folder(folder.path("documents"))
-    writer = CorpusWriter(folder.uri, documents_per_file=config.documents_per_file)
-    total_mb = max(1, _stored_bytes(dumps) // _MB)
-    with ray_session(config.ray), Progress("build_corpus", total=total_mb, unit="MB") as progress:
-        for outcomes in _cleaned(dumps, config):
-            writer.add(outcomes)
-            if outcomes.num_rows:
-                done_mb = outcomes["stored_bytes"][-1].as_py() // _MB
-                progress.advance_to(min(total_mb, done_mb), f"{writer.documents:,} documents")
-    return writer.finish()
+    files = source_files(config)
+    parts = plan_parts(config, files)
+    ledger = Ledger(folder.uri)
+    ledger.begin()
+    reports = source_reports(config, [file.source for file in files])
+    with ray_session(config.ray):
+        screen = _screen(config)
+        _extract(parts, config, ledger, screen)
+        numbers = [part.number for part in parts]
+        marks: list[Values] = []
+        for facts in ledger.facts("parts", numbers):
+            reports[facts["source"]].add_part(facts)
+            marks.append({name: facts[name] for name in ("number", "source", "documents", "file_bytes")})
+        _refuse_bad_sources(config, ledger, numbers, reports)
+        groups = plan_groups(marks, file_bytes=int(config.file_mb * _MB))
+        _publish(groups, config, ledger, sum(report.read for report in reports))
+    outputs: Values = {}
+    for facts in ledger.facts("files", [group.number for group in groups]):
+        reports[facts["source"]].add_group(facts)
+        outputs.update(facts["outputs"])
+    if not outputs:
+        raise InputError(_nothing_kept(reports))
+    _write_report(folder, config, reports, screen)
+    _remove_strays(folder, outputs)
+    ledger.remove_work()
+    counts = corpus_counts(reports)
+    summary = (
+        f"{counts['documents']:,} documents of {counts['read']:,} read, {counts['sentences']:,} sentences, "
+        f"{counts['words']:,} words"
+    )
+    return Outcome(summary, counts, outputs)
 
 
-def _cleaned(dumps: list[DumpFile], config: BuildCorpusConfig) -> Iterator[pa.Table]:
-    with _small_blocks():
-        pages = ray.data.from_items([asdict(dump) for dump in dumps], override_num_blocks=len(dumps)).map_batches(
-            functools.partial(_read, pages_per_block=config.pages_per_block, max_page_mb=config.max_page_mb),
-            batch_format="pyarrow",
-            batch_size=1,
-            # A task of its own, which Ray does not fuse with the cleaning; it takes no CPU from the cleaning, so that
-            # one core suffices for both.
-            num_cpus=0,
-            concurrency=1,
-        )
-        cleaned = pages.map_batches(
-            clean_pages,
-            fn_kwargs={"filters": config.filters},
-            batch_format="pyarrow",
-            batch_size=config.pages_per_block,
-        )
-    yield from cleaned.iter_batches(batch_size=None, batch_format="pyarrow")
+def _screen(config: BuildCorpusConfig) -> Screen:
+    against = config.decontamination
+    evaluation = read_evaluation_ngrams(against.paths, ngram_words=against.ngram_words) if against else None
+    return Screen(evaluation, _read_tokenizer(config.tokenizer_path))
 
 
-def _read(rows: pa.Table, *, pages_per_block: int, max_page_mb: float) -> Iterator[pa.Table]:
-    for row in rows.to_pylist():
-        yield from page_tables(DumpFile(**row), pages_per_table=pages_per_block, max_page_bytes=int(max_page_mb * _MB))
-
-
-@contextlib.contextmanager
-def _small_blocks() -> Iterator[None]:
-    context = ray.data.DataContext.get_current()
-    before, context.target_max_block_size = context.target_max_block_size, _BLOCK_BYTES
+def _read_tokenizer(uri: str | None) -> str | None:
+    if uri is None:
+        return None
     try:
-        yield
+        text = storage.read_bytes(uri).decode()
+        Tokenizer.from_str(text)
+    except Exception:  # tokenizers raises no other class
+        raise InputError(f"{uri}: no tokenizer.json that can be read; correct tokenizer_path") from None
+    return text
+
+
+def _extract(parts: Sequence[Part], config: BuildCorpusConfig, ledger: Ledger, screen: Screen) -> None:
+    done = ledger.done("parts")
+    waiting = [part for part in parts if part.number not in done]
+    sizes = {part.number: part.stored_bytes for part in parts}
+    total = sum(sizes.values())
+    finished = total - sum(part.stored_bytes for part in waiting)
+    documents = 0
+    unit, size = ("MB", _MB) if total > 100 * _MB else ("kB", 1 << 10)
+    with Progress("build_corpus", total=max(1, total // size), unit=unit) as progress:
+        progress.start_at(finished // size)
+        run = functools.partial(_extract_task, config=config, folder=ledger.folder, screen=ray.put(screen))
+        for result in _each([part.to_json() for part in waiting], run):
+            finished += sizes[result["number"]]
+            documents += result["documents"]
+            progress.advance_to(finished // size, f"{documents:,} documents")
+
+
+def _publish(groups: Sequence[Group], config: BuildCorpusConfig, ledger: Ledger, documents: int) -> None:
+    done = ledger.done("files")
+    waiting = [group for group in groups if group.number not in done]
+    if not waiting:
+        return
+    searches = plan_searches(config, documents)
+    steps = sum(map(len, searches)) + len(groups)
+    parts = ray.put(tuple(part for group in groups for part in group.parts))
+    with Progress("build_corpus: duplicates and files", total=steps, unit="steps") as progress:
+        finished = 0
+        search_parts = functools.partial(_search_task, config=config, folder=ledger.folder, parts=parts)
+        for stage in searches:  # one after another: what one stage has dropped is no duplicate in the next
+            for _ in _each([asdict(search) for search in stage], search_parts):
+                progress.advance_to(finished := finished + 1)
+        finished += len(groups) - len(waiting)
+        publish = functools.partial(_publish_task, folder=ledger.folder, file_bytes=int(config.file_mb * _MB))
+        for result in _each([asdict(group) for group in waiting], publish):
+            progress.advance_to(finished := finished + 1, f"file {result['number']} written")
+
+
+def _each(items: Sequence[Values], task: Callable[[Values], Values]) -> Iterator[Values]:
+    """The results of a task for each item, each in a Ray task of its own, as they come."""
+    if not items:
+        return
+    context = ray.data.DataContext.get_current()
+    ordered = context.execution_options.preserve_order
+    context.execution_options.preserve_order = False
+    try:
+        dataset = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
+        results = dataset.map_batches(functools.partial(_rows, task=task), batch_size=None, batch_format="pyarrow")
+        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from batch.to_pylist()
     finally:
-        context.target_max_block_size = before
+        context.execution_options.preserve_order = ordered
 
 
-def _stored_bytes(dumps: list[DumpFile]) -> int:
-    return sum(storage.file_size(dump.uri) or 0 for dump in dumps)
+def _rows(batch: pa.Table, *, task: Callable[[Values], Values]) -> pa.Table:
+    return pa.Table.from_pylist([task(row["item"]) for row in batch.to_pylist()])
+
+
+def _extract_task(item: Values, *, config: BuildCorpusConfig, folder: str, screen: Any) -> Values:
+    facts = extract_part(Part.from_json(item), config, folder, ray.get(screen))
+    return {"number": facts.number, "documents": facts.documents}
+
+
+def _search_task(item: Values, *, config: BuildCorpusConfig, folder: str, parts: Any) -> Values:
+    return {"found": run_search(Search(**item), config, folder, ray.get(parts))}
+
+
+def _publish_task(item: Values, *, folder: str, file_bytes: int) -> Values:
+    group = Group(item["number"], item["source"], tuple(item["parts"]))
+    return {"number": publish_group(group, folder, file_bytes=file_bytes).number}
+
+
+def _refuse_bad_sources(
+    config: BuildCorpusConfig, ledger: Ledger, parts: Sequence[int], reports: Sequence[SourceReport]
+) -> None:
+    """Writes the list of what is in quarantine, and fails when it is too much of a source."""
+    listed: list[str] = []
+    with storage.FileWriter(storage.join(ledger.folder, QUARANTINE_FILE)) as file:
+        for number in ledger.quarantined(parts):
+            data = storage.read_bytes(ledger.quarantine_file(number))
+            file.write(data)
+            listed += data.decode().splitlines()[: _LISTED - len(listed)]
+    limit = config.faults.max_bad_fraction
+    bad = [report for report in reports if report.bad_fraction > limit]
+    if bad:
+        shares = ", ".join(f"{report.name} {report.bad_fraction:.2%}" for report in bad)
+        raise DataQualityError(
+            f"more input is unusable than faults.max_bad_fraction={limit:g}: {shares}; all of it is listed in "
+            f"{ledger.folder}/{QUARANTINE_FILE}; mend it, or run again with a larger fraction",
+            listed,
+        )
+
+
+def _write_report(
+    folder: RunFolder, config: BuildCorpusConfig, reports: Sequence[SourceReport], screen: Screen
+) -> None:
+    unit = "tokens of the tokenizer" if screen.tokenizer_json else "basic tokens (words and signs)"
+    report = corpus_report(reports, token_unit=unit, evaluation=screen.evaluation.names if screen.evaluation else ())
+    storage.write_bytes(folder.path(REPORT_FILE), report_bytes(report))
+    storage.write_bytes(folder.path(REPORT_PAGE), report_page(report).encode())
+
+
+def _remove_strays(folder: RunFolder, outputs: Values) -> None:
+    """Removes files of documents that are no part of this corpus."""
+    for file in storage.list_files(folder.path("documents")):
+        if f"documents/{file.rpartition('/')[2]}" not in outputs:
+            storage.remove_file(file)
+
+
+def _nothing_kept(reports: Sequence[SourceReport]) -> str:
+    dropped = ", ".join(f"{reason} {count:,}" for report in reports for reason, count in sorted(report.dropped.items()))
+    read = sum(report.read for report in reports)
+    return (
+        f"sources: none of {read:,} documents read was kept (dropped: {dropped or 'nothing'}); "
+        "give other sources or loosen filters"
+    )

@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,8 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from distilray.config.base import JobConfig
 from distilray.config.recipe import load_recipe
-from distilray.errors import InputError, find_input_error
+from distilray.errors import DataQualityError, InputError, find_input_error
+from distilray.runtime.interruption import interruptible
 from distilray.runtime.progress import duration
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.sample import SAMPLE_PREFIX
@@ -148,12 +148,15 @@ def overrides_by_job(jobs: Sequence[str], overrides: Sequence[str]) -> dict[str,
 def exit_code(name: str, work: Callable[[], object]) -> int:
     """Runs `work` and turns what it raises into an exit code and, for bad input, one line on stderr."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        work()
+        with interruptible():
+            work()
         return 0
     except InputError as error:
         return _bad_input(name, error)
+    except DataQualityError as error:
+        print("\n".join([f"{name}: {error}", *error.places]), file=sys.stderr)
+        return EXIT_FAULT
     except KeyboardInterrupt:
         print(f"{name}: interrupted; run the same command again to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -166,14 +169,8 @@ def exit_code(name: str, work: Callable[[], object]) -> int:
             return _bad_input(name, cause)
         logging.getLogger(name).exception("internal fault")
         return EXIT_FAULT
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _bad_input(name: str, error: InputError) -> int:
     print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
     return EXIT_BAD_INPUT
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from distilray.runtime.interruption import raise_if_interrupted
+
 
 class Progress:
     """Counts finished units of work and shows them. Use it as a context manager."""
@@ -49,7 +51,12 @@ class Progress:
         self._done = self._base = done
 
     def advance_to(self, done: int, note: str = "") -> None:
-        """Sets the finished units; `note` is shown behind them."""
+        """Sets the finished units; `note` is shown behind them.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed and some library has swallowed it.
+        """
+        raise_if_interrupted()
         self._done, self._note = done, note
         now = self._clock()
         if self._bar is not None:

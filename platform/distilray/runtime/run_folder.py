@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any
 
@@ -28,6 +29,7 @@ CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 MANIFEST_FILE = "manifest.json"
 MANIFEST_SCHEMA = 1
+_READERS = 16  # files of an object store are read at once: each takes long to begin
 _RECORDED_PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "pydantic")
 
 
@@ -52,17 +54,23 @@ def read_manifest(folder: str) -> dict[str, Any]:
 def describe_input(uri: str) -> dict[str, Any]:
     """What a manifest records of one input: the content hash of a run folder, or size and fingerprint of anything else.
 
+    Args:
+        uri: a run folder, a file, a folder, or a pattern, as `storage.find_files` takes it.
+
     Raises:
         InputError: nothing is there.
     """
-    if storage.exists(storage.join(uri, MANIFEST_FILE)):
+    if "*" not in uri and storage.exists(storage.join(uri, MANIFEST_FILE)):
         return {"content_hash": read_manifest(uri)["content_hash"]}
-    size = storage.file_size(uri)
-    if size is None:
-        raise InputError(f"{uri}: no such file or folder")
-    files = storage.list_files(uri) if storage.is_folder(uri) else [uri]
-    digest = hashlib.sha256("".join(storage.fingerprint(file) for file in files).encode())
-    return {"bytes": sum(storage.file_size(file) or 0 for file in files), "fingerprint": digest.hexdigest()}
+    files = storage.find_files(uri)
+    with ThreadPoolExecutor(_READERS) as readers:
+        sizes = list(readers.map(storage.file_size, files))
+        prints = list(readers.map(storage.fingerprint, files))
+    # The names of files below a folder count, that of a file given by its own path does not.
+    above = len(os.path.commonprefix(files).rpartition("/")[0]) + 1  # noqa: RUF071 - cut back to a folder
+    names = [file[above:] for file in files] if len(files) > 1 else [""]
+    digest = hashlib.sha256("".join(f"{name} {found}\n" for name, found in zip(names, prints, strict=True)).encode())
+    return {"bytes": sum(size or 0 for size in sizes), "fingerprint": digest.hexdigest()}
 
 
 class RunFolder:

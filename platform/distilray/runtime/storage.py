@@ -1,8 +1,13 @@
 """Local paths and object-store URIs through `pyarrow.fs`, with writes that are whole or absent."""
 
 import hashlib
+import io
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from pyarrow import fs
@@ -87,6 +92,38 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
     return [join(uri, quote(name) if quoted else name) for name in sorted(names) if name.endswith(suffix)]
 
 
+def find_files(pattern: str) -> list[str]:
+    """URIs of the files that a path means, sorted: itself, all below a folder, or those that match `*`.
+
+    Names that begin with a dot or an underscore are left out, as they are no data. A `*` stands for any text without
+    a slash; it may stand in the names of folders too.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    if "*" in pattern and "/" not in pattern.partition("*")[0]:
+        pattern = f"./{pattern}"
+    folder, star, _ = pattern.partition("*")
+    if not star:
+        if file_size(pattern) is None:
+            raise InputError(f"{pattern}: no such file or folder")
+        files = _files_below(pattern) if is_folder(pattern) else [pattern]
+    else:
+        matching = re.compile("[^/]*".join(map(re.escape, pattern.split("*"))))
+        files = [uri for uri in _files_below(folder.rpartition("/")[0] + "/") if matching.fullmatch(uri)]
+    if not files:
+        raise InputError(f"{pattern}: no file there")
+    return files
+
+
+def _files_below(uri: str) -> list[str]:
+    found, path = filesystem(uri)
+    infos = found.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+    below = [info.path[len(path.rstrip("/")) + 1 :] for info in infos if info.type == fs.FileType.File]
+    named = [name for name in sorted(below) if not any(part.startswith((".", "_")) for part in name.split("/"))]
+    return [join(uri, quote(name) if "://" in uri else name) for name in named]
+
+
 def make_folder(uri: str) -> None:
     """Creates a folder and what is missing above it."""
     found, path = filesystem(uri)
@@ -103,6 +140,12 @@ def remove_folder(uri: str) -> None:
         found.delete_dir(path)
 
 
+def remove_file(uri: str) -> None:
+    """Removes a file."""
+    found, path = filesystem(uri)
+    found.delete_file(path)
+
+
 def read_bytes(uri: str) -> bytes:
     """The content of a file."""
     found, path = filesystem(uri)
@@ -112,23 +155,62 @@ def read_bytes(uri: str) -> bytes:
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Writes a file whole: readers see the old content or the new, never a part."""
+    with _whole(uri) as file:
+        file.write(data)
+
+
+@contextmanager
+def _whole(uri: str) -> Iterator[Any]:
+    """A file to write, which appears when the block ends; on a local disk nothing appears after an error."""
     found, path = filesystem(uri)
     if not isinstance(found, fs.LocalFileSystem):
         # An object appears when its upload is complete.
         with found.open_output_stream(path, compression=None) as stream:
-            stream.write(data)
+            yield stream
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+class FileWriter(io.RawIOBase):
+    """A file that is written piece by piece and appears whole when the block ends; use it as a context manager.
+
+    After an error nothing appears on a local disk; an object store may show what came before the error.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._digest = hashlib.sha256()
+        self.bytes = 0
+        self._opening = _whole(uri)
+        self._file = self._opening.__enter__()
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written, hexadecimal."""
+        return self._digest.hexdigest()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        written = memoryview(data).nbytes
+        self.bytes += written
+        self._file.write(data)
+        return written
+
+    def __exit__(self, *error: Any) -> None:
+        self._opening.__exit__(*error)
+        super().close()
 
 
 def sha256(uri: str) -> str:

@@ -1,12 +1,21 @@
 # ruff: noqa: RUF001 - dashes and signs of running text are the subject here
 
-import pytest
+from pathlib import Path
 
-from distilray.corpus.cleaning import HOLE, clean_wikitext
-from distilray.corpus.quality import count_residue
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mwparserfromhell.parser import ParserError
+from mwparserfromhell.parser.tokenizer import Tokenizer
+
+from distilray.corpus import cleaning
+from distilray.corpus.cleaning import HOLE, MarkupError, clean_wikitext
+from distilray.corpus.screening.quality import count_residue
+
+GOLDEN = Path(__file__).parent / "golden"
 
 # What a page holds, and what is read: one rule each, named.
-GOLDEN = {
+RULES = {
     "bold": ("a '''b''' c", "a b c"),
     "italic": ("a ''b'' c", "a b c"),
     "bold italic": ("a '''''b''''' c", "a b c"),
@@ -20,7 +29,7 @@ GOLDEN = {
     "a link inside italic": ("''the [[dog|hound]]''", "the hound"),
     "an external link": ("see [http://x.org/a the site] now", "see the site now"),
     "an external link without words": ("see [http://x.org/a] now", "see now"),
-    "a bare address": ("see http://x.org/a?b=c now", "see now"),
+    "a bare address": ("see http://x.org/a?b=c now", f"see {HOLE} now"),
     "a file": ("a [[File:X.jpg|thumb|the [[dog]] {{x}}]] b", "a b"),
     "an image": ("[[Image:X.jpg|left]]Words.", "Words."),
     "a category": ("Words. [[Category:Dogs| ]]", "Words."),
@@ -41,7 +50,7 @@ GOLDEN = {
     "an unclosed template": ("Good.\n\nBad {{x|y. No end.\n\nFine.", "Good.\n\nFine."),
     "a reference": ("a<ref>b [[c]] {{d}}</ref> e", "a e"),
     "a named reference": ('a<ref name="n/m">b</ref><ref name=n/> c', "a c"),
-    "an unclosed reference": ("a<ref>b c", "ab c"),
+    "an unclosed reference": ("a<ref>b c\nd", "a d"),
     "the list of references": ("a\n<references>\n<ref>b</ref>\n</references>", "a"),
     "a gallery": ("a\n<gallery>\nX.jpg|b\n</gallery>\nc", "a\n\nc"),
     "a timeline": ("a\n<timeline>b = c</timeline>\nd", "a\n\nd"),
@@ -78,9 +87,16 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("rule", GOLDEN)
+@pytest.mark.parametrize("construct", sorted(file.stem for file in GOLDEN.glob("*.wiki")))
+def test_cleaning_a_construct_gives_its_golden_text(construct: str) -> None:
+    wikitext = (GOLDEN / f"{construct}.wiki").read_text(encoding="utf-8")
+    expected = (GOLDEN / f"{construct}.txt").read_text(encoding="utf-8")
+    assert clean_wikitext(wikitext) == expected.removesuffix("\n")
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_cleaning_leaves_what_is_read(rule: str) -> None:
-    wikitext, expected = GOLDEN[rule]
+    wikitext, expected = RULES[rule]
     assert clean_wikitext(wikitext) == expected
 
 
@@ -92,3 +108,32 @@ def test_cleaning_what_is_clean_changes_nothing() -> None:
 @pytest.mark.parametrize("piece", ["<ref>", "{{", "[[", "<math>", "'''", "{|\n", "<!--", "]]", "}}", "<nowiki>"])
 def test_a_thousand_unclosed_marks_leave_no_markup(piece: str) -> None:
     assert count_residue(clean_wikitext(piece * 1000 + "\n\nThe end.\n")) == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([*"[]{}|='<>/!*#:;&\n a", "[[", "]]", "{{", "}}", "''", "ref", "nowrap", "&#xD800;"])))
+def test_any_text_is_cleaned_into_text_that_can_be_stored(pieces: list[str]) -> None:
+    clean_wikitext("".join(pieces)).encode()
+
+
+def test_without_the_c_tokenizer_the_words_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    wikitext = (GOLDEN / "other_words.wiki").read_text(encoding="utf-8")
+    expected = clean_wikitext(wikitext)
+    monkeypatch.setattr(cleaning, "_Tokenizer", Tokenizer)
+    assert clean_wikitext(wikitext) == expected
+
+
+def test_what_the_parser_gives_up_on_is_a_markup_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class GivesUp:
+        def tokenize(self, *_: object) -> None:
+            raise ParserError("no way out")
+
+    monkeypatch.setattr(cleaning, "_Tokenizer", GivesUp)
+    with pytest.raises(MarkupError, match="no way out"):
+        clean_wikitext("a")
+
+
+@pytest.mark.parametrize("opened", ["{|\n", "[http://a.b ", "<div>"])
+def test_a_page_of_what_is_never_closed_is_refused_at_once(opened: str) -> None:
+    with pytest.raises(MarkupError, match="not closed"):
+        clean_wikitext(opened * 20_000)

@@ -1,105 +1,100 @@
-from collections import Counter
+import json
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
-from distilray.config.corpus import FilterConfig
-from distilray.corpus.cleaning import HOLE
-from distilray.corpus.documents import DumpFile, clean_pages, documents_of, page_tables
-from distilray.corpus.output import CorpusWriter
-from distilray.errors import InputError
-from distilray.schemas import DOCUMENTS, check_schema
+from distilray.corpus.documents import Screen, work_schema
+from distilray.corpus.ledger import Ledger
+from distilray.corpus.screening.contamination import read_evaluation_ngrams
+from tests.distilray.corpus.small_corpus import documents, extract
 
-PROSE = "The dog is an animal that barks. It lives with people, and it has done so for a very long time indeed. "
-CELLS = {
-    "document": PROSE,
-    "redirect": "#REDIRECT [[Dog]]",
-    "disambiguation": PROSE + "{{disambig}}",
-    "too_few_sentences": "* only a list",
-    "too_short": "One. Two.",
-    "page_too_large": "x" * 3000,
-}
+DOGS = "The dog barks at the gate. It sleeps in the shade of the old tree by the river when it rains."
+SHIPS = "A ship came in. Nobody was at the helm of it."
 
 
-def write_dump(folder: Path, kinds: list[str]) -> DumpFile:
-    pages = "".join(
-        f"<page><title>T{n}</title><ns>0</ns><id>{n}</id><revision><id>{n + 100}</id><text>{CELLS[kind]}</text>"
-        "</revision></page>"
-        for n, kind in enumerate(kinds)
+def test_each_document_read_is_kept_or_dropped(tmp_path: Path) -> None:
+    _, facts = extract(tmp_path, [DOGS, "One.", "Two words.", SHIPS], filters={"min_words": 5, "min_sentences": 0})
+    assert sum(part.read for part in facts) == 4
+    assert sum(part.documents for part in facts) == 2
+    assert sum((part.dropped["too_short"] for part in facts), 0) == 2
+
+
+def test_a_document_carries_its_counts(tmp_path: Path) -> None:
+    row = documents(*extract(tmp_path, [SHIPS])).to_pylist()[0]
+    assert row["doc_id"] == "texts:000.txt"
+    assert row["sentences"] == ["A ship came in.", "Nobody was at the helm of it."]
+    assert (row["words"], row["tokens"], row["residue"], row["holes"]) == (11, 13, 0, 0)
+
+
+def test_tokens_are_those_of_the_tokenizer_that_is_given(tmp_path: Path, tokenizer_dir: Path) -> None:
+    tokenizer = (Path(tokenizer_dir) / "tokenizer.json").read_text()
+    row = documents(*extract(tmp_path, [SHIPS], Screen(tokenizer_json=tokenizer))).to_pylist()[0]
+    encoded = Tokenizer.from_str(tokenizer).encode(SHIPS, add_special_tokens=False)
+    assert row["tokens"] == len(encoded.ids)
+
+
+def test_equal_texts_have_equal_keys_and_other_ids(tmp_path: Path) -> None:
+    table = documents(*extract(tmp_path, [SHIPS, SHIPS.upper(), DOGS]))
+    keys = table["text_key"].to_pylist()
+    assert keys[0] == keys[1] != keys[2]
+    assert len(set(table["id_key"].to_pylist())) == 3
+
+
+def test_ids_that_differ_in_a_sign_are_other_ids(tmp_path: Path) -> None:
+    lines = [{"text": SHIPS, "id": name} for name in ("a_b", "a-b", "A b")]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = {"kind": "jsonl", "name": "own", "path": f"{tmp_path}/own.jsonl", "id_column": "id"}
+    table = documents(*extract(tmp_path, [], sources=[source], part_mb=1))
+    assert len(set(table["id_key"].to_pylist())) == 3
+
+
+def test_keys_of_near_duplicates_are_there_when_they_are_looked_for(tmp_path: Path) -> None:
+    config, facts = extract(tmp_path, [SHIPS], duplicates={"near": {"bands": 3, "rows_per_band": 2}})
+    table = documents(config, facts)
+    assert table.schema.equals(work_schema(config))
+    assert [name for name in table.schema.names if name.startswith("band")] == ["band_00", "band_01", "band_02"]
+    assert len(table["signature"][0].as_py()) == 6
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path) -> Path:
+    file = tmp_path / "RTE" / "dev.tsv"
+    file.parent.mkdir()
+    file.write_text("index\tsentence\n0\tIt sleeps in the shade of the old tree by the river when it snows\n")
+    return file.parent
+
+
+@pytest.mark.parametrize(("drop", "kept"), [("document", []), ("sentence", ["The dog barks at the gate."])])
+def test_what_an_evaluation_set_holds_is_dropped(tmp_path: Path, evaluation: Path, drop: str, kept: list[str]) -> None:
+    screen = Screen(read_evaluation_ngrams([str(evaluation)], ngram_words=13))
+    against = {"paths": [str(evaluation)], "drop": drop}
+    config, facts = extract(tmp_path, [SHIPS, DOGS], screen, decontamination=against)
+    sentences = [sentence for document in documents(config, facts)["sentences"].to_pylist() for sentence in document]
+    assert sentences == ["A ship came in.", "Nobody was at the helm of it.", *kept]
+    assert sum(part.contaminated["RTE"] for part in facts) == 1
+
+
+def test_a_place_in_quarantine_is_listed_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text(f'{{"text": "{SHIPS}"}}\n{{"text": \n')
+    source = {"kind": "jsonl", "name": "own", "path": f"{tmp_path}/own.jsonl"}
+    config, facts = extract(tmp_path, [], sources=[source], part_mb=1)
+    assert (facts[0].refused, facts[0].documents, facts[0].lost_bytes) == (1, 1, 0)
+    listed = json.loads(Path(Ledger(config.run_dir).quarantine_file(0)).read_text())
+    assert (listed["file"], listed["reason"], listed["offset"]) == ("own.jsonl", "json_malformed", 58)
+
+
+def test_the_mark_holds_the_counts(tmp_path: Path) -> None:
+    config, _ = extract(tmp_path, [SHIPS, DOGS])
+    marked = list(Ledger(config.run_dir).facts("parts", [0, 1]))
+    assert [(mark["number"], mark["documents"]) for mark in marked] == [(0, 1), (1, 1)]
+    assert all(
+        mark["file_bytes"] == Path(Ledger(config.run_dir).part_file(n)).stat().st_size for n, mark in enumerate(marked)
     )
-    file = folder / "wiki.xml"
-    file.write_text(f"<mediawiki>{pages}</mediawiki>")
-    return DumpFile(str(file), "wikipedia", "wiki.xml", "CC-BY-SA-4.0")
 
 
-def build(folder: Path, kinds: list[str], *, pages_per_table: int = 3, documents_per_file: int = 2) -> CorpusWriter:
-    writer = CorpusWriter(str(folder / "out"), documents_per_file=documents_per_file)
-    for pages in page_tables(write_dump(folder, kinds), pages_per_table=pages_per_table, max_page_bytes=2000):
-        writer.add(clean_pages(pages, filters=FilterConfig(min_words=5)))
-    return writer
-
-
-@settings(deadline=None, max_examples=25)
-@given(kinds=st.lists(st.sampled_from(sorted(CELLS)), max_size=12), pages_per_table=st.integers(1, 5))
-def test_pages_in_are_documents_and_dropped_pages_by_reason(
-    tmp_path_factory: pytest.TempPathFactory, kinds: list[str], pages_per_table: int
-) -> None:
-    kinds = ["document", *kinds]
-    counts = build(tmp_path_factory.mktemp("sum"), kinds, pages_per_table=pages_per_table).finish().counts
-    expected = Counter(kinds)
-    assert counts["pages"] == len(kinds)
-    assert counts["documents"] == expected.pop("document")
-    assert counts["dropped"] == dict(expected)
-
-
-def test_the_files_hold_the_documents_in_order_and_in_the_schema(tmp_path: Path) -> None:
-    outcome = build(tmp_path, ["document", "redirect", "document", "too_short", "document"]).finish()
-    tables = [pq.read_table(tmp_path / "out" / name) for name in outcome.outputs]
-    assert list(outcome.outputs) == ["documents/documents-00000.parquet", "documents/documents-00001.parquet"]
-    assert [row for table in tables for row in table["doc_id"].to_pylist()] == [
-        "wikipedia:0",
-        "wikipedia:2",
-        "wikipedia:4",
-    ]
-    for table, name in zip(tables, outcome.outputs, strict=True):
-        check_schema(table.schema, DOCUMENTS, name)
-
-
-def test_the_content_of_the_files_does_not_depend_on_the_blocks(tmp_path: Path) -> None:
-    kinds = ["document", "redirect"] * 5
-    one, other = (build(tmp_path, kinds, pages_per_table=size).finish() for size in (1, 7))
-    assert one.outputs == other.outputs
-
-
-def test_a_document_tells_where_it_comes_from(tmp_path: Path) -> None:
-    (pages,) = page_tables(write_dump(tmp_path, ["document"]), pages_per_table=9, max_page_bytes=2000)
-    (row,) = documents_of(clean_pages(pages, filters=FilterConfig(min_words=5))).to_pylist()
-    sentences = row.pop("sentences")
-    assert row == {
-        "doc_id": "wikipedia:0",
-        "source": "wikipedia",
-        "title": "T0",
-        "file": "wiki.xml",
-        "page_id": 0,
-        "revision_id": 100,
-        "licence": "CC-BY-SA-4.0",
-    }
-    assert " ".join(sentences) == PROSE.strip()
-
-
-def test_a_sentence_with_a_formula_is_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CELLS, "document", PROSE + "Here &lt;math&gt;x&lt;/math&gt; is a number.")
-    writer = build(tmp_path, ["document"])
-    counts = writer.finish().counts
-    (table,) = [pq.read_table(file) for file in (tmp_path / "out/documents").iterdir()]
-    assert counts["sentences_dropped"] == {"formula_or_code": 1}
-    assert counts["sentences"] == len(table["sentences"][0]) == 2
-    assert HOLE not in str(table["sentences"])
-
-
-def test_a_corpus_without_documents_is_refused_with_the_reasons(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none of 3 pages .*redirect 2, too_short 1"):
-        build(tmp_path, ["redirect", "too_short", "redirect"]).finish()
+def test_the_same_part_gives_the_same_bytes(tmp_path: Path) -> None:
+    first, again = (extract(tmp_path / name, [SHIPS, DOGS], duplicates={"near": {}})[0] for name in ("a", "b"))
+    for number in range(2):
+        files = [Path(Ledger(config.run_dir).part_file(number)).read_bytes() for config in (first, again)]
+        assert files[0] == files[1]

@@ -16,6 +16,29 @@ CASES = {
     "exclamation": ["It works!", "Really?", "Yes."],
     "latin": ["Many animals (e.g. Dogs) bark.", "Cats do not."],
     "a company": ["He works at Foo Inc. and Bar Ltd. in town.", "It pays."],
+    "a rough number": ["Approx. 3 km of road were built.", "It took approx. 50 men."],
+    "an army": ["The U.S. Army went home.", "The U.S. Navy stayed."],
+    "a quote in a bracket": ["He left (it was late).", "They stayed."],
+    "a sentence in brackets": ["(He left early.)", "She stayed."],
+    "an abbreviation in brackets": ["Apples, pears (etc.) Dogs like."],
+    "a curly quote": ["“Go away.”", "He left."],
+    "an ellipsis": ["He went...", "Then he came."],
+    "an ellipsis inside": ["The object ... is deterrence.", "It ends."],
+    "for example": ["Some (e.g. Rex) bark, e.g. Fido.", "Cats, i.e. Tom, do not."],
+    "that is to say": ["He met two, i.e. Tom and Ann.", "They talked."],
+    "and others": ["Smith et al. found it.", "They wrote."],
+    "a number": ["See No. 5 for it.", "He took no. 7 then."],
+    "a work": ["Symphony No. 9, Op. 125, is long.", "It is loud."],
+    "a volume": ["It stands in vol. 2 of it.", "See pp. 5 and fig. 3 there."],
+    "about a year": ["He died c. 1900.", "It was built ca. 1300."],
+    "a time of day": ["At 5 p.m. he left.", "It was dark."],
+    "a degree": ["He has a Ph.D. in law.", "He works."],
+    "a month": ["He was born on Jan. 5 there.", "He died."],
+    "a species": ["The bug is E. coli there.", "It lives."],
+    "a fort": ["He lived in Ft. Worth then.", "He left."],
+    "a case": ["It followed Roe v. Wade closely.", "It ended."],
+    "a king": ["He served King George V.", "Then he died."],
+    "a question with a sign": ["Who did it?!", "He did."],
 }
 
 
@@ -34,6 +57,13 @@ def test_white_space_inside_a_sentence_is_one_space() -> None:
 
 def test_a_sentence_does_not_begin_in_lower_case() -> None:
     assert split_sentences("He asked why? and left.") == ["He asked why? and left."]
+
+
+def test_a_closing_bracket_follows_its_sentence_without_a_space() -> None:
+    assert split_sentences("(It gives tables (of time scales).) It is.") == [
+        "(It gives tables (of time scales).)",
+        "It is.",
+    ]
 
 
 def test_a_closing_bracket_stays_with_its_sentence() -> None:

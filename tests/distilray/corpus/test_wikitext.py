@@ -1,9 +1,14 @@
 # ruff: noqa: RUF001 - dashes and signs of running text are the subject here
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distilray.corpus.cleaning import HOLE, clean_wikitext
-from distilray.corpus.wikitext.templates import RULES, superscript
+from distilray.corpus.wikitext.amounts import superscript
+from distilray.corpus.wikitext.extensions import cut_extensions, restore_protected
+from distilray.corpus.wikitext.sections import cut_back_matter
+from distilray.corpus.wikitext.templates import RULES
 from distilray.corpus.wikitext.units import quantity
 
 TEMPLATES = {
@@ -42,6 +47,46 @@ TEMPLATES = {
     "Bach{{'s}}": "Bach's",
     "a{{snd}}b": "a – b",
     "{{color|red|a}}": "a",
+    "{{convert|22|e6acre}}": "22 million acres",
+    "{{convert|1|Moilbbl}}": "1 million barrels",
+    "{{convert|3|by|4|m}}": "3 by 4 metres",
+    "{{convert|12|km3/s}}": "12 km3/s",
+    "{{circa|1200|1250}}": "c. 1200–1250",
+    "{{b.|1200}}": "b. 1200",
+    "{{mya|70|65}}": "70–65 million years ago",
+    "{{val|5|0.1|u=kg}}": "5±0.1 kg",
+    "{{val|5|0.1|0.2}}": HOLE,
+    "{{ordinal|2}}": "2nd",
+    "{{ordinal|112}}": "112th",
+    "{{height|ft=6|in=2}}": "6 ft 2 in",
+    "{{10^|6}}": "10⁶",
+    "{{GBP|5}}": "£5",
+    "{{EUR|5}}": "€5",
+    "{{A$|5}}": "A$5",
+    "a{{nbsp}}b": "a b",
+    "{{abbr|NGO|an organisation}}": "NGO",
+    "{{vr|a}}": "⟨a⟩",
+    "{{IPA|/a/}}": "/a/",
+    "{{IPA|fr|a}}": "",
+    "{{IPAc-en|a}}": "",
+    "{{IPAslink|a}}": "/a/",
+    "{{wikt-lang|en|dog}}": "dog",
+    "{{gloss|dog}}": "'dog'",
+    "{{harvnb|Smith|Jones|1990}}": "Smith & Jones 1990",
+    "{{harvtxt|Smith|1990}}": "Smith (1990)",
+    "{{harv|A|B|C|1990}}": "(A, B & C 1990)",
+    "{{coord|1|N|2|E}}": HOLE,
+    "{{coord|1|N|2|E|display=title}}": "",
+    "{{coord|1|N|2|E|display=inline,title}}": HOLE,
+    "{{rws|Oxford}}": "Oxford railway station",
+    "{{lc:ABC}}": "abc",
+    "{{ucfirst:abc}}": "Abc",
+    "{{PAGENAME}}": HOLE,
+    "{{pagename}}": "",
+    "{{#expr:1+1}}": HOLE,
+    "{{formatnum:{{age|1990|1|1}}}}": HOLE,
+    "{{start date|1990||}}": "1990",
+    "{{monthname|5}}": "May",
     "{{math|x}}": HOLE,
     "{{unknown template|a|b}}": "",
     "{{cite book|title=A}}": "",
@@ -72,3 +117,24 @@ def test_a_quantity_bears_odd_arguments(arguments: list[str]) -> None:
 
 def test_a_superscript_is_raised_whole_or_not_at_all() -> None:
     assert [superscript(text) for text in ("-12", "th", "2x")] == ["⁻¹²", "th", "2x"]
+
+
+@pytest.mark.parametrize("title", ["See also", "''References''", "notes and references", "External links {{anchor|x}}"])
+def test_back_matter_goes_with_the_sections_below_it(title: str) -> None:
+    wikitext = f"a\n== {title} ==\nb\n=== Below ===\nc\n== Next ==\nd"
+    assert cut_back_matter(wikitext) == "a\n== Next ==\nd"
+
+
+@given(st.lists(st.sampled_from(["== Life ==\n", "=== Notes on it ===\n", "words\n", "=\n", "a == b\n"])).map("".join))
+def test_a_page_without_back_matter_stays_whole(wikitext: str) -> None:
+    assert cut_back_matter(wikitext) == wikitext
+
+
+def test_an_unclosed_reference_takes_no_words_of_the_next_line() -> None:
+    assert cut_extensions("a<ref>b\nc<ref>d</ref> e") == "a\nc e"
+
+
+@given(st.text(alphabet="'*#[]{}|ab "))
+def test_what_nowiki_protects_comes_back(content: str) -> None:
+    cut = cut_extensions(f"<nowiki>{content}</nowiki>")
+    assert restore_protected(cut) in (content, HOLE)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from distilray.config.base import JobConfig
-from distilray.errors import InputError
+from distilray.errors import DataQualityError, InputError
 from distilray.runtime import storage
 from distilray.runtime.job import Job, Outcome
 from distilray.runtime.run_folder import RunFolder, read_manifest
@@ -149,6 +149,13 @@ def test_an_internal_fault_ends_with_1_and_its_traceback(recipe: Path, caplog: p
     (record,) = caplog.records
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], ZeroDivisionError)
+
+
+def test_too_much_unusable_input_ends_with_1_and_the_places(recipe: Path, capsys: Captured) -> None:
+    error = DataQualityError("more input is unusable than allowed", ["a.bz2 at byte 3", "b.bz2 at byte 7"])
+    assert failing(error).main(["--recipe", str(recipe)]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["count_words: more input is unusable than allowed", "a.bz2 at byte 3", "b.bz2 at byte 7"]
 
 
 def test_ctrl_c_ends_with_130_and_one_line(recipe: Path, capsys: Captured) -> None:

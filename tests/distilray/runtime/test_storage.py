@@ -123,3 +123,55 @@ def test_a_compressed_file_is_read_and_hashed_as_it_is_stored(tmp_path: Path) ->
     file.write_bytes(b"BZh9 and no more")
     assert storage.read_bytes(str(file)) == b"BZh9 and no more"
     assert storage.sha256(str(file)) == hashlib.sha256(b"BZh9 and no more").hexdigest()
+
+
+def test_a_file_that_is_written_piece_by_piece_appears_when_it_is_whole(tmp_path: Path) -> None:
+    file = tmp_path / "folder/file"
+    with storage.FileWriter(str(file)) as writer:
+        writer.write(b"first ")
+        assert not file.exists()
+        writer.write(b"second")
+    assert file.read_bytes() == b"first second"
+    assert (writer.bytes, writer.sha256) == (12, storage.sha256(str(file)))
+
+
+def test_a_file_whose_writing_fails_leaves_nothing(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with storage.FileWriter(str(tmp_path / "file")) as writer:
+            writer.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("{}", ["a.txt", "b/c.txt", "b/d.md"]),
+        ("{}/a.txt", ["a.txt"]),
+        ("{}/*.txt", ["a.txt"]),
+        ("{}/*/*.txt", ["b/c.txt"]),
+        ("{}/b*/*", ["b/c.txt", "b/d.md"]),
+        ("file://{}/*.txt", ["a.txt"]),
+    ],
+)
+def test_a_path_means_its_files(tmp_path: Path, pattern: str, found: list[str]) -> None:
+    for name in ("a.txt", "b/c.txt", "b/d.md", ".hidden", "_done"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    files = storage.find_files(pattern.format(tmp_path))
+    assert [file.removeprefix("file://").removeprefix(f"{tmp_path}/") for file in files] == found
+
+
+def test_a_pattern_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    assert storage.find_files("*.txt") == ["./a.txt"]
+
+
+@pytest.mark.parametrize("pattern", ["{}/missing", "{}/*.txt", "{}"])
+def test_a_path_without_files_is_refused(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(InputError, match=r"no such file|no file there"):
+        storage.find_files(pattern.format(tmp_path))

@@ -1,69 +1,77 @@
-"""Lines of a page into paragraphs of prose: lists, headings and back matter go, and so does what is left of markup."""
+"""Lines of a page into paragraphs of prose: lists go, and so does what is left of markup."""
 
 # ruff: noqa: RUF001 - dashes, signs and fractions of running text are the subject here
 
+import html
 import re
 
-LIST_MARK = "\ue001"  # begins a list item; a private-use character, which no page needs
-HEADING_MARK = "\ue002"  # begins a heading; its level and its text follow
+from distilray.corpus.wikitext.arguments import HOLE
 
-# Sections of lists and notes that are about the article, not part of it.
-_BACK_MATTER = {
-    "bibliography", "citations", "external links", "footnotes", "further reading", "literature cited", "notes",
-    "notes and references", "references", "references and notes", "see also", "sources", "works cited",
-}  # fmt: skip
+LIST_MARK = "\ue001"  # begins a list item; a private-use character, which no page needs
+
 _APOSTROPHE = "\ue003"  # one that stands beside the quotes of italic
-_MARKUP_LINE = re.compile(r"\{\||\|\}|\||!\s|!!|\}\}|-{4,}")
+_MARKUP_LINE = re.compile(r"\{\||\|\}|\||!\s|!!|\}\}|-{4,}|={2,}")
 _MARKUP_LEFT = re.compile(r"\{\{|\}\}|\{\||\|\}")
 
 _INNERMOST_TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
 _QUOTE_RUN = re.compile(r"'{2,}")
 
-# In this order: what one leaves the next may have to mend.
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]\w{1,30});")  # one that was escaped twice
+_INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+
+# Markup that the parser left: a sign that a paragraph with it has, and what to replace. White space comes after.
+_LEFTOVERS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
+    (sign, re.compile(pattern), replacement)
+    for sign, pattern, replacement in (
+        ("__", r"__[A-Z]{3,}__", ""),
+        ("[", r"\[(?:https?:|ftp:|mailto:)?//?\S+\s([^\[\]]*)\]", r"\1"),
+        ("://", r"(?:https?|ftp)://[^\s)\]]+", HOLE),
+        ("<", r"</?[a-zA-Z][a-zA-Z0-9]{0,14}(?:\s[^<>]*)?/?>", ""),
+        ("[[", r"\[\[", ""),
+        ("]]", r"\]\]", ""),
+    )
+)
+# What a hole in a sentence looks like, when white space is single spaces. Most paragraphs have none of it.
+_GAP_SIGNS = (HOLE, '""', '" "', "“”", "“ ”")
+_NO_BEGINNING = frozenset(",;:.)]")
+_GAPS = (
+    re.compile(r"[(\[](?:[ ,;:/–—)\]-]|(?:or|and) ?\))"),
+    re.compile(r"[,;:–](?: ?[,;]|[)\]])"),
+    re.compile(r" [,.;:!?)\]]"),
+)
+# How holes are mended, in this order: what one leaves the next may have to mend.
 _REPAIRS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]", ""),  # invisible signs
-        (r"__[A-Z]{3,}__", ""),
-        (r"\[(?:https?:|ftp:|mailto:)?//?\S+\s([^\[\]]*)\]", r"\1"),
-        (r"(?:https?|ftp)://[^\s)\]]+", ""),
-        (r"</?[a-zA-Z][a-zA-Z0-9]{0,14}(?:\s[^<>]*)?/?>", ""),
-        (r"\[\[|\]\]", ""),
-        (r"\s+", " "),
         (r" ?\([^()]*\ufffc[^()]*\)", ""),  # an aside with something that is not words
-        (r"([(\[])[\s,;:/–—-]+(?=[)\]])", r"\1"),  # brackets that hold separators only
-        (r" ?(?:\(\s*(?:or|and)?\s*\)|\[\s*\])", ""),
-        (r"([(\[])\s*(?:[,;:]\s*)+", r"\1"),
-        (r"\s*(?:[,;:–]\s*)+([)\]])", r"\1"),
-        (r"([,;:])(?:\s*[,;])+", r"\1"),
-        (r"(?<!\S)(?:\"\s*\"|“\s*”)(?!\S)", ""),
-        (r"\s+([,.;:!?])(?=\s|$|[\"')\]])", r"\1"),
-        (r"([(\[])\s+", r"\1"),
-        (r"\s+([)\]])", r"\1"),
-        (r"\s{2,}", " "),
-        (r"^[\s,;:.)\]]+(?!\.)", ""),
+        (r"([(\[])[ ,;:/–—-]+(?=[)\]])", r"\1"),  # brackets that hold separators only
+        (r" ?(?:\( ?(?:or|and)? ?\)|\[ ?\])", ""),
+        (r"([(\[]) ?(?:[,;:] ?)+", r"\1"),
+        (r" ?(?:[,;:–] ?)+([)\]])", r"\1"),
+        (r"([,;:])(?: ?[,;])+", r"\1"),
+        (r"(?<!\S)(?:\" ?\"|“ ?”)(?!\S)", ""),
+        (r" +([,.;:!?])(?=\s|$|[\"')\]])", r"\1"),
+        (r"([(\[]) +", r"\1"),
+        (r" +([)\]])", r"\1"),
+        (r" {2,}", " "),
+        (r"^[ ,;:.)\]]+(?!\.)", ""),
     )
 )
 
 
 def prose(text: str) -> str:
     """The paragraphs of prose of a page, each on one line, with a blank line between."""
-    repaired = [_repair(paragraph) for paragraph in _paragraphs(text.split("\n"))]
+    repaired = [_repair(paragraph) for paragraph in _paragraphs(_INVISIBLE.sub("", text).split("\n"))]
     return "\n\n".join(paragraph for paragraph in repaired if any(map(str.isalpha, paragraph)))
 
 
 def _paragraphs(lines: list[str]) -> list[str]:
     paragraphs: list[str] = []
     current: list[str] = []
-    skip_level = 0  # level of the heading whose section is skipped, 0 for none
     for line in [*lines, ""]:
-        if line.startswith(HEADING_MARK):
-            level, title = int(line[1]), line[2:].replace("'''", "").replace("''", "").strip().lower()
-            if not skip_level or level <= skip_level:
-                skip_level = level if title in _BACK_MATTER else 0
         words, is_list, _ = line.partition(LIST_MARK)
         words = _style_free(words).strip()
-        is_prose = words and not skip_level and not line.startswith(HEADING_MARK) and not _MARKUP_LINE.match(words)
+        is_prose = words and not _MARKUP_LINE.match(words)
         if is_prose:
             current.append(words)
         if current and (is_list or not is_prose):
@@ -104,6 +112,21 @@ def _repair(paragraph: str) -> str:
             before, paragraph = paragraph, _INNERMOST_TEMPLATE.sub("", paragraph)
     if _MARKUP_LEFT.search(paragraph):
         return ""  # an unclosed template or table runs through it
-    for pattern, replacement in _REPAIRS:
-        paragraph = pattern.sub(replacement, paragraph)
+    if "&" in paragraph:
+        paragraph = _ENTITY.sub(lambda entity: html.unescape(entity[0]), paragraph)
+    for sign, pattern, replacement in _LEFTOVERS:
+        if sign in paragraph:
+            paragraph = pattern.sub(replacement, paragraph)
+    paragraph = " ".join(paragraph.split())
+    if _has_gap(paragraph):
+        for pattern, replacement in _REPAIRS:
+            paragraph = pattern.sub(replacement, paragraph)
     return paragraph.strip()
+
+
+def _has_gap(paragraph: str) -> bool:
+    return (
+        paragraph[:1] in _NO_BEGINNING
+        or any(sign in paragraph for sign in _GAP_SIGNS)
+        or any(gap.search(paragraph) for gap in _GAPS)
+    )

@@ -43,7 +43,47 @@ _NAMES = {
     "PD/km2": ("inhabitant per square kilometre", "inhabitants per square kilometre"),
     "F": ("°F", "°F"), "°F": ("°F", "°F"), "C": ("°C", "°C"), "°C": ("°C", "°C"), "K": ("K", "K"),
     "C-change": ("°C", "°C"), "F-change": ("°F", "°F"),
+    "ft2": ("square foot", "square feet"), "in2": ("square inch", "square inches"),
+    "mi2": ("square mile", "square miles"), "mm2": ("square millimetre", "square millimetres"),
+    "acres": ("acre", "acres"), "miles": ("mile", "miles"), "feet": ("foot", "feet"), "metre": ("metre", "metres"),
+    "meter": ("metre", "metres"), "dam": ("decametre", "decametres"), "dm": ("decimetre", "decimetres"),
+    "fathom": ("fathom", "fathoms"), "furlong": ("furlong", "furlongs"), "chain": ("chain", "chains"),
+    "hand": ("hand", "hands"), "pc": ("parsec", "parsecs"), "kpc": ("kiloparsec", "kiloparsecs"),
+    "AU": ("astronomical unit", "astronomical units"), "μm": ("micrometre", "micrometres"),
+    "µm": ("micrometre", "micrometres"), "cuin": ("cubic inch", "cubic inches"), "ft3": ("cubic foot", "cubic feet"),
+    "cm3": ("cubic centimetre", "cubic centimetres"), "cc": ("cc", "cc"), "mL": ("millilitre", "millilitres"),
+    "hl": ("hectolitre", "hectolitres"), "acre.ft": ("acre-foot", "acre-feet"), "acre-ft": ("acre-foot", "acre-feet"),
+    "USoz": ("US fluid ounce", "US fluid ounces"), "USfloz": ("US fluid ounce", "US fluid ounces"),
+    "impfloz": ("imperial fluid ounce", "imperial fluid ounces"), "USqt": ("US quart", "US quarts"),
+    "USpt": ("US pint", "US pints"), "imppt": ("imperial pint", "imperial pints"), "USbsh": ("US bushel", "US bushels"),
+    "oilbbl": ("barrel", "barrels"), "oilbbl/d": ("barrel per day", "barrels per day"),
+    "bbl/d": ("barrel per day", "barrels per day"), "carat": ("carat", "carats"), "gr": ("grain", "grains"),
+    "ozt": ("troy ounce", "troy ounces"), "cwt": ("hundredweight", "hundredweight"),
+    "long ton": ("long ton", "long tons"), "short ton": ("short ton", "short tons"),
+    "MT": ("metric ton", "metric tons"),
+    "tonne": ("tonne", "tonnes"), "Mt": ("megatonne", "megatonnes"), "kt": ("kilotonne", "kilotonnes"),
+    "knot": ("knot", "knots"), "kph": ("kilometre per hour", "kilometres per hour"),
+    "km/s": ("kilometre per second", "kilometres per second"), "mi/s": ("mile per second", "miles per second"),
+    "m3/s": ("cubic metre per second", "cubic metres per second"),
+    "cuft/s": ("cubic foot per second", "cubic feet per second"), "bhp": ("brake horsepower", "brake horsepower"),
+    "shp": ("shaft horsepower", "shaft horsepower"), "PS": ("metric horsepower", "metric horsepower"),
+    "ihp": ("indicated horsepower", "indicated horsepower"), "GW": ("gigawatt", "gigawatts"),
+    "kWh": ("kilowatt-hour", "kilowatt-hours"), "MJ": ("megajoule", "megajoules"), "N": ("newton", "newtons"),
+    "kN": ("kilonewton", "kilonewtons"), "lbf": ("pound-force", "pounds-force"),
+    "Nm": ("newton-metre", "newton-metres"),
+    "lbft": ("pound-foot", "pound-feet"), "hPa": ("hectopascal", "hectopascals"), "mbar": ("millibar", "millibars"),
+    "GPa": ("gigapascal", "gigapascals"), "inHg": ("inch of mercury", "inches of mercury"),
+    "mpgus": ("mile per US gallon", "miles per US gallon"), "ft/min": ("foot per minute", "feet per minute"),
+    "lb/ft3": ("pound per cubic foot", "pounds per cubic foot"), "g/cm3": ("gram per cubic centimetre",
+    "grams per cubic centimetre"), "kg/m3": ("kilogram per cubic metre", "kilograms per cubic metre"),
+    "/ha": ("per hectare", "per hectare"), "/acre": ("per acre", "per acre"),
 }  # fmt: skip
+# What stands before a code: e6acre are millions of acres; before some that are not metric, Toilbbl, it is a letter.
+_MULTIPLES = {
+    "e3": "thousand", "e6": "million", "e9": "billion", "e12": "trillion", "k": "thousand", "M": "million",
+    "G": "billion", "T": "trillion",
+}  # fmt: skip
+_MULTIPLE = re.compile(r"e3|e6|e9|e12|[kMGT](?=oilbbl|bbl|cuft|ft3|cuyd|USgal|impgal|carat)")
 _TOGETHER = {("ft", "in"), ("foot", "in"), ("lb", "oz"), ("st", "lb"), ("mi", "ft"), ("yd", "ft")}
 
 
@@ -77,10 +117,22 @@ def _numbers(parts: list[str]) -> tuple[str, str, list[str]]:
 
 
 def _with_unit(words: str, code: str, last: str, adjective: bool) -> str:
-    singular, plural = _NAMES.get(code, (code, code))
+    singular, plural = _unit_names(code)
     if adjective and singular[0].isalpha():
         return f"{words}-{singular.replace(' ', '-')}"
-    return f"{words} {singular if words == last == '1' else plural}"
+    one = words == last == "1" and code in _NAMES  # but "1 million acres"
+    return f"{words} {singular if one else plural}"
+
+
+def _unit_names(code: str) -> tuple[str, str]:
+    """Singular and plural name of a unit; its code twice when it is in no table."""
+    if code in _NAMES:
+        return _NAMES[code]
+    multiple = _MULTIPLE.match(code)
+    if multiple is None or code[multiple.end() :] not in _NAMES:
+        return code, code
+    singular, plural = _NAMES[code[multiple.end() :]]
+    return f"{_MULTIPLES[multiple[0]]} {singular}", f"{_MULTIPLES[multiple[0]]} {plural}"
 
 
 def _grouped(number: str) -> str:

@@ -1,0 +1,213 @@
+"""The report of a corpus: what was read, kept and dropped, by source; what the text is like; how fast it went."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from distilray.config.corpus import BuildCorpusConfig
+from distilray.corpus.matching import REASONS
+from distilray.corpus.screening.quality import per_thousand
+
+# What the paper's corpus held: 11,038 books and 800 M words, of which an audit (Bandy and Vincent 2021) found about
+# 7,185 to be unique. The dump of the English Wikipedia that projections are for: multistream .bz2, as of 2025.
+BOOKCORPUS = {"books": 11_038, "words": 800_000_000, "unique_books": 7_185}
+FULL_DUMP_BYTES = 24_000_000_000
+PROJECTED_CORES = (1, 16, 64, 256)
+
+
+@dataclass
+class SourceReport:
+    """The counts of one source. `read` = `documents` + all of `dropped`; `refused` documents are in quarantine."""
+
+    name: str
+    kind: str
+    files: int = 0
+    stored_bytes: int = 0
+    text_bytes: int = 0
+    read: int = 0
+    documents: int = 0
+    refused: int = 0
+    lost_bytes: int = 0
+    sentences: int = 0
+    words: int = 0
+    tokens: int = 0
+    residue: int = 0
+    holes: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    sentences_dropped: Counter[str] = field(default_factory=Counter)
+    quarantined: Counter[str] = field(default_factory=Counter)
+    contaminated: Counter[str] = field(default_factory=Counter)
+    words_per_document: Counter[int] = field(default_factory=Counter)
+    words_per_sentence: Counter[int] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
+
+    @property
+    def bad_fraction(self) -> float:
+        """Share of the bytes that could not be read, and of the documents that were refused."""
+        documents = self.read + self.refused
+        lost = self.lost_bytes / self.stored_bytes if self.stored_bytes else 0.0
+        return lost + (self.refused / documents if documents else 0.0)
+
+    def add_part(self, facts: Mapping[str, Any]) -> None:
+        """Adds what the first phase has counted of a part."""
+        for name in ("stored_bytes", "text_bytes", "read", "refused", "lost_bytes", "cpu_seconds"):
+            setattr(self, name, getattr(self, name) + facts[name])
+        for name in ("dropped", "sentences_dropped", "quarantined", "contaminated"):
+            getattr(self, name).update(facts[name])
+        for stage, spent in facts["seconds"].items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+    def add_group(self, facts: Mapping[str, Any]) -> None:
+        """Adds what the second phase has counted of a group of parts."""
+        self.documents += facts["documents"]
+        self.sentences += facts["sentences"]
+        for name in ("words", "tokens", "residue", "holes"):
+            setattr(self, name, getattr(self, name) + facts["sums"].get(name, 0))
+        self.dropped.update(facts["dropped"])
+        for name in ("words_per_document", "words_per_sentence"):
+            getattr(self, name).update({int(low): count for low, count in facts[name].items()})
+
+    def counts(self) -> dict[str, Any]:
+        """What follows from the input alone."""
+        return {
+            "kind": self.kind,
+            "files": self.files,
+            "stored_bytes": self.stored_bytes,
+            "text_bytes": self.text_bytes,
+            "read": self.read,
+            "documents": self.documents,
+            "dropped": _sorted(self.dropped),
+            "refused": self.refused,
+            "quarantined": _sorted(self.quarantined),
+            "lost_bytes": self.lost_bytes,
+            "sentences": self.sentences,
+            "sentences_dropped": _sorted(self.sentences_dropped),
+            "words": self.words,
+            "tokens": self.tokens,
+            "contaminated": _sorted(self.contaminated),
+            "residue_per_1000_words": per_thousand(self.residue, self.words),
+            "holes_per_1000_words": per_thousand(self.holes, self.words),
+            "words_per_document": _histogram(self.words_per_document),
+            "words_per_sentence": _histogram(self.words_per_sentence),
+        }
+
+
+def source_reports(config: BuildCorpusConfig, files: Iterable[int]) -> list[SourceReport]:
+    """Empty reports, one for each source of the recipe. `files`: the source of each file."""
+    reports = [SourceReport(source.name, source.kind) for source in config.sources]
+    for number in files:
+        reports[number].files += 1
+    return reports
+
+
+def corpus_counts(reports: Sequence[SourceReport]) -> dict[str, Any]:
+    """The counts of the manifest: those of all sources together, and of each."""
+    dropped: Counter[str] = Counter()
+    sentences_dropped: Counter[str] = Counter()
+    for report in reports:
+        dropped.update(report.dropped)
+        sentences_dropped.update(report.sentences_dropped)
+    words = sum(report.words for report in reports)
+    totals = {name: sum(getattr(report, name) for report in reports) for name in ("read", "documents", "refused")}
+    assert totals["read"] == totals["documents"] + sum(dropped.values()), "a document was neither kept nor dropped"
+    return {
+        **totals,
+        "dropped": _sorted(dropped),
+        "sentences": sum(report.sentences for report in reports),
+        "sentences_dropped": _sorted(sentences_dropped),
+        "words": words,
+        "tokens": sum(report.tokens for report in reports),
+        "residue_per_1000_words": per_thousand(sum(report.residue for report in reports), words),
+        "holes_per_1000_words": per_thousand(sum(report.holes for report in reports), words),
+        "sources": {_key(number, report): report.counts() for number, report in enumerate(reports)},
+    }
+
+
+def corpus_report(reports: Sequence[SourceReport], *, token_unit: str, evaluation: Sequence[str]) -> dict[str, Any]:
+    """All of the report as JSON types: the counts, books beside BookCorpus, leakage, speed and projection.
+
+    Args:
+        reports: one for each source.
+        token_unit: what `tokens` counts.
+        evaluation: the sets that documents were compared with.
+    """
+    leaked: Counter[str] = Counter(dict.fromkeys(evaluation, 0))
+    for report in reports:
+        leaked.update(report.contaminated)
+    return {
+        "schema": 1,
+        "token_unit": token_unit,
+        **corpus_counts(reports),
+        "evaluation_sets": {name: {"documents": leaked[name]} for name in sorted(leaked)},
+        "books": _books([report for report in reports if report.kind == "books"]),
+        "stages": _stages(reports),
+        "full_wikipedia": _projection([report for report in reports if report.kind == "wikipedia"]),
+    }
+
+
+def report_bytes(report: Mapping[str, Any]) -> bytes:
+    """The report as a JSON file."""
+    return json.dumps(report, indent=1, ensure_ascii=False).encode()
+
+
+def _books(reports: Sequence[SourceReport]) -> dict[str, Any] | None:
+    if not reports:
+        return None
+    words = sum(report.words for report in reports)
+    unique = sum(report.documents for report in reports)
+    return {
+        "files": sum(report.files for report in reports),
+        "words": words,
+        "duplicates": sum(report.dropped[reason] for report in reports for reason in REASONS),
+        "unique_books": unique,
+        "bookcorpus": BOOKCORPUS,
+        "share_of_bookcorpus_books": round(unique / BOOKCORPUS["books"], 4),
+        "share_of_bookcorpus_words": round(words / BOOKCORPUS["words"], 4),
+        "books_short_of_bookcorpus": max(0, BOOKCORPUS["books"] - unique),
+        "words_short_of_bookcorpus": max(0, BOOKCORPUS["words"] - words),
+    }
+
+
+def _stages(reports: Sequence[SourceReport]) -> dict[str, dict[str, float]]:
+    """Seconds of a task by stage, and MB of text before cleaning that it takes through in a second.
+
+    `cpu` is what all stages took of a core; `all` by the clock is more where cores or storage were shared.
+    """
+    seconds: dict[str, float] = {}
+    for report in reports:
+        for stage, spent in report.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+    cpu = sum(report.cpu_seconds for report in reports)
+    megabytes = sum(report.text_bytes for report in reports) / 1e6
+    return {
+        stage: {"seconds": round(spent, 3), "mb_per_s": round(megabytes / spent, 2) if spent else 0.0}
+        for stage, spent in [*seconds.items(), ("all", sum(seconds.values())), ("cpu", cpu)]
+    }
+
+
+def _projection(reports: Sequence[SourceReport]) -> dict[str, Any] | None:
+    """Hours for the dump of the English Wikipedia at the rate of this run."""
+    stored = sum(report.stored_bytes for report in reports)
+    spent = sum(sum(report.seconds.values()) for report in reports)
+    if not stored or not spent:
+        return None
+    core_hours = FULL_DUMP_BYTES / (stored / spent) / 3600
+    return {
+        "stored_bytes": FULL_DUMP_BYTES,
+        "hours_by_cores": {str(cores): round(core_hours / cores, 2) for cores in PROJECTED_CORES},
+    }
+
+
+def _key(number: int, report: SourceReport) -> str:
+    return f"{number}_{report.name}"
+
+
+def _histogram(bins: Counter[int]) -> dict[str, int]:
+    return {str(low): bins[low] for low in sorted(bins)}
+
+
+def _sorted(counter: Counter[str]) -> dict[str, int]:
+    return {name: counter[name] for name in sorted(counter) if counter[name]}

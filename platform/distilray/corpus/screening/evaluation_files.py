@@ -1,0 +1,132 @@
+"""The texts of evaluation sets: which files of a path are read, what their set is called, and what is in them."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distilray.errors import InputError
+from distilray.runtime import storage
+
+# The train split of a set is not what is evaluated.
+_EVALUATED = re.compile(r"dev|test|validation", re.IGNORECASE)
+_SPLIT = re.compile(r"(?:dev|test|train|validation)(?![^\W_])", re.IGNORECASE)
+
+
+def evaluation_files(path: str) -> list[tuple[str, str]]:
+    """The sets and the URIs of the files that a path means.
+
+    In a folder these are the files of a `dev`, `test` or `validation` split, and their folders name the sets. Any
+    other path means the file itself, which names its set unless its name is only that of a split.
+
+    Raises:
+        InputError: nothing is there that can be read.
+    """
+    known = [uri for uri in storage.find_files(path) if _suffix(uri) in _READERS]
+    if not known:
+        raise InputError(f"{path}: no evaluation file there; its name must end with one of {', '.join(_READERS)}")
+    if not storage.is_folder(path):
+        return [(_folder(uri) if _SPLIT.match(_name(uri)) else _stem(uri), uri) for uri in known]
+    evaluated = [(_folder(uri), uri) for uri in known if _EVALUATED.match(_name(uri))]
+    if not evaluated:
+        raise InputError(f"{path}: no name there begins with dev, test or validation; give the files themselves")
+    return evaluated
+
+
+def read_texts(uri: str) -> Iterator[str]:
+    """Every text of a file: fields, lines or values.
+
+    Raises:
+        InputError: the file is not what its name says.
+    """
+    suffix = _suffix(uri)
+    try:
+        yield from _READERS[suffix](storage.read_bytes(uri))
+    except (ValueError, csv.Error, pa.ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"{uri}: cannot be read as {suffix} in UTF-8 ({reason}); mend the file or leave it out"
+        ) from None
+
+
+def _name(uri: str) -> str:
+    name = uri.rpartition("/")[2]
+    return unquote(name) if "://" in uri else name
+
+
+def _stem(uri: str) -> str:
+    return _name(uri).rpartition(".")[0]
+
+
+def _folder(uri: str) -> str:
+    return _name(uri.rpartition("/")[0]).strip(".") or _stem(uri)
+
+
+def _suffix(uri: str) -> str:
+    return "." + _name(uri).rpartition(".")[2].lower()
+
+
+def _lines(data: bytes) -> list[str]:
+    return data.decode("utf-8-sig").split("\n")
+
+
+def _tsv(data: bytes) -> Iterator[str]:
+    return (field for line in _lines(data) for field in line.split("\t"))
+
+
+def _csv(data: bytes) -> Iterator[str]:
+    return (field for row in csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")) for field in row)
+
+
+def _json_lines(data: bytes) -> Iterator[str]:
+    for number, line in enumerate(_lines(data), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number}: {error.msg}") from None
+        yield from _strings(value)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner)
+
+
+def _parquet(data: bytes) -> Iterator[str]:
+    for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches():
+        for column in batch.columns:
+            yield from _column_texts(column)
+
+
+def _column_texts(column: pa.Array) -> Iterator[str]:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        yield from _column_texts(column.dictionary_decode())
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        yield from column.drop_null().to_pylist()
+    elif pa.types.is_struct(kind):
+        for inner in column.flatten():
+            yield from _column_texts(inner)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        yield from _column_texts(column.flatten())
+
+
+_READERS: Mapping[str, Callable[[bytes], Iterator[str] | list[str]]] = {
+    ".tsv": _tsv,
+    ".csv": _csv,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".txt": _lines,
+    ".parquet": _parquet,
+}

@@ -1,0 +1,84 @@
+"""Which cleaned texts become documents: a table of reasons to drop one, and the first that holds is counted."""
+
+import re
+import string
+from collections.abc import Callable, Sequence
+
+from distilray.config.corpus import FilterConfig
+from distilray.corpus.screening.languages import language_of
+
+MARKUP_UNREADABLE = "markup_unreadable"  # the wikitext parser gave up
+
+_ASCII = bytes(range(128))
+_NO_LETTERS = bytes(set(range(256)) - set(string.ascii_letters.encode()))
+_SPACES_AND_OTHERS = bytes(code for code in range(256) if code >= 128 or chr(code).isspace())
+_ENDS = (".", "!", "?", "…")
+_CLOSING = "\"')]}”’»›"  # noqa: RUF001 - the signs themselves
+
+# Signs that stand alone: ASCII and other punctuation, and Han characters.
+_SIGNS = r"!-/:-@\[-`{-~¡§«¶·»¿‐-‧‰-⁞、-〃〈-】！？㐀-䶿一-鿿豈-﫿"  # noqa: RUF001
+_BASIC_TOKEN = re.compile(rf"[{_SIGNS}]|[^\s{_SIGNS}]+")
+_ASCII_SIGNS = string.punctuation.encode()
+_SIGNS_TO_SPACES = bytes.maketrans(_ASCII_SIGNS, b" " * len(_ASCII_SIGNS))
+_NO_SIGNS = bytes(set(range(256)) - set(_ASCII_SIGNS))
+
+
+def count_words(sentences: Sequence[str]) -> int:
+    """Words between the single spaces of sentences."""
+    return " ".join(sentences).count(" ") + 1 if sentences else 0
+
+
+def count_basic_tokens(sentences: Sequence[str]) -> int:
+    """Words and single signs, as BERT's basic tokenizer divides a text before WordPiece (Devlin et al. 2019)."""
+    others = " ".join(sentence for sentence in sentences if not sentence.isascii())
+    # ASCII is counted as bytes, for speed.
+    text = " ".join(sentence for sentence in sentences if sentence.isascii()).encode()
+    words = len(text.translate(_SIGNS_TO_SPACES).split())
+    return len(_BASIC_TOKEN.findall(others)) + words + len(text.translate(None, _NO_SIGNS))
+
+
+def histogram_bin(words: int) -> int:
+    """The lower bound of the bin that holds a count: 0, 1, 2, 4, 8, ..."""
+    return 1 << (words.bit_length() - 1) if words else 0
+
+
+def text_drop_reason(sentences: Sequence[str], config: FilterConfig) -> str | None:
+    """Why a cleaned text is no document, None when it is one."""
+    return next((reason for reason, holds in TEXT_REASONS if holds(sentences, config)), None)
+
+
+def _letter_fraction(sentences: Sequence[str]) -> float:
+    # ASCII is counted as bytes, for speed.
+    text = "".join(sentences).encode(errors="replace")
+    others = text.translate(None, _ASCII).decode()
+    signs = len(text.translate(None, _SPACES_AND_OTHERS)) + sum(not sign.isspace() for sign in others)
+    letters = len(text.translate(None, _NO_LETTERS)) + sum(map(str.isalpha, others))
+    return letters / signs if signs else 0.0
+
+
+def _list_fraction(sentences: Sequence[str]) -> float:
+    ended = sum(sentence.rstrip(_CLOSING).endswith(_ENDS) for sentence in sentences)
+    return 1 - ended / len(sentences) if sentences else 0.0
+
+
+def _repeated_fraction(sentences: Sequence[str]) -> float:
+    different = len({sentence.casefold() for sentence in sentences})
+    return 1 - different / len(sentences) if sentences else 0.0
+
+
+def _is_of_another_language(sentences: Sequence[str], config: FilterConfig) -> bool:
+    if config.language is None:
+        return False
+    language, probability = language_of(" ".join(sentences))
+    return language != config.language or probability < config.min_language_probability
+
+
+# Decided on the sentences that are left after cleaning, the cheapest first.
+TEXT_REASONS: tuple[tuple[str, Callable[[Sequence[str], FilterConfig], bool]], ...] = (
+    ("too_few_sentences", lambda sentences, config: len(sentences) < config.min_sentences),
+    ("too_short", lambda sentences, config: count_words(sentences) < config.min_words),
+    ("list_like", lambda sentences, config: _list_fraction(sentences) > config.max_list_fraction),
+    ("too_few_letters", lambda sentences, config: _letter_fraction(sentences) < config.min_letter_fraction),
+    ("repeated_lines", lambda sentences, config: _repeated_fraction(sentences) > config.max_repeated_fraction),
+    ("wrong_language", _is_of_another_language),
+)

@@ -1,0 +1,1 @@
+"""The pages of a MediaWiki dump, from any range of its file."""

@@ -1,0 +1,141 @@
+"""Documents in the lines of JSON files."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from distilray.config.corpus import JsonLinesSource
+from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
+from distilray.corpus.sources.streams import (
+    Line,
+    UnreadableError,
+    byte_ranges,
+    read_chunks,
+    read_lines,
+    split_suffix,
+    stored_size,
+)
+from distilray.corpus.sources.text import prose
+from distilray.errors import InputError
+
+__all__ = ["check_file", "file_ranges", "is_input", "prose", "read_documents"]
+
+_SUFFIXES = {".jsonl", ".json", ".ndjson"}
+_MARK = b"\xef\xbb\xbf"
+_HEAD = 1 << 20
+_FIRST_LINES = 100  # a title may be missing in some
+_FIX = "write one JSON object in each line"
+
+
+def is_input(name: str) -> bool:
+    """Whether a file of a folder holds JSON lines."""
+    return split_suffix(name)[2] in _SUFFIXES
+
+
+def check_file(source: JsonLinesSource, uri: str) -> None:
+    """Looks at the first lines of a file.
+
+    Raises:
+        InputError: it is missing, empty or damaged from the beginning; its first line is no object, or lacks the text
+            or the id; or none of the first lines has the title.
+    """
+    stored_size(uri)
+    head, is_whole = _head(uri)
+    lines = [line for line in head.split(b"\n") if line.strip()][:_FIRST_LINES]
+    if not lines:
+        raise InputError(f"{uri}: the file is empty; remove it, or write it again")
+    if not lines[0].lstrip().startswith(b"{"):
+        raise InputError(f"{uri}: the first line is no JSON object; {_FIX}")
+    if is_whole or b"\n" in head.lstrip():  # else the first line goes on behind what was read
+        _check_keys(source, uri, lines)
+
+
+def file_ranges(source: JsonLinesSource, uri: str, name: str, *, part_bytes: int) -> list[FileRange]:
+    """Ranges of bytes, or the whole file when it is compressed."""
+    return byte_ranges(uri, name, part_bytes=part_bytes)
+
+
+def read_documents(
+    source: JsonLinesSource, part: FileRange, *, max_document_bytes: int
+) -> Iterator[RawDocument | Quarantined]:
+    """The documents of the lines that begin in a range. Offsets are in the file as decompressed."""
+    # Escapes make a line longer than its text: at most six bytes for one. What the text has is checked again.
+    max_bytes = 6 * max_document_bytes
+    try:
+        for line in read_lines(part, max_bytes=max_bytes):
+            if line.size > max_bytes:
+                yield Quarantined(part.name, line.offset, "too_large", f"a line of {line.size:,} bytes")
+            elif line.data.strip() and line.data != _MARK:
+                yield _document(source, part.name, line, max_document_bytes)
+    except UnreadableError as error:
+        yield error.quarantined(part.name)
+
+
+def _head(uri: str) -> tuple[bytes, bool]:
+    """The first bytes of a file, and whether they are all."""
+    head = bytearray()
+    try:
+        for chunk in read_chunks(uri):
+            head += chunk
+            if len(head) >= _HEAD:
+                return bytes(head).removeprefix(_MARK), False
+    except UnreadableError as error:
+        if not head:
+            raise InputError(f"{uri}: {error}") from None
+        return bytes(head).removeprefix(_MARK), False
+    return bytes(head).removeprefix(_MARK), True
+
+
+def _check_keys(source: JsonLinesSource, uri: str, lines: list[bytes]) -> None:
+    try:
+        first = json.loads(lines[0].decode())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{uri}: the first line is no JSON ({error}); {_FIX}") from None
+    for field, column in (("text_column", source.text_column), ("id_column", source.id_column)):
+        if column is not None and column not in first:
+            raise InputError(f"{uri}: no '{column}' in the first line; set {field} to one of {_names(first)}")
+    title = source.title_column
+    if title is not None and title not in first and not any(json.dumps(title).encode() in line for line in lines):
+        raise InputError(f"{uri}: no '{title}' in the first lines; set title_column to one of {_names(first)}")
+
+
+def _names(first: dict[str, Any]) -> str:
+    return ", ".join(ascii(name)[:60] for name in list(first)[:30]) or "none: the object is empty"
+
+
+def _document(source: JsonLinesSource, name: str, line: Line, max_bytes: int) -> RawDocument | Quarantined:
+    def refused(reason: str, detail: str) -> Quarantined:
+        return Quarantined(name, line.offset, reason, detail)
+
+    data = line.data.removeprefix(_MARK) if line.offset == 0 else line.data
+    try:
+        values = json.loads(data.decode())
+    except UnicodeDecodeError as error:
+        return refused("not_utf8", f"byte {error.start:,} of the line is not UTF-8; convert the file to UTF-8")
+    except (ValueError, RecursionError) as error:
+        return refused("json_malformed", f"{error}; {_FIX}")
+    if not isinstance(values, dict):
+        return refused("json_malformed", f"{type(values).__name__} where an object is needed; {_FIX}")
+    text = values.get(source.text_column)
+    if not isinstance(text, str):
+        return refused("text_missing", f"'{source.text_column}' holds {_kind(values, source.text_column)}")
+    key = _key(values.get(source.id_column)) or f"{name}:{line.offset}"
+    title = values.get(source.title_column)
+    title = title if isinstance(title, str) else ""
+    try:
+        size = len(text.encode())
+        (key + title).encode()
+    except UnicodeEncodeError:
+        return refused("not_utf8", "holds half of a surrogate pair, which is no character")
+    if size > max_bytes:
+        return refused("too_large", f"{size:,} bytes; raise max_document_mb")
+    return RawDocument(key, title, text, size)
+
+
+def _key(value: object) -> str:
+    """An id as text; empty for what is none."""
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+def _kind(values: dict[str, Any], column: str) -> str:
+    return f"{type(values[column]).__name__} where a string is needed" if column in values else "nothing"

@@ -1,0 +1,212 @@
+"""Files as chunks and lines of bytes: plain, or .gz, .bz2 and .xz, in memory that does not grow with the file."""
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pyarrow import fs
+
+from distilray.corpus.sources.ranges import FileRange, Quarantined
+from distilray.errors import InputError
+from distilray.runtime import storage
+
+_CHUNK = 1 << 20
+_FEED = 16 << 10  # what was decompressed of a slice is lost with the slice, so slices are small
+_XZ_MEMORY = 256 << 20  # `xz -9` needs 65 MiB
+_MAX_EXPANSION = 1000  # text reaches 10, and gzip cannot pass 1,032
+_FREE_BYTES = 64 << 20  # up to here a file may expand as it likes
+
+
+class _GzipDecompressor:
+    """zlib with the interface of `bz2.BZ2Decompressor`."""
+
+    def __init__(self) -> None:
+        self._inflate = zlib.decompressobj(wbits=31)
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._inflate.decompress(self._inflate.unconsumed_tail + data, max_length)
+
+    @property
+    def eof(self) -> bool:
+        return self._inflate.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inflate.unused_data
+
+
+_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    ".gz": _GzipDecompressor,
+    ".bz2": bz2.BZ2Decompressor,
+    ".xz": lambda: lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY),
+}
+
+
+class UnreadableError(ValueError):
+    """The bytes of a file end here, though the file does not. `offset` and `lost_bytes` are of the file as stored."""
+
+    def __init__(self, reason: str, detail: str, *, offset: int = 0, lost_bytes: int = 0) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.offset = offset
+        self.lost_bytes = lost_bytes
+
+    def quarantined(self, file: str) -> Quarantined:
+        """What the ledger of the job says of it."""
+        return Quarantined(file, self.offset, self.reason, str(self), self.lost_bytes)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line without its line feed. `data` is empty when the line is longer than the reader keeps: see `size`."""
+
+    offset: int
+    data: bytes
+    size: int
+
+
+def split_suffix(name: str) -> tuple[str, str, str]:
+    """`a/b.txt`, `.gz` and `.txt` of a name: what stands before, the compression ("" for none), the suffix."""
+    compression = next((ending for ending in _DECOMPRESSORS if name.lower().endswith(ending)), "")
+    inner = name[: len(name) - len(compression)]
+    folder, slash, last = inner.rpartition("/")
+    stem, dot, suffix = last.rpartition(".")
+    if not dot or not stem:
+        return inner, compression, ""
+    return f"{folder}{slash}{stem}", compression, f".{suffix.lower()}"
+
+
+def stored_size(uri: str) -> int:
+    """Bytes of a file.
+
+    Raises:
+        InputError: it is missing, or a folder.
+    """
+    found, path = storage.filesystem(uri)
+    info = found.get_file_info(path)
+    if info.type != fs.FileType.File:
+        raise InputError(f"{uri}: no such file; correct the path of the source")
+    return int(info.size or 0)
+
+
+def byte_ranges(uri: str, name: str, *, part_bytes: int, divisible: bool = True) -> list[FileRange]:
+    """Ranges of at most `part_bytes` of a plain file; one of a file that is compressed or not `divisible`."""
+    size = stored_size(uri)
+    if split_suffix(uri)[1] or not divisible:
+        return [FileRange(uri, name, 0, size, "whole", size)]
+    bounds = [(start, min(start + part_bytes, size)) for start in range(0, size, part_bytes)]
+    return [FileRange(uri, name, start, end, "lines", end - start) for start, end in bounds]
+
+
+def read_chunks(uri: str, *, start: int = 0) -> Iterator[bytes]:
+    """The bytes of a file, decompressed by its suffix; `start` is for plain files only.
+
+    Raises:
+        UnreadableError: the compressed data is damaged, cut short or a bomb; all before that has been given.
+    """
+    found, path = storage.filesystem(uri)
+    decompressor = _DECOMPRESSORS.get(split_suffix(uri)[1])
+    if decompressor:
+        with found.open_input_stream(path, compression=None, buffer_size=0) as stream:
+            yield from _decompressed(stream, decompressor, stored_size(uri))
+        return
+    with found.open_input_file(path) as file:
+        file.seek(start)
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def read_whole(uri: str, *, max_bytes: int) -> bytes:
+    """All bytes of a file, decompressed by its suffix.
+
+    Raises:
+        UnreadableError: as `read_chunks`; or `too_large`, found without reading more than `max_bytes` and a little.
+    """
+    chunks, size = [], 0
+    for chunk in read_chunks(uri):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > max_bytes:
+            raise UnreadableError("too_large", f"more than {max_bytes:,} bytes; raise max_document_mb")
+    return b"".join(chunks)
+
+
+def read_lines(part: FileRange, *, max_bytes: int, start: int | None = None) -> Iterator[Line]:
+    """The lines of a range: of a plain file those that begin in it, of a whole file all. CR at the end is kept.
+
+    Args:
+        part: from `byte_ranges`.
+        max_bytes: longer lines come without their data.
+        start: reads from an earlier place than the range begins, in the middle of a line or not; lines from there on
+            come too, the first one as if it began there, and so do those behind the end of the range.
+
+    Raises:
+        UnreadableError: as `read_chunks`.
+    """
+    if part.form == "whole":
+        yield from _split_lines(read_chunks(part.uri), 0, max_bytes, mine=0, end=0)
+        return
+    before = max(part.start - 1, 0)  # a line begins behind a line feed
+    begin = before if start is None else start
+    for line in _split_lines(read_chunks(part.uri, start=begin), begin, max_bytes, mine=part.start, end=part.end):
+        if start is None and line.offset >= part.end:
+            return
+        if start is not None or line.offset >= part.start:
+            yield line
+
+
+def _split_lines(chunks: Iterable[bytes], begin: int, max_bytes: int, *, mine: int, end: int) -> Iterator[Line]:
+    """Lines of a stream whose first byte stands at `begin`. A line from before `mine` is not followed behind `end`."""
+    held: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        *ended, rest = chunk.split(b"\n")
+        for piece in ended:
+            size += len(piece)
+            yield Line(begin, b"".join([*held, piece]) if size <= max_bytes else b"", size)
+            begin += size + 1
+            held, size = [], 0
+        size += len(rest)
+        held = [*held, rest] if size <= max_bytes else []
+        if begin < mine and begin + size >= end:
+            return
+    if size:
+        yield Line(begin, b"".join(held), size)
+
+
+def _decompressed(stream: Any, decompressor: Callable[[], Any], stored: int) -> Iterator[bytes]:
+    engine, fed, given = decompressor(), 0, 0
+    between = True  # at the end of a member, where the file may end
+    for data in _slices(stream):
+        behind = fed + len(data)
+        while data or not between:
+            data = data.lstrip(b"\0") if between else data  # padding is allowed between members
+            if between and not data:
+                break
+            try:
+                out = engine.decompress(data, _CHUNK)
+            except (zlib.error, OSError, lzma.LZMAError) as error:
+                detail = f"compressed data is damaged ({error}); fetch the file again"
+                raise UnreadableError("compressed_damaged", detail, offset=fed, lost_bytes=stored - fed) from None
+            given += len(out)
+            if given > max(_FREE_BYTES, _MAX_EXPANSION * behind):
+                detail = f"expands more than {_MAX_EXPANSION:,}-fold, which no text does"
+                raise UnreadableError("too_large", detail, offset=fed, lost_bytes=stored - fed)
+            if out:
+                yield out
+            between, data = engine.eof, b""
+            if between:
+                data, engine = engine.unused_data, decompressor()
+            elif len(out) < _CHUNK:
+                break
+        fed = behind
+    if not between or not stored:
+        raise UnreadableError("compressed_damaged", "compressed data is cut short; fetch the file again", offset=stored)
+
+
+def _slices(stream: Any) -> Iterator[bytes]:
+    while chunk := stream.read(_CHUNK):
+        yield from (chunk[at : at + _FEED] for at in range(0, len(chunk), _FEED))

@@ -1,0 +1,60 @@
+"""The words of the templates of amounts, and numbers as they are written in running text."""
+
+# ruff: noqa: RUF001 - signs and fractions of running text are the subject here
+
+import re
+
+from distilray.corpus.wikitext.arguments import HOLE, Arguments
+from distilray.corpus.wikitext.units import quantity
+
+_SUPERSCRIPTS = str.maketrans("0123456789+-−n()", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿ⁽⁾")
+_ORDINARY = re.compile(r"[0-9A-Za-z]")
+_ENDINGS = {1: "st", 2: "nd", 3: "rd"}
+
+
+def superscript(text: str) -> str:
+    """`text` in superscript digits where all of it has them, unchanged otherwise."""
+    raised = text.strip().translate(_SUPERSCRIPTS)
+    return raised if not _ORDINARY.search(raised) else text
+
+
+def thousands(number: str) -> str:
+    """A whole number of four digits and more with commas; any other text as it is."""
+    return f"{int(number):,}" if number.isascii() and number.isdecimal() and len(number) in range(4, 30) else number
+
+
+def converted(arguments: Arguments) -> str:
+    """The quantity of `convert` that is converted; the conversion in brackets is left out."""
+    return quantity(arguments.positional(), adjective=arguments.get("adj") == "on")
+
+
+def fraction(arguments: Arguments) -> str:
+    """Of three arguments "1 3/4", of two "3/4", of one "1/2"."""
+    parts = arguments.positional()
+    if len(parts) == 3:
+        return f"{parts[0]} {parts[1]}/{parts[2]}"
+    return f"{parts[0]}/{parts[1]}" if len(parts) == 2 else f"1/{arguments.get('1') or '2'}"
+
+
+def value(arguments: Arguments) -> str:
+    """A measured value with its error, power of ten and unit."""
+    error, exponent, unit = arguments.get("2"), arguments.get("e"), arguments.get("u", "ul")
+    if arguments.get("3"):
+        return HOLE  # two errors, one above the other
+    power = f"×10{superscript(exponent)}" if exponent else ""
+    shown = thousands(arguments.get("1")) + (f"±{error}" if error else "")
+    return f"{shown}{power}{' ' if unit else ''}{unit}"
+
+
+def ordinal(arguments: Arguments) -> str:
+    """Of 22 it is "22nd"."""
+    number = arguments.get("1")
+    if not (number.isascii() and number.isdecimal() and len(number) < 30):
+        return number
+    ending = "th" if number[-2:-1] == "1" else _ENDINGS.get(int(number[-1]), "th")
+    return thousands(number) + ending
+
+
+def height(arguments: Arguments) -> str:
+    """As "6 ft 2 in", or "1.88 m"."""
+    return " ".join(f"{arguments.get(unit)} {unit}" for unit in ("ft", "in", "m", "cm") if arguments.get(unit))

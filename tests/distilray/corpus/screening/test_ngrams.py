@@ -1,0 +1,81 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distilray.corpus.screening import ngrams
+from distilray.corpus.screening.ngrams import ngram_hashes, normalised, word_hashes
+
+Word = st.text(alphabet="abcé1日", min_size=1, max_size=12)
+
+
+def hashes(text: str, n: int) -> list[int]:
+    return ngram_hashes(word_hashes(normalised([text])), n).tolist()
+
+
+@given(st.lists(Word, max_size=30), st.integers(1, 8))
+def test_two_ngrams_share_a_hash_when_their_words_are_the_same(words: list[str], n: int) -> None:
+    grams = [tuple(words[at : at + n]) for at in range(len(words) - n + 1)]
+    found = hashes(" ".join(words), n)
+    assert len(found) == len(grams)
+    assert len(set(found)) == len(set(grams))
+
+
+@pytest.mark.parametrize(("left", "right"), [("a bc", "ab c"), ("a b", "b a"), ("aa a", "a aa"), ("a a", "a")])
+def test_words_are_told_apart_by_their_bounds_and_order(left: str, right: str) -> None:
+    assert set(hashes(left, 1)) != set(hashes(right, 1)) or hashes(left, 2) != hashes(right, 2)
+
+
+def test_spaces_between_words_count_nothing() -> None:
+    assert (word_hashes(b"  the   dog ") == word_hashes(b"the dog")).all()
+
+
+def test_a_long_text_has_the_hashes_of_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = b"the dog  barks at a passing postman " * 20
+    whole = word_hashes(text)
+    monkeypatch.setattr(ngrams, "_BLOCK", 7)
+    assert (word_hashes(text) == whole).all()
+
+
+def test_words_that_differ_in_one_letter_share_no_hash() -> None:
+    words = [f"{first}{second}{third}" for first in "abcdefghij" for second in "abcdefghij" for third in range(1000)]
+    assert np.unique(word_hashes(" ".join(words).encode())).size == len(words)
+
+
+def test_a_word_longer_than_the_table_of_places_is_hashed_whole() -> None:
+    assert hashes("a" * 5000, 1) != hashes("a" * 4999 + "b", 1)
+
+
+def test_a_text_without_words_has_no_ngram() -> None:
+    assert hashes("... !", 1) == []
+
+
+def test_hashes_are_the_same_in_another_process() -> None:
+    code = (
+        "from distilray.corpus.screening.ngrams import *; "
+        "print(ngram_hashes(word_hashes(normalised(['The dog barks.', 'Loudly é.'])), 3).tolist())"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert other.stdout.strip() == str(hashes("The dog barks. Loudly é.", 3))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The DOG's_tail, 3.5 km", b"the dog s tail 3 5 km"),
+        ("Straße ﬁve ①", b"strasse five 1"),
+        ("cafe\u0301 — CAFÉ", "café café".encode()),
+        ("a\ud800b", b"a b"),
+    ],
+)
+def test_a_normalised_text_is_folded_words(text: str, expected: bytes) -> None:
+    assert b" ".join(normalised([text]).split()) == expected
+
+
+@given(st.lists(st.text(), max_size=4))
+def test_a_normalised_text_is_that_of_its_sentences(sentences: list[str]) -> None:
+    apart = b" ".join(normalised([sentence]) for sentence in sentences)
+    assert normalised(sentences).split() == apart.split()

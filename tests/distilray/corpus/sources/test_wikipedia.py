@@ -1,0 +1,376 @@
+import bz2
+import io
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import mwxml
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distilray.config.corpus import WikipediaSource
+from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
+from distilray.corpus.sources.wikipedia import check_file, file_ranges, is_input, read_documents
+from distilray.errors import InputError
+from distilray.runtime.sample import wikipedia_dump
+from tests.distilray.corpus.sources.small_dumps import (
+    INDEX,
+    dump,
+    page,
+    pages_of_noise,
+    write,
+    write_crossing,
+    write_multistream,
+)
+
+SOURCE = WikipediaSource(path="unused")
+PAGES = pages_of_noise(14, 1_500)
+XML = dump(*PAGES)
+LONG = dump(*pages_of_noise(9, 40_000))
+BIG = 1 << 30
+LIMIT = 16 << 20
+
+
+def ranges(uri: str, part_bytes: int = BIG, source: WikipediaSource = SOURCE) -> list[FileRange]:
+    return file_ranges(source, uri, "wiki", part_bytes=part_bytes)
+
+
+def read(uri: str, part_bytes: int = BIG, limit: int = LIMIT) -> list[RawDocument | Quarantined]:
+    parts = ranges(uri, part_bytes)
+    return [found for part in parts for found in read_documents(SOURCE, part, max_document_bytes=limit)]
+
+
+def documents(uri: str, part_bytes: int = BIG) -> list[RawDocument]:
+    found = read(uri, part_bytes)
+    assert not [one for one in found if isinstance(one, Quarantined)]
+    return [one for one in found if isinstance(one, RawDocument)]
+
+
+def faults(uri: str, part_bytes: int = BIG, limit: int = LIMIT) -> list[Quarantined]:
+    return [found for found in read(uri, part_bytes, limit) if isinstance(found, Quarantined)]
+
+
+def refusal(uri: str, call: Callable[[], object] | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        call() if call else check_file(SOURCE, uri)
+    message = str(caught.value)
+    assert uri in message
+    assert "\n" not in message
+    return message
+
+
+@cache
+def expected(xml: bytes) -> list[tuple[int, int, str, str]]:
+    """What mwxml reads: an independent parser."""
+    pages = mwxml.Dump.from_file(io.TextIOWrapper(io.BytesIO(xml), "utf-8")).pages
+    return [(one.id, last.id, one.title, last.text or "") for one in pages for *_, last in [list(one)]]
+
+
+def same_pages(found: list[RawDocument], xml: bytes) -> bool:
+    """Whether the documents are those of mwxml; the text of a dropped page is known by its size."""
+    wanted = expected(xml)
+    named = [(one.page_id, one.revision_id, one.title) for one in found]
+    sizes = [one.text_bytes for one in found]
+    texts = [one.text for one in found if not one.dropped]
+    kept = [page[3] for page, one in zip(wanted, found, strict=False) if not one.dropped]
+    return (
+        named == [page[:3] for page in wanted] and sizes == [len(page[3].encode()) for page in wanted] and texts == kept
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("dumps")
+
+
+@pytest.fixture(scope="module")
+def forms(folder: Path) -> dict[str, tuple[str, bytes]]:
+    """A dump in each form, and its XML."""
+    bare = folder / "bare"
+    bare.mkdir()
+    return {
+        "plain": (write(folder, XML), XML),
+        "one small stream": (write(folder, bz2.compress(XML), "one.xml.bz2"), XML),
+        "blocks": (write(folder, bz2.compress(LONG, 1), "long.xml.bz2"), LONG),
+        "with an index": (write_multistream(folder, PAGES).uri, XML),
+        "without an index": (write_multistream(bare, PAGES, index=False).uri, XML),
+        "pages that cross streams": (write_crossing(folder, XML, 700), XML),
+    }
+
+
+FORMS = ["plain", "one small stream", "blocks", "with an index", "without an index", "pages that cross streams"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(part_bytes=st.integers(400, 30_000))
+@settings(max_examples=8, deadline=None)
+def test_the_pages_are_those_of_another_parser_whatever_the_parts(
+    forms: dict[str, tuple[str, bytes]], form: str, part_bytes: int
+) -> None:
+    uri, xml = forms[form]
+    assert same_pages(documents(uri, part_bytes), xml)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("part_bytes", [1_000, 60_000, BIG])
+def test_the_ranges_of_a_file_cover_it_once(forms: dict[str, tuple[str, bytes]], form: str, part_bytes: int) -> None:
+    uri, _ = forms[form]
+    found = ranges(uri, part_bytes)
+    size = Path(uri).stat().st_size
+    assert [part.start for part in found] == [0, *(part.end for part in found)][:-1]
+    assert (found[-1].end, sum(part.stored_bytes for part in found)) == (size, size)
+
+
+@pytest.mark.parametrize(
+    ("form", "part_bytes", "name"),
+    [
+        ("plain", 1_000, "plain"),
+        ("one small stream", 10_000, "streams"),
+        ("blocks", 20_000, "blocks"),
+        ("without an index", 1_000, "streams"),
+        ("with an index", BIG, "streams"),
+    ],
+)
+def test_the_form_of_a_file_is_recognised(
+    forms: dict[str, tuple[str, bytes]], form: str, part_bytes: int, name: str
+) -> None:
+    assert {part.form for part in ranges(forms[form][0], part_bytes)} == {name}
+
+
+@pytest.mark.parametrize("part_bytes", [700_000, BIG])
+def test_the_real_sample_is_read_as_another_parser_reads_it(part_bytes: int) -> None:
+    uri = str(wikipedia_dump())
+    check_file(SOURCE, uri)
+    assert same_pages(documents(uri, part_bytes), bz2.decompress(wikipedia_dump().read_bytes()))
+
+
+def test_real_pages_in_streams_are_read_as_another_parser_reads_them(tmp_path: Path) -> None:
+    xml = bz2.decompress(wikipedia_dump().read_bytes())[: 2 << 20]
+    xml = xml[: xml.rindex(b"</page>") + 7] + b"</mediawiki>"
+    assert same_pages(documents(write_crossing(tmp_path, xml, 100_000), 50_000), xml)
+
+
+def test_an_index_gives_the_borders_of_the_ranges(tmp_path: Path) -> None:
+    found = write_multistream(tmp_path, PAGES)
+    assert [part.start for part in ranges(found.uri, 1)] == [0, *found.offsets[1:-1]]
+
+
+@pytest.mark.parametrize("ending", [".bz2", ""])
+def test_the_index_of_a_numbered_part_is_found_beside_it(tmp_path: Path, ending: str) -> None:
+    made = write_multistream(tmp_path, PAGES)
+    uri = write(tmp_path, Path(made.uri).read_bytes(), "wiki-articles-multistream1.xml-p1p41242.bz2")
+    index = Path(made.index).read_bytes() if ending else bz2.decompress(Path(made.index).read_bytes())
+    write(tmp_path, index, f"wiki-articles-multistream-index1.txt-p1p41242{ending}")
+    assert [part.start for part in ranges(uri, 1)] == [0, *made.offsets[1:-1]]
+
+
+def with_index(tmp_path: Path, lines: str | bytes, name: str = "i.txt") -> tuple[str, str, Callable[[], object]]:
+    dump_uri = write_multistream(tmp_path, PAGES, index=False).uri
+    index = write(tmp_path, lines.encode() if isinstance(lines, str) else lines, name)
+    source = WikipediaSource(path=dump_uri, index_path=index)
+    return dump_uri, index, lambda: ranges(dump_uri, 1, source)
+
+
+@pytest.mark.parametrize(
+    ("lines", "part"),
+    [
+        ("999999:1:T\n", "lies behind the end of"),
+        ("5:1:T\n", "no stream of"),
+    ],
+)
+def test_an_index_of_another_dump_is_refused_with_both_names(tmp_path: Path, lines: str, part: str) -> None:
+    dump_uri, index, call = with_index(tmp_path, lines)
+    assert part in refusal(index, call)
+    assert dump_uri in refusal(index, call)
+
+
+@pytest.mark.parametrize(
+    ("lines", "name", "part"),
+    [
+        ("notes\n", "i.txt", "is not 'offset:page id:title'"),
+        ("x" * 100_000, "i.txt", "no lines of"),
+        (bz2.compress(b"1:1:T\n")[:-5], "i.txt.bz2", "cut short"),
+    ],
+)
+def test_what_is_no_index_is_refused(tmp_path: Path, lines: str | bytes, name: str, part: str) -> None:
+    _, index, call = with_index(tmp_path, lines, name)
+    assert part in refusal(index, call)
+
+
+def test_an_index_that_is_missing_is_refused(tmp_path: Path) -> None:
+    _, index, call = with_index(tmp_path, "")
+    Path(index).unlink()
+    assert "no such file; correct index_path" in refusal(index, call)
+
+
+def test_an_empty_index_leaves_one_range(tmp_path: Path) -> None:
+    _, _, call = with_index(tmp_path, "")
+    assert len(call()) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_dump"),
+    [
+        ("a/enwiki-20250101-pages-articles.xml.bz2", True),
+        ("index/enwiki.xml", True),
+        ("enwiki-pages-articles-multistream1.xml-p1p41242.bz2", True),
+        ("enwiki-pages-articles-multistream-index.txt.bz2", False),
+        ("enwiki-pages-articles-multistream-index1.txt-p1p41242.bz2", False),
+        ("enwiki-pages-articles.xml.bz2.md5", False),
+        ("enwiki.xml.gz", False),
+        ("README.txt", False),
+    ],
+)
+def test_dumps_are_known_by_their_names(name: str, is_dump: bool) -> None:
+    assert is_input(name) == is_dump
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_whole_dump_passes_the_check(forms: dict[str, tuple[str, bytes]], form: str) -> None:
+    check_file(SOURCE, forms[form][0])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_a_dump_that_is_cut_anywhere_is_refused(
+    forms: dict[str, tuple[str, bytes]], folder: Path, form: str, data: st.DataObject
+) -> None:
+    whole = Path(forms[form][0]).read_bytes()
+    size = data.draw(st.integers(0, len(whole) - 1))
+    refusal(write(folder, whole[:size], "cut"))
+
+
+def test_a_dump_that_is_cut_between_two_streams_is_refused(tmp_path: Path) -> None:
+    made = write_multistream(tmp_path, PAGES)
+    uri = write(tmp_path, Path(made.uri).read_bytes()[: made.offsets[-1]], "cut.xml.bz2")
+    assert "the bz2 data is cut short; fetch the dump again" in refusal(uri)
+
+
+def test_a_dump_whose_end_was_never_fetched_is_refused(tmp_path: Path) -> None:
+    whole = bz2.compress(XML)
+    refusal(write(tmp_path, whole[:-5000] + bytes(5000)))
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    assert "no such file" in refusal(str(tmp_path / "none.xml"))
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    assert "no such file" in refusal(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"just text", "neither XML nor bz2"),
+        (b"\x1f\x8b\x08\x00", "neither XML nor bz2"),
+        (bz2.compress(b"just text"), "neither XML nor bz2"),
+        (b"<html><body/></html>", "root element <html>, not <mediawiki>"),
+        (bz2.compress(b"<html><body/></html>"), "root element <html>, not <mediawiki>"),
+        (b"<mediawiki></a>", "not well-formed"),
+        (b"<mediawiki><siteinfo/></mediawiki>", "a dump without pages; fetch it again"),
+        (bz2.compress(b"<mediawiki></mediawiki>"), "a dump without pages; fetch it again"),
+        (XML[:-40], "the XML is cut short; fetch the dump again"),
+        (bz2.compress(XML)[:-20], "the bz2 data is cut short; fetch the dump again"),
+        (b"BZh9" + bytes(200), "the bz2 data is damaged"),
+        (bz2.compress(b""), "the bz2 data is cut short"),
+        (b'<!DOCTYPE mediawiki [<!ENTITY e "lol">]>' + XML, "holds a DOCTYPE"),
+        (b'<?xml version="1.0" encoding="latin-1"?>' + XML, "its encoding is latin-1, not UTF-8"),
+    ],
+)
+def test_what_is_no_whole_dump_is_refused(tmp_path: Path, data: bytes, reason: str) -> None:
+    assert reason in refusal(write(tmp_path, data, "file"))
+
+
+def test_a_dump_with_a_byte_order_mark_passes_the_check(tmp_path: Path) -> None:
+    check_file(SOURCE, write(tmp_path, b"\xef\xbb\xbf" + b'<?xml version="1.0" encoding="UTF-8"?>\n' + XML + b"\n"))
+
+
+@pytest.mark.parametrize("minor", [8, 10, 11])
+def test_a_page_becomes_a_document_whatever_the_export_version(tmp_path: Path, minor: int) -> None:
+    uri = write(tmp_path, dump(page(12, "A &amp; B", "é &lt;ref/&gt;\n\nb"), minor=minor))
+    assert documents(uri) == [RawDocument("12", "A & B", "é <ref/>\n\nb", 12, 12, 112)]
+
+
+@pytest.mark.parametrize(
+    ("xml", "reason"),
+    [
+        (page(1, namespace=4), "not_an_article"),
+        (page(1, namespace=4, text="#REDIRECT [[B]]"), "not_an_article"),
+        (page(1, extra='<redirect title="B" />'), "redirect"),
+        (page(1, text=" #Redirect [[B]]"), "redirect"),
+        (page(1, title="B (disambiguation)"), "disambiguation"),
+        (page(1, text="x {{disambig}}"), "disambiguation"),
+        (page(1, text="{{ Human name disambiguation |a}}"), "disambiguation"),
+        (page(1, text="{{Disambiguation cleanup}}"), "disambiguation"),
+        (page(1, text="{{hndis|name=B}}"), "disambiguation"),
+        (page(1, text="{{dabble}} surname #redirect"), None),
+    ],
+)
+def test_a_page_that_is_no_article_is_dropped_for_its_first_reason(
+    tmp_path: Path, xml: str, reason: str | None
+) -> None:
+    [found] = documents(write(tmp_path, dump(xml)))
+    assert found.dropped == reason
+    assert (found.text == "") == (reason is not None)
+    assert found.text_bytes > 0
+
+
+@pytest.mark.parametrize("text", ["{{" + " " * 200_000, "{{" + "a " * 100_000, "{{" * 100_000])
+def test_no_page_makes_the_search_for_its_kind_slow(tmp_path: Path, text: str) -> None:
+    assert documents(write(tmp_path, dump(page(1, text=text))))[0].dropped is None
+
+
+def test_a_malformed_page_is_refused_alone(tmp_path: Path) -> None:
+    uri = write(tmp_path, dump(page(1), page(2, "B", "&what;"), page(3)))
+    found = read(uri)
+    assert [one.key for one in found if isinstance(one, RawDocument)] == ["1", "3"]
+    [fault] = [one for one in found if isinstance(one, Quarantined)]
+    assert (fault.file, fault.reason, fault.lost_bytes) == ("wiki", "xml_malformed", 0)
+    assert fault.offset == Path(uri).read_bytes().index(b"<page><title>B")
+    assert "page 'B' (id 2)" in fault.detail
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(599, False), (600, True)])
+def test_the_limit_counts_bytes_of_wikitext_not_characters(tmp_path: Path, limit: int, kept: bool) -> None:
+    found = read(write(tmp_path, dump(page(1, text="é" * 300))), limit=limit)
+    assert isinstance(found[0], RawDocument) == kept
+
+
+@pytest.mark.parametrize("size", [1_000, 2 << 20])
+def test_a_page_over_the_limit_is_refused_by_its_name_and_the_next_is_read(tmp_path: Path, size: int) -> None:
+    found = read(write(tmp_path, dump(page(1, "Long", "y" * size), page(2))), limit=500)
+    assert isinstance(found[0], Quarantined)
+    assert found[0].reason == "too_large"
+    assert found[0].detail == "page 'Long' (id 1) has more than 500 bytes; raise max_document_mb"
+    assert isinstance(found[1], RawDocument)
+
+
+def test_damage_in_one_part_leaves_the_pages_of_the_others(tmp_path: Path) -> None:
+    made = write_multistream(tmp_path, PAGES)
+    data = bytearray(Path(made.uri).read_bytes())
+    data[made.offsets[3] + 200] ^= 0xFF
+    uri = write(tmp_path, bytes(data), "damaged.xml.bz2")
+    found = read(uri, 1_000)
+    assert [one.page_id for one in found if isinstance(one, RawDocument)] == [1, 2, 3, 4, *range(7, 15)]
+    [fault] = [one for one in found if isinstance(one, Quarantined)]
+    assert (fault.offset, fault.reason) == (made.offsets[3], "bz2_damaged")
+    assert fault.lost_bytes == made.offsets[4] - made.offsets[3]
+
+
+def test_a_page_that_crosses_into_damage_is_dropped(tmp_path: Path) -> None:
+    xml = dump(*PAGES)
+    middle = xml.index(b"<page><title>Page 5") + 100
+    data = bytearray(bz2.compress(xml[:middle]) + bz2.compress(xml[middle : 2 * middle]))
+    data[len(bz2.compress(xml[:middle])) + 500] ^= 0xFF
+    found = read(write(tmp_path, bytes(data), "damaged.xml.bz2"), 1_000)
+    assert [one.page_id for one in found if isinstance(one, RawDocument)] == [1, 2, 3, 4, 5]
+
+
+def test_a_file_uri_reads_like_a_path(tmp_path: Path) -> None:
+    made = write_multistream(tmp_path, PAGES)
+    assert (tmp_path / INDEX).exists()
+    assert documents(f"file://{made.uri}", 2_000) == documents(made.uri, 2_000)

@@ -1,0 +1,75 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from distilray.corpus.ledger import Ledger
+from distilray.corpus.matching import plan_searches, run_search
+from distilray.corpus.publication import Group, plan_groups, publish_group
+from distilray.schemas import DOCUMENTS, check_schema
+from tests.distilray.corpus.small_corpus import extract
+
+TEXTS = [f"The dog number {number} barks. It is {'very ' * number}old." for number in range(6)]
+
+
+def part(number: int, *, source: int = 0, documents: int = 1, file_bytes: int = 10) -> dict[str, Any]:
+    return {"number": number, "source": source, "documents": documents, "file_bytes": file_bytes}
+
+
+def test_parts_share_a_group_up_to_its_size() -> None:
+    groups = plan_groups(iter([part(0), part(1), part(2)]), file_bytes=20)
+    assert [group.parts for group in groups] == [(0, 1), (2,)]
+
+
+def test_a_group_holds_one_source() -> None:
+    assert [group.source for group in plan_groups(iter([part(0), part(1, source=1)]), file_bytes=99)] == [0, 1]
+
+
+def test_parts_without_documents_are_in_no_group() -> None:
+    assert plan_groups(iter([part(0, documents=0), part(1)]), file_bytes=99) == [Group(0, 0, (1,))]
+
+
+def published(folder: Path, texts: list[str], *, file_bytes: int = 1 << 20) -> tuple[Any, list[dict[str, Any]]]:
+    config, facts = extract(folder, texts)
+    for stage in plan_searches(config, len(texts)):
+        for each in stage:
+            run_search(each, config, config.run_dir, [found.number for found in facts])
+    group = Group(0, 0, tuple(found.number for found in facts))
+    done = publish_group(group, config.run_dir, file_bytes=file_bytes)
+    return done, [row for name in sorted(done.outputs) for row in pq.read_table(folder / name).to_pylist()]
+
+
+def test_documents_keep_their_order_and_lose_their_duplicates(tmp_path: Path) -> None:
+    done, rows = published(tmp_path, [*TEXTS, TEXTS[2], TEXTS[0]])
+    assert [row["doc_id"] for row in rows] == [f"texts:{number:03d}.txt" for number in range(6)]
+    assert done.dropped == {"exact_duplicate": 2}
+
+
+def test_the_counts_are_those_of_the_documents_published(tmp_path: Path) -> None:
+    done, rows = published(tmp_path, [*TEXTS, TEXTS[2]])
+    sentences = [sentence for row in rows for sentence in row["sentences"]]
+    assert (done.documents, done.sentences) == (len(rows), len(sentences))
+    assert done.sums["words"] == sum(len(sentence.split()) for sentence in sentences)
+    assert done.words_per_document == {8: 6}
+    assert done.words_per_sentence == {2: 1, 4: 10, 8: 1}
+
+
+def test_a_file_that_is_full_is_followed_by_another(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("distilray.corpus.publication._GROUP_ROWS", 2)
+    done, rows = published(tmp_path, TEXTS, file_bytes=1)
+    assert [entry["rows"] for entry in done.outputs.values()] == [2, 2, 2]
+    assert list(done.outputs) == sorted(done.outputs)
+    assert [row["doc_id"] for row in rows] == [f"texts:{number:03d}.txt" for number in range(6)]
+
+
+def test_a_published_file_has_the_schema_of_documents(tmp_path: Path) -> None:
+    done, _ = published(tmp_path, TEXTS)
+    for name in done.outputs:
+        check_schema(pq.read_schema(tmp_path / name), DOCUMENTS, name)
+
+
+def test_the_mark_holds_what_was_written(tmp_path: Path) -> None:
+    done, _ = published(tmp_path, TEXTS)
+    mark = next(Ledger(str(tmp_path)).facts("files", [0]))
+    assert mark["outputs"] == json.loads(json.dumps(done.outputs))

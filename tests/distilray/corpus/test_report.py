@@ -1,0 +1,102 @@
+import json
+from typing import Any
+
+import pytest
+
+from distilray.config.corpus import BuildCorpusConfig
+from distilray.corpus.report import SourceReport, corpus_counts, corpus_report, report_bytes, source_reports
+from distilray.corpus.report_page import report_page, report_section
+
+PART: dict[str, Any] = {
+    "stored_bytes": 1000, "text_bytes": 4000, "read": 10, "refused": 0, "lost_bytes": 0, "cpu_seconds": 2.0,
+    "dropped": {"redirect": 4}, "sentences_dropped": {}, "quarantined": {}, "contaminated": {},
+    "seconds": {"read": 2.0},
+}  # fmt: skip
+GROUP: dict[str, Any] = {
+    "documents": 5, "sentences": 20, "sums": {"words": 200, "tokens": 250, "residue": 1, "holes": 0},
+    "dropped": {"exact_duplicate": 1}, "words_per_document": {"32": 5}, "words_per_sentence": {"8": 20},
+}  # fmt: skip
+
+
+def report(kind: str = "wikipedia", part: dict[str, Any] = PART) -> SourceReport:
+    found = SourceReport("name", kind, files=1)
+    found.add_part(part)
+    found.add_group(GROUP)
+    return found
+
+
+def test_a_report_for_each_source_counts_its_files() -> None:
+    sources = [{"path": "a"}, {"kind": "books", "path": "b"}]
+    config = BuildCorpusConfig.model_validate({"run_dir": "r", "sources": sources})
+    assert [(found.kind, found.files) for found in source_reports(config, [0, 1, 1])] == [
+        ("wikipedia", 1),
+        ("books", 2),
+    ]
+
+
+def test_what_was_read_was_kept_or_dropped() -> None:
+    counts = corpus_counts([report(), report("books")])
+    assert (counts["read"], counts["documents"], sum(counts["dropped"].values())) == (20, 10, 10)
+
+
+def test_a_document_that_got_lost_is_found_out() -> None:
+    lost = report()
+    lost.documents -= 1
+    with pytest.raises(AssertionError, match="neither kept nor dropped"):
+        corpus_counts([lost])
+
+
+@pytest.mark.parametrize(
+    ("values", "share"),
+    [({}, 0.0), ({"lost_bytes": 100}, 0.1), ({"refused": 10}, 0.5), ({"lost_bytes": 100, "refused": 10}, 0.6)],
+)
+def test_the_bad_share_is_of_bytes_and_of_documents(values: dict[str, int], share: float) -> None:
+    assert report(part={**PART, **values}).bad_fraction == pytest.approx(share)
+
+
+def test_a_source_without_anything_is_not_bad() -> None:
+    assert SourceReport("empty", "text").bad_fraction == 0.0
+
+
+def full(*reports: SourceReport, evaluation: tuple[str, ...] = ()) -> dict[str, Any]:
+    return json.loads(report_bytes(corpus_report(reports, token_unit="tokens", evaluation=evaluation)))
+
+
+def test_books_are_set_beside_bookcorpus() -> None:
+    books = full(report(), report("books"))["books"]
+    assert (books["unique_books"], books["duplicates"], books["words"]) == (5, 1, 200)
+    assert books["books_short_of_bookcorpus"] == 11_033
+    assert full(report())["books"] is None
+
+
+def test_the_hours_for_the_whole_dump_follow_from_the_rate() -> None:
+    # 1,000 bytes in 2 seconds: 24 GB take 48 million seconds of a core
+    hours = full(report())["full_wikipedia"]["hours_by_cores"]
+    assert hours["1"] == pytest.approx(48e6 / 3600, abs=0.01)
+    assert hours["64"] == pytest.approx(48e6 / 3600 / 64, abs=0.01)
+
+
+def test_an_evaluation_set_without_a_hit_is_told_too() -> None:
+    leaked = report(part={**PART, "contaminated": {"RTE": 2}})
+    assert full(leaked, evaluation=("CoLA", "RTE"))["evaluation_sets"] == {
+        "CoLA": {"documents": 0},
+        "RTE": {"documents": 2},
+    }
+
+
+def test_what_a_stage_takes_through_is_text_by_time() -> None:
+    assert full(report())["stages"]["read"] == {"seconds": 2.0, "mb_per_s": 0.0}
+    assert full(report(part={**PART, "text_bytes": 4_000_000}))["stages"]["read"]["mb_per_s"] == 2.0
+
+
+def test_the_page_shows_each_count_and_escapes_names() -> None:
+    page = report_page(full(SourceReport("<script>", "text"), report("books")))
+    assert "<script>" not in page
+    assert "exact_duplicate" in page
+    assert "BookCorpus" in page
+
+
+def test_the_section_can_stand_in_another_page() -> None:
+    section = report_section(full(report()))
+    assert section.startswith("<section>")
+    assert "<html" not in section
