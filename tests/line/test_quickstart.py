@@ -78,7 +78,7 @@ def test_a_finished_line_runs_no_stage_again(line):
 
 def test_each_stage_prints_one_line_with_its_counts(line):
     _, (_, (output, _, _), _) = line
-    assert re.search(r"^build_corpus: 97 documents of 206 pages, [\d,]+ sentences, [\d,]+ words", output, re.M)
+    assert re.search(r"^build_corpus: 97 documents of 206 read, [\d,]+ sentences, [\d,]+ words", output, re.M)
     assert re.search(r"^train_teacher: 3 steps, loss [\d.]+, .* tokens/s in \d+ s", output, re.M)
     assert re.search(r"^distill: 3 steps, loss [\d.]+, ce [\d.]+, mlm [\d.]+, cos [\d.]+", output, re.M)
     assert re.search(r"^serve_fill_mask: 2 requests answered in \d+ s", output, re.M)
