@@ -25,12 +25,13 @@ DOCUMENTS = _versioned(
 )
 
 # A masked example: the ids as the model sees them, and sparse labels. No padding, no token type ids: segment B begins
-# at `segment_b_start` (the length of the example when there is no segment B) and ends with the example.
+# at `segment_b_start` (the length of the example when there is no segment B) and ends with the example. Where masks are
+# dynamic (the manifest says so), the ids are the text as it is, and both mask columns hold empty lists.
 EXAMPLES = _versioned(
     "examples",
-    1,
+    2,
     [
-        pa.field("example_id", pa.int64(), nullable=False),  # document << 24 | copy << 16 | pair
+        pa.field("example_id", pa.int64(), nullable=False),  # document << 32 | copy << 24 | number in the document
         pa.field("shuffle_key", pa.uint64(), nullable=False),  # shards hold the examples in ascending order of it
         pa.field("input_ids", pa.list_(pa.uint16()), nullable=False),
         pa.field("segment_b_start", pa.uint16(), nullable=False),

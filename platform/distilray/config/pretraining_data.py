@@ -1,6 +1,7 @@
-"""What a recipe of `jobs.encode_corpus` may say."""
+"""What a recipe of `jobs.train_tokenizer` and of `jobs.encode_corpus` may say."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,6 +9,43 @@ from distilray.config.base import Config, JobConfig
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Folder = Annotated[str, Field(min_length=1)]
+Mode = Literal["card", "paper"]
+
+MAX_VOCABULARY = 65_536  # ids are stored in 16 bits
+# What a mode changes of the defaults; a recipe may still say otherwise.
+_MODES: Mapping[str, Mapping[str, Any]] = {
+    "card": {},
+    "paper": {
+        "dupe_factor": 1,  # masks are new in every epoch, so copies would only repeat the text
+        "short_seq_prob": 0.0,
+        "random_next_probability": 0.0,
+        "masking": {"dynamic": True, "rare_token_exponent": 0.7},
+    },
+}
+
+
+class TrainTokenizerConfig(JobConfig):
+    """Recipe of `jobs.train_tokenizer`."""
+
+    corpus_dir: Folder | None = Field(default=None, description="run folder of jobs.build_corpus")
+    teacher_dir: Folder | None = Field(default=None, description="model folder whose tokenizer is used as it is")
+    vocabulary_size: Annotated[int, Field(ge=200, le=MAX_VOCABULARY)] = 30_000
+    lower_case: bool = True
+    sample_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=1.0, description="share of the documents that the vocabulary is learned from"
+    )
+    min_frequency: Count = 2
+    max_characters: Count = Field(default=1000, description="distinct characters that become tokens, the commonest")
+    max_seq_length: Annotated[int, Field(ge=16, le=4096)] = Field(
+        default=512, description="what the tokenizer tells its users; it limits nothing here"
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "TrainTokenizerConfig":
+        if (self.corpus_dir is None) == (self.teacher_dir is None):
+            raise ValueError("give corpus_dir to train a tokenizer, or teacher_dir to use the teacher's: one of them")
+        return self
 
 
 class MaskingConfig(Config):
@@ -17,6 +55,11 @@ class MaskingConfig(Config):
     mask_share: Probability = 0.8
     random_share: Probability = 0.1
     keep_share: Probability = 0.1
+    dynamic: bool = Field(default=False, description="new masks in every epoch, drawn when the examples are read")
+    whole_words: bool = Field(default=False, description="all pieces of a word are predicted, or none")
+    rare_token_exponent: Probability = Field(
+        default=0.0, description="a token is chosen with weight count ** -exponent; 0 chooses uniformly"
+    )
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> "MaskingConfig":
@@ -29,16 +72,36 @@ class MaskingConfig(Config):
 class EncodeCorpusConfig(JobConfig):
     """Recipe of `jobs.encode_corpus`."""
 
-    corpus_dir: Annotated[str, Field(min_length=1)] = Field(description="run folder of jobs.build_corpus")
-    tokenizer_dir: Annotated[str, Field(min_length=1)] = Field(description="folder with the teacher's tokenizer")
+    corpus_dir: Folder = Field(description="run folder of jobs.build_corpus")
+    tokenizer_dir: Folder = Field(description="folder with the teacher's tokenizer, or of jobs.train_tokenizer")
+    mode: Mode = Field(default="card", description="card: pairs of segments; paper: contiguous text")
     max_seq_length: Annotated[int, Field(ge=16, le=4096)] = 512
     short_seq_prob: Probability = 0.1
     random_next_probability: Probability = 0.5
-    random_pool_documents: Count = Field(
-        default=4096, description="random segments come from a uniform sample of so many documents of the corpus"
+    single_segment: Literal["random", "drop"] = Field(
+        default="random", description="a document of one sentence has no next one: pair it at random, or drop it"
     )
     dupe_factor: Annotated[int, Field(ge=1, le=256)] = 10
     heldout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
+    min_example_tokens: Annotated[int, Field(ge=4)] = Field(
+        default=5, description="shorter examples, special tokens included, are dropped and counted"
+    )
     masking: MaskingConfig = MaskingConfig()
     rows_per_shard: Count = 50_000
-    documents_per_task: Count = 1_000
+    part_mb: Annotated[float, Field(gt=0)] = Field(
+        default=8.0, description="stored MB of documents that one task encodes; a run that goes on skips whole parts"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_mode(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("mode", "card") not in _MODES:
+            return values
+        defaults = dict(_MODES[values.get("mode", "card")])
+        masking = defaults.pop("masking", {})
+        given = values.get("masking", {})
+        if masking and isinstance(given, Mapping):
+            defaults["masking"] = {**masking, **given}
+            values = {name: value for name, value in values.items() if name != "masking"}
+        return {**defaults, **values}
+

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.pretraining_data.masking import mask_examples
+from distilray.pretraining_data.masking import Masker
 from distilray.pretraining_data.segment_pairs import Document, SegmentPair, SegmentPairBuilder
 from distilray.pretraining_data.tokenizer import Vocabulary, build_tokenizer, vocabulary_of
 from distilray.runtime.seeding import generator, hash_integers
@@ -62,7 +62,7 @@ class ExampleEncoder:
                 for number, pair in enumerate(builder.pairs(document, rng)):
                     assert number < MAX_PAIRS
                     pairs.append(pair)
-                    example_ids.append(document.row << 24 | copy << 16 | number)
+                    example_ids.append(document.row << 32 | copy << 24 | number)
         if not pairs:
             return EXAMPLES.empty_table()
         return self._table(pairs, np.array(example_ids, dtype=np.int64), vocabulary)
@@ -73,14 +73,8 @@ class ExampleEncoder:
         segment_b_start = np.array([len(pair.a) + 2 for pair in pairs], dtype=np.uint16)
         lengths = segment_b_start + np.array([len(pair.b) + 1 for pair in pairs], dtype=np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        masked = mask_examples(
-            flat,
-            offsets=offsets,
-            segment_b_start=segment_b_start,
-            example_ids=ids,
-            vocabulary=vocabulary,
-            masking=self.config.masking,
-            seed=int(hash_integers(self.config.seed, _MASKS)),
+        masked = Masker(vocabulary, self.config.masking, self.config.seed).mask(
+            flat, offsets=offsets, segment_b_start=segment_b_start, example_ids=ids
         )
         columns: dict[str, Any] = {
             "example_id": ids,

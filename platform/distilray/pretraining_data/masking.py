@@ -33,55 +33,88 @@ class MaskedExamples:
     mask_labels: NDArray[np.uint16]
 
 
-def mask_examples(
-    ids: NDArray[np.uint16],
-    *,
-    offsets: NDArray[np.int64],
-    segment_b_start: NDArray[np.integer],
-    example_ids: NDArray[np.int64],
-    vocabulary: Vocabulary,
-    masking: MaskingConfig,
-    seed: int,
-    epoch: int = 0,
-) -> MaskedExamples:
-    """Masks a batch of examples.
+@dataclass(frozen=True)
+class Masker:
+    """The masks of examples.
 
-    Args:
-        ids: the ids of all rows, one after the other.
-        offsets: (rows + 1,) where each row begins in `ids`.
-        segment_b_start: (rows,) position of the first token of segment B inside its row.
-        example_ids: (rows,) unique ids of the examples.
-        epoch: 0 for static masks; another number gives other masks of the same examples.
+    Attributes:
+        seed: of the recipe.
+        token_counts: (vocabulary size,) how often each id occurs in the train documents; needed when
+            `config.rare_token_exponent` is above 0.
     """
-    lengths = np.diff(offsets)
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    position = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)
-    is_special = np.zeros(2**16, dtype=bool)
-    is_special[list(vocabulary.special)] = True
-    candidate = np.flatnonzero(~is_special[ids])
-    row, position = row[candidate], position[candidate]
 
-    def draw(purpose: int, where: NDArray[np.int64]) -> NDArray[np.uint64]:
-        return hash_integers(seed, epoch, purpose, example_ids[row[where]], position[where])
+    vocabulary: Vocabulary
+    config: MaskingConfig
+    seed: int
+    token_counts: NDArray[np.int64] | None = None
 
-    everywhere = np.arange(len(candidate))
-    chosen = _choose(2 * row + (position >= segment_b_start[row]), draw(_WHICH, everywhere), masking.mlm_probability)
-    labels = ids[candidate[chosen]]
-    action = uniform(draw(_ACTION, chosen))
-    masked = action < masking.mask_share
-    replaced = ~masked & (action < masking.mask_share + masking.random_share)
-    seen = labels.copy()
-    seen[masked] = vocabulary.mask
-    seen[replaced] = _other_token(labels[replaced], draw(_TOKEN, chosen[replaced]), vocabulary.drawable)
-    masked_ids = ids.copy()
-    masked_ids[candidate[chosen]] = seen
-    counts = np.bincount(row[chosen], minlength=len(lengths))
-    return MaskedExamples(
-        input_ids=masked_ids,
-        mask_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        mask_positions=position[chosen].astype(np.uint16),
-        mask_labels=labels,
-    )
+    def mask(
+        self,
+        ids: NDArray[np.uint16],
+        *,
+        offsets: NDArray[np.int64],
+        segment_b_start: NDArray[np.integer],
+        example_ids: NDArray[np.int64],
+        epochs: NDArray[np.int64] | int = 0,
+    ) -> MaskedExamples:
+        """Masks a batch of examples.
+
+        Args:
+            ids: the ids of all rows, one after the other.
+            offsets: (rows + 1,) where each row begins in `ids`.
+            segment_b_start: (rows,) position of the first token of segment B inside its row.
+            example_ids: (rows,) unique ids of the examples.
+            epochs: (rows,) or one for all: 0 for static masks; another number gives other masks of the same examples.
+        """
+        lengths = np.diff(offsets)
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        position = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)
+        is_special = np.zeros(2**16, dtype=bool)
+        is_special[list(self.vocabulary.special)] = True
+        candidate = np.flatnonzero(~is_special[ids])
+        row, position = row[candidate], position[candidate]
+        row_epochs = np.broadcast_to(epochs, len(lengths))
+
+        def draw(purpose: int, where: NDArray[np.int64]) -> NDArray[np.uint64]:
+            return hash_integers(
+                self.seed, purpose, row_epochs[row[where]], example_ids[row[where]], position[where]
+            )
+
+        everywhere = np.arange(len(candidate))
+        chosen = _choose(
+            2 * row + (position >= segment_b_start[row]), draw(_WHICH, everywhere), self.config.mlm_probability
+        )
+        labels = ids[candidate[chosen]]
+        action = uniform(draw(_ACTION, chosen))
+        masked = action < self.config.mask_share
+        replaced = ~masked & (action < self.config.mask_share + self.config.random_share)
+        seen = labels.copy()
+        seen[masked] = self.vocabulary.mask
+        seen[replaced] = _other_token(labels[replaced], draw(_TOKEN, chosen[replaced]), self.vocabulary.drawable)
+        masked_ids = ids.copy()
+        masked_ids[candidate[chosen]] = seen
+        counts = np.bincount(row[chosen], minlength=len(lengths))
+        return MaskedExamples(
+            input_ids=masked_ids,
+            mask_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            mask_positions=position[chosen].astype(np.uint16),
+            mask_labels=labels,
+        )
+
+    def count(
+        self,
+        ids: NDArray[np.uint16],
+        *,
+        offsets: NDArray[np.int64],
+        segment_b_start: NDArray[np.integer],
+        example_ids: NDArray[np.int64],
+        epochs: NDArray[np.int64] | int = 0,
+    ) -> NDArray[np.int64]:
+        """(rows,) how many tokens `mask` with the same arguments predicts in each row."""
+        masked = self.mask(
+            ids, offsets=offsets, segment_b_start=segment_b_start, example_ids=example_ids, epochs=epochs
+        )
+        return np.diff(masked.mask_offsets)
 
 
 def _choose(segment: NDArray[np.int64], keys: NDArray[np.uint64], probability: float) -> NDArray[np.int64]:

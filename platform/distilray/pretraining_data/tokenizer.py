@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from distilray.config.pretraining_data import MAX_VOCABULARY
 from distilray.errors import InputError
 from distilray.runtime import storage
 
 TOKENIZER_FILE = "tokenizer.json"
-MAX_VOCABULARY = 65_536  # ids are stored in 16 bits
 _UNUSED = re.compile(r"\[unused\d+\]")
 
 
@@ -26,6 +26,7 @@ class Vocabulary:
         size: number of ids.
         special: ids that are never masked and never drawn.
         drawable: ids that may stand in for another token: all but the special and the `[unused]` ones, ascending.
+        is_continuation: (size,) whether a token goes on with the word of the token before it (`##ing`).
     """
 
     size: int
@@ -36,6 +37,7 @@ class Vocabulary:
     mask: int
     special: tuple[int, ...]
     drawable: NDArray[np.uint16]
+    is_continuation: NDArray[np.bool_]
 
 
 def read_tokenizer(model_dir: str) -> str:
@@ -88,4 +90,6 @@ def vocabulary_of(tokenizer_json: str) -> Vocabulary:
     if len(drawable) < 2:
         raise InputError("the vocabulary holds fewer than two ordinary tokens; train a larger one")
     pad, unk, cls, sep, mask = (ids[name] for name in names)
-    return Vocabulary(size, pad, unk, cls, sep, mask, special, drawable)
+    is_continuation = np.zeros(size, dtype=bool)
+    is_continuation[[index for token, index in ids.items() if token.startswith("##") and len(token) > 2]] = True
+    return Vocabulary(size, pad, unk, cls, sep, mask, special, drawable, is_continuation)
