@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForMaskedLM
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.models.masked_lm import save_model
-from distilray.pretraining_data.encoding import ExampleEncoder, encode_documents
+from distilray.pretraining_data.encoding.examples import ExampleEncoder, encode_documents
 from distilray.pretraining_data.shards import ShardSet, write_shard
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime.run_folder import RunFolder
@@ -55,7 +55,7 @@ def write_corpus(folder: Path, documents: int = 40, files: int = 3) -> str:
         name = f"documents/documents-{number:05d}.parquet"
         (folder / "documents").mkdir(exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows, schema=DOCUMENTS), folder / name, row_group_size=5)
-        outputs[name] = {"rows": len(rows)}
+        outputs[name] = {"rows": len(rows), "bytes": (folder / name).stat().st_size}
     words = sum(len(sentence.split()) for document in all_sentences for sentence in document)
     run.finish({"documents": documents, "words": words}, outputs, "a corpus")
     return str(folder)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.errors import InputError
-from distilray.pretraining_data.encoding import ExampleEncoder, encode_documents, example_statistics
+from distilray.pretraining_data.encoding.examples import ExampleEncoder, encode_documents, example_statistics
 from distilray.pretraining_data.segment_pairs import Document
 from distilray.pretraining_data.shards import SHARDS_FOLDER, SPLITS, write_shard
 from distilray.pretraining_data.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_hash, vocabulary_of

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from distilray.config.base import RayConfig
-from distilray.pretraining_data.encoding import encode_documents
+from distilray.pretraining_data.encoding.examples import encode_documents
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
 from distilray.runtime.session import ray_session

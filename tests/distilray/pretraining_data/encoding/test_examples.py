@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distilray.pretraining_data.encoding import ExampleEncoder, encode_documents, example_statistics
+from distilray.pretraining_data.encoding.examples import ExampleEncoder, encode_documents, example_statistics
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of
 from distilray.schemas import EXAMPLES
 from tests.distilray.tiny_line import encode_config, encoded_table, sentences_of

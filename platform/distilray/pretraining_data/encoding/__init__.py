@@ -1,0 +1,1 @@
+"""Documents to masked examples, and these to shards in a global random order."""

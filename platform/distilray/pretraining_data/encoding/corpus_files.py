@@ -1,0 +1,70 @@
+"""The documents that a run of `jobs.build_corpus` handed over, read by rows."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pyarrow.parquet as pq
+
+from distilray.errors import InputError
+from distilray.runtime import storage
+from distilray.runtime.run_folder import read_manifest
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The documents of a corpus, numbered through all of its files.
+
+    Attributes:
+        folder: the run folder.
+        files: rows by file name, in the order of the corpus.
+        stored_bytes: bytes by file name.
+        words: of all documents.
+    """
+
+    folder: str
+    files: Mapping[str, int]
+    stored_bytes: Mapping[str, int]
+    words: int
+
+    @property
+    def documents(self) -> int:
+        """Number of documents."""
+        return sum(self.files.values())
+
+    @classmethod
+    def open(cls, folder: str) -> "Corpus":
+        """Reads the manifest of a corpus run.
+
+        Raises:
+            InputError: incomplete run, run of another job, or an empty corpus.
+        """
+        content = read_manifest(folder)["content"]
+        if content["job"] != "build_corpus":
+            raise InputError(f"{folder}: written by {content['job']}, not by build_corpus")
+        outputs = dict(sorted(content["outputs"].items()))
+        files = {name: entry["rows"] for name, entry in outputs.items()}
+        if not sum(files.values()):
+            raise InputError(f"{folder}: the corpus holds no document; build it from other sources or looser filters")
+        stored = {name: entry["bytes"] for name, entry in outputs.items()}
+        return cls(folder, files, stored, content["counts"]["words"])
+
+
+def read_sentences(uri: str, start: int, stop: int) -> Iterator[list[list[str]]]:
+    """The sentences of the documents [start, stop) of a file, a row group at a time; only those that hold them are read.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    found, path = storage.filesystem(uri)
+    try:
+        with pq.ParquetFile(path, filesystem=found) as file:
+            first = 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                low, high = max(start, first), min(stop, first + rows)
+                if low < high:
+                    column = file.read_row_group(group, columns=["sentences"]).column("sentences")
+                    yield column.slice(low - first, high - low).to_pylist()
+                first += rows
+    except (OSError, ValueError) as error:
+        raise InputError(f"{uri}: cannot be read ({error}); build the corpus again") from None
