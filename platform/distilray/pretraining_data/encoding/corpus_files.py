@@ -50,7 +50,7 @@ class Corpus:
 
 
 def read_sentences(uri: str, start: int, stop: int) -> Iterator[list[list[str]]]:
-    """The sentences of the documents [start, stop) of a file, a row group at a time; only those that hold them are read.
+    """The sentences of the documents [start, stop) of a file, a row group at a time; other groups are not read.
 
     Raises:
         InputError: the file cannot be read.
