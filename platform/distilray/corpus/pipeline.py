@@ -6,13 +6,11 @@ A run that was cut off does what has no mark yet, and comes to the same corpus.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import pyarrow as pa
 import ray
-import ray.data
 from tokenizers import Tokenizer
 
 from distilray.config.corpus import BuildCorpusConfig
@@ -31,7 +29,7 @@ from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.progress import Progress, duration
 from distilray.runtime.run_folder import RunFolder
-from distilray.runtime.session import ray_session
+from distilray.runtime.session import ray_session, run_tasks
 
 REPORT_FILE = "corpus_report.json"
 REPORT_PAGE = "corpus_report.html"
@@ -139,7 +137,7 @@ def _extract(parts: Sequence[Part], config: BuildCorpusConfig, ledger: Ledger, s
     with Progress("build_corpus", total=max(1, total // size), unit=unit) as progress:
         progress.start_at(finished // size)
         run = functools.partial(_extract_task, config=config, folder=ledger.folder, screen=ray.put(screen))
-        for result in _each([part.to_json() for part in waiting], run):
+        for result in run_tasks([part.to_json() for part in waiting], run):
             finished += sizes[result["number"]]
             documents += result["documents"]
             progress.advance_to(finished // size, f"{documents:,} documents")
@@ -157,32 +155,12 @@ def _publish(groups: Sequence[Group], config: BuildCorpusConfig, ledger: Ledger,
         finished = 0
         search_parts = functools.partial(_search_task, config=config, folder=ledger.folder, parts=parts)
         for stage in searches:  # one after another: what one stage has dropped is no duplicate in the next
-            for _ in _each([asdict(search) for search in stage], search_parts):
+            for _ in run_tasks([asdict(search) for search in stage], search_parts):
                 progress.advance_to(finished := finished + 1)
         finished += len(groups) - len(waiting)
         publish = functools.partial(_publish_task, folder=ledger.folder, file_bytes=int(config.file_mb * _MB))
-        for result in _each([asdict(group) for group in waiting], publish):
+        for result in run_tasks([asdict(group) for group in waiting], publish):
             progress.advance_to(finished := finished + 1, f"file {result['number']} written")
-
-
-def _each(items: Sequence[Values], task: Callable[[Values], Values]) -> Iterator[Values]:
-    """The results of a task for each item, each in a Ray task of its own, as they come."""
-    if not items:
-        return
-    context = ray.data.DataContext.get_current()
-    ordered = context.execution_options.preserve_order
-    context.execution_options.preserve_order = False
-    try:
-        dataset = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
-        results = dataset.map_batches(functools.partial(_rows, task=task), batch_size=None, batch_format="pyarrow")
-        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from batch.to_pylist()
-    finally:
-        context.execution_options.preserve_order = ordered
-
-
-def _rows(batch: pa.Table, *, task: Callable[[Values], Values]) -> pa.Table:
-    return pa.Table.from_pylist([task(row["item"]) for row in batch.to_pylist()])
 
 
 def _extract_task(item: Values, *, config: BuildCorpusConfig, folder: str, screen: Any) -> Values:

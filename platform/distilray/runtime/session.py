@@ -1,15 +1,19 @@
 """The Ray session of a job: the cluster it was submitted to, or a local one that ends with it."""
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import ray
+import ray.data
 
 import distilray
 from distilray.config.base import RayConfig
@@ -53,6 +57,31 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         ray.shutdown()
 
 
+def run_tasks(items: Sequence[dict[str, Any]], task: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[Any]:
+    """The results of a task for each item, each in a Ray Data task of its own, as they come.
+
+    Args:
+        items: what tasks are given, as values that Arrow holds; a few numbers and names.
+        task: item -> its result, of the same kind. It runs on a worker; an item may be run twice when a node is lost.
+    """
+    if not items:
+        return
+    context = ray.data.DataContext.get_current()
+    ordered = context.execution_options.preserve_order
+    context.execution_options.preserve_order = False
+    try:
+        dataset = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
+        results = dataset.map_batches(functools.partial(_rows, task=task), batch_size=None, batch_format="pyarrow")
+        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from batch.to_pylist()
+    finally:
+        context.execution_options.preserve_order = ordered
+
+
+def _rows(batch: pa.Table, *, task: Callable[[dict[str, Any]], dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist([task(row["item"]) for row in batch.to_pylist()])
+
+
 def _cluster_arguments(config: RayConfig) -> dict[str, object]:
     if inside_cluster():
         return {}  # the address and the runtime environment come from the job
@@ -75,9 +104,7 @@ def _cluster_arguments(config: RayConfig) -> dict[str, object]:
 
 
 def _quiet_data_progress() -> None:
-    from ray.data import DataContext
-
-    context = DataContext.get_current()
+    context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     context.execution_options.verbose_progress = False

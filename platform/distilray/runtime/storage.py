@@ -5,7 +5,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -154,9 +154,22 @@ def read_bytes(uri: str) -> bytes:
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Writes a file whole: readers see the old content or the new, never a part."""
-    with _whole(uri) as file:
+    """Writes a file whole: readers see the old content or the new, never a part.
+
+    Raises:
+        InputError: it cannot be written; the disk may be full.
+    """
+    with _whole(uri) as file, _writing(uri):
         file.write(data)
+
+
+@contextmanager
+def _writing(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{uri}: cannot be written ({reason}); free space or choose another folder") from None
 
 
 @contextmanager
@@ -169,14 +182,21 @@ def _whole(uri: str) -> Iterator[Any]:
             yield stream
         return
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with _writing(uri):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = part.open("wb")
+        try:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
+            with _writing(uri):
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            with suppress(OSError):  # what could not be flushed has been told above
+                file.close()
+        with _writing(uri):
+            part.replace(target)
     finally:
         part.unlink(missing_ok=True)
 
@@ -188,6 +208,7 @@ class FileWriter(io.RawIOBase):
     """
 
     def __init__(self, uri: str) -> None:
+        self._uri = uri
         self._digest = hashlib.sha256()
         self.bytes = 0
         self._opening = _whole(uri)
@@ -203,9 +224,10 @@ class FileWriter(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         self._digest.update(data)
+        with _writing(self._uri):
+            self._file.write(data)
         written = memoryview(data).nbytes
         self.bytes += written
-        self._file.write(data)
         return written
 
     def __exit__(self, *error: Any) -> None:

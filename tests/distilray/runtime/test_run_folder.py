@@ -179,7 +179,7 @@ def test_a_manifest_that_cannot_be_written_leaves_no_manifest(
     folder = folder_of(tmp_path / "run", dump)
     folder.begin()
     monkeypatch.setattr(storage.os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "full")))
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(InputError, match="full"):
         folder.finish({}, {}, "")
     assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["config.yaml"]
 

@@ -1,5 +1,7 @@
 import hashlib
 import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,7 @@ def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match="No space"):
         storage.write_bytes(target, b"new")
     assert storage.read_bytes(target) == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["x"]
@@ -175,3 +177,25 @@ def test_a_pattern_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_path_without_files_is_refused(tmp_path: Path, pattern: str) -> None:
     with pytest.raises(InputError, match=r"no such file|no file there"):
         storage.find_files(pattern.format(tmp_path))
+
+
+@pytest.fixture
+def no_room() -> Iterator[None]:
+    """No file of this process may grow beyond 4 kB, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("no_room")
+@pytest.mark.parametrize("size", [5000, 5_000_000])
+def test_a_full_disk_is_bad_input_that_names_the_file_and_leaves_nothing(tmp_path: Path, size: int) -> None:
+    with pytest.raises(InputError, match=r"/x: cannot be written \(.+\); free space"):
+        storage.write_bytes(str(tmp_path / "x"), b"0" * size)
+    with (
+        pytest.raises(InputError, match=r"/y: cannot be written \(.+\); free space"),
+        storage.FileWriter(str(tmp_path / "y")) as file,
+    ):
+        file.write(b"0" * size)
+    assert list(tmp_path.iterdir()) == []
