@@ -1,6 +1,10 @@
 """A line of a few kilobytes: a corpus of small sentences, shards made without Ray, a BERT of four layers."""
 
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +16,10 @@ from transformers import BertConfig, BertForMaskedLM
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.models.masked_lm import save_model
-from distilray.pretraining_data.encoding.examples import ExampleEncoder, encode_documents
-from distilray.pretraining_data.shards import ShardSet, write_shard
-from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
+from distilray.pretraining_data import pipeline
+from distilray.pretraining_data.shards import ShardSet
+from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
+from distilray.runtime.job import Outcome
 from distilray.runtime.run_folder import RunFolder
 from distilray.schemas import DOCUMENTS
 from tests.distilray.inference.tiny_models import WORDS, write_tiny_model
@@ -92,29 +97,31 @@ def encode_config(run_dir: str = "unused", **changes: object) -> EncodeCorpusCon
     return EncodeCorpusConfig.model_validate({**values, "dupe_factor": 1, "heldout_fraction": 0.2, **changes})
 
 
-def encoded_table(tokenizer_dir: str, documents: int = 20, **changes: object) -> pa.Table:
-    """The examples of some documents, encoded in this process."""
-    tokenizer_json = read_tokenizer(tokenizer_dir)
-    found = encode_documents(range(documents), sentences_of(documents), tokenizer_json)
-    return ExampleEncoder(encode_config(**changes), tokenizer_json, found).encode(found)
-
-
-def write_shards(folder: Path, tokenizer_dir: str, *, documents: int = 40, shards: int = 3) -> str:
-    """A complete run folder of `encode_corpus` with both splits, made in this process."""
-    config = encode_config(str(folder))
-    tokenizer_json = read_tokenizer(tokenizer_dir)
-    found = encode_documents(range(documents), sentences_of(documents), tokenizer_json)
+def write_shards(folder: Path, tokenizer_dir: str, *, documents: int = 40, **changes: object) -> str:
+    """A complete run folder of `encode_corpus` with both splits in several shards, made in this process."""
+    corpus_dir = write_corpus(folder.with_name(f"{folder.name}-corpus"), documents)
+    values = {"corpus_dir": corpus_dir, "tokenizer_dir": tokenizer_dir, "part_mb": 0.001, "rows_per_shard": 60}
+    config = encode_config(str(folder), **{**values, **changes})
     run = RunFolder("encode_corpus", config, {})
     run.begin()
-    (folder / "shards").mkdir()
-    outputs = {}
-    for split, part in (("train", found[10:]), ("heldout", found[:10])):
-        table = ExampleEncoder(config, tokenizer_json, part).encode(part).sort_by("shuffle_key")
-        for number, rows in enumerate(np.array_split(np.arange(len(table)), shards)):
-            name = f"shards/{split}-{number}.arrow"
-            outputs[name] = {"split": split, **write_shard(table.take(pa.array(rows)), str(folder / name))}
-    run.finish({"tokenizer_hash": tokenizer_hash(tokenizer_json)}, outputs, "shards")
+    outcome = encode_in_process(config, run)
+    run.finish(outcome.counts, outcome.outputs, outcome.summary)
     return str(folder)
+
+
+def encode_in_process(config: EncodeCorpusConfig, run: RunFolder) -> Outcome:
+    """What `encode_corpus` does, without Ray."""
+
+    def one_by_one(items: list[dict[str, Any]], task: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[Any]:
+        return map(task, items)
+
+    with (
+        patch.object(pipeline, "run_tasks", one_by_one),
+        patch.object(pipeline, "ray_session", lambda _: nullcontext()),
+        patch.object(pipeline.ray, "put", lambda value: value),
+        patch.object(pipeline.ray, "get", lambda value: value),
+    ):
+        return pipeline.encode_corpus(config, run)
 
 
 def write_recipe(folder: Path, **values: object) -> str:

@@ -1,71 +1,53 @@
-"""Encodes a corpus into masked Arrow shards, with Ray Data."""
+"""Encodes a corpus into masked Arrow shards in two phases, with Ray Data.
+
+Each part of the corpus is tokenised and cut into examples by one task, which puts them into buckets of the global
+random order. Then runs of buckets are completed, masked and published as shards of equal size. Both phases mark what is
+done; a run that was cut off does what has no mark yet, and comes to the same shards. The driver sees counts only.
+"""
 
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 from numpy.typing import NDArray
 
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.errors import InputError
-from distilray.pretraining_data.encoding.examples import ExampleEncoder, encode_documents, example_statistics
-from distilray.pretraining_data.segment_pairs import Document
-from distilray.pretraining_data.shards import SHARDS_FOLDER, SPLITS, write_shard
+from distilray.pretraining_data.encoding.completion import Completion
+from distilray.pretraining_data.encoding.corpus_files import Corpus
+from distilray.pretraining_data.encoding.parts import (
+    BYTES_PER_TOKEN,
+    TOKENS_PER_WORD,
+    Ledger,
+    Part,
+    encode_part,
+    is_heldout,
+    plan_buckets,
+    plan_parts,
+    splits_of,
+)
+from distilray.pretraining_data.encoding.publication import Buckets, Group, plan_groups, publish_group
+from distilray.pretraining_data.masking import Masker
+from distilray.pretraining_data.shards import SHARDS_FOLDER
 from distilray.pretraining_data.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
-from distilray.runtime.progress import Progress
-from distilray.runtime.run_folder import RunFolder, read_manifest
+from distilray.runtime.progress import Progress, duration
+from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.sample import resolve
-from distilray.runtime.seeding import hash_integers, uniform
-from distilray.runtime.session import ray_session
+from distilray.runtime.session import ray_session, run_tasks
 
-_SPLIT, _POOL = range(100, 102)  # what a seed is used for
-_BYTES_PER_TOKEN = 4.0  # of a shard on disk, measured
+COUNTS_FILE = "token_counts.json"
+_MB = 1 << 20
+# Measured on one core of a 2-core machine: tokens of documents that become masked examples in a second, one copy.
+_TOKENS_PER_CORE_S = 500_000
 
-
-@dataclass(frozen=True)
-class Corpus:
-    """The documents that a corpus run handed over: files in order, each with its number of rows."""
-
-    folder: str
-    files: Mapping[str, int]
-
-    @property
-    def documents(self) -> int:
-        """Number of documents."""
-        return sum(self.files.values())
-
-    @classmethod
-    def open(cls, folder: str) -> "Corpus":
-        """Reads the manifest of a corpus run.
-
-        Raises:
-            InputError: incomplete run, run of another job, or an empty corpus.
-        """
-        content = read_manifest(folder)["content"]
-        if content["job"] != "build_corpus":
-            raise InputError(f"{folder}: written by {content['job']}, not by build_corpus")
-        corpus = cls(folder, {name: entry["rows"] for name, entry in sorted(content["outputs"].items())})
-        if corpus.documents == 0:
-            raise InputError(f"{folder}: the corpus holds no document")
-        return corpus
-
-    def chunks(self, size: int) -> Iterator[dict[str, Any]]:
-        """Runs of at most `size` documents of one file; `row` is the number of the first in the corpus."""
-        row = 0
-        for name, rows in self.files.items():
-            for start in range(0, rows, size):
-                stop = min(start + size, rows)
-                yield {"file": storage.join(self.folder, name), "start": start, "stop": stop, "row": row + start}
-            row += rows
+Values = dict[str, Any]
 
 
 def encoding_inputs(config: EncodeCorpusConfig) -> dict[str, str]:
@@ -74,186 +56,200 @@ def encoding_inputs(config: EncodeCorpusConfig) -> dict[str, str]:
 
 
 def plan_shards(config: EncodeCorpusConfig) -> dict[str, object]:
-    """Validates the inputs of `encode_corpus` and says what it would do."""
+    """Validates the inputs of `encode_corpus` and says what it would do.
+
+    Raises:
+        InputError: an input is missing, empty or not what it should be, or a split has too few documents.
+    """
     corpus = Corpus.open(config.corpus_dir)
-    for split in _splits(config):
-        _count_documents(config, corpus, split)
+    for split in splits_of(config):
+        _check_documents(config, corpus, split)
     vocabulary = vocabulary_of(read_tokenizer(resolve(config.tokenizer_dir)))
-    words = read_manifest(config.corpus_dir)["content"]["counts"]["words"]
-    tokens = int(words * 1.35 * config.dupe_factor)
+    once = corpus.words * TOKENS_PER_WORD
+    tokens, parts = int(once * config.dupe_factor), sum(1 for _ in plan_parts(corpus, part_bytes=_part_bytes(config)))
+    masks = "drawn in every epoch" if config.masking.dynamic else "drawn once"
     return {
-        "corpus": f"{config.corpus_dir}: {corpus.documents:,} documents, {words:,} words",
+        "corpus": f"{config.corpus_dir}: {corpus.documents:,} documents, {corpus.words:,} words, {parts:,} parts",
         "vocabulary": f"{vocabulary.size:,} ids",
         "tokens": f"about {tokens:,} in {config.dupe_factor} copies",
-        "examples": f"about {int(tokens / config.max_seq_length * 1.3):,} of at most {config.max_seq_length} tokens",
-        "bytes written": f"about {int(tokens * _BYTES_PER_TOKEN):,}",
+        "examples": f"mode {config.mode}, about {int(tokens / config.max_seq_length * 1.2):,} of at most "
+        f"{config.max_seq_length} tokens, masks {masks}",
+        "bytes written": f"about {int(tokens * BYTES_PER_TOKEN):,}, and as many in work/ while it runs",
         "held out": f"{config.heldout_fraction:.1%} of the documents",
+        "memory": f"about {_task_megabytes(config):,.0f} MB for each core",
+        "estimate": f"about {duration(once / _TOKENS_PER_CORE_S * (1 + 0.3 * config.dupe_factor))} of one core",
     }
 
 
 def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
-    """Writes the shards of both splits into the run folder."""
+    """Writes the shards of both splits, the tokenizer and the token counts into the run folder."""
     corpus = Corpus.open(config.corpus_dir)
     tokenizer_json = read_tokenizer(resolve(config.tokenizer_dir))
-    storage.remove_folder(folder.path(SHARDS_FOLDER))
-    storage.make_folder(folder.path(SHARDS_FOLDER))
-    outputs: dict[str, Any] = {}
-    counts: dict[str, Any] = {"tokenizer_hash": tokenizer_hash(tokenizer_json)}
+    vocabulary = vocabulary_of(tokenizer_json)
+    ledger = Ledger(folder.uri)
+    ledger.begin()
+    storage.write_bytes(folder.path(TOKENIZER_FILE), tokenizer_json.encode())
+    parts = list(plan_parts(corpus, part_bytes=_part_bytes(config)))
+    numbers = [part.number for part in parts]
     with ray_session(config.ray):
-        for split in _splits(config):
-            documents = _count_documents(config, corpus, split)
-            pool = _draw_pool(config, corpus, tokenizer_json, split, documents)
-            if len(pool) < 2:
-                raise InputError(
-                    f"{config.corpus_dir}: {len(pool)} document(s) of split '{split}' with text in the pool of random "
-                    "segments, where two are needed; use a larger corpus or a larger random_pool_documents"
-                )
-            encoder = ray.put(ExampleEncoder(config, tokenizer_json, pool))
-            entries, statistics = _write_split(config, corpus, encoder, split, folder)
-            outputs |= entries
-            counts[split] = {"documents": documents, "pool_documents": len(pool), **statistics}
-    train = counts["train"]
-    summary = (
-        f"{train['examples']:,} train and {counts.get('heldout', {}).get('examples', 0):,} held-out examples, "
-        f"{train['tokens']:,} train tokens, {train['random_next'] / train['examples']:.1%} random next"
+        _encode(parts, config, tokenizer_json, ledger, plan_buckets(corpus, config))
+        token_counts = _token_counts(ledger, numbers, vocabulary.size)
+        buckets = {split: Buckets.of(split, ledger.facts("parts", numbers)) for split in splits_of(config)}
+        rows = {split: int(found.starts[-1]) for split, found in buckets.items()}
+        for split, examples in rows.items():
+            if not examples:
+                raise InputError(f"{config.corpus_dir}: no example in split '{split}'; its documents hold no text")
+        masker = Masker(vocabulary, config.masking, config.seed, token_counts)
+        groups = plan_groups(rows, rows_per_shard=config.rows_per_shard)
+        _publish(groups, config, masker, ledger, buckets)
+    outputs: Values = {}
+    statistics: dict[str, Counter[str]] = {split: Counter() for split in rows}
+    for facts in ledger.facts("groups", [group.number for group in groups]):
+        outputs.update(facts["outputs"])
+        statistics[facts["split"]].update(facts["statistics"])
+    for mark in ledger.facts("parts", numbers):
+        for split, found in statistics.items():
+            found.update(mark[split]["counts"])
+    _remove_strays(folder, outputs)
+    for name in (TOKENIZER_FILE, COUNTS_FILE):
+        uri = folder.path(name)
+        outputs[name] = {"bytes": storage.file_size(uri), "sha256": storage.sha256(uri)}
+    ledger.remove_work()
+    counts = {split: _split_counts(found, len(buckets[split].rows[0])) for split, found in statistics.items()}
+    return Outcome(_summary(config, counts), {"tokenizer_hash": tokenizer_hash(tokenizer_json), **counts}, outputs)
+
+
+def _part_bytes(config: EncodeCorpusConfig) -> int:
+    return max(1, int(config.part_mb * _MB))
+
+
+def _task_megabytes(config: EncodeCorpusConfig) -> float:
+    """Of the larger of both phases: the tokens and plans of a part, or a bucket and a shard."""
+    part = config.part_mb * (20 + 2 * config.dupe_factor)
+    shard = 6 * 32 + 3 * config.rows_per_shard * config.max_seq_length * BYTES_PER_TOKEN / _MB
+    return 200 + max(part, shard)
+
+
+def _check_documents(config: EncodeCorpusConfig, corpus: Corpus, split: str) -> None:
+    """At least one document in a split, and two where segments B of other documents are needed."""
+    heldout = sum(
+        int(is_heldout(np.arange(at, min(at + _MB, corpus.documents)), config).sum())
+        for at in range(0, corpus.documents, _MB)
     )
-    return Outcome(summary, counts, outputs)
-
-
-def _splits(config: EncodeCorpusConfig) -> tuple[str, ...]:
-    return SPLITS if config.heldout_fraction else SPLITS[:1]
-
-
-def _count_documents(config: EncodeCorpusConfig, corpus: Corpus, split: str) -> int:
-    """Documents of a split; at least two, since segment B of a random pair comes from another one."""
-    documents = int(_in_split(np.arange(corpus.documents), config, split).sum())
-    if documents < 2:
+    documents = heldout if split == "heldout" else corpus.documents - heldout
+    needed = 2 if config.mode == "card" and config.random_next_probability else 1
+    if documents < needed:
+        why = ", and segment B comes from another document" if needed > 1 else ""
         raise InputError(
-            f"{config.corpus_dir}: {documents} document(s) in split '{split}', and segment B comes from "
-            "another document; use a larger corpus or another heldout_fraction"
+            f"{config.corpus_dir}: {documents} document(s) in split '{split}'{why}; use a larger corpus or another "
+            "heldout_fraction"
         )
-    return documents
 
 
-def _in_split(rows: NDArray[np.int64], config: EncodeCorpusConfig, split: str) -> NDArray[np.bool_]:
-    heldout = uniform(hash_integers(config.seed, _SPLIT, rows)) < config.heldout_fraction
-    return heldout if split == "heldout" else ~heldout
+def _encode(
+    parts: Sequence[Part], config: EncodeCorpusConfig, tokenizer_json: str, ledger: Ledger, buckets: Mapping[str, int]
+) -> None:
+    done = ledger.done("parts")
+    waiting = [part for part in parts if part.number not in done]
+    sizes = {part.number: part.stored_bytes for part in parts}
+    total, finished = sum(sizes.values()), sum(sizes[number] for number in done)
+    examples = 0
+    unit, size = ("MB", _MB) if total > 100 * _MB else ("kB", 1 << 10)
+    with Progress("encode_corpus: documents", total=max(1, total // size), unit=unit) as progress:
+        progress.start_at(finished // size)
+        task = functools.partial(
+            _encode_task, config=config, folder=ledger.folder, tokenizer=ray.put(tokenizer_json), buckets=dict(buckets)
+        )
+        for result in run_tasks([asdict(part) for part in waiting], task):
+            finished += sizes[result["number"]]
+            examples += result["examples"]
+            progress.advance_to(finished // size, f"{examples:,} examples")
 
 
-def _read_documents(chunk: Mapping[str, Any], keep: NDArray[np.bool_], tokenizer_json: str) -> list[Document]:
-    """The documents of a chunk that `keep` selects, as token ids; only the row groups that hold them are read."""
-    found, path = storage.filesystem(chunk["file"])
-    start, stop, read = int(chunk["start"]), int(chunk["stop"]), []
-    with pq.ParquetFile(path, filesystem=found) as file:
-        first = 0
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if first < stop and first + rows > start:
-                column = file.read_row_group(group, columns=["sentences"]).column("sentences")
-                read += column.slice(max(0, start - first), min(stop, first + rows) - max(start, first)).to_pylist()
-            first += rows
-    kept = np.flatnonzero(keep)
-    return encode_documents((kept + int(chunk["row"])).tolist(), [read[index] for index in kept], tokenizer_json)
+def _encode_task(
+    item: Values, *, config: EncodeCorpusConfig, folder: str, tokenizer: Any, buckets: dict[str, int]
+) -> Values:
+    facts = encode_part(Part(**item), config, ray.get(tokenizer), folder, buckets=buckets)
+    return {"number": item["number"], "examples": sum(sum(facts[split]["bucket_rows"]) for split in splits_of(config))}
 
 
-def _chunk_rows(chunk: Mapping[str, Any]) -> NDArray[np.int64]:
-    return np.arange(int(chunk["stop"]) - int(chunk["start"])) + int(chunk["row"])
+def _publish(
+    groups: Sequence[Group],
+    config: EncodeCorpusConfig,
+    masker: Masker,
+    ledger: Ledger,
+    buckets: Mapping[str, Buckets],
+) -> None:
+    done = ledger.done("groups")
+    waiting = [group for group in groups if group.number not in done]
+    total, rows = sum(map(_rows, groups)), {group.number: _rows(group) for group in groups}
+    finished = total - sum(map(_rows, waiting))
+    with Progress("encode_corpus: shards", total=total, unit="examples") as progress:
+        progress.start_at(finished)
+        task = functools.partial(
+            _publish_task, folder=ledger.folder, config=config, shared=ray.put((dict(buckets), masker))
+        )
+        for result in run_tasks([asdict(group) for group in waiting], task):
+            progress.advance_to(finished := finished + rows[result["number"]])
 
 
-def _single(batch: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    return {name: column[0] for name, column in batch.items()}
+def _rows(group: Group) -> int:
+    return group.edges[-1] - group.edges[0]
 
 
-def _pool_chunk(
-    batch: Mapping[str, NDArray[Any]], *, config: EncodeCorpusConfig, split: str, share: float, tokenizer: list[Any]
-) -> dict[str, Any]:
-    chunk = _single(batch)
-    rows = _chunk_rows(chunk)
-    keep = _in_split(rows, config, split) & (uniform(hash_integers(config.seed, _POOL, rows)) < share)
-    documents = _read_documents(chunk, keep, ray.get(tokenizer[0]))
+def _publish_task(item: Values, *, folder: str, config: EncodeCorpusConfig, shared: Any) -> Values:
+    buckets, masker = ray.get(shared)
+    group = Group(item["number"], item["split"], tuple(item["edges"]))
+    # Held-out masks never change, so that every evaluation asks the same.
+    static = group.split == "heldout" or not config.masking.dynamic
+    completion = Completion(config, masker.vocabulary, masker if static else None)
+    publish_group(group, buckets[group.split], completion, folder)
+    return {"number": group.number}
+
+
+def _token_counts(ledger: Ledger, parts: Sequence[int], vocabulary_size: int) -> NDArray[np.int64]:
+    """How often each id occurs in the train documents; written beside the shards, for those who draw masks later."""
+    uri = storage.join(ledger.folder, COUNTS_FILE)
+    if storage.exists(uri):  # the files of work that it is made of may be gone by now
+        return np.array(json.loads(storage.read_bytes(uri))["counts"], np.int64)
+    counts = np.zeros(vocabulary_size, np.int64)
+    for part in parts:
+        counts += np.frombuffer(storage.read_bytes(ledger.counts_file(part)), "<i8")
+    storage.write_bytes(uri, json.dumps({"counts": counts.tolist()}).encode())
+    return counts
+
+
+def _remove_strays(folder: RunFolder, outputs: Values) -> None:
+    """Removes shards that are no part of this run."""
+    for file in storage.list_files(folder.path(SHARDS_FOLDER)):
+        if f"{SHARDS_FOLDER}/{file.rpartition('/')[2]}" not in outputs:
+            storage.remove_file(file)
+
+
+def _split_counts(found: Counter[str], buckets: int) -> Values:
+    """The counts of a split for the manifest, with the realised shares that recipes ask for."""
+    examples, predicted = found["examples"], max(1, found["predicted"])
     return {
-        "row": np.array([document.row for document in documents], dtype=np.int64),
-        "ids": _objects([np.concatenate(document.sentences).tobytes() for document in documents]),
-        "lengths": _objects(
-            [np.array([len(part) for part in document.sentences], np.int32).tobytes() for document in documents]
-        ),
+        **dict(sorted(found.items())),
+        "random_next_share": round(found["random_next"] / examples, 6),
+        "predicted_share": round(found["predicted"] / found["tokens"], 6),
+        "mask_share": round(found["predicted_as_mask"] / predicted, 6),
+        "tokens_per_example": round(found["tokens"] / examples, 3),
+        # Segments B of other documents are drawn from a uniform sample of so many examples of the split.
+        "random_pool_examples": examples // buckets,
     }
 
 
-def _objects(values: list[bytes]) -> NDArray[np.object_]:
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array
-
-
-def _draw_pool(
-    config: EncodeCorpusConfig, corpus: Corpus, tokenizer_json: str, split: str, documents: int
-) -> list[Document]:
-    """A uniform sample of about `random_pool_documents` documents of the split, at least two of them."""
-    share = 1.0 if documents <= max(64, config.random_pool_documents) else config.random_pool_documents / documents
-    pooled = _chunk_dataset(corpus, config).map_batches(
-        _pool_chunk,
-        batch_size=1,
-        batch_format="numpy",
-        fn_kwargs={"config": config, "split": split, "share": share, "tokenizer": [ray.put(tokenizer_json)]},
-    )
-    pool = []
-    for row in pooled.iter_rows():
-        ends = np.cumsum(np.frombuffer(row["lengths"], np.int32))
-        pool.append(Document(int(row["row"]), np.split(np.frombuffer(row["ids"], np.uint16), ends[:-1])))
-    return pool
-
-
-def _chunk_dataset(corpus: Corpus, config: EncodeCorpusConfig) -> Any:
-    chunks = list(corpus.chunks(config.documents_per_task))
-    return ray.data.from_items(chunks, override_num_blocks=len(chunks))
-
-
-def _encode_chunk(batch: Mapping[str, NDArray[Any]], *, split: str, encoder: list[Any]) -> pa.Table:
-    chunk = _single(batch)
-    example_encoder: ExampleEncoder = ray.get(encoder[0])
-    keep = _in_split(_chunk_rows(chunk), example_encoder.config, split)
-    return example_encoder.encode(_read_documents(chunk, keep, example_encoder.tokenizer_json))
-
-
-def _write_block(table: pa.Table, *, folder: str, split: str, encoder: list[Any]) -> dict[str, list[str]]:
-    if not len(table):
-        return {"name": [], "entry": []}
-    name = f"{SHARDS_FOLDER}/{split}-{table.column('shuffle_key')[0].as_py():016x}.arrow"
-    vocabulary = vocabulary_of(ray.get(encoder[0]).tokenizer_json)
-    entry = {"split": split, **write_shard(table, storage.join(folder, name))}
-    return {"name": [name], "entry": [json.dumps([entry, example_statistics(table, vocabulary)])]}
-
-
-def _write_split(
-    config: EncodeCorpusConfig, corpus: Corpus, encoder: Any, split: str, folder: RunFolder
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """Encodes the documents of a split and writes them as shards of equal size in the order of their shuffle keys."""
-    encoded = _chunk_dataset(corpus, config).map_batches(
-        functools.partial(_encode_chunk, split=split, encoder=[encoder]), batch_size=1, batch_format="numpy"
-    )
-    refs, rows, chunks = [], 0, len(list(corpus.chunks(config.documents_per_task)))
-    with Progress(f"encode_corpus {split}", total=chunks, unit="chunks") as progress:
-        for bundle in encoded.iter_internal_ref_bundles():
-            refs += bundle.block_refs
-            rows += bundle.num_rows() or 0
-            progress.advance(note=f"{rows:,} examples")
-    if rows == 0:
-        raise InputError(f"{corpus.folder}: no example in split '{split}'; the documents hold no text")
-    written = (
-        ray.data.from_arrow_refs(refs)
-        .sort("shuffle_key")
-        .repartition(-(-rows // config.rows_per_shard))
-        .map_batches(
-            functools.partial(_write_block, folder=folder.uri, split=split, encoder=[encoder]),
-            batch_size=None,
-            batch_format="pyarrow",
-        )
-    )
-    entries, statistics = {}, Counter[str]()
-    for row in written.iter_rows():
-        entry, found = json.loads(row["entry"])
-        entries[row["name"]] = entry
-        statistics.update(found)
-    assert statistics["examples"] == rows
-    return dict(sorted(entries.items())), dict(statistics)
+def _summary(config: EncodeCorpusConfig, counts: Mapping[str, Values]) -> str:
+    train = counts["train"]
+    heldout = counts.get("heldout", {}).get("examples", 0)
+    parts = [
+        f"{train['examples']:,} train and {heldout:,} held-out examples, {train['tokens']:,} train tokens, "
+        f"{train['trimmed_tokens'] / train['document_tokens'] / config.dupe_factor:.1%} trimmed"
+    ]
+    if config.mode == "card":
+        parts.append(f"{train['random_next_share']:.1%} random next")
+        alone = train["single_segment_copies"] // config.dupe_factor
+        if alone and config.single_segment == "random":
+            parts.append(f"{alone:,} documents of one sentence have no next one and raise that share")
+    return ", ".join(parts)

@@ -1,127 +1,118 @@
-"""Sentences to segment pairs: A, and as B what follows A or a segment of another document.
+"""Documents to segments: pairs of A and B, or windows of contiguous text.
 
-The model card's input form: `[CLS] A [SEP] B [SEP]`, B consecutive with probability 0.5, else drawn from the corpus.
-Segments are filled and trimmed in the manner of BERT's data builder (Devlin et al. 2018, appendix A.2).
+The model card's input form is `[CLS] A [SEP] B [SEP]`, B what follows A with probability 0.5, else from another
+document. Segments are filled and trimmed in the manner of BERT's data builder (Devlin et al. 2018, appendix A.2). Plans
+say where segments lie in the tokens of their document; `encoding.completion` finds those of other documents.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-Ids = NDArray[np.uint16]
-Sentences = Sequence[Ids]
 SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
+# An A that fills an example leaves this much for a B of another document: about a sentence.
+SHORTEST_RANDOM_B = 32
 
 
-@dataclass(frozen=True)
-class Document:
-    """A document as token ids, one array per sentence; `row` is its number in the corpus."""
+class PairPlan(NamedTuple):
+    """Where A and B lie in the tokens of a document; B is empty when it comes from another one.
 
-    row: int
-    sentences: Sentences
-
-
-@dataclass(frozen=True)
-class SegmentPair:
-    """Two segments; `trimmed` counts the tokens that did not fit."""
-
-    a: Ids
-    b: Ids
-    document_a: int
-    document_b: int
-    is_random_next: bool
-    trimmed: int
-
-
-class SegmentPairBuilder:
-    """Cuts documents into segment pairs.
-
-    Args:
-        max_seq_length: tokens of a pair at most, special tokens included.
-        short_seq_prob: share of pairs that aim at a random shorter length.
-        random_next_probability: share of pairs whose B comes from another document.
-        pool: documents that random segments are drawn from.
+    Attributes:
+        room: tokens that A and B may have together.
+        trimmed: tokens of the two segments that did not fit.
+        reused: tokens that an earlier pair has taken too.
+        is_forced: random because the document has one sentence only.
     """
 
-    def __init__(
-        self, *, max_seq_length: int, short_seq_prob: float, random_next_probability: float, pool: Sequence[Document]
-    ) -> None:
-        self._max_tokens = max_seq_length - SPECIAL_TOKENS
-        self._short_seq_prob = short_seq_prob
-        self._random_next_probability = random_next_probability
-        self._pool = pool
+    a_start: int
+    a_tokens: int
+    b_start: int
+    b_tokens: int
+    room: int
+    trimmed: int
+    reused: int
+    is_random_next: bool
+    is_forced: bool
 
-    def pairs(self, document: Document, rng: np.random.Generator) -> Iterator[SegmentPair]:
-        """The pairs of one document; the same for the same document and generator state."""
-        sentences = document.sentences
-        start = 0
-        while start < len(sentences):
-            target = self._draw_target(rng)
-            end = _fill(sentences, start, target)
-            is_random = bool(rng.random() < self._random_next_probability)
-            if end - start == 1 and not is_random:
-                if end < len(sentences):
-                    end += 1  # a consecutive pair needs two sentences; the pair is trimmed afterwards
-                elif start > 0:
-                    start -= 1  # the last sentence alone: take the one before it once more
-                else:
-                    is_random = True  # a document of one sentence has no consecutive pair
-            end_of_a = start + 1 if end - start == 1 else start + int(rng.integers(1, end - start))
-            a = np.concatenate(sentences[start:end_of_a])
-            if is_random:
-                other = self._draw_other_document(document, rng)
-                b = self._draw_segment(other, max(1, target - len(a)), rng)
-                document_b, next_start = other.row, end_of_a  # the sentences that B left unused are used next time
+
+def plan_pairs(
+    ends: Sequence[int], rng: Random, *, max_tokens: int, short_seq_prob: float, random_next_probability: float
+) -> Iterator[PairPlan]:
+    """The pairs of one document; the same for the same document and generator state.
+
+    Args:
+        ends: where each sentence ends in the tokens of the document; no sentence is empty.
+        max_tokens: tokens of A and B together at most.
+        short_seq_prob: share of pairs that aim at a random shorter length.
+        random_next_probability: share of pairs whose B comes from another document.
+    """
+    sentences, start, taken = len(ends), 0, 0
+    while start < sentences:
+        target = draw_target(rng, max_tokens=max_tokens, short_seq_prob=short_seq_prob)
+        first = ends[start - 1] if start else 0
+        # The shortest run of sentences with at least `target` tokens, or the rest of the document.
+        end = min(bisect_left(ends, first + target, start), sentences - 1) + 1
+        is_random = rng.random() < random_next_probability
+        is_forced = False
+        if end - start == 1 and not is_random:
+            if end < sentences:
+                end += 1  # a consecutive pair needs two sentences; the pair is trimmed afterwards
+            elif start > 0:
+                start -= 1  # the last sentence alone: take the one before it once more
+                first = ends[start - 1] if start else 0
             else:
-                b = np.concatenate(sentences[end_of_a:end])
-                document_b, next_start = document.row, end
-            trimmed_a, trimmed_b = _trim(a, b, target, rng)
-            trimmed = len(a) + len(b) - len(trimmed_a) - len(trimmed_b)
-            yield SegmentPair(trimmed_a, trimmed_b, document.row, document_b, is_random, trimmed)
-            start = next_start
-
-    def _draw_target(self, rng: np.random.Generator) -> int:
-        if rng.random() < self._short_seq_prob:
-            return int(rng.integers(2, self._max_tokens + 1))
-        return self._max_tokens
-
-    def _draw_other_document(self, document: Document, rng: np.random.Generator) -> Document:
-        index = int(rng.integers(len(self._pool)))
-        if self._pool[index].row == document.row:
-            # Another one, uniformly over the rest: a document stands in the pool once at most.
-            index = (index + int(rng.integers(1, len(self._pool)))) % len(self._pool)
-        return self._pool[index]
-
-    @staticmethod
-    def _draw_segment(document: Document, target: int, rng: np.random.Generator) -> Ids:
-        start = int(rng.integers(len(document.sentences)))
-        return np.concatenate(document.sentences[start : _fill(document.sentences, start, target)])
+                is_random = is_forced = True  # a document of one sentence has no consecutive pair
+        middle = start + 1 + (int(rng.random() * (end - start - 1)) if end - start > 1 else 0)
+        a_tokens = ends[middle - 1] - first
+        reused = max(0, taken - first)
+        if is_random:
+            # The sentences that B would have been are used next time.
+            kept = min(a_tokens, target - min(SHORTEST_RANDOM_B, target // 2))
+            cut = a_tokens - kept
+            yield PairPlan(first + _front(cut, rng), kept, 0, 0, target, cut, reused, True, is_forced)
+            start = middle
+        else:
+            b_tokens = ends[end - 1] - ends[middle - 1]
+            kept_a, kept_b = _trimmed(a_tokens, b_tokens, target)
+            cut_a, cut_b = a_tokens - kept_a, b_tokens - kept_b
+            a_start, b_start = first + _front(cut_a, rng), ends[middle - 1] + _front(cut_b, rng)
+            yield PairPlan(a_start, kept_a, b_start, kept_b, target, cut_a + cut_b, reused, False, False)
+            start = end
+        taken = ends[start - 1]
 
 
-def _fill(sentences: Sentences, start: int, target: int) -> int:
-    """The end of the shortest run of sentences from `start` with at least `target` tokens, or of the document."""
-    tokens = 0
-    for index in range(start, len(sentences)):
-        tokens += len(sentences[index])
-        if tokens >= target:
-            return index + 1
-    return len(sentences)
+def plan_windows(tokens: int, rng: Random, *, max_tokens: int, short_seq_prob: float) -> Iterator[PairPlan]:
+    """The tokens of a document in one run after another, each as long as an example may be: a pair with no B.
+
+    The paper's input form; runs end with their document, as RoBERTa found best (Liu et al. 2019, section 4.2).
+    """
+    start = 0
+    while start < tokens:
+        target = draw_target(rng, max_tokens=max_tokens, short_seq_prob=short_seq_prob)
+        yield PairPlan(start, min(target, tokens - start), 0, 0, target, 0, 0, False, False)
+        start += target
 
 
-def _trim(a: Ids, b: Ids, target: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
-    """Cuts the longer side, token by token, until both fit `target`; each cut is at the front or the back, 1 : 1."""
-    excess = max(0, len(a) + len(b) - target)
-    keep_a, keep_b = len(a), len(b)
-    level = min(excess, abs(keep_a - keep_b))  # first the longer side down to the shorter one ...
-    keep_a, keep_b = (keep_a - level, keep_b) if keep_a > keep_b else (keep_a, keep_b - level)
+def draw_target(rng: Random, *, max_tokens: int, short_seq_prob: float) -> int:
+    """How many tokens an example aims at: all that fit, or for some any number from 2 on."""
+    if rng.random() < short_seq_prob:
+        return 2 + int(rng.random() * (max_tokens - 1))
+    return max_tokens
+
+
+def _trimmed(a_tokens: int, b_tokens: int, target: int) -> tuple[int, int]:
+    """The lengths that are left when the longer of the two is cut, token by token, until both fit `target`."""
+    excess = max(0, a_tokens + b_tokens - target)
+    level = min(excess, abs(a_tokens - b_tokens))  # first the longer one down to the shorter ...
+    if a_tokens > b_tokens:
+        a_tokens -= level
+    else:
+        b_tokens -= level
     rest = excess - level  # ... then both in turn
-    keep_a, keep_b = keep_a - rest // 2, keep_b - (rest - rest // 2)
-    return _cut(a, keep_a, rng), _cut(b, keep_b, rng)
+    return a_tokens - rest // 2, b_tokens - (rest - rest // 2)
 
 
-def _cut(ids: Ids, keep: int, rng: np.random.Generator) -> Ids:
-    excess = len(ids) - keep
-    front = int(rng.binomial(excess, 0.5)) if excess else 0
-    return ids[front : front + keep]
+def _front(cut: int, rng: Random) -> int:
+    """How many of the tokens to cut go at the front: each one does with probability 1/2."""
+    return rng.getrandbits(cut).bit_count() if cut else 0

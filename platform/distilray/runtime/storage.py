@@ -153,6 +153,13 @@ def read_bytes(uri: str) -> bytes:
         return bytes(stream.read())
 
 
+def read_range(uri: str, start: int, stop: int) -> bytes:
+    """The bytes [start, stop) of a file; fewer when it ends before."""
+    found, path = filesystem(uri)
+    with found.open_input_file(path) as file:
+        return bytes(file.read_at(stop - start, start))
+
+
 def write_bytes(uri: str, data: bytes) -> None:
     """Writes a file whole: readers see the old content or the new, never a part.
 

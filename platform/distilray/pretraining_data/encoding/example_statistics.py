@@ -1,0 +1,39 @@
+"""What was realised in examples: pairs, lengths, masks."""
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+
+from distilray.pretraining_data.tokenizer import Vocabulary
+
+LENGTH_BIN = 32  # tokens of a bin of the histogram of lengths
+
+
+def example_statistics(table: pa.Table, vocabulary: Vocabulary) -> Counter[str]:
+    """Counts that add up over tables: examples, tokens, random next, masks by kind, trimmed tokens, lengths.
+
+    `length_<n>` counts the examples of n tokens up to the next bin.
+    """
+    batch = table.combine_chunks()
+    ids = batch.column("input_ids").combine_chunks()
+    positions = batch.column("mask_positions").combine_chunks()
+    starts, counts = ids.offsets.to_numpy()[:-1], np.diff(positions.offsets.to_numpy())
+    where = np.repeat(starts, counts) + positions.flatten().to_numpy()
+    seen = ids.values.to_numpy()[where]
+    labels = batch.column("mask_labels").combine_chunks().flatten().to_numpy()
+    is_mask, is_kept = seen == vocabulary.mask, seen == labels
+    lengths = np.diff(ids.offsets.to_numpy())
+    bins, sizes = np.unique(lengths // LENGTH_BIN * LENGTH_BIN, return_counts=True)
+    return Counter(
+        {
+            "examples": len(batch),
+            "tokens": int(lengths.sum()),
+            "random_next": int(np.asarray(batch.column("is_random_next")).sum()),
+            "predicted": len(labels),
+            "predicted_as_mask": int(is_mask.sum()),
+            "predicted_as_kept": int((is_kept & ~is_mask).sum()),
+            "predicted_as_random": int((~is_kept & ~is_mask).sum()),
+            **{f"length_{low:04d}": size for low, size in zip(bins.tolist(), sizes.tolist(), strict=True)},
+        }
+    )

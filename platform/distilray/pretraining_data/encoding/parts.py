@@ -1,0 +1,121 @@
+"""The first phase of encoding: a part of the corpus becomes drafts, in a file of buckets for each split."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.pretraining_data.encoding.corpus_files import Corpus, read_sentences
+from distilray.pretraining_data.encoding.drafts import DraftSet
+from distilray.pretraining_data.encoding.token_documents import tokenise
+from distilray.pretraining_data.tokenizer import build_tokenizer, vocabulary_of
+from distilray.runtime import storage
+from distilray.runtime.marks import Marks
+from distilray.runtime.seeding import hash_integers, uniform
+
+SPLITS = ("train", "heldout")
+_SPLIT = 100  # what a seed is used for
+_MB = 1 << 20
+TOKENS_PER_WORD = 1.35  # of English text with 30,000 ids, punctuation included; measured
+BYTES_PER_TOKEN = 2.7  # of an example on disk, measured
+_BUCKET_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """Neighbouring documents of one file that one task encodes.
+
+    Attributes:
+        row: the number of the first of them in the corpus.
+    """
+
+    number: int
+    file: str
+    start: int
+    stop: int
+    row: int
+    stored_bytes: int
+
+
+class Ledger(Marks):
+    """What a run of `encode_corpus` has done: files of work, and marks of the stages `parts` and `groups`."""
+
+    def drafts_file(self, split: str, number: int) -> str:
+        """The drafts of a part."""
+        return storage.join(self.folder, "work", split, f"{number:06d}.drafts")
+
+    def counts_file(self, number: int) -> str:
+        """How often each id occurs in the train documents of a part: 64-bit integers, lowest byte first."""
+        return storage.join(self.folder, "work/counts", f"{number:06d}.int64")
+
+    def begin(self) -> None:
+        """Makes the folders."""
+        work = [f"work/{name}" for name in (*SPLITS, "counts")]
+        self.make_folders(*work, "ledger/parts", "ledger/groups", "shards")
+
+
+def splits_of(config: EncodeCorpusConfig) -> tuple[str, ...]:
+    """The splits that a run writes."""
+    return SPLITS if config.heldout_fraction else SPLITS[:1]
+
+
+def is_heldout(rows: NDArray[np.int64], config: EncodeCorpusConfig) -> NDArray[np.bool_]:
+    """Whether documents are held out: a property of the seed and their numbers alone."""
+    return uniform(hash_integers(config.seed, _SPLIT, rows)) < config.heldout_fraction
+
+
+def plan_parts(corpus: Corpus, *, part_bytes: int) -> Iterator[Part]:
+    """Parts of about `part_bytes` of stored documents, in the order of the corpus."""
+    number = row = 0
+    for name, rows in corpus.files.items():
+        parts = max(1, min(rows, round(corpus.stored_bytes[name] / part_bytes)))
+        edges = [rows * part // parts for part in range(parts + 1)]
+        for start, stop in pairwise(edges):
+            uri, share = storage.join(corpus.folder, name), corpus.stored_bytes[name] // parts
+            yield Part(number, uri, start, stop, row + start, share)
+            number += 1
+        row += rows
+
+
+def plan_buckets(corpus: Corpus, config: EncodeCorpusConfig) -> dict[str, int]:
+    """The number of buckets of each split, a power of two: each will hold about 32 MB."""
+    size = corpus.words * TOKENS_PER_WORD * BYTES_PER_TOKEN * config.dupe_factor
+    shares = {"train": 1.0 - config.heldout_fraction, "heldout": config.heldout_fraction}
+    return {split: 1 << max(0, int(size * shares[split] / _BUCKET_BYTES).bit_length() - 1) for split in SPLITS}
+
+
+def encode_part(
+    part: Part, config: EncodeCorpusConfig, tokenizer_json: str, folder: str, *, buckets: dict[str, int]
+) -> dict[str, Any]:
+    """Writes the drafts of a part, then marks it as done; returns its counts.
+
+    Raises:
+        InputError: its file cannot be read, or a file cannot be written.
+    """
+    ledger, tokenizer = Ledger(folder), build_tokenizer(tokenizer_json)
+    drafts = {split: DraftSet(config) for split in splits_of(config)}
+    token_counts = np.zeros(vocabulary_of(tokenizer_json).size, np.int64)
+    row = part.row
+    for sentences in read_sentences(part.file, part.start, part.stop):
+        rows = np.arange(row, row + len(sentences))
+        row += len(sentences)
+        heldout = is_heldout(rows, config)
+        for split, kept in (("train", ~heldout), ("heldout", heldout)):
+            if kept.any():
+                chosen: Sequence[int] = np.flatnonzero(kept).tolist()
+                found = tokenise(rows[kept].tolist(), [sentences[index] for index in chosen], tokenizer)
+                drafts[split].add(found)
+                if split == "train":
+                    token_counts += np.bincount(found.ids, minlength=len(token_counts))
+    storage.write_bytes(ledger.counts_file(part.number), token_counts.astype("<i8").tobytes())
+    facts: dict[str, Any] = {"number": part.number}
+    for split, drafted in drafts.items():
+        with storage.FileWriter(ledger.drafts_file(split, part.number)) as file:
+            rows_of, bytes_of = drafted.write(file.write, buckets=buckets[split])
+        facts[split] = {"counts": dict(drafted.counts), "bucket_rows": rows_of, "bucket_bytes": bytes_of}
+    ledger.mark("parts", part.number, facts)
+    return facts

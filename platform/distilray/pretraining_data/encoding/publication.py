@@ -1,0 +1,125 @@
+"""The second phase of encoding: buckets of drafts, in order, become shards of equal size."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from distilray.pretraining_data.encoding.completion import Completion
+from distilray.pretraining_data.encoding.drafts import Int64Array, read_drafts
+from distilray.pretraining_data.encoding.example_statistics import example_statistics
+from distilray.pretraining_data.encoding.parts import Ledger
+from distilray.pretraining_data.shards import SHARDS_FOLDER, write_shard
+from distilray.runtime import storage
+
+_READERS = 16
+_GROUP_ROWS = 200_000  # examples that one task publishes, at least one shard
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Where the drafts of a split lie.
+
+    Attributes:
+        parts: numbers of the parts.
+        rows: (parts, buckets) drafts.
+        ends: (parts, buckets + 1) where the bytes of each bucket begin in the file of a part, and the last ones end.
+    """
+
+    split: str
+    parts: Int64Array
+    rows: Int64Array
+    ends: Int64Array
+
+    @classmethod
+    def of(cls, split: str, facts: Iterator[Mapping[str, Any]]) -> "Buckets":
+        """From the marks of all parts."""
+        parts, rows, sizes = [], [], []
+        for mark in facts:
+            parts.append(mark["number"])
+            rows.append(np.array(mark[split]["bucket_rows"], np.int64))
+            sizes.append(np.array([0, *mark[split]["bucket_bytes"]], np.int64))
+        return cls(split, np.array(parts), np.stack(rows), np.cumsum(sizes, axis=1))
+
+    @property
+    def starts(self) -> Int64Array:
+        """(buckets + 1,) the position of the first draft of each bucket in the global order, and the end."""
+        return np.concatenate([[0], np.cumsum(self.rows.sum(axis=0))])
+
+    def read(self, bucket: int, ledger: Ledger) -> pa.Table:
+        """The drafts of a bucket from all parts, in the global order."""
+
+        def read_part(index: int) -> bytes:
+            start, stop = self.ends[index, bucket : bucket + 2].tolist()
+            uri = ledger.drafts_file(self.split, int(self.parts[index]))
+            return storage.read_range(uri, start, stop)
+
+        with ThreadPoolExecutor(_READERS) as readers:
+            filled = np.flatnonzero(self.rows[:, bucket]).tolist()
+            return read_drafts(list(readers.map(read_part, filled)))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring shards that one task writes.
+
+    Attributes:
+        edges: positions in the global order where each shard begins, and where the last one ends.
+    """
+
+    number: int
+    split: str
+    edges: tuple[int, ...]
+
+
+def plan_groups(rows: Mapping[str, int], *, rows_per_shard: int) -> list[Group]:
+    """Shards of equal size, give or take one row, in groups; numbered through all splits."""
+    groups: list[Group] = []
+    for split, total in rows.items():
+        shards = -(-total // rows_per_shard)
+        edges = [total * shard // shards for shard in range(shards + 1)]
+        step = max(1, _GROUP_ROWS // rows_per_shard)
+        groups += [
+            Group(len(groups) + at // step, split, tuple(edges[at : at + step + 1])) for at in range(0, shards, step)
+        ]
+    return groups
+
+
+def publish_group(group: Group, buckets: Buckets, completion: Completion, folder: str) -> dict[str, Any]:
+    """Writes the shards of a group, then marks it as done; returns the outputs and the statistics.
+
+    Raises:
+        InputError: a shard cannot be written, or there is no other document for a segment B.
+    """
+    ledger = Ledger(folder)
+    outputs: dict[str, Any] = {}
+    statistics: Counter[str] = Counter()
+    for table in _shards(group, buckets, completion, ledger):
+        name = f"{SHARDS_FOLDER}/{group.split}-{table['shuffle_key'][0].as_py():016x}.arrow"
+        outputs[name] = {"split": group.split, **write_shard(table, storage.join(folder, name))}
+        statistics.update(example_statistics(table, completion.vocabulary))
+    facts = {"number": group.number, "split": group.split, "outputs": outputs, "statistics": dict(statistics)}
+    ledger.mark("groups", group.number, facts)
+    return facts
+
+
+def _shards(group: Group, buckets: Buckets, completion: Completion, ledger: Ledger) -> Iterator[pa.Table]:
+    """The examples of each shard; no more than a bucket and a shard are in memory."""
+    starts = buckets.starts
+    position, edge = group.edges[0], 1
+    waiting: list[pa.Table] = []
+    while edge < len(group.edges):
+        bucket = int(np.searchsorted(starts, position, side="right")) - 1
+        examples = completion.examples(buckets.read(bucket, ledger))
+        first, end = int(starts[bucket]), int(starts[bucket + 1])
+        while edge < len(group.edges) and position < end:
+            stop = min(end, group.edges[edge])
+            waiting.append(examples.slice(position - first, stop - position))
+            position = stop
+            if position == group.edges[edge]:
+                yield pa.concat_tables(waiting).combine_chunks()
+                waiting, edge = [], edge + 1
