@@ -76,9 +76,7 @@ class Masker:
         row_epochs = np.broadcast_to(epochs, len(lengths))
 
         def draw(purpose: int, where: NDArray[np.int64]) -> NDArray[np.uint64]:
-            return hash_integers(
-                self.seed, purpose, row_epochs[row[where]], example_ids[row[where]], position[where]
-            )
+            return hash_integers(self.seed, purpose, row_epochs[row[where]], example_ids[row[where]], position[where])
 
         everywhere = np.arange(len(candidate))
         chosen = _choose(
