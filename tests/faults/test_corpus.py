@@ -6,8 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,10 @@ from pyarrow import fs
 
 from jobs import build_corpus
 from tests.distilray.corpus.large_dump import copies, sample_parts, write_multistream
+from tests.faults.processes import LIMIT_S, start, wait_for, workers
 
 pytestmark = pytest.mark.slow
 
-LIMIT_S = 240
 # Twenty parts or more of about half a second, so that a kill comes in the middle.
 VALUES = {"part_mb": 0.25, "file_mb": 1, "ray": {"num_cpus": 2}, "duplicates": {"near": {}}}
 
@@ -38,42 +36,8 @@ def write_recipe(folder: Path, dump: str, **values: object) -> Path:
     return file
 
 
-def start(root: Path, recipe: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "jobs.build_corpus", "--recipe", str(recipe)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root / "platform")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def marks(folder: Path) -> dict[str, int]:
     return {mark.name: mark.stat().st_mtime_ns for mark in (folder / "run/ledger/parts").glob("*.json")}
-
-
-def workers(session: int) -> list[int]:
-    """Ray workers in a task, of a session of processes; Ray's own agents have other names."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes()
-            own = int((process / "stat").read_text().rpartition(")")[2].split()[3]) == session
-        except (OSError, IndexError):
-            continue
-        if own and command.startswith(b"ray::MapBatches"):
-            found.append(int(process.name))
-    return found
 
 
 def content_hash(folder: Path) -> str:
@@ -83,14 +47,14 @@ def content_hash(folder: Path) -> str:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, root: Path, dump: Path) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    process = start(root, write_recipe(folder, str(dump)))
+    process = start(root, "build_corpus", write_recipe(folder, str(dump)))
     output, _ = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, output
     return folder
 
 
 def test_a_killed_worker_changes_nothing(undisturbed: Path, tmp_path: Path, root: Path, dump: Path) -> None:
-    process = start(root, write_recipe(tmp_path, str(dump)))
+    process = start(root, "build_corpus", write_recipe(tmp_path, str(dump)))
     wait_for(lambda: len(marks(tmp_path)) >= 2 and bool(workers(process.pid)), process)
     os.kill(workers(process.pid)[0], signal.SIGKILL)
     output, _ = process.communicate(timeout=LIMIT_S)
@@ -102,14 +66,14 @@ def test_after_a_killed_driver_only_unfinished_parts_are_read(
     undisturbed: Path, tmp_path: Path, root: Path, dump: Path
 ) -> None:
     recipe = write_recipe(tmp_path, str(dump))
-    first = start(root, recipe)
+    first = start(root, "build_corpus", recipe)
     wait_for(lambda: len(marks(tmp_path)) >= 4, first)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate(timeout=LIMIT_S)
     assert not (tmp_path / "run/manifest.json").exists()
     done = marks(tmp_path)
     assert 4 <= len(done) < len(marks(undisturbed))
-    second = start(root, recipe)
+    second = start(root, "build_corpus", recipe)
     output, _ = second.communicate(timeout=LIMIT_S)
     assert second.returncode == 0, output
     assert {name: time for name, time in marks(tmp_path).items() if name in done} == done
@@ -121,7 +85,7 @@ def test_a_run_that_was_killed_while_it_published_ends_the_same(
     undisturbed: Path, tmp_path: Path, root: Path, dump: Path, after_the_mark: bool
 ) -> None:
     recipe = write_recipe(tmp_path, str(dump))
-    first = start(root, recipe)
+    first = start(root, "build_corpus", recipe)
     wait_for(lambda: any((tmp_path / "run/ledger/files").glob("*.json")), first)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate(timeout=LIMIT_S)
@@ -129,31 +93,10 @@ def test_a_run_that_was_killed_while_it_published_ends_the_same(
     if not after_the_mark:  # the kill came between a file and its mark
         for mark in (tmp_path / "run/ledger/files").iterdir():
             mark.unlink()
-    second = start(root, recipe)
+    second = start(root, "build_corpus", recipe)
     output, _ = second.communicate(timeout=LIMIT_S)
     assert second.returncode == 0, output
     assert content_hash(tmp_path) == content_hash(undisturbed)
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of an S3 server of this test."""
-    from moto.server import ThreadedMotoServer
-
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-        ("AWS_REGION", "us-east-1"),
-        ("AWS_EC2_METADATA_DISABLED", "true"),
-    ):
-        monkeypatch.setenv(name, value)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    fs.S3FileSystem(endpoint_override=f"{host}:{port}", scheme="http", allow_bucket_creation=True).create_dir("corpus")
-    yield "s3://corpus"
-    server.stop()
 
 
 def test_an_object_store_gives_and_takes_what_a_disk_does(
@@ -161,11 +104,11 @@ def test_an_object_store_gives_and_takes_what_a_disk_does(
 ) -> None:
     target, _ = fs.FileSystem.from_uri(bucket)
     for file in dump.parent.iterdir():
-        with target.open_output_stream(f"corpus/raw/{file.name}", compression=None) as stream:
+        with target.open_output_stream(f"data/raw/{file.name}", compression=None) as stream:
             stream.write(file.read_bytes())
     recipe = write_recipe(tmp_path, f"{bucket}/raw/*.xml.bz2", run_dir=f"{bucket}/run")
     assert build_corpus.main(["--recipe", str(recipe)]) == 0
-    with target.open_input_stream("corpus/run/manifest.json") as stream:
+    with target.open_input_stream("data/run/manifest.json") as stream:
         outputs = json.loads(stream.read())["content"]["outputs"]
     local: dict[str, Any] = json.loads((undisturbed / "run/manifest.json").read_text())["content"]["outputs"]
     assert outputs == local

@@ -83,7 +83,7 @@ class EncodeCorpusConfig(JobConfig):
     )
     dupe_factor: Annotated[int, Field(ge=1, le=256)] = 10
     heldout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
-    min_example_tokens: Annotated[int, Field(ge=4)] = Field(
+    min_example_tokens: Annotated[int, Field(ge=3)] = Field(
         default=5, description="shorter examples, special tokens included, are dropped and counted"
     )
     masking: MaskingConfig = MaskingConfig()
@@ -91,6 +91,12 @@ class EncodeCorpusConfig(JobConfig):
     part_mb: Annotated[float, Field(gt=0)] = Field(
         default=8.0, description="stored MB of documents that one task encodes; a run that goes on skips whole parts"
     )
+
+    @model_validator(mode="after")
+    def _pairs_in_card_mode_only(self) -> "EncodeCorpusConfig":
+        if self.mode == "paper" and self.random_next_probability:
+            raise ValueError("random_next_probability: mode 'paper' has no pairs; remove the key, or use mode 'card'")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -16,24 +16,28 @@ SHORTEST_RANDOM_B = 32
 
 
 class PairPlan(NamedTuple):
-    """Where A and B lie in the tokens of a document; B is empty when it comes from another one.
+    """Where A and B lie; B is empty when it comes from another document.
 
     Attributes:
+        start, tokens: the run of the document that holds both segments; it begins with a sentence if both are there.
+        a_from, b_from: where the segments begin in the run.
         room: tokens that A and B may have together.
         trimmed: tokens of the two segments that did not fit.
         reused: tokens that an earlier pair has taken too.
         is_forced: random because the document has one sentence only.
     """
 
-    a_start: int
+    start: int
+    tokens: int
+    a_from: int
     a_tokens: int
-    b_start: int
+    b_from: int
     b_tokens: int
     room: int
-    trimmed: int
-    reused: int
-    is_random_next: bool
-    is_forced: bool
+    trimmed: int = 0
+    reused: int = 0
+    is_random_next: bool = False
+    is_forced: bool = False
 
 
 def plan_pairs(
@@ -70,14 +74,15 @@ def plan_pairs(
             # The sentences that B would have been are used next time.
             kept = min(a_tokens, target - min(SHORTEST_RANDOM_B, target // 2))
             cut = a_tokens - kept
-            yield PairPlan(first + _front(cut, rng), kept, 0, 0, target, cut, reused, True, is_forced)
+            yield PairPlan(first + _front(cut, rng), kept, 0, kept, kept, 0, target, cut, reused, True, is_forced)
             start = middle
         else:
             b_tokens = ends[end - 1] - ends[middle - 1]
             kept_a, kept_b = _trimmed(a_tokens, b_tokens, target)
             cut_a, cut_b = a_tokens - kept_a, b_tokens - kept_b
-            a_start, b_start = first + _front(cut_a, rng), ends[middle - 1] + _front(cut_b, rng)
-            yield PairPlan(a_start, kept_a, b_start, kept_b, target, cut_a + cut_b, reused, False, False)
+            a_from, b_from = _front(cut_a, rng), a_tokens + _front(cut_b, rng)
+            run, cut = a_tokens + b_tokens, cut_a + cut_b
+            yield PairPlan(first, run, a_from, kept_a, b_from, kept_b, target, cut, reused)
             start = end
         taken = ends[start - 1]
 
@@ -90,7 +95,8 @@ def plan_windows(tokens: int, rng: Random, *, max_tokens: int, short_seq_prob: f
     start = 0
     while start < tokens:
         target = draw_target(rng, max_tokens=max_tokens, short_seq_prob=short_seq_prob)
-        yield PairPlan(start, min(target, tokens - start), 0, 0, target, 0, 0, False, False)
+        kept = min(target, tokens - start)
+        yield PairPlan(start, kept, 0, kept, kept, 0, target)
         start += target
 
 

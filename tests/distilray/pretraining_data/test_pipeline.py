@@ -6,9 +6,8 @@ import pyarrow as pa
 import pytest
 
 from distilray.config.base import RayConfig
-from distilray.pretraining_data.encoding.examples import encode_documents
-from distilray.pretraining_data.shards import ShardSet
-from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
+from distilray.pretraining_data.encoding.token_documents import tokenise
+from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, tokenizer_hash
 from distilray.runtime.session import ray_session
 from jobs import encode_corpus
 from tests.distilray.tiny_line import sentences_of, write_corpus, write_recipe
@@ -19,7 +18,7 @@ DOCUMENTS = 40
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory, tokenizer_dir):
-    """A folder with a corpus and a recipe, and three runs of it: with two CPUs, one CPU, and other tasks."""
+    """A corpus, a recipe, and runs of it: with two CPUs, with one, with larger parts, and in paper mode."""
     folder = tmp_path_factory.mktemp("encode")
     write_corpus(folder / "corpus", DOCUMENTS)
     values = {
@@ -29,12 +28,13 @@ def work(tmp_path_factory, tokenizer_dir):
         "dupe_factor": 2,
         "heldout_fraction": 0.25,
         "rows_per_shard": 70,
-        "documents_per_task": 6,
+        "part_mb": 0.002,
     }
     write_recipe(folder, run_dir=str(folder / "two"), **values)
     with ray_session(RayConfig(num_cpus=2)):
         assert run(folder) == 0
-        assert run(folder, f"run_dir={folder}/tasks", "documents_per_task=11") == 0
+        assert run(folder, f"run_dir={folder}/parts", "part_mb=1") == 0
+        assert run(folder, f"run_dir={folder}/paper", "mode=paper", "dupe_factor=1", "min_example_tokens=3") == 0
     assert run(folder, f"run_dir={folder}/one", "ray.num_cpus=1") == 0
     return folder
 
@@ -47,16 +47,28 @@ def content(folder):
     return json.loads((folder / "manifest.json").read_text())["content"]
 
 
+def shards(folder, split):
+    outputs = content(folder)["outputs"]
+    return {name: entry for name, entry in outputs.items() if entry.get("split") == split}
+
+
 def tables(folder, split):
-    return [
-        pa.ipc.open_file(str(folder / name)).read_all()
-        for name, entry in content(folder)["outputs"].items()
-        if entry["split"] == split
-    ]
+    return [pa.ipc.open_file(str(folder / name)).read_all() for name in shards(folder, split)]
 
 
 def rows(folder, split):
     return [row for table in tables(folder, split) for row in table.to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def text_of(tokenizer_dir):
+    """The tokens of each document as bytes, by its number."""
+    tokenizer = build_tokenizer(read_tokenizer(tokenizer_dir))
+    found = tokenise(range(DOCUMENTS), sentences_of(DOCUMENTS), tokenizer)
+    return {
+        document.row: found.ids[document.start : document.start + document.ends[-1]].tobytes()
+        for document in found.documents
+    }
 
 
 def test_one_cpu_writes_what_two_write(work):
@@ -64,18 +76,17 @@ def test_one_cpu_writes_what_two_write(work):
     assert first["content_hash"] == second["content_hash"]
 
 
-def test_the_size_of_a_task_changes_no_byte(work):
-    assert content(work / "two")["config"]["documents_per_task"] == 6
-    assert content(work / "tasks")["config"]["documents_per_task"] == 11
-    assert content(work / "two")["outputs"] == content(work / "tasks")["outputs"]
+def test_the_size_of_a_part_changes_no_byte(work):
+    marks = [len(list((work / name / "ledger/parts").iterdir())) for name in ("two", "parts")]
+    assert marks[0] > marks[1] > 0
+    assert content(work / "two")["outputs"] == content(work / "parts")["outputs"]
 
 
-def test_every_shard_of_the_manifest_is_there_and_no_other(work):
-    outputs = content(work / "two")["outputs"]
-    assert {f"shards/{file.name}" for file in (work / "two/shards").iterdir()} == set(outputs)
-    for split in ("train", "heldout"):
-        shards = ShardSet(str(work / "two"), split, verify=True)
-        assert len(shards) == sum(entry["rows"] for entry in outputs.values() if entry["split"] == split)
+def test_a_run_leaves_its_hand_over_its_marks_and_nothing_else(work):
+    files = {path.name for path in (work / "two").iterdir()}
+    assert files == {"config.yaml", "ledger", "manifest.json", "shards", "token_counts.json", "tokenizer.json"}
+    names = {f"shards/{file.name}" for file in (work / "two/shards").iterdir()}
+    assert names == {*shards(work / "two", "train"), *shards(work / "two", "heldout")}
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
@@ -89,9 +100,9 @@ def test_shards_are_of_equal_size_in_the_order_of_their_keys(work, split):
 
 
 def test_the_name_of_a_shard_is_its_first_key(work):
-    for name in content(work / "two")["outputs"]:
-        first = pa.ipc.open_file(str(work / "two" / name)).read_all()["shuffle_key"][0].as_py()
-        assert Path(name).stem.split("-")[1] == f"{first:016x}"
+    for split in ("train", "heldout"):
+        for name, table in zip(shards(work / "two", split), tables(work / "two", split), strict=True):
+            assert Path(name).stem == f"{split}-{table['shuffle_key'][0].as_py():016x}"
 
 
 def test_no_document_is_in_both_splits_and_none_is_missing(work):
@@ -112,31 +123,55 @@ def test_a_random_segment_comes_from_another_document_of_the_same_split(work, sp
     assert {row["document_b"] for row in found} <= documents
 
 
-def test_the_rows_are_text_of_the_corpus(work, tokenizer_dir):
-    documents = encode_documents(range(DOCUMENTS), sentences_of(DOCUMENTS), read_tokenizer(tokenizer_dir))
-    text = {document.row: np.concatenate(document.sentences).tobytes() for document in documents}
+def test_the_rows_are_text_of_the_corpus(work, text_of):
     for row in [*rows(work / "two", "train"), *rows(work / "two", "heldout")]:
         ids = np.array(row["input_ids"], dtype=np.uint16)
         ids[row["mask_positions"]] = row["mask_labels"]
         second = row["segment_b_start"]
-        assert ids[1 : second - 1].tobytes() in text[row["document_a"]]
-        assert ids[second:-1].tobytes() in text[row["document_b"]]
+        assert ids[1 : second - 1].tobytes() in text_of[row["document_a"]]
+        assert ids[second:-1].tobytes() in text_of[row["document_b"]]
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
 def test_the_counts_of_the_manifest_are_those_of_the_shards(work, split):
-    found, manifest = rows(work / "two", split), content(work / "two")
-    counts = manifest["counts"][split]
+    found, counts = rows(work / "two", split), content(work / "two")["counts"][split]
     assert counts["examples"] == len(found)
     assert counts["tokens"] == sum(len(row["input_ids"]) for row in found)
     assert counts["predicted"] == sum(len(row["mask_positions"]) for row in found)
     assert counts["random_next"] == sum(row["is_random_next"] for row in found)
-    entries = [entry for entry in manifest["outputs"].values() if entry["split"] == split]
-    assert sum(entry["tokens"] for entry in entries) == counts["tokens"]
+    assert counts["random_next_share"] == pytest.approx(counts["random_next"] / len(found), abs=1e-6)
+    assert sum(entry["tokens"] for entry in shards(work / "two", split).values()) == counts["tokens"]
+    assert sum(entry["rows"] for entry in shards(work / "two", split).values()) == len(found)
 
 
-def test_the_manifest_names_the_tokenizer(work, tokenizer_dir):
-    assert content(work / "two")["counts"]["tokenizer_hash"] == tokenizer_hash(read_tokenizer(tokenizer_dir))
+def test_the_manifest_names_the_tokenizer_which_lies_beside_the_shards(work, tokenizer_dir):
+    expected = tokenizer_hash(read_tokenizer(tokenizer_dir))
+    assert content(work / "two")["counts"]["tokenizer_hash"] == expected
+    assert tokenizer_hash(read_tokenizer(str(work / "two"))) == expected
+
+
+def test_in_paper_mode_examples_are_contiguous_text_and_hold_every_token(work, text_of):
+    found = {}
+    for row in rows(work / "paper", "train"):
+        assert row["segment_b_start"] == len(row["input_ids"])
+        found[row["example_id"]] = row["input_ids"][1:-1]
+    documents = {example >> 32 for example in found}
+    for document in documents:
+        parts = [found[example] for example in sorted(found) if example >> 32 == document]
+        assert np.array([token for part in parts for token in part], np.uint16).tobytes() == text_of[document]
+        assert {len(part) for part in parts[:-1]} <= {30}
+
+
+def test_in_paper_mode_only_held_out_examples_are_masked(work):
+    assert {len(row["mask_positions"]) for row in rows(work / "paper", "train")} == {0}
+    assert sum(len(row["mask_positions"]) for row in rows(work / "paper", "heldout")) > 50
+
+
+def test_the_token_counts_are_those_of_the_train_documents(work, text_of):
+    counts = np.array(json.loads((work / "paper/token_counts.json").read_text())["counts"])
+    documents = {row["document_a"] for row in rows(work / "paper", "train")}
+    tokens = np.frombuffer(b"".join(text_of[document] for document in documents), np.uint16)
+    assert counts.tolist() == np.bincount(tokens, minlength=len(counts)).tolist()
 
 
 def test_the_same_command_again_is_skipped(work, capsys):

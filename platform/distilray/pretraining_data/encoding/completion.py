@@ -43,17 +43,19 @@ class Completion:
         example_ids = drafts["example_id"].to_numpy()
         documents = example_ids >> DOCUMENT_SHIFT
         text = drafts["text"].combine_chunks()
-        starts, ends = text.offsets.to_numpy()[:-1].astype(np.int64), text.offsets.to_numpy()[1:].astype(np.int64)
-        a_tokens = drafts["a_tokens"].to_numpy().astype(np.int64)
+        offsets = text.offsets.to_numpy().astype(np.int64)
+        starts, tokens = offsets[:-1], np.diff(offsets)
+        a_from, a_tokens, b_from, b_tokens, room = (
+            drafts[name].to_numpy().astype(np.int64) for name in ("a_from", "a_tokens", "b_from", "b_tokens", "room")
+        )
         is_random = drafts["is_random_next"].to_numpy()
-        b_start, b_tokens, document_b = starts + a_tokens, ends - starts - a_tokens, documents.copy()
+        b_start, document_b = starts + b_from, documents.copy()
         if is_random.any():
             donors = self._donors(example_ids, documents, is_random)
-            room = drafts["room"].to_numpy()[is_random] - a_tokens[is_random]
             b_start[is_random], document_b[is_random] = starts[donors], documents[donors]
-            b_tokens[is_random] = np.minimum(room, ends[donors] - starts[donors])
-        pieces = [starts, a_tokens, b_start, b_tokens]
-        ids, lengths, segment_b_start = self._framed(text.values.to_numpy(), *pieces)
+            b_tokens[is_random] = np.minimum((room - a_tokens)[is_random], tokens[donors])
+        values = text.values.to_numpy()
+        ids, lengths, segment_b_start = self._framed(values, starts + a_from, a_tokens, b_start, b_tokens)
         columns = {
             "example_id": example_ids,
             "shuffle_key": drafts["shuffle_key"].to_numpy(),

@@ -24,8 +24,11 @@ DRAFTS = pa.schema(
     [
         pa.field("example_id", pa.int64(), nullable=False),
         pa.field("shuffle_key", pa.uint64(), nullable=False),
-        pa.field("text", pa.list_(pa.uint16()), nullable=False),  # A, and then B where it is in the same document
+        pa.field("text", pa.list_(pa.uint16()), nullable=False),  # the run of the document that holds A and its own B
+        pa.field("a_from", pa.uint32(), nullable=False),  # where A begins in the text
         pa.field("a_tokens", pa.uint16(), nullable=False),
+        pa.field("b_from", pa.uint32(), nullable=False),
+        pa.field("b_tokens", pa.uint16(), nullable=False),  # 0 when there is no B, or it is to come from elsewhere
         pa.field("room", pa.uint16(), nullable=False),  # tokens that A and B may have together
         pa.field("is_random_next", pa.bool_(), nullable=False),
         pa.field("trimmed", pa.uint32(), nullable=False),
@@ -45,6 +48,7 @@ _COUNTED = (
     "single_segment_copies",
     "dropped_single_segment_tokens",
 )
+_COLUMNS = 10  # of a row of `DraftSet._rows`
 _PLANS, _ORDER = range(2)  # what a seed is used for
 
 Int64Array = NDArray[np.int64]
@@ -83,9 +87,11 @@ class DraftSet:
                 kept += [
                     (
                         first | number,
-                        self._tokens + document.start + plan.a_start,
+                        self._tokens + document.start + plan.start,
+                        plan.tokens,
+                        plan.a_from,
                         plan.a_tokens,
-                        self._tokens + document.start + plan.b_start,
+                        plan.b_from,
                         plan.b_tokens,
                         plan.room,
                         plan.trimmed,
@@ -142,7 +148,7 @@ class DraftSet:
         Returns:
             Rows and bytes of each bucket.
         """
-        rows = np.concatenate(self._rows) if self._rows else np.empty((0, 8), np.int64)
+        rows = np.concatenate(self._rows) if self._rows else np.empty((0, _COLUMNS), np.int64)
         ids = np.concatenate(self._ids) if self._ids else np.empty(0, np.uint16)
         keys = hash_integers(self.config.seed, _ORDER, rows[:, 0])
         order = np.lexsort((rows[:, 0], keys))
@@ -189,10 +195,9 @@ def lists(values: NDArray[np.uint16], lengths: Int64Array) -> pa.ListArray:
 
 
 def _batch(rows: Int64Array, keys: NDArray[np.uint64], ids: NDArray[np.uint16]) -> pa.RecordBatch:
-    example_id, a_start, a_tokens, b_start, b_tokens, room, trimmed, is_random_next = rows.T
-    starts, lengths = np.stack([a_start, b_start], axis=1), np.stack([a_tokens, b_tokens], axis=1)
-    text = gathered(ids, starts.ravel(), lengths.ravel())
-    columns = [example_id, keys, lists(text, a_tokens + b_tokens), a_tokens, room, is_random_next.astype(bool), trimmed]
+    example_id, start, tokens, a_from, a_tokens, b_from, b_tokens, room, trimmed, is_random_next = rows.T
+    text = lists(gathered(ids, start, tokens), tokens)
+    columns = [example_id, keys, text, a_from, a_tokens, b_from, b_tokens, room, is_random_next.astype(bool), trimmed]
     arrays = [
         column if isinstance(column, pa.ListArray) else pa.array(column).cast(draft.type)
         for column, draft in zip(columns, DRAFTS, strict=True)

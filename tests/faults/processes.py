@@ -1,0 +1,45 @@
+"""Jobs as processes of their own, to be killed."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+LIMIT_S = 240
+
+
+def start(root: Path, job: str, recipe: Path) -> subprocess.Popen[str]:
+    """A job in a session of its own, which holds the Ray processes that it starts too."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"jobs.{job}", "--recipe", str(recipe)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root / "platform")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def workers(session: int) -> list[int]:
+    """Ray workers in a task, of a session of processes; Ray's own agents have other names."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+            own = int((process / "stat").read_text().rpartition(")")[2].split()[3]) == session
+        except (OSError, IndexError):
+            continue
+        if own and command.startswith(b"ray::MapBatches"):
+            found.append(int(process.name))
+    return found
