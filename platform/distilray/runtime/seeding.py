@@ -16,13 +16,17 @@ def hash_integers(seed: int, *parts: NDArray[np.integer] | int) -> UInt64Array:
     Each part goes through a round of the SplitMix64 finaliser (Steele, Lea, Flood 2014), so that neighbouring inputs
     give unrelated outputs.
     """
-    state = np.asarray(seed % 2**64, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        state = _finalise(state + _GOLDEN)
+        state = _finalise(np.asarray(seed % 2**64, dtype=np.uint64) + _GOLDEN)
+    return hash_further(state, *parts)
+
+
+def hash_further(hashed: UInt64Array, *parts: NDArray[np.integer] | int) -> UInt64Array:
+    """`hash_integers` of what `hashed` was made from and more parts."""
+    with np.errstate(over="ignore"):
         for part in parts:
-            value = np.asarray(part)
-            state = _finalise((state ^ value.astype(np.uint64)) + _GOLDEN)
-    return state
+            hashed = _finalise((hashed ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
+    return hashed
 
 
 def uniform(hashed: UInt64Array) -> NDArray[np.float64]:
