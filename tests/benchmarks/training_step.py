@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from distilray.config.distillation import LossConfig
-from distilray.distillation.step import MASKED_LM_ONLY, DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.step import MASKED_LM_ONLY, DistillationStep, TensorBatch
 from distilray.models.masked_lm import load_masked_lm, preferred_dtype
 from distilray.pretraining_data.batches import collate
 from distilray.pretraining_data.shards import ShardSet
 from distilray.runtime.sample import resolve
+from tests.distilray.tiny_line import planned, step_counts
 
 EXAMPLES, REPEATS = 16, 7
 CPU = torch.device("cpu")
@@ -36,8 +37,8 @@ def seconds(shards: ShardSet, losses: LossConfig, attention: str) -> float:
     teacher = load_masked_lm(resolve("sample:encoder"), fresh_head=True).to(dtype) if losses.alpha_ce else None
     step = DistillationStep(model, teacher, losses, None if dtype == torch.float32 else dtype)
     rows = np.arange(EXAMPLES)
-    batch = TensorBatch.of(collate(shards, rows, pad_id=0), CPU)
-    counts = StepCounts(int(shards.lengths[rows].sum()), int(shards.mask_counts[rows].sum()))
+    batch = TensorBatch.of(collate(shards, planned(rows), pad_id=0))
+    counts = step_counts(shards, rows)
     found = []
     for _ in range(REPEATS):
         started = time.perf_counter()

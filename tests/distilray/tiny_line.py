@@ -15,8 +15,10 @@ from transformers import BertConfig, BertForMaskedLM
 
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.distillation.step import StepCounts
 from distilray.models.masked_lm import save_model
 from distilray.pretraining_data import pipeline
+from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from distilray.runtime.job import Outcome
@@ -129,6 +131,17 @@ def write_recipe(folder: Path, **values: object) -> str:
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(values))
     return str(file)
+
+
+def planned(rows: Any) -> PlannedRows:
+    """Rows as of the first epoch."""
+    return PlannedRows(np.asarray(rows), np.zeros(len(rows), np.int64))
+
+
+def step_counts(shards: ShardSet, rows: Any) -> StepCounts:
+    """The counts of a step of some rows of the first epoch."""
+    first = planned(rows)
+    return StepCounts(int(shards.lengths(first.rows).sum()), int(shards.mask_counts(first.rows, first.epochs).sum()))
 
 
 def open_shards(shards_dir: str, split: str = "train") -> ShardSet:

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from distilray.config.base import Config, JobConfig
+from distilray.config.pretraining_data import CacheConfig
 
 Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
@@ -87,6 +88,7 @@ class TrainingConfig(JobConfig):
     optimizer: OptimizerConfig = OptimizerConfig()
     scaling: ScalingConfig = ScalingConfig()
     rhythm: RhythmConfig = RhythmConfig()
+    cache: CacheConfig = CacheConfig()
 
     @model_validator(mode="after")
     def _an_example_for_every_micro_batch(self) -> "TrainingConfig":

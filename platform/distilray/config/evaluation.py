@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from distilray.config.base import JobConfig
+from distilray.config.pretraining_data import CacheConfig
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -19,3 +20,4 @@ class EvaluateFillMaskConfig(JobConfig):
     batch_size: Count = 32
     precision: Literal["auto", "bf16", "fp32"] = Field(default="auto", description="of the scores, not of the latency")
     latency_examples: Count = Field(default=50, description="held-out examples for the batch-1 latency, in fp32")
+    cache: CacheConfig = CacheConfig()

@@ -1,7 +1,7 @@
 """What a recipe of `jobs.train_tokenizer` and of `jobs.encode_corpus` may say."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,16 @@ _MODES: Mapping[str, Mapping[str, Any]] = {
         "masking": {"dynamic": True, "rare_token_exponent": 0.7},
     },
 }
+
+
+class CacheConfig(Config):
+    """Where shards of an object store are kept on each machine that reads them."""
+
+    identity: ClassVar[bool] = False
+    directory: Folder = Field(default="~/.cache/distilray/shards", description="a fast local disk is best")
+    max_gb: Annotated[float, Field(gt=0)] = Field(
+        default=500.0, description="beyond it the shards that were not used for longest are removed"
+    )
 
 
 class TrainTokenizerConfig(JobConfig):
@@ -79,7 +89,8 @@ class EncodeCorpusConfig(JobConfig):
     short_seq_prob: Probability = 0.1
     random_next_probability: Probability = 0.5
     single_segment: Literal["random", "drop"] = Field(
-        default="random", description="a document of one sentence has no next one: pair it at random, or drop it"
+        default="random",
+        description="documents of one sentence have no next one: pair them at random beyond the share, or drop them",
     )
     dupe_factor: Annotated[int, Field(ge=1, le=256)] = 10
     heldout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
@@ -110,4 +121,3 @@ class EncodeCorpusConfig(JobConfig):
             defaults["masking"] = {**masking, **given}
             values = {name: value for name, value in values.items() if name != "masking"}
         return {**defaults, **values}
-

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from distilray.models.masked_lm import WEIGHTS_FILE, save_model
+from distilray.pretraining_data.sample_plan import PlanState
 from distilray.runtime import storage
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -28,7 +30,7 @@ class BrokenCheckpointError(RuntimeError):
 
 @contextmanager
 def saved_checkpoint(
-    model: Any, optimizer: torch.optim.Optimizer, *, step: int, tokenizer_json: str
+    model: Any, optimizer: torch.optim.Optimizer, *, step: int, state: PlanState, tokenizer_json: str
 ) -> Iterator[train.Checkpoint]:
     """A checkpoint in a temporary folder, for `ray.train.report`, which copies it to storage."""
     with tempfile.TemporaryDirectory(prefix="distilray-checkpoint-") as temporary:
@@ -36,12 +38,14 @@ def saved_checkpoint(
         save_model(model, folder, tokenizer_json)
         save_file(_optimizer_tensors(model, optimizer), folder / OPTIMIZER_FILE)
         hashes = {name: storage.sha256(str(folder / name)) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)}
-        (folder / STATE_FILE).write_text(json.dumps({"step": step, "sha256": hashes}))
+        (folder / STATE_FILE).write_text(json.dumps({"step": step, **asdict(state), "sha256": hashes}))
         yield train.Checkpoint.from_directory(temporary)
 
 
-def restore_checkpoint(checkpoint: train.Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Loads model and optimiser in place and returns the number of finished steps.
+def restore_checkpoint(
+    checkpoint: train.Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, PlanState]:
+    """Loads model and optimiser in place and returns the finished steps, and how far in the examples they came.
 
     Raises:
         BrokenCheckpointError: a file is missing or was changed.
@@ -59,7 +63,7 @@ def restore_checkpoint(checkpoint: train.Checkpoint, model: nn.Module, optimizer
                 key: tensors[f"{name}/{key}"].to(parameter.device)  # the fused kernel reads `step` there too
                 for key in ("step", "exp_avg", "exp_avg_sq")
             }
-    return int(state["step"])
+    return int(state["step"]), PlanState(state["epoch"], state["consumed"])
 
 
 def _read_state(folder: Path) -> Mapping[str, Any]:

@@ -28,7 +28,7 @@ class StepCounts:
 
 @dataclass(frozen=True)
 class TensorBatch:
-    """A `Batch` on the device of the model."""
+    """A `Batch` as tensors."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -37,9 +37,14 @@ class TensorBatch:
     mask_labels: Tensor
 
     @classmethod
-    def of(cls, batch: Batch, device: torch.device) -> "TensorBatch":
-        """Copies a batch to a device."""
-        return cls(*(torch.from_numpy(values).to(device, non_blocking=True) for values in vars(batch).values()))
+    def of(cls, batch: Batch, *, pinned: bool = False) -> "TensorBatch":
+        """The batch on the host; pinned memory is copied to a GPU while the GPU works."""
+        tensors = [torch.from_numpy(values) for values in vars(batch).values()]
+        return cls(*([tensor.pin_memory() for tensor in tensors] if pinned else tensors))
+
+    def to(self, device: torch.device) -> "TensorBatch":
+        """The batch on a device."""
+        return TensorBatch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
 
 class DistillationStep(nn.Module):

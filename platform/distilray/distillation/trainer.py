@@ -53,7 +53,7 @@ def distill_inputs(config: DistillConfig) -> dict[str, str]:
 def create_teacher(config: TrainTeacherConfig) -> tuple[Any, None]:
     """The model that `train_teacher` trains: the warm start with its vocabulary head, fresh if it has none."""
     model = load_masked_lm(resolve(config.encoder_dir), fresh_head=True)
-    start_head_bias(model, ShardSet(config.shards_dir, "train").label_counts(model.config.vocab_size))
+    start_head_bias(model, ShardSet(config.shards_dir, "train").token_counts())
     return model, None
 
 
@@ -100,9 +100,9 @@ def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
 def _plan(config: TrainingConfig, tokenizer_dir: str, models: int) -> dict[str, object]:
     shards = _open_shards(config, read_tokenizer(tokenizer_dir))
     steps = total_steps(config, len(shards))
-    tokens = int(shards.lengths.mean() * config.batch_size * steps)
+    tokens = int(shards.tokens / len(shards) * config.batch_size * steps)
     return {
-        "shards": f"{config.shards_dir}: {len(shards):,} examples, {int(shards.lengths.sum()):,} tokens",
+        "shards": f"{config.shards_dir}: {len(shards):,} examples, {shards.tokens:,} tokens",
         "steps": f"{steps:,} of {config.batch_size:,} examples ({steps * config.batch_size / len(shards):.2f} epochs)",
         "tokens": f"{tokens:,}",
         "workers": f"{config.scaling.num_workers} x {'1 GPU' if config.scaling.use_gpu else 'CPU'}",

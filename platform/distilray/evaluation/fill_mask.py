@@ -25,14 +25,16 @@ from distilray.evaluation.metrics import (
 )
 from distilray.models.masked_lm import (
     WEIGHTS_FILE,
+    compute_dtype,
     count_parameters,
     encode,
     load_masked_lm,
     model_folder,
-    preferred_dtype,
     vocabulary_logits,
 )
-from distilray.pretraining_data.batches import Batch, collate
+from distilray.pretraining_data.batches import Batch, collate, heldout_batches
+from distilray.pretraining_data.sample_plan import PlannedRows
+from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
@@ -60,9 +62,8 @@ def fill_mask_inputs(config: EvaluateFillMaskConfig) -> dict[str, str]:
 def plan_fill_mask(config: EvaluateFillMaskConfig) -> dict[str, object]:
     """Validates the inputs of `evaluate_fill_mask` and says what it would do."""
     shards = _heldout(config)
-    rows = _rows(shards, config)
     return {
-        "held out": f"{config.shards_dir}: {len(rows):,} examples, {int(shards.mask_counts[rows].sum()):,} masks",
+        "held out": f"{config.shards_dir}: {_examples(shards, config):,} examples, {_masks(shards, config):,} masks",
         **{name: str(_model_dir(config, name)) for name in MODELS},
     }
 
@@ -71,24 +72,27 @@ def evaluate_fill_mask(config: EvaluateFillMaskConfig, folder: RunFolder) -> Out
     """Scores teacher and student on every held-out example; writes `scores.json`."""
     torch.set_num_threads(os.cpu_count() or 1)
     shards = _heldout(config)
-    rows = _rows(shards, config)
     found: dict[str, dict[str, Any]] = {}
     best: dict[str, Tensor] = {}
     for name in MODELS:
         model = load_masked_lm(_model_dir(config, name))
         weights = storage.join(_model_dir(config, name), WEIGHTS_FILE)
-        latencies = _latencies(model, shards, np.arange(len(shards))[: config.latency_examples], config)
+        latencies = _latencies(model, shards, config)
         found[name] = {
             "parameters": count_parameters(model),
             "megabytes": (storage.file_size(weights) or 0) / 1e6,
             "latency_ms": statistics.median(latencies),
             "latency_p95_ms": percentile(latencies, 0.95),
         }
-        scored = _score(model, shards, rows, config, name)
+        scored = _score(model, shards, config, name)
         found[name] |= scored.scores
         best[name] = scored.best
-    masks = int(shards.mask_counts[rows].sum())
-    summary = {"examples": len(rows), "masks": masks, "agreement": agreement(best["teacher"], best["student"])}
+    masks = _masks(shards, config)
+    summary = {
+        "examples": _examples(shards, config),
+        "masks": masks,
+        "agreement": agreement(best["teacher"], best["student"]),
+    }
     storage.write_bytes(folder.path(SCORES_FILE), json.dumps({**summary, **found}, indent=1).encode())
     teacher, student = found["teacher"], found["student"]
     kept = student["hit@10"] / max(teacher["hit@10"], 1e-12)
@@ -112,13 +116,16 @@ def _heldout(config: EvaluateFillMaskConfig) -> ShardSet:
     """The held-out shards, after a check that both models read the ids of their tokenizer."""
     hashes = [tokenizer_hash(read_tokenizer(_model_dir(config, name))) for name in MODELS]
     ShardSet(config.shards_dir, "heldout", tokenizer_hash=hashes[0])
-    return ShardSet(config.shards_dir, "heldout", tokenizer_hash=hashes[1])
+    return ShardSet(config.shards_dir, "heldout", tokenizer_hash=hashes[1], cache=ShardCache(config.cache))
 
 
-def _rows(shards: ShardSet, config: EvaluateFillMaskConfig) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The first examples in shard order, which is random; sorted by length, so that batches hold little padding."""
-    rows = np.arange(len(shards))[: config.max_examples]
-    return rows[np.argsort(-shards.lengths[rows], kind="stable")]
+def _examples(shards: ShardSet, config: EvaluateFillMaskConfig) -> int:
+    return min(len(shards), config.max_examples or len(shards))
+
+
+def _masks(shards: ShardSet, config: EvaluateFillMaskConfig) -> int:
+    rows = np.arange(_examples(shards, config))
+    return int(shards.mask_counts(rows, np.zeros_like(rows)).sum())
 
 
 def _fully_masked(batch: Batch, mask_id: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -131,16 +138,16 @@ def _fully_masked(batch: Batch, mask_id: int) -> tuple[Tensor, Tensor, Tensor, T
 
 
 @torch.inference_mode()
-def _score(model: Any, shards: ShardSet, rows: Any, config: EvaluateFillMaskConfig, name: str) -> Scored:
+def _score(model: Any, shards: ShardSet, config: EvaluateFillMaskConfig, name: str) -> Scored:
     """Ranks and losses of the true token at every mask; only the masks go through the vocabulary head."""
     vocabulary = vocabulary_of(read_tokenizer(_model_dir(config, name)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = {"auto": preferred_dtype(device), "bf16": torch.bfloat16, "fp32": torch.float32}[config.precision]
+    dtype = compute_dtype(config.precision, device)
     model = model.to(device)
     ranks, losses, best = [], [], []
-    with Progress(f"evaluate_fill_mask {name}", total=len(rows), unit="examples") as progress:
-        for start in range(0, len(rows), config.batch_size):
-            batch = collate(shards, rows[start : start + config.batch_size], pad_id=vocabulary.pad)
+    batches = heldout_batches(shards, batch_size=config.batch_size, pad_id=vocabulary.pad, limit=config.max_examples)
+    with Progress(f"evaluate_fill_mask {name}", total=_examples(shards, config), unit="examples") as progress:
+        for batch in batches:
             tensors = (tensor.to(device) for tensor in _fully_masked(batch, vocabulary.mask))
             input_ids, attention, types, index, labels = tensors
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
@@ -154,12 +161,14 @@ def _score(model: Any, shards: ShardSet, rows: Any, config: EvaluateFillMaskConf
 
 
 @torch.inference_mode()
-def _latencies(model: Any, shards: ShardSet, rows: Any, config: EvaluateFillMaskConfig) -> list[float]:
+def _latencies(model: Any, shards: ShardSet, config: EvaluateFillMaskConfig) -> list[float]:
     """Milliseconds of single examples in fp32 on the CPU, encoder and head at the masks, after one warm-up pass."""
     vocabulary = vocabulary_of(read_tokenizer(_model_dir(config, "student")))
+    rows = np.arange(min(len(shards), config.latency_examples))
     found = []
-    for row in [rows[0], *rows]:
-        batch = collate(shards, np.array([row]), pad_id=vocabulary.pad, multiple=1)
+    for row in [0, *rows.tolist()]:
+        planned = PlannedRows(rows[row : row + 1], np.zeros(1, np.int64))
+        batch = collate(shards, planned, pad_id=vocabulary.pad, multiple=1)
         input_ids, attention, types, index, _ = _fully_masked(batch, vocabulary.mask)
         started = time.perf_counter()
         vocabulary_logits(model, encode(model, input_ids, attention, types).flatten(0, 1)[index])

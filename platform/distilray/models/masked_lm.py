@@ -145,6 +145,11 @@ def preferred_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if cpu_has_bf16() else torch.float32
 
 
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype that a recipe's `precision` means: auto, bf16 or fp32."""
+    return {"auto": preferred_dtype(device), "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
 @functools.cache
 def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bf16 matrices itself (AMX or AVX-512 BF16)."""

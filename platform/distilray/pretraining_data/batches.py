@@ -9,10 +9,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from distilray.pretraining_data.sample_plan import Rows
+from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shards import ShardSet
 
 T = TypeVar("T")
+WIDTH_MULTIPLE = 8  # matrix units work on multiples of it
 
 
 @dataclass(frozen=True)
@@ -37,31 +38,54 @@ class Batch:
         return int(self.attention_mask.sum())
 
 
-def collate(shards: ShardSet, rows: Rows, *, pad_id: int, multiple: int = 8) -> Batch:
-    """Pads rows to the longest of them, rounded up to a multiple."""
-    found = shards.locate(rows)
-    lengths = shards.lengths[rows]
-    width = min(-(-int(lengths.max()) // multiple) * multiple, max(shards.max_seq_length, int(lengths.max())))
+def padded_width(longest: int, multiple: int = WIDTH_MULTIPLE) -> int:
+    """Columns of a batch whose longest row has `longest` tokens."""
+    return -(-longest // multiple) * multiple
+
+
+def collate(shards: ShardSet, planned: PlannedRows, *, pad_id: int, multiple: int = WIDTH_MULTIPLE) -> Batch:
+    """Pads rows to the longest of them, rounded up to a multiple; draws their masks when these are dynamic."""
+    found = shards.locate(planned.rows)
+    plain = shards.plain(found)
+    lengths = np.diff(plain["offsets"])
+    longest = int(lengths.max())
+    width = min(padded_width(longest, multiple), max(shards.max_seq_length, longest))
+    if shards.masker is None:
+        ids = plain["ids"]
+        position_lists = [shard.mask_positions.row(row) for shard, row in found]
+        counts = [len(positions) for positions in position_lists]
+        positions = np.concatenate(position_lists)
+        labels = np.concatenate([shard.mask_labels.row(row) for shard, row in found])
+    else:
+        masked = shards.masker.mask(epochs=planned.epochs, **plain)
+        ids, positions, labels = masked.input_ids, masked.mask_positions, masked.mask_labels
+        counts = np.diff(masked.mask_offsets).tolist()
     columns = np.arange(width)
     attention = columns < lengths[:, None]
-    segment_b_start = np.array([shard.segment_b_start[row] for shard, row in found], dtype=np.int64)
-    input_ids = np.full((len(rows), width), pad_id, dtype=np.int64)
-    input_ids[attention] = np.concatenate([shard.input_ids.row(row) for shard, row in found])
-    positions = np.concatenate([shard.mask_positions.row(row) for shard, row in found]).astype(np.int64)
+    input_ids = np.full((len(lengths), width), pad_id, dtype=np.int64)
+    input_ids[attention] = ids
     return Batch(
         input_ids=input_ids,
         attention_mask=attention.astype(np.int64),
-        token_type_ids=((columns >= segment_b_start[:, None]) & attention).astype(np.int64),
-        mask_index=positions + np.repeat(np.arange(len(rows)) * width, shards.mask_counts[rows]),
-        mask_labels=np.concatenate([shard.mask_labels.row(row) for shard, row in found]).astype(np.int64),
+        token_type_ids=((columns >= plain["segment_b_start"][:, None]) & attention).astype(np.int64),
+        mask_index=positions.astype(np.int64) + np.repeat(np.arange(len(lengths)) * width, counts),
+        mask_labels=labels.astype(np.int64),
     )
 
 
-def heldout_batches(shards: ShardSet, *, batch_size: int, pad_id: int) -> Iterator[Batch]:
-    """Every row once, longest first, so that too large a batch size fails at once."""
-    order = np.argsort(-shards.lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield collate(shards, order[start : start + batch_size], pad_id=pad_id)
+def heldout_batches(
+    shards: ShardSet, *, batch_size: int, pad_id: int, limit: int | None = None, rank: int = 0, num_workers: int = 1
+) -> Iterator[Batch]:
+    """Every row once over all ranks, longest first, so that too large a batch size fails at once.
+
+    Args:
+        limit: the first rows only; shards hold rows in random order, so these are a sample.
+    """
+    rows = np.arange(len(shards))[:limit]
+    order = rows[np.argsort(-shards.lengths(rows), kind="stable")]
+    for start in range(rank * batch_size, len(order), num_workers * batch_size):
+        part = order[start : start + batch_size]
+        yield collate(shards, PlannedRows(part, np.zeros_like(part)), pad_id=pad_id)
 
 
 def prefetched(make: Callable[[], Iterator[T]], depth: int = 2) -> Iterator[T]:

@@ -228,7 +228,7 @@ def _keys(hashed: UInt64Array, weights: NDArray[np.float64] | None) -> UInt64Arr
 
 def _packed(segment: Int64Array, keys: UInt64Array, position: Int64Array) -> UInt64Array:
     high = segment.astype(np.uint64) << np.uint64(_KEY_BITS + _POSITION_BITS)
-    return high | keys << np.uint64(_POSITION_BITS) | position.astype(np.uint64)
+    return np.asarray(high | keys << np.uint64(_POSITION_BITS) | position.astype(np.uint64), dtype=np.uint64)
 
 
 def _ascending(packed: UInt64Array) -> Int64Array:

@@ -33,7 +33,7 @@ from distilray.pretraining_data.encoding.parts import (
 )
 from distilray.pretraining_data.encoding.publication import Buckets, Group, plan_groups, publish_group
 from distilray.pretraining_data.masking import Masker
-from distilray.pretraining_data.shards import SHARDS_FOLDER
+from distilray.pretraining_data.shards import COUNTS_FILE, SHARDS_FOLDER
 from distilray.pretraining_data.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
@@ -42,7 +42,6 @@ from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.sample import resolve
 from distilray.runtime.session import ray_session, run_tasks
 
-COUNTS_FILE = "token_counts.json"
 _MB = 1 << 20
 # Measured on one core of a 2-core machine: tokens of documents that become masked examples in a second, one copy.
 _TOKENS_PER_CORE_S = 500_000

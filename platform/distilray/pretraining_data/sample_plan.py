@@ -18,82 +18,129 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class PlanState:
+    """How far a run has come: whole epochs, and examples of the one that has begun."""
+
+    epoch: int
+    consumed: int
+
+
+@dataclass(frozen=True)
+class PlannedRows:
+    """Rows of the stream, each with the epoch that it is used in."""
+
+    rows: Rows
+    epochs: Rows
+
+    def take(self, places: NDArray[np.int64]) -> "PlannedRows":
+        """Those at some places."""
+        return PlannedRows(self.rows[places], self.epochs[places])
+
+
+@dataclass(frozen=True)
 class SamplePlan:
     """Which rows each optimiser step uses.
 
-    An epoch permutes blocks of neighbouring rows, and then the rows inside windows of several blocks: reads stay near
-    each other, memory grows with the number of blocks, not of rows.
+    An epoch permutes the shards, and then the rows inside windows of some shards: only the shards of a window need be
+    at hand, and memory grows with the number of shards and the size of a window, not with the rows. Shards hold the
+    corpus in random order already.
 
     Attributes:
-        rows: number of examples.
+        shard_rows: rows of each shard; they are numbered through.
         batch_size: examples of one optimiser step, over all workers and micro-steps.
-        block_rows: rows that move together in the first permutation.
-        window_blocks: blocks whose rows are mixed in the second.
+        window_rows: rows that are mixed with each other, rounded to whole shards.
     """
 
-    rows: int
+    shard_rows: tuple[int, ...]
     batch_size: int
     seed: int
-    block_rows: int = 1024
-    window_blocks: int = 64
+    window_rows: int = 1 << 18
 
-    def step_rows(self, step: int) -> Rows:
+    @functools.cached_property
+    def rows(self) -> int:
+        """Rows of all shards."""
+        return sum(self.shard_rows)
+
+    def step_rows(self, step: int) -> PlannedRows:
         """(batch_size,) the rows of optimiser step `step`, counted from 0 over all epochs."""
         return self.stream(step * self.batch_size, (step + 1) * self.batch_size)
 
-    def stream(self, start: int, stop: int) -> Rows:
+    def stream(self, start: int, stop: int) -> PlannedRows:
         """The rows at the positions [start, stop) of the endless stream of epochs."""
-        parts = []
+        rows, epochs = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         while start < stop:
             epoch, inside = divmod(start, self.rows)
             end = min(inside + stop - start, self.rows)
-            parts.append(self._epoch_rows(epoch, inside, end))
+            rows.append(self._epoch_rows(epoch, inside, end))
+            epochs.append(np.full(end - inside, epoch))
             start += end - inside
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+        return PlannedRows(np.concatenate(rows), np.concatenate(epochs))
+
+    def state(self, step: int) -> PlanState:
+        """What is done when `step` steps are."""
+        return PlanState(*divmod(step * self.batch_size, self.rows))
+
+    def shards_ahead(self, step: int) -> Sequence[int]:
+        """The shards of the window in which a step ends, and of the next one."""
+        epoch, inside = divmod((step + 1) * self.batch_size - 1, self.rows)
+        windows = _epoch_windows(self, epoch)
+        window = _window_at(windows, inside)
+        following = windows[window + 1] if window + 1 < len(windows) else _epoch_windows(self, epoch + 1)[0]
+        return [*windows[window].shards, *following.shards]
 
     def _epoch_rows(self, epoch: int, start: int, stop: int) -> Rows:
-        order, window_starts = _epoch_order(self, epoch)
-        parts = []
-        first = int(np.searchsorted(window_starts, start, side="right")) - 1
-        for window in range(first, len(window_starts) - 1):
-            offset = int(window_starts[window])
-            if offset >= stop:
+        windows, parts = _epoch_windows(self, epoch), []
+        for number in range(_window_at(windows, start), len(windows)):
+            first = windows[number].start
+            if first >= stop:
                 break
-            blocks = order[window * self.window_blocks : (window + 1) * self.window_blocks]
-            rows = _window_rows(self, epoch, window, tuple(blocks.tolist()))
-            parts.append(rows[max(0, start - offset) : stop - offset])
+            rows = _window_rows(self, epoch, number)
+            parts.append(rows[max(0, start - first) : stop - first])
         return np.concatenate(parts)
 
 
-@functools.lru_cache(maxsize=2)
-def _epoch_order(plan: SamplePlan, epoch: int) -> tuple[Rows, Rows]:
-    """The permuted blocks of an epoch, and where each window begins in it (windows + 1)."""
-    blocks = -(-plan.rows // plan.block_rows)
-    order = generator(plan.seed, epoch).permutation(blocks)
-    sizes = np.minimum(plan.block_rows, plan.rows - order * plan.block_rows)
-    ends = np.concatenate([[0], np.cumsum(sizes)])
-    return order, np.append(ends[: -1 : plan.window_blocks], plan.rows)
+@dataclass(frozen=True)
+class _Window:
+    """Shards that are mixed; `start` is the position of its first row in the epoch."""
+
+    start: int
+    shards: tuple[int, ...]
+
+
+def _window_at(windows: Sequence[_Window], position: int) -> int:
+    return int(np.searchsorted([window.start for window in windows], position, side="right")) - 1
 
 
 @functools.lru_cache(maxsize=4)
-def _window_rows(plan: SamplePlan, epoch: int, window: int, blocks: tuple[int, ...]) -> Rows:
-    rows = [np.arange(b * plan.block_rows, min((b + 1) * plan.block_rows, plan.rows)) for b in blocks]
-    return generator(plan.seed, epoch, 1 + window).permutation(np.concatenate(rows))
+def _epoch_windows(plan: SamplePlan, epoch: int) -> Sequence[_Window]:
+    order = generator(plan.seed, epoch).permutation(len(plan.shard_rows))
+    sizes = np.array(plan.shard_rows)[order]
+    starts = np.cumsum(sizes) - sizes
+    first = np.flatnonzero(np.diff(starts // plan.window_rows, prepend=-1))
+    shards = np.split(order, first[1:])
+    return [_Window(start, tuple(found.tolist())) for start, found in zip(starts[first].tolist(), shards, strict=True)]
 
 
-def micro_batches(
-    rows: Rows, lengths: NDArray[np.integer], *, num_workers: int, rank: int, micro_batch_size: int
-) -> Sequence[Rows]:
-    """The micro-batches of one worker in one optimiser step.
+@functools.lru_cache(maxsize=4)
+def _window_rows(plan: SamplePlan, epoch: int, number: int) -> Rows:
+    starts = np.cumsum([0, *plan.shard_rows])
+    shards = _epoch_windows(plan, epoch)[number].shards
+    rows = np.concatenate([np.arange(starts[shard], starts[shard + 1]) for shard in shards])
+    return generator(plan.seed, epoch, 1 + number).permutation(rows)
+
+
+def micro_batches(lengths: NDArray[np.integer], *, num_workers: int, micro_batch_size: int) -> Sequence[Rows]:
+    """The micro-batches of one optimiser step; worker r takes those numbered r, r + num_workers, ...
 
     The rows of the step are sorted by length and cut into micro-batches of (nearly) equal size, which are dealt out in
     turn: little padding, similar work on every rank, and the same number of micro-batches on each.
 
     Args:
-        rows: the rows of the step.
-        lengths: length of each of them.
+        lengths: length of each row of the step.
         micro_batch_size: rows of a micro-batch at most.
+
+    Returns:
+        The places in the step of the rows of each micro-batch.
     """
-    per_worker = -(-len(rows) // (num_workers * micro_batch_size))
-    ordered = rows[np.argsort(lengths, kind="stable")]
-    return np.array_split(ordered, per_worker * num_workers)[rank::num_workers]
+    per_worker = -(-len(lengths) // (num_workers * micro_batch_size))
+    return np.array_split(np.argsort(lengths, kind="stable"), per_worker * num_workers)

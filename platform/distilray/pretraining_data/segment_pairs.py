@@ -24,7 +24,7 @@ class PairPlan(NamedTuple):
         room: tokens that A and B may have together.
         trimmed: tokens of the two segments that did not fit.
         reused: tokens that an earlier pair has taken too.
-        is_forced: random because the document has one sentence only.
+        is_alone: the document has one sentence only, so that B is random for want of a next one.
     """
 
     start: int
@@ -37,7 +37,7 @@ class PairPlan(NamedTuple):
     trimmed: int = 0
     reused: int = 0
     is_random_next: bool = False
-    is_forced: bool = False
+    is_alone: bool = False
 
 
 def plan_pairs(
@@ -58,7 +58,6 @@ def plan_pairs(
         # The shortest run of sentences with at least `target` tokens, or the rest of the document.
         end = min(bisect_left(ends, first + target, start), sentences - 1) + 1
         is_random = rng.random() < random_next_probability
-        is_forced = False
         if end - start == 1 and not is_random:
             if end < sentences:
                 end += 1  # a consecutive pair needs two sentences; the pair is trimmed afterwards
@@ -66,7 +65,7 @@ def plan_pairs(
                 start -= 1  # the last sentence alone: take the one before it once more
                 first = ends[start - 1] if start else 0
             else:
-                is_random = is_forced = True  # a document of one sentence has no consecutive pair
+                is_random = True  # a document of one sentence has no consecutive pair
         middle = start + 1 + (int(rng.random() * (end - start - 1)) if end - start > 1 else 0)
         a_tokens = ends[middle - 1] - first
         reused = max(0, taken - first)
@@ -74,7 +73,7 @@ def plan_pairs(
             # The sentences that B would have been are used next time.
             kept = min(a_tokens, target - min(SHORTEST_RANDOM_B, target // 2))
             cut = a_tokens - kept
-            yield PairPlan(first + _front(cut, rng), kept, 0, kept, kept, 0, target, cut, reused, True, is_forced)
+            yield PairPlan(first + _front(cut, rng), kept, 0, kept, kept, 0, target, cut, reused, True, sentences == 1)
             start = middle
         else:
             b_tokens = ends[end - 1] - ends[middle - 1]

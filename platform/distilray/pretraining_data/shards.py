@@ -1,6 +1,9 @@
 """Arrow shards of masked examples: written whole, memory-mapped when read, refused when they do not belong together."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,28 +11,30 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from distilray.config.pretraining_data import MaskingConfig
 from distilray.errors import InputError
+from distilray.pretraining_data.masking import Masker
+from distilray.pretraining_data.shard_cache import ShardCache
+from distilray.pretraining_data.tokenizer import TOKENIZER_FILE, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.run_folder import read_manifest
 from distilray.schemas import EXAMPLES, check_schema
 
-SPLITS = ("train", "heldout")
 SHARDS_FOLDER = "shards"
+COUNTS_FILE = "token_counts.json"
+_READERS = 16
+_OPEN_SHARDS = 128  # a mapped file keeps a descriptor; a process may have about a thousand
+
+Rows = NDArray[np.int64]
 
 
 def write_shard(table: pa.Table, uri: str) -> dict[str, Any]:
     """Writes examples as one record batch of an Arrow IPC file and returns its manifest entry."""
     batch = table.select(EXAMPLES.names).cast(EXAMPLES).combine_chunks().to_batches()[0]
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, EXAMPLES) as writer:
+    with storage.FileWriter(uri) as file, pa.ipc.new_file(file, EXAMPLES) as writer:
         writer.write_batch(batch)
-    storage.write_bytes(uri, sink.getvalue())
-    return {
-        "rows": batch.num_rows,
-        "tokens": len(batch.column("input_ids").flatten()),
-        "bytes": storage.file_size(uri),
-        "sha256": storage.sha256(uri),
-    }
+    tokens = len(batch.column("input_ids").flatten())
+    return {"rows": batch.num_rows, "tokens": tokens, "bytes": file.bytes, "sha256": file.sha256}
 
 
 @dataclass(frozen=True)
@@ -39,39 +44,40 @@ class Ragged:
     values: NDArray[np.uint16]
     offsets: NDArray[np.int32]
 
-    @property
-    def lengths(self) -> NDArray[np.int32]:
-        """(rows,) length of each row."""
-        return np.diff(self.offsets)
-
     def row(self, index: int) -> NDArray[np.uint16]:
         """The values of one row."""
         return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    def lengths(self, rows: Rows) -> NDArray[np.int64]:
+        """(rows,) length of each of some rows."""
+        return (self.offsets[rows + 1] - self.offsets[rows]).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class Shard:
     """One shard as views into the mapped file."""
 
+    example_id: NDArray[np.int64]
     input_ids: Ragged
     segment_b_start: NDArray[np.uint16]
     mask_positions: Ragged
     mask_labels: Ragged
 
     @classmethod
-    def open(cls, uri: str) -> "Shard":
-        """Maps a local shard.
+    def open(cls, path: str, name: str) -> "Shard":
+        """Maps a local file; `name` is the shard's in messages.
 
         Raises:
             InputError: torn file, or another schema.
         """
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(storage.local_path(uri))))
+            reader = pa.ipc.open_file(pa.memory_map(path))
+            check_schema(reader.schema, EXAMPLES, name)
+            batch = reader.get_batch(0)
         except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{uri}: not an Arrow file ({error}); run jobs.encode_corpus again") from None
-        check_schema(reader.schema, EXAMPLES, uri)
-        batch = reader.get_batch(0)
+            raise InputError(f"{name}: not a whole Arrow file ({error}); run jobs.encode_corpus again") from None
         return cls(
+            example_id=batch.column("example_id").to_numpy(),
             input_ids=_ragged(batch.column("input_ids")),
             segment_b_start=batch.column("segment_b_start").to_numpy(),
             mask_positions=_ragged(batch.column("mask_positions")),
@@ -86,17 +92,34 @@ def _ragged(column: pa.ListArray) -> Ragged:
 class ShardSet:
     """The shards of one split of a run folder of `jobs.encode_corpus`, as one table of rows.
 
+    Shards are mapped when a row of theirs is asked for; what is in memory grows with their number, not with the rows.
+
     Args:
         shards_dir: the run folder.
         split: "train" or "heldout".
         tokenizer_hash: refuses shards of another tokenizer; None accepts any.
-        verify: compares the sha256 of every shard with the manifest.
+        verify: compares the sha256 of every local shard with the manifest; one of an object store is compared when it
+            is fetched.
+        cache: where shards of an object store are kept on this machine.
+
+    Attributes:
+        shard_rows: rows of each shard.
+        tokens: of all rows.
+        masker: draws the masks when they are dynamic, None when the shards hold them.
 
     Raises:
         InputError: incomplete run, missing, torn or changed shard, another tokenizer, or no row in the split.
     """
 
-    def __init__(self, shards_dir: str, split: str, *, tokenizer_hash: str | None = None, verify: bool = False) -> None:
+    def __init__(
+        self,
+        shards_dir: str,
+        split: str,
+        *,
+        tokenizer_hash: str | None = None,
+        verify: bool = False,
+        cache: ShardCache | None = None,
+    ) -> None:
         manifest = read_manifest(shards_dir)["content"]
         if manifest["job"] != "encode_corpus":
             raise InputError(f"{shards_dir}: written by {manifest['job']}, not by encode_corpus")
@@ -106,36 +129,102 @@ class ShardSet:
                 f"{shards_dir}: encoded with tokenizer {found[:12]}, the model has {tokenizer_hash[:12]}; "
                 "encode the corpus with the model's own tokenizer"
             )
-        entries = {name: entry for name, entry in manifest["outputs"].items() if entry["split"] == split}
+        entries = {name: entry for name, entry in manifest["outputs"].items() if entry.get("split") == split}
         if not entries:
             raise InputError(f"{shards_dir}: no rows in split '{split}'; encode with a larger heldout_fraction")
-        for name, entry in entries.items():
-            _check_file(storage.join(shards_dir, name), entry, verify)
+        self.folder = shards_dir
         self.tokenizer_hash: str = found
         self.max_seq_length: int = manifest["config"]["max_seq_length"]
-        self._shards = [Shard.open(storage.join(shards_dir, name)) for name in entries]
-        self._starts = np.cumsum([0, *(entry["rows"] for entry in entries.values())])
-        self.lengths = np.concatenate([shard.input_ids.lengths for shard in self._shards])
-        self.mask_counts = np.concatenate([shard.mask_positions.lengths for shard in self._shards])
+        self.shard_rows: tuple[int, ...] = tuple(entry["rows"] for entry in entries.values())
+        self.tokens: int = sum(entry["tokens"] for entry in entries.values())
+        self._outputs, self._names = manifest["outputs"], list(entries)
+        self._starts = np.cumsum([0, *self.shard_rows])
+        self._cache = cache or ShardCache()
+        self._open: OrderedDict[int, Shard] = OrderedDict()
+        with ThreadPoolExecutor(_READERS) as readers:
+            list(readers.map(lambda name: self._check(name, verify=verify), entries))
+        masking = MaskingConfig.model_validate(manifest["config"]["masking"])
+        self.masker = (
+            self._masker(masking, manifest["config"]["seed"]) if masking.dynamic and split == "train" else None
+        )
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def label_counts(self, vocabulary_size: int) -> NDArray[np.int64]:
-        """(vocabulary_size,) how often each id is to be predicted."""
-        counts = [np.bincount(shard.mask_labels.values, minlength=vocabulary_size) for shard in self._shards]
-        return np.sum(counts, axis=0)
+    def token_counts(self) -> NDArray[np.int64]:
+        """(vocabulary size,) how often each id occurs in the train documents."""
+        return np.array(json.loads(self._described(COUNTS_FILE))["counts"], np.int64)
 
-    def locate(self, rows: NDArray[np.int64]) -> Sequence[tuple[Shard, int]]:
+    def lengths(self, rows: Rows) -> NDArray[np.int64]:
+        """(rows,) tokens of each row."""
+        return self._by_shard(rows, lambda shard, inside: shard.input_ids.lengths(inside))
+
+    def mask_counts(self, rows: Rows, epochs: Rows) -> NDArray[np.int64]:
+        """(rows,) tokens to predict in each row in its epoch."""
+        if self.masker is None:
+            return self._by_shard(rows, lambda shard, inside: shard.mask_positions.lengths(inside))
+        return self.masker.count(epochs=epochs, **self.plain(self.locate(rows)))
+
+    def locate(self, rows: Rows) -> Sequence[tuple[Shard, int]]:
         """Shard and row inside it of each row."""
+        shards, inside = self._places(rows)
+        return [(self._shard(shard), row) for shard, row in zip(shards.tolist(), inside.tolist(), strict=True)]
+
+    def plain(self, found: Sequence[tuple[Shard, int]]) -> dict[str, Any]:
+        """Located rows as `Masker` takes them."""
+        ids = [shard.input_ids.row(row) for shard, row in found]
+        return {
+            "ids": np.concatenate(ids),
+            "offsets": np.cumsum([0, *map(len, ids)]),
+            "segment_b_start": np.array([shard.segment_b_start[row] for shard, row in found], np.int64),
+            "example_ids": np.array([shard.example_id[row] for shard, row in found], np.int64),
+        }
+
+    def fetch(self, shards: Sequence[int]) -> None:
+        """Begins to bring shards of an object store to this machine."""
+        for shard in shards:
+            name = self._names[shard]
+            self._cache.begin(storage.join(self.folder, name), self._outputs[name])
+
+    def _places(self, rows: Rows) -> tuple[Rows, Rows]:
         shards = np.searchsorted(self._starts, rows, side="right") - 1
-        inside = rows - self._starts[shards]
-        return [(self._shards[shard], int(row)) for shard, row in zip(shards, inside, strict=True)]
+        return shards, rows - self._starts[shards]
 
+    def _by_shard(self, rows: Rows, values: Callable[[Shard, Rows], NDArray[np.int64]]) -> NDArray[np.int64]:
+        shards, inside = self._places(rows)
+        found = np.empty(len(rows), np.int64)
+        for shard in np.unique(shards).tolist():
+            here = shards == shard
+            found[here] = values(self._shard(shard), inside[here])
+        return found
 
-def _check_file(uri: str, entry: Mapping[str, Any], verify: bool) -> None:
-    size = storage.file_size(uri)
-    if size != entry["bytes"]:
-        raise InputError(f"{uri}: {size} bytes where the manifest says {entry['bytes']}; encode the corpus again")
-    if verify and storage.sha256(uri) != entry["sha256"]:
-        raise InputError(f"{uri}: its content is not what the manifest says (sha256); encode the corpus again")
+    def _shard(self, index: int) -> Shard:
+        if index in self._open:
+            self._open.move_to_end(index)
+            return self._open[index]
+        name = self._names[index]
+        uri = storage.join(self.folder, name)
+        path = storage.local_path(uri) if storage.is_local(uri) else self._cache.local(uri, self._outputs[name])
+        self._open[index] = Shard.open(str(path), uri)
+        if len(self._open) > _OPEN_SHARDS:
+            self._open.popitem(last=False)
+        return self._open[index]
+
+    def _masker(self, masking: MaskingConfig, seed: int) -> Masker:
+        vocabulary = vocabulary_of(self._described(TOKENIZER_FILE).decode())
+        return Masker(vocabulary, masking, seed, self.token_counts())
+
+    def _described(self, name: str) -> bytes:
+        """A file beside the shards, if it is the one that was written."""
+        self._check(name, verify=True)
+        return storage.read_bytes(storage.join(self.folder, name))
+
+    def _check(self, name: str, *, verify: bool) -> None:
+        uri, entry = storage.join(self.folder, name), self._outputs[name]
+        size = storage.file_size(uri)
+        if size is None:
+            raise InputError(f"{uri}: not there, though the manifest names it; encode the corpus again")
+        if size != entry["bytes"]:
+            raise InputError(f"{uri}: {size} bytes where the manifest says {entry['bytes']}; encode the corpus again")
+        if verify and storage.is_local(uri) and storage.sha256(uri) != entry["sha256"]:
+            raise InputError(f"{uri}: its content is not what the manifest says (sha256); encode the corpus again")

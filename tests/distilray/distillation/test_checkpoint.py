@@ -12,10 +12,12 @@ from distilray.distillation.step import DistillationStep, StepCounts, TensorBatc
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
 from distilray.pretraining_data.batches import collate
+from distilray.pretraining_data.sample_plan import PlanState
 from distilray.pretraining_data.tokenizer import read_tokenizer
-from tests.distilray.tiny_line import open_shards
+from tests.distilray.tiny_line import open_shards, planned
 
 CONFIG = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)
+STATE = PlanState(epoch=1, consumed=20)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def teacher(teacher_dir):
 
 @pytest.fixture(scope="module")
 def batch(shards_dir):
-    return TensorBatch.of(collate(open_shards(shards_dir), np.arange(8), pad_id=0), torch.device("cpu"))
+    return TensorBatch.of(collate(open_shards(shards_dir), planned(np.arange(8)), pad_id=0))
 
 
 def train(model, optimizer, teacher, batch, steps):
@@ -52,7 +54,7 @@ def trained(teacher, batch):
 @pytest.fixture
 def folder(trained, teacher_dir, tmp_path):
     """The folder of a checkpoint, kept beyond its context."""
-    with saved_checkpoint(*trained, step=3, tokenizer_json=read_tokenizer(teacher_dir)) as checkpoint:
+    with saved_checkpoint(*trained, step=3, state=STATE, tokenizer_json=read_tokenizer(teacher_dir)) as checkpoint:
         checkpoint.to_directory(str(tmp_path / "kept"))
     return tmp_path / "kept"
 
@@ -78,7 +80,7 @@ def assert_equal_states(found, expected):
 
 def test_model_and_optimiser_come_back_bit_for_bit(folder, trained, teacher):
     fresh = new_pair(teacher, layers=[1, 2], fold_segment_a=False)
-    assert restore(folder, *fresh) == 3
+    assert restore(folder, *fresh) == (3, STATE)
     assert_equal_states(fresh, trained)
 
 

@@ -8,7 +8,7 @@ from distilray.distillation.step import MASKED_LM_ONLY, DistillationStep, StepCo
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
 from distilray.pretraining_data.batches import collate
-from tests.distilray.tiny_line import open_shards
+from tests.distilray.tiny_line import open_shards, planned, step_counts
 
 CPU = torch.device("cpu")
 CONFIGS = [
@@ -42,11 +42,11 @@ def student(teacher):
 
 
 def batch_of(shards, rows):
-    return TensorBatch.of(collate(shards, np.asarray(rows), pad_id=0), CPU)
+    return TensorBatch.of(collate(shards, planned(rows), pad_id=0))
 
 
 def counts_of(shards, rows):
-    return StepCounts(int(shards.lengths[rows].sum()), int(shards.mask_counts[rows].sum()))
+    return step_counts(shards, rows)
 
 
 def run(student, teacher, losses, batches, counts):
@@ -106,21 +106,21 @@ def test_loss_and_gradient_are_those_of_the_plain_formulas_on_full_logits(shards
 
 @pytest.mark.parametrize("losses", CONFIGS, ids=str)
 def test_micro_batches_of_any_size_add_up_to_the_whole_batch(shards, student, teacher, losses):
-    rows = np.argsort(shards.lengths)[::5][:14]
+    rows = np.argsort(shards.lengths(np.arange(len(shards))))[::5][:14]
     counts = counts_of(shards, rows)
     whole = run(student, teacher, losses, [batch_of(shards, rows)], counts)
     parts = [rows[:1], rows[1:9], rows[9:]]
-    tokens = [int(shards.lengths[part].sum()) for part in parts]
+    tokens = [int(shards.lengths(part).sum()) for part in parts]
     assert max(tokens) > 3 * min(tokens)
     assert_same(run(student, teacher, losses, [batch_of(shards, part) for part in parts], counts), whole)
 
 
 @pytest.mark.parametrize("losses", CONFIGS, ids=str)
 def test_more_padding_changes_nothing(shards, student, teacher, losses):
-    rows = np.argsort(shards.lengths)[:6]
+    rows = np.argsort(shards.lengths(np.arange(len(shards))))[:6]
     counts = counts_of(shards, rows)
-    tight = TensorBatch.of(collate(shards, rows, pad_id=0, multiple=1), CPU)
-    wide = TensorBatch.of(collate(shards, rows, pad_id=0, multiple=32), CPU)
+    tight = TensorBatch.of(collate(shards, planned(rows), pad_id=0, multiple=1))
+    wide = TensorBatch.of(collate(shards, planned(rows), pad_id=0, multiple=32))
     assert wide.input_ids.shape[1] > tight.input_ids.shape[1]
     assert_same(run(student, teacher, losses, [wide], counts), run(student, teacher, losses, [tight], counts))
 

@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 
 from distilray.pretraining_data.batches import collate, heldout_batches, prefetched
+from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shards import ShardSet
-from tests.distilray.tiny_line import MAX_SEQ_LENGTH
+from tests.distilray.tiny_line import MAX_SEQ_LENGTH, planned, write_shards
 
 PAD = 0
 
@@ -42,7 +43,7 @@ def test_a_batch_is_what_plain_python_makes_of_its_examples(shards, examples, mu
     rng = np.random.default_rng(multiple)
     for size in (1, 2, 7, 30):
         rows = rng.choice(len(shards), size=size, replace=False)
-        batch = collate(shards, rows, pad_id=17, multiple=multiple)
+        batch = collate(shards, planned(rows), pad_id=17, multiple=multiple)
         width = batch.input_ids.shape[1]
         longest = max(len(examples[row]["input_ids"]) for row in rows)
         assert longest <= width < longest + multiple
@@ -55,7 +56,7 @@ def test_a_batch_is_what_plain_python_makes_of_its_examples(shards, examples, mu
 
 
 def test_segment_a_ends_with_its_sep_and_b_is_type_one(shards):
-    batch = collate(shards, np.arange(20), pad_id=PAD)
+    batch = collate(shards, planned(np.arange(20)), pad_id=PAD)
     for ids, types, attention in zip(batch.input_ids, batch.token_type_ids, batch.attention_mask, strict=True):
         length = int(attention.sum())
         first = int(np.flatnonzero(types)[0])
@@ -67,35 +68,62 @@ def test_segment_a_ends_with_its_sep_and_b_is_type_one(shards):
 
 
 def test_the_width_is_a_multiple_but_never_above_the_longest_allowed(shards):
-    lengths = shards.lengths
+    lengths = shards.lengths(np.arange(len(shards)))
     short = np.array([int(np.argmin(lengths))])
-    assert collate(shards, short, pad_id=PAD, multiple=8).input_ids.shape[1] % 8 == 0
-    everything = collate(shards, np.arange(len(shards)), pad_id=PAD, multiple=24)
+    assert collate(shards, planned(short), pad_id=PAD, multiple=8).input_ids.shape[1] % 8 == 0
+    everything = collate(shards, planned(np.arange(len(shards))), pad_id=PAD, multiple=24)
     assert everything.input_ids.shape[1] == MAX_SEQ_LENGTH == lengths.max()
 
 
 def test_putting_the_labels_back_gives_no_mask_token_at_all(shards):
-    batch = collate(shards, np.arange(len(shards)), pad_id=PAD)
+    batch = collate(shards, planned(np.arange(len(shards))), pad_id=PAD)
     seen = batch.input_ids.ravel().copy()
     assert (seen == 4).any()
     seen[batch.mask_index] = batch.mask_labels
     assert not (seen == 4).any()
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 1000])
-def test_the_heldout_batches_hold_every_row_once_longest_first(shards_dir, batch_size):
-    shards = ShardSet(shards_dir, "heldout")
-    batches = list(heldout_batches(shards, batch_size=batch_size, pad_id=PAD))
-    assert max(len(batch.input_ids) for batch in batches) <= batch_size
-    rows = [
+def rows_in(batches):
+    return [
         tuple(ids[attention == 1])
         for batch in batches
         for ids, attention in zip(batch.input_ids, batch.attention_mask, strict=True)
     ]
-    expected = [tuple(shard.input_ids.row(row)) for shard, row in shards.locate(np.arange(len(shards)))]
-    assert sorted(rows) == sorted(expected)
-    assert [len(row) for row in rows] == sorted((len(row) for row in rows), reverse=True)
-    assert sum(len(batch.mask_labels) for batch in batches) == shards.mask_counts.sum()
+
+
+@pytest.mark.parametrize("limit", [None, 9])
+@pytest.mark.parametrize("num_workers", [1, 2, 5])
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_the_heldout_batches_hold_every_row_once_for_any_number_of_workers(shards_dir, batch_size, num_workers, limit):
+    shards = ShardSet(shards_dir, "heldout")
+    of_rank = [
+        list(
+            heldout_batches(shards, batch_size=batch_size, pad_id=PAD, limit=limit, rank=rank, num_workers=num_workers)
+        )
+        for rank in range(num_workers)
+    ]
+    batches = [batch for found in of_rank for batch in found]
+    assert max(len(batch.input_ids) for batch in batches) <= batch_size
+    rows = np.arange(len(shards))[:limit]
+    expected = [tuple(shard.input_ids.row(row)) for shard, row in shards.locate(rows)]
+    assert sorted(rows_in(batches)) == sorted(expected)
+    for found in of_rank:
+        lengths = [len(row) for row in rows_in(found)]
+        assert lengths == sorted(lengths, reverse=True)
+    masks = shards.mask_counts(rows, np.zeros_like(rows)).sum()
+    assert sum(len(batch.mask_labels) for batch in batches) == masks
+
+
+def test_dynamic_masks_are_new_in_each_epoch_and_hide_the_same_text(tmp_path, tokenizer_dir):
+    shards = ShardSet(write_shards(tmp_path / "run", tokenizer_dir, masking={"dynamic": True}), "train")
+    rows = np.arange(30)
+    first, again, second = (collate(shards, PlannedRows(rows, np.full(30, epoch)), pad_id=PAD) for epoch in (0, 0, 1))
+    assert first.input_ids.tolist() == again.input_ids.tolist()
+    assert set(first.mask_index.tolist()) != set(second.mask_index.tolist())
+    for batch in (first, second):
+        batch.input_ids.ravel()[batch.mask_index] = batch.mask_labels
+    assert first.input_ids.tolist() == second.input_ids.tolist()
+    assert len(first.mask_index) == shards.mask_counts(rows, np.zeros_like(rows)).sum()
 
 
 def prefetch_threads():

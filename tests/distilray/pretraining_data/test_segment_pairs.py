@@ -110,9 +110,10 @@ def test_short_targets_have_their_share_and_every_length():
     assert abs(short - expected) < 4 * np.sqrt(expected / len(rooms))
 
 
-def test_a_document_of_one_sentence_has_a_random_pair_only():
-    (plan,) = pairs([7], random_next_probability=0.0)
-    assert (plan.is_random_next, plan.is_forced) == (True, True)
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_a_document_of_one_sentence_has_a_random_pair_only_and_says_so(probability):
+    (plan,) = pairs([7], random_next_probability=probability)
+    assert (plan.is_random_next, plan.is_alone) == (True, True)
 
 
 def test_a_last_sentence_alone_takes_the_one_before_it_again():

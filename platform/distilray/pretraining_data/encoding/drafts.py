@@ -108,7 +108,7 @@ class DraftSet:
         """The plans of one copy of a document, without those that are too short."""
         config, kept = self.config, []
         for plan in self._plans(document, rng):
-            if plan.is_forced:
+            if plan.is_alone:
                 self.counts["single_segment_copies"] += 1
                 if config.single_segment == "drop":
                     self.counts["dropped_single_segment_tokens"] += plan.a_tokens + plan.trimmed

@@ -122,7 +122,7 @@ def test_another_seed_gives_another_order_and_other_segments():
     "changes", [{}, {"dupe_factor": 4}, {"mode": "paper"}, {"min_example_tokens": 20}, {"single_segment": "drop"}]
 )
 def test_no_token_is_lost_without_being_counted(changes):
-    drafts = DraftSet(encode_config(**{"random_next_probability": 0.4, **changes}))
+    drafts = DraftSet(encode_config(**changes))
     drafts.add(token_documents(range(DOCUMENTS)))
     for row in range(90, 99):
         drafts.add(one_sentence(row))
