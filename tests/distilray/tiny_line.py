@@ -38,12 +38,19 @@ def sentences_of(documents: int, *, seed: int = 5) -> list[list[str]]:
     ]
 
 
-def write_corpus(folder: Path, documents: int = 40, files: int = 3) -> str:
-    """A complete run folder of `build_corpus`."""
+def write_corpus(
+    folder: Path,
+    documents: int = 40,
+    files: int = 3,
+    sentences: list[list[str]] | None = None,
+    row_group_size: int = 5,
+) -> str:
+    """A complete run folder of `build_corpus`; its documents are `sentences_of` if none are given."""
     config = BuildCorpusConfig.model_validate({"run_dir": str(folder), "sources": [{"path": "no-dump"}]})
     run = RunFolder("build_corpus", config, {})
     run.begin()
-    all_sentences = sentences_of(documents)
+    all_sentences = sentences or sentences_of(documents)
+    documents = len(all_sentences)
     outputs = {}
     for number, part in enumerate(np.array_split(np.arange(documents), files)):
         rows = [
@@ -61,7 +68,7 @@ def write_corpus(folder: Path, documents: int = 40, files: int = 3) -> str:
         ]
         name = f"documents/documents-{number:05d}.parquet"
         (folder / "documents").mkdir(exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema=DOCUMENTS), folder / name, row_group_size=5)
+        pq.write_table(pa.Table.from_pylist(rows, schema=DOCUMENTS), folder / name, row_group_size=row_group_size)
         outputs[name] = {"rows": len(rows), "bytes": (folder / name).stat().st_size}
     words = sum(len(sentence.split()) for document in all_sentences for sentence in document)
     run.finish({"documents": documents, "words": words}, outputs, "a corpus")

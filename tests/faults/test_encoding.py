@@ -122,7 +122,7 @@ def test_an_object_store_gives_and_takes_what_a_disk_does(tmp_path: Path, small:
     remote = {f"{name}_dir": f"{bucket}/{name}" for name in ("corpus", "tokenizer")}
     assert encode(f"{bucket}/run", remote) == encode(str(tmp_path / "run"), small)
     found = target.get_file_info(fs.FileSelector("data/run", recursive=True))
-    assert not [info.path for info in found if "/work" in info.path]
+    assert not [info.path for info in found if info.path.startswith("data/run/work")]
 
 
 def test_a_full_disk_is_one_line_and_what_was_done_is_used_by_the_next_run(
@@ -176,5 +176,5 @@ def test_memory_is_bounded_whatever_the_corpus(tmp_path: Path, root: Path, input
     )
     assert found.returncode == 0, found.stderr
     before, peak, written = map(int, found.stdout.split())
-    assert written > 60e6
+    assert written > 50e6
     assert 1024 * (peak - before) < written / 3

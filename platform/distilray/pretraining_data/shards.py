@@ -62,6 +62,8 @@ class Shard:
     segment_b_start: NDArray[np.uint16]
     mask_positions: Ragged
     mask_labels: Ragged
+    document_b: NDArray[np.int64]
+    trimmed: NDArray[np.uint32]
 
     @classmethod
     def open(cls, path: str, name: str) -> "Shard":
@@ -82,6 +84,8 @@ class Shard:
             segment_b_start=batch.column("segment_b_start").to_numpy(),
             mask_positions=_ragged(batch.column("mask_positions")),
             mask_labels=_ragged(batch.column("mask_labels")),
+            document_b=batch.column("document_b").to_numpy(),
+            trimmed=batch.column("trimmed").to_numpy(),
         )
 
 

@@ -15,6 +15,7 @@ from distilray.errors import InputError
 from distilray.runtime import storage
 
 TOKENIZER_FILE = "tokenizer.json"
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _UNUSED = re.compile(r"\[unused\d+\]")
 
 
@@ -55,6 +56,11 @@ def read_tokenizer(model_dir: str) -> str:
         raise InputError(f"{file}: not a tokenizer ({error})") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    return canonical_json(tokenizer)
+
+
+def canonical_json(tokenizer: Tokenizer) -> str:
+    """A tokenizer as JSON in one spelling."""
     return json.dumps(json.loads(tokenizer.to_str()), sort_keys=True, ensure_ascii=False)
 
 
@@ -80,16 +86,17 @@ def vocabulary_of(tokenizer_json: str) -> Vocabulary:
     size = max(ids.values()) + 1
     if size > MAX_VOCABULARY:
         raise InputError(f"vocabulary of {size:,} ids: at most {MAX_VOCABULARY:,} fit the 16-bit ids of the shards")
-    names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-    missing = [name for name in names if name not in ids]
+    missing = [name for name in SPECIAL_TOKENS if name not in ids]
     if missing:
-        raise InputError(f"the tokenizer has no {', '.join(missing)}; a BERT tokenizer has all of {', '.join(names)}")
-    special = tuple(sorted(ids[name] for name in names))
+        raise InputError(
+            f"the tokenizer has no {', '.join(missing)}; a BERT tokenizer has all of {', '.join(SPECIAL_TOKENS)}"
+        )
+    special = tuple(sorted(ids[name] for name in SPECIAL_TOKENS))
     excluded = {*special, *(index for token, index in ids.items() if _UNUSED.fullmatch(token))}
     drawable = np.array(sorted(set(ids.values()) - excluded), dtype=np.uint16)
     if len(drawable) < 2:
         raise InputError("the vocabulary holds fewer than two ordinary tokens; train a larger one")
-    pad, unk, cls, sep, mask = (ids[name] for name in names)
+    pad, unk, cls, sep, mask = (ids[name] for name in SPECIAL_TOKENS)
     is_continuation = np.zeros(size, dtype=bool)
     is_continuation[[index for token, index in ids.items() if token.startswith("##") and len(token) > 2]] = True
     return Vocabulary(size, pad, unk, cls, sep, mask, special, drawable, is_continuation)

@@ -125,7 +125,7 @@ def absolute_folders(config: C) -> C:
     relative = {
         name: value
         for name, value in config
-        if name.endswith("_dir") and "://" not in value and not value.startswith(SAMPLE_PREFIX)
+        if name.endswith("_dir") and value and "://" not in value and not value.startswith(SAMPLE_PREFIX)
     }
     return config.model_copy(update={name: str(Path(value).absolute()) for name, value in relative.items()})
 

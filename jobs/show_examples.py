@@ -1,0 +1,39 @@
+"""Show examples: rows of the shards decoded, with segments, masks and labels; in colours on a terminal.
+
+    python -m jobs.show_examples SHARDS_DIR [--split train|heldout] [--start ROW] [--rows N] [--epoch E]
+
+Reads:  a run folder of jobs.encode_corpus.
+Writes: nothing but its output.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from distilray.pretraining_data.example_view import LEGEND, ExampleView
+from distilray.runtime.job import CommandParser, exit_code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the examples; returns the exit code."""
+    parser = CommandParser(prog="python -m jobs.show_examples", description=__doc__, allow_abbrev=False)
+    parser.add_argument("shards_dir", help="run folder of jobs.encode_corpus, a path or URI")
+    parser.add_argument("--split", default="train", choices=["train", "heldout"])
+    parser.add_argument("--start", type=int, default=0, help="number of the first row, 0 when left out")
+    parser.add_argument("--rows", type=int, default=5, help="how many, 5 when left out")
+    parser.add_argument("--epoch", type=int, default=0, help="whose masks, where they are drawn anew in each epoch")
+    return exit_code("show_examples", lambda: show(parser.parse_args(argv)))
+
+
+def show(given: argparse.Namespace) -> None:
+    """Prints what was asked for."""
+    view, console = ExampleView.open(given.shards_dir, given.split, epoch=given.epoch), Console(soft_wrap=True)
+    console.print(LEGEND, style="dim", markup=False, highlight=False)
+    for text in view.rows(given.start, given.rows):
+        console.print(text, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""Learns a WordPiece vocabulary from a corpus, or takes over a teacher's tokenizer."""
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from distilray.config.pretraining_data import TrainTokenizerConfig
+from distilray.errors import InputError
+from distilray.pretraining_data.encoding.corpus_files import Corpus, read_sentences
+from distilray.pretraining_data.tokenizer import (
+    SPECIAL_TOKENS,
+    TOKENIZER_FILE,
+    build_tokenizer,
+    canonical_json,
+    read_tokenizer,
+    tokenizer_hash,
+    vocabulary_of,
+)
+from distilray.runtime import storage
+from distilray.runtime.job import Outcome
+from distilray.runtime.progress import Progress, duration
+from distilray.runtime.run_folder import RunFolder
+from distilray.runtime.sample import resolve
+from distilray.runtime.seeding import hash_integers, uniform
+
+CONFIG_FILE = "tokenizer_config.json"
+VOCABULARY_FILE = "vocab.txt"
+_SAMPLE = 200  # what a seed is used for
+# The first ids of BERT's own vocabularies; the learned tokens follow.
+_FIRST_IDS = ("[PAD]", *(f"[unused{number}]" for number in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_SHOWN_SENTENCES = 2000  # that the tokens per word are counted on
+_HANDED_SENTENCES = 64
+_WORDS_PER_S = 400_000  # measured on one core
+
+
+def tokenizer_inputs(config: TrainTokenizerConfig) -> dict[str, str]:
+    """What `train_tokenizer` reads."""
+    if config.teacher_dir is not None:
+        return {"teacher": storage.join(resolve(config.teacher_dir), TOKENIZER_FILE)}
+    assert config.corpus_dir is not None
+    return {"corpus": config.corpus_dir}
+
+
+def plan_tokenizer(config: TrainTokenizerConfig) -> dict[str, object]:
+    """Validates the inputs of `train_tokenizer` and says what it would do.
+
+    Raises:
+        InputError: no corpus, an empty sample, or a teacher whose tokenizer cannot be used.
+    """
+    if config.teacher_dir is not None:
+        tokenizer_json = read_tokenizer(resolve(config.teacher_dir))
+        size = vocabulary_of(tokenizer_json).size
+        return {"teacher": f"{config.teacher_dir}: {size:,} ids, hash {tokenizer_hash(tokenizer_json)[:12]}, as it is"}
+    assert config.corpus_dir is not None
+    corpus = Corpus.open(config.corpus_dir)
+    documents = int(_in_sample(np.arange(corpus.documents), config).sum())
+    if not documents:
+        raise InputError(f"sample_fraction: none of the {corpus.documents:,} documents is in the sample; raise it")
+    words = corpus.words * documents / corpus.documents
+    return {
+        "corpus": f"{config.corpus_dir}: {corpus.documents:,} documents, {corpus.words:,} words",
+        "sample": f"{documents:,} documents, about {int(words):,} words",
+        "vocabulary": f"{config.vocabulary_size:,} ids, {'lower-cased' if config.lower_case else 'cased'}",
+        "memory": "about 0.3 GB, and 0.2 GB for each million of different words",
+        "estimate": f"about {duration(words / _WORDS_PER_S)} to count words, and half of that to merge",
+    }
+
+
+def train_tokenizer(config: TrainTokenizerConfig, folder: RunFolder) -> Outcome:
+    """Writes `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`, which `transformers` loads from the folder.
+
+    Raises:
+        InputError: the corpus holds no text, or the teacher's tokenizer cannot be used.
+    """
+    counts: dict[str, Any] = {}
+    if config.teacher_dir is not None:
+        tokenizer_json = read_tokenizer(resolve(config.teacher_dir))
+        origin = f"the tokenizer of {config.teacher_dir}"
+    else:
+        tokenizer_json = canonical_json(_trained(config, counts))
+        origin = f"learned from {counts['documents']:,} documents, {counts['tokens_per_word']:.2f} tokens a word"
+    size = vocabulary_of(tokenizer_json).size
+    if config.teacher_dir is None and size < config.vocabulary_size:
+        origin += f"; the text yields no more, {config.vocabulary_size:,} were asked for"
+    outputs = {}
+    for name, text in _files(tokenizer_json, config).items():
+        uri = folder.path(name)
+        storage.write_bytes(uri, text.encode())
+        outputs[name] = {"bytes": storage.file_size(uri), "sha256": storage.sha256(uri)}
+    summary = f"{size:,} ids, {origin}"
+    counts |= {"tokenizer_hash": tokenizer_hash(tokenizer_json), "vocabulary_size": size}
+    return Outcome(summary, counts, outputs)
+
+
+def _trained(config: TrainTokenizerConfig, counts: dict[str, Any]) -> Tokenizer:
+    """Two passes: the characters first, since the trainer by itself would number them in the order of a hash table."""
+    assert config.corpus_dir is not None
+    corpus = Corpus.open(config.corpus_dir)
+    tokenizer = _bert_tokenizer({}, lower_case=config.lower_case)
+    reader = _Reader(corpus, config)
+    characters: Counter[str] = Counter()
+    for batch in reader.batches("train_tokenizer: characters"):
+        characters.update(tokenizer.normalizer.normalize_str("\n".join(batch)))
+    alphabet = [character for character, _ in sorted(characters.items(), key=lambda item: (-item[1], item[0]))]
+    alphabet = sorted([character for character in alphabet if not character.isspace()][: config.max_characters])
+    if not alphabet:
+        raise InputError(f"{config.corpus_dir}: the documents of the sample hold no text; use another corpus")
+    counts |= {"documents": reader.documents, "sentences": reader.sentences, "words": reader.words}
+    inside_words = [f"##{character}" for character in alphabet if _goes_on(character, tokenizer)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=config.vocabulary_size - len(_FIRST_IDS),
+        min_frequency=config.min_frequency,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        special_tokens=inside_words,  # numbered before anything else
+        show_progress=False,
+        continuing_subword_prefix="##",
+    )
+    stop = threading.Event()
+    batches = _until(stop, _Reader(corpus, config).batches("train_tokenizer: words"))
+    _beside(lambda: tokenizer.train_from_iterator(batches, trainer), stop)
+    single = {*alphabet, *inside_words}
+    ids = json.loads(tokenizer.to_str())["model"]["vocab"]
+    learned = sorted(ids.keys() - single, key=lambda token: int(ids[token]))
+    tokens = [*_FIRST_IDS, *alphabet, *inside_words, *learned][: config.vocabulary_size]
+    trained = _bert_tokenizer({token: number for number, token in enumerate(tokens)}, lower_case=config.lower_case)
+    counts["tokens_per_word"] = round(reader.tokens_per_word(trained), 4)
+    return trained
+
+
+def _goes_on(character: str, tokenizer: Tokenizer) -> bool:
+    """Whether a character may stand inside a word; punctuation and Chinese signs are words of their own."""
+    text = tokenizer.normalizer.normalize_str(f"a{character}")
+    return len(tokenizer.pre_tokenizer.pre_tokenize_str(text)) == 1
+
+
+class _Reader:
+    """The sentences of a sample of the corpus, a row group in memory at a time."""
+
+    def __init__(self, corpus: Corpus, config: TrainTokenizerConfig) -> None:
+        self._corpus, self._config = corpus, config
+        self.documents = self.sentences = self.words = 0
+        self._shown: list[str] = []
+
+    def batches(self, label: str) -> Iterator[list[str]]:
+        row = 0
+        with Progress(label, total=self._corpus.documents, unit="documents") as progress:
+            for name, rows in self._corpus.files.items():
+                for documents in read_sentences(storage.join(self._corpus.folder, name), 0, rows):
+                    chosen = np.flatnonzero(_in_sample(np.arange(row, row + len(documents)), self._config))
+                    row += len(documents)
+                    yield self._counted([documents[index] for index in chosen.tolist()])
+                    progress.advance_to(row, f"{self.words:,} words")
+
+    def _counted(self, documents: list[list[str]]) -> list[str]:
+        batch = list(chain.from_iterable(documents))
+        self.documents += len(documents)
+        self.sentences += len(batch)
+        self.words += sum(sentence.count(" ") + 1 for sentence in batch)
+        self._shown += batch[: _SHOWN_SENTENCES - len(self._shown)]
+        return batch
+
+    def tokens_per_word(self, tokenizer: Tokenizer) -> float:
+        found = tokenizer.encode_batch_fast(self._shown, add_special_tokens=False)
+        return sum(map(len, found)) / sum(sentence.count(" ") + 1 for sentence in self._shown)
+
+
+def _in_sample(rows: NDArray[np.int64], config: TrainTokenizerConfig) -> NDArray[np.bool_]:
+    return uniform(hash_integers(config.seed, _SAMPLE, rows)) < config.sample_fraction
+
+
+def _bert_tokenizer(vocabulary: dict[str, int], *, lower_case: bool) -> Tokenizer:
+    """BERT's rules (Devlin et al. 2018): clean, split at spaces and punctuation, longest pieces first."""
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))  # noqa: S106
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    if vocabulary:
+        tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS]:0 $A:0 [SEP]:0",
+            pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+            special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")],
+        )
+    return tokenizer
+
+
+def _files(tokenizer_json: str, config: TrainTokenizerConfig) -> dict[str, str]:
+    """The files of the folder, by name."""
+    tokenizer = build_tokenizer(tokenizer_json)
+    lower_case = getattr(tokenizer.normalizer, "lowercase", config.lower_case)
+    tokens = sorted(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
+    settings = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": lower_case,
+        "model_max_length": config.max_seq_length,
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        **{f"{name[1:-1].lower()}_token": name for name in SPECIAL_TOKENS},
+    }
+    return {
+        VOCABULARY_FILE: "".join(f"{token}\n" for token, _ in tokens),
+        CONFIG_FILE: json.dumps(settings, indent=1),
+        TOKENIZER_FILE: tokenizer_json,
+    }
+
+
+def _until(stop: threading.Event, batches: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Small lists of the sentences: the trainer takes many lists at once into memory."""
+    for batch in batches:
+        for at in range(0, len(batch), _HANDED_SENTENCES):
+            if stop.is_set():
+                return
+            yield batch[at : at + _HANDED_SENTENCES]
+
+
+def _beside(work: Callable[[], object], stop: threading.Event) -> None:
+    """Runs native work in a thread, so that Ctrl-C reaches this one; then it is left to end by itself."""
+    result: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+            result.set_result(None)
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="train_tokenizer", daemon=True).start()
+    try:
+        result.result()
+    finally:
+        stop.set()

@@ -1,0 +1,259 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, BertTokenizerLegacy
+
+from distilray.config.pretraining_data import TrainTokenizerConfig
+from distilray.errors import InputError
+from distilray.pretraining_data import tokenizer_training
+from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
+from distilray.pretraining_data.tokenizer_training import train_tokenizer
+from distilray.runtime.run_folder import RunFolder
+from tests.distilray.tiny_line import write_corpus
+
+# Latin, Greek and Cyrillic with their marks and signs. Python lower-cases a capital sigma by its place in the word and
+# drops what Unicode has not assigned; the library does neither, and follows another version of Unicode beyond these.
+ASSIGNED = st.characters(max_codepoint=0x052F, exclude_categories=("Cn", "Cs", "Co"), exclude_characters="\u03a3")
+SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
+TEXTS = [
+    "Crème brûlée, naïve façade, Ångström und Straße: ÉCOLE!",
+    "東京 is the capital of Japan, 日本国; 서울 and Київ too.",
+    "tab\tand\x00nul and \ufffd and \x07bell, soft\u00adhyphen, zero\u200bwidth, e\u0301 combining",
+    "a" * 99 + " " + "b" * 100 + " " + "c" * 101 + " end",
+    "emoji 😀 👩‍👩‍👧 flags 🇫🇷 and hearts ❤️.",
+    "don't stop-me now; e.g. 3.14% of $5,000 @home #tag [brackets] under_score",
+    "ﬁne ligatures, ½ fractions, Ⅷ numerals, ① circles, Ǆ titlecase, İstanbul, Αθήνα",
+    "مرحبا بالعالم हिन्दी ภาษาไทย עברית",
+    "   leading and trailing   ",
+    "",
+]
+
+
+def documents_of(count=120, seed=4):
+    """Documents of words made of syllables, so that pieces are worth learning, and of the texts above."""
+    rng = np.random.default_rng(seed)
+    syllables = ["ka", "to", "ri", "men", "sol", "ing", "er", "un", "Bel", "tra", "é", "nö", "qui", "xen"]
+    words = ["".join(rng.choice(syllables, size=rng.integers(1, 4))) for _ in range(400)]
+    made = [[" ".join(rng.choice(words, size=9)) + "." for _ in range(6)] for _ in range(count)]
+    return [[*document, TEXTS[row % len(TEXTS)]] for row, document in enumerate(made)]
+
+
+def train(folder, corpus_dir, **values):
+    config = TrainTokenizerConfig.model_validate(
+        {"run_dir": str(folder), "corpus_dir": corpus_dir, "vocabulary_size": 600, **values}
+    )
+    run = RunFolder("train_tokenizer", config, {})
+    run.begin()
+    return train_tokenizer(config, run)
+
+
+@pytest.fixture(scope="module")
+def corpus_dir(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("vocabulary") / "corpus", sentences=documents_of())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, corpus_dir):
+    folder = tmp_path_factory.mktemp("vocabulary") / "run"
+    train(folder, corpus_dir)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return Tokenizer.from_str(read_tokenizer(str(folder)))
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    """BERT's own tokenizer in pure Python, with the trained vocabulary."""
+    return BertTokenizerLegacy(str(folder / "vocab.txt"), do_lower_case=True)
+
+
+def test_the_special_tokens_have_the_ids_of_bert(tokenizer):
+    assert {token: tokenizer.token_to_id(token) for token in SPECIAL} == SPECIAL
+    assert [tokenizer.id_to_token(number) for number in (1, 99)] == ["[unused0]", "[unused98]"]
+    assert {token.content for token in tokenizer.get_added_tokens_decoder().values()} == set(SPECIAL)
+
+
+def test_the_vocabulary_has_the_size_asked_for_and_every_id_a_token(tokenizer, folder):
+    assert tokenizer.get_vocab_size() == 600
+    assert sorted(tokenizer.get_vocab().values()) == list(range(600))
+    lines = (folder / "vocab.txt").read_text().splitlines()
+    assert [tokenizer.token_to_id(token) for token in lines] == list(range(600))
+
+
+def test_pieces_are_learned(tokenizer):
+    assert len(tokenizer.encode("menringsoler", add_special_tokens=False).ids) < 8
+    assert any(token.startswith("##") and len(token) > 4 for token in tokenizer.get_vocab())
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_texts_give_the_ids_that_berts_own_tokenizer_gives(tokenizer, plain, text):
+    assert tokenizer.encode(text).ids == plain(text)["input_ids"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(ASSIGNED, max_size=60))
+def test_any_text_gives_the_ids_that_berts_own_tokenizer_gives(tokenizer, plain, text):
+    assert tokenizer.encode(text, add_special_tokens=False).ids == plain.encode(text, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("pair", [None, "second part"])
+def test_auto_tokenizer_loads_the_folder_and_gives_the_same(tokenizer, folder, pair):
+    loaded = AutoTokenizer.from_pretrained(str(folder))
+    expected = tokenizer.encode("Kator menring unsolto", pair)
+    found = loaded("Kator menring unsolto", pair)
+    assert found["input_ids"] == expected.ids
+    assert found["token_type_ids"] == expected.type_ids
+    assert (loaded.model_max_length, loaded.mask_token_id, loaded.pad_token_id) == (512, 103, 0)
+    assert loaded.decode(found["input_ids"], skip_special_tokens=True).startswith("kator menring unsolto")
+
+
+def test_a_pair_is_cls_a_sep_b_sep_with_its_types(tokenizer):
+    found = tokenizer.encode("kato", "rimen")
+    a, b = (len(tokenizer.encode(text, add_special_tokens=False)) for text in ("kato", "rimen"))
+    assert [found.ids[0], found.ids[a + 1], found.ids[-1]] == [101, 102, 102]
+    assert found.type_ids == [0] * (a + 2) + [1] * (b + 1)
+
+
+def test_a_cased_vocabulary_keeps_capitals_and_accents(tmp_path, corpus_dir):
+    train(tmp_path / "run", corpus_dir, lower_case=False)
+    cased = Tokenizer.from_str(read_tokenizer(str(tmp_path / "run")))
+    assert cased.encode("Bel", add_special_tokens=False).ids != cased.encode("bel", add_special_tokens=False).ids
+    assert not json.loads((tmp_path / "run/tokenizer_config.json").read_text())["do_lower_case"]
+
+
+TRAIN = """
+import sys
+from distilray.config.pretraining_data import TrainTokenizerConfig
+from distilray.pretraining_data.tokenizer_training import train_tokenizer
+from distilray.runtime.run_folder import RunFolder
+config = TrainTokenizerConfig(run_dir=sys.argv[1], corpus_dir=sys.argv[2], vocabulary_size=600)
+run = RunFolder("train_tokenizer", config, {})
+run.begin()
+train_tokenizer(config, run)
+"""
+
+
+@pytest.mark.parametrize("parallel", ["true", "false"])
+def test_every_process_learns_the_same_bytes(folder, tmp_path, corpus_dir, root, parallel):
+    environment = {**os.environ, "PYTHONPATH": str(root / "platform"), "TOKENIZERS_PARALLELISM": parallel}
+    run = tmp_path / "run"
+    subprocess.run([sys.executable, "-c", TRAIN, str(run), corpus_dir], env=environment, check=True, timeout=120)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        assert (run / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_the_layout_of_the_corpus_does_not_matter(folder, tmp_path):
+    other = write_corpus(tmp_path / "corpus", files=7, sentences=documents_of())
+    train(tmp_path / "run", other)
+    assert (tmp_path / "run/tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
+def test_a_sample_reads_its_share_of_the_documents(tmp_path, corpus_dir):
+    outcome = train(tmp_path / "run", corpus_dir, sample_fraction=0.3)
+    assert 15 <= outcome.counts["documents"] <= 60
+    assert outcome.counts["sentences"] == 7 * outcome.counts["documents"]
+
+
+def test_the_commonest_characters_are_kept(tmp_path):
+    corpus_dir = write_corpus(tmp_path / "corpus", sentences=[["aaaa bbbb cccc dd e"] * 4] * 8)
+    train(tmp_path / "run", corpus_dir, max_characters=3, vocabulary_size=200)
+    tokens = {token for token in (tmp_path / "run/vocab.txt").read_text().split() if not token.startswith("[")}
+    assert {character for token in tokens for character in token.removeprefix("##")} == set("abc")
+
+
+def test_a_text_that_yields_fewer_tokens_says_so(tmp_path):
+    corpus_dir = write_corpus(tmp_path / "corpus", sentences=[["one two three"], ["two three one"]])
+    outcome = train(tmp_path / "run", corpus_dir, vocabulary_size=5000)
+    assert outcome.counts["vocabulary_size"] < 200
+    assert "the text yields no more, 5,000 were asked for" in outcome.summary
+
+
+def test_a_corpus_without_text_is_refused_and_leaves_no_tokenizer(tmp_path):
+    corpus_dir = write_corpus(tmp_path / "corpus", sentences=[[""], [" "]])
+    with pytest.raises(InputError, match="hold no text"):
+        train(tmp_path / "run", corpus_dir)
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["config.yaml"]
+
+
+def test_the_teachers_tokenizer_is_taken_as_it_is(tmp_path, tokenizer_dir):
+    outcome = train(tmp_path / "run", None, teacher_dir=tokenizer_dir)
+    assert read_tokenizer(str(tmp_path / "run")) == read_tokenizer(tokenizer_dir)
+    assert outcome.counts["tokenizer_hash"] == tokenizer_hash(read_tokenizer(tokenizer_dir))
+    loaded = AutoTokenizer.from_pretrained(str(tmp_path / "run"))
+    expected = Tokenizer.from_str(read_tokenizer(tokenizer_dir)).encode("paris is of france").ids
+    assert loaded("paris is of france")["input_ids"] == expected
+
+
+def test_what_stands_in_the_manifest_is_the_hash_of_what_was_written(folder, corpus_dir, tmp_path):
+    outcome = train(tmp_path / "run", corpus_dir)
+    assert outcome.counts["tokenizer_hash"] == tokenizer_hash(read_tokenizer(str(folder)))
+    assert vocabulary_of(read_tokenizer(str(folder))).is_continuation.sum() > 20
+    assert set(outcome.outputs) == {"tokenizer.json", "tokenizer_config.json", "vocab.txt"}
+
+
+def test_an_interrupted_training_stops_reading(tmp_path, corpus_dir, monkeypatch):
+    reached, wait = threading.Event(), threading.Event()
+    read = []
+
+    def slow(reader, label):
+        if "words" not in label:
+            yield from original(reader, label)
+            return
+        for batch in original(reader, label):
+            read.append(batch)
+            yield batch
+            reached.set()
+            wait.wait(10)
+
+    original = tokenizer_training._Reader.batches
+    monkeypatch.setattr(tokenizer_training._Reader, "batches", slow)
+
+    def interrupt(future):
+        assert reached.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tokenizer_training.Future, "result", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", corpus_dir)
+    wait.set()
+    for thread in threading.enumerate():
+        if thread.name == "train_tokenizer":
+            thread.join(10)
+    assert len(read) <= 2
+
+
+def peak_after(root: Path, run: Path, corpus_dir: str) -> int:
+    """Most memory that training took, in kB."""
+    code = TRAIN + ("print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])\n")
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(run), corpus_dir],
+        env={**os.environ, "PYTHONPATH": str(root / "platform")},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert found.returncode == 0, found.stderr
+    return int(found.stdout)
+
+
+@pytest.mark.slow
+def test_the_corpus_is_never_in_memory(tmp_path, root):
+    documents = documents_of(3000)
+    small = write_corpus(tmp_path / "small", sentences=documents * 20, row_group_size=1000)
+    large = write_corpus(tmp_path / "large", files=9, sentences=documents * 60, row_group_size=1000)
+    size = sum(len(sentence) for document in documents for sentence in document)
+    growth = peak_after(root, tmp_path / "b", large) - peak_after(root, tmp_path / "a", small)
+    assert 40 * size > 40e6  # characters that the second corpus holds beyond the first
+    assert 1024 * growth < 40 * size / 4
