@@ -2,8 +2,7 @@
 
     python -m jobs.show_examples SHARDS_DIR [--split train|heldout] [--start ROW] [--rows N] [--epoch E]
 
-Reads:  a run folder of jobs.encode_corpus.
-Writes: nothing but its output.
+Reads: a run folder of jobs.encode_corpus. Writes: nothing but its output.
 """
 
 import argparse
@@ -29,10 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show(given: argparse.Namespace) -> None:
     """Prints what was asked for."""
-    view, console = ExampleView.open(given.shards_dir, given.split, epoch=given.epoch), Console(soft_wrap=True)
-    console.print(LEGEND, style="dim", markup=False, highlight=False)
-    for text in view.rows(given.start, given.rows):
-        console.print(text, highlight=False)
+    texts = ExampleView.open(given.shards_dir, given.split, epoch=given.epoch).rows(given.start, given.rows)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console.print(LEGEND, style="dim")
+    for text in texts:
+        console.print(text)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,7 +80,33 @@ def test_a_run_of_another_job_is_one_line(copied, capfd):
     assert "written by distill" in err[0]
 
 
-@pytest.mark.parametrize("arguments", [["--rows", "x"], ["--split", "test"], ["--start", "9999999"], ["--epoch", "1"]])
-def test_what_cannot_be_shown_is_one_line(shards_dir, capfd, arguments):
-    code, _, err = shown(capfd, shards_dir, *arguments)
-    assert (code, len(err)) == (2, 1)
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--rows", "x"),
+        ("--rows", "0"),
+        ("--split", "test"),
+        ("--start", "9999999"),
+        ("--epoch", "1"),
+        ("--epoch", "-1"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line_and_nothing_else(shards_dir, capfd, option, value):
+    code, out, err = shown(capfd, shards_dir, option, value)
+    assert (code, out, len(err)) == (2, "", 1)
+    assert option in err[0]
+
+
+def test_a_reader_that_leaves_is_no_fault(shards_dir, root):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.show_examples", shards_dir],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": "platform"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(timeout=60) == 1

@@ -10,7 +10,15 @@ from tokenizers import Tokenizer
 from distilray.errors import InputError
 from distilray.pretraining_data.encoding.drafts import COPY_SHIFT, DOCUMENT_SHIFT
 from distilray.pretraining_data.shards import Shard, ShardSet
-from distilray.pretraining_data.tokenizer import Vocabulary, build_tokenizer, read_tokenizer, vocabulary_of
+from distilray.pretraining_data.tokenizer import (
+    TOKENIZER_FILE,
+    Vocabulary,
+    build_tokenizer,
+    read_tokenizer,
+    tokenizer_hash,
+    vocabulary_of,
+)
+from distilray.runtime import storage
 
 LEGEND = "seen{to predict}: [MASK]{token} hidden, other!{token} another token in its place, token={token} left as it is"
 _STYLES = {"": "bold yellow", "!": "bold red", "=": "bold green"}  # by the sign behind what the model sees
@@ -34,9 +42,15 @@ class ExampleView:
         """Opens the shards with the tokenizer that lies beside them.
 
         Raises:
-            InputError: the folder or split cannot be used, or an epoch is asked of masks that are the same in all.
+            InputError: the folder, split or epoch cannot be used, the tokenizer is not that of the shards, or an epoch
+                is asked of masks that are the same in all.
         """
+        if epoch < 0:
+            raise InputError(f"--epoch {epoch}: epochs are counted from 0")
         shards, tokenizer_json = ShardSet(shards_dir, split), read_tokenizer(shards_dir)
+        if tokenizer_hash(tokenizer_json) != shards.tokenizer_hash:
+            file = storage.join(shards_dir, TOKENIZER_FILE)
+            raise InputError(f"{file}: not the tokenizer of the shards beside it; run jobs.encode_corpus again")
         if epoch and shards.masker is None:
             raise InputError(f"--epoch {epoch}: the masks of split '{split}' are the same in every epoch; leave it out")
         return cls(shards, build_tokenizer(tokenizer_json), vocabulary_of(tokenizer_json), epoch)
@@ -45,12 +59,13 @@ class ExampleView:
         """Some examples, each as a heading and a line for each segment.
 
         Raises:
-            InputError: there is no row `start`.
+            InputError: there is no row `start`, or the count is below 1; raised before the first row is asked for.
         """
         if not 0 <= start < len(self.shards):
             raise InputError(f"--start {start}: the split has the rows 0 to {len(self.shards) - 1:,}")
-        for row in range(start, min(start + count, len(self.shards))):
-            yield self._row(row)
+        if count < 1:
+            raise InputError(f"--rows {count}: ask for at least 1")
+        return (self._row(row) for row in range(start, min(start + count, len(self.shards))))
 
     def _row(self, row: int) -> Text:
         ((shard, inside),) = self.shards.locate(np.array([row]))
@@ -74,23 +89,25 @@ class ExampleView:
         return masked.input_ids.tolist(), labels
 
     def _segment(self, ids: list[int], labels: dict[int, int], places: range) -> Text:
-        text = Text()
+        text, before = Text(), self.vocabulary.cls
         for place in places:
-            token = self._token(ids[place])
-            original = self._token(labels[place]) if place in labels else token
-            if place > places.start and not original.startswith("##"):
+            token, original = ids[place], labels.get(place, ids[place])
+            # A trimmed segment may begin inside a word: its first piece goes on with nothing that is shown.
+            joined = self.vocabulary.is_continuation[original] and before not in self.vocabulary.special
+            before = original
+            if text and not joined:
                 text.append(" ")
-            if place not in labels:
-                text.append(token.removeprefix("##"))
-                continue
-            sign = "" if ids[place] == self.vocabulary.mask else "=" if ids[place] == labels[place] else "!"
-            text.append(f"{token}{sign}{{{original}}}", style=_STYLES[sign])
+            if place in labels:
+                sign = "" if token == self.vocabulary.mask else "=" if token == original else "!"
+                text.append(f"{self._token(token)}{sign}{{{self._token(original)}}}", style=_STYLES[sign])
+            else:
+                text.append(self._token(token).removeprefix("##" if joined else ""))
         return text
 
     def _token(self, token_id: int) -> str:
         """The token, without a sign that a terminal would act on."""
         token = self.tokenizer.id_to_token(token_id) or f"[id {token_id}]"
-        return "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in token)
+        return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in token)
 
 
 def _heading(shard: Shard, inside: int, tokens: int, masks: int) -> str:

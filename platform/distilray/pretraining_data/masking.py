@@ -18,7 +18,8 @@ from distilray.runtime.seeding import hash_further, hash_integers, uniform
 _ACTION, _TOKEN = range(2)  # what a further random number of a token is used for
 # Tokens are put in order as single integers: segment, random key, position in the row.
 _POSITION_BITS, _KEY_BITS = 12, 35
-_CHUNK_ROWS = 1 << 16  # two segments each: what is left of 64 bits
+# Rows masked at once: the arrays of so few stay in the cache of a core, and their segments fit the bits that are left.
+_CHUNK_ROWS = 256
 
 Int64Array = NDArray[np.int64]
 UInt64Array = NDArray[np.uint64]
@@ -67,7 +68,7 @@ class Masker:
     With `config.rare_token_exponent` e above 0, tokens are drawn without replacement with weight count ** -e, as the
     original's `mlm_smoothing` weighs them. With `config.whole_words` the words of a segment are tried in random order
     and taken while they fit: never more tokens than without the option, fewer when no remaining word fits. The weight
-    of a word is that of its rarest piece.
+    of a word is that of its rarest piece, which the mean would hide among common ones.
 
     Attributes:
         seed: of the recipe.

@@ -49,7 +49,7 @@ def read_tokenizer(model_dir: str) -> str:
     """
     file = storage.join(model_dir, TOKENIZER_FILE)
     if not storage.exists(file):
-        raise InputError(f"{file}: not found; name a folder that holds the tokenizer of the teacher")
+        raise InputError(f"{file}: not found; name a folder that holds a tokenizer")
     try:
         tokenizer = Tokenizer.from_str(storage.read_bytes(file).decode())
     except Exception as error:  # tokenizers raises plain Exception

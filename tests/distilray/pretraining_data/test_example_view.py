@@ -1,5 +1,7 @@
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,10 +64,22 @@ def test_masks_are_styled_by_what_the_model_sees(view):
     assert {"bold yellow", "bold red", "bold green"} <= styles
 
 
-def test_pieces_of_a_word_are_joined_but_for_those_to_predict(view):
-    text = view._segment([5, 6], {}, range(2)).plain
-    tokens = [view.tokenizer.id_to_token(token) for token in (5, 6)]
-    assert text == f"{tokens[0]} {tokens[1]}"
+@pytest.mark.parametrize(
+    ("seen", "labels", "shown"),
+    [
+        ("[CLS] dog ##s ##ing cat", {}, "[CLS] dogsing cat"),
+        ("[CLS] dog [MASK] ##ing cat", {2: "##s"}, "[CLS] dog[MASK]{##s}ing cat"),
+        ("[CLS] [MASK] ##s cat", {1: "dog"}, "[CLS] [MASK]{dog}s cat"),
+        ("[CLS] dog ##s cat", {3: "cat"}, "[CLS] dogs cat={cat}"),
+        ("[CLS] dog cat cat", {2: "##s"}, "[CLS] dogcat!{##s} cat"),
+        ("[CLS] ##s dog", {}, "[CLS] ##s dog"),
+        ("##s ##ing dog", {}, "##sing dog"),
+    ],
+)
+def test_pieces_join_the_word_they_go_on_with_and_say_which_of_them_is_predicted(view, seen, labels, shown):
+    ids = [view.tokenizer.token_to_id(token) for token in seen.split()]
+    originals = {place: view.tokenizer.token_to_id(token) for place, token in labels.items()}
+    assert view._segment(ids, originals, range(len(ids))).plain == shown
 
 
 def test_dynamic_masks_are_those_of_the_epoch_asked_for(dynamic_dir):
@@ -83,9 +97,10 @@ def test_an_example_without_a_segment_b_has_one_line(dynamic_dir):
     assert "B " not in text
 
 
-def test_signs_that_a_terminal_would_act_on_are_spelled(view):
-    odd = Tokenizer(WordLevel({"[UNK]": 0, "a\x1b[31m": 5}, unk_token="[UNK]"))
-    assert replace(view, tokenizer=odd)._token(5) == "a\\x1b[31m"
+@pytest.mark.parametrize(("token", "shown"), [("a\x1b[31m", "a\\x1b[31m"), ("\u202eb", "\\u202eb"), ("é", "é")])
+def test_signs_that_a_terminal_would_act_on_are_spelled(view, token, shown):
+    odd = Tokenizer(WordLevel({"[UNK]": 0, token: 5}, unk_token="[UNK]"))
+    assert replace(view, tokenizer=odd)._token(5) == shown
 
 
 def test_rows_end_with_the_split(view):
@@ -95,7 +110,13 @@ def test_rows_end_with_the_split(view):
 @pytest.mark.parametrize("start", [-1, 10**6])
 def test_a_row_that_is_not_there_is_refused(view, start):
     with pytest.raises(InputError, match=rf"--start {start}: the split has the rows 0 to"):
-        next(view.rows(start, 1))
+        view.rows(start, 1)
+
+
+@pytest.mark.parametrize("count", [0, -2])
+def test_fewer_than_one_row_is_refused(view, count):
+    with pytest.raises(InputError, match=f"--rows {count}: ask for at least 1"):
+        view.rows(0, count)
 
 
 def test_an_epoch_of_static_masks_is_refused(shards_dir, dynamic_dir):
@@ -103,3 +124,18 @@ def test_an_epoch_of_static_masks_is_refused(shards_dir, dynamic_dir):
         ExampleView.open(shards_dir, "train", epoch=1)
     with pytest.raises(InputError, match="--epoch 1: the masks of split 'heldout'"):
         ExampleView.open(dynamic_dir, "heldout", epoch=1)
+
+
+def test_an_epoch_below_zero_is_refused(dynamic_dir):
+    with pytest.raises(InputError, match="--epoch -1: epochs are counted from 0"):
+        ExampleView.open(dynamic_dir, "train", epoch=-1)
+
+
+def test_a_tokenizer_that_is_not_that_of_the_shards_is_refused(shards_dir, tmp_path):
+    copy = Path(shutil.copytree(shards_dir, tmp_path / "copy"))
+    file = copy / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.add_tokens(["lisbon"])
+    tokenizer.save(str(file))
+    with pytest.raises(InputError, match=f"{file}: not the tokenizer of the shards beside it"):
+        ExampleView.open(str(copy), "train")
