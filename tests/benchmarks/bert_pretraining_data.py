@@ -4,10 +4,11 @@ Written from the algorithm as its authors describe it (Devlin et al. 2018, secti
 longest pieces first, pairs filled to a length, a random next segment in half of them, 15% of the tokens predicted.
 """
 
+import json
 import random
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TextIO
 
 MAX_WORD = 100
 
@@ -23,33 +24,44 @@ class Example(NamedTuple):
 
 
 def basic_tokens(text: str) -> list[str]:
-    """Words, punctuation and Chinese signs, lower-cased and without accents."""
+    """Words, punctuation and Chinese signs, lower-cased and without accents: one step after the other."""
+    tokens: list[str] = []
+    for word in _spaced_chinese(_cleaned(text)).split():
+        tokens += _split_at_punctuation(_without_accents(word.lower()))
+    return tokens
+
+
+def _cleaned(text: str) -> str:
+    """Without control signs, and any white space as a space."""
     clean: list[str] = []
     for sign in text:
-        code = ord(sign)
         if sign in "\t\n\r" or unicodedata.category(sign) == "Zs":
             clean.append(" ")
-        elif code in (0, 0xFFFD) or unicodedata.category(sign)[0] == "C":
-            continue
-        elif _is_chinese(code):
-            clean += [" ", sign, " "]
-        else:
+        elif sign not in "\0\ufffd" and not unicodedata.category(sign).startswith("C"):
             clean.append(sign)
+    return "".join(clean)
+
+
+def _spaced_chinese(text: str) -> str:
+    return "".join(f" {sign} " if _is_chinese(ord(sign)) else sign for sign in text)
+
+
+def _without_accents(word: str) -> str:
+    return "".join(sign for sign in unicodedata.normalize("NFD", word) if unicodedata.category(sign) != "Mn")
+
+
+def _split_at_punctuation(word: str) -> list[str]:
     tokens: list[str] = []
-    for word in "".join(clean).lower().split():
-        current: list[str] = []
-        for sign in unicodedata.normalize("NFD", word):
-            if unicodedata.category(sign) == "Mn":
-                continue
-            if _is_punctuation(sign):
-                if current:
-                    tokens.append("".join(current))
-                    current = []
-                tokens.append(sign)
-            else:
-                current.append(sign)
-        if current:
-            tokens.append("".join(current))
+    begins = True
+    for sign in word:
+        if _is_punctuation(sign):
+            tokens.append(sign)
+            begins = True
+        elif begins:
+            tokens.append(sign)
+            begins = False
+        else:
+            tokens[-1] += sign
     return tokens
 
 
@@ -114,6 +126,22 @@ def examples(
         for index in range(len(found)):
             for a, b, is_random in _pairs(found, index, max_seq_length - 3, short_seq_prob, rng):
                 yield _masked(a, b, is_random, words, masked_lm_prob, rng)
+
+
+def write_examples(found: Iterable[Example], vocabulary: Mapping[str, int], file: TextIO) -> int:
+    """Writes examples as JSON lines of ids, not padded; returns their number."""
+    number = 0
+    for example in found:
+        row = {
+            "input_ids": [vocabulary[token] for token in example.tokens],
+            "segment_ids": example.segment_ids,
+            "masked_lm_positions": example.masked_positions,
+            "masked_lm_ids": [vocabulary[token] for token in example.masked_labels],
+            "next_sentence_label": int(example.is_random_next),
+        }
+        file.write(json.dumps(row) + "\n")
+        number += 1
+    return number
 
 
 def _pairs(

@@ -1,9 +1,10 @@
 """How fast documents become masked shards, against raw tokenisation and against BERT's builder in plain Python.
 
-PYTHONPATH=platform:. python tests/benchmarks/encode_corpus.py CORPUS_DIR [--copies N] [--cpus 1 2]
+PYTHONPATH=platform:. python tests/benchmarks/encode_corpus.py CORPUS_DIR [--copies N] [--dupe-factor 10]
 
-Repeats the documents of a corpus (a run folder of jobs.build_corpus, such as the quickstart's). Measured in one run, in
-tokens of documents for each second of the clock:
+Repeats the documents of a corpus (a run folder of jobs.build_corpus, such as the quickstart's). What stands once in it
+between two spaces has its letters mixed anew in each copy, so that every copy brings as many new words as the first; a
+real corpus brings fewer and fewer. Measured in one run, in tokens of documents for each second of the clock:
 - jobs.encode_corpus as a command, (a) with the start and the end of Python and Ray, and (b) less the seconds that the
   same command takes for eight documents;
 - `encode_batch_fast` of the tokenizers library over the same sentences in memory, with one process for each CPU;
@@ -13,10 +14,12 @@ tokens of documents for each second of the clock:
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -29,15 +32,26 @@ from distilray.pretraining_data.encoding.corpus_files import Corpus
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.sample import resolve
-from tests.benchmarks.bert_pretraining_data import examples
+from tests.benchmarks.bert_pretraining_data import examples, write_examples
 
 ENCODER = "sample:encoder"
 PLAIN_DOCUMENTS = 12
 BATCH = 1024
 
 
+def changed(documents: list[list[str]], copy: int) -> list[list[str]]:
+    """The documents with the letters of their rarest words mixed."""
+    rng = random.Random(copy)
+    counts = Counter(word for document in documents for sentence in document for word in sentence.split(" "))
+    new = {word: "".join(rng.sample(word, len(word))) for word, count in counts.items() if count == 1}
+    return [
+        [" ".join(new.get(word, word) for word in sentence.split(" ")) for sentence in document]
+        for document in documents
+    ]
+
+
 def write_corpus(folder: Path, table: pa.Table, words: int, copies: int) -> Path:
-    """A run folder of `build_corpus` with so many copies of some documents, a file each."""
+    """A run folder of `build_corpus` with so many changed copies of some documents, a file each."""
     config = BuildCorpusConfig.model_validate({"run_dir": str(folder), "sources": [{"path": "-"}]})
     run = RunFolder("build_corpus", config, {})
     run.begin()
@@ -45,19 +59,26 @@ def write_corpus(folder: Path, table: pa.Table, words: int, copies: int) -> Path
     outputs = {}
     for copy in range(copies):
         name = f"documents/documents-{copy:05d}.parquet"
-        pq.write_table(table, folder / name, row_group_size=50, compression="zstd")
+        sentences = pa.array(changed(table["sentences"].to_pylist(), copy), table.schema.field("sentences").type)
+        place = table.schema.get_field_index("sentences")
+        pq.write_table(
+            table.set_column(place, table.schema.field(place), sentences),
+            folder / name,
+            row_group_size=50,
+            compression="zstd",
+        )
         outputs[name] = {"rows": len(table), "bytes": (folder / name).stat().st_size}
     run.finish({"documents": len(table) * copies, "words": words * copies}, outputs, "a corpus")
     return folder
 
 
-def encode(folder: Path, corpus_dir: Path, cpus: int, length: int) -> tuple[float, int]:
+def encode(folder: Path, corpus_dir: Path, cpus: int, length: int, dupe_factor: int) -> tuple[float, int]:
     """Seconds of the command, and tokens of the documents."""
     values = {
         "run_dir": folder,
         "corpus_dir": corpus_dir,
         "max_seq_length": length,
-        "dupe_factor": 1,
+        "dupe_factor": dupe_factor,
         "part_mb": 1,
         "heldout_fraction": 0,
         "ray.num_cpus": cpus,
@@ -94,13 +115,14 @@ def raw_rate(sentences: list[str], cpus: int, copies: int) -> float:
         return tokens / (time.perf_counter() - begun)
 
 
-def plain_rate(documents: list[list[str]], length: int) -> float:
-    """Tokens per second of the builder in plain Python."""
-    tokenizer = build_tokenizer(read_tokenizer(resolve(ENCODER)))
+def plain_rate(documents: list[list[str]], length: int, copies: int, folder: Path) -> float:
+    """Tokens of documents per second of the builder in plain Python."""
+    vocabulary = build_tokenizer(read_tokenizer(resolve(ENCODER))).get_vocab()
     tokens = raw([sentence for document in documents for sentence in document])
     begun = time.perf_counter()
-    made = sum(1 for _ in examples(documents, tokenizer.get_vocab(), max_seq_length=length))
-    assert made
+    with (folder / "plain.jsonl").open("w") as file:
+        found = examples(documents, vocabulary, max_seq_length=length, dupe_factor=copies)
+        assert write_examples(found, vocabulary, file)
     return tokens / (time.perf_counter() - begun)
 
 
@@ -110,14 +132,14 @@ def lines(given: argparse.Namespace, folder: Path) -> Iterator[str]:
     table = pa.concat_tables([pq.read_table(f"{given.corpus_dir}/{name}") for name in corpus.files])
     whole = write_corpus(folder / "whole", table, corpus.words, given.copies)
     tiny = write_corpus(folder / "tiny", table.slice(0, 8), corpus.words // 10, 1)
-    documents = table["sentences"].to_pylist()
+    documents = changed(table["sentences"].to_pylist(), given.copies)
     sentences = [sentence for document in documents for sentence in document]
     for length in given.max_seq_length:
-        plain = plain_rate(documents[:PLAIN_DOCUMENTS], length)
+        plain = plain_rate(documents[:PLAIN_DOCUMENTS], length, given.dupe_factor, folder)
         for cpus in given.cpus:
-            fixed, _ = encode(folder / f"tiny-{length}-{cpus}", tiny, cpus, length)
+            fixed, _ = encode(folder / f"tiny-{length}-{cpus}", tiny, cpus, length, given.dupe_factor)
             before = raw_rate(sentences, cpus, max(2, given.copies // 4))
-            seconds, tokens = encode(folder / f"whole-{length}-{cpus}", whole, cpus, length)
+            seconds, tokens = encode(folder / f"whole-{length}-{cpus}", whole, cpus, length, given.dupe_factor)
             library = (before + raw_rate(sentences, cpus, max(2, given.copies // 4))) / 2
             a, b = tokens / seconds, tokens / (seconds - fixed)
             yield (
@@ -132,6 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("corpus_dir")
     parser.add_argument("--copies", type=int, default=40)
+    parser.add_argument("--dupe-factor", type=int, default=1, help="BERT builds 10 copies")
     parser.add_argument("--cpus", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--max-seq-length", type=int, nargs="+", default=[128, 512])
     given = parser.parse_args()

@@ -7,7 +7,7 @@ import pytest
 
 from distilray.config.base import RayConfig
 from distilray.pretraining_data.encoding.token_documents import tokenise
-from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, tokenizer_hash
+from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
 from distilray.runtime.session import ray_session
 from jobs import encode_corpus
 from tests.distilray.tiny_line import sentences_of, write_corpus, write_recipe
@@ -63,8 +63,7 @@ def rows(folder, split):
 @pytest.fixture(scope="module")
 def text_of(tokenizer_dir):
     """The tokens of each document as bytes, by its number."""
-    tokenizer = build_tokenizer(read_tokenizer(tokenizer_dir))
-    found = tokenise(range(DOCUMENTS), sentences_of(DOCUMENTS), tokenizer)
+    found = tokenise(range(DOCUMENTS), sentences_of(DOCUMENTS), read_tokenizer(tokenizer_dir))
     return {
         document.row: found.ids[document.start : document.start + document.ends[-1]].tobytes()
         for document in found.documents

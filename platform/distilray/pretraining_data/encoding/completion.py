@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.errors import InputError
-from distilray.pretraining_data.encoding.drafts import DOCUMENT_SHIFT, Int64Array, gathered, lists
+from distilray.pretraining_data.encoding.drafts import DOCUMENT_SHIFT
+from distilray.pretraining_data.encoding.gathering import Int64Array, gathered, lists
 from distilray.pretraining_data.masking import Masker
 from distilray.pretraining_data.tokenizer import Vocabulary
 from distilray.runtime.seeding import hash_integers

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.pretraining_data.encoding.gathering import Int64Array, gathered, lists
 from distilray.pretraining_data.encoding.token_documents import TokenDocument, TokenDocuments
 from distilray.pretraining_data.segment_pairs import SPECIAL_TOKENS, PairPlan, plan_pairs, plan_windows
 from distilray.runtime.seeding import hash_integers
@@ -50,8 +51,6 @@ _COUNTED = (
 )
 _COLUMNS = 10  # of a row of `DraftSet._rows`
 _PLANS, _ORDER = range(2)  # what a seed is used for
-
-Int64Array = NDArray[np.int64]
 
 
 @dataclass
@@ -181,17 +180,6 @@ def read_drafts(data: Sequence[bytes]) -> pa.Table:
     table = pa.Table.from_batches(batches, schema=DRAFTS).combine_chunks()
     order = np.lexsort((table["example_id"].to_numpy(), table["shuffle_key"].to_numpy()))
     return table.take(pa.array(order)).combine_chunks()
-
-
-def gathered(values: NDArray[np.uint16], starts: Int64Array, lengths: Int64Array) -> NDArray[np.uint16]:
-    """Runs of `values`, one after the other."""
-    ends = np.cumsum(lengths)
-    return values[np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)]
-
-
-def lists(values: NDArray[np.uint16], lengths: Int64Array) -> pa.ListArray:
-    """Values as a column of lists."""
-    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)), values)
 
 
 def _batch(rows: Int64Array, keys: NDArray[np.uint64], ids: NDArray[np.uint16]) -> pa.RecordBatch:

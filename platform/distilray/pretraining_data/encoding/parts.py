@@ -12,7 +12,7 @@ from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.pretraining_data.encoding.corpus_files import Corpus, read_sentences
 from distilray.pretraining_data.encoding.drafts import DraftSet
 from distilray.pretraining_data.encoding.token_documents import tokenise
-from distilray.pretraining_data.tokenizer import build_tokenizer, vocabulary_of
+from distilray.pretraining_data.tokenizer import vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.marks import Marks
 from distilray.runtime.seeding import hash_integers, uniform
@@ -96,7 +96,7 @@ def encode_part(
     Raises:
         InputError: its file cannot be read, or a file cannot be written.
     """
-    ledger, tokenizer = Ledger(folder), build_tokenizer(tokenizer_json)
+    ledger = Ledger(folder)
     drafts = {split: DraftSet(config) for split in splits_of(config)}
     token_counts = np.zeros(vocabulary_of(tokenizer_json).size, np.int64)
     row = part.row
@@ -107,7 +107,7 @@ def encode_part(
         for split, kept in (("train", ~heldout), ("heldout", heldout)):
             if kept.any():
                 chosen: Sequence[int] = np.flatnonzero(kept).tolist()
-                found = tokenise(rows[kept].tolist(), [sentences[index] for index in chosen], tokenizer)
+                found = tokenise(rows[kept].tolist(), [sentences[index] for index in chosen], tokenizer_json)
                 drafts[split].add(found)
                 if split == "train":
                     token_counts += np.bincount(found.ids, minlength=len(token_counts))

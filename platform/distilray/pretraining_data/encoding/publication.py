@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from distilray.pretraining_data.encoding.completion import Completion
-from distilray.pretraining_data.encoding.drafts import Int64Array, read_drafts
+from distilray.pretraining_data.encoding.drafts import read_drafts
 from distilray.pretraining_data.encoding.example_statistics import example_statistics
+from distilray.pretraining_data.encoding.gathering import Int64Array
 from distilray.pretraining_data.encoding.parts import Ledger
 from distilray.pretraining_data.shards import SHARDS_FOLDER, write_shard
 from distilray.runtime import storage

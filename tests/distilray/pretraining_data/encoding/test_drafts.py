@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distilray.pretraining_data.encoding.drafts import DRAFTS, DraftSet, bucket_of, gathered, read_drafts
+from distilray.pretraining_data.encoding.drafts import DRAFTS, DraftSet, bucket_of, read_drafts
+from distilray.pretraining_data.encoding.gathering import gathered
 from distilray.pretraining_data.encoding.token_documents import TokenDocument, TokenDocuments
 from tests.distilray.tiny_line import encode_config
 
