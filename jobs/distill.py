@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 
 from distilray.config.distillation import DistillConfig
-from distilray.distillation.trainer import distill, distill_inputs, plan_distillation
+from distilray.distillation.plan import plan_distillation
+from distilray.distillation.trainer import distill, distill_inputs
 from distilray.runtime.job import Job
 
 JOB = Job(name="distill", config_class=DistillConfig, inputs=distill_inputs, plan=plan_distillation, run=distill)

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from distilray.config.distillation import TrainTeacherConfig
-from distilray.distillation.trainer import plan_teacher, teacher_inputs, train_teacher
+from distilray.distillation.plan import plan_teacher
+from distilray.distillation.trainer import teacher_inputs, train_teacher
 from distilray.runtime.job import Job
 
 JOB = Job(

@@ -6,7 +6,7 @@ import urllib.request
 from typing import Any
 
 from distilray.config.serving import FillMaskAppConfig
-from distilray.runtime.progress import duration
+from distilray.runtime.reporting.progress import duration
 from serve.app import serving
 
 REQUESTS: tuple[tuple[str, dict[str, Any]], ...] = (

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from distilray.config.distillation import LossConfig
-from distilray.distillation.step import DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
 from distilray.models.masked_lm import load_masked_lm, preferred_dtype
 from distilray.pretraining_data.batches import Batch, collate, padded_width
 from distilray.pretraining_data.sample_plan import SamplePlan, micro_batches

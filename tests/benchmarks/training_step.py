@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from distilray.config.distillation import LossConfig
-from distilray.distillation.step import MASKED_LM_ONLY, DistillationStep, TensorBatch
+from distilray.distillation.objective.step import MASKED_LM_ONLY, DistillationStep, TensorBatch
 from distilray.models.masked_lm import load_masked_lm, preferred_dtype
 from distilray.pretraining_data.batches import collate
 from distilray.pretraining_data.shards import ShardSet

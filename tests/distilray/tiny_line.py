@@ -15,7 +15,8 @@ from transformers import BertConfig, BertForMaskedLM
 
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.distillation.step import StepCounts
+from distilray.distillation.feed import counts_of
+from distilray.distillation.objective.step import StepCounts
 from distilray.models.masked_lm import save_model
 from distilray.pretraining_data import pipeline
 from distilray.pretraining_data.sample_plan import PlannedRows
@@ -148,7 +149,7 @@ def planned(rows: Any) -> PlannedRows:
 def step_counts(shards: ShardSet, rows: Any) -> StepCounts:
     """The counts of a step of some rows of the first epoch."""
     first = planned(rows)
-    return StepCounts(int(shards.lengths(first.rows).sum()), int(shards.mask_counts(first.rows, first.epochs).sum()))
+    return counts_of(shards.lengths(first.rows), shards.mask_counts(first.rows, first.epochs))
 
 
 def open_shards(shards_dir: str, split: str = "train") -> ShardSet:

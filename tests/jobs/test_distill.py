@@ -8,7 +8,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, DistilBertForMaskedLM
 
-from distilray.runtime.metrics import read_metrics
+from distilray.runtime.reporting.metrics import read_metrics
 from jobs import distill
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
 

@@ -11,6 +11,10 @@ Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Layer = Annotated[int, Field(ge=-1)]
+
+LAYER_TERMS = ("hidden", "attention", "values")
+TERMS = ("ce", "mlm", "cos", "mse", *LAYER_TERMS)
 
 
 class OptimizerConfig(Config):
@@ -28,20 +32,51 @@ class OptimizerConfig(Config):
 
 
 class LossConfig(Config):
-    """The three losses of the model card: weights, temperature, and where the distillation loss is taken."""
+    """Weights of the loss terms, temperature, and where the terms on the vocabulary are taken.
+
+    The three losses of the model card are on by default; the others are 0. `hidden` and `attention` are those of
+    TinyBERT (Jiao et al. 2019, equations 7 to 9), `values` that of MiniLM (Wang et al. 2020, equation 3).
+    """
 
     alpha_ce: NotNegative = 5.0
     alpha_mlm: NotNegative = 2.0
     alpha_cos: NotNegative = 1.0
+    alpha_mse: NotNegative = Field(default=0.0, description="squared difference of the logits")
+    alpha_hidden: NotNegative = Field(default=0.0, description="squared difference of the hidden states of layers")
+    alpha_attention: NotNegative = Field(default=0.0, description="squared difference of the attention scores")
+    alpha_values: NotNegative = Field(default=0.0, description="KL of the relations between the value vectors")
     temperature: Positive = 2.0
     ce_positions: Literal["all", "masked"] = Field(
         default="all", description="every token, as the original; or only the masked ones, several times faster"
     )
+    layer_map: Annotated[list[tuple[Layer, Layer]], Field(min_length=1)] | None = Field(
+        default=None,
+        description="[student layer, teacher layer] pairs of the layer-wise losses, -1 for the embeddings; when left "
+        "out every layer of the student with the last of the teacher's layers that it stands for",
+    )
+    reductions: Literal["global", "original"] = Field(
+        default="global",
+        description="global: means over the whole step; original: mean of the means of its micro-batches",
+    )
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """Weight by name of the term, those that are 0 included."""
+        return {name: getattr(self, f"alpha_{name}") for name in TERMS}
+
+    @property
+    def uses_layers(self) -> bool:
+        """Whether a term compares layers one by one."""
+        return any(self.alphas[name] for name in LAYER_TERMS)
 
     @model_validator(mode="after")
     def _some_loss(self) -> "LossConfig":
-        if self.alpha_ce + self.alpha_mlm + self.alpha_cos == 0:
-            raise ValueError("alpha_ce, alpha_mlm and alpha_cos are all 0: nothing would be learnt")
+        if not any(self.alphas.values()):
+            raise ValueError("alpha_ce, alpha_mlm, alpha_cos and all others are 0: nothing would be learnt")
+        if self.layer_map and not self.uses_layers:
+            raise ValueError("layer_map: no layer-wise loss is on; set alpha_hidden, alpha_attention or alpha_values")
+        if (self.alpha_attention or self.alpha_values) and all(-1 in pair for pair in self.layer_map or [(0, 0)]):
+            raise ValueError("layer_map: embeddings (-1) have no attention and no values; add a pair of layers")
         return self
 
 
@@ -52,6 +87,9 @@ class StudentConfig(Config):
         default=None, description="teacher layers to take; half of them, spread evenly, when left out"
     )
     fold_segment_a: bool = Field(default=True, description="add the teacher's segment-A vector to every position")
+    initialisation: Literal["teacher", "random"] = Field(
+        default="teacher", description="random draws all weights anew: what the initialisation is worth"
+    )
 
 
 class ScalingConfig(Config):
@@ -59,9 +97,35 @@ class ScalingConfig(Config):
 
     identity: ClassVar[bool] = False
     num_workers: Count = 8
+    min_workers: Count | None = Field(
+        default=None, description="go on with fewer workers, down to these, while the cluster has no room for all"
+    )
     use_gpu: bool = True
     cpus_per_worker: Count = 4
-    max_failures: Annotated[int, Field(ge=0)] = 3
+
+    @model_validator(mode="after")
+    def _no_more_than_all(self) -> "ScalingConfig":
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers {self.min_workers} is more than num_workers {self.num_workers}")
+        return self
+
+
+class FaultsConfig(Config):
+    """What a run does when something goes wrong."""
+
+    identity: ClassVar[bool] = False
+    max_failures: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="restarts of the workers after one died; those after a preemption are not counted"
+    )
+    max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="steps in a row without a finite gradient that are skipped; one more ends the run"
+    )
+    hang_timeout_s: Positive = Field(
+        default=600.0, description="a worker that does not move for so long is named, and the workers are restarted"
+    )
+    preemption_grace_s: NotNegative = Field(
+        default=30.0, description="what Ray Train waits for, at the end of a notice, before it stops the workers"
+    )
 
 
 class RhythmConfig(Config):
@@ -69,8 +133,32 @@ class RhythmConfig(Config):
 
     identity: ClassVar[bool] = False
     log_every_steps: Count = 50
+    evaluate_every_steps: Count = Field(
+        default=1000, description="on all held-out examples; also before the first step"
+    )
     checkpoint_every_steps: Count = 1000
-    keep_checkpoints: Annotated[int, Field(ge=1)] = 3
+    keep_checkpoints: Count = Field(default=3, description="the newest; the best one is kept besides")
+    preemption_every_steps: Count = Field(
+        default=1, description="how often the workers ask together whether a machine of theirs is about to go"
+    )
+
+
+class TrackersConfig(Config):
+    """Where the numbers of a run go, besides `metrics.jsonl` and TensorBoard files, which are always written."""
+
+    identity: ClassVar[bool] = False
+    also: tuple[Literal["mlflow", "wandb"], ...] = ()
+
+
+class EstimateConfig(Config):
+    """What `--dry-run` reckons time and cost with."""
+
+    identity: ClassVar[bool] = False
+    tokens_per_s: Positive | None = Field(default=None, description="of one worker")
+    measured_in: str | None = Field(
+        default=None, description="run folder of the same job: its metrics tell the tokens per second of a worker"
+    )
+    price_per_hour: Positive | None = Field(default=None, description="of one worker, in any currency")
 
 
 class TrainingConfig(JobConfig):
@@ -81,12 +169,21 @@ class TrainingConfig(JobConfig):
     epochs: Positive = 3.0
     batch_size: Count = Field(default=2000, description="examples of an optimiser step, over all workers")
     micro_batch_size: Count = Field(default=32, description="examples of one forward pass of one worker, at most")
-    precision: Literal["auto", "bf16", "fp32"] = Field(
-        default="auto", description="auto: bf16 where the device computes in it, else fp32"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        default="auto", description="auto: bf16 where the device computes in it, else fp32; fp16 has a loss scale"
+    )
+    activation_checkpointing: bool = Field(
+        default=False, description="layers are computed again in the backward pass: less memory, a third more work"
+    )
+    compile: bool = Field(
+        default=False, description="torch.compile of the layers, which needs a C++ compiler on every machine"
     )
     dropout: Fraction | None = Field(default=None, description="of the trained model; its own config when left out")
     optimizer: OptimizerConfig = OptimizerConfig()
     scaling: ScalingConfig = ScalingConfig()
+    faults: FaultsConfig = FaultsConfig()
+    trackers: TrackersConfig = TrackersConfig()
+    estimate: EstimateConfig = EstimateConfig()
     rhythm: RhythmConfig = RhythmConfig()
     cache: CacheConfig = CacheConfig()
 

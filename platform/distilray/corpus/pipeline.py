@@ -27,7 +27,7 @@ from distilray.corpus.screening.languages import check_language
 from distilray.errors import DataQualityError, InputError
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
-from distilray.runtime.progress import Progress, duration
+from distilray.runtime.reporting.progress import Progress, duration
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session, run_tasks
 

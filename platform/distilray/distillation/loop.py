@@ -1,56 +1,53 @@
 """The training loop that Ray Train runs on every worker, for the teacher and for the student."""
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import functools
+import json
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from ray import train
+from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from distilray.config.distillation import LossConfig, TrainingConfig
-from distilray.distillation.checkpoint import BrokenCheckpointError, restore_checkpoint, saved_checkpoint
-from distilray.distillation.optim import create_optimizer, rate_factor, set_learning_rate
-from distilray.distillation.step import DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.accumulation import Accumulation
+from distilray.distillation.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
+from distilray.distillation.feed import Feed, MicroStep
+from distilray.distillation.heldout import HeldoutScores
+from distilray.distillation.monitoring.meter import Meter
+from distilray.distillation.monitoring.reporter import NoReporter, Reporter
+from distilray.distillation.monitoring.watchdog import HANGS_FOLDER, Watchdog
+from distilray.distillation.objective.step import DistillationStep
+from distilray.distillation.optim import Updater
+from distilray.distillation.preparation import LoopSettings, flops_of_step, model_size, peak_of_device, prepare_models
+from distilray.errors import InputError
 from distilray.models.masked_lm import compute_dtype
-from distilray.pretraining_data.batches import collate, padded_width, prefetched
-from distilray.pretraining_data.sample_plan import SamplePlan, micro_batches
+from distilray.pretraining_data.batches import prefetched
+from distilray.pretraining_data.sample_plan import SamplePlan
 from distilray.pretraining_data.shard_cache import ShardCache
-from distilray.pretraining_data.shards import ShardSet
+from distilray.pretraining_data.shards import ShardSet, splits_of_run
 from distilray.pretraining_data.tokenizer import tokenizer_hash, vocabulary_of
-from distilray.runtime.metrics import MetricsLog
-from distilray.runtime.seeding import hash_integers
+from distilray.runtime import storage
+from distilray.runtime.reporting.notices import post_notice
+from distilray.runtime.reporting.trackers import open_trackers
+
+CHECKPOINTS_FOLDER = "checkpoints"
+DIVERGED_FOLDER = "diverged"
 
 
-class DivergedError(RuntimeError):
-    """The gradient is not finite; training on would destroy the weights."""
+def train_loop(arguments: Mapping[str, LoopSettings]) -> dict[str, Any]:
+    """Runs on each worker: trains from the newest checkpoint, or the start, to the last step.
 
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """What a worker needs to know; it travels from the driver to every worker.
-
-    Attributes:
-        create_models: (config) -> the model to train and the frozen teacher or None.
-        metrics_uri: where the first worker writes `metrics.jsonl`.
+    Returns:
+        The finished steps; with `stopped`, why the run cannot go on, so that Ray Train does not try it again.
     """
-
-    config: TrainingConfig
-    losses: LossConfig
-    create_models: Callable[[Any], tuple[Any, Any | None]]
-    tokenizer_json: str
-    total_steps: int
-    metrics_uri: str
-
-
-def train_loop(arguments: Mapping[str, LoopSettings]) -> None:
-    """Runs on each worker: trains from the newest checkpoint, or the start, to the last step."""
-    TrainingLoop(arguments["settings"]).run()
+    loop = TrainingLoop(arguments["settings"])
+    with loop.watchdog:
+        return loop.run()
 
 
 class TrainingLoop:
@@ -61,187 +58,227 @@ class TrainingLoop:
         self._settings, self._config = settings, settings.config
         self._rank, self._num_workers = context.get_world_rank(), context.get_world_size()
         self._device = get_device() if self._config.scaling.use_gpu else torch.device("cpu")
-        if self._device.type == "cpu":
-            torch.set_num_threads(self._config.scaling.cpus_per_worker)
-        torch.manual_seed(self._config.seed)  # a fresh head is the same on every worker
-        model, teacher = settings.create_models(self._config)
         self._dtype = compute_dtype(self._config.precision, self._device)
-        if teacher is not None:
-            teacher = teacher.to(self._device, self._dtype).requires_grad_(False).eval()
-        self._model = model.to(self._device).train()
-        if self._device.type == "cpu":
-            # The backward pass of torch's fused attention is the slowest part of a step on a CPU; with plain matrix
-            # products the whole step is 1.1 to 1.3 times as fast (docs/benchmarks.md).
-            self._model.set_attn_implementation("eager")
-        _set_dropout(self._model, self._config.dropout)
-        self._optimizer = create_optimizer(self._model, self._config.optimizer)
+        model, teacher = prepare_models(settings, self._device, self._dtype)
+        self._model, self._size = model, model_size(model)
+        self._teacher_size = None if teacher is None else model_size(teacher)
         autocast_dtype = None if self._dtype == torch.float32 else self._dtype
-        self._step_module: nn.Module = DistillationStep(self._model, teacher, settings.losses, autocast_dtype)
+        self._step = DistillationStep(model, teacher, settings.losses, autocast_dtype)
+        module: nn.Module = self._step
         if self._num_workers > 1:
             devices = [self._device] if self._device.type == "cuda" else None
-            self._step_module = DistributedDataParallel(self._step_module, device_ids=devices)
-        self._shards = ShardSet(
+            module = DistributedDataParallel(self._step, device_ids=devices, gradient_as_bucket_view=True)
+        self._updater = Updater(
+            model,
+            self._config.optimizer,
+            total_steps=settings.total_steps,
+            uses_fp16=self._dtype == torch.float16,
+        )
+        shards = self._shards("train")
+        self._plan = SamplePlan(shards.shard_rows, self._config.batch_size, self._config.seed)
+        self._pad_id = vocabulary_of(settings.tokenizer_json).pad
+        self._feed = Feed(
+            shards=shards,
+            plan=self._plan,
+            rank=self._rank,
+            num_workers=self._num_workers,
+            micro_batch_size=self._config.micro_batch_size,
+            reductions=settings.losses.reductions,
+            pad_id=self._pad_id,
+            pinned=self._device.type == "cuda",
+        )
+        self.watchdog = Watchdog(
+            settings.path(HANGS_FOLDER),
+            rank=self._rank,
+            num_workers=self._num_workers,
+            timeout_s=self._config.faults.hang_timeout_s,
+            notice=self._notice,
+        )
+        self._accumulation = Accumulation(
+            module=module,
+            scaled=self._updater.scaled,
+            seed=self._config.seed,
+            rank=self._rank,
+            num_workers=self._num_workers,
+            device=self._device,
+            moved=self.watchdog.moved,
+        )
+        self._config_hash = self._config.identity_hash()
+        self._store = CheckpointStore(
+            settings.path(CHECKPOINTS_FOLDER),
+            keep=self._config.rhythm.keep_checkpoints,
+            config_hash=self._config_hash,
+            notice=self._notice,
+        )
+        self._heldout_metrics: Mapping[str, float] = {}
+        self._reporter = NoReporter()
+        self._known_notice: Any = None
+
+    def run(self) -> dict[str, Any]:
+        """Trains to the last step; scores and checkpoints at the rhythm of the recipe and at the end."""
+        start, total = self._restore(), self._settings.total_steps
+        with self._open_reporter(start) as self._reporter:
+            if start == 0:
+                self._score(0)
+            meter = self._meter(start)
+            batches = meter.timed(prefetched(lambda: self._feed.micro_steps(start, total)))
+            for step in range(start, total):
+                ended = self._take(step, batches, meter) or self._look_around(step + 1, is_last=step + 1 == total)
+                if ended:
+                    return {"steps": step, **ended}
+        return {"steps": total}
+
+    def _take(self, step: int, batches: Iterator[MicroStep], meter: Meter) -> dict[str, str]:
+        """One optimiser step and its row; says why the run ends, if it does."""
+        found = self._accumulation.run(step, batches)
+        self.watchdog.moved(step, 0, "update")
+        update = self._updater.update(step)
+        meter.add(
+            found.terms,
+            tokens=found.size.tokens,
+            slots=found.size.slots,
+            flops=flops_of_step(found.size, self._size, self._teacher_size, self._settings.losses),
+            skipped=update.is_skipped,
+        )
+        if self._updater.skipped_in_a_row > self._config.faults.max_skipped_steps:
+            return {"diverged": self._diverged(step, update.grad_norm, found.odd_rows)}
+        if step + 1 == self._settings.total_steps or (step + 1) % self._config.rhythm.log_every_steps == 0:
+            row = meter.row(step + 1) | {"learning_rate": update.learning_rate, "grad_norm": update.grad_norm}
+            self._reporter.row({name: value for name, value in row.items() if math.isfinite(value)})
+        return {}
+
+    def _look_around(self, done: int, *, is_last: bool) -> dict[str, str]:
+        """Scores and checkpoint when they are due, or a machine is about to go; says why the run ends, if it does."""
+        rhythm = self._config.rhythm
+        if is_last or done % rhythm.evaluate_every_steps == 0:
+            self._score(done)
+        # Every worker asks at the same steps, since they answer together.
+        asks = done % rhythm.preemption_every_steps == 0 and not is_last
+        notice = train.get_preemption_info() if asks else None
+        is_going = notice is not None and notice != self._known_notice
+        self._known_notice = notice
+        if is_going and self._rank == 0:
+            self._notice(f"a machine is about to go ({notice}): checkpoint of step {done:,} now")
+        if is_last or is_going or done % rhythm.checkpoint_every_steps == 0:
+            problem = self._save(done, at_once=is_last or is_going)
+            return {"stopped": problem} if problem else {}
+        return {}
+
+    def _shards(self, split: str) -> ShardSet:
+        return ShardSet(
             self._config.shards_dir,
-            "train",
-            tokenizer_hash=tokenizer_hash(settings.tokenizer_json),
+            split,
+            tokenizer_hash=tokenizer_hash(self._settings.tokenizer_json),
             cache=ShardCache(self._config.cache),
         )
-        self._plan = SamplePlan(self._shards.shard_rows, self._config.batch_size, self._config.seed)
-        self._pad_id = vocabulary_of(settings.tokenizer_json).pad
 
-    def run(self) -> None:
-        """Trains to the last step; checkpoints at the rhythm of the recipe and at the end."""
-        checkpoint = train.get_checkpoint()
-        start = 0
-        if checkpoint is not None:
-            start, state = restore_checkpoint(checkpoint, self._model, self._optimizer)
-            if state != self._plan.state(start):
-                raise BrokenCheckpointError(
-                    f"{checkpoint.path}: {state} after {start} steps, and these shards and batch_size give "
-                    f"{self._plan.state(start)}; it belongs to another run"
-                )
-        log = MetricsLog(self._settings.metrics_uri, keep_to_step=start) if self._rank == 0 else None
-        meter = _Meter(start)
-        batches = prefetched(lambda: self._batches(start))
-        for step in range(start, self._settings.total_steps):
-            rate = self._set_rate(step)
-            terms, norm, last = self._optimiser_step(step, batches)
-            meter.add(terms, tokens=last.counts.tokens, slots=last.slots)
-            done = step + 1
-            is_last = done == self._settings.total_steps
-            if is_last or done % self._config.rhythm.log_every_steps == 0:
-                row = meter.row(done, self._num_workers) | {"learning_rate": rate, "grad_norm": norm}
-                if log is not None:
-                    log.append(row | {"total_steps": self._settings.total_steps})
-            if is_last or done % self._config.rhythm.checkpoint_every_steps == 0:
-                self._report(done)
-
-    def _set_rate(self, step: int) -> float:
-        factor = rate_factor(
-            step,
-            total_steps=self._settings.total_steps,
-            warmup_fraction=self._config.optimizer.warmup_fraction,
-        )
-        return set_learning_rate(self._optimizer, factor)
-
-    def _optimiser_step(
-        self, step: int, batches: Iterator["_MicroStep"]
-    ) -> tuple[Mapping[str, float], float, "_MicroStep"]:
-        """Forward and backward of this worker's micro-batches, then one update; terms, norm and the last of them."""
-        sums: dict[str, torch.Tensor] = {}
-        while True:
-            micro = next(batches)
-            # Dropout depends on the step and the worker alone, so that a resumed run repeats it.
-            torch.manual_seed(int(hash_integers(self._config.seed, step, micro.number, self._rank) >> np.uint64(1)))
-            sync: Any = contextlib.nullcontext()
-            if self._num_workers > 1 and not micro.is_last:
-                sync = self._step_module.no_sync()  # type: ignore[operator]
-            with sync:
-                loss, terms = self._step_module(micro.batch.to(self._device), micro.counts)
-                (loss * self._num_workers).backward()  # DDP averages over workers, the loss terms add up over them
-            for name, term in terms.items():
-                sums[name] = sums.get(name, torch.zeros_like(term)) + term
-            sums["loss"] = sums.get("loss", torch.zeros_like(loss)) + loss.detach()
-            if micro.is_last:
-                break
-        norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._config.optimizer.max_grad_norm)
-        if not torch.isfinite(norm):
-            rows = self._plan.step_rows(step).rows
-            raise DivergedError(
-                f"step {step}: gradient norm is {norm.item()}, rows {rows[:8].tolist()}...; lower the rate"
+    def _restore(self) -> int:
+        """Takes up the newest whole checkpoint, the same on every worker; returns the finished steps."""
+        found = self._store.newest() if self._rank == 0 else None
+        step = broadcast_from_rank_zero(None if found is None else found.step)
+        if step is None:
+            return 0
+        restored = self._store.state(step)
+        if restored.plan != self._plan.state(restored.step):
+            raise BrokenCheckpointError(
+                f"{self._store.path(restored.step)}: {restored.plan} after {restored.step} steps, and these shards and "
+                f"batch_size give {self._plan.state(restored.step)}; it belongs to another run"
             )
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return {name: float(term) for name, term in sums.items()}, float(norm), micro
+        self._store.restore(restored.step, self._model, self._updater.optimizer)
+        self._updater.skipped, self._updater.skipped_in_a_row = restored.skipped_steps
+        self._updater.load_scaler_state(restored.scaler)
+        self._heldout_metrics = restored.metrics
+        if self._rank == 0:
+            self._notice(f"going on from the checkpoint of step {restored.step:,} with {self._num_workers} worker(s)")
+        return restored.step
 
-    def _batches(self, start: int) -> Iterator["_MicroStep"]:
-        """This worker's micro-batches from step `start` to the end."""
-        shards, pinned, fetched = self._shards, self._device.type == "cuda", None
-        for step in range(start, self._settings.total_steps):
-            planned = self._plan.step_rows(step)
-            if (ahead := self._plan.shards_ahead(step)) != fetched:
-                shards.fetch(ahead)
-                fetched = ahead
-            lengths = shards.lengths(planned.rows)
-            masked = int(shards.mask_counts(planned.rows, planned.epochs).sum())
-            counts = StepCounts(int(lengths.sum()), max(1, masked))
-            parts = micro_batches(
-                lengths, num_workers=self._num_workers, micro_batch_size=self._config.micro_batch_size
-            )
-            slots = sum(len(places) * padded_width(int(lengths[places].max())) for places in parts)
-            own = parts[self._rank :: self._num_workers]
-            for number, places in enumerate(own):
-                batch = TensorBatch.of(collate(shards, planned.take(places), pad_id=self._pad_id), pinned=pinned)
-                yield _MicroStep(number, number == len(own) - 1, batch, counts, slots)
-
-    def _report(self, done: int) -> None:
-        """Every worker reports; the first one hands over the checkpoint."""
-        name = f"step-{done:07d}"
-        if self._rank != 0:
-            train.report({"step": done}, checkpoint_dir_name=name)
+    def _score(self, done: int) -> None:
+        """Scores the model on the held-out split, if there is one; all workers together."""
+        if "heldout" not in splits_of_run(self._config.shards_dir):
             return
-        saved = saved_checkpoint(
-            self._model,
-            self._optimizer,
-            step=done,
-            state=self._plan.state(done),
-            tokenizer_json=self._settings.tokenizer_json,
+        self.watchdog.moved(done, 0, "scores")
+        self._heldout_metrics = self._heldout.score(self._step)
+        self._reporter.scores({"step": done, **self._heldout_metrics})
+
+    @functools.cached_property
+    def _heldout(self) -> HeldoutScores:
+        return HeldoutScores(
+            shards=self._shards("heldout"),
+            rank=self._rank,
+            num_workers=self._num_workers,
+            batch_size=self._config.micro_batch_size,
+            pad_id=self._pad_id,
+            device=self._device,
+            reduce=self._summed,
+            moved=lambda: self.watchdog.moved(0, 0, "scores"),
         )
-        with saved as checkpoint:
-            train.report({"step": done}, checkpoint=checkpoint, checkpoint_dir_name=name)
 
+    def _summed(self, values: list[float]) -> list[float]:
+        """Sums over all workers."""
+        if self._num_workers == 1:
+            return values
+        is_nccl = torch.distributed.get_backend() == "nccl"
+        tensor = torch.tensor(values, dtype=torch.float64, device=self._device if is_nccl else "cpu")
+        torch.distributed.all_reduce(tensor)
+        return tensor.tolist()
 
-@dataclass(frozen=True)
-class _MicroStep:
-    """A micro-batch of this worker; `counts` and `slots` (tokens and padding) are of the whole step."""
+    def _save(self, done: int, *, at_once: bool) -> str | None:
+        """The first worker writes a checkpoint; all learn what went wrong with it, or with the one before."""
+        self.watchdog.moved(done, 0, "checkpoint")
+        problem = None
+        if self._rank == 0:
+            state = TrainingState(
+                step=done,
+                plan=self._plan.state(done),
+                config_hash=self._config_hash,
+                skipped_steps=(self._updater.skipped, self._updater.skipped_in_a_row),
+                scaler=self._updater.scaler_state(),
+                metrics=self._heldout_metrics,
+            )
+            try:
+                self._store.save(
+                    Snapshot.of(self._model, self._updater.optimizer, state, self._settings.tokenizer_json)
+                )
+                if at_once:
+                    self._store.wait()
+            except InputError as error:
+                problem = str(error)
+        return broadcast_from_rank_zero(problem and problem[:600])  # it carries a few hundred bytes
 
-    number: int
-    is_last: bool
-    batch: TensorBatch
-    counts: StepCounts
-    slots: int
+    def _diverged(self, step: int, norm: float, odd: list[int]) -> str:
+        """Writes the ids of the examples that this worker had when the run was given up; says where."""
+        rows = odd or self._plan.step_rows(step).rows.tolist()
+        ids = self._feed.shards.example_ids(np.array(rows)).tolist()
+        record = {"step": step, "grad_norm": str(norm), "loss_not_finite": bool(odd), "example_ids": ids}
+        file = self._settings.path(DIVERGED_FOLDER, f"step-{step:07d}-rank-{self._rank}.json")
+        storage.write_bytes(file, json.dumps(record, indent=1).encode())
+        limit = self._config.faults.max_skipped_steps
+        return (
+            f"step {step}: gradient norm is {norm}, after {limit} skipped step(s) in a row; its examples begin with "
+            f"{ids[:4]}; lower optimizer.learning_rate"
+        )
 
+    def _notice(self, text: str) -> None:
+        post_notice(self._settings.run_uri, text)
 
-class _Meter:
-    """Means over the steps since the last row."""
+    def _meter(self, start: int) -> Meter:
+        peak = peak_of_device(self._device, self._dtype)
+        return Meter(
+            start,
+            total_steps=self._settings.total_steps,
+            device=self._device,
+            reduce=self._summed,
+            peak_flops=None if peak is None else peak * self._num_workers,
+        )
 
-    def __init__(self, start: int) -> None:
-        self._done = start
-        self._reset()
-
-    def _reset(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._tokens, self._slots, self._since = 0, 0, time.perf_counter()
-
-    def add(self, terms: Mapping[str, float], *, tokens: int, slots: int) -> None:
-        """One step: this worker's share of each term; the tokens of the whole step, and these with padding."""
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._tokens += tokens
-        self._slots += slots
-
-    def row(self, done: int, num_workers: int) -> dict[str, Any]:
-        """Mean terms over all workers and steps, and tokens per second of all workers together."""
-        names, steps = sorted(self._sums), done - self._done
-        values = torch.tensor([self._sums[name] for name in names], dtype=torch.float64)
-        if num_workers > 1:
-            device = get_device() if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
-            values = values.to(device)
-            torch.distributed.all_reduce(values)
-        elapsed = time.perf_counter() - self._since
-        row = {"step": done, **{name: value / steps for name, value in zip(names, values.tolist(), strict=True)}}
-        row |= {
-            "tokens_per_s": self._tokens / elapsed,
-            "padding": 1 - self._tokens / self._slots,
-            "time": time.time(),
-        }
-        self._done = done
-        self._reset()
-        return row
-
-
-def _set_dropout(model: nn.Module, dropout: float | None) -> None:
-    if dropout is not None:
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
+    def _open_reporter(self, start: int) -> NoReporter:
+        if self._rank != 0:
+            return NoReporter()
+        trackers = open_trackers(
+            ("tensorboard", *self._config.trackers.also),
+            run_uri=self._settings.run_uri,
+            run_name=self._settings.run_uri.rstrip("/").rpartition("/")[2],
+            config=self._config.model_dump(mode="json"),
+            start_step=start,
+        )
+        return Reporter(self._settings.run_uri, start=start, total=self._settings.total_steps, trackers=trackers)

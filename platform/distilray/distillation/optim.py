@@ -1,7 +1,11 @@
-"""AdamW with correct no-decay groups, and the linear schedule as a function of the step."""
+"""AdamW with correct no-decay groups, the linear schedule as a function of the step, and the update that they make."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distilray.config.distillation import OptimizerConfig
 from distilray.models.masked_lm import is_head_parameter
@@ -42,3 +46,68 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
     return max(group["lr"] for group in optimizer.param_groups)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an optimiser step did.
+
+    Attributes:
+        learning_rate: the highest of all parameters.
+        grad_norm: before clipping; not finite when the step was skipped.
+        is_skipped: the gradient was not finite, and nothing was changed.
+    """
+
+    learning_rate: float
+    grad_norm: float
+    is_skipped: bool
+
+
+class Updater:
+    """Turns the gradients of a step into an update, or skips it when they are not finite.
+
+    With fp16 the loss is multiplied with a scale that is halved when gradients overflow, and raised again in time.
+
+    Args:
+        uses_fp16: of the forward passes.
+        skipped: steps that were skipped before, all of the run's and those in a row up to now.
+    """
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig, *, total_steps: int, uses_fp16: bool) -> None:
+        self.optimizer = create_optimizer(model, config)
+        self.skipped, self.skipped_in_a_row = 0, 0
+        self._parameters = list(model.parameters())
+        self._config, self._total_steps = config, total_steps
+        self._scaler = torch.amp.GradScaler(self._parameters[0].device.type, enabled=uses_fp16)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss whose gradient is to be taken."""
+        found: Tensor = self._scaler.scale(loss)
+        return found
+
+    def update(self, step: int) -> Update:
+        """Applies the gradients of optimiser step `step` (from 0) and forgets them."""
+        factor = rate_factor(step, total_steps=self._total_steps, warmup_fraction=self._config.warmup_fraction)
+        rate = set_learning_rate(self.optimizer, factor)
+        self._scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm))
+        is_skipped = not math.isfinite(norm)
+        lowered = self._scaler.is_enabled() and self._scaler.get_scale() > 1.0
+        if not is_skipped:
+            self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.skipped += is_skipped
+        # A scale that can still be lowered is no sign of a fault.
+        self.skipped_in_a_row = self.skipped_in_a_row + (not lowered) if is_skipped else 0
+        return Update(rate, norm, is_skipped)
+
+    def scaler_state(self) -> Mapping[str, float]:
+        """Of the loss scale, for a checkpoint."""
+        return {name: float(value) for name, value in self._scaler.state_dict().items()}
+
+    def load_scaler_state(self, state: Mapping[str, float]) -> None:
+        """Takes up what `scaler_state` gave."""
+        if state:
+            counts = {name: int(state[name]) for name in ("growth_interval", "_growth_tracker")}
+            self._scaler.load_state_dict({**state, **counts})

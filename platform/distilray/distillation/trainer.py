@@ -1,8 +1,8 @@
 """Trains a teacher, or distils it into a student, on the workers of a Ray cluster."""
 
 import json
-import math
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -14,30 +14,38 @@ from ray import train
 from ray.train.torch import TorchTrainer
 
 from distilray.config.distillation import DistillConfig, LossConfig, TrainingConfig, TrainTeacherConfig
-from distilray.distillation.loop import LoopSettings, train_loop
-from distilray.distillation.step import MASKED_LM_ONLY
-from distilray.errors import InputError
-from distilray.models.masked_lm import (
-    MODEL_FOLDER,
-    WEIGHTS_FILE,
-    count_parameters,
-    load_masked_lm,
-    model_folder,
-    start_head_bias,
+from distilray.distillation.checkpoint import CheckpointStore
+from distilray.distillation.loop import CHECKPOINTS_FOLDER, DIVERGED_FOLDER, train_loop
+from distilray.distillation.monitoring.reporter import HELDOUT_FILE
+from distilray.distillation.objective.step import MASKED_LM_ONLY
+from distilray.distillation.plan import (
+    create_student_and_teacher,
+    create_teacher,
+    open_shards,
+    student_of,
+    total_steps,
 )
-from distilray.models.student import create_student
-from distilray.pretraining_data.shards import ShardSet
-from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
+from distilray.distillation.preparation import LoopSettings
+from distilray.errors import DataQualityError, InputError
+from distilray.models.masked_lm import MODEL_FOLDER, WEIGHTS_FILE, count_parameters, load_masked_lm, model_folder
+from distilray.models.student import show_sources
+from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
-from distilray.runtime.metrics import MetricsFollower, Row, read_metrics
-from distilray.runtime.progress import Progress
+from distilray.runtime.reporting.metrics import MetricsFollower, Row, read_metrics
+from distilray.runtime.reporting.notices import NoticeFollower
+from distilray.runtime.reporting.progress import Progress
 from distilray.runtime.run_folder import METRICS_FILE, RunFolder
 from distilray.runtime.sample import resolve
 from distilray.runtime.session import ray_session
 
-CHECKPOINTS_FOLDER = "checkpoints"
+INITIALISATION_FILE = "initialisation.json"
 _MODEL_FILES = ("config.json", WEIGHTS_FILE, "tokenizer.json", "tokenizer_config.json")
+_SHOWN_TERMS = ("loss", "ce", "mlm", "cos", "mse", "hidden", "attention", "values")
+
+
+class DivergedError(DataQualityError):
+    """The gradient is not finite step after step; training on would learn nothing."""
 
 
 def teacher_inputs(config: TrainTeacherConfig) -> dict[str, str]:
@@ -50,74 +58,21 @@ def distill_inputs(config: DistillConfig) -> dict[str, str]:
     return {"shards": config.shards_dir, "teacher": config.teacher_dir}
 
 
-def create_teacher(config: TrainTeacherConfig) -> tuple[Any, None]:
-    """The model that `train_teacher` trains: the warm start with its vocabulary head, fresh if it has none."""
-    model = load_masked_lm(resolve(config.encoder_dir), fresh_head=True)
-    start_head_bias(model, ShardSet(config.shards_dir, "train").token_counts())
-    return model, None
-
-
-def create_student_and_teacher(config: DistillConfig) -> tuple[Any, Any]:
-    """The student that `distill` trains, and its frozen teacher."""
-    teacher = load_masked_lm(model_folder(config.teacher_dir))
-    layers, fold = config.student.layers, config.student.fold_segment_a
-    return create_student(teacher, layers=layers, fold_segment_a=fold)[0], teacher
-
-
-def plan_teacher(config: TrainTeacherConfig) -> dict[str, object]:
-    """Validates the inputs of `train_teacher` and says what it would do."""
-    model, _ = create_teacher(config)
-    return {"parameters": f"{count_parameters(model):,}", **_plan(config, resolve(config.encoder_dir), 1)}
-
-
-def plan_distillation(config: DistillConfig) -> dict[str, object]:
-    """Validates the inputs of `distill` and says what it would do."""
-    student, teacher = create_student_and_teacher(config)
-    share = count_parameters(student) / count_parameters(teacher)
-    return {
-        "teacher": f"{count_parameters(teacher):,} parameters, {teacher.config.num_hidden_layers} layers",
-        "student": f"{count_parameters(student):,} parameters ({share:.0%}), {student.config.n_layers} layers",
-        **_plan(config, model_folder(config.teacher_dir), 2),
-    }
-
-
 def train_teacher(config: TrainTeacherConfig, folder: RunFolder) -> Outcome:
     """Trains the teacher's masked LM head and body on the shards; writes a model folder."""
     return _fit(config, folder, MASKED_LM_ONLY, create_teacher, resolve(config.encoder_dir), {})
 
 
 def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
-    """Distils the teacher into a student with the three losses; writes a model folder."""
+    """Distils the teacher into a student; writes a model folder."""
     teacher = load_masked_lm(model_folder(config.teacher_dir))
-    student, source = create_student(
-        teacher, layers=config.student.layers, fold_segment_a=config.student.fold_segment_a
-    )
-    storage.write_bytes(folder.path("initialisation.json"), json.dumps(source, indent=1).encode())
+    student, source = student_of(teacher, config)
+    storage.write_bytes(folder.path(INITIALISATION_FILE), json.dumps(source, indent=1).encode())
+    for line in show_sources(source):
+        _say(folder.job, line)
     counts = {"teacher_parameters": count_parameters(teacher), "parameters": count_parameters(student)}
+    del teacher, student
     return _fit(config, folder, config.losses, create_student_and_teacher, model_folder(config.teacher_dir), counts)
-
-
-def _plan(config: TrainingConfig, tokenizer_dir: str, models: int) -> dict[str, object]:
-    shards = _open_shards(config, read_tokenizer(tokenizer_dir))
-    steps = total_steps(config, len(shards))
-    tokens = int(shards.tokens / len(shards) * config.batch_size * steps)
-    return {
-        "shards": f"{config.shards_dir}: {len(shards):,} examples, {shards.tokens:,} tokens",
-        "steps": f"{steps:,} of {config.batch_size:,} examples ({steps * config.batch_size / len(shards):.2f} epochs)",
-        "tokens": f"{tokens:,}",
-        "workers": f"{config.scaling.num_workers} x {'1 GPU' if config.scaling.use_gpu else 'CPU'}",
-        "models in memory": models,
-        "checkpoints": f"every {config.rhythm.checkpoint_every_steps} steps, {config.rhythm.keep_checkpoints} kept",
-    }
-
-
-def _open_shards(config: TrainingConfig, tokenizer_json: str, *, verify: bool = False) -> ShardSet:
-    return ShardSet(config.shards_dir, "train", tokenizer_hash=tokenizer_hash(tokenizer_json), verify=verify)
-
-
-def total_steps(config: TrainingConfig, examples: int) -> int:
-    """Optimiser steps of a run: `max_steps`, or as many as the epochs hold."""
-    return config.max_steps or max(1, math.floor(config.epochs * examples / config.batch_size))
 
 
 def _fit(
@@ -129,26 +84,27 @@ def _fit(
     counts: Mapping[str, Any],
 ) -> Outcome:
     tokenizer_json = read_tokenizer(tokenizer_dir)
-    shards = _open_shards(config, tokenizer_json, verify=True)
+    shards = open_shards(config, tokenizer_json, verify=True)
     settings = LoopSettings(
         config=config,
         losses=losses,
         create_models=create_models,
         tokenizer_json=tokenizer_json,
         total_steps=total_steps(config, len(shards)),
-        metrics_uri=folder.path(METRICS_FILE),
+        run_uri=folder.uri,
     )
     with ray_session(config.ray):
         _check_resources(config)
         progress = Progress(folder.job, total=settings.total_steps, unit="steps")
-        with progress, MetricsFollower(settings.metrics_uri, lambda row: _show(progress, row)):
-            checkpoint = _fit_beside(_trainer(settings, folder)).checkpoint
-    _export_model(checkpoint, folder)
-    last = read_metrics(settings.metrics_uri)[-1]
-    terms = ", ".join(f"{name} {last[name]:.3f}" for name in ("loss", "ce", "mlm", "cos") if name in last)
+        metrics = folder.path(METRICS_FILE)
+        shown = MetricsFollower(metrics, lambda row: _show(progress, row))
+        with progress, shown, NoticeFollower(folder.uri, lambda text: _say(folder.job, text)):
+            ended = _fit_beside(_trainer(settings, folder)).return_value
+    _check_end(ended, folder)
+    _export_model(settings, folder)
     weights = folder.path(MODEL_FOLDER, WEIGHTS_FILE)
     return Outcome(
-        f"{settings.total_steps:,} steps, {terms}, {last['tokens_per_s']:,.0f} tokens/s",
+        _summary(settings, folder),
         {"steps": settings.total_steps, "tokenizer_hash": shards.tokenizer_hash, **counts},
         {f"{MODEL_FOLDER}/{WEIGHTS_FILE}": {"bytes": storage.file_size(weights), "sha256": storage.sha256(weights)}},
     )
@@ -170,31 +126,36 @@ def _fit_beside(trainer: TorchTrainer) -> train.Result:
 
 def _trainer(settings: LoopSettings, folder: RunFolder) -> TorchTrainer:
     config = settings.config
-    resources = {"CPU": config.scaling.cpus_per_worker, **({"GPU": 1} if config.scaling.use_gpu else {})}
-    # The run's name is its identity: the same folder again finds the newest checkpoint and goes on from there.
+    scaling = config.scaling
+    resources = {"CPU": scaling.cpus_per_worker, **({"GPU": 1} if scaling.use_gpu else {})}
     found, path = storage.filesystem(folder.uri)
     return TorchTrainer(
         train_loop,
         train_loop_config={"settings": settings},
         scaling_config=train.ScalingConfig(
-            num_workers=config.scaling.num_workers,
-            use_gpu=config.scaling.use_gpu,
+            num_workers=(scaling.min_workers, scaling.num_workers) if scaling.min_workers else scaling.num_workers,
+            use_gpu=scaling.use_gpu,
             resources_per_worker=resources,
         ),
         run_config=train.RunConfig(
+            # Ray Train's own files of the run lie beside the checkpoints, which are ours.
             name=CHECKPOINTS_FOLDER,
             storage_path=path,
             storage_filesystem=None if isinstance(found, fs.LocalFileSystem) else found,
-            failure_config=train.FailureConfig(max_failures=config.scaling.max_failures),
-            checkpoint_config=train.CheckpointConfig(num_to_keep=config.rhythm.keep_checkpoints),
+            failure_config=train.FailureConfig(
+                max_failures=config.faults.max_failures,
+                max_preemption_failures=-1,
+                preemption_grace_s=config.faults.preemption_grace_s,
+            ),
         ),
     )
 
 
 def _check_resources(config: TrainingConfig) -> None:
     """Refuses a run that the cluster could never start; Ray would wait for it without end."""
-    have, workers = ray.cluster_resources(), config.scaling.num_workers
-    needs = {"CPU": workers * config.scaling.cpus_per_worker, "GPU": workers if config.scaling.use_gpu else 0}
+    have, scaling = ray.cluster_resources(), config.scaling
+    workers = scaling.min_workers or scaling.num_workers
+    needs = {"CPU": workers * scaling.cpus_per_worker, "GPU": workers if scaling.use_gpu else 0}
     for name, need in needs.items():
         if need > have.get(name, 0) and not os.environ.get("RAY_JOB_ID"):
             raise InputError(
@@ -203,12 +164,48 @@ def _check_resources(config: TrainingConfig) -> None:
             )
 
 
+def _check_end(ended: Mapping[str, Any], folder: RunFolder) -> None:
+    """Raises what the workers could not go on with, and Ray Train must not try again.
+
+    Raises:
+        InputError: a checkpoint could not be written.
+        DivergedError: too many steps in a row had no finite gradient; the places are its examples.
+    """
+    if "stopped" in ended:
+        raise InputError(ended["stopped"])
+    if "diverged" in ended:
+        places = storage.list_files(folder.path(DIVERGED_FOLDER), ".json")
+        raise DivergedError(ended["diverged"], places)
+
+
+def _summary(settings: LoopSettings, folder: RunFolder) -> str:
+    last = read_metrics(folder.path(METRICS_FILE))[-1]
+    terms = ", ".join(f"{name} {last[name]:.3f}" for name in _SHOWN_TERMS if name in last)
+    parts = [f"{settings.total_steps:,} steps, {terms}"]
+    scores = read_metrics(folder.path(HELDOUT_FILE))
+    if scores:
+        first, end = scores[0], scores[-1]
+        parts.append(f"held out: loss {end['loss']:.3f}, hit@1 {end['hit@1']:.3f}")
+        if "agreement" in end:
+            parts.append(f"teacher's best token {end['agreement']:.1%} (at first {first['agreement']:.1%})")
+    return ", ".join([*parts, f"{last['tokens_per_s']:,.0f} tokens/s"])
+
+
 def _show(progress: Progress, row: Row) -> None:
-    progress.advance_to(row["step"], f"loss {row['loss']:.3f}, {row['tokens_per_s']:,.0f} tokens/s")
+    loss = f"loss {row['loss']:.3f}, " if "loss" in row else ""
+    progress.advance_to(row["step"], f"{loss}{row['tokens_per_s']:,.0f} tokens/s")
 
 
-def _export_model(checkpoint: train.Checkpoint, folder: RunFolder) -> None:
+def _say(job: str, text: str) -> None:
+    print(f"{job}: {text}", file=sys.stderr, flush=True)
+
+
+def _export_model(settings: LoopSettings, folder: RunFolder) -> None:
+    """Copies the model of the last step out of its checkpoint."""
+    store = CheckpointStore(
+        folder.path(CHECKPOINTS_FOLDER), keep=1, config_hash=settings.config.identity_hash(), notice=print
+    )
     storage.make_folder(folder.path(MODEL_FOLDER))
-    with checkpoint.as_directory() as directory:
-        for name in _MODEL_FILES:
-            storage.write_bytes(folder.path(MODEL_FOLDER, name), storage.read_bytes(storage.join(directory, name)))
+    for name in _MODEL_FILES:
+        data = storage.read_bytes(store.path(settings.total_steps, name))
+        storage.write_bytes(folder.path(MODEL_FOLDER, name), data)

@@ -39,7 +39,7 @@ from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
-from distilray.runtime.progress import Progress
+from distilray.runtime.reporting.progress import Progress
 from distilray.runtime.run_folder import RunFolder
 
 SCORES_FILE = "scores.json"

@@ -2,13 +2,14 @@
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, BertForMaskedLM, DistilBertForMaskedLM
 from transformers.utils import logging as transformers_logging
@@ -20,6 +21,7 @@ from distilray.runtime.sample import resolve
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 MODEL_FOLDER = "model"
+SAFETENSORS_METADATA = {"format": "pt"}  # transformers asks for it
 MODEL_CLASSES: Mapping[str, type[nn.Module]] = {"bert": BertForMaskedLM, "distilbert": DistilBertForMaskedLM}
 # What a token that never occurs counts as, so that its log frequency is finite.
 _UNSEEN_COUNT = 0.1
@@ -82,19 +84,22 @@ def encode(model: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids
 
 def vocabulary_logits(model: Any, hidden: Tensor) -> Tensor:
     """Logits over the vocabulary, (..., vocabulary), of hidden states (..., dim)."""
-    return _HEADS[model.config.model_type](model, hidden)
+    return decoder(model)(transformed(model, hidden))
 
 
-def _bert_head(model: Any, hidden: Tensor) -> Tensor:
-    return model.cls(hidden)
+def transformed(model: Any, hidden: Tensor) -> Tensor:
+    """What the vocabulary head does to hidden states (..., dim) before its last matrix."""
+    if model.config.model_type == "bert":
+        found: Tensor = model.cls.predictions.transform(hidden)
+    else:
+        found = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+    return found
 
 
-def _distilbert_head(model: Any, hidden: Tensor) -> Tensor:
-    transformed = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
-    return model.vocab_projector(transformed)
-
-
-_HEADS: Mapping[str, Callable[[Any, Tensor], Tensor]] = {"bert": _bert_head, "distilbert": _distilbert_head}
+def decoder(model: Any) -> nn.Linear:
+    """The last matrix of the vocabulary head; its weight is that of the word embeddings."""
+    found: nn.Linear = model.cls.predictions.decoder if model.config.model_type == "bert" else model.vocab_projector
+    return found
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -128,14 +133,28 @@ def is_head_parameter(name: str) -> bool:
 
 def save_model(model: Any, folder: Path, tokenizer_json: str) -> None:
     """Writes a model folder that plain `transformers` loads: config, safetensors, tokenizer."""
-    model.save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+    for name, data in companion_files(model, tokenizer_json).items():
+        (folder / name).write_bytes(data)
+    save_file(model_tensors(model), folder / WEIGHTS_FILE, metadata=SAFETENSORS_METADATA)
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What the weights file of a model holds: its parameters, tied ones once; no model here has other state."""
+    return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+
+
+def companion_files(model: Any, tokenizer_json: str) -> dict[str, bytes]:
+    """The files of a model folder beside its weights, by name."""
+    is_bert = model.config.model_type == "bert"
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.max_position_embeddings}
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
-    inputs = ["input_ids", *(["token_type_ids"] if model.config.model_type == "bert" else []), "attention_mask"]
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(settings | names | {"model_input_names": inputs}, indent=1)
-    )
+    inputs = ["input_ids", *(["token_type_ids"] if is_bert else []), "attention_mask"]
+    config = {**model.config.to_dict(), "architectures": [type(model).__name__], "dtype": "float32"}
+    return {
+        CONFIG_FILE: json.dumps(config, indent=1, sort_keys=True).encode(),
+        "tokenizer.json": tokenizer_json.encode(),
+        "tokenizer_config.json": json.dumps(settings | names | {"model_input_names": inputs}, indent=1).encode(),
+    }
 
 
 def preferred_dtype(device: torch.device) -> torch.dtype:
@@ -146,8 +165,9 @@ def preferred_dtype(device: torch.device) -> torch.dtype:
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype that a recipe's `precision` means: auto, bf16 or fp32."""
-    return {"auto": preferred_dtype(device), "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    """The dtype that a recipe's `precision` means: auto, bf16, fp16 or fp32."""
+    named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    return preferred_dtype(device) if precision == "auto" else named[precision]
 
 
 @functools.cache

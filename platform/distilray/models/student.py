@@ -1,8 +1,11 @@
 """A DistilBERT student made from a BERT teacher (DistilBERT paper section 2: every other layer, and the embeddings)."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DistilBertConfig, DistilBertForMaskedLM
 
@@ -30,6 +33,8 @@ _LAYER = {
     "output.LayerNorm": "output_layer_norm",
 }
 _SEGMENT_A = "bert.embeddings.token_type_embeddings.weight"
+FRESH = "fresh"
+_LAYER_NAME = re.compile(r".*\.layer\.\d+")
 _POSITIONS = "distilbert.embeddings.position_embeddings.weight"
 
 
@@ -43,7 +48,7 @@ def spread_layers(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
 
 
 def create_student(
-    teacher: Any, *, layers: Sequence[int] | None = None, fold_segment_a: bool = True
+    teacher: Any, *, layers: Sequence[int] | None = None, fold_segment_a: bool = True, random_seed: int | None = None
 ) -> tuple[Any, Mapping[str, str]]:
     """A student initialised from its teacher.
 
@@ -51,9 +56,10 @@ def create_student(
         teacher: BertForMaskedLM.
         layers: teacher layers to take, in order; half of them when left out.
         fold_segment_a: adds the teacher's vector of segment A to every position, since the student has no segments.
+        random_seed: takes nothing from the teacher but its size, and draws all weights anew.
 
     Returns:
-        The student in eval mode, and a table: student tensor -> where it comes from.
+        The student in eval mode, and a table: student tensor -> where it comes from, or `fresh`.
 
     Raises:
         InputError: the teacher is no BERT, or has no such layer.
@@ -67,8 +73,12 @@ def create_student(
         raise InputError(
             f"student.layers: the teacher has layers 0 to {config.num_hidden_layers - 1}, not {outside[0]}"
         )
-    student: Any = DistilBertForMaskedLM(_student_config(config, len(layers)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(random_seed or 0)
+        student: Any = DistilBertForMaskedLM(_student_config(config, len(layers)))
     source = _source_names(layers, student.state_dict())
+    if random_seed is not None:
+        return student.eval(), dict.fromkeys(source, FRESH)
     teacher_state = teacher.state_dict()
     state: dict[str, Tensor] = {name: teacher_state[origin].clone() for name, origin in source.items()}
     if fold_segment_a:
@@ -77,6 +87,22 @@ def create_student(
     student.load_state_dict(state)
     student.tie_weights()
     return student.eval(), source
+
+
+def show_sources(source: Mapping[str, str]) -> list[str]:
+    """A table of `create_student` in a few lines: the parts of the student, and where their tensors come from."""
+    parts = Counter((_part_of(name), _part_of(origin)) for name, origin in source.items())
+    return [f"{student} <- {origin} ({count} tensors)" for (student, origin), count in parts.items()]
+
+
+def _part_of(name: str) -> str:
+    """The layer of a tensor, the embeddings, or the vocabulary head."""
+    found = _LAYER_NAME.match(name)
+    if found:
+        return found[0]
+    if name.startswith(("vocab_", "cls.")):
+        return "vocabulary head"
+    return name if name == FRESH else f"{name.partition('.')[0]}.embeddings"
 
 
 def _student_config(config: Any, layers: int) -> DistilBertConfig:

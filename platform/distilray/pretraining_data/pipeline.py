@@ -37,7 +37,7 @@ from distilray.pretraining_data.shards import COUNTS_FILE, SHARDS_FOLDER
 from distilray.pretraining_data.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
-from distilray.runtime.progress import Progress, duration
+from distilray.runtime.reporting.progress import Progress, duration
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.sample import resolve
 from distilray.runtime.session import ray_session, run_tasks

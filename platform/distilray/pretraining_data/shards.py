@@ -94,6 +94,12 @@ def _ragged(column: pa.ListArray) -> Ragged:
     return Ragged(values=column.values.to_numpy(), offsets=column.offsets.to_numpy())
 
 
+def splits_of_run(shards_dir: str) -> set[str]:
+    """The splits that a run of `jobs.encode_corpus` holds."""
+    outputs = read_manifest(shards_dir)["content"]["outputs"].values()
+    return {entry["split"] for entry in outputs if "split" in entry}
+
+
 class ShardSet:
     """The shards of one split of a run folder of `jobs.encode_corpus`, as one table of rows.
 
@@ -169,6 +175,10 @@ class ShardSet:
         if self.masker is None:
             return self._by_shard(rows, lambda shard, inside: shard.mask_positions.lengths(inside))
         return self.masker.count(epochs=epochs, **self.plain(self.locate(rows)))
+
+    def example_ids(self, rows: Rows) -> NDArray[np.int64]:
+        """(rows,) id of the example in each row."""
+        return self._by_shard(rows, lambda shard, inside: shard.example_id[inside])
 
     def locate(self, rows: Rows) -> Sequence[tuple[Shard, int]]:
         """Shard and row inside it of each row."""

@@ -14,7 +14,7 @@ from distilray.config.base import JobConfig
 from distilray.config.recipe import load_recipe
 from distilray.errors import DataQualityError, InputError, find_input_error
 from distilray.runtime.interruption import interruptible
-from distilray.runtime.progress import duration
+from distilray.runtime.reporting.progress import duration
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.sample import SAMPLE_PREFIX
 

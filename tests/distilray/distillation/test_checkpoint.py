@@ -1,14 +1,17 @@
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from ray.train import Checkpoint
 
 from distilray.config.distillation import LossConfig, OptimizerConfig
-from distilray.distillation.checkpoint import BrokenCheckpointError, restore_checkpoint, saved_checkpoint
+from distilray.distillation.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
+from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
 from distilray.distillation.optim import create_optimizer
-from distilray.distillation.step import DistillationStep, StepCounts, TensorBatch
+from distilray.errors import InputError
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
 from distilray.pretraining_data.batches import collate
@@ -17,7 +20,15 @@ from distilray.pretraining_data.tokenizer import read_tokenizer
 from tests.distilray.tiny_line import open_shards, planned
 
 CONFIG = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)
-STATE = PlanState(epoch=1, consumed=20)
+STATE = TrainingState(3, PlanState(epoch=1, consumed=20), "a-config", (2, 1), {"scale": 4.0}, {"loss": 2.5})
+FILES = {
+    "config.json",
+    "model.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +63,33 @@ def trained(teacher, batch):
 
 
 @pytest.fixture
-def folder(trained, teacher_dir, tmp_path):
-    """The folder of a checkpoint, kept beyond its context."""
-    with saved_checkpoint(*trained, step=3, state=STATE, tokenizer_json=read_tokenizer(teacher_dir)) as checkpoint:
-        checkpoint.to_directory(str(tmp_path / "kept"))
-    return tmp_path / "kept"
+def notices():
+    return []
 
 
-def restore(folder, model, optimizer):
-    return restore_checkpoint(Checkpoint.from_directory(str(folder)), model, optimizer)
+@pytest.fixture
+def store(tmp_path, notices):
+    return CheckpointStore(str(tmp_path), keep=3, config_hash="a-config", notice=notices.append)
+
+
+@pytest.fixture
+def snapshot(trained, teacher_dir):
+    return Snapshot.of(*trained, STATE, read_tokenizer(teacher_dir))
+
+
+@pytest.fixture
+def folder(store, snapshot):
+    """The folder of a checkpoint of step 3."""
+    store.save(snapshot)
+    store.wait()
+    return Path(store.path(3))
+
+
+def save_steps(store, snapshot, *steps, loss=None):
+    for step in steps:
+        metrics = {} if loss is None else {"loss": loss[step]}
+        store.save(replace(snapshot, state=replace(STATE, step=step, metrics=metrics)))
+    store.wait()
 
 
 def assert_equal_states(found, expected):
@@ -78,40 +107,57 @@ def assert_equal_states(found, expected):
             assert have[key].dtype == want[key].dtype
 
 
-def test_model_and_optimiser_come_back_bit_for_bit(folder, trained, teacher):
+def test_model_and_optimiser_come_back_bit_for_bit(store, folder, trained, teacher):
     fresh = new_pair(teacher, layers=[1, 2], fold_segment_a=False)
-    assert restore(folder, *fresh) == (3, STATE)
+    assert store.newest() == STATE
+    store.restore(3, *fresh)
     assert_equal_states(fresh, trained)
 
 
-def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(folder, trained, teacher, batch):
+def test_every_worker_reads_the_state_that_was_saved(store, folder):
+    assert store.state(3) == STATE
+
+
+def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(store, folder, trained, teacher, batch):
     fresh = new_pair(teacher)
-    restore(folder, *fresh)
+    store.restore(3, *fresh)
     for pair in (trained, fresh):
         train(*pair, teacher, batch, 2)
     assert_equal_states(fresh, trained)
 
 
-def test_the_decoder_is_still_tied_after_a_restore(folder, teacher):
+def test_what_is_trained_after_a_snapshot_is_not_in_it(store, trained, teacher_dir, teacher, batch):
+    before = {name: tensor.clone() for name, tensor in trained[0].named_parameters()}
+    snapshot = Snapshot.of(*trained, STATE, read_tokenizer(teacher_dir))
+    train(*trained, teacher, batch, 1)
+    store.save(snapshot)
+    store.wait()
+    fresh = new_pair(teacher)
+    store.restore(3, *fresh)
+    for name, parameter in fresh[0].named_parameters():
+        assert torch.equal(parameter, before[name]), name
+
+
+def test_the_decoder_is_still_tied_after_a_restore(store, folder, teacher):
     model, optimizer = new_pair(teacher)
-    restore(folder, model, optimizer)
+    store.restore(3, model, optimizer)
     assert model.vocab_projector.weight is model.distilbert.embeddings.word_embeddings.weight
 
 
-def test_the_state_of_each_parameter_lies_where_its_optimiser_keeps_it(folder, trained, teacher):
+def test_the_state_of_each_parameter_lies_where_its_optimiser_keeps_it(store, folder, trained, teacher):
     fresh = new_pair(teacher)
-    restore(folder, *fresh)
+    store.restore(3, *fresh)
     devices = [{key: value.device for key, value in s.items()} for s in fresh[1].state.values()]
     assert devices == [{key: value.device for key, value in s.items()} for s in trained[1].state.values()]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_training_goes_on_from_a_checkpoint_on_a_gpu(folder, teacher_dir, batch):
+def test_training_goes_on_from_a_checkpoint_on_a_gpu(store, folder, teacher_dir, batch):
     teacher = load_masked_lm(teacher_dir).cuda()
     model = create_student(teacher)[0].cuda()
     optimizer = create_optimizer(model, CONFIG)
-    restore(folder, model, optimizer)
+    store.restore(3, model, optimizer)
     moved = TensorBatch(*(tensor.cuda() for tensor in vars(batch).values()))
     train(model, optimizer, teacher, moved, 2)
     steps = {float(state["step"]) for state in optimizer.state.values()}
@@ -123,35 +169,108 @@ def test_a_checkpoint_is_a_model_folder(folder, trained):
     assert all(torch.equal(tensor, state[name]) for name, tensor in trained[0].state_dict().items())
 
 
-def test_a_checkpoint_holds_no_pickle(folder):
-    assert {file.suffix for file in folder.iterdir()} == {".safetensors", ".json"}
+def test_a_checkpoint_holds_its_files_and_no_pickle(folder):
+    assert {file.name for file in folder.iterdir()} == FILES
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
-@pytest.mark.parametrize("place", [0.1, 0.5, 0.99])
-def test_a_flipped_byte_is_refused_by_name_and_changes_nothing(folder, teacher, name, place):
-    data = bytearray((folder / name).read_bytes())
-    data[int(place * len(data))] ^= 1
-    (folder / name).write_bytes(data)
-    model, optimizer = new_pair(teacher)
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    with pytest.raises(BrokenCheckpointError, match=name):
-        restore(folder, model, optimizer)
-    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
-    assert not optimizer.state
+def test_the_same_state_gives_the_same_bytes(store, folder, snapshot, tmp_path, notices):
+    other = CheckpointStore(str(tmp_path / "other"), keep=3, config_hash="a-config", notice=notices.append)
+    other.save(snapshot)
+    other.wait()
+    for name in FILES:
+        assert (folder / name).read_bytes() == Path(other.path(3, name)).read_bytes(), name
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
-def test_a_missing_file_is_refused_by_name(folder, teacher, name):
-    (folder / name).unlink()
-    with pytest.raises(BrokenCheckpointError, match=name):
-        restore(folder, *new_pair(teacher))
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.99])
+def test_after_a_flipped_byte_the_checkpoint_before_is_taken_and_people_are_told(store, snapshot, notices, name, place):
+    save_steps(store, snapshot, 3, 5)
+    file = Path(store.path(5, name))
+    data = bytearray(file.read_bytes())
+    data[int(place * len(data))] ^= 255
+    file.write_bytes(data)
+    assert store.newest().step == 3
+    assert len(notices) == 1
+    assert notices[0].startswith(f"CHECKPOINT {store.path(5)} IS BROKEN")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("left", [None, 0, 999])
+def test_after_a_torn_or_missing_file_the_checkpoint_before_is_taken(store, snapshot, notices, name, left):
+    save_steps(store, snapshot, 3, 5)
+    file = Path(store.path(5, name))
+    if left is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:left])
+    assert store.newest().step == 3
+    assert name in notices[0]
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_none(store, snapshot, notices):
+    save_steps(store, snapshot, 3, 5)
+    Path(store.path(5, "state.json")).unlink()
+    assert store.steps() == [3]
+    assert store.newest().step == 3
+    assert notices == []
+
+
+def test_without_a_checkpoint_there_is_no_newest(store):
+    assert store.newest() is None
+
+
+def test_the_newest_are_kept_and_the_one_with_the_lowest_loss(store, snapshot):
+    save_steps(store, snapshot, *range(1, 8), loss={1: 9.0, 2: 1.0, 3: 5.0, 4: 3.0, 5: 3.0, 6: 3.0, 7: 4.0})
+    assert store.steps() == [2, 5, 6, 7]
+    assert store.best() == 2
+
+
+def test_without_scores_only_the_newest_are_kept(store, snapshot):
+    save_steps(store, snapshot, *range(1, 6))
+    assert store.steps() == [3, 4, 5]
+    assert store.best() is None
+
+
+def test_what_a_killed_run_has_left_is_removed_by_the_next_checkpoint(store, snapshot):
+    save_steps(store, snapshot, 3)
+    left = Path(shutil.copytree(store.path(3), store.path(4)))
+    (left / "state.json").unlink()
+    save_steps(store, snapshot, 5)
+    assert not left.exists()
+    assert store.steps() == [3, 5]
+
+
+def test_a_checkpoint_of_another_config_is_refused(store, snapshot):
+    store.save(replace(snapshot, state=replace(STATE, config_hash="another")))
+    store.wait()
+    with pytest.raises(BrokenCheckpointError, match="another config"):
+        store.newest()
 
 
 def test_a_checkpoint_tells_how_many_steps_are_done(folder):
     assert json.loads((folder / "state.json").read_text())["step"] == 3
 
 
-def test_the_checkpoint_of_a_smaller_model_is_refused(folder, teacher):
-    with pytest.raises(BrokenCheckpointError, match=r"no distilbert\.transformer\.layer\.2"):
-        restore(folder, *new_pair(teacher, layers=[0, 1, 2]))
+@pytest.mark.parametrize("layers", [[0, 1, 2], [0]])
+def test_the_checkpoint_of_a_model_of_another_size_is_refused(store, folder, teacher, layers):
+    with pytest.raises(
+        BrokenCheckpointError, match=r"layer\.[12]\..* is in the model or in the file"
+    ):
+        store.restore(3, *new_pair(teacher, layers=layers))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_by_the_next_call(store, snapshot, tmp_path):
+    (tmp_path / "step-0000003").write_text("in the way")
+    store.save(snapshot)
+    with pytest.raises(InputError, match="step-0000003"):
+        store.save(snapshot)
+
+
+def test_an_object_store_gives_back_what_it_was_given(bucket, snapshot, trained, teacher, notices):
+    store = CheckpointStore(f"{bucket}/run/checkpoints", keep=2, config_hash="a-config", notice=notices.append)
+    save_steps(store, snapshot, 1, 2, 3)
+    assert store.steps() == [2, 3]
+    assert store.newest().step == 3
+    fresh = new_pair(teacher, layers=[1, 2])
+    store.restore(3, *fresh)
+    assert_equal_states(fresh, trained)

@@ -1,5 +1,6 @@
 import functools
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from ray import train
 from ray.train.torch import TorchTrainer
 
 from distilray.config.distillation import DistillConfig, LossConfig
-from distilray.distillation import loop as loop_module
-from distilray.distillation.loop import DivergedError, LoopSettings, train_loop
-from distilray.distillation.trainer import create_student_and_teacher
+from distilray.distillation import accumulation
+from distilray.distillation.loop import train_loop
+from distilray.distillation.plan import create_student_and_teacher
+from distilray.distillation.preparation import LoopSettings
 from distilray.pretraining_data.tokenizer import read_tokenizer
 
 VALUES = {
@@ -35,7 +37,8 @@ def create_and_keep(config, *, kept):
 
 
 def fit(teacher_dir, shards_dir, folder, steps, losses=None, **changes):
-    """Runs the loop in this process; returns the rows of its log and the trained model."""
+    """Runs the loop in this process, in a folder of its own; returns the rows of its log and the trained model."""
+    run = Path(tempfile.mkdtemp(dir=folder))
     values = {**VALUES, "teacher_dir": teacher_dir, "shards_dir": shards_dir, "max_steps": steps, **changes}
     kept: list[torch.nn.Module] = []
     settings = LoopSettings(
@@ -44,14 +47,14 @@ def fit(teacher_dir, shards_dir, folder, steps, losses=None, **changes):
         create_models=functools.partial(create_and_keep, kept=kept),
         tokenizer_json=read_tokenizer(teacher_dir),
         total_steps=steps,
-        metrics_uri=str(folder / "metrics.jsonl"),
+        run_uri=str(run),
     )
     trainer = TorchTrainer(
         train_loop, train_loop_config={"settings": settings}, scaling_config=train.ScalingConfig(num_workers=0)
     )
     trainer.fit()
     assert not ray.is_initialized()
-    rows = [json.loads(line) for line in Path(settings.metrics_uri).read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return rows, kept[0]
 
 
@@ -126,7 +129,7 @@ def rows_under_another_random_state(loop, monkeypatch, **changes):
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        monkeypatch.setattr(loop_module.torch, "manual_seed", lambda seed: None)
+        monkeypatch.setattr(accumulation.torch, "manual_seed", lambda seed: None)
         found.append([row["loss"] for row in loop(3, **changes)[0]])
         monkeypatch.undo()
     return found
@@ -159,13 +162,31 @@ def test_the_teacher_stays_as_it_is(loop, teacher_dir):
     assert weights.read_bytes() == before
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(loop, monkeypatch):
+def test_steps_without_a_finite_gradient_change_nothing_and_end_the_run_with_their_examples(loop, monkeypatch):
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args: torch.tensor(float("nan")))
-    updates = []
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: updates.append(1))
-    with pytest.raises(DivergedError, match="step 0: gradient norm is nan"):
-        loop(3)
-    assert updates == []
+    start = create_student_and_teacher(DistillConfig.model_validate({**VALUES, **folders(loop)}))[0]
+    rows, model = loop(9, faults={"max_skipped_steps": 2})
+    assert_same_weights(model, start)
+    assert [row["skipped_steps"] for row in rows] == [1, 1]
+    assert not any("loss" in row for row in rows)
+    (record,) = loop.args[2].rglob("diverged/*.json")
+    found = json.loads(record.read_text())
+    assert found["step"] == 2
+    assert len(found["example_ids"]) == VALUES["batch_size"]
+
+
+def test_a_few_steps_without_a_finite_gradient_are_skipped_and_counted(loop, monkeypatch):
+    clip, calls = torch.nn.utils.clip_grad_norm_, []
+
+    def sometimes(*args):
+        calls.append(1)
+        norm = clip(*args)
+        return norm * float("inf") if len(calls) in (2, 3, 5) else norm
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", sometimes)
+    rows, _ = loop(6, faults={"max_skipped_steps": 2})
+    assert [row["skipped_steps"] for row in rows] == [0, 1, 1, 0, 1, 0]
+    assert ["loss" in row for row in rows] == [True, False, False, True, False, True]
 
 
 def test_gradients_are_clipped_to_the_configured_norm(loop):

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from distilray.runtime.interruption import interruptible, raise_if_interrupted
-from distilray.runtime.progress import Progress
+from distilray.runtime.reporting.progress import Progress
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -6,24 +6,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from distilray.config.distillation import LossConfig
-from distilray.distillation.losses import distillation_kl, hidden_cosine, masked_lm
-from distilray.models.masked_lm import encode, vocabulary_logits
+from distilray.distillation.objective.losses import attention_mse, hidden_cosine, hidden_mse, value_relation_kl
+from distilray.distillation.objective.vocabulary import NO_LABEL, DenseTeacher, Factors, vocabulary_loss
+from distilray.models.layer_taps import EMBEDDINGS, LayerTaps, default_layer_map
+from distilray.models.masked_lm import decoder, encode, transformed
 from distilray.pretraining_data.batches import Batch
 
 MASKED_LM_ONLY = LossConfig(alpha_ce=0.0, alpha_mlm=1.0, alpha_cos=0.0)
-# Rows of the vocabulary head that are alive at once: 1,024 x 30,522 logits in fp32 are 125 MB.
-_CHUNK_ROWS = 1024
 
 
 @dataclass(frozen=True)
 class StepCounts:
-    """Tokens of a whole optimiser step, over all workers and micro-steps: what the loss sums are divided by."""
+    """What the sums of a micro-batch are divided by, so that they add up over workers and micro-steps to means.
 
-    tokens: int
-    masked: int
+    Attributes:
+        tokens, masked: real tokens, and those to predict.
+        pairs: pairs of real tokens of one example.
+    """
+
+    tokens: float
+    masked: float
+    pairs: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -62,65 +67,137 @@ class DistillationStep(nn.Module):
         self._frozen = (teacher,)  # in a tuple, so that it is no submodule: not trained, not saved, not synchronised
         self._losses = losses
         self._autocast_dtype = autocast_dtype
+        self._pairs: list[tuple[int, int]] = []
+        if teacher is not None and losses.uses_layers:
+            self._pairs = losses.layer_map or default_layer_map(
+                teacher.config.num_hidden_layers, model.config.num_hidden_layers
+            )
+            self._taps = LayerTaps(model, [student for student, _ in self._pairs])
+            self._teacher_taps = LayerTaps(teacher, [layer for _, layer in self._pairs])
 
     def forward(self, batch: TensorBatch, counts: StepCounts) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a micro-batch, and its unweighted terms; both add up over a step to the means of the step."""
         with torch.autocast(
             batch.input_ids.device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
         ):
-            return self._terms(batch, counts)
+            return self._terms(batch, counts, *self._encode(batch))
 
-    def _terms(self, batch: TensorBatch, counts: StepCounts) -> tuple[Tensor, Mapping[str, Tensor]]:
-        losses, teacher = self._losses, self._frozen[0]
-        hidden = encode(self.model, batch.input_ids, batch.attention_mask, batch.token_type_ids)
-        teacher_hidden = None
-        if teacher is not None:
-            with torch.no_grad():
-                teacher_hidden = encode(teacher, batch.input_ids, batch.attention_mask, batch.token_type_ids)
-        terms: dict[str, Tensor] = {}
+    @property
+    def score_names(self) -> list[str]:
+        """What `score` gives, by name."""
+        has_teacher = self._frozen[0] is not None
+        terms = [name for name, alpha in self._losses.alphas.items() if alpha and (has_teacher or name == "mlm")]
+        return ["loss", *{*terms, "mlm"}, "hit@1", *(["agreement"] if has_teacher else [])]
+
+    @torch.no_grad()
+    def score(
+        self, batch: TensorBatch, counts: StepCounts
+    ) -> tuple[Tensor, Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """Loss and terms as `forward` gives them, and the shares of masked tokens whose best token is right.
+
+        `hit@1` is right when it is the original one, `agreement` when it is the teacher's.
+        """
+        with torch.autocast(
+            batch.input_ids.device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
+        ):
+            hidden, teacher_hidden = self._encode(batch)
+            loss, terms = self._terms(batch, counts, hidden, teacher_hidden)
+            best = _best_tokens(self.model, hidden, batch.mask_index)
+            hits = {"hit@1": (best == batch.mask_labels).sum() / counts.masked}
+            if teacher_hidden is not None:
+                other = _best_tokens(self._frozen[0], teacher_hidden, batch.mask_index)
+                hits["agreement"] = (best == other).sum() / counts.masked
+        return loss, terms, hits
+
+    def _encode(self, batch: TensorBatch) -> tuple[Tensor, Tensor | None]:
+        """The last hidden states of the model, and of the teacher if there is one."""
+        inputs = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        if self._frozen[0] is None:
+            return encode(self.model, *inputs), None
+        with torch.no_grad():
+            teacher_hidden = encode(self._frozen[0], *inputs)
+        return encode(self.model, *inputs), teacher_hidden
+
+    def _terms(
+        self, batch: TensorBatch, counts: StepCounts, hidden: Tensor, teacher_hidden: Tensor | None
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        losses = self._losses
+        loss, terms = self._vocabulary_terms(batch, counts, hidden, teacher_hidden)
+        further: dict[str, Tensor] = {}
         if teacher_hidden is not None and losses.alpha_cos:
             real = batch.attention_mask.bool()
-            terms["cos"] = hidden_cosine(hidden[real], teacher_hidden[real]) / counts.tokens
-        at_masks = losses.ce_positions == "masked" or not losses.alpha_ce
-        rows = batch.mask_index if at_masks else batch.attention_mask.flatten().nonzero().squeeze(1)
-        labels = batch.mask_labels if at_masks else _dense_labels(batch)[rows]
-        kl, mlm = self._vocabulary_terms(
-            hidden.flatten(0, 1)[rows],
-            None if teacher_hidden is None else teacher_hidden.flatten(0, 1)[rows],
-            labels,
-        )
-        terms["mlm"] = mlm / counts.masked
-        if teacher_hidden is not None and losses.alpha_ce:
-            terms["ce"] = kl / (counts.masked if at_masks else counts.tokens)
-        weights = {"ce": losses.alpha_ce, "mlm": losses.alpha_mlm, "cos": losses.alpha_cos}
-        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        return loss, {name: term.detach() for name, term in terms.items()}
+            further["cos"] = hidden_cosine(hidden[real], teacher_hidden[real]) / counts.tokens
+        if self._pairs:
+            further |= self._layer_terms(batch.attention_mask, counts)
+            self._taps.clear()
+            self._teacher_taps.clear()
+        for name, term in further.items():
+            loss = loss + losses.alphas[name] * term
+        return loss, {**terms, **{name: term.detach() for name, term in further.items()}}
 
-    def _vocabulary_terms(self, hidden: Tensor, teacher_hidden: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """KL and masked LM sums; with many rows in chunks whose logits are computed again for the gradient."""
-        if len(hidden) <= _CHUNK_ROWS:
-            return self._chunk_terms(hidden, teacher_hidden, labels)
-        kl = mlm = hidden.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(hidden), _CHUNK_ROWS):
-            part = slice(start, start + _CHUNK_ROWS)
-            teacher_part = None if teacher_hidden is None else teacher_hidden[part]
-            chunk_kl, chunk_mlm = checkpoint(
-                self._chunk_terms, hidden[part], teacher_part, labels[part], use_reentrant=False
-            )
-            kl, mlm = kl + chunk_kl, mlm + chunk_mlm
-        return kl, mlm
-
-    def _chunk_terms(self, hidden: Tensor, teacher_hidden: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = vocabulary_logits(self.model, hidden)
-        kl = logits.new_zeros((), dtype=torch.float32)
-        if teacher_hidden is not None and self._losses.alpha_ce:
+    def _vocabulary_terms(
+        self, batch: TensorBatch, counts: StepCounts, hidden: Tensor, teacher_hidden: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """`mlm`, and with a teacher `ce` and `mse`, at every real token or at the masked ones only."""
+        losses, teacher = self._losses, self._frozen[0]
+        compared = teacher_hidden is not None and bool(losses.alpha_ce or losses.alpha_mse)
+        everywhere = compared and losses.ce_positions == "all"
+        rows = batch.attention_mask.flatten().nonzero().squeeze(1) if everywhere else batch.mask_index
+        labels = _dense_labels(batch)[rows] if everywhere else batch.mask_labels
+        at = {"ce": counts.tokens if everywhere else counts.masked, "mlm": counts.masked}
+        at["mse"] = at["ce"]
+        used = {name: bool(losses.alphas[name]) and (name == "mlm" or compared) for name in at}
+        theirs = None
+        if compared:
+            assert teacher_hidden is not None
+            last = decoder(teacher)
             with torch.no_grad():
-                teacher_logits = vocabulary_logits(self._frozen[0], teacher_hidden)
-            kl = distillation_kl(logits, teacher_logits, self._losses.temperature)
-        return kl, masked_lm(logits, labels)
+                theirs = DenseTeacher(transformed(teacher, _rows(teacher_hidden, rows)), last.weight, last.bias)
+        own = decoder(self.model)
+        loss, sums = vocabulary_loss(
+            transformed(self.model, _rows(hidden, rows)).to(self._autocast_dtype or torch.float32),
+            own.weight,
+            own.bias,
+            labels,
+            teacher=theirs,
+            factors=Factors(**{name: losses.alphas[name] / at[name] if used[name] else 0.0 for name in at}),
+            temperature=losses.temperature,
+        )
+        shown = {"mlm"} | {name for name in at if used[name]}
+        return loss, {name: sums[name] / at[name] for name in at if name in shown}
+
+    def _layer_terms(self, mask: Tensor, counts: StepCounts) -> dict[str, Tensor]:
+        losses, real = self._losses, mask.bool()
+        sums: dict[str, list[Tensor]] = {}
+        for student, teacher in self._pairs:
+            own, other = ((taps, layer) for taps, layer in ((self._taps, student), (self._teacher_taps, teacher)))
+            if losses.alpha_hidden:
+                ours, theirs = (taps.hidden(layer)[real] for taps, layer in (own, other))
+                sums.setdefault("hidden", []).append(hidden_mse(ours, theirs) / counts.tokens)
+            if EMBEDDINGS in (student, teacher):
+                continue
+            if losses.alpha_attention:
+                one, two = (
+                    (taps.projection("queries", layer), taps.projection("keys", layer)) for taps, layer in (own, other)
+                )
+                sums.setdefault("attention", []).append(attention_mse(one, two, mask) / counts.pairs)
+            if losses.alpha_values:
+                ours, theirs = (taps.projection("values", layer) for taps, layer in (own, other))
+                sums.setdefault("values", []).append(value_relation_kl(ours, theirs, mask) / counts.tokens)
+        return {name: torch.stack(found).mean() for name, found in sums.items()}
+
+
+def _rows(hidden: Tensor, rows: Tensor) -> Tensor:
+    """(rows, dim) of hidden states (batch, length, dim)."""
+    return hidden.flatten(0, 1).index_select(0, rows)
+
+
+def _best_tokens(model: Any, hidden: Tensor, rows: Tensor) -> Tensor:
+    """(rows,) the most probable token at some places."""
+    return decoder(model)(transformed(model, _rows(hidden, rows))).argmax(dim=-1)
 
 
 def _dense_labels(batch: TensorBatch) -> Tensor:
-    labels = torch.full_like(batch.input_ids.flatten(), -100)
+    labels = torch.full_like(batch.input_ids.flatten(), NO_LABEL)
     labels[batch.mask_index] = batch.mask_labels
     return labels

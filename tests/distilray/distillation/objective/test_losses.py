@@ -3,20 +3,28 @@ import math
 import pytest
 import torch
 
-from distilray.distillation.losses import distillation_kl, hidden_cosine, masked_lm
+from distilray.distillation.objective.losses import attention_mse, hidden_cosine, hidden_mse, value_relation_kl
 
-TOKENS, VOCABULARY, DIM = 9, 31, 12
+TOKENS, DIM = 9, 12
+# Examples of 5, 1 and 3 tokens.
+BATCH, HEADS, LENGTH, HEAD_DIM = 3, 2, 5, 4
+LENGTHS = [5, 1, 3]
+MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]])
 
 
 def random_tensor(*shape, seed, scale=1.0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def value_and_gradient(function, tensor):
-    leaf = tensor.clone().requires_grad_()
-    value = function(leaf)
+def random_heads(*seeds, head_dim=HEAD_DIM):
+    return tuple(random_tensor(BATCH, HEADS, LENGTH, head_dim, seed=seed) for seed in seeds)
+
+
+def value_and_gradients(function, *tensors):
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    value = function(*leaves)
     value.backward()
-    return value.detach().double(), leaf.grad.double()
+    return [value.detach().double(), *(leaf.grad.double() for leaf in leaves)]
 
 
 def assert_equal(found, expected):
@@ -24,71 +32,48 @@ def assert_equal(found, expected):
         assert (have - want).norm() <= 1e-6 * want.norm()
 
 
-def plain_softmax(logits):
-    powers = torch.exp(logits - logits.max(dim=1, keepdim=True).values)
-    return powers / powers.sum(dim=1, keepdim=True)
+def assert_is(function, plain, *tensors):
+    """Value and gradients are those of the plain formula in float64."""
+    expected = value_and_gradients(plain, *(tensor.double() for tensor in tensors))
+    assert_equal(value_and_gradients(function, *tensors), expected)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.5])
-def test_the_kl_is_t_squared_times_the_sum_of_p_log_p_over_q(temperature):
-    student, teacher = (random_tensor(TOKENS, VOCABULARY, seed=seed, scale=3.0) for seed in (1, 2))
-
-    def plain(logits):
-        p, q = plain_softmax(teacher.double() / temperature), plain_softmax(logits / temperature)
-        return temperature**2 * (p * (p.log() - q.log())).sum()
-
-    found = value_and_gradient(lambda logits: distillation_kl(logits, teacher, temperature), student)
-    assert_equal(found, value_and_gradient(plain, student.double()))
+def heads_of(tensor):
+    """(length, head dim) of every head of every example without its padding, with the number of heads."""
+    return [tensor[example, head, :length] for example, length in enumerate(LENGTHS) for head in range(HEADS)]
 
 
-def test_the_gradient_of_the_kl_is_t_times_the_difference_of_the_distributions():
-    student, teacher = (random_tensor(TOKENS, VOCABULARY, seed=seed) for seed in (3, 4))
-    _, gradient = value_and_gradient(lambda logits: distillation_kl(logits, teacher, 2.0), student)
-    expected = 2.0 * (plain_softmax(student.double() / 2.0) - plain_softmax(teacher.double() / 2.0))
-    assert_equal([gradient], [expected])
+def plain_relations(one, other):
+    return torch.stack([torch.stack([(a * b).sum() / math.sqrt(len(a)) for b in other]) for a in one])
 
 
-def test_with_small_logits_the_size_of_the_gradient_hardly_depends_on_the_temperature():
-    student, teacher = (random_tensor(TOKENS, VOCABULARY, seed=seed, scale=0.02) for seed in (5, 6))
-    gradients = [
-        value_and_gradient(lambda logits, t=t: distillation_kl(logits, teacher, t), student)[1] for t in (1.0, 2.0, 8.0)
-    ]
-    for gradient in gradients[1:]:
-        assert (gradient - gradients[0]).norm() < 0.03 * gradients[0].norm()
+def plain_attention_mse(teacher):
+    def plain(queries, keys):
+        sums = 0.0
+        ours = zip(heads_of(queries), heads_of(keys), strict=True)
+        theirs = zip(*(heads_of(tensor.double()) for tensor in teacher), strict=True)
+        for own, other in zip(ours, theirs, strict=True):
+            sums = sums + ((plain_relations(*own) - plain_relations(*other)) ** 2).sum()
+        return sums / HEADS
+
+    return plain
 
 
-def test_equal_logits_have_no_kl_and_no_gradient():
-    logits = random_tensor(TOKENS, VOCABULARY, seed=7, scale=5.0)
-    value, gradient = value_and_gradient(lambda leaf: distillation_kl(leaf, logits, 2.0), logits)
-    assert abs(value) < 1e-6
-    assert gradient.abs().max() < 1e-6
+def plain_value_relation_kl(teacher):
+    def plain(values):
+        sums = 0.0
+        for own, other in zip(heads_of(values), heads_of(teacher.double()), strict=True):
+            p, q = (
+                powers / powers.sum(1, keepdim=True)
+                for powers in (plain_relations(other, other).exp(), plain_relations(own, own).exp())
+            )
+            sums = sums + (p * (p / q).log()).sum()
+        return sums / HEADS
+
+    return plain
 
 
-def test_a_constant_added_to_all_logits_of_a_token_changes_nothing():
-    student, teacher = (random_tensor(TOKENS, VOCABULARY, seed=seed) for seed in (8, 9))
-    moved = teacher + random_tensor(TOKENS, 1, seed=10)
-    assert distillation_kl(student, moved, 2.0) == pytest.approx(
-        distillation_kl(student, teacher, 2.0).item(), rel=1e-5
-    )
-
-
-def test_the_kl_adds_up_over_tokens():
-    student, teacher = (random_tensor(TOKENS, VOCABULARY, seed=seed) for seed in (11, 12))
-    single = sum(distillation_kl(student[[row]], teacher[[row]], 2.0).item() for row in range(TOKENS))
-    assert distillation_kl(student, teacher, 2.0).item() == pytest.approx(single, rel=1e-5)
-
-
-def test_the_masked_lm_loss_is_minus_the_log_probability_of_the_labels():
-    logits = random_tensor(TOKENS, VOCABULARY, seed=13, scale=3.0)
-    labels = torch.tensor([3, -100, 30, 0, -100, 7, 7, 1, -100])
-
-    def plain(leaf):
-        probabilities = plain_softmax(leaf)
-        return -sum(probabilities[row, label].log() for row, label in enumerate(labels.tolist()) if label != -100)
-
-    found = value_and_gradient(lambda leaf: masked_lm(leaf, labels), logits)
-    assert_equal(found, value_and_gradient(plain, logits.double()))
-    assert found[1][labels == -100].abs().max() == 0
+# The last hidden states.
 
 
 def test_the_cosine_loss_is_the_sum_of_one_minus_the_cosine():
@@ -100,8 +85,7 @@ def test_the_cosine_loss_is_the_sum_of_one_minus_the_cosine():
             1 - (a * b).sum() / ((a * a).sum() * (b * b).sum()).sqrt() for a, b in zip(leaf, reference, strict=True)
         )
 
-    found = value_and_gradient(lambda leaf: hidden_cosine(leaf, teacher), student)
-    assert_equal(found, value_and_gradient(plain, student.double()))
+    assert_is(lambda leaf: hidden_cosine(leaf, teacher), plain, student)
 
 
 def test_the_cosine_loss_sees_directions_alone():
@@ -110,18 +94,128 @@ def test_the_cosine_loss_sees_directions_alone():
     assert hidden_cosine(hidden, -hidden).item() == pytest.approx(2.0 * TOKENS, rel=1e-6)
 
 
-def test_the_losses_of_bf16_inputs_are_computed_in_fp32():
-    student, teacher = (random_tensor(TOKENS, VOCABULARY, seed=seed).bfloat16() for seed in (17, 18))
-    assert distillation_kl(student, teacher, 2.0).dtype == torch.float32
-    assert torch.equal(distillation_kl(student, teacher, 2.0), distillation_kl(student.float(), teacher.float(), 2.0))
-    assert masked_lm(torch.zeros(1, 1000, dtype=torch.bfloat16), torch.tensor([5])).item() == pytest.approx(
-        math.log(1000)
+# The hidden states of layers.
+
+
+def test_the_hidden_loss_is_the_squared_distance_over_the_dimensions():
+    student, teacher = (random_tensor(TOKENS, DIM, seed=seed) for seed in (1, 2))
+
+    def plain(leaf):
+        return sum(((a - b) ** 2).sum() / DIM for a, b in zip(leaf, teacher.double(), strict=True))
+
+    assert_is(lambda leaf: hidden_mse(leaf, teacher), plain, student)
+
+
+# Attention.
+
+
+def test_the_attention_loss_is_the_squared_difference_of_the_scores_of_real_pairs():
+    student, teacher = random_heads(3, 4), random_heads(5, 6)
+    assert_is(lambda *leaves: attention_mse(leaves, teacher, MASK), plain_attention_mse(teacher), *student)
+
+
+def test_the_attention_loss_compares_heads_of_different_widths():
+    student, teacher = random_heads(3, 4), random_heads(5, 6, head_dim=7)
+    assert_is(lambda *leaves: attention_mse(leaves, teacher, MASK), plain_attention_mse(teacher), *student)
+
+
+def test_the_attention_loss_sees_the_scores_alone():
+    queries, keys = random_heads(7, 8)
+    assert abs(attention_mse((2.0 * queries, 0.5 * keys), (queries, keys), MASK)) < 1e-10
+
+
+# Values.
+
+
+def test_the_value_loss_is_the_kl_of_the_relations_of_real_tokens():
+    student, teacher = random_heads(9, 10)
+    assert_is(lambda leaf: value_relation_kl(leaf, teacher, MASK), plain_value_relation_kl(teacher), student)
+
+
+def test_the_value_loss_compares_heads_of_different_widths():
+    (student,), (teacher,) = random_heads(9), random_heads(10, head_dim=7)
+    assert_is(lambda leaf: value_relation_kl(leaf, teacher, MASK), plain_value_relation_kl(teacher), student)
+
+
+def test_a_token_alone_has_no_value_loss():
+    student, teacher = random_heads(9, 10)
+    value, gradient = value_and_gradients(
+        lambda leaf: value_relation_kl(leaf, teacher[:, :, :1], MASK[:, :1]), student[:, :, :1]
     )
-    assert hidden_cosine(student, teacher).dtype == torch.float32
+    assert value == 0
+    assert gradient.abs().max() == 0
 
 
-def test_no_token_gives_no_loss():
-    empty = torch.empty(0, VOCABULARY)
-    assert distillation_kl(empty, empty, 2.0) == 0
-    assert masked_lm(empty, torch.empty(0, dtype=torch.long)) == 0
-    assert hidden_cosine(empty, empty) == 0
+# All of them.
+
+LOSSES = {
+    "cosine": lambda student, teacher, mask: hidden_cosine(_tokens(student, mask), _tokens(teacher, mask)),
+    "hidden": lambda student, teacher, mask: hidden_mse(_tokens(student, mask), _tokens(teacher, mask)),
+    "attention": lambda student, teacher, mask: attention_mse((student, student), (teacher, teacher), mask),
+    "values": value_relation_kl,
+}
+every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+
+
+def _tokens(heads, mask):
+    """(tokens, dim) of the real tokens."""
+    return heads.transpose(1, 2).flatten(2)[mask.bool()]
+
+
+@every_loss
+def test_equal_models_lose_nothing(loss):
+    (same,) = random_heads(11)
+    assert abs(loss(same, same.clone(), MASK)) < 1e-5
+
+
+@every_loss
+def test_a_loss_of_different_models_is_positive(loss):
+    assert loss(*random_heads(11, 12), MASK) > 0.1
+
+
+@every_loss
+def test_a_loss_adds_up_over_examples(loss):
+    student, teacher = random_heads(11, 12)
+    single = sum(loss(student[[row]], teacher[[row]], MASK[[row]]).item() for row in range(BATCH))
+    assert loss(student, teacher, MASK).item() == pytest.approx(single, rel=1e-5)
+
+
+@every_loss
+def test_what_is_at_padding_does_not_count(loss):
+    student, teacher = random_heads(11, 12)
+    padding = (MASK == 0)[:, None, :, None]
+    filled = [heads.masked_fill(padding, 1e3 * sign) for heads, sign in ((student, 1), (teacher, -1))]
+    assert loss(*filled, MASK).item() == pytest.approx(loss(student, teacher, MASK).item(), rel=1e-6)
+
+
+@every_loss
+def test_padding_gets_no_gradient_and_every_real_token_some(loss):
+    student, teacher = random_heads(11, 12)
+    _, gradient = value_and_gradients(lambda leaf: loss(leaf, teacher, MASK), student)
+    sizes = gradient.abs().amax(dim=(1, 3))
+    assert sizes[MASK == 0].max() == 0
+    # The value relation of a token to itself alone is always 1.
+    assert sizes[MASK.sum(dim=1) > 1][MASK[MASK.sum(dim=1) > 1] == 1].min() > 0
+
+
+@every_loss
+def test_the_loss_of_bf16_inputs_is_computed_in_fp32(loss):
+    student, teacher = (heads.bfloat16() for heads in random_heads(11, 12))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = loss(student, teacher, MASK)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, loss(student.float(), teacher.float(), MASK))
+
+
+@every_loss
+def test_the_gradient_of_bf16_inputs_is_near(loss):
+    student, teacher = (heads.bfloat16() for heads in random_heads(11, 12))
+    _, gradient = value_and_gradients(lambda leaf: loss(leaf, teacher, MASK), student)
+    _, exact = value_and_gradients(lambda leaf: loss(leaf, teacher.double(), MASK), student.double())
+    assert (gradient - exact).norm() <= 2e-2 * exact.norm()
+
+
+@every_loss
+def test_no_example_gives_no_loss(loss):
+    empty = torch.empty(0, HEADS, LENGTH, HEAD_DIM)
+    assert loss(empty, empty, torch.empty(0, LENGTH, dtype=torch.long)) == 0

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from distilray.runtime.progress import Progress, duration
+from distilray.runtime.reporting.progress import Progress, duration
 
 
 class Clock:

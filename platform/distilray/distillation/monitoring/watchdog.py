@@ -1,0 +1,124 @@
+"""Finds a worker that hangs: names it, saves the stacks of all, and ends the processes, so that Ray Train starts anew.
+
+When one worker stops moving, all others soon wait for it in a collective operation, so that nobody moves. Each worker
+then writes where it is. The one that hangs is behind the others, or so dead that it writes nothing.
+"""
+
+import faulthandler
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from distilray.runtime import storage
+
+HANGS_FOLDER = "hangs"
+EXIT_HANGS = 75
+# What a worker does in a micro-step, in this order.
+PHASES = ("start", "data", "forward", "backward", "update", "scores", "checkpoint")
+
+
+class Watchdog:
+    """Watches over this worker. Use it as a context manager, and call `moved` whenever something was done.
+
+    Args:
+        folder: where what was found is written, path or URI.
+        timeout_s: without a move for so long a worker is taken to hang.
+        notice: takes the verdict.
+        end: called at the end; by default the process exits at once.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        *,
+        rank: int,
+        num_workers: int,
+        timeout_s: float,
+        notice: Callable[[str], None],
+        end: Callable[[], None] = lambda: os._exit(EXIT_HANGS),
+    ) -> None:
+        self._folder, self._rank, self._num_workers, self._timeout_s = folder, rank, num_workers, timeout_s
+        self._notice, self._end = notice, end
+        self._place: tuple[int, int, str] = (0, 0, "start")
+        self._at = time.monotonic()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def moved(self, step: int, micro_step: int, phase: str) -> None:
+        """Something was done, and `phase` begins."""
+        self._place, self._at = (step, micro_step, phase), time.monotonic()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(min(1.0, self._timeout_s / 4)):
+            if time.monotonic() - self._at > self._timeout_s:
+                self._tell()
+                self._end()
+                return
+
+    def _tell(self) -> None:
+        """Writes where this worker is, waits for the others to do the same, and says who is behind."""
+        started = time.time()
+        step, micro_step, phase = self._place
+        record = {"rank": self._rank, "step": step, "micro_step": micro_step, "phase": phase}
+        record |= {"host": socket.gethostname(), "pid": os.getpid(), "time": started}
+        with tempfile.TemporaryFile() as stacks:
+            faulthandler.dump_traceback(stacks, all_threads=True)
+            stacks.seek(0)
+            text = json.dumps(record) + "\n\n" + stacks.read().decode()
+        storage.write_bytes(self._file(self._rank), text.encode())
+        # The others stopped moving at most one timeout and two looks later, unless they cannot write at all.
+        deadline = started + max(5.0, self._timeout_s / 2)
+        found = self._read(since=started - 2 * self._timeout_s)
+        while len(found) < self._num_workers and time.time() < deadline:
+            time.sleep(0.2)
+            found = self._read(since=started - 2 * self._timeout_s)
+        verdict = _verdict(found, self._num_workers, self._timeout_s)
+        if self._rank == min(int(str(record["rank"])) for record in found):
+            self._notice(f"{verdict}; stacks in {self._folder}, the workers start anew")
+
+    def _read(self, since: float) -> list[dict[str, object]]:
+        found = []
+        for rank in range(self._num_workers):
+            if storage.exists(self._file(rank)):
+                record = json.loads(storage.read_bytes(self._file(rank)).partition(b"\n")[0])
+                if record["time"] >= since:
+                    found.append(record)
+        return found
+
+    def _file(self, rank: int) -> str:
+        return storage.join(self._folder, f"rank-{rank}.txt")
+
+
+def _verdict(found: Sequence[dict[str, object]], num_workers: int, timeout_s: float) -> str:
+    """Which worker hangs, in one line."""
+    there = {record["rank"] for record in found}
+    absent = [rank for rank in range(num_workers) if rank not in there]
+    head = f"NOTHING HAS MOVED FOR {timeout_s:g} s"
+    if absent:
+        return f"{head}: rank {', '.join(map(str, absent))} gives no sign of life"
+    places = {record["rank"]: _order(record) for record in found}
+    last = min(places.values())
+    behind = [record for record in found if places[record["rank"]] == last]
+    if len(behind) == num_workers:
+        return f"{head}: all {num_workers} workers hang at the same place, {_where(behind[0])}"
+    return f"{head}: " + ", ".join(f"rank {record['rank']} hangs in {_where(record)}" for record in behind)
+
+
+def _order(record: dict[str, object]) -> tuple[object, ...]:
+    return record["step"], record["micro_step"], PHASES.index(str(record["phase"]))
+
+
+def _where(record: dict[str, object]) -> str:
+    return f"'{record['phase']}' of step {record['step']} on {record['host']} (pid {record['pid']})"

@@ -1,0 +1,1 @@
+"""What training minimises: the losses, and one micro-step from a batch to its loss."""

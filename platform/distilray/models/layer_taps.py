@@ -1,0 +1,77 @@
+"""What passes between the layers of an encoder during a forward pass: hidden states, queries, keys and values."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+EMBEDDINGS = -1
+# Where a model keeps its layers, and in them the projections of attention.
+_LAYERS: Mapping[str, str] = {"bert": "bert.encoder.layer", "distilbert": "distilbert.transformer.layer"}
+_EMBEDDINGS: Mapping[str, str] = {"bert": "bert.embeddings", "distilbert": "distilbert.embeddings"}
+_PROJECTIONS: Mapping[str, Mapping[str, str]] = {
+    "bert": {
+        "queries": "attention.self.query",
+        "keys": "attention.self.key",
+        "values": "attention.self.value",
+    },
+    "distilbert": {
+        "queries": "attention.q_lin",
+        "keys": "attention.k_lin",
+        "values": "attention.v_lin",
+    },
+}
+
+
+class LayerTaps:
+    """Listens to some layers of a model; holds what the last forward pass said.
+
+    Args:
+        model: BertForMaskedLM or DistilBertForMaskedLM.
+        layers: their numbers from 0; -1 are the embeddings, which have hidden states only.
+    """
+
+    def __init__(self, model: Any, layers: Iterable[int]) -> None:
+        self._heads = model.config.num_attention_heads
+        self._heard: dict[tuple[str, int], Tensor] = {}
+        self._is_open = False
+        # Only during a pass of the encoder: layers that are computed again in a backward pass are called alone.
+        model.base_model.register_forward_pre_hook(lambda *_: setattr(self, "_is_open", True))
+        model.base_model.register_forward_hook(lambda *_: setattr(self, "_is_open", False))
+        kind = model.config.model_type
+        for number in sorted(set(layers)):
+            if number == EMBEDDINGS:
+                self._listen(model.get_submodule(_EMBEDDINGS[kind]), "hidden", number)
+                continue
+            layer = model.get_submodule(f"{_LAYERS[kind]}.{number}")
+            self._listen(layer, "hidden", number)
+            for name, place in _PROJECTIONS[kind].items():
+                self._listen(layer.get_submodule(place), name, number)
+
+    def hidden(self, layer: int) -> Tensor:
+        """(batch, length, dim) the hidden states that a layer has put out."""
+        return self._heard["hidden", layer]
+
+    def projection(self, name: str, layer: int) -> Tensor:
+        """(batch, heads, length, head dim) the `queries`, `keys` or `values` of a layer."""
+        found = self._heard[name, layer]
+        return found.view(*found.shape[:2], self._heads, -1).transpose(1, 2)
+
+    def clear(self) -> None:
+        """Forgets what was heard, which would keep the graph of the last pass in memory."""
+        self._heard.clear()
+
+    def _listen(self, module: nn.Module, name: str, layer: int) -> None:
+        def hear(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if self._is_open:
+                self._heard[name, layer] = output[0] if isinstance(output, tuple) else output
+
+        module.register_forward_hook(hear)
+
+
+def default_layer_map(teacher_layers: int, student_layers: int) -> list[tuple[int, int]]:
+    """[student layer, teacher layer]: each with the last of the teacher's layers that it stands for.
+
+    TinyBERT's uniform map (equation 6): 12 -> 6 gives 0-1, 1-3, 2-5, 3-7, 4-9, 5-11.
+    """
+    return [(layer, (layer + 1) * teacher_layers // student_layers - 1) for layer in range(student_layers)]

@@ -1,0 +1,179 @@
+"""The local folder of a model that is a folder, a run, in an object store, on the Hugging Face hub, or a sample.
+
+Only configuration, safetensors and tokenizer are ever fetched: no code, no pickle.
+"""
+
+import fcntl
+import functools
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import errors as hub_errors
+from huggingface_hub import snapshot_download
+from pyarrow import fs
+
+from distilray.errors import InputError
+from distilray.runtime import storage
+from distilray.runtime.run_folder import MANIFEST_FILE, read_manifest
+from distilray.runtime.sample import SAMPLE_PREFIX, resolve
+
+HUB_PREFIX = "hub:"
+MODEL_FOLDER = "model"  # of a run that trains
+CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+CACHE_FOLDER = "~/.cache/distilray/models"
+_WELCOME_FILES = ("tokenizer_config.json",)
+_CHUNK = 8 << 20
+_HUB_ID = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@(?!.*\.\.)(\w[\w./-]*))?", re.ASCII)
+_FIXES = {
+    CONFIG_FILE: "name a complete training run, or a model folder as save_pretrained writes it",
+    WEIGHTS_FILE: "no other weights are read: load them with transformers, save_pretrained a folder and name that",
+    TOKENIZER_FILE: "vocab.txt alone is not read: AutoTokenizer.from_pretrained(F).save_pretrained(F) writes it into F",
+}
+# The first that fits. What the hub's client says itself has many lines, and may hold a token.
+_HUB_FAULTS: tuple[tuple[type[Exception], str], ...] = (
+    (hub_errors.GatedRepoError, "its owner gives it only to users who accepted its terms and are logged in"),
+    (hub_errors.RepositoryNotFoundError, "the hub has no such model, or a private one; check the id"),
+    (hub_errors.RevisionNotFoundError, "the model has no such revision; check what stands after @"),
+    (hub_errors.LocalEntryNotFoundError, "not complete in the cache of this machine, and the hub cannot be reached"),
+)
+
+
+def local_model(source: str, needed: Collection[str] = MODEL_FILES, *, cache_dir: str = CACHE_FOLDER) -> str:
+    """The folder of a model on this machine, fetched if need be; once for all processes of the machine.
+
+    Args:
+        source: a model folder, or a run folder with `model/` inside, as path or URI; `hub:OWNER/NAME`, with
+            `@REVISION` if it is not `main`; or a `sample:` name.
+        needed: which of `MODEL_FILES` must be there; `tokenizer_config.json` comes with them if there is one.
+        cache_dir: where models of an object store are kept. Those of the hub lie in the cache of its own client.
+
+    Raises:
+        InputError: not there or not reachable, or one of the needed files is missing.
+    """
+    if source.startswith(HUB_PREFIX):
+        return _hub_snapshot(source, tuple(needed))
+    source = resolve(source)
+    if storage.is_local(source):
+        return _local_folder(source, needed)
+    try:
+        return _Remote(source, needed).local(cache_dir)
+    except OSError as error:
+        raise InputError(f"{source}: cannot be fetched ({error}); check address, credentials, space") from None
+
+
+def pinned(source: str) -> str:
+    """The source, with the commit of a hub's model in place of its branch or tag: so all machines read the same."""
+    is_hub = source.startswith(HUB_PREFIX)
+    return f"{source.partition('@')[0]}@{Path(local_model(source)).name}" if is_hub else source
+
+
+def model_inputs(name: str, source: str) -> dict[str, str]:
+    """What a job names as its inputs for a model, so that its run knows it by content, wherever it lies.
+
+    A complete run is known by its manifest, any other model by its weights and configuration.
+
+    Raises:
+        InputError: as `local_model`.
+    """
+    if _is_complete_run(source):
+        return {name: source}
+    folder = local_model(source)
+    return {name: storage.join(folder, WEIGHTS_FILE), f"{name}_config": storage.join(folder, CONFIG_FILE)}
+
+
+def _is_complete_run(source: str) -> bool:
+    return not source.startswith((HUB_PREFIX, SAMPLE_PREFIX)) and storage.exists(storage.join(source, MANIFEST_FILE))
+
+
+def _require(source: str, needed: Collection[str], found: Collection[str]) -> None:
+    for name in needed:
+        if name not in found:
+            raise InputError(f"{source}: no {name}; {_FIXES[name]}")
+
+
+def _local_folder(source: str, needed: Collection[str]) -> str:
+    folder = storage.local_path(source)
+    if not folder.is_dir():
+        raise InputError(f"{source}: no such folder; name a run, a model folder, the URI of one, or hub:OWNER/NAME")
+    if (folder / MODEL_FOLDER).is_dir():
+        folder /= MODEL_FOLDER
+    _require(str(folder), needed, {file.name for file in folder.iterdir()})
+    return str(folder)
+
+
+@functools.cache  # a process stays with the commit that it found first
+def _hub_snapshot(source: str, needed: tuple[str, ...]) -> str:
+    matched = _HUB_ID.fullmatch(source)
+    if matched is None:
+        raise InputError(f"{source}: not an id of the hub; write hub:OWNER/NAME or hub:OWNER/NAME@REVISION")
+    name, revision = matched.groups()
+    try:
+        folder = snapshot_download(name, revision=revision, allow_patterns=[*needed, *_WELCOME_FILES])
+    except Exception as error:  # the client also raises what its HTTP library raises
+        other = f"cannot be fetched ({getattr(error, 'strerror', None) or type(error).__name__})"
+        reason = next((reason for kind, reason in _HUB_FAULTS if isinstance(error, kind)), other)
+        raise InputError(
+            f"{source}: {reason}; or fetch it on a machine that can: "
+            f"hf download {name} {' '.join(needed)} --local-dir FOLDER, and name the folder"
+        ) from None
+    _require(source, needed, {file.name for file in Path(folder).iterdir()})
+    return folder
+
+
+class _Remote:
+    """A model in an object store: its files as they are now, and their copy on this machine."""
+
+    def __init__(self, uri: str, needed: Collection[str]) -> None:
+        self._uri = uri
+        self._store, path = storage.filesystem(uri)
+        inside = self._files(f"{path.rstrip('/')}/{MODEL_FOLDER}", needed)
+        self._infos = inside or self._files(path.rstrip("/"), needed)
+        self._manifest: Mapping[str, Any] = read_manifest(uri) if _is_complete_run(uri) else {}
+        _require(uri, needed, self._infos)
+
+    def local(self, cache_dir: str) -> str:
+        """The folder with the files on this machine: all of them, or it is not there."""
+        state = self._manifest.get("content_hash") or _stamps(self._infos.values())
+        key = hashlib.sha256(json.dumps([self._uri, state, sorted(self._infos)]).encode()).hexdigest()
+        cache = Path(cache_dir).expanduser()
+        target = cache / key
+        storage.make_folder(str(cache))
+        with (cache / f"{key}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the lock of a process that dies is free
+            if not target.is_dir():
+                self._fetch(cache / f"{key}.part", target)
+        return str(target)
+
+    def _fetch(self, part: Path, target: Path) -> None:
+        shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+        try:
+            digests = {name: self._copy(info, part / name) for name, info in self._infos.items()}
+            now = self._store.get_file_info([info.path for info in self._infos.values()])
+            if _stamps(now) != _stamps(self._infos.values()):
+                raise InputError(f"{self._uri}: changed while it was fetched; run the job again when it is complete")
+            outputs = self._manifest.get("content", {}).get("outputs", {})
+            expected = outputs.get(f"{MODEL_FOLDER}/{WEIGHTS_FILE}", {}).get("sha256")
+            if expected and digests.get(WEIGHTS_FILE, expected) != expected:
+                raise InputError(f"{self._uri}: its weights are not those of its manifest (sha256); run its job again")
+            part.rename(target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _copy(self, info: Any, file: Path) -> str:
+        with self._store.open_input_stream(info.path, compression=None) as stream, storage.FileWriter(str(file)) as out:
+            while chunk := stream.read(_CHUNK):
+                out.write(chunk)
+        return out.sha256
+
+    def _files(self, folder: str, needed: Collection[str]) -> dict[str, Any]:
+        infos = self._store.get_file_info([f"{folder}/{name}" for name in (*needed, *_WELCOME_FILES)])
+        return {info.base_name: info for info in infos if info.type == fs.FileType.File}
+
+
+def _stamps(infos: Collection[Any]) -> list[tuple[str, int, int]]:
+    return [(info.base_name, info.size, info.mtime_ns) for info in infos]

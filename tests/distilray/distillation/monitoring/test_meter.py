@@ -1,0 +1,203 @@
+import math
+
+import pytest
+import torch
+
+from distilray.distillation.monitoring.meter import Meter, ModelSize, peak_flops, step_flops
+
+CPU = torch.device("cpu")
+SMALL = ModelSize(layers=2, dim=3, hidden_dim=5, vocabulary=7)
+BASE = ModelSize(layers=12, dim=768, hidden_dim=3072, vocabulary=30522)
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def meter_of(clock, start_step=0, **settings):
+    settings = {"total_steps": 100, "device": CPU, **settings}
+    return Meter(start_step, clock=clock, wall_clock=lambda: 1_760_000_000.0, **settings)
+
+
+def add_steps(meter, clock, losses, seconds=2.0, **numbers):
+    """Steps with these losses; None is a step whose gradient is not finite."""
+    for loss in losses:
+        clock.now += seconds
+        terms = {"loss": math.inf if loss is None else loss}
+        meter.add(terms, skipped=loss is None, **{"tokens": 30, "slots": 40, **numbers})
+
+
+def late_batches(clock, count, seconds):
+    """Batches that each take some seconds to come."""
+    for number in range(count):
+        clock.now += seconds
+        yield number
+
+
+def test_a_term_is_the_mean_over_the_steps_since_the_last_row(clock):
+    meter = meter_of(clock)
+    add_steps(meter, clock, [9.0, 9.0])
+    meter.row(2)
+    add_steps(meter, clock, [1.0, 2.0, 6.0])
+    assert meter.row(5)["loss"] == 3.0
+
+
+def test_shares_of_a_term_add_up_over_the_workers(clock):
+    meter = meter_of(clock, reduce=lambda values: [4 * value for value in values])
+    add_steps(meter, clock, [1.0, 2.0])
+    assert meter.row(2)["loss"] == 6.0
+
+
+def test_a_skipped_step_does_not_count_in_the_terms(clock):
+    meter = meter_of(clock)
+    add_steps(meter, clock, [1.0, None, 3.0])
+    assert meter.row(3)["loss"] == 2.0
+
+
+def test_skipped_steps_are_counted_since_the_last_row(clock):
+    meter = meter_of(clock)
+    add_steps(meter, clock, [1.0, None, None])
+    first = meter.row(3)["skipped_steps"]
+    add_steps(meter, clock, [1.0, None])
+    assert (first, meter.row(5)["skipped_steps"]) == (2, 1)
+
+
+def test_a_term_is_no_number_when_every_step_was_skipped(clock):
+    meter = meter_of(clock)
+    add_steps(meter, clock, [None, None])
+    assert math.isnan(meter.row(2)["loss"])
+
+
+def test_tokens_per_second_are_those_since_the_last_row(clock):
+    meter = meter_of(clock)
+    add_steps(meter, clock, [1.0] * 3, seconds=7.0)
+    meter.row(3)
+    add_steps(meter, clock, [1.0] * 4, seconds=2.0, tokens=30)
+    assert meter.row(7)["tokens_per_s"] == 15.0
+
+
+def test_padding_is_the_share_of_the_slots_that_hold_no_token(clock):
+    meter = meter_of(clock)
+    add_steps(meter, clock, [1.0], tokens=30, slots=40)
+    add_steps(meter, clock, [1.0], tokens=30, slots=80)
+    assert meter.row(2)["padding"] == 0.5
+
+
+def test_data_wait_is_the_share_of_the_time_that_the_workers_waited(clock):
+    # Another worker waited 3 of the 8 seconds.
+    meter = meter_of(clock, reduce=lambda values: [*values[:-2], values[-2] + 3.0, values[-1] + 8.0])
+    for _ in meter.timed(late_batches(clock, 4, seconds=0.25)):
+        add_steps(meter, clock, [1.0], seconds=1.75)
+    assert meter.row(4)["data_wait"] == 0.25
+
+
+def test_timed_batches_are_the_same_batches(clock):
+    assert list(meter_of(clock).timed(late_batches(clock, 4, seconds=0.25))) == [0, 1, 2, 3]
+
+
+def test_utilisation_is_the_rate_of_flops_over_the_peak(clock):
+    meter = meter_of(clock, peak_flops=1000.0)
+    add_steps(meter, clock, [1.0] * 4, seconds=2.0, flops=500.0)
+    assert meter.row(4)["mfu"] == 0.25
+
+
+def test_there_is_no_utilisation_when_the_peak_is_unknown(clock):
+    meter = meter_of(clock, peak_flops=None)
+    add_steps(meter, clock, [1.0], flops=500.0)
+    assert "mfu" not in meter.row(1)
+
+
+def test_the_time_left_follows_from_the_pace_of_this_attempt(clock):
+    meter = meter_of(clock, start_step=40, total_steps=100)
+    add_steps(meter, clock, [1.0] * 5, seconds=1.0)
+    meter.row(45)
+    add_steps(meter, clock, [1.0] * 5, seconds=3.0)
+    assert meter.row(50)["eta_s"] == 50 * 2.0
+
+
+def test_memory_without_a_gpu_is_what_the_process_has_touched(clock):
+    meter = meter_of(clock)
+    touched = torch.ones(64_000_000, dtype=torch.uint8)
+    add_steps(meter, clock, [1.0])
+    assert len(touched) / 1e9 < meter.row(1)["memory_gb"] < 200
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_memory_of_a_gpu_is_the_most_that_was_allocated(clock):
+    meter = meter_of(clock, device=torch.device("cuda"))
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    torch.ones(64_000_000, dtype=torch.uint8, device="cuda")  # is freed at once
+    add_steps(meter, clock, [1.0])
+    assert meter.row(1)["memory_gb"] == pytest.approx((before + 64e6) / 1e9, abs=3e-3)
+
+
+def test_flops_of_a_student_alone_are_those_counted_by_hand():
+    # A layer has 4*9 + 2*15 = 66 weights, the head 3*3 + 3*7 = 30; two examples of 4 and 6 tokens, 3 rows of the head.
+    matrices = 6 * (2 * 66 * 10 + 30 * 3)
+    attention = 12 * 2 * 3 * (4**2 + 6**2)
+    assert step_flops(SMALL, teacher=None, tokens=10, squared_lengths=52, head_rows=3) == matrices + attention
+
+
+def test_a_teacher_of_the_same_size_adds_a_third():
+    counts = {"tokens": 10, "squared_lengths": 52, "head_rows": 3}
+    alone = step_flops(SMALL, teacher=None, **counts)
+    assert 3 * (step_flops(SMALL, teacher=SMALL, teacher_head_rows=3, **counts) - alone) == alone
+
+
+def test_the_head_of_a_teacher_costs_only_the_rows_that_pass_through_it():
+    counts = {"teacher": SMALL, "tokens": 10, "squared_lengths": 52, "head_rows": 3}
+    assert step_flops(SMALL, teacher_head_rows=2, **counts) - step_flops(SMALL, **counts) == 2 * 30 * 2
+
+
+def test_the_layers_of_bert_base_have_85_million_weights():
+    assert BASE.layer_parameters == 84_934_656
+
+
+def test_forward_flops_are_those_that_torch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import BertConfig, BertForMaskedLM
+
+    size = ModelSize(layers=2, dim=32, hidden_dim=64, vocabulary=100)
+    config = BertConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    model = BertForMaskedLM._from_config(config, attn_implementation="eager").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.ones(3, 16, dtype=torch.long))
+    assert size.forward_flops(tokens=48, squared_lengths=3 * 16**2, head_rows=48) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "peak"),
+    [
+        ("Tesla V100-SXM2-16GB", "fp16", 125e12),
+        ("Tesla V100-SXM2-16GB", "bf16", None),
+        ("NVIDIA A100-SXM4-80GB", "bf16", 312e12),
+        ("NVIDIA A10G", "bf16", 70e12),
+        ("NVIDIA L4", "bf16", 121e12),
+        ("NVIDIA L40S", "bf16", 362e12),
+        ("NVIDIA H100 80GB HBM3", "torch.bfloat16", 989e12),
+        ("NVIDIA H100 PCIe", "bf16", 756e12),
+        ("NVIDIA H200", "fp16", 989e12),
+        ("NVIDIA H200", "fp32", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bf16", None),
+        ("NVIDIA L40", "bf16", None),
+        ("NVIDIA GeForce RTX 4090", "bf16", None),
+        ("", "bf16", None),
+    ],
+)
+def test_the_peak_of_a_device_is_that_of_its_data_sheet_or_unknown(name, dtype, peak):
+    assert peak_flops(name, dtype) == peak
