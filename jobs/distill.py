@@ -15,9 +15,17 @@ from collections.abc import Sequence
 from distilray.config.distillation import DistillConfig
 from distilray.distillation.plan import plan_distillation
 from distilray.distillation.trainer import distill, distill_inputs
+from distilray.models.model_source import pinned
 from distilray.runtime.job import Job
 
-JOB = Job(name="distill", config_class=DistillConfig, inputs=distill_inputs, plan=plan_distillation, run=distill)
+JOB = Job(
+    name="distill",
+    config_class=DistillConfig,
+    prepare=lambda config: config.model_copy(update={"teacher_dir": pinned(config.teacher_dir)}),
+    inputs=distill_inputs,
+    plan=plan_distillation,
+    run=distill,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

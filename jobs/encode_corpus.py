@@ -12,12 +12,14 @@ import sys
 from collections.abc import Sequence
 
 from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.models.model_source import local_tokenizer
 from distilray.pretraining_data.pipeline import encode_corpus, encoding_inputs, plan_shards
 from distilray.runtime.job import Job
 
 JOB = Job(
     name="encode_corpus",
     config_class=EncodeCorpusConfig,
+    prepare=lambda config: config.model_copy(update={"tokenizer_dir": local_tokenizer(config.tokenizer_dir)}),
     inputs=encoding_inputs,
     plan=plan_shards,
     run=encode_corpus,

@@ -14,10 +14,16 @@ from collections.abc import Sequence
 from distilray.config.distillation import TrainTeacherConfig
 from distilray.distillation.plan import plan_teacher
 from distilray.distillation.trainer import teacher_inputs, train_teacher
+from distilray.models.model_source import pinned
 from distilray.runtime.job import Job
 
 JOB = Job(
-    name="train_teacher", config_class=TrainTeacherConfig, inputs=teacher_inputs, plan=plan_teacher, run=train_teacher
+    name="train_teacher",
+    config_class=TrainTeacherConfig,
+    prepare=lambda config: config.model_copy(update={"encoder_dir": pinned(config.encoder_dir)}),
+    inputs=teacher_inputs,
+    plan=plan_teacher,
+    run=train_teacher,
 )
 
 

@@ -12,12 +12,14 @@ import sys
 from collections.abc import Sequence
 
 from distilray.config.pretraining_data import TrainTokenizerConfig
+from distilray.models.model_source import local_tokenizer
 from distilray.pretraining_data.tokenizer_training import plan_tokenizer, tokenizer_inputs, train_tokenizer
 from distilray.runtime.job import Job
 
 JOB = Job(
     name="train_tokenizer",
     config_class=TrainTokenizerConfig,
+    prepare=lambda config: config.model_copy(update={"teacher_dir": local_tokenizer(config.teacher_dir or "") or None}),
     inputs=tokenizer_inputs,
     plan=plan_tokenizer,
     run=train_tokenizer,

@@ -111,9 +111,9 @@ def resumed(work, root, local_ray):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    snapshot = folder / "checkpoints/checkpoint_manager_snapshot.json"
+    checkpoints = folder / "checkpoints"
     deadline = time.monotonic() + 300
-    while not (snapshot.is_file() and "step-" in snapshot.read_text()):
+    while not list(checkpoints.glob("step-*/state.json")):
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)

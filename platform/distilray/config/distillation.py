@@ -203,13 +203,15 @@ class TrainTeacherConfig(TrainingConfig):
     """Recipe of `jobs.train_teacher`: masked language modelling from a warm start."""
 
     encoder_dir: Annotated[str, Field(min_length=1)] = Field(
-        description="BERT folder to start from; a missing vocabulary head starts fresh"
+        description="BERT to start from: folder, URI, hub:OWNER/NAME; a missing vocabulary head starts fresh"
     )
 
 
 class DistillConfig(TrainingConfig):
     """Recipe of `jobs.distill`."""
 
-    teacher_dir: Annotated[str, Field(min_length=1)] = Field(description="folder of the teacher")
+    teacher_dir: Annotated[str, Field(min_length=1)] = Field(
+        description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME"
+    )
     student: StudentConfig = StudentConfig()
     losses: LossConfig = LossConfig()

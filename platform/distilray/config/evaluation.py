@@ -14,8 +14,10 @@ class EvaluateFillMaskConfig(JobConfig):
     """Recipe of `jobs.evaluate_fill_mask`."""
 
     shards_dir: Annotated[str, Field(min_length=1)] = Field(description="run folder of jobs.encode_corpus")
-    teacher_dir: Annotated[str, Field(min_length=1)] = Field(description="run folder or model folder of the teacher")
-    student_dir: Annotated[str, Field(min_length=1)] = Field(description="run folder or model folder of the student")
+    teacher_dir: Annotated[str, Field(min_length=1)] = Field(
+        description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME"
+    )
+    student_dir: Annotated[str, Field(min_length=1)] = Field(description="the student: likewise")
     max_examples: Count | None = Field(default=None, description="held-out examples to use; all when left out")
     batch_size: Count = 32
     precision: Literal["auto", "bf16", "fp32"] = Field(default="auto", description="of the scores, not of the latency")

@@ -11,7 +11,8 @@ import yaml
 from distilray.config.distillation import DistillConfig, TrainingConfig, TrainTeacherConfig
 from distilray.distillation.preparation import model_size
 from distilray.errors import InputError
-from distilray.models.masked_lm import count_parameters, load_masked_lm, model_folder, preferred_dtype, start_head_bias
+from distilray.models.masked_lm import count_parameters, load_masked_lm, preferred_dtype, start_head_bias
+from distilray.models.model_source import local_model
 from distilray.models.student import create_student
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
@@ -19,7 +20,6 @@ from distilray.runtime import storage
 from distilray.runtime.reporting.metrics import read_metrics
 from distilray.runtime.reporting.progress import duration
 from distilray.runtime.run_folder import CONFIG_FILE, METRICS_FILE
-from distilray.runtime.sample import resolve
 
 _STATE_BYTES = 16  # of a trained parameter: itself, its gradient and two moments, in fp32
 _SAVED_BYTES = 12  # of a trained parameter in a checkpoint: itself and two moments
@@ -28,14 +28,14 @@ _GB = 1e9
 
 def create_teacher(config: TrainTeacherConfig) -> tuple[Any, None]:
     """The model that `train_teacher` trains: the warm start with its vocabulary head, fresh if it has none."""
-    model = load_masked_lm(resolve(config.encoder_dir), fresh_head=True)
+    model = load_masked_lm(local_model(config.encoder_dir), fresh_head=True)
     start_head_bias(model, ShardSet(config.shards_dir, "train").token_counts())
     return model, None
 
 
 def create_student_and_teacher(config: DistillConfig) -> tuple[Any, Any]:
     """The student that `distill` trains, and its frozen teacher."""
-    teacher = load_masked_lm(model_folder(config.teacher_dir))
+    teacher = load_masked_lm(local_model(config.teacher_dir))
     return student_of(teacher, config)[0], teacher
 
 
@@ -49,7 +49,7 @@ def student_of(teacher: Any, config: DistillConfig) -> tuple[Any, Mapping[str, s
 def plan_teacher(config: TrainTeacherConfig) -> dict[str, object]:
     """Validates the inputs of `train_teacher` and says what it would do."""
     model, _ = create_teacher(config)
-    return {"parameters": f"{count_parameters(model):,}", **_plan(config, resolve(config.encoder_dir), model, None)}
+    return {"parameters": f"{count_parameters(model):,}", **_plan(config, local_model(config.encoder_dir), model, None)}
 
 
 def plan_distillation(config: DistillConfig) -> dict[str, object]:
@@ -62,7 +62,7 @@ def plan_distillation(config: DistillConfig) -> dict[str, object]:
         "student": f"{count_parameters(student):,} parameters ({share:.0%}), {student.config.n_layers} layers",
         "losses": ", ".join(f"{alpha:g} {name}" for name, alpha in config.losses.alphas.items() if alpha)
         + f", temperature {config.losses.temperature:g}, {config.losses.reductions} reductions",
-        **_plan(config, model_folder(config.teacher_dir), student, teacher),
+        **_plan(config, local_model(config.teacher_dir), student, teacher),
     }
 
 

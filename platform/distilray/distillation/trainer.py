@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -27,7 +27,8 @@ from distilray.distillation.plan import (
 )
 from distilray.distillation.preparation import LoopSettings
 from distilray.errors import DataQualityError, InputError
-from distilray.models.masked_lm import MODEL_FOLDER, WEIGHTS_FILE, count_parameters, load_masked_lm, model_folder
+from distilray.models.masked_lm import count_parameters, load_masked_lm
+from distilray.models.model_source import MODEL_FOLDER, WEIGHTS_FILE, local_model, model_inputs
 from distilray.models.student import show_sources
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
@@ -36,7 +37,6 @@ from distilray.runtime.reporting.metrics import MetricsFollower, Row, read_metri
 from distilray.runtime.reporting.notices import NoticeFollower
 from distilray.runtime.reporting.progress import Progress
 from distilray.runtime.run_folder import METRICS_FILE, RunFolder
-from distilray.runtime.sample import resolve
 from distilray.runtime.session import ray_session
 
 INITIALISATION_FILE = "initialisation.json"
@@ -50,29 +50,30 @@ class DivergedError(DataQualityError):
 
 def teacher_inputs(config: TrainTeacherConfig) -> dict[str, str]:
     """What `train_teacher` reads."""
-    return {"shards": config.shards_dir, "encoder": storage.join(resolve(config.encoder_dir), WEIGHTS_FILE)}
+    return {"shards": config.shards_dir, **model_inputs("encoder", config.encoder_dir)}
 
 
 def distill_inputs(config: DistillConfig) -> dict[str, str]:
     """What `distill` reads."""
-    return {"shards": config.shards_dir, "teacher": config.teacher_dir}
+    return {"shards": config.shards_dir, **model_inputs("teacher", config.teacher_dir)}
 
 
 def train_teacher(config: TrainTeacherConfig, folder: RunFolder) -> Outcome:
     """Trains the teacher's masked LM head and body on the shards; writes a model folder."""
-    return _fit(config, folder, MASKED_LM_ONLY, create_teacher, resolve(config.encoder_dir), {})
+    return _fit(config, folder, MASKED_LM_ONLY, create_teacher, local_model(config.encoder_dir), {})
 
 
 def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
     """Distils the teacher into a student; writes a model folder."""
-    teacher = load_masked_lm(model_folder(config.teacher_dir))
+    teacher = load_masked_lm(local_model(config.teacher_dir))
     student, source = student_of(teacher, config)
     storage.write_bytes(folder.path(INITIALISATION_FILE), json.dumps(source, indent=1).encode())
-    for line in show_sources(source):
-        _say(folder.job, line)
     counts = {"teacher_parameters": count_parameters(teacher), "parameters": count_parameters(student)}
     del teacher, student
-    return _fit(config, folder, config.losses, create_student_and_teacher, model_folder(config.teacher_dir), counts)
+    told = show_sources(source)
+    return _fit(
+        config, folder, config.losses, create_student_and_teacher, local_model(config.teacher_dir), counts, told
+    )
 
 
 def _fit(
@@ -82,6 +83,7 @@ def _fit(
     create_models: Callable[[Any], tuple[Any, Any]],
     tokenizer_dir: str,
     counts: Mapping[str, Any],
+    told: Sequence[str] = (),
 ) -> Outcome:
     tokenizer_json = read_tokenizer(tokenizer_dir)
     shards = open_shards(config, tokenizer_json, verify=True)
@@ -95,6 +97,8 @@ def _fit(
     )
     with ray_session(config.ray):
         _check_resources(config)
+        for line in told:
+            _say(folder.job, line)
         progress = Progress(folder.job, total=settings.total_steps, unit="steps")
         metrics = folder.path(METRICS_FILE)
         shown = MetricsFollower(metrics, lambda row: _show(progress, row))

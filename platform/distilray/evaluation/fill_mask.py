@@ -24,14 +24,13 @@ from distilray.evaluation.metrics import (
     true_token_ranks,
 )
 from distilray.models.masked_lm import (
-    WEIGHTS_FILE,
     compute_dtype,
     count_parameters,
     encode,
     load_masked_lm,
-    model_folder,
     vocabulary_logits,
 )
+from distilray.models.model_source import WEIGHTS_FILE, local_model, model_inputs
 from distilray.pretraining_data.batches import Batch, collate, heldout_batches
 from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shard_cache import ShardCache
@@ -56,7 +55,8 @@ class Scored:
 
 def fill_mask_inputs(config: EvaluateFillMaskConfig) -> dict[str, str]:
     """What `evaluate_fill_mask` reads."""
-    return {"shards": config.shards_dir, "teacher": config.teacher_dir, "student": config.student_dir}
+    teacher, student = model_inputs("teacher", config.teacher_dir), model_inputs("student", config.student_dir)
+    return {"shards": config.shards_dir, **teacher, **student}
 
 
 def plan_fill_mask(config: EvaluateFillMaskConfig) -> dict[str, object]:
@@ -109,7 +109,7 @@ def evaluate_fill_mask(config: EvaluateFillMaskConfig, folder: RunFolder) -> Out
 
 
 def _model_dir(config: EvaluateFillMaskConfig, name: str) -> str:
-    return model_folder({"teacher": config.teacher_dir, "student": config.student_dir}[name])
+    return local_model({"teacher": config.teacher_dir, "student": config.student_dir}[name])
 
 
 def _heldout(config: EvaluateFillMaskConfig) -> ShardSet:

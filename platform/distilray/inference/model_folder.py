@@ -7,7 +7,8 @@ import torch
 from transformers import AutoTokenizer
 
 from distilray.errors import InputError
-from distilray.models.masked_lm import CONFIG_FILE, WEIGHTS_FILE, preferred_dtype
+from distilray.models.masked_lm import preferred_dtype
+from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE
 from distilray.runtime import storage
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
@@ -37,7 +38,9 @@ def load_tokenizer(model_dir: str) -> Any:
         InputError: files that are no tokenizer, or a tokenizer without a mask token.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(storage.local_path(model_dir), local_files_only=True, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            storage.local_path(model_dir), local_files_only=True, use_fast=True, trust_remote_code=False
+        )
     except Exception as error:  # `tokenizers` raises its own plain Exception for a torn file
         raise InputError(f"{model_dir}: the tokenizer cannot be loaded ({error})") from None
     if tokenizer.mask_token_id is None:

@@ -15,12 +15,9 @@ from transformers import AutoConfig, BertForMaskedLM, DistilBertForMaskedLM
 from transformers.utils import logging as transformers_logging
 
 from distilray.errors import InputError
+from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE
 from distilray.runtime import storage
-from distilray.runtime.sample import resolve
 
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
-MODEL_FOLDER = "model"
 SAFETENSORS_METADATA = {"format": "pt"}  # transformers asks for it
 MODEL_CLASSES: Mapping[str, type[nn.Module]] = {"bert": BertForMaskedLM, "distilbert": DistilBertForMaskedLM}
 # What a token that never occurs counts as, so that its log frequency is finite.
@@ -44,7 +41,7 @@ def load_masked_lm(model_dir: str, *, fresh_head: bool = False) -> Any:
         if not (folder / name).is_file():
             raise InputError(f"{model_dir}: no {name}; name a model folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
         raise InputError(f"{model_dir}/{CONFIG_FILE}: not a model config ({error})") from None
     if config.model_type not in MODEL_CLASSES:
@@ -65,12 +62,6 @@ def load_masked_lm(model_dir: str, *, fresh_head: bool = False) -> Any:
         hint = "" if fresh_head else "; a bare encoder has no vocabulary head: train one with jobs.train_teacher"
         raise InputError(f"{model_dir}: {len(missing)} weights are missing or of another shape, first {first}{hint}")
     return model.eval()
-
-
-def model_folder(run_or_model_dir: str) -> str:
-    """The model folder of a run (its `model` inside), or the folder itself; a `sample:` name becomes its path."""
-    inside = storage.join(run_or_model_dir, MODEL_FOLDER)
-    return inside if storage.exists(inside) else resolve(run_or_model_dir)
 
 
 def encode(model: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> Tensor:

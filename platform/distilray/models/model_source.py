@@ -20,9 +20,8 @@ from pyarrow import fs
 from distilray.errors import InputError
 from distilray.runtime import storage
 from distilray.runtime.run_folder import MANIFEST_FILE, read_manifest
-from distilray.runtime.sample import SAMPLE_PREFIX, resolve
+from distilray.runtime.sample import HUB_PREFIX, SAMPLE_PREFIX, resolve
 
-HUB_PREFIX = "hub:"
 MODEL_FOLDER = "model"  # of a run that trains
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 CACHE_FOLDER = "~/.cache/distilray/models"
@@ -64,6 +63,11 @@ def local_model(source: str, needed: Collection[str] = MODEL_FILES, *, cache_dir
         return _Remote(source, needed).local(cache_dir)
     except OSError as error:
         raise InputError(f"{source}: cannot be fetched ({error}); check address, credentials, space") from None
+
+
+def local_tokenizer(source: str) -> str:
+    """The folder of the tokenizer of a hub's model, fetched if need be; any other source as it is."""
+    return local_model(source, (TOKENIZER_FILE,)) if source.startswith(HUB_PREFIX) else source
 
 
 def pinned(source: str) -> str:

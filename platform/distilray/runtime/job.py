@@ -16,7 +16,7 @@ from distilray.errors import DataQualityError, InputError, find_input_error
 from distilray.runtime.interruption import interruptible
 from distilray.runtime.reporting.progress import duration
 from distilray.runtime.run_folder import RunFolder
-from distilray.runtime.sample import SAMPLE_PREFIX
+from distilray.runtime.sample import HUB_PREFIX, SAMPLE_PREFIX
 
 C = TypeVar("C", bound=JobConfig)
 
@@ -41,6 +41,7 @@ class Job(Generic[C]):
     Attributes:
         name: as in `python -m jobs.<name>`.
         config_class: what its recipe may say.
+        prepare: fetches or pins what the config names by something else than its place; the run sees what it returns.
         inputs: what it reads, by name: folders of earlier stations, or files.
         plan: validates the inputs and says what a run would do; starts nothing.
         run: does the work inside the run folder.
@@ -53,6 +54,7 @@ class Job(Generic[C]):
     plan: Callable[[C], Mapping[str, object]]
     run: Callable[[C, RunFolder], Outcome]
     show: Callable[[RunFolder], None] | None = None
+    prepare: Callable[[C], C] | None = None
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Runs the command line and returns the exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted."""
@@ -74,7 +76,8 @@ class Job(Generic[C]):
         Raises:
             InputError: anything that the user can mend.
         """
-        plan = self.plan(load_recipe(recipe, overrides, self.config_class))
+        given = load_recipe(recipe, overrides, self.config_class)
+        plan = self.plan(self.prepare(given) if self.prepare else given)
         lines = [f"{key:<16} {value}" for key, value in plan.items()]
         print("\n".join([f"{self.name}: plan, nothing started", *lines]), flush=True)
 
@@ -86,7 +89,7 @@ class Job(Generic[C]):
         """
         started = time.monotonic()
         given = load_recipe(recipe, overrides, self.config_class)
-        config = absolute_folders(given)
+        config = absolute_folders(self.prepare(given) if self.prepare else given)
         folder = RunFolder(self.name, config, self.inputs(config))
         done = folder.complete_manifest()
         if done is not None:
@@ -125,7 +128,7 @@ def absolute_folders(config: C) -> C:
     relative = {
         name: value
         for name, value in config
-        if name.endswith("_dir") and value and "://" not in value and not value.startswith(SAMPLE_PREFIX)
+        if name.endswith("_dir") and value and "://" not in value and not value.startswith((SAMPLE_PREFIX, HUB_PREFIX))
     }
     return config.model_copy(update={name: str(Path(value).absolute()) for name, value in relative.items()})
 

@@ -35,6 +35,7 @@ def encoder_dir() -> Path:
 
 
 SAMPLE_PREFIX = "sample:"
+HUB_PREFIX = "hub:"  # of a model of the Hugging Face hub, which `models.model_source` fetches
 SAMPLES: Mapping[str, Callable[[], Path]] = {"sample:wikipedia": wikipedia_dump, "sample:encoder": encoder_dir}
 
 

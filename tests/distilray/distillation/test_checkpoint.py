@@ -253,9 +253,7 @@ def test_a_checkpoint_tells_how_many_steps_are_done(folder):
 
 @pytest.mark.parametrize("layers", [[0, 1, 2], [0]])
 def test_the_checkpoint_of_a_model_of_another_size_is_refused(store, folder, teacher, layers):
-    with pytest.raises(
-        BrokenCheckpointError, match=r"layer\.[12]\..* is in the model or in the file"
-    ):
+    with pytest.raises(BrokenCheckpointError, match=r"layer\.[12]\..* is in the model or in the file"):
         store.restore(3, *new_pair(teacher, layers=layers))
 
 

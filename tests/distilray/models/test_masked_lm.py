@@ -20,7 +20,6 @@ from distilray.models.masked_lm import (
     encode,
     is_head_parameter,
     load_masked_lm,
-    model_folder,
     preferred_dtype,
     save_model,
     start_head_bias,
@@ -202,10 +201,15 @@ def test_the_tokenizer_of_a_saved_model_is_the_one_it_was_saved_with(teacher_dir
     assert read_tokenizer(student_dir) == read_tokenizer(teacher_dir)
 
 
-def test_a_run_folder_stands_for_the_model_inside_it(tmp_path):
-    assert model_folder(str(tmp_path)) == str(tmp_path)
-    (tmp_path / "model").mkdir()
-    assert model_folder(str(tmp_path)) == f"{tmp_path}/model"
+def test_code_in_a_model_folder_never_runs_and_nobody_is_asked_whether_it_may(copied, tmp_path, monkeypatch):
+    config = json.loads((copied / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
+    (copied / "config.json").write_text(json.dumps(config))
+    (copied / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(InputError, match=r"config.json: not a model config"):
+        load_masked_lm(str(copied))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_head_parameters_are_those_that_a_bare_encoder_lacks(teacher_dir, student_dir):
