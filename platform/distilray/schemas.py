@@ -44,6 +44,20 @@ EXAMPLES = _versioned(
     ],
 )
 
+# What a frozen teacher says of each example of a shard, in the order of its rows. `hidden` holds all tokens one after
+# the other; `top_*` hold the k most probable tokens, best first, at every token or at the masked ones only (the
+# manifest says which, and k).
+TEACHER_TARGETS = _versioned(
+    "teacher_targets",
+    1,
+    [
+        pa.field("hidden", pa.list_(pa.float16()), nullable=False),  # tokens x dim: the last hidden states
+        pa.field("top_ids", pa.list_(pa.uint16()), nullable=False),  # positions x k
+        # positions x k: logarithms of the softened probabilities, which add up to 1 over the whole vocabulary
+        pa.field("top_log_probabilities", pa.list_(pa.float32()), nullable=False),
+    ],
+)
+
 
 def check_schema(found: pa.Schema, expected: pa.Schema, where: str) -> None:
     """Refuses a file of another schema or version.

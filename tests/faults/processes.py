@@ -1,4 +1,4 @@
-"""Jobs as processes of their own, to be killed."""
+"""Jobs as processes of their own, and the processes that a job starts, to be killed."""
 
 import os
 import subprocess
@@ -43,3 +43,31 @@ def workers(session: int) -> list[int]:
         if own and command.startswith(b"ray::MapBatches"):
             found.append(int(process.name))
     return found
+
+
+def train_workers() -> list[int]:
+    """The workers of Ray Train that live below this process."""
+    parents, names = {}, {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            names[int(process.name)] = (process / "cmdline").read_bytes()
+            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError):
+            continue
+    return sorted(
+        pid for pid, name in names.items() if name.startswith(b"ray::RayTrainWorker") and _is_below(pid, parents)
+    )
+
+
+def _is_below(pid: int, parents: dict[int, int]) -> bool:
+    while pid in parents and pid != os.getpid():
+        pid = parents[pid]
+    return pid == os.getpid()
+
+
+def eventually(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
+    """Returns as soon as something is so."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, DistilBertForMaskedLM
 
 from distilray.runtime.reporting.metrics import read_metrics
+from distilray.runtime.reporting.notices import read_notices
 from jobs import distill
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
 
@@ -35,7 +36,7 @@ def work(tmp_path_factory):
         dropout=0.0,
         optimizer={"learning_rate": 1e-3},
         scaling={"num_workers": 2, "use_gpu": False, "cpus_per_worker": 1},
-        rhythm={"log_every_steps": 1, "checkpoint_every_steps": 1000},
+        rhythm={"log_every_steps": 1, "checkpoint_every_steps": STEPS // 3},
         ray={"num_cpus": 2},
     )
     return folder
@@ -160,6 +161,43 @@ def test_one_and_two_workers_end_with_the_same_weights(work, one, two):
     first, second = (load_file(run / "model/model.safetensors") for run in (one, two))
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], rtol=0, atol=1e-4, msg=name)
+
+
+@pytest.fixture(scope="module")
+def two_one_two(work, two):
+    """The run with two workers whose second third is done by one."""
+    folder = Path(shutil.copytree(two, work / "two-one-two"))
+    for done, workers in ((STEPS // 3, 1), (2 * STEPS // 3, 2)):
+        go_back(folder, done)
+        assert distill.main(command(work, f"run_dir={folder}", f"scaling.num_workers={workers}")) == 0
+    return folder
+
+
+def go_back(run, done):
+    """As if a run had been stopped after some steps."""
+    shutil.rmtree(run / "model")
+    (run / "manifest.json").unlink()
+    for checkpoint in (run / "checkpoints").glob("step-*"):
+        if int(checkpoint.name.removeprefix("step-")) > done:
+            shutil.rmtree(checkpoint)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_fewer_and_with_more_workers(two_one_two):
+    going_on = [text for text in read_notices(str(two_one_two)) if "going on" in text]
+    steps = (STEPS // 3, 2 * STEPS // 3)
+    assert going_on == [
+        f"going on from the checkpoint of step {step} with {workers} worker(s)"
+        for step, workers in zip(steps, (1, 2), strict=True)
+    ]
+
+
+@pytest.mark.slow
+def test_with_two_then_one_then_two_workers_each_step_has_the_same_loss(two, two_one_two):
+    first, second = (read_metrics(str(run / "metrics.jsonl")) for run in (two, two_one_two))
+    assert [row["step"] for row in second] == list(range(1, STEPS + 1))
+    for name in ("loss", "ce", "mlm", "cos"):
+        assert [row[name] for row in second] == pytest.approx([row[name] for row in first], rel=1e-5)
 
 
 @pytest.mark.slow

@@ -1,11 +1,4 @@
-import itertools
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -98,32 +91,6 @@ def whole(work, local_ray):
     return work / "whole"
 
 
-@pytest.fixture(scope="module")
-def resumed(work, root, local_ray):
-    """The same run, killed after its first checkpoints and started again."""
-    folder = work / "killed"
-    arguments = command(work, f"run_dir={folder}")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.train_teacher", *arguments],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": "platform"},
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    checkpoints = folder / "checkpoints"
-    deadline = time.monotonic() + 300
-    while not list(checkpoints.glob("step-*/state.json")):
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (folder / "manifest.json").exists()
-    assert train_teacher.main(arguments) == 0
-    return folder
-
-
 @pytest.mark.slow
 def test_a_trained_teacher_loads_in_transformers_with_its_new_head(work, whole):
     model, info = AutoModelForMaskedLM.from_pretrained(whole / "model", output_loading_info=True)
@@ -145,26 +112,6 @@ def test_the_masked_lm_loss_of_the_teacher_falls(whole):
 def test_no_more_checkpoints_are_kept_than_asked_for(whole):
     kept = sorted(path.name for path in (whole / "checkpoints").glob("step-*"))
     assert kept == [f"step-{STEPS - 2:07d}", f"step-{STEPS:07d}"]
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_from_its_checkpoint(resumed):
-    rows = read_metrics(str(resumed / "metrics.jsonl"))
-    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    # Workers outlive the driver by a moment, so it is the pause between two steps that tells where the run went on:
-    # the new driver had to start workers first.
-    pauses = [after["time"] - before["time"] for before, after in itertools.pairwise(rows)]
-    first_steps = 1 + max(range(len(pauses)), key=pauses.__getitem__)
-    assert 2 <= first_steps < STEPS
-    assert first_steps % 2 == 0  # a checkpoint every second step
-
-
-@pytest.mark.slow
-def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(whole, resumed):
-    for name in ("model.safetensors", "config.json", "tokenizer.json"):
-        assert (resumed / "model" / name).read_bytes() == (whole / "model" / name).read_bytes(), name
-    hashes = {json.loads((run / "manifest.json").read_text())["content_hash"] for run in (resumed, whole)}
-    assert len(hashes) == 1
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ def config_of(name: str) -> type[Config]:
     module = importlib.import_module(f"jobs.{name}")
     if hasattr(module, "JOB"):
         return module.JOB.config_class
+    if hasattr(module, "CONFIG"):
+        return module.CONFIG
     (found,) = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Config)]
     return found
 

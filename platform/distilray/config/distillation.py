@@ -12,7 +12,9 @@ NotNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Layer = Annotated[int, Field(ge=-1)]
+Positions = Literal["all", "masked"]
 
+TOP_K = 64  # tokens of a cached teacher's distribution
 LAYER_TERMS = ("hidden", "attention", "values")
 TERMS = ("ce", "mlm", "cos", "mse", *LAYER_TERMS)
 
@@ -46,7 +48,7 @@ class LossConfig(Config):
     alpha_attention: NotNegative = Field(default=0.0, description="squared difference of the attention scores")
     alpha_values: NotNegative = Field(default=0.0, description="KL of the relations between the value vectors")
     temperature: Positive = 2.0
-    ce_positions: Literal["all", "masked"] = Field(
+    ce_positions: Positions = Field(
         default="all", description="every token, as the original; or only the masked ones, several times faster"
     )
     layer_map: Annotated[list[tuple[Layer, Layer]], Field(min_length=1)] | None = Field(
@@ -68,6 +70,11 @@ class LossConfig(Config):
     def uses_layers(self) -> bool:
         """Whether a term compares layers one by one."""
         return any(self.alphas[name] for name in LAYER_TERMS)
+
+    @property
+    def compared_positions(self) -> Positions:
+        """Where the vocabulary of the teacher is asked for: `masked` too where no term but masked LM is on it."""
+        return self.ce_positions if self.alpha_ce or self.alpha_mse else "masked"
 
     @model_validator(mode="after")
     def _some_loss(self) -> "LossConfig":
@@ -136,6 +143,7 @@ class RhythmConfig(Config):
     evaluate_every_steps: Count = Field(
         default=1000, description="on all held-out examples; also before the first step"
     )
+    heldout_examples: Count | None = Field(default=None, description="the first so many of them only")
     checkpoint_every_steps: Count = 1000
     keep_checkpoints: Count = Field(default=3, description="the newest; the best one is kept besides")
     preemption_every_steps: Count = Field(
@@ -213,5 +221,46 @@ class DistillConfig(TrainingConfig):
     teacher_dir: Annotated[str, Field(min_length=1)] = Field(
         description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME"
     )
+    teacher_cache_dir: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="run folder of jobs.cache_teacher, read instead of running the teacher"
+    )
     student: StudentConfig = StudentConfig()
     losses: LossConfig = LossConfig()
+
+    @model_validator(mode="after")
+    def _a_cache_holds_no_layers(self) -> "DistillConfig":
+        needed = [f"losses.alpha_{name}" for name in ("mse", *LAYER_TERMS) if self.losses.alphas[name]]
+        if self.teacher_cache_dir is not None and needed:
+            raise ValueError(f"teacher_cache_dir: {needed[0]} needs the teacher itself; set it to 0, or remove the key")
+        return self
+
+
+class TaskConfig(Config):
+    """Ray Data tasks. It does not change what a run writes."""
+
+    identity: ClassVar[bool] = False
+    gpus_per_task: NotNegative = Field(default=1.0, description="0 runs on CPUs; a part of 1 shares a GPU")
+    cpus_per_task: Count = Field(default=4, description="of a task without a GPU; one with a GPU has one CPU")
+
+
+class CacheTeacherConfig(JobConfig):
+    """Recipe of `jobs.cache_teacher`."""
+
+    shards_dir: Annotated[str, Field(min_length=1)] = Field(
+        description="run folder of jobs.encode_corpus, with masks that are drawn once"
+    )
+    teacher_dir: Annotated[str, Field(min_length=1)] = Field(
+        description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME"
+    )
+    top_k: Count = Field(default=TOP_K, description="most probable tokens that are kept at a position")
+    temperature: Positive = Field(default=2.0, description="losses.temperature of the run that reads the cache")
+    positions: Positions = Field(
+        default="all", description="where tokens are kept; masked serves losses.ce_positions=masked alone"
+    )
+    batch_size: Count = Field(default=64, description="examples of one forward pass")
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        default="auto", description="of the teacher's forward pass; auto: bf16 where the device computes in it"
+    )
+    scaling: TaskConfig = TaskConfig()
+    estimate: EstimateConfig = EstimateConfig()
+    cache: CacheConfig = CacheConfig()

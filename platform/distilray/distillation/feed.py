@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilray.distillation.objective.step import StepCounts, TensorBatch
+from distilray.distillation.teacher_cache.cache import TeacherCache
 from distilray.pretraining_data.batches import collate, padded_width
 from distilray.pretraining_data.sample_plan import PlannedRows, SamplePlan, micro_batches
 from distilray.pretraining_data.shards import ShardSet
@@ -53,6 +54,7 @@ class Feed:
     """Makes the micro-steps of one of several workers.
 
     Attributes:
+        targets: what a cache holds of the teacher; None where it runs, or where there is none.
         reductions: "global" divides by the counts of the whole step, so that the terms of all micro-batches add up to
             its means; "original" by those of the micro-batch times the number of all micro-batches, so that they add
             up to the mean of their means.
@@ -66,6 +68,7 @@ class Feed:
     reductions: str
     pad_id: int
     pinned: bool
+    targets: TeacherCache | None = None
 
     def micro_steps(self, start: int, stop: int) -> Iterator[MicroStep]:
         """Those of the optimiser steps [start, stop)."""
@@ -74,6 +77,8 @@ class Feed:
             planned = self.plan.step_rows(step)
             if (ahead := self.plan.shards_ahead(step)) != fetched:
                 self.shards.fetch(ahead)
+                if self.targets is not None:
+                    self.targets.fetch(ahead)
                 fetched = ahead
             yield from self._of_step(planned)
 
@@ -89,7 +94,8 @@ class Feed:
             counts = counts_of(lengths, masked)
             if self.reductions == "original":
                 counts = counts_of(lengths[places], masked[places], times=len(parts))
-            batch = TensorBatch.of(collate(self.shards, taken, pad_id=self.pad_id), pinned=self.pinned)
+            cached = None if self.targets is None else self.targets.of(taken.rows)
+            batch = TensorBatch.of(collate(self.shards, taken, pad_id=self.pad_id), cached, pinned=self.pinned)
             yield MicroStep(number, number == len(own) - 1, batch, counts, size, taken.rows)
 
 

@@ -8,17 +8,20 @@ import torch
 
 from distilray.distillation.feed import counts_of
 from distilray.distillation.objective.step import DistillationStep, TensorBatch
-from distilray.pretraining_data.batches import heldout_batches
+from distilray.distillation.teacher_cache.cache import TeacherCache
+from distilray.pretraining_data.batches import collate, heldout_rows
 from distilray.pretraining_data.shards import ShardSet
 
 
 @dataclass(frozen=True)
 class HeldoutScores:
-    """The loss and its terms, hit@1 and the agreement with the teacher, over the whole held-out split.
+    """The loss and its terms, hit@1 and the agreement with the teacher, over the held-out split.
 
     Attributes:
         reduce: sums values over all workers.
         moved: called after each batch.
+        targets: what a cache holds of the teacher; None where it runs, or where there is none.
+        limit: the first examples only; shards hold them in random order, so these are a sample.
     """
 
     shards: ShardSet
@@ -29,21 +32,25 @@ class HeldoutScores:
     device: torch.device
     reduce: Callable[[list[float]], list[float]]
     moved: Callable[[], None]
+    targets: TeacherCache | None = None
+    limit: int | None = None
 
     def score(self, step: DistillationStep) -> Mapping[str, float]:
         """`loss` and its unweighted terms as in training; `hit@1`, and `agreement` with a teacher, at the masks."""
-        rows = np.arange(len(self.shards))
+        rows = np.arange(len(self.shards))[: self.limit]
         masked = self.shards.mask_counts(rows, np.zeros_like(rows))
         counts = counts_of(self.shards.lengths(rows), masked)
-        batches = heldout_batches(
-            self.shards, batch_size=self.batch_size, pad_id=self.pad_id, rank=self.rank, num_workers=self.num_workers
+        shares = heldout_rows(
+            self.shards, batch_size=self.batch_size, limit=self.limit, rank=self.rank, num_workers=self.num_workers
         )
         # A worker without a batch must name the same sums as the others.
         sums = dict.fromkeys(step.score_names, 0.0)
         was_training = step.model.training
         step.model.eval()
-        for batch in batches:
-            loss, terms, hits = step.score(TensorBatch.of(batch).to(self.device), counts)
+        for planned in shares:
+            cached = None if self.targets is None else self.targets.of(planned.rows)
+            batch = TensorBatch.of(collate(self.shards, planned, pad_id=self.pad_id), cached)
+            loss, terms, hits = step.score(batch.to(self.device), counts)
             for name, value in {"loss": loss, **terms, **hits}.items():
                 sums[name] += float(value)
             self.moved()

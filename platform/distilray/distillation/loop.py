@@ -18,6 +18,7 @@ from distilray.distillation.accumulation import Accumulation
 from distilray.distillation.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
 from distilray.distillation.feed import Feed, MicroStep
 from distilray.distillation.heldout import HeldoutScores
+from distilray.distillation.monitoring.machines import GoingMachines
 from distilray.distillation.monitoring.meter import Meter
 from distilray.distillation.monitoring.reporter import NoReporter, Reporter
 from distilray.distillation.monitoring.watchdog import HANGS_FOLDER, Watchdog
@@ -46,7 +47,7 @@ def train_loop(arguments: Mapping[str, LoopSettings]) -> dict[str, Any]:
         The finished steps; with `stopped`, why the run cannot go on, so that Ray Train does not try it again.
     """
     loop = TrainingLoop(arguments["settings"])
-    with loop.watchdog:
+    with loop.machines.blamed(), loop.watchdog:
         return loop.run()
 
 
@@ -63,7 +64,8 @@ class TrainingLoop:
         self._model, self._size = model, model_size(model)
         self._teacher_size = None if teacher is None else model_size(teacher)
         autocast_dtype = None if self._dtype == torch.float32 else self._dtype
-        self._step = DistillationStep(model, teacher, settings.losses, autocast_dtype)
+        cached = settings.teacher_cache_dir is not None
+        self._step = DistillationStep(model, teacher, settings.losses, autocast_dtype, cached=cached)
         module: nn.Module = self._step
         if self._num_workers > 1:
             devices = [self._device] if self._device.type == "cuda" else None
@@ -86,6 +88,7 @@ class TrainingLoop:
             reductions=settings.losses.reductions,
             pad_id=self._pad_id,
             pinned=self._device.type == "cuda",
+            targets=settings.targets_of(shards),
         )
         self.watchdog = Watchdog(
             settings.path(HANGS_FOLDER),
@@ -112,7 +115,7 @@ class TrainingLoop:
         )
         self._heldout_metrics: Mapping[str, float] = {}
         self._reporter = NoReporter()
-        self._known_notice: Any = None
+        self.machines = GoingMachines(train.get_preemption_info, every_steps=self._config.rhythm.preemption_every_steps)
 
     def run(self) -> dict[str, Any]:
         """Trains to the last step; scores and checkpoints at the rhythm of the recipe and at the end."""
@@ -133,6 +136,7 @@ class TrainingLoop:
         found = self._accumulation.run(step, batches)
         self.watchdog.moved(step, 0, "update")
         update = self._updater.update(step)
+        self.watchdog.moved(step, 0, "exchange")  # of sums, and of what is known about machines
         meter.add(
             found.terms,
             tokens=found.size.tokens,
@@ -152,15 +156,11 @@ class TrainingLoop:
         rhythm = self._config.rhythm
         if is_last or done % rhythm.evaluate_every_steps == 0:
             self._score(done)
-        # Every worker asks at the same steps, since they answer together.
-        asks = done % rhythm.preemption_every_steps == 0 and not is_last
-        notice = train.get_preemption_info() if asks else None
-        is_going = notice is not None and notice != self._known_notice
-        self._known_notice = notice
-        if is_going and self._rank == 0:
-            self._notice(f"a machine is about to go ({notice}): checkpoint of step {done:,} now")
-        if is_last or is_going or done % rhythm.checkpoint_every_steps == 0:
-            problem = self._save(done, at_once=is_last or is_going)
+        news = None if is_last else self.machines.news(done)
+        if news and self._rank == 0:
+            self._notice(f"{news}: checkpoint of step {done:,} now")
+        if is_last or news or done % rhythm.checkpoint_every_steps == 0:
+            problem = self._save(done, at_once=is_last or news is not None)
             return {"stopped": problem} if problem else {}
         return {}
 
@@ -202,15 +202,18 @@ class TrainingLoop:
 
     @functools.cached_property
     def _heldout(self) -> HeldoutScores:
+        shards = self._shards("heldout")
         return HeldoutScores(
-            shards=self._shards("heldout"),
+            shards=shards,
             rank=self._rank,
             num_workers=self._num_workers,
             batch_size=self._config.micro_batch_size,
             pad_id=self._pad_id,
             device=self._device,
             reduce=self._summed,
-            moved=lambda: self.watchdog.moved(0, 0, "scores"),
+            moved=self.watchdog.works,
+            targets=self._settings.targets_of(shards),
+            limit=self._config.rhythm.heldout_examples,
         )
 
     def _summed(self, values: list[float]) -> list[float]:

@@ -2,19 +2,22 @@
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import yaml
 
-from distilray.config.distillation import DistillConfig, TrainingConfig, TrainTeacherConfig
+from distilray.config.distillation import DistillConfig, EstimateConfig, TrainingConfig, TrainTeacherConfig
 from distilray.distillation.preparation import model_size
+from distilray.distillation.teacher_cache.cache import TeacherCache
+from distilray.distillation.teacher_cache.compatibility import check_cache
+from distilray.distillation.teacher_cache.cost import cache_plan
 from distilray.errors import InputError
 from distilray.models.masked_lm import count_parameters, load_masked_lm, preferred_dtype, start_head_bias
 from distilray.models.model_source import local_model
 from distilray.models.student import create_student
-from distilray.pretraining_data.shards import ShardSet
+from distilray.pretraining_data.shards import ShardSet, splits_of_run
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
 from distilray.runtime import storage
 from distilray.runtime.reporting.metrics import read_metrics
@@ -33,10 +36,10 @@ def create_teacher(config: TrainTeacherConfig) -> tuple[Any, None]:
     return model, None
 
 
-def create_student_and_teacher(config: DistillConfig) -> tuple[Any, Any]:
-    """The student that `distill` trains, and its frozen teacher."""
+def create_student_and_teacher(config: DistillConfig) -> tuple[Any, Any | None]:
+    """The student that `distill` trains, and its frozen teacher; a teacher that is cached only gives its weights."""
     teacher = load_masked_lm(local_model(config.teacher_dir))
-    return student_of(teacher, config)[0], teacher
+    return student_of(teacher, config)[0], teacher if config.teacher_cache_dir is None else None
 
 
 def student_of(teacher: Any, config: DistillConfig) -> tuple[Any, Mapping[str, str]]:
@@ -54,15 +57,20 @@ def plan_teacher(config: TrainTeacherConfig) -> dict[str, object]:
 
 def plan_distillation(config: DistillConfig) -> dict[str, object]:
     """Validates the inputs of `distill` and says what it would do."""
-    student, teacher = create_student_and_teacher(config)
+    folder = local_model(config.teacher_dir)
+    teacher = load_masked_lm(folder)
+    student, _ = student_of(teacher, config)
     check_layer_map(config, student, teacher)
+    check_cache(config)
+    open_cache(config)
     share = count_parameters(student) / count_parameters(teacher)
     return {
         "teacher": f"{count_parameters(teacher):,} parameters, {teacher.config.num_hidden_layers} layers",
         "student": f"{count_parameters(student):,} parameters ({share:.0%}), {student.config.n_layers} layers",
         "losses": ", ".join(f"{alpha:g} {name}" for name, alpha in config.losses.alphas.items() if alpha)
         + f", temperature {config.losses.temperature:g}, {config.losses.reductions} reductions",
-        **_plan(config, local_model(config.teacher_dir), student, teacher),
+        "teacher cache": cache_plan(config, model_size(teacher).dim),
+        **_plan(config, folder, student, teacher if config.teacher_cache_dir is None else None),
     }
 
 
@@ -84,6 +92,19 @@ def open_shards(config: TrainingConfig, tokenizer_json: str, *, verify: bool = F
     return ShardSet(config.shards_dir, "train", tokenizer_hash=tokenizer_hash(tokenizer_json), verify=verify)
 
 
+def open_cache(config: DistillConfig, *, verify: bool = False) -> None:
+    """Finds the files of the teacher's cache, if the run reads one, for every split.
+
+    Raises:
+        InputError: one is missing, torn or changed.
+    """
+    if config.teacher_cache_dir is None:
+        return
+    for split in sorted(splits_of_run(config.shards_dir)):
+        shards = ShardSet(config.shards_dir, split)
+        TeacherCache(config.teacher_cache_dir, shards, config.losses.compared_positions, verify=verify)
+
+
 def total_steps(config: TrainingConfig, examples: int) -> int:
     """Optimiser steps of a run: `max_steps`, or as many as the epochs hold."""
     return config.max_steps or max(1, math.floor(config.epochs * examples / config.batch_size))
@@ -103,7 +124,7 @@ def _plan(config: TrainingConfig, tokenizer_dir: str, model: Any, teacher: Any |
         "workers": f"{workers} x {'1 GPU' if config.scaling.use_gpu else 'CPU'}"
         + (f", down to {config.scaling.min_workers}" if config.scaling.min_workers else ""),
         "memory": f"about {_memory_gb(config, shards, model, teacher):.1f} GB for each worker",
-        "time": _time_and_cost(config, tokens),
+        "time": time_and_cost(config.estimate, tokens, workers=workers, measured_rate=_measured_rate),
         "checkpoints": f"every {rhythm.checkpoint_every_steps:,} steps, {rhythm.keep_checkpoints} kept and the best",
         "bytes written": f"about {steps / rhythm.checkpoint_every_steps * saved + saved / 3:,.1f} GB in all, "
         f"{kept * saved + saved / 3:,.1f} GB of them stay",
@@ -134,11 +155,15 @@ def _memory_gb(config: TrainingConfig, shards: ShardSet, model: Any, teacher: An
     return float(state + live + 4 * 512 * size.vocabulary * 4) / _GB
 
 
-def _time_and_cost(config: TrainingConfig, tokens: int) -> str:
-    estimate, workers = config.estimate, config.scaling.num_workers
+def time_and_cost(estimate: EstimateConfig, tokens: int, *, workers: int, measured_rate: Callable[[str], float]) -> str:
+    """Hours and money for some tokens, or what to set to know them.
+
+    Args:
+        measured_rate: run folder -> tokens per second of one worker in it.
+    """
     rate, origin = estimate.tokens_per_s, "stated"
     if rate is None and estimate.measured_in is not None:
-        rate, origin = _measured_rate(estimate.measured_in), f"measured in {estimate.measured_in}"
+        rate, origin = measured_rate(estimate.measured_in), f"measured in {estimate.measured_in}"
     if rate is None:
         return "unknown: set estimate.tokens_per_s or estimate.measured_in"
     hours = tokens / (rate * workers) / 3600

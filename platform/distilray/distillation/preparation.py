@@ -10,6 +10,9 @@ from torch import nn
 from distilray.config.distillation import LossConfig, TrainingConfig
 from distilray.distillation.feed import StepSize
 from distilray.distillation.monitoring.meter import ModelSize, peak_flops, step_flops
+from distilray.distillation.teacher_cache.cache import TeacherCache
+from distilray.pretraining_data.shard_cache import ShardCache
+from distilray.pretraining_data.shards import ShardSet
 from distilray.runtime import storage
 
 
@@ -20,6 +23,7 @@ class LoopSettings:
     Attributes:
         create_models: (config) -> the model to train and the frozen teacher or None.
         run_uri: folder of the run.
+        teacher_cache_dir: what the teacher says is read there; None where it runs, or where there is none.
     """
 
     config: TrainingConfig
@@ -28,10 +32,18 @@ class LoopSettings:
     tokenizer_json: str
     total_steps: int
     run_uri: str
+    teacher_cache_dir: str | None = None
 
     def path(self, *names: str) -> str:
         """Something in the folder of the run."""
         return storage.join(self.run_uri, *names)
+
+    def targets_of(self, shards: ShardSet) -> TeacherCache | None:
+        """The cached teacher of some shards, if the run reads one."""
+        if self.teacher_cache_dir is None:
+            return None
+        cache, positions = ShardCache(self.config.cache), self.losses.compared_positions
+        return TeacherCache(self.teacher_cache_dir, shards, positions, cache=cache)
 
 
 def prepare_models(settings: LoopSettings, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any | None]:
@@ -71,15 +83,14 @@ def model_size(model: Any) -> ModelSize:
 
 def flops_of_step(size: StepSize, model: ModelSize, teacher: ModelSize | None, losses: LossConfig) -> int:
     """Flops that an optimiser step of that size needs, over all workers."""
-    compared = teacher is not None and bool(losses.alpha_ce or losses.alpha_mse)
-    head_rows = size.tokens if compared and losses.ce_positions == "all" else size.masked
+    head_rows = size.tokens if losses.compared_positions == "all" else size.masked
     return step_flops(
         model,
         teacher=teacher,
         tokens=size.tokens,
         squared_lengths=size.pairs,
         head_rows=head_rows,
-        teacher_head_rows=head_rows if compared else 0,
+        teacher_head_rows=head_rows if losses.alpha_ce or losses.alpha_mse else 0,
     )
 
 

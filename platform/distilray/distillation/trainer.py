@@ -21,6 +21,7 @@ from distilray.distillation.objective.step import MASKED_LM_ONLY
 from distilray.distillation.plan import (
     create_student_and_teacher,
     create_teacher,
+    open_cache,
     open_shards,
     student_of,
     total_steps,
@@ -55,7 +56,8 @@ def teacher_inputs(config: TrainTeacherConfig) -> dict[str, str]:
 
 def distill_inputs(config: DistillConfig) -> dict[str, str]:
     """What `distill` reads."""
-    return {"shards": config.shards_dir, **model_inputs("teacher", config.teacher_dir)}
+    cache = {} if config.teacher_cache_dir is None else {"teacher_cache": config.teacher_cache_dir}
+    return {"shards": config.shards_dir, **model_inputs("teacher", config.teacher_dir), **cache}
 
 
 def train_teacher(config: TrainTeacherConfig, folder: RunFolder) -> Outcome:
@@ -64,7 +66,8 @@ def train_teacher(config: TrainTeacherConfig, folder: RunFolder) -> Outcome:
 
 
 def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
-    """Distils the teacher into a student; writes a model folder."""
+    """Distils the teacher, or the cache of it, into a student; writes a model folder."""
+    open_cache(config, verify=True)
     teacher = load_masked_lm(local_model(config.teacher_dir))
     student, source = student_of(teacher, config)
     storage.write_bytes(folder.path(INITIALISATION_FILE), json.dumps(source, indent=1).encode())
@@ -72,7 +75,14 @@ def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
     del teacher, student
     told = show_sources(source)
     return _fit(
-        config, folder, config.losses, create_student_and_teacher, local_model(config.teacher_dir), counts, told
+        config,
+        folder,
+        config.losses,
+        create_student_and_teacher,
+        local_model(config.teacher_dir),
+        counts,
+        told,
+        config.teacher_cache_dir,
     )
 
 
@@ -84,6 +94,7 @@ def _fit(
     tokenizer_dir: str,
     counts: Mapping[str, Any],
     told: Sequence[str] = (),
+    teacher_cache_dir: str | None = None,
 ) -> Outcome:
     tokenizer_json = read_tokenizer(tokenizer_dir)
     shards = open_shards(config, tokenizer_json, verify=True)
@@ -94,6 +105,7 @@ def _fit(
         tokenizer_json=tokenizer_json,
         total_steps=total_steps(config, len(shards)),
         run_uri=folder.uri,
+        teacher_cache_dir=teacher_cache_dir,
     )
     with ray_session(config.ray):
         _check_resources(config)

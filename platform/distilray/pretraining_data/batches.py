@@ -76,6 +76,14 @@ def collate(shards: ShardSet, planned: PlannedRows, *, pad_id: int, multiple: in
 def heldout_batches(
     shards: ShardSet, *, batch_size: int, pad_id: int, limit: int | None = None, rank: int = 0, num_workers: int = 1
 ) -> Iterator[Batch]:
+    """The batches of `heldout_rows`."""
+    for planned in heldout_rows(shards, batch_size=batch_size, limit=limit, rank=rank, num_workers=num_workers):
+        yield collate(shards, planned, pad_id=pad_id)
+
+
+def heldout_rows(
+    shards: ShardSet, *, batch_size: int, limit: int | None = None, rank: int = 0, num_workers: int = 1
+) -> Iterator[PlannedRows]:
     """Every row once over all ranks, longest first, so that too large a batch size fails at once.
 
     Args:
@@ -85,7 +93,7 @@ def heldout_batches(
     order = rows[np.argsort(-shards.lengths(rows), kind="stable")]
     for start in range(rank * batch_size, len(order), num_workers * batch_size):
         part = order[start : start + batch_size]
-        yield collate(shards, PlannedRows(part, np.zeros_like(part)), pad_id=pad_id)
+        yield PlannedRows(part, np.zeros_like(part))
 
 
 def prefetched(make: Callable[[], Iterator[T]], depth: int = 2) -> Iterator[T]:

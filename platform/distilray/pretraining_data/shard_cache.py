@@ -31,8 +31,12 @@ class ShardCache:
         self._folder = Path(config.directory).expanduser()
         self._max_bytes = config.max_gb * _GB
 
+    def path(self, uri: str, entry: Mapping[str, Any]) -> Path:
+        """A shard's file if it lies on this machine, else its copy here."""
+        return storage.local_path(uri) if storage.is_local(uri) else self.local(uri, entry)
+
     def local(self, uri: str, entry: Mapping[str, Any]) -> Path:
-        """The file of a shard on this machine, fetched if need be.
+        """The copy of a shard on this machine, fetched if need be.
 
         Args:
             uri: the shard.
@@ -80,7 +84,7 @@ class ShardCache:
                     return
         finally:
             part.unlink(missing_ok=True)
-        raise InputError(f"{uri}: its content is not what the manifest says (sha256); encode the corpus again")
+        raise InputError(f"{uri}: its content is not what the manifest says (sha256); run its job again")
 
     def _copy(self, uri: str, part: Path) -> str:
         digest = hashlib.sha256()

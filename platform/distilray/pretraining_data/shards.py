@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -112,8 +112,10 @@ class ShardSet:
         verify: compares the sha256 of every local shard with the manifest; one of an object store is compared when it
             is fetched.
         cache: where shards of an object store are kept on this machine.
+        only: names of some of its shards; all when left out.
 
     Attributes:
+        names: of the shards, as the manifest has them.
         shard_rows: rows of each shard.
         tokens: of all rows.
         masker: draws the masks when they are dynamic, None when the shards hold them.
@@ -130,6 +132,7 @@ class ShardSet:
         tokenizer_hash: str | None = None,
         verify: bool = False,
         cache: ShardCache | None = None,
+        only: Collection[str] | None = None,
     ) -> None:
         manifest = read_manifest(shards_dir)["content"]
         if manifest["job"] != "encode_corpus":
@@ -141,6 +144,8 @@ class ShardSet:
                 "encode the corpus with the model's own tokenizer"
             )
         entries = {name: entry for name, entry in manifest["outputs"].items() if entry.get("split") == split}
+        if only is not None:
+            entries = {name: entries[name] for name in only}
         if not entries:
             raise InputError(f"{shards_dir}: no rows in split '{split}'; encode with a larger heldout_fraction")
         self.folder = shards_dir
@@ -148,7 +153,8 @@ class ShardSet:
         self.max_seq_length: int = manifest["config"]["max_seq_length"]
         self.shard_rows: tuple[int, ...] = tuple(entry["rows"] for entry in entries.values())
         self.tokens: int = sum(entry["tokens"] for entry in entries.values())
-        self._outputs, self._names = manifest["outputs"], list(entries)
+        self.names: tuple[str, ...] = tuple(entries)
+        self._outputs = manifest["outputs"]
         self._starts = np.cumsum([0, *self.shard_rows])
         self._cache = cache or ShardCache()
         self._open: OrderedDict[int, Shard] = OrderedDict()
@@ -180,9 +186,14 @@ class ShardSet:
         """(rows,) id of the example in each row."""
         return self._by_shard(rows, lambda shard, inside: shard.example_id[inside])
 
+    def places(self, rows: Rows) -> tuple[Rows, Rows]:
+        """(rows,) number of the shard of each row, and the row inside it."""
+        shards = np.searchsorted(self._starts, rows, side="right") - 1
+        return shards, rows - self._starts[shards]
+
     def locate(self, rows: Rows) -> Sequence[tuple[Shard, int]]:
         """Shard and row inside it of each row."""
-        shards, inside = self._places(rows)
+        shards, inside = self.places(rows)
         return [(self._shard(shard), row) for shard, row in zip(shards.tolist(), inside.tolist(), strict=True)]
 
     def plain(self, found: Sequence[tuple[Shard, int]]) -> dict[str, Any]:
@@ -198,15 +209,11 @@ class ShardSet:
     def fetch(self, shards: Sequence[int]) -> None:
         """Begins to bring shards of an object store to this machine."""
         for shard in shards:
-            name = self._names[shard]
+            name = self.names[shard]
             self._cache.begin(storage.join(self.folder, name), self._outputs[name])
 
-    def _places(self, rows: Rows) -> tuple[Rows, Rows]:
-        shards = np.searchsorted(self._starts, rows, side="right") - 1
-        return shards, rows - self._starts[shards]
-
     def _by_shard(self, rows: Rows, values: Callable[[Shard, Rows], NDArray[np.int64]]) -> NDArray[np.int64]:
-        shards, inside = self._places(rows)
+        shards, inside = self.places(rows)
         found = np.empty(len(rows), np.int64)
         for shard in np.unique(shards).tolist():
             here = shards == shard
@@ -217,10 +224,9 @@ class ShardSet:
         if index in self._open:
             self._open.move_to_end(index)
             return self._open[index]
-        name = self._names[index]
+        name = self.names[index]
         uri = storage.join(self.folder, name)
-        path = storage.local_path(uri) if storage.is_local(uri) else self._cache.local(uri, self._outputs[name])
-        self._open[index] = Shard.open(str(path), uri)
+        self._open[index] = Shard.open(str(self._cache.path(uri, self._outputs[name])), uri)
         if len(self._open) > _OPEN_SHARDS:
             self._open.popitem(last=False)
         return self._open[index]

@@ -57,12 +57,20 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def run_tasks(items: Sequence[dict[str, Any]], task: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[Any]:
+def run_tasks(
+    items: Sequence[dict[str, Any]],
+    task: Callable[[dict[str, Any]], dict[str, Any]],
+    *,
+    num_cpus: int = 1,
+    num_gpus: float = 0.0,
+) -> Iterator[Any]:
     """The results of a task for each item, each in a Ray Data task of its own, as they come.
 
     Args:
         items: what tasks are given, as values that Arrow holds; a few numbers and names.
         task: item -> its result, of the same kind. It runs on a worker; an item may be run twice when a node is lost.
+        num_cpus: of each task that has no GPU.
+        num_gpus: of each task; one with a GPU, or a part of one, has one CPU besides.
     """
     if not items:
         return
@@ -71,7 +79,11 @@ def run_tasks(items: Sequence[dict[str, Any]], task: Callable[[dict[str, Any]], 
     context.execution_options.preserve_order = False
     try:
         dataset = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
-        results = dataset.map_batches(functools.partial(_rows, task=task), batch_size=None, batch_format="pyarrow")
+        # Ray Data warns when both are given. A block holds one item.
+        resources = {"num_gpus": num_gpus} if num_gpus else {"num_cpus": num_cpus}
+        results = dataset.map_batches(
+            functools.partial(_rows, task=task), batch_size=1, batch_format="pyarrow", **resources
+        )
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from batch.to_pylist()
     finally:

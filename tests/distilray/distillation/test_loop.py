@@ -1,5 +1,6 @@
 import functools
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -36,9 +37,9 @@ def create_and_keep(config, *, kept):
     return student, teacher
 
 
-def fit(teacher_dir, shards_dir, folder, steps, losses=None, **changes):
+def fit(teacher_dir, shards_dir, folder, steps, losses=None, run=None, **changes):
     """Runs the loop in this process, in a folder of its own; returns the rows of its log and the trained model."""
-    run = Path(tempfile.mkdtemp(dir=folder))
+    run = run or Path(tempfile.mkdtemp(dir=folder))
     values = {**VALUES, "teacher_dir": teacher_dir, "shards_dir": shards_dir, "max_steps": steps, **changes}
     kept: list[torch.nn.Module] = []
     settings = LoopSettings(
@@ -199,6 +200,24 @@ def test_gradients_are_clipped_to_the_configured_norm(loop):
     ]
     assert moved[0] > 1e-5
     assert moved[1] < 1e-3 * moved[0]
+
+
+def test_with_fp16_and_its_loss_scale_the_loss_falls(loop):
+    rows, _ = loop(30, precision="fp16")
+    values = [row["loss"] for row in rows if "loss" in row]
+    assert len(values) > 20
+    assert np.mean(values[-5:]) < 0.9 * np.mean(values[:5])
+
+
+def test_a_loss_scale_is_taken_up_from_the_checkpoint(loop, tmp_path):
+    values = {"run": tmp_path / "run", "precision": "fp16", "rhythm": {"checkpoint_every_steps": 3}}
+    checkpoint = tmp_path / "run/checkpoints/step-0000006"
+    loop(6, **values)
+    scale = json.loads((checkpoint / "state.json").read_text())["scaler"]
+    assert scale["_growth_tracker"] > 3
+    shutil.rmtree(checkpoint)
+    loop(6, **values)
+    assert json.loads((checkpoint / "state.json").read_text())["scaler"] == scale
 
 
 def folders(loop):

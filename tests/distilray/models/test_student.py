@@ -4,7 +4,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, DistilBertConfi
 
 from distilray.errors import InputError
 from distilray.models.masked_lm import count_parameters, encode, load_masked_lm
-from distilray.models.student import create_student, spread_layers
+from distilray.models.student import create_student, show_sources, spread_layers
 
 POSITIONS = "distilbert.embeddings.position_embeddings.weight"
 
@@ -59,6 +59,35 @@ def test_every_tensor_of_the_student_is_its_teacher_tensor(teacher, layers, fold
         assert torch.equal(state[name], tensor), name
     assert source[POSITIONS].endswith(" + segment A") == fold
     assert student.config.n_layers == len(layers or (0, 3))
+
+
+def test_a_student_with_random_weights_takes_nothing_but_its_size(teacher):
+    student, source = create_student(teacher, random_seed=5)
+    taken = create_student(teacher)[0]
+    assert set(source.values()) == {"fresh"}
+    assert student.config.to_dict() == taken.config.to_dict()
+    for name, tensor in student.state_dict().items():
+        if tensor.dim() > 1:
+            assert not torch.equal(tensor, taken.state_dict()[name]), name
+
+
+def test_random_weights_follow_from_the_seed_and_leave_other_randomness_alone(teacher):
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first, second, other = (create_student(teacher, random_seed=seed)[0].state_dict() for seed in (5, 5, 6))
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_table_of_tensors_names_parts_and_counts_every_tensor(teacher):
+    _, source = create_student(teacher)
+    lines = show_sources(source)
+    assert "distilbert.transformer.layer.1 <- bert.encoder.layer.3 (16 tensors)" in lines
+    assert "vocabulary head <- vocabulary head (6 tensors)" in lines
+    assert sum(int(line.rpartition("(")[2].split()[0]) for line in lines) == len(source)
+    assert show_sources(create_student(teacher, random_seed=1)[1])[0].endswith("<- fresh (4 tensors)")
 
 
 def test_the_student_and_its_teacher_share_no_memory(teacher):

@@ -1,11 +1,13 @@
 """Finds a worker that hangs: names it, saves the stacks of all, and ends the processes, so that Ray Train starts anew.
 
 When one worker stops moving, all others soon wait for it in a collective operation, so that nobody moves. Each worker
-then writes where it is. The one that hangs is behind the others, or so dead that it writes nothing.
+then writes where it is. All come through the same places in the same order, so the one that hangs is the one that has
+come through fewer of them than the others; or it is so dead that it writes nothing.
 """
 
 import faulthandler
 import json
+import logging
 import os
 import socket
 import tempfile
@@ -17,12 +19,13 @@ from distilray.runtime import storage
 
 HANGS_FOLDER = "hangs"
 EXIT_HANGS = 75
-# What a worker does in a micro-step, in this order.
-PHASES = ("start", "data", "forward", "backward", "update", "scores", "checkpoint")
+_PATIENCE_S = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Watches over this worker. Use it as a context manager, and call `moved` whenever something was done.
+    """Watches over this worker. Use it as a context manager, and call `moved` or `works` whenever something was done.
 
     Args:
         folder: where what was found is written, path or URI.
@@ -44,7 +47,7 @@ class Watchdog:
         self._folder, self._rank, self._num_workers, self._timeout_s = folder, rank, num_workers, timeout_s
         self._notice, self._end = notice, end
         self._place: tuple[int, int, str] = (0, 0, "start")
-        self._at = time.monotonic()
+        self._moves, self._at, self._born = 0, time.monotonic(), time.time()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -57,13 +60,20 @@ class Watchdog:
         self._thread.join()
 
     def moved(self, step: int, micro_step: int, phase: str) -> None:
-        """Something was done, and `phase` begins."""
-        self._place, self._at = (step, micro_step, phase), time.monotonic()
+        """Something was done, and `phase` begins; every worker calls this for the same phases in the same order."""
+        self._place, self._moves, self._at = (step, micro_step, phase), self._moves + 1, time.monotonic()
+
+    def works(self) -> None:
+        """A part of a phase was done, of which other workers may have more or fewer."""
+        self._at = time.monotonic()
 
     def _watch(self) -> None:
         while not self._stopped.wait(min(1.0, self._timeout_s / 4)):
             if time.monotonic() - self._at > self._timeout_s:
-                self._tell()
+                try:
+                    self._tell()
+                except Exception:  # a full disk must not keep a worker that hangs
+                    log.exception("a hang that could not be told")
                 self._end()
                 return
 
@@ -72,18 +82,20 @@ class Watchdog:
         started = time.time()
         step, micro_step, phase = self._place
         record = {"rank": self._rank, "step": step, "micro_step": micro_step, "phase": phase}
-        record |= {"host": socket.gethostname(), "pid": os.getpid(), "time": started}
+        record |= {"moves": self._moves, "host": socket.gethostname(), "pid": os.getpid(), "time": started}
         with tempfile.TemporaryFile() as stacks:
             faulthandler.dump_traceback(stacks, all_threads=True)
             stacks.seek(0)
             text = json.dumps(record) + "\n\n" + stacks.read().decode()
         storage.write_bytes(self._file(self._rank), text.encode())
-        # The others stopped moving at most one timeout and two looks later, unless they cannot write at all.
-        deadline = started + max(5.0, self._timeout_s / 2)
-        found = self._read(since=started - 2 * self._timeout_s)
+        # The others stopped moving at most one timeout and two looks later, unless they cannot write at all. What was
+        # written before this worker began is of an earlier attempt.
+        deadline = started + max(_PATIENCE_S, self._timeout_s / 2)
+        since = max(self._born, started - 2 * self._timeout_s)
+        found = self._read(since)
         while len(found) < self._num_workers and time.time() < deadline:
             time.sleep(0.2)
-            found = self._read(since=started - 2 * self._timeout_s)
+            found = self._read(since)
         verdict = _verdict(found, self._num_workers, self._timeout_s)
         if self._rank == min(int(str(record["rank"])) for record in found):
             self._notice(f"{verdict}; stacks in {self._folder}, the workers start anew")
@@ -108,16 +120,11 @@ def _verdict(found: Sequence[dict[str, object]], num_workers: int, timeout_s: fl
     head = f"NOTHING HAS MOVED FOR {timeout_s:g} s"
     if absent:
         return f"{head}: rank {', '.join(map(str, absent))} gives no sign of life"
-    places = {record["rank"]: _order(record) for record in found}
-    last = min(places.values())
-    behind = [record for record in found if places[record["rank"]] == last]
+    fewest = min(int(str(record["moves"])) for record in found)
+    behind = [record for record in found if record["moves"] == fewest]
     if len(behind) == num_workers:
         return f"{head}: all {num_workers} workers hang at the same place, {_where(behind[0])}"
     return f"{head}: " + ", ".join(f"rank {record['rank']} hangs in {_where(record)}" for record in behind)
-
-
-def _order(record: dict[str, object]) -> tuple[object, ...]:
-    return record["step"], record["micro_step"], PHASES.index(str(record["phase"]))
 
 
 def _where(record: dict[str, object]) -> str:

@@ -1,6 +1,6 @@
 """One micro-step: a batch through student and teacher to the weighted loss, normalised over the global step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from distilray.config.distillation import LossConfig
 from distilray.distillation.objective.losses import attention_mse, hidden_cosine, hidden_mse, value_relation_kl
-from distilray.distillation.objective.vocabulary import NO_LABEL, DenseTeacher, Factors, vocabulary_loss
+from distilray.distillation.objective.teachers import (
+    CachedTargets,
+    CachedTeacher,
+    RunTeacher,
+    Teacher,
+    best_tokens,
+    rows_of,
+)
+from distilray.distillation.objective.vocabulary import NO_LABEL, Factors, vocabulary_loss
 from distilray.models.layer_taps import EMBEDDINGS, LayerTaps, default_layer_map
 from distilray.models.masked_lm import decoder, encode, transformed
 from distilray.pretraining_data.batches import Batch
@@ -33,23 +41,27 @@ class StepCounts:
 
 @dataclass(frozen=True)
 class TensorBatch:
-    """A `Batch` as tensors."""
+    """A `Batch` as tensors, with what a cache holds of its teacher, if there is one."""
 
     input_ids: Tensor
     attention_mask: Tensor
     token_type_ids: Tensor
     mask_index: Tensor
     mask_labels: Tensor
+    cached: CachedTargets | None = None
 
     @classmethod
-    def of(cls, batch: Batch, *, pinned: bool = False) -> "TensorBatch":
+    def of(cls, batch: Batch, cached: CachedTargets | None = None, *, pinned: bool = False) -> "TensorBatch":
         """The batch on the host; pinned memory is copied to a GPU while the GPU works."""
-        tensors = [torch.from_numpy(values) for values in vars(batch).values()]
-        return cls(*([tensor.pin_memory() for tensor in tensors] if pinned else tensors))
+        found = cls(**{name: torch.from_numpy(values) for name, values in vars(batch).items()}, cached=cached)
+        return found._each(lambda part: part.pin_memory()) if pinned else found
 
     def to(self, device: torch.device) -> "TensorBatch":
         """The batch on a device."""
-        return TensorBatch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+        return self._each(lambda part: part.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Any], Any]) -> "TensorBatch":
+        return TensorBatch(**{name: change(part) for name, part in vars(self).items() if part is not None})
 
 
 class DistillationStep(nn.Module):
@@ -57,12 +69,23 @@ class DistillationStep(nn.Module):
 
     Args:
         model: the model that is trained.
-        teacher: frozen, or None for masked language modelling alone.
+        teacher: frozen, or None for masked language modelling alone, and where the batches carry a cache of it.
         autocast_dtype: dtype of the forward passes; None is fp32.
+        cached: the batches carry what a cache holds of the teacher.
     """
 
-    def __init__(self, model: Any, teacher: Any | None, losses: LossConfig, autocast_dtype: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        teacher: Any | None,
+        losses: LossConfig,
+        autocast_dtype: torch.dtype | None,
+        *,
+        cached: bool = False,
+    ) -> None:
         super().__init__()
+        assert not (cached and (teacher is not None or losses.alpha_mse or losses.uses_layers))
+        self._has_teacher = cached or teacher is not None
         self.model = model
         self._frozen = (teacher,)  # in a tuple, so that it is no submodule: not trained, not saved, not synchronised
         self._losses = losses
@@ -85,9 +108,8 @@ class DistillationStep(nn.Module):
     @property
     def score_names(self) -> list[str]:
         """What `score` gives, by name."""
-        has_teacher = self._frozen[0] is not None
-        terms = [name for name, alpha in self._losses.alphas.items() if alpha and (has_teacher or name == "mlm")]
-        return ["loss", *{*terms, "mlm"}, "hit@1", *(["agreement"] if has_teacher else [])]
+        terms = [name for name, alpha in self._losses.alphas.items() if alpha and (self._has_teacher or name == "mlm")]
+        return ["loss", *{*terms, "mlm"}, "hit@1", *(["agreement"] if self._has_teacher else [])]
 
     @torch.no_grad()
     def score(
@@ -100,33 +122,39 @@ class DistillationStep(nn.Module):
         with torch.autocast(
             batch.input_ids.device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
         ):
-            hidden, teacher_hidden = self._encode(batch)
-            loss, terms = self._terms(batch, counts, hidden, teacher_hidden)
-            best = _best_tokens(self.model, hidden, batch.mask_index)
+            hidden, teacher = self._encode(batch)
+            loss, terms = self._terms(batch, counts, hidden, teacher)
+            best = best_tokens(self.model, hidden, batch.mask_index)
             hits = {"hit@1": (best == batch.mask_labels).sum() / counts.masked}
-            if teacher_hidden is not None:
-                other = _best_tokens(self._frozen[0], teacher_hidden, batch.mask_index)
-                hits["agreement"] = (best == other).sum() / counts.masked
+            if teacher is not None:
+                hits["agreement"] = (best == teacher.best_tokens()).sum() / counts.masked
         return loss, terms, hits
 
-    def _encode(self, batch: TensorBatch) -> tuple[Tensor, Tensor | None]:
-        """The last hidden states of the model, and of the teacher if there is one."""
-        inputs = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    def _encode(self, batch: TensorBatch) -> tuple[Tensor, Teacher | None]:
+        """The last hidden states of the model, and the teacher's answers if there is one."""
+        teacher = self._teacher(batch)
+        return encode(self.model, batch.input_ids, batch.attention_mask, batch.token_type_ids), teacher
+
+    def _teacher(self, batch: TensorBatch) -> Teacher | None:
+        assert (batch.cached is not None) == (self._has_teacher and self._frozen[0] is None)
+        if batch.cached is not None:
+            everywhere = self._losses.compared_positions == "all"
+            return CachedTeacher(batch.cached, everywhere, batch.attention_mask, batch.mask_index)
         if self._frozen[0] is None:
-            return encode(self.model, *inputs), None
+            return None
         with torch.no_grad():
-            teacher_hidden = encode(self._frozen[0], *inputs)
-        return encode(self.model, *inputs), teacher_hidden
+            states = encode(self._frozen[0], batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        return RunTeacher(self._frozen[0], states, batch.attention_mask, batch.mask_index)
 
     def _terms(
-        self, batch: TensorBatch, counts: StepCounts, hidden: Tensor, teacher_hidden: Tensor | None
+        self, batch: TensorBatch, counts: StepCounts, hidden: Tensor, teacher: Teacher | None
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         losses = self._losses
-        loss, terms = self._vocabulary_terms(batch, counts, hidden, teacher_hidden)
+        loss, terms = self._vocabulary_terms(batch, counts, hidden, teacher)
         further: dict[str, Tensor] = {}
-        if teacher_hidden is not None and losses.alpha_cos:
-            real = batch.attention_mask.bool()
-            further["cos"] = hidden_cosine(hidden[real], teacher_hidden[real]) / counts.tokens
+        if teacher is not None and losses.alpha_cos:
+            ours = hidden[batch.attention_mask.bool()]
+            further["cos"] = hidden_cosine(ours, teacher.hidden_at_tokens()) / counts.tokens
         if self._pairs:
             further |= self._layer_terms(batch.attention_mask, counts)
             self._taps.clear()
@@ -136,30 +164,24 @@ class DistillationStep(nn.Module):
         return loss, {**terms, **{name: term.detach() for name, term in further.items()}}
 
     def _vocabulary_terms(
-        self, batch: TensorBatch, counts: StepCounts, hidden: Tensor, teacher_hidden: Tensor | None
+        self, batch: TensorBatch, counts: StepCounts, hidden: Tensor, teacher: Teacher | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """`mlm`, and with a teacher `ce` and `mse`, at every real token or at the masked ones only."""
-        losses, teacher = self._losses, self._frozen[0]
-        compared = teacher_hidden is not None and bool(losses.alpha_ce or losses.alpha_mse)
-        everywhere = compared and losses.ce_positions == "all"
+        losses = self._losses
+        compared = teacher is not None and bool(losses.alpha_ce or losses.alpha_mse)
+        everywhere = compared and losses.compared_positions == "all"
         rows = batch.attention_mask.flatten().nonzero().squeeze(1) if everywhere else batch.mask_index
         labels = _dense_labels(batch)[rows] if everywhere else batch.mask_labels
         at = {"ce": counts.tokens if everywhere else counts.masked, "mlm": counts.masked}
         at["mse"] = at["ce"]
         used = {name: bool(losses.alphas[name]) and (name == "mlm" or compared) for name in at}
-        theirs = None
-        if compared:
-            assert teacher_hidden is not None
-            last = decoder(teacher)
-            with torch.no_grad():
-                theirs = DenseTeacher(transformed(teacher, _rows(teacher_hidden, rows)), last.weight, last.bias)
         own = decoder(self.model)
         loss, sums = vocabulary_loss(
-            transformed(self.model, _rows(hidden, rows)).to(self._autocast_dtype or torch.float32),
+            transformed(self.model, rows_of(hidden, rows)).to(self._autocast_dtype or torch.float32),
             own.weight,
             own.bias,
             labels,
-            teacher=theirs,
+            teacher=teacher.targets(rows) if compared and teacher is not None else None,
             factors=Factors(**{name: losses.alphas[name] / at[name] if used[name] else 0.0 for name in at}),
             temperature=losses.temperature,
         )
@@ -185,16 +207,6 @@ class DistillationStep(nn.Module):
                 ours, theirs = (taps.projection("values", layer) for taps, layer in (own, other))
                 sums.setdefault("values", []).append(value_relation_kl(ours, theirs, mask) / counts.tokens)
         return {name: torch.stack(found).mean() for name, found in sums.items()}
-
-
-def _rows(hidden: Tensor, rows: Tensor) -> Tensor:
-    """(rows, dim) of hidden states (batch, length, dim)."""
-    return hidden.flatten(0, 1).index_select(0, rows)
-
-
-def _best_tokens(model: Any, hidden: Tensor, rows: Tensor) -> Tensor:
-    """(rows,) the most probable token at some places."""
-    return decoder(model)(transformed(model, _rows(hidden, rows))).argmax(dim=-1)
 
 
 def _dense_labels(batch: TensorBatch) -> Tensor:

@@ -149,7 +149,10 @@ def _chunks(
         if found.hidden is not None and found.weight is not None and found.bias is not None:
             # By now `logits` holds the gradient of the logits.
             torch.mm(logits, matrix, out=found.hidden[part])
-            found.weight += logits.T @ inputs[part]
+            if logits.dtype == torch.float32:
+                found.weight.addmm_(logits.T, inputs[part])
+            else:
+                found.weight += logits.T @ inputs[part]
             found.bias += logits.sum(dim=0, dtype=torch.float32)
     return found
 
@@ -170,58 +173,59 @@ class _Blocks:
         for start in range(0, len(logits), self.rows):
             block = slice(start, start + self.rows)
             student = logits[block].float()
-            gradient = torch.zeros_like(student) if self.gradient else None
             places = labelled[block].nonzero().squeeze(1)
-            sums[1] += self._masked_lm(student, places, labels[block], gradient)
+            picked = student[places] if len(places) else None  # before the logits are used up
+            gradient = None
             if dense is not None:
                 teacher = dense[block].float()
                 if self.given.factors.mse:
-                    sums[2] += self._squares(student, teacher, gradient)
+                    gradient, sums[2] = self._squares(student, teacher, sums[2])
                 if self.given.factors.ce:
-                    sums[0] += self._dense_kl(student, teacher, gradient)
+                    gradient, sums[0] = self._dense_kl(student, teacher, gradient, sums[0])
             elif isinstance(self.given.teacher, SparseTeacher) and self.given.factors.ce:
                 first = (part.start or 0) + start
-                sums[0] += self._sparse_kl(student, slice(first, first + len(student)), gradient)
-            if gradient is not None:
+                gradient, sums[0] = self._sparse_kl(student, slice(first, first + len(student)), sums[0])
+            if gradient is None:
+                gradient = torch.zeros_like(student)
+            if picked is not None:
+                sums[1] += self._masked_lm(picked, labels[block][places], gradient, places)
+            if self.gradient:
                 logits[block] = gradient
         return sums
 
-    def _masked_lm(self, student: Tensor, places: Tensor, labels: Tensor, gradient: Tensor | None) -> Tensor:
-        if not len(places):
-            return student.new_zeros(())
-        wanted = labels[places]
-        logs = student[places].log_softmax(dim=-1)
+    def _masked_lm(self, picked: Tensor, wanted: Tensor, gradient: Tensor, places: Tensor) -> Tensor:
+        logs = picked.log_softmax(dim=-1)
         own = torch.arange(len(places), device=places.device)
         loss = -logs[own, wanted].sum()
-        if gradient is not None and self.given.factors.mlm:
+        if self.gradient and self.given.factors.mlm:
             change = logs.exp_()
             change[own, wanted] -= 1.0
             gradient.index_add_(0, places, change, alpha=self.given.factors.mlm / self.unit)
         return loss
 
-    def _squares(self, student: Tensor, teacher: Tensor, gradient: Tensor | None) -> Tensor:
+    def _squares(self, student: Tensor, teacher: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         difference = student - teacher
-        if gradient is not None:
-            gradient.add_(difference, alpha=2 * self.given.factors.mse / self.unit)
-        return difference.square_().sum()
+        return difference * (2 * self.given.factors.mse / self.unit), total + difference.square_().sum()
 
-    def _dense_kl(self, student: Tensor, teacher: Tensor, gradient: Tensor | None) -> Tensor:
+    def _dense_kl(
+        self, student: Tensor, teacher: Tensor, gradient: Tensor | None, total: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Uses up both logits."""
         t = self.given.temperature
-        own, total = _softened(student, t)
+        own, own_total = _softened(student, t)
         other, teacher_total = _softened(teacher, t)
         # By now `student` and `teacher` hold logarithms without their normaliser.
-        teacher.sub_(student).sub_((teacher_total / total).log_())
+        teacher.sub_(student).sub_((teacher_total / own_total).log_())
         loss = teacher.mul_(other).sum() * t**2
-        self._add_kl(gradient, own, other)
-        return loss
+        change = self._change(own, other)
+        return change if gradient is None else gradient.add_(change), total + loss
 
-    def _sparse_kl(self, student: Tensor, rows: slice, gradient: Tensor | None) -> Tensor:
+    def _sparse_kl(self, student: Tensor, rows: slice, total: Tensor) -> tuple[Tensor, Tensor]:
         t, teacher = self.given.temperature, self.given.teacher
         assert isinstance(teacher, SparseTeacher)
         ids, logs = teacher.ids[rows], teacher.log_probabilities[rows].float()
-        own, total = _softened(student, t)
-        own_logs = student.gather(1, ids) - total.log()
+        own, own_total = _softened(student, t)
+        own_logs = student.gather(1, ids) - own_total.log()
         known = logs.exp()
         # Both are small when a model is sure: one minus a sum in fp32 would have no digits left.
         rest = (1.0 - logs.double().exp().sum(1, keepdim=True)).float().clamp_min(torch.finfo(torch.float32).tiny)
@@ -229,12 +233,11 @@ class _Blocks:
         own_rest = other.sum(1, keepdim=True).clamp_min(1e-20)
         loss = (known * (logs - own_logs)).sum() + (rest * (rest.log() - own_rest.log())).sum()
         other.mul_(rest / own_rest).scatter_(1, ids, known)
-        self._add_kl(gradient, own, other)
-        return loss * t**2
+        return self._change(own, other), total + loss * t**2
 
-    def _add_kl(self, gradient: Tensor | None, own: Tensor, other: Tensor) -> None:
-        if gradient is not None:
-            gradient.add_(own.sub_(other), alpha=self.given.temperature * self.given.factors.ce / self.unit)
+    def _change(self, own: Tensor, other: Tensor) -> Tensor:
+        """The gradient of the KL, in the place of `own`."""
+        return own.sub_(other).mul_(self.given.temperature * self.given.factors.ce / self.unit)
 
 
 def _softened(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

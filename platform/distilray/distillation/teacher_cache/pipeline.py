@@ -1,0 +1,210 @@
+"""Runs a frozen teacher once over all shards and writes what it says beside them, with Ray Data.
+
+A task reads one shard and writes one file of the same name, then marks it as done; a run that was cut off does the
+shards without a mark. The driver sees counts only.
+"""
+
+import functools
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import ray
+import torch
+
+from distilray.config.distillation import CacheTeacherConfig
+from distilray.distillation.plan import time_and_cost
+from distilray.distillation.preparation import model_size
+from distilray.distillation.teacher_cache.cache import cache_content
+from distilray.distillation.teacher_cache.compatibility import refuse_dynamic_masks, teacher_hash
+from distilray.distillation.teacher_cache.cost import cache_bytes, told_bytes, told_splits
+from distilray.distillation.teacher_cache.files import TARGETS_FOLDER, targets_name, write_targets
+from distilray.distillation.teacher_cache.targets import FrozenTeacher
+from distilray.errors import InputError
+from distilray.models.masked_lm import count_parameters, load_masked_lm
+from distilray.models.model_source import local_model, model_inputs
+from distilray.pretraining_data.shard_cache import ShardCache
+from distilray.pretraining_data.shards import ShardSet, splits_of_run
+from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
+from distilray.runtime import storage
+from distilray.runtime.job import Outcome
+from distilray.runtime.marks import Marks
+from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.run_folder import RunFolder, read_manifest
+from distilray.runtime.session import ray_session, run_tasks
+
+_STAGE = "files"
+_SPLITS = ("train", "heldout")
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A shard that one task reads.
+
+    Attributes:
+        name: as the manifest of the shards has it.
+    """
+
+    number: int
+    split: str
+    name: str
+    rows: int
+
+
+def cache_inputs(config: CacheTeacherConfig) -> dict[str, str]:
+    """What `cache_teacher` reads."""
+    return {"shards": config.shards_dir, **model_inputs("teacher", config.teacher_dir)}
+
+
+def plan_cache(config: CacheTeacherConfig) -> dict[str, object]:
+    """Validates the inputs of `cache_teacher` and says what it would do.
+
+    Raises:
+        InputError: an input is missing or not what it should be, masks that are dynamic, or a larger top_k than ids.
+    """
+    refuse_dynamic_masks(config.shards_dir)
+    folder = local_model(config.teacher_dir)
+    teacher = load_masked_lm(folder)
+    size = model_size(teacher)
+    if config.top_k > size.vocabulary:
+        raise InputError(f"top_k: {config.top_k} tokens, and the teacher has {size.vocabulary:,}; keep fewer")
+    splits = _open_splits(config, tokenizer_hash(read_tokenizer(folder)))
+    rows, tokens = sum(map(len, splits.values())), sum(found.tokens for found in splits.values())
+    sizes = cache_bytes(config.shards_dir, dim=size.dim, top_k=config.top_k, positions=config.positions)
+    scaling, at = config.scaling, "every token" if config.positions == "all" else "the masked tokens"
+    each = f"{scaling.gpus_per_task:g} GPU" if scaling.gpus_per_task else f"{scaling.cpus_per_task} CPU"
+    return {
+        "teacher": f"{count_parameters(teacher):,} parameters, {size.layers} layers, dimension {size.dim}",
+        "shards": f"{config.shards_dir}: {rows:,} examples, {tokens:,} tokens",
+        "targets": f"hidden states of every token, {config.top_k} tokens at {at}, temperature {config.temperature:g}",
+        "bytes written": f"about {told_splits(sizes)}",
+        "tasks": f"{sum(len(found.names) for found in splits.values()):,} of {each}",
+        "time": time_and_cost(config.estimate, tokens, workers=1, measured_rate=_measured_rate),
+    }
+
+
+def cache_teacher(config: CacheTeacherConfig, folder: RunFolder) -> Outcome:
+    """Writes the targets of every shard into the run folder."""
+    model_dir = local_model(config.teacher_dir)
+    dim = model_size(load_masked_lm(model_dir)).dim
+    tokenizer_json = read_tokenizer(model_dir)
+    encoded_with = tokenizer_hash(tokenizer_json)
+    pieces = _pieces(_open_splits(config, encoded_with, verify=True))
+    marks = Marks(folder.uri)
+    marks.make_folders(TARGETS_FOLDER, f"ledger/{_STAGE}")
+    with ray_session(config.ray):
+        _check_resources(config)
+        _write(pieces, config, marks, vocabulary_of(tokenizer_json).pad)
+    facts = list(marks.facts(_STAGE, [piece.number for piece in pieces]))
+    outputs = {fact["name"]: fact["output"] for fact in facts}
+    _remove_strays(folder, outputs)
+    counts = {split: _split_counts(facts, split) for split in dict.fromkeys(piece.split for piece in pieces)}
+    seconds = sum(fact["seconds"] for fact in facts)
+    identity = {"tokenizer_hash": encoded_with, "teacher_hash": teacher_hash(model_dir)}
+    return Outcome(
+        _summary(config, counts),
+        {
+            **identity,
+            "dim": dim,
+            **counts,
+            "timing": {"tokens_per_s": round(sum(found["tokens"] for found in counts.values()) / seconds, 1)},
+        },
+        outputs,
+    )
+
+
+def _open_splits(config: CacheTeacherConfig, encoded_with: str, *, verify: bool = False) -> dict[str, ShardSet]:
+    there = splits_of_run(config.shards_dir)
+    return {
+        split: ShardSet(config.shards_dir, split, tokenizer_hash=encoded_with, verify=verify)
+        for split in _SPLITS
+        if split in there
+    }
+
+
+def _pieces(splits: Mapping[str, ShardSet]) -> list[Piece]:
+    shards = [
+        (split, name, rows)
+        for split, found in splits.items()
+        for name, rows in zip(found.names, found.shard_rows, strict=True)
+    ]
+    return [Piece(number, *shard) for number, shard in enumerate(shards)]
+
+
+def _write(pieces: Sequence[Piece], config: CacheTeacherConfig, marks: Marks, pad_id: int) -> None:
+    done = marks.done(_STAGE)
+    waiting = [piece for piece in pieces if piece.number not in done]
+    total = sum(piece.rows for piece in pieces)
+    finished = total - sum(piece.rows for piece in waiting)
+    with Progress("cache_teacher", total=total, unit="examples") as progress:
+        progress.start_at(finished)
+        task = functools.partial(_write_task, config=config, folder=marks.folder, pad_id=pad_id)
+        scaling = config.scaling
+        items = [asdict(piece) for piece in waiting]
+        for found in run_tasks(items, task, num_cpus=scaling.cpus_per_task, num_gpus=scaling.gpus_per_task):
+            progress.advance_to(finished := finished + found["rows"])
+
+
+def _write_task(item: Values, *, config: CacheTeacherConfig, folder: str, pad_id: int) -> Values:
+    started, piece = time.monotonic(), Piece(**item)
+    device = torch.device("cuda" if config.scaling.gpus_per_task else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(config.scaling.cpus_per_task)
+    teacher = FrozenTeacher(load_masked_lm(local_model(config.teacher_dir)), config, device)
+    shards = ShardSet(config.shards_dir, piece.split, cache=ShardCache(config.cache), only=[piece.name])
+    name = targets_name(piece.name)
+    entry = write_targets(shards, teacher, storage.join(folder, name), pad_id=pad_id)
+    kept = entry.pop("kept")
+    facts = {"name": name, "output": {"split": piece.split, **entry}, "kept": kept}
+    Marks(folder).mark(_STAGE, piece.number, facts | {"seconds": time.monotonic() - started})
+    return {"rows": piece.rows}
+
+
+def _check_resources(config: CacheTeacherConfig) -> None:
+    """Refuses tasks that a local cluster could never start; Ray would wait for it without end."""
+    have, scaling = ray.cluster_resources(), config.scaling
+    name, need = ("GPU", scaling.gpus_per_task) if scaling.gpus_per_task else ("CPU", scaling.cpus_per_task)
+    if need > have.get(name, 0) and not os.environ.get("RAY_JOB_ID"):
+        raise InputError(
+            f"scaling: a task needs {need:g} {name}, the local cluster has {have.get(name, 0):g}; "
+            "lower scaling.cpus_per_task, or set scaling.gpus_per_task=0"
+        )
+
+
+def _remove_strays(folder: RunFolder, outputs: Values) -> None:
+    """Removes what a killed task has left."""
+    for file in storage.list_files(folder.path(TARGETS_FOLDER)):
+        if f"{TARGETS_FOLDER}/{file.rpartition('/')[2]}" not in outputs:
+            storage.remove_file(file)
+
+
+def _split_counts(facts: Sequence[Values], split: str) -> Values:
+    own = [fact for fact in facts if fact["output"]["split"] == split]
+    sums = {name: sum(fact["output"][name] for fact in own) for name in ("rows", "tokens", "positions", "bytes")}
+    # Rounded: sums of logarithms differ in their last digits between kinds of CPU.
+    kept = sum(fact["kept"] for fact in own) / max(1, sums["positions"])
+    return {**sums, "kept_probability": round(kept, 6)}
+
+
+def _summary(config: CacheTeacherConfig, counts: Mapping[str, Values]) -> str:
+    train = counts["train"]
+    size = sum(found["bytes"] for found in counts.values())
+    return (
+        f"{sum(found['rows'] for found in counts.values()):,} examples, {told_bytes(size)}, "
+        f"{config.top_k} tokens hold {train['kept_probability']:.1%} of the probability at temperature "
+        f"{config.temperature:g}"
+    )
+
+
+def _measured_rate(run_dir: str) -> float:
+    """Tokens per second of one task of an earlier run.
+
+    Raises:
+        InputError: no complete run of this job.
+    """
+    cache_content(run_dir)
+    return float(read_manifest(run_dir)["run"]["timing"]["tokens_per_s"])

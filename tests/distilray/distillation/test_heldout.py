@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from distilray.config.distillation import LossConfig
+from distilray.distillation.heldout import HeldoutScores
+from distilray.distillation.objective.step import MASKED_LM_ONLY, DistillationStep
+from distilray.models.masked_lm import load_masked_lm
+from distilray.models.student import create_student
+from distilray.pretraining_data.batches import collate
+from tests.distilray.tiny_line import open_shards, planned
+
+LOSSES = LossConfig(alpha_ce=3.0, alpha_mlm=2.0, alpha_cos=0.5, temperature=2.0)
+
+
+@pytest.fixture(scope="module")
+def shards(shards_dir):
+    return open_shards(shards_dir, "heldout")
+
+
+@pytest.fixture(scope="module")
+def teacher(teacher_dir):
+    return load_masked_lm(teacher_dir).requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def student(teacher):
+    """Away from its teacher, with dropout."""
+    model = create_student(teacher)[0]
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+    return model.train()
+
+
+@pytest.fixture
+def step(student, teacher):
+    return DistillationStep(student, teacher, LOSSES, None)
+
+
+@pytest.fixture
+def score(shards):
+    """The scores of some workers, added up over them."""
+
+    def run(step, num_workers=1, batch_size=7, moved=lambda: None):
+        found = [
+            HeldoutScores(
+                shards=shards,
+                rank=rank,
+                num_workers=num_workers,
+                batch_size=batch_size,
+                pad_id=0,
+                device=torch.device("cpu"),
+                reduce=list,
+                moved=moved,
+            ).score(step)
+            for rank in range(num_workers)
+        ]
+        assert all(one.keys() == found[0].keys() for one in found)
+        return {name: sum(one[name] for one in found) for name in found[0]}
+
+    return run
+
+
+@torch.no_grad()
+def plain_scores(shards, student, teacher):
+    """The same scores from the logits of one example after the other."""
+    student.eval()
+    parts = {"ce": [], "mlm": [], "cos": [], "hit@1": [], "agreement": []}
+    for row in range(len(shards)):
+        batch = collate(shards, planned([row]), pad_id=0, multiple=1)
+        inputs = {name: torch.from_numpy(getattr(batch, name)) for name in ("input_ids", "attention_mask")}
+        types = torch.from_numpy(batch.token_type_ids)
+        own = student(**inputs, output_hidden_states=True)
+        other = teacher(**inputs, token_type_ids=types, output_hidden_states=True)
+        logits, targets, temperature = own.logits[0], other.logits[0], LOSSES.temperature
+        pairs = F.log_softmax(logits / temperature, -1), F.softmax(targets / temperature, -1)
+        parts["ce"].append(temperature**2 * F.kl_div(*pairs, reduction="none").sum(-1))
+        parts["cos"].append(1 - F.cosine_similarity(own.hidden_states[-1][0], other.hidden_states[-1][0], dim=-1))
+        masks, labels = torch.from_numpy(batch.mask_index), torch.from_numpy(batch.mask_labels)
+        parts["mlm"].append(F.cross_entropy(logits[masks], labels, reduction="none"))
+        parts["hit@1"].append((logits[masks].argmax(-1) == labels).float())
+        parts["agreement"].append((logits[masks].argmax(-1) == targets[masks].argmax(-1)).float())
+    student.train()
+    means = {name: float(torch.cat(values).mean()) for name, values in parts.items()}
+    return means | {"loss": sum(LOSSES.alphas[name] * means[name] for name in ("ce", "mlm", "cos"))}
+
+
+def test_the_scores_are_those_of_a_plain_computation(score, step, shards, student, teacher):
+    assert score(step) == pytest.approx(plain_scores(shards, student, teacher), rel=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 1000])  # with the last, two of three workers have no batch
+def test_the_number_of_workers_and_their_batches_do_not_change_the_scores(score, step, batch_size):
+    assert score(step, 3, batch_size) == pytest.approx(score(step), rel=1e-5)
+
+
+def test_without_a_teacher_there_are_the_scores_of_the_masked_words_alone(score, student):
+    found = score(DistillationStep(student, None, MASKED_LM_ONLY, None))
+    assert sorted(found) == ["hit@1", "loss", "mlm"]
+    assert found["loss"] == pytest.approx(found["mlm"])
+
+
+def test_scores_know_no_dropout(score, step):
+    assert score(step) == score(step)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_scoring_leaves_the_mode_of_the_model_as_it_was(score, step, student, training):
+    student.train(training)
+    score(step)
+    assert student.training is training
+    student.train()
+
+
+def test_every_batch_is_a_sign_of_life(score, step, shards):
+    moves = []
+    score(step, batch_size=7, moved=lambda: moves.append(1))
+    assert len(moves) == int(np.ceil(len(shards) / 7))
