@@ -111,6 +111,11 @@ class CheckpointStore:
         self.wait()
         self._writing = self._writer.submit(self._write, snapshot)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no checkpoint is being written."""
+        return self._writing is None or self._writing.done()
+
     def wait(self) -> None:
         """Returns when the last checkpoint is written.
 

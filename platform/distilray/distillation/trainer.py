@@ -13,7 +13,7 @@ from pyarrow import fs
 from ray import train
 from ray.train.torch import TorchTrainer
 
-from distilray.config.distillation import DistillConfig, LossConfig, TrainingConfig, TrainTeacherConfig
+from distilray.config.distillation import DistillConfig, LossConfig, ScalingConfig, TrainingConfig, TrainTeacherConfig
 from distilray.distillation.checkpoint import CheckpointStore
 from distilray.distillation.loop import CHECKPOINTS_FOLDER, DIVERGED_FOLDER, train_loop
 from distilray.distillation.monitoring.reporter import HELDOUT_FILE
@@ -38,9 +38,10 @@ from distilray.runtime.reporting.metrics import MetricsFollower, Row, read_metri
 from distilray.runtime.reporting.notices import NoticeFollower
 from distilray.runtime.reporting.progress import Progress
 from distilray.runtime.run_folder import METRICS_FILE, RunFolder
-from distilray.runtime.session import ray_session
+from distilray.runtime.session import ENVIRONMENT, ray_session
 
 INITIALISATION_FILE = "initialisation.json"
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _MODEL_FILES = ("config.json", WEIGHTS_FILE, "tokenizer.json", "tokenizer_config.json")
 _SHOWN_TERMS = ("loss", "ce", "mlm", "cos", "mse", "hidden", "attention", "values")
 
@@ -109,6 +110,7 @@ def _fit(
     )
     with ray_session(config.ray):
         _check_resources(config)
+        bound_start(config.scaling)
         for line in told:
             _say(folder.job, line)
         progress = Progress(folder.job, total=settings.total_steps, unit="steps")
@@ -178,6 +180,16 @@ def _check_resources(config: TrainingConfig) -> None:
                 f"scaling: {workers} workers need {need:g} {name}, the local cluster has {have.get(name, 0):g}; "
                 "lower scaling.num_workers or cpus_per_worker, or set scaling.use_gpu=false"
             )
+
+
+def bound_start(scaling: ScalingConfig) -> None:
+    """Lets workers of changing number wait for their places for half a minute only, unless the user says otherwise.
+
+    Ray Train counts a machine for up to 20 s after it is gone, and would wait for places on it; after the time-out it
+    counts again. A fixed number of workers may have to wait for a cluster that grows.
+    """
+    if scaling.min_workers and os.environ.get(START_TIMEOUT) == ENVIRONMENT[START_TIMEOUT]:
+        os.environ[START_TIMEOUT] = "30"
 
 
 def _check_end(ended: Mapping[str, Any], folder: RunFolder) -> None:
