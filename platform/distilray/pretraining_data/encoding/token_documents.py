@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from distilray.pretraining_data.encoding.gathering import gathered
-from distilray.pretraining_data.tokenizer import build_tokenizer
 
 _BATCH_SENTENCES = 1024
 # Bytes of words, with some 200 for each, that are remembered; then it begins anew.
@@ -110,4 +109,4 @@ class WordPieces:
 
 @lru_cache(maxsize=1)
 def _word_pieces(tokenizer_json: str) -> WordPieces:
-    return WordPieces(build_tokenizer(tokenizer_json))
+    return WordPieces(Tokenizer.from_str(tokenizer_json))  # one of its own, since its settings are changed

@@ -86,3 +86,9 @@ def test_what_is_remembered_is_bounded(monkeypatch, encoder):
         words = [f"word{number}x{index}" for index in range(10)]
         assert pieces.encode([" ".join(words)])[1].tolist() == [sum(len(pieces.encode([word])[0]) for word in words)]
         assert len(pieces._numbers) < 50
+
+
+def test_other_users_of_the_tokenizer_still_read_special_tokens(tokenizer_json):
+    tokenise([0], [["paris is the [MASK] of france"]], tokenizer_json)
+    tokenizer = build_tokenizer(tokenizer_json)
+    assert tokenizer.token_to_id("[MASK]") in tokenizer.encode("the [MASK] of france").ids
