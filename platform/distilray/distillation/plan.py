@@ -22,6 +22,7 @@ from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
 from distilray.runtime import storage
 from distilray.runtime.reporting.metrics import read_metrics
 from distilray.runtime.reporting.progress import duration
+from distilray.runtime.reporting.trackers import check_trackers
 from distilray.runtime.run_folder import CONFIG_FILE, METRICS_FILE
 
 _STATE_BYTES = 16  # of a trained parameter: itself, its gradient and two moments, in fp32
@@ -111,6 +112,7 @@ def total_steps(config: TrainingConfig, examples: int) -> int:
 
 
 def _plan(config: TrainingConfig, tokenizer_dir: str, model: Any, teacher: Any | None) -> dict[str, object]:
+    check_trackers(config.trackers.also, config.run_dir)
     shards = open_shards(config, read_tokenizer(tokenizer_dir))
     steps = total_steps(config, len(shards))
     tokens = int(shards.tokens / len(shards) * config.batch_size * steps)

@@ -1,4 +1,5 @@
 import re
+import sys
 
 import pytest
 import yaml
@@ -108,3 +109,9 @@ def test_a_map_of_embeddings_alone_has_no_attention(plan):
 def test_more_workers_at_least_than_at_most_are_refused(plan):
     with pytest.raises(ValueError, match="min_workers 3 is more than num_workers 2"):
         plan(scaling={"num_workers": 2, "min_workers": 3, "use_gpu": False})
+
+
+def test_a_tracker_whose_package_is_missing_is_refused_before_anything_starts(plan, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match="tracker 'wandb' needs the package wandb"):
+        plan(trackers={"also": ["wandb"]})

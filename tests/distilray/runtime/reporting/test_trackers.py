@@ -234,13 +234,18 @@ def test_the_exit_code_in_wandb_says_that_a_run_failed(run_uri, wandb):
 
 
 @pytest.mark.parametrize(
-    ("name", "package"), [("tensorboard", "tensorboardX"), ("mlflow", "mlflow"), ("wandb", "wandb")]
+    ("name", "package", "install"),
+    [
+        ("tensorboard", "tensorboardX", "tensorboardX"),
+        ("mlflow", "mlflow", "'distilray[tracking]'"),
+        ("wandb", "wandb", "wandb"),
+    ],
 )
-def test_a_missing_package_is_told_in_one_line_with_the_extra_that_brings_it(run_uri, monkeypatch, name, package):
+def test_a_missing_package_is_told_in_one_line_with_what_to_install(run_uri, monkeypatch, name, package, install):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError) as raised:
         opened([name], run_uri)
-    assert str(raised.value) == f"tracker '{name}' needs the package {package}: pip install 'distilray[tracking]'"
+    assert str(raised.value) == f"tracker '{name}' needs the package {package}: pip install {install}"
 
 
 def test_an_unknown_tracker_is_told_with_those_that_exist(run_uri):

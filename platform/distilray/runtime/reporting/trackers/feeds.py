@@ -67,7 +67,7 @@ def check_trackers(names: Sequence[str], run_uri: str) -> None:
             import_module(package)
         except ImportError:
             needs = f"tracker '{name}' needs the package {package}"
-            raise InputError(f"{needs}: pip install 'distilray[tracking]'") from None
+            raise InputError(f"{needs}: pip install {_DISTRIBUTIONS.get(package, package)}") from None
         if name == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI") and not storage.is_local(run_uri):
             raise InputError("tracker 'mlflow': the run folder is in an object store; set MLFLOW_TRACKING_URI")
 
@@ -134,6 +134,9 @@ _TRACKERS: Mapping[str, tuple[str, Callable[[Run], Tracker]]] = {
     "mlflow": ("mlflow", Mlflow),
     "wandb": ("wandb", Wandb),
 }
+
+# What to install for a package that is not named like it.
+_DISTRIBUTIONS = {"mlflow": "'distilray[tracking]'"}
 
 
 def _is_finite_number(value: object) -> bool:
