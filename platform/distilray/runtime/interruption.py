@@ -22,6 +22,7 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        _requested.clear()
 
 
 def raise_if_interrupted() -> None:

@@ -53,3 +53,9 @@ def test_a_new_block_knows_nothing_of_the_last() -> None:
         os.kill(os.getpid(), signal.SIGINT)
     with interruptible():
         raise_if_interrupted()
+
+
+def test_after_a_block_that_was_interrupted_other_work_goes_on() -> None:
+    with contextlib.suppress(KeyboardInterrupt), interruptible():
+        os.kill(os.getpid(), signal.SIGINT)
+    raise_if_interrupted()
