@@ -1,0 +1,93 @@
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from distilray.distillation.monitoring import reporter as reporter_module
+from distilray.distillation.monitoring.reporter import GAUGES, Reporter
+
+ROW = {"step": 5, "loss": 2.5, "tokens_per_s": 1000.0, "time": 1.0}
+
+
+class Trackers:
+    """Keeps what it is given."""
+
+    def __init__(self):
+        self.rows, self.closed = [], []
+
+    def log(self, step, values):
+        self.rows.append((step, dict(values)))
+
+    def close(self, *, failed=False):
+        self.closed.append(failed)
+
+
+@pytest.fixture
+def trackers():
+    return Trackers()
+
+
+@pytest.fixture
+def gauges(monkeypatch):
+    """What Ray would export: (name, value), as if there were a session."""
+    found = []
+
+    def gauge(name, description, tag_keys):
+        return SimpleNamespace(set=lambda value: found.append((name, value)), set_default_tags=lambda tags: None)
+
+    monkeypatch.setattr(reporter_module, "Gauge", gauge)
+    monkeypatch.setattr(reporter_module.ray, "is_initialized", lambda: True)
+    return found
+
+
+def lines(folder, name):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def test_a_row_is_written_with_the_steps_of_the_run(tmp_path, trackers):
+    with Reporter(str(tmp_path), start=0, total=10, trackers=trackers) as reporter:
+        reporter.row(ROW)
+    assert lines(tmp_path, "metrics.jsonl") == [{**ROW, "total_steps": 10}]
+
+
+def test_scores_are_written_beside_the_rows(tmp_path, trackers):
+    with Reporter(str(tmp_path), start=0, total=10, trackers=trackers) as reporter:
+        reporter.scores({"step": 5, "hit@1": 0.5})
+    assert lines(tmp_path, "heldout.jsonl") == [{"step": 5, "hit@1": 0.5}]
+    assert lines(tmp_path, "metrics.jsonl") == []
+
+
+def test_trackers_get_numbers_by_group_and_neither_step_nor_time(tmp_path, trackers):
+    with Reporter(str(tmp_path), start=0, total=10, trackers=trackers) as reporter:
+        reporter.row(ROW)
+        reporter.scores({"step": 6, "hit@1": 0.5})
+    assert trackers.rows == [
+        (5, {"train/loss": 2.5, "train/tokens_per_s": 1000.0}),
+        (6, {"heldout/hit@1": 0.5}),
+    ]
+
+
+def test_what_comes_after_the_checkpoint_is_dropped_when_a_run_goes_on(tmp_path, trackers):
+    with Reporter(str(tmp_path), start=0, total=10, trackers=trackers) as reporter:
+        for step in (2, 4, 6):
+            reporter.row({**ROW, "step": step})
+            reporter.scores({"step": step})
+    with Reporter(str(tmp_path), start=4, total=10, trackers=trackers):
+        pass
+    for name in ("metrics.jsonl", "heldout.jsonl"):
+        assert [row["step"] for row in lines(tmp_path, name)] == [2, 4]
+
+
+def test_ray_exports_the_numbers_of_a_row_that_have_a_gauge(tmp_path, trackers, gauges):
+    with Reporter(str(tmp_path), start=0, total=10, trackers=trackers) as reporter:
+        reporter.row(ROW)
+    assert sorted(gauges) == [("distilray_loss", 2.5), ("distilray_step", 5), ("distilray_tokens_per_s", 1000.0)]
+    assert {"loss", "step", "tokens_per_s"} <= set(GAUGES)
+
+
+def test_trackers_learn_whether_the_run_failed(tmp_path, trackers):
+    with pytest.raises(RuntimeError), Reporter(str(tmp_path), start=0, total=1, trackers=trackers):
+        raise RuntimeError
+    with Reporter(str(tmp_path), start=0, total=1, trackers=trackers):
+        pass
+    assert trackers.closed == [True, False]
