@@ -128,6 +128,7 @@ class TrainingLoop:
             for step in range(start, total):
                 ended = self._take(step, batches, meter) or self._look_around(step + 1, is_last=step + 1 == total)
                 if ended:
+                    self._reporter.is_failed = True
                     return {"steps": step, **ended}
         return {"steps": total}
 

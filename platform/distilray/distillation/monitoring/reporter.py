@@ -27,7 +27,13 @@ GAUGES: Mapping[str, str] = {
 
 
 class NoReporter:
-    """What all workers but the first have: it says nothing."""
+    """What all workers but the first have: it says nothing.
+
+    Attributes:
+        is_failed: set when the run ends before its last step.
+    """
+
+    is_failed = False
 
     def __enter__(self) -> "NoReporter":
         return self
@@ -71,7 +77,7 @@ class Reporter(NoReporter):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._trackers.close(failed=kind is not None)
+        self._trackers.close(failed=self.is_failed or kind is not None)
 
     def row(self, row: Mapping[str, float]) -> None:
         """A row of training; `step` is the finished steps."""

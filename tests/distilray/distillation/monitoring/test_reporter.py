@@ -88,6 +88,8 @@ def test_ray_exports_the_numbers_of_a_row_that_have_a_gauge(tmp_path, trackers, 
 def test_trackers_learn_whether_the_run_failed(tmp_path, trackers):
     with pytest.raises(RuntimeError), Reporter(str(tmp_path), start=0, total=1, trackers=trackers):
         raise RuntimeError
+    with Reporter(str(tmp_path), start=0, total=1, trackers=trackers) as reporter:
+        reporter.is_failed = True
     with Reporter(str(tmp_path), start=0, total=1, trackers=trackers):
         pass
-    assert trackers.closed == [True, False]
+    assert trackers.closed == [True, True, False]
