@@ -1,6 +1,6 @@
 """Distils the same student with all losses and with one thing less each time; prints the table beside the paper's.
 
-    python -m jobs.run_ablation [--only VARIANT ...] [a.b=value ...]
+    python -m jobs.run_ablation [--only VARIANT,VARIANT] [a.b=value ...]
 
 Reads:  what the recipes in jobs/recipes/run_ablation name: the quickstart's shards and teacher.
 Writes: a run folder of jobs.distill for each variant in runs/ablation/; finished ones are skipped.
@@ -15,7 +15,7 @@ from rich.console import Console
 
 from distilray.config.base import RayConfig
 from distilray.config.distillation import DistillConfig
-from distilray.distillation.ablation import VARIANTS, ablation_table, last_scores
+from distilray.distillation.ablation import VARIANTS, ablation_table, last_scores, variants
 from distilray.runtime.job import CommandParser, exit_code
 from distilray.runtime.session import ray_session
 from jobs import distill
@@ -25,20 +25,18 @@ RECIPES = str(Path(__file__).parent / "recipes" / "run_ablation" / "{}.yaml")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the set; returns its exit code."""
+    """Runs one variant after the other in one Ray session, then prints the table; returns the exit code."""
     return exit_code("run_ablation", lambda: run_set(argv))
 
 
 def run_set(argv: Sequence[str] | None) -> None:
-    """One variant after the other in one Ray session, then the table."""
     parser = CommandParser(prog="python -m jobs.run_ablation", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=VARIANTS, help="variants to run")
+    parser.add_argument("--only", default=",".join(VARIANTS), help="variants, of %(default)s")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to every recipe but its run_dir")
     given = parser.parse_intermixed_args(argv)
     with ray_session(RayConfig()):
-        runs = {name: distill.JOB.execute(RECIPES.format(name), given.overrides).uri for name in given.only}
-    scores = {name: last_scores(run) for name, run in runs.items()}
-    Console(width=None if os.isatty(1) else 110).print(ablation_table(scores))
+        runs = {name: distill.JOB.execute(RECIPES.format(name), given.overrides).uri for name in variants(given.only)}
+    Console(width=None if os.isatty(1) else 110).print(ablation_table({n: last_scores(r) for n, r in runs.items()}))
 
 
 if __name__ == "__main__":

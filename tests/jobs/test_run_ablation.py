@@ -41,7 +41,7 @@ def test_a_run_without_held_out_scores_is_one_line(tmp_path):
 
 
 def test_an_unknown_variant_is_one_line_that_names_those_there_are(capfd):
-    assert run_ablation.main(["--only", "no-such"]) == 2
+    assert run_ablation.main(["--only", "full,no-such"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert "random-init" in line
 
@@ -53,7 +53,7 @@ def test_one_command_runs_the_set_and_prints_the_table(tmp_path, monkeypatch, ca
     teacher = write_teacher(tmp_path / "teacher/model", tokenizer_dir)
     monkeypatch.chdir(tmp_path)
     values = [f"shards_dir={shards}", f"teacher_dir={teacher}", "max_steps=2", "batch_size=8", "scaling.num_workers=1"]
-    assert run_ablation.main(["--only", "full", "random-init", *values]) == 0
+    assert run_ablation.main(["--only", "full,random-init", *values]) == 0
     out = capfd.readouterr().out
     assert "GLUE in the paper" in out
     assert "-3.69" in out

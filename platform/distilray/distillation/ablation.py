@@ -16,6 +16,19 @@ PAPER: Mapping[str, float] = {"no-kl": -2.96, "no-cosine": -1.46, "no-mlm": -0.3
 VARIANTS: Sequence[str] = (FULL, *PAPER)
 
 
+def variants(text: str) -> list[str]:
+    """The variants that a comma-separated list names.
+
+    Raises:
+        InputError: one that there is not.
+    """
+    names = text.split(",")
+    unknown = [name for name in names if name not in VARIANTS]
+    if unknown:
+        raise InputError(f"'{unknown[0]}' is no variant; there are {', '.join(VARIANTS)}")
+    return names
+
+
 def last_scores(run_dir: str) -> Mapping[str, float]:
     """The held-out scores at the end of a run.
 
