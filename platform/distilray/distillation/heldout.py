@@ -1,5 +1,6 @@
 """What the trained model is worth on every held-out example, while it is trained."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 
 from distilray.distillation.feed import counts_of
-from distilray.distillation.objective.step import DistillationStep, TensorBatch
+from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
 from distilray.distillation.teacher_cache.cache import TeacherCache
 from distilray.pretraining_data.batches import collate, heldout_rows
 from distilray.pretraining_data.shards import ShardSet
@@ -35,11 +36,14 @@ class HeldoutScores:
     targets: TeacherCache | None = None
     limit: int | None = None
 
+    @functools.cached_property
+    def _counts(self) -> StepCounts:
+        rows = np.arange(len(self.shards))[: self.limit]
+        return counts_of(self.shards.lengths(rows), self.shards.mask_counts(rows, np.zeros_like(rows)))
+
     def score(self, step: DistillationStep) -> Mapping[str, float]:
         """`loss` and its unweighted terms as in training; `hit@1`, and `agreement` with a teacher, at the masks."""
-        rows = np.arange(len(self.shards))[: self.limit]
-        masked = self.shards.mask_counts(rows, np.zeros_like(rows))
-        counts = counts_of(self.shards.lengths(rows), masked)
+        counts = self._counts
         shares = heldout_rows(
             self.shards, batch_size=self.batch_size, limit=self.limit, rank=self.rank, num_workers=self.num_workers
         )

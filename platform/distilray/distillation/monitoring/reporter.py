@@ -61,8 +61,9 @@ class Reporter(NoReporter):
 
     def __init__(self, run_uri: str, *, start: int, total: int, trackers: Trackers) -> None:
         self._total = total
-        self._rows = MetricsLog(storage.join(run_uri, METRICS_FILE), keep_to_step=start)
-        self._scores = MetricsLog(storage.join(run_uri, HELDOUT_FILE), keep_to_step=start)
+        kept = start or -1  # one that begins anew scores step 0 again
+        self._rows = MetricsLog(storage.join(run_uri, METRICS_FILE), keep_to_step=kept)
+        self._scores = MetricsLog(storage.join(run_uri, HELDOUT_FILE), keep_to_step=kept)
         self._trackers = trackers
         self._gauges: dict[str, Gauge] = {}
         if ray.is_initialized():

@@ -78,6 +78,13 @@ def test_what_comes_after_the_checkpoint_is_dropped_when_a_run_goes_on(tmp_path,
         assert [row["step"] for row in lines(tmp_path, name)] == [2, 4]
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_has_its_first_scores_once(tmp_path, trackers):
+    for _ in range(2):
+        with Reporter(str(tmp_path), start=0, total=10, trackers=trackers) as reporter:
+            reporter.scores({"step": 0})
+    assert [row["step"] for row in lines(tmp_path, "heldout.jsonl")] == [0]
+
+
 def test_ray_exports_the_numbers_of_a_row_that_have_a_gauge(tmp_path, trackers, gauges):
     with Reporter(str(tmp_path), start=0, total=10, trackers=trackers) as reporter:
         reporter.row(ROW)
