@@ -41,6 +41,8 @@ def _identity_value(value: Any) -> Any:
         return value.identity_values()
     if isinstance(value, list | tuple):
         return [_identity_value(part) for part in value]
+    if isinstance(value, dict):
+        return {str(key): _identity_value(part) for key, part in value.items()}
     return value
 
 
