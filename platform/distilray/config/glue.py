@@ -231,7 +231,7 @@ class SearchGlueConfig(GlueConfig):
                 self._check_values(task, name, values)
             if self.seed in self.of_task(task).seeds:
                 raise ValueError(
-                    f"seed: {self.seed} is among the seeds of {task}; trials use it, and the winner is scored with others"
+                    f"seed: {self.seed} is among the seeds of {task}; trials use it, the winner is scored with others"
                 )
         return self
 
