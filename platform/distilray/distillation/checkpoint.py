@@ -93,12 +93,22 @@ class CheckpointStore:
 
     Args:
         folder: path or URI.
-        keep: newest checkpoints that are kept; the one with the lowest held-out loss is kept besides.
+        keep: newest checkpoints that are kept; the best one is kept besides.
         notice: takes a line that people should see.
+        cost: what the best checkpoint has the lowest of, from its metrics; nan when they do not tell.
     """
 
-    def __init__(self, folder: str, *, keep: int, config_hash: str, notice: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: str,
+        *,
+        keep: int,
+        config_hash: str,
+        notice: Callable[[str], None],
+        cost: Callable[[Mapping[str, float]], float] = lambda metrics: metrics.get("loss", math.nan),
+    ) -> None:
         self._folder, self._keep, self._config_hash, self._notice = folder, keep, config_hash, notice
+        self._cost = cost
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
@@ -139,6 +149,18 @@ class CheckpointStore:
                 self._notice(f"CHECKPOINT {self.path(step)} IS BROKEN ({error}): going back to the one before")
         return None
 
+    def is_whole(self, step: int) -> bool:
+        """Whether there is a checkpoint of a step, and is what was saved.
+
+        Raises:
+            BrokenCheckpointError: it belongs to another run.
+        """
+        try:
+            self._verified(step)
+        except _UnusableError:
+            return False
+        return True
+
     def state(self, step: int) -> TrainingState:
         """The state of a checkpoint that `newest` has named."""
         return TrainingState.from_json(self._record(step))
@@ -169,9 +191,9 @@ class CheckpointStore:
         return storage.join(self._folder, f"step-{step:07d}", *names)
 
     def best(self) -> int | None:
-        """The step with the lowest held-out loss of those that are there."""
-        losses = {step: self._loss(step) for step in self.steps()}
-        known = {step: loss for step, loss in losses.items() if math.isfinite(loss)}
+        """The step with the lowest cost of those that are there, by default the held-out loss."""
+        costs = {step: self._cost_of(step) for step in self.steps()}
+        known = {step: cost for step, cost in costs.items() if math.isfinite(cost)}
         return min(known, key=lambda step: (known[step], step)) if known else None
 
     def _write(self, snapshot: Snapshot) -> None:
@@ -229,9 +251,9 @@ class CheckpointStore:
             raise _UnusableError(f"{STATE_FILE} is not of schema {_SCHEMA}")
         return record
 
-    def _loss(self, step: int) -> float:
+    def _cost_of(self, step: int) -> float:
         try:
-            return float(self._record(step)["metrics"].get("loss", math.nan))
+            return float(self._cost(self._record(step)["metrics"]))
         except (_UnusableError, LookupError, AttributeError):
             return math.nan
 

@@ -46,6 +46,7 @@ class Job(Generic[C]):
         plan: validates the inputs and says what a run would do; starts nothing.
         run: does the work inside the run folder.
         show: prints what a complete run found, beyond its summary line.
+        validate: checks a file of the kind that the job makes for others, and says in a line what it is.
     """
 
     name: str
@@ -55,12 +56,19 @@ class Job(Generic[C]):
     run: Callable[[C, RunFolder], Outcome]
     show: Callable[[RunFolder], None] | None = None
     prepare: Callable[[C], C] | None = None
+    validate: Callable[[str], str] | None = None
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Runs the command line and returns the exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted."""
 
         def work() -> None:
             arguments = self._parser().parse_intermixed_args(argv)
+            if self.validate is not None and arguments.validate is not None:
+                print(self.validate(arguments.validate), flush=True)
+                return
+            if arguments.recipe is None:
+                shown = f"python -m jobs.{self.name} --help shows the command"
+                raise InputError(f"the following arguments are required: --recipe; {shown}")
             if arguments.dry_run:
                 self.dry_run(arguments.recipe, arguments.overrides)
                 return
@@ -110,8 +118,10 @@ class Job(Generic[C]):
             allow_abbrev=False,
             epilog="exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted (run it again to go on)",
         )
-        parser.add_argument("--recipe", required=True, help=f"YAML file, e.g. jobs/recipes/{self.name}/quickstart.yaml")
+        parser.add_argument("--recipe", help=f"YAML file, e.g. jobs/recipes/{self.name}/quickstart.yaml")
         parser.add_argument("--dry-run", action="store_true", help="validate, print the plan, start nothing")
+        if self.validate is not None:
+            parser.add_argument("--validate", metavar="FILE", help="check a file of somebody else instead of running")
         parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe")
         return parser
 

@@ -272,3 +272,18 @@ def test_an_object_store_gives_back_what_it_was_given(bucket, snapshot, trained,
     fresh = new_pair(teacher, layers=[1, 2])
     store.restore(3, *fresh)
     assert_equal_states(fresh, trained)
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_cost(tmp_path, snapshot, notices):
+    store = CheckpointStore(
+        str(tmp_path), keep=1, config_hash="a-config", notice=notices.append, cost=lambda metrics: -metrics["loss"]
+    )
+    save_steps(store, snapshot, *range(1, 5), loss={1: 9.0, 2: 9.5, 3: 9.5, 4: 3.0})
+    assert store.best() == 2
+    assert store.steps() == [2, 4]
+
+
+def test_a_checkpoint_is_known_to_be_whole_or_not(store, snapshot):
+    save_steps(store, snapshot, 3, 5)
+    Path(store.path(5, "model.safetensors")).write_bytes(b"torn")
+    assert [store.is_whole(step) for step in (3, 4, 5)] == [True, False, False]

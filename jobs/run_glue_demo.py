@@ -1,0 +1,40 @@
+"""Searches fine-tuning settings on a small task made from the quickstart's sample: does sentence B follow sentence A?
+
+    python -m jobs.run_glue_demo [JOB.a.b=value ...]
+
+Reads: the two packages of the `sample` extra.
+Writes: runs/glue-demo/{corpus,follows,search}; finished stages are skipped when it is run again.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from distilray.config.base import RayConfig
+from distilray.runtime.job import exit_code, overrides_by_job
+from distilray.runtime.session import ray_session
+from jobs import build_corpus, build_follows, search_glue
+from tuning.search import show_search
+
+STAGES = (build_corpus.JOB, build_follows.JOB, search_glue.JOB)
+RECIPES = {"build_corpus": "quickstart", "build_follows": "demo", "search_glue": "demo"}
+OWN_CORPUS = "build_corpus.run_dir=runs/glue-demo/corpus"  # of the quickstart's recipe; that of the quickstart stays
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the demo; returns its exit code."""
+    return exit_code("run_glue_demo", lambda: run_demo(sys.argv[1:] if argv is None else argv))
+
+
+def run_demo(overrides: Sequence[str]) -> None:
+    """One stage after the other in one Ray session, then the trials and the scores of the winner."""
+    changes = overrides_by_job([job.name for job in STAGES], [OWN_CORPUS, *overrides])
+    with ray_session(RayConfig()):
+        for job in STAGES:
+            recipe = Path(__file__).parent / "recipes" / job.name / f"{RECIPES[job.name]}.yaml"
+            folder = job.execute(str(recipe), changes[job.name])
+    show_search(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

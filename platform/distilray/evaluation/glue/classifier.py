@@ -1,0 +1,153 @@
+"""BERT and DistilBERT with a classification head: from a pretrained folder, from a fine-tuned one, and back to one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+from transformers import AutoConfig, BertForSequenceClassification, DistilBertForSequenceClassification
+from transformers.utils import logging as transformers_logging
+
+from distilray.errors import InputError
+from distilray.evaluation.glue.tasks import GlueTask
+from distilray.models.masked_lm import SAFETENSORS_METADATA, companion_files, model_tensors
+from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE
+from distilray.runtime import storage
+from distilray.runtime.seeding import hash_integers
+
+_CLASSES: Mapping[str, type[nn.Module]] = {
+    "bert": BertForSequenceClassification,
+    "distilbert": DistilBertForSequenceClassification,
+}
+# Of the task that a folder was fine-tuned on, or of none.
+_HEAD_PREFIXES = ("classifier.", "pre_classifier.")
+# What a masked language model does not hold of BERT's encoder; fresh where it is missing.
+_POOLER_PREFIX = "bert.pooler."
+_DROPOUTS = {
+    "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    "distilbert": ("dropout", "attention_dropout", "seq_classif_dropout"),
+}
+_TASK_KEY = "finetuning_task"  # of config.json: the labels of several tasks are the same
+
+
+def load_classifier(model_dir: str, task: GlueTask, *, seed: int, dropout: float | None = None) -> Any:
+    """A BERT or DistilBERT with a fresh head for a task, in eval mode and fp32.
+
+    The head is a function of `seed`; the random state of torch stays as it is. BERT's pooler counts as part of the
+    encoder: it is taken when the folder has one, as that of a bare encoder or of another task's model.
+
+    Args:
+        model_dir: local folder of an encoder, of a masked language model, or of a model fine-tuned on any task.
+        task: gives the number of outputs and the words for them.
+        dropout: of encoder and head; the model's own when None.
+
+    Raises:
+        InputError: a file is missing, another architecture, or weights that do not fit the config.
+    """
+    config = _read_config(model_dir)
+    config.num_labels = task.num_outputs
+    config.id2label = _words(task)
+    config.label2id = {word: number for number, word in config.id2label.items()}
+    config.problem_type = "regression" if task.is_regression else "single_label_classification"
+    setattr(config, _TASK_KEY, task.name)
+    if dropout is not None:
+        for name in _DROPOUTS[config.model_type]:
+            setattr(config, name, dropout)
+    model, absent = _load(model_dir, config)
+    fresh = (*_HEAD_PREFIXES, _POOLER_PREFIX)
+    _refuse(model_dir, [name for name in absent if not name.startswith(fresh)])
+    head = [name for name, _ in model.named_parameters() if name.startswith(_HEAD_PREFIXES)]
+    _initialise(model, sorted({*absent, *head}), seed)
+    return model
+
+
+def load_fine_tuned(folder: str, task: GlueTask) -> Any:
+    """A model that was fine-tuned on a task, in eval mode and fp32.
+
+    Raises:
+        InputError: as `load_classifier`; or it has no head, or that of another task.
+    """
+    config = _read_config(folder)
+    found = getattr(config, _TASK_KEY, None)
+    if found != task.name or dict(config.id2label) != _words(task):
+        told = f"fine-tuned on {found}" if found else "not fine-tuned by jobs.evaluate_glue"
+        raise InputError(f"{folder}/{CONFIG_FILE}: {told}, where a model of {task.name} is needed")
+    model, absent = _load(folder, config)
+    _refuse(folder, absent)
+    return model
+
+
+def save_classifier(model: Any, uri: str, tokenizer_json: str) -> None:
+    """Writes a model folder that plain `transformers` loads; the weights come last, and are whole or absent.
+
+    Raises:
+        InputError: it cannot be written; the disk may be full.
+    """
+    storage.remove_folder(uri)  # old weights must not stand beside a new config
+    storage.make_folder(uri)
+    for name, data in companion_files(model, tokenizer_json).items():
+        storage.write_bytes(storage.join(uri, name), data)
+    tensors = {name: tensor.cpu() for name, tensor in model_tensors(model).items()}
+    storage.write_bytes(storage.join(uri, WEIGHTS_FILE), save(tensors, metadata=SAFETENSORS_METADATA))
+
+
+def _words(task: GlueTask) -> dict[int, str]:
+    return dict(enumerate(task.labels or ("score",)))
+
+
+def _read_config(model_dir: str) -> Any:
+    folder = storage.local_path(model_dir)
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise InputError(f"{model_dir}: no {name}; name a model folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(f"{model_dir}/{CONFIG_FILE}: not a model config ({error})") from None
+    if config.model_type not in _CLASSES:
+        raise InputError(f"{model_dir}: a {config.model_type}, where {' or '.join(_CLASSES)} is needed")
+    return config
+
+
+def _load(model_dir: str, config: Any) -> tuple[Any, list[str]]:
+    """The model, and the names of weights that the folder lacks or has in another shape."""
+    # What is missing is judged by the callers; the library's own report would say it a second time, in many lines.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    model_class: Any = _CLASSES[config.model_type]
+    try:
+        with torch.random.fork_rng(devices=[]):  # the library draws what is missing
+            model, info = model_class.from_pretrained(
+                storage.local_path(model_dir),
+                config=config,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                dtype=torch.float32,
+            )
+    except Exception as error:  # safetensors raises its own plain Exception for a torn file
+        raise InputError(f"{model_dir}/{WEIGHTS_FILE}: cannot be loaded ({error})") from None
+    # The library leaves them where the file has them; products of matrices round by where these lie in memory.
+    for parameter in model.parameters():
+        parameter.data = parameter.detach().clone()
+    mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+    return model.eval(), sorted([*info["missing_keys"], *mismatched])
+
+
+def _refuse(model_dir: str, names: Sequence[str]) -> None:
+    if names:
+        raise InputError(f"{model_dir}: {len(names)} weights are missing or of another shape, first {names[0]}")
+
+
+@torch.no_grad()
+def _initialise(model: Any, names: Sequence[str], seed: int) -> None:
+    """Matrices normal with the config's deviation, biases 0, as BERT and DistilBERT begin."""
+    generator = torch.Generator().manual_seed(int(hash_integers(seed) >> 1))
+    parameters = dict(model.named_parameters())
+    for name in names:
+        if name.endswith(".bias"):
+            parameters[name].zero_()
+        else:
+            parameters[name].normal_(0.0, model.config.initializer_range, generator=generator)

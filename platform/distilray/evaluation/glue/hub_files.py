@@ -1,0 +1,118 @@
+"""GLUE as the hub's `nyu-mll/glue` has it: Parquet files with class ids, in shards."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from distilray.errors import InputError
+from distilray.evaluation.glue.examples import HIGHEST_SCORE, Examples, check_rows, label_array
+from distilray.evaluation.glue.tasks import GlueTask
+from distilray.runtime import storage
+
+HUB_SUFFIX = ".parquet"
+
+_AGAIN = "get it from the hub again"
+_LABEL, _INDEX = "label", "idx"
+_SPLITS = {"dev": "validation", "dev_matched": "validation_matched", "dev_mismatched": "validation_mismatched"}
+
+
+def read_hub_split(folder: str, task: GlueTask, split: str) -> Examples:
+    """Reads one split of a task.
+
+    Args:
+        folder: path or URI of the folder with the files of the task, or of AX.
+        task: the task; MNLI for AX.
+        split: one of the task's.
+
+    Raises:
+        InputError: a file is absent or is not the hub's.
+    """
+    name = "test" if split == "ax" else _SPLITS.get(split, split)
+    is_test = split in task.test
+    texts: list[list[str]] = [[] for _ in task.hub_columns]
+    labels: list[float] = []
+    for uri in _shards(folder, name):
+        table = _read(uri, [*task.hub_columns, _INDEX if is_test else _LABEL])
+        if is_test:
+            _check_order(uri, _numbers(uri, table, _INDEX, pa.types.is_integer), len(texts[0]))
+        else:
+            labels += _labels(uri, table, task)
+        for column, wanted in zip(texts, task.hub_columns, strict=True):
+            column += _texts(uri, table, wanted)
+    check_rows(storage.join(folder, f"{name}-*{HUB_SUFFIX}"), task, split, [len(texts[0])])
+    # The hub has -1 for every label of a test set.
+    return Examples(texts[0], texts[1] if len(texts) > 1 else None, None if is_test else label_array(task, labels))
+
+
+def _shards(folder: str, name: str) -> list[str]:
+    """The files of a split in order."""
+    pattern = re.compile(rf"{re.escape(name)}-(\d+)-of-(\d+)\.parquet")
+    found = [(match, uri) for uri in storage.list_files(folder) if (match := pattern.fullmatch(uri.rpartition("/")[2]))]
+    if not found:
+        raise InputError(f"{storage.join(folder, name)}-00000-of-00001.parquet: no such file; {_AGAIN}")
+    numbers, totals = [int(match[1]) for match, _ in found], {int(match[2]) for match, _ in found}
+    if numbers != list(range(max(totals))) or len(totals) > 1:
+        told = ", ".join(uri.rpartition("/")[2] for _, uri in found)[:200]
+        raise InputError(f"{folder}: the parts of {name} are not whole or not of one release ({told}); {_AGAIN}")
+    return [uri for _, uri in found]
+
+
+def _read(uri: str, columns: Sequence[str]) -> pa.Table:
+    found, path = storage.filesystem(uri)
+    try:
+        with pq.ParquetFile(path, filesystem=found) as file:
+            names = file.schema_arrow.names
+            if any(names.count(name) != 1 for name in columns):
+                told = ", ".join(names)[:200]
+                raise InputError(f"{uri}: columns {told!r} where {', '.join(columns)} belong; {_AGAIN}")
+            return file.read(columns=list(columns))
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{uri}: not a whole Parquet file ({reason}); {_AGAIN}") from None
+
+
+def _texts(uri: str, table: pa.Table, name: str) -> list[str]:
+    column = _whole(uri, table, name)
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise InputError(f"{uri}: column {name} is {column.type}, not text; {_AGAIN}")
+    values: list[str] = column.to_pylist()
+    return values
+
+
+def _numbers(uri: str, table: pa.Table, name: str, is_kind: Any) -> NDArray[Any]:
+    column = _whole(uri, table, name)
+    if not is_kind(column.type):
+        raise InputError(f"{uri}: column {name} is {column.type}, another type than the hub's; {_AGAIN}")
+    return column.to_numpy()
+
+
+def _whole(uri: str, table: pa.Table, name: str) -> pa.ChunkedArray:
+    column = table.column(name)
+    if column.null_count:
+        raise InputError(f"{uri}: column {name} has {column.null_count:,} empty rows; {_AGAIN}")
+    return column
+
+
+def _labels(uri: str, table: pa.Table, task: GlueTask) -> list[float]:
+    kind = pa.types.is_floating if task.is_regression else pa.types.is_integer
+    values = _numbers(uri, table, _LABEL, kind)
+    highest = HIGHEST_SCORE if task.is_regression else len(task.labels) - 1
+    wrong = np.flatnonzero(~((values >= 0) & (values <= highest)))
+    if len(wrong):
+        row = int(wrong[0])
+        raise InputError(f"{uri}: label {values[row]} in row {row + 1} is not from 0 to {highest:g}; {_AGAIN}")
+    found: list[float] = values.tolist()
+    return found
+
+
+def _check_order(uri: str, indices: NDArray[Any], start: int) -> None:
+    """Refuses test rows in another order: the number of a prediction in a submission is the place of its row."""
+    wrong = np.flatnonzero(indices != np.arange(start, start + len(indices)))
+    if len(wrong):
+        row = int(wrong[0])
+        raise InputError(f"{uri}: idx {indices[row]} in row {row + 1} where {start + row} belongs; {_AGAIN}")

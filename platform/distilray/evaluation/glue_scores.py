@@ -1,0 +1,246 @@
+"""GLUE: fine-tunes a model on each task with several seeds; scores beside the literature, and the submission."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from distilray.config.glue import STARTED_FROM_MNLI, EvaluateGlueConfig, GlueConfig, TaskName
+from distilray.errors import InputError
+from distilray.evaluation.fine_tune import run_units
+from distilray.evaluation.glue.data import TaskData, find_tasks, input_files, load_task
+from distilray.evaluation.glue.features import TaskFeatures, encode_task
+from distilray.evaluation.glue.metrics import majority_scores
+from distilray.evaluation.glue.submission import check_complete, validate_submission, write_submission
+from distilray.evaluation.glue.table import glue_table, macro, summarise
+from distilray.evaluation.units import MODELS_FOLDER, Unit, UnitResult, read_predictions
+from distilray.models.model_source import MODEL_FOLDER, WEIGHTS_FILE, local_model, model_inputs
+from distilray.pretraining_data.tokenizer import read_tokenizer
+from distilray.runtime import storage
+from distilray.runtime.job import Outcome
+from distilray.runtime.run_folder import RunFolder, read_manifest
+from distilray.runtime.session import ray_session
+
+SCORES_FILE = "scores.json"
+SUBMISSION_FILE = "submission.zip"
+MNLI: TaskName = "mnli"
+
+Results = Mapping[tuple[TaskName, int], UnitResult]
+
+
+def glue_inputs(config: GlueConfig) -> dict[str, str]:
+    """What both jobs on GLUE read: the model and the tasks that are there."""
+    return {**model_inputs("model", config.model_dir), **input_files(config.glue_dir, config.tasks)}
+
+
+def evaluate_glue_inputs(config: EvaluateGlueConfig) -> dict[str, str]:
+    """What `evaluate_glue` reads."""
+    teachers = {} if config.teacher_run_dir is None else {"teacher": config.teacher_run_dir}
+    if config.distillation is not None:
+        teachers["fine_tuned_teacher"] = config.distillation.teacher_run_dir
+    return {**glue_inputs(config), **teachers}
+
+
+def load_tasks(config: GlueConfig, *, with_test: bool) -> tuple[dict[TaskName, TaskData], list[TaskName]]:
+    """The tasks of a recipe that are there, and the names of those that are missing.
+
+    Raises:
+        InputError: none is there, or a file of one is not what it should be.
+    """
+    present, missing = find_tasks(config.glue_dir, config.tasks)
+    if not present:
+        raise InputError(f"{config.glue_dir}: none of {', '.join(config.tasks)} there; a folder for each is expected")
+    return {task: load_task(config.glue_dir, task, with_test=with_test) for task in present}, missing
+
+
+def encode_tasks(config: GlueConfig, data: Mapping[TaskName, TaskData], seed: int) -> dict[TaskName, TaskFeatures]:
+    """The tasks, tokenised once for all fine-tunings."""
+    tokenizer_json = read_tokenizer(local_model(config.model_dir))
+    return {task: encode_task(each, tokenizer_json, config.of_task(task), seed=seed) for task, each in data.items()}
+
+
+def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
+    """Validates the inputs of `evaluate_glue` and says what it would do."""
+    data, missing = load_tasks(config, with_test=config.submission.write)
+    local_model(config.model_dir)
+    _read_teacher(config)
+    if config.submission.write:
+        check_complete({task: each.test for task, each in data.items()}, config.submission.fill_absent)
+    for task in data:
+        if config.distillation is not None:
+            local_model(storage.join(config.distillation.teacher_run_dir, MODELS_FOLDER, task))
+    absent = ", ".join(missing) or "none"
+    return {"model": config.model_dir, **{task: _told(config, each) for task, each in data.items()}, "missing": absent}
+
+
+def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
+    """Fine-tunes on every task with every seed; writes `scores.json`, `models/`, and the submission if asked for."""
+    data, missing = load_tasks(config, with_test=config.submission.write)
+    features = encode_tasks(config, data, config.seed)
+    results: dict[tuple[TaskName, int], UnitResult] = {}
+    with ray_session(config.ray):
+        for units in _waves(config, list(data), folder):
+            results |= run_units(
+                units,
+                {unit.task: features[unit.task] for unit in units},
+                folder=folder.uri,
+                precision=config.precision,
+                scaling=config.scaling,
+                job=folder.job,
+                distillation=config.distillation,
+                with_test=config.submission.write,
+            )
+            for task in dict.fromkeys(unit.task for unit in units):
+                _keep_model(results, task, folder)
+    scores = collect_scores(config, data, missing, results)
+    storage.write_bytes(folder.path(SCORES_FILE), json.dumps(scores, indent=1).encode())
+    told = _submit(config, data, results, folder)
+    mean, count = macro(scores["summary"])
+    counts = {key: scores[key] for key in ("summary", "missing", "model_hash")}
+    models = [f"{MODELS_FOLDER}/{task}/{WEIGHTS_FILE}" for task in data]
+    outputs = {name: {"sha256": storage.sha256(folder.path(name))} for name in models}
+    overall = f", macro score {100 * mean:.1f} over {count} of 9" if count else ""
+    absent = f", missing: {', '.join(missing)}" if missing else ""
+    return Outcome(f"{len(results)} fine-tunings on {len(data)} task(s){overall}{absent}{told}", counts, outputs)
+
+
+def collect_scores(
+    config: GlueConfig, data: Mapping[TaskName, TaskData], missing: Sequence[TaskName], results: Results
+) -> dict[str, Any]:
+    """What `scores.json` holds: a row for each task, metric and seed, and what they come to."""
+    model_hash = storage.sha256(storage.join(local_model(config.model_dir), WEIGHTS_FILE))
+    rows = [row | {"model_hash": model_hash} for result in results.values() for row in _rows(result)]
+    return {
+        "model_hash": model_hash,
+        "tasks": config.tasks,
+        "missing": list(missing),
+        "summary": summarise(rows),
+        "majority": {task: _majority(each) for task, each in data.items()},
+        "remarks": {task: _remarks(config, each, results) for task, each in data.items()},
+        "rows": rows,
+    }
+
+
+def show_glue_scores(folder: RunFolder) -> None:
+    """Prints the table of `scores.json`."""
+    assert isinstance(folder.config, EvaluateGlueConfig)
+    scores = json.loads(storage.read_bytes(folder.path(SCORES_FILE)))
+    Console(width=None if os.isatty(1) else 160).print(glue_table(scores, _read_teacher(folder.config)))
+
+
+def check_submission(path: str) -> str:
+    """Checks a submission; says that it is one.
+
+    Raises:
+        InputError: the first line that is wrong.
+    """
+    validate_submission(path)
+    return f"{path}: a submission of eleven files as gluebenchmark.com takes it"
+
+
+def _told(config: EvaluateGlueConfig, data: TaskData) -> str:
+    settings = config.of_task(data.task.name)
+    rows = min(len(data.train.first), settings.max_train_examples or len(data.train.first))
+    steps = settings.epochs * math.ceil(rows / settings.batch_size)
+    dev = sum(len(part.first) for part in data.dev.values())
+    return (
+        f"{rows:,} of {len(data.train.first):,} train rows, {dev:,} dev rows, {len(settings.seeds)} seed(s) x "
+        f"{steps:,} steps of {settings.batch_size}"
+    )
+
+
+def _waves(config: EvaluateGlueConfig, tasks: Sequence[TaskName], folder: RunFolder) -> list[list[Unit]]:
+    """The units that can run at the same time: those that start from MNLI come after it."""
+    later = [task for task in tasks if config.start_from_mnli and task in STARTED_FROM_MNLI]
+    if later and MNLI not in tasks:
+        raise InputError(f"start_from_mnli: {config.glue_dir} has no MNLI")
+    first = [unit for task in tasks if task not in later for unit in _units(config, task, config.model_dir, "model")]
+    from_mnli = folder.path(MODELS_FOLDER, MNLI)
+    return [
+        wave for wave in (first, [unit for task in later for unit in _units(config, task, from_mnli, MNLI)]) if wave
+    ]
+
+
+def _units(config: EvaluateGlueConfig, task: TaskName, model_dir: str, start: str) -> list[Unit]:
+    settings = config.of_task(task)
+    return [Unit(task, seed, settings, model_dir, start) for seed in settings.seeds]
+
+
+def _best(results: Results, task: TaskName) -> UnitResult:
+    """The fine-tuning of a task with the best dev score; of equal ones the first."""
+    found = [result for (name, _), result in results.items() if name == task]
+    return max(found, key=lambda result: result.fine_tuned.best.scores[result.unit.settings.metric])
+
+
+def _keep_model(results: Results, task: TaskName, folder: RunFolder) -> None:
+    """Moves the best model of a task to its place in the run; those of its other seeds go."""
+    target, best = folder.path(MODELS_FOLDER, task), _best(results, task)
+    storage.make_folder(target)
+    for file in storage.list_files(storage.join(best.folder, MODEL_FOLDER)):
+        storage.write_bytes(storage.join(target, file.rpartition("/")[2]), storage.read_bytes(file))
+    for (name, _), result in results.items():
+        if name == task:
+            storage.remove_folder(storage.join(result.folder, MODEL_FOLDER))
+
+
+def _rows(result: UnitResult) -> list[dict[str, Any]]:
+    """The scores of one fine-tuning, each with all that it depends on."""
+    unit, best = result.unit, result.fine_tuned.best
+    told = {
+        "task": unit.task,
+        "split": "dev",
+        "seed": unit.seed,
+        "start": unit.start,
+        "evaluation": best.number,
+        "epoch": best.epoch,
+        "max_train_examples": unit.settings.max_train_examples,
+    }
+    return [told | {"metric": metric, "value": value} for metric, value in best.scores.items()]
+
+
+def _majority(data: TaskData) -> dict[str, float]:
+    assert data.train.labels is not None
+    labels = {name: part.labels for name, part in data.dev.items() if part.labels is not None}
+    return majority_scores(data.task, data.train.labels, labels)
+
+
+def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
+    """What a reader of the scores of a task must know."""
+    task = data.task.name
+    settings, rows = config.of_task(task), len(data.train.first)
+    found = [f"{count:,} {reason} dropped" for reason, count in data.dropped.items() if count]
+    if settings.max_train_examples is not None and settings.max_train_examples < rows:
+        found.append(f"trained on {settings.max_train_examples:,} of {rows:,} rows")
+    if any(result.unit.start == MNLI for (name, _), result in results.items() if name == task):
+        found.append("started from MNLI")
+    if isinstance(config, EvaluateGlueConfig) and config.distillation is not None:
+        found.append("distilled again")
+    if task == "wnli":
+        found.append("adversarial: compare with the majority")
+    return found
+
+
+def _submit(config: EvaluateGlueConfig, data: Mapping[TaskName, TaskData], results: Results, folder: RunFolder) -> str:
+    """Writes the submission from the best seed of each task, if asked for; says what was filled."""
+    if not config.submission.write:
+        return ""
+    found = {task: read_predictions(_best(results, task)) for task in data}
+    filled = write_submission(folder.path(SUBMISSION_FILE), found, fill_absent=config.submission.fill_absent)
+    return f", {SUBMISSION_FILE}" + (f" (the same answer for every row of {', '.join(filled)})" if filled else "")
+
+
+def _read_teacher(config: EvaluateGlueConfig) -> Mapping[str, Any] | None:
+    """The scores of the teacher's run.
+
+    Raises:
+        InputError: it is no complete run of this job.
+    """
+    if config.teacher_run_dir is None:
+        return None
+    if read_manifest(config.teacher_run_dir)["content"]["job"] != "evaluate_glue":
+        raise InputError(f"teacher_run_dir: {config.teacher_run_dir} is no run of jobs.evaluate_glue")
+    found: Mapping[str, Any] = json.loads(storage.read_bytes(storage.join(config.teacher_run_dir, SCORES_FILE)))
+    return found

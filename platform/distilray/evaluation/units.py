@@ -1,0 +1,199 @@
+"""Units of fine-tuning: a task with a seed, its folder, and what one process does for it."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from distilray.config.glue import FineTuneScaling, TaskConfig, TaskDistillationConfig, TaskName
+from distilray.errors import InputError
+from distilray.evaluation.glue.classifier import load_classifier, load_fine_tuned, save_classifier
+from distilray.evaluation.glue.features import TaskFeatures
+from distilray.evaluation.glue.metrics import predictions
+from distilray.evaluation.glue.tasks import TASKS
+from distilray.evaluation.glue.training import Evaluation, FineTuned, Workers, fine_tune, predict
+from distilray.models.masked_lm import compute_dtype
+from distilray.models.model_source import MODEL_FOLDER, local_model
+from distilray.runtime import storage
+
+MODELS_FOLDER = "models"  # of a run: the best model of each task
+_UNITS_FOLDER = "units"
+_TRAINING_FOLDER = "training"
+_RESULT_FILE = "result.json"
+_PREDICTIONS_FILE = "predictions.json"
+_PROGRESS_FILE = "progress.json"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One fine-tuning: a task, a seed, the settings and where it starts.
+
+    Attributes:
+        start: `model`, or `mnli` for a model that was fine-tuned on MNLI first.
+    """
+
+    task: TaskName
+    seed: int
+    settings: TaskConfig
+    model_dir: str
+    start: str = "model"
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.task}-seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What a fine-tuning gave.
+
+    Attributes:
+        folder: with the files of the unit, `model/` among them.
+    """
+
+    unit: Unit
+    fine_tuned: FineTuned
+    folder: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How units are run, the same for all of them."""
+
+    folder: str
+    precision: str
+    scaling: FineTuneScaling
+    distillation: TaskDistillationConfig | None = None
+    with_test: bool = False
+    features: Mapping[TaskName, Any] = field(default_factory=dict)  # references to TaskFeatures in the object store
+
+    def place(self, unit: Unit) -> str:
+        """Folder of a unit."""
+        return storage.join(self.folder, _UNITS_FOLDER, unit.name)
+
+
+def fit_unit(
+    plan: Plan, unit: Unit, features: TaskFeatures, *, device: torch.device, workers: Workers | None = None
+) -> None:
+    """One fine-tuning in this process, as one of its workers.
+
+    Args:
+        workers: those of this run of Ray Train when left out.
+    """
+    workers = workers or Workers.of_process_group()
+    task, folder = TASKS[unit.task], plan.place(unit)
+    dtype = compute_dtype(plan.precision, device)
+    torch.set_num_threads(plan.scaling.cpus_per_worker)
+    model = load_classifier(local_model(unit.model_dir), task, seed=unit.seed, dropout=unit.settings.dropout).to(device)
+    shown = _Shown(folder if workers.rank == 0 else None)
+    teacher_outputs = None
+    if plan.distillation is not None:
+        teacher_dir = storage.join(plan.distillation.teacher_run_dir, MODELS_FOLDER, unit.task)
+        teacher = load_fine_tuned(local_model(teacher_dir), task).to(device)
+        teacher_outputs = predict(
+            teacher, features.train, pad_id=features.pad_id, device=device, dtype=dtype, workers=workers
+        )
+        del teacher
+    found = fine_tune(
+        model,
+        features,
+        unit.settings,
+        task=task,
+        seed=unit.seed,
+        device=device,
+        dtype=dtype,
+        folder=storage.join(folder, _TRAINING_FOLDER),
+        workers=workers,
+        report=lambda evaluation: True,
+        teacher_outputs=teacher_outputs,
+        distillation=plan.distillation,
+        moved=shown.moved,
+    )
+    outputs = {
+        name: predict(model, part, pad_id=features.pad_id, device=device, dtype=dtype, workers=workers)
+        for name, part in (features.test if plan.with_test else {}).items()
+    }
+    if workers.rank == 0:
+        save_classifier(model, storage.join(folder, MODEL_FOLDER), features.tokenizer_json)
+        _write_json(
+            folder, _PREDICTIONS_FILE, {name: predictions(task, each).tolist() for name, each in outputs.items()}
+        )
+        storage.remove_folder(storage.join(folder, _TRAINING_FOLDER))
+        record = {"identity": _identity(plan, unit), "fine_tuned": asdict(found)}
+        _write_json(folder, _RESULT_FILE, record)
+
+
+class _Shown:
+    """Tells the steps of a unit to the process that shows them, at most once in two seconds."""
+
+    def __init__(self, folder: str | None, interval_s: float = 2.0) -> None:
+        self._folder, self._interval_s, self._next = folder, interval_s, 0.0
+
+    def moved(self, step: int, steps: int) -> None:
+        """After each step."""
+        if self._folder is not None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._interval_s
+            _write_json(self._folder, _PROGRESS_FILE, {"step": step, "steps": steps})
+
+
+def _identity(plan: Plan, unit: Unit) -> dict[str, Any]:
+    """What the result of a unit depends on, beside the inputs of the run."""
+    distillation = None if plan.distillation is None else plan.distillation.identity_values()
+    return {
+        "task": unit.task,
+        "seed": unit.seed,
+        "start": unit.start,
+        "settings": unit.settings.identity_values(),
+        "precision": plan.precision,
+        "distillation": distillation,
+        "with_test": plan.with_test,
+    }
+
+
+def steps_done(plan: Plan, unit: Unit, steps: int) -> int:
+    """Steps of a unit that are known to be done, of all of its `steps`."""
+    file = storage.join(plan.place(unit), _PROGRESS_FILE)
+    if is_done(plan, unit):
+        return steps
+    if not storage.exists(file):
+        return 0
+    return int(json.loads(storage.read_bytes(file))["step"])
+
+
+def is_done(plan: Plan, unit: Unit) -> bool:
+    """Whether a unit has its result."""
+    return storage.exists(storage.join(plan.place(unit), _RESULT_FILE))
+
+
+def read_result(plan: Plan, unit: Unit) -> UnitResult:
+    """The result of a unit that is done.
+
+    Raises:
+        InputError: the folder holds that of another one.
+    """
+    folder = plan.place(unit)
+    record = json.loads(storage.read_bytes(storage.join(folder, _RESULT_FILE)))
+    if record["identity"] != json.loads(json.dumps(_identity(plan, unit))):
+        raise InputError(f"{folder}: the result of other settings; remove the folder or choose another run_dir")
+    values = record["fine_tuned"]
+    evaluations = [Evaluation(**each) for each in values["evaluations"]]
+    return UnitResult(
+        unit, FineTuned(**{**values, "best": Evaluation(**values["best"]), "evaluations": evaluations}), folder
+    )
+
+
+def _write_json(folder: str, name: str, values: Any) -> None:
+    storage.write_bytes(storage.join(folder, name), json.dumps(values).encode())
+
+
+def read_predictions(result: UnitResult) -> dict[str, Any]:
+    """Class ids, or values, of the test sets that a fine-tuning has predicted, by name of the set."""
+    return {
+        name: np.array(values)
+        for name, values in json.loads(storage.read_bytes(storage.join(result.folder, _PREDICTIONS_FILE))).items()
+    }

@@ -1,0 +1,41 @@
+"""What each process of a process group does in a test: fine-tunes on CoLA with the others."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from distilray.evaluation.glue.tasks import TASKS
+from distilray.evaluation.glue.training import Workers, fine_tune
+from tests.distilray.evaluation.glue.tiny_tasks import classifier, features, settings
+
+ROWS_LEFT = settings(batch_size=7, evaluations_per_epoch=2, dropout=0.0)  # an epoch has two batches of 7 and one of 1
+
+
+def train(model_dir: str, workers: Workers) -> dict[str, object]:
+    """Losses and scores of each evaluation, and a sum over the weights at the end."""
+    model = classifier("cola", model_dir, dropout=0.0)
+    found = fine_tune(
+        model,
+        features("cola", model_dir),
+        ROWS_LEFT,
+        task=TASKS["cola"],
+        seed=1,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        folder=None,
+        workers=workers,
+    )
+    weights = sum(float(parameter.detach().double().abs().sum()) for parameter in model.parameters())
+    return {"losses": [one.train_loss for one in found.evaluations], "best": found.best.number, "weights": weights}
+
+
+def run(rank: int, size: int, model_dir: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
+    workers = Workers.of_process_group()
+    told = workers.told("the first says this" if workers.rank == 0 else "other")
+    found = {"rank": workers.rank, "told": told, **train(model_dir, workers)}
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
+    distributed.destroy_process_group()

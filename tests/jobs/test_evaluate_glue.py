@@ -1,0 +1,281 @@
+"""The job that scores a model on GLUE: what it writes, says and refuses. Fine-tunings run in this process."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+import yaml
+
+from distilray.evaluation import fine_tune, glue_scores
+from distilray.evaluation.units import fit_unit
+from jobs import evaluate_glue
+from tests.distilray.evaluation.glue.small_glue import OFFICIAL_ROWS, write_raw
+from tests.distilray.evaluation.glue.tiny_tasks import write_trainable_model
+
+CHANGES = [
+    "precision=fp32",
+    "scaling={use_gpu: false, cpus_per_worker: 1, max_parallel: 1}",
+    "fine_tuning={epochs: 2, batch_size: 16, max_length: 32, max_train_examples: 48, seeds: [1, 2]}",
+]
+
+
+@contextmanager
+def one_process():
+    """Units in this process in place of Ray's workers."""
+
+    def fit(plan, unit):
+        fit_unit(plan, unit, plan.features[unit.task], device=torch.device("cpu"))
+
+    with (
+        patch.object(fine_tune, "_fit", fit),
+        patch.object(fine_tune.ray, "put", lambda value: value),
+        patch.object(fine_tune.ray, "cluster_resources", lambda: {"CPU": 2.0}),
+        patch.object(glue_scores, "ray_session", lambda _: nullcontext()),
+    ):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def in_process():
+    with one_process():
+        yield
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A model, and a GLUE folder with RTE, WNLI and STS-B; the rest is missing."""
+    folder = tmp_path_factory.mktemp("glue-job")
+    for name in ("student", "teacher"):
+        (folder / name).mkdir()
+    write_trainable_model(folder / "student", "distilbert")
+    write_trainable_model(folder / "teacher", "bert")
+    for task in ("rte", "wnli", "stsb"):
+        write_raw(folder / "glue", task, OFFICIAL_ROWS[task])
+    return folder
+
+
+def run(folders, run_dir, *overrides, model="student"):
+    recipe = run_dir.with_suffix(".yaml")
+    values = {"run_dir": str(run_dir), "model_dir": str(folders / model), "glue_dir": str(folders / "glue")}
+    recipe.write_text(yaml.safe_dump(values))
+    return evaluate_glue.main(["--recipe", str(recipe), *CHANGES, *overrides])
+
+
+def scores(run_dir):
+    return json.loads((run_dir / "scores.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def done(folders, tmp_path_factory):
+    """A complete run on two tasks."""
+    run_dir = tmp_path_factory.mktemp("done") / "run"
+    with one_process():
+        assert run(folders, run_dir, "tasks=[rte, wnli, cola]") == 0
+    return run_dir
+
+
+def test_every_number_says_its_task_split_seed_and_model(folders, done):
+    rows = scores(done)["rows"]
+    assert {(row["task"], row["seed"]) for row in rows} == {("rte", 1), ("rte", 2), ("wnli", 1), ("wnli", 2)}
+    assert {row["split"] for row in rows} == {"dev"}
+    weights = folders / "student" / "model.safetensors"
+    assert {row["model_hash"] for row in rows} == {hashlib.sha256(weights.read_bytes()).hexdigest()}
+
+
+def test_what_is_missing_is_said_and_not_skipped_in_silence(done):
+    assert scores(done)["missing"] == ["cola"]
+    assert "missing: cola" in json.loads((done / "manifest.json").read_text())["run"]["summary"]
+
+
+def test_a_score_on_a_part_of_the_rows_says_so(done):
+    found = scores(done)
+    assert found["remarks"]["rte"] == ["trained on 48 of 2,490 rows"]
+    assert {row["max_train_examples"] for row in found["rows"]} == {48}
+
+
+def test_wnli_stands_beside_its_majority(done):
+    labels = [row % 2 for row in range(OFFICIAL_ROWS["wnli"]["dev"])]
+    assert scores(done)["majority"]["wnli"]["accuracy"] == pytest.approx(labels.count(0) / len(labels))
+
+
+def test_the_model_of_each_task_loads_with_plain_transformers(done):
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(done / "models" / "rte")
+    assert model.config.id2label == {0: "entailment", 1: "not_entailment"}
+    assert not list((done / "units").rglob("*.safetensors"))
+
+
+def test_run_again_it_is_skipped_and_shows_its_table(folders, done, capsys):
+    assert run(folders, done, "tasks=[rte, wnli, cola]") == 0
+    told = capsys.readouterr().out
+    assert "skipped" in told
+    assert "missing: no such folder" in told
+    assert "trained on 48" in told
+
+
+def test_a_run_that_was_interrupted_does_what_is_left_and_ends_the_same(folders, done, tmp_path):
+    original, taken = fine_tune._fit, []
+
+    def interrupted(plan, unit):
+        if len(taken) == 1:
+            raise KeyboardInterrupt
+        taken.append(unit.name)
+        original(plan, unit)
+
+    run_dir = tmp_path / "run"
+    with patch.object(fine_tune, "_fit", interrupted):
+        assert run(folders, run_dir, "tasks=[rte, wnli, cola]") == 130
+    assert not (run_dir / "manifest.json").exists()
+    again = []
+
+    def counted(plan, unit):
+        again.append(unit.name)
+        original(plan, unit)
+
+    with patch.object(fine_tune, "_fit", counted):
+        assert run(folders, run_dir, "tasks=[rte, wnli, cola]") == 0
+    assert len(again) == 3
+    assert not set(again) & set(taken)
+    assert scores(run_dir)["rows"] == scores(done)["rows"]
+
+
+def test_the_share_of_the_teacher_is_shown(folders, done, tmp_path, capsys):
+    assert run(folders, tmp_path / "run", "tasks=[wnli]", f"teacher_run_dir={done}") == 0
+    assert "100.0%" in capsys.readouterr().out
+
+
+def test_a_second_distillation_reads_the_fine_tuned_teacher(folders, tmp_path):
+    assert run(folders, tmp_path / "teacher", "tasks=[wnli]", model="teacher") == 0
+    again = f"distillation={{teacher_run_dir: {tmp_path}/teacher, alpha: 1.0}}"
+    assert run(folders, tmp_path / "plain", "tasks=[wnli]") == 0
+    assert run(folders, tmp_path / "again", "tasks=[wnli]", again) == 0
+    assert scores(tmp_path / "again")["remarks"]["wnli"][1] == "distilled again"
+    losses = [
+        json.loads((tmp_path / name / "units/wnli-seed-1/result.json").read_text())["fine_tuned"]["best"]["train_loss"]
+        for name in ("plain", "again")
+    ]
+    assert losses[0] != losses[1]
+
+
+def test_rte_started_from_mnli_says_so(folders, tmp_path):
+    glue = tmp_path / "glue"
+    shutil.copytree(folders / "glue", glue)
+    write_raw(
+        glue, "mnli", {split: OFFICIAL_ROWS["mnli"][split] for split in ("train", "dev_matched", "dev_mismatched")}
+    )
+    small = "per_task={mnli: {seeds: [7], max_train_examples: 16, epochs: 1}}"
+    more = [f"glue_dir={glue}", "tasks=[rte, mnli]", "start_from_mnli=true", small]
+    assert run(folders, tmp_path / "run", *more) == 0
+    found = scores(tmp_path / "run")
+    assert {(row["task"], row["start"]) for row in found["rows"]} == {("rte", "mnli"), ("mnli", "model")}
+    assert "started from MNLI" in found["remarks"]["rte"]
+
+
+def test_the_submission_is_valid_and_says_what_was_filled(folders, tmp_path, capsys):
+    more = ["tasks=[wnli, stsb]", "submission={write: true, fill_absent: true}"]
+    assert run(folders, tmp_path / "run", *more) == 0
+    told = capsys.readouterr().out
+    assert "QQP" in told
+    assert "WNLI (" not in told
+    file = tmp_path / "run" / "submission.zip"
+    assert evaluate_glue.main(["--validate", str(file)]) == 0
+    with zipfile.ZipFile(file) as archive:
+        assert len(archive.read("WNLI.tsv").splitlines()) == 147
+
+
+def test_a_submission_with_something_absent_is_refused_unless_it_may_be_filled(folders, tmp_path, capsys):
+    assert run(folders, tmp_path / "run", "tasks=[wnli]", "submission={write: true}") == 2
+    assert "fill_absent" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()  # before anything was trained
+
+
+def test_a_file_that_is_no_submission_is_named(tmp_path, capsys):
+    file = tmp_path / "odd.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("CoLA.tsv", "index\tprediction\n")
+    assert evaluate_glue.main(["--validate", str(file)]) == 2
+    assert str(file) in capsys.readouterr().err
+
+
+def refusal(capsys, code):
+    lines = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert len(lines) == 1
+    return lines[0]
+
+
+def changed(folders, tmp_path, name, old, new):
+    """The GLUE folder with one text of a file changed."""
+    glue = tmp_path / "glue"
+    shutil.copytree(folders / "glue", glue)
+    file = glue / name
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    return f"glue_dir={glue}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("sentence1\tsentence2", "sentence\tsentence2", "RTE/dev.tsv"),
+        ("\tnot_entailment", "\tperhaps", "RTE/dev.tsv:3"),
+        ("\tsecond 4\t", "\t", "RTE/dev.tsv:6"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name_and_line(folders, tmp_path, capsys, old, new, told):
+    glue = changed(folders, tmp_path, "RTE/dev.tsv", old, new)
+    assert told in refusal(capsys, run(folders, tmp_path / "run", "tasks=[rte]", glue))
+
+
+def test_a_missing_dev_file_is_refused_by_name(folders, tmp_path, capsys):
+    glue = tmp_path / "glue"
+    shutil.copytree(folders / "glue", glue)
+    (glue / "RTE" / "dev.tsv").unlink()
+    assert "dev.tsv" in refusal(capsys, run(folders, tmp_path / "run", "tasks=[rte]", f"glue_dir={glue}"))
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("fine_tuning.metric=acuracy", "did you mean 'accuracy'"),
+        ("tasks=[cola, qqp]", "none of cola, qqp"),
+        ("model_dir=nowhere", "nowhere"),
+        ("teacher_run_dir=nowhere", "nowhere"),
+        ("start_from_mnli=true", "mnli"),
+        ("scaling.cpus_per_worker=9", "needs 9 CPU"),
+        ("fine_tuning.max_length=512", "max_length"),
+        ("fine_tuning.seeds=[1, 1]", "given twice"),
+    ],
+)
+def test_bad_input_is_one_line(folders, tmp_path, capsys, override, told):
+    tasks = [] if override.startswith("tasks") else ["tasks=[wnli]"]
+    line = refusal(capsys, run(folders, tmp_path / "run", *tasks, override))
+    assert told in line
+
+
+def test_a_dry_run_tells_rows_and_steps_and_starts_nothing(folders, tmp_path, capsys):
+    assert run(folders, tmp_path / "run", "tasks=[rte, cola]", "--dry-run") == 0
+    told = capsys.readouterr().out
+    assert "48 of 2,490 train rows, 277 dev rows, 2 seed(s) x 6 steps of 16" in told
+    assert "cola" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_test_sets_are_not_opened_without_a_submission(folders, tmp_path):
+    glue = tmp_path / "glue"
+    shutil.copytree(folders / "glue", glue)
+    (glue / "WNLI" / "test.tsv").unlink()
+    assert run(folders, tmp_path / "run", "tasks=[wnli]", f"glue_dir={glue}") == 0
+
+
+def test_every_shipped_recipe_names_tasks_of_the_table():
+    for file in (Path(__file__).parents[2] / "jobs/recipes/evaluate_glue").glob("*.yaml"):
+        evaluate_glue.JOB.config_class.model_validate(yaml.safe_load(file.read_text()))

@@ -1,0 +1,135 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distilray.config.glue import EvaluateGlueConfig
+from distilray.config.recipe import load_recipe
+from distilray.runtime import storage
+from jobs import evaluate_glue, search_glue
+from tests.distilray.tiny_line import write_recipe
+from tests.tuning.tiny_search import SPACE, values, write_follows, write_model, write_wnli
+from tuning.records import read_records
+
+RECIPES = sorted(Path("jobs/recipes/search_glue").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A model, and two tasks, whose test files nobody can read: a job that uses one fails."""
+    folder = tmp_path_factory.mktemp("search")
+    write_model(folder)
+    write_follows(folder / "glue")
+    write_wnli(folder / "glue")
+    for task in ("Follows", "WNLI"):
+        (folder / "glue" / task / "test.tsv").write_bytes(b"\xff\xfe no text\n")
+    return folder
+
+
+def run(work, tmp_path, *arguments, **changes):
+    recipe = write_recipe(tmp_path, **values(work, **{"run_dir": str(tmp_path / "run"), **changes}))
+    return search_glue.main(["--recipe", recipe, *arguments])
+
+
+def refusal(work, tmp_path, capfd, *arguments, **changes):
+    assert run(work, tmp_path, *arguments, **changes) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert not (tmp_path / "run/trials").exists()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("space.learning_rate={}", "space.learning_rate: no value given; give one of choice"),
+        ("space.learning_rte={choice: [1]}", "space.learning_rte: no such setting of a fine-tuning; did you mean"),
+        ("fine_tuning.metric=acuracy", "metric: 'acuracy' is none of follows; did you mean 'accuracy'?"),
+        ("space.epochs={choice: [0]}", "space.epochs: 0 is not possible"),
+        ("method=genetic", "method"),
+        ("trial.cpus=64", "trial: one needs 64 CPU, 0.5 GiB, the largest machine has 2 CPU, 0 GPU"),
+        ("trial.memory_gb=100000", "trial: one needs 1 CPU, 93132.3 GiB"),
+        ("asha.grace_evaluations=9", "asha.grace_evaluations: 9, and the longest trial of follows has 3 evaluations"),
+        ("space.max_length={choice: [64]}", "max_length: 64 tokens for follows"),
+        ("seed=1", "seed: 1 is among the seeds of follows"),
+        ("glue_dir=none", "none is no folder"),
+        ("tasks=[rte]", "none of rte there"),
+    ],
+)
+def test_what_cannot_be_searched_is_one_line_that_names_it(work, tmp_path, capfd, override, told):
+    assert told in refusal(work, tmp_path, capfd, override)
+
+
+def test_fractions_for_a_whole_number_are_one_line(work, tmp_path, capfd):
+    line = refusal(work, tmp_path, capfd, "method=random", "space.batch_size={uniform: [8, 16]}")
+    assert "space.batch_size: uniform gives fractions" in line
+
+
+def test_tpe_without_optuna_is_one_line_that_says_what_to_install(work, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("tuning.plan.importlib.util.find_spec", lambda name: None)
+    assert "pip install 'distilray[search]'" in refusal(work, tmp_path, capfd, "method=tpe")
+
+
+def test_a_dry_run_tells_trials_evaluations_places_and_memory(work, tmp_path, capsys):
+    assert run(work, tmp_path, "--dry-run", tasks=["follows", "wnli", "rte"]) == 0
+    plan = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines()[1:])
+    assert "6 trials" in plan["follows"]
+    assert "18 evaluations at most, with ASHA at least 6" in plan["follows"]
+    assert plan["missing"] == "rte"
+    assert "1 CPU, 0.5 GiB (estimate)" in plan["a"]
+    assert "2: follows 1, wnli 1" in plan["at"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_test_file_is_opened(work, tmp_path, monkeypatch):
+    (tmp_path / "glue").mkdir()
+    for task in ("Follows", "WNLI"):
+        (tmp_path / "glue" / task).symlink_to(work / "glue" / task)
+    opened, read = [], storage.read_bytes
+    monkeypatch.setattr(storage, "read_bytes", lambda uri: opened.append(uri) or read(uri))
+    assert run(work, tmp_path, "--dry-run", glue_dir=str(tmp_path / "glue"), tasks=["follows", "wnli"]) == 0
+    names = {uri.rpartition("/")[2] for uri in opened if uri.endswith(".tsv")}
+    assert names == {"train.tsv", "dev.tsv"}
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_every_shipped_recipe_is_valid(file):
+    load_recipe(str(file), [], search_glue.JOB.config_class)
+
+
+@pytest.mark.slow
+def test_two_tasks_are_searched_at_the_same_time_and_the_best_settings_are_a_recipe(work, tmp_path, capfd):
+    # TPE over few points names some of them twice.
+    changes = {"tasks": ["follows", "wnli"], "method": "tpe", "num_trials": 5, "space": SPACE}
+    assert run(work, tmp_path, **changes) == 0
+    out = capfd.readouterr().out
+    assert "median of 2 fresh seeds" in out
+    folder = tmp_path / "run"
+    scores = json.loads((folder / "scores.json").read_text())
+    best = load_recipe(str(folder / "best.yaml"), [], EvaluateGlueConfig)
+    starts = {}
+    for task in ("follows", "wnli"):
+        records = read_records(str(folder / "trials" / task))
+        assert sorted(record.number for record in records.values()) == [0, 1, 2, 3, 4]
+        files = {file.name for file in (folder / "trials" / task).rglob("*") if file.is_file()}
+        assert files == {"record.json", "evaluations.json", "ended.json"}
+        found = scores["search"][task]
+        winner = max(records.values(), key=lambda record: record.best("score").scores["score"])
+        assert found["winner"]["score"] == winner.best("score").scores["score"]
+        assert {name: getattr(best.of_task(task), name) for name in SPACE} == found["winner"]["values"]
+        assert found["fresh"]["median"] == scores["summary"][task]["score"]["median"]
+        assert list(found["fresh"]["scores"]) == ["1", "2"]
+        places = list((folder / "trials" / task).glob("*/record.json"))
+        starts[task] = (min(file.stat().st_mtime for file in places), max(file.stat().st_mtime for file in places))
+    assert starts["follows"][0] < starts["wnli"][1]
+    assert starts["wnli"][0] < starts["follows"][1]
+    assert not list(folder.glob("winners/**/*.safetensors"))
+    assert evaluate_glue.main(["--recipe", str(folder / "best.yaml"), "--dry-run"]) == 0
+    assert run(work, tmp_path, **changes) == 0
+    assert "skipped" in capfd.readouterr().out
+
+
+def test_the_recipe_of_the_demo_reads_what_the_demo_writes():
+    (demo,) = (yaml.safe_load(file.read_text()) for file in RECIPES if file.stem == "demo")
+    follows = yaml.safe_load(Path("jobs/recipes/build_follows/demo.yaml").read_text())
+    assert demo["glue_dir"] == f"{follows['run_dir']}/glue"

@@ -1,0 +1,86 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from distilray.errors import InputError
+from tests.tuning.tiny_search import config
+from tuning.space import evaluations, extremes, lengths, points
+
+RANGES = {
+    "learning_rate": {"loguniform": [1e-5, 1e-3]},
+    "dropout": {"uniform": [0.0, 0.4]},
+    "batch_size": {"choice": [8, 16, 32]},
+    "epochs": {"integers": [2, 4]},
+}
+
+
+def found(tmp_path, **changes):
+    return points(config(tmp_path, **changes), "follows")
+
+
+def test_a_grid_is_every_combination_once(tmp_path):
+    space = {"learning_rate": {"choice": [1e-5, 2e-5]}, "epochs": {"choice": [2, 3, 3]}}
+    grid = [tuple(values.values()) for values in found(tmp_path, space=space)]
+    assert grid == list(itertools.product([1e-5, 2e-5], [2, 3]))
+
+
+def test_random_points_are_different_and_inside_their_ranges(tmp_path):
+    drawn = found(tmp_path, method="random", space=RANGES, num_trials=60)
+    assert len({tuple(values.values()) for values in drawn}) == 60
+    rates = np.array([values["learning_rate"] for values in drawn])
+    assert ((rates >= 1e-5) & (rates <= 1e-3)).all()
+    assert 0.3 < (rates < 1e-4).mean() < 0.7  # half of a logarithmic range
+    assert {values["batch_size"] for values in drawn} == {8, 16, 32}
+    assert {values["epochs"] for values in drawn} == {2, 3, 4}
+    assert all(0.0 <= values["dropout"] <= 0.4 for values in drawn)
+
+
+def test_the_same_seed_draws_the_same_points_and_another_seed_others(tmp_path):
+    one, again, other = (found(tmp_path, method="random", space=RANGES, seed=seed) for seed in (56, 56, 57))
+    assert one == again
+    assert one != other
+
+
+def test_more_trials_begin_with_the_points_of_fewer(tmp_path):
+    few, many = (found(tmp_path, method="random", space=RANGES, num_trials=count) for count in (5, 9))
+    assert many[:5] == few
+
+
+def test_a_parameter_more_does_not_change_the_others(tmp_path):
+    fewer = {name: values for name, values in RANGES.items() if name != "dropout"}
+    all_of, some = (found(tmp_path, method="random", space=space) for space in (RANGES, fewer))
+    assert [{name: values[name] for name in fewer} for values in all_of] == some
+
+
+def test_a_space_of_few_points_gives_each_once(tmp_path):
+    space = {"batch_size": {"choice": [8, 16]}, "epochs": {"integers": [2, 3]}}
+    assert len(found(tmp_path, method="random", space=space, num_trials=50)) == 4
+
+
+def test_tpe_chooses_as_it_goes(tmp_path):
+    assert found(tmp_path, method="tpe", space=RANGES) is None
+
+
+def test_a_range_of_fractions_for_a_whole_number_is_refused_with_the_fix(tmp_path):
+    with pytest.raises(InputError, match=r"space\.batch_size: uniform gives fractions.*integers"):
+        found(tmp_path, method="random", space={"batch_size": {"uniform": [8, 16]}})
+
+
+def test_a_task_has_its_own_ranges_in_place_of_those_of_all(tmp_path):
+    own = {"follows": {"epochs": {"choice": [5]}}}
+    changed = config(tmp_path, space={"epochs": {"choice": [2, 3]}}, per_task_space=own)
+    assert extremes(changed, "follows", "epochs") == (5, 5)
+
+
+def test_evaluations_are_those_of_the_shortest_and_the_longest_trial(tmp_path):
+    space = {"epochs": {"integers": [2, 4]}, "evaluations_per_epoch": {"choice": [1, 3]}}
+    assert evaluations(config(tmp_path, method="random", space=space), "follows") == (2, 12)
+    assert evaluations(config(tmp_path), "follows") == (3, 3)
+
+
+def test_a_task_is_tokenised_for_each_length_of_the_space(tmp_path):
+    assert lengths(config(tmp_path, space={"max_length": {"choice": [16, 32]}}), "follows") == [16, 32]
+    assert lengths(config(tmp_path), "follows") == [32]
+    with pytest.raises(InputError, match="max_length"):
+        lengths(config(tmp_path, method="random", space={"max_length": {"integers": [16, 32]}}), "follows")

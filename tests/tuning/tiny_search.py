@@ -1,0 +1,58 @@
+"""A search that takes seconds: a task of a few rows in GLUE's layout, a tiny BERT, trials of a few steps."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distilray.config.glue import SearchGlueConfig
+from tests.distilray.evaluation.glue.small_glue import OFFICIAL_ROWS, write_lines, write_raw
+from tests.distilray.evaluation.glue.tiny_tasks import OTHERS
+from tests.distilray.tiny_line import write_teacher, write_tokenizer
+
+SPACE: dict[str, Any] = {"learning_rate": {"choice": [1e-5, 1e-3, 3e-3]}, "batch_size": {"choice": [8, 16]}}
+
+
+def write_model(folder: Path) -> str:
+    """A BERT of two layers with random weights."""
+    return write_teacher(folder / "model", write_tokenizer(folder / "tokenizer"), layers=2)
+
+
+def write_follows(glue_dir: Path, *, train: int = 48, dev: int = 24) -> str:
+    """The task `follows`: the first text says `good` in one class, and does not in the other."""
+    rng = np.random.default_rng(3)
+    for split, rows in (("train", train), ("dev", dev)):
+        lines = ["index\tsentence1\tsentence2\tlabel"]
+        for row in range(rows):
+            is_good = bool(rng.integers(2))
+            words = [*rng.choice(OTHERS, 4), *(["good", "good"] if is_good else [])]
+            second = " ".join(rng.choice(OTHERS, 3))
+            lines.append(f"{row}\t{' '.join(rng.permutation(words))}\t{second}\t{'' if is_good else 'not_'}follows")
+        write_lines(glue_dir / "Follows" / f"{split}.tsv", lines)
+    return str(glue_dir)
+
+
+def write_wnli(glue_dir: Path) -> None:
+    """A second task, the smallest of the official ones; train and dev only."""
+    write_raw(glue_dir, "wnli", {split: OFFICIAL_ROWS["wnli"][split] for split in ("train", "dev")})
+
+
+def values(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A recipe of the job; model and task lie in `folder`."""
+    found = {
+        "run_dir": str(folder / "search"),
+        "model_dir": str(folder / "model"),
+        "glue_dir": str(folder / "glue"),
+        "tasks": ["follows"],
+        "precision": "fp32",
+        "fine_tuning": {"epochs": 3, "max_length": 32, "batch_size": 8, "seeds": [1, 2], "warmup_fraction": 0.1},
+        "method": "grid",
+        "space": SPACE,
+        "trial": {"cpus": 1, "gpus": 0},
+        "ray": {"num_cpus": 2},
+    }
+    return {**found, **changes}
+
+
+def config(folder: Path, **changes: Any) -> SearchGlueConfig:
+    return SearchGlueConfig.model_validate(values(folder, **changes))
