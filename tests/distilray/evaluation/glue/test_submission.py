@@ -151,7 +151,7 @@ def test_an_absent_test_set_is_refused_unless_it_is_to_be_filled(tmp_path: Path)
     found = predictions()
     del found["wnli"], found["mnli"]["ax"], found["stsb"]
     path = tmp_path / "s.zip"
-    with pytest.raises(InputError, match=r"^submission: no predictions of STS-B, WNLI, AX; .*fill_absent=true$"):
+    with pytest.raises(InputError, match=r"^submission: no test rows of STS-B, WNLI, AX; .*fill_absent=true$"):
         write_submission(str(path), found)
     assert not path.exists()
     assert write_submission(str(path), found, fill_absent=True) == ["STS-B (2.5)", "WNLI (0)", "AX (entailment)"]

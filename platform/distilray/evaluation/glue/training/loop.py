@@ -18,7 +18,7 @@ from distilray.evaluation.glue.tasks import GlueTask
 from distilray.evaluation.glue.training.progress import Evaluation, FineTuned, Progress
 from distilray.evaluation.glue.training.steps import Steps
 from distilray.evaluation.glue.training.workers import Workers
-from distilray.pretraining_data.batches import padded_width
+from distilray.pretraining_data.batches import WIDTH_MULTIPLE, padded_width
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def fine_tune(
     )
     progress = Progress(
         folder,
-        identity=_identity(features, settings, seed, distillation, teacher_outputs),
+        identity=_identity(features, settings, seed, distillation),
         metric=settings.metric,
         planned=len(steps.evaluated),
         tokenizer_json=features.tokenizer_json,
@@ -154,9 +154,12 @@ class _Run:
 
 
 def _check_length(model: Any, settings: TaskConfig) -> None:
-    width, positions = padded_width(settings.max_length), model.config.max_position_embeddings
-    if width > positions:
-        raise InputError(f"max_length: {settings.max_length}, and the model reads {positions} tokens; lower it to that")
+    positions = model.config.max_position_embeddings
+    if padded_width(settings.max_length) > positions:
+        most = positions // WIDTH_MULTIPLE * WIDTH_MULTIPLE
+        raise InputError(
+            f"max_length: {settings.max_length}, and the model reads {positions} tokens; set {most} or less"
+        )
 
 
 def _identity(
@@ -164,9 +167,11 @@ def _identity(
     settings: TaskConfig,
     seed: int,
     distillation: TaskDistillationConfig | None,
-    teacher_outputs: NDArray[np.float32] | None,
 ) -> str:
-    """sha256 of all that decides the result, but the weights at the start, which whoever names the folder knows."""
+    """sha256 of all that decides the result, but the models, which whoever names the folder knows.
+
+    A teacher's outputs are not exactly the same on another device.
+    """
     taught = None if distillation is None else distillation.model_dump(exclude={"teacher_run_dir"})
     told = [features.task, settings.model_dump(mode="json", exclude={"seeds"}), seed, taught]
     digest = hashlib.sha256(json.dumps(told).encode())
@@ -174,6 +179,4 @@ def _identity(
         for values in (split.input_ids, split.offsets, split.second_starts, split.labels):
             assert values is not None
             digest.update(np.ascontiguousarray(values).data)
-    if teacher_outputs is not None:
-        digest.update(np.ascontiguousarray(teacher_outputs).data)
     return digest.hexdigest()

@@ -113,6 +113,8 @@ class Progress:
             self._best_weights = load(storage.read_bytes(storage.join(self._folder, MODEL_FOLDER, WEIGHTS_FILE)))
             return self.evaluations[-1].step
         if not self.evaluations:
+            if self._workers.rank == 0:  # what cannot be used must not count as newest later
+                storage.remove_folder(storage.join(self._folder, CHECKPOINTS_FOLDER))
             return 0
         self._store.restore(self.best.step, model, optimizer)
         self._best_weights = _copied(model)

@@ -51,7 +51,8 @@ class Steps:
         self._teacher_outputs = teacher_outputs
         self._module = workers.averaging(Objective(model, dtype, distillation), device)
         self._loss_sum, self._rows_seen = torch.zeros((), dtype=torch.float64, device=device), 0
-        self._epoch, self._batches = -1, list[Rows]()
+        self._epoch = -1
+        self._batches: list[Rows] = []
 
     def plan(self, done: int) -> PlanState:
         """Epochs that are whole after `done` steps, and rows of the one that has begun."""
