@@ -12,7 +12,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 # Ray's own `uv run` hook would look for another Python than the one of this environment.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: help setup quickstart serve check test test-slow format lock clean
+.PHONY: help setup quickstart serve glue-demo check test test-slow format lock clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ quickstart: setup  ## the whole line on a real Wikipedia sample: dump -> student
 
 serve: setup  ## leave the quickstart's student up at http://127.0.0.1:8000 until Ctrl-C
 	@$(BIN)/python -m jobs.serve_fill_mask
+
+glue-demo: setup  ## search fine-tuning settings on a small task in GLUE's layout, offline (runs/glue-demo)
+	@$(BIN)/python -m jobs.run_glue_demo
 
 check: setup  ## format, lint, types, import rules, fast tests
 	@test ! -e platform/__init__.py || { echo "platform/__init__.py shadows Python's own module platform: remove it"; exit 1; }

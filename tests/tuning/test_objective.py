@@ -158,7 +158,9 @@ def test_the_same_values_named_twice_are_trained_once(objective, told, monkeypat
     refuse_training(monkeypatch)
     run_trial(sample(number=4, repeat=1), objective=objective)
     assert folder_of(objective) != folder_of(objective, repeat=1)
-    assert read_record(folder_of(objective, repeat=1)).evaluations == read_record(folder_of(objective)).evaluations
+    first, again = (read_record(folder_of(objective, repeat=repeat)) for repeat in (0, 1))
+    assert again.evaluations == first.evaluations
+    assert (first.number, again.number) == (0, 4)
 
 
 def test_a_trial_ends_when_its_time_is_over(objective, told):

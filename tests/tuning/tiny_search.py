@@ -45,7 +45,7 @@ def values(folder: Path, **changes: Any) -> dict[str, Any]:
         "glue_dir": str(folder / "glue"),
         "tasks": ["follows"],
         "precision": "fp32",
-        "fine_tuning": {"epochs": 3, "max_length": 32, "batch_size": 8, "seeds": [1, 2], "warmup_fraction": 0.1},
+        "fine_tuning": {"epochs": 3, "max_length": 32, "batch_size": 8, "seeds": [1], "max_train_examples": 48},
         "method": "grid",
         "space": SPACE,
         "trial": {"cpus": 1, "gpus": 0},

@@ -1,0 +1,84 @@
+"""Fine-tunings of GLUE under faults: what is done is not done again, and the scores are those of an undisturbed run."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+import yaml
+
+from distilray.config.glue import FineTuneScaling, TaskConfig
+from distilray.evaluation.glue.data import load_task
+from distilray.evaluation.glue.features import encode_task
+from distilray.evaluation.units import Plan, Unit, fit_unit
+from distilray.pretraining_data.tokenizer import read_tokenizer
+from tests.distilray.evaluation.glue.small_glue import OFFICIAL_ROWS, write_raw
+from tests.distilray.evaluation.glue.tiny_tasks import write_trainable_model
+from tests.faults.processes import start, wait_for
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = {"epochs": 3, "batch_size": 8, "max_length": 32, "seeds": [1, 2, 3], "dropout": 0.1}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    (tmp_path / "model").mkdir()
+    write_trainable_model(tmp_path / "model", "distilbert")
+    write_raw(tmp_path / "glue", "wnli", OFFICIAL_ROWS["wnli"])
+    file = tmp_path / "recipe.yaml"
+    values = {
+        "run_dir": str(tmp_path / "run"),
+        "model_dir": str(tmp_path / "model"),
+        "glue_dir": str(tmp_path / "glue"),
+        "tasks": ["wnli"],
+        "precision": "fp32",
+        "fine_tuning": SETTINGS,
+        "scaling": {"use_gpu": False, "cpus_per_worker": 1},
+        "ray": {"num_cpus": 2},
+    }
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+def undisturbed(folder):
+    """The results of all seeds, one after the other in this process."""
+    torch.set_num_threads(1)
+    settings = TaskConfig.model_validate(SETTINGS)
+    features = encode_task(
+        load_task(str(folder / "glue"), "wnli"), read_tokenizer(str(folder / "model")), settings, seed=56
+    )
+    plan = Plan(str(folder / "other"), "fp32", FineTuneScaling(use_gpu=False, cpus_per_worker=1))
+    found = {}
+    for seed in settings.seeds:
+        unit = Unit("wnli", seed, settings, str(folder / "model"))
+        fit_unit(plan, unit, features, device=torch.device("cpu"))
+        found[unit.name] = result(folder / "other", unit.name)
+    return found
+
+
+def result(run_dir, name):
+    return json.loads((run_dir / "units" / name / "result.json").read_text())["fine_tuned"]
+
+
+def without_times(found):
+    return json.loads(json.dumps(found), object_hook=lambda values: {k: v for k, v in values.items() if k != "seconds"})
+
+
+def test_a_killed_driver_run_again_ends_as_if_nothing_had_happened(root, recipe, tmp_path):
+    run_dir = tmp_path / "run"
+    process = start(root, "evaluate_glue", recipe)
+    wait_for(lambda: any(run_dir.glob("units/*/result.json")), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = {file: file.stat().st_mtime_ns for file in run_dir.glob("units/*/result.json")}
+    assert done
+    assert not (run_dir / "manifest.json").exists()
+    process = start(root, "evaluate_glue", recipe)
+    told = process.communicate()[0]
+    assert process.returncode == 0, told
+    assert {file: file.stat().st_mtime_ns for file in done} == done
+    expected = undisturbed(tmp_path)
+    for name, found in expected.items():
+        assert without_times(result(run_dir, name)) == without_times(found)

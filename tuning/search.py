@@ -1,0 +1,231 @@
+"""Searches the best fine-tuning settings of several tasks at the same time, over one cluster."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+from rich.console import Console
+
+from distilray.config.glue import SearchGlueConfig, TaskName
+from distilray.evaluation.fine_tune import run_units
+from distilray.evaluation.glue.data import TaskData
+from distilray.evaluation.glue.features import TaskFeatures, encode_task
+from distilray.evaluation.glue.table import glue_table
+from distilray.evaluation.glue_scores import Results, collect_scores, load_tasks
+from distilray.evaluation.units import Unit
+from distilray.models.model_source import MODEL_FOLDER, local_model
+from distilray.pretraining_data.tokenizer import read_tokenizer
+from distilray.runtime import storage
+from distilray.runtime.job import Outcome
+from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.run_folder import RunFolder
+from distilray.runtime.session import ray_session
+from tuning.experiment import Experiment, run_experiment
+from tuning.objective import Objective
+from tuning.plan import check_local_device, cluster_nodes, need_of_search, trials_of
+from tuning.records import TRAINING_FOLDER, TrialRecord, read_records
+from tuning.resources import Need, shares, slots
+from tuning.results import (
+    RECIPE_FILE,
+    TaskSearch,
+    best_recipe,
+    search_figures,
+    search_plot,
+    trials_csv,
+    trials_table,
+    winners_scaling,
+)
+from tuning.space import evaluations, lengths, points
+
+SCORES_FILE, TRIALS_FILE, PLOT_FILE = "scores.json", "trials.csv", "search.svg"
+TRIALS_FOLDER, TUNE_FOLDER, WINNERS_FOLDER = "trials", "tune", "winners"
+_POLL_S = 2.0
+
+# By task and `max_length`.
+Encoded = Mapping[TaskName, Mapping[int, TaskFeatures]]
+
+
+def search_glue(config: SearchGlueConfig, folder: RunFolder) -> Outcome:
+    """Searches on every task, fine-tunes the winners with fresh seeds, and writes what was found."""
+    data, missing = load_tasks(config, with_test=False)
+    need = need_of_search(config, data)
+    encoded = _encode(config, data)
+    with ray_session(config.ray):
+        check_local_device(need)
+        room = slots(cluster_nodes(), need)
+        experiments = _experiments(config, folder, encoded, need, room)
+        _run(experiments, folder.job)
+        searches = [_found(config, folder, task) for task in data]
+        results = _run_winners(config, folder, searches, encoded, room)
+    return _write(config, folder, searches, data, missing, results)
+
+
+def show_search(folder: RunFolder) -> None:
+    """Prints the best trials of each task, and the scores of the winners."""
+    assert isinstance(folder.config, SearchGlueConfig)
+    scores = json.loads(storage.read_bytes(folder.path(SCORES_FILE)))
+    console = Console(width=None if os.isatty(1) else 160)
+    for task in scores["search"]:
+        console.print(trials_table(_found(folder.config, folder, task)))
+    console.print(glue_table(scores))
+
+
+def _encode(config: SearchGlueConfig, data: Mapping[TaskName, TaskData]) -> Encoded:
+    """Every task, tokenised once for all its trials."""
+    tokenizer_json = read_tokenizer(local_model(config.model_dir))
+    return {
+        task: {
+            length: encode_task(
+                rows,
+                tokenizer_json,
+                config.of_task(task).model_copy(update={"max_length": length}),
+                seed=config.seed,
+            )
+            for length in lengths(config, task)
+        }
+        for task, rows in data.items()
+    }
+
+
+def _experiments(
+    config: SearchGlueConfig, folder: RunFolder, encoded: Encoded, need: Need, room: int
+) -> dict[TaskName, Experiment]:
+    found = {}
+    for (task, features), share in zip(encoded.items(), shares(room, len(encoded)), strict=True):
+        objective = Objective(
+            task=task,
+            settings=config.of_task(task),
+            model_dir=config.model_dir,
+            trials_folder=folder.path(TRIALS_FOLDER, task),
+            seed=config.seed,
+            precision=config.precision,
+            trial=config.trial,
+            features={length: ray.put(each) for length, each in features.items()},
+            stop_reason=_stop_reason(config),
+        )
+        found[task] = Experiment(
+            objective=objective,
+            folder=folder.path(TUNE_FOLDER, task),
+            points=points(config, task),
+            space=config.space_of(task),
+            num_trials=trials_of(config, task),
+            most_evaluations=evaluations(config, task)[1],
+            asha=config.asha,
+            need=need,
+            concurrent=share,
+            budget_s=None if config.max_minutes is None else 60 * config.max_minutes,
+        )
+    return found
+
+
+def _stop_reason(config: SearchGlueConfig) -> str:
+    reasons = ["behind others"] if config.asha.enabled else []
+    return " or ".join([*reasons, *(["the search's time was over"] if config.max_minutes is not None else [])])
+
+
+def _run(experiments: Mapping[TaskName, Experiment], job: str) -> None:
+    """Runs all searches at the same time, and shows how far they are."""
+    known: dict[TaskName, dict[str, TrialRecord]] = {
+        task: read_records(each.objective.trials_folder) for task, each in experiments.items()
+    }
+    remote = ray.remote(num_cpus=0)(run_experiment)
+    running = [remote.remote(experiment) for experiment in experiments.values()]
+    total = sum(experiment.num_trials for experiment in experiments.values())
+    with Progress(job, total=total, unit="trials") as progress:
+        progress.start_at(sum(map(len, known.values())))
+        try:
+            while running:
+                ended, running = ray.wait(running, num_returns=len(running), timeout=_POLL_S)
+                ray.get(ended)
+                for task, experiment in experiments.items():
+                    known[task] = read_records(experiment.objective.trials_folder, known[task])
+                progress.advance_to(sum(map(len, known.values())), _standing(experiments, known))
+        except BaseException:
+            for reference in running:  # in a cluster that goes on they would go on too
+                ray.cancel(reference, force=True)
+            raise
+
+
+def _standing(experiments: Mapping[TaskName, Experiment], known: Mapping[TaskName, Mapping[str, TrialRecord]]) -> str:
+    """The best score of each task so far, and the trials that failed."""
+    parts = []
+    for task, experiment in experiments.items():
+        metric = experiment.objective.settings.metric
+        best = [record.best(metric) for record in known[task].values()]
+        scores = [evaluation.scores[metric] for evaluation in best if evaluation is not None]
+        parts += [f"{task} {metric} {max(scores):.4f}"] if scores else []
+    failed = sum(record.status == "failed" for records in known.values() for record in records.values())
+    return ", ".join([*parts, *([f"{failed} failed"] if failed else [])])
+
+
+def _found(config: SearchGlueConfig, folder: RunFolder, task: TaskName) -> TaskSearch:
+    """What the search of a task has found."""
+    records = read_records(folder.path(TRIALS_FOLDER, task))
+    for place in records:
+        storage.remove_folder(storage.join(place, TRAINING_FOLDER))  # of one that was stopped while it wrote
+    ordered = sorted(records.items(), key=lambda item: (item[1].number, item[0]))
+    return TaskSearch(task, config.of_task(task), [record for _, record in ordered], trials_of(config, task))
+
+
+def _run_winners(
+    config: SearchGlueConfig, folder: RunFolder, searches: Sequence[TaskSearch], encoded: Encoded, room: int
+) -> Results:
+    """Fine-tunes the winner of each task with seeds that took no part in its choice."""
+    units = [
+        Unit(search.task, seed, search.winning_settings, config.model_dir)
+        for search in searches
+        for seed in search.settings.seeds
+    ]
+    results = run_units(
+        units,
+        {search.task: encoded[search.task][search.winning_settings.max_length] for search in searches},
+        folder=folder.path(WINNERS_FOLDER),
+        precision=config.precision,
+        scaling=winners_scaling(config, room),
+        job=f"{folder.job} winners",
+    )
+    for result in results.values():
+        storage.remove_folder(storage.join(result.folder, MODEL_FOLDER))  # best.yaml makes them where they are kept
+    return results
+
+
+def _write(
+    config: SearchGlueConfig,
+    folder: RunFolder,
+    searches: Sequence[TaskSearch],
+    data: Mapping[TaskName, TaskData],
+    missing: Sequence[TaskName],
+    results: Results,
+) -> Outcome:
+    scores = collect_scores(config, data, missing, results)
+    figures: dict[str, Any] = {}
+    for search in searches:
+        fresh = [results[search.task, seed].fine_tuned.best for seed in search.settings.seeds]
+        values = [best.scores[search.settings.metric] for best in fresh]
+        figures[search.task] = search_figures(search, values, config.seed)
+    scores["search"] = figures
+    files = {
+        TRIALS_FILE: trials_csv(searches),
+        PLOT_FILE: search_plot(searches),
+        RECIPE_FILE: best_recipe(config, searches, scores["summary"]),
+        SCORES_FILE: json.dumps(scores, indent=1).encode(),
+    }
+    for name, content in files.items():
+        storage.write_bytes(folder.path(name), content)
+    counts = {key: scores[key] for key in ("summary", "missing", "model_hash", "search")}
+    return Outcome(_summary(searches, figures, missing), counts, {RECIPE_FILE: {"bytes": len(files[RECIPE_FILE])}})
+
+
+def _summary(searches: Sequence[TaskSearch], figures: Mapping[str, Any], missing: Sequence[TaskName]) -> str:
+    trials = sum(len(search.records) for search in searches)
+    failed = sum(search.counts().get("failed", 0) for search in searches)
+    parts = [f"{trials} trials ({failed} failed)" if failed else f"{trials} trials"]
+    for task, found in figures.items():
+        fresh = found["fresh"]
+        parts.append(
+            f"{task} {found['metric']} {fresh['median']:.4f} on dev (median of {len(fresh['scores'])} fresh seeds, "
+            f"spread {fresh['spread']:.4f})"
+        )
+    return ", ".join([*parts, *([f"missing: {', '.join(missing)}"] if missing else [])])
