@@ -15,7 +15,7 @@ from distilray.evaluation.glue.features import TaskFeatures, encode_task
 from distilray.evaluation.glue.table import glue_table
 from distilray.evaluation.glue_scores import Results, collect_scores, load_tasks
 from distilray.evaluation.units import Unit
-from distilray.models.model_source import MODEL_FOLDER, local_model
+from distilray.models.model_source import local_model
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
@@ -187,7 +187,7 @@ def _run_winners(
         job=f"{folder.job} winners",
     )
     for result in results.values():
-        storage.remove_folder(storage.join(result.folder, MODEL_FOLDER))  # best.yaml makes them where they are kept
+        storage.remove_folder(result.model_dir)  # best.yaml makes them where they are kept
     return results
 
 

@@ -13,7 +13,7 @@ TaskName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte",
 Method = Literal["grid", "random", "tpe"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
-# The leaderboard's metrics by task; `score` is their mean. `follows` is no task of GLUE: jobs.run_glue_demo makes it.
+# The leaderboard's metrics by task; `score` is their mean. `follows` is no task of GLUE: jobs.build_follows makes it.
 METRICS: Mapping[TaskName, tuple[str, ...]] = {
     "cola": ("matthews",),
     "sst2": ("accuracy",),

@@ -18,7 +18,16 @@ from ray.train.torch import TorchTrainer, get_device
 from distilray.config.glue import FineTuneScaling, TaskDistillationConfig, TaskName
 from distilray.errors import InputError
 from distilray.evaluation.glue.features import TaskFeatures
-from distilray.evaluation.units import Plan, Unit, UnitResult, fit_unit, is_done, read_result, steps_done
+from distilray.evaluation.units import (
+    Plan,
+    Unit,
+    UnitResult,
+    fit_unit,
+    forget_progress,
+    is_done,
+    read_result,
+    steps_done,
+)
 from distilray.runtime import storage
 from distilray.runtime.interruption import raise_if_interrupted
 from distilray.runtime.reporting.progress import Progress
@@ -56,7 +65,9 @@ def run_units(
     if left:
         parallel = min(_parallel(scaling, ray.cluster_resources()), len(left))
         with Progress(job, total=sum(steps.values()), unit="steps") as progress:
-            progress.start_at(sum(steps_done(plan, unit, steps[unit.name]) for unit in units))
+            progress.start_at(sum(steps.values()) - sum(steps[unit.name] for unit in left))
+            for unit in left:
+                forget_progress(plan, unit)
             waiting = _begin(left, functools.partial(_fit, plan), threads=parallel)
             while waiting:
                 ended, waiting = wait(waiting, timeout=_POLL_S, return_when=FIRST_COMPLETED)
@@ -64,7 +75,7 @@ def run_units(
                     future.result()
                 raise_if_interrupted()
                 done = sum(steps_done(plan, unit, steps[unit.name]) for unit in units)
-                progress.advance_to(done, f"{len(waiting)} fine-tunings left")
+                progress.advance_to(done, f"fine-tunings left: {len(waiting)}")
     return {(unit.task, unit.seed): read_result(plan, unit) for unit in units}
 
 

@@ -108,7 +108,7 @@ def _choose(
 ) -> tuple[dict[str, list[_Neighbours]], dict[str, Any]]:
     """A random choice of each split's pairs in random order; of a large corpus a few times as many are held."""
     ranks = generator(seed, _SPLIT).permutation(corpus.documents)
-    ends = np.cumsum(list(sizes.values())) / sum(sizes.values())
+    ends = np.cumsum(list(sizes.values()))[:-1] / sum(sizes.values())
     split_of = np.searchsorted(ends, (ranks + 0.5) / corpus.documents)
     chosen: dict[str, list[_Neighbours]] = {split: [] for split in sizes}
     usable, too_short_or_long = dict.fromkeys(sizes, 0), 0

@@ -17,7 +17,7 @@ from distilray.evaluation.glue.metrics import majority_scores
 from distilray.evaluation.glue.submission import check_complete, validate_submission, write_submission
 from distilray.evaluation.glue.table import glue_table, macro, summarise
 from distilray.evaluation.units import MODELS_FOLDER, Unit, UnitResult, read_predictions
-from distilray.models.model_source import MODEL_FOLDER, WEIGHTS_FILE, local_model, model_inputs
+from distilray.models.model_source import WEIGHTS_FILE, local_model, model_inputs
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
@@ -179,11 +179,11 @@ def _keep_model(results: Results, task: TaskName, folder: RunFolder) -> None:
     """Moves the best model of a task to its place in the run; those of its other seeds go."""
     target, best = folder.path(MODELS_FOLDER, task), _best(results, task)
     storage.make_folder(target)
-    for file in storage.list_files(storage.join(best.folder, MODEL_FOLDER)):
+    for file in storage.list_files(best.model_dir):
         storage.write_bytes(storage.join(target, file.rpartition("/")[2]), storage.read_bytes(file))
     for (name, _), result in results.items():
         if name == task:
-            storage.remove_folder(storage.join(result.folder, MODEL_FOLDER))
+            storage.remove_folder(result.model_dir)
 
 
 def _rows(result: UnitResult) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import torch
 
 from distilray.config.glue import FineTuneScaling, TaskConfig, TaskDistillationConfig, TaskName
 from distilray.errors import InputError
-from distilray.evaluation.glue.classifier import load_classifier, load_fine_tuned, save_classifier
+from distilray.evaluation.glue.classifier import load_classifier, load_fine_tuned
 from distilray.evaluation.glue.features import TaskFeatures
 from distilray.evaluation.glue.metrics import predictions
 from distilray.evaluation.glue.tasks import TASKS
@@ -53,12 +53,17 @@ class UnitResult:
     """What a fine-tuning gave.
 
     Attributes:
-        folder: with the files of the unit, `model/` among them.
+        folder: with the files of the unit.
     """
 
     unit: Unit
     fine_tuned: FineTuned
     folder: str
+
+    @property
+    def model_dir(self) -> str:
+        """Folder of the model with the weights of its best evaluation."""
+        return storage.join(self.folder, _TRAINING_FOLDER, MODEL_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -119,11 +124,9 @@ def fit_unit(
         for name, part in (features.test if plan.with_test else {}).items()
     }
     if workers.rank == 0:
-        save_classifier(model, storage.join(folder, MODEL_FOLDER), features.tokenizer_json)
         _write_json(
             folder, _PREDICTIONS_FILE, {name: predictions(task, each).tolist() for name, each in outputs.items()}
         )
-        storage.remove_folder(storage.join(folder, _TRAINING_FOLDER))
         record = {"identity": _identity(plan, unit), "fine_tuned": asdict(found)}
         _write_json(folder, _RESULT_FILE, record)
 
@@ -163,6 +166,13 @@ def steps_done(plan: Plan, unit: Unit, steps: int) -> int:
     if not storage.exists(file):
         return 0
     return int(json.loads(storage.read_bytes(file))["step"])
+
+
+def forget_progress(plan: Plan, unit: Unit) -> None:
+    """Forgets the steps of an earlier run that was interrupted: some of them come again."""
+    file = storage.join(plan.place(unit), _PROGRESS_FILE)
+    if storage.exists(file):
+        storage.remove_file(file)
 
 
 def is_done(plan: Plan, unit: Unit) -> bool:
