@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import yaml
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from distilray.config.glue import FineTuneScaling, SearchGlueConfig, TaskConfig, TaskName, with_values
@@ -119,6 +117,10 @@ def trials_csv(searches: Sequence[TaskSearch]) -> bytes:
 
 def search_plot(searches: Sequence[TaskSearch]) -> bytes:
     """An SVG with a panel for each task: the score of every trial as it went on, the winner on top."""
+    # Imported here: matplotlib makes folders in the user's home when it is imported.
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     columns = min(_COLUMNS, len(searches))
     rows = -(-len(searches) // columns)
     with mpl.rc_context({"svg.hashsalt": "distilray"}):  # the same file from the same trials
