@@ -15,12 +15,13 @@ import ray
 import torch
 from ray import tune
 
-from distilray.config.glue import TaskConfig, TaskName, TrialConfig, with_values
+from distilray.config.glue import TaskConfig, TrialConfig, with_values
 from distilray.errors import InputError
 from distilray.evaluation.glue.classifier import load_classifier
 from distilray.evaluation.glue.features import TaskFeatures
 from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training import Evaluation, FineTuned, fine_tune
+from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
+from distilray.evaluation.glue.training.loop import fine_tune
 from distilray.models.masked_lm import compute_dtype
 from distilray.models.model_source import local_model
 from distilray.runtime import storage
@@ -34,8 +35,8 @@ from tuning.records import (
     write_journal,
     write_record,
 )
+from tuning.trial import BEST, EVALUATION, Objective
 
-EVALUATION, BEST = "evaluation", "best"  # keys of what a trial reports
 # A trial that is to stop ends its writing before its process goes on with the next.
 _THREAD_TIMEOUT = ("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")
 # A trial looks at its time between steps. One that hangs is ended after this much more than its time.
@@ -44,30 +45,8 @@ _REASON_LETTERS = 200
 _ENDED: Mapping[str, Status] = {"complete": "complete", "patience": "complete", "stopped": "stopped", "time": "time"}
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What all trials of a task share.
-
-    Attributes:
-        settings: of the task, where a trial says nothing else.
-        trials_folder: holds a folder for each trial; path or URI.
-        features: references to the tokenised task, by the `max_length` that it is cut at.
-        stop_reason: why Ray Tune may stop a trial.
-    """
-
-    task: TaskName
-    settings: TaskConfig
-    model_dir: str
-    trials_folder: str
-    seed: int
-    precision: str
-    trial: TrialConfig
-    features: Mapping[int, Any]
-    stop_reason: str
-
-
-def run_trial(config: Mapping[str, Any], *, objective: Objective) -> None:
-    """A trial, as Ray Tune calls it.
+def try_values(config: Mapping[str, Any], objective: Objective) -> None:
+    """A trial from its start, or from where it was cut off, to its end.
 
     One that has a record repeats what it reported and trains nothing; one that was cut off goes on where it was.
 

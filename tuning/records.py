@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pyarrow import fs
 
-from distilray.evaluation.glue.training import Evaluation
+from distilray.evaluation.glue.training.evaluation import Evaluation
 from distilray.runtime import storage
 
 RECORD_FILE = "record.json"

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from distilray.config.glue import FineTuneScaling, SearchGlueConfig, TaskConfig, TaskName, with_values
 from distilray.errors import InputError
-from distilray.evaluation.glue.training import Evaluation
+from distilray.evaluation.glue.training.evaluation import Evaluation
 from tuning.records import STATUSES, TrialRecord
 
 RECIPE_FILE = "best.yaml"

@@ -23,7 +23,6 @@ from distilray.runtime.reporting.progress import Progress
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
 from tuning.experiment import Experiment, run_experiment
-from tuning.objective import Objective
 from tuning.plan import check_local_device, cluster_nodes, need_of_search, trials_of
 from tuning.records import TRAINING_FOLDER, TrialRecord, read_records
 from tuning.resources import Need, shares, slots
@@ -38,6 +37,7 @@ from tuning.results import (
     winners_scaling,
 )
 from tuning.space import evaluations, lengths, points
+from tuning.trial import Objective
 
 SCORES_FILE, TRIALS_FILE, PLOT_FILE = "scores.json", "trials.csv", "search.svg"
 TRIALS_FOLDER, TUNE_FOLDER, WINNERS_FOLDER = "trials", "tune", "winners"

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from distilray.evaluation.glue.training import Evaluation
+from distilray.evaluation.glue.training.evaluation import Evaluation
 from jobs import search_glue
 from tests.faults.processes import eventually, start, wait_for
 from tests.tuning.tiny_search import values, write_follows, write_model
 from tuning.asha import STATE_FILE, LastingAsha
-from tuning.objective import EVALUATION
 from tuning.records import RECORD_FILE, TrialRecord, read_journal, read_record, read_records
+from tuning.trial import EVALUATION
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,10 @@ from distilray.evaluation.glue.classifier import load_classifier, load_fine_tune
 from distilray.evaluation.glue.features import TaskFeatures
 from distilray.evaluation.glue.metrics import predictions
 from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training import Evaluation, FineTuned, Workers, fine_tune, predict
+from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
+from distilray.evaluation.glue.training.loop import fine_tune
+from distilray.evaluation.glue.training.objective import predict
+from distilray.evaluation.glue.training.workers import Workers
 from distilray.models.masked_lm import compute_dtype
 from distilray.models.model_source import MODEL_FOLDER, local_model
 from distilray.runtime import storage

@@ -7,7 +7,8 @@ import torch
 from torch import distributed
 
 from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training import Workers, fine_tune
+from distilray.evaluation.glue.training.loop import fine_tune
+from distilray.evaluation.glue.training.workers import Workers
 from tests.distilray.evaluation.glue.tiny_tasks import classifier, features, settings
 
 ROWS_LEFT = settings(batch_size=7, evaluations_per_epoch=2, dropout=0.0)  # an epoch has two batches of 7 and one of 1

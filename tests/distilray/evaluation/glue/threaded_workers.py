@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distilray.evaluation.glue.training import Workers
+from distilray.evaluation.glue.training.workers import Workers
 
 _TIMEOUT_S = 20.0  # a worker that makes fewer calls than another must not hang the test
 

@@ -15,7 +15,8 @@ from distilray.config.glue import TaskConfig, TaskDistillationConfig
 from distilray.errors import InputError
 from distilray.evaluation.glue.features import TaskFeatures
 from distilray.evaluation.glue.tasks import GlueTask
-from distilray.evaluation.glue.training.progress import Evaluation, FineTuned, Progress
+from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
+from distilray.evaluation.glue.training.progress import Progress
 from distilray.evaluation.glue.training.steps import Steps
 from distilray.evaluation.glue.training.workers import Workers
 from distilray.pretraining_data.batches import WIDTH_MULTIPLE, padded_width

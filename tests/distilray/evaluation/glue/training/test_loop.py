@@ -14,7 +14,10 @@ from distilray.errors import InputError
 from distilray.evaluation.glue.classifier import load_fine_tuned
 from distilray.evaluation.glue.metrics import majority_scores
 from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training import fine_tune, loop, predict, read_evaluations
+from distilray.evaluation.glue.training import loop
+from distilray.evaluation.glue.training.loop import fine_tune
+from distilray.evaluation.glue.training.objective import predict
+from distilray.evaluation.glue.training.progress import read_evaluations
 from tests.distilray.evaluation.glue.threaded_workers import run_together
 from tests.distilray.evaluation.glue.tiny_tasks import classifier, features, settings
 

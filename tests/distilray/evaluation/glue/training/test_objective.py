@@ -6,8 +6,7 @@ from distilray.config.glue import TaskDistillationConfig
 from distilray.evaluation.glue.features import collate
 from distilray.evaluation.glue.metrics import predictions
 from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training import predict
-from distilray.evaluation.glue.training.objective import row_losses
+from distilray.evaluation.glue.training.objective import predict, row_losses
 from tests.distilray.evaluation.glue.threaded_workers import run_together
 from tests.distilray.evaluation.glue.tiny_tasks import classifier, features
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from distilray.evaluation.glue.training import Workers
+from distilray.evaluation.glue.training.workers import Workers
 from tests.distilray.evaluation.glue import group_member
 from tests.distilray.evaluation.glue.threaded_workers import run_together
 
