@@ -60,7 +60,7 @@ class Progress:
         self._done, self._note = done, note
         now = self._clock()
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, note=f"{self._rate(now):,.1f} {self.unit}/s {note}")
+            self._bar.update(self._task, completed=done, note=f"{self._told_rate(now)} {note}")
         elif now - self._shown >= self._interval_s:
             self._shown = now
             print(self.line(now), file=self._stream, flush=True)
@@ -75,10 +75,15 @@ class Progress:
         parts = [f"{self.label}: {self._done:,}"]
         if self.total:
             parts = [f"{self.label}: {self._done:,}/{self.total:,} {self.unit} ({self._done / self.total:.0%})"]
-        parts.append(f"{rate:,.1f} {self.unit}/s")
+        parts.append(self._told_rate(now))
         if self.total and rate > 0:
             parts.append(f"ETA {duration((self.total - self._done) / rate)}")
         return ", ".join([*parts, self._note] if self._note else parts)
+
+    def _told_rate(self, now: float) -> str:
+        """In a second, or in a minute where that would read 0.0."""
+        rate = self._rate(now)
+        return f"{rate:,.1f} {self.unit}/s" if rate >= 0.1 else f"{60 * rate:,.1f} {self.unit}/min"
 
     def _rate(self, now: float) -> float:
         return (self._done - self._base) / max(now - self._started, 1e-9)

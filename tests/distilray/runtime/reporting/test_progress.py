@@ -90,3 +90,11 @@ def test_a_terminal_gets_a_bar_in_place_of_lines(clock: Clock) -> None:
 )
 def test_a_duration_reads_in_its_own_unit(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_slow_rate_is_told_in_a_minute(clock: Clock) -> None:
+    stream = io.StringIO()
+    with progress_of(clock, stream) as progress:
+        clock.now += 60
+        progress.advance(3)
+    assert "3.0 steps/min" in stream.getvalue()
