@@ -1,23 +1,30 @@
-"""Evaluate fill-mask on held-out text, teacher beside student: hit@k, MRR, pseudo-perplexity, size, latency.
+"""Evaluate fill-mask, teacher beside student: hit@k, MRR, ranks, pseudo-perplexity with intervals, size, latency.
 
     python -m jobs.evaluate_fill_mask --recipe jobs/recipes/evaluate_fill_mask/quickstart.yaml [--dry-run] [a.b=value]
     ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \
         python -m jobs.evaluate_fill_mask --recipe jobs/recipes/evaluate_fill_mask/card.yaml
 
-Reads:  the held-out shards of jobs.encode_corpus, two model folders (or run folders that hold one).
-Writes: scores.json and manifest.json in run_dir; prints the table.
+Reads:  the held-out shards of jobs.encode_corpus, or files of texts with masks; one or two models (folders or runs).
+Writes: scores.json, manifest.json and, for files, answers/ and quarantine.jsonl in run_dir; prints the table.
 """
 
 import sys
 from collections.abc import Sequence
 
 from distilray.config.evaluation import EvaluateFillMaskConfig
-from distilray.evaluation.fill_mask import evaluate_fill_mask, fill_mask_inputs, plan_fill_mask, show_scores
+from distilray.evaluation.fill_mask import show_scores
+from distilray.evaluation.fill_mask.evaluation import (
+    evaluate_fill_mask,
+    fill_mask_inputs,
+    plan_fill_mask,
+    prepare_fill_mask,
+)
 from distilray.runtime.job import Job
 
 JOB = Job(
     name="evaluate_fill_mask",
     config_class=EvaluateFillMaskConfig,
+    prepare=prepare_fill_mask,
     inputs=fill_mask_inputs,
     plan=plan_fill_mask,
     run=evaluate_fill_mask,

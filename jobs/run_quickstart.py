@@ -1,9 +1,9 @@
-"""Runs the whole line on a small real input: Wikipedia sample -> teacher -> student -> answers over HTTP.
+"""Runs the whole line on a small real input: Wikipedia sample -> teacher -> student -> answers over HTTP, a report.
 
     python -m jobs.run_quickstart [JOB.a.b=value ...]
 
 Reads: the two packages of the `sample` extra.
-Writes: runs/quickstart/{corpus,shards,teacher,student,fill_mask}; finished stages are skipped when it is run again.
+Writes: runs/quickstart/{corpus,shards,teacher,student,fill_mask,report}; what is finished is skipped the next time.
 """
 
 import sys
@@ -14,10 +14,10 @@ from distilray.config.base import RayConfig
 from distilray.evaluation.fill_mask import show_scores
 from distilray.runtime.job import exit_code, overrides_by_job
 from distilray.runtime.session import ray_session
-from jobs import build_corpus, distill, encode_corpus, evaluate_fill_mask, train_teacher
+from jobs import build_corpus, distill, encode_corpus, evaluate_fill_mask, train_teacher, write_report
 from serve.trial import try_service
 
-STAGES = (build_corpus.JOB, encode_corpus.JOB, train_teacher.JOB, distill.JOB, evaluate_fill_mask.JOB)
+STAGES = (build_corpus.JOB, encode_corpus.JOB, train_teacher.JOB, distill.JOB, evaluate_fill_mask.JOB, write_report.JOB)
 
 RECIPES = str(Path(__file__).parent / "recipes" / "{}" / "quickstart.yaml")
 

@@ -8,7 +8,7 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM
 
-from distilray.evaluation import fill_mask
+from distilray.evaluation.fill_mask import scoring
 from distilray.models.masked_lm import load_masked_lm, save_model
 from distilray.models.student import create_student
 from distilray.pretraining_data.tokenizer import read_tokenizer
@@ -93,9 +93,24 @@ def test_the_scores_are_what_transformers_and_counting_give(folders, scores):
             assert scores[name][f"hit@{k}"] == pytest.approx(np.mean(ranks <= k))
         assert scores[name]["mrr"] == pytest.approx(np.mean(1 / ranks), rel=1e-6)
         assert scores[name]["pseudo_perplexity"] == pytest.approx(np.exp(losses.mean()), rel=1e-4)
+        assert scores[name]["median_rank"] == np.median(ranks)
+        assert scores[name]["mean_rank"] == pytest.approx(np.mean(ranks))
     same = [one == two for one, two in zip(best["teacher"], best["student"], strict=True)]
     assert scores["agreement"] == pytest.approx(np.mean(same))
     assert 0 < scores["agreement"] < 1
+
+
+def test_every_score_lies_in_its_interval_and_so_does_the_difference(scores):
+    intervals = scores["intervals"]
+    assert (intervals["level"], intervals["resamples"], intervals["texts"]) == (0.95, 1000, EXAMPLES)
+    keys = {"hit@1", "hit@5", "hit@10", "mrr", "median_rank", "mean_rank", "pseudo_perplexity"}
+    for name in ("teacher", "student"):
+        assert set(intervals[name]) == keys
+        for key, (low, high) in intervals[name].items():
+            assert low <= scores[name][key] <= high
+    for key, (low, high) in intervals["difference"].items():
+        assert low <= scores["student"][key] - scores["teacher"][key] <= high
+    assert intervals["agreement"][0] <= scores["agreement"] <= intervals["agreement"][1]
 
 
 def test_size_and_latency_are_those_of_the_model(folders, scores):
@@ -106,13 +121,13 @@ def test_size_and_latency_are_those_of_the_model(folders, scores):
 
 
 def test_the_models_see_a_mask_at_every_predicted_position_and_no_other_change(folders, tmp_path, monkeypatch):
-    seen, encode = [], fill_mask.encode
+    seen, encode = [], scoring.encode
 
     def watched(model, input_ids, attention_mask, token_type_ids):
         seen.extend(ids[real.bool()].tolist() for ids, real in zip(input_ids, attention_mask, strict=True))
         return encode(model, input_ids, attention_mask, token_type_ids)
 
-    monkeypatch.setattr(fill_mask, "encode", watched)
+    monkeypatch.setattr(scoring, "encode", watched)
     assert run(folders, tmp_path / "run") == 0
     expected, shown = [], []
     for shard, row in open_shards(str(folders / "shards"), "heldout").locate(np.arange(EXAMPLES)):
@@ -140,6 +155,7 @@ def test_a_copy_of_the_teacher_keeps_everything(folders, tmp_path, capsys):
     assert found["agreement"] == 1.0
     for key in ("hit@1", "hit@5", "hit@10", "mrr", "pseudo_perplexity", "parameters", "megabytes"):
         assert found["student"][key] == found["teacher"][key]
+    assert all(bounds == [0, 0] for bounds in found["intervals"]["difference"].values())
     table = capsys.readouterr().out
     assert "100.0% kept" in table
     assert all("100.0%" in line for line in table.splitlines() if "hit@" in line or "MRR" in line)
@@ -182,6 +198,14 @@ def test_a_model_of_another_tokenizer_is_one_line_that_says_so(folders, tmp_path
 @pytest.mark.parametrize("name", ["shards", "teacher", "student"])
 def test_a_missing_input_is_one_line_that_names_it(folders, tmp_path, capfd, name):
     assert f"{tmp_path}/none" in refusal(folders, tmp_path, capfd, f"{name}_dir={tmp_path}/none")
+
+
+def test_the_student_alone_has_its_scores_without_a_teacher(folders, scores, tmp_path, capsys):
+    assert run(folders, tmp_path / "run", "teacher_dir=null", "intervals.resamples=0", "latency_examples=0") == 0
+    found = json.loads((tmp_path / "run/scores.json").read_text())
+    assert not {"teacher", "agreement", "intervals"} & found.keys()
+    assert found["student"].items() <= scores["student"].items()
+    assert "hit@10" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", RECIPES)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +74,7 @@ def test_the_second_run_skips_what_is_finished_and_does_the_rest(line):
 def test_a_finished_line_runs_no_stage_again(line):
     _, (_, _, (output, errors, code)) = line
     assert code == 0, errors
-    assert output.count("skipped") == 5
+    assert output.count("skipped") == 6
 
 
 def test_each_stage_prints_one_line_with_its_counts(line):
@@ -81,6 +82,7 @@ def test_each_stage_prints_one_line_with_its_counts(line):
     assert re.search(r"^build_corpus: 97 documents of 206 read, [\d,]+ sentences, [\d,]+ words", output, re.M)
     assert re.search(r"^train_teacher: 3 steps, loss [\d.]+, .* tokens/s in \d+ s", output, re.M)
     assert re.search(r"^distill: 3 steps, loss [\d.]+, ce [\d.]+, mlm [\d.]+, cos [\d.]+", output, re.M)
+    assert re.search(r"^write_report: report.html, README.md of 5 runs; missing: evaluate_glue, ", output, re.M)
     assert re.search(r"^serve_fill_mask: 2 requests answered in \d+ s", output, re.M)
 
 
@@ -97,9 +99,21 @@ def test_the_line_ends_with_the_table_and_both_answers(line):
 def test_every_stage_leaves_a_complete_run_that_names_the_one_before(line):
     runs, _ = line
     manifests = {file.parent.name: json.loads(file.read_text()) for file in runs.glob("*/manifest.json")}
-    assert set(manifests) == {"corpus", "shards", "teacher", "student", "fill_mask"}
+    assert set(manifests) == {"corpus", "shards", "teacher", "student", "fill_mask", "report"}
     for name, upstream, role in (("shards", "corpus", "corpus"), ("student", "teacher", "teacher")):
         assert manifests[name]["content"]["inputs"][role]["content_hash"] == manifests[upstream]["content_hash"]
+
+
+def test_the_report_and_the_card_tell_what_the_runs_hold(line):
+    runs, _ = line
+    page, card = (runs / "report/report.html").read_text(), ModelCard((runs / "report/README.md").read_text())
+    scores = json.loads((runs / "fill_mask/scores.json").read_text())
+    measured = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert measured["hit@10"] == scores["student"]["hit@10"]
+    assert "97 documents, 17,989 sentences" in page
+    assert page.count("<svg") == 12
+    assert "have read another" not in page
+    assert "has read another" not in page
 
 
 def test_no_process_of_the_line_is_left(line):

@@ -5,6 +5,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from distilray.config.base import JobConfig
+from distilray.config.fill_mask.azure import translate_azure
+from distilray.config.fill_mask.settings import (
+    CausalConfig,
+    FillMaskDataConfig,
+    FillMaskFaults,
+    FillMaskScaling,
+    IntervalsConfig,
+)
 from distilray.config.pretraining_data import CacheConfig
 
 Count = Annotated[int, Field(ge=1)]
@@ -12,18 +20,43 @@ Rows = Annotated[int, Field(ge=2, le=1_000_000)]
 
 
 class EvaluateFillMaskConfig(JobConfig):
-    """Recipe of `jobs.evaluate_fill_mask`."""
+    """Recipe of `jobs.evaluate_fill_mask`: on held-out shards, or on data in files."""
 
-    shards_dir: Annotated[str, Field(min_length=1)] = Field(description="run folder of jobs.encode_corpus")
-    teacher_dir: Annotated[str, Field(min_length=1)] = Field(
-        description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME"
+    shards_dir: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="run folder of jobs.encode_corpus, whose held-out split is read"
     )
-    student_dir: Annotated[str, Field(min_length=1)] = Field(description="the student: likewise")
-    max_examples: Count | None = Field(default=None, description="held-out examples to use; all when left out")
+    data: FillMaskDataConfig | None = Field(default=None, description="files instead of shards")
+    teacher_dir: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME; none when left out"
+    )
+    student_dir: Annotated[str, Field(min_length=1)] = Field(description="the student, or a model alone: likewise")
+    max_examples: Count | None = Field(
+        default=None, description="held-out examples, or the first rows of the files; all when left out"
+    )
     batch_size: Count = 32
     precision: Literal["auto", "bf16", "fp32"] = Field(default="auto", description="of the scores, not of the latency")
-    latency_examples: Count = Field(default=50, description="held-out examples for the batch-1 latency, in fp32")
+    device: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="auto: a GPU where there is one")
+    latency_examples: Annotated[int, Field(ge=0)] = Field(
+        default=50, description="examples for the batch-1 latency, in fp32; 0 leaves it out"
+    )
+    intervals: IntervalsConfig = IntervalsConfig()
+    causal: CausalConfig | None = None
+    scaling: FillMaskScaling = FillMaskScaling()
+    faults: FillMaskFaults = FillMaskFaults()
     cache: CacheConfig = CacheConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _azure_names_are_understood(cls, values: object) -> object:
+        return translate_azure(values)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.shards_dir is None) == (self.data is None):
+            raise ValueError("name one source of masks: shards_dir, or data.path (test_data)")
+        if self.causal is not None and self.data is None:
+            raise ValueError("causal: needs texts, and shards hold token ids; name data.path instead of shards_dir")
+        return self
 
 
 class BuildFollowsConfig(JobConfig):

@@ -1,0 +1,1 @@
+"""What a masked language model says of groups of people: the card's probes, CrowS-Pairs, StereoSet."""

@@ -1,0 +1,193 @@
+"""The efficiency table in the manner of the DistilBERT paper (table 3): parameters, bytes, speed on this CPU."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Tokenizer
+
+from distilray.config.export.efficiency import MeasuredModelConfig, MeasureEfficiencyConfig
+from distilray.config.glue import TaskName
+from distilray.errors import InputError
+from distilray.evaluation.export.processor import cpu_features, cpu_name
+from distilray.evaluation.export.text import read_lines
+from distilray.evaluation.glue.data import input_files, load_task
+from distilray.evaluation.timing import TimedModel, batches_of, summary_of, time_models
+from distilray.inference.masked_logits import open_masked_lm
+from distilray.models.export.onnx_file import ONNX_FILE
+from distilray.models.masked_lm import MODEL_CLASSES, count_parameters
+from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE, local_model, model_inputs
+from distilray.pretraining_data.batches import Batch
+from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
+from distilray.runtime import storage
+from distilray.runtime.job import Outcome
+from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.run_folder import RunFolder
+
+TABLE_FILE = "efficiency.json"
+_TASK: TaskName = "stsb"
+_BUSY = 0.5  # load average beyond which something else takes part of a core
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Inputs to time: texts, or pairs of texts."""
+
+    first: Sequence[str]
+    second: Sequence[str] | None
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def efficiency_inputs(config: MeasureEfficiencyConfig) -> dict[str, str]:
+    """What `measure_efficiency` reads."""
+    found: dict[str, str] = {"text": config.text_path} if config.text_path else {}
+    if config.glue_dir:
+        found |= input_files(config.glue_dir, [_TASK])
+    for model in config.models:
+        found |= _model_inputs(model)
+    return found
+
+
+def plan_efficiency(config: MeasureEfficiencyConfig) -> dict[str, object]:
+    """Validates the inputs of `measure_efficiency` and says what it would do."""
+    texts = _texts(config)
+    for model in config.models:
+        _timed(model, texts, config)
+    return {
+        "models": ", ".join(model.name for model in config.models),
+        "texts": f"{len(texts):,} {'pairs of STS-B' if texts.second else 'lines'}, {config.rounds} rounds",
+        "threads": _threads(config),
+        "CPU": f"{cpu_name()}: {', '.join(cpu_features()) or 'no feature that int8 or bf16 gains from'}",
+    }
+
+
+def measure_efficiency(config: MeasureEfficiencyConfig, folder: RunFolder) -> Outcome:
+    """Times all models in turn; writes `efficiency.json`."""
+    torch.set_num_threads(_threads(config))
+    texts = _texts(config)
+    models = {model.name: _timed(model, texts, config) for model in config.models}
+    load = round(os.getloadavg()[0], 1)
+    with Progress("measure_efficiency", total=config.rounds * len(models), unit="passes") as progress:
+        timings = time_models(models, rounds=config.rounds, moved=lambda name: progress.advance(1, name))
+    first = timings[config.models[0].name]
+    sizes = {model.name: _size(model, models[model.name]) for model in config.models}
+    measured = {name: summary_of(found, first, inputs=len(texts)) for name, found in timings.items()}
+    about = {"texts": len(texts), "pairs": texts.second is not None}
+    machine = {"cpu": cpu_name(), "features": cpu_features(), "threads": _threads(config), "load_before": load}
+    table = {**about, **machine, "models": {name: {**sizes[name], **measured[name]} for name in models}}
+    storage.write_bytes(folder.path(TABLE_FILE), json.dumps(table, indent=1).encode())
+    told = [f"{name} {found['latency_ms']:.1f} ms" for name, found in measured.items()]
+    return Outcome(
+        f"{len(texts):,} texts one at a time, {', '.join(told)}",
+        {**about, "models": sizes, "timing": {**machine, "models": measured}},
+    )
+
+
+def show_efficiency(folder: RunFolder) -> None:
+    """Prints the table of `efficiency.json`."""
+    found = json.loads(storage.read_bytes(folder.path(TABLE_FILE)))
+    kind = "pairs of sentences" if found["pairs"] else "texts"
+    about = f"{found['texts']:,} {kind}, {found['threads']} threads, {found['cpu']}"
+    table = Table(title=f"efficiency: {about}; x = times as fast as the first (rounds)")
+    for heading in ("", "parameters", "MB", "ms, batch 1", "p95", "x", "texts/s", "x"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, row in found["models"].items():
+        table.add_row(
+            name,
+            f"{row['parameters']:,}",
+            f"{row['megabytes']:.1f}",
+            f"{row['latency_ms']:.1f}",
+            f"{row['latency_p95_ms']:.1f}",
+            _with_range(row["latency_speedup"], row["latency_speedup_range"]),
+            f"{row['texts_per_s']:,.0f}",
+            _with_range(row["throughput_speedup"], row["throughput_speedup_range"]),
+        )
+    Console(width=None if os.isatty(1) else 120).print(table)
+    if found["load_before"] > _BUSY:
+        print(
+            f"the machine was busy before (load {found['load_before']}): time again on an idle one, in another run_dir"
+        )
+
+
+def _with_range(value: float, bounds: Sequence[float]) -> str:
+    return f"{value:.2f} ({bounds[0]:.2f}-{bounds[1]:.2f})"
+
+
+def _threads(config: MeasureEfficiencyConfig) -> int:
+    return config.threads or os.cpu_count() or 1
+
+
+def _is_onnx(model_dir: str) -> bool:
+    return "://" not in model_dir and ":" not in model_dir and storage.exists(storage.join(model_dir, ONNX_FILE))
+
+
+def _model_inputs(model: MeasuredModelConfig) -> dict[str, str]:
+    if not _is_onnx(model.model_dir):
+        return model_inputs(model.name, model.model_dir)
+    names = {model.name: ONNX_FILE, f"{model.name}_config": CONFIG_FILE}
+    return {name: storage.join(model.model_dir, file) for name, file in names.items()}
+
+
+def _folder(model: MeasuredModelConfig) -> str:
+    return model.model_dir if _is_onnx(model.model_dir) else local_model(model.model_dir)
+
+
+def _texts(config: MeasureEfficiencyConfig) -> Texts:
+    if config.text_path is not None:
+        return Texts(read_lines(config.text_path, config.max_texts), None)
+    assert config.glue_dir is not None
+    dev = load_task(config.glue_dir, _TASK).dev["dev"]
+    assert dev.second is not None
+    return Texts(dev.first[: config.max_texts], dev.second[: config.max_texts])
+
+
+def _timed(model: MeasuredModelConfig, texts: Texts, config: MeasureEfficiencyConfig) -> TimedModel:
+    """The model, loaded, with the texts as its own tokenizer splits them."""
+    folder = _folder(model)
+    loaded = open_masked_lm(folder, threads=_threads(config))
+    tokenizer_json = read_tokenizer(folder)
+    longest = min(config.max_length, loaded.config.max_position_embeddings)
+    singles = single_inputs(texts, tokenizer_json, max_length=longest)
+    pad_id = vocabulary_of(tokenizer_json).pad
+    return TimedModel(loaded, singles, batches_of(singles, batch_size=config.batch_size, pad_id=pad_id))
+
+
+def single_inputs(texts: Texts, tokenizer_json: str, *, max_length: int) -> list[Batch]:
+    """Every text or pair as an input of its own, with one mask in its middle: fill-mask asks for one word of a text.
+
+    Raises:
+        InputError: the tokenizer is none of BERT.
+    """
+    tokenizer, vocabulary = Tokenizer.from_str(tokenizer_json), vocabulary_of(tokenizer_json)
+    if [tokenizer.num_special_tokens_to_add(is_pair) for is_pair in (False, True)] != [2, 3]:
+        raise InputError("tokenizer.json: it does not write [CLS] A [SEP] B [SEP]; name a model with a BERT tokenizer")
+    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    pairs = texts.first if texts.second is None else list(zip(texts.first, texts.second, strict=True))
+    found = []
+    for encoding in tokenizer.encode_batch(list(pairs)):
+        ids, types = np.array([encoding.ids], dtype=np.int64), np.array([encoding.type_ids], dtype=np.int64)
+        middle = np.array([ids.shape[1] // 2], dtype=np.int64)
+        labels = ids[0, middle]
+        ids[0, middle] = vocabulary.mask
+        found.append(Batch(ids, np.ones_like(ids), types, middle, labels))
+    return found
+
+
+def _size(model: MeasuredModelConfig, timed: TimedModel) -> Mapping[str, Any]:
+    """Parameters as its configuration says (a quantised file also holds scales), bytes as its file has."""
+    settings = timed.model.config
+    with torch.device("meta"):
+        parameters = count_parameters(MODEL_CLASSES[settings.model_type](settings))
+    file = ONNX_FILE if _is_onnx(model.model_dir) else WEIGHTS_FILE
+    return {
+        "parameters": parameters,
+        "megabytes": (storage.file_size(storage.join(_folder(model), file)) or 0) / 1e6,
+    }

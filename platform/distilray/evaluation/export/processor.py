@@ -1,0 +1,42 @@
+"""What the CPU of this machine computes in one instruction: the speed of int8 and bf16 depends on it."""
+
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+# x86, then Arm, as the kernel names them.
+_FEATURES = (
+    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "avx512_bf16", "amx_bf16", "avx512_fp16"),
+    *("asimddp", "i8mm", "bf16", "sve", "sve2", "svei8mm", "svebf16"),
+)
+_FAST_INT8 = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"})
+
+
+def cpu_features(cpuinfo: str | None = None) -> list[str]:
+    """Names of the features that quantised and bf16 models gain from; none where the kernel does not tell.
+
+    Args:
+        cpuinfo: content of `/proc/cpuinfo`; that of this machine when None.
+    """
+    found = set(_lines(cpuinfo, ("flags", "Features")).split())
+    return [name for name in _FEATURES if name in found]
+
+
+def cpu_name(cpuinfo: str | None = None) -> str:
+    """The name of the CPU, or "unknown"."""
+    return _lines(cpuinfo, ("model name", "Hardware")) or "unknown"
+
+
+def has_fast_int8(features: list[str]) -> bool:
+    """Whether int8 products are summed in 32 bits at once; other x86 CPUs overflow at 16 bits unless 7 are used."""
+    return bool(_FAST_INT8 & set(features))
+
+
+def _lines(cpuinfo: str | None, keys: tuple[str, ...]) -> str:
+    """The value of the first line that has one of the keys."""
+    if cpuinfo is None:
+        try:
+            cpuinfo = CPUINFO.read_text()
+        except OSError:
+            return ""
+    pairs = (line.partition(":") for line in cpuinfo.splitlines())
+    return next((value.strip() for key, _, value in pairs if key.strip() in keys), "")

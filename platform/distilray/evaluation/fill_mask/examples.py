@@ -1,0 +1,100 @@
+"""Texts with masks and their answers, and what makes a row unusable."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distilray.config.fill_mask.settings import FillMaskDataConfig
+from distilray.runtime.seeding import hash_integers
+
+MASKS = re.compile(r"<mask>|\[MASK\]")
+_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
+_USE = 301  # what a seed is used for
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text with masks.
+
+    Attributes:
+        row: of its file, from 1: the line, or the row of Parquet.
+        pieces: the text between the masks, so one more than there are masks.
+        answers: what is missing at the first masks; those behind them are shown and not scored.
+    """
+
+    row: int
+    pieces: tuple[str, ...]
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be scored.
+
+    Attributes:
+        reason: one word for counting.
+        detail: what was found, for people; one line.
+    """
+
+    row: int
+    reason: str
+    detail: str
+
+
+def example_of(row: int, text: object, answers: object, data: FillMaskDataConfig) -> Example | BadRow:
+    """The example of two columns of a row: a string, and a string or a list of strings."""
+    if not isinstance(text, str):
+        return BadRow(row, "text_missing", f"'{data.text_column}' holds no string")
+    found = [answers] if isinstance(answers, str) else answers
+    if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):
+        return BadRow(row, "answers_missing", f"'{data.answer_column}' holds neither a string nor a list of strings")
+    if not _is_text(text, *found):
+        return BadRow(row, "not_utf8", "holds bytes or half of a surrogate pair, which are no characters")
+    pieces = tuple(MASKS.split(text))
+    masks = len(pieces) - 1
+    if not masks:
+        return BadRow(row, "no_mask", "no <mask> or [MASK] in the text")
+    if data.scored == "first":
+        found = found[:1] or [""]
+    elif len(found) != masks:
+        return BadRow(row, "mask_count", f"{masks} masks and {len(found)} answers")
+    if not all(answer.strip() for answer in found):
+        return BadRow(row, "answer_empty", f"answer {[bool(answer.strip()) for answer in found].index(False) + 1}")
+    return Example(row, pieces, tuple(found))
+
+
+def masked_line(row: int, line: str, *, fraction: float, seed: int) -> Example | BadRow:
+    """A line of plain text with `fraction` of its words masked, one at least.
+
+    Which words depends on the seed and the line alone, so neither on the file nor on who reads it. Words are letters
+    and digits, with hyphens and apostrophes inside; a mask takes the whole word.
+    """
+    if not _is_text(line):
+        return BadRow(row, "not_utf8", "a line that is not UTF-8; convert the file")
+    if MASKS.search(line):
+        return BadRow(row, "has_mask", "plain text with a mask in it; give its answers in another format")
+    words = list(_WORD.finditer(line))
+    if not words:
+        return BadRow(row, "no_word", "no word that could be masked")
+    key = int.from_bytes(hashlib.sha256(line.encode()).digest()[:8], "little")
+    order = np.argsort(hash_integers(seed, _USE, key, np.arange(len(words))), kind="stable")
+    chosen = [words[index] for index in sorted(order[: max(1, round(fraction * len(words)))].tolist())]
+    edges = [0, *(edge for word in chosen for edge in word.span()), len(line)]
+    pieces = tuple(line[edges[at] : edges[at + 1]] for at in range(0, len(edges), 2))
+    return Example(row, pieces, tuple(word.group() for word in chosen))
+
+
+def _is_text(*strings: str) -> bool:
+    try:
+        "".join(strings).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def filled(pieces: Sequence[str], answers: Sequence[str]) -> str:
+    """The text with something at each of its masks."""
+    return "".join(part for pair in zip(pieces, [*answers, ""], strict=True) for part in pair)

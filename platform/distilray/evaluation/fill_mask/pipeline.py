@@ -1,0 +1,145 @@
+"""Scores texts in files with Ray Data: tasks read and tokenise, a pool of actors holds the models.
+
+A file is read by one task, which hands on a part as soon as it has one; an actor scores it, writes its answers and
+marks it as done. A run that was cut off reads its files again and scores the parts without a mark.
+"""
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from distilray.config.evaluation import EvaluateFillMaskConfig
+from distilray.errors import InputError
+from distilray.evaluation.fill_mask.parts import (
+    ANSWERS_FOLDER,
+    FILES,
+    PARTS,
+    PREDICTIONS_FOLDER,
+    PartScorer,
+    parts_of,
+    read_parts,
+)
+from distilray.evaluation.fill_mask.readers import DataFile
+from distilray.runtime.marks import Marks
+from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.session import ray_session
+
+_READERS = 2  # files that are read at once; a reader is far ahead of the actors
+
+Values = dict[str, Any]
+
+
+def score_files(
+    files: Sequence[DataFile], config: EvaluateFillMaskConfig, folder: str, *, tokenizer_json: str, max_length: int
+) -> list[int]:
+    """Scores all files into the run folder; gives the numbers of their parts, in order.
+
+    Raises:
+        InputError: a file cannot be read to its end, or the cluster has no place for an actor.
+    """
+    marks = Marks(folder)
+    marks.make_folders(ANSWERS_FOLDER, f"ledger/{PARTS}", f"ledger/{FILES}")
+    if config.causal is not None:
+        marks.make_folders(PREDICTIONS_FOLDER)
+    waiting = _waiting(marks, files)
+    if waiting:
+        read = functools.partial(
+            _read_task, config=config, folder=folder, tokenizer_json=tokenizer_json, max_length=max_length
+        )
+        with ray_session(config.ray):
+            _run(waiting, read, config, folder, marks)
+    if torn := _waiting(marks, files):
+        raise RuntimeError(f"parts of {torn[0].name} have no mark though all tasks have ended")
+    return [part for parts in _parts(marks, files).values() for part in parts]
+
+
+def _waiting(marks: Marks, files: Sequence[DataFile]) -> list[DataFile]:
+    """The files of which a part is still to be done."""
+    read, done = marks.done(FILES), marks.done(PARTS)
+    parts = _parts(marks, [file for file in files if file.number in read])
+    return [file for file in files if file.number not in parts or not done.issuperset(parts[file.number])]
+
+
+def _parts(marks: Marks, files: Sequence[DataFile]) -> dict[int, range]:
+    """The numbers of the parts of files that were read to their end, by the number of the file."""
+    numbers = [file.number for file in files]
+    facts = marks.facts(FILES, numbers)
+    return {number: parts_of(number, fact["parts"]) for number, fact in zip(numbers, facts, strict=True)}
+
+
+def _run(files: Sequence[DataFile], read: Any, config: EvaluateFillMaskConfig, folder: str, marks: Marks) -> None:
+    device, actors, resources = _pool(config)
+    context = ray.data.DataContext.get_current()
+    kept = (context.target_max_block_size, context.execution_options.preserve_order)
+    # A part goes on as soon as it is there, whatever its size; otherwise blocks would collect many.
+    context.target_max_block_size, context.execution_options.preserve_order = 1, False
+    try:
+        items = [{"item": asdict(file)} for file in files]
+        parts = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            read,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=0,  # the actors have them all, and reading takes little
+            compute=ray.data.TaskPoolStrategy(size=min(_READERS, len(items))),
+        )
+        scored = parts.map_batches(
+            _ScoreActor,
+            fn_constructor_kwargs={"config": config, "folder": folder, "device": device},
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            **resources,
+        )
+        with Progress("evaluate_fill_mask", total=None, unit="rows") as progress:
+            progress.start_at(rows := sum(fact["rows"] for fact in marks.facts(PARTS, sorted(marks.done(PARTS)))))
+            bad = 0
+            for batch in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for part in batch.to_pylist():
+                    rows, bad = rows + part["rows"], bad + part["bad"]
+                    progress.advance_to(rows, f"{bad:,} bad rows")
+    finally:
+        context.target_max_block_size, context.execution_options.preserve_order = kept
+
+
+def _read_task(
+    batch: pa.Table, *, config: EvaluateFillMaskConfig, folder: str, tokenizer_json: str, max_length: int
+) -> Iterator[pa.Table]:
+    for row in batch.to_pylist():
+        file = DataFile(**row["item"])
+        yield from read_parts(file, config, tokenizer_json, max_length=max_length, folder=folder)
+
+
+class _ScoreActor:
+    """`PartScorer` as Ray Data calls it: a block is a part."""
+
+    def __init__(self, config: EvaluateFillMaskConfig, folder: str, device: str) -> None:
+        self._scorer = PartScorer(config, folder, device)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        found = [self._scorer.score(batch.slice(row, 1)) for row in range(batch.num_rows)]
+        return pa.Table.from_pylist(found)
+
+
+def _pool(config: EvaluateFillMaskConfig) -> tuple[str, int, Values]:
+    """The device of the actors, their number, and what Ray keeps for each.
+
+    Raises:
+        InputError: no GPU where one is wanted, or more than a local cluster has; Ray would wait for it without end.
+    """
+    have, scaling = ray.cluster_resources(), config.scaling
+    use_gpu = config.device == "gpu" or (config.device == "auto" and have.get("GPU", 0) >= scaling.gpus_per_actor)
+    name, each = ("GPU", scaling.gpus_per_actor) if use_gpu else ("CPU", float(scaling.cpus_per_actor))
+    room = int(have.get(name, 0) // each)
+    if (scaling.actors or 1) > room and not os.environ.get("RAY_JOB_ID"):
+        raise InputError(
+            f"scaling: {scaling.actors or 1} actors of {each:g} {name} need more than the {have.get(name, 0):g} that "
+            "are there; lower scaling.actors or what each has, or set device=cpu"
+        )
+    resources = {"num_gpus": each} if use_gpu else {"num_cpus": each}
+    return "cuda" if use_gpu else "cpu", scaling.actors or max(1, room), resources

@@ -1,0 +1,244 @@
+"""Files of texts with masks: JSON lines, CSV, plain text (all of them also .gz, .bz2, .xz) and Parquet."""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distilray.config.corpus import ParquetSource
+from distilray.config.fill_mask.settings import FillMaskDataConfig
+from distilray.corpus.sources import parquet
+from distilray.corpus.sources.ranges import FileRange
+from distilray.corpus.sources.streams import Line, UnreadableError, read_lines, split_suffix, stored_size
+from distilray.errors import InputError
+from distilray.evaluation.fill_mask.examples import BadRow, Example, example_of, masked_line
+from distilray.runtime import storage
+
+_FORMATS = {
+    ".jsonl": "jsonl",
+    ".json": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".txt": "text",
+    ".text": "text",
+}
+_MAX_LINE = 16 << 20
+_ROWS_AT_ONCE = 256
+_FIRST_ROWS = 20  # one of them must be usable
+_MARK = "\ufeff"
+
+Rows = Iterator[Example | BadRow]
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file to read.
+
+    Attributes:
+        number: place among the files.
+        name: below the folder that the recipe names.
+        limit: rows to read, None for all.
+    """
+
+    number: int
+    uri: str
+    name: str
+    format: str
+    limit: int | None = None
+
+
+def data_files(data: FillMaskDataConfig) -> list[DataFile]:
+    """The files of the data in order of their names.
+
+    Raises:
+        InputError: nothing is there, or files of an unknown format or of several.
+    """
+    found = storage.find_files(data.path)
+    above = len(os.path.commonprefix(found).rpartition("/")[0]) + 1  # noqa: RUF071 - cut back to a folder
+    formats = {uri: _format(uri, data) for uri in found}
+    if len(set(formats.values())) > 1:
+        kinds = ", ".join(sorted(set(formats.values())))
+        raise InputError(f"{data.path}: holds files of several formats ({kinds}); name those of one with a pattern")
+    named = [unquote(uri[above:]) if "://" in uri else uri[above:] for uri in found]
+    return [DataFile(number, uri, named[number], formats[uri]) for number, uri in enumerate(found)]
+
+
+def with_limit(files: list[DataFile], data: FillMaskDataConfig, *, seed: int, rows: int | None) -> list[DataFile]:
+    """The files that hold the first `rows` rows, each with its share; all of them without a limit."""
+    if rows is None:
+        return files
+    kept: list[DataFile] = []
+    for file in files:
+        count = sum(1 for _ in islice(read_examples(file, data, seed=seed), rows))
+        if count:
+            kept.append(DataFile(file.number, file.uri, file.name, file.format, count))
+        rows -= count
+        if not rows:
+            break
+    return kept
+
+
+def check_file(file: DataFile, data: FillMaskDataConfig, *, seed: int) -> None:
+    """Looks at the first rows of a file.
+
+    Raises:
+        InputError: it is empty, damaged from the beginning, or none of its first rows has the columns.
+    """
+    first = list(islice(read_examples(file, data, seed=seed), _FIRST_ROWS))
+    if not first:
+        raise InputError(f"{file.uri}: holds no row; remove the file, or write it again")
+    if all(isinstance(row, BadRow) for row in first):
+        bad = first[0]
+        assert isinstance(bad, BadRow)
+        raise InputError(
+            f"{file.uri}:{bad.row}: {bad.reason}: {bad.detail}, and so on; "
+            "correct data.text_column, data.answer_column or data.format, or the file"
+        )
+
+
+def read_examples(file: DataFile, data: FillMaskDataConfig, *, seed: int) -> Rows:
+    """The rows of a file in order, good and bad, as many as its limit.
+
+    Raises:
+        InputError: it cannot be read to its end, or lacks a column.
+    """
+    try:
+        yield from islice(_READERS[file.format](file, data, seed), file.limit)
+    except UnreadableError as error:
+        raise InputError(f"{file.uri}: {error}") from None
+
+
+def _format(uri: str, data: FillMaskDataConfig) -> str:
+    if data.format != "auto":
+        return data.format
+    suffix = split_suffix(uri)[2]
+    if suffix not in _FORMATS:
+        raise InputError(f"{uri}: '{suffix}' is none of {', '.join(_FORMATS)}; set data.format, or name other files")
+    return _FORMATS[suffix]
+
+
+def _lines(file: DataFile) -> Iterator[tuple[int, Line]]:
+    whole = FileRange(file.uri, file.name, 0, stored_size(file.uri), "whole", 0)
+    yield from enumerate(read_lines(whole, max_bytes=_MAX_LINE), 1)
+
+
+def _too_large(row: int, line: Line) -> BadRow:
+    return BadRow(row, "too_large", f"a line of {line.size:,} bytes; {_MAX_LINE:,} are read")
+
+
+def _json_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
+    for row, line in _lines(file):
+        if line.size > _MAX_LINE:
+            yield _too_large(row, line)
+            continue
+        if not line.data.strip():
+            continue
+        try:
+            values = json.loads(line.data.decode().removeprefix(_MARK))
+        except UnicodeDecodeError as error:
+            yield BadRow(row, "not_utf8", f"byte {error.start:,} of the line is not UTF-8; convert the file to UTF-8")
+        except (ValueError, RecursionError) as error:
+            yield BadRow(row, "json_malformed", str(error))
+        else:
+            yield _of_object(row, values, data)
+
+
+def _of_object(row: int, values: Any, data: FillMaskDataConfig) -> Example | BadRow:
+    if not isinstance(values, dict):
+        return BadRow(row, "json_malformed", f"{type(values).__name__} where an object is needed")
+    for column in (data.text_column, data.answer_column):
+        if column not in values:
+            there = ", ".join(ascii(name)[:40] for name in list(values)[:10])
+            return BadRow(row, "column_missing", f"no '{column}' among {there}")
+    return example_of(row, values[data.text_column], values[data.answer_column], data)
+
+
+def _csv_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
+    def text() -> Iterator[str]:
+        # What is no UTF-8 becomes surrogates, by which the row is known afterwards.
+        for row, line in _lines(file):
+            decoded = line.data.decode(errors="surrogateescape")
+            yield (decoded.removeprefix(_MARK) if row == 1 else decoded) + "\n"
+
+    csv.field_size_limit(_MAX_LINE)
+    reader = csv.reader(text())
+    header = next(reader, [])
+    places = []
+    for field, column in (("text_column", data.text_column), ("answer_column", data.answer_column)):
+        if header.count(column) != 1:
+            raise InputError(f"{file.uri}: no column '{column}', or two; set data.{field} to one of {header[:20]}")
+        places.append(header.index(column))
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield BadRow(reader.line_num, "csv_malformed", str(error))
+            continue
+        if cells is None:
+            return
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            yield BadRow(reader.line_num, "csv_malformed", f"{len(cells)} cells where the header has {len(header)}")
+            continue
+        yield _of_cells(reader.line_num, cells[places[0]], cells[places[1]], data)
+
+
+def _of_cells(row: int, text: str, answer: str, data: FillMaskDataConfig) -> Example | BadRow:
+    """A cell holds one answer, or a list of them as JSON."""
+    found: Any = answer
+    if answer.startswith("[") and answer.endswith("]"):
+        try:
+            found = json.loads(answer)
+        except (ValueError, RecursionError):
+            return BadRow(row, "answers_missing", f"'{data.answer_column}' looks like a list and is no JSON")
+    return example_of(row, text, found, data)
+
+
+def _text_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
+    for row, line in _lines(file):
+        if line.size > _MAX_LINE:
+            yield _too_large(row, line)
+            continue
+        decoded = line.data.decode(errors="surrogateescape").strip(f"{_MARK} \t\r\n")
+        if decoded:
+            yield masked_line(row, decoded, fraction=data.masked_fraction, seed=seed)
+
+
+def _parquet_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
+    source = ParquetSource(kind="parquet", path=file.uri, name="data", text_column=data.text_column)
+    parquet.check_file(source, file.uri)  # also against extension types, before pyarrow opens the file
+    found, path = storage.filesystem(file.uri)
+    row = 0
+    try:
+        with pq.ParquetFile(path, filesystem=found, arrow_extensions_enabled=False) as opened:
+            if opened.schema_arrow.names.count(data.answer_column) != 1:
+                names = ", ".join(opened.schema_arrow.names[:20])
+                raise InputError(
+                    f"{file.uri}: no column '{data.answer_column}'; set data.answer_column to one of {names}"
+                )
+            columns = list(dict.fromkeys([data.text_column, data.answer_column]))
+            for batch in opened.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns, use_threads=False):
+                texts, answers = (batch.column(name).to_pylist() for name in (data.text_column, data.answer_column))
+                for text, answer in zip(texts, answers, strict=True):
+                    row += 1
+                    yield example_of(row, text, answer, data)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise InputError(f"{file.uri}: damaged behind row {row:,} ({' '.join(str(error).split())[:200]})") from None
+
+
+_READERS: Mapping[str, Callable[[DataFile, FillMaskDataConfig, int], Rows]] = {
+    "jsonl": _json_rows,
+    "parquet": _parquet_rows,
+    "csv": _csv_rows,
+    "text": _text_rows,
+}

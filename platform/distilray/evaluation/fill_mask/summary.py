@@ -1,0 +1,170 @@
+"""From ranks and losses to `scores.json`: scores, intervals, differences; and the table that shows them."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from distilray.config.fill_mask.settings import IntervalsConfig
+from distilray.evaluation.fill_mask.causal import CAUSAL_METRIC
+from distilray.evaluation.fill_mask.shards import MaskScores
+from distilray.evaluation.intervals import Ratio, Sample, Scores, interval, without_nan
+from distilray.evaluation.metrics import FILL_MASK_SCORES, HITS, answer_columns
+from distilray.runtime import storage
+from distilray.runtime.run_folder import RunFolder
+
+SCORES_FILE = "scores.json"
+TEACHER, STUDENT, BOTH = "teacher", "student", "both"
+_AGREEMENT = Scores({"agreement": Ratio("same", "pieces")}, {})
+# Of answers of several word pieces only: see scoring.py for joint and left to right.
+_SEVERAL = Scores(
+    ratios={
+        "joint_exact": Ratio("joint_exact", "several"),
+        "left_to_right_exact": Ratio("left_to_right_exact", "several"),
+        "joint_perplexity": Ratio("joint_loss", "several_pieces", exponential=True),
+        "left_to_right_perplexity": Ratio("left_to_right_loss", "several_pieces", exponential=True),
+    },
+    medians={},
+)
+
+Columns = Mapping[str, NDArray[np.generic]]
+Values = dict[str, Any]
+
+
+def columns_of_shards(found: Mapping[str, MaskScores]) -> tuple[NDArray[np.integer], dict[str, Columns]]:
+    """The text of each mask, and the columns of each model; a mask of a shard is an answer of one piece."""
+    masks = next(iter(found.values()))
+    ones = np.ones(len(masks.examples), np.int64)
+    columns: dict[str, Columns] = {name: answer_columns(one.ranks, one.losses, ones) for name, one in found.items()}
+    if len(found) == 2:
+        columns[BOTH] = {"same": found[TEACHER].best == found[STUDENT].best, "pieces": ones}
+    return masks.examples, columns
+
+
+def columns_of_answers(
+    answers: pa.Table, models: list[str], *, left_to_right: bool
+) -> tuple[NDArray[np.integer], dict[str, Columns]]:
+    """The same of the files of answers, which stand in the order of files and rows."""
+    rows, pieces = answers.column("row").to_numpy(), answers.column("pieces").to_numpy()
+    files = answers.column("file").combine_chunks().dictionary_encode().indices.to_numpy()
+    begins = np.concatenate([[True], (np.diff(rows) != 0) | (np.diff(files) != 0)])
+    several = pieces > 1
+    columns: dict[str, Columns] = {}
+    for name in models:
+        ranks, losses, left_ranks, left_losses = (
+            answers.column(f"{name}_{column}").to_numpy()
+            for column in ("rank", "loss", "left_to_right_rank", "left_to_right_loss")
+        )
+        found = answer_columns(ranks, losses, pieces)
+        if left_to_right and several.any():
+            found |= {
+                "several": several,
+                "several_pieces": several * pieces,
+                "joint_exact": several & (ranks == 1),
+                "left_to_right_exact": several & (left_ranks == 1),
+                "joint_loss": several * losses,
+                "left_to_right_loss": several * left_losses,
+            }
+        columns[name] = found
+    if len(models) == 2:
+        columns[BOTH] = {"same": answers.column("same_best").to_numpy(), "pieces": pieces}
+    return begins.cumsum(), columns
+
+
+def summarise(
+    texts: NDArray[np.integer], columns: Mapping[str, Columns], config: IntervalsConfig, *, seed: int
+) -> tuple[dict[str, dict[str, float | None]], Values]:
+    """The scores of each model (and what is of both), and the intervals of all of them and of the difference."""
+    scores: dict[str, dict[str, float | None]] = {}
+    draws: dict[str, dict[str, NDArray[np.float64]]] = {}
+    for name, of_name in columns.items():
+        sample, wanted = Sample(texts, of_name), _scores_of(of_name)
+        scores[name] = without_nan(sample.estimated(wanted))
+        if config.resamples:
+            draws[name] = sample.resampled(wanted, resamples=config.resamples, seed=seed)
+    if not draws:
+        return scores, {}
+    if TEACHER in draws:
+        draws["difference"] = {key: values - draws[TEACHER][key] for key, values in draws[STUDENT].items()}
+    bounds = {
+        name: {key: interval(values, config.level) for key, values in of_name.items()}
+        for name, of_name in draws.items()
+    }
+    agreement = bounds.pop(BOTH, {})
+    told = {"level": config.level, "resamples": config.resamples, "texts": len(np.unique(texts))}
+    return scores, {**told, **agreement, **bounds}
+
+
+def _scores_of(columns: Columns) -> Scores:
+    if "same" in columns:
+        return _AGREEMENT
+    if "several" not in columns:
+        return FILL_MASK_SCORES
+    return Scores({**FILL_MASK_SCORES.ratios, **_SEVERAL.ratios}, FILL_MASK_SCORES.medians)
+
+
+def show_scores(folder: RunFolder) -> None:
+    """Prints the table of the models from `scores.json`."""
+    scores = json.loads(storage.read_bytes(folder.path(SCORES_FILE)))
+    bounds = scores.get("intervals", {})
+    texts = "texts in files" if "rows" in scores else "held-out text"
+    table = Table(title=f"fill-mask on {texts}: {scores['examples']:,} examples, {scores['masks']:,} masks")
+    both, level = TEACHER in scores, f"{bounds.get('level', 0):.0%}"
+    headings = [TEACHER, STUDENT, "student / teacher"] if both else ["model"]
+    behind = ([f"difference, {level}"] if both else [level]) if bounds else []
+    for heading in ("", *headings, *behind):
+        table.add_column(heading, justify="right" if heading else "left")
+    for key in _FORMATS:
+        if isinstance(scores[STUDENT].get(key), int | float):
+            table.add_row(_LABELS.get(key, key), *_cells(scores, key, bounds))
+    if both:
+        table.add_row("same best token", "", "", f"{scores['agreement']:.1%}")
+    Console(width=None if os.isatty(1) else 100).print(table)
+
+
+_FORMATS = {
+    **{f"hit@{k}": ".3f" for k in HITS},
+    "mrr": ".3f",
+    "median_rank": ",.0f",
+    "mean_rank": ",.1f",
+    "pseudo_perplexity": ",.1f",
+    "joint_exact": ".3f",
+    "left_to_right_exact": ".3f",
+    "joint_perplexity": ",.1f",
+    "left_to_right_perplexity": ",.1f",
+    CAUSAL_METRIC: ",.1f",
+    "parameters": ",.0f",
+    "megabytes": ".1f",
+    "latency_ms": ".1f",
+}
+_LABELS = {
+    "mrr": "MRR",
+    "median_rank": "median rank",
+    "mean_rank": "mean rank",
+    "pseudo_perplexity": "pseudo-perplexity",
+    "joint_exact": "several pieces right at once",
+    "left_to_right_exact": "several pieces, left to right",
+    "joint_perplexity": "their perplexity at once",
+    "left_to_right_perplexity": "their perplexity, left to right",
+    CAUSAL_METRIC: "causal perplexity of the filled texts",
+    "megabytes": "weights, MB",
+    "latency_ms": "latency, ms (fp32, batch 1)",
+}
+
+
+def _cells(scores: Values, key: str, bounds: Values) -> list[str]:
+    form, student = _FORMATS[key], scores[STUDENT][key]
+    cells = [f"{student:{form}}"]
+    if TEACHER in scores:
+        teacher = scores[TEACHER][key]
+        cells = [f"{teacher:{form}}", *cells, f"{student / teacher:.1%}" if teacher else ""]
+    if bounds:
+        low, high = bounds["difference" if TEACHER in scores else STUDENT].get(key, [None, None])
+        cells.append("" if low is None or high is None else f"{low:{form}} to {high:{form}}")
+    return cells

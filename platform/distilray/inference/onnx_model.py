@@ -1,0 +1,95 @@
+"""A masked language model in ONNX: logits at the masks, by onnxruntime on the CPU."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoConfig
+
+from distilray.errors import InputError
+from distilray.models.export.onnx_file import INPUTS, ONNX_FILE, OUTPUT, TOKEN_TYPES, onnx_package, read_checked
+from distilray.models.masked_lm import MODEL_CLASSES
+from distilray.models.model_source import CONFIG_FILE
+from distilray.runtime import storage
+
+_ERRORS_ONLY = 3  # of the severities of onnxruntime
+
+
+class OnnxMaskedLM:
+    """A model of `jobs.export_model`, fp32 or int8; make one with `OnnxMaskedLM.load`. Threads may share it.
+
+    Attributes:
+        config: of transformers.
+        reads_token_types: whether it tells the segments of a pair apart.
+    """
+
+    def __init__(self, session: Any, config: Any) -> None:
+        self.config = config
+        self.reads_token_types = TOKEN_TYPES in {value.name for value in session.get_inputs()}
+        self._session = session
+
+    @classmethod
+    def load(cls, folder: str, *, threads: int | None = None) -> "OnnxMaskedLM":
+        """Loads the folder of an ONNX model; runs no code of it and reads no weights from outside its one file.
+
+        Args:
+            folder: local, with `model.onnx` and `config.json`.
+            threads: of this model; all cores when None.
+
+        Raises:
+            InputError: onnxruntime is not installed, or a file is missing or not what it should be.
+        """
+        runtime = onnx_package("onnxruntime")
+        config = _config(folder)
+        file = storage.local_path(folder) / ONNX_FILE
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        data = read_checked(file)
+        try:
+            session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a class for every kind of fault
+            told = str(error).splitlines()[0]
+            raise InputError(f"{file}: onnxruntime cannot load it ({told}); run jobs.export_model again") from None
+        return cls(session, config)
+
+    def logits_at(
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        mask_index: NDArray[np.int64],
+        token_type_ids: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.float32]:
+        """Logits over the vocabulary, (masks, vocabulary).
+
+        Args:
+            input_ids, attention_mask: (batch, length).
+            mask_index: (masks,) places in the flattened (batch x length).
+            token_type_ids: (batch, length); zeros when None. A model without token types ignores them.
+        """
+        feed = dict(zip(INPUTS, (input_ids, attention_mask, mask_index), strict=True))
+        if self.reads_token_types:
+            feed[TOKEN_TYPES] = np.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        found: NDArray[np.float32] = self._session.run([OUTPUT], feed)[0]
+        return found
+
+
+def _config(folder: str) -> Any:
+    place = storage.local_path(folder)
+    for name in (ONNX_FILE, CONFIG_FILE):
+        if not (place / name).is_file():
+            raise InputError(f"{folder}: no {name}; name a folder that jobs.export_model wrote, such as RUN/onnx")
+    return _read_config(place)
+
+
+def _read_config(place: Path) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(f"{place / CONFIG_FILE}: not a model config ({error})") from None
+    if config.model_type not in MODEL_CLASSES:
+        raise InputError(f"{place}: a {config.model_type}, where {' or '.join(MODEL_CLASSES)} is needed")
+    return config

@@ -1,0 +1,128 @@
+"""A masked language model as an ONNX graph that reads mask positions and answers with logits at the masks only."""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distilray.models.export.onnx_file import INPUTS, ONNX_FILE, OUTPUT, TOKEN_TYPES, onnx_package
+from distilray.models.masked_lm import encode, vocabulary_logits
+
+# Sizes of the example that the graph is traced with: none is 0 or 1, which the tracer would take for constants.
+_BATCH, _LENGTH, _MASKS = 2, 8, 3
+_NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+class LogitsAtMasks(nn.Module):
+    """The graph: (batch, length) ids to (masks, vocabulary) logits.
+
+    `mask_index`, (masks,), holds places in the flattened (batch x length): only they go through the vocabulary head.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, mask_index: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        hidden = encode(self.model, input_ids, attention_mask, token_type_ids).flatten(0, 1)
+        return vocabulary_logits(self.model, hidden.index_select(0, mask_index))
+
+
+def reads_token_types(model_type: str) -> bool:
+    """Whether models of this type tell the segments of a pair apart by an input."""
+    return model_type == "bert"
+
+
+@torch.no_grad()
+def onnx_graph(model: Any) -> bytes:
+    """The ONNX file of a model, with batch, length and number of masks left open; no path of this machine is in it.
+
+    Args:
+        model: BERT or DistilBERT for masked LM, in eval mode, fp32, on the CPU.
+
+    Raises:
+        InputError: a package is missing.
+    """
+    for name in ("onnx", "onnxscript"):
+        onnx_package(name)
+    ids = torch.arange(_BATCH * _LENGTH).reshape(_BATCH, _LENGTH) % model.config.vocab_size
+    example = dict(zip(INPUTS, (ids, torch.ones_like(ids), torch.arange(_MASKS)), strict=True))
+    text_axes = {0: "batch", 1: "length"}
+    axes: dict[str, dict[int, str]] = {INPUTS[0]: text_axes, INPUTS[1]: text_axes, INPUTS[2]: {0: "masks"}}
+    if reads_token_types(model.config.model_type):
+        example[TOKEN_TYPES], axes[TOKEN_TYPES] = torch.zeros_like(ids), text_axes
+    with _quiet():
+        program: Any = torch.onnx.export(
+            LogitsAtMasks(model).eval(),
+            (),
+            kwargs=example,
+            dynamo=True,
+            dynamic_shapes=axes,
+            output_names=[OUTPUT],
+            external_data=False,
+            verbose=False,
+        )
+    return _plain(program.model_proto)
+
+
+def int8_graph(onnx_file: bytes, *, per_channel: bool, reduce_range: bool) -> bytes:
+    """An ONNX file with its matrices and word embeddings as int8; activations are quantised as they come.
+
+    Args:
+        onnx_file: of `onnx_graph`.
+        per_channel: a scale for each column of a matrix, instead of one for all.
+        reduce_range: 7 bits, for CPUs without VNNI, whose 16-bit sums overflow with 8.
+
+    Raises:
+        InputError: a package is missing.
+    """
+    quantization = onnx_package("onnxruntime.quantization")
+    with tempfile.TemporaryDirectory() as work, _quiet(""):
+        source, target = Path(work) / ONNX_FILE, Path(work) / "int8.onnx"
+        source.write_bytes(onnx_file)
+        quantization.quantize_dynamic(
+            source,
+            target,
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=per_channel,
+            reduce_range=reduce_range,
+            op_types_to_quantize=["MatMul", "Gather"],
+        )
+        return _plain(onnx_package("onnx").load(target))
+
+
+def _plain(model: Any) -> bytes:
+    """The bytes of a graph without what tracing has noted in it: file names and lines of the code."""
+    model.doc_string = ""
+    graph = model.graph
+    parts = [model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output]
+    for part in parts:
+        del part.metadata_props[:]
+    for part in parts[1:]:
+        part.doc_string = ""
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+@contextmanager
+def _quiet(*more: str) -> Iterator[None]:
+    """Keeps back what the exporters tell about optional packages and their own future."""
+    loggers = [logging.getLogger(name or None) for name in (*_NOISY_LOGGERS, *more)]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,90 @@
+"""An ONNX file that may be read: one file, ordinary operators, the inputs and the output that this project writes."""
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from distilray.errors import InputError
+
+ONNX_FILE = "model.onnx"
+INPUTS = ("input_ids", "attention_mask", "mask_index")
+TOKEN_TYPES = "token_type_ids"  # noqa: S105 - an input of BERT
+OUTPUT = "logits"
+# The operators of ONNX itself, and those that the runtime brings for quantised and fused graphs.
+_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_INSTALL = "pip install 'distilray[onnx]'"
+
+
+def onnx_package(name: str) -> Any:
+    """A module of the packages that ONNX needs.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise InputError(f"package '{name.partition('.')[0]}' is not installed; run: {_INSTALL}") from None
+
+
+def read_checked(file: Path) -> bytes:
+    """The bytes of an ONNX file, after a look at what it would have the runtime do.
+
+    Raises:
+        InputError: not ONNX, weights in other files, operators of a library, or other inputs than `INPUTS`.
+    """
+    onnx = onnx_package("onnx")
+    data = file.read_bytes()
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's own
+        raise InputError(f"{file}: not an ONNX file ({type(error).__name__}); run jobs.export_model again") from None
+    outside = next((tensor.name for tensor in _tensors(model) if tensor.data_location == tensor.EXTERNAL), None)
+    if outside is not None:
+        raise InputError(f"{file}: weight '{outside}' lies in another file, which is not read; export it as one file")
+    domains = {entry.domain for entry in model.opset_import} | {node.domain for node in _nodes(model)}
+    foreign = sorted(domains - _DOMAINS - {function.domain for function in model.functions})
+    if foreign:
+        raise InputError(f"{file}: operators of '{foreign[0]}', which need code of their own; export the model anew")
+    _check_face(file, model)
+    return data
+
+
+def _check_face(file: Path, model: Any) -> None:
+    names = {value.name for value in model.graph.input}
+    outputs = [value.name for value in model.graph.output]
+    if not names >= set(INPUTS) or names - {*INPUTS, TOKEN_TYPES} or outputs != [OUTPUT]:
+        raise InputError(
+            f"{file}: inputs {', '.join(sorted(names))}, outputs {', '.join(outputs)}, where {', '.join(INPUTS)} "
+            f"and {OUTPUT} are needed; make it with jobs.export_model"
+        )
+
+
+def _graphs(model: Any) -> Iterator[Any]:
+    """The main graph, those of functions, and all that lie in attributes (branches, bodies of loops)."""
+    waiting = [model.graph, *model.functions]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
+                waiting += [attribute.g] if attribute.HasField("g") else []
+                waiting += attribute.graphs
+
+
+def _nodes(model: Any) -> Iterator[Any]:
+    for graph in _graphs(model):
+        yield from graph.node
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    for graph in _graphs(model):
+        yield from getattr(graph, "initializer", ())
+        for sparse in getattr(graph, "sparse_initializer", ()):
+            yield from (sparse.values, sparse.indices)
+        for node in graph.node:
+            for attribute in node.attribute:
+                yield from [attribute.t] if attribute.HasField("t") else []
+                yield from attribute.tensors

@@ -1,0 +1,62 @@
+"""A model whose probabilities stand in a table: what comes at a mask depends on the token to the left of it only."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from distilray.evaluation.bias.subjects import Subject
+
+TOKENS = [
+    *("[PAD]", "[MASK]", "[CLS]", "[SEP]", "other"),
+    *("black", "white", "men", "women", "are", "poor", "rich", "very", "he", "is", "a", "."),
+    *("nurse", "doctor", "tree", "work", "##man"),
+]
+PIECES = {"workman": ["work", "##man"]}
+_SHIFT = 3.0  # logits are no log probabilities: whoever forgets to normalise is off by this
+
+
+def token_ids(*tokens: str) -> tuple[int, ...]:
+    return tuple(TOKENS.index(token) for token in tokens)
+
+
+def encode(text: str) -> list[int]:
+    words = [piece for word in text.replace(".", " .").split() for piece in PIECES.get(word, [word])]
+    return list(token_ids("[CLS]", *(word for word in words if word in TOKENS), "[SEP]"))
+
+
+SUBJECT = Subject(
+    name="table",
+    encode=encode,
+    token_of=lambda number: TOKENS[number],
+    id_of=lambda token: TOKENS.index(token) if token in TOKENS else None,
+    mask_id=1,
+    pad_id=0,
+    max_length=12,
+)
+
+
+class TableModel:
+    """Probabilities by (left token, token); what is left over goes to `other`, or all is equal for an unknown left."""
+
+    config = SimpleNamespace(model_type="table")
+
+    def __init__(self, table: dict[tuple[str, str], float]) -> None:
+        self.table = np.full((len(TOKENS), len(TOKENS)), 1 / len(TOKENS))
+        for left in {left for left, _ in table}:
+            row = {token: share for (other, token), share in table.items() if other == left}
+            self.table[TOKENS.index(left)] = 1e-12
+            self.table[TOKENS.index(left), TOKENS.index("other")] = 1 - sum(row.values())
+            for token, share in row.items():
+                self.table[TOKENS.index(left), TOKENS.index(token)] = share
+        self.batches: list[np.ndarray] = []
+        self.asked = 0
+
+    def logits_at(self, input_ids, attention_mask, mask_index, token_type_ids=None):
+        assert input_ids.shape == attention_mask.shape
+        flat = input_ids.ravel()
+        assert (flat[mask_index] == SUBJECT.mask_id).all()
+        assert attention_mask.ravel()[mask_index].all()
+        assert ((input_ids == SUBJECT.pad_id) == (attention_mask == 0)).all()
+        self.batches.append(input_ids.copy())
+        self.asked += len(mask_index)
+        return (np.log(self.table[flat[mask_index - 1]]) + _SHIFT).astype(np.float32)

@@ -1,0 +1,98 @@
+"""The notebook of the documents does what it says: its cells run in order, in one namespace, without Jupyter."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from distilray.config.serving import FillMaskAppConfig
+from distilray.evaluation.report.card import SAMPLE
+from distilray.inference.fill_mask import FillMask
+from serve.fill_mask import FillMaskService
+from serve.routes import create_api
+from tests.distilray.inference.tiny_models import write_tiny_model
+
+NOTEBOOK = Path("docs/notebooks/fill_mask.ipynb")
+
+
+@pytest.fixture(scope="module")
+def notebook(root):
+    return json.loads((root / NOTEBOOK).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("model"), "distilbert")
+
+
+@pytest.fixture
+def service(model_dir, free_port):
+    """The plain API in a thread of this process, without Ray; its address."""
+    config = FillMaskAppConfig(model_dir=model_dir, dtype="float32")
+    api = create_api(FillMaskService(FillMask.load(model_dir, dtype="float32"), config))
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(api, host="127.0.0.1", port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started and thread.is_alive():
+        thread.join(0.01)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(10)
+
+
+def code_of(notebook):
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def execute(notebook, monkeypatch, root, *, folder, url, known=None):
+    """The namespace after all cells, run as Jupyter does: in the folder of the notebook.
+
+    Args:
+        known: in place of the texts and words that the notebook evaluates.
+    """
+    monkeypatch.chdir((root / NOTEBOOK).parent)
+    monkeypatch.setenv("DISTILRAY_MODEL_DIR", folder)
+    monkeypatch.setenv("DISTILRAY_URL", url)
+    space = {"__name__": "__main__"}
+    for number, code in enumerate(code_of(notebook)):
+        exec(compile(code, f"cell {number}", "exec"), space)
+        if known is not None and code.startswith("known ="):
+            space["known"] = known
+    return space
+
+
+def test_it_fills_evaluates_and_asks_the_service(notebook, monkeypatch, root, model_dir, service, capsys):
+    model, text = FillMask.load(model_dir, dtype="float32"), "Paris is the [MASK] of France."
+    best = model.fill([text], top_k=10)[0][0]
+    known = [(text, best[0].token_str), (text, best[3].token_str), (text, "no such word")]
+    space = execute(notebook, monkeypatch, root, folder=model_dir, url=service, known=known)
+    assert space["ranks"] == [1, 4, None]
+    assert space["scores"] == pytest.approx({"hit@1": 1 / 3, "hit@5": 2 / 3, "hit@10": 2 / 3, "mrr": 1.25 / 3})
+    assert space["answers"]["/score"] == [best[0].token_str]
+    assert [found["token_str"] for found in space["answers"]["/v1/fill-mask"]] == [one.token_str for one in best[:3]]
+    assert best[0].sequence in capsys.readouterr().out
+
+
+def test_it_says_so_when_no_service_is_up(notebook, monkeypatch, root, model_dir, free_port, capsys):
+    space = execute(notebook, monkeypatch, root, folder=model_dir, url=f"http://127.0.0.1:{free_port()}")
+    assert space["answers"] == {}
+    assert "make serve starts the service" in capsys.readouterr().out
+
+
+def test_without_a_model_it_says_what_to_do(notebook, monkeypatch, root):
+    with pytest.raises(SystemExit, match="run make quickstart, or set DISTILRAY_MODEL_DIR"):
+        execute(notebook, monkeypatch, root, folder="no-such-model", url="")
+
+
+def test_it_holds_the_sample_of_the_model_card(notebook):
+    assert SAMPLE in code_of(notebook)
+
+
+def test_it_is_kept_without_outputs_in_a_known_format(notebook):
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    for cell in notebook["cells"]:
+        assert cell["cell_type"] == "markdown" or (cell["outputs"], cell["execution_count"]) == ([], None)
