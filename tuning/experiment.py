@@ -22,10 +22,20 @@ from ray.tune.search.optuna import OptunaSearch
 from distilray.config.glue import AshaConfig, Space
 from distilray.runtime import storage
 from tuning.asha import LastingAsha
-from tuning.records import Sample, Status, TrialRecord, read_journal, read_record, write_record
+from tuning.records import (
+    BEST,
+    EVALUATION,
+    Objective,
+    Sample,
+    Status,
+    TrialRecord,
+    read_journal,
+    read_record,
+    write_record,
+)
 from tuning.resources import Need
 from tuning.space import Values, domains
-from tuning.trial import BEST, EVALUATION, Objective, run_trial
+from tuning.trial import run_trial
 
 ENDED_FILE = "ended.json"
 # Ray Tune brings a callback back as it was saved, and the run may lie in another place now.

@@ -26,7 +26,10 @@ from distilray.models.masked_lm import compute_dtype
 from distilray.models.model_source import local_model
 from distilray.runtime import storage
 from tuning.records import (
+    BEST,
+    EVALUATION,
     TRAINING_FOLDER,
+    Objective,
     Sample,
     Status,
     TrialRecord,
@@ -35,7 +38,6 @@ from tuning.records import (
     write_journal,
     write_record,
 )
-from tuning.trial import BEST, EVALUATION, Objective
 
 # A trial that is to stop ends its writing before its process goes on with the next.
 _THREAD_TIMEOUT = ("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")

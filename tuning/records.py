@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pyarrow import fs
 
+from distilray.config.glue import TaskConfig, TaskName, TrialConfig
 from distilray.evaluation.glue.training.evaluation import Evaluation
 from distilray.runtime import storage
 
@@ -19,8 +20,32 @@ RECORD_FILE = "record.json"
 JOURNAL_FILE = "evaluations.json"
 TRAINING_FOLDER = "training"
 
+EVALUATION, BEST = "evaluation", "best"  # keys of what a trial reports
+
 Status = Literal["complete", "stopped", "time", "failed"]
 STATUSES: Sequence[Status] = ("complete", "stopped", "time", "failed")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What all trials of a task share.
+
+    Attributes:
+        settings: of the task, where a trial says nothing else.
+        trials_folder: holds a folder for each trial; path or URI.
+        features: references to the tokenised task, by the `max_length` that it is cut at.
+        stop_reason: why Ray Tune may stop a trial.
+    """
+
+    task: TaskName
+    settings: TaskConfig
+    model_dir: str
+    trials_folder: str
+    seed: int
+    precision: str
+    trial: TrialConfig
+    features: Mapping[int, Any]
+    stop_reason: str
 
 
 @dataclass(frozen=True)

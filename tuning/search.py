@@ -24,7 +24,7 @@ from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
 from tuning.experiment import Experiment, run_experiment
 from tuning.plan import check_local_device, cluster_nodes, need_of_search, trials_of
-from tuning.records import TRAINING_FOLDER, TrialRecord, read_records
+from tuning.records import TRAINING_FOLDER, Objective, TrialRecord, read_records
 from tuning.resources import Need, shares, slots
 from tuning.results import (
     RECIPE_FILE,
@@ -37,7 +37,6 @@ from tuning.results import (
     winners_scaling,
 )
 from tuning.space import evaluations, lengths, points
-from tuning.trial import Objective
 
 SCORES_FILE, TRIALS_FILE, PLOT_FILE = "scores.json", "trials.csv", "search.svg"
 TRIALS_FOLDER, TUNE_FOLDER, WINNERS_FOLDER = "trials", "tune", "winners"

@@ -16,8 +16,7 @@ from jobs import search_glue
 from tests.faults.processes import eventually, start, wait_for
 from tests.tuning.tiny_search import values, write_follows, write_model
 from tuning.asha import STATE_FILE, LastingAsha
-from tuning.records import RECORD_FILE, TrialRecord, read_journal, read_record, read_records
-from tuning.trial import EVALUATION
+from tuning.records import EVALUATION, RECORD_FILE, TrialRecord, read_journal, read_record, read_records
 
 pytestmark = pytest.mark.slow
 

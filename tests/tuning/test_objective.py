@@ -13,8 +13,8 @@ from distilray.evaluation.glue.features import encode_task
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from tests.tuning.tiny_search import config, write_follows, write_model
 from tuning import objective as module
-from tuning.records import RECORD_FILE, Sample, read_journal, read_record
-from tuning.trial import BEST, EVALUATION, Objective, run_trial
+from tuning.records import BEST, EVALUATION, RECORD_FILE, Objective, Sample, read_journal, read_record
+from tuning.trial import run_trial
 
 VALUES = {"learning_rate": 3e-3, "batch_size": 16}
 

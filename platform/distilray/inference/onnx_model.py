@@ -1,17 +1,14 @@
 """A masked language model in ONNX: logits at the masks, by onnxruntime on the CPU."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import AutoConfig
 
 from distilray.errors import InputError
 from distilray.models.export.onnx_file import INPUTS, ONNX_FILE, OUTPUT, TOKEN_TYPES, onnx_package, read_checked
-from distilray.models.masked_lm import MODEL_CLASSES
-from distilray.models.model_source import CONFIG_FILE
+from distilray.models.masked_lm import read_model_config
 from distilray.runtime import storage
 
 _ERRORS_ONLY = 3  # of the severities of onnxruntime
@@ -42,7 +39,7 @@ class OnnxMaskedLM:
             InputError: onnxruntime is not installed, or a file is missing or not what it should be.
         """
         runtime = onnx_package("onnxruntime")
-        config = _config(folder)
+        config = read_model_config(folder, ONNX_FILE)
         file = storage.local_path(folder) / ONNX_FILE
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or os.cpu_count() or 1
@@ -75,21 +72,3 @@ class OnnxMaskedLM:
             feed[TOKEN_TYPES] = np.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         found: NDArray[np.float32] = self._session.run([OUTPUT], feed)[0]
         return found
-
-
-def _config(folder: str) -> Any:
-    place = storage.local_path(folder)
-    for name in (ONNX_FILE, CONFIG_FILE):
-        if not (place / name).is_file():
-            raise InputError(f"{folder}: no {name}; name a folder that jobs.export_model wrote, such as RUN/onnx")
-    return _read_config(place)
-
-
-def _read_config(place: Path) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
-        raise InputError(f"{place / CONFIG_FILE}: not a model config ({error})") from None
-    if config.model_type not in MODEL_CLASSES:
-        raise InputError(f"{place}: a {config.model_type}, where {' or '.join(MODEL_CLASSES)} is needed")
-    return config

@@ -36,23 +36,18 @@ def load_masked_lm(model_dir: str, *, fresh_head: bool = False) -> Any:
     Raises:
         InputError: a file is missing, another architecture, or weights that do not fit the config.
     """
-    folder = storage.local_path(model_dir)
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise InputError(f"{model_dir}: no {name}; name a model folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
-        raise InputError(f"{model_dir}/{CONFIG_FILE}: not a model config ({error})") from None
-    if config.model_type not in MODEL_CLASSES:
-        raise InputError(f"{model_dir}: a {config.model_type}, where {' or '.join(MODEL_CLASSES)} is needed")
+    config = read_model_config(model_dir)
     # What is missing is judged below; the library's own report and bars would say it a second time, in many lines.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     model_class: Any = MODEL_CLASSES[config.model_type]
     try:
         model, info = model_class.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+            storage.local_path(model_dir),
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=torch.float32,
         )
     except Exception as error:  # safetensors raises its own plain Exception for a torn file
         raise InputError(f"{model_dir}/{WEIGHTS_FILE}: cannot be loaded ({error})") from None
@@ -62,6 +57,25 @@ def load_masked_lm(model_dir: str, *, fresh_head: bool = False) -> Any:
         hint = "" if fresh_head else "; a bare encoder has no vocabulary head: train one with jobs.train_teacher"
         raise InputError(f"{model_dir}: {len(missing)} weights are missing or of another shape, first {first}{hint}")
     return model.eval()
+
+
+def read_model_config(model_dir: str, weights_file: str = WEIGHTS_FILE) -> Any:
+    """The config of a BERT or DistilBERT in a local folder that also has its weights.
+
+    Raises:
+        InputError: a file is missing, or it is another architecture.
+    """
+    folder = storage.local_path(model_dir)
+    for name in (CONFIG_FILE, weights_file):
+        if not (folder / name).is_file():
+            raise InputError(f"{model_dir}: no {name}; name a model folder with {CONFIG_FILE} and {weights_file}")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(f"{model_dir}/{CONFIG_FILE}: not a model config ({error})") from None
+    if config.model_type not in MODEL_CLASSES:
+        raise InputError(f"{model_dir}: a {config.model_type}, where {' or '.join(MODEL_CLASSES)} is needed")
+    return config
 
 
 def encode(model: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> Tensor:

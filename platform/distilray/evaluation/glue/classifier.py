@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import nn
-from transformers import AutoConfig, BertForSequenceClassification, DistilBertForSequenceClassification
+from transformers import BertForSequenceClassification, DistilBertForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from distilray.errors import InputError
 from distilray.evaluation.glue.tasks import GlueTask
-from distilray.models.masked_lm import SAFETENSORS_METADATA, companion_files, model_tensors
+from distilray.models.masked_lm import SAFETENSORS_METADATA, companion_files, model_tensors, read_model_config
 from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE
 from distilray.runtime import storage
 from distilray.runtime.seeding import hash_integers
@@ -45,7 +45,7 @@ def load_classifier(model_dir: str, task: GlueTask, *, seed: int, dropout: float
     Raises:
         InputError: a file is missing, another architecture, or weights that do not fit the config.
     """
-    config = _read_config(model_dir)
+    config = read_model_config(model_dir)
     config.num_labels = task.num_outputs
     config.id2label = _words(task)
     config.label2id = {word: number for number, word in config.id2label.items()}
@@ -68,7 +68,7 @@ def load_fine_tuned(folder: str, task: GlueTask) -> Any:
     Raises:
         InputError: as `load_classifier`; or it has no head, or that of another task.
     """
-    config = _read_config(folder)
+    config = read_model_config(folder)
     found = getattr(config, _TASK_KEY, None)
     if found != task.name or dict(config.id2label) != _words(task):
         told = f"fine-tuned on {found}" if found else "not fine-tuned by jobs.evaluate_glue"
@@ -94,20 +94,6 @@ def save_classifier(model: Any, uri: str, tokenizer_json: str) -> None:
 
 def _words(task: GlueTask) -> dict[int, str]:
     return dict(enumerate(task.labels or ("score",)))
-
-
-def _read_config(model_dir: str) -> Any:
-    folder = storage.local_path(model_dir)
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise InputError(f"{model_dir}: no {name}; name a model folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
-        raise InputError(f"{model_dir}/{CONFIG_FILE}: not a model config ({error})") from None
-    if config.model_type not in _CLASSES:
-        raise InputError(f"{model_dir}: a {config.model_type}, where {' or '.join(_CLASSES)} is needed")
-    return config
 
 
 def _load(model_dir: str, config: Any) -> tuple[Any, list[str]]:
