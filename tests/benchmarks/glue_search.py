@@ -180,7 +180,7 @@ def main() -> None:
         folder = Path(name)
         if given.glue_dir is None:
             given.glue_dir = str(folder / "glue")
-            write_follows(given.corpus_dir, given.glue_dir, seed=56, train=given.train_rows, dev=200, test=20)
+            write_follows(given.corpus_dir, given.glue_dir, seed=56, train=given.train_rows, dev=200, test=200)
         if given.part != "asha":
             overhead(given, folder)
         if given.part != "overhead":
