@@ -31,8 +31,8 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.05)
 
 
-def workers(session: int) -> list[int]:
-    """Ray workers in a task, of a session of processes; Ray's own agents have other names."""
+def workers(session: int, name: bytes = b"ray::MapBatches") -> list[int]:
+    """Ray workers of a session of processes, by how their names begin: in a task if no name is given."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -40,7 +40,7 @@ def workers(session: int) -> list[int]:
             own = int((process / "stat").read_text().rpartition(")")[2].split()[3]) == session
         except (OSError, IndexError):
             continue
-        if own and command.startswith(b"ray::MapBatches"):
+        if own and command.startswith(name):
             found.append(int(process.name))
     return found
 

@@ -144,12 +144,12 @@ print(before, peak(), documents)
 
 
 def test_memory_is_bounded_whatever_the_input(tmp_path: Path, root: Path) -> None:
-    """One task reads a dump that is more than eight times as large as what it may take beyond the sample."""
+    """One task reads a dump that is more than ten times as large as what it may take beyond the sample."""
     head, pages, tail = sample_parts()
     (tmp_path / "small.xml").write_bytes(head + b"".join(pages) + tail)
     with (tmp_path / "large.xml").open("wb") as file:
         file.write(head)
-        for number, page in enumerate(copies(pages, 120)):
+        for number, page in enumerate(copies(pages, 150)):
             # one in eight copies is an article: reading is quick, cleaning is not
             file.write(page if number // len(pages) % 8 == 0 else re.sub(rb"<ns>0</ns>", b"<ns>1</ns>", page))
         file.write(tail)
@@ -165,4 +165,4 @@ def test_memory_is_bounded_whatever_the_input(tmp_path: Path, root: Path) -> Non
     assert found.returncode == 0, found.stderr
     before, peak, documents = map(int, found.stdout.split())
     assert documents > 1000
-    assert size > 8 * 1024 * max(peak - before, 1)  # seen: 9.6 to 12 times, as the allocators have it
+    assert size > 10 * 1024 * max(peak - before, 1)

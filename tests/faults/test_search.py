@@ -13,7 +13,7 @@ import yaml
 
 from distilray.evaluation.glue.training.evaluation import Evaluation
 from jobs import search_glue
-from tests.faults.processes import eventually, start, wait_for
+from tests.faults.processes import eventually, start, wait_for, workers
 from tests.tuning.tiny_search import values, write_follows, write_model
 from tuning.asha import STATE_FILE, LastingAsha
 from tuning.records import EVALUATION, RECORD_FILE, TrialRecord, read_journal, read_record, read_records
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 RATES = [1e-3, 2e-3, 3e-3, 4e-3, 1e30]
 KILLED, WHOLE, CUT_OFF, LAST, DIVERGING = range(5)
 EPOCHS = 40
+TRIAL = b"ray::ImplicitFunc"
 ASHA = {"time_attr": EVALUATION, "max_t": EPOCHS, "grace_period": 1, "reduction_factor": 3.0}
 
 
@@ -56,12 +57,12 @@ def searched(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Searched:
     trials = run / "trials/follows"
     process = start(root, "search_glue", recipe)
     wait_for(lambda: begun(trials, KILLED), process)
-    (trial,) = trial_processes(process.pid)
+    (trial,) = workers(process.pid, TRIAL)
     os.kill(trial, signal.SIGKILL)
     wait_for(lambda: WHOLE in numbers(trials) and begun(trials, CUT_OFF), process)
     process.kill()
     process.communicate()
-    eventually(lambda: not trial_processes(process.pid))
+    eventually(lambda: not workers(process.pid, TRIAL))
     stamps = {str(file): file.stat().st_mtime_ns for file in trials.glob(f"*/{RECORD_FILE}")}
     (cut_off,) = [place for place in trials.iterdir() if place.is_dir() and read_record(str(place)) is None]
     journal, before = read_journal(str(cut_off)), rungs(run)
@@ -94,20 +95,6 @@ def rungs(run: Path) -> list[dict[str, float]]:
     asha = LastingAsha(**ASHA)
     asha.restore(str(run / "tune/follows" / STATE_FILE))
     return [dict(scores) for _, scores in asha._brackets[0]._rungs]
-
-
-def trial_processes(session: int) -> list[int]:
-    """The processes of trials in a session of processes."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes()
-            own = int((process / "stat").read_text().rpartition(")")[2].split()[3]) == session
-        except (OSError, IndexError):
-            continue
-        if own and command.startswith(b"ray::ImplicitFunc"):
-            found.append(int(process.name))
-    return found
 
 
 def test_the_search_goes_on_to_its_end_and_counts_what_failed(searched: Searched) -> None:
