@@ -26,13 +26,7 @@ SENTENCES = [
 WORDS = [("cat", "dog", "three"), ("street", "house", "of"), ("people", "many", "on")]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The tiny models are faster without threads, most of all on a machine that does something else too."""
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "set_num_threads", lambda count: None)
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

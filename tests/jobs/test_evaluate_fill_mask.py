@@ -19,13 +19,7 @@ RECIPES = sorted(str(file) for file in Path("jobs/recipes/evaluate_fill_mask").g
 MASK, EXAMPLES = 4, 20
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The tiny models are faster without threads, most of all on a machine that does something else too."""
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "set_num_threads", lambda count: None)
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 import json
 
 import pytest
-import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from distilray.evaluation import efficiency
@@ -17,13 +16,7 @@ from tests.distilray.tiny_line import write_recipe
 TEXT = ["paris is the capital of france.", "a cat", "the old city", "rome and berlin", "one dog"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The tiny models are faster without threads, most of all on a machine that does something else too."""
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "set_num_threads", lambda count: None)
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
