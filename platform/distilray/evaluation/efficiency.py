@@ -19,10 +19,10 @@ from distilray.evaluation.export.processor import cpu_features, cpu_name
 from distilray.evaluation.export.text import read_lines
 from distilray.evaluation.glue.data import input_files, load_task
 from distilray.evaluation.timing import TimedModel, batches_of, summary_of, time_models
-from distilray.inference.masked_logits import open_masked_lm
+from distilray.inference.masked_logits import is_onnx, local_masked_lm, masked_lm_inputs, open_masked_lm
 from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.masked_lm import MODEL_CLASSES, count_parameters
-from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE, local_model, model_inputs
+from distilray.models.model_source import WEIGHTS_FILE
 from distilray.pretraining_data.batches import Batch
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from distilray.runtime import storage
@@ -52,7 +52,7 @@ def efficiency_inputs(config: MeasureEfficiencyConfig) -> dict[str, str]:
     if config.glue_dir:
         found |= input_files(config.glue_dir, [_TASK])
     for model in config.models:
-        found |= _model_inputs(model)
+        found |= masked_lm_inputs(model.name, model.model_dir)
     return found
 
 
@@ -125,21 +125,6 @@ def _threads(config: MeasureEfficiencyConfig) -> int:
     return config.threads or os.cpu_count() or 1
 
 
-def _is_onnx(model_dir: str) -> bool:
-    return "://" not in model_dir and ":" not in model_dir and storage.exists(storage.join(model_dir, ONNX_FILE))
-
-
-def _model_inputs(model: MeasuredModelConfig) -> dict[str, str]:
-    if not _is_onnx(model.model_dir):
-        return model_inputs(model.name, model.model_dir)
-    names = {model.name: ONNX_FILE, f"{model.name}_config": CONFIG_FILE}
-    return {name: storage.join(model.model_dir, file) for name, file in names.items()}
-
-
-def _folder(model: MeasuredModelConfig) -> str:
-    return model.model_dir if _is_onnx(model.model_dir) else local_model(model.model_dir)
-
-
 def _texts(config: MeasureEfficiencyConfig) -> Texts:
     if config.text_path is not None:
         return Texts(read_lines(config.text_path, config.max_texts), None)
@@ -151,7 +136,7 @@ def _texts(config: MeasureEfficiencyConfig) -> Texts:
 
 def _timed(model: MeasuredModelConfig, texts: Texts, config: MeasureEfficiencyConfig) -> TimedModel:
     """The model, loaded, with the texts as its own tokenizer splits them."""
-    folder = _folder(model)
+    folder = local_masked_lm(model.model_dir)
     loaded = open_masked_lm(folder, threads=_threads(config))
     tokenizer_json = read_tokenizer(folder)
     longest = min(config.max_length, loaded.config.max_position_embeddings)
@@ -186,8 +171,8 @@ def _size(model: MeasuredModelConfig, timed: TimedModel) -> Mapping[str, Any]:
     settings = timed.model.config
     with torch.device("meta"):
         parameters = count_parameters(MODEL_CLASSES[settings.model_type](settings))
-    file = ONNX_FILE if _is_onnx(model.model_dir) else WEIGHTS_FILE
+    file = ONNX_FILE if is_onnx(model.model_dir) else WEIGHTS_FILE
     return {
         "parameters": parameters,
-        "megabytes": (storage.file_size(storage.join(_folder(model), file)) or 0) / 1e6,
+        "megabytes": (storage.file_size(storage.join(local_masked_lm(model.model_dir), file)) or 0) / 1e6,
     }

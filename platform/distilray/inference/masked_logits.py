@@ -11,8 +11,11 @@ from torch import Tensor
 from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.masked_lm import encode, load_masked_lm, vocabulary_logits
-from distilray.models.model_source import CONFIG_FILE
+from distilray.models.model_source import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, local_model, model_inputs
 from distilray.runtime import storage
+from distilray.runtime.sample import HUB_PREFIX, SAMPLE_PREFIX
+
+ONNX_FILES = (CONFIG_FILE, TOKENIZER_FILE, ONNX_FILE)
 
 
 class MaskedLogits(Protocol):
@@ -32,10 +35,15 @@ class MaskedLogits(Protocol):
 
 
 class TorchMaskedLM:
-    """A model of transformers on the CPU, in the dtype that it has."""
+    """A model of transformers; its head in the dtype of its weights: logits rounded to bf16 would tie.
 
-    def __init__(self, model: Any) -> None:
-        self.model, self.config = model, model.config
+    Args:
+        model: stays on its device.
+        autocast_dtype: of the encoder, where that is not the dtype of the weights.
+    """
+
+    def __init__(self, model: Any, autocast_dtype: torch.dtype = torch.float32) -> None:
+        self.model, self.config, self._autocast_dtype = model, model.config, autocast_dtype
 
     @torch.inference_mode()
     def logits_at(
@@ -46,11 +54,31 @@ class TorchMaskedLM:
         token_type_ids: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float32]:
         """Logits over the vocabulary, (masks, vocabulary), as `OnnxMaskedLM.logits_at`."""
-        types = None if token_type_ids is None else torch.from_numpy(token_type_ids)
-        hidden = encode(self.model, torch.from_numpy(input_ids), torch.from_numpy(attention_mask), types)
-        logits: Tensor = vocabulary_logits(self.model, hidden.flatten(0, 1)[torch.from_numpy(mask_index)])
-        found: NDArray[np.float32] = logits.float().numpy()
+        device, dtype = self.model.device, self._autocast_dtype
+        ids, mask, index = (torch.from_numpy(each).to(device) for each in (input_ids, attention_mask, mask_index))
+        types = None if token_type_ids is None else torch.from_numpy(token_type_ids).to(device)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            hidden = encode(self.model, ids, mask, types).flatten(0, 1)
+        logits: Tensor = vocabulary_logits(self.model, hidden[index].to(self.model.dtype))
+        found: NDArray[np.float32] = logits.float().cpu().numpy()
         return found
+
+
+def is_onnx(source: str) -> bool:
+    """Whether a source of a model (see `local_model`) is a folder that holds `model.onnx`."""
+    return not source.startswith((HUB_PREFIX, SAMPLE_PREFIX)) and storage.exists(storage.join(source, ONNX_FILE))
+
+
+def local_masked_lm(source: str) -> str:
+    """The folder of a model of any format on this machine, as `local_model`."""
+    return local_model(source, ONNX_FILES if is_onnx(source) else MODEL_FILES)
+
+
+def masked_lm_inputs(name: str, source: str) -> dict[str, str]:
+    """What a job names as its inputs for a model of any format, as `model_inputs`."""
+    if is_onnx(source):
+        return {name: storage.join(source, ONNX_FILE), f"{name}_config": storage.join(source, CONFIG_FILE)}
+    return model_inputs(name, source)
 
 
 def open_masked_lm(folder: str, *, threads: int | None = None) -> MaskedLogits:

@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -36,6 +36,12 @@ class Batch:
     def tokens(self) -> int:
         """Tokens without padding."""
         return int(self.attention_mask.sum())
+
+    def fully_masked(self, mask_id: int) -> "Batch":
+        """The batch with `[MASK]` at every predicted position; training shows another token at some of them."""
+        input_ids = self.input_ids.copy()
+        input_ids.reshape(-1)[self.mask_index] = mask_id
+        return replace(self, input_ids=input_ids)
 
 
 def padded_width(longest: int, multiple: int = WIDTH_MULTIPLE) -> int:

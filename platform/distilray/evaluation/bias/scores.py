@@ -31,9 +31,9 @@ from distilray.evaluation.bias.stereoset import (
     stereoset_scores,
     word_scores,
 )
-from distilray.evaluation.bias.subjects import Subject, load_model, model_files, placed, read_subject
+from distilray.evaluation.bias.subjects import Subject, load_model, placed, read_subject
 from distilray.evaluation.bias.table import bias_tables
-from distilray.inference.masked_logits import MaskedLogits
+from distilray.inference.masked_logits import MaskedLogits, masked_lm_inputs
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.reporting.progress import Progress
@@ -87,7 +87,7 @@ def prepare_bias(config: EvaluateBiasConfig) -> EvaluateBiasConfig:
 def bias_inputs(config: EvaluateBiasConfig) -> dict[str, str]:
     """What `evaluate_bias` reads."""
     sets = {"crows_pairs": config.crows_pairs_path, "stereoset": config.stereoset_path}
-    models = [model_files(f"models.{name}", source) for name, source in config.models.items()]
+    models = [masked_lm_inputs(f"models.{name}", source) for name, source in config.models.items()]
     found = {name: uri for files in models for name, uri in files.items()}
     return found | {name: path for name, path in sets.items() if path is not None}
 

@@ -1,7 +1,7 @@
 """The text that formats are compared on: masked batches from the lines of a file or from held-out shards."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -112,12 +112,4 @@ def _of_shards(config: ExportModelConfig, shards_dir: str, tokenizer_json: str) 
     own = tokenizer_hash(tokenizer_json)
     shards = ShardSet(shards_dir, "heldout", tokenizer_hash=own, cache=ShardCache(config.cache))
     rows = heldout_batches(shards, batch_size=config.batch_size, pad_id=vocabulary.pad, limit=config.max_examples)
-    return MaskedText(list(_fully_masked(rows, vocabulary.mask)), min(len(shards), config.max_examples), 0)
-
-
-def _fully_masked(batches: Iterator[Batch], mask_id: int) -> Iterator[Batch]:
-    """The batches with `[MASK]` at every predicted position; training shows another token at some of them."""
-    for batch in batches:
-        input_ids = batch.input_ids.copy()
-        input_ids.reshape(-1)[batch.mask_index] = mask_id
-        yield replace(batch, input_ids=input_ids)
+    return MaskedText([batch.fully_masked(vocabulary.mask) for batch in rows], min(len(shards), config.max_examples), 0)

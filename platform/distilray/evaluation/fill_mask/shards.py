@@ -64,14 +64,14 @@ class HeldoutShards:
         return int(self._shards.mask_counts(rows, np.zeros_like(rows)).sum())
 
     def score(self, model: Any, name: str) -> MaskScores:
-        """Ranks and losses of the true token at every mask."""
+        """Ranks and losses of the true token at every mask: fill-mask shows the model no original token there."""
         found: list[tuple[Ints, Ints, NDArray[np.float64], Ints]] = []
         size = self._config.batch_size
         with Progress(f"evaluate_fill_mask {name}", total=self.examples, unit="examples") as progress:
             for planned in heldout_rows(self._shards, batch_size=size, limit=self._config.max_examples):
                 padded = collate(self._shards, planned, pad_id=self._vocabulary.pad)
                 width = padded.input_ids.shape[1]
-                batch = _fully_masked(padded, self._vocabulary.mask)
+                batch = _tensors(padded.fully_masked(self._vocabulary.mask))
                 found.append((planned.rows[padded.mask_index // width], *predict(model, batch, self._config.precision)))
                 progress.advance(len(planned.rows))
         return MaskScores(*(np.concatenate(part) for part in zip(*found, strict=True)))
@@ -81,13 +81,9 @@ class HeldoutShards:
         rows = np.arange(min(len(self._shards), self._config.latency_examples))
         planned = [PlannedRows(rows[row : row + 1], np.zeros(1, np.int64)) for row in range(len(rows))]
         padded = [collate(self._shards, each, pad_id=self._vocabulary.pad, multiple=1) for each in planned]
-        return [_fully_masked(each, self._vocabulary.mask) for each in padded]
+        return [_tensors(each.fully_masked(self._vocabulary.mask)) for each in padded]
 
 
-def _fully_masked(batch: PaddedBatch, mask_id: int) -> Batch:
-    """The batch with `[MASK]` at every predicted position: fill-mask shows the model no original token there."""
-    input_ids = torch.from_numpy(batch.input_ids)
-    index = torch.from_numpy(batch.mask_index)
-    input_ids.view(-1)[index] = mask_id
-    attention, types = torch.from_numpy(batch.attention_mask), torch.from_numpy(batch.token_type_ids)
-    return Batch(input_ids, attention, types, index, torch.from_numpy(batch.mask_labels))
+def _tensors(batch: PaddedBatch) -> Batch:
+    arrays = (batch.input_ids, batch.attention_mask, batch.token_type_ids, batch.mask_index, batch.mask_labels)
+    return Batch(*map(torch.from_numpy, arrays))
