@@ -15,7 +15,7 @@ from distilray.evaluation.fill_mask import show_scores
 from distilray.runtime.job import exit_code, overrides_by_job
 from distilray.runtime.session import ray_session
 from jobs import build_corpus, distill, encode_corpus, evaluate_fill_mask, train_teacher, write_report
-from serve.trial import try_service
+from serve.local.trial import try_service
 
 STAGES = (build_corpus.JOB, encode_corpus.JOB, train_teacher.JOB, distill.JOB, evaluate_fill_mask.JOB, write_report.JOB)
 

@@ -18,8 +18,9 @@ from distilray.errors import InputError
 from distilray.inference.fill_mask import FillMask
 from distilray.inference.model_folder import check_model_folder
 from distilray.runtime import storage
-from serve.address import base_url, claim_port
 from serve.fill_mask import FillMaskService
+from serve.local.address import base_url, claim_port
+from serve.models import Models
 from serve.routes import create_api
 
 APPLICATION = "fill-mask"
@@ -41,15 +42,15 @@ class FillMaskReplica:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = FillMaskAppConfig.model_validate(config)
         model = FillMask.load(self._config.model_dir, dtype=self._config.dtype, threads=self._config.num_cpus)
-        self._service = FillMaskService(model, self._config)
+        self._models = Models(FillMaskService(model, self._config), name=self._config.model_name)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook, called once in the replica: the API over this replica's model."""
-        return create_api(self._service, sends_request_id=False)  # Serve's HTTP server sends it in every mode
+        return create_api(self._models, sends_request_id=False)  # Serve's HTTP server sends it in every mode
 
     async def check_health(self) -> None:
         """Serve's probe: a forward; a replica that fails it is replaced."""
-        await self._service.check_health(timeout_s=_HEALTH_TIMEOUT_S)
+        await self._models.default.check_health(timeout_s=_HEALTH_TIMEOUT_S)
 
 
 def build_app(args: FillMaskAppConfig | Mapping[str, Any]) -> Application:

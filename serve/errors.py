@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.types import Scope
 
 from distilray.inference.text_errors import InputTextError, Kind
 
 # Status -> error_type where the framework or the table alone decides; the README of the service is made from this.
 ERROR_TYPES: Mapping[int, str] = {
     400: "InvalidJson",
+    401: "Unauthorized",
     404: "NotFound",
     405: "MethodNotAllowed",
     413: "BodyTooLarge",
@@ -29,19 +30,6 @@ _TEXT_ERROR_TYPES: Mapping[Kind, str] = {
     "encoding": "Tokenizer",
     "targets": "Targets",
 }
-
-
-@dataclass(frozen=True)
-class Envelope:
-    """The body of every error."""
-
-    error: str
-    error_type: str
-    request_id: str
-
-    def response(self, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
-        """The envelope as an answer."""
-        return JSONResponse(vars(self), status, dict(headers or {}))
 
 
 class ApiError(HTTPException):
@@ -62,3 +50,23 @@ def text_error(error: InputTextError) -> ApiError:
 def overloaded(message: str, *, retry_after_s: float) -> ApiError:
     """The 429 of a request that was turned away before any work was done."""
     return ApiError(429, message, headers={"retry-after": str(max(1, math.ceil(retry_after_s)))})
+
+
+def error_response(
+    scope: Scope, status: int, message: str, error_type: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The answer of every error: the envelope. Who counts requests finds the type in the state of the scope."""
+    state = scope.setdefault("state", {})
+    state["error_type"] = error_type
+    body = {"error": message, "error_type": error_type, "request_id": request_id(scope)}
+    return JSONResponse(body, status, dict(headers or {}))
+
+
+def api_error_response(scope: Scope, error: ApiError) -> JSONResponse:
+    """The answer of an error that was raised."""
+    return error_response(scope, error.status_code, str(error.detail), error.error_type, error.headers)
+
+
+def request_id(scope: Scope) -> str:
+    """The id that `RequestEnvelope` gave to a request."""
+    return str(scope.get("state", {}).get("request_id", ""))

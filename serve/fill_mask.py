@@ -3,13 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from distilray.config.serving import FillMaskAppConfig
 from distilray.inference.encoding import EncodedQuery, Query
 from distilray.inference.fill_mask import Answer, FillMask
 from distilray.inference.text_errors import InputTextError
-from serve.batcher import MicroBatcher, Served
+from serve.admission.batcher import MicroBatcher, Report, Served
 from serve.errors import ApiError, text_error
 
 _WARM_UP_ROWS = (1, 8, 32)
@@ -18,12 +17,15 @@ _WARM_UP_ROWS = (1, 8, 32)
 class FillMaskService:
     """Answers requests with one model, which runs in a thread of its own so that the event loop stays free."""
 
-    def __init__(self, model: FillMask, config: FillMaskAppConfig) -> None:
+    def __init__(self, model: FillMask, config: FillMaskAppConfig, *, report: Report | None = None) -> None:
         self.model, self.config = model, config
         self._inference = ThreadPoolExecutor(1, "inference")
         self._tokenisation = ThreadPoolExecutor(1, "tokenisation")
         self._batcher = MicroBatcher(
-            self._forward, max_rows=config.max_batch_rows, max_queued_tokens=config.limits.max_queued_tokens
+            self._forward,
+            max_rows=config.max_batch_rows,
+            max_queued_tokens=config.limits.max_queued_tokens,
+            report=report,
         )
         self._warm = False
 
@@ -68,9 +70,8 @@ class FillMaskService:
             raise ApiError(504, f"no answer within {deadline_s:g} s; try again, with fewer texts") from None
 
     def info(self) -> dict[str, object]:
-        """What is served: model, revision, dtype, limits."""
+        """The model: architecture, revision, dtype, limits."""
         return {
-            "model": Path(self.config.model_dir).name,
             "architecture": self.model.architecture,
             "revision": self.model.revision,
             "dtype": str(self.model.dtype).removeprefix("torch."),

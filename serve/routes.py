@@ -11,15 +11,15 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from distilray import __version__
-from serve.errors import ERROR_TYPES, ApiError, Envelope
-from serve.fill_mask import FillMaskService
-from serve.limits import BodyLimit, ConcurrencyLimit, RequestEnvelope, request_id
+from serve.admission.limits import BodyLimit, ConcurrencyLimit, RequestEnvelope
+from serve.errors import ERROR_TYPES, ApiError, error_response
+from serve.models import Models
 from serve.schemas import AzureRequest, CandidateBody, ErrorBody, FillMaskRequest
 
 _Candidates = list[CandidateBody]
 _ERRORS_OF_POST: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": ERROR_TYPES[status]}
-    for status in (400, 413, 415, 422, 429, 500, 503, 504)
+    for status in (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
 }
 
 
@@ -38,27 +38,27 @@ class JsonRoute(APIRoute):
         return checked
 
 
-def create_api(service: FillMaskService, *, sends_request_id: bool = True) -> FastAPI:
-    """The whole API, limits included; the service starts and stops with the application.
+def create_api(models: Models, *, sends_request_id: bool = True) -> FastAPI:
+    """The whole API, limits included; the models start and stop with the application.
 
     Args:
-        service: not started.
+        models: not started.
         sends_request_id: False behind a proxy that puts `x-request-id` on the answers itself.
     """
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await service.start()
+        await models.start()
         yield
-        await service.close()
+        await models.close()
 
     # The stock pages of FastAPI load their scripts from a CDN, which closed networks do not reach.
     api = FastAPI(title="fill-mask", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
-    api.include_router(_fill_mask_routes(service))
-    api.include_router(_state_routes(service))
+    api.include_router(_fill_mask_routes(models))
+    api.include_router(_state_routes(models))
     api.add_exception_handler(HTTPException, _http_error)
     api.add_exception_handler(RequestValidationError, _validation_error)
-    limits = service.config.limits
+    limits = models.default.config.limits
     # Outermost last.
     api.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes)
     api.add_middleware(ConcurrencyLimit, max_requests=limits.max_concurrent_requests)
@@ -66,10 +66,11 @@ def create_api(service: FillMaskService, *, sends_request_id: bool = True) -> Fa
     return api
 
 
-def _fill_mask_routes(service: FillMaskService) -> APIRouter:
+def _fill_mask_routes(models: Models) -> APIRouter:
     router = APIRouter(route_class=JsonRoute, responses=_ERRORS_OF_POST)
 
     async def answer(body: AzureRequest | FillMaskRequest) -> JSONResponse:
+        service = await models.service(body.model)
         served = await service.answer(body.queries())
         headers = {
             "x-queue-time": f"{served.queue_s * 1000:.1f}",
@@ -99,7 +100,7 @@ def _fill_mask_routes(service: FillMaskService) -> APIRouter:
     return router
 
 
-def _state_routes(service: FillMaskService) -> APIRouter:
+def _state_routes(models: Models) -> APIRouter:
     router = APIRouter()
 
     @router.get("/healthz")
@@ -110,14 +111,14 @@ def _state_routes(service: FillMaskService) -> APIRouter:
     @router.get("/readyz", responses={503: {"model": ErrorBody}})
     async def readyz() -> dict[str, str]:
         """The model is loaded and warmed up, and its queue is below the bound."""
-        if not service.ready:
+        if not models.default.ready:
             raise ApiError(503, "the model is not ready for more work; try again later", headers={"retry-after": "1"})
         return {"status": "ready"}
 
     @router.get("/info")
     async def info() -> dict[str, Any]:
-        """Model, revision, dtype, limits."""
-        return service.info()
+        """Names of the models; revision, dtype and limits of the default one."""
+        return models.info()
 
     return router
 
@@ -135,20 +136,19 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
     error_type = getattr(error, "error_type", None) or ERROR_TYPES.get(status, "Http")
-    return Envelope(str(error.detail), error_type, request_id(request.scope)).response(status, error.headers)
+    return error_response(request.scope, status, str(error.detail), error_type, error.headers)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = error.errors()
     kinds = {problem["type"] for problem in problems}
-    identity = request_id(request.scope)
     if "json_invalid" in kinds:
-        return Envelope("the body is not JSON", ERROR_TYPES[400], identity).response(400)
+        return error_response(request.scope, 400, "the body is not JSON", ERROR_TYPES[400])
     if "string_unicode" in kinds:
         message = "a text holds half of a surrogate pair, which is not text; send the whole character"
-        return Envelope(message, "Tokenizer", identity).response(422)
-    return Envelope(_describe(problems[0]), ERROR_TYPES[422], identity).response(422)
+        return error_response(request.scope, 422, message, "Tokenizer")
+    return error_response(request.scope, 422, _describe(problems[0]), ERROR_TYPES[422])
 
 
 def _describe(problem: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from distilray.inference.encoding import Query
 from distilray.inference.fill_mask import Answer
 
 Texts = list[str]
+ModelName = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class Wire(BaseModel):
@@ -34,6 +35,7 @@ class FillMaskRequest(Wire):
 
     inputs: str | Texts = Field(examples=["Paris is [MASK] of France"])
     parameters: FillMaskParameters | None = None
+    model: ModelName | None = Field(default=None, description="name of one of the models that /info lists")
 
     def queries(self) -> list[Query]:
         """One query per text."""
@@ -72,6 +74,7 @@ class AzureRequest(Wire):
     input_data: Texts | SplitTable | None = Field(default=None, examples=[["Paris is [MASK] of France"]])
     inputs: Texts | InputStrings | None = None
     params: NoParameters | None = None
+    model: ModelName | None = Field(default=None, description="name of one of the models that /info lists")
 
     @model_validator(mode="after")
     def _has_one_form(self) -> "AzureRequest":

@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 from distilray.config.serving import FillMaskAppConfig
 from serve.errors import ERROR_TYPES
 from serve.fill_mask import FillMaskService
+from serve.models import Models
 from serve.routes import create_api
 
 TEXT = "paris is [MASK] of france"
@@ -23,7 +24,7 @@ def service(model, model_dir):
 
 @pytest.fixture(scope="module")
 def client(service):
-    with TestClient(create_api(service), raise_server_exceptions=False) as client:
+    with TestClient(create_api(Models(service)), raise_server_exceptions=False) as client:
         yield client
 
 
@@ -274,7 +275,7 @@ def test_a_plain_request_id_comes_back(client):
 
 
 def test_behind_a_proxy_that_sends_the_request_id_the_application_does_not(service):
-    client = TestClient(create_api(service, sends_request_id=False))
+    client = TestClient(create_api(Models(service), sends_request_id=False))
     response = client.get("/nowhere", headers={"x-request-id": "abc-1"})
     assert "x-request-id" not in response.headers
     assert response.json()["request_id"] == "abc-1"
@@ -334,7 +335,7 @@ def test_probes_and_info_answer(client, model):
 
 
 def test_readyz_is_503_before_the_warm_up(model, model_dir):
-    client = TestClient(create_api(FillMaskService(model, FillMaskAppConfig(model_dir=model_dir))))
+    client = TestClient(create_api(Models(FillMaskService(model, FillMaskAppConfig(model_dir=model_dir)))))
     assert_error(client.get("/readyz"), 503)
 
 
@@ -365,7 +366,7 @@ class SlowModel:
 def slow_client(model, model_dir, **limits):
     slow = SlowModel(model)
     config = FillMaskAppConfig.model_validate({"model_dir": model_dir, "limits": limits})
-    return slow, TestClient(create_api(FillMaskService(slow, config)))
+    return slow, TestClient(create_api(Models(FillMaskService(slow, config))))
 
 
 def in_threads(client, count, path=FILL):

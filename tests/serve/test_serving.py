@@ -18,8 +18,8 @@ from distilray.config.base import RayConfig
 from distilray.config.serving import FillMaskAppConfig, ServeFillMaskConfig
 from distilray.errors import InputError
 from distilray.runtime.session import ray_session
-from serve.address import claim_port
 from serve.app import serving
+from serve.local.address import claim_port
 
 TEXT = "paris is [MASK] of france"
 JOB = [sys.executable, "-m", "jobs.serve_fill_mask"]

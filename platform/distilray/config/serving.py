@@ -7,6 +7,7 @@ from pydantic import Field
 from distilray.config.base import Config, RayConfig
 
 Count = Annotated[int, Field(ge=1)]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 MAX_TOP_K = 100
@@ -31,6 +32,11 @@ class FillMaskAppConfig(Config):
 
     model_dir: Annotated[str, Field(min_length=1)] = Field(description="model folder, on every node")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    model_name: ModelName = Field(default="student", description="what /info calls the model of model_dir")
+    more_models: dict[ModelName, Annotated[str, Field(min_length=1)]] = Field(
+        default={}, description="name -> folder of models that are loaded when a request names them"
+    )
+    max_more_models: Count = Field(default=1, description="of more_models in the memory of a replica at once")
     limits: LimitsConfig = LimitsConfig()
     max_batch_rows: Count = Field(default=32, description="texts of concurrent requests that share a forward")
     num_replicas: Count = 1

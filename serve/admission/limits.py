@@ -8,16 +8,11 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.errors import ERROR_TYPES, ApiError, Envelope, overloaded
+from serve.errors import ERROR_TYPES, ApiError, api_error_response, error_response, overloaded
 
 REQUEST_ID = "x-request-id"
 _LOG = logging.getLogger("serve")
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-
-
-def request_id(scope: Scope) -> str:
-    """The id that `RequestEnvelope` gave to a request."""
-    return str(scope.get("state", {}).get("request_id", ""))
 
 
 class RequestEnvelope:
@@ -55,7 +50,7 @@ class RequestEnvelope:
             if started:
                 raise
             message = "internal fault; the log holds it under the request id"
-            await Envelope(message, ERROR_TYPES[500], identity).response(500)(scope, receive, send_with_id)
+            await error_response(scope, 500, message, ERROR_TYPES[500])(scope, receive, send_with_id)
 
 
 class BodyLimit:
@@ -70,9 +65,7 @@ class BodyLimit:
             return
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > self._max_bytes:
-            error = self._too_large()
-            envelope = Envelope(error.detail, error.error_type, request_id(scope))
-            await envelope.response(413)(scope, receive, send)
+            await api_error_response(scope, self._too_large())(scope, receive, send)
             return
         seen = 0
 
@@ -103,8 +96,7 @@ class ConcurrencyLimit:
             return
         if self._running >= self._max_requests:
             error = overloaded(f"{self._running} requests are being worked on; try again later", retry_after_s=1)
-            envelope = Envelope(error.detail, error.error_type, request_id(scope))
-            await envelope.response(429, error.headers)(scope, receive, send)
+            await api_error_response(scope, error)(scope, receive, send)
             return
         self._running += 1
         try:

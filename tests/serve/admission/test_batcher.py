@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from distilray.inference.encoding import EncodedQuery, Query
-from serve.batcher import MicroBatcher
+from serve.admission.batcher import MicroBatcher
 from serve.errors import ApiError
 
 

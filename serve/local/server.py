@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from distilray.config.serving import ServeFillMaskConfig
 from distilray.inference.model_folder import check_model_folder
 from distilray.runtime.session import ray_session
-from serve.address import base_url, claim_port, curl_line
 from serve.app import serving
+from serve.local.address import base_url, claim_port, curl_line
 
 
 def serve_until_stopped(config: ServeFillMaskConfig, *, dry_run: bool = False) -> None:

@@ -12,6 +12,7 @@ from distilray.inference.fill_mask import Answer
 from serve.errors import overloaded
 
 Run = Callable[[Sequence[EncodedQuery]], Awaitable[list[Answer]]]
+Report = Callable[["BatchReport"], None]
 # Weight of the newest batch in the running mean of tokens/s.
 _NEWEST = 0.2
 
@@ -23,6 +24,24 @@ class Served:
     answers: list[Answer]
     queue_s: float
     inference_s: float
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """One forward, for the metrics.
+
+    Attributes:
+        rows, tokens: texts and their tokens, without padding.
+        queue_s: how long each request of the batch waited, in seconds.
+        inference_s: how long the forward took, in seconds.
+        queued_tokens: what waited for the model when the forward began.
+    """
+
+    rows: int
+    tokens: int
+    queue_s: Sequence[float]
+    inference_s: float
+    queued_tokens: int
 
 
 @dataclass
@@ -41,9 +60,16 @@ class MicroBatcher:
     """
 
     def __init__(
-        self, run: Run, *, max_rows: int, max_queued_tokens: int, clock: Callable[[], float] = time.perf_counter
+        self,
+        run: Run,
+        *,
+        max_rows: int,
+        max_queued_tokens: int,
+        report: Report | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._run, self._max_rows, self._max_queued_tokens, self._clock = run, max_rows, max_queued_tokens, clock
+        self._report = report
         self._queue: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
@@ -116,7 +142,7 @@ class MicroBatcher:
         return batch
 
     async def _serve_batch(self, batch: Sequence[_Waiting]) -> None:
-        began = self._clock()
+        began, queued_tokens = self._clock(), self.queued_tokens
         try:
             answers = await self._run([query for each in batch for query in each.queries])
         except Exception as error:
@@ -129,8 +155,12 @@ class MicroBatcher:
                 each.done.cancel()
             raise
         took = max(self._clock() - began, 1e-9)
-        speed = sum(each.tokens for each in batch) / took
+        tokens = sum(each.tokens for each in batch)
+        speed = tokens / took
         self._tokens_per_s += (speed - self._tokens_per_s) * (_NEWEST if self._tokens_per_s else 1.0)
+        if self._report is not None:
+            waits = [began - each.since for each in batch]
+            self._report(BatchReport(len(answers), tokens, waits, took, queued_tokens))
         place = 0
         for each in batch:
             part = answers[place : place + len(each.queries)]

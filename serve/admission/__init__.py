@@ -1,0 +1,1 @@
+"""Which requests are let in, and which of them share a forward."""
