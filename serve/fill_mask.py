@@ -74,7 +74,7 @@ class FillMaskService:
         return {
             "architecture": self.model.architecture,
             "revision": self.model.revision,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "dtype": self.model.dtype,
             "mask_token": self.model.mask_token,
             "max_length": self.model.max_length,
             "limits": self.config.limits.model_dump(),

@@ -49,4 +49,7 @@ class ServeFillMaskConfig(Config):
     app: FillMaskAppConfig
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(default=8000, description="0 takes a free one")
+    proxy: Literal["python", "haproxy"] = Field(
+        default="python", description="haproxy answers several times as many requests, and opens two more ports"
+    )
     ray: RayConfig = RayConfig()

@@ -1,23 +1,24 @@
-"""Fill-mask: the most probable tokens at the masks of a text, equal to `transformers`' pipeline and far faster.
+"""Fill-mask: the most probable tokens at the masks of a text, equal to `transformers`' pipeline and far faster."""
 
-Only the mask positions go through the vocabulary head (at 20 tokens a text, the head at every position costs more than
-half of the encoder), and texts of like length share a batch.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from distilray.errors import InputError
 from distilray.inference.batching import length_sorted_batches
 from distilray.inference.encoding import EncodedQuery, Query, TextEncoder
+from distilray.inference.masked_logits import MaskedLogits, is_onnx
 from distilray.inference.model_folder import check_model_folder, choose_dtype, load_tokenizer, revision_hash
-from distilray.models.masked_lm import encode, load_masked_lm, vocabulary_logits
+from distilray.inference.onnx_model import OnnxMaskedLM
+from distilray.inference.packed_model import PackedMaskedLM
+from distilray.models.masked_lm import MODEL_CLASSES, load_masked_lm
 
 MAX_ROWS = 32
 MAX_TOKENS = 4096
-# Masks that go through the head at once: bounds the (masks, vocabulary) probabilities to some 16 MB.
+# Masks of a forward: bounds the (masks, vocabulary) probabilities to some 16 MB.
 _MASKS_AT_ONCE = 128
 
 
@@ -40,12 +41,12 @@ class FillMask:
     One thread may call `encode` while another calls `fill_encoded`; neither may be called by two threads at once.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, revision: str) -> None:
-        self.revision = revision
-        self.architecture: str = type(model).__name__
-        self.dtype: torch.dtype = model.dtype
+    def __init__(self, model: MaskedLogits, tokenizer: Any, *, revision: str, dtype: str) -> None:
+        self.revision, self.dtype = revision, dtype
+        self.architecture = MODEL_CLASSES[model.config.model_type].__name__
         self.max_length: int = min(tokenizer.model_max_length, model.config.max_position_embeddings)
         self._model, self._tokenizer = model, tokenizer
+        self._padding_id: int = tokenizer.pad_token_id or 0
         self._encoder = TextEncoder(tokenizer, max_length=self.max_length)
         self._token_strings: dict[int, str] = {}
 
@@ -54,18 +55,26 @@ class FillMask:
         """Loads a masked language model from a local folder; runs no code of the folder.
 
         Args:
-            model_dir: layout of transformers: config, safetensors weights, tokenizer.
-            dtype: "float32", "bfloat16", or "auto" (bf16 where the CPU computes in it).
-            threads: torch threads of this process; left as they are when None.
+            model_dir: layout of transformers: config, safetensors weights, tokenizer; or `model.onnx` for the weights.
+            dtype: "float32", "bfloat16", or "auto" (bf16 where the CPU computes in it). ONNX takes "auto" alone.
+            threads: of the model; those of torch are the process's, and left as they are when None.
 
         Raises:
             InputError: what is missing or unusable in the folder, and the fix.
         """
         check_model_folder(model_dir)
+        tokenizer, revision = load_tokenizer(model_dir), revision_hash(model_dir)
+        if is_onnx(model_dir):
+            if dtype != "auto":
+                raise InputError(
+                    f"dtype '{dtype}': {model_dir} is an ONNX model, whose dtype is fixed; take dtype auto"
+                )
+            onnx = OnnxMaskedLM.load(model_dir, threads=threads)
+            return cls(onnx, tokenizer, revision=revision, dtype=onnx.dtype)
         if threads is not None:
             torch.set_num_threads(threads)
-        model: Any = load_masked_lm(model_dir).to(choose_dtype(dtype))
-        return cls(model, load_tokenizer(model_dir), revision=revision_hash(model_dir))
+        model = PackedMaskedLM(load_masked_lm(model_dir).to(choose_dtype(dtype)))
+        return cls(model, tokenizer, revision=revision, dtype=str(model.dtype).removeprefix("torch."))
 
     @property
     def mask_token(self) -> str:
@@ -95,27 +104,24 @@ class FillMask:
         answers: list[Answer] = [[] for _ in encoded]
         lengths = [len(query.input_ids) for query in encoded]
         for batch in length_sorted_batches(lengths, max_rows=MAX_ROWS, max_tokens=MAX_TOKENS):
-            queries = [encoded[index] for index in batch]
-            masks = [(row, place) for row, query in enumerate(queries) for place in range(len(query.mask_positions))]
-            hidden = self._hidden_at_masks(queries)
-            for start in range(0, len(masks), _MASKS_AT_ONCE):
-                chunk = masks[start : start + _MASKS_AT_ONCE]
-                logits = vocabulary_logits(self._model, hidden[start : start + _MASKS_AT_ONCE])
-                best = _best([queries[row] for row, _ in chunk], logits.float().softmax(dim=-1))
-                for (row, place), (scores, tokens) in zip(chunk, best, strict=True):
-                    answers[batch[row]].append(self._candidates(queries[row], place, scores, tokens))
+            for indices in _bounded_masks(batch, encoded):
+                best = self._best([encoded[index] for index in indices])
+                for index in indices:
+                    for place in range(len(encoded[index].mask_positions)):
+                        answers[index].append(self._candidates(encoded[index], place, *next(best)))
         return answers
 
-    def _hidden_at_masks(self, queries: Sequence[EncodedQuery]) -> Tensor:
-        """Hidden states at the masks, row by row: (masks, dim)."""
+    def _best(self, queries: Sequence[EncodedQuery]) -> Iterator[tuple[list[float], list[int]]]:
+        """Scores and ids of the best tokens that its query allows, for every mask in order."""
         length = max(len(query.input_ids) for query in queries)
-        padding = self._tokenizer.pad_token_id or 0
-        ids = torch.tensor([[*query.input_ids, *[padding] * (length - len(query.input_ids))] for query in queries])
-        lengths = torch.tensor([len(query.input_ids) for query in queries])
-        attention_mask = (torch.arange(length) < lengths[:, None]).long()  # (batch, length)
-        hidden = encode(self._model, ids, attention_mask, None)  # (batch, length, dim)
-        rows = [row for row, query in enumerate(queries) for _ in query.mask_positions]
-        return hidden[rows, [position for query in queries for position in query.mask_positions]]
+        input_ids = np.full((len(queries), length), self._padding_id)
+        attention_mask = np.zeros_like(input_ids)
+        for row, query in enumerate(queries):
+            input_ids[row, : len(query.input_ids)] = query.input_ids
+            attention_mask[row, : len(query.input_ids)] = 1
+        index = [row * length + position for row, query in enumerate(queries) for position in query.mask_positions]
+        logits = self._model.logits_at(input_ids, attention_mask, np.array(index))
+        return _best([query for query in queries for _ in query.mask_positions], torch.from_numpy(logits).softmax(-1))
 
     def _candidates(
         self, encoded: EncodedQuery, place: int, scores: Sequence[float], tokens: Sequence[int]
@@ -133,7 +139,7 @@ class FillMask:
     def _filled(self, encoded: EncodedQuery, place: int, token: int) -> list[int]:
         filled = list(encoded.input_ids)
         filled[encoded.mask_positions[place]] = token
-        return [each for each in filled if each != self._tokenizer.pad_token_id]
+        return [each for each in filled if each != self._padding_id]
 
     def _token_string(self, token: int) -> str:
         if token not in self._token_strings:
@@ -141,17 +147,28 @@ class FillMask:
         return self._token_strings[token]
 
 
-def _best(queries: Sequence[EncodedQuery], probabilities: Tensor) -> list[tuple[list[float], list[int]]]:
+def _bounded_masks(batch: Sequence[int], encoded: Sequence[EncodedQuery]) -> Iterator[list[int]]:
+    """The batch in parts whose logits fit in memory."""
+    part: list[int] = []
+    masks = 0
+    for index in batch:
+        masks += len(encoded[index].mask_positions)
+        if part and masks > _MASKS_AT_ONCE:
+            yield part
+            part, masks = [], len(encoded[index].mask_positions)
+        part.append(index)
+    yield part
+
+
+def _best(queries: Sequence[EncodedQuery], probabilities: Tensor) -> Iterator[tuple[list[float], list[int]]]:
     """Per row of probabilities (masks, vocabulary): scores and ids of the best tokens that its query allows."""
     vocabulary = probabilities.shape[-1]
     free_top_k = max((query.query.top_k for query in queries if query.target_ids is None), default=1)
     values, ids = probabilities.topk(min(free_top_k, vocabulary))
-    rows = []
     for query, row_values, row_ids, row in zip(queries, values.tolist(), ids.tolist(), probabilities, strict=True):
         top_k = query.query.top_k
         if query.target_ids is None:
-            rows.append((row_values[:top_k], row_ids[:top_k]))
+            yield row_values[:top_k], row_ids[:top_k]
         else:
             found = row[list(query.target_ids)].topk(min(top_k, len(query.target_ids)))
-            rows.append((found.values.tolist(), [query.target_ids[place] for place in found.indices.tolist()]))
-    return rows
+            yield found.values.tolist(), [query.target_ids[place] for place in found.indices.tolist()]

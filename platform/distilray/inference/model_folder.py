@@ -7,6 +7,7 @@ import torch
 from transformers import AutoTokenizer
 
 from distilray.errors import InputError
+from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.masked_lm import preferred_dtype
 from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE
 from distilray.runtime import storage
@@ -24,7 +25,8 @@ def check_model_folder(model_dir: str) -> None:
     folder = storage.local_path(model_dir)
     if not folder.is_dir():
         raise InputError(f"{model_dir}: no such folder; name a model folder, or run the job that writes it")
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
+    weights = ONNX_FILE if (folder / ONNX_FILE).is_file() else WEIGHTS_FILE
+    for name in (CONFIG_FILE, weights):
         if not (folder / name).is_file():
             raise InputError(f"{model_dir}: no {name}; name a folder that `save_pretrained` wrote as safetensors")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
@@ -52,7 +54,7 @@ def revision_hash(model_dir: str) -> str:
     """sha256, hexadecimal, of all that decides the model's answers: config, weights and tokenizer files."""
     folder = storage.local_path(model_dir)
     digest = hashlib.sha256()
-    for name in sorted((CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES)):
+    for name in sorted((CONFIG_FILE, WEIGHTS_FILE, ONNX_FILE, *TOKENIZER_FILES)):
         if (folder / name).is_file():
             digest.update(f"{name} {storage.sha256(str(folder / name))}\n".encode())
     return digest.hexdigest()

@@ -7,7 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilray.errors import InputError
-from distilray.models.export.onnx_file import INPUTS, ONNX_FILE, OUTPUT, TOKEN_TYPES, onnx_package, read_checked
+from distilray.models.export.onnx_file import (
+    INPUTS,
+    ONNX_FILE,
+    OUTPUT,
+    TOKEN_TYPES,
+    is_int8,
+    onnx_package,
+    read_checked,
+)
 from distilray.models.masked_lm import read_model_config
 from distilray.runtime import storage
 
@@ -19,11 +27,12 @@ class OnnxMaskedLM:
 
     Attributes:
         config: of transformers.
+        dtype: of the weights, "float32" or "int8".
         reads_token_types: whether it tells the segments of a pair apart.
     """
 
-    def __init__(self, session: Any, config: Any) -> None:
-        self.config = config
+    def __init__(self, session: Any, config: Any, *, dtype: str) -> None:
+        self.config, self.dtype = config, dtype
         self.reads_token_types = TOKEN_TYPES in {value.name for value in session.get_inputs()}
         self._session = session
 
@@ -51,7 +60,7 @@ class OnnxMaskedLM:
         except Exception as error:  # onnxruntime has a class for every kind of fault
             told = str(error).splitlines()[0]
             raise InputError(f"{file}: onnxruntime cannot load it ({told}); run jobs.export_model again") from None
-        return cls(session, config)
+        return cls(session, config, dtype="int8" if is_int8(data) else "float32")
 
     def logits_at(
         self,

@@ -94,11 +94,16 @@ def vocabulary_logits(model: Any, hidden: Tensor) -> Tensor:
 
 def transformed(model: Any, hidden: Tensor) -> Tensor:
     """What the vocabulary head does to hidden states (..., dim) before its last matrix."""
-    if model.config.model_type == "bert":
-        found: Tensor = model.cls.predictions.transform(hidden)
-    else:
-        found = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+    found: Tensor = head_transform(model)(hidden)
     return found
+
+
+def head_transform(model: Any) -> nn.Module:
+    """The vocabulary head without its last matrix."""
+    if model.config.model_type == "bert":
+        found: nn.Module = model.cls.predictions.transform
+        return found
+    return nn.Sequential(model.vocab_transform, model.activation, model.vocab_layer_norm)
 
 
 def decoder(model: Any) -> nn.Linear:

@@ -12,6 +12,7 @@ from distilray.inference.model_folder import choose_dtype
 from distilray.inference.text_errors import InputTextError
 from distilray.models.masked_lm import cpu_has_bf16
 from tests.distilray.inference.tiny_models import MAX_LENGTH, WORDS, write_tiny_model
+from tests.distilray.models.export.small_onnx import write_small_onnx
 
 
 @pytest.fixture(scope="module", params=["bert", "distilbert"])
@@ -179,7 +180,7 @@ def test_a_torn_file_is_an_input_error(tmp_path, name):
 def test_bfloat16_answers_are_close_to_those_of_float32(model_dir, fill_mask):
     texts = random_texts(5, masks=1)
     half = FillMask.load(model_dir, dtype="bfloat16")
-    assert half.dtype == torch.bfloat16
+    assert half.dtype == "bfloat16"
     for ours, exact in zip(half.fill(texts, targets=["cat"]), fill_mask.fill(texts, targets=["cat"]), strict=True):
         assert ours[0][0].score == pytest.approx(exact[0][0].score, abs=0.1)
 
@@ -191,3 +192,19 @@ def test_auto_takes_bfloat16_exactly_where_the_cpu_computes_in_it():
 def test_another_dtype_name_is_an_input_error():
     with pytest.raises(InputError, match="float16"):
         choose_dtype("float16")
+
+
+def test_an_onnx_folder_is_served_with_the_same_face(tmp_path):
+    model_dir = write_tiny_model(tmp_path / "model", "bert")
+    fill_mask = FillMask.load(write_small_onnx(tmp_path / "onnx", model_dir), threads=1)
+    assert (fill_mask.dtype, fill_mask.architecture) == ("float32", "BertForMaskedLM")
+    # The small graph's logits at a mask are largest at the mask's own id.
+    texts = ["[MASK] is a [MASK]", "paris is [MASK] of france"]
+    for answer, masks in zip(fill_mask.fill(texts, top_k=2), (2, 1), strict=True):
+        assert [candidates[0].token_str for candidates in answer] == ["[MASK]"] * masks
+
+
+def test_the_dtype_of_an_onnx_folder_cannot_be_chosen(tmp_path):
+    folder = write_small_onnx(tmp_path / "onnx", write_tiny_model(tmp_path / "model", "bert"))
+    with pytest.raises(InputError, match="ONNX"):
+        FillMask.load(folder, dtype="bfloat16")

@@ -52,6 +52,12 @@ def read_checked(file: Path) -> bytes:
     return data
 
 
+def is_int8(data: bytes) -> bool:
+    """Whether weights of an ONNX file are kept in 8 bits."""
+    model = onnx_package("onnx").load_model_from_string(data)
+    return any(tensor.data_type in (tensor.INT8, tensor.UINT8) for tensor in model.graph.initializer if tensor.dims)
+
+
 def _check_face(file: Path, model: Any) -> None:
     names = {value.name for value in model.graph.input}
     outputs = [value.name for value in model.graph.output]
