@@ -11,10 +11,16 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from distilray import __version__
+from serve.admission.keys import ApiKeys, RequireKey, document_keys
 from serve.admission.limits import BodyLimit, ConcurrencyLimit, RequestEnvelope
 from serve.errors import ERROR_TYPES, ApiError, error_response
 from serve.models import Models
+from serve.page.routes import page_routes
 from serve.schemas import AzureRequest, CandidateBody, ErrorBody, FillMaskRequest
+from serve.telemetry.exposition import metrics_routes
+from serve.telemetry.recorder import Telemetry
+from serve.telemetry.request_log import RequestLog
+from serve.telemetry.requests import RequestMetrics, note
 
 _Candidates = list[CandidateBody]
 _ERRORS_OF_POST: dict[int | str, dict[str, Any]] = {
@@ -38,11 +44,21 @@ class JsonRoute(APIRoute):
         return checked
 
 
-def create_api(models: Models, *, sends_request_id: bool = True) -> FastAPI:
+def create_api(
+    models: Models,
+    *,
+    telemetry: Telemetry | None = None,
+    keys: ApiKeys | None = None,
+    access_log: bool = False,
+    sends_request_id: bool = True,
+) -> FastAPI:
     """The whole API, limits included; the models start and stop with the application.
 
     Args:
         models: not started.
+        telemetry: counts requests, and is what /metrics shows; one for a single process when None.
+        keys: that requests must bring; anyone may ask when None.
+        access_log: a line in the log for every request, not only for failures of ours.
         sends_request_id: False behind a proxy that puts `x-request-id` on the answers itself.
     """
 
@@ -52,16 +68,23 @@ def create_api(models: Models, *, sends_request_id: bool = True) -> FastAPI:
         yield
         await models.close()
 
+    telemetry = telemetry or Telemetry(replica="local")
     # The stock pages of FastAPI load their scripts from a CDN, which closed networks do not reach.
     api = FastAPI(title="fill-mask", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     api.include_router(_fill_mask_routes(models))
     api.include_router(_state_routes(models))
+    api.include_router(metrics_routes(telemetry))
+    api.include_router(page_routes())
     api.add_exception_handler(HTTPException, _http_error)
     api.add_exception_handler(RequestValidationError, _validation_error)
     limits = models.default.config.limits
     # Outermost last.
     api.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes)
     api.add_middleware(ConcurrencyLimit, max_requests=limits.max_concurrent_requests)
+    if keys is not None:
+        api.add_middleware(RequireKey, keys=keys)
+        document_keys(api)
+    api.add_middleware(RequestMetrics, telemetry=telemetry, log=RequestLog(access_log=access_log))
     api.add_middleware(RequestEnvelope, sends_id=sends_request_id)
     return api
 
@@ -69,23 +92,27 @@ def create_api(models: Models, *, sends_request_id: bool = True) -> FastAPI:
 def _fill_mask_routes(models: Models) -> APIRouter:
     router = APIRouter(route_class=JsonRoute, responses=_ERRORS_OF_POST)
 
-    async def answer(body: AzureRequest | FillMaskRequest) -> JSONResponse:
-        service = await models.service(body.model)
-        served = await service.answer(body.queries())
+    async def answer(request: Request, body: AzureRequest | FillMaskRequest) -> JSONResponse:
+        service, queries = await models.service(body.model), body.queries()
+        name = body.model or models.names[0]
+        note(request.scope, model=name)
+        served = await service.answer(queries)
+        times = {"queue_ms": served.queue_s * 1000, "inference_ms": served.inference_s * 1000}
+        note(request.scope, model=name, items=len(queries), tokens=served.tokens, **times)
         headers = {
-            "x-queue-time": f"{served.queue_s * 1000:.1f}",
-            "x-inference-time": f"{served.inference_s * 1000:.1f}",
+            "x-queue-time": f"{times['queue_ms']:.1f}",
+            "x-inference-time": f"{times['inference_ms']:.1f}",
             "x-model-revision": service.model.revision,
         }
         return JSONResponse(body.response(served.answers), headers=headers)
 
-    async def fill_mask(body: FillMaskRequest) -> JSONResponse:
+    async def fill_mask(request: Request, body: FillMaskRequest) -> JSONResponse:
         """Candidates for the masks of one text or of several; times in the headers are milliseconds."""
-        return await answer(body)
+        return await answer(request, body)
 
-    async def score(body: AzureRequest) -> JSONResponse:
+    async def score(request: Request, body: AzureRequest) -> JSONResponse:
         """The best token for every text, those of several masks joined by a comma."""
-        return await answer(body)
+        return await answer(request, body)
 
     shapes = _Candidates | list[_Candidates] | list[_Candidates | list[_Candidates]]
     router.add_api_route("/v1/fill-mask", fill_mask, methods=["POST"], response_model=shapes)

@@ -19,9 +19,10 @@ _NEWEST = 0.2
 
 @dataclass(frozen=True)
 class Served:
-    """Answers with the time they waited for the model and the time it took, in seconds."""
+    """Answers with their tokens, the time they waited for the model and the time it took, in seconds."""
 
     answers: list[Answer]
+    tokens: int
     queue_s: float
     inference_s: float
 
@@ -166,4 +167,4 @@ class MicroBatcher:
             part = answers[place : place + len(each.queries)]
             place += len(each.queries)
             if not each.done.done():
-                each.done.set_result(Served(part, began - each.since, took))
+                each.done.set_result(Served(part, each.tokens, began - each.since, took))

@@ -46,7 +46,8 @@ class RequestEnvelope:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             stack = "".join(traceback.format_tb(error.__traceback__))
-            _LOG.error("request %s: %s\n%s", identity, type(error).__name__, stack)
+            fields = {"request_id": identity}
+            _LOG.error("request %s: %s\n%s", identity, type(error).__name__, stack, extra={"fields": fields})
             if started:
                 raise
             message = "internal fault; the log holds it under the request id"

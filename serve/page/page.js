@@ -1,0 +1,470 @@
+// The page at /ui: asks POST v1/fill-mask for the words of a sentence's blanks and puts the chosen ones in.
+//
+// Addresses are relative, so that the application may be mounted anywhere. Every text enters the page as text. What is
+// asked stands in the fragment of the address (`#text=...&k=5&targets=a,b`), which makes a link that can be shared; the
+// API key, where the service wants one, is kept by this tab alone.
+
+const EXAMPLES = [
+  "Paris is the _ of France.",
+  "She drinks a cup of _ every _.",
+  "The dog began to _ at the stranger.",
+  "Water freezes at zero _.",
+];
+const COUNTS = [3, 5, 10, 20, 50];
+const USUAL_COUNT = "5";
+const KEY = "fill-mask-api-key";
+const FIXES = {
+  NoMask: "Put the caret where the blank belongs, or select the word to hide, and press Insert.",
+  TextTooLong: "Shorten the sentence: the model reads only so much at once.",
+  TooManyMasks: "Leave fewer blanks.",
+  Targets: "Change the words under “Only these words”, or leave the field empty.",
+  Overloaded: "The service is busy.",
+  DeadlineExceeded: "Try again, or ask with a shorter sentence.",
+  Unavailable: "The model may still be loading. Try again in a moment.",
+  Internal: "If it happens again, give the request id to whoever runs the service.",
+};
+
+const part = id => document.getElementById(id);
+const [form, text, count, targets, undo, problem, status, copy, link, results, access, key, forget] = [
+  "form", "text", "count", "targets", "undo", "problem", "status", "copy", "link", "results", "access", "key", "forget",
+].map(part);
+
+let mask = "[MASK]";
+let models = [null]; // names to ask; null is the default model, which is not named
+let info = {};
+let asked = null; // the sentence that the shown candidates belong to
+let past = []; // sentences before each filled blank
+let last = null; // the filling that left no blank: another candidate may take its place
+let running = null; // aborts the requests under way
+
+class Problem extends Error {
+  constructor(message, { fix = "", id = "", status = 0 } = {}) {
+    super(message);
+    Object.assign(this, { fix, id, status });
+  }
+}
+
+// Elements
+
+function make(tag, properties, ...children) {
+  const { data = {}, ...others } = properties ?? {};
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(others)) {
+    if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  Object.assign(element.dataset, data);
+  element.append(...children); // strings become text
+  return element;
+}
+
+const percent = share =>
+  share >= 0.1 ? `${(100 * share).toFixed(1)}%`
+  : share >= 0.001 ? `${(100 * share).toFixed(2)}%`
+  : share >= 0.00001 ? `${(100 * share).toFixed(4)}%`
+  : "<0.001%";
+
+const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+const masksIn = sentence => sentence.split(mask).length - 1;
+
+function say(message) {
+  status.textContent = message;
+}
+
+// Requests
+
+async function send(path, { headers = {}, ...options } = {}) {
+  const secret = sessionStorage.getItem(KEY);
+  const authorization = secret ? { authorization: `Bearer ${secret}` } : {};
+  const start = performance.now();
+  let response, body;
+  try {
+    response = await fetch(path, { ...options, headers: { ...headers, ...authorization }, cache: "no-store" });
+    body = await response.json().catch(error => { if (error.name === "AbortError") throw error; });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem("The service cannot be reached.", { fix: "Check your connection, then try again." });
+  }
+  if (response.ok && body !== undefined) return { body, headers: response.headers, ms: performance.now() - start };
+  throw problemOf(response, body ?? {});
+}
+
+function problemOf(response, body) {
+  const wait = Number(response.headers.get("retry-after"));
+  const message = String(body.error ?? `The service answered with status ${response.status}.`).replace(/^text 0: /, "");
+  const when = wait > 0 ? `Try again in ${counted(wait, "second")}.` : "";
+  const fix = [FIXES[body.error_type] ?? "", when].filter(Boolean).join(" ");
+  const id = body.request_id ?? response.headers.get("x-request-id") ?? "";
+  return new Problem(message.charAt(0).toUpperCase() + message.slice(1), { fix, id, status: response.status });
+}
+
+async function askModel(model, query, signal) {
+  const request = { inputs: query.text, parameters: { top_k: query.count } };
+  if (query.targets.length) request.parameters.targets = query.targets;
+  if (model !== null) request.model = model;
+  const { body, headers, ms } = await send("v1/fill-mask", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(request),
+    signal,
+  });
+  return { blanks: Array.isArray(body[0]) ? body : [body], headers, ms };
+}
+
+async function ask({ focus = false } = {}) {
+  const query = queryOfForm();
+  if (!query.text.trim()) {
+    say("Write a sentence first.");
+    text.focus();
+    return;
+  }
+  running?.abort();
+  const mine = (running = new AbortController());
+  history.replaceState(null, "", `#${fragmentOf(query)}`);
+  link.hidden = true;
+  problem.replaceChildren();
+  results.setAttribute("aria-busy", "true");
+  let columns = null; // made when the first answer is here: until then the earlier ones stay
+  const answers = models.map(async (model, index) => {
+    const answer = await askModel(model, query, mine.signal);
+    if (mine.signal.aborted) return null;
+    columns ??= showColumns(query);
+    showAnswer(columns[index], answer, query);
+    return answer;
+  });
+  const settled = await Promise.allSettled(answers);
+  if (mine !== running) return;
+  running = null;
+  results.setAttribute("aria-busy", "false");
+  finish(settled, query, columns, focus);
+}
+
+function finish(settled, query, columns, focus) {
+  const failed = settled.map(({ reason }) => reason);
+  settled.forEach(({ reason }, index) => {
+    if (reason && columns) columns[index].querySelector(".times").textContent = "No answer.";
+  });
+  copy.hidden = columns === null;
+  if (columns === null) {
+    asked = null;
+    results.replaceChildren();
+    say("");
+  } else {
+    say(summaryOf(settled.map(({ value }) => value?.blanks)));
+    if (focus) results.querySelector("ol button")?.focus();
+  }
+  showProblems(failed);
+}
+
+function summaryOf(answers) {
+  const alone = answers.length === 1 && answers[0].length === 1;
+  const best = answers.map((blanks, index) => {
+    const share = ({ score }) => (alone ? ` (${percent(score)})` : "");
+    const words = blanks?.map(([first]) => `“${wordOf(first)}”${share(first)}`).join(", ");
+    return words && (answers.length > 1 ? `${models[index]} ${words}` : words);
+  });
+  const agreement = answers.length === 2 && answers.every(Boolean) ? ` ${sharedBy(answers)}` : "";
+  return `Most likely: ${best.filter(Boolean).join("; ")}.${agreement} Choose a word to put it in.`;
+}
+
+function sharedBy([one, other]) {
+  const tokens = one.map(candidates => candidates.map(({ token }) => token));
+  const shared = other.flatMap((candidates, blank) => candidates.filter(({ token }) => tokens[blank].includes(token)));
+  return `${shared.length} of ${counted(tokens.flat().length, "candidate")} in common.`;
+}
+
+// Problems
+
+function showProblems(reasons) {
+  const problems = reasons.filter(Boolean);
+  if (!problems.length) return;
+  const [first] = problems;
+  if (first.status === 401) {
+    askForKey();
+    return;
+  }
+  const same = problems.length === models.length && problems.every(({ message }) => message === first.message);
+  const shown = same ? [first] : problems;
+  problem.replaceChildren(
+    ...shown.map(reason => {
+      const name = same || models.length === 1 ? "" : `${models[reasons.indexOf(reason)]}: `;
+      const lines = [make("strong", {}, name + (reason.message || "Something went wrong on this page."))];
+      if (reason.fix) lines.push(make("p", {}, reason.fix));
+      if (reason.id) lines.push(make("p", { className: "hint" }, "Request id ", make("code", {}, reason.id)));
+      return make("div", {}, ...lines);
+    }),
+  );
+  if (![413, 415, 422].includes(first.status)) {
+    const again = info.model === undefined ? start : ask;
+    problem.append(make("button", { type: "button", onclick: () => again() }, "Try again"));
+  }
+}
+
+function askForKey() {
+  const refused = sessionStorage.getItem(KEY) !== null;
+  sessionStorage.removeItem(KEY);
+  forget.hidden = true;
+  access.hidden = false;
+  problem.replaceChildren(make("strong", {}, refused ? "The service did not accept this key." : "A key is needed."));
+  problem.append(make("p", {}, "Enter an API key for this service above."));
+  key.focus();
+}
+
+// Answers
+
+function showColumns(query) {
+  asked = query.text;
+  last = null;
+  const columns = models.map(model =>
+    make("section", { className: "column", "aria-label": model ?? "Candidates" },
+      ...(model === null ? [] : [make("h2", {}, model)]),
+      make("div", { className: "blanks" }),
+      make("p", { className: "times" }, "Waiting for an answer…")),
+  );
+  results.replaceChildren(...columns);
+  return columns;
+}
+
+function showAnswer(column, { blanks, headers, ms }, query) {
+  column.querySelector(".times").replaceChildren(...timesOf(headers, ms));
+  const name = column.getAttribute("aria-label");
+  column.querySelector(".blanks").replaceChildren(
+    ...blanks.map((candidates, blank) => blankOf(candidates, blank, blanks.length, query, name)),
+  );
+  scaleBars(blanks.length);
+}
+
+function timesOf(headers, ms) {
+  const [queue, inference, revision] = ["queue-time", "inference-time", "model-revision"].map(name =>
+    headers.get(`x-${name}`));
+  const parts = [[`${ms.toFixed(0)} ms round trip`]];
+  if (queue) parts.push([`${queue} ms in the queue`]);
+  if (inference) parts.push([`${inference} ms in the model`]);
+  if (revision && models.length > 1) parts.push(["revision ", revisionOf(revision)]);
+  return parts.flatMap((words, index) => [index ? " · " : "", make("span", {}, ...words)]);
+}
+
+const revisionOf = revision => make("code", { title: revision }, revision.slice(0, 12));
+
+function blankOf(candidates, blank, blanks, query, name) {
+  const list = make("ol", { "aria-label": `${name}${blanks > 1 ? `, blank ${blank + 1}` : ""}` },
+    ...candidates.map(candidate => make("li", {}, rowOf(candidate, blank))));
+  const head = blanks > 1 ? [make("h3", {}, `Blank ${blank + 1}`), contextOf(query.text, blank)] : [];
+  return make("div", { className: "blank" }, ...head, list);
+}
+
+function rowOf(candidate, blank) {
+  const share = make("span", { className: "share" }, percent(candidate.score));
+  const row = make("button", { type: "button", data: { blank, score: candidate.score } },
+    make("span", { className: "word" }, candidate.token_str), " ", share);
+  if (candidate.token_str.startsWith("##")) row.title = "a piece that is joined to the word before it";
+  row.addEventListener("click", () => fill(candidate, blank, row));
+  return row;
+}
+
+function contextOf(sentence, blank) {
+  const parts = sentence.split(mask);
+  const before = parts.slice(0, blank + 1).join("__");
+  const after = parts.slice(blank + 1).join("__");
+  return make("p", { className: "context" },
+    before.length > 36 ? `…${before.slice(-32).replace(/^\S+/, "")}` : before,
+    make("mark", {}, String(blank + 1)),
+    after.length > 36 ? `${after.slice(0, 32).replace(/\S+$/, "")}…` : after);
+}
+
+function scaleBars(blanks) {
+  for (let blank = 0; blank < blanks; blank++) {
+    const rows = [...results.querySelectorAll(`[data-blank="${blank}"]`)];
+    const most = Math.max(...rows.map(row => Number(row.dataset.score))) || 1;
+    for (const row of rows) row.style.setProperty("--share", (Number(row.dataset.score) / most).toFixed(4));
+  }
+}
+
+// Filling
+
+const wordOf = ({ token_str: word }) => word.replace(/^##/, "");
+
+function withWord(sentence, candidate, blank) {
+  const parts = sentence.split(mask);
+  const before = parts.slice(0, blank + 1).join(mask);
+  const joined = candidate.token_str.startsWith("##") ? before.trimEnd() : before;
+  return joined + wordOf(candidate) + parts.slice(blank + 1).join(mask);
+}
+
+function fill(candidate, blank, row) {
+  const replaces = last !== null && text.value === last.after;
+  const before = replaces ? last.before : text.value;
+  if (before !== asked) {
+    say("The sentence was changed since: press Find words for new candidates.");
+    return;
+  }
+  const after = withWord(before, candidate, blank);
+  if (!replaces) past.push(before);
+  text.value = after;
+  undo.disabled = false;
+  if (masksIn(after) > 0) {
+    ask({ focus: true });
+    return;
+  }
+  last = { before, after };
+  mark(row);
+  say(`Filled with “${wordOf(candidate)}”. Choose another word to replace it.`);
+}
+
+function mark(row) {
+  for (const marked of results.querySelectorAll("[aria-current]")) marked.removeAttribute("aria-current");
+  row?.setAttribute("aria-current", "true");
+}
+
+function takeBack() {
+  text.value = past.pop();
+  undo.disabled = !past.length;
+  last = null;
+  mark(null);
+  if (undo.disabled) text.focus();
+  if (text.value === asked) say("Undone.");
+  else ask();
+}
+
+function insertMask() {
+  text.setRangeText(mask, text.selectionStart, text.selectionEnd, "end");
+  text.focus();
+  forgetFillings();
+}
+
+function forgetFillings() {
+  past = [];
+  last = null;
+  undo.disabled = true;
+  mark(null);
+}
+
+// What is asked, in the form and in the address
+
+function queryOfForm() {
+  const words = targets.value.split(",").map(word => word.trim());
+  return { text: text.value, count: Number(count.value), targets: words.filter(Boolean) };
+}
+
+function fragmentOf(query) {
+  const parts = new URLSearchParams({ text: query.text, k: query.count });
+  if (query.targets.length) parts.set("targets", query.targets.join(","));
+  return parts;
+}
+
+function restore() {
+  const parts = new URLSearchParams(location.hash.slice(1));
+  if (!parts.get("text")) return;
+  text.value = parts.get("text");
+  targets.value = parts.get("targets") ?? "";
+  const wanted = parts.get("k") ?? USUAL_COUNT;
+  if ([...count.options].some(({ value }) => value === wanted)) count.value = wanted;
+  forgetFillings();
+  ask();
+}
+
+async function copyLink() {
+  const address = location.href;
+  try {
+    await navigator.clipboard.writeText(address);
+    say("The link is on the clipboard.");
+  } catch { // no clipboard without https
+    link.value = address;
+    link.hidden = false;
+    link.select();
+    say("Copy the selected link.");
+  }
+}
+
+// Start
+
+function showInfo() {
+  mask = info.mask_token ?? mask;
+  if (info.models?.length > 1) models = info.models;
+  for (const shown of document.querySelectorAll(".mask")) shown.textContent = mask;
+  text.placeholder = EXAMPLES[0].replace("_", mask);
+  const most = info.limits?.max_top_k ?? Infinity;
+  const numbers = COUNTS.filter(number => number <= most);
+  count.replaceChildren(...(numbers.length ? numbers : [most]).map(number => make("option", {}, String(number))));
+  if (numbers.includes(Number(USUAL_COUNT))) count.value = USUAL_COUNT;
+  if (info.limits?.max_chars) text.maxLength = info.limits.max_chars;
+  const facts = [];
+  if (models.length > 1) facts.push(`Models ${models.join(", ")}`);
+  else if (info.model) facts.push(`Model ${info.model}`);
+  if (info.revision && models.length === 1) facts.push(" · revision ", revisionOf(String(info.revision)));
+  if (info.dtype) facts.push(` · ${info.dtype}`);
+  if (info.max_length) facts.push(` · reads ${info.max_length} tokens`);
+  part("facts").replaceChildren(...facts);
+  part("examples").querySelector("ul").replaceChildren(
+    ...EXAMPLES.map(example => example.replaceAll("_", mask)).map(sentence =>
+      make("li", {}, make("button", { type: "button", onclick: () => tryOut(sentence) }, sentence))),
+  );
+}
+
+function tryOut(sentence) {
+  text.value = sentence;
+  targets.value = "";
+  forgetFillings();
+  ask();
+}
+
+async function start() {
+  problem.replaceChildren();
+  forget.hidden = sessionStorage.getItem(KEY) === null;
+  try {
+    info = (await send("info")).body;
+  } catch (error) {
+    showInfo();
+    showProblems([error]);
+    return;
+  }
+  showInfo();
+  restore();
+}
+
+form.addEventListener("submit", event => {
+  event.preventDefault();
+  ask();
+});
+text.addEventListener("keydown", event => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  ask();
+});
+text.addEventListener("input", forgetFillings);
+count.addEventListener("change", () => {
+  if (asked !== null && text.value === asked) ask();
+});
+results.addEventListener("keydown", event => {
+  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  const row = event.target.closest("ol button");
+  if (!step || !row) return;
+  event.preventDefault();
+  const rows = [...row.closest("ol").querySelectorAll("button")];
+  rows[rows.indexOf(row) + step]?.focus();
+});
+access.addEventListener("submit", event => {
+  event.preventDefault();
+  const given = key.value.trim();
+  if (!/^[!-~]+$/.test(given)) { // what a header may carry
+    problem.replaceChildren(make("strong", {}, "A key has letters, digits and signs of ASCII, and no space."));
+    key.focus();
+    return;
+  }
+  sessionStorage.setItem(KEY, given);
+  key.value = "";
+  access.hidden = true;
+  forget.hidden = false;
+  if (info.model === undefined) start();
+  else ask();
+});
+forget.addEventListener("click", () => {
+  sessionStorage.removeItem(KEY);
+  forget.hidden = true;
+  say("The key is forgotten.");
+});
+undo.addEventListener("click", takeBack);
+part("insert").addEventListener("click", insertMask);
+copy.addEventListener("click", copyLink);
+window.addEventListener("hashchange", restore);
+start();

@@ -1,0 +1,209 @@
+import asyncio
+
+import pytest
+from fastapi import FastAPI, Request, Response
+from starlette.testclient import TestClient
+
+from distilray.config.serving import FillMaskAppConfig
+from serve.admission.limits import BodyLimit, RequestEnvelope
+from serve.errors import ApiError, api_error_response
+from serve.fill_mask import FillMaskService
+from serve.models import Models
+from serve.page.routes import page_routes
+from serve.routes import create_api
+from serve.telemetry.exposition import metrics_routes
+from serve.telemetry.paths import route_of
+from serve.telemetry.requests import RequestMetrics, note
+
+SECRET = "SECRET"
+
+
+@pytest.fixture
+def records():
+    return []
+
+
+@pytest.fixture
+def client(telemetry, records):
+    api = FastAPI()
+
+    @api.post("/score")
+    async def score(request: Request, status: int = 200):
+        note(request.scope, model="student", items=2, tokens=11, queue_ms=0.25)
+        if status == 500:
+            raise RuntimeError(SECRET)
+        return api_error_response(request.scope, ApiError(status, "no")) if status > 200 else Response("ok")
+
+    @api.get("/healthz")
+    async def healthz():
+        return {}
+
+    api.include_router(metrics_routes(telemetry))
+    api.add_middleware(BodyLimit, max_bytes=100)
+    api.add_middleware(RequestMetrics, telemetry=telemetry, log=records.append)
+    api.add_middleware(RequestEnvelope)
+    return TestClient(api, raise_server_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("status", "error_type"), [(200, ""), (422, "Validation"), (429, "Overloaded"), (504, "DeadlineExceeded")]
+)
+def test_an_answer_counts_by_status_and_cause(client, records, value_of, status, error_type):
+    response = client.post(f"/score?status={status}")
+    labels = {"method": "POST", "route": "/score", "status": str(status), "model": "student"}
+    assert value_of("fill_mask_requests_total", **labels) == 1
+    failures = value_of("fill_mask_failures_total", route="/score", error_type=error_type)
+    assert failures == (1 if error_type else None)
+    assert value_of("fill_mask_request_seconds_count", route="/score") == 1
+    (record,) = records
+    assert record.request_id == response.headers["x-request-id"]
+    assert (record.status, record.error_type, record.model) == (status, error_type, "student")
+    assert dict(record.facts) == {"items": 2, "tokens": 11, "queue_ms": 0.25}
+    assert record.seconds > 0
+
+
+def test_a_fault_counts_as_500(client, value_of):
+    assert client.post("/score?status=500").status_code == 500
+    assert value_of("fill_mask_requests_total", route="/score", status="500") == 1
+    assert value_of("fill_mask_failures_total", error_type="Internal") == 1
+
+
+def test_a_request_that_a_limit_turns_away_counts_under_its_route(client, value_of):
+    assert client.post("/score", content=b"x" * 200).status_code == 413
+    assert value_of("fill_mask_requests_total", route="/score", status="413") == 1
+    assert value_of("fill_mask_failures_total", route="/score", error_type="BodyTooLarge") == 1
+
+
+def test_a_request_is_in_progress_until_it_is_over(client, value_of):
+    text = client.get("/metrics").text
+    assert 'fill_mask_requests_in_progress{replica="r1"} 1.0' in text
+    assert value_of("fill_mask_requests_in_progress") == 0
+    client.post("/score?status=500")
+    assert value_of("fill_mask_requests_in_progress") == 0
+
+
+def test_unknown_paths_and_methods_share_one_series(client, telemetry):
+    for number in range(50):
+        client.request(f"FETCH{number}", f"/nowhere/{number}?{SECRET}")
+    lines = client.get("/metrics").text.splitlines()
+    ours = [line for line in lines if line.startswith("fill_mask_requests_total")]
+    assert len(ours) == 1
+    assert 'method="other"' in ours[0]
+    assert 'route="other"' in ours[0]
+
+
+def test_the_metrics_say_their_format(client):
+    assert client.get("/metrics").headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    accept = {"accept": "application/openmetrics-text; version=1.0.0"}
+    response = client.get("/metrics", headers=accept)
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    assert response.text.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize(
+    "accept", ["", "*/*", ";;;,", "application/openmetrics-text;version=x", "text/plain;version=9"]
+)
+def test_any_accept_header_gets_metrics(client, accept):
+    assert client.get("/metrics", headers={"accept": accept}).status_code == 200
+
+
+def test_the_route_of_the_metrics_is_documented_as_text(client):
+    operation = client.get("/openapi.json").json()["paths"]["/metrics"]["get"]
+    assert set(operation["responses"]["200"]["content"]) == {"text/plain"}
+
+
+def scope_of(path, root=""):
+    return {"type": "http", "method": "POST", "path": path, "root_path": root, "headers": [], "state": {}}
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "route"),
+    [
+        ("/score", "", "/score"),
+        ("/mask/score", "/mask", "/score"),
+        ("/mask/score", "/mask/", "/score"),
+        ("/mask", "/mask", "/"),
+        ("/masks/score", "/mask", "other"),
+        ("/ui", "", "/ui"),
+        ("/ui/page.js", "", "/ui"),
+        ("/uix", "", "other"),
+        ("/score/", "", "other"),
+        ("//score", "", "other"),
+        ("", "", "other"),
+    ],
+)
+def test_a_path_has_its_route_wherever_the_application_is_mounted(path, root, route):
+    assert route_of(scope_of(path, root)) == route
+
+
+def test_every_route_of_the_service_is_known(model, model_dir):
+    api = create_api(Models(FillMaskService(model, FillMaskAppConfig(model_dir=model_dir))))
+    paths = {*api.openapi()["paths"], *(route.path for route in page_routes().routes)}
+    assert not [path for path in paths if route_of(scope_of(path)) == "other"]
+
+
+# Clients that leave
+
+
+def run(app, telemetry, records, *, receive=None):
+    async def send(_):
+        pass
+
+    async def nothing():
+        await asyncio.sleep(60)
+
+    async def main():
+        watched = RequestMetrics(app, telemetry, log=records.append)
+        task = asyncio.create_task(watched(scope_of("/score"), receive or nothing, send))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return task
+
+    return asyncio.run(main())
+
+
+async def answer_slowly(scope, receive, send):
+    await asyncio.sleep(60)
+
+
+async def answer_half(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await asyncio.sleep(60)
+
+
+async def answer_and_linger(scope, receive, send):
+    await Response("ok")(scope, receive, send)
+    await receive()
+    await asyncio.sleep(60)
+
+
+async def read_the_body(scope, receive, send):
+    assert (await receive())["type"] == "http.disconnect"
+    await Response("no", 400)(scope, receive, send)
+
+
+async def leave():
+    return {"type": "http.disconnect"}
+
+
+def test_a_cancelled_request_counts_as_499_and_stays_cancelled(telemetry, records, value_of):
+    assert run(answer_slowly, telemetry, records).cancelled()
+    assert value_of("fill_mask_requests_total", status="499", route="/score") == 1
+    assert value_of("fill_mask_failures_total", error_type="ClientDisconnect") == 1
+    assert value_of("fill_mask_requests_in_progress") == 0
+
+
+def test_a_client_that_leaves_while_it_sends_its_body_counts_as_499(telemetry, records):
+    run(read_the_body, telemetry, records, receive=leave)
+    assert [(record.status, record.client_left) for record in records] == [(499, True)]
+
+
+def test_a_client_that_leaves_within_the_answer_keeps_its_status(telemetry, records):
+    run(answer_half, telemetry, records)
+    assert [(record.status, record.error_type) for record in records] == [(200, "ClientDisconnect")]
+
+
+def test_a_client_that_leaves_after_its_answer_has_not_left(telemetry, records):
+    run(answer_and_linger, telemetry, records, receive=leave)
+    assert [(record.status, record.client_left) for record in records] == [(200, False)]
