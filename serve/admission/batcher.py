@@ -65,12 +65,13 @@ class MicroBatcher:
         run: Run,
         *,
         max_rows: int,
+        max_tokens: int,
         max_queued_tokens: int,
         report: Report | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._run, self._max_rows, self._max_queued_tokens, self._clock = run, max_rows, max_queued_tokens, clock
-        self._report = report
+        self._run, self._report, self._clock = run, report, clock
+        self._max_rows, self._max_tokens, self._max_queued_tokens = max_rows, max_tokens, max_queued_tokens
         self._queue: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
@@ -131,13 +132,14 @@ class MicroBatcher:
 
     def _next_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
-        rows = 0
+        rows = tokens = 0
         while self._queue:
-            if self._queue[0].done.done():
+            first = self._queue[0]
+            if first.done.done():
                 self._queue.popleft()
                 continue
-            rows += len(self._queue[0].queries)
-            if batch and rows > self._max_rows:
+            rows, tokens = rows + len(first.queries), tokens + first.tokens
+            if batch and (rows > self._max_rows or tokens > self._max_tokens):
                 break
             batch.append(self._queue.popleft())
         return batch

@@ -28,7 +28,7 @@ class Model:
 def run(scenario, **limits):
     async def main():
         model = Model()
-        batcher = MicroBatcher(model, **({"max_rows": 4, "max_queued_tokens": 100} | limits))
+        batcher = MicroBatcher(model, **({"max_rows": 4, "max_tokens": 50, "max_queued_tokens": 100} | limits))
         batcher.start()
         try:
             await scenario(batcher, model)
@@ -60,6 +60,16 @@ def test_a_batch_keeps_the_row_budget_and_never_splits_a_request():
         requests = [[query(f"{number}") for _ in range(size)] for number, size in enumerate(sizes)]
         await asyncio.gather(*map(batcher.submit, requests))
         assert [len(batch) for batch in model.batches] == [3, 4, 6, 4]
+
+    run(scenario)
+
+
+def test_a_batch_keeps_the_token_budget_and_a_larger_request_runs_alone():
+    async def scenario(batcher, model):
+        model.gate.set()
+        requests = [[query("text", tokens)] for tokens in (30, 20, 1, 60, 10)]
+        await asyncio.gather(*map(batcher.submit, requests))
+        assert [len(batch) for batch in model.batches] == [2, 1, 1, 1]
 
     run(scenario)
 
