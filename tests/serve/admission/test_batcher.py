@@ -71,7 +71,7 @@ def test_a_batch_keeps_the_token_budget_and_a_larger_request_runs_alone():
         await asyncio.gather(*map(batcher.submit, requests))
         assert [len(batch) for batch in model.batches] == [2, 1, 1, 1]
 
-    run(scenario)
+    run(scenario, max_queued_tokens=1000)
 
 
 def test_a_cancelled_request_that_waits_is_never_run():
