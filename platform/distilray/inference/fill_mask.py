@@ -128,7 +128,7 @@ class FillMask:
     ) -> list[Candidate]:
         sequences = [""] * len(tokens)
         if encoded.query.sequences:
-            filled = [self._filled(encoded, place, token) for token in tokens]
+            filled = self._filled(encoded, place, tokens)
             # As in the pipeline: with several masks the special tokens stay, or the other masks would vanish.
             sequences = self._tokenizer.batch_decode(filled, skip_special_tokens=len(encoded.mask_positions) == 1)
         return [
@@ -136,10 +136,14 @@ class FillMask:
             for score, token, sequence in zip(scores, tokens, sequences, strict=True)
         ]
 
-    def _filled(self, encoded: EncodedQuery, place: int, token: int) -> list[int]:
-        filled = list(encoded.input_ids)
-        filled[encoded.mask_positions[place]] = token
-        return [each for each in filled if each != self._padding_id]
+    def _filled(self, encoded: EncodedQuery, place: int, tokens: Sequence[int]) -> list[list[int]]:
+        """The ids of the text with each token at the mask, without padding."""
+        position = encoded.mask_positions[place]
+        before, after = self._unpadded(encoded.input_ids[:position]), self._unpadded(encoded.input_ids[position + 1 :])
+        return [[*before, *self._unpadded([token]), *after] for token in tokens]
+
+    def _unpadded(self, ids: Sequence[int]) -> list[int]:
+        return [each for each in ids if each != self._padding_id]
 
     def _token_string(self, token: int) -> str:
         if token not in self._token_strings:
