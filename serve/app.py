@@ -1,10 +1,13 @@
 """The service as a Ray Serve application: `serve run serve.app:build_app model_dir=...`, or `serve/config.yaml`."""
 
+import asyncio
 import contextlib
+import functools
 import io
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import ray
 from fastapi import FastAPI
@@ -21,28 +24,45 @@ from distilray.runtime import storage
 from serve.fill_mask import FillMaskService
 from serve.local.address import base_url, claim_port
 from serve.models import Models
+from serve.other_models import Load, LoadedModel, OtherModels
 from serve.routes import create_api
 
 APPLICATION = "fill-mask"
+_HEALTH_PERIOD_S = 10.0
 _HEALTH_TIMEOUT_S = 10.0
 # Serve counts a health check from the moment it is sent, also while a long forward runs.
 _HEALTH_MARGIN_S = 5.0
 # Requests that a replica takes beyond its own limit, to answer them with 429 and the envelope.
-_TURNED_AWAY_AT_ONCE = 64
+_TURNED_AWAY_AT_ONCE = 512
 # Backstop in front of the replicas, when even turning away takes too long.
-_MAX_QUEUED_REQUESTS = 256
+_MAX_QUEUED_REQUESTS = 512
+# A second try helps where storage failed for a moment; a bad model folder fails each time.
+_CONSTRUCTOR_TRIES = 2
+# Of the replicas, rounded up: a new one is ready before the old one stops, also where there is one alone.
+_SURGE_PERCENT = 25
+# Time to answer what a stopping replica holds; more than its deadline.
+_GRACE_S = 20.0
 # Serve's own timeout answers in plain text; ours comes first.
 _TIMEOUT_MARGIN_S = 5.0
 
 
 @ray_serve.ingress()
 class FillMaskReplica:
-    """One model in one process, behind the HTTP API; ready when the model is loaded and warmed up."""
+    """One process behind the HTTP API; ready when its default model is loaded and warmed up.
+
+    Further models are loaded when requests name them. All share one thread for their forwards.
+    """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = FillMaskAppConfig.model_validate(config)
-        model = FillMask.load(self._config.model_dir, dtype=self._config.dtype, threads=self._config.num_cpus)
-        self._models = Models(FillMaskService(model, self._config), name=self._config.model_name)
+        self._inference, self._loading = ThreadPoolExecutor(1, "inference"), ThreadPoolExecutor(1, "loading")
+        others = self._config.more_models
+        for folder in others.values():
+            check_model_folder(folder)  # a slip is a deployment that fails, and not a request that fails later
+        default = self._service(self._config.model_dir)
+        cache = functools.partial(_multiplexed, most=self._config.max_more_models)
+        loaded = OtherModels(others, self._start, cache=cache, patience_s=self._config.limits.deadline_s / 2)
+        self._models = Models(default, name=self._config.model_name, others=tuple(others), load=loaded.service)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook, called once in the replica: the API over this replica's model."""
@@ -51,6 +71,29 @@ class FillMaskReplica:
     async def check_health(self) -> None:
         """Serve's probe: a forward; a replica that fails it is replaced."""
         await self._models.default.check_health(timeout_s=_HEALTH_TIMEOUT_S)
+
+    def _service(self, folder: str) -> FillMaskService:
+        model = FillMask.load(folder, dtype=self._config.dtype, threads=self._config.num_cpus)
+        return FillMaskService(model, self._config, inference=self._inference)
+
+    async def _start(self, folder: str) -> FillMaskService:
+        service = await asyncio.get_running_loop().run_in_executor(self._loading, self._service, folder)
+        try:
+            await service.start()
+        except Exception:
+            await service.close()
+            raise
+        return service
+
+
+def _multiplexed(load: Load, *, most: int) -> Load:
+    """The loader with Serve's cache around it, which holds the models that were used last and reports them."""
+
+    @ray_serve.multiplexed(max_num_models_per_replica=most)
+    async def cached(name: str) -> LoadedModel:
+        return await load(name)
+
+    return cast("Load", cached)
 
 
 def build_app(args: FillMaskAppConfig | Mapping[str, Any]) -> Application:
@@ -73,12 +116,14 @@ def build_app(args: FillMaskAppConfig | Mapping[str, Any]) -> Application:
         max_ongoing_requests=config.limits.max_concurrent_requests + _TURNED_AWAY_AT_ONCE,
         max_queued_requests=_MAX_QUEUED_REQUESTS,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
-        health_check_period_s=10,
+        health_check_period_s=_HEALTH_PERIOD_S,
         health_check_timeout_s=_HEALTH_TIMEOUT_S + _HEALTH_MARGIN_S,
-        graceful_shutdown_timeout_s=20,
-        max_constructor_retry_count=3,
+        graceful_shutdown_timeout_s=_GRACE_S,
+        max_constructor_retry_count=_CONSTRUCTOR_TRIES,
+        max_surge_percent=_SURGE_PERCENT,
     )
-    return deployment.bind(config.model_dump())
+    # Without the number of replicas: changing it alone adds or stops some, and restarts none.
+    return deployment.bind(config.model_dump(exclude={"num_replicas"}))
 
 
 @contextlib.contextmanager
@@ -93,12 +138,13 @@ def serving(config: FillMaskAppConfig, *, host: str = "127.0.0.1", port: int = 8
     Raises:
         InputError: missing model, port taken, or more CPUs asked than the session has.
     """
-    check_model_folder(config.model_dir)
+    for folder in (config.model_dir, *config.more_models.values()):
+        check_model_folder(folder)
     port = claim_port(host, port)
     wanted, there = config.num_cpus * config.num_replicas, int(ray.cluster_resources().get("CPU", 0))
     if wanted > there:
         raise InputError(f"app.num_cpus x app.num_replicas is {wanted}, and the Ray session has {there} CPUs; ask less")
-    config = config.model_copy(update={"model_dir": str(storage.local_path(config.model_dir))})
+    config = _absolute(config)
     http_options = {"host": host, "port": port, "request_timeout_s": config.limits.deadline_s + _TIMEOUT_MARGIN_S}
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its notes on every step say nothing to a user
     logging_config = {"log_level": "WARNING", "enable_access_log": False}
@@ -110,3 +156,10 @@ def serving(config: FillMaskAppConfig, *, host: str = "127.0.0.1", port: int = 8
         # While it ends Serve, Ray prints to stdout that a call to the controller that it has just ended has failed.
         with contextlib.redirect_stdout(io.StringIO()):
             ray_serve.shutdown()
+
+
+def _absolute(config: FillMaskAppConfig) -> FillMaskAppConfig:
+    """The config with folders that mean the same in every process."""
+    more = {name: str(storage.local_path(folder)) for name, folder in config.more_models.items()}
+    model_dir = str(storage.local_path(config.model_dir))
+    return config.model_copy(update={"model_dir": model_dir, "more_models": more})

@@ -9,7 +9,7 @@ from starlette.types import Scope
 
 from distilray.inference.text_errors import InputTextError, Kind
 
-# Status -> error_type where the framework or the table alone decides; the README of the service is made from this.
+# Status -> error_type where the framework or the table alone decides.
 ERROR_TYPES: Mapping[int, str] = {
     400: "InvalidJson",
     401: "Unauthorized",
@@ -30,6 +30,13 @@ _TEXT_ERROR_TYPES: Mapping[Kind, str] = {
     "encoding": "Tokenizer",
     "targets": "Targets",
 }
+# Every error_type that a status may carry; docs/serving.md tells the cause and the fix of each.
+TYPES_OF_STATUS: Mapping[int, frozenset[str]] = {
+    status: frozenset({usual}) for status, usual in ERROR_TYPES.items()
+} | {
+    404: frozenset({ERROR_TYPES[404], "UnknownModel"}),
+    422: frozenset({ERROR_TYPES[422], "Empty", *_TEXT_ERROR_TYPES.values()}),
+}
 
 
 class ApiError(HTTPException):
@@ -40,6 +47,7 @@ class ApiError(HTTPException):
     ) -> None:
         super().__init__(status, message, dict(headers or {}))
         self.error_type = error_type or ERROR_TYPES[status]
+        assert self.error_type in TYPES_OF_STATUS[status], self.error_type
 
 
 def text_error(error: InputTextError) -> ApiError:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from distilray.config.serving import FillMaskAppConfig
 from distilray.inference.encoding import EncodedQuery, Query
@@ -15,15 +15,36 @@ _WARM_UP_ROWS = (1, 8, 32)
 
 
 class FillMaskService:
-    """Answers requests with one model, which runs in a thread of its own so that the event loop stays free."""
+    """Answers requests with one model, which runs in a thread so that the event loop stays free.
 
-    def __init__(self, model: FillMask, config: FillMaskAppConfig, *, report: Report | None = None) -> None:
+    Args:
+        model: loaded.
+        config: limits and sizes.
+        report: called after each forward.
+        inference: one thread that several models share, so that they do not fight for the cores; one of its own if
+            None.
+    """
+
+    def __init__(
+        self,
+        model: FillMask,
+        config: FillMaskAppConfig,
+        *,
+        report: Report | None = None,
+        inference: Executor | None = None,
+    ) -> None:
         self.model, self.config = model, config
-        self._inference = ThreadPoolExecutor(1, "inference")
+        self.answering = 0
         self._tokenisation = ThreadPoolExecutor(1, "tokenisation")
+        self._own: list[Executor] = [self._tokenisation]
+        if inference is None:
+            inference = ThreadPoolExecutor(1, "inference")
+            self._own.append(inference)
+        self._inference = inference
         self._batcher = MicroBatcher(
             self._forward,
             max_rows=config.max_batch_rows,
+            max_tokens=config.max_batch_tokens,
             max_queued_tokens=config.limits.max_queued_tokens,
             report=report,
         )
@@ -42,8 +63,10 @@ class FillMaskService:
         self._warm = True
 
     async def close(self) -> None:
-        """Stops; what still waits is cancelled."""
+        """Stops for good: what still waits is cancelled, and the threads end."""
         await self._batcher.close()
+        for each in self._own:
+            each.shutdown(wait=False, cancel_futures=True)
 
     async def check_health(self, *, timeout_s: float) -> None:
         """A forward, ahead of the queue.
@@ -63,11 +86,14 @@ class FillMaskService:
         """
         self._check(queries)
         deadline_s = self.config.limits.deadline_s
+        self.answering += 1
         try:
             async with asyncio.timeout(deadline_s):
                 return await self._batcher.submit(await self._encode(queries))
         except TimeoutError:
             raise ApiError(504, f"no answer within {deadline_s:g} s; try again, with fewer texts") from None
+        finally:
+            self.answering -= 1
 
     def info(self) -> dict[str, object]:
         """The model: architecture, revision, dtype, limits."""

@@ -22,6 +22,7 @@ from serve.telemetry.recorder import Telemetry
 from serve.telemetry.request_log import RequestLog
 from serve.telemetry.requests import RequestMetrics, note
 
+_NOT_JSON = "the body is not JSON"
 _Candidates = list[CandidateBody]
 _ERRORS_OF_POST: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": ERROR_TYPES[status]}
@@ -70,7 +71,15 @@ def create_api(
 
     telemetry = telemetry or Telemetry(replica="local")
     # The stock pages of FastAPI load their scripts from a CDN, which closed networks do not reach.
-    api = FastAPI(title="fill-mask", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    # No redirect to the path without its last slash either: its address would be made of the `host` of the request.
+    api = FastAPI(
+        title="fill-mask",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
     api.include_router(_fill_mask_routes(models))
     api.include_router(_state_routes(models))
     api.include_router(metrics_routes(telemetry))
@@ -163,7 +172,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
     error_type = getattr(error, "error_type", None) or ERROR_TYPES.get(status, "Http")
-    return error_response(request.scope, status, str(error.detail), error_type, error.headers)
+    # FastAPI's own words where the parser stops at depth, digits or encoding, and not at the syntax.
+    message = _NOT_JSON if status == 400 else str(error.detail)
+    return error_response(request.scope, status, message, error_type, error.headers)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
@@ -171,7 +182,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     problems = error.errors()
     kinds = {problem["type"] for problem in problems}
     if "json_invalid" in kinds:
-        return error_response(request.scope, 400, "the body is not JSON", ERROR_TYPES[400])
+        return error_response(request.scope, 400, _NOT_JSON, ERROR_TYPES[400])
     if "string_unicode" in kinds:
         message = "a text holds half of a surrogate pair, which is not text; send the whole character"
         return error_response(request.scope, 422, message, "Tokenizer")
@@ -182,6 +193,8 @@ def _describe(problem: Mapping[str, Any]) -> str:
     """Place and message of a problem; an unknown key is input and is not repeated."""
     if problem["type"] == "extra_forbidden":
         return f"{_place(problem['loc'][1:-1])}unknown key"
+    if problem["loc"] == ("body",) and problem["type"] == "missing":
+        return "the body is empty; send JSON"
     return f"{_place(problem['loc'][1:])}{problem['msg'].removeprefix('Value error, ')}"
 
 

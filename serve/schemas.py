@@ -6,6 +6,7 @@ Strict: a number is never made from a bool or a string, and an unknown key is an
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from distilray.config.serving import MAX_TOP_K
 from distilray.inference.encoding import Query
@@ -68,8 +69,19 @@ class NoParameters(Wire):
     """An object without keys: the answer is the best token, and nothing about it can be chosen."""
 
 
+# What `AzureRequest._has_one_form` checks, for readers of the OpenAPI document.
+_ONE_FORM: JsonDict = {
+    "oneOf": [
+        {"required": [one], "properties": {one: {"type": ["array", "object"]}, other: {"type": "null"}}}
+        for one, other in (("input_data", "inputs"), ("inputs", "input_data"))
+    ]
+}
+
+
 class AzureRequest(Wire):
     """Azure's forms: `input_data` as list or split table, `inputs` as list or as the table of the older model card."""
+
+    model_config = ConfigDict(json_schema_extra=_ONE_FORM)
 
     input_data: Texts | SplitTable | None = Field(default=None, examples=[["Paris is [MASK] of France"]])
     inputs: Texts | InputStrings | None = None

@@ -6,10 +6,11 @@ import threading
 from collections.abc import Iterator
 
 from distilray.config.serving import ServeFillMaskConfig
+from distilray.errors import InputError
 from distilray.inference.model_folder import check_model_folder
-from distilray.runtime.session import ray_session
-from serve.app import serving
+from distilray.runtime.session import inside_cluster, ray_session
 from serve.local.address import base_url, claim_port, curl_line
+from serve.local.haproxy import find_orphans, haproxy_environment, stop_orphans
 
 
 def serve_until_stopped(config: ServeFillMaskConfig, *, dry_run: bool = False) -> None:
@@ -18,18 +19,48 @@ def serve_until_stopped(config: ServeFillMaskConfig, *, dry_run: bool = False) -
     Raises:
         InputError: missing model or port taken, before anything is started; or more CPUs asked than there are.
     """
-    check_model_folder(config.app.model_dir)
-    port = claim_port(config.host, config.port)
+    for folder in (config.app.model_dir, *config.app.more_models.values()):
+        check_model_folder(folder)
+    if config.proxy == "haproxy" and inside_cluster():
+        raise InputError("proxy=haproxy: the nodes of a cluster choose their proxy when `ray start` starts them")
+    if not dry_run:
+        for pid in stop_orphans():
+            print(f"serve_fill_mask: ended HAProxy {pid}, which a killed server had left behind", flush=True)
+    port = _claim_port(config.host, config.port)
     if dry_run:
-        plan = {"model": config.app.model_dir, "address": base_url(config.host, port), **config.app.limits.model_dump()}
-        lines = [f"{key:<24} {value}" for key, value in plan.items()]
+        lines = [f"{key:<24} {value}" for key, value in _plan(config, port).items()]
         print("\n".join(["serve_fill_mask: plan, nothing started", *lines]), flush=True)
         return
+    with haproxy_environment() if config.proxy == "haproxy" else contextlib.nullcontext():
+        _serve(config, port)
+    print("serve_fill_mask: stopped", flush=True)
+
+
+def _serve(config: ServeFillMaskConfig, port: int) -> None:
+    from serve.app import serving  # Ray Serve chooses the proxy when it is imported
+
     # The signals last: Ray sets its own handler of SIGTERM when the session starts.
     with ray_session(config.ray), serving(config.app, host=config.host, port=port) as url, stop_signals() as stop:
         print(f"serve_fill_mask: {config.app.model_dir} at {url} until Ctrl-C; try\n  {curl_line(url)}", flush=True)
         stop.wait()
-    print("serve_fill_mask: stopped", flush=True)
+
+
+def _plan(config: ServeFillMaskConfig, port: int) -> dict[str, object]:
+    plan: dict[str, object] = {"model": config.app.model_dir}
+    plan |= {f"model {name}": folder for name, folder in config.app.more_models.items()}
+    plan |= {"address": base_url(config.host, port), "proxy": config.proxy}
+    if config.proxy == "haproxy":
+        plan["open on every interface"] = "two free ports: HAProxy's metrics and statistics, both read-only"
+    return plan | config.app.limits.model_dump()
+
+
+def _claim_port(host: str, port: int) -> int:
+    try:
+        return claim_port(host, port)
+    except InputError as error:
+        left = " ".join(str(each.pid) for each in find_orphans())
+        hint = f"; HAProxy without a Ray process, perhaps left behind by a killed one: `kill {left}`" if left else ""
+        raise InputError(f"{error}{hint}") from None
 
 
 @contextlib.contextmanager

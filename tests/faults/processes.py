@@ -1,6 +1,7 @@
 """Jobs as processes of their own, and the processes that a job starts, to be killed."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,12 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.05)
 
 
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kills a job and all that it has started."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=LIMIT_S)
+
+
 def workers(session: int, name: bytes = b"ray::MapBatches") -> list[int]:
     """Ray workers of a session of processes, by how their names begin: in a task if no name is given."""
     found = []
@@ -47,6 +54,11 @@ def workers(session: int, name: bytes = b"ray::MapBatches") -> list[int]:
 
 def train_workers() -> list[int]:
     """The workers of Ray Train that live below this process."""
+    return workers_below(b"ray::RayTrainWorker")
+
+
+def workers_below(name: bytes) -> list[int]:
+    """Ray workers that live below this process, by how their names begin."""
     parents, names = {}, {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -54,9 +66,7 @@ def train_workers() -> list[int]:
             parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, IndexError):
             continue
-    return sorted(
-        pid for pid, name in names.items() if name.startswith(b"ray::RayTrainWorker") and _is_below(pid, parents)
-    )
+    return sorted(pid for pid, found in names.items() if found.startswith(name) and _is_below(pid, parents))
 
 
 def _is_below(pid: int, parents: dict[int, int]) -> bool:
@@ -65,7 +75,7 @@ def _is_below(pid: int, parents: dict[int, int]) -> bool:
     return pid == os.getpid()
 
 
-def eventually(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
+def eventually(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
     """Returns as soon as something is so."""
     deadline = time.monotonic() + limit_s
     while not condition():

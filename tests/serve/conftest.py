@@ -2,6 +2,7 @@ import pytest
 
 from distilray.inference.fill_mask import FillMask
 from tests.distilray.inference.tiny_models import write_tiny_model
+from tests.serve.server_process import running_server
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +13,11 @@ def model_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def model(model_dir):
     return FillMask.load(model_dir, dtype="float32")
+
+
+@pytest.fixture(scope="session", params=["python", "haproxy"])
+def service_url(request, model_dir):
+    """The service behind each proxy in turn, over the tiny model in fp32; for slow tests."""
+    settings = ("app.dtype=float32", "ray.num_cpus=2", f"proxy={request.param}")
+    with running_server(model_dir, *settings) as url:
+        yield url

@@ -62,3 +62,35 @@ def test_a_host_of_another_machine_is_an_input_error():
 
 def test_an_ipv6_host_has_brackets_in_its_url():
     assert base_url("::1", 80) == "http://[::1]:80"
+
+
+def test_the_number_of_replicas_alone_restarts_none():
+    one, two = (build_app({"model_dir": "/m", "num_replicas": count})._bound_deployment for count in (1, 2))
+    assert one.init_args == two.init_args
+    assert (one.num_replicas, two.num_replicas) == (1, 2)
+
+
+def test_a_replica_answers_what_it_cannot_take_itself_before_serve_does():
+    deployment = build_app({"model_dir": "/m"})._bound_deployment
+    limits = FillMaskAppConfig(model_dir="/m").limits
+    assert deployment.max_ongoing_requests >= 4 * limits.max_concurrent_requests
+
+
+def test_a_replica_that_stops_has_time_for_what_it_holds():
+    limits = FillMaskAppConfig(model_dir="/m").limits
+    in_config = CONFIG["applications"][0]["deployments"][0]
+    for grace_s in (
+        build_app({"model_dir": "/m"})._bound_deployment._deployment_config.graceful_shutdown_timeout_s,
+        in_config["graceful_shutdown_timeout_s"],
+    ):
+        assert grace_s > limits.deadline_s
+
+
+def test_one_replica_alone_is_replaced_only_after_the_new_one_is_ready():
+    assert build_app({"model_dir": "/m"})._bound_deployment._deployment_config.max_surge_percent > 0
+    assert CONFIG["applications"][0]["deployments"][0]["max_surge_percent"] > 0
+
+
+def test_two_models_of_one_name_are_an_input_error():
+    with pytest.raises(InputError, match="more_models: student"):
+        build_app({"model_dir": "/m", "more_models": {"student": "/n"}})

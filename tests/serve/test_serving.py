@@ -1,12 +1,6 @@
-import json
-import os
-import select
 import signal
 import socket
 import subprocess
-import sys
-import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -18,22 +12,11 @@ from distilray.config.base import RayConfig
 from distilray.config.serving import FillMaskAppConfig, ServeFillMaskConfig
 from distilray.errors import InputError
 from distilray.runtime.session import ray_session
+from jobs.serve_fill_mask import main
 from serve.app import serving
 from serve.local.address import claim_port
-
-TEXT = "paris is [MASK] of france"
-JOB = [sys.executable, "-m", "jobs.serve_fill_mask"]
-
-
-def post(url, body, **headers):
-    """Status, headers and decoded body of a POST."""
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"content-type": "application/json", **headers}, method="POST")
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return response.status, response.headers, json.loads(response.read())
-    except urllib.error.HTTPError as error:
-        return error.code, error.headers, json.loads(error.read())
+from tests.serve.server_process import start_server
+from tests.serve.traffic import TEXT, post
 
 
 def is_free(port):
@@ -69,73 +52,51 @@ def test_the_real_application_answers_both_forms_over_http_and_leaves_its_port_f
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_the_job_serves_until_a_signal_and_then_ends_in_order(model_dir, tmp_path, stop):
+def test_the_job_serves_until_sigterm_and_then_ends_in_order(model_dir):
     port = claim_port("127.0.0.1", 0)
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({"app": {"model_dir": model_dir}, "port": port, "ray": {"num_cpus": 1}}))
-    with subprocess.Popen(
-        [*JOB, "--recipe", str(recipe)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment()
-    ) as job:
+    job, url = start_server(model_dir, f"port={port}", "ray.num_cpus=1")
+    with job:
         try:
-            first = first_line(job, seconds=120)
-            assert f"http://127.0.0.1:{port}" in first
-            assert post(f"http://127.0.0.1:{port}/score", {"input_data": [TEXT]})[0] == 200
-            started = time.monotonic()
-            job.send_signal(stop)
+            assert url == f"http://127.0.0.1:{port}"
+            assert post(f"{url}/score", {"input_data": [TEXT]})[0] == 200
+            job.send_signal(signal.SIGTERM)
             assert job.wait(timeout=30) == 0
-            assert time.monotonic() - started < 30
-        finally:
-            if job.poll() is None:
-                job.kill()
-        assert b"Traceback" not in job.stdout.read()
+        except (AssertionError, subprocess.TimeoutExpired):
+            job.kill()
+            raise
+        assert job.stdout.read() == b"serve_fill_mask: stopped\n"
     assert is_free(port)
 
 
-def first_line(job, seconds):
-    end = time.monotonic() + seconds
-    text = b""
-    while b"Ctrl-C" not in text:
-        ready, _, _ = select.select([job.stdout], [], [], max(0.0, end - time.monotonic()))
-        chunk = os.read(job.stdout.fileno(), 65536) if ready else b""
-        assert chunk, text
-        text += chunk
-    return text.decode()
+def test_a_missing_model_is_one_line_and_exit_code_2(capsys):
+    assert main(["app.model_dir=/nowhere/model"]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert "/nowhere/model" in error
 
 
-def environment():
-    return {**os.environ, "PYTHONPATH": "platform"}
+def test_a_missing_further_model_is_one_line_and_exit_code_2(model_dir, capsys):
+    assert main([f"app.model_dir={model_dir}", "app.more_models={other: /nowhere/other}"]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert "/nowhere/other" in error
 
 
-def run_job(*arguments):
-    return subprocess.run([*JOB, *arguments], capture_output=True, text=True, timeout=120, env=environment())
-
-
-@pytest.mark.slow
-def test_a_missing_model_is_one_line_and_exit_code_2():
-    done = run_job("app.model_dir=/nowhere/model")
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert "/nowhere/model" in done.stderr
-
-
-@pytest.mark.slow
-def test_a_taken_port_is_one_line_and_exit_code_2(model_dir):
+def test_a_taken_port_is_one_line_and_exit_code_2(model_dir, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = run_job(f"app.model_dir={model_dir}", f"port={port}")
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert str(port) in done.stderr
+        assert main([f"app.model_dir={model_dir}", f"port={port}"]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert str(port) in error
 
 
-@pytest.mark.slow
-def test_a_dry_run_prints_the_plan_and_starts_nothing(model_dir):
-    done = run_job("--dry-run", f"app.model_dir={model_dir}", "port=0")
-    assert done.returncode == 0, done.stderr
-    assert model_dir in done.stdout
+def test_a_dry_run_prints_the_plan_and_starts_nothing(model_dir, capsys):
+    assert main(["--dry-run", f"app.model_dir={model_dir}", "port=0"]) == 0
+    assert model_dir in capsys.readouterr().out
+    assert not ray.is_initialized()
 
 
 @pytest.mark.parametrize("recipe", sorted(Path("jobs/recipes/serve_fill_mask").glob("*.yaml")), ids=str)

@@ -1,8 +1,8 @@
 """What the fill-mask application and `jobs.serve_fill_mask` may be told."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distilray.config.base import Config, RayConfig
 
@@ -39,8 +39,15 @@ class FillMaskAppConfig(Config):
     max_more_models: Count = Field(default=1, description="of more_models in the memory of a replica at once")
     limits: LimitsConfig = LimitsConfig()
     max_batch_rows: Count = Field(default=32, description="texts of concurrent requests that share a forward")
+    max_batch_tokens: Count = Field(default=4096, description="their tokens; a larger request runs alone")
     num_replicas: Count = 1
     num_cpus: Count = Field(default=1, description="CPUs of a replica, and its torch threads")
+
+    @model_validator(mode="after")
+    def _names_are_clear(self) -> Self:
+        if self.model_name in self.more_models:
+            raise ValueError(f"more_models: {self.model_name} is the name of the model of model_dir; choose another")
+        return self
 
 
 class ServeFillMaskConfig(Config):
