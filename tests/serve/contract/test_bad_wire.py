@@ -1,0 +1,177 @@
+"""The table of bad requests that depends on the HTTP server, over sockets, behind each proxy."""
+
+import gzip
+import json
+import socket
+import struct
+import threading
+import time
+import urllib.request
+
+import pytest
+
+from tests.serve.contract.asking import FILL, TEXT, assert_error
+from tests.serve.contract.raw_http import CHUNK, chunked, connection, exchange, head, post
+
+pytestmark = pytest.mark.slow
+
+JSON = {"content-type": "application/json"}
+OK = json.dumps({"inputs": TEXT}).encode()
+MIB = 1 << 20
+# What sockets and proxy may hold when the answer comes. The proxy of Python takes what comes until the application has
+# refused it: so bodies are sent no faster than a fast network does.
+IN_FLIGHT = 24 * MIB
+PAUSE_S = 0.002
+SERVE_TIMEOUT_S = 15  # deadline_s, and the margin of the backstop behind it
+
+
+def test_an_answer_over_a_socket_is_that_of_the_model(service_url, model):
+    reply = post(service_url, FILL, OK)
+    assert reply.status_code == 200
+    assert [one["token_str"] for one in reply.json()] == [one.token_str for one in model.fill([TEXT])[0][0]]
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        head(FILL, {**JSON, "content-length": str(len(OK))}, version="1.0"),
+        head(FILL, {**JSON, "content-length": str(len(OK)), "connection": "close"}),
+        head(FILL, {**JSON, "content-length": str(len(OK)), "expect": "100-continue"}),
+    ],
+    ids=["HTTP/1.0", "closed after the answer", "asks before it sends"],
+)
+def test_another_way_to_send_a_body_is_answered(service_url, request_head):
+    assert exchange(service_url, request_head, [OK]).json() == post(service_url, FILL, OK).json()
+
+
+def test_a_body_in_chunks_without_length_is_answered(service_url):
+    pieces = chunked(OK[at : at + 7] for at in range(0, len(OK), 7))
+    reply = exchange(service_url, head(FILL, {**JSON, "transfer-encoding": "chunked"}), pieces)
+    assert reply.json() == post(service_url, FILL, OK).json()
+
+
+@pytest.mark.parametrize("length", [{"content-length": str(10 * MIB)}, {"content-length": str(50 * MIB)}, {}])
+def test_a_body_beyond_the_limit_is_413_and_most_of_it_is_never_read(service_url, length):
+    pieces = (b" " * CHUNK for _ in range(50 * MIB // CHUNK))
+    headers = {**JSON, **(length or {"transfer-encoding": "chunked"})}
+    reply = exchange(service_url, head(FILL, headers), pieces if length else chunked(pieces), pause_s=PAUSE_S)
+    assert_error(reply, 413)
+    assert reply.sent <= IN_FLIGHT
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "error_type"),
+    [
+        (b"", {}, 422, "Validation"),
+        (OK[:-1], {}, 400, "InvalidJson"),
+        (b" " * 1_900_000, {}, 400, "InvalidJson"),
+        (b"[" * 100_000, {}, 400, "InvalidJson"),
+        (b'{"a":' * 100_000, {}, 400, "InvalidJson"),
+        (gzip.compress(OK), {}, 400, "InvalidJson"),
+        (gzip.compress(OK), {"content_encoding": "gzip"}, 415, "UnsupportedMediaType"),
+        (OK, {"content_type": "application/json; charset=latin-1"}, 415, "UnsupportedMediaType"),
+        (OK, {"content_type": "text/plain"}, 415, "UnsupportedMediaType"),
+        (b'{"inputs": "[MASK] \\ud800"}', {}, 422, "Tokenizer"),
+        (json.dumps({"inputs": "x" * MIB + " [MASK]"}).encode(), {}, 422, "TextTooLong"),
+        (b'{"inputs": "none"}', {}, 422, "NoMask"),
+    ],
+    ids=[
+        "empty",
+        "truncated",
+        "spaces",
+        "brackets",
+        "objects",
+        "gzip that is not declared",
+        "gzip",
+        "another charset",
+        "no JSON by its type",
+        "half of a surrogate pair",
+        "a word of a million letters",
+        "no mask",
+    ],
+)
+def test_a_bad_body_over_a_socket_has_its_status_type_and_envelope(service_url, body, headers, status, error_type):
+    reply = post(service_url, FILL, body, **headers)
+    assert_error(reply, status, error_type)
+    assert reply.seconds < 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", FILL, 405), ("GET", "/nowhere", 404), ("TRACE", FILL, 405), ("GET", "//", 404)],
+)
+def test_a_request_without_a_route_has_the_envelope(service_url, method, path, status):
+    assert_error(exchange(service_url, head(path, {}, method=method)), status)
+
+
+# What is no HTTP never reaches the application: the HTTP server answers 400 in a form of its own, and closes. Some of
+# it one of the two servers understands all the same, and answers as it should.
+NO_HTTP = {
+    "a negative length": head(FILL, {**JSON, "content-length": "-1"}) + OK,
+    "a length in words": head(FILL, {**JSON, "content-length": "ten"}) + OK,
+    "a length of thirty digits": head(FILL, {**JSON, "content-length": "9" * 30}) + OK,
+    "two lengths": head(FILL, {**JSON, "content-length": "10", "Content-Length": "20"}) + OK,
+    "a length and chunks": head(FILL, {**JSON, "content-length": "5", "transfer-encoding": "chunked"}) + b"0\r\n\r\n",
+    "a chunk without a size": head(FILL, {**JSON, "transfer-encoding": "chunked"}) + b"zz\r\n",
+    "a length that is too small": head(FILL, {**JSON, "content-length": "10"}) + OK,
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    "a path of 100 kB": head("/" + "a" * 100_000, {}, method="GET"),
+    "a raw byte in the path": head("/\xe9", {}, method="GET"),
+    "a method of its own": head(FILL, {}, method="FOO"),
+}
+
+
+@pytest.mark.parametrize("name", NO_HTTP)
+def test_what_is_no_http_is_answered_below_500_and_harms_nobody(service_url, name):
+    reply = exchange(service_url, NO_HTTP[name])
+    assert 400 <= reply.status_code < 500
+    assert post(service_url, FILL, OK).status_code == 200
+
+
+def test_headers_of_200_kilobytes_are_no_fault(service_url):
+    reply = exchange(service_url, head("/healthz", {"x-long": "b" * 200_000}, method="GET"))
+    assert reply.status_code in {200, 400, 431}
+
+
+def test_bodies_that_never_end_get_408_at_the_timeout_and_delay_nobody(service_url):
+    halves = [
+        (head(FILL, {**JSON, "content-length": "100"}), [OK[:20]]),
+        (head(FILL, {**JSON, "transfer-encoding": "chunked"}), [b"20\r\nabc"]),
+    ]
+    replies = []
+    threads = [
+        threading.Thread(target=lambda each=each: replies.append(exchange(service_url, *each))) for each in halves
+    ]
+    with connection(service_url) as silent:
+        silent.sendall(head(FILL, JSON)[:-4])
+        for thread in threads:
+            thread.start()
+        began = time.monotonic()
+        while time.monotonic() - began < 3:
+            assert post(service_url, FILL, OK).seconds < 1
+        for thread in threads:
+            thread.join()
+    assert [reply.status_code for reply in replies] == [408, 408]
+    assert all(SERVE_TIMEOUT_S - 1 <= reply.seconds <= SERVE_TIMEOUT_S + 5 for reply in replies)
+
+
+def test_clients_that_leave_count_as_499_and_free_their_places(service_url):
+    body = json.dumps({"inputs": ["paris is [MASK] of france " * 8] * 32, "parameters": {"top_k": 100}}).encode()
+    before = metric(service_url, "fill_mask_failures_total", "ClientDisconnect")
+    for _ in range(40):
+        with connection(service_url) as client:
+            client.sendall(head(FILL, {**JSON, "content-length": str(len(body))}) + body)
+            time.sleep(0.005)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leave with a reset
+    end = time.monotonic() + 10
+    while metric(service_url, "fill_mask_requests_in_progress", "") > 1:  # one is that of the metrics
+        assert time.monotonic() < end
+    assert metric(service_url, "fill_mask_failures_total", "ClientDisconnect") > before
+    assert post(service_url, FILL, OK).status_code == 200
+
+
+def metric(url, name, label):
+    """The sum of the series of a metric that hold a label."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
+        lines = response.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name) and label in line)

@@ -1,0 +1,51 @@
+import pytest
+
+from serve.admission.keys import ApiKeys
+from serve.models import Models
+from serve.routes import create_api
+from tests.serve.contract.asking import FILL, service_of
+from tests.serve.contract.generated_requests import load_from_application, load_from_server, send_generated
+
+LIMITS = {"max_body_bytes": 2000, "max_items": 4, "max_masks": 3, "max_top_k": 50, "max_chars": 200}
+KEY = "a-key-of-the-tests"
+
+
+def send_to_application(model, model_dir, *, keys=None, **config):
+    api = create_api(Models(service_of(model, model_dir, **LIMITS)), keys=keys)
+    return send_generated(load_from_application(api, **config))
+
+
+def test_generated_requests_are_answered_as_the_document_says(model, model_dir):
+    outcome = send_to_application(model, model_dir, max_examples=5)
+    assert not outcome.faults
+    assert outcome.requests >= 150
+    assert {200, 404, 405, 415, 422} <= set(outcome.statuses)
+
+
+def test_with_api_keys_the_document_holds_with_a_key_and_a_guarded_route_is_401_without(model, model_dir):
+    keys = ApiKeys([KEY])
+    outcome = send_to_application(model, model_dir, max_examples=5, boundaries=False, keys=keys, key=KEY)
+    assert not outcome.faults
+    assert {200, 401} <= set(outcome.statuses)
+
+
+@pytest.mark.slow
+def test_two_thousand_generated_requests_are_answered_as_the_document_says(model, model_dir):
+    outcome = send_to_application(model, model_dir, max_examples=700)
+    assert not outcome.faults
+    assert outcome.requests >= 2000
+    assert {200, 400, 404, 405, 413, 415, 422} <= set(outcome.statuses)
+    assert outcome.statuses[200] >= 100  # the model was reached
+
+
+@pytest.mark.slow
+def test_a_server_answers_generated_requests_as_its_document_says(service_url):
+    outcome = send_generated(load_from_server(service_url, max_examples=40, boundaries=False))
+    assert not outcome.faults
+    assert outcome.requests >= 100
+    assert {200, 400, 422} <= set(outcome.statuses)
+
+
+def test_the_document_names_every_status_of_a_form(client):
+    statuses = set(client.get("/openapi.json").json()["paths"][FILL]["post"]["responses"])
+    assert statuses == {"200", "400", "401", "404", "413", "415", "422", "429", "500", "503", "504"}
