@@ -5,6 +5,7 @@ import contextlib
 import functools
 import io
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -15,17 +16,21 @@ from pydantic import ValidationError
 from ray import serve as ray_serve
 from ray.serve import Application
 from ray.serve.config import BackpressureConfig
+from ray.util import metrics as ray_metrics
 
 from distilray.config.serving import FillMaskAppConfig
 from distilray.errors import InputError
 from distilray.inference.fill_mask import FillMask
 from distilray.inference.model_folder import check_model_folder
 from distilray.runtime import storage
+from serve.admission.keys import keys_from_environment
 from serve.fill_mask import FillMaskService
 from serve.local.address import base_url, claim_port
 from serve.models import Models
 from serve.other_models import Load, LoadedModel, OtherModels
 from serve.routes import create_api
+from serve.telemetry.json_lines import log_json
+from serve.telemetry.recorder import Telemetry
 
 APPLICATION = "fill-mask"
 _HEALTH_PERIOD_S = 10.0
@@ -54,30 +59,48 @@ class FillMaskReplica:
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        log_json()
         self._config = FillMaskAppConfig.model_validate(config)
+        self._keys = keys_from_environment(os.environ)
+        replica = ray_serve.get_replica_context().replica_id.unique_id
+        self._telemetry = Telemetry(replica=replica, cluster=ray_metrics)
         self._inference, self._loading = ThreadPoolExecutor(1, "inference"), ThreadPoolExecutor(1, "loading")
         others = self._config.more_models
         for folder in others.values():
             check_model_folder(folder)  # a slip is a deployment that fails, and not a request that fails later
-        default = self._service(self._config.model_dir)
+        default = self._service(self._config.model_name, self._config.model_dir)
         cache = functools.partial(_multiplexed, most=self._config.max_more_models)
-        loaded = OtherModels(others, self._start, cache=cache, patience_s=self._config.limits.deadline_s / 2)
+        patience_s = self._config.limits.deadline_s / 2
+        loaded = OtherModels(others, self._start, cache=cache, patience_s=patience_s, dropped=self._show_in_memory)
         self._models = Models(default, name=self._config.model_name, others=tuple(others), load=loaded.service)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook, called once in the replica: the API over this replica's model."""
-        return create_api(self._models, sends_request_id=False)  # Serve's HTTP server sends it in every mode
+        return create_api(
+            self._models,
+            telemetry=self._telemetry,
+            keys=self._keys,
+            access_log=self._config.access_log,
+            sends_request_id=False,  # Serve's HTTP server sends it in every mode
+        )
 
     async def check_health(self) -> None:
         """Serve's probe: a forward; a replica that fails it is replaced."""
         await self._models.default.check_health(timeout_s=_HEALTH_TIMEOUT_S)
 
-    def _service(self, folder: str) -> FillMaskService:
+    def _service(self, name: str, folder: str) -> FillMaskService:
         model = FillMask.load(folder, dtype=self._config.dtype, threads=self._config.num_cpus)
-        return FillMaskService(model, self._config, inference=self._inference)
+        report = functools.partial(self._telemetry.batch, model=name)
+        service = FillMaskService(model, self._config, report=report, inference=self._inference)
+        self._show_in_memory(name, service, in_memory=True)
+        return service
 
-    async def _start(self, folder: str) -> FillMaskService:
-        service = await asyncio.get_running_loop().run_in_executor(self._loading, self._service, folder)
+    def _show_in_memory(self, name: str, service: FillMaskService, *, in_memory: bool = False) -> None:
+        model = service.model
+        self._telemetry.model(name, revision=model.revision, dtype=model.dtype, in_memory=in_memory)
+
+    async def _start(self, name: str, folder: str) -> FillMaskService:
+        service = await asyncio.get_running_loop().run_in_executor(self._loading, self._service, name, folder)
         try:
             await service.start()
         except Exception:
@@ -136,10 +159,11 @@ def serving(config: FillMaskAppConfig, *, host: str = "127.0.0.1", port: int = 8
         port: 0 takes a free one.
 
     Raises:
-        InputError: missing model, port taken, or more CPUs asked than the session has.
+        InputError: missing model, bad API key, port taken, or more CPUs asked than the session has.
     """
     for folder in (config.model_dir, *config.more_models.values()):
         check_model_folder(folder)
+    keys_from_environment(os.environ)
     port = claim_port(host, port)
     wanted, there = config.num_cpus * config.num_replicas, int(ray.cluster_resources().get("CPU", 0))
     if wanted > there:

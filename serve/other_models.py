@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from serve.errors import ApiError
 from serve.fill_mask import FillMaskService
 
-Start = Callable[[str], Awaitable[FillMaskService]]
+Start = Callable[[str, str], Awaitable[FillMaskService]]
 Load = Callable[[str], Awaitable["LoadedModel"]]
 _LOG = logging.getLogger("serve")
 # A folder that could not be loaded is left alone for so long: each attempt takes the place of a model that works.
@@ -36,9 +36,10 @@ class OtherModels:
 
     Args:
         folders: name -> model folder.
-        start: folder -> service, started; may take seconds, and must leave the event loop free.
+        start: name, folder -> service, started; may take seconds, and must leave the event loop free.
         cache: puts itself before the loader; it decides how many models are held, and which one goes.
         patience_s: how long a request waits for a model to be loaded.
+        dropped: called with name and service when one has been closed.
         clock: seconds.
     """
 
@@ -49,10 +50,11 @@ class OtherModels:
         *,
         cache: Callable[[Load], Load],
         patience_s: float,
+        dropped: Callable[[str, FillMaskService], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folders, self._start, self._patience_s, self._clock = folders, start, patience_s, clock
-        self._cached = cache(self._load)
+        self._cached, self._dropped = cache(self._load), dropped
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._failed_at: dict[str, float] = {}
@@ -82,7 +84,7 @@ class OtherModels:
         await asyncio.sleep(0)  # what `__del__` has asked of the loop comes first
         if self._retiring:
             await asyncio.wait(self._retiring)
-        service = await self._start(self._folders[name])
+        service = await self._start(name, self._folders[name])
         _LOG.info("model %s loaded", name)
         loop = asyncio.get_running_loop()
         return LoadedModel(service, _once(lambda: loop.call_soon_threadsafe(self._retire, name, service)))
@@ -101,17 +103,18 @@ class OtherModels:
             task.exception()  # logged already; asyncio would complain where nobody waits for it any more
 
     def _retire(self, name: str, service: FillMaskService) -> None:
-        task = asyncio.get_running_loop().create_task(_close(name, service))
+        task = asyncio.get_running_loop().create_task(self._close(name, service))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
-
-async def _close(name: str, service: FillMaskService) -> None:
-    await asyncio.sleep(_HANDOVER_S)
-    while service.answering:
-        await asyncio.sleep(_POLL_S)
-    await service.close()
-    _LOG.info("model %s dropped", name)
+    async def _close(self, name: str, service: FillMaskService) -> None:
+        await asyncio.sleep(_HANDOVER_S)
+        while service.answering:
+            await asyncio.sleep(_POLL_S)
+        await service.close()
+        _LOG.info("model %s dropped", name)
+        if self._dropped is not None:
+            self._dropped(name, service)
 
 
 def _once(action: Callable[[], object]) -> Callable[[], None]:

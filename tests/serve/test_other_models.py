@@ -32,7 +32,7 @@ class Starts:
         self.started, self.go = [], asyncio.Event()
         self.go.set()
 
-    async def __call__(self, folder):
+    async def __call__(self, _, folder):
         self.started.append(folder)
         await self.go.wait()
         if folder == "/torn":

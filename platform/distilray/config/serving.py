@@ -40,6 +40,7 @@ class FillMaskAppConfig(Config):
     limits: LimitsConfig = LimitsConfig()
     max_batch_rows: Count = Field(default=32, description="texts of concurrent requests that share a forward")
     max_batch_tokens: Count = Field(default=4096, description="their tokens; a larger request runs alone")
+    access_log: bool = Field(default=False, description="a JSON line for every request, not only for failures")
     num_replicas: Count = 1
     num_cpus: Count = Field(default=1, description="CPUs of a replica, and its torch threads")
 
