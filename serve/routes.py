@@ -139,11 +139,13 @@ def _fill_mask_routes(models: Models) -> APIRouter:
 def _state_routes(models: Models) -> APIRouter:
     router = APIRouter()
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
         """The process answers."""
         return {"status": "alive"}
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", responses={503: {"model": ErrorBody}})
     async def readyz() -> dict[str, str]:
         """The model is loaded and warmed up, and its queue is below the bound."""

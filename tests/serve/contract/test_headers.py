@@ -46,3 +46,9 @@ def test_readyz_is_503_with_retry_after_before_the_warm_up(model, model_dir):
     response = client.get("/readyz")
     assert_error(response, 503)
     assert int(response.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_a_probe_may_ask_for_the_head_alone(client, path):
+    response = client.head(path)
+    assert (response.status_code, response.content) == (200, b"")
