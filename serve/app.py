@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import ray
+import torch
 from fastapi import FastAPI
 from pydantic import ValidationError
 from ray import serve as ray_serve
@@ -25,6 +26,7 @@ from distilray.inference.model_folder import check_model_folder
 from distilray.runtime import storage
 from serve.admission.keys import keys_from_environment
 from serve.fill_mask import FillMaskService
+from serve.inference_threads import InferenceThreads
 from serve.local.address import base_url, claim_port
 from serve.models import Models
 from serve.other_models import Load, LoadedModel, OtherModels
@@ -55,7 +57,7 @@ _TIMEOUT_MARGIN_S = 5.0
 class FillMaskReplica:
     """One process behind the HTTP API; ready when its default model is loaded and warmed up.
 
-    Further models are loaded when requests name them. All share one thread for their forwards.
+    Further models are loaded when requests name them. All share the threads of their forwards.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -64,11 +66,12 @@ class FillMaskReplica:
         self._keys = keys_from_environment(os.environ)
         replica = ray_serve.get_replica_context().replica_id.unique_id
         self._telemetry = Telemetry(replica=replica, cluster=ray_metrics)
-        self._inference, self._loading = ThreadPoolExecutor(1, "inference"), ThreadPoolExecutor(1, "loading")
+        self._threads = InferenceThreads(self._config.num_cpus)
+        self._loading = ThreadPoolExecutor(1, "loading", initializer=torch.set_num_threads, initargs=(1,))
         others = self._config.more_models
         for folder in others.values():
             check_model_folder(folder)  # a slip is a deployment that fails, and not a request that fails later
-        default = self._service(self._config.model_name, self._config.model_dir)
+        default = self._threads.share(lambda: self._service(self._config.model_name, self._config.model_dir))
         cache = functools.partial(_multiplexed, most=self._config.max_more_models)
         patience_s = self._config.limits.deadline_s / 2
         loaded = OtherModels(others, self._start, cache=cache, patience_s=patience_s, dropped=self._show_in_memory)
@@ -91,7 +94,7 @@ class FillMaskReplica:
     def _service(self, name: str, folder: str) -> FillMaskService:
         model = FillMask.load(folder, dtype=self._config.dtype, threads=self._config.num_cpus)
         report = functools.partial(self._telemetry.batch, model=name)
-        service = FillMaskService(model, self._config, report=report, inference=self._inference)
+        service = FillMaskService(model, self._config, report=report, threads=self._threads)
         self._show_in_memory(name, service, in_memory=True)
         return service
 

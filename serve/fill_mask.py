@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 from distilray.config.serving import FillMaskAppConfig
 from distilray.inference.encoding import EncodedQuery, Query
@@ -10,6 +10,7 @@ from distilray.inference.fill_mask import Answer, FillMask
 from distilray.inference.text_errors import InputTextError
 from serve.admission.batcher import MicroBatcher, Report, Served
 from serve.errors import ApiError, text_error
+from serve.inference_threads import InferenceThreads
 
 _WARM_UP_ROWS = (1, 8, 32)
 
@@ -21,8 +22,7 @@ class FillMaskService:
         model: loaded.
         config: limits and sizes.
         report: called after each forward.
-        inference: one thread that several models share, so that they do not fight for the cores; one of its own if
-            None.
+        threads: where forwards run, shared by the models of a process; as many as `config.num_cpus` of its own if None.
     """
 
     def __init__(
@@ -31,21 +31,19 @@ class FillMaskService:
         config: FillMaskAppConfig,
         *,
         report: Report | None = None,
-        inference: Executor | None = None,
+        threads: InferenceThreads | None = None,
     ) -> None:
         self.model, self.config = model, config
         self.answering = 0
         self._tokenisation = ThreadPoolExecutor(1, "tokenisation")
-        self._own: list[Executor] = [self._tokenisation]
-        if inference is None:
-            inference = ThreadPoolExecutor(1, "inference")
-            self._own.append(inference)
-        self._inference = inference
+        self._threads = threads or InferenceThreads(config.num_cpus)
+        self._owns_threads = threads is None
         self._batcher = MicroBatcher(
             self._forward,
             max_rows=config.max_batch_rows,
             max_tokens=config.max_batch_tokens,
             max_queued_tokens=config.limits.max_queued_tokens,
+            lanes=self._threads.cpus,
             report=report,
         )
         self._warm = False
@@ -65,8 +63,9 @@ class FillMaskService:
     async def close(self) -> None:
         """Stops for good: what still waits is cancelled, and the threads end."""
         await self._batcher.close()
-        for each in self._own:
-            each.shutdown(wait=False, cancel_futures=True)
+        self._tokenisation.shutdown(wait=False, cancel_futures=True)
+        if self._owns_threads:
+            self._threads.close()
 
     async def check_health(self, *, timeout_s: float) -> None:
         """A forward, ahead of the queue.
@@ -134,8 +133,8 @@ class FillMaskService:
                 raise text_error(InputTextError("too_many_masks", index, problem))
         return encoded
 
-    async def _forward(self, encoded: Sequence[EncodedQuery]) -> list[Answer]:
-        return await asyncio.get_running_loop().run_in_executor(self._inference, self.model.fill_encoded, encoded)
+    async def _forward(self, encoded: Sequence[EncodedQuery], alone: bool = True) -> list[Answer]:
+        return await self._threads.run(lambda: self.model.fill_encoded(encoded), alone=alone)
 
     async def _probe(self, rows: int) -> None:
         query = Query(f"a {self.model.mask_token} probe.", top_k=1)

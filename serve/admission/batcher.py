@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,10 +12,14 @@ from distilray.inference.encoding import EncodedQuery
 from distilray.inference.fill_mask import Answer
 from serve.errors import overloaded
 
-Run = Callable[[Sequence[EncodedQuery]], Awaitable[list[Answer]]]
+Run = Callable[[Sequence[EncodedQuery], bool], Awaitable[list[Answer]]]
 Report = Callable[["BatchReport"], None]
 # Weight of the newest batch in the running mean of tokens/s.
 _NEWEST = 0.2
+# Texts that are answered sooner by all cores together than by one each.
+_FEW = 4
+# Who is answered by the same batch asks again at about the same time: a free lane waits so long for the others.
+_GATHER_S = 0.004
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,17 @@ class _Waiting:
 class MicroBatcher:
     """A queue in front of the model, bounded by tokens.
 
-    No request waits for company: the next batch is what has arrived while the last one ran, so that a lone request
-    pays nothing. A request is never split, and one that was cancelled while it waited is never run.
+    A lone request waits for nobody and has all cores. Where requests arrive faster, the next batch is what has arrived
+    while the last ones ran, and up to `lanes` batches run beside each other. A request is never split, and one that was
+    cancelled while it waited is never run.
+
+    Args:
+        run: makes the answers of a batch; told whether it runs alone.
+        max_rows, max_tokens: of a batch; a larger request is a batch by itself.
+        max_queued_tokens: beyond which requests are turned away.
+        lanes: batches at the same time.
+        report: called after each batch.
+        clock: seconds.
     """
 
     def __init__(
@@ -67,11 +81,13 @@ class MicroBatcher:
         max_rows: int,
         max_tokens: int,
         max_queued_tokens: int,
+        lanes: int = 1,
         report: Report | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._run, self._report, self._clock = run, report, clock
         self._max_rows, self._max_tokens, self._max_queued_tokens = max_rows, max_tokens, max_queued_tokens
+        self._lanes, self._running, self._runs_alone = lanes, set[asyncio.Task[None]](), False
         self._queue: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
@@ -94,11 +110,13 @@ class MicroBatcher:
 
     async def close(self) -> None:
         """Stops; what still waits is cancelled."""
-        if self._loop_task is not None:
-            self._loop_task.cancel()
+        tasks = [*self._running, *([self._loop_task] if self._loop_task else [])]
+        self._loop_task = None
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
             with contextlib.suppress(asyncio.CancelledError):
-                await self._loop_task
-            self._loop_task = None
+                await task
         for each in self._queue:
             each.done.cancel()
         self._queue.clear()
@@ -128,26 +146,47 @@ class MicroBatcher:
             await self._arrived.wait()
             self._arrived.clear()
             while batch := self._next_batch():
-                await self._serve_batch(batch)
+                self._runs_alone = not self._running and (self._lanes == 1 or _rows(batch) <= _FEW)
+                task = asyncio.create_task(self._serve_batch(batch, self._runs_alone))
+                self._running.add(task)
+                task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._runs_alone = False
+        self._arrived.set()
 
     def _next_batch(self) -> list[_Waiting]:
+        """What runs next; empty when nothing waits or nothing may start now."""
+        waiting = [each for each in self._queue if not each.done.done()]
+        self._queue = deque(waiting)
+        free = 0 if self._runs_alone else self._lanes - len(self._running)
+        if not waiting or not free or self._gathers(waiting):
+            return []
+        rows_of_lane = self._max_rows
+        if _rows(waiting) > _FEW or self._running:
+            rows_of_lane = min(self._max_rows, math.ceil(_rows(waiting) / free))
         batch: list[_Waiting] = []
         rows = tokens = 0
-        while self._queue:
-            first = self._queue[0]
-            if first.done.done():
-                self._queue.popleft()
-                continue
-            rows, tokens = rows + len(first.queries), tokens + first.tokens
-            if batch and (rows > self._max_rows or tokens > self._max_tokens):
+        for each in waiting:
+            rows, tokens = rows + len(each.queries), tokens + each.tokens
+            if batch and (rows > rows_of_lane or tokens > self._max_tokens):
                 break
             batch.append(self._queue.popleft())
         return batch
 
-    async def _serve_batch(self, batch: Sequence[_Waiting]) -> None:
+    def _gathers(self, waiting: Sequence[_Waiting]) -> bool:
+        """Whether a free lane waits for more, beside others that work; it is woken when it has waited."""
+        left = _GATHER_S - (self._clock() - waiting[0].since)
+        if not self._running or left <= 0 or _rows(waiting) >= self._max_rows:
+            return False
+        asyncio.get_running_loop().call_later(left, self._arrived.set)
+        return True
+
+    async def _serve_batch(self, batch: Sequence[_Waiting], alone: bool) -> None:
         began, queued_tokens = self._clock(), self.queued_tokens
         try:
-            answers = await self._run([query for each in batch for query in each.queries])
+            answers = await self._run([query for each in batch for query in each.queries], alone)
         except Exception as error:
             for each in batch:
                 if not each.done.done():
@@ -159,7 +198,7 @@ class MicroBatcher:
             raise
         took = max(self._clock() - began, 1e-9)
         tokens = sum(each.tokens for each in batch)
-        speed = tokens / took
+        speed = tokens / took * len(self._running)
         self._tokens_per_s += (speed - self._tokens_per_s) * (_NEWEST if self._tokens_per_s else 1.0)
         if self._report is not None:
             waits = [began - each.since for each in batch]
@@ -170,3 +209,7 @@ class MicroBatcher:
             place += len(each.queries)
             if not each.done.done():
                 each.done.set_result(Served(part, each.tokens, began - each.since, took))
+
+
+def _rows(waiting: Sequence[_Waiting]) -> int:
+    return sum(len(each.queries) for each in waiting)

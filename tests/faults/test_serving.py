@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import time
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,7 +19,7 @@ from distilray.config.serving import FillMaskAppConfig
 from distilray.inference.model_folder import revision_hash
 from distilray.runtime.session import ray_session
 from serve.local.address import claim_port
-from serve.local.haproxy import haproxy_environment
+from serve.local.haproxy import find_orphans, haproxy_environment
 from tests.distilray.inference.tiny_models import MAX_LENGTH, VOCABULARY, write_tiny_model
 from tests.faults.processes import eventually, workers_below
 from tests.serve.server_process import read_until, start_server
@@ -220,4 +219,4 @@ def test_a_server_starts_on_the_port_that_a_killed_one_left_to_its_haproxy(folde
             if process.poll() is None:
                 process.kill()
     assert claim_port("127.0.0.1", port) == port
-    assert not list(Path("/tmp").glob(f"distilray-{killed.pid}-*"))
+    assert not [each for each in find_orphans() if each.folder is not None]

@@ -38,7 +38,7 @@ Answer = list[list[Candidate]]
 class FillMask:
     """A masked language model with its tokenizer; make one with `FillMask.load`.
 
-    One thread may call `encode` while another calls `fill_encoded`; neither may be called by two threads at once.
+    Threads may share it; torch works with as many threads as the calling one has set for itself.
     """
 
     def __init__(self, model: MaskedLogits, tokenizer: Any, *, revision: str, dtype: str) -> None:
@@ -57,7 +57,7 @@ class FillMask:
         Args:
             model_dir: layout of transformers: config, safetensors weights, tokenizer; or `model.onnx` for the weights.
             dtype: "float32", "bfloat16", or "auto" (bf16 where the CPU computes in it). ONNX takes "auto" alone.
-            threads: of the model; those of torch are the process's, and left as they are when None.
+            threads: of an ONNX model; torch's are those of the thread that calls.
 
         Raises:
             InputError: what is missing or unusable in the folder, and the fix.
@@ -71,8 +71,6 @@ class FillMask:
                 )
             onnx = OnnxMaskedLM.load(model_dir, threads=threads)
             return cls(onnx, tokenizer, revision=revision, dtype=onnx.dtype)
-        if threads is not None:
-            torch.set_num_threads(threads)
         model = PackedMaskedLM(load_masked_lm(model_dir).to(choose_dtype(dtype)))
         return cls(model, tokenizer, revision=revision, dtype=str(model.dtype).removeprefix("torch."))
 

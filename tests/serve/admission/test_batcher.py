@@ -15,9 +15,10 @@ class Model:
     """Answers a query with its text, after the gate was opened."""
 
     def __init__(self):
-        self.gate, self.batches = asyncio.Event(), []
+        self.gate, self.batches, self.alone = asyncio.Event(), [], []
 
-    async def __call__(self, queries):
+    async def __call__(self, queries, alone):
+        self.alone.append(alone)
         self.batches.append([each.query.text for each in queries])
         await self.gate.wait()
         if any(each.query.text == "bad" for each in queries):
@@ -72,6 +73,48 @@ def test_a_batch_keeps_the_token_budget_and_a_larger_request_runs_alone():
         assert [len(batch) for batch in model.batches] == [2, 1, 1, 1]
 
     run(scenario, max_queued_tokens=1000)
+
+
+def test_a_lone_request_runs_at_once_and_alone():
+    async def scenario(batcher, model):
+        first = asyncio.create_task(batcher.submit([query("a")]))
+        await settle()
+        assert (model.batches, model.alone) == ([["a"]], [True])
+        waiting = asyncio.create_task(batcher.submit([query("b")]))
+        await asyncio.sleep(0.02)
+        assert len(model.batches) == 1, "beside one that has all cores nothing runs"
+        model.gate.set()
+        await asyncio.gather(first, waiting)
+        assert model.alone == [True, True]
+
+    run(scenario, lanes=2)
+
+
+def test_many_requests_are_shared_between_the_lanes():
+    async def scenario(batcher, model):
+        tasks = [asyncio.create_task(batcher.submit([query(str(number))])) for number in range(10)]
+        await asyncio.sleep(0.02)
+        assert [len(batch) for batch in model.batches] == [5, 5]
+        assert model.alone == [False, False]
+        model.gate.set()
+        assert [served.answers for served in await asyncio.gather(*tasks)] == [[str(number)] for number in range(10)]
+
+    run(scenario, lanes=2, max_rows=8)
+
+
+def test_a_free_lane_beside_a_busy_one_takes_what_arrives_within_a_moment_together():
+    async def scenario(batcher, model):
+        busy = asyncio.create_task(batcher.submit([query(f"busy {number}") for number in range(8)]))
+        await settle()
+        late = [asyncio.create_task(batcher.submit([query("c")]))]
+        await settle()
+        late.append(asyncio.create_task(batcher.submit([query("d")])))
+        await asyncio.sleep(0.03)
+        assert model.batches[1:] == [["c", "d"]]
+        model.gate.set()
+        await asyncio.gather(busy, *late)
+
+    run(scenario, lanes=2, max_rows=8)
 
 
 def test_a_cancelled_request_that_waits_is_never_run():
