@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
+ALONE := $(wildcard tests/serve tests/faults/test_serving.py)
 STAMP := $(VENV)/installed-$(shell sha256sum $(LOCK) Makefile | sha256sum | cut -c1-16)
 export PYTHONPATH := platform
 export RAY_USAGE_STATS_ENABLED := 0
@@ -50,8 +51,10 @@ check: setup  ## format, lint, types, import rules, fast tests
 
 test: check test-slow  ## everything CI runs: check, then the slow tests
 
+# Two files at a time: much of a slow test waits for Ray's processes. What serves has margins of time, and runs alone.
 test-slow: setup  ## only the tests that take minutes: real Ray clusters, jobs, HTTP
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(ALONE:%=--ignore=%)
+	$(BIN)/python -m pytest -m slow $(ALONE)
 
 format: setup  ## rewrite the code in the project's format
 	$(BIN)/ruff format .

@@ -3,9 +3,11 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,19 @@ import pytest
 import yaml
 from pyarrow import fs
 
+from distilray.config.base import RayConfig
 from distilray.errors import InputError
 from distilray.runtime.run_folder import RunFolder
+from distilray.runtime.session import ray_session
+from jobs import encode_corpus
 from tests.distilray.tiny_line import encode_config, encode_in_process, write_corpus, write_tokenizer
-from tests.faults.processes import LIMIT_S, start, wait_for, workers
+from tests.faults.processes import LIMIT_S, kill, start, wait_for, workers
 
 pytestmark = pytest.mark.slow
 
 FILES = 24
-# A part for each file, of about half a second since it is copied so often; and several groups of shards.
-VALUES = {"max_seq_length": 32, "dupe_factor": 20, "rows_per_shard": 20_000, "part_mb": 100, "ray": {"num_cpus": 2}}
+# A part for each file, of a quarter of a second since it is copied so often; and several groups of shards.
+VALUES = {"max_seq_length": 32, "dupe_factor": 10, "rows_per_shard": 10_000, "part_mb": 100, "ray": {"num_cpus": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +38,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def write_recipe(folder: Path, inputs: dict[str, str]) -> Path:
+    folder.mkdir(exist_ok=True)
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump({"run_dir": str(folder / "run"), **inputs, **VALUES}))
     return file
@@ -46,61 +52,57 @@ def content_hash(folder: Path) -> str:
     return str(json.loads((folder / "run/manifest.json").read_text())["content_hash"])
 
 
-def finish(root: Path, recipe: Path) -> None:
-    process = start(root, "encode_corpus", recipe)
-    output, _ = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 0, output
+@dataclass(frozen=True)
+class Killed:
+    """A run that was killed three times, and the marks of its parts at the first time."""
 
-
-def kill(process: subprocess.Popen[str]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=LIMIT_S)
+    folder: Path
+    done: dict[str, int]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, root: Path, inputs: dict[str, str]) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    finish(root, write_recipe(folder, inputs))
-    return folder
+def killed(tmp_path_factory: pytest.TempPathFactory, root: Path, inputs: dict[str, str]) -> Killed:
+    """The driver is killed while it encodes; of the same command again a worker, and the driver while it publishes."""
+    folder = tmp_path_factory.mktemp("killed")
+    recipe = write_recipe(folder, inputs)
+    first = start(root, "encode_corpus", recipe)
+    wait_for(lambda: len(marks(folder)) >= 4, first)
+    kill(first)
+    done = marks(folder)
+    second = start(root, "encode_corpus", recipe)
+    wait_for(lambda: len(marks(folder)) > len(done) and bool(workers(second.pid)), second)
+    os.kill(workers(second.pid)[0], signal.SIGKILL)
+    wait_for(lambda: bool(marks(folder, "groups")), second)
+    kill(second)
+    assert not (folder / "run/manifest.json").exists()
+    return Killed(folder, done)
 
 
-def test_a_killed_worker_changes_nothing(undisturbed: Path, tmp_path: Path, root: Path, inputs: dict[str, str]) -> None:
-    process = start(root, "encode_corpus", write_recipe(tmp_path, inputs))
-    wait_for(lambda: len(marks(tmp_path)) >= 2 and bool(workers(process.pid)), process)
-    os.kill(workers(process.pid)[0], signal.SIGKILL)
-    output, _ = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 0, output
-    assert content_hash(tmp_path) == content_hash(undisturbed)
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, str], killed: Killed) -> dict[str, Path]:
+    """An undisturbed run, and the killed one run again: as it is, and as if the kill had come before a mark."""
+    folder = tmp_path_factory.mktemp("ended")
+    for name in ("after the mark", "before the mark"):
+        shutil.copytree(killed.folder / "run", folder / name / "run")
+    for mark in (folder / "before the mark/run/ledger/groups").iterdir():
+        mark.unlink()
+    runs = {name: folder / name for name in ("undisturbed", "after the mark", "before the mark")}
+    with ray_session(RayConfig(num_cpus=2)):
+        for run in runs.values():
+            assert encode_corpus.main(["--recipe", str(write_recipe(run, inputs))]) == 0
+    return runs
 
 
-def test_after_a_killed_driver_only_unfinished_parts_are_encoded(
-    undisturbed: Path, tmp_path: Path, root: Path, inputs: dict[str, str]
-) -> None:
-    recipe = write_recipe(tmp_path, inputs)
-    process = start(root, "encode_corpus", recipe)
-    wait_for(lambda: len(marks(tmp_path)) >= 4, process)
-    kill(process)
-    done = marks(tmp_path)
-    assert 4 <= len(done) < FILES
-    finish(root, recipe)
-    assert {name: time for name, time in marks(tmp_path).items() if name in done} == done
-    assert content_hash(tmp_path) == content_hash(undisturbed)
+def test_after_a_killed_driver_only_unfinished_parts_are_encoded(ended: dict[str, Path], killed: Killed) -> None:
+    assert 4 <= len(killed.done) < FILES
+    found = marks(ended["after the mark"])
+    assert {name: time for name, time in found.items() if name in killed.done} == killed.done
 
 
-@pytest.mark.parametrize("after_the_mark", [True, False])
-def test_a_run_that_was_killed_while_it_published_ends_the_same(
-    undisturbed: Path, tmp_path: Path, root: Path, inputs: dict[str, str], after_the_mark: bool
-) -> None:
-    recipe = write_recipe(tmp_path, inputs)
-    process = start(root, "encode_corpus", recipe)
-    wait_for(lambda: bool(marks(tmp_path, "groups")), process)
-    kill(process)
-    assert not (tmp_path / "run/manifest.json").exists()
-    if not after_the_mark:  # the kill came between a shard and the mark of its group
-        for mark in (tmp_path / "run/ledger/groups").iterdir():
-            mark.unlink()
-    finish(root, recipe)
-    assert content_hash(tmp_path) == content_hash(undisturbed)
+@pytest.mark.parametrize("name", ["after the mark", "before the mark"])
+def test_a_run_whose_worker_and_drivers_were_killed_ends_the_same(ended: dict[str, Path], name: str) -> None:
+    """The last kill came between a shard and the mark of its group, or after it."""
+    assert content_hash(ended[name]) == content_hash(ended["undisturbed"])
 
 
 def encode(folder: str, inputs: dict[str, str]) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from tuning.records import EVALUATION, RECORD_FILE, TrialRecord, read_journal, r
 pytestmark = pytest.mark.slow
 
 # The process of the first is killed, the driver at the third, and the last cannot be trained with.
-RATES = [1e-3, 2e-3, 3e-3, 4e-3, 1e30]
-KILLED, WHOLE, CUT_OFF, LAST, DIVERGING = range(5)
+RATES = [1e-3, 2e-3, 3e-3, 1e30]
+KILLED, WHOLE, CUT_OFF, DIVERGING = range(4)
 EPOCHS = 40
 TRIAL = b"ray::ImplicitFunc"
 ASHA = {"time_attr": EVALUATION, "max_t": EPOCHS, "grace_period": 1, "reduction_factor": 3.0}
@@ -100,7 +100,7 @@ def rungs(run: Path) -> list[dict[str, float]]:
 def test_the_search_goes_on_to_its_end_and_counts_what_failed(searched: Searched) -> None:
     assert searched.code == 0, searched.out
     assert sorted(searched.records) == list(range(len(RATES)))
-    assert "5 trials (2 failed)" in searched.out
+    assert "4 trials (2 failed)" in searched.out
 
 
 def test_a_failed_trial_is_known_by_its_reason(searched: Searched) -> None:
@@ -109,7 +109,7 @@ def test_a_failed_trial_is_known_by_its_reason(searched: Searched) -> None:
     assert searched.records[KILLED].status == "failed"
     assert "its process has ended: Worker unexpectedly exits" in searched.records[KILLED].reason
     assert len(searched.records[KILLED].evaluations) >= 2
-    for number in (WHOLE, CUT_OFF, LAST):
+    for number in (WHOLE, CUT_OFF):
         assert searched.records[number].status in ("complete", "stopped")
 
 
@@ -129,7 +129,7 @@ def test_asha_keeps_the_scores_of_its_rungs(searched: Searched) -> None:
     assert sum(map(len, searched.rungs)) > 1
     for known, now in zip(searched.rungs, after, strict=True):
         assert known.items() <= now.items()
-    assert len(after[-1]) == 4  # one score of each trial that had any
+    assert len(after[-1]) == 3  # one score of each trial that had any
 
 
 def test_the_winner_is_none_of_the_failed(searched: Searched) -> None:

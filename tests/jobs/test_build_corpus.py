@@ -105,7 +105,7 @@ def test_a_bad_value_is_one_line_that_names_the_key(
 @pytest.fixture(scope="module")
 def sample_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus") / "run"
-    assert build_corpus.main(["--recipe", RECIPE, f"run_dir={folder}", "ray.num_cpus=2"]) == 0
+    assert build_corpus.main(["--recipe", RECIPE, f"run_dir={folder}", "ray.num_cpus=4"]) == 0
     return folder
 
 
@@ -150,10 +150,9 @@ def test_the_text_of_the_sample_is_clean(sample_run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_cpu_and_four_build_what_two_build(sample_run: Path, tmp_path: Path) -> None:
-    for cpus in (1, 4):
-        assert build_corpus.main(["--recipe", RECIPE, f"run_dir={tmp_path}/{cpus}", f"ray.num_cpus={cpus}"]) == 0
-        assert manifest(tmp_path / str(cpus))["content_hash"] == manifest(sample_run)["content_hash"]
+def test_one_cpu_builds_what_four_build(sample_run: Path, tmp_path: Path) -> None:
+    assert build_corpus.main(["--recipe", RECIPE, f"run_dir={tmp_path}/run", "ray.num_cpus=1"]) == 0
+    assert manifest(tmp_path / "run")["content_hash"] == manifest(sample_run)["content_hash"]
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """The whole line on real input, with fewer steps: stopped, started again, run once more."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -8,9 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from huggingface_hub import ModelCard
+
+from jobs import run_quickstart
 
 pytestmark = pytest.mark.slow
 
@@ -19,6 +24,8 @@ OVERRIDES = [
     "distill.max_steps=3",
     "train_teacher.batch_size=4",
     "distill.batch_size=4",
+    "train_teacher.rhythm.heldout_examples=8",
+    "distill.rhythm.heldout_examples=8",
     "encode_corpus.dupe_factor=1",
     "evaluate_fill_mask.max_examples=20",
     "evaluate_fill_mask.latency_examples=3",
@@ -41,7 +48,10 @@ def start(root: Path, folder: Path) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory, root):
-    """Three runs in one folder: stopped by Ctrl-C as the teacher begins to learn, started again, and once more."""
+    """Three runs in one folder: stopped by Ctrl-C as the teacher begins to learn, started again, and once more.
+
+    The last one is in this process, without Ray, and does not start the service again.
+    """
     folder = tmp_path_factory.mktemp("quickstart")
     first = start(root, folder)
     learning = folder / "runs" / "quickstart" / "teacher" / "metrics.jsonl"
@@ -50,9 +60,18 @@ def line(tmp_path_factory, root):
         time.sleep(0.2)
     os.killpg(first.pid, signal.SIGINT)
     runs = [(*first.communicate(timeout=LIMIT_S), first.returncode)]
-    for _ in range(2):
-        process = start(root, folder)
-        runs.append((*process.communicate(timeout=LIMIT_S), process.returncode))
+    second = start(root, folder)
+    runs.append((*second.communicate(timeout=LIMIT_S), second.returncode))
+    output, errors = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+        patch.object(run_quickstart, "ray_session", lambda _: contextlib.nullcontext()),
+        patch.object(run_quickstart, "try_service", lambda _: []),
+    ):
+        code = run_quickstart.main(OVERRIDES)
+    runs.append((output.getvalue(), errors.getvalue(), code))
     return folder / "runs" / "quickstart", runs
 
 
