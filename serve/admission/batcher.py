@@ -200,15 +200,15 @@ class MicroBatcher:
         tokens = sum(each.tokens for each in batch)
         speed = tokens / took * len(self._running)
         self._tokens_per_s += (speed - self._tokens_per_s) * (_NEWEST if self._tokens_per_s else 1.0)
-        if self._report is not None:
-            waits = [began - each.since for each in batch]
-            self._report(BatchReport(len(answers), tokens, waits, took, queued_tokens))
         place = 0
         for each in batch:
             part = answers[place : place + len(each.queries)]
             place += len(each.queries)
             if not each.done.done():
                 each.done.set_result(Served(part, each.tokens, began - each.since, took))
+        if self._report is not None:
+            waits = [began - each.since for each in batch]
+            self._report(BatchReport(len(answers), tokens, waits, took, queued_tokens))
 
 
 def _rows(waiting: Sequence[_Waiting]) -> int:

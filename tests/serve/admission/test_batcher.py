@@ -39,6 +39,12 @@ def run(scenario, **limits):
     asyncio.run(main())
 
 
+async def until(condition):
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
 async def settle():
     for _ in range(20):
         await asyncio.sleep(0)
@@ -93,7 +99,7 @@ def test_a_lone_request_runs_at_once_and_alone():
 def test_many_requests_are_shared_between_the_lanes():
     async def scenario(batcher, model):
         tasks = [asyncio.create_task(batcher.submit([query(str(number))])) for number in range(10)]
-        await asyncio.sleep(0.02)
+        await until(lambda: len(model.batches) == 2)
         assert [len(batch) for batch in model.batches] == [5, 5]
         assert model.alone == [False, False]
         model.gate.set()
@@ -103,18 +109,23 @@ def test_many_requests_are_shared_between_the_lanes():
 
 
 def test_a_free_lane_beside_a_busy_one_takes_what_arrives_within_a_moment_together():
+    now = [0.0]
+
     async def scenario(batcher, model):
         busy = asyncio.create_task(batcher.submit([query(f"busy {number}") for number in range(8)]))
         await settle()
-        late = [asyncio.create_task(batcher.submit([query("c")]))]
-        await settle()
-        late.append(asyncio.create_task(batcher.submit([query("d")])))
-        await asyncio.sleep(0.03)
-        assert model.batches[1:] == [["c", "d"]]
+        late = []
+        for name in ("c", "d"):
+            late.append(asyncio.create_task(batcher.submit([query(name)])))
+            await asyncio.sleep(0.01)
+        assert len(model.batches) == 1
+        now[0] = 1.0
+        await until(lambda: len(model.batches) == 2)
+        assert model.batches[1] == ["c", "d"]
         model.gate.set()
         await asyncio.gather(busy, *late)
 
-    run(scenario, lanes=2, max_rows=8)
+    run(scenario, lanes=2, max_rows=8, clock=lambda: now[0])
 
 
 def test_a_cancelled_request_that_waits_is_never_run():
