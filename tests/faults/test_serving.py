@@ -177,6 +177,7 @@ def test_lost_replicas_are_replaced_while_the_third_answers(service, folders):
     service.deploy(model_dir=folders[1], num_replicas=3)
     with steady_traffic(service.url) as traffic:
         wait_for_answers(traffic, 40)
+        eventually(lambda: len(workers_below(REPLICA)) == 3)  # the last ones of the deployment before may still end
         killed, blocked, _ = workers_below(REPLICA)
         os.kill(killed, signal.SIGKILL)
         os.kill(blocked, signal.SIGSTOP)
