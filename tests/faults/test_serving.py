@@ -182,6 +182,7 @@ def test_lost_replicas_are_replaced_while_the_third_answers(service, folders):
         os.kill(killed, signal.SIGKILL)
         os.kill(blocked, signal.SIGSTOP)
         eventually(lambda: blocked not in (now := workers_below(REPLICA)) and len(now) == 3)
+        wait_for_answers(traffic, 100)  # clients learn a moment later than the table of processes
         before = len(traffic.failed)
         wait_for_answers(traffic, 40)
     assert before <= 24  # what the twelve clients had sent to the two
