@@ -27,7 +27,7 @@ from tests.serve.traffic import TEXT, post, steady_traffic, wait_for_answers
 
 pytestmark = pytest.mark.slow
 CLIENT_TIMEOUT_S = 3
-REPLICA, CONTROLLER = b"ray::ServeReplica", b"ray::ServeController"
+CONTROLLER = b"ray::ServeController"
 LARGE = {"inputs": ["paris is [MASK] of " + "a " * (MAX_LENGTH - 8)] * 32}
 
 
@@ -75,6 +75,12 @@ class Service:
         return self.status.status == "RUNNING" and self.status.deployments["FillMask"].replica_states == {
             "RUNNING": replicas
         }
+
+    def replicas(self):
+        """The processes of the replicas that answer, as the controller sees them."""
+        details = self.app.ray_serve.context._get_global_client().get_serve_details()
+        replicas = details["applications"][self.app.APPLICATION]["deployments"]["FillMask"]["replicas"]
+        return sorted(each["pid"] for each in replicas if each["state"] == "RUNNING")
 
     def ask(self, path, body):
         return post(self.url + path, body)
@@ -177,12 +183,12 @@ def test_lost_replicas_are_replaced_while_the_third_answers(service, folders):
     service.deploy(model_dir=folders[1], num_replicas=3)
     with steady_traffic(service.url) as traffic:
         wait_for_answers(traffic, 40)
-        eventually(lambda: len(workers_below(REPLICA)) == 3)  # the last ones of the deployment before may still end
-        killed, blocked, _ = workers_below(REPLICA)
+        eventually(lambda: len(service.replicas()) == 3)
+        killed, blocked, _ = service.replicas()
         os.kill(killed, signal.SIGKILL)
         os.kill(blocked, signal.SIGSTOP)
-        eventually(lambda: blocked not in (now := workers_below(REPLICA)) and len(now) == 3)
-        wait_for_answers(traffic, 100)  # clients learn a moment later than the table of processes
+        eventually(lambda: len(now := service.replicas()) == 3 and not {killed, blocked} & set(now))
+        wait_for_answers(traffic, 100)  # HAProxy learns a moment later than the controller
         before = len(traffic.failed)
         wait_for_answers(traffic, 40)
     assert before <= 24  # what the twelve clients had sent to the two
