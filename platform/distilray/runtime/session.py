@@ -17,6 +17,7 @@ import ray.data
 
 import distilray
 from distilray.config.base import RayConfig
+from distilray.errors import InputError
 
 # Values for every session; what the user has set stays. Reasons: no usage reports from closed networks; `uv run` hooks
 # pick another Python; tokenizers must not start threads inside tasks that own one core.
@@ -28,6 +29,11 @@ ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+
+
+# Labels of the machines of a cluster that take data work, `role=data`: the cluster says so to its jobs, which run
+# everywhere. Ray alone would fill the CPUs of a machine with GPUs too, under the feet of training.
+DATA_LABELS = "DISTILRAY_DATA_LABELS"
 
 
 def inside_cluster() -> bool:
@@ -57,6 +63,21 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         ray.shutdown()
 
 
+def data_labels() -> dict[str, str] | None:
+    """The labels that a machine must have to be given data work; None where any machine will do.
+
+    Raises:
+        InputError: `DISTILRAY_DATA_LABELS` is no list of `key=value`, with commas between.
+    """
+    given = os.environ.get(DATA_LABELS, "")
+    if not given or not inside_cluster():
+        return None
+    pairs = [pair.strip().partition("=") for pair in given.split(",")]
+    if not all(key and value for key, _, value in pairs):
+        raise InputError(f"{DATA_LABELS}={given!r}: write key=value, with commas between, as in role=data")
+    return {key: value for key, _, value in pairs}
+
+
 def run_tasks(
     items: Sequence[dict[str, Any]],
     task: Callable[[dict[str, Any]], dict[str, Any]],
@@ -66,6 +87,8 @@ def run_tasks(
 ) -> Iterator[Any]:
     """The results of a task for each item, each in a Ray Data task of its own, as they come.
 
+    Tasks without a GPU run on the machines of `data_labels`.
+
     Args:
         items: what tasks are given, as values that Arrow holds; a few numbers and names.
         task: item -> its result, of the same kind. It runs on a worker; an item may be run twice when a node is lost.
@@ -74,9 +97,9 @@ def run_tasks(
     """
     if not items:
         return
-    context = ray.data.DataContext.get_current()
-    ordered = context.execution_options.preserve_order
-    context.execution_options.preserve_order = False
+    options = ray.data.DataContext.get_current().execution_options
+    ordered, selected = options.preserve_order, options.label_selector
+    options.preserve_order, options.label_selector = False, None if num_gpus else data_labels()
     try:
         dataset = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
         # Ray Data warns when both are given. A block holds one item.
@@ -87,7 +110,7 @@ def run_tasks(
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from batch.to_pylist()
     finally:
-        context.execution_options.preserve_order = ordered
+        options.preserve_order, options.label_selector = ordered, selected
 
 
 def _rows(batch: pa.Table, *, task: Callable[[dict[str, Any]], dict[str, Any]]) -> pa.Table:

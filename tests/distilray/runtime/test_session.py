@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from distilray.errors import InputError
 from distilray.runtime import session
 
 
@@ -15,6 +16,26 @@ def test_a_submitted_job_joins_the_cluster_that_its_environment_names(
     assert not session.inside_cluster()
     monkeypatch.setenv(name, "x")
     assert session.inside_cluster()
+
+
+def test_the_labels_of_data_machines_are_those_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_ID", "x")
+    assert session.data_labels() is None
+    monkeypatch.setenv(session.DATA_LABELS, "role=data, market=spot")
+    assert session.data_labels() == {"role": "data", "market": "spot"}
+
+
+def test_a_local_ray_has_no_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(session.DATA_LABELS, "role=data")
+    assert session.data_labels() is None
+
+
+@pytest.mark.parametrize("given", ["role", "role=", "=data", "role=data,"])
+def test_labels_that_are_no_pairs_are_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("RAY_JOB_ID", "x")
+    monkeypatch.setenv(session.DATA_LABELS, given)
+    with pytest.raises(InputError, match="DISTILRAY_DATA_LABELS"):
+        session.data_labels()
 
 
 SCRIPT = """

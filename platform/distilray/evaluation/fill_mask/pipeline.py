@@ -28,7 +28,7 @@ from distilray.evaluation.fill_mask.parts import (
 from distilray.evaluation.fill_mask.readers import DataFile
 from distilray.runtime.marks import Marks
 from distilray.runtime.reporting.progress import Progress
-from distilray.runtime.session import ray_session
+from distilray.runtime.session import data_labels, ray_session
 
 _READERS = 2  # files that are read at once; a reader is far ahead of the actors
 
@@ -76,9 +76,11 @@ def _parts(marks: Marks, files: Sequence[DataFile]) -> dict[int, range]:
 def _run(files: Sequence[DataFile], read: Any, config: EvaluateFillMaskConfig, folder: str, marks: Marks) -> None:
     device, actors, resources = _pool(config)
     context = ray.data.DataContext.get_current()
-    kept = (context.target_max_block_size, context.execution_options.preserve_order)
+    options = context.execution_options
+    kept = (context.target_max_block_size, options.preserve_order, options.label_selector)
     # A part goes on as soon as it is there, whatever its size; otherwise blocks would collect many.
-    context.target_max_block_size, context.execution_options.preserve_order = 1, False
+    context.target_max_block_size, options.preserve_order = 1, False
+    options.label_selector = None if device == "cuda" else data_labels()
     try:
         items = [{"item": asdict(file)} for file in files]
         parts = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
@@ -104,7 +106,7 @@ def _run(files: Sequence[DataFile], read: Any, config: EvaluateFillMaskConfig, f
                     rows, bad = rows + part["rows"], bad + part["bad"]
                     progress.advance_to(rows, f"{bad:,} bad rows")
     finally:
-        context.target_max_block_size, context.execution_options.preserve_order = kept
+        context.target_max_block_size, options.preserve_order, options.label_selector = kept
 
 
 def _read_task(
