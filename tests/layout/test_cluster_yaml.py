@@ -11,6 +11,8 @@ import yaml
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from distilray.runtime.session import DATA_LABELS
+
 Cluster = dict[str, Any]
 
 
@@ -131,6 +133,20 @@ def test_every_container_has_shared_memory_for_the_object_store(cluster: Cluster
     assert not [name for name, given in options.items() if not any("--shm-size=" in option for option in given)]
 
 
+def test_what_spills_goes_to_a_disk_of_the_machine(cluster: Cluster) -> None:
+    assert all("--object-spilling-directory=/mnt/spill" in command for command in starts(cluster))
+    assert "-v /mnt/spill:/mnt/spill" in cluster["docker"]["run_options"]
+    made = [*cluster["initialization_commands"], *cluster["available_node_types"]["gpu8"]["initialization_commands"]]
+    assert all("chown 1000:1000 /mnt/spill" in command for command in made)
+
+
+def test_data_work_is_told_to_stay_off_the_gpus(cluster: Cluster) -> None:
+    (setting,) = [option for option in cluster["docker"]["run_options"] if DATA_LABELS in option]
+    key, _, value = setting.partition("=")[2].partition("=")
+    labels = {name: node_type.get("labels", {}) for name, node_type in cluster["available_node_types"].items()}
+    assert [name for name, given in labels.items() if given.get(key) == value] == ["cpu_spot"]
+
+
 def test_images_are_named_by_digest(cluster: Cluster) -> None:
     images = [cluster["docker"]["image"], cluster["available_node_types"]["gpu8"]["docker"]["worker_image"]]
     assert all("@sha256:" in image for image in images)
@@ -144,3 +160,29 @@ def test_what_the_user_must_fill_in_is_marked(written: Cluster) -> None:
     for name, config in machines(written):
         for key in ("ImageId", "SecurityGroupIds", "IamInstanceProfile"):
             assert "REPLACE" in str(config[key]), f"{name}.{key}"
+
+
+# cluster.local.yaml: the same, where there is neither a cloud nor a container.
+
+
+@pytest.fixture(scope="module")
+def own_machines(root: Path) -> Cluster:
+    return prepare_config(yaml.safe_load((root / "cluster.local.yaml").read_text(encoding="utf-8")))
+
+
+def test_ray_accepts_the_file_for_own_machines(own_machines: Cluster) -> None:
+    validate_config(own_machines)
+
+
+def test_own_machines_start_with_tokens_and_a_dashboard_on_loopback(own_machines: Cluster) -> None:
+    head, worker = starts(own_machines)
+    assert all("RAY_AUTH_MODE=token " in command for command in (head, worker))
+    assert "--dashboard-host=127.0.0.1" in head
+    assert own_machines["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
+
+
+def test_both_files_start_serve_alike(cluster: Cluster, own_machines: Cluster) -> None:
+    options = [option.removeprefix("--env ") for option in cluster["docker"]["run_options"]]
+    given = [option for option in options if option.startswith("RAY_SERVE_")]
+    assert given
+    assert not [(option, command) for option in given for command in starts(own_machines) if option not in command]
