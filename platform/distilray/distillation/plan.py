@@ -8,7 +8,13 @@ from typing import Any
 import torch
 import yaml
 
-from distilray.config.distillation import DistillConfig, EstimateConfig, TrainingConfig, TrainTeacherConfig
+from distilray.config.distillation import (
+    DistillConfig,
+    EstimateConfig,
+    RhythmConfig,
+    TrainingConfig,
+    TrainTeacherConfig,
+)
 from distilray.distillation.preparation import model_size
 from distilray.distillation.teacher_cache.cache import TeacherCache
 from distilray.distillation.teacher_cache.compatibility import check_cache
@@ -26,7 +32,7 @@ from distilray.runtime.reporting.trackers import check_trackers
 from distilray.runtime.run_folder import CONFIG_FILE, METRICS_FILE
 
 _STATE_BYTES = 16  # of a trained parameter: itself, its gradient and two moments, in fp32
-_SAVED_BYTES = 12  # of a trained parameter in a checkpoint: itself and two moments
+SAVED_BYTES = 12  # of a trained parameter in a checkpoint: itself and two moments
 _GB = 1e9
 
 
@@ -117,36 +123,38 @@ def _plan(config: TrainingConfig, tokenizer_dir: str, model: Any, teacher: Any |
     steps = total_steps(config, len(shards))
     tokens = int(shards.tokens / len(shards) * config.batch_size * steps)
     workers, rhythm = config.scaling.num_workers, config.rhythm
-    saved = count_parameters(model) * _SAVED_BYTES / _GB
-    kept = rhythm.keep_checkpoints + 1
+    written_gb, kept_gb = checkpoint_gb(count_parameters(model), steps, rhythm)
+    memory_gb = worker_memory_gb(config, max_seq_length=shards.max_seq_length, model=model, teacher=teacher)
     return {
         "shards": f"{config.shards_dir}: {len(shards):,} examples, {shards.tokens:,} tokens",
         "steps": f"{steps:,} of {config.batch_size:,} examples ({steps * config.batch_size / len(shards):.2f} epochs)",
         "tokens": f"{tokens:,}",
         "workers": f"{workers} x {'1 GPU' if config.scaling.use_gpu else 'CPU'}"
         + (f", down to {config.scaling.min_workers}" if config.scaling.min_workers else ""),
-        "memory": f"about {_memory_gb(config, shards, model, teacher):.1f} GB for each worker",
-        "time": time_and_cost(config.estimate, tokens, workers=workers, measured_rate=_measured_rate),
+        "memory": f"about {memory_gb:.1f} GB for each worker",
+        "time": time_and_cost(config.estimate, tokens, workers=workers, measured_rate=rate_of_run),
         "checkpoints": f"every {rhythm.checkpoint_every_steps:,} steps, {rhythm.keep_checkpoints} kept and the best",
-        "bytes written": f"about {steps / rhythm.checkpoint_every_steps * saved + saved / 3:,.1f} GB in all, "
-        f"{kept * saved + saved / 3:,.1f} GB of them stay",
+        "bytes written": f"about {written_gb:,.1f} GB in all, {kept_gb:,.1f} GB of them stay",
     }
 
 
-def _memory_gb(config: TrainingConfig, shards: ShardSet, model: Any, teacher: Any | None) -> float:
+def worker_memory_gb(config: TrainingConfig, *, max_seq_length: int, model: Any, teacher: Any | None) -> float:
     """Weights, gradients and moments; activations of a micro-batch of full length; the rows of the vocabulary in work.
 
     Activations of a layer: tokens x dim x (34 + 5 x heads x length / dim) bytes in 16 bits (Korthikanti et al. 2022,
     equation 2), or 2 x tokens x dim with activation checkpointing. A teacher keeps those of one layer at a time.
+
+    Args:
+        max_seq_length: tokens of the longest example.
+        model: the model that is trained; only its shape counts, so that it may be on the meta device.
     """
     device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
     wide = config.precision == "fp32" or (
         config.precision == "auto" and device.type == "cpu" and preferred_dtype(device) == torch.float32
     )
     size, heads = model_size(model), model.config.num_attention_heads
-    length = shards.max_seq_length
-    tokens, width = config.micro_batch_size * length, 2 if wide else 1
-    layer = tokens * size.dim * (34 + 5 * heads * length / size.dim) * width
+    tokens, width = config.micro_batch_size * max_seq_length, 2 if wide else 1
+    layer = tokens * size.dim * (34 + 5 * heads * max_seq_length / size.dim) * width
     live = (
         size.layers * 2 * tokens * size.dim * width + layer if config.activation_checkpointing else size.layers * layer
     )
@@ -155,6 +163,18 @@ def _memory_gb(config: TrainingConfig, shards: ShardSet, model: Any, teacher: An
         state += count_parameters(teacher) * 2 * width
         live += layer / 2
     return float(state + live + 4 * 512 * size.vocabulary * 4) / _GB
+
+
+def checkpoint_gb(parameters: int, steps: int, rhythm: RhythmConfig) -> tuple[float, float]:
+    """What checkpoints and the model take on the disk: written in all, and still there at the end.
+
+    Args:
+        parameters: of the trained model.
+        steps: optimiser steps of the run.
+    """
+    saved = parameters * SAVED_BYTES / _GB
+    kept = rhythm.keep_checkpoints + 1
+    return steps / rhythm.checkpoint_every_steps * saved + saved / 3, kept * saved + saved / 3
 
 
 def time_and_cost(estimate: EstimateConfig, tokens: int, *, workers: int, measured_rate: Callable[[str], float]) -> str:
@@ -176,7 +196,7 @@ def time_and_cost(estimate: EstimateConfig, tokens: int, *, workers: int, measur
     return ", ".join(told)
 
 
-def _measured_rate(run_dir: str) -> float:
+def rate_of_run(run_dir: str) -> float:
     """Tokens per second of one worker in an earlier run, median of its rows.
 
     Raises:

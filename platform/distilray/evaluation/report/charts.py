@@ -120,6 +120,35 @@ def bar_chart(title: str, bars: Mapping[str, float], *, x_label: str, y_label: s
     return _svg(f"{title}: {len(bars)} bars, the highest at {most} with {_short(bars[most])}", draw)
 
 
+def stacked_chart(title: str, bars: Mapping[str, Mapping[str, float]], *, x_label: str, y_label: str) -> Markup:
+    """Bars side by side, each of parts on top of each other; nothing without one.
+
+    Args:
+        bars: name of a bar -> name of a part -> its height; all bars have the same parts in the same order. A part
+            that no bar has any of is left out.
+    """
+    if not bars:
+        return Markup("")
+    parts = [part for part in next(iter(bars.values())) if any(bar[part] for bar in bars.values())]
+
+    def draw(panel: Any) -> None:
+        below = [0.0] * len(bars)
+        for number, part in enumerate(parts):
+            heights = [bar[part] for bar in bars.values()]
+            colour = _LINES[SERIES[number % len(SERIES)]]
+            panel.bar(range(len(bars)), heights, bottom=below, color=colour, width=0.8, label=part)
+            below = [low + height for low, height in zip(below, heights, strict=True)]
+        panel.set_xticks(range(len(bars)), list(bars))
+        panel.tick_params(axis="x", length=0)
+        panel.yaxis.set_major_formatter(lambda value, _: _short(value))
+        panel.set_xlabel(x_label)
+        panel.set_ylabel(y_label)
+        panel.figure.legend(loc="outside upper center", ncols=3, fontsize="small")
+
+    told = [f"{name} {_short(sum(bar.values()))}" for name, bar in bars.items()]
+    return _svg(f"{title}: {', '.join(told)}", draw)
+
+
 def _svg(alt: str, draw: Callable[[Any], None]) -> Markup:
     # Imported here: matplotlib makes folders in the user's home when it is imported.
     import matplotlib as mpl

@@ -1,16 +1,15 @@
-"""A job whose result is a view of other runs, which is made anew when these have changed."""
+"""A job whose result is a view of other files, which is made anew when these or the recipe have changed."""
 
 from collections.abc import Sequence
 
 from distilray.config.recipe import load_recipe
-from distilray.config.report import ReportConfig
 from distilray.errors import InputError
 from distilray.runtime import storage
-from distilray.runtime.job import Job
+from distilray.runtime.job import C, Job
 from distilray.runtime.run_folder import CONFIG_FILE, MANIFEST_FILE, RunFolder, read_manifest
 
 
-class ViewJob(Job[ReportConfig]):
+class ViewJob(Job[C]):
     """Where another job refuses a folder with a run of other inputs, this one writes its files again."""
 
     def execute(self, recipe: str, overrides: Sequence[str] = ()) -> RunFolder:

@@ -1,0 +1,34 @@
+"""Plan the line on machines before anything is hired: hours, money, disk; its training on 1 to 64 workers, simulated.
+
+    python -m jobs.plan --recipe jobs/recipes/plan/card.yaml [--dry-run] [a.b=value ...]
+    python -m jobs.plan --recipe jobs/recipes/plan/card.yaml run_dir=runs/plan cluster.machine=g6e.48xlarge
+
+Reads:  the recipes of the stations; with estimate.measured_in a run folder of jobs.distill.
+Writes: plan.json, scaling.svg, plan.html and manifest.json in run_dir, again when the recipe or one of the stations'
+        has changed; prints the tables and what they assume.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from distilray.config.operations.capacity import PlanConfig
+from distilray.evaluation.report.view import ViewJob
+from distilray.operations.capacity.planning import plan_inputs, plan_line, show_plan, write_plan
+
+JOB = ViewJob(
+    name="plan",
+    config_class=PlanConfig,
+    inputs=plan_inputs,
+    plan=plan_line,
+    run=write_plan,
+    show=show_plan,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the job; returns its exit code."""
+    return JOB.main(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

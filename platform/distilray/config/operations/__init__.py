@@ -1,0 +1,1 @@
+"""What the recipes of the jobs around the line may say."""

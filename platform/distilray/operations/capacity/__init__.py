@@ -1,0 +1,1 @@
+"""What the line takes on which machines: hours, money, disk; its scaling, simulated."""

@@ -1,0 +1,200 @@
+"""How much work a line is: words, tokens, steps, flops, bytes, as its recipes and its text say."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
+
+from distilray.config.distillation import DistillConfig
+from distilray.config.operations.capacity import ModelShapeConfig, TextConfig
+from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.distillation.feed import StepSize
+from distilray.distillation.monitoring.meter import ModelSize
+from distilray.distillation.plan import checkpoint_gb, total_steps, worker_memory_gb
+from distilray.distillation.preparation import flops_of_step, model_size
+from distilray.models.masked_lm import count_parameters
+from distilray.schemas import EXAMPLES
+
+# Of the sample (docs/benchmarks.md), encoded with pairs of segments at 128 and 512 tokens: tokens of the shards for
+# each token of the text and copy, since the B of a random pair is read beside its own place, and mean length of an
+# example as part of the longest.
+_LENGTHS, _PAIR_GROWTH, _PAIR_LENGTH = (128, 512), (1.21, 1.32), (0.995, 0.90)
+_SINGLE_LENGTH = 0.95  # contiguous text without pairs; assumed, as the last run of a document is shorter
+_OFFSET_BYTES = 4  # of a list of a row
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The examples of the shards, all copies.
+
+    Attributes:
+        squared_length: mean square of the lengths over their mean: what attention costs a token.
+    """
+
+    count: int
+    heldout: int
+    mean_length: float
+    max_length: int
+    squared_length: float
+    masked_share: float
+    text_tokens: int
+    shard_bytes: int
+
+    @property
+    def tokens(self) -> int:
+        """Of the train split."""
+        return round(self.count * self.mean_length)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A distillation.
+
+    Attributes:
+        tokens_per_step, flops_per_step: of an optimiser step over all workers.
+        backward_share: of the flops, those of the backward pass.
+        heldout_flops: of one pass over the held-out examples.
+        worker_gb: memory of a worker.
+        written_gb, kept_gb: checkpoints and model.
+    """
+
+    config: DistillConfig
+    steps: int
+    tokens_per_step: float
+    flops_per_step: float
+    backward_share: float
+    heldout_flops: float
+    parameters: int
+    student: ModelSize
+    worker_gb: float
+    written_gb: float
+    kept_gb: float
+
+    @property
+    def tokens(self) -> float:
+        """Of the whole run."""
+        return self.steps * self.tokens_per_step
+
+
+def text_tokens(text: TextConfig) -> int:
+    """Tokens of all words."""
+    return round((text.wikipedia_words + text.book_words) * text.tokens_per_word)
+
+
+def examples_of(text: TextConfig, config: EncodeCorpusConfig) -> Examples:
+    """What `encode_corpus` would make of the text."""
+    tokens, longest = text_tokens(text), config.max_seq_length
+    has_pairs = config.mode == "card"
+    growth = float(np.interp(longest, _LENGTHS, _PAIR_GROWTH)) if has_pairs else 1.0
+    share = float(np.interp(longest, _LENGTHS, _PAIR_LENGTH)) if has_pairs else _SINGLE_LENGTH
+    mean = share * longest
+    written = tokens * growth * config.dupe_factor
+    count = max(1, round(written / mean))
+    heldout = round(count * config.heldout_fraction)
+    masks = 0.0 if config.masking.dynamic else config.masking.mlm_probability
+    return Examples(
+        count=count - heldout,
+        heldout=heldout,
+        mean_length=mean,
+        max_length=longest,
+        # Few examples are short, and they are short by anything: the square lies half-way to the longest.
+        squared_length=(mean + longest) / 2,
+        masked_share=config.masking.mlm_probability,
+        text_tokens=tokens,
+        shard_bytes=shard_bytes(count, round(written), round(written * masks)),
+    )
+
+
+def shard_bytes(examples: int, tokens: int, masks: int, schema: pa.Schema = EXAMPLES) -> int:
+    """Bytes of shards in Arrow's layout: fixed columns and the offsets of lists for each row, the values of lists."""
+    values = {"input_ids": tokens, "mask_positions": masks, "mask_labels": masks}
+    row_bits, list_bytes = 0, 0
+    for column in schema:
+        if pa.types.is_list(column.type):
+            row_bits += 8 * _OFFSET_BYTES
+            list_bytes += values[column.name] * column.type.value_type.bit_width // 8
+        else:
+            row_bits += column.type.bit_width
+    return examples * row_bits // 8 + list_bytes
+
+
+def models_of(shape: ModelShapeConfig, config: DistillConfig) -> tuple[Any, Any]:
+    """Student and teacher on the meta device: their shapes without weights."""
+    layers = len(config.student.layers) if config.student.layers else max(1, shape.layers // 2)
+    with torch.device("meta"):
+        teacher: Any = BertForMaskedLM(
+            BertConfig(
+                vocab_size=shape.vocabulary,
+                hidden_size=shape.dim,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                intermediate_size=shape.hidden_dim,
+                max_position_embeddings=shape.positions,
+            )
+        )
+        student: Any = DistilBertForMaskedLM(
+            DistilBertConfig(
+                vocab_size=shape.vocabulary,
+                dim=shape.dim,
+                n_layers=layers,
+                n_heads=shape.heads,
+                hidden_dim=shape.hidden_dim,
+                max_position_embeddings=shape.positions,
+            )
+        )
+    return student, teacher
+
+
+def training_of(examples: Examples, config: DistillConfig, shape: ModelShapeConfig) -> Training:
+    """What `distill` would do with these examples."""
+    student, teacher = models_of(shape, config)
+    runs_teacher = config.teacher_cache_dir is None
+    sizes = model_size(student), model_size(teacher) if runs_teacher else None
+    steps = total_steps(config, examples.count)
+    tokens = config.batch_size * examples.mean_length
+    flops = _flops(tokens, examples, config, *sizes)
+    head_rows = round(tokens * (1.0 if config.losses.compared_positions == "all" else examples.masked_share))
+    student_forward = sizes[0].forward_flops(round(tokens), round(tokens * examples.squared_length), head_rows)
+    scored = min(examples.heldout, config.rhythm.heldout_examples or examples.heldout)
+    heldout = _flops(scored * examples.mean_length, examples, config, *sizes)
+    written_gb, kept_gb = checkpoint_gb(count_parameters(student), steps, config.rhythm)
+    return Training(
+        config=config,
+        steps=steps,
+        tokens_per_step=tokens,
+        flops_per_step=flops,
+        backward_share=2 * student_forward / flops,
+        heldout_flops=heldout * (1 - 2 * student_forward / flops),
+        parameters=count_parameters(student),
+        student=sizes[0],
+        worker_gb=worker_memory_gb(
+            config,
+            max_seq_length=examples.max_length,
+            model=student,
+            teacher=teacher if runs_teacher else None,
+        ),
+        written_gb=written_gb,
+        kept_gb=kept_gb,
+    )
+
+
+def _flops(
+    tokens: float, examples: Examples, config: DistillConfig, student: ModelSize, teacher: ModelSize | None
+) -> float:
+    """Flops of forward and backward of some tokens, by the formula that training tells its `mfu` by."""
+    size = StepSize(
+        tokens=round(tokens),
+        slots=round(tokens),
+        masked=round(tokens * examples.masked_share),
+        pairs=round(tokens * examples.squared_length),
+    )
+    return float(flops_of_step(size, student, teacher, config.losses))
+
+
+def scored_passes(training: Training) -> int:
+    """How often a run scores the held-out examples: before the first step, at its rhythm, at the end."""
+    return 1 + math.ceil(training.steps / training.config.rhythm.evaluate_every_steps)

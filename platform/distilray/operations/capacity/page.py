@@ -1,0 +1,161 @@
+"""A plan for people: tables for the terminal, a page, and a drawing of the scaling."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from distilray.evaluation.report.charts import Line, line_chart, stacked_chart
+from distilray.evaluation.report.figures import from_rich
+from distilray.evaluation.report.page import (
+    Markup,
+    document,
+    figure,
+    figures,
+    listing,
+    markup,
+    paragraph,
+    section,
+    tiles,
+)
+from distilray.evaluation.report.style import STYLE
+from distilray.operations.capacity.simulation.scaling import PARTS
+
+Values = Mapping[str, Any]
+_BETWEEN = ("checkpoints", "held-out scores")
+_TITLE = "Capacity plan"
+_PANEL = (460, 290)  # pixels of a chart in the drawing
+
+
+def plan_tables(values: Values) -> list[Table]:
+    """Stations, scaling, and the run of the paper."""
+    return [_stations(values), _scaling(values), _reference(values)]
+
+
+def plan_page(values: Values) -> str:
+    """One page that needs no network and no script."""
+    total, training = values["total"], values["training"]
+    lead = tiles(
+        [
+            ("cost", f"${total['cost']:,.0f}", "all stations, machines paid whole"),
+            ("time", f"{total['hours']:,.1f} h", "one station after the other"),
+            ("disk", f"{total['kept_gb']:,.1f} GB", f"kept; {total['written_gb']:,.1f} GB written"),
+            ("training", f"{training['flops'] / 1e18:,.3g} EF", f"{training['tokens'] / 1e9:,.2f} G tokens"),
+            ("memory", f"{training['worker_gb']:,.1f} GB", "of a worker"),
+        ]
+    ) + "".join(f'<p class="warning">{markup(warning)}</p>\n' for warning in values["warnings"])
+    stations, scaling, reference = (from_rich(table) for table in plan_tables(values))
+    throughput, parts = _charts(values)
+    drawn = figures(
+        figure("Tokens per second: simulated, and without anything to wait for", throughput),
+        figure("Where the time of a step goes, all workers together", parts),
+    )
+    about = paragraph(
+        "The same model for the run that the DistilBERT paper gives the hours of. The implied share of the peak is the "
+        "one that would make its prediction exact."
+    )
+    sections = [
+        ("stations", "Stations", stations),
+        ("scaling", "Scaling", Markup(drawn + scaling)),
+        ("check", "Against the paper", Markup(reference + about)),
+        ("assumptions", "Assumptions", listing(values["assumptions"])),
+    ]
+    body = Markup("".join(section(*each) for each in sections))
+    return document(_TITLE, Markup(lead), [(anchor, title) for anchor, title, _ in sections], body)
+
+
+def scaling_svg(values: Values) -> str:
+    """Both charts of the scaling side by side, as a file of its own, light or dark like the page."""
+    width, height = _PANEL
+    colours = STYLE[: STYLE.index("* {")].strip()
+    panels = "".join(
+        re.sub("^<svg", f'<svg x="{number * width}" y="0" width="{width}" height="{height}"', chart)
+        for number, chart in enumerate(_charts(values))
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 {2 * width} {height}" width="{2 * width}" height="{height}">\n<style>{colours}</style>\n'
+        f'<rect width="100%" height="100%" fill="var(--page)"/>\n{panels}</svg>\n'
+    )
+
+
+def _charts(values: Values) -> tuple[Markup, Markup]:
+    runs = values["scaling"]
+    workers = [run["workers"] for run in runs]
+    rates = [run["tokens_per_s"] for run in runs]
+    ideal = [run["tokens_per_s"] / run["efficiency"] for run in runs]
+    lines = [Line("simulated", workers, rates, measured=True), Line("ideal", workers, ideal)]
+    bars = {str(run["workers"]): _shown_parts(run) for run in runs}
+    return (
+        line_chart("Throughput", lines, x_label="workers", y_label="tokens/s"),
+        stacked_chart("Worker seconds of a step", bars, x_label="workers", y_label="worker seconds of a step"),
+    )
+
+
+def _shown_parts(run: Values) -> dict[str, float]:
+    """Seconds of all workers for a step, what happens between steps in one part."""
+    found = {name: run["workers"] * run["parts"][name] for name in PARTS if name not in _BETWEEN}
+    return {**found, "between steps": run["workers"] * sum(run["parts"][name] for name in _BETWEEN)}
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
+    return table
+
+
+def _stations(values: Values) -> Table:
+    table = _table(
+        "stations", "station", "hours", "machines", "device-hours", "cost, $", "GB written", "GB kept", "what"
+    )
+    for one in values["stations"]:
+        table.add_row(
+            one["station"],
+            f"{one['hours']:,.2f}",
+            f"{one['machines']} x {one['machine']}",
+            f"{one['device_hours']:,.1f} {one['device']}-h",
+            f"{one['cost']:,.2f}",
+            f"{one['written_gb']:,.1f}",
+            f"{one['kept_gb']:,.1f}",
+            one["note"],
+        )
+    total = values["total"]
+    sizes = f"{total['written_gb']:,.1f}", f"{total['kept_gb']:,.1f}"
+    table.add_row("in all", f"{total['hours']:,.2f}", "", "", f"{total['cost']:,.2f}", *sizes, "one after the other")
+    return table
+
+
+def _scaling(values: Values) -> Table:
+    headings = "step, s", "tokens/s", "efficiency", "hours", "hours, p90", "preempted", "cost, $", "bound by"
+    table = _table(f"distill on {values['training']['machine']}, simulated", "workers", *headings)
+    for run in values["scaling"]:
+        table.add_row(
+            str(run["workers"]),
+            f"{run['step_s']:,.3g}",
+            f"{run['tokens_per_s']:,.0f}",
+            f"{run['efficiency']:.1%}",
+            f"{run['hours']:,.2f}",
+            f"{run['hours_p90']:,.2f}",
+            f"{run['preemptions']:,.1f}",
+            f"{run['cost']:,.2f}",
+            f"{run['bound']} ({run['parts'][run['bound']] / run['step_s']:.0%})",
+        )
+    return table
+
+
+def _reference(values: Values) -> Table:
+    headings = "precision", "predicted, h", "published, h", "ratio", "MFU assumed", "MFU implied"
+    table = _table("the model against the paper", "run", *headings)
+    for one in values["reference"]:
+        table.add_row(
+            one["name"],
+            one["precision"],
+            f"{one['predicted_hours']:,.1f}",
+            f"{one['published_hours']:,.0f}",
+            f"{one['ratio']:.2f}",
+            f"{one['mfu']:.1%}",
+            f"{one['implied_mfu']:.1%}",
+        )
+    return table

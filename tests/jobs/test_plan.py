@@ -1,0 +1,99 @@
+import json
+import xml.dom.minidom
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs import plan
+from tests.distilray.operations.capacity.small_plan import write_recipes
+from tests.distilray.tiny_line import write_recipe
+
+RECIPES = sorted(Path("jobs/recipes/plan").glob("*.yaml"))
+
+
+@pytest.fixture
+def run(tmp_path):
+    def started(*arguments, **values):
+        given = {"run_dir": str(tmp_path / "plan"), "stations": write_recipes(tmp_path), **values}
+        return plan.main(["--recipe", write_recipe(tmp_path, **given), *arguments])
+
+    return started
+
+
+def test_a_plan_is_three_files_and_the_manifest(run, tmp_path, capsys):
+    assert run() == 0
+    folder = tmp_path / "plan"
+    made = {"plan.json", "scaling.svg", "plan.html"}
+    assert {file.name for file in folder.iterdir()} == made | {"manifest.json", "config.yaml"}
+    assert set(json.loads((folder / "manifest.json").read_text())["content"]["outputs"]) == made
+    said = capsys.readouterr().out
+    assert "DistilBERT, 8 x V100" in said
+    assert "Stragglers: each worker" in said
+
+
+def test_costs_of_the_file_add_up(run, tmp_path):
+    assert run() == 0
+    found = json.loads((tmp_path / "plan/plan.json").read_text())
+    assert found["total"]["cost"] == pytest.approx(sum(one["cost"] for one in found["stations"]))
+    for one in found["scaling"]:
+        assert one["worker_hours"] == pytest.approx(one["hours"] * one["workers"])
+    assert [one["workers"] for one in found["scaling"]] == [1, 2, 4, 8, 16, 32, 64]
+
+
+def test_drawing_and_page_need_nothing_but_themselves(run, tmp_path):
+    assert run() == 0
+    drawing = (tmp_path / "plan/scaling.svg").read_text()
+    assert len(xml.dom.minidom.parseString(drawing).getElementsByTagName("svg")) == 3
+    page = (tmp_path / "plan/plan.html").read_text()
+    for text in (drawing, page):
+        assert "<script" not in text
+        assert 'src="http' not in text
+    assert "all-reduce" in page
+
+
+def test_the_same_plan_is_not_made_again_and_another_one_replaces_it(run, tmp_path, capsys):
+    assert run() == run() == 0
+    assert "skipped" in capsys.readouterr().out
+    assert run("cluster.mfu=0.1") == 0
+    assert "skipped" not in capsys.readouterr().out
+    assert yaml.safe_load((tmp_path / "plan/config.yaml").read_text())["config"]["cluster"]["mfu"] == 0.1
+
+
+def test_the_rate_decides_the_plan(run, tmp_path, capsys):
+    assert run() == 0
+    assert run("estimate.tokens_per_s=1000") == 0
+    assert "1,000 tokens/s, stated" in capsys.readouterr().out
+
+
+def test_a_dry_run_prints_the_stations_and_writes_nothing(run, tmp_path, capsys):
+    assert run("--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "distill" in said
+    assert "GPU-hours" in said
+    assert not (tmp_path / "plan").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("cluster.machine=toaster", "cluster.machine: no machine 'toaster'"),
+        ("cluster.market=spot", "set cluster.price_per_machine_hour"),
+        ("stations.distill.path=none.yaml", "none.yaml"),
+        ("stations.distill.overrides=[learning=1]", "learning"),
+        ("disturbance.preemptions_per_machine_hour=100000000", "would not end"),
+        ("simulation.workers=[0]", "simulation.workers"),
+        ("estimate.measured_in=nowhere", "nowhere"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(run, tmp_path, capfd, override, told):
+    assert run(override) == 2
+    (said,) = capfd.readouterr().err.splitlines()
+    assert told in said
+    assert not (tmp_path / "plan/manifest.json").exists()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_can_be_planned(recipe, tmp_path, capsys):
+    assert plan.main(["--recipe", str(recipe), "--dry-run", f"run_dir={tmp_path}/plan"]) == 0
+    assert "does not fit" not in capsys.readouterr().out
