@@ -1,0 +1,176 @@
+"""What a recipe reads: complete runs, and models with all their files. Nothing is fetched, no weights are loaded."""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from distilray.config.base import JobConfig
+from distilray.errors import InputError
+from distilray.operations.doctor.check import Finding, fail, ok, together, warn
+from distilray.operations.doctor.recipe.places import is_path
+from distilray.runtime import storage
+from distilray.runtime.run_folder import read_manifest
+from distilray.runtime.sample import HUB_PREFIX, resolve
+
+_RUNS = ("corpus_dir", "shards_dir", "teacher_cache_dir", "teacher_run_dir")
+_MODELS = ("teacher_dir", "student_dir", "model_dir", "encoder_dir", "tokenizer_dir")
+_ONNX = "model.onnx"
+_NO_PYTORCH = "save it with save_pretrained, as safetensors, its tokenizer beside it"
+_CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+_HEADER_MOST = 100 << 20  # bytes of the header of a safetensors file
+AS_A_JOB = "look from inside: ray job submit ... -- python -m jobs.doctor ..."
+
+
+def runs_of(config: JobConfig) -> dict[str, str]:
+    """The run folders that a recipe reads, by key."""
+    return {name: value for name, value in config if name in _RUNS and value}
+
+
+def models_of(config: JobConfig) -> dict[str, str]:
+    """The models that a recipe reads, by key."""
+    found = {name: value for name, value in config if name in _MODELS and value}
+    models = getattr(config, "models", None)
+    if isinstance(models, Mapping):
+        found |= {f"models.{name}": source for name, source in models.items()}
+    elif models:
+        found |= {f"models.{model.name}": model.model_dir for model in models}
+    return found
+
+
+def check_runs(runs: Mapping[str, str], *, outside: bool = False) -> Finding:
+    """Every run that is read is complete: its manifest is there, and all files that it names, as large as it says.
+
+    Args:
+        runs: by key of the recipe.
+        outside: whether the paths are those of machines that this process cannot see.
+    """
+    findings = [_each(key, uri, _check_run, outside) for key, uri in runs.items()]
+    told = ", ".join(finding.found for finding in findings) or "the recipe reads no run"
+    return together(findings, told)
+
+
+def check_models(models: Mapping[str, str], *, offline: bool, outside: bool = False) -> Finding:
+    """Every model that is read has its files, whole.
+
+    Args:
+        models: by key of the recipe.
+        offline: whether the hub may not be asked.
+        outside: see `check_runs`.
+    """
+    findings = []
+    for key, source in models.items():
+        if source.startswith(HUB_PREFIX):
+            findings.append(_check_hub(key, source, offline=offline))
+        else:
+            findings.append(_each(key, source, _check_model, outside))
+    told = ", ".join(finding.found for finding in findings) or "the recipe reads no model"
+    return together(findings, told)
+
+
+def model_bytes(source: str) -> int | None:
+    """Size of the weights of a model in a folder or object store; None where it is not known without fetching it."""
+    if source.startswith(HUB_PREFIX):
+        return None
+    return storage.file_size(storage.join(_model_folder(resolve(source)), _WEIGHTS))
+
+
+def _each(key: str, uri: str, check: Callable[[str, str], Finding], outside: bool) -> Finding:
+    if outside and is_path(resolve(uri)) and not storage.exists(resolve(uri)):
+        return warn(f"{key}: {uri} is not on this machine, and cannot be looked at from here", AS_A_JOB)
+    try:
+        return check(key, uri)
+    except InputError as error:
+        found, _, fix = str(error).partition("; ")
+        return fail(f"{key}: {found}", fix or "correct the recipe")
+
+
+def _check_run(key: str, uri: str) -> Finding:
+    content = read_manifest(uri)["content"]
+    files = {name: entry["bytes"] for name, entry in content["outputs"].items() if "bytes" in entry}
+    sizes = {name: storage.file_size(storage.join(uri, name)) for name in files}
+    torn = [name for name, size in sizes.items() if size != files[name]]
+    if torn:
+        what = "is missing" if sizes[torn[0]] is None else f"has {sizes[torn[0]]:,} bytes, not {files[torn[0]]:,}"
+        told = f"{key}: {uri}/{torn[0]} {what} ({len(torn)} of {len(files)} files)"
+        return fail(told, f"run jobs.{content['job']} again, or copy the run whole")
+    return ok(f"{key} {uri} complete ({content['job']}, {len(files)} files)")
+
+
+def _check_hub(key: str, source: str, *, offline: bool) -> Finding:
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = source.removeprefix(HUB_PREFIX).partition("@")
+    needed = (_TOKENIZER,) if key == "tokenizer_dir" else (_CONFIG, _WEIGHTS, _TOKENIZER)
+    try:
+        folder = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+        missing = [file for file in needed if not (folder / file).is_file()]
+    except (OSError, ValueError):
+        missing = list(needed)
+    if not missing:
+        return ok(f"{key} {source} in the cache")
+    if offline:
+        fix = f"hf download {name} {' '.join(needed)} on a machine that can, and name its folder"
+        return fail(f"{key}: {source} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it", fix)
+    told = f"{key}: {source} is not in the cache of this machine; the first run fetches it"
+    return warn(told, f"hf download {name} {' '.join(needed)}")
+
+
+def _model_folder(source: str) -> str:
+    inside = storage.join(source, "model")
+    return inside if storage.is_folder(inside) else source
+
+
+def _check_model(key: str, source: str) -> Finding:
+    folder = _model_folder(resolve(source))
+    if not storage.exists(folder):
+        raise InputError(f"{source}: no such folder; name a run, a model folder, the URI of one, or hub:OWNER/NAME")
+    if key == "tokenizer_dir":
+        _require(folder, (_TOKENIZER,))
+        return ok(f"{key} {source} there")
+    if storage.exists(storage.join(folder, _ONNX)):
+        _require(folder, (_CONFIG, _TOKENIZER))
+        return ok(f"{key} {source} there (ONNX)")
+    _require(folder, (_CONFIG, _WEIGHTS, _TOKENIZER))
+    settings = _json(storage.join(folder, _CONFIG), storage.read_bytes(storage.join(folder, _CONFIG)))
+    tensors = _tensors(storage.join(folder, _WEIGHTS))
+    return ok(f"{key} {source} ({settings.get('model_type', 'unknown')}, {tensors} tensors)")
+
+
+def _require(folder: str, names: Collection[str]) -> None:
+    for name in names:
+        if not storage.exists(storage.join(folder, name)):
+            raise InputError(f"{folder}: no {name}; {_NO_PYTORCH}")
+
+
+def _tensors(uri: str) -> int:
+    """Tensors of a safetensors file, whose header fits its size."""
+    size = storage.file_size(uri) or 0
+    length = int.from_bytes(storage.read_range(uri, 0, 8), "little")
+    if not 2 <= length <= min(size, _HEADER_MOST):
+        raise InputError(f"{uri}: no safetensors file; {_NO_PYTORCH}")
+    header = _json(uri, storage.read_range(uri, 8, 8 + length))
+    ends = list(_ends(uri, header))
+    told = 8 + length + max(ends, default=0)
+    if told != size:
+        raise InputError(f"{uri}: torn, {size:,} bytes where its header tells of {told:,}; copy it again")
+    return len(ends)
+
+
+def _ends(uri: str, header: Mapping[str, Any]) -> Iterator[int]:
+    for name, entry in header.items():
+        if name != "__metadata__":
+            try:
+                yield int(entry["data_offsets"][1])
+            except (TypeError, LookupError, ValueError):
+                raise InputError(f"{uri}: no safetensors file; {_NO_PYTORCH}") from None
+
+
+def _json(uri: str, data: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{uri}: not what its name says; {_NO_PYTORCH}")
+    return found

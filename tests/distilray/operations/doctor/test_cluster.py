@@ -1,0 +1,102 @@
+import json
+
+import pytest
+
+from distilray.errors import InputError
+from distilray.operations.doctor import cluster
+from distilray.operations.doctor.cluster import (
+    Cluster,
+    Node,
+    check_nodes,
+    check_version,
+    cluster_address,
+    read_cluster,
+)
+
+HEAD = Node(0, 0, 2e9, is_head=True)
+GPU8 = Node(96, 8, 1e11, is_head=False)
+
+
+def of(*nodes: Node) -> Cluster:
+    return Cluster("auto", "2.60.0", nodes)
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "address"),
+    [
+        (None, {}, None),
+        ("http://h:1", {"RAY_ADDRESS": "a:2"}, "http://h:1"),
+        (None, {"RAY_ADDRESS": "a:2", "RAY_API_SERVER_ADDRESS": "http://h:1"}, "a:2"),
+        (None, {"RAY_API_SERVER_ADDRESS": "http://h:1"}, "http://h:1"),
+        (None, {"RAY_JOB_ID": "01000000"}, "auto"),
+        (None, {"RAY_ADDRESS": "local"}, None),
+    ],
+)
+def test_the_command_names_the_cluster_before_the_environment(given, environment, address):
+    assert cluster_address(given, environment) == address
+
+
+def test_another_version_of_ray_fails():
+    assert check_version(of(HEAD), "2.60.0").status == "ok"
+    assert check_version(of(HEAD), "2.59.0").status == "fail"
+    assert check_version(of(HEAD), None).status == "fail"
+
+
+def test_the_machines_are_summed_up():
+    found = check_nodes(of(HEAD, GPU8, GPU8))
+    assert found.status == "ok"
+    assert found.found == "3 machines: 192 CPU, 16 GPU, object store 202.0 GB"
+
+
+def test_a_head_that_takes_work_is_a_warning_where_there_are_other_machines():
+    head = Node(4, 0, 1e9, is_head=True)
+    assert check_nodes(of(head)).status == "ok"
+    assert check_nodes(of(head, GPU8)).status == "warn"
+    growing = check_nodes(of(Node(4, 0, 1e9, is_head=True, group="head")))
+    assert (growing.status, "autoscaler" in growing.found) == ("warn", True)
+
+
+def test_a_cluster_without_a_machine_fails():
+    assert check_nodes(of()).status == "fail"
+
+
+def test_the_dashboard_tells_the_machines_that_are_alive(monkeypatch):
+    rows = [
+        {
+            "state": "ALIVE",
+            "resources_total": {"CPU": 0.0, "object_store_memory": 5.0, "node:__internal_head__": 1.0},
+            "labels": {"ray.io/node-group": "head"},
+        },
+        {"state": "ALIVE", "resources_total": {"CPU": 16.0, "GPU": 8.0}, "labels": None},
+        {"state": "DEAD", "resources_total": {"CPU": 64.0}, "labels": {}},
+    ]
+    answers = {"/api/version": {"ray_version": "2.60.0"}, "/api/v0/nodes": {"data": {"result": {"result": rows}}}}
+    monkeypatch.setattr(cluster, "get_json", lambda address, path, token: answers[path.partition("?")[0]])
+    found = read_cluster("http://h:1", None)
+    assert found.version == "2.60.0"
+    assert found.nodes == (Node(0, 0, 5, is_head=True, group="head"), Node(16, 8, 0, is_head=False))
+    assert (found.can_grow, found.spans_machines) == (True, True)
+
+
+@pytest.mark.parametrize("answer", [{}, {"ray_version": "2.60.0"}, [], None])
+def test_an_answer_of_something_else_than_ray_is_told(monkeypatch, answer):
+    monkeypatch.setattr(cluster, "get_json", lambda *_: answer)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_cluster("http://h:1", None)
+
+
+def test_an_address_where_nothing_listens_is_told_at_once(free_port):
+    with pytest.raises(InputError, match="nothing answers"):
+        read_cluster(f"127.0.0.1:{free_port()}", None)
+
+
+def test_the_port_of_the_dashboard_without_http_is_told():
+    with pytest.raises(InputError, match=r"write http://127\.0\.0\.1:8265"):
+        read_cluster("127.0.0.1:8265", None)
+
+
+@pytest.mark.slow
+def test_inside_of_a_cluster_ray_tells_the_machines(local_ray):
+    (node,) = read_cluster("auto", None).nodes
+    assert (node.cpus, node.is_head, node.object_store > 0, node.group) == (2, True, True, "")
+    assert json.dumps(node.gpus)

@@ -1,0 +1,27 @@
+import threading
+import time
+
+import pytest
+
+from distilray.operations.doctor import command
+from distilray.operations.doctor.check import Row, any_hangs, examine, ok
+
+
+def test_a_process_whose_checks_have_ended_ends_in_order():
+    list(examine([Row("a check", lambda: ok("there"))]))
+    assert not any_hangs()
+    with pytest.raises(SystemExit) as raised:
+        command.leave(1)
+    assert raised.value.code == 1
+
+
+def test_a_process_does_not_wait_for_a_check_that_hangs(monkeypatch):
+    never, codes = threading.Event(), []
+    monkeypatch.setattr(command.os, "_exit", codes.append)
+    list(examine([Row("hangs", never.wait)], timeout_s=0.01))
+    with pytest.raises(SystemExit):  # where the real one does not come to
+        command.leave(1)
+    assert codes == [1]
+    never.set()
+    while any_hangs():
+        time.sleep(0.01)

@@ -1,0 +1,112 @@
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from distilray.config.distillation import DistillConfig
+from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.errors import InputError
+from distilray.operations.doctor import examination
+from distilray.operations.doctor.check import any_hangs, examine
+from distilray.operations.doctor.cluster import Cluster, Node
+from distilray.operations.doctor.examination import rows, run_bytes
+from distilray.operations.doctor.subject import Subject
+
+DASHBOARD = "http://127.0.0.1:8265"
+
+
+def subject(address=None, config=None, storage_uri=None, **environment) -> Subject:
+    return Subject(address, config, storage_uri, list, environment)
+
+
+def recipe(tmp_path, **changes) -> DistillConfig:
+    given = {"run_dir": f"{tmp_path}/run", "shards_dir": f"{tmp_path}/shards", "teacher_dir": f"{tmp_path}/teacher"}
+    return DistillConfig.model_validate({**given, **changes})
+
+
+def names(found: Subject) -> list[str]:
+    return [row.name for row in rows(found)]
+
+
+def test_without_a_cluster_nothing_of_one_is_asked():
+    assert not {"jobs api", "cluster", "folders"} & set(names(subject()))
+    assert {"jobs api", "cluster"} <= set(names(subject(DASHBOARD)))
+    assert "jobs api" not in names(subject(RAY_JOB_ID="1"))
+
+
+def test_a_recipe_adds_its_checks(tmp_path):
+    plain = set(names(subject()))
+    assert set(names(subject(config=recipe(tmp_path)))) - plain == {"workers", "runs", "models", "run disk", "storage"}
+    assert "folders" in names(subject("10.0.0.1:6379", recipe(tmp_path)))
+    assert set(names(subject(storage_uri=str(tmp_path)))) - plain == {"storage"}
+
+
+def test_every_check_has_a_name_of_its_own(tmp_path):
+    found = names(subject(DASHBOARD, recipe(tmp_path)))
+    assert len(found) == len(set(found))
+
+
+def test_of_a_machine_that_only_submits_no_room_for_work_is_asked(tmp_path):
+    outside = subject(DASHBOARD, recipe(tmp_path))
+    assert outside.outside
+    assert not {"run disk", "memory", "shared memory", "gpu", "threads"} & set(names(outside))
+    assert {"ports", "proxies", "workers", "runs"} <= set(names(outside))
+    assert {"memory", "gpu"} <= set(names(subject("10.0.0.1:6379")))
+    assert not subject("10.0.0.1:6379", recipe(tmp_path)).outside
+    assert not subject(DASHBOARD, recipe(tmp_path), RAY_JOB_ID="1").outside
+
+
+def test_an_address_with_a_password_is_refused_and_not_shown():
+    with pytest.raises(InputError) as raised:
+        subject("http://me:pa55w0rd@host:8265")
+    assert "pa55w0rd" not in str(raised.value)
+
+
+def statuses(found: Subject, *wanted: str) -> list[str]:
+    return [check.status for check in examine([row for row in rows(found) if row.name in wanted])]
+
+
+def test_the_workers_of_a_recipe_are_compared_with_the_cluster(tmp_path, monkeypatch):
+    nodes = (Node(0, 0, 1e9, is_head=True), Node(96, 8, 1e9, is_head=False))
+    monkeypatch.setattr(examination.clusters, "read_cluster", lambda *_: Cluster(DASHBOARD, "2.60.0", nodes))
+    assert statuses(subject(DASHBOARD, recipe(tmp_path)), "workers", "cluster") == ["ok", "ok"]
+    more = recipe(tmp_path, scaling={"num_workers": 16})
+    assert statuses(subject(DASHBOARD, more), "workers") == ["fail"]
+
+
+def test_a_cluster_that_does_not_answer_fails_once(tmp_path, free_port):
+    closed = subject(f"http://127.0.0.1:{free_port()}", recipe(tmp_path))
+    assert statuses(closed, "jobs api", "cluster", "workers") == ["fail", "fail", "warn"]
+
+
+def test_the_object_store_is_that_of_the_head_or_of_a_local_ray(monkeypatch, free_port):
+    nodes = (Node(0, 0, 7e9, is_head=True), Node(96, 8, 1e9, is_head=False))
+    with monkeypatch.context() as patch:
+        patch.setattr(examination.clusters, "read_cluster", lambda *_: Cluster(DASHBOARD, "2.60.0", nodes))
+        assert examination._store_bytes(subject("auto")) == 7e9
+    own = examination._store_bytes(subject())
+    assert own > 0
+    assert examination._store_bytes(subject(f"127.0.0.1:{free_port()}")) == own
+
+
+def test_a_cluster_that_hangs_is_asked_once(monkeypatch, tmp_path):
+    never, asked = threading.Event(), []
+    monkeypatch.setattr(examination.clusters, "read_cluster", lambda *given: asked.append(given) or never.wait())
+    hanging = [row for row in rows(subject("10.0.0.1:6379", recipe(tmp_path))) if row.name in ("ray", "cluster")]
+    checks = list(examine(hanging, timeout_s=0.05))
+    assert ["no answer" in checks[0].found, "does not answer" in checks[1].found] == [True, True]
+    assert len(asked) == 1
+    never.set()
+    while any_hangs():
+        time.sleep(0.01)
+
+
+def test_a_training_leaves_its_model_and_its_checkpoints(tmp_path, teacher_dir):
+    weights = Path(teacher_dir, "model.safetensors").stat().st_size
+    config = recipe(tmp_path, teacher_dir=teacher_dir, rhythm={"keep_checkpoints": 2})
+    assert run_bytes(config) == weights * (1 + 3 * 3)
+    assert run_bytes(recipe(tmp_path, teacher_dir="hub:a/b")) is None
+    assert (
+        run_bytes(EncodeCorpusConfig.model_validate({"run_dir": "r", "corpus_dir": "c", "tokenizer_dir": "t"})) is None
+    )

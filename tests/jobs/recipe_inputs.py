@@ -1,0 +1,117 @@
+"""Tiny files in place of all that the shipped recipes read, laid out as the recipes name them."""
+
+import bz2
+import json
+import lzma
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
+
+from distilray.config.glue import GLUE_TASKS
+from distilray.models.export.folders import write_bf16_folder
+from distilray.models.masked_lm import save_model
+from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
+from tests.distilray.corpus.sources.small_dumps import page, write_multistream
+from tests.distilray.evaluation.fill_mask.tiny_data import rows_of
+from tests.distilray.evaluation.glue.small_glue import write_glue
+from tests.distilray.evaluation.report.written_runs import TEACHER_WEIGHTS, glue, write_line, write_run
+from tests.distilray.models.export.small_onnx import write_small_onnx
+from tests.distilray.tiny_line import sentences_of, write_corpus, write_shards, write_tokenizer
+from tests.tuning.tiny_search import write_follows
+
+# What recipes begin their places with, the longest first; what follows is the name in the folder of `write_inputs`.
+ROOTS = ("/mnt/distilray/card/", "/mnt/distilray/", "runs/quickstart/", "runs/glue-demo/", "data/")
+MODELS = ("hub:", "sample:encoder")  # without a network, and with the tokenizer of the shards
+CHECKOUT, SHIPPED = Path(__file__).parents[2], "jobs/recipes/"  # recipes that a recipe names are the real ones
+REPORT_RUNS = "report-runs"  # folder of the runs that a report is made of
+_DUMP = "enwiki-latest-pages-articles-multistream"
+_POSITIONS = 512  # tokens that the models read, as those that the recipes name
+
+
+def stand_in(value: Any, folder: Path) -> Any:
+    """The value of a recipe, with a file or folder of `write_inputs` for each place that it names."""
+    if isinstance(value, dict):
+        return {key: stand_in(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [stand_in(inner, folder) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if value.startswith(MODELS):
+        return str(folder / "teacher")
+    if value.startswith(SHIPPED):
+        return str(CHECKOUT / value)
+    root = next((root for root in ROOTS if value.startswith(root)), None)
+    return value if root is None else str(folder / value.removeprefix(root))
+
+
+def write_inputs(folder: Path) -> Path:
+    """Writes all of them, a few hundred kilobytes; gives the folder."""
+    tokenizer_dir = write_tokenizer(folder / "tokenizer")
+    # Recipes for millions of documents hold out a thousandth of them.
+    write_corpus(folder / "corpus", sentences=200 * sentences_of(40), row_group_size=4000)
+    write_shards(folder / "shards", tokenizer_dir)
+    write_shards(folder / "paper" / "shards", tokenizer_dir, masking={"dynamic": True})
+    student = _write_models(folder, read_tokenizer(tokenizer_dir))
+    _write_exports(folder / "export", student, read_tokenizer(tokenizer_dir))
+    _write_raw_texts(folder)
+    _write_bias_sets(folder / "bias")
+    write_glue(folder / "glue")
+    write_follows(folder / "follows" / "glue")
+    write_run(folder / "glue-teacher", "evaluate_glue", **glue(TEACHER_WEIGHTS))
+    for task in GLUE_TASKS:
+        shutil.copytree(folder / "teacher", folder / "glue-teacher" / "models" / task)
+    write_line(folder / REPORT_RUNS)
+    return folder
+
+
+def _write_models(folder: Path, tokenizer_json: str) -> Any:
+    """A teacher of twelve layers, since recipes may name layers, and a student in a run folder."""
+    torch.manual_seed(5)
+    size = {"vocab_size": vocabulary_of(tokenizer_json).size, "max_position_embeddings": _POSITIONS}
+    teacher = BertForMaskedLM(
+        BertConfig(**size, hidden_size=24, num_hidden_layers=12, num_attention_heads=2, intermediate_size=48)
+    )
+    student = DistilBertForMaskedLM(DistilBertConfig(**size, dim=24, n_layers=6, n_heads=2, hidden_dim=48))
+    for model, name in ((teacher, "teacher"), (student, "student/model")):
+        (folder / name).mkdir(parents=True)
+        save_model(model, folder / name, tokenizer_json)
+    return student
+
+
+def _write_exports(folder: Path, student: Any, tokenizer_json: str) -> None:
+    folder.mkdir()
+    write_bf16_folder(folder / "bf16", student, tokenizer_json)
+    for name in ("onnx", "onnx-int8"):
+        write_small_onnx(folder / name, str(folder.parent / "student" / "model"))
+
+
+def _write_raw_texts(folder: Path) -> None:
+    raw = folder / "raw"
+    (raw / "books").mkdir(parents=True)
+    (raw / "books" / "a-book.txt").write_text("It was a day. Two people live in the old house.\n" * 30)
+    dump = write_multistream(raw, [page(number) for number in range(1, 6)])
+    shutil.copy(dump.uri, folder / f"{_DUMP}.xml.bz2")
+    (folder / f"{_DUMP.removesuffix('-multistream')}.xml.bz2").write_bytes(bz2.compress(b"<mediawiki/>"))
+    Path(dump.uri).rename(raw / f"{_DUMP}.xml.bz2")
+    Path(dump.index).rename(raw / f"{_DUMP}-index.txt.bz2")
+    rows = rows_of(5)
+    (folder / "rcds").mkdir()
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "rcds" / "original_512_0.jsonl.xz").write_bytes(lzma.compress(lines.encode()))
+    azure = [{"input_string": row["texts"].replace("<mask>", "[MASK]"), "title": row["masks"][0]} for row in rows]
+    (folder / "small-test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in azure))
+
+
+def _write_bias_sets(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "crows_pairs_anonymized.csv").write_text(
+        ",sent_more,sent_less,stereo_antistereo,bias_type\n"
+        '0,"the old man was in rome.","the good man was in rome.",stereo,age\n'
+    )
+    labels = {"stereotype": "cat", "anti-stereotype": "dog", "unrelated": "three"}
+    sentences = [{"gold_label": label, "sentence": f"there is a {word}."} for label, word in labels.items()]
+    entry = {"target": "cat", "bias_type": "race", "context": "there is a BLANK.", "sentences": sentences}
+    (folder / "dev.json").write_text(json.dumps({"data": {"intrasentence": [entry], "intersentence": []}}))
