@@ -3,6 +3,8 @@
     python -m jobs.write_report --recipe jobs/recipes/write_report/quickstart.yaml [--dry-run] [a.b=value ...]
     python -m jobs.write_report --recipe jobs/recipes/write_report/quickstart.yaml \
         run_dir=runs/report 'run_paths=[runs/quickstart/student, runs/quickstart/bias]'
+    ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \
+        python -m jobs.write_report --recipe jobs/recipes/write_report/card.yaml
 
 Reads:  complete run folders of any jobs of the line.
 Writes: report.html (needs no network and no script), README.md (the model card) and manifest.json in run_dir; both are

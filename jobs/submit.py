@@ -1,0 +1,45 @@
+"""Submits a job to a Ray cluster, follows its log through every break, and returns the job's own exit code.
+
+    python -m jobs.submit [--address URL] [--detach] [--dry-run] JOB --recipe FILE [a.b=value ...]
+
+Reads:  the recipe and the code of this checkout, which are checked here and uploaded (less than 2 MB).
+Writes: nothing here; the job writes its run_dir, which all machines of the cluster must see.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from distilray.config.base import JobConfig
+from distilray.errors import InputError
+from distilray.operations.submission.command import run
+
+ROOT = Path(__file__).parents[1]
+ELSEWHERE = {
+    "serve_fill_mask": "a service is no job: `serve deploy serve/config.yaml` puts it on a cluster",
+    "plan": "it computes what a run would take, on this machine: python -m jobs.plan",
+    "run_ablation": "it writes into this checkout; submit `distill` with each of jobs/recipes/run_ablation/",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code."""
+    return run(argv, description=(__doc__ or "").partition("\n")[0], root=ROOT, config_class_of=config_class_of)
+
+
+def config_class_of(name: str) -> type[JobConfig]:
+    """The config of a job that a cluster can run."""
+    names = [file.stem for file in sorted((ROOT / "jobs").glob("*.py")) if file.stem != "__init__"]
+    if name not in names:
+        raise InputError(f"{name}: no such job; there are {', '.join(names)}")
+    job = None if name in ELSEWHERE else getattr(importlib.import_module(f"jobs.{name}"), "JOB", None)
+    if job is None:
+        fix = ELSEWHERE.get(name, f"it is made for this machine: python -m jobs.{name}")
+        raise InputError(f"{name} cannot be submitted: {fix}")
+    config_class: type[JobConfig] = job.config_class
+    return config_class
+
+
+if __name__ == "__main__":
+    sys.exit(main())

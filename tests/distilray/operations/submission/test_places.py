@@ -1,0 +1,61 @@
+import pytest
+
+from distilray.config.bias import EvaluateBiasConfig
+from distilray.config.corpus import BuildCorpusConfig
+from distilray.config.distillation import DistillConfig
+from distilray.config.export.variants import ExportModelConfig
+from distilray.config.report import ReportConfig
+from distilray.errors import InputError
+from distilray.operations.submission.places import check_places, needs_hub, places
+
+
+def distill(**values):
+    return DistillConfig(
+        **{"run_dir": "/mnt/run", "shards_dir": "s3://b/shards", "teacher_dir": "sample:encoder"} | values
+    )
+
+
+def test_places_are_found_in_lists_sections_and_mappings():
+    corpus = BuildCorpusConfig(
+        run_dir="/r", sources=[{"path": "/a"}, {"kind": "books", "path": "/b"}], decontamination={"paths": ["/c", "/d"]}
+    )
+    assert [value for _, value in places(corpus)] == ["/r", "/a", "/b", "/c", "/d"]
+    assert dict(places(corpus))["sources.1.path"] == "/b"
+    bias = EvaluateBiasConfig(run_dir="/r", models={"teacher": "/t", "student": "/s"})
+    assert dict(places(bias)) == {"run_dir": "/r", "models.teacher": "/t", "models.student": "/s"}
+
+
+@pytest.mark.parametrize("value", ["/mnt/x", "s3://bucket/x", "file:///mnt/x", "hub:a/b@main", "sample:encoder"])
+def test_a_place_that_all_machines_see_is_taken(value):
+    check_places(distill(teacher_dir=value))
+
+
+@pytest.mark.parametrize("value", ["runs/x", "./runs/x", "../x", "x", "~/x"])
+def test_a_relative_place_is_refused_with_an_absolute_one(value):
+    with pytest.raises(InputError, match=rf"^run_dir={value}: relative, .* for instance /mnt/shared/(runs/)?x$"):
+        check_places(distill(run_dir=value))
+
+
+def test_all_relative_places_are_named_at_once():
+    with pytest.raises(InputError, match=r"^run_dir=a: .*\(likewise run_paths.1, optional_paths.0\)$"):
+        check_places(ReportConfig(run_dir="a", run_paths=["/x", "b"], optional_paths=["c"]))
+
+
+def test_a_scheme_that_no_machine_reads_is_refused():
+    with pytest.raises(InputError, match=r"^run_dir=hdfs://x: scheme 'hdfs' is not one of file, s3"):
+        check_places(distill(run_dir="hdfs://x"))
+
+
+@pytest.mark.parametrize(
+    ("config", "needed"),
+    [
+        (distill(), False),
+        (distill(teacher_dir="hub:google-bert/bert-base-uncased"), True),
+        (EvaluateBiasConfig(run_dir="/r", models={"teacher": "/t", "student": "hub:a/b"}), True),
+        (ExportModelConfig(run_dir="/r", model_dir="/m", text_path="/t"), False),
+        (ExportModelConfig(run_dir="/r", model_dir="/m", text_path="/t", push={"repo_id": "a/b"}), True),
+    ],
+    ids=["local", "teacher", "one of several", "export", "upload"],
+)
+def test_the_hub_is_needed_by_what_names_it(config, needed):
+    assert needs_hub(config) is needed

@@ -1,0 +1,115 @@
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import ray.train.v2
+import ray.train.v2._internal.constants as train_constants
+
+from distilray.errors import InputError
+from distilray.operations.submission.request import runtime_env
+from distilray.runtime.session import ENVIRONMENT
+from jobs import submit
+
+FILES = {file.stem: file.read_text(encoding="utf-8") for file in sorted((submit.ROOT / "jobs").glob("[!_]*.py"))}
+SENT = [name for name, text in FILES.items() if "\nJOB = " in text and name not in submit.ELSEWHERE]
+CARDS = [name for name in SENT if (submit.ROOT / "jobs" / "recipes" / name / "card.yaml").is_file()]
+CORPUS = ["build_corpus", "--recipe", "jobs/recipes/build_corpus/quickstart.yaml", "run_dir=/mnt/corpus"]
+NOWHERE = ["--address", "http://127.0.0.1:9"]  # nobody listens there
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_every_job_with_a_run_folder_can_be_submitted(name):
+    assert "run_dir" in submit.config_class_of(name).model_fields
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_every_job_that_can_be_submitted_shows_the_command_of_ray(name):
+    text = ast.get_docstring(ast.parse(FILES[name])) or ""
+    form = (
+        r"ray job submit --address \S+ --working-dir \. --runtime-env jobs/runtime_env\.yaml -- \\?\s+"
+        rf"python -m jobs\.{name} --recipe (jobs/recipes/{name}/\S+\.yaml)"
+    )
+    shown = re.search(form, text)
+    assert shown
+    assert (submit.ROOT / shown[1]).is_file()
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - set(SENT)))
+def test_what_is_no_job_of_a_cluster_is_refused_with_the_way_to_run_it(name, capsys):
+    assert submit.main([name, "--recipe", "x.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"submit: {name} cannot be submitted: ")
+    assert submit.ELSEWHERE.get(name, f"python -m jobs.{name}") in line
+
+
+def test_what_runs_elsewhere_exists():
+    assert set(submit.ELSEWHERE) <= set(FILES)
+
+
+def test_an_unknown_job_is_refused_with_those_there_are():
+    with pytest.raises(InputError, match=r"destill: no such job; there are .*distill"):
+        submit.config_class_of("destill")
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_every_recipe_of_the_card_can_be_sent_as_it_is(name, capsys):
+    assert submit.main([*NOWHERE, "--dry-run", name, "--recipe", f"jobs/recipes/{name}/card.yaml"]) == 0
+    assert f"python -m jobs.{name} --recipe jobs/recipes/{name}/card.yaml" in capsys.readouterr().out
+
+
+def test_a_dry_run_needs_no_cluster_and_no_order_of_options_and_shows_no_token(capsys, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "geheim" * 8)
+    told = []
+    for command in ([*NOWHERE, "--dry-run", *CORPUS], [*CORPUS, "--dry-run", *NOWHERE]):
+        assert submit.main(command) == 0
+        told.append(capsys.readouterr())
+    assert told[0] == told[1]
+    assert re.search(r"^id +build_corpus-[0-9a-f]{12}$", told[0].out, re.MULTILINE)
+    assert re.search(r"^upload +\d+ files, [01]\.\d MB of ", told[0].out, re.MULTILINE)
+    assert re.search(r"^env +HF_HUB_OFFLINE=1$", told[0].out, re.MULTILINE)
+    assert "geheim" not in str(told)
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ([*CORPUS, "filters.min_wrods=3"], "filters.min_wrods: unknown key; did you mean 'min_words'?"),
+        ([*CORPUS[:3]], "run_dir=runs/quickstart/corpus: relative"),
+        (["build_corpus"], "required: --recipe"),
+        ([], "required: JOB"),
+        ([*CORPUS, "--address", "ray://head:10001"], "http://HOST:PORT"),
+        ([*CORPUS], "http://127.0.0.1:9: no answer"),
+    ],
+    ids=["unknown key", "relative folder", "no recipe", "no job", "address", "no cluster"],
+)
+def test_what_is_wrong_is_one_line_and_exit_code_2(command, told, capsys):
+    assert submit.main([*NOWHERE, *command]) == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert told in line
+    assert printed.out == ""
+
+
+def test_a_checkout_that_holds_data_is_refused_before_anything_is_sent(checkout, monkeypatch, capsys):
+    (checkout / "jobs" / "weights.bin").write_bytes(b"x" * 25_000_000)
+    monkeypatch.setattr(submit, "ROOT", checkout)
+    recipe = str(checkout / CORPUS[2])
+    assert submit.main([*NOWHERE, "build_corpus", "--recipe", recipe, "run_dir=/mnt/corpus"]) == 2
+    assert "the largest are jobs/weights.bin (25.0 MB)" in capsys.readouterr().err
+
+
+def test_every_variable_for_ray_train_is_one_that_ray_reads():
+    env_vars, _ = runtime_env(submit.ROOT)
+    constants = {value: name for name, value in vars(train_constants).items() if name.endswith("_ENV_VAR")}
+    folder = Path(ray.train.v2.__file__).parent
+    read = [
+        file.read_text() for file in folder.rglob("*.py") if file.name != "constants.py" and "tests" not in file.parts
+    ]
+    for variable in [name for name in env_vars if name.startswith("RAY_TRAIN_")]:
+        assert any(constants[variable] in text for text in read), variable
+
+
+def test_a_session_without_a_cluster_sets_what_a_submitted_job_gets():
+    env_vars, _ = runtime_env(submit.ROOT)
+    assert ENVIRONMENT.items() <= env_vars.items()
