@@ -60,9 +60,10 @@ format: setup  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: setup  ## write requirements.lock anew from pyproject.toml (needs uv on the path)
+lock: setup  ## write requirements.lock for a changed pyproject.toml (needs uv on the path; LOCK_FLAGS=--upgrade for newer versions)
+	@grep -v '^#\|^torch==' $(LOCK) > $(VENV)/new.lock
 	@uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --quiet \
-	  --no-emit-package torch --no-annotate --no-header --constraint <(grep '^torch==' $(LOCK)) -o $(VENV)/new.lock
+	  $(LOCK_FLAGS) --no-emit-package torch --no-annotate --no-header --constraint <(grep '^torch==' $(LOCK)) -o $(VENV)/new.lock
 	@{ sed -n '/^#/p; /^torch==/p' $(LOCK); cat $(VENV)/new.lock; } > $(VENV)/whole.lock && mv $(VENV)/whole.lock $(LOCK)
 
 clean:  ## remove what the targets made, runs/ and .venv included
