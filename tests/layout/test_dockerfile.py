@@ -1,0 +1,172 @@
+"""The image holds the code and its packages, runs without root, and brings no secret."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+CODE = {"platform", "jobs", "serve", "tuning"}
+SECRET = re.compile(r"TOKEN|SECRET|PASSW|KEY|CREDENTIAL", re.IGNORECASE)
+BUILD_S = 1800
+BASE = "python:3.11-slim-bookworm"
+
+
+def instructions(text: str) -> list[tuple[str, str]]:
+    """Keyword and arguments of every instruction, continuation lines joined."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    parted = [line.split(maxsplit=1) for line in joined.splitlines() if line.strip()]
+    return [(keyword.upper(), rest.strip()) for keyword, rest in parted]
+
+
+def all_of(text: str, keyword: str) -> list[str]:
+    return [rest for found, rest in instructions(text) if found == keyword]
+
+
+def environment(text: str) -> dict[str, str]:
+    pairs = [pair for rest in all_of(text, "ENV") for pair in rest.split()]
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def from_context(text: str) -> list[str]:
+    """What is copied out of the checkout."""
+    copies = [rest.split() for rest in all_of(text, "COPY")]
+    return [source for parts in copies if not parts[0].startswith("--from=") for source in parts[:-1]]
+
+
+def faults(text: str) -> Iterator[str]:
+    """What the rules for images forbid."""
+    stages = {rest.split()[-1] for rest in all_of(text, "FROM") if " AS " in rest}
+    values = dict(rest.split("=", 1) for rest in all_of(text, "ARG") if "=" in rest)
+    for rest in all_of(text, "FROM"):
+        name = re.sub(r"\$\{(\w+)\}", lambda found: values.get(found[1], ""), rest.split()[0])
+        if name not in stages and "@sha256:" not in name:
+            yield f"the base {name} is not named by digest"
+    users = all_of(text, "USER")
+    if not users or not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", users[-1]):
+        yield "the last user is root, or no number"
+    if all_of(text, "ADD"):
+        yield "ADD fetches and unpacks; COPY does not"
+    declared = [rest.split("=")[0] for rest in all_of(text, "ARG")] + list(environment(text))
+    yield from (f"{name} would stay in the image" for name in declared if SECRET.search(name))
+    for rest in all_of(text, "RUN"):
+        if "apt-get install" in rest and "rm -rf /var/lib/apt/lists" not in rest:
+            yield "the lists of apt stay in the image"
+        if "pip install" in rest and rest.count("--no-cache-dir") != rest.count("pip install"):
+            yield "the cache of pip stays in the image"
+        if re.search(r"curl|wget\s+\S*://|https?://", rest):
+            yield "a file is fetched that nothing has checked"
+    yield from (f"{source} does not belong into the image" for source in from_context(text)
+                if source not in CODE | {"requirements.lock"})  # fmt: skip
+
+
+def test_the_image_keeps_the_rules() -> None:
+    assert not list(faults(TEXT))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("@sha256:REPLACE_BASE_DIGEST", ""),
+        ("USER 1000:1000", "USER root"),
+        ("USER 1000:1000", ""),
+        ("USER 1000:1000", "USER 1000:1000\nUSER 0"),
+        ("COPY requirements.lock", "ADD https://example.org/requirements.lock"),
+        ("ARG DEVICE", "ARG HF_TOKEN\nARG DEVICE"),
+        ("HF_HUB_OFFLINE=1", "DISTILRAY_API_KEYS=x"),
+        ("&& rm -rf /var/lib/apt/lists/*", ""),
+        ("pip install --no-cache-dir --no-deps", "pip install --no-deps"),
+        ("COPY jobs jobs", "COPY . ."),
+        ("RUN apt-get update", "RUN wget https://example.org/x && apt-get update"),
+    ],
+)
+def test_a_broken_rule_is_found(old: str, new: str) -> None:
+    assert old in TEXT
+    assert list(faults(TEXT.replace(old, new)))
+
+
+def test_the_code_lies_where_its_path_says() -> None:
+    assert environment(TEXT)["PYTHONPATH"] == "/app:/app/platform"
+    assert set(all_of(TEXT, "WORKDIR")) == {"/app"}
+    assert "pip install ." not in TEXT  # an old wheel of the project would win, silently
+
+
+def test_nothing_is_fetched_or_reported_at_run_time() -> None:
+    wanted = {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    assert wanted.items() <= environment(TEXT).items()
+
+
+def test_packages_are_those_of_the_lock_with_their_hashes() -> None:
+    [installing] = [rest for rest in all_of(TEXT, "RUN") if "pip install" in rest]
+    assert "--no-deps --require-hashes -r /build/hashed.lock" in installing
+    assert "grep -v '^torch==' /build/requirements.lock > /build/hashed.lock" in installing
+
+
+def test_the_user_of_the_image_is_that_of_the_manifests() -> None:
+    assert all_of(TEXT, "USER")[-1] == "1000:1000"
+    for name in ("jobs/rayjob.yaml", "serve/rayservice.yaml"):
+        assert "runAsUser: 1000\n" in (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_context_of_the_build_is_what_is_copied_and_nothing_else() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    assert patterns[0] == "*"
+    assert {pattern.removeprefix("!") for pattern in patterns if pattern.startswith("!")} == set(from_context(TEXT))
+
+
+@pytest.mark.slow
+def test_what_is_copied_is_enough_to_run_and_names_its_commit(checkout: Path, tmp_path: Path) -> None:
+    app = tmp_path / "app"
+    for folder in CODE:
+        shutil.copytree(checkout / folder, app / folder)
+    (app / "COMMIT").write_text("c0ffee")
+    script = "import jobs.distill, serve.app, tuning; from distilray.runtime.run_folder import *; print(git_commit())"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{app}:{app}/platform", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["c0ffee"], done.stderr[-2000:]
+
+
+def docker(*arguments: str, timeout: int = 60) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def base() -> str:
+    """The base of the image by digest; skips where there is no engine or no registry."""
+    if shutil.which("docker") is None:
+        pytest.skip("docker is not installed")
+    if docker("info").returncode != 0:
+        pytest.skip("no container engine answers")
+    if docker("pull", BASE, timeout=300).returncode != 0:
+        pytest.skip(f"{BASE} cannot be pulled")
+    return docker("inspect", "--format", "{{index .RepoDigests 0}}", BASE).stdout.strip()
+
+
+@pytest.mark.slow
+def test_the_image_is_built_and_runs_its_jobs_without_root(base: str) -> None:
+    arguments = ["--build-arg", f"BASE={base}", "--build-arg", "DEVICE=cuda", "--build-arg", "REVISION=c0ffee"]
+    if pip_conf := os.environ.get("PIP_CONFIG_FILE"):
+        arguments += ["--secret", f"id=pip,src={pip_conf}"]
+    built = docker("build", "--quiet", *arguments, ".", timeout=BUILD_S)
+    assert built.returncode == 0, built.stderr[-3000:]
+    image = built.stdout.strip()
+    try:
+        script = "id -u; cat COMMIT; python -m jobs.distill --help > /dev/null && bash -lc 'ray --version; which rsync'"
+        ran = docker("run", "--rm", "--network=none", image, "bash", "-c", script, timeout=120)
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        assert ran.stdout.startswith("1000\nc0ffee")
+    finally:
+        docker("rmi", image)
