@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -17,6 +18,7 @@ from distilray.runtime import storage
 _CHUNK = 8 << 20
 _ATTEMPTS = 2
 _GB = 1e9
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ShardCache:
@@ -45,6 +47,8 @@ class ShardCache:
         Raises:
             InputError: the shard is not what the manifest says, or there is no room for it.
         """
+        if not _SHA256.fullmatch(str(entry["sha256"])):  # it names files here, and may come from a foreign run
+            raise InputError(f"{uri}: its manifest has no sha256 for it; run its job again")
         target = self._folder / f"{entry['sha256']}.arrow"
         with contextlib.suppress(OSError):
             os.utime(target)  # tells that it was used

@@ -77,7 +77,9 @@ class Shard:
             reader = pa.ipc.open_file(pa.memory_map(path))
             check_schema(reader.schema, EXAMPLES, name)
             batch = reader.get_batch(0)
-        except (pa.ArrowInvalid, OSError) as error:
+        except InputError:
+            raise
+        except (ValueError, OSError) as error:  # of Arrow, or of a type of Ray that the file names
             raise InputError(f"{name}: not a whole Arrow file ({error}); run jobs.encode_corpus again") from None
         return cls(
             example_id=batch.column("example_id").to_numpy(),

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -26,6 +27,7 @@ from distilray.errors import InputError
 from distilray.runtime import storage
 
 CONFIG_FILE = "config.yaml"
+COMMIT_FILE = "COMMIT"
 METRICS_FILE = "metrics.jsonl"
 MANIFEST_FILE = "manifest.json"
 MANIFEST_SCHEMA = 1
@@ -37,7 +39,8 @@ def read_manifest(folder: str) -> dict[str, Any]:
     """The manifest of a complete run.
 
     Raises:
-        InputError: no manifest (the run is missing or incomplete), torn JSON, or another schema version.
+        InputError: no manifest (the run is missing or incomplete), torn JSON, another schema version, or an output
+            that lies outside the folder.
     """
     uri = storage.join(folder, MANIFEST_FILE)
     if not storage.exists(uri):
@@ -48,6 +51,9 @@ def read_manifest(folder: str) -> dict[str, Any]:
         raise InputError(f"{uri}: not JSON; remove the folder and run its job again") from None
     if not isinstance(manifest, dict) or manifest.get("schema") != MANIFEST_SCHEMA or "content_hash" not in manifest:
         raise InputError(f"{uri}: not a manifest of schema {MANIFEST_SCHEMA}; run its job again with this version")
+    for name in manifest["content"]["outputs"]:
+        if {"", ".", ".."} & set(name.split("/")):
+            raise InputError(f"{uri}: names the output {name!r}, which is not in the folder; do not use this run")
     return manifest
 
 
@@ -187,14 +193,24 @@ def _differing_keys(before: Mapping[str, Any], now: Mapping[str, Any], prefix: s
 
 @functools.cache
 def git_commit() -> str | None:
-    """The commit of the code that runs, None outside a checkout; `+changes` when the tree differs from it."""
+    """The commit of the code that runs, `+changes` when the tree differs from it; None outside a checkout and an image.
+
+    An image has no history. It holds the commit that it was built from in the file `COMMIT` beside the code.
+    """
     here = os.path.dirname(__file__)
     command = ["git", "-C", here, "describe", "--always", "--dirty=+changes", "--abbrev=40", "--exclude=*"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None
+        found = ""
+    return found or _commit_of_image() or None
+
+
+def _commit_of_image() -> str:
+    try:
+        return (Path(__file__).parents[3] / COMMIT_FILE).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 def versions() -> dict[str, str]:

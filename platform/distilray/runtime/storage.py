@@ -25,7 +25,7 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     It is built where it is used: pyarrow loses the retry strategy of an S3 filesystem when it is pickled.
 
     Raises:
-        InputError: a scheme other than `SCHEMES`, or a URI that pyarrow cannot read.
+        InputError: a scheme other than `SCHEMES`, a password, or a URI that pyarrow cannot read.
     """
     scheme = urlsplit(uri).scheme if "://" in uri else ""
     if not scheme:
@@ -34,11 +34,20 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))  # noqa: PTH111 - `~x` without a user x is a name
     if scheme not in SCHEMES:
         raise InputError(f"{uri}: scheme '{scheme}' is not one of {', '.join(SCHEMES)}, or a plain path")
+    _check_no_password(uri)
     try:
         found, path = fs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
         raise InputError(f"{uri}: {error}") from None
     return found, path
+
+
+def _check_no_password(uri: str) -> None:
+    """Refuses a URI with a password, which configs, manifests and reports of runs would show."""
+    parts = urlsplit(uri)
+    if parts.password is not None:
+        shown = f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise InputError(f"{shown}: a password in a URI; leave it out, and put credentials into the environment")
 
 
 def join(uri: str, *names: str) -> str:

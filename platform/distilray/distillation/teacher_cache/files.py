@@ -72,7 +72,9 @@ class TargetsFile:
         try:
             self._reader = pa.ipc.open_file(pa.memory_map(path))
             check_schema(self._reader.schema, TEACHER_TARGETS, name)
-        except (pa.ArrowInvalid, OSError) as error:
+        except InputError:
+            raise
+        except (ValueError, OSError) as error:  # of Arrow, or of a type of Ray that the file names
             raise InputError(f"{name}: not a whole Arrow file ({error}); run jobs.cache_teacher again") from None
 
     def row(self, row: int) -> tuple[Array, Array, Array]:

@@ -71,7 +71,9 @@ def _read(uri: str, columns: Sequence[str]) -> pa.Table:
                 told = ", ".join(names)[:200]
                 raise InputError(f"{uri}: columns {told!r} where {', '.join(columns)} belong; {_AGAIN}")
             return file.read(columns=list(columns))
-    except (pa.ArrowException, OSError) as error:
+    except InputError:
+        raise
+    except (pa.ArrowException, ValueError, OSError) as error:  # of Arrow, or of a type of Ray that the file names
         reason = str(error).partition("\n")[0]
         raise InputError(f"{uri}: not a whole Parquet file ({reason}); {_AGAIN}") from None
 

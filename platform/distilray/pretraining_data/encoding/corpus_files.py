@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from distilray.errors import InputError
 from distilray.runtime import storage
 from distilray.runtime.run_folder import read_manifest
+from distilray.schemas import DOCUMENTS, check_schema
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,13 @@ def read_sentences(uri: str, start: int, stop: int) -> Iterator[list[list[str]]]
     """The sentences of the documents [start, stop) of a file, a row group at a time; other groups are not read.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or has another schema.
     """
     found, path = storage.filesystem(uri)
     try:
         with pq.ParquetFile(path, filesystem=found) as file:
+            # Types of Ray hold pickled objects, which reading a value would run.
+            check_schema(file.schema_arrow, DOCUMENTS, uri)
             first = 0
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
@@ -66,5 +69,7 @@ def read_sentences(uri: str, start: int, stop: int) -> Iterator[list[list[str]]]
                     column = file.read_row_group(group, columns=["sentences"]).column("sentences")
                     yield column.slice(low - first, high - low).to_pylist()
                 first += rows
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{uri}: cannot be read ({error}); build the corpus again") from None

@@ -1,0 +1,106 @@
+"""Files that expand without end, or ask for other files, are refused soon and in little memory (S4)."""
+
+import bz2
+import gzip
+import json
+import lzma
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.distilray.corpus.sources.small_dumps import dump, page
+
+pytestmark = pytest.mark.slow
+
+MIB = 1 << 20
+LEVELS = 11  # of entities of ten each: 300 GB
+LOL = "<!DOCTYPE lolz [" + "".join(
+    f'<!ENTITY a{level} "{f"&a{level - 1};" * 10 if level else "lol"}">' for level in range(LEVELS + 1)
+) + "]>"  # fmt: skip
+SECRET = "the-secret-of-another-file"
+
+
+def hostile_page(head: str, text: str) -> str:
+    fields = f"<title>B</title><ns>0</ns><id>2</id><revision><id>3</id><text>{text}</text></revision>"
+    return f"<page>{head}{fields}</page>"
+
+
+def between(middle: str) -> bytes:
+    """A dump with two whole pages around something."""
+    return dump(page(1), middle, page(3, "C"))
+
+
+def bombs(secret: Path) -> dict[str, tuple[str, bytes]]:
+    """Kind of source and content by name of file."""
+    external = f'<!DOCTYPE x [<!ENTITY x SYSTEM "file://{secret}">]>'
+    deep = "<a>" * 500_000 + "</a>" * 500_000
+    small = bytes(100 * MIB)
+    packed = bz2.compress(small)
+    assert len(small) > 1000 * len(packed)
+    return {
+        "entities.xml": ("wikipedia", LOL.encode() + dump(page(1, text=f"&a{LEVELS};"))),
+        "entities_in_a_page.xml": ("wikipedia", between(hostile_page(LOL, f"&a{LEVELS};"))),
+        "external.xml": ("wikipedia", external.encode() + dump(page(1, text="&x;"))),
+        "external_in_a_page.xml": ("wikipedia", between(hostile_page(external, "&x;"))),
+        "undeclared.xml": ("wikipedia", between(hostile_page("", "&x;"))),
+        "deep.xml": ("wikipedia", between(f"<page>{deep}</page>")),
+        "all_of_a_dump.xml.bz2": ("wikipedia", packed),
+        "a_stream_of_a_dump.xml.bz2": ("wikipedia", bz2.compress(dump(page(1))) + packed + bz2.compress(dump(page(3)))),
+        "text.txt.bz2": ("text", packed),
+        "text.txt.gz": ("text", gzip.compress(small)),
+        "text.txt.xz": ("text", lzma.compress(small)),
+    }
+
+
+@pytest.fixture(scope="module")
+def results(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What came of each file, by name."""
+    folder = tmp_path_factory.mktemp("bombs")
+    (folder / "secret").write_text(SECRET)
+    files = bombs(folder / "secret")
+    for name, (_, content) in files.items():
+        (folder / name).write_bytes(content)
+    named = [f"{kind}={folder / name}" for name, (kind, _) in files.items()]
+    done = subprocess.run(
+        [sys.executable, str(root / "tests/security/bomb_reader.py"), *named],
+        env={"PYTHONPATH": str(root / "platform")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert SECRET not in done.stdout + done.stderr
+    return dict(zip(files, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "documents", "reason"),
+    [
+        ("entities.xml", 0, "holds a DOCTYPE"),
+        ("entities_in_a_page.xml", 2, "xml_malformed"),
+        ("external.xml", 0, "holds a DOCTYPE"),
+        ("external_in_a_page.xml", 2, "xml_malformed"),
+        ("undeclared.xml", 2, "undefined entity"),
+        ("deep.xml", 2, "nest deeper"),
+        ("all_of_a_dump.xml.bz2", 0, "expands more than 200-fold"),
+        ("a_stream_of_a_dump.xml.bz2", 2, "bz2_bomb"),
+        ("text.txt.bz2", 0, "too_large"),
+        ("text.txt.gz", 0, "too_large"),
+        ("text.txt.xz", 0, "too_large"),
+    ],
+)
+def test_a_bomb_is_refused_with_its_reason_and_what_stands_around_it_is_read(
+    results: dict[str, dict[str, Any]], name: str, documents: int, reason: str
+) -> None:
+    found = results[name]
+    assert reason in " ".join(found["refused"])
+    assert found["documents"] == documents
+    assert found["seconds"] < 5
+
+
+def test_all_of_them_take_less_than_200_mb_of_memory(results: dict[str, dict[str, Any]]) -> None:
+    # 160 MB of them are the packages.
+    assert max(found["rss_mb"] for found in results.values()) < 200
