@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -69,7 +70,12 @@ class TrainingLoop:
         module: nn.Module = self._step
         if self._num_workers > 1:
             devices = [self._device] if self._device.type == "cuda" else None
-            module = DistributedDataParallel(self._step, device_ids=devices, gradient_as_bucket_view=True)
+            # With `find_unused_parameters` DDP keeps its buckets. Otherwise it makes others after its first step, and with
+            # them the order in which the gradients of three and more workers are added up: a resumed run would differ.
+            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+            module = DistributedDataParallel(
+                self._step, device_ids=devices, gradient_as_bucket_view=True, find_unused_parameters=True
+            )
         self._updater = Updater(
             model,
             self._config.optimizer,
