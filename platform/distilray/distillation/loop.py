@@ -70,8 +70,8 @@ class TrainingLoop:
         module: nn.Module = self._step
         if self._num_workers > 1:
             devices = [self._device] if self._device.type == "cuda" else None
-            # With `find_unused_parameters` DDP keeps its buckets. Otherwise it makes others after its first step, and with
-            # them the order in which the gradients of three and more workers are added up: a resumed run would differ.
+            # With `find_unused_parameters` DDP keeps its buckets. Otherwise it makes others after its first step, and
+            # with them the order in which three and more workers add up gradients: a resumed run would differ.
             warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
             module = DistributedDataParallel(
                 self._step, device_ids=devices, gradient_as_bucket_view=True, find_unused_parameters=True
