@@ -132,14 +132,15 @@ class Machines:
         assert done.returncode == 0, done.stdout[-6000:]
         return done.stdout
 
-    def processes(self, command: str = "") -> list[int]:
-        """The processes on the machines, or those with a word in their command."""
-        found = []
+    def processes(self, *words: str, address: str = "") -> dict[int, str]:
+        """The commands of the processes on the machines or on one of them, with one of the words if some are given."""
+        found = {}
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                marked = self.mark.encode() in (process / "environ").read_bytes()
-                if marked and command.encode() in (process / "cmdline").read_bytes():
-                    found.append(int(process.name))
+                marked = f"{self.mark}-{address}".encode() in (process / "environ").read_bytes()
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if marked and (not words or any(word in command for word in words)):
+                    found[int(process.name)] = command
         return found
 
 
