@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 from distilray.runtime.session import DATA_LABELS, ENVIRONMENT, run_tasks
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
 from tests.faults.processes import eventually
-from tests.faults.small_training import Ended, checkpoints, content_hash, fit, losses, values, weights
+from tests.faults.small_training import STEPS, Ended, checkpoints, fit, losses, values
 
 pytestmark = pytest.mark.slow
 
@@ -79,13 +79,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shards(folder / "shards", tokenizer_dir)
     write_teacher(folder / "teacher/model", tokenizer_dir)
     recipe = values(folder)
-    write_recipe(folder, **{**recipe, "scaling": {**recipe["scaling"], "num_workers": WORKERS}})
+    # Without dropout, whose noise is that of each worker, a step has the same loss with any number of them.
+    write_recipe(folder, **{**recipe, "dropout": 0.0, "scaling": {**recipe["scaling"], "num_workers": WORKERS}})
     return folder
 
 
 @pytest.fixture(scope="module")
 def undisturbed(work: Path, machines: Machines) -> Ended:
-    return fit(work, work / "undisturbed")
+    return fit(work, work / "undisturbed", "scaling.num_workers=1")
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +106,11 @@ def test_a_run_of_eight_workers_survives_one_of_two_machines(disturbed: Ended) -
     assert f"with {WORKERS} worker" in disturbed.told
 
 
-def test_it_ends_with_the_weights_of_an_undisturbed_run(undisturbed: Ended, disturbed: Ended) -> None:
+def test_every_step_is_made_once_as_one_worker_would_have_made_it(undisturbed: Ended, disturbed: Ended) -> None:
     assert undisturbed.code == 0, undisturbed.told
-    assert losses(disturbed.run) == losses(undisturbed.run)
-    assert weights(disturbed.run) == weights(undisturbed.run)
-    assert content_hash(disturbed.run) == content_hash(undisturbed.run)
+    alone, together = dict(losses(undisturbed.run)), losses(disturbed.run)
+    assert [step for step, _ in together] == list(range(1, STEPS + 1))
+    assert dict(together) == pytest.approx(alone, rel=1e-4)
 
 
 # Data.

@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,10 +11,8 @@ import torch
 from ray import train
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from distilray.distillation.accumulation import Accumulation
+from distilray.distillation.accumulation import Accumulation, summing_gradients
 from distilray.distillation.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
 from distilray.distillation.feed import Feed, MicroStep
 from distilray.distillation.heldout import HeldoutScores
@@ -67,15 +64,7 @@ class TrainingLoop:
         autocast_dtype = None if self._dtype == torch.float32 else self._dtype
         cached = settings.teacher_cache_dir is not None
         self._step = DistillationStep(model, teacher, settings.losses, autocast_dtype, cached=cached)
-        module: nn.Module = self._step
-        if self._num_workers > 1:
-            devices = [self._device] if self._device.type == "cuda" else None
-            # With `find_unused_parameters` DDP keeps its buckets. Otherwise it makes others after its first step, and
-            # with them the order in which three and more workers add up gradients: a resumed run would differ.
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-            module = DistributedDataParallel(
-                self._step, device_ids=devices, gradient_as_bucket_view=True, find_unused_parameters=True
-            )
+        module = summing_gradients(self._step, self._device) if self._num_workers > 1 else self._step
         self._updater = Updater(
             model,
             self._config.optimizer,

@@ -1,5 +1,6 @@
 """Trains a teacher, or distils it into a student, on the workers of a Ray cluster."""
 
+import functools
 import json
 import os
 import sys
@@ -148,8 +149,8 @@ def _trainer(settings: LoopSettings, folder: RunFolder) -> TorchTrainer:
     resources = {"CPU": scaling.cpus_per_worker, **({"GPU": 1} if scaling.use_gpu else {})}
     found, path = storage.filesystem(folder.uri)
     return TorchTrainer(
-        train_loop,
-        train_loop_config={"settings": settings},
+        # Not as `train_loop_config`: Ray's controller would read that too, and import torch and transformers for it.
+        functools.partial(train_loop, {"settings": settings}),
         scaling_config=train.ScalingConfig(
             num_workers=(scaling.min_workers, scaling.num_workers) if scaling.min_workers else scaling.num_workers,
             use_gpu=scaling.use_gpu,

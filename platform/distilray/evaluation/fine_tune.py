@@ -93,8 +93,8 @@ def _fit(plan: Plan, unit: Unit) -> None:
     found, path = storage.filesystem(plan.place(unit))
     resources = {"CPU": plan.scaling.cpus_per_worker, **({"GPU": 1} if plan.scaling.use_gpu else {})}
     TorchTrainer(
-        train_loop,
-        train_loop_config={"plan": plan, "unit": unit},
+        # Not as `train_loop_config`: Ray's controller would read that too, and import torch and transformers for it.
+        functools.partial(train_loop, {"plan": plan, "unit": unit}),
         scaling_config=train.ScalingConfig(
             num_workers=plan.scaling.num_workers, use_gpu=plan.scaling.use_gpu, resources_per_worker=resources
         ),
