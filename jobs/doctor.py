@@ -8,7 +8,6 @@ Reads:  this machine, a cluster that runs, a recipe and what it names; starts no
 Writes: a probe file in run_dir, or in --storage, removed again.
 """
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from distilray.config.base import JobConfig
 from distilray.errors import InputError
 from distilray.operations.doctor.command import diagnose, leave
 from distilray.runtime.job import exit_code
+from jobs import find_job
 from serve.local.haproxy import find_orphans
 
 
@@ -28,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def config_class_of(job: str) -> type[JobConfig]:
     """What the recipe of a job may say."""
-    names = sorted(folder.name for folder in (Path(__file__).parent / "recipes").iterdir())
-    found = getattr(importlib.import_module(f"jobs.{job}"), "JOB", None) if job in names else None
+    found = find_job(job)
     if found is None:
+        names = sorted(folder.name for folder in (Path(__file__).parent / "recipes").iterdir())
         raise InputError(f"--job {job}: no job with a run folder; there are {', '.join(names)}")
     config_class: type[JobConfig] = found.config_class
     return config_class

@@ -6,7 +6,6 @@ Reads:  the recipe and the code of this checkout, which are checked here and upl
 Writes: nothing here; the job writes its run_dir, which all machines of the cluster must see.
 """
 
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from distilray.config.base import JobConfig
 from distilray.errors import InputError
 from distilray.operations.submission.command import run
+from jobs import find_job, job_names
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
@@ -30,10 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def config_class_of(name: str) -> type[JobConfig]:
     """The config of a job that a cluster can run."""
-    names = [file.stem for file in sorted((ROOT / "jobs").glob("*.py")) if file.stem != "__init__"]
-    if name not in names:
-        raise InputError(f"{name}: no such job; there are {', '.join(names)}")
-    job = None if name in ELSEWHERE else getattr(importlib.import_module(f"jobs.{name}"), "JOB", None)
+    if name not in job_names():
+        raise InputError(f"{name}: no such job; there are {', '.join(job_names())}")
+    job = None if name in ELSEWHERE else find_job(name)
     if job is None:
         fix = ELSEWHERE.get(name, f"it is made for this machine: python -m jobs.{name}")
         raise InputError(f"{name} cannot be submitted: {fix}")

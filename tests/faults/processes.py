@@ -59,20 +59,29 @@ def train_workers() -> list[int]:
 
 def workers_below(name: bytes) -> list[int]:
     """Ray workers that live below this process, by how their names begin."""
-    parents, names = {}, {}
-    for process in Path("/proc").glob("[0-9]*"):
+    found = []
+    for pid in processes_below(os.getpid()):
         try:
-            names[int(process.name)] = (process / "cmdline").read_bytes()
-            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue  # it has ended
+        if command.startswith(name):
+            found.append(pid)
+    return sorted(found)
+
+
+def processes_below(pid: int) -> set[int]:
+    """A process and all that it has started."""
+    parents = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(file.parent.name)] = int(file.read_text().rpartition(")")[2].split()[1])
         except (OSError, IndexError):
-            continue
-    return sorted(pid for pid, found in names.items() if found.startswith(name) and _is_below(pid, parents))
-
-
-def _is_below(pid: int, parents: dict[int, int]) -> bool:
-    while pid in parents and pid != os.getpid():
-        pid = parents[pid]
-    return pid == os.getpid()
+            continue  # it has ended
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found and child not in found}:
+        found |= more
+    return found
 
 
 def eventually(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
