@@ -13,6 +13,7 @@ from distilray.config.fill_mask.settings import (
     FillMaskScaling,
     IntervalsConfig,
 )
+from distilray.config.glue import GLUE_TASKS, TaskName
 from distilray.config.pretraining_data import CacheConfig
 
 Count = Annotated[int, Field(ge=1)]
@@ -74,3 +75,14 @@ class BuildFollowsConfig(JobConfig):
         if self.min_words > self.max_words:
             raise ValueError(f"min_words: {self.min_words} is above max_words, {self.max_words}")
         return self
+
+
+class WriteGlueTextConfig(JobConfig):
+    """Recipe of `jobs.write_glue_text`."""
+
+    glue_dir: Annotated[str, Field(min_length=1)] = Field(description="folder with a folder for each task")
+    tasks: Annotated[list[TaskName], Field(min_length=1)] = Field(default=list(GLUE_TASKS))
+    min_words: Annotated[int, Field(ge=3)] = Field(default=5, description="shorter texts are left out")
+    texts_per_document: Count = Field(
+        default=32, description="neighbours in the file that become one document, so that sentences have a next one"
+    )

@@ -1,0 +1,92 @@
+"""The training texts of GLUE as plain text without labels, for a corpus that a language model is trained on.
+
+Labels, dev sets and test sets are not read into it. SST-2 lists the phrases of each sentence as rows of their own: a text
+that stands inside another text of its task is left out.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from distilray.config.evaluation import WriteGlueTextConfig
+from distilray.evaluation.glue.data import find_tasks, input_files, load_task
+from distilray.evaluation.glue.examples import Examples
+from distilray.errors import InputError
+from distilray.runtime import storage
+from distilray.runtime.job import Outcome
+from distilray.runtime.run_folder import RunFolder
+
+TEXT_FOLDER = "text"  # of a run: a source of jobs.build_corpus with `document_per: blank_line`
+_KNOWN_BY = 3  # first words that a text is looked up by; no text has fewer
+
+
+def glue_text_inputs(config: WriteGlueTextConfig) -> dict[str, str]:
+    """What `write_glue_text` reads."""
+    return input_files(config.glue_dir, config.tasks)
+
+
+def plan_glue_text(config: WriteGlueTextConfig) -> dict[str, object]:
+    """Validates the inputs of `write_glue_text` and says what it would do.
+
+    Raises:
+        InputError: a task is missing, or its files are not the official ones.
+    """
+    _, missing = find_tasks(config.glue_dir, config.tasks)
+    if missing:
+        raise InputError(f"{config.glue_dir}: no folder for {', '.join(missing)}; put it there, or shorten tasks")
+    rows = {task: len(load_task(config.glue_dir, task).train) for task in config.tasks}
+    return {"texts": ", ".join(f"{count:,} rows of {task}" for task, count in rows.items())}
+
+
+def write_glue_text(config: WriteGlueTextConfig, folder: RunFolder) -> Outcome:
+    """Writes `text/TASK.txt`: a text in a line, a blank line between documents."""
+    counts, outputs = {}, {}
+    for task in config.tasks:
+        found = list(_texts(load_task(config.glue_dir, task).train))
+        long_enough = [text for text in found if len(text.split()) >= config.min_words]
+        kept = outermost(long_enough)
+        counts[task] = {
+            "texts": len(found),
+            "too_short": len(found) - len(long_enough),
+            "inside_another": len(long_enough) - len(kept),
+            "kept": len(kept),
+        }
+        name = f"{TEXT_FOLDER}/{task}.txt"
+        storage.write_bytes(folder.path(name), _documents(kept, config.texts_per_document).encode())
+        outputs[name] = {"sha256": storage.sha256(folder.path(name))}
+    told = ", ".join(f"{found['kept']:,} of {found['texts']:,} texts of {task}" for task, found in counts.items())
+    return Outcome(told, counts, outputs)
+
+
+def outermost(texts: Sequence[str]) -> list[str]:
+    """The texts, in their order, that do not stand word by word inside another; of equal ones the first.
+
+    Args:
+        texts: of three words or more each, with single spaces.
+    """
+    # Where in the longer texts each run of three words stands.
+    places: dict[tuple[str, ...], list[tuple[list[str], int]]] = defaultdict(list)
+    kept = []
+    for index in sorted(range(len(texts)), key=lambda index: (-len(texts[index].split()), index)):
+        words = texts[index].split()
+        known = places.get(tuple(words[:_KNOWN_BY]), ())
+        if any(other[start : start + len(words)] == words for other, start in known):
+            continue
+        kept.append(index)
+        for start in range(len(words) - _KNOWN_BY + 1):
+            places[tuple(words[start : start + _KNOWN_BY])].append((words, start))
+    return [texts[index] for index in sorted(kept)]
+
+
+def _texts(examples: Examples) -> Iterator[str]:
+    """The texts of the rows, the two of a pair one behind the other."""
+    columns: Iterable[tuple[str, ...]] = zip(
+        *(column for column in (examples.first, examples.second) if column is not None), strict=True
+    )
+    return (" ".join(text.split()) for row in columns for text in row)
+
+
+def _documents(texts: Sequence[str], per_document: int) -> str:
+    return "\n".join(
+        "".join(f"{text}\n" for text in texts[start : start + per_document])
+        for start in range(0, len(texts), per_document)
+    )
