@@ -19,6 +19,7 @@ from distilray.runtime.run_folder import CONFIG_FILE, MANIFEST_FILE, read_manife
 
 # The jobs whose runs a report can show.
 JOBS = (
+    "write_glue_text",
     "build_corpus",
     "train_tokenizer",
     "encode_corpus",
