@@ -3,7 +3,7 @@
     python -m jobs.run_reproduction [--glue FOLDER] [--only STAGE,...] [--skip STAGE,...] [STAGE_OR_JOB.a.b=value ...]
 
 Reads: the two packages of the `sample` extra; CoLA, SST-2 and RTE as the official files in FOLDER (data/glue).
-Writes: a run folder for each stage in runs/reproduction/, of which finished ones are skipped the next time, and report/.
+Writes: a run folder for each stage in runs/reproduction/; what is finished is skipped the next time.
 """
 
 import sys
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distilray.config.base import RayConfig
-from distilray.evaluation.reproduction.stages import STAGES, Stage, chosen
+from distilray.evaluation.reproduction.stages import STAGES, chosen
 from distilray.runtime.job import CommandParser, exit_code, overrides_by_job
 from distilray.runtime.session import ray_session
 from jobs import find_job

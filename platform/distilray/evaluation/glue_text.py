@@ -1,16 +1,16 @@
 """The training texts of GLUE as plain text without labels, for a corpus that a language model is trained on.
 
-Labels, dev sets and test sets are not read into it. SST-2 lists the phrases of each sentence as rows of their own: a text
-that stands inside another text of its task is left out.
+Labels, dev sets and test sets are not read into it. SST-2 lists the phrases of each sentence as rows of their own: a
+text that stands inside another text of its task is left out.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from distilray.config.evaluation import WriteGlueTextConfig
+from distilray.errors import InputError
 from distilray.evaluation.glue.data import find_tasks, input_files, load_task
 from distilray.evaluation.glue.examples import Examples
-from distilray.errors import InputError
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.run_folder import RunFolder
