@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_stages(argv: Sequence[str] | None) -> None:
     parser = CommandParser(prog="python -m jobs.run_reproduction", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--glue", default="data/glue", help="folder with CoLA/, SST-2/, RTE/ (%(default)s)")
-    parser.add_argument("--only", metavar="STAGE,...", help=f"of {', '.join(stage.name for stage in STAGES)}")
-    parser.add_argument("--skip", metavar="STAGE,...", help="all but these")
+    parser.add_argument("--only", metavar="STAGE,...", help="these alone, or patterns of them: 'search_glue-*'")
+    parser.add_argument("--skip", metavar="STAGE,...", help="all but these; --only x lists all")
     parser.add_argument("overrides", nargs="*", metavar="STAGE.a.b=value", help="changes to the recipe of a stage")
     given = parser.parse_intermixed_args(argv)
     stages = chosen(given.only, given.skip)
@@ -36,7 +36,9 @@ def run_stages(argv: Sequence[str] | None) -> None:
     with ray_session(RayConfig()):
         for stage in stages:
             recipe = stage.recipe or str(RECIPES / f"{stage.job}.yaml")
-            find_job(stage.job).execute(recipe, [*stage.overrides(given.glue), *changes[stage.name]])
+            job = find_job(stage.job)
+            assert job is not None
+            job.execute(recipe, [*stage.overrides(given.glue), *changes[stage.name]])
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ def plan_glue_text(config: WriteGlueTextConfig) -> dict[str, object]:
 
 def write_glue_text(config: WriteGlueTextConfig, folder: RunFolder) -> Outcome:
     """Writes `text/TASK.txt`: a text in a line, a blank line between documents."""
-    counts, outputs = {}, {}
+    counts: dict[str, dict[str, int]] = {}
+    outputs = {}
     for task in config.tasks:
         found = list(_texts(load_task(config.glue_dir, task).train))
         long_enough = [text for text in found if len(text.split()) >= config.min_words]

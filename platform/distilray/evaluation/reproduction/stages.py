@@ -1,5 +1,6 @@
 """The stages of the reproduction in the order in which they run: each a job, its recipe and what it changes there."""
 
+import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,21 +11,21 @@ STUDENT = "student"
 AGAIN = "student-distilled-again"
 
 # What a student is without: the paper's ablation (table 4).
-ABLATIONS = {
+ABLATIONS: Mapping[str, tuple[str, ...]] = {
     "no-kl": ("losses.alpha_ce=0.0",),
     "no-cosine": ("losses.alpha_cos=0.0",),
     "no-mlm": ("losses.alpha_mlm=0.0",),
     "random-init": ("student.initialisation=random",),
 }
 # What might bring a student nearer to its teacher.
-TRIALS = {
+TRIALS: Mapping[str, tuple[str, ...]] = {
     "longer": ("max_steps=600", "rhythm.evaluate_every_steps=600"),
     "lower-layers": ("student.layers=[0, 1, 2]",),
     "layer-wise": ("losses.alpha_hidden=1.0", "losses.alpha_values=1.0"),
 }
 # Fine-tunings of each task: of the two models of the claim, and of a variant. RTE takes longest and says least.
-_SEEDS = {"cola": [1, 2, 3], "sst2": [1, 2, 3], "rte": [1, 2, 3]}
-_SEEDS_OF_VARIANT = {"cola": [1, 2], "sst2": [1, 2], "rte": [1]}
+_SEEDS: Mapping[str, list[int]] = {"cola": [1, 2, 3], "sst2": [1, 2, 3], "rte": [1, 2, 3]}
+_SEEDS_OF_VARIANT: Mapping[str, list[int]] = {"cola": [1, 2], "sst2": [1, 2], "rte": [1]}
 # More than the search had: all rows of CoLA and RTE, further epochs and fresh seeds.
 _SIZES = (
     "per_task.cola.max_train_examples=null",
@@ -121,14 +122,18 @@ STAGES = tuple(_with_report(tuple(_line())))
 
 
 def chosen(only: str | None, skip: str | None) -> list[Stage]:
-    """The stages of a comma-separated list, or all but those of another.
+    """The stages that one of comma-separated patterns fits, or all that none of others fits.
 
     Raises:
-        InputError: one that there is not.
+        InputError: a pattern that fits no stage.
     """
     names = [stage.name for stage in STAGES]
     wanted, unwanted = (found.split(",") if found else [] for found in (only, skip))
-    for name in [*wanted, *unwanted]:
-        if name not in names:
-            raise InputError(f"'{name}' is no stage; there are {', '.join(names)}")
-    return [stage for stage in STAGES if stage.name in (wanted or names) and stage.name not in unwanted]
+    for pattern in [*wanted, *unwanted]:
+        if not fnmatch.filter(names, pattern):
+            raise InputError(f"'{pattern}' is no stage; there are {', '.join(names)}")
+    return [stage for stage in STAGES if _fits(stage, wanted or ["*"]) and not _fits(stage, unwanted)]
+
+
+def _fits(stage: Stage, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(stage.name, pattern) for pattern in patterns)
