@@ -13,7 +13,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 # Ray's own `uv run` hook would look for another Python than the one of this environment.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: help setup quickstart serve glue-demo check test test-slow format lock clean
+.PHONY: help setup quickstart serve glue-demo reproduction check test test-slow format lock clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ serve: setup  ## leave the quickstart's student up at http://127.0.0.1:8000 unti
 
 glue-demo: setup  ## search fine-tuning settings on a small task in GLUE's layout, offline (runs/glue-demo)
 	@$(BIN)/python -m jobs.run_glue_demo
+
+reproduction: setup  ## the claim of DistilBERT in miniature, about 2 h: make reproduction GLUE=FOLDER (runs/reproduction)
+	@$(BIN)/python -m jobs.run_reproduction $(if $(GLUE),--glue '$(GLUE)') $(STAGES)
 
 check: setup  ## format, lint, types, import rules, fast tests
 	@test ! -e platform/__init__.py || { echo "platform/__init__.py shadows Python's own module platform: remove it"; exit 1; }

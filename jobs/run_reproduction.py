@@ -8,19 +8,19 @@ Writes: a run folder for each stage in runs/reproduction/; what is finished is s
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from distilray.config.base import RayConfig
-from distilray.evaluation.reproduction.stages import STAGES, chosen
+from distilray.evaluation.reproduction import STAGES, chosen
 from distilray.runtime.job import CommandParser, exit_code, overrides_by_job
 from distilray.runtime.session import ray_session
-from jobs import find_job
 
-RECIPES = Path(__file__).parent / "recipes" / "reproduction"
+RECIPES = str(Path(__file__).parent / "recipes" / "reproduction" / "{}.yaml")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the stages that are not complete, then prints the tables; returns the exit code."""
+    """Runs the stages that are not complete, and prints what the last one found; returns the exit code."""
     return exit_code("run_reproduction", lambda: run_stages(argv))
 
 
@@ -31,14 +31,14 @@ def run_stages(argv: Sequence[str] | None) -> None:
     parser.add_argument("--skip", metavar="STAGE,...", help="all but these; --only x lists all")
     parser.add_argument("overrides", nargs="*", metavar="STAGE.a.b=value", help="changes to the recipe of a stage")
     given = parser.parse_intermixed_args(argv)
-    stages = chosen(given.only, given.skip)
     changes = overrides_by_job([stage.name for stage in STAGES], given.overrides)
     with ray_session(RayConfig()):
-        for stage in stages:
-            recipe = stage.recipe or str(RECIPES / f"{stage.job}.yaml")
-            job = find_job(stage.job)
-            assert job is not None
-            job.execute(recipe, [*stage.overrides(given.glue), *changes[stage.name]])
+        for stage in chosen(given.only, given.skip):
+            job = import_module(f"jobs.{stage.job}").JOB
+            recipe = stage.recipe or RECIPES.format(stage.job)
+            folder = job.execute(recipe, [*stage.overrides(given.glue), *changes[stage.name]])
+    if job.show is not None:
+        job.show(folder)
 
 
 if __name__ == "__main__":

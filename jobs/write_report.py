@@ -8,14 +8,14 @@
 
 Reads:  complete run folders of any jobs of the line.
 Writes: report.html (needs no network and no script), README.md (the model card) and manifest.json in run_dir; both are
-        written again when a run has changed.
+        written again when a run has changed. Prints the claim and the students beside each other.
 """
 
 import sys
 from collections.abc import Sequence
 
 from distilray.config.report import ReportConfig
-from distilray.evaluation.report.report import plan_report, report_inputs, write_report
+from distilray.evaluation.report.report import plan_report, report_inputs, show_report, write_report
 from distilray.evaluation.report.view import ViewJob
 
 JOB = ViewJob(
@@ -24,6 +24,7 @@ JOB = ViewJob(
     inputs=report_inputs,
     plan=plan_report,
     run=write_report,
+    show=show_report,
 )
 
 

@@ -23,12 +23,24 @@ from tests.distilray.tiny_line import sentences_of, write_corpus, write_shards, 
 from tests.tuning.tiny_search import write_follows
 
 # What recipes begin their places with, the longest first; what follows is the name in the folder of `write_inputs`.
-ROOTS = ("/mnt/distilray/card/", "/mnt/distilray/", "runs/quickstart/", "runs/glue-demo/", "data/")
+ROOTS = (
+    "/mnt/distilray/card/",
+    "/mnt/distilray/",
+    "runs/quickstart/",
+    "runs/glue-demo/",
+    "runs/reproduction/",
+    "data/",
+)
 MODELS = ("hub:", "sample:encoder")  # without a network, and with the tokenizer of the shards
 CHECKOUT, SHIPPED = Path(__file__).parents[2], "jobs/recipes/"  # recipes that a recipe names are the real ones
 REPORT_RUNS = "report-runs"  # folder of the runs that a report is made of
 _DUMP = "enwiki-latest-pages-articles-multistream"
 _POSITIONS = 512  # tokens that the models read, as those that the recipes name
+
+
+def job_of(recipe: Path) -> str:
+    """The job whose recipe a file is: its folder says it, and in that of the reproduction, which has many, its name."""
+    return recipe.stem if recipe.parent.name == "reproduction" else recipe.parent.name
 
 
 def stand_in(value: Any, folder: Path) -> Any:
@@ -97,6 +109,8 @@ def _write_raw_texts(folder: Path) -> None:
     (folder / f"{_DUMP.removesuffix('-multistream')}.xml.bz2").write_bytes(bz2.compress(b"<mediawiki/>"))
     Path(dump.uri).rename(raw / f"{_DUMP}.xml.bz2")
     Path(dump.index).rename(raw / f"{_DUMP}-index.txt.bz2")
+    (folder / "glue-text" / "text").mkdir(parents=True)
+    (folder / "glue-text" / "text" / "rte.txt").write_text("It was a day.\nTwo people live here.\n\n" * 5)
     rows = rows_of(5)
     (folder / "rcds").mkdir()
     lines = "".join(json.dumps(row) + "\n" for row in rows)

@@ -15,7 +15,7 @@ from distilray.config.recipe import read_yaml
 from distilray.evaluation.glue.tasks import TASKS
 from distilray.runtime import storage
 from tests.distilray.evaluation.glue.small_glue import small_rows
-from tests.jobs.recipe_inputs import REPORT_RUNS, stand_in, write_inputs
+from tests.jobs.recipe_inputs import REPORT_RUNS, job_of, stand_in, write_inputs
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "jobs" / "recipes").glob("*/*.yaml"))
@@ -60,7 +60,7 @@ def overrides(recipe: Path, inputs: Path, run_dir: Path) -> list[str]:
     """What makes a recipe read the stand-ins; everything else stays as it says."""
     values = read_yaml(str(recipe))
     found = [f"run_dir={run_dir}"] if "run_dir" in values else []
-    folder = inputs / REPORT_RUNS if recipe.parent.name == "write_report" else inputs
+    folder = inputs / REPORT_RUNS if job_of(recipe) == "write_report" else inputs
     for key, value in values.items():
         given = stand_in(value, folder)
         if key == "run_dir" or given == value:
@@ -68,7 +68,7 @@ def overrides(recipe: Path, inputs: Path, run_dir: Path) -> list[str]:
         for place in places(given):
             assert there(place), f"{key}: nothing stands in for {place}; write it in recipe_inputs.py"
         found.append(f"{key}={json.dumps(given)}")
-    return found + CHANGES.get(recipe.parent.name, [])
+    return found + CHANGES.get(job_of(recipe), [])
 
 
 def there(place: str) -> bool:
@@ -83,7 +83,7 @@ def files(folder: Path) -> set[tuple[str, int]]:
 def test_a_dry_run_of_a_shipped_recipe_prints_its_plan_and_writes_nothing(
     recipe: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    job = JOBS.get(recipe.parent.name, recipe.parent.name)
+    job = JOBS.get(job_of(recipe), job_of(recipe))
     main = importlib.import_module(f"jobs.{job}").main
     arguments = overrides(recipe, inputs, tmp_path / "run")
     before = files(inputs)

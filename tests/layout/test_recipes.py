@@ -7,6 +7,7 @@ import pytest
 
 from distilray.config.base import Config
 from distilray.config.recipe import load_recipe
+from tests.jobs.recipe_inputs import job_of
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "jobs" / "recipes").glob("*/*.yaml"))
@@ -26,7 +27,7 @@ def config_of(name: str) -> type[Config]:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_shipped_recipe_loads_with_the_config_of_its_job(recipe: Path) -> None:
-    load_recipe(str(recipe), [], config_of(recipe.parent.name))
+    load_recipe(str(recipe), [], config_of(job_of(recipe)))
 
 
 def test_recipes_lie_two_levels_deep_and_end_in_yaml() -> None:
@@ -43,4 +44,4 @@ def test_a_job_is_named_like_its_module(name: str) -> None:
 @pytest.mark.parametrize("name", JOBS)
 def test_a_job_has_a_recipe(name: str) -> None:
     module = importlib.import_module(f"jobs.{name}")
-    assert not hasattr(module, "JOB") or list((ROOT / "jobs" / "recipes" / name).glob("*.yaml"))
+    assert not hasattr(module, "JOB") or name in map(job_of, RECIPES)

@@ -21,7 +21,7 @@ from distilray.evaluation.glue.data import input_files, load_task
 from distilray.evaluation.timing import TimedModel, batches_of, summary_of, time_models
 from distilray.inference.masked_logits import is_onnx, local_masked_lm, masked_lm_inputs, open_masked_lm
 from distilray.models.export.onnx_file import ONNX_FILE
-from distilray.models.masked_lm import MODEL_CLASSES, count_parameters
+from distilray.models.masked_lm import MODEL_CLASSES, count_layer_parameters, count_parameters
 from distilray.models.model_source import WEIGHTS_FILE
 from distilray.pretraining_data.batches import Batch
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
@@ -170,9 +170,10 @@ def _size(model: MeasuredModelConfig, timed: TimedModel) -> Mapping[str, Any]:
     """Parameters as its configuration says (a quantised file also holds scales), bytes as its file has."""
     settings = timed.model.config
     with torch.device("meta"):
-        parameters = count_parameters(MODEL_CLASSES[settings.model_type](settings))
+        counted = MODEL_CLASSES[settings.model_type](settings)
     file = ONNX_FILE if is_onnx(model.model_dir) else WEIGHTS_FILE
     return {
-        "parameters": parameters,
+        "parameters": count_parameters(counted),
+        "layer_parameters": count_layer_parameters(counted),
         "megabytes": (storage.file_size(storage.join(local_masked_lm(model.model_dir), file)) or 0) / 1e6,
     }

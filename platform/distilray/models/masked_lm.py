@@ -117,6 +117,11 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def count_layer_parameters(model: nn.Module) -> int:
+    """Parameters of the Transformer layers alone, which a student has half of."""
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if ".layer." in name)
+
+
 @torch.no_grad()
 def start_head_bias(model: Any, label_counts: NDArray[np.int64]) -> bool:
     """Gives a fresh vocabulary head the log frequencies of the tokens as its bias: it need not learn those any more.

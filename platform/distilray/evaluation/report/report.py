@@ -1,8 +1,11 @@
 """Writes the report of a line and the model card from run folders; names what is missing and the job that writes it."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+
+from rich.console import Console
 
 from distilray.config.report import ReportConfig
 from distilray.errors import InputError
@@ -11,6 +14,7 @@ from distilray.evaluation.report.figures import time
 from distilray.evaluation.report.lead import key_figures
 from distilray.evaluation.report.page import Markup, code, document, listing, markup, paragraph, section
 from distilray.evaluation.report.runs import Run, Runs, complete_paths, read_runs
+from distilray.evaluation.report.sections.claim import claim_lines, claim_section, claim_table
 from distilray.evaluation.report.sections.data import corpus_section, masking_section, vocabulary_section
 from distilray.evaluation.report.sections.delivery import (
     efficiency_section,
@@ -20,6 +24,7 @@ from distilray.evaluation.report.sections.delivery import (
 )
 from distilray.evaluation.report.sections.scores import bias_section, fill_mask_section, glue_section, tuning_section
 from distilray.evaluation.report.sections.training import distillation_section, teacher_section
+from distilray.evaluation.report.sections.variants import variants, variants_section, variants_table
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.run_folder import RunFolder
@@ -44,6 +49,8 @@ class Section:
 
 
 SECTIONS = (
+    Section("claim", "The claim", ("distill",), claim_section),
+    Section("variants", "Variants of the student", ("distill",), variants_section),
     Section("corpus", "Corpus", ("build_corpus",), corpus_section),
     Section("vocabulary", "Vocabulary", ("encode_corpus", "train_tokenizer"), vocabulary_section),
     Section("masking", "Masking check", ("encode_corpus",), masking_section),
@@ -91,6 +98,17 @@ def write_report(config: ReportConfig, folder: RunFolder) -> Outcome:
     absent = missing_jobs(runs)
     told = f"; missing: {', '.join(absent)}" if absent else ""
     return Outcome(f"{', '.join(files)} of {len(runs)} runs{told}", {"runs": len(runs), "missing": absent}, outputs)
+
+
+def show_report(folder: RunFolder) -> None:
+    """Prints the student beside its teacher and beside other students, as far as the runs of the report tell."""
+    assert isinstance(folder.config, ReportConfig)
+    runs = read_runs(complete_paths(folder.config))
+    console = Console(width=None if os.isatty(1) else 180)
+    if lines := claim_lines(runs):
+        console.print(claim_table(lines))
+    if len(found := variants(runs)) > 1:
+        console.print(variants_table(found))
 
 
 def missing_jobs(runs: Runs) -> list[str]:

@@ -125,14 +125,17 @@ def chosen(only: str | None, skip: str | None) -> list[Stage]:
     """The stages that one of comma-separated patterns fits, or all that none of others fits.
 
     Raises:
-        InputError: a pattern that fits no stage.
+        InputError: a pattern that fits no stage, or nothing is left.
     """
     names = [stage.name for stage in STAGES]
     wanted, unwanted = (found.split(",") if found else [] for found in (only, skip))
     for pattern in [*wanted, *unwanted]:
         if not fnmatch.filter(names, pattern):
             raise InputError(f"'{pattern}' is no stage; there are {', '.join(names)}")
-    return [stage for stage in STAGES if _fits(stage, wanted or ["*"]) and not _fits(stage, unwanted)]
+    found = [stage for stage in STAGES if _fits(stage, wanted or ["*"]) and not _fits(stage, unwanted)]
+    if not found:
+        raise InputError("--only and --skip leave no stage to run")
+    return found
 
 
 def _fits(stage: Stage, patterns: Sequence[str]) -> bool:
