@@ -16,7 +16,12 @@ from distilray.evaluation.follows import build_follows, follows_inputs, plan_fol
 from distilray.runtime.job import Job
 
 JOB = Job(
-    name="build_follows", config_class=BuildFollowsConfig, inputs=follows_inputs, plan=plan_follows, run=build_follows
+    name="build_follows",
+    config_class=BuildFollowsConfig,
+    inputs=follows_inputs,
+    plan=plan_follows,
+    run=build_follows,
+    about=__doc__,
 )
 
 

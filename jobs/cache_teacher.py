@@ -23,6 +23,7 @@ JOB = Job(
     inputs=cache_inputs,
     plan=plan_cache,
     run=cache_teacher,
+    about=__doc__,
 )
 
 

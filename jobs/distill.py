@@ -25,6 +25,7 @@ JOB = Job(
     inputs=distill_inputs,
     plan=plan_distillation,
     run=distill,
+    about=__doc__,
 )
 
 

@@ -9,13 +9,12 @@ Writes: a probe file in run_dir, or in --storage, removed again.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from distilray.config.base import JobConfig
 from distilray.errors import InputError
 from distilray.operations.doctor.command import diagnose, leave
 from distilray.runtime.job import exit_code
-from jobs import find_job
+from jobs import find_job, job_names
 from serve.local.haproxy import find_orphans
 
 
@@ -30,7 +29,7 @@ def config_class_of(job: str) -> type[JobConfig]:
     """What the recipe of a job may say."""
     found = find_job(job)
     if found is None:
-        names = sorted(folder.name for folder in (Path(__file__).parent / "recipes").iterdir())
+        names = [name for name in job_names() if find_job(name) is not None]
         raise InputError(f"--job {job}: no job with a run folder; there are {', '.join(names)}")
     config_class: type[JobConfig] = found.config_class
     return config_class

@@ -23,6 +23,7 @@ JOB = Job(
     inputs=encoding_inputs,
     plan=plan_shards,
     run=encode_corpus,
+    about=__doc__,
 )
 
 

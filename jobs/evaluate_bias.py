@@ -22,6 +22,7 @@ JOB = Job(
     inputs=bias_inputs,
     plan=plan_bias,
     run=evaluate_bias,
+    about=__doc__,
     show=show_bias,
 )
 

@@ -28,6 +28,7 @@ JOB = Job(
     inputs=fill_mask_inputs,
     plan=plan_fill_mask,
     run=evaluate_fill_mask,
+    about=__doc__,
     show=show_scores,
 )
 

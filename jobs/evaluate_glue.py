@@ -30,6 +30,7 @@ JOB = Job(
     inputs=evaluate_glue_inputs,
     plan=plan_glue,
     run=evaluate_glue,
+    about=__doc__,
     show=show_glue_scores,
     validate=check_submission,
 )

@@ -25,6 +25,7 @@ JOB = Job(
     inputs=export_inputs,
     plan=plan_export,
     run=export_model,
+    about=__doc__,
     show=show_export,
 )
 

@@ -21,6 +21,7 @@ JOB = Job(
     inputs=efficiency_inputs,
     plan=plan_efficiency,
     run=measure_efficiency,
+    about=__doc__,
     show=show_efficiency,
 )
 

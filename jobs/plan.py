@@ -21,6 +21,7 @@ JOB = ViewJob(
     inputs=plan_inputs,
     plan=plan_line,
     run=write_plan,
+    about=__doc__,
     show=show_plan,
 )
 

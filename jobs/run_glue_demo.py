@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distilray.config.base import RayConfig
-from distilray.runtime.job import exit_code, overrides_by_job
+from distilray.runtime.job import CommandParser, exit_code, overrides_by_job
 from distilray.runtime.session import ray_session
 from jobs import build_corpus, build_follows, search_glue
 from tuning.search import show_search
@@ -23,12 +23,14 @@ OWN_CORPUS = "build_corpus.run_dir=runs/glue-demo/corpus"  # of the quickstart's
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the demo; returns its exit code."""
-    return exit_code("run_glue_demo", lambda: run_demo(sys.argv[1:] if argv is None else argv))
+    return exit_code("run_glue_demo", lambda: run_demo(argv))
 
 
-def run_demo(overrides: Sequence[str]) -> None:
+def run_demo(argv: Sequence[str] | None) -> None:
     """One stage after the other in one Ray session, then the trials and the scores of the winner."""
-    changes = overrides_by_job([job.name for job in STAGES], [OWN_CORPUS, *overrides])
+    parser = CommandParser(prog="python -m jobs.run_glue_demo", description=__doc__)
+    parser.add_argument("overrides", nargs="*", metavar="JOB.a.b=value", help="changes to the recipe of a job")
+    changes = overrides_by_job([job.name for job in STAGES], [OWN_CORPUS, *parser.parse_args(argv).overrides])
     with ray_session(RayConfig()):
         for job in STAGES:
             recipe = Path(__file__).parent / "recipes" / job.name / f"{RECIPES[job.name]}.yaml"

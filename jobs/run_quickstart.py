@@ -12,24 +12,25 @@ from pathlib import Path
 
 from distilray.config.base import RayConfig
 from distilray.evaluation.fill_mask import show_scores
-from distilray.runtime.job import exit_code, overrides_by_job
+from distilray.runtime.job import CommandParser, exit_code, overrides_by_job
 from distilray.runtime.session import ray_session
 from jobs import build_corpus, distill, encode_corpus, evaluate_fill_mask, train_teacher, write_report
 from serve.local.trial import try_service
 
 STAGES = (build_corpus.JOB, encode_corpus.JOB, train_teacher.JOB, distill.JOB, evaluate_fill_mask.JOB, write_report.JOB)
-
 RECIPES = str(Path(__file__).parent / "recipes" / "{}" / "quickstart.yaml")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the line; returns its exit code."""
-    return exit_code("run_quickstart", lambda: run_line(sys.argv[1:] if argv is None else argv))
+    return exit_code("run_quickstart", lambda: run_line(argv))
 
 
-def run_line(overrides: Sequence[str]) -> None:
+def run_line(argv: Sequence[str] | None) -> None:
     """One stage after the other in one Ray session, then the table and the answers."""
-    changes = overrides_by_job([job.name for job in STAGES], overrides)
+    parser = CommandParser(prog="python -m jobs.run_quickstart", description=__doc__)
+    parser.add_argument("overrides", nargs="*", metavar="JOB.a.b=value", help="changes to the recipe of a job")
+    changes = overrides_by_job([job.name for job in STAGES], parser.parse_args(argv).overrides)
     with ray_session(RayConfig()):
         folders = {job.name: job.execute(RECIPES.format(job.name), changes[job.name]) for job in STAGES}
         answers = try_service(folders["distill"].path("model"))

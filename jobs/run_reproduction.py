@@ -1,6 +1,6 @@
 """Re-derives the claim of DistilBERT on real data: corpus, teacher, student, GLUE of both, what each loss is worth.
 
-    python -m jobs.run_reproduction [--glue FOLDER] [--only STAGE,...] [--skip STAGE,...] [STAGE_OR_JOB.a.b=value ...]
+    python -m jobs.run_reproduction [--scale base] [--glue FOLDER] [--only STAGE,..] [--skip STAGE,..] [STAGE.a.b=value]
 
 Reads: the two packages of the `sample` extra; CoLA, SST-2 and RTE as the official files in FOLDER (data/glue).
 Writes: a run folder for each stage in runs/reproduction/; what is finished is skipped the next time.
@@ -12,11 +12,11 @@ from importlib import import_module
 from pathlib import Path
 
 from distilray.config.base import RayConfig
-from distilray.evaluation.reproduction import STAGES, chosen
-from distilray.runtime.job import CommandParser, exit_code, overrides_by_job
+from distilray.evaluation.reproduction import SCALES, chosen, command_parser, stages_of
+from distilray.runtime.job import exit_code, overrides_by_job
 from distilray.runtime.session import ray_session
 
-RECIPES = str(Path(__file__).parent / "recipes" / "reproduction" / "{}.yaml")
+RECIPES = Path(__file__).parent / "recipes"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,17 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_stages(argv: Sequence[str] | None) -> None:
-    parser = CommandParser(prog="python -m jobs.run_reproduction", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--glue", default="data/glue", help="folder with CoLA/, SST-2/, RTE/ (%(default)s)")
-    parser.add_argument("--only", metavar="STAGE,...", help="these alone, or patterns of them: 'search_glue-*'")
-    parser.add_argument("--skip", metavar="STAGE,...", help="all but these; --only x lists all")
-    parser.add_argument("overrides", nargs="*", metavar="STAGE.a.b=value", help="changes to the recipe of a stage")
-    given = parser.parse_intermixed_args(argv)
-    changes = overrides_by_job([stage.name for stage in STAGES], given.overrides)
+    given = command_parser().parse_intermixed_args(argv)
+    stages = stages_of(scale := SCALES[given.scale])
+    changes = overrides_by_job([stage.name for stage in stages], given.overrides)
     with ray_session(RayConfig()):
-        for stage in chosen(given.only, given.skip):
+        for stage in chosen(stages, given.only, given.skip):
             job = import_module(f"jobs.{stage.job}").JOB
-            recipe = stage.recipe or RECIPES.format(stage.job)
+            recipe = stage.recipe or str(RECIPES / scale.recipes / f"{stage.job}.yaml")
             folder = job.execute(recipe, [*stage.overrides(given.glue), *changes[stage.name]])
     if job.show is not None:
         job.show(folder)

@@ -26,6 +26,7 @@ JOB = Job(
     inputs=glue_inputs,
     plan=plan_search,
     run=search_glue,
+    about=__doc__,
     show=show_search,
 )
 

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
 
     def work() -> None:
-        parser = CommandParser(prog="python -m jobs.serve_fill_mask", description=__doc__, allow_abbrev=False)
+        parser = CommandParser(prog="python -m jobs.serve_fill_mask", description=__doc__)
         parser.add_argument("--recipe", default=RECIPE, help=f"YAML file, {RECIPE} when left out")
         parser.add_argument("--dry-run", action="store_true", help="validate, print the plan, start nothing")
         parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe")

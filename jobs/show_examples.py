@@ -17,9 +17,9 @@ from distilray.runtime.job import CommandParser, exit_code
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the examples; returns the exit code."""
-    parser = CommandParser(prog="python -m jobs.show_examples", description=__doc__, allow_abbrev=False)
+    parser = CommandParser(prog="python -m jobs.show_examples", description=__doc__)
     parser.add_argument("shards_dir", help="run folder of jobs.encode_corpus, a path or URI")
-    parser.add_argument("--split", default="train", choices=["train", "heldout"])
+    parser.add_argument("--split", default="train", choices=["train", "heldout"], help="train when left out")
     parser.add_argument("--start", type=int, default=0, help="number of the first row, 0 when left out")
     parser.add_argument("--rows", type=int, default=5, help="how many, 5 when left out")
     parser.add_argument("--epoch", type=int, default=0, help="whose masks, where they are drawn anew in each epoch")

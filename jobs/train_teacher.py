@@ -24,6 +24,7 @@ JOB = Job(
     inputs=teacher_inputs,
     plan=plan_teacher,
     run=train_teacher,
+    about=__doc__,
 )
 
 

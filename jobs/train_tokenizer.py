@@ -23,6 +23,7 @@ JOB = Job(
     inputs=tokenizer_inputs,
     plan=plan_tokenizer,
     run=train_tokenizer,
+    about=__doc__,
 )
 
 

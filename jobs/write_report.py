@@ -24,6 +24,7 @@ JOB = ViewJob(
     inputs=report_inputs,
     plan=plan_report,
     run=write_report,
+    about=__doc__,
     show=show_report,
 )
 

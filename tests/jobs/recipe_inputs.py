@@ -29,6 +29,7 @@ ROOTS = (
     "runs/quickstart/",
     "runs/glue-demo/",
     "runs/reproduction/",
+    "runs/reproduction-base/",
     "data/",
 )
 MODELS = ("hub:", "sample:encoder")  # without a network, and with the tokenizer of the shards
@@ -39,8 +40,8 @@ _POSITIONS = 512  # tokens that the models read, as those that the recipes name
 
 
 def job_of(recipe: Path) -> str:
-    """The job whose recipe a file is: its folder says it, and in that of the reproduction, which has many, its name."""
-    return recipe.stem if recipe.parent.name == "reproduction" else recipe.parent.name
+    """The job whose recipe a file is: its folder says it, or in those of the reproduction its name."""
+    return recipe.stem if recipe.parent.name.startswith("reproduction") else recipe.parent.name
 
 
 def stand_in(value: Any, folder: Path) -> Any:

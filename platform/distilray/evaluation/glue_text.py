@@ -38,12 +38,18 @@ def plan_glue_text(config: WriteGlueTextConfig) -> dict[str, object]:
 
 
 def write_glue_text(config: WriteGlueTextConfig, folder: RunFolder) -> Outcome:
-    """Writes `text/TASK.txt`: a text in a line, a blank line between documents."""
+    """Writes `text/TASK.txt`: a text in a line, a blank line between documents.
+
+    Raises:
+        InputError: no text of a task is long enough.
+    """
     counts: dict[str, dict[str, int]] = {}
     outputs = {}
     for task in config.tasks:
         found = list(_texts(load_task(config.glue_dir, task).train))
         long_enough = [text for text in found if len(text.split()) >= config.min_words]
+        if not long_enough:
+            raise InputError(f"min_words: {config.min_words}, and no text of {task} has as many; lower it")
         kept = outermost(long_enough)
         counts[task] = {
             "texts": len(found),

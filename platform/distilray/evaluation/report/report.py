@@ -48,9 +48,12 @@ class Section:
     body: Callable[[Runs], Markup]
 
 
-SECTIONS = (
+# What is made of several runs, shown where these are there.
+COMPARISONS = (
     Section("claim", "The claim", ("distill",), claim_section),
     Section("variants", "Variants of the student", ("distill",), variants_section),
+)
+SECTIONS = (
     Section("corpus", "Corpus", ("build_corpus",), corpus_section),
     Section("vocabulary", "Vocabulary", ("encode_corpus", "train_tokenizer"), vocabulary_section),
     Section("masking", "Masking check", ("encode_corpus",), masking_section),
@@ -122,7 +125,7 @@ def report_page(runs: Runs, name: str) -> str:
     Raises:
         InputError: a file of a run is missing, torn, or of another version.
     """
-    parts = [(part, body) for part in SECTIONS if runs.of(*part.jobs) and (body := _body(part, runs))]
+    parts = [(part, body) for part in (*COMPARISONS, *SECTIONS) if runs.of(*part.jobs) and (body := _body(part, runs))]
     sections = [section(part.anchor, part.title, body) for part, body in parts]
     sections += [section("missing", "What is missing", _missing(runs)) if missing_jobs(runs) else Markup("")]
     sections += [section("provenance", "Provenance", provenance_section(runs))]

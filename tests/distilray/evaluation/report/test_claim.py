@@ -1,0 +1,155 @@
+import statistics
+
+import pytest
+
+from distilray.config.glue import METRICS, SCORE
+from distilray.evaluation.report.report import report_page
+from distilray.evaluation.report.runs import read_runs
+from distilray.evaluation.report.sections.claim import claim_lines
+from distilray.evaluation.report.sections.variants import variants, variants_table
+from tests.distilray.evaluation.report.written_runs import (
+    STUDENT_WEIGHTS,
+    TEACHER_WEIGHTS,
+    distillation,
+    efficiency,
+    fill_mask,
+    known,
+    training,
+    write_run,
+)
+
+SAME = {1: 0.6, 2: 0.6, 3: 0.6}
+
+
+def figures_of(found):
+    values = sorted(found.values())
+    return {"median": statistics.median(values), "mean": statistics.fmean(values), "std": 0.0, "seeds": len(values),
+            "min": values[0], "max": values[-1]}  # fmt: skip
+
+
+def scored(weights, values, *, config=None):
+    """A GLUE run: a score by task and seed."""
+    rows = [
+        {"task": task, "metric": "score", "seed": seed, "value": value}
+        for task, found in values.items()
+        for seed, value in found.items()
+    ]
+    summary = {task: dict.fromkeys((SCORE, *METRICS[task]), figures_of(found)) for task, found in values.items()}
+    scores = {"model_hash": weights, "tasks": list(values), "missing": [], "summary": summary, "rows": rows}
+    scores |= {"majority": {task: dict.fromkeys((SCORE, *METRICS[task]), 0.5) for task in values}, "remarks": {}}
+    return {"files": {"scores.json": scores}, "config": {"seed": 56, **(config or {})}}
+
+
+def student(weights, **changes):
+    found = distillation()
+    found["outputs"]["model/model.safetensors"]["sha256"] = weights
+    found["config"] |= {"student": {"initialisation": "teacher"}, **changes}
+    found["files"]["heldout.jsonl"] = '{"step": 30, "mlm": 2.0, "hit@1": 0.3, "agreement": 0.5}\n'
+    return found
+
+
+@pytest.fixture
+def line(tmp_path):
+    """Two models with GLUE, fill-mask and cost; a variant without the KL; the student distilled again."""
+    hashes = {"teacher": write_run(tmp_path / "teacher", "train_teacher", **training(TEACHER_WEIGHTS))}
+    read = {"teacher": known(hashes["teacher"])}
+    losses = {**distillation()["config"]["losses"], "alpha_ce": 0.0}
+    hashes["student"] = write_run(tmp_path / "student", "distill", inputs=read, **student(STUDENT_WEIGHTS))
+    hashes["no-kl"] = write_run(tmp_path / "no-kl", "distill", inputs=read, **student("c3" * 32, losses=losses))
+    teacher = scored(TEACHER_WEIGHTS, {"cola": {1: 0.4, 2: 0.5, 3: 0.6}, "rte": SAME})
+    hashes["glue-teacher"] = write_run(
+        tmp_path / "glue-teacher", "evaluate_glue", inputs={"model": known(hashes["teacher"])}, **teacher
+    )
+    beside = {"teacher": known(hashes["glue-teacher"])}
+    for name, model, found in (
+        ("glue", "student", scored(STUDENT_WEIGHTS, {"cola": {1: 0.3, 2: 0.4, 3: 0.5}, "rte": SAME})),
+        ("glue-no-kl", "no-kl", scored("c3" * 32, {"cola": {1: 0.1, 2: 0.2}, "rte": {1: 0.5}})),
+        (
+            "glue-again",
+            "student",
+            scored(STUDENT_WEIGHTS, {"cola": {1: 0.4}, "rte": {1: 0.6}}, config={"distillation": {"alpha": 0.5}}),
+        ),
+    ):  # fmt: skip
+        write_run(tmp_path / name, "evaluate_glue", inputs={"model": known(hashes[model]), **beside}, **found)
+    both = {"teacher": known(hashes["teacher"]), "student": known(hashes["student"])}
+    write_run(tmp_path / "fill_mask", "evaluate_fill_mask", inputs=both, **fill_mask())
+    cost = efficiency()
+    models = cost["files"]["efficiency.json"]["models"]
+    models["teacher"] = {**models["student"], "latency_ms": 40.0, "layer_parameters": 85_000_000}
+    models["student"]["layer_parameters"] = 42_500_000
+    write_run(tmp_path / "efficiency", "measure_efficiency", inputs=both, **cost)
+    return tmp_path
+
+
+ALL = ("student", "no-kl", "teacher", "glue", "glue-no-kl", "glue-again", "glue-teacher", "fill_mask", "efficiency")
+
+
+def runs_of(line, *names):
+    return read_runs([str(line / name) for name in names])
+
+
+def cells_of(runs):
+    table = variants_table(variants(runs))
+    headings = [str(column.header) for column in table.columns]
+    rows = zip(*(list(column.cells) for column in table.columns), strict=True)
+    return {row[0]: list(zip(headings, row, strict=True)) for row in rows}
+
+
+def test_what_is_kept_of_each_task_and_of_their_mean_stands_beside_the_papers(line):
+    found = {name: rest for name, *rest in claim_lines(runs_of(line, *ALL))}
+    assert found["GLUE: cola"] == ["50.0 (40.0 to 60.0)", "40.0 (30.0 to 50.0)", "80.0%", "56.3", "51.3", "91.1%"]
+    assert found["GLUE: rte"][:3] == ["60.0 (60.0 to 60.0)", "60.0 (60.0 to 60.0)", "100.0%"]
+    # 50 of 55; by seed 45 of 50, 50 of 55, 55 of 60.
+    assert found["GLUE: mean of 2"][:3] == ["55.0", "50.0", "90.9% (90.0% to 91.7%)"]
+    assert found["GLUE: mean of 2"][3:] == ["62.8", "55.6", "88.5%"]
+    assert found["GLUE: mean of all nine"][3:] == ["79.5", "77.0", "96.9%"]
+
+
+def test_size_speed_and_fill_mask_are_shares_of_the_teacher(line):
+    found = {name: rest for name, *rest in claim_lines(runs_of(line, *ALL))}
+    assert found["parameters of the layers"] == ["85,000,000", "42,500,000", "50.0%", "85 M", "43 M", "50.0%"]
+    assert found["latency, ms (CPU, fp32, batch 1, median)"][:3] == ["40.0", "20.0", "50.0%"]
+    assert found["fill-mask: hit@10"][2] == "60.0%"
+
+
+def test_a_fine_tuning_with_a_teacher_is_not_what_the_student_is_compared_by(line):
+    names = [name for name in ALL if name != "glue"]
+    assert not [name for name, *_ in claim_lines(runs_of(line, *names)) if name.startswith("GLUE")]
+
+
+def test_without_any_measure_of_both_there_is_no_claim(line):
+    assert claim_lines(runs_of(line, "student", "teacher")) == []
+    assert 'id="claim"' not in report_page(runs_of(line, "student", "teacher"), "tiny")
+
+
+def test_the_page_shows_both_tables(line):
+    page = report_page(runs_of(line, *ALL), "tiny")
+    assert 'id="claim"' in page
+    assert 'id="variants"' in page
+    assert "losses.alpha_ce 0" in page
+
+
+def test_a_variant_is_compared_over_the_tasks_and_seeds_that_both_have(line):
+    cells = cells_of(runs_of(line, *ALL))
+    assert dict(cells["no-kl"])["differs in"] == "losses.alpha_ce 0"
+    # CoLA: (0.1 - 0.3 + 0.2 - 0.4) / 2, RTE: 0.5 - 0.6 of seed 1; their mean. Seeds spread by 0.0083 (pooled variance).
+    assert cells["no-kl"][-2:] == [("change", "-15.0 ± 4.6"), ("paper", "-2.96")]
+    assert dict(cells["no-kl"])["cola"] == "15.0"
+    assert dict(cells["no-kl"])["pseudo-perplexity"] == "7.4"
+
+
+def test_the_second_distillation_is_a_row_of_its_own(line):
+    cells = cells_of(runs_of(line, *ALL))
+    assert list(cells) == ["student", "student, distilled again on each task", "no-kl"]
+    assert dict(cells["student, distilled again on each task"])["paper"] == ""
+    assert cells["student, distilled again on each task"][-2][1].startswith("+5.0")
+    assert cells["student"][-2:] == [("change", ""), ("paper", "")]
+
+
+def test_students_of_another_teacher_are_no_variants(line):
+    write_run(line / "stranger", "distill", inputs={"teacher": known("f" * 64)}, **student("d4" * 32))
+    assert [variant.name for variant in variants(runs_of(line, "student", "stranger"))] == ["student"]
+
+
+def test_one_student_alone_has_no_table_of_variants(line):
+    assert 'id="variants"' not in report_page(runs_of(line, "student", "teacher", "glue"), "tiny")
