@@ -138,6 +138,19 @@ def test_a_variant_is_compared_over_the_tasks_and_seeds_that_both_have(line):
     assert dict(cells["no-kl"])["pseudo-perplexity"] == "7.4"
 
 
+def test_tasks_that_a_variant_was_not_fine_tuned_on_are_left_out_for_all(line):
+    write_run(
+        line / "glue-cola",
+        "evaluate_glue",
+        inputs={"model": known(read_runs([str(line / "no-kl")]).subject.content_hash)},
+        **scored("c3" * 32, {"cola": {1: 0.1, 2: 0.2}}),
+    )
+    cells = cells_of(runs_of(line, *(name for name in ALL if name != "glue-no-kl"), "glue-cola"))
+    assert "rte" not in dict(cells["student"])
+    assert dict(cells["student"])["GLUE mean"] == "40.0"
+    assert cells["no-kl"][-2][1].startswith("-20.0")
+
+
 def test_the_second_distillation_is_a_row_of_its_own(line):
     cells = cells_of(runs_of(line, *ALL))
     assert list(cells) == ["student", "student, distilled again on each task", "no-kl"]

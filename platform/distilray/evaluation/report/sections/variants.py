@@ -93,41 +93,39 @@ def variants(runs: Runs) -> list[Variant]:
 
 
 def variants_table(found: Sequence[Variant]) -> Table:
-    """A row for each; changes are against the first, the report's student."""
-    tasks = list(dict.fromkeys(task for variant in found for task, _ in variant.glue))
+    """A row for each; changes are against the first, the report's student. GLUE: the tasks that all of them have."""
+    tuned = [variant.glue for variant in found if variant.glue]
+    tasks = [task for task in _tasks(found[0].glue) if all(task in _tasks(scores) for scores in tuned)]
     table = Table(title="students with one thing changed each, beside the paper's table 4")
-    headings = (
-        "student",
-        "differs in",
-        "pseudo-perplexity",
-        "agreement",
-        "change",
-        *tasks,
-        "GLUE mean",
-        "change",
-        "paper",
-    )
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in headings[:2] else "right")
-    base, base_scores = found[0], last_scores(found[0].run.uri)
-    noise = _noise([variant.glue for variant in found])
+    heldout = ("pseudo-perplexity", "change", "agreement", "change")
+    for heading in ("student", "differs in", *heldout, *tasks, "GLUE mean", "change", "paper"):
+        table.add_column(heading, justify="left" if heading in ("student", "differs in") else "right")
+    noise, base = _noise(tuned), found[0]
     for variant in found:
-        scores = last_scores(variant.run.uri)
-        means = {task: _mean(variant.glue, task) for task in tasks}
-        own = variant.run is not base.run
-        cells = [
-            variant.name,
-            ", ".join(f"{key} {shown(key, value)}" for key, value in variant.differs.items()),
-            f"{math.exp(scores['mlm']):.1f}",
-            f"{100 * scores['agreement']:.1f}",
-            f"{100 * (scores['agreement'] - base_scores['agreement']):+.1f}" if own else "",
-            *("" if mean is None else f"{100 * mean:.1f}" for mean in means.values()),
-            _whole_mean(list(means.values())),
-            _change(variant.glue, base.glue, noise) if variant is not base else "",
-            "" if variant.paper is None else f"{variant.paper:+.2f}",
-        ]
-        table.add_row(*cells)
+        differs = ", ".join(f"{key} {shown(key, value)}" for key, value in variant.differs.items())
+        paper = "" if variant.paper is None else f"{variant.paper:+.2f}"
+        table.add_row(variant.name, differs, *_heldout(variant, base), *_glue(variant, base, tasks, noise), paper)
     return table
+
+
+def _heldout(variant: Variant, base: Variant) -> list[str]:
+    """Pseudo-perplexity and agreement at the end, each with its change."""
+    scores, others = last_scores(variant.run.uri), last_scores(base.run.uri)
+    values = [f"{math.exp(scores['mlm']):.1f}", f"{100 * scores['agreement']:.1f}"]
+    changes = ["", ""]
+    if variant.run is not base.run:
+        perplexity, agreement = math.exp(scores["mlm"] - others["mlm"]) - 1, scores["agreement"] - others["agreement"]
+        changes = [f"{perplexity:+.1%}", f"{100 * agreement:+.1f}"]
+    return [values[0], changes[0], values[1], changes[1]]
+
+
+def _glue(variant: Variant, base: Variant, tasks: Sequence[TaskName], noise: Mapping[TaskName, float]) -> list[str]:
+    """Mean of each task over the seeds, their mean, and its change."""
+    if not variant.glue or not tasks:
+        return ["" for _ in (*tasks, "mean", "change")]
+    means = [statistics.fmean(value for (name, _), value in variant.glue.items() if name == task) for task in tasks]
+    change = "" if variant is base else _change(variant.glue, base.glue, tasks, noise)
+    return [*(f"{100 * mean:.1f}" for mean in means), f"{100 * statistics.fmean(means):.1f}", change]
 
 
 def _differences(run: Run, subject: Run) -> dict[str, object]:
@@ -137,34 +135,26 @@ def _differences(run: Run, subject: Run) -> dict[str, object]:
     return {key: ours.get(key) for key in keys if ours.get(key) != theirs.get(key)}
 
 
-def _mean(scores: Scores, task: TaskName) -> float | None:
-    values = [value for (name, _), value in scores.items() if name == task]
-    return statistics.fmean(values) if values else None
+def _tasks(scores: Scores) -> list[TaskName]:
+    return list(dict.fromkeys(task for task, _ in scores))
 
 
-def _whole_mean(means: Sequence[float | None]) -> str:
-    known = [mean for mean in means if mean is not None]
-    return f"{100 * statistics.fmean(known):.1f}" if known and len(known) == len(means) else ""
-
-
-def _change(scores: Scores, base: Scores, noise: Mapping[TaskName, float]) -> str:
-    """Of the mean over the tasks, with its standard error; nothing without a task and seed in common."""
-    by_task: dict[TaskName, list[float]] = {}
-    for key in scores.keys() & base.keys():
-        by_task.setdefault(key[0], []).append(scores[key] - base[key])
-    if not by_task:
+def _change(scores: Scores, base: Scores, tasks: Sequence[TaskName], noise: Mapping[TaskName, float]) -> str:
+    """Of the mean over the tasks, with its standard error; nothing where they have no seed of a task in common."""
+    pairs = [[scores[key] - base[key] for key in scores.keys() & base.keys() if key[0] == task] for task in tasks]
+    if not all(pairs):
         return ""
-    change = statistics.fmean(map(statistics.fmean, by_task.values()))
-    # Seeds are drawn for both models.
-    variance = sum(2 * noise.get(task, 0.0) / len(values) for task, values in by_task.items()) / len(by_task) ** 2
-    return f"{100 * change:+.1f} ± {100 * math.sqrt(variance):.1f}"
+    change = statistics.fmean(map(statistics.fmean, pairs))
+    # Both models have drawn their seeds.
+    variances = [2 * noise.get(task, 0.0) / len(found) for task, found in zip(tasks, pairs, strict=True)]
+    return f"{100 * change:+.1f} ± {100 * math.sqrt(sum(variances)) / len(tasks):.1f}"
 
 
 def _noise(found: Sequence[Scores]) -> dict[TaskName, float]:
     """The variance between seeds for each task, pooled over the models that have several."""
     sums: dict[TaskName, list[tuple[float, int]]] = {}
     for scores in found:
-        for task in {task for task, _ in scores}:
+        for task in _tasks(scores):
             values = [value for (name, _), value in scores.items() if name == task]
             if len(values) > 1:
                 sums.setdefault(task, []).append((statistics.variance(values) * (len(values) - 1), len(values) - 1))
