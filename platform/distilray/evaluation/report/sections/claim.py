@@ -42,7 +42,7 @@ def claim_section(runs: Runs) -> Markup:
     return markup(
         from_rich(claim_table(lines)),
         paragraph(
-            "GLUE: dev split, times 100, median of the seeds and their spread; kept is the student's median as a share "
+            "GLUE: dev split, times 100, median of the seeds and their spread; the share is that of the student in the "
             "of the teacher's, and of the mean also that of the lowest and the highest seed. The paper's models have "
             "other sizes and its tasks all their rows, so that only the shares can be compared."
         ),
@@ -52,7 +52,7 @@ def claim_section(runs: Runs) -> Markup:
 def claim_table(lines: Sequence[Line]) -> Table:
     """The lines as a table."""
     table = Table(title="student beside teacher, and the paper's")
-    headings = ("", TEACHER, STUDENT, "kept", *_MODELS, "kept")
+    headings = ("", TEACHER, STUDENT, "share", *_MODELS, "share")
     for heading in headings:
         table.add_column(heading, justify="right" if heading else "left")
     for line in lines:
