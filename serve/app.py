@@ -28,6 +28,7 @@ from serve.admission.keys import keys_from_environment
 from serve.fill_mask import FillMaskService
 from serve.inference_threads import InferenceThreads
 from serve.local.address import base_url, claim_port
+from serve.local.checks import check_application
 from serve.models import Models
 from serve.other_models import Load, LoadedModel, OtherModels
 from serve.routes import create_api
@@ -164,9 +165,7 @@ def serving(config: FillMaskAppConfig, *, host: str = "127.0.0.1", port: int = 8
     Raises:
         InputError: missing model, bad API key, port taken, or more CPUs asked than the session has.
     """
-    for folder in (config.model_dir, *config.more_models.values()):
-        check_model_folder(folder)
-    keys_from_environment(os.environ)
+    check_application(config)
     port = claim_port(host, port)
     wanted, there = config.num_cpus * config.num_replicas, int(ray.cluster_resources().get("CPU", 0))
     if wanted > there:

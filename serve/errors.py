@@ -57,7 +57,16 @@ def text_error(error: InputTextError) -> ApiError:
 
 def overloaded(message: str, *, retry_after_s: float) -> ApiError:
     """The 429 of a request that was turned away before any work was done."""
-    return ApiError(429, message, headers={"retry-after": str(max(1, math.ceil(retry_after_s)))})
+    return _try_again(429, message, retry_after_s)
+
+
+def unavailable(message: str, *, retry_after_s: float) -> ApiError:
+    """The 503 of a model that does not answer yet, or for a while."""
+    return _try_again(503, message, retry_after_s)
+
+
+def _try_again(status: int, message: str, retry_after_s: float) -> ApiError:
+    return ApiError(status, message, headers={"retry-after": str(max(1, math.ceil(retry_after_s)))})
 
 
 def error_response(

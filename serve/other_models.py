@@ -7,12 +7,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from serve.errors import ApiError
+from serve.errors import ApiError, unavailable
 from serve.fill_mask import FillMaskService
+from serve.telemetry.json_lines import LOGGER
 
 Start = Callable[[str, str], Awaitable[FillMaskService]]
 Load = Callable[[str], Awaitable["LoadedModel"]]
-_LOG = logging.getLogger("serve")
+_LOG = logging.getLogger(LOGGER)
 # A folder that could not be loaded is left alone for so long: each attempt takes the place of a model that works.
 _RETRY_AFTER_S = 60.0
 # Who was given a model in the moment before it lost its place has begun to use it by then.
@@ -67,7 +68,7 @@ class OtherModels:
         """
         since = self._clock() - self._failed_at.get(name, -_RETRY_AFTER_S)
         if since < _RETRY_AFTER_S:
-            raise _unavailable(name, "cannot be loaded; the log of the server says why", _RETRY_AFTER_S - since)
+            raise _cannot_be_loaded(name, _RETRY_AFTER_S - since)
         # A task of its own: a request that gives up does not take the model from the others.
         if name not in self._loading:
             self._loading[name] = asyncio.create_task(self._try(name))
@@ -76,7 +77,7 @@ class OtherModels:
             async with asyncio.timeout(self._patience_s):
                 loaded = await asyncio.shield(self._loading[name])
         except TimeoutError:
-            raise _unavailable(name, "is being loaded; try again later", 1.0) from None
+            raise unavailable(f"model {name} is being loaded; try again later", retry_after_s=1) from None
         return loaded.service
 
     async def _load(self, name: str) -> LoadedModel:
@@ -95,7 +96,7 @@ class OtherModels:
         except Exception as error:
             self._failed_at[name] = self._clock()
             _LOG.error("model %s, %s: cannot be loaded: %s", name, self._folders[name], error)
-            raise _unavailable(name, "cannot be loaded; the log of the server says why", _RETRY_AFTER_S) from None
+            raise _cannot_be_loaded(name, _RETRY_AFTER_S) from None
 
     def _loaded(self, name: str, task: asyncio.Task[LoadedModel]) -> None:
         del self._loading[name]
@@ -127,5 +128,6 @@ def _once(action: Callable[[], object]) -> Callable[[], None]:
     return run
 
 
-def _unavailable(name: str, what: str, retry_after_s: float) -> ApiError:
-    return ApiError(503, f"model {name} {what}", headers={"retry-after": str(max(1, round(retry_after_s)))})
+def _cannot_be_loaded(name: str, retry_after_s: float) -> ApiError:
+    message = f"model {name} cannot be loaded; the log of the server says why"
+    return unavailable(message, retry_after_s=retry_after_s)

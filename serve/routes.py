@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from distilray import __version__
 from serve.admission.keys import ApiKeys, RequireKey, document_keys
 from serve.admission.limits import BodyLimit, ConcurrencyLimit, RequestEnvelope
-from serve.errors import ERROR_TYPES, ApiError, error_response
+from serve.errors import ERROR_TYPES, ApiError, error_response, unavailable
 from serve.models import Models
 from serve.page.routes import page_routes
 from serve.schemas import AzureRequest, CandidateBody, ErrorBody, FillMaskRequest
@@ -31,15 +31,14 @@ _ERRORS_OF_POST: dict[int | str, dict[str, Any]] = {
 
 
 class JsonRoute(APIRoute):
-    """A route that reads JSON bodies only, and says so before it reads one."""
+    """A route of POST that reads JSON bodies only, and says so before it reads one."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The route's handler behind the check."""
         handler = super().get_route_handler()
 
         async def checked(request: Request) -> Response:
-            if request.method == "POST":
-                _check_media_type(request.headers)
+            _check_media_type(request.headers)
             return await handler(request)
 
         return checked
@@ -150,7 +149,7 @@ def _state_routes(models: Models) -> APIRouter:
     async def readyz() -> dict[str, str]:
         """The model is loaded and warmed up, and its queue is below the bound."""
         if not models.default.ready:
-            raise ApiError(503, "the model is not ready for more work; try again later", headers={"retry-after": "1"})
+            raise unavailable("the model is not ready for more work; try again later", retry_after_s=1)
         return {"status": "ready"}
 
     @router.get("/info")

@@ -9,9 +9,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import ERROR_TYPES, ApiError, api_error_response, error_response, overloaded
+from serve.telemetry.json_lines import LOGGER
 
 REQUEST_ID = "x-request-id"
-_LOG = logging.getLogger("serve")
+_LOG = logging.getLogger(LOGGER)
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 

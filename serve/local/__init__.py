@@ -1,1 +1,1 @@
-"""The service on this machine: address, server until a signal, a trial run."""
+"""The service on this machine: checks, address, proxy, server until a signal, a trial run."""

@@ -1,17 +1,15 @@
 """The server on this machine: the application in a local Ray session until a signal comes."""
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Iterator
 
 from distilray.config.serving import ServeFillMaskConfig
 from distilray.errors import InputError
-from distilray.inference.model_folder import check_model_folder
 from distilray.runtime.session import inside_cluster, ray_session
-from serve.admission.keys import keys_from_environment
 from serve.local.address import base_url, claim_port, curl_line
+from serve.local.checks import check_application
 from serve.local.haproxy import find_orphans, haproxy_environment, stop_orphans
 
 
@@ -21,9 +19,7 @@ def serve_until_stopped(config: ServeFillMaskConfig, *, dry_run: bool = False) -
     Raises:
         InputError: missing model, bad API key or port taken, before anything starts; or more CPUs asked than there are.
     """
-    for folder in (config.app.model_dir, *config.app.more_models.values()):
-        check_model_folder(folder)
-    keys_from_environment(os.environ)
+    check_application(config.app)
     if config.proxy == "haproxy" and inside_cluster():
         raise InputError("proxy=haproxy: the nodes of a cluster choose their proxy when `ray start` starts them")
     if not dry_run:

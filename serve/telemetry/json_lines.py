@@ -51,13 +51,12 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=lambda value: type(value).__name__)
 
 
-def log_json(stream: TextIO | None = None, *, level: int = logging.INFO) -> logging.Handler:
+def log_json(stream: TextIO | None = None) -> logging.Handler:
     """Writes the log of the service as JSON lines, from now on, and gives the handler; a second call replaces it.
 
     Args:
         stream: the process's own stderr by default, which Ray keeps as a file per worker (`worker-*.err`). Not
             `sys.stderr`: Ray Serve may put its own log in that place, at a level of which nothing is kept.
-        level: the lowest that is written.
     """
     handler = logging.StreamHandler(stream or sys.__stderr__)
     handler.setFormatter(JsonLines())
@@ -65,7 +64,7 @@ def log_json(stream: TextIO | None = None, *, level: int = logging.INFO) -> logg
     for other in [each for each in logger.handlers if isinstance(each.formatter, JsonLines)]:
         logger.removeHandler(other)
     logger.addHandler(handler)
-    logger.setLevel(level)
+    logger.setLevel(logging.INFO)
     logger.propagate = False
     return handler
 

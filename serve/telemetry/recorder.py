@@ -1,6 +1,5 @@
 """What happens in a replica, told once and recorded in its own metrics and in those of the cluster."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serve.admission.batcher import BatchReport
@@ -46,13 +45,12 @@ class Telemetry:
     Args:
         replica: name of the replica, a label on every series.
         cluster: the module `ray.util.metrics` inside a Ray worker, else None.
-        makers: further places that record every value.
     """
 
-    def __init__(self, *, replica: str, cluster: MetricClasses | None = None, makers: Sequence[Maker] = ()) -> None:
+    def __init__(self, *, replica: str, cluster: MetricClasses | None = None) -> None:
         self.replica = ReplicaMetrics(replica)
         of_cluster = () if cluster is None else (ClusterMetrics(cluster, replica),)
-        self._makers: tuple[Maker, ...] = (self.replica, *of_cluster, *makers)
+        self._makers: tuple[Maker, ...] = (self.replica, *of_cluster)
         self._recorders: dict[tuple[str, tuple[str, ...]], tuple[Record, ...]] = {}
         self._in_progress = 0
 

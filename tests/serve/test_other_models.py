@@ -121,6 +121,10 @@ async def test_a_folder_that_fails_is_503_for_a_while_with_the_reason_in_the_log
             assert "weights" not in str(caught.value.detail)
     assert starts.started == ["/torn"]
     assert "torn weights in /torn" in caplog.text
+    now[0] = 0.6
+    with pytest.raises(ApiError) as caught:
+        await others.service("torn")
+    assert caught.value.headers["retry-after"] == "60"  # not a moment too early
     now[0] = 61.0
     with pytest.raises(ApiError):
         await others.service("torn")

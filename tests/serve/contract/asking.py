@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,11 +97,3 @@ def in_threads(client: TestClient, bodies: list[Any]) -> tuple[list[threading.Th
     for thread in threads:
         thread.start()
     return threads, answers
-
-
-def wait_for(condition: Any, seconds: float = 10.0) -> None:
-    """Returns when the condition holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)

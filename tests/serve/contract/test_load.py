@@ -1,6 +1,7 @@
 import time
 
-from tests.serve.contract.asking import FILL, TEXT, assert_error, gated_client, in_threads, wait_for
+from tests.serve.contract.asking import FILL, TEXT, assert_error, gated_client, in_threads
+from tests.serve.waiting import wait_for
 
 BODY = {"inputs": TEXT}
 

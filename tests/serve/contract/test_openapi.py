@@ -3,6 +3,7 @@ import pytest
 from serve.admission.keys import ApiKeys
 from serve.models import Models
 from serve.routes import create_api
+from serve.telemetry.paths import ROUTES
 from tests.serve.contract.asking import FILL, service_of
 from tests.serve.contract.generated_requests import load_from_application, load_from_server, send_generated
 
@@ -49,3 +50,7 @@ def test_a_server_answers_generated_requests_as_its_document_says(service_url):
 def test_the_document_names_every_status_of_a_form(client):
     statuses = set(client.get("/openapi.json").json()["paths"][FILL]["post"]["responses"])
     assert statuses == {"200", "400", "401", "404", "413", "415", "422", "429", "500", "503", "504"}
+
+
+def test_every_path_of_the_document_is_a_route_of_its_own_in_the_metrics(client):
+    assert set(client.get("/openapi.json").json()["paths"]) <= ROUTES

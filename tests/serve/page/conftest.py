@@ -5,7 +5,8 @@ from serve.fill_mask import FillMaskService
 from serve.models import Models
 from serve.routes import create_api
 from tests.serve.page.browser import CHROMIUM, Browser
-from tests.serve.page.stand_in import StandIn, listening
+from tests.serve.page.stand_in import StandIn
+from tests.serve.server_thread import listening
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,11 @@
 """A service without a model behind the page: it answers by what the sentence says."""
 
 import asyncio
-import contextlib
-import socket
-import threading
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from serve.page.routes import page_routes
-from tests.serve.page.browser import wait_for
 
 MASK = "[MASK]"
 KEY = "a-key"
@@ -64,21 +59,6 @@ class StandIn:
 
     def _is_let_in(self, request):
         return self._key is None or request.headers.get("authorization") == f"Bearer {self._key}"
-
-
-@contextlib.contextmanager
-def listening(application):
-    """Serves an application from a thread; gives its address."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        server = uvicorn.Server(uvicorn.Config(application, log_config=None, lifespan="on"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
-        thread.start()
-        try:
-            wait_for(lambda: server.started, "the server starts")
-            yield f"http://127.0.0.1:{taken.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(30)
 
 
 def _candidates(words):

@@ -5,9 +5,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from fastapi import FastAPI
 
-from tests.serve.page.browser import wait_for
-from tests.serve.page.stand_in import KEY, STUDENT, TEACHER, StandIn, listening
+from tests.serve.page.stand_in import KEY, STUDENT, TEACHER, StandIn
 from tests.serve.page.visitor import ONE, ROWS, TWO, WORDS, ask, focus_of, opened, rows, sentence_of, write
+from tests.serve.server_thread import listening
+from tests.serve.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.serve.page.browser import wait_for
 from tests.serve.page.stand_in import STUDENT
 from tests.serve.page.visitor import ONE, ROWS, TWO, ask, opened, rows
+from tests.serve.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 

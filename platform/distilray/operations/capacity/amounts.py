@@ -109,11 +109,11 @@ def examples_of(text: TextConfig, config: EncodeCorpusConfig) -> Examples:
     )
 
 
-def shard_bytes(examples: int, tokens: int, masks: int, schema: pa.Schema = EXAMPLES) -> int:
+def shard_bytes(examples: int, tokens: int, masks: int) -> int:
     """Bytes of shards in Arrow's layout: fixed columns and the offsets of lists for each row, the values of lists."""
     values = {"input_ids": tokens, "mask_positions": masks, "mask_labels": masks}
     row_bits, list_bytes = 0, 0
-    for column in schema:
+    for column in EXAMPLES:
         if pa.types.is_list(column.type):
             row_bits += 8 * _OFFSET_BYTES
             list_bytes += values[column.name] * column.type.value_type.bit_width // 8

@@ -8,8 +8,8 @@ from typing import Any
 
 from distilray.errors import InputError
 from distilray.operations.doctor.access.dashboard import get_json
-from distilray.operations.doctor.access.tokens import Token
 from distilray.operations.doctor.check import Finding, fail, ok, warn
+from distilray.operations.ray_token import Token
 
 _HEAD = "node:__internal_head__"
 _GROUP = "ray.io/node-group"  # label of machines that an autoscaler has started

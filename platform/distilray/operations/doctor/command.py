@@ -54,7 +54,6 @@ def _parser() -> CommandParser:
     parser = CommandParser(
         prog="python -m jobs.doctor",
         description="Checks this machine, the cluster, the token and a recipe before a job runs; starts nothing.",
-        allow_abbrev=False,
         epilog="exit code: 0 nothing fails (there may be warnings), 1 something does, 2 bad arguments",
     )
     parser.add_argument("--job", help="name of the job that the recipe is of, e.g. distill")

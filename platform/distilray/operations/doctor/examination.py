@@ -117,7 +117,7 @@ def _store_bytes(subject: Subject) -> int:
 
 
 def _recipe_rows(subject: Subject, config: JobConfig) -> list[Row]:
-    offline = subject.environment.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+    offline = environment.offline_by(subject.environment) is not None
     found = [
         Row("workers", lambda: _check_workers(subject, needs.need_of(config))),
         Row("runs", lambda: inputs.check_runs(inputs.runs_of(config), outside=subject.outside)),

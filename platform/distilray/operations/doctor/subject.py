@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from distilray.config.base import JobConfig, RayConfig
 from distilray.errors import InputError
 from distilray.operations.doctor import cluster as clusters
-from distilray.operations.doctor.access import tokens
 from distilray.operations.doctor.machine.environment import Orphan
+from distilray.operations.ray_token import Token, find_token
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Subject:
         return found
 
     @functools.cached_property
-    def token(self) -> tokens.Token | None:
+    def token(self) -> Token | None:
         """What a client on this machine would send."""
-        return tokens.find_token(self.environment, Path.home())
+        return find_token(self.environment, Path.home())
 
     @property
     def outside(self) -> bool:

@@ -6,10 +6,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from distilray.errors import InputError
+from distilray.operations.ray_token import MODE, PATH, VALUE, token_file
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"  # what `ray dashboard cluster.yaml` opens
-TOKEN_FILE = ".ray/auth_token"  # noqa: S105 - of the home
-FORM = "write it as http://HOST:PORT, the address of the dashboard (port 8265 unless somebody moved it)"
+_FORM = "write it as http://HOST:PORT, the address of the dashboard (port 8265 unless somebody moved it)"
 
 
 def choose_address(given: str | None, environment: Mapping[str, str]) -> str:
@@ -26,7 +26,7 @@ def choose_address(given: str | None, environment: Mapping[str, str]) -> str:
     if "@" in parts.netloc:
         raise InputError("address: holds a user or password, which would be shown; leave it out, and use the token")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise InputError(f"address {address}: {FORM}")
+        raise InputError(f"address {address}: {_FORM}")
     return address.rstrip("/")
 
 
@@ -35,12 +35,12 @@ def choose_authentication(environment: dict[str, str] | os._Environ[str], home: 
 
     Ray's client sends no token while RAY_AUTH_MODE is unset, even where there is one, and gets 401.
     """
-    if "RAY_AUTH_MODE" not in environment and _has_token(environment, home):
-        environment["RAY_AUTH_MODE"] = "token"
+    if MODE not in environment and _has_token(environment, home):
+        environment[MODE] = "token"
 
 
 def _has_token(environment: Mapping[str, str], home: Path) -> bool:
-    if environment.get("RAY_AUTH_TOKEN") or environment.get("RAY_AUTH_TOKEN_PATH"):
+    if environment.get(VALUE) or environment.get(PATH):
         return True
-    file = home / TOKEN_FILE
+    file = token_file(environment, home)
     return file.is_file() and file.stat().st_size > 0

@@ -51,12 +51,10 @@ class RayCluster:
     """
 
     def __init__(self, address: str) -> None:
-        for name in _TALKATIVE:
-            logging.getLogger(name).setLevel(logging.ERROR)
+        _quiet()
         self._address = address
-        os.environ["RAY_API_SERVER_ADDRESS"] = (
-            address  # Ray takes the one of the environment before the one it is given
-        )
+        # Ray takes the one of the environment before the one it is given.
+        os.environ["RAY_API_SERVER_ADDRESS"] = address
         with _faults_of(address):
             self._client = _PatientClient(address)
 
@@ -142,8 +140,7 @@ class RayCluster:
 
 def uploaded_files(root: Path, excludes: tuple[str, ...]) -> list[tuple[str, int]]:
     """The files of a folder that Ray would upload, with their bytes: its own walk, by all its ignore files."""
-    for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    _quiet()
     files = []
 
     def note(path: Path) -> None:
@@ -154,6 +151,11 @@ def uploaded_files(root: Path, excludes: tuple[str, ...]) -> list[tuple[str, int
     with_gitignore = os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
     packaging._dir_travel(root, [left_out], note, include_gitignore=with_gitignore)
     return sorted(files)
+
+
+def _quiet() -> None:
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextmanager

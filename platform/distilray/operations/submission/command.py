@@ -51,7 +51,6 @@ def _parser(description: str) -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"python -m jobs.{NAME}",
         description=description,
-        allow_abbrev=False,
         epilog="The same command attaches to its job while that runs, tries again when it failed or was stopped, and "
         "does nothing when it has succeeded. Exit code: that of the job (0 done, 1 internal fault, 2 bad input, 130 "
         "stopped); 1 not started in time or cluster lost; 2 refused before it was sent; 130 detached by Ctrl-C.",

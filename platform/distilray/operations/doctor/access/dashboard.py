@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from distilray.operations.doctor.access.tokens import Token
 from distilray.operations.doctor.check import Finding, fail, ok, warn
+from distilray.operations.ray_token import Token
 
 JOBS = "/api/jobs/"
 TIMEOUT_S = 5.0
@@ -100,13 +100,13 @@ def check_access(address: str, token: Token | None, get: Get = http_get) -> Find
     return ok(told)
 
 
-def get_json(address: str, path: str, token: Token | None, get: Get = http_get) -> Any:
+def get_json(address: str, path: str, token: Token | None) -> Any:
     """What the dashboard says at a path.
 
     Raises:
         OSError: no answer, or another status than 200.
     """
-    status, body = get(address.rstrip("/") + path, None if token is None else token.value)
+    status, body = http_get(address.rstrip("/") + path, None if token is None else token.value)
     if status != 200:
         raise OSError(f"{address}{path} answers {status}")
     return json.loads(body)

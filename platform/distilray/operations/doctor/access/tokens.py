@@ -1,48 +1,15 @@
-"""Ray's token on this machine: whether clients will send one, which, and who can read it. It is never shown."""
+"""Whether clients of Ray will send a token, which, and who can read it."""
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from distilray.operations.doctor.check import Finding, fail, ok, together, warn
+from distilray.operations.ray_token import MODE, PATH, VALUE, Token, find_token, token_file
 
-MODE, VALUE, PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
-DEFAULT_FILE = ".ray/auth_token"  # below the home folder
 _MODES = ("token", "disabled")
 _GENERATE = "ray get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_token"
 _EXPORT = f"export {MODE}=token"
-
-
-@dataclass(frozen=True)
-class Token:
-    """The token that a client of Ray would send.
-
-    Attributes:
-        value: never to be printed.
-        origin: the variable or file that it comes from.
-    """
-
-    value: str = field(repr=False)
-    origin: str
-
-
-def token_file(environment: Mapping[str, str], home: Path) -> Path:
-    """Where Ray looks for a file with the token."""
-    given = environment.get(PATH)
-    return Path(given).expanduser() if given else home / DEFAULT_FILE
-
-
-def find_token(environment: Mapping[str, str], home: Path) -> Token | None:
-    """The token, sought where Ray seeks it: the variable before the file."""
-    if value := environment.get(VALUE, "").strip():
-        return Token(value, VALUE)
-    file = token_file(environment, home)
-    try:
-        value = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return Token(value, str(file)) if value else None
 
 
 def check_mode(environment: Mapping[str, str], token: Token | None, *, cluster: bool) -> Finding:

@@ -7,7 +7,8 @@ from typing import Protocol
 
 from distilray.operations.doctor.check import Finding, ok, warn
 
-_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the first that is set decides, as in the hub's client
+_TRUE = frozenset({"1", "on", "yes", "true"})
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _LOOPBACK = ("127.0.0.1", "localhost")
 _THREADS = "OMP_NUM_THREADS"
@@ -39,11 +40,16 @@ def check_path(environment: Mapping[str, str], here: Path, source_root: Path) ->
     return warn(f"PYTHONPATH lacks {source_root}", "export PYTHONPATH=platform")
 
 
+def offline_by(environment: Mapping[str, str]) -> str | None:
+    """The variable that forbids to ask the hub, None where it may be asked."""
+    name = next((name for name in _OFFLINE if environment.get(name)), "")
+    return name if environment.get(name, "").lower() in _TRUE else None
+
+
 def check_hub(environment: Mapping[str, str]) -> Finding:
     """Whether models may be fetched from the hub."""
-    told = [name for name in _OFFLINE if environment.get(name, "0").lower() not in ("", "0", "false", "no", "off")]
-    if told:
-        return ok(f"{', '.join(told)}: models come from folders and the cache of this machine")
+    if told := offline_by(environment):
+        return ok(f"{told}: models come from folders and the cache of this machine")
     return ok("the hub may be asked for models that a recipe names with hub:")
 
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from distilray.evaluation.export.processor import cpu_features, cpu_name, has_fast_int8
+from distilray.evaluation.export.processor import cpu_features, cpu_name, has_fast_int8, told_features
 from distilray.operations.doctor.check import Finding, fail, ok, together, warn
 
 _BF16 = frozenset({"amx_bf16", "avx512_bf16"})  # those that `models.masked_lm.cpu_has_bf16` asks for
@@ -22,8 +22,7 @@ def check_processor(cpuinfo: str, architecture: str) -> Finding:
     """
     features = cpu_features(cpuinfo)
     dtype = "bf16" if _BF16 & set(features) else "fp32"
-    told = f"{cpu_name(cpuinfo)}: {', '.join(features) or 'nothing that bf16 or int8 gains from'}; "
-    told += f"dtype auto of the service is {dtype}"
+    told = f"{cpu_name(cpuinfo)}: {told_features(features)}; dtype auto of the service is {dtype}"
     if architecture == "x86_64" and "avx2" not in features:
         return warn(f"{told}; no AVX2", "take a CPU of the last ten years, or another machine type of the hypervisor")
     if dtype == "fp32" and has_fast_int8(features):

@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from distilray.operations.doctor.access.dashboard import check_access, get_json, http_get, is_loopback
-from distilray.operations.doctor.access.tokens import Token
+from distilray.operations.ray_token import Token
 
 OURS = Token("0c" * 32, "RAY_AUTH_TOKEN")
 ADDRESS = "http://127.0.0.1:8265"

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from distilray.operations.doctor.access.tokens import Token, check_file, check_mode, find_token
+from distilray.operations.doctor.access.tokens import check_file, check_mode
+from distilray.operations.ray_token import Token
 
 TOKEN = Token("5ec2e7" * 10, "RAY_AUTH_TOKEN")
 
@@ -15,21 +16,6 @@ def file(tmp_path: Path) -> Path:
     file.write_text("f11e" * 16 + "\n")
     file.chmod(0o600)
     return file
-
-
-def test_the_token_is_sought_where_ray_seeks_it(file, tmp_path):
-    other = tmp_path / "other"
-    other.write_text("07e4\n")
-    assert find_token({"RAY_AUTH_TOKEN": "a"}, tmp_path) == Token("a", "RAY_AUTH_TOKEN")
-    assert find_token({"RAY_AUTH_TOKEN_PATH": str(other)}, tmp_path) == Token("07e4", str(other))
-    assert find_token({}, tmp_path) == Token("f11e" * 16, str(file))
-    assert find_token({}, tmp_path / "nobody") is None
-    file.write_text("\n")
-    assert find_token({}, tmp_path) is None
-
-
-def test_a_token_is_not_shown_by_its_own_representation():
-    assert TOKEN.value not in repr(TOKEN)
 
 
 @pytest.mark.parametrize(

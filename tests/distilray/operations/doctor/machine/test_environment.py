@@ -8,6 +8,7 @@ from distilray.operations.doctor.machine.environment import (
     check_path,
     check_proxies,
     check_threads,
+    offline_by,
 )
 
 SECRET = "pa55w0rd"
@@ -34,6 +35,15 @@ def test_an_installed_package_needs_no_path(tmp_path):
 def test_whether_the_hub_may_be_asked_is_told(value, offline):
     found = check_hub({} if value is None else {"HF_HUB_OFFLINE": value})
     assert ("HF_HUB_OFFLINE" in found.found) is offline
+
+
+@pytest.mark.parametrize(
+    ("hub", "transformers", "closed_by"),
+    [("1", "0", "HF_HUB_OFFLINE"), ("0", "1", None), ("", "1", "TRANSFORMERS_OFFLINE"), ("no", "", None)],
+)
+def test_of_both_variables_the_first_that_is_set_decides_as_in_the_client(hub, transformers, closed_by):
+    given = {"HF_HUB_OFFLINE": hub, "TRANSFORMERS_OFFLINE": transformers}
+    assert offline_by(given) == closed_by
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,18 @@
+"""What would keep the application from starting, found before a process is started for it."""
+
+import os
+
+from distilray.config.serving import FillMaskAppConfig
+from distilray.inference.model_folder import check_model_folder
+from serve.admission.keys import keys_from_environment
+
+
+def check_application(config: FillMaskAppConfig) -> None:
+    """Looks at the model folders and the API keys.
+
+    Raises:
+        InputError: a folder that is no model's, or a bad API key.
+    """
+    for folder in (config.model_dir, *config.more_models.values()):
+        check_model_folder(folder)
+    keys_from_environment(os.environ)
