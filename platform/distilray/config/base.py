@@ -1,10 +1,16 @@
-"""The two base classes of every recipe."""
+"""The base classes of every recipe, and the bounded values that its keys take."""
 
 import hashlib
 import json
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+Place = Annotated[str, Field(min_length=1)]  # a path or URI
+Positive = Annotated[float, Field(gt=0.0)]
 
 _PLACES = ("path", "paths", "_dir")  # ends of the keys that say where something lies
 
@@ -50,7 +56,7 @@ class RayConfig(Config):
     """The Ray session that a job opens when it does not run inside a cluster already."""
 
     identity: ClassVar[bool] = False
-    num_cpus: Annotated[int, Field(ge=1)] | None = Field(
+    num_cpus: Count | None = Field(
         default=None, description="CPUs of the local cluster; all cores when left out, ignored inside a cluster"
     )
     object_store_mb: Annotated[int, Field(ge=80)] | None = Field(
@@ -61,6 +67,8 @@ class RayConfig(Config):
 class JobConfig(Config):
     """What every job's recipe holds."""
 
-    run_dir: Annotated[str, Field(min_length=1)] = Field(description="the folder (path or URI) that the run writes")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 56
+    run_dir: Place = Field(description="the folder (path or URI) that the run writes")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        default=56, description="of all that is drawn; a job that draws nothing does not use it"
+    )
     ray: RayConfig = RayConfig()

@@ -4,10 +4,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, JobConfig
+from distilray.config.base import Config, Count, Fraction, JobConfig
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=1)]
 SourceName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 Path = Annotated[
     str,
@@ -92,7 +90,9 @@ class FilterConfig(Config):
 
     min_words: Annotated[int, Field(ge=0)] = 20
     min_sentences: Annotated[int, Field(ge=0)] = 2
-    min_letter_fraction: Fraction = Field(default=0.5, description="letters among all signs that are not white space")
+    min_letter_fraction: Fraction = Field(
+        default=0.5, description="letters among all characters that are not white space"
+    )
     max_list_fraction: Fraction = Field(default=0.5, description="sentences that do not end like one, among all")
     max_repeated_fraction: Fraction = Field(default=0.3, description="sentences that stood in the document before")
     language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] | None = Field(

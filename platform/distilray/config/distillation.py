@@ -1,16 +1,15 @@
-"""What the recipes of `jobs.train_teacher` and `jobs.distill` may say. Defaults: DistilBERT's paper and trainer."""
+"""What the recipes of `jobs.train_teacher`, `jobs.distill` and `jobs.cache_teacher` may say.
+
+Defaults: DistilBERT's paper and trainer.
+"""
 
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, JobConfig
+from distilray.config.base import Config, Count, Fraction, JobConfig, NotNegative, Place, Positive
 from distilray.config.pretraining_data import CacheConfig
 
-Positive = Annotated[float, Field(gt=0.0)]
-NotNegative = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Layer = Annotated[int, Field(ge=-1)]
 Positions = Literal["all", "masked"]
 
@@ -79,7 +78,9 @@ class LossConfig(Config):
     @model_validator(mode="after")
     def _some_loss(self) -> "LossConfig":
         if not any(self.alphas.values()):
-            raise ValueError("alpha_ce, alpha_mlm, alpha_cos and all others are 0: nothing would be learnt")
+            raise ValueError(
+                "alpha_ce, alpha_mlm, alpha_cos and all others are 0: nothing would be learnt; set one above 0"
+            )
         if self.layer_map and not self.uses_layers:
             raise ValueError("layer_map: no layer-wise loss is on; set alpha_hidden, alpha_attention or alpha_values")
         if (self.alpha_attention or self.alpha_values) and all(-1 in pair for pair in self.layer_map or [(0, 0)]):
@@ -113,7 +114,7 @@ class ScalingConfig(Config):
     @model_validator(mode="after")
     def _no_more_than_all(self) -> "ScalingConfig":
         if self.min_workers is not None and self.min_workers > self.num_workers:
-            raise ValueError(f"min_workers {self.min_workers} is more than num_workers {self.num_workers}")
+            raise ValueError(f"min_workers {self.min_workers} is more than num_workers {self.num_workers}; lower it")
         return self
 
 
@@ -172,7 +173,7 @@ class EstimateConfig(Config):
 class TrainingConfig(JobConfig):
     """What both training jobs share."""
 
-    shards_dir: Annotated[str, Field(min_length=1)] = Field(description="run folder of jobs.encode_corpus")
+    shards_dir: Place = Field(description="run folder of jobs.encode_corpus")
     max_steps: Count | None = Field(default=None, description="optimiser steps; epochs decide when left out")
     epochs: Positive = 3.0
     batch_size: Count = Field(default=2000, description="examples of an optimiser step, over all workers")
@@ -210,7 +211,7 @@ class TrainingConfig(JobConfig):
 class TrainTeacherConfig(TrainingConfig):
     """Recipe of `jobs.train_teacher`: masked language modelling from a warm start."""
 
-    encoder_dir: Annotated[str, Field(min_length=1)] = Field(
+    encoder_dir: Place = Field(
         description="BERT to start from: folder, URI, hub:OWNER/NAME; a missing vocabulary head starts fresh"
     )
 
@@ -218,10 +219,8 @@ class TrainTeacherConfig(TrainingConfig):
 class DistillConfig(TrainingConfig):
     """Recipe of `jobs.distill`."""
 
-    teacher_dir: Annotated[str, Field(min_length=1)] = Field(
-        description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME"
-    )
-    teacher_cache_dir: Annotated[str, Field(min_length=1)] | None = Field(
+    teacher_dir: Place = Field(description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME")
+    teacher_cache_dir: Place | None = Field(
         default=None, description="run folder of jobs.cache_teacher, read instead of running the teacher"
     )
     student: StudentConfig = StudentConfig()
@@ -235,7 +234,7 @@ class DistillConfig(TrainingConfig):
         return self
 
 
-class TaskConfig(Config):
+class CacheTeacherScaling(Config):
     """Ray Data tasks. It does not change what a run writes."""
 
     identity: ClassVar[bool] = False
@@ -246,12 +245,8 @@ class TaskConfig(Config):
 class CacheTeacherConfig(JobConfig):
     """Recipe of `jobs.cache_teacher`."""
 
-    shards_dir: Annotated[str, Field(min_length=1)] = Field(
-        description="run folder of jobs.encode_corpus, with masks that are drawn once"
-    )
-    teacher_dir: Annotated[str, Field(min_length=1)] = Field(
-        description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME"
-    )
+    shards_dir: Place = Field(description="run folder of jobs.encode_corpus, with masks that are drawn once")
+    teacher_dir: Place = Field(description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME")
     top_k: Count = Field(default=TOP_K, description="most probable tokens that are kept at a position")
     temperature: Positive = Field(default=2.0, description="losses.temperature of the run that reads the cache")
     positions: Positions = Field(
@@ -261,6 +256,6 @@ class CacheTeacherConfig(JobConfig):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto", description="of the teacher's forward pass; auto: bf16 where the device computes in it"
     )
-    scaling: TaskConfig = TaskConfig()
+    scaling: CacheTeacherScaling = CacheTeacherScaling()
     estimate: EstimateConfig = EstimateConfig()
     cache: CacheConfig = CacheConfig()

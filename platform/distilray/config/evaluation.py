@@ -1,10 +1,10 @@
-"""What the recipes of the evaluation jobs may say."""
+"""What the recipes of `jobs.evaluate_fill_mask`, `jobs.build_follows` and `jobs.write_glue_text` may say."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import JobConfig
+from distilray.config.base import Count, JobConfig, Place
 from distilray.config.fill_mask.azure import translate_azure
 from distilray.config.fill_mask.settings import (
     CausalConfig,
@@ -16,21 +16,20 @@ from distilray.config.fill_mask.settings import (
 from distilray.config.glue import GLUE_TASKS, TaskName
 from distilray.config.pretraining_data import CacheConfig
 
-Count = Annotated[int, Field(ge=1)]
 Rows = Annotated[int, Field(ge=2, le=1_000_000)]
 
 
 class EvaluateFillMaskConfig(JobConfig):
     """Recipe of `jobs.evaluate_fill_mask`: on held-out shards, or on data in files."""
 
-    shards_dir: Annotated[str, Field(min_length=1)] | None = Field(
+    shards_dir: Place | None = Field(
         default=None, description="run folder of jobs.encode_corpus, whose held-out split is read"
     )
     data: FillMaskDataConfig | None = Field(default=None, description="files instead of shards")
-    teacher_dir: Annotated[str, Field(min_length=1)] | None = Field(
+    teacher_dir: Place | None = Field(
         default=None, description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME; none when left out"
     )
-    student_dir: Annotated[str, Field(min_length=1)] = Field(description="the student, or a model alone: likewise")
+    student_dir: Place = Field(description="the student, or a model alone: likewise")
     max_examples: Count | None = Field(
         default=None, description="held-out examples, or the first rows of the files; all when left out"
     )
@@ -63,7 +62,7 @@ class EvaluateFillMaskConfig(JobConfig):
 class BuildFollowsConfig(JobConfig):
     """Recipe of `jobs.build_follows`."""
 
-    corpus_dir: Annotated[str, Field(min_length=1)] = Field(description="run folder of jobs.build_corpus")
+    corpus_dir: Place = Field(description="run folder of jobs.build_corpus")
     train: Rows = Field(default=600, description="pairs of the split; half of them follow")
     dev: Rows = 200
     test: Rows = 200
@@ -73,14 +72,14 @@ class BuildFollowsConfig(JobConfig):
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
         if self.min_words > self.max_words:
-            raise ValueError(f"min_words: {self.min_words} is above max_words, {self.max_words}")
+            raise ValueError(f"min_words: {self.min_words} is above max_words, {self.max_words}; lower it")
         return self
 
 
 class WriteGlueTextConfig(JobConfig):
     """Recipe of `jobs.write_glue_text`."""
 
-    glue_dir: Annotated[str, Field(min_length=1)] = Field(description="folder with a folder for each task")
+    glue_dir: Place = Field(description="folder with a folder for each task")
     tasks: Annotated[list[TaskName], Field(min_length=1)] = Field(default=list(GLUE_TASKS))
     min_words: Annotated[int, Field(ge=3)] = Field(default=5, description="shorter texts are left out")
     texts_per_document: Count = Field(

@@ -6,8 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, JobConfig
-from distilray.config.distillation import Count, Fraction, NotNegative, Positive
+from distilray.config.base import Config, Count, Fraction, JobConfig, NotNegative, Place, Positive
 
 TaskName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "follows"]
 Method = Literal["grid", "random", "tpe"]
@@ -66,7 +65,9 @@ class TaskConfig(FineTuneConfig):
     @model_validator(mode="after")
     def _seeds_differ(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {self.seeds}: one is given twice, and its fine-tuning would count twice")
+            raise ValueError(
+                f"seeds {self.seeds}: one is given twice, and its fine-tuning would count twice; name each once"
+            )
         return self
 
 
@@ -86,9 +87,7 @@ class FineTuneScaling(Config):
 class TaskDistillationConfig(Config):
     """A second distillation, from a teacher that was fine-tuned on the same task (DistilBERT paper, section 4)."""
 
-    teacher_run_dir: Annotated[str, Field(min_length=1)] = Field(
-        description="run folder of jobs.evaluate_glue of the teacher"
-    )
+    teacher_run_dir: Place = Field(description="run folder of jobs.evaluate_glue of the teacher")
     temperature: Positive = 2.0
     alpha: Fraction = Field(default=0.5, description="share of the teacher's part in the loss")
 
@@ -96,10 +95,8 @@ class TaskDistillationConfig(Config):
 class GlueConfig(JobConfig):
     """What both jobs on GLUE read."""
 
-    model_dir: Annotated[str, Field(min_length=1)] = Field(
-        description="run or model folder, URI of one, or hub:OWNER/NAME; BERT or DistilBERT"
-    )
-    glue_dir: Annotated[str, Field(min_length=1)] = Field(
+    model_dir: Place = Field(description="run or model folder, URI of one, or hub:OWNER/NAME; BERT or DistilBERT")
+    glue_dir: Place = Field(
         description="folder with a folder for each task: the official TSV files, or the hub's Parquet files"
     )
     tasks: Annotated[list[TaskName], Field(min_length=1)] = Field(default=list(GLUE_TASKS))
@@ -114,7 +111,7 @@ class GlueConfig(JobConfig):
     @model_validator(mode="after")
     def _tasks_are_known(self) -> Self:
         if len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(f"tasks: one of {', '.join(self.tasks)} is given twice")
+            raise ValueError(f"tasks: one of {', '.join(self.tasks)} is given twice; name each once")
         for task in self.tasks:
             metric, known = self.of_task(task).metric, (SCORE, *METRICS[task])
             if metric not in known:
@@ -143,7 +140,7 @@ class EvaluateGlueConfig(GlueConfig):
         default=False, description="RTE, MRPC and STS-B start from the model fine-tuned on MNLI in this run"
     )
     distillation: TaskDistillationConfig | None = None
-    teacher_run_dir: Annotated[str, Field(min_length=1)] | None = Field(
+    teacher_run_dir: Place | None = Field(
         default=None, description="run folder of this job of the teacher: the table tells which share of it is kept"
     )
     submission: SubmissionConfig = SubmissionConfig()
@@ -151,7 +148,7 @@ class EvaluateGlueConfig(GlueConfig):
     @model_validator(mode="after")
     def _mnli_is_there(self) -> Self:
         if self.start_from_mnli and "mnli" not in self.tasks:
-            raise ValueError("start_from_mnli needs mnli among the tasks")
+            raise ValueError("start_from_mnli: needs mnli among the tasks; add it, or set start_from_mnli=false")
         return self
 
 
@@ -231,7 +228,7 @@ class SearchGlueConfig(GlueConfig):
                 self._check_values(task, name, values)
             if self.seed in self.of_task(task).seeds:
                 raise ValueError(
-                    f"seed: {self.seed} is among the seeds of {task}; trials use it, the winner is scored with others"
+                    f"seed: {self.seed} is among the seeds of {task}, which score the winner; choose another"
                 )
         return self
 

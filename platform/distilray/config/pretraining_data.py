@@ -5,11 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, JobConfig
+from distilray.config.base import Config, Count, Fraction, JobConfig, Place, Positive
 
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=1)]
-Folder = Annotated[str, Field(min_length=1)]
 Mode = Literal["card", "paper"]
 
 MAX_VOCABULARY = 65_536  # ids are stored in 16 bits
@@ -29,8 +26,8 @@ class CacheConfig(Config):
     """Where shards of an object store are kept on each machine that reads them."""
 
     identity: ClassVar[bool] = False
-    directory: Folder = Field(default="~/.cache/distilray/shards", description="a fast local disk is best")
-    max_gb: Annotated[float, Field(gt=0)] = Field(
+    directory: Place = Field(default="~/.cache/distilray/shards", description="a fast local disk is best")
+    max_gb: Positive = Field(
         default=500.0, description="beyond it the shards that were not used for longest are removed"
     )
 
@@ -38,8 +35,8 @@ class CacheConfig(Config):
 class TrainTokenizerConfig(JobConfig):
     """Recipe of `jobs.train_tokenizer`."""
 
-    corpus_dir: Folder | None = Field(default=None, description="run folder of jobs.build_corpus")
-    teacher_dir: Folder | None = Field(default=None, description="model folder whose tokenizer is used as it is")
+    corpus_dir: Place | None = Field(default=None, description="run folder of jobs.build_corpus")
+    teacher_dir: Place | None = Field(default=None, description="model folder whose tokenizer is used as it is")
     vocabulary_size: Annotated[int, Field(ge=200, le=MAX_VOCABULARY)] = 30_000
     lower_case: bool = True
     sample_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
@@ -62,12 +59,12 @@ class MaskingConfig(Config):
     """Which tokens are predicted, and what the model sees in their place (model card; BERT section 3.1)."""
 
     mlm_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
-    mask_share: Probability = 0.8
-    random_share: Probability = 0.1
-    keep_share: Probability = 0.1
+    mask_share: Fraction = 0.8
+    random_share: Fraction = 0.1
+    keep_share: Fraction = 0.1
     dynamic: bool = Field(default=False, description="new masks in every epoch, drawn when the examples are read")
     whole_words: bool = Field(default=False, description="all pieces of a word are predicted, or none")
-    rare_token_exponent: Probability = Field(
+    rare_token_exponent: Fraction = Field(
         default=0.0, description="a token is chosen with weight count ** -exponent; 0 chooses uniformly"
     )
 
@@ -82,12 +79,12 @@ class MaskingConfig(Config):
 class EncodeCorpusConfig(JobConfig):
     """Recipe of `jobs.encode_corpus`."""
 
-    corpus_dir: Folder = Field(description="run folder of jobs.build_corpus")
-    tokenizer_dir: Folder = Field(description="folder with the teacher's tokenizer, or of jobs.train_tokenizer")
+    corpus_dir: Place = Field(description="run folder of jobs.build_corpus")
+    tokenizer_dir: Place = Field(description="folder with the teacher's tokenizer, or of jobs.train_tokenizer")
     mode: Mode = Field(default="card", description="card: pairs of segments; paper: contiguous text")
     max_seq_length: Annotated[int, Field(ge=16, le=4096)] = 512
-    short_seq_prob: Probability = 0.1
-    random_next_probability: Probability = 0.5
+    short_seq_prob: Fraction = 0.1
+    random_next_probability: Fraction = 0.5
     single_segment: Literal["random", "drop"] = Field(
         default="random",
         description="documents of one sentence have no next one: pair them at random beyond the share, or drop them",
@@ -99,7 +96,7 @@ class EncodeCorpusConfig(JobConfig):
     )
     masking: MaskingConfig = MaskingConfig()
     rows_per_shard: Count = 50_000
-    part_mb: Annotated[float, Field(gt=0)] = Field(
+    part_mb: Positive = Field(
         default=8.0, description="stored MB of documents that one task encodes; a run that goes on skips whole parts"
     )
 

@@ -51,13 +51,13 @@ def read_yaml(path: str) -> dict[str, Any]:
     """
     file = Path(path)
     if not file.is_file():
-        raise RecipeError(f"{path}: no such recipe file")
+        raise RecipeError(f"{path}: no such recipe file; those that come with the code are in jobs/recipes/")
     if file.stat().st_size > MAX_RECIPE_BYTES:
         raise RecipeError(f"{path}: larger than {MAX_RECIPE_BYTES:,} bytes, which no recipe is")
     try:
         values = yaml.load(file.read_text(encoding="utf-8"), _StrictLoader)  # noqa: S506 - a SafeLoader
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: not UTF-8 text (byte {error.start})") from None
+        raise RecipeError(f"{path}: not UTF-8 text (byte {error.start}); convert it to UTF-8") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
     except _YAML_FAULTS as error:
@@ -116,7 +116,9 @@ def _first_problem(error: ValidationError, config_class: type[BaseModel]) -> str
         close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         message = "unknown key" + (f"; did you mean '{close[0]}'?" if close else f"; known here: {', '.join(known)}")
     elif first["type"] == "missing":
-        message = f"missing; add it to the recipe or give {key}=... at the end of the command"
+        message = "missing; add it to the recipe"
+        if not any(isinstance(part, int) for part in first["loc"]):  # an override cannot name an entry of a list
+            message += f" or give {key}=... at the end of the command"
     elif isinstance(first["input"], str | int | float | bool):
         message += f" (got {first['input']!r})"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -124,18 +126,25 @@ def _first_problem(error: ValidationError, config_class: type[BaseModel]) -> str
 
 
 def _keys_beside(config_class: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    model = config_class
+    """The keys that are known where the last one of a location stands."""
+    models = [config_class]
     for part in location[:-1]:
-        field = model.model_fields.get(str(part))
-        if field is None:
-            continue
-        inner = [arg for arg in (field.annotation, *get_args(field.annotation)) if _is_model(arg)]
-        model = inner[0] if inner else model
-    return sorted(model.model_fields)
+        found = next((model.model_fields[part] for model in models if part in model.model_fields), None)
+        if found is not None:
+            models = _models_in(found.annotation) or models
+        else:  # an index, a key of a mapping, or the tag of one model of a union
+            models = [model for model in models if _has_tag(model, part)] or models
+    return sorted(models[0].model_fields)
 
 
-def _is_model(candidate: Any) -> bool:
-    return isinstance(candidate, type) and issubclass(candidate, BaseModel)
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+
+
+def _has_tag(model: type[BaseModel], tag: int | str) -> bool:
+    return any(tag in get_args(field.annotation) for field in model.model_fields.values())
 
 
 def _one_line(error: Exception) -> str:

@@ -4,10 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from distilray.config.base import JobConfig
+from distilray.config.base import JobConfig, Place
 
 Text = Annotated[str, Field(min_length=1, max_length=200)]
-Place = Annotated[str, Field(min_length=1)]
 
 
 class ReportConfig(JobConfig):

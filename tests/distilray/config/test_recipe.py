@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
@@ -18,9 +18,20 @@ class Source(Config):
     licence: str = "CC0"
 
 
+class Folder(Config):
+    kind: Literal["folder"]
+    path: str
+
+
+class Table(Config):
+    kind: Literal["table"]
+    column: str
+
+
 class Recipe(JobConfig):
     optimiser: Optimiser = Optimiser()
     sources: tuple[Source, ...] = ()
+    inputs: tuple[Annotated[Folder | Table, Field(discriminator="kind")], ...] = ()
     note: str = ""
 
 
@@ -64,6 +75,11 @@ def test_an_unknown_key_inside_a_list_is_refused_with_the_closest_known_one(tmp_
     assert "sources.0.license: unknown key; did you mean 'licence'?" in message
 
 
+def test_an_unknown_key_of_one_kind_of_several_is_refused_with_the_keys_of_that_kind(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "run_dir: x\ninputs: [{kind: table, column: a, zzz: 1}]")
+    assert message.endswith("zzz: unknown key; known here: column, kind")
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -85,6 +101,11 @@ def test_further_problems_are_counted(tmp_path: Path) -> None:
 
 def test_a_missing_value_is_refused_with_the_way_to_give_it(tmp_path: Path) -> None:
     assert "run_dir: missing; add it to the recipe or give run_dir=..." in refusal(tmp_path, "seed: 1")
+
+
+def test_a_value_that_is_missing_inside_a_list_is_to_be_added_to_the_recipe(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "run_dir: x\nsources: [{licence: CC0}]")
+    assert message.endswith("sources.0.path: missing; add it to the recipe")
 
 
 def test_an_empty_recipe_is_one_that_takes_every_default(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, JobConfig
-from distilray.config.export.variants import Count, Place
+from distilray.config.base import Config, Count, JobConfig, Place
 
 
 class MeasuredModelConfig(Config):
@@ -25,7 +24,7 @@ class MeasureEfficiencyConfig(JobConfig):
     text_path: Place | None = Field(default=None, description="or the lines of a text")
     max_texts: Count = Field(default=200, description="the first of them")
     max_length: Annotated[int, Field(ge=4, le=512)] = Field(default=128, description="tokens; longer texts are cut")
-    rounds: Annotated[int, Field(ge=1)] = Field(default=3, description="how often all models are timed, in turn")
+    rounds: Count = Field(default=3, description="how often all models are timed, in turn")
     batch_size: Count = Field(default=32, description="of the throughput")
     threads: Count | None = Field(default=None, description="of every model; all cores when left out")
 

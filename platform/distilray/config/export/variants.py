@@ -5,11 +5,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, JobConfig
+from distilray.config.base import Config, Count, Fraction, JobConfig, NotNegative, Place
 from distilray.config.pretraining_data import CacheConfig
 
-Count = Annotated[int, Field(ge=1)]
-Place = Annotated[str, Field(min_length=1)]
 Variant = Literal["onnx", "onnx-int8", "bf16"]
 VARIANTS: Sequence[Variant] = ("onnx", "onnx-int8", "bf16")
 LOSSY: Sequence[Variant] = ("onnx-int8", "bf16")
@@ -27,10 +25,10 @@ class Int8Config(Config):
 class GateConfig(Config):
     """What a variant with fewer bits may lose on the text, or it is refused."""
 
-    min_agreement: Annotated[float, Field(ge=0, le=1)] = Field(
+    min_agreement: Fraction = Field(
         default=0.90, description="share of masks where its best token is that of the model"
     )
-    max_perplexity_change: Annotated[float, Field(ge=0)] = Field(
+    max_perplexity_change: NotNegative = Field(
         default=0.05, description="of the pseudo-perplexity, relative, either way"
     )
 

@@ -4,18 +4,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from distilray.config.base import Config
-
-Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+from distilray.config.base import Config, Count, Fraction, Place
 
 
 class FillMaskDataConfig(Config):
     """Texts with masks and their answers in files. The defaults are the columns of rcds/wikipedia-for-mask-filling."""
 
-    path: Annotated[str, Field(min_length=1)] = Field(
-        description="a file, a folder (read with all below it) or a pattern with *; or a URI"
-    )
+    path: Place = Field(description="a file, a folder (read with all below it) or a pattern with *; or a URI")
     format: Literal["auto", "jsonl", "parquet", "csv", "text"] = Field(
         default="auto", description="by the suffix when left out; all but Parquet may be .gz, .bz2 or .xz"
     )
@@ -28,7 +23,7 @@ class FillMaskDataConfig(Config):
     scored: Literal["all", "first"] = Field(
         default="all", description="first: the answer is that of the first mask, the others are shown and not scored"
     )
-    masked_fraction: Fraction = Field(
+    masked_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=0.15, description="of plain text, which has no masks: the share of the words of a line that we mask"
     )
     max_length: Annotated[int, Field(ge=8)] | None = Field(
@@ -51,7 +46,7 @@ class IntervalsConfig(Config):
 class CausalConfig(Config):
     """`causal_perplexity_of_predictions`: Azure's metric. It does not tell whether a mask was filled rightly."""
 
-    model_dir: Annotated[str, Field(min_length=1)] = Field(
+    model_dir: Place = Field(
         description="a causal language model: local folder in the layout of transformers, weights as safetensors"
     )
     batch_size: Count = 16
@@ -73,6 +68,4 @@ class FillMaskFaults(Config):
     """When rows that cannot be used make the job fail."""
 
     identity: ClassVar[bool] = False
-    max_bad_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
-        default=0.01, description="bad rows among all rows"
-    )
+    max_bad_fraction: Fraction = Field(default=0.01, description="bad rows among all rows")

@@ -4,10 +4,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from distilray.config.base import Config, JobConfig
-from distilray.config.distillation import Count, EstimateConfig, Fraction, NotNegative, Positive
+from distilray.config.base import Config, Count, Fraction, JobConfig, NotNegative, Place, Positive
+from distilray.config.distillation import EstimateConfig
 
-Place = Annotated[str, Field(min_length=1)]
 Amount = Annotated[int, Field(ge=0)]
 Precision = Literal["fp32", "fp16", "bf16"]
 
