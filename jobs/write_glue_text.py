@@ -21,6 +21,7 @@ JOB = Job(
     inputs=glue_text_inputs,
     plan=plan_glue_text,
     run=write_glue_text,
+    about=__doc__,
 )
 
 

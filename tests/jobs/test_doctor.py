@@ -1,10 +1,6 @@
-"""The doctor as a command: what it says of this machine, a recipe, and a cluster with and without its token."""
+"""The doctor as a command: what it says of this machine and of a recipe; of a cluster, tests/line/test_submit.py."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +8,6 @@ import pytest
 from distilray.operations.doctor import examination
 from jobs import doctor
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
-from tests.line.ray_head import running_head
 
 TOKEN = "d0c702" * 10
 
@@ -98,34 +93,3 @@ def test_bad_arguments_are_one_line_and_exit_code_2(
     assert doctor.main(arguments) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert told in line
-
-
-@pytest.mark.slow
-def test_a_cluster_is_looked_at_with_its_token_and_told_to_be_closed_without(
-    work: Path, root: Path, free_port: Callable[[], int], tmp_path: Path
-) -> None:
-    def ask(*arguments: str, **environment: str) -> tuple[int, dict[str, dict[str, str]], str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        done = subprocess.run(
-            [sys.executable, "-m", "jobs.doctor", "--json", *arguments],
-            cwd=root,
-            env={**kept, "PYTHONPATH": "platform", "HOME": str(tmp_path), "RAY_AUTH_MODE": "token", **environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
-        return done.returncode, checks, done.stdout + done.stderr
-
-    recipe = ["--job", "distill", "--recipe", str(work / "recipe.yaml"), "scaling.num_workers=3"]
-    with running_head(free_port) as head:
-        _, checks, told = ask("--address", head.address, *recipe, RAY_AUTH_TOKEN=head.token)
-        for name in ("token mode", "jobs api", "ray", "cluster", "runs", "models"):
-            assert checks[name]["status"] == "ok", checks[name]
-        assert "1 machine: 2 CPU, 0 GPU, object store 0.2 GB" in checks["cluster"]["found"]
-        assert "has room for 2" in checks["workers"]["found"]
-        assert head.token not in told
-        code, checks, told = ask("--address", head.address, RAY_AUTH_TOKEN=TOKEN)
-        assert (code, checks["jobs api"]["status"], checks["cluster"]["status"]) == (1, "fail", "fail")
-        assert "403 with the token of RAY_AUTH_TOKEN" in checks["jobs api"]["found"]
-        assert TOKEN not in told

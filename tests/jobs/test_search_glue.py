@@ -92,11 +92,6 @@ def test_no_test_file_is_opened(work, tmp_path, monkeypatch):
     assert names == {"train.tsv", "dev.tsv"}
 
 
-@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
-def test_every_shipped_recipe_is_valid(file):
-    load_recipe(str(file), [], search_glue.JOB.config_class)
-
-
 @pytest.mark.slow
 def test_two_tasks_are_searched_at_the_same_time_and_the_best_settings_are_a_recipe(work, tmp_path, capfd):
     # Three trials of two points: one of them is named twice.

@@ -41,11 +41,12 @@ class Job(Generic[C]):
     Attributes:
         name: as in `python -m jobs.<name>`.
         config_class: what its recipe may say.
-        prepare: fetches or pins what the config names by something else than its place; the run sees what it returns.
         inputs: what it reads, by name: folders of earlier stations, or files.
         plan: validates the inputs and says what a run would do; starts nothing.
         run: does the work inside the run folder.
+        about: the docstring of its module in `jobs`, whose first line `--help` shows.
         show: prints what a complete run found, beyond its summary line.
+        prepare: fetches or pins what the config names by something else than its place; the run sees what it returns.
         validate: checks a file of the kind that the job makes for others, and says in a line what it is.
     """
 
@@ -54,6 +55,7 @@ class Job(Generic[C]):
     inputs: Callable[[C], Mapping[str, str]]
     plan: Callable[[C], Mapping[str, object]]
     run: Callable[[C, RunFolder], Outcome]
+    about: str | None = None
     show: Callable[[RunFolder], None] | None = None
     prepare: Callable[[C], C] | None = None
     validate: Callable[[str], str] | None = None
@@ -114,20 +116,30 @@ class Job(Generic[C]):
     def _parser(self) -> argparse.ArgumentParser:
         parser = CommandParser(
             prog=f"python -m jobs.{self.name}",
-            description=(sys.modules[self.run.__module__].__doc__ or self.name).strip().partition("\n")[0],
-            allow_abbrev=False,
+            description=self.about,
             epilog="exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted (run it again to go on)",
         )
-        parser.add_argument("--recipe", help=f"YAML file, e.g. jobs/recipes/{self.name}/quickstart.yaml")
+        parser.add_argument("--recipe", help=f"YAML file; jobs/recipes/{self.name}/ has some")
         parser.add_argument("--dry-run", action="store_true", help="validate, print the plan, start nothing")
         if self.validate is not None:
-            parser.add_argument("--validate", metavar="FILE", help="check a file of somebody else instead of running")
+            parser.add_argument(
+                "--validate", metavar="FILE", help="check a file of the kind that this job writes; run nothing"
+            )
         parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe")
         return parser
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that speaks of a wrong command line like a job of any other bad input: in one line."""
+    """A parser that speaks of a wrong command line like a job of any other bad input: in one line.
+
+    Args:
+        description: a docstring, of which the first line is shown.
+    """
+
+    def __init__(self, *, description: str | None, **options: Any) -> None:
+        # Without abbreviations a command in a script keeps its meaning when an option is added.
+        options.setdefault("allow_abbrev", False)
+        super().__init__(description=(description or "").partition("\n")[0], **options)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; {self.prog} --help shows the command")

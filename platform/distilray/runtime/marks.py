@@ -10,7 +10,7 @@ from typing import Any
 
 from distilray.runtime import storage
 
-_READERS = 16
+_HELD = 128  # marks in memory at a time
 _SUFFIX = ".json"
 
 
@@ -30,9 +30,9 @@ class Marks:
 
     def facts(self, stage: str, numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
         """The counts of pieces that are done, in the order of `numbers`, a few in memory at a time."""
-        with ThreadPoolExecutor(_READERS) as readers:
-            for at in range(0, len(numbers), 8 * _READERS):
-                files = [self._mark_file(stage, number) for number in numbers[at : at + 8 * _READERS]]
+        with ThreadPoolExecutor(storage.READERS) as readers:
+            for at in range(0, len(numbers), _HELD):
+                files = [self._mark_file(stage, number) for number in numbers[at : at + _HELD]]
                 yield from (json.loads(data) for data in readers.map(storage.read_bytes, files))
 
     def make_folders(self, *names: str) -> None:

@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +31,6 @@ COMMIT_FILE = "COMMIT"
 METRICS_FILE = "metrics.jsonl"
 MANIFEST_FILE = "manifest.json"
 MANIFEST_SCHEMA = 1
-_READERS = 16  # files of an object store are read at once: each takes long to begin
 _RECORDED_PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "pydantic")
 
 
@@ -69,7 +68,7 @@ def describe_input(uri: str) -> dict[str, Any]:
     if "*" not in uri and storage.exists(storage.join(uri, MANIFEST_FILE)):
         return {"content_hash": read_manifest(uri)["content_hash"]}
     files = storage.find_files(uri)
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(storage.READERS) as readers:
         sizes = list(readers.map(storage.file_size, files))
         prints = list(readers.map(storage.fingerprint, files))
     # The names of files below a folder count, that of a file given by its own path does not.
@@ -151,6 +150,12 @@ class RunFolder:
         }
         storage.write_bytes(self.path(MANIFEST_FILE), json.dumps(manifest, indent=1).encode())
         return manifest
+
+    def remove_strays(self, name: str, outputs: Collection[str]) -> None:
+        """Removes the files of an inner folder that are no outputs of the run: a task that was killed has left them."""
+        for file in storage.list_files(self.path(name)):
+            if f"{name}/{file.rpartition('/')[2]}" not in outputs:
+                storage.remove_file(file)
 
     def _input_identities(self) -> dict[str, Any]:
         return {

@@ -19,8 +19,8 @@ import distilray
 from distilray.config.base import RayConfig
 from distilray.errors import InputError
 
-# Values for every session; what the user has set stays. Reasons: no usage reports from closed networks; `uv run` hooks
-# pick another Python; tokenizers must not start threads inside tasks that own one core.
+# Values for every session; what the user has set stays. No usage reports from closed networks; the reasons of the rest
+# are in `jobs/runtime_env.yaml`.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -29,7 +29,6 @@ ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-
 
 # Labels of the machines of a cluster that take data work, `role=data`: the cluster says so to its jobs, which run
 # everywhere. Ray alone would fill the CPUs of a machine with GPUs too, under the feet of training.
@@ -56,7 +55,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     ray.init(**_cluster_arguments(config), log_to_driver=inside_cluster(), logging_level=logging.ERROR)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray sets a handler of its own, which ends without a word
-    _quiet_data_progress()
+    _set_up_data()
     try:
         yield
     finally:
@@ -138,7 +137,8 @@ def _cluster_arguments(config: RayConfig) -> dict[str, object]:
     return arguments
 
 
-def _quiet_data_progress() -> None:
+def _set_up_data() -> None:
+    """Ray Data without progress bars of its own, and with its results in order."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True

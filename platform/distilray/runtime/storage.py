@@ -15,6 +15,7 @@ from pyarrow import fs
 from distilray.errors import InputError
 
 SCHEMES = ("file", "s3", "gs", "gcs")
+READERS = 16  # threads that ask an object store at once, since each answer takes long
 _CHUNK = 8 << 20
 _WHOLE_BYTES = 1 << 30
 
@@ -38,7 +39,7 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         found, path = fs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
-        raise InputError(f"{uri}: {error}") from None
+        raise InputError(f"{uri}: {error}; correct the URI, or the access to it") from None
     return found, path
 
 
@@ -115,13 +116,13 @@ def find_files(pattern: str) -> list[str]:
     folder, star, _ = pattern.partition("*")
     if not star:
         if file_size(pattern) is None:
-            raise InputError(f"{pattern}: no such file or folder")
+            raise InputError(f"{pattern}: no such file or folder; correct the path")
         files = _files_below(pattern) if is_folder(pattern) else [pattern]
     else:
         matching = re.compile("[^/]*".join(map(re.escape, pattern.split("*"))))
         files = [uri for uri in _files_below(folder.rpartition("/")[0] + "/") if matching.fullmatch(uri)]
     if not files:
-        raise InputError(f"{pattern}: no file there")
+        raise InputError(f"{pattern}: no file there; correct the path")
     return files
 
 

@@ -45,6 +45,7 @@ def job_of(work: Callable[[CountWords, RunFolder], Outcome] = run) -> Job[CountW
         inputs=lambda config: {"text": config.text},
         plan=plan,
         run=work,
+        about=__doc__,
     )
 
 

@@ -184,7 +184,15 @@ def test_a_manifest_that_cannot_be_written_leaves_no_manifest(
     assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["config.yaml"]
 
 
-def test_a_changed_input_of_equal_size_is_another_input(tmp_path):
+def test_strays_of_an_inner_folder_go_and_the_outputs_of_the_run_stay(tmp_path: Path, dump: Path) -> None:
+    folder = folder_of(tmp_path / "run", dump)
+    for name in ("shards/kept", "shards/stray", "stray"):
+        storage.write_bytes(folder.path(name), b"")
+    folder.remove_strays("shards", {"shards/kept": {}})
+    assert [uri.removeprefix(f"{folder.uri}/") for uri in storage.find_files(folder.uri)] == ["shards/kept", "stray"]
+
+
+def test_a_changed_input_of_equal_size_is_another_input(tmp_path: Path) -> None:
     file = tmp_path / "dump.xml"
     file.write_text("one")
     before = describe_input(str(file))

@@ -5,8 +5,6 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyarrow import fs
-
 from distilray.runtime import storage
 
 Row = Mapping[str, Any]
@@ -36,7 +34,7 @@ class MetricsLog:
     def __init__(self, uri: str, keep_to_step: int) -> None:
         self._uri = uri
         self._lines = [json.dumps(row) for row in read_metrics(uri) if row["step"] <= keep_to_step]
-        self._is_local = isinstance(storage.filesystem(uri)[0], fs.LocalFileSystem)
+        self._is_local = storage.is_local(uri)
         self._write_all()
 
     def append(self, row: Row) -> None:
