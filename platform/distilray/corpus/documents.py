@@ -33,7 +33,8 @@ _MB = 1 << 20
 _BATCH_BYTES = 2 * _MB  # of clean text, written at a time
 _KEY = pa.binary(16)
 
-# The columns of a work file behind those of a document. Keys and signatures are there when duplicates are looked for.
+# The columns of a work file behind those of a document; keys of bands and signatures follow where near duplicates are
+# looked for.
 _COUNTED = pa.schema(
     [(name, pa.int64()) for name in ("words", "tokens", "residue", "holes")] + [("id_key", _KEY), ("text_key", _KEY)]
 )
@@ -153,8 +154,8 @@ class _Extraction:
 
     def _raw_documents(self) -> Iterator[tuple[str, RawDocument]]:
         limit = int(self._config.max_document_mb * _MB)
-        for part in self._part.ranges:
-            found = self._kind.read_documents(self._source, part, max_document_bytes=limit)
+        for file_range in self._part.ranges:
+            found = self._kind.read_documents(self._source, file_range, max_document_bytes=limit)
             while True:
                 with self.timed("read"):
                     raw = next(found, None)
@@ -165,7 +166,7 @@ class _Extraction:
                     continue
                 self.facts.read += 1
                 self.facts.text_bytes += raw.text_bytes
-                yield part.name, raw
+                yield file_range.name, raw
 
     def _put_in_quarantine(self, entry: Quarantined) -> None:
         self.quarantine.append(entry)

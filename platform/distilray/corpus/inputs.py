@@ -15,7 +15,6 @@ from distilray.runtime import storage
 from distilray.runtime.sample import resolve
 
 _MB = 1 << 20
-_THREADS = 16  # an object store answers slowly, and many questions at once
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Part:
     @property
     def stored_bytes(self) -> int:
         """Size of the ranges in their files."""
-        return sum(part.stored_bytes for part in self.ranges)
+        return sum(each.stored_bytes for each in self.ranges)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types, for the way to a worker."""
@@ -47,7 +46,7 @@ class Part:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Part":
         """Back from `to_json`."""
-        return cls(values["number"], values["source"], tuple(FileRange(**part) for part in values["ranges"]))
+        return cls(values["number"], values["source"], tuple(FileRange(**each) for each in values["ranges"]))
 
 
 def source_files(config: BuildCorpusConfig) -> list[SourceFile]:
@@ -79,7 +78,7 @@ def check_inputs(config: BuildCorpusConfig, files: list[SourceFile]) -> int:
         KINDS[source.kind].check_file(source, file.uri)
         return storage.file_size(file.uri) or 0
 
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(storage.READERS) as threads:
         return sum(threads.map(check, files))
 
 
@@ -91,17 +90,17 @@ def plan_parts(config: BuildCorpusConfig, files: list[SourceFile]) -> list[Part]
         source = config.sources[file.source]
         return KINDS[source.kind].file_ranges(source, file.uri, file.name, part_bytes=part_bytes)
 
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(storage.READERS) as threads:
         ranges = list(threads.map(split, files))
     packed: list[tuple[int, list[FileRange]]] = []
     room = 0
     for file, of_file in zip(files, ranges, strict=True):
-        for part in of_file:
-            if not packed or packed[-1][0] != file.source or part.stored_bytes > room:
+        for file_range in of_file:
+            if not packed or packed[-1][0] != file.source or file_range.stored_bytes > room:
                 packed.append((file.source, []))
                 room = part_bytes
-            packed[-1][1].append(part)
-            room -= part.stored_bytes
+            packed[-1][1].append(file_range)
+            room -= file_range.stored_bytes
     return [Part(number, source, tuple(of_part)) for number, (source, of_part) in enumerate(packed)]
 
 
@@ -126,6 +125,8 @@ def _files(source: Source) -> list[tuple[str, str]]:
     above = above.rpartition("/")[0] + "/" if "*" in path else above.rstrip("/") + "/"
     kept = [uri for uri in found if KINDS[source.kind].is_input(uri)]
     if not kept:
-        raise InputError(f"{source.path}: none of {len(found):,} files is one of a source of kind '{source.kind}'")
+        raise InputError(
+            f"{source.path}: none of {len(found):,} files is one of a source of kind '{source.kind}'; set another kind"
+        )
     names = [uri.removeprefix(above) for uri in kept]
     return [(uri, unquote(name) if "://" in uri else name) for uri, name in zip(kept, names, strict=True)]

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from distilray.runtime import storage
 from distilray.runtime.marks import Marks
 
+DOCUMENTS_FOLDER = "documents"
+
 
 class Ledger(Marks):
     """The ledger in a run folder."""
@@ -32,5 +34,5 @@ class Ledger(Marks):
     def begin(self) -> None:
         """Makes the folders."""
         self.make_folders(
-            "work/parts", "work/duplicates", "ledger/parts", "ledger/files", "ledger/quarantine", "documents"
+            "work/parts", "work/duplicates", "ledger/parts", "ledger/files", "ledger/quarantine", DOCUMENTS_FOLDER
         )

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.corpus.documents import Screen, extract_part
 from distilray.corpus.inputs import Part, check_inputs, plan_parts, source_files
-from distilray.corpus.ledger import Ledger
+from distilray.corpus.ledger import DOCUMENTS_FOLDER, Ledger
 from distilray.corpus.matching import Search, plan_searches, run_search
 from distilray.corpus.publication import Group, plan_groups, publish_group
 from distilray.corpus.report import SourceReport, corpus_counts, corpus_report, report_bytes, source_reports
@@ -65,7 +65,7 @@ def plan_corpus(config: BuildCorpusConfig) -> Mapping[str, object]:
         "cores": config.ray.num_cpus or "all of the machine or cluster",
         "memory": "about 0.5 GB for each core",
         "estimate": f"about {duration(megabytes / _STORED_MB_PER_CORE_S)} of one core if all were dumps in bz2",
-        "writes": f"{config.run_dir}/documents/*.parquet of about {config.file_mb:,.0f} MB, {REPORT_FILE}",
+        "writes": f"{config.run_dir}/{DOCUMENTS_FOLDER}/*.parquet of about {config.file_mb:,.0f} MB, {REPORT_FILE}",
     }
 
 
@@ -99,7 +99,7 @@ def build_corpus(config: BuildCorpusConfig, folder: RunFolder) -> Outcome:
     if not outputs:
         raise InputError(_nothing_kept(reports))
     _write_report(folder, config, reports, screen)
-    _remove_strays(folder, outputs)
+    folder.remove_strays(DOCUMENTS_FOLDER, outputs)
     ledger.remove_work()
     counts = corpus_counts(reports)
     summary = (
@@ -205,13 +205,6 @@ def _write_report(
     report = corpus_report(reports, token_unit=unit, evaluation=screen.evaluation.names if screen.evaluation else ())
     storage.write_bytes(folder.path(REPORT_FILE), report_bytes(report))
     storage.write_bytes(folder.path(REPORT_PAGE), report_page(report).encode())
-
-
-def _remove_strays(folder: RunFolder, outputs: Values) -> None:
-    """Removes files of documents that are no part of this corpus."""
-    for file in storage.list_files(folder.path("documents")):
-        if f"documents/{file.rpartition('/')[2]}" not in outputs:
-            storage.remove_file(file)
 
 
 def _nothing_kept(reports: Sequence[SourceReport]) -> str:

@@ -10,15 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from distilray.corpus.ledger import Ledger
+from distilray.corpus.ledger import DOCUMENTS_FOLDER, Ledger
 from distilray.corpus.matching import REASONS, dropped_rows, part_tables
 from distilray.corpus.screening.filters import histogram_bin
 from distilray.runtime import storage
 from distilray.schemas import DOCUMENTS
 
 # Readers take parts of a file; a row group is the least that they can read, and what is held here.
-_GROUP_ROWS = 1000
-_GROUP_BYTES = 4 << 20
+_ROW_GROUP_ROWS = 1000
+_ROW_GROUP_BYTES = 4 << 20
 _SUMS = ("words", "tokens", "residue", "holes")
 
 
@@ -120,7 +120,7 @@ class _Files:
         """Takes documents in order."""
         self._waiting.append(documents)
         rows, size = (sum(getattr(table, name) for table in self._waiting) for name in ("num_rows", "nbytes"))
-        if rows >= _GROUP_ROWS or size >= _GROUP_BYTES:
+        if rows >= _ROW_GROUP_ROWS or size >= _ROW_GROUP_BYTES:
             self._write_row_group()
 
     def finish(self) -> dict[str, dict[str, Any]]:
@@ -135,7 +135,7 @@ class _Files:
         if not documents.num_rows:
             return
         if self._file is None:
-            self._name = f"documents/documents-{self._group:05d}-{len(self._outputs):03d}.parquet"
+            self._name = f"{DOCUMENTS_FOLDER}/documents-{self._group:05d}-{len(self._outputs):03d}.parquet"
             self._file = storage.FileWriter(storage.join(self._folder, self._name))
             self._writer = pq.ParquetWriter(self._file, DOCUMENTS, compression="zstd")
             self._rows = 0

@@ -1,4 +1,4 @@
-"""The report of a corpus as HTML: a section for the report of the whole line, and a page of its own around it."""
+"""The report of a corpus as a page of HTML."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -42,12 +42,11 @@ def report_page(report: Values) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Corpus report</title><style>{_STYLE}</style></head>\n"
-        f"<body><h1>Corpus report</h1>\n{report_section(report)}</body></html>\n"
+        f"<body><h1>Corpus report</h1>\n{_section(report)}</body></html>\n"
     )
 
 
-def report_section(report: Values) -> str:
-    """The report as a section of another page."""
+def _section(report: Values) -> str:
     sources: Values = report["sources"]
     parts = [
         f"<p>{report['documents']:,} documents, {report['sentences']:,} sentences, {report['words']:,} words, "

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from distilray.config.pretraining_data import MaskingConfig
 from distilray.pretraining_data.tokenizer import Vocabulary
-from distilray.runtime.seeding import hash_further, hash_integers, uniform
+from distilray.runtime.seeding import UInt64Array, hash_further, hash_integers, uniform
 
 _ACTION, _TOKEN = range(2)  # what a further random number of a token is used for
 # Tokens are put in order as single integers: segment, random key, position in the row.
@@ -22,7 +22,6 @@ _POSITION_BITS, _KEY_BITS = 12, 35
 _CHUNK_ROWS = 256
 
 Int64Array = NDArray[np.int64]
-UInt64Array = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)

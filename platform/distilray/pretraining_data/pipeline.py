@@ -97,7 +97,9 @@ def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
         rows = {split: int(found.starts[-1]) for split, found in buckets.items()}
         for split, examples in rows.items():
             if not examples:
-                raise InputError(f"{config.corpus_dir}: no example in split '{split}'; its documents hold no text")
+                raise InputError(
+                    f"{config.corpus_dir}: no example in split '{split}': no text in its documents; use another corpus"
+                )
         masker = Masker(vocabulary, config.masking, config.seed, token_counts)
         groups = plan_groups(rows, rows_per_shard=config.rows_per_shard)
         _publish(groups, config, masker, ledger, buckets)
@@ -109,7 +111,7 @@ def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
     for mark in ledger.facts("parts", numbers):
         for split, found in statistics.items():
             found.update(mark[split]["counts"])
-    _remove_strays(folder, outputs)
+    folder.remove_strays(SHARDS_FOLDER, outputs)
     for name in (TOKENIZER_FILE, COUNTS_FILE):
         uri = folder.path(name)
         outputs[name] = {"bytes": storage.file_size(uri), "sha256": storage.sha256(uri)}
@@ -216,13 +218,6 @@ def _token_counts(ledger: Ledger, parts: Sequence[int], vocabulary_size: int) ->
         counts += np.frombuffer(storage.read_bytes(ledger.counts_file(part)), "<i8")
     storage.write_bytes(uri, json.dumps({"counts": counts.tolist()}).encode())
     return counts
-
-
-def _remove_strays(folder: RunFolder, outputs: Values) -> None:
-    """Removes shards that are no part of this run."""
-    for file in storage.list_files(folder.path(SHARDS_FOLDER)):
-        if f"{SHARDS_FOLDER}/{file.rpartition('/')[2]}" not in outputs:
-            storage.remove_file(file)
 
 
 def _split_counts(found: Counter[str], buckets: int) -> Values:

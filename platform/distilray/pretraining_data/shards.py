@@ -23,7 +23,6 @@ from distilray.schemas import EXAMPLES, check_schema
 
 SHARDS_FOLDER = "shards"
 COUNTS_FILE = "token_counts.json"
-_READERS = 16
 _OPEN_SHARDS = 128  # a mapped file keeps a descriptor; a process may have about a thousand
 
 Rows = NDArray[np.int64]
@@ -138,7 +137,7 @@ class ShardSet:
     ) -> None:
         manifest = read_manifest(shards_dir)["content"]
         if manifest["job"] != "encode_corpus":
-            raise InputError(f"{shards_dir}: written by {manifest['job']}, not by encode_corpus")
+            raise InputError(f"{shards_dir}: written by {manifest['job']}, not by encode_corpus; correct shards_dir")
         found = manifest["counts"]["tokenizer_hash"]
         if tokenizer_hash is not None and found != tokenizer_hash:
             raise InputError(
@@ -160,7 +159,7 @@ class ShardSet:
         self._starts = np.cumsum([0, *self.shard_rows])
         self._cache = cache or ShardCache()
         self._open: OrderedDict[int, Shard] = OrderedDict()
-        with ThreadPoolExecutor(_READERS) as readers:
+        with ThreadPoolExecutor(storage.READERS) as readers:
             list(readers.map(lambda name: self._check(name, verify=verify), entries))
         masking = MaskingConfig.model_validate(manifest["config"]["masking"])
         self.masker = (

@@ -53,7 +53,7 @@ def read_tokenizer(model_dir: str) -> str:
     try:
         tokenizer = Tokenizer.from_str(storage.read_bytes(file).decode())
     except Exception as error:  # tokenizers raises plain Exception
-        raise InputError(f"{file}: not a tokenizer ({error})") from None
+        raise InputError(f"{file}: not a tokenizer ({error}); name a folder that holds one") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return canonical_json(tokenizer)

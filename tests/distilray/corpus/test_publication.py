@@ -56,7 +56,7 @@ def test_the_counts_are_those_of_the_documents_published(tmp_path: Path) -> None
 
 
 def test_a_file_that_is_full_is_followed_by_another(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("distilray.corpus.publication._GROUP_ROWS", 2)
+    monkeypatch.setattr("distilray.corpus.publication._ROW_GROUP_ROWS", 2)
     done, rows = published(tmp_path, TEXTS, file_bytes=1)
     assert [entry["rows"] for entry in done.outputs.values()] == [2, 2, 2]
     assert list(done.outputs) == sorted(done.outputs)

@@ -5,7 +5,7 @@ import pytest
 
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.corpus.report import SourceReport, corpus_counts, corpus_report, report_bytes, source_reports
-from distilray.corpus.report_page import report_page, report_section
+from distilray.corpus.report_page import report_page
 
 PART: dict[str, Any] = {
     "stored_bytes": 1000, "text_bytes": 4000, "read": 10, "refused": 0, "lost_bytes": 0, "cpu_seconds": 2.0,
@@ -94,9 +94,3 @@ def test_the_page_shows_each_count_and_escapes_names() -> None:
     assert "<script>" not in page
     assert "exact_duplicate" in page
     assert "BookCorpus" in page
-
-
-def test_the_section_can_stand_in_another_page() -> None:
-    section = report_section(full(report()))
-    assert section.startswith("<section>")
-    assert "<html" not in section

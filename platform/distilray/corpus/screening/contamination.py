@@ -49,7 +49,9 @@ def read_evaluation_ngrams(paths: Sequence[str], *, ngram_words: int) -> Evaluat
         for name, ngrams in of_path:
             found.setdefault(name, []).append(ngrams)
     if len(found) > MAX_SETS:
-        raise InputError(f"decontamination.paths: {len(found)} evaluation sets, at most {MAX_SETS} can be told apart")
+        raise InputError(
+            f"decontamination.paths: {len(found)} evaluation sets, at most {MAX_SETS} can be told apart; leave some out"
+        )
     return _merged({name: np.concatenate(arrays) for name, arrays in found.items()}, ngram_words)
 
 

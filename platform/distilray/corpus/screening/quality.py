@@ -25,9 +25,9 @@ _MARKUP_PATTERNS = tuple(
 )
 
 # A separator with nothing before it, two words that need another between them, `HOLE` itself.
-_GAPS = (" ,", " ;", ",,", ";;", ",;", ";,", "“”", "“ ”", " of of ", " from to ", " between and ", "\ufffc")
-# A sign again, and the gap; a bracket that is empty, or begins or ends with nothing, is one gap.
-_GAP_PATTERNS = tuple(
+_HOLES = (" ,", " ;", ",,", ";;", ",;", ";,", "“”", "“ ”", " of of ", " from to ", " between and ", "\ufffc")
+# A sign again, and the hole; a bracket that is empty, or begins or ends with nothing, is one hole.
+_HOLE_PATTERNS = tuple(
     (sign, re.compile(pattern))
     for sign, pattern in (
         ("(", r"\((?: ?[,;:–)\]]|- ?\)| )"),
@@ -57,7 +57,7 @@ def count_holes(text: str) -> int:
     """How many places of a text show that something was cut out of a sentence."""
     if "  " in text:
         text = _SPACES.sub(" ", text)
-    found = sum(map(text.count, _GAPS)) + _count(_GAP_PATTERNS, text)
+    found = sum(map(text.count, _HOLES)) + _count(_HOLE_PATTERNS, text)
     return found + sum(
         _NEEDS_NUMBER.search(text, max(0, unit.start() - _LONGEST), unit.start()) is not None
         for unit in _UNIT.finditer(text)

@@ -1,6 +1,7 @@
 """Documents in the lines of JSON files."""
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +22,6 @@ from distilray.errors import InputError
 __all__ = ["check_file", "file_ranges", "is_input", "prose", "read_documents"]
 
 _SUFFIXES = {".jsonl", ".json", ".ndjson"}
-_MARK = b"\xef\xbb\xbf"
 _HEAD = 1 << 20
 _FIRST_LINES = 100  # a title may be missing in some
 _FIX = "write one JSON object in each line"
@@ -65,7 +65,7 @@ def read_documents(
         for line in read_lines(part, max_bytes=max_bytes):
             if line.size > max_bytes:
                 yield Quarantined(part.name, line.offset, "too_large", f"a line of {line.size:,} bytes")
-            elif line.data.strip() and line.data != _MARK:
+            elif line.data.strip() and line.data != BOM_UTF8:
                 yield _document(source, part.name, line, max_document_bytes)
     except UnreadableError as error:
         yield error.quarantined(part.name)
@@ -78,12 +78,12 @@ def _head(uri: str) -> tuple[bytes, bool]:
         for chunk in read_chunks(uri):
             head += chunk
             if len(head) >= _HEAD:
-                return bytes(head).removeprefix(_MARK), False
+                return bytes(head).removeprefix(BOM_UTF8), False
     except UnreadableError as error:
         if not head:
             raise InputError(f"{uri}: {error}") from None
-        return bytes(head).removeprefix(_MARK), False
-    return bytes(head).removeprefix(_MARK), True
+        return bytes(head).removeprefix(BOM_UTF8), False
+    return bytes(head).removeprefix(BOM_UTF8), True
 
 
 def _check_keys(source: JsonLinesSource, uri: str, lines: list[bytes]) -> None:
@@ -107,7 +107,7 @@ def _document(source: JsonLinesSource, name: str, line: Line, max_bytes: int) ->
     def refused(reason: str, detail: str) -> Quarantined:
         return Quarantined(name, line.offset, reason, detail)
 
-    data = line.data.removeprefix(_MARK) if line.offset == 0 else line.data
+    data = line.data.removeprefix(BOM_UTF8) if line.offset == 0 else line.data
     try:
         values = json.loads(data.decode())
     except UnicodeDecodeError as error:

@@ -1,6 +1,7 @@
 """Documents in plain text files: a line, a block between blank lines, or the whole file is one."""
 
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 
 from distilray.config.corpus import JsonLinesSource, ParquetSource, TextSource
@@ -19,7 +20,6 @@ from distilray.errors import InputError
 from distilray.runtime import storage
 
 _SUFFIXES = {".txt", ".text"}
-_MARK = b"\xef\xbb\xbf"
 _LOOK_BACK = 64 << 10
 
 
@@ -86,7 +86,7 @@ def _documents(
         if line.size > max_document_bytes:
             yield Quarantined(part.name, line.offset, "too_large", f"{line.size:,} bytes; raise max_document_mb")
             continue
-        data = line.data.removeprefix(_MARK) if line.offset == 0 else line.data
+        data = line.data.removeprefix(BOM_UTF8) if line.offset == 0 else line.data
         try:
             text = data.decode().strip()
         except UnicodeDecodeError as error:

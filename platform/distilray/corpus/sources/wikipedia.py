@@ -5,6 +5,7 @@ A range owns each page that begins in it, so no page is lost or read twice howev
 
 import pyexpat
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 
 from distilray.config.corpus import WikipediaSource
@@ -171,7 +172,7 @@ def _head(uri: str, stored: StoredFile, is_bz2: bool) -> bytes:
 
 def _check_root(uri: str, head: bytes) -> None:
     """Refuses what begins otherwise than a dump."""
-    if head and not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
+    if head and not head.removeprefix(BOM_UTF8).lstrip().startswith(b"<"):
         raise InputError(f"{uri}: neither XML nor bz2; give a *-pages-articles*.xml or .xml.bz2 dump")
     roots: list[str] = []
 

@@ -32,9 +32,9 @@ _LEFTOVERS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
     )
 )
 # What a hole in a sentence looks like, when white space is single spaces. Most paragraphs have none of it.
-_GAP_SIGNS = (HOLE, '""', '" "', "“”", "“ ”")
+_HOLE_SIGNS = (HOLE, '""', '" "', "“”", "“ ”")
 _NO_BEGINNING = frozenset(",;:.)]")
-_GAPS = (
+_HOLES = (
     re.compile(r"[(\[](?:[ ,;:/–—)\]-]|(?:or|and) ?\))"),
     re.compile(r"[,;:–](?: ?[,;]|[)\]])"),
     re.compile(r" [,.;:!?)\]]"),
@@ -118,15 +118,15 @@ def _repair(paragraph: str) -> str:
         if sign in paragraph:
             paragraph = pattern.sub(replacement, paragraph)
     paragraph = " ".join(paragraph.split())
-    if _has_gap(paragraph):
+    if _has_hole(paragraph):
         for pattern, replacement in _REPAIRS:
             paragraph = pattern.sub(replacement, paragraph)
     return paragraph.strip()
 
 
-def _has_gap(paragraph: str) -> bool:
+def _has_hole(paragraph: str) -> bool:
     return (
         paragraph[:1] in _NO_BEGINNING
-        or any(sign in paragraph for sign in _GAP_SIGNS)
-        or any(gap.search(paragraph) for gap in _GAPS)
+        or any(sign in paragraph for sign in _HOLE_SIGNS)
+        or any(hole.search(paragraph) for hole in _HOLES)
     )

@@ -33,7 +33,7 @@ class _Open:
     """A construct that is open: the words around it, and what is known of it."""
 
     outer: list[str]
-    name: str | None = None  # target of a link, tag, address of an external link
+    name: str | None = None  # target of a link, tag, address of an external link, name of an argument of the page
     rule: Rule | None = None
     is_bare: bool = False  # an address without brackets
     values: dict[str, str] = field(default_factory=dict)
@@ -135,7 +135,7 @@ def _address(reader: _Reader, token: Any) -> None:
     reader.opened[-1].is_bare = not token.get("brackets")
 
 
-def _address_separator(reader: _Reader, token: Any) -> None:
+def _take_name(reader: _Reader, token: Any) -> None:
     reader.opened[-1].name = reader.taken()
 
 
@@ -261,10 +261,10 @@ _STEPS: dict[type, Callable[[_Reader, Any], None]] = {
     kinds.WikilinkSeparator: _link_separator,
     kinds.WikilinkClose: _link_close,
     kinds.ExternalLinkOpen: _address,
-    kinds.ExternalLinkSeparator: _address_separator,
+    kinds.ExternalLinkSeparator: _take_name,
     kinds.ExternalLinkClose: _show_after_separator,
     kinds.ArgumentOpen: _open,
-    kinds.ArgumentSeparator: _address_separator,
+    kinds.ArgumentSeparator: _take_name,
     kinds.ArgumentClose: _show_after_separator,
     kinds.HeadingStart: _heading,
     kinds.HTMLEntityStart: _entity,

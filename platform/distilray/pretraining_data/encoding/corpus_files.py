@@ -41,7 +41,7 @@ class Corpus:
         """
         content = read_manifest(folder)["content"]
         if content["job"] != "build_corpus":
-            raise InputError(f"{folder}: written by {content['job']}, not by build_corpus")
+            raise InputError(f"{folder}: written by {content['job']}, not by build_corpus; correct corpus_dir")
         outputs = dict(sorted(content["outputs"].items()))
         files = {name: entry["rows"] for name, entry in outputs.items()}
         if not sum(files.values()):

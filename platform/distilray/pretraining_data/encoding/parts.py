@@ -12,6 +12,7 @@ from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.pretraining_data.encoding.corpus_files import Corpus, read_sentences
 from distilray.pretraining_data.encoding.drafts import DraftSet
 from distilray.pretraining_data.encoding.token_documents import tokenise
+from distilray.pretraining_data.shards import SHARDS_FOLDER
 from distilray.pretraining_data.tokenizer import vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.marks import Marks
@@ -55,7 +56,7 @@ class Ledger(Marks):
     def begin(self) -> None:
         """Makes the folders."""
         work = [f"work/{name}" for name in (*SPLITS, "counts")]
-        self.make_folders(*work, "ledger/parts", "ledger/groups", "shards")
+        self.make_folders(*work, "ledger/parts", "ledger/groups", SHARDS_FOLDER)
 
 
 def splits_of(config: EncodeCorpusConfig) -> tuple[str, ...]:

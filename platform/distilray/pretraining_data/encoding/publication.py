@@ -17,7 +17,6 @@ from distilray.pretraining_data.encoding.parts import Ledger
 from distilray.pretraining_data.shards import SHARDS_FOLDER, write_shard
 from distilray.runtime import storage
 
-_READERS = 16
 _GROUP_ROWS = 200_000  # examples that one task publishes, at least one shard
 
 
@@ -28,13 +27,13 @@ class Buckets:
     Attributes:
         parts: numbers of the parts.
         rows: (parts, buckets) drafts.
-        ends: (parts, buckets + 1) where the bytes of each bucket begin in the file of a part, and the last ones end.
+        edges: (parts, buckets + 1) where the bytes of each bucket begin in the file of a part, and the last ones end.
     """
 
     split: str
     parts: Int64Array
     rows: Int64Array
-    ends: Int64Array
+    edges: Int64Array
 
     @classmethod
     def of(cls, split: str, facts: Iterator[Mapping[str, Any]]) -> "Buckets":
@@ -55,11 +54,11 @@ class Buckets:
         """The drafts of a bucket from all parts, in the global order."""
 
         def read_part(index: int) -> bytes:
-            start, stop = self.ends[index, bucket : bucket + 2].tolist()
+            start, stop = self.edges[index, bucket : bucket + 2].tolist()
             uri = ledger.drafts_file(self.split, int(self.parts[index]))
             return storage.read_range(uri, start, stop)
 
-        with ThreadPoolExecutor(_READERS) as readers:
+        with ThreadPoolExecutor(storage.READERS) as readers:
             filled = np.flatnonzero(self.rows[:, bucket]).tolist()
             return read_drafts(list(readers.map(read_part, filled)))
 

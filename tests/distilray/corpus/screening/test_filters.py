@@ -72,7 +72,7 @@ def test_a_line_repeats_another_whatever_its_case() -> None:
 
 
 @given(st.lists(st.text(), max_size=4), st.floats(0, 1))
-def test_letters_are_counted_among_all_signs_but_white_space(sentences: list[str], bound: float) -> None:
+def test_letters_are_counted_among_all_characters_but_white_space(sentences: list[str], bound: float) -> None:
     signs = [sign for sentence in sentences for sign in sentence if not sign.isspace()]
     fraction = sum(map(str.isalpha, signs)) / len(signs) if signs else 0.0
     dropped = text_drop_reason(sentences, OFF.model_copy(update={"min_letter_fraction": bound}))

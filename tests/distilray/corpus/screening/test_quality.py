@@ -21,7 +21,7 @@ def test_markup_is_residue(piece: str) -> None:
      "and the, it", "(a, )", "( a)",
      "a ; b", "a,, b", '"" a', "from to 1990", "between and", "the height of of it", "the \ufffc"],
 )  # fmt: skip
-def test_a_gap_is_a_hole(piece: str) -> None:
+def test_a_place_where_words_are_missing_is_a_hole(piece: str) -> None:
     assert count_holes(f"The dog {piece} ran.") == 1
 
 
@@ -45,5 +45,5 @@ def test_a_rate_is_by_thousand_words() -> None:
         "a < b",
     ],
 )
-def test_words_of_good_prose_are_no_piece_and_no_gap(text: str) -> None:
+def test_words_of_good_prose_are_no_piece_and_no_hole(text: str) -> None:
     assert (count_residue(text), count_holes(text)) == (0, 0)
