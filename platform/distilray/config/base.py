@@ -68,7 +68,15 @@ class JobConfig(Config):
     """What every job's recipe holds."""
 
     run_dir: Place = Field(description="the folder (path or URI) that the run writes")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
-        default=56, description="of all that is drawn; a job that draws nothing does not use it"
-    )
+
+
+class SeededConfig(JobConfig):
+    """What the recipe of a job that draws at random holds besides."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(default=56, description="of all that is drawn")
+
+
+class RayJobConfig(JobConfig):
+    """What the recipe of a job that runs on Ray holds besides."""
+
     ray: RayConfig = RayConfig()

@@ -4,14 +4,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Count, Fraction, JobConfig, Place
+from distilray.config.base import Count, Fraction, Place, SeededConfig
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
 # How StereoSet's candidates are scored; see `evaluation/bias/stereoset.py`.
 Scoring = Literal["left_to_right", "official"]
 
 
-class EvaluateBiasConfig(JobConfig):
+class EvaluateBiasConfig(SeededConfig):
     """Recipe of `jobs.evaluate_bias`."""
 
     models: Annotated[dict[Name, Place], Field(min_length=1)] = Field(

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, Fraction, JobConfig
+from distilray.config.base import Config, Count, Fraction, RayJobConfig
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 Path = Annotated[
@@ -138,7 +138,7 @@ class FaultsConfig(Config):
     )
 
 
-class BuildCorpusConfig(JobConfig):
+class BuildCorpusConfig(RayJobConfig):
     """Recipe of `jobs.build_corpus`."""
 
     sources: Annotated[list[Source], Field(min_length=1)]

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, Fraction, JobConfig, NotNegative, Place, Positive
+from distilray.config.base import Config, Count, Fraction, NotNegative, Place, Positive, RayJobConfig, SeededConfig
 from distilray.config.pretraining_data import CacheConfig
 
 Layer = Annotated[int, Field(ge=-1)]
@@ -170,7 +170,7 @@ class EstimateConfig(Config):
     price_per_hour: Positive | None = Field(default=None, description="of one worker, in any currency")
 
 
-class TrainingConfig(JobConfig):
+class TrainingConfig(SeededConfig, RayJobConfig):
     """What both training jobs share."""
 
     shards_dir: Place = Field(description="run folder of jobs.encode_corpus")
@@ -242,7 +242,7 @@ class CacheTeacherScaling(Config):
     cpus_per_task: Count = Field(default=4, description="of a task without a GPU; one with a GPU has one CPU")
 
 
-class CacheTeacherConfig(JobConfig):
+class CacheTeacherConfig(RayJobConfig):
     """Recipe of `jobs.cache_teacher`."""
 
     shards_dir: Place = Field(description="run folder of jobs.encode_corpus, with masks that are drawn once")

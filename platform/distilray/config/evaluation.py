@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Count, JobConfig, Place
+from distilray.config.base import Count, JobConfig, Place, RayJobConfig, SeededConfig
 from distilray.config.fill_mask.azure import translate_azure
 from distilray.config.fill_mask.settings import (
     CausalConfig,
@@ -19,7 +19,7 @@ from distilray.config.pretraining_data import CacheConfig
 Rows = Annotated[int, Field(ge=2, le=1_000_000)]
 
 
-class EvaluateFillMaskConfig(JobConfig):
+class EvaluateFillMaskConfig(SeededConfig, RayJobConfig):
     """Recipe of `jobs.evaluate_fill_mask`: on held-out shards, or on data in files."""
 
     shards_dir: Place | None = Field(
@@ -59,7 +59,7 @@ class EvaluateFillMaskConfig(JobConfig):
         return self
 
 
-class BuildFollowsConfig(JobConfig):
+class BuildFollowsConfig(SeededConfig):
     """Recipe of `jobs.build_follows`."""
 
     corpus_dir: Place = Field(description="run folder of jobs.build_corpus")

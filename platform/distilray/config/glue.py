@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, Fraction, JobConfig, NotNegative, Place, Positive
+from distilray.config.base import Config, Count, Fraction, NotNegative, Place, Positive, RayJobConfig, SeededConfig
 
 TaskName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "follows"]
 Method = Literal["grid", "random", "tpe"]
@@ -92,7 +92,7 @@ class TaskDistillationConfig(Config):
     alpha: Fraction = Field(default=0.5, description="share of the teacher's part in the loss")
 
 
-class GlueConfig(JobConfig):
+class GlueConfig(SeededConfig, RayJobConfig):
     """What both jobs on GLUE read."""
 
     model_dir: Place = Field(description="run or model folder, URI of one, or hub:OWNER/NAME; BERT or DistilBERT")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, Fraction, JobConfig, Place, Positive
+from distilray.config.base import Config, Count, Fraction, Place, Positive, RayJobConfig, SeededConfig
 
 Mode = Literal["card", "paper"]
 
@@ -32,7 +32,7 @@ class CacheConfig(Config):
     )
 
 
-class TrainTokenizerConfig(JobConfig):
+class TrainTokenizerConfig(SeededConfig):
     """Recipe of `jobs.train_tokenizer`."""
 
     corpus_dir: Place | None = Field(default=None, description="run folder of jobs.build_corpus")
@@ -76,7 +76,7 @@ class MaskingConfig(Config):
         return self
 
 
-class EncodeCorpusConfig(JobConfig):
+class EncodeCorpusConfig(SeededConfig, RayJobConfig):
     """Recipe of `jobs.encode_corpus`."""
 
     corpus_dir: Place = Field(description="run folder of jobs.build_corpus")

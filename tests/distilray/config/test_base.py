@@ -4,7 +4,7 @@ from typing import ClassVar
 import pytest
 from pydantic import ValidationError
 
-from distilray.config.base import Config, JobConfig, RayConfig
+from distilray.config.base import Config, RayConfig, RayJobConfig, SeededConfig
 
 
 class Model(Config):
@@ -16,7 +16,7 @@ class Pace(Config):
     log_every_s: float = 5.0
 
 
-class Recipe(JobConfig):
+class Recipe(SeededConfig, RayJobConfig):
     model: Model = Model()
     pace: Pace = Pace()
     parts: tuple[Model, ...] = ()

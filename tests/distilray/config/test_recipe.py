@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from distilray.config.base import Config, JobConfig
+from distilray.config.base import Config, SeededConfig
 from distilray.config.recipe import MAX_RECIPE_BYTES, RecipeError, load_recipe
 
 
@@ -28,7 +28,7 @@ class Table(Config):
     column: str
 
 
-class Recipe(JobConfig):
+class Recipe(SeededConfig):
     optimiser: Optimiser = Optimiser()
     sources: tuple[Source, ...] = ()
     inputs: tuple[Annotated[Folder | Table, Field(discriminator="kind")], ...] = ()

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from distilray.config.base import JobConfig
+from distilray.config.base import SeededConfig
 from distilray.errors import DataQualityError, InputError
 from distilray.runtime import storage
 from distilray.runtime.job import Job, Outcome
 from distilray.runtime.run_folder import RunFolder, read_manifest
 
 
-class CountWords(JobConfig):
+class CountWords(SeededConfig):
     text: str
     least: int = 1
 
@@ -188,7 +188,7 @@ def test_help_tells_the_command_and_the_exit_codes(capsys: Captured) -> None:
 
 SCRIPT = """
 import sys
-from distilray.config.base import JobConfig
+from distilray.config.base import SeededConfig
 from distilray.runtime.job import Job, Outcome
 
 def work(config, folder):
@@ -198,7 +198,7 @@ def work(config, folder):
         print("a line")
     return Outcome("done")
 
-sys.exit(Job("x", JobConfig, lambda c: {}, lambda c: {}, work).main())
+sys.exit(Job("x", SeededConfig, lambda c: {}, lambda c: {}, work).main())
 """
 
 

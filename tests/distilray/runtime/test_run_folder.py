@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import Field
 
-from distilray.config.base import Config, JobConfig, RayConfig
+from distilray.config.base import Config, RayConfig, RayJobConfig, SeededConfig
 from distilray.errors import InputError
 from distilray.runtime import run_folder, storage
 from distilray.runtime.run_folder import RunFolder, describe_input, read_manifest
@@ -19,7 +19,7 @@ class Model(Config):
     dropout: Annotated[float, Field(ge=0)] = 1e-05
 
 
-class Recipe(JobConfig):
+class Recipe(SeededConfig, RayJobConfig):
     model: Model = Model()
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, Fraction, JobConfig, NotNegative, Place
+from distilray.config.base import Config, Count, Fraction, NotNegative, Place, SeededConfig
 from distilray.config.pretraining_data import CacheConfig
 
 Variant = Literal["onnx", "onnx-int8", "bf16"]
@@ -43,7 +43,7 @@ class PushConfig(Config):
     private: bool = Field(default=True, description="of a repository that is made for it")
 
 
-class ExportModelConfig(JobConfig):
+class ExportModelConfig(SeededConfig):
     """Recipe of `jobs.export_model`."""
 
     model_dir: Place = Field(description="run or model folder, URI of one, or hub:OWNER/NAME")

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from distilray.config.base import Config, Count, Fraction, JobConfig, NotNegative, Place, Positive
+from distilray.config.base import Config, Count, Fraction, NotNegative, Place, Positive, SeededConfig
 from distilray.config.distillation import EstimateConfig
 
 Amount = Annotated[int, Field(ge=0)]
@@ -103,7 +103,7 @@ class RateConfig(EstimateConfig):
     identity: ClassVar[bool] = True  # here it decides the result
 
 
-class PlanConfig(JobConfig):
+class PlanConfig(SeededConfig):
     """Recipe of `jobs.plan`."""
 
     stations: StationsConfig

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from distilray.config.base import JobConfig, RayConfig
+from distilray.config.base import JobConfig, RayConfig, RayJobConfig
 from distilray.errors import InputError
 from distilray.operations.doctor import cluster as clusters
 from distilray.operations.doctor.machine.environment import Orphan
@@ -71,4 +71,4 @@ class Subject:
     @property
     def ray(self) -> RayConfig:
         """The local Ray that a job would start."""
-        return self.config.ray if self.config else RayConfig()
+        return self.config.ray if isinstance(self.config, RayJobConfig) else RayConfig()

@@ -2,17 +2,19 @@ import re
 
 import pytest
 
-from distilray.config.base import JobConfig
+from distilray.config.base import JobConfig, SeededConfig
 from distilray.errors import InputError
 from distilray.operations.submission.attempts import ID, Step, check_writers, decide, submission_id
 from tests.distilray.operations.submission.scripted_cluster import job
 
 BASE = "distill-0123456789ab"
-CONFIG = JobConfig(run_dir="/mnt/run")
+CONFIG = SeededConfig(run_dir="/mnt/run")
 
 
 def test_the_same_command_has_the_same_id():
-    assert submission_id("distill", CONFIG, ["a=1"]) == submission_id("distill", JobConfig(run_dir="/mnt/run"), ["a=1"])
+    assert submission_id("distill", CONFIG, ["a=1"]) == submission_id(
+        "distill", SeededConfig(run_dir="/mnt/run"), ["a=1"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -20,7 +22,7 @@ def test_the_same_command_has_the_same_id():
     [
         ("encode_corpus", CONFIG, ["a=1"]),
         ("distill", JobConfig(run_dir="/mnt/other"), ["a=1"]),
-        ("distill", JobConfig(run_dir="/mnt/run", seed=1), ["a=1"]),
+        ("distill", SeededConfig(run_dir="/mnt/run", seed=1), ["a=1"]),
         ("distill", CONFIG, ["a=2"]),
     ],
     ids=["job", "run folder", "another value", "arguments"],

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from distilray.config.base import JobConfig
+from distilray.config.base import SeededConfig
 from distilray.errors import InputError
 from distilray.operations.submission.cluster import DriverResources
 from distilray.operations.submission.request import build_request, runtime_env
@@ -20,7 +20,7 @@ def root(tmp_path: Path) -> Path:
 
 def request_of(root, *overrides, recipe="recipe.yaml"):
     return build_request(
-        "distill", JobConfig, str(root / recipe), overrides, root=root, driver=DriverResources(num_gpus=1)
+        "distill", SeededConfig, str(root / recipe), overrides, root=root, driver=DriverResources(num_gpus=1)
     )
 
 
@@ -34,7 +34,7 @@ def test_the_entrypoint_is_the_command_of_the_job_from_the_root_of_the_upload(ro
 
 def test_the_same_command_from_another_folder_is_the_same(root, monkeypatch):
     monkeypatch.chdir(root / "jobs")
-    from_inside = build_request("distill", JobConfig, "../recipe.yaml", [], root=root, driver=DriverResources())
+    from_inside = build_request("distill", SeededConfig, "../recipe.yaml", [], root=root, driver=DriverResources())
     assert from_inside.id == request_of(root).id
     assert from_inside.recipe == "recipe.yaml"
 
