@@ -1,5 +1,6 @@
-"""What every test may use: a Ray of its own, free ports, a clean copy of the repository."""
+"""What every test may use: a local Ray, free ports, a clean copy of the repository; and the order of the tests."""
 
+import contextlib
 import os
 import random
 import secrets
@@ -27,6 +28,43 @@ for name in ("RAY_ADDRESS", "RAY_JOB_ID", "RAY_AUTH_TOKEN_PATH", "PYTHONDONTWRIT
     os.environ.pop(name, None)
 
 
+# Files whose slow tests take a minute or more, the longest first. The others come after them, so that no process is
+# left with a long one at the end.
+LONG = (
+    "faults/test_training.py",
+    "line/test_quickstart.py",
+    "faults/test_machines.py",
+    "line/test_submit.py",
+    "line/test_ray_up.py",
+    "line/test_shell_blocks.py",
+    "security/test_local_service.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # xdist would begin with the files that have the most tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that begin without the local Ray and then use it come first, then those that use it alone, then the others."""
+    by_file: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        by_file.setdefault(item.path, []).append(item)
+    ranks = {ROOT / "tests" / name: 2 + place for place, name in enumerate(LONG)}
+
+    def rank(file: Path) -> int:
+        tests = [item for item in by_file[file] if item.get_closest_marker("slow")]
+        users = [wants(item, "local_ray") and not wants(item, "no_ray") for item in tests]
+        return int(all(users)) if any(wants(item, "local_ray") for item in tests) else ranks.get(file, 2 + len(LONG))
+
+    items[:] = [item for file in sorted(by_file, key=rank) for item in by_file[file]]
+
+
+def wants(item: pytest.Item, fixture: str) -> bool:
+    """Whether a test uses a fixture."""
+    return fixture in getattr(item, "fixturenames", ())
+
+
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
     """Gives a free TCP port at each call, never the same twice.
@@ -48,14 +86,36 @@ def free_port() -> Callable[[], int]:
     return take
 
 
+@pytest.fixture(scope="session")
+def kept_ray() -> Iterator[contextlib.ExitStack]:
+    """Holds the local Ray that modules hand on to each other."""
+    with contextlib.ExitStack() as kept:
+        yield kept
+
+
 @pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """A local Ray with two CPUs for the tests of one module."""
+def no_ray(kept_ray: contextlib.ExitStack) -> None:
+    """No local Ray of a module before, in which a job would run unasked."""
+    kept_ray.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray_of_all_tests_or_none(request: pytest.FixtureRequest) -> None:
+    tests = (test for test in request.session.items if test.getparent(pytest.Module) is request.node)
+    if not all(wants(test, "local_ray") for test in tests):
+        request.getfixturevalue("no_ray")
+
+
+@pytest.fixture(scope="module")
+def local_ray(kept_ray: contextlib.ExitStack) -> None:
+    """A local Ray with two CPUs, with which the next module goes on: its start and its first workers take seconds."""
+    import ray
+
     from distilray.config.base import RayConfig
     from distilray.runtime.session import ray_session
 
-    with ray_session(RayConfig(num_cpus=2)):
-        yield
+    if not ray.is_initialized():
+        kept_ray.enter_context(ray_session(RayConfig(num_cpus=2)))
 
 
 @pytest.fixture(scope="session")

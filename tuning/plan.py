@@ -59,7 +59,7 @@ def need_of_search(config: SearchGlueConfig, tasks: Iterable[TaskName]) -> Need:
         model = load_classifier(local_model(config.model_dir), TASKS[task], seed=config.seed)
         length = max(lengths(config, task))
         if padded_width(length) > (most := model.config.max_position_embeddings):
-            raise InputError(f"max_length: {length} tokens for {task}, {config.model_dir} reads {most}")
+            raise InputError(f"max_length: {length} tokens for {task}, {config.model_dir} reads {most}; lower it")
         batch_size = int(extremes(config, task, "batch_size")[1])
         needs.append(need_of(config.trial, ModelShape.of(model), batch_size=batch_size, max_length=length))
     return max(needs, key=lambda need: need.memory)

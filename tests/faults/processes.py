@@ -1,4 +1,4 @@
-"""Jobs as processes of their own, and the processes that a job starts, to be killed."""
+"""Jobs as processes of their own, and the processes that a job starts, to be killed. Workers import it soon."""
 
 import os
 import signal
@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 LIMIT_S = 240
 
@@ -90,3 +91,11 @@ def eventually(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def note_where(item: dict[str, Any]) -> dict[str, Any]:
+    """A task that tells its machine after a while."""
+    import ray
+
+    time.sleep(0.5)
+    return {"number": item["number"], "node": ray.get_runtime_context().get_node_id()}

@@ -48,6 +48,27 @@ def content_hash(folder: Path) -> str:
     return json.loads((folder / "run/manifest.json").read_text())["content_hash"]
 
 
+def test_an_object_store_gives_and_takes_what_a_disk_does(tmp_path: Path, bucket: str) -> None:
+    dump = tmp_path / "raw/wiki-multistream.xml.bz2"
+    dump.parent.mkdir()
+    write_multistream(dump, 1)
+    target, _ = fs.FileSystem.from_uri(bucket)
+    for file in dump.parent.iterdir():
+        with target.open_output_stream(f"data/raw/{file.name}", compression=None) as stream:
+            stream.write(file.read_bytes())
+    few = {"part_mb": 0.5, "file_mb": 1}
+    near = write_recipe(tmp_path / "near", str(dump), **few)
+    far = write_recipe(tmp_path / "far", f"{bucket}/raw/*.xml.bz2", **few, run_dir=f"{bucket}/run")
+    with ray_session(RayConfig(num_cpus=2)):
+        for recipe in (near, far):
+            assert build_corpus.main(["--recipe", str(recipe)]) == 0
+    with target.open_input_stream("data/run/manifest.json") as stream:
+        found = json.loads(stream.read())["content"]["outputs"]
+    outputs = json.loads((tmp_path / "near/run/manifest.json").read_text())["content"]["outputs"]
+    assert len(outputs) > 1
+    assert found == outputs
+
+
 @dataclass(frozen=True)
 class Killed:
     """A run that was killed three times, and the marks of its parts at the first time."""
@@ -75,7 +96,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, root: Path, dump: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory, dump: Path, killed: Killed) -> dict[str, Path]:
+def ended(tmp_path_factory: pytest.TempPathFactory, dump: Path, killed: Killed, local_ray: None) -> dict[str, Path]:
     """An undisturbed run, and the killed one run again: as it is, and as if the kill had come before a mark."""
     folder = tmp_path_factory.mktemp("ended")
     for name in ("after the mark", "before the mark"):
@@ -83,9 +104,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory, dump: Path, killed: Killed) 
     for mark in (folder / "before the mark/run/ledger/files").iterdir():
         mark.unlink()
     runs = {name: folder / name for name in ("undisturbed", "after the mark", "before the mark")}
-    with ray_session(RayConfig(num_cpus=2)):
-        for run in runs.values():
-            assert build_corpus.main(["--recipe", str(write_recipe(run, str(dump)))]) == 0
+    for run in runs.values():
+        assert build_corpus.main(["--recipe", str(write_recipe(run, str(dump)))]) == 0
     return runs
 
 
@@ -99,27 +119,6 @@ def test_after_a_killed_driver_only_unfinished_parts_are_read(ended: dict[str, P
 def test_a_run_whose_worker_and_drivers_were_killed_ends_the_same(ended: dict[str, Path], name: str) -> None:
     """The last kill came between a published file and its mark, or after it."""
     assert content_hash(ended[name]) == content_hash(ended["undisturbed"])
-
-
-def test_an_object_store_gives_and_takes_what_a_disk_does(tmp_path: Path, bucket: str) -> None:
-    dump = tmp_path / "raw/wiki-multistream.xml.bz2"
-    dump.parent.mkdir()
-    write_multistream(dump, 1)
-    target, _ = fs.FileSystem.from_uri(bucket)
-    for file in dump.parent.iterdir():
-        with target.open_output_stream(f"data/raw/{file.name}", compression=None) as stream:
-            stream.write(file.read_bytes())
-    few = {"part_mb": 0.5, "file_mb": 1}
-    near = write_recipe(tmp_path / "near", str(dump), **few)
-    far = write_recipe(tmp_path / "far", f"{bucket}/raw/*.xml.bz2", **few, run_dir=f"{bucket}/run")
-    with ray_session(RayConfig(num_cpus=2)):
-        for recipe in (near, far):
-            assert build_corpus.main(["--recipe", str(recipe)]) == 0
-    with target.open_input_stream("data/run/manifest.json") as stream:
-        found = json.loads(stream.read())["content"]["outputs"]
-    outputs = json.loads((tmp_path / "near/run/manifest.json").read_text())["content"]["outputs"]
-    assert len(outputs) > 1
-    assert found == outputs
 
 
 MEASURED = """

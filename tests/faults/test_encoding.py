@@ -15,10 +15,8 @@ import pytest
 import yaml
 from pyarrow import fs
 
-from distilray.config.base import RayConfig
 from distilray.errors import InputError
 from distilray.runtime.run_folder import RunFolder
-from distilray.runtime.session import ray_session
 from jobs import encode_corpus
 from tests.distilray.tiny_line import encode_config, encode_in_process, write_corpus, write_tokenizer
 from tests.faults.processes import LIMIT_S, kill, start, wait_for, workers
@@ -50,59 +48,6 @@ def marks(folder: Path, stage: str = "parts") -> dict[str, int]:
 
 def content_hash(folder: Path) -> str:
     return str(json.loads((folder / "run/manifest.json").read_text())["content_hash"])
-
-
-@dataclass(frozen=True)
-class Killed:
-    """A run that was killed three times, and the marks of its parts at the first time."""
-
-    folder: Path
-    done: dict[str, int]
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, root: Path, inputs: dict[str, str]) -> Killed:
-    """The driver is killed while it encodes; of the same command again a worker, and the driver while it publishes."""
-    folder = tmp_path_factory.mktemp("killed")
-    recipe = write_recipe(folder, inputs)
-    first = start(root, "encode_corpus", recipe)
-    wait_for(lambda: len(marks(folder)) >= 4, first)
-    kill(first)
-    done = marks(folder)
-    second = start(root, "encode_corpus", recipe)
-    wait_for(lambda: len(marks(folder)) > len(done) and bool(workers(second.pid)), second)
-    os.kill(workers(second.pid)[0], signal.SIGKILL)
-    wait_for(lambda: bool(marks(folder, "groups")), second)
-    kill(second)
-    assert not (folder / "run/manifest.json").exists()
-    return Killed(folder, done)
-
-
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, str], killed: Killed) -> dict[str, Path]:
-    """An undisturbed run, and the killed one run again: as it is, and as if the kill had come before a mark."""
-    folder = tmp_path_factory.mktemp("ended")
-    for name in ("after the mark", "before the mark"):
-        shutil.copytree(killed.folder / "run", folder / name / "run")
-    for mark in (folder / "before the mark/run/ledger/groups").iterdir():
-        mark.unlink()
-    runs = {name: folder / name for name in ("undisturbed", "after the mark", "before the mark")}
-    with ray_session(RayConfig(num_cpus=2)):
-        for run in runs.values():
-            assert encode_corpus.main(["--recipe", str(write_recipe(run, inputs))]) == 0
-    return runs
-
-
-def test_after_a_killed_driver_only_unfinished_parts_are_encoded(ended: dict[str, Path], killed: Killed) -> None:
-    assert 4 <= len(killed.done) < FILES
-    found = marks(ended["after the mark"])
-    assert {name: time for name, time in found.items() if name in killed.done} == killed.done
-
-
-@pytest.mark.parametrize("name", ["after the mark", "before the mark"])
-def test_a_run_whose_worker_and_drivers_were_killed_ends_the_same(ended: dict[str, Path], name: str) -> None:
-    """The last kill came between a shard and the mark of its group, or after it."""
-    assert content_hash(ended[name]) == content_hash(ended["undisturbed"])
 
 
 def encode(folder: str, inputs: dict[str, str]) -> dict[str, Any]:
@@ -139,6 +84,60 @@ def test_a_full_disk_is_one_line_and_what_was_done_is_used_by_the_next_run(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list((tmp_path / "run/shards").iterdir())
     assert encode(str(tmp_path / "run"), small) == encode(str(tmp_path / "other"), small)
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A run that was killed three times, and the marks of its parts at the first time."""
+
+    folder: Path
+    done: dict[str, int]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, root: Path, inputs: dict[str, str]) -> Killed:
+    """The driver is killed while it encodes; of the same command again a worker, and the driver while it publishes."""
+    folder = tmp_path_factory.mktemp("killed")
+    recipe = write_recipe(folder, inputs)
+    first = start(root, "encode_corpus", recipe)
+    wait_for(lambda: len(marks(folder)) >= 4, first)
+    kill(first)
+    done = marks(folder)
+    second = start(root, "encode_corpus", recipe)
+    wait_for(lambda: len(marks(folder)) > len(done) and bool(workers(second.pid)), second)
+    os.kill(workers(second.pid)[0], signal.SIGKILL)
+    wait_for(lambda: bool(marks(folder, "groups")), second)
+    kill(second)
+    assert not (folder / "run/manifest.json").exists()
+    return Killed(folder, done)
+
+
+@pytest.fixture(scope="module")
+def ended(
+    tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, str], killed: Killed, local_ray: None
+) -> dict[str, Path]:
+    """An undisturbed run, and the killed one run again: as it is, and as if the kill had come before a mark."""
+    folder = tmp_path_factory.mktemp("ended")
+    for name in ("after the mark", "before the mark"):
+        shutil.copytree(killed.folder / "run", folder / name / "run")
+    for mark in (folder / "before the mark/run/ledger/groups").iterdir():
+        mark.unlink()
+    runs = {name: folder / name for name in ("undisturbed", "after the mark", "before the mark")}
+    for run in runs.values():
+        assert encode_corpus.main(["--recipe", str(write_recipe(run, inputs))]) == 0
+    return runs
+
+
+def test_after_a_killed_driver_only_unfinished_parts_are_encoded(ended: dict[str, Path], killed: Killed) -> None:
+    assert 4 <= len(killed.done) < FILES
+    found = marks(ended["after the mark"])
+    assert {name: time for name, time in found.items() if name in killed.done} == killed.done
+
+
+@pytest.mark.parametrize("name", ["after the mark", "before the mark"])
+def test_a_run_whose_worker_and_drivers_were_killed_ends_the_same(ended: dict[str, Path], name: str) -> None:
+    """The last kill came between a shard and the mark of its group, or after it."""
+    assert content_hash(ended[name]) == content_hash(ended["undisturbed"])
 
 
 MEASURED = """

@@ -65,7 +65,7 @@ def without_times(found):
     return json.loads(json.dumps(found), object_hook=lambda values: {k: v for k, v in values.items() if k != "seconds"})
 
 
-def test_a_killed_driver_run_again_ends_as_if_nothing_had_happened(root, recipe, tmp_path):
+def test_a_killed_driver_run_again_ends_as_if_nothing_had_happened(root, recipe, tmp_path, local_ray):
     run_dir = tmp_path / "run"
     process = start(root, "evaluate_glue", recipe)
     wait_for(lambda: any(run_dir.glob("units/*/result.json")), process)

@@ -48,7 +48,7 @@ class Searched:
 
 
 @pytest.fixture(scope="module")
-def searched(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+def searched(root: Path, tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Searched:
     folder = tmp_path_factory.mktemp("search")
     write_model(folder)
     write_follows(folder / "glue")
@@ -74,8 +74,8 @@ def searched(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Searched:
 
 
 def recipe_values(folder: Path) -> dict[str, Any]:
-    """One trial at a time, so that the order is that of the grid."""
-    found = values(folder, space={"learning_rate": {"choice": RATES}}, ray={"num_cpus": 1})
+    """A trial takes both CPUs, so that the order is that of the grid."""
+    found = values(folder, space={"learning_rate": {"choice": RATES}}, trial={"cpus": 2, "gpus": 0})
     return {**found, "fine_tuning": {**found["fine_tuning"], "epochs": EPOCHS, "warmup_fraction": 0.0}}
 
 

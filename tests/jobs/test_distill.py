@@ -82,7 +82,9 @@ def test_shards_of_another_tokenizer_are_one_line_that_says_so(work, tmp_path, c
         ("losses={alpha_ce: 0, alpha_mlm: 0, alpha_cos: 0}", "nothing would be learnt"),
         ("losses.temperature=0", "losses.temperature"),
         ("losses.alfa_ce=1", "did you mean 'alpha_ce'"),
-        ("dropout=2", "dropout"),
+        ("dropout=1", "dropout"),
+        ("optimizer.betas=[0.9, 1]", "optimizer.betas.1"),
+        ("student={initialisation: random, fold_segment_a: true}", "fold_segment_a: a random student"),
         ("scaling.num_workers=0", "scaling.num_workers"),
     ],
 )

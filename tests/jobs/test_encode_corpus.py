@@ -72,13 +72,17 @@ def test_a_bad_value_is_one_line_that_names_the_key(recipe, capfd, override, rea
     assert reason in refusal(capfd, recipe, override)
 
 
+def test_a_key_of_pairs_is_refused_where_there_are_none(recipe, capfd):
+    assert "single_segment: mode 'paper' has no pairs" in refusal(capfd, recipe, "mode=paper", "single_segment=drop")
+
+
 def test_a_dry_run_refuses_what_the_run_would_refuse(recipe, tmp_path, capfd):
     write_corpus(tmp_path / "single", 1, files=1)
     assert "1 document(s)" in refusal(capfd, recipe, f"corpus_dir={tmp_path}/single", "heldout_fraction=0", "--dry-run")
 
 
 @pytest.mark.slow
-def test_a_corpus_of_one_document_is_one_line_that_says_why(recipe, tmp_path, capfd):
+def test_a_corpus_of_one_document_is_one_line_that_says_why(recipe, tmp_path, capfd, local_ray):
     write_corpus(tmp_path / "single", 1, files=1)
     line = refusal(capfd, recipe, f"corpus_dir={tmp_path}/single", "heldout_fraction=0")
     assert f"{tmp_path}/single: 1 document(s) in split 'train'" in line

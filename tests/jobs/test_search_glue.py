@@ -93,7 +93,7 @@ def test_no_test_file_is_opened(work, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_tasks_are_searched_at_the_same_time_and_the_best_settings_are_a_recipe(work, tmp_path, capfd):
+def test_two_tasks_are_searched_at_the_same_time_and_the_best_settings_are_a_recipe(work, tmp_path, capfd, local_ray):
     # Three trials of two points: one of them is named twice.
     space = {"learning_rate": {"choice": [1e-3, 3e-3]}}
     changes = {"method": "tpe", "num_trials": 3, "space": space, "per_task": {"wnli": {"seeds": [3]}}}

@@ -28,9 +28,9 @@ ELSEWHERE = {
     "ray dashboard": "tests/line/test_ray_up.py",
     "ray exec": "tests/line/test_ray_up.py",
     "ray down": "tests/line/test_ray_up.py",
-    "ray job submit": "tests/line/test_ray_job_submit.py",
+    "ray job submit": "tests/line/test_submit.py",
     "python -m jobs.submit": "tests/line/test_submit.py",
-    "python -m jobs.doctor --address": "tests/jobs/test_doctor.py",
+    "python -m jobs.doctor --address": "tests/line/test_submit.py",
     "serve deploy": "tests/faults/test_serving.py, by the same call of Ray",
     "serve status": "tests/faults/test_serving.py, by the same call of Ray",
     **dict.fromkeys(

@@ -1,24 +1,86 @@
-"""`jobs.submit` against a real head: given twice, through a network that cuts the log, and with a job that fails."""
+"""What reaches a cluster that does not know the project: `ray job submit`, `jobs.submit`, `jobs.doctor`.
+
+Files and a token are all that is sent.
+"""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.distilray.tiny_line import write_shards, write_teacher, write_tokenizer
 from tests.line.cutting_proxy import cutting_proxy
 from tests.line.ray_head import JOB_S, RECIPE, Head, running_head
 
 pytestmark = pytest.mark.slow
 
 CORPUS = ["build_corpus", "--recipe", RECIPE]
+ANOTHER = "d0c702" * 10  # a token, and none of the cluster
 
 
 @pytest.fixture(scope="module")
 def head(free_port: Callable[[], int]) -> Iterator[Head]:
     with running_head(free_port) as head:
         yield head
+
+
+def test_the_doctor_looks_at_a_cluster_with_its_token_and_is_told_that_it_is_closed_without(
+    head: Head, root: Path, tmp_path: Path
+) -> None:
+    def ask(token: str, *arguments: str) -> tuple[int, dict[str, dict[str, str]], str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        secret = {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        done = subprocess.run(
+            [sys.executable, "-m", "jobs.doctor", "--json", "--address", head.address, *arguments],
+            cwd=root,
+            env={**kept, "PYTHONPATH": "platform", **secret},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+        return done.returncode, checks, done.stdout + done.stderr
+
+    write_shards(tmp_path / "shards", write_tokenizer(tmp_path / "tokenizer"))
+    write_teacher(tmp_path / "teacher", str(tmp_path / "tokenizer"))
+    places = [f"{name}_dir={tmp_path}/{name}" for name in ("run", "shards", "teacher")]
+    recipe = ["--job", "distill", "--recipe", "jobs/recipes/distill/quickstart.yaml", *places, "scaling.num_workers=3"]
+    _, checks, told = ask(head.token, *recipe)
+    for name in ("token mode", "jobs api", "ray", "cluster", "runs", "models"):
+        assert checks[name]["status"] == "ok", checks[name]
+    assert "1 machine: 2 CPU, 0 GPU, object store 0.2 GB" in checks["cluster"]["found"]
+    assert "has room for 2" in checks["workers"]["found"]
+    assert head.token not in told
+    code, checks, told = ask(ANOTHER)
+    assert (code, checks["jobs api"]["status"], checks["cluster"]["status"]) == (1, "fail", "fail")
+    assert "403 with the token of RAY_AUTH_TOKEN" in checks["jobs api"]["found"]
+    assert ANOTHER not in told
+
+
+def test_a_job_runs_on_a_cluster_that_does_not_know_the_project(head: Head, checkout: Path, tmp_path: Path) -> None:
+    done = head.submit(checkout, f"run_dir={tmp_path}/corpus")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_text())
+    assert manifest["content"]["job"] == "build_corpus"
+    assert list((tmp_path / "corpus" / "documents").glob("*.parquet"))
+
+
+def test_bad_input_fails_the_job_with_its_one_line(head: Head, checkout: Path, tmp_path: Path) -> None:
+    done = head.submit(checkout, f"run_dir={tmp_path}/corpus", "filters.min_wrods=3")
+    assert done.returncode != 0
+    told = done.stdout + done.stderr
+    assert "filters.min_wrods: unknown key; did you mean 'min_words'?" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(("token", "status"), [(None, 401), ("0" * 64, 403)], ids=["no token", "a wrong token"])
+def test_the_jobs_api_is_closed_without_the_token(head: Head, token: str | None, status: int) -> None:
+    assert head.get("/api/jobs/", token) == status
 
 
 def test_given_twice_it_is_one_job_whose_lines_a_bad_network_neither_loses_nor_repeats(

@@ -7,7 +7,17 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, Fraction, NotNegative, Place, Positive, RayJobConfig, SeededConfig
+from distilray.config.base import (
+    Config,
+    Count,
+    Fraction,
+    FractionBelowOne,
+    NotNegative,
+    Place,
+    Positive,
+    RayJobConfig,
+    SeededConfig,
+)
 from distilray.config.pretraining_data import CacheConfig
 
 Layer = Annotated[int, Field(ge=-1)]
@@ -27,7 +37,7 @@ class OptimizerConfig(Config):
     )
     warmup_fraction: Fraction = 0.05
     weight_decay: NotNegative = 0.0
-    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    betas: tuple[FractionBelowOne, FractionBelowOne] = (0.9, 0.98)
     eps: Positive = 1e-6
     max_grad_norm: Positive = 5.0
 
@@ -98,6 +108,12 @@ class StudentConfig(Config):
     initialisation: Literal["teacher", "random"] = Field(
         default="teacher", description="random draws all weights anew: what the initialisation is worth"
     )
+
+    @model_validator(mode="after")
+    def _nothing_to_fold(self) -> "StudentConfig":
+        if self.initialisation == "random" and "fold_segment_a" in self.model_fields_set:
+            raise ValueError("fold_segment_a: a random student takes nothing from its teacher; remove the key")
+        return self
 
 
 class ScalingConfig(Config):
@@ -187,7 +203,9 @@ class TrainingConfig(SeededConfig, RayJobConfig):
     compile: bool = Field(
         default=False, description="torch.compile of the layers, which needs a C++ compiler on every machine"
     )
-    dropout: Fraction | None = Field(default=None, description="of the trained model; its own config when left out")
+    dropout: FractionBelowOne | None = Field(
+        default=None, description="of the trained model; its own config when left out"
+    )
     optimizer: OptimizerConfig = OptimizerConfig()
     scaling: ScalingConfig = ScalingConfig()
     faults: FaultsConfig = FaultsConfig()

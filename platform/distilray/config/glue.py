@@ -6,7 +6,17 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, Fraction, NotNegative, Place, Positive, RayJobConfig, SeededConfig
+from distilray.config.base import (
+    Config,
+    Count,
+    Fraction,
+    FractionBelowOne,
+    NotNegative,
+    Place,
+    Positive,
+    RayJobConfig,
+    SeededConfig,
+)
 
 TaskName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "follows"]
 Method = Literal["grid", "random", "tpe"]
@@ -41,7 +51,7 @@ class FineTuneConfig(Config):
     warmup_fraction: Fraction = 0.06
     weight_decay: NotNegative = 0.01
     max_grad_norm: Positive = 1.0
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
+    dropout: FractionBelowOne | None = Field(
         default=None, description="of encoder and head; the model's own when left out"
     )
     max_length: Annotated[int, Field(ge=8, le=512)] = Field(default=128, description="tokens; longer texts are cut")

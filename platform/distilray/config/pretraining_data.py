@@ -33,7 +33,7 @@ class CacheConfig(Config):
 
 
 class TrainTokenizerConfig(SeededConfig):
-    """Recipe of `jobs.train_tokenizer`."""
+    """Recipe of `jobs.train_tokenizer`; with `teacher_dir` nothing is learnt, and all but it and `run_dir` is not used."""
 
     corpus_dir: Place | None = Field(default=None, description="run folder of jobs.build_corpus")
     teacher_dir: Place | None = Field(default=None, description="model folder whose tokenizer is used as it is")
@@ -104,6 +104,8 @@ class EncodeCorpusConfig(SeededConfig, RayJobConfig):
     def _pairs_in_card_mode_only(self) -> "EncodeCorpusConfig":
         if self.mode == "paper" and self.random_next_probability:
             raise ValueError("random_next_probability: mode 'paper' has no pairs; remove the key, or use mode 'card'")
+        if self.mode == "paper" and "single_segment" in self.model_fields_set:
+            raise ValueError("single_segment: mode 'paper' has no pairs; remove the key, or use mode 'card'")
         return self
 
     @model_validator(mode="before")

@@ -25,7 +25,7 @@ def variants(text: str) -> list[str]:
     names = text.split(",")
     unknown = [name for name in names if name not in VARIANTS]
     if unknown:
-        raise InputError(f"'{unknown[0]}' is no variant; there are {', '.join(VARIANTS)}")
+        raise InputError(f"'{unknown[0]}' is no variant; --only takes {', '.join(VARIANTS)}")
     return names
 
 

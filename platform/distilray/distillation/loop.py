@@ -11,6 +11,7 @@ import torch
 from ray import train
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
+from torch import nn
 
 from distilray.distillation.accumulation import Accumulation, summing_gradients
 from distilray.distillation.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
@@ -65,26 +66,12 @@ class TrainingLoop:
         cached = settings.teacher_cache_dir is not None
         self._step = DistillationStep(model, teacher, settings.losses, autocast_dtype, cached=cached)
         module = summing_gradients(self._step, self._device) if self._num_workers > 1 else self._step
-        self._updater = Updater(
-            model,
-            self._config.optimizer,
-            total_steps=settings.total_steps,
-            uses_fp16=self._dtype == torch.float16,
-        )
+        uses_fp16 = self._dtype == torch.float16
+        self._updater = Updater(model, self._config.optimizer, total_steps=settings.total_steps, uses_fp16=uses_fp16)
         shards = self._shards("train")
         self._plan = SamplePlan(shards.shard_rows, self._config.batch_size, self._config.seed)
         self._pad_id = vocabulary_of(settings.tokenizer_json).pad
-        self._feed = Feed(
-            shards=shards,
-            plan=self._plan,
-            rank=self._rank,
-            num_workers=self._num_workers,
-            micro_batch_size=self._config.micro_batch_size,
-            reductions=settings.losses.reductions,
-            pad_id=self._pad_id,
-            pinned=self._device.type == "cuda",
-            targets=settings.targets_of(shards),
-        )
+        self._feed = self._feed_of(shards)
         self.watchdog = Watchdog(
             settings.path(HANGS_FOLDER),
             rank=self._rank,
@@ -92,15 +79,7 @@ class TrainingLoop:
             timeout_s=self._config.faults.hang_timeout_s,
             notice=self._notice,
         )
-        self._accumulation = Accumulation(
-            module=module,
-            scaled=self._updater.scaled,
-            seed=self._config.seed,
-            rank=self._rank,
-            num_workers=self._num_workers,
-            device=self._device,
-            moved=self.watchdog.moved,
-        )
+        self._accumulation = self._accumulation_in(module)
         self._config_hash = self._config.identity_hash()
         self._store = CheckpointStore(
             settings.path(CHECKPOINTS_FOLDER),
@@ -166,6 +145,32 @@ class TrainingLoop:
             split,
             tokenizer_hash=tokenizer_hash(self._settings.tokenizer_json),
             cache=ShardCache(self._config.cache),
+        )
+
+    def _feed_of(self, shards: ShardSet) -> Feed:
+        """The micro-steps of this worker."""
+        return Feed(
+            shards=shards,
+            plan=self._plan,
+            rank=self._rank,
+            num_workers=self._num_workers,
+            micro_batch_size=self._config.micro_batch_size,
+            reductions=self._settings.losses.reductions,
+            pad_id=self._pad_id,
+            pinned=self._device.type == "cuda",
+            targets=self._settings.targets_of(shards),
+        )
+
+    def _accumulation_in(self, module: nn.Module) -> Accumulation:
+        """Gradients of micro-steps in the trained model."""
+        return Accumulation(
+            module=module,
+            scaled=self._updater.scaled,
+            seed=self._config.seed,
+            rank=self._rank,
+            num_workers=self._num_workers,
+            device=self._device,
+            moved=self.watchdog.moved,
         )
 
     def _restore(self) -> int:

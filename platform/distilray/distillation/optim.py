@@ -70,7 +70,9 @@ class Updater:
 
     Args:
         uses_fp16: of the forward passes.
-        skipped: steps that were skipped before, all of the run's and those in a row up to now.
+
+    Attributes:
+        skipped, skipped_in_a_row: steps that were skipped, all of the run's and those in a row up to now.
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig, *, total_steps: int, uses_fp16: bool) -> None:

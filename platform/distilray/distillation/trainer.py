@@ -14,7 +14,14 @@ from pyarrow import fs
 from ray import train
 from ray.train.torch import TorchTrainer
 
-from distilray.config.distillation import DistillConfig, LossConfig, ScalingConfig, TrainingConfig, TrainTeacherConfig
+from distilray.config.distillation import (
+    TERMS,
+    DistillConfig,
+    LossConfig,
+    ScalingConfig,
+    TrainingConfig,
+    TrainTeacherConfig,
+)
 from distilray.distillation.checkpoint import CheckpointStore
 from distilray.distillation.loop import CHECKPOINTS_FOLDER, DIVERGED_FOLDER, train_loop
 from distilray.distillation.monitoring.reporter import HELDOUT_FILE
@@ -30,7 +37,14 @@ from distilray.distillation.plan import (
 from distilray.distillation.preparation import LoopSettings
 from distilray.errors import DataQualityError, InputError
 from distilray.models.masked_lm import count_parameters, load_masked_lm
-from distilray.models.model_source import MODEL_FOLDER, WEIGHTS_FILE, local_model, model_inputs
+from distilray.models.model_source import (
+    MODEL_FILES,
+    MODEL_FOLDER,
+    TOKENIZER_CONFIG_FILE,
+    WEIGHTS_FILE,
+    local_model,
+    model_inputs,
+)
 from distilray.models.student import show_sources
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
@@ -43,8 +57,6 @@ from distilray.runtime.session import ENVIRONMENT, ray_session
 
 INITIALISATION_FILE = "initialisation.json"
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-_MODEL_FILES = ("config.json", WEIGHTS_FILE, "tokenizer.json", "tokenizer_config.json")
-_SHOWN_TERMS = ("loss", "ce", "mlm", "cos", "mse", "hidden", "attention", "values")
 
 
 class DivergedError(DataQualityError):
@@ -120,7 +132,7 @@ def _fit(
         with progress, shown, NoticeFollower(folder.uri, lambda text: _say(folder.job, text)):
             ended = _fit_beside(_trainer(settings, folder)).return_value
     _check_end(ended, folder)
-    _export_model(settings, folder)
+    _copy_model(settings, folder)
     weights = folder.path(MODEL_FOLDER, WEIGHTS_FILE)
     return Outcome(
         _summary(settings, folder),
@@ -209,7 +221,7 @@ def _check_end(ended: Mapping[str, Any], folder: RunFolder) -> None:
 
 def _summary(settings: LoopSettings, folder: RunFolder) -> str:
     last = read_metrics(folder.path(METRICS_FILE))[-1]
-    terms = ", ".join(f"{name} {last[name]:.3f}" for name in _SHOWN_TERMS if name in last)
+    terms = ", ".join(f"{name} {last[name]:.3f}" for name in ("loss", *TERMS) if name in last)
     parts = [f"{settings.total_steps:,} steps, {terms}"]
     scores = read_metrics(folder.path(HELDOUT_FILE))
     if scores:
@@ -229,12 +241,12 @@ def _say(job: str, text: str) -> None:
     print(f"{job}: {text}", file=sys.stderr, flush=True)
 
 
-def _export_model(settings: LoopSettings, folder: RunFolder) -> None:
+def _copy_model(settings: LoopSettings, folder: RunFolder) -> None:
     """Copies the model of the last step out of its checkpoint."""
     store = CheckpointStore(
         folder.path(CHECKPOINTS_FOLDER), keep=1, config_hash=settings.config.identity_hash(), notice=print
     )
     storage.make_folder(folder.path(MODEL_FOLDER))
-    for name in _MODEL_FILES:
+    for name in (*MODEL_FILES, TOKENIZER_CONFIG_FILE):
         data = storage.read_bytes(store.path(settings.total_steps, name))
         storage.write_bytes(folder.path(MODEL_FOLDER, name), data)

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer
 
 from distilray.config.export.efficiency import MeasuredModelConfig, MeasureEfficiencyConfig
 from distilray.config.glue import TaskName
-from distilray.errors import InputError
-from distilray.evaluation.export.processor import cpu_features, cpu_name
+from distilray.evaluation.export.processor import cpu_features, cpu_name, told_features
 from distilray.evaluation.export.text import read_lines
 from distilray.evaluation.glue.data import input_files, load_task
+from distilray.evaluation.glue.features import cutting_tokenizer
 from distilray.evaluation.timing import TimedModel, batches_of, summary_of, time_models
 from distilray.inference.masked_logits import is_onnx, local_masked_lm, masked_lm_inputs, open_masked_lm
 from distilray.models.export.onnx_file import ONNX_FILE
@@ -52,7 +51,7 @@ def efficiency_inputs(config: MeasureEfficiencyConfig) -> dict[str, str]:
     if config.glue_dir:
         found |= input_files(config.glue_dir, [_TASK])
     for model in config.models:
-        found |= masked_lm_inputs(model.name, model.model_dir)
+        found |= masked_lm_inputs(f"models.{model.name}", model.model_dir)
     return found
 
 
@@ -65,7 +64,7 @@ def plan_efficiency(config: MeasureEfficiencyConfig) -> dict[str, object]:
         "models": ", ".join(model.name for model in config.models),
         "texts": f"{len(texts):,} {'pairs of STS-B' if texts.second else 'lines'}, {config.rounds} rounds",
         "threads": _threads(config),
-        "CPU": f"{cpu_name()}: {', '.join(cpu_features()) or 'no feature that int8 or bf16 gains from'}",
+        "CPU": f"{cpu_name()}: {told_features(cpu_features())}",
     }
 
 
@@ -151,10 +150,7 @@ def single_inputs(texts: Texts, tokenizer_json: str, *, max_length: int) -> list
     Raises:
         InputError: the tokenizer is none of BERT.
     """
-    tokenizer, vocabulary = Tokenizer.from_str(tokenizer_json), vocabulary_of(tokenizer_json)
-    if [tokenizer.num_special_tokens_to_add(is_pair) for is_pair in (False, True)] != [2, 3]:
-        raise InputError("tokenizer.json: it does not write [CLS] A [SEP] B [SEP]; name a model with a BERT tokenizer")
-    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    tokenizer, vocabulary = cutting_tokenizer(tokenizer_json, max_length), vocabulary_of(tokenizer_json)
     pairs = texts.first if texts.second is None else list(zip(texts.first, texts.second, strict=True))
     found = []
     for encoding in tokenizer.encode_batch(list(pairs)):

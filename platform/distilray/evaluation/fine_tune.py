@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from ray.train.torch import TorchTrainer, get_device
 from distilray.config.glue import FineTuneScaling, TaskDistillationConfig, TaskName
 from distilray.errors import InputError
 from distilray.evaluation.glue.features import TaskFeatures
+from distilray.evaluation.glue.training.schedule import total_steps
 from distilray.evaluation.units import (
     Plan,
     Unit,
@@ -60,7 +60,7 @@ def run_units(
     """
     shared = {task: ray.put(found) for task, found in features.items()}
     plan = Plan(folder, precision, scaling, distillation, with_test, shared)
-    steps = {unit.name: _steps(unit, features[unit.task]) for unit in units}
+    steps = {unit.name: total_steps(len(features[unit.task].train), unit.settings) for unit in units}
     left = sorted((unit for unit in units if not is_done(plan, unit)), key=lambda unit: -steps[unit.name])
     if left:
         parallel = min(_parallel(scaling, ray.cluster_resources()), len(left))
@@ -145,7 +145,3 @@ def _parallel(scaling: FineTuneScaling, have: Mapping[str, float]) -> int:
             )
     room = min(int(have[name] // need) for name, need in needs.items() if need)
     return min(room, scaling.max_parallel or room)
-
-
-def _steps(unit: Unit, features: TaskFeatures) -> int:
-    return unit.settings.epochs * math.ceil(len(features.train) / unit.settings.batch_size)

@@ -14,6 +14,7 @@ import numpy as np
 
 from distilray.config.evaluation import BuildFollowsConfig
 from distilray.errors import InputError
+from distilray.evaluation.glue.tasks import TASKS
 from distilray.pretraining_data.encoding.corpus_files import Corpus, read_sentences
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
@@ -23,7 +24,6 @@ from distilray.runtime.seeding import generator, hash_integers
 GLUE_FOLDER = "glue"  # of a run: what recipes name as glue_dir
 TASK_FOLDER = "Follows"
 SPLITS = ("train", "dev", "test")
-_LABELS = ("follows", "not_follows")
 _SPLIT, _ORDER, _PAIRS = 1, 2, 3  # what a seed is used for
 _HELD = 4  # times as many pairs as needed are held while the corpus is read
 _DRAWS = 1000  # at a sentence of another document; a split that needs more has hardly any
@@ -142,9 +142,9 @@ def _neighbours(document: int, sentences: list[str], words: tuple[int, int], see
 
 def _labelled(pairs: list[_Neighbours], rng: np.random.Generator, where: str) -> list[tuple[str, str, str]]:
     """Sentence 1, sentence 2 and label of each pair; as many follow as do not, or one more."""
-    follows = rng.permutation(len(pairs)) % 2 == 0
+    labels, follows = TASKS["follows"].labels, rng.permutation(len(pairs)) % 2 == 0
     return [
-        (pair.first, pair.second, _LABELS[0]) if kept else (pair.first, _stranger(pair, pairs, rng, where), _LABELS[1])
+        (pair.first, pair.second, labels[0]) if kept else (pair.first, _stranger(pair, pairs, rng, where), labels[1])
         for pair, kept in zip(pairs, follows, strict=True)
     ]
 

@@ -1,14 +1,13 @@
 """GLUE: fine-tunes a model on each task with several seeds; scores beside the literature, and the submission."""
 
 import json
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
-from distilray.config.glue import STARTED_FROM_MNLI, EvaluateGlueConfig, GlueConfig, TaskName
+from distilray.config.glue import GLUE_TASKS, STARTED_FROM_MNLI, EvaluateGlueConfig, GlueConfig, TaskName
 from distilray.errors import InputError
 from distilray.evaluation.fine_tune import run_units
 from distilray.evaluation.glue.data import TaskData, find_tasks, input_files, load_task
@@ -16,6 +15,7 @@ from distilray.evaluation.glue.features import TaskFeatures, encode_task
 from distilray.evaluation.glue.metrics import majority_scores
 from distilray.evaluation.glue.submission import check_complete, validate_submission, write_submission
 from distilray.evaluation.glue.table import glue_table, macro, summarise
+from distilray.evaluation.glue.training.schedule import total_steps
 from distilray.evaluation.units import MODELS_FOLDER, Unit, UnitResult, read_predictions
 from distilray.models.model_source import WEIGHTS_FILE, local_model, model_inputs
 from distilray.pretraining_data.tokenizer import read_tokenizer
@@ -67,6 +67,10 @@ def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
     data, missing = load_tasks(config, with_test=config.submission.write)
     local_model(config.model_dir)
     _read_teacher(config)
+    if _from_mnli(config, data) and MNLI not in data:
+        raise InputError(
+            f"start_from_mnli: {config.glue_dir} has no folder of MNLI; add it, or set start_from_mnli=false"
+        )
     if config.submission.write:
         check_complete({task: each.test for task, each in data.items()}, config.submission.fill_absent)
     for task in data:
@@ -102,7 +106,7 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
     counts = {key: scores[key] for key in ("summary", "missing", "model_hash")}
     models = [f"{MODELS_FOLDER}/{task}/{WEIGHTS_FILE}" for task in data]
     outputs = {name: {"sha256": storage.sha256(folder.path(name))} for name in models}
-    overall = f", macro score {100 * mean:.1f} over {count} of 9" if count else ""
+    overall = f", macro score {100 * mean:.1f} over {count} of {len(GLUE_TASKS)}" if count else ""
     absent = f", missing: {', '.join(missing)}" if missing else ""
     return Outcome(f"{len(results)} fine-tunings on {len(data)} task(s){overall}{absent}{told}", counts, outputs)
 
@@ -144,24 +148,26 @@ def check_submission(path: str) -> str:
 def _told(config: EvaluateGlueConfig, data: TaskData) -> str:
     settings = config.of_task(data.task.name)
     rows = min(len(data.train.first), settings.max_train_examples or len(data.train.first))
-    steps = settings.epochs * math.ceil(rows / settings.batch_size)
     dev = sum(len(part.first) for part in data.dev.values())
     return (
         f"{rows:,} of {len(data.train.first):,} train rows, {dev:,} dev rows, {len(settings.seeds)} seed(s) x "
-        f"{steps:,} steps of {settings.batch_size}"
+        f"{total_steps(rows, settings):,} steps of {settings.batch_size}"
     )
 
 
 def _waves(config: EvaluateGlueConfig, tasks: Sequence[TaskName], folder: RunFolder) -> list[list[Unit]]:
     """The units that can run at the same time: those that start from MNLI come after it."""
-    later = [task for task in tasks if config.start_from_mnli and task in STARTED_FROM_MNLI]
-    if later and MNLI not in tasks:
-        raise InputError(f"start_from_mnli: {config.glue_dir} has no MNLI")
+    later = _from_mnli(config, tasks)
     first = [unit for task in tasks if task not in later for unit in _units(config, task, config.model_dir, "model")]
     from_mnli = folder.path(MODELS_FOLDER, MNLI)
     return [
         wave for wave in (first, [unit for task in later for unit in _units(config, task, from_mnli, MNLI)]) if wave
     ]
+
+
+def _from_mnli(config: EvaluateGlueConfig, tasks: Iterable[TaskName]) -> list[TaskName]:
+    """The tasks that start from the model of MNLI."""
+    return [task for task in tasks if config.start_from_mnli and task in STARTED_FROM_MNLI]
 
 
 def _units(config: EvaluateGlueConfig, task: TaskName, model_dir: str, start: str) -> list[Unit]:
@@ -241,6 +247,6 @@ def _read_teacher(config: EvaluateGlueConfig) -> Mapping[str, Any] | None:
     if config.teacher_run_dir is None:
         return None
     if read_manifest(config.teacher_run_dir)["content"]["job"] != "evaluate_glue":
-        raise InputError(f"teacher_run_dir: {config.teacher_run_dir} is no run of jobs.evaluate_glue")
+        raise InputError(f"teacher_run_dir: {config.teacher_run_dir} is no run of jobs.evaluate_glue; name one")
     found: Mapping[str, Any] = json.loads(storage.read_bytes(storage.join(config.teacher_run_dir, SCORES_FILE)))
     return found

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from distilray.config.glue import FineTuneScaling, TaskConfig, TaskDistillationConfig, TaskName
 from distilray.errors import InputError
@@ -99,14 +100,6 @@ def fit_unit(
     torch.set_num_threads(plan.scaling.cpus_per_worker)
     model = load_classifier(local_model(unit.model_dir), task, seed=unit.seed, dropout=unit.settings.dropout).to(device)
     shown = _Shown(folder if workers.rank == 0 else None)
-    teacher_outputs = None
-    if plan.distillation is not None:
-        teacher_dir = storage.join(plan.distillation.teacher_run_dir, MODELS_FOLDER, unit.task)
-        teacher = load_fine_tuned(local_model(teacher_dir), task).to(device)
-        teacher_outputs = predict(
-            teacher, features.train, pad_id=features.pad_id, device=device, dtype=dtype, workers=workers
-        )
-        del teacher
     found = fine_tune(
         model,
         features,
@@ -117,8 +110,7 @@ def fit_unit(
         dtype=dtype,
         folder=storage.join(folder, _TRAINING_FOLDER),
         workers=workers,
-        report=lambda evaluation: True,
-        teacher_outputs=teacher_outputs,
+        teacher_outputs=_teacher_outputs(plan, unit, features, device, workers),
         distillation=plan.distillation,
         moved=shown.moved,
     )
@@ -132,6 +124,18 @@ def fit_unit(
         )
         record = {"identity": _identity(plan, unit), "fine_tuned": asdict(found)}
         _write_json(folder, _RESULT_FILE, record)
+
+
+def _teacher_outputs(
+    plan: Plan, unit: Unit, features: TaskFeatures, device: torch.device, workers: Workers
+) -> NDArray[np.float32] | None:
+    """(training rows, num_outputs) of the teacher that was fine-tuned on the task; None without one."""
+    if plan.distillation is None:
+        return None
+    teacher_dir = storage.join(plan.distillation.teacher_run_dir, MODELS_FOLDER, unit.task)
+    teacher = load_fine_tuned(local_model(teacher_dir), TASKS[unit.task]).to(device)
+    dtype = compute_dtype(plan.precision, device)
+    return predict(teacher, features.train, pad_id=features.pad_id, device=device, dtype=dtype, workers=workers)
 
 
 class _Shown:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distilray.errors import InputError
-from distilray.inference.batching import length_sorted_batches
+from distilray.inference.batching import length_sorted_batches, padded
 from distilray.inference.encoding import EncodedQuery, Query, TextEncoder
 from distilray.inference.masked_logits import MaskedLogits, is_onnx
 from distilray.inference.model_folder import check_model_folder, choose_dtype, load_tokenizer, revision_hash
@@ -46,7 +46,7 @@ class FillMask:
         self.architecture = MODEL_CLASSES[model.config.model_type].__name__
         self.max_length: int = min(tokenizer.model_max_length, model.config.max_position_embeddings)
         self._model, self._tokenizer = model, tokenizer
-        self._padding_id: int = tokenizer.pad_token_id or 0
+        self._pad_id: int = tokenizer.pad_token_id or 0
         self._encoder = TextEncoder(tokenizer, max_length=self.max_length)
         self._token_strings: dict[int, str] = {}
 
@@ -111,15 +111,13 @@ class FillMask:
 
     def _best(self, queries: Sequence[EncodedQuery]) -> Iterator[tuple[list[float], list[int]]]:
         """Scores and ids of the best tokens that its query allows, for every mask in order."""
-        length = max(len(query.input_ids) for query in queries)
-        input_ids = np.full((len(queries), length), self._padding_id)
-        attention_mask = np.zeros_like(input_ids)
-        for row, query in enumerate(queries):
-            input_ids[row, : len(query.input_ids)] = query.input_ids
-            attention_mask[row, : len(query.input_ids)] = 1
+        input_ids, attention_mask = padded([query.input_ids for query in queries], self._pad_id)
+        length = input_ids.shape[1]
         index = [row * length + position for row, query in enumerate(queries) for position in query.mask_positions]
         logits = self._model.logits_at(input_ids, attention_mask, np.array(index))
-        return _best([query for query in queries for _ in query.mask_positions], torch.from_numpy(logits).softmax(-1))
+        return _best_allowed(
+            [query for query in queries for _ in query.mask_positions], torch.from_numpy(logits).softmax(-1)
+        )
 
     def _candidates(
         self, encoded: EncodedQuery, place: int, scores: Sequence[float], tokens: Sequence[int]
@@ -141,7 +139,7 @@ class FillMask:
         return [[*before, *self._unpadded([token]), *after] for token in tokens]
 
     def _unpadded(self, ids: Sequence[int]) -> list[int]:
-        return [each for each in ids if each != self._padding_id]
+        return [each for each in ids if each != self._pad_id]
 
     def _token_string(self, token: int) -> str:
         if token not in self._token_strings:
@@ -162,7 +160,7 @@ def _bounded_masks(batch: Sequence[int], encoded: Sequence[EncodedQuery]) -> Ite
     yield part
 
 
-def _best(queries: Sequence[EncodedQuery], probabilities: Tensor) -> Iterator[tuple[list[float], list[int]]]:
+def _best_allowed(queries: Sequence[EncodedQuery], probabilities: Tensor) -> Iterator[tuple[list[float], list[int]]]:
     """Per row of probabilities (masks, vocabulary): scores and ids of the best tokens that its query allows."""
     vocabulary = probabilities.shape[-1]
     free_top_k = max((query.query.top_k for query in queries if query.target_ids is None), default=1)

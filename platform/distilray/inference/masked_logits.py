@@ -11,9 +11,15 @@ from torch import Tensor
 from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.masked_lm import encode, load_masked_lm, vocabulary_logits
-from distilray.models.model_source import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, local_model, model_inputs
+from distilray.models.model_source import (
+    CONFIG_FILE,
+    MODEL_FILES,
+    TOKENIZER_FILE,
+    is_place,
+    local_model,
+    model_inputs,
+)
 from distilray.runtime import storage
-from distilray.runtime.sample import HUB_PREFIX, SAMPLE_PREFIX
 
 ONNX_FILES = (CONFIG_FILE, TOKENIZER_FILE, ONNX_FILE)
 
@@ -66,7 +72,7 @@ class TorchMaskedLM:
 
 def is_onnx(source: str) -> bool:
     """Whether a source of a model (see `local_model`) is a folder that holds `model.onnx`."""
-    return not source.startswith((HUB_PREFIX, SAMPLE_PREFIX)) and storage.exists(storage.join(source, ONNX_FILE))
+    return is_place(source) and storage.exists(storage.join(source, ONNX_FILE))
 
 
 def local_masked_lm(source: str) -> str:

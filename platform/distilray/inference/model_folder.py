@@ -9,10 +9,10 @@ from transformers import AutoTokenizer
 from distilray.errors import InputError
 from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.masked_lm import preferred_dtype
-from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE
+from distilray.models.model_source import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from distilray.runtime import storage
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+TOKENIZER_FILES = (TOKENIZER_FILE, "vocab.txt")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -44,7 +44,7 @@ def load_tokenizer(model_dir: str) -> Any:
             storage.local_path(model_dir), local_files_only=True, use_fast=True, trust_remote_code=False
         )
     except Exception as error:  # `tokenizers` raises its own plain Exception for a torn file
-        raise InputError(f"{model_dir}: the tokenizer cannot be loaded ({error})") from None
+        raise InputError(f"{model_dir}: the tokenizer cannot be loaded ({error}); save it there again") from None
     if tokenizer.mask_token_id is None:
         raise InputError(f"{model_dir}: the tokenizer has no mask token; use the one the model was trained with")
     return tokenizer

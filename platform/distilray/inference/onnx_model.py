@@ -7,15 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilray.errors import InputError
-from distilray.models.export.onnx_file import (
-    INPUTS,
-    ONNX_FILE,
-    OUTPUT,
-    TOKEN_TYPES,
-    is_int8,
-    onnx_package,
-    read_checked,
-)
+from distilray.models.export.onnx_file import INPUTS, ONNX_FILE, OUTPUT, TOKEN_TYPES, onnx_package, read_checked
 from distilray.models.masked_lm import read_model_config
 from distilray.runtime import storage
 
@@ -54,13 +46,13 @@ class OnnxMaskedLM:
         options.intra_op_num_threads = threads or os.cpu_count() or 1
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
-        data = read_checked(file)
+        checked = read_checked(file)
         try:
-            session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            session = runtime.InferenceSession(checked.data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class for every kind of fault
             told = str(error).splitlines()[0]
             raise InputError(f"{file}: onnxruntime cannot load it ({told}); run jobs.export_model again") from None
-        return cls(session, config, dtype="int8" if is_int8(data) else "float32")
+        return cls(session, config, dtype="int8" if checked.is_int8 else "float32")
 
     def logits_at(
         self,

@@ -1,1 +1,1 @@
-"""The teacher, and the student that is made from it."""
+"""Models: where their folders come from, masked language modelling, the student made from a teacher, other formats."""

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, BertForMaskedLM, DistilBertForMaskedLM
-from transformers.utils import logging as transformers_logging
 
 from distilray.errors import InputError
-from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE
+from distilray.models.model_source import CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from distilray.models.weights import SAFETENSORS_METADATA, load_weights, model_tensors, refuse_weights
 from distilray.runtime import storage
 
-SAFETENSORS_METADATA = {"format": "pt"}  # transformers asks for it
 MODEL_CLASSES: Mapping[str, type[nn.Module]] = {"bert": BertForMaskedLM, "distilbert": DistilBertForMaskedLM}
 # What a token that never occurs counts as, so that its log frequency is finite.
 _UNSEEN_COUNT = 0.1
@@ -37,26 +36,13 @@ def load_masked_lm(model_dir: str, *, fresh_head: bool = False) -> Any:
         InputError: a file is missing, another architecture, or weights that do not fit the config.
     """
     config = read_model_config(model_dir)
-    # What is missing is judged below; the library's own report and bars would say it a second time, in many lines.
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    model_class: Any = MODEL_CLASSES[config.model_type]
-    try:
-        model, info = model_class.from_pretrained(
-            storage.local_path(model_dir),
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
-    except Exception as error:  # safetensors raises its own plain Exception for a torn file
-        raise InputError(f"{model_dir}/{WEIGHTS_FILE}: cannot be loaded ({error})") from None
-    missing = [name for name in info["missing_keys"] if not (fresh_head and name.startswith(_HEAD_PREFIXES))]
-    if missing or info["mismatched_keys"]:
-        first = (missing or [str(key) for key in info["mismatched_keys"]])[0]
-        hint = "" if fresh_head else "; a bare encoder has no vocabulary head: train one with jobs.train_teacher"
-        raise InputError(f"{model_dir}: {len(missing)} weights are missing or of another shape, first {first}{hint}")
-    return model.eval()
+    model, missing, mismatched = load_weights(MODEL_CLASSES[config.model_type], model_dir, config)
+    if fresh_head:
+        missing = [name for name in missing if not is_head_parameter(name)]
+    elif missing and all(map(is_head_parameter, missing)) and not mismatched:
+        refuse_weights(model_dir, missing, "a bare encoder has no vocabulary head: train one with jobs.train_teacher")
+    refuse_weights(model_dir, [*missing, *mismatched])
+    return model
 
 
 def read_model_config(model_dir: str, weights_file: str = WEIGHTS_FILE) -> Any:
@@ -72,7 +58,8 @@ def read_model_config(model_dir: str, weights_file: str = WEIGHTS_FILE) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
-        raise InputError(f"{model_dir}/{CONFIG_FILE}: not a model config ({error})") from None
+        fix = "copy the file again, or run the job that writes it"
+        raise InputError(f"{model_dir}/{CONFIG_FILE}: not a model config ({error}); {fix}") from None
     if config.model_type not in MODEL_CLASSES:
         raise InputError(f"{model_dir}: a {config.model_type}, where {' or '.join(MODEL_CLASSES)} is needed")
     return config
@@ -153,11 +140,6 @@ def save_model(model: Any, folder: Path, tokenizer_json: str) -> None:
     save_file(model_tensors(model), folder / WEIGHTS_FILE, metadata=SAFETENSORS_METADATA)
 
 
-def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What the weights file of a model holds: its parameters, tied ones once; no model here has other state."""
-    return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
-
-
 def companion_files(model: Any, tokenizer_json: str) -> dict[str, bytes]:
     """The files of a model folder beside its weights, by name."""
     is_bert = model.config.model_type == "bert"
@@ -167,8 +149,8 @@ def companion_files(model: Any, tokenizer_json: str) -> dict[str, bytes]:
     config = {**model.config.to_dict(), "architectures": [type(model).__name__], "dtype": "float32"}
     return {
         CONFIG_FILE: json.dumps(config, indent=1, sort_keys=True).encode(),
-        "tokenizer.json": tokenizer_json.encode(),
-        "tokenizer_config.json": json.dumps(settings | names | {"model_input_names": inputs}, indent=1).encode(),
+        TOKENIZER_FILE: tokenizer_json.encode(),
+        TOKENIZER_CONFIG_FILE: json.dumps(settings | names | {"model_input_names": inputs}, indent=1).encode(),
     }
 
 

@@ -24,8 +24,8 @@ from distilray.runtime.sample import HUB_PREFIX, SAMPLE_PREFIX, resolve
 
 MODEL_FOLDER = "model"  # of a run that trains
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"  # comes with them if it is there
 CACHE_FOLDER = "~/.cache/distilray/models"
-_WELCOME_FILES = ("tokenizer_config.json",)
 _CHUNK = 8 << 20
 _HUB_ID = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@(?!.*\.\.)(\w[\w./-]*))?", re.ASCII)
 _FIXES = {
@@ -90,8 +90,13 @@ def model_inputs(name: str, source: str) -> dict[str, str]:
     return {name: storage.join(folder, WEIGHTS_FILE), f"{name}_config": storage.join(folder, CONFIG_FILE)}
 
 
+def is_place(source: str) -> bool:
+    """Whether a source is a path or URI, and no name of the hub or of a sample."""
+    return not source.startswith((HUB_PREFIX, SAMPLE_PREFIX))
+
+
 def _is_complete_run(source: str) -> bool:
-    return not source.startswith((HUB_PREFIX, SAMPLE_PREFIX)) and storage.exists(storage.join(source, MANIFEST_FILE))
+    return is_place(source) and storage.exists(storage.join(source, MANIFEST_FILE))
 
 
 def _require(source: str, needed: Collection[str], found: Collection[str]) -> None:
@@ -117,7 +122,7 @@ def _hub_snapshot(source: str, needed: tuple[str, ...]) -> str:
         raise InputError(f"{source}: not an id of the hub; write hub:OWNER/NAME or hub:OWNER/NAME@REVISION")
     name, revision = matched.groups()
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=[*needed, *_WELCOME_FILES])
+        folder = snapshot_download(name, revision=revision, allow_patterns=[*needed, TOKENIZER_CONFIG_FILE])
     except Exception as error:  # the client also raises what its HTTP library raises
         other = f"cannot be fetched ({getattr(error, 'strerror', None) or type(error).__name__})"
         reason = next((reason for kind, reason in _HUB_FAULTS if isinstance(error, kind)), other)
@@ -175,7 +180,7 @@ class _Remote:
         return out.sha256
 
     def _files(self, folder: str, needed: Collection[str]) -> dict[str, Any]:
-        infos = self._store.get_file_info([f"{folder}/{name}" for name in (*needed, *_WELCOME_FILES)])
+        infos = self._store.get_file_info([f"{folder}/{name}" for name in (*needed, TOKENIZER_CONFIG_FILE)])
         return {info.base_name: info for info in infos if info.type == fs.FileType.File}
 
 

@@ -66,7 +66,9 @@ def create_student(
     """
     config = teacher.config
     if config.model_type != "bert":
-        raise InputError(f"a student is made from a BERT teacher, not from a {config.model_type}")
+        raise InputError(
+            f"a student is made from a BERT teacher, not from a {config.model_type}; name a BERT as teacher_dir"
+        )
     layers = tuple(layers or spread_layers(config.num_hidden_layers, max(1, config.num_hidden_layers // 2)))
     outside = [layer for layer in layers if not 0 <= layer < config.num_hidden_layers]
     if outside:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
-from distilray.config.base import JobConfig
+from distilray.config.base import Config, JobConfig
 from distilray.config.recipe import load_recipe
 from distilray.errors import DataQualityError, InputError, find_input_error
 from distilray.runtime.interruption import interruptible
@@ -19,6 +19,7 @@ from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.sample import HUB_PREFIX, SAMPLE_PREFIX
 
 C = TypeVar("C", bound=JobConfig)
+S = TypeVar("S", bound=Config)
 
 EXIT_BAD_INPUT = 2
 EXIT_FAULT = 1
@@ -146,13 +147,19 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def absolute_folders(config: C) -> C:
-    """The config with its relative folders made absolute: Ray starts workers in folders of their own."""
-    relative = {
-        name: value
-        for name, value in config
-        if name.endswith("_dir") and value and "://" not in value and not value.startswith((SAMPLE_PREFIX, HUB_PREFIX))
-    }
-    return config.model_copy(update={name: str(Path(value).absolute()) for name, value in relative.items()})
+    """The config with its relative folders made absolute, also in its sections: Ray starts workers in other folders."""
+    return _absolute(config)
+
+
+def _absolute(config: S) -> S:
+    changed: dict[str, Any] = {}
+    for name, value in config:
+        if isinstance(value, Config):
+            changed[name] = _absolute(value)
+        elif name.endswith("_dir") and value and "://" not in value:
+            is_place = not value.startswith((SAMPLE_PREFIX, HUB_PREFIX))
+            changed[name] = str(Path(value).absolute()) if is_place else value
+    return config.model_copy(update=changed)
 
 
 def overrides_by_job(jobs: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:

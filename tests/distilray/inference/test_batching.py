@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilray.inference.batching import length_sorted_batches
+from distilray.inference.batching import length_sorted_batches, padded
 
 
 @given(st.lists(st.integers(1, 600)), st.integers(1, 40), st.integers(1, 5000))
@@ -21,3 +21,11 @@ def test_a_batch_keeps_both_budgets_unless_it_is_one_text(lengths, max_rows, max
 @pytest.mark.parametrize("lengths", [[3, 9, 1, 9, 5]])
 def test_texts_of_like_length_share_a_batch(lengths):
     assert length_sorted_batches(lengths, max_rows=2, max_tokens=100) == [[1, 3], [4, 0], [2]]
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=7), min_size=1, max_size=5))
+def test_padding_keeps_every_token_in_its_place_and_masks_the_rest(rows):
+    input_ids, attention_mask = padded(rows, 0)
+    assert input_ids.shape == attention_mask.shape == (len(rows), max(map(len, rows)))
+    assert [ids[real == 1].tolist() for ids, real in zip(input_ids, attention_mask, strict=True)] == rows
+    assert (input_ids[attention_mask == 0] == 0).all()

@@ -82,7 +82,7 @@ def test_a_config_that_is_no_json_is_named(copied):
 def test_weights_of_another_size_are_refused(copied):
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(config | {"intermediate_size": 128}))
-    with pytest.raises(InputError, match=str(copied)):
+    with pytest.raises(InputError, match=r"are missing or of another shape, first bert\.encoder.*of one model$"):
         load_masked_lm(str(copied))
 
 

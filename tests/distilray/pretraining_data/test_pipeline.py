@@ -5,10 +5,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distilray.config.base import RayConfig
 from distilray.pretraining_data.encoding.token_documents import tokenise
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
-from distilray.runtime.session import ray_session
 from jobs import encode_corpus
 from tests.distilray.tiny_line import sentences_of, write_corpus, write_recipe
 
@@ -17,8 +15,8 @@ DOCUMENTS = 40
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory, tokenizer_dir):
-    """A corpus, a recipe, and runs of it: with two CPUs, with one, with larger parts, and in paper mode."""
+def alone(tmp_path_factory, tokenizer_dir, no_ray):
+    """A corpus, a recipe, and a run of it with one CPU."""
     folder = tmp_path_factory.mktemp("encode")
     write_corpus(folder / "corpus", DOCUMENTS)
     values = {
@@ -31,12 +29,17 @@ def work(tmp_path_factory, tokenizer_dir):
         "part_mb": 0.002,
     }
     write_recipe(folder, run_dir=str(folder / "two"), **values)
-    with ray_session(RayConfig(num_cpus=2)):
-        assert run(folder) == 0
-        assert run(folder, f"run_dir={folder}/parts", "part_mb=1") == 0
-        assert run(folder, f"run_dir={folder}/paper", "mode=paper", "dupe_factor=1", "min_example_tokens=3") == 0
     assert run(folder, f"run_dir={folder}/one", "ray.num_cpus=1") == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def work(alone, local_ray):
+    """The same with two CPUs, with larger parts, and in paper mode."""
+    assert run(alone) == 0
+    assert run(alone, f"run_dir={alone}/parts", "part_mb=1") == 0
+    assert run(alone, f"run_dir={alone}/paper", "mode=paper", "dupe_factor=1", "min_example_tokens=3") == 0
+    return alone
 
 
 def run(folder, *overrides):

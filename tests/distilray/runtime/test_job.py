@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from distilray.config.base import SeededConfig
+from distilray.config.base import Config, JobConfig, SeededConfig
 from distilray.errors import DataQualityError, InputError
 from distilray.runtime import storage
-from distilray.runtime.job import Job, Outcome
+from distilray.runtime.job import Job, Outcome, absolute_folders
 from distilray.runtime.run_folder import RunFolder, read_manifest
 
 
@@ -230,3 +230,20 @@ def test_a_closed_pipe_ends_a_job_without_a_traceback(recipe: Path, root: Path) 
     told = process.stderr.read()
     assert process.wait() == 1
     assert told == ""
+
+
+def test_relative_folders_are_made_absolute_also_in_sections(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Section(Config):
+        teacher_run_dir: str
+
+    class Recipe(JobConfig):
+        model_dir: str
+        part: Section
+        none_dir: str | None = None
+
+    monkeypatch.chdir(tmp_path)
+    found = absolute_folders(Recipe(run_dir="runs/a", model_dir="hub:x/y", part=Section(teacher_run_dir="runs/b")))
+    assert (found.run_dir, found.part.teacher_run_dir) == (f"{tmp_path}/runs/a", f"{tmp_path}/runs/b")
+    assert (found.model_dir, found.none_dir) == ("hub:x/y", None)
+    uris = Recipe(run_dir="s3://a/b", model_dir="sample:encoder", part=Section(teacher_run_dir="gs://c"))
+    assert absolute_folders(uris) == uris

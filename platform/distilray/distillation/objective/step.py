@@ -100,9 +100,7 @@ class DistillationStep(nn.Module):
 
     def forward(self, batch: TensorBatch, counts: StepCounts) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a micro-batch, and its unweighted terms; both add up over a step to the means of the step."""
-        with torch.autocast(
-            batch.input_ids.device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
-        ):
+        with self._autocast(batch):
             return self._terms(batch, counts, *self._encode(batch))
 
     @property
@@ -119,9 +117,7 @@ class DistillationStep(nn.Module):
 
         `hit@1` is right when it is the original one, `agreement` when it is the teacher's.
         """
-        with torch.autocast(
-            batch.input_ids.device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
-        ):
+        with self._autocast(batch):
             hidden, teacher = self._encode(batch)
             loss, terms = self._terms(batch, counts, hidden, teacher)
             best = best_tokens(self.model, hidden, batch.mask_index)
@@ -129,6 +125,11 @@ class DistillationStep(nn.Module):
             if teacher is not None:
                 hits["agreement"] = (best == teacher.best_tokens()).sum() / counts.masked
         return loss, terms, hits
+
+    def _autocast(self, batch: TensorBatch) -> torch.autocast:
+        """Matrix products in the dtype of the forward passes."""
+        dtype = self._autocast_dtype
+        return torch.autocast(batch.input_ids.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _encode(self, batch: TensorBatch) -> tuple[Tensor, Teacher | None]:
         """The last hidden states of the model, and the teacher's answers if there is one."""

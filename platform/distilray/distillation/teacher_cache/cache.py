@@ -108,5 +108,7 @@ def cache_content(folder: str) -> dict[str, Any]:
     """
     content: dict[str, Any] = read_manifest(folder)["content"]
     if content["job"] != "cache_teacher":
-        raise InputError(f"{folder}: written by {content['job']}, not by cache_teacher")
+        raise InputError(
+            f"{folder}: written by {content['job']}, not by cache_teacher; name a run of jobs.cache_teacher"
+        )
     return content

@@ -178,7 +178,7 @@ def _check_resources(config: CacheTeacherConfig) -> None:
 def _remove_strays(folder: RunFolder, outputs: Values) -> None:
     """Removes what a killed task has left."""
     for file in storage.list_files(folder.path(TARGETS_FOLDER)):
-        if f"{TARGETS_FOLDER}/{file.rpartition('/')[2]}" not in outputs:
+        if targets_name(file) not in outputs:
             storage.remove_file(file)
 
 

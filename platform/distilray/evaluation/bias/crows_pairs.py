@@ -66,7 +66,7 @@ def read_pairs(path: str, bad: BadRows) -> list[Pair]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start}); use the official file") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); correct crows_pairs_path") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     pairs = []
     try:

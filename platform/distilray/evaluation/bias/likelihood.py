@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distilray.inference.batching import length_sorted_batches
+from distilray.inference.batching import length_sorted_batches, padded
 from distilray.inference.masked_logits import MaskedLogits
 
 MAX_TOKENS = 4096  # of a batch, padding included
@@ -70,12 +70,8 @@ def _logits(
     """Index of each text and its logits, (masks, vocabulary), in the order of the batches."""
     lengths = [len(text.input_ids) for text in texts]
     for batch in length_sorted_batches(lengths, max_rows=batch_size, max_tokens=MAX_TOKENS):
-        width = max(lengths[index] for index in batch)
-        input_ids = np.full((len(batch), width), pad_id, np.int64)
-        attention_mask = np.zeros((len(batch), width), np.int64)
-        for row, index in enumerate(batch):
-            input_ids[row, : lengths[index]] = texts[index].input_ids
-            attention_mask[row, : lengths[index]] = 1
+        input_ids, attention_mask = padded([texts[index].input_ids for index in batch], pad_id)
+        width = input_ids.shape[1]
         places = [row * width + place for row, index in enumerate(batch) for place in texts[index].positions]
         logits = torch.from_numpy(model.logits_at(input_ids, attention_mask, np.array(places, np.int64)))
         yield from zip(batch, logits.split([len(texts[index].positions) for index in batch]), strict=True)

@@ -142,7 +142,7 @@ def evaluate_bias(config: EvaluateBiasConfig, folder: RunFolder) -> Outcome:
     }
     scores = collect_scores(config, material, found)
     storage.write_bytes(folder.path(SCORES_FILE), json.dumps(scores, indent=1).encode())
-    _write_rows(config, material, found, folder)
+    _write_rows(material, found, folder)
     counts: dict[str, Any] = {key: scores[key] for key in ("crows_pairs", "stereoset") if key in scores}
     if config.probes:
         counts["probes"] = {name: each["overlap"] for name, each in scores["probes"]["scores"].items()}
@@ -254,7 +254,7 @@ def _usable(
     return kept
 
 
-def _write_rows(config: EvaluateBiasConfig, material: Material, found: dict[str, Findings], folder: RunFolder) -> None:
+def _write_rows(material: Material, found: dict[str, Findings], folder: RunFolder) -> None:
     """For each row what every model said of it, by the row's place in its file; the texts stay in that file."""
     sets = {
         PAIRS_FILE: [{"line": pair.line} for pair in material.pairs],

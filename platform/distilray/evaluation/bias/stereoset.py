@@ -60,7 +60,7 @@ def read_examples(path: str, bad: BadRows) -> list[Example]:
     try:
         data = json.loads(storage.read_bytes(path))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); correct stereoset_path") from None
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); use the official file") from None
     inner = data.get("data") if isinstance(data, dict) else None

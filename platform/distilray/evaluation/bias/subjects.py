@@ -1,19 +1,17 @@
 """The models that are evaluated: their tokenizers first, their weights one after the other."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from distilray.errors import InputError
 from distilray.inference.masked_logits import MaskedLogits, TorchMaskedLM, is_onnx, local_masked_lm
 from distilray.inference.onnx_model import OnnxMaskedLM
-from distilray.models.masked_lm import compute_dtype, load_masked_lm
-from distilray.models.model_source import CONFIG_FILE, pinned
+from distilray.models.export.onnx_file import ONNX_FILE
+from distilray.models.masked_lm import compute_dtype, load_masked_lm, read_model_config
+from distilray.models.model_source import WEIGHTS_FILE, is_place, pinned
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of
 from distilray.runtime import storage
-from distilray.runtime.sample import HUB_PREFIX, SAMPLE_PREFIX
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,7 @@ def read_subject(name: str, source: str) -> Subject:
     folder = local_masked_lm(source)
     tokenizer_json = read_tokenizer(folder)
     tokenizer, vocabulary = build_tokenizer(tokenizer_json), vocabulary_of(tokenizer_json)
-    config = storage.join(folder, CONFIG_FILE)
-    try:
-        max_length = int(json.loads(storage.read_bytes(config))["max_position_embeddings"])
-    except (ValueError, LookupError, TypeError):
-        raise InputError(f"{config}: no model config with max_position_embeddings; write the folder anew") from None
+    config = read_model_config(folder, ONNX_FILE if is_onnx(source) else WEIGHTS_FILE)
     return Subject(
         name,
         encode=lambda text: tokenizer.encode(text).ids,
@@ -58,13 +52,14 @@ def read_subject(name: str, source: str) -> Subject:
         id_of=tokenizer.token_to_id,
         mask_id=vocabulary.mask,
         pad_id=vocabulary.pad,
-        max_length=max_length,
+        max_length=config.max_position_embeddings,
     )
 
 
 def placed(source: str) -> str:
     """A source that means the same everywhere: a hub's model by its commit, a folder of this machine by its path."""
-    return pinned(source) if not _is_folder(source) else str(storage.local_path(source))
+    is_folder = is_place(source) and storage.is_local(source)
+    return str(storage.local_path(source)) if is_folder else pinned(source)
 
 
 def load_model(source: str, precision: str) -> MaskedLogits:
@@ -74,7 +69,3 @@ def load_model(source: str, precision: str) -> MaskedLogits:
         return OnnxMaskedLM.load(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return TorchMaskedLM(load_masked_lm(folder).to(device), compute_dtype(precision, device))
-
-
-def _is_folder(source: str) -> bool:
-    return not source.startswith((HUB_PREFIX, SAMPLE_PREFIX)) and storage.is_local(source)

@@ -26,6 +26,11 @@ def cpu_name(cpuinfo: str | None = None) -> str:
     return _lines(cpuinfo, ("model name", "Hardware")) or "unknown"
 
 
+def told_features(features: list[str]) -> str:
+    """The features for people."""
+    return ", ".join(features) or "no feature that int8 or bf16 gains from"
+
+
 def has_fast_int8(features: list[str]) -> bool:
     """Whether int8 products are summed in 32 bits at once; other x86 CPUs overflow at 16 bits unless 7 are used."""
     return bool(_FAST_INT8 & set(features))

@@ -8,14 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from distilray.config.export.variants import ExportModelConfig
-from distilray.evaluation.export.processor import has_fast_int8
+from distilray.evaluation.export.processor import has_fast_int8, told_features
 from distilray.evaluation.export.variants import REPORT_FILE
 from distilray.models.export.hub import README_FILE, push
-from distilray.models.model_source import MODEL_FILES, local_model
+from distilray.models.model_source import MODEL_FILES, TOKENIZER_CONFIG_FILE, local_model
 from distilray.runtime import storage
 from distilray.runtime.run_folder import RunFolder
-
-TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def show_export(folder: RunFolder) -> None:
@@ -27,7 +25,7 @@ def show_export(folder: RunFolder) -> None:
     report = json.loads(storage.read_bytes(folder.path(REPORT_FILE)))
     Console(width=None if os.isatty(1) else 100).print(_table(report))
     features = report["cpu"]["features"]
-    print(f"CPU: {report['cpu']['name']} ({', '.join(features) or 'no feature that int8 or bf16 gains from'})")
+    print(f"CPU: {report['cpu']['name']} ({told_features(features)})")
     if "onnx-int8" in report["variants"] and not has_fast_int8(features) and not report["int8"]["reduce_range"]:
         print("onnx-int8: this CPU has no 8-bit dot product, so sums may overflow: compare int8.reduce_range=true")
     config = folder.config
@@ -42,7 +40,7 @@ def show_export(folder: RunFolder) -> None:
 def pushed_files(config: ExportModelConfig, folder: RunFolder) -> dict[str, str]:
     """What an upload consists of: the model itself at the top, a folder for each format, report and model card."""
     source = local_model(config.model_dir)
-    tops = {name: storage.join(source, name) for name in (*MODEL_FILES, TOKENIZER_CONFIG)}
+    tops = {name: storage.join(source, name) for name in (*MODEL_FILES, TOKENIZER_CONFIG_FILE)}
     own = {name: folder.path(name) for name in (REPORT_FILE, README_FILE)}
     formats = {
         f"{variant}/{uri.rpartition('/')[2]}": uri

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from distilray.config.export.variants import ExportModelConfig
 from distilray.errors import InputError
-from distilray.inference.batching import length_sorted_batches
+from distilray.inference.batching import length_sorted_batches, padded
 from distilray.pretraining_data.batches import Batch, heldout_batches
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
@@ -22,7 +22,7 @@ _MAX_TOKENS = 4096  # of a batch, padding included
 
 
 @dataclass(frozen=True)
-class MaskedText:
+class MaskedBatches:
     """Batches whose `mask_index` shows `[MASK]` in `input_ids`, with the true ids as `mask_labels`.
 
     Attributes:
@@ -40,7 +40,7 @@ class MaskedText:
         return sum(len(batch.mask_index) for batch in self.batches)
 
 
-def masked_text(config: ExportModelConfig, tokenizer_json: str, max_length: int) -> MaskedText | None:
+def masked_text(config: ExportModelConfig, tokenizer_json: str, max_length: int) -> MaskedBatches | None:
     """The text that a recipe names, None when it names none.
 
     Args:
@@ -68,18 +68,20 @@ def read_lines(uri: str, limit: int) -> list[str]:
         InputError: no file there, not UTF-8, or only blank lines.
     """
     if not storage.exists(uri) or storage.is_folder(uri):
-        raise InputError(f"{uri}: no such text file")
+        raise InputError(f"{uri}: no such text file; name one as text_path")
     try:
         text = storage.read_bytes(uri).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{uri}: not UTF-8 text (byte {error.start}); convert it, or name a plain text") from None
     lines = list(islice((line.strip() for line in text.splitlines() if line.strip()), limit))
     if not lines:
-        raise InputError(f"{uri}: no line with text")
+        raise InputError(f"{uri}: no line with text; name another file as text_path")
     return lines
 
 
-def mask_lines(lines: Sequence[str], tokenizer_json: str, *, max_length: int, batch_size: int, seed: int) -> MaskedText:
+def mask_lines(
+    lines: Sequence[str], tokenizer_json: str, *, max_length: int, batch_size: int, seed: int
+) -> MaskedBatches:
     """Lines as masked batches: in each a share of the ordinary tokens, at least one, becomes `[MASK]`."""
     vocabulary = vocabulary_of(tokenizer_json)
     encodings = build_tokenizer(tokenizer_json).encode_batch(list(lines), add_special_tokens=False)
@@ -92,24 +94,23 @@ def mask_lines(lines: Sequence[str], tokenizer_json: str, *, max_length: int, ba
             rows.append((ids, np.sort(generator(seed, number).choice(places, count, replace=False))))
     grouped = length_sorted_batches([len(ids) for ids, _ in rows], max_rows=batch_size, max_tokens=_MAX_TOKENS)
     batches = [_batch([rows[row] for row in group], vocabulary) for group in grouped]
-    return MaskedText(batches, len(rows), len(lines) - len(rows))
+    return MaskedBatches(batches, len(rows), len(lines) - len(rows))
 
 
 def _batch(rows: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], vocabulary: Vocabulary) -> Batch:
-    width = max(len(ids) for ids, _ in rows)
-    input_ids = np.full((len(rows), width), vocabulary.pad, dtype=np.int64)
-    attention_mask = np.zeros_like(input_ids)
-    for row, (ids, _) in enumerate(rows):
-        input_ids[row, : len(ids)], attention_mask[row, : len(ids)] = ids, 1
+    input_ids, attention_mask = padded([ids for ids, _ in rows], vocabulary.pad)
+    width = input_ids.shape[1]
     index = np.concatenate([row * width + places for row, (_, places) in enumerate(rows)])
     labels = input_ids.reshape(-1)[index]
     input_ids.reshape(-1)[index] = vocabulary.mask
     return Batch(input_ids, attention_mask, np.zeros_like(input_ids), index, labels)
 
 
-def _of_shards(config: ExportModelConfig, shards_dir: str, tokenizer_json: str) -> MaskedText:
+def _of_shards(config: ExportModelConfig, shards_dir: str, tokenizer_json: str) -> MaskedBatches:
     vocabulary = vocabulary_of(tokenizer_json)
     own = tokenizer_hash(tokenizer_json)
     shards = ShardSet(shards_dir, "heldout", tokenizer_hash=own, cache=ShardCache(config.cache))
     rows = heldout_batches(shards, batch_size=config.batch_size, pad_id=vocabulary.pad, limit=config.max_examples)
-    return MaskedText([batch.fully_masked(vocabulary.mask) for batch in rows], min(len(shards), config.max_examples), 0)
+    return MaskedBatches(
+        [batch.fully_masked(vocabulary.mask) for batch in rows], min(len(shards), config.max_examples), 0
+    )

@@ -15,8 +15,8 @@ from distilray.config.export.variants import LOSSY, VARIANTS, ExportModelConfig,
 from distilray.errors import DataQualityError
 from distilray.evaluation.export.gate import GateFigures, answer_masks, gate_faults, gate_figures
 from distilray.evaluation.export.parity import ParityResult, compare_logits, parity_cases
-from distilray.evaluation.export.processor import cpu_features, cpu_name
-from distilray.evaluation.export.text import MaskedText, masked_text
+from distilray.evaluation.export.processor import cpu_features, cpu_name, told_features
+from distilray.evaluation.export.text import MaskedBatches, masked_text
 from distilray.inference.masked_logits import TorchMaskedLM, open_masked_lm
 from distilray.models.export.folders import write_bf16_folder, write_onnx_folder
 from distilray.models.export.graph import int8_graph, onnx_graph
@@ -40,7 +40,7 @@ class Source:
     model_dir: str
     model: Any
     tokenizer_json: str
-    text: MaskedText | None
+    text: MaskedBatches | None
 
     @classmethod
     def open(cls, config: ExportModelConfig) -> "Source":
@@ -78,7 +78,7 @@ def plan_export(config: ExportModelConfig) -> dict[str, object]:
         "model": f"{source.model_dir}: {count_parameters(source.model):,} parameters",
         "formats": ", ".join(config.variants),
         "tried on": f"{text.examples:,} examples, {text.masks:,} masks" if text else "random inputs only",
-        "CPU": f"{cpu_name()}: {', '.join(cpu_features()) or 'no feature that int8 or bf16 gains from'}",
+        "CPU": f"{cpu_name()}: {told_features(cpu_features())}",
         "upload": config.push.repo_id or "none",
     }
 
@@ -184,7 +184,7 @@ def _report(
     }
 
 
-def _text_facts(text: MaskedText | None) -> dict[str, int]:
+def _text_facts(text: MaskedBatches | None) -> dict[str, int]:
     return {} if text is None else {"examples": text.examples, "masks": text.masks, "dropped": text.dropped}
 
 

@@ -48,7 +48,7 @@ class CausalPerplexity:
                 folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
             )
         except Exception as error:  # tokenizers and safetensors raise their own plain Exceptions
-            raise InputError(f"{model_dir}: cannot be loaded as a causal model ({error})") from None
+            raise InputError(f"{model_dir}: cannot be loaded as a causal model ({error}); {_FIX}") from None
         self._model, self._device, self._batch_size = model.eval().to(device), device, batch_size
         self._start: list[int] = []
         if add_start_token:

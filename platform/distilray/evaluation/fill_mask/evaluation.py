@@ -32,8 +32,8 @@ from distilray.evaluation.fill_mask.summary import (
 )
 from distilray.evaluation.fill_mask.windows import encode_examples
 from distilray.evaluation.metrics import percentile
-from distilray.models.masked_lm import count_parameters, load_masked_lm
-from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE, model_inputs, pinned
+from distilray.models.masked_lm import count_parameters, load_masked_lm, read_model_config
+from distilray.models.model_source import WEIGHTS_FILE, model_inputs, pinned
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
@@ -197,15 +197,16 @@ def _tokenizer_and_length(config: EvaluateFillMaskConfig) -> tuple[str, int]:
     """The tokenizer of all models, and the tokens of a window.
 
     Raises:
-        InputError: two tokenizers, a vocabulary that a model does not have, or a window that one cannot read.
+        InputError: no config of a BERT or DistilBERT, two tokenizers, a vocabulary that a model does not have, or a
+            window that one cannot read.
     """
     assert config.data is not None
     tokenizers, lengths = [], []
     for folder in model_dirs(config).values():
+        model_config = read_model_config(folder)
         tokenizers.append(read_tokenizer(folder))
-        values = json.loads(storage.read_bytes(storage.join(folder, CONFIG_FILE)))
-        lengths.append(int(values.get("max_position_embeddings", 512)))
-        if values.get("vocab_size", 0) < vocabulary_of(tokenizers[-1]).size:
+        lengths.append(model_config.max_position_embeddings)
+        if model_config.vocab_size < vocabulary_of(tokenizers[-1]).size:
             raise InputError(f"{folder}: its tokenizer has more ids than the model; name a folder whose files fit")
     if len({tokenizer_hash(found) for found in tokenizers}) > 1:
         raise InputError(

@@ -21,12 +21,12 @@ class Example:
 
     Attributes:
         row: of its file, from 1: the line, or the row of Parquet.
-        pieces: the text between the masks, so one more than there are masks.
+        fragments: the text between the masks, so one more than there are masks.
         answers: what is missing at the first masks; those behind them are shown and not scored.
     """
 
     row: int
-    pieces: tuple[str, ...]
+    fragments: tuple[str, ...]
     answers: tuple[str, ...]
 
 
@@ -53,8 +53,8 @@ def example_of(row: int, text: object, answers: object, data: FillMaskDataConfig
         return BadRow(row, "answers_missing", f"'{data.answer_column}' holds neither a string nor a list of strings")
     if not _is_text(text, *found):
         return BadRow(row, "not_utf8", "holds bytes or half of a surrogate pair, which are no characters")
-    pieces = tuple(MASKS.split(text))
-    masks = len(pieces) - 1
+    fragments = tuple(MASKS.split(text))
+    masks = len(fragments) - 1
     if not masks:
         return BadRow(row, "no_mask", "no <mask> or [MASK] in the text")
     if data.scored == "first":
@@ -63,7 +63,7 @@ def example_of(row: int, text: object, answers: object, data: FillMaskDataConfig
         return BadRow(row, "mask_count", f"{masks} masks and {len(found)} answers")
     if not all(answer.strip() for answer in found):
         return BadRow(row, "answer_empty", f"answer {[bool(answer.strip()) for answer in found].index(False) + 1}")
-    return Example(row, pieces, tuple(found))
+    return Example(row, fragments, tuple(found))
 
 
 def masked_line(row: int, line: str, *, fraction: float, seed: int) -> Example | BadRow:
@@ -83,8 +83,8 @@ def masked_line(row: int, line: str, *, fraction: float, seed: int) -> Example |
     order = np.argsort(hash_integers(seed, _USE, key, np.arange(len(words))), kind="stable")
     chosen = [words[index] for index in sorted(order[: max(1, round(fraction * len(words)))].tolist())]
     edges = [0, *(edge for word in chosen for edge in word.span()), len(line)]
-    pieces = tuple(line[edges[at] : edges[at + 1]] for at in range(0, len(edges), 2))
-    return Example(row, pieces, tuple(word.group() for word in chosen))
+    fragments = tuple(line[edges[at] : edges[at + 1]] for at in range(0, len(edges), 2))
+    return Example(row, fragments, tuple(word.group() for word in chosen))
 
 
 def _is_text(*strings: str) -> bool:
@@ -95,6 +95,6 @@ def _is_text(*strings: str) -> bool:
     return True
 
 
-def filled(pieces: Sequence[str], answers: Sequence[str]) -> str:
+def filled(fragments: Sequence[str], answers: Sequence[str]) -> str:
     """The text with something at each of its masks."""
-    return "".join(part for pair in zip(pieces, [*answers, ""], strict=True) for part in pair)
+    return "".join(part for pair in zip(fragments, [*answers, ""], strict=True) for part in pair)

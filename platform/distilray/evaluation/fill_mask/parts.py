@@ -85,7 +85,7 @@ def _part_table(
     bad = sorted([*refused, *(row for row in rows if isinstance(row, BadRow))], key=lambda each: each.row)
     listed = [{"file": f"{name}:{each.row}", "reason": each.reason, "detail": each.detail} for each in bad[:LISTED]]
     facts = {"rows": len(rows), "bad": dict(Counter(each.reason for each in bad)), "listed": listed}
-    texts = [list(example.pieces) for example in kept] if wants_texts else []
+    texts = [list(example.fragments) for example in kept] if wants_texts else []
     return pa.table(
         {
             "number": [number],
@@ -183,7 +183,7 @@ class PartScorer:
         for model, found in answered.items():
             words = tokenizer.decode_batch([found.best[start:end].tolist() for start, end in _spans(windows)])
             of_row = np.split(np.array(words, object), np.searchsorted(windows.row, rows[1:])) if len(rows) else []
-            whole = [filled(pieces, list(answers)) for pieces, answers in zip(texts, of_row, strict=True)]
+            whole = [filled(fragments, list(answers)) for fragments, answers in zip(texts, of_row, strict=True)]
             columns[f"{model}_text"] = pa.array(whole, pa.string())
             columns[f"{model}_perplexity"] = pa.array(self._causal.of(whole), pa.float64())
         return pa.table(columns)

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 from urllib.parse import unquote
@@ -80,7 +80,7 @@ def with_limit(files: list[DataFile], data: FillMaskDataConfig, *, seed: int, ro
     for file in files:
         count = sum(1 for _ in islice(read_examples(file, data, seed=seed), rows))
         if count:
-            kept.append(DataFile(file.number, file.uri, file.name, file.format, count))
+            kept.append(replace(file, limit=count))
         rows -= count
         if not rows:
             break
@@ -233,7 +233,10 @@ def _parquet_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
                     row += 1
                     yield example_of(row, text, answer, data)
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise InputError(f"{file.uri}: damaged behind row {row:,} ({' '.join(str(error).split())[:200]})") from None
+        told = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{file.uri}: damaged behind row {row:,} ({told}); remove the file, or write it again"
+        ) from None
 
 
 _READERS: Mapping[str, Callable[[DataFile, FillMaskDataConfig, int], Rows]] = {

@@ -73,10 +73,10 @@ class _Builder:
         self._offsets, self._bounds, self._labels = [0], [0], list[int]()
         self._answers: list[tuple[int, int, int, int, int]] = []  # window, start, scored, row, mask
 
-    def add(self, example: Example, pieces: Sequence[Sequence[int]], labels: Sequence[Sequence[int] | None]) -> None:
-        """Adds a text; a mask without labels is shown as one mask token."""
-        body, starts = list(pieces[0]), []
-        for behind, answer in zip(pieces[1:], labels, strict=True):
+    def add(self, row: int, fragments: Sequence[Sequence[int]], labels: Sequence[Sequence[int] | None]) -> None:
+        """Adds the text of a row; a mask without labels is shown as one mask token."""
+        body, starts = list(fragments[0]), []
+        for behind, answer in zip(fragments[1:], labels, strict=True):
             starts.append(len(body))
             body += [self._vocabulary.mask] * (len(answer) if answer is not None else 1)
             body += behind
@@ -90,7 +90,7 @@ class _Builder:
                 left = min(max(0, start - (self._room - len(wanted)) // 2), len(body) - self._room)
                 self._add_window(body[left : left + self._room])
             place = start - left + 1  # behind [CLS]
-            self._answers.append((len(self._offsets) - 2, place, int(answer is not None), example.row, mask))
+            self._answers.append((len(self._offsets) - 2, place, int(answer is not None), row, mask))
             self._labels += wanted
             self._bounds.append(len(self._labels))
 
@@ -118,16 +118,16 @@ def encode_examples(
         fill_all: asks also at masks that are not scored.
     """
     vocabulary = vocabulary_of(tokenizer_json)
-    pieces = _encoded([example.pieces for example in examples], tokenizer_json)
+    fragments = _encoded([example.fragments for example in examples], tokenizer_json)
     answers = _encoded([example.answers for example in examples], tokenizer_json)
     builder, kept, bad = _Builder(vocabulary, max_length), list[Example](), list[BadRow]()
-    for example, of_text, of_answers in zip(examples, pieces, answers, strict=True):
+    for example, of_text, of_answers in zip(examples, fragments, answers, strict=True):
         fault = _fault(of_answers, vocabulary, max_length)
         if fault is not None:
             bad.append(BadRow(example.row, *fault))
             continue
         unscored = len(of_text) - 1 - len(of_answers)
-        builder.add(example, of_text, [*of_answers, *[None] * unscored])
+        builder.add(example.row, of_text, [*of_answers, *[None] * unscored])
         kept.append(example)
     windows = builder.build()
     return windows if fill_all else only_scored(windows), kept, bad
@@ -155,7 +155,7 @@ def only_scored(windows: Windows) -> Windows:
 
 
 def _encoded(texts: Sequence[Sequence[str]], tokenizer_json: str) -> list[list[list[int]]]:
-    """Ids of strings, without special tokens; `[MASK]` splits a text before anything else, so its pieces go alone."""
+    """Ids of strings, without special tokens; `[MASK]` splits a text before all else, so its fragments go alone."""
     flat = [text for of_one in texts for text in of_one]
     found: Any = iter(build_tokenizer(tokenizer_json).encode_batch_fast(flat, add_special_tokens=False))
     return [[next(found).ids for _ in of_one] for of_one in texts]

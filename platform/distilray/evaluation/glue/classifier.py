@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import save
 from torch import nn
 from transformers import BertForSequenceClassification, DistilBertForSequenceClassification
-from transformers.utils import logging as transformers_logging
 
 from distilray.errors import InputError
 from distilray.evaluation.glue.tasks import GlueTask
-from distilray.models.masked_lm import SAFETENSORS_METADATA, companion_files, model_tensors, read_model_config
+from distilray.models.masked_lm import companion_files, read_model_config
 from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE
+from distilray.models.weights import SAFETENSORS_METADATA, load_weights, model_tensors, refuse_weights
 from distilray.runtime import storage
 from distilray.runtime.seeding import hash_integers
 
@@ -56,7 +56,7 @@ def load_classifier(model_dir: str, task: GlueTask, *, seed: int, dropout: float
             setattr(config, name, dropout)
     model, absent = _load(model_dir, config)
     fresh = (*_HEAD_PREFIXES, _POOLER_PREFIX)
-    _refuse(model_dir, [name for name in absent if not name.startswith(fresh)])
+    refuse_weights(model_dir, [name for name in absent if not name.startswith(fresh)])
     head = [name for name, _ in model.named_parameters() if name.startswith(_HEAD_PREFIXES)]
     _initialise(model, sorted({*absent, *head}), seed)
     return model
@@ -72,9 +72,11 @@ def load_fine_tuned(folder: str, task: GlueTask) -> Any:
     found = getattr(config, _TASK_KEY, None)
     if found != task.name or dict(config.id2label) != _words(task):
         told = f"fine-tuned on {found}" if found else "not fine-tuned by jobs.evaluate_glue"
-        raise InputError(f"{folder}/{CONFIG_FILE}: {told}, where a model of {task.name} is needed")
+        raise InputError(
+            f"{folder}/{CONFIG_FILE}: {told}, where a model of {task.name} is needed; name a run of jobs.evaluate_glue"
+        )
     model, absent = _load(folder, config)
-    _refuse(folder, absent)
+    refuse_weights(folder, absent)
     return model
 
 
@@ -98,33 +100,12 @@ def _words(task: GlueTask) -> dict[int, str]:
 
 def _load(model_dir: str, config: Any) -> tuple[Any, list[str]]:
     """The model, and the names of weights that the folder lacks or has in another shape."""
-    # What is missing is judged by the callers; the library's own report would say it a second time, in many lines.
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    model_class: Any = _CLASSES[config.model_type]
-    try:
-        with torch.random.fork_rng(devices=[]):  # the library draws what is missing
-            model, info = model_class.from_pretrained(
-                storage.local_path(model_dir),
-                config=config,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                dtype=torch.float32,
-            )
-    except Exception as error:  # safetensors raises its own plain Exception for a torn file
-        raise InputError(f"{model_dir}/{WEIGHTS_FILE}: cannot be loaded ({error})") from None
+    with torch.random.fork_rng(devices=[]):  # the library draws what is missing
+        model, missing, mismatched = load_weights(_CLASSES[config.model_type], model_dir, config)
     # The library leaves them where the file has them; products of matrices round by where these lie in memory.
     for parameter in model.parameters():
         parameter.data = parameter.detach().clone()
-    mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
-    return model.eval(), sorted([*info["missing_keys"], *mismatched])
-
-
-def _refuse(model_dir: str, names: Sequence[str]) -> None:
-    if names:
-        raise InputError(f"{model_dir}: {len(names)} weights are missing or of another shape, first {names[0]}")
+    return model, sorted([*missing, *mismatched])
 
 
 @torch.no_grad()

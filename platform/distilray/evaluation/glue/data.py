@@ -13,8 +13,6 @@ from distilray.evaluation.glue.raw_files import is_raw_file, read_raw_ax, read_r
 from distilray.evaluation.glue.tasks import TASKS, GlueTask
 from distilray.runtime import storage
 
-__all__ = ["Examples", "TaskData", "find_tasks", "input_files", "load_task"]
-
 _TORN_ROWS = "torn rows"
 
 # AX is scored with MNLI and has a folder of its own, or is a file; looked for in this order.

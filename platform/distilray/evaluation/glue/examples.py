@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from distilray.errors import InputError
 from distilray.evaluation.glue.tasks import GlueTask
 
-HIGHEST_SCORE = 5.0
+HIGHEST_SCORE = 5.0  # of STS-B; the lowest is 0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from distilray.config.glue import TaskConfig, TaskName
 from distilray.errors import InputError
-from distilray.evaluation.glue.data import Examples, TaskData
+from distilray.evaluation.glue.data import TaskData
+from distilray.evaluation.glue.examples import Examples
 from distilray.pretraining_data.batches import WIDTH_MULTIPLE, padded_width
 from distilray.pretraining_data.tokenizer import vocabulary_of
 from distilray.runtime.seeding import generator
@@ -50,11 +51,7 @@ class Features:
 
 @dataclass(frozen=True)
 class TaskFeatures:
-    """What fine-tuning on a task reads; shared by all fine-tunings of it.
-
-    Attributes:
-        train_of: rows that the task has to train on, of which `train` may be a sample.
-    """
+    """What fine-tuning on a task reads; shared by all fine-tunings of it."""
 
     task: TaskName
     train: Features
@@ -62,7 +59,6 @@ class TaskFeatures:
     test: Mapping[str, Features]
     pad_id: int
     tokenizer_json: str
-    train_of: int
 
 
 @dataclass(frozen=True)
@@ -95,10 +91,7 @@ def encode_task(data: TaskData, tokenizer_json: str, settings: TaskConfig, *, se
     Raises:
         InputError: the tokenizer is none of BERT.
     """
-    tokenizer = Tokenizer.from_str(tokenizer_json)  # one of its own: cutting is a state of it
-    if [tokenizer.num_special_tokens_to_add(is_pair) for is_pair in (False, True)] != [2, 3]:
-        raise InputError("tokenizer.json: it does not write [CLS] A [SEP] B [SEP]; name a model with a BERT tokenizer")
-    tokenizer.enable_truncation(settings.max_length, strategy="longest_first")
+    tokenizer = cutting_tokenizer(tokenizer_json, settings.max_length)
     train = _first_of_random_order(data.train, settings.max_train_examples, seed)
     return TaskFeatures(
         task=data.task.name,
@@ -107,8 +100,20 @@ def encode_task(data: TaskData, tokenizer_json: str, settings: TaskConfig, *, se
         test={name: _encode(examples, tokenizer) for name, examples in data.test.items()},
         pad_id=vocabulary_of(tokenizer_json).pad,
         tokenizer_json=tokenizer_json,
-        train_of=len(data.train.first),
     )
+
+
+def cutting_tokenizer(tokenizer_json: str, max_length: int) -> Tokenizer:
+    """A tokenizer of texts and pairs that cuts them at `max_length` tokens, the longer of two first.
+
+    Raises:
+        InputError: the tokenizer is none of BERT.
+    """
+    tokenizer = Tokenizer.from_str(tokenizer_json)  # one of its own: cutting is a state of it
+    if [tokenizer.num_special_tokens_to_add(is_pair) for is_pair in (False, True)] != [2, 3]:
+        raise InputError("tokenizer.json: it does not write [CLS] A [SEP] B [SEP]; name a model with a BERT tokenizer")
+    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    return tokenizer
 
 
 def epoch_batches(lengths: NDArray[np.integer], *, batch_size: int, seed: int, epoch: int) -> list[Rows]:

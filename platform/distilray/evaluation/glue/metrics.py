@@ -10,10 +10,10 @@ from scipy import stats
 from sklearn import metrics
 
 from distilray.config.glue import METRICS, SCORE
+from distilray.evaluation.glue.examples import HIGHEST_SCORE
 from distilray.evaluation.glue.tasks import GlueTask
 
 Array = NDArray[Any]
-_LOWEST, _HIGHEST = 0.0, 5.0  # of STS-B
 # By its name in METRICS: the number of the dev set that it is taken on, and how, from labels and predictions.
 _FUNCTIONS: Mapping[str, tuple[int, Callable[[Array, Array], float]]] = {
     "accuracy": (0, metrics.accuracy_score),
@@ -62,7 +62,7 @@ def predictions(task: GlueTask, outputs: Array) -> Array:
     """
     if not np.isfinite(outputs).all():
         raise RuntimeError(f"{task.title}: the model gives outputs that are not finite; lower learning_rate")
-    return outputs[:, 0].clip(_LOWEST, _HIGHEST) if task.is_regression else outputs.argmax(axis=1)
+    return outputs[:, 0].clip(0.0, HIGHEST_SCORE) if task.is_regression else outputs.argmax(axis=1)
 
 
 def _correlation(function: Callable[[Array, Array], Any], labels: Array, found: Array) -> float:

@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distilray.errors import InputError
 
@@ -29,8 +29,15 @@ def onnx_package(name: str) -> Any:
         raise InputError(f"package '{name.partition('.')[0]}' is not installed; run: {_INSTALL}") from None
 
 
-def read_checked(file: Path) -> bytes:
-    """The bytes of an ONNX file, after a look at what it would have the runtime do.
+class CheckedFile(NamedTuple):
+    """An ONNX file that may be run: its bytes, and whether weights of it are kept in 8 bits."""
+
+    data: bytes
+    is_int8: bool
+
+
+def read_checked(file: Path) -> CheckedFile:
+    """An ONNX file, after a look at what it would have the runtime do.
 
     Raises:
         InputError: not ONNX, weights in other files, operators of a library, or other inputs than `INPUTS`.
@@ -49,13 +56,8 @@ def read_checked(file: Path) -> bytes:
     if foreign:
         raise InputError(f"{file}: operators of '{foreign[0]}', which need code of their own; export the model anew")
     _check_face(file, model)
-    return data
-
-
-def is_int8(data: bytes) -> bool:
-    """Whether weights of an ONNX file are kept in 8 bits."""
-    model = onnx_package("onnx").load_model_from_string(data)
-    return any(tensor.data_type in (tensor.INT8, tensor.UINT8) for tensor in model.graph.initializer if tensor.dims)
+    weights = [tensor for tensor in model.graph.initializer if tensor.dims]
+    return CheckedFile(data, any(tensor.data_type in (tensor.INT8, tensor.UINT8) for tensor in weights))
 
 
 def _check_face(file: Path, model: Any) -> None:

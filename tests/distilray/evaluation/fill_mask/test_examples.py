@@ -55,7 +55,7 @@ def test_an_empty_label_of_azures_form_is_a_bad_row():
 def test_a_masked_line_filled_with_its_answers_is_the_line():
     found = masked_line(1, LINE, fraction=0.3, seed=5)
     assert len(found.answers) == round(0.3 * 14)
-    assert filled(found.pieces, found.answers) == LINE
+    assert filled(found.fragments, found.answers) == LINE
 
 
 @given(st.text(min_size=1), st.integers(0, 2**63 - 1), st.floats(0.01, 1.0))
@@ -63,7 +63,7 @@ def test_every_line_is_masked_at_whole_words_or_refused(line, seed, fraction):
     found = masked_line(1, line, fraction=fraction, seed=seed)
     if isinstance(found, BadRow):
         return
-    assert filled(found.pieces, found.answers) == line
+    assert filled(found.fragments, found.answers) == line
     assert all(answer[0].isalnum() and answer[-1].isalnum() for answer in found.answers)
 
 

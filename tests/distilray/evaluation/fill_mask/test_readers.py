@@ -70,7 +70,7 @@ def written(folder, name, content):
 )
 def test_the_same_rows_are_the_same_examples_in_every_format(tmp_path, name, make):
     found = read(written(tmp_path, name, make(ROWS)))
-    assert [(row.pieces, row.answers) for row in found] == EXAMPLES
+    assert [(row.fragments, row.answers) for row in found] == EXAMPLES
 
 
 def test_the_columns_can_be_named(tmp_path):
@@ -90,7 +90,7 @@ def test_plain_text_is_masked_line_by_line(tmp_path):
     file = written(tmp_path, "a.txt", b"one two three\r\n\n  four five\n")
     found = read(file, masked_fraction=1.0)
     assert [(row.row, row.answers) for row in found] == [(1, ("one", "two", "three")), (3, ("four", "five"))]
-    assert found[0].pieces == ("", " ", " ", "")
+    assert found[0].fragments == ("", " ", " ", "")
 
 
 def test_bad_lines_are_told_by_number_and_reason_and_the_others_are_read(tmp_path):

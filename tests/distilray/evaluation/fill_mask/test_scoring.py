@@ -149,7 +149,7 @@ def test_scores_are_those_of_one_full_forward_pass_for_each_prediction(model, to
     windows = windows_of(tokenizer_json, examples, max_length=32)
     found = score(model, windows)
     joint, left = plain(model, tokenizer_json, windows)
-    assert len({len(example.pieces) for example in examples}) > 2
+    assert len({len(example.fragments) for example in examples}) > 2
     assert (windows.pieces > 1).sum() > 10
     assert found.ranks.tolist() == [rank for rank, _ in joint]
     assert found.losses == pytest.approx([loss for _, loss in joint], abs=1e-4)

@@ -10,7 +10,8 @@ import numpy as np
 
 from distilray.config.glue import TaskConfig
 from distilray.evaluation.glue.classifier import load_classifier
-from distilray.evaluation.glue.data import Examples, TaskData
+from distilray.evaluation.glue.data import TaskData
+from distilray.evaluation.glue.examples import Examples
 from distilray.evaluation.glue.features import TaskFeatures, encode_task
 from distilray.evaluation.glue.tasks import TASKS, GlueTask
 from distilray.models.masked_lm import load_masked_lm, save_model

@@ -77,7 +77,8 @@ def line(tmp_path):
     models = cost["files"]["efficiency.json"]["models"]
     models["teacher"] = {**models["student"], "latency_ms": 40.0, "layer_parameters": 85_000_000}
     models["student"]["layer_parameters"] = 42_500_000
-    write_run(tmp_path / "efficiency", "measure_efficiency", inputs=both, **cost)
+    timed = {f"models.{name}": entry for name, entry in both.items()}
+    write_run(tmp_path / "efficiency", "measure_efficiency", inputs=timed, **cost)
     return tmp_path
 
 

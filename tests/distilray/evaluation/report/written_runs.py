@@ -75,7 +75,7 @@ def write_line(folder: Path) -> dict[str, str]:
         folder / "export", "export_model", inputs={"model": known(hashes["student"])}, **export()
     )
     hashes["efficiency"] = write_run(
-        folder / "efficiency", "measure_efficiency", inputs={"student": known(hashes["student"])}, **efficiency()
+        folder / "efficiency", "measure_efficiency", inputs={"models.student": known(hashes["student"])}, **efficiency()
     )
     return hashes
 

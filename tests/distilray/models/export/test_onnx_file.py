@@ -32,7 +32,14 @@ def make_external(tensor, location):
 
 def test_a_plain_graph_is_read_as_it_is(tmp_path, graph):
     (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
-    assert read_checked(tmp_path / "model.onnx") == graph.SerializeToString()
+    assert read_checked(tmp_path / "model.onnx") == (graph.SerializeToString(), False)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT8, TensorProto.UINT8])
+def test_a_graph_with_a_matrix_of_8_bits_is_known(tmp_path, graph, kind):
+    graph.graph.initializer.append(helper.make_tensor("narrow", kind, [2, 2], [1, 2, 3, 4]))
+    (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
+    assert read_checked(tmp_path / "model.onnx").is_int8
 
 
 @pytest.mark.parametrize("location", ["weights.bin", "../../etc/passwd"])

@@ -14,6 +14,11 @@ def steps_per_epoch(rows: int, settings: FineTuneConfig) -> int:
     return -(-rows // settings.batch_size)
 
 
+def total_steps(rows: int, settings: FineTuneConfig) -> int:
+    """Optimiser steps of a fine-tuning that nothing ends early."""
+    return settings.epochs * steps_per_epoch(rows, settings)
+
+
 def evaluation_steps(rows: int, settings: FineTuneConfig) -> list[int]:
     """Finished steps at each evaluation, ascending; the last is the end of the training.
 

@@ -14,7 +14,13 @@ from distilray.evaluation.glue.features import Rows, TaskFeatures, collate, epoc
 from distilray.evaluation.glue.metrics import task_scores
 from distilray.evaluation.glue.tasks import GlueTask
 from distilray.evaluation.glue.training.objective import Objective, predict
-from distilray.evaluation.glue.training.schedule import adamw, evaluation_steps, rate_share, steps_per_epoch
+from distilray.evaluation.glue.training.schedule import (
+    adamw,
+    evaluation_steps,
+    rate_share,
+    steps_per_epoch,
+    total_steps,
+)
 from distilray.evaluation.glue.training.workers import Workers
 from distilray.pretraining_data.sample_plan import PlanState
 from distilray.runtime.seeding import hash_integers
@@ -45,7 +51,7 @@ class Steps:
         rows = len(features.train)
         self.model, self.optimizer = model, adamw(model, settings)
         self.per_epoch, self.evaluated = steps_per_epoch(rows, settings), evaluation_steps(rows, settings)
-        self.total = self.per_epoch * settings.epochs
+        self.total = total_steps(rows, settings)
         self._features, self._settings, self._task, self._seed = features, settings, task, seed
         self._device, self._dtype, self._workers = device, dtype, workers
         self._teacher_outputs = teacher_outputs

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+
+from distilray.distillation.accumulation import summing_gradients
 
 
 class Workers:
@@ -59,7 +60,4 @@ class Workers:
 
     def averaging(self, module: nn.Module, device: torch.device) -> nn.Module:
         """The module with gradients that are the mean over all workers."""
-        if self.size == 1:
-            return module
-        devices = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
+        return module if self.size == 1 else summing_gradients(module, device)

@@ -143,11 +143,11 @@ def _costs(runs: Runs) -> list[Line]:
 def _is_teacher(runs: Runs, run: Run, name: str) -> bool:
     """Whether a model of an efficiency run is the one that the student has learnt from."""
     assert runs.subject is not None
-    known, entry = runs.subject.inputs.get(TEACHER, {}), run.inputs.get(name, {})
+    known, entry = runs.subject.inputs.get(TEACHER, {}), run.inputs.get(f"models.{name}", {})
     return any(key in known and known[key] == entry.get(key) for key in ("content_hash", "fingerprint"))
 
 
-_WHO = (_is_teacher, lambda runs, run, name: runs.about_subject(run, name))
+_WHO = (_is_teacher, lambda runs, run, name: runs.about_subject(run, f"models.{name}"))
 
 
 def _spread(figures: Mapping[str, float]) -> str:
