@@ -69,10 +69,6 @@ def test_a_teacher_without_a_special_token_is_one_line_that_names_it(tmp_path, c
         (["sample_fraction=0"], "sample_fraction"),
         (["sample_fraction=1e-9"], "none of the 30 documents is in the sample"),
         (["teacher_dir=somewhere"], "give corpus_dir to train a tokenizer, or teacher_dir"),
-        (
-            ["teacher_dir=somewhere", "corpus_dir=null", "min_frequency=2"],
-            "min_frequency: the tokenizer of teacher_dir",
-        ),
         (["vocab_size=300"], "did you mean 'vocabulary_size'"),
     ],
 )

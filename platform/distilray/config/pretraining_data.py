@@ -33,7 +33,7 @@ class CacheConfig(Config):
 
 
 class TrainTokenizerConfig(SeededConfig):
-    """Recipe of `jobs.train_tokenizer`; with `teacher_dir` nothing is learnt, and all but it and `run_dir` is not used."""
+    """Recipe of `jobs.train_tokenizer`; with `teacher_dir` nothing is learnt, and what says how is not used."""
 
     corpus_dir: Place | None = Field(default=None, description="run folder of jobs.build_corpus")
     teacher_dir: Place | None = Field(default=None, description="model folder whose tokenizer is used as it is")
