@@ -36,8 +36,9 @@ def run_set(argv: Sequence[str] | None) -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to every recipe but its run_dir")
     given = parser.parse_intermixed_args(argv)
+    names = variants(given.only)
     with ray_session(RayConfig()):
-        runs = {name: distill.JOB.execute(RECIPES.format(name), given.overrides).uri for name in variants(given.only)}
+        runs = {name: distill.JOB.execute(RECIPES.format(name), given.overrides).uri for name in names}
     Console(width=None if os.isatty(1) else 110).print(ablation_table({n: last_scores(r) for n, r in runs.items()}))
 
 

@@ -28,8 +28,9 @@ def run_stages(argv: Sequence[str] | None) -> None:
     given = command_parser().parse_intermixed_args(argv)
     stages = stages_of(scale := SCALES[given.scale])
     changes = overrides_by_job([stage.name for stage in stages], given.overrides)
+    wanted = chosen(stages, given.only, given.skip)
     with ray_session(RayConfig()):
-        for stage in chosen(stages, given.only, given.skip):
+        for stage in wanted:
             job = import_module(f"jobs.{stage.job}").JOB
             recipe = stage.recipe or str(RECIPES / scale.recipes / f"{stage.job}.yaml")
             folder = job.execute(recipe, [*stage.overrides(given.glue), *changes[stage.name]])

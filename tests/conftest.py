@@ -46,18 +46,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that begin without the local Ray and then use it come first, then those that use it alone, then the others."""
+    """First the files that use the local Ray, so that they share it, and of those the ones that begin without it."""
     by_file: dict[Path, list[pytest.Item]] = {}
     for item in items:
         by_file.setdefault(item.path, []).append(item)
-    ranks = {ROOT / "tests" / name: 2 + place for place, name in enumerate(LONG)}
+    places = {ROOT / "tests" / name: 2 + place for place, name in enumerate(LONG)}
 
-    def rank(file: Path) -> int:
-        tests = [item for item in by_file[file] if item.get_closest_marker("slow")]
-        users = [wants(item, "local_ray") and not wants(item, "no_ray") for item in tests]
-        return int(all(users)) if any(wants(item, "local_ray") for item in tests) else ranks.get(file, 2 + len(LONG))
+    def place(file: Path) -> int:
+        slow = [item for item in by_file[file] if item.get_closest_marker("slow")]
+        if any(wants(item, "local_ray") for item in slow):
+            return int(all(wants(item, "local_ray") and not wants(item, "no_ray") for item in slow))
+        return places.get(file, 2 + len(LONG))
 
-    items[:] = [item for file in sorted(by_file, key=rank) for item in by_file[file]]
+    items[:] = [item for file in sorted(by_file, key=place) for item in by_file[file]]
 
 
 def wants(item: pytest.Item, fixture: str) -> bool:
