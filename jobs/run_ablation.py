@@ -31,9 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_set(argv: Sequence[str] | None) -> None:
     parser = CommandParser(prog="python -m jobs.run_ablation", description=__doc__)
-    parser.add_argument(
-        "--only", default=",".join(VARIANTS), metavar="VARIANT,...", help="these alone; all when left out: %(default)s"
-    )
+    parser.add_argument("--only", default=",".join(VARIANTS), metavar="VARIANT,...", help="these alone, of %(default)s")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to every recipe but its run_dir")
     given = parser.parse_intermixed_args(argv)
     names = variants(given.only)
