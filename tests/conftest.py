@@ -1,7 +1,6 @@
 """What every test may use: a local Ray, free ports, a clean copy of the repository; and the order of the tests."""
 
 import contextlib
-import gc
 import os
 import random
 import secrets
@@ -28,8 +27,6 @@ os.environ.update(
 for name in ("RAY_ADDRESS", "RAY_JOB_ID", "RAY_AUTH_TOKEN_PATH", "PYTHONDONTWRITEBYTECODE"):
     os.environ.pop(name, None)
 
-# Nearly all objects are those of imported packages, and stay: to look through them takes a fifth of the imports.
-gc.set_threshold(100_000)
 
 # Files whose slow tests take a minute or more, the longest first. The others come after them, so that no process is
 # left with a long one at the end.
