@@ -67,7 +67,7 @@ SCALES: Mapping[str, Scale] = {
         folder="runs/reproduction",
         seeds={"cola": [1, 2, 3], "sst2": [1, 2, 3], "rte": [1, 2, 3]},
         variant_seeds={"cola": [1, 2], "sst2": [1, 2]},  # RTE has 277 dev rows: noise of three points for the most time
-        longer=400,
+        longer=800,
         lower_layers=(0, 1, 2),
         # From the 4,000 rows that tell rates for the teacher apart a student of three layers learns no CoLA at all.
         searched_more=("per_task.cola.max_train_examples=null", "per_task.cola.epochs=3"),
