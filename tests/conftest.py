@@ -45,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False  # xdist would begin with the files that have the most tests
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest puts together what shares a fixture with parameters
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """First the files that use the local Ray, so that they share it, and of those the ones that begin without it."""
     by_file: dict[Path, list[pytest.Item]] = {}

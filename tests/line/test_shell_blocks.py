@@ -21,7 +21,7 @@ CARD, HUB = "jobs/recipes/{0}/card.yaml", "tests/jobs/test_dry_runs.py: the whol
 ELSEWHERE = {
     "make quickstart": "tests/line/test_quickstart.py",
     "make test": "what runs this",
-    "make serve": "tests/serve/test_serving.py",
+    "make serve": "tests/security/test_local_service.py",
     "source .venv/bin/activate": "the environment of this test",
     "curl -s -H 'content-type: application/json' -d": "tests/serve/contract/test_azure_forms.py",
     "ray up": "tests/line/test_ray_up.py",

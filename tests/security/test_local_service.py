@@ -1,4 +1,4 @@
-"""The service as `make serve` starts it: what it opens (S2), and what it tells of the secrets around it (S7, S8)."""
+"""The service as `make serve` starts it: what it opens (S2), what it tells of secrets (S7, S8), and how it ends."""
 
 import http.client
 import os
@@ -6,6 +6,7 @@ import pickle
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -72,6 +73,7 @@ class Record:
             requests came to.
         texts: all that it has said, by place.
         canaries: whether a pickle that was sent to the gRPC servers has run, without the token and with it.
+        code: how it ended at SIGTERM.
     """
 
     url: str
@@ -79,6 +81,7 @@ class Record:
     answers: dict[Listener, dict[str, set[str]]]
     texts: dict[str, str]
     canaries: tuple[bool, bool]
+    code: int
 
 
 def call(address: str, method: str, token: str | None, body: bytes = b"") -> str:
@@ -166,7 +169,7 @@ def observe(process: subprocess.Popen[bytes], url: str, token: str, folder: Path
     for file in logs.rglob("*"):
         if file.is_file():
             texts[file.name] = file.read_text(encoding="utf-8", errors="replace")
-    return Record(url, listeners, answers, texts, canaries)
+    return Record(url, listeners, answers, texts, canaries, process.returncode)
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +190,13 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Record]:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def test_at_sigterm_it_ends_in_order_and_leaves_its_port_free(record: Record) -> None:
+    assert record.code == 0
+    assert record.texts["output"] == "serve_fill_mask: stopped\n"
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", int(record.url.rpartition(":")[2]))) != 0
 
 
 # S2

@@ -39,11 +39,11 @@ def clean_environment() -> dict[str, str]:
 
 
 def read_until(process: subprocess.Popen[bytes], word: bytes) -> bytes:
-    """What a process prints, up to a word."""
+    """What a process prints, up to the end of the line or lines that it prints with a word."""
     assert process.stdout is not None
     end = time.monotonic() + START_S
     text = b""
-    while word not in text:
+    while not (word in text and text.endswith(b"\n")):
         ready, _, _ = select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))
         chunk = os.read(process.stdout.fileno(), 65536) if ready else b""
         if not chunk:

@@ -1,7 +1,5 @@
 import re
-import signal
 import socket
-import subprocess
 import urllib.request
 from pathlib import Path
 
@@ -15,8 +13,6 @@ from distilray.errors import InputError
 from distilray.runtime.session import ray_session
 from jobs.serve_fill_mask import main
 from serve.app import serving
-from serve.local.address import claim_port
-from tests.serve.server_process import start_server
 from tests.serve.traffic import TEXT, post
 
 
@@ -63,23 +59,6 @@ def test_the_real_application_answers_who_has_a_key_in_both_forms_and_leaves_its
         assert ray.is_initialized()
         with pytest.raises(InputError, match="CPUs"), serving(config.model_copy(update={"num_cpus": 99}), port=0):
             pass
-
-
-@pytest.mark.slow
-def test_the_job_serves_until_sigterm_and_then_ends_in_order(model_dir):
-    port = claim_port("127.0.0.1", 0)
-    job, url = start_server(model_dir, f"port={port}", "ray.num_cpus=1")
-    with job:
-        try:
-            assert url == f"http://127.0.0.1:{port}"
-            assert post(f"{url}/score", {"input_data": [TEXT]})[0] == 200
-            job.send_signal(signal.SIGTERM)
-            assert job.wait(timeout=30) == 0
-        except (AssertionError, subprocess.TimeoutExpired):
-            job.kill()
-            raise
-        assert job.stdout.read() == b"serve_fill_mask: stopped\n"
-    assert is_free(port)
 
 
 def test_a_missing_model_is_one_line_and_exit_code_2(capsys):
