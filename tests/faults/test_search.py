@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 # The process of the first is killed, the driver at the third, and the last cannot be trained with.
 RATES = [1e-3, 2e-3, 3e-3, 1e30]
 KILLED, WHOLE, CUT_OFF, DIVERGING = range(4)
-EPOCHS = 40
+EPOCHS = 12
 TRIAL = b"ray::ImplicitFunc"
 ASHA = {"time_attr": EVALUATION, "max_t": EPOCHS, "grace_period": 1, "reduction_factor": 3.0}
 
