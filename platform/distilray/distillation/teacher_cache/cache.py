@@ -18,7 +18,6 @@ from distilray.pretraining_data.shards import ShardSet
 from distilray.runtime import storage
 from distilray.runtime.run_folder import read_manifest
 
-_READERS = 16
 _OPEN_FILES = 128  # a mapped file keeps a descriptor; a process may have about a thousand
 
 
@@ -56,7 +55,7 @@ class TeacherCache:
         self._cache = cache or ShardCache()
         self._outputs = content["outputs"]
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(self._opened)
-        with ThreadPoolExecutor(_READERS) as readers:
+        with ThreadPoolExecutor(storage.READERS) as readers:
             list(readers.map(lambda shard: self._check(shard, verify=verify), shards.names))
 
     def of(self, rows: NDArray[np.int64]) -> CachedTargets:

@@ -101,7 +101,7 @@ def cache_teacher(config: CacheTeacherConfig, folder: RunFolder) -> Outcome:
         _write(pieces, config, marks, vocabulary_of(tokenizer_json).pad)
     facts = list(marks.facts(_STAGE, [piece.number for piece in pieces]))
     outputs = {fact["name"]: fact["output"] for fact in facts}
-    _remove_strays(folder, outputs)
+    folder.remove_strays(TARGETS_FOLDER, outputs)
     counts = {split: _split_counts(facts, split) for split in dict.fromkeys(piece.split for piece in pieces)}
     seconds = sum(fact["seconds"] for fact in facts)
     identity = {"tokenizer_hash": encoded_with, "teacher_hash": teacher_hash(model_dir)}
@@ -173,13 +173,6 @@ def _check_resources(config: CacheTeacherConfig) -> None:
             f"scaling: a task needs {need:g} {name}, the local cluster has {have.get(name, 0):g}; "
             "lower scaling.cpus_per_task, or set scaling.gpus_per_task=0"
         )
-
-
-def _remove_strays(folder: RunFolder, outputs: Values) -> None:
-    """Removes what a killed task has left."""
-    for file in storage.list_files(folder.path(TARGETS_FOLDER)):
-        if targets_name(file) not in outputs:
-            storage.remove_file(file)
 
 
 def _split_counts(facts: Sequence[Values], split: str) -> Values:
