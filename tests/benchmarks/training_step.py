@@ -7,8 +7,8 @@ quickstart's encoder on 16 examples, median of several: (a) masked LM alone with
 distillation loss at the masked positions only or at all of them.
 """
 
+import argparse
 import statistics
-import sys
 import time
 
 import numpy as np
@@ -49,7 +49,9 @@ def seconds(shards: ShardSet, losses: LossConfig, attention: str) -> float:
 
 
 def main() -> None:
-    shards = ShardSet(sys.argv[1], "train")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("shards_dir")
+    shards = ShardSet(parser.parse_args().shards_dir, "train")
     fused, plain = (seconds(shards, MASKED_LM_ONLY, attention) for attention in ("sdpa", "eager"))
     everywhere, masked = (seconds(shards, LossConfig(ce_positions=where), "eager") for where in ("all", "masked"))
     print(f"attention: fused {fused:.3f} s, plain {plain:.3f} s: {fused / plain:.2f}x")
