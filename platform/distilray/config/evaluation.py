@@ -56,6 +56,10 @@ class EvaluateFillMaskConfig(SeededConfig, RayJobConfig):
             raise ValueError("name one source of masks: shards_dir, or data.path (test_data)")
         if self.causal is not None and self.data is None:
             raise ValueError("causal: needs texts, and shards hold token ids; name data.path instead of shards_dir")
+        source = "data" if self.shards_dir is None else "shards_dir"
+        for name in {"data": ["cache"], "shards_dir": ["scaling", "faults", "ray"]}[source]:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: does nothing with {source}; leave it out")
         return self
 
 

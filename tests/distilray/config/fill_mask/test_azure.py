@@ -148,9 +148,12 @@ def test_columns_without_data_and_two_evaluations_are_refused(tmp_path):
         ({"student_dir": "b"}, "name one source of masks"),
         ({"student_dir": "b", "shards_dir": "s", "data": {"path": "d"}}, "name one source of masks"),
         ({"student_dir": "b", "shards_dir": "s", "causal": {"model_dir": "g"}}, "causal: needs texts"),
+        ({"student_dir": "b", "shards_dir": "s", "faults": {"max_bad_fraction": 0.1}}, "faults: does nothing with s"),
+        ({"student_dir": "b", "shards_dir": "s", "scaling": {"actors": 2}}, "scaling: does nothing with shards_dir"),
+        ({"student_dir": "b", "data": {"path": "d"}, "cache": {"max_gb": 1.0}}, "cache: does nothing with data"),
     ],
 )
-def test_a_recipe_names_one_source_of_masks(tmp_path, values, told):
+def test_a_recipe_names_one_source_of_masks_and_only_what_it_uses(tmp_path, values, told):
     with pytest.raises(RecipeError, match=told):
         recipe(tmp_path, values)
 
