@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from distilray.config.distillation import DistillConfig
-from distilray.distillation.plan import plan_distillation
+from distilray.distillation.planning.plan import plan_distillation
 from distilray.distillation.trainer import distill, distill_inputs
 from distilray.models.model_source import pinned
 from distilray.runtime.job import Job

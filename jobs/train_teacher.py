@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from distilray.config.distillation import TrainTeacherConfig
-from distilray.distillation.plan import plan_teacher
+from distilray.distillation.planning.plan import plan_teacher
 from distilray.distillation.trainer import teacher_inputs, train_teacher
 from distilray.models.model_source import pinned
 from distilray.runtime.job import Job

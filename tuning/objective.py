@@ -22,8 +22,8 @@ from distilray.evaluation.glue.features import TaskFeatures
 from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
 from distilray.evaluation.glue.training.loop import fine_tune
-from distilray.models.masked_lm import compute_dtype
 from distilray.models.model_source import local_model
+from distilray.models.precision import compute_dtype
 from distilray.runtime import storage
 from tuning.records import (
     BEST,

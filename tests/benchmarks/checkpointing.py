@@ -19,7 +19,7 @@ from distilray.config.distillation import LossConfig, OptimizerConfig
 from distilray.distillation.checkpoint import CheckpointStore, Snapshot, TrainingState
 from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
 from distilray.distillation.optim import create_optimizer
-from distilray.models.masked_lm import preferred_dtype
+from distilray.models.precision import preferred_dtype
 from distilray.models.student import create_student
 from distilray.pretraining_data.sample_plan import PlanState
 from tests.benchmarks.distillation import batches

@@ -28,8 +28,8 @@ from distilray.evaluation.glue.features import TaskFeatures
 from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue.training.loop import fine_tune
 from distilray.evaluation.glue_scores import encode_tasks, load_tasks
-from distilray.models.masked_lm import compute_dtype
 from distilray.models.model_source import local_model
+from distilray.models.precision import compute_dtype
 from tuning.space import points
 
 CPU = torch.device("cpu")

@@ -17,7 +17,8 @@ import torch
 
 from distilray.config.distillation import LossConfig
 from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
-from distilray.models.masked_lm import load_masked_lm, preferred_dtype
+from distilray.models.masked_lm import load_masked_lm
+from distilray.models.precision import preferred_dtype
 from distilray.pretraining_data.batches import Batch, collate, padded_width
 from distilray.pretraining_data.sample_plan import SamplePlan, micro_batches
 from distilray.pretraining_data.shards import ShardSet

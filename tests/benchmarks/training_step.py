@@ -16,7 +16,8 @@ import torch
 
 from distilray.config.distillation import LossConfig
 from distilray.distillation.objective.step import MASKED_LM_ONLY, DistillationStep, TensorBatch
-from distilray.models.masked_lm import load_masked_lm, preferred_dtype
+from distilray.models.masked_lm import load_masked_lm
+from distilray.models.precision import preferred_dtype
 from distilray.pretraining_data.batches import collate
 from distilray.pretraining_data.shards import ShardSet
 from distilray.runtime.sample import resolve

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from distilray.config.distillation import DistillConfig
-from distilray.distillation.plan import open_cache
+from distilray.distillation.inputs import open_cache
 from distilray.distillation.teacher_cache import pipeline
 from distilray.errors import InputError
 from distilray.runtime.reporting.metrics import read_metrics

@@ -25,7 +25,7 @@ from distilray.distillation.objective.step import DistillationStep
 from distilray.distillation.optim import Updater
 from distilray.distillation.preparation import LoopSettings, flops_of_step, model_size, peak_of_device, prepare_models
 from distilray.errors import InputError
-from distilray.models.masked_lm import compute_dtype
+from distilray.models.precision import compute_dtype
 from distilray.pretraining_data.batches import prefetched
 from distilray.pretraining_data.sample_plan import SamplePlan
 from distilray.pretraining_data.shard_cache import ShardCache

@@ -23,17 +23,17 @@ from distilray.config.distillation import (
     TrainTeacherConfig,
 )
 from distilray.distillation.checkpoint import CheckpointStore
-from distilray.distillation.loop import CHECKPOINTS_FOLDER, DIVERGED_FOLDER, train_loop
-from distilray.distillation.monitoring.reporter import HELDOUT_FILE
-from distilray.distillation.objective.step import MASKED_LM_ONLY
-from distilray.distillation.plan import (
+from distilray.distillation.inputs import (
     create_student_and_teacher,
     create_teacher,
     open_cache,
     open_shards,
     student_of,
-    total_steps,
 )
+from distilray.distillation.loop import CHECKPOINTS_FOLDER, DIVERGED_FOLDER, train_loop
+from distilray.distillation.monitoring.reporter import HELDOUT_FILE
+from distilray.distillation.objective.step import MASKED_LM_ONLY
+from distilray.distillation.planning.cost import total_steps
 from distilray.distillation.preparation import LoopSettings
 from distilray.errors import DataQualityError, InputError
 from distilray.models.masked_lm import count_parameters, load_masked_lm

@@ -20,8 +20,8 @@ from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
 from distilray.evaluation.glue.training.loop import fine_tune
 from distilray.evaluation.glue.training.objective import predict
 from distilray.evaluation.glue.training.workers import Workers
-from distilray.models.masked_lm import compute_dtype
 from distilray.models.model_source import MODEL_FOLDER, local_model
+from distilray.models.precision import compute_dtype
 from distilray.runtime import storage
 
 MODELS_FOLDER = "models"  # of a run: the best model of each task

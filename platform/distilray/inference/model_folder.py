@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 
 from distilray.errors import InputError
 from distilray.models.export.onnx_file import ONNX_FILE
-from distilray.models.masked_lm import preferred_dtype
 from distilray.models.model_source import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from distilray.models.precision import preferred_dtype
 from distilray.runtime import storage
 
 TOKENIZER_FILES = (TOKENIZER_FILE, "vocab.txt")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from distilray.models.masked_lm import decoder, head_transform
+from distilray.models.vocabulary_head import decoder, head_transform
 
 Linear = Callable[[Tensor], Tensor]
 

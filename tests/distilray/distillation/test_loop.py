@@ -13,8 +13,8 @@ from ray.train.torch import TorchTrainer
 
 from distilray.config.distillation import DistillConfig, LossConfig
 from distilray.distillation import accumulation
+from distilray.distillation.inputs import create_student_and_teacher
 from distilray.distillation.loop import train_loop
-from distilray.distillation.plan import create_student_and_teacher
 from distilray.distillation.preparation import LoopSettings
 from distilray.pretraining_data.tokenizer import read_tokenizer
 

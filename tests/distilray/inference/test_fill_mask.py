@@ -10,7 +10,7 @@ from distilray.inference.encoding import Query
 from distilray.inference.fill_mask import FillMask
 from distilray.inference.model_folder import choose_dtype
 from distilray.inference.text_errors import InputTextError
-from distilray.models.masked_lm import cpu_has_bf16
+from distilray.models.precision import cpu_has_bf16
 from tests.distilray.inference.tiny_models import MAX_LENGTH, WORDS, write_tiny_model
 from tests.distilray.models.export.small_onnx import write_small_onnx
 

@@ -19,7 +19,8 @@ from distilray.distillation.objective.teachers import (
 )
 from distilray.distillation.objective.vocabulary import NO_LABEL, Factors, vocabulary_loss
 from distilray.models.layer_taps import EMBEDDINGS, LayerTaps, default_layer_map
-from distilray.models.masked_lm import decoder, encode, transformed
+from distilray.models.masked_lm import encode
+from distilray.models.vocabulary_head import decoder, transformed
 from distilray.pretraining_data.batches import Batch
 
 MASKED_LM_ONLY = LossConfig(alpha_ce=0.0, alpha_mlm=1.0, alpha_cos=0.0)

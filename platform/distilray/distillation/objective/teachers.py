@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distilray.distillation.objective.vocabulary import DenseTeacher, SparseTeacher
-from distilray.models.masked_lm import decoder, transformed
+from distilray.models.vocabulary_head import decoder, transformed
 
 
 @dataclass(frozen=True)

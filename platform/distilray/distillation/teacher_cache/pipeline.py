@@ -15,7 +15,7 @@ import ray
 import torch
 
 from distilray.config.distillation import CacheTeacherConfig
-from distilray.distillation.plan import time_and_cost
+from distilray.distillation.planning.cost import time_and_cost
 from distilray.distillation.preparation import model_size
 from distilray.distillation.teacher_cache.cache import cache_content
 from distilray.distillation.teacher_cache.compatibility import refuse_dynamic_masks, teacher_hash

@@ -9,7 +9,8 @@ from distilray.config.distillation import CacheTeacherConfig
 from distilray.distillation.objective.step import TensorBatch
 from distilray.distillation.objective.teachers import CachedTargets, RunTeacher
 from distilray.errors import InputError
-from distilray.models.masked_lm import compute_dtype, encode
+from distilray.models.masked_lm import encode
+from distilray.models.precision import compute_dtype
 
 _CHUNK_ROWS = 1024  # of logits that are alive at a time
 

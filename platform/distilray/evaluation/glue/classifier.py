@@ -10,7 +10,8 @@ from transformers import BertForSequenceClassification, DistilBertForSequenceCla
 
 from distilray.errors import InputError
 from distilray.evaluation.glue.tasks import GlueTask
-from distilray.models.masked_lm import companion_files, read_model_config
+from distilray.models.masked_lm import read_model_config
+from distilray.models.model_files import companion_files
 from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE
 from distilray.models.weights import SAFETENSORS_METADATA, load_weights, model_tensors, refuse_weights
 from distilray.runtime import storage

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from distilray.models.export.onnx_file import ONNX_FILE
-from distilray.models.masked_lm import companion_files
+from distilray.models.model_files import companion_files
 from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE
 from distilray.models.weights import SAFETENSORS_METADATA, model_tensors
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from distilray.models.export.onnx_file import INPUTS, ONNX_FILE, OUTPUT, TOKEN_TYPES, onnx_package
-from distilray.models.masked_lm import encode, vocabulary_logits
+from distilray.models.masked_lm import encode
+from distilray.models.vocabulary_head import vocabulary_logits
 
 # Sizes of the example that the graph is traced with: none is 0 or 1, which the tracer would take for constants.
 _BATCH, _LENGTH, _MASKS = 2, 8, 3

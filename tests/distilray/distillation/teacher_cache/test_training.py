@@ -4,9 +4,8 @@ from ray import train
 from ray.train.torch import TorchTrainer
 
 from distilray.config.distillation import DistillConfig
-from distilray.distillation import plan
+from distilray.distillation.inputs import create_student_and_teacher
 from distilray.distillation.loop import train_loop
-from distilray.distillation.plan import create_student_and_teacher
 from distilray.distillation.preparation import LoopSettings
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import read_tokenizer
@@ -67,7 +66,7 @@ def test_a_run_with_a_cache_keeps_no_teacher_once_the_student_is_made(tmp_path, 
     values = {**VALUES, "teacher_dir": teacher_dir, "shards_dir": shards_dir}
     cached = DistillConfig.model_validate({**values, "teacher_cache_dir": str(tmp_path)})
     expected, teacher = create_student_and_teacher(DistillConfig.model_validate(values))
-    student, nothing = plan.create_student_and_teacher(cached)
+    student, nothing = create_student_and_teacher(cached)
     assert teacher is not None
     assert nothing is None
     for one, other in zip(student.parameters(), expected.parameters(), strict=True):

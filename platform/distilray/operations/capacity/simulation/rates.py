@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from distilray.config.operations.capacity import PlanConfig, Precision
-from distilray.distillation.plan import SAVED_BYTES, rate_of_run
+from distilray.distillation.planning.cost import SAVED_BYTES, rate_of_run
 from distilray.errors import InputError
 from distilray.operations.capacity.amounts import Training, scored_passes
 from distilray.operations.capacity.devices import Device, Machine, machine_named

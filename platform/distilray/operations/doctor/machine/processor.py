@@ -7,7 +7,7 @@ from pathlib import Path
 from distilray.evaluation.export.processor import cpu_features, cpu_name, has_fast_int8, told_features
 from distilray.operations.doctor.check import Finding, fail, ok, together, warn
 
-_BF16 = frozenset({"amx_bf16", "avx512_bf16"})  # those that `models.masked_lm.cpu_has_bf16` asks for
+_BF16 = frozenset({"amx_bf16", "avx512_bf16"})  # those that `models.precision.cpu_has_bf16` asks for
 _DRIVER = re.compile(r"Kernel Module\D*(\d+(?:\.\d+)+)")
 _AMPERE = (8, 0)  # the first with bf16
 _GB = 1e9

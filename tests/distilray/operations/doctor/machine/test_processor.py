@@ -1,6 +1,6 @@
 import pytest
 
-from distilray.models import masked_lm
+from distilray.models import precision
 from distilray.operations.doctor.machine.processor import Device, Torch, check_devices, check_processor
 
 H100 = Device("NVIDIA H100", 80 * 10**9, (9, 0))
@@ -19,8 +19,8 @@ def cpu(flags: str) -> str:
 def test_the_dtype_is_the_one_that_the_service_chooses(flags, dtype, monkeypatch):
     found = check_processor(cpu(flags), "x86_64")
     assert (found.status, f"is {dtype}" in found.found) == ("ok", True)
-    monkeypatch.setattr(masked_lm.Path, "read_text", lambda _: cpu(flags))
-    assert masked_lm.cpu_has_bf16.__wrapped__() is (dtype == "bf16")
+    monkeypatch.setattr(precision.Path, "read_text", lambda _: cpu(flags))
+    assert precision.cpu_has_bf16.__wrapped__() is (dtype == "bf16")
 
 
 def test_int8_is_named_where_it_is_the_faster_one():

@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from distilray.config.distillation import DistillConfig, EstimateConfig
-from distilray.distillation.plan import plan_distillation, time_and_cost, total_steps
+from distilray.distillation.planning.cost import time_and_cost, total_steps
+from distilray.distillation.planning.plan import plan_distillation
 from distilray.errors import InputError
 
 VALUES = {

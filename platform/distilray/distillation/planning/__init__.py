@@ -1,0 +1,1 @@
+"""What a training run would do and cost, before it begins."""

@@ -1,0 +1,70 @@
+"""What a training run would do: its models, steps, workers, and what it writes."""
+
+from typing import Any
+
+from distilray.config.distillation import (
+    DistillConfig,
+    TrainingConfig,
+    TrainTeacherConfig,
+)
+from distilray.distillation.inputs import check_layer_map, create_teacher, open_cache, open_shards, student_of
+from distilray.distillation.planning.cost import (
+    checkpoint_gb,
+    rate_of_run,
+    time_and_cost,
+    total_steps,
+    worker_memory_gb,
+)
+from distilray.distillation.preparation import model_size
+from distilray.distillation.teacher_cache.compatibility import check_cache
+from distilray.distillation.teacher_cache.cost import cache_plan
+from distilray.models.masked_lm import count_parameters, load_masked_lm
+from distilray.models.model_source import local_model
+from distilray.pretraining_data.tokenizer import read_tokenizer
+from distilray.runtime.reporting.trackers import check_trackers
+
+
+def plan_teacher(config: TrainTeacherConfig) -> dict[str, object]:
+    """Validates the inputs of `train_teacher` and says what it would do."""
+    model, _ = create_teacher(config)
+    return {"parameters": f"{count_parameters(model):,}", **_plan(config, local_model(config.encoder_dir), model, None)}
+
+
+def plan_distillation(config: DistillConfig) -> dict[str, object]:
+    """Validates the inputs of `distill` and says what it would do."""
+    folder = local_model(config.teacher_dir)
+    teacher = load_masked_lm(folder)
+    student, _ = student_of(teacher, config)
+    check_layer_map(config, student, teacher)
+    check_cache(config)
+    open_cache(config)
+    share = count_parameters(student) / count_parameters(teacher)
+    return {
+        "teacher": f"{count_parameters(teacher):,} parameters, {teacher.config.num_hidden_layers} layers",
+        "student": f"{count_parameters(student):,} parameters ({share:.0%}), {student.config.n_layers} layers",
+        "losses": ", ".join(f"{alpha:g} {name}" for name, alpha in config.losses.alphas.items() if alpha)
+        + f", temperature {config.losses.temperature:g}, {config.losses.reductions} reductions",
+        "teacher cache": cache_plan(config, model_size(teacher).dim),
+        **_plan(config, folder, student, teacher if config.teacher_cache_dir is None else None),
+    }
+
+
+def _plan(config: TrainingConfig, tokenizer_dir: str, model: Any, teacher: Any | None) -> dict[str, object]:
+    check_trackers(config.trackers.also, config.run_dir)
+    shards = open_shards(config, read_tokenizer(tokenizer_dir))
+    steps = total_steps(config, len(shards))
+    tokens = int(shards.tokens / len(shards) * config.batch_size * steps)
+    workers, rhythm = config.scaling.num_workers, config.rhythm
+    written_gb, kept_gb = checkpoint_gb(count_parameters(model), steps, rhythm)
+    memory_gb = worker_memory_gb(config, max_seq_length=shards.max_seq_length, model=model, teacher=teacher)
+    return {
+        "shards": f"{config.shards_dir}: {len(shards):,} examples, {shards.tokens:,} tokens",
+        "steps": f"{steps:,} of {config.batch_size:,} examples ({steps * config.batch_size / len(shards):.2f} epochs)",
+        "tokens": f"{tokens:,}",
+        "workers": f"{workers} x {'1 GPU' if config.scaling.use_gpu else 'CPU'}"
+        + (f", down to {config.scaling.min_workers}" if config.scaling.min_workers else ""),
+        "memory": f"about {memory_gb:.1f} GB for each worker",
+        "time": time_and_cost(config.estimate, tokens, workers=workers, measured_rate=rate_of_run),
+        "checkpoints": f"every {rhythm.checkpoint_every_steps:,} steps, {rhythm.keep_checkpoints} kept and the best",
+        "bytes written": f"about {written_gb:,.1f} GB in all, {kept_gb:,.1f} GB of them stay",
+    }

@@ -1,0 +1,62 @@
+"""The vocabulary head of a BERT or DistilBERT, on chosen positions only."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+# What a token that never occurs counts as, so that its log frequency is finite.
+_UNSEEN_COUNT = 0.1
+# Parameters that a bare encoder does not hold; those of the head start fresh.
+_HEAD_PREFIXES = ("cls.", "vocab_transform.", "vocab_layer_norm.", "vocab_projector.")
+
+
+def vocabulary_logits(model: Any, hidden: Tensor) -> Tensor:
+    """Logits over the vocabulary, (..., vocabulary), of hidden states (..., dim)."""
+    return decoder(model)(transformed(model, hidden))
+
+
+def transformed(model: Any, hidden: Tensor) -> Tensor:
+    """What the vocabulary head does to hidden states (..., dim) before its last matrix."""
+    found: Tensor = head_transform(model)(hidden)
+    return found
+
+
+def head_transform(model: Any) -> nn.Module:
+    """The vocabulary head without its last matrix."""
+    if model.config.model_type == "bert":
+        found: nn.Module = model.cls.predictions.transform
+        return found
+    return nn.Sequential(model.vocab_transform, model.activation, model.vocab_layer_norm)
+
+
+def decoder(model: Any) -> nn.Linear:
+    """The last matrix of the vocabulary head; its weight is that of the word embeddings."""
+    found: nn.Linear = model.cls.predictions.decoder if model.config.model_type == "bert" else model.vocab_projector
+    return found
+
+
+@torch.no_grad()
+def start_head_bias(model: Any, label_counts: NDArray[np.int64]) -> bool:
+    """Gives a fresh vocabulary head the log frequencies of the tokens as its bias: it need not learn those any more.
+
+    Args:
+        model: BertForMaskedLM.
+        label_counts: (vocabulary,) how often each token is to be predicted.
+
+    Returns:
+        False, and nothing is changed, when the head has been trained before.
+    """
+    bias = model.cls.predictions.bias
+    if bias.any():
+        return False
+    counts = torch.from_numpy(label_counts).to(bias.dtype) + _UNSEEN_COUNT
+    bias.copy_((counts / counts.sum()).log())
+    return True
+
+
+def is_head_parameter(name: str) -> bool:
+    """Whether a parameter belongs to the vocabulary head (the tied decoder matrix counts as an embedding)."""
+    return name.startswith(_HEAD_PREFIXES)
