@@ -62,7 +62,7 @@ def test_a_run_with_a_cache_of_the_whole_vocabulary_learns_as_one_with_the_teach
         assert one["loss"] == pytest.approx(other["loss"], rel=5e-3)
 
 
-def test_a_run_with_a_cache_keeps_no_teacher_once_the_student_is_made(tmp_path, shards_dir, teacher_dir, monkeypatch):
+def test_a_run_with_a_cache_keeps_no_teacher_once_the_student_is_made(tmp_path, shards_dir, teacher_dir):
     values = {**VALUES, "teacher_dir": teacher_dir, "shards_dir": shards_dir}
     cached = DistillConfig.model_validate({**values, "teacher_cache_dir": str(tmp_path)})
     expected, teacher = create_student_and_teacher(DistillConfig.model_validate(values))
