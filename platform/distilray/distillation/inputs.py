@@ -3,11 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from distilray.config.distillation import (
-    DistillConfig,
-    TrainingConfig,
-    TrainTeacherConfig,
-)
+from distilray.config.distillation import DistillConfig, TrainingConfig, TrainTeacherConfig
 from distilray.distillation.teacher_cache.cache import TeacherCache
 from distilray.errors import InputError
 from distilray.models.masked_lm import load_masked_lm

@@ -5,14 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    AutoModelForMaskedLM,
-    AutoTokenizer,
-    BertModel,
-    RobertaConfig,
-    RobertaForMaskedLM,
-    pipeline,
-)
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel, RobertaConfig, RobertaForMaskedLM, pipeline
 
 from distilray.errors import InputError
 from distilray.models.masked_lm import encode, load_masked_lm

@@ -8,11 +8,7 @@ from typing import Any
 import torch
 import yaml
 
-from distilray.config.distillation import (
-    EstimateConfig,
-    RhythmConfig,
-    TrainingConfig,
-)
+from distilray.config.distillation import EstimateConfig, RhythmConfig, TrainingConfig
 from distilray.distillation.preparation import model_size
 from distilray.errors import InputError
 from distilray.models.masked_lm import count_parameters

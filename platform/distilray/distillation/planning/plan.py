@@ -2,11 +2,7 @@
 
 from typing import Any
 
-from distilray.config.distillation import (
-    DistillConfig,
-    TrainingConfig,
-    TrainTeacherConfig,
-)
+from distilray.config.distillation import DistillConfig, TrainingConfig, TrainTeacherConfig
 from distilray.distillation.inputs import check_layer_map, create_teacher, open_cache, open_shards, student_of
 from distilray.distillation.planning.cost import (
     checkpoint_gb,
