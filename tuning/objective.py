@@ -22,6 +22,7 @@ from distilray.evaluation.glue.features import TaskFeatures
 from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
 from distilray.evaluation.glue.training.loop import fine_tune
+from distilray.models.cpu import use_cpus
 from distilray.models.model_source import local_model
 from distilray.models.precision import compute_dtype
 from distilray.runtime import storage
@@ -180,7 +181,7 @@ def _fine_tune(
 @contextmanager
 def _device(trial: TrialConfig) -> Iterator[torch.device]:
     """The device of a trial, of whose memory it has its share and no more; all of it is free afterwards."""
-    torch.set_num_threads(max(1, int(trial.cpus)))
+    use_cpus(max(1, int(trial.cpus)))
     if not trial.gpus:
         yield torch.device("cpu")
         return

@@ -11,6 +11,7 @@ from distilray.config.distillation import LossConfig, TrainingConfig
 from distilray.distillation.feed import StepSize
 from distilray.distillation.monitoring.meter import ModelSize, peak_flops, step_flops
 from distilray.distillation.teacher_cache.cache import TeacherCache
+from distilray.models.cpu import use_cpus
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
 from distilray.runtime import storage
@@ -50,7 +51,7 @@ def prepare_models(settings: LoopSettings, device: torch.device, dtype: torch.dt
     """The model that is trained, in train mode and fp32; its teacher, frozen and in the dtype of the forward pass."""
     config = settings.config
     if device.type == "cpu":
-        torch.set_num_threads(config.scaling.cpus_per_worker)
+        use_cpus(config.scaling.cpus_per_worker)
     torch.manual_seed(config.seed)  # a fresh head is the same on every worker
     model, teacher = settings.create_models(config)
     if teacher is not None:

@@ -61,7 +61,11 @@ def run_units(
     shared = {task: ray.put(found) for task, found in features.items()}
     plan = Plan(folder, precision, scaling, distillation, with_test, shared)
     steps = {unit.name: total_steps(len(features[unit.task].train), unit.settings) for unit in units}
-    left = sorted((unit for unit in units if not is_done(plan, unit)), key=lambda unit: -steps[unit.name])
+    tokens = {
+        unit.name: steps[unit.name] * unit.settings.batch_size * features[unit.task].train.lengths.mean()
+        for unit in units
+    }
+    left = sorted((unit for unit in units if not is_done(plan, unit)), key=lambda unit: -tokens[unit.name])
     if left:
         parallel = min(_parallel(scaling, ray.cluster_resources()), len(left))
         with Progress(job, total=sum(steps.values()), unit="steps") as progress:

@@ -20,6 +20,7 @@ from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
 from distilray.evaluation.glue.training.loop import fine_tune
 from distilray.evaluation.glue.training.objective import predict
 from distilray.evaluation.glue.training.workers import Workers
+from distilray.models.cpu import use_cpus
 from distilray.models.model_source import MODEL_FOLDER, local_model
 from distilray.models.precision import compute_dtype
 from distilray.runtime import storage
@@ -97,7 +98,7 @@ def fit_unit(
     workers = workers or Workers.of_process_group()
     task, folder = TASKS[unit.task], plan.place(unit)
     dtype = compute_dtype(plan.precision, device)
-    torch.set_num_threads(plan.scaling.cpus_per_worker)
+    use_cpus(plan.scaling.cpus_per_worker)
     model = load_classifier(local_model(unit.model_dir), task, seed=unit.seed, dropout=unit.settings.dropout).to(device)
     shown = _Shown(folder if workers.rank == 0 else None)
     found = fine_tune(

@@ -23,6 +23,7 @@ from distilray.distillation.teacher_cache.cost import cache_bytes, told_bytes, t
 from distilray.distillation.teacher_cache.files import TARGETS_FOLDER, targets_name, write_targets
 from distilray.distillation.teacher_cache.targets import FrozenTeacher
 from distilray.errors import InputError
+from distilray.models.cpu import use_cpus
 from distilray.models.masked_lm import count_parameters, load_masked_lm
 from distilray.models.model_source import local_model, model_inputs
 from distilray.pretraining_data.shard_cache import ShardCache
@@ -153,7 +154,7 @@ def _write_task(item: Values, *, config: CacheTeacherConfig, folder: str, pad_id
     started, piece = time.monotonic(), Piece(**item)
     device = torch.device("cuda" if config.scaling.gpus_per_task else "cpu")
     if device.type == "cpu":
-        torch.set_num_threads(config.scaling.cpus_per_task)
+        use_cpus(config.scaling.cpus_per_task)
     teacher = FrozenTeacher(load_masked_lm(local_model(config.teacher_dir)), config, device)
     shards = ShardSet(config.shards_dir, piece.split, cache=ShardCache(config.cache), only=[piece.name])
     name = targets_name(piece.name)
