@@ -41,7 +41,7 @@ serve: setup  ## leave the quickstart's student up at http://127.0.0.1:8000 unti
 glue-demo: setup  ## search fine-tuning settings on a small task in GLUE's layout, offline (runs/glue-demo)
 	@$(BIN)/python -m jobs.run_glue_demo
 
-reproduction: setup  ## the claim of DistilBERT in miniature, some 2 h: make reproduction GLUE=FOLDER (runs/reproduction)
+reproduction: setup  ## the claim of DistilBERT in miniature, some 2.5 h: make reproduction GLUE=FOLDER (runs/reproduction)
 	@$(BIN)/python -m jobs.run_reproduction $(if $(GLUE),--glue '$(GLUE)') $(STAGES)
 
 check: setup  ## format, lint, types, import rules, fast tests

@@ -130,7 +130,7 @@ def command_parser() -> CommandParser:
     parser = CommandParser(
         prog="python -m jobs.run_reproduction", description="Re-derives the claim of DistilBERT, stage after stage."
     )
-    scales = "sample: two cores, about two hours; base: BERT base of the hub, all of GLUE, a GPU"
+    scales = "sample: two cores, some 2.5 hours; base: BERT base of the hub, all of GLUE, a GPU"
     parser.add_argument("--scale", default="sample", choices=SCALES, help=scales)
     parser.add_argument("--glue", default="data/glue", help="folder with CoLA/, SST-2/, RTE/ (%(default)s)")
     parser.add_argument("--only", metavar="STAGE,...", help="these alone, or patterns of them: 'search_glue-*'")

@@ -13,7 +13,7 @@ def use_cpus(threads: int) -> None:
     """Sets the threads of torch, and lets this process keep the memory that it frees.
 
     A step asks for the same large tensors as the one before. Left alone, glibc gives them back to the kernel each time
-    and takes new pages, which are filled with zeros: a sixth of the CPU time of a distillation step
+    and takes new pages, which are filled with zeros: a tenth of the CPU time of a distillation step
     (docs/benchmarks.md). Other C libraries are left as they are.
 
     Args:
