@@ -160,6 +160,21 @@ def test_the_second_distillation_is_a_row_of_its_own(line):
     assert cells["student"][-2:] == [("change", ""), ("paper", "")]
 
 
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({"student": {"initialisation": "teacher", "layers": [0, 1, 2]}}, "student.layers 0, 1, 2"),
+        ({"max_steps": 800}, "max_steps 800"),
+    ],
+)
+def test_a_student_that_the_paper_does_not_know_has_no_figure_of_it(line, changes, differs):
+    subject = read_runs([str(line / "student")]).subject
+    read = {name: known(entry["content_hash"]) for name, entry in subject.inputs.items()}
+    write_run(line / "other", "distill", inputs=read, **student("d4" * 32, **changes))
+    cells = dict(cells_of(runs_of(line, *ALL, "other"))["other"])
+    assert (cells["differs in"], cells["paper"]) == (differs, "")
+
+
 def test_students_of_another_teacher_are_no_variants(line):
     write_run(line / "stranger", "distill", inputs={"teacher": known("f" * 64)}, **student("d4" * 32))
     assert [variant.name for variant in variants(runs_of(line, "student", "stranger"))] == ["student"]

@@ -54,7 +54,8 @@ class Variant:
     @property
     def paper(self) -> float | None:
         """The change of the GLUE mean that the paper found for the same difference."""
-        return PAPER.get(_PAPER.get(next(iter(self.differs.items())), "")) if len(self.differs) == 1 else None
+        # Compared, not looked up: a value may be a list, as that of the teacher's layers is.
+        return next((PAPER[name] for (key, value), name in _PAPER.items() if self.differs == {key: value}), None)
 
 
 def variants_section(runs: Runs) -> Markup:
