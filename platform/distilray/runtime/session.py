@@ -52,7 +52,8 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     on_terminate = signal.getsignal(signal.SIGTERM)
-    ray.init(**_cluster_arguments(config), log_to_driver=inside_cluster(), logging_level=logging.ERROR)
+    with _import_paths_of_children():
+        ray.init(**_cluster_arguments(config), log_to_driver=inside_cluster(), logging_level=logging.ERROR)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray sets a handler of its own, which ends without a word
     _set_up_data()
@@ -123,18 +124,34 @@ def _cluster_arguments(config: RayConfig) -> dict[str, object]:
     # cluster; without it Ray would write one into the user's home.
     if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    source_root = str(Path(distilray.__file__).parents[1])
-    given = [str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    paths = dict.fromkeys([os.getcwd(), *given, source_root])  # each once, in this order
     arguments: dict[str, object] = {
         "address": "local",
         "include_dashboard": False,
         "num_cpus": config.num_cpus or os.cpu_count(),
-        "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
     }
     if config.object_store_mb is not None:
         arguments["object_store_memory"] = config.object_store_mb << 20
     return arguments
+
+
+@contextlib.contextmanager
+def _import_paths_of_children() -> Iterator[None]:
+    """What is started in the block finds the modules that this process finds, as absolute paths.
+
+    A local cluster inherits them. As a runtime environment of the job they would cost its first tasks a second, since
+    workers that Ray has started ahead would not have it.
+    """
+    before = os.environ.get("PYTHONPATH")
+    given = [str(Path(entry).absolute()) for entry in (before or "").split(os.pathsep) if entry]
+    paths = dict.fromkeys([os.getcwd(), *given, str(Path(distilray.__file__).parents[1])])  # each once, in this order
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def _set_up_data() -> None:
