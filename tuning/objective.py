@@ -127,7 +127,8 @@ def _train(sample: Sample, objective: Objective, folder: str, reports: _Reports)
         with _device(objective.trial) as device, _watchdog(objective.trial, end):
             ended = _fine_tune(objective, settings, folder, device, report)
     except Exception as error:
-        return end("failed", _reason(error))
+        # A search that is over writes the record of what still runs, and takes away what it trains with.
+        return read_record(folder) or end("failed", _reason(error))
     return end(_ENDED[ended.ended])
 
 

@@ -8,12 +8,23 @@ from pathlib import Path
 import pytest
 
 from distilray.config.glue import TrialConfig
+from distilray.errors import InputError
 from distilray.evaluation.glue.data import load_task
 from distilray.evaluation.glue.features import encode_task
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from tests.tuning.tiny_search import config, write_follows, write_model
 from tuning import objective as module
-from tuning.records import BEST, EVALUATION, RECORD_FILE, Objective, Sample, read_journal, read_record
+from tuning.records import (
+    BEST,
+    EVALUATION,
+    RECORD_FILE,
+    Objective,
+    Sample,
+    TrialRecord,
+    read_journal,
+    read_record,
+    write_record,
+)
 from tuning.trial import run_trial
 
 VALUES = {"learning_rate": 3e-3, "batch_size": 16}
@@ -151,6 +162,25 @@ def test_a_failing_trial_leaves_the_reason_and_is_not_tried_again(objective, tol
     refuse_training(monkeypatch)
     with pytest.raises(RuntimeError, match="gradient norm is nan"):
         run_trial(sample(), objective=objective)
+
+
+def test_a_trial_whose_search_is_over_while_it_writes_has_been_stopped_and_not_failed(objective, told, monkeypatch):
+    fine_tune = module.fine_tune
+
+    def interrupted(*args, report, **kwargs):
+        def report_and_lose(evaluation):
+            report(evaluation)
+            # What the search does at its end, in a process of its own.
+            ended = TrialRecord(0, VALUES, 56, "stopped", "behind others", read_journal(folder_of(objective)), 1.0)
+            write_record(folder_of(objective), ended)
+            raise InputError("training/model/tokenizer.json: cannot be written")
+
+        return fine_tune(*args, report=report_and_lose, **kwargs)
+
+    monkeypatch.setattr(module, "fine_tune", interrupted)
+    run_trial(sample(), objective=objective)
+    record = read_record(folder_of(objective))
+    assert (record.status, record.reason, len(record.evaluations)) == ("stopped", "behind others", 1)
 
 
 def test_the_same_values_named_twice_are_trained_once(objective, told, monkeypatch):

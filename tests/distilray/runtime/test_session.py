@@ -57,6 +57,7 @@ with ray_session(RayConfig(num_cpus=2, object_store_mb=100)):
     assert 90e6 < ray.cluster_resources()["object_store_memory"] < 120e6
     assert os.path.isabs(ray.get(where.remote()))
 assert not ray.is_initialized(), "the session outlives its block"
+assert os.environ["PYTHONPATH"] == "platform", "the session has changed what this process's own children find"
 """
 
 
