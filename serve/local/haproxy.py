@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from distilray.runtime.environment import environment
 from serve.local.address import claim_port
 
 # Ray Serve reads these when it is imported, in the driver and in every process of the session, which inherit them. What
@@ -72,12 +73,8 @@ def haproxy_environment() -> Iterator[None]:
         ports = {name: str(claim_port("0.0.0.0", 0)) for name in PORTS if name not in os.environ}  # noqa: S104
         paths = {name: f"{folder}/{file}" for name, file in _PATHS.items()}
         added = {each: value for each, value in {**ENVIRONMENT, **ports, **paths}.items() if each not in os.environ}
-        os.environ.update(added)
-        try:
+        with environment(added):
             yield
-        finally:
-            for name in added:
-                os.environ.pop(name, None)
 
 
 def find_orphans(processes: Path = Path("/proc")) -> list[Orphan]:

@@ -18,6 +18,7 @@ import ray.data
 import distilray
 from distilray.config.base import RayConfig
 from distilray.errors import InputError
+from distilray.runtime.environment import environment
 
 # Values for every session; what the user has set stays. No usage reports from closed networks; the reasons of the rest
 # are in `jobs/runtime_env.yaml`.
@@ -52,7 +53,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     on_terminate = signal.getsignal(signal.SIGTERM)
-    with _import_paths_of_children():
+    with environment({"PYTHONPATH": _import_paths()}):
         ray.init(**_cluster_arguments(config), log_to_driver=inside_cluster(), logging_level=logging.ERROR)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray sets a handler of its own, which ends without a word
@@ -134,24 +135,14 @@ def _cluster_arguments(config: RayConfig) -> dict[str, object]:
     return arguments
 
 
-@contextlib.contextmanager
-def _import_paths_of_children() -> Iterator[None]:
-    """What is started in the block finds the modules that this process finds, as absolute paths.
+def _import_paths() -> str:
+    """Where this process finds its modules, as absolute paths, for PYTHONPATH.
 
-    A local cluster inherits them. As a runtime environment of the job they would cost its first tasks a second, since
+    A local cluster inherits it. As a runtime environment of the job it would cost its first tasks a second, since
     workers that Ray has started ahead would not have it.
     """
-    before = os.environ.get("PYTHONPATH")
-    given = [str(Path(entry).absolute()) for entry in (before or "").split(os.pathsep) if entry]
-    paths = dict.fromkeys([os.getcwd(), *given, str(Path(distilray.__file__).parents[1])])  # each once, in this order
-    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+    given = [str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return os.pathsep.join(dict.fromkeys([os.getcwd(), *given, str(Path(distilray.__file__).parents[1])]))  # each once
 
 
 def _set_up_data() -> None:
