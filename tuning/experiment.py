@@ -21,6 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from distilray.config.glue import AshaConfig, Space
 from distilray.runtime import storage
+from distilray.runtime.resources import Need
 from tuning.asha import LastingAsha
 from tuning.records import (
     BEST,
@@ -33,7 +34,6 @@ from tuning.records import (
     read_record,
     write_record,
 )
-from tuning.resources import Need
 from tuning.space import Values, domains
 from tuning.trial import run_trial
 
@@ -60,7 +60,8 @@ class Experiment:
         points: what each trial tries; None when TPE chooses.
         num_trials: as many as there are points.
         most_evaluations: of the longest trial.
-        concurrent: trials at a time.
+        need: of a trial.
+        concurrent: trials at a time; None for as many as the cluster has room for.
         budget_s: seconds of the whole search; None without an end.
     """
 
@@ -72,7 +73,7 @@ class Experiment:
     most_evaluations: int
     asha: AshaConfig
     need: Need
-    concurrent: int
+    concurrent: int | None
     budget_s: float | None
 
 
@@ -97,7 +98,7 @@ def _tuner(experiment: Experiment) -> tune.Tuner:
     trainable = tune.with_parameters(run_trial, objective=experiment.objective)
     # Ray Tune knows functions of a whole job by their names: the task that came last would be everybody's.
     trainable.__name__ = f"fine_tune_{experiment.objective.task}"
-    trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([experiment.need.resources()]))
+    trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([experiment.need.bundle()]))
     # A restore unpickles what lies in the run folder, and that is known to be of this very search.
     if tune.Tuner.can_restore(path, storage_filesystem=remote):
         return tune.Tuner.restore(

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 from collections.abc import Iterable
-from typing import Any
 
 import ray
 import torch
@@ -15,8 +14,9 @@ from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue_scores import load_tasks
 from distilray.models.model_source import local_model
 from distilray.pretraining_data.batches import padded_width
-from distilray.runtime.session import inside_cluster
-from tuning.resources import ModelShape, Need, Resources, check_device, need_of, shares, slots
+from distilray.runtime.environment import inside_cluster
+from distilray.runtime.resources import Node, cluster_nodes, refuse_unless_fitting
+from tuning.resources import ModelShape, TrialNeed, check_device, need_of, shares
 from tuning.space import described, evaluations, extremes, lengths, points
 
 # What Ray gives to tasks of a machine's memory; the rest is its object store.
@@ -32,7 +32,8 @@ def plan_search(config: SearchGlueConfig) -> dict[str, object]:
     nodes = _known_nodes(config)
     at_a_time = "as many as the cluster has room for"
     if nodes is not None:
-        room = slots(nodes, need)
+        refuse_unless_fitting(need.request(), nodes)
+        room = need.request().fitting(nodes)
         check_local_device(need)
         at_a_time = f"{room}: " + ", ".join(
             f"{task} {share}" for task, share in zip(data, shares(room, len(data)), strict=True)
@@ -48,7 +49,7 @@ def plan_search(config: SearchGlueConfig) -> dict[str, object]:
     }
 
 
-def need_of_search(config: SearchGlueConfig, tasks: Iterable[TaskName]) -> Need:
+def need_of_search(config: SearchGlueConfig, tasks: Iterable[TaskName]) -> TrialNeed:
     """What the largest trial of all tasks needs.
 
     Raises:
@@ -71,7 +72,7 @@ def trials_of(config: SearchGlueConfig, task: TaskName) -> int:
     return config.num_trials if found is None else len(found)
 
 
-def check_local_device(need: Need) -> None:
+def check_local_device(need: TrialNeed) -> None:
     """Refuses trials that do not fit together into the memory of the device of this process, if it has one.
 
     Raises:
@@ -99,7 +100,7 @@ def _seeds(config: SearchGlueConfig, tasks: Iterable[TaskName]) -> list[str]:
     return [str(seed) for seed in sorted({seed for task in tasks for seed in config.of_task(task).seeds})]
 
 
-def _known_nodes(config: SearchGlueConfig) -> list[Resources] | None:
+def _known_nodes(config: SearchGlueConfig) -> list[Node] | None:
     """The machines that a run would have, as far as this process can know them."""
     if ray.is_initialized():
         return cluster_nodes()
@@ -107,10 +108,4 @@ def _known_nodes(config: SearchGlueConfig) -> list[Resources] | None:
         return None
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _FOR_TASKS
     cpus = config.ray.num_cpus or os.cpu_count() or 1
-    return [{"CPU": cpus, "GPU": torch.cuda.device_count(), "memory": memory}]
-
-
-def cluster_nodes() -> list[Resources]:
-    """CPU, GPU and memory of each machine of the cluster."""
-    nodes: list[dict[str, Any]] = ray.nodes()
-    return [node["Resources"] for node in nodes if node["Alive"]]
+    return [Node({"CPU": cpus, "GPU": torch.cuda.device_count(), "memory": memory})]

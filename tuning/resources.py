@@ -1,19 +1,16 @@
-"""What a trial needs, and how many of them a cluster has room for."""
+"""Resources of a trial: CPUs, share of a GPU, and an estimate of its memory."""
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from distilray.config.glue import TrialConfig
 from distilray.errors import InputError
+from distilray.runtime.resources import GIB, Need
 
-GIB = 1 << 30
 _FP32 = 4
 # What a process holds before it has a model: Python with torch; on a device its context and the workspaces of kernels.
 _PROCESS_BYTES, _CONTEXT_BYTES = GIB // 2, GIB
-
-Resources = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -40,28 +37,33 @@ class ModelShape:
 
 
 @dataclass(frozen=True)
-class Need:
-    """What one trial is given: CPUs, share of a GPU, bytes of memory (of the device if it has a share of one)."""
+class TrialNeed:
+    """Resources of one trial: CPUs, share of a GPU, bytes of memory (of the device if it has a share of one)."""
 
     cpus: float
     gpus: float
     memory: int
 
-    def resources(self) -> dict[str, float]:
-        """As Ray counts them. It does not count the memory of devices."""
-        on_machine: dict[str, float] = {"memory": float(self.memory)}
-        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else on_machine)}
+    def request(self) -> Need:
+        """Return what is requested from Ray, which does not count the memory of devices."""
+        return Need(
+            "trial",
+            "lower trial.cpus, trial.gpus or trial.memory_gb, or batch_size and max_length of the space",
+            cpus=self.cpus,
+            gpus=self.gpus,
+            memory=0 if self.gpus else self.memory,
+        )
 
     def __str__(self) -> str:
         gpus = f"{self.gpus:g} GPU, " if self.gpus else ""
         return f"{self.cpus:g} CPU, {gpus}{self.memory / GIB:.1f} GiB{' of the device' if self.gpus else ''}"
 
 
-def need_of(trial: TrialConfig, shape: ModelShape, *, batch_size: int, max_length: int) -> Need:
+def need_of(trial: TrialConfig, shape: ModelShape, *, batch_size: int, max_length: int) -> TrialNeed:
     """What the largest trial of a search needs; its memory is `estimated_bytes` unless the recipe says it."""
     estimated = estimated_bytes(shape, batch_size=batch_size, max_length=max_length, on_device=trial.gpus > 0)
     memory = estimated if trial.memory_gb is None else int(trial.memory_gb * 1e9)
-    return Need(trial.cpus, trial.gpus, memory)
+    return TrialNeed(trial.cpus, trial.gpus, memory)
 
 
 def estimated_bytes(shape: ModelShape, *, batch_size: int, max_length: int, on_device: bool) -> int:
@@ -79,27 +81,7 @@ def estimated_bytes(shape: ModelShape, *, batch_size: int, max_length: int, on_d
     return shape.parameters * copies * _FP32 + activations + (_CONTEXT_BYTES if on_device else _PROCESS_BYTES)
 
 
-def slots(nodes: Sequence[Resources], need: Need) -> int:
-    """How many trials the nodes of a cluster hold at the same time.
-
-    Args:
-        nodes: CPU, GPU and memory of each node. A trial lies on one node, and its share of a GPU on one GPU.
-
-    Raises:
-        InputError: not a single one fits.
-    """
-    room = sum(_slots_of_node(node, need) for node in nodes)
-    if room < 1:
-        largest = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU", "memory")}
-        raise InputError(
-            f"trial: one needs {need}, the largest machine has {largest['CPU']:g} CPU, {largest['GPU']:g} GPU, "
-            f"{largest['memory'] / GIB:.1f} GiB; lower trial.cpus, trial.gpus or trial.memory_gb, "
-            "or batch_size and max_length of the space"
-        )
-    return room
-
-
-def check_device(need: Need, device_bytes: int) -> None:
+def check_device(need: TrialNeed, device_bytes: int) -> None:
     """Refuses shares of a device whose trials do not fit into its memory together.
 
     Raises:
@@ -126,12 +108,3 @@ def shares(room: int, tasks: int) -> list[int]:
     With more tasks than places a trial waits for its place; no trial holds one while it waits for another.
     """
     return [max(1, room // tasks + (number < room % tasks)) for number in range(tasks)]
-
-
-def _slots_of_node(node: Resources, need: Need) -> int:
-    counts = [int(node.get("CPU", 0) / need.cpus + 1e-6)]
-    if need.gpus:
-        counts.append(int(node.get("GPU", 0)) * trials_of_device(need.gpus))
-    else:
-        counts.append(int(node.get("memory", 0) // need.memory))
-    return min(counts)

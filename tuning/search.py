@@ -18,14 +18,16 @@ from distilray.evaluation.units import Unit
 from distilray.models.model_source import local_model
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
+from distilray.runtime.environment import inside_cluster
 from distilray.runtime.job import Outcome
 from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.resources import check_shared, cluster_nodes, ensure
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
 from tuning.experiment import Experiment, run_experiment
-from tuning.plan import check_local_device, cluster_nodes, need_of_search, trials_of
+from tuning.plan import check_local_device, need_of_search, trials_of
 from tuning.records import TRAINING_FOLDER, Objective, TrialRecord, read_records
-from tuning.resources import Need, shares, slots
+from tuning.resources import TrialNeed, shares
 from tuning.results import (
     RECIPE_FILE,
     TaskSearch,
@@ -53,11 +55,11 @@ def search_glue(config: SearchGlueConfig, folder: RunFolder) -> Outcome:
     encoded = _encode(config, data)
     with ray_session(config.ray):
         check_local_device(need)
-        room = slots(cluster_nodes(), need)
+        room = ensure(need.request(), job=folder.job, run_dir=folder.uri)
         experiments = _experiments(config, folder, encoded, need, room)
-        _run(experiments, folder.job)
+        _run(experiments, folder)
         searches = [_found(config, folder, task) for task in data]
-        results = _run_winners(config, folder, searches, encoded, room)
+        results = _run_winners(config, folder, searches, encoded, need.request().fitting(cluster_nodes()))
     return _write(config, folder, searches, data, missing, results)
 
 
@@ -89,7 +91,7 @@ def _encode(config: SearchGlueConfig, data: Mapping[TaskName, TaskData]) -> Enco
 
 
 def _experiments(
-    config: SearchGlueConfig, folder: RunFolder, encoded: Encoded, need: Need, room: int
+    config: SearchGlueConfig, folder: RunFolder, encoded: Encoded, need: TrialNeed, room: int
 ) -> dict[TaskName, Experiment]:
     found = {}
     for (task, features), share in zip(encoded.items(), shares(room, len(encoded)), strict=True):
@@ -112,11 +114,20 @@ def _experiments(
             num_trials=trials_of(config, task),
             most_evaluations=evaluations(config, task)[1],
             asha=config.asha,
-            need=need,
-            concurrent=share,
+            need=need.request(),
+            concurrent=_concurrent(config, share),
             budget_s=None if config.max_minutes is None else 60 * config.max_minutes,
         )
     return found
+
+
+def _concurrent(config: SearchGlueConfig, share: int) -> int | None:
+    """Trials of a task at a time: its share of the present room, or no limit where the cluster may grow.
+
+    Ray Tune begins as many as there is room for. With a time limit all tasks keep their shares, so that none waits for
+    the others until its time is over.
+    """
+    return share if config.max_minutes is not None or not inside_cluster() else None
 
 
 def _stop_reason(config: SearchGlueConfig) -> str:
@@ -124,7 +135,7 @@ def _stop_reason(config: SearchGlueConfig) -> str:
     return " or ".join([*reasons, *(["the search's time was over"] if config.max_minutes is not None else [])])
 
 
-def _run(experiments: Mapping[TaskName, Experiment], job: str) -> None:
+def _run(experiments: Mapping[TaskName, Experiment], folder: RunFolder) -> None:
     """Runs all searches at the same time, and shows how far they are."""
     known: dict[TaskName, dict[str, TrialRecord]] = {
         task: read_records(each.objective.trials_folder) for task, each in experiments.items()
@@ -132,12 +143,14 @@ def _run(experiments: Mapping[TaskName, Experiment], job: str) -> None:
     remote = ray.remote(num_cpus=0)(run_experiment)
     running = [remote.remote(experiment) for experiment in experiments.values()]
     total = sum(experiment.num_trials for experiment in experiments.values())
-    with Progress(job, total=total, unit="trials") as progress:
+    with Progress(folder.job, total=total, unit="trials") as progress:
         progress.start_at(sum(map(len, known.values())))
         try:
             while running:
                 ended, running = ray.wait(running, num_returns=len(running), timeout=_POLL_S)
                 ray.get(ended)
+                if inside_cluster():
+                    check_shared(folder.uri)
                 for task, experiment in experiments.items():
                     known[task] = read_records(experiment.objective.trials_folder, known[task])
                 progress.advance_to(sum(map(len, known.values())), _standing(experiments, known))
@@ -181,6 +194,7 @@ def _run_winners(
         units,
         {search.task: encoded[search.task][search.winning_settings.max_length] for search in searches},
         folder=folder.path(WINNERS_FOLDER),
+        run_dir=folder.uri,
         precision=config.precision,
         scaling=winners_scaling(config, room),
         job=f"{folder.job} winners",

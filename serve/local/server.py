@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from distilray.config.serving import ServeFillMaskConfig
 from distilray.errors import InputError
-from distilray.runtime.session import inside_cluster, ray_session
+from distilray.runtime.environment import inside_cluster
+from distilray.runtime.session import ray_session
 from serve.local.address import base_url, claim_port, curl_line
 from serve.local.checks import check_application
 from serve.local.haproxy import find_orphans, haproxy_environment, stop_orphans

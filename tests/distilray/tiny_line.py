@@ -122,7 +122,9 @@ def write_shards(folder: Path, tokenizer_dir: str, *, documents: int = 40, **cha
 def encode_in_process(config: EncodeCorpusConfig, run: RunFolder) -> Outcome:
     """What `encode_corpus` does, without Ray."""
 
-    def one_by_one(items: list[dict[str, Any]], task: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[Any]:
+    def one_by_one(
+        items: list[dict[str, Any]], task: Callable[[dict[str, Any]], dict[str, Any]], **_: object
+    ) -> Iterator[Any]:
         return map(task, items)
 
     with (

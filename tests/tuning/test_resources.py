@@ -9,42 +9,9 @@ from transformers import (
 
 from distilray.config.glue import TrialConfig
 from distilray.errors import InputError
-from tuning.resources import GIB, ModelShape, Need, check_device, estimated_bytes, need_of, shares, slots
+from tuning.resources import GIB, ModelShape, TrialNeed, check_device, estimated_bytes, need_of, shares
 
 BERT_BASE = ModelShape(parameters=109_483_778, layers=12, hidden=768, heads=12, intermediate=3072)
-
-
-def node(cpus, gpus=0, gib=64.0):
-    return {"CPU": cpus, "GPU": gpus, "memory": gib * GIB}
-
-
-@pytest.mark.parametrize(
-    ("nodes", "need", "expected"),
-    [
-        ([node(8)], Need(1, 0, GIB), 8),
-        ([node(8)], Need(3, 0, GIB), 2),
-        ([node(8)], Need(0.5, 0, GIB), 16),
-        ([node(3), node(3)], Need(2, 0, GIB), 2),  # not 3: a trial lies on one machine
-        ([node(8, gib=5)], Need(1, 0, 2 * GIB), 2),
-        ([node(8, gpus=2)], Need(1, 0.25, GIB), 8),
-        ([node(32, gpus=2)], Need(1, 0.25, GIB), 8),
-        ([node(32, gpus=2)], Need(1, 0.4, GIB), 4),  # not 5: a share lies on one GPU
-        ([node(32, gpus=1, gib=1)], Need(1, 0.5, 40 * GIB), 2),  # memory is that of the device
-        ([node(2), node(8, gpus=1)], Need(1, 1.0, GIB), 1),
-    ],
-)
-def test_slots_are_the_trials_that_fit_at_the_same_time(nodes, need, expected):
-    assert slots(nodes, need) == expected
-
-
-@pytest.mark.parametrize(
-    ("need", "named"),
-    [(Need(9, 0, GIB), "9 CPU"), (Need(1, 0.5, GIB), "0.5 GPU"), (Need(1, 0, 100 * GIB), "100.0 GiB")],
-)
-def test_a_trial_that_can_never_fit_is_refused_with_what_it_needs_and_what_there_is(need, named):
-    with pytest.raises(InputError, match=r"8 CPU, 0 GPU, 64\.0 GiB") as refusal:
-        slots([node(2), node(8)], need)
-    assert named in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -108,14 +75,14 @@ def test_memory_that_the_recipe_names_stands_in_place_of_the_estimate():
 
 
 def test_memory_is_a_resource_of_trials_without_a_device_only():
-    assert Need(1, 0, GIB).resources() == {"CPU": 1, "memory": GIB}
-    assert Need(1, 0.5, GIB).resources() == {"CPU": 1, "GPU": 0.5}
+    assert TrialNeed(1, 0, GIB).request().bundle() == {"CPU": 1, "memory": GIB}
+    assert TrialNeed(1, 0.5, GIB).request().bundle() == {"CPU": 1, "GPU": 0.5}
 
 
 def test_trials_that_do_not_fit_a_device_together_are_refused_with_the_share_that_fits():
-    check_device(Need(1, 0.25, 6 * GIB), 24 * GIB)
+    check_device(TrialNeed(1, 0.25, 6 * GIB), 24 * GIB)
     with pytest.raises(InputError, match=r"4 trials of 7\.0 GiB on a device of 24\.0 GiB; set trial\.gpus=0\.34"):
-        check_device(Need(1, 0.25, 7 * GIB), 24 * GIB)
-    check_device(Need(1, 0.34, 7 * GIB), 24 * GIB)
+        check_device(TrialNeed(1, 0.25, 7 * GIB), 24 * GIB)
+    check_device(TrialNeed(1, 0.34, 7 * GIB), 24 * GIB)
     with pytest.raises(InputError, match="lower batch_size"):
-        check_device(Need(1, 1.0, 30 * GIB), 24 * GIB)
+        check_device(TrialNeed(1, 1.0, 30 * GIB), 24 * GIB)

@@ -137,7 +137,8 @@ def _extract(parts: Sequence[Part], config: BuildCorpusConfig, ledger: Ledger, s
     with Progress("build_corpus", total=max(1, total // size), unit=unit) as progress:
         progress.start_at(finished // size)
         run = functools.partial(_extract_task, config=config, folder=ledger.folder, screen=ray.put(screen))
-        for result in run_tasks([part.to_json() for part in waiting], run):
+        items = [part.to_json() for part in waiting]
+        for result in run_tasks(items, run, job="build_corpus", run_dir=ledger.folder):
             finished += sizes[result["number"]]
             documents += result["documents"]
             progress.advance_to(finished // size, f"{documents:,} documents")
@@ -155,11 +156,13 @@ def _publish(groups: Sequence[Group], config: BuildCorpusConfig, ledger: Ledger,
         finished = 0
         search_parts = functools.partial(_search_task, config=config, folder=ledger.folder, parts=parts)
         for stage in searches:  # one after another: what one stage has dropped is no duplicate in the next
-            for _ in run_tasks([asdict(search) for search in stage], search_parts):
+            items = [asdict(search) for search in stage]
+            for _ in run_tasks(items, search_parts, job="build_corpus", run_dir=ledger.folder):
                 progress.advance_to(finished := finished + 1)
         finished += len(groups) - len(waiting)
         publish = functools.partial(_publish_task, folder=ledger.folder, file_bytes=int(config.file_mb * _MB))
-        for result in run_tasks([asdict(group) for group in waiting], publish):
+        items = [asdict(group) for group in waiting]
+        for result in run_tasks(items, publish, job="build_corpus", run_dir=ledger.folder):
             progress.advance_to(finished := finished + 1, f"file {result['number']} written")
 
 

@@ -34,6 +34,7 @@ from distilray.pretraining_data.tokenizer import tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.reporting.notices import post_notice
 from distilray.runtime.reporting.trackers import open_trackers
+from distilray.runtime.run_owner import check_visible
 
 CHECKPOINTS_FOLDER = "checkpoints"
 DIVERGED_FOLDER = "diverged"
@@ -45,7 +46,10 @@ def train_loop(arguments: Mapping[str, LoopSettings]) -> dict[str, Any]:
     Returns:
         The finished steps; with `stopped`, why the run cannot go on, so that Ray Train does not try it again.
     """
-    loop = TrainingLoop(arguments["settings"])
+    settings = arguments["settings"]
+    if settings.on_cluster:
+        check_visible(settings.run_uri)
+    loop = TrainingLoop(settings)
     with loop.machines.blamed(), loop.watchdog:
         return loop.run()
 

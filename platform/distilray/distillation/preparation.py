@@ -25,6 +25,7 @@ class LoopSettings:
         create_models: (config) -> the model to train and the frozen teacher or None.
         run_uri: folder of the run.
         teacher_cache_dir: what the teacher says is read there; None where it runs, or where there is none.
+        on_cluster: whether workers may run on other nodes than the driver.
     """
 
     config: TrainingConfig
@@ -34,6 +35,7 @@ class LoopSettings:
     total_steps: int
     run_uri: str
     teacher_cache_dir: str | None = None
+    on_cluster: bool = False
 
     def path(self, *names: str) -> str:
         """Something in the folder of the run."""

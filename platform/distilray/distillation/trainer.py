@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-import ray
 from pyarrow import fs
 from ray import train
 from ray.train.torch import TorchTrainer
@@ -48,10 +47,12 @@ from distilray.models.model_source import (
 from distilray.models.student import show_sources
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
+from distilray.runtime.environment import inside_cluster
 from distilray.runtime.job import Outcome
 from distilray.runtime.reporting.metrics import MetricsFollower, Row, read_metrics
 from distilray.runtime.reporting.notices import NoticeFollower
 from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.resources import Need, ensure
 from distilray.runtime.run_folder import METRICS_FILE, RunFolder
 from distilray.runtime.session import ENVIRONMENT, ray_session
 
@@ -120,9 +121,10 @@ def _fit(
         total_steps=total_steps(config, len(shards)),
         run_uri=folder.uri,
         teacher_cache_dir=teacher_cache_dir,
+        on_cluster=inside_cluster(),
     )
     with ray_session(config.ray):
-        _check_resources(config)
+        ensure(workers_of(config.scaling), job=folder.job, run_dir=folder.uri)
         bound_start(config.scaling)
         for line in told:
             _say(folder.job, line)
@@ -182,17 +184,15 @@ def _trainer(settings: LoopSettings, folder: RunFolder) -> TorchTrainer:
     )
 
 
-def _check_resources(config: TrainingConfig) -> None:
-    """Refuses a run that the cluster could never start; Ray would wait for it without end."""
-    have, scaling = ray.cluster_resources(), config.scaling
-    workers = scaling.min_workers or scaling.num_workers
-    needs = {"CPU": workers * scaling.cpus_per_worker, "GPU": workers if scaling.use_gpu else 0}
-    for name, need in needs.items():
-        if need > have.get(name, 0) and not os.environ.get("RAY_JOB_ID"):
-            raise InputError(
-                f"scaling: {workers} workers need {need:g} {name}, the local cluster has {have.get(name, 0):g}; "
-                "lower scaling.num_workers or cpus_per_worker, or set scaling.use_gpu=false"
-            )
+def workers_of(scaling: ScalingConfig) -> Need:
+    """Return the workers that training starts with."""
+    return Need(
+        "worker",
+        "lower scaling.num_workers or scaling.cpus_per_worker, or set scaling.use_gpu=false",
+        cpus=scaling.cpus_per_worker,
+        gpus=int(scaling.use_gpu),
+        count=scaling.min_workers or scaling.num_workers,
+    )
 
 
 def bound_start(scaling: ScalingConfig) -> None:

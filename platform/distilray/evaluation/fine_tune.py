@@ -15,7 +15,6 @@ from ray import train
 from ray.train.torch import TorchTrainer, get_device
 
 from distilray.config.glue import FineTuneScaling, TaskDistillationConfig, TaskName
-from distilray.errors import InputError
 from distilray.evaluation.glue.features import TaskFeatures
 from distilray.evaluation.glue.training.schedule import total_steps
 from distilray.evaluation.units import (
@@ -29,10 +28,13 @@ from distilray.evaluation.units import (
     steps_done,
 )
 from distilray.runtime import storage
+from distilray.runtime.environment import inside_cluster
 from distilray.runtime.interruption import raise_if_interrupted
 from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.resources import Need, check_shared, cluster_nodes, ensure
 
 _POLL_S = 1.0
+_AHEAD = 2  # fine-tunings that wait for their workers in a cluster that may grow; a waiting one is one idle process
 
 
 def run_units(
@@ -40,18 +42,23 @@ def run_units(
     features: Mapping[TaskName, TaskFeatures],
     *,
     folder: str,
+    run_dir: str,
     precision: str,
     scaling: FineTuneScaling,
     job: str,
     distillation: TaskDistillationConfig | None = None,
     with_test: bool = False,
 ) -> dict[tuple[TaskName, int], UnitResult]:
-    """Runs fine-tunings, as many at a time as the cluster has room for; those that have a result are not run again.
+    """Run fine-tunings, as many at a time as the cluster has room for; those that have a result are not run again.
+
+    Inside a cluster their number follows its nodes, and a few more than there is room for are begun, so that the
+    autoscaler sees their requests.
 
     Args:
         units: in any order; the longest are begun first.
         features: of their tasks.
-        folder: of the run; each unit has one of its own below `units/`.
+        folder: each unit has one of its own below `units/` in it.
+        run_dir: folder of the run, which all nodes must share.
         job: its name, for the line of progress.
         with_test: also predicts the test sets.
 
@@ -67,17 +74,22 @@ def run_units(
     }
     left = sorted((unit for unit in units if not is_done(plan, unit)), key=lambda unit: -tokens[unit.name])
     if left:
-        parallel = min(_parallel(scaling, ray.cluster_resources()), len(left))
+        room = ensure(need := _workers(scaling), job=job, run_dir=run_dir)
         with Progress(job, total=sum(steps.values()), unit="steps") as progress:
             progress.start_at(sum(steps.values()) - sum(steps[unit.name] for unit in left))
             for unit in left:
                 forget_progress(plan, unit)
-            waiting = _begin(left, functools.partial(_fit, plan), threads=parallel)
+            threads = _UnitThreads(left, functools.partial(_fit, plan))
+            waiting = set(threads.futures)
             while waiting:
+                threads.grow_to(_parallel(scaling, room))
                 ended, waiting = wait(waiting, timeout=_POLL_S, return_when=FIRST_COMPLETED)
                 for future in ended:
                     future.result()
                 raise_if_interrupted()
+                if inside_cluster():
+                    check_shared(run_dir)
+                    room = need.fitting(cluster_nodes())
                 done = sum(steps_done(plan, unit, steps[unit.name]) for unit in units)
                 progress.advance_to(done, f"fine-tunings left: {len(waiting)}")
     return {(unit.task, unit.seed): read_result(plan, unit) for unit in units}
@@ -111,41 +123,50 @@ def _fit(plan: Plan, unit: Unit) -> None:
     ).fit()
 
 
-def _begin(units: Sequence[Unit], work: Callable[[Unit], None], *, threads: int) -> set[Future[None]]:
-    """Begins the work for units in threads that an error or an interrupt does not wait for."""
-    left: queue.SimpleQueue[tuple[Future[None], Unit]] = queue.SimpleQueue()
-    futures: set[Future[None]] = set()
-    for unit in units:
-        future: Future[None] = Future()
-        futures.add(future)
-        left.put((future, unit))
+class _UnitThreads:
+    """Threads that take units from a queue; an error or an interrupt does not wait for them.
 
-    def take() -> None:
+    Attributes:
+        futures: one for each unit.
+    """
+
+    def __init__(self, units: Sequence[Unit], work: Callable[[Unit], None]) -> None:
+        self._work = work
+        self._queue: queue.SimpleQueue[tuple[Future[None], Unit]] = queue.SimpleQueue()
+        self._started = 0
+        self.futures: list[Future[None]] = [Future() for _ in units]
+        for future, unit in zip(self.futures, units, strict=True):
+            self._queue.put((future, unit))
+
+    def grow_to(self, count: int) -> None:
+        """Start threads until there are `count`, or one for each unit; none is ended."""
+        for number in range(self._started, min(count, len(self.futures))):
+            threading.Thread(target=self._run, name=f"fit-{number}", daemon=True).start()
+            self._started += 1
+
+    def _run(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                future, unit = left.get_nowait()
+                future, unit = self._queue.get_nowait()
                 try:
-                    work(unit)
+                    self._work(unit)
                     future.set_result(None)
                 except BaseException as error:
                     future.set_exception(error)
 
-    for number in range(threads):
-        threading.Thread(target=take, name=f"fit-{number}", daemon=True).start()
-    return futures
+
+def _workers(scaling: FineTuneScaling) -> Need:
+    """The workers of one fine-tuning."""
+    return Need(
+        "worker",
+        "lower scaling.num_workers or scaling.cpus_per_worker, or set scaling.use_gpu=false",
+        cpus=scaling.cpus_per_worker,
+        gpus=int(scaling.use_gpu),
+        count=scaling.num_workers,
+    )
 
 
-def _parallel(scaling: FineTuneScaling, have: Mapping[str, float]) -> int:
-    """How many fine-tunings have room in the cluster at the same time."""
-    needs = {
-        "CPU": scaling.num_workers * scaling.cpus_per_worker,
-        "GPU": scaling.num_workers if scaling.use_gpu else 0,
-    }
-    for name, need in needs.items():
-        if need > have.get(name, 0):
-            raise InputError(
-                f"scaling: a fine-tuning needs {need:g} {name}, the cluster has {have.get(name, 0):g}; lower "
-                "scaling.num_workers or cpus_per_worker, or set scaling.use_gpu=false"
-            )
-    room = min(int(have[name] // need) for name, need in needs.items() if need)
-    return min(room, scaling.max_parallel or room)
+def _parallel(scaling: FineTuneScaling, room: int) -> int:
+    """How many fine-tunings are begun at the same time, where there is room for so many workers."""
+    most = room // scaling.num_workers + (_AHEAD if inside_cluster() else 0)
+    return min(most, scaling.max_parallel or most)

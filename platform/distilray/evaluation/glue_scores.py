@@ -91,6 +91,7 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
                 units,
                 {unit.task: features[unit.task] for unit in units},
                 folder=folder.uri,
+                run_dir=folder.uri,
                 precision=config.precision,
                 scaling=config.scaling,
                 job=folder.job,

@@ -161,7 +161,8 @@ def _encode(
         task = functools.partial(
             _encode_task, config=config, folder=ledger.folder, tokenizer=ray.put(tokenizer_json), buckets=dict(buckets)
         )
-        for result in run_tasks([asdict(part) for part in waiting], task):
+        items = [asdict(part) for part in waiting]
+        for result in run_tasks(items, task, job="encode_corpus", run_dir=ledger.folder):
             finished += sizes[result["number"]]
             examples += result["examples"]
             progress.advance_to(finished // size, f"{examples:,} examples")
@@ -190,7 +191,8 @@ def _publish(
         task = functools.partial(
             _publish_task, folder=ledger.folder, config=config, shared=ray.put((dict(buckets), masker))
         )
-        for result in run_tasks([asdict(group) for group in waiting], task):
+        items = [asdict(group) for group in waiting]
+        for result in run_tasks(items, task, job="encode_corpus", run_dir=ledger.folder):
             progress.advance_to(finished := finished + rows[result["number"]])
 
 

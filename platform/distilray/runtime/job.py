@@ -107,9 +107,10 @@ class Job(Generic[C]):
             summary = f"{self.name}: {done['run']['summary']} (complete since {done['run']['finished']}, skipped)"
         else:
             self.plan(config)
-            folder.begin()
-            outcome = self.run(config, folder)
-            folder.finish(outcome.counts, outcome.outputs, outcome.summary)
+            with folder.owned():
+                folder.begin()
+                outcome = self.run(config, folder)
+                folder.finish(outcome.counts, outcome.outputs, outcome.summary)
             summary = f"{self.name}: {outcome.summary} in {duration(time.monotonic() - started)}"
         print(f"{summary} -> {given.run_dir}", flush=True)
         return folder

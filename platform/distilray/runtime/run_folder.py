@@ -1,9 +1,10 @@
-"""A run folder: `config.yaml` first, `metrics.jsonl` during the run, `manifest.json` last.
+"""A run folder: `config.yaml` first, `metrics.jsonl` during the run, `manifest.json` last, and one writer at a time.
 
 The presence of the manifest means that the run is complete. Its `content` part depends on inputs, config and seed only,
 so that two runs of the same thing have the same `content_hash`; its `run` part tells when, where and how long.
 """
 
+import contextlib
 import datetime
 import functools
 import hashlib
@@ -13,7 +14,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,7 @@ from distilray import __version__
 from distilray.config.base import JobConfig
 from distilray.errors import InputError
 from distilray.runtime import storage
+from distilray.runtime.run_owner import RunOwner
 
 CONFIG_FILE = "config.yaml"
 COMMIT_FILE = "COMMIT"
@@ -86,6 +88,7 @@ class RunFolder:
         self.config = config
         self.uri = config.run_dir
         self.inputs = {name: {"uri": uri, **describe_input(uri)} for name, uri in inputs.items()}
+        self._owner: RunOwner | None = None
         self._started = time.time()
 
     def path(self, *names: str) -> str:
@@ -105,8 +108,18 @@ class RunFolder:
             self._refuse_other(*_read_begun(self.path(CONFIG_FILE)))
         return manifest
 
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[None]:
+        """Keep other processes from writing this folder while the block runs.
+
+        Raises:
+            InputError: another process writes it; the message names its host, PID and start time.
+        """
+        with RunOwner(self.uri) as self._owner:
+            yield
+
     def begin(self) -> None:
-        """Creates the folder and writes `config.yaml`."""
+        """Create the folder and write `config.yaml`."""
         storage.make_folder(self.uri)
         record = {
             "job": self.job,
@@ -123,7 +136,12 @@ class RunFolder:
             counts: numbers that depend on inputs, config and seed only, or a `timing` entry that does not.
             outputs: what the run hands over, by name: rows, bytes, sha256.
             summary: the run in one line for people.
+
+        Raises:
+            InputError: another process has taken the folder over.
         """
+        if self._owner is not None:
+            self._owner.check()
         counts = dict(counts)
         timing = counts.pop("timing", {})
         content = {

@@ -18,7 +18,9 @@ import ray.data
 import distilray
 from distilray.config.base import RayConfig
 from distilray.errors import InputError
-from distilray.runtime.environment import environment
+from distilray.runtime.environment import environment, inside_cluster
+from distilray.runtime.resources import Need, ensure
+from distilray.runtime.run_owner import check_visible
 
 # Values for every session; what the user has set stays. No usage reports from closed networks; the reasons of the rest
 # are in `jobs/runtime_env.yaml`.
@@ -34,11 +36,7 @@ ENVIRONMENT = {
 # Labels of the machines of a cluster that take data work, `role=data`: the cluster says so to its jobs, which run
 # everywhere. Ray alone would fill the CPUs of a machine with GPUs too, under the feet of training.
 DATA_LABELS = "DISTILRAY_DATA_LABELS"
-
-
-def inside_cluster() -> bool:
-    """Whether a cluster is given by the environment, as it is in a submitted job."""
-    return bool(os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"))
+_INPUT_ERROR = "input_error"  # column of what a task returns in place of its result
 
 
 @contextlib.contextmanager
@@ -83,43 +81,71 @@ def run_tasks(
     items: Sequence[dict[str, Any]],
     task: Callable[[dict[str, Any]], dict[str, Any]],
     *,
+    job: str,
+    run_dir: str,
     num_cpus: int = 1,
     num_gpus: float = 0.0,
+    remedy: str = "give the local cluster more CPUs (ray.num_cpus)",
 ) -> Iterator[Any]:
-    """The results of a task for each item, each in a Ray Data task of its own, as they come.
+    """Yield the results of a task for each item, each in a Ray Data task of its own, in the order of completion.
 
-    Tasks without a GPU run on the machines of `data_labels`.
+    Tasks without a GPU run on the nodes of `data_labels`. Inside a cluster this waits until there is room for a task.
 
     Args:
-        items: what tasks are given, as values that Arrow holds; a few numbers and names.
-        task: item -> its result, of the same kind. It runs on a worker; an item may be run twice when a node is lost.
-        num_cpus: of each task that has no GPU.
-        num_gpus: of each task; one with a GPU, or a part of one, has one CPU besides.
+        items: arguments of the tasks, as values that Arrow holds; a few numbers and names.
+        task: item -> its result, of the same kind. It runs on a worker; an item may run twice when a node is lost.
+        job: its name, for what is reported while it waits.
+        run_dir: the folder of the run, which all nodes must share.
+        num_cpus: CPUs of each task without a GPU.
+        num_gpus: GPUs of each task; one with a GPU, or a part of one, has one CPU besides.
+        remedy: the settings that lower what a task needs.
+
+    Raises:
+        InputError: raised by a task, or a task can never run.
     """
     if not items:
         return
+    labels = None if num_gpus else data_labels()
+    need = Need("task", remedy, cpus=0 if num_gpus else num_cpus, gpus=num_gpus, labels=labels or {})
+    ensure(need, job=job, run_dir=run_dir)
     options = ray.data.DataContext.get_current().execution_options
     ordered, selected = options.preserve_order, options.label_selector
-    options.preserve_order, options.label_selector = False, None if num_gpus else data_labels()
+    options.preserve_order, options.label_selector = False, labels
     try:
         dataset = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
         # Ray Data warns when both are given. A block holds one item.
         resources = {"num_gpus": num_gpus} if num_gpus else {"num_cpus": num_cpus}
-        results = dataset.map_batches(
-            functools.partial(_rows, task=task), batch_size=1, batch_format="pyarrow", **resources
-        )
+        run = functools.partial(_run_on_batch, task=task, run_dir=run_dir if inside_cluster() else None)
+        results = dataset.map_batches(run, batch_size=1, batch_format="pyarrow", **resources)
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from batch.to_pylist()
+            for row in batch.to_pylist():
+                if _INPUT_ERROR in row:
+                    raise InputError(row[_INPUT_ERROR])
+                yield row
     finally:
         options.preserve_order, options.label_selector = ordered, selected
 
 
-def _rows(batch: pa.Table, *, task: Callable[[dict[str, Any]], dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist([task(row["item"]) for row in batch.to_pylist()])
+def _run_on_batch(
+    batch: pa.Table, *, task: Callable[[dict[str, Any]], dict[str, Any]], run_dir: str | None
+) -> pa.Table:
+    try:
+        if run_dir is not None:
+            check_visible(run_dir)
+        return pa.Table.from_pylist([task(row["item"]) for row in batch.to_pylist()])
+    except InputError as error:
+        # As a value: Ray Data drops the cause of an exception, and would report a traceback.
+        return pa.Table.from_pylist([{_INPUT_ERROR: str(error)}])
 
 
 def _cluster_arguments(config: RayConfig) -> dict[str, object]:
     if inside_cluster():
+        address = os.environ["RAY_ADDRESS"]
+        if address.startswith("http"):
+            raise InputError(
+                f"RAY_ADDRESS={address}: the address of a dashboard, which takes submitted jobs only; submit the job "
+                "(python -m jobs.submit), or unset RAY_ADDRESS to run it on this machine"
+            )
         return {}  # the address and the runtime environment come from the job
     # Ray guards a local cluster with a token, since its ports listen on every interface. This one lives as long as the
     # cluster; without it Ray would write one into the user's home.

@@ -1,5 +1,6 @@
 """Local paths and object-store URIs through `pyarrow.fs`, with writes that are whole or absent."""
 
+import errno
 import hashlib
 import io
 import os
@@ -73,6 +74,18 @@ def local_path(uri: str) -> Path:
     return Path(path)
 
 
+@contextmanager
+def _access(uri: str) -> Iterator[None]:
+    """Turns a refusal by the file system or store into one line."""
+    try:
+        yield
+    except PermissionError:
+        raise InputError(
+            f"{uri}: permission denied; give this user (uid {os.getuid()}) access to it and the folders above it, or "
+            "choose another path"
+        ) from None
+
+
 def exists(uri: str) -> bool:
     """Whether a file or folder is there."""
     return file_size(uri) is not None
@@ -80,8 +93,7 @@ def exists(uri: str) -> bool:
 
 def file_size(uri: str) -> int | None:
     """Bytes of a file, 0 for a folder, None when nothing is there."""
-    found, path = filesystem(uri)
-    info = found.get_file_info(path)
+    info = _info(uri)
     if info.type == fs.FileType.NotFound:
         return None
     return info.size or 0
@@ -89,8 +101,13 @@ def file_size(uri: str) -> int | None:
 
 def is_folder(uri: str) -> bool:
     """Whether a folder is there."""
+    return bool(_info(uri).type == fs.FileType.Directory)
+
+
+def _info(uri: str) -> fs.FileInfo:
     found, path = filesystem(uri)
-    return bool(found.get_file_info(path).type == fs.FileType.Directory)
+    with _access(uri):
+        return found.get_file_info(path)
 
 
 def list_files(uri: str, suffix: str = "") -> list[str]:
@@ -98,7 +115,9 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
     found, path = filesystem(uri)
     quoted = "://" in uri  # a URI escapes a space or a per cent sign in a name, a path does not
     selector = fs.FileSelector(path, recursive=False, allow_not_found=True)
-    names = [info.base_name for info in found.get_file_info(selector) if info.type == fs.FileType.File]
+    with _access(uri):
+        infos = found.get_file_info(selector)
+    names = [info.base_name for info in infos if info.type == fs.FileType.File]
     return [join(uri, quote(name) if quoted else name) for name in sorted(names) if name.endswith(suffix)]
 
 
@@ -128,7 +147,8 @@ def find_files(pattern: str) -> list[str]:
 
 def _files_below(uri: str) -> list[str]:
     found, path = filesystem(uri)
-    infos = found.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+    with _access(uri):
+        infos = found.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     below = [info.path[len(path.rstrip("/")) + 1 :] for info in infos if info.type == fs.FileType.File]
     named = [name for name in sorted(below) if not any(part.startswith((".", "_")) for part in name.split("/"))]
     return [join(uri, quote(name) if "://" in uri else name) for name in named]
@@ -159,14 +179,14 @@ def remove_file(uri: str) -> None:
 def read_bytes(uri: str) -> bytes:
     """The content of a file."""
     found, path = filesystem(uri)
-    with found.open_input_stream(path, compression=None) as stream:
+    with _access(uri), found.open_input_stream(path, compression=None) as stream:
         return bytes(stream.read())
 
 
 def read_range(uri: str, start: int, stop: int) -> bytes:
     """The bytes [start, stop) of a file; fewer when it ends before."""
     found, path = filesystem(uri)
-    with found.open_input_file(path) as file:
+    with _access(uri), found.open_input_file(path) as file:
         return bytes(file.read_at(stop - start, start))
 
 
@@ -180,13 +200,38 @@ def write_bytes(uri: str, data: bytes) -> None:
         file.write(data)
 
 
+def create_bytes(uri: str, data: bytes) -> bool:
+    """Write a small file that does not exist yet, and return whether this call created it.
+
+    On a local file system only one of several processes succeeds; an object store may let several believe so.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    found, path = filesystem(uri)
+    if not isinstance(found, fs.LocalFileSystem):
+        if exists(uri):
+            return False
+        write_bytes(uri, data)
+        return True
+    with _writing(uri):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with Path(path).open("xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return False
+    return True
+
+
 @contextmanager
 def _writing(uri: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        fix = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give this user access"
         reason = error.strerror or error
-        raise InputError(f"{uri}: cannot be written ({reason}); free space or choose another folder") from None
+        raise InputError(f"{uri}: cannot be written ({reason}); {fix} or choose another folder") from None
 
 
 @contextmanager
@@ -256,7 +301,7 @@ def sha256(uri: str) -> str:
     """sha256 of a file's content, hexadecimal."""
     digest = hashlib.sha256()
     found, path = filesystem(uri)
-    with found.open_input_stream(path, compression=None) as stream:
+    with _access(uri), found.open_input_stream(path, compression=None) as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

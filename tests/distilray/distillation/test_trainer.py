@@ -2,10 +2,8 @@ import os
 
 import pytest
 
-from distilray.config.distillation import DistillConfig, ScalingConfig
-from distilray.distillation import trainer
-from distilray.distillation.trainer import START_TIMEOUT, bound_start
-from distilray.errors import InputError
+from distilray.config.distillation import ScalingConfig
+from distilray.distillation.trainer import START_TIMEOUT, bound_start, workers_of
 from distilray.runtime.session import ENVIRONMENT
 
 OURS = ENVIRONMENT[START_TIMEOUT]
@@ -22,24 +20,10 @@ def test_how_long_workers_wait_for_their_places(monkeypatch, min_workers, set_be
     assert os.environ[START_TIMEOUT] == after
 
 
-@pytest.fixture
-def check(monkeypatch):
-    """Checks the resources of two workers on a cluster with one CPU."""
-    monkeypatch.setattr(trainer.ray, "cluster_resources", lambda: {"CPU": 1.0})
-    monkeypatch.delenv("RAY_JOB_ID", raising=False)
-
-    def run(**scaling):
-        scaling = {"num_workers": 2, "use_gpu": False, "cpus_per_worker": 1, **scaling}
-        values = {"run_dir": "unused", "shards_dir": "unused", "teacher_dir": "unused", "scaling": scaling}
-        trainer._check_resources(DistillConfig.model_validate(values))
-
-    return run
-
-
-def test_a_changing_number_of_workers_may_begin_with_the_fewest(check):
-    check(min_workers=1)
-
-
-def test_a_fixed_number_of_workers_that_does_not_fit_is_refused(check):
-    with pytest.raises(InputError, match="2 workers need 2 CPU, the local cluster has 1"):
-        check()
+@pytest.mark.parametrize(
+    ("min_workers", "count"), [(None, 2), (1, 1)], ids=["a fixed number needs all", "a changing number the fewest"]
+)
+def test_training_starts_when_there_is_room_for_its_workers(min_workers, count):
+    scaling = ScalingConfig(num_workers=2, min_workers=min_workers, use_gpu=True, cpus_per_worker=4)
+    need = workers_of(scaling)
+    assert (need.count, need.bundle()) == (count, {"CPU": 4, "GPU": 1})

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from distilray.runtime.environment import environment
+from distilray.runtime.environment import environment, inside_cluster
 
 
 def fail_within() -> None:
@@ -18,3 +18,15 @@ def test_variables_are_set_in_the_block_and_as_before_after_it(monkeypatch: pyte
     with pytest.raises(KeyError):
         fail_within()
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"), [(None, False), ("", False), ("local", False), ("10.0.0.1:6379", True), ("auto", True)]
+)
+def test_a_process_is_inside_a_cluster_if_its_environment_has_an_address(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, expected: bool
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert inside_cluster() is expected

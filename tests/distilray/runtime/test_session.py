@@ -5,21 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from distilray.config.base import RayConfig
 from distilray.errors import InputError
 from distilray.runtime import session
 
 
-@pytest.mark.parametrize("name", ["RAY_ADDRESS", "RAY_JOB_ID"])
-def test_a_submitted_job_joins_the_cluster_that_its_environment_names(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    assert not session.inside_cluster()
-    monkeypatch.setenv(name, "x")
-    assert session.inside_cluster()
+def test_the_address_of_a_dashboard_is_refused_with_the_way_to_submit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(InputError, match=r"RAY_ADDRESS=http.*jobs\.submit"), session.ray_session(RayConfig()):
+        pass
 
 
 def test_the_labels_of_data_machines_are_those_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_JOB_ID", "x")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert session.data_labels() is None
     monkeypatch.setenv(session.DATA_LABELS, "role=data, market=spot")
     assert session.data_labels() == {"role": "data", "market": "spot"}
@@ -32,7 +30,7 @@ def test_a_local_ray_has_no_labels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("given", ["role", "role=", "=data", "role=data,"])
 def test_labels_that_are_no_pairs_are_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    monkeypatch.setenv("RAY_JOB_ID", "x")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.setenv(session.DATA_LABELS, given)
     with pytest.raises(InputError, match="DISTILRAY_DATA_LABELS"):
         session.data_labels()

@@ -5,13 +5,11 @@ shards without a mark. The driver sees counts only.
 """
 
 import functools
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import ray
 import torch
 
 from distilray.config.distillation import CacheTeacherConfig
@@ -98,7 +96,6 @@ def cache_teacher(config: CacheTeacherConfig, folder: RunFolder) -> Outcome:
     marks = Marks(folder.uri)
     marks.make_folders(TARGETS_FOLDER, f"ledger/{_STAGE}")
     with ray_session(config.ray):
-        _check_resources(config)
         _write(pieces, config, marks, vocabulary_of(tokenizer_json).pad)
     facts = list(marks.facts(_STAGE, [piece.number for piece in pieces]))
     outputs = {fact["name"]: fact["output"] for fact in facts}
@@ -146,7 +143,16 @@ def _write(pieces: Sequence[Piece], config: CacheTeacherConfig, marks: Marks, pa
         task = functools.partial(_write_task, config=config, folder=marks.folder, pad_id=pad_id)
         scaling = config.scaling
         items = [asdict(piece) for piece in waiting]
-        for found in run_tasks(items, task, num_cpus=scaling.cpus_per_task, num_gpus=scaling.gpus_per_task):
+        results = run_tasks(
+            items,
+            task,
+            job="cache_teacher",
+            run_dir=marks.folder,
+            num_cpus=scaling.cpus_per_task,
+            num_gpus=scaling.gpus_per_task,
+            remedy="lower scaling.cpus_per_task, or set scaling.gpus_per_task=0",
+        )
+        for found in results:
             progress.advance_to(finished := finished + found["rows"])
 
 
@@ -163,17 +169,6 @@ def _write_task(item: Values, *, config: CacheTeacherConfig, folder: str, pad_id
     facts = {"name": name, "output": {"split": piece.split, **entry}, "kept": kept}
     Marks(folder).mark(_STAGE, piece.number, facts | {"seconds": time.monotonic() - started})
     return {"rows": piece.rows}
-
-
-def _check_resources(config: CacheTeacherConfig) -> None:
-    """Refuses tasks that a local cluster could never start; Ray would wait for it without end."""
-    have, scaling = ray.cluster_resources(), config.scaling
-    name, need = ("GPU", scaling.gpus_per_task) if scaling.gpus_per_task else ("CPU", scaling.cpus_per_task)
-    if need > have.get(name, 0) and not os.environ.get("RAY_JOB_ID"):
-        raise InputError(
-            f"scaling: a task needs {need:g} {name}, the local cluster has {have.get(name, 0):g}; "
-            "lower scaling.cpus_per_task, or set scaling.gpus_per_task=0"
-        )
 
 
 def _split_counts(facts: Sequence[Values], split: str) -> Values:

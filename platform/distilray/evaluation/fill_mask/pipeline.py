@@ -5,7 +5,6 @@ marks it as done. A run that was cut off reads its files again and scores the pa
 """
 
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +14,6 @@ import ray
 import ray.data
 
 from distilray.config.evaluation import EvaluateFillMaskConfig
-from distilray.errors import InputError
 from distilray.evaluation.fill_mask.parts import (
     ANSWERS_FOLDER,
     FILES,
@@ -26,8 +24,11 @@ from distilray.evaluation.fill_mask.parts import (
     read_parts,
 )
 from distilray.evaluation.fill_mask.readers import DataFile
+from distilray.runtime.environment import inside_cluster
 from distilray.runtime.marks import Marks
 from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.resources import Need, could_have_gpus, ensure
+from distilray.runtime.run_owner import check_visible
 from distilray.runtime.session import data_labels, ray_session
 
 _READERS = 2  # files that are read at once; a reader is far ahead of the actors
@@ -74,7 +75,7 @@ def _parts(marks: Marks, files: Sequence[DataFile]) -> dict[int, range]:
 
 
 def _run(files: Sequence[DataFile], read: Any, config: EvaluateFillMaskConfig, folder: str, marks: Marks) -> None:
-    device, actors, resources = _pool(config)
+    device, pool, resources = _pool(config, folder)
     context = ray.data.DataContext.get_current()
     options = context.execution_options
     kept = (context.target_max_block_size, options.preserve_order, options.label_selector)
@@ -92,10 +93,15 @@ def _run(files: Sequence[DataFile], read: Any, config: EvaluateFillMaskConfig, f
         )
         scored = parts.map_batches(
             _ScoreActor,
-            fn_constructor_kwargs={"config": config, "folder": folder, "device": device},
+            fn_constructor_kwargs={
+                "config": config,
+                "folder": folder,
+                "device": device,
+                "on_cluster": inside_cluster(),
+            },
             batch_size=1,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=actors),
+            compute=pool,
             **resources,
         )
         with Progress("evaluate_fill_mask", total=None, unit="rows") as progress:
@@ -120,7 +126,9 @@ def _read_task(
 class _ScoreActor:
     """`PartScorer` as Ray Data calls it: a block is a part."""
 
-    def __init__(self, config: EvaluateFillMaskConfig, folder: str, device: str) -> None:
+    def __init__(self, config: EvaluateFillMaskConfig, folder: str, device: str, on_cluster: bool) -> None:
+        if on_cluster:
+            check_visible(folder)
         self._scorer = PartScorer(config, folder, device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -128,20 +136,30 @@ class _ScoreActor:
         return pa.Table.from_pylist(found)
 
 
-def _pool(config: EvaluateFillMaskConfig) -> tuple[str, int, Values]:
-    """The device of the actors, their number, and what Ray keeps for each.
+def _pool(config: EvaluateFillMaskConfig, folder: str) -> tuple[str, ray.data.ActorPoolStrategy, Values]:
+    """Return the device of the actors, their pool, and the resources of each.
+
+    On a local cluster the pool has all its actors from the start. Inside a cluster it begins with the first one that
+    there is room for and grows with the cluster.
 
     Raises:
-        InputError: no GPU where one is wanted, or more than a local cluster has; Ray would wait for it without end.
+        InputError: the actors can never have their resources, or a node does not see the run folder.
     """
-    have, scaling = ray.cluster_resources(), config.scaling
-    use_gpu = config.device == "gpu" or (config.device == "auto" and have.get("GPU", 0) >= scaling.gpus_per_actor)
-    name, each = ("GPU", scaling.gpus_per_actor) if use_gpu else ("CPU", float(scaling.cpus_per_actor))
-    room = int(have.get(name, 0) // each)
-    if (scaling.actors or 1) > room and not os.environ.get("RAY_JOB_ID"):
-        raise InputError(
-            f"scaling: {scaling.actors or 1} actors of {each:g} {name} need more than the {have.get(name, 0):g} that "
-            "are there; lower scaling.actors or what each has, or set device=cpu"
-        )
-    resources = {"num_gpus": each} if use_gpu else {"num_cpus": each}
-    return "cuda" if use_gpu else "cpu", scaling.actors or max(1, room), resources
+    scaling = config.scaling
+    use_gpu = config.device == "gpu" or (config.device == "auto" and could_have_gpus())
+    grows = inside_cluster()
+    need = Need(
+        "actor",
+        "lower scaling.actors or the resources of each, or set device=cpu",
+        cpus=0 if use_gpu else scaling.cpus_per_actor,
+        gpus=scaling.gpus_per_actor if use_gpu else 0,
+        count=1 if grows else scaling.actors or 1,
+        labels={} if use_gpu else data_labels() or {},
+    )
+    room = ensure(need, job="evaluate_fill_mask", run_dir=folder)
+    resources = {"num_gpus": need.gpus} if use_gpu else {"num_cpus": need.cpus}
+    if grows:
+        pool = ray.data.ActorPoolStrategy(min_size=1, max_size=scaling.actors)
+    else:
+        pool = ray.data.ActorPoolStrategy(size=scaling.actors or room)
+    return "cuda" if use_gpu else "cpu", pool, resources

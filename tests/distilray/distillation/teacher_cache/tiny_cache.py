@@ -48,6 +48,5 @@ def cache_in_process(config: CacheTeacherConfig, run: RunFolder, limit: int | No
     with (
         patch.object(pipeline, "run_tasks", one_by_one),
         patch.object(pipeline, "ray_session", lambda _: nullcontext()),
-        patch.object(pipeline, "_check_resources", lambda _: None),
     ):
         return pipeline.cache_teacher(config, run)

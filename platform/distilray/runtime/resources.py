@@ -1,0 +1,301 @@
+"""Resources that a job needs at once: checked on a local cluster, requested and awaited on one that can grow.
+
+What the nodes of a cluster must share, the folder of the run, is checked here too.
+"""
+
+import math
+import re
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.core.generated.autoscaler_pb2 import AutoscalingState, GetClusterStatusReply
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from distilray.errors import InputError
+from distilray.runtime import storage
+from distilray.runtime.environment import inside_cluster
+from distilray.runtime.interruption import raise_if_interrupted
+from distilray.runtime.reporting.progress import duration
+
+GIB = 1 << 30
+_POLL_S = 2.0
+_REPORT_S = 10.0
+_RPC_TIMEOUT_S = 5
+_PROBE_FOLDER = ".probe"
+_PROBE_TIMEOUT_S = 120.0  # a new node first starts a worker process
+_UNITS = {"CPU": "CPU", "GPU": "GPU", "memory": "GiB of memory"}
+# Reasons that the autoscaler writes to its log and to nothing else.
+_FAILURE = re.compile(r"(Failed to launch \d+ nodes? of type .*|Ray installation failed on .*)")
+_REASON_LETTERS = 300
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of a cluster: its total resources by Ray's names (memory in bytes), and its labels."""
+
+    resources: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bundles of resources that must be available at the same time, each on one node.
+
+    Attributes:
+        what: the purpose of one bundle, a singular noun: "worker".
+        remedy: the settings that lower the need, for the message of a refusal.
+        cpus: of a bundle.
+        gpus: of a bundle; a fraction stays on one device.
+        memory: of a bundle, in bytes of the node's memory.
+        count: number of bundles.
+        labels: that a node must have.
+    """
+
+    what: str
+    remedy: str
+    cpus: float = 0.0
+    gpus: float = 0.0
+    memory: int = 0
+    count: int = 1
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def bundle(self) -> dict[str, float]:
+        """Return the resources of one bundle by Ray's names."""
+        amounts = {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory)}
+        return {name: amount for name, amount in amounts.items() if amount}
+
+    def fitting(self, nodes: Sequence[Node]) -> int:
+        """Return how many bundles empty nodes hold together."""
+        return sum(self._fitting_on(node.resources) for node in nodes if self.labels.items() <= node.labels.items())
+
+    def _fitting_on(self, resources: Mapping[str, float]) -> int:
+        counts = []
+        for name, amount in self.bundle().items():
+            available = resources.get(name, 0.0)
+            if name == "GPU" and amount < 1:
+                counts.append(int(available) * int(1 / amount + 1e-6))
+            else:
+                counts.append(int(available / amount + 1e-6))
+        return min(counts, default=0)
+
+    def __str__(self) -> str:
+        amounts = ", ".join(_amount(name, value) for name, value in self.bundle().items())
+        labels = ", ".join(f"{key}={value}" for key, value in self.labels.items())
+        where = f" on nodes with {labels}" if labels else ""
+        return f"{self.count} {self.what}{'' if self.count == 1 else 's'} with {amounts}{where}"
+
+
+def ensure(need: Need, *, job: str, run_dir: str | None = None) -> int:
+    """Make sure that the cluster can hold `need`, and return how many of its bundles fit at the same time.
+
+    A local cluster cannot grow: a need that exceeds it is refused. Inside a cluster the need is requested, and this
+    waits until it is available, with a line on stderr every few seconds: what is requested, for how long, and what the
+    autoscaler reports. The request is a placement group, which ends with the job whatever happens to the driver.
+
+    Args:
+        job: its name, for these lines.
+        run_dir: the folder of the run, which all nodes of a cluster must share.
+
+    Raises:
+        InputError: the need can never be met, or a node does not see `run_dir`.
+    """
+    if not inside_cluster():
+        refuse_unless_fitting(need, cluster_nodes())
+    else:
+        _refuse_beyond_limits(need)
+        _wait(need, job)
+        if run_dir is not None:
+            check_shared(run_dir)
+    return need.fitting(cluster_nodes())
+
+
+def refuse_unless_fitting(need: Need, nodes: Sequence[Node]) -> None:
+    """Check that nodes which nothing can be added to hold `need`.
+
+    Raises:
+        InputError: they do not.
+    """
+    if need.fitting(nodes) < need.count:
+        totals = {name: [node.resources.get(name, 0.0) for node in nodes] for name in need.bundle()}
+        have = ", ".join(_amount(name, sum(values)) for name, values in totals.items())
+        raise InputError(f"{need} do not fit: the local cluster has {have}; {need.remedy}")
+
+
+def cluster_nodes() -> list[Node]:
+    """Return the nodes of the connected cluster that are alive."""
+    nodes: list[dict[str, Any]] = ray.nodes()
+    return [Node(node["Resources"], node.get("Labels") or {}) for node in nodes if node["Alive"]]
+
+
+def could_have_gpus() -> bool:
+    """Return whether the connected cluster has GPUs, or its autoscaler has a node type with GPUs."""
+    limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    return max(limits.get("GPU", 0), ray.cluster_resources().get("GPU", 0)) > 0
+
+
+def check_shared(run_dir: str) -> None:
+    """Check that each node sees the run folder as the driver does: it reads the driver's file and writes one for it.
+
+    Nodes that passed once are not asked again.
+
+    Raises:
+        InputError: one does not; the message names it.
+    """
+    driver = ray.get_runtime_context().get_node_id()
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != driver]
+    nodes = [node for node in nodes if (run_dir, node["NodeID"]) not in _SHARING]
+    if not nodes:
+        return
+    folder, token = storage.join(run_dir, _PROBE_FOLDER), secrets.token_hex(16).encode()
+    storage.write_bytes(storage.join(folder, driver), token)
+    try:
+        probe = ray.remote(num_cpus=0, max_retries=0)(_probe)
+        answers = {
+            probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                folder, driver, node["NodeID"], token
+            ): node
+            for node in nodes
+        }
+        ray.wait(list(answers), num_returns=len(answers), timeout=_PROBE_TIMEOUT_S)
+        for answer, node in answers.items():
+            _check_answer(answer, node, folder, token, run_dir)
+            _SHARING.add((run_dir, node["NodeID"]))
+    finally:
+        storage.remove_folder(folder)
+
+
+_SHARING: set[tuple[str, str]] = set()  # run folder and id of nodes that are known to share it
+
+
+def _probe(folder: str, driver: str, node: str, token: bytes) -> str:
+    """Run on a node: return why it does not share the folder, empty if it does."""
+    try:
+        if storage.read_bytes(storage.join(folder, driver)) != token:
+            return "it reads other data"
+        storage.write_bytes(storage.join(folder, node), token)
+    except (OSError, InputError) as error:
+        return str(getattr(error, "strerror", None) or error)
+    return ""
+
+
+def _check_answer(answer: Any, node: Mapping[str, Any], folder: str, token: bytes, run_dir: str) -> None:
+    try:
+        reason = ray.get(answer, timeout=0)
+        if not reason and storage.read_bytes(storage.join(folder, node["NodeID"])) != token:
+            reason = "the driver reads other data than it wrote"
+    except ray.exceptions.GetTimeoutError:
+        reason = f"no answer within {_PROBE_TIMEOUT_S:g} s"
+    except FileNotFoundError:
+        reason = "the driver does not see what it wrote"
+    except ray.exceptions.RayError:
+        return  # the node is gone
+    if reason:
+        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        raise InputError(
+            f"run_dir={run_dir}: node {name} does not share this folder: {' '.join(reason.split())}; choose a folder "
+            "of a file system that all nodes mount, or an object store"
+        )
+
+
+def _refuse_beyond_limits(need: Need) -> None:
+    """Refuse what exceeds all nodes that the autoscaler may start; without an autoscaler no limits are known."""
+    limits = ray._private.state.state.get_max_resources_from_cluster_config()
+    if not limits:
+        return
+    nodes = ray.cluster_resources()
+    for name, amount in need.bundle().items():
+        most = max(limits.get(name, 0), nodes.get(name, 0))
+        if need.count * amount > most and name in ("CPU", "GPU"):
+            raise InputError(
+                f"{need} do not fit: the autoscaler may start nodes with {_amount(name, most)} at most; {need.remedy}, "
+                "or raise max_workers of a node type in the cluster file"
+            )
+
+
+def _wait(need: Need, job: str) -> None:
+    started = time.monotonic()
+    log = _MonitorLog(Path(ray._private.worker.global_worker.node.get_logs_dir_path()) / "monitor.log")
+    group = placement_group(
+        [need.bundle()] * need.count,
+        bundle_label_selector=[dict(need.labels)] * need.count if need.labels else None,
+    )
+    try:
+        reported: float | None = None
+        while not group.wait(_POLL_S):
+            raise_if_interrupted()
+            waited = time.monotonic() - started
+            if reported is None or waited - reported >= _REPORT_S:
+                reported = waited
+                print(f"{job}: waiting for {need}, requested {duration(waited)} ago; {_answer(need, log)}",
+                      file=sys.stderr, flush=True)  # fmt: skip
+        if reported is not None:
+            print(f"{job}: {need} available after {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
+    finally:
+        remove_placement_group(group)
+
+
+def _answer(need: Need, log: "_MonitorLog") -> str:
+    """Summarize what the autoscaler reports: nodes that it starts, nodes that failed to start, impossible requests."""
+    state = _autoscaling_state()
+    if state is None:
+        return "the autoscaler has reported nothing yet (`ray status` on the head shows its state)"
+    parts = []
+    requested = Counter({each.ray_node_type_name: each.count for each in state.pending_instance_requests})
+    starting = Counter(each.ray_node_type_name for each in state.pending_instances)
+    parts += [f"requesting {count} {kind} from the provider" for kind, count in requested.items()]
+    parts += [f"{count} {kind} starting" for kind, count in starting.items()]
+    if any(_is_ours(need, gang) for gang in state.infeasible_gang_resource_requests):
+        parts.append("no node type of the cluster can hold this")
+    failed = max(state.failed_instance_requests, key=lambda each: each.failed_ts, default=None)
+    if reason := log.last_failure() or (failed.reason if failed is not None else ""):
+        parts.append(f"last failure: {' '.join(reason.split())[:_REASON_LETTERS]}")
+    return "; ".join(parts) or "no node is being started (is there an autoscaler? see `ray status` on the head)"
+
+
+def _autoscaling_state() -> AutoscalingState | None:
+    address = ray.get_runtime_context().gcs_address
+    try:
+        reply = ray._raylet.GcsClient(address=address).get_cluster_status(timeout_s=_RPC_TIMEOUT_S)
+    except ray.exceptions.RayError:
+        return None
+    state = GetClusterStatusReply.FromString(reply).autoscaling_state
+    return state if state.autoscaler_state_version else None
+
+
+def _is_ours(need: Need, gang: Any) -> bool:
+    requests = gang.bundle_selectors[0].resource_requests if gang.bundle_selectors else gang.requests
+    return any(dict(request.resources_bundle) == need.bundle() for request in requests)
+
+
+class _MonitorLog:
+    """The autoscaler's log, as far as it has grown since the wait began. Only the head has it."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._start = self._size()
+
+    def last_failure(self) -> str:
+        """Return the newest reason why a node could not be started, empty without one."""
+        if self._size() <= self._start:
+            return ""
+        with self._file.open("rb") as log:
+            log.seek(max(self._start, self._size() - GIB // 1024))
+            lines = _FAILURE.findall(log.read().decode(errors="replace"))
+        return lines[-1] if lines else ""
+
+    def _size(self) -> int:
+        return self._file.stat().st_size if self._file.is_file() else 0
+
+
+def _amount(name: str, value: float) -> str:
+    if name == "memory":
+        return f"{value / GIB:.1f} {_UNITS[name]}"
+    return f"{math.floor(value * 1000) / 1000:g} {_UNITS[name]}"

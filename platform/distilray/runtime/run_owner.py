@@ -1,0 +1,170 @@
+"""The owner of a run folder: the one process that may write it, named in `owner.json` while it does.
+
+An owner on this machine is alive as long as its process is. An owner elsewhere, or in another container, is alive as
+long as it renews the file; one that stopped is replaced after `EXPIRY_S`.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from distilray.errors import InputError
+from distilray.runtime import storage
+
+OWNER_FILE = "owner.json"
+RENEWAL_S = 10.0
+EXPIRY_S = 45.0  # several renewals: a shared file system may show a change late
+_OLD_S = 600.0  # an owner that was silent for so long is gone, even where clocks differ
+
+Values = dict[str, Any]
+
+
+class RunOwner:
+    """This process as the owner of a run folder. Use it as a context manager.
+
+    Raises:
+        InputError: the folder has another owner that is alive.
+    """
+
+    def __init__(self, run_uri: str, *, renewal_s: float = RENEWAL_S, expiry_s: float = EXPIRY_S) -> None:
+        self._run_uri, self._uri = run_uri, storage.join(run_uri, OWNER_FILE)
+        self._renewal_s, self._expiry_s, self._poll_s = renewal_s, expiry_s, min(0.5, renewal_s)
+        self._record = {
+            "id": secrets.token_hex(8),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "process": _process(os.getpid()),
+            "scope": _scope(),
+        }
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="run-owner", daemon=True)
+
+    def __enter__(self) -> "RunOwner":
+        contended = not storage.is_local(self._uri)  # an object store has no exclusive creation
+        while not storage.create_bytes(self._uri, self._content()):
+            contended = True
+            other = self._read_other()
+            if other is not None and self._is_alive(other):
+                raise InputError(self._refusal(other))
+            with contextlib.suppress(FileNotFoundError):
+                storage.remove_file(self._uri)
+        if contended:  # somebody else may have removed the same stale file a moment later, and ours with it
+            time.sleep(self._poll_s)
+            self.check()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._released.set()
+        self._thread.join()
+        if self._is_ours(_read(self._uri)):
+            storage.remove_file(self._uri)
+
+    def check(self) -> None:
+        """Check that no other process has taken the folder over, as it may after a long suspension.
+
+        Raises:
+            InputError: one has.
+        """
+        other = _read(self._uri)
+        if not self._is_ours(other):
+            raise InputError(self._refusal(other or {}))
+
+    def _content(self) -> bytes:
+        return json.dumps({**self._record, "renewed": time.time()}).encode()
+
+    def _renew(self) -> None:
+        while not self._released.wait(self._renewal_s):
+            # A disk that is full or away for a moment is no reason to stop the run; its own writes will tell.
+            with contextlib.suppress(InputError, OSError):
+                if not self._is_ours(_read(self._uri)):
+                    return
+                storage.write_bytes(self._uri, self._content())
+
+    def _read_other(self) -> Values | None:
+        """Read the record of the present owner, which may be in the middle of writing it."""
+        record = _read(self._uri)
+        if record is None:
+            time.sleep(self._poll_s)
+            record = _read(self._uri)
+        return record
+
+    def _is_ours(self, record: Values | None) -> bool:
+        return record is not None and record["id"] == self._record["id"]
+
+    def _is_alive(self, other: Values) -> bool:
+        if other["scope"] == self._record["scope"]:
+            return bool(_process(other["pid"]) == other["process"])
+        if time.time() - other["renewed"] > _OLD_S:
+            return False
+        print(
+            f"{self._run_uri}: owned by PID {other['pid']} on {other['host']}; checking for {self._expiry_s:g} s that "
+            "it is still alive",
+            file=sys.stderr,
+            flush=True,
+        )
+        deadline = time.monotonic() + self._expiry_s
+        while time.monotonic() < deadline:
+            time.sleep(self._poll_s)
+            latest = _read(self._uri)
+            if latest is None:
+                return False
+            if latest["renewed"] != other["renewed"]:
+                return True
+        return False
+
+    def _refusal(self, other: Values) -> str:
+        if not other:
+            return f"run_dir={self._run_uri}: its {OWNER_FILE} was removed during the run; run the command again"
+        return (
+            f"run_dir={self._run_uri}: in use by PID {other['pid']} on {other['host']}, which started writing it at "
+            f"{other['since']}; wait for it, stop it, or choose another run_dir"
+        )
+
+
+def check_visible(run_uri: str) -> None:
+    """Check, on a worker, that it sees the run folder of the driver.
+
+    Raises:
+        InputError: it does not; the message names this node.
+    """
+    if not storage.exists(storage.join(run_uri, OWNER_FILE)):
+        raise InputError(
+            f"run_dir={run_uri}: node {socket.gethostname()} does not share this folder with the driver; choose a "
+            "folder of a file system that all nodes mount, or an object store"
+        )
+
+
+def _read(uri: str) -> Values | None:
+    """The record of an owner; None without one, or with a file that no owner has written."""
+    try:
+        record = json.loads(storage.read_bytes(uri))
+    except (FileNotFoundError, ValueError):
+        return None
+    names = {"id", "host", "pid", "since", "process", "scope", "renewed"}
+    return record if isinstance(record, dict) and names <= set(record) else None
+
+
+def _scope() -> str:
+    """Identifies the set of processes that share their PIDs with this one: a boot of a machine, and a container."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def _process(pid: int) -> str:
+    """The start time of a process in clock ticks since boot, which a later process of the same PID does not have."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] in "ZX" else fields[19]

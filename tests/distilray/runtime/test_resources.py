@@ -1,0 +1,124 @@
+"""Needs of jobs, beside nodes whose resources are given; waiting for a real cluster is rehearsed elsewhere."""
+
+import pytest
+from ray.core.generated.autoscaler_pb2 import AutoscalingState
+
+from distilray.errors import InputError
+from distilray.runtime import resources
+from distilray.runtime.resources import GIB, Need, Node, refuse_unless_fitting
+
+
+def node(cpus, gpus=0, gib=64.0, **labels):
+    return Node({"CPU": cpus, "GPU": gpus, "memory": gib * GIB}, labels)
+
+
+def need(cpus=0, gpus=0.0, memory=0, **changes):
+    return Need("worker", "lower scaling.num_workers", cpus=cpus, gpus=gpus, memory=memory, **changes)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "need", "expected"),
+    [
+        ([node(8)], need(1, memory=GIB), 8),
+        ([node(8)], need(3), 2),
+        ([node(8)], need(0.5), 16),
+        ([node(3), node(3)], need(2), 2),  # not 3: a bundle is placed on one node
+        ([node(8, gib=5)], need(1, memory=2 * GIB), 2),
+        ([node(8, gpus=2)], need(1, 0.25), 8),
+        ([node(32, gpus=2)], need(1, 0.4), 4),  # not 5: a fraction stays on one GPU
+        ([node(32, gpus=8)], need(4, 2.0), 4),
+        ([node(2), node(8, gpus=1)], need(1, 1), 1),
+        ([node(8, role="train"), node(4, role="data")], need(1, labels={"role": "data"}), 4),
+        ([node(8)], need(1, labels={"role": "data"}), 0),
+        ([], need(1), 0),
+    ],
+)
+def test_bundles_are_counted_as_ray_places_them(nodes, need, expected):
+    assert need.fitting(nodes) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "count", "named"),
+    [
+        ([node(1)], 2, "2 workers with 1 CPU do not fit: the local cluster has 1 CPU; lower scaling.num_workers"),
+        ([node(1)], 1, None),
+        ([node(4), node(4)], 8, None),
+    ],
+)
+def test_a_local_cluster_refuses_what_it_can_never_hold(nodes, count, named):
+    if named is None:
+        refuse_unless_fitting(need(1, count=count), nodes)
+        return
+    with pytest.raises(InputError) as refusal:
+        refuse_unless_fitting(need(1, count=count), nodes)
+    assert str(refusal.value) == named
+
+
+@pytest.mark.parametrize(
+    ("limits", "present", "refused"),
+    [
+        (None, {"CPU": 0}, False),  # no autoscaler is known: somebody may add a node by hand
+        ({"CPU": 96, "GPU": 8}, {"CPU": 0}, False),
+        ({"CPU": 96, "GPU": 4}, {"CPU": 0}, True),
+        ({"CPU": 96}, {"CPU": 0, "GPU": 8}, False),
+        ({"CPU": 96}, {"CPU": 16}, True),
+    ],
+)
+def test_a_cluster_refuses_only_what_its_autoscaler_may_never_start(monkeypatch, limits, present, refused):
+    state = resources.ray._private.state.state
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: limits)
+    monkeypatch.setattr(resources.ray, "cluster_resources", lambda: present)
+    if refused:
+        with pytest.raises(InputError, match=r"8 workers with 4 CPU, 1 GPU do not fit.*max_workers"):
+            resources._refuse_beyond_limits(need(4, 1, count=8))
+    else:
+        resources._refuse_beyond_limits(need(4, 1, count=8))
+
+
+def answer(monkeypatch, tmp_path, log="", **fields):
+    """What is reported for an autoscaler in a given state, whose log has grown by `log` since the wait began."""
+    state = AutoscalingState(autoscaler_state_version=1, **fields)
+    monkeypatch.setattr(resources, "_autoscaling_state", lambda: state)
+    monitor_log = tmp_path / "monitor.log"
+    monitor_log.write_text("Failed to launch 1 nodes of type gpu8: from an earlier job\n")
+    watched = resources._MonitorLog(monitor_log)
+    with monitor_log.open("a") as file:
+        file.write(log)
+    return resources._answer(need(4, 1, count=8), watched)
+
+
+def test_nodes_that_are_being_started_are_reported(monkeypatch, tmp_path):
+    told = answer(
+        monkeypatch,
+        tmp_path,
+        pending_instance_requests=[{"ray_node_type_name": "gpu8", "count": 1}],
+        pending_instances=[{"ray_node_type_name": "cpu_spot"}, {"ray_node_type_name": "cpu_spot"}],
+    )
+    assert told == "requesting 1 gpu8 from the provider; 2 cpu_spot starting"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Failed to launch 1 nodes of type gpu8: Node Launch Exception (InsufficientInstanceCapacity): no p4d left",
+        "Failed to launch 1 nodes of type gpu8: VcpuLimitExceeded: more than your vCPU limit of 0",
+        "Ray installation failed on instance i-0abc: docker: permission denied",
+    ],
+)
+def test_why_a_node_could_not_be_started_is_reported_from_the_log_of_the_autoscaler(monkeypatch, tmp_path, line):
+    told = answer(monkeypatch, tmp_path, log=f"2026-01-01 10:00:00,000\tINFO instance_manager.py:1 -- {line}\n")
+    assert told == f"last failure: {line}"
+
+
+def test_a_failed_launch_is_reported_without_the_log(monkeypatch, tmp_path):
+    failed = [{"reason": "first", "failed_ts": 1}, {"reason": "launch failed", "failed_ts": 2}]
+    assert answer(monkeypatch, tmp_path, failed_instance_requests=failed) == "last failure: launch failed"
+
+
+def test_a_request_that_no_node_type_can_hold_is_reported(monkeypatch, tmp_path):
+    def gang(**bundle):
+        return {"bundle_selectors": [{"resource_requests": [{"resources_bundle": bundle}]}]}
+
+    told = answer(monkeypatch, tmp_path, infeasible_gang_resource_requests=[gang(CPU=4, GPU=1)])
+    assert "no node type" in told
+    assert "no node type" not in answer(monkeypatch, tmp_path, infeasible_gang_resource_requests=[gang(CPU=99)])
