@@ -14,6 +14,8 @@ import yaml
 
 from distilray.evaluation import fine_tune, glue_scores
 from distilray.evaluation.units import fit_unit
+from distilray.runtime import resources
+from distilray.runtime.resources import Node
 from jobs import evaluate_glue
 from tests.distilray.evaluation.glue.small_glue import OFFICIAL_ROWS, write_raw
 from tests.distilray.evaluation.glue.tiny_tasks import write_trainable_model
@@ -35,7 +37,7 @@ def one_process():
     with (
         patch.object(fine_tune, "_fit", fit),
         patch.object(fine_tune.ray, "put", lambda value: value),
-        patch.object(fine_tune, "ensure", lambda need, **_: 2),
+        patch.object(resources, "cluster_nodes", lambda: [Node({"CPU": 2.0})]),
         patch.object(glue_scores, "ray_session", lambda _: nullcontext()),
     ):
         yield
@@ -250,7 +252,7 @@ def test_a_missing_dev_file_is_refused_by_name(folders, tmp_path, capsys):
         ("model_dir=nowhere", "nowhere"),
         ("teacher_run_dir=nowhere", "nowhere"),
         ("start_from_mnli=true", "mnli"),
-        ("scaling.cpus_per_worker=9", "needs 9 CPU"),
+        ("scaling.cpus_per_worker=9", "1 worker with 9 CPU"),
         ("fine_tuning.max_length=512", "max_length"),
         ("fine_tuning.seeds=[1, 1]", "given twice"),
     ],

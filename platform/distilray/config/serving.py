@@ -29,7 +29,7 @@ class LimitsConfig(Config):
 class FillMaskAppConfig(Config):
     """The argument of `serve.app:build_app`."""
 
-    model_dir: Place = Field(description="model folder, on every node")
+    model_dir: Place = Field(description="model folder, or run of a training job, on every node")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     model_name: ModelName = Field(default="student", description="what /info calls the model of model_dir")
     more_models: dict[ModelName, Place] = Field(

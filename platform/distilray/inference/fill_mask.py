@@ -55,14 +55,15 @@ class FillMask:
         """Loads a masked language model from a local folder; runs no code of the folder.
 
         Args:
-            model_dir: layout of transformers: config, safetensors weights, tokenizer; or `model.onnx` for the weights.
+            model_dir: layout of transformers: config, safetensors weights, tokenizer; or `model.onnx` for the weights;
+                or a run folder with such a folder in `model/`.
             dtype: "float32", "bfloat16", or "auto" (bf16 where the CPU computes in it). ONNX takes "auto" alone.
             threads: of an ONNX model; torch's are those of the thread that calls.
 
         Raises:
             InputError: what is missing or unusable in the folder, and the fix.
         """
-        check_model_folder(model_dir)
+        model_dir = check_model_folder(model_dir)
         tokenizer, revision = load_tokenizer(model_dir), revision_hash(model_dir)
         if is_onnx(model_dir):
             if dtype != "auto":

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from distilray.errors import InputError
 from distilray.models.export.onnx_file import ONNX_FILE
-from distilray.models.model_source import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from distilray.models.model_source import CONFIG_FILE, MODEL_FOLDER, TOKENIZER_FILE, WEIGHTS_FILE
 from distilray.models.precision import preferred_dtype
 from distilray.runtime import storage
 
@@ -16,21 +16,26 @@ TOKENIZER_FILES = (TOKENIZER_FILE, "vocab.txt")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def check_model_folder(model_dir: str) -> None:
-    """Looks for the files that a model consists of, without loading them.
+def check_model_folder(model_dir: str) -> str:
+    """Check that a model folder is complete, without loading it, and return it: in a run folder it is `model/`.
 
     Raises:
         InputError: the folder or one of the files is missing.
     """
     folder = storage.local_path(model_dir)
+    if (folder / MODEL_FOLDER).is_dir():
+        folder /= MODEL_FOLDER
     if not folder.is_dir():
         raise InputError(f"{model_dir}: no such folder; name a model folder, or run the job that writes it")
     weights = ONNX_FILE if (folder / ONNX_FILE).is_file() else WEIGHTS_FILE
     for name in (CONFIG_FILE, weights):
         if not (folder / name).is_file():
-            raise InputError(f"{model_dir}: no {name}; name a folder that `save_pretrained` wrote as safetensors")
+            raise InputError(
+                f"{folder}: no {name}; name a folder that `save_pretrained` wrote as safetensors, or a training run"
+            )
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise InputError(f"{model_dir}: no {' or '.join(TOKENIZER_FILES)}; save the tokenizer into the same folder")
+        raise InputError(f"{folder}: no {' or '.join(TOKENIZER_FILES)}; save the tokenizer into the same folder")
+    return str(folder)
 
 
 def load_tokenizer(model_dir: str) -> Any:

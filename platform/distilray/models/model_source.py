@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants as hub_constants
 from huggingface_hub import errors as hub_errors
 from huggingface_hub import snapshot_download
 from pyarrow import fs
@@ -33,6 +34,9 @@ _FIXES = {
     WEIGHTS_FILE: "no other weights are read: load them with transformers, save_pretrained a folder and name that",
     TOKENIZER_FILE: "vocab.txt alone is not read: AutoTokenizer.from_pretrained(F).save_pretrained(F) writes it into F",
 }
+_OFFLINE = (
+    "not in the cache of this machine, and HF_HUB_OFFLINE=1 (or TRANSFORMERS_OFFLINE) forbids the hub; set it to 0"
+)
 # The first that fits. What the hub's client says itself has many lines, and may hold a token.
 _HUB_FAULTS: tuple[tuple[type[Exception], str], ...] = (
     (hub_errors.GatedRepoError, "its owner gives it only to users who accepted its terms and are logged in"),
@@ -126,6 +130,8 @@ def _hub_snapshot(source: str, needed: tuple[str, ...]) -> str:
     except Exception as error:  # the client also raises what its HTTP library raises
         other = f"cannot be fetched ({getattr(error, 'strerror', None) or type(error).__name__})"
         reason = next((reason for kind, reason in _HUB_FAULTS if isinstance(error, kind)), other)
+        if isinstance(error, hub_errors.LocalEntryNotFoundError) and hub_constants.is_offline_mode():
+            reason = _OFFLINE
         raise InputError(
             f"{source}: {reason}; or fetch it on a machine that can: "
             f"hf download {name} {' '.join(needed)} --local-dir FOLDER, and name the folder"

@@ -229,7 +229,8 @@ def _writing(uri: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fix = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give this user access"
+        refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        fix = "give this user access" if refused else "free space"
         reason = error.strerror or error
         raise InputError(f"{uri}: cannot be written ({reason}); {fix} or choose another folder") from None
 

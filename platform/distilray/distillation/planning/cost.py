@@ -56,15 +56,16 @@ def worker_memory_gb(config: TrainingConfig, *, max_seq_length: int, model: Any,
 
 
 def checkpoint_gb(parameters: int, steps: int, rhythm: RhythmConfig) -> tuple[float, float]:
-    """What checkpoints and the model take on the disk: written in all, and still there at the end.
+    """Return the gigabytes of checkpoints and the model: written during the run, and kept at its end.
 
     Args:
         parameters: of the trained model.
         steps: optimiser steps of the run.
     """
     saved = parameters * SAVED_BYTES / _GB
-    kept = rhythm.keep_checkpoints + 1
-    return steps / rhythm.checkpoint_every_steps * saved + saved / 3, kept * saved + saved / 3
+    written = math.ceil(steps / rhythm.checkpoint_every_steps)  # the last step is saved too
+    kept = min(rhythm.keep_checkpoints + 1, written)  # the newest, and the best
+    return written * saved + saved / 3, kept * saved + saved / 3
 
 
 def time_and_cost(estimate: EstimateConfig, tokens: int, *, workers: int, measured_rate: Callable[[str], float]) -> str:
