@@ -4,23 +4,20 @@ What the nodes of a cluster must share, the folder of the run, is checked here t
 """
 
 import math
-import re
 import secrets
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
-from ray.core.generated.autoscaler_pb2 import AutoscalingState, GetClusterStatusReply
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distilray.errors import InputError
 from distilray.runtime import storage
+from distilray.runtime.autoscaler import AutoscalerReport
 from distilray.runtime.environment import inside_cluster
 from distilray.runtime.interruption import raise_if_interrupted
 from distilray.runtime.reporting.progress import duration
@@ -28,13 +25,9 @@ from distilray.runtime.reporting.progress import duration
 GIB = 1 << 30
 _POLL_S = 2.0
 _REPORT_S = 10.0
-_RPC_TIMEOUT_S = 5
 _PROBE_FOLDER = ".probe"
 _PROBE_TIMEOUT_S = 120.0  # a new node first starts a worker process
 _UNITS = {"CPU": "CPU", "GPU": "GPU", "memory": "GiB of memory"}
-# Reasons that the autoscaler writes to its log and to nothing else.
-_FAILURE = re.compile(r"(Failed to launch \d+ nodes? of type .*|Ray installation failed on .*)")
-_REASON_LETTERS = 300
 
 
 @dataclass(frozen=True)
@@ -222,7 +215,7 @@ def _refuse_beyond_limits(need: Need) -> None:
 
 def _wait(need: Need, job: str) -> None:
     started = time.monotonic()
-    log = _MonitorLog(Path(ray._private.worker.global_worker.node.get_logs_dir_path()) / "monitor.log")
+    report = AutoscalerReport(need.bundle())
     group = placement_group(
         [need.bundle()] * need.count,
         bundle_label_selector=[dict(need.labels)] * need.count if need.labels else None,
@@ -234,65 +227,12 @@ def _wait(need: Need, job: str) -> None:
             waited = time.monotonic() - started
             if reported is None or waited - reported >= _REPORT_S:
                 reported = waited
-                print(f"{job}: waiting for {need}, requested {duration(waited)} ago; {_answer(need, log)}",
+                print(f"{job}: waiting for {need}, requested {duration(waited)} ago; {report.summary()}",
                       file=sys.stderr, flush=True)  # fmt: skip
         if reported is not None:
             print(f"{job}: {need} available after {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
     finally:
         remove_placement_group(group)
-
-
-def _answer(need: Need, log: "_MonitorLog") -> str:
-    """Summarize what the autoscaler reports: nodes that it starts, nodes that failed to start, impossible requests."""
-    state = _autoscaling_state()
-    if state is None:
-        return "the autoscaler has reported nothing yet (`ray status` on the head shows its state)"
-    parts = []
-    requested = Counter({each.ray_node_type_name: each.count for each in state.pending_instance_requests})
-    starting = Counter(each.ray_node_type_name for each in state.pending_instances)
-    parts += [f"requesting {count} {kind} from the provider" for kind, count in requested.items()]
-    parts += [f"{count} {kind} starting" for kind, count in starting.items()]
-    if any(_is_ours(need, gang) for gang in state.infeasible_gang_resource_requests):
-        parts.append("no node type of the cluster can hold this")
-    failed = max(state.failed_instance_requests, key=lambda each: each.failed_ts, default=None)
-    if reason := log.last_failure() or (failed.reason if failed is not None else ""):
-        parts.append(f"last failure: {' '.join(reason.split())[:_REASON_LETTERS]}")
-    return "; ".join(parts) or "no node is being started (is there an autoscaler? see `ray status` on the head)"
-
-
-def _autoscaling_state() -> AutoscalingState | None:
-    address = ray.get_runtime_context().gcs_address
-    try:
-        reply = ray._raylet.GcsClient(address=address).get_cluster_status(timeout_s=_RPC_TIMEOUT_S)
-    except ray.exceptions.RayError:
-        return None
-    state = GetClusterStatusReply.FromString(reply).autoscaling_state
-    return state if state.autoscaler_state_version else None
-
-
-def _is_ours(need: Need, gang: Any) -> bool:
-    requests = gang.bundle_selectors[0].resource_requests if gang.bundle_selectors else gang.requests
-    return any(dict(request.resources_bundle) == need.bundle() for request in requests)
-
-
-class _MonitorLog:
-    """The autoscaler's log, as far as it has grown since the wait began. Only the head has it."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._start = self._size()
-
-    def last_failure(self) -> str:
-        """Return the newest reason why a node could not be started, empty without one."""
-        if self._size() <= self._start:
-            return ""
-        with self._file.open("rb") as log:
-            log.seek(max(self._start, self._size() - GIB // 1024))
-            lines = _FAILURE.findall(log.read().decode(errors="replace"))
-        return lines[-1] if lines else ""
-
-    def _size(self) -> int:
-        return self._file.stat().st_size if self._file.is_file() else 0
 
 
 def _amount(name: str, value: float) -> str:

@@ -50,7 +50,7 @@ class RunOwner:
 
     def __enter__(self) -> "RunOwner":
         contended = not storage.is_local(self._uri)  # an object store has no exclusive creation
-        while not storage.create_bytes(self._uri, self._content()):
+        while not self._create():
             contended = True
             other = self._read_other()
             if other is not None and self._is_alive(other):
@@ -78,6 +78,23 @@ class RunOwner:
         other = _read(self._uri)
         if not self._is_ours(other):
             raise InputError(self._refusal(other or {}))
+
+    def _create(self) -> bool:
+        """Write the record if there is none; on a local file system only one of several processes succeeds."""
+        if not storage.is_local(self._uri):
+            if storage.exists(self._uri):
+                return False
+            storage.write_bytes(self._uri, self._content())
+            return True
+        storage.make_folder(self._run_uri)
+        try:
+            with storage.local_path(self._uri).open("xb") as file:
+                file.write(self._content())
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise InputError(f"{self._uri}: cannot be written ({error.strerror}); choose another run_dir") from None
+        return True
 
     def _content(self) -> bytes:
         return json.dumps({**self._record, "renewed": time.time()}).encode()

@@ -22,8 +22,8 @@ from distilray.runtime.environment import environment, inside_cluster
 from distilray.runtime.resources import Need, ensure
 from distilray.runtime.run_owner import check_visible
 
-# Values for every session; what the user has set stays. No usage reports from closed networks; the reasons of the rest
-# are in `jobs/runtime_env.yaml`.
+# Values for every session; what the user has set stays. No usage reports from closed networks, and no events of the
+# autoscaler in the log, which `runtime.resources` reports; the reasons of the rest are in `jobs/runtime_env.yaml`.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -31,6 +31,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_SCHEDULER_EVENTS": "0",
 }
 
 # Labels of the machines of a cluster that take data work, `role=data`: the cluster says so to its jobs, which run

@@ -1,14 +1,15 @@
 """Local paths and object-store URIs through `pyarrow.fs`, with writes that are whole or absent."""
 
 import errno
+import functools
 import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 from pyarrow import fs
@@ -19,6 +20,22 @@ SCHEMES = ("file", "s3", "gs", "gcs")
 READERS = 16  # threads that ask an object store at once, since each answer takes long
 _CHUNK = 8 << 20
 _WHOLE_BYTES = 1 << 30
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _reading(function: F) -> F:
+    """Make a function of a URI raise `InputError` where this user may not read what it names."""
+
+    @functools.wraps(function)
+    def checked(uri: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(uri, *args, **kwargs)
+        except PermissionError:
+            user = f"this user (uid {os.getuid()})"
+            raise InputError(f"{uri}: permission denied; give {user} access to it and the folders above it") from None
+
+    return cast("F", checked)
 
 
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
@@ -74,50 +91,35 @@ def local_path(uri: str) -> Path:
     return Path(path)
 
 
-@contextmanager
-def _access(uri: str) -> Iterator[None]:
-    """Turns a refusal by the file system or store into one line."""
-    try:
-        yield
-    except PermissionError:
-        raise InputError(
-            f"{uri}: permission denied; give this user (uid {os.getuid()}) access to it and the folders above it, or "
-            "choose another path"
-        ) from None
-
-
 def exists(uri: str) -> bool:
-    """Whether a file or folder is there."""
+    """Whether a file or folder exists."""
     return file_size(uri) is not None
 
 
+@_reading
 def file_size(uri: str) -> int | None:
     """Bytes of a file, 0 for a folder, None when nothing is there."""
-    info = _info(uri)
+    found, path = filesystem(uri)
+    info = found.get_file_info(path)
     if info.type == fs.FileType.NotFound:
         return None
     return info.size or 0
 
 
+@_reading
 def is_folder(uri: str) -> bool:
     """Whether a folder is there."""
-    return bool(_info(uri).type == fs.FileType.Directory)
-
-
-def _info(uri: str) -> fs.FileInfo:
     found, path = filesystem(uri)
-    with _access(uri):
-        return found.get_file_info(path)
+    return bool(found.get_file_info(path).type == fs.FileType.Directory)
 
 
+@_reading
 def list_files(uri: str, suffix: str = "") -> list[str]:
     """URIs of the files directly inside a folder whose names end with `suffix`, sorted; empty without the folder."""
     found, path = filesystem(uri)
     quoted = "://" in uri  # a URI escapes a space or a per cent sign in a name, a path does not
     selector = fs.FileSelector(path, recursive=False, allow_not_found=True)
-    with _access(uri):
-        infos = found.get_file_info(selector)
-    names = [info.base_name for info in infos if info.type == fs.FileType.File]
+    names = [info.base_name for info in found.get_file_info(selector) if info.type == fs.FileType.File]
     return [join(uri, quote(name) if quoted else name) for name in sorted(names) if name.endswith(suffix)]
 
 
@@ -145,10 +147,10 @@ def find_files(pattern: str) -> list[str]:
     return files
 
 
+@_reading
 def _files_below(uri: str) -> list[str]:
     found, path = filesystem(uri)
-    with _access(uri):
-        infos = found.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+    infos = found.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     below = [info.path[len(path.rstrip("/")) + 1 :] for info in infos if info.type == fs.FileType.File]
     named = [name for name in sorted(below) if not any(part.startswith((".", "_")) for part in name.split("/"))]
     return [join(uri, quote(name) if "://" in uri else name) for name in named]
@@ -176,17 +178,19 @@ def remove_file(uri: str) -> None:
     found.delete_file(path)
 
 
+@_reading
 def read_bytes(uri: str) -> bytes:
     """The content of a file."""
     found, path = filesystem(uri)
-    with _access(uri), found.open_input_stream(path, compression=None) as stream:
+    with found.open_input_stream(path, compression=None) as stream:
         return bytes(stream.read())
 
 
+@_reading
 def read_range(uri: str, start: int, stop: int) -> bytes:
     """The bytes [start, stop) of a file; fewer when it ends before."""
     found, path = filesystem(uri)
-    with _access(uri), found.open_input_file(path) as file:
+    with found.open_input_file(path) as file:
         return bytes(file.read_at(stop - start, start))
 
 
@@ -200,30 +204,6 @@ def write_bytes(uri: str, data: bytes) -> None:
         file.write(data)
 
 
-def create_bytes(uri: str, data: bytes) -> bool:
-    """Write a small file that does not exist yet, and return whether this call created it.
-
-    On a local file system only one of several processes succeeds; an object store may let several believe so.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    found, path = filesystem(uri)
-    if not isinstance(found, fs.LocalFileSystem):
-        if exists(uri):
-            return False
-        write_bytes(uri, data)
-        return True
-    with _writing(uri):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with Path(path).open("xb") as file:
-                file.write(data)
-        except FileExistsError:
-            return False
-    return True
-
-
 @contextmanager
 def _writing(uri: str) -> Iterator[None]:
     try:
@@ -231,8 +211,9 @@ def _writing(uri: str) -> Iterator[None]:
     except OSError as error:
         refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         fix = "give this user access" if refused else "free space"
-        reason = error.strerror or error
-        raise InputError(f"{uri}: cannot be written ({reason}); {fix} or choose another folder") from None
+        raise InputError(
+            f"{uri}: cannot be written ({error.strerror or error}); {fix} or choose another folder"
+        ) from None
 
 
 @contextmanager
@@ -298,11 +279,12 @@ class FileWriter(io.RawIOBase):
         super().close()
 
 
+@_reading
 def sha256(uri: str) -> str:
     """sha256 of a file's content, hexadecimal."""
     digest = hashlib.sha256()
     found, path = filesystem(uri)
-    with _access(uri), found.open_input_stream(path, compression=None) as stream:
+    with found.open_input_stream(path, compression=None) as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

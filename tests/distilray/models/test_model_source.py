@@ -389,7 +389,8 @@ def test_a_model_that_is_not_in_the_cache_without_network_is_one_line_with_the_i
     with pytest.raises(InputError) as raised:
         local_model("hub:owner/name")
     assert str(raised.value) == (
-        "hub:owner/name: not complete in the cache of this machine, and the hub cannot be reached; or fetch it "
+        "hub:owner/name: not in the cache of this machine, and HF_HUB_OFFLINE=1 (or TRANSFORMERS_OFFLINE) forbids the "
+        "hub; set it to 0; or fetch it "
         "on a machine that can: hf download owner/name config.json model.safetensors tokenizer.json "
         "--local-dir FOLDER, and name the folder"
     )

@@ -1,7 +1,6 @@
 """Needs of jobs, beside nodes whose resources are given; waiting for a real cluster is rehearsed elsewhere."""
 
 import pytest
-from ray.core.generated.autoscaler_pb2 import AutoscalingState
 
 from distilray.errors import InputError
 from distilray.runtime import resources
@@ -73,52 +72,3 @@ def test_a_cluster_refuses_only_what_its_autoscaler_may_never_start(monkeypatch,
             resources._refuse_beyond_limits(need(4, 1, count=8))
     else:
         resources._refuse_beyond_limits(need(4, 1, count=8))
-
-
-def answer(monkeypatch, tmp_path, log="", **fields):
-    """What is reported for an autoscaler in a given state, whose log has grown by `log` since the wait began."""
-    state = AutoscalingState(autoscaler_state_version=1, **fields)
-    monkeypatch.setattr(resources, "_autoscaling_state", lambda: state)
-    monitor_log = tmp_path / "monitor.log"
-    monitor_log.write_text("Failed to launch 1 nodes of type gpu8: from an earlier job\n")
-    watched = resources._MonitorLog(monitor_log)
-    with monitor_log.open("a") as file:
-        file.write(log)
-    return resources._answer(need(4, 1, count=8), watched)
-
-
-def test_nodes_that_are_being_started_are_reported(monkeypatch, tmp_path):
-    told = answer(
-        monkeypatch,
-        tmp_path,
-        pending_instance_requests=[{"ray_node_type_name": "gpu8", "count": 1}],
-        pending_instances=[{"ray_node_type_name": "cpu_spot"}, {"ray_node_type_name": "cpu_spot"}],
-    )
-    assert told == "requesting 1 gpu8 from the provider; 2 cpu_spot starting"
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "Failed to launch 1 nodes of type gpu8: Node Launch Exception (InsufficientInstanceCapacity): no p4d left",
-        "Failed to launch 1 nodes of type gpu8: VcpuLimitExceeded: more than your vCPU limit of 0",
-        "Ray installation failed on instance i-0abc: docker: permission denied",
-    ],
-)
-def test_why_a_node_could_not_be_started_is_reported_from_the_log_of_the_autoscaler(monkeypatch, tmp_path, line):
-    told = answer(monkeypatch, tmp_path, log=f"2026-01-01 10:00:00,000\tINFO instance_manager.py:1 -- {line}\n")
-    assert told == f"last failure: {line}"
-
-
-def test_a_failed_launch_is_reported_without_the_log(monkeypatch, tmp_path):
-    failed = [{"reason": "first", "failed_ts": 1}, {"reason": "launch failed", "failed_ts": 2}]
-    assert answer(monkeypatch, tmp_path, failed_instance_requests=failed) == "last failure: launch failed"
-
-
-def test_a_request_that_no_node_type_can_hold_is_reported(monkeypatch, tmp_path):
-    def gang(**bundle):
-        return {"bundle_selectors": [{"resource_requests": [{"resources_bundle": bundle}]}]}
-
-    told = answer(monkeypatch, tmp_path, infeasible_gang_resource_requests=[gang(CPU=4, GPU=1)])
-    assert "no node type" in told
-    assert "no node type" not in answer(monkeypatch, tmp_path, infeasible_gang_resource_requests=[gang(CPU=99)])

@@ -1,0 +1,79 @@
+"""Reports of Ray's autoscaler on a request that waits: nodes being started, failed launches, impossible requests."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.core.generated.autoscaler_pb2 import AutoscalingState, GetClusterStatusReply
+
+_RPC_TIMEOUT_S = 5
+# The reasons of failures are in the log of the autoscaler and nowhere else.
+_FAILURE = re.compile(r"(Failed to launch \d+ nodes? of type .*|Ray installation failed on .*)")
+_LOG_BYTES = 1 << 20
+_REASON_LETTERS = 300
+
+
+class AutoscalerReport:
+    """The state of the autoscaler of the connected cluster, and its failures since this object was created.
+
+    Args:
+        bundle: resources of the request that waits, by Ray's names.
+        log: the log of the autoscaler. Only the head has it, where drivers of submitted jobs run.
+    """
+
+    def __init__(self, bundle: Mapping[str, float], *, log: Path | None = None) -> None:
+        self._bundle, self._since = dict(bundle), time.time()
+        self._log = log or Path(ray._private.worker.global_worker.node.get_logs_dir_path()) / "monitor.log"
+        self._log_start = self._log_size()
+
+    def summary(self) -> str:
+        """Return the report in one line."""
+        state = _autoscaling_state()
+        if state is None:
+            return "the autoscaler has reported nothing yet (`ray status` on the head shows its state)"
+        requested = Counter({each.ray_node_type_name: each.count for each in state.pending_instance_requests})
+        starting = Counter(each.ray_node_type_name for each in state.pending_instances)
+        parts = [f"requesting {count} {kind} from the provider" for kind, count in requested.items()]
+        parts += [f"{count} {kind} starting" for kind, count in starting.items()]
+        if any(self._is_ours(gang) for gang in state.infeasible_gang_resource_requests):
+            parts.append("no node type of the cluster can hold this")
+        # The state also keeps the failures of earlier jobs.
+        failed = [each for each in state.failed_instance_requests if each.failed_ts >= self._since]
+        if reason := self._last_failure():
+            parts.append(f"last failure: {' '.join(reason.split())[:_REASON_LETTERS]}")
+        else:
+            kinds = Counter(each.ray_node_type_name for each in failed)
+            parts += [f"{count} attempts to start {kind} failed (see `ray monitor`)" for kind, count in kinds.items()]
+        return "; ".join(parts) or "no node is being started (is there an autoscaler? see `ray status` on the head)"
+
+    def _is_ours(self, gang: Any) -> bool:
+        requests = gang.bundle_selectors[0].resource_requests if gang.bundle_selectors else gang.requests
+        return any(dict(request.resources_bundle) == self._bundle for request in requests)
+
+    def _last_failure(self) -> str:
+        """Return the newest reason why a node could not be started, empty without one."""
+        size = self._log_size()
+        if size <= self._log_start:
+            return ""
+        with self._log.open("rb") as log:
+            log.seek(max(self._log_start, size - _LOG_BYTES))
+            failures = _FAILURE.findall(log.read().decode(errors="replace"))
+        return failures[-1] if failures else ""
+
+    def _log_size(self) -> int:
+        return self._log.stat().st_size if self._log.is_file() else 0
+
+
+def _autoscaling_state() -> AutoscalingState | None:
+    """Return the state of the autoscaler; None before its first report, and for versions before 2."""
+    address = ray.get_runtime_context().gcs_address
+    try:
+        reply = ray._raylet.GcsClient(address=address).get_cluster_status(timeout_s=_RPC_TIMEOUT_S)
+    except ray.exceptions.RayError:
+        return None
+    state = GetClusterStatusReply.FromString(reply).autoscaling_state
+    return state if state.autoscaler_state_version else None
