@@ -47,7 +47,7 @@ RUN apt-get update \
 COPY --from=packages /usr/local /usr/local
 COPY --from=packages /app /app
 WORKDIR /app
-# HOME: Ray's launcher mounts the token below the HOME of the image's environment, or below /root if there is none.
+# HOME: Ray's launcher mounts the token below the HOME of this environment, or below the home of root if there is none.
 ENV HOME=/home/ray \
     PYTHONPATH=/app:/app/platform \
     PYTHONUNBUFFERED=1 \

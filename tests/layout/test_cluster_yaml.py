@@ -136,8 +136,27 @@ def test_every_container_has_shared_memory_for_the_object_store(cluster: Cluster
 def test_what_spills_goes_to_a_disk_of_the_machine(cluster: Cluster) -> None:
     assert all("--object-spilling-directory=/mnt/spill" in command for command in starts(cluster))
     assert "-v /mnt/spill:/mnt/spill" in cluster["docker"]["run_options"]
-    made = [*cluster["initialization_commands"], *cluster["available_node_types"]["gpu8"]["initialization_commands"]]
-    assert all("chown 1000:1000 /mnt/spill" in command for command in made)
+
+
+def test_every_folder_of_a_gpu_recipe_is_in_every_container(cluster: Cluster, root: Path) -> None:
+    recipes = (root / "jobs/recipes").rglob("*.yaml")
+    run_dirs = [yaml.safe_load(recipe.read_text(encoding="utf-8")).get("run_dir", "") for recipe in recipes]
+    shared = {"/".join(run_dir.split("/")[:3]) for run_dir in run_dirs if run_dir.startswith("/")}
+    assert shared == {"/mnt/distilray"}
+    assert "-v /mnt/distilray:/mnt/distilray" in cluster["docker"]["run_options"]
+
+
+def test_the_container_of_the_gpu_machine_gets_its_gpus_without_a_look_at_the_engine(cluster: Cluster) -> None:
+    docker = cluster["available_node_types"]["gpu8"]["docker"]
+    assert "--gpus all" in docker["worker_run_options"]
+    assert cluster["docker"]["disable_automatic_runtime_detection"] is True
+
+
+def test_recipes_that_name_the_hub_may_use_it(cluster: Cluster, root: Path) -> None:
+    # The hub is asked only for what a recipe names with `hub:`, so nothing that we ship forbids it.
+    job = yaml.safe_load((root / "jobs/runtime_env.yaml").read_text(encoding="utf-8"))["env_vars"]
+    manifests = [(root / name).read_text(encoding="utf-8") for name in ("jobs/rayjob.yaml", "serve/rayservice.yaml")]
+    assert not [text for text in (str(cluster), str(job), *manifests) if "HF_HUB_OFFLINE" in text]
 
 
 def test_data_work_is_told_to_stay_off_the_gpus(cluster: Cluster) -> None:

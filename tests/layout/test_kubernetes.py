@@ -1,8 +1,10 @@
 """The manifests for Kubernetes are ones that Kubernetes and KubeRay take, and leave nothing open."""
 
 import json
+import re
 from collections.abc import Iterator
 from copy import deepcopy
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +209,7 @@ def test_nothing_publishes_the_head_or_the_ray_client(head: Manifest) -> None:
 
 @pytest.mark.parametrize("cluster", [pytest.param(cluster, id=file) for file, cluster in CLUSTERS.items()])
 def test_the_version_of_ray_is_that_of_the_lock(cluster: Manifest, root: Path) -> None:
-    lock = (root / "requirements.lock").read_text(encoding="utf-8")
+    lock = (root / "requirements-runtime.lock").read_text(encoding="utf-8")
     assert f"\nray=={cluster['rayVersion']} " in lock
 
 
@@ -247,6 +249,28 @@ def test_machines_are_those_of_cluster_yaml(root: Path) -> None:
 def test_a_pod_of_the_gpu_group_takes_all_gpus_of_its_machine() -> None:
     [gpu8] = [group for group in JOB_SPEC["rayClusterSpec"]["workerGroupSpecs"] if group["labels"]["role"] == "train"]
     assert gpu8["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 8
+
+
+def test_a_pod_of_the_gpu_group_fits_common_machines_of_8_gpus() -> None:
+    # The smallest is a2-highgpu-8g: 96 CPUs and 680 GB, of which the system and its own pods take some.
+    resources = dict(groups(JOB_SPEC["rayClusterSpec"]))["gpu8"]["template"]["spec"]["containers"][0]["resources"]
+    assert int(resources["requests"]["cpu"]) <= 92
+    assert int(resources["requests"]["memory"].removesuffix("Gi")) <= 600
+
+
+def test_the_option_for_kueue_is_valid_and_meets_its_rules(kuberay: Registry) -> None:
+    text = (ROOT / FILES[0]).read_text(encoding="utf-8")
+    text = re.sub(r"^  # (labels:|  kueue\.x-k8s\.io/)", r"  \1", text, flags=re.MULTILINE)
+    text = re.sub(r": (?:true|0) # with Kueue: (false|1)$", r": \1", text, flags=re.MULTILINE)
+    [job] = [each for each in yaml.safe_load_all(text) if each["kind"] == "RayJob"]
+    check(job, kuberay)
+    assert set(job["metadata"]["labels"]) == {"kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"}
+    # The rules of its webhook for RayJobs; it counts `replicas`.
+    assert job["spec"]["shutdownAfterJobFinishes"] is True
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["enableInTreeAutoscaling"] is False
+    replicas = {group["groupName"]: group["replicas"] for group in cluster["workerGroupSpecs"]}
+    assert replicas == {"gpu8": 1, "cpu-spot": 0}
 
 
 @pytest.mark.parametrize("name", ["head", "gpu8", "cpu-spot"])
@@ -361,8 +385,27 @@ def test_the_service_alone_is_reached_from_the_ingress_and_the_dashboard_by_the_
     )
 
 
+def open_ports(policy: Manifest, address: str) -> set[tuple[str, int]]:
+    """Protocols and ports of an address outside of the cluster that pods may connect to."""
+    target, found = ip_address(address), set()
+    for rule in policy["spec"]["egress"]:
+        for block in (peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer):
+            excluded = any(target in ip_network(network) for network in block.get("except", []))
+            if target in ip_network(block["cidr"]) and not excluded:
+                found |= {(port["protocol"], port["port"]) for port in rule["ports"]}
+    return found
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_metadata_service_of_the_machine_is_out_of_reach(policy: Manifest) -> None:
-    blocks = [peer["ipBlock"] for rule in policy["spec"]["egress"] for peer in rule["to"] if "ipBlock" in peer]
-    assert blocks
-    assert all("169.254.0.0/16" in block["except"] for block in blocks)
+    assert not open_ports(policy, "169.254.169.254")
+    assert open_ports(policy, "203.0.113.7") == {("TCP", 443), ("TCP", 6443)}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_pods_reach_the_name_server_of_the_cluster_and_the_cache_of_their_node(policy: Manifest) -> None:
+    dns = {("UDP", 53), ("TCP", 53)}
+    assert open_ports(policy, "169.254.20.10") == dns
+    [rule] = [rule for rule in policy["spec"]["egress"] if {"protocol": "UDP", "port": 53} in rule.get("ports", [])]
+    [pods] = [peer["podSelector"]["matchExpressions"] for peer in rule["to"] if "podSelector" in peer]
+    assert pods == [{"key": "k8s-app", "operator": "In", "values": ["kube-dns", "node-local-dns"]}]
