@@ -26,7 +26,7 @@ _FOR_TASKS = 0.7
 def plan_search(config: SearchGlueConfig) -> dict[str, object]:
     """Validates the inputs of `search_glue` and says what it would do."""
     if config.method == "tpe" and importlib.util.find_spec("optuna") is None:
-        raise InputError("method: tpe needs optuna; run: pip install 'distilray[search]' (or make setup)")
+        raise InputError("method: tpe needs optuna; run: pip install optuna (or make setup)")
     data, missing = load_tasks(config, with_test=False)
     need = need_of_search(config, data)
     nodes = _known_nodes(config)

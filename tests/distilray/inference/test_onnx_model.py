@@ -101,7 +101,7 @@ def test_without_onnxruntime_the_command_to_install_it_is_told(folder, monkeypat
         return plain(name)
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    assert "pip install 'distilray[onnx]'" in refusal(folder[0])
+    assert "pip install onnx onnxscript onnxruntime" in refusal(folder[0])
 
 
 def test_a_folder_with_a_graph_is_opened_by_the_runtime(folder):

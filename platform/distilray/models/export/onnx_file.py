@@ -14,7 +14,7 @@ OUTPUT = "logits"
 # The operators of ONNX itself, and those that the runtime brings for quantised and fused graphs.
 _DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_INSTALL = "pip install 'distilray[onnx]'"
+_INSTALL = f"pip install {' '.join(ONNX_PACKAGES)}"
 
 
 def onnx_package(name: str) -> Any:

@@ -87,7 +87,7 @@ def test_a_missing_package_is_one_line_with_the_command(monkeypatch):
 
     monkeypatch.setattr(importlib, "import_module", absent)
     with pytest.raises(
-        InputError, match=r"package 'onnxruntime' is not installed; run: pip install 'distilray\[onnx\]'"
+        InputError, match=r"'onnxruntime' is not installed; run: pip install onnx onnxscript onnxruntime"
     ):
         onnx_package("onnxruntime.quantization")
 

@@ -237,7 +237,7 @@ def test_the_exit_code_in_wandb_says_that_a_run_failed(run_uri, wandb):
     ("name", "package", "install"),
     [
         ("tensorboard", "tensorboardX", "tensorboardX"),
-        ("mlflow", "mlflow", "'distilray[tracking]'"),
+        ("mlflow", "mlflow", "mlflow-skinny"),
         ("wandb", "wandb", "wandb"),
     ],
 )

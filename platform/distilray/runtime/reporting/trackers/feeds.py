@@ -136,7 +136,7 @@ _TRACKERS: Mapping[str, tuple[str, Callable[[Run], Tracker]]] = {
 }
 
 # What to install for a package that is not named like it.
-_DISTRIBUTIONS = {"mlflow": "'distilray[tracking]'"}
+_DISTRIBUTIONS = {"mlflow": "mlflow-skinny"}
 
 
 def _is_finite_number(value: object) -> bool:
