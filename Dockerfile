@@ -1,8 +1,9 @@
-# The image of cluster.yaml, jobs/rayjob.yaml and serve/rayservice.yaml: Python, the packages of requirements-runtime.lock
-# and the code. docs/operations.md has the command. It contains no models, secrets or test tools, and data only on request.
+# The image of cluster.yaml, jobs/rayjob.yaml and serve/rayservice.yaml: Python, the code, and the packages of
+# requirements-runtime.lock. docs/operations.md has the command. It contains no models, secrets or test tools, and data
+# only on request.
 #
-# The base is plain Python, not a Ray image: those bring another Ray and other packages, and a shell that finds them first.
-# torch brings the CUDA libraries; the driver comes from the machine.
+# The base is plain Python, not a Ray image: those bring another Ray and other packages, and a shell that finds them
+# first. torch brings the CUDA libraries; the driver comes from the machine.
 ARG BASE=docker.io/library/python:3.11-slim-bookworm@sha256:REPLACE_BASE_DIGEST
 ARG DEVICE=cpu
 
@@ -13,8 +14,8 @@ ARG SAMPLE=0
 WORKDIR /app
 COPY requirements.lock requirements-runtime.lock /build/
 # Wheels only, so that no package runs code of its own during the build. As in `make setup`, hashes are checked for all
-# but torch, which has one build per device. The CPU build is on an index of its own: the secret `pip` is a pip.conf that
-# names it, or a mirror, and does not remain in the image.
+# but torch, which has one build per device. The CPU build is on an index of its own: the secret `pip` is a pip.conf
+# that names it, or a mirror, and does not remain in the image.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     set -eu; \
     case "${DEVICE}" in cpu) build=+cpu ;; cuda) build= ;; *) echo "DEVICE=${DEVICE}: choose cpu or cuda" >&2; exit 2 ;; esac; \
@@ -35,14 +36,14 @@ COPY tuning tuning
 RUN chmod -R u=rwX,go=rX . && python -m compileall -q .
 
 FROM ${BASE} AS node
-# `ray up` copies with rsync, into and out of the container, and starts workers over ssh; KubeRay's probe runs wget. The
-# folder of the token exists, so that Docker does not create it as root when it mounts the file.
+# `ray up` copies with rsync, into and out of the container, and starts workers over ssh; KubeRay's probe runs wget.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends openssh-client rsync wget \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 1000 ray \
-    && useradd --uid 1000 --gid 1000 --create-home --shell /bin/bash ray \
-    && install --directory --owner=ray --group=ray /home/ray/.ray
+    && useradd --uid 1000 --gid 1000 --create-home --shell /bin/bash ray
+# The folder of the token: if it were missing, Docker would create it as root when it mounts the file.
+RUN install --directory --owner=ray --group=ray /home/ray/.ray
 # Into the Python that every shell finds, also a login shell.
 COPY --from=packages /usr/local /usr/local
 COPY --from=packages /app /app

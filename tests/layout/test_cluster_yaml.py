@@ -1,5 +1,7 @@
 """cluster.yaml is one that Ray takes, and keeps none of Ray's unsafe AWS defaults."""
 
+import json
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -205,3 +207,40 @@ def test_both_files_start_serve_alike(cluster: Cluster, own_machines: Cluster) -
     given = [option for option in options if option.startswith("RAY_SERVE_")]
     assert given
     assert not [(option, command) for option in given for command in starts(own_machines) if option not in command]
+
+
+# What the documentation prescribes for the account
+
+
+def policies(root: Path) -> list[list[dict[str, Any]]]:
+    """Statements of the IAM policies in docs/operations.md."""
+    text = (root / "docs/operations.md").read_text(encoding="utf-8")
+    return [json.loads(block)["Statement"] for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+
+
+def allowed(statements: list[dict[str, Any]]) -> set[str]:
+    actions = [each["Action"] for each in statements]
+    return {action for each in actions for action in ([each] if isinstance(each, str) else each)}
+
+
+# The calls of `ray up` and `ray down`, and of the autoscaler, recorded on a simulated EC2.
+PROVIDER = {"ec2:DescribeInstances", "ec2:RunInstances", "ec2:CreateTags", "ec2:TerminateInstances"}
+BOOTSTRAP = {
+    *("ec2:DescribeInstanceTypes", "ec2:DescribeKeyPairs", "ec2:CreateKeyPair"),
+    *("ec2:DescribeSecurityGroups", "ec2:DescribeSubnets"),
+}
+
+
+@pytest.mark.parametrize(
+    ("number", "calls", "role"), [(0, BOOTSTRAP | PROVIDER, "REPLACE_HEAD"), (1, PROVIDER, "REPLACE_WORKER")]
+)
+def test_a_documented_policy_allows_what_ray_calls_and_no_more(
+    root: Path, cluster: Cluster, number: int, calls: set[str], role: str
+) -> None:
+    statements = policies(root)[number]
+    assert allowed(statements) == calls | {"iam:PassRole"}
+    [passed] = [each["Resource"] for each in statements if each["Action"] == "iam:PassRole"]
+    assert passed == f"arn:aws:iam::REPLACE_ACCOUNT:role/{role}"
+    [ending] = [each for each in statements if "ec2:TerminateInstances" in each["Action"]]
+    tag = {"aws:ResourceTag/ray-cluster-name": cluster["cluster_name"]}
+    assert ending["Condition"] == {"StringEquals": tag}

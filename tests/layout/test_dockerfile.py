@@ -112,7 +112,7 @@ def test_the_home_of_the_environment_is_that_of_the_user() -> None:
     [created] = [rest for rest in all_of(TEXT, "RUN") if "useradd" in rest]
     [user] = re.findall(r"useradd --uid 1000 .*--create-home .*/bash (\w+)", created)
     assert environment(TEXT)["HOME"] == f"/home/{user}"
-    assert f"install --directory --owner={user} --group={user} /home/{user}/.ray" in created
+    assert f"install --directory --owner={user} --group={user} /home/{user}/.ray" in all_of(TEXT, "RUN")
 
 
 def test_the_cuda_image_can_compile_kernels() -> None:

@@ -26,6 +26,8 @@ ELSEWHERE = {
     "curl -s -H 'content-type: application/json' -d": "tests/serve/contract/test_azure_forms.py",
     "ray up": "tests/line/test_ray_up.py",
     "ray dashboard": "tests/line/test_ray_up.py",
+    "ray monitor": "an account of AWS",
+    "aws": "an account of AWS",
     "ray exec": "tests/line/test_ray_up.py",
     "ray down": "tests/line/test_ray_up.py",
     "ray job submit": "tests/line/test_submit.py",
