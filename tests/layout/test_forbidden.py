@@ -122,3 +122,8 @@ def test_no_file_names_a_path_of_one_machine(root: Path, project_files: list[Pat
 
 def test_no_file_names_a_package_registry(root: Path, project_files: list[Path]) -> None:
     assert not lines_with(REGISTRY, root, project_files)
+
+
+def test_no_command_installs_a_package_under_our_name(root: Path, project_files: list[Path]) -> None:
+    # The project is not on any package index, and whoever takes the name there would be installed.
+    assert not lines_with(re.compile(r"pip install (?:-\S+ )*['\"]?distilray"), root, project_files)
