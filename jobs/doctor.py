@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from distilray.config.base import JobConfig
 from distilray.errors import InputError
 from distilray.operations.doctor.command import diagnose, leave
-from distilray.runtime.job import exit_code
+from distilray.runtime.command_line import exit_code
 from jobs import find_job, job_names
 from serve.local.haproxy import find_orphans
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from distilray.config.base import RayConfig
 from distilray.config.distillation import DistillConfig
 from distilray.distillation.ablation import VARIANTS, ablation_table, last_scores, variants
-from distilray.runtime.job import CommandParser, exit_code
+from distilray.runtime.command_line import CommandParser, exit_code
 from distilray.runtime.session import ray_session
 from jobs import distill
 

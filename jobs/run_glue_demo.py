@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distilray.config.base import RayConfig
-from distilray.runtime.job import CommandParser, exit_code, overrides_by_job
+from distilray.runtime.command_line import CommandParser, exit_code
+from distilray.runtime.job import overrides_by_job
 from distilray.runtime.session import ray_session
 from jobs import build_corpus, build_follows, search_glue
 from tuning.search import show_search

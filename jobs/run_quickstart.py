@@ -12,7 +12,8 @@ from pathlib import Path
 
 from distilray.config.base import RayConfig
 from distilray.evaluation.fill_mask import show_scores
-from distilray.runtime.job import CommandParser, exit_code, overrides_by_job
+from distilray.runtime.command_line import CommandParser, exit_code
+from distilray.runtime.job import overrides_by_job
 from distilray.runtime.session import ray_session
 from jobs import build_corpus, distill, encode_corpus, evaluate_fill_mask, train_teacher, write_report
 from serve.local.trial import try_service

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from distilray.config.base import RayConfig
 from distilray.evaluation.reproduction import SCALES, chosen, command_parser, stages_of
-from distilray.runtime.job import exit_code, overrides_by_job
+from distilray.runtime.command_line import exit_code
+from distilray.runtime.job import overrides_by_job
 from distilray.runtime.session import ray_session
 
 RECIPES = Path(__file__).parent / "recipes"

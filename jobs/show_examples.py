@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from distilray.pretraining_data.example_view import LEGEND, ExampleView
-from distilray.runtime.job import CommandParser, exit_code
+from distilray.runtime.command_line import CommandParser, exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from distilray.config.glue import GLUE_TASKS
 from distilray.errors import InputError
-from distilray.runtime.job import CommandParser
+from distilray.runtime.command_line import CommandParser
 
 STUDENT = "student"
 # What a student is without: the paper's ablation (table 4).

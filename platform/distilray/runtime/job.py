@@ -1,29 +1,22 @@
 """The face that every job has: parse, validate, plan or run, record; one line and exit code 2 for bad input."""
 
 import argparse
-import logging
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
 from distilray.config.base import Config, JobConfig
 from distilray.config.recipe import load_recipe
-from distilray.errors import DataQualityError, InputError, find_input_error
-from distilray.runtime.interruption import interruptible
+from distilray.errors import InputError
+from distilray.runtime.command_line import CommandParser, exit_code
 from distilray.runtime.reporting.progress import duration
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.sample import HUB_PREFIX, SAMPLE_PREFIX
 
 C = TypeVar("C", bound=JobConfig)
 S = TypeVar("S", bound=Config)
-
-EXIT_BAD_INPUT = 2
-EXIT_FAULT = 1
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -131,22 +124,6 @@ class Job(Generic[C]):
         return parser
 
 
-class CommandParser(argparse.ArgumentParser):
-    """A parser that speaks of a wrong command line like a job of any other bad input: in one line.
-
-    Args:
-        description: a docstring, of which the first line is shown.
-    """
-
-    def __init__(self, *, description: str | None, **options: Any) -> None:
-        # Without abbreviations a command in a script keeps its meaning when an option is added.
-        options.setdefault("allow_abbrev", False)
-        super().__init__(description=(description or "").partition("\n")[0], **options)
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; {self.prog} --help shows the command")
-
-
 def absolute_folders(config: C) -> C:
     """The config with its relative folders made absolute, also in its sections: Ray starts workers in other folders."""
     return _absolute(config)
@@ -176,34 +153,3 @@ def overrides_by_job(jobs: Sequence[str], overrides: Sequence[str]) -> dict[str,
             raise InputError(f"'{override}': begin with the job that it changes, one of {', '.join(jobs)}")
         found[job].append(rest)
     return found
-
-
-def exit_code(name: str, work: Callable[[], object]) -> int:
-    """Runs `work` and turns what it raises into an exit code and, for bad input, one line on stderr."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        with interruptible():
-            work()
-        return 0
-    except InputError as error:
-        return _bad_input(name, error)
-    except DataQualityError as error:
-        print("\n".join([f"{name}: {error}", *error.places]), file=sys.stderr)
-        return EXIT_FAULT
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; run the same command again to go on", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAULT
-    except Exception as error:
-        cause = find_input_error(error)
-        if cause is not None:
-            return _bad_input(name, cause)
-        logging.getLogger(name).exception("internal fault")
-        return EXIT_FAULT
-
-
-def _bad_input(name: str, error: InputError) -> int:
-    print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
-    return EXIT_BAD_INPUT

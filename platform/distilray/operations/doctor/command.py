@@ -13,7 +13,7 @@ from distilray.operations.doctor.examination import rows
 from distilray.operations.doctor.machine.environment import Orphan
 from distilray.operations.doctor.subject import Subject
 from distilray.operations.doctor.summary import show
-from distilray.runtime.job import CommandParser
+from distilray.runtime.command_line import CommandParser
 
 
 def diagnose(

@@ -22,7 +22,7 @@ from distilray.operations.submission.follow import Follower, Timing, WaitedTooLo
 from distilray.operations.submission.preflight import doubts
 from distilray.operations.submission.request import Request, build_request
 from distilray.operations.submission.upload import Upload
-from distilray.runtime.job import EXIT_FAULT, EXIT_INTERRUPTED, CommandParser, exit_code
+from distilray.runtime.command_line import EXIT_FAULT, EXIT_INTERRUPTED, CommandParser, exit_code
 
 NAME = "submit"
 _RACES = 3  # somebody who gives the same command at the same moment is faster once

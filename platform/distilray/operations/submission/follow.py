@@ -13,7 +13,7 @@ from distilray.operations.submission.cluster import (
     JobRecord,
     UnreachableError,
 )
-from distilray.runtime.job import EXIT_FAULT, EXIT_INTERRUPTED
+from distilray.runtime.command_line import EXIT_FAULT, EXIT_INTERRUPTED
 from distilray.runtime.reporting.progress import duration
 
 _EXIT_CODE = re.compile(r"command failed with exit code (-?\d+)")

@@ -1,0 +1,64 @@
+"""Command lines whose errors are one line, and their exit codes; needs nothing but the standard library."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from distilray.errors import DataQualityError, InputError, find_input_error
+from distilray.runtime.interruption import interruptible
+
+EXIT_BAD_INPUT = 2
+EXIT_FAULT = 1
+EXIT_INTERRUPTED = 130
+
+
+class CommandParser(argparse.ArgumentParser):
+    """`ArgumentParser` that reports usage errors in one line, as `InputError`.
+
+    Args:
+        description: a docstring, of which the first line is shown.
+    """
+
+    def __init__(self, *, description: str | None, **options: Any) -> None:
+        # Without abbreviations a command in a script keeps its meaning when an option is added.
+        options.setdefault("allow_abbrev", False)
+        super().__init__(description=(description or "").partition("\n")[0], **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; {self.prog} --help shows the command")
+
+
+def exit_code(name: str, work: Callable[[], object]) -> int:
+    """Run `work` and return the exit code; print one line to stderr for bad input."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        with interruptible():
+            work()
+        return 0
+    except InputError as error:
+        return _bad_input(name, error)
+    except DataQualityError as error:
+        print("\n".join([f"{name}: {error}", *error.places]), file=sys.stderr)
+        return EXIT_FAULT
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; run the same command again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAULT
+    except Exception as error:
+        cause = find_input_error(error)
+        if cause is not None:
+            return _bad_input(name, cause)
+        logging.getLogger(name).exception("internal fault")
+        return EXIT_FAULT
+
+
+def _bad_input(name: str, error: InputError) -> int:
+    print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+    return EXIT_BAD_INPUT
