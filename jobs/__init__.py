@@ -1,5 +1,7 @@
 """One verb per file: each job is a station of the line, run as `python -m jobs.<name>`."""
 
+from __future__ import annotations
+
 import importlib
 from pathlib import Path
 from typing import Any

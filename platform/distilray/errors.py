@@ -1,5 +1,7 @@
 """The exceptions that mean: the input is at fault, not the program."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 

@@ -1,5 +1,7 @@
 """Where a server on this machine listens, and how to ask it something."""
 
+from __future__ import annotations
+
 import json
 import socket
 

@@ -1,5 +1,7 @@
 """HAProxy before the replicas on this machine: its environment, and what a killed server left behind."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re

@@ -1,5 +1,7 @@
 """Ray's token on this machine: the variables and the file that Ray takes it from. It is never shown."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Environment variables: the cluster that they name, and values for what is started in a block."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 from collections.abc import Iterator, Mapping

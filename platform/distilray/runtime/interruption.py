@@ -4,6 +4,8 @@ Python raises `KeyboardInterrupt` wherever the main thread is, and code that swa
 C code) makes it vanish. So the signal is remembered too, and long work asks for it between two pieces.
 """
 
+from __future__ import annotations
+
 import signal
 import threading
 from collections.abc import Iterator

@@ -1,5 +1,7 @@
 """Where the quickstart's input lies: two packages of the `sample` extra, used as data carriers and never imported."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec

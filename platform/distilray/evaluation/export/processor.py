@@ -1,5 +1,7 @@
 """What the CPU of this machine computes in one instruction: the speed of int8 and bf16 depends on it."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")

@@ -1,5 +1,7 @@
 """A check: what was found, how bad that is, and the fix; each in bounded time, and none ends the others."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from distilray.errors import InputError
 Status = Literal["ok", "warn", "fail"]
 STATUSES: tuple[Status, ...] = ("ok", "warn", "fail")  # the worst last
 TIMEOUT_S = 30.0
+SETUP = "make setup, then source .venv/bin/activate"
 _THREAD = "distilray-check"
 
 
@@ -53,6 +56,11 @@ def warn(found: str, fix: str) -> Finding:
 def fail(found: str, fix: str) -> Finding:
     """A job would not run, or somebody could do harm."""
     return Finding("fail", found, fix)
+
+
+def not_checked(error: ImportError) -> Finding:
+    """A check needs a package that is not installed or does not load."""
+    return fail(f"not checked: {error.name or error} cannot be imported", SETUP)
 
 
 def together(findings: Iterable[Finding], good: str) -> Finding:
@@ -99,5 +107,9 @@ def _without_traceback(find: Callable[[], Finding]) -> Finding:
     except InputError as error:
         found, _, fix = str(error).partition("; ")
         return fail(found, fix)
+    except ImportError as error:
+        return not_checked(error)
+    except PermissionError as error:
+        return fail(f"no permission: {error.filename or error}", "give it to this user, or choose another folder")
     except Exception as error:
         return fail(f"{type(error).__name__}: {error}", "the check itself could not be made; look at what it names")

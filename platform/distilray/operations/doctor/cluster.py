@@ -1,21 +1,27 @@
 """The machines of a Ray cluster, read through its dashboard, or by Ray inside of it; never a cluster of our own."""
 
+from __future__ import annotations
+
 import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from distilray.errors import InputError
 from distilray.operations.doctor.access.dashboard import get_json
 from distilray.operations.doctor.check import Finding, fail, ok, warn
 from distilray.operations.ray_token import Token
+from distilray.operations.submission.access import choose_address
 
 _HEAD = "node:__internal_head__"
 _GROUP = "ray.io/node-group"  # label of machines that an autoscaler has started
 _NODES = "/api/v0/nodes?detail=true&limit=10000"
 _CONNECT_S = 5.0
-_DASHBOARD_PORT = "8265"
+_PROBE_S = 2.0
+_CONTROL_STORE_PORT, _DASHBOARD_PORT = 6379, "8265"
+_SETTINGS_FRAME = b"\x04"  # type of an HTTP/2 frame
 _GB = 1e9
 
 
@@ -61,11 +67,37 @@ def is_url(address: str) -> bool:
 
 
 def cluster_address(given: str | None, environment: Mapping[str, str]) -> str | None:
-    """The cluster that the command or the environment names; None where a job would start a local one."""
-    named = given or environment.get("RAY_ADDRESS") or environment.get("RAY_API_SERVER_ADDRESS")
-    if not named:
-        return "auto" if environment.get("RAY_JOB_ID") else None
-    return None if named == "local" else named
+    """The cluster that the command or the environment names; None where a job would start a local one.
+
+    `HOST:PORT` on the command line is a dashboard, as for `jobs.submit`, unless Ray's control store answers there.
+
+    Raises:
+        InputError: no address of a dashboard or control store.
+    """
+    by_ray, dashboard = (environment.get(name, "") for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"))
+    named = given or by_ray or (dashboard and choose_address(dashboard, {}))
+    if not named or named == "local":
+        return None
+    if not given or named == "auto":
+        return named
+    url = choose_address(given, {})
+    try:
+        host, port = urlsplit(url).hostname or "", urlsplit(url).port or 80
+    except ValueError as error:
+        raise InputError(f"--address {given}: {error}; give http://HOST:PORT") from None
+    return given if "://" not in given and _is_control_store(host, port) else url
+
+
+def _is_control_store(host: str, port: int) -> bool:
+    """Return whether Ray's control store listens there: it greets every client with the SETTINGS frame of HTTP/2."""
+    if port == _CONTROL_STORE_PORT:
+        return True
+    try:
+        with socket.create_connection((host, port), timeout=_PROBE_S) as connection:
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return connection.recv(4)[3:] == _SETTINGS_FRAME
+    except OSError:
+        return False
 
 
 def read_cluster(address: str, token: Token | None) -> Cluster:

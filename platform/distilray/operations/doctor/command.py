@@ -1,44 +1,62 @@
 """The command line of the doctor."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from distilray.config.base import JobConfig
-from distilray.config.recipe import load_recipe
 from distilray.errors import InputError
-from distilray.operations.doctor.check import any_hangs, examine
+from distilray.operations.doctor.check import Row, any_hangs, examine, not_checked
+from distilray.operations.doctor.cluster_file.checks import cluster_file_rows
 from distilray.operations.doctor.examination import rows
+from distilray.operations.doctor.loading import import_problems
 from distilray.operations.doctor.machine.environment import Orphan
 from distilray.operations.doctor.subject import Subject
 from distilray.operations.doctor.summary import show
 from distilray.runtime.command_line import CommandParser
 
+if TYPE_CHECKING:
+    from distilray.config.base import JobConfig
+
 
 def diagnose(
     argv: Sequence[str] | None,
-    config_class_of: Callable[[str], type[JobConfig]],
+    load_config: Callable[[str, str, Sequence[str]], JobConfig],
     find_orphans: Callable[[], Sequence[Orphan]],
 ) -> int:
-    """Makes all checks of what the command names, and prints them; returns 1 when one fails, else 0.
+    """Run and print the checks that the command line asks for; return 1 if one fails, else 0.
 
     Args:
         argv: the command line, that of this process when None.
-        config_class_of: name of a job -> what its recipe may say.
+        load_config: (job, recipe file, overrides) -> config.
         find_orphans: gives the HAProxy processes without their server.
 
     Raises:
-        InputError: a wrong command line, or a recipe that cannot be read.
+        InputError: a wrong command line, or a recipe or cluster file that cannot be read.
     """
-    given = _parser().parse_intermixed_args(argv)
-    if bool(given.job) != bool(given.recipe):
+    args = _parser().parse_intermixed_args(argv)
+    if bool(args.job) != bool(args.recipe):
         raise InputError("--job and --recipe: give both, or none; python -m jobs.doctor --help shows the command")
-    if given.overrides and not given.recipe:
-        raise InputError(f"'{given.overrides[0]}': a change to no recipe; give --job and --recipe with it")
-    config = load_recipe(given.recipe, given.overrides, config_class_of(given.job)) if given.recipe else None
-    subject = Subject(given.address, config, given.storage, find_orphans, dict(os.environ))
-    return show(examine(rows(subject)), sys.stdout, as_json=given.json)
+    if args.overrides and not args.recipe:
+        raise InputError(f"'{args.overrides[0]}': a change to no recipe; give --job and --recipe with it")
+    if args.cluster is not None:
+        if args.recipe or args.storage or args.address:
+            raise InputError("--cluster: checks the file alone; leave out --job, --recipe, --storage and --address")
+        return show(examine(cluster_file_rows(args.cluster)), sys.stdout, as_json=args.json)
+    problems = import_problems()
+    for package, problem in problems.items():
+        if problem.status == "fail":  # from here on its import raises ImportError, and cannot end this process
+            sys.modules[package] = None  # type: ignore[assignment]
+    config, unread = None, []
+    try:
+        config = load_config(args.job, args.recipe, args.overrides) if args.recipe else None
+    except ImportError as error:
+        finding = not_checked(error)
+        unread = [Row("recipe", lambda: finding)]
+    subject = Subject(args.address, config, args.storage, find_orphans, dict(os.environ), problems)
+    return show(examine([*rows(subject), *unread]), sys.stdout, as_json=args.json)
 
 
 def leave(code: int) -> NoReturn:
@@ -60,6 +78,9 @@ def _parser() -> CommandParser:
     parser.add_argument("--recipe", help="YAML file, e.g. jobs/recipes/distill/card.yaml")
     parser.add_argument("--storage", metavar="URI", help="folder or URI to try out; the recipe's run_dir when left out")
     parser.add_argument("--address", metavar="URL", help="dashboard of a cluster (http://127.0.0.1:8265) or HOST:6379")
+    parser.add_argument(
+        "--cluster", metavar="FILE", help="check a cluster file (cluster.yaml) and nothing else; offline"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe")
     return parser

@@ -1,5 +1,7 @@
 """The table of checks: which are made of a subject, in the order in which they are shown."""
 
+from __future__ import annotations
+
 import functools
 import os
 import platform
@@ -9,19 +11,20 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import distilray
-from distilray.config.base import JobConfig
-from distilray.config.distillation import TrainingConfig
 from distilray.errors import InputError
 from distilray.operations.doctor import cluster as clusters
 from distilray.operations.doctor import versions
 from distilray.operations.doctor.access import dashboard, tokens
-from distilray.operations.doctor.check import Finding, Row, warn
+from distilray.operations.doctor.check import Finding, Row, together, warn
 from distilray.operations.doctor.machine import environment, processor, resources, sockets
-from distilray.operations.doctor.recipe import inputs, needs, places, store
+from distilray.operations.doctor.recipe import needs, places
 from distilray.operations.doctor.subject import Subject
-from distilray.runtime import storage
+
+if TYPE_CHECKING:
+    from distilray.config.base import JobConfig
 
 _CACHE = "~/.cache"
 _SAVED_SHARE = 3  # of the weights of a model: a checkpoint holds them and two moments
@@ -29,17 +32,21 @@ _SAVED_SHARE = 3  # of the weights of a model: a checkpoint holds them and two m
 
 def rows(subject: Subject) -> list[Row]:
     """The checks that can be made of the subject, in the order in which they are shown."""
-    made = [*_version_rows(), *_cluster_rows(subject), *_machine_rows(subject), *_environment_rows(subject)]
+    made = [*_version_rows(subject), *_cluster_rows(subject), *_machine_rows(subject), *_environment_rows(subject)]
     return made + (_recipe_rows(subject, subject.config) if subject.config else []) + _store_rows(subject)
 
 
-def _version_rows() -> list[Row]:
+def _version_rows(subject: Subject) -> list[Row]:
     package = Path(distilray.__file__).parent
     checkout, here = versions.checkout_of(package / "errors.py"), versions.checkout_of(Path("platform/distilray/x"))
     lock = None if checkout is None else checkout / "requirements.lock"
     found = [
         Row("python", lambda: versions.check_python(sys.version_info[:3])),
-        Row("packages", lambda: versions.check_bounds(versions.requirements_of(checkout), versions.installed_version)),
+        Row("packages", lambda: versions.check_packages(checkout, versions.installed_version)),
+        Row(
+            "imports",
+            lambda: together(subject.import_problems.values(), "every installed package of native code loads"),
+        ),
         Row("expat", lambda: versions.check_expat(pyexpat.version_info)),
         Row("distilray", lambda: versions.check_shadow(package, here, versions.wheel_folder())),
     ]
@@ -55,7 +62,7 @@ def _cluster_rows(subject: Subject) -> list[Row]:
         Row("token file", lambda: tokens.check_file(given, Path.home())),
     ]
     if address is None:
-        local = functools.partial(resources.check_local_ray, subject.ray.num_cpus, os.cpu_count() or 1)
+        local = functools.partial(resources.check_local_ray, subject.num_cpus, os.cpu_count() or 1)
         return [*found, Row("ray", lambda: local(resources.cpu_quota()))]
     if clusters.is_url(address):
         found.append(Row("jobs api", lambda: dashboard.check_access(address, token)))
@@ -113,23 +120,30 @@ def _store_bytes(subject: Subject) -> int:
         heads = []  # told by a check of its own
     if heads:
         return int(heads[0].object_store)
-    return resources.object_store_bytes(subject.ray.object_store_mb, resources.Memory.of().total)
+    return resources.object_store_bytes(subject.object_store_mb, resources.Memory.of().total)
 
 
 def _recipe_rows(subject: Subject, config: JobConfig) -> list[Row]:
-    offline = environment.offline_by(subject.environment) is not None
-    found = [
+    def check_runs() -> Finding:
+        from distilray.operations.doctor.recipe import inputs
+
+        return inputs.check_runs(inputs.runs_of(config), outside=subject.outside)
+
+    def check_models() -> Finding:
+        from distilray.operations.doctor.recipe import inputs
+
+        offline = environment.offline_by(subject.environment) is not None
+        return inputs.check_models(inputs.models_of(config), offline=offline, outside=subject.outside)
+
+    made = [
         Row("workers", lambda: _check_workers(subject, needs.need_of(config))),
-        Row("runs", lambda: inputs.check_runs(inputs.runs_of(config), outside=subject.outside)),
-        Row("models", lambda: inputs.check_models(inputs.models_of(config), offline=offline, outside=subject.outside)),
+        Row("runs", check_runs),
+        Row("models", check_models),
     ]
     if subject.cluster_address is not None:
         mounts = None if subject.outside else Path("/proc/mounts")
-        found.append(Row("folders", lambda: places.check_places(config, mounts.read_text() if mounts else None)))
-    if places.is_path(config.run_dir) and not subject.outside:
-        folder = storage.local_path(config.run_dir)
-        found.append(Row("run disk", lambda: resources.check_disk(resources.Disk.of(folder), needed=run_bytes(config))))
-    return found
+        made.append(Row("folders", lambda: places.check_places(config, mounts.read_text() if mounts else None)))
+    return made
 
 
 def _check_workers(subject: Subject, need: needs.Need | None) -> Finding:
@@ -141,18 +155,21 @@ def _check_workers(subject: Subject, need: needs.Need | None) -> Finding:
     gpus = 0
     if need is not None and need.gpus:
         gpus = len(processor.Torch.of().devices)
-    here = clusters.Node(float(subject.ray.num_cpus or os.cpu_count() or 1), float(gpus), 0.0, is_head=True)
+    here = clusters.Node(float(subject.num_cpus or os.cpu_count() or 1), float(gpus), 0.0, is_head=True)
     return needs.check_workers(need, (here,), None)
 
 
 def run_bytes(config: JobConfig) -> int | None:
     """What a training leaves in its run_dir, at most: the model and its checkpoints; None for other jobs."""
+    from distilray.config.distillation import TrainingConfig
+    from distilray.operations.doctor.recipe.inputs import model_bytes
+
     source = getattr(config, "teacher_dir", None) or getattr(config, "encoder_dir", None)
     if not isinstance(config, TrainingConfig) or source is None:
         return None
     # One checkpoint more than are kept: the best. The weights of a student are fewer than its teacher's.
     checkpoints = _SAVED_SHARE * (config.rhythm.keep_checkpoints + 1)
-    size = inputs.model_bytes(source)
+    size = model_bytes(source)
     return None if size is None else size * (1 + checkpoints)
 
 
@@ -160,7 +177,18 @@ def _store_rows(subject: Subject) -> list[Row]:
     uri = subject.storage_uri or (subject.config.run_dir if subject.config else None)
     if uri is None:
         return []
-    if subject.outside and places.is_path(uri) and not storage.exists(uri):
-        told = f"{uri} is not on this machine, and cannot be tried from here"
-        return [Row("storage", lambda: warn(told, inputs.AS_A_JOB))]
-    return [Row("storage", lambda: store.check_store(uri))]
+
+    def check_store() -> Finding:
+        from distilray.operations.doctor.recipe import inputs, store
+        from distilray.runtime import storage
+
+        if subject.outside and places.is_path(uri) and not storage.exists(uri):
+            return warn(f"{uri} is not on this machine and cannot be checked from here", inputs.AS_A_JOB)
+        return store.check_store(uri)
+
+    def check_disk() -> Finding:
+        needed = run_bytes(subject.config) if subject.config else None
+        return resources.check_disk(resources.Disk.of(places.path_of(uri)), needed=needed)
+
+    disk = [Row("run disk", check_disk)] if places.is_path(uri) and not subject.outside else []
+    return [*disk, Row("storage", check_store)]

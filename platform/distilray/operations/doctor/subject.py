@@ -1,16 +1,21 @@
 """What is examined: this machine, the cluster of the environment or the command, and a recipe if one is given."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-from distilray.config.base import JobConfig, RayConfig, RayJobConfig
 from distilray.errors import InputError
 from distilray.operations.doctor import cluster as clusters
+from distilray.operations.doctor.check import Finding
 from distilray.operations.doctor.machine.environment import Orphan
 from distilray.operations.ray_token import Token, find_token
+
+if TYPE_CHECKING:
+    from distilray.config.base import JobConfig
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Subject:
         storage_uri: a place to try in place of the recipe's run_dir.
         find_orphans: gives the HAProxy processes without their server.
         environment: of this process.
+        import_problems: of installed packages, see `loading.import_problems`.
     """
 
     address: str | None
@@ -30,10 +36,11 @@ class Subject:
     storage_uri: str | None
     find_orphans: Callable[[], Sequence[Orphan]]
     environment: Mapping[str, str]
+    import_problems: Mapping[str, Finding] = field(default_factory=dict)
     _asked: list[clusters.Cluster | None] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
-        if self.address and "@" in urlsplit(self.address).netloc:
+        if self.address and "@" in self.address:
             raise InputError("--address: holds a user or password; give http://HOST:PORT alone")
 
     @functools.cached_property
@@ -65,10 +72,16 @@ class Subject:
     @property
     def outside(self) -> bool:
         """Whether the folders of the recipe are those of machines that this process is not one of."""
-        inside = self.environment.get("RAY_JOB_ID") or self.environment.get("RAY_ADDRESS")
+        by_ray = self.environment.get("RAY_ADDRESS", "")  # Ray sets it to the control store in a submitted job
+        inside = by_ray and not clusters.is_url(by_ray)
         return self.cluster_address is not None and clusters.is_url(self.cluster_address) and not inside
 
     @property
-    def ray(self) -> RayConfig:
-        """The local Ray that a job would start."""
-        return self.config.ray if isinstance(self.config, RayJobConfig) else RayConfig()
+    def num_cpus(self) -> int | None:
+        """CPUs of the local Ray that a job would start; None for all cores."""
+        return getattr(getattr(self.config, "ray", None), "num_cpus", None)
+
+    @property
+    def object_store_mb(self) -> int | None:
+        """Object store of that Ray in MB; None for Ray's own choice."""
+        return getattr(getattr(self.config, "ray", None), "object_store_mb", None)

@@ -1,5 +1,7 @@
 """The checks as lines for people, or as JSON for programs."""
 
+from __future__ import annotations
+
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence

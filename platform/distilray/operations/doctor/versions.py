@@ -1,21 +1,19 @@
 """The packages that are installed, beside those that the project was tested with."""
 
-import tomllib
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from packaging.requirements import Requirement
-from packaging.version import Version
-
-from distilray.operations.doctor.check import Finding, fail, ok, together, warn
+from distilray.operations.doctor.check import SETUP, Finding, fail, ok, together, warn
 
 PROJECT = "distilray"
 MIN_PYTHON = (3, 11)
 MIN_EXPAT = (2, 4, 1)  # the first that stops entities which grow without end
 _SHOWN = 6
 
-Installed = Callable[[str], str | None]
+Installed = Callable[[str], "str | None"]
 
 
 def installed_version(package: str) -> str | None:
@@ -35,6 +33,8 @@ def checkout_of(module_file: Path) -> Path | None:
 def requirements_of(checkout: Path | None) -> list[str]:
     """What the project needs, extras left out: of the checkout, else of the installed wheel."""
     if checkout is not None:
+        import tomllib
+
         project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         return [str(each) for each in project["dependencies"]]
     return [each for each in metadata.requires(PROJECT) or [] if "extra ==" not in each]
@@ -49,8 +49,19 @@ def check_python(version: Sequence[int]) -> Finding:
     return ok(f"Python {told}")
 
 
+def check_packages(checkout: Path | None, installed: Installed) -> Finding:
+    """Every required package is installed, in a supported version; see `check_bounds`."""
+    try:
+        return check_bounds(requirements_of(checkout), installed)
+    except ImportError as error:  # packaging, or tomllib before Python 3.11
+        found = f"not compared with pyproject.toml ({error}); they are probably not installed for this Python"
+        return fail(found, SETUP)
+
+
 def check_bounds(requirements: Sequence[str], installed: Installed) -> Finding:
     """Every package that is needed is there, in a version that the code is known to run with."""
+    from packaging.requirements import Requirement
+
     findings = []
     for requirement in map(Requirement, requirements):
         version = installed(requirement.name)
@@ -66,6 +77,8 @@ def check_bounds(requirements: Sequence[str], installed: Installed) -> Finding:
 
 def pins_of(lock: str) -> Iterator[tuple[str, str]]:
     """Name and version of the packages of a lock file that this Python and system would get."""
+    from packaging.requirements import Requirement
+
     for line in lock.replace("\\\n", " ").splitlines():
         if line.strip() and not line.startswith("#"):
             requirement = Requirement(line.partition("--hash=")[0].strip())
@@ -75,6 +88,8 @@ def pins_of(lock: str) -> Iterator[tuple[str, str]]:
 
 def check_lock(lock: str, installed: Installed) -> Finding:
     """The packages that are installed are those that the tests have run with."""
+    from packaging.version import Version
+
     pins = dict(pins_of(lock))
     versions = {name: installed(name) for name in pins}
     # The builds of torch say after a plus sign what they are for.

@@ -1,5 +1,7 @@
 """Where the cluster is, and whether to show it the token. Decided before Ray's client is loaded, which reads both."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from pathlib import Path

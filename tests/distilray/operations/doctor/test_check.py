@@ -21,6 +21,22 @@ def test_a_check_that_raises_is_a_line_that_has_failed():
     assert "KeyError: 'no such thing'" in check.found
 
 
+def test_a_check_whose_package_is_missing_is_not_checked():
+    def find() -> Finding:
+        raise ModuleNotFoundError("No module named 'no_such_package'", name="no_such_package")
+
+    check = only(find)
+    assert (check.status, check.found) == ("fail", "not checked: no_such_package cannot be imported")
+    assert "make setup" in check.fix
+
+
+def test_a_check_that_may_not_read_names_the_permission():
+    def find() -> Finding:
+        raise PermissionError(13, "Permission denied", "/closed/file")
+
+    assert only(find).found == "no permission: /closed/file"
+
+
 def test_bad_input_is_told_with_its_own_fix():
     def find() -> Finding:
         raise InputError("here: no manifest; run its job")

@@ -1,6 +1,11 @@
+import contextlib
 import json
+import socket
+import threading
+from collections.abc import Iterator
 
 import pytest
+import ray
 
 from distilray.errors import InputError
 from distilray.operations.doctor import cluster
@@ -28,12 +33,55 @@ def of(*nodes: Node) -> Cluster:
         ("http://h:1", {"RAY_ADDRESS": "a:2"}, "http://h:1"),
         (None, {"RAY_ADDRESS": "a:2", "RAY_API_SERVER_ADDRESS": "http://h:1"}, "a:2"),
         (None, {"RAY_API_SERVER_ADDRESS": "http://h:1"}, "http://h:1"),
-        (None, {"RAY_JOB_ID": "01000000"}, "auto"),
+        (None, {"RAY_API_SERVER_ADDRESS": "h:1"}, "http://h:1"),
         (None, {"RAY_ADDRESS": "local"}, None),
+        ("auto", {}, "auto"),
+        ("10.0.0.1:6379", {}, "10.0.0.1:6379"),
     ],
 )
 def test_the_command_names_the_cluster_before_the_environment(given, environment, address):
     assert cluster_address(given, environment) == address
+
+
+@contextlib.contextmanager
+def server(answer: bytes) -> Iterator[str]:
+    """HOST:PORT of a server that answers one request."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "scheme"),
+    [
+        (b"HTTP/1.1 401 Unauthorized\r\n\r\n", "http://"),
+        (b"", "http://"),  # a tunnel whose far end refuses
+        (bytes.fromhex("000000 04 00 00000000"), ""),  # the frame that a gRPC server begins with
+    ],
+)
+def test_an_address_without_a_scheme_is_a_dashboard_unless_grpc_answers(answer, scheme):
+    with server(answer) as address:
+        assert cluster_address(address, {}) == f"{scheme}{address}"
+
+
+def test_an_address_without_a_scheme_where_nothing_listens_is_that_of_a_dashboard(free_port):
+    address = f"127.0.0.1:{free_port()}"
+    assert cluster_address(address, {}) == f"http://{address}"
+
+
+@pytest.mark.parametrize("address", ["ray://h:10001", "http://", "h:99999", "h:port", "http://h:1/#/jobs"])
+def test_what_is_no_address_is_bad_input_with_the_form(address):
+    with pytest.raises(InputError, match="http://HOST:PORT"):
+        cluster_address(address, {})
 
 
 def test_another_version_of_ray_fails():
@@ -93,6 +141,12 @@ def test_an_address_where_nothing_listens_is_told_at_once(free_port):
 def test_the_port_of_the_dashboard_without_http_is_told():
     with pytest.raises(InputError, match=r"write http://127\.0\.0\.1:8265"):
         read_cluster("127.0.0.1:8265", None)
+
+
+@pytest.mark.slow
+def test_the_control_store_of_ray_is_told_from_a_dashboard(local_ray):
+    address = ray.get_runtime_context().gcs_address
+    assert cluster_address(address, {}) == address
 
 
 @pytest.mark.slow

@@ -32,14 +32,15 @@ def names(found: Subject) -> list[str]:
 def test_without_a_cluster_nothing_of_one_is_asked():
     assert not {"jobs api", "cluster", "folders"} & set(names(subject()))
     assert {"jobs api", "cluster"} <= set(names(subject(DASHBOARD)))
-    assert "jobs api" not in names(subject(RAY_JOB_ID="1"))
+    assert "jobs api" not in names(subject(RAY_ADDRESS="10.0.0.1:6379"))
 
 
 def test_a_recipe_adds_its_checks(tmp_path):
     plain = set(names(subject()))
     assert set(names(subject(config=recipe(tmp_path)))) - plain == {"workers", "runs", "models", "run disk", "storage"}
     assert "folders" in names(subject("10.0.0.1:6379", recipe(tmp_path)))
-    assert set(names(subject(storage_uri=str(tmp_path)))) - plain == {"storage"}
+    assert set(names(subject(storage_uri=str(tmp_path)))) - plain == {"run disk", "storage"}
+    assert set(names(subject(storage_uri="s3://bucket/run"))) - plain == {"storage"}
 
 
 def test_every_check_has_a_name_of_its_own(tmp_path):
@@ -54,12 +55,14 @@ def test_of_a_machine_that_only_submits_no_room_for_work_is_asked(tmp_path):
     assert {"ports", "proxies", "workers", "runs"} <= set(names(outside))
     assert {"memory", "gpu"} <= set(names(subject("10.0.0.1:6379")))
     assert not subject("10.0.0.1:6379", recipe(tmp_path)).outside
-    assert not subject(DASHBOARD, recipe(tmp_path), RAY_JOB_ID="1").outside
+    assert not subject(DASHBOARD, recipe(tmp_path), RAY_ADDRESS="10.0.0.1:6379").outside
+    assert subject(None, recipe(tmp_path), RAY_ADDRESS=DASHBOARD).outside
 
 
-def test_an_address_with_a_password_is_refused_and_not_shown():
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_an_address_with_a_password_is_refused_and_not_shown(scheme):
     with pytest.raises(InputError) as raised:
-        subject("http://me:pa55w0rd@host:8265")
+        subject(f"{scheme}me:pa55w0rd@host:8265")
     assert "pa55w0rd" not in str(raised.value)
 
 

@@ -39,6 +39,12 @@ def test_a_package_that_is_absent_or_too_old_fails_with_the_command():
     assert versions.check_bounds(needed, {**THERE, "scipy": "1.18"}.get).status == "ok"
 
 
+def test_without_a_parser_of_requirements_the_packages_fail(root: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    found = versions.check_packages(root, THERE.get)
+    assert (found.status, "make setup" in found.fix) == ("fail", True)
+
+
 def test_the_pins_are_those_of_this_python_and_system():
     pins = dict(versions.pins_of(LOCK))
     assert pins["numpy"] == "2.5.5"

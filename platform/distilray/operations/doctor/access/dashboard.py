@@ -1,5 +1,7 @@
 """What the dashboard and its jobs API answer without a token, with a wrong one, and with ours."""
 
+from __future__ import annotations
+
 import http.client
 import ipaddress
 import json
@@ -20,7 +22,7 @@ _MAX_BYTES = 16 << 20
 _SENDABLE = re.compile(r"[!-~]+")
 _TUNNEL = "open the tunnel (ray dashboard cluster.yaml), or correct --address"
 
-Get = Callable[[str, str | None], tuple[int, bytes]]
+Get = Callable[[str, "str | None"], "tuple[int, bytes]"]
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -1,5 +1,7 @@
 """Whether clients of Ray will send a token, which, and who can read it."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Variables of the environment that change how a job runs, and proxies that a killed server has left behind."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path

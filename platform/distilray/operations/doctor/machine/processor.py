@@ -1,5 +1,7 @@
 """What CPU and GPUs of this machine compute, and whether the torch that is installed reaches them."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +60,7 @@ class Torch:
     kernels: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, proc: Path = Path("/proc")) -> "Torch":
+    def of(cls, proc: Path = Path("/proc")) -> Torch:
         """The torch of this environment, which this imports."""
         import torch
 

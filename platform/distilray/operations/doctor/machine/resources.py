@@ -1,7 +1,9 @@
 """Disks, shared memory, memory and file descriptors of this machine, as far as Ray depends on them."""
 
+from __future__ import annotations
+
+import os
 import resource
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from distilray.operations.doctor.check import Finding, fail, ok, warn
 GB, MB = 10**9, 10**6
 _RAY_FULL = 0.95  # Ray writes no objects to a disk that is fuller (RAY_local_fs_capacity_threshold)
 _DISK_LEAST, _DISK_ENOUGH = 1 * GB, 10 * GB
+_FILES_OF_A_RUN = 1000
 _CONTAINER_SHM = 64 << 20
 _MEMORY_LEAST, _MEMORY_ENOUGH = 3 * GB, 7 * GB
 _FILES_LEAST, _FILES_ENOUGH, _FILES_CLUSTER = 1024, 8192, 65_536
@@ -18,18 +21,26 @@ _RAY_STORE_SHARE, _RAY_STORE_MOST = 0.3, 200 * GB  # of the memory; Ray's own ch
 
 @dataclass(frozen=True)
 class Disk:
-    """A folder, or the next one above it that is there, and the disk that it lies on; in bytes."""
+    """File system of a folder.
+
+    Attributes:
+        total: in bytes.
+        free: in bytes, for this user.
+        inodes: number of files that can still be created; None where the file system has no such limit.
+    """
 
     folder: Path
     total: int
     free: int
+    inodes: int | None = None
 
     @classmethod
-    def of(cls, path: Path) -> "Disk":
-        """The disk that something at the path would be written to."""
-        folder = next(each for each in (path, *path.parents) if each.exists())
-        usage = shutil.disk_usage(folder)
-        return cls(folder, usage.total, usage.free)
+    def of(cls, path: Path) -> Disk:
+        """The file system that a path would be written to: of the nearest folder above it that this user can see."""
+        folder = next(each for each in (path, *path.parents) if os.access(each, os.F_OK))
+        stats = os.statvfs(folder)
+        inodes = stats.f_favail if stats.f_files else None
+        return cls(folder, stats.f_blocks * stats.f_frsize, stats.f_bavail * stats.f_frsize, inodes)
 
 
 def check_disk(disk: Disk, *, needed: int | None = None, spills: bool = False) -> Finding:
@@ -40,16 +51,23 @@ def check_disk(disk: Disk, *, needed: int | None = None, spills: bool = False) -
         needed: bytes that a run leaves there, if that is known.
         spills: whether Ray writes its sessions and what its memory cannot hold there.
     """
-    told = f"{disk.folder}: {disk.free / GB:.1f} of {disk.total / GB:.1f} GB free"
+    told = f"{disk.folder}: {format_size(disk.free)} of {format_size(disk.total)} free"
     if needed is not None:
         told += f", about {needed / GB:.1f} GB needed"
     if disk.free < max(needed or 0, _DISK_LEAST):
         return fail(told, "free space, or choose another folder")
+    if disk.inodes is not None and disk.inodes < _FILES_OF_A_RUN:
+        return fail(f"{told}, but room for only {disk.inodes:,} more files", "delete files, or choose another folder")
     if spills and disk.free < (1 - _RAY_FULL) * disk.total:
         return fail(f"{told}; Ray writes no objects to a disk that is {_RAY_FULL:.0%} full", "free space")
     if disk.free < _DISK_ENOUGH:
         return warn(told, "free space: spilled objects and checkpoints grow during a run")
     return ok(told)
+
+
+def format_size(count: int) -> str:
+    """Bytes in GB, or in MB if there are few."""
+    return f"{count / GB:.1f} GB" if count >= GB // 10 else f"{count / MB:.1f} MB"
 
 
 def object_store_bytes(object_store_mb: int | None, memory: int) -> int:
@@ -81,7 +99,7 @@ class Memory:
     free: int
 
     @classmethod
-    def of(cls, root: Path = Path("/")) -> "Memory":
+    def of(cls, root: Path = Path("/")) -> Memory:
         """What the kernel says.
 
         Raises:

@@ -1,5 +1,7 @@
 """Ports of Ray and Serve on this machine that others can reach."""
 
+from __future__ import annotations
+
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,11 +1,15 @@
 """The workers that a recipe asks for, beside what the cluster or this machine has."""
 
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
-from distilray.config.base import JobConfig
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
 from distilray.operations.doctor.check import Finding, fail, ok, warn
 from distilray.operations.doctor.cluster import Cluster, Node
+
+if TYPE_CHECKING:
+    from distilray.config.base import JobConfig
 
 
 @dataclass(frozen=True)

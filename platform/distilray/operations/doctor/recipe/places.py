@@ -1,11 +1,16 @@
 """Where a recipe reads and writes: places that every machine of the run must see alike."""
 
-from pathlib import Path
+from __future__ import annotations
 
-from distilray.config.base import JobConfig
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
 from distilray.operations.doctor.check import Finding, fail, together, warn
-from distilray.runtime import storage
 from distilray.runtime.sample import HUB_PREFIX, SAMPLE_PREFIX
+
+if TYPE_CHECKING:
+    from distilray.config.base import JobConfig
 
 # File systems that many machines mount, as /proc/mounts names them.
 _SHARED = ("nfs", "nfs4", "lustre", "ceph", "beegfs", "gpfs", "cifs", "smb3", "glusterfs", "9p", "virtiofs", "fuse.")
@@ -21,6 +26,15 @@ def places_of(config: JobConfig) -> dict[str, str]:
 def is_path(uri: str) -> bool:
     """Whether a place is a path; by its form alone, since pyarrow asks an object store for the region of a bucket."""
     return "://" not in uri or uri.startswith("file://")
+
+
+def path_of(uri: str) -> Path:
+    """The absolute path that a path or file URI names."""
+    path = Path(unquote(urlsplit(uri).path) if "://" in uri else uri)
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        return path.absolute()  # `~x` without a user x is a name
 
 
 def mounted_as(path: Path, mounts: str) -> str:
@@ -43,7 +57,7 @@ def check_places(config: JobConfig, mounts: str | None) -> Finding:
     for key, value in places_of(config).items():
         if not is_path(value):
             continue
-        path = storage.local_path(value)
+        path = path_of(value)
         if "://" not in value and not Path(value).expanduser().is_absolute():
             told = f"{key}: {value} is relative, on a cluster below the unpacked upload of one machine"
             findings.append(fail(told, f"{key}=/absolute/shared/folder, or a URI"))

@@ -1,7 +1,11 @@
-"""A trial of the place that a run would be written to: publish, publish again, read, list, remove."""
+"""Write probe of the folder or bucket of a run: publish, publish again, read, list, remove."""
 
+from __future__ import annotations
+
+import errno
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +14,13 @@ from pyarrow import fs
 
 from distilray.errors import InputError
 from distilray.operations.doctor.check import Finding, fail, ok
+from distilray.operations.doctor.recipe.places import is_path, path_of
 from distilray.runtime import storage
 
 _PREFIX = ".distilray-doctor-"  # data readers skip names with a dot
+_FIX = "check permissions, credentials and quota of this location, or choose another run_dir"
+_NO_PERMISSION = (errno.EACCES, errno.EPERM)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_store(uri: str, clock: Callable[[], float] = time.monotonic) -> Finding:
@@ -23,19 +31,54 @@ def check_store(uri: str, clock: Callable[[], float] = time.monotonic) -> Findin
         clock: seconds.
 
     Raises:
-        InputError: no such storage, or the probe cannot be written.
+        InputError: no such storage.
     """
     name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
-    probe, missing, started = storage.join(uri, name), _missing_folders(uri), clock()
+    probe, missing, started = storage.join(uri, name), [], clock()
     try:
+        missing = _missing_folders(uri)
         step = _try_out(probe, uri, name)
-    except OSError as error:
-        step = error.strerror or str(error)
+    except (OSError, InputError) as error:
+        cause = _os_error(error)
+        if cause is None:
+            raise
+        return _write_failure(uri, cause)
     finally:
         _tidy(probe, missing)
     if step:
-        return fail(f"{uri}: {step}", "check rights, credentials and quota of this place, or choose another run_dir")
+        return fail(f"{uri}: {step}", _FIX)
     return ok(f"{uri}: written whole, replaced, read, listed and removed in {clock() - started:.2f} s")
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The error of the operating system behind an exception; `storage` replaces it by an `InputError`."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _write_failure(uri: str, error: OSError) -> Finding:
+    reason = error.strerror or str(error)
+    if not is_path(uri):
+        return fail(f"{uri}: {reason}", _FIX)
+    if error.errno in _NO_PERMISSION:
+        folder = _closed_folder(path_of(uri))
+        return fail(
+            f"{uri}: no permission for user {os.geteuid()}, {folder}", "chmod or chown it, or choose another run_dir"
+        )
+    if error.errno in _NO_SPACE:
+        return fail(f"{uri}: no space ({reason})", "free space or raise the quota, or choose another run_dir")
+    if error.errno == errno.EROFS:
+        return fail(f"{uri}: {reason}", "mount it for writing, or choose another run_dir")
+    return fail(f"{uri}: {reason}", _FIX)
+
+
+def _closed_folder(path: Path) -> str:
+    """The topmost folder on the way to a path that this user cannot enter, else the last that exists, and its mode."""
+    above = [each for each in (path, *path.parents) if os.access(each, os.F_OK)]
+    folder = next((each for each in reversed(above) if not os.access(each, os.X_OK)), above[0])
+    status = folder.stat()
+    return f"{folder} is {stat.filemode(status.st_mode)} of user {status.st_uid}"
 
 
 def _try_out(probe: str, uri: str, name: str) -> str:

@@ -33,6 +33,16 @@ def test_less_room_than_a_run_needs_fails():
     assert "about 60.0 GB needed" in check_disk(disk(70), needed=60 * GB).found
 
 
+def test_a_tiny_file_system_fails_with_its_free_space_in_mb():
+    found = check_disk(Disk(Path("/small"), 614_400, 500_000))
+    assert (found.status, found.found) == ("fail", "/small: 0.5 MB of 0.6 MB free")
+
+
+def test_a_file_system_without_room_for_more_files_fails():
+    assert check_disk(Disk(Path("/data"), 1000 * GB, 900 * GB, inodes=10)).status == "fail"
+    assert check_disk(Disk(Path("/data"), 1000 * GB, 900 * GB, inodes=10**6)).status == "ok"
+
+
 def test_a_disk_so_full_that_ray_spills_nothing_to_it_fails():
     assert check_disk(disk(40), spills=True).status == "fail"
     assert check_disk(disk(40)).status == "ok"

@@ -1,8 +1,10 @@
+import errno
 import os
 import urllib.request
 
 import pytest
 
+from distilray.errors import InputError
 from distilray.operations.doctor.recipe import store
 from distilray.operations.doctor.recipe.store import check_store
 from distilray.runtime import storage
@@ -73,3 +75,41 @@ def test_a_store_that_does_not_show_what_was_done_fails(tmp_path, monkeypatch, f
     monkeypatch.setattr(storage, function, value)
     found = check_store(str(tmp_path / "run"))
     assert (found.status, told in found.found) == ("fail", True)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.EACCES, "no permission for user"),
+        (errno.EPERM, "no permission for user"),
+        (errno.ENOSPC, "no space"),
+        (errno.EDQUOT, "no space"),
+        (errno.EROFS, "Read-only file system"),
+    ],
+)
+def test_permissions_and_space_are_told_apart(tmp_path, monkeypatch, code, words):
+    def refuse(uri: str, data: bytes) -> None:
+        try:
+            raise OSError(code, os.strerror(code))
+        except OSError:
+            raise InputError(f"{uri}: cannot be written") from None
+
+    monkeypatch.setattr(storage, "write_bytes", refuse)
+    found = check_store(str(tmp_path / "run"))
+    assert (found.status, words in found.found) == ("fail", True)
+    assert ("space" in found.fix) == (words == "no space")
+
+
+def test_the_folder_that_refuses_is_named(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir(mode=0o700)
+
+    def refuse(uri: str) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    def access(path: object, mode: int) -> bool:  # as for a user who may not enter the folder
+        return "closed/" not in str(path) and not (mode == os.X_OK and str(path).endswith("closed"))
+
+    monkeypatch.setattr(storage, "exists", refuse)
+    monkeypatch.setattr(store.os, "access", access)
+    found = check_store(f"{tmp_path}/closed/a/run")
+    assert f"{tmp_path}/closed is drwx------ of user {os.getuid()}" in found.found
