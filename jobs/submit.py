@@ -1,6 +1,7 @@
-"""Submits a job to a Ray cluster, follows its log through every break, and returns the job's own exit code.
+"""Submits a job to a Ray cluster, follows its log even if the connection breaks, and returns the job's exit code.
 
-    python -m jobs.submit [--address URL] [--detach] [--dry-run] JOB --recipe FILE [a.b=value ...]
+    python -m jobs.submit [--secrets PATH] [--env NAME=VALUE] [--detach] [--dry-run] JOB --recipe FILE [a.b=value ...]
+    python -m jobs.submit --stop ID
 
 Reads:  the recipe and the code of this checkout, which are checked here and uploaded (less than 2 MB).
 Writes: nothing here; the job writes its run_dir, which all machines of the cluster must see.

@@ -80,8 +80,25 @@ def test_a_dry_run_needs_no_cluster_and_no_order_of_options_and_shows_no_token(c
         ([], "required: JOB"),
         ([*CORPUS, "--address", "ray://head:10001"], "http://HOST:PORT"),
         ([*CORPUS], "http://127.0.0.1:9: no answer"),
+        ([*CORPUS, "--env", "HF_TOKEN=hf_1"], "--env HF_TOKEN: looks like a secret"),
+        ([*CORPUS, "--secrets", ".env"], "--secrets .env: give the absolute path"),
+        ([*CORPUS, "--again"], "--again was removed"),
+        ([*CORPUS, "--stop", "distill-1"], "--stop ID: takes no JOB"),
+        (["--stop", "distill-1"], "http://127.0.0.1:9: no answer"),
     ],
-    ids=["unknown key", "relative folder", "no recipe", "no job", "address", "no cluster"],
+    ids=[
+        "unknown key",
+        "relative folder",
+        "no recipe",
+        "no job",
+        "address",
+        "no cluster",
+        "secret",
+        "relative secrets",
+        "removed option",
+        "stop and submit",
+        "stop without a cluster",
+    ],
 )
 def test_what_is_wrong_is_one_line_and_exit_code_2(command, told, capsys):
     assert submit.main([*NOWHERE, *command]) == 2

@@ -40,6 +40,12 @@ class Head:
         except urllib.error.HTTPError as error:
             return error.code
 
+    def read(self, path: str) -> str:
+        """Body of a GET with the token."""
+        request = urllib.request.Request(self.address + path, headers={"Authorization": f"Bearer {self.token}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.read().decode()
+
     def submit(self, checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`ray job submit` of the corpus job from a checkout, as the README gives it."""
         options = ["--address", self.address, "--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml"]

@@ -3,9 +3,12 @@
 Files and a token are all that is sent.
 """
 
+import hashlib
 import json
 import os
 import re
+import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +23,34 @@ from tests.line.ray_head import JOB_S, RECIPE, Head, running_head
 pytestmark = pytest.mark.slow
 
 CORPUS = ["build_corpus", "--recipe", RECIPE]
+# A job that records in its manifest, from driver and worker, the variables that it has.
+PROBE = """
+import hashlib
+import os
+
+import ray
+
+from distilray.config.base import SeededConfig, RayConfig
+from distilray.runtime.job import Job, Outcome
+from distilray.runtime.session import ray_session
+
+
+def variables():
+    digest = hashlib.sha256(os.environ["HF_TOKEN"].encode()).hexdigest()
+    return {"HF_TOKEN": digest, "WANDB_PROJECT": os.environ["WANDB_PROJECT"]}
+
+
+def run(config, folder):
+    with ray_session(RayConfig()):
+        worker = ray.get(ray.remote(variables).remote())
+        logs = ray._private.worker._global_node.get_logs_dir_path()
+    return Outcome("probed", {"driver": variables(), "worker": worker, "logs": logs})
+
+
+JOB = Job("probe", SeededConfig, inputs=lambda config: {}, plan=lambda config: {}, run=run)
+if __name__ == "__main__":
+    raise SystemExit(JOB.main())
+"""
 ANOTHER = "d0c702" * 10  # a token, and none of the cluster
 
 
@@ -98,9 +129,12 @@ def test_given_twice_it_is_one_job_whose_lines_a_bad_network_neither_loses_nor_r
     assert cut == direct
     assert len(re.findall(rf"^build_corpus: .* -> {tmp_path}/corpus$", cut, re.MULTILINE)) == 1
 
+    shutil.rmtree(tmp_path / "corpus")
     again = head.wrapper(checkout, *command)
-    _, told = again.communicate(timeout=JOB_S)
-    assert (again.returncode, "has SUCCEEDED already" in told) == (0, True)
+    log, told = again.communicate(timeout=JOB_S)
+    assert again.returncode == 0, log + told
+    assert re.search(r"attempt 2 \(the previous one, build_corpus-\w+, is SUCCEEDED\)", told)
+    assert (tmp_path / "corpus" / "manifest.json").is_file()
 
 
 def test_a_job_that_finds_bad_input_on_the_cluster_gives_its_own_exit_code(
@@ -118,7 +152,58 @@ def test_a_job_that_finds_bad_input_on_the_cluster_gives_its_own_exit_code(
     detached = head.wrapper(checkout, "--detach", *command)
     name, told = detached.communicate(timeout=JOB_S)
     assert (detached.returncode, name) == (0, f"{first[1]}-2\n")
-    assert f"attempt 2 (the last one, {first[1]}, is FAILED)" in told
+    assert f"attempt 2 (the previous one, {first[1]}, is FAILED)" in told
+
+
+def test_secrets_reach_driver_and_workers_and_are_shown_nowhere(head: Head, checkout: Path, tmp_path: Path) -> None:
+    secret = f"planted-{secrets.token_hex(16)}"
+    file = tmp_path / "secrets"
+    file.write_text(f"HF_TOKEN={secret}\nMLFLOW_TRACKING_URI=https://me:{secret}@mlflow.example.com\n")
+    file.chmod(0o600)
+    (checkout / "jobs" / "probe.py").write_text(PROBE)
+    (checkout / "jobs" / "recipes" / "probe.yaml").write_text("seed: 1\n")
+    command = ["probe", "--recipe", "jobs/recipes/probe.yaml", f"run_dir={tmp_path}/run"]
+    process = head.wrapper(checkout, "--secrets", str(file), "--env", "WANDB_PROJECT=probes", *command)
+    log, told = process.communicate(timeout=JOB_S)
+    assert process.returncode == 0, log + told
+
+    counts = json.loads((tmp_path / "run" / "manifest.json").read_text())["content"]["counts"]
+    expected = hashlib.sha256(secret.encode()).hexdigest()
+    assert counts["driver"] == counts["worker"] == {"HF_TOKEN": expected, "WANDB_PROJECT": "probes"}
+    listed = (
+        head.read("/api/jobs/") + head.read("/api/v0/actors?detail=true") + head.read("/api/v0/workers?detail=true")
+    )
+    assert str(file) in listed
+    files = [
+        path for folder in (tmp_path / "run", Path(counts["logs"])) for path in folder.rglob("*") if path.is_file()
+    ]
+    assert {"config.yaml", "manifest.json"} <= {path.name for path in files}
+    assert any(path.name.startswith("job-driver-probe") for path in files)
+    shown = (log + told + listed).encode() + b"".join(path.read_bytes() for path in files)
+    assert secret.encode() not in shown
+
+
+def test_a_job_that_waits_for_a_gpu_is_named_to_the_same_command_without_it_and_can_be_stopped(
+    head: Head, checkout: Path, tmp_path: Path
+) -> None:
+    def submit(*arguments: str) -> tuple[int, str, str]:
+        process = head.wrapper(checkout, *arguments)
+        log, told = process.communicate(timeout=JOB_S)
+        return process.returncode, log, told
+
+    command = [*CORPUS, f"run_dir={tmp_path}/corpus"]
+    code, waiting, told = submit("--detach", "--entrypoint-num-gpus", "1", *command)
+    assert code == 0, told
+    waiting = waiting.strip()
+
+    code, _, told = submit(*command)
+    assert code == 2
+    assert f"in use by job {waiting}, which is PENDING (its driver waits for 1 GPU)" in told
+    (stop,) = re.findall(r"`python -m jobs\.submit (.*)`", told)
+
+    code, _, told = submit(*stop.split())
+    assert code == 0, told
+    assert f"{waiting} is stopped (FAILED)" in told
 
 
 def test_a_closed_cluster_is_one_line_with_the_fix(head: Head, checkout: Path, tmp_path: Path) -> None:

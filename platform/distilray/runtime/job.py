@@ -11,6 +11,7 @@ from distilray.config.base import Config, JobConfig
 from distilray.config.recipe import load_recipe
 from distilray.errors import InputError
 from distilray.runtime.command_line import CommandParser, exit_code
+from distilray.runtime.job_secrets import load_secrets
 from distilray.runtime.reporting.progress import duration
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.sample import HUB_PREFIX, SAMPLE_PREFIX
@@ -58,6 +59,7 @@ class Job(Generic[C]):
         """Runs the command line and returns the exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted."""
 
         def work() -> None:
+            load_secrets(os.environ)
             arguments = self._parser().parse_intermixed_args(argv)
             if self.validate is not None and arguments.validate is not None:
                 print(self.validate(arguments.validate), flush=True)

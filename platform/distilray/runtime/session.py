@@ -19,6 +19,7 @@ import distilray
 from distilray.config.base import RayConfig
 from distilray.errors import InputError
 from distilray.runtime.environment import environment, inside_cluster
+from distilray.runtime.job_secrets import worker_setup_hook
 from distilray.runtime.resources import Need, ensure
 from distilray.runtime.run_owner import check_visible
 
@@ -147,7 +148,9 @@ def _cluster_arguments(config: RayConfig) -> dict[str, object]:
                 f"RAY_ADDRESS={address}: the address of a dashboard, which takes submitted jobs only; submit the job "
                 "(python -m jobs.submit), or unset RAY_ADDRESS to run it on this machine"
             )
-        return {}  # the address and the runtime environment come from the job
+        # The address and the rest of the runtime environment come from the job.
+        hook = worker_setup_hook(os.environ)
+        return {"runtime_env": {"worker_process_setup_hook": hook}} if hook else {}
     # Ray guards a local cluster with a token, since its ports listen on every interface. This one lives as long as the
     # cluster; without it Ray would write one into the user's home.
     if not os.environ.get("RAY_AUTH_TOKEN_PATH"):

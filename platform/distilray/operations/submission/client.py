@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import os
-import re
+import secrets
+import shlex
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import aiohttp
 import requests
 from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE, get_runtime_env_default_excludes
 from ray._private.runtime_env import packaging
+from ray.dashboard.modules.job.common import JOB_ACTOR_NAME_TEMPLATE, SUPERVISOR_ACTOR_RAY_NAMESPACE
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobSubmissionClient
 from ray.util.state import list_nodes
@@ -24,8 +26,10 @@ from distilray.operations.submission.cluster import (
     KnownJobError,
     Submission,
     UnreachableError,
+    one_line,
 )
 
+_KILL = "import sys, ray; ray.init(log_to_driver=False); ray.kill(ray.get_actor(*sys.argv[1:]))"
 _ANSWER_S = 30  # of a request; Ray's client itself would wait without end for a tunnel whose far end is gone
 _TICK_S = 5.0  # of a silent stream
 _NO_ANSWER = "is the cluster up, and its port tunnelled (`ray dashboard cluster.yaml`, or --address)?"
@@ -101,6 +105,23 @@ class RayCluster:
                     raise
                 raise KnownJobError(job_id) from None
 
+    def stop(self, job_id: str) -> None:
+        """Asks a job to stop; one that is pending does so when it starts."""
+        with _faults_of(self._address):
+            self._client.stop_job(job_id)
+
+    def kill_pending(self, job_id: str) -> None:
+        """Ends a job whose driver has not started.
+
+        The jobs API cannot do it, but a second job can: one without resources, which starts on the head at once.
+        """
+        driver = [JOB_ACTOR_NAME_TEMPLATE.format(job_id=job_id), SUPERVISOR_ACTOR_RAY_NAMESPACE]
+        with _faults_of(self._address):
+            self._client.submit_job(
+                entrypoint=shlex.join(["python", "-c", _KILL, *driver]),
+                submission_id=f"stop-{job_id}-{secrets.token_hex(3)}",
+            )
+
     def tail(self, job_id: str) -> Generator[str | None, None, None]:
         """The log from its beginning, as it grows; None every few seconds without any."""
         loop = asyncio.new_event_loop()
@@ -118,7 +139,7 @@ class RayCluster:
                 task = loop.create_task(_next(pieces))
                 yield piece
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
-            raise UnreachableError(_one_line(error)) from None
+            raise UnreachableError(one_line(error)) from None
         finally:
             task.cancel()
             with suppress(asyncio.CancelledError, aiohttp.ClientError, OSError, RuntimeError):
@@ -169,9 +190,9 @@ def _faults_of(address: str) -> Iterator[None]:
     except (requests.ConnectionError, requests.Timeout, ConnectionError):
         raise UnreachableError(f"{address}: no answer; {_NO_ANSWER}") from None
     except requests.RequestException as error:
-        raise UnreachableError(f"{address}: no Ray dashboard answers there ({_one_line(error)})") from None
+        raise UnreachableError(f"{address}: no Ray dashboard answers there ({one_line(error)})") from None
     except (RuntimeError, RayError, RayStateApiException) as error:
-        raise UnreachableError(f"{address}: {_one_line(error)}") from None
+        raise UnreachableError(f"{address}: {one_line(error)}") from None
 
 
 def _record(job: Any) -> JobRecord:
@@ -186,10 +207,3 @@ def _record(job: Any) -> JobRecord:
 
 async def _next(pieces: Any) -> str | None:
     return await anext(pieces, None)
-
-
-def _one_line(error: Exception) -> str:
-    """The words of an error, of a traceback of the server the last line."""
-    lines = [line for line in str(error).splitlines() if re.search(r"\w", line)] or [type(error).__name__]
-    told = lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
-    return " ".join(told.split())[:300]

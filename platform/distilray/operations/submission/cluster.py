@@ -1,11 +1,13 @@
-"""What a submission needs of a cluster, without Ray: jobs by their id, the log as a stream, the machines."""
+"""Interface of the cluster that jobs are submitted to, without Ray: jobs by id, log streams, machines."""
 
+import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from distilray.errors import InputError
 
+RESOURCES = "driver_resources"  # key of the metadata
 PENDING, SUCCEEDED, STOPPED = "PENDING", "SUCCEEDED", "STOPPED"
 ENDED = frozenset({SUCCEEDED, STOPPED, "FAILED"})
 
@@ -40,13 +42,35 @@ class JobRecord:
 
     @property
     def ended(self) -> bool:
-        """Whether the status is the last one."""
+        """Whether the status is final."""
         return self.status in ENDED
+
+    @property
+    def resources(self) -> str:
+        """The resources reserved for its driver, e.g. `1 GPU`; empty if there are none or it was submitted by hand."""
+        return self.metadata.get(RESOURCES, "")
+
+    def describe_status(self) -> str:
+        """Returns the status, and for a pending job the resources that its driver waits for."""
+        is_waiting = self.status == PENDING and self.resources
+        return f"{self.status} (its driver waits for {self.resources})" if is_waiting else self.status
+
+
+def one_line(text: object) -> str:
+    """Shortens the text of an error to its first and last line; the last line of a traceback is the error itself."""
+    lines = [line for line in str(text).splitlines() if re.search(r"\w", line)] or [type(text).__name__]
+    shortened = lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
+    return " ".join(shortened.split())[:300]
+
+
+def format_amount(resource: str, amount: float) -> str:
+    """Formats an amount of a Ray resource, e.g. `2 GPU`."""
+    return f"{amount / 1e9:.1f} GB of memory" if resource == "memory" else f"{amount:g} {resource}"
 
 
 @dataclass(frozen=True)
 class DriverResources:
-    """What is reserved for the command itself. With none of it, it runs on the head."""
+    """Resources reserved for the driver, the process of the job's command. Without any, it runs on the head."""
 
     num_cpus: float = 0.0
     num_gpus: float = 0.0
@@ -56,6 +80,9 @@ class DriverResources:
         """By Ray's name of the resource, without zeros."""
         needs = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": float(self.memory_bytes)}
         return {name: amount for name, amount in needs.items() if amount}
+
+    def __str__(self) -> str:
+        return " and ".join(format_amount(name, need) for name, need in self.needs().items())
 
 
 @dataclass(frozen=True)
@@ -97,6 +124,14 @@ class Cluster(Protocol):
         Raises:
             KnownJobError: the id is in use.
         """
+        ...
+
+    def stop(self, job_id: str) -> None:
+        """Asks a job to stop; one that is pending does so when it starts."""
+        ...
+
+    def kill_pending(self, job_id: str) -> None:
+        """Ends a job whose driver has not started."""
         ...
 
     def tail(self, job_id: str) -> Generator[str | None, None, None]:

@@ -1,15 +1,17 @@
-"""Following a job to its end: the stream of its log may break, the job's status decides."""
+"""Follows a job until it ends, through breaks of its log stream, or stops it."""
 
 import re
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
+from distilray.errors import InputError
 from distilray.operations.submission.cluster import (
     PENDING,
     STOPPED,
     SUCCEEDED,
     Cluster,
+    ClusterError,
     JobRecord,
     UnreachableError,
 )
@@ -17,6 +19,8 @@ from distilray.runtime.command_line import EXIT_FAULT, EXIT_INTERRUPTED
 from distilray.runtime.reporting.progress import duration
 
 _EXIT_CODE = re.compile(r"command failed with exit code (-?\d+)")
+_STOP_GRACE_S = 5.0  # a job whose driver can start is stopped by Ray within this time
+_STOP_LIMIT_S = 120.0
 _SIGNAL_BASE = 128  # a shell's code of a command that a signal ended
 
 
@@ -116,10 +120,10 @@ class Follower:
             now = self._timing.clock()
             told = " ".join(record.message.split()) or "Ray gives no reason"
             if now - started > self._timing.pending_limit_s:
-                raise WaitedTooLongError(f"still PENDING after {duration(now - started)}: {told}")
+                raise WaitedTooLongError(f"still {record.describe_status()} after {duration(now - started)}: {told}")
             if now - said >= self._timing.say_s:
                 said = now
-                self._say(f"PENDING for {duration(now - started)}: {told}")
+                self._say(f"{record.describe_status()} for {duration(now - started)}: {told}")
             self._timing.sleep(self._timing.poll_s)
             record = self._look()
         return record
@@ -178,3 +182,36 @@ def exit_code_of(record: JobRecord) -> int:
     if not code:
         return EXIT_INTERRUPTED if record.status == STOPPED else EXIT_FAULT
     return code if code > 0 else _SIGNAL_BASE - code
+
+
+def stop_job(cluster: Cluster, job_id: str, timing: Timing, *, say: Callable[[str], object]) -> None:
+    """Stops a job, also one that is pending, which `ray job stop` leaves in the queue, and waits until it has ended.
+
+    Raises:
+        InputError: the cluster has no such job.
+        ClusterError: it has not ended in two minutes.
+    """
+    record = cluster.job(job_id)
+    if record is None:
+        raise InputError(f"{job_id}: no such job on {cluster.address}; `ray job list` shows the ids")
+    if record.ended:
+        say(f"{job_id} has already ended ({record.status})")
+        return
+    cluster.stop(job_id)
+    started, killed = timing.clock(), False
+    while record is not None and not record.ended:
+        waited = timing.clock() - started
+        if waited > _STOP_LIMIT_S:
+            raise ClusterError(f"{job_id}: still {record.status} {duration(waited)} after it was told to stop")
+        if record.status == PENDING and waited >= _STOP_GRACE_S and not killed:
+            say(f"{job_id} is waiting for {record.resources or 'its driver'}; removing it from the queue")
+            cluster.kill_pending(job_id)
+            killed = True
+        timing.sleep(timing.poll_s)
+        record = cluster.job(job_id)
+    say(f"{job_id} is stopped" if record is None else f"{job_id} is stopped ({record.status})")
+
+
+def stop_command(address: str, job_id: str) -> str:
+    """Returns the command that stops a job."""
+    return f"python -m jobs.submit --address {address} --stop {job_id}"

@@ -1,5 +1,6 @@
 """What a config says of places: which of them a cluster could not find, and whether one is on a hub."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from distilray.runtime.storage import SCHEMES
 
 # Ends of the keys that say where something lies; `models` holds places by names of the user's choice.
 _PLACES = ("path", "paths", "_dir", "models")
+_LOGIN = re.compile(r"://[^/\s]*@")
 _SHARED = "/mnt/shared"  # an example of a place that every machine of a cluster sees
 
 
@@ -28,6 +30,8 @@ def check_places(config: JobConfig) -> None:
         InputError: names the first key, the fix, and the other keys.
     """
     for key, value in places(config):
+        if has_login(value):
+            raise InputError(f"{key}: a login in a URI, which job listings would show; use --secrets PATH or a role")
         scheme, separator, _ = value.partition("://")
         if separator and scheme not in SCHEMES:
             raise InputError(f"{key}={value}: scheme '{scheme}' is not one of {', '.join(SCHEMES)}")
@@ -38,9 +42,14 @@ def check_places(config: JobConfig) -> None:
     also = f" (likewise {', '.join(other for other, _ in wrong[1:])})" if wrong[1:] else ""
     example = f"{_SHARED}/{value.removeprefix('~').lstrip('./')}".rstrip("/")
     raise InputError(
-        f"{key}={value}: relative, so on a cluster it would lie in the unpacked upload of one machine; give a path or "
-        f"URI that all its machines see, for instance {example}{also}"
+        f"{key}={value}: relative, so on a cluster it would be inside the unpacked upload of one machine; give a path "
+        f"or URI that all its machines see, for instance {example}{also}"
     )
+
+
+def has_login(text: str) -> bool:
+    """Whether a text contains a URI with a user, password or token before its host."""
+    return _LOGIN.search(text) is not None
 
 
 def needs_hub(config: JobConfig) -> bool:

@@ -1,43 +1,36 @@
-"""What a request asks of a cluster beyond the machines that it has now. A hint only: it may grow."""
+"""Compares the resources of a job with the current machines of the cluster. A hint only: the cluster may grow."""
 
 from collections.abc import Mapping, Sequence
 
 from distilray.config.base import JobConfig
-from distilray.operations.submission.cluster import DriverResources
+from distilray.operations.submission.cluster import DriverResources, format_amount
 
-_GROWS = "unless the autoscaler starts machines for it (what it may start is not known here)"
+_WAITS = "the job waits while Ray requests them from the autoscaler; without an autoscaler it will not start"
 
 
 def doubts(driver: DriverResources, config: JobConfig, machines: Sequence[Mapping[str, float]]) -> list[str]:
-    """What the machines of now cannot give, a line each.
+    """Returns a line for each resource that the current machines lack.
 
     Args:
-        driver: what is reserved for the command itself, all of it on one machine.
+        driver: reserved for the driver, all of it on one machine.
         machines: the resources of each.
     """
     lines = []
     needs = driver.needs()
     if needs and not any(all(machine.get(name, 0) >= need for name, need in needs.items()) for machine in machines):
-        asked = " and ".join(_amount(name, need) for name, need in needs.items())
-        lines.append(f"no machine has {asked} for the command itself: it stays PENDING {_GROWS}")
+        lines.append(f"no machine has {driver} for the driver now: {_WAITS}")
     for name, need in _workers(config).items():
         have = sum(machine.get(name, 0) for machine in machines)
         if need > have:
-            lines.append(
-                f"the workers need {_amount(name, need)}, the cluster has {have:g} now: the run waits {_GROWS}"
-            )
+            lines.append(f"the workers need {format_amount(name, need)}, the cluster has {have:g} now: {_WAITS}")
     return lines
 
 
 def _workers(config: JobConfig) -> dict[str, float]:
-    """What the workers of a training ask for at least; other jobs take what there is."""
+    """The least that the workers of a training run request; other jobs use what is available."""
     scaling = getattr(config, "scaling", None)
     count = getattr(scaling, "min_workers", None) or getattr(scaling, "num_workers", None)
     if count is None:
         return {}
     needs = {"CPU": count * getattr(scaling, "cpus_per_worker", 0), "GPU": count * getattr(scaling, "use_gpu", False)}
     return {name: float(need) for name, need in needs.items() if need}
-
-
-def _amount(name: str, need: float) -> str:
-    return f"{need / 1e9:.1f} GB of memory" if name == "memory" else f"{need:g} {name}"

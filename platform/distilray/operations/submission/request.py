@@ -1,21 +1,27 @@
-"""From a command to what is sent: the entrypoint, the runtime environment, the id. Nothing is asked of a cluster."""
+"""Builds a submission from a command: entrypoint, runtime environment, id. Does not contact the cluster."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from distilray.config.base import JobConfig
 from distilray.config.recipe import load_recipe, read_yaml
 from distilray.errors import InputError
 from distilray.operations.submission.attempts import submission_id
-from distilray.operations.submission.cluster import DriverResources, Submission
-from distilray.operations.submission.places import check_places, needs_hub
+from distilray.operations.submission.cluster import RESOURCES, DriverResources, Submission
+from distilray.operations.submission.places import check_places, has_login, needs_hub
+from distilray.runtime.job_secrets import SECRETS_PATH
 
 RUNTIME_ENV = "jobs/runtime_env.yaml"
 _KEYS = {"env_vars", "excludes"}
 _OFFLINE = "HF_HUB_OFFLINE"
+_FORM = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.ASCII | re.DOTALL)
+_SECRET_WORD = re.compile(r"(?i)(key|token|secret|passwd|password|passphrase)s?(_|$)")
+_PATH_ENDS = ("_FILE", "_PATH", "_DIR")
+_RAY_OF_A_JOB = ("RAY_TRAIN_", "RAY_DATA_")  # Ray reads its other variables when a node starts
 
 
 @dataclass(frozen=True)
@@ -41,50 +47,103 @@ def build_request(
     *,
     root: Path,
     driver: DriverResources,
+    variables: Mapping[str, str],
 ) -> Request:
-    """The request of a command.
+    """Builds the request of a command.
 
     Args:
         job: as in `python -m jobs.<job>`.
         root: the checkout, whose files are uploaded.
-        driver: what is reserved for the command itself.
+        driver: reserved for the driver.
+        variables: of `--env` and `--secrets`; they override those of the runtime environment.
 
     Raises:
-        InputError: the recipe does not fit the job, names places that a cluster could not find, or lies elsewhere.
+        InputError: the recipe does not fit the job, names locations that the cluster cannot find, or is not in the
+            checkout.
     """
+    for override in overrides:
+        if has_login(override):
+            key = override.partition("=")[0]
+            raise InputError(f"{key}: a login in a URI, which job listings would show; use --secrets PATH or a role")
     config = load_recipe(recipe, overrides, config_class)
     check_places(config)
     inside = _path_in(root, recipe)
     arguments = ["--recipe", inside, *overrides]
     env_vars, excludes = runtime_env(root)
-    base = submission_id(job, config, arguments)
+    base = submission_id(job, config, arguments, driver=driver, variables=variables)
     submission = Submission(
         entrypoint=shlex.join(["python", "-m", f"jobs.{job}", *arguments]),
         working_dir=str(root),
         excludes=excludes,
-        env_vars={**env_vars, _OFFLINE: "0" if needs_hub(config) else "1"},
-        metadata={"job": job, "run_dir": config.run_dir, "command": base},
+        env_vars={**env_vars, _OFFLINE: "0" if needs_hub(config) else "1", **variables},
+        metadata={"job": job, "run_dir": config.run_dir, "command": base, RESOURCES: str(driver)},
         driver=driver,
     )
     return Request(base, config, inside, submission)
 
 
-def runtime_env(root: Path) -> tuple[Mapping[str, str], tuple[str, ...]]:
-    """Variables and excludes of the checkout's runtime environment.
+def submitted_variables(assignments: Sequence[str], secrets_path: str | None) -> dict[str, str]:
+    """Returns the variables of `--env NAME=VALUE` options and of `--secrets PATH`.
 
     Raises:
-        InputError: it asks for more than that, as for packages, which belong into the image of the cluster.
+        InputError: not of that form, a secret, a variable that the job needs as it is, or a relative path.
+    """
+    variables = {}
+    for number, assignment in enumerate(assignments, 1):
+        match = _FORM.fullmatch(assignment)
+        if match is None:  # not repeated: it may be a secret
+            raise InputError(f"--env number {number}: write NAME=VALUE")
+        variables[match[1]] = match[2]
+    for name in variables:
+        if name == SECRETS_PATH:
+            raise InputError(f"--env {name}: use --secrets PATH")
+        if name == "PYTHONPATH":
+            raise InputError(f"--env {name}: the job would not find its own code; it is set by jobs/runtime_env.yaml")
+        if name.startswith("RAY_") and not name.startswith(_RAY_OF_A_JOB):
+            raise InputError(f"--env {name}: Ray reads it when a node starts; set it in the cluster file")
+    check_no_secrets(variables, "--env")
+    if secrets_path is not None:
+        if not PurePosixPath(secrets_path).is_absolute():
+            raise InputError(
+                f"--secrets {secrets_path}: give the absolute path of a file or folder on the cluster, which all its "
+                "machines see; it is not uploaded"
+            )
+        variables[SECRETS_PATH] = secrets_path
+    return variables
+
+
+def check_no_secrets(variables: Mapping[str, str], source: str) -> None:
+    """Refuses variables that look like secrets, by their name or by a login in a URI.
+
+    Raises:
+        InputError: names the variable, not its value.
+    """
+    for name, value in variables.items():
+        is_path = name.upper().endswith(_PATH_ENDS)
+        if has_login(value) or (_SECRET_WORD.search(name) and not is_path):
+            raise InputError(
+                f"{source} {name}: looks like a secret, and Ray shows the variables of a job to everyone who lists "
+                "jobs; put it into a file on the cluster and pass --secrets PATH"
+            )
+
+
+def runtime_env(root: Path) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """Returns the variables and excludes of the checkout's runtime environment.
+
+    Raises:
+        InputError: it contains other keys, such as packages, which belong in the image of the cluster, or secrets.
     """
     file = str(root / RUNTIME_ENV)
     values: dict[str, Any] = read_yaml(file)
     if foreign := sorted(set(values) - _KEYS):
         raise InputError(
-            f"{file}: '{foreign[0]}' is not sent; packages belong into the image of the cluster, and the only keys "
+            f"{file}: '{foreign[0]}' is not sent; packages belong in the image of the cluster, and the only keys "
             f"here are {', '.join(sorted(_KEYS))}"
         )
     env_vars, excludes = values.get("env_vars", {}), values.get("excludes", [])
     if not all(isinstance(value, str) for value in [*env_vars.values(), *excludes]):
         raise InputError(f"{file}: values of env_vars and excludes are text; put a number into quotes")
+    check_no_secrets(env_vars, f"{file}:")
     return env_vars, tuple(excludes)
 
 
@@ -93,5 +152,5 @@ def _path_in(root: Path, recipe: str) -> str:
         return Path(recipe).resolve().relative_to(root.resolve()).as_posix()
     except ValueError:
         raise InputError(
-            f"{recipe}: lies outside of the checkout, so the cluster would not have it; copy it to jobs/recipes/"
+            f"{recipe}: outside of the checkout, so the cluster would not have it; copy it to jobs/recipes/"
         ) from None

@@ -51,6 +51,8 @@ class ScriptedCluster:
         self.rivals: list[JobRecord] = []  # submitted by somebody else just before us
         self.resources: list[dict[str, float]] = [{"CPU": 8.0}]
         self.tails = 0
+        self.stopped: list[str] = []
+        self.killed: list[str] = []
 
     def timing(self, **limits: float) -> Timing:
         return Timing(self.clock, self.clock.sleep, **limits)
@@ -69,6 +71,12 @@ class ScriptedCluster:
             self.known.append(self.rivals.pop())
             raise KnownJobError(job_id)
         self.sent.append((job_id, submission))
+
+    def stop(self, job_id: str) -> None:
+        self.stopped.append(job_id)
+
+    def kill_pending(self, job_id: str) -> None:
+        self.killed.append(job_id)
 
     def tail(self, job_id: str) -> Generator[str | None, None, None]:
         self.tails += 1

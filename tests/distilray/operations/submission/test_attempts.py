@@ -4,74 +4,93 @@ import pytest
 
 from distilray.config.base import JobConfig, SeededConfig
 from distilray.errors import InputError
-from distilray.operations.submission.attempts import ID, Step, check_writers, decide, submission_id
+from distilray.operations.submission.attempts import ID, check_writers, next_attempt, submission_id
+from distilray.operations.submission.cluster import DriverResources
 from tests.distilray.operations.submission.scripted_cluster import job
 
 BASE = "distill-0123456789ab"
 CONFIG = SeededConfig(run_dir="/mnt/run")
+ADDRESS = "http://head:8265"
+GPU = DriverResources(num_gpus=1)
+
+
+def id_of(name="distill", config=CONFIG, arguments=("a=1",), driver=GPU, variables=None):
+    return submission_id(name, config, arguments, driver=driver, variables=variables or {})
 
 
 def test_the_same_command_has_the_same_id():
-    assert submission_id("distill", CONFIG, ["a=1"]) == submission_id(
-        "distill", SeededConfig(run_dir="/mnt/run"), ["a=1"]
-    )
+    again = id_of(config=SeededConfig(run_dir="/mnt/run"), driver=DriverResources(num_gpus=1))
+    assert id_of() == again
 
 
 @pytest.mark.parametrize(
-    ("name", "config", "arguments"),
+    "changed",
     [
-        ("encode_corpus", CONFIG, ["a=1"]),
-        ("distill", JobConfig(run_dir="/mnt/other"), ["a=1"]),
-        ("distill", SeededConfig(run_dir="/mnt/run", seed=1), ["a=1"]),
-        ("distill", CONFIG, ["a=2"]),
+        {"name": "encode_corpus"},
+        {"config": JobConfig(run_dir="/mnt/other")},
+        {"config": SeededConfig(run_dir="/mnt/run", seed=1)},
+        {"arguments": ["a=2"]},
+        {"driver": DriverResources()},
+        {"driver": DriverResources(num_cpus=1)},
+        {"driver": DriverResources(num_gpus=1, memory_bytes=1)},
+        {"variables": {"A": "1"}},
     ],
-    ids=["job", "run folder", "another value", "arguments"],
+    ids=["job", "run folder", "value", "arguments", "no resources", "CPU", "memory", "variables"],
 )
-def test_another_command_has_another_id(name, config, arguments):
-    assert submission_id(name, config, arguments) != submission_id("distill", CONFIG, ["a=1"])
+def test_another_command_has_another_id(changed):
+    assert id_of(**changed) != id_of()
 
 
 def test_an_id_has_only_letters_that_ray_and_file_systems_take():
-    made = submission_id("evaluate_fill_mask", CONFIG, ["x y", "/é"])
+    made = id_of("evaluate_fill_mask", arguments=["x y", "/é"])
     assert re.fullmatch(r"evaluate_fill_mask-[0-9a-f]{12}", made)
     assert ID.fullmatch(f"{made}-123456")
 
 
 @pytest.mark.parametrize(
-    ("statuses", "step", "number"),
+    ("statuses", "number"),
     [
-        ([], Step.SUBMIT, 1),
-        (["PENDING"], Step.ATTACH, 1),
-        (["RUNNING"], Step.ATTACH, 1),
-        (["SUCCEEDED"], Step.DONE, 1),
-        (["FAILED"], Step.SUBMIT, 2),
-        (["STOPPED"], Step.SUBMIT, 2),
-        (["FAILED", "RUNNING"], Step.ATTACH, 2),
-        (["FAILED", "FAILED"], Step.SUBMIT, 3),
-        (["FAILED", "SUCCEEDED"], Step.DONE, 2),
-        (["FAILED"] * 9 + ["STOPPED"], Step.SUBMIT, 11),
+        ([], 1),
+        (["PENDING"], 1),
+        (["RUNNING"], 1),
+        (["SUCCEEDED"], 2),
+        (["FAILED"], 2),
+        (["STOPPED"], 2),
+        (["FAILED", "RUNNING"], 2),
+        (["FAILED", "FAILED"], 3),
+        (["FAILED", "SUCCEEDED"], 3),
+        (["FAILED"] * 9 + ["STOPPED"], 11),
     ],
 )
-def test_the_last_attempt_decides(statuses, step, number):
+def test_an_ended_attempt_is_followed_by_the_next_and_an_active_one_is_kept(statuses, number):
     known = [job(status, job_id=BASE if not n else f"{BASE}-{n + 1}") for n, status in enumerate(statuses)]
-    decision = decide(BASE, [*reversed(known), job("RUNNING", job_id="other-1")])
-    assert (decision.step, decision.number) == (step, number)
-    assert decision.id == (BASE if number == 1 else f"{BASE}-{number}")
-
-
-def test_again_asks_for_another_attempt_after_a_success_but_not_beside_a_running_one():
-    assert decide(BASE, [job("SUCCEEDED", job_id=BASE)], again=True).id == f"{BASE}-2"
-    assert decide(BASE, [job("RUNNING", job_id=BASE)], again=True).step is Step.ATTACH
+    attempt = next_attempt(BASE, [*reversed(known), job("RUNNING", job_id="other-1")])
+    assert (attempt.number, attempt.last) == (number, known[-1] if known else None)
+    assert attempt.id == (BASE if number == 1 else f"{BASE}-{number}")
 
 
 @pytest.mark.parametrize("foreign", [f"{BASE}x", f"{BASE}-1", f"{BASE}-0", f"{BASE}-02", f"{BASE}-a", f"x-{BASE}"])
 def test_the_id_of_another_command_is_no_attempt(foreign):
-    assert decide(BASE, [job("RUNNING", job_id=foreign)]).step is Step.SUBMIT
+    assert next_attempt(BASE, [job("RUNNING", job_id=foreign)]).last is None
 
 
-def test_two_commands_do_not_write_one_run_folder_at_a_time():
-    with pytest.raises(InputError, match=r"run_dir=/mnt/run: job other-1 is RUNNING and writes there"):
-        check_writers(BASE, "/mnt/run", [job("RUNNING", job_id="other-1", run_dir="/mnt/run")])
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (job("RUNNING", job_id="other-1", run_dir="/mnt/run/"), "other-1, which is RUNNING;"),
+        (job("PENDING", job_id="other-1", run_dir="/mnt/run"), "other-1, which is PENDING;"),
+        (
+            job("PENDING", job_id="other-1", run_dir="/mnt/run", driver_resources="1 GPU"),
+            "other-1, which is PENDING (its driver waits for 1 GPU);",
+        ),
+    ],
+    ids=["running", "pending without resources", "pending for a GPU"],
+)
+def test_the_other_job_of_a_run_folder_is_named_with_the_command_that_stops_it(other, words):
+    with pytest.raises(InputError, match="in use by job") as caught:
+        check_writers(BASE, "/mnt/run", [other], address=ADDRESS)
+    assert words in str(caught.value)
+    assert f"`python -m jobs.submit --address {ADDRESS} --stop other-1`" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -85,4 +104,4 @@ def test_two_commands_do_not_write_one_run_folder_at_a_time():
     ids=["ended", "elsewhere", "of somebody else", "of this command"],
 )
 def test_other_jobs_do_not_bar_a_run_folder(record):
-    check_writers(BASE, "/mnt/run", [record])
+    check_writers(BASE, "/mnt/run", [record], address=ADDRESS)

@@ -40,28 +40,15 @@ def test_a_command_whose_job_runs_attaches_to_it(capsys, status):
     cluster = ScriptedCluster([ENDED], [[]], known=[job(status, job_id=ID)])
     assert submitted(cluster) == 0
     assert not cluster.sent
-    assert f"submit: {ID} is {status} already; attaching to it" in capsys.readouterr().err
+    assert f"submit: {ID} is already {status}; attaching to it" in capsys.readouterr().err
 
 
-def test_a_command_that_has_succeeded_is_done(capsys):
-    cluster = ScriptedCluster(known=[job("SUCCEEDED", job_id=ID)])
-    assert submitted(cluster) == 0
-    assert not cluster.sent
-    assert "has SUCCEEDED already" in capsys.readouterr().err
-
-
-def test_a_command_that_has_succeeded_is_submitted_again_when_asked_to():
-    cluster = ScriptedCluster([ENDED], [[]], known=[job("SUCCEEDED", job_id=ID)])
-    assert submitted(cluster, again=True) == 0
-    assert [name for name, _ in cluster.sent] == [f"{ID}-2"]
-
-
-@pytest.mark.parametrize("status", ["FAILED", "STOPPED"])
-def test_a_command_that_has_failed_is_tried_again_and_the_attempt_is_named(capsys, status):
+@pytest.mark.parametrize("status", ["SUCCEEDED", "FAILED", "STOPPED"])
+def test_a_command_whose_job_has_ended_is_submitted_again_and_the_attempt_is_named(capsys, status):
     cluster = ScriptedCluster([ENDED], [[]], known=[job("FAILED", job_id=ID), job(status, job_id=f"{ID}-2")])
     assert submitted(cluster) == 0
     assert [name for name, _ in cluster.sent] == [f"{ID}-3"]
-    assert f"{ID}-3, attempt 3 (the last one, {ID}-2, is {status})" in capsys.readouterr().err
+    assert f"{ID}-3, attempt 3 (the previous one, {ID}-2, is {status})" in capsys.readouterr().err
 
 
 def test_of_two_at_the_same_moment_the_slower_one_attaches(capsys):
@@ -74,7 +61,7 @@ def test_of_two_at_the_same_moment_the_slower_one_attaches(capsys):
 
 def test_a_second_command_for_a_run_folder_in_use_is_refused():
     cluster = ScriptedCluster(known=[job("RUNNING", job_id="distill-ffff", run_dir="/mnt/run")])
-    with pytest.raises(InputError, match="distill-ffff is RUNNING and writes there"):
+    with pytest.raises(InputError, match="in use by job distill-ffff, which is RUNNING"):
         submitted(cluster)
     assert not cluster.sent
 
@@ -87,11 +74,26 @@ def test_the_exit_code_is_that_of_the_job_and_its_reason_is_one_line(capsys):
     assert last == f"submit: {ID} FAILED: Job entrypoint command failed with exit code 2 (exit code 2)"
 
 
+def test_a_waiting_job_is_attached_to_with_the_resources_that_it_waits_for(capsys):
+    cluster = ScriptedCluster([ENDED], [[]], known=[job("PENDING", job_id=ID, driver_resources="1 GPU")])
+    assert submitted(cluster) == 0
+    assert "is already PENDING (its driver waits for 1 GPU); attaching" in capsys.readouterr().err
+
+
+def test_a_job_whose_driver_was_killed_is_reported_with_the_last_line_of_the_reason(capsys):
+    message = (
+        "Job supervisor actor died: ...\n\tactor_id: c1\nThe actor never ran - it was cancelled before it started."
+    )
+    assert submitted(ScriptedCluster([job("FAILED", message=message)], [[]])) == 1
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.endswith("The actor never ran - it was cancelled before it started. (exit code 1)")
+
+
 def test_a_detached_command_prints_the_id_alone(capsys):
     assert submitted(ScriptedCluster(), detach=True) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{ID}\n"
-    assert f"`ray job stop --no-wait --address http://head:8265 {ID}` stops it" in printed.err
+    assert f"`python -m jobs.submit --address http://head:8265 --stop {ID}` stops it" in printed.err
 
 
 def test_ctrl_c_ends_the_following_and_not_the_job(capsys):
@@ -104,14 +106,14 @@ def test_ctrl_c_ends_the_following_and_not_the_job(capsys):
     cluster.connections = [[]]
     assert submitted(cluster) == 130
     told = capsys.readouterr().err
-    assert f"{ID} goes on; the same command attaches to it again" in told
-    assert "ray job stop" in told
+    assert f"{ID} continues on the cluster; the same command attaches to it again" in told
+    assert f"--stop {ID}" in told
 
 
 def test_a_job_that_does_not_start_in_time_is_left_alone_with_a_code(capsys):
     cluster = ScriptedCluster([job("PENDING", message="no GPU")], [[]])
     assert submitted(cluster) == 1
-    assert "still PENDING after 15 min 02 s: no GPU; it is left as it is;" in capsys.readouterr().err
+    assert "still PENDING after 15 min 02 s: no GPU; it was not stopped;" in capsys.readouterr().err
 
 
 def test_a_cluster_that_is_lost_while_it_is_followed_is_no_success(capsys):
@@ -124,7 +126,7 @@ def test_a_job_that_is_too_large_for_the_cluster_is_sent_with_a_warning(capsys):
     large = replace(REQUEST, submission=replace(SENT, driver=DriverResources(num_gpus=1)))
     assert submit_and_follow(cluster, large, UPLOAD, cluster.timing()) == 0
     assert cluster.sent
-    assert "no machine has 1 GPU for the command itself" in capsys.readouterr().err
+    assert "no machine has 1 GPU for the driver now" in capsys.readouterr().err
 
 
 def test_a_cluster_that_does_not_tell_its_size_is_used_all_the_same(capsys, monkeypatch):
@@ -135,7 +137,7 @@ def test_a_cluster_that_does_not_tell_its_size_is_used_all_the_same(capsys, monk
 
     monkeypatch.setattr(cluster, "machines", fail)
     assert submitted(cluster) == 0
-    assert "whether the cluster is large enough is not known: the state API is off" in capsys.readouterr().err
+    assert "cannot check whether the cluster is large enough: the state API is off" in capsys.readouterr().err
 
 
 def test_the_plan_names_all_that_would_be_sent():

@@ -2,10 +2,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from distilray.errors import InputError
 from distilray.operations.submission.cluster import ClusterError
-from distilray.operations.submission.follow import Follower, PrintedOnce, WaitedTooLongError, exit_code_of
+from distilray.operations.submission.follow import Follower, PrintedOnce, WaitedTooLongError, exit_code_of, stop_job
 from tests.distilray.operations.submission.scripted_cluster import DROP, GONE, SILENCE, ScriptedCluster, job
 
+ID = "distill-0123456789ab"
 RUNNING, DONE = job("RUNNING"), job("SUCCEEDED", code=0)
 
 
@@ -140,3 +142,44 @@ def test_a_log_that_is_shorter_the_next_time_is_not_printed_again():
 )
 def test_the_exit_code_is_that_of_the_command(record, code):
     assert exit_code_of(record) == code
+
+
+def stop(cluster):
+    lines = []
+    stop_job(cluster, ID, cluster.timing(), say=lines.append)
+    return lines
+
+
+def test_a_running_job_is_stopped_and_waited_for():
+    cluster = ScriptedCluster([job("RUNNING"), job("RUNNING"), job("STOPPED")])
+    assert stop(cluster) == [f"{ID} is stopped (STOPPED)"]
+    assert (cluster.stopped, cluster.killed) == ([ID], [])
+
+
+def test_a_pending_job_that_starts_is_stopped_by_ray_alone():
+    cluster = ScriptedCluster([job("PENDING"), job("PENDING"), job("STOPPED")])
+    stop(cluster)
+    assert (cluster.stopped, cluster.killed) == ([ID], [])
+
+
+def test_a_job_that_stays_pending_is_killed_once():
+    waiting = job("PENDING", driver_resources="1 GPU")
+    cluster = ScriptedCluster([*[waiting] * 8, job("FAILED")])
+    assert stop(cluster) == [f"{ID} is waiting for 1 GPU; removing it from the queue", f"{ID} is stopped (FAILED)"]
+    assert (cluster.stopped, cluster.killed) == ([ID], [ID])
+
+
+def test_a_job_that_has_ended_is_left_alone():
+    cluster = ScriptedCluster([job("SUCCEEDED")])
+    assert stop(cluster) == [f"{ID} has already ended (SUCCEEDED)"]
+    assert (cluster.stopped, cluster.killed) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("looks", "words"),
+    [([None], "no such job on http://head:8265"), ([job("RUNNING")], "still RUNNING 2 min")],
+    ids=["unknown", "does not end"],
+)
+def test_a_job_that_cannot_be_stopped_is_an_error(looks, words):
+    with pytest.raises(InputError, match=words):
+        stop(ScriptedCluster(looks))

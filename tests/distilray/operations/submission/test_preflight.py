@@ -20,7 +20,7 @@ def test_what_fits_is_not_doubted():
 
 def test_the_command_itself_must_fit_on_one_machine():
     (line,) = doubts(DriverResources(num_gpus=1, memory_bytes=int(50e9)), PLAIN, MACHINES)
-    assert line.startswith("no machine has 1 GPU and 50.0 GB of memory for the command itself: it stays PENDING")
+    assert line.startswith("no machine has 1 GPU and 50.0 GB of memory for the driver now: the job waits")
 
 
 def test_workers_may_lie_on_all_machines_together():

@@ -6,7 +6,7 @@ import pytest
 from distilray.config.base import SeededConfig
 from distilray.errors import InputError
 from distilray.operations.submission.cluster import DriverResources
-from distilray.operations.submission.request import build_request, runtime_env
+from distilray.operations.submission.request import build_request, runtime_env, submitted_variables
 
 
 @pytest.fixture
@@ -18,9 +18,15 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def request_of(root, *overrides, recipe="recipe.yaml"):
+def request_of(root, *overrides, recipe="recipe.yaml", variables=None):
     return build_request(
-        "distill", SeededConfig, str(root / recipe), overrides, root=root, driver=DriverResources(num_gpus=1)
+        "distill",
+        SeededConfig,
+        str(root / recipe),
+        overrides,
+        root=root,
+        driver=DriverResources(num_gpus=1),
+        variables=variables or {},
     )
 
 
@@ -34,7 +40,7 @@ def test_the_entrypoint_is_the_command_of_the_job_from_the_root_of_the_upload(ro
 
 def test_the_same_command_from_another_folder_is_the_same(root, monkeypatch):
     monkeypatch.chdir(root / "jobs")
-    from_inside = build_request("distill", SeededConfig, "../recipe.yaml", [], root=root, driver=DriverResources())
+    from_inside = request_of(Path(".."))
     assert from_inside.id == request_of(root).id
     assert from_inside.recipe == "recipe.yaml"
 
@@ -43,6 +49,36 @@ def test_the_same_command_from_another_folder_is_the_same(root, monkeypatch):
 def test_the_hub_is_open_only_to_a_run_that_names_it(root, run_dir, offline):
     sent = request_of(root, f"run_dir={run_dir}").submission
     assert sent.env_vars == {"PYTHONPATH": "platform", "HF_HUB_OFFLINE": offline}
+
+
+def test_variables_of_the_command_are_sent_and_override_the_others(root):
+    sent = request_of(root, variables={"A": "1", "HF_HUB_OFFLINE": "0"}).submission
+    assert sent.env_vars == {"PYTHONPATH": "platform", "A": "1", "HF_HUB_OFFLINE": "0"}
+
+
+def test_the_resources_of_the_driver_are_listed_with_the_job(root):
+    assert request_of(root).submission.metadata["driver_resources"] == "1 GPU"
+
+
+@pytest.mark.parametrize("override", ["run_dir=s3://key:planted@bucket/run", "run_dri=s3://planted@bucket/run"])
+def test_a_login_in_a_uri_is_refused_and_not_repeated(root, override):
+    with pytest.raises(InputError, match="a login in a URI") as caught:
+        request_of(root, override)
+    assert "planted" not in str(caught.value)
+
+
+def test_a_login_in_a_uri_of_the_recipe_is_refused_and_not_repeated(root):
+    (root / "recipe.yaml").write_text("run_dir: ftp://me:planted@host/run\n")
+    with pytest.raises(InputError, match="run_dir: a login in a URI") as caught:
+        request_of(root)
+    assert "planted" not in str(caught.value)
+
+
+def test_a_secret_in_the_runtime_environment_is_refused_and_not_repeated(root):
+    (root / "jobs" / "runtime_env.yaml").write_text("env_vars: {WANDB_API_KEY: planted}\n")
+    with pytest.raises(InputError, match="WANDB_API_KEY: looks like a secret") as caught:
+        runtime_env(root)
+    assert "planted" not in str(caught.value)
 
 
 def test_a_recipe_outside_of_the_checkout_is_refused(root, tmp_path):
@@ -62,7 +98,7 @@ def test_what_the_job_would_refuse_is_refused_here(root, override, told):
 @pytest.mark.parametrize("key", ["pip", "uv", "conda", "py_modules", "container", "working_dir"])
 def test_nothing_but_variables_and_files_is_sent(root, key):
     (root / "jobs" / "runtime_env.yaml").write_text(f"env_vars: {{}}\n{key}: [requests]\n")
-    with pytest.raises(InputError, match=f"'{key}' is not sent; packages belong into the image"):
+    with pytest.raises(InputError, match=f"'{key}' is not sent; packages belong in the image"):
         runtime_env(root)
 
 
@@ -70,3 +106,59 @@ def test_a_number_among_the_variables_is_one_line(root):
     (root / "jobs" / "runtime_env.yaml").write_text("env_vars: {A: 1}\n")
     with pytest.raises(InputError, match="put a number into quotes"):
         runtime_env(root)
+
+
+def test_the_value_begins_after_the_first_equals_sign():
+    assert submitted_variables(["A=b=c", "EMPTY="], None) == {"A": "b=c", "EMPTY": ""}
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "TOKENIZERS_PARALLELISM=true",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=60",
+        "RAY_DATA_DISABLE_PROGRESS_BARS=1",
+        "AWS_WEB_IDENTITY_TOKEN_FILE=/var/run/token",
+        "HF_HUB_OFFLINE=0",
+        "MLFLOW_TRACKING_URI=https://mlflow.example.com/a@b",
+        "WANDB_PROJECT=me@example.com",
+    ],
+)
+def test_variables_that_only_resemble_secrets_are_sent(assignment):
+    name, _, value = assignment.partition("=")
+    assert submitted_variables([assignment], None) == {name: value}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "fix"),
+    [
+        ("HF_TOKEN=planted", "--secrets PATH"),
+        ("WANDB_API_KEY=planted", "--secrets PATH"),
+        ("wandb_apikey=planted", "--secrets PATH"),
+        ("AWS_ACCESS_KEY_ID=planted", "--secrets PATH"),
+        ("AWS_SECRET_ACCESS_KEY=planted", "--secrets PATH"),
+        ("MLFLOW_TRACKING_PASSWORD=planted", "--secrets PATH"),
+        ("DISTILRAY_API_KEYS=planted", "--secrets PATH"),
+        ("MLFLOW_TRACKING_URI=https://me:planted@mlflow.example.com", "--secrets PATH"),
+        ("MLFLOW_TRACKING_URI=https://planted@mlflow.example.com", "--secrets PATH"),
+        ("DISTILRAY_SECRETS_PATH=/planted", "--secrets PATH"),
+        ("PYTHONPATH=/planted", "jobs/runtime_env.yaml"),
+        ("RAY_ADDRESS=planted", "cluster file"),
+        ("planted", "NAME=VALUE"),
+        ("=planted", "NAME=VALUE"),
+        ("A-B=planted", "NAME=VALUE"),
+    ],
+)
+def test_secrets_and_variables_that_break_a_job_are_refused_without_their_value(assignment, fix):
+    with pytest.raises(InputError, match=fix) as caught:
+        submitted_variables(["A=1", assignment], None)
+    assert "planted" not in str(caught.value)
+
+
+def test_only_the_path_of_the_secrets_is_sent():
+    assert submitted_variables([], "/mnt/secrets") == {"DISTILRAY_SECRETS_PATH": "/mnt/secrets"}
+
+
+def test_a_path_of_this_machine_is_refused_for_secrets():
+    with pytest.raises(InputError, match="absolute path of a file or folder on the cluster"):
+        submitted_variables([], ".env")
