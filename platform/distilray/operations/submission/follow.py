@@ -202,7 +202,7 @@ def stop_job(cluster: Cluster, job_id: str, timing: Timing, *, say: Callable[[st
     while record is not None and not record.ended:
         waited = timing.clock() - started
         if waited > _STOP_LIMIT_S:
-            raise ClusterError(f"{job_id}: still {record.status} {duration(waited)} after it was told to stop")
+            raise ClusterError(f"{job_id}: still {record.status} {duration(waited)} after the request to stop it")
         if record.status == PENDING and waited >= _STOP_GRACE_S and not killed:
             say(f"{job_id} is waiting for {record.resources or 'its driver'}; removing it from the queue")
             cluster.kill_pending(job_id)

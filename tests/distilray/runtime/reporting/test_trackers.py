@@ -1,7 +1,10 @@
+import base64
+import json
 import logging
 import struct
 import sys
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -33,6 +36,7 @@ def no_settings_of_the_user(monkeypatch):
     # They are set where a tracker is opened, and must not stay after the test.
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 
 @pytest.fixture
@@ -194,6 +198,37 @@ def test_a_run_that_ends_well_has_finished_in_mlflow(run_uri):
 def test_mlflow_needs_a_server_when_the_run_folder_is_in_an_object_store(bucket):
     with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
         check_trackers(["mlflow"], f"{bucket}/run")
+
+
+class MlflowServer(BaseHTTPRequestHandler):
+    """Answers every request of a client that logs one run."""
+
+    def log_message(self, *_): ...
+
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.server.logins.add(self.headers["authorization"])
+        info = {"run_id": "r", "experiment_id": "1", "status": "RUNNING", "start_time": 1, "lifecycle_stage": "active"}
+        body = json.dumps({"experiment": {"experiment_id": "1"}, "run": {"info": info, "data": {}}, "run_info": info})
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    do_POST = do_GET
+
+
+def test_a_login_in_the_uri_of_mlflow_is_sent_and_not_printed(run_uri, monkeypatch, capfd, caplog):
+    monkeypatch.delenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT")
+    with ThreadingHTTPServer(("127.0.0.1", 0), MlflowServer) as server:
+        server.logins = set()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:planted@127.0.0.1:{server.server_port}")
+        with opened(["mlflow"], run_uri) as trackers:
+            trackers.log(1, {"loss": 1.0})
+        server.shutdown()
+    assert server.logins == {f"Basic {base64.b64encode(b'me:planted').decode()}"}
+    assert "planted" not in "".join(capfd.readouterr()) + caplog.text
 
 
 def test_wandb_gets_every_logged_value_at_its_step(run_uri, wandb):

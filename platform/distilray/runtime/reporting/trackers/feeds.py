@@ -21,8 +21,13 @@ from distilray.runtime import storage
 from distilray.runtime.reporting.trackers.backends import Mlflow, Row, Run, TensorBoard, Tracker, Wandb
 
 _CLOSE_S = 60.0
-# What the user has set stays. No usage reports from closed networks; and MLflow asks for consent to a folder of files.
-_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ALLOW_FILE_STORE": "true"}
+# Variables that the user has set are kept. No usage reports from closed networks; MLflow asks for consent to a folder
+# of files, and prints the URL of the run together with a login in MLFLOW_TRACKING_URI.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_FILE_STORE": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 _LOGIN, _QUERY = re.compile(r"://[^/\s]+@"), re.compile(r"(://[^\s?]*)\?\S+")
 _SECRET_NAME = re.compile(r"(?i)(^|_)(key|token|secret|password)s?$")
 _LOG = logging.getLogger(__name__)
