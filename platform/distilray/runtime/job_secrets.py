@@ -30,7 +30,7 @@ def worker_setup_hook(environ: MutableMapping[str, str]) -> Callable[[], None] |
     def load_job_secrets() -> None:
         try:
             os.environ.update(read_secrets(Path(path)))
-        except InputError as error:  # Ray would restart a worker whose hook raises for minutes, without a reason
+        except InputError as error:  # a hook that raises would end the worker
             print(f"{error} (on {os.uname().nodename}; this worker has no secrets)", file=sys.stderr, flush=True)
 
     return load_job_secrets
