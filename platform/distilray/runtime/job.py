@@ -1,6 +1,7 @@
 """The face that every job has: parse, validate, plan or run, record; one line and exit code 2 for bad input."""
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

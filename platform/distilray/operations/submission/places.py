@@ -52,13 +52,6 @@ def has_login(text: str) -> bool:
     return _LOGIN.search(text) is not None
 
 
-def needs_hub(config: JobConfig) -> bool:
-    """Whether the run fetches a model from the Hugging Face hub, or uploads to it."""
-    fetched = any(value.startswith(HUB_PREFIX) for _, value in places(config))
-    push = getattr(config, "push", None)
-    return fetched or getattr(push, "repo_id", None) is not None
-
-
 def _places(key: str, value: Any, *, is_place: bool) -> Iterator[tuple[str, str]]:
     if isinstance(value, Config):
         yield from places(value, f"{key}.")

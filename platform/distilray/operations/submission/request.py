@@ -12,12 +12,11 @@ from distilray.config.recipe import load_recipe, read_yaml
 from distilray.errors import InputError
 from distilray.operations.submission.attempts import submission_id
 from distilray.operations.submission.cluster import RESOURCES, DriverResources, Submission
-from distilray.operations.submission.places import check_places, has_login, needs_hub
+from distilray.operations.submission.places import check_places, has_login
 from distilray.runtime.job_secrets import SECRETS_PATH
 
 RUNTIME_ENV = "jobs/runtime_env.yaml"
 _KEYS = {"env_vars", "excludes"}
-_OFFLINE = "HF_HUB_OFFLINE"
 _FORM = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.ASCII | re.DOTALL)
 _SECRET_WORD = re.compile(r"(?i)(key|token|secret|passwd|password|passphrase)s?(_|$)")
 _PATH_ENDS = ("_FILE", "_PATH", "_DIR")
@@ -75,7 +74,7 @@ def build_request(
         entrypoint=shlex.join(["python", "-m", f"jobs.{job}", *arguments]),
         working_dir=str(root),
         excludes=excludes,
-        env_vars={**env_vars, _OFFLINE: "0" if needs_hub(config) else "1", **variables},
+        env_vars={**env_vars, **variables},
         metadata={"job": job, "run_dir": config.run_dir, "command": base, RESOURCES: str(driver)},
         driver=driver,
     )

@@ -3,10 +3,9 @@ import pytest
 from distilray.config.bias import EvaluateBiasConfig
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.distillation import DistillConfig
-from distilray.config.export.variants import ExportModelConfig
 from distilray.config.report import ReportConfig
 from distilray.errors import InputError
-from distilray.operations.submission.places import check_places, needs_hub, places
+from distilray.operations.submission.places import check_places, places
 
 
 def distill(**values):
@@ -44,18 +43,3 @@ def test_all_relative_places_are_named_at_once():
 def test_a_scheme_that_no_machine_reads_is_refused():
     with pytest.raises(InputError, match=r"^run_dir=hdfs://x: scheme 'hdfs' is not one of file, s3"):
         check_places(distill(run_dir="hdfs://x"))
-
-
-@pytest.mark.parametrize(
-    ("config", "needed"),
-    [
-        (distill(), False),
-        (distill(teacher_dir="hub:google-bert/bert-base-uncased"), True),
-        (EvaluateBiasConfig(run_dir="/r", models={"teacher": "/t", "student": "hub:a/b"}), True),
-        (ExportModelConfig(run_dir="/r", model_dir="/m", text_path="/t"), False),
-        (ExportModelConfig(run_dir="/r", model_dir="/m", text_path="/t", push={"repo_id": "a/b"}), True),
-    ],
-    ids=["local", "teacher", "one of several", "export", "upload"],
-)
-def test_the_hub_is_needed_by_what_names_it(config, needed):
-    assert needs_hub(config) is needed
