@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
-import ray
 import torch
 from fastapi import FastAPI
 from pydantic import ValidationError
@@ -24,6 +23,7 @@ from distilray.errors import InputError
 from distilray.inference.fill_mask import FillMask
 from distilray.inference.model_folder import check_model_folder
 from distilray.runtime import storage
+from distilray.runtime.resources import Need, ensure
 from serve.admission.keys import keys_from_environment
 from serve.fill_mask import FillMaskService
 from serve.inference_threads import InferenceThreads
@@ -163,13 +163,12 @@ def serving(config: FillMaskAppConfig, *, host: str = "127.0.0.1", port: int = 8
         port: 0 takes a free one.
 
     Raises:
-        InputError: missing model, bad API key, port taken, or more CPUs asked than the session has.
+        InputError: missing model, bad API key, port taken, or more CPUs requested than the session can have.
     """
     check_application(config)
     port = claim_port(host, port)
-    wanted, there = config.num_cpus * config.num_replicas, int(ray.cluster_resources().get("CPU", 0))
-    if wanted > there:
-        raise InputError(f"app.num_cpus x app.num_replicas is {wanted}, and the Ray session has {there} CPUs; ask less")
+    remedy = "lower app.num_cpus or app.num_replicas"
+    ensure(Need("replica", remedy, cpus=config.num_cpus, count=config.num_replicas), job="serve_fill_mask")
     config = _absolute(config)
     http_options = {"host": host, "port": port, "request_timeout_s": config.limits.deadline_s + _TIMEOUT_MARGIN_S}
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its notes on every step say nothing to a user

@@ -59,6 +59,17 @@ assert os.environ["PYTHONPATH"] == "platform", "the session has changed what thi
 """
 
 
+def refuse(item: dict[str, object]) -> dict[str, object]:
+    raise InputError(f"file {item['number']}: cannot be read")
+
+
+@pytest.mark.slow
+def test_bad_input_that_a_task_finds_reaches_the_driver_as_it_is(local_ray: None, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as raised:
+        list(session.run_tasks([{"number": 7}], refuse, job="job", run_dir=str(tmp_path)))
+    assert str(raised.value) == "file 7: cannot be read"
+
+
 @pytest.mark.slow
 def test_a_session_is_shared_ends_with_its_block_and_leaves_the_home_alone(root: Path, tmp_path: Path) -> None:
     # A user who has set nothing: no token, no mode, and a source path relative to the root.

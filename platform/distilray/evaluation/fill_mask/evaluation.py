@@ -91,7 +91,10 @@ def plan_fill_mask(config: EvaluateFillMaskConfig) -> dict[str, object]:
     """
     models = {name: str(folder) for name, folder in model_dirs(config).items()}
     if config.device == "gpu" and config.shards_dir is not None and not torch.cuda.is_available():
-        raise InputError("device: gpu, and this process sees none; set device=auto or device=cpu")
+        raise InputError(
+            "device: gpu, and this process sees none; set device=auto or device=cpu, or submit the job with "
+            "--entrypoint-num-gpus 1"
+        )
     if config.data is None:
         shards = HeldoutShards(config)
         return {"held out": f"{config.shards_dir}: {shards.examples:,} examples, {shards.masks:,} masks", **models}
