@@ -79,7 +79,7 @@ def test_ctrl_c_ends_with_one_line_that_says_how_to_go_on(line):
     _, ((_, errors, code), _, _) = line
     said = [text for text in errors.splitlines() if "steps" not in text and "MB" not in text]
     assert code == 130
-    assert said[-1] == "run_quickstart: interrupted; run the same command again to go on"
+    assert said[-1] == "run_quickstart: interrupted; run the same command again to resume"
     assert "Traceback" not in errors
 
 

@@ -52,7 +52,7 @@ from distilray.runtime.job import Outcome
 from distilray.runtime.reporting.metrics import MetricsFollower, Row, read_metrics
 from distilray.runtime.reporting.notices import NoticeFollower
 from distilray.runtime.reporting.progress import Progress
-from distilray.runtime.resources import Need, ensure
+from distilray.runtime.resources import Need, ensure, training_workers
 from distilray.runtime.run_folder import METRICS_FILE, RunFolder
 from distilray.runtime.session import ENVIRONMENT, ray_session
 
@@ -186,13 +186,8 @@ def _trainer(settings: LoopSettings, folder: RunFolder) -> TorchTrainer:
 
 def workers_of(scaling: ScalingConfig) -> Need:
     """Return the workers that training starts with."""
-    return Need(
-        "worker",
-        "lower scaling.num_workers or scaling.cpus_per_worker, or set scaling.use_gpu=false",
-        cpus=scaling.cpus_per_worker,
-        gpus=int(scaling.use_gpu),
-        count=scaling.min_workers or scaling.num_workers,
-    )
+    count = scaling.min_workers or scaling.num_workers
+    return training_workers(count, cpus=scaling.cpus_per_worker, use_gpu=scaling.use_gpu)
 
 
 def bound_start(scaling: ScalingConfig) -> None:

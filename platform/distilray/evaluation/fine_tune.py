@@ -31,7 +31,7 @@ from distilray.runtime import storage
 from distilray.runtime.environment import inside_cluster
 from distilray.runtime.interruption import raise_if_interrupted
 from distilray.runtime.reporting.progress import Progress
-from distilray.runtime.resources import Need, check_shared, cluster_nodes, ensure
+from distilray.runtime.resources import check_shared, cluster_nodes, ensure, training_workers
 
 _POLL_S = 1.0
 _AHEAD = 2  # fine-tunings that wait for their workers in a cluster that may grow; a waiting one is one idle process
@@ -74,7 +74,8 @@ def run_units(
     }
     left = sorted((unit for unit in units if not is_done(plan, unit)), key=lambda unit: -tokens[unit.name])
     if left:
-        room = ensure(need := _workers(scaling), job=job, run_dir=run_dir)
+        need = training_workers(scaling.num_workers, cpus=scaling.cpus_per_worker, use_gpu=scaling.use_gpu)
+        room = ensure(need, job=job, run_dir=run_dir)
         with Progress(job, total=sum(steps.values()), unit="steps") as progress:
             progress.start_at(sum(steps.values()) - sum(steps[unit.name] for unit in left))
             for unit in left:
@@ -155,18 +156,7 @@ class _UnitThreads:
                     future.set_exception(error)
 
 
-def _workers(scaling: FineTuneScaling) -> Need:
-    """The workers of one fine-tuning."""
-    return Need(
-        "worker",
-        "lower scaling.num_workers or scaling.cpus_per_worker, or set scaling.use_gpu=false",
-        cpus=scaling.cpus_per_worker,
-        gpus=int(scaling.use_gpu),
-        count=scaling.num_workers,
-    )
-
-
 def _parallel(scaling: FineTuneScaling, room: int) -> int:
-    """How many fine-tunings are begun at the same time, where there is room for so many workers."""
+    """Return the number of fine-tunings to begin, for a cluster with room for so many workers."""
     most = room // scaling.num_workers + (_AHEAD if inside_cluster() else 0)
     return min(most, scaling.max_parallel or most)

@@ -46,7 +46,7 @@ def exit_code(name: str, work: Callable[[], object]) -> int:
         print("\n".join([f"{name}: {error}", *error.places]), file=sys.stderr)
         return EXIT_FAULT
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; run the same command again to go on", file=sys.stderr)
+        print(f"{name}: interrupted; run the same command again to resume", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

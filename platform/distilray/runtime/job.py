@@ -115,7 +115,7 @@ class Job(Generic[C]):
         parser = CommandParser(
             prog=f"python -m jobs.{self.name}",
             description=self.about,
-            epilog="exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted (run it again to go on)",
+            epilog="exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted (run it again to resume)",
         )
         parser.add_argument("--recipe", help=f"YAML file; jobs/recipes/{self.name}/ has some")
         parser.add_argument("--dry-run", action="store_true", help="validate, print the plan, start nothing")

@@ -86,6 +86,12 @@ class Need:
         return f"{self.count} {self.what}{'' if self.count == 1 else 's'} with {amounts}{where}"
 
 
+def training_workers(count: int, *, cpus: float, use_gpu: bool) -> Need:
+    """Return the workers of a training run or a fine-tuning, with the CPUs of each."""
+    remedy = "lower scaling.num_workers or scaling.cpus_per_worker, or set scaling.use_gpu=false"
+    return Need("worker", remedy, cpus=cpus, gpus=int(use_gpu), count=count)
+
+
 def ensure(need: Need, *, job: str, run_dir: str | None = None) -> int:
     """Make sure that the cluster can hold `need`, and return how many of its bundles fit at the same time.
 

@@ -32,8 +32,7 @@ def _reading(function: F) -> F:
         try:
             return function(uri, *args, **kwargs)
         except PermissionError:
-            user = f"this user (uid {os.getuid()})"
-            raise InputError(f"{uri}: permission denied; give {user} access to it and the folders above it") from None
+            raise InputError(f"{uri}: permission denied; give user {os.getuid()} access to all of this path") from None
 
     return cast("F", checked)
 
@@ -92,7 +91,7 @@ def local_path(uri: str) -> Path:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or folder exists."""
+    """Return whether there is a file or folder."""
     return file_size(uri) is not None
 
 

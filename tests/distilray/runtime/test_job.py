@@ -161,7 +161,7 @@ def test_too_much_unusable_input_ends_with_1_and_the_places(recipe: Path, capsys
 
 def test_ctrl_c_ends_with_130_and_one_line(recipe: Path, capsys: Captured) -> None:
     assert failing(KeyboardInterrupt()).main(["--recipe", str(recipe)]) == 130
-    assert one_line(capsys) == "count_words: interrupted; run the same command again to go on"
+    assert one_line(capsys) == "count_words: interrupted; run the same command again to resume"
 
 
 def test_sigterm_ends_like_ctrl_c_and_its_handler_is_put_back(recipe: Path, capsys: Captured) -> None:

@@ -42,7 +42,7 @@ class JobRecord:
 
     @property
     def ended(self) -> bool:
-        """Whether the status is final."""
+        """Return whether the status is final."""
         return self.status in ENDED
 
     @property

@@ -118,12 +118,12 @@ class Follower:
         record = self._look()
         while record.status == PENDING:
             now = self._timing.clock()
-            told = " ".join(record.message.split()) or "Ray gives no reason"
+            reason = " ".join(record.message.split()) or "Ray gives no reason"
             if now - started > self._timing.pending_limit_s:
-                raise WaitedTooLongError(f"still {record.describe_status()} after {duration(now - started)}: {told}")
+                raise WaitedTooLongError(f"still {record.describe_status()} after {duration(now - started)}: {reason}")
             if now - said >= self._timing.say_s:
                 said = now
-                self._say(f"{record.describe_status()} for {duration(now - started)}: {told}")
+                self._say(f"{record.describe_status()} for {duration(now - started)}: {reason}")
             self._timing.sleep(self._timing.poll_s)
             record = self._look()
         return record

@@ -48,7 +48,7 @@ def check_places(config: JobConfig) -> None:
 
 
 def has_login(text: str) -> bool:
-    """Whether a text contains a URI with a user, password or token before its host."""
+    """Return whether a text contains a URI with a user, password or token before its host."""
     return _LOGIN.search(text) is not None
 
 

@@ -61,7 +61,7 @@ def with_defaults(written: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Machine:
-    """What `ray up` and the autoscaler use for a node type.
+    """A node type as `ray up` and the autoscaler use it.
 
     Ray starts the head with the keys of the whole cluster. A worker's own `docker` keys and `initialization_commands`
     replace those of the cluster, list by list.
@@ -78,7 +78,7 @@ class Machine:
 
     @property
     def has_gpus(self) -> bool:
-        """Whether Ray registers GPUs for it; without `resources`, those of the instance type."""
+        """Return whether Ray registers GPUs for it; without `resources`, those of the instance type."""
         of_type = not self.resources and _GPU_INSTANCE.match(str(self.node_config.get("InstanceType", "")))
         return bool(self.resources.get("GPU") or of_type)
 

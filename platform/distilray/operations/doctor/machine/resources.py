@@ -51,18 +51,18 @@ def check_disk(disk: Disk, *, needed: int | None = None, spills: bool = False) -
         needed: bytes that a run leaves there, if that is known.
         spills: whether Ray writes its sessions and what its memory cannot hold there.
     """
-    told = f"{disk.folder}: {format_size(disk.free)} of {format_size(disk.total)} free"
+    space = f"{disk.folder}: {format_size(disk.free)} of {format_size(disk.total)} free"
     if needed is not None:
-        told += f", about {needed / GB:.1f} GB needed"
+        space += f", about {needed / GB:.1f} GB needed"
     if disk.free < max(needed or 0, _DISK_LEAST):
-        return fail(told, "free space, or choose another folder")
+        return fail(space, "free space, or choose another folder")
     if disk.inodes is not None and disk.inodes < _FILES_OF_A_RUN:
-        return fail(f"{told}, but room for only {disk.inodes:,} more files", "delete files, or choose another folder")
+        return fail(f"{space}, but room for only {disk.inodes:,} more files", "delete files, or choose another folder")
     if spills and disk.free < (1 - _RAY_FULL) * disk.total:
-        return fail(f"{told}; Ray writes no objects to a disk that is {_RAY_FULL:.0%} full", "free space")
+        return fail(f"{space}; Ray writes no objects to a disk that is {_RAY_FULL:.0%} full", "free space")
     if disk.free < _DISK_ENOUGH:
-        return warn(told, "free space: spilled objects and checkpoints grow during a run")
-    return ok(told)
+        return warn(space, "free space: spilled objects and checkpoints grow during a run")
+    return ok(space)
 
 
 def format_size(count: int) -> str:
