@@ -125,7 +125,7 @@ def refuse_unless_fitting(need: Need, nodes: Sequence[Node]) -> None:
     if need.fitting(nodes) < need.count:
         totals = {name: [node.resources.get(name, 0.0) for node in nodes] for name in need.bundle()}
         have = ", ".join(_amount(name, sum(values)) for name, values in totals.items())
-        raise InputError(f"{need} do not fit: the local cluster has {have}; {need.remedy}")
+        raise InputError(f"no room for {need}: the local cluster has {have}; {need.remedy}")
 
 
 def cluster_nodes() -> list[Node]:
@@ -214,7 +214,7 @@ def _refuse_beyond_limits(need: Need) -> None:
         most = max(limits.get(name, 0), nodes.get(name, 0))
         if need.count * amount > most and name in ("CPU", "GPU"):
             raise InputError(
-                f"{need} do not fit: the autoscaler may start nodes with {_amount(name, most)} at most; {need.remedy}, "
+                f"no room for {need}: the autoscaler may start nodes with {_amount(name, most)} at most; {need.remedy}, "
                 "or raise max_workers of a node type in the cluster file"
             )
 

@@ -23,8 +23,8 @@ from distilray.runtime.job_secrets import worker_setup_hook
 from distilray.runtime.resources import Need, ensure
 from distilray.runtime.run_owner import check_visible
 
-# Values for every session; what the user has set stays. No usage reports from closed networks, and no events of the
-# autoscaler in the log, which `runtime.resources` reports; the reasons of the rest are in `jobs/runtime_env.yaml`.
+# Values for every session; what the user has set stays. No usage reports from closed networks; the reasons of the rest
+# are in `jobs/runtime_env.yaml`.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",

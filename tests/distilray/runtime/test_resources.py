@@ -39,7 +39,7 @@ def test_bundles_are_counted_as_ray_places_them(nodes, need, expected):
 @pytest.mark.parametrize(
     ("nodes", "count", "named"),
     [
-        ([node(1)], 2, "2 workers with 1 CPU do not fit: the local cluster has 1 CPU; lower scaling.num_workers"),
+        ([node(1)], 2, "no room for 2 workers with 1 CPU: the local cluster has 1 CPU; lower scaling.num_workers"),
         ([node(1)], 1, None),
         ([node(4), node(4)], 8, None),
     ],
@@ -68,7 +68,7 @@ def test_a_cluster_refuses_only_what_its_autoscaler_may_never_start(monkeypatch,
     monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: limits)
     monkeypatch.setattr(resources.ray, "cluster_resources", lambda: present)
     if refused:
-        with pytest.raises(InputError, match=r"8 workers with 4 CPU, 1 GPU do not fit.*max_workers"):
+        with pytest.raises(InputError, match=r"no room for 8 workers with 4 CPU, 1 GPU: .*max_workers"):
             resources._refuse_beyond_limits(need(4, 1, count=8))
     else:
         resources._refuse_beyond_limits(need(4, 1, count=8))
