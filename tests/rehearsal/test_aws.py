@@ -1,0 +1,148 @@
+"""The half of `ray up cluster.yaml` that talks to AWS, against moto: what it launches, and that it creates no more."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from moto import mock_aws
+from ray.autoscaler._private import providers
+from ray.autoscaler._private.aws import utils
+from ray.autoscaler._private.commands import _bootstrap_config
+from ray.autoscaler.tags import NODE_KIND_HEAD, NODE_KIND_WORKER, TAG_RAY_NODE_KIND, TAG_RAY_NODE_NAME
+
+PROFILES = {"REPLACE_HEAD": "distilray-head", "REPLACE_WORKER": "distilray-worker"}
+ACCOUNT = "123456789012"  # of moto
+IMAGE = "ami-04681a1dbd79675a5"  # any of those that moto knows
+ADMIN = "203.0.113.0/24"
+
+
+class Account:
+    """An AWS account in which the prerequisites of cluster.yaml are met."""
+
+    def __init__(self, region: str) -> None:
+        self.ec2, self.iam = boto3.client("ec2", region_name=region), boto3.client("iam", region_name=region)
+        for name in PROFILES.values():
+            self.iam.create_instance_profile(InstanceProfileName=name)
+        vpc = self.ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"][0]["VpcId"]
+        self.group = self.ec2.create_security_group(GroupName="distilray", Description="x", VpcId=vpc)["GroupId"]
+        ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": ADMIN}]}
+        inside = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": self.group}]}
+        self.ec2.authorize_security_group_ingress(GroupId=self.group, IpPermissions=[ssh, inside])
+
+    def created(self) -> dict[str, Any]:
+        """What `ray up` creates where the cluster file leaves it to Ray."""
+        return {
+            "roles": [role["RoleName"] for role in self.iam.list_roles()["Roles"]],
+            "profiles": sorted(
+                each["InstanceProfileName"] for each in self.iam.list_instance_profiles()["InstanceProfiles"]
+            ),
+            "groups": {
+                group["GroupId"]: group["IpPermissions"] for group in self.ec2.describe_security_groups()["SecurityGroups"]
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Launched:
+    """The cluster file as it was filled in, the account before and after, and an instance by node type."""
+
+    given: dict[str, Any]
+    account: Account
+    before: dict[str, Any]
+    after: dict[str, Any]
+    instances: dict[str, dict[str, Any]]
+    key_file: Path
+
+
+@pytest.fixture(scope="module")
+def launched(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    """The head and a node of each other type."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch, mock_aws():
+        patch.setenv("HOME", str(home))
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        text = (root / "cluster.yaml").read_text(encoding="utf-8")
+        account = Account(yaml.safe_load(text)["provider"]["region"])
+        given = yaml.safe_load(filled_in(text, account.group))
+        before = account.created()
+        config = _bootstrap_config(given, no_config_cache=True)
+        provider = providers._get_node_provider(config["provider"], config["cluster_name"])
+        instances = {}
+        for name, node_type in config["available_node_types"].items():
+            kind = NODE_KIND_HEAD if name == config["head_node_type"] else NODE_KIND_WORKER
+            tags = {TAG_RAY_NODE_KIND: kind, TAG_RAY_NODE_NAME: f"ray-distilray-{kind}"}
+            (instance_id,) = provider.create_node(node_type["node_config"], tags, 1)
+            (reservation,) = account.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
+            (instances[name],) = reservation["Instances"]
+        yield Launched(given, account, before, account.created(), instances, Path(config["auth"]["ssh_private_key"]))
+    for cache in (utils.client_cache, utils.resource_cache):
+        cache.cache_clear()  # clients of moto
+
+
+def filled_in(text: str, group: str) -> str:
+    """cluster.yaml as its comments say: with an image, a group, profiles, and any text for the rest."""
+    values = {**PROFILES, "REPLACE_ACCOUNT": ACCOUNT}
+    text = re.sub(r"\bami-REPLACE\w*", IMAGE, text).replace("sg-REPLACE", group)
+    text = re.sub(r"REPLACE_\w*DIGEST", "0" * 64, text)
+    return re.sub(r"REPLACE\w*", lambda found: values.get(found[0], "filled-in"), text)
+
+
+TYPES = ("head", "gpu8", "cpu_spot")
+
+
+@pytest.fixture(params=TYPES)
+def node(request: pytest.FixtureRequest, launched: Launched) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the file says of a node type, and the instance that was launched."""
+    return launched.given["available_node_types"][request.param]["node_config"], launched.instances[request.param]
+
+
+def test_an_instance_has_the_type_and_image_of_the_file(node: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    given, instance = node
+    assert (instance["InstanceType"], instance["ImageId"]) == (given["InstanceType"], given["ImageId"])
+
+
+def test_an_instance_has_the_profile_of_the_file(node: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    given, instance = node
+    assert instance["IamInstanceProfile"]["Arn"] == given["IamInstanceProfile"]["Arn"]
+
+
+def test_an_instance_is_in_the_security_group_of_the_file_alone(node: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    given, instance = node
+    assert [group["GroupId"] for group in instance["SecurityGroups"]] == given["SecurityGroupIds"]
+
+
+def test_an_instance_demands_a_session_for_its_metadata(node: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    _, instance = node
+    assert instance["MetadataOptions"]["HttpTokens"] == "required"
+
+
+def test_an_instance_has_the_encrypted_disk_of_the_file(launched: Launched, node: Any) -> None:
+    given, instance = node
+    (disk,) = [mapping["Ebs"]["VolumeId"] for mapping in instance["BlockDeviceMappings"]]
+    (volume,) = launched.account.ec2.describe_volumes(VolumeIds=[disk])["Volumes"]
+    (asked,) = [mapping["Ebs"] for mapping in given["BlockDeviceMappings"]]
+    assert (volume["Size"], volume["VolumeType"], volume["Encrypted"]) == (asked["VolumeSize"], "gp3", True)
+
+
+def test_only_data_nodes_are_spot_instances(launched: Launched) -> None:
+    assert {name: each.get("InstanceLifecycle") for name, each in launched.instances.items()} == {
+        "head": None,
+        "gpu8": None,
+        "cpu_spot": "spot",
+    }
+
+
+def test_ray_creates_no_role_profile_or_security_group_and_opens_no_port(launched: Launched) -> None:
+    assert launched.after == launched.before
+
+
+def test_ray_creates_one_key_pair_that_only_its_user_can_read(launched: Launched) -> None:
+    pairs = [pair["KeyName"] for pair in launched.account.ec2.describe_key_pairs()["KeyPairs"]]
+    assert pairs == [instance["KeyName"] for instance in (launched.instances["head"],)]
+    assert launched.key_file.stat().st_mode & 0o077 == 0
