@@ -49,7 +49,7 @@ def machines(root: Path) -> Iterator[Machines]:
     """A head without work, and two machines that hold half of the workers each."""
     with pytest.MonkeyPatch.context() as patch:
         paths = f"{root}{os.pathsep}{root}/platform"
-        for name, value in {**ENVIRONMENT, "PYTHONPATH": paths, DATA_LABELS: "role=data", "RAY_JOB_ID": "x"}.items():
+        for name, value in {**ENVIRONMENT, "PYTHONPATH": paths, DATA_LABELS: "role=data"}.items():
             patch.setenv(name, value)
         # Ray wants the signals of the process for each machine that is added, which only the main thread has.
         patch.setattr("ray._private.utils.set_sigterm_handler", lambda handler: None)
@@ -62,7 +62,8 @@ def machines(root: Path) -> Iterator[Machines]:
             found = Machines(cluster)
             for role in ("train", "data"):
                 found.add(role)
-            ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+            patch.setenv("RAY_ADDRESS", cluster.address)  # jobs join it as those that are submitted to a cluster do
+            ray.init(log_to_driver=False, logging_level="ERROR")
             stack.callback(ray.shutdown)
             yield found
 

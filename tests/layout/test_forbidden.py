@@ -9,6 +9,10 @@ import pytest
 
 CODE = ("platform", "jobs", "serve", "tuning")
 UNPICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+# Set by Ray for its workers, and removed from the environment of submitted jobs: a test that sets one checks a cluster
+# that does not exist.
+SET_BY_RAY = {"RAY_JOB_ID", "RAY_RAYLET_PID"}
+SETTERS = {"setenv", "setdefault", "putenv"}
 
 # Each pattern is written so that it does not find itself.
 ENDS_PROCESSES_BY_NAME = re.compile(r"\bray[\"',\s]+stop\b|\bp(?:kill)\b|\bkill(?:all)\b")
@@ -96,6 +100,46 @@ def test_no_module_unpickles_trusts_remote_code_or_edits_the_path(root: Path, pr
 )
 def test_the_patterns_can_fail(pattern: re.Pattern[str], text: str) -> None:
     assert pattern.search(text)
+
+
+def variables_of_ray_set(source: str) -> Iterator[str]:
+    """Where a module sets a variable of `SET_BY_RAY`, as `line: name`."""
+    for node in ast.walk(ast.parse(source)):
+        names: list[object] = []
+        if isinstance(node, ast.Call):
+            names = [keyword.arg for keyword in node.keywords]
+            if isinstance(node.func, ast.Attribute) and node.func.attr in SETTERS:
+                names += [getattr(argument, "value", None) for argument in node.args[:1]]
+        elif isinstance(node, ast.Dict):
+            names = [getattr(key, "value", None) for key in node.keys]
+        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+            names = [getattr(node.slice, "value", None)]
+        yield from (f"{node.lineno}: {name}" for name in names if name in SET_BY_RAY)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "monkeypatch.setenv('RAY_JOB_ID', 'x')",
+        "os.environ['RAY_JOB_ID'] = 'x'",
+        "os.environ.update(RAY_JOB_ID='x')",
+        "os.environ.setdefault('RAY_JOB_ID', 'x')",
+        "run(env={**os.environ, 'RAY_JOB_ID': 'x'})",
+    ],
+)
+def test_the_rule_on_variables_of_ray_can_fail(source: str) -> None:
+    assert list(variables_of_ray_set(source)) == ["1: RAY_JOB_ID"]
+
+
+def test_the_rule_on_variables_of_ray_lets_them_be_removed() -> None:
+    assert not list(variables_of_ray_set("monkeypatch.delenv('RAY_JOB_ID')\nos.environ.pop('RAY_JOB_ID', None)"))
+
+
+def test_no_test_sets_a_variable_that_ray_sets(root: Path, project_files: list[Path]) -> None:
+    modules = [file for file in project_files if file.suffix == ".py" and file.parts[0] == "tests"]
+    sources = {file: (root / file).read_text(encoding="utf-8") for file in modules}
+    named = {file: source for file, source in sources.items() if any(name in source for name in SET_BY_RAY)}
+    assert not [f"{file}:{at}" for file, source in named.items() for at in variables_of_ray_set(source)]
 
 
 def lines_with(pattern: re.Pattern[str], root: Path, files: list[Path]) -> list[str]:

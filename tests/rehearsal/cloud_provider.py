@@ -1,4 +1,4 @@
-"""Node provider whose nodes are raylets on this machine. The autoscaler of the head imports it as a top-level module."""
+"""Node provider whose nodes are raylets on this machine. The autoscaler of the head imports it by its file name."""
 
 import time
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ OBJECT_STORE_BYTES = 80_000_000
 
 
 class Cloud(FakeMultiNodeProvider):
-    """Answers a launch with the file `<answers>/<node type>`: empty grants it, text refuses it, without one it hangs."""
+    """A cloud that launches a node type once the file `<answers>/<node type>` exists, or refuses it with `code: text`."""
 
     def __init__(self, provider_config: dict[str, Any], cluster_name: str) -> None:
         super().__init__(provider_config, cluster_name)

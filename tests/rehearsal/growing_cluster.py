@@ -1,4 +1,4 @@
-"""A cluster with the node types of cluster.yaml that starts empty: a head, Ray's autoscaler v2, a provider of the test."""
+"""A cluster with the node types of cluster.yaml that starts empty, with Ray's autoscaler and the cloud of a test."""
 
 import contextlib
 import json
@@ -15,9 +15,10 @@ from typing import Any
 import yaml
 from ray._private.services import get_node_ip_address
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from tests.line.ray_head import RAY, Head, clean_environment, end, wait_for
+from tests.line.ray_head import RAY, START_S, Head, clean_environment, end, wait_for
 
 LOOPBACK = "127.0.0.1"
 PRIVATE_ADDRESS = "127.0.0.2"  # another address of this machine
@@ -68,6 +69,9 @@ class GrowingCluster:
     def status(self, name: str) -> JobStatus:
         return self.client.get_job_status(self.submitted[name])
 
+    def exit_code(self, name: str) -> int | None:
+        return self.client.get_job_info(self.submitted[name]).driver_exit_code
+
     def wait_for_logs(self, names: Sequence[str], text: str, limit_s: float) -> dict[str, str]:
         """Return the log of each job as soon as all contain a text; of a job that has ended, whatever it contains."""
         deadline = time.monotonic() + limit_s
@@ -102,9 +106,20 @@ class GrowingCluster:
             start_new_session=True,
         )
         try:
+            self._wait_for_node(PRIVATE_ADDRESS)
             yield
         finally:
             end(node)
+
+    def _wait_for_node(self, address: str) -> None:
+        deadline = time.monotonic() + START_S
+        while address not in self._addresses():
+            assert time.monotonic() < deadline, (self.folder / "private-node.log").read_text()
+            time.sleep(0.5)
+
+    def _addresses(self) -> set[str]:
+        status = get_cluster_status(self.gcs)
+        return {node.ip_address for node in (*status.active_nodes, *status.idle_nodes)}
 
 
 @contextlib.contextmanager
@@ -133,8 +148,8 @@ def growing_cluster(root: Path, free_port: Callable[[], int]) -> Iterator[Growin
     }
     command = [RAY, "start", "--head", "--block", "--num-cpus=0", "--num-gpus=0", f"--node-ip-address={address}",
                f"--port={port}", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard}",
-               f"--temp-dir={folder}", "--object-store-memory=100000000",
-               f"--autoscaling-config={folder}/cluster.json", *(f"--{name}={free_port()}" for name in PORTS)]  # fmt: skip
+               f"--autoscaling-config={folder}/cluster.json", f"--temp-dir={folder}",
+               "--object-store-memory=100000000", *(f"--{name}={free_port()}" for name in PORTS)]  # fmt: skip
     with (folder / "head.log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

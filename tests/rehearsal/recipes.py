@@ -19,6 +19,7 @@ TRAINING: dict[str, Any] = {
     "rhythm": {"log_every_steps": 1, "checkpoint_every_steps": 2},
 }
 
+
 def write_inputs(folder: Path) -> None:
     """Writes what the jobs read, some hundred kilobytes."""
     tokenizer_dir = write_tokenizer(folder / "tokenizer")
@@ -29,7 +30,9 @@ def write_inputs(folder: Path) -> None:
     write_rows(folder / "data.jsonl", rows_of(8))
     (folder / "text").mkdir()
     for place in PLACES:
-        lines = [f"The old {place} of the north is {number} miles from the {other}." for number, other in enumerate(PLACES)]
+        lines = [
+            f"The old {place} is {number} miles from the {other} of the town." for number, other in enumerate(PLACES)
+        ]
         (folder / "text" / f"{place}.txt").write_text("\n".join(lines))
 
 

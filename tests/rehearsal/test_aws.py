@@ -38,11 +38,9 @@ class Account:
         """What `ray up` creates where the cluster file leaves it to Ray."""
         return {
             "roles": [role["RoleName"] for role in self.iam.list_roles()["Roles"]],
-            "profiles": sorted(
-                each["InstanceProfileName"] for each in self.iam.list_instance_profiles()["InstanceProfiles"]
-            ),
+            "profiles": [each["InstanceProfileName"] for each in self.iam.list_instance_profiles()["InstanceProfiles"]],
             "groups": {
-                group["GroupId"]: group["IpPermissions"] for group in self.ec2.describe_security_groups()["SecurityGroups"]
+                each["GroupId"]: each["IpPermissions"] for each in self.ec2.describe_security_groups()["SecurityGroups"]
             },
         }
 

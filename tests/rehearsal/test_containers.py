@@ -122,10 +122,10 @@ def test_the_spill_folder_of_a_start_command_is_mounted(
     assert mounts(started[node_type])[folder] == folder
 
 
-def test_a_container_gets_gpus_where_its_node_type_claims_them(started: dict[str, str], cluster: dict[str, Any]) -> None:
-    claimed = {
-        name for name, node_type in cluster["available_node_types"].items() if node_type["resources"].get("GPU")
-    }
+def test_a_container_gets_gpus_where_its_node_type_claims_them(
+    started: dict[str, str], cluster: dict[str, Any]
+) -> None:
+    claimed = {name for name, node_type in cluster["available_node_types"].items() if node_type["resources"].get("GPU")}
     assert {node_type for node_type, command in started.items() if "--gpus all" in command} == claimed
 
 

@@ -5,16 +5,16 @@ cluster are only claimed, so a job that needs them ends in its first task on the
 """
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 from ray.job_submission import JobStatus
 
+from distilray.runtime.job import EXIT_BAD_INPUT
+from distilray.runtime.run_folder import CONFIG_FILE
 from tests.rehearsal.growing_cluster import PRIVATE_ADDRESS, GrowingCluster, growing_cluster
 from tests.rehearsal.recipes import ON_CPUS, ON_GPUS, write_inputs, write_recipes
 
@@ -108,3 +108,31 @@ def test_a_job_on_gpus_reaches_its_first_task(ended: dict[str, Ended], name: str
 def test_a_job_that_no_node_type_can_hold_says_so(ended: dict[str, Ended]) -> None:
     log = ended[TOO_LARGE].log
     assert log == "x"
+
+
+@pytest.fixture(scope="module")
+def refused(cluster: GrowingCluster, ended: dict[str, Ended], work: Path, recipes: dict[str, str]) -> dict[str, str]:
+    """The same jobs, with their run folders on a disk of one node; gives their logs."""
+    folder = work / "private"
+    folder.mkdir()
+    with cluster.node_with_private_mount(folder):
+        for job in (*ON_CPUS, *ON_GPUS):
+            cluster.submit(f"{job}, private", job, recipes[job], f"run_dir={folder}/{job}")
+        cluster.wait_for_end([f"{job}, private" for job in (*ON_CPUS, *ON_GPUS)], ENDS_S)
+        return {job: cluster.log(f"{job}, private") for job in (*ON_CPUS, *ON_GPUS)}
+
+
+@pytest.mark.parametrize("name", [*ON_CPUS, *ON_GPUS])
+def test_a_job_names_the_node_that_does_not_share_its_run_folder(
+    cluster: GrowingCluster, refused: dict[str, str], name: str
+) -> None:
+    *_, line = refused[name].strip().splitlines()
+    assert line.startswith(f"{name}: ")
+    assert PRIVATE_ADDRESS in line
+    assert cluster.exit_code(f"{name}, private") == EXIT_BAD_INPUT
+
+
+@pytest.mark.parametrize("name", [*ON_CPUS, *ON_GPUS])
+def test_such_a_job_has_done_no_work(refused: dict[str, str], work: Path, name: str) -> None:
+    run = work / "private" / name
+    assert {file.name for file in run.rglob("*") if file.is_file()} <= {CONFIG_FILE}
