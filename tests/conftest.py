@@ -32,6 +32,7 @@ for name in ("RAY_ADDRESS", "RAY_JOB_ID", "RAY_AUTH_TOKEN_PATH", "PYTHONDONTWRIT
 # left with a long one at the end.
 LONG = (
     "faults/test_training.py",
+    "rehearsal/test_jobs.py",
     "line/test_quickstart.py",
     "faults/test_machines.py",
     "line/test_submit.py",

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from ray._private.services import get_node_ip_address
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.autoscaler.v2.schema import ClusterStatus
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -24,8 +25,8 @@ LOOPBACK = "127.0.0.1"
 PRIVATE_ADDRESS = "127.0.0.2"  # another address of this machine
 KEPT = ("resources", "labels", "min_workers", "max_workers", "priority", "idle_timeout_s")
 COMMANDS = [f"{kind}{what}_commands" for kind in ("head_", "worker_") for what in ("setup", "start_ray")]
-PORTS = ("ray-client-server-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port",
-         "node-manager-port", "object-manager-port", "runtime-env-agent-port")  # fmt: skip
+PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port", "node-manager-port",
+         "object-manager-port", "runtime-env-agent-port")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class GrowingCluster:
         gcs: its address for drivers and nodes.
         client: of its jobs API.
         environment: of its head and nodes.
+        submitted: the submission id of each job by the name it was given.
     """
 
     root: Path
@@ -45,6 +47,7 @@ class GrowingCluster:
     gcs: str
     client: JobSubmissionClient
     environment: Mapping[str, str]
+    free_port: Callable[[], int]
     submitted: dict[str, str] = field(default_factory=dict)
 
     def grant(self, node_type: str) -> None:
@@ -55,12 +58,13 @@ class GrowingCluster:
         """Let the cloud refuse nodes of a type with `code: message`."""
         (self.folder / "answers" / node_type).write_text(error)
 
-    def submit(self, name: str, job: str, recipe: str, *overrides: str) -> None:
-        """`ray job submit` from the checkout, as the README prints it."""
+    def submit(self, name: str, job: str, recipe: str, *overrides: str, **environment: str) -> None:
+        """`ray job submit` from the checkout, as the README prints it; `name` stands for the job from then on."""
         runtime_env = yaml.safe_load((self.root / "jobs/runtime_env.yaml").read_text(encoding="utf-8"))
-        entrypoint = " ".join(["python", "-m", f"jobs.{job}", "--recipe", recipe, *overrides])
+        runtime_env["env_vars"].update(environment)
         self.submitted[name] = self.client.submit_job(
-            entrypoint=entrypoint, runtime_env={**runtime_env, "working_dir": str(self.root)}
+            entrypoint=" ".join(["python", "-m", f"jobs.{job}", "--recipe", recipe, *overrides]),
+            runtime_env={**runtime_env, "working_dir": str(self.root)},
         )
 
     def log(self, name: str) -> str:
@@ -69,8 +73,9 @@ class GrowingCluster:
     def status(self, name: str) -> JobStatus:
         return self.client.get_job_status(self.submitted[name])
 
-    def exit_code(self, name: str) -> int | None:
-        return self.client.get_job_info(self.submitted[name]).driver_exit_code
+    def scaling(self) -> ClusterStatus:
+        """Nodes and demands as the autoscaler sees them."""
+        return get_cluster_status(self.gcs)
 
     def wait_for_logs(self, names: Sequence[str], text: str, limit_s: float) -> dict[str, str]:
         """Return the log of each job as soon as all contain a text; of a job that has ended, whatever it contains."""
@@ -95,7 +100,7 @@ class GrowingCluster:
         """A node that has a file system of its own at a folder, as an instance disk would be. Needs root."""
         command = (
             f"mount -t tmpfs tmpfs {folder} && exec {RAY} start --block --address={self.gcs} --num-cpus=4 "
-            f"--node-ip-address={PRIVATE_ADDRESS} --object-store-memory=80000000"
+            f"--node-ip-address={PRIVATE_ADDRESS} --object-store-memory=80000000 {' '.join(_ports(self.free_port))}"
         )
         private = {"RAY_OVERRIDE_NODE_ID_FOR_TESTING", "RAY_CLOUD_INSTANCE_ID", "RAY_NODE_TYPE_NAME"}
         node = subprocess.Popen(
@@ -118,8 +123,8 @@ class GrowingCluster:
             time.sleep(0.5)
 
     def _addresses(self) -> set[str]:
-        status = get_cluster_status(self.gcs)
-        return {node.ip_address for node in (*status.active_nodes, *status.idle_nodes)}
+        state = self.scaling()
+        return {node.ip_address for node in (*state.active_nodes, *state.idle_nodes)}
 
 
 @contextlib.contextmanager
@@ -149,7 +154,8 @@ def growing_cluster(root: Path, free_port: Callable[[], int]) -> Iterator[Growin
     command = [RAY, "start", "--head", "--block", "--num-cpus=0", "--num-gpus=0", f"--node-ip-address={address}",
                f"--port={port}", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard}",
                f"--autoscaling-config={folder}/cluster.json", f"--temp-dir={folder}",
-               "--object-store-memory=100000000", *(f"--{name}={free_port()}" for name in PORTS)]  # fmt: skip
+               "--object-store-memory=100000000", f"--ray-client-server-port={free_port()}",
+               *_ports(free_port)]  # fmt: skip
     with (folder / "head.log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -157,10 +163,14 @@ def growing_cluster(root: Path, free_port: Callable[[], int]) -> Iterator[Growin
     try:
         head = Head(f"http://{LOOPBACK}:{dashboard}", environment["RAY_AUTH_TOKEN"])
         wait_for(head, process, folder / "head.log")
-        yield GrowingCluster(root, folder, gcs, JobSubmissionClient(head.address), environment)
+        yield GrowingCluster(root, folder, gcs, JobSubmissionClient(head.address), environment, free_port)
     finally:
         end(process)  # its nodes are in the same process group
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ports(free_port: Callable[[], int]) -> list[str]:
+    return [f"--{name}={free_port()}" for name in PORTS]
 
 
 def _autoscaling_config(given: Mapping[str, Any], gcs: str, folder: Path) -> dict[str, Any]:

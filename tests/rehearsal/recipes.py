@@ -24,7 +24,7 @@ def write_inputs(folder: Path) -> None:
     """Writes what the jobs read, some hundred kilobytes."""
     tokenizer_dir = write_tokenizer(folder / "tokenizer")
     write_corpus(folder / "corpus")
-    write_shards(folder / "shards", tokenizer_dir)
+    write_shards(folder / "shards", tokenizer_dir, part_mb=1, rows_per_shard=1000)  # a task for each split
     write_teacher(folder / "model", tokenizer_dir, layers=2)
     write_follows(folder / "glue")
     write_rows(folder / "data.jsonl", rows_of(8))

@@ -15,6 +15,8 @@ from ray.autoscaler._private.aws import utils
 from ray.autoscaler._private.commands import _bootstrap_config
 from ray.autoscaler.tags import NODE_KIND_HEAD, NODE_KIND_WORKER, TAG_RAY_NODE_KIND, TAG_RAY_NODE_NAME
 
+pytestmark = pytest.mark.slow
+
 PROFILES = {"REPLACE_HEAD": "distilray-head", "REPLACE_WORKER": "distilray-worker"}
 ACCOUNT = "123456789012"  # of moto
 IMAGE = "ami-04681a1dbd79675a5"  # any of those that moto knows
