@@ -49,14 +49,14 @@ class Account:
 
 @dataclass(frozen=True)
 class Launched:
-    """The cluster file as it was filled in, the account before and after, and an instance by node type."""
+    """The cluster file filled in and as Ray completes it, the account before and after, an instance by node type."""
 
     given: dict[str, Any]
+    completed: dict[str, Any]
     account: Account
     before: dict[str, Any]
     after: dict[str, Any]
     instances: dict[str, dict[str, Any]]
-    key_file: Path
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def launched(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
             (instance_id,) = provider.create_node(node_type["node_config"], tags, 1)
             (reservation,) = account.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
             (instances[name],) = reservation["Instances"]
-        yield Launched(given, account, before, account.created(), instances, Path(config["auth"]["ssh_private_key"]))
+        yield Launched(given, config, account, before, account.created(), instances)
     for cache in (utils.client_cache, utils.resource_cache):
         cache.cache_clear()  # clients of moto
 
@@ -138,11 +138,18 @@ def test_only_data_nodes_are_spot_instances(launched: Launched) -> None:
     }
 
 
+def test_zones_are_tried_in_the_order_of_the_file(launched: Launched) -> None:
+    zones = {each["SubnetId"]: each["AvailabilityZone"] for each in launched.account.ec2.describe_subnets()["Subnets"]}
+    for node_type in launched.completed["available_node_types"].values():
+        tried = [zones[subnet] for subnet in node_type["node_config"]["SubnetIds"]]
+        assert tried == launched.given["provider"]["availability_zone"].split(",")
+
+
 def test_ray_creates_no_role_profile_or_security_group_and_opens_no_port(launched: Launched) -> None:
     assert launched.after == launched.before
 
 
 def test_ray_creates_one_key_pair_that_only_its_user_can_read(launched: Launched) -> None:
-    pairs = [pair["KeyName"] for pair in launched.account.ec2.describe_key_pairs()["KeyPairs"]]
-    assert pairs == [instance["KeyName"] for instance in (launched.instances["head"],)]
-    assert launched.key_file.stat().st_mode & 0o077 == 0
+    (pair,) = launched.account.ec2.describe_key_pairs()["KeyPairs"]
+    assert {instance["KeyName"] for instance in launched.instances.values()} == {pair["KeyName"]}
+    assert Path(launched.completed["auth"]["ssh_private_key"]).stat().st_mode & 0o077 == 0
