@@ -23,6 +23,7 @@ from tests.line.ray_head import RAY, START_S, Head, clean_environment, end, wait
 
 LOOPBACK = "127.0.0.1"
 PRIVATE_ADDRESS = "127.0.0.2"  # another address of this machine
+POLL_S = 1.5
 KEPT = ("resources", "labels", "min_workers", "max_workers", "priority", "idle_timeout_s")
 COMMANDS = [f"{kind}{what}_commands" for kind in ("head_", "worker_") for what in ("setup", "start_ray")]
 PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port", "node-manager-port",
@@ -78,22 +79,9 @@ class GrowingCluster:
         return get_cluster_status(self.gcs)
 
     def wait_for_logs(self, names: Sequence[str], text: str, limit_s: float) -> dict[str, str]:
-        """Return the log of each job as soon as all contain a text; of a job that has ended, whatever it contains."""
-        deadline = time.monotonic() + limit_s
-        logs: dict[str, str] = {}
-        while left := [name for name in names if name not in logs]:
-            for name in left:
-                ended = self.status(name).is_terminal()
-                log = self.log(name)
-                if ended or text in log or time.monotonic() > deadline:
-                    logs[name] = log
-            time.sleep(0.5)
-        return logs
-
-    def wait_for_end(self, names: Sequence[str], limit_s: float) -> None:
-        deadline = time.monotonic() + limit_s
-        while time.monotonic() < deadline and not all(self.status(name).is_terminal() for name in names):
-            time.sleep(0.5)
+        """Return the logs of jobs, once each contains a text, its job has ended, or the time is over."""
+        wait_until(lambda: all(text in self.log(name) or self.status(name).is_terminal() for name in names), limit_s)
+        return {name: self.log(name) for name in names}
 
     @contextlib.contextmanager
     def node_with_private_mount(self, folder: Path) -> Iterator[None]:
@@ -111,16 +99,11 @@ class GrowingCluster:
             start_new_session=True,
         )
         try:
-            self._wait_for_node(PRIVATE_ADDRESS)
+            wait_until(lambda: PRIVATE_ADDRESS in self._addresses(), START_S)
+            assert PRIVATE_ADDRESS in self._addresses(), (self.folder / "private-node.log").read_text()
             yield
         finally:
             end(node)
-
-    def _wait_for_node(self, address: str) -> None:
-        deadline = time.monotonic() + START_S
-        while address not in self._addresses():
-            assert time.monotonic() < deadline, (self.folder / "private-node.log").read_text()
-            time.sleep(0.5)
 
     def _addresses(self) -> set[str]:
         state = self.scaling()
@@ -146,7 +129,7 @@ def growing_cluster(root: Path, free_port: Callable[[], int]) -> Iterator[Growin
         "RAY_enable_autoscaler_v2": "1",  # this and the next two as `ray up` sets them
         "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
         "RAY_NODE_TYPE_NAME": given["head_node_type"],
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "2",
         "RAY_prestart_worker_first_driver": "0",  # a fake node of 96 CPUs would start 96 processes
         "RAY_enable_worker_prestart": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
@@ -167,6 +150,13 @@ def growing_cluster(root: Path, free_port: Callable[[], int]) -> Iterator[Growin
     finally:
         end(process)  # its nodes are in the same process group
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float) -> None:
+    """Returns as soon as a condition is met, or when the time is over."""
+    deadline = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(POLL_S)
 
 
 def _ports(free_port: Callable[[], int]) -> list[str]:
