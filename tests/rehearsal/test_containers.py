@@ -44,7 +44,7 @@ class Ssh:
 @pytest.fixture(scope="module")
 def home() -> str:
     """Home of the user of the image."""
-    (user,) = re.findall(r"useradd [^&]* (\w+) *(?:&|$)", " ".join(all_of(TEXT, "RUN")))
+    (user,) = re.findall(r"useradd [^&\n]* (\w+) *$", "\n".join(all_of(TEXT, "RUN")), re.MULTILINE)
     return f"/home/{user}"
 
 
