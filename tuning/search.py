@@ -115,14 +115,14 @@ def _experiments(
             most_evaluations=evaluations(config, task)[1],
             asha=config.asha,
             need=need.request(),
-            concurrent=_concurrent(config, share),
+            concurrent=concurrent_trials(config, share),
             budget_s=None if config.max_minutes is None else 60 * config.max_minutes,
         )
     return found
 
 
-def _concurrent(config: SearchGlueConfig, share: int) -> int | None:
-    """Trials of a task at a time: its share of the present room, or no limit where the cluster may grow.
+def concurrent_trials(config: SearchGlueConfig, share: int) -> int | None:
+    """Return the trials of a task at a time: its share of the present room, or None where the cluster may grow.
 
     Ray Tune begins as many as there is room for. With a time limit all tasks keep their shares, so that none waits for
     the others until its time is over.

@@ -1,8 +1,10 @@
 """The job that scores a model on GLUE: what it writes, says and refuses. Fine-tunings run in this process."""
 
 import hashlib
+import itertools
 import json
 import shutil
+import threading
 import zipfile
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -146,6 +148,25 @@ def test_a_run_that_was_interrupted_does_what_is_left_and_ends_the_same(folders,
     assert len(again) == 3
     assert not set(again) & set(taken)
     assert scores(run_dir)["rows"] == scores(done)["rows"]
+
+
+def test_fine_tunings_follow_a_cluster_that_grows(folders, tmp_path):
+    original, all_running, one_at_a_time = fine_tune._fit, threading.Barrier(4), threading.Lock()
+    cpus = itertools.chain([1], itertools.repeat(2))
+
+    def fit(plan, unit):
+        all_running.wait(timeout=60)
+        with one_at_a_time:
+            original(plan, unit)
+
+    with (
+        patch.object(fine_tune, "inside_cluster", lambda: True),
+        patch.object(fine_tune, "check_shared", lambda run_dir: None),
+        patch.object(fine_tune, "ensure", lambda need, **_: 1),
+        patch.object(fine_tune, "cluster_nodes", lambda: [Node({"CPU": next(cpus)})]),
+        patch.object(fine_tune, "_fit", fit),
+    ):
+        assert run(folders, tmp_path / "run", "tasks=[rte, wnli]", "scaling.max_parallel=null") == 0
 
 
 def test_the_share_of_the_teacher_is_shown(folders, done, tmp_path, capsys):
