@@ -214,8 +214,8 @@ def _refuse_beyond_limits(need: Need) -> None:
         most = max(limits.get(name, 0), nodes.get(name, 0))
         if need.count * amount > most and name in ("CPU", "GPU"):
             raise InputError(
-                f"no room for {need}: the autoscaler may start nodes with {_amount(name, most)} at most; {need.remedy}, "
-                "or raise max_workers of a node type in the cluster file"
+                f"no room for {need}: all nodes that the autoscaler may start have {_amount(name, most)}; "
+                f"{need.remedy}, or raise max_workers of a node type in the cluster file"
             )
 
 
