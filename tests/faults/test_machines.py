@@ -115,11 +115,14 @@ def test_every_step_is_made_once_as_one_worker_would_have_made_it(undisturbed: E
 # Data.
 
 
-def test_data_work_stays_on_its_machines_and_none_is_lost_or_doubled_with_one_of_them(machines: Machines) -> None:
+def test_data_work_stays_on_its_machines_and_none_is_lost_or_doubled_with_one_of_them(
+    machines: Machines, tmp_path: Path
+) -> None:
     found = []
     with ThreadPoolExecutor(1) as beside:
         replacing = None
-        for result in run_tasks([{"number": number} for number in range(ITEMS)], note_where):
+        items = [{"number": number} for number in range(ITEMS)]
+        for result in run_tasks(items, note_where, job="notes", run_dir=str(tmp_path)):
             found.append(result)
             if replacing is None:
                 replacing = beside.submit(machines.replace, "data")
