@@ -23,7 +23,7 @@ from tests.line.ray_head import RAY, START_S, Head, clean_environment, end, wait
 
 LOOPBACK = "127.0.0.1"
 PRIVATE_ADDRESS = "127.0.0.2"  # another address of this machine
-POLL_S = 1.5
+POLL_S, STOPS_S = 1.5, 15
 KEPT = ("resources", "labels", "min_workers", "max_workers", "priority", "idle_timeout_s")
 COMMANDS = [f"{kind}{what}_commands" for kind in ("head_", "worker_") for what in ("setup", "start_ray")]
 PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port", "node-manager-port",
@@ -149,7 +149,13 @@ def growing_cluster(root: Path, free_port: Callable[[], int]) -> Iterator[Growin
         yield GrowingCluster(root, folder, gcs, JobSubmissionClient(head.address), environment, free_port)
     finally:
         end(process)  # its nodes are in the same process group
-        shutil.rmtree(folder, ignore_errors=True)
+        wait_until(lambda: removed(folder), STOPS_S)  # their workers notice a moment later, and write logs until then
+
+
+def removed(folder: Path) -> bool:
+    """Removes a folder in which files may still appear; gives whether it is gone."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 def wait_until(condition: Callable[[], bool], limit_s: float) -> None:
