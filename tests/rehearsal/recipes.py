@@ -37,7 +37,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def recipes(folder: Path) -> dict[str, dict[str, Any]]:
-    """Recipe of each job, without `run_dir`. Those of `ON_GPUS` need GPUs."""
+    """Recipe of each job, without `run_dir`. Those of `ON_GPUS` use GPUs."""
     shards, model = {"shards_dir": str(folder / "shards")}, str(folder / "model")
     source = {"name": "own", "path": str(folder / "text"), "kind": "text", "document_per": "file"}
     fine_tuning = {"epochs": 1, "max_length": 32, "batch_size": 8, "seeds": [1], "max_train_examples": 48}
@@ -84,7 +84,7 @@ def recipes(folder: Path) -> dict[str, dict[str, Any]]:
             "data": {"path": str(folder / "data.jsonl")},
             "student_dir": model,
             "precision": "fp32",
-            "device": "gpu",
+            "device": "auto",
         },
     }
 

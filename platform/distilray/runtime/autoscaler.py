@@ -12,7 +12,7 @@ from ray.core.generated.autoscaler_pb2 import AutoscalingState, GetClusterStatus
 
 _RPC_TIMEOUT_S = 5
 # The reasons of failures are in the log of the autoscaler and nowhere else.
-_FAILURE = re.compile(r"(Failed to launch \d+ nodes? of type .*|Ray installation failed on .*)")
+_FAILURE = re.compile(r"(Failed to launch \d+ nodes? of type [^\s:]+: .+|Ray installation failed on .+)")
 _LOG_BYTES = 1 << 20
 _REASON_LETTERS = 300
 
@@ -29,6 +29,8 @@ class AutoscalerReport:
         self._bundle, self._since = dict(bundle), time.time()
         self._log = log or Path(ray._private.worker.global_worker.node.get_logs_dir_path()) / "monitor.log"
         self._log_start = self._log_size()
+        state = _autoscaling_state()
+        self._version = 0 if state is None else state.autoscaler_state_version
 
     def summary(self) -> str:
         """Return the report in one line."""
@@ -39,16 +41,36 @@ class AutoscalerReport:
         starting = Counter(each.ray_node_type_name for each in state.pending_instances)
         parts = [f"requesting {count} {kind} from the provider" for kind, count in requested.items()]
         parts += [f"{count} {kind} starting" for kind, count in starting.items()]
-        if any(self._is_ours(gang) for gang in state.infeasible_gang_resource_requests):
+        if self._is_infeasible(state):
             parts.append("no node type of the cluster can hold this")
-        # The state also keeps the failures of earlier jobs.
-        failed = [each for each in state.failed_instance_requests if each.failed_ts >= self._since]
         if reason := self._last_failure():
             parts.append(f"last failure: {' '.join(reason.split())[:_REASON_LETTERS]}")
         else:
-            kinds = Counter(each.ray_node_type_name for each in failed)
-            parts += [f"{count} attempts to start {kind} failed (see `ray monitor`)" for kind, count in kinds.items()]
+            failed = Counter(self._failed_types(state))
+            parts += [f"{count} attempts to start {kind} failed (see `ray monitor`)" for kind, count in failed.items()]
         return "; ".join(parts) or "no node is being started (is there an autoscaler? see `ray status` on the head)"
+
+    def is_infeasible(self) -> bool:
+        """Return whether no node type of the cluster can hold the request."""
+        state = _autoscaling_state()
+        return state is not None and self._is_infeasible(state)
+
+    def is_starting_nodes(self) -> bool:
+        """Return whether nodes are being started, or have failed to start, for requests that include this one.
+
+        It is False until the autoscaler has made two rounds, since the first may have begun before the request.
+        """
+        state = _autoscaling_state()
+        if state is None or state.autoscaler_state_version < self._version + 2:
+            return False
+        return bool(state.pending_instance_requests or state.pending_instances or self._failed_types(state))
+
+    def _is_infeasible(self, state: AutoscalingState) -> bool:
+        return any(self._is_ours(gang) for gang in state.infeasible_gang_resource_requests)
+
+    def _failed_types(self, state: AutoscalingState) -> list[str]:
+        # The state keeps the failures of earlier jobs too.
+        return [each.ray_node_type_name for each in state.failed_instance_requests if each.failed_ts >= self._since]
 
     def _is_ours(self, gang: Any) -> bool:
         requests = gang.bundle_selectors[0].resource_requests if gang.bundle_selectors else gang.requests

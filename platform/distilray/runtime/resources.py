@@ -3,16 +3,17 @@
 What the nodes of a cluster must share, the folder of the run, is checked here too.
 """
 
+import contextlib
 import math
 import secrets
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distilray.errors import InputError
@@ -25,6 +26,7 @@ from distilray.runtime.reporting.progress import duration
 GIB = 1 << 30
 _POLL_S = 2.0
 _REPORT_S = 10.0
+_FEASIBLE_S = 30.0  # the autoscaler reports every 5 s
 _PROBE_FOLDER = ".probe"
 _PROBE_TIMEOUT_S = 120.0  # a new node first starts a worker process
 _UNITS = {"CPU": "CPU", "GPU": "GPU", "memory": "GiB of memory"}
@@ -104,12 +106,11 @@ def ensure(need: Need, *, job: str, run_dir: str | None = None) -> int:
         run_dir: the folder of the run, which all nodes of a cluster must share.
 
     Raises:
-        InputError: the need can never be met, or a node does not see `run_dir`.
+        InputError: a local cluster is too small, or a node does not share `run_dir`.
     """
     if not inside_cluster():
         refuse_unless_fitting(need, cluster_nodes())
     else:
-        _refuse_beyond_limits(need)
         _wait(need, job)
         if run_dir is not None:
             check_shared(run_dir)
@@ -134,10 +135,22 @@ def cluster_nodes() -> list[Node]:
     return [Node(node["Resources"], node.get("Labels") or {}) for node in nodes if node["Alive"]]
 
 
-def could_have_gpus() -> bool:
-    """Return whether the connected cluster has GPUs, or its autoscaler has a node type with GPUs."""
-    limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    return max(limits.get("GPU", 0), ray.cluster_resources().get("GPU", 0)) > 0
+def can_ever_have(need: Need) -> bool:
+    """Return whether the cluster has room for `need`, or an autoscaler that tries to make room.
+
+    Inside a cluster this requests the need for up to half a minute, which may start a node.
+    """
+    if not inside_cluster():
+        return need.fitting(cluster_nodes()) >= need.count
+    report, deadline = AutoscalerReport(need.bundle()), time.monotonic() + _FEASIBLE_S
+    with _requested(need) as group:
+        while time.monotonic() < deadline:
+            if group.wait(_POLL_S) or report.is_starting_nodes():
+                return True
+            if report.is_infeasible():
+                return False
+            raise_if_interrupted()
+    return False
 
 
 def check_shared(run_dir: str) -> None:
@@ -204,39 +217,30 @@ def _check_answer(answer: Any, node: Mapping[str, Any], folder: str, token: byte
         )
 
 
-def _refuse_beyond_limits(need: Need) -> None:
-    """Refuse what exceeds all nodes that the autoscaler may start; without an autoscaler no limits are known."""
-    limits = ray._private.state.state.get_max_resources_from_cluster_config()
-    if not limits:
-        return
-    nodes = ray.cluster_resources()
-    for name, amount in need.bundle().items():
-        most = max(limits.get(name, 0), nodes.get(name, 0))
-        if need.count * amount > most and name in ("CPU", "GPU"):
-            raise InputError(
-                f"no room for {need}: all nodes that the autoscaler may start have {_amount(name, most)}; "
-                f"{need.remedy}, or raise max_workers of a node type in the cluster file"
-            )
-
-
 def _wait(need: Need, job: str) -> None:
-    started = time.monotonic()
+    started, reported = time.monotonic(), float("-inf")
     report = AutoscalerReport(need.bundle())
+    with _requested(need) as group:
+        while not group.wait(_POLL_S):
+            raise_if_interrupted()
+            now = time.monotonic()
+            if now - reported >= _REPORT_S:
+                reported = now
+                waited = f"requested {duration(now - started)} ago"
+                print(f"{job}: waiting for {need}, {waited}; {report.summary()}", file=sys.stderr, flush=True)
+    if reported > 0:
+        print(f"{job}: {need} available after {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _requested(need: Need) -> Iterator[PlacementGroup]:
+    """Request a need from the cluster while the block runs."""
     group = placement_group(
         [need.bundle()] * need.count,
         bundle_label_selector=[dict(need.labels)] * need.count if need.labels else None,
     )
     try:
-        reported: float | None = None
-        while not group.wait(_POLL_S):
-            raise_if_interrupted()
-            waited = time.monotonic() - started
-            if reported is None or waited - reported >= _REPORT_S:
-                reported = waited
-                print(f"{job}: waiting for {need}, requested {duration(waited)} ago; {report.summary()}",
-                      file=sys.stderr, flush=True)  # fmt: skip
-        if reported is not None:
-            print(f"{job}: {need} available after {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
+        yield group
     finally:
         remove_placement_group(group)
 

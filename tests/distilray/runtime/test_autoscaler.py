@@ -44,6 +44,11 @@ def test_why_a_node_could_not_be_started_is_reported_from_the_log_of_the_autosca
     assert reported == f"last failure: {line}"
 
 
+def test_a_failure_without_its_reason_is_not_reported_as_one(monkeypatch, tmp_path):
+    line = "Failed to launch 1 nodes of type gpu8 with request id 1f7b: \n"
+    assert "last failure" not in summary(monkeypatch, tmp_path, log=line)
+
+
 def test_failed_launches_are_counted_where_the_log_cannot_be_read_but_not_those_before_the_wait(monkeypatch, tmp_path):
     now = int(time.time()) + 60
     failed = [{"ray_node_type_name": "gpu8", "failed_ts": when} for when in (1, now, now)]
@@ -58,3 +63,16 @@ def test_a_request_that_no_node_type_can_hold_is_reported(monkeypatch, tmp_path)
     reported = summary(monkeypatch, tmp_path, infeasible_gang_resource_requests=[gang(CPU=4, GPU=1)])
     assert "no node type" in reported
     assert "no node type" not in summary(monkeypatch, tmp_path, infeasible_gang_resource_requests=[gang(CPU=99)])
+
+
+@pytest.mark.parametrize(("rounds", "expected"), [(0, False), (1, False), (2, True)])
+def test_nodes_count_as_started_for_a_request_once_the_autoscaler_must_have_seen_it(
+    monkeypatch, tmp_path, rounds, expected
+):
+    def state(version):
+        return AutoscalingState(autoscaler_state_version=version, pending_instances=[{"ray_node_type_name": "gpu8"}])
+
+    monkeypatch.setattr(autoscaler, "_autoscaling_state", lambda: state(7))
+    report = AutoscalerReport({"GPU": 1}, log=tmp_path / "monitor.log")
+    monkeypatch.setattr(autoscaler, "_autoscaling_state", lambda: state(7 + rounds))
+    assert report.is_starting_nodes() is expected

@@ -3,7 +3,6 @@
 import pytest
 
 from distilray.errors import InputError
-from distilray.runtime import resources
 from distilray.runtime.resources import GIB, Need, Node, refuse_unless_fitting
 
 
@@ -51,24 +50,3 @@ def test_a_local_cluster_refuses_what_it_can_never_hold(nodes, count, named):
     with pytest.raises(InputError) as refusal:
         refuse_unless_fitting(need(1, count=count), nodes)
     assert str(refusal.value) == named
-
-
-@pytest.mark.parametrize(
-    ("limits", "present", "refused"),
-    [
-        (None, {"CPU": 0}, False),  # no autoscaler is known: somebody may add a node by hand
-        ({"CPU": 96, "GPU": 8}, {"CPU": 0}, False),
-        ({"CPU": 96, "GPU": 4}, {"CPU": 0}, True),
-        ({"CPU": 96}, {"CPU": 0, "GPU": 8}, False),
-        ({"CPU": 96}, {"CPU": 16}, True),
-    ],
-)
-def test_a_cluster_refuses_only_what_its_autoscaler_may_never_start(monkeypatch, limits, present, refused):
-    state = resources.ray._private.state.state
-    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: limits)
-    monkeypatch.setattr(resources.ray, "cluster_resources", lambda: present)
-    if refused:
-        with pytest.raises(InputError, match=r"no room for 8 workers with 4 CPU, 1 GPU: .*max_workers"):
-            resources._refuse_beyond_limits(need(4, 1, count=8))
-    else:
-        resources._refuse_beyond_limits(need(4, 1, count=8))

@@ -5,8 +5,9 @@ marks it as done. A run that was cut off reads its files again and scores the pa
 """
 
 import functools
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +28,7 @@ from distilray.evaluation.fill_mask.readers import DataFile
 from distilray.runtime.environment import inside_cluster
 from distilray.runtime.marks import Marks
 from distilray.runtime.reporting.progress import Progress
-from distilray.runtime.resources import Need, could_have_gpus, ensure
+from distilray.runtime.resources import Need, can_ever_have, ensure
 from distilray.runtime.run_owner import check_visible
 from distilray.runtime.session import data_labels, ray_session
 
@@ -145,17 +146,19 @@ def _pool(config: EvaluateFillMaskConfig, folder: str) -> tuple[str, ray.data.Ac
     Raises:
         InputError: the actors can never have their resources, or a node does not see the run folder.
     """
-    scaling = config.scaling
-    use_gpu = config.device == "gpu" or (config.device == "auto" and could_have_gpus())
-    grows = inside_cluster()
+    scaling, grows = config.scaling, inside_cluster()
     need = Need(
         "actor",
         "lower scaling.actors or the resources of each, or set device=cpu",
-        cpus=0 if use_gpu else scaling.cpus_per_actor,
-        gpus=scaling.gpus_per_actor if use_gpu else 0,
+        gpus=scaling.gpus_per_actor,
         count=1 if grows else scaling.actors or 1,
-        labels={} if use_gpu else data_labels() or {},
     )
+    use_gpu = config.device == "gpu" or (config.device == "auto" and can_ever_have(replace(need, count=1)))
+    if not use_gpu:
+        need = replace(need, gpus=0, cpus=scaling.cpus_per_actor, labels=data_labels() or {})
+        if grows and config.device == "auto":
+            message = "evaluate_fill_mask: this cluster has no GPU and starts none; using CPUs"
+            print(message, file=sys.stderr, flush=True)
     room = ensure(need, job="evaluate_fill_mask", run_dir=folder)
     resources = {"num_gpus": need.gpus} if use_gpu else {"num_cpus": need.cpus}
     if grows:
