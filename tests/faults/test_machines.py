@@ -11,6 +11,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from distilray.runtime.run_owner import RunOwner
 from distilray.runtime.session import DATA_LABELS, ENVIRONMENT, run_tasks
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
 from tests.faults.processes import eventually, note_where
@@ -119,7 +120,7 @@ def test_data_work_stays_on_its_machines_and_none_is_lost_or_doubled_with_one_of
     machines: Machines, tmp_path: Path
 ) -> None:
     found = []
-    with ThreadPoolExecutor(1) as beside:
+    with RunOwner(str(tmp_path)), ThreadPoolExecutor(1) as beside:
         replacing = None
         items = [{"number": number} for number in range(ITEMS)]
         for result in run_tasks(items, note_where, job="notes", run_dir=str(tmp_path)):
