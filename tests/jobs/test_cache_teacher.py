@@ -251,7 +251,7 @@ def test_on_a_cluster_the_job_comes_to_the_content_of_one_process(work, local_ra
 @pytest.mark.slow
 def test_a_task_larger_than_the_cluster_is_one_line(work, tmp_path, capfd, local_ray):
     line = refusal(work, capfd, "cache", f"run_dir={tmp_path}/run", "scaling.cpus_per_task=3")
-    assert "a task needs 3 CPU, the local cluster has 2" in line
+    assert "no room for 1 task with 3 CPU: the local cluster has 2 CPU" in line
 
 
 @pytest.mark.slow

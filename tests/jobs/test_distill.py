@@ -100,7 +100,7 @@ def test_a_step_without_an_example_for_every_worker_is_refused(work, tmp_path, c
 @pytest.mark.slow
 def test_more_workers_than_the_cluster_holds_are_one_line(work, tmp_path, capfd, local_ray):
     line = refusal(work, capfd, f"run_dir={tmp_path}/run", "scaling.num_workers=3")
-    assert "3 workers need 3 CPU, the local cluster has 2" in line
+    assert "no room for 3 workers with 1 CPU: the local cluster has 2 CPU" in line
 
 
 @pytest.fixture(scope="module")

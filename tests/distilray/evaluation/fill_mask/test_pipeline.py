@@ -61,7 +61,7 @@ def test_two_actors_go_on_with_a_run_and_come_to_the_bytes_of_one_process(config
 
 def test_more_actors_than_there_is_room_for_are_refused(config, tmp_path, local_ray):
     greedy = config.model_copy(update={"scaling": config.scaling.model_copy(update={"actors": 3})})
-    with pytest.raises(InputError, match="3 actors of 1 CPU need more than the 2"):
+    with pytest.raises(InputError, match="no room for 3 actors with 1 CPU: the local cluster has 2 CPU"):
         scored(greedy, tmp_path)
     with pytest.raises(InputError, match=r"1 actors of 1 GPU .* device=cpu"):
         scored(config.model_copy(update={"device": "gpu"}), tmp_path)
