@@ -63,7 +63,7 @@ def test_more_actors_than_there_is_room_for_are_refused(config, tmp_path, local_
     greedy = config.model_copy(update={"scaling": config.scaling.model_copy(update={"actors": 3})})
     with pytest.raises(InputError, match="no room for 3 actors with 1 CPU: the local cluster has 2 CPU"):
         scored(greedy, tmp_path)
-    with pytest.raises(InputError, match=r"1 actors of 1 GPU .* device=cpu"):
+    with pytest.raises(InputError, match=r"no room for 1 actor with 1 GPU: .*device=cpu"):
         scored(config.model_copy(update={"device": "gpu"}), tmp_path)
 
 
