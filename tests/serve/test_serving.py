@@ -57,7 +57,10 @@ def test_the_real_application_answers_who_has_a_key_in_both_forms_and_leaves_its
             assert key not in metrics
         assert is_free(int(url.rpartition(":")[2]))
         assert ray.is_initialized()
-        with pytest.raises(InputError, match="no room for 1 replica with 99 CPU"), serving(config.model_copy(update={"num_cpus": 99}), port=0):
+        with (
+            pytest.raises(InputError, match="no room for 1 replica with 99 CPU"),
+            serving(config.model_copy(update={"num_cpus": 99}), port=0),
+        ):
             pass
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 PATIENCE_S = 45.0
+INTERIM = b"HTTP/1.1 1"
 CHUNK = 65_536
 
 
@@ -73,12 +74,18 @@ def exchange(url: str, request_head: bytes, body: Iterable[bytes] = (), *, pause
         opened.sendall(request_head)
         with contextlib.suppress(ConnectionError):  # a server that has answered need not read on
             for piece in (part[at : at + CHUNK] for part in body for at in range(0, len(part), CHUNK)):
-                if select.select([opened], [], [], 0)[0]:
+                if _has_answered(opened):
                     break
                 opened.sendall(piece)
                 sent += len(piece)
                 time.sleep(pause_s)
         return _read(opened, sent, began)
+
+
+def _has_answered(opened: socket.socket) -> bool:
+    """Return whether an answer has begun, other than `100 Continue`, which asks for the body."""
+    is_readable = bool(select.select([opened], [], [], 0)[0])
+    return is_readable and opened.recv(len(INTERIM), socket.MSG_PEEK) != INTERIM
 
 
 def _read(opened: socket.socket, sent: int, began: float) -> Reply:
