@@ -103,7 +103,7 @@ def test_the_patterns_can_fail(pattern: re.Pattern[str], text: str) -> None:
 
 
 def variables_of_ray_set(source: str) -> Iterator[str]:
-    """Where a module sets a variable of `SET_BY_RAY`, as `line: name`."""
+    """Lines of a module that set a variable of `SET_BY_RAY`, as `line: name`."""
     for node in ast.walk(ast.parse(source)):
         names: list[object] = []
         if isinstance(node, ast.Call):

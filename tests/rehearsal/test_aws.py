@@ -37,7 +37,7 @@ class Account:
         self.ec2.authorize_security_group_ingress(GroupId=self.group, IpPermissions=[ssh, inside])
 
     def created(self) -> dict[str, Any]:
-        """What `ray up` creates where the cluster file leaves it to Ray."""
+        """Things that `ray up` creates where the cluster file leaves them to Ray."""
         return {
             "roles": [role["RoleName"] for role in self.iam.list_roles()["Roles"]],
             "profiles": [each["InstanceProfileName"] for each in self.iam.list_instance_profiles()["InstanceProfiles"]],
@@ -98,7 +98,7 @@ TYPES = ("head", "gpu8", "cpu_spot")
 
 @pytest.fixture(params=TYPES)
 def node(request: pytest.FixtureRequest, launched: Launched) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the file says of a node type, and the instance that was launched."""
+    """The entry of a node type in the file, and the instance that was launched."""
     return launched.given["available_node_types"][request.param]["node_config"], launched.instances[request.param]
 
 

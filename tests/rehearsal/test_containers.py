@@ -55,7 +55,7 @@ def cluster(root: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def commands(cluster: dict[str, Any], home: str) -> dict[str, list[str]]:
-    """What the launcher runs on a new machine of each node type."""
+    """Commands that the launcher runs on a new machine of each node type."""
     config, found = AutoscalingConfig(cluster, skip_content_hash=True), {}
     for node_type in NODE_TYPES:
         is_head, ssh = node_type == cluster["head_node_type"], Ssh(home)

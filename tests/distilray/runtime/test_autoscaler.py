@@ -10,7 +10,7 @@ from distilray.runtime.autoscaler import AutoscalerReport
 
 
 def summary(monkeypatch, tmp_path, log="", **fields):
-    """What is reported for an autoscaler in a given state, whose log has grown by `log` since the wait began."""
+    """Report on an autoscaler in a given state, whose log has grown by `log` since the wait began."""
     state = AutoscalingState(autoscaler_state_version=1, **fields)
     monkeypatch.setattr(autoscaler, "_autoscaling_state", lambda: state)
     monitor_log = tmp_path / "monitor.log"
