@@ -28,6 +28,13 @@ _ERRORS_OF_POST: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": ERROR_TYPES[status]}
     for status in (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
 }
+# Tags of the operations, which are the sections of /docs.
+_TAGS = {
+    "Candidates": "The most probable tokens for each mask, in the format of Hugging Face.",
+    "Best token": "The most probable token for each mask, in the formats of Azure.",
+    "Health": "Probes for load balancers and process managers.",
+    "Service": "The models and limits of the service, and its metrics.",
+}
 
 
 class JsonRoute(APIRoute):
@@ -77,6 +84,7 @@ def create_api(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        openapi_tags=[{"name": name, "description": description} for name, description in _TAGS.items()],
         lifespan=lifespan,
     )
     api.include_router(_fill_mask_routes(models))
@@ -123,7 +131,14 @@ def _fill_mask_routes(models: Models) -> APIRouter:
         return await answer(request, body)
 
     shapes = _Candidates | list[_Candidates] | list[_Candidates | list[_Candidates]]
-    router.add_api_route("/v1/fill-mask", fill_mask, methods=["POST"], response_model=shapes)
+    router.add_api_route(
+        "/v1/fill-mask",
+        fill_mask,
+        methods=["POST"],
+        response_model=shapes,
+        tags=["Candidates"],
+        summary="Rank candidates for each mask",
+    )
     for path in ("/score", "/"):
         router.add_api_route(
             path,
@@ -131,6 +146,8 @@ def _fill_mask_routes(models: Models) -> APIRouter:
             methods=["POST"],
             response_model=list[str] | list[dict[str, str]],
             operation_id=f"score_{path.strip('/') or 'root'}",
+            tags=["Best token"],
+            summary="Predict the best token of each text",
         )
     return router
 
@@ -139,20 +156,25 @@ def _state_routes(models: Models) -> APIRouter:
     router = APIRouter()
 
     @router.head("/healthz", include_in_schema=False)
-    @router.get("/healthz")
+    @router.get("/healthz", tags=["Health"], summary="Check that the process responds")
     async def healthz() -> dict[str, str]:
         """The process answers."""
         return {"status": "alive"}
 
     @router.head("/readyz", include_in_schema=False)
-    @router.get("/readyz", responses={503: {"model": ErrorBody}})
+    @router.get(
+        "/readyz",
+        responses={503: {"model": ErrorBody}},
+        tags=["Health"],
+        summary="Check that the service accepts requests",
+    )
     async def readyz() -> dict[str, str]:
         """The model is loaded and warmed up, and its queue is below the bound."""
         if not models.default.ready:
             raise unavailable("the model is not ready for more work; try again later", retry_after_s=1)
         return {"status": "ready"}
 
-    @router.get("/info")
+    @router.get("/info", tags=["Service"], summary="Describe the models and limits")
     async def info() -> dict[str, Any]:
         """Names of the models; revision, dtype and limits of the default one."""
         return models.info()

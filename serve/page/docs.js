@@ -5,4 +5,6 @@ const follow = () => document.documentElement.classList.toggle("dark-mode", dark
 dark.addEventListener("change", follow);
 follow();
 
-SwaggerUIBundle({ url: "openapi.json", dom_id: "#docs", deepLinking: true, validatorUrl: null });
+// Relative to this file: the page itself is served at /docs and at /docs/.
+const url = new URL("../openapi.json", document.currentScript.src).href;
+SwaggerUIBundle({ url, dom_id: "#docs", deepLinking: true, validatorUrl: null });

@@ -1,8 +1,8 @@
-// The page at /ui: asks POST v1/fill-mask for the words of a sentence's blanks and puts the chosen ones in.
+// Page at /ui: sends a sentence to POST v1/fill-mask and fills its blanks with the words the user chooses.
 //
-// Addresses are relative, so that the application may be mounted anywhere. Every text enters the page as text. What is
-// asked stands in the fragment of the address (`#text=...&k=5&targets=a,b`), which makes a link that can be shared; the
-// API key, where the service wants one, is kept by this tab alone.
+// Addresses are relative to this file, so that the application can be mounted under any path. All text is inserted as
+// text, never as markup. The query is stored in the URL fragment (`#text=...&k=5&targets=a,b`), which makes links that
+// can be shared; the API key, if the service requires one, is kept in the session storage of this tab.
 
 const EXAMPLES = [
   "Paris is the _ of France.",
@@ -12,9 +12,13 @@ const EXAMPLES = [
 ];
 const COUNTS = [3, 5, 10, 20, 50];
 const USUAL_COUNT = "5";
+// Three or more underscores that touch no letter or digit, and the mask tokens of BERT and RoBERTa in any case.
+const BLANK = /(?<![\p{L}\p{M}\p{N}_])_{3,}(?![\p{L}\p{M}\p{N}_])|\[mask\]|<mask>/giu;
+const SLOW_MS = 500; // after which the page reports that it is waiting
 const KEY = "fill-mask-api-key";
 const FIXES = {
-  NoMask: "Put the caret where the blank belongs, or select the word to hide, and press Insert.",
+  NoMask: "Type ___ where the blank belongs, or select the word to hide and press Insert.",
+  BodyTooLarge: "Shorten the sentence or the list of words.",
   TextTooLong: "Shorten the sentence: the model reads only so much at once.",
   TooManyMasks: "Leave fewer blanks.",
   Targets: "Change the words under “Only these words”, or leave the field empty.",
@@ -47,13 +51,11 @@ class Problem extends Error {
 // Elements
 
 function make(tag, properties, ...children) {
-  const { data = {}, ...others } = properties ?? {};
   const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(others)) {
+  for (const [name, value] of Object.entries(properties)) {
     if (name in element) element[name] = value;
     else element.setAttribute(name, value);
   }
-  Object.assign(element.dataset, data);
   element.append(...children); // strings become text
   return element;
 }
@@ -61,7 +63,7 @@ function make(tag, properties, ...children) {
 const percent = share =>
   share >= 0.1 ? `${(100 * share).toFixed(1)}%`
   : share >= 0.001 ? `${(100 * share).toFixed(2)}%`
-  : share >= 0.00001 ? `${(100 * share).toFixed(4)}%`
+  : share >= 0.00001 ? `${Number((100 * share).toPrecision(2))}%`
   : "<0.001%";
 
 const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
@@ -79,7 +81,7 @@ async function send(path, { headers = {}, ...options } = {}) {
   const start = performance.now();
   let response, body;
   try {
-    response = await fetch(path, { ...options, headers: { ...headers, ...authorization }, cache: "no-store" });
+    response = await fetch(new URL(`../${path}`, import.meta.url), { ...options, headers: { ...headers, ...authorization }, cache: "no-store" });
     body = await response.json().catch(error => { if (error.name === "AbortError") throw error; });
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -111,7 +113,8 @@ async function askModel(model, query, signal) {
   return { blanks: Array.isArray(body[0]) ? body : [body], headers, ms };
 }
 
-async function ask({ focus = false } = {}) {
+async function ask({ focus = false, reveal = false } = {}) {
+  writeMasks();
   const query = queryOfForm();
   if (!query.text.trim()) {
     say("Write a sentence first.");
@@ -124,6 +127,7 @@ async function ask({ focus = false } = {}) {
   link.hidden = true;
   problem.replaceChildren();
   results.setAttribute("aria-busy", "true");
+  const notice = setTimeout(say, SLOW_MS, "Waiting for an answer…");
   let columns = null; // made when the first answer is here: until then the earlier ones stay
   const answers = models.map(async (model, index) => {
     const answer = await askModel(model, query, mine.signal);
@@ -133,10 +137,20 @@ async function ask({ focus = false } = {}) {
     return answer;
   });
   const settled = await Promise.allSettled(answers);
+  clearTimeout(notice);
   if (mine !== running) return;
   running = null;
   results.setAttribute("aria-busy", "false");
   finish(settled, query, columns, focus);
+  if (reveal) revealAnswer();
+}
+
+// Scrolls only if the answer, or the problem, starts outside the upper two thirds of what the keyboard of a phone leaves
+// visible. The focus stays where it is.
+function revealAnswer() {
+  const answer = problem.hasChildNodes() ? problem : part("bar");
+  const { top } = answer.getBoundingClientRect();
+  if (top < 0 || top > (2 / 3) * visualViewport.height) answer.scrollIntoView();
 }
 
 function finish(settled, query, columns, focus) {
@@ -231,7 +245,6 @@ function showAnswer(column, { blanks, headers, ms }, query) {
   column.querySelector(".blanks").replaceChildren(
     ...blanks.map((candidates, blank) => blankOf(candidates, blank, blanks.length, query, name)),
   );
-  scaleBars(blanks.length);
 }
 
 function timesOf(headers, ms) {
@@ -255,8 +268,9 @@ function blankOf(candidates, blank, blanks, query, name) {
 
 function rowOf(candidate, blank) {
   const share = make("span", { className: "share" }, percent(candidate.score));
-  const row = make("button", { type: "button", data: { blank, score: candidate.score } },
+  const row = make("button", { type: "button" },
     make("span", { className: "word" }, candidate.token_str), " ", share);
+  row.style.setProperty("--share", candidate.score); // of the whole width: bars of all blanks and models compare
   if (candidate.token_str.startsWith("##")) row.title = "a piece that is joined to the word before it";
   row.addEventListener("click", () => fill(candidate, blank, row));
   return row;
@@ -270,14 +284,6 @@ function contextOf(sentence, blank) {
     before.length > 36 ? `…${before.slice(-32).replace(/^\S+/, "")}` : before,
     make("mark", {}, String(blank + 1)),
     after.length > 36 ? `${after.slice(0, 32).replace(/\S+$/, "")}…` : after);
-}
-
-function scaleBars(blanks) {
-  for (let blank = 0; blank < blanks; blank++) {
-    const rows = [...results.querySelectorAll(`[data-blank="${blank}"]`)];
-    const most = Math.max(...rows.map(row => Number(row.dataset.score))) || 1;
-    for (const row of rows) row.style.setProperty("--share", (Number(row.dataset.score) / most).toFixed(4));
-  }
 }
 
 // Filling
@@ -330,6 +336,13 @@ function insertMask() {
   text.setRangeText(mask, text.selectionStart, text.selectionEnd, "end");
   text.focus();
   forgetFillings();
+}
+
+// Replaces every way to write a blank with the mask token of the model; the caret keeps its position in the sentence.
+function writeMasks() {
+  for (const { 0: blank, index } of [...text.value.matchAll(BLANK)].reverse()) {
+    if (blank !== mask) text.setRangeText(mask, index, index + blank.length, "preserve");
+  }
 }
 
 function forgetFillings() {
@@ -405,7 +418,7 @@ function tryOut(sentence) {
   text.value = sentence;
   targets.value = "";
   forgetFillings();
-  ask();
+  ask({ reveal: true });
 }
 
 async function start() {
@@ -424,12 +437,12 @@ async function start() {
 
 form.addEventListener("submit", event => {
   event.preventDefault();
-  ask();
+  ask({ reveal: true });
 });
 text.addEventListener("keydown", event => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
-  ask();
+  form.requestSubmit(); // an empty field is reported beside it, by the browser
 });
 text.addEventListener("input", forgetFillings);
 count.addEventListener("change", () => {

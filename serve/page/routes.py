@@ -1,10 +1,10 @@
-"""Routes for people: the page that tries the model out at `/ui`, and the documentation of the API at `/docs`.
+"""Routes of the web pages: a page to try the model at `/ui`, and the documentation of the API at `/docs`.
 
-The addresses inside the pages are relative, so that they hold wherever the application is mounted.
+All addresses in the pages are relative, so that the application can be mounted under any path.
 """
 
+import re
 from importlib import resources
-from importlib.resources.abc import Traversable
 
 from fastapi import APIRouter
 from starlette.responses import RedirectResponse
@@ -36,15 +36,18 @@ def page_routes() -> APIRouter:
     router = APIRouter(include_in_schema=False)
     ours, swagger = resources.files("serve.page"), resources.files(_SWAGGER_UI) / "static"
     for path, (name, media_type) in _OURS.items():
-        _add(router, path, ours / name, media_type)
+        body = (ours / name).read_bytes()
+        _add(router, path, body, media_type)
+        if media_type == _HTML:  # below `/ui/` and `/docs/`, relative addresses start one level deeper
+            _add(router, f"{path}/", re.sub(rb'\b(href|src)="', rb'\1="../', body), media_type)
     for path, (name, media_type) in _SWAGGER_FILES.items():
-        _add(router, path, swagger / name, media_type)
+        _add(router, path, (swagger / name).read_bytes(), media_type)
     router.add_api_route("/", _to_the_page, methods=_METHODS)
     return router
 
 
-def _add(router: APIRouter, path: str, file: Traversable, media_type: str) -> None:
-    router.add_api_route(path, Asset(file.read_bytes(), media_type).respond, methods=_METHODS)
+def _add(router: APIRouter, path: str, body: bytes, media_type: str) -> None:
+    router.add_api_route(path, Asset(body, media_type).respond, methods=_METHODS)
 
 
 async def _to_the_page() -> RedirectResponse:

@@ -17,7 +17,13 @@ def metrics_routes(telemetry: Telemetry) -> APIRouter:
     router = APIRouter()
     shown = {200: {"description": _DESCRIPTION, "content": {"text/plain": {"schema": {"type": "string"}}}}}
 
-    @router.get("/metrics", response_class=Response, responses=shown)  # type: ignore[arg-type]
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses=shown,  # type: ignore[arg-type]
+        tags=["Service"],
+        summary="Expose the metrics of one replica",
+    )
     def metrics(request: Request) -> Response:
         """The metrics of the replica that answers; those of all are on the metrics ports of Ray, prefixed `ray_`."""
         body, media_type = telemetry.replica.expose(request.headers.get("accept", ""))

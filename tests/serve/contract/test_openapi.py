@@ -52,5 +52,14 @@ def test_the_document_names_every_status_of_a_form(client):
     assert statuses == {"200", "400", "401", "404", "413", "415", "422", "429", "500", "503", "504"}
 
 
+def test_every_operation_has_a_summary_and_one_described_tag(client):
+    document = client.get("/openapi.json").json()
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    assert all(len(operation["summary"].split()) > 2 for operation in operations)  # a function name has fewer words
+    assert {tag["name"] for tag in document["tags"]} == {tag for operation in operations for tag in operation["tags"]}
+    assert all(len(operation["tags"]) == 1 for operation in operations)
+    assert all(tag["description"].strip().endswith(".") for tag in document["tags"])
+
+
 def test_every_path_of_the_document_is_a_route_of_its_own_in_the_metrics(client):
     assert set(client.get("/openapi.json").json()["paths"]) <= ROUTES

@@ -11,6 +11,7 @@ MASK = "[MASK]"
 KEY = "a-key"
 TEACHER = [("capital", 0.8213), ("heart", 0.0611), ("center", 0.0304), ("city", 0.0102), ("jewel", 0.0051)]
 STUDENT = [("capital", 0.6127), ("city", 0.1218), ("heart", 0.0533), ("largest", 0.0214), ("##s", 0.000004)]
+RARE = [("a", 0.9991), ("b", 0.0071), ("c", 0.0004), ("d", 0.0000121), ("e", 0.00000007)]
 TIMES = {"x-queue-time": "0.4", "x-inference-time": "11.8", "x-model-revision": "3f2a91c0d4e5b6a7"}
 
 
@@ -52,6 +53,8 @@ class StandIn:
         if MASK not in text:
             return _error(422, f"text 0: no mask token; write {MASK} where a word is wanted", "NoMask")
         words = STUDENT if body.get("model", self._models[0]) == self._models[-1] else TEACHER
+        if "rare" in text:
+            words = RARE
         if "markup" in text:
             words = [("<img src=x onerror=alert(1)>", 0.5)]
         masks = [_candidates(words) for _ in range(text.count(MASK))]

@@ -24,7 +24,7 @@ def test_a_sentence_shows_the_models_candidates_as_bars(page, site, model):
     bars = page.run(
         f"[...document.querySelectorAll('{ROWS}')].map(row => Number(row.style.getPropertyValue('--share')))"
     )
-    assert bars == pytest.approx([one.score / candidates[0].score for one in candidates], abs=1e-3)
+    assert bars == pytest.approx([candidate.score for candidate in candidates], abs=1e-6)
     assert model.revision[:12] in page.text("#facts")
     assert "tiny" in page.text("#facts")
     times = page.text(".times")
@@ -51,6 +51,33 @@ def test_the_words_that_are_allowed_and_their_number_are_asked_for(page, site):
     page.press("Enter")
     rows(page, 3)
     assert sorted(page.texts(WORDS)) == ["berlin", "paris", "rome"]
+
+
+# Blanks
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [
+        ("A ___ and a ____________.", "A [MASK] and a [MASK]."),
+        ("(___) “___”, ___/___", "([MASK]) “[MASK]”, [MASK]/[MASK]"),
+        ("a <mask>, a [mask], a <MASK>, a [MASK]", "a [MASK], a [MASK], a [MASK], a [MASK]"),
+        ("[MASK] snake_case __init__ a___b ___c é___ _ __", "[MASK] snake_case __init__ a___b ___c é___ _ __"),
+    ],
+)
+def test_every_notation_for_a_blank_is_sent_as_the_mask_token(page, student, typed, sent):
+    ask(page, student, typed)
+    assert student.bodies[-1]["inputs"] == sent == sentence_of(page)
+
+
+def test_writing_a_mask_token_keeps_the_caret_in_the_sentence(page, student):
+    opened(page, student)
+    write(page, "A ___ is here")
+    page.run("document.querySelector('#text').setSelectionRange(8, 8)")
+    page.press("Enter")
+    rows(page, len(STUDENT))
+    page.type("!")
+    assert sentence_of(page) == "A [MASK] is! here"
 
 
 # Filling
@@ -195,11 +222,12 @@ def test_a_link_brings_back_the_question_and_its_answer(page, browser, student):
     other.close()
 
 
-def test_the_page_works_below_a_path_of_another_application(page):
+@pytest.mark.parametrize("path", ["/ui", "/ui/"])
+def test_the_page_works_below_a_path_of_another_application(page, path):
     stand_in, outside = StandIn("student"), FastAPI()
     outside.mount("/models/fill", stand_in.api)
     with listening(outside) as address:
-        ask(page, f"{address}/models/fill", ONE)
+        ask(page, f"{address}/models/fill", ONE, path)
         assert page.texts(WORDS) == [word for word, _ in STUDENT]
 
 
@@ -215,6 +243,17 @@ def test_the_link_is_copied_or_shown_for_copying(page, student):
 
 
 # What may go wrong
+
+
+def test_an_empty_sentence_is_reported_and_not_sent(page, student):
+    opened(page, student)
+    before = len(student.bodies)
+    for empty in ("", "  "):
+        page.run(f"document.querySelector('#text').value = '{empty}'")
+        page.click("#form .primary")
+        assert focus_of(page) == "text"
+    assert "Write a sentence" in page.text("#status")
+    assert len(student.bodies) == before
 
 
 def test_a_busy_service_says_when_to_try_again(page, student):
@@ -249,6 +288,7 @@ def test_a_new_question_ends_the_one_under_way(page, student):
     write(page, "slow [MASK] [MASK]")
     page.press("Enter")
     wait_for(lambda: student.bodies and "slow" in student.bodies[-1]["inputs"], "the first question arrives")
+    page.until("document.querySelector('#status').innerText.startsWith('Waiting')")
     write(page, ONE)
     page.press("Enter")
     page.until("document.querySelector('#results').ariaBusy === 'false'")

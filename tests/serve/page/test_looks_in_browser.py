@@ -3,7 +3,7 @@
 import pytest
 
 from tests.serve.page.stand_in import STUDENT
-from tests.serve.page.visitor import ONE, ROWS, TWO, ask, opened, rows
+from tests.serve.page.visitor import ONE, ROWS, TWO, ask, focus_of, opened, rows
 from tests.serve.waiting import wait_for
 
 pytestmark = pytest.mark.slow
@@ -78,6 +78,23 @@ def test_nothing_lies_beyond_the_edge(page, pair, width):
     assert page.run(f"{beyond}.map(one => one.outerHTML.slice(0, 80))") == []
 
 
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+@pytest.mark.parametrize(("sentence", "answer"), [(ONE, "#bar"), ("busy [MASK]", "#problem")])
+def test_a_phone_scrolls_to_the_answer_and_keeps_the_focus(page, student, motion, sentence, answer):
+    page.prefer(prefers_reduced_motion=motion)
+    page.resize(360, 640, mobile=True)
+    ask(page, student, sentence)
+    page.until(f"document.querySelector('{answer}').getBoundingClientRect().top < 320")
+    assert focus_of(page) == "text"
+
+
+def test_an_answer_in_view_does_not_scroll(page, student):
+    page.resize(1200, 900)
+    ask(page, student, ONE)
+    page.run("new Promise(requestAnimationFrame)")
+    assert page.run("scrollY") == 0
+
+
 def test_nothing_moves_for_those_who_want_less_motion(page, student):
     page.prefer(prefers_reduced_motion="reduce")
     ask(page, student, ONE)
@@ -85,14 +102,22 @@ def test_nothing_moves_for_those_who_want_less_motion(page, student):
         "[...document.querySelectorAll('*')].filter(one => parseFloat(getComputedStyle(one).transitionDuration) > 0)"
     )
     assert page.run(f"{moving}.length") == 0
+    assert page.run("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
+
+
+def test_small_shares_can_be_read_and_seen(page, student):
+    ask(page, student, "rare [MASK]")
+    assert page.texts("#results .share") == ["99.9%", "0.71%", "0.04%", "0.0012%", "<0.001%"]
+    sizes = page.run(f"[...document.querySelectorAll('{ROWS}')].map(row => getComputedStyle(row).backgroundSize)")
+    assert all("3px" in size for size in sizes)
 
 
 def test_the_documentation_shows_every_operation_and_tries_one_out(page, site):
-    page.open(f"{site}/docs")
+    page.open(f"{site}/docs/")
     page.until("document.querySelectorAll('.opblock-summary-path').length > 0")
     shown = {text.replace("\u200b", "") for text in page.texts(".opblock-summary-path")}
     assert {"/v1/fill-mask", "/score", "/", "/healthz", "/readyz", "/info"} <= shown
-    page.click("#operations-default-info_info_get .opblock-summary-control")
+    page.click("#operations-Service-info_info_get .opblock-summary-control")
     page.until("document.querySelector('.try-out__btn') !== null")
     page.click(".try-out__btn")
     page.until("document.querySelector('.execute') !== null")

@@ -1,6 +1,7 @@
 import re
 from html.parser import HTMLParser
 from importlib import resources
+from urllib.parse import urljoin
 
 import pytest
 from fastapi import FastAPI
@@ -12,10 +13,12 @@ FOLDER = resources.files("serve.page")
 FILES = ("index.html", "page.js", "page.css", "icon.svg", "docs.html", "docs.js")
 TYPES = {
     "/ui": "text/html",
+    "/ui/": "text/html",
     "/ui/page.js": "text/javascript",
     "/ui/page.css": "text/css",
     "/ui/icon.svg": "image/svg+xml",
     "/docs": "text/html",
+    "/docs/": "text/html",
     "/docs/docs.js": "text/javascript",
     "/docs/swagger-ui-bundle.js": "text/javascript",
     "/docs/swagger-ui.css": "text/css",
@@ -161,13 +164,15 @@ def test_a_page_holds_no_script_and_no_style_in_place(html):
     assert [name for _, attributes in html.tags for name in attributes if name == "style" or name[:2] == "on"] == []
 
 
-def test_the_addresses_in_a_page_are_relative_and_answered(html, mounted):
-    tags = html.all("link", "script", "a")
-    addresses = {attributes.get("href") or attributes["src"] for attributes in tags} - {"openapi.json"}
-    assert addresses
+@pytest.mark.parametrize("path", ["ui", "ui/", "docs", "docs/"])
+def test_the_addresses_in_a_page_are_relative_and_answered(path, mounted):
+    path = f"/models/fill/{path}"
+    tags = Tags(mounted.get(path, follow_redirects=False).text).all("link", "script", "a")
+    addresses = {attributes.get("href") or attributes["src"] for attributes in tags}
+    assert len(addresses) > 3
     for address in addresses:
         assert not address.startswith("/")
-        assert mounted.get(f"/models/fill/{address}").status_code == 200, address
+        assert mounted.get(urljoin(path, address), follow_redirects=False).status_code == 200, address
 
 
 def test_the_addresses_that_the_script_asks_are_relative():

@@ -4,9 +4,9 @@ ROWS, WORDS = "#results ol button", "#results ol .word"
 ONE, TWO = "Paris is the [MASK] of France.", "The [MASK] of the [MASK]"
 
 
-def opened(page, site):
+def opened(page, site, path="/ui"):
     """Opens the page of a stand-in, or of an address."""
-    page.open(f"{getattr(site, 'address', site)}/ui")
+    page.open(f"{getattr(site, 'address', site)}{path}")
     page.until("document.querySelector('#count').options.length > 0")
 
 
@@ -16,9 +16,9 @@ def write(page, sentence):
     page.type(sentence)
 
 
-def ask(page, site, sentence):
+def ask(page, site, sentence, path="/ui"):
     """Opens the page and asks, until there is an answer or a problem."""
-    opened(page, site)
+    opened(page, site, path)
     write(page, sentence)
     page.press("Enter")
     page.until("document.querySelector('#results').ariaBusy === 'false'")
