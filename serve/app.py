@@ -24,6 +24,7 @@ from distilray.inference.fill_mask import FillMask
 from distilray.inference.model_folder import check_model_folder
 from distilray.runtime import storage
 from distilray.runtime.resources import Need, ensure
+from serve import ingress
 from serve.admission.keys import keys_from_environment
 from serve.fill_mask import FillMaskService
 from serve.inference_threads import InferenceThreads
@@ -80,13 +81,15 @@ class FillMaskReplica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook, called once in the replica: the API over this replica's model."""
-        return create_api(
+        api = create_api(
             self._models,
             telemetry=self._telemetry,
             keys=self._keys,
             access_log=self._config.access_log,
             sends_request_id=False,  # Serve's HTTP server sends it in every mode
         )
+        ingress.install(api.state.front)
+        return api
 
     async def check_health(self) -> None:
         """Serve's probe: a forward; a replica that fails it is replaced."""

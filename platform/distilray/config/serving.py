@@ -13,7 +13,7 @@ MAX_TOP_K = 100
 
 
 class LimitsConfig(Config):
-    """What one replica accepts; beyond it a request gets 413, 422, 429 or 504."""
+    """What one replica accepts; beyond it a request gets 408, 413, 422, 429 or 504."""
 
     max_body_bytes: Count = 2_000_000
     max_items: Count = Field(default=32, description="texts in a request")
@@ -23,6 +23,7 @@ class LimitsConfig(Config):
     max_targets: Count = 1000
     max_concurrent_requests: Count = Field(default=128, description="requests that a replica works on or holds")
     max_queued_tokens: Count = Field(default=65_536, description="tokens that wait for the model")
+    body_timeout_s: Seconds = Field(default=10.0, description="time for the body of a request to arrive")
     deadline_s: Seconds = Field(default=10.0, description="time for an answer once the request was read")
 
 
