@@ -142,7 +142,7 @@ def build_app(args: FillMaskAppConfig | Mapping[str, Any]) -> Application:
         FillMaskReplica,
         name="FillMask",
         num_replicas=config.num_replicas,
-        ray_actor_options={"num_cpus": config.num_cpus},
+        ray_actor_options={"num_cpus": config.num_cpus, "runtime_env": {"env_vars": dict(ingress.ENVIRONMENT)}},
         max_ongoing_requests=config.limits.max_concurrent_requests + _TURNED_AWAY_AT_ONCE,
         max_queued_requests=_MAX_QUEUED_REQUESTS,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),

@@ -3,7 +3,8 @@
 Serve repeats the client's `x-request-id` before the application sees the request, and does a fair amount of work for
 every request, refused ones included. So ids are checked, and requests are admitted, before Serve.
 
-Serve calls `middlewares` in each process with an HTTP server if the environment of the node names it; see `ENVIRONMENT`.
+Serve calls `middlewares` in each process with an HTTP server whose environment contains `ENVIRONMENT`. The application
+sets it for its replicas; for the Python proxies it has to be set where the node starts, as the job and the image do.
 """
 
 from typing import TYPE_CHECKING

@@ -60,4 +60,13 @@ class ServeFillMaskConfig(Config):
     proxy: Literal["python", "haproxy"] = Field(
         default="python", description="haproxy answers several times as many requests, and opens two more ports"
     )
+    shed_above: Count | None = Field(
+        default=None, description="with proxy=haproxy: requests per replica, beyond which HAProxy answers 429 itself"
+    )
     ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _haproxy_sheds(self) -> Self:
+        if self.shed_above is not None and self.proxy != "haproxy":
+            raise ValueError("shed_above: only HAProxy can do that; add proxy=haproxy, or leave shed_above out")
+        return self
