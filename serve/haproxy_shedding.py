@@ -86,16 +86,17 @@ def main(arguments: list[str]) -> None:
     """Add the rules to the file after `-f`, and become HAProxy."""
     limit, body_timeout_s = (_number(name, usual) for name, usual in ((LIMIT, ""), (BODY_TIMEOUT, "10")))
     binary = os.environ.get(BINARY) or _bundled()
-    if "-f" in arguments[:-1]:
-        file = pathlib.Path(arguments[arguments.index("-f") + 1])
-        config = file.read_text(encoding="utf-8")
-        try:
-            changed = add_rules(config, limit=limit, body_timeout_s=body_timeout_s)
-        except ValueError as error:
-            sys.exit(f"{file}: {error}")
-        if changed != config:
-            file.write_text(changed, encoding="utf-8")
-    os.execv(binary, [binary, *arguments])  # noqa: S606
+    file = pathlib.Path(arguments[arguments.index("-f") + 1]) if "-f" in arguments[:-1] else None
+    try:
+        if file is not None:
+            config = file.read_text(encoding="utf-8")
+            file.write_text(add_rules(config, limit=limit, body_timeout_s=body_timeout_s), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        sys.exit(f"{file}: {error}")
+    try:
+        os.execv(binary, [binary, *arguments])  # noqa: S606
+    except OSError as error:
+        sys.exit(f"{binary}: {error.strerror}; set {BINARY} to the HAProxy executable")
 
 
 def _number(name: str, usual: str) -> int:

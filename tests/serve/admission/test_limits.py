@@ -6,6 +6,8 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from serve.admission.limits import Admission, Capacity, RequestEnvelope
+from serve.telemetry.recorder import Telemetry
+from serve.telemetry.requests import RequestMetrics
 from tests.serve.contract.asking import assert_error
 from tests.serve.contract.raw_asgi import LEFT, ask, parts
 
@@ -19,7 +21,8 @@ class Served:
     def __init__(self, *, max_requests=1, body_timeout_s=10.0):
         self.gate, self.bodies = asyncio.Event(), []
         capacity = Capacity(max_requests=max_requests, max_body_bytes=LIMIT)
-        self.api = RequestEnvelope(Admission(self.answer, capacity=capacity, body_timeout_s=body_timeout_s))
+        self.admission = Admission(self.answer, capacity=capacity, body_timeout_s=body_timeout_s)
+        self.api = RequestEnvelope(self.admission)
         self.tasks = []
 
     async def answer(self, scope, receive, send):
@@ -131,6 +134,20 @@ def test_large_bodies_that_are_incomplete_share_a_budget_and_small_ones_pass():
         assert (await ask(served.api, parts(b" " * 150_000, b" "))).status_code == 200
 
     run(scenario)
+
+
+def test_a_server_that_cannot_read_on_has_lost_its_client():
+    served, telemetry = Served(), Telemetry(replica="r1")
+
+    async def receive():
+        raise RuntimeError("gone")
+
+    async def unreachable(_):
+        raise AssertionError
+
+    scope = {"type": "http", "method": "POST", "path": "/score", "headers": []}
+    asyncio.run(RequestMetrics(served.admission, telemetry)(scope, receive, unreachable))
+    assert 'status="499"' in telemetry.replica.expose("")[0].decode()
 
 
 def test_a_client_that_leaves_within_its_body_never_reaches_the_application():
