@@ -173,7 +173,8 @@ def serving(config: FillMaskAppConfig, *, host: str = "127.0.0.1", port: int = 8
     remedy = "lower app.num_cpus or app.num_replicas"
     ensure(Need("replica", remedy, cpus=config.num_cpus, count=config.num_replicas), job="serve_fill_mask")
     config = _absolute(config)
-    http_options = {"host": host, "port": port, "request_timeout_s": config.limits.deadline_s + _TIMEOUT_MARGIN_S}
+    timeout_s = config.limits.body_timeout_s + config.limits.deadline_s + _TIMEOUT_MARGIN_S
+    http_options = {"host": host, "port": port, "request_timeout_s": timeout_s}
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its notes on every step say nothing to a user
     logging_config = {"log_level": "WARNING", "enable_access_log": False}
     ray_serve.start(proxy_location="HeadOnly", http_options=http_options, logging_config=logging_config)
