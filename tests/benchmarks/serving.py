@@ -8,8 +8,8 @@ the sample with one mask each; both sides, every part, the same. Each side runs 
 service is the job that a user starts, and the load comes from a process of its own.
 - throughput: 32 clients; in turn the bare forward, the engine, the service, the peer, and the median of the rounds.
 - latency: one client, against calls of the engine in a process, in turn.
-- overload: three times the capacity, which is measured again on the same server; between two periods of 60%. Behind
-  HAProxy twice: refused by the replica, and refused by HAProxy (`shed_above`).
+- overload: three times the capacity, between two periods of 60%; the capacity is measured before and after on the same
+  server. Behind HAProxy twice: the replica refuses, and HAProxy refuses (`shed_above`).
 - kill: two replicas at half of their capacity, one killed.
 - soak: 60% for ten minutes; memory, threads and open files of every process.
 Prints a table of bars, and writes it with all figures to serving.json in the folder of --work.
@@ -73,7 +73,7 @@ class Bench:
         return 1 if self.length(part) < _DRY_S else ROUNDS[part]
 
     def server(self, **changes: Any) -> AbstractContextManager[Server]:
-        """The service; `changes` as for `fill_mask_server`."""
+        """The service."""
         log = self.work / "server.log"
         return fill_mask_server(self.model_dir, proxy=self.proxy, log=log, cpus=THREADS, **changes)
 
@@ -161,8 +161,9 @@ def _overload(bench: Bench, part: str, *, goal: str, settings: Sequence[str] = (
         capacity = bench.capacity(server, "overload")
         phases = [(NORMAL * capacity, seconds / 3), (OVERLOAD * capacity, seconds), (NORMAL * capacity, seconds / 2)]
         found = bench.load(server, phases=phases)
+        later = bench.capacity(server, "overload")
         cpu = {kind: round(each, 1) for kind, each in cpu_by_kind(process_tree(server.pid)).items()}
-    bench.details[part] = {"capacity": capacity, "server_cpu_s": cpu, **found}
+    bench.details[part] = {"capacity": capacity, "capacity_after": later, "server_cpu_s": cpu, **found}
     before, over, after = found["phases"]
     normal = before["latency_ms"]
     others = sum(
@@ -173,7 +174,8 @@ def _overload(bench: Bench, part: str, *, goal: str, settings: Sequence[str] = (
         Bar(part, "not 200 at 60%", _not_ok(before), "", "<= 0"),
         Bar(part, "neither 200 nor 429", others, "", "<= 0", f"of {over['sent']:,} sent"),
         Bar(part, "wrong answers", sum(found["faults"].values()), "", "<= 0", _listed(found["faults"])),
-        Bar(part, "goodput", over["goodput"], "req/s", goal, "capacity", capacity),
+        Bar(part, "capacity after", later, "req/s", "", "before", capacity),
+        Bar(part, "goodput", over["goodput"], "req/s", goal, "mean capacity", (capacity + later) / 2),
         Bar(part, "p99 of accepted", over["latency_ms"].get("p99", 0) / 1000, "s", f"< {DEADLINE_S:g}"),
         Bar(part, "p50 of refused", over["rejected_ms"].get("p50", 0), "ms"),
         Bar(part, "p99 of refused", over["rejected_ms"].get("p99", 0), "ms"),
