@@ -53,6 +53,7 @@ ENV HOME=/home/ray \
     PYTHONPATH=/app:/app/platform \
     PYTHONUNBUFFERED=1 \
     RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 \
+    RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve.ingress:middlewares \
     RAY_USAGE_STATS_ENABLED=0
 
 FROM node AS cpu

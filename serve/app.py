@@ -24,6 +24,7 @@ from distilray.inference.fill_mask import FillMask
 from distilray.inference.model_folder import check_model_folder
 from distilray.runtime import storage
 from distilray.runtime.resources import Need, ensure
+from serve import ingress
 from serve.admission.keys import keys_from_environment
 from serve.fill_mask import FillMaskService
 from serve.inference_threads import InferenceThreads
@@ -80,13 +81,15 @@ class FillMaskReplica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook, called once in the replica: the API over this replica's model."""
-        return create_api(
+        api = create_api(
             self._models,
             telemetry=self._telemetry,
             keys=self._keys,
             access_log=self._config.access_log,
             sends_request_id=False,  # Serve's HTTP server sends it in every mode
         )
+        ingress.install(api.state.front)
+        return api
 
     async def check_health(self) -> None:
         """Serve's probe: a forward; a replica that fails it is replaced."""
@@ -139,7 +142,7 @@ def build_app(args: FillMaskAppConfig | Mapping[str, Any]) -> Application:
         FillMaskReplica,
         name="FillMask",
         num_replicas=config.num_replicas,
-        ray_actor_options={"num_cpus": config.num_cpus},
+        ray_actor_options={"num_cpus": config.num_cpus, "runtime_env": {"env_vars": dict(ingress.ENVIRONMENT)}},
         max_ongoing_requests=config.limits.max_concurrent_requests + _TURNED_AWAY_AT_ONCE,
         max_queued_requests=_MAX_QUEUED_REQUESTS,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
@@ -170,7 +173,8 @@ def serving(config: FillMaskAppConfig, *, host: str = "127.0.0.1", port: int = 8
     remedy = "lower app.num_cpus or app.num_replicas"
     ensure(Need("replica", remedy, cpus=config.num_cpus, count=config.num_replicas), job="serve_fill_mask")
     config = _absolute(config)
-    http_options = {"host": host, "port": port, "request_timeout_s": config.limits.deadline_s + _TIMEOUT_MARGIN_S}
+    timeout_s = config.limits.body_timeout_s + config.limits.deadline_s + _TIMEOUT_MARGIN_S
+    http_options = {"host": host, "port": port, "request_timeout_s": timeout_s}
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its notes on every step say nothing to a user
     logging_config = {"log_level": "WARNING", "enable_access_log": False}
     ray_serve.start(proxy_location="HeadOnly", http_options=http_options, logging_config=logging_config)

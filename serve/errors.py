@@ -15,6 +15,7 @@ ERROR_TYPES: Mapping[int, str] = {
     401: "Unauthorized",
     404: "NotFound",
     405: "MethodNotAllowed",
+    408: "BodyTimeout",
     413: "BodyTooLarge",
     415: "UnsupportedMediaType",
     422: "Validation",

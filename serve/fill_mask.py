@@ -1,7 +1,8 @@
 """The service without HTTP and Ray: limits, deadline, and batches of concurrent requests over one model."""
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from distilray.config.serving import FillMaskAppConfig
@@ -23,6 +24,7 @@ class FillMaskService:
         config: limits and sizes.
         report: called after each forward.
         threads: where forwards run, shared by the models of a process; as many as `config.num_cpus` of its own if None.
+        clock: seconds.
     """
 
     def __init__(
@@ -32,9 +34,12 @@ class FillMaskService:
         *,
         report: Report | None = None,
         threads: InferenceThreads | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model, self.config = model, config
         self.answering = 0
+        self._forwards = 0
+        self._clock, self._progress_at = clock, clock()
         self._tokenisation = ThreadPoolExecutor(1, "tokenisation")
         self._threads = threads or InferenceThreads(config.num_cpus)
         self._owns_threads = threads is None
@@ -50,8 +55,14 @@ class FillMaskService:
 
     @property
     def ready(self) -> bool:
-        """Whether the model is warmed up and its queue below the bound."""
-        return self._warm and not self._batcher.full
+        """Whether the model is warmed up, its queue below the bound, and requests are being answered."""
+        return self._warm and not self._batcher.full and not self._stalled
+
+    @property
+    def _stalled(self) -> bool:
+        """Whether there has been work for longer than the deadline, and none of it was completed."""
+        busy = self.answering or self._forwards
+        return bool(busy) and self._clock() - self._progress_at > self.config.limits.deadline_s
 
     async def start(self) -> None:
         """Serves the queue on the running event loop, after a forward of each usual size."""
@@ -85,10 +96,13 @@ class FillMaskService:
         """
         self._check(queries)
         deadline_s = self.config.limits.deadline_s
+        self._begin()
         self.answering += 1
         try:
             async with asyncio.timeout(deadline_s):
-                return await self._batcher.submit(await self._encode(queries))
+                served = await self._batcher.submit(await self._encode(queries))
+            self._progress_at = self._clock()
+            return served
         except TimeoutError:
             raise ApiError(504, f"no answer within {deadline_s:g} s; try again, with fewer texts") from None
         finally:
@@ -125,6 +139,7 @@ class FillMaskService:
         try:
             encoded = await loop.run_in_executor(self._tokenisation, self.model.encode, queries)
         except InputTextError as error:
+            self._progress_at = self._clock()  # a refusal of bad input is an answer too
             raise text_error(error) from None
         most = self.config.limits.max_masks
         for index, each in enumerate(encoded):
@@ -134,7 +149,19 @@ class FillMaskService:
         return encoded
 
     async def _forward(self, encoded: Sequence[EncodedQuery], alone: bool = True) -> list[Answer]:
-        return await self._threads.run(lambda: self.model.fill_encoded(encoded), alone=alone)
+        self._begin()
+        self._forwards += 1
+        try:
+            answers = await self._threads.run(lambda: self.model.fill_encoded(encoded), alone=alone)
+            self._progress_at = self._clock()
+            return answers
+        finally:
+            self._forwards -= 1
+
+    def _begin(self) -> None:
+        """Note the start of work; time without work does not count as time without progress."""
+        if not self.answering and not self._forwards:
+            self._progress_at = self._clock()
 
     async def _probe(self, rows: int) -> None:
         query = Query(f"a {self.model.mask_token} probe.", top_k=1)

@@ -11,22 +11,22 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from distilray import __version__
-from serve.admission.keys import ApiKeys, RequireKey, document_keys
-from serve.admission.limits import BodyLimit, ConcurrencyLimit, RequestEnvelope
+from serve.admission.front import create_front
+from serve.admission.keys import ApiKeys, document_keys
+from serve.admission.limits import RequestEnvelope
 from serve.errors import ERROR_TYPES, ApiError, error_response, unavailable
 from serve.models import Models
 from serve.page.routes import page_routes
 from serve.schemas import AzureRequest, CandidateBody, ErrorBody, FillMaskRequest
 from serve.telemetry.exposition import metrics_routes
 from serve.telemetry.recorder import Telemetry
-from serve.telemetry.request_log import RequestLog
-from serve.telemetry.requests import RequestMetrics, note
+from serve.telemetry.requests import note
 
 _NOT_JSON = "the body is not JSON"
 _Candidates = list[CandidateBody]
 _ERRORS_OF_POST: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": ERROR_TYPES[status]}
-    for status in (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
+    for status in (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 }
 # Tags of the operations, which are the sections of /docs.
 _TAGS = {
@@ -61,6 +61,8 @@ def create_api(
 ) -> FastAPI:
     """The whole API, limits included; the models start and stop with the application.
 
+    `state.front` of the result is its front, for a server that has work of its own before the application.
+
     Args:
         models: not started.
         telemetry: counts requests, and is what /metrics shows; one for a single process when None.
@@ -93,14 +95,12 @@ def create_api(
     api.include_router(page_routes())
     api.add_exception_handler(HTTPException, _http_error)
     api.add_exception_handler(RequestValidationError, _validation_error)
-    limits = models.default.config.limits
-    # Outermost last.
-    api.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes)
-    api.add_middleware(ConcurrencyLimit, max_requests=limits.max_concurrent_requests)
+    front = create_front(models.default.config.limits, telemetry=telemetry, keys=keys, access_log=access_log)
+    api.state.front = front
     if keys is not None:
-        api.add_middleware(RequireKey, keys=keys)
         document_keys(api)
-    api.add_middleware(RequestMetrics, telemetry=telemetry, log=RequestLog(access_log=access_log))
+    # Outermost last.
+    api.add_middleware(front)
     api.add_middleware(RequestEnvelope, sends_id=sends_request_id)
     return api
 
@@ -169,7 +169,7 @@ def _state_routes(models: Models) -> APIRouter:
         summary="Check that the service accepts requests",
     )
     async def readyz() -> dict[str, str]:
-        """The model is loaded and warmed up, and its queue is below the bound."""
+        """The model is loaded and warmed up, its queue is below the bound, and requests are being answered."""
         if not models.default.ready:
             raise unavailable("the model is not ready for more work; try again later", retry_after_s=1)
         return {"status": "ready"}

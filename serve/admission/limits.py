@@ -1,26 +1,48 @@
-"""ASGI middleware: request ids, the last net under faults, bodies of bounded size, a bounded number of requests."""
+"""ASGI middleware: request ids, catch-all error handler, complete bodies of bounded size, admission control."""
 
+import asyncio
 import logging
 import re
+import threading
 import traceback
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.errors import ERROR_TYPES, ApiError, api_error_response, error_response, overloaded
+from serve.errors import ERROR_TYPES, ApiError, api_error_response, error_response, overloaded, request_id
 from serve.telemetry.json_lines import LOGGER
 
 REQUEST_ID = "x-request-id"
+# The same rule is in `serve/haproxy_shedding.py`.
+PLAIN_ID = r"[A-Za-z0-9._-]{1,128}"
 _LOG = logging.getLogger(LOGGER)
-_SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_PLAIN_ID = re.compile(PLAIN_ID.encode())
+# Bodies up to this size may arrive in any number; larger ones share a budget of this many bodies of the maximum size.
+_SMALL_BODY_BYTES, _LARGEST_BODIES = 64 * 1024, 32
+_ID_MARK = "request-id-mark"
+
+
+def plain_request_id(scope: Scope) -> str:
+    """Return the request id, and leave it as the only `x-request-id` in the headers of the scope.
+
+    The client's id is kept if there is one and it is plain: 1 to 128 letters, digits and `._-`. Otherwise it is
+    replaced, so that nothing behind this call, such as Ray Serve, can repeat it.
+    """
+    name = REQUEST_ID.encode()
+    ids = [value for key, value in scope["headers"] if key.lower() == name]
+    if len(ids) == 1 and _PLAIN_ID.fullmatch(ids[0]):
+        return str(ids[0].decode())
+    identity = uuid.uuid4().hex
+    scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != name] + [(name, identity.encode())]
+    return identity
 
 
 class RequestEnvelope:
-    """Gives every request an id, on the answer and in errors, and turns a fault into 500 without detail.
+    """Gives every request an id, in the answer and in errors, and turns an unhandled exception into 500 without detail.
 
-    The client's own `x-request-id` is kept when it is plain; the log gets type and stack of a fault, never its message,
-    which may quote the input. `sends_id` is False behind a proxy that puts the id on the answer itself.
+    The log gets type and stack of an exception, never its message, which may quote the input. `sends_id` is False
+    behind an HTTP server that adds the id to the answers itself.
     """
 
     def __init__(self, app: ASGIApp, *, sends_id: bool = True) -> None:
@@ -30,8 +52,7 @@ class RequestEnvelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID, "")
-        identity = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+        identity = plain_request_id(scope)
         scope.setdefault("state", {})["request_id"] = identity
         started = False
 
@@ -55,53 +76,112 @@ class RequestEnvelope:
             await error_response(scope, 500, message, ERROR_TYPES[500])(scope, receive, send_with_id)
 
 
-class BodyLimit:
-    """413 as soon as `Content-Length` or the bytes that arrived pass the limit; nothing beyond it is kept."""
+class Capacity:
+    """Room for requests of one replica, shared by all its `Admission` instances, in any thread.
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
+    Args:
+        max_requests: admitted and not yet answered.
+        max_body_bytes: size of the largest body.
+    """
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared[:20]) > self._max_bytes:
-            await api_error_response(scope, self._too_large())(scope, receive, send)
-            return
-        seen = 0
+    def __init__(self, *, max_requests: int, max_body_bytes: int) -> None:
+        self.max_body_bytes = max_body_bytes
+        self._free_requests, self._free_bytes = max_requests, _LARGEST_BODIES * max_body_bytes
+        self._lock = threading.Lock()
 
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._max_bytes:
-                raise self._too_large()
-            return message
+    def take(self, *, requests: int = 0, body_bytes: int = 0) -> bool:
+        """Reserve room; return False, and reserve nothing, if there is not enough."""
+        with self._lock:
+            if requests > self._free_requests or body_bytes > self._free_bytes:
+                return False
+            self._free_requests -= requests
+            self._free_bytes -= body_bytes
+            return True
 
-        await self._app(scope, counted, send)
-
-    def _too_large(self) -> ApiError:
-        return ApiError(413, f"the body is larger than {self._max_bytes:,} bytes; send fewer or shorter texts")
+    def give_back(self, *, requests: int = 0, body_bytes: int = 0) -> None:
+        """Release what `take` reserved."""
+        with self._lock:
+            self._free_requests += requests
+            self._free_bytes += body_bytes
 
 
-class ConcurrencyLimit:
-    """429 with Retry-After for a POST while `max_requests` others are being worked on; probes always pass."""
+class Admission:
+    """Admits a POST once its body has arrived and if the replica has room; all other methods pass.
 
-    def __init__(self, app: ASGIApp, *, max_requests: int) -> None:
-        self._app, self._max_requests = app, max_requests
-        self._running = 0
+    413 as soon as `content-length` or the bytes received exceed the limit, 408 if the body is still incomplete after
+    `body_timeout_s` seconds, and 429 with `retry-after` without room. Requests whose body is incomplete count for
+    nothing but their bytes. The 429 is prepared in advance and sent before anything is parsed, because an overloaded
+    service sends more of them than answers.
+    """
+
+    def __init__(self, app: ASGIApp, *, capacity: Capacity, body_timeout_s: float) -> None:
+        self._app, self._capacity, self._body_timeout_s = app, capacity, body_timeout_s
+        self._overloaded = overloaded("the service has no room for more requests; try again later", retry_after_s=1)
+        template = api_error_response({"state": {"request_id": _ID_MARK}}, self._overloaded)
+        self._before_id, self._after_id = bytes(template.body).split(_ID_MARK.encode())
+        self._headers = [pair for pair in template.raw_headers if pair[0] != b"content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        if self._running >= self._max_requests:
-            error = overloaded(f"{self._running} requests are being worked on; try again later", retry_after_s=1)
+        try:
+            body = await self._read(scope, receive)
+        except ApiError as error:
             await api_error_response(scope, error)(scope, receive, send)
             return
-        self._running += 1
+        if body is None:
+            return
+        if not self._capacity.take(requests=1):
+            await self._refuse(scope, send)
+            return
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, _replay(body, receive), send)
         finally:
-            self._running -= 1
+            self._capacity.give_back(requests=1)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        """Return the complete body; None if the client disconnected."""
+        limit = self._capacity.max_body_bytes
+        too_large = ApiError(413, f"the body is larger than {limit:,} bytes; send fewer or shorter texts")
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared[:20]) > limit:
+            raise too_large
+        body, reserved = bytearray(), 0
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    body += message.get("body", b"")
+                    if len(body) > limit:
+                        raise too_large
+                    if not message.get("more_body", False):
+                        return bytes(body)
+                    if len(body) > _SMALL_BODY_BYTES:
+                        if not self._capacity.take(body_bytes=len(body) - reserved):
+                            raise self._overloaded
+                        reserved = len(body)
+        except TimeoutError:
+            message_text = f"the body did not arrive within {self._body_timeout_s:g} s; send it again"
+            raise ApiError(408, message_text, headers={"connection": "close"}) from None
+        finally:
+            self._capacity.give_back(body_bytes=reserved)
+
+    async def _refuse(self, scope: Scope, send: Send) -> None:
+        scope.setdefault("state", {})["error_type"] = self._overloaded.error_type
+        body = self._before_id + request_id(scope).encode() + self._after_id
+        headers = [*self._headers, (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": self._overloaded.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that yields the body in one message, then whatever the client does next."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replayed

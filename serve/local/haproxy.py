@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
+import shlex
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distilray.runtime.environment import environment
+from serve import haproxy_shedding
 from serve.local.address import claim_port
 
 # Ray Serve reads these when it is imported, in the driver and in every process of the session, which inherit them. What
@@ -68,15 +72,34 @@ class Orphan:
 
 
 @contextlib.contextmanager
-def haproxy_environment() -> Iterator[None]:
-    """Turns HAProxy on for the Ray session that starts inside the block; before anything imports Ray Serve."""
+def haproxy_environment(*, shed_above: int | None = None, body_timeout_s: float = 10.0) -> Iterator[None]:
+    """Turns HAProxy on for the Ray session that starts inside the block; before anything imports Ray Serve.
+
+    Args:
+        shed_above: requests per replica, beyond which HAProxy refuses more; None for no limit.
+        body_timeout_s: time for a body to arrive where HAProxy sheds, in seconds.
+    """
     prefix = f"{_PREFIX}{os.getpid()}-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir=_PARENT, ignore_cleanup_errors=True) as folder:
         ports = {name: str(claim_port("0.0.0.0", 0)) for name in PORTS if name not in os.environ}  # noqa: S104
         paths = {name: f"{folder}/{file}" for name, file in _PATHS.items()}
         added = {each: value for each, value in {**ENVIRONMENT, **ports, **paths}.items() if each not in os.environ}
+        if shed_above is not None:
+            added |= _shedding(Path(folder), shed_above, body_timeout_s)
         with environment(added):
             yield
+
+
+def _shedding(folder: Path, shed_above: int, body_timeout_s: float) -> dict[str, str]:
+    """Write the executable that starts HAProxy through `haproxy_shedding`, and return its environment."""
+    executable = folder / "haproxy"
+    command = [sys.executable, str(Path(haproxy_shedding.__file__).absolute())]
+    executable.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+    executable.chmod(0o700)
+    path = "RAY_SERVE_HAPROXY_BINARY_PATH"
+    real = {haproxy_shedding.BINARY: os.environ[path]} if os.environ.get(path) else {}
+    limits = {haproxy_shedding.LIMIT: shed_above, haproxy_shedding.BODY_TIMEOUT: math.ceil(body_timeout_s)}
+    return {path: str(executable), **real, **{name: str(value) for name, value in limits.items()}}
 
 
 def find_orphans(processes: Path = Path("/proc")) -> list[Orphan]:

@@ -1,14 +1,16 @@
 """The server on this machine: the application in a local Ray session until a signal comes."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
 
 from distilray.config.serving import ServeFillMaskConfig
 from distilray.errors import InputError
-from distilray.runtime.environment import inside_cluster
+from distilray.runtime.environment import environment, inside_cluster
 from distilray.runtime.session import ray_session
+from serve.ingress import ENVIRONMENT
 from serve.local.address import base_url, claim_port, curl_line
 from serve.local.checks import check_application
 from serve.local.haproxy import find_orphans, haproxy_environment, stop_orphans
@@ -31,7 +33,11 @@ def serve_until_stopped(config: ServeFillMaskConfig, *, dry_run: bool = False) -
         lines = [f"{key:<24} {value}" for key, value in _plan(config, port).items()]
         print("\n".join(["serve_fill_mask: plan, nothing started", *lines]), flush=True)
         return
-    with haproxy_environment() if config.proxy == "haproxy" else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(environment({**ENVIRONMENT, **os.environ}))  # what the user has set stays
+        if config.proxy == "haproxy":
+            body_timeout_s = config.app.limits.body_timeout_s
+            stack.enter_context(haproxy_environment(shed_above=config.shed_above, body_timeout_s=body_timeout_s))
         _serve(config, port)
     print("serve_fill_mask: stopped", flush=True)
 
@@ -50,6 +56,7 @@ def _plan(config: ServeFillMaskConfig, port: int) -> dict[str, object]:
     plan |= {f"model {name}": folder for name, folder in config.app.more_models.items()}
     plan |= {"address": base_url(config.host, port), "proxy": config.proxy}
     if config.proxy == "haproxy":
+        plan["shed_above"] = "off" if config.shed_above is None else f"{config.shed_above} requests per replica"
         plan["open on every interface"] = "two free ports: HAProxy's metrics and statistics, both read-only"
     return plan | config.app.limits.model_dump()
 

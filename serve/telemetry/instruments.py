@@ -47,7 +47,7 @@ INSTRUMENTS: Mapping[str, Instrument] = {
         Instrument(
             "fill_mask_request_seconds",
             "histogram",
-            "Time from the head of a request to the end of its answer.",
+            "Time from the header of a request to the end of its answer.",
             ("method", "route"),
             _SECONDS,
         ),

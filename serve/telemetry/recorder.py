@@ -1,5 +1,6 @@
 """What happens in a replica, told once and recorded in its own metrics and in those of the cluster."""
 
+import threading
 from dataclasses import dataclass
 
 from serve.admission.batcher import BatchReport
@@ -52,7 +53,7 @@ class Telemetry:
         of_cluster = () if cluster is None else (ClusterMetrics(cluster, replica),)
         self._makers: tuple[Maker, ...] = (self.replica, *of_cluster)
         self._recorders: dict[tuple[str, tuple[str, ...]], tuple[Record, ...]] = {}
-        self._in_progress = 0
+        self._in_progress, self._lock = 0, threading.Lock()
 
     def batch(self, report: BatchReport, model: str) -> None:
         """A forward is over."""
@@ -68,12 +69,14 @@ class Telemetry:
 
     def request_began(self) -> None:
         """One more request is in progress."""
-        self._in_progress += 1
+        with self._lock:
+            self._in_progress += 1
         self._record("fill_mask_requests_in_progress", self._in_progress)
 
     def request(self, request: RequestRecord) -> None:
         """A request that had begun is over."""
-        self._in_progress -= 1
+        with self._lock:
+            self._in_progress -= 1
         self._record("fill_mask_requests_in_progress", self._in_progress)
         method, route = request.method, request.route
         self._record("fill_mask_requests_total", 1, (method, route, str(request.status), request.model))

@@ -76,7 +76,10 @@ class _Watched:
         self._answered = self._left = False
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        try:
+            message = await self._receive()
+        except Exception:  # how Serve's Python proxy ends a request whose client has left
+            message = {"type": "http.disconnect"}
         if message["type"] == "http.disconnect":
             self.client_left()
         return message

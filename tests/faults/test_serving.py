@@ -27,6 +27,7 @@ from tests.serve.traffic import TEXT, post, steady_traffic, wait_for_answers
 
 pytestmark = pytest.mark.slow
 CLIENT_TIMEOUT_S = 3
+SHEDDING = {"shed_above": 48, "body_timeout_s": CLIENT_TIMEOUT_S}
 CONTROLLER = b"ray::ServeController"
 LARGE = {"inputs": ["paris is [MASK] of " + "a " * (MAX_LENGTH - 8)] * 32}
 
@@ -125,7 +126,7 @@ def service(folders):
             "limits": {"max_concurrent_requests": 64},
         }
     )
-    with pytest.MonkeyPatch.context() as patch, haproxy_environment():
+    with pytest.MonkeyPatch.context() as patch, haproxy_environment(**SHEDDING):
         patch.setenv("RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S", str(CLIENT_TIMEOUT_S))
         import serve.app as app
 
@@ -152,15 +153,19 @@ def test_models_are_loaded_by_name_and_a_torn_one_is_a_503_of_its_own(service, f
             assert service.ask("/v1/fill-mask", {"inputs": TEXT, "model": name})[0] == 200
 
 
-def test_abandoned_requests_leave_the_queue_and_their_places(service):
+def test_abandoned_requests_leave_the_queue_and_haproxy_no_longer_counts_them(service):
     place = urlsplit(service.url)
     took_s = float(service.ask("/v1/fill-mask", LARGE)[1]["x-inference-time"]) / 1000
     abandoned = []
-    for _ in range(64):  # as many as the replica takes
+    for _ in range(64):  # more than HAProxy lets through, and as many as the replica takes
         connection = http.client.HTTPConnection(place.hostname, place.port)
         connection.request("POST", "/v1/fill-mask", json.dumps(LARGE), {"content-type": "application/json"})
         abandoned.append(connection)
-    eventually(lambda: service.ask("/v1/fill-mask", {"inputs": TEXT})[0] == 429)
+    status, headers, body = service.ask("/v1/fill-mask", {"inputs": TEXT})
+    assert (status, body["error_type"]) == (429, "Overloaded")
+    assert body["request_id"] == headers["x-request-id"]
+    assert int(headers["retry-after"]) >= 1
+    assert "server" not in headers  # no replica has sent it
     for each in abandoned:
         each.close()
     eventually(lambda: service.ask("/v1/fill-mask", {"inputs": TEXT})[0] == 200, limit_s=32 * took_s)

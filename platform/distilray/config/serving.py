@@ -13,7 +13,7 @@ MAX_TOP_K = 100
 
 
 class LimitsConfig(Config):
-    """What one replica accepts; beyond it a request gets 413, 422, 429 or 504."""
+    """What one replica accepts; beyond it a request gets 408, 413, 422, 429 or 504."""
 
     max_body_bytes: Count = 2_000_000
     max_items: Count = Field(default=32, description="texts in a request")
@@ -23,6 +23,7 @@ class LimitsConfig(Config):
     max_targets: Count = 1000
     max_concurrent_requests: Count = Field(default=128, description="requests that a replica works on or holds")
     max_queued_tokens: Count = Field(default=65_536, description="tokens that wait for the model")
+    body_timeout_s: Seconds = Field(default=10.0, description="time for the body of a request to arrive")
     deadline_s: Seconds = Field(default=10.0, description="time for an answer once the request was read")
 
 
@@ -59,4 +60,13 @@ class ServeFillMaskConfig(Config):
     proxy: Literal["python", "haproxy"] = Field(
         default="python", description="haproxy answers several times as many requests, and opens two more ports"
     )
+    shed_above: Count | None = Field(
+        default=None, description="with proxy=haproxy: requests per replica, beyond which HAProxy answers 429 itself"
+    )
     ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _haproxy_sheds(self) -> Self:
+        if self.shed_above is not None and self.proxy != "haproxy":
+            raise ValueError("shed_above: only HAProxy can do that; add proxy=haproxy, or leave shed_above out")
+        return self

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 from distilray.errors import InputError
 from serve.admission import keys as module
 from serve.admission.keys import ApiKeys, RequireKey, document_keys, keys_from_environment
-from serve.admission.limits import BodyLimit, ConcurrencyLimit, RequestEnvelope
+from serve.admission.limits import Admission, Capacity, RequestEnvelope
 
 KEY, OTHER = "first-key-0123456789", "second-key-987654321"
 OPEN = ["/", "/healthz", "/readyz", "/metrics", "/ui", "/ui/page.js", "/docs", "/docs/docs.js", "/openapi.json"]
@@ -30,8 +30,7 @@ def client():
     async def healthz():
         return {}
 
-    api.add_middleware(BodyLimit, max_bytes=100)
-    api.add_middleware(ConcurrencyLimit, max_requests=1)
+    api.add_middleware(Admission, capacity=Capacity(max_requests=1, max_body_bytes=100), body_timeout_s=10)
     api.add_middleware(RequireKey, keys=ApiKeys([KEY, OTHER]))
     api.add_middleware(RequestEnvelope)
     document_keys(api)

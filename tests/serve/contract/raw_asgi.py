@@ -12,7 +12,7 @@ LEFT = {"type": "http.disconnect"}
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer; `read` is how many messages of the body the application asked for."""
+    """An answer, of status 0 if there was none; `read` is how many messages of the body the application asked for."""
 
     status_code: int
     headers: dict[str, str]
@@ -70,5 +70,7 @@ async def ask(
         "state": {},
     }
     await api(scope, receive, send)
+    if not sent:
+        return Reply(0, {}, b"", read)
     names = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return Reply(sent[0]["status"], names, b"".join(message.get("body", b"") for message in sent[1:]), read)

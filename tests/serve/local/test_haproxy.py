@@ -4,6 +4,7 @@ import sys
 import time
 
 import pytest
+from pydantic import ValidationError
 
 from distilray.config.serving import ServeFillMaskConfig
 from serve.local import haproxy
@@ -103,6 +104,24 @@ def test_the_environment_of_the_user_wins_and_comes_back(monkeypatch):
         assert len(f"{folder}/{'0' * 56}/admin.4194304.tmp") <= 107
     assert dict(os.environ) == before
     assert not folder.exists()
+
+
+def test_shedding_starts_the_haproxy_of_the_user_through_a_private_executable(monkeypatch):
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", "/opt/haproxy")
+    monkeypatch.setenv("DISTILRAY_SHED_ABOVE", "7")
+    with haproxy_environment(shed_above=48, body_timeout_s=2.5):
+        assert os.access(os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"], os.X_OK)
+        assert os.environ["DISTILRAY_HAPROXY_BINARY"] == "/opt/haproxy"
+        assert os.environ["DISTILRAY_SHED_ABOVE"] == "48"
+        assert os.environ["DISTILRAY_BODY_TIMEOUT_S"] == "3"
+        ended = subprocess.run([os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"]], capture_output=True, check=False)
+        assert b"/opt/haproxy" in ended.stderr  # it came as far as starting that
+    assert os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"] == "/opt/haproxy"
+
+
+def test_shedding_without_haproxy_is_an_input_error_that_names_the_fix():
+    with pytest.raises(ValidationError, match="add proxy=haproxy"):
+        ServeFillMaskConfig.model_validate({"app": {"model_dir": "/m"}, "shed_above": 64})
 
 
 def test_a_dry_run_says_what_haproxy_opens(model_dir, capsys):

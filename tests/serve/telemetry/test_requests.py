@@ -5,7 +5,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.testclient import TestClient
 
 from distilray.config.serving import FillMaskAppConfig
-from serve.admission.limits import BodyLimit, RequestEnvelope
+from serve.admission.limits import Admission, Capacity, RequestEnvelope
 from serve.errors import ApiError, api_error_response
 from serve.fill_mask import FillMaskService
 from serve.models import Models
@@ -39,7 +39,7 @@ def client(telemetry, records):
         return {}
 
     api.include_router(metrics_routes(telemetry))
-    api.add_middleware(BodyLimit, max_bytes=100)
+    api.add_middleware(Admission, capacity=Capacity(max_requests=1, max_body_bytes=100), body_timeout_s=10)
     api.add_middleware(RequestMetrics, telemetry=telemetry, log=records.append)
     api.add_middleware(RequestEnvelope)
     return TestClient(api, raise_server_exceptions=False)
