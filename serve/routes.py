@@ -11,12 +11,13 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from distilray import __version__
+from distilray.config.serving import LimitsConfig
 from serve.admission.keys import ApiKeys, RequireKey, document_keys
 from serve.admission.limits import BodyLimit, ConcurrencyLimit, RequestEnvelope
-from serve.errors import ERROR_TYPES, ApiError, error_response, unavailable
+from serve.errors import ERROR_TYPES, ApiError, describe_problem, error_response, unavailable
 from serve.models import Models
 from serve.page.routes import page_routes
-from serve.schemas import AzureRequest, CandidateBody, ErrorBody, FillMaskRequest
+from serve.schemas import AnyRequest, AzureRequest, CandidateBody, ErrorBody, FillMaskRequest, state_limits
 from serve.telemetry.exposition import metrics_routes
 from serve.telemetry.recorder import Telemetry
 from serve.telemetry.request_log import RequestLog
@@ -86,6 +87,7 @@ def create_api(
     api.add_exception_handler(HTTPException, _http_error)
     api.add_exception_handler(RequestValidationError, _validation_error)
     limits = models.default.config.limits
+    _document_limits(api, limits)
     # Outermost last.
     api.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes)
     api.add_middleware(ConcurrencyLimit, max_requests=limits.max_concurrent_requests)
@@ -104,7 +106,7 @@ def _fill_mask_routes(models: Models) -> APIRouter:
         service, queries = await models.service(body.model), body.queries()
         name = body.model or models.names[0]
         note(request.scope, model=name)
-        served = await service.answer(queries)
+        answers, served = await service.answer(queries)
         times = {"queue_ms": served.queue_s * 1000, "inference_ms": served.inference_s * 1000}
         note(request.scope, model=name, items=len(queries), tokens=served.tokens, **times)
         headers = {
@@ -112,7 +114,7 @@ def _fill_mask_routes(models: Models) -> APIRouter:
             "x-inference-time": f"{times['inference_ms']:.1f}",
             "x-model-revision": service.model.revision,
         }
-        return JSONResponse(body.response(served.answers), headers=headers)
+        return JSONResponse(body.response(answers), headers=headers)
 
     async def fill_mask(request: Request, body: FillMaskRequest) -> JSONResponse:
         """Candidates for the masks of one text or of several; times in the headers are milliseconds."""
@@ -122,16 +124,17 @@ def _fill_mask_routes(models: Models) -> APIRouter:
         """The best token for every text, those of several masks joined by a comma."""
         return await answer(request, body)
 
-    shapes = _Candidates | list[_Candidates] | list[_Candidates | list[_Candidates]]
-    router.add_api_route("/v1/fill-mask", fill_mask, methods=["POST"], response_model=shapes)
-    for path in ("/score", "/"):
-        router.add_api_route(
-            path,
-            score,
-            methods=["POST"],
-            response_model=list[str] | list[dict[str, str]],
-            operation_id=f"score_{path.strip('/') or 'root'}",
-        )
+    async def either(request: Request, body: AnyRequest) -> JSONResponse:
+        """Candidates for `inputs`, as Hugging Face's clients expect them; the best tokens for `input_data`."""
+        return await answer(request, body)
+
+    candidates = _Candidates | list[_Candidates] | list[_Candidates | list[_Candidates]]
+    best_tokens = list[str] | list[dict[str, str]]
+    router.add_api_route("/v1/fill-mask", fill_mask, methods=["POST"], response_model=candidates)
+    router.add_api_route("/score", score, methods=["POST"], response_model=best_tokens, operation_id="score_score")
+    router.add_api_route(
+        "/", either, methods=["POST"], response_model=candidates | best_tokens, operation_id="score_root"
+    )
     return router
 
 
@@ -160,6 +163,17 @@ def _state_routes(models: Models) -> APIRouter:
     return router
 
 
+def _document_limits(api: FastAPI, limits: LimitsConfig) -> None:
+    make_document = api.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = make_document()
+        state_limits(document, limits)
+        return document
+
+    api.openapi = openapi  # type: ignore[method-assign]
+
+
 def _check_media_type(headers: Mapping[str, str]) -> None:
     media_type, _, parameters = headers.get("content-type", "").partition(";")
     charset = parameters.strip().lower().removeprefix("charset=").strip("\"'")
@@ -184,20 +198,5 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     kinds = {problem["type"] for problem in problems}
     if "json_invalid" in kinds:
         return error_response(request.scope, 400, _NOT_JSON, ERROR_TYPES[400])
-    if "string_unicode" in kinds:
-        message = "a text holds half of a surrogate pair, which is not text; send the whole character"
-        return error_response(request.scope, 422, message, "Tokenizer")
-    return error_response(request.scope, 422, _describe(problems[0]), ERROR_TYPES[422])
-
-
-def _describe(problem: Mapping[str, Any]) -> str:
-    """Place and message of a problem; an unknown key is input and is not repeated."""
-    if problem["type"] == "extra_forbidden":
-        return f"{_place(problem['loc'][1:-1])}unknown key"
-    if problem["loc"] == ("body",) and problem["type"] == "missing":
-        return "the body is empty; send JSON"
-    return f"{_place(problem['loc'][1:])}{problem['msg'].removeprefix('Value error, ')}"
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    return f"{'.'.join(str(part) for part in location)}: " if location else ""
+    error_type = "Tokenizer" if "string_unicode" in kinds else ERROR_TYPES[422]
+    return error_response(request.scope, 422, describe_problem(problems), error_type)
