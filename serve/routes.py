@@ -24,11 +24,30 @@ from serve.telemetry.request_log import RequestLog
 from serve.telemetry.requests import RequestMetrics, note
 
 _NOT_JSON = "the body is not JSON"
+# Texts with more brackets have too many tokens.
+_MAX_CONTAINERS = 50_000
 _Candidates = list[CandidateBody]
 _ERRORS_OF_POST: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": ERROR_TYPES[status]}
     for status in (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
 }
+
+
+class JsonRequest(Request):
+    """A request whose body is parsed only if it has few lists and objects, which cost a hundred times their bytes."""
+
+    async def json(self) -> Any:
+        """The parsed body.
+
+        Raises:
+            ApiError: 422 for more lists and objects than any valid request has.
+        """
+        body = await self.body()
+        containers = body.count(b"]") + body.count(b"}")
+        if containers > _MAX_CONTAINERS:
+            message = f"{containers:,} closing brackets; send at most {_MAX_CONTAINERS:,}"
+            raise ApiError(422, message, error_type="TooExpensive")
+        return await super().json()
 
 
 class JsonRoute(APIRoute):
@@ -40,7 +59,7 @@ class JsonRoute(APIRoute):
 
         async def checked(request: Request) -> Response:
             _check_media_type(request.headers)
-            return await handler(request)
+            return await handler(JsonRequest(request.scope, request.receive))
 
         return checked
 

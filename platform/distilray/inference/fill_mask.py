@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distilray.errors import InputError
 from distilray.inference.batching import length_sorted_batches, padded
+from distilray.inference.decoding import TokenDecoder
 from distilray.inference.encoding import EncodedQuery, Query, TextEncoder
 from distilray.inference.masked_logits import MaskedLogits, is_onnx
 from distilray.inference.model_folder import check_model_folder, choose_dtype, load_tokenizer, revision_hash
@@ -51,10 +52,10 @@ class FillMask:
         self.revision, self.dtype = revision, dtype
         self.architecture = MODEL_CLASSES[model.config.model_type].__name__
         self.max_length: int = min(tokenizer.model_max_length, model.config.max_position_embeddings)
-        self._model, self._tokenizer = model, tokenizer
+        self._model = model
         self._pad_id: int = tokenizer.pad_token_id or 0
         self._encoder = TextEncoder(tokenizer, max_length=self.max_length)
-        self._token_strings: dict[int, str] = {}
+        self._decoder = TokenDecoder(tokenizer, pad_id=self._pad_id)
         vocabulary = tokenizer.get_vocab()
         # Indexed by id; each with the space before the token.
         self._token_bytes = [1] * (max(vocabulary.values(), default=0) + 1)
@@ -157,27 +158,14 @@ class FillMask:
     ) -> list[Candidate]:
         sequences = [""] * len(tokens)
         if encoded.query.sequences:
-            filled = self._filled(encoded, mask, tokens)
+            position, ids = encoded.mask_positions[mask], encoded.input_ids
             # As in the pipeline: with several masks the special tokens stay, or the other masks would vanish.
-            sequences = self._tokenizer.batch_decode(filled, skip_special_tokens=len(encoded.mask_positions) == 1)
+            skip_special = len(encoded.mask_positions) == 1
+            sequences = self._decoder.texts(ids[:position], tokens, ids[position + 1 :], skip_special=skip_special)
         return [
-            Candidate(score, token, self._token_string(token), sequence)
+            Candidate(score, token, self._decoder.token(token), sequence)
             for score, token, sequence in zip(scores, tokens, sequences, strict=True)
         ]
-
-    def _filled(self, encoded: EncodedQuery, mask: int, tokens: Sequence[int]) -> list[list[int]]:
-        """The ids of the text with each token at the mask, without padding."""
-        position = encoded.mask_positions[mask]
-        before, after = self._unpadded(encoded.input_ids[:position]), self._unpadded(encoded.input_ids[position + 1 :])
-        return [[*before, *self._unpadded([token]), *after] for token in tokens]
-
-    def _unpadded(self, ids: Sequence[int]) -> list[int]:
-        return [each for each in ids if each != self._pad_id]
-
-    def _token_string(self, token: int) -> str:
-        if token not in self._token_strings:
-            self._token_strings[token] = self._tokenizer.decode([token])
-        return self._token_strings[token]
 
 
 def _bounded_masks(batch: Sequence[int], encoded: Sequence[EncodedQuery]) -> Iterator[list[int]]:
