@@ -21,10 +21,12 @@ _NEWEST = 0.2
 _FEW = 4
 # Who is answered by the same batch asks again at about the same time: a free lane waits so long for the others.
 _GATHER_S = 0.004
-# A larger request is split into slices that take about this long, so that small requests run in between.
+# A request that takes longer is large: it runs in slices of about this time, with small requests in between.
 _SLICE_S = 0.25
 # Smaller slices would waste time of the matrix kernels.
 _MIN_SLICE_TOKENS = 256
+# Tokens of a batch of small requests, in slices: larger batches are hardly more efficient.
+_SLICES_IN_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,8 @@ class MicroBatcher:
 
     A single request runs immediately on all cores. Under load, each batch contains the requests that arrived while the
     previous ones were running, and up to `lanes` batches run at the same time. A request that would occupy the model
-    for longer than `_SLICE_S` is split: its slices take turns with batches of smaller requests. Large requests run one
-    after the other, so that under overload the first ones meet their deadline. The rest of a cancelled request never
-    runs.
+    for long runs in slices, which take turns with batches of small requests. Large requests run one after the other, so
+    that under overload the first ones meet their deadline. The rest of a cancelled request never runs.
 
     Args:
         run: computes the predictions of a batch; its second argument is whether the batch runs alone.
@@ -209,18 +210,18 @@ class MicroBatcher:
             self._large_is_next = False
             return [_take(large, rows_of_lane, slice_tokens)]
         self._large_is_next = True
+        batch_tokens = min(self._max_tokens, _SLICES_IN_BATCH * slice_tokens)
         batch: list[_Slice] = []
         rows = tokens = 0
         for each in small:
             rows, tokens = rows + each.waiting_rows, tokens + each.waiting_tokens
-            if batch and (rows > rows_of_lane or tokens > self._max_tokens):
+            if batch and (rows > rows_of_lane or tokens > batch_tokens):
                 break
             batch.append(_take(each, each.waiting_rows, each.waiting_tokens))
         return batch
 
     def _is_large(self, request: _Request, slice_tokens: int) -> bool:
-        """Whether a request is split; its last slice too waits behind small requests."""
-        return len(request.queries) > 1 and (len(request.queries) > self._max_rows or request.tokens > slice_tokens)
+        return len(request.queries) > self._max_rows or request.tokens > slice_tokens
 
     def _gathers(self) -> bool:
         """Whether a free lane waits for more, beside others that work; it is woken when it has waited."""
