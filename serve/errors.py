@@ -1,7 +1,8 @@
 """Every answer that is not 200: one table of statuses, one JSON envelope, never a word of the input."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -36,7 +37,7 @@ TYPES_OF_STATUS: Mapping[int, frozenset[str]] = {
     status: frozenset({usual}) for status, usual in ERROR_TYPES.items()
 } | {
     404: frozenset({ERROR_TYPES[404], "UnknownModel"}),
-    422: frozenset({ERROR_TYPES[422], "Empty", *_TEXT_ERROR_TYPES.values()}),
+    422: frozenset({ERROR_TYPES[422], "Empty", "TooExpensive", *_TEXT_ERROR_TYPES.values()}),
 }
 
 
@@ -88,3 +89,23 @@ def api_error_response(scope: Scope, error: ApiError) -> JSONResponse:
 def request_id(scope: Scope) -> str:
     """The id that `RequestEnvelope` gave to a request."""
     return str(scope.get("state", {}).get("request_id", ""))
+
+
+def describe_problem(problems: Sequence[Mapping[str, Any]]) -> str:
+    """Location and message of the first problem that pydantic found in a body, without a word of the input."""
+    problem = problems[0]
+    if problem["loc"] == ("body",) and problem["type"] == "missing":
+        return "the body is empty; send JSON"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "too_long":
+        message = "too many entries; /info lists the limits"
+    if problem["type"] == "string_unicode":
+        message = "contains half of a surrogate pair, which is not text; send the whole character"
+    location = _location(problem["loc"][1:])
+    return f"{location}: {message}" if location else message
+
+
+def _location(path: Sequence[int | str]) -> str:
+    """Path of a value in a body, like `inputs[1]`; tags of union members, in angle brackets, are left out."""
+    steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in path if not str(step).startswith("<")]
+    return "".join(steps).removeprefix(".")

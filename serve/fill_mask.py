@@ -1,23 +1,30 @@
-"""The service without HTTP and Ray: limits, deadline, and batches of concurrent requests over one model."""
+"""Service without HTTP and Ray: budget, deadline, and batches of concurrent requests over one model."""
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from distilray.config.serving import FillMaskAppConfig
 from distilray.inference.encoding import EncodedQuery, Query
-from distilray.inference.fill_mask import Answer, FillMask
+from distilray.inference.fill_mask import Answer, FillMask, Prediction
 from distilray.inference.text_errors import InputTextError
 from serve.admission.batcher import MicroBatcher, Report, Served
+from serve.admission.budget import check_encoded, check_queries
 from serve.errors import ApiError, text_error
 from serve.inference_threads import InferenceThreads
 
 _WARM_UP_ROWS = (1, 8, 32)
+# A larger request is tokenized and decoded in several steps, so that small requests run in between.
+_CHARS_AT_ONCE = 20_000
+_BYTES_AT_ONCE = 100_000
 
 
 class FillMaskService:
-    """Answers requests with one model, which runs in a thread so that the event loop stays free.
+    """Answers requests with one model.
+
+    Tokenization, the model and decoding run in threads of their own, so that none of them delays the event loop, and
+    health checks, whose tokens are kept, need the model alone.
 
     Args:
         model: loaded.
@@ -40,7 +47,9 @@ class FillMaskService:
         self.answering = 0
         self._forwards = 0
         self._clock, self._progress_at = clock, clock()
-        self._tokenisation = ThreadPoolExecutor(1, "tokenisation")
+        self._tokenization = ThreadPoolExecutor(1, "tokenization")
+        self._decoding = ThreadPoolExecutor(1, "decoding")
+        (self._probe_query,) = model.encode([Query(f"a {model.mask_token} probe.", top_k=1)])
         self._threads = threads or InferenceThreads(config.num_cpus)
         self._owns_threads = threads is None
         self._batcher = MicroBatcher(
@@ -74,7 +83,8 @@ class FillMaskService:
     async def close(self) -> None:
         """Stops for good: what still waits is cancelled, and the threads end."""
         await self._batcher.close()
-        self._tokenisation.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._tokenization, self._decoding):
+            executor.shutdown(wait=False, cancel_futures=True)
         if self._owns_threads:
             self._threads.close()
 
@@ -87,74 +97,71 @@ class FillMaskService:
         async with asyncio.timeout(timeout_s):
             await self._probe(1)
 
-    async def answer(self, queries: Sequence[Query]) -> Served:
-        """The candidates for every query, in order.
+    async def answer(self, queries: Sequence[Query]) -> tuple[list[Answer], Served]:
+        """The candidates for every query, in order, and the times that they took.
 
         Raises:
             ApiError: 422 for input beyond the limits or that cannot be filled, 429 when the queue is full, 504 when
                 the deadline passed.
         """
-        self._check(queries)
+        check_queries(queries, self.config.limits)
         deadline_s = self.config.limits.deadline_s
         self._begin()
         self.answering += 1
         try:
             async with asyncio.timeout(deadline_s):
-                served = await self._batcher.submit(await self._encode(queries))
+                encoded = await self._encode(queries)
+                sizes = [self.model.response_bytes(query) for query in encoded]
+                check_encoded(encoded, self.config.limits, response_bytes=sum(sizes))
+                served = await self._batcher.submit(encoded)
+                answers = await self._decode(encoded, served.predictions, sizes)
             self._progress_at = self._clock()
-            return served
+            return answers, served
         except TimeoutError:
             raise ApiError(504, f"no answer within {deadline_s:g} s; try again, with fewer texts") from None
         finally:
             self.answering -= 1
 
     def info(self) -> dict[str, object]:
-        """The model: architecture, revision, dtype, limits."""
+        """Properties of the model, and the limits."""
         return {
             "architecture": self.model.architecture,
             "revision": self.model.revision,
             "dtype": self.model.dtype,
+            "batch_invariant": self.model.batch_invariant,
             "mask_token": self.model.mask_token,
             "max_length": self.model.max_length,
             "limits": self.config.limits.model_dump(),
         }
 
-    def _check(self, queries: Sequence[Query]) -> None:
-        limits = self.config.limits
-        if not queries:
-            raise ApiError(422, "no text; send at least one", error_type="Empty")
-        if len(queries) > limits.max_items:
-            raise ApiError(422, f"{len(queries)} texts; send at most {limits.max_items} in a request")
-        if queries[0].top_k > limits.max_top_k:
-            raise ApiError(422, f"parameters.top_k: at most {limits.max_top_k}")
-        if len(queries[0].targets or ()) > limits.max_targets:
-            raise ApiError(422, f"parameters.targets: at most {limits.max_targets}")
-        for index, query in enumerate(queries):
-            if len(query.text) > limits.max_chars:
-                problem = f"{len(query.text):,} characters; send at most {limits.max_chars:,}"
-                raise text_error(InputTextError("too_long", index, problem))
-
     async def _encode(self, queries: Sequence[Query]) -> list[EncodedQuery]:
-        loop = asyncio.get_running_loop()
-        try:
-            encoded = await loop.run_in_executor(self._tokenisation, self.model.encode, queries)
-        except InputTextError as error:
-            self._progress_at = self._clock()  # a refusal of bad input is an answer too
-            raise text_error(error) from None
-        most = self.config.limits.max_masks
-        for index, each in enumerate(encoded):
-            if len(each.mask_positions) > most:
-                problem = f"{len(each.mask_positions)} masks; send at most {most}"
-                raise text_error(InputTextError("too_many_masks", index, problem))
+        loop, encoded = asyncio.get_running_loop(), list[EncodedQuery]()
+        for part in _parts([len(query.text) for query in queries], _CHARS_AT_ONCE):
+            try:
+                encoded += await loop.run_in_executor(self._tokenization, self.model.encode, queries[part])
+            except InputTextError as error:
+                self._progress_at = self._clock()  # a refusal of bad input is an answer too
+                raise text_error(error.moved(part.start)) from None
         return encoded
 
-    async def _forward(self, encoded: Sequence[EncodedQuery], alone: bool = True) -> list[Answer]:
+    async def _decode(
+        self, encoded: Sequence[EncodedQuery], predictions: Sequence[Prediction], sizes: Sequence[int]
+    ) -> list[Answer]:
+        def decode(part: slice) -> list[Answer]:
+            return list(map(self.model.decode, encoded[part], predictions[part]))
+
+        loop, answers = asyncio.get_running_loop(), list[Answer]()
+        for part in _parts(sizes, _BYTES_AT_ONCE):
+            answers += await loop.run_in_executor(self._decoding, decode, part)
+        return answers
+
+    async def _forward(self, encoded: Sequence[EncodedQuery], alone: bool = True) -> list[Prediction]:
         self._begin()
         self._forwards += 1
         try:
-            answers = await self._threads.run(lambda: self.model.fill_encoded(encoded), alone=alone)
+            predictions = await self._threads.run(lambda: self.model.predict(encoded), alone=alone)
             self._progress_at = self._clock()
-            return answers
+            return predictions
         finally:
             self._forwards -= 1
 
@@ -164,5 +171,15 @@ class FillMaskService:
             self._progress_at = self._clock()
 
     async def _probe(self, rows: int) -> None:
-        query = Query(f"a {self.model.mask_token} probe.", top_k=1)
-        await self._forward(await self._encode([query] * rows))
+        await self._forward([self._probe_query] * rows)
+
+
+def _parts(sizes: Sequence[int], most: int) -> Iterator[slice]:
+    """Consecutive parts of a request, each with one entry or at most a total size."""
+    first = total = 0
+    for index, size in enumerate(sizes):
+        if index > first and total + size > most:
+            yield slice(first, index)
+            first, total = index, 0
+        total += size
+    yield slice(first, len(sizes))

@@ -11,18 +11,21 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from distilray import __version__
+from distilray.config.serving import LimitsConfig
 from serve.admission.front import create_front
 from serve.admission.keys import ApiKeys, document_keys
 from serve.admission.limits import RequestEnvelope
-from serve.errors import ERROR_TYPES, ApiError, error_response, unavailable
+from serve.errors import ERROR_TYPES, ApiError, describe_problem, error_response, unavailable
 from serve.models import Models
 from serve.page.routes import page_routes
-from serve.schemas import AzureRequest, CandidateBody, ErrorBody, FillMaskRequest
+from serve.schemas import AnyRequest, AzureRequest, CandidateBody, ErrorBody, FillMaskRequest, state_limits
 from serve.telemetry.exposition import metrics_routes
 from serve.telemetry.recorder import Telemetry
 from serve.telemetry.requests import note
 
 _NOT_JSON = "the body is not JSON"
+# Texts with more brackets have too many tokens.
+_MAX_CONTAINERS = 50_000
 _Candidates = list[CandidateBody]
 _ERRORS_OF_POST: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": ERROR_TYPES[status]}
@@ -37,6 +40,23 @@ _TAGS = {
 }
 
 
+class JsonRequest(Request):
+    """A request whose body is parsed only if it has few lists and objects, which cost a hundred times their bytes."""
+
+    async def json(self) -> Any:
+        """The parsed body.
+
+        Raises:
+            ApiError: 422 for more lists and objects than any valid request has.
+        """
+        body = await self.body()
+        containers = body.count(b"]") + body.count(b"}")
+        if containers > _MAX_CONTAINERS:
+            message = f"{containers:,} closing brackets; send at most {_MAX_CONTAINERS:,}"
+            raise ApiError(422, message, error_type="TooExpensive")
+        return await super().json()
+
+
 class JsonRoute(APIRoute):
     """A route of POST that reads JSON bodies only, and says so before it reads one."""
 
@@ -46,7 +66,7 @@ class JsonRoute(APIRoute):
 
         async def checked(request: Request) -> Response:
             _check_media_type(request.headers)
-            return await handler(request)
+            return await handler(JsonRequest(request.scope, request.receive))
 
         return checked
 
@@ -95,7 +115,9 @@ def create_api(
     api.include_router(page_routes())
     api.add_exception_handler(HTTPException, _http_error)
     api.add_exception_handler(RequestValidationError, _validation_error)
-    front = create_front(models.default.config.limits, telemetry=telemetry, keys=keys, access_log=access_log)
+    limits = models.default.config.limits
+    _document_limits(api, limits)
+    front = create_front(limits, telemetry=telemetry, keys=keys, access_log=access_log)
     api.state.front = front
     if keys is not None:
         document_keys(api)
@@ -112,7 +134,7 @@ def _fill_mask_routes(models: Models) -> APIRouter:
         service, queries = await models.service(body.model), body.queries()
         name = body.model or models.names[0]
         note(request.scope, model=name)
-        served = await service.answer(queries)
+        answers, served = await service.answer(queries)
         times = {"queue_ms": served.queue_s * 1000, "inference_ms": served.inference_s * 1000}
         note(request.scope, model=name, items=len(queries), tokens=served.tokens, **times)
         headers = {
@@ -120,7 +142,7 @@ def _fill_mask_routes(models: Models) -> APIRouter:
             "x-inference-time": f"{times['inference_ms']:.1f}",
             "x-model-revision": service.model.revision,
         }
-        return JSONResponse(body.response(served.answers), headers=headers)
+        return JSONResponse(body.response(answers), headers=headers)
 
     async def fill_mask(request: Request, body: FillMaskRequest) -> JSONResponse:
         """Candidates for the masks of one text or of several; times in the headers are milliseconds."""
@@ -130,25 +152,38 @@ def _fill_mask_routes(models: Models) -> APIRouter:
         """The best token for every text, those of several masks joined by a comma."""
         return await answer(request, body)
 
-    shapes = _Candidates | list[_Candidates] | list[_Candidates | list[_Candidates]]
+    async def either(request: Request, body: AnyRequest) -> JSONResponse:
+        """Candidates for `inputs`, as Hugging Face's clients expect them; the best tokens for `input_data`."""
+        return await answer(request, body)
+
+    candidates = _Candidates | list[_Candidates] | list[_Candidates | list[_Candidates]]
+    best_tokens = list[str] | list[dict[str, str]]
     router.add_api_route(
         "/v1/fill-mask",
         fill_mask,
         methods=["POST"],
-        response_model=shapes,
+        response_model=candidates,
         tags=["Candidates"],
         summary="Rank candidates for each mask",
     )
-    for path in ("/score", "/"):
-        router.add_api_route(
-            path,
-            score,
-            methods=["POST"],
-            response_model=list[str] | list[dict[str, str]],
-            operation_id=f"score_{path.strip('/') or 'root'}",
-            tags=["Best token"],
-            summary="Predict the best token of each text",
-        )
+    router.add_api_route(
+        "/score",
+        score,
+        methods=["POST"],
+        response_model=best_tokens,
+        operation_id="score_score",
+        tags=["Best token"],
+        summary="Predict the best token of each text",
+    )
+    router.add_api_route(
+        "/",
+        either,
+        methods=["POST"],
+        response_model=candidates | best_tokens,
+        operation_id="score_root",
+        tags=["Candidates"],
+        summary="Answer in the format of the request",
+    )
     return router
 
 
@@ -182,6 +217,17 @@ def _state_routes(models: Models) -> APIRouter:
     return router
 
 
+def _document_limits(api: FastAPI, limits: LimitsConfig) -> None:
+    make_document = api.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = make_document()
+        state_limits(document, limits)
+        return document
+
+    api.openapi = openapi  # type: ignore[method-assign]
+
+
 def _check_media_type(headers: Mapping[str, str]) -> None:
     media_type, _, parameters = headers.get("content-type", "").partition(";")
     charset = parameters.strip().lower().removeprefix("charset=").strip("\"'")
@@ -206,20 +252,5 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     kinds = {problem["type"] for problem in problems}
     if "json_invalid" in kinds:
         return error_response(request.scope, 400, _NOT_JSON, ERROR_TYPES[400])
-    if "string_unicode" in kinds:
-        message = "a text holds half of a surrogate pair, which is not text; send the whole character"
-        return error_response(request.scope, 422, message, "Tokenizer")
-    return error_response(request.scope, 422, _describe(problems[0]), ERROR_TYPES[422])
-
-
-def _describe(problem: Mapping[str, Any]) -> str:
-    """Place and message of a problem; an unknown key is input and is not repeated."""
-    if problem["type"] == "extra_forbidden":
-        return f"{_place(problem['loc'][1:-1])}unknown key"
-    if problem["loc"] == ("body",) and problem["type"] == "missing":
-        return "the body is empty; send JSON"
-    return f"{_place(problem['loc'][1:])}{problem['msg'].removeprefix('Value error, ')}"
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    return f"{'.'.join(str(part) for part in location)}: " if location else ""
+    error_type = "Tokenizer" if "string_unicode" in kinds else ERROR_TYPES[422]
+    return error_response(request.scope, 422, describe_problem(problems), error_type)

@@ -9,18 +9,30 @@ from distilray.config.base import Config, Count, Place, RayConfig
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
+# Upper bounds of the limits: no request with longer lists is parsed to its end.
+MAX_ITEMS = 1000
+MAX_TARGETS = 10_000
 MAX_TOP_K = 100
 
 
 class LimitsConfig(Config):
-    """What one replica accepts; beyond it a request gets 408, 413, 422, 429 or 504."""
+    """Limits of one replica; a request beyond them is answered with 408, 413, 422, 429 or 504.
+
+    The cost of a request is checked before the work that it bounds: characters before tokenization; tokens, candidates
+    and the size of the response before the model runs.
+    """
 
     max_body_bytes: Count = 2_000_000
-    max_items: Count = Field(default=32, description="texts in a request")
-    max_chars: Count = Field(default=20_000, description="characters of a text, checked before it is tokenised")
+    max_items: Annotated[int, Field(ge=1, le=MAX_ITEMS)] = Field(default=32, description="texts in a request")
+    max_chars: Count = Field(default=20_000, description="characters of a text, checked before tokenization")
+    max_request_chars: Count = Field(default=200_000, description="characters of all texts of a request")
+    max_request_tokens: Count = Field(default=16_384, description="tokens of all texts of a request")
     max_masks: Count = Field(default=32, description="masks in a text")
     max_top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = MAX_TOP_K
-    max_targets: Count = 1000
+    max_targets: Annotated[int, Field(ge=1, le=MAX_TARGETS)] = 1000
+    max_target_chars: Count = Field(default=20_000, description="characters of all targets of a request")
+    max_candidates: Count = Field(default=10_000, description="candidates of a request: masks x candidates per mask")
+    max_response_bytes: Count = Field(default=4_000_000, description="estimated size of the response")
     max_concurrent_requests: Count = Field(default=128, description="requests that a replica works on or holds")
     max_queued_tokens: Count = Field(default=65_536, description="tokens that wait for the model")
     body_timeout_s: Seconds = Field(default=10.0, description="time for the body of a request to arrive")
@@ -31,7 +43,10 @@ class FillMaskAppConfig(Config):
     """The argument of `serve.app:build_app`."""
 
     model_dir: Place = Field(description="model folder, or run of a training job, on every node")
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="auto is float32, or the type of an ONNX model; bfloat16 is faster, and answers depend on the load",
+    )
     model_name: ModelName = Field(default="student", description="what /info calls the model of model_dir")
     more_models: dict[ModelName, Place] = Field(
         default={}, description="name -> folder of models that are loaded when a request names them"
@@ -39,7 +54,7 @@ class FillMaskAppConfig(Config):
     max_more_models: Count = Field(default=1, description="of more_models in the memory of a replica at once")
     limits: LimitsConfig = LimitsConfig()
     max_batch_rows: Count = Field(default=32, description="texts of concurrent requests that share a forward")
-    max_batch_tokens: Count = Field(default=4096, description="their tokens; a larger request runs alone")
+    max_batch_tokens: Count = Field(default=4096, description="tokens of a batch; a larger request is split")
     access_log: bool = Field(default=False, description="a JSON line for every request, not only for failures")
     num_replicas: Count = 1
     num_cpus: Count = Field(default=1, description="CPUs of a replica, and its torch threads")

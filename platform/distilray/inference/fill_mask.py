@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distilray.errors import InputError
 from distilray.inference.batching import length_sorted_batches, padded
+from distilray.inference.decoding import TokenDecoder
 from distilray.inference.encoding import EncodedQuery, Query, TextEncoder
 from distilray.inference.masked_logits import MaskedLogits, is_onnx
 from distilray.inference.model_folder import check_model_folder, choose_dtype, load_tokenizer, revision_hash
@@ -20,6 +21,8 @@ MAX_ROWS = 32
 MAX_TOKENS = 4096
 # Masks of a forward: bounds the (masks, vocabulary) probabilities to some 16 MB.
 _MASKS_AT_ONCE = 128
+# Of a candidate as JSON, without its filled text.
+_CANDIDATE_BYTES = 100
 
 
 class Candidate(NamedTuple):
@@ -35,6 +38,10 @@ Answer = list[list[Candidate]]
 """Per mask of a text, in order of position: the candidates, the most probable first."""
 
 
+Prediction = list[tuple[list[float], list[int]]]
+"""Per mask of a text, in order of position: scores and vocabulary ids of the candidates, the most probable first."""
+
+
 class FillMask:
     """A masked language model with its tokenizer; make one with `FillMask.load`.
 
@@ -45,10 +52,15 @@ class FillMask:
         self.revision, self.dtype = revision, dtype
         self.architecture = MODEL_CLASSES[model.config.model_type].__name__
         self.max_length: int = min(tokenizer.model_max_length, model.config.max_position_embeddings)
-        self._model, self._tokenizer = model, tokenizer
+        self._model = model
         self._pad_id: int = tokenizer.pad_token_id or 0
         self._encoder = TextEncoder(tokenizer, max_length=self.max_length)
-        self._token_strings: dict[int, str] = {}
+        self._decoder = TokenDecoder(tokenizer, pad_id=self._pad_id)
+        vocabulary = tokenizer.get_vocab()
+        # Indexed by id; each with the space before the token.
+        self._token_bytes = [1] * (max(vocabulary.values(), default=0) + 1)
+        for token, token_id in vocabulary.items():
+            self._token_bytes[token_id] = len(token.encode()) + 1
 
     @classmethod
     def load(cls, model_dir: str, *, dtype: str = "auto", threads: int | None = None) -> "FillMask":
@@ -57,7 +69,7 @@ class FillMask:
         Args:
             model_dir: layout of transformers: config, safetensors weights, tokenizer; or `model.onnx` for the weights;
                 or a run folder with such a folder in `model/`.
-            dtype: "float32", "bfloat16", or "auto" (bf16 where the CPU computes in it). ONNX takes "auto" alone.
+            dtype: "float32", "bfloat16", or "auto", which is float32. An ONNX model has its own and takes "auto" alone.
             threads: of an ONNX model; torch's are those of the thread that calls.
 
         Raises:
@@ -80,6 +92,15 @@ class FillMask:
         """The token that marks a place to fill."""
         return self._encoder.mask_token
 
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether answers do not depend on the other texts of a batch.
+
+        In float32 a score changes by less than 1e-5 of the probability range, and candidates change their order only
+        where their scores are that close. bfloat16 rounds more coarsely, and int8 chooses its scales per batch.
+        """
+        return self.dtype == "float32"
+
     def fill(self, texts: Sequence[str], *, top_k: int = 5, targets: Sequence[str] | None = None) -> list[Answer]:
         """Candidates for every mask of every text, in the order of the texts.
 
@@ -97,18 +118,30 @@ class FillMask:
         """
         return self._encoder.encode(queries)
 
-    @torch.inference_mode()
     def fill_encoded(self, encoded: Sequence[EncodedQuery]) -> list[Answer]:
         """Candidates for every mask of every query; each query has its own `top_k` and targets."""
-        answers: list[Answer] = [[] for _ in encoded]
+        return [self.decode(query, best) for query, best in zip(encoded, self.predict(encoded), strict=True)]
+
+    @torch.inference_mode()
+    def predict(self, encoded: Sequence[EncodedQuery]) -> list[Prediction]:
+        """Scores and ids of the best tokens for every mask of every query: the work of the model alone."""
+        predictions: list[Prediction] = [[] for _ in encoded]
         lengths = [len(query.input_ids) for query in encoded]
         for batch in length_sorted_batches(lengths, max_rows=MAX_ROWS, max_tokens=MAX_TOKENS):
             for indices in _bounded_masks(batch, encoded):
                 best = self._best([encoded[index] for index in indices])
                 for index in indices:
-                    for place in range(len(encoded[index].mask_positions)):
-                        answers[index].append(self._candidates(encoded[index], place, *next(best)))
-        return answers
+                    predictions[index] = [next(best) for _ in encoded[index].mask_positions]
+        return predictions
+
+    def decode(self, encoded: EncodedQuery, prediction: Prediction) -> Answer:
+        """The candidates of a query as words and filled texts."""
+        return [self._candidates(encoded, mask, *best) for mask, best in enumerate(prediction)]
+
+    def response_bytes(self, encoded: EncodedQuery) -> int:
+        """Estimated size of the answer to a query as JSON, before anything is computed."""
+        sequence = sum(map(self._token_bytes.__getitem__, encoded.input_ids)) if encoded.query.sequences else 0
+        return encoded.candidates * (_CANDIDATE_BYTES + sequence)
 
     def _best(self, queries: Sequence[EncodedQuery]) -> Iterator[tuple[list[float], list[int]]]:
         """Scores and ids of the best tokens that its query allows, for every mask in order."""
@@ -121,31 +154,18 @@ class FillMask:
         )
 
     def _candidates(
-        self, encoded: EncodedQuery, place: int, scores: Sequence[float], tokens: Sequence[int]
+        self, encoded: EncodedQuery, mask: int, scores: Sequence[float], tokens: Sequence[int]
     ) -> list[Candidate]:
         sequences = [""] * len(tokens)
         if encoded.query.sequences:
-            filled = self._filled(encoded, place, tokens)
+            position, ids = encoded.mask_positions[mask], encoded.input_ids
             # As in the pipeline: with several masks the special tokens stay, or the other masks would vanish.
-            sequences = self._tokenizer.batch_decode(filled, skip_special_tokens=len(encoded.mask_positions) == 1)
+            skip_special = len(encoded.mask_positions) == 1
+            sequences = self._decoder.texts(ids[:position], tokens, ids[position + 1 :], skip_special=skip_special)
         return [
-            Candidate(score, token, self._token_string(token), sequence)
+            Candidate(score, token, self._decoder.token(token), sequence)
             for score, token, sequence in zip(scores, tokens, sequences, strict=True)
         ]
-
-    def _filled(self, encoded: EncodedQuery, place: int, tokens: Sequence[int]) -> list[list[int]]:
-        """The ids of the text with each token at the mask, without padding."""
-        position = encoded.mask_positions[place]
-        before, after = self._unpadded(encoded.input_ids[:position]), self._unpadded(encoded.input_ids[position + 1 :])
-        return [[*before, *self._unpadded([token]), *after] for token in tokens]
-
-    def _unpadded(self, ids: Sequence[int]) -> list[int]:
-        return [each for each in ids if each != self._pad_id]
-
-    def _token_string(self, token: int) -> str:
-        if token not in self._token_strings:
-            self._token_strings[token] = self._tokenizer.decode([token])
-        return self._token_strings[token]
 
 
 def _bounded_masks(batch: Sequence[int], encoded: Sequence[EncodedQuery]) -> Iterator[list[int]]:

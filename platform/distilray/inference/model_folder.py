@@ -9,7 +9,6 @@ from transformers import AutoTokenizer
 from distilray.errors import InputError
 from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.model_source import CONFIG_FILE, MODEL_FOLDER, TOKENIZER_FILE, WEIGHTS_FILE
-from distilray.models.precision import preferred_dtype
 from distilray.runtime import storage
 
 TOKENIZER_FILES = (TOKENIZER_FILE, "vocab.txt")
@@ -66,13 +65,13 @@ def revision_hash(model_dir: str) -> str:
 
 
 def choose_dtype(name: str) -> torch.dtype:
-    """The dtype of a name; "auto" is bf16 where the CPU computes in it, else fp32.
+    """The dtype of a name; "auto" is float32, whose answers do not depend on the other texts of a batch.
 
     Raises:
         InputError: another name.
     """
     if name == "auto":
-        return preferred_dtype(torch.device("cpu"))
+        return torch.float32
     if name not in DTYPES:
         raise InputError(f"dtype '{name}': choose one of auto, {', '.join(DTYPES)}")
     return DTYPES[name]

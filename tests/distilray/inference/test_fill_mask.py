@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import random
 
 import pytest
@@ -10,7 +11,6 @@ from distilray.inference.encoding import Query
 from distilray.inference.fill_mask import FillMask
 from distilray.inference.model_folder import choose_dtype
 from distilray.inference.text_errors import InputTextError
-from distilray.models.precision import cpu_has_bf16
 from tests.distilray.inference.tiny_models import MAX_LENGTH, WORDS, write_tiny_model
 from tests.distilray.models.export.small_onnx import write_small_onnx
 
@@ -71,7 +71,7 @@ def test_top_k_gives_the_pipelines_candidates(fill_mask, peer, top_k):
 
 
 @pytest.mark.parametrize(
-    "targets", [["paris"], ["rome", "paris", "cat"], ["cat", "cat"], ["catfood", "dog"], ["Paris", "xyz", "日本"]]
+    "targets", [["paris"], ["rome", "paris", "cat"], ["cat", "cat"], ["Paris", "dog"], ["[UNK]", "##ing"]]
 )
 def test_targets_limit_the_candidates_as_in_the_pipeline(fill_mask, peer, targets):
     for text in random_texts(10, masks=1, seed=len(targets)):
@@ -185,8 +185,45 @@ def test_bfloat16_answers_are_close_to_those_of_float32(model_dir, fill_mask):
         assert ours[0][0].score == pytest.approx(exact[0][0].score, abs=0.1)
 
 
-def test_auto_takes_bfloat16_exactly_where_the_cpu_computes_in_it():
-    assert choose_dtype("auto") == (torch.bfloat16 if cpu_has_bf16() else torch.float32)
+def test_auto_is_float32_whose_answers_do_not_depend_on_a_batch(model_dir):
+    assert choose_dtype("auto") == torch.float32
+    assert FillMask.load(model_dir).batch_invariant
+    assert not FillMask.load(model_dir, dtype="bfloat16").batch_invariant
+
+
+def test_the_size_of_a_response_is_estimated_before_the_forward(fill_mask):
+    queries = [
+        Query("[MASK] " * masks + "paris is new , " * words, top_k, sequences=sequences)
+        for masks, words, top_k, sequences in [(1, 9, 5, True), (7, 9, 50, True), (3, 1, 100, True), (7, 9, 1, False)]
+    ]
+    for query in fill_mask.encode(queries):
+        (answer,) = fill_mask.fill_encoded([query])
+        size = len(json.dumps([[candidate._asdict() for candidate in mask] for mask in answer]))
+        assert size / 2 < fill_mask.response_bytes(query) < size * 2
+
+
+def test_a_target_outside_the_vocabulary_is_an_error_and_not_its_first_piece(fill_mask):
+    with pytest.raises(InputTextError, match=r"targets\[1\]") as caught:
+        fill_mask.fill(["a [MASK]"], targets=["cat", "catfood"])
+    assert caught.value.kind == "targets"
+
+
+def test_targets_are_tokenized_once_for_all_texts(fill_mask, monkeypatch):
+    encoder, batches = fill_mask._encoder, []
+    backend = encoder._backend
+
+    class Counted:
+        def __getattr__(self, name):
+            return getattr(backend, name)
+
+        def encode_batch_fast(self, texts, **options):
+            batches.append(list(texts))
+            return backend.encode_batch_fast(texts, **options)
+
+    monkeypatch.setattr(encoder, "_backend", Counted())
+    targets = ["moon", "sun", "four"]
+    fill_mask.fill(["a [MASK]"] * 5, targets=targets)
+    assert batches.count(targets) == 1
 
 
 def test_another_dtype_name_is_an_input_error():

@@ -55,28 +55,87 @@ def test_every_request_gets_its_own_answers_in_order():
         model.gate.set()
         requests = [[query(f"{number}.{part}") for part in range(number % 3 + 1)] for number in range(9)]
         for served, request in zip(await asyncio.gather(*map(batcher.submit, requests)), requests, strict=True):
-            assert served.answers == [each.query.text for each in request]
+            assert served.predictions == [each.query.text for each in request]
 
     run(scenario)
 
 
-def test_a_batch_keeps_the_row_budget_and_never_splits_a_request():
+def test_a_batch_keeps_the_row_budget_and_small_requests_are_whole():
     async def scenario(batcher, model):
         model.gate.set()
-        sizes = [3, 2, 1, 1, 6, 4]
+        sizes = [3, 2, 1, 1, 4]
         requests = [[query(f"{number}") for _ in range(size)] for number, size in enumerate(sizes)]
         await asyncio.gather(*map(batcher.submit, requests))
-        assert [len(batch) for batch in model.batches] == [3, 4, 6, 4]
+        assert [len(batch) for batch in model.batches] == [3, 4, 4]
 
     run(scenario)
 
 
-def test_a_batch_keeps_the_token_budget_and_a_larger_request_runs_alone():
+def test_a_batch_keeps_the_token_budget_and_a_longer_text_runs_by_itself():
     async def scenario(batcher, model):
         model.gate.set()
         requests = [[query("text", tokens)] for tokens in (30, 20, 1, 60, 10)]
         await asyncio.gather(*map(batcher.submit, requests))
-        assert [len(batch) for batch in model.batches] == [2, 1, 1, 1]
+        assert [len(batch) for batch in model.batches] == [2, 1, 2]
+
+    run(scenario, max_queued_tokens=1000)
+
+
+LARGE = [query(f"large {number}", 20) for number in range(6)]
+
+
+def test_the_slices_of_a_large_request_take_turns_with_small_requests():
+    async def scenario(batcher, model):
+        large = asyncio.create_task(batcher.submit(LARGE))
+        await settle()
+        small = [asyncio.create_task(batcher.submit([query(f"small {number}")])) for number in range(3)]
+        await settle()
+        model.gate.set()
+        served, *_ = await asyncio.gather(large, *small)
+        kinds = [{name.split()[0] for name in batch} for batch in model.batches]
+        assert kinds == [{"large"}, {"small"}, {"large"}, {"large"}]
+        assert served.predictions == [each.query.text for each in LARGE]
+
+    run(scenario, max_queued_tokens=1000)
+
+
+def test_large_requests_run_one_after_the_other():
+    async def scenario(batcher, model):
+        model.gate.set()
+        finished = []
+
+        async def submit(number):
+            await batcher.submit(LARGE)
+            finished.append((number, len(model.batches)))
+
+        await asyncio.gather(*(submit(number) for number in range(3)))
+        assert finished == [(0, 3), (1, 6), (2, 9)]
+
+    run(scenario, max_queued_tokens=1000)
+
+
+def test_the_rest_of_a_cancelled_large_request_never_runs():
+    async def scenario(batcher, model):
+        large = asyncio.create_task(batcher.submit(LARGE))
+        await settle()
+        large.cancel()
+        await settle()
+        assert batcher.queued_tokens == 0
+        model.gate.set()
+        await batcher.submit([query("last")])
+        assert model.batches == [["large 0", "large 1"], ["last"]]
+
+    run(scenario, max_queued_tokens=1000)
+
+
+def test_a_fault_in_a_slice_ends_its_request_alone():
+    async def scenario(batcher, model):
+        model.gate.set()
+        requests = [[*LARGE[:3], query("bad", 20), *LARGE[4:]], [query("small")]]
+        failed, small = await asyncio.gather(*map(batcher.submit, requests), return_exceptions=True)
+        assert isinstance(failed, RuntimeError)
+        assert small.predictions == ["small"]
+        assert batcher.queued_tokens == 0
 
     run(scenario, max_queued_tokens=1000)
 
@@ -103,7 +162,9 @@ def test_many_requests_are_shared_between_the_lanes():
         assert [len(batch) for batch in model.batches] == [5, 5]
         assert model.alone == [False, False]
         model.gate.set()
-        assert [served.answers for served in await asyncio.gather(*tasks)] == [[str(number)] for number in range(10)]
+        assert [served.predictions for served in await asyncio.gather(*tasks)] == [
+            [str(number)] for number in range(10)
+        ]
 
     run(scenario, lanes=2, max_rows=8)
 
@@ -163,7 +224,7 @@ def test_a_full_queue_turns_a_request_away_with_a_time_to_wait():
 def test_a_request_beyond_the_whole_bound_is_let_in_when_nothing_waits():
     async def scenario(batcher, model):
         model.gate.set()
-        assert (await batcher.submit([query("a", 500)])).answers == ["a"]
+        assert (await batcher.submit([query("a", 500)])).predictions == ["a"]
 
     run(scenario)
 

@@ -60,11 +60,11 @@ class GatedModel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def fill_encoded(self, encoded: Any) -> Any:
+    def predict(self, encoded: Any) -> Any:
         self.batches.append(len(encoded))
         if self.forwards:
             assert self.gate.wait(30)
-        return self._model.fill_encoded(encoded)
+        return self._model.predict(encoded)
 
     @property
     def forwards(self) -> list[int]:

@@ -25,10 +25,20 @@ def test_the_azure_form_joins_the_tokens_of_several_masks_by_a_comma(client, mod
         {"input_data": {"columns": ["input_string"], "index": [0, 1], "data": [[TEXT], [TWO]]}, "params": {}},
         {"input_data": {"columns": ["input_string"], "data": [[TEXT], [TWO]]}},
         {"input_data": {"data": [[TEXT], [TWO]]}, "params": None},
+        {"input_data": {"data": [TEXT, [TWO]]}},
+        {"input_data": {"columns": [0], "index": ["a", 7], "data": [[TEXT], [TWO]], "parameters": {}}},
+        {"input_data": {"columns": None, "index": None, "data": [[TEXT], [TWO]], "parameters": None}},
+        {"input_data": {"input_string": [TEXT, TWO], "parameters": {}}},
+        {"inputs": {"data": [TEXT, TWO]}},
     ],
 )
 def test_the_other_azure_forms_answer_as_the_list_form(client, body):
     assert client.post(SCORE, json=body).json() == client.post(SCORE, json={"input_data": [TEXT, TWO]}).json()
+
+
+@pytest.mark.parametrize("key", ["input_data", "inputs"])
+def test_a_single_text_is_answered_as_a_list_of_one(client, key):
+    assert client.post(SCORE, json={key: TEXT}).json() == client.post(SCORE, json={"input_data": [TEXT]}).json()
 
 
 def test_the_older_card_form_answers_row_objects(client):
@@ -40,7 +50,8 @@ def test_the_older_card_form_answers_row_objects(client):
     "body",
     [
         {},
-        {"input_data": TEXT},
+        {"input_data": {"data": TEXT}},
+        {"input_data": {"input_string": TEXT, "data": [TEXT]}},
         {"input_data": [TEXT], "inputs": [TEXT]},
         {"input_data": [1]},
         {"input_data": None},

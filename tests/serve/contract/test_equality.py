@@ -32,7 +32,7 @@ ODD_WORDS = [
     "x" * 150,
     "[SEP]",
 ]
-TARGETS = [["rome"], ["rome", "paris", "cat"], ["cat", "cat", "sun"], ["catfood", "dog"], ["Paris", "日本"]]
+TARGETS = [["rome"], ["rome", "paris", "cat"], ["cat", "cat", "sun"], ["Cat", "dog"], ["Paris", "a"]]
 INPUTS = 200
 
 
