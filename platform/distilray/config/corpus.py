@@ -4,12 +4,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, Fraction, RayJobConfig
+from distilray.config.base import Config, Count, Fraction, InputFile, RayJobConfig
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 Path = Annotated[
-    str,
-    Field(min_length=1, description="a file, a folder (read with all below it) or a pattern with *; or a URI"),
+    InputFile, Field(description="a file, a folder (read with all below it) or a pattern with *; or a URI")
 ]
 
 
@@ -18,7 +17,7 @@ class WikipediaSource(Config):
 
     kind: Literal["wikipedia"] = "wikipedia"
     path: Path = Field(description="the dump; `sample:wikipedia` is the small real dump of the `sample` extra")
-    index_path: str | None = Field(
+    index_path: InputFile | None = Field(
         default=None,
         description="index of a multistream dump; found by itself when it lies beside the dump under its usual name",
     )
@@ -145,7 +144,7 @@ class BuildCorpusConfig(RayJobConfig):
     filters: FilterConfig = FilterConfig()
     duplicates: DuplicatesConfig = DuplicatesConfig()
     decontamination: DecontaminationConfig | None = None
-    tokenizer_path: str | None = Field(
+    tokenizer_path: InputFile | None = Field(
         default=None, description="`tokenizer.json` that counts tokens for the report; basic tokens when left out"
     )
     faults: FaultsConfig = FaultsConfig()

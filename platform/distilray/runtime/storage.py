@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from pyarrow import fs
 
+from distilray.config.paths import expand_home
 from distilray.errors import InputError
 
 SCHEMES = ("file", "s3", "gs", "gcs")
@@ -49,7 +50,7 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     if not scheme:
         if uri.partition(":")[0] in SCHEMES and ":" in uri:
             raise InputError(f"{uri}: write a URI with ://, as in file:///data or s3://bucket/data")
-        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))  # noqa: PTH111 - `~x` without a user x is a name
+        return fs.LocalFileSystem(), os.path.abspath(expand_home(uri))
     if scheme not in SCHEMES:
         raise InputError(f"{uri}: scheme '{scheme}' is not one of {', '.join(SCHEMES)}, or a plain path")
     _check_no_password(uri)
