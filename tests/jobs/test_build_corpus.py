@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from distilray.runtime import sample
+from distilray.config import sample
 from distilray.schemas import DOCUMENTS, check_schema
 from jobs import build_corpus
 from tests.distilray.corpus.large_dump import sample_parts

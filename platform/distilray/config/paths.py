@@ -1,5 +1,7 @@
 """Paths and URIs as text; needs nothing but the standard library, since the doctor runs without the other packages."""
 
+from __future__ import annotations
+
 import os
 
 from distilray.errors import InputError

@@ -8,11 +8,12 @@ from typing import Any
 from urllib.parse import unquote
 
 from distilray.config.corpus import BuildCorpusConfig, Source
+from distilray.config.sample import resolve
 from distilray.corpus.sources.kinds import KINDS
 from distilray.corpus.sources.ranges import FileRange
 from distilray.errors import InputError
 from distilray.runtime import storage
-from distilray.runtime.sample import resolve
+from distilray.runtime.file_search import find_files
 
 _MB = 1 << 20
 
@@ -118,7 +119,7 @@ def _files(source: Source) -> list[tuple[str, str]]:
     path = resolve(source.path)
     if "://" not in path:
         path = os.path.abspath(path)  # workers have folders of their own
-    found = storage.find_files(path)
+    found = find_files(path)
     if "*" not in path and not storage.is_folder(path):
         return [(path, path.rpartition("/")[2])]
     above = path.partition("*")[0]

@@ -26,6 +26,7 @@ from distilray import __version__
 from distilray.config.base import JobConfig
 from distilray.errors import InputError
 from distilray.runtime import storage
+from distilray.runtime.file_search import find_files
 from distilray.runtime.run_owner import RunOwner
 
 CONFIG_FILE = "config.yaml"
@@ -62,14 +63,14 @@ def describe_input(uri: str) -> dict[str, Any]:
     """What a manifest records of one input: the content hash of a run folder, or size and fingerprint of anything else.
 
     Args:
-        uri: a run folder, a file, a folder, or a pattern, as `storage.find_files` takes it.
+        uri: a run folder, a file, a folder, or a pattern, as `find_files` takes it.
 
     Raises:
         InputError: nothing is there.
     """
     if "*" not in uri and storage.exists(storage.join(uri, MANIFEST_FILE)):
         return {"content_hash": read_manifest(uri)["content_hash"]}
-    files = storage.find_files(uri)
+    files = find_files(uri)
     with ThreadPoolExecutor(storage.READERS) as readers:
         sizes = list(readers.map(storage.file_size, files))
         prints = list(readers.map(storage.fingerprint, files))

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import io
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -121,39 +120,6 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
     selector = fs.FileSelector(path, recursive=False, allow_not_found=True)
     names = [info.base_name for info in found.get_file_info(selector) if info.type == fs.FileType.File]
     return [join(uri, quote(name) if quoted else name) for name in sorted(names) if name.endswith(suffix)]
-
-
-def find_files(pattern: str) -> list[str]:
-    """URIs of the files that a path means, sorted: itself, all below a folder, or those that match `*`.
-
-    Names that begin with a dot or an underscore are left out, as they are no data. A `*` stands for any text without
-    a slash; it may stand in the names of folders too.
-
-    Raises:
-        InputError: nothing is there.
-    """
-    if "*" in pattern and "/" not in pattern.partition("*")[0]:
-        pattern = f"./{pattern}"
-    folder, star, _ = pattern.partition("*")
-    if not star:
-        if file_size(pattern) is None:
-            raise InputError(f"{pattern}: no such file or folder; correct the path")
-        files = _files_below(pattern) if is_folder(pattern) else [pattern]
-    else:
-        matching = re.compile("[^/]*".join(map(re.escape, pattern.split("*"))))
-        files = [uri for uri in _files_below(folder.rpartition("/")[0] + "/") if matching.fullmatch(uri)]
-    if not files:
-        raise InputError(f"{pattern}: no file there; correct the path")
-    return files
-
-
-@_reading
-def _files_below(uri: str) -> list[str]:
-    found, path = filesystem(uri)
-    infos = found.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-    below = [info.path[len(path.rstrip("/")) + 1 :] for info in infos if info.type == fs.FileType.File]
-    named = [name for name in sorted(below) if not any(part.startswith((".", "_")) for part in name.split("/"))]
-    return [join(uri, quote(name) if "://" in uri else name) for name in named]
 
 
 def make_folder(uri: str) -> None:
