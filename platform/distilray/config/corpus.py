@@ -26,7 +26,7 @@ class WikipediaSource(Config):
 
 
 class BooksSource(Config):
-    """Books as plain text, one in a file: .txt, .txt.gz, .txt.bz2, .txt.xz."""
+    """Books as plain text, one in a file: .txt, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["books"]
     path: Path
@@ -50,7 +50,7 @@ class ParquetSource(Config):
 
 
 class JsonLinesSource(Config):
-    """Documents in the lines of JSON files: .jsonl, .json, .ndjson, plain or .gz, .bz2, .xz."""
+    """Documents in the lines of JSON files: .jsonl, .json, .ndjson, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["jsonl"]
     path: Path
@@ -64,8 +64,30 @@ class JsonLinesSource(Config):
     )
 
 
+class CsvSource(Config):
+    """Documents in the rows of .csv and .tsv files with a header, plain or .gz, .bz2, .xz, .zst."""
+
+    kind: Literal["csv"]
+    path: Path
+    name: SourceName
+    licence: str = "unknown"
+    text_column: str = "text"
+    title_column: str | None = None
+    id_column: str | None = Field(default=None, description="unique in the source; file and byte offset when left out")
+    delimiter: Annotated[str, Field(pattern=r'^[^\w"\r\n]$')] | None = Field(
+        default=None, description="one character; a tab for .tsv and a comma for .csv when left out"
+    )
+    quoted: bool = Field(
+        default=True,
+        description="fields in double quotes may contain delimiters and line breaks; false: quotes are text",
+    )
+    hard_wrapped: bool = Field(
+        default=False, description="a line break inside the text is a space, not a new paragraph"
+    )
+
+
 class TextSource(Config):
-    """Documents in plain text files: .txt, .text, plain or .gz, .bz2, .xz."""
+    """Documents in plain text files: .txt, .text, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["text"]
     path: Path
@@ -80,7 +102,8 @@ class TextSource(Config):
 
 
 Source = Annotated[
-    WikipediaSource | BooksSource | ParquetSource | JsonLinesSource | TextSource, Field(discriminator="kind")
+    WikipediaSource | BooksSource | ParquetSource | JsonLinesSource | CsvSource | TextSource,
+    Field(discriminator="kind"),
 ]
 
 

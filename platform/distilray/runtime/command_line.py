@@ -42,6 +42,9 @@ def exit_code(name: str, work: Callable[[], object]) -> int:
         return 0
     except InputError as error:
         return _bad_input(name, error)
+    except PermissionError as error:
+        path = error.filename or error
+        return _bad_input(name, InputError(f"{path}: permission denied; give user {os.getuid()} access to this path"))
     except DataQualityError as error:
         print("\n".join([f"{name}: {error}", *error.places]), file=sys.stderr)
         return EXIT_FAULT

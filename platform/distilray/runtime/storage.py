@@ -153,10 +153,23 @@ def read_bytes(uri: str) -> bytes:
 
 
 @_reading
+def open_file(uri: str) -> Any:
+    """Open a file for random access, as a `pyarrow.NativeFile`."""
+    found, path = filesystem(uri)
+    return found.open_input_file(path)
+
+
+@_reading
+def open_stream(uri: str) -> Any:
+    """Open a file for reading from start to end, without a buffer, as a `pyarrow.NativeFile`."""
+    found, path = filesystem(uri)
+    return found.open_input_stream(path, compression=None, buffer_size=0)
+
+
+@_reading
 def read_range(uri: str, start: int, stop: int) -> bytes:
     """The bytes [start, stop) of a file; fewer when it ends before."""
-    found, path = filesystem(uri)
-    with found.open_input_file(path) as file:
+    with open_file(uri) as file:
         return bytes(file.read_at(stop - start, start))
 
 
@@ -258,10 +271,9 @@ def sha256(uri: str) -> str:
 
 def fingerprint(uri: str) -> str:
     """sha256 of a file; of one over 1 GiB only of its size and its first and last 8 MiB, since dumps are huge."""
-    found, path = filesystem(uri)
     size = file_size(uri) or 0
     if size <= _WHOLE_BYTES:
         return sha256(uri)
-    with found.open_input_file(path) as file:
+    with open_file(uri) as file:
         ends = file.read_at(_CHUNK, 0) + file.read_at(_CHUNK, size - _CHUNK)
     return hashlib.sha256(f"{size} ".encode() + ends).hexdigest()

@@ -133,7 +133,7 @@ def test_a_fault_of_the_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.Mo
     batches = parquet._batches
 
     def broken(wanted: ParquetSource, file: pq.ParquetFile, number: int) -> Any:
-        monkeypatch.setattr(parquet._WatchedFile, "_read", fail)
+        monkeypatch.setattr(parquet.WatchedFile, "_read", fail)
         return batches(wanted, file, number)
 
     def fail(self: object, size: int) -> bytes:
