@@ -51,7 +51,8 @@ def plan_corpus(config: BuildCorpusConfig) -> Mapping[str, object]:
     files = source_files(config)
     megabytes = check_inputs(config, files) / _MB
     for path in config.decontamination.paths if config.decontamination else []:
-        evaluation_files(path)
+        for _, uri in evaluation_files(path):
+            storage.read_range(uri, 0, 1)  # may be forbidden
     if config.filters.language is not None:
         check_language(config.filters.language)
     _read_tokenizer(config.tokenizer_path)

@@ -169,7 +169,8 @@ def open_stream(uri: str) -> Any:
 @_reading
 def read_range(uri: str, start: int, stop: int) -> bytes:
     """The bytes [start, stop) of a file; fewer when it ends before."""
-    with open_file(uri) as file:
+    found, path = filesystem(uri)
+    with found.open_input_file(path) as file:
         return bytes(file.read_at(stop - start, start))
 
 
@@ -271,9 +272,10 @@ def sha256(uri: str) -> str:
 
 def fingerprint(uri: str) -> str:
     """sha256 of a file; of one over 1 GiB only of its size and its first and last 8 MiB, since dumps are huge."""
+    found, path = filesystem(uri)
     size = file_size(uri) or 0
     if size <= _WHOLE_BYTES:
         return sha256(uri)
-    with open_file(uri) as file:
+    with found.open_input_file(path) as file:
         ends = file.read_at(_CHUNK, 0) + file.read_at(_CHUNK, size - _CHUNK)
     return hashlib.sha256(f"{size} ".encode() + ends).hexdigest()

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from distilray.config.corpus import ParquetSource
 from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
-from distilray.corpus.sources.streams import EmptyFileError, WatchedFile, stored_size
+from distilray.corpus.sources.streams import EmptyFileError, stored_size
 from distilray.corpus.sources.text import prose
 from distilray.errors import InputError
 from distilray.runtime import storage
@@ -65,6 +65,8 @@ def file_ranges(source: ParquetSource, uri: str, name: str, *, part_bytes: int) 
     if not stored_size(uri):
         return ranges
     with _opened(uri) as (file, _):
+        if not file.metadata.num_rows:
+            return ranges
         for number in range(file.num_row_groups):
             size = _compressed_size(file.metadata.row_group(number))
             if ranges and ranges[-1].stored_bytes + size <= part_bytes:
@@ -97,12 +99,43 @@ def read_documents(
             first_row += group.num_rows
 
 
+class _WatchedFile:
+    """A file for pyarrow that keeps the errors of reading it, which else look like those of damaged data."""
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        self._file = file
+        self.faults: list[OSError] = []
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._read(size)
+        except OSError as error:
+            self.faults.append(error)
+            raise
+
+    def _read(self, size: int) -> bytes:
+        return bytes(self._file.read(size))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._file.closed)
+
+
 @contextmanager
 def _opened(uri: str, *, dictionary: list[str] | None = None) -> Iterator[tuple[pq.ParquetFile, list[OSError]]]:
     """A Parquet file, and the faults of reading it so far."""
     with storage.open_file(uri) as raw:
         _check_footer(uri, raw)
-        watched = WatchedFile(raw)
+        watched = _WatchedFile(raw)
         try:
             file = pq.ParquetFile(
                 pa.PythonFile(watched, mode="r"),

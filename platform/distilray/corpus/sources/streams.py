@@ -49,40 +49,34 @@ _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
 _COMPRESSIONS = (*_DECOMPRESSORS, ".zst")
 
 
-class WatchedFile:
-    """A file for pyarrow that keeps the errors of reading it, which otherwise look like those of damaged data.
+class _SlicedFile:
+    """A stream as a file for pyarrow, which gets one small slice at a time.
 
     Attributes:
-        faults: errors of the disk or the network.
+        fed: bytes that were read.
+        faults: errors of the disk or the network, which otherwise look like those of damaged data.
     """
 
-    def __init__(self, file: pa.NativeFile, *, max_read: int | None = None) -> None:
-        self._file = file
-        self._max_read = max_read
+    closed = False
+
+    def __init__(self, stream: Any) -> None:
+        self._slices = _slices(stream)
+        self._rest = b""
+        self.fed = 0
         self.faults: list[OSError] = []
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         try:
-            return self._read(size if self._max_read is None else min(size, self._max_read))
+            self._rest = self._rest or next(self._slices, b"")
         except OSError as error:
             self.faults.append(error)
             raise
-
-    def _read(self, size: int) -> bytes:
-        return bytes(self._file.read(size))
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return int(self._file.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._file.tell())
+        data, self._rest = self._rest[:size], self._rest[size:]
+        self.fed += len(data)
+        return data
 
     def close(self) -> None:
-        self._file.close()
-
-    @property
-    def closed(self) -> bool:
-        return bool(self._file.closed)
+        self.closed = True
 
 
 class UnreadableError(ValueError):
@@ -255,7 +249,7 @@ def _decompressed(stream: Any, decompressor: Callable[[], Any], stored: int) -> 
 
 def _zstd_chunks(stream: Any, stored: int) -> Iterator[bytes]:
     """The content of all frames of a zstd file."""
-    file = WatchedFile(stream, max_read=_FEED)
+    file = _SlicedFile(stream)
     fed = given = 0
     with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd") as engine:
         while True:
@@ -268,8 +262,8 @@ def _zstd_chunks(stream: Any, stored: int) -> Iterator[bytes]:
             if not out:
                 return
             given += len(out)
-            _check_expansion(given, file.tell(), fed, stored)
-            fed = max(0, file.tell() - _FEED)
+            _check_expansion(given, file.fed, fed, stored)
+            fed = max(0, file.fed - _FEED)
             yield out
 
 
