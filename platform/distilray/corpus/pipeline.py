@@ -122,6 +122,8 @@ def _read_tokenizer(uri: str | None) -> str | None:
     try:
         text = storage.read_bytes(uri).decode()
         Tokenizer.from_str(text)
+    except InputError:  # not permitted
+        raise
     except Exception:  # tokenizers raises no other class
         raise InputError(f"{uri}: no tokenizer.json that can be read; correct tokenizer_path") from None
     return text

@@ -47,8 +47,9 @@ def read_manifest(folder: str) -> dict[str, Any]:
     uri = storage.join(folder, MANIFEST_FILE)
     if not storage.exists(uri):
         raise InputError(f"{folder}: no {MANIFEST_FILE}, so no complete run; run the job that writes it to its end")
+    data = storage.read_bytes(uri)
     try:
-        manifest = json.loads(storage.read_bytes(uri))
+        manifest = json.loads(data)
     except ValueError:
         raise InputError(f"{uri}: not JSON; remove the folder and run its job again") from None
     if not isinstance(manifest, dict) or manifest.get("schema") != MANIFEST_SCHEMA or "content_hash" not in manifest:
@@ -200,6 +201,8 @@ def _read_begun(uri: str) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
     try:
         begun = yaml.safe_load(storage.read_bytes(uri))
         return begun["job"], dict(begun["identity"]), dict(begun["inputs"])
+    except InputError:  # not permitted
+        raise
     except (yaml.YAMLError, ValueError, LookupError, TypeError):
         raise InputError(f"{uri}: not written by this version of a job; choose another run_dir") from None
 

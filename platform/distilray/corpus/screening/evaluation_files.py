@@ -49,6 +49,8 @@ def read_texts(uri: str) -> Iterator[str]:
     suffix = _suffix(uri)
     try:
         yield from _READERS[suffix](storage.read_bytes(uri))
+    except InputError:  # not permitted
+        raise
     except (ValueError, csv.Error, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
