@@ -23,7 +23,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 DISTILL = ["distill", "shards_dir={0}/shards", "teacher_dir={0}/teacher", "scaling.use_gpu=false"]
 TOKENIZER = ["train_tokenizer", "corpus_dir={0}/corpus"]
-ENCODE = ["encode_corpus", "corpus_dir={0}/corpus", "tokenizer_dir={0}/tokenizer"]
+ENCODE = ["encode_corpus", "corpus_dir={0}/corpus", "tokenizer_dir={0}/tokenizer", "mode=paper"]
 BIAS = ["evaluate_bias", "models={{a: '{0}/teacher'}}", "stereoset_path={0}/dev.json"]
 
 

@@ -12,7 +12,7 @@ class FillMaskDataConfig(Config):
 
     path: InputFile = Field(description="a file, a folder (read with all below it) or a pattern with *; or a URI")
     format: Literal["auto", "jsonl", "parquet", "csv", "text"] = Field(
-        default="auto", description="by the suffix when left out; all but Parquet may be .gz, .bz2 or .xz"
+        default="auto", description="by the suffix when left out; all but Parquet may be .gz, .bz2, .xz or .zst"
     )
     text_column: Annotated[str, Field(min_length=1)] = Field(
         default="texts", description="the text; `<mask>` or `[MASK]` stands where a word is missing"

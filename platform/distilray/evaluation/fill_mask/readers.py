@@ -1,4 +1,4 @@
-"""Files of texts with masks: JSON lines, CSV, plain text (all of them also .gz, .bz2, .xz) and Parquet."""
+"""Files of texts with masks: JSON lines, CSV, plain text (all also .gz, .bz2, .xz, .zst) and Parquet."""
 
 import csv
 import json
