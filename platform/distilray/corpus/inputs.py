@@ -70,6 +70,14 @@ def source_files(config: BuildCorpusConfig) -> list[SourceFile]:
     return found
 
 
+def unread_formats(config: BuildCorpusConfig) -> str:
+    """The files of folders and patterns in formats that no source reads, with what to do; empty if there are none."""
+    found = [uri for source in config.sources for uri in find_files(resolve(source.path)) if fix_of_name(uri)]
+    fixes = {fix_of_name(uri): uri.rpartition("/")[2] for uri in reversed(found)}
+    shown = "; ".join(f"{name}: {fix}" for fix, name in fixes.items())
+    return f"{len(found):,} files ({_suffixes(found)}): {shown}" if found else ""
+
+
 def check_inputs(config: BuildCorpusConfig, files: list[SourceFile]) -> int:
     """Check the beginning of every file and return the bytes of all.
 

@@ -20,7 +20,7 @@ def find_files(pattern: str) -> list[str]:
     names is listed once.
 
     Raises:
-        InputError: there is no file, a folder cannot be listed, or a link has no target.
+        InputError: there is no file or only a pipe, a folder cannot be listed, or a link has no target.
     """
     if "*" in pattern and "/" not in pattern.partition("*")[0]:
         pattern = f"./{pattern}"
@@ -32,6 +32,9 @@ def find_files(pattern: str) -> list[str]:
     elif storage.is_folder(pattern):
         top, names = pattern, _names_below(pattern, [])
     elif storage.exists(pattern):
+        store, path = storage.filesystem(pattern)
+        if store.get_file_info(path).type != fs.FileType.File:  # a pipe or device, which would block a reader
+            raise InputError(f"{pattern}: not a regular file; write its content to a file, and give that")
         return [pattern]
     else:
         raise InputError(f"{pattern}: no such file or folder; correct the path")

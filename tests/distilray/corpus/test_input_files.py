@@ -171,6 +171,14 @@ def test_another_format_is_refused_with_what_to_do(tmp_path: Path, kind: str, na
         assert "\n" not in str(caught.value)
 
 
+def test_a_plan_names_the_files_of_a_folder_that_are_not_read(tmp_path: Path) -> None:
+    wanted = config(tmp_path, "text", {"a.txt": TEXT.encode(), "b.pdf": b"x", "c.pdf": b"x", "d.md": b"x"})
+    plan = plan_corpus(wanted)
+    assert (
+        plan["does not read"] == "2 files (.pdf 2): b.pdf: convert it to plain text (.txt), one file for each document"
+    )
+
+
 @pytest.mark.parametrize(
     ("data", "fix"),
     [

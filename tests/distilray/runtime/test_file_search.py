@@ -118,3 +118,11 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "scandir", refused)
     with pytest.raises(InputError, match=r"cannot be listed \(Permission denied\); give user"):
         find_files(str(tmp_path))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="not a regular file"):
+        find_files(f"{tmp_path}/pipe")
+    with pytest.raises(InputError, match="no file there"):
+        find_files(str(tmp_path))

@@ -118,7 +118,7 @@ class _Rows:
             except _TooLargeError:
                 yield self.refused("too_large", f"a row of more than {self._max_bytes:,} bytes; is a quote not closed?")
             except csv.Error as error:
-                yield self.refused("csv_malformed", f"{error}; correct the quotes of the row")
+                yield self.refused("csv_malformed", f"{error}; correct the quotes of the row, or set quoted: false")
             else:
                 if any(cells[:1]) or len(cells) > 1:  # else a blank line
                     yield cells
