@@ -50,9 +50,8 @@ def read_tokenizer(model_dir: str) -> str:
     file = storage.join(model_dir, TOKENIZER_FILE)
     if not storage.exists(file):
         raise InputError(f"{file}: not found; name a folder that holds a tokenizer")
-    data = storage.read_bytes(file)
     try:
-        tokenizer = Tokenizer.from_str(data.decode())
+        tokenizer = Tokenizer.from_str(storage.read_bytes(file).decode())
     except Exception as error:  # tokenizers raises plain Exception
         raise InputError(f"{file}: not a tokenizer ({error}); name a folder that holds one") from None
     tokenizer.no_truncation()

@@ -42,9 +42,6 @@ def exit_code(name: str, work: Callable[[], object]) -> int:
         return 0
     except InputError as error:
         return _bad_input(name, error)
-    except PermissionError as error:
-        path = error.filename or error
-        return _bad_input(name, InputError(f"{path}: permission denied; give user {os.getuid()} access to this path"))
     except DataQualityError as error:
         print("\n".join([f"{name}: {error}", *error.places]), file=sys.stderr)
         return EXIT_FAULT
@@ -54,6 +51,9 @@ def exit_code(name: str, work: Callable[[], object]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAULT
+    except PermissionError as error:
+        path = error.filename or error
+        return _bad_input(name, InputError(f"{path}: permission denied; give user {os.getuid()} access to this path"))
     except Exception as error:
         cause = find_input_error(error)
         if cause is not None:
