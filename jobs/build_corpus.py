@@ -4,7 +4,7 @@
     ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \
         python -m jobs.build_corpus --recipe jobs/recipes/build_corpus/card.yaml
 
-Reads:  `sources`, each a dump, books, Parquet, JSON lines or text (paths or URIs); `decontamination.paths`.
+Reads:  `sources`, each a dump, books, Parquet, JSON lines, CSV or text (paths or URIs); `decontamination.paths`.
 Writes: `run_dir/documents/*.parquet` (schema `documents/1`), `corpus_report.json` and `.html`, `quarantine.jsonl`,
         `manifest.json` with what was kept and dropped.
 """

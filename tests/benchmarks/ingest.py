@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from distilray.config.distillation import LossConfig
+from distilray.config.sample import resolve
 from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.precision import preferred_dtype
@@ -24,7 +25,6 @@ from distilray.pretraining_data.sample_plan import SamplePlan, micro_batches
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from distilray.runtime.run_folder import RunFolder
-from distilray.runtime.sample import resolve
 from tests.distilray.tiny_line import encode_config, encode_in_process
 
 ENCODER = "sample:encoder"

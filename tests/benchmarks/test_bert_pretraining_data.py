@@ -1,8 +1,8 @@
 import pytest
 from tokenizers import Tokenizer
 
+from distilray.config.sample import resolve
 from distilray.pretraining_data.tokenizer import read_tokenizer
-from distilray.runtime.sample import resolve
 from tests.benchmarks.bert_pretraining_data import examples, tokenise
 
 TEXTS = [

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from distilray.config.distillation import LossConfig
+from distilray.config.sample import resolve
 from distilray.distillation.objective.step import MASKED_LM_ONLY, DistillationStep, TensorBatch
 from distilray.models.cpu import use_cpus
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.precision import preferred_dtype
 from distilray.pretraining_data.batches import collate
 from distilray.pretraining_data.shards import ShardSet
-from distilray.runtime.sample import resolve
 from tests.distilray.tiny_line import planned, step_counts
 
 EXAMPLES, REPEATS = 16, 7

@@ -24,10 +24,10 @@ from xml.etree import ElementTree
 
 import mwparserfromhell
 
+from distilray.config.sample import wikipedia_dump
 from distilray.corpus.cleaning import HOLE, clean_wikitext
 from distilray.corpus.screening.quality import count_holes, count_residue, per_thousand
 from distilray.corpus.sentences import split_sentences
-from distilray.runtime.sample import wikipedia_dump
 
 ROUNDS = 3
 _PAGE = re.compile(r"  <page>.*?</page>\n", re.DOTALL)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from distilray.runtime import sample
+from distilray.config import sample
 from distilray.schemas import DOCUMENTS, check_schema
 from jobs import build_corpus
 from tests.distilray.corpus.large_dump import sample_parts
@@ -210,6 +210,9 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
     lines = [{"text": SHIPS + " " + SHIPS.replace("morning", "evening").lower()}, {"text": f"Count {LEAKED}. {DOGS}"}]
     (folder / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "notes.txt").write_text("Too short.\n")
+    (folder / "table").mkdir()
+    (folder / "table/a.tsv").write_text(f'n\ttext\n1\t"{SHIPS.replace("ship", "train")}"\n')
+    (folder / "table/b.csv").touch()
     (folder / "CoLA").mkdir()
     (folder / "CoLA/dev.tsv").write_text(f"index\tsentence\n0\tso {LEAKED} it is\n")
     sources = [
@@ -218,6 +221,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
         {"kind": "parquet", "path": f"{folder}/rows.parquet", "name": "rows", "text_column": "body"},
         {"kind": "jsonl", "path": f"{folder}/lines.jsonl", "name": "lines"},
         {"kind": "text", "path": f"{folder}/notes.txt", "name": "notes"},
+        {"kind": "csv", "path": f"{folder}/table", "name": "table"},
     ]
     values = {
         "duplicates": {"near": {}},
@@ -237,6 +241,7 @@ def test_each_kind_of_source_gives_documents_with_their_provenance(mixed: Path) 
         ("books:ships", "books", "ships.txt", None, "public domain"),
         ("rows:rows.parquet:0", "rows", "rows.parquet", None, "unknown"),
         ("lines:lines.jsonl:0", "lines", "lines.jsonl", None, "unknown"),
+        ("table:a.tsv:7", "table", "a.tsv", None, "unknown"),
     ]
 
 
@@ -249,6 +254,7 @@ def test_each_dropped_document_is_counted_for_its_reason_at_its_source(mixed: Pa
         "2_rows": {"near_duplicate": 1},
         "3_lines": {"contaminated": 1},
         "4_notes": {"too_few_sentences": 1},
+        "5_table": {"empty": 1},
     }
     assert sources["3_lines"]["contaminated"] == {"CoLA": 1}
 

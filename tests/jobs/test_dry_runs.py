@@ -13,7 +13,7 @@ import torch
 from distilray.config.glue import GLUE_TASKS
 from distilray.config.recipe import read_yaml
 from distilray.evaluation.glue.tasks import TASKS
-from distilray.runtime import storage
+from distilray.runtime.file_search import find_files
 from tests.distilray.evaluation.glue.small_glue import small_rows
 from tests.jobs.recipe_inputs import REPORT_RUNS, job_of, stand_in, write_inputs
 
@@ -72,7 +72,7 @@ def overrides(recipe: Path, inputs: Path, run_dir: Path) -> list[str]:
 
 
 def there(place: str) -> bool:
-    return bool(storage.find_files(place)) if "*" in place else Path(place).exists()
+    return bool(find_files(place)) if "*" in place else Path(place).exists()
 
 
 def files(folder: Path) -> set[tuple[str, int]]:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.distilray.corpus.sources.small_dumps import dump, page
@@ -52,6 +53,7 @@ def bombs(secret: Path) -> dict[str, tuple[str, bytes]]:
         "text.txt.bz2": ("text", packed),
         "text.txt.gz": ("text", gzip.compress(small)),
         "text.txt.xz": ("text", lzma.compress(small)),
+        "text.txt.zst": ("text", bytes(pa.compress(small, codec="zstd"))),
     }
 
 
@@ -90,6 +92,7 @@ def results(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
         ("text.txt.bz2", 0, "too_large"),
         ("text.txt.gz", 0, "too_large"),
         ("text.txt.xz", 0, "too_large"),
+        ("text.txt.zst", 0, "too_large"),
     ],
 )
 def test_a_bomb_is_refused_with_its_reason_and_what_stands_around_it_is_read(

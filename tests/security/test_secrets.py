@@ -9,6 +9,7 @@ import yaml
 
 from distilray.errors import InputError
 from distilray.runtime import storage
+from distilray.runtime.file_search import find_files
 from jobs import build_corpus, write_report
 from tests.distilray.corpus.small_corpus import LENIENT
 
@@ -66,7 +67,7 @@ def test_a_password_in_a_uri_is_refused_and_not_repeated(uri: str) -> None:
 USES: dict[str, Callable[[str], object]] = {
     "exists": storage.exists,
     "read_bytes": storage.read_bytes,
-    "find_files": storage.find_files,
+    "find_files": find_files,
     "make_folder": storage.make_folder,
     "local_path": storage.local_path,
 }

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Count, Fraction, Place, SeededConfig
+from distilray.config.base import Count, Fraction, InputFile, ModelRef, SeededConfig
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
 # How StereoSet's candidates are scored; see `evaluation/bias/stereoset.py`.
@@ -14,16 +14,16 @@ Scoring = Literal["left_to_right", "official"]
 class EvaluateBiasConfig(SeededConfig):
     """Recipe of `jobs.evaluate_bias`."""
 
-    models: Annotated[dict[Name, Place], Field(min_length=1)] = Field(
+    models: Annotated[dict[Name, ModelRef], Field(min_length=1)] = Field(
         description="by a name of your choice: run or model folder, ONNX folder of jobs.export_model, URI of one, or "
         "hub:OWNER/NAME; the first is the reference that the others are compared with"
     )
     probes: bool = Field(default=True, description="the model card's probes and the table of templates x groups")
     top_k: Count = Field(default=5, description="answers to each probe")
-    crows_pairs_path: Place | None = Field(
+    crows_pairs_path: InputFile | None = Field(
         default=None, description="crows_pairs_anonymized.csv of github.com/nyu-mll/crows-pairs; CC BY-SA 4.0"
     )
-    stereoset_path: Place | None = Field(
+    stereoset_path: InputFile | None = Field(
         default=None, description="dev.json of github.com/moinnadeem/StereoSet; CC BY-SA 4.0"
     )
     stereoset_scoring: Scoring = Field(

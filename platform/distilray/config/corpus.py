@@ -4,12 +4,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, Fraction, RayJobConfig
+from distilray.config.base import Config, Count, Fraction, InputFile, RayJobConfig
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 Path = Annotated[
-    str,
-    Field(min_length=1, description="a file, a folder (read with all below it) or a pattern with *; or a URI"),
+    InputFile, Field(description="a file, a folder (read with all below it) or a pattern with *; or a URI")
 ]
 
 
@@ -18,7 +17,7 @@ class WikipediaSource(Config):
 
     kind: Literal["wikipedia"] = "wikipedia"
     path: Path = Field(description="the dump; `sample:wikipedia` is the small real dump of the `sample` extra")
-    index_path: str | None = Field(
+    index_path: InputFile | None = Field(
         default=None,
         description="index of a multistream dump; found by itself when it lies beside the dump under its usual name",
     )
@@ -27,7 +26,7 @@ class WikipediaSource(Config):
 
 
 class BooksSource(Config):
-    """Books as plain text, one in a file: .txt, .txt.gz, .txt.bz2, .txt.xz."""
+    """Books as plain text, one in a file: .txt, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["books"]
     path: Path
@@ -51,7 +50,7 @@ class ParquetSource(Config):
 
 
 class JsonLinesSource(Config):
-    """Documents in the lines of JSON files: .jsonl, .json, .ndjson, plain or .gz, .bz2, .xz."""
+    """Documents in the lines of JSON files: .jsonl, .json, .ndjson, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["jsonl"]
     path: Path
@@ -65,8 +64,30 @@ class JsonLinesSource(Config):
     )
 
 
+class CsvSource(Config):
+    """Documents in the rows of .csv and .tsv files with a header, plain or .gz, .bz2, .xz, .zst."""
+
+    kind: Literal["csv"]
+    path: Path
+    name: SourceName
+    licence: str = "unknown"
+    text_column: str = "text"
+    title_column: str | None = None
+    id_column: str | None = Field(default=None, description="unique in the source; file and byte offset when left out")
+    delimiter: Annotated[str, Field(pattern=r'^[^\w"\r\n]$')] | None = Field(
+        default=None, description="one character; a tab for .tsv and a comma for .csv when left out"
+    )
+    quoted: bool = Field(
+        default=True,
+        description="fields in double quotes may contain delimiters and line breaks; false: quotes are text",
+    )
+    hard_wrapped: bool = Field(
+        default=False, description="a line break inside the text is a space, not a new paragraph"
+    )
+
+
 class TextSource(Config):
-    """Documents in plain text files: .txt, .text, plain or .gz, .bz2, .xz."""
+    """Documents in plain text files: .txt, .text, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["text"]
     path: Path
@@ -81,7 +102,8 @@ class TextSource(Config):
 
 
 Source = Annotated[
-    WikipediaSource | BooksSource | ParquetSource | JsonLinesSource | TextSource, Field(discriminator="kind")
+    WikipediaSource | BooksSource | ParquetSource | JsonLinesSource | CsvSource | TextSource,
+    Field(discriminator="kind"),
 ]
 
 
@@ -145,7 +167,7 @@ class BuildCorpusConfig(RayJobConfig):
     filters: FilterConfig = FilterConfig()
     duplicates: DuplicatesConfig = DuplicatesConfig()
     decontamination: DecontaminationConfig | None = None
-    tokenizer_path: str | None = Field(
+    tokenizer_path: InputFile | None = Field(
         default=None, description="`tokenizer.json` that counts tokens for the report; basic tokens when left out"
     )
     faults: FaultsConfig = FaultsConfig()

@@ -12,8 +12,10 @@ from distilray.config.base import (
     Count,
     Fraction,
     FractionBelowOne,
+    InputDir,
+    InputFile,
+    ModelRef,
     NotNegative,
-    Place,
     Positive,
     RayJobConfig,
     SeededConfig,
@@ -180,7 +182,7 @@ class EstimateConfig(Config):
 
     identity: ClassVar[bool] = False
     tokens_per_s: Positive | None = Field(default=None, description="of one worker")
-    measured_in: str | None = Field(
+    measured_in: InputFile | None = Field(
         default=None, description="run folder of the same job: its metrics tell the tokens per second of a worker"
     )
     price_per_hour: Positive | None = Field(default=None, description="of one worker, in any currency")
@@ -189,7 +191,7 @@ class EstimateConfig(Config):
 class TrainingConfig(SeededConfig, RayJobConfig):
     """What both training jobs share."""
 
-    shards_dir: Place = Field(description="run folder of jobs.encode_corpus")
+    shards_dir: InputDir = Field(description="run folder of jobs.encode_corpus")
     max_steps: Count | None = Field(default=None, description="optimiser steps; epochs decide when left out")
     epochs: Positive = 3.0
     batch_size: Count = Field(default=2000, description="examples of an optimiser step, over all workers")
@@ -229,7 +231,7 @@ class TrainingConfig(SeededConfig, RayJobConfig):
 class TrainTeacherConfig(TrainingConfig):
     """Recipe of `jobs.train_teacher`: masked language modelling from a warm start."""
 
-    encoder_dir: Place = Field(
+    encoder_dir: ModelRef = Field(
         description="BERT to start from: folder, URI, hub:OWNER/NAME; a missing vocabulary head starts fresh"
     )
 
@@ -237,8 +239,8 @@ class TrainTeacherConfig(TrainingConfig):
 class DistillConfig(TrainingConfig):
     """Recipe of `jobs.distill`."""
 
-    teacher_dir: Place = Field(description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME")
-    teacher_cache_dir: Place | None = Field(
+    teacher_dir: ModelRef = Field(description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME")
+    teacher_cache_dir: InputDir | None = Field(
         default=None, description="run folder of jobs.cache_teacher, read instead of running the teacher"
     )
     student: StudentConfig = StudentConfig()
@@ -263,8 +265,8 @@ class CacheTeacherScaling(Config):
 class CacheTeacherConfig(RayJobConfig):
     """Recipe of `jobs.cache_teacher`."""
 
-    shards_dir: Place = Field(description="run folder of jobs.encode_corpus, with masks that are drawn once")
-    teacher_dir: Place = Field(description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME")
+    shards_dir: InputDir = Field(description="run folder of jobs.encode_corpus, with masks that are drawn once")
+    teacher_dir: ModelRef = Field(description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME")
     top_k: Count = Field(default=TOP_K, description="most probable tokens that are kept at a position")
     temperature: Positive = Field(default=2.0, description="losses.temperature of the run that reads the cache")
     positions: Positions = Field(

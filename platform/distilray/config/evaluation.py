@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Count, JobConfig, Place, RayJobConfig, SeededConfig
+from distilray.config.base import Count, InputDir, JobConfig, ModelRef, RayJobConfig, SeededConfig
 from distilray.config.fill_mask.azure import translate_azure
 from distilray.config.fill_mask.settings import (
     CausalConfig,
@@ -22,14 +22,14 @@ Rows = Annotated[int, Field(ge=2, le=1_000_000)]
 class EvaluateFillMaskConfig(SeededConfig, RayJobConfig):
     """Recipe of `jobs.evaluate_fill_mask`: on held-out shards, or on data in files."""
 
-    shards_dir: Place | None = Field(
+    shards_dir: InputDir | None = Field(
         default=None, description="run folder of jobs.encode_corpus, whose held-out split is read"
     )
     data: FillMaskDataConfig | None = Field(default=None, description="files instead of shards")
-    teacher_dir: Place | None = Field(
+    teacher_dir: ModelRef | None = Field(
         default=None, description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME; none when left out"
     )
-    student_dir: Place = Field(description="the student, or a model alone: likewise")
+    student_dir: ModelRef = Field(description="the student, or a model alone: likewise")
     max_examples: Count | None = Field(
         default=None, description="held-out examples, or the first rows of the files; all when left out"
     )
@@ -66,7 +66,7 @@ class EvaluateFillMaskConfig(SeededConfig, RayJobConfig):
 class BuildFollowsConfig(SeededConfig):
     """Recipe of `jobs.build_follows`."""
 
-    corpus_dir: Place = Field(description="run folder of jobs.build_corpus")
+    corpus_dir: InputDir = Field(description="run folder of jobs.build_corpus")
     train: Rows = Field(default=600, description="pairs of the split; half of them follow")
     dev: Rows = 200
     test: Rows = 200
@@ -83,7 +83,7 @@ class BuildFollowsConfig(SeededConfig):
 class WriteGlueTextConfig(JobConfig):
     """Recipe of `jobs.write_glue_text`."""
 
-    glue_dir: Place = Field(description="folder with a folder for each task")
+    glue_dir: InputDir = Field(description="folder with a folder for each task")
     tasks: Annotated[list[TaskName], Field(min_length=1)] = Field(default=list(GLUE_TASKS))
     min_words: Annotated[int, Field(ge=3)] = Field(default=5, description="shorter texts are left out")
     texts_per_document: Count = Field(

@@ -11,8 +11,9 @@ from distilray.config.base import (
     Count,
     Fraction,
     FractionBelowOne,
+    InputDir,
+    ModelRef,
     NotNegative,
-    Place,
     Positive,
     RayJobConfig,
     SeededConfig,
@@ -97,7 +98,7 @@ class FineTuneScaling(Config):
 class TaskDistillationConfig(Config):
     """A second distillation, from a teacher that was fine-tuned on the same task (DistilBERT paper, section 4)."""
 
-    teacher_run_dir: Place = Field(description="run folder of jobs.evaluate_glue of the teacher")
+    teacher_run_dir: InputDir = Field(description="run folder of jobs.evaluate_glue of the teacher")
     temperature: Positive = 2.0
     alpha: Fraction = Field(default=0.5, description="share of the teacher's part in the loss")
 
@@ -105,8 +106,8 @@ class TaskDistillationConfig(Config):
 class GlueConfig(SeededConfig, RayJobConfig):
     """What both jobs on GLUE read."""
 
-    model_dir: Place = Field(description="run or model folder, URI of one, or hub:OWNER/NAME; BERT or DistilBERT")
-    glue_dir: Place = Field(
+    model_dir: ModelRef = Field(description="run or model folder, URI of one, or hub:OWNER/NAME; BERT or DistilBERT")
+    glue_dir: InputDir = Field(
         description="folder with a folder for each task: the official TSV files, or the hub's Parquet files"
     )
     tasks: Annotated[list[TaskName], Field(min_length=1)] = Field(default=list(GLUE_TASKS))
@@ -150,7 +151,7 @@ class EvaluateGlueConfig(GlueConfig):
         default=False, description="RTE, MRPC and STS-B start from the model fine-tuned on MNLI in this run"
     )
     distillation: TaskDistillationConfig | None = None
-    teacher_run_dir: Place | None = Field(
+    teacher_run_dir: InputDir | None = Field(
         default=None, description="run folder of this job of the teacher: the table tells which share of it is kept"
     )
     submission: SubmissionConfig = SubmissionConfig()

@@ -5,7 +5,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, Fraction, Place, Positive, RayJobConfig, SeededConfig
+from distilray.config.base import (
+    CacheDir,
+    Config,
+    Count,
+    Fraction,
+    InputDir,
+    ModelRef,
+    Positive,
+    RayJobConfig,
+    SeededConfig,
+)
 
 Mode = Literal["card", "paper"]
 
@@ -26,7 +36,7 @@ class CacheConfig(Config):
     """Where shards of an object store are kept on each machine that reads them."""
 
     identity: ClassVar[bool] = False
-    directory: Place = Field(default="~/.cache/distilray/shards", description="a fast local disk is best")
+    directory: CacheDir = Field(default="~/.cache/distilray/shards", description="a fast local disk is best")
     max_gb: Positive = Field(
         default=500.0, description="beyond it the shards that were not used for longest are removed"
     )
@@ -35,8 +45,8 @@ class CacheConfig(Config):
 class TrainTokenizerConfig(SeededConfig):
     """Recipe of `jobs.train_tokenizer`; with `teacher_dir` nothing is learnt, and what says how is not used."""
 
-    corpus_dir: Place | None = Field(default=None, description="run folder of jobs.build_corpus")
-    teacher_dir: Place | None = Field(default=None, description="model folder whose tokenizer is used as it is")
+    corpus_dir: InputDir | None = Field(default=None, description="run folder of jobs.build_corpus")
+    teacher_dir: ModelRef | None = Field(default=None, description="model folder whose tokenizer is used as it is")
     vocabulary_size: Annotated[int, Field(ge=200, le=MAX_VOCABULARY)] = 30_000
     lower_case: bool = True
     sample_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
@@ -79,8 +89,8 @@ class MaskingConfig(Config):
 class EncodeCorpusConfig(SeededConfig, RayJobConfig):
     """Recipe of `jobs.encode_corpus`."""
 
-    corpus_dir: Place = Field(description="run folder of jobs.build_corpus")
-    tokenizer_dir: Place = Field(description="folder with the teacher's tokenizer, or of jobs.train_tokenizer")
+    corpus_dir: InputDir = Field(description="run folder of jobs.build_corpus")
+    tokenizer_dir: ModelRef = Field(description="folder with the teacher's tokenizer, or of jobs.train_tokenizer")
     mode: Mode = Field(default="card", description="card: pairs of segments; paper: contiguous text")
     max_seq_length: Annotated[int, Field(ge=16, le=4096)] = 512
     short_seq_prob: Fraction = 0.1

@@ -9,6 +9,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from yaml.events import AliasEvent
 
+from distilray.config.base import KEEP_HOME
+from distilray.config.paths import expand_home
 from distilray.errors import InputError
 
 C = TypeVar("C", bound=BaseModel)
@@ -49,7 +51,7 @@ def read_yaml(path: str) -> dict[str, Any]:
     Raises:
         RecipeError: missing file, too large, broken YAML, or not a mapping.
     """
-    file = Path(path)
+    file = Path(expand_home(path))
     if not file.is_file():
         raise RecipeError(f"{path}: no such recipe file; those that come with the code are in jobs/recipes/")
     if file.stat().st_size > MAX_RECIPE_BYTES:
@@ -69,13 +71,14 @@ def read_yaml(path: str) -> dict[str, Any]:
     return values
 
 
-def load_recipe(path: str, overrides: Sequence[str], config_class: type[C]) -> C:
+def load_recipe(path: str, overrides: Sequence[str], config_class: type[C], *, keep_home: bool = False) -> C:
     """The config that a recipe file and the overrides of the command line give.
 
     Args:
         path: YAML file with what differs from the defaults.
         overrides: `a.b=value` each; the value is read as YAML.
         config_class: the job's config.
+        keep_home: leaves `~` in paths, which another machine will expand.
 
     Raises:
         RecipeError: with file or override, key, and the fix.
@@ -84,7 +87,7 @@ def load_recipe(path: str, overrides: Sequence[str], config_class: type[C]) -> C
     for override in overrides:
         _apply(values, override)
     try:
-        return config_class.model_validate(values)
+        return config_class.model_validate(values, context={KEEP_HOME: keep_home})
     except ValidationError as error:
         raise RecipeError(f"{path}: {_first_problem(error, config_class)}") from None
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, Place, RayConfig
+from distilray.config.base import Config, Count, InputDir, RayConfig
 
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -42,13 +42,13 @@ class LimitsConfig(Config):
 class FillMaskAppConfig(Config):
     """The argument of `serve.app:build_app`."""
 
-    model_dir: Place = Field(description="model folder, or run of a training job, on every node")
+    model_dir: InputDir = Field(description="model folder, or run of a training job, on every node")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
         description="auto is float32, or the type of an ONNX model; bfloat16 is faster, and answers depend on the load",
     )
     model_name: ModelName = Field(default="student", description="what /info calls the model of model_dir")
-    more_models: dict[ModelName, Place] = Field(
+    more_models: dict[ModelName, InputDir] = Field(
         default={}, description="name -> folder of models that are loaded when a request names them"
     )
     max_more_models: Count = Field(default=1, description="of more_models in the memory of a replica at once")

@@ -24,7 +24,7 @@ from distilray.corpus.screening.filters import MARKUP_UNREADABLE, count_basic_to
 from distilray.corpus.screening.quality import count_holes, count_residue
 from distilray.corpus.sentences import split_sentences
 from distilray.corpus.sources.kinds import KINDS
-from distilray.corpus.sources.ranges import Quarantined, RawDocument
+from distilray.corpus.sources.ranges import EMPTY, FileRange, Quarantined, RawDocument
 from distilray.runtime import storage
 from distilray.schemas import DOCUMENTS
 
@@ -155,7 +155,7 @@ class _Extraction:
     def _raw_documents(self) -> Iterator[tuple[str, RawDocument]]:
         limit = int(self._config.max_document_mb * _MB)
         for file_range in self._part.ranges:
-            found = self._kind.read_documents(self._source, file_range, max_document_bytes=limit)
+            found = iter(self._documents(file_range, limit))
             while True:
                 with self.timed("read"):
                     raw = next(found, None)
@@ -167,6 +167,16 @@ class _Extraction:
                 self.facts.read += 1
                 self.facts.text_bytes += raw.text_bytes
                 yield file_range.name, raw
+
+    def _documents(self, part: FileRange, limit: int) -> Iterator[RawDocument | Quarantined]:
+        """The documents of a range; a file without any is one dropped document."""
+        documents = self._kind.read_documents(self._source, part, max_document_bytes=limit)
+        first = None if part.form == EMPTY else next(documents, None)
+        if first is not None:
+            yield first
+            yield from documents
+        elif part.form == EMPTY or storage.file_size(part.uri) == part.stored_bytes:
+            yield RawDocument(part.name, "", "", 0, dropped=EMPTY)
 
     def _put_in_quarantine(self, entry: Quarantined) -> None:
         self.quarantine.append(entry)

@@ -1,6 +1,7 @@
 """The files that a recipe names, and the parts in which they are read."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -8,11 +9,14 @@ from typing import Any
 from urllib.parse import unquote
 
 from distilray.config.corpus import BuildCorpusConfig, Source
+from distilray.config.sample import resolve
 from distilray.corpus.sources.kinds import KINDS
-from distilray.corpus.sources.ranges import FileRange
+from distilray.corpus.sources.other_formats import fix_of_name
+from distilray.corpus.sources.ranges import EMPTY, FileRange
+from distilray.corpus.sources.streams import EmptyFileError, split_suffix
 from distilray.errors import InputError
 from distilray.runtime import storage
-from distilray.runtime.sample import resolve
+from distilray.runtime.file_search import find_files
 
 _MB = 1 << 20
 
@@ -66,20 +70,38 @@ def source_files(config: BuildCorpusConfig) -> list[SourceFile]:
     return found
 
 
+def unread_formats(config: BuildCorpusConfig) -> str:
+    """The files of folders and patterns in formats that no source reads, with what to do; empty if there are none."""
+    found = [uri for source in config.sources for uri in find_files(resolve(source.path)) if fix_of_name(uri)]
+    fixes = {fix_of_name(uri): uri.rpartition("/")[2] for uri in reversed(found)}
+    shown = "; ".join(f"{name}: {fix}" for fix, name in fixes.items())
+    return f"{len(found):,} files ({_suffixes(found)}): {shown}" if found else ""
+
+
 def check_inputs(config: BuildCorpusConfig, files: list[SourceFile]) -> int:
-    """Looks into every file and gives the bytes of all.
+    """Check the beginning of every file and return the bytes of all.
 
     Raises:
-        InputError: a file is not what its source says.
+        InputError: a file is not what its source says, or all files of a source are empty.
     """
 
-    def check(file: SourceFile) -> int:
+    def is_empty(file: SourceFile) -> bool:
         source = config.sources[file.source]
-        KINDS[source.kind].check_file(source, file.uri)
-        return storage.file_size(file.uri) or 0
+        try:
+            KINDS[source.kind].check_file(source, file.uri)
+        except EmptyFileError:
+            return True
+        return False
 
     with ThreadPoolExecutor(storage.READERS) as threads:
-        return sum(threads.map(check, files))
+        empty = list(threads.map(is_empty, files))
+        sizes = list(threads.map(storage.file_size, [file.uri for file in files]))
+    for number, source in enumerate(config.sources):
+        of_source = [flag for file, flag in zip(files, empty, strict=True) if file.source == number]
+        if all(of_source):
+            what = "the file is empty" if len(of_source) == 1 else f"all {len(of_source):,} files are empty"
+            raise InputError(f"{source.path}: {what}; remove this source, or write its files again")
+    return sum(size or 0 for size in sizes)
 
 
 def plan_parts(config: BuildCorpusConfig, files: list[SourceFile]) -> list[Part]:
@@ -88,7 +110,8 @@ def plan_parts(config: BuildCorpusConfig, files: list[SourceFile]) -> list[Part]
 
     def split(file: SourceFile) -> list[FileRange]:
         source = config.sources[file.source]
-        return KINDS[source.kind].file_ranges(source, file.uri, file.name, part_bytes=part_bytes)
+        ranges = KINDS[source.kind].file_ranges(source, file.uri, file.name, part_bytes=part_bytes)
+        return ranges or [FileRange(file.uri, file.name, 0, 0, EMPTY, 0)]
 
     with ThreadPoolExecutor(storage.READERS) as threads:
         ranges = list(threads.map(split, files))
@@ -118,15 +141,25 @@ def _files(source: Source) -> list[tuple[str, str]]:
     path = resolve(source.path)
     if "://" not in path:
         path = os.path.abspath(path)  # workers have folders of their own
-    found = storage.find_files(path)
+    found = find_files(path)
     if "*" not in path and not storage.is_folder(path):
+        if fix := fix_of_name(path):
+            raise InputError(f"{source.path}: a format that no source reads; {fix}")
         return [(path, path.rpartition("/")[2])]
     above = path.partition("*")[0]
     above = above.rpartition("/")[0] + "/" if "*" in path else above.rstrip("/") + "/"
     kept = [uri for uri in found if KINDS[source.kind].is_input(uri)]
     if not kept:
+        fix = next(filter(None, map(fix_of_name, found)), "set another kind")
         raise InputError(
-            f"{source.path}: none of {len(found):,} files is one of a source of kind '{source.kind}'; set another kind"
+            f"{source.path}: none of {len(found):,} files is one of a source of kind '{source.kind}' "
+            f"({_suffixes(found)}); {fix}"
         )
     names = [uri.removeprefix(above) for uri in kept]
     return [(uri, unquote(name) if "://" in uri else name) for uri, name in zip(kept, names, strict=True)]
+
+
+def _suffixes(files: list[str]) -> str:
+    """The most frequent suffixes of files, for messages."""
+    counts = Counter(split_suffix(file)[2] or "no suffix" for file in files)
+    return ", ".join(f"{suffix} {count:,}" for suffix, count in counts.most_common(3))

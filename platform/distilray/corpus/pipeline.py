@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.corpus.documents import Screen, extract_part
-from distilray.corpus.inputs import Part, check_inputs, plan_parts, source_files
+from distilray.corpus.inputs import Part, check_inputs, plan_parts, source_files, unread_formats
 from distilray.corpus.ledger import DOCUMENTS_FOLDER, Ledger
 from distilray.corpus.matching import Search, plan_searches, run_search
 from distilray.corpus.publication import Group, plan_groups, publish_group
@@ -51,14 +51,17 @@ def plan_corpus(config: BuildCorpusConfig) -> Mapping[str, object]:
     files = source_files(config)
     megabytes = check_inputs(config, files) / _MB
     for path in config.decontamination.paths if config.decontamination else []:
-        evaluation_files(path)
+        for _, uri in evaluation_files(path):
+            storage.read_range(uri, 0, 1)  # may be forbidden
     if config.filters.language is not None:
         check_language(config.filters.language)
     _read_tokenizer(config.tokenizer_path)
     near, against = config.duplicates.near, config.decontamination
+    unread = unread_formats(config)
     return {
         "reads": ", ".join(f"{source.name} ({source.kind}): {source.path}" for source in config.sources),
         "bytes": f"{megabytes:,.1f} MB in {len(files):,} files, about {megabytes / config.part_mb:,.0f} parts",
+        **({"does not read": unread} if unread else {}),
         "duplicates": f"exact {'yes' if config.duplicates.exact else 'no'}, "
         + (f"near from {near.threshold:.0%} in {near.bands} bands" if near else "near no"),
         "decontaminates": f"{against.ngram_words}-grams of {', '.join(against.paths)}" if against else "no",
@@ -121,6 +124,8 @@ def _read_tokenizer(uri: str | None) -> str | None:
     try:
         text = storage.read_bytes(uri).decode()
         Tokenizer.from_str(text)
+    except InputError:  # not permitted
+        raise
     except Exception:  # tokenizers raises no other class
         raise InputError(f"{uri}: no tokenizer.json that can be read; correct tokenizer_path") from None
     return text

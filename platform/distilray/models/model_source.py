@@ -18,10 +18,11 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub import snapshot_download
 from pyarrow import fs
 
+from distilray.config.paths import HUB_PREFIX, SAMPLE_PREFIX
+from distilray.config.sample import resolve
 from distilray.errors import InputError
 from distilray.runtime import storage
 from distilray.runtime.run_folder import MANIFEST_FILE, read_manifest
-from distilray.runtime.sample import HUB_PREFIX, SAMPLE_PREFIX, resolve
 
 MODEL_FOLDER = "model"  # of a run that trains
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")

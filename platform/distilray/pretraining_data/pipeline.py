@@ -17,6 +17,7 @@ import ray
 from numpy.typing import NDArray
 
 from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.config.sample import resolve
 from distilray.errors import InputError
 from distilray.pretraining_data.encoding.completion import Completion
 from distilray.pretraining_data.encoding.corpus_files import Corpus
@@ -39,7 +40,6 @@ from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.reporting.progress import Progress, duration
 from distilray.runtime.run_folder import RunFolder
-from distilray.runtime.sample import resolve
 from distilray.runtime.session import ray_session, run_tasks
 
 _MB = 1 << 20

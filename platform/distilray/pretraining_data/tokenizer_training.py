@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from distilray.config.pretraining_data import TrainTokenizerConfig
+from distilray.config.sample import resolve
 from distilray.errors import InputError
 from distilray.pretraining_data.encoding.corpus_files import Corpus, read_sentences
 from distilray.pretraining_data.tokenizer import (
@@ -28,7 +29,6 @@ from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.reporting.progress import Progress, duration
 from distilray.runtime.run_folder import RunFolder
-from distilray.runtime.sample import resolve
 from distilray.runtime.seeding import hash_integers, uniform
 
 CONFIG_FILE = "tokenizer_config.json"

@@ -51,6 +51,9 @@ def exit_code(name: str, work: Callable[[], object]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAULT
+    except PermissionError as error:
+        path = error.filename or error
+        return _bad_input(name, InputError(f"{path}: permission denied; give user {os.getuid()} access to this path"))
     except Exception as error:
         cause = find_input_error(error)
         if cause is not None:

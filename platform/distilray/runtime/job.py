@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from distilray.config.base import Config, JobConfig
+from distilray.config.base import Config, JobConfig, location_fields
+from distilray.config.paths import expand_home
 from distilray.config.recipe import load_recipe
 from distilray.errors import InputError
 from distilray.runtime.command_line import CommandParser, exit_code
 from distilray.runtime.job_secrets import load_secrets
 from distilray.runtime.reporting.progress import duration
 from distilray.runtime.run_folder import RunFolder
-from distilray.runtime.sample import HUB_PREFIX, SAMPLE_PREFIX
 
 C = TypeVar("C", bound=JobConfig)
 S = TypeVar("S", bound=Config)
@@ -63,7 +63,7 @@ class Job(Generic[C]):
             load_secrets(os.environ)
             arguments = self._parser().parse_intermixed_args(argv)
             if self.validate is not None and arguments.validate is not None:
-                print(self.validate(arguments.validate), flush=True)
+                print(self.validate(expand_home(arguments.validate)), flush=True)
                 return
             if arguments.recipe is None:
                 shown = f"python -m jobs.{self.name} --help shows the command"
@@ -134,12 +134,13 @@ def absolute_folders(config: C) -> C:
 
 def _absolute(config: S) -> S:
     changed: dict[str, Any] = {}
+    marks = location_fields(type(config))
     for name, value in config:
         if isinstance(value, Config):
             changed[name] = _absolute(value)
-        elif name.endswith("_dir") and value and "://" not in value:
-            is_place = not value.startswith((SAMPLE_PREFIX, HUB_PREFIX))
-            changed[name] = str(Path(value).absolute()) if is_place else value
+        elif isinstance(value, str) and name in marks and marks[name].is_absolute:
+            is_path = "://" not in value and not value.startswith(marks[name].prefixes)
+            changed[name] = str(Path(value).absolute()) if is_path else value
     return config.model_copy(update=changed)
 
 

@@ -26,6 +26,7 @@ from distilray import __version__
 from distilray.config.base import JobConfig
 from distilray.errors import InputError
 from distilray.runtime import storage
+from distilray.runtime.file_search import find_files
 from distilray.runtime.run_owner import RunOwner
 
 CONFIG_FILE = "config.yaml"
@@ -46,8 +47,9 @@ def read_manifest(folder: str) -> dict[str, Any]:
     uri = storage.join(folder, MANIFEST_FILE)
     if not storage.exists(uri):
         raise InputError(f"{folder}: no {MANIFEST_FILE}, so no complete run; run the job that writes it to its end")
+    data = storage.read_bytes(uri)
     try:
-        manifest = json.loads(storage.read_bytes(uri))
+        manifest = json.loads(data)
     except ValueError:
         raise InputError(f"{uri}: not JSON; remove the folder and run its job again") from None
     if not isinstance(manifest, dict) or manifest.get("schema") != MANIFEST_SCHEMA or "content_hash" not in manifest:
@@ -62,14 +64,14 @@ def describe_input(uri: str) -> dict[str, Any]:
     """What a manifest records of one input: the content hash of a run folder, or size and fingerprint of anything else.
 
     Args:
-        uri: a run folder, a file, a folder, or a pattern, as `storage.find_files` takes it.
+        uri: a run folder, a file, a folder, or a pattern, as `find_files` takes it.
 
     Raises:
         InputError: nothing is there.
     """
     if "*" not in uri and storage.exists(storage.join(uri, MANIFEST_FILE)):
         return {"content_hash": read_manifest(uri)["content_hash"]}
-    files = storage.find_files(uri)
+    files = find_files(uri)
     with ThreadPoolExecutor(storage.READERS) as readers:
         sizes = list(readers.map(storage.file_size, files))
         prints = list(readers.map(storage.fingerprint, files))
@@ -199,6 +201,8 @@ def _read_begun(uri: str) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
     try:
         begun = yaml.safe_load(storage.read_bytes(uri))
         return begun["job"], dict(begun["identity"]), dict(begun["inputs"])
+    except InputError:  # not permitted
+        raise
     except (yaml.YAMLError, ValueError, LookupError, TypeError):
         raise InputError(f"{uri}: not written by this version of a job; choose another run_dir") from None
 

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import io
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from pyarrow import fs
 
+from distilray.config.paths import expand_home
 from distilray.errors import InputError
 
 SCHEMES = ("file", "s3", "gs", "gcs")
@@ -49,7 +49,7 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     if not scheme:
         if uri.partition(":")[0] in SCHEMES and ":" in uri:
             raise InputError(f"{uri}: write a URI with ://, as in file:///data or s3://bucket/data")
-        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))  # noqa: PTH111 - `~x` without a user x is a name
+        return fs.LocalFileSystem(), os.path.abspath(expand_home(uri))
     if scheme not in SCHEMES:
         raise InputError(f"{uri}: scheme '{scheme}' is not one of {', '.join(SCHEMES)}, or a plain path")
     _check_no_password(uri)
@@ -122,39 +122,6 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
     return [join(uri, quote(name) if quoted else name) for name in sorted(names) if name.endswith(suffix)]
 
 
-def find_files(pattern: str) -> list[str]:
-    """URIs of the files that a path means, sorted: itself, all below a folder, or those that match `*`.
-
-    Names that begin with a dot or an underscore are left out, as they are no data. A `*` stands for any text without
-    a slash; it may stand in the names of folders too.
-
-    Raises:
-        InputError: nothing is there.
-    """
-    if "*" in pattern and "/" not in pattern.partition("*")[0]:
-        pattern = f"./{pattern}"
-    folder, star, _ = pattern.partition("*")
-    if not star:
-        if file_size(pattern) is None:
-            raise InputError(f"{pattern}: no such file or folder; correct the path")
-        files = _files_below(pattern) if is_folder(pattern) else [pattern]
-    else:
-        matching = re.compile("[^/]*".join(map(re.escape, pattern.split("*"))))
-        files = [uri for uri in _files_below(folder.rpartition("/")[0] + "/") if matching.fullmatch(uri)]
-    if not files:
-        raise InputError(f"{pattern}: no file there; correct the path")
-    return files
-
-
-@_reading
-def _files_below(uri: str) -> list[str]:
-    found, path = filesystem(uri)
-    infos = found.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-    below = [info.path[len(path.rstrip("/")) + 1 :] for info in infos if info.type == fs.FileType.File]
-    named = [name for name in sorted(below) if not any(part.startswith((".", "_")) for part in name.split("/"))]
-    return [join(uri, quote(name) if "://" in uri else name) for name in named]
-
-
 def make_folder(uri: str) -> None:
     """Creates a folder and what is missing above it."""
     found, path = filesystem(uri)
@@ -183,6 +150,20 @@ def read_bytes(uri: str) -> bytes:
     found, path = filesystem(uri)
     with found.open_input_stream(path, compression=None) as stream:
         return bytes(stream.read())
+
+
+@_reading
+def open_file(uri: str) -> Any:
+    """Open a file for random access, as a `pyarrow.NativeFile`."""
+    found, path = filesystem(uri)
+    return found.open_input_file(path)
+
+
+@_reading
+def open_stream(uri: str) -> Any:
+    """Open a file for reading from start to end, without a buffer, as a `pyarrow.NativeFile`."""
+    found, path = filesystem(uri)
+    return found.open_input_stream(path, compression=None, buffer_size=0)
 
 
 @_reading

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from distilray.runtime.sample import wikipedia_dump
+from distilray.config.sample import wikipedia_dump
 
 _PAGE = re.compile(rb"  <page>.*?</page>\n", re.DOTALL)
 _ID = re.compile(rb"<id>(\d+)</id>")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from distilray.config.base import Config, JobConfig, SeededConfig
+from distilray.config.base import Config, InputDir, JobConfig, ModelRef, SeededConfig
 from distilray.errors import DataQualityError, InputError
 from distilray.runtime import storage
 from distilray.runtime.job import Job, Outcome, absolute_folders
@@ -234,12 +234,12 @@ def test_a_closed_pipe_ends_a_job_without_a_traceback(recipe: Path, root: Path) 
 
 def test_relative_folders_are_made_absolute_also_in_sections(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Section(Config):
-        teacher_run_dir: str
+        teacher_run_dir: InputDir
 
     class Recipe(JobConfig):
-        model_dir: str
+        model_dir: ModelRef
         part: Section
-        none_dir: str | None = None
+        none_dir: InputDir | None = None
 
     monkeypatch.chdir(tmp_path)
     found = absolute_folders(Recipe(run_dir="runs/a", model_dir="hub:x/y", part=Section(teacher_run_dir="runs/b")))

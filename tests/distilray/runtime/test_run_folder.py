@@ -11,6 +11,7 @@ from pydantic import Field
 from distilray.config.base import Config, RayConfig, RayJobConfig, SeededConfig
 from distilray.errors import InputError
 from distilray.runtime import run_folder, storage
+from distilray.runtime.file_search import find_files
 from distilray.runtime.run_folder import RunFolder, describe_input, read_manifest
 
 
@@ -189,7 +190,7 @@ def test_strays_of_an_inner_folder_go_and_the_outputs_of_the_run_stay(tmp_path: 
     for name in ("shards/kept", "shards/stray", "stray"):
         storage.write_bytes(folder.path(name), b"")
     folder.remove_strays("shards", {"shards/kept": {}})
-    assert [uri.removeprefix(f"{folder.uri}/") for uri in storage.find_files(folder.uri)] == ["shards/kept", "stray"]
+    assert [uri.removeprefix(f"{folder.uri}/") for uri in find_files(folder.uri)] == ["shards/kept", "stray"]
 
 
 def test_a_changed_input_of_equal_size_is_another_input(tmp_path: Path) -> None:

@@ -4,14 +4,14 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, JobConfig, Place
+from distilray.config.base import Config, Count, InputDir, InputFile, JobConfig, ModelRef, Text
 
 
 class MeasuredModelConfig(Config):
     """A row of the efficiency table."""
 
-    name: Place
-    model_dir: Place = Field(description="as in export_model, or a folder that it wrote (RUN/onnx, RUN/bf16)")
+    name: Text
+    model_dir: ModelRef = Field(description="as in export_model, or a folder that it wrote (RUN/onnx, RUN/bf16)")
 
 
 class MeasureEfficiencyConfig(JobConfig):
@@ -20,8 +20,10 @@ class MeasureEfficiencyConfig(JobConfig):
     models: Annotated[tuple[MeasuredModelConfig, ...], Field(min_length=1)] = Field(
         description="the first is what the others are compared with"
     )
-    glue_dir: Place | None = Field(default=None, description="its STS-B dev sentences are the input, as in the paper")
-    text_path: Place | None = Field(default=None, description="or the lines of a text")
+    glue_dir: InputDir | None = Field(
+        default=None, description="its STS-B dev sentences are the input, as in the paper"
+    )
+    text_path: InputFile | None = Field(default=None, description="or the lines of a text")
     max_texts: Count = Field(default=200, description="the first of them")
     max_length: Annotated[int, Field(ge=4, le=512)] = Field(default=128, description="tokens; longer texts are cut")
     rounds: Count = Field(default=3, description="how often all models are timed, in turn")

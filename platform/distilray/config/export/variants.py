@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, Fraction, NotNegative, Place, SeededConfig
+from distilray.config.base import Config, Count, Fraction, InputDir, InputFile, ModelRef, NotNegative, SeededConfig
 from distilray.config.pretraining_data import CacheConfig
 
 Variant = Literal["onnx", "onnx-int8", "bf16"]
@@ -46,10 +46,12 @@ class PushConfig(Config):
 class ExportModelConfig(SeededConfig):
     """Recipe of `jobs.export_model`."""
 
-    model_dir: Place = Field(description="run or model folder, URI of one, or hub:OWNER/NAME")
+    model_dir: ModelRef = Field(description="run or model folder, URI of one, or hub:OWNER/NAME")
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)] = tuple(VARIANTS)
-    text_path: Place | None = Field(default=None, description="what lossy variants are tried on: a text, line by line")
-    shards_dir: Place | None = Field(default=None, description="or the held-out split of jobs.encode_corpus")
+    text_path: InputFile | None = Field(
+        default=None, description="what lossy variants are tried on: a text, line by line"
+    )
+    shards_dir: InputDir | None = Field(default=None, description="or the held-out split of jobs.encode_corpus")
     max_examples: Count = Field(default=200, description="lines or held-out examples to use, the first")
     batch_size: Count = 16
     max_logit_difference: Annotated[float, Field(gt=0, le=1e-4)] = Field(

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distilray.config.paths import expand_home
+
 # What the pipeline YAML says of Azure's own scheduling; it means nothing here.
 _ENVELOPE = ("$schema", "type", "name", "experiment_name", "display_name", "description", "compute", "settings", "tags")
 _FIELDS = (
@@ -154,7 +156,7 @@ def _evaluation_settings(given: Values, key: str) -> Values:
     if key == "evaluation_config":
         path = _path(given, key)
         try:
-            value = Path(path).read_text(encoding="utf-8")
+            value = Path(expand_home(path)).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{key}: {path} cannot be read ({error}); correct the path") from None
     try:

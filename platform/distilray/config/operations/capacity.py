@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from distilray.config.base import Config, Count, Fraction, NotNegative, Place, Positive, SeededConfig
+from distilray.config.base import Config, Count, Fraction, InputFile, NotNegative, Positive, SeededConfig, Text
 from distilray.config.distillation import EstimateConfig
 
 Amount = Annotated[int, Field(ge=0)]
@@ -14,7 +14,7 @@ Precision = Literal["fp32", "fp16", "bf16"]
 class StationRecipeConfig(Config):
     """The recipe of a station, as that station would read it."""
 
-    path: Place
+    path: InputFile
     overrides: list[str] = Field(default=[], description="a.b=value, as at the end of the station's command")
 
 
@@ -53,13 +53,13 @@ class ModelShapeConfig(Config):
 class ClusterConfig(Config):
     """The machines, by their names in the table of `operations/capacity/devices.py`, and what differs from it."""
 
-    machine: Place = Field(default="p4d.24xlarge", description="that trains")
+    machine: Text = Field(default="p4d.24xlarge", description="that trains")
     market: Literal["on-demand", "spot"] = "on-demand"
     price_per_machine_hour: NotNegative | None = Field(default=None, description="US dollars; the table's if left out")
     most_machines: Count | None = Field(
         default=None, description="of CPUs that train; further workers share their cores. As many as needed if left out"
     )
-    data_machine: Place = Field(default="m7i.4xlarge", description="of the stations that work on text, and of export")
+    data_machine: Text = Field(default="m7i.4xlarge", description="of the stations that work on text, and of export")
     data_machines: Count = 4
     data_price_per_machine_hour: NotNegative | None = None
     mfu: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from distilray.errors import InputError
 from distilray.runtime import storage
+from distilray.runtime.file_search import find_files
 
 # The train split of a set is not what is evaluated.
 _EVALUATED = re.compile(r"dev|test|validation", re.IGNORECASE)
@@ -28,7 +29,7 @@ def evaluation_files(path: str) -> list[tuple[str, str]]:
     Raises:
         InputError: nothing is there that can be read.
     """
-    known = [uri for uri in storage.find_files(path) if _suffix(uri) in _READERS]
+    known = [uri for uri in find_files(path) if _suffix(uri) in _READERS]
     if not known:
         raise InputError(f"{path}: no evaluation file there; its name must end with one of {', '.join(_READERS)}")
     if not storage.is_folder(path):
@@ -48,6 +49,8 @@ def read_texts(uri: str) -> Iterator[str]:
     suffix = _suffix(uri)
     try:
         yield from _READERS[suffix](storage.read_bytes(uri))
+    except InputError:  # not permitted
+        raise
     except (ValueError, csv.Error, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(

@@ -7,7 +7,15 @@ from distilray.corpus.sources.book_text.charsets import EncodingError, decode
 from distilray.corpus.sources.book_text.gutenberg import read_book
 from distilray.corpus.sources.book_text.layout import book_prose
 from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
-from distilray.corpus.sources.streams import UnreadableError, byte_ranges, read_whole, split_suffix, stored_size
+from distilray.corpus.sources.streams import (
+    EmptyFileError,
+    UnreadableError,
+    byte_ranges,
+    read_whole,
+    split_suffix,
+    stored_size,
+)
+from distilray.runtime import storage
 
 _SUFFIXES = {".txt", ".text"}
 
@@ -21,9 +29,12 @@ def check_file(source: BooksSource, uri: str) -> None:
     """Whether the file is there; one that turns out to be no book is put in quarantine when it is read.
 
     Raises:
+        EmptyFileError: there are no bytes in it.
         InputError: it is missing.
     """
-    stored_size(uri)
+    if not stored_size(uri):
+        raise EmptyFileError(uri)
+    storage.read_range(uri, 0, 1)  # may be forbidden
 
 
 def file_ranges(source: BooksSource, uri: str, name: str, *, part_bytes: int) -> list[FileRange]:
@@ -43,6 +54,8 @@ def read_documents(
         return
     except EncodingError as error:
         yield Quarantined(part.name, 0, "encoding_unknown", f"{error}; convert the file to UTF-8")
+        return
+    if not text.strip():
         return
     book = read_book(text.replace("\r\n", "\n").replace("\r", "\n"))
     if not book.body.strip():

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from distilray.config.corpus import JsonLinesSource
+from distilray.corpus.sources.other_formats import refuse_other_formats
 from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
 from distilray.corpus.sources.streams import (
+    EmptyFileError,
     Line,
     UnreadableError,
     byte_ranges,
@@ -36,14 +38,16 @@ def check_file(source: JsonLinesSource, uri: str) -> None:
     """Looks at the first lines of a file.
 
     Raises:
-        InputError: it is missing, empty or damaged from the beginning; its first line is no object, or lacks the text
+        EmptyFileError: there is no line in it.
+        InputError: it is missing or damaged from the beginning; its first line is no object, or lacks the text
             or the id; or none of the first lines has the title.
     """
     stored_size(uri)
     head, is_whole = _head(uri)
     lines = [line for line in head.split(b"\n") if line.strip()][:_FIRST_LINES]
     if not lines:
-        raise InputError(f"{uri}: the file is empty; remove it, or write it again")
+        raise EmptyFileError(uri)
+    refuse_other_formats(uri, head)
     if not lines[0].lstrip().startswith(b"{"):
         raise InputError(f"{uri}: the first line is no JSON object; {_FIX}")
     if is_whole or b"\n" in head.lstrip():  # else the first line goes on behind what was read

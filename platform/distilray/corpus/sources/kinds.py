@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distilray.corpus.cleaning import clean_wikitext
-from distilray.corpus.sources import books, json_lines, parquet, text, wikipedia
+from distilray.corpus.sources import books, json_lines, parquet, separated_values, text, wikipedia
 from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
 
 
@@ -47,6 +47,13 @@ KINDS: Mapping[str, SourceKind] = {
         json_lines.file_ranges,
         json_lines.read_documents,
         json_lines.prose,
+    ),
+    "csv": SourceKind(
+        separated_values.is_input,
+        separated_values.check_file,
+        separated_values.file_ranges,
+        separated_values.read_documents,
+        separated_values.prose,
     ),
     "text": SourceKind(text.is_input, text.check_file, text.file_ranges, text.read_documents, text.prose),
 }

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from distilray.config.corpus import ParquetSource
 from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
-from distilray.corpus.sources.streams import stored_size
+from distilray.corpus.sources.streams import EmptyFileError, stored_size
 from distilray.corpus.sources.text import prose
 from distilray.errors import InputError
 from distilray.runtime import storage
@@ -39,11 +39,15 @@ def check_file(source: ParquetSource, uri: str) -> None:
     """Looks at the footer of a file.
 
     Raises:
+        EmptyFileError: there is no row in it.
         InputError: it is missing, or no Parquet; a column of the source is not there or has another type; or a column
             has an extension type, whose reader could run code that the file brings.
     """
-    stored_size(uri)
+    if not stored_size(uri):
+        raise EmptyFileError(uri)
     with _opened(uri) as (file, _):
+        if not file.metadata.num_rows:
+            raise EmptyFileError(uri)
         schema = file.schema_arrow
         for field, column in _columns(source).items():
             if schema.names.count(column) != 1:
@@ -58,7 +62,11 @@ def check_file(source: ParquetSource, uri: str) -> None:
 def file_ranges(source: ParquetSource, uri: str, name: str, *, part_bytes: int) -> list[FileRange]:
     """Neighbouring row groups up to `part_bytes` as stored, or one that is larger."""
     ranges: list[FileRange] = []
+    if not stored_size(uri):
+        return ranges
     with _opened(uri) as (file, _):
+        if not file.metadata.num_rows:
+            return ranges
         for number in range(file.num_row_groups):
             size = _compressed_size(file.metadata.row_group(number))
             if ranges and ranges[-1].stored_bytes + size <= part_bytes:
@@ -125,8 +133,7 @@ class _WatchedFile:
 @contextmanager
 def _opened(uri: str, *, dictionary: list[str] | None = None) -> Iterator[tuple[pq.ParquetFile, list[OSError]]]:
     """A Parquet file, and the faults of reading it so far."""
-    found, path = storage.filesystem(uri)
-    with found.open_input_file(path) as raw:
+    with storage.open_file(uri) as raw:
         _check_footer(uri, raw)
         watched = _WatchedFile(raw)
         try:

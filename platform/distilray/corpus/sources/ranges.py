@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+EMPTY = "empty"  # form of the range of a file without content, and the reason for which it is dropped
+
 
 @dataclass(frozen=True)
 class FileRange:

@@ -1,4 +1,4 @@
-"""Files as chunks and lines of bytes: plain, or .gz, .bz2 and .xz, in memory that does not grow with the file."""
+"""Files as chunks and lines of bytes: plain, or .gz, .bz2, .xz and .zst, in memory that does not grow with the file."""
 
 import bz2
 import lzma
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 from pyarrow import fs
 
 from distilray.corpus.sources.ranges import FileRange, Quarantined
@@ -15,7 +16,7 @@ from distilray.runtime import storage
 
 _CHUNK = 1 << 20
 _FEED = 16 << 10  # what was decompressed of a slice is lost with the slice, so slices are small
-_XZ_MEMORY = 256 << 20  # `xz -9` needs 65 MiB
+_XZ_MEMORY = 256 << 20  # `xz -9` needs 65 MiB; zstd itself refuses windows of more than 128 MiB
 _MAX_EXPANSION = 1000  # text reaches 10, and gzip cannot pass 1,032
 _FREE_BYTES = 64 << 20  # up to here a file may expand as it likes
 
@@ -45,6 +46,39 @@ _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
 }
 
 
+_COMPRESSIONS = (*_DECOMPRESSORS, ".zst")
+
+
+class _SlicedFile:
+    """A stream as a file for pyarrow, which gets one small slice at a time.
+
+    Attributes:
+        fed: bytes that were read.
+        faults: errors of the disk or the network, which otherwise look like those of damaged data.
+    """
+
+    closed = False
+
+    def __init__(self, stream: Any) -> None:
+        self._slices = _slices(stream)
+        self._rest = b""
+        self.fed = 0
+        self.faults: list[OSError] = []
+
+    def read(self, size: int) -> bytes:
+        try:
+            self._rest = self._rest or next(self._slices, b"")
+        except OSError as error:
+            self.faults.append(error)
+            raise
+        data, self._rest = self._rest[:size], self._rest[size:]
+        self.fed += len(data)
+        return data
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class UnreadableError(ValueError):
     """The bytes of a file end here, though the file does not. `offset` and `lost_bytes` are of the file as stored."""
 
@@ -59,6 +93,13 @@ class UnreadableError(ValueError):
         return Quarantined(file, self.offset, self.reason, str(self), self.lost_bytes)
 
 
+class EmptyFileError(InputError):
+    """A file without content. It is counted, and refused only if all files of its source are empty."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(f"{uri}: the file is empty; remove it, or write it again")
+
+
 @dataclass(frozen=True)
 class Line:
     """A line without its line feed. `data` is empty when the line is longer than the reader keeps: see `size`."""
@@ -70,7 +111,7 @@ class Line:
 
 def split_suffix(name: str) -> tuple[str, str, str]:
     """`a/b.txt`, `.gz` and `.txt` of a name: what stands before, the compression ("" for none), the suffix."""
-    compression = next((ending for ending in _DECOMPRESSORS if name.lower().endswith(ending)), "")
+    compression = next((ending for ending in _COMPRESSIONS if name.lower().endswith(ending)), "")
     inner = name[: len(name) - len(compression)]
     folder, slash, last = inner.rpartition("/")
     stem, dot, suffix = last.rpartition(".")
@@ -107,13 +148,15 @@ def read_chunks(uri: str, *, start: int = 0) -> Iterator[bytes]:
     Raises:
         UnreadableError: the compressed data is damaged, cut short or a bomb; all before that has been given.
     """
-    found, path = storage.filesystem(uri)
-    decompressor = _DECOMPRESSORS.get(split_suffix(uri)[1])
-    if decompressor:
-        with found.open_input_stream(path, compression=None, buffer_size=0) as stream:
-            yield from _decompressed(stream, decompressor, stored_size(uri))
+    compression = split_suffix(uri)[1]
+    if compression:
+        with storage.open_stream(uri) as stream:
+            if compression in _DECOMPRESSORS:
+                yield from _decompressed(stream, _DECOMPRESSORS[compression], stored_size(uri))
+            else:
+                yield from _zstd_chunks(stream, stored_size(uri))
         return
-    with found.open_input_file(path) as file:
+    with storage.open_file(uri) as file:
         file.seek(start)
         while chunk := file.read(_CHUNK):
             yield chunk
@@ -189,12 +232,9 @@ def _decompressed(stream: Any, decompressor: Callable[[], Any], stored: int) -> 
             try:
                 out = engine.decompress(data, _CHUNK)
             except (zlib.error, OSError, lzma.LZMAError) as error:
-                detail = f"compressed data is damaged ({error}); fetch the file again"
-                raise UnreadableError("compressed_damaged", detail, offset=fed, lost_bytes=stored - fed) from None
+                raise _damaged(error, fed, stored) from None
             given += len(out)
-            if given > max(_FREE_BYTES, _MAX_EXPANSION * behind):
-                detail = f"expands more than {_MAX_EXPANSION:,}-fold, which no text does"
-                raise UnreadableError("too_large", detail, offset=fed, lost_bytes=stored - fed)
+            _check_expansion(given, behind, fed, stored)
             if out:
                 yield out
             between, data = engine.eof, b""
@@ -203,8 +243,40 @@ def _decompressed(stream: Any, decompressor: Callable[[], Any], stored: int) -> 
             elif len(out) < _CHUNK:
                 break
         fed = behind
-    if not between or not stored:
+    if not between:
         raise UnreadableError("compressed_damaged", "compressed data is cut short; fetch the file again", offset=stored)
+
+
+def _zstd_chunks(stream: Any, stored: int) -> Iterator[bytes]:
+    """The content of all frames of a zstd file."""
+    file = _SlicedFile(stream)
+    fed = given = 0
+    with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd") as engine:
+        while True:
+            try:
+                out = engine.read(_FEED)  # what a failing call has decompressed is lost
+            except OSError as error:
+                if file.faults:
+                    raise file.faults[0] from None
+                raise _damaged(error, fed, stored) from None
+            if not out:
+                return
+            given += len(out)
+            _check_expansion(given, file.fed, fed, stored)
+            fed = max(0, file.fed - _FEED)
+            yield out
+
+
+def _damaged(error: Exception, fed: int, stored: int) -> UnreadableError:
+    detail = f"compressed data is damaged ({error}); fetch the file again"
+    return UnreadableError("compressed_damaged", detail, offset=fed, lost_bytes=stored - fed)
+
+
+def _check_expansion(given: int, behind: int, fed: int, stored: int) -> None:
+    """Refuse data that expands like a bomb: to `given` bytes from the first `behind` of the file."""
+    if given > max(_FREE_BYTES, _MAX_EXPANSION * behind):
+        detail = f"expands more than {_MAX_EXPANSION:,}-fold, which no text does"
+        raise UnreadableError("too_large", detail, offset=fed, lost_bytes=stored - fed)
 
 
 def _slices(stream: Any) -> Iterator[bytes]:

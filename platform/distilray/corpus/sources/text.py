@@ -4,9 +4,11 @@ import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 
-from distilray.config.corpus import JsonLinesSource, ParquetSource, TextSource
+from distilray.config.corpus import CsvSource, JsonLinesSource, ParquetSource, TextSource
+from distilray.corpus.sources.other_formats import refuse_other_formats
 from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
 from distilray.corpus.sources.streams import (
+    EmptyFileError,
     Line,
     UnreadableError,
     byte_ranges,
@@ -32,17 +34,17 @@ def check_file(source: TextSource, uri: str) -> None:
     """Looks at the beginning of a file.
 
     Raises:
-        InputError: it is missing, empty, damaged from the beginning, or in UTF-16.
+        EmptyFileError: there is no text in it.
+        InputError: it is missing, damaged from the beginning, or not UTF-8 text.
     """
     stored_size(uri)
     try:
         head = next(read_chunks(uri), b"")
     except UnreadableError as error:
         raise InputError(f"{uri}: {error}") from None
-    if not head:
-        raise InputError(f"{uri}: the file is empty; remove it, or write it again")
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{uri}: the text is UTF-16; convert it to UTF-8")
+    if not head.removeprefix(BOM_UTF8).strip():
+        raise EmptyFileError(uri)
+    refuse_other_formats(uri, head)
 
 
 def file_ranges(source: TextSource, uri: str, name: str, *, part_bytes: int) -> list[FileRange]:
@@ -67,7 +69,7 @@ def read_documents(
         yield error.quarantined(part.name)
 
 
-def prose(source: TextSource | JsonLinesSource | ParquetSource, text: str) -> str:
+def prose(source: TextSource | JsonLinesSource | CsvSource | ParquetSource, text: str) -> str:
     """Paragraphs with a blank line between: each line is one, or with `hard_wrapped` the lines up to a blank one."""
     paragraphs: list[list[str]] = [[]]
     for line in text.splitlines():
@@ -125,8 +127,7 @@ def _block_start(part: FileRange) -> int:
     Between the two stands a sign that is no white space, or a blank line.
     """
     first, window = part.start, _LOOK_BACK
-    filesystem, path = storage.filesystem(part.uri)
-    with filesystem.open_input_file(path) as file:
+    with storage.open_file(part.uri) as file:
         while first > 0:
             first = max(0, part.start - window)
             data = file.read_at(part.start - first, first)

@@ -61,6 +61,8 @@ def read_examples(path: str, bad: BadRows) -> list[Example]:
         data = json.loads(storage.read_bytes(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); correct stereoset_path") from None
+    except InputError:  # not permitted
+        raise
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); use the official file") from None
     inner = data.get("data") if isinstance(data, dict) else None

@@ -1,4 +1,4 @@
-"""Files of texts with masks: JSON lines, CSV, plain text (all of them also .gz, .bz2, .xz) and Parquet."""
+"""Files of texts with masks: JSON lines, CSV, plain text (all also .gz, .bz2, .xz, .zst) and Parquet."""
 
 import csv
 import json
@@ -20,6 +20,7 @@ from distilray.corpus.sources.streams import Line, UnreadableError, read_lines, 
 from distilray.errors import InputError
 from distilray.evaluation.fill_mask.examples import BadRow, Example, example_of, masked_line
 from distilray.runtime import storage
+from distilray.runtime.file_search import find_files
 
 _FORMATS = {
     ".jsonl": "jsonl",
@@ -62,7 +63,7 @@ def data_files(data: FillMaskDataConfig) -> list[DataFile]:
     Raises:
         InputError: nothing is there, or files of an unknown format or of several.
     """
-    found = storage.find_files(data.path)
+    found = find_files(data.path)
     above = len(os.path.commonprefix(found).rpartition("/")[0]) + 1  # noqa: RUF071 - cut back to a folder
     formats = {uri: _format(uri, data) for uri in found}
     if len(set(formats.values())) > 1:

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distilray.config.glue import GLUE_TASKS, METRICS, SCORE, TaskName
+from distilray.config.paths import HUB_PREFIX
 from distilray.config.report import ReportConfig
 from distilray.evaluation.report.runs import Run, Runs
 from distilray.evaluation.report.sections.scores import SCORES_FILE, STUDENT, TEACHER
-from distilray.runtime.sample import HUB_PREFIX
 
 FILL_MASK, CLASSIFICATION = "fill-mask", "text-classification"
 _FILL_MASK_METRICS = ("hit@1", "hit@5", "hit@10", "mrr", "pseudo_perplexity")

@@ -1,30 +1,27 @@
-"""What a config says of places: which of them a cluster could not find, and whether one is on a hub."""
+"""Check of the locations in a config: a cluster must be able to find each of them."""
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
-from distilray.config.base import Config, JobConfig
+from distilray.config.base import Config, JobConfig, locations
+from distilray.config.paths import HUB_PREFIX, SAMPLE_PREFIX
 from distilray.errors import InputError
-from distilray.runtime.sample import HUB_PREFIX, SAMPLE_PREFIX
 from distilray.runtime.storage import SCHEMES
 
-# Ends of the keys that say where something lies; `models` holds places by names of the user's choice.
-_PLACES = ("path", "paths", "_dir", "models")
 _LOGIN = re.compile(r"://[^/\s]*@")
 _SHARED = "/mnt/shared"  # an example of a place that every machine of a cluster sees
 
 
-def places(config: Config, front: str = "") -> Iterator[tuple[str, str]]:
-    """The places that a config names, as dotted key and value."""
-    for name, value in config:
-        yield from _places(f"{front}{name}", value, is_place=name.endswith(_PLACES))
+def places(config: Config) -> Iterator[tuple[str, str]]:
+    """The locations that all machines must see, as dotted key and value."""
+    return ((key, value) for key, value, mark in locations(config) if mark.is_shared)
 
 
 def check_places(config: JobConfig) -> None:
     """Refuses places that are not the same on every machine of a cluster.
 
-    A relative folder would lie in the unpacked upload, on one machine, and be deleted with it.
+    A relative folder would be in the unpacked upload, on one machine, and be deleted with it; `~` would be the home
+    folder of one machine.
 
     Raises:
         InputError: names the first key, the fix, and the other keys.
@@ -41,28 +38,17 @@ def check_places(config: JobConfig) -> None:
     key, value = wrong[0]
     also = f" (likewise {', '.join(other for other, _ in wrong[1:])})" if wrong[1:] else ""
     example = f"{_SHARED}/{value.removeprefix('~').lstrip('./')}".rstrip("/")
+    is_home = value.startswith("~")
+    reason = "the home folder" if is_home else "relative, so on a cluster it would be inside the unpacked upload"
     raise InputError(
-        f"{key}={value}: relative, so on a cluster it would be inside the unpacked upload of one machine; give a path "
-        f"or URI that all its machines see, for instance {example}{also}"
+        f"{key}={value}: {reason} of one machine; give a path or URI that all machines see, for instance "
+        f"{example}{also}"
     )
 
 
 def has_login(text: str) -> bool:
     """Return whether a text contains a URI with a user, password or token before its host."""
     return _LOGIN.search(text) is not None
-
-
-def _places(key: str, value: Any, *, is_place: bool) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Config):
-        yield from places(value, f"{key}.")
-    elif isinstance(value, str) and is_place:
-        yield key, value
-    elif isinstance(value, list | tuple):
-        for index, part in enumerate(value):
-            yield from _places(f"{key}.{index}", part, is_place=is_place)
-    elif isinstance(value, dict):
-        for name, part in value.items():
-            yield from _places(f"{key}.{name}", part, is_place=is_place)
 
 
 def _is_shared(value: str) -> bool:

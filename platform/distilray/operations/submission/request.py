@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from distilray.config.base import JobConfig
+from distilray.config.paths import expand_home
 from distilray.config.recipe import load_recipe, read_yaml
 from distilray.errors import InputError
 from distilray.operations.submission.attempts import submission_id
@@ -64,7 +65,7 @@ def build_request(
         if has_login(override):
             key = override.partition("=")[0]
             raise InputError(f"{key}: a login in a URI, which job listings would show; use --secrets PATH or a role")
-    config = load_recipe(recipe, overrides, config_class)
+    config = load_recipe(recipe, overrides, config_class, keep_home=True)
     check_places(config)
     inside = _path_in(root, recipe)
     arguments = ["--recipe", inside, *overrides]
@@ -148,7 +149,7 @@ def runtime_env(root: Path) -> tuple[Mapping[str, str], tuple[str, ...]]:
 
 def _path_in(root: Path, recipe: str) -> str:
     try:
-        return Path(recipe).resolve().relative_to(root.resolve()).as_posix()
+        return Path(expand_home(recipe)).resolve().relative_to(root.resolve()).as_posix()
     except ValueError:
         raise InputError(
             f"{recipe}: outside of the checkout, so the cluster would not have it; copy it to jobs/recipes/"

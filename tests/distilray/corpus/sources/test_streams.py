@@ -6,6 +6,7 @@ import random
 from collections import deque
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +25,15 @@ from distilray.corpus.sources.streams import (
 )
 from distilray.errors import InputError
 
-COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+def zstd(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return bytes(sink.getvalue())
+
+
+COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
 TEXT = b"".join(b"%d a line that is not the one before it\n" % random.Random(n).getrandbits(90) for n in range(8000))
 
 
@@ -66,7 +75,7 @@ def test_damage_loses_what_lies_behind_it(tmp_path: Path, suffix: str) -> None:
     stored = COMPRESS[suffix](TEXT)
     bad = stored + b"\xff" * 40_000
     _, error = fault(write(tmp_path, bad, f"a.txt{suffix}"))
-    assert 40_000 <= error.lost_bytes < 40_000 + (16 << 10) + 100
+    assert 40_000 <= error.lost_bytes < 40_000 + (32 << 10) + 100
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
@@ -75,7 +84,8 @@ def test_a_file_that_is_not_compressed_is_damaged(tmp_path: Path, suffix: str) -
     assert (found, error.reason, error.lost_bytes) == (b"", "compressed_damaged", len(TEXT))
 
 
-def test_a_fault_of_the_network_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_fault_of_the_network_is_no_damage(monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     def broken(size: int) -> bytes:
         raise OSError("connection reset")
 
@@ -90,7 +100,18 @@ def test_a_fault_of_the_network_is_no_damage(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(streams.storage, "filesystem", lambda uri: (Filesystem(), uri))
     with pytest.raises(OSError, match="connection reset"):
-        list(read_chunks("s3://bucket/a.txt.gz"))
+        list(read_chunks(f"s3://bucket/a.txt{suffix}"))
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+@pytest.mark.parametrize("is_stored", [False, True], ids=["no bytes", "compressed nothing"])
+def test_a_compressed_file_without_content_is_empty(tmp_path: Path, suffix: str, *, is_stored: bool) -> None:
+    assert not list(read_chunks(write(tmp_path, COMPRESS[suffix](b"") if is_stored else b"", f"a.txt{suffix}")))
+
+
+def test_a_zstd_file_may_have_frames_to_skip(tmp_path: Path) -> None:
+    skipped = bytes.fromhex("502a4d18") + (4).to_bytes(4, "little") + b"note"
+    assert b"".join(read_chunks(write(tmp_path, skipped + zstd(TEXT), "a.txt.zst"))) == TEXT
 
 
 def test_an_xz_file_that_asks_for_too_much_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +120,7 @@ def test_an_xz_file_that_asks_for_too_much_memory_is_refused(tmp_path: Path, mon
     assert (found, error.reason) == (b"", "compressed_damaged")
 
 
-@pytest.mark.parametrize("suffix", [".bz2", ".xz"])
+@pytest.mark.parametrize("suffix", [".bz2", ".xz", ".zst"])
 def test_a_bomb_is_left_early(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "_FREE_BYTES", 1 << 20)
     found, error = fault(write(tmp_path, COMPRESS[suffix](bytes(8 << 20)), f"a.txt{suffix}"))
@@ -123,6 +144,7 @@ def test_a_whole_file_over_the_limit_is_not_read_on(tmp_path: Path) -> None:
         ("b.c/a", ("b.c/a", "", "")),
         (".txt", (".txt", "", "")),
         ("a.b.json.xz", ("a.b", ".xz", ".json")),
+        ("a.csv.ZST", ("a", ".zst", ".csv")),
     ],
 )
 def test_a_name_is_split_at_its_suffixes(name: str, parts: tuple[str, str, str]) -> None:
@@ -160,7 +182,7 @@ def test_ranges_cover_the_file_and_no_more(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.bz2", "a.txt.xz"])
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.bz2", "a.txt.xz", "a.txt.zst"])
 def test_a_compressed_file_is_one_range(tmp_path: Path, name: str) -> None:
     uri = write(tmp_path, bytes(1000), name)
     assert byte_ranges(uri, name, part_bytes=10) == [FileRange(uri, name, 0, 1000, "whole", 1000)]

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distilray.config.corpus import WikipediaSource
+from distilray.config.sample import wikipedia_dump
 from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
 from distilray.corpus.sources.wikipedia import check_file, file_ranges, is_input, read_documents
 from distilray.errors import InputError
-from distilray.runtime.sample import wikipedia_dump
 from tests.distilray.corpus.sources.small_dumps import (
     INDEX,
     dump,

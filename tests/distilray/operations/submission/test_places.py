@@ -1,5 +1,6 @@
 import pytest
 
+from distilray.config.base import KEEP_HOME
 from distilray.config.bias import EvaluateBiasConfig
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.distillation import DistillConfig
@@ -29,10 +30,21 @@ def test_a_place_that_all_machines_see_is_taken(value):
     check_places(distill(teacher_dir=value))
 
 
-@pytest.mark.parametrize("value", ["runs/x", "./runs/x", "../x", "x", "~/x"])
+@pytest.mark.parametrize("value", ["runs/x", "./runs/x", "../x", "x"])
 def test_a_relative_place_is_refused_with_an_absolute_one(value):
     with pytest.raises(InputError, match=rf"^run_dir={value}: relative, .* for instance /mnt/shared/(runs/)?x$"):
         check_places(distill(run_dir=value))
+
+
+@pytest.mark.parametrize("value", ["~/x", "~root/x"])
+def test_the_home_folder_of_one_machine_is_refused(value):
+    values = {"run_dir": value, "shards_dir": "s3://b/shards", "teacher_dir": "sample:encoder"}
+    with pytest.raises(InputError, match=rf"^run_dir={value}: the home folder of one machine"):
+        check_places(DistillConfig.model_validate(values, context={KEEP_HOME: True}))
+
+
+def test_a_cache_is_a_folder_of_each_machine():
+    check_places(distill(cache={"directory": "scratch"}))
 
 
 def test_all_relative_places_are_named_at_once():

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from distilray.config.sample import resolve
 from distilray.pretraining_data.encoding import token_documents
 from distilray.pretraining_data.encoding.token_documents import WordPieces, tokenise
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of
-from distilray.runtime.sample import resolve
 from tests.distilray.tiny_line import sentences_of
 
 

@@ -54,8 +54,7 @@ class StoredFile:
     """The bytes of a file by their offset; a context manager. The last few chunks of 1 MiB that were read are kept."""
 
     def __init__(self, uri: str) -> None:
-        found, path = storage.filesystem(uri)
-        self._file = found.open_input_file(path)
+        self._file = storage.open_file(uri)
         self._chunks: dict[int, bytes] = {}
         self.size: int = self._file.size()
 

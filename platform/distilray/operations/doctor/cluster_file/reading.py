@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distilray.config.paths import expand_home
 from distilray.errors import InputError
 
 _VOLUME = re.compile(r"(?:-v|--volume)[ =]['\"]?(/[^:\s]*):(/[^:\s'\"]*)(:\S*)?")
@@ -29,7 +30,7 @@ def read_cluster_file(file: str) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(expand_home(file)).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--cluster {file}: {error.strerror or error}; name a cluster file, as cluster.yaml") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:

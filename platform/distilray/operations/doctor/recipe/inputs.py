@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from distilray.config.base import JobConfig
+from distilray.config.paths import HUB_PREFIX
+from distilray.config.sample import resolve
 from distilray.errors import InputError
 from distilray.operations.doctor.check import Finding, fail, ok, together, warn
 from distilray.operations.doctor.recipe.places import is_path
 from distilray.runtime import storage
 from distilray.runtime.run_folder import read_manifest
-from distilray.runtime.sample import HUB_PREFIX, resolve
 
 _RUNS = ("corpus_dir", "shards_dir", "teacher_cache_dir", "teacher_run_dir")
 _MODELS = ("teacher_dir", "student_dir", "model_dir", "encoder_dir", "tokenizer_dir")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from distilray.config.paths import HUB_PREFIX, SAMPLE_PREFIX, expand_home
 from distilray.operations.doctor.check import Finding, fail, together, warn
-from distilray.runtime.sample import HUB_PREFIX, SAMPLE_PREFIX
 
 if TYPE_CHECKING:
     from distilray.config.base import JobConfig
@@ -18,9 +18,11 @@ _ELSEWHERE = (HUB_PREFIX, SAMPLE_PREFIX)
 
 
 def places_of(config: JobConfig) -> dict[str, str]:
-    """The folders that a recipe names at its top, by key; no models of the hub and no samples."""
-    named = {name: value for name, value in config if name.endswith("_dir") and isinstance(value, str)}
-    return {name: value for name, value in named.items() if not value.startswith(_ELSEWHERE)}
+    """The folders of a recipe and its sections, by dotted key, without models on the hub and samples."""
+    from distilray.config.base import locations
+
+    named = {key: value for key, value, mark in locations(config) if mark.is_absolute}
+    return {key: value for key, value in named.items() if not value.startswith(_ELSEWHERE)}
 
 
 def is_path(uri: str) -> bool:
@@ -30,11 +32,7 @@ def is_path(uri: str) -> bool:
 
 def path_of(uri: str) -> Path:
     """The absolute path that a path or file URI names."""
-    path = Path(unquote(urlsplit(uri).path) if "://" in uri else uri)
-    try:
-        return path.expanduser().absolute()
-    except RuntimeError:
-        return path.absolute()  # `~x` without a user x is a name
+    return Path(unquote(urlsplit(uri).path) if "://" in uri else expand_home(uri)).absolute()
 
 
 def mounted_as(path: Path, mounts: str) -> str:
@@ -58,7 +56,7 @@ def check_places(config: JobConfig, mounts: str | None) -> Finding:
         if not is_path(value):
             continue
         path = path_of(value)
-        if "://" not in value and not Path(value).expanduser().is_absolute():
+        if "://" not in value and not Path(expand_home(value)).is_absolute():
             told = f"{key}: {value} is relative, on a cluster below the unpacked upload of one machine"
             findings.append(fail(told, f"{key}=/absolute/shared/folder, or a URI"))
         elif mounts is not None and not (kind := mounted_as(path, mounts)).startswith(_SHARED):

