@@ -59,13 +59,16 @@ class ExampleView:
         """Some examples, each as a heading and a line for each segment.
 
         Raises:
-            InputError: there is no row `start`, or the count is below 1; raised before the first row is asked for.
+            InputError: there is no row `start`, the count is below 1, or a shard is not what the manifest says; raised
+                before the first row is asked for.
         """
         if not 0 <= start < len(self.shards):
             raise InputError(f"--start {start}: the split has the rows 0 to {len(self.shards) - 1:,}")
         if count < 1:
             raise InputError(f"--rows {count}: ask for at least 1")
-        return (self._row(row) for row in range(start, min(start + count, len(self.shards))))
+        rows = range(start, min(start + count, len(self.shards)))
+        self.shards.verify(np.array(rows))
+        return (self._row(row) for row in rows)
 
     def _row(self, row: int) -> Text:
         ((shard, inside),) = self.shards.locate(np.array([row]))

@@ -103,6 +103,14 @@ def file_size(uri: str) -> int | None:
 
 
 @_reading
+def file_stamp(uri: str) -> tuple[int, int]:
+    """Bytes and time of the last change, in ns, of a file."""
+    found, path = filesystem(uri)
+    info = found.get_file_info(path)
+    return info.size or 0, info.mtime_ns or 0
+
+
+@_reading
 def is_folder(uri: str) -> bool:
     """Whether a folder is there."""
     found, path = filesystem(uri)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from distilray.errors import InputError
 from distilray.runtime import storage
+from distilray.runtime.outputs import verify_file
 
 # The train split of a set is not what is evaluated.
 _EVALUATED = re.compile(r"dev|test|validation", re.IGNORECASE)
@@ -43,9 +44,10 @@ def read_texts(uri: str) -> Iterator[str]:
     """Every text of a file: fields, lines or values.
 
     Raises:
-        InputError: the file is not what its name says.
+        InputError: the file is not what its name says, or not what the manifest of its run says.
     """
     suffix = _suffix(uri)
+    verify_file(uri)
     try:
         yield from _READERS[suffix](storage.read_bytes(uri))
     except (ValueError, csv.Error, pa.ArrowException) as error:

@@ -164,7 +164,7 @@ def _on_files(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
     }
     if config.causal is not None:
         counts["causal_too_short"] = _add_causal(folder, parts, costs)
-    outputs = {answers_name(part): {"rows": fact["answers"]} for part, fact in zip(parts, facts, strict=True)}
+    outputs = {answers_name(part): fact["output"] for part, fact in zip(parts, facts, strict=True)}
     told = f"{answers.num_rows:,} masks in {counts['examples']:,} texts, {sum(bad.values()):,} bad rows"
     return _outcome(folder, counts, scores, costs, intervals, told=told, outputs=outputs)
 
