@@ -70,7 +70,7 @@ class Outputs:
         entry, size = self.entries.get(name), storage.file_size(storage.join(self.folder, name))
         if entry is None or size is None:
             raise self._error(name, "not there" if size is None else "not in the manifest")
-        if not _SHA256.fullmatch(str(entry.get("sha256"))):
+        if not isinstance(entry, Mapping) or not _SHA256.fullmatch(str(entry.get("sha256"))):
             raise self._error(name, "its manifest has no sha256 for it")
         if size != entry.get("bytes", size):
             raise self._error(name, f"{size} bytes where the manifest says {entry['bytes']}")

@@ -33,7 +33,7 @@ COMMIT_FILE = "COMMIT"
 METRICS_FILE = "metrics.jsonl"
 MANIFEST_FILE = "manifest.json"
 MANIFEST_SCHEMA = 1
-_CONTENT_KEYS = {"job", "config", "inputs", "counts", "outputs"}
+_CONTENT_KEYS = {"job", "outputs"}  # what every manifest has
 _RECORDED_PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "pydantic")
 
 
@@ -65,10 +65,7 @@ def is_manifest(value: Any) -> bool:
     if not isinstance(value, dict) or value.get("schema") != MANIFEST_SCHEMA or "content_hash" not in value:
         return False
     content = value.get("content")
-    if not isinstance(content, dict) or not content.keys() >= _CONTENT_KEYS:
-        return False
-    outputs = content["outputs"]
-    return isinstance(outputs, dict) and all(isinstance(entry, dict) for entry in outputs.values())
+    return isinstance(content, dict) and content.keys() >= _CONTENT_KEYS and isinstance(content["outputs"], dict)
 
 
 def describe_input(uri: str) -> dict[str, Any]:
