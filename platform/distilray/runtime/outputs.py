@@ -94,7 +94,9 @@ def verify_file(uri: str, sha256: str | None = None) -> None:
     for _ in range(_DEPTH):
         folder, _, name = folder.rpartition("/")
         names.insert(0, unquote(name) if "://" in uri else name)
-        manifest = _manifest_of(folder) if folder else None
+        if not (folder.partition("://")[2] if "://" in uri else folder):
+            return
+        manifest = _manifest_of(folder)
         if manifest is not None and "/".join(names) in manifest["content"]["outputs"]:
             Outputs.of(folder, manifest["content"]).check_content("/".join(names), sha256)
             return
@@ -103,11 +105,8 @@ def verify_file(uri: str, sha256: str | None = None) -> None:
 def _manifest_of(folder: str) -> dict[str, Any] | None:
     """The manifest in a folder; None without one, or with a file of that name that another program has written."""
     uri = storage.join(folder, MANIFEST_FILE)
-    if not storage.file_size(uri):
-        return None
-    data = storage.read_bytes(uri)
-    with contextlib.suppress(ValueError):
-        found = json.loads(data)
+    with contextlib.suppress(ValueError):  # also of a folder above the run that this user may not read
+        found = json.loads(storage.read_bytes(uri)) if storage.file_size(uri) else None
         return found if is_manifest(found) else None
     return None
 

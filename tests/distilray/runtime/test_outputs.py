@@ -115,6 +115,7 @@ def test_a_run_in_an_object_store_is_checked_too(tmp_path: Path, bucket: str) ->
     for name in (NAME, "manifest.json"):
         storage.write_bytes(f"{bucket}/run/{name}", Path(run.folder, name).read_bytes())
     verify_file(f"{bucket}/run/{NAME}")
+    verify_file(f"{bucket}/of-no-run")
     storage.write_bytes(f"{bucket}/run/{NAME}", b"0123456780")
     with pytest.raises(InputError, match="content"):
         verify_file(f"{bucket}/run/{NAME}")
