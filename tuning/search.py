@@ -228,7 +228,7 @@ def _write(
     for name, content in files.items():
         storage.write_bytes(folder.path(name), content)
     counts = {key: scores[key] for key in ("summary", "missing", "model_hash", "search")}
-    return Outcome(_summary(searches, figures, missing), counts, {RECIPE_FILE: {"bytes": len(files[RECIPE_FILE])}})
+    return Outcome(_summary(searches, figures, missing), counts, folder.describe_outputs([RECIPE_FILE]))
 
 
 def _summary(searches: Sequence[TaskSearch], figures: Mapping[str, Any], missing: Sequence[TaskName]) -> str:

@@ -67,7 +67,7 @@ def write_corpus(folder: Path, table: pa.Table, words: int, copies: int) -> Path
             row_group_size=50,
             compression="zstd",
         )
-        outputs[name] = {"rows": len(table), "bytes": (folder / name).stat().st_size}
+        outputs[name] = {"rows": len(table), **run.describe_outputs([name])[name]}
     run.finish({"documents": len(table) * copies, "words": words * copies}, outputs, "a corpus")
     return folder
 

@@ -70,7 +70,7 @@ def write_corpus(
         name = f"documents/documents-{number:05d}.parquet"
         (folder / "documents").mkdir(exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows, schema=DOCUMENTS), folder / name, row_group_size=row_group_size)
-        outputs[name] = {"rows": len(rows), "bytes": (folder / name).stat().st_size}
+        outputs[name] = {"rows": len(rows), **run.describe_outputs([name])[name]}
     words = sum(len(sentence.split()) for document in all_sentences for sentence in document)
     run.finish({"documents": documents, "words": words}, outputs, "a corpus")
     return str(folder)

@@ -2,20 +2,23 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import yaml
 from pyarrow import fs
 
-from distilray.errors import InputError
+from distilray.pretraining_data import pipeline
 from distilray.runtime.run_folder import RunFolder
 from jobs import encode_corpus
 from tests.distilray.tiny_line import encode_config, encode_in_process, write_corpus, write_tokenizer
@@ -35,7 +38,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"corpus_dir": corpus_dir, "tokenizer_dir": write_tokenizer(folder / "tokenizer")}
 
 
-def write_recipe(folder: Path, inputs: dict[str, str]) -> Path:
+def write_recipe(folder: Path, inputs: dict[str, Any]) -> Path:
     folder.mkdir(exist_ok=True)
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump({"run_dir": str(folder / "run"), **inputs, **VALUES}))
@@ -70,20 +73,6 @@ def test_an_object_store_gives_and_takes_what_a_disk_does(tmp_path: Path, small:
     assert encode(f"{bucket}/run", remote) == encode(str(tmp_path / "run"), small)
     found = target.get_file_info(fs.FileSelector("data/run", recursive=True))
     assert not [info.path for info in found if info.path.startswith("data/run/work")]
-
-
-def test_a_full_disk_is_one_line_and_what_was_done_is_used_by_the_next_run(
-    tmp_path: Path, small: dict[str, str]
-) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
-    try:
-        with pytest.raises(InputError, match=r"cannot be written \(.+\); free space or choose another folder"):
-            encode(str(tmp_path / "run"), small)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert not list((tmp_path / "run/shards").iterdir())
-    assert encode(str(tmp_path / "run"), small) == encode(str(tmp_path / "other"), small)
 
 
 @dataclass(frozen=True)
@@ -138,6 +127,34 @@ def test_after_a_killed_driver_only_unfinished_parts_are_encoded(ended: dict[str
 def test_a_run_whose_worker_and_drivers_were_killed_ends_the_same(ended: dict[str, Path], name: str) -> None:
     """The last kill came between a shard and the mark of its group, or after it."""
     assert content_hash(ended[name]) == content_hash(ended["undisturbed"])
+
+
+def on_a_full_disk(task: Callable[..., Any]) -> Callable[..., Any]:
+    """The task, in a worker whose files cannot grow beyond 5 kB."""
+
+    def limited(item: Any, **values: Any) -> Any:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+        try:
+            return task(item, **values)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return limited
+
+
+def test_a_full_disk_is_one_line_and_what_was_done_is_used_by_the_next_run(
+    tmp_path: Path, small: dict[str, str], capfd: pytest.CaptureFixture[str], local_ray: None
+) -> None:
+    recipe = write_recipe(tmp_path, {**small, "heldout_fraction": 0.2})
+    with patch.object(pipeline, "_publish_task", on_a_full_disk(pipeline._publish_task)):
+        assert encode_corpus.main(["--recipe", str(recipe)]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.search(r"/shards/\S+: cannot be written \(.+\); free space or choose another folder", line)
+    assert not list((tmp_path / "run/shards").iterdir())
+    done = marks(tmp_path)
+    assert encode_corpus.main(["--recipe", str(recipe)]) == 0
+    assert marks(tmp_path) == done
 
 
 MEASURED = """

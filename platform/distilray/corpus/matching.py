@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.corpus.ledger import Ledger
 from distilray.corpus.screening.duplicates import later_equal, later_similar, shared_rows
+from distilray.errors import reading
 from distilray.runtime import storage
 from distilray.runtime.seeding import UInt64Array
 
@@ -95,9 +96,12 @@ def dropped_rows(ledger: Ledger, first: int, last: int) -> dict[int, dict[int, s
 
 def part_tables(ledger: Ledger, part: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """The documents of a part in order, as tables of a few MB."""
-    file = _open(ledger.part_file(part))
+    uri = ledger.part_file(part)
+    file = _open(uri)
     for group in range(file.num_row_groups):
-        yield file.read_row_group(group, columns=columns)
+        with reading(uri):
+            table = file.read_row_group(group, columns=columns)
+        yield table
 
 
 def _read_keys(
@@ -149,10 +153,12 @@ def _dropped_before(ledger: Ledger, reason: str) -> UInt64Array:
 
 
 def _dropped(uri: str, low: int, high: int) -> UInt64Array:
-    ordinals = np.asarray(_open(uri).read(columns=["dropped"])["dropped"].to_numpy(), dtype=np.uint64)
+    with reading(uri):
+        ordinals = np.asarray(_open(uri).read(columns=["dropped"])["dropped"].to_numpy(), dtype=np.uint64)
     return ordinals[(ordinals >= low) & (ordinals < high)]
 
 
 def _open(uri: str) -> pq.ParquetFile:
     found, path = storage.filesystem(uri)
-    return pq.ParquetFile(found.open_input_file(path))
+    with reading(uri):
+        return pq.ParquetFile(found.open_input_file(path))

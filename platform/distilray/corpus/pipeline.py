@@ -27,6 +27,7 @@ from distilray.corpus.screening.languages import check_language
 from distilray.errors import DataQualityError, InputError
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
+from distilray.runtime.outputs import verify_file
 from distilray.runtime.reporting.progress import Progress, duration
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session, run_tasks
@@ -172,7 +173,10 @@ def _publish(groups: Sequence[Group], config: BuildCorpusConfig, ledger: Ledger,
 
 
 def _extract_task(item: Values, *, config: BuildCorpusConfig, folder: str, screen: Any) -> Values:
-    facts = extract_part(Part.from_json(item), config, folder, ray.get(screen))
+    part = Part.from_json(item)
+    for uri in {each.uri for each in part.ranges}:  # a source may be an output of another run
+        verify_file(uri)
+    facts = extract_part(part, config, folder, ray.get(screen))
     return {"number": facts.number, "documents": facts.documents}
 
 

@@ -6,12 +6,12 @@ from typing import Any
 from distilray.config.distillation import DistillConfig, TrainingConfig, TrainTeacherConfig
 from distilray.distillation.teacher_cache.cache import TeacherCache
 from distilray.errors import InputError
-from distilray.models.masked_lm import load_masked_lm
+from distilray.models.masked_lm import load_masked_lm, read_model_config
 from distilray.models.model_source import local_model
 from distilray.models.student import create_student
 from distilray.models.vocabulary_head import start_head_bias
-from distilray.pretraining_data.shards import ShardSet, splits_of_run
-from distilray.pretraining_data.tokenizer import tokenizer_hash
+from distilray.pretraining_data.shards import ShardSet, check_vocabulary, splits_of_run
+from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
 
 
 def create_teacher(config: TrainTeacherConfig) -> tuple[Any, None]:
@@ -48,8 +48,28 @@ def check_layer_map(config: DistillConfig, student: Any, teacher: Any) -> None:
 
 
 def open_shards(config: TrainingConfig, tokenizer_json: str, *, verify: bool = False) -> ShardSet:
-    """The train split, if it was encoded with that tokenizer."""
-    return ShardSet(config.shards_dir, "train", tokenizer_hash=tokenizer_hash(tokenizer_json), verify=verify)
+    """The train split, if it was encoded with that tokenizer.
+
+    Args:
+        verify: whether to check the content of the shards of every split.
+    """
+    for split in splits_of_run(config.shards_dir) if verify else ():
+        ShardSet(config.shards_dir, split, verify=True)
+    return ShardSet(config.shards_dir, "train", tokenizer_hash=tokenizer_hash(tokenizer_json))
+
+
+def check_shards(shards_dir: str, source: str, model_dir: str) -> None:
+    """Check that a model reads the ids of shards.
+
+    Args:
+        source: what the recipe calls the model.
+        model_dir: its local folder.
+
+    Raises:
+        InputError: as `check_vocabulary`.
+    """
+    embeddings = read_model_config(model_dir).vocab_size
+    check_vocabulary(shards_dir, read_tokenizer(model_dir), model=source, embeddings=embeddings)
 
 
 def open_cache(config: DistillConfig, *, verify: bool = False) -> None:

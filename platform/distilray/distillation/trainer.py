@@ -40,7 +40,6 @@ from distilray.models.model_source import (
     MODEL_FILES,
     MODEL_FOLDER,
     TOKENIZER_CONFIG_FILE,
-    WEIGHTS_FILE,
     local_model,
     model_inputs,
 )
@@ -57,6 +56,7 @@ from distilray.runtime.run_folder import METRICS_FILE, RunFolder
 from distilray.runtime.session import ENVIRONMENT, ray_session
 
 INITIALISATION_FILE = "initialisation.json"
+_MODEL_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
@@ -135,11 +135,10 @@ def _fit(
             ended = _fit_beside(_trainer(settings, folder)).return_value
     _check_end(ended, folder)
     _copy_model(settings, folder)
-    weights = folder.path(MODEL_FOLDER, WEIGHTS_FILE)
     return Outcome(
         _summary(settings, folder),
         {"steps": settings.total_steps, "tokenizer_hash": shards.tokenizer_hash, **counts},
-        {f"{MODEL_FOLDER}/{WEIGHTS_FILE}": {"bytes": storage.file_size(weights), "sha256": storage.sha256(weights)}},
+        folder.describe_outputs(f"{MODEL_FOLDER}/{name}" for name in _MODEL_FILES),
     )
 
 
@@ -242,6 +241,6 @@ def _copy_model(settings: LoopSettings, folder: RunFolder) -> None:
         folder.path(CHECKPOINTS_FOLDER), keep=1, config_hash=settings.config.identity_hash(), notice=print
     )
     storage.make_folder(folder.path(MODEL_FOLDER))
-    for name in (*MODEL_FILES, TOKENIZER_CONFIG_FILE):
+    for name in _MODEL_FILES:
         data = storage.read_bytes(store.path(settings.total_steps, name))
         storage.write_bytes(folder.path(MODEL_FOLDER, name), data)

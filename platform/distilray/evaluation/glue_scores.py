@@ -17,16 +17,24 @@ from distilray.evaluation.glue.submission import check_complete, validate_submis
 from distilray.evaluation.glue.table import glue_table, macro, summarise
 from distilray.evaluation.glue.training.schedule import total_steps
 from distilray.evaluation.units import MODELS_FOLDER, Unit, UnitResult, read_predictions
-from distilray.models.model_source import WEIGHTS_FILE, local_model, model_inputs
-from distilray.pretraining_data.tokenizer import read_tokenizer
+from distilray.models.model_source import (
+    MODEL_FILES,
+    TOKENIZER_CONFIG_FILE,
+    WEIGHTS_FILE,
+    local_model,
+    model_inputs,
+)
+from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
+from distilray.runtime.outputs import verify_file
 from distilray.runtime.run_folder import RunFolder, read_manifest
 from distilray.runtime.session import ray_session
 
 SCORES_FILE = "scores.json"
 SUBMISSION_FILE = "submission.zip"
 MNLI: TaskName = "mnli"
+_MODEL_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)
 
 Results = Mapping[tuple[TaskName, int], UnitResult]
 
@@ -75,7 +83,8 @@ def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
         check_complete({task: each.test for task, each in data.items()}, config.submission.fill_absent)
     for task in data:
         if config.distillation is not None:
-            local_model(storage.join(config.distillation.teacher_run_dir, MODELS_FOLDER, task))
+            teacher = storage.join(config.distillation.teacher_run_dir, MODELS_FOLDER, task)
+            _check_tokenizer(teacher, config.model_dir)
     absent = ", ".join(missing) or "none"
     return {"model": config.model_dir, **{task: _told(config, each) for task, each in data.items()}, "missing": absent}
 
@@ -105,8 +114,8 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
     told = _submit(config, data, results, folder)
     mean, count = macro(scores["summary"])
     counts = {key: scores[key] for key in ("summary", "missing", "model_hash")}
-    models = [f"{MODELS_FOLDER}/{task}/{WEIGHTS_FILE}" for task in data]
-    outputs = {name: {"sha256": storage.sha256(folder.path(name))} for name in models}
+    models = [f"{MODELS_FOLDER}/{task}/{name}" for task in data for name in _MODEL_FILES]
+    outputs = folder.describe_outputs([SCORES_FILE, *models])
     overall = f", macro score {100 * mean:.1f} over {count} of {len(GLUE_TASKS)}" if count else ""
     absent = f", missing: {', '.join(missing)}" if missing else ""
     return Outcome(f"{len(results)} fine-tunings on {len(data)} task(s){overall}{absent}{told}", counts, outputs)
@@ -144,6 +153,17 @@ def check_submission(path: str) -> str:
     """
     validate_submission(path)
     return f"{path}: a submission of eleven files as gluebenchmark.com takes it"
+
+
+def _check_tokenizer(teacher: str, model: str) -> None:
+    """Check that a teacher reads the ids of the model that it teaches."""
+    found, own = (read_tokenizer(local_model(source)) for source in (teacher, model))
+    if found != own:
+        sizes = [f"{vocabulary_of(each).size:,} ids ({tokenizer_hash(each)[:12]})" for each in (found, own)]
+        raise InputError(
+            f"{teacher}: its tokenizer has {sizes[0]}, and that of {model} {sizes[1]}; name a teacher with the "
+            "tokenizer of the model"
+        )
 
 
 def _told(config: EvaluateGlueConfig, data: TaskData) -> str:
@@ -249,5 +269,7 @@ def _read_teacher(config: EvaluateGlueConfig) -> Mapping[str, Any] | None:
         return None
     if read_manifest(config.teacher_run_dir)["content"]["job"] != "evaluate_glue":
         raise InputError(f"teacher_run_dir: {config.teacher_run_dir} is no run of jobs.evaluate_glue; name one")
-    found: Mapping[str, Any] = json.loads(storage.read_bytes(storage.join(config.teacher_run_dir, SCORES_FILE)))
+    file = storage.join(config.teacher_run_dir, SCORES_FILE)
+    verify_file(file)
+    found: Mapping[str, Any] = json.loads(storage.read_bytes(file))
     return found

@@ -44,7 +44,7 @@ def write_glue_text(config: WriteGlueTextConfig, folder: RunFolder) -> Outcome:
         InputError: no text of a task is long enough.
     """
     counts: dict[str, dict[str, int]] = {}
-    outputs = {}
+    outputs: dict[str, dict[str, object]] = {}
     for task in config.tasks:
         found = list(_texts(load_task(config.glue_dir, task).train))
         long_enough = [text for text in found if len(text.split()) >= config.min_words]
@@ -59,7 +59,7 @@ def write_glue_text(config: WriteGlueTextConfig, folder: RunFolder) -> Outcome:
         }
         name = f"{TEXT_FOLDER}/{task}.txt"
         storage.write_bytes(folder.path(name), _documents(kept, config.texts_per_document).encode())
-        outputs[name] = {"sha256": storage.sha256(folder.path(name))}
+        outputs |= folder.describe_outputs([name])
     told = ", ".join(f"{found['kept']:,} of {found['texts']:,} texts of {task}" for task, found in counts.items())
     return Outcome(told, counts, outputs)
 

@@ -10,6 +10,7 @@ from distilray.errors import InputError
 from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.model_source import CONFIG_FILE, MODEL_FOLDER, TOKENIZER_FILE, WEIGHTS_FILE
 from distilray.runtime import storage
+from distilray.runtime.outputs import verify_file
 
 TOKENIZER_FILES = (TOKENIZER_FILE, "vocab.txt")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -19,7 +20,7 @@ def check_model_folder(model_dir: str) -> str:
     """Check that a model folder is complete, without loading it, and return it: in a run folder it is `model/`.
 
     Raises:
-        InputError: the folder or one of the files is missing.
+        InputError: the folder or one of the files is missing, or one is not what the manifest of its run says.
     """
     folder = storage.local_path(model_dir)
     if (folder / MODEL_FOLDER).is_dir():
@@ -34,6 +35,8 @@ def check_model_folder(model_dir: str) -> str:
             )
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"{folder}: no {' or '.join(TOKENIZER_FILES)}; save the tokenizer into the same folder")
+    for name in (CONFIG_FILE, weights, *TOKENIZER_FILES):
+        verify_file(str(folder / name))
     return str(folder)
 
 

@@ -22,6 +22,7 @@ from distilray.config.paths import HUB_PREFIX, SAMPLE_PREFIX
 from distilray.config.sample import resolve
 from distilray.errors import InputError
 from distilray.runtime import storage
+from distilray.runtime.outputs import verify_file
 from distilray.runtime.run_folder import MANIFEST_FILE, read_manifest
 
 MODEL_FOLDER = "model"  # of a run that trains
@@ -57,7 +58,7 @@ def local_model(source: str, needed: Collection[str] = MODEL_FILES, *, cache_dir
         cache_dir: where models of an object store are kept. Those of the hub lie in the cache of its own client.
 
     Raises:
-        InputError: not there or not reachable, or one of the needed files is missing.
+        InputError: not there or not reachable, a needed file is missing, or one is not what its run's manifest says.
     """
     if source.startswith(HUB_PREFIX):
         return _hub_snapshot(source, tuple(needed))
@@ -116,7 +117,10 @@ def _local_folder(source: str, needed: Collection[str]) -> str:
         raise InputError(f"{source}: no such folder; name a run, a model folder, the URI of one, or hub:OWNER/NAME")
     if (folder / MODEL_FOLDER).is_dir():
         folder /= MODEL_FOLDER
-    _require(str(folder), needed, {file.name for file in folder.iterdir()})
+    there = {file.name for file in folder.iterdir()}
+    _require(str(folder), needed, there)
+    for name in there.intersection((*needed, TOKENIZER_CONFIG_FILE)):
+        verify_file(str(folder / name))
     return str(folder)
 
 
@@ -149,6 +153,7 @@ class _Remote:
         self._store, path = storage.filesystem(uri)
         inside = self._files(f"{path.rstrip('/')}/{MODEL_FOLDER}", needed)
         self._infos = inside or self._files(path.rstrip("/"), needed)
+        self._folder = storage.join(uri, MODEL_FOLDER) if inside else uri
         self._manifest: Mapping[str, Any] = read_manifest(uri) if _is_complete_run(uri) else {}
         _require(uri, needed, self._infos)
 
@@ -172,10 +177,8 @@ class _Remote:
             now = self._store.get_file_info([info.path for info in self._infos.values()])
             if _stamps(now) != _stamps(self._infos.values()):
                 raise InputError(f"{self._uri}: changed while it was fetched; run the job again when it is complete")
-            outputs = self._manifest.get("content", {}).get("outputs", {})
-            expected = outputs.get(f"{MODEL_FOLDER}/{WEIGHTS_FILE}", {}).get("sha256")
-            if expected and digests.get(WEIGHTS_FILE, expected) != expected:
-                raise InputError(f"{self._uri}: its weights are not those of its manifest (sha256); run its job again")
+            for name, digest in digests.items():
+                verify_file(storage.join(self._folder, name), digest)
             part.rename(target)
         finally:
             shutil.rmtree(part, ignore_errors=True)

@@ -44,7 +44,7 @@ def start_head_bias(model: Any, label_counts: NDArray[np.int64]) -> bool:
 
     Args:
         model: BertForMaskedLM.
-        label_counts: (vocabulary,) how often each token is to be predicted.
+        label_counts: (ids of the tokenizer,) how often each token is to be predicted; further rows of the head count 0.
 
     Returns:
         False, and nothing is changed, when the head has been trained before.
@@ -52,7 +52,8 @@ def start_head_bias(model: Any, label_counts: NDArray[np.int64]) -> bool:
     bias = model.cls.predictions.bias
     if bias.any():
         return False
-    counts = torch.from_numpy(label_counts).to(bias.dtype) + _UNSEEN_COUNT
+    padded = np.pad(label_counts, (0, len(bias) - len(label_counts)))
+    counts = torch.from_numpy(padded).to(bias.dtype) + _UNSEEN_COUNT
     bias.copy_((counts / counts.sum()).log())
     return True
 

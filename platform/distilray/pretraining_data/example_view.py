@@ -10,15 +10,7 @@ from tokenizers import Tokenizer
 from distilray.errors import InputError
 from distilray.pretraining_data.encoding.drafts import COPY_SHIFT, DOCUMENT_SHIFT
 from distilray.pretraining_data.shards import Shard, ShardSet
-from distilray.pretraining_data.tokenizer import (
-    TOKENIZER_FILE,
-    Vocabulary,
-    build_tokenizer,
-    read_tokenizer,
-    tokenizer_hash,
-    vocabulary_of,
-)
-from distilray.runtime import storage
+from distilray.pretraining_data.tokenizer import Vocabulary, build_tokenizer, read_tokenizer, vocabulary_of
 
 LEGEND = "seen{to predict}: [MASK]{token} hidden, other!{token} another token in its place, token={token} left as it is"
 _STYLES = {"": "bold yellow", "!": "bold red", "=": "bold green"}  # by the sign behind what the model sees
@@ -48,9 +40,6 @@ class ExampleView:
         if epoch < 0:
             raise InputError(f"--epoch {epoch}: epochs are counted from 0")
         shards, tokenizer_json = ShardSet(shards_dir, split), read_tokenizer(shards_dir)
-        if tokenizer_hash(tokenizer_json) != shards.tokenizer_hash:
-            file = storage.join(shards_dir, TOKENIZER_FILE)
-            raise InputError(f"{file}: not the tokenizer of the shards beside it; run jobs.encode_corpus again")
         if epoch and shards.masker is None:
             raise InputError(f"--epoch {epoch}: the masks of split '{split}' are the same in every epoch; leave it out")
         return cls(shards, build_tokenizer(tokenizer_json), vocabulary_of(tokenizer_json), epoch)
@@ -59,13 +48,16 @@ class ExampleView:
         """Some examples, each as a heading and a line for each segment.
 
         Raises:
-            InputError: there is no row `start`, or the count is below 1; raised before the first row is asked for.
+            InputError: there is no row `start`, the count is below 1, or a shard is not what the manifest says; raised
+                before the first row is asked for.
         """
         if not 0 <= start < len(self.shards):
             raise InputError(f"--start {start}: the split has the rows 0 to {len(self.shards) - 1:,}")
         if count < 1:
             raise InputError(f"--rows {count}: ask for at least 1")
-        return (self._row(row) for row in range(start, min(start + count, len(self.shards))))
+        rows = range(start, min(start + count, len(self.shards)))
+        self.shards.verify(np.array(rows))
+        return (self._row(row) for row in rows)
 
     def _row(self, row: int) -> Text:
         ((shard, inside),) = self.shards.locate(np.array([row]))

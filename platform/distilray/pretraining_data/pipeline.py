@@ -112,9 +112,7 @@ def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
         for split, found in statistics.items():
             found.update(mark[split]["counts"])
     folder.remove_strays(SHARDS_FOLDER, outputs)
-    for name in (TOKENIZER_FILE, COUNTS_FILE):
-        uri = folder.path(name)
-        outputs[name] = {"bytes": storage.file_size(uri), "sha256": storage.sha256(uri)}
+    outputs |= folder.describe_outputs((TOKENIZER_FILE, COUNTS_FILE))
     ledger.remove_work()
     counts = {split: _split_counts(found, len(buckets[split].rows[0])) for split, found in statistics.items()}
     return Outcome(_summary(config, counts), {"tokenizer_hash": tokenizer_hash(tokenizer_json), **counts}, outputs)

@@ -1,10 +1,8 @@
 """Arrow shards of masked examples: written whole, memory-mapped when read, refused when they do not belong together."""
 
-import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +14,9 @@ from distilray.config.pretraining_data import MaskingConfig
 from distilray.errors import InputError
 from distilray.pretraining_data.masking import Masker
 from distilray.pretraining_data.shard_cache import ShardCache
-from distilray.pretraining_data.tokenizer import TOKENIZER_FILE, vocabulary_of
+from distilray.pretraining_data.tokenizer import TOKENIZER_FILE, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
+from distilray.runtime.outputs import Outputs
 from distilray.runtime.run_folder import read_manifest
 from distilray.schemas import EXAMPLES, check_schema
 
@@ -97,8 +96,43 @@ def _ragged(column: pa.ListArray) -> Ragged:
 
 def splits_of_run(shards_dir: str) -> set[str]:
     """The splits that a run of `jobs.encode_corpus` holds."""
-    outputs = read_manifest(shards_dir)["content"]["outputs"].values()
+    outputs = _shards_content(shards_dir)["outputs"].values()
     return {entry["split"] for entry in outputs if "split" in entry}
+
+
+def check_vocabulary(shards_dir: str, tokenizer_json: str, *, model: str, embeddings: int) -> None:
+    """Check that shards hold the ids of a model: those of its tokenizer, and no more than it has embeddings.
+
+    Args:
+        shards_dir: run folder of `jobs.encode_corpus`.
+        tokenizer_json: of the model, from `read_tokenizer`.
+        model: its name in messages.
+        embeddings: rows of its word embeddings.
+
+    Raises:
+        InputError: naming both vocabularies, with sizes and hashes.
+    """
+    content = _shards_content(shards_dir)
+    own, size = tokenizer_hash(tokenizer_json), vocabulary_of(tokenizer_json).size
+    found = content["counts"]["tokenizer_hash"]
+    if found != own:
+        other = vocabulary_of(Outputs.of(shards_dir, content).read(TOKENIZER_FILE).decode()).size
+        raise InputError(
+            f"{shards_dir}: encoded with tokenizer {found[:12]} of {other:,} ids, and {model} has {own[:12]} of "
+            f"{size:,}; encode the corpus with tokenizer_dir={model}, or name the shards of that tokenizer"
+        )
+    if size > embeddings:
+        raise InputError(
+            f"{model}: its tokenizer has {size:,} ids, its config.json a vocab_size of {embeddings:,}; name a folder "
+            "whose files are of one model"
+        )
+
+
+def _shards_content(shards_dir: str) -> dict[str, Any]:
+    content: dict[str, Any] = read_manifest(shards_dir)["content"]
+    if content["job"] != "encode_corpus":
+        raise InputError(f"{shards_dir}: written by {content['job']}, not by encode_corpus; correct shards_dir")
+    return content
 
 
 class ShardSet:
@@ -110,8 +144,7 @@ class ShardSet:
         shards_dir: the run folder.
         split: "train" or "heldout".
         tokenizer_hash: refuses shards of another tokenizer; None accepts any.
-        verify: compares the sha256 of every local shard with the manifest; one of an object store is compared when it
-            is fetched.
+        verify: whether to check the content of every shard, as `verify` does.
         cache: where shards of an object store are kept on this machine.
         only: names of some of its shards; all when left out.
 
@@ -135,9 +168,7 @@ class ShardSet:
         cache: ShardCache | None = None,
         only: Collection[str] | None = None,
     ) -> None:
-        manifest = read_manifest(shards_dir)["content"]
-        if manifest["job"] != "encode_corpus":
-            raise InputError(f"{shards_dir}: written by {manifest['job']}, not by encode_corpus; correct shards_dir")
+        manifest = _shards_content(shards_dir)
         found = manifest["counts"]["tokenizer_hash"]
         if tokenizer_hash is not None and found != tokenizer_hash:
             raise InputError(
@@ -155,12 +186,13 @@ class ShardSet:
         self.shard_rows: tuple[int, ...] = tuple(entry["rows"] for entry in entries.values())
         self.tokens: int = sum(entry["tokens"] for entry in entries.values())
         self.names: tuple[str, ...] = tuple(entries)
-        self._outputs = manifest["outputs"]
+        self._outputs = Outputs.of(shards_dir, manifest)
         self._starts = np.cumsum([0, *self.shard_rows])
         self._cache = cache or ShardCache()
         self._open: OrderedDict[int, Shard] = OrderedDict()
-        with ThreadPoolExecutor(storage.READERS) as readers:
-            list(readers.map(lambda name: self._check(name, verify=verify), entries))
+        self._outputs.check_sizes(self.names)
+        if verify:
+            self.verify(np.arange(len(self)))
         masking = MaskingConfig.model_validate(manifest["config"]["masking"])
         self.masker = (
             self._masker(masking, manifest["config"]["seed"]) if masking.dynamic and split == "train" else None
@@ -169,9 +201,18 @@ class ShardSet:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def verify(self, rows: Rows) -> None:
+        """Check the content of the shards that hold some rows; those of an object store are checked when fetched.
+
+        Raises:
+            InputError: a shard is not what its manifest says.
+        """
+        if storage.is_local(self.folder):
+            self._outputs.check_contents([self.names[shard] for shard in np.unique(self.places(rows)[0]).tolist()])
+
     def token_counts(self) -> NDArray[np.int64]:
         """(vocabulary size,) how often each id occurs in the train documents."""
-        return np.array(json.loads(self._described(COUNTS_FILE))["counts"], np.int64)
+        return np.array(json.loads(self._outputs.read(COUNTS_FILE))["counts"], np.int64)
 
     def lengths(self, rows: Rows) -> NDArray[np.int64]:
         """(rows,) tokens of each row."""
@@ -211,7 +252,7 @@ class ShardSet:
         """Begins to bring shards of an object store to this machine."""
         for shard in shards:
             name = self.names[shard]
-            self._cache.begin(storage.join(self.folder, name), self._outputs[name])
+            self._cache.begin(storage.join(self.folder, name), self._outputs.entries[name])
 
     def _by_shard(self, rows: Rows, values: Callable[[Shard, Rows], NDArray[np.int64]]) -> NDArray[np.int64]:
         shards, inside = self.places(rows)
@@ -227,34 +268,11 @@ class ShardSet:
             return self._open[index]
         name = self.names[index]
         uri = storage.join(self.folder, name)
-        self._open[index] = Shard.open(str(self._cache.path(uri, self._outputs[name])), uri)
+        self._open[index] = Shard.open(str(self._cache.path(uri, self._outputs.entries[name])), uri)
         if len(self._open) > _OPEN_SHARDS:
             self._open.popitem(last=False)
         return self._open[index]
 
     def _masker(self, masking: MaskingConfig, seed: int) -> Masker:
-        vocabulary = vocabulary_of(self._described(TOKENIZER_FILE).decode())
+        vocabulary = vocabulary_of(self._outputs.read(TOKENIZER_FILE).decode())
         return Masker(vocabulary, masking, seed, self.token_counts())
-
-    def _described(self, name: str) -> bytes:
-        """A file beside the shards, if it is the one that was written."""
-        self._check(name, verify=False)
-        uri = storage.join(self.folder, name)
-        data = storage.read_bytes(uri)
-        if hashlib.sha256(data).hexdigest() != self._outputs[name]["sha256"]:
-            raise InputError(_changed(uri))
-        return data
-
-    def _check(self, name: str, *, verify: bool) -> None:
-        uri, entry = storage.join(self.folder, name), self._outputs[name]
-        size = storage.file_size(uri)
-        if size is None:
-            raise InputError(f"{uri}: not there, though the manifest names it; encode the corpus again")
-        if size != entry["bytes"]:
-            raise InputError(f"{uri}: {size} bytes where the manifest says {entry['bytes']}; encode the corpus again")
-        if verify and storage.is_local(uri) and storage.sha256(uri) != entry["sha256"]:
-            raise InputError(_changed(uri))
-
-
-def _changed(uri: str) -> str:
-    return f"{uri}: its content is not what the manifest says (sha256); encode the corpus again"

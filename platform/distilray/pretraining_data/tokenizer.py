@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from distilray.config.pretraining_data import MAX_VOCABULARY
 from distilray.errors import InputError
 from distilray.runtime import storage
+from distilray.runtime.outputs import verify_file
 
 TOKENIZER_FILE = "tokenizer.json"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -45,13 +46,15 @@ def read_tokenizer(model_dir: str) -> str:
     """The tokenizer of a model folder as canonical JSON, without truncation and padding.
 
     Raises:
-        InputError: no tokenizer.json, or a broken one.
+        InputError: no tokenizer.json, a broken one, or another than the manifest of its run says.
     """
     file = storage.join(model_dir, TOKENIZER_FILE)
     if not storage.exists(file):
         raise InputError(f"{file}: not found; name a folder that holds a tokenizer")
+    data = storage.read_bytes(file)
+    verify_file(file, hashlib.sha256(data).hexdigest())
     try:
-        tokenizer = Tokenizer.from_str(storage.read_bytes(file).decode())
+        tokenizer = Tokenizer.from_str(data.decode())
     except Exception as error:  # tokenizers raises plain Exception
         raise InputError(f"{file}: not a tokenizer ({error}); name a folder that holds one") from None
     tokenizer.no_truncation()

@@ -90,14 +90,12 @@ def train_tokenizer(config: TrainTokenizerConfig, folder: RunFolder) -> Outcome:
     size = vocabulary_of(tokenizer_json).size
     if config.teacher_dir is None and size < config.vocabulary_size:
         origin += f"; the text yields no more, {config.vocabulary_size:,} were asked for"
-    outputs = {}
-    for name, text in _files(tokenizer_json, config).items():
-        uri = folder.path(name)
-        storage.write_bytes(uri, text.encode())
-        outputs[name] = {"bytes": storage.file_size(uri), "sha256": storage.sha256(uri)}
+    files = _files(tokenizer_json, config)
+    for name, text in files.items():
+        storage.write_bytes(folder.path(name), text.encode())
     summary = f"{size:,} ids, {origin}"
     counts |= {"tokenizer_hash": tokenizer_hash(tokenizer_json), "vocabulary_size": size}
-    return Outcome(summary, counts, outputs)
+    return Outcome(summary, counts, folder.describe_outputs(files))
 
 
 def _trained(config: TrainTokenizerConfig, counts: dict[str, Any]) -> Tokenizer:

@@ -40,8 +40,6 @@ def exit_code(name: str, work: Callable[[], object]) -> int:
         with interruptible():
             work()
         return 0
-    except InputError as error:
-        return _bad_input(name, error)
     except DataQualityError as error:
         print("\n".join([f"{name}: {error}", *error.places]), file=sys.stderr)
         return EXIT_FAULT

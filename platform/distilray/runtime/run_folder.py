@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -34,6 +34,7 @@ COMMIT_FILE = "COMMIT"
 METRICS_FILE = "metrics.jsonl"
 MANIFEST_FILE = "manifest.json"
 MANIFEST_SCHEMA = 1
+_CONTENT_KEYS = {"job", "outputs"}  # what every manifest has
 _RECORDED_PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "pydantic")
 
 
@@ -52,12 +53,20 @@ def read_manifest(folder: str) -> dict[str, Any]:
         manifest = json.loads(data)
     except ValueError:
         raise InputError(f"{uri}: not JSON; remove the folder and run its job again") from None
-    if not isinstance(manifest, dict) or manifest.get("schema") != MANIFEST_SCHEMA or "content_hash" not in manifest:
+    if not is_manifest(manifest):
         raise InputError(f"{uri}: not a manifest of schema {MANIFEST_SCHEMA}; run its job again with this version")
     for name in manifest["content"]["outputs"]:
         if {"", ".", ".."} & set(name.split("/")):
             raise InputError(f"{uri}: names the output {name!r}, which is not in the folder; do not use this run")
     return manifest
+
+
+def is_manifest(value: Any) -> bool:
+    """Whether a value is what `RunFolder.finish` writes."""
+    if not isinstance(value, dict) or value.get("schema") != MANIFEST_SCHEMA or "content_hash" not in value:
+        return False
+    content = value.get("content")
+    return isinstance(content, dict) and content.keys() >= _CONTENT_KEYS and isinstance(content["outputs"], dict)
 
 
 def describe_input(uri: str) -> dict[str, Any]:
@@ -130,6 +139,11 @@ class RunFolder:
             "inputs": self._input_identities(),
         }
         storage.write_bytes(self.path(CONFIG_FILE), yaml.safe_dump(record, sort_keys=False).encode())
+
+    def describe_outputs(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """What the manifest records of files in the folder."""
+        uris = {name: self.path(name) for name in names}
+        return {name: {"bytes": storage.file_size(uri), "sha256": storage.sha256(uri)} for name, uri in uris.items()}
 
     def finish(self, counts: Mapping[str, Any], outputs: Mapping[str, Any], summary: str) -> dict[str, Any]:
         """Writes the manifest, which completes the run, and returns it.

@@ -17,7 +17,7 @@ import ray.data
 
 import distilray
 from distilray.config.base import RayConfig
-from distilray.errors import InputError
+from distilray.errors import InputError, find_input_error
 from distilray.runtime.environment import environment, inside_cluster
 from distilray.runtime.job_secrets import worker_setup_hook
 from distilray.runtime.resources import Need, ensure
@@ -119,11 +119,7 @@ def run_tasks(
         resources = {"num_gpus": num_gpus} if num_gpus else {"num_cpus": num_cpus}
         run = functools.partial(_run_on_batch, task=task, run_dir=run_dir if inside_cluster() else None)
         results = dataset.map_batches(run, batch_size=1, batch_format="pyarrow", **resources)
-        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for row in batch.to_pylist():
-                if _INPUT_ERROR in row:
-                    raise InputError(row[_INPUT_ERROR])
-                yield row
+        yield from result_rows(results)
     finally:
         options.preserve_order, options.label_selector = ordered, selected
 
@@ -135,9 +131,38 @@ def _run_on_batch(
         if run_dir is not None:
             check_visible(run_dir)
         return pa.Table.from_pylist([task(row["item"]) for row in batch.to_pylist()])
-    except InputError as error:
-        # As a value: Ray Data drops the cause of an exception, and would report a traceback.
-        return pa.Table.from_pylist([{_INPUT_ERROR: str(error)}])
+    except Exception as error:
+        return input_error_table(error)
+
+
+def input_error_table(error: Exception) -> pa.Table:
+    """Return what a task returns in place of its result: Ray Data drops the cause of an exception that it raises.
+
+    Raises:
+        Exception: the error itself, when no `InputError` is behind it.
+    """
+    cause = find_input_error(error)
+    if cause is None:
+        raise error
+    return pa.Table.from_pylist([{_INPUT_ERROR: str(cause)}])
+
+
+def is_input_error(batch: pa.Table) -> bool:
+    """Return whether a table is one of `input_error_table`."""
+    return _INPUT_ERROR in batch.column_names
+
+
+def result_rows(results: ray.data.Dataset) -> Iterator[Any]:
+    """Yield the rows that tasks return.
+
+    Raises:
+        InputError: a task returned one.
+    """
+    for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for row in batch.to_pylist():
+            if _INPUT_ERROR in row:
+                raise InputError(row[_INPUT_ERROR])
+            yield row
 
 
 def _cluster_arguments(config: RayConfig) -> dict[str, object]:

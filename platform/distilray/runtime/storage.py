@@ -1,6 +1,5 @@
 """Local paths and object-store URIs through `pyarrow.fs`, with writes that are whole or absent."""
 
-import errno
 import functools
 import hashlib
 import io
@@ -14,7 +13,7 @@ from urllib.parse import quote, urlsplit
 from pyarrow import fs
 
 from distilray.config.paths import expand_home
-from distilray.errors import InputError
+from distilray.errors import InputError, reading, writing
 
 SCHEMES = ("file", "s3", "gs", "gcs")
 READERS = 16  # threads that ask an object store at once, since each answer takes long
@@ -25,14 +24,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _reading(function: F) -> F:
-    """Make a function of a URI raise `InputError` where this user may not read what it names."""
+    """Run a function of a URI inside `reading`."""
 
     @functools.wraps(function)
     def checked(uri: str, *args: Any, **kwargs: Any) -> Any:
-        try:
+        with reading(uri):
             return function(uri, *args, **kwargs)
-        except PermissionError:
-            raise InputError(f"{uri}: permission denied; give user {os.getuid()} access to all of this path") from None
 
     return cast("F", checked)
 
@@ -106,6 +103,14 @@ def file_size(uri: str) -> int | None:
 
 
 @_reading
+def file_stamp(uri: str) -> tuple[int, int]:
+    """Bytes and time of the last change, in ns, of a file."""
+    found, path = filesystem(uri)
+    info = found.get_file_info(path)
+    return info.size or 0, info.mtime_ns or 0
+
+
+@_reading
 def is_folder(uri: str) -> bool:
     """Whether a folder is there."""
     found, path = filesystem(uri)
@@ -135,13 +140,15 @@ def remove_folder(uri: str) -> None:
     """Removes a folder and all it holds; nothing happens when it is absent."""
     found, path = filesystem(uri)
     if is_folder(uri):
-        found.delete_dir(path)
+        with writing(uri):
+            found.delete_dir(path)
 
 
 def remove_file(uri: str) -> None:
     """Removes a file."""
     found, path = filesystem(uri)
-    found.delete_file(path)
+    with writing(uri):
+        found.delete_file(path)
 
 
 @_reading
@@ -180,20 +187,8 @@ def write_bytes(uri: str, data: bytes) -> None:
     Raises:
         InputError: it cannot be written; the disk may be full.
     """
-    with _whole(uri) as file, _writing(uri):
+    with _whole(uri) as file, writing(uri):
         file.write(data)
-
-
-@contextmanager
-def _writing(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-        fix = "give this user access" if refused else "free space"
-        raise InputError(
-            f"{uri}: cannot be written ({error.strerror or error}); {fix} or choose another folder"
-        ) from None
 
 
 @contextmanager
@@ -202,27 +197,33 @@ def _whole(uri: str) -> Iterator[Any]:
     found, path = filesystem(uri)
     if not isinstance(found, fs.LocalFileSystem):
         # An object appears when its upload is complete.
-        with found.open_output_stream(path, compression=None) as stream:
+        with writing(uri):
+            stream = found.open_output_stream(path, compression=None)
+        try:
             yield stream
+        finally:
+            with writing(uri):
+                stream.close()
         return
     target = Path(path)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with _writing(uri):
+        with writing(uri):
             target.parent.mkdir(parents=True, exist_ok=True)
             file = part.open("wb")
         try:
             yield file
-            with _writing(uri):
+            with writing(uri):
                 file.flush()
                 os.fsync(file.fileno())
         finally:
             with suppress(OSError):  # what could not be flushed has been told above
                 file.close()
-        with _writing(uri):
+        with writing(uri):
             part.replace(target)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a file system that has become read-only
+            part.unlink(missing_ok=True)
 
 
 class FileWriter(io.RawIOBase):
@@ -248,7 +249,7 @@ class FileWriter(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         self._digest.update(data)
-        with _writing(self._uri):
+        with writing(self._uri):
             self._file.write(data)
         written = memoryview(data).nbytes
         self.bytes += written
@@ -272,10 +273,8 @@ def sha256(uri: str) -> str:
 
 def fingerprint(uri: str) -> str:
     """sha256 of a file; of one over 1 GiB only of its size and its first and last 8 MiB, since dumps are huge."""
-    found, path = filesystem(uri)
     size = file_size(uri) or 0
     if size <= _WHOLE_BYTES:
         return sha256(uri)
-    with found.open_input_file(path) as file:
-        ends = file.read_at(_CHUNK, 0) + file.read_at(_CHUNK, size - _CHUNK)
+    ends = read_range(uri, 0, _CHUNK) + read_range(uri, size - _CHUNK, size)
     return hashlib.sha256(f"{size} ".encode() + ends).hexdigest()

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -219,11 +220,12 @@ def test_an_interrupted_training_stops_reading(tmp_path, corpus_dir, monkeypatch
     original = tokenizer_training._Reader.batches
     monkeypatch.setattr(tokenizer_training._Reader, "batches", slow)
 
-    def interrupt(future):
-        assert reached.wait(10)
-        raise KeyboardInterrupt
+    class Interrupted(Future):
+        def result(self, timeout=None):
+            assert reached.wait(10)
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(tokenizer_training.Future, "result", interrupt)
+    monkeypatch.setattr(tokenizer_training, "Future", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", corpus_dir)
     wait.set()

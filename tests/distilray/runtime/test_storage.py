@@ -1,7 +1,7 @@
 import hashlib
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -168,3 +168,24 @@ def test_a_full_disk_is_bad_input_that_names_the_file_and_leaves_nothing(tmp_pat
     ):
         file.write(b"0" * size)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        storage.read_bytes,
+        storage.sha256,
+        storage.fingerprint,
+        storage.remove_file,
+        lambda uri: storage.read_range(uri, 0, 1),
+    ],
+)
+def test_a_file_that_has_vanished_is_bad_input_that_names_it(tmp_path: Path, use: Callable[[str], object]) -> None:
+    with pytest.raises(InputError, match=f"{tmp_path}/gone: "):
+        use(str(tmp_path / "gone"))
+
+
+def test_a_folder_in_the_place_of_a_file_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    with pytest.raises(InputError, match="/x: cannot be written"):
+        storage.write_bytes(str(tmp_path / "x"), b"")

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from distilray.errors import InputError
 from distilray.runtime import storage
 from distilray.runtime.file_search import find_files
+from distilray.runtime.outputs import verify_file
 
 # The train split of a set is not what is evaluated.
 _EVALUATED = re.compile(r"dev|test|validation", re.IGNORECASE)
@@ -44,9 +45,10 @@ def read_texts(uri: str) -> Iterator[str]:
     """Every text of a file: fields, lines or values.
 
     Raises:
-        InputError: the file is not what its name says.
+        InputError: the file is not what its name says, or not what the manifest of its run says.
     """
     suffix = _suffix(uri)
+    verify_file(uri)
     try:
         yield from _READERS[suffix](storage.read_bytes(uri))
     except InputError:  # not permitted

@@ -3,7 +3,14 @@
 from typing import Any
 
 from distilray.config.distillation import DistillConfig, TrainingConfig, TrainTeacherConfig
-from distilray.distillation.inputs import check_layer_map, create_teacher, open_cache, open_shards, student_of
+from distilray.distillation.inputs import (
+    check_layer_map,
+    check_shards,
+    create_teacher,
+    open_cache,
+    open_shards,
+    student_of,
+)
 from distilray.distillation.planning.cost import (
     checkpoint_gb,
     rate_of_run,
@@ -22,6 +29,7 @@ from distilray.runtime.reporting.trackers import check_trackers
 
 def plan_teacher(config: TrainTeacherConfig) -> dict[str, object]:
     """Validates the inputs of `train_teacher` and says what it would do."""
+    check_shards(config.shards_dir, config.encoder_dir, local_model(config.encoder_dir))
     model, _ = create_teacher(config)
     return {"parameters": f"{count_parameters(model):,}", **_plan(config, local_model(config.encoder_dir), model, None)}
 
@@ -29,6 +37,7 @@ def plan_teacher(config: TrainTeacherConfig) -> dict[str, object]:
 def plan_distillation(config: DistillConfig) -> dict[str, object]:
     """Validates the inputs of `distill` and says what it would do."""
     folder = local_model(config.teacher_dir)
+    check_shards(config.shards_dir, config.teacher_dir, folder)
     teacher = load_masked_lm(folder)
     student, _ = student_of(teacher, config)
     check_layer_map(config, student, teacher)

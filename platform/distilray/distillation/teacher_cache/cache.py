@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from distilray.errors import InputError
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
 from distilray.runtime import storage
+from distilray.runtime.outputs import Outputs
 from distilray.runtime.run_folder import read_manifest
 
 _OPEN_FILES = 128  # a mapped file keeps a descriptor; a process may have about a thousand
@@ -53,10 +53,12 @@ class TeacherCache:
         self._dim: int = content["counts"]["dim"]
         self._top_k: int = content["config"]["top_k"]
         self._cache = cache or ShardCache()
-        self._outputs = content["outputs"]
+        self._outputs = Outputs.of(folder, content)
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(self._opened)
-        with ThreadPoolExecutor(storage.READERS) as readers:
-            list(readers.map(lambda shard: self._check(shard, verify=verify), shards.names))
+        names = [targets_name(shard) for shard in shards.names]
+        self._outputs.check_sizes(names)
+        if verify and storage.is_local(folder):
+            self._outputs.check_contents(names)
 
     def of(self, rows: NDArray[np.int64]) -> CachedTargets:
         """The targets of some rows of the shards, on the host."""
@@ -80,23 +82,12 @@ class TeacherCache:
         """Begins to bring the files of some shards from an object store to this machine."""
         for shard in shards:
             name = targets_name(self._shards.names[shard])
-            self._cache.begin(storage.join(self._folder, name), self._outputs[name])
+            self._cache.begin(storage.join(self._folder, name), self._outputs.entries[name])
 
     def _opened(self, shard: int) -> TargetsFile:
         name = targets_name(self._shards.names[shard])
         uri = storage.join(self._folder, name)
-        return TargetsFile(str(self._cache.path(uri, self._outputs[name])), uri)
-
-    def _check(self, shard: str, *, verify: bool) -> None:
-        name = targets_name(shard)
-        uri, entry = storage.join(self._folder, name), self._outputs.get(name)
-        size = storage.file_size(uri)
-        if entry is None or size is None:
-            raise InputError(f"{uri}: not there; run jobs.cache_teacher again")
-        if size != entry["bytes"]:
-            raise InputError(f"{uri}: {size} bytes where the manifest says {entry['bytes']}; cache the teacher again")
-        if verify and storage.is_local(uri) and storage.sha256(uri) != entry["sha256"]:
-            raise InputError(f"{uri}: its content is not what the manifest says (sha256); cache the teacher again")
+        return TargetsFile(str(self._cache.path(uri, self._outputs.entries[name])), uri)
 
 
 def cache_content(folder: str) -> dict[str, Any]:

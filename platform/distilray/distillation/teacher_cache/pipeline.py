@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from distilray.config.distillation import CacheTeacherConfig
+from distilray.distillation.inputs import check_shards
 from distilray.distillation.planning.cost import time_and_cost
 from distilray.distillation.preparation import model_size
 from distilray.distillation.teacher_cache.cache import cache_content
@@ -67,11 +68,12 @@ def plan_cache(config: CacheTeacherConfig) -> dict[str, object]:
     """
     refuse_dynamic_masks(config.shards_dir)
     folder = local_model(config.teacher_dir)
+    check_shards(config.shards_dir, config.teacher_dir, folder)
     teacher = load_masked_lm(folder)
     size = model_size(teacher)
     if config.top_k > size.vocabulary:
         raise InputError(f"top_k: {config.top_k} tokens, and the teacher has {size.vocabulary:,}; keep fewer")
-    splits = _open_splits(config, tokenizer_hash(read_tokenizer(folder)))
+    splits = _open_splits(config)
     rows, tokens = sum(map(len, splits.values())), sum(found.tokens for found in splits.values())
     sizes = cache_bytes(config.shards_dir, dim=size.dim, top_k=config.top_k, positions=config.positions)
     scaling, at = config.scaling, "every token" if config.positions == "all" else "the masked tokens"
@@ -91,8 +93,7 @@ def cache_teacher(config: CacheTeacherConfig, folder: RunFolder) -> Outcome:
     model_dir = local_model(config.teacher_dir)
     dim = model_size(load_masked_lm(model_dir)).dim
     tokenizer_json = read_tokenizer(model_dir)
-    encoded_with = tokenizer_hash(tokenizer_json)
-    pieces = _pieces(_open_splits(config, encoded_with, verify=True))
+    pieces = _pieces(_open_splits(config))
     marks = Marks(folder.uri)
     marks.make_folders(TARGETS_FOLDER, f"ledger/{_STAGE}")
     with ray_session(config.ray):
@@ -102,7 +103,7 @@ def cache_teacher(config: CacheTeacherConfig, folder: RunFolder) -> Outcome:
     folder.remove_strays(TARGETS_FOLDER, outputs)
     counts = {split: _split_counts(facts, split) for split in dict.fromkeys(piece.split for piece in pieces)}
     seconds = sum(fact["seconds"] for fact in facts)
-    identity = {"tokenizer_hash": encoded_with, "teacher_hash": teacher_hash(model_dir)}
+    identity = {"tokenizer_hash": tokenizer_hash(tokenizer_json), "teacher_hash": teacher_hash(model_dir)}
     return Outcome(
         _summary(config, counts),
         {
@@ -115,13 +116,9 @@ def cache_teacher(config: CacheTeacherConfig, folder: RunFolder) -> Outcome:
     )
 
 
-def _open_splits(config: CacheTeacherConfig, encoded_with: str, *, verify: bool = False) -> dict[str, ShardSet]:
+def _open_splits(config: CacheTeacherConfig) -> dict[str, ShardSet]:
     there = splits_of_run(config.shards_dir)
-    return {
-        split: ShardSet(config.shards_dir, split, tokenizer_hash=encoded_with, verify=verify)
-        for split in _SPLITS
-        if split in there
-    }
+    return {split: ShardSet(config.shards_dir, split) for split in _SPLITS if split in there}
 
 
 def _pieces(splits: Mapping[str, ShardSet]) -> list[Piece]:
@@ -162,7 +159,7 @@ def _write_task(item: Values, *, config: CacheTeacherConfig, folder: str, pad_id
     if device.type == "cpu":
         use_cpus(config.scaling.cpus_per_task)
     teacher = FrozenTeacher(load_masked_lm(local_model(config.teacher_dir)), config, device)
-    shards = ShardSet(config.shards_dir, piece.split, cache=ShardCache(config.cache), only=[piece.name])
+    shards = ShardSet(config.shards_dir, piece.split, verify=True, cache=ShardCache(config.cache), only=[piece.name])
     name = targets_name(piece.name)
     entry = write_targets(shards, teacher, storage.join(folder, name), pad_id=pad_id)
     kept = entry.pop("kept")

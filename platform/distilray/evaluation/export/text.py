@@ -13,7 +13,7 @@ from distilray.inference.batching import length_sorted_batches, padded
 from distilray.pretraining_data.batches import Batch, heldout_batches
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
-from distilray.pretraining_data.tokenizer import Vocabulary, build_tokenizer, tokenizer_hash, vocabulary_of
+from distilray.pretraining_data.tokenizer import Vocabulary, build_tokenizer, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.seeding import generator
 
@@ -47,7 +47,7 @@ def masked_text(config: ExportModelConfig, tokenizer_json: str, max_length: int)
         max_length: tokens that the model reads; longer lines are cut.
 
     Raises:
-        InputError: no such text, no line with a word, or shards of another tokenizer.
+        InputError: no such text, no line with a word, or changed shards.
     """
     if config.text_path is not None:
         lines = read_lines(config.text_path, config.max_examples)
@@ -108,8 +108,7 @@ def _batch(rows: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], vocabula
 
 def _of_shards(config: ExportModelConfig, shards_dir: str, tokenizer_json: str) -> MaskedBatches:
     vocabulary = vocabulary_of(tokenizer_json)
-    own = tokenizer_hash(tokenizer_json)
-    shards = ShardSet(shards_dir, "heldout", tokenizer_hash=own, cache=ShardCache(config.cache))
+    shards = ShardSet(shards_dir, "heldout", verify=True, cache=ShardCache(config.cache))
     rows = heldout_batches(shards, batch_size=config.batch_size, pad_id=vocabulary.pad, limit=config.max_examples)
     return MaskedBatches(
         [batch.fully_masked(vocabulary.mask) for batch in rows], min(len(shards), config.max_examples), 0

@@ -24,6 +24,7 @@ from distilray.models.export.hub import check_push
 from distilray.models.export.onnx_file import ONNX_PACKAGES, onnx_package
 from distilray.models.masked_lm import count_parameters, load_masked_lm
 from distilray.models.model_source import WEIGHTS_FILE, local_model, model_inputs
+from distilray.pretraining_data.shards import check_vocabulary
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
@@ -54,6 +55,9 @@ class Source:
                 onnx_package(package)
         model_dir = local_model(config.model_dir)
         model, tokenizer_json = load_masked_lm(model_dir), read_tokenizer(model_dir)
+        if config.shards_dir is not None:
+            size = model.config.vocab_size
+            check_vocabulary(config.shards_dir, tokenizer_json, model=config.model_dir, embeddings=size)
         return cls(
             model_dir, model, tokenizer_json, masked_text(config, tokenizer_json, model.config.max_position_embeddings)
         )

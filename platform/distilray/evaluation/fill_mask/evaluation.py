@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from distilray.config.evaluation import EvaluateFillMaskConfig
-from distilray.errors import DataQualityError, InputError
+from distilray.errors import DataQualityError, InputError, reading
 from distilray.evaluation.fill_mask.causal import CAUSAL_METRIC, check_causal_model
 from distilray.evaluation.fill_mask.examples import Example
 from distilray.evaluation.fill_mask.parts import PARTS, PREDICTIONS_FOLDER, answers_name
@@ -164,7 +164,7 @@ def _on_files(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
     }
     if config.causal is not None:
         counts["causal_too_short"] = _add_causal(folder, parts, costs)
-    outputs = {answers_name(part): {"rows": fact["answers"]} for part, fact in zip(parts, facts, strict=True)}
+    outputs = {answers_name(part): fact["output"] for part, fact in zip(parts, facts, strict=True)}
     told = f"{answers.num_rows:,} masks in {counts['examples']:,} texts, {sum(bad.values()):,} bad rows"
     return _outcome(folder, counts, scores, costs, intervals, told=told, outputs=outputs)
 
@@ -276,7 +276,8 @@ def _add_causal(folder: RunFolder, parts: Sequence[int], costs: Mapping[str, Val
 
 def _read(uri: str) -> pa.Table:
     found, path = storage.filesystem(uri)
-    return pq.read_table(path, filesystem=found)
+    with reading(uri):
+        return pq.read_table(path, filesystem=found)
 
 
 def _absolute(path: str) -> str:

@@ -25,6 +25,7 @@ from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.marks import Marks
+from distilray.runtime.outputs import verify_file
 
 T = TypeVar("T")
 Values = dict[str, Any]
@@ -52,9 +53,10 @@ def read_parts(
     """The parts of a file that are not done yet, each a table of one row; marks the file with its number of parts.
 
     Raises:
-        InputError: the file cannot be read to its end.
+        InputError: the file cannot be read to its end, or is not what the manifest of its run says.
     """
     assert config.data is not None
+    verify_file(file.uri)
     marks = Marks(folder)
     done, count, rows = marks.done(PARTS), 0, 0
     for chunk in _batched(read_examples(file, config.data, seed=config.seed), config.data.part_rows):
@@ -127,8 +129,8 @@ class PartScorer:
             table = self._predictions(windows, answered, part.column("texts")[0].as_py(), name)
             _write_table(storage.join(self._folder, PREDICTIONS_FOLDER, f"{number:09d}.parquet"), table)
         table = self._answers(windows, answered, name)
-        _write_table(storage.join(self._folder, answers_name(number)), table)
-        facts |= {"answers": table.num_rows, "windows": len(only_scored(windows).lengths)}
+        output = _write_table(storage.join(self._folder, answers_name(number)), table)
+        facts |= {"answers": table.num_rows, "windows": len(only_scored(windows).lengths), "output": output}
         Marks(self._folder).mark(PARTS, number, facts)
         return {"number": number, "rows": facts["rows"], "bad": sum(facts["bad"].values())}
 
@@ -194,6 +196,8 @@ def _spans(windows: Windows) -> list[tuple[int, int]]:
     return list(pairwise(bounds))
 
 
-def _write_table(uri: str, table: pa.Table) -> None:
+def _write_table(uri: str, table: pa.Table) -> Values:
+    """Write a table; return what the manifest says of the file."""
     with storage.FileWriter(uri) as file:
         pq.write_table(table, pa.PythonFile(file, mode="w"))
+    return {"rows": table.num_rows, "bytes": file.bytes, "sha256": file.sha256}

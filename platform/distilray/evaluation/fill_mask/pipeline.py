@@ -30,7 +30,7 @@ from distilray.runtime.marks import Marks
 from distilray.runtime.reporting.progress import Progress
 from distilray.runtime.resources import Need, can_ever_have, ensure
 from distilray.runtime.run_owner import check_visible
-from distilray.runtime.session import data_labels, ray_session
+from distilray.runtime.session import data_labels, input_error_table, is_input_error, ray_session, result_rows
 
 _READERS = 2  # files that are read at once; a reader is far ahead of the actors
 
@@ -108,10 +108,9 @@ def _run(files: Sequence[DataFile], read: Any, config: EvaluateFillMaskConfig, f
         with Progress("evaluate_fill_mask", total=None, unit="rows") as progress:
             progress.start_at(rows := sum(fact["rows"] for fact in marks.facts(PARTS, sorted(marks.done(PARTS)))))
             bad = 0
-            for batch in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
-                for part in batch.to_pylist():
-                    rows, bad = rows + part["rows"], bad + part["bad"]
-                    progress.advance_to(rows, f"{bad:,} bad rows")
+            for part in result_rows(scored):
+                rows, bad = rows + part["rows"], bad + part["bad"]
+                progress.advance_to(rows, f"{bad:,} bad rows")
     finally:
         context.target_max_block_size, options.preserve_order, options.label_selector = kept
 
@@ -119,22 +118,35 @@ def _run(files: Sequence[DataFile], read: Any, config: EvaluateFillMaskConfig, f
 def _read_task(
     batch: pa.Table, *, config: EvaluateFillMaskConfig, folder: str, tokenizer_json: str, max_length: int
 ) -> Iterator[pa.Table]:
-    for row in batch.to_pylist():
-        file = DataFile(**row["item"])
-        yield from read_parts(file, config, tokenizer_json, max_length=max_length, folder=folder)
+    try:
+        for row in batch.to_pylist():
+            file = DataFile(**row["item"])
+            yield from read_parts(file, config, tokenizer_json, max_length=max_length, folder=folder)
+    except Exception as error:
+        yield input_error_table(error)
 
 
 class _ScoreActor:
     """`PartScorer` as Ray Data calls it: a block is a part."""
 
     def __init__(self, config: EvaluateFillMaskConfig, folder: str, device: str, on_cluster: bool) -> None:
-        if on_cluster:
-            check_visible(folder)
-        self._scorer = PartScorer(config, folder, device)
+        self._failure: pa.Table | None = None  # of the construction, which no call could report if it were raised here
+        try:
+            if on_cluster:
+                check_visible(folder)
+            self._scorer = PartScorer(config, folder, device)
+        except Exception as error:
+            self._failure = input_error_table(error)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        found = [self._scorer.score(batch.slice(row, 1)) for row in range(batch.num_rows)]
-        return pa.Table.from_pylist(found)
+        if is_input_error(batch):
+            return batch
+        if self._failure is not None:
+            return self._failure
+        try:
+            return pa.Table.from_pylist([self._scorer.score(batch.slice(row, 1)) for row in range(batch.num_rows)])
+        except Exception as error:
+            return input_error_table(error)
 
 
 def _pool(config: EvaluateFillMaskConfig, folder: str) -> tuple[str, ray.data.ActorPoolStrategy, Values]:

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.evaluation.fill_mask.scoring import Batch, model_dirs, predict
 from distilray.evaluation.fill_mask.windows import Ints
+from distilray.models.masked_lm import read_model_config
 from distilray.pretraining_data.batches import Batch as PaddedBatch
 from distilray.pretraining_data.batches import collate, heldout_rows
 from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shard_cache import ShardCache
-from distilray.pretraining_data.shards import ShardSet
-from distilray.pretraining_data.tokenizer import Vocabulary, read_tokenizer, tokenizer_hash, vocabulary_of
+from distilray.pretraining_data.shards import ShardSet, check_vocabulary
+from distilray.pretraining_data.tokenizer import Vocabulary, read_tokenizer, vocabulary_of
 from distilray.runtime.reporting.progress import Progress
 
 
@@ -39,18 +40,17 @@ class HeldoutShards:
     """The held-out split, after a check that all models read the ids of their tokenizer.
 
     Raises:
-        InputError: no complete run, no such split, or a model with another tokenizer.
+        InputError: no complete run, no such split, a changed shard, or a model with another tokenizer.
     """
 
     def __init__(self, config: EvaluateFillMaskConfig) -> None:
         assert config.shards_dir is not None
         self._config = config
-        tokenizers = [read_tokenizer(folder) for folder in model_dirs(config).values()]
-        for tokenizer_json in tokenizers[:-1]:
-            ShardSet(config.shards_dir, "heldout", tokenizer_hash=tokenizer_hash(tokenizer_json))
-        encoded_with, cache = tokenizer_hash(tokenizers[-1]), ShardCache(config.cache)
-        self._shards = ShardSet(config.shards_dir, "heldout", tokenizer_hash=encoded_with, cache=cache)
-        self._vocabulary: Vocabulary = vocabulary_of(tokenizers[-1])
+        for folder in model_dirs(config).values():
+            tokenizer_json, embeddings = read_tokenizer(folder), read_model_config(folder).vocab_size
+            check_vocabulary(config.shards_dir, tokenizer_json, model=folder, embeddings=embeddings)
+        self._shards = ShardSet(config.shards_dir, "heldout", verify=True, cache=ShardCache(config.cache))
+        self._vocabulary: Vocabulary = vocabulary_of(tokenizer_json)
 
     @property
     def examples(self) -> int:

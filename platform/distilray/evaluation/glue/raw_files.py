@@ -7,6 +7,7 @@ from distilray.errors import InputError
 from distilray.evaluation.glue.examples import Examples, check_rows, label_array, read_label
 from distilray.evaluation.glue.tasks import GlueTask
 from distilray.runtime import storage
+from distilray.runtime.outputs import verify_file
 
 _AGAIN = "get the official file again"
 # MRPC as Microsoft gives it: the dev rows are in the train file, and a list tells which they are.
@@ -101,6 +102,7 @@ def _open(uri: str, header: Sequence[str] = ()) -> _Table:
 def _lines(uri: str) -> list[str]:
     if not storage.exists(uri) or storage.is_folder(uri):
         raise InputError(f"{uri}: no such file; put the official one there")
+    verify_file(uri)
     data = storage.read_bytes(uri)
     try:
         text = data.decode("utf-8-sig")

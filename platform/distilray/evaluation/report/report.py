@@ -95,12 +95,10 @@ def write_report(config: ReportConfig, folder: RunFolder) -> Outcome:
     }
     for name, text in files.items():
         storage.write_bytes(folder.path(name), text.encode())
-    outputs = {
-        name: {"bytes": len(text.encode()), "sha256": storage.sha256(folder.path(name))} for name, text in files.items()
-    }
     absent = missing_jobs(runs)
     told = f"; missing: {', '.join(absent)}" if absent else ""
-    return Outcome(f"{', '.join(files)} of {len(runs)} runs{told}", {"runs": len(runs), "missing": absent}, outputs)
+    counts = {"runs": len(runs), "missing": absent}
+    return Outcome(f"{', '.join(files)} of {len(runs)} runs{told}", counts, folder.describe_outputs(files))
 
 
 def show_report(folder: RunFolder) -> None:

@@ -15,6 +15,7 @@ from distilray.config.report import ReportConfig
 from distilray.errors import InputError
 from distilray.models.model_source import MODEL_FOLDER, WEIGHTS_FILE
 from distilray.runtime import storage
+from distilray.runtime.outputs import verify_file
 from distilray.runtime.run_folder import CONFIG_FILE, MANIFEST_FILE, read_manifest
 
 # The jobs whose runs a report can show.
@@ -163,7 +164,9 @@ class Run:
     def _read(self, name: str) -> bytes:
         if not self.has(name):
             raise InputError(f"{self.uri}: no {name}, which its run has written; run {self.job} again")
-        return storage.read_bytes(storage.join(self.uri, name))
+        uri = storage.join(self.uri, name)
+        verify_file(uri)
+        return storage.read_bytes(uri)
 
 
 @dataclass(frozen=True)

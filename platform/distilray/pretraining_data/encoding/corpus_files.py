@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from distilray.errors import InputError
 from distilray.runtime import storage
+from distilray.runtime.outputs import Outputs, verify_file
 from distilray.runtime.run_folder import read_manifest
 from distilray.schemas import DOCUMENTS, check_schema
 
@@ -37,7 +38,7 @@ class Corpus:
         """Reads the manifest of a corpus run.
 
         Raises:
-            InputError: incomplete run, run of another job, or an empty corpus.
+            InputError: incomplete run, run of another job, empty corpus, or a file that is missing or of another size.
         """
         content = read_manifest(folder)["content"]
         if content["job"] != "build_corpus":
@@ -46,6 +47,7 @@ class Corpus:
         files = {name: entry["rows"] for name, entry in outputs.items()}
         if not sum(files.values()):
             raise InputError(f"{folder}: the corpus holds no document; build it from other sources or looser filters")
+        Outputs.of(folder, content).check_sizes(outputs)
         stored = {name: entry["bytes"] for name, entry in outputs.items()}
         return cls(folder, files, stored, content["counts"]["words"])
 
@@ -54,8 +56,9 @@ def read_sentences(uri: str, start: int, stop: int) -> Iterator[list[list[str]]]
     """The sentences of the documents [start, stop) of a file, a row group at a time; other groups are not read.
 
     Raises:
-        InputError: the file cannot be read, or has another schema.
+        InputError: the file cannot be read, has another schema, or is not what the manifest of its run says.
     """
+    verify_file(uri)
     found, path = storage.filesystem(uri)
     try:
         with pq.ParquetFile(path, filesystem=found) as file:

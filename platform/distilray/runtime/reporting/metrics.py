@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from distilray.errors import writing
 from distilray.runtime import storage
 
 Row = Mapping[str, Any]
@@ -41,7 +42,7 @@ class MetricsLog:
         """Adds one row."""
         self._lines.append(json.dumps(row))
         if self._is_local:
-            with storage.local_path(self._uri).open("a", encoding="utf-8") as file:
+            with writing(self._uri), storage.local_path(self._uri).open("a", encoding="utf-8") as file:
                 file.write(self._lines[-1] + "\n")
         else:
             self._write_all()

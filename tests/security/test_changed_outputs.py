@@ -1,0 +1,105 @@
+"""Whoever reads an output of a run refuses one that is not what the manifest of the run says."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distilray.config.base import JobConfig
+from distilray.config.evaluation import EvaluateFillMaskConfig
+from distilray.corpus.screening.evaluation_files import read_texts
+from distilray.errors import InputError
+from distilray.evaluation.fill_mask.parts import read_parts
+from distilray.evaluation.fill_mask.readers import data_files
+from distilray.evaluation.glue.data import load_task
+from distilray.inference.masked_logits import local_masked_lm
+from distilray.inference.model_folder import check_model_folder
+from distilray.models.model_source import local_model
+from distilray.pretraining_data.encoding.corpus_files import read_sentences
+from distilray.pretraining_data.tokenizer import read_tokenizer
+from distilray.runtime import storage
+from distilray.runtime.run_folder import RunFolder
+from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, write_rows
+from tests.distilray.inference.tiny_models import write_tiny_model
+from tests.distilray.tiny_line import write_corpus
+from tests.tuning.tiny_search import write_follows
+
+DOCUMENTS = "documents/documents-00000.parquet"
+
+
+class Config(JobConfig):
+    pass
+
+
+def complete(folder: Path) -> None:
+    """Makes a folder a complete run with all of its files as outputs."""
+    names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
+    run = RunFolder("any_job", Config(run_dir=str(folder)), {})
+    run.finish({}, run.describe_outputs(names), "a run")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run for each kind of output."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_corpus(folder / "corpus", 6)
+    for name in ("tokenizer", "trained/model", "fine-tuned/models/rte", "exported/onnx"):
+        (folder / name).mkdir(parents=True)
+        write_tiny_model(folder / name, "bert")
+    (folder / "exported/onnx/model.onnx").write_bytes(b"a graph")
+    write_follows(folder / "pairs/glue")
+    (folder / "texts/text").mkdir(parents=True)
+    (folder / "texts/text/rte.txt").write_text("It was a day.\n")
+    write_rows(folder / "rows/rows.jsonl", rows_of(3))
+    for name in ("tokenizer", "trained", "fine-tuned", "exported", "pairs", "texts", "rows"):
+        complete(folder / name)
+    return folder
+
+
+def read_data(uri: str) -> None:
+    values = {"run_dir": "unused", "student_dir": "unused", "data": {"path": uri}}
+    config = EvaluateFillMaskConfig.model_validate(values)
+    (file,) = data_files(config.data)
+    list(read_parts(file, config, "unused", max_length=48, folder=str(Path(uri).parents[1] / "scores")))
+
+
+@pytest.mark.parametrize(
+    ("file", "read", "argument"),
+    [
+        (f"corpus/{DOCUMENTS}", lambda uri: list(read_sentences(uri, 0, 1)), f"corpus/{DOCUMENTS}"),
+        ("tokenizer/tokenizer.json", read_tokenizer, "tokenizer"),
+        ("trained/model/tokenizer.json", read_tokenizer, "trained/model"),
+        ("trained/model/tokenizer.json", local_model, "trained"),
+        ("trained/model/config.json", local_model, "trained/model"),
+        ("trained/model/model.safetensors", local_model, "trained"),
+        ("trained/model/model.safetensors", check_model_folder, "trained"),
+        ("fine-tuned/models/rte/model.safetensors", local_model, "fine-tuned/models/rte"),
+        ("exported/onnx/model.onnx", local_masked_lm, "exported/onnx"),
+        ("pairs/glue/Follows/train.tsv", lambda uri: load_task(uri, "follows"), "pairs/glue"),
+        ("texts/text/rte.txt", lambda uri: list(read_texts(uri)), "texts/text/rte.txt"),
+        ("rows/rows.jsonl", read_data, "rows/rows.jsonl"),
+    ],
+)
+def test_a_changed_output_is_refused_where_it_is_read(
+    made: Path, tmp_path: Path, file: str, read: Callable[[str], object], argument: str
+) -> None:
+    name = file.partition("/")[0]
+    shutil.copytree(made / name, tmp_path / name)
+    changed = tmp_path / file
+    data = bytearray(changed.read_bytes())
+    data[len(data) // 2] ^= 1
+    changed.write_bytes(data)
+    with pytest.raises(InputError, match=f"^{changed}: its content is not what the manifest says"):
+        read(str(tmp_path / argument))
+
+
+def test_a_changed_model_in_an_object_store_is_not_kept(made: Path, tmp_path: Path, bucket: str) -> None:
+    for file in sorted((made / "trained").rglob("*")):
+        if file.is_file():
+            storage.write_bytes(f"{bucket}/{file.relative_to(made)}", file.read_bytes())
+    assert local_model(f"{bucket}/trained", cache_dir=str(tmp_path / "whole"))
+    storage.write_bytes(f"{bucket}/trained/model/config.json", (made / "trained/model/config.json").read_bytes()[::-1])
+    with pytest.raises(InputError, match=r"config\.json: its content is not what the manifest says"):
+        local_model(f"{bucket}/trained", cache_dir=str(tmp_path / "changed"))
+    assert not [entry for entry in (tmp_path / "changed").iterdir() if entry.is_dir()]
