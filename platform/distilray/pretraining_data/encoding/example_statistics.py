@@ -13,7 +13,7 @@ LENGTH_BIN = 32  # tokens of a bin of the histogram of lengths
 def example_statistics(table: pa.Table, vocabulary: Vocabulary) -> Counter[str]:
     """Counts that add up over tables: examples, tokens, random next, masks by kind, trimmed tokens, lengths.
 
-    `length_<n>` counts the examples of n tokens up to the next bin.
+    `own_tokens` are of the document of segment A; `length_<n>` counts the examples of n tokens up to the next bin.
     """
     batch = table.combine_chunks()
     ids = batch.column("input_ids").combine_chunks()
@@ -24,12 +24,17 @@ def example_statistics(table: pa.Table, vocabulary: Vocabulary) -> Counter[str]:
     labels = batch.column("mask_labels").combine_chunks().flatten().to_numpy()
     is_mask, is_kept = seen == vocabulary.mask, seen == labels
     lengths = np.diff(ids.offsets.to_numpy())
+    b_start, is_random = (batch.column(name).to_numpy() for name in ("segment_b_start", "is_random_next"))
+    b_tokens = np.maximum(lengths - b_start - 1, 0)
+    own = b_start.astype(np.int64) - 2 + np.where(is_random, 0, b_tokens)
     bins, sizes = np.unique(lengths // LENGTH_BIN * LENGTH_BIN, return_counts=True)
     return Counter(
         {
             "examples": len(batch),
             "tokens": int(lengths.sum()),
-            "random_next": int(np.asarray(batch.column("is_random_next")).sum()),
+            "own_tokens": int(own.sum()),
+            "trimmed_tokens": int(batch.column("trimmed").to_numpy().sum()),
+            "random_next": int(is_random.sum()),
             "predicted": len(labels),
             "predicted_as_mask": int(is_mask.sum()),
             "predicted_as_kept": int((is_kept & ~is_mask).sum()),
