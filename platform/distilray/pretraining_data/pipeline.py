@@ -206,7 +206,7 @@ def _publish_task(item: Values, *, folder: str, config: EncodeCorpusConfig, shar
     # Held-out masks never change, so that every evaluation asks the same.
     static = group.split == "heldout" or not config.masking.dynamic
     completion = Completion(config, masker.vocabulary, masker if static else None)
-    publish_group(group, buckets[group.split], completion, folder)
+    publish_group(group, buckets[group.split], completion, folder, dynamic_masker=None if static else masker)
     return {"number": group.number}
 
 

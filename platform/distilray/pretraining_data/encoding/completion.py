@@ -96,8 +96,9 @@ class Completion:
         low, high = (np.searchsorted(lengths[donors], wanted, side=side) for side in ("left", "right"))
         high[wanted == 0] = len(donors)  # the only sentence of a document
         drawn = hashed[is_random] % np.maximum(high - low, 1).astype(np.uint64)
-        position, of = np.minimum(low + drawn.astype(np.int64), len(donors) - 1), documents[donors]
-        return donors[np.where(of[position] == documents[is_random], _nearest_other(of)[position], position)]
+        position = np.minimum(low + drawn.astype(np.int64), len(donors) - 1)
+        of = documents[donors]
+        return donors[np.where(of[position] == documents[is_random], _other(of, position, low, high), position)]
 
     def _framed(
         self,
@@ -140,8 +141,14 @@ def _integers(drafts: pa.Table, name: str) -> Int64Array:
     return np.asarray(drafts[name].to_numpy().astype(np.int64))
 
 
-def _nearest_other(documents: Int64Array) -> Int64Array:
-    """For each position the next one of another document, or the last one before it; there are two documents."""
-    starts = np.flatnonzero(np.diff(documents, prepend=documents[0] - 1))  # of runs of one document
-    run = np.searchsorted(starts, np.arange(len(documents)), side="right")
-    return np.where(run < len(starts), starts[np.minimum(run, len(starts) - 1)], starts[run - 1] - 1)
+def _other(documents: Int64Array, position: Int64Array, low: Int64Array, high: Int64Array) -> Int64Array:
+    """The nearest position of another document than that of `position`, in [low, high) if possible.
+
+    Args:
+        documents: (donors,) with at least two different values.
+        position, low, high: (random pairs,)
+    """
+    starts = np.flatnonzero(np.diff(documents, prepend=-1))  # of runs of one document
+    run = np.searchsorted(starts, position, side="right")
+    after, before = np.append(starts, len(documents))[run], starts[run - 1] - 1
+    return np.where((after < high) | (before < 0) | (before < low) & (after < len(documents)), after, before)
