@@ -33,6 +33,7 @@ from distilray.pretraining_data.encoding.parts import (
     splits_of,
 )
 from distilray.pretraining_data.encoding.publication import Buckets, Group, plan_groups, publish_group
+from distilray.pretraining_data.encoding.tokenizer_check import check_tokenizer
 from distilray.pretraining_data.masking import Masker
 from distilray.pretraining_data.shards import COUNTS_FILE, SHARDS_FOLDER
 from distilray.pretraining_data.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_hash, vocabulary_of
@@ -63,7 +64,9 @@ def plan_shards(config: EncodeCorpusConfig) -> dict[str, object]:
     corpus = Corpus.open(config.corpus_dir)
     for split in splits_of(config):
         _check_documents(config, corpus, split)
-    vocabulary = vocabulary_of(read_tokenizer(resolve(config.tokenizer_dir)))
+    tokenizer_json = read_tokenizer(resolve(config.tokenizer_dir))
+    vocabulary = vocabulary_of(tokenizer_json)
+    check_tokenizer(config, corpus, tokenizer_json, vocabulary)
     once = corpus.words * TOKENS_PER_WORD
     tokens, parts = int(once * config.dupe_factor), sum(1 for _ in plan_parts(corpus, part_bytes=_part_bytes(config)))
     masks = "drawn in every epoch" if config.masking.dynamic else "drawn once"
@@ -204,7 +207,7 @@ def _publish_task(item: Values, *, folder: str, config: EncodeCorpusConfig, shar
     # Held-out masks never change, so that every evaluation asks the same.
     static = group.split == "heldout" or not config.masking.dynamic
     completion = Completion(config, masker.vocabulary, masker if static else None)
-    publish_group(group, buckets[group.split], completion, folder)
+    publish_group(group, buckets[group.split], completion, folder, dynamic_masker=None if static else masker)
     return {"number": group.number}
 
 

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import chain
 from typing import Any
@@ -38,6 +38,8 @@ _SAMPLE = 200  # what a seed is used for
 _FIRST_IDS = ("[PAD]", *(f"[unused{number}]" for number in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SHOWN_SENTENCES = 2000  # that the tokens per word are counted on
 _HANDED_SENTENCES = 64
+MAX_WORD_CHARACTERS = 100  # WordPiece maps longer words to [UNK]
+_MAX_EXPANSION = 4  # characters that normalization makes of one at most (Unicode's NFD)
 _WORDS_PER_S = 400_000  # measured on one core
 
 
@@ -99,14 +101,18 @@ def train_tokenizer(config: TrainTokenizerConfig, folder: RunFolder) -> Outcome:
 
 
 def _trained(config: TrainTokenizerConfig, counts: dict[str, Any]) -> Tokenizer:
-    """Two passes: the characters first, since the trainer by itself would number them in the order of a hash table."""
+    """Two passes: the characters first, since the trainer by itself would number them in the order of a hash table.
+
+    Words that are too long for WordPiece are left out of both: no text could use what is learned from them.
+    """
     assert config.corpus_dir is not None
     corpus = Corpus.open(config.corpus_dir)
     tokenizer = _bert_tokenizer({}, lower_case=config.lower_case)
     reader = _Reader(corpus, config)
     characters: Counter[str] = Counter()
     for batch in reader.batches("train_tokenizer: characters"):
-        characters.update(tokenizer.normalizer.normalize_str("\n".join(batch)))
+        text = "\n".join(_without_long_words(batch, tokenizer))
+        characters.update(tokenizer.normalizer.normalize_str(text))
     alphabet = [character for character, _ in sorted(characters.items(), key=lambda item: (-item[1], item[0]))]
     alphabet = sorted([character for character in alphabet if not character.isspace()][: config.max_characters])
     if not alphabet:
@@ -123,7 +129,9 @@ def _trained(config: TrainTokenizerConfig, counts: dict[str, Any]) -> Tokenizer:
         continuing_subword_prefix="##",
     )
     stop = threading.Event()
-    batches = _until(stop, _Reader(corpus, config).batches("train_tokenizer: words"))
+    words = _Reader(corpus, config).batches("train_tokenizer: words")
+    rules = _bert_tokenizer({}, lower_case=config.lower_case)  # the one in training is locked
+    batches = _until(stop, (_without_long_words(batch, rules) for batch in words))
     _beside(lambda: tokenizer.train_from_iterator(batches, trainer), stop)
     single = {*alphabet, *inside_words}
     ids = json.loads(tokenizer.to_str())["model"]["vocab"]
@@ -132,6 +140,21 @@ def _trained(config: TrainTokenizerConfig, counts: dict[str, Any]) -> Tokenizer:
     trained = _bert_tokenizer({token: number for number, token in enumerate(tokens)}, lower_case=config.lower_case)
     counts["tokens_per_word"] = round(reader.tokens_per_word(trained), 4)
     return trained
+
+
+def _without_long_words(sentences: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+    """The sentences without words of more than `MAX_WORD_CHARACTERS` characters after normalization."""
+    return [_short_words(sentence, tokenizer) if _may_hold_long_word(sentence) else sentence for sentence in sentences]
+
+
+def _may_hold_long_word(sentence: str) -> bool:
+    """Cheap test; words of the tokenizer never cross a space."""
+    return max(map(len, sentence.split(" "))) * _MAX_EXPANSION > MAX_WORD_CHARACTERS
+
+
+def _short_words(sentence: str, tokenizer: Tokenizer) -> str:
+    words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(sentence))
+    return " ".join(word for word, _ in words if len(word) <= MAX_WORD_CHARACTERS)
 
 
 def _goes_on(character: str, tokenizer: Tokenizer) -> bool:
@@ -177,7 +200,7 @@ def _in_sample(rows: NDArray[np.int64], config: TrainTokenizerConfig) -> NDArray
 
 def _bert_tokenizer(vocabulary: dict[str, int], *, lower_case: bool) -> Tokenizer:
     """BERT's rules (Devlin et al. 2018): clean, split at spaces and punctuation, longest pieces first."""
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))  # noqa: S106
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARACTERS))  # noqa: S106
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilray.pretraining_data.segment_pairs import plan_pairs, plan_windows
+from distilray.pretraining_data.segment_pairs import front_cuts, plan_pairs, plan_windows, trimmed_lengths
+from distilray.runtime.seeding import hash_integers
 
 LENGTHS = [np.random.default_rng(row).integers(3, 30, size=12 + row % 9).tolist() for row in range(12)]
 sentence_lengths = st.lists(st.integers(1, 80), min_size=1, max_size=20)
@@ -34,72 +35,78 @@ def test_the_realised_share_of_random_segments_is_the_configured_one(probability
 
 
 @settings(max_examples=200, deadline=None)
-@given(sentence_lengths, st.integers(4, 100), st.integers(0, 1000))
-def test_both_segments_fit_and_neither_is_empty(lengths, max_tokens, seed):
-    for plan in pairs(lengths, seed, max_tokens=max_tokens):
+@given(sentence_lengths, st.integers(4, 100), st.integers(0, 1000), st.floats(0, 1))
+def test_both_segments_are_whole_sentences_and_b_follows_a(lengths, max_tokens, seed, probability):
+    starts = [0, *accumulate(lengths)]
+    for plan in pairs(lengths, seed, max_tokens=max_tokens, random_next_probability=probability):
+        b_start = plan.start + plan.a_tokens
+        assert {plan.start, b_start, b_start + plan.b_tokens} <= set(starts)
         assert plan.a_tokens > 0
-        assert 2 <= plan.room <= max_tokens
-        if plan.is_random_next:
-            assert plan.b_tokens == 0
-            assert plan.a_tokens < plan.room  # something is left for a B of another document
-        else:
-            assert plan.b_tokens > 0
-            assert plan.a_tokens + plan.b_tokens <= plan.room
+        assert (plan.b_tokens > 0) == (len(lengths) > 1)
 
 
 @settings(max_examples=200, deadline=None)
-@given(sentence_lengths, st.integers(4, 100), st.integers(0, 1000))
-def test_segments_lie_in_the_document_and_b_after_a(lengths, max_tokens, seed):
+@given(sentence_lengths.filter(lambda lengths: len(lengths) > 1), st.integers(4, 100), st.integers(0, 1000))
+def test_a_pair_is_as_short_as_its_room_allows(lengths, max_tokens, seed):
     for plan in pairs(lengths, seed, max_tokens=max_tokens):
-        assert plan.start >= 0
-        assert plan.start + plan.tokens <= sum(lengths)
-        assert plan.a_from >= 0
-        assert plan.a_from + plan.a_tokens <= plan.b_from
-        assert plan.b_from + plan.b_tokens <= plan.tokens
-        assert plan.a_tokens + plan.b_tokens + (0 if plan.is_random_next else plan.trimmed) == plan.tokens
+        assert 2 <= plan.room <= max_tokens
+        end = plan.start + plan.a_tokens + plan.b_tokens
+        last = lengths[[*accumulate(lengths)].index(end)]
+        assert end == sum(lengths) or end - plan.start >= plan.room
+        assert end - plan.start - last < plan.room or plan.b_tokens == last
 
 
 @settings(max_examples=200, deadline=None)
-@given(sentence_lengths, st.integers(4, 100), st.integers(0, 1000))
-def test_every_token_is_used_or_trimmed_and_counted_once_more_where_it_is_reused(lengths, max_tokens, seed):
-    found = pairs(lengths, seed, max_tokens=max_tokens)
-    assert sum(plan.a_tokens + plan.b_tokens + plan.trimmed - plan.reused for plan in found) == sum(lengths)
+@given(sentence_lengths, st.integers(4, 100), st.integers(0, 1000), st.floats(0, 1))
+def test_every_token_but_a_last_sentence_is_used_and_counted_again_where_it_is_reused(
+    lengths, max_tokens, seed, probability
+):
+    found = pairs(lengths, seed, max_tokens=max_tokens, random_next_probability=probability)
+    used = sum(plan.a_tokens + (0 if plan.is_random_next else plan.b_tokens) - plan.reused for plan in found)
+    assert used in (sum(lengths), sum(lengths[:-1]) if found[-1].is_random_next else sum(lengths))
 
 
-def test_untrimmed_segments_begin_and_end_with_sentences():
-    found = 0
-    for row, lengths in enumerate(LENGTHS):
-        ends = {0, *accumulate(lengths)}
-        for plan in pairs(lengths, row):
-            if not plan.trimmed:
-                found += 1
-                assert {plan.start, plan.start + plan.a_tokens, plan.start + plan.tokens} <= ends
-                assert (plan.a_from, plan.b_from) == (0, plan.a_tokens)
-    assert found > 20
+def test_the_kind_of_a_pair_does_not_depend_on_its_segments():
+    found = many_pairs(300)
+    kinds = np.array([plan.is_random_next for plan in found])
+    for name in ("a_tokens", "b_tokens", "room", "start", "reused"):
+        values = np.array([getattr(plan, name) for plan in found])
+        assert abs(np.corrcoef(values, kinds)[0, 1]) < 4 / np.sqrt(len(found)), name
 
 
-def test_what_a_random_b_leaves_unused_begins_the_next_pair():
+def test_the_b_that_a_random_pair_does_not_use_begins_the_next_pair():
     lengths = [10] * 12
-    for before, after in pairwise(pairs(lengths, 3, random_next_probability=1.0, short_seq_prob=0.0)):
+    for before, after in pairwise(pairs(lengths, 3, random_next_probability=1.0, short_seq_prob=0.0)[:-1]):
         assert after.start == before.start + before.a_tokens
 
 
-def test_the_run_of_a_consecutive_pair_begins_with_a_sentence_even_when_a_is_trimmed():
-    for row, lengths in enumerate(LENGTHS):
-        for plan in pairs(lengths, row, random_next_probability=0.0):
-            assert plan.start in {0, *accumulate(lengths)}
+segment_lengths = st.lists(st.tuples(*[st.integers(1, 200)] * 2, st.integers(2, 150)), min_size=1, max_size=20)
 
 
-def test_the_longer_side_is_trimmed():
-    for plan in pairs([90, 4, 90, 4], 1, max_tokens=40, random_next_probability=0.0, short_seq_prob=0.0):
-        assert sorted([plan.a_tokens, plan.b_tokens]) == [4, 36]
+def trimmed_one_by_one(a, b, room):
+    while a + b > room:
+        a, b = (a - 1, b) if a > b else (a, b - 1)
+    return a, b
 
 
-def test_tokens_are_cut_at_both_ends():
-    starts = {pairs([200, 20], seed, random_next_probability=0.0, short_seq_prob=0.0)[0].a_from for seed in range(50)}
-    cut = 200 + 20 - 61
-    assert all(cut / 4 < start < cut * 3 / 4 for start in starts)
-    assert len(starts) > 10
+@given(segment_lengths)
+def test_tokens_are_trimmed_from_the_longer_segment(rows):
+    found = trimmed_lengths(*np.array(rows).T)
+    assert list(zip(*(values.tolist() for values in found), strict=True)) == [trimmed_one_by_one(*row) for row in rows]
+
+
+@pytest.mark.parametrize("cut", [1, 63, 64, 65, 200])
+def test_each_trimmed_token_is_removed_at_either_end_with_equal_probability(cut):
+    rows = 4000
+    found = front_cuts(hash_integers(1, np.arange(rows)), np.full(rows, cut))
+    assert found.min() >= 0
+    assert found.max() <= cut
+    assert abs(found.mean() - cut / 2) < 4 * np.sqrt(cut / 4 / rows)
+    assert abs(found.var() / (cut / 4) - 1) < 4 * np.sqrt(2 / rows)
+
+
+def test_nothing_is_removed_at_the_front_of_a_segment_that_fits():
+    assert front_cuts(hash_integers(1, np.arange(4)), np.array([0, 5, 0, 0]))[[0, 2, 3]].tolist() == [0, 0, 0]
 
 
 def test_short_targets_have_their_share_and_every_length():
@@ -118,7 +125,12 @@ def test_a_document_of_one_sentence_has_a_random_pair_only_and_says_so(probabili
 
 def test_a_last_sentence_alone_takes_the_one_before_it_again():
     found = pairs([30, 31, 9], 0, random_next_probability=0.0, short_seq_prob=0.0)
-    assert [(plan.start, plan.b_from, plan.reused) for plan in found] == [(0, 30, 0), (30, 31, 31)]
+    assert [(plan.start, plan.a_tokens, plan.reused) for plan in found] == [(0, 30, 0), (30, 31, 31)]
+
+
+def test_a_last_sentence_is_left_out_after_its_second_random_pair():
+    found = pairs([30, 31], 0, random_next_probability=1.0)
+    assert [(plan.start, plan.a_tokens, plan.reused) for plan in found] == [(0, 30, 0), (0, 30, 30)]
 
 
 @settings(max_examples=200, deadline=None)

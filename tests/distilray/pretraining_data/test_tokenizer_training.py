@@ -173,6 +173,33 @@ def test_the_commonest_characters_are_kept(tmp_path):
     assert {character for token in tokens for character in token.removeprefix("##")} == set("abc")
 
 
+def learned_from(folder, word):
+    """The tokens learned from a text in which a word is repeated."""
+    corpus_dir = write_corpus(folder / "corpus", sentences=[[f"mi {word} mo"] * 5] * 4)
+    train(folder / "run", corpus_dir, vocabulary_size=400)
+    tokens = (folder / "run/vocab.txt").read_text().split()
+    return {token.removeprefix("##") for token in tokens if not token.startswith("[")}
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        pytest.param("xzy" * 34, id="letters"),
+        pytest.param("xzy" * 20 + "\x1d" + "xzy" * 20, id="joined across a control character"),
+        pytest.param("\ud55c\uae00" * 20, id="longer when decomposed"),
+    ],
+)
+def test_nothing_is_learned_from_words_that_encoding_maps_to_unk(tmp_path, word):
+    assert {character for token in learned_from(tmp_path, word) for character in token} == set("mio")
+
+
+@pytest.mark.parametrize(
+    "word", ["xzy" * 33, "-".join(["xzy"] * 40), "xzy\u3000" * 40], ids=["short", "hyphens", "wide space"]
+)
+def test_parts_of_long_text_that_encoding_can_use_are_learned(tmp_path, word):
+    assert "xzy" in learned_from(tmp_path, word)
+
+
 def test_a_text_that_yields_fewer_tokens_says_so(tmp_path):
     corpus_dir = write_corpus(tmp_path / "corpus", sentences=[["one two three"], ["two three one"]])
     outcome = train(tmp_path / "run", corpus_dir, vocabulary_size=5000)

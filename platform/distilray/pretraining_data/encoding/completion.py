@@ -1,4 +1,4 @@
-"""Drafts to examples: a segment B for those that lack one, special tokens, and masks."""
+"""Drafts to examples: segments B of other documents, trimming, special tokens, and masks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,20 +12,21 @@ from distilray.errors import InputError
 from distilray.pretraining_data.encoding.drafts import DOCUMENT_SHIFT
 from distilray.pretraining_data.encoding.gathering import Int64Array, gathered, lists
 from distilray.pretraining_data.masking import Masker
+from distilray.pretraining_data.segment_pairs import front_cuts, trimmed_lengths
 from distilray.pretraining_data.tokenizer import Vocabulary
-from distilray.runtime.seeding import hash_integers
+from distilray.runtime.seeding import UInt64Array, hash_integers
 from distilray.schemas import EXAMPLES
 
-_DONORS = 2  # what a seed is used for
+_DONORS, _CUT_A, _CUT_B = 2, 3, 4  # uses of a seed
 
 
 @dataclass(frozen=True)
 class Completion:
     """Turns the drafts of one bucket into rows of the schema `EXAMPLES`.
 
-    A missing B is the beginning of the text of another draft in the bucket, of another document. A bucket is a uniform
-    sample of the corpus, and the draft is drawn uniformly from those that hold two segments in a row: their text is as
-    long as an example may be. Each of them begins with a sentence.
+    The B of a random pair is the planned B of another draft in the bucket, of another document and of the same length,
+    or the next longer one; a pair without a planned B takes any. A bucket is a uniform sample of the corpus. Both kinds
+    of pairs are then trimmed alike, so that lengths and cuts do not show the kind of a pair.
 
     Attributes:
         masker: None leaves the text as it is, for masks that are drawn when the examples are read.
@@ -39,50 +40,65 @@ class Completion:
         """The examples, in the order of the drafts.
 
         Raises:
-            InputError: a B is missing, and the bucket holds one document only.
+            InputError: there is a random pair, and the bucket contains only one document.
         """
         example_ids = drafts["example_id"].to_numpy()
         documents = example_ids >> DOCUMENT_SHIFT
         text = drafts["text"].combine_chunks()
         offsets = text.offsets.to_numpy().astype(np.int64)
-        starts, tokens = offsets[:-1], np.diff(offsets)
-        a_from, a_tokens, b_from, b_tokens, room = (
-            drafts[name].to_numpy().astype(np.int64) for name in ("a_from", "a_tokens", "b_from", "b_tokens", "room")
-        )
-        is_random = drafts["is_random_next"].to_numpy()
-        b_start, document_b = starts + b_from, documents.copy()
+        a_start, a_tokens, room = offsets[:-1], *(_integers(drafts, name) for name in ("a_tokens", "room"))
+        b_start, b_tokens = a_start + a_tokens, np.diff(offsets) - a_tokens
+        is_random, document_b = drafts["is_random_next"].to_numpy(), documents.copy()
         if is_random.any():
-            donors = self._donors(example_ids, documents, is_random)
-            b_start[is_random], document_b[is_random] = starts[donors], documents[donors]
-            b_tokens[is_random] = np.minimum((room - a_tokens)[is_random], tokens[donors])
-        values = text.values.to_numpy()
-        ids, lengths, segment_b_start = self._framed(values, starts + a_from, a_tokens, b_start, b_tokens)
+            donors = self._donors(example_ids, documents, a_tokens, b_tokens, is_random)
+            has_b = b_tokens[donors] > 0  # otherwise the only sentence of its document
+            b_start[is_random] = np.where(has_b, b_start[donors], a_start[donors])
+            b_tokens[is_random] = np.where(has_b, b_tokens[donors], a_tokens[donors])
+            document_b[is_random] = documents[donors]
+        kept_a, kept_b = trimmed_lengths(a_tokens, b_tokens, room)
+        a_start = a_start + front_cuts(self._hash(_CUT_A, example_ids), a_tokens - kept_a)
+        b_start = b_start + front_cuts(self._hash(_CUT_B, example_ids), b_tokens - kept_b)
+        ids, lengths, segment_b_start = self._framed(text.values.to_numpy(), a_start, kept_a, b_start, kept_b)
         columns = {
             "example_id": example_ids,
             "shuffle_key": drafts["shuffle_key"].to_numpy(),
             "segment_b_start": segment_b_start,
             "is_random_next": is_random,
-            "trimmed": drafts["trimmed"].to_numpy(),
+            "trimmed": a_tokens - kept_a + np.where(is_random, 0, b_tokens - kept_b),
             "document_a": documents,
             "document_b": document_b,
         }
         return self._table(columns, ids, lengths)
 
-    def _donors(self, example_ids: Int64Array, documents: Int64Array, is_random: NDArray[np.bool_]) -> Int64Array:
-        """For each draft without B, in order, the draft that gives it."""
-        for donors in (np.flatnonzero(~is_random), np.arange(len(documents))):
-            of = documents[donors]
-            if len(donors) and (of != of[0]).any():
+    def _hash(self, use: int, example_ids: Int64Array) -> UInt64Array:
+        return hash_integers(self.config.seed, use, example_ids)
+
+    def _donors(
+        self,
+        example_ids: Int64Array,
+        documents: Int64Array,
+        a_tokens: Int64Array,
+        b_tokens: Int64Array,
+        is_random: NDArray[np.bool_],
+    ) -> Int64Array:
+        """The draft that gives its B to each random pair, in order; `a_tokens`, `b_tokens` are the planned lengths."""
+        for donors in (np.flatnonzero(b_tokens), np.arange(len(documents))):
+            if len(donors) and (documents[donors] != documents[donors[0]]).any():
                 break
         else:
             raise InputError(
                 f"{self.config.corpus_dir}: segments B of other documents are needed, and only one document has text "
                 "here; use a larger corpus, another heldout_fraction, or random_next_probability=0"
             )
-        drawn = hash_integers(self.config.seed, _DONORS, example_ids[is_random]) % np.uint64(len(donors))
-        place = drawn.astype(np.int64)
-        place = np.where(of[place] == documents[is_random], _next_other(of)[place], place)
-        return donors[place]
+        hashed, lengths = self._hash(_DONORS, example_ids), np.where(b_tokens > 0, b_tokens, a_tokens)
+        donors = donors[np.lexsort((hashed[donors], lengths[donors]))]
+        wanted = b_tokens[is_random]
+        low, high = (np.searchsorted(lengths[donors], wanted, side=side) for side in ("left", "right"))
+        high[wanted == 0] = len(donors)  # the only sentence of a document
+        drawn = hashed[is_random] % np.maximum(high - low, 1).astype(np.uint64)
+        position = np.minimum(low + drawn.astype(np.int64), len(donors) - 1)
+        of = documents[donors]
+        return donors[np.where(of[position] == documents[is_random], _other(of, position, low, high), position)]
 
     def _framed(
         self,
@@ -121,7 +137,18 @@ class Completion:
         return pa.Table.from_arrays(arrays, schema=EXAMPLES)
 
 
-def _next_other(documents: Int64Array) -> Int64Array:
-    """For each place the next one, around the end, of another document; there are two documents at least."""
-    changes = np.flatnonzero(documents != np.roll(documents, 1))  # places where another document begins
-    return changes[np.searchsorted(changes, np.arange(len(documents)), side="right") % len(changes)]
+def _integers(drafts: pa.Table, name: str) -> Int64Array:
+    return np.asarray(drafts[name].to_numpy().astype(np.int64))
+
+
+def _other(documents: Int64Array, position: Int64Array, low: Int64Array, high: Int64Array) -> Int64Array:
+    """The nearest position of another document than that of `position`, in [low, high) if possible.
+
+    Args:
+        documents: (donors,) with at least two different values.
+        position, low, high: (random pairs,)
+    """
+    starts = np.flatnonzero(np.diff(documents, prepend=-1))  # of runs of one document
+    run = np.searchsorted(starts, position, side="right")
+    after, before = np.append(starts, len(documents))[run], starts[run - 1] - 1
+    return np.where((after < high) | (before < 0) | (before < low) & (after < len(documents)), after, before)

@@ -1,4 +1,4 @@
-"""Drafts: examples without special tokens, without masks, and without a segment B that is to come from elsewhere.
+"""Drafts: examples before trimming, without special tokens and masks, each with the segment B that follows its A.
 
 The drafts of one part of the corpus are put in the global random order, which is that of a hash of the example id, and
 written in buckets: runs of that order that are the same for every part. So a bucket, collected from all parts, is a
@@ -25,14 +25,10 @@ DRAFTS = pa.schema(
     [
         pa.field("example_id", pa.int64(), nullable=False),
         pa.field("shuffle_key", pa.uint64(), nullable=False),
-        pa.field("text", pa.list_(pa.uint16()), nullable=False),  # the run of the document that holds A and its own B
-        pa.field("a_from", pa.uint32(), nullable=False),  # where A begins in the text
-        pa.field("a_tokens", pa.uint16(), nullable=False),
-        pa.field("b_from", pa.uint32(), nullable=False),
-        pa.field("b_tokens", pa.uint16(), nullable=False),  # 0 when there is no B, or it is to come from elsewhere
-        pa.field("room", pa.uint16(), nullable=False),  # tokens that A and B may have together
-        pa.field("is_random_next", pa.bool_(), nullable=False),
-        pa.field("trimmed", pa.uint32(), nullable=False),
+        pa.field("text", pa.list_(pa.uint16()), nullable=False),  # A and the B that follows it, as whole sentences
+        pa.field("a_tokens", pa.uint32(), nullable=False),
+        pa.field("room", pa.uint16(), nullable=False),  # maximum number of tokens of A and B together
+        pa.field("is_random_next", pa.bool_(), nullable=False),  # B is to be replaced by one of another document
     ]
 )
 # example_id = document << 32 | copy << 24 | number in the document and copy
@@ -41,15 +37,14 @@ _MAX_NUMBER = 1 << COPY_SHIFT
 _COUNTED = (
     "documents",
     "document_tokens",
-    "own_tokens",
-    "trimmed_tokens",
     "reused_tokens",
     "dropped_short",
     "dropped_short_tokens",
     "single_segment_copies",
     "dropped_single_segment_tokens",
+    "dropped_tail_tokens",
 )
-_COLUMNS = 10  # of a row of `DraftSet._rows`
+_COLUMNS = 6  # of a row of `DraftSet._rows`
 _PLANS, _ORDER = range(2)  # what a seed is used for
 
 
@@ -70,7 +65,8 @@ class DraftSet:
     def add(self, found: TokenDocuments) -> None:
         """Plans the examples of some documents and keeps their tokens.
 
-        Counts documents and their tokens once, and what became of the tokens in all copies:
+        Counts documents and their tokens once, and tokens used again or dropped in all copies. With those that
+        `example_statistics` counts,
         `dupe_factor * document_tokens + reused_tokens = own_tokens + trimmed_tokens + dropped_*_tokens`.
         """
         self.counts["documents"] += len(found.documents)
@@ -87,13 +83,9 @@ class DraftSet:
                     (
                         first | number,
                         self._tokens + document.start + plan.start,
-                        plan.tokens,
-                        plan.a_from,
                         plan.a_tokens,
-                        plan.b_from,
                         plan.b_tokens,
                         plan.room,
-                        plan.trimmed,
                         plan.is_random_next,
                     )
                     for number, plan in enumerate(plans)
@@ -105,22 +97,20 @@ class DraftSet:
 
     def _kept(self, document: TokenDocument, rng: Random) -> list[PairPlan]:
         """The plans of one copy of a document, without those that are too short."""
-        config, kept = self.config, []
+        config, kept, left = self.config, [], document.ends[-1]
         for plan in self._plans(document, rng):
-            if plan.is_alone:
-                self.counts["single_segment_copies"] += 1
-                if config.single_segment == "drop":
-                    self.counts["dropped_single_segment_tokens"] += plan.a_tokens + plan.trimmed
-                    continue
+            own = plan.a_tokens + (0 if plan.is_random_next else plan.b_tokens)
+            left -= own - plan.reused
             self.counts["reused_tokens"] += plan.reused
-            own = plan.a_tokens + plan.b_tokens
-            if own + special_tokens(config) < config.min_example_tokens:
+            self.counts["single_segment_copies"] += plan.is_alone
+            if plan.is_alone and config.single_segment == "drop":
+                self.counts["dropped_single_segment_tokens"] += own
+            elif min(plan.a_tokens + plan.b_tokens, plan.room) + special_tokens(config) < config.min_example_tokens:
                 self.counts["dropped_short"] += 1
-                self.counts["dropped_short_tokens"] += own + plan.trimmed
-                continue
-            self.counts["own_tokens"] += own
-            self.counts["trimmed_tokens"] += plan.trimmed
-            kept.append(plan)
+                self.counts["dropped_short_tokens"] += own
+            else:
+                kept.append(plan)
+        self.counts["dropped_tail_tokens"] += left
         assert len(kept) <= _MAX_NUMBER, "more examples of a document than an example_id can tell apart"
         return kept
 
@@ -183,9 +173,10 @@ def read_drafts(data: Sequence[bytes]) -> pa.Table:
 
 
 def _batch(rows: Int64Array, keys: NDArray[np.uint64], ids: NDArray[np.uint16]) -> pa.RecordBatch:
-    example_id, start, tokens, a_from, a_tokens, b_from, b_tokens, room, trimmed, is_random_next = rows.T
+    example_id, start, a_tokens, b_tokens, room, is_random_next = rows.T
+    tokens = a_tokens + b_tokens
     text = lists(gathered(ids, start, tokens), tokens)
-    columns = [example_id, keys, text, a_from, a_tokens, b_from, b_tokens, room, is_random_next.astype(bool), trimmed]
+    columns = [example_id, keys, text, a_tokens, room, is_random_next.astype(bool)]
     arrays = [
         column if isinstance(column, pa.ListArray) else pa.array(column).cast(draft.type)
         for column, draft in zip(columns, DRAFTS, strict=True)

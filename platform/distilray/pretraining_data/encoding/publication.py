@@ -14,6 +14,7 @@ from distilray.pretraining_data.encoding.drafts import read_drafts
 from distilray.pretraining_data.encoding.example_statistics import example_statistics
 from distilray.pretraining_data.encoding.gathering import Int64Array
 from distilray.pretraining_data.encoding.parts import Ledger
+from distilray.pretraining_data.masking import Masker
 from distilray.pretraining_data.shards import SHARDS_FOLDER, write_shard
 from distilray.runtime import storage
 
@@ -89,8 +90,13 @@ def plan_groups(rows: Mapping[str, int], *, rows_per_shard: int) -> list[Group]:
     return groups
 
 
-def publish_group(group: Group, buckets: Buckets, completion: Completion, folder: str) -> dict[str, Any]:
+def publish_group(
+    group: Group, buckets: Buckets, completion: Completion, folder: str, *, dynamic_masker: Masker | None = None
+) -> dict[str, Any]:
     """Writes the shards of a group, then marks it as done; returns the outputs and the statistics.
+
+    Args:
+        dynamic_masker: masks the examples when they are read.
 
     Raises:
         InputError: a shard cannot be written, or there is no other document for a segment B.
@@ -101,7 +107,7 @@ def publish_group(group: Group, buckets: Buckets, completion: Completion, folder
     for table in _shards(group, buckets, completion, ledger):
         name = f"{SHARDS_FOLDER}/{group.split}-{table['shuffle_key'][0].as_py():016x}.arrow"
         outputs[name] = {"split": group.split, **write_shard(table, storage.join(folder, name))}
-        statistics.update(example_statistics(table, completion.vocabulary))
+        statistics.update(example_statistics(table, completion.vocabulary, dynamic_masker=dynamic_masker))
     facts = {"number": group.number, "split": group.split, "outputs": outputs, "statistics": dict(statistics)}
     ledger.mark("groups", group.number, facts)
     return facts

@@ -20,31 +20,37 @@ def vocabulary(tokenizer_dir):
     return vocabulary_of(read_tokenizer(tokenizer_dir))
 
 
-def drafts_of(documents, vocabulary, *, random_share=0.5, seed=0):
-    """Drafts of some documents in the order given; text of ordinary ids."""
+def drafts_of(documents, vocabulary, *, random_share=0.5, seed=0, longest=16, alone=0.0):
+    """Drafts of some documents in the order given; segments of ordinary ids.
+
+    Args:
+        longest: length of the longest A and B; more than half of `ROOM` has some of them trimmed.
+        alone: share of drafts without a B of their own.
+    """
     rng = np.random.default_rng(seed)
     rows = []
     for number, document in enumerate(documents):
-        is_random = bool(rng.random() < random_share)
-        a_from, gap = rng.integers(0, 4, size=2).tolist()
-        a_tokens = int(rng.integers(1, ROOM - 4))
-        b_tokens = 0 if is_random else int(rng.integers(1, ROOM - a_tokens + 1))
-        tokens = a_tokens if is_random else a_from + a_tokens + gap + b_tokens
+        a_tokens, b_tokens = rng.integers(1, longest + 1, size=2).tolist()
+        is_alone = bool(rng.random() < alone)
         rows.append(
             {
                 "example_id": document << 32 | seed << 24 | number,
                 "shuffle_key": number,
-                "text": rng.choice(vocabulary.drawable, size=tokens).tolist(),
-                "a_from": 0 if is_random else a_from,
+                "text": rng.choice(vocabulary.drawable, size=a_tokens + (0 if is_alone else b_tokens)).tolist(),
                 "a_tokens": a_tokens,
-                "b_from": tokens - b_tokens,
-                "b_tokens": b_tokens,
                 "room": ROOM,
-                "is_random_next": is_random,
-                "trimmed": number,
+                "is_random_next": is_alone or bool(rng.random() < random_share),
             }
         )
     return pa.Table.from_pylist(rows, schema=DRAFTS)
+
+
+def planned_b(draft):
+    return draft["text"][draft["a_tokens"] :]
+
+
+def contains(whole, part):
+    return any(whole[at : at + len(part)] == part for at in range(len(whole) - len(part) + 1))
 
 
 def completed(drafts, vocabulary, *, masker=None, **changes):
@@ -60,28 +66,72 @@ def test_rows_are_framed_and_in_the_order_of_the_drafts(drafts, vocabulary):
     table = completed(drafts, vocabulary)
     assert table.schema.equals(EXAMPLES, check_metadata=True)
     assert table["example_id"].equals(drafts["example_id"])
-    assert table["trimmed"].equals(drafts["trimmed"])
-    for row, draft in zip(table.to_pylist(), drafts.to_pylist(), strict=True):
+    for row in table.to_pylist():
         ids, second = row["input_ids"], row["segment_b_start"]
-        assert second == draft["a_tokens"] + 2
         assert [ids[0], ids[second - 1], ids[-1]] == [vocabulary.cls, vocabulary.sep, vocabulary.sep]
-        assert ids[1 : second - 1] == draft["text"][draft["a_from"] :][: draft["a_tokens"]]
         assert len(ids) <= ROOM + 3
-        if not row["is_random_next"]:
-            assert ids[second:-1] == draft["text"][draft["b_from"] :][: draft["b_tokens"]]
 
 
-def test_a_missing_b_is_the_beginning_of_a_text_of_another_document(drafts, vocabulary):
-    whole = {}
+def test_segments_are_what_is_left_of_the_planned_ones(vocabulary):
+    drafts = drafts_of([*range(12)] * 30, vocabulary, longest=40, random_share=0.0)
+    for row, draft in zip(completed(drafts, vocabulary).to_pylist(), drafts.to_pylist(), strict=True):
+        second = row["segment_b_start"]
+        assert contains(draft["text"][: draft["a_tokens"]], row["input_ids"][1 : second - 1])
+        assert contains(planned_b(draft), row["input_ids"][second:-1])
+        assert len(row["input_ids"]) == min(len(draft["text"]), ROOM) + 3
+        assert row["trimmed"] == max(len(draft["text"]) - ROOM, 0)
+
+
+def test_a_random_b_is_one_of_another_document_of_the_same_length(vocabulary):
+    drafts = drafts_of(np.random.default_rng(3).integers(0, 12, size=1000).tolist(), vocabulary, longest=14)
+    segments = {}
     for draft in drafts.to_pylist():
-        if not draft["is_random_next"]:
-            whole.setdefault(draft["example_id"] >> 32, []).append(draft["text"])
-    rows = [row for row in completed(drafts, vocabulary).to_pylist() if row["is_random_next"]]
-    assert len(rows) > 100
-    for row in rows:
-        room = ROOM - (row["segment_b_start"] - 2)
-        assert row["document_b"] != row["document_a"]
-        assert row["input_ids"][row["segment_b_start"] : -1] in [text[:room] for text in whole[row["document_b"]]]
+        segments.setdefault(draft["example_id"] >> 32, []).append(planned_b(draft))
+    seen = 0
+    for row, draft in zip(completed(drafts, vocabulary).to_pylist(), drafts.to_pylist(), strict=True):
+        if row["is_random_next"]:
+            seen += 1
+            b = row["input_ids"][row["segment_b_start"] : -1]
+            assert row["document_b"] != row["document_a"]
+            assert b in segments[row["document_b"]]
+            assert len(b) == len(planned_b(draft))
+    assert seen > 400
+
+
+def test_a_random_b_without_one_of_its_length_is_the_next_longer_one(vocabulary):
+    lengths, rng = [3, 5, 9, 20], np.random.default_rng(0)
+    drafts = [
+        {
+            "example_id": document << 32,
+            "shuffle_key": document,
+            "text": rng.choice(vocabulary.drawable, size=2 + length).tolist(),
+            "a_tokens": 2,
+            "room": ROOM,
+            "is_random_next": True,
+        }
+        for document, length in enumerate(lengths)
+    ]
+    rows = completed(pa.Table.from_pylist(drafts, schema=DRAFTS), vocabulary).to_pylist()
+    assert [len(row["input_ids"]) - row["segment_b_start"] - 1 for row in rows] == [5, 9, 20, 9]
+
+
+def test_the_only_sentence_of_a_document_takes_any_b(vocabulary):
+    drafts = drafts_of([*range(500)], vocabulary, longest=14, alone=0.5)
+    rows = [
+        row
+        for row, draft in zip(completed(drafts, vocabulary).to_pylist(), drafts.to_pylist(), strict=True)
+        if not planned_b(draft)
+    ]
+    assert {len(row["input_ids"]) - row["segment_b_start"] - 1 for row in rows} == set(range(1, 15))
+    assert len({row["document_b"] for row in rows}) > 100
+
+
+def test_documents_of_one_sentence_give_their_sentences_to_each_other(vocabulary):
+    drafts = drafts_of([*range(50)], vocabulary, alone=1.0)
+    texts = {draft["example_id"] >> 32: draft["text"] for draft in drafts.to_pylist()}
+    rows = completed(drafts, vocabulary).to_pylist()
+    assert all(contains(texts[row["document_b"]], row["input_ids"][row["segment_b_start"] : -1]) for row in rows)
+    assert len({row["document_b"] for row in rows}) > 20
 
 
 def test_every_document_gives_segments_in_proportion_to_its_drafts(vocabulary):
@@ -116,9 +166,15 @@ def test_one_document_alone_will_do_when_nothing_is_random(vocabulary):
 
 def test_without_a_segment_b_an_example_is_cls_text_sep(vocabulary):
     texts = [vocabulary.drawable[:5].tolist(), vocabulary.drawable[3:10].tolist()]
-    values = {"shuffle_key": 1, "a_from": 0, "b_tokens": 0, "room": ROOM, "is_random_next": False, "trimmed": 0}
     drafts = [
-        {"example_id": number, "text": text, "a_tokens": len(text), "b_from": len(text), **values}
+        {
+            "example_id": number,
+            "shuffle_key": 1,
+            "text": text,
+            "a_tokens": len(text),
+            "room": ROOM,
+            "is_random_next": False,
+        }
         for number, text in enumerate(texts)
     ]
     rows = completed(pa.Table.from_pylist(drafts, schema=DRAFTS), vocabulary).to_pylist()
@@ -155,11 +211,17 @@ def test_the_statistics_are_what_counting_by_hand_gives(drafts, vocabulary):
     assert example_statistics(table, vocabulary) == {
         "examples": len(rows),
         "tokens": sum(len(row["input_ids"]) for row in rows),
+        "own_tokens": sum(
+            len(row["input_ids"]) - 3 if row["document_a"] == row["document_b"] else row["segment_b_start"] - 2
+            for row in rows
+        ),
+        "trimmed_tokens": sum(row["trimmed"] for row in rows),
         "random_next": sum(row["is_random_next"] for row in rows),
         "predicted": len(seen),
         "predicted_as_mask": sum(shown == vocabulary.mask for shown, _ in seen),
         "predicted_as_kept": sum(shown == label for shown, label in seen),
         "predicted_as_random": sum(shown not in (vocabulary.mask, label) for shown, label in seen),
+        "examples_without_prediction": sum(not row["mask_positions"] for row in rows),
         "length_0000": sum(len(row["input_ids"]) < 32 for row in rows),
         "length_0032": sum(len(row["input_ids"]) == 32 for row in rows),
     }

@@ -4,8 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distilray.pretraining_data.encoding.drafts import DRAFTS, DraftSet, bucket_of, read_drafts
-from distilray.pretraining_data.encoding.gathering import gathered
+from distilray.pretraining_data.encoding.drafts import DraftSet, bucket_of, read_drafts
 from distilray.pretraining_data.encoding.token_documents import TokenDocument, TokenDocuments
 from tests.distilray.tiny_line import encode_config
 
@@ -52,9 +51,8 @@ def test_text_is_that_of_its_document_in_order(changes):
         text = np.array(row["text"])
         assert set(text // 200) == {row["example_id"] >> 32}
         assert (np.diff(text) == 1).all()
-        assert row["a_from"] + row["a_tokens"] <= row["b_from"]
-        assert row["b_from"] + row["b_tokens"] <= len(text)
-        assert row["is_random_next"] == (changes.get("mode") != "paper" and row["b_tokens"] == 0)
+        assert 0 < row["a_tokens"] <= len(text)
+        assert (row["a_tokens"] == len(text)) == (changes.get("mode") == "paper")
 
 
 @pytest.mark.parametrize("buckets", [1, 2, 16])
@@ -103,8 +101,11 @@ def test_example_ids_are_unique_and_tell_document_copy_and_number():
 
 
 def test_copies_of_a_document_have_other_segments():
-    rows = table_of(drafted(dupe_factor=2)).to_pylist()
-    first, second = ({tuple(row["text"]) for row in rows if row["example_id"] >> 24 & 0xFF == copy} for copy in (0, 1))
+    rows = table_of(drafted(range(8, 200, 9), dupe_factor=2)).to_pylist()  # documents of ten sentences
+    first, second = (
+        {(row["text"][0], row["a_tokens"], len(row["text"])) for row in rows if row["example_id"] >> 24 & 0xFF == copy}
+        for copy in (0, 1)
+    )
     assert len(first & second) < len(first) / 2
 
 
@@ -119,23 +120,6 @@ def test_another_seed_gives_another_order_and_other_segments():
     assert {tuple(text) for text in first["text"].to_pylist()} != {tuple(text) for text in second["text"].to_pylist()}
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"dupe_factor": 4}, {"mode": "paper"}, {"min_example_tokens": 20}, {"single_segment": "drop"}]
-)
-def test_no_token_is_lost_without_being_counted(changes):
-    drafts = DraftSet(encode_config(**changes))
-    drafts.add(token_documents(range(DOCUMENTS)))
-    for row in range(90, 99):
-        drafts.add(one_sentence(row))
-    counts, copies = drafts.counts, changes.get("dupe_factor", 1)
-    dropped = counts["dropped_short_tokens"] + counts["dropped_single_segment_tokens"]
-    used = sum(row["a_tokens"] + row["b_tokens"] for row in table_of(drafts).to_pylist())
-    assert counts["own_tokens"] == used
-    assert copies * counts["document_tokens"] + counts["reused_tokens"] == used + counts["trimmed_tokens"] + dropped
-    assert counts["dropped_short_tokens"] > 0 or "min_example_tokens" not in changes
-    assert (counts["dropped_single_segment_tokens"] > 0) == ("single_segment" in changes)
-
-
 def test_documents_of_one_sentence_are_counted_in_every_copy():
     drafts = DraftSet(encode_config(dupe_factor=3, random_next_probability=0.0))
     drafts.add(one_sentence(7))
@@ -146,15 +130,4 @@ def test_documents_of_one_sentence_are_counted_in_every_copy():
 def test_too_short_examples_are_dropped():
     kept = table_of(drafted(min_example_tokens=20)).to_pylist()
     assert kept
-    assert min(row["a_tokens"] + row["b_tokens"] + 3 for row in kept) >= 20
-
-
-def test_runs_are_gathered_one_after_the_other():
-    values = np.arange(100, dtype=np.uint16)
-    starts, lengths = np.array([5, 90, 0, 7]), np.array([3, 2, 0, 1])
-    assert gathered(values, starts, lengths).tolist() == [5, 6, 7, 90, 91, 7]
-    assert len(gathered(values, starts[:0], lengths[:0])) == 0
-
-
-def test_a_draft_holds_what_the_schema_says():
-    assert table_of(drafted()).schema.equals(DRAFTS)
+    assert min(min(len(row["text"]), row["room"]) + 3 for row in kept) >= 20

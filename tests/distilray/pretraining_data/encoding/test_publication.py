@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from distilray.pretraining_data import pipeline
 from distilray.pretraining_data.encoding import publication
 from distilray.pretraining_data.encoding.publication import plan_groups
+from distilray.runtime.run_folder import RunFolder
 from distilray.schemas import EXAMPLES
-from tests.distilray.tiny_line import write_shards
+from tests.distilray.tiny_line import encode_config, encode_in_process, sentences_of, write_corpus, write_shards
 
 
 @given(st.integers(1, 2000), st.integers(1, 500), st.integers(1, 300))
@@ -81,3 +82,41 @@ def test_the_number_of_buckets_changes_segments_b_of_other_documents_only(whole,
 def test_small_corpora_have_one_bucket(whole):
     parts = [json.loads(mark.read_text()) for mark in (whole / "ledger/parts").iterdir()]
     assert {len(part["train"]["bucket_rows"]) for part in parts} == {1}
+
+
+def counts_of(folder, sentences, tokenizer_dir, **changes):
+    """The counts of the train split for documents of the given sentences."""
+    corpus_dir = write_corpus(folder / "corpus", sentences=sentences)
+    config = encode_config(
+        str(folder / "run"), corpus_dir=corpus_dir, tokenizer_dir=tokenizer_dir, heldout_fraction=0.0, **changes
+    )
+    run = RunFolder("encode_corpus", config, {})
+    run.begin()
+    return encode_in_process(config, run).counts["train"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "counted"),
+    [
+        ({}, "dropped_tail_tokens"),
+        ({"dupe_factor": 4, "random_next_probability": 0.0}, "reused_tokens"),
+        ({"mode": "paper"}, "own_tokens"),
+        ({"min_example_tokens": 20}, "dropped_short_tokens"),
+        ({"single_segment": "drop"}, "dropped_single_segment_tokens"),
+    ],
+)
+def test_no_token_is_lost_without_being_counted(tmp_path, tokenizer_dir, changes, counted):
+    counts = counts_of(tmp_path, [*sentences_of(40), *[["rome is old"]] * 5], tokenizer_dir, **changes)
+    dropped = sum(number for name, number in counts.items() if name.startswith("dropped_") and "tokens" in name)
+    read = changes.get("dupe_factor", 1) * counts["document_tokens"] + counts["reused_tokens"]
+    assert read == counts["own_tokens"] + counts["trimmed_tokens"] + dropped
+    assert counts[counted] > 0
+
+
+@pytest.mark.parametrize("masking", [{"dynamic": True}, {"dynamic": False}, {"dynamic": True, "whole_words": True}])
+def test_examples_without_any_prediction_are_counted(tmp_path, tokenizer_dir, masking):
+    sentences = [["rome"], ["paris is old"], ["\u96ea\u96ea\u96ea\u96ea\u96ea\u96ea"], ["madrid is a big city"]]
+    changes = {"mode": "paper", "min_example_tokens": 3, "masking": masking}
+    counts = counts_of(tmp_path, sentences, tokenizer_dir, **changes)
+    assert counts["examples"] == 4
+    assert counts["examples_without_prediction"] == 3  # 15% of three tokens are none; unknown ones are not predicted
