@@ -116,7 +116,9 @@ def _list(path: str, real: str, part: re.Pattern[str] | None = None) -> Iterator
             entry.stat()
         except OSError as error:
             if not is_link:  # removed since it was listed, or in a folder that may only be listed
-                raise InputError(f"{entry.path}: cannot be read ({error.strerror}); give user {os.getuid()} access to it") from None
+                raise InputError(
+                    f"{entry.path}: cannot be read ({error.strerror}); give user {os.getuid()} access to it"
+                ) from None
             fix = "remove the link, or correct its target"
             raise InputError(
                 f"{entry.path}: a link to {Path(entry.path).readlink()} ({error.strerror}); {fix}"
