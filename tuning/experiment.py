@@ -20,6 +20,7 @@ from ray.tune.search import BasicVariantGenerator, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from distilray.config.glue import AshaConfig, Space
+from distilray.errors import find_input_error
 from distilray.runtime import storage
 from distilray.runtime.resources import Need
 from tuning.asha import LastingAsha
@@ -81,6 +82,9 @@ def run_experiment(experiment: Experiment) -> None:
     """Runs the search of a task to its end, or does nothing when it has ended in an earlier run.
 
     What it finds are the records in the folders of the trials.
+
+    Raises:
+        InputError: a file of the search cannot be read or written.
     """
     ended = storage.join(experiment.objective.trials_folder, ENDED_FILE)
     if storage.exists(ended):
@@ -88,7 +92,10 @@ def run_experiment(experiment: Experiment) -> None:
     os.environ.update(_ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     _RUNNING.set(experiment.objective)
-    _tuner(experiment).fit()
+    try:
+        _tuner(experiment).fit()
+    except Exception as error:  # Ray Tune wraps what its callbacks raise, and Ray drops causes on the way to the driver
+        raise find_input_error(error) or error from None
     storage.write_bytes(ended, b"{}")
 
 

@@ -24,7 +24,7 @@ from distilray.corpus.report_page import report_page
 from distilray.corpus.screening.contamination import read_evaluation_ngrams
 from distilray.corpus.screening.evaluation_files import evaluation_files
 from distilray.corpus.screening.languages import check_language
-from distilray.errors import DataQualityError, InputError
+from distilray.errors import DataQualityError, InputError, reading
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.outputs import verify_file
@@ -174,9 +174,11 @@ def _publish(groups: Sequence[Group], config: BuildCorpusConfig, ledger: Ledger,
 
 def _extract_task(item: Values, *, config: BuildCorpusConfig, folder: str, screen: Any) -> Values:
     part = Part.from_json(item)
-    for uri in {each.uri for each in part.ranges}:  # a source may be an output of another run
+    files = list(dict.fromkeys(each.uri for each in part.ranges))
+    for uri in files:  # a source may be an output of another run
         verify_file(uri)
-    facts = extract_part(part, config, folder, ray.get(screen))
+    with reading(", ".join(files[:3])):
+        facts = extract_part(part, config, folder, ray.get(screen))
     return {"number": facts.number, "documents": facts.documents}
 
 

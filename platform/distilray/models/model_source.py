@@ -20,7 +20,7 @@ from pyarrow import fs
 
 from distilray.config.paths import HUB_PREFIX, SAMPLE_PREFIX
 from distilray.config.sample import resolve
-from distilray.errors import InputError
+from distilray.errors import InputError, reading
 from distilray.runtime import storage
 from distilray.runtime.outputs import verify_file
 from distilray.runtime.run_folder import MANIFEST_FILE, read_manifest
@@ -113,11 +113,12 @@ def _require(source: str, needed: Collection[str], found: Collection[str]) -> No
 
 def _local_folder(source: str, needed: Collection[str]) -> str:
     folder = storage.local_path(source)
-    if not folder.is_dir():
-        raise InputError(f"{source}: no such folder; name a run, a model folder, the URI of one, or hub:OWNER/NAME")
-    if (folder / MODEL_FOLDER).is_dir():
-        folder /= MODEL_FOLDER
-    there = {file.name for file in folder.iterdir()}
+    with reading(source):
+        if not folder.is_dir():
+            raise InputError(f"{source}: no such folder; name a run, a model folder, the URI of one, or hub:OWNER/NAME")
+        if (folder / MODEL_FOLDER).is_dir():
+            folder /= MODEL_FOLDER
+        there = {file.name for file in folder.iterdir()}
     _require(str(folder), needed, there)
     for name in there.intersection((*needed, TOKENIZER_CONFIG_FILE)):
         verify_file(str(folder / name))

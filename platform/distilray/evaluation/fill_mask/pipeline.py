@@ -15,6 +15,7 @@ import ray
 import ray.data
 
 from distilray.config.evaluation import EvaluateFillMaskConfig
+from distilray.errors import reading
 from distilray.evaluation.fill_mask.parts import (
     ANSWERS_FOLDER,
     FILES,
@@ -121,7 +122,8 @@ def _read_task(
     try:
         for row in batch.to_pylist():
             file = DataFile(**row["item"])
-            yield from read_parts(file, config, tokenizer_json, max_length=max_length, folder=folder)
+            with reading(file.uri):
+                yield from read_parts(file, config, tokenizer_json, max_length=max_length, folder=folder)
     except Exception as error:
         yield input_error_table(error)
 

@@ -1,15 +1,18 @@
 import json
+from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.evaluation.fill_mask import pipeline
 from distilray.evaluation.fill_mask.parts import parts_of, read_parts
-from distilray.evaluation.fill_mask.readers import data_files
+from distilray.evaluation.fill_mask.readers import DataFile, data_files
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime.marks import Marks
+from distilray.runtime.session import is_input_error
 from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, score_in_process, write_rows, write_tiny_gpt2
 from tests.distilray.inference.tiny_models import write_tiny_model
 
@@ -133,3 +136,27 @@ def test_the_student_may_stand_alone(work, tmp_path, monkeypatch):
     names = pq.read_schema(tmp_path / f"answers/{first:09d}.parquet").names
     assert "student_rank" in names
     assert not [name for name in names if name.startswith(("teacher", "same"))]
+
+
+def is_error(table, name):
+    return is_input_error(table) and name in str(table.to_pylist())
+
+
+def test_an_actor_without_its_model_returns_an_input_error_for_every_part(work, tmp_path):
+    config = config_of(work, student_dir=str(tmp_path / "gone"))
+    actor = pipeline._ScoreActor(config, str(tmp_path), "cpu", on_cluster=False)
+    assert all(is_error(actor(pa.table({"number": [number]})), f"{tmp_path}/gone") for number in (0, 1))
+
+
+def test_a_file_that_has_vanished_is_an_input_error_that_passes_through_the_actors(work, tmp_path):
+    file = DataFile(0, str(tmp_path / "gone.jsonl"), "gone.jsonl", "jsonl", None)
+    values = {"config": config_of(work), "folder": str(tmp_path), "tokenizer_json": "unused", "max_length": 48}
+    (table,) = pipeline._read_task(pa.table({"item": [asdict(file)]}), **values)
+    assert is_error(table, file.uri)
+    assert pipeline._ScoreActor(config_of(work), str(tmp_path), "cpu", on_cluster=False)(table) is table
+
+
+def test_a_fault_of_the_program_in_an_actor_stays_an_exception(work, tmp_path):
+    actor = pipeline._ScoreActor(config_of(work), str(tmp_path), "cpu", on_cluster=False)
+    with pytest.raises(KeyError):
+        actor(pa.table({"unknown": [0]}))
