@@ -86,9 +86,10 @@ class _Rows:
         self._part, self._max_bytes = part, max_bytes
         self._lines = read_lines(part, max_bytes=max_bytes)
         csv.field_size_limit(max(csv.field_size_limit(), max_bytes))  # a row has at most this size
+        has_tabs = source.kind == "tsv" or split_suffix(part.uri)[2] in _TABS
         self._reader = csv.reader(
             _Texts(self),
-            delimiter=source.delimiter or ("\t" if split_suffix(part.uri)[2] in _TABS else ","),
+            delimiter=source.delimiter or ("\t" if has_tabs else ","),
             quoting=csv.QUOTE_MINIMAL if source.quoted else csv.QUOTE_NONE,
             strict=True,
         )
