@@ -67,7 +67,7 @@ class JsonLinesSource(Config):
 class CsvSource(Config):
     """Documents in the rows of .csv and .tsv files with a header, plain or .gz, .bz2, .xz, .zst."""
 
-    kind: Literal["csv"]
+    kind: Literal["csv", "tsv"]
     path: Path
     name: SourceName
     licence: str = "unknown"
@@ -75,7 +75,7 @@ class CsvSource(Config):
     title_column: str | None = None
     id_column: str | None = Field(default=None, description="unique in the source; file and byte offset when left out")
     delimiter: Annotated[str, Field(pattern=r'^[^\w"\r\n]$')] | None = Field(
-        default=None, description="one character; a tab for .tsv and a comma for .csv when left out"
+        default=None, description="one character; a tab for kind tsv and for .tsv, else a comma when left out"
     )
     quoted: bool = Field(
         default=True,

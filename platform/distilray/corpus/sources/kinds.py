@@ -33,6 +33,13 @@ def _wikitext_prose(source: object, wikitext: str) -> str:
     return clean_wikitext(wikitext)
 
 
+_SEPARATED_VALUES = SourceKind(
+    separated_values.is_input,
+    separated_values.check_file,
+    separated_values.file_ranges,
+    separated_values.read_documents,
+    separated_values.prose,
+)
 KINDS: Mapping[str, SourceKind] = {
     "wikipedia": SourceKind(
         wikipedia.is_input, wikipedia.check_file, wikipedia.file_ranges, wikipedia.read_documents, _wikitext_prose
@@ -48,12 +55,7 @@ KINDS: Mapping[str, SourceKind] = {
         json_lines.read_documents,
         json_lines.prose,
     ),
-    "csv": SourceKind(
-        separated_values.is_input,
-        separated_values.check_file,
-        separated_values.file_ranges,
-        separated_values.read_documents,
-        separated_values.prose,
-    ),
+    "csv": _SEPARATED_VALUES,
+    "tsv": _SEPARATED_VALUES,
     "text": SourceKind(text.is_input, text.check_file, text.file_ranges, text.read_documents, text.prose),
 }

@@ -60,14 +60,14 @@ def read_documents(
     rows = _Rows(source, part, max_bytes=2 * max_document_bytes + _METADATA_BYTES)
     try:
         header = rows.header()
-        places = _columns(source, part.uri, header)
+        positions = _columns(source, part.uri, header)
         for cells in rows:
             if isinstance(cells, Quarantined):
                 yield cells
             elif len(cells) != len(header):
                 yield rows.refused("csv_malformed", f"{len(cells)} fields where the header has {len(header)}")
             else:
-                values = {field: cells[place] for field, place in places.items()}
+                values = {field: cells[position] for field, position in positions.items()}
                 yield _document(part.name, rows, values, max_document_bytes)
     except EmptyFileError:
         return
@@ -86,9 +86,10 @@ class _Rows:
         self._part, self._max_bytes = part, max_bytes
         self._lines = read_lines(part, max_bytes=max_bytes)
         csv.field_size_limit(max(csv.field_size_limit(), max_bytes))  # a row has at most this size
+        has_tabs = source.kind == "tsv" or split_suffix(part.uri)[2] in _TABS
         self._reader = csv.reader(
             _Texts(self),
-            delimiter=source.delimiter or ("\t" if split_suffix(part.uri)[2] in _TABS else ","),
+            delimiter=source.delimiter or ("\t" if has_tabs else ","),
             quoting=csv.QUOTE_MINIMAL if source.quoted else csv.QUOTE_NONE,
             strict=True,
         )
@@ -158,7 +159,7 @@ class _Texts:
 
 def _columns(source: CsvSource, uri: str, header: list[str]) -> dict[str, int]:
     """The position of each column that is read, by the field of the recipe that names it."""
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for field in ("text_column", "title_column", "id_column"):
         column = getattr(source, field)
         if column is None:
@@ -168,8 +169,8 @@ def _columns(source: CsvSource, uri: str, header: list[str]) -> dict[str, int]:
             raise InputError(
                 f"{uri}: no column '{column}', or two; set {field} to one of {names}, or delimiter if that is one name"
             )
-        places[field] = header.index(column)
-    return places
+        positions[field] = header.index(column)
+    return positions
 
 
 def _document(name: str, rows: _Rows, values: dict[str, str], max_bytes: int) -> RawDocument | Quarantined:

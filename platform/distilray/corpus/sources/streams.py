@@ -250,7 +250,7 @@ def _decompressed(stream: Any, decompressor: Callable[[], Any], stored: int) -> 
 def _zstd_chunks(stream: Any, stored: int) -> Iterator[bytes]:
     """The content of all frames of a zstd file."""
     file = _SlicedFile(stream)
-    fed = given = 0
+    fed = size = 0
     with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd") as engine:
         while True:
             try:
@@ -261,8 +261,8 @@ def _zstd_chunks(stream: Any, stored: int) -> Iterator[bytes]:
                 raise _damaged(error, fed, stored) from None
             if not out:
                 return
-            given += len(out)
-            _check_expansion(given, file.fed, fed, stored)
+            size += len(out)
+            _check_expansion(size, file.fed, fed, stored)
             fed = max(0, file.fed - _FEED)
             yield out
 
@@ -272,9 +272,9 @@ def _damaged(error: Exception, fed: int, stored: int) -> UnreadableError:
     return UnreadableError("compressed_damaged", detail, offset=fed, lost_bytes=stored - fed)
 
 
-def _check_expansion(given: int, behind: int, fed: int, stored: int) -> None:
-    """Refuse data that expands like a bomb: to `given` bytes from the first `behind` of the file."""
-    if given > max(_FREE_BYTES, _MAX_EXPANSION * behind):
+def _check_expansion(size: int, read: int, fed: int, stored: int) -> None:
+    """Refuse data that expands like a bomb: to `size` bytes from the first `read` of the file."""
+    if size > max(_FREE_BYTES, _MAX_EXPANSION * read):
         detail = f"expands more than {_MAX_EXPANSION:,}-fold, which no text does"
         raise UnreadableError("too_large", detail, offset=fed, lost_bytes=stored - fed)
 

@@ -16,7 +16,7 @@ from distilray.errors import InputError
 
 
 def source(**values: Any) -> CsvSource:
-    return CsvSource(kind="csv", path="x", name="notes", **values)
+    return CsvSource(**{"kind": "csv", "path": "x", "name": "notes"} | values)
 
 
 def read(
@@ -55,6 +55,7 @@ def test_a_document_has_its_id_and_title(tmp_path: Path) -> None:
         (b'text,n\n"one, two",1\nthree,2\n', "a.csv", {}),
         (b'\xef\xbb\xbf"text",n\r\n"one, two",1\r\n\r\nthree,2\r\n', "a.csv", {}),
         (b"n\ttext\n1\tone, two\n2\tthree", "a.tsv", {}),
+        (b"n\ttext\n1\tone, two\n2\tthree", "a.csv", {"kind": "tsv"}),
         (b"n;text\n1;one, two\n2;three\n", "a.csv", {"delimiter": ";"}),
         (gzip.compress(b'text\n"one, two"\nthree\n'), "a.csv.gz", {}),
     ],
