@@ -58,7 +58,7 @@ class JsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
-    """A route of POST that reads JSON bodies only, and says so before it reads one."""
+    """A route of POST for JSON bodies only, which refuses others before it parses anything."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The route's handler behind the check."""

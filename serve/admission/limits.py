@@ -116,8 +116,7 @@ class Admission:
 
     def __init__(self, app: ASGIApp, *, capacity: Capacity, body_timeout_s: float) -> None:
         self._app, self._capacity, self._body_timeout_s = app, capacity, body_timeout_s
-        self._overloaded = overloaded("the service has no room for more requests; try again later", retry_after_s=1)
-        template = api_error_response({"state": {"request_id": _ID_MARK}}, self._overloaded)
+        template = api_error_response({"state": {"request_id": _ID_MARK}}, _no_room())
         self._before_id, self._after_id = bytes(template.body).split(_ID_MARK.encode())
         self._headers = [pair for pair in template.raw_headers if pair[0] != b"content-length"]
 
@@ -161,7 +160,7 @@ class Admission:
                         return bytes(body)
                     if len(body) > _SMALL_BODY_BYTES:
                         if not self._capacity.take(body_bytes=len(body) - reserved):
-                            raise self._overloaded
+                            raise _no_room()
                         reserved = len(body)
         except TimeoutError:
             message_text = f"the body did not arrive within {self._body_timeout_s:g} s; send it again"
@@ -170,11 +169,15 @@ class Admission:
             self._capacity.give_back(body_bytes=reserved)
 
     async def _refuse(self, scope: Scope, send: Send) -> None:
-        scope.setdefault("state", {})["error_type"] = self._overloaded.error_type
+        scope.setdefault("state", {})["error_type"] = ERROR_TYPES[429]
         body = self._before_id + request_id(scope).encode() + self._after_id
         headers = [*self._headers, (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": self._overloaded.status_code, "headers": headers})
+        await send({"type": "http.response.start", "status": 429, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+def _no_room() -> ApiError:
+    return overloaded("the service has no room for more requests; try again later", retry_after_s=1)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
