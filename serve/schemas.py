@@ -52,6 +52,11 @@ Text = Annotated[str, Field(json_schema_extra={_LIMITS: {"maxLength": "max_chars
 # The lists of texts that are empty or too long for the configuration are refused with errors of their own.
 _ITEMS: JsonDict = {"minItems": 1, _LIMITS: {"maxItems": "max_items"}}
 Texts = Annotated[list[Text], Field(fail_fast=True, max_length=MAX_ITEMS, json_schema_extra=_ITEMS)]
+TextOrTexts = Annotated[
+    Annotated[Text, Tag("<text>")] | Annotated[Texts, Tag("<list>")],
+    _one_of("send a text or a list of texts"),
+    _AnyOf(),
+]
 Targets = Annotated[
     list[str],
     Field(
@@ -100,11 +105,7 @@ class FillMaskParameters(Wire):
 class FillMaskRequest(Wire):
     """Hugging Face's form: one text or several."""
 
-    inputs: Annotated[
-        Annotated[Text, Tag("<text>")] | Annotated[Texts, Tag("<list>")],
-        _one_of("send a text or a list of texts"),
-        _AnyOf(),
-    ] = Field(examples=["Paris is [MASK] of France"])
+    inputs: TextOrTexts = Field(examples=["Paris is [MASK] of France"])
     parameters: FillMaskParameters | None = None
     model: ModelName | None = Field(default=None, description="name of one of the models that /info lists")
     options: dict[str, Any] | None = Field(default=None, description="of Hugging Face's hosted API; ignored")
@@ -129,7 +130,7 @@ class NoParameters(Wire):
 class ColumnTable(Wire):
     """A table by column, as the tabular samples of Azure and the older model card send it."""
 
-    input_string: Texts
+    input_string: TextOrTexts
     parameters: NoParameters | None = None
 
 
@@ -144,6 +145,15 @@ class SplitTable(Wire):
     parameters: NoParameters | None = None
 
 
+AzureTexts = Annotated[
+    Annotated[Text, Tag("<text>")]
+    | Annotated[Texts, Tag("<list>")]
+    | Annotated[SplitTable, Tag("<rows>")]
+    | Annotated[ColumnTable, Tag("<columns>")]
+    | Null,
+    _one_of("send a text, a list of texts, or a table with 'input_string' or 'data'"),
+    _AnyOf(),
+]
 # What `AzureRequest._has_one_form` checks, for readers of the OpenAPI document.
 _ONE_FORM: JsonDict = {
     "oneOf": [
@@ -158,24 +168,8 @@ class AzureRequest(Wire):
 
     model_config = ConfigDict(json_schema_extra=_ONE_FORM)
 
-    input_data: Annotated[
-        Annotated[Text, Tag("<text>")]
-        | Annotated[Texts, Tag("<list>")]
-        | Annotated[SplitTable, Tag("<rows>")]
-        | Annotated[ColumnTable, Tag("<columns>")]
-        | Null,
-        _one_of("send a text, a list of texts, or a table with 'input_string' or 'data'"),
-        _AnyOf(),
-    ] = Field(default=None, examples=[["Paris is [MASK] of France"]])
-    inputs: Annotated[
-        Annotated[Text, Tag("<text>")]
-        | Annotated[Texts, Tag("<list>")]
-        | Annotated[SplitTable, Tag("<rows>")]
-        | Annotated[ColumnTable, Tag("<columns>")]
-        | Null,
-        _one_of("send a text, a list of texts, or a table with 'input_string' or 'data'"),
-        _AnyOf(),
-    ] = None
+    input_data: AzureTexts = Field(default=None, examples=[["Paris is [MASK] of France"]])
+    inputs: AzureTexts = None
     params: NoParameters | None = None
     model: ModelName | None = Field(default=None, description="name of one of the models that /info lists")
 
@@ -191,7 +185,7 @@ class AzureRequest(Wire):
         if isinstance(sent, SplitTable):
             return [row if isinstance(row, str) else row[0] for row in sent.data]
         if isinstance(sent, ColumnTable):
-            return sent.input_string
+            sent = sent.input_string
         assert sent is not None
         return [sent] if isinstance(sent, str) else sent
 

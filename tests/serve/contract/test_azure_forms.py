@@ -36,9 +36,9 @@ def test_the_other_azure_forms_answer_as_the_list_form(client, body):
     assert client.post(SCORE, json=body).json() == client.post(SCORE, json={"input_data": [TEXT, TWO]}).json()
 
 
-@pytest.mark.parametrize("key", ["input_data", "inputs"])
-def test_a_single_text_is_answered_as_a_list_of_one(client, key):
-    assert client.post(SCORE, json={key: TEXT}).json() == client.post(SCORE, json={"input_data": [TEXT]}).json()
+@pytest.mark.parametrize("body", [{"input_data": TEXT}, {"inputs": TEXT}, {"input_data": {"input_string": TEXT}}])
+def test_a_single_text_is_answered_as_a_list_of_one(client, body):
+    assert client.post(SCORE, json=body).json() == client.post(SCORE, json={"input_data": [TEXT]}).json()
 
 
 def test_the_older_card_form_answers_row_objects(client):
