@@ -121,7 +121,7 @@ def shares(dealt, workers, micro_batch_size, reductions):
         for name, ids in (("tokens", micro.batch.input_ids[real]), ("masked", micro.batch.mask_labels)):
             values = ids.double()
             sums[name] += float(values.sum()) / getattr(micro.counts, name)
-            means[name].append(float(values.mean()))
+            means[name].append(float(values.mean()) if len(values) else 0.0)  # nothing to predict
     return sums, means
 
 
