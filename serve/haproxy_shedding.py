@@ -11,6 +11,8 @@ A request counts once its body has arrived, or as much of it as fits into HAProx
 standard library is all that the script uses, so that any Python 3 of the machine can run it.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import os
