@@ -100,7 +100,7 @@ def test_a_connection_is_used_again_and_the_number_of_clients_is_kept():
 
 
 def test_what_warms_up_does_not_count():
-    server, result = run(lambda _: answer(200, RIGHT), concurrency=1, seconds=0.3, warm_up_s=0.2)
+    server, result = run(lambda _: answer(200, RIGHT), concurrency=1, seconds=1.0, warm_up_s=0.2)
     assert 0 < result["phases"][0]["sent"] < server.requests == result["sent"]
 
 
