@@ -102,9 +102,10 @@ def test_the_masked_lm_loss_of_the_teacher_falls(whole):
 
 
 @pytest.mark.slow
-def test_no_more_checkpoints_are_kept_than_asked_for(whole):
+def test_only_the_newest_checkpoints_and_the_best_one_are_kept(whole):
     kept = sorted(path.name for path in (whole / "checkpoints").glob("step-*"))
-    assert kept == [f"step-{STEPS - 2:07d}", f"step-{STEPS:07d}"]
+    assert kept[-2:] == [f"step-{STEPS - 2:07d}", f"step-{STEPS:07d}"]
+    assert len(kept) <= 3
 
 
 @pytest.mark.slow

@@ -245,7 +245,7 @@ def test_a_complete_run_is_known_by_its_content_hash_not_by_times(uploaded, teac
 def test_weights_other_than_those_of_the_manifest_are_refused_and_not_kept(uploaded, teacher_dir, tmp_path, cache_dir):
     uri = uploaded(completed(copied_into(tmp_path / "run", teacher_dir)))
     storage.write_bytes(f"{uri}/model/model.safetensors", b"other")
-    with pytest.raises(InputError, match=rf"{uri}: its weights are not those of its manifest \(sha256\)"):
+    with pytest.raises(InputError, match=rf"{uri}/model/model.safetensors: .*manifest .*\(sha256\)"):
         local_model(uri, cache_dir=cache_dir)
     assert {Path(name).suffix for name in names_in(cache_dir)} == {".lock"}
 
