@@ -18,13 +18,15 @@ _WARM_UP_ROWS = (1, 8, 32)
 # A larger request is tokenized and decoded in several steps, so that small requests run in between.
 _CHARS_AT_ONCE = 20_000
 _BYTES_AT_ONCE = 100_000
+# Decoding so little takes less time than the change of threads.
+_FEW_BYTES = 10_000
 
 
 class FillMaskService:
     """Answers requests with one model.
 
-    Tokenization, the model and decoding run in threads of their own, so that none of them delays the event loop, and
-    health checks, whose tokens are kept, need the model alone.
+    Tokenization, the model and the decoding of large answers run in threads of their own, so that none of them delays
+    the event loop, and health checks, whose tokens are kept, need the model alone.
 
     Args:
         model: loaded.
@@ -150,6 +152,8 @@ class FillMaskService:
         def decode(part: slice) -> list[Answer]:
             return list(map(self.model.decode, encoded[part], predictions[part]))
 
+        if sum(sizes) <= _FEW_BYTES:
+            return decode(slice(None))
         loop, answers = asyncio.get_running_loop(), list[Answer]()
         for part in _parts(sizes, _BYTES_AT_ONCE):
             answers += await loop.run_in_executor(self._decoding, decode, part)
