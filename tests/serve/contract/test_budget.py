@@ -119,7 +119,7 @@ def test_a_health_check_waits_neither_for_tokenization_nor_for_decoding(model, m
         parts = SlowParts(model, slow)
         service: FillMaskService = service_of(parts, model_dir)
         await service.start()
-        body = FillMaskRequest(inputs="x [MASK]")
+        body = FillMaskRequest(inputs=["x [MASK]"] * 32)
         request = asyncio.create_task(service.answer(body.queries()))
         while not parts.waits:
             await asyncio.sleep(0.001)

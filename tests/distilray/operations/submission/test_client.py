@@ -1,9 +1,7 @@
 """Ray's client as we use it, with its connection replaced: the rest is tested against a real head."""
 
 import asyncio
-import os
 import signal
-import threading
 
 import pytest
 import requests
@@ -83,7 +81,10 @@ def test_a_stream_that_is_left_is_closed(connected):
 
 def test_ctrl_c_leaves_a_silent_stream_at_once_and_closes_it(connected, monkeypatch):
     monkeypatch.setattr(client, "_TICK_S", 60.0)
-    press = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start
+
+    def press():
+        asyncio.get_running_loop().call_later(0.05, signal.raise_signal, signal.SIGINT)
+
     cluster = connected(pieces=[press, 60.0])
     with pytest.raises(KeyboardInterrupt):
         next(cluster.tail("a-1"))
