@@ -141,7 +141,7 @@ class RunFolder:
         storage.write_bytes(self.path(CONFIG_FILE), yaml.safe_dump(record, sort_keys=False).encode())
 
     def describe_outputs(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """What the manifest records of files in the folder."""
+        """Return the manifest entries of files in the folder: bytes and sha256, by name."""
         uris = {name: self.path(name) for name in names}
         return {name: {"bytes": storage.file_size(uri), "sha256": storage.sha256(uri)} for name, uri in uris.items()}
 
@@ -212,11 +212,10 @@ class RunFolder:
 
 def _read_begun(uri: str) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
     """Job, identity values and inputs that `begin` has written."""
+    data = storage.read_bytes(uri)
     try:
-        begun = yaml.safe_load(storage.read_bytes(uri))
+        begun = yaml.safe_load(data)
         return begun["job"], dict(begun["identity"]), dict(begun["inputs"])
-    except InputError:  # not permitted
-        raise
     except (yaml.YAMLError, ValueError, LookupError, TypeError):
         raise InputError(f"{uri}: not written by this version of a job; choose another run_dir") from None
 

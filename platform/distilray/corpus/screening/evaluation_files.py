@@ -49,10 +49,9 @@ def read_texts(uri: str) -> Iterator[str]:
     """
     suffix = _suffix(uri)
     verify_file(uri)
+    data = storage.read_bytes(uri)
     try:
-        yield from _READERS[suffix](storage.read_bytes(uri))
-    except InputError:  # not permitted
-        raise
+        yield from _READERS[suffix](data)
     except (ValueError, csv.Error, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(

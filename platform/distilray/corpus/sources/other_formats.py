@@ -41,7 +41,7 @@ _MAGIC: Mapping[bytes, tuple[str, str]] = {
 
 
 def fix_of_name(name: str) -> str | None:
-    """What to do with a file whose suffix no source reads; None for other suffixes."""
+    """Return the fix for a file whose suffix no source reads; None for other suffixes."""
     return _FIX_OF_SUFFIX.get(split_suffix(name)[2])
 
 
