@@ -1,5 +1,6 @@
 """Jobs as processes of their own, and the processes that a job starts, to be killed. Workers import it soon."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -37,6 +38,19 @@ def kill(process: subprocess.Popen[str]) -> None:
     """Kills a job and all that it has started."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=LIMIT_S)
+
+
+def kill_worker(job: subprocess.Popen[str]) -> None:
+    """Kills a Ray worker of a job as soon as one runs a task."""
+
+    def killed() -> bool:
+        for pid in workers(job.pid):
+            with contextlib.suppress(ProcessLookupError):  # ended since it was listed
+                os.kill(pid, signal.SIGKILL)
+                return True
+        return False
+
+    wait_for(killed, job)
 
 
 def workers(session: int, name: bytes = b"ray::MapBatches") -> list[int]:

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from distilray.config.base import RayConfig
 from distilray.runtime.session import ray_session
 from jobs import build_corpus
 from tests.distilray.corpus.large_dump import copies, sample_parts, write_multistream
-from tests.faults.processes import LIMIT_S, kill, start, wait_for, workers
+from tests.faults.processes import LIMIT_S, kill, kill_worker, start, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -87,8 +86,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory, root: Path, dump: Path) -> 
     kill(first)
     done = marks(folder)
     second = start(root, "build_corpus", recipe)
-    wait_for(lambda: len(marks(folder)) > len(done) and bool(workers(second.pid)), second)
-    os.kill(workers(second.pid)[0], signal.SIGKILL)
+    wait_for(lambda: len(marks(folder)) > len(done), second)
+    kill_worker(second)
     wait_for(lambda: any((folder / "run/ledger/files").glob("*.json")), second)
     kill(second)
     assert not (folder / "run/manifest.json").exists()

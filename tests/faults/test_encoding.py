@@ -5,7 +5,6 @@ import os
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from distilray.pretraining_data import pipeline
 from distilray.runtime.run_folder import RunFolder
 from jobs import encode_corpus
 from tests.distilray.tiny_line import encode_config, encode_in_process, write_corpus, write_tokenizer
-from tests.faults.processes import LIMIT_S, kill, start, wait_for, workers
+from tests.faults.processes import LIMIT_S, kill, kill_worker, start, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -93,8 +92,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory, root: Path, inputs: dict[st
     kill(first)
     done = marks(folder)
     second = start(root, "encode_corpus", recipe)
-    wait_for(lambda: len(marks(folder)) > len(done) and bool(workers(second.pid)), second)
-    os.kill(workers(second.pid)[0], signal.SIGKILL)
+    wait_for(lambda: len(marks(folder)) > len(done), second)
+    kill_worker(second)
     wait_for(lambda: bool(marks(folder, "groups")), second)
     kill(second)
     assert not (folder / "run/manifest.json").exists()
