@@ -3,10 +3,11 @@
 Extension tags are cut out first, as MediaWiki does. What the rest shows becomes lines, and those of prose paragraphs.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 
-from distilray.corpus.wikitext.arguments import HOLE, unknown_names
+from distilray.corpus.wikitext.arguments import HOLE, UNKNOWN, unknown_names
 from distilray.corpus.wikitext.extensions import cut_extensions, restore_protected
 from distilray.corpus.wikitext.paragraphs import prose
 from distilray.corpus.wikitext.sections import cut_back_matter
@@ -15,7 +16,10 @@ from distilray.corpus.wikitext.switches import choose_variants, remove_switches
 from distilray.corpus.wikitext.templates import TemplateRules
 from distilray.corpus.wikitext.visible_text import visible_text
 
-__all__ = ["HOLE", "clean_wikitext", "unknown_names"]
+__all__ = ["HOLE", "OTHER_TEMPLATES", "UNKNOWN", "clean_wikitext", "count_templates", "unknown_names"]
+
+OTHER_TEMPLATES = "(others)"
+_MAX_TEMPLATES = 1000  # names that are counted, so that memory is bounded
 
 
 def clean_wikitext(wikitext: str, site: Site = Site(), templates: Mapping[str, str] = {}) -> str:  # noqa: B006, B008
@@ -37,3 +41,10 @@ def clean_wikitext(wikitext: str, site: Site = Site(), templates: Mapping[str, s
 @lru_cache(maxsize=16)
 def _rules(site: Site, templates: tuple[tuple[str, str], ...]) -> TemplateRules:
     return TemplateRules(site, dict(templates))
+
+
+def count_templates(counts: Counter[str], uses: Mapping[str, int]) -> None:
+    """Add `uses` of templates by name to `counts`. Names above a limit are counted together as `OTHER_TEMPLATES`."""
+    for name, number in uses.items():
+        is_counted = name in counts or len(counts) < _MAX_TEMPLATES
+        counts[name if is_counted else OTHER_TEMPLATES] += number

@@ -34,7 +34,9 @@ def repair_gaps(paragraph: str) -> str:
         paragraph = _PLAIN_GAP.sub("", _GAPS.sub(GAP, paragraph))
     if GAP in paragraph:
         paragraph = _QUOTES.sub(GAP, _BRACKETS.sub(_without_empty, paragraph))
-        paragraph = _SEPARATORS.sub(_joined, paragraph.lstrip(f" ,;:)]{GAP}") if _begins_with_gap(paragraph) else paragraph)
+        paragraph = _SEPARATORS.sub(
+            _joined, paragraph.lstrip(f" ,;:)]{GAP}") if _begins_with_gap(paragraph) else paragraph
+        )
     if _LOOSE_SIGN.search(paragraph):
         for pattern, replacement in _TIGHT_SIGNS:
             paragraph = pattern.sub(replacement, paragraph)
