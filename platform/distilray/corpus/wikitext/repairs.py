@@ -31,7 +31,7 @@ def repair_gaps(paragraph: str) -> str:
     """`paragraph`, in which white space is single spaces, without its gaps and without asides that have a hole."""
     if _MARKED.search(paragraph):
         paragraph = _ASIDE.sub(_without_hole, paragraph)
-        paragraph = _PLAIN_GAP.sub("", _GAPS.sub(GAP, paragraph))
+        paragraph = _PLAIN_GAP.sub("", _GAPS.sub(_one_gap, paragraph))
     if GAP in paragraph:
         paragraph = _QUOTES.sub(GAP, _BRACKETS.sub(_without_empty, paragraph))
         paragraph = _SEPARATORS.sub(
@@ -45,6 +45,10 @@ def repair_gaps(paragraph: str) -> str:
 
 def _begins_with_gap(paragraph: str) -> bool:
     return paragraph.lstrip(" ,;:)]").startswith(GAP)
+
+
+def _one_gap(gaps: re.Match[str]) -> str:
+    return f"{GAP} " if " " in gaps[0] else GAP
 
 
 def _without_hole(aside: re.Match[str]) -> str:
@@ -71,5 +75,5 @@ def _joined(separators: re.Match[str]) -> str:
         return before.rstrip() + (" " if is_spaced else "")
     if after.strip():
         return after.lstrip() if after.lstrip()[0] in ",;:" else (" " if is_spaced else "") + after.lstrip()
-    ends = following[:1] in (".", "!", "?") and not following[1:].isalnum()
-    return " " if is_spaced and not ends else ""
+    is_end = following[:1] in (".", "!", "?") and not following[1:].isalnum()
+    return " " if is_spaced and not (is_end and before) else ""
