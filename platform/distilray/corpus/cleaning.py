@@ -20,8 +20,8 @@ from distilray.corpus.wikitext.visible_text import visible_text
 __all__ = ["HOLE", "OTHER_TEMPLATES", "UNKNOWN", "clean_wikitext", "count_templates", "unknown_names"]
 
 OTHER_TEMPLATES = "(others)"
-# Private-use characters that serve as marks.
-_RESERVED = re.compile("[\ue001-\ue006\ue100-\ue11f\U000f0000-\U000fffff]")
+# Characters that serve as marks.
+_RESERVED = re.compile("[\ufdd0\ue001-\ue006\ue100-\ue11f\U000f0000-\U000fffff]")
 _MAX_TEMPLATES = 1000  # names that are counted, so that memory is bounded
 
 
