@@ -69,11 +69,14 @@ def _joined(separators: re.Match[str]) -> str:
     following = text[separators.end() : separators.end() + 2]
     if text[separators.start() - 1 : separators.start()] in ("(", "[") or following[:1] in (")", "]"):
         return ""
-    before, after = run[: run.index(GAP)], run[run.rindex(GAP) + 1 :]
-    is_spaced = " " in (before[-1:], after[-1:])
-    if before.strip():
-        return before.rstrip() + (" " if is_spaced else "")
-    if after.strip():
-        return after.lstrip() if after.lstrip()[0] in ",;:" else (" " if is_spaced else "") + after.lstrip()
-    is_end = following[:1] in (".", "!", "?") and not following[1:].isalnum()
-    return " " if is_spaced and not (is_end and before) else ""
+    parts = run.split(GAP)
+    signs = [part for part in parts if part.strip()]
+    if not signs:
+        is_end = following[:1] in (".", "!", "?") and not following[1:].isalnum()
+        return " " if " " in run and not (is_end and parts[0]) else ""
+    first, sign = signs[0], signs[0].strip()
+    if len(signs) > 1 and sign[-1] in ",;:" and signs[-1].strip()[0] not in ",;:":
+        return first.rstrip() + signs[-1]  # such as a comma and a dash, which both belong to the text
+    before, _, after = run.partition(sign)
+    is_spaced = " " in before and (sign[0] not in ",;:" or (sign[0] != "," and not parts[0].isspace()))
+    return f"{' ' if is_spaced else ''}{sign}{' ' if ' ' in after else ''}"
