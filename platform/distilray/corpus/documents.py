@@ -20,8 +20,9 @@ from distilray.corpus.inputs import Part
 from distilray.corpus.ledger import Ledger
 from distilray.corpus.screening.contamination import EvaluationNgrams, matches, matching_sentences
 from distilray.corpus.screening.duplicates import band_keys, pack, signatures, text_key
-from distilray.corpus.screening.filters import MARKUP_UNREADABLE, count_basic_tokens, count_words, text_drop_reason
+from distilray.corpus.screening.filters import MARKUP_UNREADABLE, count_basic_tokens, text_drop_reason
 from distilray.corpus.screening.quality import count_holes, count_residue
+from distilray.corpus.scripts import count_words
 from distilray.corpus.sentences import split_sentences
 from distilray.corpus.sources.kinds import KINDS
 from distilray.corpus.sources.ranges import EMPTY, FileRange, Quarantined, RawDocument
@@ -210,10 +211,13 @@ class _Extraction:
             except ValueError:
                 return MARKUP_UNREADABLE, []
         with self.timed("split"):
-            found = split_sentences(text)
+            found = split_sentences(text, self._language(raw))
             whole = [sentence for sentence in found if HOLE not in sentence] if HOLE in text else found
         self.facts.sentences_dropped["formula_or_code"] += len(found) - len(whole)
         return None, whole
+
+    def _language(self, raw: RawDocument) -> str:
+        return self._source.language or self._config.filters.language or raw.site.language
 
     def _decontaminate(
         self, sentences: list[str], evaluation: EvaluationNgrams, config: DecontaminationConfig

@@ -1,63 +1,239 @@
-"""Text into sentences."""
+"""Sentence splitter: `sentencex` by language, with the rules of `sentence_rules.yaml` on top of it."""
+
+# ruff: noqa: RUF001 - dashes and signs of running text are the subject here
 
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import sentencex
+import yaml
 
-_LANGUAGE = "en"
-# Abbreviations that never end a sentence: what they belong to comes next. `sentencex` knows most others.
-_ALWAYS_BEFORE = frozenset(
-    {"approx.", "ca.", "cca.", "cf.", "e.g.", "est.", "esp.", "ft.", "i.e.", "incl.", "resp.", "viz.", "vol.", "vols."}
-)
-# Those that end a sentence, but not before a number.
-_BEFORE_NUMBER = frozenset(
-    {"art.", "ch.", "chap.", "ed.", "lit.", "nos.", "opp.", "para.", "pt.", "ser.", "sp.", "v.", "vers."}
-)
+from distilray.corpus.scripts import join_lines
+
+DEFAULT_LANGUAGE = "en"
+
+_GOES_ON_WITH = frozenset(",;:)]，、；：）」』】》〉")
+_DASHES = "—–-"
+_BEFORE_WORD = re.compile(r".*[–—/]|^[(\[\"'„“«]+")
+_NUMBER = re.compile(r"[(\[]?(?:[A-Z]?\d|[IVX]{2,}\b|[B-HJ-Z]\b(?!\.))")
+_SMALL_NUMBER = re.compile(r"\d{1,3}(?!\d|\.)")
+_INITIALS = re.compile(r"(?:[^\W\d_]\.-)+[^\W\d_]\.")
+_CONSONANTS = "b-df-hj-np-tv-xzçčćďđłńňřśšşťźżžб-джзк-нп-тф-щ"
+# A title or a name cut short, such as "Hl." or "Кн."; not the capital letters of "BMW."
+_WITHOUT_VOWEL = re.compile(rf"[{_CONSONANTS.upper()}][{_CONSONANTS}]{{1,3}}\.")
+_CUT_SHORT = re.compile(rf"[A-ZÀ-ÞĀ-ŽА-Я][^\W\d_]{{1,2}}\.|[{_CONSONANTS}]{{1,4}}\.")  # "Pág." or "str."
+_ORDINAL = re.compile(r"(?:\d{1,3}|[IVXLC]+)\.")
+_FIRST_WORD = re.compile(r"[\"'„“«»‘’(\[]*(\w+['’]?)")
+# Two saints or more: "SS. Peter and Paul".
+_SAINTS = re.compile(r"[A-Z]\w+(?:, [A-Z]\w+)*,? (?:and|&) [A-Z]")
 # A sentence that ends inside brackets, before one that begins; the word is too long for an abbreviation.
+_BRACKET = re.compile(r"[.!?][)\]] ")
 _AFTER_BRACKET = re.compile(r"(?:(?<=[a-z0-9]{4}[.!?][)\]])|(?<=[a-z0-9]{3}\)[.!?]\))) (?=[\"“(]?[A-Z])")
 
+# A quotation or a name is part of the sentence when a particle (Japanese) or a verb of speaking (Chinese) follows.
+_PARTICLE = re.compile(
+    r"と(?!ころ|き|ても|もに|くに|りわけ)|の(?!ち)|は(?!い|じめ|る)|が(?!ん)|を|に(?!ほん|も)|へ|で(?!も|は|す)|って|という"
+    r"|も(?!し|ちろん|う|っと|とも)|や(?!が|は)|など|か(?!つ|れ|の|な)|・"
+)
+_AFTER_NAME = re.compile(r"[のはがを](?![ちいじん])")
+_SPEAKING = re.compile(r"[^，。！？]{0,6}[说說道问問喊叫答称稱]|的")
 
-def split_sentences(text: str) -> list[str]:
+# Thai and Lao have no sign for the end of a sentence; a space ends a clause, and clauses of this length are a sentence.
+_WITHOUT_ENDS = frozenset({"th", "lo"})
+_MIN_CLAUSE = 40
+_CLAUSE_END = re.compile(
+    r"(?<=[\u0e01-\u0e3a\u0e40-\u0e45\u0e47-\u0e4e\u0e81-\u0ecd]) (?=[\u0e01-\u0e44\u0e81-\u0ec4])"
+)
+
+# Khmer and Tibetan have ends of their own.
+_OTHER_ENDS = frozenset({"km", "bo", "dz"})
+_OTHER_END = re.compile(r"(?<=[។៕།༎])(?![។៕།༎]) ?(?=\S)")
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """The rules of a language; the YAML file explains its keys.
+
+    Attributes:
+        known: last words of all abbreviations in lower case.
+        boundary: an abbreviation of `closing` before a word of `openers`, None without them.
+    """
+
+    always: frozenset[str]
+    number: frozenset[str]
+    closing: frozenset[str]
+    openers: frozenset[str]
+    ordinals: bool
+    known: frozenset[str]
+    boundary: re.Pattern[str] | None
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> "_Rules":
+        """The rules of an entry of the YAML file."""
+        always, number, closing, openers = (values.get(key, ()) for key in ("always", "number", "closing", "openers"))
+        known = frozenset(word.lower().rpartition(" ")[2] for word in (*always, *number, *closing, "ss."))
+        boundary = None
+        if closing and openers:
+            ends = "|".join(re.escape(end).replace(r"\ ", " ?") for end in closing)
+            boundary = re.compile(rf"(?<![\w.])(?i:{ends}) (?=(?:{'|'.join(map(re.escape, openers))})\b)")
+        return cls(
+            _compact(always),
+            _compact(number),
+            _compact(closing),
+            frozenset(openers),
+            bool(values.get("ordinals")),
+            known,
+            boundary,
+        )
+
+
+def _compact(words: Iterable[str]) -> frozenset[str]:
+    return frozenset(word.replace(" ", "") for word in words)
+
+
+def split_sentences(text: str, language: str = DEFAULT_LANGUAGE) -> list[str]:
     """The sentences of a text, with single spaces inside; none goes across a paragraph break (a blank line).
 
     What goes on in lower case or with a closing sign after a full stop is one sentence: an abbreviation or a quoted
     question came before.
+
+    Args:
+        text: paragraphs.
+        language: ISO 639 code, or a longer tag such as `zh-Hant`. Without rules for it, `sentencex` decides alone.
     """
-    return [sentence for paragraph in _paragraphs(text) for sentence in _split_paragraph(paragraph)]
+    language = language.lower().partition("-")[0]
+    rules = _rules(language)
+    return [sentence for paragraph in _paragraphs(text) for sentence in _split_paragraph(paragraph, language, rules)]
+
+
+@cache
+def _rules(language: str) -> _Rules:
+    entries = yaml.safe_load(Path(__file__).with_name("sentence_rules.yaml").read_text(encoding="utf-8"))
+    return _Rules.from_values(entries.get(language, {}))
 
 
 def _paragraphs(text: str) -> list[str]:
-    paragraphs, current = [], []
+    paragraphs: list[str] = []
+    current: list[str] = []
     for line in [*text.split("\n"), ""]:
         if words := line.split():
-            current += words
+            current.append(" ".join(words))
         elif current:
-            paragraphs.append(" ".join(current))
+            paragraphs.append(current[0] if len(current) == 1 else join_lines(current))
             current = []
     return paragraphs
 
 
-def _split_paragraph(paragraph: str) -> list[str]:
+def _split_paragraph(paragraph: str, language: str, rules: _Rules) -> list[str]:
     sentences: list[str] = []
     gap = ""  # what stands between the piece before and this one
-    for piece in sentencex.segment(_LANGUAGE, paragraph):  # pieces keep the spaces between them
+    for piece in _pieces(paragraph, language):  # pieces keep the spaces between them
         sentence = piece.strip()
         if not sentence:
             continue
-        if sentences and _goes_on(sentences[-1], sentence):
+        if sentences and _goes_on(sentences[-1], gap, sentence, language, rules):
             sentence = sentences.pop() + gap + sentence
-        if ") " in sentence or "] " in sentence:
+        if (") " in sentence or "] " in sentence) and _BRACKET.search(sentence):
             sentences += _AFTER_BRACKET.split(sentence)
         else:
             sentences.append(sentence)
         gap = " " if piece[-1].isspace() else ""
-    return sentences
+    if rules.boundary is None:
+        return sentences
+    return [part for sentence in sentences for part in _split_behind(rules.boundary, sentence)]
 
 
-def _goes_on(before: str, piece: str) -> bool:
+def _pieces(paragraph: str, language: str) -> Iterator[str]:
+    pieces = sentencex.segment(language, paragraph)
+    if language in _WITHOUT_ENDS:
+        return (part for piece in pieces for part in _clauses(piece))
+    if language in _OTHER_ENDS:
+        return (part for piece in pieces for part in _OTHER_END.split(piece))
+    return pieces
+
+
+def _clauses(piece: str) -> Iterator[str]:
+    """A text of Thai or Lao at the spaces that end a clause."""
+    start = 0
+    for space in _CLAUSE_END.finditer(piece):
+        if min(space.start() - start, len(piece) - space.end()) >= _MIN_CLAUSE:
+            yield piece[start : space.end()]
+            start = space.end()
+    yield piece[start:]
+
+
+def _split_behind(boundary: re.Pattern[str], sentence: str) -> Iterator[str]:
+    """A sentence behind each abbreviation that ends one."""
+    start = 0
+    for end in boundary.finditer(sentence):
+        yield sentence[start : end.end() - 1]
+        start = end.end()
+    yield sentence[start:]
+
+
+def _goes_on(before: str, gap: str, piece: str, language: str, rules: _Rules) -> bool:
     """Whether a piece belongs to the sentence before it."""
     first = piece[0]
-    if first.islower() or first in ",;:)]" or not any(map(str.isalnum, piece)):
+    if first.islower():
         return True
-    last = before[before.rfind(" ") + 1 :].lstrip("([\"'").lower()
-    return last in _ALWAYS_BEFORE or (last in _BEFORE_NUMBER and first.isdigit())
+    if not first.isalnum():
+        if first in _GOES_ON_WITH or not any(map(str.isalnum, piece)):
+            return True
+        if first in _DASHES:
+            return not gap or piece[1:].lstrip()[:1].islower()
+    if before[-1] != ".":
+        return _QUOTING[language](before, piece) if language in _QUOTING else False
+    if not gap and (before[-2:-1] in ("", " ") or piece[1:2] == "."):
+        return True  # the full stop begins a name (.NET) or is one of several (a.C.)
+    return _is_abbreviated(before, piece, rules)
+
+
+def _goes_on_in_japanese(before: str, piece: str) -> bool:
+    return bool((_AFTER_NAME if before[-1] == "。" else _PARTICLE).match(piece))
+
+
+def _goes_on_in_chinese(before: str, piece: str) -> bool:
+    return before[-1] in "》〉" or (before[-1] in "”’」』" and _SPEAKING.match(piece) is not None)
+
+
+_QUOTING: Mapping[str, Callable[[str, str], bool]] = {
+    "ja": _goes_on_in_japanese,
+    "zh": _goes_on_in_chinese,
+    "yue": _goes_on_in_chinese,
+    "wuu": _goes_on_in_chinese,
+}
+
+
+def _is_abbreviated(before: str, piece: str, rules: _Rules) -> bool:
+    """Whether the full stop at the end of a text belongs to its last word, and the piece goes on with the sentence."""
+    start = before.rfind(" ") + 1
+    last = before[start:]
+    if not last[:-1].isalpha():
+        if _INITIALS.fullmatch(last):
+            return True
+        last = _BEFORE_WORD.sub("", last)
+    lower = last.lower()
+    if lower not in rules.known and not rules.openers:
+        return False
+    words = [last, lower]
+    if before[start - 2 : start - 1] == ".":  # "z. B." is listed as "z.b."
+        pair = _BEFORE_WORD.sub("", before[before.rfind(" ", 0, start - 1) + 1 : start - 1]) + last
+        words += [pair, pair.lower()]
+    if not rules.always.isdisjoint(words):
+        return True
+    if not rules.number.isdisjoint(words) and _NUMBER.match(piece):
+        return True
+    if lower == "ss.":
+        return _SAINTS.match(piece) is not None
+    if not rules.openers:
+        return False
+    opener = _FIRST_WORD.match(piece)
+    if opener is not None and opener[1] in rules.openers:
+        return False
+    if not rules.closing.isdisjoint(words) or (rules.ordinals and _ORDINAL.fullmatch(last)):
+        return True
+    return bool(_WITHOUT_VOWEL.fullmatch(last) or (_CUT_SHORT.fullmatch(last) and _SMALL_NUMBER.match(piece)))
