@@ -1,8 +1,11 @@
 """What a recipe of `jobs.build_corpus` may say."""
 
+import re
+from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from distilray.config.base import Config, Count, Fraction, InputFile, RayJobConfig
 
@@ -19,6 +22,22 @@ Path = Annotated[
     InputFile, Field(description="a file, a folder (read with all below it) or a pattern with *; or a URI")
 ]
 
+_ARGUMENT = re.compile(r"\{[^{}|=]+(?:\|[^{}|=]+)*\}")  # of a template, or alternatives
+_WORDS = ("nothing", "drop sentence")
+
+
+def _check_template_rule(rule: str) -> str:
+    text = _ARGUMENT.sub("", rule)
+    if "{" in text or "}" in text:
+        raise ValueError(f"{rule}: not a format; put the names of arguments in braces, such as {{1}} or {{2|text}}")
+    if rule not in _WORDS and (word := rule.replace("_", " ").strip().lower()) in _WORDS:
+        raise ValueError(f"{rule}: write it as {word!r}")
+    return rule
+
+
+TemplateName = Annotated[str, Field(pattern=r"^[^{}|\[\]<>]*[^{}|\[\]<>\s_][^{}|\[\]<>]*$", max_length=255)]
+TemplateRule = Annotated[str, Field(min_length=1), AfterValidator(_check_template_rule)]
+
 
 class WikipediaSource(Config):
     """Dumps of a wiki: `*-pages-articles*.xml`, plain or .bz2, whole or in numbered parts."""
@@ -32,6 +51,19 @@ class WikipediaSource(Config):
     name: SourceName = Field(default="wikipedia", description="of the wiki; begins the doc_id of its documents")
     licence: str = "CC-BY-SA-4.0"
     language: SourceLanguage = None
+    templates: Mapping[TemplateName, TemplateRule] = Field(
+        default={},
+        description="templates that show words, by name: `nothing`, `drop sentence`, or a format of their arguments such "
+        'as "{1} {2}"; `{2|text}` is the first of two arguments that is not empty',
+    )
+
+    @field_validator("templates")
+    @classmethod
+    def _names_differ(cls, rules: Mapping[str, str]) -> Mapping[str, str]:
+        names = [" ".join(name.replace("_", " ").split()).lower() for name in rules]
+        if doubled := [name for name, same in Counter(names).items() if same > 1]:
+            raise ValueError(f"{doubled[0]}: two rules for one template; keep one")
+        return rules
 
 
 class BooksSource(Config):

@@ -1,50 +1,50 @@
 """Wikitext into the words that a reader sees in running text.
 
-Three steps: extension tags are cut out first, as MediaWiki does; mwparserfromhell cuts what is left into tokens; their
-words are lines, of which those of prose become paragraphs.
+Extension tags are cut out first, as MediaWiki does. What the rest shows becomes lines, and those of prose paragraphs.
 """
 
-from mwparserfromhell.parser import CTokenizer, ParserError
+from collections import Counter
+from collections.abc import Mapping
+from functools import lru_cache
 
-from distilray.corpus.wikitext.arguments import HOLE
+from distilray.corpus.wikitext.arguments import HOLE, UNKNOWN, unknown_names
 from distilray.corpus.wikitext.extensions import cut_extensions, restore_protected
 from distilray.corpus.wikitext.paragraphs import prose
 from distilray.corpus.wikitext.sections import cut_back_matter
-from distilray.corpus.wikitext.words import shown_words
+from distilray.corpus.wikitext.site import Site
+from distilray.corpus.wikitext.switches import choose_variants, remove_switches
+from distilray.corpus.wikitext.templates import TemplateRules
+from distilray.corpus.wikitext.visible_text import visible_text
 
-if CTokenizer is None:  # a build without the C extension: the same tokens, twenty times slower
-    from mwparserfromhell.parser.tokenizer import Tokenizer as _Tokenizer
-else:
-    _Tokenizer = CTokenizer
+__all__ = ["HOLE", "OTHER_TEMPLATES", "UNKNOWN", "clean_wikitext", "count_templates", "unknown_names"]
 
-# Pairs for which the tokenizer reads to the end of the page each time one is opened and not closed. No real page has a
-# thousand of those; a hostile one would take hours.
-_PAIRS = (("{|", "|}"), ("[http", "]"), ("<div", "</div"))
-_MAX_UNCLOSED = 1000
-
-__all__ = ["HOLE", "MarkupError", "clean_wikitext"]
+OTHER_TEMPLATES = "(others)"
+_MAX_TEMPLATES = 1000  # names that are counted, so that memory is bounded
 
 
-class MarkupError(ValueError):
-    """Wikitext that the parser cannot read."""
-
-
-def clean_wikitext(wikitext: str) -> str:
+def clean_wikitext(wikitext: str, site: Site = Site(), templates: Mapping[str, str] = {}) -> str:  # noqa: B006, B008
     """The prose of a page: paragraphs with a blank line between, without lists, tables, headings and references.
 
-    Where a sentence shows something that is not words (a formula, code, a price of today) it has `HOLE` in its place,
-    so that the caller can leave that sentence out.
+    A sentence that shows something the page alone does not tell contains a mark, so that the caller can drop it: `HOLE`
+    for a formula, code or a price of today; for a template without a rule its name, which `unknown_names` returns.
 
-    Raises:
-        MarkupError: the parser gives up on it.
+    Args:
+        wikitext: of the page.
+        site: the wiki.
+        templates: the user's rules by name of the template: `nothing`, `drop sentence` or a format such as "{1} {2}".
     """
-    text = cut_back_matter(cut_extensions(wikitext))
-    for opened, closed in _PAIRS:
-        if text.count(opened) - text.count(closed) > _MAX_UNCLOSED:
-            raise MarkupError(f"more than {_MAX_UNCLOSED:,} of '{opened}' are not closed")
-    try:
-        # No context to begin with; quotes of bold and italic stay text.
-        tokens = _Tokenizer().tokenize(text, 0, True)
-    except (ParserError, RecursionError) as error:
-        raise MarkupError(str(error)) from None
-    return restore_protected(prose(shown_words(tokens)))
+    rules = _rules(site, tuple(templates.items()))
+    text = choose_variants(remove_switches(cut_extensions(wikitext)), site)
+    return restore_protected(prose(visible_text(cut_back_matter(text, site), site, rules)))
+
+
+@lru_cache(maxsize=16)
+def _rules(site: Site, templates: tuple[tuple[str, str], ...]) -> TemplateRules:
+    return TemplateRules(site, dict(templates))
+
+
+def count_templates(counts: Counter[str], uses: Mapping[str, int]) -> None:
+    """Add `uses` of templates by name to `counts`. Names above a limit are counted together as `OTHER_TEMPLATES`."""
+    for name, number in uses.items():
+        is_counted = name in counts or len(counts) < _MAX_TEMPLATES
+        counts[name if is_counted else OTHER_TEMPLATES] += number

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from distilray.config.corpus import BuildCorpusConfig, DecontaminationConfig, Source
-from distilray.corpus.cleaning import HOLE
+from distilray.corpus.cleaning import HOLE, UNKNOWN, count_templates, unknown_names
 from distilray.corpus.inputs import Part
 from distilray.corpus.ledger import Ledger
 from distilray.corpus.screening.contamination import EvaluationNgrams, matches, matching_sentences
@@ -57,6 +57,7 @@ class PartFacts:
         quarantined: places in quarantine by reason; `refused` of them are documents, the others damage of a file.
         lost_bytes: of the files as stored, that damage made unreadable.
         text_bytes: of the documents before cleaning, in UTF-8.
+        unknown_templates: uses between words, by name, of templates that no rule covers; a limited number of names.
         contaminated: documents that shared an n-gram, by evaluation set.
         seconds: by the clock and by stage; like `cpu_seconds` measured, and not the same in two runs.
     """
@@ -71,6 +72,7 @@ class PartFacts:
     text_bytes: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     sentences_dropped: Counter[str] = field(default_factory=Counter)
+    unknown_templates: Counter[str] = field(default_factory=Counter)
     quarantined: Counter[str] = field(default_factory=Counter)
     contaminated: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -211,13 +213,22 @@ class _Extraction:
             except ValueError:
                 return MARKUP_UNREADABLE, []
         with self.timed("split"):
-            found = split_sentences(text, self._language(raw))
-            whole = [sentence for sentence in found if HOLE not in sentence] if HOLE in text else found
-        self.facts.sentences_dropped["formula_or_code"] += len(found) - len(whole)
+            sentences = split_sentences(text, self._language(raw))
+        if UNKNOWN in text:
+            sentences = self._without_unknown_templates(sentences)
+        whole = [sentence for sentence in sentences if HOLE not in sentence] if HOLE in text else sentences
+        self.facts.sentences_dropped["formula_or_code"] += len(sentences) - len(whole)
         return None, whole
 
     def _language(self, raw: RawDocument) -> str:
         return self._source.language or self._config.filters.language or raw.site.language
+
+    def _without_unknown_templates(self, sentences: list[str]) -> list[str]:
+        names = [name for sentence in sentences for name in unknown_names(sentence)]
+        count_templates(self.facts.unknown_templates, Counter(names))
+        kept = [sentence for sentence in sentences if UNKNOWN not in sentence]
+        self.facts.sentences_dropped["unknown_template"] += len(sentences) - len(kept)
+        return kept
 
     def _decontaminate(
         self, sentences: list[str], evaluation: EvaluationNgrams, config: DecontaminationConfig

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distilray.config.corpus import BuildCorpusConfig
+from distilray.corpus.cleaning import count_templates
 from distilray.corpus.matching import REASONS
 from distilray.corpus.screening.quality import per_thousand
 
@@ -15,6 +16,7 @@ from distilray.corpus.screening.quality import per_thousand
 BOOKCORPUS = {"books": 11_038, "words": 800_000_000, "unique_books": 7_185}
 FULL_DUMP_BYTES = 24_000_000_000
 PROJECTED_CORES = (1, 16, 64, 256)
+LISTED_TEMPLATES = 50
 
 
 @dataclass
@@ -37,6 +39,7 @@ class SourceReport:
     holes: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     sentences_dropped: Counter[str] = field(default_factory=Counter)
+    unknown_templates: Counter[str] = field(default_factory=Counter)
     quarantined: Counter[str] = field(default_factory=Counter)
     contaminated: Counter[str] = field(default_factory=Counter)
     words_per_document: Counter[int] = field(default_factory=Counter)
@@ -57,6 +60,7 @@ class SourceReport:
             setattr(self, name, getattr(self, name) + facts[name])
         for name in ("dropped", "sentences_dropped", "quarantined", "contaminated"):
             getattr(self, name).update(facts[name])
+        count_templates(self.unknown_templates, facts["unknown_templates"])
         for stage, spent in facts["seconds"].items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
@@ -85,6 +89,7 @@ class SourceReport:
             "lost_bytes": self.lost_bytes,
             "sentences": self.sentences,
             "sentences_dropped": _sorted(self.sentences_dropped),
+            "unknown_templates": _most_used(self.unknown_templates),
             "words": self.words,
             "tokens": self.tokens,
             "contaminated": _sorted(self.contaminated),
@@ -207,6 +212,10 @@ def _key(number: int, report: SourceReport) -> str:
 
 def _histogram(bins: Counter[int]) -> dict[str, int]:
     return {str(low): bins[low] for low in sorted(bins)}
+
+
+def _most_used(counter: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counter.items(), key=lambda entry: (-entry[1], entry[0]))[:LISTED_TEMPLATES])
 
 
 def _sorted(counter: Counter[str]) -> dict[str, int]:

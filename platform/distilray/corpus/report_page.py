@@ -58,6 +58,14 @@ def _section(report: Values) -> str:
             ["reason", *sources],
             _by_reason(sources, "sentences_dropped"),
         ),
+        *[
+            _table(
+                f"Most used unknown templates in sentences: {name}",
+                ["template", "uses"],
+                source["unknown_templates"].items(),
+            )
+            for name, source in sources.items()
+        ],
         _table("In quarantine", ["reason", *sources], _by_reason(sources, "quarantined")),
         _evaluation(report["evaluation_sets"]),
         _books(report["books"]),

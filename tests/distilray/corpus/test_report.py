@@ -9,7 +9,7 @@ from distilray.corpus.report_page import report_page
 
 PART: dict[str, Any] = {
     "stored_bytes": 1000, "text_bytes": 4000, "read": 10, "refused": 0, "lost_bytes": 0, "cpu_seconds": 2.0,
-    "dropped": {"redirect": 4}, "sentences_dropped": {}, "quarantined": {}, "contaminated": {},
+    "dropped": {"redirect": 4}, "sentences_dropped": {}, "unknown_templates": {"jct": 3}, "quarantined": {}, "contaminated": {},
     "seconds": {"read": 2.0},
 }  # fmt: skip
 GROUP: dict[str, Any] = {
@@ -89,8 +89,22 @@ def test_what_a_stage_takes_through_is_text_by_time() -> None:
     assert full(report(part={**PART, "text_bytes": 4_000_000}))["stages"]["read"]["mb_per_s"] == 2.0
 
 
+def test_the_unknown_templates_of_all_parts_are_listed_by_use() -> None:
+    both = report(part={**PART, "unknown_templates": {"jct": 2, "GS": 9}})
+    both.add_part(PART)
+    assert list(both.counts()["unknown_templates"].items()) == [("GS", 9), ("jct", 5)]
+
+
+def test_the_names_of_unknown_templates_are_limited() -> None:
+    many = report(part={**PART, "unknown_templates": {f"t{number}": 1 for number in range(3000)}})
+    assert len(many.unknown_templates) <= 1001
+    assert sum(many.unknown_templates.values()) == 3000
+    assert next(iter(many.counts()["unknown_templates"])) == "(others)"
+
+
 def test_the_page_shows_each_count_and_escapes_names() -> None:
     page = report_page(full(SourceReport("<script>", "text"), report("books")))
     assert "<script>" not in page
     assert "exact_duplicate" in page
     assert "BookCorpus" in page
+    assert "jct" in page

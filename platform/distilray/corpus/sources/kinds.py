@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distilray.config.corpus import WikipediaSource
 from distilray.corpus.cleaning import clean_wikitext
 from distilray.corpus.sources import books, json_lines, parquet, separated_values, text, wikipedia
 from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
@@ -29,8 +30,8 @@ class SourceKind:
     prose: Callable[[Any, str], str]
 
 
-def _wikitext_prose(source: object, wikitext: str) -> str:
-    return clean_wikitext(wikitext)
+def _wikitext_prose(source: WikipediaSource, wikitext: str) -> str:
+    return clean_wikitext(wikitext, templates=source.templates)
 
 
 _SEPARATED_VALUES = SourceKind(

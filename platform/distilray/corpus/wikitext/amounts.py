@@ -9,6 +9,14 @@ from distilray.corpus.wikitext.units import quantity
 
 _SUPERSCRIPTS = str.maketrans("0123456789+-−n()", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿ⁽⁾")
 _ORDINARY = re.compile(r"[0-9A-Za-z]")
+_NOT_THE_QUANTITY = {
+    "out", "output only", "number", "output number only", "unit", "unit2", "unit or text", "preunit",
+}  # fmt: skip
+_SMALL_NUMBERS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+_TENS = "- ten twenty thirty forty fifty sixty seventy eighty ninety".split()
 _ENDINGS = {1: "st", 2: "nd", 3: "rd"}
 
 
@@ -25,7 +33,28 @@ def thousands(number: str) -> str:
 
 def converted(arguments: Arguments) -> str:
     """The quantity of `convert` that is converted; the conversion in brackets is left out."""
-    return quantity(arguments.positional(), adjective=arguments.get("adj") == "on")
+    parts, adjective = arguments.positional(), arguments.get("adj")
+    spelling = arguments.get("spell")
+    if arguments.get("disp") in _NOT_THE_QUANTITY or adjective == "pre":
+        return HOLE
+    has_words = adjective == "mid" and len(parts) > 2 and (len(parts) > 3 or parts[-1].startswith("-"))
+    inserted = parts.pop() if has_words else ""
+    american = arguments.get("sp") == "us" or spelling.lower() == "us"
+    shown = quantity(parts, adjective=adjective in ("on", "mid"), american=american, inserted=inserted)
+    return _spelled(shown, spelling) if spelling.lower() in ("in", "on", "us") else shown
+
+
+def _spelled(shown: str, spelling: str) -> str:
+    """`shown` with its number in words, which begin with a capital letter if `spelling` does."""
+    number = re.match(r"\d{1,2}(?![\d.,/⁄])", shown)
+    if number is None:
+        return HOLE
+    tens, ones = divmod(int(number[0]), 10)
+    if tens < 2:
+        words = _SMALL_NUMBERS[int(number[0])]
+    else:
+        words = f"{_TENS[tens]}-{_SMALL_NUMBERS[ones]}" if ones else _TENS[tens]
+    return (words.capitalize() if spelling[0].isupper() else words) + shown[number.end() :]
 
 
 def fraction(arguments: Arguments) -> str:

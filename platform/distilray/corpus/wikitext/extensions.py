@@ -6,24 +6,30 @@ spoil the text around it.
 
 import re
 
-from distilray.corpus.wikitext.arguments import HOLE, PARAGRAPH
+from distilray.corpus.wikitext.arguments import GAP, HOLE, PARAGRAPH
 
-# What stands in the place of each tag.
+# The text that replaces each tag and its content.
 _REPLACEMENTS = {
-    "ref": "", "references": "", "templatedata": "", "inputbox": "", "categorytree": "", "mapframe": "",
-    "maplink": "", "section": "", "indicator": "", "templatestyles": "", "imagemap": "", "graph": "",
+    "ref": GAP, "references": GAP, "templatedata": "", "inputbox": "", "categorytree": "", "mapframe": "",
+    "maplink": "", "section": "", "indicator": "", "templatestyles": "", "imagemap": "", "graph": "", "phonos": GAP,
     "gallery": PARAGRAPH, "poem": PARAGRAPH, "pre": PARAGRAPH, "source": PARAGRAPH, "syntaxhighlight": PARAGRAPH,
     "timeline": PARAGRAPH,
     "math": HOLE, "chem": HOLE, "ce": HOLE, "score": HOLE, "hiero": HOLE, "code": HOLE, "tt": HOLE,
 }  # fmt: skip
-_OPEN = re.compile(rf"<!--|<(nowiki|{'|'.join(_REPLACEMENTS)})(?=[\s/>])[^<>]*>", re.IGNORECASE)
+# As in MediaWiki the first ">" ends a tag, even between quotes; "<" is valid inside, as in <ref name="p<0.05">.
+_OPEN = re.compile(rf"<!--|<(nowiki|{'|'.join(_REPLACEMENTS)})(?=[\s/>])[^>]{{0,1000}}>", re.IGNORECASE)
 _CLOSE = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in ("nowiki", *_REPLACEMENTS)}
+_LINE_OR_REFERENCE = re.compile(r"\n|<ref")
 
 # Signs inside <nowiki> are hidden from the parser in a private-use block of Unicode, and put back at the end.
 _SIGNS = "'*#:;=|[]{}<>&_~!-"
 _PROTECT = {ord(sign): 0xE100 + at for at, sign in enumerate(_SIGNS)}
 _RESTORE = {chr(hidden): chr(sign) for sign, hidden in _PROTECT.items()}
 _HIDDEN = re.compile("[\ue100-\ue11f]")
+_SHOWN = re.compile(
+    "|".join(pair.translate(_PROTECT) for pair in ("[[", "]]", "{{", "}}", "''", "=="))
+    + f"|{'<'.translate(_PROTECT)}/?[a-zA-Z][^\\s{'>'.translate(_PROTECT)}]*{'>'.translate(_PROTECT)}?"
+)
 _MARKUP_SHOWN = re.compile(r"\[\[|\{\{|\{\||''|<|__|==|&\w+;")
 
 
@@ -33,7 +39,7 @@ def cut_extensions(wikitext: str) -> str:
     A tag that is never closed goes alone, as one pass can tell, a reference with the rest of its line.
     """
     kept: list[str] = []
-    closes: dict[str, re.Match[str] | None] = {}  # the last one found, None behind the last: many tags stay cheap
+    closes: dict[str, re.Match[str] | None] = {}  # the next closing tag by name, None behind the last
     at = 0
     while (tag := _OPEN.search(wikitext, at)) is not None:
         kept.append(wikitext[at : tag.start()])
@@ -43,6 +49,7 @@ def cut_extensions(wikitext: str) -> str:
             continue
         name, at = tag[1].lower(), tag.end()
         if tag[0].rstrip(">").rstrip().endswith("/"):
+            kept.append(GAP if name == "ref" else "")
             continue
         close = closes[name] if name in closes else _CLOSE[name].search(wikitext, at)
         if close is not None and close.start() < at:
@@ -58,9 +65,19 @@ def cut_extensions(wikitext: str) -> str:
 
 
 def _end_of_unclosed_reference(wikitext: str, at: int) -> int:
-    """Where its line ends, or where another reference begins: one cannot hold another."""
-    ends = (wikitext.find("\n", at), wikitext.find("<ref", at))
-    return min((end for end in ends if end >= 0), default=len(wikitext))
+    """The end of its line, or the beginning of another reference: references do not nest."""
+    end = _LINE_OR_REFERENCE.search(wikitext, at)
+    return end.start() if end is not None else len(wikitext)
+
+
+def protect(text: str) -> str:
+    """`text` with the signs of markup hidden, so that they are only text; `restore_protected` brings them back."""
+    return text.translate(_PROTECT)
+
+
+def hide_shown_markup(paragraph: str) -> str:
+    """`paragraph` with `HOLE` for protected signs that show markup, such as the tag of `&lt;ref&gt;`."""
+    return _SHOWN.sub(HOLE, paragraph) if _HIDDEN.search(paragraph) else paragraph
 
 
 def restore_protected(text: str) -> str:
@@ -70,7 +87,7 @@ def restore_protected(text: str) -> str:
 
 def _replacement(name: str, tag: str, content: str) -> str:
     if name == "nowiki":
-        return HOLE if _MARKUP_SHOWN.search(content) else content.translate(_PROTECT)
+        return HOLE if _MARKUP_SHOWN.search(content) else protect(content)
     if name in ("source", "syntaxhighlight") and " inline" in tag.lower():
         return HOLE
     return _REPLACEMENTS[name]

@@ -1,83 +1,65 @@
-"""Lines of a page into paragraphs of prose: lists go, and so does what is left of markup."""
-
-# ruff: noqa: RUF001 - dashes, signs and fractions of running text are the subject here
+"""Lines of words into paragraphs of prose: lists, headings in bold and lines of markup are left out."""
 
 import html
 import re
 
-from distilray.corpus.wikitext.arguments import HOLE
+from distilray.corpus.wikitext.arguments import GAP, HOLE, UNKNOWN, UNKNOWN_PATTERN
+from distilray.corpus.wikitext.extensions import hide_shown_markup
+from distilray.corpus.wikitext.repairs import repair_gaps
 
-LIST_MARK = "\ue001"  # begins a list item; a private-use character, which no page needs
+LIST_MARK = "\ue001"  # begins a list item or preformatted line; a private-use character, which no page needs
 
-_APOSTROPHE = "\ue003"  # one that stands beside the quotes of italic
+_APOSTROPHE = "\ue003"  # one beside the quotes of italic
 _MARKUP_LINE = re.compile(r"\{\||\|\}|\||!\s|!!|\}\}|-{4,}|={2,}")
 _MARKUP_LEFT = re.compile(r"\{\{|\}\}|\{\||\|\}")
-
-_INNERMOST_TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
 _QUOTE_RUN = re.compile(r"'{2,}")
+_BOLD_LINE = re.compile(r"('''|''''')(?!')[^']+(?:'[^']+)*\1:?")
+_SENTENCE_END = tuple(".!?…。！？।؟")  # noqa: RUF001 - signs of many scripts
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]\w{1,30});")  # one that was escaped twice
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_ADDRESS = re.compile(r"(?:https?|ftp)://[^\s)\]]+")
 
-# Markup that the parser left: a sign that a paragraph with it has, and what to replace. White space comes after.
-_LEFTOVERS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
-    (sign, re.compile(pattern), replacement)
-    for sign, pattern, replacement in (
-        ("__", r"__[A-Z]{3,}__", ""),
-        ("[", r"\[(?:https?:|ftp:|mailto:)?//?\S+\s([^\[\]]*)\]", r"\1"),
-        ("://", r"(?:https?|ftp)://[^\s)\]]+", HOLE),
-        ("<", r"</?[a-zA-Z][a-zA-Z0-9]{0,14}(?:\s[^<>]*)?/?>", ""),
-        ("[[", r"\[\[", ""),
-        ("]]", r"\]\]", ""),
-    )
-)
-# What a hole in a sentence looks like, when white space is single spaces. Most paragraphs have none of it.
-_HOLE_SIGNS = (HOLE, '""', '" "', "“”", "“ ”")
-_NO_BEGINNING = frozenset(",;:.)]")
-_HOLES = (
-    re.compile(r"[(\[](?:[ ,;:/–—)\]-]|(?:or|and) ?\))"),
-    re.compile(r"[,;:–](?: ?[,;]|[)\]])"),
-    re.compile(r" [,.;:!?)\]]"),
-)
-# How holes are mended, in this order: what one leaves the next may have to mend.
-_REPAIRS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r" ?\([^()]*\ufffc[^()]*\)", ""),  # an aside with something that is not words
-        (r"([(\[])[ ,;:/–—-]+(?=[)\]])", r"\1"),  # brackets that hold separators only
-        (r" ?(?:\( ?(?:or|and)? ?\)|\[ ?\])", ""),
-        (r"([(\[]) ?(?:[,;:] ?)+", r"\1"),
-        (r" ?(?:[,;:–] ?)+([)\]])", r"\1"),
-        (r"([,;:])(?: ?[,;])+", r"\1"),
-        (r"(?<!\S)(?:\" ?\"|“ ?”)(?!\S)", ""),
-        (r" +([,.;:!?])(?=\s|$|[\"')\]])", r"\1"),
-        (r"([(\[]) +", r"\1"),
-        (r" +([)\]])", r"\1"),
-        (r" {2,}", " "),
-        (r"^[ ,;:.)\]]+(?!\.)", ""),
-    )
+_UNKNOWN = re.compile(UNKNOWN_PATTERN)
+# Unknown templates that touch the punctuation before them are notes, like references; others stand for words.
+_UNKNOWN_NOTE = re.compile(
+    rf"(?<=[.,;:!?…。、！？।؟)\"”»{GAP}])(?:{UNKNOWN_PATTERN}{GAP}*)+(?=\s|$)"  # noqa: RUF001
+    rf"|(?<=[.!?…])\s+(?:{UNKNOWN_PATTERN}\s*)+$"
 )
 
 
 def prose(text: str) -> str:
-    """The paragraphs of prose of a page, each on one line, with a blank line between."""
-    repaired = [_repair(paragraph) for paragraph in _paragraphs(_INVISIBLE.sub("", text).split("\n"))]
-    return "\n\n".join(paragraph for paragraph in repaired if any(map(str.isalpha, paragraph)))
+    """The paragraphs of prose of a page, each on one line, with a blank line between. `text` is from `visible_text`."""
+    paragraphs = [_finished(paragraph) for paragraph in _paragraphs(_INVISIBLE.sub("", text).split("\n"))]
+    return "\n\n".join(paragraph for paragraph in paragraphs if any(map(str.isalpha, paragraph)))
 
 
 def _paragraphs(lines: list[str]) -> list[str]:
     paragraphs: list[str] = []
     current: list[str] = []
+    heading = ""  # a line in bold, which is a heading unless the text goes on in lower case
     for line in [*lines, ""]:
         words, is_list, _ = line.partition(LIST_MARK)
-        words = _style_free(words).strip()
+        words = words.strip()
+        if UNKNOWN in words and not _UNKNOWN.sub("", words).strip(f" \t{GAP}"):
+            words = ""  # templates on a line of their own are blocks
+        is_bold = not current and words.startswith("'''") and _is_bold_line(words)
+        words = _style_free(words).strip(f" \t{GAP}") if not words.strip(f" \t{GAP}") else _style_free(words).strip()
         is_prose = words and not _MARKUP_LINE.match(words)
-        if is_prose:
+        if heading and is_prose and words[0].islower():
+            current.append(heading)
+        heading = words if is_bold and is_prose else ""
+        if is_prose and not heading:
             current.append(words)
         if current and (is_list or not is_prose):
             paragraphs.append(" ".join(current))
             current = []
     return paragraphs
+
+
+def _is_bold_line(line: str) -> bool:
+    bold = line.strip(f" \t{GAP}")
+    return _BOLD_LINE.fullmatch(bold) is not None and not bold.strip("':").endswith(_SENTENCE_END)
 
 
 def _style_free(line: str) -> str:
@@ -105,28 +87,16 @@ def _with_apostrophe(line: str) -> str:
     return line if chosen is None else f"{line[: chosen.start()]}{_APOSTROPHE}{line[chosen.start() + 1 :]}"
 
 
-def _repair(paragraph: str) -> str:
-    if "{{" in paragraph:
-        before = None
-        while before != paragraph:
-            before, paragraph = paragraph, _INNERMOST_TEMPLATE.sub("", paragraph)
+def _finished(paragraph: str) -> str:
     if _MARKUP_LEFT.search(paragraph):
         return ""  # an unclosed template or table runs through it
     if "&" in paragraph:
         paragraph = _ENTITY.sub(lambda entity: html.unescape(entity[0]), paragraph)
-    for sign, pattern, replacement in _LEFTOVERS:
-        if sign in paragraph:
-            paragraph = pattern.sub(replacement, paragraph)
-    paragraph = " ".join(paragraph.split())
-    if _has_hole(paragraph):
-        for pattern, replacement in _REPAIRS:
-            paragraph = pattern.sub(replacement, paragraph)
-    return paragraph.strip()
-
-
-def _has_hole(paragraph: str) -> bool:
-    return (
-        paragraph[:1] in _NO_BEGINNING
-        or any(sign in paragraph for sign in _HOLE_SIGNS)
-        or any(hole.search(paragraph) for hole in _HOLES)
-    )
+    if "://" in paragraph:
+        paragraph = _ADDRESS.sub(HOLE, paragraph)
+    if ("[[" in paragraph or "]]" in paragraph) and paragraph.count("[") != paragraph.count("]"):
+        paragraph = paragraph.replace("[[", HOLE).replace("]]", HOLE)  # half of a link
+    paragraph = hide_shown_markup(" ".join(paragraph.split()))
+    if UNKNOWN in paragraph:
+        paragraph = _UNKNOWN_NOTE.sub(GAP, paragraph)
+    return repair_gaps(paragraph).strip()

@@ -1,24 +1,20 @@
 """The sections of a page that are about the article, not part of it: notes, references, lists of links."""
 
 import re
+from functools import cache
+
+from distilray.corpus.wikitext.site import SITES, Site
 
 _HEADING = re.compile(r"^(={1,6})(.+?)(={1,6})[ \t]*$", re.MULTILINE)
 _TITLE_MARKUP = re.compile(r"'{2,}|\{\{[^{}]*\}\}|<[^<>]*>|\[\[|\]\]")
-_BACK_MATTER = {
-    "bibliography", "citations", "citations and notes", "citations and references", "cited works", "endnotes",
-    "explanatory notes", "external link", "external links", "footnotes", "footnotes and references", "further reading",
-    "further reading and external links", "general references", "literature cited", "notes", "notes and citations",
-    "notes and references", "references", "references and external links", "references and further reading",
-    "references and notes", "references and sources", "see also", "selected bibliography", "sources",
-    "sources and references", "works cited",
-}  # fmt: skip
 
 
-def cut_back_matter(wikitext: str) -> str:
+def cut_back_matter(wikitext: str, site: Site = Site()) -> str:
     """`wikitext` without the sections of back matter and what is below them; `cut_extensions` goes before.
 
     They are cut before the page is parsed: a tenth of a page is theirs, and so are most of its unclosed braces.
     """
+    titles = _titles(site.language)
     kept: list[str] = []
     at = 0  # what is before is kept or cut already
     skip_level = 0  # level of the heading whose section is being cut, 0 for none
@@ -27,7 +23,7 @@ def cut_back_matter(wikitext: str) -> str:
         if skip_level and level > skip_level:
             continue
         title = " ".join(_TITLE_MARKUP.sub("", heading[2]).strip("= ").lower().split())
-        is_back_matter = title in _BACK_MATTER
+        is_back_matter = title in titles
         if skip_level:
             at = heading.start()
         if is_back_matter:
@@ -36,3 +32,9 @@ def cut_back_matter(wikitext: str) -> str:
     if not skip_level:
         kept.append(wikitext[at:])
     return "".join(kept)
+
+
+@cache
+def _titles(language: str) -> frozenset[str]:
+    local = Site(language).data.get("back_matter", [])
+    return frozenset(title.lower() for title in [*SITES["back_matter"], *local])

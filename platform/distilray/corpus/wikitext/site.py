@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-MEDIA, TEMPLATE_NAMESPACE, FILE, CATEGORY = -2, 10, 6, 14
+MEDIA, FILE, TEMPLATE, CATEGORY = -2, 6, 10, 14
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Site:
     """
 
     language: str = "en"
-    namespaces: Mapping[int, str] = field(default_factory=dict)
+    namespaces: Mapping[int, str] = field(default_factory=dict, hash=False)
 
     def namespace_of(self, prefix: str) -> int | None:
         """The number of the namespace with this name, None if there is none. Case and underscores do not matter."""

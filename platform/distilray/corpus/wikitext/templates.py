@@ -1,41 +1,115 @@
-"""Templates that carry visible words: a table from a template's name to what a reader sees of it.
+"""What templates show in running text: rules of the recipe, of `templates.yaml` and functions, by name.
 
-Every other template (info boxes, citations, notices, navigation) shows nothing inside a sentence and is dropped, and so
-is pronunciation: it stands in an aside that reads well without. A template that shows something which cannot be told
-from the page alone (a formula, a price of today) is `HOLE`.
+A rule returns the words of a template, `HOLE` if the page alone does not tell them, or nothing. Pronunciation shows
+nothing: it stands in an aside that reads well without it.
 """
 
 # ruff: noqa: RUF001 - dashes and signs of running text are the subject here
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from distilray.corpus.wikitext.amounts import converted, fraction, height, ordinal, superscript, thousands, value
 from distilray.corpus.wikitext.arguments import HOLE, PARAGRAPH, Arguments, Rule
 from distilray.corpus.wikitext.dates import as_of, date, month_name, span, years_ago
+from distilray.corpus.wikitext.site import TEMPLATE, Site, normalize_name
+
+_FIELD = re.compile(r"\{([^{}]+)\}")
+_FUNCTION_PREFIXES = ("subst:", "safesubst:")
 
 
-def template_rule(name: str) -> Rule | None:
-    """What makes the words of a template from its arguments; None for the many that show nothing in running text.
+class TemplateRules:
+    """The rules for the templates of one wiki.
 
     Args:
-        name: as written in the page.
+        site: the wiki: the name of its template namespace, and rules for templates of its language.
+        recipe: rules of the user by name: `nothing`, `drop sentence` or a format. They come before all others.
     """
-    key = " ".join(name.replace("_", " ").split())
-    rule = RULES.get(key.lower()) or _VARIABLES.get(key)
-    if rule is None and key.lower().startswith(_PREFIXES):
-        prefix, colon, content = key.partition(":")
-        if function := _FUNCTIONS.get(prefix.lower() + colon):
-            return _literal(function(content.strip()))
-        rule = next((rule for prefix, rule in PREFIX_RULES if key.lower().startswith(prefix)), None)
-    return rule
+
+    def __init__(self, site: Site, recipe: Mapping[str, str]) -> None:
+        self._site = site
+        local: Mapping[str, list[str]] = site.data.get("templates", {})
+        self._named = {
+            **RULES,
+            **_rules_by_name(local),
+            **{normalize_name(name): _rule(text) for name, text in recipe.items()},
+        }
+        self._seen: dict[str, Rule | None] = {}  # by name as written
+
+    def rule(self, name: str) -> Rule | None:
+        """The rule of a template, None if the template is unknown.
+
+        Args:
+            name: as written on the page.
+        """
+        try:
+            return self._seen[name]
+        except KeyError:
+            rule = self._find(name)
+            if len(self._seen) < _MAX_SEEN:
+                self._seen[name] = rule
+            return rule
+
+    def _find(self, name: str) -> Rule | None:
+        if rule := _VARIABLES.get(name.strip()):
+            return rule
+        key = normalize_name(name)
+        key = next((key.removeprefix(prefix) for prefix in _FUNCTION_PREFIXES if key.startswith(prefix)), key)
+        namespace, colon, page = key.partition(":")
+        if colon and self._site.namespace_of(namespace) == TEMPLATE:
+            key = page.strip()
+        if key in self._named:
+            return self._named[key]
+        for text, suffixes in _TABLES["suffixes"].items():
+            if key.endswith(tuple(suffixes)):
+                return _rule(text)
+        for text, prefixes in _TABLES["prefixes"].items():
+            if key.startswith(tuple(prefixes)):
+                return _rule(text)
+        return None
+
+    @staticmethod
+    def function(name: str) -> Callable[[str], str] | None:
+        """What a parser function such as `lc` makes of its text, None if `name` is none or its result is not known."""
+        return _FUNCTIONS.get(normalize_name(name))
 
 
-def _show(*names: str) -> Rule:
-    return lambda arguments: arguments.get(*names)
+def nothing(arguments: Arguments) -> str:
+    """The rule of templates that show nothing."""
+    return ""
 
 
-def _literal(text: str) -> Rule:
-    return lambda arguments: text
+def hole(arguments: Arguments) -> str:
+    """The rule of templates whose sentence is dropped."""
+    return HOLE
+
+
+def _rule(text: str) -> Rule:
+    """The rule that a recipe or table states as `nothing`, `drop sentence` or a format."""
+    return {"nothing": nothing, "drop sentence": hole}.get(text) or _format(text)
+
+
+def _format(text: str) -> Rule:
+    pieces = _FIELD.split(text)  # texts and fields in turn
+    fields = [field.split("|") for field in pieces[1::2]]
+    if not fields:
+        return lambda arguments: text
+
+    def words(arguments: Arguments) -> str:
+        values = [arguments.get(*names) for names in fields]
+        if not any(values):
+            return ""
+        return "".join(piece for pair in zip(pieces[::2], [*values, ""], strict=True) for piece in pair)
+
+    return words
+
+
+def _rules_by_name(table: Mapping[str, list[str]]) -> dict[str, Rule]:
+    return {normalize_name(name): rule for text, names in table.items() for rule in [_rule(text)] for name in names}
 
 
 def _last(arguments: Arguments) -> str:
@@ -44,10 +118,6 @@ def _last(arguments: Arguments) -> str:
 
 def _joined(separator: str, *, first: int | None = None) -> Rule:
     return lambda arguments: separator.join(value for value in arguments.positional()[:first] if value)
-
-
-def _around(before: str, after: str = "") -> Rule:
-    return lambda arguments: f"{before}{arguments.get('1')}{after}"
 
 
 def _quote(arguments: Arguments) -> str:
@@ -79,38 +149,22 @@ def _coordinates(arguments: Arguments) -> str:
     return HOLE if not place or "inline" in place else ""
 
 
-# Names that show the same, separated by "|", and what they show.
-_TABLE: tuple[tuple[str, Rule], ...] = (
-    # an argument, in another look
-    ("nowrap|nobr|nobreak|small|smaller|big|bigger|large|larger|midsize|sc|sc2|smallcaps|nobold|noitalic|em|strong|sub|"
-     "abbr|abbrv|tooltip|mvar|var|vanchor|visible anchor|unicode|polytonic|hebrew|not a typo|as written|flag|flagu|"
-     "flagcountry|flagdeco|nastaliq|nq|railgauge|track gauge|kbd|format price|formatnum|w|aut|sic|char|chem name|nts|"
-     "number|proper name|small caps|stn|stnlnk|year article|okay|script/hebrew|script/arabic|iast|shy|nihongo core|"
-     "nihongo foot|underline|u|green|red|blue|ins|crossreference|crossref|xref|hidden text|pre2|mono|samp", _show("1")),
+_MAX_SEEN = 10_000  # names that a rule was looked up for
+_TABLES: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_name("templates.yaml").read_text(encoding="utf-8"))
+
+# Names that show the same, separated by "|", and their rule.
+_FUNCTION_RULES: tuple[tuple[str, Rule], ...] = (
     ("ipa|ipa text", _sound),
-    ("ipaslink|ipa soundbox", _around("/", "/")),
-    ("ipablink", _around("[", "]")),
     ("sup", lambda arguments: superscript(arguments.get("1"))),
-    ("lang|rtl-lang|script|color|colour|font color|fontcolor|langx|bdo|wikt-lang|wt-lang|native name|native phrase|"
-     "resize|audio", _show("2", "text")),
-    ("ill|interlanguage link|interlanguage link multi|illm", _show("lt", "1")),
-    ("nihongo|nihongo2|nihongo3|nihongo krt", _show("1", "3", "2")),
-    ("transl|transliteration|tlit|linktext|iso15919", _last),
-    ("angbr|angle bracket|grapheme|vr|angbr ipa", _around("⟨", "⟩")),
-    ("gloss|literal translation|lit|lit.|trans|translation", _around("'", "'")),
-    ("chem|chem2|chemf|gaps", _joined("")),
+    ("transl|transliteration|tlit|iso15919", _last),
+    ("linktext|chem|chem2|chemf|gaps", _joined("")),
     ("keypress|key press|key", _joined("+")),
     ("ratio", _joined(":")),
     ("slink|section link", _joined(" § ", first=2)),
-    ("rws", _around("", " railway station")),
-    ("ship|bibleref|bibleverse|bibleref2|bible verse", _joined(" ", first=2)),
-    ("oldstyledate|oldstyledatedy", _joined(" ", first=2)),
-    ("sclass|sclass-|sclass2|sclass2-", _joined("-class ", first=2)),
     ("us patent|uspatent", lambda arguments: f"U.S. Patent {thousands(arguments.get('1'))}"),
     ("harvnb|harvcol", _citation("{} {}")),
     ("harvtxt|harvcoltxt|citet", _citation("{} ({})")),
     ("harv|harvp|harvs", _citation("({} {})")),
-    # numbers and dates
     ("convert|cvt", converted),
     ("frac|fraction|sfrac", fraction),
     ("val", value),
@@ -129,90 +183,36 @@ _TABLE: tuple[tuple[str, Rule], ...] = (
     ("died|d.", span("d. ")),
     ("mya|ma|million years ago", years_ago("million years")),
     ("bya|ga", years_ago("billion years")),
-    ("us$|usd|us dollar", _around("$")),
-    ("gbp|£|pound sterling|gb£", _around("£")),
-    ("€|euro|eur", _around("€")),
-    ("inr|₹|indian rupee|rupee", _around("₹")),
-    ("jpy|¥|yen|cny|rmb", _around("¥")),
-    ("a$|aud", _around("A$")),
-    ("c$|ca$|cad", _around("CA$")),
-    ("nz$|nzd", _around("NZ$")),
-    ("hk$|hkd", _around("HK$")),
-    ("philippine peso|php|peso", _around("₱")),
     ("music", _music),
-    # signs
-    ("'|-'|apostrophe", _literal("'")),
-    ("'s", _literal("'s")),
-    ('"|-"', _literal('"')),
-    ("' \"|'\"", _literal("'\"")),
-    ("\" '|\"'", _literal("\"'")),
-    ("ndash|en dash|endash|en-dash", _literal("–")),
-    ("snd|snds|spnd|spndash|spaced ndash|spaced en dash|dash", _literal(" – ")),
-    ("mdash|em dash|emdash|mdashb", _literal("—")),
-    ("spaced mdash|smd|spaced em dash", _literal(" — ")),
-    ("nbhyph|nbh|hyphen|hyp", _literal("-")),
-    ("nbsp|nbs|thinsp|thinspace|space|spaces|thin space|hairsp|pad|sp|nnbsp|indent|0ws|wsp", _literal(" ")),
-    ("dot|middot|·|•|bullet|bull", _literal(" · ")),
-    ("ellipsis|...", _literal("...")),
-    ("=", _literal("=")),
-    ("pm|±", _literal("±")),
-    ("times|x mult", _literal("×")),
-    ("minus|−", _literal("−")),
-    ("eqm|equilibrium", _literal("⇌")),
-    ("okina|ʻokina", _literal("ʻ")),
-    ("hamza", _literal("ʾ")),
-    ("ayin|ayn", _literal("ʿ")),
-    ("prime", _around("", "′")),
-    ("pprime", _around("", "″")),
-    ("deg|degree", _around("", "°")),
-    ("carbon", _literal("C")),
-    ("hydrogen", _literal("H")),
-    ("oxygen", _literal("O")),
-    ("nitrogen", _literal("N")),
-    # blocks of their own
     ("quote|blockquote|cquote|quotation|bquote|quoteblock|block quote|block quotation|centered quote", _quote),
-    ("break|br|pb|paragraph break|clear|-|paragraph", _literal(PARAGRAPH)),
-    # shows what the page alone does not tell
+    ("break|br|pb|paragraph break|clear|-|paragraph", lambda arguments: PARAGRAPH),
     ("coord|coordinates", _coordinates),
-    ("math|mathsf|bigmath|sqrt|radical|radic|code|tt|nuclide|nuclide2|su|inflation|age|age in years|currentyear|pi|"
-     "currentmonthname|currentday|intmath|overline|physics particle|subatomic particle|age in days|"
-     "age in years and days|time ago|years ago|years or months ago|inrconvert|to usd|currency|fb|fbw|unichar|"
-     "pop density|population density|cite quran|dentalformula|simplenuclide|number to words|numtext|inflation year|"
-     "bra|ket|braket|abs|binom|vec|tmath|url|cardinal to word|ordinal to word|vector|langle|rangle",
-     _literal(HOLE)),
 )  # fmt: skip
-
 _SHIP_PREFIXES = (
     "HMS", "HMAS", "HMCS", "HMNZS", "HMT", "USS", "USNS", "USCGC", "USAT", "SS", "RMS", "MS", "MV", "SMS", "HNLMS",
     "HNoMS", "HDMS", "INS", "ORP", "PNS", "RV", "TSS", "PS", "ARA", "GTS", "RFA",
 )  # fmt: skip
-
 RULES: dict[str, Rule] = {
-    **{prefix.lower(): _around(f"{prefix} ") for prefix in _SHIP_PREFIXES},
-    **{name: rule for names, rule in _TABLE for name in names.split("|")},
+    **{prefix.lower(): _format(f"{prefix} {{1}}") for prefix in _SHIP_PREFIXES},
+    **_rules_by_name(_TABLES["formats"]),
+    **{name: nothing for names in _TABLES["nothing"].values() for name in names},
+    **dict.fromkeys(_TABLES["drop sentence"], hole),
+    **{name: rule for names, rule in _FUNCTION_RULES for name in names.split("|")},
 }
-PREFIX_RULES: tuple[tuple[str, Rule], ...] = (
-    ("lang-", _show("1")),
-    ("script/", _show("1", "2")),
-    ("#expr:", _literal(HOLE)),
-    ("#time:", _literal(HOLE)),
-    ("#language:", _literal(HOLE)),
-    ("plural:", _literal(HOLE)),
-)
-# What a page is called and when it is read is not in its text. In capitals only.
+# The name of a page and the time of reading are not in its text. In capitals only.
 _VARIABLES: dict[str, Rule] = dict.fromkeys(
     (
         "PAGENAME", "FULLPAGENAME", "BASEPAGENAME", "SUBPAGENAME", "SITENAME", "NAMESPACE", "CURRENTYEAR",
         "CURRENTMONTH", "CURRENTMONTHNAME", "CURRENTDAY", "CURRENTDAYNAME", "CURRENTTIME", "LOCALYEAR",
         "NUMBEROFARTICLES", "NUMBEROFPAGES", "NUMBEROFUSERS", "NUMBEROFADMINS", "REVISIONYEAR",
     ),
-    _literal(HOLE),
+    hole,
 )  # fmt: skip
 _FUNCTIONS: dict[str, Callable[[str], str]] = {
-    "formatnum:": thousands,
-    "lc:": str.lower,
-    "uc:": str.upper,
-    "lcfirst:": lambda text: text[:1].lower() + text[1:],
-    "ucfirst:": lambda text: text[:1].upper() + text[1:],
+    "formatnum": thousands,
+    "lc": str.lower,
+    "uc": str.upper,
+    "lcfirst": lambda text: text[:1].lower() + text[1:],
+    "ucfirst": lambda text: text[:1].upper() + text[1:],
+    **dict.fromkeys(["#expr", "#time", "#language", "plural", "grammar"], lambda text: HOLE),
 }
-_PREFIXES = (*_FUNCTIONS, *(prefix for prefix, _ in PREFIX_RULES))

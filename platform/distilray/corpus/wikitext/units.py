@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 
 _NUMBER = re.compile(r"[-−+]?[\d.,/ ⁄+]*\d[\d.,/⁄]*(?:e[-+]?\d+)?")
+_ONE_AT_MOST = re.compile(r"1|\d{1,3}[/⁄]\d{1,3}")
+_MIXED = re.compile(r"(?<=\d)\+(?=\d+[/⁄])")  # 5+1/2
 _BETWEEN = {
     "-": "–", "–": "–", "to": " to ", "to(-)": " to ", "to about": " to about ", "and": " and ", "or": " or ",
     "by": " by ", "x": " × ", "×": " × ", "xx": " × ", "*": " × ", "+/-": " ± ", "±": " ± ", ",": ", ",
@@ -87,13 +89,15 @@ _MULTIPLE = re.compile(r"e3|e6|e9|e12|[kMGT](?=oilbbl|bbl|cuft|ft3|cuyd|USgal|im
 _TOGETHER = {("ft", "in"), ("foot", "in"), ("lb", "oz"), ("st", "lb"), ("mi", "ft"), ("yd", "ft")}
 
 
-def quantity(arguments: Sequence[str], *, adjective: bool) -> str:
+def quantity(arguments: Sequence[str], *, adjective: bool, american: bool = False, inserted: str = "") -> str:
     """The quantity that is converted, with its unit in words; the conversion itself is left out.
 
     Args:
         arguments: the template's arguments without a name: number, unit, and what follows; a range has a word or sign
             and another number before the unit.
         adjective: as in "a 10-mile run".
+        american: spells "meter" and "liter".
+        inserted: follows the unit of an adjective, as in "a 10-mile-long road".
     """
     parts = [part.strip() for part in arguments]
     if not parts or not _NUMBER.fullmatch(parts[0]):
@@ -102,9 +106,12 @@ def quantity(arguments: Sequence[str], *, adjective: bool) -> str:
     if not rest:
         return words
     unit = rest[0]
+    shown = _with_unit(words, unit, last, adjective)
     if len(rest) > 2 and (unit, rest[2]) in _TOGETHER and _NUMBER.fullmatch(rest[1]):
-        return f"{_with_unit(words, unit, last, adjective)} {_with_unit(rest[1], rest[2], rest[1], adjective)}"
-    return _with_unit(words, unit, last, adjective)
+        shown = f"{shown} {_with_unit(rest[1], rest[2], rest[1], adjective)}"
+    if american:
+        shown = shown.replace("metre", "meter").replace("litre", "liter")
+    return f"{shown}{'' if inserted[:1] in ('', '-') else ' '}{inserted}"
 
 
 def _numbers(parts: list[str]) -> tuple[str, str, list[str]]:
@@ -120,8 +127,8 @@ def _with_unit(words: str, code: str, last: str, adjective: bool) -> str:
     singular, plural = _unit_names(code)
     if adjective and singular[0].isalpha():
         return f"{words}-{singular.replace(' ', '-')}"
-    one = words == last == "1" and code in _NAMES  # but "1 million acres"
-    return f"{words} {singular if one else plural}"
+    is_one = words == last and _ONE_AT_MOST.fullmatch(last) and code in _NAMES  # but "1 million acres"
+    return f"{words} {singular if is_one else plural}"
 
 
 def _unit_names(code: str) -> tuple[str, str]:
@@ -136,6 +143,7 @@ def _unit_names(code: str) -> tuple[str, str]:
 
 
 def _grouped(number: str) -> str:
+    number = _MIXED.sub(" ", number)
     whole, dot, decimals = number.partition(".")
     if whole.isascii() and whole.isdecimal() and len(whole) in range(4, 30):
         return f"{int(whole):,}{dot}{decimals}"

@@ -1,0 +1,103 @@
+"""Matching of the brackets of wikitext in one pass, so that what is never closed costs no more than other text."""
+
+import re
+
+# Lookaheads have a length limit, which keeps the pass linear. A page title has at most 255 bytes.
+_TOKEN = re.compile(
+    r"(\[\[[^\[\]{}\n<]{1,300}\]\]|\{\{[^\[\]{}\n<]{1,300}\}\})"  # most have no brackets inside
+    r"|\{\{+|\}\}+"  # templates and arguments
+    r"|\[\[(?=[^\[\]{}|\n]{0,300}(?:\||\]\]|\{\{))"  # links
+    r"|\[(?=(?:(?:https?|ftp):)?//[^\n\]]{1,2000}\]|mailto:[^\n\]]{1,2000}\])"  # links to other sites
+    r"|\]+"
+    r"|\n[ \t:]*(?:\{\||\|\}(?!\}))"  # tables
+    r"|<(/?)((?i:table|ul|ol|dl|tr|td|th|caption|s|del|strike|sup|includeonly|h[1-6]|rt|rp|div|span|p|small|li))"
+    r"(?=[\s/>])[^<>]{0,1000}>"
+)
+
+Closings = dict[int, tuple[int, int]]
+"""By the position of an opening bracket, the positions before and behind its closing one."""
+
+
+def match_brackets(text: str) -> Closings:
+    """The brackets of `text` that are closed: `{{`, `{{{`, `[[`, `[http:`, tables and the tags that enclose words.
+
+    A closing bracket ends the nearest open one of its kind, and what is still open inside stays without an end. Tags do
+    not reach beyond the brackets around them.
+    """
+    return _Matching().closings_of(text)
+
+
+class _Matching:
+    def __init__(self) -> None:
+        self.closings: Closings = {}
+        self._open: list[tuple[str, int]] = []  # kind and position
+        self._counts = {"{": 0, "[": 0, "[[": 0, "{|": 0}  # of the open ones
+        self._braces: list[int] = []  # the lengths of the open runs of braces
+        self._tags: dict[str, list[int]] = {}  # positions of open tags by name
+
+    def closings_of(self, text: str) -> Closings:
+        for token in _TOKEN.finditer(text):
+            sign = token[0][0]
+            if token[1]:
+                self.closings[token.start()] = (token.end() - 2, token.end())
+            elif sign == "{":
+                self._push("{", token.start())
+                self._braces.append(len(token[0]))
+            elif sign == "}":
+                self._close_braces(token.start(), len(token[0]))
+            elif sign == "[":
+                self._push(token[0], token.start())
+            elif sign == "]":
+                self._close_links(token.start(), len(token[0]))
+            elif sign == "<":
+                self._tag(token)
+            elif token[0].endswith("{|"):
+                self._push("{|", token.start())
+            elif self._counts["{|"]:
+                self.closings[self._pop("{|")] = (token.start(), token.end())
+        return self.closings
+
+    def _push(self, kind: str, position: int) -> None:
+        self._open.append((kind, position))
+        self._counts[kind] += 1
+
+    def _pop(self, wanted: str) -> int:
+        """Remove the brackets up to the nearest one of a kind and return its position."""
+        while True:
+            kind, position = self._open.pop()
+            self._counts[kind] -= 1
+            if kind == wanted:
+                return position
+            if kind == "{":
+                self._braces.pop()
+
+    def _close_braces(self, position: int, length: int) -> None:
+        while length >= 2 and self._counts["{"]:
+            start, opened = self._pop("{"), self._braces.pop()
+            size = min(3, opened, length)
+            self.closings[start + opened - size] = (position, position + size)
+            position, length = position + size, length - size
+            if opened - size >= 2:
+                self._push("{", start)
+                self._braces.append(opened - size)
+
+    def _close_links(self, position: int, length: int) -> None:
+        while length:
+            is_external = self._open[-1:] and self._open[-1][0] == "["
+            if is_external and (length != 2 or not self._counts["[["]):
+                kind = "["
+            elif length >= 2 and self._counts["[["]:
+                kind = "[["
+            else:
+                return
+            self.closings[self._pop(kind)] = (position, position + len(kind))
+            position, length = position + len(kind), length - len(kind)
+
+    def _tag(self, token: re.Match[str]) -> None:
+        positions = self._tags.setdefault(token[3].lower(), [])
+        outer = self._open[-1][1] if self._open else -1
+        if not token[2]:
+            if not token[0].endswith("/>"):
+                positions.append(token.start())
+        elif positions and positions[-1] > outer:
+            self.closings[positions.pop()] = (token.start(), token.end())
