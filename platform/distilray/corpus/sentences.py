@@ -3,9 +3,10 @@
 # ruff: noqa: RUF001 - dashes and signs of running text are the subject here
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ _CONSONANTS = "b-df-hj-np-tv-xzçčćďđłńňřśšşťźżžб-джзк-нп-
 _WITHOUT_VOWEL = re.compile(rf"[{_CONSONANTS.upper()}][{_CONSONANTS}]{{1,3}}\.")
 _CUT_SHORT = re.compile(rf"[A-ZÀ-ÞĀ-ŽА-Я][^\W\d_]{{1,2}}\.|[{_CONSONANTS}]{{1,4}}\.")  # "Pág." or "str."
 _ORDINAL = re.compile(r"(?:\d{1,3}|[IVXLC]+)\.")
+_CAPITAL = r"[\"„“«(]?[A-ZÀ-ÖØ-ÞČĆĐİŁŚŞȘŠŽŹŻΆ-ΫА-ЯЁЄІЇ]"
 _FIRST_WORD = re.compile(r"[\"'„“«»‘’(\[]*(\w+['’]?)")
 # Two saints or more: "SS. Peter and Paul".
 _SAINTS = re.compile(r"[A-Z]\w+(?:, [A-Z]\w+)*,? (?:and|&) [A-Z]")
@@ -34,6 +36,8 @@ _SAINTS = re.compile(r"[A-Z]\w+(?:, [A-Z]\w+)*,? (?:and|&) [A-Z]")
 _BRACKET = re.compile(r"[.!?][)\]] ")
 _AFTER_BRACKET = re.compile(r"(?:(?<=[a-z0-9]{4}[.!?][)\]])|(?<=[a-z0-9]{3}\)[.!?]\))) (?=[\"“(]?[A-Z])")
 
+_BEFORE_NUMBER = re.compile(r"[。！？][」』”’）》]*(?=[0-9０-９])")
+_WIDE_BRACKETS = (("（", "）"), ("「", "」"), ("『", "』"), ("“", "”"), ("《", "》"))
 # A quotation or a name is part of the sentence when a particle (Japanese) or a verb of speaking (Chinese) follows.
 _PARTICLE = re.compile(
     r"と(?!ころ|き|ても|もに|くに|りわけ)|の(?!ち)|は(?!い|じめ|る)|が(?!ん)|を|に(?!ほん|も)|へ|で(?!も|は|す)|って|という"
@@ -43,14 +47,12 @@ _AFTER_NAME = re.compile(r"[のはがを](?![ちいじん])")
 _SPEAKING = re.compile(r"[^，。！？]{0,6}[说說道问問喊叫答称稱]|的")
 
 # Thai and Lao have no sign for the end of a sentence; a space ends a clause, and clauses of this length are a sentence.
-_WITHOUT_ENDS = frozenset({"th", "lo"})
 _MIN_CLAUSE = 40
 _CLAUSE_END = re.compile(
     r"(?<=[\u0e01-\u0e3a\u0e40-\u0e45\u0e47-\u0e4e\u0e81-\u0ecd]) (?=[\u0e01-\u0e44\u0e81-\u0ec4])"
 )
 
 # Khmer and Tibetan have ends of their own.
-_OTHER_ENDS = frozenset({"km", "bo", "dz"})
 _OTHER_END = re.compile(r"(?<=[។៕།༎])(?![។៕།༎]) ?(?=\S)")
 
 
@@ -60,12 +62,13 @@ class _Rules:
 
     Attributes:
         known: last words of all abbreviations in lower case.
-        boundary: an abbreviation of `closing` before a word of `openers`, None without them.
+        boundary: an abbreviation that ends a sentence, before what begins one; None without such abbreviations.
     """
 
     always: frozenset[str]
     number: frozenset[str]
     closing: frozenset[str]
+    final: frozenset[str]
     openers: frozenset[str]
     ordinals: bool
     known: frozenset[str]
@@ -74,25 +77,28 @@ class _Rules:
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "_Rules":
         """The rules of an entry of the YAML file."""
-        always, number, closing, openers = (values.get(key, ()) for key in ("always", "number", "closing", "openers"))
-        known = frozenset(word.lower().rpartition(" ")[2] for word in (*always, *number, *closing, "ss."))
-        boundary = None
-        if closing and openers:
-            ends = "|".join(re.escape(end).replace(r"\ ", " ?") for end in closing)
-            boundary = re.compile(rf"(?<![\w.])(?i:{ends}) (?=(?:{'|'.join(map(re.escape, openers))})\b)")
+        lists = {key: values.get(key, ()) for key in ("always", "number", "closing", "final")}
+        openers = values.get("openers", ())
+        words = ("ss.", *chain.from_iterable(lists.values()))
         return cls(
-            _compact(always),
-            _compact(number),
-            _compact(closing),
-            frozenset(openers),
-            bool(values.get("ordinals")),
-            known,
-            boundary,
+            **{key: frozenset(word.replace(" ", "") for word in words) for key, words in lists.items()},
+            openers=frozenset(openers),
+            ordinals=bool(values.get("ordinals")),
+            known=frozenset(word.lower().rpartition(" ")[2] for word in words),
+            boundary=_boundary(lists["closing"], openers, lists["final"]),
         )
 
 
-def _compact(words: Iterable[str]) -> frozenset[str]:
-    return frozenset(word.replace(" ", "") for word in words)
+def _boundary(closing: Sequence[str], openers: Sequence[str], final: Sequence[str]) -> re.Pattern[str] | None:
+    ends = [
+        rf"(?i:{'|'.join(re.escape(word).replace(' ', ' ?') for word in words)}) (?={begin})"
+        for words, begin in (
+            (closing, rf"(?:{'|'.join(map(re.escape, openers))})\b" if openers else "(?!)"),
+            (final, _CAPITAL),
+        )
+        if words
+    ]
+    return re.compile(rf"(?<![\w.])(?:{'|'.join(ends)})") if ends else None
 
 
 def split_sentences(text: str, language: str = DEFAULT_LANGUAGE) -> list[str]:
@@ -148,12 +154,21 @@ def _split_paragraph(paragraph: str, language: str, rules: _Rules) -> list[str]:
 
 
 def _pieces(paragraph: str, language: str) -> Iterator[str]:
-    pieces = sentencex.segment(language, paragraph)
-    if language in _WITHOUT_ENDS:
-        return (part for piece in pieces for part in _clauses(piece))
-    if language in _OTHER_ENDS:
-        return (part for piece in pieces for part in _OTHER_END.split(piece))
+    pieces: Iterator[str] = sentencex.segment(language, paragraph)
+    if language in _DIVIDE:
+        return (part for piece in pieces for part in _DIVIDE[language](piece))
     return pieces
+
+
+def _before_numbers(piece: str) -> Iterator[str]:
+    """Chinese or Japanese text where a sentence begins with a number, outside brackets and quotes."""
+    start = 0
+    for end in _BEFORE_NUMBER.finditer(piece):
+        sentence = piece[start : end.end()]
+        if all(sentence.count(opened) == sentence.count(closed) for opened, closed in _WIDE_BRACKETS):
+            yield sentence
+            start = end.end()
+    yield piece[start:]
 
 
 def _clauses(piece: str) -> Iterator[str]:
@@ -164,6 +179,13 @@ def _clauses(piece: str) -> Iterator[str]:
             yield piece[start : space.end()]
             start = space.end()
     yield piece[start:]
+
+
+_DIVIDE: Mapping[str, Callable[[str], Iterable[str]]] = {
+    **dict.fromkeys(("zh", "yue", "wuu", "ja"), _before_numbers),
+    **dict.fromkeys(("th", "lo"), _clauses),
+    **dict.fromkeys(("km", "bo", "dz"), _OTHER_END.split),
+}
 
 
 def _split_behind(boundary: re.Pattern[str], sentence: str) -> Iterator[str]:
@@ -229,7 +251,7 @@ def _is_abbreviated(before: str, piece: str, rules: _Rules) -> bool:
         return True
     if lower == "ss.":
         return _SAINTS.match(piece) is not None
-    if not rules.openers:
+    if not rules.openers or not rules.final.isdisjoint(words):
         return False
     opener = _FIRST_WORD.match(piece)
     if opener is not None and opener[1] in rules.openers:

@@ -2,10 +2,11 @@
 
 import re
 
+from distilray.corpus.scripts import MARKS
 from distilray.corpus.wikitext.arguments import GAP, HOLE
 from distilray.corpus.wikitext.site import SITES, Site
 
-_SWITCH = re.compile(r"__[^\W_](?:\w{0,40}[^\W_])?__")
+_SWITCH = re.compile(rf"__[^\W_](?:[\w{MARKS}]{{0,40}}(?:[^\W_]|[{MARKS}]))?__")
 _SWITCH_LINE = re.compile(rf"^[ \t]*(?:{_SWITCH.pattern}[ \t]*)+$", re.MULTILINE)
 _MAGIC_WORDS = frozenset(f"__{word}__" for word in SITES["magic_words"].split())
 
