@@ -260,7 +260,7 @@ class _Extraction:
                 "words": count_words(sentences),
                 "tokens": count_basic_tokens(sentences) if self._tokenizer is None else 0,
                 "residue": count_residue(text),
-                "holes": count_holes(text),
+                "holes": count_holes(text, self._language(raw)),
                 "id_key": blake2b(doc_id.encode(), digest_size=16).digest(),
                 "text_key": text_key(sentences),
             }

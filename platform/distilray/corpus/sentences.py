@@ -3,40 +3,23 @@
 # ruff: noqa: RUF001 - dashes and signs of running text are the subject here
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from itertools import chain
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import sentencex
-import yaml
 
 from distilray.corpus.scripts import join_lines
+from distilray.corpus.sentence_rules import SentenceRules, sentence_rules
 
 DEFAULT_LANGUAGE = "en"
 
 _GOES_ON_WITH = frozenset(",;:)]，、；：）」』】》〉")
 _DASHES = "—–-"
-_BEFORE_WORD = re.compile(r".*[–—/]|^[(\[\"'„“«]+")
-_NUMBER = re.compile(r"[(\[]?(?:[A-Z]?\d|[IVX]{2,}\b|[B-HJ-Z]\b(?!\.))")
-_SMALL_NUMBER = re.compile(r"\d{1,3}(?!\d|\.)")
-_INITIALS = re.compile(r"(?:[^\W\d_]\.-)+[^\W\d_]\.")
-_CONSONANTS = "b-df-hj-np-tv-xzçčćďđłńňřśšşťźżžб-джзк-нп-тф-щ"
-# A title or a name cut short, such as "Hl." or "Кн."; not the capital letters of "BMW."
-_WITHOUT_VOWEL = re.compile(rf"[{_CONSONANTS.upper()}][{_CONSONANTS}]{{1,3}}\.")
-_CUT_SHORT = re.compile(rf"[A-ZÀ-ÞĀ-ŽА-Я][^\W\d_]{{1,2}}\.|[{_CONSONANTS}]{{1,4}}\.")  # "Pág." or "str."
-_ORDINAL = re.compile(r"(?:\d{1,3}|[IVXLC]+)\.")
-_CAPITAL = r"[\"„“«(]?[A-ZÀ-ÖØ-ÞČĆĐİŁŚŞȘŠŽŹŻΆ-ΫА-ЯЁЄІЇ]"
-_FIRST_WORD = re.compile(r"[\"'„“«»‘’(\[]*(\w+['’]?)")
-# Two saints or more: "SS. Peter and Paul".
-_SAINTS = re.compile(r"[A-Z]\w+(?:, [A-Z]\w+)*,? (?:and|&) [A-Z]")
 # A sentence that ends inside brackets, before one that begins; the word is too long for an abbreviation.
 _BRACKET = re.compile(r"[.!?][)\]] ")
 _AFTER_BRACKET = re.compile(r"(?:(?<=[a-z0-9]{4}[.!?][)\]])|(?<=[a-z0-9]{3}\)[.!?]\))) (?=[\"“(]?[A-Z])")
 
 _BEFORE_NUMBER = re.compile(r"[。！？][」』”’）》]*(?=[0-9０-９])")
+_MAX_BRACKET = 1000  # characters from one that is not closed on, so that the time is linear
 _WIDE_BRACKETS = (("（", "）"), ("「", "」"), ("『", "』"), ("“", "”"), ("《", "》"))
 # A quotation or a name is part of the sentence when a particle (Japanese) or a verb of speaking (Chinese) follows.
 _PARTICLE = re.compile(
@@ -56,51 +39,6 @@ _CLAUSE_END = re.compile(
 _OTHER_END = re.compile(r"(?<=[។៕།༎])(?![។៕།༎]) ?(?=\S)")
 
 
-@dataclass(frozen=True)
-class _Rules:
-    """The rules of a language; the YAML file explains its keys.
-
-    Attributes:
-        known: last words of all abbreviations in lower case.
-        boundary: an abbreviation that ends a sentence, before what begins one; None without such abbreviations.
-    """
-
-    always: frozenset[str]
-    number: frozenset[str]
-    closing: frozenset[str]
-    final: frozenset[str]
-    openers: frozenset[str]
-    ordinals: bool
-    known: frozenset[str]
-    boundary: re.Pattern[str] | None
-
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> "_Rules":
-        """The rules of an entry of the YAML file."""
-        lists = {key: values.get(key, ()) for key in ("always", "number", "closing", "final")}
-        openers = values.get("openers", ())
-        words = ("ss.", *chain.from_iterable(lists.values()))
-        return cls(
-            **{key: frozenset(word.replace(" ", "") for word in words) for key, words in lists.items()},
-            openers=frozenset(openers),
-            ordinals=bool(values.get("ordinals")),
-            known=frozenset(word.lower().rpartition(" ")[2] for word in words),
-            boundary=_boundary(lists["closing"], openers, lists["final"]),
-        )
-
-
-def _boundary(closing: Sequence[str], openers: Sequence[str], final: Sequence[str]) -> re.Pattern[str] | None:
-    ends = [
-        rf"(?i:{'|'.join(re.escape(word).replace(' ', ' ?') for word in words)}) (?={begin})"
-        for words, begin in (
-            (closing, rf"(?:{'|'.join(map(re.escape, openers))})\b" if openers else "(?!)"),
-            (final, _CAPITAL),
-        )
-        if words
-    ]
-    return re.compile(rf"(?<![\w.])(?:{'|'.join(ends)})") if ends else None
-
-
 def split_sentences(text: str, language: str = DEFAULT_LANGUAGE) -> list[str]:
     """The sentences of a text, with single spaces inside; none goes across a paragraph break (a blank line).
 
@@ -112,14 +50,8 @@ def split_sentences(text: str, language: str = DEFAULT_LANGUAGE) -> list[str]:
         language: ISO 639 code, or a longer tag such as `zh-Hant`. Without rules for it, `sentencex` decides alone.
     """
     language = language.lower().partition("-")[0]
-    rules = _rules(language)
+    rules = sentence_rules(language)
     return [sentence for paragraph in _paragraphs(text) for sentence in _split_paragraph(paragraph, language, rules)]
-
-
-@cache
-def _rules(language: str) -> _Rules:
-    entries = yaml.safe_load(Path(__file__).with_name("sentence_rules.yaml").read_text(encoding="utf-8"))
-    return _Rules.from_values(entries.get(language, {}))
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -134,13 +66,15 @@ def _paragraphs(text: str) -> list[str]:
     return paragraphs
 
 
-def _split_paragraph(paragraph: str, language: str, rules: _Rules) -> list[str]:
+def _split_paragraph(paragraph: str, language: str, rules: SentenceRules) -> list[str]:
     sentences: list[str] = []
     gap = ""  # what stands between the piece before and this one
     for piece in _pieces(paragraph, language):  # pieces keep the spaces between them
         sentence = piece.strip()
         if not sentence:
             continue
+        if piece[0].isspace():
+            gap = " "
         if sentences and _goes_on(sentences[-1], gap, sentence, language, rules):
             sentence = sentences.pop() + gap + sentence
         if (") " in sentence or "] " in sentence) and _BRACKET.search(sentence):
@@ -150,7 +84,7 @@ def _split_paragraph(paragraph: str, language: str, rules: _Rules) -> list[str]:
         gap = " " if piece[-1].isspace() else ""
     if rules.boundary is None:
         return sentences
-    return [part for sentence in sentences for part in _split_behind(rules.boundary, sentence)]
+    return [part for sentence in sentences for part in rules.split(sentence)]
 
 
 def _pieces(paragraph: str, language: str) -> Iterator[str]:
@@ -165,7 +99,7 @@ def _before_numbers(piece: str) -> Iterator[str]:
     start = 0
     for end in _BEFORE_NUMBER.finditer(piece):
         sentence = piece[start : end.end()]
-        if all(sentence.count(opened) == sentence.count(closed) for opened, closed in _WIDE_BRACKETS):
+        if len(sentence) > _MAX_BRACKET or all(sentence.count(a) == sentence.count(b) for a, b in _WIDE_BRACKETS):
             yield sentence
             start = end.end()
     yield piece[start:]
@@ -188,19 +122,10 @@ _DIVIDE: Mapping[str, Callable[[str], Iterable[str]]] = {
 }
 
 
-def _split_behind(boundary: re.Pattern[str], sentence: str) -> Iterator[str]:
-    """A sentence behind each abbreviation that ends one."""
-    start = 0
-    for end in boundary.finditer(sentence):
-        yield sentence[start : end.end() - 1]
-        start = end.end()
-    yield sentence[start:]
-
-
-def _goes_on(before: str, gap: str, piece: str, language: str, rules: _Rules) -> bool:
+def _goes_on(before: str, gap: str, piece: str, language: str, rules: SentenceRules) -> bool:
     """Whether a piece belongs to the sentence before it."""
     first = piece[0]
-    if first.islower():
+    if first.islower() and not "\u10d0" <= first <= "\u10ff":  # Georgian begins sentences with them
         return True
     if not first.isalnum():
         if first in _GOES_ON_WITH or not any(map(str.isalnum, piece)):
@@ -211,7 +136,7 @@ def _goes_on(before: str, gap: str, piece: str, language: str, rules: _Rules) ->
         return _QUOTING[language](before, piece) if language in _QUOTING else False
     if not gap and (before[-2:-1] in ("", " ") or piece[1:2] == "."):
         return True  # the full stop begins a name (.NET) or is one of several (a.C.)
-    return _is_abbreviated(before, piece, rules)
+    return rules.is_abbreviated(before, piece)
 
 
 def _goes_on_in_japanese(before: str, piece: str) -> bool:
@@ -228,34 +153,3 @@ _QUOTING: Mapping[str, Callable[[str, str], bool]] = {
     "yue": _goes_on_in_chinese,
     "wuu": _goes_on_in_chinese,
 }
-
-
-def _is_abbreviated(before: str, piece: str, rules: _Rules) -> bool:
-    """Whether the full stop at the end of a text belongs to its last word, and the piece goes on with the sentence."""
-    start = before.rfind(" ") + 1
-    last = before[start:]
-    if not last[:-1].isalpha():
-        if _INITIALS.fullmatch(last):
-            return True
-        last = _BEFORE_WORD.sub("", last)
-    lower = last.lower()
-    if lower not in rules.known and not rules.openers:
-        return False
-    words = [last, lower]
-    if before[start - 2 : start - 1] == ".":  # "z. B." is listed as "z.b."
-        pair = _BEFORE_WORD.sub("", before[before.rfind(" ", 0, start - 1) + 1 : start - 1]) + last
-        words += [pair, pair.lower()]
-    if not rules.always.isdisjoint(words):
-        return True
-    if not rules.number.isdisjoint(words) and _NUMBER.match(piece):
-        return True
-    if lower == "ss.":
-        return _SAINTS.match(piece) is not None
-    if not rules.openers or not rules.final.isdisjoint(words):
-        return False
-    opener = _FIRST_WORD.match(piece)
-    if opener is not None and opener[1] in rules.openers:
-        return False
-    if not rules.closing.isdisjoint(words) or (rules.ordinals and _ORDINAL.fullmatch(last)):
-        return True
-    return bool(_WITHOUT_VOWEL.fullmatch(last) or (_CUT_SHORT.fullmatch(last) and _SMALL_NUMBER.match(piece)))

@@ -39,4 +39,4 @@ def test_the_sentences_of_a_page_hold_no_markup_and_no_hole(language: str) -> No
     text = "\n".join(sentences(language))
     words = count_words(text.split("\n"))
     assert per_thousand(count_residue(text), words) < 0.05
-    assert per_thousand(count_holes(text), words) < 0.05
+    assert per_thousand(count_holes(text, language), words) < 0.05
