@@ -10,6 +10,14 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from distilray.config.base import Config, Count, Fraction, InputFile, RayJobConfig
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
+SourceLanguage = Annotated[
+    LanguageCode | None,
+    Field(
+        description="ISO 639 code of the text, by which it is split into sentences; when left out `filters.language`, "
+        "then the language of the wiki, then English"
+    ),
+]
 Path = Annotated[
     InputFile, Field(description="a file, a folder (read with all below it) or a pattern with *; or a URI")
 ]
@@ -42,6 +50,7 @@ class WikipediaSource(Config):
     )
     name: SourceName = Field(default="wikipedia", description="of the wiki; begins the doc_id of its documents")
     licence: str = "CC-BY-SA-4.0"
+    language: SourceLanguage = None
     templates: Mapping[TemplateName, TemplateRule] = Field(
         default={},
         description="what templates show, by name: `nothing`, `drop sentence`, or a format of their arguments such as "
@@ -64,6 +73,7 @@ class BooksSource(Config):
     path: Path
     name: SourceName = "books"
     licence: str = "unknown"
+    language: SourceLanguage = None
 
 
 class ParquetSource(Config):
@@ -73,6 +83,7 @@ class ParquetSource(Config):
     path: Path
     name: SourceName
     licence: str = "unknown"
+    language: SourceLanguage = None
     text_column: str = "text"
     title_column: str | None = None
     id_column: str | None = Field(default=None, description="unique in the source; file and row number when left out")
@@ -88,6 +99,7 @@ class JsonLinesSource(Config):
     path: Path
     name: SourceName
     licence: str = "unknown"
+    language: SourceLanguage = None
     text_column: str = "text"
     title_column: str | None = None
     id_column: str | None = Field(default=None, description="unique in the source; file and byte offset when left out")
@@ -103,6 +115,7 @@ class CsvSource(Config):
     path: Path
     name: SourceName
     licence: str = "unknown"
+    language: SourceLanguage = None
     text_column: str = "text"
     title_column: str | None = None
     id_column: str | None = Field(default=None, description="unique in the source; file and byte offset when left out")
@@ -125,6 +138,7 @@ class TextSource(Config):
     path: Path
     name: SourceName
     licence: str = "unknown"
+    language: SourceLanguage = None
     document_per: Literal["line", "blank_line", "file"] = Field(
         default="line", description="what ends a document: a line break, a blank line, or the end of the file"
     )
@@ -142,15 +156,18 @@ Source = Annotated[
 class FilterConfig(Config):
     """Documents that are dropped, each for one reason that the report counts. 0 or 1 switches a bound off."""
 
-    min_words: Annotated[int, Field(ge=0)] = 20
+    min_words: Annotated[int, Field(ge=0)] = Field(
+        default=20,
+        description="between spaces; a Han character, two of kana and four of Thai, Khmer or the like are one",
+    )
     min_sentences: Annotated[int, Field(ge=0)] = 2
     min_letter_fraction: Fraction = Field(
         default=0.5, description="letters among all characters that are not white space"
     )
     max_list_fraction: Fraction = Field(default=0.5, description="sentences that do not end like one, among all")
     max_repeated_fraction: Fraction = Field(default=0.3, description="sentences that stood in the document before")
-    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] | None = Field(
-        default=None, description="ISO 639-1 code; documents of another language are dropped"
+    language: LanguageCode | None = Field(
+        default=None, description="ISO 639 code; documents of another language are dropped"
     )
     min_language_probability: Fraction = 0.5
 

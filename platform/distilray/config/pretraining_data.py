@@ -49,6 +49,11 @@ class TrainTokenizerConfig(SeededConfig):
     teacher_dir: ModelRef | None = Field(default=None, description="model folder whose tokenizer is used as it is")
     vocabulary_size: Annotated[int, Field(ge=200, le=MAX_VOCABULARY)] = 30_000
     lower_case: bool = True
+    strip_accents: bool | None = Field(
+        default=None,
+        description="true removes accents, umlauts and vowel signs; false keeps them, as German and Hindi need; "
+        "when left out as `lower_case`",
+    )
     sample_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=1.0, description="share of the documents that the vocabulary is learned from"
     )

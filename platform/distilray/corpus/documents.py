@@ -20,8 +20,9 @@ from distilray.corpus.inputs import Part
 from distilray.corpus.ledger import Ledger
 from distilray.corpus.screening.contamination import EvaluationNgrams, matches, matching_sentences
 from distilray.corpus.screening.duplicates import band_keys, pack, signatures, text_key
-from distilray.corpus.screening.filters import count_basic_tokens, count_words, text_drop_reason
+from distilray.corpus.screening.filters import count_basic_tokens, text_drop_reason
 from distilray.corpus.screening.quality import count_holes, count_residue
+from distilray.corpus.scripts import count_words
 from distilray.corpus.sentences import split_sentences
 from distilray.corpus.sources.kinds import KINDS
 from distilray.corpus.sources.ranges import EMPTY, FileRange, Quarantined, RawDocument
@@ -209,12 +210,15 @@ class _Extraction:
         with self.timed("clean"):
             text = self._kind.prose(self._source, raw.text)
         with self.timed("split"):
-            sentences = split_sentences(text)
+            sentences = split_sentences(text, self._language(raw))
         if UNKNOWN in text:
             sentences = self._without_unknown_templates(sentences)
         whole = [sentence for sentence in sentences if HOLE not in sentence] if HOLE in text else sentences
         self.facts.sentences_dropped["formula_or_code"] += len(sentences) - len(whole)
         return whole
+
+    def _language(self, raw: RawDocument) -> str:
+        return self._source.language or self._config.filters.language or raw.site.language
 
     def _without_unknown_templates(self, sentences: list[str]) -> list[str]:
         names = [name for sentence in sentences for name in unknown_names(sentence)]
@@ -253,7 +257,7 @@ class _Extraction:
                 "words": count_words(sentences),
                 "tokens": count_basic_tokens(sentences) if self._tokenizer is None else 0,
                 "residue": count_residue(text),
-                "holes": count_holes(text),
+                "holes": count_holes(text, self._language(raw)),
                 "id_key": blake2b(doc_id.encode(), digest_size=16).digest(),
                 "text_key": text_key(sentences),
             }

@@ -1,63 +1,155 @@
-"""Text into sentences."""
+"""Sentence splitter: `sentencex` by language, with the rules of `sentence_rules.yaml` on top of it."""
+
+# ruff: noqa: RUF001 - dashes and signs of running text are the subject here
 
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import sentencex
 
-_LANGUAGE = "en"
-# Abbreviations that never end a sentence: what they belong to comes next. `sentencex` knows most others.
-_ALWAYS_BEFORE = frozenset(
-    {"approx.", "ca.", "cca.", "cf.", "e.g.", "est.", "esp.", "ft.", "i.e.", "incl.", "resp.", "viz.", "vol.", "vols."}
-)
-# Those that end a sentence, but not before a number.
-_BEFORE_NUMBER = frozenset(
-    {"art.", "ch.", "chap.", "ed.", "lit.", "nos.", "opp.", "para.", "pt.", "ser.", "sp.", "v.", "vers."}
-)
+from distilray.corpus.scripts import join_lines
+from distilray.corpus.sentence_rules import SentenceRules, sentence_rules
+
+DEFAULT_LANGUAGE = "en"
+
+_GOES_ON_WITH = frozenset(",;:)]，、；：）」』】》〉")
+_DASHES = "—–-"
 # A sentence that ends inside brackets, before one that begins; the word is too long for an abbreviation.
+_BRACKET = re.compile(r"[.!?][)\]] ")
 _AFTER_BRACKET = re.compile(r"(?:(?<=[a-z0-9]{4}[.!?][)\]])|(?<=[a-z0-9]{3}\)[.!?]\))) (?=[\"“(]?[A-Z])")
 
+_BEFORE_NUMBER = re.compile(r"[。！？][」』”’）》]*(?=[0-9０-９])")
+_MAX_BRACKET = 1000  # characters from one that is not closed on, so that the time is linear
+_WIDE_BRACKETS = (("（", "）"), ("「", "」"), ("『", "』"), ("“", "”"), ("《", "》"))
+# A quotation or a name is part of the sentence when a particle (Japanese) or a verb of speaking (Chinese) follows.
+_PARTICLE = re.compile(
+    r"と(?!ころ|き|ても|もに|くに|りわけ)|の(?!ち)|は(?!い|じめ|る)|が(?!ん)|を|に(?!ほん|も)|へ|で(?!も|は|す)|って|という"
+    r"|も(?!し|ちろん|う|っと|とも)|や(?!が|は)|など|か(?!つ|れ|の|な)|・"
+)
+_AFTER_NAME = re.compile(r"[のはがを](?![ちいじん])")
+_SPEAKING = re.compile(r"[^，。！？]{0,6}[说說道问問喊叫答称稱]|的")
 
-def split_sentences(text: str) -> list[str]:
+# Thai and Lao have no sign for the end of a sentence; a space ends a clause, and clauses of this length are a sentence.
+_MIN_CLAUSE = 40
+_CLAUSE_END = re.compile(
+    r"(?<=[\u0e01-\u0e3a\u0e40-\u0e45\u0e47-\u0e4e\u0e81-\u0ecd]) (?=[\u0e01-\u0e44\u0e81-\u0ec4])"
+)
+
+# Khmer and Tibetan have ends of their own.
+_OTHER_END = re.compile(r"(?<=[។៕།༎])(?![។៕།༎]) ?(?=\S)")
+
+
+def split_sentences(text: str, language: str = DEFAULT_LANGUAGE) -> list[str]:
     """The sentences of a text, with single spaces inside; none goes across a paragraph break (a blank line).
 
     What goes on in lower case or with a closing sign after a full stop is one sentence: an abbreviation or a quoted
     question came before.
+
+    Args:
+        text: paragraphs.
+        language: ISO 639 code, or a longer tag such as `zh-Hant`. Without rules for it, `sentencex` decides alone.
     """
-    return [sentence for paragraph in _paragraphs(text) for sentence in _split_paragraph(paragraph)]
+    language = language.lower().partition("-")[0]
+    rules = sentence_rules(language)
+    return [sentence for paragraph in _paragraphs(text) for sentence in _split_paragraph(paragraph, language, rules)]
 
 
 def _paragraphs(text: str) -> list[str]:
-    paragraphs, current = [], []
+    paragraphs: list[str] = []
+    current: list[str] = []
     for line in [*text.split("\n"), ""]:
         if words := line.split():
-            current += words
+            current.append(" ".join(words))
         elif current:
-            paragraphs.append(" ".join(current))
+            paragraphs.append(current[0] if len(current) == 1 else join_lines(current))
             current = []
     return paragraphs
 
 
-def _split_paragraph(paragraph: str) -> list[str]:
+def _split_paragraph(paragraph: str, language: str, rules: SentenceRules) -> list[str]:
     sentences: list[str] = []
     gap = ""  # what stands between the piece before and this one
-    for piece in sentencex.segment(_LANGUAGE, paragraph):  # pieces keep the spaces between them
+    for piece in _pieces(paragraph, language):  # pieces keep the spaces between them
         sentence = piece.strip()
         if not sentence:
             continue
-        if sentences and _goes_on(sentences[-1], sentence):
+        if piece[0].isspace():
+            gap = " "
+        if sentences and _goes_on(sentences[-1], gap, sentence, language, rules):
             sentence = sentences.pop() + gap + sentence
-        if ") " in sentence or "] " in sentence:
+        if (") " in sentence or "] " in sentence) and _BRACKET.search(sentence):
             sentences += _AFTER_BRACKET.split(sentence)
         else:
             sentences.append(sentence)
         gap = " " if piece[-1].isspace() else ""
-    return sentences
+    if rules.boundary is None:
+        return sentences
+    return [part for sentence in sentences for part in rules.split(sentence)]
 
 
-def _goes_on(before: str, piece: str) -> bool:
+def _pieces(paragraph: str, language: str) -> Iterator[str]:
+    pieces: Iterator[str] = sentencex.segment(language, paragraph)
+    if language in _DIVIDE:
+        return (part for piece in pieces for part in _DIVIDE[language](piece))
+    return pieces
+
+
+def _before_numbers(piece: str) -> Iterator[str]:
+    """Chinese or Japanese text where a sentence begins with a number, outside brackets and quotes."""
+    start = 0
+    for end in _BEFORE_NUMBER.finditer(piece):
+        sentence = piece[start : end.end()]
+        if len(sentence) > _MAX_BRACKET or all(sentence.count(a) == sentence.count(b) for a, b in _WIDE_BRACKETS):
+            yield sentence
+            start = end.end()
+    yield piece[start:]
+
+
+def _clauses(piece: str) -> Iterator[str]:
+    """A text of Thai or Lao at the spaces that end a clause."""
+    start = 0
+    for space in _CLAUSE_END.finditer(piece):
+        if min(space.start() - start, len(piece) - space.end()) >= _MIN_CLAUSE:
+            yield piece[start : space.end()]
+            start = space.end()
+    yield piece[start:]
+
+
+_DIVIDE: Mapping[str, Callable[[str], Iterable[str]]] = {
+    **dict.fromkeys(("zh", "yue", "wuu", "ja"), _before_numbers),
+    **dict.fromkeys(("th", "lo"), _clauses),
+    **dict.fromkeys(("km", "bo", "dz"), _OTHER_END.split),
+}
+
+
+def _goes_on(before: str, gap: str, piece: str, language: str, rules: SentenceRules) -> bool:
     """Whether a piece belongs to the sentence before it."""
     first = piece[0]
-    if first.islower() or first in ",;:)]" or not any(map(str.isalnum, piece)):
+    if first.islower() and not "\u10d0" <= first <= "\u10ff":  # Georgian begins sentences with them
         return True
-    last = before[before.rfind(" ") + 1 :].lstrip("([\"'").lower()
-    return last in _ALWAYS_BEFORE or (last in _BEFORE_NUMBER and first.isdigit())
+    if not first.isalnum():
+        if first in _GOES_ON_WITH or not any(map(str.isalnum, piece)):
+            return True
+        if first in _DASHES:
+            return not gap or piece[1:].lstrip()[:1].islower()
+    if before[-1] != ".":
+        return _QUOTING[language](before, piece) if language in _QUOTING else False
+    if not gap and (before[-2:-1] in ("", " ") or piece[1:2] == "."):
+        return True  # the full stop begins a name (.NET) or is one of several (a.C.)
+    return rules.is_abbreviated(before, piece)
+
+
+def _goes_on_in_japanese(before: str, piece: str) -> bool:
+    return bool((_AFTER_NAME if before[-1] == "。" else _PARTICLE).match(piece))
+
+
+def _goes_on_in_chinese(before: str, piece: str) -> bool:
+    return before[-1] in "》〉" or (before[-1] in "”’」』" and _SPEAKING.match(piece) is not None)
+
+
+_QUOTING: Mapping[str, Callable[[str, str], bool]] = {
+    "ja": _goes_on_in_japanese,
+    "zh": _goes_on_in_chinese,
+    "yue": _goes_on_in_chinese,
+    "wuu": _goes_on_in_chinese,
+}

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from distilray.config.pretraining_data import TrainTokenizerConfig
 from distilray.config.sample import resolve
+from distilray.corpus.scripts import count_words
 from distilray.errors import InputError
 from distilray.pretraining_data.encoding.corpus_files import Corpus, read_sentences
 from distilray.pretraining_data.tokenizer import (
@@ -37,6 +39,7 @@ _SAMPLE = 200  # what a seed is used for
 # The first ids of BERT's own vocabularies; the learned tokens follow.
 _FIRST_IDS = ("[PAD]", *(f"[unused{number}]" for number in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SHOWN_SENTENCES = 2000  # that the tokens per word are counted on
+_SHOWN_STRIPPED = 0.01  # of letters; English has 0.0005
 _HANDED_SENTENCES = 64
 MAX_WORD_CHARACTERS = 100  # WordPiece maps longer words to [UNK]
 _MAX_EXPANSION = 4  # characters that normalization makes of one at most (Unicode's NFD)
@@ -70,10 +73,15 @@ def plan_tokenizer(config: TrainTokenizerConfig) -> dict[str, object]:
     return {
         "corpus": f"{config.corpus_dir}: {corpus.documents:,} documents, {corpus.words:,} words",
         "sample": f"{documents:,} documents, about {int(words):,} words",
-        "vocabulary": f"{config.vocabulary_size:,} ids, {'lower-cased' if config.lower_case else 'cased'}",
+        "vocabulary": f"{config.vocabulary_size:,} ids, {_letters(config)}",
         "memory": "about 0.3 GB, and 0.2 GB for each million of different words",
         "estimate": f"about {duration(words / _WORDS_PER_S)} to count words, and half of that to merge",
     }
+
+
+def _letters(config: TrainTokenizerConfig) -> str:
+    strips_accents = config.lower_case if config.strip_accents is None else config.strip_accents
+    return f"{'lower-cased' if config.lower_case else 'cased'}, {'without' if strips_accents else 'with'} accents"
 
 
 def train_tokenizer(config: TrainTokenizerConfig, folder: RunFolder) -> Outcome:
@@ -92,6 +100,10 @@ def train_tokenizer(config: TrainTokenizerConfig, folder: RunFolder) -> Outcome:
     size = vocabulary_of(tokenizer_json).size
     if config.teacher_dir is None and size < config.vocabulary_size:
         origin += f"; the text yields no more, {config.vocabulary_size:,} were asked for"
+    if counts.get("stripped_fraction", 0) > _SHOWN_STRIPPED and config.strip_accents is None:
+        origin += (
+            f"; {counts['stripped_fraction']:.1%} of its letters lost their marks (strip_accents: false keeps them)"
+        )
     files = _files(tokenizer_json, config)
     for name, text in files.items():
         storage.write_bytes(folder.path(name), text.encode())
@@ -107,7 +119,7 @@ def _trained(config: TrainTokenizerConfig, counts: dict[str, Any]) -> Tokenizer:
     """
     assert config.corpus_dir is not None
     corpus = Corpus.open(config.corpus_dir)
-    tokenizer = _bert_tokenizer({}, lower_case=config.lower_case)
+    tokenizer = _bert_tokenizer({}, config)
     reader = _Reader(corpus, config)
     characters: Counter[str] = Counter()
     for batch in reader.batches("train_tokenizer: characters"):
@@ -130,15 +142,16 @@ def _trained(config: TrainTokenizerConfig, counts: dict[str, Any]) -> Tokenizer:
     )
     stop = threading.Event()
     words = _Reader(corpus, config).batches("train_tokenizer: words")
-    rules = _bert_tokenizer({}, lower_case=config.lower_case)  # the one in training is locked
+    rules = _bert_tokenizer({}, config)  # the one in training is locked
     batches = _until(stop, (_without_long_words(batch, rules) for batch in words))
     _beside(lambda: tokenizer.train_from_iterator(batches, trainer), stop)
     single = {*alphabet, *inside_words}
     ids = json.loads(tokenizer.to_str())["model"]["vocab"]
     learned = sorted(ids.keys() - single, key=lambda token: int(ids[token]))
     tokens = [*_FIRST_IDS, *alphabet, *inside_words, *learned][: config.vocabulary_size]
-    trained = _bert_tokenizer({token: number for number, token in enumerate(tokens)}, lower_case=config.lower_case)
+    trained = _bert_tokenizer({token: number for number, token in enumerate(tokens)}, config)
     counts["tokens_per_word"] = round(reader.tokens_per_word(trained), 4)
+    counts["stripped_fraction"] = round(reader.stripped_fraction(trained), 4)
     return trained
 
 
@@ -185,23 +198,31 @@ class _Reader:
         batch = list(chain.from_iterable(documents))
         self.documents += len(documents)
         self.sentences += len(batch)
-        self.words += sum(sentence.count(" ") + 1 for sentence in batch)
+        self.words += count_words(batch)
         self._shown += batch[: _SHOWN_SENTENCES - len(self._shown)]
         return batch
 
     def tokens_per_word(self, tokenizer: Tokenizer) -> float:
         found = tokenizer.encode_batch_fast(self._shown, add_special_tokens=False)
-        return sum(map(len, found)) / sum(sentence.count(" ") + 1 for sentence in self._shown)
+        return sum(map(len, found)) / count_words(self._shown)
+
+    def stripped_fraction(self, tokenizer: Tokenizer) -> float:
+        """Accents and vowel signs that the normalizer removes, by the letters that are left."""
+        text = "".join(self._shown)
+        marks = sum(unicodedata.category(sign) == "Mn" for sign in unicodedata.normalize("NFD", text))
+        normal = unicodedata.normalize("NFD", tokenizer.normalizer.normalize_str(text))
+        left = sum(unicodedata.category(sign) == "Mn" for sign in normal)
+        return (marks - left) / max(1, sum(map(str.isalpha, normal)))
 
 
 def _in_sample(rows: NDArray[np.int64], config: TrainTokenizerConfig) -> NDArray[np.bool_]:
     return uniform(hash_integers(config.seed, _SAMPLE, rows)) < config.sample_fraction
 
 
-def _bert_tokenizer(vocabulary: dict[str, int], *, lower_case: bool) -> Tokenizer:
+def _bert_tokenizer(vocabulary: dict[str, int], config: TrainTokenizerConfig) -> Tokenizer:
     """BERT's rules (Devlin et al. 2018): clean, split at spaces and punctuation, longest pieces first."""
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARACTERS))  # noqa: S106
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=config.lower_case, strip_accents=config.strip_accents)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     if vocabulary:
@@ -217,11 +238,12 @@ def _bert_tokenizer(vocabulary: dict[str, int], *, lower_case: bool) -> Tokenize
 def _files(tokenizer_json: str, config: TrainTokenizerConfig) -> dict[str, str]:
     """The files of the folder, by name."""
     tokenizer = build_tokenizer(tokenizer_json)
-    lower_case = getattr(tokenizer.normalizer, "lowercase", config.lower_case)
+    normalizer = tokenizer.normalizer
     tokens = sorted(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
     settings = {
         "tokenizer_class": "BertTokenizer",
-        "do_lower_case": lower_case,
+        "do_lower_case": getattr(normalizer, "lowercase", config.lower_case),
+        "strip_accents": getattr(normalizer, "strip_accents", config.strip_accents),
         "model_max_length": config.max_seq_length,
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         **{f"{name[1:-1].lower()}_token": name for name in SPECIAL_TOKENS},

@@ -1,3 +1,5 @@
+# ruff: noqa: RUF001 - signs of many languages are the subject here
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,12 +41,109 @@ CASES = {
     "a case": ["It followed Roe v. Wade closely.", "It ended."],
     "a king": ["He served King George V.", "Then he died."],
     "a question with a sign": ["Who did it?!", "He did."],
+    "a bound": ["It takes max. 5 hours and min. 3 men.", "It ran for 5 min.", "Then it stopped."],
+    "an equation": ["See Eq. (5) and Eqs. (6)–(8).", "See Refs. [3] and Sec. IV there."],
+    "a labelled figure": ["See Fig. A1, Tab. B and App. C here.", "It is clear."],
+    "two rough years": ["He lived c. 1200–c. 1250 in Rome.", "He left."],
+    "a title before a name that is a word": ["The film Dr. No was a hit.", "He met Dr. Who."],
+    "saints": ["SS. Peter and Paul is a church.", "He joined the SS.", "Later he left."],
+    "a name with a dot in front": ["It runs on the .NET Framework.", "He uses a .22 Long Rifle."],
+    "joined initials": ["J.-P. Sartre wrote it.", "They read it."],
+    "an abbreviation inside a compound": ["It took a pro-U.S. stance.", "It ended."],
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_text_splits_where_sentences_end(case: str) -> None:
     assert split_sentences(" ".join(CASES[case])) == CASES[case]
+
+
+LANGUAGES = {
+    "ar": ["جاء د. أحمد سالم.", "هل هو كبير؟", "نعم!"],
+    "bn": ["ডা. রায় এলেন।", "এটি বড়।"],
+    "cs": ["Dne 3. května 1990 přišel sv. Václav, např. do Prahy.", "Karel IV. vládl atd.", "Potom zemřel r. 1378."],
+    "da": ["Den 2. Division kom bl.a. til Odense.", "Han blev nummer 3.", "Derefter rejste han."],
+    "de": [
+        "Am 3. Mai 1990 gewann der 1. FC Köln das 2. Spiel.",
+        "Friedrich II. König von Preußen, d. h. Friedrich der Große, lebte im 18. Jahrhundert.",
+        "Er mag z. B. Äpfel usw.",
+        "Danach wurde er nur 3.",
+        "Später half ihm die Fa. Hansen.",
+    ],
+    "el": ["Τι είναι αυτό;", "Ο κ. Παπαδόπουλος ήρθε."],
+    "es": [
+        "¿Qué es esto?",
+        "¡Vete ya!",
+        "El Sr. Paz vivió en EE. UU. con Dña. Ana.",
+        "Murió en 300 a. C.",
+        "Después, nada.",
+    ],
+    "fa": ["این بندر است.", "آیا بزرگ است؟"],
+    "fi": ["Se oli 3. toukokuuta, esim. Helsingissä.", "Kaarle XII. kuoli jne.", "Sitten hän lähti."],
+    "fr": [
+        "« Va-t'en ! » dit M. Dupont.",
+        "Il vécut vers 300 av. J.-C. à Rome.",
+        "Qui est-ce ?",
+        "L'art. 5 le dit, etc.",
+        "Il partit.",
+    ],
+    "hi": ["डॉ. शर्मा और एम. के. गांधी आए।", "वह बड़ा है॥", "ई. पू. 300 में क्या था?"],
+    "hu": ["A XIX. század elején, pl. Budapesten élt.", "Dr. Nagy volt a 3.", "Később elment."],
+    "hy": ["Սա նավահանգիստ է։", "Այն մեծ է։"],
+    "it": ["Il sig. Rossi nacque nel 300 a.C. a Roma.", "Vedi l'art. 3.", "C'erano navi, ecc.", "Poi partì."],
+    "ja": [
+        "人口は5人。",
+        "1990年に「行け。」と彼は言った。",
+        "本当？",
+        "ドラマ『行け！』を見た。",
+        "「さあ。」",
+        "しかし、彼は帰った。",
+    ],
+    "ka": ["ეს ნავსადგურია.", "ის დიდია."],
+    "km": ["នេះជាកំពង់ផែ។", "វាធំ។"],
+    "nb": ["Den 17. mai kom kong Olav V. til Oslo.", "Der bodde han bl.a. lenge."],
+    "nl": ["Dhr. De Vries woonde o.a. in Den Haag.", "Hij had boten enz.", "Daarna ging hij."],
+    "no": ["Det var 3. Divisjon.", "Han kom f.eks. til Bergen."],
+    "pl": [
+        "Urodził się 3 maja 1990 r. w Warszawie.",
+        "Ks. Jan był na ul. Długiej, tzn. w mieście.",
+        "W XIX w. Polska itd.",
+        "Potem wyjechał.",
+    ],
+    "pt": ["O Sr. Silva chegou no séc. V, p. ex. a Lisboa.", "Viu a pág. 5.", "Tinha barcos etc.", "Depois partiu."],
+    "ru": [
+        "В 1990 г. Иванов жил на ул. Пушкина, т. е. Москва ему нравилась.",
+        "Завод им. Ленина закрыт в XX в.",
+        "Он пуст.",
+        "«Уходи!» — сказал он.",
+        "Были Пётр, Иван и др.",
+        "Люди ушли.",
+    ],
+    "sv": ["Han kom t.ex. till St. Erik kl. 5.", "Det var 300 f.Kr.", "Sedan gick han."],
+    "tr": ["M.Ö. 300 yılında Doç. Dr. Kaya geldi.", "II. Mehmed gitti.", "Bkz. Ankara."],
+    "uk": ["У 1990 р. Іван жив на вул. Франка.", "Був XIX ст.", "Він помер."],
+    "ur": ["یہ بندرگاہ ہے۔", "کیا یہ بڑا ہے؟"],
+    "zh": ["人口是5人。", "1990年他说：“走开！”", "“真的吗？”他问。", "《你好！》是一本书。"],
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_text_splits_by_the_rules_of_its_language(language: str) -> None:
+    space = "" if language in ("ja", "zh") else " "
+    assert split_sentences(space.join(LANGUAGES[language]), language) == LANGUAGES[language]
+
+
+def test_a_language_tag_with_a_region_has_the_rules_of_its_language() -> None:
+    assert split_sentences("Am 3. Mai kam er.", "de-CH") == ["Am 3. Mai kam er."]
+
+
+def test_clauses_of_thai_are_sentences_when_they_are_long() -> None:
+    clause = "ท่าเรือแห่งนี้สร้างขึ้นเมื่อต้นศตวรรษที่ยี่สิบ"
+    assert split_sentences(f"{clause} มาก {clause} 1990 {clause}", "th") == [clause, f"มาก {clause} 1990 {clause}"]
+
+
+def test_a_line_break_inside_chinese_is_no_space() -> None:
+    assert split_sentences("这个港口很\n大。它很古老。", "zh") == ["这个港口很大。", "它很古老。"]
 
 
 def test_no_sentence_goes_across_a_paragraph_break() -> None:
@@ -71,6 +170,9 @@ def test_a_closing_bracket_stays_with_its_sentence() -> None:
 
 
 @settings(deadline=None)
-@given(st.text(alphabet="aB. \n?!\"'(1)\u00a0é"))
-def test_no_word_is_lost_or_added(text: str) -> None:
-    assert "".join("".join(split_sentences(text)).split()) == "".join(text.split())
+@given(
+    st.text(alphabet="aB. \n?!\"'(1)\u00a0é。」と说กข1z"),
+    st.sampled_from(["en", "de", "ja", "zh", "th", "ru", "km"]),
+)
+def test_no_word_is_lost_or_added(text: str, language: str) -> None:
+    assert "".join("".join(split_sentences(text, language)).split()) == "".join(text.split())

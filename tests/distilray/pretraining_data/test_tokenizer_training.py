@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import threading
+import unicodedata
 from concurrent.futures import Future
 
 import numpy as np
@@ -131,6 +132,37 @@ def test_a_cased_vocabulary_keeps_capitals_and_accents(tmp_path, corpus_dir):
     cased = Tokenizer.from_str(read_tokenizer(str(tmp_path / "run")))
     assert cased.encode("Bel", add_special_tokens=False).ids != cased.encode("bel", add_special_tokens=False).ids
     assert not json.loads((tmp_path / "run/tokenizer_config.json").read_text())["do_lower_case"]
+
+
+ACCENTED = {
+    "German": "Über die Brücke führt eine schöne Straße.",
+    "Hindi": "यह बंदरगाह समुद्र के किनारे है।",
+    "Japanese": "これはガラスの港です。",
+    "Russian": "Твой ёж и мой йод.",
+}
+
+
+@pytest.mark.parametrize(("lower_case", "strip_accents"), [(True, False), (True, True), (False, True), (False, False)])
+def test_auto_tokenizer_strips_the_accents_that_the_recipe_says(tmp_path, lower_case, strip_accents):
+    corpus = write_corpus(tmp_path / "corpus", sentences=[list(ACCENTED.values())] * 20)
+    train(tmp_path / "run", corpus, lower_case=lower_case, strip_accents=strip_accents)
+    trained = Tokenizer.from_str(read_tokenizer(str(tmp_path / "run")))
+    loaded = AutoTokenizer.from_pretrained(str(tmp_path / "run"))
+    for text in ACCENTED.values():
+        ids = trained.encode(text).ids
+        assert loaded(text)["input_ids"] == ids
+        assert 100 not in ids
+        expected = text.lower() if lower_case else text
+        if strip_accents:
+            expected = "".join(c for c in unicodedata.normalize("NFD", expected) if unicodedata.category(c) != "Mn")
+        assert "".join(loaded.decode(ids, skip_special_tokens=True).split()) == "".join(expected.split())
+
+
+def test_the_summary_says_that_letters_lost_their_marks(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", sentences=[[ACCENTED["German"], ACCENTED["Hindi"]]] * 20)
+    assert "strip_accents" in train(tmp_path / "default", corpus).summary
+    assert "strip_accents" not in train(tmp_path / "chosen", corpus, strip_accents=True).summary
+    assert "strip_accents" not in train(tmp_path / "kept", corpus, strip_accents=False).summary
 
 
 TRAIN = """

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilray.corpus.screening.evaluation_files import evaluation_files, read_texts
-from distilray.corpus.screening.ngrams import ngram_hashes, normalised, word_hashes
+from distilray.corpus.screening.ngrams import Words, ngram_hashes, normalised, words_of
 from distilray.errors import InputError
 from distilray.runtime.seeding import UInt64Array
 
@@ -57,22 +57,25 @@ def read_evaluation_ngrams(paths: Sequence[str], *, ngram_words: int) -> Evaluat
 
 def matches(ngrams: EvaluationNgrams, sentences: Sequence[str]) -> int:
     """The sets that share an n-gram with a document, as a mask of bits; n-grams run on across its sentences."""
-    return int(np.bitwise_or.reduce(_hits(ngrams, sentences)[1], initial=np.uint64(0)))
+    words = words_of(normalised(sentences))
+    return int(np.bitwise_or.reduce(_hits(ngrams, words)[1], initial=np.uint64(0)))
 
 
 def matching_sentences(ngrams: EvaluationNgrams, sentences: Sequence[str]) -> list[int]:
     """A mask as in `matches` for each sentence: the sets of the shared n-grams that a word of it belongs to."""
     masks = [0] * len(sentences)
     sentence_of = np.repeat(np.arange(len(sentences)), [len(normalised([one]).split()) for one in sentences])
-    for start, sets in zip(*_hits(ngrams, sentences), strict=True):
-        for sentence in range(sentence_of[start], sentence_of[start + ngrams.ngram_words - 1] + 1):
+    words = words_of(normalised(sentences))
+    ends = words.ngram_ends(ngrams.ngram_words)
+    for start, sets in zip(*_hits(ngrams, words), strict=True):
+        for sentence in range(sentence_of[start], sentence_of[ends[start] - 1] + 1):
             masks[sentence] |= int(sets)
     return masks
 
 
-def _hits(ngrams: EvaluationNgrams, sentences: Sequence[str]) -> tuple[NDArray[np.intp], UInt64Array]:
+def _hits(ngrams: EvaluationNgrams, words: Words) -> tuple[NDArray[np.intp], UInt64Array]:
     """The first words (hits,) of the n-grams that are shared, and their sets (hits,)."""
-    hashed = ngram_hashes(word_hashes(normalised(sentences)), ngrams.ngram_words)
+    hashed = ngram_hashes(words, ngrams.ngram_words)
     likely = np.flatnonzero(np.take(ngrams.leads, _lead(hashed, ngrams.leads.size)))
     hashed = hashed[likely]
     places = np.searchsorted(ngrams.hashes, hashed)
@@ -85,7 +88,7 @@ def _lead(hashes: UInt64Array, size: int) -> NDArray[np.intp]:
 
 
 def _file_ngrams(uri: str, ngram_words: int) -> UInt64Array:
-    texts = [ngram_hashes(word_hashes(normalised([text])), ngram_words) for text in read_texts(uri)]
+    texts = [ngram_hashes(words_of(normalised([text])), ngram_words) for text in read_texts(uri)]
     return np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *texts]))
 
 

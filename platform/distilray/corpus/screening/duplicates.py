@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rensa import RMinHash  # type: ignore[import-untyped]
 
 from distilray.config.corpus import NearDuplicatesConfig
-from distilray.corpus.screening.ngrams import ngram_hashes, normalised, word_hashes
+from distilray.corpus.screening.ngrams import ngram_hashes, normalised, words_of
 from distilray.runtime.seeding import UInt64Array, hash_integers
 
 _SEED = 0x6475706C
@@ -35,8 +35,8 @@ def signatures(documents: Sequence[Sequence[str]], config: NearDuplicatesConfig)
 
     A document of fewer words than `ngram_words` has all of them as its one n-gram. Documents without a word are alike.
     """
-    hashed = [word_hashes(normalised(sentences)) for sentences in documents]
-    sets = [ngram_hashes(words, max(1, min(config.ngram_words, words.size))) for words in hashed]
+    texts = [words_of(normalised(sentences)) for sentences in documents]
+    sets = [ngram_hashes(words, min(config.ngram_words, words.length)) for words in texts]
     places = config.bands * config.rows_per_band
     if not sets:
         return np.empty((0, places), dtype=np.uint32)

@@ -5,13 +5,17 @@ import string
 from collections.abc import Callable, Sequence
 
 from distilray.config.corpus import FilterConfig
-from distilray.corpus.screening.languages import language_of
+from distilray.corpus.screening.languages import is_language
+from distilray.corpus.scripts import MARKS, SOUTH_EAST_ASIAN, count_words
 
 _ASCII = bytes(range(128))
 _NO_LETTERS = bytes(set(range(256)) - set(string.ascii_letters.encode()))
 _SPACES_AND_OTHERS = bytes(code for code in range(256) if code >= 128 or chr(code).isspace())
 _ENDS = (".", "!", "?", "…")
-_CLOSING = "\"')]}”’»›"  # noqa: RUF001 - the signs themselves
+_CLOSING = "\"')]}”’»›“‘«‹）」』】》〉〕］"  # noqa: RUF001 - the signs themselves
+# Ends of sentences in other scripts; Greek asks with a semicolon, and Thai and its neighbours need no sign.
+_OTHER_END = re.compile(rf"(?:[。！？｡．‼⁇⁈⁉।॥؟۔։።፧။។៕།༎᠃꓿]|[\u0370-\u03ff];|[{SOUTH_EAST_ASIAN}])\Z")  # noqa: RUF001
+_MARK = re.compile(f"[{MARKS}]")
 
 # Signs that stand alone: ASCII and other punctuation, and Han characters.
 _SIGNS = r"!-/:-@\[-`{-~¡§«¶·»¿‐-‧‰-⁞、-〃〈-】！？㐀-䶿一-鿿豈-﫿"  # noqa: RUF001
@@ -19,11 +23,6 @@ _BASIC_TOKEN = re.compile(rf"[{_SIGNS}]|[^\s{_SIGNS}]+")
 _ASCII_SIGNS = string.punctuation.encode()
 _SIGNS_TO_SPACES = bytes.maketrans(_ASCII_SIGNS, b" " * len(_ASCII_SIGNS))
 _NO_SIGNS = bytes(set(range(256)) - set(_ASCII_SIGNS))
-
-
-def count_words(sentences: Sequence[str]) -> int:
-    """Words between the single spaces of sentences."""
-    return " ".join(sentences).count(" ") + 1 if sentences else 0
 
 
 def count_basic_tokens(sentences: Sequence[str]) -> int:
@@ -50,13 +49,17 @@ def _letter_fraction(sentences: Sequence[str]) -> float:
     text = "".join(sentences).encode(errors="replace")
     others = text.translate(None, _ASCII).decode()
     signs = len(text.translate(None, _SPACES_AND_OTHERS)) + sum(not sign.isspace() for sign in others)
-    letters = len(text.translate(None, _NO_LETTERS)) + sum(map(str.isalpha, others))
+    letters = len(text.translate(None, _NO_LETTERS)) + sum(map(str.isalpha, others)) + len(_MARK.findall(others))
     return letters / signs if signs else 0.0
 
 
 def _list_fraction(sentences: Sequence[str]) -> float:
-    ended = sum(sentence.rstrip(_CLOSING).endswith(_ENDS) for sentence in sentences)
-    return 1 - ended / len(sentences) if sentences else 0.0
+    return 1 - sum(map(_has_end, sentences)) / len(sentences) if sentences else 0.0
+
+
+def _has_end(sentence: str) -> bool:
+    closed = sentence.rstrip(_CLOSING)
+    return closed.endswith(_ENDS) or (not closed.isascii() and _OTHER_END.search(closed) is not None)
 
 
 def _repeated_fraction(sentences: Sequence[str]) -> float:
@@ -67,8 +70,8 @@ def _repeated_fraction(sentences: Sequence[str]) -> float:
 def _is_of_another_language(sentences: Sequence[str], config: FilterConfig) -> bool:
     if config.language is None:
         return False
-    language, probability = language_of(" ".join(sentences))
-    return language != config.language or probability < config.min_language_probability
+    text = " ".join(sentences)
+    return not is_language(text, config.language, min_probability=config.min_language_probability)
 
 
 # Decided on the sentences that are left after cleaning, the cheapest first.

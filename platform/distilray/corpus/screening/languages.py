@@ -9,6 +9,7 @@ from distilray.errors import InputError
 # Characters that are looked at, more of them while it is in doubt: the model reads only about 2 MB/s.
 _LOOKS = (128, 512, 2000)
 _SURE = 0.9
+_LABELS = {"nb": "no", "fil": "tl"}  # the model's codes for other names of its languages
 
 
 def language_of(text: str) -> tuple[str, float]:
@@ -23,13 +24,19 @@ def language_of(text: str) -> tuple[str, float]:
     return language, probability
 
 
+def is_language(text: str, language: str, *, min_probability: float) -> bool:
+    """Whether a text is of a language, with at least this probability."""
+    most_likely, probability = language_of(text)
+    return most_likely == _LABELS.get(language, language) and probability >= min_probability
+
+
 def check_language(language: str) -> None:
     """Finds a recipe's mistake before the work begins.
 
     Raises:
         InputError: the model does not know the language.
     """
-    known = sorted(_identifier().labels)
+    known = sorted({*_identifier().labels, *_LABELS})
     if language not in known:
         raise InputError(f"filters.language: '{language}' is not one of the languages known: {', '.join(known)}")
 

@@ -5,6 +5,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 
 from distilray.config.corpus import CsvSource, JsonLinesSource, ParquetSource, TextSource
+from distilray.corpus.scripts import join_lines
 from distilray.corpus.sources.other_formats import refuse_other_formats
 from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
 from distilray.corpus.sources.streams import (
@@ -76,8 +77,9 @@ def prose(source: TextSource | JsonLinesSource | CsvSource | ParquetSource, text
         words = line.split()
         if not words or not source.hard_wrapped:
             paragraphs.append([])
-        paragraphs[-1] += words
-    return "\n\n".join(" ".join(words) for words in paragraphs if words)
+        if words:
+            paragraphs[-1].append(" ".join(words))
+    return "\n\n".join(join_lines(lines) for lines in paragraphs if lines)
 
 
 def _documents(

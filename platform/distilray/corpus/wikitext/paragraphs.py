@@ -3,6 +3,7 @@
 import html
 import re
 
+from distilray.corpus.scripts import join_lines
 from distilray.corpus.wikitext.arguments import GAP, HOLE, UNKNOWN, UNKNOWN_PATTERN
 from distilray.corpus.wikitext.extensions import hide_shown_markup
 from distilray.corpus.wikitext.repairs import repair_gaps
@@ -17,7 +18,7 @@ _BOLD_LINE = re.compile(r"('''|''''')(?!')[^']+(?:'[^']+)*\1:?")
 _SENTENCE_END = tuple(".!?…。！？।؟")  # noqa: RUF001 - signs of many scripts
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]\w{1,30});")  # one that was escaped twice
-_INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_INVISIBLE = re.compile(r"[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _ADDRESS = re.compile(r"(?:https?|ftp)://[^\s)\]]+")
 
 _UNKNOWN = re.compile(UNKNOWN_PATTERN)
@@ -52,7 +53,7 @@ def _paragraphs(lines: list[str]) -> list[str]:
         if is_prose and not heading:
             current.append(words)
         if current and (is_list or not is_prose):
-            paragraphs.append(" ".join(current))
+            paragraphs.append(join_lines(current))
             current = []
     return paragraphs
 

@@ -1,3 +1,5 @@
+# ruff: noqa: RUF001 - punctuation of Chinese is the subject here
+
 import os
 from pathlib import Path
 
@@ -121,3 +123,19 @@ def test_a_sentence_of_glue_is_found() -> None:
     ngrams = read_evaluation_ngrams([str(GLUE)], ngram_words=8)
     line = (Path(str(GLUE)) / "RTE" / "dev.tsv").read_text().split("\n")[1].split("\t")[1]
     assert matches(ngrams, ["Before it.", line, "After it."]) >> ngrams.names.index("RTE") & 1
+
+
+OF_SCRIPTS_WITHOUT_SPACES = {
+    "zh": "这个港口建于二十世纪初，位于海边的一个小城市。",
+    "ja": "この港は二十世紀の初めに海辺の小さな町に建てられた。",
+    "th": "ท่าเรือแห่งนี้สร้างขึ้นเมื่อต้นศตวรรษที่ยี่สิบในเมืองเล็กริมทะเล",
+}
+
+
+@pytest.mark.parametrize("language", OF_SCRIPTS_WITHOUT_SPACES)
+def test_a_sentence_of_an_evaluation_set_is_found_in_a_script_without_spaces(tmp_path: Path, language: str) -> None:
+    sentence = OF_SCRIPTS_WITHOUT_SPACES[language]
+    ngrams = read_evaluation_ngrams([write(tmp_path / "dev.txt", sentence)], ngram_words=13)
+    before, after = sentence[:6][::-1], sentence[-6:][::-1]
+    assert matching_sentences(ngrams, [before, f"{before}{sentence}{after}", after]) == [0, 1, 0]
+    assert not matches(ngrams, [sentence[: len(sentence) // 2], before, sentence[len(sentence) // 2 :]])

@@ -1,3 +1,5 @@
+# ruff: noqa: RUF001 - punctuation of Chinese is the subject here
+
 import pytest
 
 from distilray.corpus.screening.quality import count_holes, count_residue, per_thousand
@@ -9,7 +11,7 @@ CLEAN = 'The dog (Canis familiaris), a "hound", ran 3 km; it is 5.5 metres away,
     "piece",
     ["[[", "]]", "{{", "}}", "''", "<ref", "</b", "{|", "== H", "__TOC__", "https://a",
      "&nbsp;", "&#160;", "&#xA0;", "|", "-->",
-     "formula_12", "codice_3"],
+     "formula_12", "codice_3", "__अनुक्रम_नहीं__", "__目次__"],
 )  # fmt: skip
 def test_markup_is_residue(piece: str) -> None:
     assert count_residue(f"The dog {piece} ran.") >= 1
@@ -19,6 +21,7 @@ def test_markup_is_residue(piece: str) -> None:
     "piece",
     ["()", "( )", "(, a)", "[]", "(;)", " , ", "is  km long", "about miles away", "of the .",
      "and the, it", "(a, )", "( a)",
+     "etwa km lang", "около км",
      "a ; b", "a,, b", '"" a', "from to 1990", "between and", "the height of of it", "the \ufffc"],
 )  # fmt: skip
 def test_a_place_where_words_are_missing_is_a_hole(piece: str) -> None:
@@ -38,8 +41,28 @@ def test_a_rate_is_by_thousand_words() -> None:
 
 
 @pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("zh", "狗（）跑"),
+        ("ja", "犬（、猫）"),
+        ("ja", "「」と言う"),
+        ("ar", "كلب، ،قط"),
+        ("fr", "le mot « » dit"),
+        ("es", "la casa de de la"),
+    ],
+)
+def test_a_place_where_words_of_another_language_are_missing_is_a_hole(language: str, text: str) -> None:
+    assert count_holes(text, language) == 1
+
+
+def test_french_puts_a_space_before_a_semicolon() -> None:
+    assert count_holes("Il vint ; elle partit.", "fr") == 0
+
+
+@pytest.mark.parametrize(
     "text",
     [
+        "call __init__ and __FILE",
         "hundreds of miles",
         "the .NET way ... and so",
         '"weak," "odd" and',

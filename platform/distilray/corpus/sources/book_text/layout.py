@@ -5,6 +5,8 @@
 import re
 from itertools import pairwise
 
+from distilray.corpus.scripts import join_lines
+
 _MAX_WRAPPED = 100  # characters; Project Gutenberg wraps at 60 to 75, others at 80
 _WRAPPED_SHARE = 0.98  # of the lines are that short
 _MAX_ENDED_SHARE = 0.5  # of wrapped lines with a line below, 0.1 end like a sentence; of paragraphs nearly all do
@@ -13,7 +15,7 @@ _MAX_HEADING_LINES = 4
 _CONTENTS_SHARE = 0.6
 
 _BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")
-_ENDED = re.compile(r"[.!?…][\"'”’)\]_*]*$")
+_ENDED = re.compile(r"[.!?…。！？।؟۔։][\"'”’»«“)\]」』）_*]*$")
 _INDENT = re.compile(r"^[ \t]*")
 
 # What an editor put into the text, and pages; captions may hold one bracket more.
@@ -84,7 +86,7 @@ def _on_one_line(paragraph: str) -> str:
         paragraph = _EMPHASIS.sub(r"\1", paragraph)
     if "-\n" in paragraph or "—\n" in paragraph:
         paragraph = _BROKEN_WORD.sub(r"\1", paragraph)
-    return " ".join(paragraph.split())
+    return join_lines(" ".join(line.split()) for line in paragraph.split("\n"))
 
 
 def _split_block(block: str, wrapped: bool) -> list[str]:

@@ -1,0 +1,42 @@
+"""Pages of seven Wikipedias: what a reader of the rendered page sees, a sentence on each line."""
+
+from pathlib import Path
+
+import pytest
+
+from distilray.corpus.cleaning import HOLE, UNKNOWN, clean_wikitext
+from distilray.corpus.screening.quality import count_holes, count_residue, per_thousand
+from distilray.corpus.scripts import count_words
+from distilray.corpus.sentences import split_sentences
+from distilray.corpus.wikitext.site import Site
+
+GOLDEN = Path(__file__).parent / "golden_languages"
+# As the siteinfo of the dump of each language names its namespaces.
+NAMESPACES = {
+    "ar": {6: "ملف", 10: "قالب", 14: "تصنيف"},
+    "de": {6: "Datei", 10: "Vorlage", 14: "Kategorie"},
+    "es": {6: "Archivo", 10: "Plantilla", 14: "Categoría"},
+    "fr": {6: "Fichier", 10: "Modèle", 14: "Catégorie"},
+    "hi": {6: "चित्र", 10: "साँचा", 14: "श्रेणी"},
+    "ja": {6: "ファイル", 10: "Template", 14: "Category"},
+    "ru": {6: "Файл", 10: "Шаблон", 14: "Категория"},
+}
+
+
+def sentences(language: str) -> list[str]:
+    wikitext = (GOLDEN / f"{language}.wiki").read_text(encoding="utf-8")
+    text = clean_wikitext(wikitext, Site(language, NAMESPACES[language]))
+    return [one for one in split_sentences(text, language) if HOLE not in one and UNKNOWN not in one]
+
+
+@pytest.mark.parametrize("language", NAMESPACES)
+def test_a_page_gives_its_sentences(language: str) -> None:
+    assert sentences(language) == (GOLDEN / f"{language}.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("language", NAMESPACES)
+def test_the_sentences_of_a_page_hold_no_markup_and_no_hole(language: str) -> None:
+    text = "\n".join(sentences(language))
+    words = count_words(text.split("\n"))
+    assert per_thousand(count_residue(text), words) < 0.05
+    assert per_thousand(count_holes(text, language), words) < 0.05
