@@ -10,6 +10,7 @@ from distilray.corpus.wikitext.arguments import HOLE
 from distilray.corpus.wikitext.extensions import cut_extensions, restore_protected
 from distilray.corpus.wikitext.paragraphs import prose
 from distilray.corpus.wikitext.sections import cut_back_matter
+from distilray.corpus.wikitext.site import Site
 from distilray.corpus.wikitext.words import shown_words
 
 if CTokenizer is None:  # a build without the C extension: the same tokens, twenty times slower
@@ -29,7 +30,7 @@ class MarkupError(ValueError):
     """Wikitext that the parser cannot read."""
 
 
-def clean_wikitext(wikitext: str) -> str:
+def clean_wikitext(wikitext: str, site: Site = Site()) -> str:
     """The prose of a page: paragraphs with a blank line between, without lists, tables, headings and references.
 
     Where a sentence shows something that is not words (a formula, code, a price of today) it has `HOLE` in its place,

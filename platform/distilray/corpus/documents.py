@@ -206,7 +206,7 @@ class _Extraction:
     def _clean(self, raw: RawDocument) -> tuple[str | None, list[str]]:
         with self.timed("clean"):
             try:
-                text = self._kind.prose(self._source, raw.text)
+                text = self._kind.prose(self._source, raw)
             except ValueError:
                 return MARKUP_UNREADABLE, []
         with self.timed("split"):

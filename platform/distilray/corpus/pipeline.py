@@ -24,6 +24,7 @@ from distilray.corpus.report_page import report_page
 from distilray.corpus.screening.contamination import read_evaluation_ngrams
 from distilray.corpus.screening.evaluation_files import evaluation_files
 from distilray.corpus.screening.languages import check_language
+from distilray.corpus.sources.streams import CUT_SHORT
 from distilray.errors import DataQualityError, InputError, reading
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
@@ -202,9 +203,13 @@ def _refuse_bad_sources(
             file.write(data)
             listed += data.decode().splitlines()[: _LISTED - len(listed)]
     limit = config.faults.max_bad_fraction
-    bad = [report for report in reports if report.bad_fraction > limit]
+    cut = [] if config.faults.allows_cut_files else [report for report in reports if report.quarantined[CUT_SHORT]]
+    bad = [report for report in reports if report.bad_fraction > limit or report in cut]
     if bad:
-        shares = ", ".join(f"{report.name} {report.bad_fraction:.2%}" for report in bad)
+        shares = ", ".join(
+            f"{report.name} {report.bad_fraction:.2%}{' and a file that is cut short' * (report in cut)}"
+            for report in bad
+        )
         raise DataQualityError(
             f"more input is unusable than faults.max_bad_fraction={limit:g}: {shares}; all of it is listed in "
             f"{ledger.folder}/{QUARANTINE_FILE}; mend it, or run again with a larger fraction",

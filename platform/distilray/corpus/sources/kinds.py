@@ -18,19 +18,19 @@ class SourceKind:
         check_file: looks at a file; raises InputError when it is none of the kind.
         file_ranges: (source, uri, name, part_bytes=) -> the ranges of a file.
         read_documents: (source, range, max_document_bytes=) -> its documents, and what could not be read.
-        prose: (source, text of a document) -> paragraphs with a blank line between; raises ValueError when the text
-            cannot be parsed.
+        prose: (source, document) -> paragraphs with a blank line between; raises ValueError when the text of the
+            document cannot be parsed.
     """
 
     is_input: Callable[[str], bool]
     check_file: Callable[[Any, str], None]
     file_ranges: Callable[..., list[FileRange]]
     read_documents: Callable[..., Iterator[RawDocument | Quarantined]]
-    prose: Callable[[Any, str], str]
+    prose: Callable[[Any, RawDocument], str]
 
 
-def _wikitext_prose(source: object, wikitext: str) -> str:
-    return clean_wikitext(wikitext)
+def _wikitext_prose(source: object, document: RawDocument) -> str:
+    return clean_wikitext(document.text, document.site)
 
 
 _SEPARATED_VALUES = SourceKind(

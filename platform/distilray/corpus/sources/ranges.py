@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from distilray.corpus.wikitext.site import Site
+
 EMPTY = "empty"  # form of the range of a file without content, and the reason for which it is dropped
 
 
@@ -36,6 +38,7 @@ class RawDocument:
         text: wikitext or plain text, by the kind of the source; empty when `dropped`.
         text_bytes: size of `text` in UTF-8 before anything was dropped.
         dropped: why it is not worth cleaning, None when it is.
+        site: the wiki of a page.
     """
 
     key: str
@@ -45,6 +48,7 @@ class RawDocument:
     page_id: int | None = None
     revision_id: int | None = None
     dropped: str | None = None
+    site: Site = Site()
 
 
 @dataclass(frozen=True)

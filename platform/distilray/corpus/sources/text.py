@@ -69,10 +69,10 @@ def read_documents(
         yield error.quarantined(part.name)
 
 
-def prose(source: TextSource | JsonLinesSource | CsvSource | ParquetSource, text: str) -> str:
+def prose(source: TextSource | JsonLinesSource | CsvSource | ParquetSource, document: RawDocument) -> str:
     """Paragraphs with a blank line between: each line is one, or with `hard_wrapped` the lines up to a blank one."""
     paragraphs: list[list[str]] = [[]]
-    for line in text.splitlines():
+    for line in document.text.splitlines():
         words = line.split()
         if not words or not source.hard_wrapped:
             paragraphs.append([])

@@ -97,7 +97,7 @@ def test_documents_before_damage_are_kept(tmp_path: Path) -> None:
     stored = gzip.compress(b"one\ntwo\n" * 2)
     *found, bad = read(tmp_path, stored[:-9], "line", name="a.txt.gz")
     assert isinstance(bad, Quarantined)
-    assert (bad.reason, len(found)) == ("compressed_damaged", 4)
+    assert (bad.reason, len(found)) == ("cut_short", 4)
 
 
 @pytest.mark.parametrize(
@@ -117,4 +117,5 @@ def test_a_file_that_gives_no_document_is_refused(tmp_path: Path, name: str, dat
 
 @pytest.mark.parametrize(("hard_wrapped", "prose"), [(False, "a b\n\nc\n\nd\n\ne"), (True, "a b c\n\nd e")])
 def test_a_line_break_is_a_paragraph_break_or_a_space(hard_wrapped: bool, prose: str) -> None:
-    assert text.prose(source(hard_wrapped=hard_wrapped), "\n a  b\r\nc\n \n\nd\re\n") == prose
+    document = RawDocument("a", "", "\n a  b\r\nc\n \n\nd\re\n", 0)
+    assert text.prose(source(hard_wrapped=hard_wrapped), document) == prose

@@ -1,0 +1,49 @@
+"""The wiki that a page belongs to: its language and the names of its namespaces."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MEDIA, FILE, TEMPLATE, CATEGORY = -2, 6, 10, 14
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the `siteinfo` of a dump says of its wiki.
+
+    Attributes:
+        language: `xml:lang` of the dump, such as `de`.
+        namespaces: local names by number, such as `{6: "Datei"}`. Canonical English names and the old names that
+            MediaWiki keeps as aliases are valid on every wiki and need not be listed.
+    """
+
+    language: str = "en"
+    namespaces: Mapping[int, str] = field(default_factory=dict, hash=False)
+
+    def namespace_of(self, prefix: str) -> int | None:
+        """The number of the namespace with this name, None if there is none. Case and underscores do not matter."""
+        return self._numbers.get(normalize_name(prefix))
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        tables = (SITES["namespaces"], self.data.get("namespaces", {}))
+        known = {normalize_name(name): number for table in tables for number, names in table.items() for name in names}
+        return known | {normalize_name(name): number for number, name in self.namespaces.items() if name}
+
+    @cached_property
+    def data(self) -> Mapping[str, Any]:
+        """The entry of the language in `sites.yaml`; `zh` also serves `zh-hans`."""
+        languages: Mapping[str, Any] = SITES["languages"]
+        return languages.get(self.language) or languages.get(self.language.partition("-")[0]) or {}
+
+
+def normalize_name(name: str) -> str:
+    """A name of a namespace, template or language in the form that tables use."""
+    return " ".join(name.replace("_", " ").split()).lower()
+
+
+SITES: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_name("sites.yaml").read_text(encoding="utf-8"))
