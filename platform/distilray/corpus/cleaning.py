@@ -22,6 +22,7 @@ else:
 # thousand of those; a hostile one would take hours.
 _PAIRS = (("{|", "|}"), ("[http", "]"), ("<div", "</div"))
 _MAX_UNCLOSED = 1000
+_ENGLISH = Site()
 
 __all__ = ["HOLE", "MarkupError", "clean_wikitext"]
 
@@ -30,7 +31,7 @@ class MarkupError(ValueError):
     """Wikitext that the parser cannot read."""
 
 
-def clean_wikitext(wikitext: str, site: Site = Site()) -> str:
+def clean_wikitext(wikitext: str, site: Site = _ENGLISH) -> str:
     """The prose of a page: paragraphs with a blank line between, without lists, tables, headings and references.
 
     Where a sentence shows something that is not words (a formula, code, a price of today) it has `HOLE` in its place,

@@ -24,7 +24,7 @@ from distilray.corpus.screening.filters import MARKUP_UNREADABLE, count_basic_to
 from distilray.corpus.screening.quality import count_holes, count_residue
 from distilray.corpus.sentences import split_sentences
 from distilray.corpus.sources.kinds import KINDS
-from distilray.corpus.sources.ranges import EMPTY, FileRange, Quarantined, RawDocument
+from distilray.corpus.sources.ranges import EMPTY, HEADING, FileRange, Quarantined, RawDocument
 from distilray.runtime import storage
 from distilray.schemas import DOCUMENTS
 
@@ -213,6 +213,7 @@ class _Extraction:
             found = split_sentences(text)
             whole = [sentence for sentence in found if HOLE not in sentence] if HOLE in text else found
         self.facts.sentences_dropped["formula_or_code"] += len(found) - len(whole)
+        self.facts.sentences_dropped[HEADING] += raw.headings
         return None, whole
 
     def _decontaminate(

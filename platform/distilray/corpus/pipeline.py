@@ -19,7 +19,7 @@ from distilray.corpus.inputs import Part, check_inputs, plan_parts, source_files
 from distilray.corpus.ledger import DOCUMENTS_FOLDER, Ledger
 from distilray.corpus.matching import Search, plan_searches, run_search
 from distilray.corpus.publication import Group, plan_groups, publish_group
-from distilray.corpus.report import SourceReport, corpus_counts, corpus_report, report_bytes, source_reports
+from distilray.corpus.report import SourceReport, corpus_counts, corpus_report, report_bytes, source_reports, summary
 from distilray.corpus.report_page import report_page
 from distilray.corpus.screening.contamination import read_evaluation_ngrams
 from distilray.corpus.screening.evaluation_files import evaluation_files
@@ -107,11 +107,7 @@ def build_corpus(config: BuildCorpusConfig, folder: RunFolder) -> Outcome:
     folder.remove_strays(DOCUMENTS_FOLDER, outputs)
     ledger.remove_work()
     counts = corpus_counts(reports)
-    summary = (
-        f"{counts['documents']:,} documents of {counts['read']:,} read, {counts['sentences']:,} sentences, "
-        f"{counts['words']:,} words"
-    )
-    return Outcome(summary, counts, outputs)
+    return Outcome(summary(reports), counts, outputs)
 
 
 def _screen(config: BuildCorpusConfig) -> Screen:
@@ -227,9 +223,4 @@ def _write_report(
 
 
 def _nothing_kept(reports: Sequence[SourceReport]) -> str:
-    dropped = ", ".join(f"{reason} {count:,}" for report in reports for reason, count in sorted(report.dropped.items()))
-    read = sum(report.read for report in reports)
-    return (
-        f"sources: none of {read:,} documents read was kept (dropped: {dropped or 'nothing'}); "
-        "give other sources or loosen filters"
-    )
+    return f"sources: {summary(reports)}; give other sources or loosen filters"

@@ -31,7 +31,7 @@ _TAIL_BYTES = 4 << 10
 _TAIL_TEXT = 64
 _METADATA_BYTES = 1 << 20  # of a page beside its wikitext
 
-_REDIRECT = re.compile(r"\s*#redirect\b", re.IGNORECASE)
+_REDIRECT = re.compile(r"\s*#(?:redirect\b|[^\s\[:#|]{2,40}\s{0,9}:?\s{0,9}\[\[)", re.IGNORECASE)  # in any language
 # Repeats are bounded, so that no page makes the search slow; a template's name has at most 255 bytes.
 _DISAMBIGUATION = re.compile(
     r"\{\{\s{0,9}(?:disambig\w{0,99}|disamb|dab|hndis|geodis|surname|given name|set index article|sia|shipindex|"

@@ -93,6 +93,39 @@ def test_a_bad_document_is_refused_and_the_next_is_read(
     assert [entry.text for entry in (first, last) if isinstance(entry, RawDocument)] == ["one", "two"]
 
 
+@pytest.mark.parametrize(
+    ("line", "is_heading"),
+    [
+        (" = Robert Boulter = ", True),
+        (" = = Early life = = ", True),
+        (" = = = 2000 to 2005 = = = ", True),
+        ("== History ==", True),
+        ("===Works===", True),
+        ("a = b", False),
+        ("= a = b =", False),
+        ("=a=", False),
+        ("= = = =", False),
+        ("==========", False),
+        ("== History ===", False),
+        ("The sum is = 4 =", False),
+    ],
+)
+def test_a_heading_of_wikitext_is_no_document(tmp_path: Path, line: str, is_heading: bool) -> None:
+    [heading, words] = read(tmp_path, f"{line}\nHe was born.\n".encode(), "line")
+    assert isinstance(heading, RawDocument)
+    assert (heading.dropped, heading.text) == (("heading", "") if is_heading else (None, line.strip()))
+    assert isinstance(words, RawDocument)
+    assert (words.dropped, words.text) == (None, "He was born.")
+
+
+@pytest.mark.parametrize("per", ["blank_line", "file"])
+def test_the_headings_inside_a_document_are_left_out_and_counted(tmp_path: Path, per: Per) -> None:
+    data = b" = Robert Boulter = \n He was born .\n = = Career = = \n He acted .\n"
+    [found] = read(tmp_path, data, per)
+    assert isinstance(found, RawDocument)
+    assert (found.text, found.headings, found.dropped) == ("He was born .\n He acted .", 2, None)
+
+
 def test_documents_before_damage_are_kept(tmp_path: Path) -> None:
     stored = gzip.compress(b"one\ntwo\n" * 2)
     *found, bad = read(tmp_path, stored[:-9], "line", name="a.txt.gz")

@@ -14,7 +14,7 @@ from distilray.errors import InputError
 MAX_HEAD_BYTES = 16 << 20
 _SITEINFO_END = b"</siteinfo>"
 _READABLE = {"utf-8", "ascii"}  # ASCII is UTF-8
-# UTF-32 before UTF-16: the byte order mark of one begins with that of the other. Without a mark, `<` has zeros beside it.
+# The byte order mark of UTF-32 begins with that of UTF-16, so it comes first. Without a mark, `<` stands beside zeros.
 _UNREADABLE = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -83,10 +83,9 @@ def _parse(uri: str, head: bytes) -> Site:
     path: list[str] = []
     language = "en"
     names: dict[int, list[str]] = {}
-    namespace: list[str] = []  # the text of the namespace that is open
 
     def start(name: str, attributes: dict[str, str]) -> None:
-        nonlocal language, namespace
+        nonlocal language
         path.append(name)
         if len(path) == 1:
             if name != "mediawiki":
@@ -94,9 +93,12 @@ def _parse(uri: str, head: bytes) -> Site:
             language = attributes.get("xml:lang") or language
         elif path == ["mediawiki", "siteinfo", "namespaces", "namespace"]:
             key = attributes.get("key", "")
-            namespace = []
             if key.removeprefix("-").isdecimal() and len(key) <= 9:
-                names[int(key)] = namespace
+                parser.CharacterDataHandler = names.setdefault(int(key), []).append
+
+    def end(name: str) -> None:
+        path.pop()
+        parser.CharacterDataHandler = None
 
     def refuse_doctype(*declaration: object) -> None:
         raise InputError(f"{uri}: holds a DOCTYPE, which no dump does; give a *-pages-articles*.xml dump")
@@ -107,8 +109,7 @@ def _parse(uri: str, head: bytes) -> Site:
 
     parser = pyexpat.ParserCreate()
     parser.StartElementHandler = start
-    parser.EndElementHandler = lambda name: path.pop()
-    parser.CharacterDataHandler = lambda data: namespace.append(data)
+    parser.EndElementHandler = end
     parser.StartDoctypeDeclHandler = refuse_doctype
     parser.XmlDeclHandler = check_encoding
     try:
