@@ -10,7 +10,7 @@ from distilray.corpus.wikitext.arguments import HOLE
 from distilray.corpus.wikitext.extensions import cut_extensions, restore_protected
 from distilray.corpus.wikitext.paragraphs import prose
 from distilray.corpus.wikitext.sections import cut_back_matter
-from distilray.corpus.wikitext.site import Site
+from distilray.corpus.wikitext.sites import ENGLISH, Site
 from distilray.corpus.wikitext.words import shown_words
 
 if CTokenizer is None:  # a build without the C extension: the same tokens, twenty times slower
@@ -22,7 +22,6 @@ else:
 # thousand of those; a hostile one would take hours.
 _PAIRS = (("{|", "|}"), ("[http", "]"), ("<div", "</div"))
 _MAX_UNCLOSED = 1000
-_ENGLISH = Site()
 
 __all__ = ["HOLE", "MarkupError", "clean_wikitext"]
 
@@ -31,7 +30,7 @@ class MarkupError(ValueError):
     """Wikitext that the parser cannot read."""
 
 
-def clean_wikitext(wikitext: str, site: Site = _ENGLISH) -> str:
+def clean_wikitext(wikitext: str, site: Site = ENGLISH) -> str:
     """The prose of a page: paragraphs with a blank line between, without lists, tables, headings and references.
 
     Where a sentence shows something that is not words (a formula, code, a price of today) it has `HOLE` in its place,

@@ -1,8 +1,8 @@
 """What every kind of source gives: ranges of files, and the documents of a range."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from distilray.corpus.wikitext.site import Site
+from distilray.corpus.wikitext.sites import ENGLISH, Site
 
 HEADING = "heading"  # reason for which a line of a text, or a document without any other, is dropped
 EMPTY = "empty"  # form of the range of a file without content, and the reason for which it is dropped
@@ -50,7 +50,7 @@ class RawDocument:
     page_id: int | None = None
     revision_id: int | None = None
     dropped: str | None = None
-    site: Site = field(default_factory=Site)
+    site: Site = ENGLISH
     headings: int = 0
 
 

@@ -20,7 +20,7 @@ from distilray.corpus.sources.dumps.index import find_index, stream_borders
 from distilray.corpus.sources.dumps.pages import PAGE_END, ROOT_END, Page, RawPage, cut_pages, page_name, parse_page
 from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
 from distilray.corpus.sources.streams import CUT_SHORT, CutShortError, UnreadableError, stored_size
-from distilray.corpus.wikitext.site import Site
+from distilray.corpus.wikitext.sites import Site
 from distilray.errors import InputError
 
 # Numbered parts name the first and the last id of their pages: `*-pages-articles1.xml-p1p41242`.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from distilray.corpus.sources.dumps.bz2_ranges import Piece
 from distilray.corpus.sources.dumps.pages import PAGE_TAG
 from distilray.corpus.sources.ranges import Quarantined
-from distilray.corpus.wikitext.site import Site
+from distilray.corpus.wikitext.sites import Site
 from distilray.errors import InputError
 
 MAX_HEAD_BYTES = 16 << 20

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from distilray.corpus.sources.dumps.bz2_ranges import Piece
 from distilray.corpus.sources.ranges import Quarantined
 from distilray.corpus.sources.streams import UnreadableError
-from distilray.corpus.wikitext.site import Site
+from distilray.corpus.wikitext.sites import Site
 
 PAGE_TAG = b"<page>"
 PAGE_END = b"</page>"

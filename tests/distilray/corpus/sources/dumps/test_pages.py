@@ -8,7 +8,7 @@ from distilray.corpus.sources.dumps.bz2_ranges import Piece
 from distilray.corpus.sources.dumps.pages import Page, RawPage, cut_pages, parse_page
 from distilray.corpus.sources.ranges import Quarantined
 from distilray.corpus.sources.streams import UnreadableError
-from distilray.corpus.wikitext.site import Site
+from distilray.corpus.wikitext.sites import Site
 from tests.distilray.corpus.sources.small_dumps import dump, page
 
 PAGES = [page(number, text="é" * number) for number in range(1, 8)]
