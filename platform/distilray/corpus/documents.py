@@ -166,6 +166,7 @@ class _Extraction:
                     continue
                 self.facts.read += 1
                 self.facts.text_bytes += raw.text_bytes
+                self.facts.sentences_dropped[HEADING] += raw.headings
                 yield file_range.name, raw
 
     def _documents(self, part: FileRange, limit: int) -> Iterator[RawDocument | Quarantined]:
@@ -213,7 +214,6 @@ class _Extraction:
             found = split_sentences(text)
             whole = [sentence for sentence in found if HOLE not in sentence] if HOLE in text else found
         self.facts.sentences_dropped["formula_or_code"] += len(found) - len(whole)
-        self.facts.sentences_dropped[HEADING] += raw.headings
         return None, whole
 
     def _decontaminate(
