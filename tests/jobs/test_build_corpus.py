@@ -335,4 +335,4 @@ def test_a_corpus_of_which_nothing_is_kept_is_one_line(
 ) -> None:
     (tmp_path / "notes.txt").write_text("Too short.\n")
     file = recipe(tmp_path, sources=[{"kind": "text", "name": "notes", "path": f"{tmp_path}/notes.txt"}])
-    assert "none of 1 documents read was kept (dropped: too_few_sentences 1)" in refusal(capsys, file)
+    assert "sources: kept 0 of 1 documents (1 dropped: 1 too few sentences)" in refusal(capsys, file)

@@ -18,6 +18,7 @@ SourceLanguage = Annotated[
         "then the language of the wiki, then English"
     ),
 ]
+_DEFAULT_BAD_FRACTION = 0.01
 Path = Annotated[
     InputFile, Field(description="a file, a folder (read with all below it) or a pattern with *; or a URI")
 ]
@@ -205,8 +206,15 @@ class FaultsConfig(Config):
 
     identity: ClassVar[bool] = False
     max_bad_fraction: Fraction = Field(
-        default=0.01, description="of each source: bytes that cannot be read, and documents that were refused"
+        default=_DEFAULT_BAD_FRACTION,
+        description="of each source: bytes that cannot be read, and documents that were refused; a file that is cut "
+        "short is an error unless this is above its default",
     )
+
+    @property
+    def allows_cut_files(self) -> bool:
+        """Whether files that are cut short are read. Their missing share is unknown, so the default allows none."""
+        return self.max_bad_fraction > _DEFAULT_BAD_FRACTION
 
 
 class BuildCorpusConfig(RayJobConfig):

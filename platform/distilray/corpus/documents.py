@@ -25,7 +25,7 @@ from distilray.corpus.screening.quality import count_holes, count_residue
 from distilray.corpus.scripts import count_words
 from distilray.corpus.sentences import split_sentences
 from distilray.corpus.sources.kinds import KINDS
-from distilray.corpus.sources.ranges import EMPTY, FileRange, Quarantined, RawDocument
+from distilray.corpus.sources.ranges import EMPTY, HEADING, FileRange, Quarantined, RawDocument
 from distilray.runtime import storage
 from distilray.schemas import DOCUMENTS
 
@@ -169,6 +169,7 @@ class _Extraction:
                     continue
                 self.facts.read += 1
                 self.facts.text_bytes += raw.text_bytes
+                self.facts.sentences_dropped[HEADING] += raw.headings
                 yield file_range.name, raw
 
     def _documents(self, part: FileRange, limit: int) -> Iterator[RawDocument | Quarantined]:
@@ -208,7 +209,7 @@ class _Extraction:
     def _clean(self, raw: RawDocument) -> list[str]:
         """The sentences of a document without those that have a mark."""
         with self.timed("clean"):
-            text = self._kind.prose(self._source, raw.text)
+            text = self._kind.prose(self._source, raw)
         with self.timed("split"):
             sentences = split_sentences(text, self._language(raw))
         if UNKNOWN in text:

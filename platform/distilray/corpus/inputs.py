@@ -13,7 +13,7 @@ from distilray.config.sample import resolve
 from distilray.corpus.sources.kinds import KINDS
 from distilray.corpus.sources.other_formats import fix_of_name
 from distilray.corpus.sources.ranges import EMPTY, FileRange
-from distilray.corpus.sources.streams import EmptyFileError, split_suffix
+from distilray.corpus.sources.streams import CutShortError, EmptyFileError, split_suffix
 from distilray.errors import InputError
 from distilray.runtime import storage
 from distilray.runtime.file_search import find_files
@@ -82,7 +82,8 @@ def check_inputs(config: BuildCorpusConfig, files: list[SourceFile]) -> int:
     """Check the beginning of every file and return the bytes of all.
 
     Raises:
-        InputError: a file is not what its source says, or all files of a source are empty.
+        InputError: a file is not what its source says, all files of a source are empty, or a dump is cut short and
+            `faults` does not allow it.
     """
 
     def is_empty(file: SourceFile) -> bool:
@@ -91,6 +92,9 @@ def check_inputs(config: BuildCorpusConfig, files: list[SourceFile]) -> int:
             KINDS[source.kind].check_file(source, file.uri)
         except EmptyFileError:
             return True
+        except CutShortError:
+            if not config.faults.allows_cut_files:
+                raise
         return False
 
     with ThreadPoolExecutor(storage.READERS) as threads:

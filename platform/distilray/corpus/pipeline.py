@@ -19,11 +19,12 @@ from distilray.corpus.inputs import Part, check_inputs, plan_parts, source_files
 from distilray.corpus.ledger import DOCUMENTS_FOLDER, Ledger
 from distilray.corpus.matching import Search, plan_searches, run_search
 from distilray.corpus.publication import Group, plan_groups, publish_group
-from distilray.corpus.report import SourceReport, corpus_counts, corpus_report, report_bytes, source_reports
+from distilray.corpus.report import SourceReport, corpus_counts, corpus_report, report_bytes, source_reports, summary
 from distilray.corpus.report_page import report_page
 from distilray.corpus.screening.contamination import read_evaluation_ngrams
 from distilray.corpus.screening.evaluation_files import evaluation_files
 from distilray.corpus.screening.languages import check_language
+from distilray.corpus.sources.streams import CUT_SHORT
 from distilray.errors import DataQualityError, InputError, reading
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
@@ -106,11 +107,7 @@ def build_corpus(config: BuildCorpusConfig, folder: RunFolder) -> Outcome:
     folder.remove_strays(DOCUMENTS_FOLDER, outputs)
     ledger.remove_work()
     counts = corpus_counts(reports)
-    summary = (
-        f"{counts['documents']:,} documents of {counts['read']:,} read, {counts['sentences']:,} sentences, "
-        f"{counts['words']:,} words"
-    )
-    return Outcome(summary, counts, outputs)
+    return Outcome(summary(reports), counts, outputs)
 
 
 def _screen(config: BuildCorpusConfig) -> Screen:
@@ -202,9 +199,13 @@ def _refuse_bad_sources(
             file.write(data)
             listed += data.decode().splitlines()[: _LISTED - len(listed)]
     limit = config.faults.max_bad_fraction
-    bad = [report for report in reports if report.bad_fraction > limit]
+    cut = [] if config.faults.allows_cut_files else [report for report in reports if report.quarantined[CUT_SHORT]]
+    bad = [report for report in reports if report.bad_fraction > limit or report in cut]
     if bad:
-        shares = ", ".join(f"{report.name} {report.bad_fraction:.2%}" for report in bad)
+        shares = ", ".join(
+            f"{report.name} {report.bad_fraction:.2%}{' and a file that is cut short' * (report in cut)}"
+            for report in bad
+        )
         raise DataQualityError(
             f"more input is unusable than faults.max_bad_fraction={limit:g}: {shares}; all of it is listed in "
             f"{ledger.folder}/{QUARANTINE_FILE}; mend it, or run again with a larger fraction",
@@ -222,9 +223,4 @@ def _write_report(
 
 
 def _nothing_kept(reports: Sequence[SourceReport]) -> str:
-    dropped = ", ".join(f"{reason} {count:,}" for report in reports for reason, count in sorted(report.dropped.items()))
-    read = sum(report.read for report in reports)
-    return (
-        f"sources: none of {read:,} documents read was kept (dropped: {dropped or 'nothing'}); "
-        "give other sources or loosen filters"
-    )
+    return f"sources: {summary(reports)}; give other sources or loosen filters"

@@ -70,12 +70,15 @@ EMPTY = [
 ]
 
 
-def config(folder: Path, kind: str, files: dict[str, bytes], *, path: str = "", **values: Any) -> BuildCorpusConfig:
+def config(
+    folder: Path, kind: str, files: dict[str, bytes], *, path: str = "", faults: Any = None, **values: Any
+) -> BuildCorpusConfig:
     (folder / "in").mkdir(exist_ok=True)
     for name, data in files.items():
         (folder / "in" / name).write_bytes(data)
     source = {"kind": kind, "name": "x", "path": path or f"{folder}/in", **values}
-    return BuildCorpusConfig.model_validate({"run_dir": f"{folder}/run", "sources": [source], "filters": LENIENT})
+    recipe = {"run_dir": f"{folder}/run", "sources": [source], "filters": LENIENT, "faults": faults or {}}
+    return BuildCorpusConfig.model_validate(recipe)
 
 
 def extract(wanted: BuildCorpusConfig) -> list[PartFacts]:
@@ -115,6 +118,22 @@ def test_a_source_of_empty_files_is_refused_before_the_run(tmp_path: Path, kind:
 def test_an_empty_dump_is_a_download_that_failed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.xml: the file is empty; fetch the dump again"):
         plan_corpus(config(tmp_path, "wikipedia", {"a.xml": b""}))
+
+
+PAGE = "<page><title>{0}</title><ns>0</ns><id>{0}</id><revision><text>{1}</text></revision></page>\n"
+DUMP = f"<mediawiki>{''.join(PAGE.format(number, TEXT) for number in range(1, 5))}</mediawiki>".encode()
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.01])
+def test_a_dump_that_is_cut_short_is_refused_before_the_run(tmp_path: Path, fraction: float) -> None:
+    with pytest.raises(InputError, match=r"a\.xml: the XML is cut short; .* raise faults\.max_bad_fraction"):
+        plan_corpus(config(tmp_path, "wikipedia", {"a.xml": DUMP[:-40]}, faults={"max_bad_fraction": fraction}))
+
+
+def test_a_dump_that_is_cut_short_is_read_up_to_the_cut_if_the_recipe_allows_it(tmp_path: Path) -> None:
+    [facts] = extract(config(tmp_path, "wikipedia", {"a.xml": DUMP[:-40]}, faults={"max_bad_fraction": 0.5}))
+    assert (facts.documents, facts.quarantined) == (3, {"cut_short": 1})
+    assert facts.lost_bytes == len(DUMP) - 40 - DUMP.rindex(b"<page>")
 
 
 @pytest.mark.parametrize("kind", [*GOOD, "wikipedia"])

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.report import SourceReport, corpus_counts, corpus_report, report_bytes, source_reports
+from distilray.corpus.report import SourceReport, corpus_counts, corpus_report, report_bytes, source_reports, summary
 from distilray.corpus.report_page import report_page
 
 PART: dict[str, Any] = {
@@ -37,6 +37,26 @@ def test_a_report_for_each_source_counts_its_files() -> None:
 def test_what_was_read_was_kept_or_dropped() -> None:
     counts = corpus_counts([report(), report("books")])
     assert (counts["read"], counts["documents"], sum(counts["dropped"].values())) == (20, 10, 10)
+
+
+def test_the_summary_says_why_documents_and_sentences_were_dropped_the_most_frequent_reason_first() -> None:
+    one = report(part={**PART, "read": 12, "dropped": {"too_short": 1, "redirect": 4, "list_like": 1}})
+    other = report("books", part={**PART, "sentences_dropped": {"formula_or_code": 1_200, "heading": 0}})
+    assert summary([one, other]) == (
+        "kept 10 of 22 documents (12 dropped: 8 redirect, 2 exact duplicate, 1 list-like, 1 too short), "
+        "40 sentences (1,200 dropped: 1,200 formula or code), 400 words"
+    )
+
+
+def test_the_summary_names_what_was_quarantined() -> None:
+    damaged = report(part={**PART, "dropped": {}, "read": 6, "quarantined": {"bz2_damaged": 2}, "lost_bytes": 3_000})
+    assert summary([damaged]).endswith(", 200 words, quarantined: 2 bz2 damaged (3,000 bytes lost)")
+
+
+def test_the_summary_of_a_corpus_without_drops_is_short() -> None:
+    whole = report(part={**PART, "dropped": {}, "read": 6})
+    whole.dropped.clear()
+    assert summary([whole]) == "kept 5 of 6 documents, 20 sentences, 200 words"
 
 
 def test_a_document_that_got_lost_is_found_out() -> None:

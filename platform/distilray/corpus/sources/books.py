@@ -65,6 +65,6 @@ def read_documents(
     yield RawDocument(key, title, book.body, len(book.body.encode()))
 
 
-def prose(source: BooksSource, text: str) -> str:
+def prose(source: BooksSource, document: RawDocument) -> str:
     """Paragraphs with a blank line between; see `book_prose`."""
-    return book_prose(text)
+    return book_prose(document.text)

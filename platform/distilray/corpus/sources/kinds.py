@@ -19,18 +19,18 @@ class SourceKind:
         check_file: looks at a file; raises InputError when it is none of the kind.
         file_ranges: (source, uri, name, part_bytes=) -> the ranges of a file.
         read_documents: (source, range, max_document_bytes=) -> its documents, and what could not be read.
-        prose: (source, text of a document) -> paragraphs with a blank line between.
+        prose: (source, document) -> paragraphs with a blank line between.
     """
 
     is_input: Callable[[str], bool]
     check_file: Callable[[Any, str], None]
     file_ranges: Callable[..., list[FileRange]]
     read_documents: Callable[..., Iterator[RawDocument | Quarantined]]
-    prose: Callable[[Any, str], str]
+    prose: Callable[[Any, RawDocument], str]
 
 
-def _wikitext_prose(source: WikipediaSource, wikitext: str) -> str:
-    return clean_wikitext(wikitext, templates=source.templates)
+def _wikitext_prose(source: WikipediaSource, document: RawDocument) -> str:
+    return clean_wikitext(document.text, document.site, source.templates)
 
 
 _SEPARATED_VALUES = SourceKind(

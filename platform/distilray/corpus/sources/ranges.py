@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from distilray.corpus.wikitext.site import Site
+from distilray.corpus.wikitext.sites import ENGLISH, Site
 
+HEADING = "heading"  # reason for which a line of a text, or a document without any other, is dropped
 EMPTY = "empty"  # form of the range of a file without content, and the reason for which it is dropped
 
 
@@ -39,6 +40,7 @@ class RawDocument:
         text_bytes: size of `text` in UTF-8 before anything was dropped.
         dropped: why it is not worth cleaning, None when it is.
         site: the wiki of a page.
+        headings: lines that are not in `text`, as they are headings.
     """
 
     key: str
@@ -48,7 +50,8 @@ class RawDocument:
     page_id: int | None = None
     revision_id: int | None = None
     dropped: str | None = None
-    site: Site = Site()
+    site: Site = ENGLISH
+    headings: int = 0
 
 
 @dataclass(frozen=True)

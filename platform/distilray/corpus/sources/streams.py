@@ -20,6 +20,8 @@ _XZ_MEMORY = 256 << 20  # `xz -9` needs 65 MiB; zstd itself refuses windows of m
 _MAX_EXPANSION = 1000  # text reaches 10, and gzip cannot pass 1,032
 _FREE_BYTES = 64 << 20  # up to here a file may expand as it likes
 
+CUT_SHORT = "cut_short"  # reason for quarantine: the end of a file is missing, and nobody knows how much
+
 
 class _GzipDecompressor:
     """zlib with the interface of `bz2.BZ2Decompressor`."""
@@ -100,6 +102,15 @@ class EmptyFileError(InputError):
         super().__init__(f"{uri}: the file is empty; remove it, or write it again")
 
 
+class CutShortError(InputError):
+    """A file whose end is missing or damaged. What is there is read if `faults.max_bad_fraction` is raised."""
+
+    def __init__(self, uri: str, fault: str) -> None:
+        super().__init__(
+            f"{uri}: {fault}; fetch the dump again, or raise faults.max_bad_fraction to use the part that is there"
+        )
+
+
 @dataclass(frozen=True)
 class Line:
     """A line without its line feed. `data` is empty when the line is longer than the reader keeps: see `size`."""
@@ -166,14 +177,20 @@ def read_whole(uri: str, *, max_bytes: int) -> bytes:
     """All bytes of a file, decompressed by its suffix.
 
     Raises:
-        UnreadableError: as `read_chunks`; or `too_large`, found without reading more than `max_bytes` and a little.
+        UnreadableError: as `read_chunks`, also for a file that is cut short: one document is lost, no more; or
+            `too_large`, without reading more than `max_bytes` and a little.
     """
     chunks, size = [], 0
-    for chunk in read_chunks(uri):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > max_bytes:
-            raise UnreadableError("too_large", f"more than {max_bytes:,} bytes; raise max_document_mb")
+    try:
+        for chunk in read_chunks(uri):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > max_bytes:
+                raise UnreadableError("too_large", f"more than {max_bytes:,} bytes; raise max_document_mb")
+    except UnreadableError as error:
+        if error.reason == CUT_SHORT:
+            raise UnreadableError("compressed_damaged", str(error), offset=error.offset) from None
+        raise
     return b"".join(chunks)
 
 
@@ -244,7 +261,7 @@ def _decompressed(stream: Any, decompressor: Callable[[], Any], stored: int) -> 
                 break
         fed = behind
     if not between:
-        raise UnreadableError("compressed_damaged", "compressed data is cut short; fetch the file again", offset=stored)
+        raise _cut_short(stored)
 
 
 def _zstd_chunks(stream: Any, stored: int) -> Iterator[bytes]:
@@ -258,13 +275,17 @@ def _zstd_chunks(stream: Any, stored: int) -> Iterator[bytes]:
             except OSError as error:
                 if file.faults:
                     raise file.faults[0] from None
-                raise _damaged(error, fed, stored) from None
+                raise (_cut_short(stored) if file.fed >= stored else _damaged(error, fed, stored)) from None
             if not out:
                 return
             size += len(out)
             _check_expansion(size, file.fed, fed, stored)
             fed = max(0, file.fed - _FEED)
             yield out
+
+
+def _cut_short(stored: int) -> UnreadableError:
+    return UnreadableError(CUT_SHORT, "compressed data is cut short; fetch the file again", offset=stored)
 
 
 def _damaged(error: Exception, fed: int, stored: int) -> UnreadableError:

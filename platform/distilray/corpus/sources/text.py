@@ -1,5 +1,6 @@
 """Documents in plain text files: a line, a block between blank lines, or the whole file is one."""
 
+import re
 import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
@@ -7,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from distilray.config.corpus import CsvSource, JsonLinesSource, ParquetSource, TextSource
 from distilray.corpus.scripts import join_lines
 from distilray.corpus.sources.other_formats import refuse_other_formats
-from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
+from distilray.corpus.sources.ranges import HEADING, FileRange, Quarantined, RawDocument
 from distilray.corpus.sources.streams import (
     EmptyFileError,
     Line,
@@ -24,6 +25,8 @@ from distilray.runtime import storage
 
 _SUFFIXES = {".txt", ".text"}
 _LOOK_BACK = 64 << 10
+# One sign needs spaces around the title, so that code such as `=a=` is none.
+_HEADING = re.compile(r"= {0} =|(?P<signs>=(?: ?=){{1,5}}) ?{0} ?(?P=signs)".format(r"[^=]{0,200}\w[^=]{0,200}"))
 
 
 def is_input(name: str) -> bool:
@@ -70,10 +73,10 @@ def read_documents(
         yield error.quarantined(part.name)
 
 
-def prose(source: TextSource | JsonLinesSource | CsvSource | ParquetSource, text: str) -> str:
+def prose(source: TextSource | JsonLinesSource | CsvSource | ParquetSource, document: RawDocument) -> str:
     """Paragraphs with a blank line between: each line is one, or with `hard_wrapped` the lines up to a blank one."""
     paragraphs: list[list[str]] = [[]]
-    for line in text.splitlines():
+    for line in document.text.splitlines():
         words = line.split()
         if not words or not source.hard_wrapped:
             paragraphs.append([])
@@ -99,7 +102,19 @@ def _documents(
             continue
         if text:
             key, title = (part.name, part.name) if named else (f"{part.name}:{line.offset}", "")
-            yield RawDocument(key, title, text, len(text.encode()))
+            size = len(text.encode())
+            text, headings = _without_headings(text)
+            dropped = None if text else HEADING
+            yield RawDocument(key, title, text, size, dropped=dropped, headings=headings if text else 0)
+
+
+def _without_headings(text: str) -> tuple[str, int]:
+    """The text without its heading lines in wikitext, such as ` = = Early life = = ` of WikiText, and their number."""
+    if "=" not in text:
+        return text, 0
+    lines = text.split("\n")
+    kept = [line for line in lines if not _HEADING.fullmatch(line.strip())]
+    return "\n".join(kept).strip(), len(lines) - len(kept)
 
 
 def _blocks(part: FileRange, max_bytes: int) -> Iterator[Line]:

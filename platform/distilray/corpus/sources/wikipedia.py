@@ -3,10 +3,8 @@
 A range owns each page that begins in it, so no page is lost or read twice however a dump is split.
 """
 
-import pyexpat
 import re
-from codecs import BOM_UTF8
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from distilray.config.corpus import WikipediaSource
 from distilray.corpus.sources.dumps.bz2_ranges import (
@@ -17,21 +15,23 @@ from distilray.corpus.sources.dumps.bz2_ranges import (
     read_blocks,
     read_streams,
 )
+from distilray.corpus.sources.dumps.head import MAX_HEAD_BYTES, read_head
 from distilray.corpus.sources.dumps.index import find_index, stream_borders
-from distilray.corpus.sources.dumps.pages import PAGE_TAG, Page, RawPage, cut_pages, page_name, parse_page
+from distilray.corpus.sources.dumps.pages import PAGE_END, ROOT_END, Page, RawPage, cut_pages, page_name, parse_page
 from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
-from distilray.corpus.sources.streams import UnreadableError, stored_size
+from distilray.corpus.sources.streams import CUT_SHORT, CutShortError, UnreadableError, stored_size
+from distilray.corpus.wikitext.sites import Site
 from distilray.errors import InputError
 
-SUFFIXES = (".xml", ".bz2")
+# Numbered parts name the first and the last id of their pages: `*-pages-articles1.xml-p1p41242`.
+_NUMBERED = re.compile(r"\.xml-p([0-9]+)p([0-9]+)(?:\.bz2)?$", re.IGNORECASE)
 _CHUNK = 1 << 20
 _LOOK_FOR_STREAMS = 32 << 20  # a multistream dump begins its second stream in the first kilobytes
-_LOOK_FOR_PAGES = 16 << 20
-_ROOT_END = b"</mediawiki>"
 _TAIL_BYTES = 4 << 10
+_TAIL_TEXT = 64
 _METADATA_BYTES = 1 << 20  # of a page beside its wikitext
 
-_REDIRECT = re.compile(r"\s*#redirect\b", re.IGNORECASE)
+_REDIRECT = re.compile(r"\s*#(?:redirect\b|[^\s\[:#|]{2,40}\s{0,9}:?\s{0,9}\[\[)", re.IGNORECASE)  # in any language
 # Repeats are bounded, so that no page makes the search slow; a template's name has at most 255 bytes.
 _DISAMBIGUATION = re.compile(
     r"\{\{\s{0,9}(?:disambig\w{0,99}|disamb|dab|hndis|geodis|surname|given name|set index article|sia|shipindex|"
@@ -52,25 +52,28 @@ _DROP_REASONS: tuple[tuple[str, Callable[[Page], bool]], ...] = (
 def is_input(name: str) -> bool:
     """Whether a file of a folder is a dump, by its name."""
     file = name.rpartition("/")[2].lower()
-    return file.endswith(SUFFIXES) and "index" not in file
+    return (file.endswith((".xml", ".bz2")) or _NUMBERED.search(file) is not None) and "index" not in file
 
 
 def check_file(source: WikipediaSource, uri: str) -> None:
     """Looks at the beginning and the end of a dump.
 
     Raises:
-        InputError: missing, empty, no dump, without pages, or cut short.
+        CutShortError: it begins as it should, and its end is missing or damaged.
+        InputError: missing, empty, no dump, or without pages.
     """
     with _open(uri) as stored:
         if not stored.size:
             raise InputError(f"{uri}: the file is empty; fetch the dump again")
         is_bz2 = _is_bz2(stored)
-        head = _head(uri, stored, is_bz2)
-        _check_end(uri, stored, is_bz2)
-    if PAGE_TAG not in head and len(head) < _LOOK_FOR_PAGES:
-        raise InputError(f"{uri}: a dump without pages; fetch it again")
-    if PAGE_TAG not in head:
-        raise InputError(f"{uri}: no page in its first {_LOOK_FOR_PAGES >> 20} MiB; give a *-pages-articles*.xml dump")
+        head = read_head(uri, _whole(stored, uri, is_bz2))
+        fault = _fault_of_end(stored, is_bz2)
+    if not head.has_page and head.is_whole:
+        raise InputError(f"{uri}: {fault or 'a dump without pages'}; fetch it again")
+    if not head.has_page:
+        raise InputError(f"{uri}: no page in its first {MAX_HEAD_BYTES >> 20} MiB; give a *-pages-articles*.xml dump")
+    if fault:
+        raise CutShortError(uri, fault)
 
 
 def file_ranges(source: WikipediaSource, uri: str, name: str, *, part_bytes: int) -> list[FileRange]:
@@ -82,6 +85,8 @@ def file_ranges(source: WikipediaSource, uri: str, name: str, *, part_bytes: int
     with _open(uri) as stored:
         size, is_bz2 = stored.size, _is_bz2(stored)
         index = (source.index_path or find_index(uri)) if is_bz2 else None
+        if index and _fault_of_end(stored, is_bz2):
+            index = None  # of a whole dump: it names streams that are not here
         is_multistream = is_bz2 and find_stream(stored, 1, min(size, _LOOK_FOR_STREAMS)) is not None
     borders = list(range(part_bytes, size, part_bytes))
     form = "streams" if is_multistream else "blocks" if is_bz2 else "plain"
@@ -98,26 +103,39 @@ def read_documents(
 ) -> Iterator[RawDocument | Quarantined]:
     """The pages of a range in their order, and what could not be read."""
     with _open(part.uri) as stored:
-        pieces = _PIECES[part.form](stored, part.name, part.start, part.end)
+        site = read_head(part.uri, _whole(stored, part.name, _is_bz2(stored)), only_site=True).site
+        pieces = _report_missing_end(_PIECES[part.form](stored, part.name, part.start, part.end), part.name)
         # The escapes of XML make a page longer than its wikitext.
         raw_bytes = 2 * max_document_bytes + _METADATA_BYTES
         for found in cut_pages(pieces, end=part.end, max_bytes=raw_bytes):
-            yield found if isinstance(found, Quarantined) else _document(part.name, found, max_document_bytes)
+            yield found if isinstance(found, Quarantined) else _document(part, found, site, max_document_bytes)
 
 
-def _document(file: str, raw: RawPage, max_bytes: int) -> RawDocument | Quarantined:
+def _document(part: FileRange, raw: RawPage, site: Site, max_bytes: int) -> RawDocument | Quarantined:
     try:
         if raw.oversized:
             raise _too_large(raw, max_bytes)
-        page = parse_page(raw.xml)
+        if raw.cut:
+            lost = len(raw.xml) if part.form == "plain" else 0
+            raise UnreadableError(CUT_SHORT, f"{page_name(raw.xml)} ends with the file", lost_bytes=lost)
+        page = parse_page(raw.xml, site)
         size = len(page.text) if page.text.isascii() else len(page.text.encode())
         dropped = next((reason for reason, holds in _DROP_REASONS if holds(page)), None)
         if size > max_bytes and not dropped:
             raise _too_large(raw, max_bytes)
     except UnreadableError as error:
-        return Quarantined(file, raw.offset, error.reason, str(error))
+        return Quarantined(part.name, raw.offset, error.reason, str(error), error.lost_bytes)
     text = "" if dropped else page.text
-    return RawDocument(str(page.page_id), page.title, text, size, page.page_id, page.revision_id, dropped)
+    key = _key(part.name, page.page_id)
+    return RawDocument(key, page.title, text, size, page.page_id, page.revision_id, dropped, site)
+
+
+def _key(file: str, page_id: int) -> str:
+    """The id of a page; with the name of the file if it is a numbered part of other ids, so numbered by itself."""
+    numbered = _NUMBERED.search(file)
+    if numbered and not int(numbered[1]) <= page_id <= int(numbered[2]):
+        return f"{file}:{page_id}"
+    return str(page_id)
 
 
 def _too_large(raw: RawPage, max_bytes: int) -> UnreadableError:
@@ -135,9 +153,10 @@ def _is_bz2(stored: StoredFile) -> bool:
 
 
 def _read_plain(stored: StoredFile, name: str, start: int, end: int) -> Iterator[Piece]:
-    """The bytes of a file from `start` on, with a border at `end`."""
+    """The bytes of a file from `start` on, with a border at `end` unless the file ends there."""
     for begin, behind in ((start, end), (end, stored.size)):
-        yield Piece(begin, b"", exact=True)
+        if begin < behind:
+            yield Piece(begin, b"", exact=True)
         for offset in range(begin, behind, _CHUNK):
             yield Piece(offset, stored.read(offset, min(_CHUNK, behind - offset)), exact=True)
 
@@ -149,57 +168,29 @@ _PIECES: Mapping[str, Callable[[StoredFile, str, int, int], Iterator[Piece | Qua
 }
 
 
-def _head(uri: str, stored: StoredFile, is_bz2: bool) -> bytes:
-    """The text of a dump up to the piece with its first page, or some MiB without one."""
-    head = bytearray()
-    unreadable = "the bz2 data is damaged"
-    for piece in (read_streams if is_bz2 else _read_plain)(stored, uri, 0, stored.size):
+def _whole(stored: StoredFile, name: str, is_bz2: bool) -> Iterator[Piece | Quarantined]:
+    return _PIECES["streams" if is_bz2 else "plain"](stored, name, 0, stored.size)
+
+
+def _report_missing_end(pieces: Iterable[Piece | Quarantined], name: str) -> Iterator[Piece | Quarantined]:
+    """The pieces, and a fault behind the last one if the dump ends between two pages without its end tag."""
+    tail, offset = b"", 0
+    for piece in pieces:
+        yield piece
         if isinstance(piece, Quarantined):
-            unreadable = piece.detail
-            break
-        head += piece.data
-        if PAGE_TAG in head or len(head) >= _LOOK_FOR_PAGES:
-            break
-        unreadable = ""
-    before = bytes(head).partition(PAGE_TAG)[0]
-    if not before and unreadable:
-        raise InputError(f"{uri}: {unreadable}; fetch the dump again")
-    _check_root(uri, before)
-    if len(before) == len(head) and unreadable:
-        raise InputError(f"{uri}: {unreadable}; fetch the dump again")
-    return bytes(head)
+            tail = b""
+        elif piece.data:
+            tail, offset = (tail + piece.data[-_TAIL_TEXT:])[-_TAIL_TEXT:], piece.offset
+    if PAGE_END in tail and not tail.rstrip().endswith(ROOT_END):
+        yield Quarantined(name, offset, CUT_SHORT, f"the dump ends without {ROOT_END.decode()}")
 
 
-def _check_root(uri: str, head: bytes) -> None:
-    """Refuses what begins otherwise than a dump."""
-    if head and not head.removeprefix(BOM_UTF8).lstrip().startswith(b"<"):
-        raise InputError(f"{uri}: neither XML nor bz2; give a *-pages-articles*.xml or .xml.bz2 dump")
-    roots: list[str] = []
-
-    def refuse_doctype(*declaration: object) -> None:
-        raise InputError(f"{uri}: holds a DOCTYPE, which no dump does; give a *-pages-articles*.xml dump")
-
-    def check_encoding(version: str, encoding: str | None, standalone: int) -> None:
-        if encoding and encoding.lower() != "utf-8":
-            raise InputError(f"{uri}: its encoding is {encoding}, not UTF-8; give a *-pages-articles*.xml dump")
-
-    parser = pyexpat.ParserCreate(namespace_separator=" ")
-    parser.StartElementHandler = lambda name, attributes: roots.append(name) if not roots else None
-    parser.StartDoctypeDeclHandler = refuse_doctype
-    parser.XmlDeclHandler = check_encoding
-    try:
-        parser.Parse(head, False)
-    except pyexpat.ExpatError as error:
-        raise InputError(f"{uri}: not well-formed XML ({error}); give a *-pages-articles*.xml dump") from None
-    root = roots[0].rpartition(" ")[2] if roots else None
-    if root and root != "mediawiki":
-        raise InputError(f"{uri}: root element <{root}>, not <mediawiki>; give a *-pages-articles*.xml dump")
-
-
-def _check_end(uri: str, stored: StoredFile, is_bz2: bool) -> None:
+def _fault_of_end(stored: StoredFile, is_bz2: bool) -> str:
+    """What is wrong with the end of a dump; empty when it is whole."""
     try:
         end = last_text(stored) if is_bz2 else stored.read(max(stored.size - _TAIL_BYTES, 0), _TAIL_BYTES)
     except UnreadableError as error:
-        raise InputError(f"{uri}: {error}; fetch the dump again") from None
-    if end is None or not end.rstrip().endswith(_ROOT_END):
-        raise InputError(f"{uri}: the {'bz2 data' if is_bz2 else 'XML'} is cut short; fetch the dump again")
+        return str(error)
+    if end is None or not end.rstrip().endswith(ROOT_END):
+        return f"the {'bz2 data' if is_bz2 else 'XML'} is cut short"
+    return ""

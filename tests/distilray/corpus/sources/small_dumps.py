@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-HEAD = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.{minor}/" version="0.{minor}" xml:lang="en"><siteinfo/>'
+HEAD = (
+    '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.{minor}/" version="0.{minor}" xml:lang="{language}">'
+    "{siteinfo}"
+)
 TAIL = "</mediawiki>"
 INDEX = "wiki-articles-multistream-index.txt.bz2"
 MULTISTREAM = "wiki-articles-multistream.xml.bz2"
@@ -30,9 +33,14 @@ def page(number: int, title: str = "T", text: str = "x", namespace: int = 0, ext
     )
 
 
-def dump(*pages: str, minor: int = 10) -> bytes:
+def head(minor: int = 10, siteinfo: str = "<siteinfo/>", language: str = "en") -> str:
+    """The XML in front of the first page."""
+    return HEAD.format(minor=minor, siteinfo=siteinfo, language=language)
+
+
+def dump(*pages: str, minor: int = 10, siteinfo: str = "<siteinfo/>", language: str = "en") -> bytes:
     """The XML of a dump."""
-    return (HEAD.format(minor=minor) + "\n" + "".join(pages) + TAIL).encode()
+    return (head(minor, siteinfo, language) + "\n" + "".join(pages) + TAIL).encode()
 
 
 def pages_of_noise(number: int, size: int, seed: int = 0) -> list[str]:
@@ -58,10 +66,18 @@ def streams(parts: Iterable[bytes], level: int = 9) -> tuple[bytes, list[int]]:
     return data, offsets
 
 
-def write_multistream(folder: Path, pages: list[str], *, pages_per_stream: int = 2, index: bool = True) -> Multistream:
+def write_multistream(
+    folder: Path,
+    pages: list[str],
+    *,
+    pages_per_stream: int = 2,
+    index: bool = True,
+    siteinfo: str = "<siteinfo/>",
+    language: str = "en",
+) -> Multistream:
     """A dump as Wikimedia writes it: head, groups of pages and tail are streams, and the index names the groups."""
     groups = [pages[at : at + pages_per_stream] for at in range(0, len(pages), pages_per_stream)]
-    parts = [HEAD.format(minor=10), *("".join(group) for group in groups), TAIL]
+    parts = [head(siteinfo=siteinfo, language=language), *("".join(group) for group in groups), TAIL]
     data, offsets = streams(part.encode() for part in parts)
     lines = [
         f"{offset}:{at}:T: {at}\n"

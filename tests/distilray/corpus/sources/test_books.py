@@ -72,4 +72,4 @@ def test_a_missing_book_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_prose_of_a_book_is_unwrapped() -> None:
-    assert books.prose(BooksSource(kind="books", path="x"), BODY) == BODY.replace("\n", " ")
+    assert books.prose(BooksSource(kind="books", path="x"), RawDocument("a", "", BODY, 0)) == BODY.replace("\n", " ")

@@ -67,7 +67,7 @@ def test_a_cut_file_gives_what_is_there_and_says_so(tmp_path: Path, suffix: str)
     stored = COMPRESS[suffix](TEXT) + COMPRESS[suffix](TEXT)
     found, error = fault(write(tmp_path, stored[:-40], f"a.txt{suffix}"))
     assert found.startswith(TEXT)
-    assert error.reason == "compressed_damaged"
+    assert error.reason == "cut_short"
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)

@@ -93,11 +93,44 @@ def test_a_bad_document_is_refused_and_the_next_is_read(
     assert [entry.text for entry in (first, last) if isinstance(entry, RawDocument)] == ["one", "two"]
 
 
+@pytest.mark.parametrize(
+    ("line", "is_heading"),
+    [
+        (" = Robert Boulter = ", True),
+        (" = = Early life = = ", True),
+        (" = = = 2000 to 2005 = = = ", True),
+        ("== History ==", True),
+        ("===Works===", True),
+        ("a = b", False),
+        ("= a = b =", False),
+        ("=a=", False),
+        ("= = = =", False),
+        ("==========", False),
+        ("== History ===", False),
+        ("The sum is = 4 =", False),
+    ],
+)
+def test_a_heading_of_wikitext_is_no_document(tmp_path: Path, line: str, is_heading: bool) -> None:
+    [heading, words] = read(tmp_path, f"{line}\nHe was born.\n".encode(), "line")
+    assert isinstance(heading, RawDocument)
+    assert (heading.dropped, heading.text) == (("heading", "") if is_heading else (None, line.strip()))
+    assert isinstance(words, RawDocument)
+    assert (words.dropped, words.text) == (None, "He was born.")
+
+
+@pytest.mark.parametrize("per", ["blank_line", "file"])
+def test_the_headings_inside_a_document_are_left_out_and_counted(tmp_path: Path, per: Per) -> None:
+    data = b" = Robert Boulter = \n He was born .\n = = Career = = \n He acted .\n"
+    [found] = read(tmp_path, data, per)
+    assert isinstance(found, RawDocument)
+    assert (found.text, found.headings, found.dropped) == ("He was born .\n He acted .", 2, None)
+
+
 def test_documents_before_damage_are_kept(tmp_path: Path) -> None:
     stored = gzip.compress(b"one\ntwo\n" * 2)
     *found, bad = read(tmp_path, stored[:-9], "line", name="a.txt.gz")
     assert isinstance(bad, Quarantined)
-    assert (bad.reason, len(found)) == ("compressed_damaged", 4)
+    assert (bad.reason, len(found)) == ("cut_short", 4)
 
 
 @pytest.mark.parametrize(
@@ -117,4 +150,5 @@ def test_a_file_that_gives_no_document_is_refused(tmp_path: Path, name: str, dat
 
 @pytest.mark.parametrize(("hard_wrapped", "prose"), [(False, "a b\n\nc\n\nd\n\ne"), (True, "a b c\n\nd e")])
 def test_a_line_break_is_a_paragraph_break_or_a_space(hard_wrapped: bool, prose: str) -> None:
-    assert text.prose(source(hard_wrapped=hard_wrapped), "\n a  b\r\nc\n \n\nd\re\n") == prose
+    document = RawDocument("a", "", "\n a  b\r\nc\n \n\nd\re\n", 0)
+    assert text.prose(source(hard_wrapped=hard_wrapped), document) == prose

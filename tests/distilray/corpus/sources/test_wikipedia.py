@@ -218,8 +218,12 @@ def test_an_empty_index_leaves_one_range(tmp_path: Path) -> None:
         ("a/enwiki-20250101-pages-articles.xml.bz2", True),
         ("index/enwiki.xml", True),
         ("enwiki-pages-articles-multistream1.xml-p1p41242.bz2", True),
+        ("enwiki-20200101-pages-articles2.xml-p41243p151573", True),
+        ("enwiki-pages-articles1.xml-p000000010p000010000", True),
+        ("enwiki-pages-articles1.xml-p1p20.md5", False),
         ("enwiki-pages-articles-multistream-index.txt.bz2", False),
         ("enwiki-pages-articles-multistream-index1.txt-p1p41242.bz2", False),
+        ("enwiki-pages-articles-multistream-index1.txt-p1p41242", False),
         ("enwiki-pages-articles.xml.bz2.md5", False),
         ("enwiki.xml.gz", False),
         ("README.txt", False),
@@ -243,6 +247,62 @@ def test_a_dump_that_is_cut_anywhere_is_refused(
     whole = Path(forms[form][0]).read_bytes()
     size = data.draw(st.integers(0, len(whole) - 1))
     refusal(write(folder, whole[:size], "cut"))
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "one small stream"])  # of one block
+@given(data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_the_pages_before_a_cut_are_those_of_the_whole_dump_and_the_cut_is_reported_once(
+    forms: dict[str, tuple[str, bytes]], folder: Path, form: str, data: st.DataObject
+) -> None:
+    whole = Path(forms[form][0]).read_bytes()
+    size = data.draw(st.integers(len(whole) // 3, len(whole) - 30))  # the footer of bz2 holds no text
+    uri = write(folder, whole[:size], "first-part.xml")
+    found = read(uri, data.draw(st.integers(400, 30_000)))
+    pages = [one.text for one in found if isinstance(one, RawDocument)]
+    assert pages == [page[3] for page in expected(forms[form][1])][: len(pages)]
+    [fault] = [one for one in found if isinstance(one, Quarantined)]
+    assert fault.reason in ("cut_short", "bz2_damaged")
+    assert fault.offset + fault.lost_bytes <= size
+
+
+def test_a_cut_inside_a_page_loses_the_bytes_of_the_page(tmp_path: Path) -> None:
+    begin = XML.index(b"<page><title>Page 5")
+    [fault] = faults(write(tmp_path, XML[: begin + 100]))
+    assert fault == Quarantined("wiki", begin, "cut_short", "page 'Page 5' (id 6) ends with the file", 100)
+
+
+@pytest.mark.parametrize("rest", [b"", b"\n", b"</media"])
+def test_a_cut_between_two_pages_is_reported(tmp_path: Path, rest: bytes) -> None:
+    end = XML.index(b"</page>") + len(b"</page>")
+    uri = write(tmp_path, XML[:end] + rest)
+    assert [fault.detail for fault in faults(uri)] == ["the dump ends without </mediawiki>"]
+
+
+def test_a_cut_dump_is_read_without_the_index_of_the_whole(tmp_path: Path) -> None:
+    made = write_multistream(tmp_path, PAGES)
+    write(tmp_path, Path(made.uri).read_bytes()[: made.offsets[4] + 50], Path(made.uri).name)
+    assert [one.page_id for one in read(made.uri, 1_000) if isinstance(one, RawDocument)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("form", ["plain", "blocks", "without an index"])
+def test_every_range_knows_the_wiki_from_the_head_of_the_file(tmp_path: Path, form: str) -> None:
+    siteinfo = '<siteinfo><namespaces><namespace key="6" case="first-letter">Datei</namespace></namespaces></siteinfo>'
+    german = {"siteinfo": siteinfo, "language": "de"}
+    if form == "without an index":
+        uri = write_multistream(tmp_path, PAGES, index=False, **german).uri
+    else:
+        xml = dump(*PAGES, **german)
+        uri = write(tmp_path, bz2.compress(xml, 1) if form == "blocks" else xml)
+    found = documents(uri, 2_000)
+    assert len(found) == len(PAGES)
+    assert {(one.site.language, one.site.namespace_of("Datei")) for one in found} == {("de", 6)}
+
+
+def test_a_numbered_part_with_ids_of_its_own_names_its_pages_by_itself(tmp_path: Path) -> None:
+    part = FileRange(write(tmp_path, dump(page(7), page(25))), "wiki2.xml-p21p40", 0, BIG, "plain", BIG)
+    found = list(read_documents(SOURCE, part, max_document_bytes=LIMIT))
+    assert [one.key for one in found if isinstance(one, RawDocument)] == ["wiki2.xml-p21p40:7", "25"]
 
 
 def test_a_dump_that_is_cut_between_two_streams_is_refused(tmp_path: Path) -> None:
@@ -281,15 +341,21 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
         (b"BZh9" + bytes(200), "the bz2 data is damaged"),
         (bz2.compress(b""), "the bz2 data is cut short"),
         (b'<!DOCTYPE mediawiki [<!ENTITY e "lol">]>' + XML, "holds a DOCTYPE"),
-        (b'<?xml version="1.0" encoding="latin-1"?>' + XML, "its encoding is latin-1, not UTF-8"),
+        (b'<?xml version="1.0" encoding="latin-1"?>' + XML, "its encoding is latin-1, not UTF-8; convert it"),
+        (XML.decode().encode("utf-16"), "its encoding is UTF-16, not UTF-8; convert it with iconv -f UTF-16"),
+        (XML.decode().encode("utf-16-be"), "its encoding is UTF-16BE"),
+        (bz2.compress(XML.decode().encode("utf-16-le")), "its encoding is UTF-16LE"),
+        (bz2.compress(XML.decode().encode("utf-32")), "its encoding is UTF-32"),
     ],
 )
 def test_what_is_no_whole_dump_is_refused(tmp_path: Path, data: bytes, reason: str) -> None:
     assert reason in refusal(write(tmp_path, data, "file"))
 
 
-def test_a_dump_with_a_byte_order_mark_passes_the_check(tmp_path: Path) -> None:
-    check_file(SOURCE, write(tmp_path, b"\xef\xbb\xbf" + b'<?xml version="1.0" encoding="UTF-8"?>\n' + XML + b"\n"))
+@pytest.mark.parametrize("encoding", [b"UTF-8", b"utf8", b"US-ASCII"])
+def test_a_dump_with_a_byte_order_mark_passes_the_check(tmp_path: Path, encoding: bytes) -> None:
+    declaration = b'<?xml version="1.0" encoding="%s"?>\n' % encoding
+    check_file(SOURCE, write(tmp_path, b"\xef\xbb\xbf" + declaration + XML + b"\n"))
 
 
 @pytest.mark.parametrize("minor", [8, 10, 11])
@@ -305,6 +371,10 @@ def test_a_page_becomes_a_document_whatever_the_export_version(tmp_path: Path, m
         (page(1, namespace=4, text="#REDIRECT [[B]]"), "not_an_article"),
         (page(1, extra='<redirect title="B" />'), "redirect"),
         (page(1, text=" #Redirect [[B]]"), "redirect"),
+        (page(1, text="#WEITERLEITUNG [[B]]"), "redirect"),
+        (page(1, text="#अनुप्रेषित [[B]]"), "redirect"),
+        (page(1, text="#転送[[B]]"), "redirect"),
+        (page(1, text="#First of all [[B]]"), None),
         (page(1, title="B (disambiguation)"), "disambiguation"),
         (page(1, text="x {{disambig}}"), "disambiguation"),
         (page(1, text="{{ Human name disambiguation |a}}"), "disambiguation"),

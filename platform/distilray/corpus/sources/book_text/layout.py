@@ -6,6 +6,7 @@ import re
 from itertools import pairwise
 
 from distilray.corpus.scripts import join_lines
+from distilray.corpus.sources.book_text.insertions import without_insertions
 
 _MAX_WRAPPED = 100  # characters; Project Gutenberg wraps at 60 to 75, others at 80
 _WRAPPED_SHARE = 0.98  # of the lines are that short
@@ -18,12 +19,6 @@ _BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")
 _ENDED = re.compile(r"[.!?…。！？।؟۔։][\"'”’»«“)\]」』）_*]*$")
 _INDENT = re.compile(r"^[ \t]*")
 
-# What an editor put into the text, and pages; captions may hold one bracket more.
-_INSERTED = re.compile(
-    r"\[(?:illustrations?|frontispiece|sidenote|footnotes?|decoration|music|map|plate)\b"
-    r"(?:[^\[\]]|\[[^\[\]]{0,200}\]){0,4000}\]|\[(?:pg\.?|p\.|pages?) ?\w{1,5}\]|\{\d{1,4}\}|\[\d{1,4}\]",
-    re.IGNORECASE,
-)
 _EMPHASIS = re.compile(r"(?<![^\W_])_([^_]{1,2000}?)_(?![^\W_])")
 _BROKEN_WORD = re.compile(r"(?<=\w)(-|--|—)\n(?=\w)")
 
@@ -44,7 +39,8 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 _BARE_NUMBER = re.compile(
-    r"[\s.*_()\[\]–—-]*(?:page )?(?:\d{1,4}|(?=[ivxlc])c{0,3}(?:xc|xl|l?x{0,3})(?:ix|iv|v?i{0,3}))[\s.*_()\[\]–—-]*",
+    r"[\s.*_()\[\]–—-]*(?:(?:page|pg\.?|p\.) ?)?"
+    r"(?:\d{1,4}|(?=[ivxlc])c{0,3}(?:xc|xl|l?x{0,3})(?:ix|iv|v?i{0,3}))[\s.*_()\[\]–—-]*",
     re.IGNORECASE,
 )
 _ENTRY = re.compile(
@@ -63,7 +59,7 @@ def book_prose(text: str) -> str:
     Left out, where it is certain: headings, contents, page numbers, rows of asterisks, captions, notes in brackets,
     marks of emphasis. A hyphen at the end of a line is kept: whether it belongs to the word cannot be told.
     """
-    cleaned = _INSERTED.sub("", text)
+    cleaned = without_insertions(text)
     wrapped = is_wrapped(cleaned)
     paragraphs = [part for block in _BLANK.split(cleaned) if block.strip() for part in _split_block(block, wrapped)]
     return "\n\n".join(_on_one_line(part) for part in paragraphs if not _is_furniture(part))

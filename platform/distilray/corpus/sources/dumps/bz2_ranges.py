@@ -118,7 +118,7 @@ def read_streams(stored: StoredFile, name: str, start: int, end: int) -> Iterato
     """
     meter = _Meter(start)
     position = find_stream(stored, start, end)
-    while position is not None and position < stored.size:
+    while position is not None and stored.size - position >= _STREAM_BYTES:  # fewer bytes are not found as a stream
         yield Piece(position, b"")
         if meter.is_over(position):
             yield _bombs(name, position, end)
@@ -127,7 +127,7 @@ def read_streams(stored: StoredFile, name: str, start: int, end: int) -> Iterato
             position = yield from _stream_text(stored, position, meter)
         except UnreadableError as error:
             behind = find_stream(stored, position + 1, stored.size) or stored.size
-            yield Quarantined(name, position, error.reason, str(error), behind - position)
+            yield Quarantined(name, position, error.reason, str(error), behind - error.offset)
             position = behind
 
 
@@ -188,27 +188,33 @@ def last_text(stored: StoredFile) -> bytes | None:
 
 
 def _stream_text(stored: StoredFile, start: int, meter: _Meter) -> Generator[Piece, None, int]:
-    """The text of the stream at `start`; returns where the stream ends."""
+    """The text of the stream at `start`; returns where the stream ends.
+
+    Raises:
+        UnreadableError: its `offset` is about where the last whole block ends.
+    """
     decoder = bz2.BZ2Decompressor()
-    end, given = start, 0
+    end = whole_end = start
+    given = 0
     held = bytearray()
     while not decoder.eof:
         data = stored.read(end, _FEED) if decoder.needs_input else b""
         if decoder.needs_input and not data:
-            raise UnreadableError("bz2_damaged", "the bz2 data is cut short")
+            raise UnreadableError("bz2_damaged", "the bz2 data is cut short", offset=whole_end)
         end += len(data)
         try:
             text = decoder.decompress(data, _CHUNK)
         except OSError as error:
-            raise UnreadableError("bz2_damaged", f"a bz2 stream is damaged ({error})") from None
+            raise UnreadableError("bz2_damaged", f"a bz2 stream is damaged ({error})", offset=whole_end) from None
         held += text
         given += len(text)
         meter.given += len(text)
         if given > max(_FREE_BYTES, _MAX_EXPANSION * (end - start)) or len(held) > _MAX_BLOCK_TEXT:
-            raise UnreadableError("bz2_bomb", f"a bz2 stream expands more than {_MAX_EXPANSION}-fold; no text does")
+            detail = f"a bz2 stream expands more than {_MAX_EXPANSION}-fold; no text does"
+            raise UnreadableError("bz2_bomb", detail, offset=whole_end)
         # Output with room left, of a decoder that asks for input, ends where a block ends and its checksum was right.
         if held and (decoder.eof or (decoder.needs_input and len(text) < _CHUNK)):
-            whole, held = bytes(held), bytearray()
+            whole, held, whole_end = bytes(held), bytearray(), end
             yield Piece(start, whole)
     return end - len(decoder.unused_data)
 

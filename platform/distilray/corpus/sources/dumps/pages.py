@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from distilray.corpus.sources.dumps.bz2_ranges import Piece
 from distilray.corpus.sources.ranges import Quarantined
 from distilray.corpus.sources.streams import UnreadableError
+from distilray.corpus.wikitext.sites import Site
 
 PAGE_TAG = b"<page>"
-_PAGE_END = b"</page>"
+PAGE_END = b"</page>"
+ROOT_END = b"</mediawiki>"
 _MAX_DEPTH = 64
 _MIN_EXPAT = (2, 4, 1)  # the first with a limit on how far entities may expand
 _MAX_BUFFER = 1 << 20
 _HEAD_BYTES = 64 << 10
+_FIRST_EXTRA_NAMESPACE = 100
 _TITLE = re.compile(rb"<title>([^<]{1,1024})")
 _ID = re.compile(rb"<id>([0-9]{1,18})<")
 
@@ -47,11 +50,15 @@ class Page:
 
 @dataclass(frozen=True)
 class RawPage:
-    """The XML of a page, or only its beginning when it is `oversized`. `offset` is that of its piece."""
+    """The XML of a page, or only its beginning when it is `oversized` or, with the file, `cut`.
+
+    `offset` is that of its piece.
+    """
 
     offset: int
     xml: bytes | bytearray
     oversized: bool = False
+    cut: bool = False
 
 
 def cut_pages(pieces: Iterable[Piece | Quarantined], *, end: int, max_bytes: int) -> Iterator[RawPage | Quarantined]:
@@ -80,7 +87,7 @@ def cut_pages(pieces: Iterable[Piece | Quarantined], *, end: int, max_bytes: int
         if cutter.text and cutter.offset >= end:
             return
     if cutter.is_open:
-        yield RawPage(cutter.offset, cutter.text)
+        yield RawPage(cutter.offset, cutter.text, cut=not cutter.text.rstrip().endswith(ROOT_END))
 
 
 class _Cutter:
@@ -119,13 +126,13 @@ class _Cutter:
 
     def _page_end(self) -> int:
         """The place behind the open page, which is closed then; the end of the text when the page goes on."""
-        close = self.text.find(_PAGE_END, self._searched)
+        close = self.text.find(PAGE_END, self._searched)
         following = self.text.find(PAGE_TAG, self._searched, close if close >= 0 else len(self.text))
         if close < 0 and following < 0:
-            self._searched = max(self._searched, len(self.text) - len(_PAGE_END) + 1)
+            self._searched = max(self._searched, len(self.text) - len(PAGE_END) + 1)
             return len(self.text)
         self.is_open = False
-        return following if following >= 0 else close + len(_PAGE_END)
+        return following if following >= 0 else close + len(PAGE_END)
 
     def _tag_begin(self, done: int) -> int:
         """Where the tag of a page may begin at the end of the text; the end when none does."""
@@ -133,11 +140,13 @@ class _Cutter:
         return begin if begin >= 0 and PAGE_TAG.startswith(self.text[begin:]) else len(self.text)
 
 
-def parse_page(xml: bytes | bytearray) -> Page:
+def parse_page(xml: bytes | bytearray, site: Site) -> Page:
     """Reads the XML of one page; a later revision replaces an earlier one.
 
+    Dumps before version 0.6 of the export format have no `<ns>`: the namespace follows from the title.
+
     Raises:
-        UnreadableError: `not_utf8`, or `xml_malformed`: not well-formed, or without id, namespace or title.
+        UnreadableError: `not_utf8`, or `xml_malformed`: not well-formed, or without id or title.
     """
     assert pyexpat.version_info >= _MIN_EXPAT, f"expat {pyexpat.version_info} does not stop entity bombs"
     fields = _Fields(len(xml))
@@ -154,11 +163,20 @@ def parse_page(xml: bytes | bytearray) -> Page:
     return Page(
         page_id=_integer(xml, values, "id"),
         revision_id=_integer(xml, values, "revision id") if "revision id" in values else None,
-        namespace=_integer(xml, values, "ns"),
+        namespace=_integer(xml, values, "ns") if "ns" in values else _namespace_of_title(title, site),
         title=title,
         redirect="redirect" in values,
         text=values.get("text", ""),
     )
+
+
+def _namespace_of_title(title: str, site: Site) -> int:
+    """The namespace that the prefix of a title names; 0 for any other prefix, as in `Town: The Sequel`."""
+    prefix, colon, _ = title.partition(":")
+    number = site.namespace_of(prefix) if colon else None
+    # Namespaces from 100 on belong to some wikis only, which list them.
+    exists = number in site.namespaces or (number is not None and number < _FIRST_EXTRA_NAMESPACE)
+    return number if number is not None and exists else 0
 
 
 def page_name(xml: bytes | bytearray) -> str:

@@ -86,28 +86,6 @@ def test_a_mark_far_from_the_end_is_told_and_not_meant() -> None:
     assert read_book(told).body == told
 
 
-@pytest.mark.parametrize(
-    "note",
-    [
-        "Produced by Jane Doe and the Online Distributed Proofreading Team",
-        "E-text prepared by Jane Doe",
-        "This eBook was produced by Jane Doe.",
-        "Transcribed from the 1901 edition by Jane Doe",
-        "Transcriber's Note: Old spelling has been kept.",
-        "[Transcriber's Note: Old spelling has been kept.\n\nSo have the commas.]",
-    ],
-)
-def test_credits_and_notes_of_the_transcriber_go(note: str) -> None:
-    start, end = MARKS["today"]
-    assert read_book(f"{HEADER}{start}\n{note}\n\n{BODY}\n\n{end}").body == BODY
-
-
-def test_notes_of_the_transcriber_under_a_heading_go_with_all_behind() -> None:
-    start, end = MARKS["today"]
-    notes = "Transcriber's Notes\n\nOld spelling has been kept.\n\nSo have the commas."
-    assert read_book(f"{HEADER}{start}\n{BODY}\n\n{BODY}\n\n{notes}\n\n{end}").body == f"{BODY}\n\n{BODY}"
-
-
 def test_a_sentence_about_producing_stays() -> None:
     start, end = MARKS["today"]
     told = "The oil produced by the mill was green. It was prepared by hand.\n\n" + BODY
@@ -118,3 +96,55 @@ def test_reading_a_body_again_changes_nothing() -> None:
     start, end = MARKS["today"]
     body = read_book(f"{HEADER}{start}\n{BODY}\n\n{end}{LICENCE}").body
     assert read_book(body).body == body
+
+
+SMALL_PRINT = """***START**THE SMALL PRINT!**FOR PUBLIC DOMAIN ETEXTS**START***
+Why is this "Small Print!" statement here?  You know: lawyers.
+
+Project Gutenberg is a registered trademark.
+
+*END{}THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*
+"""
+ETEXT = """The Project Gutenberg Etext of The Lamp, by A. Writer
+
+Copyright laws are changing all over the world, be sure to check them!!
+
+*These Etexts Prepared By Hundreds of Volunteers and Donations*
+
+We are glad that you have found us, and this paragraph is known to nobody.
+
+Title: The Lamp
+
+The Project Gutenberg Etext of The Lamp, by A. Writer
+*****This file should be named lamp10.txt or lamp10.zip*****
+
+"""
+
+
+@pytest.mark.parametrize("stars", ["*", " "])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{etext}{small_print}\n\n{body}",
+        "{etext}{small_print}\n\n{body}\n\n\nEnd of The Project Gutenberg Etext of The Lamp\n",
+        "{etext}{small_print}\n\n{body}\n\n*** The End of the Project Gutenberg Etext of The Lamp\n",
+        "{etext}{body}\n\n{small_print}",
+        "{etext}{body}\n\nThe Project Gutenberg Etext of The Lamp\n*****This file should be named lamp10.txt*****\n\n"
+        "More information about this book is at the top of this file.\n\n{small_print}",
+        "{etext}{body}\n\nEnd of Project Gutenberg's Etext of The Lamp, by A. Writer\n\n{small_print}",
+        "{etext}{body}\n\nEnde dieses Project Gutenberg Etextes Die Lampe\n\n{small_print}",
+        "{etext}*** START OF THE PROJECT GUTENBERG EBOOK THE LAMP ***\n\n{body}\n\n{small_print}",
+    ],
+)
+def test_an_old_etext_is_read_without_header_and_small_print(form: str, stars: str) -> None:
+    book = read_book(form.format(etext=ETEXT, body=BODY, small_print=SMALL_PRINT.format(stars)))
+    assert book == Book("The Lamp", BODY)
+
+
+def test_an_etext_with_the_shortest_header_loses_only_that() -> None:
+    assert read_book(f"**Project Gutenberg's The Lamp**\n\nTitle: The Lamp\n\n{BODY}\n").body == BODY
+
+
+def test_a_book_that_mentions_project_gutenberg_at_its_beginning_is_whole() -> None:
+    text = f"Project Gutenberg was a dream when she was born.\n\n{BODY}\n"
+    assert read_book(text) == Book("", text)

@@ -154,6 +154,13 @@ def test_a_stream_that_is_cut_short_is_told(tmp_path: Path) -> None:
     assert faults(found) == [Quarantined("f", OFFSETS[5], "bz2_damaged", "the bz2 data is cut short", 300)]
 
 
+def test_the_blocks_before_the_cut_are_not_lost(tmp_path: Path) -> None:
+    size = len(ONE) * 3 // 4
+    [fault] = faults(read(read_streams, write(tmp_path, ONE[:size])))
+    assert fault.offset == 0
+    assert 0 < fault.lost_bytes < size // 2
+
+
 def test_a_stream_from_before_the_range_is_not_looked_at(tmp_path: Path) -> None:
     uri = write(tmp_path, damaged(MANY, OFFSETS[3] + 2_000))
     assert not faults(read(read_streams, uri, OFFSETS[3] + 1))

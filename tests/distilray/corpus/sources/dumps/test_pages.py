@@ -8,6 +8,7 @@ from distilray.corpus.sources.dumps.bz2_ranges import Piece
 from distilray.corpus.sources.dumps.pages import Page, RawPage, cut_pages, parse_page
 from distilray.corpus.sources.ranges import Quarantined
 from distilray.corpus.sources.streams import UnreadableError
+from distilray.corpus.wikitext.sites import Site
 from tests.distilray.corpus.sources.small_dumps import dump, page
 
 PAGES = [page(number, text="é" * number) for number in range(1, 8)]
@@ -25,7 +26,7 @@ def xml_of(found: list[RawPage | Quarantined]) -> list[str]:
 
 def refusal(xml: str | bytes) -> UnreadableError:
     with pytest.raises(UnreadableError) as caught:
-        parse_page(xml.encode() if isinstance(xml, str) else xml)
+        parse_page(xml.encode() if isinstance(xml, str) else xml, Site())
     assert "\n" not in str(caught.value)
     return caught.value
 
@@ -75,8 +76,9 @@ def test_a_page_without_an_end_ends_where_the_next_begins() -> None:
     assert [bytes(raw.xml).endswith(b"</page>") for raw in found if isinstance(raw, RawPage)] == [False, True]
 
 
-def test_a_page_that_ends_with_the_file_comes_as_it_is() -> None:
-    assert [raw.xml for raw in cut([Piece(0, b"<page><title>")]) if isinstance(raw, RawPage)] == [b"<page><title>"]
+@pytest.mark.parametrize(("xml", "is_cut"), [(b"<page><title>", True), (b"<page><title></mediawiki>\n", False)])
+def test_a_page_without_an_end_is_cut_unless_the_dump_ends_as_it_should(xml: bytes, is_cut: bool) -> None:
+    assert [(raw.xml, raw.cut) for raw in cut([Piece(0, xml)]) if isinstance(raw, RawPage)] == [(xml, is_cut)]
 
 
 @given(size=st.integers(1, 700))
@@ -89,26 +91,54 @@ def test_a_page_over_the_limit_is_given_up_and_the_next_is_read(size: int) -> No
 
 def test_a_page_is_read_with_every_field() -> None:
     xml = page(12, "A &amp; B", "'''a''' &lt;ref/&gt;\n\nb")
-    assert parse_page(xml.encode()) == Page(12, 112, 0, "A & B", False, "'''a''' <ref/>\n\nb")
+    assert parse_page(xml.encode(), Site()) == Page(12, 112, 0, "A & B", False, "'''a''' <ref/>\n\nb")
 
 
 def test_a_redirect_and_a_namespace_are_told() -> None:
-    found = [parse_page(xml.encode()) for xml in (page(1, extra='<redirect title="B" />'), page(2, namespace=-2))]
+    found = [
+        parse_page(xml.encode(), Site()) for xml in (page(1, extra='<redirect title="B" />'), page(2, namespace=-2))
+    ]
     assert [(one.redirect, one.namespace) for one in found] == [(True, 0), (False, -2)]
 
 
 def test_the_last_revision_counts() -> None:
     older = "<revision><id>9</id><text>old</text></revision>"
-    assert parse_page(page(1, text="new", extra=older).encode()) == Page(1, 101, 0, "T", False, "new")
+    assert parse_page(page(1, text="new", extra=older).encode(), Site()) == Page(1, 101, 0, "T", False, "new")
 
 
 def test_a_last_revision_without_text_has_not_the_text_of_an_older_one() -> None:
     xml = page(1, text="old").replace("</page>", "<revision><id>9</id></revision></page>")
-    assert parse_page(xml.encode()) == Page(1, 9, 0, "T", False, "")
+    assert parse_page(xml.encode(), Site()) == Page(1, 9, 0, "T", False, "")
 
 
 def test_a_page_without_text_is_empty() -> None:
-    assert parse_page(b"<page><title>T</title><ns>0</ns><id>1</id></page>") == Page(1, None, 0, "T", False, "")
+    assert parse_page(b"<page><title>T</title><ns>0</ns><id>1</id></page>", Site()) == Page(1, None, 0, "T", False, "")
+
+
+GERMAN = Site("de", {1: "Diskussion", 6: "Datei", 14: "Kategorie", 102: "Auftrag", 0: ""})
+
+
+@pytest.mark.parametrize(
+    ("title", "namespace"),
+    [
+        ("Stadt", 0),
+        ("Stadt: Die Fortsetzung", 0),
+        (":Stadt", 0),
+        ("Datei:Stadt.jpg", 6),
+        ("kategorie: Stadt", 14),
+        ("Diskussion:Stadt: Die Fortsetzung", 1),
+        ("Talk:Stadt", 1),  # MediaWiki accepts its English names on every wiki
+        ("Auftrag:Stadt", 102),
+        ("Portal:Stadt", 0),  # a namespace of other wikis
+    ],
+)
+def test_a_page_without_ns_has_the_namespace_of_its_prefix(title: str, namespace: int) -> None:
+    xml = f"<page><title>{title}</title><id>1</id></page>".encode()
+    assert parse_page(xml, GERMAN).namespace == namespace
+
+
+def test_ns_is_believed_before_the_title() -> None:
+    assert parse_page(page(1, "Talk: A Novel").encode(), Site()).namespace == 0
 
 
 @pytest.mark.parametrize(
@@ -116,7 +146,7 @@ def test_a_page_without_text_is_empty() -> None:
     [
         ("<page><title>T</title><ns>0</ns></page>", "page 'T' (id ?) has no valid id"),
         ("<page><title>T</title><ns>0</ns><id>x</id></page>", "has no valid id"),
-        ("<page><title>T</title><id>1</id></page>", "page 'T' (id 1) has no valid ns"),
+        ("<page><title>T</title><ns>x</ns><id>1</id></page>", "page 'T' (id 1) has no valid ns"),
         ("<page><ns>0</ns><id>1</id></page>", "page '?' (id 1) has no title"),
         (page(1, text="&what;"), "undefined entity"),
         (page(1, text="<b>"), "mismatched tag"),
