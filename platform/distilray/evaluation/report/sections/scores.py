@@ -106,15 +106,16 @@ def _glue(runs: Runs, run: Run, scores: Values, found: Mapping[Run, Values]) -> 
     model = glue_model(runs, run, scores)
     teachers = [each for other, each in found.items() if other is not run and glue_model(runs, other, each) == TEACHER]
     named = run.inputs.get(TEACHER, {}).get("content_hash")
-    beside = next((each for other, each in found.items() if other.content_hash == named), None)
-    teacher = beside if beside is not None else (teachers[0] if teachers and model == STUDENT else None)
-    seeds = {row.get("seed") for row in scores["rows"]}
+    teacher = next((each for other, each in found.items() if other.content_hash == named), None)
+    if named is None and model == STUDENT and teachers:
+        teacher = teachers[0]
+    seeds = len({row["seed"] for row in scores["rows"]})
     return markup(
         heading(f"{run.name}: {model or 'a model that this report does not hold'}"),
         paragraph(
-            "Scores on the dev split, times 100; the best evaluation of each fine-tuning counts. "
-            f"{len(seeds)} seed(s). The columns of the literature are dev scores too, although a card may call them "
-            "test scores."
+            f"Scores on the dev split, times 100; the best evaluation of each fine-tuning counts. {seeds} "
+            f"{'seed' if seeds == 1 else 'seeds'}. The columns of the literature are dev scores too, although a "
+            "card may call them test scores."
         ),
         from_rich(glue_table(scores, teacher)),
     )
