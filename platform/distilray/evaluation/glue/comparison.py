@@ -115,13 +115,13 @@ class Comparison:
 
     @property
     def summary(self) -> str:
-        """What is kept on the mean, and of which tasks, in a line."""
+        """What the student keeps on the mean, and on which tasks, as the predicate of a sentence."""
         reasons: dict[str, list[str]] = {}
         for task, reason in self.left_out.items():
             reasons.setdefault(reason, []).append(task)
         left_out = "".join(f"; left out: {', '.join(tasks)} ({reason})" for reason, tasks in reasons.items())
         if self.mean is None or self.all is None:
-            return f"no task on which the teacher is above chance{left_out}"
+            return f"has no task on which the teacher is above chance{left_out}"
         told = f"keeps {_shares(self.mean)} on {', '.join(self.counted)}{left_out}"
         if left_out:
             told += f"; on all tasks {_shares(self.all)}"

@@ -112,7 +112,7 @@ def glue_table(scores: Mapping[str, Any], teacher: Mapping[str, Any] | None = No
     mean, count = macro(scores["summary"])
     captions = [f"macro score {100 * mean:.1f} over {count} of {len(GLUE_TASKS)} tasks"] if count else []
     captions += [] if compared is None else [compared.summary]
-    table = Table(title=f"GLUE, dev split, model {scores['model_hash'][:12]}", caption="\n".join(captions))
+    table = Table(title=f"GLUE, dev split, model {scores['model_hash'][:12]}", caption="; ".join(captions))
     lines = [line for task in scores["tasks"] for line in _lines(task, scores, compared)]
     headings = [heading for heading in _HEADINGS if any(line.get(heading) for line in lines)]
     for heading in headings:

@@ -173,6 +173,15 @@ def test_size_speed_and_fill_mask_are_shares_of_the_teacher(line):
     assert found["fill-mask: hit@10"]["kept"] == "60.0%"
 
 
+def test_without_glue_the_claim_has_no_word_of_it_and_no_column_of_the_paper(line):
+    runs = runs_of(line, "student", "teacher", "fill_mask")
+    (name, cells), *_ = claim_of(runs).items()
+    assert (name, list(cells)) == ("fill-mask: hit@10", ["", "teacher", "student", "kept"])
+    claim = report_page(runs, "tiny").split('id="claim"')[1].split("</section>")[0]
+    assert "GLUE" not in claim
+    assert "<p>" not in claim
+
+
 def test_a_fine_tuning_with_a_teacher_is_not_what_the_student_is_compared_by(line):
     names = [name for name in ALL if name != "glue"]
     assert not [name for name, *_ in claim_lines(runs_of(line, *names)) if name.startswith("GLUE")]

@@ -6,7 +6,7 @@ from typing import Any
 
 from distilray.evaluation.bias.table import bias_tables
 from distilray.evaluation.glue.table import glue_table
-from distilray.evaluation.report.figures import NOTHING, flat, from_rich, label, shown
+from distilray.evaluation.report.figures import NOTHING, counted, flat, from_rich, label, shown
 from distilray.evaluation.report.page import Markup, beside, heading, listing, markup, paragraph, picture, table
 from distilray.evaluation.report.runs import Run, Runs
 
@@ -83,7 +83,7 @@ def _fill_mask(run: Run, scores: Values) -> Markup:
     told = [[_AGREEMENT[key], shown(key, bounds[key])] for key in _AGREEMENT if key in bounds]
     return markup(
         heading(run.name),
-        paragraph(run.record["summary"], "."),
+        paragraph("Result: ", run.record["summary"], "."),
         table("Fill-mask scores", ["", *models, *ratio, *behind], rows),
         beside(
             table("Evaluated", ["", ""], [*facts, *other]),
@@ -113,8 +113,8 @@ def _glue(runs: Runs, run: Run, scores: Values, found: Mapping[Run, Values]) -> 
     return markup(
         heading(f"{run.name}: {model or 'a model that this report does not hold'}"),
         paragraph(
-            f"Scores on the dev split, times 100; the best evaluation of each fine-tuning counts. {seeds} "
-            f"{'seed' if seeds == 1 else 'seeds'}. The columns of the literature are dev scores too, although a "
+            f"Scores on the dev split, times 100; the best evaluation of each fine-tuning counts. "
+            f"{counted(seeds, 'seed')}. The columns of the literature are dev scores too, although a "
             "card may call them test scores."
         ),
         from_rich(glue_table(scores, teacher)),
@@ -132,7 +132,7 @@ def _search(run: Run) -> Markup:
         plot = picture("Dev score of every trial by epoch; the winner in red", alt, f"data:image/svg+xml;base64,{data}")
     return markup(
         heading(run.name),
-        paragraph(run.record["summary"], "."),
+        paragraph("Result: ", run.record["summary"], "."),
         plot,
         *[_trials(task, [trial for trial in trials if trial["task"] == task]) for task in tasks],
         table(
