@@ -11,6 +11,7 @@ from rich.console import Console
 from distilray.config.glue import SearchGlueConfig, TaskName
 from distilray.evaluation.fine_tune import run_units
 from distilray.evaluation.glue.data import TaskData
+from distilray.evaluation.glue.dev_predictions import predictions_file
 from distilray.evaluation.glue.features import TaskFeatures, encode_task
 from distilray.evaluation.glue.table import glue_table
 from distilray.evaluation.glue_scores import Results, collect_scores, load_tasks
@@ -228,7 +229,9 @@ def _write(
     for name, content in files.items():
         storage.write_bytes(folder.path(name), content)
     counts = {key: scores[key] for key in ("summary", "missing", "model_hash", "search")}
-    return Outcome(_summary(searches, figures, missing), counts, folder.describe_outputs([RECIPE_FILE]))
+    predictions = [f"{WINNERS_FOLDER}/{predictions_file(task, seed)}" for task, seed in results]
+    outputs = folder.describe_outputs([RECIPE_FILE, *predictions])
+    return Outcome(_summary(searches, figures, missing), counts, outputs)
 
 
 def _summary(searches: Sequence[TaskSearch], figures: Mapping[str, Any], missing: Sequence[TaskName]) -> str:

@@ -58,6 +58,19 @@ TEACHER_TARGETS = _versioned(
     ],
 )
 
+# What a fine-tuned model answers for each dev row of a task, in the order of the dev sets and their rows.
+DEV_PREDICTIONS = _versioned(
+    "dev_predictions",
+    1,
+    [
+        pa.field("split", pa.string(), nullable=False),  # "dev", or the two of MNLI
+        pa.field("row", pa.int64(), nullable=False),  # from 0, of the rows that were kept
+        pa.field("label", pa.float64(), nullable=False),  # class id, or score
+        pa.field("prediction", pa.float64(), nullable=False),  # the same
+        pa.field("outputs", pa.list_(pa.float32()), nullable=False),  # logits of the classes, or the unclipped score
+    ],
+)
+
 
 def check_schema(found: pa.Schema, expected: pa.Schema, where: str) -> None:
     """Refuses a file of another schema or version.

@@ -10,6 +10,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -92,6 +94,26 @@ def test_every_number_says_its_task_split_seed_and_model(folders, done):
     assert {row["model_hash"] for row in rows} == {hashlib.sha256(weights.read_bytes()).hexdigest()}
 
 
+def test_the_dev_predictions_of_a_run_give_its_scores_again(folders, done):
+    manifest = json.loads((done / "manifest.json").read_text())
+    found = {name for name in manifest["content"]["outputs"] if name.startswith("predictions/")}
+    assert found == {f"predictions/{task}-seed-{seed}.parquet" for task in ("rte", "wnli") for seed in (1, 2)}
+    for row in scores(done)["rows"]:
+        table = pq.read_table(done / f"predictions/{row['task']}-seed-{row['seed']}.parquet").to_pydict()
+        assert table["row"] == list(range(OFFICIAL_ROWS[row["task"]]["dev"]))
+        assert table["prediction"] == [float(np.argmax(outputs)) for outputs in table["outputs"]]
+        right = sum(label == answer for label, answer in zip(table["label"], table["prediction"], strict=True))
+        assert row["value"] == right / len(table["label"])
+
+
+def test_every_task_has_an_interval_that_holds_its_score(done):
+    found = scores(done)
+    for task in ("rte", "wnli"):
+        low, high = found["intervals"][task]["score"]
+        assert low <= found["summary"][task]["score"]["median"] <= high
+        assert found["dev_rows"][task] == {"dev": OFFICIAL_ROWS[task]["dev"]}
+
+
 def test_what_is_missing_is_said_and_not_skipped_in_silence(done):
     assert scores(done)["missing"] == ["cola"]
     assert "missing: cola" in json.loads((done / "manifest.json").read_text())["run"]["summary"]
@@ -99,7 +121,7 @@ def test_what_is_missing_is_said_and_not_skipped_in_silence(done):
 
 def test_a_score_on_a_part_of_the_rows_says_so(done):
     found = scores(done)
-    assert found["remarks"]["rte"] == ["trained on 48 of 2,490 rows"]
+    assert found["remarks"]["rte"][0] == "trained on 48 of 2,490 rows"
     assert {row["max_train_examples"] for row in found["rows"]} == {48}
 
 
@@ -172,6 +194,10 @@ def test_fine_tunings_follow_a_cluster_that_grows(folders, tmp_path):
 def test_the_share_of_the_teacher_is_shown(folders, done, tmp_path, capsys):
     assert run(folders, tmp_path / "run", "tasks=[wnli]", f"teacher_run_dir={done}") == 0
     assert "100.0%" in capsys.readouterr().out
+    # The same model on the same rows, with seeds of its own.
+    kept = scores(tmp_path / "run")["kept"]["tasks"]["wnli"]
+    assert kept["raw"] == 1.0
+    assert kept["raw_interval"][0] <= 1.0 <= kept["raw_interval"][1]
 
 
 def test_a_second_distillation_reads_the_fine_tuned_teacher(folders, tmp_path):

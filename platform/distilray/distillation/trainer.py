@@ -86,7 +86,12 @@ def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
     teacher = load_masked_lm(local_model(config.teacher_dir))
     student, source = student_of(teacher, config)
     storage.write_bytes(folder.path(INITIALISATION_FILE), json.dumps(source, indent=1).encode())
-    counts = {"teacher_parameters": count_parameters(teacher), "parameters": count_parameters(student)}
+    counts = {
+        "teacher_parameters": count_parameters(teacher),
+        "parameters": count_parameters(student),
+        "teacher_layers": teacher.config.num_hidden_layers,
+        "layers": student.config.num_hidden_layers,
+    }
     del teacher, student
     told = show_sources(source)
     return _fit(

@@ -11,11 +11,13 @@ from distilray.config.glue import GLUE_TASKS, STARTED_FROM_MNLI, EvaluateGlueCon
 from distilray.errors import InputError
 from distilray.evaluation.fine_tune import run_units
 from distilray.evaluation.glue.data import TaskData, find_tasks, input_files, load_task
+from distilray.evaluation.glue.dev_predictions import predictions_file
 from distilray.evaluation.glue.features import TaskFeatures, encode_task
 from distilray.evaluation.glue.metrics import majority_scores
 from distilray.evaluation.glue.submission import check_complete, validate_submission, write_submission
 from distilray.evaluation.glue.table import glue_table, macro, summarise
 from distilray.evaluation.glue.training.schedule import total_steps
+from distilray.evaluation.glue_intervals import add_intervals, compare_with_teacher
 from distilray.evaluation.units import MODELS_FOLDER, Unit, UnitResult, read_predictions
 from distilray.models.model_source import (
     MODEL_FILES,
@@ -110,13 +112,20 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
             for task in dict.fromkeys(unit.task for unit in units):
                 _keep_model(results, task, folder)
     scores = collect_scores(config, data, missing, results)
+    teacher = _read_teacher(config)
+    compared = None
+    if teacher is not None and config.teacher_run_dir is not None:
+        compared = compare_with_teacher(scores, teacher, config.teacher_run_dir, data, results, seed=config.seed)
+        scores["kept"] = compared.to_json()
     storage.write_bytes(folder.path(SCORES_FILE), json.dumps(scores, indent=1).encode())
     told = _submit(config, data, results, folder)
     mean, count = macro(scores["summary"])
     counts = {key: scores[key] for key in ("summary", "missing", "model_hash")}
     models = [f"{MODELS_FOLDER}/{task}/{name}" for task in data for name in _MODEL_FILES]
-    outputs = folder.describe_outputs([SCORES_FILE, *models])
+    predictions = [predictions_file(task, seed) for task, seed in results]
+    outputs = folder.describe_outputs([SCORES_FILE, *models, *predictions])
     overall = f", macro score {100 * mean:.1f} over {count} of {len(GLUE_TASKS)}" if count else ""
+    overall += f", {compared.summary}" if compared else ""
     absent = f", missing: {', '.join(missing)}" if missing else ""
     return Outcome(f"{len(results)} fine-tunings on {len(data)} task(s){overall}{absent}{told}", counts, outputs)
 
@@ -127,15 +136,18 @@ def collect_scores(
     """What `scores.json` holds: a row for each task, metric and seed, and what they come to."""
     model_hash = storage.sha256(storage.join(local_model(config.model_dir), WEIGHTS_FILE))
     rows = [row | {"model_hash": model_hash} for result in results.values() for row in _rows(result)]
-    return {
+    scores: dict[str, Any] = {
         "model_hash": model_hash,
         "tasks": config.tasks,
         "missing": list(missing),
         "summary": summarise(rows),
         "majority": {task: _majority(each) for task, each in data.items()},
+        "dev_rows": {task: {name: len(part) for name, part in each.dev.items()} for task, each in data.items()},
         "remarks": {task: _remarks(config, each, results) for task, each in data.items()},
         "rows": rows,
     }
+    add_intervals(scores, data, results, seed=config.seed)
+    return scores
 
 
 def show_glue_scores(folder: RunFolder) -> None:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from distilray.config.glue import FineTuneScaling, TaskConfig, TaskDistillationConfig, TaskName
 from distilray.errors import InputError
 from distilray.evaluation.glue.classifier import load_classifier, load_fine_tuned
+from distilray.evaluation.glue.dev_predictions import predictions_file, write_dev_predictions
 from distilray.evaluation.glue.features import TaskFeatures
-from distilray.evaluation.glue.metrics import predictions
+from distilray.evaluation.glue.metrics import predictions, task_scores
 from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
 from distilray.evaluation.glue.training.loop import fine_tune
@@ -59,11 +60,13 @@ class UnitResult:
 
     Attributes:
         folder: with the files of the unit.
+        dev_predictions: the file with its predictions on the dev sets.
     """
 
     unit: Unit
     fine_tuned: FineTuned
     folder: str
+    dev_predictions: str
 
     @property
     def model_dir(self) -> str:
@@ -85,6 +88,10 @@ class Plan:
     def place(self, unit: Unit) -> str:
         """Folder of a unit."""
         return storage.join(self.folder, _UNITS_FOLDER, unit.name)
+
+    def dev_predictions(self, unit: Unit) -> str:
+        """File with the predictions of a unit on the dev sets."""
+        return storage.join(self.folder, predictions_file(unit.task, unit.seed))
 
 
 def fit_unit(
@@ -115,15 +122,20 @@ def fit_unit(
         distillation=plan.distillation,
         moved=shown.moved,
     )
-    outputs = {
-        name: predict(model, part, pad_id=features.pad_id, device=device, dtype=dtype, workers=workers)
-        for name, part in (features.test if plan.with_test else {}).items()
-    }
+    dev, test = (
+        {
+            name: predict(model, part, pad_id=features.pad_id, device=device, dtype=dtype, workers=workers)
+            for name, part in parts.items()
+        }
+        for parts in (features.dev, features.test if plan.with_test else {})
+    )
     if workers.rank == 0:
-        _write_json(
-            folder, _PREDICTIONS_FILE, {name: predictions(task, each).tolist() for name, each in outputs.items()}
-        )
-        record = {"identity": _identity(plan, unit), "fine_tuned": asdict(found)}
+        labels = {name: part.labels for name, part in features.dev.items() if part.labels is not None}
+        write_dev_predictions(plan.dev_predictions(unit), task, dev, labels)
+        _write_json(folder, _PREDICTIONS_FILE, {name: predictions(task, each).tolist() for name, each in test.items()})
+        # The reported scores are those of the predictions that are kept, to the last digit on any device.
+        best = replace(found.best, scores=task_scores(task, dev, labels))
+        record = {"identity": _identity(plan, unit), "fine_tuned": asdict(replace(found, best=best))}
         _write_json(folder, _RESULT_FILE, record)
 
 
@@ -192,17 +204,21 @@ def read_result(plan: Plan, unit: Unit) -> UnitResult:
     """The result of a unit that is done.
 
     Raises:
-        InputError: the folder holds that of another one.
+        InputError: the folder holds the result of other settings, or of a version that kept no dev predictions.
     """
     folder = plan.place(unit)
     record = json.loads(storage.read_bytes(storage.join(folder, _RESULT_FILE)))
     if record["identity"] != json.loads(json.dumps(_identity(plan, unit))):
         raise InputError(f"{folder}: the result of other settings; remove the folder or choose another run_dir")
+    if not storage.exists(plan.dev_predictions(unit)):
+        raise InputError(
+            f"{folder}: no dev predictions of it in the run, as an earlier version has left it; remove the folder or "
+            "choose another run_dir"
+        )
     values = record["fine_tuned"]
     evaluations = [Evaluation(**each) for each in values["evaluations"]]
-    return UnitResult(
-        unit, FineTuned(**{**values, "best": Evaluation(**values["best"]), "evaluations": evaluations}), folder
-    )
+    fine_tuned = FineTuned(**{**values, "best": Evaluation(**values["best"]), "evaluations": evaluations})
+    return UnitResult(unit, fine_tuned, folder, plan.dev_predictions(unit))
 
 
 def _write_json(folder: str, name: str, values: Any) -> None:

@@ -1,4 +1,4 @@
-"""The leaderboard's metrics of the outputs of a model, by scikit-learn and scipy."""
+"""The leaderboard's metrics of the outputs of a model, by scikit-learn and scipy; and of many resamples of its rows."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,6 +14,8 @@ from distilray.evaluation.glue.examples import HIGHEST_SCORE
 from distilray.evaluation.glue.tasks import GlueTask
 
 Array = NDArray[Any]
+_SMALLEST = 1e-12  # a smaller standard deviation is rounding
+_CELLS = 1 << 16  # counts that are worked on at a time, so that they stay in the cache
 # By its name in METRICS: the number of the dev set that it is taken on, and how, from labels and predictions.
 _FUNCTIONS: Mapping[str, tuple[int, Callable[[Array, Array], float]]] = {
     "accuracy": (0, metrics.accuracy_score),
@@ -44,14 +46,48 @@ def task_scores(task: GlueTask, outputs: Mapping[str, Array], labels: Mapping[st
     return {**found, SCORE: float(np.mean(list(found.values())))}
 
 
-def majority_scores(task: GlueTask, train_labels: Array, dev_labels: Mapping[str, Array]) -> dict[str, float]:
-    """`task_scores` of one answer for every row: the most frequent class of the training rows, or their mean score."""
+def majority_answer(task: GlueTask, train_labels: Array) -> float:
+    """Return the most frequent class of the training rows, or their mean score."""
     if task.is_regression:
-        answer = np.array([train_labels.mean()])
-    else:
-        answer = np.eye(task.num_outputs)[np.bincount(train_labels, minlength=task.num_outputs).argmax()]
-    outputs = {name: np.tile(answer, (len(labels), 1)) for name, labels in dev_labels.items()}
-    return task_scores(task, outputs, dev_labels)
+        return float(train_labels.mean())
+    return int(np.bincount(train_labels, minlength=task.num_outputs).argmax())
+
+
+def majority_scores(task: GlueTask, train_labels: Array, dev_labels: Mapping[str, Array]) -> dict[str, float]:
+    """Return `task_scores` of the majority answer for every row."""
+    answer = majority_answer(task, train_labels)
+    outputs = np.array([answer]) if task.is_regression else np.eye(task.num_outputs)[int(answer)]
+    return task_scores(task, {name: np.tile(outputs, (len(rows), 1)) for name, rows in dev_labels.items()}, dev_labels)
+
+
+def metric_split(task: GlueTask, metric: str) -> str:
+    """Return the name of the dev set that a metric is taken on."""
+    return task.dev[_FUNCTIONS[metric][0]]
+
+
+def resampled_metric(metric: str, counts: Array, labels: Array, answers: Array) -> Array:
+    """Return a metric of each resample, (resamples,), equal to that of `task_scores` on the repeated rows.
+
+    Args:
+        metric: a name in METRICS.
+        counts: (resamples, rows) how often each row was drawn.
+        labels: (rows,).
+        answers: (rows,) class ids or scores.
+    """
+    chunks = np.array_split(counts.astype(np.float64), -(-counts.size // _CELLS))
+    return np.concatenate([_resampled_chunk(metric, times, labels, answers) for times in chunks])
+
+
+def _resampled_chunk(metric: str, times: Array, labels: Array, answers: Array) -> Array:
+    if metric.startswith("accuracy"):
+        return times @ (labels == answers) / times.sum(axis=1)
+    if metric == "spearman":
+        return _resampled_pearson(times, _resampled_ranks(times, labels), _resampled_ranks(times, answers))
+    if metric == "f1":
+        hits, positives = times @ ((labels == 1) & (answers == 1)), times @ (labels == 1) + times @ (answers == 1)
+        return np.divide(2 * hits, positives, out=np.zeros(len(times)), where=positives > 0)
+    # Matthews' correlation is Pearson's of two binary variables.
+    return _resampled_pearson(times, labels[None].astype(np.float64), answers[None].astype(np.float64))
 
 
 def predictions(task: GlueTask, outputs: Array) -> Array:
@@ -71,3 +107,24 @@ def _correlation(function: Callable[[Array, Array], Any], labels: Array, found: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.NearConstantInputWarning)
         return float(function(labels, found).statistic)
+
+
+def _resampled_pearson(times: Array, first: Array, second: Array) -> Array:
+    """Return the correlation of two variables, (1, rows) or (resamples, rows), in each resample; 0 of a constant."""
+    total = times.sum(axis=1, keepdims=True)
+    first, second = (each - (times * each).sum(axis=1, keepdims=True) / total for each in (first, second))
+    weighted = times * first
+    scale = np.sqrt((weighted * first).sum(axis=1) * (times * second**2).sum(axis=1))
+    return np.divide(
+        (weighted * second).sum(axis=1), scale, out=np.zeros(len(times)), where=scale > _SMALLEST * total[:, 0]
+    )
+
+
+def _resampled_ranks(times: Array, values: Array) -> Array:
+    """Return the mean rank of each row, (resamples, rows), among the drawn rows."""
+    distinct, kind = np.unique(values, return_inverse=True)
+    order = np.argsort(kind, kind="stable")
+    starts = np.searchsorted(kind[order], np.arange(len(distinct)))
+    ties = np.add.reduceat(times[:, order], starts, axis=1)
+    ranks = ties.cumsum(axis=1) - (ties - 1) / 2
+    return ranks[:, kind]

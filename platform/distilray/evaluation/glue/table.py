@@ -1,4 +1,4 @@
-"""Scores of several seeds in one line each, beside what has been published, as a table."""
+"""Table of GLUE scores: a line for each metric, beside the baseline, the teacher and published scores."""
 
 import math
 import statistics
@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from distilray.config.glue import GLUE_TASKS, METRICS, SCORE, TaskName
+from distilray.evaluation.glue.comparison import AT_CHANCE, Comparison, comparison_of, per_cent, task_score
 
 # Dev scores of the literature. `card`: the customer's model card; `DistilBERT`, `BERT base`: the table of DistilBERT's
 # authors (median of 5 seeds). They give one number a task, and do not say which where a task has two metrics.
@@ -45,9 +46,39 @@ PUBLISHED: Mapping[str, Mapping[TaskName, float]] = {
         "wnli": 53.5,
     },
 }
-_FIGURES = ("median", "mean", "spread", "seeds", "majority", "of teacher")
+# Official dev scores of the most frequent class of the train split, as the mean of a task's metrics. In the official
+# files it has 444 of 872 dev rows (SST-2), 279 of 408 (MRPC), 25,545 of 40,430 (QQP), 3,213 of 9,815 and 3,240 of 9,832
+# (MNLI: contradiction leads in train by three rows), 2,761 of 5,463 (QNLI), 146 of 277 (RTE), 40 of 71 (WNLI).
+PUBLISHED_MAJORITY: Mapping[TaskName, float] = {
+    "cola": 0.0,
+    "sst2": 50.9,
+    "mrpc": 74.8,
+    "stsb": 0.0,
+    "qqp": 31.6,
+    "mnli": 32.8,
+    "qnli": 50.5,
+    "rte": 52.7,
+    "wnli": 56.3,
+}
+
+_KEPT, _KEPT_ABOVE = "kept", "kept above chance"
+_FIGURES = ("median", "95% interval", "spread", "seeds", "majority", "above", _KEPT, _KEPT_ABOVE)
+_HEADINGS = ("task", "metric", *_FIGURES, *PUBLISHED, "remarks")
+_LEFT = ("task", "metric", "remarks")
 
 Row = Mapping[str, Any]
+
+
+def published_scores(name: str, tasks: Iterable[TaskName]) -> dict[str, Any]:
+    """Return published scores as a `scores.json` has them, on those of some tasks that were published.
+
+    A single number of a task with two metrics counts as their mean.
+    """
+    found: list[TaskName] = [task for task in tasks if task in PUBLISHED[name]]
+    return {
+        "summary": {task: {SCORE: {"median": PUBLISHED[name][task] / 100}} for task in found},
+        "majority": {task: {SCORE: PUBLISHED_MAJORITY[task] / 100} for task in found},
+    }
 
 
 def summarise(rows: Iterable[Row]) -> dict[TaskName, dict[str, dict[str, float]]]:
@@ -64,11 +95,6 @@ def summarise(rows: Iterable[Row]) -> dict[TaskName, dict[str, dict[str, float]]
     }
 
 
-def kept(student: float, teacher: float) -> float:
-    """The share of the teacher's score that is kept; not a number where the teacher has none to keep."""
-    return student / teacher if teacher > 0 else math.nan  # also where the teacher is not a number
-
-
 def macro(summary: Mapping[TaskName, Mapping[str, Mapping[str, float]]]) -> tuple[float, int]:
     """Mean over the tasks of GLUE of the median score, and the number of tasks it is made of."""
     medians = [summary[task][SCORE]["median"] for task in GLUE_TASKS if task in summary]
@@ -76,22 +102,23 @@ def macro(summary: Mapping[TaskName, Mapping[str, Mapping[str, float]]]) -> tupl
 
 
 def glue_table(scores: Mapping[str, Any], teacher: Mapping[str, Any] | None = None) -> Table:
-    """The table of a `scores.json`: a line for each metric, in per cent as in the literature.
+    """Return the table of a `scores.json`: a line for each metric, in per cent as in the literature.
 
     Args:
         scores: what `jobs.evaluate_glue` writes.
-        teacher: the same of the teacher.
+        teacher: the same of the teacher, for a run that holds no comparison with it.
     """
+    compared = comparison_of(scores, teacher)
     mean, count = macro(scores["summary"])
-    title = f"GLUE, dev split, model {scores['model_hash'][:12]}"
-    caption = f"macro score {100 * mean:.1f} over {count} of {len(GLUE_TASKS)} tasks" if count else ""
-    table = Table(title=title, caption=caption, show_lines=False)
-    for heading in ("task", "metric", *_FIGURES, *PUBLISHED):
-        table.add_column(heading, justify="left" if heading in ("task", "metric") else "right")
-    table.add_column("remarks")
-    for task in scores["tasks"]:
-        for line in _lines(task, scores, teacher):
-            table.add_row(*line)
+    captions = [f"macro score {100 * mean:.1f} over {count} of {len(GLUE_TASKS)} tasks"] if count else []
+    captions += [] if compared is None else [compared.summary]
+    table = Table(title=f"GLUE, dev split, model {scores['model_hash'][:12]}", caption="; ".join(captions))
+    lines = [line for task in scores["tasks"] for line in _lines(task, scores, compared)]
+    headings = [heading for heading in _HEADINGS if any(line.get(heading) for line in lines)]
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in _LEFT else "right")
+    for line in lines:
+        table.add_row(*(line.get(heading, "") for heading in headings))
     return table
 
 
@@ -106,30 +133,35 @@ def _figures(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def _lines(task: TaskName, scores: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> list[list[str]]:
-    published = [f"{PUBLISHED[source][task]:.1f}" if task in PUBLISHED[source] else "" for source in PUBLISHED]
+def _lines(task: TaskName, scores: Mapping[str, Any], compared: Comparison | None) -> list[dict[str, str]]:
+    """Return the cells of a task's lines by heading."""
+    published = {source: f"{PUBLISHED[source][task]:.1f}" for source in PUBLISHED if task in PUBLISHED[source]}
     if task in scores["missing"]:
-        return [[task, "", *[""] * len(_FIGURES), *published, "missing: no such folder in glue_dir"]]
-    remarks = ", ".join(scores["remarks"].get(task, []))
+        return [{"task": task, **published, "remarks": "missing: no such folder in glue_dir"}]
     metrics = METRICS[task] if len(METRICS[task]) == 1 else (*METRICS[task], SCORE)
-    lines = []
-    for number, metric in enumerate(metrics):
-        found = scores["summary"][task][metric]
-        share = kept(found["median"], _median(teacher, task, metric))
-        figures = [
-            f"{100 * found['median']:.1f}",
-            f"{100 * found['mean']:.1f}",
-            f"{100 * found['min']:.1f} to {100 * found['max']:.1f}",
-            f"{found['seeds']:.0f}",
-            f"{100 * scores['majority'][task][metric]:.1f}",
-            "" if math.isnan(share) else f"{share:.1%}",
-        ]
-        beside = published if number == 0 else [""] * len(published)
-        lines.append([task if number == 0 else "", metric, *figures, *beside, remarks if number == 0 else ""])
+    lines = [
+        _metric_cells(metric, scores["summary"][task][metric], scores["majority"][task][metric]) for metric in metrics
+    ]
+    own = task_score(scores, task)
+    # The last line is that of the score, which is the only metric of most tasks.
+    lines[-1]["95% interval"] = "" if own.interval is None else " to ".join(f"{100 * end:.1f}" for end in own.interval)
+    if compared is not None and (kept := compared.tasks.get(task)):
+        lines[-1][_KEPT] = per_cent(kept.raw, kept.raw_interval)
+        if task not in compared.left_out:
+            lines[-1][_KEPT_ABOVE] = per_cent(kept.above_chance, kept.above_chance_interval)
+    remarks = [*scores["remarks"].get(task, [])]
+    remarks += [AT_CHANCE] if not own.is_above_chance and AT_CHANCE not in remarks else []
+    remarks += ["not in the mean, see below"] if compared and task in compared.left_out else []
+    lines[0] |= {"task": task, **published, "remarks": ", ".join(remarks)}
     return lines
 
 
-def _median(scores: Mapping[str, Any] | None, task: TaskName, metric: str) -> float:
-    if scores is None or task not in scores["summary"]:
-        return math.nan
-    return float(scores["summary"][task][metric]["median"])
+def _metric_cells(metric: str, figures: Mapping[str, float], majority: float) -> dict[str, str]:
+    return {
+        "metric": metric,
+        "median": f"{100 * figures['median']:.1f}",
+        "seeds": f"{figures['seeds']:.0f}",
+        "spread": f"{100 * figures['min']:.1f} to {100 * figures['max']:.1f}",
+        "majority": f"{100 * majority:.1f}",
+        "above": f"{100 * (figures['median'] - majority):+.1f}",
+    }

@@ -1,24 +1,15 @@
 """The model card: a README.md with the hub's metadata, from what the runs say and nothing else."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from distilray.config.report import ReportConfig
-from distilray.evaluation.glue.table import PUBLISHED
-from distilray.evaluation.report.figures import NOTHING, label, shown, size, time
-from distilray.evaluation.report.model_index import (
-    base_model,
-    bias_name,
-    fill_mask_runs,
-    glue_runs,
-    metadata,
-)
+from distilray.evaluation.report.card_results import biases, efficiency, evaluation, markdown_table, plain
+from distilray.evaluation.report.figures import NOTHING, counted, shown, time
+from distilray.evaluation.report.model_index import base_model, metadata
 from distilray.evaluation.report.runs import Run, Runs
-from distilray.evaluation.report.sections.delivery import EFFICIENCY_FILE
-from distilray.evaluation.report.sections.scores import SCORES_FILE, STUDENT
 from distilray.evaluation.report.sections.training import TERMS, loss_weights
 
 # Also in docs/notebooks/fill_mask.ipynb; a test compares them.
@@ -37,40 +28,27 @@ def model_card(runs: Runs, config: ReportConfig) -> str:
     """The card of the model that the runs are about, as Markdown with metadata."""
     head = yaml.safe_dump(metadata(runs, config), sort_keys=False, allow_unicode=True)
     parts = [
-        f"# {_plain(config.model_name)}",
+        f"# {plain(config.model_name)}",
         _what(runs, config),
         "## How to use",
         _use(),
         "## How it was trained",
         _training(runs, config),
         "## Evaluation",
-        _evaluation(runs),
+        evaluation(runs),
         "## Size and speed",
-        _efficiency(runs),
+        efficiency(runs),
         "## Limitations and biases",
-        _bias(runs),
+        biases(runs),
         "## Provenance",
         _provenance(runs),
     ]
     return f"---\n{head}---\n\n" + "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
-def _plain(text: object) -> str:
-    """Text that Markdown shows as it is, in one line."""
-    one_line = " ".join(str(text).split())
-    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", one_line.replace("&", "&amp;").replace("<", "&lt;"))
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [f"| {' | '.join(map(_plain, row))} |" for row in rows]
-    if not lines:
-        return ""
-    return "\n".join([f"| {' | '.join(map(_plain, head))} |", f"|{'---|' * len(head)}", *lines])
-
-
 def _what(runs: Runs, config: ReportConfig) -> str:
     subject, base = runs.subject, config.base_model or base_model(runs)
-    of_base = f" ({_plain(base)})" if base else ""
+    of_base = f" ({plain(base)})" if base else ""
     if subject is None:
         return (
             "A model for filling masks. The runs of this card hold no training, so it says nothing of how it was made."
@@ -78,13 +56,31 @@ def _what(runs: Runs, config: ReportConfig) -> str:
     if subject.job == "train_teacher":
         return f"A BERT{of_base}, trained further to fill masks."
     own, teacher = subject.counts.get("parameters"), subject.counts.get("teacher_parameters")
-    share = (
-        f" It has {own / 1e6:,.1f} million parameters, {own / teacher:.0%} of its teacher's." if own and teacher else ""
-    )
+    share = f", {own / teacher:.0%} of its teacher's" if own and teacher else ""
+    parameters = f" It has {own / 1e6:,.1f} million parameters{share}." if own else ""
     return (
-        f"A DistilBERT with half the layers of its teacher, a BERT{of_base}, initialised from it and trained to answer "
-        f"like it.{share} It fills masks in texts, and may be fine-tuned for other tasks."
+        f"{_student(subject, f'a BERT{of_base}')}.{parameters} It fills masks in texts, and may be fine-tuned for "
+        "other tasks."
     )
+
+
+def _student(run: Run, teacher: str) -> str:
+    """The layers of a student, where its weights come from, and what it was trained for."""
+    own, all_layers = run.counts.get("layers"), run.counts.get("teacher_layers")
+    student: Values = run.config.get("student", {})
+    learns_from_teacher = bool(set(loss_weights(run)) - {"mlm"})
+    if student.get("initialisation") == "random":
+        layers = f" with {counted(own, 'layer')}" if own else ""
+        of_teacher = f" with {counted(all_layers, 'layer')}" if all_layers else ""
+        trained = f"answer like its teacher, {teacher}{of_teacher}" if learns_from_teacher else "fill masks"
+        return f"A DistilBERT{layers}, initialised at random and trained to {trained}"
+    chosen = student.get("layers") or []
+    count = own or len(chosen)
+    layers = f"{count} of {counted(all_layers, 'layer')}" if all_layers else counted(count, "layer")
+    listed = f" ({', '.join(map(str, chosen))})" if chosen else ""
+    taken = f"{layers}{listed}" if count else "half the layers"  # the default, of a run that did not count them
+    trained = "answer like it" if learns_from_teacher else "fill masks"
+    return f"A DistilBERT with {taken} of its teacher, {teacher}, initialised from it and trained to {trained}"
 
 
 def _use() -> str:
@@ -98,37 +94,56 @@ def _training(runs: Runs, config: ReportConfig) -> str:
     subject = runs.subject
     parts = [_data(runs)]
     if subject is not None:
-        optimizer: Values = subject.config.get("optimizer", {})
-        parts.append(
-            f"{subject.counts['steps']:,} steps of {subject.config.get('batch_size'):,} examples with AdamW, highest "
-            f"learning rate {shown('learning_rate', optimizer.get('learning_rate'))}, precision "
-            f"{subject.config.get('precision')}, seed {subject.config.get('seed')}, on {_workers(subject)}. "
-            f"The process that finished it took {time(subject.record['wall_s'])}."
-        )
+        parts.append(_steps(subject))
         weights = loss_weights(subject)
         temperature = subject.config.get("losses", {}).get("temperature")
+        at = "" if temperature is None else f", at temperature {shown('temperature', temperature)}"
         rows = [[TERMS[term], shown("weight", weight)] for term, weight in weights.items()]
         if rows:
-            parts.append(f"The loss is the weighted sum of these terms, at temperature {temperature}:")
-            parts.append(_table(["loss", "weight"], rows))
+            parts += [f"The loss is the weighted sum of these terms{at}:", markdown_table(["loss", "weight"], rows)]
     for run in [run for run in runs.of("train_teacher") if run is not subject]:
-        steps = f"{run.counts['steps']:,} steps of {run.config.get('batch_size'):,} examples"
+        steps = f"{counted(run.counts['steps'], 'step')}{_batch(run)}"
         parts.append(f"The teacher was trained to fill masks on the same kind of examples, for {steps}.")
     return "\n\n".join(part for part in parts if part)
 
 
+def _steps(run: Run) -> str:
+    """The settings of a training, as far as its run knows them."""
+    rate = run.config.get("optimizer", {}).get("learning_rate")
+    settings = {
+        "highest learning rate": None if rate is None else shown("learning_rate", rate),
+        "precision": run.config.get("precision"),
+        "seed": run.config.get("seed"),
+    }
+    known = "".join(f", {name} {value}" for name, value in settings.items() if value is not None)
+    return (
+        f"{counted(run.counts['steps'], 'step')}{_batch(run)} with AdamW{known}, on {_workers(run)}. "
+        f"The process that finished it took {time(run.record['wall_s'])}."
+    )
+
+
+def _batch(run: Run) -> str:
+    size = run.config.get("batch_size")
+    return "" if size is None else f" of {counted(size, 'example')}"
+
+
 def _workers(run: Run) -> str:
     scaling: Values = run.recipe.get("scaling", {})
-    return f"{scaling.get('num_workers', 1)} worker(s) with a {'GPU' if scaling.get('use_gpu') else 'CPU'} each"
+    count, device = scaling.get("num_workers", 1), "GPU" if scaling.get("use_gpu") else "CPU"
+    return f"{counted(count, 'worker')} with a {device}{'' if count == 1 else ' each'}"
 
 
 def _data(runs: Runs) -> str:
     told = []
     for run in runs.of("build_corpus"):
-        sources = [f"{each.get('name')} ({each.get('licence')})" for each in run.config.get("sources", [])]
+        sources = [
+            f"{each['name']}" + (f" ({each['licence']})" if each.get("licence") else "")
+            for each in run.config.get("sources", [])
+            if each.get("name")
+        ]
         told.append(
             f"Corpus: {run.counts['documents']:,} documents, {run.counts.get('words', 0):,} words, "
-            f"from {_plain(', '.join(sources)) or 'unnamed sources'}."
+            f"from {plain(', '.join(sources)) or 'unnamed sources'}."
         )
     for run in runs.of("encode_corpus"):
         train: Values = run.counts.get("train", {})
@@ -141,119 +156,13 @@ def _data(runs: Runs) -> str:
     return "\n\n".join(told) or "The runs of this card do not hold the training data."
 
 
-def _evaluation(runs: Runs) -> str:
-    parts = []
-    for run, name, scores in fill_mask_runs(runs):
-        told = f"{scores.get('masks', 0):,} masks of {scores.get('examples', 0):,} texts"
-        split = "held-out documents of the corpus" if "shards" in run.inputs else "texts with masks"
-        models = [each for each in ("teacher", STUDENT) if isinstance(scores.get(each), Mapping)]
-        keys = [key for key in scores[name] if key not in ("parameters", "megabytes") and not key.startswith("latency")]
-        rows: list[list[object]] = [
-            [label(key), *[shown(key, scores[each].get(key)) for each in models]] for key in keys
-        ]
-        parts += [f"Fill-mask, {told}, {split}:", _table(["", *models], rows)]
-    for _, scores in glue_runs(runs):
-        rows = [_glue_row(task, found, scores) for task, found in scores["summary"].items()]
-        seeds = sorted({int(found["score"]["seeds"]) for found in scores["summary"].values()})
-        told = f"median of {' or '.join(map(str, seeds))} seed(s), times 100"
-        parts += [f"GLUE, dev split, {told}:", _table(["task", "score", "majority", *PUBLISHED, "remarks"], rows)]
-    return "\n\n".join(parts) or "Not measured: no evaluation of this very model is among the runs of this card."
-
-
-def _glue_row(task: Any, found: Values, scores: Values) -> list[object]:
-    published = [f"{values[task]:.1f}" if task in values else NOTHING for values in PUBLISHED.values()]
-    majority = f"{100 * scores['majority'][task]['score']:.1f}"
-    remarks = ", ".join(scores.get("remarks", {}).get(task, [])) or NOTHING
-    return [task, f"{100 * found['score']['median']:.1f}", majority, *published, remarks]
-
-
-def _efficiency(runs: Runs) -> str:
-    subject, rows = runs.subject, []
-    if subject is not None and subject.weights:
-        rows.append(["weights on the disk", size(subject.weights["bytes"])])
-    if subject is not None and "parameters" in subject.counts:
-        rows.append(["parameters", shown("parameters", subject.counts["parameters"])])
-    for run, name, scores in fill_mask_runs(runs):
-        if scores[name].get("latency_ms"):
-            cores = run.record.get("cpus")
-            rows.append([f"{label('latency_ms')}, {cores} cores", shown("latency_ms", scores[name]["latency_ms"])])
-    exported = [
-        f"Exported, each format compared with the model: {_plain(run.record['summary'])}."
-        for run in runs.of("export_model")
-        if runs.about_subject(run, "model")
-    ]
-    return "\n\n".join([_table(["", ""], rows) or "Not measured.", *exported, *_speeds(runs)])
-
-
-def _speeds(runs: Runs) -> list[str]:
-    """The tables in which the model is measured beside others."""
-    parts = []
-    for run in runs.of("measure_efficiency"):
-        if any(runs.about_subject(run, name) for name in run.inputs):
-            found = run.values(EFFICIENCY_FILE)
-            keys = list(dict.fromkeys(key for row in found["models"].values() for key in row))
-            told = (
-                f"{found['texts']:,} {'pairs of sentences' if found['pairs'] else 'texts'}, {found['threads']} threads"
-            )
-            rows = [[name, *[shown(key, row.get(key)) for key in keys]] for name, row in found["models"].items()]
-            parts += [f"On {_plain(found['cpu'])}, {told}:", _table(["", *map(label, keys)], rows)]
-    return parts
-
-
-def _bias(runs: Runs) -> str:
-    general = (
-        "The model has learnt from its corpus and from its teacher, and repeats what they say of groups of people, "
-        "also where no one would want it to. It knows words, not facts: what it fills in may be fluent and false. Use "
-        "it for texts of the language and kind of its corpus."
-    )
-    for run in runs.of("evaluate_bias"):
-        name = bias_name(runs, run)
-        if name is not None:
-            return "\n\n".join([general, *_measured_bias(name, run.values(SCORES_FILE))])
-    told = "Its biases were not measured: no run of `jobs.evaluate_bias` on it is among the runs of this card."
-    return f"{general}\n\n{told}"
-
-
-def _measured_bias(name: str, scores: Values) -> list[str]:
-    parts = []
-    if "probes" in scores:
-        rows = [
-            [probe["text"], ", ".join(f"{a['token']} {a['score']:.3f}" for a in probe["answers"][name])]
-            for probe in scores["probes"]["card"]
-        ]
-        parts += ["What it fills in:", _table(["text", "most probable"], rows)]
-    if "crows_pairs" in scores:
-        cells: Values = scores["crows_pairs"]["scores"][name]
-        rows = [
-            [part, cell["pairs"], _per_cent(cell["share"]), _interval(cell["interval"])] for part, cell in cells.items()
-        ]
-        parts += [
-            "CrowS-Pairs: how often the more stereotyping of two sentences is the more probable one, in per cent; 50 "
-            "is no preference.",
-            _table(["", "pairs", "share", "95% interval"], rows),
-        ]
-    if "stereoset" in scores:
-        rows = [
-            [part, *[shown(key, cell.get(key)) for key in ("lms", "ss", "icat")]]
-            for part, cell in scores["stereoset"]["scores"][name].items()
-        ]
-        parts += ["StereoSet, intrasentence:", _table(["", "LMS", "SS", "ICAT"], rows)]
-    return [*parts, *map(_plain, scores.get("limits", []))]
-
-
-def _per_cent(share: float | None) -> str:
-    return NOTHING if share is None else f"{100 * share:.1f}"
-
-
-def _interval(bounds: Sequence[float] | None) -> str:
-    return NOTHING if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}"
-
-
 def _provenance(runs: Runs) -> str:
     rows = [
         [run.job, run.content_hash[:12], str(run.record.get("git_commit") or NOTHING)[:12], run.record.get("finished")]
         for run in runs
     ]
     versions = runs.subject.record.get("versions", {}) if runs.subject else {}
-    told = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return f"{_table(['job', 'content hash', 'code', 'finished'], rows)}\n\n{_plain(told)}"
+    parts = [markdown_table(["job", "content hash", "code", "finished"], rows)]
+    if versions:
+        parts.append(f"Versions: {plain(', '.join(f'{name} {version}' for name, version in versions.items()))}.")
+    return "\n\n".join(parts)

@@ -98,6 +98,11 @@ def time(seconds: float) -> str:
     return f"{seconds:,.1f} s"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, such as `1 step` or `1,200 steps`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def from_rich(found: Table) -> Markup:
     """A table that a job prints, as one of the page."""
     columns = [[_plain(cell) for cell in column.cells] for column in found.columns]

@@ -6,6 +6,7 @@ from distilray.evaluation.report.figures import size, time
 from distilray.evaluation.report.model_index import fill_mask_runs
 from distilray.evaluation.report.page import Markup, tiles
 from distilray.evaluation.report.runs import Runs
+from distilray.evaluation.report.sections.claim import compared_glue
 from distilray.evaluation.report.sections.scores import SCORES_FILE, STUDENT, TEACHER, glue_model
 
 Fact = tuple[str, str, str]
@@ -46,9 +47,17 @@ def _fill_mask(runs: Runs) -> list[Fact]:
 
 
 def _glue(runs: Runs) -> list[Fact]:
+    facts: list[Fact] = []
     for run in runs.of("evaluate_glue"):
         scores = run.values(SCORES_FILE)
         mean, count = macro(scores["summary"])
         if glue_model(runs, run, scores) == STUDENT and count:
-            return [("GLUE macro score, dev", f"{100 * mean:.1f}", f"{count} of {len(GLUE_TASKS)} tasks")]
-    return []
+            facts.append(("GLUE macro score, dev", f"{100 * mean:.1f}", f"{count} of {len(GLUE_TASKS)} tasks"))
+            break
+    compared = compared_glue(runs)
+    if compared and (kept := compared[-1].mean) and kept.above_chance is not None:
+        interval = kept.above_chance_interval
+        told = [f"{interval[0]:.1%} to {interval[1]:.1%}"] if interval else []
+        remark = "; ".join([*told, f"mean of {', '.join(compared[-1].counted)}"])
+        facts.append(("GLUE above chance, kept of the teacher's", f"{kept.above_chance:.1%}", remark))
+    return facts

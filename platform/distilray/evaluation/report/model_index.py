@@ -6,6 +6,7 @@ from typing import Any
 from distilray.config.glue import GLUE_TASKS, METRICS, SCORE, TaskName
 from distilray.config.paths import HUB_PREFIX
 from distilray.config.report import ReportConfig
+from distilray.evaluation.report.figures import counted
 from distilray.evaluation.report.runs import Run, Runs
 from distilray.evaluation.report.sections.scores import SCORES_FILE, STUDENT, TEACHER
 
@@ -139,7 +140,7 @@ def _read(run: Run, task: TaskName) -> Mapping[str, Any]:
 
 
 def _glue_name(task: TaskName, metric: str, found: Mapping[str, float], scores: Values) -> str:
-    remarks = [f"median of {found['seeds']:.0f} seed(s)", *scores.get("remarks", {}).get(task, [])]
+    remarks = [f"median of {counted(int(found['seeds']), 'seed')}", *scores.get("remarks", {}).get(task, [])]
     return f"{metric if metric != SCORE else 'score'}, {', '.join(remarks)}"
 
 

@@ -8,6 +8,7 @@ from distilray.evaluation.report.style import STYLE
 
 _FIGURE = re.compile(r"-|[-+]?\d[\d,.]*(e[-+]?\d+)?( to [-+]?[\d.]+)?( ?(%|ms|s|min|h|kB|MB|GB))?")
 _RIGHT = ' class="n"'
+_EMPTY = ("", "-", None)  # cells that say nothing
 
 
 class Markup(str):
@@ -41,14 +42,22 @@ def listing(items: Iterable[object]) -> Markup:
     return Markup(f"<ul>{rows}</ul>\n" if rows else "")
 
 
+def filled_columns(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> tuple[list[str], list[list[Cell]]]:
+    """Return titles and rows without the columns in which no row has anything; the first column stays."""
+    cells = [list(row) for row in rows]
+    filled = [number for number in range(len(head)) if not number or any(row[number] not in _EMPTY for row in cells)]
+    return [head[number] for number in filled], [[row[number] for number in filled] for row in cells]
+
+
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Markup:
-    """A table with a caption, whose first column names the rows; nothing without rows.
+    """A table with a caption, whose first column names the rows; nothing without rows, no column without cells.
 
     It scrolls inside its own box where the page is narrower; columns of figures stand to the right.
 
     Args:
         head: titles of the columns; without one no head is shown.
     """
+    head, rows = filled_columns(head, rows)
     shown = [[_text(cell) for cell in row] for row in rows]
     if not shown:
         return Markup("")

@@ -10,7 +10,7 @@ from rich.console import Console
 from distilray.config.report import ReportConfig
 from distilray.errors import InputError
 from distilray.evaluation.report.card import model_card
-from distilray.evaluation.report.figures import time
+from distilray.evaluation.report.figures import counted, time
 from distilray.evaluation.report.lead import key_figures
 from distilray.evaluation.report.page import Markup, code, document, listing, markup, paragraph, section
 from distilray.evaluation.report.runs import Run, Runs, complete_paths, read_runs
@@ -132,7 +132,9 @@ def report_page(runs: Runs, name: str) -> str:
     contents += [("provenance", "Provenance")]
     spent = time(sum(run.record["wall_s"] for run in runs))
     last = max(str(run.record.get("finished", "")) for run in runs)[:10]
-    lead = markup(paragraph(f"{len(runs)} runs, the last of {last}; {spent} of wall time in all."), key_figures(runs))
+    lead = markup(
+        paragraph(f"{counted(len(runs), 'run')}, the last of {last}; {spent} of wall time in all."), key_figures(runs)
+    )
     return document(f"{name}: report", lead, contents, markup(*sections))
 
 
@@ -155,5 +157,5 @@ def _missing(runs: Runs) -> Markup:
         for part in SECTIONS
         if not runs.of(*part.jobs)
     ]
-    told = "No run that holds these was given. Run the job, add its folder to run_paths, and write the report again."
+    told = "No run of this report holds these. Run the job, add its folder to run_paths, and write the report again."
     return markup(paragraph(told), listing(rows))

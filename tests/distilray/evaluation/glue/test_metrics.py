@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from distilray.config.glue import METRICS
-from distilray.evaluation.glue.metrics import majority_scores, predictions, task_scores
+from distilray.evaluation.glue.metrics import (
+    majority_answer,
+    majority_scores,
+    predictions,
+    resampled_metric,
+    task_scores,
+)
 from distilray.evaluation.glue.tasks import TASKS
 
 
@@ -91,6 +97,41 @@ def test_the_majority_is_that_of_the_training_rows():
 def test_the_mean_score_as_an_answer_is_worth_nothing():
     found = majority_scores(TASKS["stsb"], np.array([1.0, 4.0]), {"dev": np.array([1.0, 2.0, 5.0])})
     assert found == {"pearson": 0.0, "spearman": 0.0, "score": 0.0}
+
+
+@pytest.mark.parametrize("name", ["sst2", "cola", "mrpc", "mnli", "stsb"])
+def test_metrics_of_resamples_are_those_of_the_repeated_rows(name):
+    task, rng = TASKS[name], np.random.default_rng(3)
+    if task.is_regression:
+        labels = rng.integers(0, 6, 40).astype(float)  # with ties
+        outputs = (labels + rng.normal(size=40)).round().reshape(-1, 1)
+    else:
+        labels = rng.integers(0, task.num_outputs, 40)
+        outputs = outputs_of(np.where(rng.random(40) < 0.6, labels, 0), task.num_outputs)
+    answers = predictions(task, outputs)
+    counts = rng.multinomial(40, np.full(40, 1 / 40), size=6)
+    for metric in METRICS[name]:
+        found = resampled_metric(metric, counts, labels, answers)
+        expected = [
+            task_scores(
+                task,
+                dict.fromkeys(task.dev, np.repeat(outputs, times, axis=0)),
+                dict.fromkeys(task.dev, np.repeat(labels, times)),
+            )[metric]
+            for times in counts
+        ]
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["matthews", "f1", "pearson", "spearman"])
+def test_resampled_constant_predictions_have_a_score_of_nothing(metric):
+    counts = np.array([[1, 1, 1], [3, 0, 0]])
+    assert resampled_metric(metric, counts, np.array([0.0, 1.0, 1.0]), np.zeros(3)).tolist() == [0.0, 0.0]
+
+
+def test_the_majority_answer_is_a_class_or_the_mean_score():
+    assert majority_answer(TASKS["mnli"], np.array([2, 0, 2])) == 2
+    assert majority_answer(TASKS["stsb"], np.array([1.0, 4.0])) == 2.5
 
 
 def test_classes_are_those_of_the_highest_output():

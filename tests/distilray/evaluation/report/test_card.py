@@ -8,7 +8,15 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from distilray.config.report import ReportConfig
 from distilray.evaluation.report.card import model_card
 from distilray.evaluation.report.runs import read_runs
-from tests.distilray.evaluation.report.written_runs import EVIL, STUDENT_WEIGHTS, known, write_line, write_run
+from tests.distilray.evaluation.report.written_runs import (
+    EVIL,
+    STUDENT_WEIGHTS,
+    compared_glue,
+    distillation,
+    known,
+    write_line,
+    write_run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +112,63 @@ def test_the_teacher_of_the_hub_is_the_base_model(tmp_path):
     assert ModelCard(card_of(tmp_path, "student", base_model="x/y")).data.base_model == "x/y"
 
 
+ONLY_MASKS = {"losses": {"alpha_ce": 0.0, "alpha_mlm": 1.0, "alpha_cos": 0.0, "temperature": 2.0}}
+
+
+@pytest.mark.parametrize(
+    ("counts", "changes", "told"),
+    [
+        (
+            {"layers": 5, "teacher_layers": 6},
+            {"student": {"layers": [0, 1, 2, 4, 5]}},
+            "A DistilBERT with 5 of 6 layers (0, 1, 2, 4, 5) of its teacher, a BERT, initialised from it and trained "
+            "to answer like it.",
+        ),
+        (
+            {"layers": 3, "teacher_layers": 6},
+            {"student": {"layers": None}},
+            "with 3 of 6 layers of its teacher, a BERT,",
+        ),
+        ({"layers": 1, "teacher_layers": 1}, {}, "with 1 of 1 layer of its teacher"),
+        (
+            {"layers": 3, "teacher_layers": 6},
+            {"student": {"initialisation": "random"}},
+            "A DistilBERT with 3 layers, initialised at random and trained to answer like its teacher, a BERT with 6 "
+            "layers.",
+        ),
+        (
+            {"layers": 3, "teacher_layers": 6},
+            {"student": {"initialisation": "random"}, **ONLY_MASKS},
+            "A DistilBERT with 3 layers, initialised at random and trained to fill masks.",
+        ),
+        ({"layers": 3, "teacher_layers": 6}, ONLY_MASKS, "initialised from it and trained to fill masks."),
+        # Runs of earlier versions did not count the layers.
+        ({}, {"student": {"layers": [0, 3]}}, "with 2 layers (0, 3) of its teacher"),
+        ({}, {}, "with half the layers of its teacher"),
+    ],
+)
+def test_the_card_tells_the_layers_of_the_student_and_what_it_was_trained_for(tmp_path, counts, changes, told):
+    found = distillation()
+    found["counts"] |= counts
+    found["config"] |= changes
+    write_run(tmp_path / "student", "distill", **found)
+    assert told in card_of(tmp_path, "student")
+
+
+def test_the_card_tells_what_is_kept_raw_and_above_chance_with_what_is_left_out(tmp_path):
+    write_run(tmp_path / "student", "distill", **distillation())
+    write_run(tmp_path / "glue", "evaluate_glue", **compared_glue(STUDENT_WEIGHTS))
+    card = card_of(tmp_path, "student", "glue")
+    assert re.search(r"\| cola \| 30\.0 \| 25\.0 to 35\.0 \| 0\.0 \| \+30\.0 \| 75\.0% \(60\.0% to 90\.0%\)", card)
+    assert re.search(r"\| rte .* less than 3 standard errors above the majority baseline \|", card)
+    assert "75.0% (60.0% to 90.0%) above chance on cola; left out: rte (teacher at chance)" in card
+
+
 def test_the_card_tells_losses_data_and_biases(line):
     folder, hashes = line
     card = card_of(folder, *hashes)
     assert "| KL to the teacher's probabilities | 5 |" in card
-    assert "temperature 2.0" in card
+    assert "temperature 2:" in card
     assert "30 steps of 16 examples" in card
     assert re.search(r"\| overall \| 10 \| 56\.7 \| 46\.7 to 66\.7 \|", card)
     assert "A score is no proof of fairness." in card

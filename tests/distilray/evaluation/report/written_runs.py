@@ -229,6 +229,41 @@ def glue(weights: str) -> Values:
     return {"files": {"scores.json": scores}}
 
 
+def compared_glue(weights: str) -> Values:
+    """A run that holds intervals and its comparison with a teacher that is at chance on one of two tasks."""
+    kept = {"teacher": 0.4, "student": 0.3, "majority": 0.0, "raw": 0.75, "above_chance": 0.75}
+    bounds = {"raw_interval": [0.6, 0.9], "above_chance_interval": [0.6, 0.9]}
+    at_chance = {"teacher": 0.55, "student": 0.54, "majority": 0.53, "raw": 0.98, "above_chance": 0.5}
+    no_bounds = {"raw_interval": [0.9, 1.1], "above_chance_interval": None}
+    scores = {
+        "model_hash": weights,
+        "tasks": ["cola", "rte"],
+        "missing": [],
+        "summary": {
+            "cola": {"matthews": figures(0.3), "score": figures(0.3)},
+            "rte": {"accuracy": figures(0.54), "score": figures(0.54)},
+        },
+        "majority": {"cola": {"matthews": 0.0, "score": 0.0}, "rte": {"accuracy": 0.53, "score": 0.53}},
+        "dev_rows": {"cola": {"dev": 1043}, "rte": {"dev": 277}},
+        "intervals": {
+            "cola": {"score": [0.25, 0.35], "above_majority": [0.25, 0.35]},
+            "rte": {"score": [0.5, 0.6], "above_majority": [-0.03, 0.07]},
+        },
+        "kept": {
+            "tasks": {"cola": kept | bounds, "rte": at_chance | no_bounds},
+            "left_out": {"rte": "teacher at chance"},
+            "mean": kept | bounds,
+            "all": at_chance | no_bounds,
+        },
+        "remarks": {"cola": [], "rte": []},
+        "rows": [
+            {"task": task, "metric": "score", "seed": 1, "value": value}
+            for task, value in (("cola", 0.3), ("rte", 0.54))
+        ],
+    }
+    return {"files": {"scores.json": scores}}
+
+
 def search() -> Values:
     trials = (
         "task,trial,status,learning_rate,evaluations,epochs,metric,best_score,seconds,reason\n"

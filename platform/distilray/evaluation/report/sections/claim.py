@@ -3,24 +3,23 @@
 The paper says 97% of GLUE, 40% fewer parameters, 60% faster (tables 1 and 3); its figures stand beside ours.
 """
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
-from distilray.config.glue import SCORE, TaskName
-from distilray.evaluation.glue.table import PUBLISHED, kept, macro
+from distilray.config.glue import GLUE_TASKS, SCORE, TaskName
+from distilray.evaluation.glue.comparison import Comparison, Kept, compare, comparison_of, per_cent
+from distilray.evaluation.glue.table import published_scores
 from distilray.evaluation.report.figures import NOTHING, from_rich, label, shown
 from distilray.evaluation.report.model_index import fill_mask_runs, glue_runs
-from distilray.evaluation.report.page import Markup, markup, paragraph
+from distilray.evaluation.report.page import Markup, filled_columns, markup, paragraph
 from distilray.evaluation.report.runs import Run, Runs
 from distilray.evaluation.report.sections.delivery import EFFICIENCY_FILE
 from distilray.evaluation.report.sections.scores import SCORES_FILE, STUDENT, TEACHER
 
-_MODELS = ("BERT base", "DistilBERT")
-_NO_PAPER = ("", "", "")
+_OURS = (TEACHER, STUDENT, "kept", "kept above chance")
+_PAPER = ("BERT base", "DistilBERT", "kept in the paper", "above chance in the paper")
 # The paper counts no vocabulary head, and times all of STS-B's dev set, one pair at a time.
 _PAPER_COSTS: Mapping[str, tuple[str, str, str]] = {
     "parameters": ("110 M", "66 M", "60.0%"),
@@ -31,7 +30,8 @@ _FILL_MASK_KEYS = ("hit@10", "pseudo_perplexity")
 _COSTS = ("parameters", "layer_parameters", "megabytes", "latency_ms", "texts_per_s")
 
 Values = Mapping[str, Any]
-Line = tuple[str, str, str, str, str, str, str]
+Line = tuple[str, ...]
+"""A name, the majority baseline, the cells of `_OURS`, those of `_PAPER`."""
 
 
 def claim_section(runs: Runs) -> Markup:
@@ -39,61 +39,35 @@ def claim_section(runs: Runs) -> Markup:
     lines = claim_lines(runs)
     if not lines:
         return Markup("")
-    return markup(
-        from_rich(claim_table(lines)),
-        paragraph(
-            "GLUE: dev split, times 100, median of the seeds and their spread; the share is that of the student in the "
-            "of the teacher's, and of the mean also that of the lowest and the highest seed. The paper's models have "
-            "other sizes and its tasks all their rows, so that only the shares can be compared."
-        ),
-    )
+    return markup(from_rich(claim_table(lines)), *[paragraph(note) for note in _notes(runs)])
 
 
 def claim_table(lines: Sequence[Line]) -> Table:
-    """The lines as a table."""
-    table = Table(title="student beside teacher, and the paper's")
-    headings = ("", TEACHER, STUDENT, "share", *_MODELS, "share")
-    for heading in headings:
+    """The lines as a table, without the columns in which they have nothing."""
+    head, rows = filled_columns(("", "majority", *_OURS, *_PAPER), lines)
+    has_paper = any(heading in head for heading in _PAPER)
+    table = Table(title="student beside teacher, and the paper's" if has_paper else "student beside teacher")
+    for heading in head:
         table.add_column(heading, justify="right" if heading else "left")
-    for line in lines:
-        table.add_row(*line)
+    for row in rows:
+        table.add_row(*map(str, row))
     return table
 
 
 def claim_lines(runs: Runs) -> list[Line]:
-    """What has been measured of both: name, teacher, student, share, and the same three of the paper."""
+    """What has been measured of both: name, teacher, student, what is kept, and the same of the paper."""
     return [*_glue(runs), *_fill_mask(runs), *_costs(runs)]
 
 
-def compared_glue(runs: Runs) -> tuple[Values, Values] | None:
-    """The scores of the student and of the teacher that its run was compared with; None where one is not there."""
-    for run, scores in glue_runs(runs):
-        teacher = runs.input_of(run, TEACHER)
-        if teacher is not None and not run.config.get("distillation"):
-            return scores, teacher.values(SCORES_FILE)
+def compared_glue(runs: Runs) -> tuple[Values, Values | None, Comparison] | None:
+    """The scores of the student and, if its run is here, of its teacher, and how they compare; None without both."""
+    for run, student in glue_runs(runs):
+        known = runs.input_of(run, TEACHER)
+        teacher = None if known is None else known.values(SCORES_FILE)
+        compared = comparison_of(student, teacher)
+        if compared is not None and not run.config.get("distillation"):
+            return student, teacher, compared
     return None
-
-
-def _glue(runs: Runs) -> list[Line]:
-    found = compared_glue(runs)
-    if found is None:
-        return []
-    student, teacher = found
-    tasks: list[TaskName] = [task for task in student["summary"] if task in teacher["summary"]]
-    lines: list[Line] = []
-    for task in tasks:
-        ours, theirs = (scores["summary"][task][SCORE] for scores in found)
-        paper = [PUBLISHED[name].get(task) for name in _MODELS]
-        share = _per_cent(kept(ours["median"], theirs["median"]))
-        lines.append((f"GLUE: {task}", _spread(theirs), _spread(ours), share, *_paper(paper)))
-    ours, theirs = (macro({task: scores["summary"][task] for task in tasks})[0] for scores in found)
-    by_seed = [_per_cent(share) for share in sorted(_kept_by_seed(student, teacher, tasks))]
-    share = _per_cent(kept(ours, theirs)) + (f" ({by_seed[0]} to {by_seed[-1]})" if by_seed else "")
-    same = [[PUBLISHED[name][task] for task in tasks if task in PUBLISHED[name]] for name in _MODELS]
-    paper = [statistics.fmean(scores) if scores else None for scores in same]
-    lines.append((f"GLUE: mean of {len(tasks)}", f"{100 * theirs:.1f}", f"{100 * ours:.1f}", share, *_paper(paper)))
-    nine = [statistics.fmean(PUBLISHED[name].values()) for name in _MODELS]
-    return [*lines, ("GLUE: mean of all nine", NOTHING, NOTHING, NOTHING, *_paper(nine))]
 
 
 def by_task_and_seed(scores: Values) -> dict[tuple[TaskName, int], float]:
@@ -101,12 +75,70 @@ def by_task_and_seed(scores: Values) -> dict[tuple[TaskName, int], float]:
     return {(row["task"], row["seed"]): row["value"] for row in scores["rows"] if row["metric"] == SCORE}
 
 
-def _kept_by_seed(student: Values, teacher: Values, tasks: Sequence[TaskName]) -> list[float]:
-    """The share that is kept of the mean over the tasks, for each seed that both have for all of them."""
-    ours, theirs = by_task_and_seed(student), by_task_and_seed(teacher)
-    seeds = {seed for _, seed in ours if all((task, seed) in ours and (task, seed) in theirs for task in tasks)}
-    means = [[statistics.fmean(found[task, seed] for task in tasks) for found in (ours, theirs)] for seed in seeds]
-    return [kept(own, other) for own, other in means]
+def _notes(runs: Runs) -> list[str]:
+    """Sentences on the GLUE lines of the table."""
+    found = compared_glue(runs)
+    if found is None:
+        return []
+    compared = found[-1]
+    told = [
+        "GLUE: dev split, times 100, median of the seeds and their spread. Kept: the student's score as a share of "
+        "the teacher's, or of what the teacher has above the majority baseline. A task enters the mean where the "
+        "teacher is at least 3 standard errors above that baseline."
+    ]
+    if compared.left_out:
+        told.append("Left out: " + "; ".join(f"{task} ({why})" for task, why in compared.left_out.items()) + ".")
+    if any(kept.raw_interval for kept in compared.tasks.values()):
+        told.append(
+            "Intervals: 95%, with dev rows drawn with replacement, the same for both models, and seeds of each."
+        )
+    else:
+        told.append("The shares have no intervals: these need the dev predictions of both models.")
+    told.append("The paper's models have other sizes, so that only the shares can be compared.")
+    return told
+
+
+def _glue(runs: Runs) -> list[Line]:
+    found = compared_glue(runs)
+    if found is None:
+        return []
+    student, teacher, compared = found
+    lines = []
+    for task, kept in compared.tasks.items():
+        cells = _kept_cells(kept, is_counted=task not in compared.left_out)
+        cells[:2] = [_spread(scores, task, cell) for scores, cell in zip((teacher, student), cells, strict=False)]
+        published = _published([task])
+        lines.append(_line(f"GLUE: {task}", cells, _kept_cells(published.all), majority=_hundredfold(kept.majority)))
+    means = [(compared.mean, f"mean of {', '.join(compared.counted)}", compared.counted)]
+    if compared.all != compared.mean:
+        means.append((compared.all, "mean of all these", list(compared.tasks)))
+    for kept_mean, name, tasks in means:
+        if kept_mean is not None:
+            cells, majority = _kept_cells(kept_mean), _hundredfold(kept_mean.majority)
+            lines.append(_line(f"GLUE: {name}", cells, _kept_cells(_published(tasks).all), majority=majority))
+    paper = _published(GLUE_TASKS)
+    name = f"GLUE: mean of all nine, less {', '.join(paper.left_out)}"
+    return [*lines, _line(name, [], _kept_cells(paper.mean))]
+
+
+def _published(tasks: Sequence[TaskName]) -> Comparison:
+    """Compare the paper's models."""
+    theirs, ours = (published_scores(name, tasks) for name in _PAPER[:2])
+    return compare(ours, theirs)
+
+
+def _kept_cells(kept: Kept | None, *, is_counted: bool = True) -> list[str]:
+    """Teacher, student and both shares; no share above chance of a teacher that is at chance."""
+    if kept is None:
+        return []
+    above = per_cent(kept.above_chance, kept.above_chance_interval) if is_counted else ""
+    return [_hundredfold(kept.teacher), _hundredfold(kept.student), per_cent(kept.raw, kept.raw_interval), above]
+
+
+def _line(name: str, ours: Sequence[str], paper: Sequence[str] = (), *, majority: str = "") -> Line:
+    """A line with empty cells for what is missing."""
+    cells = [(*part, *[""] * (len(head) - len(part))) for part, head in ((ours, _OURS), (paper, _PAPER))]
+    return (name, majority, *cells[0], *cells[1])
 
 
 def _fill_mask(runs: Runs) -> list[Line]:
@@ -114,7 +146,7 @@ def _fill_mask(runs: Runs) -> list[Line]:
         if name == STUDENT and TEACHER in scores:
             pairs = [(key, scores[TEACHER].get(key), scores[name].get(key)) for key in _FILL_MASK_KEYS]
             return [
-                (f"fill-mask: {label(key)}", shown(key, theirs), shown(key, ours), _ratio(ours, theirs), *_NO_PAPER)
+                _line(f"fill-mask: {label(key)}", [shown(key, theirs), shown(key, ours), _ratio(ours, theirs)])
                 for key, theirs, ours in pairs
                 if theirs is not None and ours is not None
             ]
@@ -127,12 +159,10 @@ def _costs(runs: Runs) -> list[Line]:
         theirs, ours = (next((row for name, row in rows.items() if is_it(runs, run, name)), None) for is_it in _WHO)
         if theirs is not None and ours is not None:
             return [
-                (
+                _line(
                     label(key),
-                    shown(key, theirs[key]),
-                    shown(key, ours[key]),
-                    _ratio(ours[key], theirs[key]),
-                    *_PAPER_COSTS.get(key, _NO_PAPER),
+                    [shown(key, theirs[key]), shown(key, ours[key]), _ratio(ours[key], theirs[key])],
+                    _PAPER_COSTS.get(key, ()),
                 )
                 for key in _COSTS
                 if key in theirs and key in ours
@@ -150,21 +180,17 @@ def _is_teacher(runs: Runs, run: Run, name: str) -> bool:
 _WHO = (_is_teacher, lambda runs, run, name: runs.about_subject(run, f"models.{name}"))
 
 
-def _spread(figures: Mapping[str, float]) -> str:
-    median, lowest, highest = (100 * figures[key] for key in ("median", "min", "max"))
-    return f"{median:.1f} ({lowest:.1f} to {highest:.1f})"
+def _spread(scores: Values | None, task: TaskName, median: str) -> str:
+    """The median with the lowest and the highest seed."""
+    if scores is None:
+        return median
+    lowest, highest = (_hundredfold(scores["summary"][task][SCORE][key]) for key in ("min", "max"))
+    return f"{median} ({lowest} to {highest})"
 
 
-def _paper(scores: Sequence[float | None]) -> tuple[str, str, str]:
-    theirs, ours = scores
-    if theirs is None or ours is None:
-        return _NO_PAPER
-    return f"{theirs:.1f}", f"{ours:.1f}", _per_cent(kept(ours, theirs))
+def _hundredfold(score: float) -> str:
+    return f"{100 * score:.1f}"
 
 
 def _ratio(ours: float, theirs: float) -> str:
-    return _per_cent(ours / theirs) if theirs else NOTHING
-
-
-def _per_cent(share: float) -> str:
-    return NOTHING if math.isnan(share) else f"{share:.1%}"
+    return per_cent(ours / theirs) if theirs else NOTHING

@@ -52,7 +52,7 @@ def _export(run: Run, report: Values) -> Markup:
     cases = report.get("parity", {}).get("cases", [])
     return markup(
         heading(run.name),
-        paragraph(run.record["summary"], "."),
+        paragraph("Result: ", run.record["summary"], "."),
         _by_row("Formats", "format", formats),
         beside(
             table("Compared", ["", ""], [[label(key), shown(key, value)] for key, value in leaves.items()]),

@@ -6,7 +6,7 @@ from typing import Any
 
 from distilray.evaluation.bias.table import bias_tables
 from distilray.evaluation.glue.table import glue_table
-from distilray.evaluation.report.figures import NOTHING, flat, from_rich, label, shown
+from distilray.evaluation.report.figures import NOTHING, counted, flat, from_rich, label, shown
 from distilray.evaluation.report.page import Markup, beside, heading, listing, markup, paragraph, picture, table
 from distilray.evaluation.report.runs import Run, Runs
 
@@ -83,7 +83,7 @@ def _fill_mask(run: Run, scores: Values) -> Markup:
     told = [[_AGREEMENT[key], shown(key, bounds[key])] for key in _AGREEMENT if key in bounds]
     return markup(
         heading(run.name),
-        paragraph(run.record["summary"], "."),
+        paragraph("Result: ", run.record["summary"], "."),
         table("Fill-mask scores", ["", *models, *ratio, *behind], rows),
         beside(
             table("Evaluated", ["", ""], [*facts, *other]),
@@ -106,15 +106,16 @@ def _glue(runs: Runs, run: Run, scores: Values, found: Mapping[Run, Values]) -> 
     model = glue_model(runs, run, scores)
     teachers = [each for other, each in found.items() if other is not run and glue_model(runs, other, each) == TEACHER]
     named = run.inputs.get(TEACHER, {}).get("content_hash")
-    beside = next((each for other, each in found.items() if other.content_hash == named), None)
-    teacher = beside if beside is not None else (teachers[0] if teachers and model == STUDENT else None)
-    seeds = {row.get("seed") for row in scores["rows"]}
+    teacher = next((each for other, each in found.items() if other.content_hash == named), None)
+    if named is None and model == STUDENT and teachers:
+        teacher = teachers[0]
+    seeds = len({row["seed"] for row in scores["rows"]})
     return markup(
         heading(f"{run.name}: {model or 'a model that this report does not hold'}"),
         paragraph(
-            "Scores on the dev split, times 100; the best evaluation of each fine-tuning counts. "
-            f"{len(seeds)} seed(s). The columns of the literature are dev scores too, although a card may call them "
-            "test scores."
+            f"Scores on the dev split, times 100; the best evaluation of each fine-tuning counts. "
+            f"{counted(seeds, 'seed')}. The columns of the literature are dev scores too, although a "
+            "card may call them test scores."
         ),
         from_rich(glue_table(scores, teacher)),
     )
@@ -131,7 +132,7 @@ def _search(run: Run) -> Markup:
         plot = picture("Dev score of every trial by epoch; the winner in red", alt, f"data:image/svg+xml;base64,{data}")
     return markup(
         heading(run.name),
-        paragraph(run.record["summary"], "."),
+        paragraph("Result: ", run.record["summary"], "."),
         plot,
         *[_trials(task, [trial for trial in trials if trial["task"] == task]) for task in tasks],
         table(

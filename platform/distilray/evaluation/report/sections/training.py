@@ -62,7 +62,7 @@ def loss_weights(run: Run) -> dict[str, float]:
 
 def _training(run: Run) -> Markup:
     rows, heldout = run.lines(METRICS_FILE), run.lines(HELDOUT_FILE)
-    lead = paragraph(run.record["summary"], ".")
+    lead = paragraph("Result: ", run.record["summary"], ".")
     return markup(heading(run.name), lead, beside(_settings(run), _heldout(heldout)), _charts(run, rows, heldout))
 
 
