@@ -159,6 +159,7 @@ def _scheduler(experiment: Experiment) -> TrialScheduler:
         max_t=experiment.most_evaluations,
         grace_period=experiment.asha.grace_evaluations,
         reduction_factor=experiment.asha.reduction_factor,
+        settings=experiment.objective.settings,
     )
 
 
