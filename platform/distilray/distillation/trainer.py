@@ -21,7 +21,7 @@ from distilray.config.distillation import (
     TrainingConfig,
     TrainTeacherConfig,
 )
-from distilray.distillation.checkpoint import CheckpointStore
+from distilray.distillation.checkpoint import CheckpointStore, newest_step
 from distilray.distillation.inputs import (
     create_student_and_teacher,
     create_teacher,
@@ -129,6 +129,7 @@ def _fit(
         for line in told:
             _say(folder.job, line)
         progress = Progress(folder.job, total=settings.total_steps, unit="steps")
+        progress.start_at(newest_step(folder.path(CHECKPOINTS_FOLDER)))
         metrics = folder.path(METRICS_FILE)
         shown = MetricsFollower(metrics, lambda row: _show(progress, row))
         with progress, shown, NoticeFollower(folder.uri, lambda text: _say(folder.job, text)):
