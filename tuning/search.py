@@ -38,7 +38,7 @@ from tuning.results import (
     trials_table,
     winners_scaling,
 )
-from tuning.space import evaluations, lengths, points
+from tuning.space import evaluations, first_point, lengths, points
 
 SCORES_FILE, TRIALS_FILE, PLOT_FILE = "scores.json", "trials.csv", "search.svg"
 TRIALS_FOLDER, TUNE_FOLDER, WINNERS_FOLDER = "trials", "tune", "winners"
@@ -110,6 +110,7 @@ def _experiments(
             objective=objective,
             folder=folder.path(TUNE_FOLDER, task),
             points=points(config, task),
+            first=first_point(config, task),
             space=config.space_of(task),
             num_trials=trials_of(config, task),
             most_evaluations=evaluations(config, task)[1],
