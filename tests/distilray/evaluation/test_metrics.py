@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from distilray.evaluation.intervals import Sample
 from distilray.evaluation.metrics import (
     FILL_MASK_SCORES,
     answer_columns,
@@ -12,6 +11,7 @@ from distilray.evaluation.metrics import (
     true_token_losses,
     true_token_ranks,
 )
+from distilray.statistics import Sample
 
 
 def test_the_rank_counts_the_tokens_before_the_true_one():

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilray.errors import InputError
-from distilray.evaluation.bias.intervals import Array, bootstrap_interval
 from distilray.evaluation.bias.likelihood import MaskedText, log_probabilities
 from distilray.evaluation.bias.rows import BadRows
 from distilray.evaluation.bias.subjects import Subject
 from distilray.inference.masked_logits import MaskedLogits
 from distilray.runtime import storage
+from distilray.runtime.seeding import generator
+from distilray.statistics import Array, bootstrap, percentile_interval, share_interval
 
 BIAS_TYPES = (
     "race-color",
@@ -35,6 +36,7 @@ BIAS_TYPES = (
 )
 DIRECTIONS = ("stereo", "antistereo")
 COLUMNS = ("sent_more", "sent_less", "stereo_antistereo", "bias_type")
+_SEED_USE = 301  # sets the draws apart from other uses of the seed
 _DECIMALS = 3  # of a likelihood, as in the authors' code: what differs less is a tie
 
 
@@ -166,31 +168,33 @@ def crows_pairs_scores(
 def _share(found: NDArray[np.int64], reference: NDArray[np.int64] | None, samples: int, seed: int) -> dict[str, Any]:
     """Share over the pairs that are no tie, which a model without preference makes 0.5."""
     decided = int(np.count_nonzero(found))
+    share = float((found > 0).sum() / decided) if decided else None
     columns = [found > 0, found != 0]
-    scores: dict[str, Any] = {
-        "pairs": len(found),
-        "ties": len(found) - decided,
-        "share": float((found > 0).sum() / decided) if decided else None,
-        "interval": _interval(columns, lambda means: means[..., 0] / means[..., 1], samples, seed),
-    }
+    scores: dict[str, Any] = {"pairs": len(found), "ties": len(found) - decided, "share": share, "interval": None}
+    if share is not None:
+        scores["interval"] = share_interval(_resampled(columns, _first_share, samples, seed), share, decided)
     if reference is not None:
         columns += [reference > 0, reference != 0]
         other = _share(reference, None, samples, seed)["share"]
-        known = scores["share"] is not None and other is not None
         scores |= {
-            "delta": scores["share"] - other if known else None,
-            "delta_interval": _interval(
-                columns, lambda means: means[..., 0] / means[..., 1] - means[..., 2] / means[..., 3], samples, seed
+            "delta": share - other if share is not None and other is not None else None,
+            "delta_interval": percentile_interval(
+                _resampled(columns, lambda means: _first_share(means) - _first_share(means[..., 2:]), samples, seed)
             ),
             "same_choice": float((found == reference).mean()) if len(found) else None,
         }
     return scores
 
 
-def _interval(
+def _first_share(means: Array) -> Array:
+    return means[..., 0] / means[..., 1]
+
+
+def _resampled(
     columns: Sequence[NDArray[np.bool_]], statistic: Callable[[Array], Array], samples: int, seed: int
-) -> tuple[float, float] | None:
-    return bootstrap_interval(np.stack(columns, axis=1).astype(np.float64), statistic, samples=samples, seed=seed)
+) -> Array:
+    rows = np.stack(columns, axis=1).astype(np.float64)
+    return bootstrap(rows, statistic, resamples=samples, rng=generator(seed, _SEED_USE))
 
 
 def _row_problem(row: dict[str, str], cells: int, columns: int) -> str | None:

@@ -20,7 +20,6 @@ from distilray.evaluation.bias.crows_pairs import (
     preferences,
     read_pairs,
 )
-from distilray.evaluation.bias.intervals import Array
 from distilray.evaluation.bias.probes import CARD_TEXTS, ProbeAnswers, probe_answers, probe_scores, table_of_probes
 from distilray.evaluation.bias.rows import BadRows
 from distilray.evaluation.bias.stereoset import (
@@ -38,6 +37,7 @@ from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.reporting.progress import Progress
 from distilray.runtime.run_folder import RunFolder
+from distilray.statistics import Array
 
 SCORES_FILE = "scores.json"
 PAIRS_FILE = "crows_pairs.jsonl"

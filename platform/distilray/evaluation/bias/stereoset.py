@@ -20,17 +20,19 @@ import numpy as np
 
 from distilray.config.bias import Scoring
 from distilray.errors import InputError
-from distilray.evaluation.bias.intervals import Array, bootstrap_interval
 from distilray.evaluation.bias.likelihood import MaskedText, log_probabilities
 from distilray.evaluation.bias.rows import BadRows
 from distilray.evaluation.bias.subjects import Subject
 from distilray.inference.masked_logits import MaskedLogits
 from distilray.runtime import storage
+from distilray.runtime.seeding import generator
+from distilray.statistics import Array, Interval, bootstrap, percentile_interval, share_interval
 
 BIAS_TYPES = ("gender", "profession", "race", "religion")
 LABELS = ("stereotype", "anti-stereotype", "unrelated")
 SCORES = ("lms", "ss", "icat")
 BLANK = "BLANK"
+_SEED_USE = 301  # sets the draws apart from other uses of the seed
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -188,15 +190,24 @@ def _part_scores(
     both = values if reference is None else np.concatenate([values, target_means(targets, reference)], axis=1)
     for name, statistic in _STATISTICS.items():
         scores[name] = float(statistic(both.mean(axis=0)))
-        scores[f"{name}_interval"] = bootstrap_interval(both, statistic, samples=samples, seed=seed)
+        drawn = bootstrap(both, statistic, resamples=samples, rng=generator(seed, _SEED_USE))
+        scores[f"{name}_interval"] = (
+            percentile_interval(drawn) if name == "icat" else _per_cent_interval(drawn, scores[name], len(both))
+        )
         if reference is not None:
             delta = _difference(statistic)
             scores[f"{name}_delta"] = float(delta(both.mean(axis=0)))
-            scores[f"{name}_delta_interval"] = bootstrap_interval(both, delta, samples=samples, seed=seed)
+            drawn = bootstrap(both, delta, resamples=samples, rng=generator(seed, _SEED_USE))
+            scores[f"{name}_delta_interval"] = percentile_interval(drawn)
     if reference is not None:
         same = _wins(found[:, 0], found[:, 1]) == _wins(reference[:, 0], reference[:, 1])
         scores["same_choice"] = float(same.mean())
     return scores
+
+
+def _per_cent_interval(values: Array, share: float, targets: int) -> Interval | None:
+    interval = share_interval(values / 100, share / 100, targets)
+    return None if interval is None else (100 * interval[0], 100 * interval[1])
 
 
 def _difference(statistic: Callable[[Array], Array]) -> Callable[[Array], Array]:

@@ -14,19 +14,30 @@ from rich.table import Table
 from distilray.config.fill_mask.settings import IntervalsConfig
 from distilray.evaluation.fill_mask.causal import CAUSAL_METRIC
 from distilray.evaluation.fill_mask.shards import MaskScores
-from distilray.evaluation.intervals import Ratio, Sample, Scores, interval, without_nan
 from distilray.evaluation.metrics import FILL_MASK_SCORES, HITS, answer_columns
 from distilray.runtime import storage
 from distilray.runtime.run_folder import RunFolder
+from distilray.runtime.seeding import generator
+from distilray.statistics import (
+    Array,
+    Interval,
+    Ratio,
+    Sample,
+    Scores,
+    percentile_interval,
+    share_interval,
+    without_nan,
+)
 
 SCORES_FILE = "scores.json"
 TEACHER, STUDENT, BOTH = "teacher", "student", "both"
-_AGREEMENT = Scores({"agreement": Ratio("same", "pieces")}, {})
+_SEED_USE = 300  # sets the draws apart from other uses of the seed
+_AGREEMENT = Scores({"agreement": Ratio("same", "pieces", is_share=True)}, {})
 # Of answers of several word pieces only: see scoring.py for joint and left to right.
 _SEVERAL = Scores(
     ratios={
-        "joint_exact": Ratio("joint_exact", "several"),
-        "left_to_right_exact": Ratio("left_to_right_exact", "several"),
+        "joint_exact": Ratio("joint_exact", "several", is_share=True),
+        "left_to_right_exact": Ratio("left_to_right_exact", "several", is_share=True),
         "joint_perplexity": Ratio("joint_loss", "several_pieces", exponential=True),
         "left_to_right_perplexity": Ratio("left_to_right_loss", "several_pieces", exponential=True),
     },
@@ -82,20 +93,28 @@ def summarise(
 ) -> tuple[dict[str, dict[str, float | None]], Values]:
     """The scores of each model (and what is of both), and the intervals of all of them and of the difference."""
     scores: dict[str, dict[str, float | None]] = {}
-    draws: dict[str, dict[str, NDArray[np.float64]]] = {}
+    draws: dict[str, dict[str, Array]] = {}
+    bounds: dict[str, dict[str, Interval | None]] = {}
     for name, of_name in columns.items():
         sample, wanted = Sample(texts, of_name), _scores_of(of_name)
-        scores[name] = without_nan(sample.estimated(wanted))
+        estimates = sample.estimated(wanted)
+        scores[name] = without_nan(estimates)
         if config.resamples:
-            draws[name] = sample.resampled(wanted, resamples=config.resamples, seed=seed)
+            rng = generator(seed, _SEED_USE)  # the same draws for every model
+            draws[name] = sample.resampled(wanted, resamples=config.resamples, rng=rng)
+            bounds[name] = {
+                key: share_interval(values, estimates[key], sample.texts_with(ratio.denominator), config.level)
+                if (ratio := wanted.ratios.get(key)) and ratio.is_share
+                else percentile_interval(values, config.level)
+                for key, values in draws[name].items()
+            }
     if not draws:
         return scores, {}
     if TEACHER in draws:
-        draws["difference"] = {key: values - draws[TEACHER][key] for key, values in draws[STUDENT].items()}
-    bounds = {
-        name: {key: interval(values, config.level) for key, values in of_name.items()}
-        for name, of_name in draws.items()
-    }
+        bounds["difference"] = {
+            key: percentile_interval(values - draws[TEACHER][key], config.level)
+            for key, values in draws[STUDENT].items()
+        }
     agreement = bounds.pop(BOTH, {})
     told = {"level": config.level, "resamples": config.resamples, "texts": len(np.unique(texts))}
     return scores, {**told, **agreement, **bounds}
@@ -165,6 +184,6 @@ def _cells(scores: Values, key: str, bounds: Values) -> list[str]:
         teacher = scores[TEACHER][key]
         cells = [f"{teacher:{form}}", *cells, f"{student / teacher:.1%}" if teacher else ""]
     if bounds:
-        low, high = bounds["difference" if TEACHER in scores else STUDENT].get(key, [None, None])
-        cells.append("" if low is None or high is None else f"{low:{form}} to {high:{form}}")
+        interval = bounds["difference" if TEACHER in scores else STUDENT].get(key)
+        cells.append("" if interval is None else f"{interval[0]:{form}} to {interval[1]:{form}}")
     return cells

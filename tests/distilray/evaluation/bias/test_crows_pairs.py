@@ -117,6 +117,13 @@ def test_a_model_without_preference_is_at_one_half():
     assert found["interval"][0] < 0.5 < found["interval"][1]
 
 
+@pytest.mark.parametrize(("preferred", "expected"), [(1, (0.7225, 1.0)), (-1, (0.0, 0.2775))])
+def test_a_share_of_all_or_none_has_the_interval_of_wilson(preferred, expected):
+    # Ten of ten: 1 / (1 + 1.96^2 / 10) = 0.7225.
+    found = crows_pairs_scores([PAIR] * 10, np.full(10, preferred), None, samples=100, seed=1)["overall"]
+    assert found["interval"] == pytest.approx(expected, abs=1e-4)
+
+
 def test_the_difference_to_the_reference_is_that_of_the_shares_with_a_paired_interval():
     found = scores(REFERENCE)["overall"]
     assert found["delta"] == pytest.approx(6 / 8 - 5 / 10)

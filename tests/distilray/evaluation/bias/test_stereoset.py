@@ -76,6 +76,13 @@ def test_the_scores_are_means_over_targets_and_icat_comes_from_the_means():
     assert overall["ss_interval"] == (50.0, 100.0)
 
 
+def test_a_score_of_all_targets_alike_has_the_interval_of_wilson():
+    # Of one target: 1 / (1 + 1.96^2) = 0.2065.
+    assert stereoset_scores(EXAMPLES, WORDS, None, samples=100, seed=1)["gender"]["ss_interval"] == pytest.approx(
+        (20.65, 100.0), abs=0.01
+    )
+
+
 def test_a_model_to_which_all_words_are_equal_has_fifty_for_all():
     found = stereoset_scores(EXAMPLES, np.zeros((3, 3)), None, samples=200, seed=1)["overall"]
     assert (found["lms"], found["ss"], found["icat"], found["ties"]) == (50.0, 50.0, 50.0, 3)
