@@ -24,6 +24,7 @@ from distilray.runtime.reporting.progress import Progress
 from distilray.runtime.resources import check_shared, cluster_nodes, ensure
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
+from distilray.statistics import CHANCE_ERRORS
 from tuning.experiment import Experiment, run_experiment
 from tuning.plan import check_local_device, need_of_search, trials_of
 from tuning.records import TRAINING_FOLDER, Objective, TrialRecord, read_records
@@ -218,7 +219,13 @@ def _write(
     for search in searches:
         fresh = [results[search.task, seed].fine_tuned.best for seed in search.settings.seeds]
         values = [best.scores[search.settings.metric] for best in fresh]
-        figures[search.task] = search_figures(search, values, config.seed)
+        figures[search.task] = search_figures(
+            search,
+            values,
+            config.seed,
+            majority=scores["majority"][search.task][search.settings.metric],
+            dev_rows=len(next(iter(data[search.task].dev.values())).first),
+        )
     scores["search"] = figures
     files = {
         TRIALS_FILE: trials_csv(searches),
@@ -242,4 +249,9 @@ def _summary(searches: Sequence[TaskSearch], figures: Mapping[str, Any], missing
             f"{task} {found['metric']} {fresh['median']:.4f} on dev (median of {len(fresh['scores'])} fresh seeds, "
             f"spread {fresh['spread']:.4f})"
         )
+        if not found["majority"]["winner_is_above"]:
+            parts.append(
+                f"not above the majority baseline of {found['majority']['score']:.4f} by {CHANCE_ERRORS:g} standard "
+                f"errors of {found['majority']['standard_error']:.4f}"
+            )
     return ", ".join([*parts, *([f"missing: {', '.join(missing)}"] if missing else [])])
