@@ -251,7 +251,7 @@ def _summary(searches: Sequence[TaskSearch], figures: Mapping[str, Any], missing
         )
         if not found["majority"]["winner_is_above"]:
             parts.append(
-                f"not above the majority baseline of {found['majority']['score']:.4f} by {CHANCE_ERRORS:g} standard "
-                f"errors of {found['majority']['standard_error']:.4f}"
+                f"less than {CHANCE_ERRORS:g} standard errors ({found['majority']['standard_error']:.4f} each) above the "
+                f"majority baseline of {found['majority']['score']:.4f}"
             )
     return ", ".join([*parts, *([f"missing: {', '.join(missing)}"] if missing else [])])

@@ -180,6 +180,7 @@ def _trainer(settings: LoopSettings, folder: RunFolder) -> TorchTrainer:
                 max_preemption_failures=-1,
                 preemption_grace_s=config.faults.preemption_grace_s,
             ),
+            logging_config=train.LoggingConfig("ERROR"),  # a submitted job shows what its workers print
         ),
     )
 

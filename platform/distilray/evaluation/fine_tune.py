@@ -120,6 +120,7 @@ def _fit(plan: Plan, unit: Unit) -> None:
             storage_path=path,
             storage_filesystem=None if isinstance(found, fs.LocalFileSystem) else found,
             failure_config=train.FailureConfig(max_failures=plan.scaling.max_failures, max_preemption_failures=-1),
+            logging_config=train.LoggingConfig("ERROR"),  # a submitted job shows what its workers print
         ),
     ).fit()
 
