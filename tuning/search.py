@@ -249,9 +249,10 @@ def _summary(searches: Sequence[TaskSearch], figures: Mapping[str, Any], missing
             f"{task} {found['metric']} {fresh['median']:.4f} on dev (median of {len(fresh['scores'])} fresh seeds, "
             f"spread {fresh['spread']:.4f})"
         )
-        if not found["majority"]["winner_is_above"]:
+        majority = found["majority"]
+        if not majority["winner_is_above"]:
             parts.append(
-                f"less than {CHANCE_ERRORS:g} standard errors ({found['majority']['standard_error']:.4f} each) above the "
-                f"majority baseline of {found['majority']['score']:.4f}"
+                f"less than {CHANCE_ERRORS:g} standard errors ({majority['standard_error']:.4f} each) above the majority "
+                f"baseline of {majority['score']:.4f}"
             )
     return ", ".join([*parts, *([f"missing: {', '.join(missing)}"] if missing else [])])
