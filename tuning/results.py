@@ -207,9 +207,10 @@ def search_figures(
     """
     winner, median = search.winner, statistics.median(scores)
     default = next((record for record in search.records if record.number == 0), None)
-    # The standard error of `score` is that of the task's first metric.
-    metric = METRICS[search.task][0] if search.settings.metric == SCORE else search.settings.metric
-    error = standard_error(metric, median, dev_rows)
+    metric = search.settings.metric
+    # The standard error of a mean of two metrics is not more than the mean of theirs.
+    metrics = METRICS[search.task] if metric == SCORE else [metric]
+    error = statistics.fmean(standard_error(each, median, dev_rows) for each in metrics)
     return {
         "metric": search.settings.metric,
         "split": "dev",

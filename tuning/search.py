@@ -252,7 +252,7 @@ def _summary(searches: Sequence[TaskSearch], figures: Mapping[str, Any], missing
         majority = found["majority"]
         if not majority["winner_is_above"]:
             parts.append(
-                f"less than {CHANCE_ERRORS:g} standard errors ({majority['standard_error']:.4f} each) above the majority "
-                f"baseline of {majority['score']:.4f}"
+                f"less than {CHANCE_ERRORS:g} standard errors ({majority['standard_error']:.4f} each) above the "
+                f"majority baseline of {majority['score']:.4f}"
             )
     return ", ".join([*parts, *([f"missing: {', '.join(missing)}"] if missing else [])])
