@@ -6,7 +6,8 @@
         python -m jobs.export_model --recipe jobs/recipes/export_model/card.yaml
 
 Reads:  a model or run folder, or hub:OWNER/NAME; a text or the held-out shards that int8 and bf16 are tried on.
-Writes: onnx/, onnx-int8/, bf16/, parity_report.json and manifest.json in run_dir; prints the table.
+Writes: a folder for each of `variants` (onnx/, onnx-standard/, onnx-int8/, bf16/), parity_report.json and manifest.json
+        in run_dir; prints the table.
 """
 
 import sys

@@ -1,7 +1,10 @@
-"""Asynchronous successive halving (Li et al. 2018) whose scores and decisions outlive the process.
+"""Asynchronous successive halving (Li et al. 2018) over shares of schedules, whose scores and decisions are saved.
+
+Trials of different lengths are compared at the same share of their own schedules: after two epochs a trial of three has
+nearly ended its decay of the learning rate, one of ten has not begun it.
 
 Ray Tune saves trials and searcher of an experiment, but not its scheduler: a restored search would compare with no
-score of before. And it knows trials by ids that it draws anew for what it had not saved yet.
+earlier score. It also knows trials by ids, and draws new ones for those it had not saved.
 """
 
 import tempfile
@@ -9,28 +12,42 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
+from distilray.config.glue import TaskConfig
 from tuning.records import Sample
 
 STATE_FILE = "asha.state"
 
 
 class LastingAsha(ASHAScheduler):
-    """ASHA that is saved beside the experiment after each decision, and goes on from there after a restore.
+    """ASHA that is saved beside the experiment after each decision and resumes from there after a restore.
 
-    A trial is known by what it tries, not by its id: one that comes again after a restart is still the same. A trial
-    that was to stop is told so again.
+    The rungs are the shares `grace_period * reduction_factor**k / max_t` of a schedule. The score at a rung is
+    interpolated between the evaluations around it. A trial skips rungs before its first evaluation.
+
+    A trial is known by the values that it tries, not by its id, so that it is the same after a restart. A trial that
+    was stopped is stopped again.
 
     Args:
         time_attr: key of a result that counts its evaluations.
         max_t: evaluations of the longest trial.
         grace_period: evaluations that every trial gets.
-        reduction_factor: one of so many trials goes on at each rung.
+        reduction_factor: one of so many trials continues at each rung.
+        settings: of a trial where it tries no other values; its length is their `epochs * evaluations_per_epoch`.
     """
 
-    def __init__(self, *, time_attr: str, max_t: int, grace_period: int, reduction_factor: float) -> None:
-        # The longest trial ends by itself, so the last evaluation needs no decision.
+    def __init__(
+        self,
+        *,
+        time_attr: str,
+        max_t: int,
+        grace_period: int,
+        reduction_factor: float,
+        settings: TaskConfig | None = None,
+    ) -> None:
+        # A trial at its end needs no decision.
         super().__init__(
             time_attr=time_attr,
             max_t=max_t,
@@ -38,30 +55,56 @@ class LastingAsha(ASHAScheduler):
             reduction_factor=reduction_factor,
             stop_last_trials=False,
         )
+        self._grace_period = grace_period
+        self._settings = settings or TaskConfig()
+        self._scores: dict[str, dict[int, float]] = {}  # by trial and evaluation
         self._stopped: dict[str, float] = {}
         self._is_loaded = False
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Takes up the state of before, at the first trial of a process."""
+        """Loads the saved state with the first trial of a process."""
         if not self._is_loaded:
             self._load(trial)
         super().on_trial_add(tune_controller, _by_values(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether the trial goes on."""
-        known = _by_values(trial)
-        if result.get(self._time_attr, 0) >= self._stopped.get(known.trial_id, float("inf")):
+        """Return whether the trial continues or stops."""
+        if self._time_attr not in result or self._metric not in result:
+            return str(TrialScheduler.CONTINUE)
+        known, evaluation = _by_values(trial), result[self._time_attr]
+        if evaluation >= self._stopped.get(known.trial_id, float("inf")):
             return str(TrialScheduler.STOP)
-        decision = str(super().on_trial_result(tune_controller, known, result))
+        self._scores.setdefault(known.trial_id, {})[evaluation] = result[self._metric]
+        decision = self._decide(tune_controller, known, Sample.of(trial.config), evaluation)
         if decision == TrialScheduler.STOP:
-            self._stopped[known.trial_id] = result[self._time_attr]
+            self._stopped[known.trial_id] = evaluation
         self._save(trial)
         return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Records the last score."""
-        super().on_trial_complete(tune_controller, _by_values(trial), result)
-        self._save(trial)
+        self.on_trial_result(tune_controller, trial, result)
+        self.on_trial_remove(tune_controller, trial)
+
+    def _decide(self, tune_controller: Any, known: Any, sample: Sample, evaluation: int) -> str:
+        """Compares a trial at each rung that it has reached, from the lowest; each rung counts a trial once."""
+        settings = {**self._settings.model_dump(), **sample.values}
+        length = settings["epochs"] * settings["evaluations_per_epoch"]
+        scores = self._scores[known.trial_id]
+        numbers = sorted(scores)
+        for milestone, _ in reversed(self._brackets[0]._rungs):
+            at = round(milestone * length / self._max_t, 9)  # in evaluations of this trial
+            if evaluation < max(at, self._grace_period):
+                break
+            if at < numbers[0]:
+                continue
+            score = float(np.interp(at, numbers, [scores[number] for number in numbers]))
+            decision = super().on_trial_result(
+                tune_controller, known, {self._time_attr: milestone, self._metric: score}
+            )
+            if decision == TrialScheduler.STOP:
+                return str(decision)
+        return str(TrialScheduler.CONTINUE)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Forgets a trial that is stopped before its end; its scores stay."""

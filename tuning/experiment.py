@@ -59,6 +59,7 @@ class Experiment:
     Attributes:
         folder: where Ray Tune keeps the experiment; path or URI.
         points: what each trial tries; None when TPE chooses.
+        first: what the first trial tries.
         num_trials: as many as there are points.
         most_evaluations: of the longest trial.
         need: of a trial.
@@ -69,6 +70,7 @@ class Experiment:
     objective: Objective
     folder: str
     points: Sequence[Values] | None
+    first: Values
     space: Space
     num_trials: int
     most_evaluations: int
@@ -146,7 +148,8 @@ def _searcher(experiment: Experiment) -> tuple[dict[str, Any], Any]:
     """The space as Ray Tune takes it, and who chooses in it."""
     seed = experiment.objective.seed % _SEEDS
     if experiment.points is None:
-        return {"sample": {"values": domains(experiment.space)}}, CountingOptuna(seed=seed)
+        first = {f"sample/values/{name}": value for name, value in experiment.first.items()}
+        return {"sample": {"values": domains(experiment.space)}}, CountingOptuna(points_to_evaluate=[first], seed=seed)
     samples = [{"number": number, "values": values} for number, values in enumerate(experiment.points)]
     return {"sample": tune.grid_search(samples)}, BasicVariantGenerator(random_state=seed)
 
@@ -159,6 +162,7 @@ def _scheduler(experiment: Experiment) -> TrialScheduler:
         max_t=experiment.most_evaluations,
         grace_period=experiment.asha.grace_evaluations,
         reduction_factor=experiment.asha.reduction_factor,
+        settings=experiment.objective.settings,
     )
 
 

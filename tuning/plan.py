@@ -17,7 +17,7 @@ from distilray.pretraining_data.batches import padded_width
 from distilray.runtime.environment import inside_cluster
 from distilray.runtime.resources import Node, cluster_nodes, refuse_unless_fitting
 from tuning.resources import ModelShape, TrialNeed, check_device, need_of, shares
-from tuning.space import described, evaluations, extremes, lengths, points
+from tuning.space import described, evaluations, extremes, first_point, lengths, points
 
 # What Ray gives to tasks of a machine's memory; the rest is its object store.
 _FOR_TASKS = 0.7
@@ -93,7 +93,9 @@ def _told(config: SearchGlueConfig, task: TaskName) -> str:
                 "lower it, or set asha.enabled=false"
             )
         least = f", with ASHA at least {count * min(grace, shortest):,}"
-    return f"{config.method}, {count} trials over {described(config.space_of(task))}: {most}{least}"
+    first = ", ".join(f"{name} {value}" for name, value in first_point(config, task).items())
+    space = described(config.space_of(task))
+    return f"{config.method}, {count} trials over {space}, the first with {first}: {most}{least}"
 
 
 def _seeds(config: SearchGlueConfig, tasks: Iterable[TaskName]) -> list[str]:

@@ -12,9 +12,18 @@ from typing import Any
 import yaml
 from rich.table import Table
 
-from distilray.config.glue import FineTuneScaling, SearchGlueConfig, TaskConfig, TaskName, with_values
+from distilray.config.glue import (
+    METRICS,
+    SCORE,
+    FineTuneScaling,
+    SearchGlueConfig,
+    TaskConfig,
+    TaskName,
+    with_values,
+)
 from distilray.errors import InputError
 from distilray.evaluation.glue.training.evaluation import Evaluation
+from distilray.statistics import is_above_chance, standard_error
 from tuning.records import STATUSES, TrialRecord
 
 RECIPE_FILE = "best.yaml"
@@ -185,14 +194,23 @@ def best_recipe(config: SearchGlueConfig, searches: Sequence[TaskSearch], summar
     return (header + yaml.safe_dump(values, sort_keys=False)).encode()
 
 
-def search_figures(search: TaskSearch, scores: Sequence[float], seed: int) -> dict[str, Any]:
+def search_figures(
+    search: TaskSearch, scores: Sequence[float], seed: int, *, majority: float, dev_rows: int
+) -> dict[str, Any]:
     """What `scores.json` says of the search of a task.
 
     Args:
         scores: of the winner, with its own seeds.
         seed: of the trials.
+        majority: score of one answer for every dev row.
+        dev_rows: rows that the scores are of.
     """
-    winner = search.winner
+    winner, median = search.winner, statistics.median(scores)
+    default = next((record for record in search.records if record.number == 0), None)
+    metric = search.settings.metric
+    # The standard error of a mean of two metrics is not more than the mean of theirs.
+    metrics = METRICS[search.task] if metric == SCORE else [metric]
+    error = statistics.fmean(standard_error(each, median, dev_rows) for each in metrics)
     return {
         "metric": search.settings.metric,
         "split": "dev",
@@ -206,9 +224,15 @@ def search_figures(search: TaskSearch, scores: Sequence[float], seed: int) -> di
         },
         "fresh": {
             "scores": dict(zip(map(str, search.settings.seeds), scores, strict=True)),
-            "median": statistics.median(scores),
+            "median": median,
             "mean": statistics.fmean(scores),
             "spread": max(scores) - min(scores),
+        },
+        "default": None if default is None else {"values": dict(default.values), "score": search.score(default)},
+        "majority": {
+            "score": majority,
+            "standard_error": error,
+            "winner_is_above": is_above_chance(median, majority, error),
         },
     }
 

@@ -25,6 +25,7 @@ from distilray.runtime.reporting.progress import Progress
 from distilray.runtime.resources import check_shared, cluster_nodes, ensure
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
+from distilray.statistics import CHANCE_ERRORS
 from tuning.experiment import Experiment, run_experiment
 from tuning.plan import check_local_device, need_of_search, trials_of
 from tuning.records import TRAINING_FOLDER, Objective, TrialRecord, read_records
@@ -39,7 +40,7 @@ from tuning.results import (
     trials_table,
     winners_scaling,
 )
-from tuning.space import evaluations, lengths, points
+from tuning.space import evaluations, first_point, lengths, points
 
 SCORES_FILE, TRIALS_FILE, PLOT_FILE = "scores.json", "trials.csv", "search.svg"
 TRIALS_FOLDER, TUNE_FOLDER, WINNERS_FOLDER = "trials", "tune", "winners"
@@ -111,6 +112,7 @@ def _experiments(
             objective=objective,
             folder=folder.path(TUNE_FOLDER, task),
             points=points(config, task),
+            first=first_point(config, task),
             space=config.space_of(task),
             num_trials=trials_of(config, task),
             most_evaluations=evaluations(config, task)[1],
@@ -218,7 +220,13 @@ def _write(
     for search in searches:
         fresh = [results[search.task, seed].fine_tuned.best for seed in search.settings.seeds]
         values = [best.scores[search.settings.metric] for best in fresh]
-        figures[search.task] = search_figures(search, values, config.seed)
+        figures[search.task] = search_figures(
+            search,
+            values,
+            config.seed,
+            majority=scores["majority"][search.task][search.settings.metric],
+            dev_rows=len(next(iter(data[search.task].dev.values())).first),
+        )
     scores["search"] = figures
     files = {
         TRIALS_FILE: trials_csv(searches),
@@ -244,4 +252,10 @@ def _summary(searches: Sequence[TaskSearch], figures: Mapping[str, Any], missing
             f"{task} {found['metric']} {fresh['median']:.4f} on dev (median of {len(fresh['scores'])} fresh seeds, "
             f"spread {fresh['spread']:.4f})"
         )
+        majority = found["majority"]
+        if not majority["winner_is_above"]:
+            parts.append(
+                f"less than {CHANCE_ERRORS:g} standard errors ({majority['standard_error']:.4f} each) above the "
+                f"majority baseline of {majority['score']:.4f}"
+            )
     return ", ".join([*parts, *([f"missing: {', '.join(missing)}"] if missing else [])])

@@ -1,8 +1,11 @@
-"""What a search tries: the points of a grid, points drawn at random, or ranges that TPE draws from."""
+"""What a search tries: the points of a grid, points drawn at random, or ranges that TPE draws from.
+
+Each begins with the default settings.
+"""
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,8 +22,8 @@ _DRAWS_OF_A_POINT = 1000  # after so many in a row that are known already, the s
 def points(config: SearchGlueConfig, task: TaskName) -> list[Values] | None:
     """What each trial of a task tries, all different and in the order of trials; None when TPE chooses as it goes.
 
-    A grid is every combination, the last parameter varying fastest. Random points depend on the seed and the task's
-    space alone, and are fewer than `num_trials` when the space holds no more.
+    The first is `first_point`. A grid is every combination, the last parameter varying fastest. Random points depend on
+    the seed and the task's space alone, and are fewer than `num_trials` when the space holds no more.
 
     Raises:
         InputError: a setting that is a whole number has a range of fractions.
@@ -28,10 +31,20 @@ def points(config: SearchGlueConfig, task: TaskName) -> list[Values] | None:
     space = config.space_of(task)
     for name, values in space.items():
         _check_whole(config.of_task(task), name, values)
+    first = first_point(config, task)
     if config.method == "grid":
         combinations = itertools.product(*((values.choice or []) for values in space.values()))
-        return _distinct(dict(zip(space, chosen, strict=True)) for chosen in combinations)
-    return _random_points(space, config.num_trials, config.seed) if config.method == "random" else None
+        return _distinct([first, *(dict(zip(space, chosen, strict=True)) for chosen in combinations)])
+    return _random_points(space, first, config.num_trials, config.seed) if config.method == "random" else None
+
+
+def first_point(config: SearchGlueConfig, task: TaskName) -> Values:
+    """Return the default settings of a task, each at the nearest value of its range.
+
+    A setting without a default, such as `dropout`, has the first value of its range.
+    """
+    settings = config.of_task(task)
+    return {name: _nearest(values, getattr(settings, name)) for name, values in config.space_of(task).items()}
 
 
 def domains(space: Space) -> Values:
@@ -83,13 +96,25 @@ def _check_whole(settings: TaskConfig, name: str, values: RangeConfig) -> None:
         ) from None
 
 
-def _distinct(found: Iterator[Values]) -> list[Values]:
-    return list({tuple(values.items()): values for values in found}.values())
+def _nearest(values: RangeConfig, default: Any) -> Any:
+    if values.choice is None:
+        low, high = values.integers or _ends(values.uniform or values.loguniform)
+        return low if default is None else min(max(default, low), high)
+    if default in values.choice:
+        return values.choice[values.choice.index(default)]
+    numbers = [value for value in values.choice if not isinstance(value, str)]
+    if isinstance(default, int | float) and numbers:
+        return min(numbers, key=lambda value: abs(value - default))
+    return values.choice[0]
 
 
-def _random_points(space: Space, count: int, seed: int) -> list[Values]:
-    known: dict[tuple[Any, ...], Values] = {}
-    for number in range(count):
+def _distinct(points: Iterable[Values]) -> list[Values]:
+    return list({tuple(values.items()): values for values in points}.values())
+
+
+def _random_points(space: Space, first: Values, count: int, seed: int) -> list[Values]:
+    known: dict[tuple[Any, ...], Values] = {tuple(first.values()): first}
+    for number in range(1, count):
         for draw in range(_DRAWS_OF_A_POINT):
             values = {
                 name: _drawn(space[name], generator(seed, number, draw, _word(name))) for name in space

@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 LIMIT_S = 240
 
@@ -40,11 +42,11 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate(timeout=LIMIT_S)
 
 
-def kill_worker(job: subprocess.Popen[str]) -> None:
-    """Kills a Ray worker of a job as soon as one runs a task."""
+def kill_worker(job: subprocess.Popen[str], name: bytes = b"ray::MapBatches") -> None:
+    """Kills a Ray worker of a job as soon as there is one: in a task if no name is given."""
 
     def killed() -> bool:
-        for pid in workers(job.pid):
+        for pid in workers(job.pid, name):
             with contextlib.suppress(ProcessLookupError):  # ended since it was listed
                 os.kill(pid, signal.SIGKILL)
                 return True
@@ -105,6 +107,18 @@ def eventually(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def eventual(value: Callable[[], T], is_ready: Callable[[T], bool]) -> T:
+    """The first value that is ready; a second look could give another one."""
+    values: list[T] = []
+
+    def look() -> bool:
+        values[:] = [value()]
+        return is_ready(values[0])
+
+    eventually(look)
+    return values[0]
 
 
 def note_where(item: dict[str, Any]) -> dict[str, Any]:

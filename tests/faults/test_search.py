@@ -1,8 +1,6 @@
 """A search under faults: a trial that fails, one whose process is killed, a killed driver; then the same command."""
 
 import io
-import os
-import signal
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ import yaml
 
 from distilray.evaluation.glue.training.evaluation import Evaluation
 from jobs import search_glue
-from tests.faults.processes import eventually, start, wait_for, workers
+from tests.faults.processes import eventually, kill, kill_worker, start, wait_for, workers
 from tests.tuning.tiny_search import values, write_follows, write_model
 from tuning.asha import STATE_FILE, LastingAsha
 from tuning.records import EVALUATION, RECORD_FILE, TrialRecord, read_journal, read_record, read_records
@@ -57,11 +55,9 @@ def searched(root: Path, tmp_path_factory: pytest.TempPathFactory, local_ray: No
     trials = run / "trials/follows"
     process = start(root, "search_glue", recipe)
     wait_for(lambda: begun(trials, KILLED), process)
-    (trial,) = workers(process.pid, TRIAL)
-    os.kill(trial, signal.SIGKILL)
+    kill_worker(process, TRIAL)
     wait_for(lambda: WHOLE in numbers(trials) and begun(trials, CUT_OFF), process)
-    process.kill()
-    process.communicate()
+    kill(process)  # with the trial, which could end before it learns that its driver is gone
     eventually(lambda: not workers(process.pid, TRIAL))
     stamps = {str(file): file.stat().st_mtime_ns for file in trials.glob(f"*/{RECORD_FILE}")}
     (cut_off,) = [place for place in trials.iterdir() if place.is_dir() and read_record(str(place)) is None]

@@ -21,7 +21,7 @@ from distilray.runtime.session import ray_session
 from serve.local.address import claim_port
 from serve.local.haproxy import find_orphans, haproxy_environment
 from tests.distilray.inference.tiny_models import MAX_LENGTH, VOCABULARY, write_tiny_model
-from tests.faults.processes import eventually, workers_below
+from tests.faults.processes import eventual, eventually, workers_below
 from tests.serve.server_process import read_until, start_server
 from tests.serve.traffic import TEXT, post, steady_traffic, wait_for_answers
 
@@ -215,8 +215,7 @@ def test_lost_replicas_are_replaced_while_the_third_answers(service, folders):
     service.deploy(model_dir=folders[1], num_replicas=3)
     with steady_traffic(service.url) as traffic:
         wait_for_answers(traffic, 40)
-        eventually(lambda: len(service.replicas()) == 3)
-        killed, blocked, _ = service.replicas()
+        killed, blocked, _ = eventual(service.replicas, lambda pids: len(pids) == 3)
         os.kill(killed, signal.SIGKILL)
         os.kill(blocked, signal.SIGSTOP)
         eventually(lambda: len(now := service.replicas()) == 3 and not {killed, blocked} & set(now))
@@ -229,7 +228,7 @@ def test_lost_replicas_are_replaced_while_the_third_answers(service, folders):
 
 
 def test_requests_are_answered_while_the_controller_comes_back(service):
-    controller = workers_below(CONTROLLER)
+    controller = eventual(lambda: workers_below(CONTROLLER), lambda pids: len(pids) == 1)
     with steady_traffic(service.url) as traffic:
         wait_for_answers(traffic, 20)
         os.kill(controller[0], signal.SIGKILL)

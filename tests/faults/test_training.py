@@ -1,5 +1,6 @@
 """Training under faults: killed workers and drivers, broken checkpoints, hangs, full disks, machines that go."""
 
+import contextlib
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from distilray.runtime.reporting.metrics import read_metrics
 from distilray.runtime.reporting.notices import read_notices
 from distilray.runtime.session import ENVIRONMENT
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
-from tests.faults.processes import eventually, kill, start, train_workers, wait_for
+from tests.faults.processes import eventual, eventually, kill, start, train_workers, wait_for
 from tests.faults.small_training import Ended, checkpoints, content_hash, fit, losses, values, weights
 
 pytestmark = pytest.mark.slow
@@ -103,7 +104,7 @@ def full_disk(work: Path, lost_driver: Path) -> Disturbed:
 
     def fill() -> None:
         eventually(lambda: len(checkpoints(run)) >= 3)
-        for pid in train_workers():
+        for pid in both_workers():
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
 
     ended = fit(work, run, deed=fill)
@@ -129,7 +130,8 @@ def disturbed(work: Path, full_disk: Ended) -> Iterator[Disturbed]:
     ended = fit(work, run, f"faults.hang_timeout_s={HANG_S}", deed=disturb)
     yield Disturbed(run, ended.code, ended.told, before, hung)
     if hung[0] in train_workers():
-        os.kill(hung[0], signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended since
+            os.kill(hung[0], signal.SIGKILL)
 
 
 def moving_worker(run: Path, times: int) -> int:
@@ -137,7 +139,12 @@ def moving_worker(run: Path, times: int) -> int:
     eventually(lambda: len(gone_on("\n".join(read_notices(str(run))))) == times)
     since = time.time()
     eventually(lambda: read_metrics(str(run / "metrics.jsonl"))[-1]["time"] > since)
-    return train_workers()[1]
+    return both_workers()[1]
+
+
+def both_workers() -> list[int]:
+    """The two workers of a run; those of an attempt before have ended."""
+    return eventual(train_workers, lambda pids: len(pids) == 2)
 
 
 def gone_on(told: str) -> list[int]:

@@ -116,8 +116,12 @@ def test_two_tasks_are_searched_at_the_same_time_and_the_best_settings_are_a_rec
         assert {name: getattr(best.of_task(task), name) for name in space} == found["winner"]["values"]
         assert found["fresh"]["median"] == scores["summary"][task]["score"]["median"]
         assert list(found["fresh"]["scores"]) == ["3" if task == "wnli" else "1"]
+        assert found["default"]["values"] == {"learning_rate": 1e-3}
+        assert found["majority"]["score"] == scores["majority"][task]["score"]
         begins.append(min(file.stat().st_mtime for file in (folder / "tune" / task).iterdir() if file.is_file()))
         ends.append((folder / "trials" / task / "ended.json").stat().st_mtime)
+    above = [found["majority"]["winner_is_above"] for found in scores["search"].values()]
+    assert out.count("above the majority baseline of 0.") == above.count(False)
     assert max(begins) < min(ends)
     assert not list(folder.glob("winners/**/*.safetensors"))
     assert evaluate_glue.main(["--recipe", str(folder / "best.yaml"), "--dry-run"]) == 0

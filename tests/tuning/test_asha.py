@@ -8,6 +8,7 @@ import pytest
 from pyarrow import fs
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
+from distilray.config.glue import TaskConfig
 from tuning.asha import STATE_FILE, LastingAsha
 
 TRIALS, EVALUATIONS = 24, 9
@@ -15,17 +16,17 @@ SETTINGS = {"time_attr": "evaluation", "max_t": EVALUATIONS, "grace_period": 1, 
 _ids = itertools.count()
 
 
-def scheduler():
-    found = LastingAsha(**SETTINGS)
-    found.set_search_properties("best", "max")
-    return found
+def scheduler(**changes):
+    asha = LastingAsha(**{**SETTINGS, "settings": TaskConfig(epochs=EVALUATIONS), **changes})
+    asha.set_search_properties("best", "max")
+    return asha
 
 
-def trial(folder, number):
+def trial(folder, number, **values):
     """As Ray Tune makes it: with an id that is new each time."""
     return SimpleNamespace(
         trial_id=f"id-{next(_ids)}",
-        config={"sample": {"number": number, "values": {"learning_rate": number}}},
+        config={"sample": {"number": number, "values": {"learning_rate": number, **values}}},
         storage=SimpleNamespace(storage_filesystem=fs.LocalFileSystem(), experiment_fs_path=str(folder)),
     )
 
@@ -125,3 +126,58 @@ def test_the_state_that_a_kill_has_left_is_the_one_before_or_the_one_after(tmp_p
     again = scheduler()
     again.on_trial_add(None, trial(tmp_path, 0))
     assert again._brackets[0]._rungs == asha._brackets[0]._rungs
+
+
+def scores_at_rungs(asha):
+    """By milestone, in the order of trials."""
+    return {milestone: list(scores.values()) for milestone, scores in reversed(asha._brackets[0]._rungs)}
+
+
+def report(asha, one, *scores):
+    """The decisions on the scores of a trial, which ends at the first that stops it."""
+    asha.on_trial_add(None, one)
+    decisions = []
+    for evaluation, score in enumerate(scores, 1):
+        decisions.append(asha.on_trial_result(None, one, {"evaluation": evaluation, "best": score}))
+        if decisions[-1] == TrialScheduler.STOP:
+            break
+    return decisions
+
+
+@pytest.mark.parametrize(
+    ("values", "scores", "at_rungs"),
+    [
+        ({"epochs": 8}, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], {2: [0.2], 4: [0.4], 8: [0.8]}),
+        ({"epochs": 4}, [0.1, 0.2, 0.3, 0.4], {2: [0.1], 4: [0.2], 8: [0.4]}),
+        ({"epochs": 6}, [0.1, 0.2, 0.4, 0.4, 0.4, 0.6], {2: [0.15], 4: [0.4], 8: [0.6]}),
+        ({"epochs": 2, "evaluations_per_epoch": 2}, [0.1, 0.2, 0.3, 0.4], {2: [0.1], 4: [0.2], 8: [0.4]}),
+        ({"epochs": 3}, [0.1, 0.2, 0.3], {2: [], 4: [0.15], 8: [0.3]}),  # its first third ends after the first quarter
+        ({}, [0.1, 0.2, 0.3, 0.4], {2: [0.1], 4: [0.2], 8: [0.4]}),
+    ],
+    ids=["longest", "half", "interpolated", "evaluations of an epoch", "no evaluation before", "default epochs"],
+)
+def test_a_rung_holds_the_score_at_the_same_share_of_each_schedule(tmp_path, values, scores, at_rungs):
+    asha = scheduler(max_t=8, grace_period=2, reduction_factor=2, settings=TaskConfig(epochs=4))
+    report(asha, trial(tmp_path, 0, **values), *scores)
+    assert scores_at_rungs(asha) == {milestone: pytest.approx(scores) for milestone, scores in at_rungs.items()}
+
+
+def test_a_long_trial_is_not_stopped_for_short_ones_that_are_further_in_their_schedules(tmp_path):
+    asha = scheduler(max_t=8, grace_period=2, reduction_factor=2)
+    for number in range(3):
+        report(asha, trial(tmp_path, number, epochs=2), 0.4, 0.8)
+    longest = report(asha, trial(tmp_path, 3, epochs=8), 0.12, 0.25, 0.37, 0.5, 0.62, 0.75, 0.87, 1.0)
+    assert longest == [TrialScheduler.CONTINUE] * 8
+
+
+def test_every_trial_gets_its_grace_evaluations(tmp_path):
+    asha = scheduler(max_t=8, grace_period=2, reduction_factor=2)
+    report(asha, trial(tmp_path, 0, epochs=8), *[0.9] * 8)
+    assert report(asha, trial(tmp_path, 1, epochs=4), *[0.1] * 4) == [TrialScheduler.CONTINUE, TrialScheduler.STOP]
+
+
+def test_a_result_without_a_score_decides_nothing(tmp_path):
+    asha, one = scheduler(), trial(tmp_path, 0)
+    asha.on_trial_add(None, one)
+    asha.on_trial_complete(None, one, {"done": True})
+    assert all(scores == [] for scores in scores_at_rungs(asha).values())

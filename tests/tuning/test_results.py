@@ -13,6 +13,8 @@ from tests.tuning.tiny_search import config
 from tuning.records import TrialRecord
 from tuning.results import TaskSearch, best_recipe, search_figures, search_plot, trials_csv, trials_table
 
+CHANCE = {"majority": 0.5, "dev_rows": 100}
+
 
 def record(number, scores, *, status="complete", reason="", steps=10, **values):
     evaluations = [
@@ -90,13 +92,51 @@ def test_the_best_recipe_is_one_of_evaluate_glue_with_the_winners_settings(tmp_p
 
 
 def test_the_figures_tell_the_search_from_the_fresh_seeds():
-    found = search_figures(search(record(0, [0.5, 0.9]), record(1, [0.6]), seeds=[1, 2, 3]), [0.7, 0.9, 0.6], seed=56)
+    found = search_figures(
+        search(record(0, [0.5, 0.9]), record(1, [0.6]), seeds=[1, 2, 3]), [0.7, 0.9, 0.6], seed=56, **CHANCE
+    )
     assert found["winner"]["score"] == 0.9
     assert found["winner"]["seed"] == 56
     assert found["fresh"]["scores"] == {"1": 0.7, "2": 0.9, "3": 0.6}
     assert (found["fresh"]["median"], round(found["fresh"]["spread"], 6)) == (0.7, 0.3)
     assert found["epochs_trained"] == 3.0
     assert (found["metric"], found["split"]) == ("score", "dev")
+
+
+def test_the_figures_hold_the_score_of_the_default_settings():
+    default, other = record(0, [0.5, 0.7], epochs=3), record(1, [0.9])
+    figures = search_figures(search(default, other, seeds=[1]), [0.9], 56, **CHANCE)
+    assert figures["default"] == {"values": {"epochs": 3}, "score": 0.7}
+    assert search_figures(search(other, seeds=[1]), [0.9], 56, **CHANCE)["default"] is None
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "median", "majority", "error", "is_above"),
+    [
+        ("follows", "score", 0.5, 0.5, 0.05, False),
+        ("follows", "score", 0.6, 0.5, 0.049, False),  # sqrt(0.6 * 0.4 / 100); two of them above
+        ("follows", "accuracy", 0.8, 0.5, 0.04, True),
+        ("cola", "score", 0.2, 0.0, 0.098, False),  # sqrt((1 - 0.2^2) / 100)
+        ("cola", "matthews", 0.6, 0.0, 0.08, True),
+        ("stsb", "score", -0.1, 0.0, 0.0995, False),
+    ],
+)
+def test_a_winner_within_three_standard_errors_of_the_majority_is_known(
+    task, metric, median, majority, error, is_above
+):
+    one = search(
+        TrialRecord(0, {}, 56, "complete", "", [Evaluation(1, 10, 1.0, {metric: 0.9}, 0.5, 1.0)], 1.0),
+        task=task,
+        metric=metric,
+        seeds=[1, 2, 3],
+    )
+    scores = [median - 0.02, median, median + 0.03]
+    majority_figures = search_figures(one, scores, 56, majority=majority, dev_rows=100)["majority"]
+    assert majority_figures == {
+        "score": majority,
+        "standard_error": pytest.approx(error, abs=1e-3),
+        "winner_is_above": is_above,
+    }
 
 
 def test_the_shown_table_names_failed_trials_with_their_reason_and_those_that_never_began():

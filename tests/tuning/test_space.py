@@ -1,11 +1,12 @@
-import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from distilray.errors import InputError
 from tests.tuning.tiny_search import config
-from tuning.space import evaluations, extremes, lengths, points
+from tuning.experiment import _searcher
+from tuning.space import evaluations, extremes, first_point, lengths, points
 
 RANGES = {
     "learning_rate": {"loguniform": [1e-5, 1e-3]},
@@ -21,8 +22,37 @@ def found(tmp_path, **changes):
 
 def test_a_grid_is_every_combination_once(tmp_path):
     space = {"learning_rate": {"choice": [1e-5, 2e-5]}, "epochs": {"choice": [2, 3, 3]}}
-    grid = [tuple(values.values()) for values in found(tmp_path, space=space)]
-    assert grid == list(itertools.product([1e-5, 2e-5], [2, 3]))
+    grid = [tuple(values.values()) for values in found(tmp_path, space=space, fine_tuning={"epochs": 2})]
+    assert sorted(grid) == [(1e-5, 2), (1e-5, 3), (2e-5, 2), (2e-5, 3)]
+
+
+@pytest.mark.parametrize("method", ["grid", "random"])
+def test_the_first_trial_has_the_default_settings(tmp_path, method):
+    space = {"learning_rate": {"choice": [1e-5, 3e-5, 5e-5]}, "batch_size": {"choice": [16, 32]}}
+    settings = {"learning_rate": 3e-5, "batch_size": 32}
+    drawn = found(tmp_path, method=method, space=space, num_trials=4, fine_tuning=settings)
+    assert drawn[0] == settings
+    assert drawn.count(settings) == 1
+    assert len(drawn) == (6 if method == "grid" else 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "default", "expected"),
+    [
+        ("learning_rate", {"loguniform": [1e-5, 1e-3]}, 3e-5, 3e-5),
+        ("learning_rate", {"loguniform": [5e-5, 1e-3]}, 3e-5, 5e-5),
+        ("warmup_fraction", {"uniform": [0.0, 0.05]}, 0.1, 0.05),
+        ("epochs", {"integers": [4, 10]}, 3, 4),
+        ("batch_size", {"choice": [8, 16, 64]}, 32, 16),
+        ("schedule", {"choice": ["cosine", "linear"]}, "linear", "linear"),
+        ("schedule", {"choice": ["cosine"]}, "linear", "cosine"),
+        ("dropout", {"choice": [0.1, 0.2]}, None, 0.1),
+        ("dropout", {"uniform": [0.1, 0.2]}, None, 0.1),
+    ],
+)
+def test_a_default_outside_its_range_moves_to_the_nearest_value(tmp_path, name, values, default, expected):
+    changed = config(tmp_path, method="random", space={name: values}, fine_tuning={name: default})
+    assert first_point(changed, "follows") == {name: expected}
 
 
 def test_random_points_are_different_and_inside_their_ranges(tmp_path):
@@ -60,6 +90,24 @@ def test_a_space_of_few_points_gives_each_once(tmp_path):
 
 def test_tpe_chooses_as_it_goes(tmp_path):
     assert found(tmp_path, method="tpe", space=RANGES) is None
+
+
+def test_tpe_begins_with_the_default_settings(tmp_path):
+    changed = config(tmp_path, method="tpe", space=RANGES, fine_tuning={"batch_size": 16, "dropout": 0.2})
+    experiment = SimpleNamespace(
+        objective=SimpleNamespace(seed=5),
+        points=None,
+        space=changed.space_of("follows"),
+        first=first_point(changed, "follows"),
+    )
+    space, searcher = _searcher(experiment)
+    searcher.set_search_properties("best", "max", space)
+    assert searcher.suggest("a")["sample"] == {
+        "number": 0,
+        "values": {"learning_rate": 3e-5, "dropout": 0.2, "batch_size": 16, "epochs": 3},
+        "repeat": 0,
+    }
+    assert searcher.suggest("b")["sample"]["number"] == 1
 
 
 def test_a_range_of_fractions_for_a_whole_number_is_refused_with_the_fix(tmp_path):

@@ -152,17 +152,18 @@ def _publish(groups: Sequence[Group], config: BuildCorpusConfig, ledger: Ledger,
     waiting = [group for group in groups if group.number not in done]
     if not waiting:
         return
-    searches = plan_searches(config, documents)
-    steps = sum(map(len, searches)) + len(groups)
+    stages = plan_searches(config, documents)
+    steps = sum(map(len, stages)) + len(groups)
+    searches = [[each for each in stage if not storage.exists(ledger.duplicates_file(each.name))] for stage in stages]
+    finished = steps - sum(map(len, searches)) - len(waiting)
     parts = ray.put(tuple(part for group in groups for part in group.parts))
     with Progress("build_corpus: duplicates and files", total=steps, unit="steps") as progress:
-        finished = 0
+        progress.start_at(finished)
         search_parts = functools.partial(_search_task, config=config, folder=ledger.folder, parts=parts)
         for stage in searches:  # one after another: what one stage has dropped is no duplicate in the next
             items = [asdict(search) for search in stage]
             for _ in run_tasks(items, search_parts, job="build_corpus", run_dir=ledger.folder):
                 progress.advance_to(finished := finished + 1)
-        finished += len(groups) - len(waiting)
         publish = functools.partial(_publish_task, folder=ledger.folder, file_bytes=int(config.file_mb * _MB))
         items = [asdict(group) for group in waiting]
         for result in run_tasks(items, publish, job="build_corpus", run_dir=ledger.folder):

@@ -265,5 +265,11 @@ class CheckpointStore:
         return load(storage.read_bytes(uri))
 
 
+def newest_step(folder: str) -> int:
+    """Return the step of the newest checkpoint in a folder, without reading its weights; 0 if there is none."""
+    store = CheckpointStore(folder, keep=1, config_hash="", notice=print)
+    return max(store.steps(), default=0)
+
+
 class _UnusableError(Exception):
     """Why a checkpoint cannot be used."""

@@ -21,7 +21,7 @@ from distilray.config.distillation import (
     TrainingConfig,
     TrainTeacherConfig,
 )
-from distilray.distillation.checkpoint import CheckpointStore
+from distilray.distillation.checkpoint import CheckpointStore, newest_step
 from distilray.distillation.inputs import (
     create_student_and_teacher,
     create_teacher,
@@ -134,6 +134,7 @@ def _fit(
         for line in told:
             _say(folder.job, line)
         progress = Progress(folder.job, total=settings.total_steps, unit="steps")
+        progress.start_at(newest_step(folder.path(CHECKPOINTS_FOLDER)))
         metrics = folder.path(METRICS_FILE)
         shown = MetricsFollower(metrics, lambda row: _show(progress, row))
         with progress, shown, NoticeFollower(folder.uri, lambda text: _say(folder.job, text)):
@@ -184,6 +185,7 @@ def _trainer(settings: LoopSettings, folder: RunFolder) -> TorchTrainer:
                 max_preemption_failures=-1,
                 preemption_grace_s=config.faults.preemption_grace_s,
             ),
+            logging_config=train.LoggingConfig("ERROR"),  # a submitted job shows what its workers print
         ),
     )
 

@@ -22,9 +22,9 @@ from distilray.evaluation.units import (
     Unit,
     UnitResult,
     fit_unit,
-    forget_progress,
     is_done,
     read_result,
+    rewind_progress,
     steps_done,
 )
 from distilray.runtime import storage
@@ -77,9 +77,9 @@ def run_units(
         need = training_workers(scaling.num_workers, cpus=scaling.cpus_per_worker, use_gpu=scaling.use_gpu)
         room = ensure(need, job=job, run_dir=run_dir)
         with Progress(job, total=sum(steps.values()), unit="steps") as progress:
-            progress.start_at(sum(steps.values()) - sum(steps[unit.name] for unit in left))
             for unit in left:
-                forget_progress(plan, unit)
+                rewind_progress(plan, unit, steps[unit.name])
+            progress.start_at(sum(steps_done(plan, unit, steps[unit.name]) for unit in units))
             threads = _UnitThreads(left, functools.partial(_fit, plan))
             waiting = set(threads.futures)
             while waiting:
@@ -120,6 +120,7 @@ def _fit(plan: Plan, unit: Unit) -> None:
             storage_path=path,
             storage_filesystem=None if isinstance(found, fs.LocalFileSystem) else found,
             failure_config=train.FailureConfig(max_failures=plan.scaling.max_failures, max_preemption_failures=-1),
+            logging_config=train.LoggingConfig("ERROR"),  # a submitted job shows what its workers print
         ),
     ).fit()
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from distilray.config.glue import FineTuneScaling, TaskConfig, TaskDistillationConfig, TaskName
+from distilray.distillation.checkpoint import newest_step
 from distilray.errors import InputError
 from distilray.evaluation.glue.classifier import load_classifier, load_fine_tuned
 from distilray.evaluation.glue.dev_predictions import predictions_file, write_dev_predictions
@@ -20,6 +21,7 @@ from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
 from distilray.evaluation.glue.training.loop import fine_tune
 from distilray.evaluation.glue.training.objective import predict
+from distilray.evaluation.glue.training.progress import CHECKPOINTS_FOLDER
 from distilray.evaluation.glue.training.workers import Workers
 from distilray.models.cpu import use_cpus
 from distilray.models.model_source import MODEL_FOLDER, local_model
@@ -188,11 +190,11 @@ def steps_done(plan: Plan, unit: Unit, steps: int) -> int:
     return int(json.loads(storage.read_bytes(file))["step"])
 
 
-def forget_progress(plan: Plan, unit: Unit) -> None:
-    """Forgets the steps of an earlier run that was interrupted: some of them come again."""
-    file = storage.join(plan.place(unit), _PROGRESS_FILE)
-    if storage.exists(file):
-        storage.remove_file(file)
+def rewind_progress(plan: Plan, unit: Unit, steps: int) -> None:
+    """Sets the steps of an interrupted unit back to its newest checkpoint, from which it resumes."""
+    folder = plan.place(unit)
+    step = newest_step(storage.join(folder, _TRAINING_FOLDER, CHECKPOINTS_FOLDER))
+    _write_json(folder, _PROGRESS_FILE, {"step": step, "steps": steps})
 
 
 def is_done(plan: Plan, unit: Unit) -> bool:

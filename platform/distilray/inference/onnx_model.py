@@ -7,7 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilray.errors import InputError
-from distilray.models.export.onnx_file import INPUTS, ONNX_FILE, OUTPUT, TOKEN_TYPES, onnx_package, read_checked
+from distilray.models.export.onnx_file import (
+    INPUTS,
+    ONNX_FILE,
+    OUTPUT,
+    STANDARD_INPUTS,
+    TOKEN_TYPES,
+    onnx_package,
+    read_checked,
+)
 from distilray.models.masked_lm import read_model_config
 from distilray.runtime import storage
 
@@ -17,6 +25,8 @@ _ERRORS_ONLY = 3  # of the severities of onnxruntime
 class OnnxMaskedLM:
     """A model of `jobs.export_model`, fp32 or int8; make one with `OnnxMaskedLM.load`. Threads may share it.
 
+    A graph with the usual signature, of `onnx-standard` or of Optimum, computes the logits of all tokens first.
+
     Attributes:
         config: of transformers.
         dtype: of the weights, "float32" or "int8".
@@ -25,7 +35,8 @@ class OnnxMaskedLM:
 
     def __init__(self, session: Any, config: Any, *, dtype: str) -> None:
         self.config, self.dtype = config, dtype
-        self.reads_token_types = TOKEN_TYPES in {value.name for value in session.get_inputs()}
+        inputs = {value.name for value in session.get_inputs()}
+        self.reads_token_types, self._reads_masks = TOKEN_TYPES in inputs, INPUTS[2] in inputs
         self._session = session
 
     @classmethod
@@ -68,8 +79,10 @@ class OnnxMaskedLM:
             mask_index: (masks,) places in the flattened (batch x length).
             token_type_ids: (batch, length); zeros when None. A model without token types ignores them.
         """
-        feed = dict(zip(INPUTS, (input_ids, attention_mask, mask_index), strict=True))
+        feed = dict(zip(STANDARD_INPUTS, (input_ids, attention_mask), strict=True))
+        if self._reads_masks:
+            feed[INPUTS[2]] = mask_index
         if self.reads_token_types:
             feed[TOKEN_TYPES] = np.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        found: NDArray[np.float32] = self._session.run([OUTPUT], feed)[0]
-        return found
+        logits: NDArray[np.float32] = self._session.run([OUTPUT], feed)[0]
+        return logits if self._reads_masks else logits.reshape(-1, logits.shape[-1])[mask_index]

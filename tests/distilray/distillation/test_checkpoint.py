@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from distilray.config.distillation import LossConfig, OptimizerConfig
-from distilray.distillation.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
+from distilray.distillation.checkpoint import (
+    BrokenCheckpointError,
+    CheckpointStore,
+    Snapshot,
+    TrainingState,
+    newest_step,
+)
 from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
 from distilray.distillation.optim import create_optimizer
 from distilray.errors import InputError
@@ -112,6 +118,13 @@ def test_model_and_optimiser_come_back_bit_for_bit(store, folder, trained, teach
     assert store.newest() == STATE
     store.restore(3, *fresh)
     assert_equal_states(fresh, trained)
+
+
+def test_the_newest_step_of_a_folder_is_that_of_the_last_complete_checkpoint(tmp_path, store, snapshot):
+    assert newest_step(str(tmp_path / "absent")) == 0
+    save_steps(store, snapshot, 3, 12)
+    Path(store.path(12), "state.json").unlink()  # as after a kill while it was written
+    assert newest_step(str(tmp_path)) == 3
 
 
 def test_every_worker_reads_the_state_that_was_saved(store, folder):

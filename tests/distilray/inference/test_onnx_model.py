@@ -36,6 +36,14 @@ def test_the_answer_has_a_row_for_each_mask_in_the_order_of_the_index(folder):
     assert found.argmax(axis=1).tolist() == [9, 7, 7]
 
 
+def test_a_graph_with_logits_of_all_tokens_answers_alike(folder, tmp_path, model_dir):
+    graph = small_graph(np.eye(113), inputs=onnx_file.STANDARD_INPUTS)
+    model = OnnxMaskedLM.load(write_small_onnx(tmp_path / "standard", model_dir, graph), threads=1)
+    for index in (np.array([4, 1, 1]), np.array([], dtype=np.int64)):
+        expected = OnnxMaskedLM.load(folder[1], threads=1).logits_at(IDS, ONES, index)
+        assert np.array_equal(model.logits_at(IDS, ONES, index), expected)
+
+
 def test_no_mask_gives_no_row(folder):
     model = OnnxMaskedLM.load(folder[1], threads=1)
     assert model.logits_at(IDS, ONES, np.array([], dtype=np.int64)).shape == (0, model.config.vocab_size)

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 from distilray.config.base import Config, Count, Fraction, InputDir, InputFile, ModelRef, NotNegative, SeededConfig
 from distilray.config.pretraining_data import CacheConfig
 
-Variant = Literal["onnx", "onnx-int8", "bf16"]
-VARIANTS: Sequence[Variant] = ("onnx", "onnx-int8", "bf16")
+Variant = Literal["onnx", "onnx-standard", "onnx-int8", "bf16"]
+VARIANTS: Sequence[Variant] = ("onnx", "onnx-standard", "onnx-int8", "bf16")
 LOSSY: Sequence[Variant] = ("onnx-int8", "bf16")
 
 
@@ -47,7 +47,10 @@ class ExportModelConfig(SeededConfig):
     """Recipe of `jobs.export_model`."""
 
     model_dir: ModelRef = Field(description="run or model folder, URI of one, or hub:OWNER/NAME")
-    variants: Annotated[tuple[Variant, ...], Field(min_length=1)] = tuple(VARIANTS)
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)] = Field(
+        default=("onnx", "onnx-int8", "bf16"),
+        description="onnx-standard has the usual signature: logits of all tokens, no mask positions",
+    )
     text_path: InputFile | None = Field(
         default=None, description="what lossy variants are tried on: a text, line by line"
     )

@@ -25,8 +25,9 @@ class ParityCase:
 
 @dataclass(frozen=True)
 class ParityResult:
-    """The largest absolute difference of two models' logits at one shape."""
+    """The largest absolute difference of a graph's logits from those of the model at one shape."""
 
+    graph: str
     batch: int
     length: int
     masks: int
@@ -55,12 +56,20 @@ def _case(shape: tuple[int, int, int], vocabulary_size: int, random: np.random.G
     )
 
 
-def compare_logits(reference: MaskedLogits, exported: MaskedLogits, cases: Sequence[ParityCase]) -> list[ParityResult]:
-    """How far the logits of two models lie apart, case by case; the largest float for no number."""
-    return list(_compared(reference, exported, cases))
+def compare_logits(
+    reference: MaskedLogits, exported: MaskedLogits, cases: Sequence[ParityCase], *, graph: str
+) -> list[ParityResult]:
+    """How far the logits of two models lie apart, case by case; the largest float for no number.
+
+    Args:
+        graph: name of the exported model.
+    """
+    return list(_compared(reference, exported, cases, graph))
 
 
-def _compared(reference: MaskedLogits, exported: MaskedLogits, cases: Sequence[ParityCase]) -> Iterator[ParityResult]:
+def _compared(
+    reference: MaskedLogits, exported: MaskedLogits, cases: Sequence[ParityCase], graph: str
+) -> Iterator[ParityResult]:
     for case in cases:
         inputs = (case.input_ids, case.attention_mask, case.mask_index, case.token_type_ids)
         expected, found = reference.logits_at(*inputs), exported.logits_at(*inputs)
@@ -68,4 +77,4 @@ def _compared(reference: MaskedLogits, exported: MaskedLogits, cases: Sequence[P
         if expected.shape == found.shape and np.isfinite(found).all():
             difference = float(np.abs(expected - found).max(initial=0.0))
         batch, length = case.input_ids.shape
-        yield ParityResult(batch, length, len(case.mask_index), difference)
+        yield ParityResult(graph, batch, length, len(case.mask_index), difference)

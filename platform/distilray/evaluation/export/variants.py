@@ -19,7 +19,7 @@ from distilray.evaluation.export.processor import cpu_features, cpu_name, told_f
 from distilray.evaluation.export.text import MaskedBatches, masked_text
 from distilray.inference.masked_logits import TorchMaskedLM, open_masked_lm
 from distilray.models.export.folders import write_bf16_folder, write_onnx_folder
-from distilray.models.export.graph import int8_graph, onnx_graph
+from distilray.models.export.graph import int8_graph, onnx_graph, standard_onnx_graph
 from distilray.models.export.hub import check_push
 from distilray.models.export.onnx_file import ONNX_PACKAGES, onnx_package
 from distilray.models.masked_lm import count_parameters, load_masked_lm
@@ -112,12 +112,17 @@ def export_model(config: ExportModelConfig, folder: RunFolder) -> Outcome:
 
 
 def _build(config: ExportModelConfig, source: Source, work: Path) -> list[ParityResult]:
-    """Writes the folders of all formats below `work`; returns how far the ONNX graph lies from the model."""
+    """Writes the folders of all formats below `work`; returns how far the ONNX graphs are from the model."""
     parity: list[ParityResult] = []
-    if any(variant.startswith("onnx") for variant in config.variants):
+    if "onnx-standard" in config.variants:
+        write_onnx_folder(
+            work / "onnx-standard", source.model, source.tokenizer_json, standard_onnx_graph(source.model)
+        )
+        parity += _parity(config, source, work / "onnx-standard")
+    if "onnx" in config.variants or "onnx-int8" in config.variants:
         graph = onnx_graph(source.model)
         write_onnx_folder(work / "onnx", source.model, source.tokenizer_json, graph)
-        parity = _parity(config, source, work / "onnx")
+        parity += _parity(config, source, work / "onnx")
         if "onnx-int8" in config.variants:
             int8 = int8_graph(graph, per_channel=config.int8.per_channel, reduce_range=config.int8.reduce_range)
             write_onnx_folder(work / "onnx-int8", source.model, source.tokenizer_json, int8)
@@ -131,7 +136,7 @@ def _parity(config: ExportModelConfig, source: Source, onnx_dir: Path) -> list[P
     cases = parity_cases(
         vocabulary_size=settings.vocab_size, max_length=settings.max_position_embeddings, seed=config.seed
     )
-    return compare_logits(TorchMaskedLM(source.model), open_masked_lm(str(onnx_dir)), cases)
+    return compare_logits(TorchMaskedLM(source.model), open_masked_lm(str(onnx_dir)), cases, graph=onnx_dir.name)
 
 
 def _figures(config: ExportModelConfig, source: Source, work: Path) -> dict[str, GateFigures]:
@@ -202,7 +207,10 @@ def _refuse_parity(config: ExportModelConfig, parity: list[ParityResult], folder
         raise DataQualityError(
             f"nothing is published: the logits of the ONNX graph differ by {_difference(parity):.2g} from the model's, "
             f"at most {config.max_logit_difference:.2g} is allowed; see {folder.path(REPORT_FILE)}",
-            [f"{case.batch} x {case.length}, {case.masks} masks: {case.max_difference:.2g}" for case in bad],
+            [
+                f"{case.graph}: {case.batch} x {case.length}, {case.masks} masks: {case.max_difference:.2g}"
+                for case in bad
+            ],
         )
 
 

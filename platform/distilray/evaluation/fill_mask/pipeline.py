@@ -155,7 +155,7 @@ def _pool(config: EvaluateFillMaskConfig, folder: str) -> tuple[str, ray.data.Ac
     """Return the device of the actors, their pool, and the resources of each.
 
     On a local cluster the pool has all its actors from the start. Inside a cluster it begins with the first one that
-    there is room for and grows with the cluster.
+    there is room for and grows with the cluster. It may have fewer actors where there are fewer parts.
 
     Raises:
         InputError: the actors can never have their resources, or a node does not see the run folder.
@@ -178,5 +178,6 @@ def _pool(config: EvaluateFillMaskConfig, folder: str) -> tuple[str, ray.data.Ac
     if grows:
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=scaling.actors)
     else:
-        pool = ray.data.ActorPoolStrategy(size=scaling.actors or room)
+        actors = scaling.actors or room
+        pool = ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors)
     return "cuda" if use_gpu else "cpu", pool, resources

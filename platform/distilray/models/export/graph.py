@@ -1,9 +1,9 @@
-"""A masked language model as an ONNX graph that reads mask positions and answers with logits at the masks only."""
+"""A masked language model as an ONNX graph: with logits at the masks only, or with those of all tokens."""
 
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distilray.models.export.onnx_file import INPUTS, ONNX_FILE, OUTPUT, TOKEN_TYPES, onnx_package
+from distilray.models.export.onnx_file import (
+    INPUTS,
+    ONNX_FILE,
+    OUTPUT,
+    STANDARD_INPUTS,
+    TOKEN_TYPES,
+    onnx_package,
+)
 from distilray.models.masked_lm import encode
 from distilray.models.vocabulary_head import vocabulary_logits
 
@@ -37,12 +44,22 @@ class LogitsAtMasks(nn.Module):
         return vocabulary_logits(self.model, hidden.index_select(0, mask_index))
 
 
+class LogitsOfAllTokens(nn.Module):
+    """The graph with the usual signature: (batch, length) ids to (batch, length, vocabulary) logits."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        return vocabulary_logits(self.model, encode(self.model, input_ids, attention_mask, token_type_ids))
+
+
 def reads_token_types(model_type: str) -> bool:
     """Whether models of this type tell the segments of a pair apart by an input."""
     return model_type == "bert"
 
 
-@torch.no_grad()
 def onnx_graph(model: Any) -> bytes:
     """The ONNX file of a model, with batch, length and number of masks left open; no path of this machine is in it.
 
@@ -52,17 +69,28 @@ def onnx_graph(model: Any) -> bytes:
     Raises:
         InputError: a package is missing.
     """
+    return _exported(LogitsAtMasks(model), INPUTS)
+
+
+def standard_onnx_graph(model: Any) -> bytes:
+    """As `onnx_graph`, without mask positions: the logits of all tokens, for Optimum, Transformers.js and the like."""
+    return _exported(LogitsOfAllTokens(model), STANDARD_INPUTS)
+
+
+@torch.no_grad()
+def _exported(module: Any, inputs: Sequence[str]) -> bytes:
     for name in ("onnx", "onnxscript"):
         onnx_package(name)
-    ids = torch.arange(_BATCH * _LENGTH).reshape(_BATCH, _LENGTH) % model.config.vocab_size
-    example = dict(zip(INPUTS, (ids, torch.ones_like(ids), torch.arange(_MASKS)), strict=True))
+    config = module.model.config
+    ids = torch.arange(_BATCH * _LENGTH).reshape(_BATCH, _LENGTH) % config.vocab_size
+    example = dict(zip(inputs, (ids, torch.ones_like(ids), torch.arange(_MASKS)), strict=False))
     text_axes = {0: "batch", 1: "length"}
-    axes: dict[str, dict[int, str]] = {INPUTS[0]: text_axes, INPUTS[1]: text_axes, INPUTS[2]: {0: "masks"}}
-    if reads_token_types(model.config.model_type):
+    axes: dict[str, dict[int, str]] = dict(zip(inputs, (text_axes, text_axes, {0: "masks"}), strict=False))
+    if reads_token_types(config.model_type):
         example[TOKEN_TYPES], axes[TOKEN_TYPES] = torch.zeros_like(ids), text_axes
     with _quiet():
         program: Any = torch.onnx.export(
-            LogitsAtMasks(model).eval(),
+            module.eval(),
             (),
             kwargs=example,
             dynamo=True,

@@ -9,6 +9,7 @@ from distilray.errors import InputError
 
 ONNX_FILE = "model.onnx"
 INPUTS = ("input_ids", "attention_mask", "mask_index")
+STANDARD_INPUTS = INPUTS[:2]  # of a graph that gives the logits of all tokens, as Optimum exports it
 TOKEN_TYPES = "token_type_ids"  # noqa: S105 - an input of BERT
 OUTPUT = "logits"
 # The operators of ONNX itself, and those that the runtime brings for quantised and fused graphs.
@@ -40,7 +41,8 @@ def read_checked(file: Path) -> CheckedFile:
     """An ONNX file, after a look at what it would have the runtime do.
 
     Raises:
-        InputError: not ONNX, weights in other files, operators of a library, or other inputs than `INPUTS`.
+        InputError: not ONNX, weights in other files, operators of a library, or other inputs than `INPUTS` or
+            `STANDARD_INPUTS`, with token types or without.
     """
     onnx = onnx_package("onnx")
     data = file.read_bytes()
@@ -63,10 +65,11 @@ def read_checked(file: Path) -> CheckedFile:
 def _check_face(file: Path, model: Any) -> None:
     names = {value.name for value in model.graph.input}
     outputs = [value.name for value in model.graph.output]
-    if not names >= set(INPUTS) or names - {*INPUTS, TOKEN_TYPES} or outputs != [OUTPUT]:
+    if names - {TOKEN_TYPES} not in (set(INPUTS), set(STANDARD_INPUTS)) or outputs != [OUTPUT]:
         raise InputError(
-            f"{file}: inputs {', '.join(sorted(names))}, outputs {', '.join(outputs)}, where {', '.join(INPUTS)} "
-            f"and {OUTPUT} are needed; make it with jobs.export_model"
+            f"{file}: inputs {', '.join(sorted(names))}, outputs {', '.join(outputs)}, where "
+            f"{', '.join(STANDARD_INPUTS)}, with {INPUTS[2]} or without, and {OUTPUT} are needed; make it with "
+            "jobs.export_model"
         )
 
 

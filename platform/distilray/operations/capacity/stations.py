@@ -22,7 +22,7 @@ _DOCUMENT_BYTES = 2.71
 _ENCODE_S, _COPY_S = 1.204e-6, 0.2244e-6
 # Both stations write files of work before those that stay, about as large.
 _TIMES_WRITTEN = 2.0
-_BYTES: dict[Variant, float] = {"onnx": 4.0, "onnx-int8": 1.1, "bf16": 2.0}  # of a parameter
+_BYTES: dict[Variant, float] = {"onnx": 4.0, "onnx-standard": 4.0, "onnx-int8": 1.1, "bf16": 2.0}  # of a parameter
 _EXPORT_S = 60.0  # to load, trace and write
 _WEIGHT_BYTES = 4.0
 _GB, _HOUR = 1e9, 3600.0

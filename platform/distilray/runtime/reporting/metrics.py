@@ -52,10 +52,14 @@ class MetricsLog:
 
 
 class MetricsFollower:
-    """Calls back with the newest row of a metrics file while it grows. Use it as a context manager."""
+    """Calls back with the newest row of a metrics file while it grows, not with rows of earlier runs.
+
+    Use it as a context manager.
+    """
 
     def __init__(self, uri: str, on_row: Callable[[Row], None], interval_s: float = 1.0) -> None:
         self._uri, self._on_row, self._interval_s = uri, on_row, interval_s
+        self._shown = self._newest()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="metrics", daemon=True)
 
@@ -68,9 +72,12 @@ class MetricsFollower:
         self._thread.join()
 
     def _follow(self) -> None:
-        shown: Row | None = None
         while not self._stopped.wait(self._interval_s):
-            rows = read_metrics(self._uri)
-            if rows and rows[-1] != shown:
-                shown = rows[-1]
-                self._on_row(shown)
+            row = self._newest()
+            if row is not None and row != self._shown:
+                self._shown = row
+                self._on_row(row)
+
+    def _newest(self) -> Row | None:
+        rows = read_metrics(self._uri)
+        return rows[-1] if rows else None

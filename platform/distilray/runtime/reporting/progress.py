@@ -6,14 +6,17 @@ from collections.abc import Callable
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 from distilray.runtime.interruption import raise_if_interrupted
 
 
 class Progress:
-    """Counts finished units of work and shows them. Use it as a context manager."""
+    """Counts finished units of work and shows them. Use it as a context manager.
+
+    Rate and time left are those of this run: what earlier runs completed is counted in `start_at`.
+    """
 
     def __init__(
         self,
@@ -34,7 +37,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if self._stream.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             self._bar = RichProgress(
                 *columns, TextColumn("{task.fields[note]}"), console=Console(file=self._stream), transient=True
             )
@@ -47,8 +50,10 @@ class Progress:
             self._bar.stop()
 
     def start_at(self, done: int) -> None:
-        """What an earlier run had finished; it does not count in the rate."""
+        """Sets the units that earlier runs completed, which count neither in the rate nor in the time left."""
         self._done = self._base = done
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
 
     def advance_to(self, done: int, note: str = "") -> None:
         """Sets the finished units; `note` is shown behind them.
@@ -60,7 +65,7 @@ class Progress:
         self._done, self._note = done, note
         now = self._clock()
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, note=f"{self._told_rate(now)} {note}")
+            self._bar.update(self._task, completed=done, note=", ".join(self._details(now)))
         elif now - self._shown >= self._interval_s:
             self._shown = now
             print(self.line(now), file=self._stream, flush=True)
@@ -71,22 +76,18 @@ class Progress:
 
     def line(self, now: float) -> str:
         """One line: done, share, rate, time left, note."""
-        rate = self._rate(now)
-        parts = [f"{self.label}: {self._done:,}"]
+        done = f"{self.label}: {self._done:,}"
         if self.total:
-            parts = [f"{self.label}: {self._done:,}/{self.total:,} {self.unit} ({self._done / self.total:.0%})"]
-        parts.append(self._told_rate(now))
+            done += f"/{self.total:,} {self.unit} ({self._done / self.total:.0%})"
+        return ", ".join([done, *self._details(now)])
+
+    def _details(self, now: float) -> list[str]:
+        """Rate, in a minute where it would read 0.0 in a second; time left; note."""
+        rate = max(0, self._done - self._base) / max(now - self._started, 1e-9)
+        details = [f"{rate:,.1f} {self.unit}/s" if rate >= 0.1 else f"{60 * rate:,.1f} {self.unit}/min"]
         if self.total and rate > 0:
-            parts.append(f"ETA {duration((self.total - self._done) / rate)}")
-        return ", ".join([*parts, self._note] if self._note else parts)
-
-    def _told_rate(self, now: float) -> str:
-        """In a second, or in a minute where that would read 0.0."""
-        rate = self._rate(now)
-        return f"{rate:,.1f} {self.unit}/s" if rate >= 0.1 else f"{60 * rate:,.1f} {self.unit}/min"
-
-    def _rate(self, now: float) -> float:
-        return (self._done - self._base) / max(now - self._started, 1e-9)
+            details.append(f"ETA {duration((self.total - self._done) / rate)}")
+        return [*details, self._note] if self._note else details
 
 
 def duration(seconds: float) -> str:

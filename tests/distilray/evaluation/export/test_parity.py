@@ -38,8 +38,10 @@ def test_masks_lie_on_tokens_and_padding_is_at_the_end(cases):
 
 
 def test_the_difference_is_the_largest_of_all_logits(cases):
-    assert {result.max_difference for result in compare_logits(Model(), Model(), cases)} == {0.0}
-    for case, result in zip(cases, compare_logits(Model(), Model(np.array([0, 0.5, -0.75])), cases), strict=True):
+    assert {result.max_difference for result in compare_logits(Model(), Model(), cases, graph="onnx")} == {0.0}
+    for case, result in zip(
+        cases, compare_logits(Model(), Model(np.array([0, 0.5, -0.75])), cases, graph="onnx"), strict=True
+    ):
         assert (result.batch, result.length) == case.input_ids.shape
         assert result.masks == len(case.mask_index)
         assert result.max_difference == (0.75 if result.masks else 0.0)
@@ -47,5 +49,5 @@ def test_the_difference_is_the_largest_of_all_logits(cases):
 
 @pytest.mark.parametrize("plus", [np.nan, np.inf])
 def test_what_is_no_number_is_as_far_away_as_can_be(cases, plus):
-    results = compare_logits(Model(), Model(plus), cases)
+    results = compare_logits(Model(), Model(plus), cases, graph="onnx")
     assert all(result.max_difference > 1e30 for result in results if result.masks)

@@ -67,7 +67,7 @@ def test_more_actors_than_there_is_room_for_are_refused(config, tmp_path, local_
         scored(config.model_copy(update={"device": "gpu"}), tmp_path)
 
 
-def test_a_file_that_breaks_off_is_an_input_error_that_names_it(config, tmp_path, local_ray):
+def test_a_file_that_breaks_off_is_an_input_error_that_names_it(config, tmp_path, local_ray, recwarn):
     file = tmp_path / "torn.jsonl.xz"
     write_rows(tmp_path / "whole.jsonl", rows_of(2000))
     file.write_bytes(lzma.compress((tmp_path / "whole.jsonl").read_bytes())[:-60])
@@ -75,3 +75,4 @@ def test_a_file_that_breaks_off_is_an_input_error_that_names_it(config, tmp_path
     with pytest.raises(Exception, match="cut short") as caught:
         scored(config.model_copy(update={"data": data}), tmp_path / "run")
     assert str(file) in str(find_input_error(caught.value))
+    assert [str(warning.message) for warning in recwarn if "actors" in str(warning.message)] == []  # of Ray Data

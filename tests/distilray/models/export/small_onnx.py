@@ -7,14 +7,19 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from distilray.models.export.onnx_file import INPUTS, ONNX_FILE, OUTPUT, TOKEN_TYPES
+from distilray.models.export.onnx_file import INPUTS, ONNX_FILE, OUTPUT, STANDARD_INPUTS, TOKEN_TYPES
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.model_files import companion_files
 from distilray.pretraining_data.tokenizer import read_tokenizer
 
 
 def small_graph(table: np.ndarray, *, inputs: Sequence[str] = (*INPUTS, TOKEN_TYPES), output: str = OUTPUT):
-    """A model whose logits at a mask are the row of `table` that the id there names, plus the token type."""
+    """A model whose logits at a mask are the row of `table` that the id there names, plus the token type.
+
+    Without `mask_index` among the inputs: at every token.
+    """
+    if "mask_index" not in inputs:
+        return _standard_graph(table)
     nodes = [
         helper.make_node("Reshape", ["input_ids", "all"], ["flat"]),
         helper.make_node("Gather", ["flat", "mask_index"], ["ids"]),
@@ -41,6 +46,15 @@ def small_graph(table: np.ndarray, *, inputs: Sequence[str] = (*INPUTS, TOKEN_TY
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["masks", table.shape[1]])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def _standard_graph(table: np.ndarray):
+    text = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"]) for name in STANDARD_INPUTS]
+    logits = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", "length", table.shape[1]])
+    weights = [numpy_helper.from_array(table.astype(np.float32), "table")]
+    nodes = [helper.make_node("Gather", ["table", "input_ids"], [OUTPUT])]
+    graph = helper.make_graph(nodes, "small", text, [logits], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 

@@ -67,7 +67,7 @@ def test_operators_that_need_a_library_of_their_own_are_refused(tmp_path, graph)
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"inputs": ["input_ids", "attention_mask"]}, "inputs attention_mask, input_ids, outputs"),
+        ({"inputs": ["input_ids", "mask_index"]}, "inputs input_ids, mask_index, outputs"),
         ({"inputs": [*INPUTS, "path"]}, "path"),
         ({"output": "last_hidden_state"}, "outputs last_hidden_state"),
     ],

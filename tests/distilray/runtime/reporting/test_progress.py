@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 
@@ -13,6 +14,11 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture
@@ -52,6 +58,31 @@ def test_what_an_earlier_run_had_finished_does_not_count_in_the_rate(clock: Cloc
     assert "550/1,000 steps (55%), 5.0 steps/s, ETA 1 min 30 s" in stream.getvalue()
 
 
+def test_rate_and_time_left_after_a_resume_are_those_of_this_run(clock: Clock, stream: io.StringIO) -> None:
+    progress = progress_of(clock, stream)
+    progress.start_at(900)
+    clock.now += 5
+    progress.advance(10)
+    assert stream.getvalue() == "distill: 910/1,000 steps (91%), 2.0 steps/s, ETA 45 s\n"
+
+
+def test_work_that_is_lost_after_a_resume_leaves_no_negative_rate(clock: Clock, stream: io.StringIO) -> None:
+    progress = progress_of(clock, stream)
+    progress.start_at(900)
+    clock.now += 5
+    progress.advance_to(800)
+    assert stream.getvalue() == "distill: 800/1,000 steps (80%), 0.0 steps/min\n"
+
+
+def test_a_bar_after_a_resume_has_the_rate_and_time_left_of_this_run(clock: Clock) -> None:
+    terminal = Terminal()
+    with progress_of(clock, terminal) as progress:
+        progress.start_at(900)
+        clock.now += 5
+        progress.advance(10)
+    assert re.search(r"910/1000.*2\.0 steps/s, ETA 45 s", terminal.getvalue())
+
+
 def test_work_without_a_known_end_has_no_share_and_no_time_left(clock: Clock, stream: io.StringIO) -> None:
     progress = progress_of(clock, stream, total=None)
     clock.now += 10
@@ -65,10 +96,6 @@ def test_nothing_done_yet_has_no_time_left(clock: Clock, stream: io.StringIO) ->
 
 
 def test_a_terminal_gets_a_bar_in_place_of_lines(clock: Clock) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     terminal = Terminal()
     with progress_of(clock, terminal) as progress:
         clock.now += 10
