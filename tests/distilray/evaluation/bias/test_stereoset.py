@@ -153,7 +153,9 @@ def test_the_official_layout_is_read_whatever_the_order_of_the_sentences(tmp_pat
     assert not bad.counts
 
 
-@pytest.mark.parametrize("data", ["{", "[" * 100_000, "[]", '{"data": {}}', '{"data": {"intrasentence": {}}}', '{"data": 3}'])
+@pytest.mark.parametrize(
+    "data", ["{", "[" * 100_000, "[]", '{"data": {}}', '{"data": {"intrasentence": {}}}', '{"data": 3}']
+)
 def test_a_file_of_another_form_is_refused_in_one_line(tmp_path, data):
     with pytest.raises(InputError, match=r"dev\.json: no") as raised:
         read(tmp_path, data)
