@@ -18,6 +18,7 @@ from distilray.config.glue import FineTuneScaling, TaskDistillationConfig, TaskN
 from distilray.evaluation.glue.features import TaskFeatures
 from distilray.evaluation.glue.training.schedule import total_steps
 from distilray.evaluation.units import (
+    FINE_TUNED,
     Plan,
     Unit,
     UnitResult,
@@ -67,7 +68,10 @@ def run_units(
     """
     shared = {task: ray.put(found) for task, found in features.items()}
     plan = Plan(folder, precision, scaling, distillation, with_test, shared)
-    steps = {unit.name: total_steps(len(features[unit.task].train), unit.settings) for unit in units}
+    steps = {
+        unit.name: 1 if unit.start == FINE_TUNED else total_steps(len(features[unit.task].train), unit.settings)
+        for unit in units
+    }
     tokens = {
         unit.name: steps[unit.name] * unit.settings.batch_size * features[unit.task].train.lengths.mean()
         for unit in units

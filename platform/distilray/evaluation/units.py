@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,14 +10,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distilray.config.glue import FineTuneScaling, TaskConfig, TaskDistillationConfig, TaskName
+from distilray.config.glue import (
+    STARTED_FROM_MNLI,
+    EvaluateGlueConfig,
+    FineTuneScaling,
+    TaskConfig,
+    TaskDistillationConfig,
+    TaskName,
+)
 from distilray.errors import InputError
-from distilray.evaluation.glue.classifier import load_classifier, load_fine_tuned
+from distilray.evaluation.glue.classifier import load_classifier, load_fine_tuned, save_classifier
 from distilray.evaluation.glue.features import TaskFeatures
-from distilray.evaluation.glue.metrics import predictions
+from distilray.evaluation.glue.metrics import predictions, task_scores
 from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
-from distilray.evaluation.glue.training.loop import fine_tune
+from distilray.evaluation.glue.training.loop import check_length, fine_tune
 from distilray.evaluation.glue.training.objective import predict
 from distilray.evaluation.glue.training.workers import Workers
 from distilray.models.cpu import use_cpus
@@ -26,6 +33,7 @@ from distilray.models.precision import compute_dtype
 from distilray.runtime import storage
 
 MODELS_FOLDER = "models"  # of a run: the best model of each task
+MODEL, MNLI, FINE_TUNED = "model", "mnli", "fine-tuned"  # the start of a unit
 _UNITS_FOLDER = "units"
 _TRAINING_FOLDER = "training"
 _RESULT_FILE = "result.json"
@@ -38,14 +46,15 @@ class Unit:
     """One fine-tuning: a task, a seed, the settings and where it starts.
 
     Attributes:
-        start: `model`, or `mnli` for a model that was fine-tuned on MNLI first.
+        start: `model`; `mnli` for a model that was fine-tuned on MNLI first; `fine-tuned` for one that was fine-tuned
+            on the task and is only scored.
     """
 
     task: TaskName
     seed: int
     settings: TaskConfig
     model_dir: str
-    start: str = "model"
+    start: str = MODEL
 
     @property
     def name(self) -> str:
@@ -87,6 +96,31 @@ class Plan:
         return storage.join(self.folder, _UNITS_FOLDER, unit.name)
 
 
+def waves(config: EvaluateGlueConfig, tasks: Sequence[TaskName], mnli_dir: str) -> list[list[Unit]]:
+    """Return the units that can run at the same time: those that start from MNLI come after it.
+
+    Args:
+        mnli_dir: the folder that the model of MNLI will be in.
+    """
+    if not config.train:
+        settings = {task: config.of_task(task) for task in tasks}
+        return [[Unit(task, each.seeds[0], each, config.model_dir, FINE_TUNED) for task, each in settings.items()]]
+    later = started_from_mnli(config, tasks)
+    first = [unit for task in tasks if task not in later for unit in _units(config, task, config.model_dir, MODEL)]
+    second = [unit for task in later for unit in _units(config, task, mnli_dir, MNLI)]
+    return [wave for wave in (first, second) if wave]
+
+
+def started_from_mnli(config: EvaluateGlueConfig, tasks: Iterable[TaskName]) -> list[TaskName]:
+    """Return the tasks that start from the model of MNLI."""
+    return [task for task in tasks if config.start_from_mnli and task in STARTED_FROM_MNLI]
+
+
+def _units(config: EvaluateGlueConfig, task: TaskName, model_dir: str, start: str) -> list[Unit]:
+    settings = config.of_task(task)
+    return [Unit(task, seed, settings, model_dir, start) for seed in settings.seeds]
+
+
 def fit_unit(
     plan: Plan, unit: Unit, features: TaskFeatures, *, device: torch.device, workers: Workers | None = None
 ) -> None:
@@ -99,22 +133,27 @@ def fit_unit(
     task, folder = TASKS[unit.task], plan.place(unit)
     dtype = compute_dtype(plan.precision, device)
     use_cpus(plan.scaling.cpus_per_worker)
-    model = load_classifier(local_model(unit.model_dir), task, seed=unit.seed, dropout=unit.settings.dropout).to(device)
-    shown = _Shown(folder if workers.rank == 0 else None)
-    found = fine_tune(
-        model,
-        features,
-        unit.settings,
-        task=task,
-        seed=unit.seed,
-        device=device,
-        dtype=dtype,
-        folder=storage.join(folder, _TRAINING_FOLDER),
-        workers=workers,
-        teacher_outputs=_teacher_outputs(plan, unit, features, device, workers),
-        distillation=plan.distillation,
-        moved=shown.moved,
-    )
+    training_folder = storage.join(folder, _TRAINING_FOLDER)
+    if unit.start == FINE_TUNED:
+        model = load_fine_tuned(local_model(unit.model_dir), task).to(device)
+        found = _evaluated(model, features, unit.settings, dtype=dtype, folder=training_folder, workers=workers)
+    else:
+        model_dir = local_model(unit.model_dir)
+        model = load_classifier(model_dir, task, seed=unit.seed, dropout=unit.settings.dropout).to(device)
+        found = fine_tune(
+            model,
+            features,
+            unit.settings,
+            task=task,
+            seed=unit.seed,
+            device=device,
+            dtype=dtype,
+            folder=training_folder,
+            workers=workers,
+            teacher_outputs=_teacher_outputs(plan, unit, features, device, workers),
+            distillation=plan.distillation,
+            moved=_Shown(folder if workers.rank == 0 else None).moved,
+        )
     outputs = {
         name: predict(model, part, pad_id=features.pad_id, device=device, dtype=dtype, workers=workers)
         for name, part in (features.test if plan.with_test else {}).items()
@@ -125,6 +164,23 @@ def fit_unit(
         )
         record = {"identity": _identity(plan, unit), "fine_tuned": asdict(found)}
         _write_json(folder, _RESULT_FILE, record)
+
+
+def _evaluated(
+    model: Any, features: TaskFeatures, settings: TaskConfig, *, dtype: torch.dtype, folder: str, workers: Workers
+) -> FineTuned:
+    """Scores a fine-tuned model, and saves it as the end of a fine-tuning does."""
+    check_length(model, settings)
+    outputs, labels = {}, {}
+    for name, part in features.dev.items():
+        assert part.labels is not None
+        labels[name] = part.labels
+        outputs[name] = predict(model, part, pad_id=features.pad_id, device=model.device, dtype=dtype, workers=workers)
+    if workers.rank == 0:
+        save_classifier(model, storage.join(folder, MODEL_FOLDER), features.tokenizer_json)
+    scores = task_scores(TASKS[features.task], outputs, labels)
+    evaluation = Evaluation(number=1, step=0, epoch=0.0, scores=scores, train_loss=0.0, seconds=0.0)
+    return FineTuned(evaluation, [evaluation], planned=1, ended="complete")
 
 
 def _teacher_outputs(
