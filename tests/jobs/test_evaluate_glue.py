@@ -77,6 +77,10 @@ def scores(run_dir):
     return json.loads((run_dir / "scores.json").read_text())
 
 
+def manifest_of(run_dir):
+    return json.loads((run_dir / "manifest.json").read_text())
+
+
 @pytest.fixture(scope="module")
 def done(folders, tmp_path_factory):
     """A complete run on two tasks."""
@@ -96,7 +100,7 @@ def test_every_number_says_its_task_split_seed_and_model(folders, done):
 
 def test_what_is_missing_is_said_and_not_skipped_in_silence(done):
     assert scores(done)["missing"] == ["cola"]
-    assert "missing: cola" in json.loads((done / "manifest.json").read_text())["run"]["summary"]
+    assert "missing: cola" in manifest_of(done)["run"]["summary"]
 
 
 def test_a_score_on_a_part_of_the_rows_says_so(done):
@@ -222,6 +226,7 @@ def test_other_rows_are_accepted_by_a_key_and_all_outputs_say_so(folders, tmp_pa
     found = scores(tmp_path / "run")
     assert found["remarks"]["wnli"][0] == "rows, not the official ones: train 634 (635)"
     assert {row["official_rows"] for row in found["rows"]} == {False}
+    assert manifest_of(tmp_path / "run")["content"]["counts"]["remarks"] == found["remarks"]
     with zipfile.ZipFile(tmp_path / "run" / "submission.zip") as archive:
         assert b"wnli train 634 (635)" in archive.comment
     assert evaluate_glue.main(["--validate", str(tmp_path / "run" / "submission.zip")]) == 0

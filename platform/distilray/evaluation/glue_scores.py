@@ -126,7 +126,7 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
     storage.write_bytes(folder.path(SCORES_FILE), json.dumps(scores, indent=1).encode())
     told = _submit(config, data, results, folder)
     mean, count = macro(scores["summary"])
-    counts = {key: scores[key] for key in ("summary", "missing", "model_hash")}
+    counts = {key: scores[key] for key in ("summary", "missing", "remarks", "model_hash")}
     models = [f"{MODELS_FOLDER}/{task}/{name}" for task in data for name in _MODEL_FILES]
     outputs = folder.describe_outputs([SCORES_FILE, *models])
     overall = f", macro score {100 * mean:.1f} over {count} of {len(GLUE_TASKS)}" if count else ""
