@@ -5,6 +5,7 @@ samples of azureml-examples. A value at the top replaces one further down, also 
 `test_data=FILE` or `causal=null` at the end of a command overrides the YAML.
 """
 
+import functools
 import json
 import os
 import re
@@ -77,16 +78,16 @@ def translate_azure(values: object, folder: Path | None = None, known: Collectio
             faults.setdefault(key, str(error))
             return None
 
-    def locate(key: str, path: str) -> str:
+    def locate(key: str, path: str, fix: str = "correct the path") -> str:
         location = _location(path, folder)
         if location is None:
-            absent[key] = f"{key}: {path} is neither in the working folder nor beside the recipe; correct the path"
+            absent[key] = f"{key}: {path} is neither in the working folder nor beside the recipe; {fix}"
         return location or path
 
     attempt("task", lambda: _check_task(merged.pop("task", _TASK)))
     if "test_data" in merged:
         path = attempt("test_data", lambda: locate("test_data", _path(merged, "test_data")))
-        text, answer = (attempt(key, lambda key=key: _column(merged, key)) for key in _COLUMNS)  # type: ignore[misc]
+        text, answer = (attempt(key, functools.partial(_column, merged, key)) for key in _COLUMNS)
         # Azure's preparation keeps the first answer only, as the label of the whole text.
         data = {"path": path, "text_column": text, "answer_column": answer, "scored": "first"}
         attempt("test_data", lambda: _put(merged, "data", data, "test_data"))
@@ -97,7 +98,8 @@ def translate_azure(values: object, folder: Path | None = None, known: Collectio
         attempt("mlflow_model", lambda: _put(merged, "student_dir", model, "mlflow_model"))
     causal = attempt("evaluation_config", lambda: _causal(merged, folder))
     if causal:
-        causal["model_dir"] = locate("model_id", causal["model_dir"])
+        fix = f"{_METRIC} need a causal model: name its folder, or set causal=null"
+        causal["model_dir"] = locate("model_id", causal["model_dir"], fix)
         attempt("evaluation_config", lambda: _put(merged, "causal", causal, "evaluation_config"))
     if missing or faults:
         unknown = [key for key in merged if known and key not in (*known, *_FIELDS)]

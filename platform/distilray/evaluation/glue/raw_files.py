@@ -101,10 +101,8 @@ class _Table:
 def _open(uri: str, header: Sequence[str] = ()) -> _Table:
     """A file that has a header line, unless `header` tells its columns."""
     plain, remark = _lines(uri), ""
-    if any('"' in line for line in plain):
-        rows = [line.split("\t") for line in plain]
-        if is_spreadsheet(rows):
-            plain, remark = ["\t".join(map(unquoted, row)) for row in rows], "quotes of a spreadsheet removed"
+    if is_spreadsheet(plain):
+        plain, remark = list(map(unquoted, plain)), "quotes of a spreadsheet removed"
     lines = list(enumerate(plain, start=1))
     if header:
         return _Table(uri, header, lines, remark)

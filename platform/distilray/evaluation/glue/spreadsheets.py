@@ -9,30 +9,37 @@ from collections.abc import Sequence
 _QUOTE = '"'
 
 
-def is_spreadsheet(rows: Sequence[Sequence[str]]) -> bool:
+def is_spreadsheet(lines: Sequence[str]) -> bool:
     """Return whether a spreadsheet has saved a file.
 
     Every field with a quote is then in quotes and has its own quotes doubled. That is also true of a file with a few
     sentences of direct speech, so one of these must hold too: some field has doubled quotes inside; exactly the
     fields with a comma are in quotes; or all fields of a column are.
-
-    Args:
-        rows: the fields of each line.
     """
-    fields = [field for row in rows for field in row if _QUOTE in field]
-    if not fields or not all(map(_is_quoted, fields)):
+    with_quotes = [line for line in lines if _QUOTE in line]
+    # Of an official file the first lines are enough.
+    if not with_quotes or not all(
+        _is_quoted(field) for line in with_quotes for field in _fields(line) if _QUOTE in field
+    ):
         return False
-    if any(_QUOTE in field[1:-1] for field in fields):
+    rows = list(map(_fields, lines))
+    quoted = [field for row in rows for field in row if _QUOTE in field]
+    if any(_QUOTE in field[1:-1] for field in quoted):
         return True
-    if all("," in field for field in fields):
+    if all("," in field for field in quoted):
         return not any("," in field for row in rows for field in row if _QUOTE not in field)
-    widths = {len(row) for row in rows}
-    return len(rows) > 1 and any(all(_QUOTE in row[column] for row in rows) for column in range(min(widths)))
+    columns = range(min(map(len, rows)))
+    return len(rows) > 1 and any(all(_QUOTE in row[column] for row in rows) for column in columns)
 
 
-def unquoted(field: str) -> str:
-    """Return a field of a spreadsheet without its quotes."""
-    return field[1:-1].replace(2 * _QUOTE, _QUOTE) if _is_quoted(field) else field
+def unquoted(line: str) -> str:
+    """Return a line of a spreadsheet without its quotes."""
+    fields = [field[1:-1].replace(2 * _QUOTE, _QUOTE) if _is_quoted(field) else field for field in _fields(line)]
+    return "\t".join(fields)
+
+
+def _fields(line: str) -> list[str]:
+    return line.split("\t")
 
 
 def _is_quoted(field: str) -> bool:

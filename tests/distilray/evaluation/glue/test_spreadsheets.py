@@ -13,19 +13,23 @@ ROWS = [
 PLAIN = [row for row in ROWS if '"' not in row[1]] + [["2", "Yes, it is", "It is", "entailment"]]
 
 
+def lines(rows):
+    return ["\t".join(row) for row in rows]
+
+
 def saved(rows, quoting):
-    """The fields of a file that a spreadsheet writes, split at tabs."""
+    """The lines of a file that a spreadsheet writes."""
     file = io.StringIO()
     csv.writer(file, delimiter="\t", lineterminator="\n", quoting=quoting).writerows(rows)
-    return [line.split("\t") for line in file.getvalue().splitlines()]
+    return file.getvalue().splitlines()
 
 
 def with_commas_quoted(rows):
-    return [[f'"{field}"' if "," in field else field for field in row] for row in rows]
+    return lines([[f'"{field}"' if "," in field else field for field in row] for row in rows])
 
 
 @pytest.mark.parametrize(
-    ("fields", "rows"),
+    ("file", "rows"),
     [
         (saved(ROWS, csv.QUOTE_MINIMAL), ROWS),
         (saved(ROWS, csv.QUOTE_ALL), ROWS),
@@ -34,14 +38,15 @@ def with_commas_quoted(rows):
     ],
     ids=["minimal", "all", "all-without-quotes", "commas"],
 )
-def test_a_file_that_a_spreadsheet_saved_comes_back(fields, rows):
-    assert is_spreadsheet(fields)
-    assert [[unquoted(field) for field in row] for row in fields] == rows
+def test_a_file_that_a_spreadsheet_saved_comes_back(file, rows):
+    assert is_spreadsheet(file)
+    assert [unquoted(line) for line in file] == lines(rows)
 
 
 @pytest.mark.parametrize(
     "rows",
     [
+        [],
         ROWS,
         PLAIN,
         [["0", '"All of it is direct speech."'], ["1", "None, of, it"]],
@@ -52,4 +57,4 @@ def test_a_file_that_a_spreadsheet_saved_comes_back(fields, rows):
     ],
 )
 def test_quotes_that_are_text_make_no_spreadsheet(rows):
-    assert not is_spreadsheet(rows)
+    assert not is_spreadsheet(lines(rows))
