@@ -10,7 +10,7 @@ from rich.console import Console
 
 from distilray.config.glue import GLUE_TASKS, EvaluateGlueConfig, GlueConfig, TaskName
 from distilray.errors import InputError
-from distilray.evaluation.fine_tune import run_units
+from distilray.evaluation.fine_tune import run_units, started_from_mnli, waves
 from distilray.evaluation.glue.classifier import check_same_tokenizer, output_order
 from distilray.evaluation.glue.data import TaskData, find_tasks, input_files, load_task
 from distilray.evaluation.glue.features import TaskFeatures, encode_task
@@ -18,15 +18,7 @@ from distilray.evaluation.glue.metrics import majority_scores
 from distilray.evaluation.glue.submission import check_complete, validate_submission, write_submission
 from distilray.evaluation.glue.table import glue_table, macro, summarise
 from distilray.evaluation.glue.training.schedule import total_steps
-from distilray.evaluation.units import (
-    FINE_TUNED,
-    MNLI,
-    MODELS_FOLDER,
-    UnitResult,
-    read_predictions,
-    started_from_mnli,
-    waves,
-)
+from distilray.evaluation.units import FINE_TUNED, MNLI, MODELS_FOLDER, UnitResult, read_predictions
 from distilray.models.masked_lm import read_model_config
 from distilray.models.model_source import (
     MODEL_FILES,

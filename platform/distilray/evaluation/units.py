@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,14 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distilray.config.glue import (
-    STARTED_FROM_MNLI,
-    EvaluateGlueConfig,
-    FineTuneScaling,
-    TaskConfig,
-    TaskDistillationConfig,
-    TaskName,
-)
+from distilray.config.glue import FineTuneScaling, TaskConfig, TaskDistillationConfig, TaskName
 from distilray.errors import InputError
 from distilray.evaluation.glue.classifier import load_classifier, load_fine_tuned, save_classifier
 from distilray.evaluation.glue.features import TaskFeatures
@@ -94,31 +87,6 @@ class Plan:
     def place(self, unit: Unit) -> str:
         """Folder of a unit."""
         return storage.join(self.folder, _UNITS_FOLDER, unit.name)
-
-
-def waves(config: EvaluateGlueConfig, tasks: Sequence[TaskName], mnli_dir: str) -> list[list[Unit]]:
-    """Return the units that can run at the same time: those that start from MNLI come after it.
-
-    Args:
-        mnli_dir: the folder that the model of MNLI will be in.
-    """
-    if not config.train:
-        settings = {task: config.of_task(task) for task in tasks}
-        return [[Unit(task, each.seeds[0], each, config.model_dir, FINE_TUNED) for task, each in settings.items()]]
-    later = started_from_mnli(config, tasks)
-    first = [unit for task in tasks if task not in later for unit in _units(config, task, config.model_dir, MODEL)]
-    second = [unit for task in later for unit in _units(config, task, mnli_dir, MNLI)]
-    return [wave for wave in (first, second) if wave]
-
-
-def started_from_mnli(config: EvaluateGlueConfig, tasks: Iterable[TaskName]) -> list[TaskName]:
-    """Return the tasks that start from the model of MNLI."""
-    return [task for task in tasks if config.start_from_mnli and task in STARTED_FROM_MNLI]
-
-
-def _units(config: EvaluateGlueConfig, task: TaskName, model_dir: str, start: str) -> list[Unit]:
-    settings = config.of_task(task)
-    return [Unit(task, seed, settings, model_dir, start) for seed in settings.seeds]
 
 
 def fit_unit(
