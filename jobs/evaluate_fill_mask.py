@@ -13,12 +13,8 @@ from collections.abc import Sequence
 
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.evaluation.fill_mask import show_scores
-from distilray.evaluation.fill_mask.evaluation import (
-    evaluate_fill_mask,
-    fill_mask_inputs,
-    plan_fill_mask,
-    prepare_fill_mask,
-)
+from distilray.evaluation.fill_mask.evaluation import evaluate_fill_mask, plan_fill_mask
+from distilray.evaluation.fill_mask.inputs import fill_mask_inputs, prepare_fill_mask
 from distilray.runtime.job import Job
 
 JOB = Job(

@@ -236,7 +236,7 @@ def _write(
     }
     for name, content in files.items():
         storage.write_bytes(folder.path(name), content)
-    counts = {key: scores[key] for key in ("summary", "missing", "model_hash", "search")}
+    counts = {key: scores[key] for key in ("summary", "missing", "remarks", "model_hash", "search")}
     predictions = [f"{WINNERS_FOLDER}/{predictions_file(task, seed)}" for task, seed in results]
     outputs = folder.describe_outputs([RECIPE_FILE, *predictions])
     return Outcome(_summary(searches, figures, missing), counts, outputs)

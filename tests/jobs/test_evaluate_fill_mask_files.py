@@ -182,6 +182,13 @@ def test_absent_and_useless_data_are_one_line_that_names_them(work, tmp_path, ca
     assert "no 'texts' among 'text'" in refusal(work, tmp_path, capfd, f"data.path={tmp_path}/x.jsonl")
 
 
+def test_all_absent_inputs_are_one_line_that_names_them(work, tmp_path, capfd):
+    absent = ["data.path=a.jsonl", "student_dir=b", "teacher_dir=c", "causal.model_dir=d"]
+    line = refusal(work, tmp_path, capfd, *absent)
+    for name in ("a.jsonl", "b", "c", "d"):
+        assert f" {name}: no such" in line
+
+
 def test_an_mlflow_folder_is_the_model_inside_it(work, tmp_path):
     inside = tmp_path / "mlflow/data/model"
     inside.parent.mkdir(parents=True)

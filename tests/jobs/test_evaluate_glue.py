@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 import shutil
 import threading
 import zipfile
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from distilray.evaluation import fine_tune, glue_scores
 from distilray.evaluation.units import fit_unit
@@ -77,6 +79,10 @@ def scores(run_dir):
     return json.loads((run_dir / "scores.json").read_text())
 
 
+def manifest_of(run_dir):
+    return json.loads((run_dir / "manifest.json").read_text())
+
+
 @pytest.fixture(scope="module")
 def done(folders, tmp_path_factory):
     """A complete run on two tasks."""
@@ -116,7 +122,7 @@ def test_every_task_has_an_interval_that_holds_its_score(done):
 
 def test_what_is_missing_is_said_and_not_skipped_in_silence(done):
     assert scores(done)["missing"] == ["cola"]
-    assert "missing: cola" in json.loads((done / "manifest.json").read_text())["run"]["summary"]
+    assert "missing: cola" in manifest_of(done)["run"]["summary"]
 
 
 def test_a_score_on_a_part_of_the_rows_says_so(done):
@@ -227,6 +233,101 @@ def test_rte_started_from_mnli_says_so(folders, tmp_path):
     assert "started from MNLI" in found["remarks"]["rte"]
 
 
+def one_row_short(folders, tmp_path):
+    """The GLUE folder with WNLI's train file without its last row."""
+    glue = tmp_path / "glue"
+    shutil.copytree(folders / "glue", glue)
+    write_raw(glue, "wnli", {"train": OFFICIAL_ROWS["wnli"]["train"] - 1})
+    return f"glue_dir={glue}"
+
+
+def test_other_rows_are_accepted_by_a_key_and_all_outputs_say_so(folders, tmp_path, capsys):
+    more = ["tasks=[wnli]", one_row_short(folders, tmp_path), "submission={write: true, fill_absent: true}"]
+    assert "set other_rows=true" in refusal(capsys, run(folders, tmp_path / "run", *more))
+    assert run(folders, tmp_path / "run", *more, "other_rows=true") == 0
+    printed = capsys.readouterr().out
+    summary, table = printed.split("\n", 1)
+    assert "other rows than the official ones: wnli train 634 (635)" in summary
+    assert "train 634 (635)" in " ".join(table.replace("│", " ").split())
+    found = scores(tmp_path / "run")
+    assert found["remarks"]["wnli"][0] == "rows, not the official ones: train 634 (635)"
+    assert {row["official_rows"] for row in found["rows"]} == {False}
+    assert manifest_of(tmp_path / "run")["content"]["counts"]["remarks"] == found["remarks"]
+    with zipfile.ZipFile(tmp_path / "run" / "submission.zip") as archive:
+        assert b"wnli train 634 (635)" in archive.comment
+    assert evaluate_glue.main(["--validate", str(tmp_path / "run" / "submission.zip")]) == 0
+
+
+def test_scores_on_the_official_rows_say_so(done):
+    assert {row["official_rows"] for row in scores(done)["rows"]} == {True}
+
+
+@pytest.fixture
+def fine_tuned(done, tmp_path):
+    """The model of RTE of a complete run, as a folder of its own."""
+    return Path(shutil.copytree(done / "models" / "rte", tmp_path / "model"))
+
+
+def best_scores(run_dir, task):
+    rows = [row for row in scores(run_dir)["rows"] if row["task"] == task and row["metric"] == "accuracy"]
+    return max(row["value"] for row in rows)
+
+
+def test_a_fine_tuned_model_is_scored_without_training(folders, done, fine_tuned, tmp_path, capsys):
+    assert run(folders, tmp_path / "run", "tasks=[rte]", "train=false", f"model_dir={fine_tuned}") == 0
+    (accuracy, score) = scores(tmp_path / "run")["rows"]
+    assert accuracy["value"] == score["value"] == best_scores(done, "rte")
+    assert (accuracy["start"], accuracy["epoch"]) == ("fine-tuned", 0.0)
+    assert scores(tmp_path / "run")["remarks"]["rte"] == ["fine-tuned before"]
+    assert "a fine-tuned model on 1 task" in capsys.readouterr().out
+    weights = [folder / "model.safetensors" for folder in (fine_tuned, tmp_path / "run" / "models" / "rte")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def with_labels(folder, names):
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = dict(enumerate(names))
+    config["label2id"] = {name: number for number, name in enumerate(names)}
+    del config["finetuning_task"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_outputs_in_another_order_are_known_by_their_names(folders, done, fine_tuned, tmp_path):
+    file = fine_tuned / "model.safetensors"
+    tensors = load_file(file)
+    for name in ("classifier.weight", "classifier.bias"):
+        tensors[name] = tensors[name].flip(0)
+    save_file(tensors, file, metadata={"format": "pt"})
+    with_labels(fine_tuned, ["Not Entailment", "ENTAILMENT"])
+    assert run(folders, tmp_path / "run", "tasks=[rte]", "train=false", f"model_dir={fine_tuned}") == 0
+    assert best_scores(tmp_path / "run", "rte") == best_scores(done, "rte")
+    config = json.loads((tmp_path / "run" / "models" / "rte" / "config.json").read_text())
+    assert config["id2label"] == {"0": "entailment", "1": "not_entailment"}
+
+
+@pytest.mark.parametrize(
+    ("names", "task", "told"),
+    [
+        (["LABEL_0", "LABEL_1"], "rte", "labels LABEL_0, LABEL_1, where rte has entailment, not_entailment"),
+        (["entailment", "neutral", "contradiction"], "rte", "where rte has"),
+        (["entailment", "entailment"], "rte", "where rte has"),
+        (["entailment", "not_entailment"], "stsb", "2 outputs, where stsb needs one score"),
+        (None, "wnli", "fine-tuned on rte, where a model of wnli is needed"),
+    ],
+)
+def test_labels_that_are_not_those_of_the_task_are_refused(folders, fine_tuned, tmp_path, capsys, names, task, told):
+    if names:
+        with_labels(fine_tuned, names)
+    line = refusal(capsys, run(folders, tmp_path / "run", f"tasks=[{task}]", "train=false", f"model_dir={fine_tuned}"))
+    assert f"{fine_tuned}/config.json: " in line
+    assert told in line
+
+
+def test_a_model_without_a_head_cannot_be_scored(folders, tmp_path, capsys):
+    line = refusal(capsys, run(folders, tmp_path / "run", "tasks=[rte]", "train=false"))
+    assert "ForMaskedLM has no head of a task" in line
+
+
 def test_the_submission_is_valid_and_says_what_was_filled(folders, tmp_path, capsys):
     more = ["tasks=[wnli, stsb]", "submission={write: true, fill_absent: true}"]
     assert run(folders, tmp_path / "run", *more) == 0
@@ -302,11 +403,14 @@ def test_a_missing_dev_file_is_refused_by_name(folders, tmp_path, capsys):
         ("scaling.cpus_per_worker=9", "1 worker with 9 CPU"),
         ("fine_tuning.max_length=512", "max_length"),
         ("fine_tuning.seeds=[1, 1]", "given twice"),
+        ("tasks=[rte, wnli] train=false", "train: with false, model_dir is fine-tuned on one task"),
+        ("tasks=[mnli] train=false start_from_mnli=true", "start_from_mnli: does nothing with train=false"),
     ],
 )
 def test_bad_input_is_one_line(folders, tmp_path, capsys, override, told):
     tasks = [] if override.startswith("tasks") else ["tasks=[wnli]"]
-    line = refusal(capsys, run(folders, tmp_path / "run", *tasks, override))
+    overrides = re.split(r" (?=\w+=)", override)
+    line = refusal(capsys, run(folders, tmp_path / "run", *tasks, *overrides))
     assert told in line
 
 

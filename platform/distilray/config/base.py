@@ -19,7 +19,9 @@ NotNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Text = Annotated[str, Field(min_length=1)]
 
-KEEP_HOME = "keep_home"  # key of the validation context; if true, `~` is not expanded
+# Keys of the validation context.
+KEEP_HOME = "keep_home"  # if true, `~` is not expanded
+RECIPE_FOLDER = "recipe_folder"  # the folder of the recipe, as a `Path`
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
-from distilray.config.base import Count, InputDir, JobConfig, ModelRef, RayJobConfig, SeededConfig
+from distilray.config.base import RECIPE_FOLDER, Count, InputDir, JobConfig, ModelRef, RayJobConfig, SeededConfig
 from distilray.config.fill_mask.azure import translate_azure
 from distilray.config.fill_mask.settings import (
     CausalConfig,
@@ -47,8 +47,8 @@ class EvaluateFillMaskConfig(SeededConfig, RayJobConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _azure_names_are_understood(cls, values: object) -> object:
-        return translate_azure(values)
+    def _azure_names_are_understood(cls, values: object, info: ValidationInfo) -> object:
+        return translate_azure(values, (info.context or {}).get(RECIPE_FOLDER), cls.model_fields)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

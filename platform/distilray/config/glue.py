@@ -111,6 +111,10 @@ class GlueConfig(SeededConfig, RayJobConfig):
         description="folder with a folder for each task: the official TSV files, or the hub's Parquet files"
     )
     tasks: Annotated[list[TaskName], Field(min_length=1)] = Field(default=list(GLUE_TASKS))
+    other_rows: bool = Field(
+        default=False,
+        description="accept any number of train and dev rows, of another release or your own; every score says so",
+    )
     fine_tuning: TaskConfig = TaskConfig()
     per_task: dict[TaskName, TaskConfig] = Field(default={}, description="what differs from fine_tuning, by task")
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -147,6 +151,10 @@ class EvaluateGlueConfig(GlueConfig):
     """Recipe of `jobs.evaluate_glue`."""
 
     scaling: FineTuneScaling = FineTuneScaling()
+    train: bool = Field(
+        default=True,
+        description="false: score model_dir as it is; it was fine-tuned on the task that tasks names",
+    )
     start_from_mnli: bool = Field(
         default=False, description="RTE, MRPC and STS-B start from the model fine-tuned on MNLI in this run"
     )
@@ -160,6 +168,15 @@ class EvaluateGlueConfig(GlueConfig):
     def _mnli_is_there(self) -> Self:
         if self.start_from_mnli and "mnli" not in self.tasks:
             raise ValueError("start_from_mnli: needs mnli among the tasks; add it, or set start_from_mnli=false")
+        return self
+
+    @model_validator(mode="after")
+    def _trains_if_asked_to(self) -> Self:
+        if not self.train and len(self.tasks) > 1:
+            raise ValueError("train: with false, model_dir is fine-tuned on one task; name it, as in tasks=[rte]")
+        for name in ("start_from_mnli", "distillation"):
+            if getattr(self, name) and not self.train:
+                raise ValueError(f"{name}: does nothing with train=false; leave it out")
         return self
 
 

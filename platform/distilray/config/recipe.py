@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from yaml.events import AliasEvent
 
-from distilray.config.base import KEEP_HOME
+from distilray.config.base import KEEP_HOME, RECIPE_FOLDER
 from distilray.config.paths import expand_home
 from distilray.errors import InputError
 
@@ -87,7 +87,8 @@ def load_recipe(path: str, overrides: Sequence[str], config_class: type[C], *, k
     for override in overrides:
         _apply(values, override)
     try:
-        return config_class.model_validate(values, context={KEEP_HOME: keep_home})
+        context = {KEEP_HOME: keep_home, RECIPE_FOLDER: Path(expand_home(path)).parent}
+        return config_class.model_validate(values, context=context)
     except ValidationError as error:
         raise RecipeError(f"{path}: {_first_problem(error, config_class)}") from None
 

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
@@ -14,10 +14,19 @@ from pyarrow import fs
 from ray import train
 from ray.train.torch import TorchTrainer, get_device
 
-from distilray.config.glue import FineTuneScaling, TaskDistillationConfig, TaskName
+from distilray.config.glue import (
+    STARTED_FROM_MNLI,
+    EvaluateGlueConfig,
+    FineTuneScaling,
+    TaskDistillationConfig,
+    TaskName,
+)
 from distilray.evaluation.glue.features import TaskFeatures
 from distilray.evaluation.glue.training.schedule import total_steps
 from distilray.evaluation.units import (
+    FINE_TUNED,
+    MNLI,
+    MODEL,
     Plan,
     Unit,
     UnitResult,
@@ -35,6 +44,31 @@ from distilray.runtime.resources import check_shared, cluster_nodes, ensure, tra
 
 _POLL_S = 1.0
 _AHEAD = 2  # fine-tunings that wait for their workers in a cluster that may grow; a waiting one is one idle process
+
+
+def waves(config: EvaluateGlueConfig, tasks: Sequence[TaskName], mnli_dir: str) -> list[list[Unit]]:
+    """Return the units that can run at the same time: those that start from MNLI come after it.
+
+    Args:
+        mnli_dir: the folder that the model of MNLI will be in.
+    """
+    if not config.train:
+        settings = {task: config.of_task(task) for task in tasks}
+        return [[Unit(task, each.seeds[0], each, config.model_dir, FINE_TUNED) for task, each in settings.items()]]
+    later = started_from_mnli(config, tasks)
+    first = [unit for task in tasks if task not in later for unit in _units(config, task, config.model_dir, MODEL)]
+    second = [unit for task in later for unit in _units(config, task, mnli_dir, MNLI)]
+    return [wave for wave in (first, second) if wave]
+
+
+def started_from_mnli(config: EvaluateGlueConfig, tasks: Iterable[TaskName]) -> list[TaskName]:
+    """Return the tasks that start from the model of MNLI."""
+    return [task for task in tasks if config.start_from_mnli and task in STARTED_FROM_MNLI]
+
+
+def _units(config: EvaluateGlueConfig, task: TaskName, model_dir: str, start: str) -> list[Unit]:
+    settings = config.of_task(task)
+    return [Unit(task, seed, settings, model_dir, start) for seed in settings.seeds]
 
 
 def run_units(
@@ -67,7 +101,10 @@ def run_units(
     """
     shared = {task: ray.put(found) for task, found in features.items()}
     plan = Plan(folder, precision, scaling, distillation, with_test, shared)
-    steps = {unit.name: total_steps(len(features[unit.task].train), unit.settings) for unit in units}
+    steps = {
+        unit.name: 1 if unit.start == FINE_TUNED else total_steps(len(features[unit.task].train), unit.settings)
+        for unit in units
+    }
     tokens = {
         unit.name: steps[unit.name] * unit.settings.batch_size * features[unit.task].train.lengths.mean()
         for unit in units

@@ -1,15 +1,17 @@
 """GLUE: fine-tunes a model on each task with several seeds; scores beside the literature, and the submission."""
 
+import functools
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
-from distilray.config.glue import GLUE_TASKS, STARTED_FROM_MNLI, EvaluateGlueConfig, GlueConfig, TaskName
+from distilray.config.glue import GLUE_TASKS, EvaluateGlueConfig, GlueConfig, TaskName
 from distilray.errors import InputError
-from distilray.evaluation.fine_tune import run_units
+from distilray.evaluation.fine_tune import run_units, started_from_mnli, waves
+from distilray.evaluation.glue.classifier import check_same_tokenizer, output_order
 from distilray.evaluation.glue.data import TaskData, find_tasks, input_files, load_task
 from distilray.evaluation.glue.dev_predictions import predictions_file
 from distilray.evaluation.glue.features import TaskFeatures, encode_task
@@ -18,7 +20,8 @@ from distilray.evaluation.glue.submission import check_complete, validate_submis
 from distilray.evaluation.glue.table import glue_table, macro, summarise
 from distilray.evaluation.glue.training.schedule import total_steps
 from distilray.evaluation.glue_intervals import add_intervals, compare_with_teacher
-from distilray.evaluation.units import MODELS_FOLDER, Unit, UnitResult, read_predictions
+from distilray.evaluation.units import FINE_TUNED, MNLI, MODELS_FOLDER, UnitResult, read_predictions
+from distilray.models.masked_lm import read_model_config
 from distilray.models.model_source import (
     MODEL_FILES,
     TOKENIZER_CONFIG_FILE,
@@ -26,7 +29,7 @@ from distilray.models.model_source import (
     local_model,
     model_inputs,
 )
-from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
+from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.outputs import verify_file
@@ -35,7 +38,6 @@ from distilray.runtime.session import ray_session
 
 SCORES_FILE = "scores.json"
 SUBMISSION_FILE = "submission.zip"
-MNLI: TaskName = "mnli"
 _MODEL_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)
 
 Results = Mapping[tuple[TaskName, int], UnitResult]
@@ -63,7 +65,8 @@ def load_tasks(config: GlueConfig, *, with_test: bool) -> tuple[dict[TaskName, T
     present, missing = find_tasks(config.glue_dir, config.tasks)
     if not present:
         raise InputError(f"{config.glue_dir}: none of {', '.join(config.tasks)} there; a folder for each is expected")
-    return {task: load_task(config.glue_dir, task, with_test=with_test) for task in present}, missing
+    read = functools.partial(load_task, config.glue_dir, with_test=with_test, other_rows=config.other_rows)
+    return {task: read(task) for task in present}, missing
 
 
 def encode_tasks(config: GlueConfig, data: Mapping[TaskName, TaskData], seed: int) -> dict[TaskName, TaskFeatures]:
@@ -75,9 +78,11 @@ def encode_tasks(config: GlueConfig, data: Mapping[TaskName, TaskData], seed: in
 def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
     """Validates the inputs of `evaluate_glue` and says what it would do."""
     data, missing = load_tasks(config, with_test=config.submission.write)
-    local_model(config.model_dir)
+    model = local_model(config.model_dir)
+    for each in data.values() if not config.train else ():
+        output_order(model, read_model_config(model), each.task)
     _read_teacher(config)
-    if _from_mnli(config, data) and MNLI not in data:
+    if started_from_mnli(config, data) and "mnli" not in data:
         raise InputError(
             f"start_from_mnli: {config.glue_dir} has no folder of MNLI; add it, or set start_from_mnli=false"
         )
@@ -86,7 +91,7 @@ def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
     for task in data:
         if config.distillation is not None:
             teacher = storage.join(config.distillation.teacher_run_dir, MODELS_FOLDER, task)
-            _check_tokenizer(teacher, config.model_dir)
+            check_same_tokenizer(teacher, config.model_dir)
     absent = ", ".join(missing) or "none"
     return {"model": config.model_dir, **{task: _told(config, each) for task, each in data.items()}, "missing": absent}
 
@@ -97,7 +102,7 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
     features = encode_tasks(config, data, config.seed)
     results: dict[tuple[TaskName, int], UnitResult] = {}
     with ray_session(config.ray):
-        for units in _waves(config, list(data), folder):
+        for units in waves(config, list(data), folder.path(MODELS_FOLDER, MNLI)):
             results |= run_units(
                 units,
                 {unit.task: features[unit.task] for unit in units},
@@ -120,14 +125,17 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
     storage.write_bytes(folder.path(SCORES_FILE), json.dumps(scores, indent=1).encode())
     told = _submit(config, data, results, folder)
     mean, count = macro(scores["summary"])
-    counts = {key: scores[key] for key in ("summary", "missing", "model_hash")}
+    counts = {key: scores[key] for key in ("summary", "missing", "remarks", "model_hash")}
     models = [f"{MODELS_FOLDER}/{task}/{name}" for task in data for name in _MODEL_FILES]
     predictions = [predictions_file(task, seed) for task, seed in results]
     outputs = folder.describe_outputs([SCORES_FILE, *models, *predictions])
     overall = f", macro score {100 * mean:.1f} over {count} of {len(GLUE_TASKS)}" if count else ""
     overall += f", {compared.summary}" if compared else ""
     absent = f", missing: {', '.join(missing)}" if missing else ""
-    return Outcome(f"{len(results)} fine-tunings on {len(data)} task(s){overall}{absent}{told}", counts, outputs)
+    made = f"{len(results)} fine-tunings" if config.train else "a fine-tuned model"
+    others = _other_rows(data)
+    absent += f", other rows than the official ones: {others}" if others else ""
+    return Outcome(f"{made} on {len(data)} task(s){overall}{absent}{told}", counts, outputs)
 
 
 def collect_scores(
@@ -135,7 +143,11 @@ def collect_scores(
 ) -> dict[str, Any]:
     """What `scores.json` holds: a row for each task, metric and seed, and what they come to."""
     model_hash = storage.sha256(storage.join(local_model(config.model_dir), WEIGHTS_FILE))
-    rows = [row | {"model_hash": model_hash} for result in results.values() for row in _rows(result)]
+    rows = [
+        row | {"official_rows": not data[task].other_rows, "model_hash": model_hash}
+        for (task, _), result in results.items()
+        for row in _rows(result)
+    ]
     scores: dict[str, Any] = {
         "model_hash": model_hash,
         "tasks": config.tasks,
@@ -167,45 +179,16 @@ def check_submission(path: str) -> str:
     return f"{path}: a submission of eleven files as gluebenchmark.com takes it"
 
 
-def _check_tokenizer(teacher: str, model: str) -> None:
-    """Check that a teacher reads the ids of the model that it teaches."""
-    found, own = (read_tokenizer(local_model(source)) for source in (teacher, model))
-    if found != own:
-        sizes = [f"{vocabulary_of(each).size:,} ids ({tokenizer_hash(each)[:12]})" for each in (found, own)]
-        raise InputError(
-            f"{teacher}: its tokenizer has {sizes[0]}, and that of {model} {sizes[1]}; name a teacher with the "
-            "tokenizer of the model"
-        )
-
-
 def _told(config: EvaluateGlueConfig, data: TaskData) -> str:
     settings = config.of_task(data.task.name)
     rows = min(len(data.train.first), settings.max_train_examples or len(data.train.first))
     dev = sum(len(part.first) for part in data.dev.values())
+    if not config.train:
+        return f"{dev:,} dev rows, no training"
     return (
         f"{rows:,} of {len(data.train.first):,} train rows, {dev:,} dev rows, {len(settings.seeds)} seed(s) x "
         f"{total_steps(rows, settings):,} steps of {settings.batch_size}"
     )
-
-
-def _waves(config: EvaluateGlueConfig, tasks: Sequence[TaskName], folder: RunFolder) -> list[list[Unit]]:
-    """The units that can run at the same time: those that start from MNLI come after it."""
-    later = _from_mnli(config, tasks)
-    first = [unit for task in tasks if task not in later for unit in _units(config, task, config.model_dir, "model")]
-    from_mnli = folder.path(MODELS_FOLDER, MNLI)
-    return [
-        wave for wave in (first, [unit for task in later for unit in _units(config, task, from_mnli, MNLI)]) if wave
-    ]
-
-
-def _from_mnli(config: EvaluateGlueConfig, tasks: Iterable[TaskName]) -> list[TaskName]:
-    """The tasks that start from the model of MNLI."""
-    return [task for task in tasks if config.start_from_mnli and task in STARTED_FROM_MNLI]
-
-
-def _units(config: EvaluateGlueConfig, task: TaskName, model_dir: str, start: str) -> list[Unit]:
-    settings = config.of_task(task)
-    return [Unit(task, seed, settings, model_dir, start) for seed in settings.seeds]
 
 
 def _best(results: Results, task: TaskName) -> UnitResult:
@@ -250,10 +233,15 @@ def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
     """What a reader of the scores of a task must know."""
     task = data.task.name
     settings, rows = config.of_task(task), len(data.train.first)
-    found = [f"{count:,} {reason} dropped" for reason, count in data.dropped.items() if count]
-    if settings.max_train_examples is not None and settings.max_train_examples < rows:
+    starts = {result.unit.start for (name, _), result in results.items() if name == task}
+    found = [f"rows, not the official ones: {', '.join(data.other_rows)}"] if data.other_rows else []
+    found += data.remarks
+    found += [f"{count:,} {reason} dropped" for reason, count in data.dropped.items() if count]
+    if FINE_TUNED in starts:
+        found.append("fine-tuned before")
+    elif settings.max_train_examples is not None and settings.max_train_examples < rows:
         found.append(f"trained on {settings.max_train_examples:,} of {rows:,} rows")
-    if any(result.unit.start == MNLI for (name, _), result in results.items() if name == task):
+    if MNLI in starts:
         found.append("started from MNLI")
     if isinstance(config, EvaluateGlueConfig) and config.distillation is not None:
         found.append("distilled again")
@@ -262,12 +250,18 @@ def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
     return found
 
 
+def _other_rows(data: Mapping[TaskName, TaskData]) -> str:
+    """The splits with other numbers of rows than the official ones, by task; empty if there are none."""
+    return "; ".join(f"{task} {', '.join(each.other_rows)}" for task, each in data.items() if each.other_rows)
+
+
 def _submit(config: EvaluateGlueConfig, data: Mapping[TaskName, TaskData], results: Results, folder: RunFolder) -> str:
     """Writes the submission from the best seed of each task, if asked for; says what was filled."""
     if not config.submission.write:
         return ""
     found = {task: read_predictions(_best(results, task)) for task in data}
-    filled = write_submission(folder.path(SUBMISSION_FILE), found, fill_absent=config.submission.fill_absent)
+    note = f"Not fine-tuned on the official rows: {_other_rows(data)}" if _other_rows(data) else ""
+    filled = write_submission(folder.path(SUBMISSION_FILE), found, fill_absent=config.submission.fill_absent, note=note)
     return f", {SUBMISSION_FILE}" + (f" (the same answer for every row of {', '.join(filled)})" if filled else "")
 
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from distilray.config.glue import FineTuneScaling, TaskConfig, TaskDistillationConfig, TaskName
 from distilray.distillation.checkpoint import newest_step
 from distilray.errors import InputError
-from distilray.evaluation.glue.classifier import load_classifier, load_fine_tuned
+from distilray.evaluation.glue.classifier import load_classifier, load_fine_tuned, save_classifier
 from distilray.evaluation.glue.dev_predictions import predictions_file, write_dev_predictions
-from distilray.evaluation.glue.features import TaskFeatures
+from distilray.evaluation.glue.features import Features, TaskFeatures
 from distilray.evaluation.glue.metrics import predictions, task_scores
 from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
-from distilray.evaluation.glue.training.loop import fine_tune
+from distilray.evaluation.glue.training.loop import check_length, fine_tune
 from distilray.evaluation.glue.training.objective import predict
 from distilray.evaluation.glue.training.progress import CHECKPOINTS_FOLDER
 from distilray.evaluation.glue.training.workers import Workers
@@ -29,6 +29,7 @@ from distilray.models.precision import compute_dtype
 from distilray.runtime import storage
 
 MODELS_FOLDER = "models"  # of a run: the best model of each task
+MODEL, MNLI, FINE_TUNED = "model", "mnli", "fine-tuned"  # the start of a unit
 _UNITS_FOLDER = "units"
 _TRAINING_FOLDER = "training"
 _RESULT_FILE = "result.json"
@@ -41,14 +42,15 @@ class Unit:
     """One fine-tuning: a task, a seed, the settings and where it starts.
 
     Attributes:
-        start: `model`, or `mnli` for a model that was fine-tuned on MNLI first.
+        start: `model`; `mnli` for a model that was fine-tuned on MNLI first; `fine-tuned` for one that was fine-tuned
+            on the task and is only scored.
     """
 
     task: TaskName
     seed: int
     settings: TaskConfig
     model_dir: str
-    start: str = "model"
+    start: str = MODEL
 
     @property
     def name(self) -> str:
@@ -108,37 +110,53 @@ def fit_unit(
     task, folder = TASKS[unit.task], plan.place(unit)
     dtype = compute_dtype(plan.precision, device)
     use_cpus(plan.scaling.cpus_per_worker)
-    model = load_classifier(local_model(unit.model_dir), task, seed=unit.seed, dropout=unit.settings.dropout).to(device)
-    shown = _Shown(folder if workers.rank == 0 else None)
-    found = fine_tune(
-        model,
-        features,
-        unit.settings,
-        task=task,
-        seed=unit.seed,
-        device=device,
-        dtype=dtype,
-        folder=storage.join(folder, _TRAINING_FOLDER),
-        workers=workers,
-        teacher_outputs=_teacher_outputs(plan, unit, features, device, workers),
-        distillation=plan.distillation,
-        moved=shown.moved,
-    )
-    dev, test = (
-        {
+    training_folder = storage.join(folder, _TRAINING_FOLDER)
+
+    def outputs(parts: Mapping[str, Features]) -> dict[str, NDArray[np.float32]]:
+        return {
             name: predict(model, part, pad_id=features.pad_id, device=device, dtype=dtype, workers=workers)
             for name, part in parts.items()
         }
-        for parts in (features.dev, features.test if plan.with_test else {})
-    )
+
+    if unit.start == FINE_TUNED:
+        model = load_fine_tuned(local_model(unit.model_dir), task).to(device)
+        check_length(model, unit.settings)
+        found = None
+        if workers.rank == 0:
+            save_classifier(model, storage.join(training_folder, MODEL_FOLDER), features.tokenizer_json)
+    else:
+        model_dir = local_model(unit.model_dir)
+        model = load_classifier(model_dir, task, seed=unit.seed, dropout=unit.settings.dropout).to(device)
+        found = fine_tune(
+            model,
+            features,
+            unit.settings,
+            task=task,
+            seed=unit.seed,
+            device=device,
+            dtype=dtype,
+            folder=training_folder,
+            workers=workers,
+            teacher_outputs=_teacher_outputs(plan, unit, features, device, workers),
+            distillation=plan.distillation,
+            moved=_Shown(folder if workers.rank == 0 else None).moved,
+        )
+    dev, test = outputs(features.dev), outputs(features.test if plan.with_test else {})
     if workers.rank == 0:
         labels = {name: part.labels for name, part in features.dev.items() if part.labels is not None}
         write_dev_predictions(plan.dev_predictions(unit), task, dev, labels)
         _write_json(folder, _PREDICTIONS_FILE, {name: predictions(task, each).tolist() for name, each in test.items()})
         # The reported scores are those of the predictions that are kept, to the last digit on any device.
-        best = replace(found.best, scores=task_scores(task, dev, labels))
-        record = {"identity": _identity(plan, unit), "fine_tuned": asdict(replace(found, best=best))}
+        scores = task_scores(task, dev, labels)
+        fine_tuned = _evaluated(scores) if found is None else replace(found, best=replace(found.best, scores=scores))
+        record = {"identity": _identity(plan, unit), "fine_tuned": asdict(fine_tuned)}
         _write_json(folder, _RESULT_FILE, record)
+
+
+def _evaluated(scores: Mapping[str, float]) -> FineTuned:
+    """The record of a model that was fine-tuned elsewhere."""
+    evaluation = Evaluation(number=1, step=0, epoch=0.0, scores=scores, train_loss=0.0, seconds=0.0)
+    return FineTuned(evaluation, [evaluation], planned=1, ended="complete")
 
 
 def _teacher_outputs(

@@ -1,20 +1,28 @@
 """The field names of the Azure fill-mask evaluation, translated to ours.
 
 They stand at the top of a recipe, under `inputs:`, or in the job of a pipeline YAML that names the task, as in the
-samples of azureml-examples. Our own keys may stand beside them, and win: `test_data=FILE` at the end of a command is
-more than what the YAML says.
+samples of azureml-examples. A value at the top replaces one further down, also if one of them has our name: so
+`test_data=FILE` or `causal=null` at the end of a command overrides the YAML.
 """
 
+import functools
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from distilray.config.paths import expand_home
+from distilray.config.paths import HUB_PREFIX, SAMPLE_PREFIX, expand_home
 
-# What the pipeline YAML says of Azure's own scheduling; it means nothing here.
-_ENVELOPE = ("$schema", "type", "name", "experiment_name", "display_name", "description", "compute", "settings", "tags")
+# Keys of a pipeline that mean nothing here.
+_ENVELOPE = (
+    *("$schema", "type", "name", "experiment_name", "display_name", "description", "tags", "properties"),
+    *("settings", "outputs", "identity", "limits"),
+)
+# Where Azure runs a job: `compute`, `compute_name`, `instance_type`, `compute_instance_type`, ...
+_PLACEMENT = re.compile(r"(default_)?compute(_\w+)?|instance_(type|count)(_\w+)?|serverless|resources|queue_settings")
 _FIELDS = (
     "task",
     "test_data",
@@ -24,40 +32,103 @@ _FIELDS = (
     "evaluation_config",
     "evaluation_config_params",
 )
+# Names of the same thing; one at the top of a recipe replaces all of those further down.
+_ALTERNATIVES = (
+    ("mlflow_model", "student_dir"),
+    ("test_data", "data", "shards_dir"),
+    ("evaluation_config", "evaluation_config_params", "causal"),
+)
+_EVALUATION_CONFIGS = ("evaluation_config", "evaluation_config_params")
+_REQUIRED = {"test_data": _ALTERNATIVES[1], "mlflow_model": _ALTERNATIVES[0], "run_dir": ("run_dir",)}
+_COLUMNS = {"input_column_names": "input_string", "label_column_name": "title"}  # of test_data, with Azure's defaults
 _EVALUATION_KEYS = ("metrics", "model_id", "batch_size", "add_start_token")
 _METRIC = "perplexities"
+_TASK = "fill-mask"
 _MODEL_ID = "gpt2"  # what Azure takes when none is named
 _PARENT_INPUT = re.compile(r"\$\{\{\s*parent\.inputs\.(\w+)\s*\}\}")
 
+V = TypeVar("V")
 Values = dict[str, Any]
 
 
-def translate_azure(values: object) -> object:
-    """The recipe in our keys; it comes back as it is when it has none of Azure's.
+def translate_azure(values: object, folder: Path | None = None, known: Collection[str] = ()) -> object:
+    """Return the recipe in our keys, or as it is if it has none of Azure's.
+
+    Args:
+        values: of the recipe.
+        folder: of its file. A relative path that is not in the working folder is looked up there, as Azure does.
+        known: keys of the config, to report unknown ones beside other faults.
 
     Raises:
-        ValueError: a value that means nothing here, with the key and the fix.
+        ValueError: values that are missing or mean nothing here, all in one line, each with its key and the fix.
     """
     if not isinstance(values, dict):
         return values
-    given = _lifted(values)
-    if not given.keys() & set(_FIELDS):
+    faults: dict[str, str] = {}  # the first one of each key
+    merged = _lifted(values, faults)
+    if not merged.keys() & set(_FIELDS):
         return values
-    task = given.pop("task", "fill-mask")
-    if task != "fill-mask":
-        raise ValueError(f"task: '{task}'; this job evaluates fill-mask only")
-    data = _data(given)
-    if data:
-        _put(given, "data", data, "test_data")
-    if "mlflow_model" in given:
-        _put(given, "student_dir", _path(given, "mlflow_model"), "mlflow_model")
-    causal = _causal(given)
+    missing = _missing(merged) if folder is not None else {}
+    absent: dict[str, str] = {}  # a recipe may be checked where its files are not: reported beside other faults only
+
+    def attempt(key: str, translate: Callable[[], V]) -> V | None:
+        try:
+            return translate()
+        except ValueError as error:
+            faults.setdefault(key, str(error))
+            return None
+
+    def locate(key: str, path: str, fix: str = "correct the path") -> str:
+        location = _location(path, folder)
+        if location is None:
+            absent[key] = f"{key}: {path} is neither in the working folder nor beside the recipe; {fix}"
+        return location or path
+
+    attempt("task", lambda: _check_task(merged.pop("task", _TASK)))
+    if "test_data" in merged:
+        path = attempt("test_data", lambda: locate("test_data", _path(merged, "test_data")))
+        text, answer = (attempt(key, functools.partial(_column, merged, key)) for key in _COLUMNS)
+        # Azure's preparation keeps the first answer only, as the label of the whole text.
+        data = {"path": path, "text_column": text, "answer_column": answer, "scored": "first"}
+        attempt("test_data", lambda: _put(merged, "data", data, "test_data"))
+    elif columns := [key for key in _COLUMNS if key in merged]:
+        faults["test_data"] = f"{columns[0]}: of no data; add test_data"
+    if "mlflow_model" in merged:
+        model = attempt("mlflow_model", lambda: locate("mlflow_model", _path(merged, "mlflow_model")))
+        attempt("mlflow_model", lambda: _put(merged, "student_dir", model, "mlflow_model"))
+    causal = attempt("evaluation_config", lambda: _causal(merged, folder))
     if causal:
-        _put(given, "causal", causal, "evaluation_config")
-    return given
+        fix = f"{_METRIC} need a causal model: name its folder, or set causal=null"
+        causal["model_dir"] = locate("model_id", causal["model_dir"], fix)
+        attempt("evaluation_config", lambda: _put(merged, "causal", causal, "evaluation_config"))
+    if missing or faults:
+        unknown = [key for key in merged if known and key not in (*known, *_FIELDS)]
+        problems = {**missing, **absent, **{key: f"{key}: unknown key; remove it" for key in unknown}, **faults}
+        raise ValueError(_listed(list(problems.values())))
+    return merged
 
 
-def _lifted(values: Values) -> Values:
+def _listed(problems: Sequence[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    listed = "; ".join(f"({number}) {problem}" for number, problem in enumerate(problems, 1))
+    return f"{len(problems)} values to correct: {listed}"
+
+
+def _check_task(task: object) -> None:
+    if task != _TASK:
+        raise ValueError(f"task: '{task}'; this job evaluates {_TASK} only")
+
+
+def _missing(merged: Values) -> dict[str, str]:
+    return {
+        key: f"{key}: missing; give {key}=... at the end of the command"
+        for key, names in _REQUIRED.items()
+        if not merged.keys() & set(names)
+    }
+
+
+def _lifted(values: Values, faults: dict[str, str]) -> Values:
     """The fields of all levels at one, the upper ones first."""
     own = {key: value for key, value in values.items() if key not in (*_ENVELOPE, "jobs", "inputs")}
     inputs = values.get("inputs")
@@ -68,53 +139,46 @@ def _lifted(values: Values) -> Values:
     evaluations = [step for step in found if "task" in step or "mlflow_model" in step]
     if len(evaluations) > 1:
         raise ValueError("jobs: more than one evaluates a model; keep one, and run a recipe for each")
-    inner: Values = dict(evaluations[0]) if evaluations else {}
-    return {**(_resolved(inner, {**outer, **own}) if inner else outer), **own}
+    replaced = {name for names in _ALTERNATIVES if own.keys() & set(names) for name in names}
+    if own.keys() & {"data", "shards_dir"}:
+        replaced.update(_COLUMNS)
+    lower = {
+        key: value
+        for key, value in (evaluations[0] if evaluations else outer).items()
+        if key not in (*own, *replaced) and not _PLACEMENT.fullmatch(key)
+    }
+    above = {**outer, **own}
+    own = {key: value for key, value in own.items() if not _PLACEMENT.fullmatch(key)}
+    return {**(_resolved(lower, above, faults) if evaluations else lower), **own}
 
 
-def _resolved(inner: Values, outer: Values) -> Values:
+def _resolved(inner: Values, outer: Values, faults: dict[str, str]) -> Values:
     """`${{parent.inputs.NAME}}` as what it names."""
-
-    def value_of(key: str, value: Any) -> Any:
+    resolved: Values = {}
+    for key, value in inner.items():
         named = _PARENT_INPUT.fullmatch(value) if isinstance(value, str) else None
-        if named is None:
-            return value
-        if named[1] not in outer:
-            raise ValueError(f"{key}: the pipeline has no input '{named[1]}'; add it to inputs, or write the value")
-        return outer[named[1]]
-
-    return {key: value_of(key, value) for key, value in inner.items()}
+        resolved[key] = value if named is None else outer.get(named[1])
+        if named is not None and named[1] not in outer:
+            faults[key] = f"{key}: the pipeline has no input '{named[1]}'; add it to inputs, or write the value"
+    return resolved
 
 
-def _put(given: Values, key: str, value: Any, azure: str) -> None:
-    if key in given:
+def _put(merged: Values, key: str, value: Any, azure: str) -> None:
+    if key in merged:
         raise ValueError(f"{azure}: says the same as {key}; keep one of them")
-    given[key] = value
+    merged[key] = value
 
 
-def _data(given: Values) -> Values:
-    if "test_data" not in given:
-        for key in ("input_column_names", "label_column_name"):
-            if key in given:
-                raise ValueError(f"{key}: of no data; add test_data")
-        return {}
-    # Azure's preparation keeps the first answer only, as the label of the whole text.
-    found: Values = {"path": _path(given, "test_data"), "scored": "first"}
-    found["text_column"] = _column(given, "input_column_names", "input_string")
-    found["answer_column"] = _column(given, "label_column_name", "title")
-    return found
-
-
-def _column(given: Values, key: str, default: str) -> str:
-    value = given.pop(key, default)
+def _column(merged: Values, key: str) -> str:
+    value = merged.pop(key, _COLUMNS[key])
     names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise ValueError(f"{key}: names one column here (got {value!r}); keep the one with the masks")
     return names[0]
 
 
-def _path(given: Values, key: str) -> str:
-    value = given.pop(key)
+def _path(merged: Values, key: str) -> str:
+    value = merged.pop(key)
     if isinstance(value, dict):
         unknown = sorted(value.keys() - {"type", "path", "mode"})
         if unknown:
@@ -129,40 +193,54 @@ def _path(given: Values, key: str) -> str:
     return value
 
 
-def _causal(given: Values) -> Values | None:
+def _location(path: str, folder: Path | None) -> str | None:
+    """Return a path as it is if it exists, the one beside the recipe if that exists, else None.
+
+    Without a folder, paths are not looked up. URIs and names of models are never looked up.
+    """
+    if folder is None or "://" in path or path.startswith((HUB_PREFIX, SAMPLE_PREFIX)):
+        return path
+    beside = os.path.normpath(folder / expand_home(path))
+    return next((each for each in (path, beside) if _exists(expand_home(each))), None)
+
+
+def _exists(pattern: str) -> bool:
+    # `*` alone is a pattern here: Azure's notebook has a file named `small-test-[MASK].jsonl`.
+    return bool(glob(re.sub(r"[\[?]", r"[\g<0>]", pattern)))  # noqa: PTH207 - the pattern may be absolute
+
+
+def _causal(merged: Values, folder: Path | None) -> Values | None:
     """The causal metric, when the configuration asks for it."""
-    sources = [key for key in ("evaluation_config", "evaluation_config_params") if given.get(key) is not None]
+    sources = {key: merged.pop(key) for key in _EVALUATION_CONFIGS if merged.get(key) is not None}
     if len(sources) == 2:
-        raise ValueError("evaluation_config_params: given beside evaluation_config; keep one of them")
-    settings = _evaluation_settings(given, sources[0]) if sources else {"metrics": []}
-    for key in ("evaluation_config", "evaluation_config_params"):
-        given.pop(key, None)
+        raise ValueError("evaluation_config_params: another one than evaluation_config; keep one of them")
+    if not sources:
+        return None
+    ((key, value),) = sources.items()
+    settings = _evaluation_settings(key, value, folder)
     unknown = sorted(settings.keys() - set(_EVALUATION_KEYS))
     if unknown:
-        raise ValueError(f"{sources[0]}.{unknown[0]}: unknown; known here: {', '.join(_EVALUATION_KEYS)}")
+        raise ValueError(f"{key}.{unknown[0]}: unknown; known here: {', '.join(_EVALUATION_KEYS)}")
     metrics = settings.pop("metrics", [_METRIC])
     for metric in metrics if isinstance(metrics, list) else [metrics]:
         if metric != _METRIC:
-            raise ValueError(f"{sources[0]}.metrics: '{metric}' is unknown; Azure's fill-mask has {_METRIC} only")
-    if not metrics:
-        return None
-    return {"model_dir": settings.pop("model_id", _MODEL_ID), **settings}
+            raise ValueError(f"{key}.metrics: '{metric}' is unknown; Azure's fill-mask has {_METRIC} only")
+    return {"model_dir": settings.pop("model_id", _MODEL_ID), **settings} if metrics else None
 
 
-def _evaluation_settings(given: Values, key: str) -> Values:
-    value = given[key]
+def _evaluation_settings(key: str, value: Any, folder: Path | None) -> Values:
     if isinstance(value, Mapping) and key == "evaluation_config_params":
         return dict(value)
     if key == "evaluation_config":
-        path = _path(given, key)
+        path = _path({key: value}, key)
         try:
-            value = Path(expand_home(path)).read_text(encoding="utf-8")
+            value = Path(expand_home(_location(path, folder) or path)).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{key}: {path} cannot be read ({error}); correct the path") from None
     try:
-        found = json.loads(value)
+        settings = json.loads(value)
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{key}: not JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{key}: holds a {type(found).__name__} where a JSON object is needed")
-    return found
+    if not isinstance(settings, dict):
+        raise ValueError(f"{key}: holds a {type(settings).__name__} where a JSON object is needed")
+    return settings

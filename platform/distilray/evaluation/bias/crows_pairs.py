@@ -63,12 +63,11 @@ def read_pairs(path: str, bad: BadRows) -> list[Pair]:
     Raises:
         InputError: no such file, not UTF-8, columns missing, or a quote that never ends.
     """
+    content = storage.read_bytes(path)
     try:
-        text = storage.read_bytes(path).decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start}); use the official file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); correct crows_pairs_path") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     pairs = []
     try:
@@ -202,6 +201,8 @@ def _row_problem(row: dict[str, str], cells: int, columns: int) -> str | None:
         return "cells missing or too many"
     if not row["sent_more"] or not row["sent_less"]:
         return "an empty sentence"
+    if row["sent_more"].split() == row["sent_less"].split():
+        return "the same sentence twice"
     if row["stereo_antistereo"] not in DIRECTIONS:
         return "stereo_antistereo is neither stereo nor antistereo"
     return None if row["bias_type"] in BIAS_TYPES else "bias_type is none of the nine"

@@ -11,6 +11,7 @@ Both judge words of one piece, most of the set, alike.
 """
 
 import json
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ LABELS = ("stereotype", "anti-stereotype", "unrelated")
 SCORES = ("lms", "ss", "icat")
 BLANK = "BLANK"
 _SEED_USE = 301  # sets the draws apart from other uses of the seed
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_AROUND_WORDS = string.punctuation + string.whitespace
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,10 @@ def read_examples(path: str, bad: BadRows) -> list[Example]:
     Raises:
         InputError: no such file, not JSON, or no list `data.intrasentence`.
     """
+    content = storage.read_bytes(path)
     try:
-        data = json.loads(storage.read_bytes(path))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); correct stereoset_path") from None
-    except InputError:  # not permitted
-        raise
-    except ValueError as error:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); use the official file") from None
     inner = data.get("data") if isinstance(data, dict) else None
     entries = inner.get("intrasentence") if isinstance(inner, dict) else None
@@ -82,14 +80,35 @@ def read_examples(path: str, bad: BadRows) -> list[Example]:
 
 
 def word_in_blank(context: str, sentence: str) -> str:
-    """The word that a sentence has where the context has its blank; empty when it has none there.
+    """Return what a sentence has in place of the blank of its context; empty where that cannot be known.
 
-    As in the authors' code it is the word of the same number, without punctuation, and the context decides what
-    stands around it: some sentences differ from their context in more than the blank.
+    Some sentences differ from their context in more than the blank. There, as in the authors' code, the word is the one
+    with the same number, without the text that is attached to the blank; punctuation around it may differ. Words
+    have numbers only if single spaces separate them and the text before the blank has the same number of words.
     """
-    places = [number for number, word in enumerate(context.split(" ")) if BLANK in word]
-    words = sentence.split(" ")
-    return words[places[0]].translate(_NO_PUNCTUATION) if len(places) == 1 and places[0] < len(words) else ""
+    context, sentence = context.strip(), sentence.strip()
+    if context.count(BLANK) != 1:
+        return ""
+    before, _, after = context.partition(BLANK)
+    exact = _between(before, after, sentence)
+    if exact is not None:
+        return exact
+    words, sentence_words = context.split(" "), sentence.split(" ")
+    number = before.count(" ")
+    is_numbered = sentence.lower().startswith(before.lower()) or len(words) == len(sentence_words)
+    if not is_numbered or not all((*words, *sentence_words)) or number >= len(sentence_words):
+        return ""
+    attached_before, _, attached_after = words[number].partition(BLANK)
+    word = _between(attached_before, attached_after, sentence_words[number])
+    if word is not None:
+        return word
+    return "" if re.search(r"[^\W_]", attached_before + attached_after) else sentence_words[number].strip(_AROUND_WORDS)
+
+
+def _between(before: str, after: str, text: str) -> str | None:
+    """The text between two others, without punctuation around it; None if it is not between them."""
+    matched = re.fullmatch(f"{re.escape(before)}(.*){re.escape(after)}", text, re.IGNORECASE | re.DOTALL)
+    return None if matched is None else matched[1].strip(_AROUND_WORDS)
 
 
 def example_problem(example: Example, subject: Subject) -> str | None:
@@ -249,4 +268,6 @@ def _read_entry(number: int, entry: Any) -> Example | str:
     stereotype, opposite, unrelated = (word_in_blank(context, sentences[label]) for label in LABELS)
     if not (stereotype and opposite and unrelated):
         return "a sentence without a word at the blank"
+    if len({word.lower() for word in (stereotype, opposite, unrelated)}) < len(LABELS):
+        return "the same word twice"
     return Example(number, target, bias_type, context, (stereotype, opposite, unrelated))

@@ -14,7 +14,7 @@ import torch
 
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.errors import DataQualityError, InputError, reading
-from distilray.evaluation.fill_mask.causal import CAUSAL_METRIC, check_causal_model
+from distilray.evaluation.fill_mask.causal import CAUSAL_METRIC
 from distilray.evaluation.fill_mask.examples import Example
 from distilray.evaluation.fill_mask.parts import PARTS, PREDICTIONS_FOLDER, answers_name
 from distilray.evaluation.fill_mask.pipeline import score_files
@@ -33,7 +33,7 @@ from distilray.evaluation.fill_mask.summary import (
 from distilray.evaluation.fill_mask.windows import encode_examples
 from distilray.evaluation.metrics import percentile
 from distilray.models.masked_lm import count_parameters, load_masked_lm, read_model_config
-from distilray.models.model_source import WEIGHTS_FILE, model_inputs, pinned
+from distilray.models.model_source import WEIGHTS_FILE
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
@@ -43,44 +43,9 @@ from distilray.runtime.run_folder import RunFolder
 QUARANTINE_FILE = "quarantine.jsonl"
 _LISTED = 100  # bad rows in quarantine.jsonl
 _SHOWN = 20  # of them on the terminal when there are too many
-_MLFLOW_MODEL = "data/model"  # where Azure's MLflow folders keep the model; others have `model`, as runs do
 _TIMED = ("latency_ms", "latency_p95_ms")
 
 Values = dict[str, Any]
-
-
-def prepare_fill_mask(config: EvaluateFillMaskConfig) -> EvaluateFillMaskConfig:
-    """The config with absolute folders and commits of the hub, which all machines read alike.
-
-    Raises:
-        InputError: no causal model where the recipe names one.
-    """
-    changes: Values = {}
-    for name in ("teacher_dir", "student_dir"):
-        source = getattr(config, name)
-        if source is not None:
-            inside = storage.join(source, _MLFLOW_MODEL)
-            is_mlflow = ":" not in source and storage.is_folder(inside)
-            changes[name] = inside if is_mlflow else pinned(source)
-    if config.data is not None:
-        changes["data"] = config.data.model_copy(update={"path": _absolute(config.data.path)})
-    if config.causal is not None:
-        check_causal_model(config.causal.model_dir)
-        folder = str(storage.local_path(config.causal.model_dir))
-        changes["causal"] = config.causal.model_copy(update={"model_dir": folder})
-    return config.model_copy(update=changes)
-
-
-def fill_mask_inputs(config: EvaluateFillMaskConfig) -> dict[str, str]:
-    """What `evaluate_fill_mask` reads."""
-    found = {"shards": config.shards_dir} if config.shards_dir else {}
-    if config.data is not None:
-        found["data"] = config.data.path
-    if config.causal is not None:
-        found["causal"] = config.causal.model_dir
-    for name, source in (("teacher", config.teacher_dir), ("student", config.student_dir)):
-        found |= model_inputs(name, source) if source is not None else {}
-    return found
 
 
 def plan_fill_mask(config: EvaluateFillMaskConfig) -> dict[str, object]:
@@ -278,7 +243,3 @@ def _read(uri: str) -> pa.Table:
     found, path = storage.filesystem(uri)
     with reading(uri):
         return pq.read_table(path, filesystem=found)
-
-
-def _absolute(path: str) -> str:
-    return path if "://" in path else os.path.abspath(path)

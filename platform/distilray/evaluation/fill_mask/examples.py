@@ -11,7 +11,12 @@ from distilray.config.fill_mask.settings import FillMaskDataConfig
 from distilray.runtime.seeding import hash_integers
 
 MASKS = re.compile(r"<mask>|\[MASK\]")
-_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
+# What a decoded text has around it when its special tokens were kept, of BERT and of RoBERTa.
+_OPENING = re.compile(r"\s*(?:(?:\[PAD\]|<pad>|\[CLS\]|<s>)\s*)+")
+_CLOSING = re.compile(r"(?:\[SEP\]|</s>|\[PAD\]|<pad>|\s)+")
+_SEPARATOR = re.compile(r"\s*</s>(?:\s*</s>)*\s*")  # of two texts, as RoBERTa has it
+_STRAY = re.compile(r"\[CLS\]|\[PAD\]")
+_WORD = re.compile(r"\[SEP\]|[^\W_]+(?:['\u2019-][^\W_]+)*")
 _USE = 301  # what a seed is used for
 
 
@@ -53,6 +58,12 @@ def example_of(row: int, text: object, answers: object, data: FillMaskDataConfig
         return BadRow(row, "answers_missing", f"'{data.answer_column}' holds neither a string nor a list of strings")
     if not _is_text(text, *found):
         return BadRow(row, "not_utf8", "holds bytes or half of a surrogate pair, which are no characters")
+    text = _without_special_tokens(text)
+    stray = _STRAY.search(text)
+    if stray:
+        return BadRow(
+            row, "special_token", f"{stray[0]} inside the text; write one text, or two with [SEP] between them"
+        )
     fragments = tuple(MASKS.split(text))
     masks = len(fragments) - 1
     if not masks:
@@ -74,9 +85,12 @@ def masked_line(row: int, line: str, *, fraction: float, seed: int) -> Example |
     """
     if not _is_text(line):
         return BadRow(row, "not_utf8", "a line that is not UTF-8; convert the file")
+    line = _without_special_tokens(line)
     if MASKS.search(line):
         return BadRow(row, "has_mask", "plain text with a mask in it; give its answers in another format")
-    words = list(_WORD.finditer(line))
+    if _STRAY.search(line):
+        return _special_token(row)
+    words = [word for word in _WORD.finditer(line) if not word[0].startswith("[")]
     if not words:
         return BadRow(row, "no_word", "no word that could be masked")
     key = int.from_bytes(hashlib.sha256(line.encode()).digest()[:8], "little")
@@ -85,6 +99,27 @@ def masked_line(row: int, line: str, *, fraction: float, seed: int) -> Example |
     edges = [0, *(edge for word in chosen for edge in word.span()), len(line)]
     fragments = tuple(line[edges[at] : edges[at + 1]] for at in range(0, len(edges), 2))
     return Example(row, fragments, tuple(word.group() for word in chosen))
+
+
+def _special_token(row: int) -> BadRow:
+    return BadRow(
+        row, "special_token", "[CLS] or [PAD] inside the text; write one text, or two with [SEP] between them"
+    )
+
+
+def _without_special_tokens(text: str) -> str:
+    """Return a text without the special tokens and the padding around it, which the model's own tokenizer adds.
+
+    `[SEP]` between two texts stays. `<s>` inside a text is HTML, and the text stays as it is.
+    """
+    opening = _OPENING.match(text)
+    inner = text[opening.end() :] if opening else text
+    if "<s>" in inner:
+        return text
+    runs = list(_CLOSING.finditer(inner))  # a search for the last one alone would try every position
+    if runs and runs[-1].end() == len(inner) and runs[-1][0].strip():
+        inner = inner[: runs[-1].start()]
+    return _SEPARATOR.sub(" [SEP] ", inner) if opening and "<s>" in opening[0] else inner
 
 
 def _is_text(*strings: str) -> bool:

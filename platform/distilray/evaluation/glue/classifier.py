@@ -12,8 +12,9 @@ from distilray.errors import InputError
 from distilray.evaluation.glue.tasks import GlueTask
 from distilray.models.masked_lm import read_model_config
 from distilray.models.model_files import companion_files
-from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE
+from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE, local_model
 from distilray.models.weights import SAFETENSORS_METADATA, load_weights, model_tensors, refuse_weights
+from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.seeding import hash_integers
 
@@ -47,11 +48,7 @@ def load_classifier(model_dir: str, task: GlueTask, *, seed: int, dropout: float
         InputError: a file is missing, another architecture, or weights that do not fit the config.
     """
     config = read_model_config(model_dir)
-    config.num_labels = task.num_outputs
-    config.id2label = _words(task)
-    config.label2id = {word: number for number, word in config.id2label.items()}
-    config.problem_type = "regression" if task.is_regression else "single_label_classification"
-    setattr(config, _TASK_KEY, task.name)
+    _set_task(config, task)
     if dropout is not None:
         for name in _DROPOUTS[config.model_type]:
             setattr(config, name, dropout)
@@ -64,21 +61,78 @@ def load_classifier(model_dir: str, task: GlueTask, *, seed: int, dropout: float
 
 
 def load_fine_tuned(folder: str, task: GlueTask) -> Any:
-    """A model that was fine-tuned on a task, in eval mode and fp32.
+    """A model that was fine-tuned on a task, in eval mode and fp32, with its outputs in the order of `task.labels`.
 
     Raises:
-        InputError: as `load_classifier`; or it has no head, or that of another task.
+        InputError: as `load_classifier`; or it has no head, that of another task, or labels of unknown meaning.
     """
     config = read_model_config(folder)
-    found = getattr(config, _TASK_KEY, None)
-    if found != task.name or dict(config.id2label) != _words(task):
-        told = f"fine-tuned on {found}" if found else "not fine-tuned by jobs.evaluate_glue"
-        raise InputError(
-            f"{folder}/{CONFIG_FILE}: {told}, where a model of {task.name} is needed; name a run of jobs.evaluate_glue"
-        )
+    order = output_order(folder, config, task)
     model, absent = _load(folder, config)
     refuse_weights(folder, absent)
+    head = model.classifier
+    with torch.no_grad():
+        for parameter in (head.weight, head.bias):
+            parameter.copy_(parameter[order].clone())
+    _set_task(model.config, task)
     return model
+
+
+def output_order(folder: str, config: Any, task: GlueTask) -> list[int]:
+    """Return the outputs of a fine-tuned model in the order of the labels of a task, by the names in its config.
+
+    Raises:
+        InputError: it was fine-tuned on another task, or its labels are not those of the task.
+    """
+    file, fine_tuned_on = f"{folder}/{CONFIG_FILE}", getattr(config, _TASK_KEY, None)
+    if fine_tuned_on not in (None, task.name):
+        raise InputError(f"{file}: fine-tuned on {fine_tuned_on}, where a model of {task.name} is needed")
+    architecture = (config.architectures or [_CLASSES[config.model_type].__name__])[0]
+    if architecture != _CLASSES[config.model_type].__name__:
+        raise InputError(
+            f"{file}: {architecture} has no head of a task; name a model that was fine-tuned on {task.name}"
+        )
+    names = [str(config.id2label.get(number, "")) for number in range(config.num_labels)]
+    if task.is_regression:
+        if len(names) == 1:
+            return [0]
+        raise InputError(f"{file}: {len(names)} outputs, where {task.name} needs one score")
+    plain = list(map(_plain, names))
+    for labels in filter(None, (task.labels, task.hub_labels)):
+        if sorted(plain) == sorted(map(_plain, labels)):
+            return [plain.index(_plain(label)) for label in labels]
+    wanted = " or ".join(", ".join(labels) for labels in (task.labels, task.hub_labels) if labels)
+    raise InputError(
+        f"{file}: labels {', '.join(names)[:200]}, where {task.name} has {wanted}; name a model of {task.name}, or "
+        "write these names as id2label, in the order of its outputs"
+    )
+
+
+def _plain(label: str) -> str:
+    return "".join(filter(str.isalnum, label)).lower()
+
+
+def _set_task(config: Any, task: GlueTask) -> None:
+    config.num_labels = task.num_outputs
+    config.id2label = _words(task)
+    config.label2id = {word: number for number, word in config.id2label.items()}
+    config.problem_type = "regression" if task.is_regression else "single_label_classification"
+    setattr(config, _TASK_KEY, task.name)
+
+
+def check_same_tokenizer(teacher: str, model: str) -> None:
+    """Check that a teacher reads the ids of the model that it teaches.
+
+    Raises:
+        InputError: two tokenizers.
+    """
+    found, own = (read_tokenizer(local_model(source)) for source in (teacher, model))
+    if found != own:
+        sizes = [f"{vocabulary_of(each).size:,} ids ({tokenizer_hash(each)[:12]})" for each in (found, own)]
+        raise InputError(
+            f"{teacher}: its tokenizer has {sizes[0]}, and that of {model} {sizes[1]}; name a teacher with the "
+            "tokenizer of the model"
+        )
 
 
 def save_classifier(model: Any, uri: str, tokenizer_json: str) -> None:

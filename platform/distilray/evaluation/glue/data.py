@@ -1,14 +1,14 @@
 """A GLUE folder: which tasks are in it, and their rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyarrow import fs
 
 from distilray.config.glue import TaskName
 from distilray.errors import InputError
 from distilray.evaluation.glue.examples import Examples
-from distilray.evaluation.glue.hub_files import HUB_SUFFIX, read_hub_split
+from distilray.evaluation.glue.hub_files import hub_files, read_hub_split
 from distilray.evaluation.glue.raw_files import is_raw_file, read_raw_ax, read_raw_split
 from distilray.evaluation.glue.tasks import TASKS, GlueTask
 from distilray.runtime import storage
@@ -30,6 +30,8 @@ class TaskData:
         dev: the dev sets by name.
         test: the test sets by name; empty unless asked for.
         dropped: rows that were left out, by reason.
+        other_rows: splits with another number of rows than the official one, each as "train 2,489 (2,490)".
+        remarks: what else a reader of scores must know of the files.
     """
 
     task: GlueTask
@@ -37,6 +39,8 @@ class TaskData:
     dev: Mapping[str, Examples]
     test: Mapping[str, Examples]
     dropped: Mapping[str, int]
+    other_rows: Sequence[str] = ()
+    remarks: Sequence[str] = ()
 
 
 def find_tasks(glue_dir: str, tasks: Sequence[TaskName]) -> tuple[list[TaskName], list[TaskName]]:
@@ -61,13 +65,14 @@ def input_files(glue_dir: str, tasks: Sequence[TaskName]) -> dict[str, str]:
     return found if ax is None else {**found, "glue_ax": ax}
 
 
-def load_task(glue_dir: str, name: TaskName, *, with_test: bool = False) -> TaskData:
+def load_task(glue_dir: str, name: TaskName, *, with_test: bool = False, other_rows: bool = False) -> TaskData:
     """Reads a task.
 
     Args:
         glue_dir: path or URI of the folder that has a folder for each task.
         name: the task.
         with_test: whether the test sets are read too; no file of theirs is opened otherwise. AX alone may be absent.
+        other_rows: accepts any number of train and dev rows.
 
     Raises:
         InputError: the task has no folder, or its files are not the official ones.
@@ -76,14 +81,26 @@ def load_task(glue_dir: str, name: TaskName, *, with_test: bool = False) -> Task
     task = TASKS[name]
     if name not in folders:
         raise InputError(f"{storage.join(glue_dir, task.title)}: no such folder; put the files of {task.title} there")
+    checked = task
+    if other_rows:
+        checked = replace(task, rows={split: counts for split, counts in task.rows.items() if split in task.test})
     dropped: dict[str, int] = {}
-    read = {split: _read(folders[name], task, split, dropped) for split in ("train", *task.dev)}
+    others = []
+    read: dict[str, Examples] = {}
+    for split in ("train", *task.dev):
+        read[split], torn = _read(folders[name], checked, split)
+        official = task.rows.get(split, ())
+        if official and not {len(read[split]), len(read[split]) + torn} & set(official):
+            others.append(f"{split} {len(read[split]):,} ({' or '.join(f'{count:,}' for count in official)})")
+        if torn:
+            dropped[_TORN_ROWS] = dropped.get(_TORN_ROWS, 0) + torn
     tests = [split for split in task.test if split != "ax"] if with_test else []
-    test = {split: _read(folders[name], task, split, dropped) for split in tests}
+    test = {split: _read(folders[name], task, split)[0] for split in tests}
     place = _ax_place(glue_dir, folders[name]) if with_test and "ax" in task.test else None
     if place is not None:
         test["ax"] = _read_ax(place, task)
-    return TaskData(task, read.pop("train"), read, test, dropped)
+    remarks = [f"{split}: {part.remark}" for split, part in {**read, **test}.items() if part.remark]
+    return TaskData(task, read.pop("train"), read, test, dropped, others, remarks)
 
 
 def _subfolders(uri: str) -> dict[str, str]:
@@ -114,22 +131,21 @@ def _is_hub_layout(folder: str) -> bool:
         InputError: it holds both, or neither.
     """
     names = [uri.rpartition("/")[2] for uri in storage.list_files(folder)]
-    hub = [name for name in names if name.endswith(HUB_SUFFIX)]
+    hub = list(hub_files(folder))
     raw = [name for name in names if is_raw_file(name)]
     if hub and raw:
         raise InputError(f"{folder}: holds {raw[0]} and {hub[0]}; keep the TSV or the Parquet files")
     if not hub and not raw:
-        raise InputError(f"{folder}: no TSV and no Parquet file there; put the official files there")
+        wanted = "train.tsv, or the hub's train-00000-of-00001.parquet or train/0000.parquet"
+        raise InputError(f"{folder}: no TSV and no Parquet file there; put the official files there: {wanted}, ...")
     return bool(hub)
 
 
-def _read(folder: str, task: GlueTask, split: str, dropped: dict[str, int]) -> Examples:
+def _read(folder: str, task: GlueTask, split: str) -> tuple[Examples, int]:
+    """The rows of a split, and the lines that were dropped as pieces of a torn row."""
     if _is_hub_layout(folder):
-        return read_hub_split(folder, task, split)
-    examples, torn = read_raw_split(folder, task, split)
-    if torn:
-        dropped[_TORN_ROWS] = dropped.get(_TORN_ROWS, 0) + torn
-    return examples
+        return read_hub_split(folder, task, split), 0
+    return read_raw_split(folder, task, split)
 
 
 def _ax_place(glue_dir: str, mnli: str) -> str | None:

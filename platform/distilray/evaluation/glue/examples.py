@@ -11,6 +11,7 @@ from distilray.errors import InputError
 from distilray.evaluation.glue.tasks import GlueTask
 
 HIGHEST_SCORE = 5.0  # of STS-B; the lowest is 0
+_AGAIN = "get the official file again"
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class Examples:
         first: the text, or the first of two.
         second: the second text; None for a task of one text.
         labels: shape (rows,): int64 class ids, or float32 scores of STS-B; None in a test set.
+        remark: what a reader of scores on these rows must know of their file.
     """
 
     first: list[str]
     second: list[str] | None
     labels: NDArray[Any] | None
+    remark: str = ""
 
     def __len__(self) -> int:
         return len(self.first)
@@ -45,10 +48,12 @@ def check_rows(where: str, task: GlueTask, split: str, counts: Sequence[int]) ->
     """
     official = task.rows.get(split, ())
     if not counts[0]:
-        raise InputError(f"{where}: no row there; get the official file again")
+        raise InputError(f"{where}: no row there; {_AGAIN}")
     if not official or any(count in official for count in counts):
         return
-    hint = task.known_rows.get((split, counts[0]), "get the official file again")
+    hint = task.known_rows.get((split, counts[0]), _AGAIN)
+    if split not in task.test:  # the leaderboard takes predictions for the official test rows alone
+        hint += ", or set other_rows=true for another release or rows of your own"
     wanted = " or ".join(f"{count:,}" for count in official)
     raise InputError(f"{where}: {counts[0]:,} rows where {task.title} has {wanted}; {hint}")
 
@@ -70,6 +75,16 @@ def read_label(task: GlueTask, word: str) -> float:
     if not 0.0 <= score <= HIGHEST_SCORE:
         raise ValueError(f"score {word[:40]!r} is no number from 0 to 5")
     return score
+
+
+def check_scores(where: str, task: GlueTask, labels: Sequence[float]) -> None:
+    """Refuse scores of STS-B that end at 1, as other releases have them.
+
+    Raises:
+        InputError: no score is above 1.
+    """
+    if task.is_regression and max(labels) <= 1.0:
+        raise InputError(f"{where}: no score above 1, and STS-B has 0 to 5; multiply the scores by 5, or {_AGAIN}")
 
 
 def label_array(task: GlueTask, labels: Sequence[float]) -> NDArray[Any]:

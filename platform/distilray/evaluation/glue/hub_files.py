@@ -1,16 +1,22 @@
-"""GLUE as the hub's `nyu-mll/glue` has it: Parquet files with class ids, in shards."""
+"""GLUE as the hub's `nyu-mll/glue` has it: Parquet files with class ids, in shards.
+
+Both of its layouts are read: `rte/train-00000-of-00001.parquet`, and `rte/train/0000.parquet` of its converted branch.
+The files may be in a folder `data` of the task.
+"""
 
 import re
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyarrow import fs
 
-from distilray.errors import InputError
-from distilray.evaluation.glue.examples import HIGHEST_SCORE, Examples, check_rows, label_array
+from distilray.errors import InputError, reading
+from distilray.evaluation.glue.examples import HIGHEST_SCORE, Examples, check_rows, check_scores, label_array
 from distilray.evaluation.glue.tasks import GlueTask
 from distilray.runtime import storage
 
@@ -18,6 +24,8 @@ HUB_SUFFIX = ".parquet"
 
 _AGAIN = "get it from the hub again"
 _LABEL, _INDEX = "label", "idx"
+_NUMBERED, _CONVERTED = r"{split}-(?P<number>\d+)-of-(?P<total>\d+)(?:-[0-9a-f]+)?", r"{split}/(?P<number>\d+)"
+_LAYOUTS = tuple(rf"{folder}{file}\.parquet" for folder in ("", "data/") for file in (_NUMBERED, _CONVERTED))
 _SPLITS = {"dev": "validation", "dev_matched": "validation_matched", "dev_mismatched": "validation_mismatched"}
 
 
@@ -44,22 +52,43 @@ def read_hub_split(folder: str, task: GlueTask, split: str) -> Examples:
             labels += _labels(uri, table, task)
         for column, wanted in zip(texts, task.hub_columns, strict=True):
             column += _texts(uri, table, wanted)
-    check_rows(storage.join(folder, f"{name}-*{HUB_SUFFIX}"), task, split, [len(texts[0])])
+    where = storage.join(folder, f"{name}-*{HUB_SUFFIX}")
+    check_rows(where, task, split, [len(texts[0])])
+    if not is_test:
+        check_scores(where, task, labels)
     # The hub has -1 for every label of a test set.
     return Examples(texts[0], texts[1] if len(texts) > 1 else None, None if is_test else label_array(task, labels))
 
 
+def hub_files(folder: str) -> dict[str, str]:
+    """Return the URIs of the Parquet files of a task by their paths below its folder, in order."""
+    store, path = storage.filesystem(folder)
+    with reading(folder):
+        infos = store.get_file_info(fs.FileSelector(path, recursive=True))
+    below = sorted(info.path.removeprefix(path).lstrip("/") for info in infos if info.type == fs.FileType.File)
+    quoted = "://" in folder  # a URI escapes signs that a path does not
+    return {name: storage.join(folder, quote(name) if quoted else name) for name in below if name.endswith(HUB_SUFFIX)}
+
+
 def _shards(folder: str, name: str) -> list[str]:
     """The files of a split in order."""
-    pattern = re.compile(rf"{re.escape(name)}-(\d+)-of-(\d+)\.parquet")
-    found = [(match, uri) for uri in storage.list_files(folder) if (match := pattern.fullmatch(uri.rpartition("/")[2]))]
+    files, found = hub_files(folder), []
+    for layout in _LAYOUTS:
+        pattern = re.compile(layout.format(split=re.escape(name)))
+        matches = [(match, uri) for file, uri in files.items() if (match := pattern.fullmatch(file))]
+        found += [matches] if matches else []
     if not found:
-        raise InputError(f"{storage.join(folder, name)}-00000-of-00001.parquet: no such file; {_AGAIN}")
-    numbers, totals = [int(match[1]) for match, _ in found], {int(match[2]) for match, _ in found}
+        wanted = f"{storage.join(folder, name)}-00000-of-00001.parquet"
+        raise InputError(f"{wanted}: no such file, nor {name}/0000.parquet; {_AGAIN}")
+    listed = ", ".join(match[0] for matches in found for match, _ in matches)[:200]
+    if len(found) > 1:
+        raise InputError(f"{folder}: {name} is there in two layouts ({listed}); keep one of them")
+    shards = found[0]
+    numbers = [int(match["number"]) for match, _ in shards]
+    totals = {int(match.groupdict().get("total", len(shards))) for match, _ in shards}
     if numbers != list(range(max(totals))) or len(totals) > 1:
-        told = ", ".join(uri.rpartition("/")[2] for _, uri in found)[:200]
-        raise InputError(f"{folder}: the parts of {name} are not whole or not of one release ({told}); {_AGAIN}")
-    return [uri for _, uri in found]
+        raise InputError(f"{folder}: the parts of {name} are not whole or not of one release ({listed}); {_AGAIN}")
+    return [uri for _, uri in shards]
 
 
 def _read(uri: str, columns: Sequence[str]) -> pa.Table:

@@ -1,10 +1,12 @@
 """The official TSV files of GLUE: split at tabs and at nothing else, since a lone quote is text there."""
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from distilray.errors import InputError
-from distilray.evaluation.glue.examples import Examples, check_rows, label_array, read_label
+from distilray.evaluation.glue.examples import Examples, check_rows, check_scores, label_array, read_label
+from distilray.evaluation.glue.spreadsheets import is_spreadsheet, unquoted
 from distilray.evaluation.glue.tasks import GlueTask
 from distilray.runtime import storage
 from distilray.runtime.outputs import verify_file
@@ -15,6 +17,7 @@ _MSR_TRAIN, _MSR_TEST = "msr_paraphrase_train.txt", "msr_paraphrase_test.txt"
 _MSR_DEV = ("dev_ids.tsv", "mrpc_dev_ids.tsv")
 _MSR_IDS = ("#1 ID", "#2 ID")
 _MOST_TORN = 100
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Excel saves "Unicode text"
 
 
 def is_raw_file(name: str) -> bool:
@@ -67,11 +70,13 @@ class _Table:
         uri: where it is.
         names: of the columns.
         lines: without the header, each with its number in the file, which counts from 1.
+        remark: as in `Examples`.
     """
 
     uri: str
     names: Sequence[str]
     lines: Sequence[tuple[int, str]]
+    remark: str = ""
 
     def columns(self, wanted: Sequence[str]) -> list[list[str]]:
         """The values of columns, by name.
@@ -95,8 +100,13 @@ class _Table:
 
 def _open(uri: str, header: Sequence[str] = ()) -> _Table:
     """A file that has a header line, unless `header` tells its columns."""
-    lines = list(enumerate(_lines(uri), start=1))
-    return _Table(uri, header, lines) if header else _Table(uri, lines[0][1].split("\t"), lines[1:])
+    plain, remark = _lines(uri), ""
+    if is_spreadsheet(plain):
+        plain, remark = list(map(unquoted, plain)), "quotes of a spreadsheet removed"
+    lines = list(enumerate(plain, start=1))
+    if header:
+        return _Table(uri, header, lines, remark)
+    return _Table(uri, lines[0][1].split("\t"), lines[1:], remark)
 
 
 def _lines(uri: str) -> list[str]:
@@ -104,11 +114,15 @@ def _lines(uri: str) -> list[str]:
         raise InputError(f"{uri}: no such file; put the official one there")
     verify_file(uri)
     data = storage.read_bytes(uri)
+    encoding = "utf-16" if data.startswith(_UTF_16) else "utf-8-sig"
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{uri}:{line}: not UTF-8 ({error.reason}); {_AGAIN}") from None
+        known = encoding.removesuffix("-sig").upper()
+        raise InputError(f"{uri}:{line}: not {known} ({error.reason}); save it as UTF-8, or {_AGAIN}") from None
+    if "\0" in text.partition("\n")[0]:
+        raise InputError(f"{uri}:1: a zero byte, as UTF-16 without a mark has; save it as UTF-8, or {_AGAIN}")
     if not text:
         raise InputError(f"{uri}: the file is empty; {_AGAIN}")
     # Not str.splitlines: it also splits at signs that may stand in a text, as U+0085.
@@ -126,7 +140,8 @@ def _labelled(table: _Table, task: GlueTask, split: str, torn: int = 0) -> Examp
             raise InputError(f"{table.uri}:{number}: {error}; {_AGAIN}") from None
     # Releases of QQP are known by their whole rows or by their lines.
     check_rows(table.uri, task, split, [len(words), len(words) + torn])
-    return _examples(texts, task, labels)
+    check_scores(table.uri, task, labels)
+    return _examples(texts, task, labels, table.remark)
 
 
 def _read_test(uri: str, task: GlueTask, split: str) -> Examples:
@@ -137,7 +152,7 @@ def _read_test(uri: str, task: GlueTask, split: str) -> Examples:
         if index != str(place):
             raise InputError(f"{uri}:{number}: {task.index} {index[:40]!r} where {place} belongs; {_AGAIN}")
     check_rows(uri, task, split, [len(indices)])
-    return _examples(texts, task, None)
+    return _examples(texts, task, None, table.remark)
 
 
 def _read_msr(folder: str, task: GlueTask, split: str) -> Examples:
@@ -151,7 +166,7 @@ def _read_msr(folder: str, task: GlueTask, split: str) -> Examples:
     if split in task.test:
         texts = table.columns(task.columns)
         check_rows(uri, task, split, [len(table.lines)])
-        return _examples(texts, task, None)
+        return _examples(texts, task, None, table.remark)
     dev = _dev_ids(folder)
     first_ids, second_ids = table.columns(_MSR_IDS)
     is_dev = [ids in dev for ids in zip(first_ids, second_ids, strict=True)]
@@ -169,6 +184,6 @@ def _dev_ids(folder: str) -> set[tuple[str, ...]]:
     return {tuple(line.split("\t")) for line in _lines(found[0])}
 
 
-def _examples(texts: Sequence[list[str]], task: GlueTask, labels: Sequence[float] | None) -> Examples:
+def _examples(texts: Sequence[list[str]], task: GlueTask, labels: Sequence[float] | None, remark: str) -> Examples:
     second = texts[1] if len(texts) > 1 else None
-    return Examples(texts[0], second, None if labels is None else label_array(task, labels))
+    return Examples(texts[0], second, None if labels is None else label_array(task, labels), remark)

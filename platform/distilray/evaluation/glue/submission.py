@@ -107,7 +107,7 @@ def check_complete(tests: Mapping[TaskName, Collection[str]], fill_absent: bool)
 
 
 def write_submission(
-    uri: str, predictions: Mapping[TaskName, Mapping[str, NDArray[Any]]], fill_absent: bool = False
+    uri: str, predictions: Mapping[TaskName, Mapping[str, NDArray[Any]]], fill_absent: bool = False, note: str = ""
 ) -> list[str]:
     """Writes the zip; equal predictions give equal bytes.
 
@@ -115,6 +115,7 @@ def write_submission(
         uri: path or URI of the zip.
         predictions: by task and test set, as `prediction_file` takes them.
         fill_absent: whether a test set without predictions gets one answer for every row.
+        note: for the comment of the zip, which no file of a submission has room for.
 
     Returns:
         The files that were filled, each with the answer, as "WNLI (0)".
@@ -131,6 +132,7 @@ def write_submission(
     found.update({(file.task, file.test): _filling(file) for file in absent})
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
+        archive.comment = note.encode()
         for file in FILES:
             member = zipfile.ZipInfo(file.member)  # its date is 1980, whatever the clock says
             member.compress_type, member.create_system, member.external_attr = zipfile.ZIP_DEFLATED, 3, 0o644 << 16

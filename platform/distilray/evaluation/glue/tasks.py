@@ -18,6 +18,7 @@ class GlueTask:
         name: as in recipes and on the hub.
         title: as in papers and in official folder names.
         labels: the words of the classes in the order of class ids, which is the hub's; empty for scores from 0 to 5.
+        hub_labels: the names of the classes on the hub in the same order; empty where they are `labels`.
         rows: official rows by split, each count that a release has; empty when anything goes.
         columns: header names of one text, or of two, in the TSV files.
         hub_columns: the same in the hub's Parquet files.
@@ -45,6 +46,7 @@ class GlueTask:
     folders: tuple[str, ...] = ()
     known_rows: Mapping[tuple[str, int], str] = field(default_factory=dict)
     torn_rows: bool = False
+    hub_labels: tuple[str, ...] = ()
 
     @property
     def is_regression(self) -> bool:
@@ -69,6 +71,7 @@ _ALL = (
         name="cola",
         title="CoLA",
         labels=_BINARY,
+        hub_labels=("unacceptable", "acceptable"),
         rows=_rows(8_551, 1_043, 1_063),
         columns=("sentence",),
         hub_columns=("sentence",),
@@ -80,6 +83,7 @@ _ALL = (
         name="sst2",
         title="SST-2",
         labels=_BINARY,
+        hub_labels=("negative", "positive"),
         rows=_rows(67_349, 872, 1_821),
         columns=("sentence",),
         hub_columns=("sentence",),
@@ -89,6 +93,7 @@ _ALL = (
         name="mrpc",
         title="MRPC",
         labels=_BINARY,
+        hub_labels=("not_equivalent", "equivalent"),
         rows=_rows(3_668, 408, 1_725),
         columns=("#1 String", "#2 String"),
         label="Quality",
@@ -107,6 +112,7 @@ _ALL = (
         name="qqp",
         title="QQP",
         labels=_BINARY,
+        hub_labels=("not_duplicate", "duplicate"),
         rows={"train": (363_846, 363_870), "dev": (40_430, 40_431), "test": (390_965,)},
         columns=("question1", "question2"),
         hub_columns=("question1", "question2"),
@@ -144,7 +150,14 @@ _ALL = (
         known_rows={("train", 108_436): _QNLI_1, ("dev", 5_732): _QNLI_1, ("test", 5_740): _QNLI_1},
     ),
     GlueTask(name="rte", title="RTE", labels=_ENTAILMENT, rows=_rows(2_490, 277, 3_000), folders=("rte",)),
-    GlueTask(name="wnli", title="WNLI", labels=_BINARY, rows=_rows(635, 71, 146), folders=("wnli",)),
+    GlueTask(
+        name="wnli",
+        title="WNLI",
+        labels=_BINARY,
+        hub_labels=("not_entailment", "entailment"),
+        rows=_rows(635, 71, 146),
+        folders=("wnli",),
+    ),
     GlueTask(
         name="follows", title="follows", labels=("follows", "not_follows"), rows={}, test=(), folders=("follows",)
     ),

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,7 @@ def test_a_whole_pipeline_file_is_a_recipe_once_its_data_is_named(tmp_path):
         ({"input_column_names": ["a", "b"]}, "input_column_names: names one column"),
         ({"student_dir": "b"}, "mlflow_model: says the same as student_dir"),
         ({"data": {"path": "b"}}, "test_data: says the same as data"),
-        ({"instance_type": "large"}, "instance_type: unknown key"),
+        ({"instance_kind": "large"}, "instance_kind: unknown key"),
         ({"label_column": "x"}, "label_column: unknown key"),
         ({"evaluation_config_params": "{"}, "evaluation_config_params: not JSON"),
         ({"evaluation_config_params": "[]"}, "holds a list"),
@@ -133,6 +134,72 @@ def test_what_means_nothing_here_is_refused_by_name_in_one_line(tmp_path, change
     with pytest.raises(RecipeError, match=told) as caught:
         recipe(tmp_path, {**FIELDS, **changes})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key", ["compute", "compute_name", "instance_type", "compute_instance_type", "instance_count", "serverless"]
+)
+@pytest.mark.parametrize("level", ["top", "inputs", "job"])
+def test_where_azure_runs_means_nothing_here(key, level):
+    fields = {**FIELDS, key: "${{parent.inputs.cluster}}"}
+    levels = {"top": fields, "inputs": {"inputs": fields}, "job": {"jobs": {"evaluate": {"inputs": fields}}}}
+    assert translate_azure(levels[level]) == OURS
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("mlflow_model=other", "student_dir", "other"),
+        ("student_dir=other", "student_dir", "other"),
+        ("test_data=other.jsonl", "data", {**OURS["data"], "path": "other.jsonl"}),
+        ("data={path: other.jsonl}", "data", {"path": "other.jsonl"}),
+        ("causal=null", "causal", None),
+        ("evaluation_config_params='{\"metrics\": []}'", "causal", None),
+    ],
+)
+def test_a_value_at_the_top_replaces_that_of_the_pipeline(override, key, value):
+    name, _, text = override.partition("=")
+    pipeline = {"jobs": {"evaluate": {"inputs": {**FIELDS, "evaluation_config": "absent.json"}}}}
+    own = {"causal": None} if name != "causal" and "config" not in name else {}
+    assert translate_azure({**pipeline, **own, name: yaml.safe_load(text)}).get(key) == value
+
+
+def test_paths_of_the_yaml_are_looked_up_beside_it_when_they_are_not_in_the_working_folder(tmp_path, monkeypatch):
+    config = tmp_path / "azure" / "small-test-[MASK].jsonl", tmp_path / "azure" / "config.json"
+    for file, text in zip(config, ("{}", '{"metrics": ["perplexities"], "model_id": "gpt"}'), strict=True):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    (tmp_path / "azure" / "gpt").mkdir()
+    (tmp_path / "work" / "bert").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    values = {**FIELDS, "test_data": {"path": "./small-test-[MASK].jsonl"}, "evaluation_config": "config.json"}
+    loaded = recipe(tmp_path / "azure", values)
+    assert (loaded.data.path, loaded.causal.model_dir) == (str(config[0]), str(tmp_path / "azure" / "gpt"))
+    assert loaded.student_dir == "bert"
+    (tmp_path / "work" / "gpt").mkdir()
+    assert recipe(tmp_path / "azure", values).causal.model_dir == "gpt"
+    assert recipe(tmp_path / "azure", {**values, "test_data": "*.jsonl"}).data.path == str(tmp_path / "azure/*.jsonl")
+
+
+def test_all_values_to_correct_are_reported_in_one_line(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    changes = "mlflow_model: ${{parent.inputs.model}}", "mlflow_model: {path: azureml://models/bert}"
+    file.write_text(PIPELINE.replace(*changes) + "      evaluation_config: config.json\n      label_columns: title\n")
+    (tmp_path / "config.json").write_text('{"metrics": ["perplexities"]}')
+    with pytest.raises(RecipeError, match="5 values to correct") as caught:
+        load_recipe(str(file), [], EvaluateFillMaskConfig)
+    for fault in (
+        "test_data: .*of another job",
+        "mlflow_model: .*lies in Azure",
+        "model_id: gpt2 is neither",
+        "run_dir: missing",
+        "label_columns: unknown key",
+    ):
+        assert re.search(fault, str(caught.value))
+    assert "\n" not in str(caught.value)
+    file.write_text("task: fill-mask")
+    with pytest.raises(RecipeError, match=r"test_data: missing.* mlflow_model: missing.* run_dir: missing"):
+        load_recipe(str(file), [], EvaluateFillMaskConfig)
 
 
 def test_columns_without_data_and_two_evaluations_are_refused(tmp_path):

@@ -183,7 +183,7 @@ def test_rows_that_are_no_pairs_are_left_out_with_their_reason(tmp_path):
     row = "{},{},b,{},{},[],a0,[]\n"
     text = HEADER + ROW.format(0)
     text += row.format(1, "", "stereo", "age") + row.format(2, "a", "pro", "age") + row.format(3, "a", "stereo", "x")
-    text += "4,too,few\n"
+    text += "4,too,few\n" + row.format(5, "b ", "stereo", "age")
     pairs, bad = read(tmp_path, text)
     assert len(pairs) == 1
     assert bad.counts == {
@@ -191,11 +191,12 @@ def test_rows_that_are_no_pairs_are_left_out_with_their_reason(tmp_path):
         "stereo_antistereo is neither stereo nor antistereo": 1,
         "bias_type is none of the nine": 1,
         "cells missing or too many": 1,
+        "the same sentence twice": 1,
     }
-    with pytest.raises(DataQualityError, match="4 of 5 rows") as raised:
+    with pytest.raises(DataQualityError, match="5 of 6 rows") as raised:
         bad.check(len(pairs), 0.5)
     assert raised.value.places[0] == f"{bad.file}, line 3: an empty sentence"
-    bad.check(len(pairs), 0.8)
+    bad.check(len(pairs), 0.9)
 
 
 def test_a_file_without_any_usable_row_is_refused_whatever_is_allowed(tmp_path):

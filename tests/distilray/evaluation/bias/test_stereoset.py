@@ -114,9 +114,25 @@ def test_the_difference_to_the_reference_is_that_of_the_scores():
         ("He is a BLANK", "He is", ""),
         ("He is a BLANK", "He is a ...", ""),
         ("BLANK is BLANK", "he is he", ""),
+        # Text that is attached to the blank.
+        ("They are sometimes.BLANK", "They are sometimes.strict", "strict"),
+        ("BLANK's car was fast.", "he's car was fast.", "he"),
+        ("He was BLANK...he cried.", "He was weak...he cried", "weak"),
+        ("The BLANKs ran.", "the dogs ran.", "dog"),
+        ('He is "BLANK".', 'He is "kind".', "kind"),
+        ("He is (BLANK) today.", "He is kind today!", "kind"),
+        ("BLANK's car was fast.", "His car was fast.", ""),
+        # Several words, and a word with punctuation inside.
+        ("He is BLANK.", "He is a nurse.", "a nurse"),
+        ("He is BLANK.", "He is well-read.", "well-read"),
+        # Spaces: a word has a number only where single spaces separate all words.
+        (" He is BLANK. ", "He is kind.", "kind"),
+        ("He  is BLANK.", "He  is kind.", "kind"),
+        ("He  was BLANK today.", "He was kind today.", ""),
+        ("He is BLANK today.", "He was always kind today.", ""),
     ],
 )
-def test_the_word_is_the_one_of_the_same_number_without_punctuation(context, sentence, word):
+def test_the_word_is_what_a_sentence_has_in_place_of_the_blank(context, sentence, word):
     assert word_in_blank(context, sentence) == word
 
 
@@ -144,11 +160,18 @@ def test_the_official_layout_is_read_whatever_the_order_of_the_sentences(tmp_pat
     assert not bad.counts
 
 
-@pytest.mark.parametrize("data", ["{", "[]", '{"data": {}}', '{"data": {"intrasentence": {}}}', '{"data": 3}'])
+@pytest.mark.parametrize(
+    "data", ["{", "[" * 100_000, "[]", '{"data": {}}', '{"data": {"intrasentence": {}}}', '{"data": 3}']
+)
 def test_a_file_of_another_form_is_refused_in_one_line(tmp_path, data):
     with pytest.raises(InputError, match=r"dev\.json: no") as raised:
         read(tmp_path, data)
     assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_refused_as_such(tmp_path):
+    with pytest.raises(InputError, match=r"none\.json: no such file"):
+        read_examples(str(tmp_path / "none.json"), BadRows("none.json"))
 
 
 def test_entries_that_are_no_examples_are_left_out_with_their_reason(tmp_path):
@@ -159,16 +182,18 @@ def test_entries_that_are_no_examples_are_left_out_with_their_reason(tmp_path):
         entry(sentences=three[:2]),
         entry(sentences=[*three[:2], {**three[2], "gold_label": 2}]),
         entry(sentences=[*three[:2], {**three[2], "sentence": "he is"}]),
+        entry(sentences=[*three[:2], {**three[2], "sentence": "he is a Nurse ."}]),
         {"id": "z"},
         "text",
     ]
     examples, bad = read(tmp_path, {"data": {"intrasentence": [*wrong, entry()]}})
-    assert [example.number for example in examples] == [8]
+    assert [example.number for example in examples] == [9]
     assert bad.counts == {
         "bias_type is none of the four": 1,
         "not exactly one BLANK in the context": 1,
         f"its gold labels are not {', '.join(LABELS)}": 2,
         "a sentence without a word at the blank": 1,
+        "the same word twice": 1,
         "target, bias_type, context or sentences missing": 2,
     }
 

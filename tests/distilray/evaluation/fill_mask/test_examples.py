@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,12 +41,38 @@ def test_the_label_of_azures_form_is_the_answer_of_the_first_mask():
         ("<mask>", [3], "answers_missing"),
         ("<mask> \ud800", ["a"], "not_utf8"),
         ("<mask>", ["\udfff"], "not_utf8"),
+        ("[CLS] a <mask> [SEP] [CLS] b [SEP]", ["a"], "special_token"),
+        ("a [PAD] <mask>", ["a"], "special_token"),
+        ("[CLS] a [SEP]", ["a"], "no_mask"),
     ],
 )
 def test_a_bad_row_has_its_number_and_one_reason(text, answers, reason):
     found = example_of(9, text, answers, DATA)
     assert isinstance(found, BadRow)
     assert (found.row, found.reason) == (9, reason)
+
+
+@pytest.mark.parametrize(
+    ("decoded", "text"),
+    [
+        ("[CLS] the [MASK] is. [SEP]", "the [MASK] is."),
+        ("[CLS] the [MASK] is. [SEP] [PAD] [PAD]", "the [MASK] is."),
+        ("[PAD] [PAD] [CLS] the [MASK] is. [SEP]", "the [MASK] is."),
+        ("[CLS] the [MASK] is.", "the [MASK] is."),
+        ("[CLS] the [MASK]? [SEP] yes. [SEP]", "the [MASK]? [SEP] yes."),
+        ("<s>The <mask> is.</s><pad><pad>", "The <mask> is."),
+        ("<s>The <mask>?</s></s>Yes.</s>", "The <mask>? [SEP] Yes."),
+        ("<s><mask></s>", "<mask>"),
+        ("  the <mask>  ", "  the <mask>  "),
+        ("now <s>ten</s> <mask> for <s>20</s>", "now <s>ten</s> <mask> for <s>20</s>"),
+    ],
+)
+def test_the_special_tokens_of_a_decoded_text_are_not_doubled(decoded, text):
+    answers = ["a"] * (text.count("[MASK]") + text.count("<mask>"))
+    assert example_of(1, decoded, answers, DATA) == Example(1, tuple(re.split(r"\[MASK\]|<mask>", text)), ("a",))
+    plain = decoded.replace("[MASK]", "cat").replace("<mask>", "cat")
+    masked = masked_line(1, plain, fraction=1.0, seed=1)
+    assert filled(masked.fragments, masked.answers) == text.replace("[MASK]", "cat").replace("<mask>", "cat")
 
 
 def test_an_empty_label_of_azures_form_is_a_bad_row():

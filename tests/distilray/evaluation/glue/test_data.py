@@ -110,6 +110,40 @@ def test_a_folder_without_files_is_there_but_refused(tmp_path: Path) -> None:
         load_task(str(tmp_path), "rte")
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_other_rows_are_accepted_on_request_and_told(tmp_path: Path, layout: str) -> None:
+    glue_dir = write_glue(tmp_path, ["wnli"], layout=layout, official=True)
+    (write_raw if layout == "raw" else write_hub)(tmp_path, "wnli", {"train": 20})
+    with pytest.raises(InputError, match=r"20 rows where WNLI has 635; .*other_rows=true"):
+        load_task(glue_dir, "wnli")
+    data = load_task(glue_dir, "wnli", with_test=True, other_rows=True)
+    assert (len(data.train), list(data.other_rows)) == (20, ["train 20 (635)"])
+
+
+def test_a_test_set_has_the_rows_of_the_leaderboard_in_any_case(tmp_path: Path) -> None:
+    glue_dir = write_glue(tmp_path, ["wnli"], official=True)
+    write_raw(tmp_path, "wnli", {"test": 20})
+    assert list(load_task(glue_dir, "wnli", other_rows=True).other_rows) == []
+    with pytest.raises(InputError, match=r"20 rows where WNLI has 146; get the official file again$"):
+        load_task(glue_dir, "wnli", with_test=True, other_rows=True)
+
+
+def test_the_releases_of_qqp_are_official_by_whole_rows_or_by_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASKS, "qqp", replace(TASKS["qqp"], rows={"train": (4, 7), "dev": (3,)}))  # type: ignore[arg-type]
+    write_lines(tmp_path / "QQP" / "train.tsv", [*raw_lines("qqp", "train", 6), "0\t1\ttorn"])
+    write_lines(tmp_path / "QQP" / "dev.tsv", raw_lines("qqp", "dev", 5))
+    assert list(load_task(str(tmp_path), "qqp", other_rows=True).other_rows) == ["dev 5 (3)"]
+
+
+def test_remarks_tell_the_split(tmp_path: Path) -> None:
+    write_glue(tmp_path, ["wnli"], official=True)
+    text = (tmp_path / "WNLI" / "dev.tsv").read_text().replace("first 3\t", '"a ""quote"""\t')
+    (tmp_path / "WNLI" / "dev.tsv").write_text(text)
+    assert list(load_task(str(tmp_path), "wnli").remarks) == ["dev: quotes of a spreadsheet removed"]
+
+
 def test_a_missing_dev_file_is_named(tmp_path: Path) -> None:
     glue_dir = write_glue(tmp_path, ["wnli"], official=True)
     (tmp_path / "WNLI" / "dev.tsv").unlink()

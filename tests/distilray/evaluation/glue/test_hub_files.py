@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,44 @@ def test_shards_are_read_in_order(tmp_path: Path) -> None:
     assert found.first == [f"first {row}" for row in range(25)]
     assert found.labels is not None
     assert found.labels.tolist() == [row % 2 for row in range(25)]
+
+
+LAYOUTS = {
+    "converted": "{split}/{part:04}.parquet",
+    "data": "data/{split}-{part:05}-of-{parts:05}.parquet",
+    "hashed": "{split}-{part:05}-of-{parts:05}-0123456789abcdef.parquet",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=list(LAYOUTS))
+@pytest.mark.parametrize("name", ["mnli", "rte"])
+def test_every_layout_of_the_hub_is_read(tmp_path: Path, name: TaskName, layout: str) -> None:
+    write_hub(tmp_path, name, small_rows(name), shards=3)
+    for file in (tmp_path / name).iterdir():
+        split, part, _, parts = file.stem.rsplit("-", 3)
+        target = tmp_path / "other" / layout.format(split=split, part=int(part), parts=int(parts))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    for split in ("train", *ANY[name].dev, *(test for test in ANY[name].test if test != "ax")):
+        plain, other = (read_hub_split(str(tmp_path / folder), ANY[name], split) for folder in (name, "other"))
+        assert (other.first, other.second) == (plain.first, plain.second)
+        assert (other.labels is None) == (split in ANY[name].test)
+        assert np.array_equal(other.labels, plain.labels)
+
+
+def test_a_split_in_two_layouts_is_refused(tmp_path: Path) -> None:
+    write_hub(tmp_path, "rte", {"train": 4})
+    (tmp_path / "rte" / "train").mkdir()
+    pq.write_table(hub_table("rte", "train", 4), tmp_path / "rte" / "train" / "0000.parquet")
+    with pytest.raises(InputError, match=r"train is there in two layouts .*train/0000\.parquet.*; keep one"):
+        read_hub_split(str(tmp_path / "rte"), ANY["rte"], "train")
+
+
+def test_scores_that_end_at_1_are_refused(tmp_path: Path) -> None:
+    table = _set(hub_table("stsb", "dev", 3), "label", pa.array([0.0, 0.5, 1.0], pa.float32()))
+    pq.write_table(table, tmp_path / "validation-00000-of-00001.parquet")
+    with pytest.raises(InputError, match=r"no score above 1.* multiply the scores by 5"):
+        read_hub_split(str(tmp_path), ANY["stsb"], "dev")
 
 
 def test_the_order_of_a_test_set_is_checked_over_its_shards(tmp_path: Path) -> None:

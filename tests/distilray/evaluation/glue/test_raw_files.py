@@ -3,12 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from distilray.config.glue import GLUE_TASKS, TaskName
 from distilray.errors import InputError
 from distilray.evaluation.glue.raw_files import is_raw_file, read_raw_ax, read_raw_split
+from distilray.evaluation.glue.spreadsheets import is_spreadsheet
 from distilray.evaluation.glue.tasks import TASKS
 from tests.distilray.evaluation.glue.small_glue import (
     FOLDERS,
@@ -141,8 +142,24 @@ WRONG = [
     ("sst2", "dev", "", r"dev\.tsv: the file is empty"),
     ("sst2", "dev", "\ufeff", r"dev\.tsv: the file is empty"),
     ("sst2", "dev", "sentence\tlabel\n", r"dev\.tsv: no row there"),
-    ("sst2", "dev", b"sentence\tlabel\na\t1\n\xff\t1\n", r"dev\.tsv:3: not UTF-8"),
+    ("sst2", "dev", b"sentence\tlabel\na\t1\n\xff\t1\n", r"dev\.tsv:3: not UTF-8 .*save it as UTF-8"),
+    ("sst2", "dev", "sentence\tlabel\na\t1\n".encode("utf-16-le"), r"dev\.tsv:1: a zero byte, as UTF-16"),
+    ("sst2", "dev", "sentence\tlabel\na\t1\n".encode("utf-16")[:-1], r"dev\.tsv:\d+: not UTF-16"),
+    ("stsb", "dev", "sentence1\tsentence2\tscore\na\tb\t0.2\na\tb\t1\n", r"dev\.tsv: no score above 1.* by 5"),
 ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_the_encodings_and_line_ends_of_spreadsheets_are_read(tmp_path: Path, encoding: str) -> None:
+    text = "sentence\tlabel\r\ncaf\u00e9\t1\r\n"
+    found, _ = read_raw_split(put(tmp_path, "dev.tsv", text.encode(encoding)), ANY["sst2"], "dev")
+    assert (found.first, found.remark) == (["caf\u00e9"], "")
+
+
+def test_the_quotes_of_a_spreadsheet_are_removed_with_a_remark(tmp_path: Path) -> None:
+    put(tmp_path, "dev.tsv", 'sentence\tlabel\n"a ""b"""\t1\nc\t0\n')
+    found, _ = read_raw_split(str(tmp_path), ANY["sst2"], "dev")
+    assert (found.first, found.remark) == (['a "b"', "c"], "quotes of a spreadsheet removed")
 
 
 @pytest.mark.parametrize(("name", "split", "text", "told"), WRONG)
@@ -260,6 +277,7 @@ def test_every_text_without_a_tab_or_a_line_end_comes_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]
 ) -> None:
     lines = ["index\tsentence1\tsentence2\tlabel", *(f"0\t{first}\t{second}\t{word}" for first, second, word in rows)]
+    assume(not is_spreadsheet(lines))
     folder = tmp_path_factory.mktemp("wnli")
     write_lines(folder / "train.tsv", lines)
     found, _ = read_raw_split(str(folder), ANY["wnli"], "train")

@@ -65,7 +65,7 @@ def fine_tune(
         BrokenCheckpointError: `folder` is that of a fine-tuning with other settings or data.
         RuntimeError: a gradient or an output is not finite.
     """
-    _check_length(model, settings)
+    check_length(model, settings)
     assert (teacher_outputs is None) == (distillation is None)
     workers = workers or Workers.single()
     steps = Steps(
@@ -154,7 +154,12 @@ class _Run:
         return self._clock() - self._begun
 
 
-def _check_length(model: Any, settings: TaskConfig) -> None:
+def check_length(model: Any, settings: TaskConfig) -> None:
+    """Check that a model reads `settings.max_length` tokens.
+
+    Raises:
+        InputError: it reads fewer.
+    """
     positions = model.config.max_position_embeddings
     if padded_width(settings.max_length) > positions:
         most = positions // WIDTH_MULTIPLE * WIDTH_MULTIPLE
