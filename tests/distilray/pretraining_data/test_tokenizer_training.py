@@ -158,6 +158,15 @@ def test_auto_tokenizer_strips_the_accents_that_the_recipe_says(tmp_path, lower_
         assert "".join(loaded.decode(ids, skip_special_tokens=True).split()) == "".join(expected.split())
 
 
+def test_a_tokenizer_that_is_taken_over_keeps_its_accents(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", sentences=[[ACCENTED["German"]]] * 20)
+    train(tmp_path / "teacher", corpus, strip_accents=False)
+    train(tmp_path / "run", None, teacher_dir=str(tmp_path / "teacher"))
+    teacher, taken = (AutoTokenizer.from_pretrained(str(tmp_path / name)) for name in ("teacher", "run"))
+    assert taken(ACCENTED["German"])["input_ids"] == teacher(ACCENTED["German"])["input_ids"]
+    assert "ü" in taken.decode(taken(ACCENTED["German"])["input_ids"])
+
+
 def test_the_summary_says_that_letters_lost_their_marks(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", sentences=[[ACCENTED["German"], ACCENTED["Hindi"]]] * 20)
     assert "strip_accents" in train(tmp_path / "default", corpus).summary

@@ -30,8 +30,8 @@ _MARKUP_PATTERNS = tuple(
 _HOLES = (" ,", ",,", ";;", ",;", ";,", "“”", "“ ”", " of of ", " from to ", " between and ", "\ufffc")
 # The same in other languages than English.
 _OTHER_HOLES = (
-    "„“", "«»", "« »", "（）", "（、", "（，", "、）", "，）", "、、", "，，", "、，", "，。", "「」", "『』", "《》", " ،", "،،",
-    "(،", "؛؛", " de de ", " et et ", " und und ", " von von ", " y y ", " и и ", " в в ",
+    "„“", "«»", "« »", "（）", "（、", "（，", "、）", "，）", "、、", "，，", "、，", "，。", "「」", "『』", "《》",
+    " ،", "،،", "(،", "؛؛", " de de ", " et et ", " und und ", " von von ", " y y ", " и и ", " в в ",
 )  # fmt: skip
 _SPACED_SEMICOLON = " ;"  # French puts a space before the sign
 # A sign again, and the hole; a bracket that is empty, or begins or ends with nothing, is one hole.
@@ -53,8 +53,8 @@ _SPACES = re.compile(r"[ \t\xa0]{2,}")
 # A unit without its number; "hundreds of miles" has one.
 _UNIT = re.compile(r" (?:km|mi|m|cm|mm|ft|feet|miles|metres|meters|kg|lb|°C|°F|hectares|acres|км|кг|га)\b")
 _NEEDS_NUMBER = re.compile(
-    r"\b(?:is|was|are|were|at|about|around|over|approximately|(?<!s )of|ist|sind|beträgt|etwa|rund|est|mesure|environ|es"
-    r"|mide|unos|около|примерно|составляет)\Z"
+    r"\b(?:is|was|are|were|at|about|around|over|approximately|(?<!s )of|ist|sind|beträgt|etwa|rund|est|mesure|environ"
+    r"|es|mide|unos|около|примерно|составляет)\Z"
 )
 _LONGEST = len("s approximately")
 
