@@ -37,9 +37,14 @@ def clean_wikitext(wikitext: str, site: Site = ENGLISH, templates: Mapping[str, 
         templates: the user's rules by name of the template: `nothing`, `drop sentence` or a format such as "{1} {2}".
     """
     rules = _rules(site, tuple(templates.items()))
-    text = cut_extensions(_RESERVED.sub("", wikitext))
-    text = choose_variants(remove_switches(text), site)
+    text = choose_variants(remove_switches(cut_extensions(_without_reserved(wikitext))), site)
     return restore_protected(prose(visible_text(cut_back_matter(text, site), site, rules)))
+
+
+def _without_reserved(wikitext: str) -> str:
+    """`wikitext` without the characters that serve as marks. To look for their first bytes is the fastest test."""
+    data = wikitext.encode(errors="replace")
+    return _RESERVED.sub("", wikitext) if any(byte in data for byte in (b"\xee", b"\xef\xb7", b"\xf3")) else wikitext
 
 
 @lru_cache(maxsize=16)

@@ -18,7 +18,7 @@ _ASIDE = re.compile(r"\(([^()]*)\)")
 _BRACKETS = re.compile(r"[(\[]([^()\[\]]*)[)\]]")
 _QUOTES = re.compile(rf"(?<!\S)[\"“] ?{GAP} ?[\"”](?!\S)")
 _SEPARATORS = re.compile(f"[ ,;:/–—{GAP}-]+")
-_LOOSE_SIGN = re.compile(r" [,.)]|\( |^(?:\.\.|…)")
+_LOOSE_SIGNS = (" ,", " .", " )", "( ")
 _TIGHT_SIGNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r" ([,.])(?=\s|$|[\"')\]])"), r"\1"),
     (re.compile(r"\( "), "("),
@@ -37,7 +37,7 @@ def repair_gaps(paragraph: str) -> str:
         paragraph = _SEPARATORS.sub(
             _joined, paragraph.lstrip(f" ,;:)]{GAP}") if _begins_with_gap(paragraph) else paragraph
         )
-    if _LOOSE_SIGN.search(paragraph):
+    if any(sign in paragraph for sign in _LOOSE_SIGNS) or paragraph.startswith(("..", "…")):
         for pattern, replacement in _TIGHT_SIGNS:
             paragraph = pattern.sub(replacement, paragraph)
     return paragraph
