@@ -5,8 +5,8 @@ import re
 from distilray.corpus.wikitext.arguments import GAP, HOLE
 from distilray.corpus.wikitext.sites import SITES, Site
 
-_SWITCH = re.compile(r"__[^\s_](?:\S{0,40}?[^\s_])?__")
-_SWITCH_LINE = re.compile(rf"^[ \t]*(?:{_SWITCH.pattern}[ \t]*)+$", re.MULTILINE)
+_SWITCH = re.compile(r"__[^\s_](?:(?!__)\S){0,40}__")
+_SWITCH_LINE = re.compile(rf"^[ \t]*(?:{_SWITCH.pattern}[ \t]*)++$", re.MULTILINE)
 _MAGIC_WORDS = frozenset(f"__{word}__" for word in SITES["magic_words"].split())
 
 _VARIANT = re.compile(r"-\{(?!\{)([^{}]{0,1000})\}-")
