@@ -25,7 +25,7 @@ from xml.etree import ElementTree
 import mwparserfromhell
 
 from distilray.config.sample import wikipedia_dump
-from distilray.corpus.cleaning import HOLE, clean_wikitext
+from distilray.corpus.cleaning import HOLE, UNKNOWN, clean_wikitext
 from distilray.corpus.screening.quality import count_holes, count_residue, per_thousand
 from distilray.corpus.sentences import split_sentences
 
@@ -89,8 +89,8 @@ def print_quality(name: str, texts: list[str]) -> None:
 
 
 def whole_sentences(wikitext: str) -> str:
-    """The sentences that the corpus keeps: those without `HOLE`."""
-    return "\n".join(sentence for sentence in sentences(wikitext) if HOLE not in sentence)
+    """The sentences that the corpus keeps: those without a mark."""
+    return "\n".join(each for each in sentences(wikitext) if HOLE not in each and UNKNOWN not in each)
 
 
 def read_clean_and_count(pages: list[str]) -> None:

@@ -53,8 +53,8 @@ class WikipediaSource(Config):
     language: SourceLanguage = None
     templates: Mapping[TemplateName, TemplateRule] = Field(
         default={},
-        description="templates that show words, by name: `nothing`, `drop sentence`, or a format of their arguments such "
-        'as "{1} {2}"; `{2|text}` is the first of two arguments that is not empty',
+        description="what templates show, by name: `nothing`, `drop sentence`, or a format of their arguments such as "
+        '"{1} {2}"; `{2|text}` is the first of two arguments that is not empty',
     )
 
     @field_validator("templates")

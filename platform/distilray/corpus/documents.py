@@ -20,7 +20,7 @@ from distilray.corpus.inputs import Part
 from distilray.corpus.ledger import Ledger
 from distilray.corpus.screening.contamination import EvaluationNgrams, matches, matching_sentences
 from distilray.corpus.screening.duplicates import band_keys, pack, signatures, text_key
-from distilray.corpus.screening.filters import MARKUP_UNREADABLE, count_basic_tokens, text_drop_reason
+from distilray.corpus.screening.filters import count_basic_tokens, text_drop_reason
 from distilray.corpus.screening.quality import count_holes, count_residue
 from distilray.corpus.scripts import count_words
 from distilray.corpus.sentences import split_sentences
@@ -192,8 +192,7 @@ class _Extraction:
         reason = raw.dropped
         sentences: list[str] = []
         if reason is None:
-            reason, sentences = self._clean(raw)
-        if reason is None:
+            sentences = self._clean(raw)
             with self.timed("filter"):
                 reason = text_drop_reason(sentences, self._config.filters)
         if reason is None and self._screen.evaluation is not None and self._config.decontamination is not None:
@@ -206,19 +205,17 @@ class _Extraction:
             return None
         return sentences
 
-    def _clean(self, raw: RawDocument) -> tuple[str | None, list[str]]:
+    def _clean(self, raw: RawDocument) -> list[str]:
+        """The sentences of a document without those that have a mark."""
         with self.timed("clean"):
-            try:
-                text = self._kind.prose(self._source, raw.text)
-            except ValueError:
-                return MARKUP_UNREADABLE, []
+            text = self._kind.prose(self._source, raw.text)
         with self.timed("split"):
             sentences = split_sentences(text, self._language(raw))
         if UNKNOWN in text:
             sentences = self._without_unknown_templates(sentences)
         whole = [sentence for sentence in sentences if HOLE not in sentence] if HOLE in text else sentences
         self.facts.sentences_dropped["formula_or_code"] += len(sentences) - len(whole)
-        return None, whole
+        return whole
 
     def _language(self, raw: RawDocument) -> str:
         return self._source.language or self._config.filters.language or raw.site.language

@@ -8,6 +8,7 @@ from distilray.corpus.documents import Screen, work_schema
 from distilray.corpus.ledger import Ledger
 from distilray.corpus.screening.contamination import read_evaluation_ngrams
 from tests.distilray.corpus.small_corpus import documents, extract
+from tests.distilray.corpus.sources.small_dumps import dump, page
 
 DOGS = "The dog barks at the gate. It sleeps in the shade of the old tree by the river when it rains."
 SHIPS = "A ship came in. Nobody was at the helm of it."
@@ -82,6 +83,16 @@ def test_a_place_in_quarantine_is_listed_and_counted(tmp_path: Path) -> None:
     assert (facts[0].refused, facts[0].documents, facts[0].lost_bytes) == (1, 1, 0)
     listed = json.loads(Path(Ledger(config.run_dir).quarantine_file(0)).read_text())
     assert (listed["file"], listed["reason"], listed["offset"]) == ("own.jsonl", "json_malformed", 58)
+
+
+def test_sentences_with_a_hole_are_dropped_for_its_reason(tmp_path: Path) -> None:
+    text = "Dogs bark. It meets {{jct|NY}} or {{jct|NJ}}. It is &lt;math>x&lt;/math> long. The {{GS|U-47}} sank."
+    (tmp_path / "dump.xml").write_bytes(dump(page(1, "A", text)))
+    source = {"path": f"{tmp_path}/dump.xml", "templates": {"GS": "submarine {1}"}}
+    config, facts = extract(tmp_path, [], sources=[source], part_mb=1)
+    assert documents(config, facts)["sentences"].to_pylist() == [["Dogs bark.", "The submarine U-47 sank."]]
+    assert facts[0].sentences_dropped == {"unknown_template": 1, "formula_or_code": 1}
+    assert facts[0].unknown_templates == {"jct": 2}
 
 
 def test_the_mark_holds_the_counts(tmp_path: Path) -> None:

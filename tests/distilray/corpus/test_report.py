@@ -9,8 +9,8 @@ from distilray.corpus.report_page import report_page
 
 PART: dict[str, Any] = {
     "stored_bytes": 1000, "text_bytes": 4000, "read": 10, "refused": 0, "lost_bytes": 0, "cpu_seconds": 2.0,
-    "dropped": {"redirect": 4}, "sentences_dropped": {}, "unknown_templates": {"jct": 3}, "quarantined": {}, "contaminated": {},
-    "seconds": {"read": 2.0},
+    "dropped": {"redirect": 4}, "sentences_dropped": {}, "unknown_templates": {"jct": 3}, "quarantined": {},
+    "contaminated": {}, "seconds": {"read": 2.0},
 }  # fmt: skip
 GROUP: dict[str, Any] = {
     "documents": 5, "sentences": 20, "sums": {"words": 200, "tokens": 250, "residue": 1, "holes": 0},

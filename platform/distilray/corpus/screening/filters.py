@@ -8,8 +8,6 @@ from distilray.config.corpus import FilterConfig
 from distilray.corpus.screening.languages import is_language
 from distilray.corpus.scripts import MARKS, SOUTH_EAST_ASIAN, count_words
 
-MARKUP_UNREADABLE = "markup_unreadable"  # the wikitext parser gave up
-
 _ASCII = bytes(range(128))
 _NO_LETTERS = bytes(set(range(256)) - set(string.ascii_letters.encode()))
 _SPACES_AND_OTHERS = bytes(code for code in range(256) if code >= 128 or chr(code).isspace())

@@ -38,8 +38,8 @@ _SPACED_SEMICOLON = " ;"  # French puts a space before the sign
 _HOLE_PATTERNS = tuple(
     (sign, re.compile(pattern))
     for sign, pattern in (
-        ("(", r"\((?: ?[,;:–)\]]|- ?\)| )"),
-        ("[", r"\[(?: ?[,;:–)\]]|- ?\]| )"),
+        ("(", r"(?<!\w)\((?: ?[,;:–)\]]|- ?\)| )"),
+        ("[", r"(?<!\w)\[(?: ?[,;:–)\]]|- ?\]| )"),
         (" )", r"(?<!\() \)"),
         (" ]", r"(?<!\[) \]"),
         (" .", r" \.(?!\S)"),

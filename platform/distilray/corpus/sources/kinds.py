@@ -19,8 +19,7 @@ class SourceKind:
         check_file: looks at a file; raises InputError when it is none of the kind.
         file_ranges: (source, uri, name, part_bytes=) -> the ranges of a file.
         read_documents: (source, range, max_document_bytes=) -> its documents, and what could not be read.
-        prose: (source, text of a document) -> paragraphs with a blank line between; raises ValueError when the text
-            cannot be parsed.
+        prose: (source, text of a document) -> paragraphs with a blank line between.
     """
 
     is_input: Callable[[str], bool]

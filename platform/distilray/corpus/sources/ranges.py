@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from distilray.corpus.wikitext.site import Site
+from distilray.corpus.wikitext.sites import ENGLISH, Site
 
 EMPTY = "empty"  # form of the range of a file without content, and the reason for which it is dropped
 
@@ -48,7 +48,7 @@ class RawDocument:
     page_id: int | None = None
     revision_id: int | None = None
     dropped: str | None = None
-    site: Site = Site()
+    site: Site = ENGLISH
 
 
 @dataclass(frozen=True)

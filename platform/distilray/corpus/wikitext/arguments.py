@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 HOLE = "\ufffc"  # "object replacement character": a formula, code, an address
 GAP = "\ue006"  # something that shows no words: brackets and spaces around it may need repair
-UNKNOWN = "\ue004"  # a template without a rule; its name follows in private-use characters
+UNKNOWN = "\ufdd0"  # a template without a rule; its name follows in private-use characters
 PARAGRAPH = "\n\n"
 
 _NAME_PLANE = 0xF0000

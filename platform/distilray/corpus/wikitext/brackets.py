@@ -37,10 +37,12 @@ class _Matching:
 
     def closings_of(self, text: str) -> Closings:
         for token in _TOKEN.finditer(text):
-            sign = token[0][0]
             if token[1]:
-                self.closings[token.start()] = (token.end() - 2, token.end())
-            elif sign == "{":
+                start, end = token.span()
+                self.closings[start] = (end - 2, end)
+                continue
+            sign = token[0][0]
+            if sign == "{":
                 self._push("{", token.start())
                 self._braces.append(len(token[0]))
             elif sign == "}":

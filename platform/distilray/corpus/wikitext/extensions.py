@@ -1,7 +1,6 @@
-"""The tags whose content is not wikitext (references, formulas, code, `nowiki`), cut out before the page is parsed.
+"""Tags whose content is not wikitext (references, formulas, code, `nowiki`), cut out before the page is read.
 
-MediaWiki takes them out first too. The parser is then twice as fast, and one unclosed brace in a citation does not
-spoil the text around it.
+MediaWiki takes them out first, too, so that an unclosed brace in a citation does not spoil the text around it.
 """
 
 import re

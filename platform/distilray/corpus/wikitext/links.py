@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from distilray.corpus.wikitext.site import CATEGORY, FILE, MEDIA, SITES, Site
+from distilray.corpus.wikitext.sites import CATEGORY, FILE, MEDIA, SITES, Site
 
 _LANGUAGES = frozenset(SITES["language_codes"].split())
 _NOT_IN_PIPE_TRICK = re.compile(r"^:?[^:]*:|\s*\([^()]*\)$|,.*$")

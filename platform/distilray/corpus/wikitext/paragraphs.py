@@ -5,7 +5,7 @@ import re
 
 from distilray.corpus.scripts import join_lines
 from distilray.corpus.wikitext.arguments import GAP, HOLE, UNKNOWN, UNKNOWN_PATTERN
-from distilray.corpus.wikitext.extensions import hide_shown_markup
+from distilray.corpus.wikitext.extensions import hide_shown_markup, protect
 from distilray.corpus.wikitext.repairs import repair_gaps
 
 LIST_MARK = "\ue001"  # begins a list item or preformatted line; a private-use character, which no page needs
@@ -42,10 +42,10 @@ def _paragraphs(lines: list[str]) -> list[str]:
     for line in [*lines, ""]:
         words, is_list, _ = line.partition(LIST_MARK)
         words = words.strip()
-        if UNKNOWN in words and not _UNKNOWN.sub("", words).strip(f" \t{GAP}"):
-            words = ""  # templates on a line of their own are blocks
         is_bold = not current and words.startswith("'''") and _is_bold_line(words)
-        words = _style_free(words).strip(f" \t{GAP}") if not words.strip(f" \t{GAP}") else _style_free(words).strip()
+        words = _style_free(words).strip()
+        if words[:1] in (GAP, UNKNOWN) and not _UNKNOWN.sub("", words).strip(f" \t{GAP}"):
+            words = ""  # templates on a line of their own are blocks
         is_prose = words and not _MARKUP_LINE.match(words)
         if heading and is_prose and words[0].islower():
             current.append(heading)
@@ -92,7 +92,7 @@ def _finished(paragraph: str) -> str:
     if _MARKUP_LEFT.search(paragraph):
         return ""  # an unclosed template or table runs through it
     if "&" in paragraph:
-        paragraph = _ENTITY.sub(lambda entity: html.unescape(entity[0]), paragraph)
+        paragraph = _ENTITY.sub(lambda entity: protect(html.unescape(entity[0])), paragraph)
     if "://" in paragraph:
         paragraph = _ADDRESS.sub(HOLE, paragraph)
     if ("[[" in paragraph or "]]" in paragraph) and paragraph.count("[") != paragraph.count("]"):

@@ -18,7 +18,7 @@ _ASIDE = re.compile(r"\(([^()]*)\)")
 _BRACKETS = re.compile(r"[(\[]([^()\[\]]*)[)\]]")
 _QUOTES = re.compile(rf"(?<!\S)[\"“] ?{GAP} ?[\"”](?!\S)")
 _SEPARATORS = re.compile(f"[ ,;:/–—{GAP}-]+")
-_LOOSE_SIGN = re.compile(r" [,.)]|\( |^(?:\.\.|…)")
+_LOOSE_SIGNS = (" ,", " .", " )", "( ")
 _TIGHT_SIGNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r" ([,.])(?=\s|$|[\"')\]])"), r"\1"),
     (re.compile(r"\( "), "("),
@@ -31,13 +31,13 @@ def repair_gaps(paragraph: str) -> str:
     """`paragraph`, in which white space is single spaces, without its gaps and without asides that have a hole."""
     if _MARKED.search(paragraph):
         paragraph = _ASIDE.sub(_without_hole, paragraph)
-        paragraph = _PLAIN_GAP.sub("", _GAPS.sub(GAP, paragraph))
+        paragraph = _PLAIN_GAP.sub("", _GAPS.sub(_one_gap, paragraph))
     if GAP in paragraph:
         paragraph = _QUOTES.sub(GAP, _BRACKETS.sub(_without_empty, paragraph))
         paragraph = _SEPARATORS.sub(
             _joined, paragraph.lstrip(f" ,;:)]{GAP}") if _begins_with_gap(paragraph) else paragraph
         )
-    if _LOOSE_SIGN.search(paragraph):
+    if any(sign in paragraph for sign in _LOOSE_SIGNS) or paragraph.startswith(("..", "…")):
         for pattern, replacement in _TIGHT_SIGNS:
             paragraph = pattern.sub(replacement, paragraph)
     return paragraph
@@ -45,6 +45,10 @@ def repair_gaps(paragraph: str) -> str:
 
 def _begins_with_gap(paragraph: str) -> bool:
     return paragraph.lstrip(" ,;:)]").startswith(GAP)
+
+
+def _one_gap(gaps: re.Match[str]) -> str:
+    return f"{GAP} " if " " in gaps[0] else GAP
 
 
 def _without_hole(aside: re.Match[str]) -> str:
@@ -65,11 +69,14 @@ def _joined(separators: re.Match[str]) -> str:
     following = text[separators.end() : separators.end() + 2]
     if text[separators.start() - 1 : separators.start()] in ("(", "[") or following[:1] in (")", "]"):
         return ""
-    before, after = run[: run.index(GAP)], run[run.rindex(GAP) + 1 :]
-    is_spaced = " " in (before[-1:], after[-1:])
-    if before.strip():
-        return before.rstrip() + (" " if is_spaced else "")
-    if after.strip():
-        return after.lstrip() if after.lstrip()[0] in ",;:" else (" " if is_spaced else "") + after.lstrip()
-    ends = following[:1] in (".", "!", "?") and not following[1:].isalnum()
-    return " " if is_spaced and not ends else ""
+    parts = run.split(GAP)
+    signs = [part for part in parts if part.strip()]
+    if not signs:
+        is_end = following[:1] in (".", "!", "?") and not following[1:].isalnum()
+        return " " if " " in run and not (is_end and parts[0]) else ""
+    first, sign = signs[0], signs[0].strip()
+    if len(signs) > 1 and sign[-1] in ",;:" and signs[-1].strip()[0] not in ",;:":
+        return first.rstrip() + signs[-1]  # such as a comma and a dash, which both belong to the text
+    before, _, after = run.partition(sign)
+    is_spaced = " " in before and (sign[0] not in ",;:" or (sign[0] != "," and not parts[0].isspace()))
+    return f"{' ' if is_spaced else ''}{sign}{' ' if ' ' in after else ''}"

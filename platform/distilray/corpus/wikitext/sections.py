@@ -3,13 +3,13 @@
 import re
 from functools import cache
 
-from distilray.corpus.wikitext.site import SITES, Site
+from distilray.corpus.wikitext.sites import ENGLISH, SITES, Site
 
 _HEADING = re.compile(r"^(={1,6})(.+?)(={1,6})[ \t]*$", re.MULTILINE)
 _TITLE_MARKUP = re.compile(r"'{2,}|\{\{[^{}]*\}\}|<[^<>]*>|\[\[|\]\]")
 
 
-def cut_back_matter(wikitext: str, site: Site = Site()) -> str:
+def cut_back_matter(wikitext: str, site: Site = ENGLISH) -> str:
     """`wikitext` without the sections of back matter and what is below them; `cut_extensions` goes before.
 
     They are cut before the page is parsed: a tenth of a page is theirs, and so are most of its unclosed braces.

@@ -2,12 +2,11 @@
 
 import re
 
-from distilray.corpus.scripts import MARKS
 from distilray.corpus.wikitext.arguments import GAP, HOLE
-from distilray.corpus.wikitext.site import SITES, Site
+from distilray.corpus.wikitext.sites import SITES, Site
 
-_SWITCH = re.compile(rf"__[^\W_](?:[\w{MARKS}]{{0,40}}(?:[^\W_]|[{MARKS}]))?__")
-_SWITCH_LINE = re.compile(rf"^[ \t]*(?:{_SWITCH.pattern}[ \t]*)+$", re.MULTILINE)
+_SWITCH = re.compile(r"__[^\s_](?:(?!__)\S){0,40}__")
+_SWITCH_LINE = re.compile(rf"^[ \t]*(?:{_SWITCH.pattern}[ \t]*)++$", re.MULTILINE)
 _MAGIC_WORDS = frozenset(f"__{word}__" for word in SITES["magic_words"].split())
 
 _VARIANT = re.compile(r"-\{(?!\{)([^{}]{0,1000})\}-")
@@ -22,7 +21,7 @@ def remove_switches(wikitext: str) -> str:
     if "__" not in wikitext:
         return wikitext
     wikitext = _SWITCH_LINE.sub("", wikitext)
-    return _SWITCH.sub(lambda word: GAP if word[0].upper() in _MAGIC_WORDS else word[0], wikitext)
+    return _SWITCH.sub(lambda word: GAP if word[0] in _MAGIC_WORDS else word[0], wikitext)
 
 
 def choose_variants(wikitext: str, site: Site) -> str:

@@ -47,6 +47,9 @@ _NAMES = {
     "C-change": ("°C", "°C"), "F-change": ("°F", "°F"),
     "ft2": ("square foot", "square feet"), "in2": ("square inch", "square inches"),
     "mi2": ("square mile", "square miles"), "mm2": ("square millimetre", "square millimetres"),
+    "litre": ("litre", "litres"), "liter": ("litre", "litres"), "kilometre": ("kilometre", "kilometres"),
+    "kilometer": ("kilometre", "kilometres"), "inch": ("inch", "inches"), "yard": ("yard", "yards"),
+    "pound": ("pound", "pounds"), "kilogram": ("kilogram", "kilograms"),
     "acres": ("acre", "acres"), "miles": ("mile", "miles"), "feet": ("foot", "feet"), "metre": ("metre", "metres"),
     "meter": ("metre", "metres"), "dam": ("decametre", "decametres"), "dm": ("decimetre", "decimetres"),
     "fathom": ("fathom", "fathoms"), "furlong": ("furlong", "furlongs"), "chain": ("chain", "chains"),
@@ -108,7 +111,7 @@ def quantity(arguments: Sequence[str], *, adjective: bool, american: bool = Fals
     unit = rest[0]
     shown = _with_unit(words, unit, last, adjective)
     if len(rest) > 2 and (unit, rest[2]) in _TOGETHER and _NUMBER.fullmatch(rest[1]):
-        shown = f"{shown} {_with_unit(rest[1], rest[2], rest[1], adjective)}"
+        shown = f"{shown}{'-' if adjective else ' '}{_with_unit(rest[1], rest[2], rest[1], adjective)}"
     if american:
         shown = shown.replace("metre", "meter").replace("litre", "liter")
     return f"{shown}{'' if inserted[:1] in ('', '-') else ' '}{inserted}"

@@ -14,7 +14,7 @@ from distilray.corpus.wikitext.brackets import Closings, match_brackets
 from distilray.corpus.wikitext.extensions import protect
 from distilray.corpus.wikitext.links import is_silent_file, link_words
 from distilray.corpus.wikitext.paragraphs import LIST_MARK
-from distilray.corpus.wikitext.site import Site
+from distilray.corpus.wikitext.sites import Site
 from distilray.corpus.wikitext.templates import TemplateRules, nothing
 
 _MAX_DEPTH = 40  # of brackets inside brackets
@@ -44,22 +44,26 @@ _SHOWN_TAGS = {
     **dict.fromkeys(["blockquote", "center", "div", "p", "onlyinclude", "noinclude", "hr"], PARAGRAPH),
     **dict.fromkeys(["b", "strong"], "'''"),
     **dict.fromkeys(
-        ["i", "em", "small", "big", "span", "font", "u", "ins", "sub", "sup", "abbr", "bdi", "bdo", "cite", "dfn", "kbd",
-         "mark", "q", "rb", "ruby", "samp", "time", "tt", "var", "wbr", "data", "rtc", "code"], ""
+        ["i", "em", "small", "big", "span", "font", "u", "ins", "sub", "sup", "abbr", "bdi", "bdo", "cite", "dfn",
+         "kbd", "mark", "q", "rb", "ruby", "samp", "time", "var", "wbr", "data", "rtc"], ""
     ),
+    # Halves of pairs that MediaWiki reads before all others.
+    **dict.fromkeys(["ref", "references", "nowiki", "gallery", "poem", "pre"], GAP),
     "br": " ", "li": f"\n{LIST_MARK}", "dt": f"\n{LIST_MARK}", "dd": f"\n{LIST_MARK}",
 }  # fmt: skip
 
 
 def visible_text(wikitext: str, site: Site, rules: TemplateRules) -> str:
-    """The words of `wikitext`, with marks: `LIST_MARK` begins a list item or code, `HOLE` and `UNKNOWN` stand for what
-    the page alone does not tell, and `GAP` for what shows nothing.
+    """The words of `wikitext`, with marks where there are none.
+
+    `LIST_MARK` begins a list item or code, `HOLE` and `UNKNOWN` stand for what the page alone does not tell, and `GAP`
+    for what shows nothing.
 
     Args:
         wikitext: without comments and extension tags.
         site: the wiki, which knows the names of namespaces.
         rules: what templates show.
-    """  # noqa: D205
+    """
     page = _Page(f"\n{wikitext}", site, rules)
     return page.words(0, len(page.text), 0)
 
@@ -214,8 +218,8 @@ class _Page:
             _, table_end = self._closings.get(token.start(), (0, end + 1))
             return f"\n{PARAGRAPH}", table_end if table_end <= end else self._unclosed_table_end(behind, end)
         if kind == "preformatted" and self.text.startswith("[[", behind):
-            if is_silent_file(self.text[behind + 2 : self._name(behind + 2, end)], self._site):
-                return "\n", behind
+            target = self.text[behind + 2 : self._name(behind + 2, end)]
+            return ("\n" if is_silent_file(target, self._site) else f"\n{LIST_MARK}"), behind
         return f"\n{LIST_MARK}", behind
 
     def _unclosed_table_end(self, at: int, end: int) -> int:

@@ -32,6 +32,10 @@ def test_clean_prose_has_neither() -> None:
     assert (count_residue(CLEAN), count_holes(CLEAN)) == (0, 0)
 
 
+def test_brackets_that_touch_a_word_belong_to_it() -> None:
+    assert count_holes("The main() function fills a[] with zeros.") == 0
+
+
 def test_a_rate_is_by_thousand_words() -> None:
     assert (per_thousand(3, 1500), per_thousand(0, 0)) == (2.0, 0.0)
 

@@ -47,3 +47,4 @@ def normalize_name(name: str) -> str:
 
 
 SITES: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_name("sites.yaml").read_text(encoding="utf-8"))
+ENGLISH = Site()  # a dump without siteinfo
