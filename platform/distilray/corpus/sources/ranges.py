@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from distilray.corpus.wikitext.sites import ENGLISH, Site
+from distilray.errors import InputError
 
 HEADING = "heading"  # reason for which a line of a text, or a document without any other, is dropped
+CUT_SHORT = "cut_short"  # reason for quarantine: the end of a file is missing, and nobody knows how much
 EMPTY = "empty"  # form of the range of a file without content, and the reason for which it is dropped
 
 
@@ -71,3 +73,12 @@ class Quarantined:
     reason: str
     detail: str
     lost_bytes: int = 0
+
+
+class CutShortError(InputError):
+    """A file whose end is missing or damaged. What is there is read if `faults.max_bad_fraction` is raised."""
+
+    def __init__(self, uri: str, fault: str) -> None:
+        super().__init__(
+            f"{uri}: {fault}; fetch the dump again, or raise faults.max_bad_fraction to use the part that is there"
+        )

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from distilray.corpus.sources.ranges import FileRange, Quarantined
+from distilray.corpus.sources.ranges import CUT_SHORT, FileRange, Quarantined
 from distilray.errors import InputError
 from distilray.runtime import storage
 
@@ -19,8 +19,6 @@ _FEED = 16 << 10  # what was decompressed of a slice is lost with the slice, so 
 _XZ_MEMORY = 256 << 20  # `xz -9` needs 65 MiB; zstd itself refuses windows of more than 128 MiB
 _MAX_EXPANSION = 1000  # text reaches 10, and gzip cannot pass 1,032
 _FREE_BYTES = 64 << 20  # up to here a file may expand as it likes
-
-CUT_SHORT = "cut_short"  # reason for quarantine: the end of a file is missing, and nobody knows how much
 
 
 class _GzipDecompressor:
@@ -100,15 +98,6 @@ class EmptyFileError(InputError):
 
     def __init__(self, uri: str) -> None:
         super().__init__(f"{uri}: the file is empty; remove it, or write it again")
-
-
-class CutShortError(InputError):
-    """A file whose end is missing or damaged. What is there is read if `faults.max_bad_fraction` is raised."""
-
-    def __init__(self, uri: str, fault: str) -> None:
-        super().__init__(
-            f"{uri}: {fault}; fetch the dump again, or raise faults.max_bad_fraction to use the part that is there"
-        )
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from distilray.corpus.sources.dumps.bz2_ranges import (
 from distilray.corpus.sources.dumps.head import MAX_HEAD_BYTES, read_head
 from distilray.corpus.sources.dumps.index import find_index, stream_borders
 from distilray.corpus.sources.dumps.pages import PAGE_END, ROOT_END, Page, RawPage, cut_pages, page_name, parse_page
-from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
-from distilray.corpus.sources.streams import CUT_SHORT, CutShortError, UnreadableError, stored_size
+from distilray.corpus.sources.ranges import CUT_SHORT, CutShortError, FileRange, Quarantined, RawDocument
+from distilray.corpus.sources.streams import UnreadableError, stored_size
 from distilray.corpus.wikitext.sites import Site
 from distilray.errors import InputError
 
