@@ -5,6 +5,7 @@ A range owns each page that begins in it, so no page is lost or read twice howev
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 
 from distilray.config.corpus import WikipediaSource
 from distilray.corpus.sources.dumps.bz2_ranges import (
@@ -103,12 +104,19 @@ def read_documents(
 ) -> Iterator[RawDocument | Quarantined]:
     """The pages of a range in their order, and what could not be read."""
     with _open(part.uri) as stored:
-        site = read_head(part.uri, _whole(stored, part.name, _is_bz2(stored)), only_site=True).site
+        site = _site(part.uri, stored.size)
         pieces = _report_missing_end(_PIECES[part.form](stored, part.name, part.start, part.end), part.name)
         # The escapes of XML make a page longer than its wikitext.
         raw_bytes = 2 * max_document_bytes + _METADATA_BYTES
         for found in cut_pages(pieces, end=part.end, max_bytes=raw_bytes):
             yield found if isinstance(found, Quarantined) else _document(part, found, site, max_document_bytes)
+
+
+@lru_cache(maxsize=64)
+def _site(uri: str, size: int) -> Site:
+    """The wiki of a dump, read once in each process. `size` of the file tells it from an earlier one."""
+    with _open(uri) as stored:
+        return read_head(uri, _whole(stored, uri, _is_bz2(stored)), only_site=True).site
 
 
 def _document(part: FileRange, raw: RawPage, site: Site, max_bytes: int) -> RawDocument | Quarantined:

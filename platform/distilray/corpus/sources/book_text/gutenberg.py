@@ -79,7 +79,8 @@ def read_book(text: str) -> Book:
 
 def _without_small_print(text: str, start: int, end: int) -> tuple[int, int]:
     """The bounds of the text behind the small print, or before it when that stands at the end."""
-    blocks = [match.span() for match in _SMALL_PRINT.finditer(text, start, end)]
+    everywhere = [match.span() for match in _SMALL_PRINT.finditer(text, start, end)]
+    blocks = [block for block in everywhere if block[1] - start < _HEADER_LIMIT or end - block[0] < _LICENCE_LIMIT]
     if not blocks:
         return start, end
     first, behind = blocks[0][0], blocks[-1][1]
