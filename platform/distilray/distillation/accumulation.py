@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,6 @@ def summing_gradients(module: nn.Module, device: torch.device) -> nn.Module:
     place of a gradient in its bucket, and DDP makes other buckets after its first step, so that a run that was resumed
     would differ from one that was not; with `find_unused_parameters` it keeps those that it has.
     """
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(module, devices, gradient_as_bucket_view=True, find_unused_parameters=True)
 

@@ -33,6 +33,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_SCHEDULER_EVENTS": "0",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 
 # Labels of the machines of a cluster that take data work, `role=data`: the cluster says so to its jobs, which run
