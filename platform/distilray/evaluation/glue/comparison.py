@@ -39,7 +39,7 @@ class Draws:
     """Scores of a task in each resample, each of shape (resamples,).
 
     Attributes:
-        models: in the order in which they were given.
+        models: in the order of the arguments of `resample`.
     """
 
     majority: Array
@@ -261,8 +261,9 @@ def _kept(
     theirs = statistics.fmean(pairs[task][0].score for task in tasks)
     ours = statistics.fmean(pairs[task][1].score for task in tasks)
     majority = statistics.fmean(pairs[task][1].majority for task in tasks)
+    raw, above = (_without_nan(kept(ours, theirs, base)) for base in (0.0, majority))
     raw_interval = above_interval = None
-    if all(task in draws for task in tasks):
+    if raw is not None and all(task in draws for task in tasks):
         chance, teacher, student = (
             np.mean([draw(draws[task]) for task in tasks], axis=0)
             for draw in (lambda one: one.majority, lambda one: one.models[0], lambda one: one.models[1])
@@ -271,7 +272,6 @@ def _kept(
             raw_interval = percentile_interval(student / teacher)
             if is_counted:
                 above_interval = percentile_interval((student - chance) / (teacher - chance))
-    raw, above = (_without_nan(kept(ours, theirs, base)) for base in (0.0, majority))
     return Kept(theirs, ours, majority, raw, above, raw_interval, above_interval)
 
 
