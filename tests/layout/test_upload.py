@@ -9,7 +9,7 @@ from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 from ray.runtime_env import RuntimeEnv
 
-MAX_BYTES = 2_000_000
+MAX_BYTES = 2_500_000
 
 
 @pytest.fixture(scope="module")

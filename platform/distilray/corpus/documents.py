@@ -169,7 +169,8 @@ class _Extraction:
                     continue
                 self.facts.read += 1
                 self.facts.text_bytes += raw.text_bytes
-                self.facts.sentences_dropped[HEADING] += raw.headings
+                if raw.headings:
+                    self.facts.sentences_dropped[HEADING] += raw.headings
                 yield file_range.name, raw
 
     def _documents(self, part: FileRange, limit: int) -> Iterator[RawDocument | Quarantined]:
