@@ -66,7 +66,7 @@ def test_a_dry_run_needs_no_cluster_and_no_order_of_options_and_shows_no_token(c
         told.append(capsys.readouterr())
     assert told[0] == told[1]
     assert re.search(r"^id +build_corpus-[0-9a-f]{12}$", told[0].out, re.MULTILINE)
-    assert re.search(r"^upload +\d+ files, [01]\.\d MB of ", told[0].out, re.MULTILINE)
+    assert re.search(r"^upload +\d+ files, [12]\.\d MB of ", told[0].out, re.MULTILINE)
     assert "geheim" not in str(told)
 
 

@@ -157,7 +157,14 @@ def _linear(*modules: nn.Linear) -> Linear:
     """The modules as one function, their results side by side."""
     weight = torch.cat([each.weight.detach() for each in modules])
     bias = torch.cat([each.bias.detach() for each in modules])
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if not _has_packed_weights(weight):
         return lambda hidden: F.linear(hidden, weight, bias)
     laid_out = torch.ops.mkldnn._reorder_linear_weight(weight)
     return lambda hidden: torch.ops.mkldnn._linear_pointwise(hidden, laid_out, bias, "none", [], "")
+
+
+def _has_packed_weights(weight: Tensor) -> bool:
+    """True where oneDNN multiplies with weights in a layout of its own: on CPUs, in bf16 only those with AVX-512."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return weight.dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

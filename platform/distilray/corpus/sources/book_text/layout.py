@@ -82,7 +82,7 @@ def _on_one_line(paragraph: str) -> str:
         paragraph = _EMPHASIS.sub(r"\1", paragraph)
     if "-\n" in paragraph or "—\n" in paragraph:
         paragraph = _BROKEN_WORD.sub(r"\1", paragraph)
-    return join_lines(" ".join(line.split()) for line in paragraph.split("\n"))
+    return join_lines(" ".join(words) for words in map(str.split, paragraph.split("\n")) if words)
 
 
 def _split_block(block: str, wrapped: bool) -> list[str]:
