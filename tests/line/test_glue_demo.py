@@ -46,7 +46,7 @@ def demo(local_ray, tmp_path_factory):
 def test_each_stage_prints_one_line_and_the_search_its_trials_and_scores(demo):
     _, (code, output), _ = demo
     assert code == 0, output
-    assert re.search(r"^build_corpus: 97 documents", output, re.M)
+    assert re.search(r"^build_corpus: kept 97 of 206 documents", output, re.M)
     assert re.search(r"^build_follows: 32 train, 16 dev, 16 test pairs of [\d,]+ usable ones", output, re.M)
     assert re.search(r"^search_glue: 2 trials, follows score 0\.\d+ on dev", output, re.M)
     assert "follows: score of the best trials on dev" in output
