@@ -35,6 +35,8 @@ _CLAUSE_END = re.compile(
     r"(?<=[\u0e01-\u0e3a\u0e40-\u0e45\u0e47-\u0e4e\u0e81-\u0ecd]) (?=[\u0e01-\u0e44\u0e81-\u0ec4])"
 )
 
+_WITHOUT_FULL_STOP = frozenset(("th", "lo"))  # it marks abbreviations only
+
 # Khmer and Tibetan have ends of their own.
 _OTHER_END = re.compile(r"(?<=[។៕།༎])(?![។៕།༎]) ?(?=\S)")
 
@@ -133,9 +135,14 @@ def _goes_on(before: str, gap: str, piece: str, language: str, rules: SentenceRu
         if first in _DASHES:
             return not gap or piece[1:].lstrip()[:1].islower()
     if before[-1] != ".":
-        return _QUOTING[language](before, piece) if language in _QUOTING else False
-    if not gap and (before[-2:-1] in ("", " ") or piece[1:2] == "."):
-        return True  # the full stop begins a name (.NET) or is one of several (a.C.)
+        return _QUOTING[language](before, piece) if language in _QUOTING else not gap and language == "ko"
+    if language in _WITHOUT_FULL_STOP:
+        return True
+    is_number = first.isdigit() and before[-2:-1].isdigit()
+    if not gap and (is_number or language == "ko" or before[-2:-1] in ("", " ") or piece[1:2] == "."):
+        return True  # the full stop is inside a number, begins a name (.NET) or is one of several (a.C.)
+    if is_number and language == "ko":
+        return True  # 1990. 5. 3.
     return rules.is_abbreviated(before, piece)
 
 
