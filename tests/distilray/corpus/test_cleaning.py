@@ -56,6 +56,7 @@ RULES = {
     "a list of variants for some languages": ("a -{zh-hans;zh-hant|b}- c", "a b c"),
     "a table that a template with arguments closes": ("a\n{|\n| b\n{{list end|c}}\nd", "a\n\nd"),
     "more quotes than a style has": ("a " + "'" * 30 + " b", f"a {HOLE} b"),
+    "signs with a space that belong to the text": ("press . to smile :( now", "press . to smile :( now"),
     "a magic word in Polish": ("__BEZSPISU__ a", "a"),
     "the list of references": ("a\n<references>\n<ref>b</ref>\n</references>", "a"),
     "a gallery": ("a\n<gallery>\nX.jpg|b\n</gallery>\nc", "a\n\nc"),
