@@ -19,6 +19,7 @@ _BRACKET = re.compile(r"[.!?][)\]] ")
 _AFTER_BRACKET = re.compile(r"(?:(?<=[a-z0-9]{4}[.!?][)\]])|(?<=[a-z0-9]{3}\)[.!?]\))) (?=[\"“(]?[A-Z])")
 
 _BEFORE_NUMBER = re.compile(r"[。！？][」』”’）》]*(?=[0-9０-９])")
+_MAX_JOINED = 5000  # characters of a sentence that more may be joined to, so that the time is linear
 _MAX_BRACKET = 1000  # characters from one that is not closed on, so that the time is linear
 _WIDE_BRACKETS = (("（", "）"), ("「", "」"), ("『", "』"), ("“", "”"), ("《", "》"))
 # A quotation or a name is part of the sentence when a particle (Japanese) or a verb of speaking (Chinese) follows.
@@ -77,7 +78,8 @@ def _split_paragraph(paragraph: str, language: str, rules: SentenceRules) -> lis
             continue
         if piece[0].isspace():
             gap = " "
-        if sentences and _goes_on(sentences[-1], gap, sentence, language, rules):
+        is_short = bool(sentences) and len(sentences[-1]) < _MAX_JOINED
+        if is_short and _goes_on(sentences[-1], gap, sentence, language, rules):
             sentence = sentences.pop() + gap + sentence
         if (") " in sentence or "] " in sentence) and _BRACKET.search(sentence):
             sentences += _AFTER_BRACKET.split(sentence)
