@@ -16,6 +16,8 @@ _BEFORE_WORD = re.compile(r".*[–—/'’]|^[(\[\"'„“«]+")
 _NUMBER = re.compile(r"[(\[]?(?:[A-Z]?\d|[IVX]{2,}\b|[B-HJ-Z]\b(?!\.))")
 _SMALL_NUMBER = re.compile(r"\d{1,3}(?!\d|\.)")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.-)+[^\W\d_]\.")
+_FIRST_INITIALS = re.compile(r"(?:[^\W\d_]\. ?)*[^\W\d_]\.")
+_MAX_INITIALS = 20
 _CONSONANTS = "b-df-hj-np-tv-xzçčćďđłńňřśšşťźżžб-джзк-нп-тф-щ"
 # A title or a name cut short, such as "Hl." or "Кн."; not the capital letters of "BMW."
 _WITHOUT_VOWEL = re.compile(rf"[{_CONSONANTS.upper()}][{_CONSONANTS}]{{1,3}}\.")
@@ -70,6 +72,8 @@ class SentenceRules:
         """Whether the full stop at the end of `sentence` belongs to its last word, and `following` continues it."""
         start = sentence.rfind(" ") + 1
         last = sentence[start:]
+        if len(sentence) < _MAX_INITIALS and _FIRST_INITIALS.fullmatch(sentence):
+            return True  # "G. Verdi" begins with it
         if not last[:-1].isalpha():
             if _INITIALS.fullmatch(last):
                 return True

@@ -19,6 +19,7 @@ _BRACKET = re.compile(r"[.!?][)\]] ")
 _AFTER_BRACKET = re.compile(r"(?:(?<=[a-z0-9]{4}[.!?][)\]])|(?<=[a-z0-9]{3}\)[.!?]\))) (?=[\"“(]?[A-Z])")
 
 _BEFORE_NUMBER = re.compile(r"[。！？][」』”’）》]*(?=[0-9０-９])")
+_MAX_JOINED = 5000  # characters of a sentence that more may be joined to, so that the time is linear
 _MAX_BRACKET = 1000  # characters from one that is not closed on, so that the time is linear
 _WIDE_BRACKETS = (("（", "）"), ("「", "」"), ("『", "』"), ("“", "”"), ("《", "》"))
 # A quotation or a name is part of the sentence when a particle (Japanese) or a verb of speaking (Chinese) follows.
@@ -34,6 +35,8 @@ _MIN_CLAUSE = 40
 _CLAUSE_END = re.compile(
     r"(?<=[\u0e01-\u0e3a\u0e40-\u0e45\u0e47-\u0e4e\u0e81-\u0ecd]) (?=[\u0e01-\u0e44\u0e81-\u0ec4])"
 )
+
+_WITHOUT_FULL_STOP = frozenset(("th", "lo"))  # it marks abbreviations only
 
 # Khmer and Tibetan have ends of their own.
 _OTHER_END = re.compile(r"(?<=[។៕།༎])(?![។៕།༎]) ?(?=\S)")
@@ -75,7 +78,8 @@ def _split_paragraph(paragraph: str, language: str, rules: SentenceRules) -> lis
             continue
         if piece[0].isspace():
             gap = " "
-        if sentences and _goes_on(sentences[-1], gap, sentence, language, rules):
+        is_short = bool(sentences) and len(sentences[-1]) < _MAX_JOINED
+        if is_short and _goes_on(sentences[-1], gap, sentence, language, rules):
             sentence = sentences.pop() + gap + sentence
         if (") " in sentence or "] " in sentence) and _BRACKET.search(sentence):
             sentences += _AFTER_BRACKET.split(sentence)
@@ -133,9 +137,14 @@ def _goes_on(before: str, gap: str, piece: str, language: str, rules: SentenceRu
         if first in _DASHES:
             return not gap or piece[1:].lstrip()[:1].islower()
     if before[-1] != ".":
-        return _QUOTING[language](before, piece) if language in _QUOTING else False
-    if not gap and (before[-2:-1] in ("", " ") or piece[1:2] == "."):
-        return True  # the full stop begins a name (.NET) or is one of several (a.C.)
+        return _QUOTING[language](before, piece) if language in _QUOTING else not gap and language == "ko"
+    if language in _WITHOUT_FULL_STOP:
+        return True
+    is_number = first.isdigit() and before[-2:-1].isdigit()
+    if not gap and (is_number or language == "ko" or before[-2:-1] in ("", " ") or piece[1:2] == "."):
+        return True  # the full stop is inside a number, begins a name (.NET) or is one of several (a.C.)
+    if is_number and language == "ko":
+        return True  # 1990. 5. 3.
     return rules.is_abbreviated(before, piece)
 
 

@@ -60,7 +60,7 @@ def test_text_splits_where_sentences_end(case: str) -> None:
 
 LANGUAGES = {
     "ar": ["جاء د. أحمد سالم.", "هل هو كبير؟", "نعم!"],
-    "bn": ["ডা. রায় এলেন।", "এটি বড়।"],
+    "bn": ["ডা. রায় এলেন।", "এটি বড়।", "দৈর্ঘ্য ৩.৫ কিমি।"],
     "cs": ["Dne 3. května 1990 přišel sv. Václav, např. do Prahy.", "Karel IV. vládl atd.", "Potom zemřel r. 1378."],
     "da": ["Den 2. Division kom bl.a. til Odense.", "Han blev nummer 3.", "Derefter rejste han."],
     "de": [
@@ -99,6 +99,9 @@ LANGUAGES = {
         "「さあ。」",
         "しかし、彼は帰った。",
     ],
+    "he": ["א. ב. יהושע כתב.", "סוף."],
+    "ko": ["“가자.”라고 그가 말했다.", "그는 1990. 5. 3.에 태어났다.", "끝."],
+    "ta": ["கி.மு. 500 இல் இருந்தது.", "முடிவு."],
     "ka": ["ეს ნავსადგურია.", "ის დიდია."],
     "km": ["នេះជាកំពង់ផែ។", "វាធំ។"],
     "nb": ["Den 17. mai kom kong Olav V. til Oslo.", "Der bodde han bl.a. lenge."],
@@ -135,6 +138,14 @@ def test_text_splits_by_the_rules_of_its_language(language: str) -> None:
 
 def test_a_language_tag_with_a_region_has_the_rules_of_its_language() -> None:
     assert split_sentences("Am 3. Mai kam er.", "de-CH") == ["Am 3. Mai kam er."]
+
+
+def test_a_paragraph_may_begin_with_an_initial() -> None:
+    assert split_sentences("G. Verdi compose.", "it") == ["G. Verdi compose."]
+
+
+def test_a_full_stop_in_thai_belongs_to_an_abbreviation() -> None:
+    assert split_sentences("ดร. สมชาย มาที่นี่", "th") == ["ดร. สมชาย มาที่นี่"]
 
 
 def test_clauses_of_thai_are_sentences_when_they_are_long() -> None:

@@ -19,7 +19,24 @@ TEMPLATES = {
     "{{convert|10|to|20|km|mi|0}}": "10 to 20 kilometres",
     "{{convert|10|-|20|C}}": "10–20 °C",
     "{{convert|5|ft|11|in|m}}": "5 feet 11 inches",
-    "{{convert|2.5|parsec}}": "2.5 parsec",
+    "{{convert|2.5|parsec}}": "2.5 parsecs",
+    "{{convert|3|x|4|m}}": "3 by 4 metres",
+    "{{convert|3|to|4|mi|adj=on}} walk": "3-to-4-mile walk",
+    "{{convert|6|ftin|m}}": "6 feet",
+    "{{convert|one|mi}}": HOLE,
+    "{{convert|3|oddunit}}": HOLE,
+    "{{nihongo3|Tokyo Tower|東京|Tōkyō tawā}}": "Tōkyō tawā",
+    "{{sic|wie|rd}}": "wierd",
+    "{{bibleverse|2|Kings|1:1|KJV}}": "2 Kings 1:1",
+    "{{bibleverse||Mark|3:25|9}}": "Mark 3:25",
+    "{{bibleverse|Mark|3:25|9}}": "Mark 3:25",
+    "{{USS|Enterprise|CVN-65|3}}": "Enterprise",
+    "{{flagcountry|FRA}}": HOLE,
+    "{{née|Smith}}": "née Smith",
+    "{{val|5|u=m|up=s}}": "5 m/s",
+    "{{val|12.5|(9)}}": "12.5(9)",
+    "{{formatnum:12345.67}}": "12,345.67",
+    "{{as of|2015|5|3|df=US}}": "As of May 3, 2015",
     "{{convert|5|ft|10|in|cm|adj=on}} man": "5-foot-10-inch man",
     "{{convert|2|liter|sp=us}}": "2 liters",
     "{{convert|1/2|mi}}": "1/2 mile",
@@ -136,7 +153,7 @@ def test_a_page_without_back_matter_stays_whole(wikitext: str) -> None:
 
 
 def test_an_unclosed_reference_takes_no_words_of_the_next_line() -> None:
-    assert cut_extensions("a<ref>b\nc<ref>d</ref> e") == f"a\nc{GAP} e"
+    assert cut_extensions("a.<ref>b\nc<ref>d</ref> e") == f"a.\nc{GAP} e"
 
 
 @given(st.text(alphabet="'*#[]{}|ab "))

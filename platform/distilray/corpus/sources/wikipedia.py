@@ -21,7 +21,7 @@ from distilray.corpus.sources.dumps.index import find_index, stream_borders
 from distilray.corpus.sources.dumps.pages import PAGE_END, ROOT_END, Page, RawPage, cut_pages, page_name, parse_page
 from distilray.corpus.sources.ranges import CUT_SHORT, CutShortError, FileRange, Quarantined, RawDocument
 from distilray.corpus.sources.streams import UnreadableError, stored_size
-from distilray.corpus.wikitext.sites import Site
+from distilray.corpus.wikitext.sites import SITES, Site
 from distilray.errors import InputError
 
 # Numbered parts name the first and the last id of their pages: `*-pages-articles1.xml-p1p41242`.
@@ -35,8 +35,9 @@ _METADATA_BYTES = 1 << 20  # of a page beside its wikitext
 _REDIRECT = re.compile(r"\s*#(?:redirect\b|[^\s\[:#|]{2,40}\s{0,9}:?\s{0,9}\[\[)", re.IGNORECASE)  # in any language
 # Repeats are bounded, so that no page makes the search slow; a template's name has at most 255 bytes.
 _DISAMBIGUATION = re.compile(
-    r"\{\{\s{0,9}(?:disambig\w{0,99}|disamb|dab|hndis|geodis|surname|given name|set index article|sia|shipindex|"
-    r"[\w ]{1,99} disambiguation|disambiguation[\w ]{0,99})\s{0,9}[|}]",
+    r"\{\{\s{0,9}(?:disambig\w{0,99}|[\w ]{1,99} disambiguation|disambiguation[\w ]{0,99}|"
+    + "|".join(map(re.escape, SITES["disambiguation"]))
+    + r")\s{0,9}[|}]",
     re.IGNORECASE,
 )
 # Why a page is not worth cleaning; the first reason that holds is counted.

@@ -8,6 +8,7 @@ from distilray.corpus.wikitext.arguments import HOLE, Arguments
 from distilray.corpus.wikitext.units import quantity
 
 _SUPERSCRIPTS = str.maketrans("0123456789+-−n()", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿ⁽⁾")
+_LONG_NUMBER = re.compile(r"(?<![\d.,A-Za-z])\d{4,30}(?=(?:\.\d+)?$)")
 _ORDINARY = re.compile(r"[0-9A-Za-z]")
 _NOT_THE_QUANTITY = {
     "out", "output only", "number", "output number only", "unit", "unit2", "unit or text", "preunit",
@@ -27,8 +28,8 @@ def superscript(text: str) -> str:
 
 
 def thousands(number: str) -> str:
-    """A whole number of four digits and more with commas; any other text as it is."""
-    return f"{int(number):,}" if number.isascii() and number.isdecimal() and len(number) in range(4, 30) else number
+    """A number of four digits and more before its point with commas; any other text as it is."""
+    return _LONG_NUMBER.sub(lambda whole: f"{int(whole[0]):,}", number) if number.isascii() else number
 
 
 def converted(arguments: Arguments) -> str:
@@ -68,11 +69,13 @@ def fraction(arguments: Arguments) -> str:
 def value(arguments: Arguments) -> str:
     """A measured value with its error, power of ten and unit."""
     error, exponent, unit = arguments.get("2"), arguments.get("e"), arguments.get("u", "ul")
+    divisor = arguments.get("up", "upl")
     if arguments.get("3"):
         return HOLE  # two errors, one above the other
     power = f"×10{superscript(exponent)}" if exponent else ""
-    shown = thousands(arguments.get("1")) + (f"±{error}" if error else "")
-    return f"{shown}{power}{' ' if unit else ''}{unit}"
+    plus_minus = "±" if error and not error.startswith("(") else ""
+    shown = f"{arguments.get('p')}{thousands(arguments.get('1'))}{plus_minus}{error}{arguments.get('s')}"
+    return f"{shown}{power}{' ' if unit else ''}{unit}{'/' if divisor else ''}{divisor}{arguments.get('end')}"
 
 
 def ordinal(arguments: Arguments) -> str:

@@ -27,7 +27,8 @@ def as_of(arguments: Arguments) -> str:
         return arguments.get("alt")
     words = "since" if arguments.get("since") else "as of"
     shown = words if arguments.get("lc") else words.capitalize()
-    return f"{shown} {date(Arguments({**arguments.values, 'df': 'y'}))}"
+    is_american = arguments.get("df").lower() == "us"
+    return f"{shown} {date(Arguments({**arguments.values, 'df': '' if is_american else 'y'}))}"
 
 
 def month_name(text: str) -> str:

@@ -18,6 +18,9 @@ _REPLACEMENTS = {
 # As in MediaWiki the first ">" ends a tag, even between quotes; "<" is valid inside, as in <ref name="p<0.05">.
 _OPEN = re.compile(rf"<!--|<(nowiki|{'|'.join(_REPLACEMENTS)})(?=[\s/>])[^>]{{0,1000}}>", re.IGNORECASE)
 _CLOSE = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in ("nowiki", *_REPLACEMENTS)}
+# <ref name="a>b" /> was meant to end at the last sign.
+_REST_OF_NAME = re.compile(r"[^<>\"\n]{0,200}\"\s*/>")
+_ENDED = re.compile(rf"(?:[.!?…。！？।؟][\"”’»)]?|^|\n)[\s{GAP}]*$")  # noqa: RUF001 - signs of many scripts
 _LINE_OR_REFERENCE = re.compile(r"\n|<ref")
 
 # Signs inside <nowiki> are hidden from the parser in a private-use block of Unicode, and put back at the end.
@@ -47,6 +50,10 @@ def cut_extensions(wikitext: str) -> str:
             at = len(wikitext) if end < 0 else end + 3
             continue
         name, at = tag[1].lower(), tag.end()
+        if name == "ref" and tag[0].count('"') % 2 and (rest := _REST_OF_NAME.match(wikitext, at)):
+            kept.append(GAP)
+            at = rest.end()
+            continue
         if tag[0].rstrip(">").rstrip().endswith("/"):
             kept.append(GAP if name == "ref" else "")
             continue
@@ -56,6 +63,8 @@ def cut_extensions(wikitext: str) -> str:
         closes[name] = close
         if name == "ref" and (close is None or wikitext.find("<ref", at, close.start()) >= 0):
             at = _end_of_unclosed_reference(wikitext, at)
+            if not wikitext.startswith("<", at) and not _ENDED.search("".join(kept[-4:])):
+                kept.append(HOLE)  # the rest of the sentence is lost
         elif close is not None:
             kept.append(_replacement(name, tag[0], wikitext[at : close.start()]))
             at = close.end()

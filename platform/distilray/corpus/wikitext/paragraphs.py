@@ -13,6 +13,7 @@ LIST_MARK = "\ue001"  # begins a list item or preformatted line; a private-use c
 _APOSTROPHE = "\ue003"  # one beside the quotes of italic
 _MARKUP_LINE = re.compile(r"\{\||\|\}|\||!\s|!!|\}\}|-{4,}|={2,}")
 _MARKUP_LEFT = re.compile(r"\{\{|\}\}|\{\||\|\}")
+_MAX_QUOTES = 20  # longer runs are no quotes
 _QUOTE_RUN = re.compile(r"'{2,}")
 _BOLD_LINE = re.compile(r"('''|''''')(?!')[^']+(?:'[^']+)*\1:?")
 _SENTENCE_END = tuple(".!?…。！？।؟")  # noqa: RUF001 - signs of many scripts
@@ -70,9 +71,12 @@ def _style_free(line: str) -> str:
     runs = [len(run) for run in _QUOTE_RUN.findall(line)]
     if sum(run in (3, 5) for run in runs) % 2 and sum(run in (2, 5) for run in runs) % 2:
         line = _with_apostrophe(line)
-    return _QUOTE_RUN.sub(lambda run: "'" if len(run[0]) == 4 else "'" * max(0, len(run[0]) - 5), line).replace(
-        _APOSTROPHE, "'"
-    )
+    return _QUOTE_RUN.sub(_without_quotes, line).replace(_APOSTROPHE, "'")
+
+
+def _without_quotes(run: re.Match[str]) -> str:
+    length = len(run[0])
+    return "'" if length == 4 else HOLE if length > _MAX_QUOTES else "'" * max(0, length - 5)
 
 
 def _with_apostrophe(line: str) -> str:

@@ -20,8 +20,8 @@ _QUOTES = re.compile(rf"(?<!\S)[\"“] ?{GAP} ?[\"”](?!\S)")
 _SEPARATORS = re.compile(f"[ ,;:/–—{GAP}-]+")
 _LOOSE_SIGNS = (" ,", " .", " )", "( ")
 _TIGHT_SIGNS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r" ([,.])(?=\s|$|[\"')\]])"), r"\1"),
-    (re.compile(r"\( "), "("),
+    (re.compile(r" ([,.])(?=\s|$|[\"')\]])(?<!\w \.(?= [a-z]))"), r"\1"),  # but "press . to repeat"
+    (re.compile(r"(?<![:;])\( "), "("),  # but ":( is sad"
     (re.compile(r" \)"), ")"),
     (re.compile(r"^(?:\.{2,}|…) ?(?=\w)"), ""),
 )

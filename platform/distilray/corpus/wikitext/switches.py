@@ -10,7 +10,9 @@ _SWITCH_LINE = re.compile(rf"^[ \t]*(?:{_SWITCH.pattern}[ \t]*)++$", re.MULTILIN
 _MAGIC_WORDS = frozenset(f"__{word}__" for word in SITES["magic_words"].split())
 
 _VARIANT = re.compile(r"-\{(?!\{)([^{}]{0,1000})\}-")
-_FLAGS = re.compile(r"\s*([A-Z](?:\s*;\s*[A-Z])*)?\s*\|")
+_FLAG = r"(?:[A-Z-]|[a-z]{2,8}(?:-[a-z]{2,8}){0,2})"  # a letter, or a language the variant is for
+_FLAGS = re.compile(rf"\s*({_FLAG}(?:\s*;\s*{_FLAG})*)?\s*\|")
+_HIDDEN_FLAGS = frozenset("HTN-")  # rules, the title, a name of a language
 _NAMED = re.compile(r"[a-z]{2,8}(?:-[a-z]{2,8}){0,2}\s*:\s*([^;]*)")
 _HALF_VARIANT = re.compile(r"-\{(?![{|])|(?<!\})\}-(?!\})")
 _LANGUAGES_WITH_VARIANTS = frozenset(SITES["languages_with_variants"].split())
@@ -39,7 +41,7 @@ def _first_variant(markup: re.Match[str]) -> str:
     flags = _FLAGS.match(content)
     if flags is not None:
         content = content[flags.end() :]
-        if {"H", "T", "N", "-"} & set(flags[1] or ""):  # hidden rules, the title, a name of a language
+        if not _HIDDEN_FLAGS.isdisjoint((flags[1] or "").replace(" ", "").split(";")):
             return GAP
     if "=>" in content:
         return HOLE

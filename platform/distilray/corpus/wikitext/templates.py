@@ -129,6 +129,30 @@ def _sound(arguments: Arguments) -> str:
     return "" if arguments.get("2") else arguments.get("1")
 
 
+def _ship(prefix: str, name: str, form: str) -> str:
+    """A name such as "USS Enterprise"; the forms 3 and 5 leave out the prefix, 1 and 4 show the number of the hull."""
+    if form in ("1", "4"):
+        return HOLE
+    return " ".join(part for part in ("" if form in ("3", "5") else prefix, name) if part)
+
+
+def _ship_of(prefix: str) -> Rule:
+    return lambda arguments: _ship(prefix, arguments.get("1"), arguments.get("3"))
+
+
+def _country(arguments: Arguments) -> str:
+    """The name of a country, which the page does not tell if it has a code such as FRA."""
+    name = arguments.get("1")
+    return HOLE if name.isupper() and len(name) <= 3 else name
+
+
+def _bible_verse(arguments: Arguments) -> str:
+    """Book, with its number if it has one, chapter and verse, without the version that follows."""
+    number, *rest = arguments.positional() or [""]
+    parts = rest[:2] if not number else [number, *rest[: 2 if number in ("1", "2", "3", "4") else 1]]
+    return " ".join(part for part in parts if part)
+
+
 def _music(arguments: Arguments) -> str:
     return {"flat": "♭", "b": "♭", "sharp": "♯", "#": "♯", "natural": "♮"}.get(arguments.get("1").lower(), HOLE)
 
@@ -157,7 +181,11 @@ _FUNCTION_RULES: tuple[tuple[str, Rule], ...] = (
     ("ipa|ipa text", _sound),
     ("sup", lambda arguments: superscript(arguments.get("1"))),
     ("transl|transliteration|tlit|iso15919", _last),
-    ("linktext|chem|chem2|chemf|gaps", _joined("")),
+    ("linktext|chem|chem2|chemf|gaps|sic|typo|not a typo|as written", _joined("")),
+    ("post-nominals|postnominals|post nominals", _joined(", ")),
+    ("bibleref|bibleverse|bibleref2|bible verse", _bible_verse),
+    ("ship", lambda arguments: _ship(arguments.get("1"), arguments.get("2"), arguments.get("4"))),
+    ("flagcountry", _country),
     ("keypress|key press|key", _joined("+")),
     ("ratio", _joined(":")),
     ("slink|section link", _joined(" § ", first=2)),
@@ -168,6 +196,7 @@ _FUNCTION_RULES: tuple[tuple[str, Rule], ...] = (
     ("convert|cvt", converted),
     ("frac|fraction|sfrac", fraction),
     ("val", value),
+    ("nts|number|format price|formatnum", lambda arguments: thousands(arguments.get("1"))),
     ("ordinal", ordinal),
     ("height", height),
     ("e", lambda arguments: f"×10{superscript(arguments.get('1'))}"),
@@ -181,6 +210,8 @@ _FUNCTION_RULES: tuple[tuple[str, Rule], ...] = (
     ("reign|r.", span("r. ")),
     ("born|b.|born in", span("b. ")),
     ("died|d.", span("d. ")),
+    ("née|nee|neé", span("née ")),
+    ("no.|numero|number sign", span("No. ")),
     ("mya|ma|million years ago", years_ago("million years")),
     ("bya|ga", years_ago("billion years")),
     ("music", _music),
@@ -193,7 +224,7 @@ _SHIP_PREFIXES = (
     "HNoMS", "HDMS", "INS", "ORP", "PNS", "RV", "TSS", "PS", "ARA", "GTS", "RFA",
 )  # fmt: skip
 RULES: dict[str, Rule] = {
-    **{prefix.lower(): _format(f"{prefix} {{1}}") for prefix in _SHIP_PREFIXES},
+    **{prefix.lower(): _ship_of(prefix) for prefix in _SHIP_PREFIXES},
     **_rules_by_name(_TABLES["formats"]),
     **{name: nothing for names in _TABLES["nothing"].values() for name in names},
     **dict.fromkeys(_TABLES["drop sentence"], hole),

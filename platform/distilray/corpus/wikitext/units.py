@@ -5,13 +5,15 @@
 import re
 from collections.abc import Sequence
 
+from distilray.corpus.wikitext.arguments import HOLE
+
 _NUMBER = re.compile(r"[-−+]?[\d.,/ ⁄+]*\d[\d.,/⁄]*(?:e[-+]?\d+)?")
 _ONE_AT_MOST = re.compile(r"1|\d{1,3}[/⁄]\d{1,3}")
 _MIXED = re.compile(r"(?<=\d)\+(?=\d+[/⁄])")  # 5+1/2
 _BETWEEN = {
     "-": "–", "–": "–", "to": " to ", "to(-)": " to ", "to about": " to about ", "and": " and ", "or": " or ",
-    "by": " by ", "x": " × ", "×": " × ", "xx": " × ", "*": " × ", "+/-": " ± ", "±": " ± ", ",": ", ",
-    "and(-)": " and ", "+": " + ",
+    "by": " by ", "x": " by ", "×": " by ", "xx": " × ", "*": " × ", "+/-": " ± ", "±": " ± ", ",": ", ",
+    "and(-)": " and ", "+": " + ", "(-)": "–", "to(about)": " to about ", ", and": ", and ", ", or": ", or ",
 }  # fmt: skip
 
 # Code of a unit: singular and plural name.
@@ -81,19 +83,33 @@ _NAMES = {
     "mpgus": ("mile per US gallon", "miles per US gallon"), "ft/min": ("foot per minute", "feet per minute"),
     "lb/ft3": ("pound per cubic foot", "pounds per cubic foot"), "g/cm3": ("gram per cubic centimetre",
     "grams per cubic centimetre"), "kg/m3": ("kilogram per cubic metre", "kilograms per cubic metre"),
+    "ftin": ("foot", "feet"), "lboz": ("pound", "pounds"), "stlb": ("stone", "stone"), "USgal/min":
+    ("US gallon per minute", "US gallons per minute"), "lb/sqin": ("pound per square inch", "pounds per square inch"),
+    "rpm": ("revolution per minute", "revolutions per minute"), "year": ("year", "years"), "month": ("month", "months"),
+    "week": ("week", "weeks"), "day": ("day", "days"), "h": ("hour", "hours"), "min": ("minute", "minutes"), "s":
+    ("second", "seconds"), "mpg-US": ("mile per US gallon", "miles per US gallon"), "mpgimp":
+    ("mile per imperial gallon", "miles per imperial gallon"), "L/100 km": ("litre per 100 kilometres",
+    "litres per 100 kilometres"), "l/100 km": ("litre per 100 kilometres", "litres per 100 kilometres"), "m/s2":
+    ("metre per second squared", "metres per second squared"), "V": ("volt", "volts"), "Hz": ("hertz", "hertz"),
+    "kgf": ("kilogram-force", "kilograms-force"), "floz": ("fluid ounce", "fluid ounces"),
     "/ha": ("per hectare", "per hectare"), "/acre": ("per acre", "per acre"),
 }  # fmt: skip
+_WRITTEN_OUT = {name: names for names in _NAMES.values() for name in names}
 # What stands before a code: e6acre are millions of acres; before some that are not metric, Toilbbl, it is a letter.
 _MULTIPLES = {
     "e3": "thousand", "e6": "million", "e9": "billion", "e12": "trillion", "k": "thousand", "M": "million",
     "G": "billion", "T": "trillion",
 }  # fmt: skip
 _MULTIPLE = re.compile(r"e3|e6|e9|e12|[kMGT](?=oilbbl|bbl|cuft|ft3|cuyd|USgal|impgal|carat)")
+_MULTIPLE_NAME = re.compile("thousand|million|billion|trillion")  # "1 million acres"
+_SYMBOLS = re.compile(r"[A-Za-zµμ°]+\d?(?:[/.·][A-Za-z]+\d?)+")
 _TOGETHER = {("ft", "in"), ("foot", "in"), ("lb", "oz"), ("st", "lb"), ("mi", "ft"), ("yd", "ft")}
 
 
 def quantity(arguments: Sequence[str], *, adjective: bool, american: bool = False, inserted: str = "") -> str:
     """The quantity that is converted, with its unit in words; the conversion itself is left out.
+
+    `HOLE` where the number or the unit is not known.
 
     Args:
         arguments: the template's arguments without a name: number, unit, and what follows; a range has a word or sign
@@ -104,11 +120,13 @@ def quantity(arguments: Sequence[str], *, adjective: bool, american: bool = Fals
     """
     parts = [part.strip() for part in arguments]
     if not parts or not _NUMBER.fullmatch(parts[0]):
-        return parts[0] if parts else ""
+        return HOLE
     words, last, rest = _numbers(parts)
-    if not rest:
-        return words
+    if not rest or not _names_of(rest[0]):
+        return HOLE
     unit = rest[0]
+    if adjective:
+        words = words.replace(" to ", "-to-").replace(" by ", "-by-")
     shown = _with_unit(words, unit, last, adjective)
     if len(rest) > 2 and (unit, rest[2]) in _TOGETHER and _NUMBER.fullmatch(rest[1]):
         shown = f"{shown}{'-' if adjective else ' '}{_with_unit(rest[1], rest[2], rest[1], adjective)}"
@@ -127,22 +145,23 @@ def _numbers(parts: list[str]) -> tuple[str, str, list[str]]:
 
 
 def _with_unit(words: str, code: str, last: str, adjective: bool) -> str:
-    singular, plural = _unit_names(code)
+    singular, plural = _names_of(code) or (code, code)
     if adjective and singular[0].isalpha():
         return f"{words}-{singular.replace(' ', '-')}"
-    is_one = words == last and _ONE_AT_MOST.fullmatch(last) and code in _NAMES  # but "1 million acres"
+    is_one = words == last and _ONE_AT_MOST.fullmatch(last) and not _MULTIPLE_NAME.match(singular)
     return f"{words} {singular if is_one else plural}"
 
 
-def _unit_names(code: str) -> tuple[str, str]:
-    """Singular and plural name of a unit; its code twice when it is in no table."""
-    if code in _NAMES:
-        return _NAMES[code]
+def _names_of(code: str) -> tuple[str, str] | None:
+    """Singular and plural name of a unit, its code twice if that is of symbols such as `km3/s`, None otherwise."""
+    british = code.replace("meter", "metre").replace("liter", "litre").replace("US gal", "USgal")
+    if names := _NAMES.get(code) or _NAMES.get(british) or _WRITTEN_OUT.get(british):
+        return names
     multiple = _MULTIPLE.match(code)
-    if multiple is None or code[multiple.end() :] not in _NAMES:
-        return code, code
-    singular, plural = _NAMES[code[multiple.end() :]]
-    return f"{_MULTIPLES[multiple[0]]} {singular}", f"{_MULTIPLES[multiple[0]]} {plural}"
+    if multiple is not None and code[multiple.end() :] in _NAMES:
+        singular, plural = _NAMES[code[multiple.end() :]]
+        return f"{_MULTIPLES[multiple[0]]} {singular}", f"{_MULTIPLES[multiple[0]]} {plural}"
+    return (code, code) if _SYMBOLS.fullmatch(code) else None
 
 
 def _grouped(number: str) -> str:

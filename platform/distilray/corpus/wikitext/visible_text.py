@@ -30,7 +30,11 @@ _MARKUP = re.compile(
 _ARGUMENT_SIGN = re.compile(r"\||=|\{\{|\[\[|\n[ \t:]*\{\|")
 _NAME = re.compile(r"[^|{}\[\]<]*")
 _ADDRESS = re.compile(r"[^\s\[\]<>\"]*\s*")
-_TABLE_END_TEMPLATE = re.compile(r"\{\{[\w -]{0,40}\bend\}\}|\n=|\n[ \t:]*\{\|", re.IGNORECASE)
+_TABLE_END_TEMPLATE = re.compile(
+    r"\{\{(?:[\w -]{0,40}\bend|end [\w -]{1,20}|[\w -]{0,40}(?:bottom|btm)|tableend)[ ]{0,5}(?:\|[^{}]{0,300})?\}\}"
+    r"|\n=|\n[ \t:]*\{\|",
+    re.IGNORECASE,
+)
 _TABLE_END = re.compile(r"\n[ \t]*\n(?!\s*[|!])|\n(?==)")
 
 _HIDING_STYLE = re.compile(r"display\s*:\s*none")
@@ -121,13 +125,18 @@ class _Page:
             begin, _, stop = self._split(start + 3 + len(function), inner_end)[0]
             return transform(self.words(begin, stop, depth + 1).strip()) or GAP
         if rule is None:
-            if begins_line and "\n" in self.text[start:inner_end]:
+            if begins_line and "\n" in self.text[start:inner_end] and not self._goes_on(inner_end + 2):
                 return ""  # a block of its own, such as an info box
             return unknown_template(name)
         words = rule(self._arguments(name_end + 1, inner_end, depth))
         if rule is fraction and self.text[start - 1].isdigit():
             words = f" {words}"
         return words or GAP
+
+    def _goes_on(self, at: int) -> bool:
+        """Whether a sentence goes on here, so that what is before was part of it."""
+        following = self.text[at : at + 3].lstrip(" ")[:1]
+        return following.islower() or following in (",", ";", ")")
 
     def _name(self, at: int, end: int) -> int:
         """The end of the name of a template or page."""
@@ -173,7 +182,7 @@ class _Page:
             return words or GAP, token.end()
         inner_end, behind = self._closings.get(start, (end, end + 1))
         if behind > end:
-            return token[0], token.end()
+            return "[", start + 1
         if token[0] == "[":
             address = _ADDRESS.match(self.text, start + 1, inner_end)
             assert address is not None, "the pattern matches the empty text"

@@ -9,16 +9,19 @@ _SHORT_BLOCK = 20  # a heading such as `CHAPTER`, which may have its number belo
 _PROSE_LINE = 50  # lines of verse are shorter
 _LONG_BLOCK = 60
 
-_PAGE = r"(?:pages?|pg\.?|p\.|seite|s\.)"
+_PAGE = r"(?:pages?|pg\.?|p\.|seite|s\.|p[aá]g(?:ina)?\.?)"
 # What an editor put into the text; captions may hold one bracket more.
 _BRACKETED = (
-    r"\[(?:illustrations?|frontispiece|sidenote|footnotes?|decoration|music|map|plate)\b"
+    r"\[(?:illustrations?|frontispiece|sidenote|footnotes?|decoration|music|map|plate|blank page|abbildung(?:en)?"
+    r"|fu(?:ß|ss)noten?|notes?(?= \d{1,4}:))\b"
     r"(?:[^\[\]]|\[[^\[\]]{0,200}\]){0,4000}\]"
-    rf"|[\[{{]{_PAGE}[ _]?\w{{1,5}}[\]}}]|\{{\d{{1,4}}\}}|\[\d{{1,4}}\]"
+    rf"|[\[{{](?:{_PAGE}[ _:]{{0,2}}\w{{1,5}}|p\d{{1,4}})(?:[-–]\w{{1,5}})? ?[\]}}]"
+    rf"|\{{\d{{1,4}}[a-z]?\}}|\[\d{{1,4}}\]"
 )
 # A page number on a line of its own. Four digits alone may be a year, capital letters a chapter.
 _LONE = (
-    rf"{_PAGE} ?\d{{1,4}}|\d{{1,3}}|[-–—~*=|<(]+ ?(?:{_PAGE} ?)?(?:\d{{1,4}}|[ivxl]{{1,7}}) ?[-–—~*=|>)]+"
+    rf"{_PAGE} ?\d{{1,4}}(?: (?:of|von|sur|de) \d{{1,4}})?"
+    rf"|\d{{1,3}}|[-–—~*=|<(]+ ?(?:{_PAGE} ?)?(?:\d{{1,4}}|[ivxl]{{1,7}}) ?[-–—~*=|>)]+"
     r"|\[[ivxl]{1,7}\]"
     r"|(?-i:(?=[ivxl]{2})(?:xc|xl|l?x{0,3})(?:ix|iv|v?i{0,3}))"
 )

@@ -19,15 +19,18 @@ def _pattern(source: str) -> re.Pattern[str]:
 
 
 _CREDITS = _pattern(
-    r"[\W_]*(?:(?:this )?(?:e-?(?:text|book)|file|book)s? (?:was |were )?)?"
-    r"(?:produced|prepared|transcribed|scanned|created|typed|proofread|digiti[sz]ed) (?:and \w+ )?(?:by|from)\b"
+    r"[\W_]*(?:(?:this )?(?:e-?(?:text|book)|file|book)s? (?:was |were )?|html version )?"
+    r"(?:(?:produced|prepared|transcribed|scanned|created|typed|proofread|digiti[sz]ed) (?:and \w+ )?(?:by|from)\b"
+    r"|credits:)"
 )
-_OF = r"(?:by|from|on|zur|zu|der|des|von|du|de|sur|del|della|do|da|van)(?: (?:the|der|la|de))?"
+_OF = r"(?:by|from|on|zur|zu|der|des|von|du|de|sur|del|della|di|do|da|van)(?: (?:the|der|la|de))?"
 _NOTE = (
     r"(?:(?:transcribers?['’]?s?['’]?|transcription)(?: \w+)? notes?\b"
     rf"|(?:notes?|anmerkung(?:en)?|hinweise?|bemerkung(?:en)?|remarques?|notas?|opmerking(?:en)?) {_OF} "
     r"(?:trans[ck]r|trascr)\w+(?=\s*(?:[.:;\]—–-]|$))"
-    r"|notes? au lecteur de ce fichier|cette version [ée]lectronique reproduit)"
+    r"|proofreaders?['’]?s?['’]? notes?\b|opmerkingen? van de bewerker"
+    r"|the (?:book )?cover (?:image )?(?:for this \w+ )?was (?:created|made|produced|modified) by the transcriber"
+    r"|notes? au lecteur de ce fichier(?: \w+)?|cette version [ée]lectronique reproduit)"
 )
 _NOTE_BEGIN = _pattern(rf"[\W_]*{_NOTE}")
 _NOTE_HEADING = _pattern(rf"[\W_]*{_NOTE}[\W_]*")
@@ -44,7 +47,11 @@ _SHOP = _pattern(
     r"[\s*_#~=-]*(?:"
     r"(?:an? |the |first )?smashwords (?:e-?book )?edition\b(?=\W*(?:$|licen|copyright|published|by\b|\d))"
     r"|(?:smashwords )?licen[sc]e (?:notes?|statement)\b(?=\W*$|:)|smashwords licen[sc]e\b"
-    r"|(?:published|distributed) [^\n.!?]{0,80}\bsmashwords\b(?:\.com)?(?: by [^\n,;!?]{1,40})?\W*$"
+    r"|(?:published|distributed) [^\n!?]{0,80}\bsmashwords\b(?:\.com|,? inc\.?)?(?: by [^\n,;!?]{1,40})?\W*$"
+    r"|[^\n\"“]{0,200}\b(?:(?:at|on) smashwords(?:\.com)?|smashwords (?:e-?book )?edition)\W*$"
+    r"|(?:discover|find) other titles by [^\n]{1,60}$"
+    r"|your support and respect for the property of th(?:is|e) author|the author retains the copyright"
+    r"|this (?:book |novel |story )?is a work of fiction\W{0,3} ?(?:names|any|all|$)"
     rf"|(?:the (?:material|contents?) (?:in|of) )?(?:this|the) {_BOOK} is (?:being )?licen[sc]ed (?:for|to) you"
     rf"|(?:this|the) {_BOOK} (?:may|can) not be (?:re-?sold|sold|given away|redistributed|reproduced|copied)"
     rf"|thank you for (?:downloading|purchasing|buying) (?:this|my) {_BOOK}"

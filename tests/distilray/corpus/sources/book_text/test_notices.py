@@ -84,6 +84,10 @@ def test_credits_go_only_from_a_file_that_has_them(credit: str) -> None:
         "Your friends got this copy, but it may not be re-sold and they were told so.",
         "Discover other titles by Jane Doe at Smashwords.com:\nhttps://www.smashwords.com/profile/view/janedoe",
         "Smashwords: https://www.smashwords.com/profile/view/janedoe",
+        "Published by J. K. Doe at Smashwords",
+        "Other books by Jane Doe at Smashwords:",
+        "Discover other titles by Jane Doe",
+        "This is a work of fiction. Names and places are not real.",
     ],
 )
 @pytest.mark.parametrize("form", ["{notice}\n\n{body}", "{body}\n\n###\n\n{notice}\n"])
