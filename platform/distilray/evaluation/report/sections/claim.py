@@ -189,7 +189,7 @@ def _spread(scores: Values | None, task: TaskName, median: str) -> str:
 
 
 def _hundredfold(score: float) -> str:
-    return f"{100 * score:.1f}"
+    return f"{round(100 * score, 6):.1f}"  # a mean such as 82.75 is not that in binary
 
 
 def _ratio(ours: float, theirs: float) -> str:
