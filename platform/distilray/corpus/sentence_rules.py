@@ -67,7 +67,7 @@ class SentenceRules:
         yield sentence[start:]
 
     def is_abbreviated(self, sentence: str, following: str) -> bool:
-        """Whether the full stop at the end of `sentence` belongs to its last word, and `following` continues it."""
+        """Return whether the full stop of `sentence` belongs to its last word, and `following` continues it."""
         start = sentence.rfind(" ") + 1
         last = sentence[start:]
         if not last[:-1].isalpha():

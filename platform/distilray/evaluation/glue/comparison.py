@@ -69,7 +69,7 @@ class TaskScore:
 
     @property
     def is_above_chance(self) -> bool:
-        """Whether it is at least three standard errors above the majority baseline."""
+        """True if the score is at least three standard errors above the majority baseline."""
         return is_above_chance(self.score, self.majority, self.error)
 
 
@@ -115,7 +115,7 @@ class Comparison:
 
     @property
     def summary(self) -> str:
-        """What the student keeps on the mean, and on which tasks, as the predicate of a sentence."""
+        """Shares of the mean that the student keeps, and the tasks, as the predicate of a sentence."""
         reasons: dict[str, list[str]] = {}
         for task, reason in self.left_out.items():
             reasons.setdefault(reason, []).append(task)

@@ -1,4 +1,4 @@
-"""What a student keeps of its teacher: raw, above chance, with intervals, and on which tasks."""
+"""The share of its teacher's score that a student keeps: raw, above chance, with intervals, and on which tasks."""
 
 import json
 import math
