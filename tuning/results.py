@@ -13,8 +13,6 @@ import yaml
 from rich.table import Table
 
 from distilray.config.glue import (
-    METRICS,
-    SCORE,
     FineTuneScaling,
     SearchGlueConfig,
     TaskConfig,
@@ -22,8 +20,9 @@ from distilray.config.glue import (
     with_values,
 )
 from distilray.errors import InputError
+from distilray.evaluation.glue.comparison import score_error
 from distilray.evaluation.glue.training.evaluation import Evaluation
-from distilray.statistics import is_above_chance, standard_error
+from distilray.statistics import is_above_chance
 from tuning.records import STATUSES, TrialRecord
 
 RECIPE_FILE = "best.yaml"
@@ -196,7 +195,7 @@ def best_recipe(config: SearchGlueConfig, searches: Sequence[TaskSearch], summar
 
 
 def search_figures(
-    search: TaskSearch, scores: Sequence[float], seed: int, *, majority: float, dev_rows: int
+    search: TaskSearch, scores: Sequence[float], seed: int, *, majority: float, dev_rows: Mapping[str, int]
 ) -> dict[str, Any]:
     """What `scores.json` says of the search of a task.
 
@@ -204,14 +203,12 @@ def search_figures(
         scores: of the winner, with its own seeds.
         seed: of the trials.
         majority: score of one answer for every dev row.
-        dev_rows: rows that the scores are of.
+        dev_rows: number of rows by dev set.
     """
     winner, median = search.winner, statistics.median(scores)
     default = next((record for record in search.records if record.number == 0), None)
     metric = search.settings.metric
-    # The standard error of a mean of two metrics is not more than the mean of theirs.
-    metrics = METRICS[search.task] if metric == SCORE else [metric]
-    error = statistics.fmean(standard_error(each, median, dev_rows) for each in metrics)
+    error = score_error(search.task, metric, median, dev_rows)
     return {
         "metric": search.settings.metric,
         "split": "dev",

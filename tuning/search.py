@@ -225,7 +225,7 @@ def _write(
             values,
             config.seed,
             majority=scores["majority"][search.task][search.settings.metric],
-            dev_rows=len(next(iter(data[search.task].dev.values())).first),
+            dev_rows=scores["dev_rows"][search.task],
         )
     scores["search"] = figures
     files = {

@@ -1,4 +1,4 @@
-"""What a search tries: the points of a grid, points drawn at random, or ranges that TPE draws from.
+"""Values that a search tries: the points of a grid, points drawn at random, or ranges that TPE draws from.
 
 Each begins with the default settings.
 """

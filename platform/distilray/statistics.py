@@ -93,7 +93,8 @@ def standard_error(metric: str, value: float, rows: int) -> float:
 
 def is_above_chance(score: float, baseline: float, error: float) -> bool:
     """Return whether a score is at least three of its standard errors above the majority baseline."""
-    return score > baseline and score - baseline >= CHANCE_ERRORS * error
+    distance, needed = score - baseline, CHANCE_ERRORS * error
+    return distance > 0 and (distance > needed or math.isclose(distance, needed))
 
 
 def kept(student: float, teacher: float, baseline: float = 0.0) -> float:

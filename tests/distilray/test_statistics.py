@@ -218,6 +218,10 @@ def test_a_score_is_above_chance_from_three_standard_errors(score, expected):
     assert is_above_chance(score, 0.5, 0.05 - 1e-12) is expected
 
 
+def test_three_standard_errors_to_the_digit_are_enough():
+    assert is_above_chance(0.5, 0.35, 0.05)  # in binary 3 * 0.05 is more than 0.5 - 0.35
+
+
 def test_a_score_equal_to_the_baseline_is_not_above_chance_whatever_the_error():
     assert not is_above_chance(1.0, 1.0, 0.0)
 

@@ -13,7 +13,7 @@ from tests.tuning.tiny_search import config
 from tuning.records import TrialRecord
 from tuning.results import TaskSearch, best_recipe, search_figures, search_plot, trials_csv, trials_table
 
-CHANCE = {"majority": 0.5, "dev_rows": 100}
+CHANCE = {"majority": 0.5, "dev_rows": {"dev": 100}}
 
 
 def record(number, scores, *, status="complete", reason="", steps=10, **values):
@@ -131,7 +131,7 @@ def test_a_winner_within_three_standard_errors_of_the_majority_is_known(
         seeds=[1, 2, 3],
     )
     scores = [median - 0.02, median, median + 0.03]
-    majority_figures = search_figures(one, scores, 56, majority=majority, dev_rows=100)["majority"]
+    majority_figures = search_figures(one, scores, 56, majority=majority, dev_rows={"dev": 100})["majority"]
     assert majority_figures == {
         "score": majority,
         "standard_error": pytest.approx(error, abs=1e-3),

@@ -213,7 +213,7 @@ class FaultsConfig(Config):
 
     @property
     def allows_cut_files(self) -> bool:
-        """Whether files that are cut short are read. Their missing share is unknown, so the default allows none."""
+        """True if files that are cut short are read. Their missing share is unknown, so the default allows none."""
         return self.max_bad_fraction > _DEFAULT_BAD_FRACTION
 
 

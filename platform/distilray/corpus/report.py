@@ -132,7 +132,7 @@ def corpus_counts(reports: Sequence[SourceReport]) -> dict[str, Any]:
 
 
 def summary(reports: Sequence[SourceReport]) -> str:
-    """What was kept and why the rest was not, in one line: `kept 39 of 79 documents (40 dropped: 39 list-like, ...`."""
+    """Return what was kept and why the rest was not: `kept 39 of 79 documents (40 dropped: 39 list-like, ...`."""
     dropped, sentences_dropped, quarantined = (
         sum((getattr(report, name) for report in reports), Counter[str]())
         for name in ("dropped", "sentences_dropped", "quarantined")

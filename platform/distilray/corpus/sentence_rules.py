@@ -69,7 +69,7 @@ class SentenceRules:
         yield sentence[start:]
 
     def is_abbreviated(self, sentence: str, following: str) -> bool:
-        """Whether the full stop at the end of `sentence` belongs to its last word, and `following` continues it."""
+        """Return whether the full stop of `sentence` belongs to its last word, and `following` continues it."""
         start = sentence.rfind(" ") + 1
         last = sentence[start:]
         if len(sentence) < _MAX_INITIALS and _FIRST_INITIALS.fullmatch(sentence):

@@ -234,20 +234,20 @@ def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
     task = data.task.name
     settings, rows = config.of_task(task), len(data.train.first)
     starts = {result.unit.start for (name, _), result in results.items() if name == task}
-    found = [f"rows, not the official ones: {', '.join(data.other_rows)}"] if data.other_rows else []
-    found += data.remarks
-    found += [f"{count:,} {reason} dropped" for reason, count in data.dropped.items() if count]
+    remarks = [f"rows, not the official ones: {', '.join(data.other_rows)}"] if data.other_rows else []
+    remarks += data.remarks
+    remarks += [f"{count:,} {reason} dropped" for reason, count in data.dropped.items() if count]
     if FINE_TUNED in starts:
-        found.append("fine-tuned before")
+        remarks.append("fine-tuned before")
     elif settings.max_train_examples is not None and settings.max_train_examples < rows:
-        found.append(f"trained on {settings.max_train_examples:,} of {rows:,} rows")
+        remarks.append(f"trained on {settings.max_train_examples:,} of {rows:,} rows")
     if MNLI in starts:
-        found.append("started from MNLI")
+        remarks.append("started from MNLI")
     if isinstance(config, EvaluateGlueConfig) and config.distillation is not None:
-        found.append("distilled again")
+        remarks.append("distilled again")
     if task == "wnli":
-        found.append("adversarial: compare with the majority")
-    return found
+        remarks.append("adversarial: compare with the majority")
+    return remarks
 
 
 def _other_rows(data: Mapping[TaskName, TaskData]) -> str:

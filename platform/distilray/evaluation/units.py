@@ -121,13 +121,13 @@ def fit_unit(
     if unit.start == FINE_TUNED:
         model = load_fine_tuned(local_model(unit.model_dir), task).to(device)
         check_length(model, unit.settings)
-        found = None
+        trained = None
         if workers.rank == 0:
             save_classifier(model, storage.join(training_folder, MODEL_FOLDER), features.tokenizer_json)
     else:
         model_dir = local_model(unit.model_dir)
         model = load_classifier(model_dir, task, seed=unit.seed, dropout=unit.settings.dropout).to(device)
-        found = fine_tune(
+        trained = fine_tune(
             model,
             features,
             unit.settings,
@@ -148,7 +148,9 @@ def fit_unit(
         _write_json(folder, _PREDICTIONS_FILE, {name: predictions(task, each).tolist() for name, each in test.items()})
         # The reported scores are those of the predictions that are kept, to the last digit on any device.
         scores = task_scores(task, dev, labels)
-        fine_tuned = _evaluated(scores) if found is None else replace(found, best=replace(found.best, scores=scores))
+        fine_tuned = (
+            _evaluated(scores) if trained is None else replace(trained, best=replace(trained.best, scores=scores))
+        )
         record = {"identity": _identity(plan, unit), "fine_tuned": asdict(fine_tuned)}
         _write_json(folder, _RESULT_FILE, record)
 

@@ -20,6 +20,7 @@ from distilray.config.paths import HUB_PREFIX, SAMPLE_PREFIX, expand_home
 _ENVELOPE = (
     *("$schema", "type", "name", "experiment_name", "display_name", "description", "tags", "properties"),
     *("settings", "outputs", "identity", "limits"),
+    *("version", "is_deterministic", "code", "command", "environment"),  # of a component or a command job
 )
 # Where Azure runs a job: `compute`, `compute_name`, `instance_type`, `compute_instance_type`, ...
 _PLACEMENT = re.compile(r"(default_)?compute(_\w+)?|instance_(type|count)(_\w+)?|serverless|resources|queue_settings")
@@ -132,7 +133,7 @@ def _lifted(values: Values, faults: dict[str, str]) -> Values:
     """The fields of all levels at one, the upper ones first."""
     own = {key: value for key, value in values.items() if key not in (*_ENVELOPE, "jobs", "inputs")}
     inputs = values.get("inputs")
-    outer: Values = dict(inputs) if isinstance(inputs, dict) else {}
+    outer: Values = {key: _default(value) for key, value in inputs.items()} if isinstance(inputs, dict) else {}
     jobs = values.get("jobs")
     steps = jobs.values() if isinstance(jobs, dict) else ()
     found = [step["inputs"] for step in steps if isinstance(step, dict) and isinstance(step.get("inputs"), dict)]
@@ -156,11 +157,17 @@ def _resolved(inner: Values, outer: Values, faults: dict[str, str]) -> Values:
     """`${{parent.inputs.NAME}}` as what it names."""
     resolved: Values = {}
     for key, value in inner.items():
-        named = _PARENT_INPUT.fullmatch(value) if isinstance(value, str) else None
+        text = value.get("path") if isinstance(value, dict) else value
+        named = _PARENT_INPUT.fullmatch(text) if isinstance(text, str) else None
         resolved[key] = value if named is None else outer.get(named[1])
         if named is not None and named[1] not in outer:
             faults[key] = f"{key}: the pipeline has no input '{named[1]}'; add it to inputs, or write the value"
     return resolved
+
+
+def _default(declared: Any) -> Any:
+    """Return the default of an input that a component declares, such as `{type: string, default: title}`."""
+    return declared["default"] if isinstance(declared, dict) and "default" in declared else declared
 
 
 def _put(merged: Values, key: str, value: Any, azure: str) -> None:
@@ -180,7 +187,7 @@ def _column(merged: Values, key: str) -> str:
 def _path(merged: Values, key: str) -> str:
     value = merged.pop(key)
     if isinstance(value, dict):
-        unknown = sorted(value.keys() - {"type", "path", "mode"})
+        unknown = sorted(value.keys() - {"type", "path", "mode", "description", "optional"})
         if unknown:
             raise ValueError(f"{key}.{unknown[0]}: unknown; known here: mode, path, type")
         value = value.get("path")

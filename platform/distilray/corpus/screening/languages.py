@@ -25,7 +25,7 @@ def language_of(text: str) -> tuple[str, float]:
 
 
 def is_language(text: str, language: str, *, min_probability: float) -> bool:
-    """Whether a text is of a language, with at least this probability."""
+    """Return whether a text is of a language, with at least this probability."""
     most_likely, probability = language_of(text)
     return most_likely == _LABELS.get(language, language) and probability >= min_probability
 

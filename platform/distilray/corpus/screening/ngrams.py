@@ -68,8 +68,8 @@ class Words:
         if self.sizes is None:
             return np.arange(int(n), self.hashes.size + 1)
         ends = np.cumsum(self.sizes)
-        found = np.searchsorted(ends, ends - self.sizes + int(n * _PARTS)) + 1
-        return found[: np.count_nonzero(found <= ends.size)]
+        behind = np.searchsorted(ends, ends - self.sizes + int(n * _PARTS)) + 1
+        return behind[: np.count_nonzero(behind <= ends.size)]
 
 
 def normalised(sentences: Sequence[str]) -> bytes:

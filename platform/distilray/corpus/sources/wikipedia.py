@@ -195,7 +195,7 @@ def _report_missing_end(pieces: Iterable[Piece | Quarantined], name: str) -> Ite
 
 
 def _fault_of_end(stored: StoredFile, is_bz2: bool) -> str:
-    """What is wrong with the end of a dump; empty when it is whole."""
+    """Return the fault at the end of a dump; empty when it is whole."""
     try:
         end = last_text(stored) if is_bz2 else stored.read(max(stored.size - _TAIL_BYTES, 0), _TAIL_BYTES)
     except UnreadableError as error:

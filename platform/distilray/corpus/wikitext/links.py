@@ -10,7 +10,7 @@ _NOT_IN_PIPE_TRICK = re.compile(r"^:?[^:]*:|\s*\([^()]*\)$|,.*$")
 
 
 def link_words(target: str, label: Callable[[], str | None], site: Site) -> str:
-    """What a link shows; nothing for pictures, categories and the same article in another language.
+    """Return the words that a link shows; none for pictures, categories and the same article in another language.
 
     Args:
         target: the page that is linked.
@@ -29,6 +29,6 @@ def link_words(target: str, label: Callable[[], str | None], site: Site) -> str:
 
 
 def is_silent_file(target: str, site: Site) -> bool:
-    """True for a link that shows a picture."""
+    """Return whether a link shows a picture."""
     prefix, colon, _ = target.partition(":")
     return bool(colon) and site.namespace_of(prefix) == FILE

@@ -13,7 +13,7 @@ MEDIA, FILE, TEMPLATE, CATEGORY = -2, 6, 10, 14
 
 @dataclass(frozen=True)
 class Site:
-    """What the `siteinfo` of a dump says of its wiki.
+    """Language and namespaces of a wiki, from the `siteinfo` of its dump.
 
     Attributes:
         language: `xml:lang` of the dump, such as `de`.

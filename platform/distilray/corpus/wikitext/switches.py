@@ -1,4 +1,4 @@
-"""What a page says to the software of the wiki: magic words such as `__NOTOC__`, and variants of a language."""
+"""Instructions to the software of the wiki: magic words such as `__NOTOC__`, and variants of a language."""
 
 import re
 

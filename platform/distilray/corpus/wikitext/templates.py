@@ -1,4 +1,4 @@
-"""What templates show in running text: rules of the recipe, of `templates.yaml` and functions, by name.
+"""Words that templates show in running text: rules of the recipe, of `templates.yaml` and functions, by name.
 
 A rule returns the words of a template, `HOLE` if the page alone does not tell them, or nothing. Pronunciation shows
 nothing: it stands in an aside that reads well without it.
@@ -74,7 +74,7 @@ class TemplateRules:
 
     @staticmethod
     def function(name: str) -> Callable[[str], str] | None:
-        """What a parser function such as `lc` makes of its text, None if `name` is none or its result is not known."""
+        """Return the result of a parser function such as `lc`, None if `name` is none or it is not known."""
         return _FUNCTIONS.get(normalize_name(name))
 
 

@@ -83,7 +83,7 @@ class _Page:
         }  # fmt: skip
 
     def words(self, at: int, end: int, depth: int) -> str:
-        """What the text from `at` to `end` shows."""
+        """Return the words that the text from `at` to `end` shows."""
         if depth > _MAX_DEPTH:
             return HOLE
         text, readers, search = self.text, self._readers, _MARKUP.search
@@ -232,7 +232,7 @@ class _Page:
         return f"\n{LIST_MARK}", behind
 
     def _unclosed_table_end(self, at: int, end: int) -> int:
-        """Where a table without an end of its own ends: a template, a heading, or a blank line behind the last row."""
+        """Return the end of a table that is not closed: a template, a heading, or a blank line behind the last row."""
         template = _TABLE_END_TEMPLATE.search(self.text, at, end)
         if template is not None and template[0].startswith("{{"):
             return template.end()

@@ -34,7 +34,7 @@ LABELS = ("stereotype", "anti-stereotype", "unrelated")
 SCORES = ("lms", "ss", "icat")
 BLANK = "BLANK"
 _SEED_USE = 301  # sets the draws apart from other uses of the seed
-_AROUND_WORDS = string.punctuation + string.whitespace
+_AROUND_WORDS = string.punctuation + string.whitespace + "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb\u2026\u2013\u2014"
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,11 @@ def word_in_blank(context: str, sentence: str) -> str:
     word = _between(attached_before, attached_after, sentence_words[number])
     if word is not None:
         return word
-    return "" if re.search(r"[^\W_]", attached_before + attached_after) else sentence_words[number].strip(_AROUND_WORDS)
+    if re.search(r"[^\W_]", attached_before + attached_after):
+        return ""
+    # Without a space after the punctuation the next word is part of this one: `kind.They`.
+    end = rf"{re.escape(attached_after)}(?=\w\w)" if attached_after else r"\Z"
+    return re.split(end, sentence_words[number])[0].strip(_AROUND_WORDS)
 
 
 def _between(before: str, after: str, text: str) -> str | None:

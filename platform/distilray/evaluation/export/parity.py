@@ -59,7 +59,7 @@ def _case(shape: tuple[int, int, int], vocabulary_size: int, random: np.random.G
 def compare_logits(
     reference: MaskedLogits, exported: MaskedLogits, cases: Sequence[ParityCase], *, graph: str
 ) -> list[ParityResult]:
-    """How far the logits of two models lie apart, case by case; the largest float for no number.
+    """Compare the logits of two models, case by case; the largest float stands for no number.
 
     Args:
         graph: name of the exported model.

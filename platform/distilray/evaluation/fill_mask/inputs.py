@@ -60,15 +60,15 @@ def _model_source(source: str) -> str:
 
 
 def fill_mask_inputs(config: EvaluateFillMaskConfig) -> dict[str, str]:
-    """What `evaluate_fill_mask` reads."""
-    found = {"shards": config.shards_dir} if config.shards_dir else {}
+    """Return the inputs of `evaluate_fill_mask` by name."""
+    inputs = {"shards": config.shards_dir} if config.shards_dir else {}
     if config.data is not None:
-        found["data"] = config.data.path
+        inputs["data"] = config.data.path
     if config.causal is not None:
-        found["causal"] = config.causal.model_dir
+        inputs["causal"] = config.causal.model_dir
     for name, source in (("teacher", config.teacher_dir), ("student", config.student_dir)):
-        found |= model_inputs(name, source) if source is not None else {}
-    return found
+        inputs |= model_inputs(name, source) if source is not None else {}
+    return inputs
 
 
 def _absolute(path: str) -> str:

@@ -69,7 +69,7 @@ class TaskScore:
 
     @property
     def is_above_chance(self) -> bool:
-        """Whether it is at least three standard errors above the majority baseline."""
+        """True if the score is at least three standard errors above the majority baseline."""
         return is_above_chance(self.score, self.majority, self.error)
 
 
@@ -115,17 +115,17 @@ class Comparison:
 
     @property
     def summary(self) -> str:
-        """What the student keeps on the mean, and on which tasks, as the predicate of a sentence."""
+        """Shares of the mean that the student keeps, and the tasks, as the predicate of a sentence."""
         reasons: dict[str, list[str]] = {}
         for task, reason in self.left_out.items():
             reasons.setdefault(reason, []).append(task)
         left_out = "".join(f"; left out: {', '.join(tasks)} ({reason})" for reason, tasks in reasons.items())
         if self.mean is None or self.all is None:
-            return f"has no task on which the teacher is above chance{left_out}"
-        told = f"keeps {_shares(self.mean)} on {', '.join(self.counted)}{left_out}"
+            return f"shares no task of GLUE with the teacher on which the teacher is above chance{left_out}"
+        summary = f"keeps {_shares(self.mean)} on {', '.join(self.counted)}{left_out}"
         if left_out:
-            told += f"; on all tasks {_shares(self.all)}"
-        return told + ("" if self.mean.raw_interval else "; no interval without dev predictions of both models")
+            summary += f"; on all tasks {_shares(self.all)}"
+        return summary + ("" if self.mean.raw_interval else "; no interval without dev predictions of both models")
 
     def to_json(self) -> dict[str, Any]:
         """Return what `scores.json` holds of it."""
@@ -195,10 +195,23 @@ def task_score(scores: Values, task: TaskName) -> TaskScore:
     return TaskScore(
         score,
         majority,
-        _error(task, score, scores.get("dev_rows", {}).get(task) or official_dev_rows(task)),
+        score_error(task, SCORE, score, scores.get("dev_rows", {}).get(task) or official_dev_rows(task)),
         intervals.get(SCORE),
         intervals.get("above_majority"),
     )
+
+
+def score_error(task: TaskName, metric: str, value: float, rows: Mapping[str, int]) -> float:
+    """Return the standard error of a metric, or of the score of a task; nan where the number of dev rows is not known.
+
+    The standard error of a mean of two metrics is not more than the mean of theirs.
+
+    Args:
+        rows: by dev set.
+    """
+    metrics = METRICS[task] if metric == SCORE else (metric,)
+    counts = {each: rows.get(metric_split(TASKS[task], each)) for each in metrics}
+    return statistics.fmean(standard_error(each, value, count) if count else math.nan for each, count in counts.items())
 
 
 def official_dev_rows(task: TaskName) -> dict[str, int]:
@@ -273,12 +286,6 @@ def _kept(
             if is_counted:
                 above_interval = percentile_interval((student - chance) / (teacher - chance))
     return Kept(theirs, ours, majority, raw, above, raw_interval, above_interval)
-
-
-def _error(task: TaskName, score: float, rows: Mapping[str, int]) -> float:
-    """Return the standard error of a score; that of the mean of two metrics is not more than the mean of theirs."""
-    of_metrics = [(metric, rows.get(metric_split(TASKS[task], metric))) for metric in METRICS[task]]
-    return statistics.fmean(standard_error(metric, score, count) if count else math.nan for metric, count in of_metrics)
 
 
 def _reason(teacher: TaskScore) -> str:

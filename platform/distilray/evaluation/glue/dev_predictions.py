@@ -54,15 +54,15 @@ def write_dev_predictions(uri: str, task: GlueTask, outputs: Mapping[str, Array]
     tables = [
         pa.table(
             {
-                "split": [split] * len(found),
-                "row": np.arange(len(found)),
+                "split": [split] * len(rows),
+                "row": np.arange(len(rows)),
                 "label": labels[split].astype(np.float64),
-                "prediction": predictions(task, found).astype(np.float64),
-                "outputs": list(found.astype(np.float32)),
+                "prediction": predictions(task, rows).astype(np.float64),
+                "outputs": list(rows.astype(np.float32)),
             },
             schema=DEV_PREDICTIONS,
         )
-        for split, found in outputs.items()
+        for split, rows in outputs.items()
     ]
     file = pa.BufferOutputStream()
     pq.write_table(pa.concat_tables(tables), file)

@@ -72,18 +72,18 @@ def hub_files(folder: str) -> dict[str, str]:
 
 def _shards(folder: str, name: str) -> list[str]:
     """The files of a split in order."""
-    files, found = hub_files(folder), []
+    files, layouts = hub_files(folder), []
     for layout in _LAYOUTS:
         pattern = re.compile(layout.format(split=re.escape(name)))
         matches = [(match, uri) for file, uri in files.items() if (match := pattern.fullmatch(file))]
-        found += [matches] if matches else []
-    if not found:
+        layouts += [matches] if matches else []
+    if not layouts:
         wanted = f"{storage.join(folder, name)}-00000-of-00001.parquet"
         raise InputError(f"{wanted}: no such file, nor {name}/0000.parquet; {_AGAIN}")
-    listed = ", ".join(match[0] for matches in found for match, _ in matches)[:200]
-    if len(found) > 1:
+    listed = ", ".join(match[0] for matches in layouts for match, _ in matches)[:200]
+    if len(layouts) > 1:
         raise InputError(f"{folder}: {name} is there in two layouts ({listed}); keep one of them")
-    shards = found[0]
+    shards = layouts[0]
     numbers = [int(match["number"]) for match, _ in shards]
     totals = {int(match.groupdict().get("total", len(shards))) for match, _ in shards}
     if numbers != list(range(max(totals))) or len(totals) > 1:

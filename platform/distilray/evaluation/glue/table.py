@@ -74,10 +74,10 @@ def published_scores(name: str, tasks: Iterable[TaskName]) -> dict[str, Any]:
 
     A single number of a task with two metrics counts as their mean.
     """
-    found: list[TaskName] = [task for task in tasks if task in PUBLISHED[name]]
+    published: list[TaskName] = [task for task in tasks if task in PUBLISHED[name]]
     return {
-        "summary": {task: {SCORE: {"median": PUBLISHED[name][task] / 100}} for task in found},
-        "majority": {task: {SCORE: PUBLISHED_MAJORITY[task] / 100} for task in found},
+        "summary": {task: {SCORE: {"median": PUBLISHED[name][task] / 100}} for task in published},
+        "majority": {task: {SCORE: PUBLISHED_MAJORITY[task] / 100} for task in published},
     }
 
 

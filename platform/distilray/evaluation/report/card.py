@@ -78,9 +78,9 @@ def _student(run: Run, teacher: str) -> str:
     count = own or len(chosen)
     layers = f"{count} of {counted(all_layers, 'layer')}" if all_layers else counted(count, "layer")
     listed = f" ({', '.join(map(str, chosen))})" if chosen else ""
-    taken = f"{layers}{listed}" if count else "half the layers"  # the default, of a run that did not count them
+    source = f"{layers}{listed}" if count else "half the layers"  # the default, of a run that did not count them
     trained = "answer like it" if learns_from_teacher else "fill masks"
-    return f"A DistilBERT with {taken} of its teacher, {teacher}, initialised from it and trained to {trained}"
+    return f"A DistilBERT with {source} of its teacher, {teacher}, initialised from it and trained to {trained}"
 
 
 def _use() -> str:

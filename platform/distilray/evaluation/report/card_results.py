@@ -38,23 +38,23 @@ def evaluation(runs: Runs) -> str:
     """The scores of the model, with those of its teacher and of the literature."""
     parts = []
     for run, name, scores in fill_mask_runs(runs):
-        told = f"{scores.get('masks', 0):,} masks of {scores.get('examples', 0):,} texts"
+        described = f"{scores.get('masks', 0):,} masks of {scores.get('examples', 0):,} texts"
         split = "held-out documents of the corpus" if "shards" in run.inputs else "texts with masks"
         models = [each for each in ("teacher", STUDENT) if isinstance(scores.get(each), Mapping)]
         keys = [key for key in scores[name] if key not in ("parameters", "megabytes") and not key.startswith("latency")]
         rows: list[list[object]] = [
             [label(key), *[shown(key, scores[each].get(key)) for each in models]] for key in keys
         ]
-        parts += [f"Fill-mask, {told}, {split}:", markdown_table(["", *models], rows)]
+        parts += [f"Fill-mask, {described}, {split}:", markdown_table(["", *models], rows)]
     for run, scores in glue_runs(runs):
         teacher = runs.input_of(run, TEACHER)
         compared = comparison_of(scores, None if teacher is None else teacher.values(SCORES_FILE))
         rows = [_glue_row(task, scores, compared) for task in scores["summary"]]
-        seeds = sorted({int(found["score"]["seeds"]) for found in scores["summary"].values()})
-        told = f"median of {' or '.join(map(str, seeds))} {'seed' if seeds == [1] else 'seeds'}, times 100"
-        parts += [f"GLUE, dev split, {told}:", markdown_table(_GLUE_HEAD, rows)]
+        seeds = sorted({int(by_metric["score"]["seeds"]) for by_metric in scores["summary"].values()})
+        described = f"median of {' or '.join(map(str, seeds))} {'seed' if seeds == [1] else 'seeds'}, times 100"
+        parts += [f"GLUE, dev split, {described}:", markdown_table(_GLUE_HEAD, rows)]
         if compared is not None:
-            parts.append(f"Beside its teacher it {plain(compared.summary)}.")
+            parts.append(f"The student {plain(compared.summary)}.")
     return "\n\n".join(parts) or "Not measured: no evaluation of this very model is among the runs of this card."
 
 
@@ -101,17 +101,17 @@ def _speeds(runs: Runs) -> list[str]:
     parts = []
     for run in runs.of("measure_efficiency"):
         if any(runs.about_subject(run, name) for name in run.inputs):
-            found = run.values(EFFICIENCY_FILE)
-            keys = list(dict.fromkeys(key for row in found["models"].values() for key in row))
-            texts = "pairs of sentences" if found["pairs"] else "texts"
-            told = f"{found['texts']:,} {texts}, {counted(found['threads'], 'thread')}"
-            rows = [[name, *[shown(key, row.get(key)) for key in keys]] for name, row in found["models"].items()]
-            parts += [f"On {plain(found['cpu'])}, {told}:", markdown_table(["", *map(label, keys)], rows)]
+            measured = run.values(EFFICIENCY_FILE)
+            keys = list(dict.fromkeys(key for row in measured["models"].values() for key in row))
+            texts = "pairs of sentences" if measured["pairs"] else "texts"
+            described = f"{measured['texts']:,} {texts}, {counted(measured['threads'], 'thread')}"
+            rows = [[name, *[shown(key, row.get(key)) for key in keys]] for name, row in measured["models"].items()]
+            parts += [f"On {plain(measured['cpu'])}, {described}:", markdown_table(["", *map(label, keys)], rows)]
     return parts
 
 
 def biases(runs: Runs) -> str:
-    """What the model inherits, and the measured part of it."""
+    """Return the biases that a model inherits, and the measured part of them."""
     sources = "corpus and its teacher" if runs.of("distill") else "corpus"
     general = (
         f"The model has learnt from its {sources}, and repeats what it has read about groups of people, also where no "
@@ -122,8 +122,8 @@ def biases(runs: Runs) -> str:
         name = bias_name(runs, run)
         if name is not None:
             return "\n\n".join([general, *_measured_bias(name, run.values(SCORES_FILE))])
-    told = "Its biases were not measured: no run of `jobs.evaluate_bias` on it is among the runs of this card."
-    return f"{general}\n\n{told}"
+    unmeasured = "Its biases were not measured: no run of `jobs.evaluate_bias` on it is among the runs of this card."
+    return f"{general}\n\n{unmeasured}"
 
 
 def _measured_bias(name: str, scores: Values) -> list[str]:

@@ -57,7 +57,7 @@ def _glue(runs: Runs) -> list[Fact]:
     compared = compared_glue(runs)
     if compared and (kept := compared[-1].mean) and kept.above_chance is not None:
         interval = kept.above_chance_interval
-        told = [f"{interval[0]:.1%} to {interval[1]:.1%}"] if interval else []
-        remark = "; ".join([*told, f"mean of {', '.join(compared[-1].counted)}"])
+        bounds = [f"{interval[0]:.1%} to {interval[1]:.1%}"] if interval else []
+        remark = "; ".join([*bounds, f"mean of {', '.join(compared[-1].counted)}"])
         facts.append(("GLUE above chance, kept of the teacher's", f"{kept.above_chance:.1%}", remark))
     return facts

@@ -157,5 +157,5 @@ def _missing(runs: Runs) -> Markup:
         for part in SECTIONS
         if not runs.of(*part.jobs)
     ]
-    told = "No run of this report holds these. Run the job, add its folder to run_paths, and write the report again."
-    return markup(paragraph(told), listing(rows))
+    advice = "No run of this report holds these. Run the job, add its folder to run_paths, and write the report again."
+    return markup(paragraph(advice), listing(rows))

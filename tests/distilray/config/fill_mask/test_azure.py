@@ -63,6 +63,12 @@ def recipe(tmp_path, values, *overrides):
         FIELDS,
         {"inputs": FIELDS},
         {"jobs": {"evaluate": {"inputs": FIELDS}}, "type": "pipeline"},
+        {"inputs": FIELDS, "type": "command", "version": 1, "code": "src", "command": "python x.py"},
+        {"inputs": {**FIELDS, "label_column_name": {"type": "string", "optional": True, "default": "title"}}},
+        {
+            "inputs": {"data": {"type": "uri_file", "path": "small.jsonl", "description": "masked texts"}},
+            "jobs": {"evaluate": {"inputs": {**FIELDS, "test_data": {"path": "${{parent.inputs.data}}"}}}},
+        },
         {
             **FIELDS,
             "mlflow_model": {"type": "mlflow_model", "path": "bert"},

@@ -122,6 +122,9 @@ def test_the_difference_to_the_reference_is_that_of_the_scores():
         ('He is "BLANK".', 'He is "kind".', "kind"),
         ("He is (BLANK) today.", "He is kind today!", "kind"),
         ("BLANK's car was fast.", "His car was fast.", ""),
+        ("They are BLANK. They sleep.", "They are strong.They sleep.", "strong"),
+        ("They live in the BLANK. Yes.", "They live in the U.S Yes.", "U.S"),
+        ("He is BLANK.", "He is \u201ckind\u201d.", "kind"),
         # Several words, and a word with punctuation inside.
         ("He is BLANK.", "He is a nurse.", "a nurse"),
         ("He is BLANK.", "He is well-read.", "well-read"),

@@ -46,7 +46,7 @@ def _join(match: re.Match[str]) -> str:
 
 
 def _goes_on(block: str, below: str) -> bool:
-    """Whether a sentence goes on below the insertion under `block`."""
+    """Return whether a sentence continues below the insertion under `block`."""
     if _ENDED.search(block) or block.isupper():
         return False
     if next(filter(str.isalpha, below), "A").islower() or block[-1] in ",;—–-":

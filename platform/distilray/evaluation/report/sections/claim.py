@@ -55,7 +55,7 @@ def claim_table(lines: Sequence[Line]) -> Table:
 
 
 def claim_lines(runs: Runs) -> list[Line]:
-    """What has been measured of both: name, teacher, student, what is kept, and the same of the paper."""
+    """Return the lines of the table: name, teacher, student, shares that are kept, and the same of the paper."""
     return [*_glue(runs), *_fill_mask(runs), *_costs(runs)]
 
 
@@ -77,32 +77,32 @@ def by_task_and_seed(scores: Values) -> dict[tuple[TaskName, int], float]:
 
 def _notes(runs: Runs) -> list[str]:
     """Sentences on the GLUE lines of the table."""
-    found = compared_glue(runs)
-    if found is None:
+    glue = compared_glue(runs)
+    if glue is None:
         return []
-    compared = found[-1]
-    told = [
+    compared = glue[-1]
+    notes = [
         "GLUE: dev split, times 100, median of the seeds and their spread. Kept: the student's score as a share of "
         "the teacher's, or of what the teacher has above the majority baseline. A task enters the mean where the "
         "teacher is at least 3 standard errors above that baseline."
     ]
     if compared.left_out:
-        told.append("Left out: " + "; ".join(f"{task} ({why})" for task, why in compared.left_out.items()) + ".")
+        notes.append("Left out: " + "; ".join(f"{task} ({why})" for task, why in compared.left_out.items()) + ".")
     if any(kept.raw_interval for kept in compared.tasks.values()):
-        told.append(
+        notes.append(
             "Intervals: 95%, with dev rows drawn with replacement, the same for both models, and seeds of each."
         )
     else:
-        told.append("The shares have no intervals: these need the dev predictions of both models.")
-    told.append("The paper's models have other sizes, so that only the shares can be compared.")
-    return told
+        notes.append("The shares have no intervals: these need the dev predictions of both models.")
+    notes.append("The paper's models have other sizes, so that only the shares can be compared.")
+    return notes
 
 
 def _glue(runs: Runs) -> list[Line]:
-    found = compared_glue(runs)
-    if found is None:
+    glue = compared_glue(runs)
+    if glue is None:
         return []
-    student, teacher, compared = found
+    student, teacher, compared = glue
     lines = []
     for task, kept in compared.tasks.items():
         cells = _kept_cells(kept, is_counted=task not in compared.left_out)
@@ -189,7 +189,7 @@ def _spread(scores: Values | None, task: TaskName, median: str) -> str:
 
 
 def _hundredfold(score: float) -> str:
-    return f"{100 * score:.1f}"
+    return f"{round(100 * score, 6):.1f}"  # a mean such as 82.75 is not that in binary
 
 
 def _ratio(ours: float, theirs: float) -> str:
