@@ -132,7 +132,7 @@ def test_the_report_and_the_card_tell_what_the_runs_hold(line):
     scores = json.loads((runs / "fill_mask/scores.json").read_text())
     measured = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert measured["hit@10"] == scores["student"]["hit@10"]
-    assert "97 documents, 17,989 sentences" in page
+    assert "97 documents, 17,969 sentences" in page
     assert page.count("<svg") == 12
     assert "have read another" not in page
     assert "has read another" not in page
