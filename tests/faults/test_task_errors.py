@@ -26,7 +26,7 @@ from tuning import search
 
 pytestmark = pytest.mark.slow
 
-PROGRESS = re.compile(r"\d/\d+ (?:steps|trials) \(")
+PROGRESS = re.compile(r"\d/[\d,]+ \S+ \(\d+%\)")
 FILTERS = {"min_words": 0, "min_sentences": 0}
 ONE_WORKER = {"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1}
 
