@@ -27,6 +27,11 @@ _ARGUMENT = re.compile(r"\{[^{}|=]+(?:\|[^{}|=]+)*\}")  # of a template, or alte
 _WORDS = ("nothing", "drop sentence")
 
 
+def normalize_name(name: str) -> str:
+    """A name of a namespace, template or language in the form that tables use."""
+    return " ".join(name.replace("_", " ").split()).lower()
+
+
 def _check_template_rule(rule: str) -> str:
     text = _ARGUMENT.sub("", rule)
     if "{" in text or "}" in text:
@@ -61,7 +66,7 @@ class WikipediaSource(Config):
     @field_validator("templates")
     @classmethod
     def _names_differ(cls, rules: Mapping[str, str]) -> Mapping[str, str]:
-        names = [" ".join(name.replace("_", " ").split()).lower() for name in rules]
+        names = map(normalize_name, rules)
         if doubled := [name for name, same in Counter(names).items() if same > 1]:
             raise ValueError(f"{doubled[0]}: two rules for one template; keep one")
         return rules

@@ -5,18 +5,17 @@ from typing import Any
 
 from distilray.config.glue import SCORE, TaskName
 from distilray.evaluation.glue.comparison import (
-    AT_CHANCE,
     Comparison,
     Draws,
     compare,
     own_intervals,
     resample,
     same_rows,
-    task_score,
 )
 from distilray.evaluation.glue.data import TaskData
 from distilray.evaluation.glue.dev_predictions import DevPredictions, read_dev_predictions, read_seeds
 from distilray.evaluation.glue.metrics import majority_answer
+from distilray.evaluation.glue.table import remarks_on
 from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.units import UnitResult
 from distilray.runtime.seeding import generator
@@ -34,8 +33,7 @@ def add_intervals(scores: dict[str, Any], data: Data, results: Results, *, seed:
         draws = _draws(each, [_predictions(results, task)], seed)
         median = scores["summary"][task][SCORE]["median"]
         scores["intervals"][task] = own_intervals(task, median, draws, scores["dev_rows"][task])
-        if not task_score(scores, task).is_above_chance:
-            scores["remarks"][task].append(AT_CHANCE)
+        scores["remarks"][task] = remarks_on(scores, task)
 
 
 def compare_with_teacher(

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from distilray.config.corpus import normalize_name
+
 MEDIA, FILE, TEMPLATE, CATEGORY = -2, 6, 10, 14
 
 
@@ -39,11 +41,6 @@ class Site:
         """The entry of the language in `sites.yaml`; `zh` also serves `zh-hans`."""
         languages: Mapping[str, Any] = SITES["languages"]
         return languages.get(self.language) or languages.get(self.language.partition("-")[0]) or {}
-
-
-def normalize_name(name: str) -> str:
-    """A name of a namespace, template or language in the form that tables use."""
-    return " ".join(name.replace("_", " ").split()).lower()
 
 
 SITES: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_name("sites.yaml").read_text(encoding="utf-8"))

@@ -13,10 +13,11 @@ from typing import Any
 
 import yaml
 
+from distilray.config.corpus import normalize_name
 from distilray.corpus.wikitext.amounts import converted, fraction, height, ordinal, superscript, thousands, value
 from distilray.corpus.wikitext.arguments import HOLE, PARAGRAPH, Arguments, Rule
 from distilray.corpus.wikitext.dates import as_of, date, month_name, span, years_ago
-from distilray.corpus.wikitext.sites import TEMPLATE, Site, normalize_name
+from distilray.corpus.wikitext.sites import TEMPLATE, Site
 
 _FIELD = re.compile(r"\{([^{}]+)\}")
 _FUNCTION_PREFIXES = ("subst:", "safesubst:")

@@ -61,9 +61,7 @@ def example_of(row: int, text: object, answers: object, data: FillMaskDataConfig
     text = _without_special_tokens(text)
     stray = _STRAY.search(text)
     if stray:
-        return BadRow(
-            row, "special_token", f"{stray[0]} inside the text; write one text, or two with [SEP] between them"
-        )
+        return _special_token(row, stray[0])
     fragments = tuple(MASKS.split(text))
     masks = len(fragments) - 1
     if not masks:
@@ -89,7 +87,7 @@ def masked_line(row: int, line: str, *, fraction: float, seed: int) -> Example |
     if MASKS.search(line):
         return BadRow(row, "has_mask", "plain text with a mask in it; give its answers in another format")
     if _STRAY.search(line):
-        return _special_token(row)
+        return _special_token(row, "[CLS] or [PAD]")
     words = [word for word in _WORD.finditer(line) if not word[0].startswith("[")]
     if not words:
         return BadRow(row, "no_word", "no word that could be masked")
@@ -101,10 +99,8 @@ def masked_line(row: int, line: str, *, fraction: float, seed: int) -> Example |
     return Example(row, fragments, tuple(word.group() for word in chosen))
 
 
-def _special_token(row: int) -> BadRow:
-    return BadRow(
-        row, "special_token", "[CLS] or [PAD] inside the text; write one text, or two with [SEP] between them"
-    )
+def _special_token(row: int, token: str) -> BadRow:
+    return BadRow(row, "special_token", f"{token} inside the text; write one text, or two with [SEP] between them")
 
 
 def _without_special_tokens(text: str) -> str:

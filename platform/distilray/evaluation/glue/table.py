@@ -101,6 +101,13 @@ def macro(summary: Mapping[TaskName, Mapping[str, Mapping[str, float]]]) -> tupl
     return (statistics.fmean(medians) if medians else math.nan), len(medians)
 
 
+def remarks_on(scores: Mapping[str, Any], task: TaskName) -> list[str]:
+    """Return the remarks on a task; those of an earlier version are completed with `AT_CHANCE`."""
+    remarks = list(scores.get("remarks", {}).get(task, []))
+    is_said = AT_CHANCE in remarks or task_score(scores, task).is_above_chance
+    return remarks if is_said else [*remarks, AT_CHANCE]
+
+
 def glue_table(scores: Mapping[str, Any], teacher: Mapping[str, Any] | None = None) -> Table:
     """Return the table of a `scores.json`: a line for each metric, in per cent as in the literature.
 
@@ -149,8 +156,7 @@ def _lines(task: TaskName, scores: Mapping[str, Any], compared: Comparison | Non
         lines[-1][_KEPT] = per_cent(kept.raw, kept.raw_interval)
         if task not in compared.left_out:
             lines[-1][_KEPT_ABOVE] = per_cent(kept.above_chance, kept.above_chance_interval)
-    remarks = [*scores["remarks"].get(task, [])]
-    remarks += [AT_CHANCE] if not own.is_above_chance and AT_CHANCE not in remarks else []
+    remarks = remarks_on(scores, task)
     remarks += ["not in the mean, see below"] if compared and task in compared.left_out else []
     lines[0] |= {"task": task, **published, "remarks": ", ".join(remarks)}
     return lines

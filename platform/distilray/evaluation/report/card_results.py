@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from distilray.evaluation.glue.comparison import AT_CHANCE, Comparison, comparison_of, per_cent, task_score
-from distilray.evaluation.glue.table import PUBLISHED
+from distilray.evaluation.glue.comparison import Comparison, comparison_of, per_cent, task_score
+from distilray.evaluation.glue.table import PUBLISHED, remarks_on
 from distilray.evaluation.report.figures import NOTHING, counted, label, shown, size
 from distilray.evaluation.report.model_index import bias_name, fill_mask_runs, glue_runs
 from distilray.evaluation.report.page import filled_columns
@@ -61,8 +61,6 @@ def evaluation(runs: Runs) -> str:
 def _glue_row(task: Any, scores: Values, compared: Comparison | None) -> list[object]:
     own, kept = task_score(scores, task), compared.tasks.get(task) if compared else None
     is_left_out = compared is not None and task in compared.left_out
-    remarks = [*scores.get("remarks", {}).get(task, [])]
-    remarks += [AT_CHANCE] if not own.is_above_chance and AT_CHANCE not in remarks else []
     return [
         task,
         f"{100 * own.score:.1f}",
@@ -72,7 +70,7 @@ def _glue_row(task: Any, scores: Values, compared: Comparison | None) -> list[ob
         per_cent(kept.raw, kept.raw_interval) if kept else NOTHING,
         per_cent(kept.above_chance, kept.above_chance_interval) if kept and not is_left_out else NOTHING,
         *[f"{values[task]:.1f}" if task in values else NOTHING for values in PUBLISHED.values()],
-        ", ".join(remarks) or NOTHING,
+        ", ".join(remarks_on(scores, task)) or NOTHING,
     ]
 
 
