@@ -21,14 +21,13 @@ from distilray.runtime.session import ray_session
 from serve.local.address import claim_port
 from serve.local.haproxy import find_orphans, haproxy_environment
 from tests.distilray.inference.tiny_models import MAX_LENGTH, VOCABULARY, write_tiny_model
-from tests.faults.processes import eventual, eventually, workers_below
+from tests.faults.processes import eventual, eventually
 from tests.serve.server_process import read_until, start_server
 from tests.serve.traffic import TEXT, post, steady_traffic, wait_for_answers
 
 pytestmark = pytest.mark.slow
 CLIENT_TIMEOUT_S = 3
 SHEDDING = {"shed_above": 48, "body_timeout_s": CLIENT_TIMEOUT_S}
-CONTROLLER = b"ray::ServeController"
 LARGE = {"inputs": ["paris is [MASK] of " + "a " * (MAX_LENGTH - 8)] * 32}
 
 
@@ -103,6 +102,12 @@ class Service:
         return self.status.status == "RUNNING" and self.status.deployments["FillMask"].replica_states == {
             "RUNNING": replicas
         }
+
+    def controller(self):
+        """The process of the controller. The call waits while Ray restarts it."""
+        import ray
+
+        return ray.get(self.app.ray_serve.context._get_global_client()._controller.get_pid.remote())
 
     def replicas(self):
         """The processes of the replicas that answer, as the controller sees them."""
@@ -228,11 +233,11 @@ def test_lost_replicas_are_replaced_while_the_third_answers(service, folders):
 
 
 def test_requests_are_answered_while_the_controller_comes_back(service):
-    controller = eventual(lambda: workers_below(CONTROLLER), lambda pids: len(pids) == 1)
+    controller = service.controller()
     with steady_traffic(service.url) as traffic:
         wait_for_answers(traffic, 20)
-        os.kill(controller[0], signal.SIGKILL)
-        eventually(lambda: workers_below(CONTROLLER) not in ([], controller))
+        os.kill(controller, signal.SIGKILL)
+        eventually(lambda: service.controller() != controller)
         wait_for_answers(traffic, 40)
     assert not traffic.failed
     eventually(lambda: service.runs(3))
