@@ -3,7 +3,8 @@
     PYTHONPATH=platform python -m tests.golden.record                  write the files in tests/golden/recorded again
     PYTHONPATH=platform python -m tests.golden.record --runs FOLDER    print the hashes of the runs in a folder
 
-The second form is for runs that take minutes, such as runs/quickstart: print them before a change and after it.
+The second form is for runs that take minutes, such as runs/quickstart: print them before a change and after it, in the
+same folder, since the config.json of a model names the folder that the model was loaded from.
 """
 
 import argparse
@@ -35,14 +36,11 @@ def differences(expected: Any, actual: Any, key: str = "") -> dict[str, tuple[An
 
 
 def run_hashes(run: Path) -> dict[str, Any]:
-    """What the manifest of a run says of its content: hash, counts, and the sha256 of each output."""
+    """What the manifest of a run says of its content: hash, config, counts, and the sha256 of each output."""
     manifest = json.loads((run / "manifest.json").read_text())
-    outputs = {name: entry["sha256"] for name, entry in manifest["content"]["outputs"].items()}
-    return {
-        "content_hash": manifest["content_hash"],
-        "counts": manifest["content"]["counts"],
-        "outputs": outputs,
-    }
+    content = manifest["content"]
+    outputs = {name: entry["sha256"] for name, entry in content["outputs"].items()}
+    return {"content_hash": manifest["content_hash"], **content, "outputs": outputs}
 
 
 def _record(folder: Path) -> None:

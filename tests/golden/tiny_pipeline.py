@@ -5,6 +5,7 @@ they are equal to the last bit from run to run, since each job computes with one
 """
 
 import bz2
+import hashlib
 import importlib
 import json
 from pathlib import Path
@@ -41,6 +42,7 @@ _TRAINING = {
 }
 _STUDENT = {**_TRAINING, "shards_dir": "{folder}/shards", "teacher_dir": "{folder}/teacher"}
 _EVERY_TERM = {"alpha_mse": 0.01, "alpha_hidden": 1.0, "alpha_attention": 1.0, "alpha_values": 1.0}
+_WITHOUT_MODELS = ("corpus", "tokenizer", "shards", "shards-paper")
 # Run folder, job, recipe.
 _STAGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (
@@ -112,7 +114,21 @@ def pipeline_values(folder: Path) -> dict[str, Any]:
             if job == "train_teacher":
                 _write_encoder(folder / "encoder", str(folder / "tokenizer"))
             _run(job, folder / name, json.loads(json.dumps(values).replace("{folder}", str(folder))))
-    return {name: run_hashes(folder / name) for name, _, _ in _STAGES}
+    return {name: _values_of(folder / name) for name, _, _ in _STAGES}
+
+
+def _values_of(run: Path) -> dict[str, Any]:
+    """The content of a run, without what depends on `folder`: models name the folder that they were loaded from."""
+    values, folder = run_hashes(run), str(run.parent)
+    del values["inputs"]
+    if run.name not in _WITHOUT_MODELS:
+        del values["content_hash"]
+        values["counts"].pop("teacher_hash", None)
+    for name in values["outputs"]:
+        if name.endswith("config.json"):
+            text = (run / name).read_text().replace(folder, "FOLDER")
+            values["outputs"][name] = hashlib.sha256(text.encode()).hexdigest()
+    return values
 
 
 def _run(job: str, run: Path, values: dict[str, Any]) -> None:
