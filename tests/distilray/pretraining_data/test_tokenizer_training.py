@@ -179,7 +179,6 @@ TRAIN = """
 import sys
 from distilray.config.pretraining_data import TrainTokenizerConfig
 from distilray.pretraining_data.tokenizer_training import train_tokenizer
-from distilray.runtime import signals
 from distilray.runtime.run_folder import RunFolder
 config = TrainTokenizerConfig(run_dir=sys.argv[1], corpus_dir=sys.argv[2], vocabulary_size=600)
 run = RunFolder("train_tokenizer", config, {})
