@@ -22,6 +22,7 @@ from distilray.pretraining_data import pipeline
 from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
+from distilray.runtime import pieces
 from distilray.runtime.job import Outcome
 from distilray.runtime.run_folder import RunFolder
 from distilray.schemas import DOCUMENTS
@@ -128,7 +129,7 @@ def encode_in_process(config: EncodeCorpusConfig, run: RunFolder) -> Outcome:
         return map(task, items)
 
     with (
-        patch.object(pipeline, "run_tasks", one_by_one),
+        patch.object(pieces, "run_tasks", one_by_one),
         patch.object(pipeline, "ray_session", lambda _: nullcontext()),
         patch.object(pipeline.ray, "put", lambda value: value),
         patch.object(pipeline.ray, "get", lambda value: value),

@@ -127,7 +127,6 @@ from pathlib import Path
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.corpus.documents import Screen, extract_part
 from distilray.corpus.inputs import plan_parts, source_files
-from distilray.corpus.ledger import Ledger
 from distilray.corpus.publication import plan_groups, publish_group
 
 def peak():
@@ -138,9 +137,8 @@ def build(folder, dump):
         {"run_dir": folder, "sources": [{"path": dump}], "part_mb": 1024, "duplicates": {"near": {}}})
     parts = plan_parts(config, source_files(config))
     assert len(parts) == 1
-    Ledger(folder).begin()
-    extract_part(parts[0], config, folder, Screen())
-    groups = plan_groups(Ledger(folder).facts("parts", [0]), file_bytes=64 << 20)
+    facts = vars(extract_part(parts[0], config, folder, Screen()))
+    groups = plan_groups([facts], file_bytes=64 << 20)
     return publish_group(groups[0], folder, file_bytes=64 << 20).documents
 
 build(sys.argv[1], sys.argv[2])

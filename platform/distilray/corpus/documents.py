@@ -17,7 +17,6 @@ from tokenizers import Tokenizer
 from distilray.config.corpus import BuildCorpusConfig, DecontaminationConfig, Source
 from distilray.corpus.cleaning import HOLE, UNKNOWN, count_templates, unknown_names
 from distilray.corpus.inputs import Part
-from distilray.corpus.ledger import Ledger
 from distilray.corpus.screening.contamination import EvaluationNgrams, matches, matching_sentences
 from distilray.corpus.screening.duplicates import band_keys, pack, signatures, text_key
 from distilray.corpus.screening.filters import count_basic_tokens, text_drop_reason
@@ -80,6 +79,16 @@ class PartFacts:
     file_bytes: int = 0
 
 
+def part_file(folder: str, number: int) -> str:
+    """Return the file of the cleaned documents of a part."""
+    return storage.join(folder, "work/parts", f"{number:06d}.parquet")
+
+
+def quarantine_file(folder: str, number: int) -> str:
+    """Return the file of what could not be read of a part, as JSON lines; absent when all was."""
+    return storage.join(folder, "ledger/quarantine", f"{number:06d}.jsonl")
+
+
 def extract_part(
     part: Part,
     config: BuildCorpusConfig,
@@ -88,13 +97,12 @@ def extract_part(
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> PartFacts:
-    """Reads a part, writes its documents and what is in quarantine, then marks it as done."""
-    ledger = Ledger(folder)
+    """Read a part, write its documents and what is in quarantine, and return its counts."""
     # Pages become many small objects without cycles, which the collector would visit again and again.
     gc.set_threshold(20_000, 10, 10)
     work = _Extraction(part, config, screen, clock)
     began = time.process_time()
-    with storage.FileWriter(ledger.part_file(part.number)) as file:
+    with storage.FileWriter(part_file(folder, part.number)) as file:
         with pq.ParquetWriter(file, work.schema, compression="zstd") as writer:
             for batch in work.batches():
                 with work.timed("write"):
@@ -102,11 +110,10 @@ def extract_part(
         work.facts.file_bytes = file.bytes
     if work.quarantine:
         lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in work.quarantine]
-        storage.write_bytes(ledger.quarantine_file(part.number), "".join(lines).encode())
+        storage.write_bytes(quarantine_file(folder, part.number), "".join(lines).encode())
     facts = work.facts
     facts.cpu_seconds = time.process_time() - began
     assert facts.read == facts.documents + sum(facts.dropped.values()), "a document was neither kept nor dropped"
-    ledger.mark("parts", part.number, vars(facts))
     return facts
 
 

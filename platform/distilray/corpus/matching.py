@@ -2,6 +2,7 @@
 holds more than a slice of the keys of the corpus, and nothing is held on one node.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.ledger import Ledger
+from distilray.corpus.documents import part_file
 from distilray.corpus.screening.duplicates import later_equal, later_similar, shared_rows
 from distilray.errors import reading
 from distilray.runtime import storage
@@ -19,6 +20,7 @@ from distilray.runtime.seeding import UInt64Array
 
 # In this order: what one has dropped is no duplicate for the next.
 REASONS = ("duplicate_id", "exact_duplicate", "near_duplicate")
+_DUPLICATES_FOLDER = "work/duplicates"
 _SLICE_DOCUMENTS = 4_000_000  # whose keys one task holds, some 100 MB
 _ORDINAL_SHIFT = 32
 _FOUND = pa.schema([("dropped", pa.uint64()), ("kept", pa.uint64())])
@@ -28,15 +30,16 @@ _FOUND = pa.schema([("dropped", pa.uint64()), ("kept", pa.uint64())])
 class Search:
     """One search: the documents whose `column` falls into a slice of its values."""
 
+    number: int
     reason: str
     column: str
     slice: int
     slices: int
 
-    @property
-    def name(self) -> str:
-        """Of its file."""
-        return f"{REASONS.index(self.reason)}-{self.reason}-{self.column}-{self.slice:04d}"
+    def file(self, folder: str) -> str:
+        """Return the file of the duplicates that it finds."""
+        name = f"{REASONS.index(self.reason)}-{self.reason}-{self.column}-{self.slice:04d}.parquet"
+        return storage.join(folder, _DUPLICATES_FOLDER, name)
 
 
 def plan_searches(config: BuildCorpusConfig, documents: int) -> list[list[Search]]:
@@ -53,20 +56,17 @@ def plan_searches(config: BuildCorpusConfig, documents: int) -> list[list[Search
         "exact_duplicate": ["text_key"] if config.duplicates.exact else [],
         "near_duplicate": [f"band_{band:02d}" for band in range(near.bands)] if near else [],
     }
+    numbers = itertools.count()
     return [
-        [Search(reason, column, number, slices) for column in columns[reason] for number in range(slices)]
+        [Search(next(numbers), reason, column, part, slices) for column in columns[reason] for part in range(slices)]
         for reason in REASONS
     ]
 
 
 def run_search(search: Search, config: BuildCorpusConfig, folder: str, parts: Sequence[int]) -> int:
-    """Writes what a search finds, unless that is done already, and gives the number of documents that it drops."""
-    ledger = Ledger(folder)
-    target = ledger.duplicates_file(search.name)
-    if storage.exists(target):
-        return int(_open(target).metadata.num_rows)
-    gone = _dropped_before(ledger, search.reason)
-    ordinals, keys = _read_keys(ledger, parts, search, gone)
+    """Write what a search finds, and return the number of documents that it drops."""
+    gone = _dropped_before(folder, search.reason)
+    ordinals, keys = _read_keys(folder, parts, search, gone)
     near = config.duplicates.near
     if search.reason != "near_duplicate" or near is None:
         dropped, kept = later_equal(ordinals, keys)
@@ -75,18 +75,18 @@ def run_search(search: Search, config: BuildCorpusConfig, folder: str, parts: Se
         ordinals, keys = ordinals[rows], keys[rows]
         order = np.argsort(ordinals)
         ordinals, keys = ordinals[order], keys[order]
-        packed = _read_signatures(ledger, ordinals, near.bands * near.rows_per_band)
+        packed = _read_signatures(folder, ordinals, near.bands * near.rows_per_band)
         dropped, kept = later_similar(ordinals, keys, packed, threshold=near.threshold)
-    with storage.FileWriter(target) as file:
+    with storage.FileWriter(search.file(folder)) as file:
         pq.write_table(pa.table([dropped, kept], schema=_FOUND), file)
     return len(dropped)
 
 
-def dropped_rows(ledger: Ledger, first: int, last: int) -> dict[int, dict[int, str]]:
+def dropped_rows(folder: str, first: int, last: int) -> dict[int, dict[int, str]]:
     """The rows that are dropped of the parts `first` to `last`, with the reason: by part, then by row."""
     low, high = first << _ORDINAL_SHIFT, (last + 1) << _ORDINAL_SHIFT
     found: dict[int, dict[int, str]] = {}
-    for uri in storage.list_files(storage.join(ledger.folder, "work/duplicates"), ".parquet"):
+    for uri in storage.list_files(storage.join(folder, _DUPLICATES_FOLDER), ".parquet"):
         reason = uri.rpartition("/")[2].split("-")[1]
         for ordinal in _dropped(uri, low, high).tolist():
             rows = found.setdefault(ordinal >> _ORDINAL_SHIFT, {})
@@ -94,9 +94,9 @@ def dropped_rows(ledger: Ledger, first: int, last: int) -> dict[int, dict[int, s
     return found
 
 
-def part_tables(ledger: Ledger, part: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+def part_tables(folder: str, part: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """The documents of a part in order, as tables of a few MB."""
-    uri = ledger.part_file(part)
+    uri = part_file(folder, part)
     file = _open(uri)
     for group in range(file.num_row_groups):
         with reading(uri):
@@ -104,14 +104,12 @@ def part_tables(ledger: Ledger, part: int, columns: Sequence[str] | None = None)
         yield table
 
 
-def _read_keys(
-    ledger: Ledger, parts: Sequence[int], search: Search, gone: UInt64Array
-) -> tuple[UInt64Array, UInt64Array]:
+def _read_keys(folder: str, parts: Sequence[int], search: Search, gone: UInt64Array) -> tuple[UInt64Array, UInt64Array]:
     """Ordinals (rows,) and keys (rows,) or (rows, 2) of the slice, without the documents that are `gone`."""
     found: list[tuple[UInt64Array, UInt64Array]] = []
     for part in parts:
         row = 0
-        for table in part_tables(ledger, part, [search.column]):
+        for table in part_tables(folder, part, [search.column]):
             keys = _key_values(table[search.column])
             ordinals = (np.uint64(part) << np.uint64(_ORDINAL_SHIFT)) + np.arange(row, row + len(keys), dtype=np.uint64)
             row += len(keys)
@@ -130,14 +128,14 @@ def _key_values(column: pa.ChunkedArray) -> UInt64Array:
     return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.uint64)
 
 
-def _read_signatures(ledger: Ledger, ordinals: UInt64Array, places: int) -> NDArray[np.uint8]:
+def _read_signatures(folder: str, ordinals: UInt64Array, places: int) -> NDArray[np.uint8]:
     """The packed signatures (rows, places) of documents in ascending order."""
     found = [np.empty((0, places), np.uint8)]
     parts = (ordinals >> np.uint64(_ORDINAL_SHIFT)).astype(np.int64)
     for part in np.unique(parts).tolist():
         rows = (ordinals[parts == part] & np.uint64((1 << _ORDINAL_SHIFT) - 1)).astype(np.int64)
         begin = 0
-        for table in part_tables(ledger, part, ["signature"]):
+        for table in part_tables(folder, part, ["signature"]):
             inside = rows[(rows >= begin) & (rows < begin + table.num_rows)] - begin
             begin += table.num_rows
             values = table["signature"].take(pa.array(inside)).to_pylist()
@@ -145,9 +143,9 @@ def _read_signatures(ledger: Ledger, ordinals: UInt64Array, places: int) -> NDAr
     return np.concatenate(found)
 
 
-def _dropped_before(ledger: Ledger, reason: str) -> UInt64Array:
+def _dropped_before(folder: str, reason: str) -> UInt64Array:
     """Ordinals that the stages before have dropped."""
-    files = storage.list_files(storage.join(ledger.folder, "work/duplicates"), ".parquet")
+    files = storage.list_files(storage.join(folder, _DUPLICATES_FOLDER), ".parquet")
     before = [uri for uri in files if int(uri.rpartition("/")[2].split("-")[0]) < REASONS.index(reason)]
     return np.concatenate([np.empty(0, np.uint64), *[_dropped(uri, 0, (1 << 64) - 1) for uri in before]])
 

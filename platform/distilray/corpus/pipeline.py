@@ -1,12 +1,12 @@
 """Builds the corpus in two phases, with Ray Data.
 
-Each part of the input is read, cleaned and screened by one task, which marks it as done. Then duplicates are searched
-for, by band; and parts without their duplicates are published as the files of documents. The driver sees counts only.
-A run that was cut off does what has no mark yet, and comes to the same corpus.
+Each part of the input is read, cleaned and screened by one task. Then duplicates are searched for, by band; and parts
+without their duplicates are published as the files of documents. The driver sees counts only. A run that was
+interrupted does the pieces that are not complete, and results in the same corpus.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,11 +14,10 @@ import ray
 from tokenizers import Tokenizer
 
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.documents import Screen, extract_part
+from distilray.corpus.documents import Screen, extract_part, quarantine_file
 from distilray.corpus.inputs import Part, check_inputs, plan_parts, source_files, unread_formats
-from distilray.corpus.ledger import DOCUMENTS_FOLDER, Ledger
 from distilray.corpus.matching import Search, plan_searches, run_search
-from distilray.corpus.publication import Group, plan_groups, publish_group
+from distilray.corpus.publication import DOCUMENTS_FOLDER, Group, plan_groups, publish_group
 from distilray.corpus.report import SourceReport, corpus_counts, corpus_report, report_bytes, source_reports, summary
 from distilray.corpus.report_page import report_page
 from distilray.corpus.screening.contamination import read_evaluation_ngrams
@@ -29,9 +28,10 @@ from distilray.errors import DataQualityError, InputError, reading
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.outputs import verify_file
-from distilray.runtime.reporting.progress import Progress, duration
+from distilray.runtime.pieces import CompletedPieces, run_pieces
+from distilray.runtime.reporting.progress import duration
 from distilray.runtime.run_folder import RunFolder
-from distilray.runtime.session import ray_session, run_tasks
+from distilray.runtime.session import ray_session
 
 REPORT_FILE = "corpus_report.json"
 REPORT_PAGE = "corpus_report.html"
@@ -83,29 +83,28 @@ def build_corpus(config: BuildCorpusConfig, folder: RunFolder) -> Outcome:
     """
     files = source_files(config)
     parts = plan_parts(config, files)
-    ledger = Ledger(folder.uri)
-    ledger.begin()
     reports = source_reports(config, [file.source for file in files])
+    quarantines: list[str] = []
     with ray_session(config.ray):
         screen = _screen(config)
-        _extract(parts, config, ledger, screen)
-        numbers = [part.number for part in parts]
-        marks: list[Values] = []
-        for facts in ledger.facts("parts", numbers):
+        extracted: list[Values] = []
+        for facts in _extract(parts, config, screen):
             reports[facts["source"]].add_part(facts)
-            marks.append({name: facts[name] for name in ("number", "source", "documents", "file_bytes")})
-        _refuse_bad_sources(config, ledger, numbers, reports)
-        groups = plan_groups(marks, file_bytes=int(config.file_mb * _MB))
-        _publish(groups, config, ledger, sum(report.read for report in reports))
-    outputs: Values = {}
-    for facts in ledger.facts("files", [group.number for group in groups]):
-        reports[facts["source"]].add_group(facts)
-        outputs.update(facts["outputs"])
+            extracted.append({name: facts[name] for name in ("number", "source", "documents", "file_bytes")})
+            if facts["quarantined"]:
+                quarantines.append(quarantine_file(folder.uri, facts["number"]))
+        _refuse_bad_sources(config, quarantines, reports)
+        groups = plan_groups(extracted, file_bytes=int(config.file_mb * _MB))
+        _search_duplicates(groups, config, sum(report.read for report in reports))
+        outputs: Values = {}
+        for facts in _publish(groups, config):
+            reports[facts["source"]].add_group(facts)
+            outputs.update(facts["outputs"])
     if not outputs:
         raise InputError(_nothing_kept(reports))
     _write_report(folder, config, reports, screen)
     folder.remove_strays(DOCUMENTS_FOLDER, outputs)
-    ledger.remove_work()
+    storage.remove_folder(folder.path("work"))
     counts = corpus_counts(reports)
     return Outcome(summary(reports), counts, outputs)
 
@@ -129,74 +128,70 @@ def _read_tokenizer(uri: str | None) -> str | None:
     return text
 
 
-def _extract(parts: Sequence[Part], config: BuildCorpusConfig, ledger: Ledger, screen: Screen) -> None:
-    done = ledger.done("parts")
-    waiting = [part for part in parts if part.number not in done]
+def _extract(parts: Sequence[Part], config: BuildCorpusConfig, screen: Screen) -> Iterator[Values]:
     sizes = {part.number: part.stored_bytes for part in parts}
-    total = sum(sizes.values())
-    finished = total - sum(part.stored_bytes for part in waiting)
-    documents = 0
-    unit, size = ("MB", _MB) if total > 100 * _MB else ("kB", 1 << 10)
-    with Progress("build_corpus", total=max(1, total // size), unit=unit) as progress:
-        progress.start_at(finished // size)
-        run = functools.partial(_extract_task, config=config, folder=ledger.folder, screen=ray.put(screen))
-        items = [part.to_json() for part in waiting]
-        for result in run_tasks(items, run, job="build_corpus", run_dir=ledger.folder):
-            finished += sizes[result["number"]]
-            documents += result["documents"]
-            progress.advance_to(finished // size, f"{documents:,} documents")
+    return run_pieces(
+        [part.to_json() for part in parts],
+        functools.partial(_extract_task, config=config, screen=ray.put(screen)),
+        CompletedPieces(config.run_dir, "parts"),
+        job="build_corpus",
+        label="build_corpus",
+        unit="bytes",
+        size=lambda item: sizes[item["number"]],
+        counted="documents",
+    )
 
 
-def _publish(groups: Sequence[Group], config: BuildCorpusConfig, ledger: Ledger, documents: int) -> None:
-    done = ledger.done("files")
-    waiting = [group for group in groups if group.number not in done]
-    if not waiting:
-        return
-    stages = plan_searches(config, documents)
-    steps = sum(map(len, stages)) + len(groups)
-    searches = [[each for each in stage if not storage.exists(ledger.duplicates_file(each.name))] for stage in stages]
-    finished = steps - sum(map(len, searches)) - len(waiting)
+def _search_duplicates(groups: Sequence[Group], config: BuildCorpusConfig, documents: int) -> None:
     parts = ray.put(tuple(part for group in groups for part in group.parts))
-    with Progress("build_corpus: duplicates and files", total=steps, unit="steps") as progress:
-        progress.start_at(finished)
-        search_parts = functools.partial(_search_task, config=config, folder=ledger.folder, parts=parts)
-        for stage in searches:  # one after another: what one stage has dropped is no duplicate in the next
-            items = [asdict(search) for search in stage]
-            for _ in run_tasks(items, search_parts, job="build_corpus", run_dir=ledger.folder):
-                progress.advance_to(finished := finished + 1)
-        publish = functools.partial(_publish_task, folder=ledger.folder, file_bytes=int(config.file_mb * _MB))
-        items = [asdict(group) for group in waiting]
-        for result in run_tasks(items, publish, job="build_corpus", run_dir=ledger.folder):
-            progress.advance_to(finished := finished + 1, f"file {result['number']} written")
+    for stage in plan_searches(config, documents):  # what one stage has dropped is no duplicate in the next
+        run_pieces(
+            [asdict(search) for search in stage],
+            functools.partial(_search_task, config=config, parts=parts),
+            CompletedPieces(config.run_dir, "searches"),
+            job="build_corpus",
+            label="build_corpus: duplicates",
+            unit="searches",
+            counted="dropped",
+        )
 
 
-def _extract_task(item: Values, *, config: BuildCorpusConfig, folder: str, screen: Any) -> Values:
+def _publish(groups: Sequence[Group], config: BuildCorpusConfig) -> Iterator[Values]:
+    return run_pieces(
+        [asdict(group) for group in groups],
+        functools.partial(_publish_task, config=config),
+        CompletedPieces(config.run_dir, "files"),
+        job="build_corpus",
+        label="build_corpus: files",
+        unit="files",
+        counted="documents",
+    )
+
+
+def _extract_task(item: Values, *, config: BuildCorpusConfig, screen: Any) -> Values:
     part = Part.from_json(item)
     files = list(dict.fromkeys(each.uri for each in part.ranges))
     for uri in files:  # a source may be an output of another run
         verify_file(uri)
     with reading(", ".join(files[:3])):
-        facts = extract_part(part, config, folder, ray.get(screen))
-    return {"number": facts.number, "documents": facts.documents}
+        return vars(extract_part(part, config, config.run_dir, ray.get(screen)))
 
 
-def _search_task(item: Values, *, config: BuildCorpusConfig, folder: str, parts: Any) -> Values:
-    return {"found": run_search(Search(**item), config, folder, ray.get(parts))}
+def _search_task(item: Values, *, config: BuildCorpusConfig, parts: Any) -> Values:
+    return {"dropped": run_search(Search(**item), config, config.run_dir, ray.get(parts))}
 
 
-def _publish_task(item: Values, *, folder: str, file_bytes: int) -> Values:
+def _publish_task(item: Values, *, config: BuildCorpusConfig) -> Values:
     group = Group(item["number"], item["source"], tuple(item["parts"]))
-    return {"number": publish_group(group, folder, file_bytes=file_bytes).number}
+    return vars(publish_group(group, config.run_dir, file_bytes=int(config.file_mb * _MB)))
 
 
-def _refuse_bad_sources(
-    config: BuildCorpusConfig, ledger: Ledger, parts: Sequence[int], reports: Sequence[SourceReport]
-) -> None:
+def _refuse_bad_sources(config: BuildCorpusConfig, quarantines: Sequence[str], reports: Sequence[SourceReport]) -> None:
     """Writes the list of what is in quarantine, and fails when it is too much of a source."""
     listed: list[str] = []
-    with storage.FileWriter(storage.join(ledger.folder, QUARANTINE_FILE)) as file:
-        for number in ledger.quarantined(parts):
-            data = storage.read_bytes(ledger.quarantine_file(number))
+    with storage.FileWriter(storage.join(config.run_dir, QUARANTINE_FILE)) as file:
+        for uri in quarantines:
+            data = storage.read_bytes(uri)
             file.write(data)
             listed += data.decode().splitlines()[: _LISTED - len(listed)]
     limit = config.faults.max_bad_fraction
@@ -209,7 +204,7 @@ def _refuse_bad_sources(
         )
         raise DataQualityError(
             f"more input is unusable than faults.max_bad_fraction={limit:g}: {shares}; all of it is listed in "
-            f"{ledger.folder}/{QUARANTINE_FILE}; mend it, or run again with a larger fraction",
+            f"{config.run_dir}/{QUARANTINE_FILE}; mend it, or run again with a larger fraction",
             listed,
         )
 

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from distilray.corpus.ledger import DOCUMENTS_FOLDER, Ledger
 from distilray.corpus.matching import REASONS, dropped_rows, part_tables
 from distilray.corpus.screening.filters import histogram_bin
 from distilray.runtime import storage
 from distilray.schemas import DOCUMENTS
 
+DOCUMENTS_FOLDER = "documents"
 # Readers take parts of a file; a row group is the least that they can read, and what is held here.
 _ROW_GROUP_ROWS = 1000
 _ROW_GROUP_BYTES = 4 << 20
@@ -67,15 +67,14 @@ def plan_groups(facts: Iterable[Mapping[str, Any]], *, file_bytes: int) -> list[
 
 
 def publish_group(group: Group, folder: str, *, file_bytes: int) -> GroupFacts:
-    """Writes the documents of a group that no duplicate search has dropped, then marks it as done."""
+    """Write the documents of a group that no duplicate search has dropped, and return their counts."""
     facts = GroupFacts(group.number, group.source)
     files = _Files(folder, group.number, file_bytes)
-    ledger = Ledger(folder)
-    found = dropped_rows(ledger, group.parts[0], group.parts[-1])
+    found = dropped_rows(folder, group.parts[0], group.parts[-1])
     for part in group.parts:
         dropped = found.get(part, {})
         row = 0
-        for table in part_tables(ledger, part):
+        for table in part_tables(folder, part):
             reasons = [dropped.get(number) for number in range(row, row + table.num_rows)]
             row += table.num_rows
             facts.dropped.update(reason for reason in reasons if reason is not None)
@@ -85,7 +84,6 @@ def publish_group(group: Group, folder: str, *, file_bytes: int) -> GroupFacts:
     facts.outputs = files.finish()
     assert facts.documents == sum(entry["rows"] for entry in facts.outputs.values()), "a document was not written"
     assert set(facts.dropped) <= set(REASONS)
-    ledger.mark("files", group.number, vars(facts))
     return facts
 
 

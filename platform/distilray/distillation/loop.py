@@ -33,7 +33,7 @@ from distilray.pretraining_data.shards import ShardSet, splits_of_run
 from distilray.pretraining_data.tokenizer import tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.reporting.notices import post_notice
-from distilray.runtime.reporting.trackers import open_trackers
+from distilray.runtime.reporting.tracking import open_trackers
 from distilray.runtime.run_owner import check_visible
 
 CHECKPOINTS_FOLDER = "checkpoints"

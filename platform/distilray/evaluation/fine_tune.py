@@ -38,9 +38,9 @@ from distilray.evaluation.units import (
 )
 from distilray.runtime import storage
 from distilray.runtime.environment import inside_cluster
-from distilray.runtime.interruption import raise_if_interrupted
 from distilray.runtime.reporting.progress import Progress
 from distilray.runtime.resources import check_shared, cluster_nodes, ensure, training_workers
+from distilray.runtime.signals import raise_if_interrupted
 
 _POLL_S = 1.0
 _AHEAD = 2  # fine-tunings that wait for their workers in a cluster that may grow; a waiting one is one idle process

@@ -3,12 +3,10 @@
 Only configuration, safetensors and tokenizer are ever fetched: no code, no pickle.
 """
 
-import fcntl
 import functools
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from distilray.config.paths import HUB_PREFIX, SAMPLE_PREFIX
 from distilray.config.sample import resolve
 from distilray.errors import InputError, reading
 from distilray.runtime import storage
+from distilray.runtime.cache import LocalCache
 from distilray.runtime.outputs import verify_file
 from distilray.runtime.run_folder import MANIFEST_FILE, read_manifest
 
@@ -29,7 +28,6 @@ MODEL_FOLDER = "model"  # of a run that trains
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"  # comes with them if it is there
 CACHE_FOLDER = "~/.cache/distilray/models"
-_CHUNK = 8 << 20
 _HUB_ID = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@(?!.*\.\.)(\w[\w./-]*))?", re.ASCII)
 _FIXES = {
     CONFIG_FILE: "name a complete training run, or a model folder as save_pretrained writes it",
@@ -162,33 +160,18 @@ class _Remote:
         """The folder with the files on this machine: all of them, or it is not there."""
         state = self._manifest.get("content_hash") or _stamps(self._infos.values())
         key = hashlib.sha256(json.dumps([self._uri, state, sorted(self._infos)]).encode()).hexdigest()
-        cache = Path(cache_dir).expanduser()
-        target = cache / key
-        storage.make_folder(str(cache))
-        with (cache / f"{key}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the lock of a process that dies is free
-            if not target.is_dir():
-                self._fetch(cache / f"{key}.part", target)
-        return str(target)
+        cache = LocalCache(cache_dir, noun="a model")
 
-    def _fetch(self, part: Path, target: Path) -> None:
-        shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
-        try:
-            digests = {name: self._copy(info, part / name) for name, info in self._infos.items()}
+        def fetch(folder: Path) -> None:
+            uris = {name: storage.join(self._folder, name) for name in self._infos}
+            digests = {uri: cache.download(uri, folder / name) for name, uri in uris.items()}
             now = self._store.get_file_info([info.path for info in self._infos.values()])
             if _stamps(now) != _stamps(self._infos.values()):
                 raise InputError(f"{self._uri}: changed while it was fetched; run the job again when it is complete")
-            for name, digest in digests.items():
-                verify_file(storage.join(self._folder, name), digest)
-            part.rename(target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+            for uri, digest in digests.items():
+                verify_file(uri, digest)
 
-    def _copy(self, info: Any, file: Path) -> str:
-        with self._store.open_input_stream(info.path, compression=None) as stream, storage.FileWriter(str(file)) as out:
-            while chunk := stream.read(_CHUNK):
-                out.write(chunk)
-        return out.sha256
+        return str(cache.get(key, fetch))
 
     def _files(self, folder: str, needed: Collection[str]) -> dict[str, Any]:
         infos = self._store.get_file_info([f"{folder}/{name}" for name in (*needed, TOKENIZER_CONFIG_FILE)])

@@ -1,14 +1,14 @@
 """Encodes a corpus into masked Arrow shards in two phases, with Ray Data.
 
 Each part of the corpus is tokenised and cut into examples by one task, which puts them into buckets of the global
-random order. Then runs of buckets are completed, masked and published as shards of equal size. Both phases mark what is
-done; a run that was cut off does what has no mark yet, and comes to the same shards. The driver sees counts only.
+random order. Then runs of buckets are completed, masked and published as shards of equal size. A run that was
+interrupted does the pieces that are not complete, and results in the same shards. The driver sees counts only.
 """
 
 import functools
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,8 +24,8 @@ from distilray.pretraining_data.encoding.corpus_files import Corpus
 from distilray.pretraining_data.encoding.parts import (
     BYTES_PER_TOKEN,
     TOKENS_PER_WORD,
-    Ledger,
     Part,
+    counts_file,
     encode_part,
     is_heldout,
     plan_buckets,
@@ -39,9 +39,10 @@ from distilray.pretraining_data.shards import COUNTS_FILE, SHARDS_FOLDER
 from distilray.pretraining_data.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
-from distilray.runtime.reporting.progress import Progress, duration
+from distilray.runtime.pieces import CompletedPieces, run_pieces
+from distilray.runtime.reporting.progress import duration
 from distilray.runtime.run_folder import RunFolder
-from distilray.runtime.session import ray_session, run_tasks
+from distilray.runtime.session import ray_session
 
 _MB = 1 << 20
 # Measured on one core of a 2-core machine: tokens of documents that become masked examples in a second, one copy.
@@ -88,15 +89,15 @@ def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
     corpus = Corpus.open(config.corpus_dir)
     tokenizer_json = read_tokenizer(resolve(config.tokenizer_dir))
     vocabulary = vocabulary_of(tokenizer_json)
-    ledger = Ledger(folder.uri)
-    ledger.begin()
+    storage.make_folder(folder.path(SHARDS_FOLDER))
     storage.write_bytes(folder.path(TOKENIZER_FILE), tokenizer_json.encode())
     parts = list(plan_parts(corpus, part_bytes=_part_bytes(config)))
     numbers = [part.number for part in parts]
     with ray_session(config.ray):
-        _encode(parts, config, tokenizer_json, ledger, plan_buckets(corpus, config))
-        token_counts = _token_counts(ledger, numbers, vocabulary.size)
-        buckets = {split: Buckets.of(split, ledger.facts("parts", numbers)) for split in splits_of(config)}
+        _encode(parts, config, tokenizer_json, plan_buckets(corpus, config))
+        token_counts = _token_counts(folder.uri, numbers, vocabulary.size)
+        encoded = CompletedPieces(folder.uri, "parts")
+        buckets = {split: Buckets.of(split, encoded.records(numbers)) for split in splits_of(config)}
         rows = {split: int(found.starts[-1]) for split, found in buckets.items()}
         for split, examples in rows.items():
             if not examples:
@@ -105,18 +106,17 @@ def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
                 )
         masker = Masker(vocabulary, config.masking, config.seed, token_counts)
         groups = plan_groups(rows, rows_per_shard=config.rows_per_shard)
-        _publish(groups, config, masker, ledger, buckets)
-    outputs: Values = {}
-    statistics: dict[str, Counter[str]] = {split: Counter() for split in rows}
-    for facts in ledger.facts("groups", [group.number for group in groups]):
-        outputs.update(facts["outputs"])
-        statistics[facts["split"]].update(facts["statistics"])
-    for mark in ledger.facts("parts", numbers):
+        outputs: Values = {}
+        statistics: dict[str, Counter[str]] = {split: Counter() for split in rows}
+        for facts in _publish(groups, config, masker, buckets):
+            outputs.update(facts["outputs"])
+            statistics[facts["split"]].update(facts["statistics"])
+    for record in encoded.records(numbers):
         for split, found in statistics.items():
-            found.update(mark[split]["counts"])
+            found.update(record[split]["counts"])
     folder.remove_strays(SHARDS_FOLDER, outputs)
     outputs |= folder.describe_outputs((TOKENIZER_FILE, COUNTS_FILE))
-    ledger.remove_work()
+    storage.remove_folder(folder.path("work"))
     counts = {split: _split_counts(found, len(buckets[split].rows[0])) for split, found in statistics.items()}
     return Outcome(_summary(config, counts), {"tokenizer_hash": tokenizer_hash(tokenizer_json), **counts}, outputs)
 
@@ -148,77 +148,55 @@ def _check_documents(config: EncodeCorpusConfig, corpus: Corpus, split: str) -> 
         )
 
 
-def _encode(
-    parts: Sequence[Part], config: EncodeCorpusConfig, tokenizer_json: str, ledger: Ledger, buckets: Mapping[str, int]
-) -> None:
-    done = ledger.done("parts")
-    waiting = [part for part in parts if part.number not in done]
-    sizes = {part.number: part.stored_bytes for part in parts}
-    total, finished = sum(sizes.values()), sum(sizes[number] for number in done)
-    examples = 0
-    unit, size = ("MB", _MB) if total > 100 * _MB else ("kB", 1 << 10)
-    with Progress("encode_corpus: documents", total=max(1, total // size), unit=unit) as progress:
-        progress.start_at(finished // size)
-        task = functools.partial(
-            _encode_task, config=config, folder=ledger.folder, tokenizer=ray.put(tokenizer_json), buckets=dict(buckets)
-        )
-        items = [asdict(part) for part in waiting]
-        for result in run_tasks(items, task, job="encode_corpus", run_dir=ledger.folder):
-            finished += sizes[result["number"]]
-            examples += result["examples"]
-            progress.advance_to(finished // size, f"{examples:,} examples")
+def _encode(parts: Sequence[Part], config: EncodeCorpusConfig, tokenizer_json: str, buckets: Mapping[str, int]) -> None:
+    run_pieces(
+        [asdict(part) for part in parts],
+        functools.partial(_encode_task, config=config, tokenizer=ray.put(tokenizer_json), buckets=dict(buckets)),
+        CompletedPieces(config.run_dir, "parts"),
+        job="encode_corpus",
+        label="encode_corpus: documents",
+        unit="bytes",
+        size=lambda item: int(item["stored_bytes"]),
+        counted="examples",
+    )
 
 
-def _encode_task(
-    item: Values, *, config: EncodeCorpusConfig, folder: str, tokenizer: Any, buckets: dict[str, int]
-) -> Values:
-    facts = encode_part(Part(**item), config, ray.get(tokenizer), folder, buckets=buckets)
-    return {"number": item["number"], "examples": sum(sum(facts[split]["bucket_rows"]) for split in splits_of(config))}
+def _encode_task(item: Values, *, config: EncodeCorpusConfig, tokenizer: Any, buckets: dict[str, int]) -> Values:
+    return encode_part(Part(**item), config, ray.get(tokenizer), config.run_dir, buckets=buckets)
 
 
 def _publish(
-    groups: Sequence[Group],
-    config: EncodeCorpusConfig,
-    masker: Masker,
-    ledger: Ledger,
-    buckets: Mapping[str, Buckets],
-) -> None:
-    done = ledger.done("groups")
-    waiting = [group for group in groups if group.number not in done]
-    total, rows = sum(map(_rows, groups)), {group.number: _rows(group) for group in groups}
-    finished = total - sum(map(_rows, waiting))
-    with Progress("encode_corpus: shards", total=total, unit="examples") as progress:
-        progress.start_at(finished)
-        task = functools.partial(
-            _publish_task, folder=ledger.folder, config=config, shared=ray.put((dict(buckets), masker))
-        )
-        items = [asdict(group) for group in waiting]
-        for result in run_tasks(items, task, job="encode_corpus", run_dir=ledger.folder):
-            progress.advance_to(finished := finished + rows[result["number"]])
+    groups: Sequence[Group], config: EncodeCorpusConfig, masker: Masker, buckets: Mapping[str, Buckets]
+) -> Iterator[Values]:
+    return run_pieces(
+        [asdict(group) for group in groups],
+        functools.partial(_publish_task, config=config, shared=ray.put((dict(buckets), masker))),
+        CompletedPieces(config.run_dir, "groups"),
+        job="encode_corpus",
+        label="encode_corpus: shards",
+        unit="examples",
+        size=lambda item: int(item["edges"][-1] - item["edges"][0]),
+    )
 
 
-def _rows(group: Group) -> int:
-    return group.edges[-1] - group.edges[0]
-
-
-def _publish_task(item: Values, *, folder: str, config: EncodeCorpusConfig, shared: Any) -> Values:
+def _publish_task(item: Values, *, config: EncodeCorpusConfig, shared: Any) -> Values:
     buckets, masker = ray.get(shared)
     group = Group(item["number"], item["split"], tuple(item["edges"]))
     # Held-out masks never change, so that every evaluation asks the same.
     static = group.split == "heldout" or not config.masking.dynamic
     completion = Completion(config, masker.vocabulary, masker if static else None)
-    publish_group(group, buckets[group.split], completion, folder, dynamic_masker=None if static else masker)
-    return {"number": group.number}
+    dynamic_masker = None if static else masker
+    return publish_group(group, buckets[group.split], completion, config.run_dir, dynamic_masker=dynamic_masker)
 
 
-def _token_counts(ledger: Ledger, parts: Sequence[int], vocabulary_size: int) -> NDArray[np.int64]:
+def _token_counts(folder: str, parts: Sequence[int], vocabulary_size: int) -> NDArray[np.int64]:
     """How often each id occurs in the train documents; written beside the shards, for those who draw masks later."""
-    uri = storage.join(ledger.folder, COUNTS_FILE)
+    uri = storage.join(folder, COUNTS_FILE)
     if storage.exists(uri):  # the files of work that it is made of may be gone by now
         return np.array(json.loads(storage.read_bytes(uri))["counts"], np.int64)
     counts = np.zeros(vocabulary_size, np.int64)
     for part in parts:
-        counts += np.frombuffer(storage.read_bytes(ledger.counts_file(part)), "<i8")
+        counts += np.frombuffer(storage.read_bytes(counts_file(folder, part)), "<i8")
     storage.write_bytes(uri, json.dumps({"counts": counts.tolist()}).encode())
     return counts
 

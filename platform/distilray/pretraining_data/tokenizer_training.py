@@ -4,8 +4,7 @@ import json
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -32,6 +31,7 @@ from distilray.runtime.job import Outcome
 from distilray.runtime.reporting.progress import Progress, duration
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.seeding import hash_integers, uniform
+from distilray.runtime.signals import run_interruptibly
 
 CONFIG_FILE = "tokenizer_config.json"
 VOCABULARY_FILE = "vocab.txt"
@@ -144,7 +144,10 @@ def _trained(config: TrainTokenizerConfig, counts: dict[str, Any]) -> Tokenizer:
     words = _Reader(corpus, config).batches("train_tokenizer: words")
     rules = _bert_tokenizer({}, config)  # the one in training is locked
     batches = _until(stop, (_without_long_words(batch, rules) for batch in words))
-    _beside(lambda: tokenizer.train_from_iterator(batches, trainer), stop)
+    try:
+        run_interruptibly(lambda: tokenizer.train_from_iterator(batches, trainer), name="train_tokenizer")
+    finally:
+        stop.set()
     single = {*alphabet, *inside_words}
     ids = json.loads(tokenizer.to_str())["model"]["vocab"]
     learned = sorted(ids.keys() - single, key=lambda token: int(ids[token]))
@@ -262,21 +265,3 @@ def _until(stop: threading.Event, batches: Iterator[list[str]]) -> Iterator[list
             if stop.is_set():
                 return
             yield batch[at : at + _HANDED_SENTENCES]
-
-
-def _beside(work: Callable[[], object], stop: threading.Event) -> None:
-    """Runs native work in a thread, so that Ctrl-C reaches this one; then it is left to end by itself."""
-    result: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            work()
-            result.set_result(None)
-        except BaseException as error:
-            result.set_exception(error)
-
-    threading.Thread(target=run, name="train_tokenizer", daemon=True).start()
-    try:
-        result.result()
-    finally:
-        stop.set()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from distilray.errors import DataQualityError, InputError, find_input_error
-from distilray.runtime.interruption import interruptible
+from distilray.runtime.signals import interruptible
 
 EXIT_BAD_INPUT = 2
 EXIT_FAULT = 1

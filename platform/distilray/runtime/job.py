@@ -13,7 +13,7 @@ from distilray.config.paths import expand_home
 from distilray.config.recipe import load_recipe
 from distilray.errors import InputError
 from distilray.runtime.command_line import CommandParser, exit_code
-from distilray.runtime.job_secrets import load_secrets
+from distilray.runtime.environment import load_secrets
 from distilray.runtime.reporting.progress import duration
 from distilray.runtime.run_folder import RunFolder
 

@@ -18,8 +18,7 @@ import ray.data
 import distilray
 from distilray.config.base import RayConfig
 from distilray.errors import InputError, find_input_error
-from distilray.runtime.environment import environment, inside_cluster
-from distilray.runtime.job_secrets import worker_setup_hook
+from distilray.runtime.environment import environment, inside_cluster, worker_setup_hook
 from distilray.runtime.resources import Need, ensure
 from distilray.runtime.run_owner import check_visible
 

@@ -9,7 +9,6 @@ import pyarrow as pa
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.corpus.documents import PartFacts, Screen, extract_part
 from distilray.corpus.inputs import plan_parts, source_files
-from distilray.corpus.ledger import Ledger
 from distilray.corpus.matching import part_tables
 
 LENIENT = {"min_words": 0, "min_sentences": 0, "max_repeated_fraction": 1.0}
@@ -25,12 +24,10 @@ def extract(
     source = {"kind": "text", "name": "texts", "path": f"{folder}/texts", "document_per": "file"}
     given = {"run_dir": str(folder), "sources": [source], "filters": LENIENT, "part_mb": 1e-6, **values}
     config = BuildCorpusConfig.model_validate(given)
-    Ledger(config.run_dir).begin()
     parts = plan_parts(config, source_files(config))
     return config, [extract_part(part, config, config.run_dir, screen or Screen()) for part in parts]
 
 
 def documents(config: BuildCorpusConfig, facts: Sequence[PartFacts]) -> pa.Table:
     """All rows of the files of work."""
-    ledger = Ledger(config.run_dir)
-    return pa.concat_tables([table for part in facts for table in part_tables(ledger, part.number)])
+    return pa.concat_tables([table for part in facts for table in part_tables(config.run_dir, part.number)])

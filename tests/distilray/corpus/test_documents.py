@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from distilray.corpus.documents import Screen, work_schema
-from distilray.corpus.ledger import Ledger
+from distilray.corpus.documents import Screen, part_file, quarantine_file, work_schema
 from distilray.corpus.screening.contamination import read_evaluation_ngrams
 from tests.distilray.corpus.small_corpus import documents, extract
 from tests.distilray.corpus.sources.small_dumps import dump, page
@@ -81,7 +80,7 @@ def test_a_place_in_quarantine_is_listed_and_counted(tmp_path: Path) -> None:
     source = {"kind": "jsonl", "name": "own", "path": f"{tmp_path}/own.jsonl"}
     config, facts = extract(tmp_path, [], sources=[source], part_mb=1)
     assert (facts[0].refused, facts[0].documents, facts[0].lost_bytes) == (1, 1, 0)
-    listed = json.loads(Path(Ledger(config.run_dir).quarantine_file(0)).read_text())
+    listed = json.loads(Path(quarantine_file(config.run_dir, 0)).read_text())
     assert (listed["file"], listed["reason"], listed["offset"]) == ("own.jsonl", "json_malformed", 58)
 
 
@@ -95,17 +94,14 @@ def test_sentences_with_a_hole_are_dropped_for_its_reason(tmp_path: Path) -> Non
     assert facts[0].unknown_templates == {"jct": 2}
 
 
-def test_the_mark_holds_the_counts(tmp_path: Path) -> None:
-    config, _ = extract(tmp_path, [SHIPS, DOGS])
-    marked = list(Ledger(config.run_dir).facts("parts", [0, 1]))
-    assert [(mark["number"], mark["documents"]) for mark in marked] == [(0, 1), (1, 1)]
-    assert all(
-        mark["file_bytes"] == Path(Ledger(config.run_dir).part_file(n)).stat().st_size for n, mark in enumerate(marked)
-    )
+def test_the_size_of_the_file_of_a_part_is_counted(tmp_path: Path) -> None:
+    config, facts = extract(tmp_path, [SHIPS, DOGS])
+    sizes = [Path(part_file(config.run_dir, number)).stat().st_size for number in range(2)]
+    assert [part.file_bytes for part in facts] == sizes
 
 
 def test_the_same_part_gives_the_same_bytes(tmp_path: Path) -> None:
     first, again = (extract(tmp_path / name, [SHIPS, DOGS], duplicates={"near": {}})[0] for name in ("a", "b"))
     for number in range(2):
-        files = [Path(Ledger(config.run_dir).part_file(number)).read_bytes() for config in (first, again)]
+        files = [Path(part_file(config.run_dir, number)).read_bytes() for config in (first, again)]
         assert files[0] == files[1]

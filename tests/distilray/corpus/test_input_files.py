@@ -15,7 +15,6 @@ import pytest
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.corpus.documents import PartFacts, Screen, extract_part
 from distilray.corpus.inputs import check_inputs, plan_parts, source_files
-from distilray.corpus.ledger import Ledger
 from distilray.corpus.pipeline import plan_corpus
 from distilray.errors import InputError
 from tests.distilray.corpus.small_corpus import LENIENT
@@ -84,7 +83,6 @@ def config(
 def extract(wanted: BuildCorpusConfig) -> list[PartFacts]:
     files = source_files(wanted)
     check_inputs(wanted, files)
-    Ledger(wanted.run_dir).begin()
     return [extract_part(part, wanted, wanted.run_dir, Screen()) for part in plan_parts(wanted, files)]
 
 

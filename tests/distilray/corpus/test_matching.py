@@ -1,7 +1,6 @@
 from pathlib import Path
 
 from distilray.corpus import matching
-from distilray.corpus.ledger import Ledger
 from distilray.corpus.matching import dropped_rows, plan_searches, run_search
 from tests.distilray.corpus.small_corpus import extract
 
@@ -17,7 +16,7 @@ def search(folder: Path, texts: list[str], *, documents: int = 10, **values: obj
     for stage in plan_searches(config, documents):
         for each in stage:
             run_search(each, config, config.run_dir, [part.number for part in facts])
-    found = dropped_rows(Ledger(config.run_dir), 0, len(facts))
+    found = dropped_rows(config.run_dir, 0, len(facts))
     return {part: reason for part, rows in found.items() for reason in rows.values()}
 
 
@@ -55,14 +54,5 @@ def test_slices_find_what_one_search_finds(tmp_path: Path) -> None:
 
 def test_each_search_of_a_slice_has_a_file_of_its_own(tmp_path: Path) -> None:
     config, _ = extract(tmp_path, [LONG], duplicates={"near": {}})
-    names = [each.name for stage in plan_searches(config, 3 * matching._SLICE_DOCUMENTS) for each in stage]
+    names = [each.file("run") for stage in plan_searches(config, 3 * matching._SLICE_DOCUMENTS) for each in stage]
     assert len(set(names)) == len(names) == 3 * (1 + 1 + 16)
-
-
-def test_a_search_that_is_done_reads_nothing_again(tmp_path: Path) -> None:
-    config, facts = extract(tmp_path, [LONG, LONG])
-    exact = plan_searches(config, 2)[1][0]
-    assert run_search(exact, config, config.run_dir, [0, 1]) == 1
-    for part in facts:
-        Path(Ledger(config.run_dir).part_file(part.number)).unlink()
-    assert run_search(exact, config, config.run_dir, [0, 1]) == 1

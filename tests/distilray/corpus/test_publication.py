@@ -1,10 +1,8 @@
-import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from distilray.corpus.ledger import Ledger
 from distilray.corpus.matching import plan_searches, run_search
 from distilray.corpus.publication import Group, plan_groups, publish_group
 from distilray.schemas import DOCUMENTS, check_schema
@@ -67,9 +65,3 @@ def test_a_published_file_has_the_schema_of_documents(tmp_path: Path) -> None:
     done, _ = published(tmp_path, TEXTS)
     for name in done.outputs:
         check_schema(pq.read_schema(tmp_path / name), DOCUMENTS, name)
-
-
-def test_the_mark_holds_what_was_written(tmp_path: Path) -> None:
-    done, _ = published(tmp_path, TEXTS)
-    mark = next(Ledger(str(tmp_path)).facts("files", [0]))
-    assert mark["outputs"] == json.loads(json.dumps(done.outputs))

@@ -21,6 +21,7 @@ from distilray.models import model_source
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.model_source import MODEL_FILES, local_model, model_inputs, pinned
 from distilray.runtime import storage
+from distilray.runtime.cache import LocalCache
 from distilray.runtime.run_folder import RunFolder, describe_input
 
 COMMIT, OTHER_COMMIT = "a" * 40, "b" * 40
@@ -124,13 +125,13 @@ def cache_dir(tmp_path):
 @pytest.fixture
 def copies(monkeypatch):
     """The names of the files that were fetched from an object store, in order."""
-    made, original = [], model_source._Remote._copy
+    made, original = [], LocalCache.download
 
-    def counted(self, info, file):
-        made.append(info.base_name)
-        return original(self, info, file)
+    def counted(self, uri, file):
+        made.append(file.name)
+        return original(self, uri, file)
 
-    monkeypatch.setattr(model_source._Remote, "_copy", counted)
+    monkeypatch.setattr(LocalCache, "download", counted)
     return made
 
 
@@ -162,16 +163,17 @@ def test_threads_that_need_a_model_at_the_same_time_fetch_it_once(uploaded, teac
 
 FETCH = """
 import sys, time
-from distilray.models import model_source
-original = model_source._Remote._copy
-def counted(self, info, file):
-    print(info.base_name)
+from distilray.models.model_source import local_model
+from distilray.runtime.cache import LocalCache
+original = LocalCache.download
+def counted(self, uri, file):
+    print(file.name)
     time.sleep(0.1)
-    return original(self, info, file)
-model_source._Remote._copy = counted
+    return original(self, uri, file)
+LocalCache.download = counted
 print("ready", flush=True)
 sys.stdin.readline()
-model_source.local_model(sys.argv[1], cache_dir=sys.argv[2])
+local_model(sys.argv[1], cache_dir=sys.argv[2])
 """
 
 
@@ -192,15 +194,15 @@ def test_processes_that_need_a_model_at_the_same_time_fetch_it_once(uploaded, te
 
 @pytest.mark.slow
 def test_a_fetch_that_breaks_leaves_nothing_and_the_next_is_whole(uploaded, teacher_dir, cache_dir, monkeypatch):
-    uri, original = uploaded(teacher_dir), model_source._Remote._copy
+    uri, original = uploaded(teacher_dir), LocalCache.download
 
-    def broken(self, info, file):
-        if info.base_name == "tokenizer.json":
+    def broken(self, remote, file):
+        if file.name == "tokenizer.json":
             raise OSError("connection reset")
-        return original(self, info, file)
+        return original(self, remote, file)
 
     with monkeypatch.context() as patched:
-        patched.setattr(model_source._Remote, "_copy", broken)
+        patched.setattr(LocalCache, "download", broken)
         with pytest.raises(InputError, match=rf"{uri}: cannot be fetched \(connection reset\); check address"):
             local_model(uri, cache_dir=cache_dir)
     assert {Path(name).suffix for name in names_in(cache_dir)} == {".lock"}
@@ -252,14 +254,14 @@ def test_weights_other_than_those_of_the_manifest_are_refused_and_not_kept(uploa
 
 @pytest.mark.slow
 def test_a_model_that_changes_while_it_is_fetched_is_refused(uploaded, teacher_dir, cache_dir, monkeypatch):
-    uri, original = uploaded(teacher_dir), model_source._Remote._copy
+    uri, original = uploaded(teacher_dir), LocalCache.download
 
-    def overtaken(self, info, file):
-        digest = original(self, info, file)
+    def overtaken(self, remote, file):
+        digest = original(self, remote, file)
         storage.write_bytes(f"{uri}/config.json", b"{}")
         return digest
 
-    monkeypatch.setattr(model_source._Remote, "_copy", overtaken)
+    monkeypatch.setattr(LocalCache, "download", overtaken)
     with pytest.raises(InputError, match=rf"{uri}: changed while it was fetched"):
         local_model(uri, cache_dir=cache_dir)
 

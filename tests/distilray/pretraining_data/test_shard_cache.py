@@ -16,6 +16,7 @@ from distilray.pretraining_data.batches import collate
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
 from distilray.runtime import storage
+from distilray.runtime.cache import LocalCache
 from tests.distilray.tiny_line import planned
 
 pytestmark = pytest.mark.slow
@@ -38,13 +39,13 @@ def cache(tmp_path):
 def downloads(monkeypatch):
     """The URIs that were downloaded."""
     made = []
-    original = ShardCache._copy
+    original = LocalCache.download
 
-    def counted(self, uri, part):
+    def counted(self, uri, file):
         made.append(uri)
-        return original(self, uri, part)
+        return original(self, uri, file)
 
-    monkeypatch.setattr(ShardCache, "_copy", counted)
+    monkeypatch.setattr(LocalCache, "download", counted)
     return made
 
 
@@ -73,13 +74,14 @@ def test_a_shard_is_fetched_once_for_all_who_need_it(remote, cache, tmp_path, do
 FETCH = """
 import sys
 from distilray.config.pretraining_data import CacheConfig
-from distilray.pretraining_data import shard_cache
-original = shard_cache.ShardCache._copy
-def counted(self, uri, part):
+from distilray.pretraining_data.shard_cache import ShardCache
+from distilray.runtime.cache import LocalCache
+original = LocalCache.download
+def counted(self, uri, file):
     print("fetched")
-    return original(self, uri, part)
-shard_cache.ShardCache._copy = counted
-shard_cache.ShardCache(CacheConfig(directory=sys.argv[1])).local(sys.argv[2], {"sha256": sys.argv[3]})
+    return original(self, uri, file)
+LocalCache.download = counted
+ShardCache(CacheConfig(directory=sys.argv[1])).local(sys.argv[2], {"sha256": sys.argv[3]})
 """
 
 
@@ -110,16 +112,16 @@ def test_shards_ahead_are_fetched_in_the_background(remote, cache, tmp_path, dow
 def test_a_download_that_is_torn_once_is_fetched_again(tmp_path, cache, monkeypatch):
     source = tmp_path / "shard"
     source.write_bytes(b"content")
-    original, torn = ShardCache._copy, []
+    original, torn = LocalCache.download, []
 
-    def copy(self, uri, part):
-        found = original(self, uri, part)
+    def copy(self, uri, file):
+        found = original(self, uri, file)
         if not torn:
             torn.append(uri)
             return "0" * 64
         return found
 
-    monkeypatch.setattr(ShardCache, "_copy", copy)
+    monkeypatch.setattr(LocalCache, "download", copy)
     assert cache.local(str(source), entry_of(b"content")).read_bytes() == b"content"
 
 

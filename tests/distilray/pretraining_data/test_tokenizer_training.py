@@ -18,6 +18,7 @@ from distilray.errors import InputError
 from distilray.pretraining_data import tokenizer_training
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.pretraining_data.tokenizer_training import train_tokenizer
+from distilray.runtime import signals
 from distilray.runtime.run_folder import RunFolder
 from tests.distilray.tiny_line import write_corpus
 
@@ -293,7 +294,7 @@ def test_an_interrupted_training_stops_reading(tmp_path, corpus_dir, monkeypatch
             assert reached.wait(10)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(tokenizer_training, "Future", Interrupted)
+    monkeypatch.setattr(signals, "Future", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", corpus_dir)
     wait.set()

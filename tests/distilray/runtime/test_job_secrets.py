@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from distilray.errors import InputError
-from distilray.runtime.job_secrets import load_secrets, read_secrets, worker_setup_hook
+from distilray.runtime.environment import load_secrets, read_secrets, worker_setup_hook
 
 VARIABLE = "DISTILRAY_SECRETS_PATH"
 

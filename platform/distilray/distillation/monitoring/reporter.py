@@ -8,7 +8,7 @@ from ray.util.metrics import Gauge
 
 from distilray.runtime import storage
 from distilray.runtime.reporting.metrics import MetricsLog
-from distilray.runtime.reporting.trackers import Trackers
+from distilray.runtime.reporting.tracking import Trackers
 from distilray.runtime.run_folder import METRICS_FILE
 
 HELDOUT_FILE = "heldout.jsonl"

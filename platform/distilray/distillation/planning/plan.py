@@ -24,7 +24,7 @@ from distilray.distillation.teacher_cache.cost import cache_plan
 from distilray.models.masked_lm import count_parameters, load_masked_lm
 from distilray.models.model_source import local_model
 from distilray.pretraining_data.tokenizer import read_tokenizer
-from distilray.runtime.reporting.trackers import check_trackers
+from distilray.runtime.reporting.tracking import check_trackers
 
 
 def plan_teacher(config: TrainTeacherConfig) -> dict[str, object]:

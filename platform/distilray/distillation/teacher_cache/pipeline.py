@@ -1,12 +1,12 @@
 """Runs a frozen teacher once over all shards and writes what it says beside them, with Ray Data.
 
-A task reads one shard and writes one file of the same name, then marks it as done; a run that was cut off does the
-shards without a mark. The driver sees counts only.
+A task reads one shard and writes one file of the same name; a run that was interrupted does the shards that are not
+complete. The driver sees counts only.
 """
 
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,12 +30,10 @@ from distilray.pretraining_data.shards import ShardSet, splits_of_run
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
-from distilray.runtime.marks import Marks
-from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.pieces import CompletedPieces, run_pieces
 from distilray.runtime.run_folder import RunFolder, read_manifest
-from distilray.runtime.session import ray_session, run_tasks
+from distilray.runtime.session import ray_session
 
-_STAGE = "files"
 _SPLITS = ("train", "heldout")
 
 Values = dict[str, Any]
@@ -94,11 +92,8 @@ def cache_teacher(config: CacheTeacherConfig, folder: RunFolder) -> Outcome:
     dim = model_size(load_masked_lm(model_dir)).dim
     tokenizer_json = read_tokenizer(model_dir)
     pieces = _pieces(_open_splits(config))
-    marks = Marks(folder.uri)
-    marks.make_folders(TARGETS_FOLDER, f"ledger/{_STAGE}")
     with ray_session(config.ray):
-        _write(pieces, config, marks, vocabulary_of(tokenizer_json).pad)
-    facts = list(marks.facts(_STAGE, [piece.number for piece in pieces]))
+        facts = list(_write(pieces, config, vocabulary_of(tokenizer_json).pad))
     outputs = {fact["name"]: fact["output"] for fact in facts}
     folder.remove_strays(TARGETS_FOLDER, outputs)
     counts = {split: _split_counts(facts, split) for split in dict.fromkeys(piece.split for piece in pieces)}
@@ -130,30 +125,22 @@ def _pieces(splits: Mapping[str, ShardSet]) -> list[Piece]:
     return [Piece(number, *shard) for number, shard in enumerate(shards)]
 
 
-def _write(pieces: Sequence[Piece], config: CacheTeacherConfig, marks: Marks, pad_id: int) -> None:
-    done = marks.done(_STAGE)
-    waiting = [piece for piece in pieces if piece.number not in done]
-    total = sum(piece.rows for piece in pieces)
-    finished = total - sum(piece.rows for piece in waiting)
-    with Progress("cache_teacher", total=total, unit="examples") as progress:
-        progress.start_at(finished)
-        task = functools.partial(_write_task, config=config, folder=marks.folder, pad_id=pad_id)
-        scaling = config.scaling
-        items = [asdict(piece) for piece in waiting]
-        results = run_tasks(
-            items,
-            task,
-            job="cache_teacher",
-            run_dir=marks.folder,
-            num_cpus=scaling.cpus_per_task,
-            num_gpus=scaling.gpus_per_task,
-            remedy="lower scaling.cpus_per_task, or set scaling.gpus_per_task=0",
-        )
-        for found in results:
-            progress.advance_to(finished := finished + found["rows"])
+def _write(pieces: Sequence[Piece], config: CacheTeacherConfig, pad_id: int) -> Iterator[Values]:
+    return run_pieces(
+        [asdict(piece) for piece in pieces],
+        functools.partial(_write_task, config=config, pad_id=pad_id),
+        CompletedPieces(config.run_dir, "files"),
+        job="cache_teacher",
+        label="cache_teacher",
+        unit="examples",
+        size=lambda item: int(item["rows"]),
+        num_cpus=config.scaling.cpus_per_task,
+        num_gpus=config.scaling.gpus_per_task,
+        remedy="lower scaling.cpus_per_task, or set scaling.gpus_per_task=0",
+    )
 
 
-def _write_task(item: Values, *, config: CacheTeacherConfig, folder: str, pad_id: int) -> Values:
+def _write_task(item: Values, *, config: CacheTeacherConfig, pad_id: int) -> Values:
     started, piece = time.monotonic(), Piece(**item)
     device = torch.device("cuda" if config.scaling.gpus_per_task else "cpu")
     if device.type == "cpu":
@@ -161,11 +148,10 @@ def _write_task(item: Values, *, config: CacheTeacherConfig, folder: str, pad_id
     teacher = FrozenTeacher(load_masked_lm(local_model(config.teacher_dir)), config, device)
     shards = ShardSet(config.shards_dir, piece.split, verify=True, cache=ShardCache(config.cache), only=[piece.name])
     name = targets_name(piece.name)
-    entry = write_targets(shards, teacher, storage.join(folder, name), pad_id=pad_id)
+    entry = write_targets(shards, teacher, storage.join(config.run_dir, name), pad_id=pad_id)
     kept = entry.pop("kept")
-    facts = {"name": name, "output": {"split": piece.split, **entry}, "kept": kept}
-    Marks(folder).mark(_STAGE, piece.number, facts | {"seconds": time.monotonic() - started})
-    return {"rows": piece.rows}
+    output = {"split": piece.split, **entry}
+    return {"name": name, "output": output, "kept": kept, "seconds": time.monotonic() - started}
 
 
 def _split_counts(facts: Sequence[Values], split: str) -> Values:

@@ -37,7 +37,7 @@ from distilray.models.model_source import WEIGHTS_FILE
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
-from distilray.runtime.marks import Marks
+from distilray.runtime.pieces import CompletedPieces
 from distilray.runtime.run_folder import RunFolder
 
 QUARANTINE_FILE = "quarantine.jsonl"
@@ -114,7 +114,7 @@ def _on_files(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
     for name, model_dir in model_dirs(config).items():
         costs[name] = _costs(load_masked_lm(model_dir), model_dir, singles)
     parts = score_files(files, config, folder.uri, tokenizer_json=tokenizer_json, max_length=max_length)
-    facts = list(Marks(folder.uri).facts(PARTS, parts))
+    facts = list(CompletedPieces(folder.uri, PARTS).records(parts))
     bad = _quarantined(config, folder, facts)
     answers = pa.concat_tables([_read(folder.path(answers_name(part))) for part in parts])
     texts, columns = columns_of_answers(answers, list(costs), left_to_right=config.data.left_to_right)

@@ -1,4 +1,4 @@
-"""The work on one part of the data: its rows as windows, and what the models say of them as a file with a mark.
+"""The work on one part of the data: its rows as windows, and what the models say of them as a file.
 
 A part is `data.part_rows` rows of one file. It is always scored as a whole, in the same batches, so its numbers do not
 depend on who does it, nor on what was done before.
@@ -24,15 +24,15 @@ from distilray.evaluation.fill_mask.windows import Windows, encode_examples, onl
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of
 from distilray.runtime import storage
-from distilray.runtime.marks import Marks
 from distilray.runtime.outputs import verify_file
+from distilray.runtime.pieces import CompletedPieces
 
 T = TypeVar("T")
 Values = dict[str, Any]
 
 ANSWERS_FOLDER = "answers"
 PREDICTIONS_FOLDER = "predictions"
-PARTS, FILES = "parts", "files"  # stages of the ledger
+PARTS, FILES = "parts", "files"  # stages of completed pieces
 LISTED = 20  # bad rows of a part that are listed
 _PARTS_OF_FILE = 1_000_000  # a part's number is that of its file, times this, and its place in the file
 
@@ -50,21 +50,20 @@ def answers_name(part: int) -> str:
 def read_parts(
     file: DataFile, config: EvaluateFillMaskConfig, tokenizer_json: str, *, max_length: int, folder: str
 ) -> Iterator[pa.Table]:
-    """The parts of a file that are not done yet, each a table of one row; marks the file with its number of parts.
+    """The parts of a file that are not done yet, each a table of one row; records the number of parts of the file.
 
     Raises:
         InputError: the file cannot be read to its end, or is not what the manifest of its run says.
     """
     assert config.data is not None
     verify_file(file.uri)
-    marks = Marks(folder)
-    done, count, rows = marks.done(PARTS), 0, 0
+    done, count, rows = CompletedPieces(folder, PARTS).numbers(), 0, 0
     for chunk in _batched(read_examples(file, config.data, seed=config.seed), config.data.part_rows):
         number = parts_of(file.number, count + 1)[-1]
         if number not in done:
             yield _part_table(number, file.name, chunk, config, tokenizer_json, max_length)
         count, rows = count + 1, rows + len(chunk)
-    marks.mark(FILES, file.number, {"parts": count, "rows": rows})
+    CompletedPieces(folder, FILES).add(file.number, {"parts": count, "rows": rows})
 
 
 def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -100,7 +99,7 @@ def _part_table(
 
 
 class PartScorer:
-    """The models of a run, on one device; writes what they say of a part, then marks it as done."""
+    """The models of a run, on one device; writes what they say of a part, then records that it is complete."""
 
     def __init__(self, config: EvaluateFillMaskConfig, folder: str, device: str) -> None:
         assert config.data is not None
@@ -131,7 +130,7 @@ class PartScorer:
         table = self._answers(windows, answered, name)
         output = _write_table(storage.join(self._folder, answers_name(number)), table)
         facts |= {"answers": table.num_rows, "windows": len(only_scored(windows).lengths), "output": output}
-        Marks(self._folder).mark(PARTS, number, facts)
+        CompletedPieces(self._folder, PARTS).add(number, facts)
         return {"number": number, "rows": facts["rows"], "bad": sum(facts["bad"].values())}
 
     def _answered(self, model: str, windows: Windows) -> Answered:

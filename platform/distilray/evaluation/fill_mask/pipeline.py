@@ -1,7 +1,7 @@
 """Scores texts in files with Ray Data: tasks read and tokenise, a pool of actors holds the models.
 
-A file is read by one task, which hands on a part as soon as it has one; an actor scores it, writes its answers and
-marks it as done. A run that was cut off reads its files again and scores the parts without a mark.
+A file is read by one task, which yields each part as soon as it is complete; an actor scores it, and writes and records
+its answers. A run that was interrupted reads its files again and scores the parts that are not complete.
 """
 
 import functools
@@ -17,17 +17,15 @@ import ray.data
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.errors import reading
 from distilray.evaluation.fill_mask.parts import (
-    ANSWERS_FOLDER,
     FILES,
     PARTS,
-    PREDICTIONS_FOLDER,
     PartScorer,
     parts_of,
     read_parts,
 )
 from distilray.evaluation.fill_mask.readers import DataFile
 from distilray.runtime.environment import inside_cluster
-from distilray.runtime.marks import Marks
+from distilray.runtime.pieces import CompletedPieces
 from distilray.runtime.reporting.progress import Progress
 from distilray.runtime.resources import Need, can_ever_have, ensure
 from distilray.runtime.run_owner import check_visible
@@ -46,37 +44,34 @@ def score_files(
     Raises:
         InputError: a file cannot be read to its end, or the cluster has no place for an actor.
     """
-    marks = Marks(folder)
-    marks.make_folders(ANSWERS_FOLDER, f"ledger/{PARTS}", f"ledger/{FILES}")
-    if config.causal is not None:
-        marks.make_folders(PREDICTIONS_FOLDER)
-    waiting = _waiting(marks, files)
+    waiting = _waiting(folder, files)
     if waiting:
         read = functools.partial(
             _read_task, config=config, folder=folder, tokenizer_json=tokenizer_json, max_length=max_length
         )
         with ray_session(config.ray):
-            _run(waiting, read, config, folder, marks)
-    if torn := _waiting(marks, files):
-        raise RuntimeError(f"parts of {torn[0].name} have no mark though all tasks have ended")
-    return [part for parts in _parts(marks, files).values() for part in parts]
+            _run(waiting, read, config, folder)
+    if torn := _waiting(folder, files):
+        raise RuntimeError(f"parts of {torn[0].name} are not complete though all tasks have ended")
+    return [part for parts in _parts(folder, files).values() for part in parts]
 
 
-def _waiting(marks: Marks, files: Sequence[DataFile]) -> list[DataFile]:
+def _waiting(folder: str, files: Sequence[DataFile]) -> list[DataFile]:
     """The files of which a part is still to be done."""
-    read, done = marks.done(FILES), marks.done(PARTS)
-    parts = _parts(marks, [file for file in files if file.number in read])
+    read, done = (CompletedPieces(folder, stage).numbers() for stage in (FILES, PARTS))
+    parts = _parts(folder, [file for file in files if file.number in read])
     return [file for file in files if file.number not in parts or not done.issuperset(parts[file.number])]
 
 
-def _parts(marks: Marks, files: Sequence[DataFile]) -> dict[int, range]:
+def _parts(folder: str, files: Sequence[DataFile]) -> dict[int, range]:
     """The numbers of the parts of files that were read to their end, by the number of the file."""
     numbers = [file.number for file in files]
-    facts = marks.facts(FILES, numbers)
+    facts = CompletedPieces(folder, FILES).records(numbers)
     return {number: parts_of(number, fact["parts"]) for number, fact in zip(numbers, facts, strict=True)}
 
 
-def _run(files: Sequence[DataFile], read: Any, config: EvaluateFillMaskConfig, folder: str, marks: Marks) -> None:
+def _run(files: Sequence[DataFile], read: Any, config: EvaluateFillMaskConfig, folder: str) -> None:
+    completed = CompletedPieces(folder, PARTS)
     device, pool, resources = _pool(config, folder)
     context = ray.data.DataContext.get_current()
     options = context.execution_options
@@ -107,7 +102,8 @@ def _run(files: Sequence[DataFile], read: Any, config: EvaluateFillMaskConfig, f
             **resources,
         )
         with Progress("evaluate_fill_mask", total=None, unit="rows") as progress:
-            progress.start_at(rows := sum(fact["rows"] for fact in marks.facts(PARTS, sorted(marks.done(PARTS)))))
+            records = completed.records(sorted(completed.numbers()))
+            progress.start_at(rows := sum(record["rows"] for record in records))
             bad = 0
             for part in result_rows(scored):
                 rows, bad = rows + part["rows"], bad + part["bad"]

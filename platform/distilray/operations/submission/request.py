@@ -14,7 +14,7 @@ from distilray.errors import InputError
 from distilray.operations.submission.attempts import submission_id
 from distilray.operations.submission.cluster import RESOURCES, DriverResources, Submission
 from distilray.operations.submission.places import check_places, has_login
-from distilray.runtime.job_secrets import SECRETS_PATH
+from distilray.runtime.environment import SECRETS_PATH
 
 RUNTIME_ENV = "jobs/runtime_env.yaml"
 _KEYS = {"env_vars", "excludes"}

@@ -12,10 +12,8 @@ from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.pretraining_data.encoding.corpus_files import Corpus, read_sentences
 from distilray.pretraining_data.encoding.drafts import DraftSet
 from distilray.pretraining_data.encoding.token_documents import tokenise
-from distilray.pretraining_data.shards import SHARDS_FOLDER
 from distilray.pretraining_data.tokenizer import vocabulary_of
 from distilray.runtime import storage
-from distilray.runtime.marks import Marks
 from distilray.runtime.seeding import hash_integers, uniform
 
 SPLITS = ("train", "heldout")
@@ -42,21 +40,14 @@ class Part:
     stored_bytes: int
 
 
-class Ledger(Marks):
-    """What a run of `encode_corpus` has done: files of work, and marks of the stages `parts` and `groups`."""
+def drafts_file(folder: str, split: str, number: int) -> str:
+    """Return the file of the drafts of a part."""
+    return storage.join(folder, "work", split, f"{number:06d}.drafts")
 
-    def drafts_file(self, split: str, number: int) -> str:
-        """The drafts of a part."""
-        return storage.join(self.folder, "work", split, f"{number:06d}.drafts")
 
-    def counts_file(self, number: int) -> str:
-        """How often each id occurs in the train documents of a part: 64-bit integers, lowest byte first."""
-        return storage.join(self.folder, "work/counts", f"{number:06d}.int64")
-
-    def begin(self) -> None:
-        """Makes the folders."""
-        work = [f"work/{name}" for name in (*SPLITS, "counts")]
-        self.make_folders(*work, "ledger/parts", "ledger/groups", SHARDS_FOLDER)
+def counts_file(folder: str, number: int) -> str:
+    """Return the file of how often each id occurs in the train documents of a part: 64-bit integers, little-endian."""
+    return storage.join(folder, "work/counts", f"{number:06d}.int64")
 
 
 def splits_of(config: EncodeCorpusConfig) -> tuple[str, ...]:
@@ -92,12 +83,11 @@ def plan_buckets(corpus: Corpus, config: EncodeCorpusConfig) -> dict[str, int]:
 def encode_part(
     part: Part, config: EncodeCorpusConfig, tokenizer_json: str, folder: str, *, buckets: dict[str, int]
 ) -> dict[str, Any]:
-    """Writes the drafts of a part, then marks it as done; returns its counts.
+    """Write the drafts of a part, and return its counts.
 
     Raises:
         InputError: its file cannot be read, or a file cannot be written.
     """
-    ledger = Ledger(folder)
     drafts = {split: DraftSet(config) for split in splits_of(config)}
     token_counts = np.zeros(vocabulary_of(tokenizer_json).size, np.int64)
     row = part.row
@@ -112,11 +102,11 @@ def encode_part(
                 drafts[split].add(found)
                 if split == "train":
                     token_counts += np.bincount(found.ids, minlength=len(token_counts))
-    storage.write_bytes(ledger.counts_file(part.number), token_counts.astype("<i8").tobytes())
+    storage.write_bytes(counts_file(folder, part.number), token_counts.astype("<i8").tobytes())
     facts: dict[str, Any] = {"number": part.number}
     for split, drafted in drafts.items():
-        with storage.FileWriter(ledger.drafts_file(split, part.number)) as file:
+        with storage.FileWriter(drafts_file(folder, split, part.number)) as file:
             rows_of, bytes_of = drafted.write(file.write, buckets=buckets[split])
         facts[split] = {"counts": dict(drafted.counts), "bucket_rows": rows_of, "bucket_bytes": bytes_of}
-    ledger.mark("parts", part.number, facts)
+    facts["examples"] = sum(sum(facts[split]["bucket_rows"]) for split in drafts)
     return facts

@@ -13,7 +13,7 @@ from distilray.pretraining_data.encoding.completion import Completion
 from distilray.pretraining_data.encoding.drafts import read_drafts
 from distilray.pretraining_data.encoding.example_statistics import example_statistics
 from distilray.pretraining_data.encoding.gathering import Int64Array
-from distilray.pretraining_data.encoding.parts import Ledger
+from distilray.pretraining_data.encoding.parts import drafts_file
 from distilray.pretraining_data.masking import Masker
 from distilray.pretraining_data.shards import SHARDS_FOLDER, write_shard
 from distilray.runtime import storage
@@ -38,12 +38,12 @@ class Buckets:
 
     @classmethod
     def of(cls, split: str, facts: Iterator[Mapping[str, Any]]) -> "Buckets":
-        """From the marks of all parts."""
+        """Return the buckets of a split from the records of all parts."""
         parts, rows, sizes = [], [], []
-        for mark in facts:
-            parts.append(mark["number"])
-            rows.append(np.array(mark[split]["bucket_rows"], np.int64))
-            sizes.append(np.array([0, *mark[split]["bucket_bytes"]], np.int64))
+        for record in facts:
+            parts.append(record["number"])
+            rows.append(np.array(record[split]["bucket_rows"], np.int64))
+            sizes.append(np.array([0, *record[split]["bucket_bytes"]], np.int64))
         return cls(split, np.array(parts), np.stack(rows), np.cumsum(sizes, axis=1))
 
     @property
@@ -51,12 +51,12 @@ class Buckets:
         """(buckets + 1,) the position of the first draft of each bucket in the global order, and the end."""
         return np.concatenate([[0], np.cumsum(self.rows.sum(axis=0))])
 
-    def read(self, bucket: int, ledger: Ledger) -> pa.Table:
+    def read(self, bucket: int, folder: str) -> pa.Table:
         """The drafts of a bucket from all parts, in the global order."""
 
         def read_part(index: int) -> bytes:
             start, stop = self.edges[index, bucket : bucket + 2].tolist()
-            uri = ledger.drafts_file(self.split, int(self.parts[index]))
+            uri = drafts_file(folder, self.split, int(self.parts[index]))
             return storage.read_range(uri, start, stop)
 
         with ThreadPoolExecutor(storage.READERS) as readers:
@@ -93,7 +93,7 @@ def plan_groups(rows: Mapping[str, int], *, rows_per_shard: int) -> list[Group]:
 def publish_group(
     group: Group, buckets: Buckets, completion: Completion, folder: str, *, dynamic_masker: Masker | None = None
 ) -> dict[str, Any]:
-    """Writes the shards of a group, then marks it as done; returns the outputs and the statistics.
+    """Write the shards of a group, and return the outputs and the statistics.
 
     Args:
         dynamic_masker: masks the examples when they are read.
@@ -101,26 +101,23 @@ def publish_group(
     Raises:
         InputError: a shard cannot be written, or there is no other document for a segment B.
     """
-    ledger = Ledger(folder)
     outputs: dict[str, Any] = {}
     statistics: Counter[str] = Counter()
-    for table in _shards(group, buckets, completion, ledger):
+    for table in _shards(group, buckets, completion, folder):
         name = f"{SHARDS_FOLDER}/{group.split}-{table['shuffle_key'][0].as_py():016x}.arrow"
         outputs[name] = {"split": group.split, **write_shard(table, storage.join(folder, name))}
         statistics.update(example_statistics(table, completion.vocabulary, dynamic_masker=dynamic_masker))
-    facts = {"number": group.number, "split": group.split, "outputs": outputs, "statistics": dict(statistics)}
-    ledger.mark("groups", group.number, facts)
-    return facts
+    return {"number": group.number, "split": group.split, "outputs": outputs, "statistics": dict(statistics)}
 
 
-def _shards(group: Group, buckets: Buckets, completion: Completion, ledger: Ledger) -> Iterator[pa.Table]:
+def _shards(group: Group, buckets: Buckets, completion: Completion, folder: str) -> Iterator[pa.Table]:
     """The examples of each shard; no more than a bucket and a shard are in memory."""
     starts = buckets.starts
     position, edge = group.edges[0], 1
     waiting: list[pa.Table] = []
     while edge < len(group.edges):
         bucket = int(np.searchsorted(starts, position, side="right")) - 1
-        examples = completion.examples(buckets.read(bucket, ledger))
+        examples = completion.examples(buckets.read(bucket, folder))
         first, end = int(starts[bucket]), int(starts[bucket + 1])
         while edge < len(group.edges) and position < end:
             stop = min(end, group.edges[edge])

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
-from distilray.runtime.interruption import raise_if_interrupted
+from distilray.runtime.signals import raise_if_interrupted
 
 
 class Progress:

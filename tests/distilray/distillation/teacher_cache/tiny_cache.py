@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 from distilray.config.distillation import CacheTeacherConfig
 from distilray.distillation.teacher_cache import pipeline
+from distilray.runtime import pieces
 from distilray.runtime.job import Outcome
 from distilray.runtime.run_folder import RunFolder
 
@@ -38,7 +39,7 @@ def cache_in_process(config: CacheTeacherConfig, run: RunFolder, limit: int | No
     """
 
     def one_by_one(
-        items: list[dict[str, Any]], task: Callable[[dict[str, Any]], dict[str, Any]], **_: float
+        items: list[dict[str, Any]], task: Callable[[dict[str, Any]], dict[str, Any]], **_: object
     ) -> Iterator[Any]:
         for number, item in enumerate(items):
             if number == limit:
@@ -46,7 +47,7 @@ def cache_in_process(config: CacheTeacherConfig, run: RunFolder, limit: int | No
             yield task(item)
 
     with (
-        patch.object(pipeline, "run_tasks", one_by_one),
+        patch.object(pieces, "run_tasks", one_by_one),
         patch.object(pipeline, "ray_session", lambda _: nullcontext()),
     ):
         return pipeline.cache_teacher(config, run)

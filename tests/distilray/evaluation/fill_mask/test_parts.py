@@ -11,7 +11,7 @@ from distilray.evaluation.fill_mask import pipeline
 from distilray.evaluation.fill_mask.parts import parts_of, read_parts
 from distilray.evaluation.fill_mask.readers import DataFile, data_files
 from distilray.pretraining_data.tokenizer import read_tokenizer
-from distilray.runtime.marks import Marks
+from distilray.runtime.pieces import CompletedPieces
 from distilray.runtime.session import is_input_error
 from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, score_in_process, write_rows, write_tiny_gpt2
 from tests.distilray.inference.tiny_models import write_tiny_model
@@ -56,7 +56,7 @@ def test_parts_are_rows_of_one_file_in_order(work, tmp_path):
         assert [json.loads(table.column("facts")[0].as_py())["rows"] for table in tables] == rows
         numbers = [table.column("number")[0].as_py() for table in tables]
         assert numbers == list(parts_of(file.number, len(rows)))
-        (fact,) = Marks(str(tmp_path)).facts("files", [file.number])
+        (fact,) = CompletedPieces(str(tmp_path), "files").records([file.number])
         assert fact == {"parts": len(rows), "rows": sum(rows)}
 
 
@@ -107,7 +107,7 @@ def test_bad_rows_are_counted_by_reason_and_listed_with_their_line(work, tmp_pat
     file.write_text(file.read_text() + "{broken\n")
     score_in_process(monkeypatch)
     (part,) = scored(work, tmp_path / "run", data={"path": str(file)})
-    (facts,) = Marks(str(tmp_path / "run")).facts("parts", [part])
+    (facts,) = CompletedPieces(str(tmp_path / "run"), "parts").records([part])
     assert (facts["rows"], facts["bad"]) == (5, {"answer_unknown": 1, "no_mask": 1, "json_malformed": 1})
     assert [entry["file"] for entry in facts["listed"]] == ["c.jsonl:1", "c.jsonl:4", "c.jsonl:5"]
 

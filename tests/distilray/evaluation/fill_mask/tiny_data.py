@@ -14,7 +14,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from distilray.evaluation.fill_mask import pipeline
 from distilray.evaluation.fill_mask.parts import PartScorer
-from distilray.runtime.marks import Marks
 from tests.distilray.inference.tiny_models import WORDS
 
 MULTI_PIECE = ("cats", "dogs", "walked", "sunly")  # words that the tiny vocabulary has in two pieces and more
@@ -88,7 +87,7 @@ def score_in_process(
 ) -> None:
     """Makes the pipeline score its parts in this process, forwards or backwards; interrupts it after `limit` parts."""
 
-    def run(files: Any, read: Any, config: Any, folder: str, marks: Marks) -> None:
+    def run(files: Any, read: Any, config: Any, folder: str) -> None:
         scorer = PartScorer(config, folder, "cpu")
         parts = [
             part for file in files for part in read.func(pipeline.pa.table({"item": [vars(file)]}), **read.keywords)

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +6,7 @@ import pytest
 
 from distilray.errors import InputError
 from distilray.pretraining_data.encoding.corpus_files import Corpus, read_sentences
-from distilray.pretraining_data.encoding.parts import Ledger, encode_part, is_heldout, plan_buckets, plan_parts
+from distilray.pretraining_data.encoding.parts import encode_part, is_heldout, plan_buckets, plan_parts
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
 from tests.distilray.tiny_line import encode_config, sentences_of, write_corpus
 
@@ -72,15 +71,13 @@ def test_a_bucket_holds_32_to_64_megabytes(words, copies, train):
 
 def encoded(corpus, tokenizer_dir, folder, **changes):
     config = encode_config(heldout_fraction=0.3, **changes)
-    Ledger(str(folder)).begin()
     part = next(plan_parts(corpus, part_bytes=1 << 40))
     tokenizer_json = read_tokenizer(tokenizer_dir)
     return encode_part(part, config, tokenizer_json, str(folder), buckets={"train": 4, "heldout": 1}), part, config
 
 
-def test_a_part_is_marked_with_the_counts_of_both_splits(corpus, tokenizer_dir, tmp_path):
+def test_the_record_of_a_part_has_the_counts_of_both_splits(corpus, tokenizer_dir, tmp_path):
     facts, part, config = encoded(corpus, tokenizer_dir, tmp_path)
-    assert json.loads((tmp_path / "ledger/parts/000000.json").read_text()) == facts
     heldout = is_heldout(np.arange(part.start, part.stop), config)
     assert facts["heldout"]["counts"]["documents"] == heldout.sum() > 0
     assert facts["train"]["counts"]["documents"] == (~heldout).sum() > 0
@@ -105,7 +102,6 @@ def test_tokens_are_counted_in_the_train_documents_only_and_once(corpus, tokeniz
 
 def test_a_part_without_a_held_out_document_has_an_empty_file(corpus, tokenizer_dir, tmp_path):
     config = encode_config(heldout_fraction=1e-9)
-    Ledger(str(tmp_path)).begin()
     part = next(plan_parts(corpus, part_bytes=1 << 40))
     facts = encode_part(part, config, read_tokenizer(tokenizer_dir), str(tmp_path), buckets={"train": 1, "heldout": 1})
     assert facts["heldout"]["bucket_rows"] == [0]

@@ -58,7 +58,7 @@ def check_workers(need: Need | None, nodes: tuple[Node, ...], cluster: Cluster |
     """
     if need is None:
         return ok("one process, or as many tasks as there is room for")
-    room = sum(_room(node, need) for node in nodes)
+    room = _room(nodes, need)
     where = cluster.address if cluster else "this machine"
     told = f"{need} asked for, {where} has room for {room}"
     if room >= need.workers:
@@ -76,8 +76,9 @@ def check_workers(need: Need | None, nodes: tuple[Node, ...], cluster: Cluster |
     return warn(f"{told}; the job would wait for more", f"more machines, or {lower}")
 
 
-def _room(node: Node, need: Need) -> int:
-    """Workers that fit on a machine."""
-    by_gpus = [int(node.gpus / need.gpus)] if need.gpus else []
-    by_cpus = [int(node.cpus / need.cpus)] if need.cpus else []
-    return min(by_gpus + by_cpus)
+def _room(nodes: tuple[Node, ...], need: Need) -> int:
+    """Return the number of workers that fit on machines, as a job counts them."""
+    from distilray.runtime import resources  # imports Ray, which may not be installed
+
+    bundle = resources.Need("worker", "", cpus=need.cpus, gpus=need.gpus)
+    return bundle.fitting([resources.Node({"CPU": node.cpus, "GPU": node.gpus}) for node in nodes])

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from distilray.runtime.interruption import interruptible, raise_if_interrupted
 from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.signals import interruptible, raise_if_interrupted, run_interruptibly
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -59,3 +59,20 @@ def test_after_a_block_that_was_interrupted_other_work_goes_on() -> None:
     with contextlib.suppress(KeyboardInterrupt), interruptible():
         os.kill(os.getpid(), signal.SIGINT)
     raise_if_interrupted()
+
+
+def test_a_signal_interrupts_the_wait_for_a_function_that_does_not_end() -> None:
+    ended = threading.Event()
+
+    def hang() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        ended.wait()
+
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        run_interruptibly(hang, name="hang")
+    ended.set()
+
+
+def test_the_error_of_a_function_in_a_thread_is_raised_as_it_is() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_interruptibly(lambda: 1 / 0, name="fail")

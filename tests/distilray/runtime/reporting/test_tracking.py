@@ -13,8 +13,12 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from distilray.errors import InputError
 from distilray.runtime import storage
-from distilray.runtime.reporting.trackers import check_trackers, open_trackers
-from distilray.runtime.reporting.trackers.backends import MLFLOW_RUN_ID_FILE, TENSORBOARD_FOLDER
+from distilray.runtime.reporting.tracking import (
+    MLFLOW_RUN_ID_FILE,
+    TENSORBOARD_FOLDER,
+    check_trackers,
+    open_trackers,
+)
 
 CONFIG = {"seed": 56, "optimizer": {"learning_rate": 5e-4, "betas": [0.9, 0.98]}, "shards_dir": "s3://me:pw@data/x"}
 
