@@ -7,19 +7,12 @@ from typing import Any
 
 from distilray.config.corpus import JsonLinesSource
 from distilray.corpus.sources.other_formats import refuse_other_formats
-from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
-from distilray.corpus.sources.streams import (
-    EmptyFileError,
-    Line,
-    UnreadableError,
-    byte_ranges,
-    read_chunks,
-    read_lines,
-    split_suffix,
-    stored_size,
-)
+from distilray.corpus.sources.ranges import RawDocument
 from distilray.corpus.sources.text import prose
 from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.lines import FileRange, Line, byte_ranges, read_lines
+from distilray.formats.streams import EmptyFileError, UnreadableError, read_chunks, split_suffix, stored_size
 
 __all__ = ["check_file", "file_ranges", "is_input", "prose", "read_documents"]
 
@@ -61,18 +54,18 @@ def file_ranges(source: JsonLinesSource, uri: str, name: str, *, part_bytes: int
 
 def read_documents(
     source: JsonLinesSource, part: FileRange, *, max_document_bytes: int
-) -> Iterator[RawDocument | Quarantined]:
+) -> Iterator[RawDocument | BadRow]:
     """The documents of the lines that begin in a range. Offsets are in the file as decompressed."""
     # Escapes make a line longer than its text: at most six bytes for one. What the text has is checked again.
     max_bytes = 6 * max_document_bytes
     try:
         for line in read_lines(part, max_bytes=max_bytes):
             if line.size > max_bytes:
-                yield Quarantined(part.name, line.offset, "too_large", f"a line of {line.size:,} bytes")
+                yield BadRow(part.name, line.offset, "too_large", f"a line of {line.size:,} bytes")
             elif line.data.strip() and line.data != BOM_UTF8:
                 yield _document(source, part.name, line, max_document_bytes)
     except UnreadableError as error:
-        yield error.quarantined(part.name)
+        yield error.bad_row(part.name)
 
 
 def _head(uri: str) -> tuple[bytes, bool]:
@@ -107,9 +100,9 @@ def _names(first: dict[str, Any]) -> str:
     return ", ".join(ascii(name)[:60] for name in list(first)[:30]) or "none: the object is empty"
 
 
-def _document(source: JsonLinesSource, name: str, line: Line, max_bytes: int) -> RawDocument | Quarantined:
-    def refused(reason: str, detail: str) -> Quarantined:
-        return Quarantined(name, line.offset, reason, detail)
+def _document(source: JsonLinesSource, name: str, line: Line, max_bytes: int) -> RawDocument | BadRow:
+    def refused(reason: str, detail: str) -> BadRow:
+        return BadRow(name, line.offset, reason, detail)
 
     data = line.data.removeprefix(BOM_UTF8) if line.offset == 0 else line.data
     try:

@@ -11,10 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distilray.config.corpus import ParquetSource
-from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
-from distilray.corpus.sources.streams import EmptyFileError, stored_size
+from distilray.corpus.sources.ranges import RawDocument
 from distilray.corpus.sources.text import prose
 from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.lines import FileRange
+from distilray.formats.streams import EmptyFileError, stored_size
 from distilray.runtime import storage
 
 __all__ = ["check_file", "file_ranges", "is_input", "prose", "read_documents"]
@@ -79,7 +81,7 @@ def file_ranges(source: ParquetSource, uri: str, name: str, *, part_bytes: int) 
 
 def read_documents(
     source: ParquetSource, part: FileRange, *, max_document_bytes: int
-) -> Iterator[RawDocument | Quarantined]:
+) -> Iterator[RawDocument | BadRow]:
     """The documents of the rows of a range. The offset of what is refused is that of its row group."""
     with _opened(part.uri, dictionary=_dictionary(source, part)) as (file, faults):
         groups = [file.metadata.row_group(number) for number in range(part.end)]
@@ -88,14 +90,14 @@ def read_documents(
             row = first_row
             try:
                 for batch in _batches(source, file, number):
-                    refused = partial(Quarantined, part.name, _offset(group))
+                    refused = partial(BadRow, part.name, _offset(group))
                     yield from _documents(source, part.name, batch, row, max_document_bytes, refused)
                     row += batch.num_rows
             except (pa.ArrowException, OSError) as error:
                 if faults:  # of the disk or the network, not of the data
                     raise faults[0] from None
                 detail = f"row group {number:,} from row {row:,} on: {_one_line(error)}; write the file again"
-                yield Quarantined(part.name, _offset(group), "parquet_damaged", detail, _compressed_size(group))
+                yield BadRow(part.name, _offset(group), "parquet_damaged", detail, _compressed_size(group))
             first_row += group.num_rows
 
 
@@ -210,8 +212,8 @@ def _documents(
     batch: pa.RecordBatch,
     first_row: int,
     max_bytes: int,
-    refused: Callable[[str, str], Quarantined],
-) -> Iterator[RawDocument | Quarantined]:
+    refused: Callable[[str, str], BadRow],
+) -> Iterator[RawDocument | BadRow]:
     columns = {field: batch.column(column) for field, column in _columns(source).items()}
     sizes = _sizes(columns["text_column"])
     for index in range(batch.num_rows):

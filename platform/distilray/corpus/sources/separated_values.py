@@ -6,18 +6,12 @@ from collections.abc import Iterator
 
 from distilray.config.corpus import CsvSource
 from distilray.corpus.sources.other_formats import refuse_other_formats
-from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
-from distilray.corpus.sources.streams import (
-    EmptyFileError,
-    UnreadableError,
-    byte_ranges,
-    read_chunks,
-    read_lines,
-    split_suffix,
-    stored_size,
-)
+from distilray.corpus.sources.ranges import RawDocument
 from distilray.corpus.sources.text import prose
 from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.lines import FileRange, byte_ranges, read_lines
+from distilray.formats.streams import EmptyFileError, UnreadableError, read_chunks, split_suffix, stored_size
 
 __all__ = ["check_file", "file_ranges", "is_input", "prose", "read_documents"]
 
@@ -53,16 +47,14 @@ def file_ranges(source: CsvSource, uri: str, name: str, *, part_bytes: int) -> l
     return byte_ranges(uri, name, part_bytes=part_bytes, divisible=False)
 
 
-def read_documents(
-    source: CsvSource, part: FileRange, *, max_document_bytes: int
-) -> Iterator[RawDocument | Quarantined]:
+def read_documents(source: CsvSource, part: FileRange, *, max_document_bytes: int) -> Iterator[RawDocument | BadRow]:
     """The documents of the rows. Offsets are in the file as decompressed."""
     rows = _Rows(source, part, max_bytes=2 * max_document_bytes + _METADATA_BYTES)
     try:
         header = rows.header()
         positions = _columns(source, part.uri, header)
         for cells in rows:
-            if isinstance(cells, Quarantined):
+            if isinstance(cells, BadRow):
                 yield cells
             elif len(cells) != len(header):
                 yield rows.refused("csv_malformed", f"{len(cells)} fields where the header has {len(header)}")
@@ -72,7 +64,7 @@ def read_documents(
     except EmptyFileError:
         return
     except UnreadableError as error:
-        yield error.quarantined(part.name)
+        yield error.bad_row(part.name)
 
 
 class _Rows:
@@ -104,12 +96,12 @@ class _Rows:
             InputError: it cannot be parsed.
         """
         for cells in self:
-            if isinstance(cells, Quarantined):
+            if isinstance(cells, BadRow):
                 raise InputError(f"{self._part.uri}: the header cannot be read ({cells.detail}); correct the file")
             return cells
         raise EmptyFileError(self._part.uri)
 
-    def __iter__(self) -> Iterator[list[str] | Quarantined]:
+    def __iter__(self) -> Iterator[list[str] | BadRow]:
         while True:
             self.offset, self._row_lines = self._end, 0
             try:
@@ -124,10 +116,10 @@ class _Rows:
                 if any(cells[:1]) or len(cells) > 1:  # else a blank line
                     yield cells
 
-    def refused(self, reason: str, detail: str) -> Quarantined:
+    def refused(self, reason: str, detail: str) -> BadRow:
         """Quarantine of the last row. Its bytes are lost if it has several lines, which may have been many rows."""
         lost = min(self._end - self.offset, self._part.stored_bytes) if self._row_lines > 1 else 0
-        return Quarantined(self._part.name, self.offset, reason, detail, lost)
+        return BadRow(self._part.name, self.offset, reason, detail, lost)
 
     def next_text(self) -> str:
         """The next line for the parser, with its line break; bytes that are not UTF-8 become surrogates."""
@@ -173,7 +165,7 @@ def _columns(source: CsvSource, uri: str, header: list[str]) -> dict[str, int]:
     return positions
 
 
-def _document(name: str, rows: _Rows, values: dict[str, str], max_bytes: int) -> RawDocument | Quarantined:
+def _document(name: str, rows: _Rows, values: dict[str, str], max_bytes: int) -> RawDocument | BadRow:
     text, title = values["text_column"], values.get("title_column", "")
     key = values.get("id_column") or f"{name}:{rows.offset}"
     try:

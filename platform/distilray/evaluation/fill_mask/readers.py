@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from distilray.config.corpus import ParquetSource
 from distilray.config.fill_mask.settings import FillMaskDataConfig
 from distilray.corpus.sources import parquet
-from distilray.corpus.sources.ranges import FileRange
-from distilray.corpus.sources.streams import Line, UnreadableError, read_lines, split_suffix, stored_size
 from distilray.errors import InputError
 from distilray.evaluation.fill_mask.examples import BadRow, Example, example_of, masked_line
+from distilray.formats.lines import FileRange, Line, read_lines
+from distilray.formats.streams import UnreadableError, split_suffix, stored_size
 from distilray.runtime import storage
 from distilray.runtime.file_search import find_files
 
