@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
+from distilray.config.corpus import CsvSource, JsonLinesSource, ParquetSource
 from distilray.corpus.wikitext.sites import ENGLISH, Site
 from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.tables import Row
 
 HEADING = "heading"  # reason for which a line of a text, or a document without any other, is dropped
 EMPTY = "empty"  # form of the range of a file without content, and the reason for which it is dropped
@@ -31,6 +34,26 @@ class RawDocument:
     dropped: str | None = None
     site: Site = ENGLISH
     headings: int = 0
+
+
+def columns_of(source: ParquetSource | JsonLinesSource | CsvSource) -> dict[str, str]:
+    """Return the columns that are read from a table, by the setting of the recipe that names them."""
+    settings = ("text_column", "title_column", "id_column")
+    return {setting: getattr(source, setting) for setting in settings if getattr(source, setting) is not None}
+
+
+def row_document(row: Row, key: str, title: str, text: str, *, max_bytes: int) -> RawDocument | BadRow:
+    """Return the document of a row; without a key it is named after its file and offset."""
+    key = key or f"{row.file}:{row.offset}"
+    try:
+        size = len(text.encode())
+        (key + title).encode()
+    except UnicodeEncodeError:
+        detail = "contains bytes that are not UTF-8, or half of a surrogate pair; convert the file to UTF-8"
+        return row.refuse("not_utf8", detail)
+    if size > max_bytes:
+        return row.refuse("too_large", f"{size:,} bytes; raise max_document_mb")
+    return RawDocument(key, title, text, size)
 
 
 class CutShortError(InputError):
