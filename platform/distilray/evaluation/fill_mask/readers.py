@@ -8,19 +8,14 @@ from itertools import islice
 from typing import Any
 from urllib.parse import unquote
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from distilray.config.corpus import ParquetSource
 from distilray.config.fill_mask.settings import FillMaskDataConfig
-from distilray.corpus.sources import parquet
 from distilray.errors import InputError
 from distilray.evaluation.fill_mask.examples import Example, bad_row, example_of, masked_line
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange, Line, read_lines
+from distilray.formats.parquet import ParquetTable, is_text
 from distilray.formats.streams import UnreadableError, split_suffix, stored_size
 from distilray.formats.tables import DelimitedRows, Row, column_positions, json_rows
-from distilray.runtime import storage
 from distilray.runtime.file_search import find_files
 
 _FORMATS = {
@@ -175,28 +170,21 @@ def _text_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
 
 
 def _parquet_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
-    source = ParquetSource(kind="parquet", path=file.uri, name="data", text_column=data.text_column)
-    parquet.check_file(source, file.uri)  # also against extension types, before pyarrow opens the file
-    found, path = storage.filesystem(file.uri)
+    columns = {"data.text_column": data.text_column, "data.answer_column": data.answer_column}
     row = 0
     try:
-        with pq.ParquetFile(path, filesystem=found, arrow_extensions_enabled=False) as opened:
-            if opened.schema_arrow.names.count(data.answer_column) != 1:
-                names = ", ".join(opened.schema_arrow.names[:20])
-                raise InputError(
-                    f"{file.uri}: no column '{data.answer_column}'; set data.answer_column to one of {names}"
-                )
-            columns = list(dict.fromkeys([data.text_column, data.answer_column]))
-            for batch in opened.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns, use_threads=False):
-                texts, answers = (batch.column(name).to_pylist() for name in (data.text_column, data.answer_column))
+        with ParquetTable(file.uri) as table:
+            column_positions(file.uri, table.schema.names, columns)
+            if not is_text(table.schema.field(data.text_column).type):
+                raise InputError(f"{file.uri}: column '{data.text_column}' is no string; set data.text_column")
+            for batch in table.batches(list(dict.fromkeys(columns.values())), rows=_ROWS_AT_ONCE):
+                texts, answers = (batch.column(name).to_pylist() for name in columns.values())
                 for text, answer in zip(texts, answers, strict=True):
                     row += 1
                     yield example_of(row, text, answer, data)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{file.uri}: damaged behind row {row:,} ({told}); remove the file, or write it again"
-        ) from None
+    except (UnreadableError, UnicodeDecodeError) as error:
+        where = f"damaged behind row {row:,}: " if row else ""
+        raise InputError(f"{file.uri}: {where}{error}") from None
 
 
 _READERS: Mapping[str, Callable[[DataFile, FillMaskDataConfig, int], Rows]] = {

@@ -9,7 +9,9 @@ from distilray.config.corpus import ParquetSource
 from distilray.corpus.sources import parquet
 from distilray.corpus.sources.ranges import RawDocument
 from distilray.errors import InputError
+from distilray.formats import parquet as formats_parquet
 from distilray.formats.bad_rows import BadRow
+from distilray.formats.parquet import ParquetTable
 
 ROWS = 20
 
@@ -79,8 +81,8 @@ def test_ranges_are_row_groups_that_sum_to_about_the_file(tmp_path: Path) -> Non
 def test_a_large_row_group_is_read_in_batches_of_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "_BATCH_BYTES", 5000)
     uri = write(tmp_path, {"text": [f"{n:1000}" for n in range(ROWS)]}, use_dictionary=False)
-    with parquet._opened(uri) as (file, _):
-        assert max(batch.num_rows for batch in parquet._batches(source(), file, 0)) <= 5
+    rows = parquet._batch_rows(source(), pq.ParquetFile(uri).metadata.row_group(0))
+    assert 1 <= rows <= 5
     assert len(read(uri)) == ROWS
 
 
@@ -131,16 +133,16 @@ def test_a_damaged_row_group_is_lost_and_the_next_is_read(tmp_path: Path, compre
 def test_a_fault_of_the_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = write(tmp_path, {"text": ["a" * 100]})
     (part,) = parquet.file_ranges(source(), uri, "a.parquet", part_bytes=1)
-    batches = parquet._batches
+    batches = ParquetTable.batches
 
-    def broken(wanted: ParquetSource, file: pq.ParquetFile, number: int) -> Any:
-        monkeypatch.setattr(parquet._WatchedFile, "_read", fail)
-        return batches(wanted, file, number)
+    def broken(table: ParquetTable, *args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(formats_parquet._WatchedFile, "_read", fail)
+        return batches(table, *args, **options)
 
     def fail(self: object, size: int) -> bytes:
         raise OSError("input/output error")
 
-    monkeypatch.setattr(parquet, "_batches", broken)
+    monkeypatch.setattr(ParquetTable, "batches", broken)
     with pytest.raises(OSError, match="input/output error"):
         list(parquet.read_documents(source(), part, max_document_bytes=1000))
 
