@@ -14,17 +14,12 @@ from ray.train.torch import get_device
 from torch import nn
 
 from distilray.distillation.accumulation import Accumulation, summing_gradients
-from distilray.distillation.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
 from distilray.distillation.feed import Feed, MicroStep
 from distilray.distillation.heldout import HeldoutScores
-from distilray.distillation.monitoring.machines import GoingMachines
-from distilray.distillation.monitoring.meter import Meter
-from distilray.distillation.monitoring.reporter import NoReporter, Reporter
-from distilray.distillation.monitoring.watchdog import HANGS_FOLDER, Watchdog
 from distilray.distillation.objective.step import DistillationStep
-from distilray.distillation.optim import Updater
-from distilray.distillation.preparation import LoopSettings, flops_of_step, model_size, peak_of_device, prepare_models
+from distilray.distillation.preparation import LoopSettings, flops_of_step, peak_of_device, prepare_models
 from distilray.errors import InputError
+from distilray.models.flops import model_size
 from distilray.models.precision import compute_dtype
 from distilray.pretraining_data.batches import prefetched
 from distilray.pretraining_data.sample_plan import SamplePlan
@@ -35,6 +30,12 @@ from distilray.runtime import storage
 from distilray.runtime.reporting.notices import post_notice
 from distilray.runtime.reporting.trackers import open_trackers
 from distilray.runtime.run_owner import check_visible
+from distilray.training.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
+from distilray.training.meter import Meter
+from distilray.training.optimizer import Updater
+from distilray.training.preemption import GoingMachines
+from distilray.training.reporter import NoReporter, Reporter
+from distilray.training.watchdog import HANGS_FOLDER, Watchdog
 
 CHECKPOINTS_FOLDER = "checkpoints"
 DIVERGED_FOLDER = "diverged"

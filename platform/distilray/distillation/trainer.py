@@ -21,7 +21,6 @@ from distilray.config.distillation import (
     TrainingConfig,
     TrainTeacherConfig,
 )
-from distilray.distillation.checkpoint import CheckpointStore, newest_step
 from distilray.distillation.inputs import (
     create_student_and_teacher,
     create_teacher,
@@ -30,7 +29,6 @@ from distilray.distillation.inputs import (
     student_of,
 )
 from distilray.distillation.loop import CHECKPOINTS_FOLDER, DIVERGED_FOLDER, train_loop
-from distilray.distillation.monitoring.reporter import HELDOUT_FILE
 from distilray.distillation.objective.step import MASKED_LM_ONLY
 from distilray.distillation.planning.cost import total_steps
 from distilray.distillation.preparation import LoopSettings
@@ -54,6 +52,8 @@ from distilray.runtime.reporting.progress import Progress
 from distilray.runtime.resources import Need, ensure, training_workers
 from distilray.runtime.run_folder import METRICS_FILE, RunFolder
 from distilray.runtime.session import ENVIRONMENT, ray_session
+from distilray.training.checkpoint import CheckpointStore, newest_step
+from distilray.training.reporter import HELDOUT_FILE
 
 INITIALISATION_FILE = "initialisation.json"
 _MODEL_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)

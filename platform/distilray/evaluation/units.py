@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from distilray.config.glue import FineTuneScaling, TaskConfig, TaskDistillationConfig, TaskName
-from distilray.distillation.checkpoint import newest_step
 from distilray.errors import InputError
 from distilray.evaluation.glue.classifier import load_classifier, load_fine_tuned, save_classifier
 from distilray.evaluation.glue.dev_predictions import predictions_file, write_dev_predictions
@@ -27,6 +26,7 @@ from distilray.models.cpu import use_cpus
 from distilray.models.model_source import MODEL_FOLDER, local_model
 from distilray.models.precision import compute_dtype
 from distilray.runtime import storage
+from distilray.training.checkpoint import newest_step
 
 MODELS_FOLDER = "models"  # of a run: the best model of each task
 MODEL, MNLI, FINE_TUNED = "model", "mnli", "fine-tuned"  # the start of a unit

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from distilray.distillation.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
 from distilray.evaluation.glue.classifier import save_classifier
 from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
 from distilray.evaluation.glue.training.workers import Workers
@@ -17,6 +16,7 @@ from distilray.models.model_source import MODEL_FOLDER, WEIGHTS_FILE
 from distilray.models.weights import model_tensors
 from distilray.pretraining_data.sample_plan import PlanState
 from distilray.runtime import storage
+from distilray.training.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
 
 EVALUATIONS_FILE = "evaluations.json"
 CHECKPOINTS_FOLDER = "checkpoints"

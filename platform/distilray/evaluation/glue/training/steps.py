@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distilray.config.glue import TaskConfig, TaskDistillationConfig
-from distilray.distillation.optim import set_learning_rate
 from distilray.evaluation.glue.features import Rows, TaskFeatures, collate, epoch_batches
 from distilray.evaluation.glue.metrics import task_scores
 from distilray.evaluation.glue.tasks import GlueTask
@@ -24,6 +23,7 @@ from distilray.evaluation.glue.training.schedule import (
 from distilray.evaluation.glue.training.workers import Workers
 from distilray.pretraining_data.sample_plan import PlanState
 from distilray.runtime.seeding import hash_integers
+from distilray.training.optimizer import set_learning_rate
 
 
 class Steps:
