@@ -95,7 +95,7 @@ def stage(request, inputs, monkeypatch):
 def build_corpus(inputs, _):
     def config(run_dir):
         source = {"kind": "jsonl", "name": "lines", "path": str(inputs["lines"])}
-        values = {"sources": [source], "filters": LENIENT, "part_mb": 1.0, "file_mb": 1e-4}
+        values = {"sources": [source], "filters": LENIENT, "part_mb": 0.001, "file_mb": 1e-4}
         return BuildCorpusConfig.model_validate(
             {"run_dir": str(run_dir), **values, "faults": {"max_bad_fraction": 1.0}}
         )
