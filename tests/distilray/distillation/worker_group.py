@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from distilray.evaluation.glue.training.workers import Workers
 from safetensors.torch import save_file
 from torch import distributed
 
@@ -23,7 +24,6 @@ from distilray.distillation.inputs import create_student_and_teacher
 from distilray.distillation.preparation import LoopSettings
 from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue.training.loop import fine_tune
-from distilray.evaluation.glue.training.workers import Workers
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from tests.distilray.evaluation.glue.tiny_tasks import classifier, features, settings
 
