@@ -15,6 +15,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from distilray.config.sample import resolve
+from distilray.evaluation.export.processor import cpu_features, cpu_name
 from distilray.models.model_files import save_model
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from tests.distilray.tiny_line import sentences_of, write_recipe
@@ -42,7 +43,7 @@ _TRAINING = {
 }
 _STUDENT = {**_TRAINING, "shards_dir": "{folder}/shards", "teacher_dir": "{folder}/teacher"}
 _EVERY_TERM = {"alpha_mse": 0.01, "alpha_hidden": 1.0, "alpha_attention": 1.0, "alpha_values": 1.0}
-_WITHOUT_MODELS = ("corpus", "tokenizer", "shards", "shards-paper")
+WITHOUT_MODELS = ("corpus", "tokenizer", "shards", "shards-paper")
 # Run folder, job, recipe.
 _STAGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (
@@ -106,7 +107,7 @@ _STAGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def pipeline_values(folder: Path) -> dict[str, Any]:
-    """Run all stages; return what the manifest of each says of its content."""
+    """Run all stages; return what the manifest of each says of its content, and what the weights depend on."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_inputs(folder)
     with ray_in_process():
@@ -114,14 +115,15 @@ def pipeline_values(folder: Path) -> dict[str, Any]:
             if job == "train_teacher":
                 _write_encoder(folder / "encoder", str(folder / "tokenizer"))
             _run(job, folder / name, json.loads(json.dumps(values).replace("{folder}", str(folder))))
-    return {name: _values_of(folder / name) for name, _, _ in _STAGES}
+    processor = [torch.__version__, torch.backends.cpu.get_cpu_capability(), cpu_name(), *cpu_features()]
+    return {"processor": " ".join(processor), **{name: _values_of(folder / name) for name, _, _ in _STAGES}}
 
 
 def _values_of(run: Path) -> dict[str, Any]:
     """The content of a run, without what depends on `folder`: models name the folder that they were loaded from."""
     values, folder = run_hashes(run), str(run.parent)
     del values["inputs"]
-    if run.name not in _WITHOUT_MODELS:
+    if run.name not in WITHOUT_MODELS:
         del values["content_hash"]
         values["counts"].pop("teacher_hash", None)
     for name in values["outputs"]:

@@ -33,7 +33,7 @@ def recipe_name(recipe: Path) -> str:
 
 
 def plan_of(recipe: Path, inputs: Path, folder: Path) -> list[str]:
-    """The lines that a dry run prints, with names for the folders and the port of this machine."""
+    """The lines that a dry run prints, with names for the folders, the port and the processor of this machine."""
     job = _JOBS.get(job_of(recipe), job_of(recipe))
     main, printed = importlib.import_module(f"jobs.{job}").main, io.StringIO()
     arguments = overrides(recipe, inputs, folder / "run")
@@ -44,6 +44,7 @@ def plan_of(recipe: Path, inputs: Path, folder: Path) -> list[str]:
     text = printed.getvalue()
     for path, name in ((inputs, "INPUTS"), (folder, "FOLDER"), (CHECKOUT, "CHECKOUT")):
         text = text.replace(str(path), name)
+    text = re.sub(r"(?m)^(CPU|threads)( +).*$", r"\1\2OF THIS MACHINE", text)
     return re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text).splitlines()
 
 
