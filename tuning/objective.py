@@ -21,7 +21,7 @@ from distilray.evaluation.glue.classifier import load_classifier
 from distilray.evaluation.glue.features import TaskFeatures
 from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
-from distilray.evaluation.glue.training.loop import fine_tune
+from distilray.evaluation.glue.training.fine_tuning import fine_tune
 from distilray.models.cpu import use_cpus
 from distilray.models.model_source import local_model
 from distilray.models.precision import compute_dtype

@@ -26,7 +26,7 @@ from distilray.evaluation.follows import write_follows
 from distilray.evaluation.glue.classifier import load_classifier
 from distilray.evaluation.glue.features import TaskFeatures
 from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training.loop import fine_tune
+from distilray.evaluation.glue.training.fine_tuning import fine_tune
 from distilray.evaluation.glue_scores import encode_tasks, load_tasks
 from distilray.models.model_source import local_model
 from distilray.models.precision import compute_dtype

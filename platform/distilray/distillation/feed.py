@@ -11,24 +11,9 @@ from distilray.distillation.teacher_cache.cache import TeacherCache
 from distilray.pretraining_data.batches import collate, padded_width
 from distilray.pretraining_data.sample_plan import PlannedRows, SamplePlan, micro_batches
 from distilray.pretraining_data.shards import ShardSet
+from distilray.training.meter import StepSize
 
 Rows = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class StepSize:
-    """What an optimiser step holds, over all workers and micro-steps.
-
-    Attributes:
-        tokens, masked: real tokens, and those to predict.
-        pairs: pairs of real tokens of one example: the sum of the squared lengths.
-        slots: tokens and padding.
-    """
-
-    tokens: int
-    masked: int
-    pairs: int
-    slots: int
 
 
 @dataclass(frozen=True)

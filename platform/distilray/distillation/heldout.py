@@ -1,4 +1,4 @@
-"""What the trained model is worth on every held-out example, while it is trained."""
+"""Evaluation on the held-out split during training."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ from distilray.distillation.objective.step import DistillationStep, StepCounts, 
 from distilray.distillation.teacher_cache.cache import TeacherCache
 from distilray.pretraining_data.batches import collate, heldout_rows
 from distilray.pretraining_data.shards import ShardSet
+from distilray.training.loop import Hook, Step
 
 
 @dataclass(frozen=True)
@@ -61,3 +62,32 @@ class HeldoutScores:
         step.model.train(was_training)
         names = sorted(sums)
         return dict(zip(names, self.reduce([sums[name] for name in names]), strict=True))
+
+
+@dataclass(frozen=True)
+class HeldoutEvaluation(Hook):
+    """Scores the trained model on the held-out split every few steps, and at the end.
+
+    Attributes:
+        model: the step that is trained.
+        report: receives each row of scores.
+        scores: the newest scores; updated in place, as checkpoints hold them too.
+    """
+
+    heldout: HeldoutScores
+    model: DistillationStep
+    every_steps: int
+    report: Callable[[Mapping[str, float]], None]
+    scores: dict[str, float]
+
+    phase = "evaluation"
+
+    def after_step(self, step: Step) -> None:
+        """Evaluate if it is due."""
+        if step.is_due(self.every_steps):
+            self.evaluate(step.done)
+
+    def evaluate(self, done: int) -> None:
+        """Score the model after `done` steps; all workers together."""
+        self.scores.update(self.heldout.score(self.model))
+        self.report({"step": done, **self.scores})

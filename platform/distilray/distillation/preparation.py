@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from distilray.config.distillation import LossConfig, TrainingConfig
-from distilray.distillation.feed import StepSize
 from distilray.distillation.teacher_cache.cache import TeacherCache
 from distilray.models.cpu import use_cpus
-from distilray.models.flops import ModelSize, peak_flops, step_flops
+from distilray.models.flops import ModelSize, step_flops
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
+from distilray.pretraining_data.tokenizer import tokenizer_hash
 from distilray.runtime import storage
+from distilray.training.meter import StepSize
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class LoopSettings:
             return None
         cache, positions = ShardCache(self.config.cache), self.losses.compared_positions
         return TeacherCache(self.teacher_cache_dir, shards, positions, cache=cache)
+
+    def shards(self, split: str) -> ShardSet:
+        """Return a split of the shards."""
+        cache = ShardCache(self.config.cache)
+        return ShardSet(self.config.shards_dir, split, tokenizer_hash=tokenizer_hash(self.tokenizer_json), cache=cache)
 
 
 def prepare_models(settings: LoopSettings, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any | None]:
@@ -88,8 +94,3 @@ def flops_of_step(size: StepSize, model: ModelSize, teacher: ModelSize | None, l
         head_rows=head_rows,
         teacher_head_rows=head_rows if losses.alpha_ce or losses.alpha_mse else 0,
     )
-
-
-def peak_of_device(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Flops per second of a GPU that is known, else None."""
-    return peak_flops(torch.cuda.get_device_name(device), str(dtype)) if device.type == "cuda" else None

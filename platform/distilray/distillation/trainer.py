@@ -20,10 +20,10 @@ from distilray.distillation.inputs import (
     open_shards,
     student_of,
 )
-from distilray.distillation.loop import CHECKPOINTS_FOLDER, DIVERGED_FOLDER, train_loop
 from distilray.distillation.objective.step import MASKED_LM_ONLY
 from distilray.distillation.planning.cost import total_steps
 from distilray.distillation.preparation import LoopSettings
+from distilray.distillation.setup import CHECKPOINTS_FOLDER, DIVERGED, DIVERGED_FOLDER, train_loop
 from distilray.errors import DataQualityError, InputError
 from distilray.models.masked_lm import count_parameters, load_masked_lm
 from distilray.models.model_source import (
@@ -45,6 +45,7 @@ from distilray.runtime.resources import ensure
 from distilray.runtime.run_folder import METRICS_FILE, RunFolder
 from distilray.runtime.session import ray_session
 from distilray.training.checkpoint import CheckpointStore, newest_step
+from distilray.training.loop import Stop
 from distilray.training.reporter import HELDOUT_FILE
 from distilray.training.workers import run_on_workers, workers_needed
 
@@ -129,14 +130,14 @@ def _fit(
         metrics = folder.path(METRICS_FILE)
         shown = MetricsFollower(metrics, lambda row: _show(progress, row))
         with progress, shown, NoticeFollower(folder.uri, lambda text: _say(folder.job, text)):
-            ended = run_on_workers(
-                functools.partial(train_loop, {"settings": settings}),
+            stop = run_on_workers(
+                functools.partial(train_loop, settings),
                 config.scaling,
                 folder.path(CHECKPOINTS_FOLDER),
                 max_failures=config.faults.max_failures,
                 preemption_grace_s=config.faults.preemption_grace_s,
             )
-    _check_end(ended, folder)
+    _check_complete(stop, folder)
     _copy_model(settings, folder)
     return Outcome(
         _summary(settings, folder),
@@ -145,18 +146,18 @@ def _fit(
     )
 
 
-def _check_end(ended: Mapping[str, Any], folder: RunFolder) -> None:
-    """Raises what the workers could not go on with, and Ray Train must not try again.
+def _check_complete(stop: Stop | None, folder: RunFolder) -> None:
+    """Check that training came to its last step.
 
     Raises:
         InputError: a checkpoint could not be written.
-        DivergedError: too many steps in a row had no finite gradient; the places are its examples.
+        DivergedError: too many steps in a row had no finite gradient; its paths are those of their examples.
     """
-    if "stopped" in ended:
-        raise InputError(ended["stopped"])
-    if "diverged" in ended:
-        places = storage.list_files(folder.path(DIVERGED_FOLDER), ".json")
-        raise DivergedError(ended["diverged"], places)
+    if stop is None:
+        return
+    if stop.reason == DIVERGED:
+        raise DivergedError(stop.message, storage.list_files(folder.path(DIVERGED_FOLDER), ".json"))
+    raise InputError(stop.message)
 
 
 def _summary(settings: LoopSettings, folder: RunFolder) -> str:

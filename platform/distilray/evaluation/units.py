@@ -18,7 +18,7 @@ from distilray.evaluation.glue.features import Features, TaskFeatures
 from distilray.evaluation.glue.metrics import predictions, task_scores
 from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
-from distilray.evaluation.glue.training.loop import check_length, fine_tune
+from distilray.evaluation.glue.training.fine_tuning import check_length, fine_tune
 from distilray.evaluation.glue.training.objective import predict
 from distilray.evaluation.glue.training.progress import CHECKPOINTS_FOLDER
 from distilray.models.cpu import use_cpus

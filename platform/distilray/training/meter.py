@@ -1,16 +1,34 @@
 """Metrics of a training run: mean losses, throughput, utilization, memory, time left."""
 
+import math
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-_T = TypeVar("_T")
+from distilray.training.loop import Hook, Step
 
 
-class Meter:
+@dataclass(frozen=True)
+class StepSize:
+    """Size of an optimizer step, over all workers and micro-steps.
+
+    Attributes:
+        tokens, masked: real tokens, and those to predict.
+        pairs: pairs of real tokens of one example: the sum of the squared lengths.
+        slots: tokens and padding.
+    """
+
+    tokens: int
+    masked: int
+    pairs: int
+    slots: int
+
+
+class Meter(Hook):
     """Means over the steps since the last row. Every worker has one and asks for each row.
 
     Args:
@@ -19,9 +37,14 @@ class Meter:
         device: the one whose memory is told.
         reduce: gives the sums over all workers of a list of numbers.
         peak_flops: of the devices of all workers together; None leaves `mfu` out.
+        flops_of: returns the flops of a step from its `StepSize`.
+        report: receives each row, without values that are not finite.
+        every_steps: between two rows.
         clock: seconds, from any origin.
         wall_clock: seconds since the epoch.
     """
+
+    phase = "metrics"
 
     def __init__(
         self,
@@ -31,12 +54,17 @@ class Meter:
         device: torch.device,
         reduce: Callable[[list[float]], list[float]] = list,
         peak_flops: float | None = None,
+        flops_of: Callable[[StepSize], float] = lambda size: 0.0,
+        report: Callable[[Mapping[str, float]], None] = lambda row: None,
+        every_steps: int = 1,
         clock: Callable[[], float] = time.perf_counter,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._start, self._done, self._total = start_step, start_step, total_steps
         self._device, self._reduce, self._peak = device, reduce, peak_flops
+        self._flops_of, self._report, self._every_steps = flops_of, report, every_steps
         self._clock, self._wall_clock = clock, wall_clock
+        self._asked = 0.0
         self._began = clock()
         self._reset(self._began)
 
@@ -45,16 +73,27 @@ class Meter:
         self._tokens, self._slots, self._flops, self._skipped = 0, 0, 0.0, 0
         self._waited, self._since = 0.0, now
 
-    def timed(self, batches: Iterator[_T]) -> Iterator[_T]:
-        """The same batches; the time until each is there counts as waiting for data."""
-        while True:
-            asked = self._clock()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            self._waited += self._clock() - asked
-            yield batch
+    def on_phase(self, step: int, micro_step: int, phase: str) -> None:
+        """Time from data to forward counts as waiting for data."""
+        if phase == "data":
+            self._asked = self._clock()
+        elif phase == "forward":
+            self._waited += self._clock() - self._asked
+
+    def after_step(self, step: Step) -> None:
+        """Add the step, and report a row if one is due."""
+        size: StepSize = step.batches[-1].size
+        self.add(
+            step.terms,
+            tokens=size.tokens,
+            slots=size.slots,
+            flops=self._flops_of(size),
+            skipped=step.update.is_skipped,
+        )
+        if step.is_due(self._every_steps):
+            row = self.row(step.done)
+            row |= {"learning_rate": step.update.learning_rate, "grad_norm": step.update.grad_norm}
+            self._report({name: value for name, value in row.items() if math.isfinite(value)})
 
     def add(
         self, terms: Mapping[str, float], *, tokens: int, slots: int, flops: float = 0.0, skipped: bool = False

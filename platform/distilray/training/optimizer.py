@@ -1,8 +1,9 @@
 """AdamW with correct no-decay groups, the linear schedule as a function of the step, and the update that they make."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -69,17 +70,28 @@ class Updater:
     With fp16 the loss is multiplied with a scale that is halved when gradients overflow, and raised again in time.
 
     Args:
+        schedule: step (from 0) -> share of the peak learning rate.
         uses_fp16: of the forward passes.
+        on_nonfinite: "skip" a step whose gradient is not finite, or "fail".
 
     Attributes:
         skipped, skipped_in_a_row: steps that were skipped, all of the run's and those in a row up to now.
     """
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig, *, total_steps: int, uses_fp16: bool) -> None:
-        self.optimizer = create_optimizer(model, config)
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: Callable[[int], float],
+        *,
+        max_grad_norm: float,
+        uses_fp16: bool = False,
+        on_nonfinite: Literal["skip", "fail"] = "skip",
+    ) -> None:
+        self.optimizer = optimizer
         self.skipped, self.skipped_in_a_row = 0, 0
         self._parameters = list(model.parameters())
-        self._config, self._total_steps = config, total_steps
+        self._schedule, self._max_grad_norm, self._on_nonfinite = schedule, max_grad_norm, on_nonfinite
         self._scaler = torch.amp.GradScaler(self._parameters[0].device.type, enabled=uses_fp16)
 
     def scaled(self, loss: Tensor) -> Tensor:
@@ -88,11 +100,16 @@ class Updater:
         return found
 
     def update(self, step: int) -> Update:
-        """Applies the gradients of optimiser step `step` (from 0) and forgets them."""
-        factor = rate_factor(step, total_steps=self._total_steps, warmup_fraction=self._config.warmup_fraction)
-        rate = set_learning_rate(self.optimizer, factor)
+        """Apply the gradients of optimizer step `step` (from 0), and clear them.
+
+        Raises:
+            RuntimeError: they are not finite, and `on_nonfinite` is "fail".
+        """
+        rate = set_learning_rate(self.optimizer, self._schedule(step))
         self._scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm))
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm))
+        if self._on_nonfinite == "fail" and not math.isfinite(norm):
+            raise RuntimeError(f"step {step + 1}: gradient norm is {norm} at learning rate {rate:.3g}; lower it")
         is_skipped = not math.isfinite(norm)
         lowered = self._scaler.is_enabled() and self._scaler.get_scale() > 1.0
         if not is_skipped:

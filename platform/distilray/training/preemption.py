@@ -1,42 +1,61 @@
-"""Machines that are about to be taken away, of which the cloud tells Ray, and Ray the workers."""
+"""Preemption notices: what the cloud tells Ray about machines that it will take away."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ray import train
+
+from distilray.training.loop import Hook, Step
+
 # Until Ray has missed a machine that went without a word: several health checks.
 MISSED_S = 60.0
 
 
-class GoingMachines:
-    """What a worker knows of the machines of its run that are about to go.
+class PreemptionWatcher(Hook):
+    """Requests a checkpoint when a machine of the run is about to go.
 
     Args:
-        ask: what Ray knows, as a `PreemptionInfo` or None; workers ask together, since they answer together.
-        every_steps: how often they ask.
+        every_steps: how often workers ask Ray; they ask together, since they are answered together.
+        notice: takes a line for the user.
+        ask: returns a `PreemptionInfo` or None.
     """
 
+    phase = "preemption"
+
     def __init__(
-        self, ask: Callable[[], Any | None], *, every_steps: int, sleep: Callable[[float], None] = time.sleep
+        self,
+        *,
+        every_steps: int,
+        notice: Callable[[str], None],
+        ask: Callable[[], Any | None] = train.get_preemption_info,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._ask, self._every_steps, self._sleep = ask, every_steps, sleep
+        self._every_steps, self._notice, self._ask, self._sleep = every_steps, notice, ask, sleep
         self._known: Any | None = None
 
-    def news(self, done: int) -> str | None:
-        """What has become known when `done` steps are done, in a line; every worker calls this after each step."""
-        found = None if done % self._every_steps else self._ask()
-        if found is None or found == self._known:
+    def after_step(self, step: Step) -> None:
+        """Ask Ray, except after the last step, whose checkpoint is written anyway."""
+        notice = None if step.is_last else self.poll(step.done)
+        if notice:
+            step.checkpoint_now = True
+            self._notice(f"{notice}: checkpoint of step {step.done:,} now")
+
+    def poll(self, done: int) -> str | None:
+        """Return what has become known after `done` steps, in one line; every worker calls this after each step."""
+        info = None if done % self._every_steps else self._ask()
+        if info is None or info == self._known:
             return None
-        self._known = found
-        return f"the machine of rank {', '.join(map(str, found.preempted_ranks))} is about to go"
+        self._known = info
+        return f"the machine of rank {', '.join(map(str, info.preempted_ranks))} is about to go"
 
     @contextlib.contextmanager
-    def blamed(self) -> Iterator[None]:
-        """Holds back what the block raises when a machine was about to go, until Ray has missed it.
+    def attribute_errors(self) -> Iterator[None]:
+        """Hold back errors of the block when a machine was about to go, until Ray has missed it.
 
-        The other workers fail as soon as it is gone. Ray would take that for a fault of theirs, which counts as one of
-        `max_failures`; when it has missed the machine, it starts the workers anew without counting.
+        The other workers fail as soon as it is gone. Ray would count that as one of `max_failures`; when it has missed
+        the machine, it restarts the workers without counting.
         """
         try:
             yield

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from distilray.runtime import storage
+from distilray.training.loop import Hook
 
 HANGS_FOLDER = "hangs"
 EXIT_HANGS = 75
@@ -24,8 +25,8 @@ _PATIENCE_S = 5.0
 log = logging.getLogger(__name__)
 
 
-class Watchdog:
-    """Watches over this worker. Use it as a context manager, and call `moved` or `works` whenever something was done.
+class Watchdog(Hook):
+    """Watches over this worker. Use it as a context manager, and call `works` in long phases.
 
     Args:
         folder: where what was found is written, path or URI.
@@ -33,6 +34,8 @@ class Watchdog:
         notice: takes the verdict.
         end: called at the end; by default the process exits at once.
     """
+
+    phase = "watchdog"
 
     def __init__(
         self,
@@ -59,8 +62,8 @@ class Watchdog:
         self._stopped.set()
         self._thread.join()
 
-    def moved(self, step: int, micro_step: int, phase: str) -> None:
-        """Something was done, and `phase` begins; every worker calls this for the same phases in the same order."""
+    def on_phase(self, step: int, micro_step: int, phase: str) -> None:
+        """Note that the worker has moved; every worker has the same phases in the same order."""
         self._place, self._moves, self._at = (step, micro_step, phase), self._moves + 1, time.monotonic()
 
     def works(self) -> None:

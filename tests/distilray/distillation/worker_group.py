@@ -7,24 +7,22 @@ its share of the work; the first one writes the files of the run, as with Ray.
 import hashlib
 import json
 import sys
-from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from distilray.evaluation.glue.training.workers import Workers
 from safetensors.torch import save_file
 from torch import distributed
 
 from distilray.config.distillation import DistillConfig
-from distilray.distillation import loop
 from distilray.distillation.inputs import create_student_and_teacher
 from distilray.distillation.preparation import LoopSettings
+from distilray.distillation.setup import train_loop
 from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training.loop import fine_tune
+from distilray.evaluation.glue.training.fine_tuning import fine_tune
 from distilray.pretraining_data.tokenizer import read_tokenizer
+from distilray.training.process_group import Workers
 from tests.distilray.evaluation.glue.tiny_tasks import classifier, features, settings
 
 STEPS = 2
@@ -61,7 +59,7 @@ def distil(folder: Path, values: dict[str, Any], states: list[str]) -> Any:
 
     config = DistillConfig.model_validate({**VALUES, **values})
     run = LoopSettings(config, config.losses, create, read_tokenizer(config.teacher_dir), STEPS, str(folder))
-    loop.train_loop({"settings": run})
+    train_loop(run)
     return kept[0]
 
 
@@ -85,17 +83,7 @@ def fine_tune_together(model_dir: str, dropout: float, states: list[str]) -> Any
 def work(rank: int, size: int, folder: Path, values: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
-    context = SimpleNamespace(get_world_rank=lambda: rank, get_world_size=lambda: size)
-
-    def broadcast(value: Any) -> Any:
-        values = [value]
-        distributed.broadcast_object_list(values)
-        return values[0]
-
-    with ExitStack() as stack:
-        stack.enter_context(patch("ray.train.get_context", lambda: context))
-        stack.enter_context(patch("ray.train.get_preemption_info", lambda: None))
-        stack.enter_context(patch.object(loop, "broadcast_from_rank_zero", broadcast, create=True))
+    with patch("ray.train.get_preemption_info", lambda: None):
         states: dict[str, list[str]] = {"distillation": [], "fine_tuning": []}
         models = {
             "distillation": distil(folder, values, states["distillation"]),

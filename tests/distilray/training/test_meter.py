@@ -36,13 +36,6 @@ def add_steps(meter, clock, losses, seconds=2.0, **numbers):
         meter.add(terms, skipped=loss is None, **{"tokens": 30, "slots": 40, **numbers})
 
 
-def late_batches(clock, count, seconds):
-    """Batches that each take some seconds to come."""
-    for number in range(count):
-        clock.now += seconds
-        yield number
-
-
 def test_a_term_is_the_mean_over_the_steps_since_the_last_row(clock):
     meter = meter_of(clock)
     add_steps(meter, clock, [9.0, 9.0])
@@ -95,13 +88,12 @@ def test_padding_is_the_share_of_the_slots_that_hold_no_token(clock):
 def test_data_wait_is_the_share_of_the_time_that_the_workers_waited(clock):
     # Another worker waited 3 of the 8 seconds.
     meter = meter_of(clock, reduce=lambda values: [*values[:-2], values[-2] + 3.0, values[-1] + 8.0])
-    for _ in meter.timed(late_batches(clock, 4, seconds=0.25)):
+    for step in range(4):
+        meter.on_phase(step, 0, "data")
+        clock.now += 0.25
+        meter.on_phase(step, 0, "forward")
         add_steps(meter, clock, [1.0], seconds=1.75)
     assert meter.row(4)["data_wait"] == 0.25
-
-
-def test_timed_batches_are_the_same_batches(clock):
-    assert list(meter_of(clock).timed(late_batches(clock, 4, seconds=0.25))) == [0, 1, 2, 3]
 
 
 def test_utilisation_is_the_rate_of_flops_over_the_peak(clock):

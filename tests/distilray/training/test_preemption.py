@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from distilray.training.preemption import MISSED_S, GoingMachines
+from distilray.training.preemption import MISSED_S, PreemptionWatcher
 
 FIRST, SECOND = (SimpleNamespace(deadline_ms=1, preempted_ranks=ranks) for ranks in ([1], [1, 3]))
 
@@ -16,42 +16,44 @@ def slept():
 @pytest.fixture
 def machines(slept):
     """One that is asked every second step and learns what a list says."""
-    return lambda *answers: GoingMachines(iter(answers).__next__, every_steps=2, sleep=slept.append)
+    return lambda *answers: PreemptionWatcher(
+        every_steps=2, notice=print, ask=iter(answers).__next__, sleep=slept.append
+    )
 
 
 def test_a_machine_that_is_about_to_go_is_news_once(machines):
     known = machines(None, FIRST, FIRST, FIRST)
-    found = [known.news(done) for done in range(1, 9)]
+    found = [known.poll(done) for done in range(1, 9)]
     assert found == [None, None, None, "the machine of rank 1 is about to go", None, None, None, None]
 
 
 def test_a_further_machine_is_news(machines):
     known = machines(FIRST, SECOND)
-    assert known.news(2) == "the machine of rank 1 is about to go"
-    assert known.news(4) == "the machine of rank 1, 3 is about to go"
+    assert known.poll(2) == "the machine of rank 1 is about to go"
+    assert known.poll(4) == "the machine of rank 1, 3 is about to go"
 
 
 def fails(known):
-    with contextlib.suppress(RuntimeError), known.blamed():
+    with contextlib.suppress(RuntimeError), known.attribute_errors():
         raise RuntimeError("connection reset")
 
 
 def test_an_error_after_the_news_waits_until_the_machine_is_missed(machines, slept):
     known = machines(FIRST)
-    known.news(2)
+    known.poll(2)
     fails(known)
     assert slept == [MISSED_S]
 
 
 def test_an_error_without_news_is_raised_at_once(machines, slept):
     known = machines(None)
-    known.news(2)
+    known.poll(2)
     fails(known)
     assert slept == []
 
 
 def test_an_error_is_raised_even_so(machines):
     known = machines(FIRST)
-    known.news(2)
-    with pytest.raises(RuntimeError, match="connection reset"), known.blamed():
+    known.poll(2)
+    with pytest.raises(RuntimeError, match="connection reset"), known.attribute_errors():
         raise RuntimeError("connection reset")

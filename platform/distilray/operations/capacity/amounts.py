@@ -12,12 +12,12 @@ from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBe
 from distilray.config.distillation import DistillConfig
 from distilray.config.operations.capacity import ModelShapeConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.distillation.feed import StepSize
 from distilray.distillation.planning.cost import checkpoint_gb, total_steps, worker_memory_gb
 from distilray.distillation.preparation import flops_of_step
 from distilray.models.flops import ModelSize, model_size
 from distilray.models.masked_lm import count_parameters
 from distilray.schemas import EXAMPLES
+from distilray.training.meter import StepSize
 
 # Of the sample (docs/benchmarks.md), encoded with pairs of segments at 128 and 512 tokens: tokens of the shards for
 # each token of the text and copy, since the B of a random pair is read beside its own place, and mean length of an

@@ -1,12 +1,10 @@
 import pytest
 import torch
-from ray import train
-from ray.train.torch import TorchTrainer
 
 from distilray.config.distillation import DistillConfig
 from distilray.distillation.inputs import create_student_and_teacher
-from distilray.distillation.loop import train_loop
 from distilray.distillation.preparation import LoopSettings
+from distilray.distillation.setup import train_loop
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime.reporting.metrics import read_metrics
@@ -22,7 +20,7 @@ VALUES = {
     "dropout": 0.0,
     "optimizer": {"learning_rate": 2e-3},
     "scaling": {"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1},
-    "rhythm": {"log_every_steps": 1, "evaluate_every_steps": 3},
+    "rhythm": {"log_every_steps": 1, "evaluate_every_steps": 3, "preemption_every_steps": STEPS + 1},
 }
 
 
@@ -38,8 +36,7 @@ def fit(config, run):
         run_uri=str(run),
         teacher_cache_dir=config.teacher_cache_dir,
     )
-    scaling = train.ScalingConfig(num_workers=0)
-    TorchTrainer(train_loop, train_loop_config={"settings": settings}, scaling_config=scaling).fit()
+    train_loop(settings)
     return read_metrics(str(run / "metrics.jsonl")), read_metrics(str(run / "heldout.jsonl"))
 
 

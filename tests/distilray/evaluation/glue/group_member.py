@@ -7,7 +7,7 @@ import torch
 from torch import distributed
 
 from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training.loop import fine_tune
+from distilray.evaluation.glue.training.fine_tuning import fine_tune
 from distilray.training.process_group import Workers
 from tests.distilray.evaluation.glue.tiny_tasks import classifier, features, settings
 

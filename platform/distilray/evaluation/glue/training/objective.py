@@ -1,5 +1,8 @@
-"""The loss of a classifier, and its outputs for every row of a split."""
+"""Loss and batches of a fine-tuning, and outputs of a classifier for every row of a split."""
 
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,13 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distilray.config.glue import TaskDistillationConfig
-from distilray.evaluation.glue.features import FeatureBatch, Features, collate
+from distilray.config.glue import TaskConfig, TaskDistillationConfig
+from distilray.evaluation.glue.features import FeatureBatch, Features, TaskFeatures, collate, epoch_batches
+from distilray.evaluation.glue.training.schedule import steps_per_epoch
+from distilray.runtime.seeding import hash_integers
 from distilray.training.process_group import Workers
 
 
-class Objective(nn.Module):
-    """A weighted sum of the losses of a batch.
+class ClassifierLoss(nn.Module):
+    """Weighted sum of the losses of a batch.
 
     Args:
         model: a classifier.
@@ -31,6 +36,67 @@ class Objective(nn.Module):
         assert batch.labels is not None
         outputs = _outputs(self.model, batch, self._dtype)
         return (weights * row_losses(outputs, batch.labels, teacher_outputs, self._distillation)).sum()
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """This worker's share of a step, which is one micro-batch.
+
+    Attributes:
+        weights: (batch,) of the losses; over all workers they add up to 1.
+        teacher_outputs: (batch, num_outputs); None without a teacher.
+        rows: of the whole step.
+    """
+
+    batch: FeatureBatch
+    weights: Tensor
+    teacher_outputs: Tensor | None
+    rows: int
+    is_last: bool = True
+
+
+def step_batches(
+    features: TaskFeatures,
+    settings: TaskConfig,
+    seed: int,
+    workers: Workers,
+    *,
+    start: int,
+    teacher_outputs: NDArray[np.float32] | None,
+) -> Iterator[StepBatch]:
+    """Yield the batches of one worker from step `start` on; worker r of n has the rows [r::n] of each."""
+    train, per_epoch = features.train, steps_per_epoch(len(features.train), settings)
+    first, inside = divmod(start, per_epoch)
+    for epoch in itertools.count(first):
+        batches = epoch_batches(train.lengths, batch_size=settings.batch_size, seed=seed, epoch=epoch)
+        for rows in batches[inside if epoch == first else 0 :]:
+            share, weight = rows[workers.rank :: workers.size], 1.0 / len(rows)
+            if len(share) == 0:  # every worker must take part in the exchange of gradients
+                share, weight = rows[:1], 0.0
+            taught = None if teacher_outputs is None else torch.from_numpy(teacher_outputs[share])
+            batch = collate(train, share, features.pad_id)
+            yield StepBatch(batch, torch.full((len(share),), weight), taught, len(rows))
+
+
+@dataclass(frozen=True)
+class FineTuningObjective:
+    """The loss of a step as the loop asks for it.
+
+    Attributes:
+        module: a `ClassifierLoss`, or DDP around one.
+    """
+
+    module: nn.Module
+    seed: int
+    rank: int
+    device: torch.device
+
+    def __call__(self, step: int, batch: StepBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return the loss, and as `row_losses` its sum over the rows of the step."""
+        torch.manual_seed(int(hash_integers(self.seed, step, self.rank) >> np.uint64(1)))
+        taught = None if batch.teacher_outputs is None else batch.teacher_outputs.to(self.device)
+        loss: Tensor = self.module(batch.batch.to(self.device), batch.weights.to(self.device), taught)
+        return loss, {"row_losses": loss.detach() * batch.rows}
 
 
 def row_losses(

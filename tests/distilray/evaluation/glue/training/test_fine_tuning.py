@@ -13,8 +13,8 @@ from distilray.errors import InputError
 from distilray.evaluation.glue.classifier import load_fine_tuned
 from distilray.evaluation.glue.metrics import majority_scores
 from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training import loop
-from distilray.evaluation.glue.training.loop import fine_tune
+from distilray.evaluation.glue.training import fine_tuning
+from distilray.evaluation.glue.training.fine_tuning import fine_tune
 from distilray.evaluation.glue.training.objective import predict
 from distilray.evaluation.glue.training.progress import read_evaluations
 from distilray.training.checkpoint import BrokenCheckpointError
@@ -59,7 +59,7 @@ def scored(monkeypatch):
 
     def use(scores):
         left = iter(scores)
-        monkeypatch.setattr(loop.Steps, "scores", lambda _: {"matthews": 0.0, "score": next(left)})
+        monkeypatch.setattr(fine_tuning, "dev_scores", lambda *_, **__: {"matthews": 0.0, "score": next(left)})
 
     return use
 
@@ -179,7 +179,7 @@ def test_time_before_an_interruption_counts_and_time_between_does_not(train, tmp
 
 def test_a_finished_run_is_not_trained_again(train, tmp_path, monkeypatch):
     whole, weights = train(folder=tmp_path)
-    monkeypatch.setattr(loop.Steps, "take", None)
+    monkeypatch.setattr(fine_tuning, "train", None)
     found, same = train(folder=tmp_path)
     assert found == whole
     assert are_equal(weights, same)
@@ -274,7 +274,7 @@ def test_the_model_ends_with_the_weights_of_its_best_evaluation(train, scored):
 
 def test_the_metric_of_the_recipe_decides_what_is_best(train, monkeypatch):
     left = iter([{"matthews": 0.1, "score": 0.9}, *[{"matthews": 0.2, "score": 0.1}] * 3])
-    monkeypatch.setattr(loop.Steps, "scores", lambda _: next(left))
+    monkeypatch.setattr(fine_tuning, "dev_scores", lambda *_, **__: next(left))
     assert train(FOUR.model_copy(update={"metric": "matthews"}))[0].best.number == 2
 
 

@@ -6,16 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
-from ray import train
-from ray.train.torch import TorchTrainer
 
 from distilray.config.distillation import DistillConfig, LossConfig
-from distilray.distillation import accumulation
 from distilray.distillation.inputs import create_student_and_teacher
-from distilray.distillation.loop import train_loop
 from distilray.distillation.preparation import LoopSettings
+from distilray.distillation.setup import train_loop
 from distilray.pretraining_data.tokenizer import read_tokenizer
 
 VALUES = {
@@ -41,6 +37,7 @@ def fit(teacher_dir, shards_dir, folder, steps, losses=None, run=None, **changes
     """Runs the loop in this process, in a folder of its own; returns the rows of its log and the trained model."""
     run = run or Path(tempfile.mkdtemp(dir=folder))
     values = {**VALUES, "teacher_dir": teacher_dir, "shards_dir": shards_dir, "max_steps": steps, **changes}
+    values["rhythm"] = {**values["rhythm"], "preemption_every_steps": steps + 1}  # only Ray Train's workers can ask
     kept: list[torch.nn.Module] = []
     settings = LoopSettings(
         config=DistillConfig.model_validate(values),
@@ -50,11 +47,7 @@ def fit(teacher_dir, shards_dir, folder, steps, losses=None, run=None, **changes
         total_steps=steps,
         run_uri=str(run),
     )
-    trainer = TorchTrainer(
-        train_loop, train_loop_config={"settings": settings}, scaling_config=train.ScalingConfig(num_workers=0)
-    )
-    trainer.fit()
-    assert not ray.is_initialized()
+    train_loop(settings)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return rows, kept[0]
 
@@ -130,7 +123,7 @@ def rows_under_another_random_state(loop, monkeypatch, **changes):
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        monkeypatch.setattr(accumulation.torch, "manual_seed", lambda seed: None)
+        monkeypatch.setattr(torch, "manual_seed", lambda seed: None)
         found.append([row["loss"] for row in loop(3, **changes)[0]])
         monkeypatch.undo()
     return found

@@ -1,0 +1,246 @@
+"""Construction of a training run on one worker: models, data, objective and hooks, for the teacher and the student."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distilray.distillation.feed import Feed, MicroStep
+from distilray.distillation.heldout import HeldoutEvaluation, HeldoutScores
+from distilray.distillation.objective.step import DistillationStep
+from distilray.distillation.preparation import LoopSettings, flops_of_step, prepare_models
+from distilray.models.flops import model_size, peak_flops
+from distilray.models.precision import compute_dtype
+from distilray.pretraining_data.batches import prefetched
+from distilray.pretraining_data.sample_plan import SamplePlan
+from distilray.pretraining_data.shards import ShardSet, splits_of_run
+from distilray.pretraining_data.tokenizer import vocabulary_of
+from distilray.runtime import storage
+from distilray.runtime.reporting.notices import post_notice
+from distilray.runtime.reporting.tracking import open_trackers
+from distilray.runtime.run_owner import check_visible
+from distilray.runtime.seeding import hash_integers
+from distilray.training.checkpoint import CheckpointStore
+from distilray.training.loop import Hook, Step, Stop, train
+from distilray.training.meter import Meter
+from distilray.training.optimizer import Updater, create_optimizer, rate_factor
+from distilray.training.preemption import PreemptionWatcher
+from distilray.training.process_group import Workers
+from distilray.training.reporter import NoReporter, Reporter
+from distilray.training.resumption import Checkpoints
+from distilray.training.watchdog import HANGS_FOLDER, Watchdog
+from distilray.training.workers import worker_device
+
+CHECKPOINTS_FOLDER = "checkpoints"
+DIVERGED, DIVERGED_FOLDER = "diverged", "diverged"  # reason to stop, and folder of its examples
+
+
+def train_loop(settings: LoopSettings) -> Stop | None:
+    """Train on this worker from the newest checkpoint, or the start; all workers call it.
+
+    Returns:
+        Why the run cannot continue, so that Ray Train does not restart it; None when it is complete.
+    """
+    if settings.on_cluster:
+        check_visible(settings.run_uri)
+    run = _Run(settings)
+    with run.preemption.attribute_errors(), run.watchdog:
+        return run.train()
+
+
+@dataclass(frozen=True)
+class PretrainingObjective:
+    """The loss of a micro-batch as the loop asks for it.
+
+    Attributes:
+        module: a `DistillationStep`, or DDP around one.
+    """
+
+    module: nn.Module
+    seed: int
+    rank: int
+    device: torch.device
+
+    def __call__(self, step: int, batch: MicroStep) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return the loss and its terms. Dropout depends on step and worker alone, so that a resumed run repeats it."""
+        torch.manual_seed(int(hash_integers(self.seed, step, batch.number, self.rank) >> np.uint64(1)))
+        loss, terms = self.module(batch.batch.to(self.device), batch.counts)
+        return loss, terms
+
+
+@dataclass(frozen=True)
+class Divergence(Hook):
+    """Stops a run whose gradient is not finite step after step, and writes the ids of its examples."""
+
+    updater: Updater
+    shards: ShardSet
+    plan: SamplePlan
+    settings: LoopSettings
+    rank: int
+
+    phase = "divergence"
+
+    def after_step(self, step: Step) -> Stop | None:
+        """Stop after too many skipped steps in a row."""
+        limit = self.settings.config.faults.max_skipped_steps
+        if self.updater.skipped_in_a_row <= limit:
+            return None
+        number, norm = step.done - 1, step.update.grad_norm
+        odd: list[int] = []
+        if not math.isfinite(step.terms["loss"]):
+            pairs = zip(step.losses, step.batches, strict=True)
+            odd = [row for loss, batch in pairs if not loss.isfinite() for row in batch.rows.tolist()]
+        ids = self.shards.example_ids(np.array(odd or self.plan.step_rows(number).rows.tolist())).tolist()
+        record = {"step": number, "grad_norm": str(norm), "loss_not_finite": bool(odd), "example_ids": ids}
+        file = self.settings.path(DIVERGED_FOLDER, f"step-{number:07d}-rank-{self.rank}.json")
+        storage.write_bytes(file, json.dumps(record, indent=1).encode())
+        return Stop(
+            DIVERGED,
+            f"step {number}: gradient norm is {norm}, after {limit} skipped step(s) in a row; its examples begin with "
+            f"{ids[:4]}; lower optimizer.learning_rate",
+        )
+
+
+class _Run:
+    """A training run on one worker, built from its settings."""
+
+    def __init__(self, settings: LoopSettings) -> None:
+        config = settings.config
+        self._settings, self._config, self._workers = settings, config, Workers.of_process_group()
+        self._device = worker_device(use_gpu=config.scaling.use_gpu)
+        self._dtype = compute_dtype(config.precision, self._device)
+        model, teacher = prepare_models(settings, self._device, self._dtype)
+        self._size, self._teacher_size = model_size(model), None if teacher is None else model_size(teacher)
+        autocast_dtype = None if self._dtype == torch.float32 else self._dtype
+        cached = settings.teacher_cache_dir is not None
+        self._step = DistillationStep(model, teacher, settings.losses, autocast_dtype, cached=cached)
+        module, rank = self._workers.wrap(self._step, self._device), self._workers.rank
+        self._objective = PretrainingObjective(module, config.seed, rank, self._device)
+        warmup = config.optimizer.warmup_fraction
+        schedule = partial(rate_factor, total_steps=settings.total_steps, warmup_fraction=warmup)
+        self._updater = Updater(
+            model,
+            create_optimizer(model, config.optimizer),
+            schedule,
+            max_grad_norm=config.optimizer.max_grad_norm,
+            uses_fp16=self._dtype == torch.float16,
+        )
+        self._shards = settings.shards("train")
+        self._plan = SamplePlan(self._shards.shard_rows, config.batch_size, config.seed)
+        self._pad_id = vocabulary_of(settings.tokenizer_json).pad
+        self.watchdog = Watchdog(
+            settings.path(HANGS_FOLDER),
+            rank=rank,
+            num_workers=self._workers.size,
+            timeout_s=config.faults.hang_timeout_s,
+            notice=self._notice,
+        )
+        self.preemption = PreemptionWatcher(every_steps=config.rhythm.preemption_every_steps, notice=self._notice_once)
+        self._checkpoints = self._checkpoints_of(model)
+
+    def train(self) -> Stop | None:
+        """Train to the last step; evaluate, log and write checkpoints at the intervals of the recipe and at the end."""
+        start, total = self._checkpoints.restore(), self._settings.total_steps
+        if start:
+            self._notice_once(f"going on from the checkpoint of step {start:,} with {self._workers.size} worker(s)")
+        with self._open_reporter(start) as reporter:
+            evaluation = self._evaluation(reporter)
+            if start == 0:
+                for hook in evaluation:
+                    self.watchdog.on_phase(0, 0, hook.phase)
+                    hook.evaluate(0)
+            divergence = Divergence(self._updater, self._shards, self._plan, self._settings, self._workers.rank)
+            meter = self._meter(start, reporter)
+            hooks = [self.watchdog, divergence, meter, *evaluation, self.preemption, self._checkpoints]
+            feed = self._feed()
+            batches = prefetched(lambda: feed.micro_steps(start, total))
+            stop = train(self._objective, batches, self._updater, self._workers, hooks, start=start, total=total)
+            reporter.is_failed = stop is not None
+        return stop
+
+    def _feed(self) -> Feed:
+        return Feed(
+            shards=self._shards,
+            plan=self._plan,
+            rank=self._workers.rank,
+            num_workers=self._workers.size,
+            micro_batch_size=self._config.micro_batch_size,
+            reductions=self._settings.losses.reductions,
+            pad_id=self._pad_id,
+            pinned=self._device.type == "cuda",
+            targets=self._settings.targets_of(self._shards),
+        )
+
+    def _checkpoints_of(self, model: Any) -> Checkpoints:
+        rhythm, config_hash = self._config.rhythm, self._config.identity_hash()
+        folder = self._settings.path(CHECKPOINTS_FOLDER)
+        return Checkpoints(
+            CheckpointStore(folder, keep=rhythm.keep_checkpoints, config_hash=config_hash, notice=self._notice),
+            self._workers,
+            model,
+            self._updater,
+            self._plan,
+            config_hash,
+            self._settings.tokenizer_json,
+            rhythm.checkpoint_every_steps,
+        )
+
+    def _evaluation(self, reporter: NoReporter) -> list[HeldoutEvaluation]:
+        """Return the evaluation on the held-out split, if there is one."""
+        if "heldout" not in splits_of_run(self._config.shards_dir):
+            return []
+        shards, rhythm = self._settings.shards("heldout"), self._config.rhythm
+        heldout = HeldoutScores(
+            shards=shards,
+            rank=self._workers.rank,
+            num_workers=self._workers.size,
+            batch_size=self._config.micro_batch_size,
+            pad_id=self._pad_id,
+            device=self._device,
+            reduce=self._workers.sum_numbers,
+            moved=self.watchdog.works,
+            targets=self._settings.targets_of(shards),
+            limit=rhythm.heldout_examples,
+        )
+        scores = self._checkpoints.scores
+        return [HeldoutEvaluation(heldout, self._step, rhythm.evaluate_every_steps, reporter.scores, scores)]
+
+    def _meter(self, start: int, reporter: NoReporter) -> Meter:
+        peak = None
+        if self._device.type == "cuda":
+            peak = peak_flops(torch.cuda.get_device_name(self._device), str(self._dtype))
+        return Meter(
+            start,
+            total_steps=self._settings.total_steps,
+            device=self._device,
+            reduce=self._workers.sum_numbers,
+            peak_flops=None if peak is None else peak * self._workers.size,
+            flops_of=lambda size: flops_of_step(size, self._size, self._teacher_size, self._settings.losses),
+            report=reporter.row,
+            every_steps=self._config.rhythm.log_every_steps,
+        )
+
+    def _open_reporter(self, start: int) -> NoReporter:
+        if self._workers.rank != 0:
+            return NoReporter()
+        trackers = open_trackers(
+            ("tensorboard", *self._config.trackers.also),
+            run_uri=self._settings.run_uri,
+            run_name=self._settings.run_uri.rstrip("/").rpartition("/")[2],
+            config=self._config.model_dump(mode="json"),
+            start_step=start,
+        )
+        return Reporter(self._settings.run_uri, start=start, total=self._settings.total_steps, trackers=trackers)
+
+    def _notice(self, text: str) -> None:
+        post_notice(self._settings.run_uri, text)
+
+    def _notice_once(self, text: str) -> None:
+        if self._workers.rank == 0:
+            self._notice(text)
