@@ -11,6 +11,7 @@ from distilray.config.distillation import LossConfig, TrainingConfig
 from distilray.distillation.feed import StepSize
 from distilray.distillation.monitoring.meter import ModelSize, peak_flops, step_flops
 from distilray.distillation.teacher_cache.cache import TeacherCache
+from distilray.models.architectures import architecture_of
 from distilray.models.cpu import use_cpus
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
@@ -78,9 +79,9 @@ def _for_speed(model: Any, config: TrainingConfig, device: torch.device) -> Any:
 
 
 def model_size(model: Any) -> ModelSize:
-    """What the flops of a BERT or DistilBERT follow from."""
+    """Return the dimensions from which the flops of a model follow."""
     config = model.config
-    inner = config.intermediate_size if config.model_type == "bert" else config.hidden_dim
+    inner = architecture_of(config).setting(config, "intermediate_size")
     return ModelSize(config.num_hidden_layers, config.hidden_size, inner, config.vocab_size)
 
 
