@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from distilray.config.distillation import LossConfig, OptimizerConfig
 from distilray.distillation.checkpoint import CheckpointStore, Snapshot, TrainingState
-from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
 from distilray.distillation.optim import create_optimizer
 from distilray.models.precision import preferred_dtype
 from distilray.models.student import create_student

@@ -21,7 +21,7 @@ from distilray.distillation.monitoring.machines import GoingMachines
 from distilray.distillation.monitoring.meter import Meter
 from distilray.distillation.monitoring.reporter import NoReporter, Reporter
 from distilray.distillation.monitoring.watchdog import HANGS_FOLDER, Watchdog
-from distilray.distillation.objective.step import DistillationStep
+from distilray.distillation.objective import DistillationStep
 from distilray.distillation.optim import Updater
 from distilray.distillation.preparation import LoopSettings, flops_of_step, model_size, peak_of_device, prepare_models
 from distilray.errors import InputError

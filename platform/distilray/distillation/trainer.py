@@ -31,7 +31,7 @@ from distilray.distillation.inputs import (
 )
 from distilray.distillation.loop import CHECKPOINTS_FOLDER, DIVERGED_FOLDER, train_loop
 from distilray.distillation.monitoring.reporter import HELDOUT_FILE
-from distilray.distillation.objective.step import MASKED_LM_ONLY
+from distilray.distillation.objective import MASKED_LM_ONLY
 from distilray.distillation.planning.cost import total_steps
 from distilray.distillation.preparation import LoopSettings
 from distilray.errors import DataQualityError, InputError

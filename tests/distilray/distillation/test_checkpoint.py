@@ -15,7 +15,7 @@ from distilray.distillation.checkpoint import (
     TrainingState,
     newest_step,
 )
-from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
 from distilray.distillation.optim import create_optimizer
 from distilray.errors import InputError
 from distilray.models.masked_lm import load_masked_lm

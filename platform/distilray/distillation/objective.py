@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from distilray.config.distillation import LossConfig
-from distilray.distillation.objective.losses import attention_mse, hidden_cosine, hidden_mse, value_relation_kl
-from distilray.distillation.objective.teachers import (
+from distilray.distillation.losses import attention_mse, hidden_cosine, hidden_mse, value_relation_kl
+from distilray.distillation.teachers import (
     CachedTargets,
     CachedTeacher,
     RunTeacher,
@@ -17,7 +17,7 @@ from distilray.distillation.objective.teachers import (
     best_tokens,
     rows_of,
 )
-from distilray.distillation.objective.vocabulary import NO_LABEL, Factors, vocabulary_loss
+from distilray.distillation.vocabulary_loss import NO_LABEL, Factors, vocabulary_loss
 from distilray.models.layer_taps import EMBEDDINGS, LayerTaps, default_layer_map
 from distilray.models.masked_lm import encode
 from distilray.models.vocabulary_head import decoder, transformed

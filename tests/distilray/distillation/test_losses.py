@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from distilray.distillation.objective.losses import attention_mse, hidden_cosine, hidden_mse, value_relation_kl
+from distilray.distillation.losses import attention_mse, hidden_cosine, hidden_mse, value_relation_kl
 
 TOKENS, DIM = 9, 12
 # Examples of 5, 1 and 3 tokens.
