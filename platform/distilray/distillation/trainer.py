@@ -14,7 +14,6 @@ from ray import train
 from ray.train.torch import TorchTrainer
 
 from distilray.config.distillation import (
-    TERMS,
     DistillConfig,
     LossConfig,
     ScalingConfig,
@@ -30,6 +29,7 @@ from distilray.distillation.inputs import (
     student_of,
 )
 from distilray.distillation.loop import CHECKPOINTS_FOLDER, DIVERGED_FOLDER, train_loop
+from distilray.distillation.losses import LOSSES
 from distilray.distillation.monitoring.reporter import HELDOUT_FILE
 from distilray.distillation.objective import MASKED_LM_ONLY
 from distilray.distillation.planning.cost import total_steps
@@ -222,7 +222,7 @@ def _check_end(ended: Mapping[str, Any], folder: RunFolder) -> None:
 
 def _summary(settings: LoopSettings, folder: RunFolder) -> str:
     last = read_metrics(folder.path(METRICS_FILE))[-1]
-    terms = ", ".join(f"{name} {last[name]:.3f}" for name in ("loss", *TERMS) if name in last)
+    terms = ", ".join(f"{name} {last[name]:.3f}" for name in ("loss", *LOSSES) if name in last)
     parts = [f"{settings.total_steps:,} steps, {terms}"]
     scores = read_metrics(folder.path(HELDOUT_FILE))
     if scores:

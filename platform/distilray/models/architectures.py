@@ -48,6 +48,7 @@ class Architecture:
         layers: path of the list of layers.
         layer: paths within a layer.
         head: paths of the masked-LM head.
+        decoder_bias: name of the decoder's bias in the weights.
         config_keys: the family's key in `config.json` for each key that families name differently.
         config_values: keys that are written into the configuration of a new model.
         pooler: path of the pooler, which masked language models lack.
@@ -63,6 +64,7 @@ class Architecture:
     layers: str
     layer: LayerModules
     head: HeadModules
+    decoder_bias: str
     config_keys: Mapping[str, str]
     config_values: Mapping[str, Any] = field(default_factory=dict)
     pooler: str | None = None
@@ -133,6 +135,7 @@ BERT = Architecture(
         norm="cls.predictions.transform.LayerNorm",
         decoder="cls.predictions.decoder",
     ),
+    decoder_bias="cls.predictions.bias",
     config_keys={
         "dropout": "hidden_dropout_prob",
         "attention_dropout": "attention_probs_dropout_prob",
@@ -161,6 +164,7 @@ DISTILBERT = Architecture(
         output_norm="output_layer_norm",
     ),
     head=HeadModules("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
+    decoder_bias="vocab_projector.bias",
     config_keys={
         "hidden_size": "dim",
         "intermediate_size": "hidden_dim",

@@ -110,11 +110,14 @@ def _source_names(
 ) -> dict[str, str]:
     """Return the teacher's tensor for every tensor of the student."""
     pairs = {f"{student.embeddings}.{name}": f"{teacher.embeddings}.{name}" for name in _EMBEDDINGS}
-    modules = dict(zip(student.head, teacher.head, strict=True))
+    pairs[f"{student.head.decoder}.weight"] = f"{teacher.head.decoder}.weight"
+    pairs[student.decoder_bias] = teacher.decoder_bias
+    modules = {student.head.dense: teacher.head.dense, student.head.norm: teacher.head.norm}
     for index, layer in enumerate(layers):
         for new, old in zip(student.layer, teacher.layer, strict=True):
             modules[f"{student.layers}.{index}.{new}"] = f"{teacher.layers}.{layer}.{old}"
-    for new, old in modules.items():  # activations have no tensors
-        pairs |= {f"{new}.{part}": f"{old}.{part}" for part in ("weight", "bias") if f"{new}.{part}" in student_state}
+    for part in ("weight", "bias"):  # activations have neither
+        tensors = {f"{new}.{part}": f"{old}.{part}" for new, old in modules.items()}
+        pairs |= {new: old for new, old in tensors.items() if new in student_state}
     assert set(pairs) == set(student_state), set(pairs) ^ set(student_state)
     return pairs
