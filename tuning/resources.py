@@ -6,6 +6,7 @@ from typing import Any
 
 from distilray.config.glue import TrialConfig
 from distilray.errors import InputError
+from distilray.models.architectures import architecture_of
 from distilray.runtime.resources import GIB, Need
 
 _FP32 = 4
@@ -25,14 +26,14 @@ class ModelShape:
 
     @classmethod
     def of(cls, model: Any) -> "ModelShape":
-        """Of a BERT or DistilBERT."""
+        """Return the shape of an encoder."""
         config = model.config
         return cls(
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
             heads=config.num_attention_heads,
-            intermediate=config.intermediate_size if config.model_type == "bert" else config.hidden_dim,
+            intermediate=architecture_of(config).setting(config, "intermediate_size"),
         )
 
 

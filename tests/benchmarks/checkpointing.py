@@ -16,7 +16,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from distilray.config.distillation import LossConfig, OptimizerConfig
-from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
 from distilray.models.precision import preferred_dtype
 from distilray.models.student import create_student
 from distilray.pretraining_data.sample_plan import PlanState

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 
 from distilray.config.distillation import LossConfig, OptimizerConfig
-from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
 from distilray.models.student import create_student
 from distilray.training.optimizer import create_optimizer
 

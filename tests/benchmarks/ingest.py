@@ -17,7 +17,7 @@ import torch
 
 from distilray.config.distillation import LossConfig
 from distilray.config.sample import resolve
-from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.precision import preferred_dtype
 from distilray.pretraining_data.batches import Batch, collate, padded_width

@@ -19,7 +19,7 @@ import torch
 
 from distilray.config.distillation import LossConfig
 from distilray.config.sample import resolve
-from distilray.distillation.objective.step import MASKED_LM_ONLY, DistillationStep, TensorBatch
+from distilray.distillation.objective import MASKED_LM_ONLY, DistillationStep, TensorBatch
 from distilray.models.cpu import use_cpus
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.precision import preferred_dtype

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForMaskedLM
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.distillation.feed import counts_of
-from distilray.distillation.objective.step import StepCounts
+from distilray.distillation.objective import StepCounts
 from distilray.models.model_files import save_model
 from distilray.pretraining_data import pipeline
 from distilray.pretraining_data.sample_plan import PlannedRows

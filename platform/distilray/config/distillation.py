@@ -26,8 +26,10 @@ Layer = Annotated[int, Field(ge=-1)]
 Positions = Literal["all", "masked"]
 
 TOP_K = 64  # tokens of a cached teacher's distribution
-LAYER_TERMS = ("hidden", "attention", "values")
-TERMS = ("ce", "mlm", "cos", "mse", *LAYER_TERMS)
+_WEIGHT = "alpha_"  # begins the keys of the weights of losses
+# Weight of a loss that compares layers one by one; those need the teacher itself, and not a cache of its last layer.
+_LAYER_WISE = "layer-wise"
+LayerWeight = Annotated[NotNegative, _LAYER_WISE]
 
 
 class OptimizerConfig(Config):
@@ -47,17 +49,18 @@ class OptimizerConfig(Config):
 class LossConfig(Config):
     """Weights of the loss terms, temperature, and where the terms on the vocabulary are taken.
 
-    The three losses of the model card are on by default; the others are 0. `hidden` and `attention` are those of
-    TinyBERT (Jiao et al. 2019, equations 7 to 9), `values` that of MiniLM (Wang et al. 2020, equation 3).
+    Every weight is named after an entry of `distillation.losses.LOSSES`. The three losses of the model card are on by
+    default; the others are 0. `hidden` and `attention` are those of TinyBERT (Jiao et al. 2019, equations 7 to 9),
+    `values` that of MiniLM (Wang et al. 2020, equation 3).
     """
 
     alpha_ce: NotNegative = 5.0
     alpha_mlm: NotNegative = 2.0
     alpha_cos: NotNegative = 1.0
     alpha_mse: NotNegative = Field(default=0.0, description="squared difference of the logits")
-    alpha_hidden: NotNegative = Field(default=0.0, description="squared difference of the hidden states of layers")
-    alpha_attention: NotNegative = Field(default=0.0, description="squared difference of the attention scores")
-    alpha_values: NotNegative = Field(default=0.0, description="KL of the relations between the value vectors")
+    alpha_hidden: LayerWeight = Field(default=0.0, description="squared difference of the hidden states of layers")
+    alpha_attention: LayerWeight = Field(default=0.0, description="squared difference of the attention scores")
+    alpha_values: LayerWeight = Field(default=0.0, description="KL of the relations between the value vectors")
     temperature: Positive = 2.0
     ce_positions: Positions = Field(
         default="all", description="every token, as the original; or only the masked ones, several times faster"
@@ -74,13 +77,19 @@ class LossConfig(Config):
 
     @property
     def alphas(self) -> dict[str, float]:
-        """Weight by name of the term, those that are 0 included."""
-        return {name: getattr(self, f"alpha_{name}") for name in TERMS}
+        """Weight of every loss by name, zeros included."""
+        keys = [key for key in type(self).model_fields if key.startswith(_WEIGHT)]
+        return {key.removeprefix(_WEIGHT): getattr(self, key) for key in keys}
 
     @property
-    def uses_layers(self) -> bool:
-        """Whether a term compares layers one by one."""
-        return any(self.alphas[name] for name in LAYER_TERMS)
+    def layer_alphas(self) -> dict[str, float]:
+        """Positive weights of the losses that compare layers one by one, by name."""
+        fields = type(self).model_fields
+        return {
+            name: alpha
+            for name, alpha in self.alphas.items()
+            if alpha and _LAYER_WISE in fields[_WEIGHT + name].metadata
+        }
 
     @property
     def compared_positions(self) -> Positions:
@@ -93,7 +102,7 @@ class LossConfig(Config):
             raise ValueError(
                 "alpha_ce, alpha_mlm, alpha_cos and all others are 0: nothing would be learnt; set one above 0"
             )
-        if self.layer_map and not self.uses_layers:
+        if self.layer_map and not self.layer_alphas:
             raise ValueError("layer_map: no layer-wise loss is on; set alpha_hidden, alpha_attention or alpha_values")
         if (self.alpha_attention or self.alpha_values) and all(-1 in pair for pair in self.layer_map or [(0, 0)]):
             raise ValueError("layer_map: embeddings (-1) have no attention and no values; add a pair of layers")
@@ -248,7 +257,9 @@ class DistillConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _a_cache_holds_no_layers(self) -> "DistillConfig":
-        needed = [f"losses.alpha_{name}" for name in ("mse", *LAYER_TERMS) if self.losses.alphas[name]]
+        needed = [
+            f"losses.alpha_{name}" for name in (["mse"] * bool(self.losses.alpha_mse) + [*self.losses.layer_alphas])
+        ]
         if self.teacher_cache_dir is not None and needed:
             raise ValueError(f"teacher_cache_dir: {needed[0]} needs the teacher itself; set it to 0, or remove the key")
         return self

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from distilray.distillation.feed import counts_of
-from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
 from distilray.distillation.teacher_cache.cache import TeacherCache
 from distilray.pretraining_data.batches import collate, heldout_rows
 from distilray.pretraining_data.shards import ShardSet

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distilray.distillation.feed import Feed, MicroStep
 from distilray.distillation.heldout import HeldoutEvaluation, HeldoutScores
-from distilray.distillation.objective.step import DistillationStep
+from distilray.distillation.objective import DistillationStep
 from distilray.distillation.preparation import LoopSettings, flops_of_step, prepare_models
 from distilray.models.flops import model_size, peak_flops
 from distilray.models.precision import compute_dtype

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from distilray.config.distillation import (
-    TERMS,
     DistillConfig,
     LossConfig,
     TrainingConfig,
@@ -20,7 +19,8 @@ from distilray.distillation.inputs import (
     open_shards,
     student_of,
 )
-from distilray.distillation.objective.step import MASKED_LM_ONLY
+from distilray.distillation.losses import LOSSES
+from distilray.distillation.objective import MASKED_LM_ONLY
 from distilray.distillation.planning.cost import total_steps
 from distilray.distillation.preparation import LoopSettings
 from distilray.distillation.setup import CHECKPOINTS_FOLDER, DIVERGED, DIVERGED_FOLDER, train_loop
@@ -162,7 +162,7 @@ def _check_complete(stop: Stop | None, folder: RunFolder) -> None:
 
 def _summary(settings: LoopSettings, folder: RunFolder) -> str:
     last = read_metrics(folder.path(METRICS_FILE))[-1]
-    terms = ", ".join(f"{name} {last[name]:.3f}" for name in ("loss", *TERMS) if name in last)
+    terms = ", ".join(f"{name} {last[name]:.3f}" for name in ("loss", *LOSSES) if name in last)
     parts = [f"{settings.total_steps:,} steps, {terms}"]
     scores = read_metrics(folder.path(HELDOUT_FILE))
     if scores:

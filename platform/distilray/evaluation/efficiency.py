@@ -19,8 +19,9 @@ from distilray.evaluation.glue.data import input_files, load_task
 from distilray.evaluation.glue.features import cutting_tokenizer
 from distilray.evaluation.timing import TimedModel, batches_of, summary_of, time_models
 from distilray.inference.masked_logits import is_onnx, local_masked_lm, masked_lm_inputs, open_masked_lm
+from distilray.models.architectures import architecture_of
 from distilray.models.export.onnx_file import ONNX_FILE
-from distilray.models.masked_lm import MODEL_CLASSES, count_layer_parameters, count_parameters
+from distilray.models.masked_lm import count_layer_parameters, count_parameters
 from distilray.models.model_source import WEIGHTS_FILE
 from distilray.pretraining_data.batches import Batch
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
@@ -166,7 +167,7 @@ def _size(model: MeasuredModelConfig, timed: TimedModel) -> Mapping[str, Any]:
     """Parameters as its configuration says (a quantised file also holds scales), bytes as its file has."""
     settings = timed.model.config
     with torch.device("meta"):
-        counted = MODEL_CLASSES[settings.model_type](settings)
+        counted = architecture_of(settings).new_masked_lm(settings)
     file = ONNX_FILE if is_onnx(model.model_dir) else WEIGHTS_FILE
     return {
         "parameters": count_parameters(counted),

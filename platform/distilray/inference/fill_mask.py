@@ -15,7 +15,8 @@ from distilray.inference.masked_logits import MaskedLogits, is_onnx
 from distilray.inference.model_folder import check_model_folder, choose_dtype, load_tokenizer, revision_hash
 from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.inference.packed_model import PackedMaskedLM
-from distilray.models.masked_lm import MODEL_CLASSES, load_masked_lm
+from distilray.models.architectures import architecture_of
+from distilray.models.masked_lm import load_masked_lm
 
 MAX_ROWS = 32
 MAX_TOKENS = 4096
@@ -50,7 +51,7 @@ class FillMask:
 
     def __init__(self, model: MaskedLogits, tokenizer: Any, *, revision: str, dtype: str) -> None:
         self.revision, self.dtype = revision, dtype
-        self.architecture = MODEL_CLASSES[model.config.model_type].__name__
+        self.architecture = architecture_of(model.config).masked_lm
         self.max_length: int = min(tokenizer.model_max_length, model.config.max_position_embeddings)
         self._model = model
         self._pad_id: int = tokenizer.pad_token_id or 0

@@ -1,4 +1,4 @@
-"""A BERT or DistilBERT that computes only what fill-mask needs, on transformers' weights.
+"""Encoder that computes only what fill-mask needs, on transformers' weights.
 
 Three kinds of work of the usual forward are left out: padding (all but attention runs over the tokens of a batch in one
 row), the last layer at positions without a mask, and the vocabulary head there. On CPUs the weights of the linear
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from distilray.models.architectures import architecture_of
 from distilray.models.vocabulary_head import decoder, head_transform
 
 Linear = Callable[[Tensor], Tensor]
@@ -44,7 +45,8 @@ class PackedMaskedLM:
         """Takes a model of transformers in eval mode, on the CPU or a GPU; it may be dropped afterwards."""
         self.config, self.dtype, self._device = model.config, model.dtype, model.device
         self._heads: int = model.config.num_attention_heads
-        self._embeddings = model.base_model.embeddings
+        self._family = architecture_of(model.config)
+        self._embeddings = self._family.embeddings_of(model)
         self._layers = list(_layers(model))
         self._transformed = head_transform(model)
         self._decoder = _linear(decoder(model))
@@ -71,7 +73,7 @@ class PackedMaskedLM:
     def _embedded(self, ids: Tensor, types: Tensor | None, batch: "_Packing") -> Tensor:
         parts = self._embeddings
         found = parts.word_embeddings(ids[batch.real]) + parts.position_embeddings(batch.positions)
-        if self.config.model_type == "bert":
+        if self._family.reads_token_types:
             token_types = torch.zeros_like(batch.positions) if types is None else types[batch.real]
             found = found + parts.token_type_embeddings(token_types)
         normed: Tensor = parts.LayerNorm(found)
@@ -137,20 +139,13 @@ def _feed_forward(layer: _Layer, attended: Tensor, hidden: Tensor) -> Tensor:
 
 
 def _layers(model: Any) -> Iterator[_Layer]:
-    if model.config.model_type == "bert":
-        for each in model.bert.encoder.layer:
-            own, after, up, down = each.attention.self, each.attention.output, each.intermediate, each.output
-            yield _Layer(
-                *(_linear(own.query), _linear(own.key, own.value), _linear(after.dense), after.LayerNorm),
-                *(_linear(up.dense), up.intermediate_act_fn, _linear(down.dense), down.LayerNorm),
-            )
-    else:
-        for each in model.distilbert.transformer.layer:
-            own, feed = each.attention, each.ffn
-            yield _Layer(
-                *(_linear(own.q_lin), _linear(own.k_lin, own.v_lin), _linear(own.out_lin), each.sa_layer_norm),
-                *(_linear(feed.lin1), feed.activation, _linear(feed.lin2), each.output_layer_norm),
-            )
+    family = architecture_of(model.config)
+    for layer in family.layers_of(model):
+        own = family.modules_of(layer)
+        yield _Layer(
+            *(_linear(own.query), _linear(own.key, own.value), _linear(own.attention_output), own.attention_norm),
+            *(_linear(own.intermediate), own.activation, _linear(own.output), own.output_norm),
+        )
 
 
 def _linear(*modules: nn.Linear) -> Linear:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distilray.models.architectures import architecture_of
+
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 # Dense peaks of the tensor cores in flops per second, from NVIDIA's data sheets; those state twice as much where they
@@ -61,7 +63,7 @@ class ModelSize:
 def model_size(model: Any) -> ModelSize:
     """Return the size of a BERT or DistilBERT."""
     config = model.config
-    inner = config.intermediate_size if config.model_type == "bert" else config.hidden_dim
+    inner = architecture_of(config).setting(config, "intermediate_size")
     return ModelSize(config.num_hidden_layers, config.hidden_size, inner, config.vocab_size)
 
 

@@ -1,33 +1,20 @@
 """What passes between the layers of an encoder during a forward pass: hidden states, queries, keys and values."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 
+from distilray.models.architectures import architecture_of
+
 EMBEDDINGS = -1
-# Where a model keeps its layers, and in them the projections of attention.
-_LAYERS: Mapping[str, str] = {"bert": "bert.encoder.layer", "distilbert": "distilbert.transformer.layer"}
-_EMBEDDINGS: Mapping[str, str] = {"bert": "bert.embeddings", "distilbert": "distilbert.embeddings"}
-_PROJECTIONS: Mapping[str, Mapping[str, str]] = {
-    "bert": {
-        "queries": "attention.self.query",
-        "keys": "attention.self.key",
-        "values": "attention.self.value",
-    },
-    "distilbert": {
-        "queries": "attention.q_lin",
-        "keys": "attention.k_lin",
-        "values": "attention.v_lin",
-    },
-}
 
 
 class LayerTaps:
     """Listens to some layers of a model; holds what the last forward pass said.
 
     Args:
-        model: BertForMaskedLM or DistilBertForMaskedLM.
+        model: masked language model.
         layers: their numbers from 0; -1 are the embeddings, which have hidden states only.
     """
 
@@ -38,15 +25,16 @@ class LayerTaps:
         # Only during a pass of the encoder: layers that are computed again in a backward pass are called alone.
         model.base_model.register_forward_pre_hook(lambda *_: setattr(self, "_is_open", True))
         model.base_model.register_forward_hook(lambda *_: setattr(self, "_is_open", False))
-        kind = model.config.model_type
+        family = architecture_of(model.config)
         for number in sorted(set(layers)):
             if number == EMBEDDINGS:
-                self._listen(model.get_submodule(_EMBEDDINGS[kind]), "hidden", number)
+                self._listen(family.embeddings_of(model), "hidden", number)
                 continue
-            layer = model.get_submodule(f"{_LAYERS[kind]}.{number}")
+            layer = family.layers_of(model)[number]
             self._listen(layer, "hidden", number)
-            for name, place in _PROJECTIONS[kind].items():
-                self._listen(layer.get_submodule(place), name, number)
+            modules = family.modules_of(layer)
+            for name, module in (("queries", modules.query), ("keys", modules.key), ("values", modules.value)):
+                self._listen(module, name, number)
 
     def hidden(self, layer: int) -> Tensor:
         """(batch, length, dim) the hidden states that a layer has put out."""

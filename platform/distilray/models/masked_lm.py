@@ -1,22 +1,20 @@
 """Masked language models of a local folder: loading, the encoder and its size."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoConfig, BertForMaskedLM, DistilBertForMaskedLM
+from transformers import AutoConfig
 
 from distilray.errors import InputError
+from distilray.models.architectures import ARCHITECTURES, architecture_of, family_name
 from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE
 from distilray.models.vocabulary_head import is_head_parameter
 from distilray.models.weights import load_weights, refuse_weights
 from distilray.runtime import storage
 
-MODEL_CLASSES: Mapping[str, type[nn.Module]] = {"bert": BertForMaskedLM, "distilbert": DistilBertForMaskedLM}
-
 
 def load_masked_lm(model_dir: str, *, fresh_head: bool = False) -> Any:
-    """A BERT or DistilBERT with its vocabulary head, in eval mode and fp32.
+    """Load a model with its masked-LM head, in eval mode and fp32.
 
     Args:
         model_dir: local folder in the layout of transformers, weights as safetensors.
@@ -26,7 +24,8 @@ def load_masked_lm(model_dir: str, *, fresh_head: bool = False) -> Any:
         InputError: a file is missing, another architecture, or weights that do not fit the config.
     """
     config = read_model_config(model_dir)
-    model, missing, mismatched = load_weights(MODEL_CLASSES[config.model_type], model_dir, config)
+    family = architecture_of(config)
+    model, missing, mismatched = load_weights(family.model_class(family.masked_lm), model_dir, config)
     if fresh_head:
         missing = [name for name in missing if not is_head_parameter(name)]
     elif missing and all(map(is_head_parameter, missing)) and not mismatched:
@@ -36,7 +35,7 @@ def load_masked_lm(model_dir: str, *, fresh_head: bool = False) -> Any:
 
 
 def read_model_config(model_dir: str, weights_file: str = WEIGHTS_FILE) -> Any:
-    """The config of a BERT or DistilBERT in a local folder that also has its weights.
+    """Read the configuration of a supported model in a local folder that also has its weights.
 
     Raises:
         InputError: a file is missing, or it is another architecture.
@@ -50,18 +49,16 @@ def read_model_config(model_dir: str, weights_file: str = WEIGHTS_FILE) -> Any:
     except (ValueError, OSError, KeyError) as error:
         fix = "copy the file again, or run the job that writes it"
         raise InputError(f"{model_dir}/{CONFIG_FILE}: not a model config ({error}); {fix}") from None
-    if config.model_type not in MODEL_CLASSES:
-        raise InputError(f"{model_dir}: a {config.model_type}, where {' or '.join(MODEL_CLASSES)} is needed")
+    name = family_name(config.to_dict())
+    if name not in ARCHITECTURES:
+        raise InputError(f"{model_dir}: a {name}, where {' or '.join(ARCHITECTURES)} is needed")
     return config
 
 
 def encode(model: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
-    """The last hidden states, (batch, length, dim); a DistilBERT has no token types and ignores them."""
-    if model.config.model_type == "bert":
-        found = model.bert(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
-    else:
-        found = model.distilbert(input_ids, attention_mask=attention_mask)
-    return found.last_hidden_state
+    """Return the last hidden states, (batch, length, dim); families without token types ignore them."""
+    segments = {"token_type_ids": token_type_ids} if architecture_of(model.config).reads_token_types else {}
+    return model.base_model(input_ids, attention_mask=attention_mask, **segments).last_hidden_state
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -69,6 +66,6 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_layer_parameters(model: nn.Module) -> int:
+def count_layer_parameters(model: Any) -> int:
     """Parameters of the Transformer layers alone, which a student has half of."""
-    return sum(parameter.numel() for name, parameter in model.named_parameters() if ".layer." in name)
+    return count_parameters(architecture_of(model.config).layers_of(model))

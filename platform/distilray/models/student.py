@@ -1,4 +1,4 @@
-"""A DistilBERT student made from a BERT teacher (DistilBERT paper section 2: every other layer, and the embeddings)."""
+"""Student made from a teacher (DistilBERT paper section 2: every other layer, and the embeddings)."""
 
 import re
 from collections import Counter
@@ -7,35 +7,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DistilBertConfig, DistilBertForMaskedLM
 
 from distilray.errors import InputError
+from distilray.models.architectures import ARCHITECTURES, Architecture, architecture_of
+from distilray.models.vocabulary_head import is_head_parameter
 
-# Teacher name -> student name of the tensors that are copied as they are.
-_EMBEDDINGS = {
-    "bert.embeddings.word_embeddings.weight": "distilbert.embeddings.word_embeddings.weight",
-    "bert.embeddings.position_embeddings.weight": "distilbert.embeddings.position_embeddings.weight",
-    "bert.embeddings.LayerNorm.weight": "distilbert.embeddings.LayerNorm.weight",
-    "bert.embeddings.LayerNorm.bias": "distilbert.embeddings.LayerNorm.bias",
-}
-_HEAD = {
-    "cls.predictions.transform.dense": "vocab_transform",
-    "cls.predictions.transform.LayerNorm": "vocab_layer_norm",
-}
-_LAYER = {
-    "attention.self.query": "attention.q_lin",
-    "attention.self.key": "attention.k_lin",
-    "attention.self.value": "attention.v_lin",
-    "attention.output.dense": "attention.out_lin",
-    "attention.output.LayerNorm": "sa_layer_norm",
-    "intermediate.dense": "ffn.lin1",
-    "output.dense": "ffn.lin2",
-    "output.LayerNorm": "output_layer_norm",
-}
-_SEGMENT_A = "bert.embeddings.token_type_embeddings.weight"
+# Submodules of the embeddings that a student copies.
+_EMBEDDINGS = ("word_embeddings.weight", "position_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias")
 FRESH = "fresh"
+_COPIED_SETTINGS = (
+    "vocab_size",
+    "max_position_embeddings",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "dropout",
+    "attention_dropout",
+    "activation",
+    "initializer_range",
+    "pad_token_id",
+)
 _LAYER_NAME = re.compile(r".*\.layer\.\d+")
-_POSITIONS = "distilbert.embeddings.position_embeddings.weight"
 
 
 def spread_layers(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
@@ -53,7 +45,7 @@ def create_student(
     """A student initialised from its teacher.
 
     Args:
-        teacher: BertForMaskedLM.
+        teacher: masked language model whose family has students.
         layers: teacher layers to take, in order; half of them when left out.
         fold_segment_a: adds the teacher's vector of segment A to every position, since the student has no segments.
         random_seed: takes nothing from the teacher but its size, and draws all weights anew.
@@ -65,10 +57,10 @@ def create_student(
         InputError: the teacher is no BERT, or has no such layer.
     """
     config = teacher.config
-    if config.model_type != "bert":
-        raise InputError(
-            f"a student is made from a BERT teacher, not from a {config.model_type}; name a BERT as teacher_dir"
-        )
+    family = architecture_of(config)
+    if family.student is None:
+        raise InputError(f"a student is made from a BERT teacher, not from a {family.name}; name a BERT as teacher_dir")
+    student_family = ARCHITECTURES[family.student]
     layers = tuple(layers or spread_layers(config.num_hidden_layers, max(1, config.num_hidden_layers // 2)))
     outside = [layer for layer in layers if not 0 <= layer < config.num_hidden_layers]
     if outside:
@@ -77,15 +69,16 @@ def create_student(
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_seed or 0)
-        student: Any = DistilBertForMaskedLM(_student_config(config, len(layers)))
-    source = _source_names(layers, student.state_dict())
+        student = student_family.new_masked_lm(_student_config(config, family, student_family, len(layers)))
+    source = _source_names(family, student_family, layers, student.state_dict())
     if random_seed is not None:
         return student.eval(), dict.fromkeys(source, FRESH)
     teacher_state = teacher.state_dict()
     state: dict[str, Tensor] = {name: teacher_state[origin].clone() for name, origin in source.items()}
-    if fold_segment_a:
-        state[_POSITIONS] += teacher_state[_SEGMENT_A][0]
-        source[_POSITIONS] += " + segment A"
+    if fold_segment_a and family.reads_token_types:
+        positions = f"{student_family.embeddings}.position_embeddings.weight"
+        state[positions] += teacher_state[f"{family.embeddings}.token_type_embeddings.weight"][0]
+        source[positions] += " + segment A"
     student.load_state_dict(state)
     student.tie_weights()
     return student.eval(), source
@@ -102,38 +95,29 @@ def _part_of(name: str) -> str:
     found = _LAYER_NAME.match(name)
     if found:
         return found[0]
-    if name.startswith(("vocab_", "cls.")):
+    if is_head_parameter(name):
         return "vocabulary head"
     return name if name == FRESH else f"{name.partition('.')[0]}.embeddings"
 
 
-def _student_config(config: Any, layers: int) -> DistilBertConfig:
-    return DistilBertConfig(
-        vocab_size=config.vocab_size,
-        max_position_embeddings=config.max_position_embeddings,
-        dim=config.hidden_size,
-        hidden_dim=config.intermediate_size,
-        n_layers=layers,
-        n_heads=config.num_attention_heads,
-        dropout=config.hidden_dropout_prob,
-        attention_dropout=config.attention_probs_dropout_prob,
-        activation=config.hidden_act,
-        initializer_range=config.initializer_range,
-        pad_token_id=config.pad_token_id,
-        sinusoidal_pos_embds=False,
-        tie_weights_=True,
-    )
+def _student_config(config: Any, teacher: Architecture, student: Architecture, layers: int) -> Any:
+    copied = {name: teacher.setting(config, name) for name in _COPIED_SETTINGS}
+    return student.new_config(**copied, num_hidden_layers=layers)
 
 
-def _source_names(layers: Sequence[int], student_state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Student tensor -> teacher tensor, for every tensor of the student."""
-    pairs = {new: old for old, new in _EMBEDDINGS.items()}
-    pairs["vocab_projector.weight"] = "cls.predictions.decoder.weight"
-    pairs["vocab_projector.bias"] = "cls.predictions.bias"
-    for part in ("weight", "bias"):
-        pairs |= {f"{new}.{part}": f"{old}.{part}" for old, new in _HEAD.items()}
-        for index, layer in enumerate(layers):
-            student_prefix, teacher_prefix = f"distilbert.transformer.layer.{index}", f"bert.encoder.layer.{layer}"
-            pairs |= {f"{student_prefix}.{new}.{part}": f"{teacher_prefix}.{old}.{part}" for old, new in _LAYER.items()}
+def _source_names(
+    teacher: Architecture, student: Architecture, layers: Sequence[int], student_state: Mapping[str, Tensor]
+) -> dict[str, str]:
+    """Return the teacher's tensor for every tensor of the student."""
+    pairs = {f"{student.embeddings}.{name}": f"{teacher.embeddings}.{name}" for name in _EMBEDDINGS}
+    pairs[f"{student.head.decoder}.weight"] = f"{teacher.head.decoder}.weight"
+    pairs[student.decoder_bias] = teacher.decoder_bias
+    modules = {student.head.dense: teacher.head.dense, student.head.norm: teacher.head.norm}
+    for index, layer in enumerate(layers):
+        for new, old in zip(student.layer, teacher.layer, strict=True):
+            modules[f"{student.layers}.{index}.{new}"] = f"{teacher.layers}.{layer}.{old}"
+    for part in ("weight", "bias"):  # activations have neither
+        tensors = {f"{new}.{part}": f"{old}.{part}" for new, old in modules.items()}
+        pairs |= {new: old for new, old in tensors.items() if new in student_state}
     assert set(pairs) == set(student_state), set(pairs) ^ set(student_state)
     return pairs

@@ -1,4 +1,4 @@
-"""The vocabulary head of a BERT or DistilBERT, on chosen positions only."""
+"""The masked-LM head of a model, on chosen positions only."""
 
 from typing import Any
 
@@ -7,10 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from distilray.models.architectures import ARCHITECTURES, architecture_of
+
 # What a token that never occurs counts as, so that its log frequency is finite.
 _UNSEEN_COUNT = 0.1
-# Parameters that a bare encoder does not hold; those of the head start fresh.
-_HEAD_PREFIXES = ("cls.", "vocab_transform.", "vocab_layer_norm.", "vocab_projector.")
+# Bare encoders lack these parameters.
+_HEAD_PREFIXES = tuple(prefix for family in ARCHITECTURES.values() for prefix in family.head_prefixes)
 
 
 def vocabulary_logits(model: Any, hidden: Tensor) -> Tensor:
@@ -26,16 +28,13 @@ def transformed(model: Any, hidden: Tensor) -> Tensor:
 
 def head_transform(model: Any) -> nn.Module:
     """The vocabulary head without its last matrix."""
-    if model.config.model_type == "bert":
-        found: nn.Module = model.cls.predictions.transform
-        return found
-    return nn.Sequential(model.vocab_transform, model.activation, model.vocab_layer_norm)
+    return nn.Sequential(*architecture_of(model.config).head_of(model)[:-1])
 
 
 def decoder(model: Any) -> nn.Linear:
     """The last matrix of the vocabulary head; its weight is that of the word embeddings."""
-    found: nn.Linear = model.cls.predictions.decoder if model.config.model_type == "bert" else model.vocab_projector
-    return found
+    last: nn.Linear = architecture_of(model.config).head_of(model).decoder
+    return last
 
 
 @torch.no_grad()
@@ -43,13 +42,13 @@ def start_head_bias(model: Any, label_counts: NDArray[np.int64]) -> bool:
     """Gives a fresh vocabulary head the log frequencies of the tokens as its bias: it need not learn those any more.
 
     Args:
-        model: BertForMaskedLM.
+        model: masked language model.
         label_counts: (ids of the tokenizer,) how often each token is to be predicted; further rows of the head count 0.
 
     Returns:
         False, and nothing is changed, when the head has been trained before.
     """
-    bias = model.cls.predictions.bias
+    bias = decoder(model).bias
     if bias.any():
         return False
     padded = np.pad(label_counts, (0, len(bias) - len(label_counts)))

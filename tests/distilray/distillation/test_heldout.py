@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from distilray.config.distillation import LossConfig
 from distilray.distillation.heldout import HeldoutScores
-from distilray.distillation.objective.step import MASKED_LM_ONLY, DistillationStep
+from distilray.distillation.objective import MASKED_LM_ONLY, DistillationStep
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
 from distilray.pretraining_data.batches import collate

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from ray.train.torch import TorchTrainer
+from tests.distilray.distillation.test_loop import fit
 
 from distilray.config.distillation import CacheTeacherConfig, DistillConfig, LossConfig
 from distilray.distillation.heldout import HeldoutScores
 from distilray.distillation.inputs import create_student_and_teacher
-from distilray.distillation.objective.step import DistillationStep
+from distilray.distillation.objective import DistillationStep
 from distilray.distillation.teacher_cache import pipeline
 from distilray.distillation.trainer import distill
 from distilray.models.masked_lm import load_masked_lm
@@ -19,7 +20,6 @@ from distilray.runtime import resources
 from distilray.runtime.resources import Node
 from distilray.runtime.run_folder import RunFolder
 from tests.distilray.distillation.test_heldout import plain_scores
-from tests.distilray.distillation.test_loop import fit
 from tests.distilray.interruptions import tasks_in_process
 from tests.distilray.tiny_line import open_shards
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distilray.config.distillation import LossConfig, OptimizerConfig
-from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
 from distilray.errors import InputError
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student

@@ -46,7 +46,7 @@ def plan_distillation(config: DistillConfig) -> dict[str, object]:
     share = count_parameters(student) / count_parameters(teacher)
     return {
         "teacher": f"{count_parameters(teacher):,} parameters, {teacher.config.num_hidden_layers} layers",
-        "student": f"{count_parameters(student):,} parameters ({share:.0%}), {student.config.n_layers} layers",
+        "student": f"{count_parameters(student):,} parameters ({share:.0%}), {student.config.num_hidden_layers} layers",
         "losses": ", ".join(f"{alpha:g} {name}" for name, alpha in config.losses.alphas.items() if alpha)
         + f", temperature {config.losses.temperature:g}, {config.losses.reductions} reductions",
         "teacher cache": cache_plan(config, model_size(teacher).dim),

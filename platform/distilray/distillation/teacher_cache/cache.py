@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from distilray.config.distillation import Positions
-from distilray.distillation.objective.teachers import CachedTargets
 from distilray.distillation.teacher_cache.files import TargetsFile, targets_name
+from distilray.distillation.teachers import CachedTargets
 from distilray.errors import InputError
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distilray.distillation.objective.step import TensorBatch
+from distilray.distillation.objective import TensorBatch
 from distilray.distillation.teacher_cache.targets import FrozenTeacher
 from distilray.errors import InputError
 from distilray.pretraining_data.batches import collate

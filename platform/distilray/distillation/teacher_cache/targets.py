@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from distilray.config.distillation import CacheTeacherConfig
-from distilray.distillation.objective.step import TensorBatch
-from distilray.distillation.objective.teachers import CachedTargets, RunTeacher
+from distilray.distillation.objective import TensorBatch
+from distilray.distillation.teachers import CachedTargets, RunTeacher
 from distilray.errors import InputError
 from distilray.models.masked_lm import encode
 from distilray.models.precision import compute_dtype

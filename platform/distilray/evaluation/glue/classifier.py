@@ -1,15 +1,14 @@
-"""BERT and DistilBERT with a classification head: from a pretrained folder, from a fine-tuned one, and back to one."""
+"""Encoders with a classification head: from a pretrained folder, from a fine-tuned one, and back to one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import nn
-from transformers import BertForSequenceClassification, DistilBertForSequenceClassification
 
 from distilray.errors import InputError
 from distilray.evaluation.glue.tasks import GlueTask
+from distilray.models.architectures import architecture_of
 from distilray.models.masked_lm import read_model_config
 from distilray.models.model_files import companion_files
 from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE, local_model
@@ -18,26 +17,17 @@ from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash,
 from distilray.runtime import storage
 from distilray.runtime.seeding import hash_integers
 
-_CLASSES: Mapping[str, type[nn.Module]] = {
-    "bert": BertForSequenceClassification,
-    "distilbert": DistilBertForSequenceClassification,
-}
 # Of the task that a folder was fine-tuned on, or of none.
 _HEAD_PREFIXES = ("classifier.", "pre_classifier.")
-# What a masked language model does not hold of BERT's encoder; fresh where it is missing.
-_POOLER_PREFIX = "bert.pooler."
-_DROPOUTS = {
-    "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
-    "distilbert": ("dropout", "attention_dropout", "seq_classif_dropout"),
-}
+_DROPOUTS = ("dropout", "attention_dropout", "classifier_dropout")
 _TASK_KEY = "finetuning_task"  # of config.json: the labels of several tasks are the same
 
 
 def load_classifier(model_dir: str, task: GlueTask, *, seed: int, dropout: float | None = None) -> Any:
-    """A BERT or DistilBERT with a fresh head for a task, in eval mode and fp32.
+    """Load an encoder with a fresh head for a task, in eval mode and fp32.
 
-    The head is a function of `seed`; the random state of torch stays as it is. BERT's pooler counts as part of the
-    encoder: it is taken when the folder has one, as that of a bare encoder or of another task's model.
+    The head is a function of `seed`; the random state of torch stays as it is. A pooler counts as part of the encoder:
+    it is taken when the folder has one, as that of a bare encoder or of another task's model.
 
     Args:
         model_dir: local folder of an encoder, of a masked language model, or of a model fine-tuned on any task.
@@ -48,12 +38,13 @@ def load_classifier(model_dir: str, task: GlueTask, *, seed: int, dropout: float
         InputError: a file is missing, another architecture, or weights that do not fit the config.
     """
     config = read_model_config(model_dir)
+    family = architecture_of(config)
     _set_task(config, task)
     if dropout is not None:
-        for name in _DROPOUTS[config.model_type]:
-            setattr(config, name, dropout)
+        for name in _DROPOUTS:
+            setattr(config, family.config_keys.get(name, name), dropout)
     model, absent = _load(model_dir, config)
-    fresh = (*_HEAD_PREFIXES, _POOLER_PREFIX)
+    fresh = (*_HEAD_PREFIXES, *([f"{family.pooler}."] if family.pooler else []))
     refuse_weights(model_dir, [name for name in absent if not name.startswith(fresh)])
     head = [name for name, _ in model.named_parameters() if name.startswith(_HEAD_PREFIXES)]
     _initialise(model, sorted({*absent, *head}), seed)
@@ -87,8 +78,9 @@ def output_order(folder: str, config: Any, task: GlueTask) -> list[int]:
     file, fine_tuned_on = f"{folder}/{CONFIG_FILE}", getattr(config, _TASK_KEY, None)
     if fine_tuned_on not in (None, task.name):
         raise InputError(f"{file}: fine-tuned on {fine_tuned_on}, where a model of {task.name} is needed")
-    architecture = (config.architectures or [_CLASSES[config.model_type].__name__])[0]
-    if architecture != _CLASSES[config.model_type].__name__:
+    classifier = architecture_of(config).classifier
+    architecture = (config.architectures or [classifier])[0]
+    if architecture != classifier:
         raise InputError(
             f"{file}: {architecture} has no head of a task; name a model that was fine-tuned on {task.name}"
         )
@@ -156,7 +148,8 @@ def _words(task: GlueTask) -> dict[int, str]:
 def _load(model_dir: str, config: Any) -> tuple[Any, list[str]]:
     """The model, and the names of weights that the folder lacks or has in another shape."""
     with torch.random.fork_rng(devices=[]):  # the library draws what is missing
-        model, missing, mismatched = load_weights(_CLASSES[config.model_type], model_dir, config)
+        family = architecture_of(config)
+        model, missing, mismatched = load_weights(family.model_class(family.classifier), model_dir, config)
     # The library leaves them where the file has them; products of matrices round by where these lie in memory.
     for parameter in model.parameters():
         parameter.data = parameter.detach().clone()

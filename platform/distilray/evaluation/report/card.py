@@ -6,11 +6,12 @@ from typing import Any
 import yaml
 
 from distilray.config.report import ReportConfig
+from distilray.distillation.losses import LOSSES
 from distilray.evaluation.report.card_results import biases, efficiency, evaluation, markdown_table, plain
 from distilray.evaluation.report.figures import NOTHING, counted, shown, time
 from distilray.evaluation.report.model_index import base_model, metadata
 from distilray.evaluation.report.runs import Run, Runs
-from distilray.evaluation.report.sections.training import TERMS, loss_weights
+from distilray.evaluation.report.sections.training import loss_weights
 
 # Also in docs/notebooks/fill_mask.ipynb; a test compares them.
 SAMPLE = """from transformers import pipeline
@@ -98,7 +99,7 @@ def _training(runs: Runs, config: ReportConfig) -> str:
         weights = loss_weights(subject)
         temperature = subject.config.get("losses", {}).get("temperature")
         at = "" if temperature is None else f", at temperature {shown('temperature', temperature)}"
-        rows = [[TERMS[term], shown("weight", weight)] for term, weight in weights.items()]
+        rows = [[LOSSES[term].label, shown("weight", weight)] for term, weight in weights.items()]
         if rows:
             parts += [f"The loss is the weighted sum of these terms{at}:", markdown_table(["loss", "weight"], rows)]
     for run in [run for run in runs.of("train_teacher") if run is not subject]:

@@ -9,6 +9,7 @@ from distilray.config.report import ReportConfig
 from distilray.evaluation.report.figures import counted
 from distilray.evaluation.report.runs import Run, Runs
 from distilray.evaluation.report.sections.scores import SCORES_FILE, STUDENT, TEACHER
+from distilray.models.architectures import BERT, DISTILBERT
 
 FILL_MASK, CLASSIFICATION = "fill-mask", "text-classification"
 _FILL_MASK_METRICS = ("hit@1", "hit@5", "hit@10", "mrr", "pseudo_perplexity")
@@ -87,7 +88,7 @@ def fill_mask_runs(runs: Runs) -> list[tuple[Run, str, Values]]:
 
 
 def _tags(runs: Runs) -> list[str]:
-    return ["distilbert", "knowledge-distillation"] if runs.of("distill") else ["bert"]
+    return [DISTILBERT.name, "knowledge-distillation"] if runs.of("distill") else [BERT.name]
 
 
 def _result(task: str, dataset: Values, metrics: Sequence[Values]) -> Values:

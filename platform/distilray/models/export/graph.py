@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distilray.models.architectures import architecture_of
 from distilray.models.export.onnx_file import (
     INPUTS,
     ONNX_FILE,
@@ -55,16 +56,11 @@ class LogitsOfAllTokens(nn.Module):
         return vocabulary_logits(self.model, encode(self.model, input_ids, attention_mask, token_type_ids))
 
 
-def reads_token_types(model_type: str) -> bool:
-    """Whether models of this type tell the segments of a pair apart by an input."""
-    return model_type == "bert"
-
-
 def onnx_graph(model: Any) -> bytes:
     """The ONNX file of a model, with batch, length and number of masks left open; no path of this machine is in it.
 
     Args:
-        model: BERT or DistilBERT for masked LM, in eval mode, fp32, on the CPU.
+        model: masked language model in eval mode, fp32, on the CPU.
 
     Raises:
         InputError: a package is missing.
@@ -86,7 +82,7 @@ def _exported(module: Any, inputs: Sequence[str]) -> bytes:
     example = dict(zip(inputs, (ids, torch.ones_like(ids), torch.arange(_MASKS)), strict=False))
     text_axes = {0: "batch", 1: "length"}
     axes: dict[str, dict[int, str]] = dict(zip(inputs, (text_axes, text_axes, {0: "masks"}), strict=False))
-    if reads_token_types(config.model_type):
+    if architecture_of(config).reads_token_types:
         example[TOKEN_TYPES], axes[TOKEN_TYPES] = torch.zeros_like(ids), text_axes
     with _quiet():
         program: Any = torch.onnx.export(

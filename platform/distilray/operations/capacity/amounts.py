@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 from distilray.config.distillation import DistillConfig
 from distilray.config.operations.capacity import ModelShapeConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.distillation.planning.cost import checkpoint_gb, total_steps, worker_memory_gb
 from distilray.distillation.preparation import flops_of_step
+from distilray.models.architectures import BERT, DISTILBERT, Architecture
 from distilray.models.flops import ModelSize, model_size
 from distilray.models.masked_lm import count_parameters
 from distilray.schemas import EXAMPLES
@@ -124,29 +124,22 @@ def shard_bytes(examples: int, tokens: int, masks: int) -> int:
 
 def models_of(shape: ModelShapeConfig, config: DistillConfig) -> tuple[Any, Any]:
     """Student and teacher on the meta device: their shapes without weights."""
-    layers = len(config.student.layers) if config.student.layers else max(1, shape.layers // 2)
-    with torch.device("meta"):
-        teacher: Any = BertForMaskedLM(
-            BertConfig(
+
+    def model_of(family: Architecture, layers: int) -> Any:
+        return family.new_masked_lm(
+            family.new_config(
                 vocab_size=shape.vocabulary,
                 hidden_size=shape.dim,
-                num_hidden_layers=shape.layers,
+                num_hidden_layers=layers,
                 num_attention_heads=shape.heads,
                 intermediate_size=shape.hidden_dim,
                 max_position_embeddings=shape.positions,
             )
         )
-        student: Any = DistilBertForMaskedLM(
-            DistilBertConfig(
-                vocab_size=shape.vocabulary,
-                dim=shape.dim,
-                n_layers=layers,
-                n_heads=shape.heads,
-                hidden_dim=shape.hidden_dim,
-                max_position_embeddings=shape.positions,
-            )
-        )
-    return student, teacher
+
+    layers = len(config.student.layers) if config.student.layers else max(1, shape.layers // 2)
+    with torch.device("meta"):
+        return model_of(DISTILBERT, layers), model_of(BERT, shape.layers)
 
 
 def training_of(examples: Examples, config: DistillConfig, shape: ModelShapeConfig) -> Training:

@@ -9,7 +9,7 @@ import torch
 
 from distilray.config.distillation import LossConfig
 from distilray.distillation.heldout import HeldoutScores
-from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
 from distilray.distillation.teacher_cache import files
 from distilray.distillation.teacher_cache.cache import TeacherCache
 from distilray.distillation.teacher_cache.cost import cache_bytes

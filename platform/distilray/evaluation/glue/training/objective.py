@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from distilray.config.glue import TaskConfig, TaskDistillationConfig
 from distilray.evaluation.glue.features import FeatureBatch, Features, TaskFeatures, collate, epoch_batches
 from distilray.evaluation.glue.training.schedule import steps_per_epoch
+from distilray.models.architectures import architecture_of
 from distilray.runtime.seeding import hash_integers
 from distilray.training.process_group import Workers
 
@@ -149,8 +150,9 @@ def predict(
 
 
 def _outputs(model: Any, batch: FeatureBatch, dtype: torch.dtype) -> Tensor:
-    """(batch, num_outputs) in fp32; a DistilBERT has no token types and ignores them."""
-    types = {"token_type_ids": batch.token_type_ids} if model.config.model_type == "bert" else {}
+    """(batch, num_outputs) in fp32; families without token types ignore them."""
+    reads_types = architecture_of(model.config).reads_token_types
+    types = {"token_type_ids": batch.token_type_ids} if reads_types else {}
     with torch.autocast(batch.input_ids.device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits: Tensor = model(batch.input_ids, attention_mask=batch.attention_mask, **types).logits
     return logits.float()

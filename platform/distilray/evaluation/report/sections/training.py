@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distilray.distillation.losses import LOSSES
 from distilray.evaluation.report.charts import Line, line_chart
 from distilray.evaluation.report.figures import shown, size, time
 from distilray.evaluation.report.page import Markup, beside, code, figure, figures, heading, markup, paragraph, table
@@ -10,36 +11,7 @@ from distilray.evaluation.report.runs import Run, Runs
 from distilray.runtime.run_folder import METRICS_FILE
 from distilray.training.reporter import HELDOUT_FILE
 
-# What is in the rows of a training run beside the terms of its loss.
-_NO_TERMS = {
-    "step",
-    "total_steps",
-    "loss",
-    "tokens_per_s",
-    "padding",
-    "data_wait",
-    "mfu",
-    "memory_gb",
-    "skipped_steps",
-    "eta_s",
-    "time",
-    "learning_rate",
-    "grad_norm",
-    "hit@1",
-    "agreement",
-}
 _SETTINGS = ("batch_size", "precision", "dropout", "seed")
-TERMS: Mapping[str, str] = {
-    "ce": "KL to the teacher's probabilities",
-    "mlm": "masked language modelling",
-    "cos": "cosine of the hidden states",
-    "mse": "squared difference of the logits",
-    "hidden": "squared difference of hidden states",
-    "attention": "squared difference of attention scores",
-    "values": "KL of the relations between values",
-}
-
-_HELDOUT_KEYS = ("hit@1", "agreement", "loss", *TERMS)  # in this order
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -57,7 +29,7 @@ def distillation_section(runs: Runs) -> Markup:
 def loss_weights(run: Run) -> dict[str, float]:
     """The weights of the terms that a distillation has used."""
     losses: Mapping[str, Any] = run.config.get("losses", {})
-    return {term: losses[f"alpha_{term}"] for term in TERMS if losses.get(f"alpha_{term}")}
+    return {name: losses[f"alpha_{name}"] for name in LOSSES if losses.get(f"alpha_{name}")}
 
 
 def _training(run: Run) -> Markup:
@@ -72,7 +44,7 @@ def _settings(run: Run) -> Markup:
     rows: list[list[object]] = [["steps", shown("steps", run.counts.get("steps"))]]
     rows += [[key.replace("_", " "), shown(key, run.config[key])] for key in _SETTINGS if key in run.config]
     rows.append(["highest learning rate", shown("learning_rate", optimizer.get("learning_rate"))])
-    rows += [[f"weight of {term} ({TERMS[term]})", shown("weight", weight)] for term, weight in weights.items()]
+    rows += [[f"weight of {name} ({LOSSES[name].label})", shown("weight", weight)] for name, weight in weights.items()]
     if weights:
         rows.append(["temperature", shown("temperature", run.config["losses"].get("temperature"))])
     for key, title in (("teacher_parameters", "parameters of the teacher"), ("parameters", "parameters")):
@@ -88,17 +60,17 @@ def _settings(run: Run) -> Markup:
 def _heldout(rows: Rows) -> Markup:
     if not rows:
         return Markup("")
-    keys = list(dict.fromkeys([*_HELDOUT_KEYS, *(key for key in rows[-1] if key != "step")]))
+    keys = list(dict.fromkeys(["hit@1", "agreement", "loss", *LOSSES, *(key for key in rows[-1] if key != "step")]))
     ends = [rows[0], rows[-1]] if len(rows) > 1 else [rows[-1]]
-    names = {"hit@1": "true token is the best (hit@1)", "agreement": "teacher's best token is the best", **TERMS}
+    names = {"hit@1": "true token is the best (hit@1)", "agreement": "teacher's best token is the best"}
+    names |= {loss.name: loss.label for loss in LOSSES.values()}
     body = [[names.get(key, key), *[shown(key, row.get(key)) for row in ends]] for key in keys if key in rows[-1]]
     return table("Held-out scores", ["", *[f"step {row['step']:,}" for row in ends]], body)
 
 
 def _charts(run: Run, rows: Rows, heldout: Rows) -> Markup:
     steps = [row["step"] for row in rows]
-    found = {key for row in rows for key in row} - _NO_TERMS
-    terms = [*(term for term in TERMS if term in found), *sorted(found - set(TERMS))]
+    terms = [name for name in LOSSES if any(name in row for row in rows)]
     names = ["loss", *(terms if len(terms) > 1 else [])]  # with one term the loss is that term
     training = [Line(name, steps, [row.get(name) for row in rows]) for name in names]
     seldom = [row["step"] for row in heldout]

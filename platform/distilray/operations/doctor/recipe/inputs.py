@@ -9,6 +9,7 @@ from distilray.config.base import JobConfig
 from distilray.config.paths import HUB_PREFIX
 from distilray.config.sample import resolve
 from distilray.errors import InputError
+from distilray.models.architectures import family_name
 from distilray.operations.doctor.check import Finding, fail, ok, together, warn
 from distilray.operations.doctor.recipe.places import is_path
 from distilray.runtime import storage
@@ -135,7 +136,7 @@ def _check_model(key: str, source: str) -> Finding:
     _require(folder, (_CONFIG, _WEIGHTS, _TOKENIZER))
     settings = _json(storage.join(folder, _CONFIG), storage.read_bytes(storage.join(folder, _CONFIG)))
     tensors = _tensors(storage.join(folder, _WEIGHTS))
-    return ok(f"{key} {source} ({settings.get('model_type', 'unknown')}, {tensors} tensors)")
+    return ok(f"{key} {source} ({family_name(settings)}, {tensors} tensors)")
 
 
 def _require(folder: str, names: Collection[str]) -> None:

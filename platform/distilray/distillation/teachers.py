@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from distilray.distillation.objective.vocabulary import DenseTeacher, SparseTeacher
+from distilray.distillation.vocabulary_loss import DenseTeacher, SparseTeacher
 from distilray.models.vocabulary_head import decoder, transformed
 
 

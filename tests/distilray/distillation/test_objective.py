@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from distilray.config.distillation import LossConfig
-from distilray.distillation.objective import vocabulary
-from distilray.distillation.objective.step import MASKED_LM_ONLY, DistillationStep, StepCounts, TensorBatch
+from distilray.distillation import vocabulary_loss as vocabulary
+from distilray.distillation.objective import MASKED_LM_ONLY, DistillationStep, StepCounts, TensorBatch
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
 from distilray.pretraining_data.batches import collate

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from distilray.distillation.objective.losses import attention_mse, hidden_cosine, hidden_mse, value_relation_kl
+from distilray.distillation.losses import attention_mse, hidden_cosine, hidden_mse, value_relation_kl
 
 TOKENS, DIM = 9, 12
 # Examples of 5, 1 and 3 tokens.
@@ -98,12 +98,13 @@ def test_the_cosine_loss_sees_directions_alone():
 
 
 def test_the_hidden_loss_is_the_squared_distance_over_the_dimensions():
-    student, teacher = (random_tensor(TOKENS, DIM, seed=seed) for seed in (1, 2))
+    student, teacher = (random_tensor(BATCH, LENGTH, DIM, seed=seed) for seed in (1, 2))
 
     def plain(leaf):
-        return sum(((a - b) ** 2).sum() / DIM for a, b in zip(leaf, teacher.double(), strict=True))
+        real = zip(_tokens(leaf[:, None], MASK), _tokens(teacher[:, None].double(), MASK), strict=True)
+        return sum(((a - b) ** 2).sum() / DIM for a, b in real)
 
-    assert_is(lambda leaf: hidden_mse(leaf, teacher), plain, student)
+    assert_is(lambda leaf: hidden_mse(leaf, teacher, MASK), plain, student)
 
 
 # Attention.
@@ -150,11 +151,16 @@ def test_a_token_alone_has_no_value_loss():
 
 LOSSES = {
     "cosine": lambda student, teacher, mask: hidden_cosine(_tokens(student, mask), _tokens(teacher, mask)),
-    "hidden": lambda student, teacher, mask: hidden_mse(_tokens(student, mask), _tokens(teacher, mask)),
+    "hidden": lambda student, teacher, mask: hidden_mse(_states(student), _states(teacher), mask),
     "attention": lambda student, teacher, mask: attention_mse((student, student), (teacher, teacher), mask),
     "values": value_relation_kl,
 }
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+
+
+def _states(heads):
+    """(batch, length, dim) with the heads side by side."""
+    return heads.transpose(1, 2).flatten(2)
 
 
 def _tokens(heads, mask):

@@ -6,8 +6,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from distilray.distillation.objective import vocabulary
-from distilray.distillation.objective.vocabulary import DenseTeacher, Factors, SparseTeacher, vocabulary_loss
+from distilray.distillation import vocabulary_loss as vocabulary
+from distilray.distillation.vocabulary_loss import DenseTeacher, Factors, SparseTeacher, vocabulary_loss
 
 ROWS, VOCABULARY, DIM, TEACHER_DIM = 9, 31, 12, 17
 NO_LABELS = torch.full((ROWS,), -100)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from distilray.config.distillation import LossConfig
-from distilray.distillation.objective.losses import attention_mse, hidden_cosine, hidden_mse, value_relation_kl
-from distilray.distillation.objective.teachers import (
+from distilray.distillation.losses import LOSSES, Loss
+from distilray.distillation.teachers import (
     CachedTargets,
     CachedTeacher,
     RunTeacher,
@@ -17,12 +17,17 @@ from distilray.distillation.objective.teachers import (
     best_tokens,
     rows_of,
 )
-from distilray.distillation.objective.vocabulary import NO_LABEL, Factors, vocabulary_loss
+from distilray.distillation.vocabulary_loss import NO_LABEL, Factors, vocabulary_loss
 from distilray.models.layer_taps import EMBEDDINGS, LayerTaps, default_layer_map
 from distilray.models.masked_lm import encode
 from distilray.models.vocabulary_head import decoder, transformed
 from distilray.pretraining_data.batches import Batch
 
+_LAYER_OUTPUTS: Mapping[str, Callable[[LayerTaps, int], Any]] = {
+    "hidden": LayerTaps.hidden,
+    "attention": lambda taps, layer: (taps.projection("queries", layer), taps.projection("keys", layer)),
+    "values": lambda taps, layer: taps.projection("values", layer),
+}
 MASKED_LM_ONLY = LossConfig(alpha_ce=0.0, alpha_mlm=1.0, alpha_cos=0.0)
 
 
@@ -38,6 +43,11 @@ class StepCounts:
     tokens: float
     masked: float
     pairs: float = 1.0
+
+    def of(self, loss: Loss) -> float:
+        """Return what the sum of a loss is divided by."""
+        count: float = getattr(self, loss.per)
+        return count
 
 
 @dataclass(frozen=True)
@@ -85,14 +95,15 @@ class DistillationStep(nn.Module):
         cached: bool = False,
     ) -> None:
         super().__init__()
-        assert not (cached and (teacher is not None or losses.alpha_mse or losses.uses_layers))
+        assert not (cached and (teacher is not None or losses.alpha_mse or losses.layer_alphas))
         self._has_teacher = cached or teacher is not None
         self.model = model
         self._frozen = (teacher,)  # in a tuple, so that it is no submodule: not trained, not saved, not synchronised
         self._losses = losses
+        self._used = [LOSSES[name] for name, alpha in losses.alphas.items() if alpha]
         self._autocast_dtype = autocast_dtype
         self._pairs: list[tuple[int, int]] = []
-        if teacher is not None and losses.uses_layers:
+        if teacher is not None and losses.layer_alphas:
             self._pairs = losses.layer_map or default_layer_map(
                 teacher.config.num_hidden_layers, model.config.num_hidden_layers
             )
@@ -107,8 +118,8 @@ class DistillationStep(nn.Module):
     @property
     def score_names(self) -> list[str]:
         """What `score` gives, by name."""
-        terms = [name for name, alpha in self._losses.alphas.items() if alpha and (self._has_teacher or name == "mlm")]
-        return ["loss", *{*terms, "mlm"}, "hit@1", *(["agreement"] if self._has_teacher else [])]
+        terms = [loss.name for loss in self._used if self._has_teacher or not loss.needs_teacher]
+        return ["loss", *dict.fromkeys([*terms, "mlm"]), "hit@1", *(["agreement"] if self._has_teacher else [])]
 
     @torch.no_grad()
     def score(
@@ -154,9 +165,10 @@ class DistillationStep(nn.Module):
         losses = self._losses
         loss, terms = self._vocabulary_terms(batch, counts, hidden, teacher)
         further: dict[str, Tensor] = {}
-        if teacher is not None and losses.alpha_cos:
-            ours = hidden[batch.attention_mask.bool()]
-            further["cos"] = hidden_cosine(ours, teacher.hidden_at_tokens()) / counts.tokens
+        last_hidden = [loss for loss in self._used if loss.compares == "last_hidden"]
+        if teacher is not None and last_hidden:
+            ours, theirs = hidden[batch.attention_mask.bool()], teacher.hidden_at_tokens()
+            further = {loss.name: loss(ours, theirs, batch.attention_mask) / counts.of(loss) for loss in last_hidden}
         if self._pairs:
             further |= self._layer_terms(batch.attention_mask, counts)
             self._taps.clear()
@@ -168,15 +180,15 @@ class DistillationStep(nn.Module):
     def _vocabulary_terms(
         self, batch: TensorBatch, counts: StepCounts, hidden: Tensor, teacher: Teacher | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`mlm`, and with a teacher `ce` and `mse`, at every real token or at the masked ones only."""
+        """Terms on the vocabulary, at every real token or at the masked ones only; `mlm` is always among them."""
         losses = self._losses
         compared = teacher is not None and bool(losses.alpha_ce or losses.alpha_mse)
         everywhere = compared and losses.compared_positions == "all"
         rows = batch.attention_mask.flatten().nonzero().squeeze(1) if everywhere else batch.mask_index
         labels = _dense_labels(batch)[rows] if everywhere else batch.mask_labels
-        at = {"ce": counts.tokens if everywhere else counts.masked, "mlm": counts.masked}
-        at["mse"] = at["ce"]
-        used = {name: bool(losses.alphas[name]) and (name == "mlm" or compared) for name in at}
+        fused = [loss for loss in LOSSES.values() if loss.compares == "vocabulary"]
+        at = {loss.name: counts.of(loss) if everywhere else counts.masked for loss in fused}
+        used = {loss.name: loss in self._used and (compared or not loss.needs_teacher) for loss in fused}
         own = decoder(self.model)
         loss, sums = vocabulary_loss(
             transformed(self.model, rows_of(hidden, rows)).to(self._autocast_dtype or torch.float32),
@@ -191,23 +203,16 @@ class DistillationStep(nn.Module):
         return loss, {name: sums[name] / at[name] for name in at if name in shown}
 
     def _layer_terms(self, mask: Tensor, counts: StepCounts) -> dict[str, Tensor]:
-        losses, real = self._losses, mask.bool()
+        """Means over the pairs of layers; the embeddings have hidden states only."""
+        layer_wise = [loss for loss in self._used if loss.compares in _LAYER_OUTPUTS]
         sums: dict[str, list[Tensor]] = {}
         for student, teacher in self._pairs:
-            own, other = ((taps, layer) for taps, layer in ((self._taps, student), (self._teacher_taps, teacher)))
-            if losses.alpha_hidden:
-                ours, theirs = (taps.hidden(layer)[real] for taps, layer in (own, other))
-                sums.setdefault("hidden", []).append(hidden_mse(ours, theirs) / counts.tokens)
-            if EMBEDDINGS in (student, teacher):
-                continue
-            if losses.alpha_attention:
-                one, two = (
-                    (taps.projection("queries", layer), taps.projection("keys", layer)) for taps, layer in (own, other)
-                )
-                sums.setdefault("attention", []).append(attention_mse(one, two, mask) / counts.pairs)
-            if losses.alpha_values:
-                ours, theirs = (taps.projection("values", layer) for taps, layer in (own, other))
-                sums.setdefault("values", []).append(value_relation_kl(ours, theirs, mask) / counts.tokens)
+            for loss in layer_wise:
+                if EMBEDDINGS in (student, teacher) and loss.compares != "hidden":
+                    continue
+                outputs = _LAYER_OUTPUTS[loss.compares]
+                own, other = outputs(self._taps, student), outputs(self._teacher_taps, teacher)
+                sums.setdefault(loss.name, []).append(loss(own, other, mask) / counts.of(loss))
         return {name: torch.stack(found).mean() for name, found in sums.items()}
 
 

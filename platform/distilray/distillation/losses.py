@@ -1,0 +1,116 @@
+"""Loss terms: a registry, and the losses on hidden states, attention and values.
+
+Losses are sums over real tokens; the objective divides them by the counts of the global step. Those on the vocabulary
+are computed together in `vocabulary_loss`. To add a loss, add its function and an entry of `LOSSES` here, and its
+weight in `config.distillation.LossConfig`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Loss term; its weight in a recipe is `losses.alpha_NAME`.
+
+    Attributes:
+        name: key in metrics and held-out scores.
+        label: in reports and model cards.
+        compares: outputs of student and teacher that the function gets. `vocabulary`: logits, in `vocabulary_loss`;
+            `last_hidden`: (tokens, dim) last hidden states of the real tokens. The others are outputs of each pair of
+            layers, with the attention mask as third argument: `hidden`: (batch, length, dim); `attention`: queries and
+            keys, and `values`: values, (batch, heads, length, head dim) each.
+        function: sum over the batch; None for the losses in `vocabulary_loss`.
+        per: what the sum is divided by: real tokens, masked tokens, or pairs of real tokens. A loss on the vocabulary
+            that is taken at the masked tokens only is divided by their count.
+        needs_teacher: does not exist without a teacher.
+    """
+
+    name: str
+    label: str
+    compares: Literal["vocabulary", "last_hidden", "hidden", "attention", "values"]
+    function: Callable[..., Tensor] | None = None
+    per: Literal["tokens", "masked", "pairs"] = "tokens"
+    needs_teacher: bool = True
+
+    def __call__(self, student: Any, teacher: Any, mask: Tensor) -> Tensor:
+        """Return the sum over a batch, in fp32."""
+        assert self.function is not None
+        return self.function(student, teacher, *([] if self.compares == "last_hidden" else [mask]))
+
+
+def hidden_cosine(student_hidden: Tensor, teacher_hidden: Tensor) -> Tensor:
+    """1 - cosine of the last hidden states, summed over tokens (DistilBERT paper section 2).
+
+    Args:
+        student_hidden, teacher_hidden: (tokens, dim).
+    """
+    return (1.0 - F.cosine_similarity(student_hidden.float(), teacher_hidden.float(), dim=-1)).sum()
+
+
+def hidden_mse(student_hidden: Tensor, teacher_hidden: Tensor, mask: Tensor) -> Tensor:
+    """Squared difference of hidden states, mean over the dimensions, summed over real tokens (TinyBERT equation 8).
+
+    Args:
+        student_hidden, teacher_hidden: (batch, length, dim).
+        mask: (batch, length), nonzero at real tokens.
+    """
+    real = mask.bool()
+    return (student_hidden[real].float() - teacher_hidden[real].float()).square().mean(dim=-1).sum()
+
+
+def attention_mse(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    """Squared difference of attention scores before the softmax, mean over heads, summed over pairs of real tokens.
+
+    TinyBERT equation 7.
+
+    Args:
+        student, teacher: queries and keys, (batch, heads, length, head dim) each.
+        mask: (batch, length), nonzero at real tokens.
+    """
+    difference = _scores(*student) - _scores(*teacher)
+    real = mask.bool()
+    pairs = (real[:, :, None] & real[:, None, :])[:, None]
+    return difference.masked_fill(~pairs, 0.0).square().mean(dim=1).sum()
+
+
+def value_relation_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """KL(teacher || student) of the softmax of scaled products of values, mean over heads, summed over real tokens.
+
+    MiniLM equation 3.
+
+    Args:
+        student, teacher: values, (batch, heads, length, head dim).
+        mask: (batch, length), nonzero at real tokens.
+    """
+    real = mask.bool()
+    padding = ~real[:, None, None, :]
+    ours, theirs = (
+        _scores(values, values).masked_fill(padding, -math.inf).log_softmax(dim=-1) for values in (student, teacher)
+    )
+    # At padded keys both are -inf, and their difference is none; they have no weight.
+    terms = theirs.exp() * (theirs - ours).masked_fill(padding, 0.0)
+    return terms.sum(dim=-1).mean(dim=1)[real].sum()
+
+
+def _scores(queries: Tensor, keys: Tensor) -> Tensor:
+    with torch.autocast(queries.device.type, enabled=False):
+        return queries.float() @ keys.float().transpose(-1, -2) / math.sqrt(queries.shape[-1])
+
+
+_ALL = (
+    Loss("ce", "KL to the teacher's probabilities", "vocabulary"),
+    Loss("mlm", "masked language modelling", "vocabulary", per="masked", needs_teacher=False),
+    Loss("cos", "cosine of the hidden states", "last_hidden", hidden_cosine),
+    Loss("mse", "squared difference of the logits", "vocabulary"),
+    Loss("hidden", "squared difference of hidden states", "hidden", hidden_mse),
+    Loss("attention", "squared difference of attention scores", "attention", attention_mse, per="pairs"),
+    Loss("values", "KL of the relations between values", "values", value_relation_kl),
+)
+LOSSES: dict[str, Loss] = {loss.name: loss for loss in _ALL}

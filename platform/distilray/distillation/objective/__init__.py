@@ -1,1 +1,0 @@
-"""What training minimises: the losses, and one micro-step from a batch to its loss."""
