@@ -72,59 +72,53 @@ class WikipediaSource(Config):
         return rules
 
 
-class BooksSource(Config):
+class _FileSource(Config):
+    kind: str
+    path: Path
+    name: SourceName
+    licence: str = "unknown"
+    language: SourceLanguage = None
+
+
+class BooksSource(_FileSource):
     """Books as plain text, one in a file: .txt, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["books"]
-    path: Path
     name: SourceName = "books"
-    licence: str = "unknown"
-    language: SourceLanguage = None
 
 
-class ParquetSource(Config):
+class _TextsSource(_FileSource):
+    hard_wrapped: bool = Field(
+        default=False, description="a line break inside the text is a space, not a new paragraph"
+    )
+
+
+class TableSource(_TextsSource):
+    """Documents in the rows of tables."""
+
+    text_column: str = "text"
+    title_column: str | None = None
+    id_column: str | None = Field(
+        default=None, description="unique in the source; file and byte offset, of Parquet row number, when left out"
+    )
+
+
+class ParquetSource(TableSource):
     """Documents in the rows of Parquet files."""
 
     kind: Literal["parquet"]
-    path: Path
-    name: SourceName
-    licence: str = "unknown"
-    language: SourceLanguage = None
-    text_column: str = "text"
-    title_column: str | None = None
-    id_column: str | None = Field(default=None, description="unique in the source; file and row number when left out")
-    hard_wrapped: bool = Field(
-        default=False, description="a line break inside the text is a space, not a new paragraph"
-    )
 
 
-class JsonLinesSource(Config):
+class JsonLinesSource(TableSource):
     """Documents in the lines of JSON files: .jsonl, .json, .ndjson, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["jsonl"]
-    path: Path
-    name: SourceName
-    licence: str = "unknown"
-    language: SourceLanguage = None
-    text_column: str = "text"
-    title_column: str | None = None
-    id_column: str | None = Field(default=None, description="unique in the source; file and byte offset when left out")
-    hard_wrapped: bool = Field(
-        default=False, description="a line break inside the text is a space, not a new paragraph"
-    )
 
 
-class CsvSource(Config):
+class CsvSource(TableSource):
     """Documents in the rows of .csv and .tsv files with a header, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["csv", "tsv"]
-    path: Path
-    name: SourceName
-    licence: str = "unknown"
-    language: SourceLanguage = None
-    text_column: str = "text"
-    title_column: str | None = None
-    id_column: str | None = Field(default=None, description="unique in the source; file and byte offset when left out")
     delimiter: Annotated[str, Field(pattern=r'^[^\w"\r\n]$')] | None = Field(
         default=None, description="one character; a tab for kind tsv and for .tsv, else a comma when left out"
     )
@@ -132,24 +126,14 @@ class CsvSource(Config):
         default=True,
         description="fields in double quotes may contain delimiters and line breaks; false: quotes are text",
     )
-    hard_wrapped: bool = Field(
-        default=False, description="a line break inside the text is a space, not a new paragraph"
-    )
 
 
-class TextSource(Config):
+class TextSource(_TextsSource):
     """Documents in plain text files: .txt, .text, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["text"]
-    path: Path
-    name: SourceName
-    licence: str = "unknown"
-    language: SourceLanguage = None
     document_per: Literal["line", "blank_line", "file"] = Field(
         default="line", description="what ends a document: a line break, a blank line, or the end of the file"
-    )
-    hard_wrapped: bool = Field(
-        default=False, description="a line break inside a document is a space, not a new paragraph"
     )
 
 

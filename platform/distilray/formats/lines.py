@@ -70,6 +70,15 @@ def read_lines(part: FileRange, *, max_bytes: int, start: int | None = None) -> 
             yield line
 
 
+def lines_of(data: bytes) -> Iterator[Line]:
+    """Yield the lines of a text in memory. They may end with LF, CR LF or CR."""
+    offset = 0
+    for line in data.splitlines(keepends=True):
+        text = line.rstrip(b"\r\n")
+        yield Line(offset, text, len(text))
+        offset += len(line)
+
+
 def _split_lines(chunks: Iterable[bytes], begin: int, max_bytes: int, *, mine: int, end: int) -> Iterator[Line]:
     """Lines of a stream whose first byte stands at `begin`. A line from before `mine` is not followed behind `end`."""
     held: list[bytes] = []

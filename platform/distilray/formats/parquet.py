@@ -87,7 +87,7 @@ class ParquetTable:
             if self._watched.faults:
                 raise self._watched.faults[0] from None
             reason = " ".join(str(error).split())[:200]
-            raise UnreadableError("parquet_damaged", f"{problem} ({reason}); write the file again") from None
+            raise UnreadableError("parquet_damaged", f"{problem} ({reason})") from None
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -133,11 +133,10 @@ def _check_footer(raw: pa.NativeFile) -> None:
     end = raw.read_at(_FOOTER_END, max(0, size - _FOOTER_END))
     length = int.from_bytes(end[:4], "little")
     if end[4:] != b"PAR1" or length > min(size, _MAX_FOOTER):
-        raise UnreadableError("parquet_damaged", "no Parquet file; write it again, or set another kind of source")
+        raise UnreadableError("parquet_damaged", "no Parquet file")
     footer = raw.read_at(length, size - _FOOTER_END - length)
     if any(text in footer for text in _in_base64(_EXTENSION)):
-        detail = "holds a column of an extension type, which may run code; write the file without it"
-        raise UnreadableError("parquet_damaged", detail)
+        raise UnreadableError("parquet_damaged", "holds a column of an extension type, which may run code")
 
 
 def _in_base64(word: bytes) -> list[bytes]:

@@ -83,6 +83,7 @@ class DelimitedRows:
         quoted: cells in double quotes may contain delimiters and line breaks; otherwise quotes are text.
         strict: quotes that are not closed, or that are followed by text, are bad rows; otherwise they are accepted.
         stored_bytes: size of the file, the most that a bad row can lose.
+        hint: the fix for a row that cannot be parsed, for the detail of a bad row.
     """
 
     def __init__(
@@ -95,8 +96,9 @@ class DelimitedRows:
         quoted: bool = True,
         strict: bool = True,
         stored_bytes: int = 0,
+        hint: str = "",
     ) -> None:
-        self._lines, self._file = iter(lines), file
+        self._lines, self._file, self._hint = iter(lines), file, hint
         self._max_bytes, self._stored_bytes = max_bytes, stored_bytes
         csv.field_size_limit(max(csv.field_size_limit(), max_bytes))  # a row has at most this size
         self._reader = csv.reader(
@@ -132,8 +134,7 @@ class DelimitedRows:
                 detail = f"a row of more than {self._max_bytes:,} bytes; is a quote not closed?"
                 yield self._row(None).refuse("too_large", detail)
             except csv.Error as error:
-                detail = f"{error}; correct the quotes of the row, or set quoted: false"
-                yield self._row(None).refuse("csv_malformed", detail)
+                yield self._row(None).refuse("csv_malformed", f"{error}{self._hint}")
             else:
                 row = self._row(cells)
                 if not any(cells[:1]) and len(cells) < 2:

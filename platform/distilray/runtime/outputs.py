@@ -102,6 +102,17 @@ def verify_file(uri: str, sha256: str | None = None) -> None:
             return
 
 
+def read_verified(uri: str) -> bytes:
+    """Return the content of a file, checked as in `verify_file`, which would read it once more.
+
+    Raises:
+        InputError: as `verify_file`.
+    """
+    data = storage.read_bytes(uri)
+    verify_file(uri, hashlib.sha256(data).hexdigest())
+    return data
+
+
 def _manifest_of(folder: str) -> dict[str, Any] | None:
     """The manifest in a folder; None without one, or with a file of that name that another program has written."""
     uri = storage.join(folder, MANIFEST_FILE)

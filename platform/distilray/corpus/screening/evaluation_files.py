@@ -1,20 +1,23 @@
 """The texts of evaluation sets: which files of a path are read, what their set is called, and what is in them."""
 
-import csv
-import io
-import json
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.lines import lines_of
+from distilray.formats.parquet import ParquetTable
+from distilray.formats.streams import UnreadableError
+from distilray.formats.tables import DelimitedRows, Row, json_rows
 from distilray.runtime import storage
 from distilray.runtime.file_search import find_files
-from distilray.runtime.outputs import verify_file
+from distilray.runtime.outputs import read_verified
 
 # The train split of a set is not what is evaluated.
 _EVALUATED = re.compile(r"dev|test|validation", re.IGNORECASE)
@@ -48,11 +51,10 @@ def read_texts(uri: str) -> Iterator[str]:
         InputError: the file is not what its name says, or not what the manifest of its run says.
     """
     suffix = _suffix(uri)
-    verify_file(uri)
-    data = storage.read_bytes(uri)
+    data = read_verified(uri)
     try:
         yield from _READERS[suffix](data)
-    except (ValueError, csv.Error, pa.ArrowException) as error:
+    except (ValueError, UnreadableError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"{uri}: cannot be read as {suffix} in UTF-8 ({reason}); mend the file or leave it out"
@@ -80,23 +82,21 @@ def _lines(data: bytes) -> list[str]:
     return data.decode("utf-8-sig").split("\n")
 
 
-def _tsv(data: bytes) -> Iterator[str]:
-    return (field for line in _lines(data) for field in line.split("\t"))
-
-
-def _csv(data: bytes) -> Iterator[str]:
-    return (field for row in csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")) for field in row)
+def _cells(data: bytes, *, delimiter: str, quoted: bool) -> Iterator[str]:
+    data.decode()  # the rows of a file that is not UTF-8 have surrogates
+    rows = DelimitedRows(lines_of(data), "", max_bytes=len(data), delimiter=delimiter, quoted=quoted, strict=False)
+    return itertools.chain.from_iterable(map(_values, rows))
 
 
 def _json_lines(data: bytes) -> Iterator[str]:
-    for number, line in enumerate(_lines(data), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number}: {error.msg}") from None
-        yield from _strings(value)
+    for row in json_rows(lines_of(data), "", max_bytes=len(data), objects=False):
+        yield from _strings(_values(row))
+
+
+def _values(row: Row | BadRow) -> Any:
+    if isinstance(row, BadRow):
+        raise ValueError(f"line {row.row}: {row.detail}")
+    return row.values
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -108,9 +108,10 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _parquet(data: bytes) -> Iterator[str]:
-    for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches():
-        for column in batch.columns:
-            yield from _column_texts(column)
+    with ParquetTable("", data=data) as table:
+        for batch in table.batches():
+            for column in batch.columns:
+                yield from _column_texts(column)
 
 
 def _column_texts(column: pa.Array) -> Iterator[str]:
@@ -127,8 +128,8 @@ def _column_texts(column: pa.Array) -> Iterator[str]:
 
 
 _READERS: Mapping[str, Callable[[bytes], Iterator[str] | list[str]]] = {
-    ".tsv": _tsv,
-    ".csv": _csv,
+    ".tsv": partial(_cells, delimiter="\t", quoted=False),
+    ".csv": partial(_cells, delimiter=",", quoted=True),
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".txt": _lines,

@@ -87,7 +87,7 @@ def read_documents(
                         yield document if isinstance(document, RawDocument) else BadRow(part.name, offset, *document)
                     row += batch.num_rows
             except UnreadableError as error:
-                detail = f"row group {number:,} from row {row:,} on: {error}"
+                detail = f"row group {number:,} from row {row:,} on: {error}; write the file again"
                 yield BadRow(part.name, offset, error.reason, detail, _compressed_size(group))
             first_row += group.num_rows
 
@@ -96,7 +96,7 @@ def _opened(uri: str, *, dictionary: list[str] | None = None) -> ParquetTable:
     try:
         return ParquetTable(uri, dictionary=dictionary or ())
     except UnreadableError as error:
-        raise InputError(f"{uri}: {error}") from None
+        raise InputError(f"{uri}: {error}; write the file again, or set another kind of source") from None
 
 
 def _text_bytes(source: ParquetSource, group: Any) -> int:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from distilray.config.corpus import CsvSource, JsonLinesSource, ParquetSource
+from distilray.config.corpus import TableSource
 from distilray.corpus.wikitext.sites import ENGLISH, Site
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
@@ -36,7 +36,7 @@ class RawDocument:
     headings: int = 0
 
 
-def columns_of(source: ParquetSource | JsonLinesSource | CsvSource) -> dict[str, str]:
+def columns_of(source: TableSource) -> dict[str, str]:
     """Return the columns that are read from a table, by the setting of the recipe that names them."""
     settings = ("text_column", "title_column", "id_column")
     return {setting: getattr(source, setting) for setting in settings if getattr(source, setting) is not None}

@@ -76,6 +76,7 @@ def _rows(source: CsvSource, part: FileRange, max_bytes: int) -> DelimitedRows:
         delimiter=source.delimiter or ("\t" if has_tabs else ","),
         quoted=source.quoted,
         stored_bytes=part.stored_bytes,
+        hint="; correct the quotes of the row, or set quoted: false",
     )
 
 

@@ -5,7 +5,7 @@ import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 
-from distilray.config.corpus import CsvSource, JsonLinesSource, ParquetSource, TextSource
+from distilray.config.corpus import TableSource, TextSource
 from distilray.corpus.scripts import join_lines
 from distilray.corpus.sources.other_formats import refuse_other_formats
 from distilray.corpus.sources.ranges import HEADING, RawDocument
@@ -70,7 +70,7 @@ def read_documents(source: TextSource, part: FileRange, *, max_document_bytes: i
         yield error.bad_row(part.name)
 
 
-def prose(source: TextSource | JsonLinesSource | CsvSource | ParquetSource, document: RawDocument) -> str:
+def prose(source: TextSource | TableSource, document: RawDocument) -> str:
     """Paragraphs with a blank line between: each line is one, or with `hard_wrapped` the lines up to a blank one."""
     paragraphs: list[list[str]] = [[]]
     for line in document.text.splitlines():

@@ -4,8 +4,6 @@ A sentence's likelihood is the sum of the log probabilities of the tokens that b
 time; the tokens that differ name the group and are never masked. 50 per cent is no preference.
 """
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -17,7 +15,9 @@ from numpy.typing import NDArray
 from distilray.errors import InputError
 from distilray.evaluation.bias.likelihood import MaskedText, log_probabilities
 from distilray.evaluation.bias.subjects import Subject
-from distilray.formats.bad_rows import BadRows
+from distilray.formats.bad_rows import BadRow, BadRows
+from distilray.formats.lines import lines_of
+from distilray.formats.tables import DelimitedRows
 from distilray.inference.masked_logits import MaskedLogits
 from distilray.runtime import storage
 from distilray.runtime.seeding import generator
@@ -65,26 +65,33 @@ def read_pairs(path: str, bad: BadRows) -> list[Pair]:
     """
     content = storage.read_bytes(path)
     try:
-        text = content.decode("utf-8-sig")
+        content.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start}); use the official file") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
     pairs = []
-    try:
-        header = next(reader, [])
-        missing = [column for column in COLUMNS if column not in header]
-        if missing:
-            raise InputError(f"{path}, line 1: no column {', '.join(missing)}; it must have {', '.join(COLUMNS)}")
-        for cells in reader:
-            row = dict(zip(header, (cell.strip() for cell in cells), strict=False))
-            problem = _row_problem(row, len(cells), len(header))
-            if problem:
-                bad.add(f"line {reader.line_num}", problem)
-            else:
-                pairs.append(Pair(reader.line_num, *(row[column] for column in COLUMNS)))
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}); use the official file") from None
+    for row in DelimitedRows(lines_of(content), path, max_bytes=len(content)):
+        if isinstance(row, BadRow):
+            raise InputError(f"{path}, line {row.row}: not CSV ({row.detail}); use the official file")
+        if header is None:
+            header = _checked_header(path, row.values)
+            continue
+        values = dict(zip(header, (cell.strip() for cell in row.values), strict=False))
+        problem = _row_problem(values, len(row.values), len(header))
+        if problem:
+            bad.add(f"line {row.number}", problem)
+        else:
+            pairs.append(Pair(row.number, *(values[column] for column in COLUMNS)))
+    if header is None:
+        _checked_header(path, [])
     return pairs
+
+
+def _checked_header(path: str, header: list[str]) -> list[str]:
+    missing = [column for column in COLUMNS if column not in header]
+    if missing:
+        raise InputError(f"{path}, line 1: no column {', '.join(missing)}; it must have {', '.join(COLUMNS)}")
+    return header
 
 
 def pair_problem(pair: Pair, subject: Subject) -> str | None:

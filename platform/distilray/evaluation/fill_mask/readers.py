@@ -184,7 +184,7 @@ def _parquet_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
                     yield example_of(row, text, answer, data)
     except (UnreadableError, UnicodeDecodeError) as error:
         where = f"damaged behind row {row:,}: " if row else ""
-        raise InputError(f"{file.uri}: {where}{error}") from None
+        raise InputError(f"{file.uri}: {where}{error}; write the file again") from None
 
 
 _READERS: Mapping[str, Callable[[DataFile, FillMaskDataConfig, int], Rows]] = {

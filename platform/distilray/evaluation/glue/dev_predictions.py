@@ -13,7 +13,7 @@ from distilray.config.glue import TaskName
 from distilray.evaluation.glue.metrics import predictions
 from distilray.evaluation.glue.tasks import GlueTask
 from distilray.runtime import storage
-from distilray.runtime.outputs import verify_file
+from distilray.runtime.outputs import read_verified
 from distilray.schemas import DEV_PREDICTIONS, check_schema
 
 PREDICTIONS_FOLDER = "predictions"  # of a run of evaluate_glue, and of the winners of search_glue
@@ -75,8 +75,7 @@ def read_dev_predictions(uri: str) -> DevPredictions:
     Raises:
         InputError: it is not what its run has written.
     """
-    verify_file(uri)
-    table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
+    table = pq.read_table(pa.BufferReader(read_verified(uri)))
     check_schema(table.schema, DEV_PREDICTIONS, uri)
     splits = np.array(table.column("split").to_pylist())
     columns = {name: table.column(name).to_numpy() for name in ("label", "prediction")}

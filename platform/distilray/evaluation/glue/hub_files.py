@@ -11,13 +11,14 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import fs
 
 from distilray.errors import InputError, reading
 from distilray.evaluation.glue.examples import HIGHEST_SCORE, Examples, check_rows, check_scores, label_array
 from distilray.evaluation.glue.tasks import GlueTask
+from distilray.formats.parquet import ParquetTable
+from distilray.formats.streams import UnreadableError
 from distilray.runtime import storage
 
 HUB_SUFFIX = ".parquet"
@@ -92,19 +93,15 @@ def _shards(folder: str, name: str) -> list[str]:
 
 
 def _read(uri: str, columns: Sequence[str]) -> pa.Table:
-    found, path = storage.filesystem(uri)
     try:
-        with pq.ParquetFile(path, filesystem=found) as file:
-            names = file.schema_arrow.names
+        with ParquetTable(uri) as table:
+            names = table.schema.names
             if any(names.count(name) != 1 for name in columns):
-                told = ", ".join(names)[:200]
-                raise InputError(f"{uri}: columns {told!r} where {', '.join(columns)} belong; {_AGAIN}")
-            return file.read(columns=list(columns))
-    except InputError:
-        raise
-    except (pa.ArrowException, ValueError, OSError) as error:  # of Arrow, or of a type of Ray that the file names
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{uri}: not a whole Parquet file ({reason}); {_AGAIN}") from None
+                found = ", ".join(names)[:200]
+                raise InputError(f"{uri}: columns {found!r} where {', '.join(columns)} belong; {_AGAIN}")
+            return table.read(columns)
+    except UnreadableError as error:
+        raise InputError(f"{uri}: not a whole Parquet file ({error}); {_AGAIN}") from None
 
 
 def _texts(uri: str, table: pa.Table, name: str) -> list[str]:

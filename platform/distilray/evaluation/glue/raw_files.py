@@ -9,7 +9,7 @@ from distilray.evaluation.glue.examples import Examples, check_rows, check_score
 from distilray.evaluation.glue.spreadsheets import is_spreadsheet, unquoted
 from distilray.evaluation.glue.tasks import GlueTask
 from distilray.runtime import storage
-from distilray.runtime.outputs import verify_file
+from distilray.runtime.outputs import read_verified
 
 _AGAIN = "get the official file again"
 # MRPC as Microsoft gives it: the dev rows are in the train file, and a list tells which they are.
@@ -112,8 +112,7 @@ def _open(uri: str, header: Sequence[str] = ()) -> _Table:
 def _lines(uri: str) -> list[str]:
     if not storage.exists(uri) or storage.is_folder(uri):
         raise InputError(f"{uri}: no such file; put the official one there")
-    verify_file(uri)
-    data = storage.read_bytes(uri)
+    data = read_verified(uri)
     encoding = "utf-16" if data.startswith(_UTF_16) else "utf-8-sig"
     try:
         text = data.decode(encoding)
