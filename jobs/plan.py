@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from distilray.config.operations.capacity import PlanConfig
-from distilray.evaluation.report.view import ViewJob
 from distilray.operations.capacity.planning import plan_inputs, plan_line, show_plan, write_plan
+from distilray.report.view import ViewJob
 
 JOB = ViewJob(
     name="plan",

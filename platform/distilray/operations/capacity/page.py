@@ -6,9 +6,10 @@ from typing import Any
 
 from rich.table import Table
 
-from distilray.evaluation.report.charts import Line, line_chart, stacked_chart
-from distilray.evaluation.report.figures import from_rich
-from distilray.evaluation.report.page import (
+from distilray.operations.capacity.simulation.scaling import PARTS
+from distilray.report.charts import Line, line_chart, stacked_chart
+from distilray.report.figures import from_rich
+from distilray.report.page import (
     Markup,
     document,
     figure,
@@ -19,8 +20,7 @@ from distilray.evaluation.report.page import (
     section,
     tiles,
 )
-from distilray.evaluation.report.style import STYLE
-from distilray.operations.capacity.simulation.scaling import PARTS
+from distilray.report.style import STYLE
 
 Values = Mapping[str, Any]
 _BETWEEN = ("checkpoints", "held-out scores")

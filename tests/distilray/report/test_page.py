@@ -2,8 +2,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from distilray.evaluation.report.figures import shown
-from distilray.evaluation.report.page import Markup, document, figure, markup, paragraph, picture, section, table, tiles
+from distilray.report.figures import shown
+from distilray.report.page import Markup, document, figure, markup, paragraph, picture, section, table, tiles
 
 EVIL = "<script>alert('\"')</script>"
 

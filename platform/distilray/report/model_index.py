@@ -6,9 +6,9 @@ from typing import Any
 from distilray.config.glue import GLUE_TASKS, METRICS, SCORE, TaskName
 from distilray.config.paths import HUB_PREFIX
 from distilray.config.report import ReportConfig
-from distilray.evaluation.report.figures import counted
-from distilray.evaluation.report.runs import Run, Runs
-from distilray.evaluation.report.sections.scores import SCORES_FILE, STUDENT, TEACHER
+from distilray.report.figures import counted
+from distilray.report.runs import Run, Runs
+from distilray.report.sections.scores import SCORES_FILE, STUDENT, TEACHER
 
 FILL_MASK, CLASSIFICATION = "fill-mask", "text-classification"
 _FILL_MASK_METRICS = ("hit@1", "hit@5", "hit@10", "mrr", "pseudo_perplexity")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from distilray.evaluation.report.style import STYLE
+from distilray.report.style import STYLE
 
 _FIGURE = re.compile(r"-|[-+]?\d[\d,.]*(e[-+]?\d+)?( to [-+]?[\d.]+)?( ?(%|ms|s|min|h|kB|MB|GB))?")
 _RIGHT = ' class="n"'

@@ -6,12 +6,12 @@ from typing import Any
 
 from distilray.evaluation.glue.comparison import Comparison, comparison_of, per_cent, task_score
 from distilray.evaluation.glue.table import PUBLISHED, remarks_on
-from distilray.evaluation.report.figures import NOTHING, counted, label, shown, size
-from distilray.evaluation.report.model_index import bias_name, fill_mask_runs, glue_runs
-from distilray.evaluation.report.page import filled_columns
-from distilray.evaluation.report.runs import Runs
-from distilray.evaluation.report.sections.delivery import EFFICIENCY_FILE
-from distilray.evaluation.report.sections.scores import SCORES_FILE, STUDENT, TEACHER
+from distilray.report.figures import NOTHING, counted, label, shown, size
+from distilray.report.model_index import bias_name, fill_mask_runs, glue_runs
+from distilray.report.page import filled_columns
+from distilray.report.runs import Runs
+from distilray.report.sections.delivery import EFFICIENCY_FILE
+from distilray.report.sections.scores import SCORES_FILE, STUDENT, TEACHER
 
 _GLUE_FIGURES = ("score", "95% interval", "majority", "above", "kept", "kept above chance")
 _GLUE_HEAD = ("task", *_GLUE_FIGURES, *PUBLISHED, "remarks")

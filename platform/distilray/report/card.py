@@ -6,11 +6,11 @@ from typing import Any
 import yaml
 
 from distilray.config.report import ReportConfig
-from distilray.evaluation.report.card_results import biases, efficiency, evaluation, markdown_table, plain
-from distilray.evaluation.report.figures import NOTHING, counted, shown, time
-from distilray.evaluation.report.model_index import base_model, metadata
-from distilray.evaluation.report.runs import Run, Runs
-from distilray.evaluation.report.sections.training import TERMS, loss_weights
+from distilray.report.card_results import biases, efficiency, evaluation, markdown_table, plain
+from distilray.report.figures import NOTHING, counted, shown, time
+from distilray.report.model_index import base_model, metadata
+from distilray.report.runs import Run, Runs
+from distilray.report.sections.training import TERMS, loss_weights
 
 # Also in docs/notebooks/fill_mask.ipynb; a test compares them.
 SAMPLE = """from transformers import pipeline

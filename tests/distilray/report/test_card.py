@@ -6,9 +6,9 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from distilray.config.report import ReportConfig
-from distilray.evaluation.report.card import model_card
-from distilray.evaluation.report.runs import read_runs
-from tests.distilray.evaluation.report.written_runs import (
+from distilray.report.card import model_card
+from distilray.report.runs import read_runs
+from tests.distilray.report.written_runs import (
     EVIL,
     STUDENT_WEIGHTS,
     compared_glue,

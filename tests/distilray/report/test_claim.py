@@ -4,11 +4,11 @@ import statistics
 import pytest
 
 from distilray.config.glue import METRICS, SCORE
-from distilray.evaluation.report.report import report_page
-from distilray.evaluation.report.runs import read_runs
-from distilray.evaluation.report.sections.claim import claim_lines, claim_table
-from distilray.evaluation.report.sections.variants import variants, variants_table
-from tests.distilray.evaluation.report.written_runs import (
+from distilray.report.report import report_page
+from distilray.report.runs import read_runs
+from distilray.report.sections.claim import claim_lines, claim_table
+from distilray.report.sections.variants import variants, variants_table
+from tests.distilray.report.written_runs import (
     STUDENT_WEIGHTS,
     TEACHER_WEIGHTS,
     distillation,

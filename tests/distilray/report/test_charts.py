@@ -3,8 +3,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from distilray.evaluation.report.charts import Line, bar_chart, line_chart
-from distilray.evaluation.report.style import SERIES, STYLE
+from distilray.report.charts import Line, bar_chart, line_chart
+from distilray.report.style import SERIES, STYLE
 
 
 def drawn(**changes):

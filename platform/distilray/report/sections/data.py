@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distilray.evaluation.report.charts import bar_chart
-from distilray.evaluation.report.figures import NOTHING, label, shown, size
-from distilray.evaluation.report.page import Markup, beside, code, figure, figures, heading, markup, paragraph, table
-from distilray.evaluation.report.runs import Run, Runs
+from distilray.report.charts import bar_chart
+from distilray.report.figures import NOTHING, label, shown, size
+from distilray.report.page import Markup, beside, code, figure, figures, heading, markup, paragraph, table
+from distilray.report.runs import Run, Runs
 
 CORPUS_REPORT_FILE = "corpus_report.json"
 COUNTS_FILE = "token_counts.json"

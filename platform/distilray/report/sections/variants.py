@@ -12,11 +12,11 @@ from rich.table import Table
 
 from distilray.config.glue import TaskName
 from distilray.distillation.ablation import PAPER, last_scores
-from distilray.evaluation.report.figures import flat, from_rich, shown
-from distilray.evaluation.report.page import Markup, markup, paragraph
-from distilray.evaluation.report.runs import Run, Runs
-from distilray.evaluation.report.sections.claim import by_task_and_seed
-from distilray.evaluation.report.sections.scores import SCORES_FILE
+from distilray.report.figures import flat, from_rich, shown
+from distilray.report.page import Markup, markup, paragraph
+from distilray.report.runs import Run, Runs
+from distilray.report.sections.claim import by_task_and_seed
+from distilray.report.sections.scores import SCORES_FILE
 
 # The settings that alone make a variant of the paper's ablation.
 _PAPER: Mapping[tuple[str, object], str] = {

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from distilray.evaluation.report.page import Markup
-from distilray.evaluation.report.style import SERIES
+from distilray.report.page import Markup
+from distilray.report.style import SERIES
 
 _INCHES = (4.6, 2.9)  # small enough that its letters can be read on a phone
 _MOST_POINTS = 400  # of a line; a long run logs a hundred thousand

@@ -2,12 +2,12 @@
 
 from distilray.config.glue import GLUE_TASKS
 from distilray.evaluation.glue.table import macro
-from distilray.evaluation.report.figures import size, time
-from distilray.evaluation.report.model_index import fill_mask_runs
-from distilray.evaluation.report.page import Markup, tiles
-from distilray.evaluation.report.runs import Runs
-from distilray.evaluation.report.sections.claim import compared_glue
-from distilray.evaluation.report.sections.scores import SCORES_FILE, STUDENT, TEACHER, glue_model
+from distilray.report.figures import size, time
+from distilray.report.model_index import fill_mask_runs
+from distilray.report.page import Markup, tiles
+from distilray.report.runs import Runs
+from distilray.report.sections.claim import compared_glue
+from distilray.report.sections.scores import SCORES_FILE, STUDENT, TEACHER, glue_model
 
 Fact = tuple[str, str, str]
 

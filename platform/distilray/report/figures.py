@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from distilray.evaluation.report.page import Markup, markup, table
+from distilray.report.page import Markup, markup, table
 
 NOTHING = "-"
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from distilray.evaluation.report.figures import NOTHING, flat, label, shown, size, time
-from distilray.evaluation.report.page import Markup, beside, code, heading, listing, markup, paragraph, table
-from distilray.evaluation.report.runs import WEIGHTS, Run, Runs
+from distilray.report.figures import NOTHING, flat, label, shown, size, time
+from distilray.report.page import Markup, beside, code, heading, listing, markup, paragraph, table
+from distilray.report.runs import WEIGHTS, Run, Runs
 
 PARITY_FILE, EFFICIENCY_FILE = "parity_report.json", "efficiency.json"  # of export_model, of measure_efficiency
 _MODEL_ENDS = (".safetensors", ".onnx")

@@ -5,10 +5,10 @@ from html.parser import HTMLParser
 import pytest
 
 from distilray.errors import InputError
-from distilray.evaluation.report.report import SECTIONS, missing_jobs, report_page
-from distilray.evaluation.report.runs import JOBS, read_runs
-from distilray.evaluation.report.sections.delivery import unknown_inputs
-from tests.distilray.evaluation.report.written_runs import EVIL, known, write_line, write_run
+from distilray.report.report import SECTIONS, missing_jobs, report_page
+from distilray.report.runs import JOBS, read_runs
+from distilray.report.sections.delivery import unknown_inputs
+from tests.distilray.report.written_runs import EVIL, known, write_line, write_run
 
 ALL = ("corpus", "shards", "teacher", "student", "fill_mask", "glue", "search", "bias", "export", "efficiency")
 

@@ -11,12 +11,12 @@ from rich.table import Table
 from distilray.config.glue import GLUE_TASKS, SCORE, TaskName
 from distilray.evaluation.glue.comparison import Comparison, Kept, compare, comparison_of, per_cent
 from distilray.evaluation.glue.table import published_scores
-from distilray.evaluation.report.figures import NOTHING, from_rich, label, shown
-from distilray.evaluation.report.model_index import fill_mask_runs, glue_runs
-from distilray.evaluation.report.page import Markup, filled_columns, markup, paragraph
-from distilray.evaluation.report.runs import Run, Runs
-from distilray.evaluation.report.sections.delivery import EFFICIENCY_FILE
-from distilray.evaluation.report.sections.scores import SCORES_FILE, STUDENT, TEACHER
+from distilray.report.figures import NOTHING, from_rich, label, shown
+from distilray.report.model_index import fill_mask_runs, glue_runs
+from distilray.report.page import Markup, filled_columns, markup, paragraph
+from distilray.report.runs import Run, Runs
+from distilray.report.sections.delivery import EFFICIENCY_FILE
+from distilray.report.sections.scores import SCORES_FILE, STUDENT, TEACHER
 
 _OURS = (TEACHER, STUDENT, "kept", "kept above chance")
 _PAPER = ("BERT base", "DistilBERT", "kept in the paper", "above chance in the paper")

@@ -6,9 +6,9 @@ from typing import Any
 
 from distilray.evaluation.bias.table import bias_tables
 from distilray.evaluation.glue.table import glue_table
-from distilray.evaluation.report.figures import NOTHING, counted, flat, from_rich, label, shown
-from distilray.evaluation.report.page import Markup, beside, heading, listing, markup, paragraph, picture, table
-from distilray.evaluation.report.runs import Run, Runs
+from distilray.report.figures import NOTHING, counted, flat, from_rich, label, shown
+from distilray.report.page import Markup, beside, heading, listing, markup, paragraph, picture, table
+from distilray.report.runs import Run, Runs
 
 SCORES_FILE = "scores.json"
 TRIALS_FILE, PLOT_FILE = "trials.csv", "search.svg"  # of jobs.search_glue

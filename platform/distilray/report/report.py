@@ -9,22 +9,22 @@ from rich.console import Console
 
 from distilray.config.report import ReportConfig
 from distilray.errors import InputError
-from distilray.evaluation.report.card import model_card
-from distilray.evaluation.report.figures import counted, time
-from distilray.evaluation.report.lead import key_figures
-from distilray.evaluation.report.page import Markup, code, document, listing, markup, paragraph, section
-from distilray.evaluation.report.runs import Run, Runs, complete_paths, read_runs
-from distilray.evaluation.report.sections.claim import claim_lines, claim_section, claim_table
-from distilray.evaluation.report.sections.data import corpus_section, masking_section, vocabulary_section
-from distilray.evaluation.report.sections.delivery import (
+from distilray.report.card import model_card
+from distilray.report.figures import counted, time
+from distilray.report.lead import key_figures
+from distilray.report.page import Markup, code, document, listing, markup, paragraph, section
+from distilray.report.runs import Run, Runs, complete_paths, read_runs
+from distilray.report.sections.claim import claim_lines, claim_section, claim_table
+from distilray.report.sections.data import corpus_section, masking_section, vocabulary_section
+from distilray.report.sections.delivery import (
     efficiency_section,
     export_section,
     provenance_section,
     sizes_section,
 )
-from distilray.evaluation.report.sections.scores import bias_section, fill_mask_section, glue_section, tuning_section
-from distilray.evaluation.report.sections.training import distillation_section, teacher_section
-from distilray.evaluation.report.sections.variants import variants, variants_section, variants_table
+from distilray.report.sections.scores import bias_section, fill_mask_section, glue_section, tuning_section
+from distilray.report.sections.training import distillation_section, teacher_section
+from distilray.report.sections.variants import variants, variants_section, variants_table
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.run_folder import RunFolder

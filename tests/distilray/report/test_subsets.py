@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 import pytest
 
 from distilray.config.report import ReportConfig
-from distilray.evaluation.report.card import model_card
-from distilray.evaluation.report.report import report_page
-from distilray.evaluation.report.runs import read_runs
-from distilray.evaluation.report.sections import data, training
-from tests.distilray.evaluation.report.written_runs import (
+from distilray.report.card import model_card
+from distilray.report.report import report_page
+from distilray.report.runs import read_runs
+from distilray.report.sections import data, training
+from tests.distilray.report.written_runs import (
     STUDENT_WEIGHTS,
     compared_glue,
     distillation,
