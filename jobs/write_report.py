@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from distilray.config.report import ReportConfig
-from distilray.report.report import plan_report, report_inputs, show_report, write_report
+from distilray.report.page import plan_report, report_inputs, show_report, write_report
 from distilray.report.view import ViewJob
 
 JOB = ViewJob(

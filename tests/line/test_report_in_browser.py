@@ -8,7 +8,7 @@ from html import escape, unescape
 
 import pytest
 
-from distilray.report.report import report_page
+from distilray.report.page import report_page
 from distilray.report.runs import read_runs
 from tests.distilray.report.written_runs import write_line
 

@@ -1,16 +1,11 @@
-"""Numbers as people read them: the label and the form of each known key, and a plain form of every other."""
+"""Labels and formats of figures in the report and the model card."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from rich.table import Table
-from rich.text import Text
-
-from distilray.report.page import Markup, markup, table
-
 NOTHING = "-"
 
-FORMS: Mapping[str, str] = {
+FORMATS: Mapping[str, str] = {
     "mrr": ".3f",
     "median_rank": ",.0f",
     "mean_rank": ",.1f",
@@ -52,12 +47,12 @@ LABELS: Mapping[str, str] = {
 
 
 def label(key: str) -> str:
-    """What a key means; an unknown one without its underscores."""
+    """Return the label of a key; without one, the key with spaces for underscores."""
     return LABELS.get(key, key.replace(".", ": ").replace("_", " "))
 
 
 def shown(key: str, value: object) -> str:
-    """A value of a key: a number in its form, two numbers as an interval, anything else as text."""
+    """Format the value of a key: a number, two numbers as an interval, anything else as text."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return NOTHING
     if isinstance(value, bool):
@@ -65,16 +60,17 @@ def shown(key: str, value: object) -> str:
     if value == 0 or isinstance(value, int):
         return f"{value:,.0f}"
     if isinstance(value, float):
-        return f"{value:{FORMS.get(key) or _form(key, value)}}"
+        default = ".3f" if key.startswith("hit@") else ",.4g" if abs(value) < 1e4 else ",.0f"
+        return f"{value:{FORMATS.get(key, default)}}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         parts = [shown(key, part) for part in value]
-        both = len(parts) == 2 and all(isinstance(part, int | float) for part in value)
-        return " to ".join(parts) if both else ", ".join(parts)
+        is_interval = len(parts) == 2 and all(isinstance(part, int | float) for part in value)
+        return " to ".join(parts) if is_interval else ", ".join(parts)
     return str(value)
 
 
 def flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The leaves of nested values, each with its keys joined by dots."""
+    """Yield the leaves of nested values, each with its keys joined by dots."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")
@@ -82,8 +78,13 @@ def flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
+def interval(bounds: Sequence[float] | None) -> str:
+    """Return the bounds of a share, times 100."""
+    return NOTHING if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}"
+
+
 def size(count: float) -> str:
-    """Bytes in decimal units."""
+    """Return bytes in decimal units."""
     for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= limit:
             return f"{count / limit:,.1f} {unit}"
@@ -91,7 +92,6 @@ def size(count: float) -> str:
 
 
 def time(seconds: float) -> str:
-    """A duration in the unit that fits."""
     for limit, unit in ((3600.0, "h"), (60.0, "min")):
         if seconds >= limit:
             return f"{seconds / limit:,.1f} {unit}"
@@ -99,28 +99,5 @@ def time(seconds: float) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number of things, such as `1 step` or `1,200 steps`."""
+    """Return a count and its noun, such as `1 step` or `1,200 steps`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def from_rich(found: Table) -> Markup:
-    """A table that a job prints, as one of the page."""
-    columns = [[_plain(cell) for cell in column.cells] for column in found.columns]
-    rows = [[_with_breaks(cell) for cell in row] for row in zip(*columns, strict=True)]
-    caption = ". ".join(text for text in (_plain(found.title), _plain(found.caption)) if text)
-    return table(caption[:1].upper() + caption[1:], [_plain(column.header) for column in found.columns], rows)
-
-
-def _form(key: str, value: float) -> str:
-    if key.startswith("hit@"):
-        return ".3f"
-    return ",.4g" if abs(value) < 1e4 else ",.0f"
-
-
-def _plain(cell: object) -> str:
-    return "" if cell is None else Text.from_markup(str(cell)).plain
-
-
-def _with_breaks(text: str) -> object:
-    lines = text.split("\n")
-    return text if len(lines) == 1 else Markup("<br>".join(markup(line) for line in lines))

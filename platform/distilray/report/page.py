@@ -1,171 +1,159 @@
-"""Pieces of an HTML page that needs nothing but itself: no network, no script. Every text is escaped here."""
+"""The report page and the model card, written from completed runs; missing parts are named with their job."""
 
-import re
-from collections.abc import Iterable, Sequence
-from html import escape
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
-from distilray.report.style import STYLE
+from markupsafe import Markup
+from rich.console import Console
 
-_FIGURE = re.compile(r"-|[-+]?\d[\d,.]*(e[-+]?\d+)?( to [-+]?[\d.]+)?( ?(%|ms|s|min|h|kB|MB|GB))?")
-_RIGHT = ' class="n"'
-_EMPTY = ("", "-", None)  # cells that say nothing
+from distilray.config.report import ReportConfig
+from distilray.errors import InputError
+from distilray.report.blocks import Section, code, join, listing, paragraph, render_page
+from distilray.report.figures import counted, time
+from distilray.report.model_card import model_card
+from distilray.report.runs import Run, Runs, complete_paths, read_runs
+from distilray.report.sections.claim import claim_lines, claim_section, claim_table, key_figures
+from distilray.report.sections.data import corpus_section, masking_section, vocabulary_section
+from distilray.report.sections.delivery import (
+    efficiency_section,
+    export_section,
+    provenance_section,
+    sizes_section,
+)
+from distilray.report.sections.scores import bias_section, fill_mask_section, glue_section, tuning_section
+from distilray.report.sections.training import distillation_section, teacher_section
+from distilray.report.sections.variants import variants, variants_section, variants_table
+from distilray.runtime import storage
+from distilray.runtime.job import Outcome
+from distilray.runtime.run_folder import RunFolder
 
+T = TypeVar("T")
 
-class Markup(str):
-    """Text that is HTML already."""
-
-    __slots__ = ()
-
-
-Cell = object
-"""Of a table: markup, text, or a number."""
-
-
-def markup(*parts: object) -> Markup:
-    """Parts one after the other; those that are not markup are escaped."""
-    return Markup("".join(part if isinstance(part, Markup) else escape(str(part)) for part in parts))
-
-
-def paragraph(*parts: object) -> Markup:
-    """A paragraph."""
-    return Markup(f"<p>{markup(*parts)}</p>\n")
-
-
-def code(text: object) -> Markup:
-    """A name of the code, a hash, a command."""
-    return Markup(f"<code>{escape(str(text))}</code>")
+REPORT_FILE, CARD_FILE = "report.html", "README.md"
 
 
-def listing(items: Iterable[object]) -> Markup:
-    """A list of points; nothing when there are none."""
-    rows = "".join(f"<li>{markup(item)}</li>" for item in items)
-    return Markup(f"<ul>{rows}</ul>\n" if rows else "")
+@dataclass(frozen=True)
+class SectionSpec:
+    """A section of the report.
 
-
-def filled_columns(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> tuple[list[str], list[list[Cell]]]:
-    """Return titles and rows without the columns in which no row has anything; the first column stays."""
-    cells = [list(row) for row in rows]
-    filled = [number for number in range(len(head)) if not number or any(row[number] not in _EMPTY for row in cells)]
-    return [head[number] for number in filled], [[row[number] for number in filled] for row in cells]
-
-
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Markup:
-    """A table with a caption, whose first column names the rows; nothing without rows, no column without cells.
-
-    It scrolls inside its own box where the page is narrower; columns of figures stand to the right.
-
-    Args:
-        head: titles of the columns; without one no head is shown.
+    Attributes:
+        jobs: a run of one of them is enough; the first is named if there is none.
     """
-    head, rows = filled_columns(head, rows)
-    shown = [[_text(cell) for cell in row] for row in rows]
-    if not shown:
-        return Markup("")
-    right = [_are_figures(column) for column in zip(*shown, strict=True)]
-    body = "".join(f"<tr>{_row(row, right)}</tr>\n" for row in shown)
-    titles = "".join(
-        f'<th scope="col"{_RIGHT if is_right and number else ""}>{markup(title)}</th>'
-        for number, (title, is_right) in enumerate(zip(head, right, strict=True))
-    )
-    top = f"<thead><tr>{titles}</tr></thead>\n" if any(head) else ""
-    return Markup(
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption>\n{top}<tbody>{body}</tbody></table></div>\n"
-    )
+
+    anchor: str
+    title: str
+    jobs: Sequence[str]
+    body: Callable[[Runs], Markup]
 
 
-def beside(*tables: Markup) -> Markup:
-    """Tables side by side where there is room; nothing without one."""
-    shown = "".join(tables)
-    return Markup(f'<div class="tables">{shown}</div>\n' if shown else "")
+# Comparisons of several runs, shown if these are in the report.
+COMPARISONS = (
+    SectionSpec("claim", "The claim", ("distill",), claim_section),
+    SectionSpec("variants", "Variants of the student", ("distill",), variants_section),
+)
+SECTIONS = (
+    SectionSpec("corpus", "Corpus", ("build_corpus",), corpus_section),
+    SectionSpec("vocabulary", "Vocabulary", ("encode_corpus", "train_tokenizer"), vocabulary_section),
+    SectionSpec("masking", "Masking check", ("encode_corpus",), masking_section),
+    SectionSpec("teacher", "Teacher", ("train_teacher",), teacher_section),
+    SectionSpec("distillation", "Distillation", ("distill",), distillation_section),
+    SectionSpec("fill-mask", "Fill-mask evaluation", ("evaluate_fill_mask",), fill_mask_section),
+    SectionSpec("glue", "GLUE", ("evaluate_glue",), glue_section),
+    SectionSpec("tuning", "Search of fine-tuning settings", ("search_glue",), tuning_section),
+    SectionSpec("bias", "Bias", ("evaluate_bias",), bias_section),
+    SectionSpec("export", "Export", ("export_model",), export_section),
+    SectionSpec("efficiency", "Efficiency", ("measure_efficiency",), efficiency_section),
+    SectionSpec("sizes", "Sizes", ("distill", "train_teacher", "export_model"), sizes_section),
+)
 
 
-def figures(*charts: Markup) -> Markup:
-    """Charts side by side where there is room; nothing without one."""
-    shown = "".join(chart for chart in charts if chart)
-    return Markup(f'<div class="figures">{shown}</div>\n' if shown else "")
+def report_inputs(config: ReportConfig) -> Mapping[str, str]:
+    """Return the runs that `write_report` reads, by number in the recipe."""
+    return {f"run_{number}": path for number, path in enumerate(complete_paths(config))}
 
 
-def figure(caption: str, picture: Markup) -> Markup:
-    """A chart with its caption."""
-    return Markup(f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>\n")
+def plan_report(config: ReportConfig) -> Mapping[str, object]:
+    """Validate the runs and describe the report."""
+    runs = read_runs(complete_paths(config))
+    left_out = [path for path in config.optional_paths if path not in complete_paths(config)]
+    return {
+        **{f"run {run.name}": f"{run.job}, {run.record['summary']}" for run in runs},
+        "not complete": ", ".join(left_out) or "none",
+        "missing": ", ".join(missing_jobs(runs)) or "nothing",
+    }
 
 
-def picture(caption: str, alt: str, address: str) -> Markup:
-    """A drawing in its own size; no script or style of it acts on the page.
+def write_report(config: ReportConfig, folder: RunFolder) -> Outcome:
+    """Write `report.html` and `README.md`."""
+    runs = read_runs(complete_paths(config))
+    files = {
+        REPORT_FILE: _checked(runs, lambda: report_page(runs, config.model_name)),
+        CARD_FILE: _checked(runs, lambda: model_card(runs, config)),
+    }
+    for name, text in files.items():
+        storage.write_bytes(folder.path(name), text.encode())
+    missing = missing_jobs(runs)
+    note = f"; missing: {', '.join(missing)}" if missing else ""
+    counts = {"runs": len(runs), "missing": missing}
+    return Outcome(f"{', '.join(files)} of {len(runs)} runs{note}", counts, folder.describe_outputs(files))
 
-    Args:
-        alt: what it shows, for those who do not see it.
-        address: `data:` with all of it.
+
+def show_report(folder: RunFolder) -> None:
+    """Print the student next to its teacher and to its variants, if the runs contain them."""
+    assert isinstance(folder.config, ReportConfig)
+    runs = read_runs(complete_paths(folder.config))
+    console = Console(width=None if os.isatty(1) else 180)
+    if lines := claim_lines(runs):
+        console.print(claim_table(lines))
+    if len(compared := variants(runs)) > 1:
+        console.print(variants_table(compared))
+
+
+def missing_jobs(runs: Runs) -> list[str]:
+    """Return the jobs whose runs would complete the report."""
+    return list(dict.fromkeys(spec.jobs[0] for spec in SECTIONS if not runs.of(*spec.jobs)))
+
+
+def report_page(runs: Runs, name: str) -> str:
+    """Return the report as one HTML page.
+
+    Raises:
+        InputError: a file of a run is missing, damaged, or of another version.
     """
-    image = f'<img alt="{escape(alt)}" src="{escape(address)}">'
-    return Markup(
-        f'<figure class="picture"><div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">{image}'
-        f"</div><figcaption>{escape(caption)}</figcaption></figure>\n"
+    sections = [Section(spec.anchor, spec.title, _body(spec, runs)) for spec in (*COMPARISONS, *SECTIONS)]
+    sections += [
+        Section("missing", "What is missing", _missing(runs)),
+        Section("provenance", "Provenance", provenance_section(runs)),
+    ]
+    spent = time(sum(run.record["wall_s"] for run in runs))
+    last = max(str(run.record.get("finished", "")) for run in runs)[:10]
+    lead = paragraph(f"{counted(len(runs), 'run')}, the last of {last}; {spent} of wall time in all.")
+    return render_page(
+        f"{name}: report", join(lead, key_figures(runs)), [section for section in sections if section.body]
     )
 
 
-def tiles(facts: Sequence[tuple[str, str, str]]) -> Markup:
-    """The most important figures: what it is, its value, a remark each."""
-    shown = "".join(
-        f"<div><dt>{escape(name)}</dt><dd><strong>{escape(value)}</strong> <span>{escape(remark)}</span></dd></div>"
-        for name, value, remark in facts
-    )
-    return Markup(f'<dl class="tiles">{shown}</dl>\n' if shown else "")
+def _checked(runs: Iterable[Run], make: Callable[[], T]) -> T:
+    """Return what is made from some runs; a missing key was not written by this version."""
+    try:
+        return make()
+    except KeyError as error:
+        names = ", ".join(run.uri for run in runs)
+        raise InputError(f"{names}: no {error} in its files, which this version needs; run the job again") from error
 
 
-def section(anchor: str, title: str, body: Markup) -> Markup:
-    """A section with its heading."""
-    place = escape(anchor)
-    return Markup(f'<section aria-labelledby="{place}"><h2 id="{place}">{escape(title)}</h2>\n{body}</section>\n')
+def _body(spec: SectionSpec, runs: Runs) -> Markup:
+    own = runs.of(*spec.jobs)
+    return _checked(own, lambda: spec.body(runs)) if own else Markup("")
 
 
-def heading(text: object) -> Markup:
-    """A heading inside a section."""
-    return Markup(f"<h3>{markup(text)}</h3>\n")
-
-
-def document(title: str, lead: Markup, contents: Sequence[tuple[str, str]], body: Markup) -> str:
-    """The whole page.
-
-    Args:
-        lead: what stands above the contents.
-        contents: anchor and title of each section.
-    """
-    links = "".join(f'<li><a href="#{escape(anchor)}">{escape(name)}</a></li>' for anchor, name in contents)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" href="data:,">\n'  # or the browser asks a server for one
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<header><h1>{escape(title)}</h1>\n{lead}</header>\n"
-        f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n<main>\n{body}</main>\n</body>\n</html>\n'
-    )
-
-
-def _text(cell: Cell) -> Markup | str:
-    """A cell as text, numbers with their thousands apart."""
-    if isinstance(cell, Markup):
-        return cell
-    is_number = isinstance(cell, int | float) and not isinstance(cell, bool)
-    return f"{cell:,}" if is_number else str(cell)
-
-
-def _are_figures(column: Sequence[Markup | str]) -> bool:
-    """Whether most cells of a column that say something are figures."""
-    return 2 * sum(map(_is_figure, column)) > sum(map(bool, column))
-
-
-def _is_figure(cell: Markup | str) -> bool:
-    return not isinstance(cell, Markup) and _FIGURE.fullmatch(cell) is not None
-
-
-def _cell(cell: Markup | str, is_right: bool) -> str:
-    kind = _RIGHT if is_right and _is_figure(cell) else ' class="r"' if is_right else ""
-    return f"<td{kind}>{markup(cell)}</td>"
-
-
-def _row(row: Sequence[Markup | str], right: Sequence[bool]) -> str:
-    first, *others = row
-    cells = "".join(_cell(cell, is_right) for cell, is_right in zip(others, right[1:], strict=True))
-    return f'<th scope="row">{markup(first)}</th>{cells}'
+def _missing(runs: Runs) -> Markup:
+    rows = [
+        join(spec.title, ": written by ", code(f"python -m jobs.{spec.jobs[0]} --recipe RECIPE"))
+        for spec in SECTIONS
+        if not runs.of(*spec.jobs)
+    ]
+    advice = "No run of this report holds these. Run the job, add its folder to run_paths, and write the report again."
+    return join(paragraph(advice), listing(rows)) if rows else Markup("")

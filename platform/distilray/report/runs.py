@@ -1,4 +1,4 @@
-"""The runs that a report is made of, read from their folders."""
+"""Completed runs of a report, read from their folders."""
 
 import csv
 import hashlib
@@ -18,7 +18,7 @@ from distilray.runtime import storage
 from distilray.runtime.outputs import verify_file
 from distilray.runtime.run_folder import CONFIG_FILE, MANIFEST_FILE, read_manifest
 
-# The jobs whose runs a report can show.
+# Jobs whose runs a report shows, in the order of the pipeline.
 JOBS = (
     "write_glue_text",
     "build_corpus",
@@ -36,35 +36,42 @@ JOBS = (
     "search_glue",
 )
 WEIGHTS = f"{MODEL_FOLDER}/{WEIGHTS_FILE}"
+SCORES_FILE, EFFICIENCY_FILE = "scores.json", "efficiency.json"
+TEACHER, STUDENT = "teacher", "student"
+
+Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A complete run of one job.
+    """A completed run of one job.
 
     Attributes:
         uri: its folder.
-        name: of the folder, with as much of what stands above it as tells it from the others.
-        manifest: what happened, of `runtime.run_folder`.
+        name: the name of the folder, with as many parents as distinguish it from the others.
+        manifest: see `runtime.run_folder`.
     """
 
     uri: str
     name: str
-    manifest: Mapping[str, Any]
+    manifest: Values
+
+    def __post_init__(self) -> None:
+        if self.job not in JOBS:
+            known = ", ".join(JOBS)
+            raise InputError(f"{self.uri}: a run of '{self.job}', which a report cannot show; it shows runs of {known}")
 
     @property
     def job(self) -> str:
-        """Of the run."""
         return str(self.manifest["content"]["job"])
 
     @property
     def content_hash(self) -> str:
-        """What it is known by."""
         return str(self.manifest["content_hash"])
 
     @property
-    def config(self) -> Mapping[str, Any]:
-        """The values that decided its result."""
+    def config(self) -> Values:
+        """The values that determine the result."""
         return dict(self.manifest["content"]["config"])
 
     @property
@@ -73,51 +80,53 @@ class Run:
         return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
 
     @property
-    def counts(self) -> Mapping[str, Any]:
-        """Its numbers."""
+    def counts(self) -> Values:
         return dict(self.manifest["content"]["counts"])
 
     @property
-    def inputs(self) -> Mapping[str, Mapping[str, Any]]:
+    def inputs(self) -> Mapping[str, Values]:
         """By name: `content_hash` of a run, `bytes` and `fingerprint` of anything else."""
         return dict(self.manifest["content"]["inputs"])
 
     @property
-    def record(self) -> Mapping[str, Any]:
-        """When, where and how long."""
+    def outputs(self) -> Mapping[str, Values]:
+        return dict(self.manifest["content"]["outputs"])
+
+    @property
+    def record(self) -> Values:
+        """When, where and how long it ran."""
         return dict(self.manifest["run"])
 
     @property
-    def weights(self) -> Mapping[str, Any]:
-        """`bytes` and `sha256` of the weights that it has made; empty without any."""
-        return dict(self.manifest["content"]["outputs"].get(WEIGHTS, {}))
+    def weights(self) -> Values:
+        """`bytes` and `sha256` of its model's weights; empty without a model."""
+        return self.outputs.get(WEIGHTS, {})
 
     @cached_property
-    def recipe(self) -> Mapping[str, Any]:
-        """The whole recipe, folders included.
+    def recipe(self) -> Values:
+        """The whole recipe, including folders.
 
         Raises:
-            InputError: `config.yaml` is missing or torn.
+            InputError: `config.yaml` is missing or damaged.
         """
         try:
-            found = yaml.safe_load(self._read(CONFIG_FILE))
-            return dict(found["config"])
+            return dict(yaml.safe_load(self._read(CONFIG_FILE))["config"])
         except (yaml.YAMLError, ValueError, LookupError, TypeError):
             raise InputError(f"{self.uri}/{CONFIG_FILE}: not as a job writes it; run {self.job} again") from None
 
     def reads(self, other: "Run") -> bool:
-        """Whether the other one is among its inputs."""
-        return any(each.get("content_hash") == other.content_hash for each in self.inputs.values())
+        """Return whether the other run is an input of this one."""
+        return any(entry.get("content_hash") == other.content_hash for entry in self.inputs.values())
 
     def has(self, name: str) -> bool:
-        """Whether it holds a file."""
+        """Return whether the folder contains a file."""
         return storage.exists(storage.join(self.uri, name))
 
     def text(self, name: str) -> str:
-        """The text of one of its files.
+        """Return the text of a file.
 
         Raises:
-            InputError: missing, or not UTF-8.
+            InputError: it is missing or not UTF-8.
         """
         try:
             return self._read(name).decode("utf-8")
@@ -125,29 +134,30 @@ class Run:
             raise InputError(f"{self.uri}/{name}: not UTF-8 text; run {self.job} again") from None
 
     def values(self, name: str) -> dict[str, Any]:
-        """A JSON file that holds an object.
+        """Return the object in a JSON file.
 
         Raises:
-            InputError: missing or torn.
+            InputError: it is missing or damaged.
         """
         try:
-            found = json.loads(self.text(name))
+            content = json.loads(self.text(name))
         except json.JSONDecodeError as error:
             raise InputError(f"{self.uri}/{name}: not JSON (line {error.lineno}); run {self.job} again") from None
-        if not isinstance(found, dict):
+        if not isinstance(content, dict):
             raise InputError(f"{self.uri}/{name}: not a JSON object; run {self.job} again")
-        return found
+        return content
+
+    def scores(self) -> dict[str, Any]:
+        return self.values(SCORES_FILE)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The rows of a file with a JSON object in each line; none without the file.
+        """Return the objects of a JSON Lines file; none without the file.
 
         Raises:
-            InputError: a line is none.
+            InputError: a line is damaged.
         """
-        if not self.has(name):
-            return []
         rows = []
-        for number, line in enumerate(self.text(name).splitlines(), 1):
+        for number, line in enumerate(self.text(name).splitlines() if self.has(name) else (), 1):
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
@@ -158,7 +168,7 @@ class Run:
         return rows
 
     def table(self, name: str) -> list[dict[str, str]]:
-        """The rows of a CSV file with a header; none without the file."""
+        """Return the rows of a CSV file with a header; none without the file."""
         return list(csv.DictReader(io.StringIO(self.text(name)))) if self.has(name) else []
 
     def _read(self, name: str) -> bytes:
@@ -171,7 +181,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of a report, in the order of the line."""
+    """The runs of a report, in the order of the pipeline."""
 
     runs: Sequence[Run]
 
@@ -182,20 +192,22 @@ class Runs:
         return len(self.runs)
 
     def of(self, *jobs: str) -> list[Run]:
-        """The runs of some jobs."""
         return [run for run in self.runs if run.job in jobs]
 
     @property
     def subject(self) -> Run | None:
-        """The run whose model the report is about: the first of `distill` in the recipe, or else of `train_teacher`."""
+        """The run whose model the report is about: the first of `distill`, or else of `train_teacher`."""
         return next(iter([*self.of("distill"), *self.of("train_teacher")]), None)
 
-    def made(self, content_hash: str | None) -> Run | None:
-        """The run that is known by a content hash."""
+    def with_hash(self, content_hash: str | None) -> Run | None:
         return next((run for run in self.runs if run.content_hash == content_hash), None)
 
+    def input_of(self, run: Run, name: str) -> Run | None:
+        """Return the run among these that another run has read under a name."""
+        return self.with_hash(run.inputs.get(name, {}).get("content_hash"))
+
     def about_subject(self, run: Run, name: str) -> bool:
-        """Whether an input of a run, by its name there, is the model that the report is about."""
+        """Return whether an input of a run is the model that the report is about."""
         subject, entry = self.subject, run.inputs.get(name, {})
         if subject is None:
             return False
@@ -203,35 +215,47 @@ class Runs:
             "fingerprint" in entry and subject.weights.get("sha256") == entry["fingerprint"]
         )
 
-    def input_of(self, run: Run, *names: str) -> Run | None:
-        """The run among these that another has read under one of some names."""
-        return next(
-            (found for name in names if (found := self.made(run.inputs.get(name, {}).get("content_hash")))), None
-        )
+    def fill_mask_scores(self) -> list[tuple[Run, str, Values]]:
+        """Return the fill-mask runs that scored the subject, with its name in them and their scores."""
+        named = [
+            (run, next((name for name in (STUDENT, TEACHER) if self.about_subject(run, name)), None))
+            for run in self.of("evaluate_fill_mask")
+        ]
+        return [(run, name, run.scores()) for run, name in named if name is not None]
+
+    def glue_scores(self) -> list[tuple[Run, Values]]:
+        """Return the GLUE runs that fine-tuned exactly the subject's weights, with their scores."""
+        sha256 = self.subject.weights.get("sha256") if self.subject else None
+        scored = [(run, run.scores()) for run in self.of("evaluate_glue")]
+        return [(run, scores) for run, scores in scored if sha256 and scores["model_hash"] == sha256]
+
+    def bias_scores(self) -> list[tuple[Run, str, Values]]:
+        """Return the bias runs that scored the subject, with its name in them and their scores."""
+        return [
+            (run, name, run.scores())
+            for run in self.of("evaluate_bias")
+            for name in [n for n in run.config.get("models", []) if self.about_subject(run, f"models.{n}")][:1]
+        ]
 
 
 def complete_paths(config: ReportConfig) -> list[str]:
-    """The folders of a recipe that are to be read: all of `run_paths`, and of `optional_paths` the complete ones."""
+    """Return all of `run_paths`, and those of `optional_paths` whose runs are complete."""
     optional = [path for path in config.optional_paths if storage.exists(storage.join(path, MANIFEST_FILE))]
     return [*config.run_paths, *optional]
 
 
 def read_runs(paths: Sequence[str]) -> Runs:
-    """The runs in some folders.
+    """Read the runs in some folders.
 
     Raises:
-        InputError: one is missing, not complete, given twice, or of a job that the report does not know.
+        InputError: one is missing, incomplete, duplicate, or of a job that a report cannot show.
     """
-    names = _names(paths)
+    names = _unique_names(paths)
     runs = [Run(path, name, read_manifest(path)) for path, name in zip(paths, names, strict=True)]
-    for run in runs:
-        if run.job not in JOBS:
-            known = ", ".join(JOBS)
-            raise InputError(f"{run.uri}: a run of '{run.job}', which a report cannot show; it shows runs of {known}")
     return Runs(sorted(runs, key=lambda run: JOBS.index(run.job)))
 
 
-def _names(paths: Sequence[str]) -> list[str]:
+def _unique_names(paths: Sequence[str]) -> list[str]:
     parts = [path.rstrip("/").split("/") for path in paths]
     for number, path in enumerate(paths):
         if parts[number] in parts[:number]:

@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from distilray.config.report import ReportConfig
-from distilray.report.card import model_card
+from distilray.report.model_card import model_card
 from distilray.report.runs import read_runs
 from tests.distilray.report.written_runs import (
     EVIL,

@@ -3,8 +3,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from distilray.report.charts import Line, bar_chart, line_chart
-from distilray.report.style import SERIES, STYLE
+from distilray.report.blocks import templates
+from distilray.report.charts import SERIES, Line, bar_chart, line_chart
 
 
 def drawn(**changes):
@@ -22,7 +22,8 @@ def test_a_chart_has_the_colours_of_the_page_and_no_other():
     chart = drawn()
     used = set(re.findall(r"var\(--(\w+)\)", chart))
     assert used >= {*SERIES, "grid", "faint"}
-    assert all(f"--{name}:" in STYLE for name in used)
+    colours = templates().get_template("colours.css").render()
+    assert all(f"--{name}:" in colours for name in used)
     assert not re.findall(r"(?:fill|stroke): #\w+", chart)
 
 

@@ -4,7 +4,7 @@ import statistics
 import pytest
 
 from distilray.config.glue import METRICS, SCORE
-from distilray.report.report import report_page
+from distilray.report.page import report_page
 from distilray.report.runs import read_runs
 from distilray.report.sections.claim import claim_lines, claim_table
 from distilray.report.sections.variants import variants, variants_table

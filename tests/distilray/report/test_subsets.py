@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 
 from distilray.config.report import ReportConfig
-from distilray.report.card import model_card
-from distilray.report.report import report_page
+from distilray.report.model_card import model_card
+from distilray.report.page import report_page
 from distilray.report.runs import read_runs
 from distilray.report.sections import data, training
 from tests.distilray.report.written_runs import (

@@ -4,23 +4,23 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from markupsafe import Markup
 from rich.table import Table
 
 from distilray.operations.capacity.simulation.scaling import PARTS
-from distilray.report.charts import Line, line_chart, stacked_chart
-from distilray.report.figures import from_rich
-from distilray.report.page import (
-    Markup,
-    document,
+from distilray.report.blocks import (
+    Section,
     figure,
-    figures,
+    from_rich,
+    join,
     listing,
-    markup,
     paragraph,
-    section,
+    render_page,
+    side_by_side,
+    templates,
     tiles,
 )
-from distilray.report.style import STYLE
+from distilray.report.charts import Line, line_chart, stacked_chart
 
 Values = Mapping[str, Any]
 _BETWEEN = ("checkpoints", "held-out scores")
@@ -44,10 +44,12 @@ def plan_page(values: Values) -> str:
             ("training", f"{training['flops'] / 1e18:,.3g} EF", f"{training['tokens'] / 1e9:,.2f} G tokens"),
             ("memory", f"{training['worker_gb']:,.1f} GB", "of a worker"),
         ]
-    ) + "".join(f'<p class="warning">{markup(warning)}</p>\n' for warning in values["warnings"])
-    stations, scaling, reference = (from_rich(table) for table in plan_tables(values))
+    )
+    warnings = [Markup('<p class="warning">{}</p>\n').format(warning) for warning in values["warnings"]]
+    stations, scaling, reference = map(from_rich, plan_tables(values))
     throughput, parts = _charts(values)
-    drawn = figures(
+    drawn = side_by_side(
+        "figures",
         figure("Tokens per second: simulated, and without anything to wait for", throughput),
         figure("Where the time of a step goes, all workers together", parts),
     )
@@ -56,19 +58,18 @@ def plan_page(values: Values) -> str:
         "one that would make its prediction exact."
     )
     sections = [
-        ("stations", "Stations", stations),
-        ("scaling", "Scaling", Markup(drawn + scaling)),
-        ("check", "Against the paper", Markup(reference + about)),
-        ("assumptions", "Assumptions", listing(values["assumptions"])),
+        Section("stations", "Stations", stations),
+        Section("scaling", "Scaling", join(drawn, scaling)),
+        Section("check", "Against the paper", join(reference, about)),
+        Section("assumptions", "Assumptions", listing(values["assumptions"])),
     ]
-    body = Markup("".join(section(*each) for each in sections))
-    return document(_TITLE, Markup(lead), [(anchor, title) for anchor, title, _ in sections], body)
+    return render_page(_TITLE, join(lead, *warnings), sections)
 
 
 def scaling_svg(values: Values) -> str:
     """Both charts of the scaling side by side, as a file of its own, light or dark like the page."""
     width, height = _PANEL
-    colours = STYLE[: STYLE.index("* {")].strip()
+    colours = templates().get_template("colours.css").render().strip()
     panels = "".join(
         re.sub("^<svg", f'<svg x="{number * width}" y="0" width="{width}" height="{height}"', chart)
         for number, chart in enumerate(_charts(values))

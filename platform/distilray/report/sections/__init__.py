@@ -1,1 +1,1 @@
-"""The sections of the report: each is made of the runs of some jobs."""
+"""Sections of the report, each made from the runs of some jobs."""

@@ -1,34 +1,18 @@
-"""How the models were trained: settings, losses, learning rate, tokens per second."""
+"""Training of teacher and student: settings, losses, learning rate, tokens per second."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from distilray.distillation.monitoring.reporter import HELDOUT_FILE
+from distilray.report.blocks import code, figure, heading, join, paragraph, side_by_side, table
 from distilray.report.charts import Line, line_chart
 from distilray.report.figures import shown, size, time
-from distilray.report.page import Markup, beside, code, figure, figures, heading, markup, paragraph, table
 from distilray.report.runs import Run, Runs
 from distilray.runtime.run_folder import METRICS_FILE
 
-# What is in the rows of a training run beside the terms of its loss.
-_NO_TERMS = {
-    "step",
-    "total_steps",
-    "loss",
-    "tokens_per_s",
-    "padding",
-    "data_wait",
-    "mfu",
-    "memory_gb",
-    "skipped_steps",
-    "eta_s",
-    "time",
-    "learning_rate",
-    "grad_norm",
-    "hit@1",
-    "agreement",
-}
-_SETTINGS = ("batch_size", "precision", "dropout", "seed")
+# Loss terms by name; the weight of a term is `losses.alpha_NAME` of a recipe.
 TERMS: Mapping[str, str] = {
     "ce": "KL to the teacher's probabilities",
     "mlm": "masked language modelling",
@@ -39,31 +23,44 @@ TERMS: Mapping[str, str] = {
     "values": "KL of the relations between values",
 }
 
-_HELDOUT_KEYS = ("hit@1", "agreement", "loss", *TERMS)  # in this order
+# Keys of `metrics.jsonl` that are not loss terms.
+_NO_TERMS = {
+    *("step", "total_steps", "loss", "tokens_per_s", "padding", "data_wait", "mfu", "memory_gb", "skipped_steps"),
+    *("eta_s", "time", "learning_rate", "grad_norm", "hit@1", "agreement"),
+}
+_SETTINGS = ("batch_size", "precision", "dropout", "seed")
+_HELDOUT_LABELS: Mapping[str, str] = {
+    "hit@1": "true token is the best (hit@1)",
+    "agreement": "teacher's best token is the best",
+    "loss": "loss",
+    **TERMS,
+}
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def teacher_section(runs: Runs) -> Markup:
-    """The runs of `train_teacher`."""
-    return markup(*[_training(run) for run in runs.of("train_teacher")])
+    return join(*map(_training, runs.of("train_teacher")))
 
 
 def distillation_section(runs: Runs) -> Markup:
-    """The runs of `distill`."""
-    return markup(*[_training(run) for run in runs.of("distill")])
+    return join(*map(_training, runs.of("distill")))
 
 
 def loss_weights(run: Run) -> dict[str, float]:
-    """The weights of the terms that a distillation has used."""
+    """Return the weights of the loss terms that a distillation has used."""
     losses: Mapping[str, Any] = run.config.get("losses", {})
     return {term: losses[f"alpha_{term}"] for term in TERMS if losses.get(f"alpha_{term}")}
 
 
 def _training(run: Run) -> Markup:
     rows, heldout = run.lines(METRICS_FILE), run.lines(HELDOUT_FILE)
-    lead = paragraph("Result: ", run.record["summary"], ".")
-    return markup(heading(run.name), lead, beside(_settings(run), _heldout(heldout)), _charts(run, rows, heldout))
+    return join(
+        heading(run.name),
+        paragraph("Result: ", run.record["summary"], "."),
+        side_by_side("tables", _settings(run), _heldout(heldout)),
+        _charts(run, rows, heldout),
+    )
 
 
 def _settings(run: Run) -> Markup:
@@ -88,35 +85,40 @@ def _settings(run: Run) -> Markup:
 def _heldout(rows: Rows) -> Markup:
     if not rows:
         return Markup("")
-    keys = list(dict.fromkeys([*_HELDOUT_KEYS, *(key for key in rows[-1] if key != "step")]))
     ends = [rows[0], rows[-1]] if len(rows) > 1 else [rows[-1]]
-    names = {"hit@1": "true token is the best (hit@1)", "agreement": "teacher's best token is the best", **TERMS}
-    body = [[names.get(key, key), *[shown(key, row.get(key)) for row in ends]] for key in keys if key in rows[-1]]
+    keys = [key for key in dict.fromkeys([*_HELDOUT_LABELS, *rows[-1]]) if key in rows[-1] and key != "step"]
+    body = [[_HELDOUT_LABELS.get(key, key), *[shown(key, row.get(key)) for row in ends]] for key in keys]
     return table("Held-out scores", ["", *[f"step {row['step']:,}" for row in ends]], body)
 
 
 def _charts(run: Run, rows: Rows, heldout: Rows) -> Markup:
-    steps = [row["step"] for row in rows]
-    found = {key for row in rows for key in row} - _NO_TERMS
-    terms = [*(term for term in TERMS if term in found), *sorted(found - set(TERMS))]
-    names = ["loss", *(terms if len(terms) > 1 else [])]  # with one term the loss is that term
-    training = [Line(name, steps, [row.get(name) for row in rows]) for name in names]
-    seldom = [row["step"] for row in heldout]
-    measured = [Line("held out: loss", seldom, [row.get("loss") for row in heldout], measured=True)]
+    logged = {key for row in rows for key in row} - _NO_TERMS
+    terms = [*(term for term in TERMS if term in logged), *sorted(logged - set(TERMS))]
+    losses = [_line(rows, name) for name in ["loss", *(terms if len(terms) > 1 else [])]]  # one term is the loss
     scores = [
-        Line(title, seldom, [row.get(key) for row in heldout], measured=True)
+        _line(heldout, key, title, measured=True)
         for key, title in (("hit@1", "hit@1"), ("agreement", "teacher's best token"))
         if any(key in row for row in heldout)
     ]
-    of_run = f"of {run.name}, by step"
     charts = (
-        ("Loss and its terms" if len(terms) > 1 else "Loss", [*training, *measured], "loss"),
-        ("Learning rate", [Line("learning rate", steps, [row.get("learning_rate") for row in rows])], "learning rate"),
-        ("Tokens per second", [Line("tokens/s", steps, [row.get("tokens_per_s") for row in rows])], "tokens/s"),
+        (
+            "Loss and its terms" if len(terms) > 1 else "Loss",
+            [*losses, _line(heldout, "loss", "held out: loss", measured=True)],
+            "loss",
+        ),
+        ("Learning rate", [_line(rows, "learning_rate", "learning rate")], "learning rate"),
+        ("Tokens per second", [_line(rows, "tokens_per_s", "tokens/s")], "tokens/s"),
         ("Held-out scores", scores, "share"),
     )
-    drawn = [
-        (title, line_chart(f"{title} {of_run}", lines, x_label="step", y_label=unit, wide=unit == "loss"))
-        for title, lines, unit in charts
-    ]
-    return figures(*[figure(f"{title} {of_run}", chart) for title, chart in drawn if chart])
+    captions = [f"{title} of {run.name}, by step" for title, *_ in charts]
+    return side_by_side(
+        "figures",
+        *[
+            figure(caption, line_chart(caption, lines, x_label="step", y_label=unit, wide=unit == "loss"))
+            for caption, (_, lines, unit) in zip(captions, charts, strict=True)
+        ],
+    )
+
+
+def _line(rows: Rows, key: str, title: str = "", *, measured: bool = False) -> Line:
+    return Line(title or key, [row["step"] for row in rows], [row.get(key) for row in rows], measured)
