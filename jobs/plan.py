@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from distilray.config.operations.capacity import PlanConfig
-from distilray.operations.capacity.planning import plan_inputs, plan_line, show_plan, write_plan
+from distilray.operations.plan.planning import plan_inputs, plan_line, show_plan, write_plan
 from distilray.report.view import ViewJob
 
 JOB = ViewJob(

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from jobs import plan
-from tests.distilray.operations.capacity.small_plan import write_recipes
+from tests.distilray.operations.plan.small_plan import write_recipes
 from tests.distilray.tiny_line import write_recipe
 
 RECIPES = sorted(Path("jobs/recipes/plan").glob("*.yaml"))

@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 from rich.table import Table
 
-from distilray.operations.capacity.simulation.scaling import PARTS
+from distilray.operations.plan.scaling import PARTS
 from distilray.report.blocks import (
     Section,
     figure,

@@ -13,9 +13,9 @@ from distilray.config.operations.capacity import (
     TextConfig,
 )
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.operations.capacity.amounts import Training, examples_of, training_of
-from distilray.operations.capacity.devices import DEVICES
-from distilray.operations.capacity.simulation.rates import training_runs
+from distilray.operations.plan.devices import DEVICES
+from distilray.operations.plan.rates import training_runs
+from distilray.operations.plan.workload import Training, examples_of, training_of
 
 NAME = "DistilBERT, 8 x V100"
 PUBLISHED_HOURS = 90.0

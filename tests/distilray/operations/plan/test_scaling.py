@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from distilray.operations.capacity.simulation.preemption import Preemption
-from distilray.operations.capacity.simulation.scaling import (
+from distilray.operations.plan.preemption import Preemption
+from distilray.operations.plan.scaling import (
     PARTS,
     Placement,
     Rhythm,

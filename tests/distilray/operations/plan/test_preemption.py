@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from distilray.errors import InputError
-from distilray.operations.capacity.simulation.preemption import Preemption, run_times
+from distilray.operations.plan.preemption import Preemption, run_times
 
 WORK_S, INTERVAL_S = 36_000.0, 600.0
 

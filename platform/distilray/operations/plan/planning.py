@@ -16,13 +16,12 @@ from distilray.config.glue import EvaluateGlueConfig
 from distilray.config.operations.capacity import PlanConfig, StationRecipeConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.config.recipe import load_recipe
-from distilray.operations.capacity.amounts import Examples, Training, examples_of, training_of
-from distilray.operations.capacity.assumptions import assumptions_of, warnings_of
-from distilray.operations.capacity.page import plan_page, plan_tables, scaling_svg
-from distilray.operations.capacity.reference import NAME, PUBLISHED_HOURS, references
-from distilray.operations.capacity.simulation.rates import training_runs
-from distilray.operations.capacity.simulation.scaling import ScaledRun
-from distilray.operations.capacity.stations import (
+from distilray.operations.plan.assumptions import assumptions_of, warnings_of
+from distilray.operations.plan.page import plan_page, plan_tables, scaling_svg
+from distilray.operations.plan.rates import training_runs
+from distilray.operations.plan.reference import NAME, PUBLISHED_HOURS, references
+from distilray.operations.plan.scaling import ScaledRun
+from distilray.operations.plan.stages import (
     StationPlan,
     corpus_plan,
     data_machines,
@@ -32,6 +31,7 @@ from distilray.operations.capacity.stations import (
     glue_plan,
     training_price,
 )
+from distilray.operations.plan.workload import Examples, Training, examples_of, training_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.reporting.progress import duration

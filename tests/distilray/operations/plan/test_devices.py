@@ -2,7 +2,7 @@ import pytest
 
 from distilray.config.operations.capacity import ClusterConfig
 from distilray.errors import InputError
-from distilray.operations.capacity.devices import CPU, DEVICES, MACHINES, machine_named, price_of
+from distilray.operations.plan.devices import CPU, DEVICES, MACHINES, machine_named, price_of
 
 
 def test_every_share_of_the_peak_has_a_peak():

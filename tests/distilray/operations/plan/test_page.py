@@ -2,8 +2,8 @@ import xml.dom.minidom
 
 import pytest
 
-from distilray.operations.capacity.page import scaling_svg
-from distilray.operations.capacity.simulation.scaling import PARTS
+from distilray.operations.plan.page import scaling_svg
+from distilray.operations.plan.scaling import PARTS
 from distilray.report.charts import stacked_chart
 
 RUN = {"workers": 2, "tokens_per_s": 1500.0, "efficiency": 0.75, "parts": dict.fromkeys(PARTS, 0.5)}

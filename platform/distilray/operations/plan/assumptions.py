@@ -1,9 +1,9 @@
 """What a plan takes for granted, and what in it should make a reader stop."""
 
 from distilray.config.operations.capacity import PlanConfig
-from distilray.operations.capacity.amounts import Training
-from distilray.operations.capacity.devices import machine_named
-from distilray.operations.capacity.simulation.rates import MICRO_STEP_FLOOR_S, precision_of
+from distilray.operations.plan.devices import machine_named
+from distilray.operations.plan.rates import MICRO_STEP_FLOOR_S, precision_of
+from distilray.operations.plan.workload import Training
 
 
 def assumptions_of(config: PlanConfig, training: Training) -> list[str]:

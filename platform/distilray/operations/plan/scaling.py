@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distilray.operations.capacity.simulation.preemption import Preemption, run_times
+from distilray.operations.plan.preemption import Preemption, run_times
 
 PARTS = ("compute", "stragglers", "all-reduce", "update", "input", "checkpoints", "held-out scores")
 

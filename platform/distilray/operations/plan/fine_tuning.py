@@ -23,7 +23,7 @@ _MEAN_TOKENS: Mapping[TaskName, float] = {
     "follows": 60.0,
 }
 _FOLLOWS_ROWS = {"train": (800,), "dev": (200,)}  # of its recipe
-_STEP_FLOOR_S = 0.008  # a micro-step of the student alone, 5.5 ms (see simulation/rates.py), and the update
+_STEP_FLOOR_S = 0.008  # a micro-step of the student alone, 5.5 ms (see rates.py), and the update
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 import pytest
 
-from distilray.operations.capacity.reference import PUBLISHED_HOURS, original_training, reference
+from distilray.operations.plan.reference import PUBLISHED_HOURS, original_training, reference
 
 
 def test_the_hours_of_the_paper_are_met_within_a_factor_of_two_in_its_trainers_precision():

@@ -6,7 +6,7 @@ from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.distillation.monitoring.meter import step_flops
 from distilray.distillation.preparation import model_size
 from distilray.models.masked_lm import count_parameters
-from distilray.operations.capacity.amounts import examples_of, models_of, shard_bytes, text_tokens, training_of
+from distilray.operations.plan.workload import examples_of, models_of, shard_bytes, text_tokens, training_of
 from tests.distilray.tiny_line import open_shards, write_shards, write_tokenizer
 
 TEXT = TextConfig(wikipedia_words=10_000_000, book_words=2_000_000, tokens_per_word=1.5)

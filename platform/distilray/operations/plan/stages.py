@@ -6,11 +6,11 @@ from distilray.config.export.variants import ExportModelConfig, Variant
 from distilray.config.glue import EvaluateGlueConfig
 from distilray.config.operations.capacity import PlanConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.operations.capacity.amounts import Examples, Training
-from distilray.operations.capacity.devices import CPU, DEVICES, Machine, machine_named, price_of
-from distilray.operations.capacity.fine_tuning import fine_tunings, wall_seconds
-from distilray.operations.capacity.simulation.rates import flops_per_s
-from distilray.operations.capacity.simulation.scaling import ScaledRun
+from distilray.operations.plan.devices import CPU, DEVICES, Machine, machine_named, price_of
+from distilray.operations.plan.fine_tuning import fine_tunings, wall_seconds
+from distilray.operations.plan.rates import flops_per_s
+from distilray.operations.plan.scaling import ScaledRun
+from distilray.operations.plan.workload import Examples, Training
 
 # docs/benchmarks.md: MB of wikitext that a core cleans in a second; 716 MB of it were 204 MB of bz2.
 _WIKITEXT_MB_PER_S, _WIKITEXT_OF_BZ2 = 4.9, 3.51

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from distilray.config.operations.capacity import PlanConfig, Precision
 from distilray.distillation.planning.cost import SAVED_BYTES, rate_of_run
 from distilray.errors import InputError
-from distilray.operations.capacity.amounts import Training, scored_passes
-from distilray.operations.capacity.devices import Device, Machine, machine_named
-from distilray.operations.capacity.simulation.preemption import Preemption
-from distilray.operations.capacity.simulation.scaling import Placement, Rhythm, ScaledRun, StepWork, scaled_runs
+from distilray.operations.plan.devices import Device, Machine, machine_named
+from distilray.operations.plan.preemption import Preemption
+from distilray.operations.plan.scaling import Placement, Rhythm, ScaledRun, StepWork, scaled_runs
+from distilray.operations.plan.workload import Training, scored_passes
 
 # Python and torch take 9.5 ms to start all kernels of a micro-step (student and teacher of 6 and 12 layers, next to no
 # arithmetic, one core of a Xeon of 2023). On a GPU they run beside the kernels; so much a micro-step takes at least.

@@ -2,8 +2,8 @@ import pytest
 import yaml
 
 from distilray.errors import InputError
-from distilray.operations.capacity.planning import line_plan, plan_inputs, plan_line
-from tests.distilray.operations.capacity.small_plan import plan_config
+from distilray.operations.plan.planning import line_plan, plan_inputs, plan_line
+from tests.distilray.operations.plan.small_plan import plan_config
 
 ORDER = ["build_corpus", "encode_corpus", "distill", "evaluate_glue", "export_model"]
 
