@@ -1,7 +1,6 @@
-"""A plan for people: tables for the terminal, a page, and a drawing of the scaling."""
+"""User-facing plan: tables for the terminal, and a page."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -17,7 +16,6 @@ from distilray.report.blocks import (
     paragraph,
     render_page,
     side_by_side,
-    templates,
     tiles,
 )
 from distilray.report.charts import Line, line_chart, stacked_chart
@@ -25,7 +23,6 @@ from distilray.report.charts import Line, line_chart, stacked_chart
 Values = Mapping[str, Any]
 _BETWEEN = ("checkpoints", "held-out scores")
 _TITLE = "Capacity plan"
-_PANEL = (460, 290)  # pixels of a chart in the drawing
 
 
 def plan_tables(values: Values) -> list[Table]:
@@ -47,7 +44,7 @@ def plan_page(values: Values) -> str:
     )
     warnings = [Markup('<p class="warning">{}</p>\n').format(warning) for warning in values["warnings"]]
     stations, scaling, reference = map(from_rich, plan_tables(values))
-    throughput, parts = _charts(values)
+    throughput, parts = scaling_charts(values)
     drawn = side_by_side(
         "figures",
         figure("Tokens per second: simulated, and without anything to wait for", throughput),
@@ -66,22 +63,8 @@ def plan_page(values: Values) -> str:
     return render_page(_TITLE, join(lead, *warnings), sections)
 
 
-def scaling_svg(values: Values) -> str:
-    """Both charts of the scaling side by side, as a file of its own, light or dark like the page."""
-    width, height = _PANEL
-    colours = templates().get_template("colours.css").render().strip()
-    panels = "".join(
-        re.sub("^<svg", f'<svg x="{number * width}" y="0" width="{width}" height="{height}"', chart)
-        for number, chart in enumerate(_charts(values))
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="0 0 {2 * width} {height}" width="{2 * width}" height="{height}">\n<style>{colours}</style>\n'
-        f'<rect width="100%" height="100%" fill="var(--page)"/>\n{panels}</svg>\n'
-    )
-
-
-def _charts(values: Values) -> tuple[Markup, Markup]:
+def scaling_charts(values: Values) -> tuple[Markup, Markup]:
+    """Return throughput and components of a step by number of workers."""
     runs = values["scaling"]
     workers = [run["workers"] for run in runs]
     rates = [run["tokens_per_s"] for run in runs]
@@ -100,19 +83,19 @@ def _shown_parts(run: Values) -> dict[str, float]:
     return {**found, "between steps": run["workers"] * sum(run["parts"][name] for name in _BETWEEN)}
 
 
-def _table(title: str, *headings: str) -> Table:
+def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(title=title)
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
 def _stations(values: Values) -> Table:
-    table = _table(
-        "stations", "station", "hours", "machines", "device-hours", "cost, $", "GB written", "GB kept", "what"
-    )
-    for one in values["stations"]:
-        table.add_row(
+    headings = ("station", "hours", "machines", "device-hours", "cost, $", "GB written", "GB kept", "what")
+    rows = [
+        (
             one["station"],
             f"{one['hours']:,.2f}",
             f"{one['machines']} x {one['machine']}",
@@ -122,17 +105,18 @@ def _stations(values: Values) -> Table:
             f"{one['kept_gb']:,.1f}",
             one["note"],
         )
+        for one in values["stations"]
+    ]
     total = values["total"]
     sizes = f"{total['written_gb']:,.1f}", f"{total['kept_gb']:,.1f}"
-    table.add_row("in all", f"{total['hours']:,.2f}", "", "", f"{total['cost']:,.2f}", *sizes, "one after the other")
-    return table
+    last = ("in all", f"{total['hours']:,.2f}", "", "", f"{total['cost']:,.2f}", *sizes, "one after the other")
+    return _table("stations", headings, [*rows, last])
 
 
 def _scaling(values: Values) -> Table:
-    headings = "step, s", "tokens/s", "efficiency", "hours", "hours, p90", "preempted", "cost, $", "bound by"
-    table = _table(f"distill on {values['training']['machine']}, simulated", "workers", *headings)
-    for run in values["scaling"]:
-        table.add_row(
+    headings = ("step, s", "tokens/s", "efficiency", "hours", "hours, p90", "preempted", "cost, $", "bound by")
+    rows = [
+        (
             str(run["workers"]),
             f"{run['step_s']:,.3g}",
             f"{run['tokens_per_s']:,.0f}",
@@ -143,14 +127,15 @@ def _scaling(values: Values) -> Table:
             f"{run['cost']:,.2f}",
             f"{run['bound']} ({run['parts'][run['bound']] / run['step_s']:.0%})",
         )
-    return table
+        for run in values["scaling"]
+    ]
+    return _table(f"distill on {values['training']['machine']}, simulated", ("workers", *headings), rows)
 
 
 def _reference(values: Values) -> Table:
-    headings = "precision", "predicted, h", "published, h", "ratio", "MFU assumed", "MFU implied"
-    table = _table("the model against the paper", "run", *headings)
-    for one in values["reference"]:
-        table.add_row(
+    headings = ("run", "precision", "predicted, h", "published, h", "ratio", "MFU assumed", "MFU implied")
+    rows = [
+        (
             one["name"],
             one["precision"],
             f"{one['predicted_hours']:,.1f}",
@@ -159,4 +144,6 @@ def _reference(values: Values) -> Table:
             f"{one['mfu']:.1%}",
             f"{one['implied_mfu']:.1%}",
         )
-    return table
+        for one in values["reference"]
+    ]
+    return _table("the model against the paper", headings, rows)

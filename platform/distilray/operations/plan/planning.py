@@ -1,4 +1,4 @@
-"""Plan the line on machines: hours, money and disk of each station, and how its training would scale."""
+"""Plan of the pipeline: hours, cost and disk of each stage, and the scaling of its training."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from distilray.config.operations.capacity import PlanConfig, StationRecipeConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.config.recipe import load_recipe
 from distilray.operations.plan.assumptions import assumptions_of, warnings_of
-from distilray.operations.plan.page import plan_page, plan_tables, scaling_svg
+from distilray.operations.plan.page import plan_page, plan_tables
 from distilray.operations.plan.rates import training_runs
 from distilray.operations.plan.reference import NAME, PUBLISHED_HOURS, references
 from distilray.operations.plan.scaling import ScaledRun
@@ -29,7 +29,7 @@ from distilray.operations.plan.stages import (
     encoding_plan,
     export_plan,
     glue_plan,
-    training_price,
+    training_machines,
 )
 from distilray.operations.plan.workload import Examples, Training, examples_of, training_of
 from distilray.runtime import storage
@@ -37,7 +37,7 @@ from distilray.runtime.job import Outcome
 from distilray.runtime.reporting.progress import duration
 from distilray.runtime.run_folder import RunFolder
 
-PLAN_FILE, PLOT_FILE, PAGE_FILE = "plan.json", "scaling.svg", "plan.html"
+PLAN_FILE, PAGE_FILE = "plan.json", "plan.html"
 S = TypeVar("S", bound=Config)
 
 
@@ -71,20 +71,21 @@ def line_plan(config: PlanConfig) -> LinePlan:
     Raises:
         InputError: a recipe, a machine or a measured run that cannot be used.
     """
-    given, hired = config.stations, data_machines(config)
-    encoding = _recipe(given.encode_corpus, EncodeCorpusConfig)
+    recipes, data = config.stations, data_machines(config)
+    encoding = _recipe(recipes.encode_corpus, EncodeCorpusConfig)
     examples = examples_of(config.text, encoding)
-    training = training_of(examples, _recipe(given.distill, DistillConfig), config.teacher)
-    asked, own = config.simulation.workers, training.config.scaling.num_workers
-    found = {run.workers: run for run in training_runs(config, training, sorted({*asked, own}))}
-    stations = [corpus_plan(config.text, hired)] if given.build_corpus else []
-    stations += [encoding_plan(examples, encoding, hired), distillation_plan(config, training, found[own])]
-    if given.evaluate_glue is not None:
-        stations.append(glue_plan(config, training, _recipe(given.evaluate_glue, EvaluateGlueConfig), found[own]))
-    if given.export_model is not None:
-        stations.append(export_plan(training, examples, _recipe(given.export_model, ExportModelConfig), hired))
-    runs = [found[workers] for workers in sorted(set(asked))]
-    return LinePlan(config, examples, training, stations, found[own], runs)
+    training = training_of(examples, _recipe(recipes.distill, DistillConfig), config.teacher)
+    simulated, own = config.simulation.workers, training.config.scaling.num_workers
+    by_workers = {run.workers: run for run in training_runs(config, training, sorted({*simulated, own}))}
+    run, machines = by_workers[own], training_machines(config, training, by_workers[own])
+    stages = [corpus_plan(config.text, data)] if recipes.build_corpus else []
+    stages += [encoding_plan(examples, encoding, data), distillation_plan(training, run, machines)]
+    if recipes.evaluate_glue is not None:
+        glue = _recipe(recipes.evaluate_glue, EvaluateGlueConfig)
+        stages.append(glue_plan(config, training, glue, run, machines))
+    if recipes.export_model is not None:
+        stages.append(export_plan(training, examples, _recipe(recipes.export_model, ExportModelConfig), data))
+    return LinePlan(config, examples, training, stages, run, [by_workers[count] for count in sorted(set(simulated))])
 
 
 def plan_line(config: PlanConfig) -> dict[str, object]:
@@ -103,17 +104,16 @@ def plan_line(config: PlanConfig) -> dict[str, object]:
 
 
 def write_plan(config: PlanConfig, folder: RunFolder) -> Outcome:
-    """Writes `plan.json`, `scaling.svg` and `plan.html`."""
+    """Write `plan.json` and `plan.html`."""
     found = line_plan(config)
     values, total = _values(found), _total(found)
     storage.write_bytes(folder.path(PLAN_FILE), json.dumps(values, indent=1).encode())
-    storage.write_bytes(folder.path(PLOT_FILE), scaling_svg(values).encode())
     storage.write_bytes(folder.path(PAGE_FILE), plan_page(values).encode())
     return Outcome(
         f"{len(found.stations)} stations, {duration(total['hours'] * 3600)} one after the other, "
         f"${total['cost']:,.2f}, {total['kept_gb']:,.1f} GB kept",
         {"total": total, "workers": found.run.workers, "steps": found.training.steps},
-        {name: {} for name in (PLAN_FILE, PLOT_FILE, PAGE_FILE)},
+        {name: {} for name in (PLAN_FILE, PAGE_FILE)},
     )
 
 
@@ -153,7 +153,7 @@ def _values(found: LinePlan) -> dict[str, Any]:
             "parameters": training.parameters,
             "worker_gb": training.worker_gb,
         },
-        "scaling": [_run(config, one) for one in found.runs],
+        "scaling": [_run(found, one) for one in found.runs],
         "reference": [
             {**dataclasses.asdict(one), "name": NAME, "published_hours": PUBLISHED_HOURS, "ratio": one.ratio}
             for one in references()
@@ -168,7 +168,8 @@ def _station(one: StationPlan) -> dict[str, Any]:
     return {**dataclasses.asdict(one), **derived}
 
 
-def _run(config: PlanConfig, run: ScaledRun) -> Mapping[str, Any]:
-    price, count = training_price(config, run)
-    derived = {"step_s": run.step_s, "bound": run.bound, "cost": run.hours * count * price}
-    return {**dataclasses.asdict(run), **derived, "worker_hours": run.hours * run.workers}
+def _run(plan: LinePlan, run: ScaledRun) -> Mapping[str, Any]:
+    machines = training_machines(plan.config, plan.training, run)
+    cost = run.hours * machines.count * machines.price_per_machine_hour
+    derived = {"step_s": run.step_s, "bound": run.bound, "cost": cost, "worker_hours": run.hours * run.workers}
+    return {**dataclasses.asdict(run), **derived}

@@ -7,8 +7,7 @@ from distilray.config.operations.capacity import PlanConfig, Precision
 from distilray.distillation.planning.cost import SAVED_BYTES, rate_of_run
 from distilray.errors import InputError
 from distilray.operations.plan.devices import Device, Machine, machine_named
-from distilray.operations.plan.preemption import Preemption
-from distilray.operations.plan.scaling import Placement, Rhythm, ScaledRun, StepWork, scaled_runs
+from distilray.operations.plan.scaling import Placement, Preemption, Rhythm, ScaledRun, StepWork, scaled_runs
 from distilray.operations.plan.workload import Training, scored_passes
 
 # Python and torch take 9.5 ms to start all kernels of a micro-step (student and teacher of 6 and 12 layers, next to no

@@ -1,4 +1,4 @@
-"""A training step on some number of workers, simulated: where its time goes, and what that makes of the run."""
+"""Simulated training on some number of workers: components of a step, stragglers, preemptions, time of the run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distilray.operations.plan.preemption import Preemption, run_times
+from distilray.errors import InputError
 
+_MOST_PREEMPTIONS = 5_000  # of a run
+_MOST_FAILURES = 3.0  # preemptions expected between two checkpoints
 PARTS = ("compute", "stragglers", "all-reduce", "update", "input", "checkpoints", "held-out scores")
 
 
@@ -90,6 +92,21 @@ class Rhythm:
 
 
 @dataclass(frozen=True)
+class Preemption:
+    """Independent preemptions of machines at random moments (a Poisson process).
+
+    Attributes:
+        per_machine_hour: rate.
+        restart_s: from a preemption to the first new step.
+        has_notice: the run saves before the machine goes; else it repeats the steps since its checkpoint.
+    """
+
+    per_machine_hour: float
+    restart_s: float
+    has_notice: bool
+
+
+@dataclass(frozen=True)
 class ScaledRun:
     """A run with some number of workers.
 
@@ -143,7 +160,7 @@ def scaled_runs(
     for count in workers:
         parts = step_parts(work, place, rhythm, steps=steps, workers=count, delays=delays[:, :count])
         step_s, machines = sum(parts.values()), place.machines(count)
-        times = run_times(
+        seconds, preemptions = run_times(
             steps * step_s,
             rhythm.checkpoint_every_steps * step_s,
             machines=machines,
@@ -151,8 +168,7 @@ def scaled_runs(
             trials=trials,
             rng=np.random.default_rng([seed, count]),
         )
-        seconds = float(times.seconds.mean())
-        rate = steps * work.tokens / seconds
+        rate = steps * work.tokens / float(seconds.mean())
         found.append(
             ScaledRun(
                 workers=count,
@@ -160,9 +176,9 @@ def scaled_runs(
                 parts=parts,
                 tokens_per_s=rate,
                 efficiency=rate * work.compute_s / (count * work.tokens),
-                hours=seconds / 3600,
-                hours_p90=float(np.quantile(times.seconds, 0.9)) / 3600,
-                preemptions=float(times.preemptions.mean()),
+                hours=float(seconds.mean()) / 3600,
+                hours_p90=float(np.quantile(seconds, 0.9)) / 3600,
+                preemptions=float(preemptions.mean()),
             )
         )
     return found
@@ -212,3 +228,33 @@ def all_reduce_s(size: float, workers: int, place: Placement) -> float:
         hops.append(place.network_rate)
     rate = min(hops)
     return 2 * (workers - 1) / workers * size / rate + 2 * (workers - 1) * place.latency_s
+
+
+def run_times(
+    work_s: float, interval_s: float, *, machines: int, preemption: Preemption, trials: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return seconds and number of preemptions of simulated runs, (trials,) each.
+
+    Args:
+        work_s: time of the run without preemptions.
+        interval_s: time of it between two checkpoints.
+
+    Raises:
+        InputError: preemptions are so frequent that the run would not end.
+    """
+    seconds, counts = np.full(trials, work_s), np.zeros(trials, np.int64)
+    per_second = preemption.per_machine_hour * machines / 3600
+    expected, between = work_s * per_second, 0.0 if preemption.has_notice else interval_s * per_second
+    if expected > _MOST_PREEMPTIONS or between > _MOST_FAILURES:
+        raise InputError(
+            f"disturbance.preemptions_per_machine_hour: {expected:,.0f} preemptions of a run, {between:,.1f} between "
+            "two checkpoints, so that it would not end; lower it, or rhythm.checkpoint_every_steps of distill"
+        )
+    for trial in range(trials if per_second else 0):
+        done = 0.0
+        while (gap := rng.exponential(1 / per_second)) < work_s - done:
+            reached = done + gap
+            done = reached if preemption.has_notice else math.floor(reached / interval_s) * interval_s
+            seconds[trial] += preemption.restart_s + reached - done
+            counts[trial] += 1
+    return seconds, counts

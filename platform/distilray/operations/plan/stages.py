@@ -1,5 +1,6 @@
-"""What each station of the line takes: hours, machines, money, disk."""
+"""Hours, machines, cost and disk of each stage of the pipeline."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from distilray.config.export.variants import ExportModelConfig, Variant
@@ -30,7 +31,7 @@ _GB, _HOUR = 1e9, 3600.0
 
 @dataclass(frozen=True)
 class StationPlan:
-    """A station. `device_hours` are hours of all its GPUs or cores, `cost` is in US dollars."""
+    """A stage: `device_hours` are hours of all its GPUs or cores, `cost` is in US dollars for whole machines."""
 
     station: str
     hours: float
@@ -45,52 +46,47 @@ class StationPlan:
 
     @property
     def machine_hours(self) -> float:
-        """Hours that are paid."""
         return self.hours * self.machines
 
     @property
     def device_hours(self) -> float:
-        """Hours of the GPUs or cores that work."""
         return self.hours * self.devices
 
     @property
     def cost(self) -> float:
-        """Of the machines, whole ones."""
         return self.machine_hours * self.price_per_machine_hour
 
 
 @dataclass(frozen=True)
-class DataMachines:
-    """The machines of the stations that work on text."""
+class Provision:
+    """Machines of a stage, and their GPUs or cores."""
 
     machine: Machine
     count: int
+    devices: int
     price_per_machine_hour: float
 
-    @property
-    def cores(self) -> int:
-        """Of all of them."""
-        return self.count * self.machine.cores
-
-    def station(self, name: str, core_s: float, written_gb: float, kept_gb: float, note: str) -> StationPlan:
-        """A station of tasks that need not wait for each other, on all cores."""
-        wanted = self.cores * _CORES_OF_TWO / 2
+    def stage(self, name: str, hours: float, written_gb: float, kept_gb: float, note: str) -> StationPlan:
         return StationPlan(
             name,
-            core_s / wanted / _HOUR,
+            hours,
             self.count,
             self.machine.name,
-            self.cores,
-            "core",
+            self.devices,
+            "GPU" if self.machine.device.is_gpu else "core",
             self.price_per_machine_hour,
             written_gb,
             kept_gb,
             note,
         )
 
+    def independent_hours(self, core_s: float) -> float:
+        """Return the hours of independent tasks on all cores."""
+        return core_s / (self.devices * _CORES_OF_TWO / 2) / _HOUR
 
-def data_machines(config: PlanConfig) -> DataMachines:
-    """Those of the recipe.
+
+def data_machines(config: PlanConfig) -> Provision:
+    """Return the machines of the stages that process text.
 
     Raises:
         InputError: the table has no such machine.
@@ -98,72 +94,65 @@ def data_machines(config: PlanConfig) -> DataMachines:
     cluster = config.cluster
     machine = machine_named(cluster.data_machine, "cluster.data_machine")
     price = cluster.data_price_per_machine_hour
-    return DataMachines(machine, cluster.data_machines, machine.price_per_hour if price is None else price)
+    count = cluster.data_machines
+    return Provision(machine, count, count * machine.cores, machine.price_per_hour if price is None else price)
 
 
-def corpus_plan(text: TextConfig, hired: DataMachines) -> StationPlan:
-    """`build_corpus`."""
+def training_machines(config: PlanConfig, training: Training, run: ScaledRun) -> Provision:
+    """Return the machines of a run: whole ones, or workers where the recipe has their price.
+
+    Raises:
+        InputError: no price is known.
+    """
+    machine = machine_named(config.cluster.machine, "cluster.machine")
+    devices = run.workers * (1 if machine.device.is_gpu else training.config.scaling.cpus_per_worker)
+    price = config.estimate.price_per_hour
+    if price is not None:
+        return Provision(machine, run.workers, devices, price)
+    return Provision(machine, run.machines, devices, price_of(machine, config.cluster))
+
+
+def corpus_plan(text: TextConfig, machines: Provision) -> StationPlan:
     words = text.wikipedia_words + text.book_words
     megabytes = text.dump_gb * 1e3 * _WIKITEXT_OF_BZ2 + text.book_words * _LETTERS / 1e6
-    kept_gb = words * _DOCUMENT_BYTES / _GB
-    return hired.station(
-        "build_corpus", megabytes / _WIKITEXT_MB_PER_S, _TIMES_WRITTEN * kept_gb, kept_gb, f"{words / 1e9:.2f} G words"
-    )
+    hours, kept_gb = machines.independent_hours(megabytes / _WIKITEXT_MB_PER_S), words * _DOCUMENT_BYTES / _GB
+    return machines.stage("build_corpus", hours, _TIMES_WRITTEN * kept_gb, kept_gb, f"{words / 1e9:.2f} G words")
 
 
-def encoding_plan(examples: Examples, config: EncodeCorpusConfig, hired: DataMachines) -> StationPlan:
-    """`encode_corpus`."""
+def encoding_plan(examples: Examples, config: EncodeCorpusConfig, machines: Provision) -> StationPlan:
     kept_gb = examples.shard_bytes / _GB
-    core_s = examples.text_tokens * (_ENCODE_S + _COPY_S * config.dupe_factor)
+    hours = machines.independent_hours(examples.text_tokens * (_ENCODE_S + _COPY_S * config.dupe_factor))
     note = f"{examples.count:,} examples, {examples.tokens / 1e9:.2f} G tokens"
-    return hired.station("encode_corpus", core_s, _TIMES_WRITTEN * kept_gb, kept_gb, note)
+    return machines.stage("encode_corpus", hours, _TIMES_WRITTEN * kept_gb, kept_gb, note)
 
 
-def distillation_plan(config: PlanConfig, training: Training, run: ScaledRun) -> StationPlan:
-    """`distill`, on the workers of its recipe."""
-    machine = machine_named(config.cluster.machine, "cluster.machine")
-    price, hired = training_price(config, run)
-    return StationPlan(
-        "distill",
-        run.hours,
-        hired,
-        machine.name,
-        run.workers * (1 if machine.device.is_gpu else training.config.scaling.cpus_per_worker),
-        "GPU" if machine.device.is_gpu else "core",
-        price,
-        training.written_gb,
-        training.kept_gb,
-        f"{training.steps:,} steps, {training.tokens / 1e9:.2f} G tokens, {run.tokens_per_s:,.0f} tokens/s",
-    )
+def distillation_plan(training: Training, run: ScaledRun, machines: Provision) -> StationPlan:
+    note = f"{training.steps:,} steps, {training.tokens / 1e9:.2f} G tokens, {run.tokens_per_s:,.0f} tokens/s"
+    return machines.stage("distill", run.hours, training.written_gb, training.kept_gb, note)
 
 
-def glue_plan(config: PlanConfig, training: Training, glue: EvaluateGlueConfig, run: ScaledRun) -> StationPlan:
-    """`evaluate_glue`, one fine-tuning on each worker of the distillation, with a model for each task kept."""
-    machine = machine_named(config.cluster.machine, "cluster.machine")
-    is_gpu = machine.device.is_gpu
-    rate = flops_per_s(config, training, machine.device)
-    found = fine_tunings(glue, training.student, flops_per_s=rate, is_gpu=is_gpu)
+def glue_plan(
+    config: PlanConfig, training: Training, glue: EvaluateGlueConfig, run: ScaledRun, machines: Provision
+) -> StationPlan:
+    """Plan one fine-tuning on each worker of the distillation; the best model of each task is kept."""
+    device = machines.machine.device
+    rate = flops_per_s(config, training, device)
+    tunings = fine_tunings(glue, training.student, flops_per_s=rate, is_gpu=device.is_gpu)
     parallel = max(1, min(run.workers, glue.scaling.max_parallel or run.workers) // glue.scaling.num_workers)
-    price, hired = training_price(config, run)
     model_gb = training.parameters * _WEIGHT_BYTES / _GB
-    count = sum(one.count for one in found)
-    return StationPlan(
+    count = sum(one.count for one in tunings)
+    return machines.stage(
         "evaluate_glue",
-        wall_seconds(found, parallel) / _HOUR,
-        hired,
-        machine.name,
-        run.workers * (1 if is_gpu else training.config.scaling.cpus_per_worker),
-        "GPU" if is_gpu else "core",
-        price,
+        wall_seconds(tunings, parallel) / _HOUR,
         count * model_gb,
-        len(found) * model_gb,
-        f"{count} fine-tunings of {len(found)} tasks",
+        len(tunings) * model_gb,
+        f"{count} fine-tunings of {len(tunings)} tasks",
     )
 
 
-def export_plan(training: Training, examples: Examples, config: ExportModelConfig, hired: DataMachines) -> StationPlan:
-    """`export_model`, in one process on one machine: every variant and the model itself read the text."""
-    device, machine = DEVICES[CPU], hired.machine
+def export_plan(training: Training, examples: Examples, config: ExportModelConfig, machines: Provision) -> StationPlan:
+    """Plan one process on one machine; every variant and the model itself read the text."""
+    device, machine = DEVICES[CPU], machines.machine
     peak = device.peak("fp32")
     assert peak is not None
     tokens = round(config.max_examples * examples.mean_length)
@@ -172,27 +161,6 @@ def export_plan(training: Training, examples: Examples, config: ExportModelConfi
     )
     seconds = (1 + len(config.variants)) * flops / (peak * device.mfu["fp32"] * machine.cores)
     kept_gb = sum(_BYTES[variant] for variant in config.variants) * training.parameters / _GB
-    return StationPlan(
-        "export_model",
-        (seconds + _EXPORT_S * len(config.variants)) / _HOUR,
-        1,
-        machine.name,
-        machine.cores,
-        "core",
-        hired.price_per_machine_hour,
-        kept_gb,
-        kept_gb,
-        ", ".join(config.variants),
-    )
-
-
-def training_price(config: PlanConfig, run: ScaledRun) -> tuple[float, int]:
-    """Price of an hour and number of what a run hires: whole machines, or workers where the recipe gives their price.
-
-    Raises:
-        InputError: no price is known.
-    """
-    price = config.estimate.price_per_hour
-    if price is not None:
-        return price, run.workers
-    return price_of(machine_named(config.cluster.machine, "cluster.machine"), config.cluster), run.machines
+    single = dataclasses.replace(machines, count=1, devices=machine.cores)
+    hours = (seconds + _EXPORT_S * len(config.variants)) / _HOUR
+    return single.stage("export_model", hours, kept_gb, kept_gb, ", ".join(config.variants))

@@ -4,10 +4,10 @@ import math
 import numpy as np
 import pytest
 
-from distilray.operations.plan.preemption import Preemption
 from distilray.operations.plan.scaling import (
     PARTS,
     Placement,
+    Preemption,
     Rhythm,
     StepWork,
     all_reduce_s,
