@@ -4,7 +4,7 @@
     python -m jobs.plan --recipe jobs/recipes/plan/card.yaml run_dir=runs/plan cluster.machine=g6e.48xlarge
 
 Reads:  the recipes of the stations; with estimate.measured_in a run folder of jobs.distill.
-Writes: plan.json, scaling.svg, plan.html and manifest.json in run_dir, again when the recipe or one of the stations'
+Writes: plan.json, plan.html and manifest.json in run_dir, again when the recipe or one of the stations'
         has changed; prints the tables and what they assume.
 """
 
@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from distilray.config.operations.capacity import PlanConfig
-from distilray.evaluation.report.view import ViewJob
-from distilray.operations.capacity.planning import plan_inputs, plan_line, show_plan, write_plan
+from distilray.operations.plan.planning import plan_inputs, plan_line, show_plan, write_plan
+from distilray.report.view import ViewJob
 
 JOB = ViewJob(
     name="plan",

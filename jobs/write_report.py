@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 
 from distilray.config.report import ReportConfig
-from distilray.evaluation.report.report import plan_report, report_inputs, show_report, write_report
-from distilray.evaluation.report.view import ViewJob
+from distilray.report.page import plan_report, report_inputs, show_report, write_report
+from distilray.report.view import ViewJob
 
 JOB = ViewJob(
     name="write_report",

@@ -29,9 +29,9 @@ from distilray.config.distillation import DistillConfig
 from distilray.config.operations.capacity import PlanConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.models.model_files import save_model
-from distilray.operations.capacity.amounts import examples_of, training_of
-from distilray.operations.capacity.devices import MACHINES
-from distilray.operations.capacity.simulation.rates import training_runs
+from distilray.operations.plan.devices import MACHINES
+from distilray.operations.plan.rates import training_runs
+from distilray.operations.plan.workload import examples_of, training_of
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 

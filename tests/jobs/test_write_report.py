@@ -6,7 +6,7 @@ import pytest
 
 from distilray.config.recipe import load_recipe
 from jobs import write_report
-from tests.distilray.evaluation.report.written_runs import write_line, write_run
+from tests.distilray.report.written_runs import write_line, write_run
 from tests.distilray.tiny_line import write_recipe
 
 RECIPES = sorted(Path("jobs/recipes/write_report").glob("*.yaml"))

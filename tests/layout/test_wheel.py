@@ -17,5 +17,5 @@ def test_the_wheel_holds_distilray_and_nothing_else(checkout: Path, tmp_path: Pa
     modules = {str(file.relative_to(checkout / "platform")) for file in (checkout / "platform").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules - {n for n in modules if n.startswith("build/")}
     assert "distilray/py.typed" in names
-    tables = {str(file.relative_to(checkout / "platform")) for file in (checkout / "platform").rglob("*.yaml")}
-    assert tables <= set(names)
+    data = [*(checkout / "platform").rglob("*.yaml"), *(checkout / "platform").rglob("templates/*.*")]
+    assert {str(file.relative_to(checkout / "platform")) for file in data} <= set(names)

@@ -8,8 +8,8 @@ import pytest
 import uvicorn
 
 from distilray.config.serving import FillMaskAppConfig
-from distilray.evaluation.report.card import SAMPLE
 from distilray.inference.fill_mask import FillMask
+from distilray.report.model_card import SAMPLE
 from serve.fill_mask import FillMaskService
 from serve.models import Models
 from serve.routes import create_api

@@ -8,9 +8,9 @@ from html import escape, unescape
 
 import pytest
 
-from distilray.evaluation.report.report import report_page
-from distilray.evaluation.report.runs import read_runs
-from tests.distilray.evaluation.report.written_runs import write_line
+from distilray.report.page import report_page
+from distilray.report.runs import read_runs
+from tests.distilray.report.written_runs import write_line
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = (360, 1200)

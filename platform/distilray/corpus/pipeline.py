@@ -19,7 +19,6 @@ from distilray.corpus.inputs import Part, check_inputs, plan_parts, source_files
 from distilray.corpus.matching import Search, plan_searches, run_search
 from distilray.corpus.publication import DOCUMENTS_FOLDER, Group, plan_groups, publish_group
 from distilray.corpus.report import SourceReport, corpus_counts, corpus_report, report_bytes, source_reports, summary
-from distilray.corpus.report_page import report_page
 from distilray.corpus.screening.contamination import read_evaluation_ngrams
 from distilray.corpus.screening.evaluation_files import evaluation_files
 from distilray.corpus.screening.languages import check_language
@@ -34,7 +33,6 @@ from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
 
 REPORT_FILE = "corpus_report.json"
-REPORT_PAGE = "corpus_report.html"
 QUARANTINE_FILE = "quarantine.jsonl"
 _MB = 1 << 20
 _LISTED = 20  # places in quarantine that are shown when there are too many
@@ -215,7 +213,6 @@ def _write_report(
     unit = "tokens of the tokenizer" if screen.tokenizer_json else "basic tokens (words and signs)"
     report = corpus_report(reports, token_unit=unit, evaluation=screen.evaluation.names if screen.evaluation else ())
     storage.write_bytes(folder.path(REPORT_FILE), report_bytes(report))
-    storage.write_bytes(folder.path(REPORT_PAGE), report_page(report).encode())
 
 
 def _nothing_kept(reports: Sequence[SourceReport]) -> str:

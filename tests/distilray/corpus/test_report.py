@@ -5,7 +5,6 @@ import pytest
 
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.corpus.report import SourceReport, corpus_counts, corpus_report, report_bytes, source_reports, summary
-from distilray.corpus.report_page import report_page
 
 PART: dict[str, Any] = {
     "stored_bytes": 1000, "text_bytes": 4000, "read": 10, "refused": 0, "lost_bytes": 0, "cpu_seconds": 2.0,
@@ -120,11 +119,3 @@ def test_the_names_of_unknown_templates_are_limited() -> None:
     assert len(many.unknown_templates) <= 1001
     assert sum(many.unknown_templates.values()) == 3000
     assert next(iter(many.counts()["unknown_templates"])) == "(others)"
-
-
-def test_the_page_shows_each_count_and_escapes_names() -> None:
-    page = report_page(full(SourceReport("<script>", "text"), report("books")))
-    assert "<script>" not in page
-    assert "exact_duplicate" in page
-    assert "BookCorpus" in page
-    assert "jct" in page

@@ -1,0 +1,175 @@
+"""Plan of the pipeline: hours, cost and disk of each stage, and the scaling of its training."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from distilray.config.base import Config
+from distilray.config.distillation import DistillConfig
+from distilray.config.export.variants import ExportModelConfig
+from distilray.config.glue import EvaluateGlueConfig
+from distilray.config.operations.capacity import PlanConfig, StationRecipeConfig
+from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.config.recipe import load_recipe
+from distilray.operations.plan.assumptions import assumptions_of, warnings_of
+from distilray.operations.plan.page import plan_page, plan_tables
+from distilray.operations.plan.rates import training_runs
+from distilray.operations.plan.reference import NAME, PUBLISHED_HOURS, references
+from distilray.operations.plan.scaling import ScaledRun
+from distilray.operations.plan.stages import (
+    StationPlan,
+    corpus_plan,
+    data_machines,
+    distillation_plan,
+    encoding_plan,
+    export_plan,
+    glue_plan,
+    training_machines,
+)
+from distilray.operations.plan.workload import Examples, Training, examples_of, training_of
+from distilray.runtime import storage
+from distilray.runtime.job import Outcome
+from distilray.runtime.reporting.progress import duration
+from distilray.runtime.run_folder import RunFolder
+
+PLAN_FILE, PAGE_FILE = "plan.json", "plan.html"
+S = TypeVar("S", bound=Config)
+
+
+@dataclass(frozen=True)
+class LinePlan:
+    """A plan of the line.
+
+    Attributes:
+        run: the distillation with the workers of its recipe; runs: with each number that is simulated.
+    """
+
+    config: PlanConfig
+    examples: Examples
+    training: Training
+    stations: list[StationPlan]
+    run: ScaledRun
+    runs: list[ScaledRun]
+
+
+def plan_inputs(config: PlanConfig) -> dict[str, str]:
+    """The recipes, and the run that a rate is measured in."""
+    found = {name: given.path for name, given in config.stations if given is not None}
+    if config.estimate.measured_in is not None:
+        found["measured"] = config.estimate.measured_in
+    return found
+
+
+def line_plan(config: PlanConfig) -> LinePlan:
+    """What the recipes would take.
+
+    Raises:
+        InputError: a recipe, a machine or a measured run that cannot be used.
+    """
+    recipes, data = config.stations, data_machines(config)
+    encoding = _recipe(recipes.encode_corpus, EncodeCorpusConfig)
+    examples = examples_of(config.text, encoding)
+    training = training_of(examples, _recipe(recipes.distill, DistillConfig), config.teacher)
+    simulated, own = config.simulation.workers, training.config.scaling.num_workers
+    by_workers = {run.workers: run for run in training_runs(config, training, sorted({*simulated, own}))}
+    run, machines = by_workers[own], training_machines(config, training, by_workers[own])
+    stages = [corpus_plan(config.text, data)] if recipes.build_corpus else []
+    stages += [encoding_plan(examples, encoding, data), distillation_plan(training, run, machines)]
+    if recipes.evaluate_glue is not None:
+        glue = _recipe(recipes.evaluate_glue, EvaluateGlueConfig)
+        stages.append(glue_plan(config, training, glue, run, machines))
+    if recipes.export_model is not None:
+        stages.append(export_plan(training, examples, _recipe(recipes.export_model, ExportModelConfig), data))
+    return LinePlan(config, examples, training, stages, run, [by_workers[count] for count in sorted(set(simulated))])
+
+
+def plan_line(config: PlanConfig) -> dict[str, object]:
+    """The plan in a few lines, for a dry run."""
+    found = line_plan(config)
+    told: dict[str, object] = {
+        one.station: f"about {duration(one.hours * 3600)} on {one.machines} x {one.machine}, "
+        f"{one.device_hours:,.1f} {one.device}-hours, ${one.cost:,.2f}, {one.kept_gb:,.1f} GB kept"
+        for one in found.stations
+    }
+    total = _total(found)
+    told["in all"] = f"${total['cost']:,.2f}, {total['kept_gb']:,.1f} GB kept"
+    for number, warning in enumerate(warnings_of(config, found.training), 1):
+        told[f"warning {number}"] = warning
+    return told
+
+
+def write_plan(config: PlanConfig, folder: RunFolder) -> Outcome:
+    """Write `plan.json` and `plan.html`."""
+    found = line_plan(config)
+    values, total = _values(found), _total(found)
+    storage.write_bytes(folder.path(PLAN_FILE), json.dumps(values, indent=1).encode())
+    storage.write_bytes(folder.path(PAGE_FILE), plan_page(values).encode())
+    return Outcome(
+        f"{len(found.stations)} stations, {duration(total['hours'] * 3600)} one after the other, "
+        f"${total['cost']:,.2f}, {total['kept_gb']:,.1f} GB kept",
+        {"total": total, "workers": found.run.workers, "steps": found.training.steps},
+        {name: {} for name in (PLAN_FILE, PAGE_FILE)},
+    )
+
+
+def show_plan(folder: RunFolder) -> None:
+    """Prints the tables of `plan.json`, its warnings, and what it assumes."""
+    values = json.loads(storage.read_bytes(folder.path(PLAN_FILE)))
+    console = Console(width=None if os.isatty(1) else 140)
+    for table in plan_tables(values):
+        console.print(table)
+    for warning in values["warnings"]:
+        print(f"warning: {warning}")
+    print("\n".join(f"- {line}" for line in values["assumptions"]))
+
+
+def _recipe(given: StationRecipeConfig, config_class: type[S]) -> S:
+    return load_recipe(given.path, given.overrides, config_class)
+
+
+def _total(found: LinePlan) -> dict[str, float]:
+    """Of all stations."""
+    names = ("hours", "cost", "written_gb", "kept_gb")
+    return {name: sum(getattr(one, name) for one in found.stations) for name in names}
+
+
+def _values(found: LinePlan) -> dict[str, Any]:
+    """The plan as JSON types."""
+    config, training = found.config, found.training
+    return {
+        "stations": [_station(one) for one in found.stations],
+        "total": _total(found),
+        "training": {
+            "machine": config.cluster.machine,
+            "workers": found.run.workers,
+            "steps": training.steps,
+            "tokens": round(training.tokens),
+            "flops": training.flops_per_step * training.steps,
+            "parameters": training.parameters,
+            "worker_gb": training.worker_gb,
+        },
+        "scaling": [_run(found, one) for one in found.runs],
+        "reference": [
+            {**dataclasses.asdict(one), "name": NAME, "published_hours": PUBLISHED_HOURS, "ratio": one.ratio}
+            for one in references()
+        ],
+        "warnings": warnings_of(config, training),
+        "assumptions": assumptions_of(config, training),
+    }
+
+
+def _station(one: StationPlan) -> dict[str, Any]:
+    derived = {name: getattr(one, name) for name in ("machine_hours", "device_hours", "cost")}
+    return {**dataclasses.asdict(one), **derived}
+
+
+def _run(plan: LinePlan, run: ScaledRun) -> Mapping[str, Any]:
+    machines = training_machines(plan.config, plan.training, run)
+    cost = run.hours * machines.count * machines.price_per_machine_hour
+    derived = {"step_s": run.step_s, "bound": run.bound, "cost": cost, "worker_hours": run.hours * run.workers}
+    return {**dataclasses.asdict(run), **derived}

@@ -1,0 +1,159 @@
+"""The report page and the model card, written from completed runs; missing parts are named with their job."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from markupsafe import Markup
+from rich.console import Console
+
+from distilray.config.report import ReportConfig
+from distilray.errors import InputError
+from distilray.report.blocks import Section, code, join, listing, paragraph, render_page
+from distilray.report.figures import counted, time
+from distilray.report.model_card import model_card
+from distilray.report.runs import Run, Runs, complete_paths, read_runs
+from distilray.report.sections.claim import claim_lines, claim_section, claim_table, key_figures
+from distilray.report.sections.data import corpus_section, masking_section, vocabulary_section
+from distilray.report.sections.delivery import (
+    efficiency_section,
+    export_section,
+    provenance_section,
+    sizes_section,
+)
+from distilray.report.sections.scores import bias_section, fill_mask_section, glue_section, tuning_section
+from distilray.report.sections.training import distillation_section, teacher_section
+from distilray.report.sections.variants import variants, variants_section, variants_table
+from distilray.runtime import storage
+from distilray.runtime.job import Outcome
+from distilray.runtime.run_folder import RunFolder
+
+T = TypeVar("T")
+
+REPORT_FILE, CARD_FILE = "report.html", "README.md"
+
+
+@dataclass(frozen=True)
+class SectionSpec:
+    """A section of the report.
+
+    Attributes:
+        jobs: a run of one of them is enough; the first is named if there is none.
+    """
+
+    anchor: str
+    title: str
+    jobs: Sequence[str]
+    body: Callable[[Runs], Markup]
+
+
+# Comparisons of several runs, shown if these are in the report.
+COMPARISONS = (
+    SectionSpec("claim", "The claim", ("distill",), claim_section),
+    SectionSpec("variants", "Variants of the student", ("distill",), variants_section),
+)
+SECTIONS = (
+    SectionSpec("corpus", "Corpus", ("build_corpus",), corpus_section),
+    SectionSpec("vocabulary", "Vocabulary", ("encode_corpus", "train_tokenizer"), vocabulary_section),
+    SectionSpec("masking", "Masking check", ("encode_corpus",), masking_section),
+    SectionSpec("teacher", "Teacher", ("train_teacher",), teacher_section),
+    SectionSpec("distillation", "Distillation", ("distill",), distillation_section),
+    SectionSpec("fill-mask", "Fill-mask evaluation", ("evaluate_fill_mask",), fill_mask_section),
+    SectionSpec("glue", "GLUE", ("evaluate_glue",), glue_section),
+    SectionSpec("tuning", "Search of fine-tuning settings", ("search_glue",), tuning_section),
+    SectionSpec("bias", "Bias", ("evaluate_bias",), bias_section),
+    SectionSpec("export", "Export", ("export_model",), export_section),
+    SectionSpec("efficiency", "Efficiency", ("measure_efficiency",), efficiency_section),
+    SectionSpec("sizes", "Sizes", ("distill", "train_teacher", "export_model"), sizes_section),
+)
+
+
+def report_inputs(config: ReportConfig) -> Mapping[str, str]:
+    """Return the runs that `write_report` reads, by number in the recipe."""
+    return {f"run_{number}": path for number, path in enumerate(complete_paths(config))}
+
+
+def plan_report(config: ReportConfig) -> Mapping[str, object]:
+    """Validate the runs and describe the report."""
+    runs = read_runs(complete_paths(config))
+    left_out = [path for path in config.optional_paths if path not in complete_paths(config)]
+    return {
+        **{f"run {run.name}": f"{run.job}, {run.record['summary']}" for run in runs},
+        "not complete": ", ".join(left_out) or "none",
+        "missing": ", ".join(missing_jobs(runs)) or "nothing",
+    }
+
+
+def write_report(config: ReportConfig, folder: RunFolder) -> Outcome:
+    """Write `report.html` and `README.md`."""
+    runs = read_runs(complete_paths(config))
+    files = {
+        REPORT_FILE: _checked(runs, lambda: report_page(runs, config.model_name)),
+        CARD_FILE: _checked(runs, lambda: model_card(runs, config)),
+    }
+    for name, text in files.items():
+        storage.write_bytes(folder.path(name), text.encode())
+    missing = missing_jobs(runs)
+    note = f"; missing: {', '.join(missing)}" if missing else ""
+    counts = {"runs": len(runs), "missing": missing}
+    return Outcome(f"{', '.join(files)} of {len(runs)} runs{note}", counts, folder.describe_outputs(files))
+
+
+def show_report(folder: RunFolder) -> None:
+    """Print the student next to its teacher and to its variants, if the runs contain them."""
+    assert isinstance(folder.config, ReportConfig)
+    runs = read_runs(complete_paths(folder.config))
+    console = Console(width=None if os.isatty(1) else 180)
+    if lines := claim_lines(runs):
+        console.print(claim_table(lines))
+    if len(compared := variants(runs)) > 1:
+        console.print(variants_table(compared))
+
+
+def missing_jobs(runs: Runs) -> list[str]:
+    """Return the jobs whose runs would complete the report."""
+    return list(dict.fromkeys(spec.jobs[0] for spec in SECTIONS if not runs.of(*spec.jobs)))
+
+
+def report_page(runs: Runs, name: str) -> str:
+    """Return the report as one HTML page.
+
+    Raises:
+        InputError: a file of a run is missing, damaged, or of another version.
+    """
+    sections = [Section(spec.anchor, spec.title, _body(spec, runs)) for spec in (*COMPARISONS, *SECTIONS)]
+    sections += [
+        Section("missing", "What is missing", _missing(runs)),
+        Section("provenance", "Provenance", provenance_section(runs)),
+    ]
+    spent = time(sum(run.record["wall_s"] for run in runs))
+    last = max(str(run.record.get("finished", "")) for run in runs)[:10]
+    lead = paragraph(f"{counted(len(runs), 'run')}, the last of {last}; {spent} of wall time in all.")
+    return render_page(
+        f"{name}: report", join(lead, key_figures(runs)), [section for section in sections if section.body]
+    )
+
+
+def _checked(runs: Iterable[Run], make: Callable[[], T]) -> T:
+    """Return what is made from some runs; a missing key was not written by this version."""
+    try:
+        return make()
+    except KeyError as error:
+        names = ", ".join(run.uri for run in runs)
+        raise InputError(f"{names}: no {error} in its files, which this version needs; run the job again") from error
+
+
+def _body(spec: SectionSpec, runs: Runs) -> Markup:
+    own = runs.of(*spec.jobs)
+    return _checked(own, lambda: spec.body(runs)) if own else Markup("")
+
+
+def _missing(runs: Runs) -> Markup:
+    rows = [
+        join(spec.title, ": written by ", code(f"python -m jobs.{spec.jobs[0]} --recipe RECIPE"))
+        for spec in SECTIONS
+        if not runs.of(*spec.jobs)
+    ]
+    advice = "No run of this report holds these. Run the job, add its folder to run_paths, and write the report again."
+    return join(paragraph(advice), listing(rows)) if rows else Markup("")

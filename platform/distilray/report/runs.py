@@ -1,0 +1,267 @@
+"""Completed runs of a report, read from their folders."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import yaml
+
+from distilray.config.report import ReportConfig
+from distilray.errors import InputError
+from distilray.models.model_source import MODEL_FOLDER, WEIGHTS_FILE
+from distilray.runtime import storage
+from distilray.runtime.outputs import verify_file
+from distilray.runtime.run_folder import CONFIG_FILE, MANIFEST_FILE, read_manifest
+
+# Jobs whose runs a report shows, in the order of the pipeline.
+JOBS = (
+    "write_glue_text",
+    "build_corpus",
+    "train_tokenizer",
+    "encode_corpus",
+    "train_teacher",
+    "cache_teacher",
+    "distill",
+    "export_model",
+    "measure_efficiency",
+    "evaluate_fill_mask",
+    "evaluate_glue",
+    "evaluate_bias",
+    "build_follows",
+    "search_glue",
+)
+WEIGHTS = f"{MODEL_FOLDER}/{WEIGHTS_FILE}"
+SCORES_FILE, EFFICIENCY_FILE = "scores.json", "efficiency.json"
+TEACHER, STUDENT = "teacher", "student"
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A completed run of one job.
+
+    Attributes:
+        uri: its folder.
+        name: the name of the folder, with as many parents as distinguish it from the others.
+        manifest: see `runtime.run_folder`.
+    """
+
+    uri: str
+    name: str
+    manifest: Values
+
+    def __post_init__(self) -> None:
+        if self.job not in JOBS:
+            known = ", ".join(JOBS)
+            raise InputError(f"{self.uri}: a run of '{self.job}', which a report cannot show; it shows runs of {known}")
+
+    @property
+    def job(self) -> str:
+        return str(self.manifest["content"]["job"])
+
+    @property
+    def content_hash(self) -> str:
+        return str(self.manifest["content_hash"])
+
+    @property
+    def config(self) -> Values:
+        """The values that determine the result."""
+        return dict(self.manifest["content"]["config"])
+
+    @property
+    def config_hash(self) -> str:
+        """sha256 of `config`, equal to `Config.identity_hash` of its recipe."""
+        return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def counts(self) -> Values:
+        return dict(self.manifest["content"]["counts"])
+
+    @property
+    def inputs(self) -> Mapping[str, Values]:
+        """By name: `content_hash` of a run, `bytes` and `fingerprint` of anything else."""
+        return dict(self.manifest["content"]["inputs"])
+
+    @property
+    def outputs(self) -> Mapping[str, Values]:
+        return dict(self.manifest["content"]["outputs"])
+
+    @property
+    def record(self) -> Values:
+        """When, where and how long it ran."""
+        return dict(self.manifest["run"])
+
+    @property
+    def weights(self) -> Values:
+        """`bytes` and `sha256` of its model's weights; empty without a model."""
+        return self.outputs.get(WEIGHTS, {})
+
+    @cached_property
+    def recipe(self) -> Values:
+        """The whole recipe, including folders.
+
+        Raises:
+            InputError: `config.yaml` is missing or damaged.
+        """
+        try:
+            return dict(yaml.safe_load(self._read(CONFIG_FILE))["config"])
+        except (yaml.YAMLError, ValueError, LookupError, TypeError):
+            raise InputError(f"{self.uri}/{CONFIG_FILE}: not as a job writes it; run {self.job} again") from None
+
+    def reads(self, other: "Run") -> bool:
+        """Return whether the other run is an input of this one."""
+        return any(entry.get("content_hash") == other.content_hash for entry in self.inputs.values())
+
+    def has(self, name: str) -> bool:
+        """Return whether the folder contains a file."""
+        return storage.exists(storage.join(self.uri, name))
+
+    def text(self, name: str) -> str:
+        """Return the text of a file.
+
+        Raises:
+            InputError: it is missing or not UTF-8.
+        """
+        try:
+            return self._read(name).decode("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{self.uri}/{name}: not UTF-8 text; run {self.job} again") from None
+
+    def values(self, name: str) -> dict[str, Any]:
+        """Return the object in a JSON file.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        try:
+            content = json.loads(self.text(name))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{self.uri}/{name}: not JSON (line {error.lineno}); run {self.job} again") from None
+        if not isinstance(content, dict):
+            raise InputError(f"{self.uri}/{name}: not a JSON object; run {self.job} again")
+        return content
+
+    def scores(self) -> dict[str, Any]:
+        return self.values(SCORES_FILE)
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """Return the objects of a JSON Lines file; none without the file.
+
+        Raises:
+            InputError: a line is damaged.
+        """
+        rows = []
+        for number, line in enumerate(self.text(name).splitlines() if self.has(name) else (), 1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                row = None
+            if not isinstance(row, dict):
+                raise InputError(f"{self.uri}/{name}: line {number} is not a JSON object; run {self.job} again")
+            rows.append(row)
+        return rows
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        """Return the rows of a CSV file with a header; none without the file."""
+        return list(csv.DictReader(io.StringIO(self.text(name)))) if self.has(name) else []
+
+    def _read(self, name: str) -> bytes:
+        if not self.has(name):
+            raise InputError(f"{self.uri}: no {name}, which its run has written; run {self.job} again")
+        uri = storage.join(self.uri, name)
+        verify_file(uri)
+        return storage.read_bytes(uri)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of a report, in the order of the pipeline."""
+
+    runs: Sequence[Run]
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self.runs)
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def of(self, *jobs: str) -> list[Run]:
+        return [run for run in self.runs if run.job in jobs]
+
+    @property
+    def subject(self) -> Run | None:
+        """The run whose model the report is about: the first of `distill`, or else of `train_teacher`."""
+        return next(iter([*self.of("distill"), *self.of("train_teacher")]), None)
+
+    def with_hash(self, content_hash: str | None) -> Run | None:
+        return next((run for run in self.runs if run.content_hash == content_hash), None)
+
+    def input_of(self, run: Run, name: str) -> Run | None:
+        """Return the run among these that another run has read under a name."""
+        return self.with_hash(run.inputs.get(name, {}).get("content_hash"))
+
+    def about_subject(self, run: Run, name: str) -> bool:
+        """Return whether an input of a run is the model that the report is about."""
+        subject, entry = self.subject, run.inputs.get(name, {})
+        if subject is None:
+            return False
+        return subject.content_hash == entry.get("content_hash") or (
+            "fingerprint" in entry and subject.weights.get("sha256") == entry["fingerprint"]
+        )
+
+    def fill_mask_scores(self) -> list[tuple[Run, str, Values]]:
+        """Return the fill-mask runs that scored the subject, with its name in them and their scores."""
+        named = [
+            (run, next((name for name in (STUDENT, TEACHER) if self.about_subject(run, name)), None))
+            for run in self.of("evaluate_fill_mask")
+        ]
+        return [(run, name, run.scores()) for run, name in named if name is not None]
+
+    def glue_scores(self) -> list[tuple[Run, Values]]:
+        """Return the GLUE runs that fine-tuned exactly the subject's weights, with their scores."""
+        sha256 = self.subject.weights.get("sha256") if self.subject else None
+        scored = [(run, run.scores()) for run in self.of("evaluate_glue")]
+        return [(run, scores) for run, scores in scored if sha256 and scores["model_hash"] == sha256]
+
+    def bias_scores(self) -> list[tuple[Run, str, Values]]:
+        """Return the bias runs that scored the subject, with its name in them and their scores."""
+        return [
+            (run, name, run.scores())
+            for run in self.of("evaluate_bias")
+            for name in [n for n in run.config.get("models", []) if self.about_subject(run, f"models.{n}")][:1]
+        ]
+
+
+def complete_paths(config: ReportConfig) -> list[str]:
+    """Return all of `run_paths`, and those of `optional_paths` whose runs are complete."""
+    optional = [path for path in config.optional_paths if storage.exists(storage.join(path, MANIFEST_FILE))]
+    return [*config.run_paths, *optional]
+
+
+def read_runs(paths: Sequence[str]) -> Runs:
+    """Read the runs in some folders.
+
+    Raises:
+        InputError: one is missing, incomplete, duplicate, or of a job that a report cannot show.
+    """
+    names = _unique_names(paths)
+    runs = [Run(path, name, read_manifest(path)) for path, name in zip(paths, names, strict=True)]
+    return Runs(sorted(runs, key=lambda run: JOBS.index(run.job)))
+
+
+def _unique_names(paths: Sequence[str]) -> list[str]:
+    parts = [path.rstrip("/").split("/") for path in paths]
+    for number, path in enumerate(paths):
+        if parts[number] in parts[:number]:
+            raise InputError(f"{path}: given twice; leave one out")
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(paths)

@@ -1,0 +1,1 @@
+"""Sections of the report, each made from the runs of some jobs."""
