@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from distilray.config.base import Config, Count, Fraction, InputFile, RayJobConfig
+from distilray.config.base import Config, Count, Fraction, InputFile, InputName, RayJobConfig
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
@@ -22,6 +22,7 @@ _DEFAULT_BAD_FRACTION = 0.01
 Path = Annotated[
     InputFile, Field(description="a file, a folder (read with all below it) or a pattern with *; or a URI")
 ]
+SourcePath = Annotated[Path, InputName("source_#")]
 
 _ARGUMENT = re.compile(r"\{[^{}|=]+(?:\|[^{}|=]+)*\}")  # of a template, or alternatives
 _WORDS = ("nothing", "drop sentence")
@@ -49,8 +50,8 @@ class WikipediaSource(Config):
     """Dumps of a wiki: `*-pages-articles*.xml`, plain or .bz2, whole or in numbered parts."""
 
     kind: Literal["wikipedia"] = "wikipedia"
-    path: Path = Field(description="the dump; `sample:wikipedia` is the small real dump of the `sample` extra")
-    index_path: InputFile | None = Field(
+    path: SourcePath = Field(description="the dump; `sample:wikipedia` is the small real dump of the `sample` extra")
+    index_path: Annotated[InputFile, InputName(None)] | None = Field(
         default=None,
         description="index of a multistream dump; found by itself when it lies beside the dump under its usual name",
     )
@@ -76,7 +77,7 @@ class BooksSource(Config):
     """Books as plain text, one in a file: .txt, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["books"]
-    path: Path
+    path: SourcePath
     name: SourceName = "books"
     licence: str = "unknown"
     language: SourceLanguage = None
@@ -86,7 +87,7 @@ class ParquetSource(Config):
     """Documents in the rows of Parquet files."""
 
     kind: Literal["parquet"]
-    path: Path
+    path: SourcePath
     name: SourceName
     licence: str = "unknown"
     language: SourceLanguage = None
@@ -102,7 +103,7 @@ class JsonLinesSource(Config):
     """Documents in the lines of JSON files: .jsonl, .json, .ndjson, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["jsonl"]
-    path: Path
+    path: SourcePath
     name: SourceName
     licence: str = "unknown"
     language: SourceLanguage = None
@@ -118,7 +119,7 @@ class CsvSource(Config):
     """Documents in the rows of .csv and .tsv files with a header, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["csv", "tsv"]
-    path: Path
+    path: SourcePath
     name: SourceName
     licence: str = "unknown"
     language: SourceLanguage = None
@@ -141,7 +142,7 @@ class TextSource(Config):
     """Documents in plain text files: .txt, .text, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["text"]
-    path: Path
+    path: SourcePath
     name: SourceName
     licence: str = "unknown"
     language: SourceLanguage = None
@@ -199,7 +200,7 @@ class DuplicatesConfig(Config):
 class DecontaminationConfig(Config):
     """Text that is dropped because an evaluation set holds it."""
 
-    paths: Annotated[list[Path], Field(min_length=1)] = Field(
+    paths: Annotated[list[Annotated[Path, InputName("evaluation_#")]], Field(min_length=1)] = Field(
         description="evaluation files (.tsv, .csv, .jsonl, .txt, .parquet), or folders with a subfolder for each set"
     )
     ngram_words: Annotated[int, Field(ge=3, le=100)] = 13

@@ -61,6 +61,11 @@ def read_manifest(folder: str) -> dict[str, Any]:
     return manifest
 
 
+def is_complete(folder: str) -> bool:
+    """Return whether a folder has the manifest of a complete run."""
+    return storage.exists(storage.join(folder, MANIFEST_FILE))
+
+
 def is_manifest(value: Any) -> bool:
     """Whether a value is what `RunFolder.finish` writes."""
     if not isinstance(value, dict) or value.get("schema") != MANIFEST_SCHEMA or "content_hash" not in value:

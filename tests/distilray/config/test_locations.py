@@ -76,7 +76,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=lambda config: type(config).__name__,
 )
 def test_a_tilde_is_the_home_folder_everywhere(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = [value for _, value, _ in locations(config) if value.endswith("/x")]
+    written = [each.value for each in locations(config) if each.value.endswith("/x")]
     assert written
     assert not [value for value in written if not value.startswith("/")]
 

@@ -69,11 +69,6 @@ SECTIONS = (
 )
 
 
-def report_inputs(config: ReportConfig) -> Mapping[str, str]:
-    """What `write_report` reads, by number in the recipe."""
-    return {f"run_{number}": path for number, path in enumerate(complete_paths(config))}
-
-
 def plan_report(config: ReportConfig) -> Mapping[str, object]:
     """Validates the runs and says what the report would hold."""
     runs = read_runs(complete_paths(config))
