@@ -9,6 +9,8 @@ The stages of the pipeline are functions of this package; each writes a run fold
     student.model_dir, student.scores
 """
 
+from __future__ import annotations
+
 import functools
 import importlib
 from collections.abc import Callable
@@ -21,7 +23,7 @@ __version__ = "0.1.0"
 _SHORT_NAMES = {"encode": "encode_corpus"}
 
 
-def __getattr__(name: str) -> "Callable[..., Run]":
+def __getattr__(name: str) -> Callable[..., Run]:
     """Return the function of a stage, which takes the keys of its recipe as keyword arguments."""
     if name.startswith("_"):  # importing asks for many such names
         raise AttributeError(name)
