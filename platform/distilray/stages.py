@@ -22,6 +22,7 @@ from distilray.config.sample import resolve
 from distilray.runtime import storage
 from distilray.runtime.job import Job, run_command
 from distilray.runtime.reporting.metrics import read_metrics
+from distilray.runtime.run_folder import read_manifest
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,8 @@ def load(path: str) -> Any:
 
 
 def _pinned(each: Located) -> str:
+    if each.location.job is not None:
+        read_manifest(each.value, each.location.job)
     pin = _PIN.get(each.location.kind)
     return str(load(pin)(each.value)) if pin and each.is_input else each.value
 

@@ -7,7 +7,6 @@ import yaml
 
 from distilray.config.distillation import DistillConfig
 from distilray.distillation.inputs import open_cache
-from distilray.distillation.teacher_cache import pipeline
 from distilray.errors import InputError
 from distilray.runtime.reporting.metrics import read_metrics
 from distilray.runtime.run_folder import RunFolder
@@ -63,7 +62,7 @@ def tokens_of(work):
 def begun(work, tmp_path):
     """A run that was cut off after two tasks."""
     config = cache_config(tmp_path / "run", str(work / "shards"), str(work / "teacher"))
-    folder = RunFolder("cache_teacher", config, pipeline.cache_inputs(config))
+    folder = RunFolder("cache_teacher", config, STAGES["cache_teacher"].job().inputs(config))
     folder.begin()
     with pytest.raises(KeyboardInterrupt):
         cache_in_process(config, folder, limit=2)
