@@ -10,27 +10,10 @@ Writes: `run_dir/documents/*.parquet` (schema `documents/1`), `corpus_report.jso
 """
 
 import sys
-from collections.abc import Sequence
 
-from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.inputs import input_uris
-from distilray.corpus.pipeline import build_corpus, plan_corpus
-from distilray.runtime.job import Job
+from distilray.stages import command
 
-JOB = Job(
-    name="build_corpus",
-    config_class=BuildCorpusConfig,
-    inputs=input_uris,
-    plan=plan_corpus,
-    run=build_corpus,
-    about=__doc__,
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job; returns its exit code."""
-    return JOB.main(argv)
-
+main = command("build_corpus", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

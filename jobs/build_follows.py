@@ -9,26 +9,10 @@ Writes: glue/Follows/{train,dev,test}.tsv and manifest.json in run_dir; glue/ is
 """
 
 import sys
-from collections.abc import Sequence
 
-from distilray.config.evaluation import BuildFollowsConfig
-from distilray.evaluation.follows import build_follows, follows_inputs, plan_follows
-from distilray.runtime.job import Job
+from distilray.stages import command
 
-JOB = Job(
-    name="build_follows",
-    config_class=BuildFollowsConfig,
-    inputs=follows_inputs,
-    plan=plan_follows,
-    run=build_follows,
-    about=__doc__,
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job; returns its exit code."""
-    return JOB.main(argv)
-
+main = command("build_follows", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

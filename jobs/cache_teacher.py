@@ -9,28 +9,10 @@ Writes: teacher/*.arrow (schema TEACHER_TARGETS), one file for each shard, and m
 """
 
 import sys
-from collections.abc import Sequence
 
-from distilray.config.distillation import CacheTeacherConfig
-from distilray.distillation.teacher_cache.pipeline import cache_inputs, cache_teacher, plan_cache
-from distilray.models.model_source import pinned
-from distilray.runtime.job import Job
+from distilray.stages import command
 
-JOB = Job(
-    name="cache_teacher",
-    config_class=CacheTeacherConfig,
-    prepare=lambda config: config.model_copy(update={"teacher_dir": pinned(config.teacher_dir)}),
-    inputs=cache_inputs,
-    plan=plan_cache,
-    run=cache_teacher,
-    about=__doc__,
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job; returns its exit code."""
-    return JOB.main(argv)
-
+main = command("cache_teacher", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

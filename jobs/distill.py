@@ -10,29 +10,10 @@ Writes: model/ (transformers layout), initialisation.json, metrics.jsonl, checkp
 """
 
 import sys
-from collections.abc import Sequence
 
-from distilray.config.distillation import DistillConfig
-from distilray.distillation.planning.plan import plan_distillation
-from distilray.distillation.trainer import distill, distill_inputs
-from distilray.models.model_source import pinned
-from distilray.runtime.job import Job
+from distilray.stages import command
 
-JOB = Job(
-    name="distill",
-    config_class=DistillConfig,
-    prepare=lambda config: config.model_copy(update={"teacher_dir": pinned(config.teacher_dir)}),
-    inputs=distill_inputs,
-    plan=plan_distillation,
-    run=distill,
-    about=__doc__,
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job; returns its exit code."""
-    return JOB.main(argv)
-
+main = command("distill", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

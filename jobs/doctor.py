@@ -12,32 +12,21 @@ Writes: a probe file in run_dir, or in --storage, removed again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 try:
-    from distilray.errors import InputError
+    import distilray  # noqa: F401
 except ModuleNotFoundError:
     raise SystemExit("fail  PYTHONPATH      no package distilray  -> export PYTHONPATH=platform") from None
 from distilray.operations.doctor.command import diagnose, leave
 from distilray.runtime.command_line import exit_code
-from jobs import find_job, job_names
 from serve.local.haproxy import find_orphans
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the checks and return the exit code: 0 nothing fails, 1 something does, 2 bad arguments."""
     codes: list[int] = []
-    fault = exit_code("doctor", lambda: codes.append(diagnose(argv, load_config, find_orphans)))
+    fault = exit_code("doctor", lambda: codes.append(diagnose(argv, find_orphans)))
     return fault or codes[0]
-
-
-def load_config(job: str, recipe: str, overrides: Sequence[str]) -> Any:
-    from distilray.config.recipe import load_recipe  # packages may be missing
-
-    if (found := find_job(job)) is None:
-        names = [name for name in job_names() if find_job(name) is not None]
-        raise InputError(f"--job {job}: no job with a run folder; there are {', '.join(names)}")
-    return load_recipe(recipe, overrides, found.config_class)
 
 
 if __name__ == "__main__":

@@ -9,28 +9,10 @@ Writes: shards/{train,heldout}-<first key>.arrow (schema EXAMPLES) and manifest.
 """
 
 import sys
-from collections.abc import Sequence
 
-from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.models.model_source import local_tokenizer
-from distilray.pretraining_data.pipeline import encode_corpus, encoding_inputs, plan_shards
-from distilray.runtime.job import Job
+from distilray.stages import command
 
-JOB = Job(
-    name="encode_corpus",
-    config_class=EncodeCorpusConfig,
-    prepare=lambda config: config.model_copy(update={"tokenizer_dir": local_tokenizer(config.tokenizer_dir)}),
-    inputs=encoding_inputs,
-    plan=plan_shards,
-    run=encode_corpus,
-    about=__doc__,
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job; returns its exit code."""
-    return JOB.main(argv)
-
+main = command("encode_corpus", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

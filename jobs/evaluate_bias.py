@@ -9,28 +9,10 @@ Writes: scores.json, crows_pairs.jsonl and stereoset.jsonl (what each row came t
 """
 
 import sys
-from collections.abc import Sequence
 
-from distilray.config.bias import EvaluateBiasConfig
-from distilray.evaluation.bias.scores import bias_inputs, evaluate_bias, plan_bias, prepare_bias, show_bias
-from distilray.runtime.job import Job
+from distilray.stages import command
 
-JOB = Job(
-    name="evaluate_bias",
-    config_class=EvaluateBiasConfig,
-    prepare=prepare_bias,
-    inputs=bias_inputs,
-    plan=plan_bias,
-    run=evaluate_bias,
-    about=__doc__,
-    show=show_bias,
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job; returns its exit code."""
-    return JOB.main(argv)
-
+main = command("evaluate_bias", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

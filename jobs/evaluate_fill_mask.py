@@ -9,30 +9,10 @@ Writes: scores.json, manifest.json and, for files, answers/ and quarantine.jsonl
 """
 
 import sys
-from collections.abc import Sequence
 
-from distilray.config.evaluation import EvaluateFillMaskConfig
-from distilray.evaluation.fill_mask import show_scores
-from distilray.evaluation.fill_mask.evaluation import evaluate_fill_mask, plan_fill_mask
-from distilray.evaluation.fill_mask.inputs import fill_mask_inputs, prepare_fill_mask
-from distilray.runtime.job import Job
+from distilray.stages import command
 
-JOB = Job(
-    name="evaluate_fill_mask",
-    config_class=EvaluateFillMaskConfig,
-    prepare=prepare_fill_mask,
-    inputs=fill_mask_inputs,
-    plan=plan_fill_mask,
-    run=evaluate_fill_mask,
-    about=__doc__,
-    show=show_scores,
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job; returns its exit code."""
-    return JOB.main(argv)
-
+main = command("evaluate_fill_mask", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

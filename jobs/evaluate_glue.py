@@ -10,36 +10,10 @@ Writes: scores.json, models/TASK (the best seed), submission.zip if asked for, m
 """
 
 import sys
-from collections.abc import Sequence
 
-from distilray.config.glue import EvaluateGlueConfig
-from distilray.evaluation.glue_scores import (
-    check_submission,
-    evaluate_glue,
-    evaluate_glue_inputs,
-    plan_glue,
-    show_glue_scores,
-)
-from distilray.models.model_source import pinned
-from distilray.runtime.job import Job
+from distilray.stages import command
 
-JOB = Job(
-    name="evaluate_glue",
-    config_class=EvaluateGlueConfig,
-    prepare=lambda config: config.model_copy(update={"model_dir": pinned(config.model_dir)}),
-    inputs=evaluate_glue_inputs,
-    plan=plan_glue,
-    run=evaluate_glue,
-    about=__doc__,
-    show=show_glue_scores,
-    validate=check_submission,
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job, or checks a submission; returns the exit code."""
-    return JOB.main(argv)
-
+main = command("evaluate_glue", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

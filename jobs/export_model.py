@@ -11,30 +11,10 @@ Writes: a folder for each of `variants` (onnx/, onnx-standard/, onnx-int8/, bf16
 """
 
 import sys
-from collections.abc import Sequence
 
-from distilray.config.export.variants import ExportModelConfig
-from distilray.evaluation.export.table import show_export
-from distilray.evaluation.export.variants import export_inputs, export_model, plan_export
-from distilray.models.model_source import pinned
-from distilray.runtime.job import Job
+from distilray.stages import command
 
-JOB = Job(
-    name="export_model",
-    config_class=ExportModelConfig,
-    prepare=lambda config: config.model_copy(update={"model_dir": pinned(config.model_dir)}),
-    inputs=export_inputs,
-    plan=plan_export,
-    run=export_model,
-    about=__doc__,
-    show=show_export,
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job; returns its exit code."""
-    return JOB.main(argv)
-
+main = command("export_model", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

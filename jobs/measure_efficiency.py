@@ -9,27 +9,10 @@ Writes: efficiency.json and manifest.json in run_dir; prints the table.
 """
 
 import sys
-from collections.abc import Sequence
 
-from distilray.config.export.efficiency import MeasureEfficiencyConfig
-from distilray.evaluation.efficiency import efficiency_inputs, measure_efficiency, plan_efficiency, show_efficiency
-from distilray.runtime.job import Job
+from distilray.stages import command
 
-JOB = Job(
-    name="measure_efficiency",
-    config_class=MeasureEfficiencyConfig,
-    inputs=efficiency_inputs,
-    plan=plan_efficiency,
-    run=measure_efficiency,
-    about=__doc__,
-    show=show_efficiency,
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job; returns its exit code."""
-    return JOB.main(argv)
-
+main = command("measure_efficiency", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

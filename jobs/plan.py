@@ -9,27 +9,10 @@ Writes: plan.json, plan.html and manifest.json in run_dir, again when the recipe
 """
 
 import sys
-from collections.abc import Sequence
 
-from distilray.config.operations.capacity import PlanConfig
-from distilray.operations.plan.planning import plan_inputs, plan_line, show_plan, write_plan
-from distilray.report.view import ViewJob
+from distilray.stages import command
 
-JOB = ViewJob(
-    name="plan",
-    config_class=PlanConfig,
-    inputs=plan_inputs,
-    plan=plan_line,
-    run=write_plan,
-    about=__doc__,
-    show=show_plan,
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job; returns its exit code."""
-    return JOB.main(argv)
-
+main = command("plan", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -18,7 +18,7 @@ from distilray.config.distillation import DistillConfig
 from distilray.distillation.ablation import VARIANTS, ablation_table, last_scores, variants
 from distilray.runtime.command_line import CommandParser, exit_code
 from distilray.runtime.session import ray_session
-from jobs import distill
+from distilray.stages import STAGES
 
 CONFIG = DistillConfig
 RECIPES = str(Path(__file__).parent / "recipes" / "run_ablation" / "{}.yaml")
@@ -35,8 +35,9 @@ def run_set(argv: Sequence[str] | None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to every recipe but its run_dir")
     given = parser.parse_intermixed_args(argv)
     names = variants(given.only)
+    job = STAGES["distill"].job()
     with ray_session(RayConfig()):
-        runs = {name: distill.JOB.execute(RECIPES.format(name), given.overrides).uri for name in names}
+        runs = {name: job.execute(RECIPES.format(name), given.overrides).uri for name in names}
     Console(width=None if os.isatty(1) else 110).print(ablation_table({n: last_scores(r) for n, r in runs.items()}))
 
 

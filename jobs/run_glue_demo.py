@@ -14,10 +14,9 @@ from distilray.config.base import RayConfig
 from distilray.runtime.command_line import CommandParser, exit_code
 from distilray.runtime.job import overrides_by_job
 from distilray.runtime.session import ray_session
-from jobs import build_corpus, build_follows, search_glue
+from distilray.stages import STAGES
 from tuning.search import show_search
 
-STAGES = (build_corpus.JOB, build_follows.JOB, search_glue.JOB)
 RECIPES = {"build_corpus": "quickstart", "build_follows": "demo", "search_glue": "demo"}
 OWN_CORPUS = "build_corpus.run_dir=runs/glue-demo/corpus"  # of the quickstart's recipe; that of the quickstart stays
 
@@ -31,11 +30,11 @@ def run_demo(argv: Sequence[str] | None) -> None:
     """One stage after the other in one Ray session, then the trials and the scores of the winner."""
     parser = CommandParser(prog="python -m jobs.run_glue_demo", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="JOB.a.b=value", help="changes to the recipe of a job")
-    changes = overrides_by_job([job.name for job in STAGES], [OWN_CORPUS, *parser.parse_args(argv).overrides])
+    changes = overrides_by_job(list(RECIPES), [OWN_CORPUS, *parser.parse_args(argv).overrides])
     with ray_session(RayConfig()):
-        for job in STAGES:
-            recipe = Path(__file__).parent / "recipes" / job.name / f"{RECIPES[job.name]}.yaml"
-            folder = job.execute(str(recipe), changes[job.name])
+        for name, file in RECIPES.items():
+            recipe = Path(__file__).parent / "recipes" / name / f"{file}.yaml"
+            folder = STAGES[name].job().execute(str(recipe), changes[name])
     show_search(folder)
 
 

@@ -15,10 +15,10 @@ from distilray.evaluation.fill_mask import show_scores
 from distilray.runtime.command_line import CommandParser, exit_code
 from distilray.runtime.job import overrides_by_job
 from distilray.runtime.session import ray_session
-from jobs import build_corpus, distill, encode_corpus, evaluate_fill_mask, train_teacher, write_report
+from distilray.stages import STAGES
 from serve.local.trial import try_service
 
-STAGES = (build_corpus.JOB, encode_corpus.JOB, train_teacher.JOB, distill.JOB, evaluate_fill_mask.JOB, write_report.JOB)
+NAMES = ("build_corpus", "encode_corpus", "train_teacher", "distill", "evaluate_fill_mask", "write_report")
 RECIPES = str(Path(__file__).parent / "recipes" / "{}" / "quickstart.yaml")
 
 
@@ -31,9 +31,9 @@ def run_line(argv: Sequence[str] | None) -> None:
     """One stage after the other in one Ray session, then the table and the answers."""
     parser = CommandParser(prog="python -m jobs.run_quickstart", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="JOB.a.b=value", help="changes to the recipe of a job")
-    changes = overrides_by_job([job.name for job in STAGES], parser.parse_args(argv).overrides)
+    changes = overrides_by_job(NAMES, parser.parse_args(argv).overrides)
     with ray_session(RayConfig()):
-        folders = {job.name: job.execute(RECIPES.format(job.name), changes[job.name]) for job in STAGES}
+        folders = {name: STAGES[name].job().execute(RECIPES.format(name), changes[name]) for name in NAMES}
         answers = try_service(folders["distill"].path("model"))
     show_scores(folders["evaluate_fill_mask"])
     print("\n".join(answers), flush=True)

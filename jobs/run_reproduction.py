@@ -8,7 +8,6 @@ Writes: a run folder for each stage in runs/reproduction/; what is finished is s
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 from distilray.config.base import RayConfig
@@ -16,6 +15,7 @@ from distilray.evaluation.reproduction import SCALES, chosen, command_parser, st
 from distilray.runtime.command_line import exit_code
 from distilray.runtime.job import overrides_by_job
 from distilray.runtime.session import ray_session
+from distilray.stages import STAGES
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -32,7 +32,7 @@ def run_stages(argv: Sequence[str] | None) -> None:
     wanted = chosen(stages, given.only, given.skip)
     with ray_session(RayConfig()):
         for stage in wanted:
-            job = import_module(f"jobs.{stage.job}").JOB
+            job = STAGES[stage.job].job()
             recipe = stage.recipe or str(RECIPES / scale.recipes / f"{stage.job}.yaml")
             folder = job.execute(recipe, [*stage.overrides(given.glue), *changes[stage.name]])
     if job.show is not None:

@@ -10,31 +10,10 @@ Writes: trials.csv, search.svg, best.yaml (a recipe of jobs.evaluate_glue), scor
 """
 
 import sys
-from collections.abc import Sequence
 
-from distilray.config.glue import SearchGlueConfig
-from distilray.evaluation.glue_scores import glue_inputs
-from distilray.models.model_source import pinned
-from distilray.runtime.job import Job
-from tuning.plan import plan_search
-from tuning.search import search_glue, show_search
+from distilray.stages import command
 
-JOB = Job(
-    name="search_glue",
-    config_class=SearchGlueConfig,
-    prepare=lambda config: config.model_copy(update={"model_dir": pinned(config.model_dir)}),
-    inputs=glue_inputs,
-    plan=plan_search,
-    run=search_glue,
-    about=__doc__,
-    show=show_search,
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job; returns its exit code."""
-    return JOB.main(argv)
-
+main = command("search_glue", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

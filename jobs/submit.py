@@ -14,7 +14,8 @@ from pathlib import Path
 from distilray.config.base import JobConfig
 from distilray.errors import InputError
 from distilray.operations.submission.command import run
-from jobs import find_job, job_names
+from distilray.stages import STAGES
+from jobs import job_names
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
@@ -33,12 +34,10 @@ def config_class_of(name: str) -> type[JobConfig]:
     """The config of a job that a cluster can run."""
     if name not in job_names():
         raise InputError(f"{name}: no such job; there are {', '.join(job_names())}")
-    job = None if name in ELSEWHERE else find_job(name)
-    if job is None:
+    if name in ELSEWHERE or name not in STAGES:
         fix = ELSEWHERE.get(name, f"it is made for this machine: python -m jobs.{name}")
         raise InputError(f"{name} cannot be submitted: {fix}")
-    config_class: type[JobConfig] = job.config_class
-    return config_class
+    return STAGES[name].config_class
 
 
 if __name__ == "__main__":

@@ -9,29 +9,10 @@ Writes: model/ (transformers layout), metrics.jsonl, checkpoints/ and manifest.j
 """
 
 import sys
-from collections.abc import Sequence
 
-from distilray.config.distillation import TrainTeacherConfig
-from distilray.distillation.planning.plan import plan_teacher
-from distilray.distillation.trainer import teacher_inputs, train_teacher
-from distilray.models.model_source import pinned
-from distilray.runtime.job import Job
+from distilray.stages import command
 
-JOB = Job(
-    name="train_teacher",
-    config_class=TrainTeacherConfig,
-    prepare=lambda config: config.model_copy(update={"encoder_dir": pinned(config.encoder_dir)}),
-    inputs=teacher_inputs,
-    plan=plan_teacher,
-    run=train_teacher,
-    about=__doc__,
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job; returns its exit code."""
-    return JOB.main(argv)
-
+main = command("train_teacher", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

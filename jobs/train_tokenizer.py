@@ -9,28 +9,10 @@ Writes: tokenizer.json, tokenizer_config.json, vocab.txt and manifest.json in ru
 """
 
 import sys
-from collections.abc import Sequence
 
-from distilray.config.pretraining_data import TrainTokenizerConfig
-from distilray.models.model_source import local_tokenizer
-from distilray.pretraining_data.tokenizer_training import plan_tokenizer, tokenizer_inputs, train_tokenizer
-from distilray.runtime.job import Job
+from distilray.stages import command
 
-JOB = Job(
-    name="train_tokenizer",
-    config_class=TrainTokenizerConfig,
-    prepare=lambda config: config.model_copy(update={"teacher_dir": local_tokenizer(config.teacher_dir or "") or None}),
-    inputs=tokenizer_inputs,
-    plan=plan_tokenizer,
-    run=train_tokenizer,
-    about=__doc__,
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job; returns its exit code."""
-    return JOB.main(argv)
-
+main = command("train_tokenizer", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

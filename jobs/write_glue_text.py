@@ -9,26 +9,10 @@ Writes: text/TASK.txt (a text in a line, a blank line between documents) and man
 """
 
 import sys
-from collections.abc import Sequence
 
-from distilray.config.evaluation import WriteGlueTextConfig
-from distilray.evaluation.glue_text import glue_text_inputs, plan_glue_text, write_glue_text
-from distilray.runtime.job import Job
+from distilray.stages import command
 
-JOB = Job(
-    name="write_glue_text",
-    config_class=WriteGlueTextConfig,
-    inputs=glue_text_inputs,
-    plan=plan_glue_text,
-    run=write_glue_text,
-    about=__doc__,
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job; returns its exit code."""
-    return JOB.main(argv)
-
+main = command("write_glue_text", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,27 +12,10 @@ Writes: report.html (needs no network and no script), README.md (the model card)
 """
 
 import sys
-from collections.abc import Sequence
 
-from distilray.config.report import ReportConfig
-from distilray.report.page import plan_report, report_inputs, show_report, write_report
-from distilray.report.view import ViewJob
+from distilray.stages import command
 
-JOB = ViewJob(
-    name="write_report",
-    config_class=ReportConfig,
-    inputs=report_inputs,
-    plan=plan_report,
-    run=write_report,
-    about=__doc__,
-    show=show_report,
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job; returns its exit code."""
-    return JOB.main(argv)
-
+main = command("write_report", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,3 +1,33 @@
-"""distilray: distil a BERT teacher into a student with half its layers, and serve it, on Ray."""
+"""distilray: distil a BERT teacher into a student with half its layers, and serve it, on Ray.
+
+The stages of the pipeline are functions of this package; each writes a run folder, or finds it complete:
+
+    import distilray as dr
+
+    shards = dr.encode(corpus=dr.build_corpus(sources=[...], run_dir="corpus"), tokenizer="hub:...", run_dir="shards")
+    student = dr.distill(teacher="hub:google-bert/bert-base-uncased", shards=shards, run_dir="student")
+    student.model_dir, student.scores
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distilray.stages import Run
 
 __version__ = "0.1.0"
+_SHORT_NAMES = {"encode": "encode_corpus"}
+
+
+def __getattr__(name: str) -> Callable[..., Run]:
+    """Return the function of a stage, which takes the keys of its recipe as keyword arguments."""
+    if name.startswith("_"):  # importing asks for many such names
+        raise AttributeError(name)
+    stages = importlib.import_module("distilray.stages")
+    if (stage := _SHORT_NAMES.get(name, name)) not in stages.STAGES:
+        raise AttributeError(f"module 'distilray' has no attribute '{name}'; its stages are {', '.join(stages.STAGES)}")
+    return functools.partial(stages.run_stage, stage)

@@ -3,13 +3,13 @@
 import errno
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from distilray.distillation import trainer
 from distilray.evaluation import fine_tune
-from distilray.runtime.job import Job
 from jobs import (
     build_corpus,
     cache_teacher,
@@ -91,27 +91,28 @@ def full_disk() -> Any:
     return task
 
 
-def error_line(capfd: pytest.CaptureFixture[str], job: Job[Any], work: Path, run: Path) -> str:
+def error_line(capfd: pytest.CaptureFixture[str], job: ModuleType, work: Path, run: Path) -> str:
     """The one line on stderr, beside progress, of a stage that exits with code 2."""
-    assert job.main(["--recipe", recipe(work, run, job.name)]) == 2
+    name = job.__name__.removeprefix("jobs.")
+    assert job.main(["--recipe", recipe(work, run, name)]) == 2
     told = capfd.readouterr().err
     assert "Traceback" not in told
-    (line,) = [line for line in told.splitlines() if line.startswith(f"{job.name}: ") and not PROGRESS.search(line)]
+    (line,) = [line for line in told.splitlines() if line.startswith(f"{name}: ") and not PROGRESS.search(line)]
     return line
 
 
 @pytest.mark.parametrize(
     ("job", "file"),
     [
-        (build_corpus.JOB, "work/parts/000000.parquet"),
-        (build_corpus.JOB, "documents/documents-00000-000.parquet"),
-        (encode_corpus.JOB, "work/train/000000.drafts"),
-        (cache_teacher.JOB, "ledger/files/000000.json"),
-        (evaluate_fill_mask.JOB, "answers/000000000.parquet"),
+        (build_corpus, "work/parts/000000.parquet"),
+        (build_corpus, "documents/documents-00000-000.parquet"),
+        (encode_corpus, "work/train/000000.drafts"),
+        (cache_teacher, "ledger/files/000000.json"),
+        (evaluate_fill_mask, "answers/000000000.parquet"),
     ],
 )
 def test_a_file_that_a_task_cannot_write_is_one_line(
-    work: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], local_ray: None, job: Job[Any], file: str
+    work: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], local_ray: None, job: ModuleType, file: str
 ) -> None:
     (tmp_path / "run" / file).mkdir(parents=True)  # where a file is to be, no file can be written
     assert f"{tmp_path}/run/{file}: cannot be written" in error_line(capfd, job, work, tmp_path / "run")
@@ -120,9 +121,9 @@ def test_a_file_that_a_task_cannot_write_is_one_line(
 @pytest.mark.parametrize(
     ("job", "module", "name"),
     [
-        (train_teacher.JOB, trainer, "train_loop"),
-        (evaluate_glue.JOB, fine_tune, "train_loop"),
-        (search_glue.JOB, search, "run_experiment"),
+        (train_teacher, trainer, "train_loop"),
+        (evaluate_glue, fine_tune, "train_loop"),
+        (search_glue, search, "run_experiment"),
     ],
 )
 def test_a_full_disk_of_a_training_worker_is_one_line(
@@ -131,7 +132,7 @@ def test_a_full_disk_of_a_training_worker_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     local_ray: None,
-    job: Job[Any],
+    job: ModuleType,
     module: Any,
     name: str,
 ) -> None:

@@ -7,10 +7,10 @@ import yaml
 
 from distilray.config.distillation import DistillConfig
 from distilray.distillation.inputs import open_cache
-from distilray.distillation.teacher_cache import pipeline
 from distilray.errors import InputError
 from distilray.runtime.reporting.metrics import read_metrics
 from distilray.runtime.run_folder import RunFolder
+from distilray.stages import STAGES
 from jobs import cache_teacher, distill
 from tests.distilray.distillation.teacher_cache.tiny_cache import cache_config, cache_in_process, write_cache
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
@@ -62,7 +62,7 @@ def tokens_of(work):
 def begun(work, tmp_path):
     """A run that was cut off after two tasks."""
     config = cache_config(tmp_path / "run", str(work / "shards"), str(work / "teacher"))
-    folder = RunFolder("cache_teacher", config, pipeline.cache_inputs(config))
+    folder = RunFolder("cache_teacher", config, STAGES["cache_teacher"].job().inputs(config))
     folder.begin()
     with pytest.raises(KeyboardInterrupt):
         cache_in_process(config, folder, limit=2)
@@ -230,9 +230,10 @@ def test_a_run_verifies_every_file_of_its_cache(work, tmp_path):
 
 def test_a_cache_is_an_input_of_the_run_that_reads_it(work):
     values = yaml.safe_load((work / "distill/recipe.yaml").read_text())
-    inputs = distill.JOB.inputs(DistillConfig.model_validate(values))
+    inputs_of = STAGES["distill"].job().inputs
+    inputs = inputs_of(DistillConfig.model_validate(values))
     assert inputs["teacher_cache"] == str(work / "made")
-    without = distill.JOB.inputs(DistillConfig.model_validate(values | {"teacher_cache_dir": None}))
+    without = inputs_of(DistillConfig.model_validate(values | {"teacher_cache_dir": None}))
     assert "teacher_cache" not in without
 
 

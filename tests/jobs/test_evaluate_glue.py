@@ -22,6 +22,7 @@ from distilray.evaluation import fine_tune, glue_scores
 from distilray.evaluation.units import fit_unit
 from distilray.runtime import resources
 from distilray.runtime.resources import Node
+from distilray.stages import STAGES
 from jobs import evaluate_glue
 from tests.distilray.evaluation.glue.small_glue import OFFICIAL_ROWS, write_raw
 from tests.distilray.evaluation.glue.tiny_tasks import write_trainable_model
@@ -431,4 +432,4 @@ def test_the_test_sets_are_not_opened_without_a_submission(folders, tmp_path):
 
 def test_every_shipped_recipe_names_tasks_of_the_table():
     for file in (Path(__file__).parents[2] / "jobs/recipes/evaluate_glue").glob("*.yaml"):
-        evaluate_glue.JOB.config_class.model_validate(yaml.safe_load(file.read_text()))
+        STAGES["evaluate_glue"].config_class.model_validate(yaml.safe_load(file.read_text()))

@@ -10,6 +10,7 @@ from distilray.config.export.variants import ExportModelConfig
 from distilray.evaluation.export import table, variants
 from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.models.export import hub
+from distilray.stages import STAGES
 from jobs import export_model
 from tests.distilray.inference.tiny_models import write_tiny_model
 from tests.distilray.models.export.small_onnx import small_graph
@@ -148,7 +149,7 @@ def test_what_cannot_be_exported_is_one_line(folders, tmp_path, capfd, values, s
 
 def test_the_graph_alone_needs_no_text(folders):
     config = ExportModelConfig(run_dir="r", model_dir=str(folders / "bert"), variants=("onnx",))
-    assert variants.export_inputs(config).keys() == {"model", "model_config"}
+    assert STAGES["export_model"].job().inputs(config).keys() == {"model", "model_config"}
 
 
 def test_nothing_is_uploaded_unless_asked_for(folders, tmp_path, monkeypatch):

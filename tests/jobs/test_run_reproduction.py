@@ -1,4 +1,3 @@
-import importlib
 import json
 import re
 from dataclasses import replace
@@ -11,6 +10,7 @@ from distilray.config.recipe import load_recipe
 from distilray.distillation.ablation import PAPER
 from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.reproduction import ABLATIONS, SCALES, chosen, stages_of
+from distilray.stages import STAGES as JOBS
 from jobs import run_reproduction
 from tests.distilray.evaluation.glue.small_glue import small_rows, write_glue, write_lines
 
@@ -23,9 +23,8 @@ ALL = [(scale, name) for scale, stages in STAGES.items() for name in stages]
 def config_of(scale, name, best):
     """The config of a stage; `best` stands in for what a search writes."""
     stage = STAGES[scale][name]
-    job = importlib.import_module(f"jobs.{stage.job}").JOB
     recipe = RECIPES / SCALES[scale].recipes / f"{stage.job}.yaml" if stage.recipe is None else best
-    return load_recipe(str(recipe), stage.overrides("data/glue"), job.config_class)
+    return load_recipe(str(recipe), stage.overrides("data/glue"), JOBS[stage.job].config_class)
 
 
 @pytest.fixture

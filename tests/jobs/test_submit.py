@@ -9,10 +9,11 @@ import ray.train.v2._internal.constants as train_constants
 from distilray.errors import InputError
 from distilray.operations.submission.request import runtime_env
 from distilray.runtime.session import ENVIRONMENT
+from distilray.stages import STAGES
 from jobs import submit
 
 FILES = {file.stem: file.read_text(encoding="utf-8") for file in sorted((submit.ROOT / "jobs").glob("[!_]*.py"))}
-SENT = [name for name, text in FILES.items() if "\nJOB = " in text and name not in submit.ELSEWHERE]
+SENT = [name for name in STAGES if name not in submit.ELSEWHERE]
 CARDS = [name for name in SENT if (submit.ROOT / "jobs" / "recipes" / name / "card.yaml").is_file()]
 CORPUS = ["build_corpus", "--recipe", "jobs/recipes/build_corpus/quickstart.yaml", "run_dir=/mnt/corpus"]
 NOWHERE = ["--address", "http://127.0.0.1:9"]  # nobody listens there

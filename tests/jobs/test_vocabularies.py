@@ -4,21 +4,21 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from distilray.runtime.job import Job
 from jobs import cache_teacher, distill, evaluate_fill_mask, evaluate_glue, export_model, train_teacher
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
 from tests.tuning.tiny_search import write_follows
 
-JOBS: list[tuple[Job[Any], dict[str, Any]]] = [
-    (train_teacher.JOB, {"encoder_dir": "model"}),
-    (cache_teacher.JOB, {"teacher_dir": "model", "scaling": {"gpus_per_task": 0}}),
-    (distill.JOB, {"teacher_dir": "model"}),
-    (evaluate_fill_mask.JOB, {"teacher_dir": "model", "student_dir": "model", "device": "cpu"}),
-    (export_model.JOB, {"model_dir": "model", "variants": ["bf16"]}),
+JOBS: list[tuple[ModuleType, dict[str, Any]]] = [
+    (train_teacher, {"encoder_dir": "model"}),
+    (cache_teacher, {"teacher_dir": "model", "scaling": {"gpus_per_task": 0}}),
+    (distill, {"teacher_dir": "model"}),
+    (evaluate_fill_mask, {"teacher_dir": "model", "student_dir": "model", "device": "cpu"}),
+    (export_model, {"model_dir": "model", "variants": ["bf16"]}),
 ]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -58,13 +58,13 @@ def command(work: Path, tmp_path: Path, values: dict[str, Any], shards: str) -> 
 
 
 @pytest.mark.parametrize("shards", ["larger", "renamed"])
-@pytest.mark.parametrize(("job", "values"), JOBS, ids=lambda value: getattr(value, "name", ""))
+@pytest.mark.parametrize(("job", "values"), JOBS, ids=lambda value: getattr(value, "__name__", ""))
 @pytest.mark.parametrize("arguments", [["--dry-run"], []], ids=["plan", "run"])
 def test_shards_of_another_vocabulary_are_one_line_that_names_both(
     work: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-    job: Job[Any],
+    job: ModuleType,
     values: dict[str, Any],
     shards: str,
     arguments: list[str],
@@ -77,9 +77,9 @@ def test_shards_of_another_vocabulary_are_one_line_that_names_both(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("job", "values"), JOBS, ids=lambda value: getattr(value, "name", ""))
+@pytest.mark.parametrize(("job", "values"), JOBS, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_tokenizer_with_more_ids_than_its_model_is_one_line(
-    work: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], job: Job[Any], values: dict[str, Any]
+    work: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], job: ModuleType, values: dict[str, Any]
 ) -> None:
     shutil.copytree(work / "model", tmp_path / "model")
     change_tokenizer(tmp_path / "model", add_token)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from distilray.config.recipe import load_recipe
+from distilray.stages import STAGES
 from jobs import write_report
 from tests.distilray.report.written_runs import write_line, write_run
 from tests.distilray.tiny_line import write_recipe
@@ -124,7 +125,7 @@ def test_a_dry_run_tells_runs_and_what_is_missing_and_writes_nothing(line, capsy
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_a_recipe_names_the_folders_that_the_other_jobs_write(file):
-    config = load_recipe(str(file), [], write_report.JOB.config_class)
+    config = load_recipe(str(file), [], STAGES["write_report"].config_class)
     written = set()
     for recipe in Path("jobs/recipes").glob("*/*.yaml"):
         written |= {text.split()[1] for text in recipe.read_text().splitlines() if text.startswith("run_dir:")}

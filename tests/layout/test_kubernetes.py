@@ -19,7 +19,7 @@ from referencing import Registry, Resource
 
 from distilray.config.recipe import load_recipe
 from distilray.config.serving import FillMaskAppConfig
-from jobs.distill import JOB
+from distilray.stages import STAGES
 
 KUBERNETES = "1.37"
 FILES = ("jobs/rayjob.yaml", "serve/rayservice.yaml")
@@ -220,7 +220,7 @@ def test_the_job_runs_a_shipped_recipe_with_overrides_that_it_knows() -> None:
     program, *arguments = JOB_SPEC["entrypoint"].split("--recipe")
     assert program.split() == ["python", "-m", "jobs.distill"]
     recipe, *overrides = arguments[0].split()
-    config = load_recipe(str(ROOT / recipe.removeprefix("/app/")), overrides, JOB.config_class)
+    config = load_recipe(str(ROOT / recipe.removeprefix("/app/")), overrides, STAGES["distill"].config_class)
     assert config.run_dir.startswith("/mnt/distilray/")
 
 

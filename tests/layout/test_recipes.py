@@ -7,6 +7,7 @@ import pytest
 
 from distilray.config.base import Config
 from distilray.config.recipe import load_recipe
+from distilray.stages import STAGES
 from tests.jobs.recipe_inputs import job_of
 
 ROOT = Path(__file__).parents[2]
@@ -17,8 +18,8 @@ JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py") if file.name !=
 def config_of(name: str) -> type[Config]:
     """The config class of a job; of one that makes no run folder, and so is no `Job`, the one that its module reads."""
     module = importlib.import_module(f"jobs.{name}")
-    if hasattr(module, "JOB"):
-        return module.JOB.config_class
+    if name in STAGES:
+        return STAGES[name].config_class
     if hasattr(module, "CONFIG"):
         return module.CONFIG
     (found,) = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Config)]
@@ -35,13 +36,7 @@ def test_recipes_lie_two_levels_deep_and_end_in_yaml() -> None:
     assert files == set(RECIPES)
 
 
-@pytest.mark.parametrize("name", JOBS)
-def test_a_job_is_named_like_its_module(name: str) -> None:
-    module = importlib.import_module(f"jobs.{name}")
-    assert not hasattr(module, "JOB") or module.JOB.name == name
-
-
-@pytest.mark.parametrize("name", JOBS)
-def test_a_job_has_a_recipe(name: str) -> None:
-    module = importlib.import_module(f"jobs.{name}")
-    assert not hasattr(module, "JOB") or name in map(job_of, RECIPES)
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_has_a_recipe_and_a_job(name: str) -> None:
+    assert name in map(job_of, RECIPES)
+    assert name in JOBS

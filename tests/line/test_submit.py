@@ -31,7 +31,7 @@ import os
 import ray
 
 from distilray.config.base import SeededConfig, RayConfig
-from distilray.runtime.job import Job, Outcome
+from distilray.runtime.job import Job, Outcome, run_command
 from distilray.runtime.session import ray_session
 
 
@@ -47,9 +47,8 @@ def run(config, folder):
     return Outcome("probed", {"driver": variables(), "worker": worker, "logs": logs})
 
 
-JOB = Job("probe", SeededConfig, inputs=lambda config: {}, plan=lambda config: {}, run=run)
 if __name__ == "__main__":
-    raise SystemExit(JOB.main())
+    raise SystemExit(run_command("probe", lambda: Job("probe", SeededConfig, plan=lambda config: {}, run=run)))
 """
 ANOTHER = "d0c702" * 10  # a token, and none of the cluster
 

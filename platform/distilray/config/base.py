@@ -3,9 +3,10 @@
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, get_args
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
@@ -19,24 +20,53 @@ NotNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Text = Annotated[str, Field(min_length=1)]
 
+C = TypeVar("C", bound="Config")
+
 # Keys of the validation context.
 KEEP_HOME = "keep_home"  # if true, `~` is not expanded
 RECIPE_FOLDER = "recipe_folder"  # the folder of the recipe, as a `Path`
 
 
+Kind = Literal["file", "folder", "run", "model", "tokenizer", "causal_model", "glue", "output", "cache"]
+_PREFIXES: Mapping[str, tuple[str, ...]] = {
+    "file": (SAMPLE_PREFIX,),
+    "model": (HUB_PREFIX, SAMPLE_PREFIX),
+    "tokenizer": (HUB_PREFIX, SAMPLE_PREFIX),
+}
+
+
 @dataclass(frozen=True)
 class Location:
-    """Marker of the types of paths and URIs. Parsing expands `~` and uses neither disk nor network.
+    """Type of a path or URI. Parsing expands `~` and uses neither disk nor network.
 
     Attributes:
-        prefixes: of names that are accepted besides paths and URIs.
+        kind: what is stored there; `output` and `cache` are written, all others are inputs.
+        job: which writes the run that is read; None for a run of any job.
         is_absolute: whether a relative path is made absolute before a run, because workers have other folders.
-        is_shared: whether all machines of a cluster must see the location.
+        is_optional: whether an input is left out while its run is not complete.
+        name: of the input in manifests, see `InputName`.
     """
 
-    prefixes: tuple[str, ...] = ()
-    is_absolute: bool = False
-    is_shared: bool = True
+    kind: Kind
+    job: str | None = None
+    is_absolute: bool = True
+    is_optional: bool = False
+    name: str | None = ""
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """Beginnings of names that are accepted besides paths and URIs."""
+        return _PREFIXES.get(self.kind, ())
+
+    @property
+    def is_input(self) -> bool:
+        """Whether manifests record the location as an input."""
+        return self.kind not in ("output", "cache") and self.name is not None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all machines of a cluster must see the location."""
+        return self.kind != "cache"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_before_validator_function(self._parse, handler(source))
@@ -55,16 +85,41 @@ class Location:
         return value if info.context and info.context.get(KEEP_HOME) else expand_home(value)
 
 
+@dataclass(frozen=True)
+class InputName:
+    """Name of an input in manifests, where it is not the key without `_dir` or `_path`.
+
+    Attributes:
+        name: `#` stands for a number from 0, `{field}` for another field of the section. None: manifests do not record
+            the input, because it does not change the result.
+    """
+
+    name: str | None
+
+
 # A file, folder or pattern to read.
-InputFile = Annotated[str, Field(min_length=1), Location(prefixes=(SAMPLE_PREFIX,))]
-# The folder of a complete run, or another folder to read.
-InputDir = Annotated[str, Field(min_length=1), Location(is_absolute=True)]
+InputFile = Annotated[str, Field(min_length=1), Location("file", is_absolute=False)]
+# The same, read by workers.
+SharedFile = Annotated[str, Field(min_length=1), Location("file")]
+# A folder to read.
+InputDir = Annotated[str, Field(min_length=1), Location("folder")]
 # The folder that a run writes.
-OutputDir = Annotated[str, Field(min_length=1), Location(is_absolute=True)]
-# A model: run folder, model folder or URI of one, `hub:OWNER/NAME` or `sample:NAME`.
-ModelRef = Annotated[str, Field(min_length=1), Location(prefixes=(HUB_PREFIX, SAMPLE_PREFIX), is_absolute=True)]
+OutputDir = Annotated[str, Field(min_length=1), Location("output")]
 # A folder on every machine, for copies of remote files.
-CacheDir = Annotated[str, Field(min_length=1), Location(is_shared=False)]
+CacheDir = Annotated[str, Field(min_length=1), Location("cache", is_absolute=False)]
+# A model: run folder, model folder or URI of one, `hub:OWNER/NAME` or `sample:NAME`.
+ModelRef = Annotated[str, Field(min_length=1), Location("model")]
+# A folder with `tokenizer.json`, named as a model.
+Tokenizer = Annotated[str, Field(min_length=1), Location("tokenizer")]
+# A folder with a causal language model.
+CausalModelDir = Annotated[str, Field(min_length=1), Location("causal_model")]
+# A folder with a folder for each task of GLUE.
+GlueDir = Annotated[str, Field(min_length=1), Location("glue")]
+# Run folders, by the job that writes them.
+Documents = Annotated[str, Field(min_length=1), Location("run", "build_corpus")]
+Shards = Annotated[str, Field(min_length=1), Location("run", "encode_corpus")]
+TeacherCache = Annotated[str, Field(min_length=1), Location("run", "cache_teacher")]
+GlueRun = Annotated[str, Field(min_length=1), Location("run", "evaluate_glue")]
 
 
 class Config(BaseModel):
@@ -97,33 +152,99 @@ class Config(BaseModel):
 @functools.cache
 def location_fields(config_class: type[Config]) -> Mapping[str, Location]:
     """The fields of a config class that hold paths or URIs, also in lists and mappings."""
-    marks = {name: _location_in(field.annotation, *field.metadata) for name, field in config_class.model_fields.items()}
-    return {name: mark for name, mark in marks.items() if mark is not None}
+    found: dict[str, Location] = {}
+    for name, field in config_class.model_fields.items():
+        marks = list(_marks_in(field.annotation, *field.metadata))
+        location = next((mark for mark in marks if isinstance(mark, Location)), None)
+        names = [mark.name for mark in marks if isinstance(mark, InputName)]
+        if location is not None:
+            found[name] = replace(location, name=names[0]) if names else location
+    return found
 
 
-def _location_in(*annotations: Any) -> Location | None:
+def _marks_in(*annotations: Any) -> Iterator[Location | InputName]:
     for annotation in annotations:
-        mark = annotation if isinstance(annotation, Location) else _location_in(*get_args(annotation))
-        if mark is not None:
-            return mark
-    return None
+        if isinstance(annotation, Location | InputName):
+            yield annotation
+        else:
+            yield from _marks_in(*get_args(annotation))
 
 
-def locations(config: Config, prefix: str = "") -> Iterator[tuple[str, str, Location]]:
-    """The dotted key, value and type of every path or URI in a config and its sections."""
+@dataclass(frozen=True)
+class Located:
+    """A path or URI in a config.
+
+    Attributes:
+        key: dotted, as in an override.
+        name: of the field in its section, followed by `.ENTRY` in a list or mapping.
+        section: the config that has the field.
+    """
+
+    key: str
+    value: str
+    location: Location
+    name: str
+    section: Config
+
+    @property
+    def is_input(self) -> bool:
+        """Whether manifests record the location as an input."""
+        return self.location.is_input and type(self.section).identity
+
+    @property
+    def input_name(self) -> str:
+        """Its name in manifests, with `#` in place of a number."""
+        if self.location.name:
+            return self.location.name.format_map(dict(self.section))
+        return self.key.split(".")[-2] if self.name == "path" else self.name.removesuffix("_dir").removesuffix("_path")
+
+
+def locations(config: Config) -> list[Located]:
+    """The paths and URIs in a config and its sections."""
+    found: list[Located] = []
+
+    def record(each: Located) -> str:
+        found.append(each)
+        return each.value
+
+    map_locations(config, record)
+    return found
+
+
+def input_locations(config: Config, is_chosen: Callable[[Located], bool] = lambda each: True) -> dict[str, Located]:
+    """The inputs of a run by their names in manifests.
+
+    Args:
+        is_chosen: of the inputs, which are numbered without the others.
+    """
+    found: dict[str, Located] = {}
+    counts: Counter[str] = Counter()
+    for each in locations(config):
+        if each.is_input and is_chosen(each):
+            pattern = each.input_name
+            found[pattern.replace("#", str(counts[pattern]))] = each
+            counts[pattern] += 1
+    return found
+
+
+def map_locations(config: C, change: Callable[[Located], str], prefix: str = "") -> C:
+    """Return the config with `change` applied to every path or URI in it and its sections."""
+
+    def mapped(value: Any, location: Location | None, name: str) -> Any:
+        if isinstance(value, Config):
+            return map_locations(value, change, f"{prefix}{name}.")
+        if isinstance(value, str) and location is not None:
+            return change(Located(f"{prefix}{name}", value, location, name, config))
+        if isinstance(value, dict):
+            return {key: mapped(entry, location, f"{name}.{key}") for key, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(mapped(entry, location, f"{name}.{number}") for number, entry in enumerate(value))
+        return value
+
     marks = location_fields(type(config))
-    for name, value in config:
-        yield from _locations(f"{prefix}{name}", value, marks.get(name))
-
-
-def _locations(key: str, value: Any, mark: Location | None) -> Iterator[tuple[str, str, Location]]:
-    if isinstance(value, Config):
-        yield from locations(value, f"{key}.")
-    elif isinstance(value, str) and mark is not None:
-        yield key, value, mark
-    elif isinstance(value, list | tuple | dict):
-        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _locations(f"{key}.{name}", part, mark)
+    values = {name: mapped(value, marks.get(name), name) for name, value in config}
+    # What stays is left out: `model_copy` counts every value as one that the recipe sets.
+    return config.model_copy(update={name: value for name, value in values.items() if value != getattr(config, name)})
 
 
 def _identity_value(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from distilray.config.base import Config, Count, Fraction, InputFile, RayJobConfig
+from distilray.config.base import Config, Count, Fraction, InputFile, InputName, RayJobConfig
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
@@ -22,6 +22,7 @@ _DEFAULT_BAD_FRACTION = 0.01
 Path = Annotated[
     InputFile, Field(description="a file, a folder (read with all below it) or a pattern with *; or a URI")
 ]
+SourcePath = Annotated[Path, InputName("source_#")]
 
 _ARGUMENT = re.compile(r"\{[^{}|=]+(?:\|[^{}|=]+)*\}")  # of a template, or alternatives
 _WORDS = ("nothing", "drop sentence")
@@ -49,8 +50,8 @@ class WikipediaSource(Config):
     """Dumps of a wiki: `*-pages-articles*.xml`, plain or .bz2, whole or in numbered parts."""
 
     kind: Literal["wikipedia"] = "wikipedia"
-    path: Path = Field(description="the dump; `sample:wikipedia` is the small real dump of the `sample` extra")
-    index_path: InputFile | None = Field(
+    path: SourcePath = Field(description="the dump; `sample:wikipedia` is the small real dump of the `sample` extra")
+    index_path: Annotated[InputFile, InputName(None)] | None = Field(
         default=None,
         description="index of a multistream dump; found by itself when it lies beside the dump under its usual name",
     )
@@ -74,7 +75,7 @@ class WikipediaSource(Config):
 
 class _FileSource(Config):
     kind: str
-    path: Path
+    path: SourcePath
     name: SourceName
     licence: str = "unknown"
     language: SourceLanguage = None
@@ -183,7 +184,7 @@ class DuplicatesConfig(Config):
 class DecontaminationConfig(Config):
     """Text that is dropped because an evaluation set holds it."""
 
-    paths: Annotated[list[Path], Field(min_length=1)] = Field(
+    paths: Annotated[list[Annotated[Path, InputName("evaluation_#")]], Field(min_length=1)] = Field(
         description="evaluation files (.tsv, .csv, .jsonl, .txt, .parquet), or folders with a subfolder for each set"
     )
     ngram_words: Annotated[int, Field(ge=3, le=100)] = 13

@@ -12,13 +12,15 @@ from distilray.config.base import (
     Count,
     Fraction,
     FractionBelowOne,
-    InputDir,
     InputFile,
+    InputName,
     ModelRef,
     NotNegative,
     Positive,
     RayJobConfig,
     SeededConfig,
+    Shards,
+    TeacherCache,
 )
 from distilray.config.pretraining_data import CacheConfig
 
@@ -191,7 +193,7 @@ class EstimateConfig(Config):
 
     identity: ClassVar[bool] = False
     tokens_per_s: Positive | None = Field(default=None, description="of one worker")
-    measured_in: InputFile | None = Field(
+    measured_in: Annotated[InputFile, InputName("measured")] | None = Field(
         default=None, description="run folder of the same job: its metrics tell the tokens per second of a worker"
     )
     price_per_hour: Positive | None = Field(default=None, description="of one worker, in any currency")
@@ -200,7 +202,7 @@ class EstimateConfig(Config):
 class TrainingConfig(SeededConfig, RayJobConfig):
     """What both training jobs share."""
 
-    shards_dir: InputDir = Field(description="run folder of jobs.encode_corpus")
+    shards_dir: Shards = Field(description="run folder of jobs.encode_corpus")
     max_steps: Count | None = Field(default=None, description="optimiser steps; epochs decide when left out")
     epochs: Positive = 3.0
     batch_size: Count = Field(default=2000, description="examples of an optimiser step, over all workers")
@@ -249,7 +251,7 @@ class DistillConfig(TrainingConfig):
     """Recipe of `jobs.distill`."""
 
     teacher_dir: ModelRef = Field(description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME")
-    teacher_cache_dir: InputDir | None = Field(
+    teacher_cache_dir: TeacherCache | None = Field(
         default=None, description="run folder of jobs.cache_teacher, read instead of running the teacher"
     )
     student: StudentConfig = StudentConfig()
@@ -276,7 +278,7 @@ class CacheTeacherScaling(Config):
 class CacheTeacherConfig(RayJobConfig):
     """Recipe of `jobs.cache_teacher`."""
 
-    shards_dir: InputDir = Field(description="run folder of jobs.encode_corpus, with masks that are drawn once")
+    shards_dir: Shards = Field(description="run folder of jobs.encode_corpus, with masks that are drawn once")
     teacher_dir: ModelRef = Field(description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME")
     top_k: Count = Field(default=TOP_K, description="most probable tokens that are kept at a position")
     temperature: Positive = Field(default=2.0, description="losses.temperature of the run that reads the cache")

@@ -4,7 +4,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from distilray.config.base import RECIPE_FOLDER, Count, InputDir, JobConfig, ModelRef, RayJobConfig, SeededConfig
+from distilray.config.base import (
+    RECIPE_FOLDER,
+    Count,
+    Documents,
+    GlueDir,
+    JobConfig,
+    ModelRef,
+    RayJobConfig,
+    SeededConfig,
+    Shards,
+)
 from distilray.config.fill_mask.azure import translate_azure
 from distilray.config.fill_mask.settings import (
     CausalConfig,
@@ -22,7 +32,7 @@ Rows = Annotated[int, Field(ge=2, le=1_000_000)]
 class EvaluateFillMaskConfig(SeededConfig, RayJobConfig):
     """Recipe of `jobs.evaluate_fill_mask`: on held-out shards, or on data in files."""
 
-    shards_dir: InputDir | None = Field(
+    shards_dir: Shards | None = Field(
         default=None, description="run folder of jobs.encode_corpus, whose held-out split is read"
     )
     data: FillMaskDataConfig | None = Field(default=None, description="files instead of shards")
@@ -66,7 +76,7 @@ class EvaluateFillMaskConfig(SeededConfig, RayJobConfig):
 class BuildFollowsConfig(SeededConfig):
     """Recipe of `jobs.build_follows`."""
 
-    corpus_dir: InputDir = Field(description="run folder of jobs.build_corpus")
+    corpus_dir: Documents = Field(description="run folder of jobs.build_corpus")
     train: Rows = Field(default=600, description="pairs of the split; half of them follow")
     dev: Rows = 200
     test: Rows = 200
@@ -83,7 +93,7 @@ class BuildFollowsConfig(SeededConfig):
 class WriteGlueTextConfig(JobConfig):
     """Recipe of `jobs.write_glue_text`."""
 
-    glue_dir: InputDir = Field(description="folder with a folder for each task")
+    glue_dir: GlueDir = Field(description="folder with a folder for each task")
     tasks: Annotated[list[TaskName], Field(min_length=1)] = Field(default=list(GLUE_TASKS))
     min_words: Annotated[int, Field(ge=3)] = Field(default=5, description="shorter texts are left out")
     texts_per_document: Count = Field(

@@ -11,7 +11,9 @@ from distilray.config.base import (
     Count,
     Fraction,
     FractionBelowOne,
-    InputDir,
+    GlueDir,
+    GlueRun,
+    InputName,
     ModelRef,
     NotNegative,
     Positive,
@@ -98,7 +100,9 @@ class FineTuneScaling(Config):
 class TaskDistillationConfig(Config):
     """A second distillation, from a teacher that was fine-tuned on the same task (DistilBERT paper, section 4)."""
 
-    teacher_run_dir: InputDir = Field(description="run folder of jobs.evaluate_glue of the teacher")
+    teacher_run_dir: Annotated[GlueRun, InputName("fine_tuned_teacher")] = Field(
+        description="run folder of jobs.evaluate_glue of the teacher"
+    )
     temperature: Positive = 2.0
     alpha: Fraction = Field(default=0.5, description="share of the teacher's part in the loss")
 
@@ -107,7 +111,7 @@ class GlueConfig(SeededConfig, RayJobConfig):
     """What both jobs on GLUE read."""
 
     model_dir: ModelRef = Field(description="run or model folder, URI of one, or hub:OWNER/NAME; BERT or DistilBERT")
-    glue_dir: InputDir = Field(
+    glue_dir: GlueDir = Field(
         description="folder with a folder for each task: the official TSV files, or the hub's Parquet files"
     )
     tasks: Annotated[list[TaskName], Field(min_length=1)] = Field(default=list(GLUE_TASKS))
@@ -159,7 +163,7 @@ class EvaluateGlueConfig(GlueConfig):
         default=False, description="RTE, MRPC and STS-B start from the model fine-tuned on MNLI in this run"
     )
     distillation: TaskDistillationConfig | None = None
-    teacher_run_dir: InputDir | None = Field(
+    teacher_run_dir: Annotated[GlueRun, InputName("teacher")] | None = Field(
         default=None, description="run folder of this job of the teacher: the table tells which share of it is kept"
     )
     submission: SubmissionConfig = SubmissionConfig()

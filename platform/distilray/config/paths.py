@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from distilray.errors import InputError
 
@@ -21,3 +23,13 @@ def expand_home(path: str) -> str:
         user = path.partition("/")[0]
         raise InputError(f"{path}: {user} is no user of this machine; correct it, or write ./{path} for such a name")
     return expanded
+
+
+def is_path(uri: str) -> bool:
+    """Return whether a location is a path or file URI, by its form alone: pyarrow would ask an object store."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def path_of(uri: str) -> Path:
+    """Return the absolute path that a path or file URI names."""
+    return Path(unquote(urlsplit(uri).path) if "://" in uri else expand_home(uri)).absolute()

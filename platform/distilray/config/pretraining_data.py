@@ -9,12 +9,12 @@ from distilray.config.base import (
     CacheDir,
     Config,
     Count,
+    Documents,
     Fraction,
-    InputDir,
-    ModelRef,
     Positive,
     RayJobConfig,
     SeededConfig,
+    Tokenizer,
 )
 
 Mode = Literal["card", "paper"]
@@ -45,8 +45,8 @@ class CacheConfig(Config):
 class TrainTokenizerConfig(SeededConfig):
     """Recipe of `jobs.train_tokenizer`; with `teacher_dir` nothing is learnt, and what says how is not used."""
 
-    corpus_dir: InputDir | None = Field(default=None, description="run folder of jobs.build_corpus")
-    teacher_dir: ModelRef | None = Field(default=None, description="model folder whose tokenizer is used as it is")
+    corpus_dir: Documents | None = Field(default=None, description="run folder of jobs.build_corpus")
+    teacher_dir: Tokenizer | None = Field(default=None, description="model folder whose tokenizer is used as it is")
     vocabulary_size: Annotated[int, Field(ge=200, le=MAX_VOCABULARY)] = 30_000
     lower_case: bool = True
     strip_accents: bool | None = Field(
@@ -94,8 +94,8 @@ class MaskingConfig(Config):
 class EncodeCorpusConfig(SeededConfig, RayJobConfig):
     """Recipe of `jobs.encode_corpus`."""
 
-    corpus_dir: InputDir = Field(description="run folder of jobs.build_corpus")
-    tokenizer_dir: ModelRef = Field(description="folder with the teacher's tokenizer, or of jobs.train_tokenizer")
+    corpus_dir: Documents = Field(description="run folder of jobs.build_corpus")
+    tokenizer_dir: Tokenizer = Field(description="folder with the teacher's tokenizer, or of jobs.train_tokenizer")
     mode: Mode = Field(default="card", description="card: pairs of segments; paper: contiguous text")
     max_seq_length: Annotated[int, Field(ge=16, le=4096)] = 512
     short_seq_prob: Fraction = 0.1

@@ -1,7 +1,7 @@
 """Reading a recipe: YAML plus `a.b=value` overrides into a typed config, or one line that says what is wrong."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -86,11 +86,26 @@ def load_recipe(path: str, overrides: Sequence[str], config_class: type[C], *, k
     values = read_yaml(path)
     for override in overrides:
         _apply(values, override)
+    context = {KEEP_HOME: keep_home, RECIPE_FOLDER: Path(expand_home(path)).parent}
+    return validate_recipe(path, values, config_class, context)
+
+
+def validate_recipe(
+    name: str, values: Mapping[str, Any], config_class: type[C], context: Mapping[str, Any] | None = None
+) -> C:
+    """Return the config of some values.
+
+    Args:
+        name: of their file or stage, for errors.
+        context: for validators.
+
+    Raises:
+        RecipeError: with key and fix.
+    """
     try:
-        context = {KEEP_HOME: keep_home, RECIPE_FOLDER: Path(expand_home(path)).parent}
-        return config_class.model_validate(values, context=context)
+        return config_class.model_validate(values, context=dict(context or {}))
     except ValidationError as error:
-        raise RecipeError(f"{path}: {_first_problem(error, config_class)}") from None
+        raise RecipeError(f"{name}: {_first_problem(error, config_class)}") from None
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

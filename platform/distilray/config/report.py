@@ -4,18 +4,25 @@ from typing import Annotated
 
 from pydantic import Field
 
-from distilray.config.base import InputDir, JobConfig
+from distilray.config.base import InputName, JobConfig, Location
 
+# The report shows the paths as the recipe names them.
+AnyRun = Annotated[str, Field(min_length=1), Location("run", is_absolute=False), InputName("run_#")]
+OptionalRun = Annotated[
+    str, Field(min_length=1), Location("run", is_absolute=False, is_optional=True), InputName("run_#")
+]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class ReportConfig(JobConfig):
     """Recipe of `jobs.write_report`."""
 
-    run_paths: Annotated[list[InputDir], Field(min_length=1)] = Field(
+    run_paths: Annotated[list[AnyRun], Field(min_length=1)] = Field(
         description="complete run folders (paths or URIs), of any jobs of the line, in any number and order"
     )
-    optional_paths: list[InputDir] = Field(default=[], description="further ones, left out while they are not complete")
+    optional_paths: list[OptionalRun] = Field(
+        default=[], description="further ones, left out while they are not complete"
+    )
     model_name: Text = Field(default="distilled-bert", description="of the model card, as a hub would list it")
     licence: Text | None = Field(
         default=None, description="of the model, as the hub names it (apache-2.0); the card names none when left out"

@@ -132,15 +132,6 @@ def plan_parts(config: BuildCorpusConfig, files: list[SourceFile]) -> list[Part]
     return [Part(number, source, tuple(of_part)) for number, (source, of_part) in enumerate(packed)]
 
 
-def input_uris(config: BuildCorpusConfig) -> Mapping[str, str]:
-    """What the job reads, by the names that its manifest uses."""
-    sources = {f"source_{number}": resolve(source.path) for number, source in enumerate(config.sources)}
-    against = config.decontamination.paths if config.decontamination else []
-    evaluation = {f"evaluation_{number}": path for number, path in enumerate(against)}
-    tokenizer = {"tokenizer": config.tokenizer_path} if config.tokenizer_path else {}
-    return {**sources, **evaluation, **tokenizer}
-
-
 def _files(source: Source) -> list[tuple[str, str]]:
     """URI and name of each file of a source; of a folder or pattern only those that belong to its kind."""
     path = resolve(source.path)

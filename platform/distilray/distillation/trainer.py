@@ -31,7 +31,6 @@ from distilray.models.model_source import (
     MODEL_FOLDER,
     TOKENIZER_CONFIG_FILE,
     local_model,
-    model_inputs,
 )
 from distilray.models.student import show_sources
 from distilray.pretraining_data.tokenizer import read_tokenizer
@@ -55,17 +54,6 @@ _MODEL_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)
 
 class DivergedError(DataQualityError):
     """The gradient is not finite step after step; training on would learn nothing."""
-
-
-def teacher_inputs(config: TrainTeacherConfig) -> dict[str, str]:
-    """What `train_teacher` reads."""
-    return {"shards": config.shards_dir, **model_inputs("encoder", config.encoder_dir)}
-
-
-def distill_inputs(config: DistillConfig) -> dict[str, str]:
-    """What `distill` reads."""
-    cache = {} if config.teacher_cache_dir is None else {"teacher_cache": config.teacher_cache_dir}
-    return {"shards": config.shards_dir, **model_inputs("teacher", config.teacher_dir), **cache}
 
 
 def train_teacher(config: TrainTeacherConfig, folder: RunFolder) -> Outcome:

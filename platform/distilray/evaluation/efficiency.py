@@ -12,17 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from distilray.config.export.efficiency import MeasuredModelConfig, MeasureEfficiencyConfig
-from distilray.config.glue import TaskName
 from distilray.evaluation.export.processor import cpu_features, cpu_name, told_features
 from distilray.evaluation.export.text import read_lines
-from distilray.evaluation.glue.data import input_files, load_task
+from distilray.evaluation.glue.data import load_task
 from distilray.evaluation.glue.features import cutting_tokenizer
 from distilray.evaluation.timing import TimedModel, batches_of, summary_of, time_models
-from distilray.inference.masked_logits import is_onnx, local_masked_lm, masked_lm_inputs, open_masked_lm
+from distilray.inference.masked_logits import local_masked_lm, open_masked_lm
 from distilray.models.architectures import architecture_of
 from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.masked_lm import count_layer_parameters, count_parameters
-from distilray.models.model_source import WEIGHTS_FILE
+from distilray.models.model_source import WEIGHTS_FILE, is_onnx
 from distilray.pretraining_data.batches import Batch
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from distilray.runtime import storage
@@ -31,7 +30,6 @@ from distilray.runtime.reporting.progress import Progress
 from distilray.runtime.run_folder import RunFolder
 
 TABLE_FILE = "efficiency.json"
-_TASK: TaskName = "stsb"
 _BUSY = 0.5  # load average beyond which something else takes part of a core
 
 
@@ -44,16 +42,6 @@ class Texts:
 
     def __len__(self) -> int:
         return len(self.first)
-
-
-def efficiency_inputs(config: MeasureEfficiencyConfig) -> dict[str, str]:
-    """What `measure_efficiency` reads."""
-    found: dict[str, str] = {"text": config.text_path} if config.text_path else {}
-    if config.glue_dir:
-        found |= input_files(config.glue_dir, [_TASK])
-    for model in config.models:
-        found |= masked_lm_inputs(f"models.{model.name}", model.model_dir)
-    return found
 
 
 def plan_efficiency(config: MeasureEfficiencyConfig) -> dict[str, object]:
@@ -129,7 +117,7 @@ def _texts(config: MeasureEfficiencyConfig) -> Texts:
     if config.text_path is not None:
         return Texts(read_lines(config.text_path, config.max_texts), None)
     assert config.glue_dir is not None
-    dev = load_task(config.glue_dir, _TASK).dev["dev"]
+    dev = load_task(config.glue_dir, config.tasks[0]).dev["dev"]
     assert dev.second is not None
     return Texts(dev.first[: config.max_texts], dev.second[: config.max_texts])
 

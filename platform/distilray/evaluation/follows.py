@@ -38,11 +38,6 @@ class _Neighbours(NamedTuple):
     second: str
 
 
-def follows_inputs(config: BuildFollowsConfig) -> dict[str, str]:
-    """What `build_follows` reads."""
-    return {"corpus": config.corpus_dir}
-
-
 def plan_follows(config: BuildFollowsConfig) -> dict[str, object]:
     """Validates the inputs of `build_follows` and says what it would do."""
     corpus = Corpus.open(config.corpus_dir)

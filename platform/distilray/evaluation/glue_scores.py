@@ -12,7 +12,7 @@ from distilray.config.glue import GLUE_TASKS, EvaluateGlueConfig, GlueConfig, Ta
 from distilray.errors import InputError
 from distilray.evaluation.fine_tune import run_units, started_from_mnli, waves
 from distilray.evaluation.glue.classifier import check_same_tokenizer, output_order
-from distilray.evaluation.glue.data import TaskData, find_tasks, input_files, load_task
+from distilray.evaluation.glue.data import TaskData, find_tasks, load_task
 from distilray.evaluation.glue.dev_predictions import predictions_file
 from distilray.evaluation.glue.features import TaskFeatures, encode_task
 from distilray.evaluation.glue.metrics import majority_scores
@@ -27,7 +27,6 @@ from distilray.models.model_source import (
     TOKENIZER_CONFIG_FILE,
     WEIGHTS_FILE,
     local_model,
-    model_inputs,
 )
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
@@ -41,19 +40,6 @@ SUBMISSION_FILE = "submission.zip"
 _MODEL_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)
 
 Results = Mapping[tuple[TaskName, int], UnitResult]
-
-
-def glue_inputs(config: GlueConfig) -> dict[str, str]:
-    """What both jobs on GLUE read: the model and the tasks that are there."""
-    return {**model_inputs("model", config.model_dir), **input_files(config.glue_dir, config.tasks)}
-
-
-def evaluate_glue_inputs(config: EvaluateGlueConfig) -> dict[str, str]:
-    """What `evaluate_glue` reads."""
-    teachers = {} if config.teacher_run_dir is None else {"teacher": config.teacher_run_dir}
-    if config.distillation is not None:
-        teachers["fine_tuned_teacher"] = config.distillation.teacher_run_dir
-    return {**glue_inputs(config), **teachers}
 
 
 def load_tasks(config: GlueConfig, *, with_test: bool) -> tuple[dict[TaskName, TaskData], list[TaskName]]:

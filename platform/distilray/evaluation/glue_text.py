@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from distilray.config.evaluation import WriteGlueTextConfig
 from distilray.errors import InputError
-from distilray.evaluation.glue.data import find_tasks, input_files, load_task
+from distilray.evaluation.glue.data import find_tasks, load_task
 from distilray.evaluation.glue.examples import Examples
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
@@ -17,11 +17,6 @@ from distilray.runtime.run_folder import RunFolder
 
 TEXT_FOLDER = "text"  # of a run: a source of jobs.build_corpus with `document_per: blank_line`
 _KNOWN_BY = 3  # first words that a text is looked up by; no text has fewer
-
-
-def glue_text_inputs(config: WriteGlueTextConfig) -> dict[str, str]:
-    """What `write_glue_text` reads."""
-    return input_files(config.glue_dir, config.tasks)
 
 
 def plan_glue_text(config: WriteGlueTextConfig) -> dict[str, object]:

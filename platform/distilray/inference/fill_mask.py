@@ -11,12 +11,13 @@ from distilray.errors import InputError
 from distilray.inference.batching import length_sorted_batches, padded
 from distilray.inference.decoding import TokenDecoder
 from distilray.inference.encoding import EncodedQuery, Query, TextEncoder
-from distilray.inference.masked_logits import MaskedLogits, is_onnx
+from distilray.inference.masked_logits import MaskedLogits
 from distilray.inference.model_folder import check_model_folder, choose_dtype, load_tokenizer, revision_hash
 from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.inference.packed_model import PackedMaskedLM
 from distilray.models.architectures import architecture_of
 from distilray.models.masked_lm import load_masked_lm
+from distilray.models.model_source import is_onnx
 
 MAX_ROWS = 32
 MAX_TOKENS = 4096

@@ -11,7 +11,7 @@ from torch import Tensor
 from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.masked_lm import encode, load_masked_lm
-from distilray.models.model_source import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, is_place, local_model, model_inputs
+from distilray.models.model_source import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, is_onnx, local_model
 from distilray.models.vocabulary_head import vocabulary_logits
 from distilray.runtime import storage
 
@@ -64,21 +64,9 @@ class TorchMaskedLM:
         return found
 
 
-def is_onnx(source: str) -> bool:
-    """Whether a source of a model (see `local_model`) is a folder that holds `model.onnx`."""
-    return is_place(source) and storage.exists(storage.join(source, ONNX_FILE))
-
-
 def local_masked_lm(source: str) -> str:
     """The folder of a model of any format on this machine, as `local_model`."""
     return local_model(source, ONNX_FILES if is_onnx(source) else MODEL_FILES)
-
-
-def masked_lm_inputs(name: str, source: str) -> dict[str, str]:
-    """What a job names as its inputs for a model of any format, as `model_inputs`."""
-    if is_onnx(source):
-        return {name: storage.join(source, ONNX_FILE), f"{name}_config": storage.join(source, CONFIG_FILE)}
-    return model_inputs(name, source)
 
 
 def open_masked_lm(folder: str, *, threads: int | None = None) -> MaskedLogits:

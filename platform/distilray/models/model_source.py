@@ -16,17 +16,20 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub import snapshot_download
 from pyarrow import fs
 
-from distilray.config.paths import HUB_PREFIX, SAMPLE_PREFIX
+from distilray.config.paths import HUB_PREFIX, SAMPLE_PREFIX, is_path
 from distilray.config.sample import resolve
 from distilray.errors import InputError, reading
+from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.runtime import storage
 from distilray.runtime.cache import LocalCache
 from distilray.runtime.outputs import verify_file
-from distilray.runtime.run_folder import MANIFEST_FILE, read_manifest
+from distilray.runtime.run_folder import is_complete, read_manifest
 
 MODEL_FOLDER = "model"  # of a run that trains
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"  # comes with them if it is there
+_INNER_FOLDERS = (MODEL_FOLDER, "data/model")  # the second one in a folder of MLflow
+_NO_FOLDER = "no such folder; name a run, a model folder, the URI of one, or hub:OWNER/NAME"
 CACHE_FOLDER = "~/.cache/distilray/models"
 _HUB_ID = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@(?!.*\.\.)(\w[\w./-]*))?", re.ASCII)
 _FIXES = {
@@ -70,28 +73,43 @@ def local_model(source: str, needed: Collection[str] = MODEL_FILES, *, cache_dir
 
 
 def local_tokenizer(source: str) -> str:
-    """The folder of the tokenizer of a hub's model, fetched if need be; any other source as it is."""
+    """Return the folder of the tokenizer of a model on the hub, fetched if needed; any other source as it is."""
     return local_model(source, (TOKENIZER_FILE,)) if source.startswith(HUB_PREFIX) else source
 
 
 def pinned(source: str) -> str:
-    """The source, with the commit of a hub's model in place of its branch or tag: so all machines read the same."""
-    is_hub = source.startswith(HUB_PREFIX)
-    return f"{source.partition('@')[0]}@{Path(local_model(source)).name}" if is_hub else source
+    """Return a source with the commit of a model on the hub in place of its branch or tag, so that it cannot change.
+
+    Raises:
+        InputError: as `local_model`; also a local folder that does not exist.
+    """
+    if source.startswith(HUB_PREFIX):
+        return f"{source.partition('@')[0]}@{Path(local_model(source)).name}"
+    if is_place(source) and is_path(source) and not storage.is_folder(source):
+        raise InputError(f"{source}: {_NO_FOLDER}")
+    return source
+
+
+def is_onnx(source: str) -> bool:
+    """Whether a source of a model (see `local_model`) is a folder that holds `model.onnx`."""
+    return is_place(source) and storage.exists(storage.join(source, ONNX_FILE))
 
 
 def model_inputs(name: str, source: str) -> dict[str, str]:
-    """What a job names as its inputs for a model, so that its run knows it by content, wherever it lies.
-
-    A complete run is known by its manifest, any other model by its weights and configuration.
+    """Return what manifests record of a model: a complete run, or weights and configuration, wherever they are stored.
 
     Raises:
         InputError: as `local_model`.
     """
     if _is_complete_run(source):
         return {name: source}
-    folder = local_model(source)
-    return {name: storage.join(folder, WEIGHTS_FILE), f"{name}_config": storage.join(folder, CONFIG_FILE)}
+    folder, weights = (source, ONNX_FILE) if is_onnx(source) else (local_model(source), WEIGHTS_FILE)
+    return {name: storage.join(folder, weights), f"{name}_config": storage.join(folder, CONFIG_FILE)}
+
+
+def tokenizer_inputs(name: str, source: str) -> dict[str, str]:
+    """Return what manifests record of a tokenizer: its file."""
+    return {name: storage.join(resolve(source), TOKENIZER_FILE)}
 
 
 def is_place(source: str) -> bool:
@@ -100,7 +118,7 @@ def is_place(source: str) -> bool:
 
 
 def _is_complete_run(source: str) -> bool:
-    return is_place(source) and storage.exists(storage.join(source, MANIFEST_FILE))
+    return is_place(source) and is_complete(source)
 
 
 def _require(source: str, needed: Collection[str], found: Collection[str]) -> None:
@@ -113,9 +131,8 @@ def _local_folder(source: str, needed: Collection[str]) -> str:
     folder = storage.local_path(source)
     with reading(source):
         if not folder.is_dir():
-            raise InputError(f"{source}: no such folder; name a run, a model folder, the URI of one, or hub:OWNER/NAME")
-        if (folder / MODEL_FOLDER).is_dir():
-            folder /= MODEL_FOLDER
+            raise InputError(f"{source}: {_NO_FOLDER}")
+        folder = next((folder / inside for inside in _INNER_FOLDERS if (folder / inside).is_dir()), folder)
         there = {file.name for file in folder.iterdir()}
     _require(str(folder), needed, there)
     for name in there.intersection((*needed, TOKENIZER_CONFIG_FILE)):

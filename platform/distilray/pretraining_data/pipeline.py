@@ -51,11 +51,6 @@ _TOKENS_PER_CORE_S = 500_000
 Values = dict[str, Any]
 
 
-def encoding_inputs(config: EncodeCorpusConfig) -> dict[str, str]:
-    """What `encode_corpus` reads."""
-    return {"corpus": config.corpus_dir, "tokenizer": storage.join(resolve(config.tokenizer_dir), TOKENIZER_FILE)}
-
-
 def plan_shards(config: EncodeCorpusConfig) -> dict[str, object]:
     """Validates the inputs of `encode_corpus` and says what it would do.
 

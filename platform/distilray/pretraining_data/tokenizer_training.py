@@ -46,14 +46,6 @@ _MAX_EXPANSION = 4  # characters that normalization makes of one at most (Unicod
 _WORDS_PER_S = 400_000  # measured on one core
 
 
-def tokenizer_inputs(config: TrainTokenizerConfig) -> dict[str, str]:
-    """What `train_tokenizer` reads."""
-    if config.teacher_dir is not None:
-        return {"teacher": storage.join(resolve(config.teacher_dir), TOKENIZER_FILE)}
-    assert config.corpus_dir is not None
-    return {"corpus": config.corpus_dir}
-
-
 def plan_tokenizer(config: TrainTokenizerConfig) -> dict[str, object]:
     """Validates the inputs of `train_tokenizer` and says what it would do.
 

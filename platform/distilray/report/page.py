@@ -69,11 +69,6 @@ SECTIONS = (
 )
 
 
-def report_inputs(config: ReportConfig) -> Mapping[str, str]:
-    """Return the runs that `write_report` reads, by number in the recipe."""
-    return {f"run_{number}": path for number, path in enumerate(complete_paths(config))}
-
-
 def plan_report(config: ReportConfig) -> Mapping[str, object]:
     """Validate the runs and describe the report."""
     runs = read_runs(complete_paths(config))

@@ -8,8 +8,11 @@ from urllib.parse import quote, unquote
 
 from pyarrow import fs
 
+from distilray.config.sample import resolve
 from distilray.errors import InputError
 from distilray.runtime import storage
+
+_NOT_THERE = "no such file or folder; correct the path"
 
 
 def find_files(pattern: str) -> list[str]:
@@ -37,10 +40,21 @@ def find_files(pattern: str) -> list[str]:
             raise InputError(f"{pattern}: not a regular file; write its content to a file, and give that")
         return [pattern]
     else:
-        raise InputError(f"{pattern}: no such file or folder; correct the path")
+        raise InputError(f"{pattern}: {_NOT_THERE}")
     if not names:
         raise InputError(f"{pattern}: no file there; correct the path")
     return [storage.join(top, quote(name) if "://" in top else name) for name in sorted(names)]
+
+
+def check_there(pattern: str) -> str:
+    """Return a path, as `find_files` takes it, after a check that it exists; a pattern as it is.
+
+    Raises:
+        InputError: there is no file or folder.
+    """
+    if "*" not in pattern and not storage.exists(resolve(pattern)):
+        raise InputError(f"{pattern}: {_NOT_THERE}")
+    return pattern
 
 
 def _names_below(uri: str, parts: Sequence[str]) -> list[str]:

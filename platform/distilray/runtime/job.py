@@ -1,4 +1,4 @@
-"""The face that every job has: parse, validate, plan or run, record; one line and exit code 2 for bad input."""
+"""Jobs: parse the command line, validate, print the plan or run, and record the run."""
 
 import argparse
 import os
@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from distilray.config.base import Config, JobConfig, location_fields
+from distilray.config.base import JobConfig, Located, input_locations, map_locations
 from distilray.config.paths import expand_home
 from distilray.config.recipe import load_recipe
+from distilray.config.sample import resolve
 from distilray.errors import InputError
+from distilray.runtime import storage
 from distilray.runtime.command_line import CommandParser, exit_code
 from distilray.runtime.environment import load_secrets
 from distilray.runtime.reporting.progress import duration
-from distilray.runtime.run_folder import RunFolder
+from distilray.runtime.run_folder import CONFIG_FILE, MANIFEST_FILE, RunFolder, is_complete, read_manifest
 
 C = TypeVar("C", bound=JobConfig)
-S = TypeVar("S", bound=Config)
 
 
 @dataclass(frozen=True)
@@ -32,50 +33,27 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Job(Generic[C]):
-    """A station of the line as a command.
+    """A stage that can be run.
 
     Attributes:
         name: as in `python -m jobs.<name>`.
-        config_class: what its recipe may say.
-        inputs: what it reads, by name: folders of earlier stations, or files.
-        plan: validates the inputs and says what a run would do; starts nothing.
+        config_class: of its recipe.
+        plan: validates the inputs and describes the run, without starting anything.
         run: does the work inside the run folder.
-        about: the docstring of its module in `jobs`, whose first line `--help` shows.
-        show: prints what a complete run found, beyond its summary line.
-        prepare: fetches or pins what the config names by something else than its place; the run sees what it returns.
-        validate: checks a file of the kind that the job makes for others, and says in a line what it is.
+        show: prints the result of a complete run, beyond its summary line.
+        pin: returns a location as every machine reads it (a model of the hub by its commit), or raises `InputError`.
+        files: returns what manifests record of an input, by name.
+        is_view: whether the result is a view of its inputs, which replaces that of other inputs in its folder.
     """
 
     name: str
     config_class: type[C]
-    inputs: Callable[[C], Mapping[str, str]]
     plan: Callable[[C], Mapping[str, object]]
     run: Callable[[C, RunFolder], Outcome]
-    about: str | None = None
     show: Callable[[RunFolder], None] | None = None
-    prepare: Callable[[C], C] | None = None
-    validate: Callable[[str], str] | None = None
-
-    def main(self, argv: Sequence[str] | None = None) -> int:
-        """Runs the command line and returns the exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted."""
-
-        def work() -> None:
-            load_secrets(os.environ)
-            arguments = self._parser().parse_intermixed_args(argv)
-            if self.validate is not None and arguments.validate is not None:
-                print(self.validate(expand_home(arguments.validate)), flush=True)
-                return
-            if arguments.recipe is None:
-                shown = f"python -m jobs.{self.name} --help shows the command"
-                raise InputError(f"the following arguments are required: --recipe; {shown}")
-            if arguments.dry_run:
-                self.dry_run(arguments.recipe, arguments.overrides)
-                return
-            folder = self.execute(arguments.recipe, arguments.overrides)
-            if self.show is not None:
-                self.show(folder)
-
-        return exit_code(self.name, work)
+    pin: Callable[[Located], str] = lambda each: each.value
+    files: Callable[[str, Located], Mapping[str, str]] = lambda name, each: {name: resolve(each.value)}
+    is_view: bool = False
 
     def dry_run(self, recipe: str, overrides: Sequence[str] = ()) -> None:
         """Validates the recipe and its inputs and prints the plan.
@@ -83,21 +61,25 @@ class Job(Generic[C]):
         Raises:
             InputError: anything that the user can mend.
         """
-        given = load_recipe(recipe, overrides, self.config_class)
-        plan = self.plan(self.prepare(given) if self.prepare else given)
+        plan = self.plan(self._pinned(load_recipe(recipe, overrides, self.config_class)))
         lines = [f"{key:<16} {value}" for key, value in plan.items()]
         print("\n".join([f"{self.name}: plan, nothing started", *lines]), flush=True)
 
     def execute(self, recipe: str, overrides: Sequence[str] = ()) -> RunFolder:
-        """Runs the job, or finds it complete, prints its summary line and returns the complete run.
+        """Run the job with a recipe, see `complete`."""
+        return self.complete(load_recipe(recipe, overrides, self.config_class))
+
+    def complete(self, given: C) -> RunFolder:
+        """Run the job, or find it complete; print its summary line and return the complete run.
 
         Raises:
             InputError: anything that the user can mend.
         """
         started = time.monotonic()
-        given = load_recipe(recipe, overrides, self.config_class)
-        config = absolute_folders(self.prepare(given) if self.prepare else given)
+        config = map_locations(self._pinned(given), absolute)
         folder = RunFolder(self.name, config, self.inputs(config))
+        if self.is_view:
+            self._remove_outdated_view(config, folder)
         done = folder.complete_manifest()
         if done is not None:
             summary = f"{self.name}: {done['run']['summary']} (complete since {done['run']['finished']}, skipped)"
@@ -111,37 +93,95 @@ class Job(Generic[C]):
         print(f"{summary} -> {given.run_dir}", flush=True)
         return folder
 
-    def _parser(self) -> argparse.ArgumentParser:
-        parser = CommandParser(
-            prog=f"python -m jobs.{self.name}",
-            description=self.about,
-            epilog="exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted (run it again to resume)",
+    def inputs(self, config: C) -> dict[str, str]:
+        """The files and folders that a run reads, by their names in its manifest."""
+        found = input_locations(config, lambda each: not each.location.is_optional or is_complete(each.value))
+        return {key: uri for name, each in found.items() for key, uri in self.files(name, each).items()}
+
+    def _pinned(self, config: C) -> C:
+        """The config with pinned locations; all that cannot be used are named in one error."""
+        faults: list[InputError] = []
+
+        def pin(each: Located) -> str:
+            try:
+                return self.pin(each)
+            except InputError as fault:
+                faults.append(fault)
+                return each.value
+
+        pinned = map_locations(config, pin)
+        if faults:
+            raise faults[0] if len(faults) == 1 else InputError("; ".join(map(str, faults)))
+        return pinned
+
+    def _remove_outdated_view(self, config: C, folder: RunFolder) -> None:
+        """Remove the manifest of a view of other inputs or of another recipe."""
+        if not is_complete(config.run_dir) or read_manifest(config.run_dir)["content"]["job"] != self.name:
+            return
+        try:
+            folder.complete_manifest()
+        except InputError:
+            self.plan(config)  # the old view stays when the new inputs cannot be used
+            for name in (MANIFEST_FILE, CONFIG_FILE):
+                storage.remove_file(folder.path(name))
+
+
+def run_command(
+    name: str,
+    load: Callable[[], Job[Any]],
+    argv: Sequence[str] | None = None,
+    *,
+    about: str | None = None,
+    validate: Callable[[str], str] | None = None,
+) -> int:
+    """Run the command line of a job and return the exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted.
+
+    Args:
+        load: imports the job, after the command line was checked.
+        about: docstring whose first line `--help` shows.
+        validate: checks a file of the kind that the job writes for others, and describes it in one line.
+    """
+
+    def work() -> None:
+        load_secrets(os.environ)
+        arguments = _parser(name, about, validates=validate is not None).parse_intermixed_args(argv)
+        if validate is not None and arguments.validate is not None:
+            print(validate(expand_home(arguments.validate)), flush=True)
+            return
+        if arguments.recipe is None:
+            shown = f"python -m jobs.{name} --help shows the command"
+            raise InputError(f"the following arguments are required: --recipe; {shown}")
+        job = load()
+        if arguments.dry_run:
+            job.dry_run(arguments.recipe, arguments.overrides)
+            return
+        folder = job.execute(arguments.recipe, arguments.overrides)
+        if job.show is not None:
+            job.show(folder)
+
+    return exit_code(name, work)
+
+
+def _parser(name: str, about: str | None, *, validates: bool) -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog=f"python -m jobs.{name}",
+        description=about,
+        epilog="exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted (run it again to resume)",
+    )
+    parser.add_argument("--recipe", help=f"YAML file; jobs/recipes/{name}/ has some")
+    parser.add_argument("--dry-run", action="store_true", help="validate, print the plan, start nothing")
+    if validates:
+        parser.add_argument(
+            "--validate", metavar="FILE", help="check a file of the kind that this job writes; run nothing"
         )
-        parser.add_argument("--recipe", help=f"YAML file; jobs/recipes/{self.name}/ has some")
-        parser.add_argument("--dry-run", action="store_true", help="validate, print the plan, start nothing")
-        if self.validate is not None:
-            parser.add_argument(
-                "--validate", metavar="FILE", help="check a file of the kind that this job writes; run nothing"
-            )
-        parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe")
-        return parser
+    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe")
+    return parser
 
 
-def absolute_folders(config: C) -> C:
-    """The config with its relative folders made absolute, also in its sections: Ray starts workers in other folders."""
-    return _absolute(config)
-
-
-def _absolute(config: S) -> S:
-    changed: dict[str, Any] = {}
-    marks = location_fields(type(config))
-    for name, value in config:
-        if isinstance(value, Config):
-            changed[name] = _absolute(value)
-        elif isinstance(value, str) and name in marks and marks[name].is_absolute:
-            is_path = "://" not in value and not value.startswith(marks[name].prefixes)
-            changed[name] = str(Path(value).absolute()) if is_path else value
-    return config.model_copy(update=changed)
+def absolute(each: Located) -> str:
+    """Return a location with a relative path made absolute, since workers have other working folders."""
+    is_path = "://" not in each.value and not each.value.startswith(each.location.prefixes)
+    return str(Path(each.value).absolute()) if is_path and each.location.is_absolute else each.value
 
 
 def overrides_by_job(jobs: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:

@@ -38,12 +38,15 @@ _CONTENT_KEYS = {"job", "outputs"}  # what every manifest has
 _RECORDED_PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "pydantic")
 
 
-def read_manifest(folder: str) -> dict[str, Any]:
+def read_manifest(folder: str, job: str | None = None) -> dict[str, Any]:
     """The manifest of a complete run.
 
+    Args:
+        job: that must have written the run.
+
     Raises:
-        InputError: no manifest (the run is missing or incomplete), torn JSON, another schema version, or an output
-            that lies outside the folder.
+        InputError: no manifest (the run is missing or incomplete), torn JSON, another schema version, a run of
+            another job, or an output that lies outside the folder.
     """
     uri = storage.join(folder, MANIFEST_FILE)
     if not storage.exists(uri):
@@ -55,10 +58,17 @@ def read_manifest(folder: str) -> dict[str, Any]:
         raise InputError(f"{uri}: not JSON; remove the folder and run its job again") from None
     if not is_manifest(manifest):
         raise InputError(f"{uri}: not a manifest of schema {MANIFEST_SCHEMA}; run its job again with this version")
+    if job is not None and manifest["content"]["job"] != job:
+        raise InputError(f"{folder}: written by {manifest['content']['job']}, not by {job}; name a run of jobs.{job}")
     for name in manifest["content"]["outputs"]:
         if {"", ".", ".."} & set(name.split("/")):
             raise InputError(f"{uri}: names the output {name!r}, which is not in the folder; do not use this run")
     return manifest
+
+
+def is_complete(folder: str) -> bool:
+    """Return whether a folder has the manifest of a complete run."""
+    return storage.exists(storage.join(folder, MANIFEST_FILE))
 
 
 def is_manifest(value: Any) -> bool:

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 import distilray.config
-from distilray.config.base import KEEP_HOME, Config, location_fields, locations
+from distilray.config.base import KEEP_HOME, Config, input_locations, location_fields, locations, map_locations
 from distilray.config.bias import EvaluateBiasConfig
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.distillation import DistillConfig
+from distilray.config.evaluation import EvaluateFillMaskConfig
+from distilray.config.export.efficiency import MeasureEfficiencyConfig
+from distilray.config.glue import EvaluateGlueConfig
 from distilray.config.operations.capacity import PlanConfig
 from distilray.config.recipe import load_recipe
 from distilray.config.report import ReportConfig
@@ -76,7 +79,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=lambda config: type(config).__name__,
 )
 def test_a_tilde_is_the_home_folder_everywhere(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = [value for _, value, _ in locations(config) if value.endswith("/x")]
+    written = [each.value for each in locations(config) if each.value.endswith("/x")]
     assert written
     assert not [value for value in written if not value.startswith("/")]
 
@@ -128,3 +131,83 @@ def test_a_recipe_is_found_in_the_home_folder(tmp_path: Any, monkeypatch: pytest
 def test_locations_are_no_part_of_the_identity() -> None:
     here, there = (EvaluateBiasConfig(run_dir=place, models={"a": place}) for place in ("/x", "/y"))
     assert here.identity_hash() == there.identity_hash()
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        (
+            distill(teacher_cache_dir="c", estimate={"measured_in": "m"}, cache={"directory": "x"}),
+            {"shards": "s", "teacher": "t", "teacher_cache": "c"},
+        ),
+        (
+            BuildCorpusConfig.model_validate(
+                {
+                    "run_dir": "r",
+                    "sources": [{"path": "a", "index_path": "i"}, {"kind": "books", "path": "b"}],
+                    "decontamination": {"paths": ["c", "d"]},
+                    "tokenizer_path": "t",
+                }
+            ),
+            {"source_0": "a", "source_1": "b", "evaluation_0": "c", "evaluation_1": "d", "tokenizer": "t"},
+        ),
+        (
+            EvaluateBiasConfig(run_dir="r", models={"teacher": "t", "own": "o"}, crows_pairs_path="c"),
+            {"models.teacher": "t", "models.own": "o", "crows_pairs": "c"},
+        ),
+        (
+            MeasureEfficiencyConfig.model_validate(
+                {"run_dir": "r", "models": [{"name": "teacher", "model_dir": "t"}], "text_path": "x"}
+            ),
+            {"models.teacher": "t", "text": "x"},
+        ),
+        (
+            ReportConfig(run_dir="r", run_paths=["a", "b"], optional_paths=["c"]),
+            {"run_0": "a", "run_1": "b", "run_2": "c"},
+        ),
+        (
+            PlanConfig.model_validate(
+                {
+                    "run_dir": "r",
+                    "stations": {"encode_corpus": {"path": "e"}, "distill": {"path": "d"}},
+                    "estimate": {"measured_in": "m"},
+                }
+            ),
+            {"encode_corpus": "e", "distill": "d", "measured": "m"},
+        ),
+        (
+            EvaluateFillMaskConfig.model_validate(
+                {"run_dir": "r", "data": {"path": "d"}, "student_dir": "s", "causal": {"model_dir": "c"}}
+            ),
+            {"data": "d", "student": "s", "causal": "c"},
+        ),
+        (
+            EvaluateGlueConfig.model_validate(
+                {
+                    "run_dir": "r",
+                    "model_dir": "m",
+                    "glue_dir": "g",
+                    "teacher_run_dir": "t",
+                    "distillation": {"teacher_run_dir": "f"},
+                }
+            ),
+            {"model": "m", "glue": "g", "teacher": "t", "fine_tuned_teacher": "f"},
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_inputs_have_the_names_that_manifests_record(config: Config, names: dict[str, str]) -> None:
+    assert {name: each.value for name, each in input_locations(config).items()} == names
+
+
+def test_numbers_of_inputs_skip_those_that_are_left_out() -> None:
+    report = ReportConfig(run_dir="r", run_paths=["a"], optional_paths=["b", "c"])
+    found = input_locations(report, lambda each: each.value != "b")
+    assert {name: each.value for name, each in found.items()} == {"run_0": "a", "run_1": "c"}
+
+
+def test_changed_locations_leave_all_other_values_as_unset_as_they_were() -> None:
+    config = distill(losses={"alpha_mse": 1.0})
+    changed = map_locations(config, lambda each: f"/new/{each.value}")
+    assert (changed.shards_dir, changed.losses) == ("/new/s", config.losses)
+    assert changed.model_fields_set == config.model_fields_set | {"cache"}

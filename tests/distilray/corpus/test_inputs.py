@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from distilray.config.base import input_locations
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.inputs import Part, input_uris, plan_parts, source_files
+from distilray.corpus.inputs import Part, plan_parts, source_files
 from distilray.errors import InputError
 
 
@@ -70,7 +71,7 @@ def test_a_part_survives_the_way_to_a_worker(tmp_path: Path) -> None:
 
 def test_every_input_is_in_the_manifest(tmp_path: Path) -> None:
     given = config(books(tmp_path, a=1), decontamination={"paths": ["dev.tsv"]}, tokenizer_path="t.json")
-    assert set(input_uris(given)) == {"source_0", "evaluation_0", "tokenizer"}
+    assert set(input_locations(given)) == {"source_0", "evaluation_0", "tokenizer"}
 
 
 def test_the_place_of_an_input_is_not_part_of_the_identity(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import pytest
 from distilray.config.evaluation import WriteGlueTextConfig
 from distilray.errors import InputError
 from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue_text import glue_text_inputs, outermost, plan_glue_text, write_glue_text
+from distilray.evaluation.glue_text import outermost, plan_glue_text, write_glue_text
 from distilray.runtime.run_folder import RunFolder
+from distilray.stages import STAGES
 from tests.distilray.evaluation.glue.small_glue import small_rows, write_glue, write_lines
 
 PHRASES = [
@@ -27,7 +28,7 @@ def few_rows(monkeypatch):
 
 
 def run(config):
-    folder = RunFolder("write_glue_text", config, glue_text_inputs(config))
+    folder = RunFolder("write_glue_text", config, STAGES["write_glue_text"].job().inputs(config))
     plan_glue_text(config)
     folder.begin()
     return folder, write_glue_text(config, folder)

@@ -350,7 +350,7 @@ def test_a_process_stays_with_the_commit_that_it_found_first(hub, teacher_dir):
     assert local_model("hub:owner/name") == first
 
 
-@pytest.mark.parametrize("source", ["runs/teacher", "s3://bucket/run", "sample:encoder"])
+@pytest.mark.parametrize("source", [".", "s3://bucket/run", "sample:encoder"])
 def test_only_ids_of_the_hub_are_pinned(source):
     assert pinned(source) == source
 

@@ -3,26 +3,28 @@
 Counts the words of a file.
 """
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import Field
 
-from distilray.config.base import Config, InputDir, JobConfig, ModelRef, SeededConfig
+from distilray.config.base import Config, InputDir, InputFile, JobConfig, ModelRef, SeededConfig, map_locations
 from distilray.errors import DataQualityError, InputError
 from distilray.runtime import storage
-from distilray.runtime.job import Job, Outcome, absolute_folders
+from distilray.runtime.job import Job, Outcome, absolute, run_command
 from distilray.runtime.run_folder import RunFolder, read_manifest
 
 
 class CountWords(SeededConfig):
-    text: str
+    text: InputFile
     least: int = 1
 
 
@@ -38,18 +40,12 @@ def run(config: CountWords, folder: RunFolder) -> Outcome:
     return Outcome(f"{len(words)} words", {"words": len(words)}, {"words.txt": {"rows": 1}})
 
 
-def job_of(work: Callable[[CountWords, RunFolder], Outcome] = run) -> Job[CountWords]:
-    return Job(
-        name="count_words",
-        config_class=CountWords,
-        inputs=lambda config: {"text": config.text},
-        plan=plan,
-        run=work,
-        about=__doc__,
-    )
+def job_of(work: Callable[[CountWords, RunFolder], Outcome] = run) -> Callable[[list[str]], int]:
+    job = Job(name="count_words", config_class=CountWords, plan=plan, run=work)
+    return functools.partial(run_command, job.name, lambda: job, about=__doc__)
 
 
-def failing(error: BaseException) -> Job[CountWords]:
+def failing(error: BaseException) -> Callable[[list[str]], int]:
     def fail(config: CountWords, folder: RunFolder) -> Outcome:
         raise error
 
@@ -75,37 +71,37 @@ def one_line(captured: Captured) -> str:
 
 
 def test_a_run_ends_with_zero_a_summary_and_a_manifest(recipe: Path, capsys: Captured) -> None:
-    assert job_of().main(["--recipe", str(recipe)]) == 0
+    assert job_of()(["--recipe", str(recipe)]) == 0
     assert capsys.readouterr().out == f"count_words: 3 words in 0 s -> {recipe.parent}/run\n"
     assert read_manifest(str(recipe.parent / "run"))["content"]["counts"] == {"words": 3}
 
 
 def test_a_complete_run_is_skipped(recipe: Path, capsys: Captured) -> None:
-    job_of().main(["--recipe", str(recipe)])
-    assert failing(AssertionError("it ran again")).main(["--recipe", str(recipe)]) == 0
+    job_of()(["--recipe", str(recipe)])
+    assert failing(AssertionError("it ran again"))(["--recipe", str(recipe)]) == 0
     assert "complete since" in capsys.readouterr().out
 
 
 def test_a_failed_run_is_done_again(recipe: Path) -> None:
-    assert failing(RuntimeError("x")).main(["--recipe", str(recipe)]) == 1
+    assert failing(RuntimeError("x"))(["--recipe", str(recipe)]) == 1
     assert not (recipe.parent / "run" / "manifest.json").exists()
-    assert job_of().main(["--recipe", str(recipe)]) == 0
+    assert job_of()(["--recipe", str(recipe)]) == 0
 
 
 def test_a_dry_run_prints_the_plan_and_writes_and_starts_nothing(recipe: Path, capsys: Captured) -> None:
     before = sorted(recipe.parent.rglob("*"))
-    assert failing(AssertionError("it ran")).main(["--recipe", str(recipe), "--dry-run"]) == 0
+    assert failing(AssertionError("it ran"))(["--recipe", str(recipe), "--dry-run"]) == 0
     assert capsys.readouterr().out == "count_words: plan, nothing started\nbytes read       13\n"
     assert sorted(recipe.parent.rglob("*")) == before
 
 
 def test_a_dry_run_finds_bad_input_like_a_run(recipe: Path, capsys: Captured) -> None:
-    assert job_of().main(["--recipe", str(recipe), "--dry-run", "text=absent.txt"]) == 2
+    assert job_of()(["--recipe", str(recipe), "--dry-run", "text=absent.txt"]) == 2
     assert one_line(capsys) == "count_words: absent.txt: no such file"
 
 
 def test_overrides_and_flags_may_come_in_any_order(recipe: Path) -> None:
-    assert job_of().main(["least=2", "--recipe", str(recipe), "seed=3", "--dry-run", "seed=4"]) == 0
+    assert job_of()(["least=2", "--recipe", str(recipe), "seed=3", "--dry-run", "seed=4"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -125,15 +121,15 @@ def test_overrides_and_flags_may_come_in_any_order(recipe: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(recipe: Path, capsys: Captured, arguments: list[str], told: str) -> None:
-    assert job_of().main([str(recipe) if part == "RECIPE" else part for part in arguments]) == 2
+    assert job_of()([str(recipe) if part == "RECIPE" else part for part in arguments]) == 2
     line = one_line(capsys)
     assert line.startswith("count_words: ")
     assert told in line
 
 
 def test_a_run_of_another_config_in_the_folder_is_bad_input(recipe: Path, capsys: Captured) -> None:
-    job_of().main(["--recipe", str(recipe)])
-    assert job_of().main(["--recipe", str(recipe), "least=2"]) == 2
+    job_of()(["--recipe", str(recipe)])
+    assert job_of()(["--recipe", str(recipe), "least=2"]) == 2
     assert "holds a run with another least" in one_line(capsys)
 
 
@@ -141,12 +137,12 @@ def test_bad_input_found_on_a_worker_is_one_line_too(recipe: Path, capsys: Captu
     class TaskError(Exception):
         cause = InputError("dump.xml: not a dump\n  at row 3")
 
-    assert failing(TaskError("remote traceback")).main(["--recipe", str(recipe)]) == 2
+    assert failing(TaskError("remote traceback"))(["--recipe", str(recipe)]) == 2
     assert one_line(capsys) == "count_words: dump.xml: not a dump at row 3"
 
 
 def test_an_internal_fault_ends_with_1_and_its_traceback(recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert failing(ZeroDivisionError("the fault")).main(["--recipe", str(recipe)]) == 1
+    assert failing(ZeroDivisionError("the fault"))(["--recipe", str(recipe)]) == 1
     (record,) = caplog.records
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], ZeroDivisionError)
@@ -154,13 +150,13 @@ def test_an_internal_fault_ends_with_1_and_its_traceback(recipe: Path, caplog: p
 
 def test_too_much_unusable_input_ends_with_1_and_the_places(recipe: Path, capsys: Captured) -> None:
     error = DataQualityError("more input is unusable than allowed", ["a.bz2 at byte 3", "b.bz2 at byte 7"])
-    assert failing(error).main(["--recipe", str(recipe)]) == 1
+    assert failing(error)(["--recipe", str(recipe)]) == 1
     told = capsys.readouterr().err.splitlines()
     assert told == ["count_words: more input is unusable than allowed", "a.bz2 at byte 3", "b.bz2 at byte 7"]
 
 
 def test_ctrl_c_ends_with_130_and_one_line(recipe: Path, capsys: Captured) -> None:
-    assert failing(KeyboardInterrupt()).main(["--recipe", str(recipe)]) == 130
+    assert failing(KeyboardInterrupt())(["--recipe", str(recipe)]) == 130
     assert one_line(capsys) == "count_words: interrupted; run the same command again to resume"
 
 
@@ -171,14 +167,14 @@ def test_sigterm_ends_like_ctrl_c_and_its_handler_is_put_back(recipe: Path, caps
         raise AssertionError("not ended")
 
     before = signal.getsignal(signal.SIGTERM)
-    assert job_of(wait).main(["--recipe", str(recipe)]) == 130
+    assert job_of(wait)(["--recipe", str(recipe)]) == 130
     assert "interrupted" in one_line(capsys)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_help_tells_the_command_and_the_exit_codes(capsys: Captured) -> None:
     with pytest.raises(SystemExit) as ended:
-        job_of().main(["--help"])
+        job_of()(["--help"])
     told = capsys.readouterr().out
     assert ended.value.code == 0
     assert "python -m jobs.count_words" in told
@@ -189,7 +185,7 @@ def test_help_tells_the_command_and_the_exit_codes(capsys: Captured) -> None:
 SCRIPT = """
 import sys
 from distilray.config.base import SeededConfig
-from distilray.runtime.job import Job, Outcome
+from distilray.runtime.job import Job, Outcome, run_command
 
 def work(config, folder):
     if config.seed == 1:
@@ -198,7 +194,7 @@ def work(config, folder):
         print("a line")
     return Outcome("done")
 
-sys.exit(Job("x", SeededConfig, lambda c: {}, lambda c: {}, work).main())
+sys.exit(run_command("x", lambda: Job("x", SeededConfig, lambda c: {}, work)))
 """
 
 
@@ -239,11 +235,16 @@ def test_relative_folders_are_made_absolute_also_in_sections(monkeypatch: pytest
     class Recipe(JobConfig):
         model_dir: ModelRef
         part: Section
+        parts: tuple[Section, ...] = ()
+        models: Mapping[str, ModelRef] = Field(default={})
         none_dir: InputDir | None = None
 
     monkeypatch.chdir(tmp_path)
-    found = absolute_folders(Recipe(run_dir="runs/a", model_dir="hub:x/y", part=Section(teacher_run_dir="runs/b")))
-    assert (found.run_dir, found.part.teacher_run_dir) == (f"{tmp_path}/runs/a", f"{tmp_path}/runs/b")
+    part = Section(teacher_run_dir="runs/b")
+    given = Recipe(run_dir="runs/a", model_dir="hub:x/y", part=part, parts=(part,), models={"m": "runs/c"})
+    found = map_locations(given, absolute)
+    assert (found.run_dir, found.models) == (f"{tmp_path}/runs/a", {"m": f"{tmp_path}/runs/c"})
+    assert [each.teacher_run_dir for each in (found.part, *found.parts)] == [f"{tmp_path}/runs/b"] * 2
     assert (found.model_dir, found.none_dir) == ("hub:x/y", None)
     uris = Recipe(run_dir="s3://a/b", model_dir="sample:encoder", part=Section(teacher_run_dir="gs://c"))
-    assert absolute_folders(uris) == uris
+    assert map_locations(uris, absolute) == uris

@@ -1,17 +1,21 @@
 """What the recipe of `jobs.measure_efficiency` may say."""
 
-from typing import Annotated, Self
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, InputDir, InputFile, JobConfig, ModelRef, Text
+from distilray.config.base import Config, Count, GlueDir, InputFile, InputName, JobConfig, ModelRef, Text
+from distilray.config.glue import TaskName
 
 
 class MeasuredModelConfig(Config):
     """A row of the efficiency table."""
 
     name: Text
-    model_dir: ModelRef = Field(description="as in export_model, or a folder that it wrote (RUN/onnx, RUN/bf16)")
+    model_dir: Annotated[ModelRef, InputName("models.{name}")] = Field(
+        description="as in export_model, or a folder that it wrote (RUN/onnx, RUN/bf16)"
+    )
 
 
 class MeasureEfficiencyConfig(JobConfig):
@@ -20,9 +24,8 @@ class MeasureEfficiencyConfig(JobConfig):
     models: Annotated[tuple[MeasuredModelConfig, ...], Field(min_length=1)] = Field(
         description="the first is what the others are compared with"
     )
-    glue_dir: InputDir | None = Field(
-        default=None, description="its STS-B dev sentences are the input, as in the paper"
-    )
+    tasks: ClassVar[Sequence[TaskName]] = ("stsb",)
+    glue_dir: GlueDir | None = Field(default=None, description="its STS-B dev sentences are the input, as in the paper")
     text_path: InputFile | None = Field(default=None, description="or the lines of a text")
     max_texts: Count = Field(default=200, description="the first of them")
     max_length: Annotated[int, Field(ge=4, le=512)] = Field(default=128, description="tokens; longer texts are cut")

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, Fraction, InputDir, InputFile, ModelRef, NotNegative, SeededConfig
+from distilray.config.base import Config, Count, Fraction, InputFile, ModelRef, NotNegative, SeededConfig, Shards
 from distilray.config.pretraining_data import CacheConfig
 
 Variant = Literal["onnx", "onnx-standard", "onnx-int8", "bf16"]
@@ -54,7 +54,7 @@ class ExportModelConfig(SeededConfig):
     text_path: InputFile | None = Field(
         default=None, description="what lossy variants are tried on: a text, line by line"
     )
-    shards_dir: InputDir | None = Field(default=None, description="or the held-out split of jobs.encode_corpus")
+    shards_dir: Shards | None = Field(default=None, description="or the held-out split of jobs.encode_corpus")
     max_examples: Count = Field(default=200, description="lines or held-out examples to use, the first")
     batch_size: Count = 16
     max_logit_difference: Annotated[float, Field(gt=0, le=1e-4)] = Field(

@@ -4,13 +4,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from distilray.config.base import Config, Count, Fraction, InputFile, ModelRef
+from distilray.config.base import CausalModelDir, Config, Count, Fraction, InputName, SharedFile
 
 
 class FillMaskDataConfig(Config):
     """Texts with masks and their answers in files. The defaults are the columns of rcds/wikipedia-for-mask-filling."""
 
-    path: InputFile = Field(description="a file, a folder (read with all below it) or a pattern with *; or a URI")
+    path: SharedFile = Field(description="a file, a folder (read with all below it) or a pattern with *; or a URI")
     format: Literal["auto", "jsonl", "parquet", "csv", "text"] = Field(
         default="auto", description="by the suffix when left out; all but Parquet may be .gz, .bz2, .xz or .zst"
     )
@@ -46,7 +46,7 @@ class IntervalsConfig(Config):
 class CausalConfig(Config):
     """`causal_perplexity_of_predictions`: Azure's metric. It does not tell whether a mask was filled rightly."""
 
-    model_dir: ModelRef = Field(
+    model_dir: Annotated[CausalModelDir, InputName("causal")] = Field(
         description="a causal language model: local folder in the layout of transformers, weights as safetensors"
     )
     batch_size: Count = 16

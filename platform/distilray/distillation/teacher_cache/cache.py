@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from distilray.config.distillation import Positions
 from distilray.distillation.teacher_cache.files import TargetsFile, targets_name
 from distilray.distillation.teachers import CachedTargets
-from distilray.errors import InputError
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
 from distilray.runtime import storage
@@ -96,9 +95,5 @@ def cache_content(folder: str) -> dict[str, Any]:
     Raises:
         InputError: no complete run, or one of another job.
     """
-    content: dict[str, Any] = read_manifest(folder)["content"]
-    if content["job"] != "cache_teacher":
-        raise InputError(
-            f"{folder}: written by {content['job']}, not by cache_teacher; name a run of jobs.cache_teacher"
-        )
+    content: dict[str, Any] = read_manifest(folder, "cache_teacher")["content"]
     return content

@@ -24,7 +24,7 @@ from distilray.errors import InputError
 from distilray.models.cpu import use_cpus
 from distilray.models.flops import model_size
 from distilray.models.masked_lm import count_parameters, load_masked_lm
-from distilray.models.model_source import local_model, model_inputs
+from distilray.models.model_source import local_model
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet, splits_of_run
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
@@ -51,11 +51,6 @@ class Piece:
     split: str
     name: str
     rows: int
-
-
-def cache_inputs(config: CacheTeacherConfig) -> dict[str, str]:
-    """What `cache_teacher` reads."""
-    return {"shards": config.shards_dir, **model_inputs("teacher", config.teacher_dir)}
 
 
 def plan_cache(config: CacheTeacherConfig) -> dict[str, object]:

@@ -29,10 +29,10 @@ from distilray.evaluation.bias.stereoset import (
     stereoset_scores,
     word_scores,
 )
-from distilray.evaluation.bias.subjects import Subject, load_model, placed, read_subject
+from distilray.evaluation.bias.subjects import Subject, load_model, read_subject
 from distilray.evaluation.bias.table import bias_tables
 from distilray.formats.bad_rows import BadRows
-from distilray.inference.masked_logits import MaskedLogits, masked_lm_inputs
+from distilray.inference.masked_logits import MaskedLogits
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.reporting.progress import Progress
@@ -77,19 +77,6 @@ class Findings:
     probes: ProbeAnswers | None
     likelihoods: Array
     words: Array
-
-
-def prepare_bias(config: EvaluateBiasConfig) -> EvaluateBiasConfig:
-    """The recipe with every model known by its place: a hub's by its commit, a folder's by its whole path."""
-    return config.model_copy(update={"models": {name: placed(source) for name, source in config.models.items()}})
-
-
-def bias_inputs(config: EvaluateBiasConfig) -> dict[str, str]:
-    """What `evaluate_bias` reads."""
-    sets = {"crows_pairs": config.crows_pairs_path, "stereoset": config.stereoset_path}
-    models = [masked_lm_inputs(f"models.{name}", source) for name, source in config.models.items()]
-    found = {name: uri for files in models for name, uri in files.items()}
-    return found | {name: path for name, path in sets.items() if path is not None}
 
 
 def plan_bias(config: EvaluateBiasConfig) -> dict[str, object]:

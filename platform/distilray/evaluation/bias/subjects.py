@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import torch
 
-from distilray.inference.masked_logits import MaskedLogits, TorchMaskedLM, is_onnx, local_masked_lm
+from distilray.inference.masked_logits import MaskedLogits, TorchMaskedLM, local_masked_lm
 from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.masked_lm import load_masked_lm, read_model_config
-from distilray.models.model_source import WEIGHTS_FILE, is_place, pinned
+from distilray.models.model_source import WEIGHTS_FILE, is_onnx
 from distilray.models.precision import compute_dtype
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of
-from distilray.runtime import storage
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,6 @@ def read_subject(name: str, source: str) -> Subject:
         pad_id=vocabulary.pad,
         max_length=config.max_position_embeddings,
     )
-
-
-def placed(source: str) -> str:
-    """A source that means the same everywhere: a hub's model by its commit, a folder of this machine by its path."""
-    is_folder = is_place(source) and storage.is_local(source)
-    return str(storage.local_path(source)) if is_folder else pinned(source)
 
 
 def load_model(source: str, precision: str) -> MaskedLogits:

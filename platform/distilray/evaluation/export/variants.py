@@ -23,7 +23,7 @@ from distilray.models.export.graph import int8_graph, onnx_graph, standard_onnx_
 from distilray.models.export.hub import check_push
 from distilray.models.export.onnx_file import ONNX_PACKAGES, onnx_package
 from distilray.models.masked_lm import count_parameters, load_masked_lm
-from distilray.models.model_source import WEIGHTS_FILE, local_model, model_inputs
+from distilray.models.model_source import WEIGHTS_FILE, local_model
 from distilray.pretraining_data.shards import check_vocabulary
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
@@ -61,15 +61,6 @@ class Source:
         return cls(
             model_dir, model, tokenizer_json, masked_text(config, tokenizer_json, model.config.max_position_embeddings)
         )
-
-
-def export_inputs(config: ExportModelConfig) -> dict[str, str]:
-    """What `export_model` reads."""
-    texts = {"text": config.text_path, "shards": config.shards_dir}
-    return {
-        **model_inputs("model", config.model_dir),
-        **{name: uri for name, uri in texts.items() if uri},
-    }
 
 
 def plan_export(config: ExportModelConfig) -> dict[str, object]:

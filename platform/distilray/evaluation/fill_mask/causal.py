@@ -21,8 +21,8 @@ _WHAT = f"{CAUSAL_METRIC} is how probable a causal model finds the filled texts,
 _FIX = "name the local folder of such a model (causal.model_dir, in Azure's names model_id), or leave the metric out"
 
 
-def check_causal_model(model_dir: str) -> None:
-    """Looks for a model folder, without loading it.
+def check_causal_model(model_dir: str) -> str:
+    """Return a model folder after a check of its files, without loading it.
 
     Raises:
         InputError: no such folder, or none with a config and weights as safetensors; it says what the metric is.
@@ -32,6 +32,7 @@ def check_causal_model(model_dir: str) -> None:
         raise InputError(f"{model_dir}: no such folder; {_WHAT}; {_FIX}")
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise InputError(f"{model_dir}: no config.json or no *.safetensors in it; {_WHAT}; {_FIX}")
+    return str(folder)
 
 
 class CausalPerplexity:

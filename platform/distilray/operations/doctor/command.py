@@ -23,14 +23,12 @@ if TYPE_CHECKING:
 
 def diagnose(
     argv: Sequence[str] | None,
-    load_config: Callable[[str, str, Sequence[str]], JobConfig],
     find_orphans: Callable[[], Sequence[Orphan]],
 ) -> int:
     """Run and print the checks that the command line asks for; return 1 if one fails, else 0.
 
     Args:
         argv: the command line, that of this process when None.
-        load_config: (job, recipe file, overrides) -> config.
         find_orphans: gives the HAProxy processes without their server.
 
     Raises:
@@ -51,12 +49,21 @@ def diagnose(
             sys.modules[package] = None  # type: ignore[assignment]
     config, unread = None, []
     try:
-        config = load_config(args.job, args.recipe, args.overrides) if args.recipe else None
+        config = _load_config(args.job, args.recipe, args.overrides) if args.recipe else None
     except ImportError as error:
         finding = not_checked(error)
         unread = [Row("recipe", lambda: finding)]
     subject = Subject(args.address, config, args.storage, find_orphans, dict(os.environ), problems)
     return show(examine([*rows(subject), *unread]), sys.stdout, as_json=args.json)
+
+
+def _load_config(job: str, recipe: str, overrides: Sequence[str]) -> JobConfig:
+    from distilray.config.recipe import load_recipe  # packages may be missing
+    from distilray.stages import STAGES
+
+    if job not in STAGES:
+        raise InputError(f"--job {job}: no job with a run folder; there are {', '.join(sorted(STAGES))}")
+    return load_recipe(recipe, overrides, STAGES[job].config_class)
 
 
 def leave(code: int) -> NoReturn:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import distilray
+from distilray.config.paths import is_path, path_of
 from distilray.errors import InputError
 from distilray.operations.doctor import cluster as clusters
 from distilray.operations.doctor import versions
 from distilray.operations.doctor.access import dashboard, tokens
 from distilray.operations.doctor.check import Finding, Row, together, warn
 from distilray.operations.doctor.machine import environment, processor, resources, sockets
-from distilray.operations.doctor.recipe import needs, places
+from distilray.operations.doctor.recipe import needs
 from distilray.operations.doctor.subject import Subject
 
 if TYPE_CHECKING:
@@ -127,13 +128,23 @@ def _recipe_rows(subject: Subject, config: JobConfig) -> list[Row]:
     def check_runs() -> Finding:
         from distilray.operations.doctor.recipe import inputs
 
-        return inputs.check_runs(inputs.runs_of(config), outside=subject.outside)
+        return inputs.check_runs(inputs.locations_of(config, "run"), outside=subject.outside)
 
     def check_models() -> Finding:
         from distilray.operations.doctor.recipe import inputs
 
         offline = environment.offline_by(subject.environment) is not None
-        return inputs.check_models(inputs.models_of(config), offline=offline, outside=subject.outside)
+        return inputs.check_models(
+            inputs.locations_of(config, "model"),
+            inputs.locations_of(config, "tokenizer"),
+            offline=offline,
+            outside=subject.outside,
+        )
+
+    def check_folders() -> Finding:
+        from distilray.operations.doctor.recipe import inputs
+
+        return inputs.check_folders(config, None if subject.outside else Path("/proc/mounts").read_text())
 
     made = [
         Row("workers", lambda: _check_workers(subject, needs.need_of(config))),
@@ -141,8 +152,7 @@ def _recipe_rows(subject: Subject, config: JobConfig) -> list[Row]:
         Row("models", check_models),
     ]
     if subject.cluster_address is not None:
-        mounts = None if subject.outside else Path("/proc/mounts")
-        made.append(Row("folders", lambda: places.check_places(config, mounts.read_text() if mounts else None)))
+        made.append(Row("folders", check_folders))
     return made
 
 
@@ -182,13 +192,13 @@ def _store_rows(subject: Subject) -> list[Row]:
         from distilray.operations.doctor.recipe import inputs, store
         from distilray.runtime import storage
 
-        if subject.outside and places.is_path(uri) and not storage.exists(uri):
+        if subject.outside and is_path(uri) and not storage.exists(uri):
             return warn(f"{uri} is not on this machine and cannot be checked from here", inputs.AS_A_JOB)
         return store.check_store(uri)
 
     def check_disk() -> Finding:
         needed = run_bytes(subject.config) if subject.config else None
-        return resources.check_disk(resources.Disk.of(places.path_of(uri)), needed=needed)
+        return resources.check_disk(resources.Disk.of(path_of(uri)), needed=needed)
 
-    disk = [Row("run disk", check_disk)] if places.is_path(uri) and not subject.outside else []
+    disk = [Row("run disk", check_disk)] if is_path(uri) and not subject.outside else []
     return [*disk, Row("storage", check_store)]

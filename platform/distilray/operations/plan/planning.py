@@ -57,14 +57,6 @@ class LinePlan:
     runs: list[ScaledRun]
 
 
-def plan_inputs(config: PlanConfig) -> dict[str, str]:
-    """The recipes, and the run that a rate is measured in."""
-    found = {name: given.path for name, given in config.stations if given is not None}
-    if config.estimate.measured_in is not None:
-        found["measured"] = config.estimate.measured_in
-    return found
-
-
 def line_plan(config: PlanConfig) -> LinePlan:
     """What the recipes would take.
 

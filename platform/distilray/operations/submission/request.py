@@ -11,9 +11,9 @@ from distilray.config.base import JobConfig
 from distilray.config.paths import expand_home
 from distilray.config.recipe import load_recipe, read_yaml
 from distilray.errors import InputError
+from distilray.operations.locations import check_locations, has_login
 from distilray.operations.submission.attempts import submission_id
 from distilray.operations.submission.cluster import RESOURCES, DriverResources, Submission
-from distilray.operations.submission.places import check_places, has_login
 from distilray.runtime.environment import SECRETS_PATH
 
 RUNTIME_ENV = "jobs/runtime_env.yaml"
@@ -66,7 +66,7 @@ def build_request(
             key = override.partition("=")[0]
             raise InputError(f"{key}: a login in a URI, which job listings would show; use --secrets PATH or a role")
     config = load_recipe(recipe, overrides, config_class, keep_home=True)
-    check_places(config)
+    check_locations(config)
     inside = _path_in(root, recipe)
     arguments = ["--recipe", inside, *overrides]
     env_vars, excludes = runtime_env(root)

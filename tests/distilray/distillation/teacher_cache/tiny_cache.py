@@ -11,6 +11,7 @@ from distilray.distillation.teacher_cache import pipeline
 from distilray.runtime import pieces
 from distilray.runtime.job import Outcome
 from distilray.runtime.run_folder import RunFolder
+from distilray.stages import STAGES
 
 
 def cache_config(folder: Path, shards_dir: str, teacher_dir: str, **changes: object) -> CacheTeacherConfig:
@@ -24,7 +25,7 @@ def cache_config(folder: Path, shards_dir: str, teacher_dir: str, **changes: obj
 def write_cache(folder: Path, shards_dir: str, teacher_dir: str, **changes: object) -> str:
     """A complete run folder of `cache_teacher`."""
     config = cache_config(folder, shards_dir, teacher_dir, **changes)
-    run = RunFolder("cache_teacher", config, pipeline.cache_inputs(config))
+    run = RunFolder("cache_teacher", config, STAGES["cache_teacher"].job().inputs(config))
     run.begin()
     outcome = cache_in_process(config, run)
     run.finish(outcome.counts, outcome.outputs, outcome.summary)

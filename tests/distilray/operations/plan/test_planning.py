@@ -1,8 +1,9 @@
 import pytest
 import yaml
 
+from distilray.config.base import input_locations
 from distilray.errors import InputError
-from distilray.operations.plan.planning import line_plan, plan_inputs, plan_line
+from distilray.operations.plan.planning import line_plan, plan_line
 from tests.distilray.operations.plan.small_plan import plan_config
 
 ORDER = ["build_corpus", "encode_corpus", "distill", "evaluate_glue", "export_model"]
@@ -108,7 +109,7 @@ def test_a_station_without_a_recipe_is_left_out(tmp_path):
     less = config.stations.model_copy(update={"build_corpus": None, "evaluate_glue": None})
     found = line_plan(config.model_copy(update={"stations": less}))
     assert [one.station for one in found.stations] == ["encode_corpus", "distill", "export_model"]
-    assert set(plan_inputs(found.config)) == {"encode_corpus", "distill", "export_model"}
+    assert set(input_locations(found.config)) == {"encode_corpus", "distill", "export_model"}
 
 
 def test_one_fine_tuning_more_on_one_worker_takes_its_time(tmp_path):

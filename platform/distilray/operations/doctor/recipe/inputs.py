@@ -1,22 +1,20 @@
 """What a recipe reads: complete runs, and models with all their files. Nothing is fetched, no weights are loaded."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distilray.config.base import JobConfig
-from distilray.config.paths import HUB_PREFIX
+from distilray.config.base import JobConfig, Kind, locations
+from distilray.config.paths import HUB_PREFIX, is_path
 from distilray.config.sample import resolve
 from distilray.errors import InputError
 from distilray.models.architectures import family_name
 from distilray.operations.doctor.check import Finding, fail, ok, together, warn
-from distilray.operations.doctor.recipe.places import is_path
+from distilray.operations.locations import check_locations, unshared_mounts
 from distilray.runtime import storage
 from distilray.runtime.run_folder import read_manifest
 
-_RUNS = ("corpus_dir", "shards_dir", "teacher_cache_dir", "teacher_run_dir")
-_MODELS = ("teacher_dir", "student_dir", "model_dir", "encoder_dir", "tokenizer_dir")
 _ONNX = "model.onnx"
 _NO_PYTORCH = "save it with save_pretrained, as safetensors, its tokenizer beside it"
 _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -24,20 +22,26 @@ _HEADER_MOST = 100 << 20  # bytes of the header of a safetensors file
 AS_A_JOB = "look from inside: ray job submit ... -- python -m jobs.doctor ..."
 
 
-def runs_of(config: JobConfig) -> dict[str, str]:
-    """The run folders that a recipe reads, by key."""
-    return {name: value for name, value in config if name in _RUNS and value}
+def locations_of(config: JobConfig, kind: Kind) -> dict[str, str]:
+    """The inputs of a kind that a recipe must have, by dotted key."""
+    found = [each for each in locations(config) if each.is_input and not each.location.is_optional]
+    return {each.key: each.value for each in found if each.location.kind == kind}
 
 
-def models_of(config: JobConfig) -> dict[str, str]:
-    """The models that a recipe reads, by key."""
-    found = {name: value for name, value in config if name in _MODELS and value}
-    models = getattr(config, "models", None)
-    if isinstance(models, Mapping):
-        found |= {f"models.{name}": source for name, source in models.items()}
-    elif models:
-        found |= {f"models.{model.name}": model.model_dir for model in models}
-    return found
+def check_folders(config: JobConfig, mounts: str | None) -> Finding:
+    """Check that all machines of a cluster see the locations of a recipe.
+
+    Args:
+        mounts: content of /proc/mounts of a machine of the cluster; None outside of it.
+
+    Raises:
+        InputError: see `check_locations`.
+    """
+    check_locations(config)
+    kinds = {} if mounts is None else unshared_mounts(config, mounts)
+    fix = "a folder that all machines mount, or a URI"
+    findings = [warn(f"{key} is on {kind}, a disk of this machine alone", fix) for key, kind in kinds.items()]
+    return together(findings, "folders are absolute or URIs" + ("" if mounts is None else ", on shared file systems"))
 
 
 def check_runs(runs: Mapping[str, str], *, outside: bool = False) -> Finding:
@@ -52,20 +56,24 @@ def check_runs(runs: Mapping[str, str], *, outside: bool = False) -> Finding:
     return together(findings, told)
 
 
-def check_models(models: Mapping[str, str], *, offline: bool, outside: bool = False) -> Finding:
-    """Every model that is read has its files, whole.
+def check_models(
+    models: Mapping[str, str], tokenizers: Mapping[str, str], *, offline: bool, outside: bool = False
+) -> Finding:
+    """Check that every model or tokenizer that is read has its files, whole.
 
     Args:
         models: by key of the recipe.
+        tokenizers: of which the other files of a model need not be there.
         offline: whether the hub may not be asked.
         outside: see `check_runs`.
     """
     findings = []
-    for key, source in models.items():
+    for key, source in {**models, **tokenizers}.items():
         if source.startswith(HUB_PREFIX):
-            findings.append(_check_hub(key, source, offline=offline))
+            needed = (_TOKENIZER,) if key in tokenizers else (_CONFIG, _WEIGHTS, _TOKENIZER)
+            findings.append(_check_hub(key, source, needed, offline=offline))
         else:
-            findings.append(_each(key, source, _check_model, outside))
+            findings.append(_each(key, source, _check_tokenizer if key in tokenizers else _check_model, outside))
     told = ", ".join(finding.found for finding in findings) or "the recipe reads no model"
     return together(findings, told)
 
@@ -99,11 +107,10 @@ def _check_run(key: str, uri: str) -> Finding:
     return ok(f"{key} {uri} complete ({content['job']}, {len(files)} files)")
 
 
-def _check_hub(key: str, source: str, *, offline: bool) -> Finding:
+def _check_hub(key: str, source: str, needed: Sequence[str], *, offline: bool) -> Finding:
     from huggingface_hub import snapshot_download
 
     name, _, revision = source.removeprefix(HUB_PREFIX).partition("@")
-    needed = (_TOKENIZER,) if key == "tokenizer_dir" else (_CONFIG, _WEIGHTS, _TOKENIZER)
     try:
         folder = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
         missing = [file for file in needed if not (folder / file).is_file()]
@@ -123,13 +130,20 @@ def _model_folder(source: str) -> str:
     return inside if storage.is_folder(inside) else source
 
 
-def _check_model(key: str, source: str) -> Finding:
+def _check_tokenizer(key: str, source: str) -> Finding:
+    _require(_existing_folder(source), (_TOKENIZER,))
+    return ok(f"{key} {source} there")
+
+
+def _existing_folder(source: str) -> str:
     folder = _model_folder(resolve(source))
     if not storage.exists(folder):
         raise InputError(f"{source}: no such folder; name a run, a model folder, the URI of one, or hub:OWNER/NAME")
-    if key == "tokenizer_dir":
-        _require(folder, (_TOKENIZER,))
-        return ok(f"{key} {source} there")
+    return folder
+
+
+def _check_model(key: str, source: str) -> Finding:
+    folder = _existing_folder(source)
     if storage.exists(storage.join(folder, _ONNX)):
         _require(folder, (_CONFIG, _TOKENIZER))
         return ok(f"{key} {source} there (ONNX)")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pyarrow import fs
 
+from distilray.config.paths import is_path, path_of
 from distilray.errors import InputError
 from distilray.operations.doctor.check import Finding, fail, ok
-from distilray.operations.doctor.recipe.places import is_path, path_of
 from distilray.runtime import storage
 
 _PREFIX = ".distilray-doctor-"  # data readers skip names with a dot

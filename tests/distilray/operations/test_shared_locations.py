@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from distilray.config.base import KEEP_HOME
@@ -6,7 +8,14 @@ from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.distillation import DistillConfig
 from distilray.config.report import ReportConfig
 from distilray.errors import InputError
-from distilray.operations.submission.places import check_places, places
+from distilray.operations.locations import check_locations, mounted_as, shared_locations, unshared_mounts
+
+MOUNTS = """/dev/nvme0n1p1 / ext4 rw 0 0
+proc /proc proc rw 0 0
+10.0.0.2:/export /mnt nfs4 rw 0 0
+/dev/nvme1n1 /mnt/local xfs rw 0 0
+s3fs /mnt/bucket fuse.s3fs rw 0 0
+"""
 
 
 def distill(**values):
@@ -19,39 +28,57 @@ def test_places_are_found_in_lists_sections_and_mappings():
     corpus = BuildCorpusConfig(
         run_dir="/r", sources=[{"path": "/a"}, {"kind": "books", "path": "/b"}], decontamination={"paths": ["/c", "/d"]}
     )
-    assert [value for _, value in places(corpus)] == ["/r", "/a", "/b", "/c", "/d"]
-    assert dict(places(corpus))["sources.1.path"] == "/b"
+    assert list(shared_locations(corpus).values()) == ["/r", "/a", "/b", "/c", "/d"]
+    assert shared_locations(corpus)["sources.1.path"] == "/b"
     bias = EvaluateBiasConfig(run_dir="/r", models={"teacher": "/t", "student": "/s"})
-    assert dict(places(bias)) == {"run_dir": "/r", "models.teacher": "/t", "models.student": "/s"}
+    assert shared_locations(bias) == {"run_dir": "/r", "models.teacher": "/t", "models.student": "/s"}
 
 
 @pytest.mark.parametrize("value", ["/mnt/x", "s3://bucket/x", "file:///mnt/x", "hub:a/b@main", "sample:encoder"])
 def test_a_place_that_all_machines_see_is_taken(value):
-    check_places(distill(teacher_dir=value))
+    check_locations(distill(teacher_dir=value))
 
 
 @pytest.mark.parametrize("value", ["runs/x", "./runs/x", "../x", "x"])
 def test_a_relative_place_is_refused_with_an_absolute_one(value):
     with pytest.raises(InputError, match=rf"^run_dir={value}: relative, .* for instance /mnt/shared/(runs/)?x$"):
-        check_places(distill(run_dir=value))
+        check_locations(distill(run_dir=value))
 
 
 @pytest.mark.parametrize("value", ["~/x", "~root/x"])
 def test_the_home_folder_of_one_machine_is_refused(value):
     values = {"run_dir": value, "shards_dir": "s3://b/shards", "teacher_dir": "sample:encoder"}
     with pytest.raises(InputError, match=rf"^run_dir={value}: the home folder of one machine"):
-        check_places(DistillConfig.model_validate(values, context={KEEP_HOME: True}))
+        check_locations(DistillConfig.model_validate(values, context={KEEP_HOME: True}))
 
 
 def test_a_cache_is_a_folder_of_each_machine():
-    check_places(distill(cache={"directory": "scratch"}))
+    check_locations(distill(cache={"directory": "scratch"}))
 
 
 def test_all_relative_places_are_named_at_once():
     with pytest.raises(InputError, match=r"^run_dir=a: .*\(likewise run_paths.1, optional_paths.0\)$"):
-        check_places(ReportConfig(run_dir="a", run_paths=["/x", "b"], optional_paths=["c"]))
+        check_locations(ReportConfig(run_dir="a", run_paths=["/x", "b"], optional_paths=["c"]))
 
 
 def test_a_scheme_that_no_machine_reads_is_refused():
     with pytest.raises(InputError, match=r"^run_dir=hdfs://x: scheme 'hdfs' is not one of file, s3"):
-        check_places(distill(run_dir="hdfs://x"))
+        check_locations(distill(run_dir="hdfs://x"))
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/mnt/run", "nfs4"), ("/mnt/local/run", "xfs"), ("/mnt/localhost", "nfs4"), ("/data", "ext4")],
+)
+def test_a_path_is_on_the_deepest_mount_above_it(path, kind):
+    assert mounted_as(Path(path), MOUNTS) == kind
+
+
+@pytest.mark.parametrize("run_dir", ["/mnt/local/run", "file:///mnt/local/run"])
+def test_a_disk_of_one_machine_is_named(run_dir):
+    assert unshared_mounts(distill(run_dir=run_dir), MOUNTS) == {"run_dir": "xfs"}
+
+
+@pytest.mark.parametrize("run_dir", ["/mnt/run", "/mnt/bucket/run", "s3://bucket/run"])
+def test_shared_file_systems_and_object_stores_are_fine(run_dir):
+    assert not unshared_mounts(distill(run_dir=run_dir), MOUNTS)

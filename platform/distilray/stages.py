@@ -1,0 +1,282 @@
+"""The stage table: one row per stage of the pipeline.
+
+Rows name classes and functions as `module:name`, imported on use, so that this module imports no torch. A stage is
+looked up by name, `STAGES["distill"]`:
+
+    STAGES["distill"].config_class             class of its recipe
+    STAGES["distill"].job().complete(config)   runs it, or finds it complete; returns its `RunFolder`
+    command("distill", __doc__)                `main(argv)` of its module in `jobs`
+"""
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from distilray.config.base import JobConfig, Located
+from distilray.config.recipe import validate_recipe
+from distilray.config.sample import resolve
+from distilray.runtime import storage
+from distilray.runtime.job import Job, run_command
+from distilray.runtime.reporting.metrics import read_metrics
+from distilray.runtime.run_folder import read_manifest
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the pipeline; every attribute but `name` and `is_view` is an import string.
+
+    Attributes:
+        name: of its job, `python -m jobs.NAME`.
+        config: class of its recipe.
+        plan, run, show, is_view: see `Job`.
+        validate: checks a file of the kind that the stage writes for others, and describes it in one line.
+    """
+
+    name: str
+    config: str
+    plan: str
+    run: str
+    show: str | None = None
+    validate: str | None = None
+    is_view: bool = False
+
+    @property
+    def config_class(self) -> type[JobConfig]:
+        """The class of its recipe."""
+        found: type[JobConfig] = load(self.config)
+        return found
+
+    def job(self) -> Job[Any]:
+        """Return the job with its functions imported."""
+        return Job(
+            name=self.name,
+            config_class=self.config_class,
+            plan=load(self.plan),
+            run=load(self.run),
+            show=load(self.show) if self.show else None,
+            pin=_pinned,
+            files=_input_files,
+            is_view=self.is_view,
+        )
+
+
+_ROWS = (
+    Stage(
+        "build_corpus",
+        config="distilray.config.corpus:BuildCorpusConfig",
+        plan="distilray.corpus.pipeline:plan_corpus",
+        run="distilray.corpus.pipeline:build_corpus",
+    ),
+    Stage(
+        "train_tokenizer",
+        config="distilray.config.pretraining_data:TrainTokenizerConfig",
+        plan="distilray.pretraining_data.tokenizer_training:plan_tokenizer",
+        run="distilray.pretraining_data.tokenizer_training:train_tokenizer",
+    ),
+    Stage(
+        "encode_corpus",
+        config="distilray.config.pretraining_data:EncodeCorpusConfig",
+        plan="distilray.pretraining_data.pipeline:plan_shards",
+        run="distilray.pretraining_data.pipeline:encode_corpus",
+    ),
+    Stage(
+        "train_teacher",
+        config="distilray.config.distillation:TrainTeacherConfig",
+        plan="distilray.distillation.planning.plan:plan_teacher",
+        run="distilray.distillation.trainer:train_teacher",
+    ),
+    Stage(
+        "cache_teacher",
+        config="distilray.config.distillation:CacheTeacherConfig",
+        plan="distilray.distillation.teacher_cache.pipeline:plan_cache",
+        run="distilray.distillation.teacher_cache.pipeline:cache_teacher",
+    ),
+    Stage(
+        "distill",
+        config="distilray.config.distillation:DistillConfig",
+        plan="distilray.distillation.planning.plan:plan_distillation",
+        run="distilray.distillation.trainer:distill",
+    ),
+    Stage(
+        "write_glue_text",
+        config="distilray.config.evaluation:WriteGlueTextConfig",
+        plan="distilray.evaluation.glue_text:plan_glue_text",
+        run="distilray.evaluation.glue_text:write_glue_text",
+    ),
+    Stage(
+        "build_follows",
+        config="distilray.config.evaluation:BuildFollowsConfig",
+        plan="distilray.evaluation.follows:plan_follows",
+        run="distilray.evaluation.follows:build_follows",
+    ),
+    Stage(
+        "search_glue",
+        config="distilray.config.glue:SearchGlueConfig",
+        plan="tuning.plan:plan_search",
+        run="tuning.search:search_glue",
+        show="tuning.search:show_search",
+    ),
+    Stage(
+        "evaluate_glue",
+        config="distilray.config.glue:EvaluateGlueConfig",
+        plan="distilray.evaluation.glue_scores:plan_glue",
+        run="distilray.evaluation.glue_scores:evaluate_glue",
+        show="distilray.evaluation.glue_scores:show_glue_scores",
+        validate="distilray.evaluation.glue_scores:check_submission",
+    ),
+    Stage(
+        "evaluate_fill_mask",
+        config="distilray.config.evaluation:EvaluateFillMaskConfig",
+        plan="distilray.evaluation.fill_mask.evaluation:plan_fill_mask",
+        run="distilray.evaluation.fill_mask.evaluation:evaluate_fill_mask",
+        show="distilray.evaluation.fill_mask:show_scores",
+    ),
+    Stage(
+        "evaluate_bias",
+        config="distilray.config.bias:EvaluateBiasConfig",
+        plan="distilray.evaluation.bias.scores:plan_bias",
+        run="distilray.evaluation.bias.scores:evaluate_bias",
+        show="distilray.evaluation.bias.scores:show_bias",
+    ),
+    Stage(
+        "export_model",
+        config="distilray.config.export.variants:ExportModelConfig",
+        plan="distilray.evaluation.export.variants:plan_export",
+        run="distilray.evaluation.export.variants:export_model",
+        show="distilray.evaluation.export.table:show_export",
+    ),
+    Stage(
+        "measure_efficiency",
+        config="distilray.config.export.efficiency:MeasureEfficiencyConfig",
+        plan="distilray.evaluation.efficiency:plan_efficiency",
+        run="distilray.evaluation.efficiency:measure_efficiency",
+        show="distilray.evaluation.efficiency:show_efficiency",
+    ),
+    Stage(
+        "write_report",
+        config="distilray.config.report:ReportConfig",
+        plan="distilray.report.page:plan_report",
+        run="distilray.report.page:write_report",
+        show="distilray.report.page:show_report",
+        is_view=True,
+    ),
+    Stage(
+        "plan",
+        config="distilray.config.operations.capacity:PlanConfig",
+        plan="distilray.operations.plan.planning:plan_line",
+        run="distilray.operations.plan.planning:write_plan",
+        show="distilray.operations.plan.planning:show_plan",
+        is_view=True,
+    ),
+)
+STAGES = {stage.name: stage for stage in _ROWS}
+
+# Functions of an input, by its kind: `pin(value)` returns it as every machine reads it, or raises `InputError`;
+# `files(name, value)` returns what manifests record of it.
+_PIN = {
+    "file": "distilray.runtime.file_search:check_there",
+    "model": "distilray.models.model_source:pinned",
+    "tokenizer": "distilray.models.model_source:local_tokenizer",
+    "causal_model": "distilray.evaluation.fill_mask.causal:check_causal_model",
+}
+_FILES = {
+    "model": "distilray.models.model_source:model_inputs",
+    "tokenizer": "distilray.models.model_source:tokenizer_inputs",
+}
+_GLUE_FILES = "distilray.evaluation.glue.data:input_files"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A complete run of a stage; an argument of later stages."""
+
+    run_dir: str
+
+    @property
+    def model_dir(self) -> str:
+        """The folder of the model that the run has written."""
+        return storage.join(self.run_dir, "model")
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """The content of `scores.json`; of a training run, the last scores on held-out examples."""
+        file = storage.join(self.run_dir, "scores.json")
+        if storage.exists(file):
+            return dict(json.loads(storage.read_bytes(file)))
+        return dict(read_metrics(storage.join(self.run_dir, "heldout.jsonl"))[-1])
+
+
+def run_stage(name: str, /, **values: Any) -> Run:
+    """Run a stage, or find it complete.
+
+    Args:
+        values: keys of its recipe; `_dir` and `_path` may be left out. Runs stand for their folders.
+
+    Raises:
+        InputError: anything that the user can mend.
+    """
+    stage = STAGES[name]
+    keys = stage.config_class.model_fields
+
+    def key_of(word: str) -> str:
+        return next((key for key in (word, f"{word}_dir", f"{word}_path") if key in keys), word)
+
+    given = {key_of(word): _plain(value) for word, value in values.items()}
+    return Run(stage.job().complete(validate_recipe(name, given, stage.config_class)).uri)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Run):
+        return value.run_dir
+    return str(value) if isinstance(value, Path) else value
+
+
+def command(name: str, about: str | None) -> Callable[..., int]:
+    """Return `main(argv)` of a job: it runs the command line of a stage and returns the exit code.
+
+    Args:
+        about: docstring of the job's module, whose first line `--help` shows.
+    """
+    stage = STAGES[name]
+
+    def validate(file: str) -> str:
+        return str(load(str(stage.validate))(file))
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        return run_command(name, stage.job, argv, about=about, validate=validate if stage.validate else None)
+
+    return main
+
+
+@functools.cache
+def load(path: str) -> Any:
+    """Return what `module:name` names, importing its module."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _pinned(each: Located) -> str:
+    if each.location.job is not None:
+        read_manifest(each.value, each.location.job)
+    pin = _PIN.get(each.location.kind)
+    return str(load(pin)(each.value)) if pin and each.is_input else each.value
+
+
+def _input_files(name: str, each: Located) -> dict[str, str]:
+    kind = each.location.kind
+    if kind == "glue":
+        section: Any = each.section
+        found = load(_GLUE_FILES)(each.value, section.tasks)
+    elif kind in _FILES:
+        found = load(_FILES[kind])(name, each.value)
+    else:
+        found = {name: resolve(each.value)}
+    return dict(found)

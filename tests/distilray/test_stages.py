@@ -1,0 +1,74 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import distilray as dr
+from distilray import stages
+from distilray.errors import InputError
+from distilray.runtime.job import Job
+from distilray.stages import STAGES, Run, load, run_stage
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_import_string_of_a_stage_can_be_imported(name: str) -> None:
+    job = STAGES[name].job()
+    assert (job.name, job.config_class) == (name, STAGES[name].config_class)
+
+
+@pytest.mark.parametrize("kind", {*stages._PIN, *stages._FILES})
+def test_every_import_string_of_a_kind_of_input_can_be_imported(kind: str) -> None:
+    assert all(callable(load(table[kind])) for table in (stages._PIN, stages._FILES) if kind in table)
+
+
+HELP = """
+import contextlib, importlib, sys
+from distilray.stages import STAGES
+for name in STAGES:
+    with contextlib.suppress(SystemExit):
+        importlib.import_module(f"jobs.{name}").main(["--help"])
+sys.exit("torch" in sys.modules)
+"""
+
+
+def test_help_of_no_stage_imports_torch(root: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", HELP], cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count("usage:")) == (0, len(STAGES)), done.stderr
+
+
+@pytest.fixture
+def configs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The configs of the runs that are started, none of which does anything."""
+    found: list[object] = []
+
+    def complete(self: Job, given):
+        found.append(given)
+        return type("Folder", (), {"uri": given.run_dir})
+
+    monkeypatch.setattr(Job, "complete", complete)
+    return found
+
+
+def test_a_stage_takes_runs_and_keys_without_their_endings(configs: list) -> None:
+    shards = dr.encode(corpus=Run("c"), tokenizer="hub:a/b", run_dir="s")
+    run = dr.distill(teacher="hub:a/b", shards=shards, run_dir="d", max_steps=3)
+    assert (configs[0].corpus_dir, configs[0].tokenizer_dir) == ("c", "hub:a/b")
+    assert (configs[1].teacher_dir, configs[1].shards_dir, configs[1].max_steps) == ("hub:a/b", "s", 3)
+    assert run == Run("d")
+
+
+def test_runs_in_lists_and_mappings_are_their_folders(configs: list) -> None:
+    dr.write_report(run_paths=[Run("a"), "b"], run_dir="r")
+    dr.evaluate_bias(models={"teacher": Run("t")}, run_dir="r")
+    assert (configs[0].run_paths, configs[1].models) == (["a", "b"], {"teacher": "t"})
+
+
+def test_an_unknown_argument_is_an_error_that_names_the_stage_and_the_key() -> None:
+    with pytest.raises(InputError, match=r"^distill: techer: unknown key; did you mean"):
+        run_stage("distill", run_dir="r", techer="t", shards="s", teacher="t")
+
+
+def test_an_unknown_stage_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"destill.*distill"):
+        dr.destill  # noqa: B018
