@@ -10,13 +10,13 @@ from distilray.config.report import ReportConfig
 from distilray.distillation.losses import LOSSES, Loss
 from distilray.distillation.objective import DistillationStep, TensorBatch
 from distilray.distillation.planning.plan import plan_distillation
-from distilray.evaluation.report.card import model_card
-from distilray.evaluation.report.report import report_page
-from distilray.evaluation.report.runs import read_runs
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
 from distilray.pretraining_data.batches import collate
-from tests.distilray.evaluation.report.written_runs import distillation, metrics, write_run
+from distilray.report.model_card import model_card
+from distilray.report.page import report_page
+from distilray.report.runs import read_runs
+from tests.distilray.report.written_runs import distillation, metrics, write_run
 from tests.distilray.tiny_line import open_shards, planned, step_counts
 
 LABEL = "absolute difference of the last hidden states"

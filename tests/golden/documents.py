@@ -7,8 +7,8 @@ from distilray.inference.fill_mask import FillMask
 from jobs import write_report
 from serve.models import Models
 from serve.routes import create_api
-from tests.distilray.evaluation.report.written_runs import write_line
 from tests.distilray.inference.tiny_models import write_tiny_model
+from tests.distilray.report.written_runs import write_line
 from tests.distilray.tiny_line import write_recipe
 from tests.serve.contract.asking import service_of
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from ray.train.torch import TorchTrainer
-from tests.distilray.distillation.test_loop import fit
 
 from distilray.config.distillation import CacheTeacherConfig, DistillConfig, LossConfig
 from distilray.distillation.heldout import HeldoutScores
@@ -20,6 +19,7 @@ from distilray.runtime import resources
 from distilray.runtime.resources import Node
 from distilray.runtime.run_folder import RunFolder
 from tests.distilray.distillation.test_heldout import plain_scores
+from tests.distilray.distillation.test_setup import fit
 from tests.distilray.interruptions import tasks_in_process
 from tests.distilray.tiny_line import open_shards
 
