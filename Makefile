@@ -14,7 +14,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 # Ray's own `uv run` hook would look for another Python than the one of this environment.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: help setup quickstart serve glue-demo reproduction check test test-slow format lock clean
+.PHONY: help setup quickstart serve glue-demo reproduction check test test-slow golden format lock clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ test: check test-slow  ## everything CI runs: check, then the slow tests
 test-slow: setup  ## only the tests that take minutes: real Ray clusters, jobs, HTTP
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest -m slow $(ALONE)
+
+golden: setup  ## record again what tests/golden compares with, after a change of results that is meant
+	$(BIN)/python -m tests.golden.record
 
 format: setup  ## rewrite the code in the project's format
 	$(BIN)/ruff format .

@@ -16,12 +16,12 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from distilray.config.distillation import LossConfig, OptimizerConfig
-from distilray.distillation.checkpoint import CheckpointStore, Snapshot, TrainingState
 from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
-from distilray.distillation.optim import create_optimizer
 from distilray.models.precision import preferred_dtype
 from distilray.models.student import create_student
 from distilray.pretraining_data.sample_plan import PlanState
+from distilray.training.checkpoint import CheckpointStore, Snapshot, TrainingState
+from distilray.training.optimizer import create_optimizer
 from tests.benchmarks.distillation import batches
 
 CPU = torch.device("cpu")

@@ -28,8 +28,8 @@ from transformers import BertConfig, BertForMaskedLM
 
 from distilray.config.distillation import LossConfig, OptimizerConfig
 from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
-from distilray.distillation.optim import create_optimizer
 from distilray.models.student import create_student
+from distilray.training.optimizer import create_optimizer
 
 ACCUMULATION, SEED, MASK_SHARE, MASK_ID = 8, 5, 0.15, 103
 VARIANTS = {

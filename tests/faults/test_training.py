@@ -18,10 +18,10 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
-from distilray.distillation.trainer import START_TIMEOUT
 from distilray.runtime.reporting.metrics import read_metrics
 from distilray.runtime.reporting.notices import read_notices
 from distilray.runtime.session import ENVIRONMENT
+from distilray.training.workers import START_TIMEOUT
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
 from tests.faults.processes import eventual, eventually, kill, start, train_workers, wait_for
 from tests.faults.small_training import Ended, checkpoints, content_hash, fit, losses, values, weights

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from distilray.config.corpus import TextSource, WikipediaSource
 from distilray.corpus.sources import text, wikipedia
-from distilray.corpus.sources.ranges import Quarantined
 from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
 
 KINDS = {"wikipedia": (wikipedia, WikipediaSource), "text": (text, TextSource)}
 
@@ -28,7 +28,7 @@ def read(kind: str, file: str) -> tuple[int, list[str]]:
             found += list(module.read_documents(source, part, max_document_bytes=16 << 20))
     except InputError as error:
         return 0, [str(error)]
-    refused = [f"{one.reason}: {one.detail}" for one in found if isinstance(one, Quarantined)]
+    refused = [f"{one.reason}: {one.detail}" for one in found if isinstance(one, BadRow)]
     return len(found) - len(refused), refused
 
 

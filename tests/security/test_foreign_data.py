@@ -18,7 +18,6 @@ from distilray.config.corpus import ParquetSource
 from distilray.config.fill_mask.settings import FillMaskDataConfig
 from distilray.corpus.screening.evaluation_files import read_texts
 from distilray.corpus.sources import parquet
-from distilray.distillation.checkpoint import CheckpointStore
 from distilray.errors import InputError
 from distilray.evaluation.fill_mask.readers import data_files, read_examples
 from distilray.evaluation.glue.hub_files import read_hub_split
@@ -27,6 +26,7 @@ from distilray.inference.fill_mask import FillMask
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.encoding.corpus_files import read_sentences
 from distilray.pretraining_data.shards import Shard
+from distilray.training.checkpoint import CheckpointStore
 from tests.distilray.inference.tiny_models import write_tiny_model
 
 assert ray.data  # imported for what the import does

@@ -10,11 +10,11 @@ from starlette.testclient import TestClient
 
 from distilray.config.pretraining_data import CacheConfig
 from distilray.config.serving import FillMaskAppConfig
-from distilray.distillation.checkpoint import CheckpointStore
 from distilray.errors import InputError
 from distilray.inference.fill_mask import FillMask
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.runtime.run_folder import read_manifest
+from distilray.training.checkpoint import CheckpointStore
 from serve.fill_mask import FillMaskService
 from serve.models import Models
 from serve.routes import create_api

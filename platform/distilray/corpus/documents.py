@@ -24,7 +24,9 @@ from distilray.corpus.screening.quality import count_holes, count_residue
 from distilray.corpus.scripts import count_words
 from distilray.corpus.sentences import split_sentences
 from distilray.corpus.sources.kinds import KINDS
-from distilray.corpus.sources.ranges import EMPTY, HEADING, FileRange, Quarantined, RawDocument
+from distilray.corpus.sources.ranges import EMPTY, HEADING, RawDocument
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.lines import FileRange
 from distilray.runtime import storage
 from distilray.schemas import DOCUMENTS
 
@@ -109,12 +111,18 @@ def extract_part(
                     writer.write_table(batch)
         work.facts.file_bytes = file.bytes
     if work.quarantine:
-        lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in work.quarantine]
+        lines = [json.dumps(_quarantine_entry(row), ensure_ascii=False) + "\n" for row in work.quarantine]
         storage.write_bytes(quarantine_file(folder, part.number), "".join(lines).encode())
     facts = work.facts
     facts.cpu_seconds = time.process_time() - began
     assert facts.read == facts.documents + sum(facts.dropped.values()), "a document was neither kept nor dropped"
     return facts
+
+
+def _quarantine_entry(row: BadRow) -> dict[str, Any]:
+    entry = asdict(row)
+    del entry["row"]  # unknown where a file is read in ranges
+    return entry
 
 
 def work_schema(config: BuildCorpusConfig) -> pa.Schema:
@@ -131,7 +139,7 @@ class _Extraction:
     def __init__(self, part: Part, config: BuildCorpusConfig, screen: Screen, clock: Callable[[], float]) -> None:
         self.schema = work_schema(config)
         self.facts = PartFacts(part.number, part.source, part.stored_bytes)
-        self.quarantine: list[Quarantined] = []
+        self.quarantine: list[BadRow] = []
         self._part, self._config, self._screen, self._clock = part, config, screen, clock
         self._source: Source = config.sources[part.source]
         self._kind = KINDS[self._source.kind]
@@ -171,7 +179,7 @@ class _Extraction:
                     raw = next(found, None)
                 if raw is None:
                     break
-                if isinstance(raw, Quarantined):
+                if isinstance(raw, BadRow):
                     self._put_in_quarantine(raw)
                     continue
                 self.facts.read += 1
@@ -180,7 +188,7 @@ class _Extraction:
                     self.facts.sentences_dropped[HEADING] += raw.headings
                 yield file_range.name, raw
 
-    def _documents(self, part: FileRange, limit: int) -> Iterator[RawDocument | Quarantined]:
+    def _documents(self, part: FileRange, limit: int) -> Iterator[RawDocument | BadRow]:
         """The documents of a range; a file without any is one dropped document."""
         documents = self._kind.read_documents(self._source, part, max_document_bytes=limit)
         first = None if part.form == EMPTY else next(documents, None)
@@ -190,7 +198,7 @@ class _Extraction:
         elif part.form == EMPTY or storage.file_size(part.uri) == part.stored_bytes:
             yield RawDocument(part.name, "", "", 0, dropped=EMPTY)
 
-    def _put_in_quarantine(self, entry: Quarantined) -> None:
+    def _put_in_quarantine(self, entry: BadRow) -> None:
         self.quarantine.append(entry)
         self.facts.quarantined[entry.reason] += 1
         self.facts.lost_bytes += entry.lost_bytes

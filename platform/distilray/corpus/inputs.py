@@ -12,9 +12,10 @@ from distilray.config.corpus import BuildCorpusConfig, Source
 from distilray.config.sample import resolve
 from distilray.corpus.sources.kinds import KINDS
 from distilray.corpus.sources.other_formats import fix_of_name
-from distilray.corpus.sources.ranges import EMPTY, CutShortError, FileRange
-from distilray.corpus.sources.streams import EmptyFileError, split_suffix
+from distilray.corpus.sources.ranges import EMPTY, CutShortError
 from distilray.errors import InputError
+from distilray.formats.lines import FileRange
+from distilray.formats.streams import EmptyFileError, split_suffix
 from distilray.runtime import storage
 from distilray.runtime.file_search import find_files
 

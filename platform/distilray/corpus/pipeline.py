@@ -23,8 +23,8 @@ from distilray.corpus.report_page import report_page
 from distilray.corpus.screening.contamination import read_evaluation_ngrams
 from distilray.corpus.screening.evaluation_files import evaluation_files
 from distilray.corpus.screening.languages import check_language
-from distilray.corpus.sources.ranges import CUT_SHORT
 from distilray.errors import DataQualityError, InputError, reading
+from distilray.formats.streams import CUT_SHORT
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.outputs import verify_file

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from distilray.distillation.monitoring.reporter import HELDOUT_FILE
 from distilray.errors import InputError
 from distilray.runtime import storage
 from distilray.runtime.reporting.metrics import read_metrics
+from distilray.training.reporter import HELDOUT_FILE
 
 FULL = "full"
 # Change of the macro score on GLUE against the full loss (DistilBERT paper, table 4).

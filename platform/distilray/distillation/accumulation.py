@@ -9,21 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from distilray.distillation.feed import MicroStep, StepSize
 from distilray.runtime.seeding import hash_integers
-
-
-def summing_gradients(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module as one of several workers runs it: a backward pass ends with the mean gradient of all of them.
-
-    A gradient has the same bits whenever the workers have the same ones. The sum of three and more is rounded by the
-    place of a gradient in its bucket, and DDP makes other buckets after its first step, so that a run that was resumed
-    would differ from one that was not; with `find_unused_parameters` it keeps those that it has.
-    """
-    devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(module, devices, gradient_as_bucket_view=True, find_unused_parameters=True)
 
 
 @dataclass(frozen=True)

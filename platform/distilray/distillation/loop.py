@@ -9,22 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from ray import train
-from ray.train.collective import broadcast_from_rank_zero
-from ray.train.torch import get_device
 from torch import nn
 
-from distilray.distillation.accumulation import Accumulation, summing_gradients
-from distilray.distillation.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
+from distilray.distillation.accumulation import Accumulation
 from distilray.distillation.feed import Feed, MicroStep
 from distilray.distillation.heldout import HeldoutScores
-from distilray.distillation.monitoring.machines import GoingMachines
-from distilray.distillation.monitoring.meter import Meter
-from distilray.distillation.monitoring.reporter import NoReporter, Reporter
-from distilray.distillation.monitoring.watchdog import HANGS_FOLDER, Watchdog
 from distilray.distillation.objective.step import DistillationStep
-from distilray.distillation.optim import Updater
-from distilray.distillation.preparation import LoopSettings, flops_of_step, model_size, peak_of_device, prepare_models
+from distilray.distillation.preparation import LoopSettings, flops_of_step, peak_of_device, prepare_models
 from distilray.errors import InputError
+from distilray.models.flops import model_size
 from distilray.models.precision import compute_dtype
 from distilray.pretraining_data.batches import prefetched
 from distilray.pretraining_data.sample_plan import SamplePlan
@@ -35,6 +28,14 @@ from distilray.runtime import storage
 from distilray.runtime.reporting.notices import post_notice
 from distilray.runtime.reporting.tracking import open_trackers
 from distilray.runtime.run_owner import check_visible
+from distilray.training.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
+from distilray.training.meter import Meter
+from distilray.training.optimizer import Updater
+from distilray.training.preemption import GoingMachines
+from distilray.training.process_group import Workers
+from distilray.training.reporter import NoReporter, Reporter
+from distilray.training.watchdog import HANGS_FOLDER, Watchdog
+from distilray.training.workers import worker_device
 
 CHECKPOINTS_FOLDER = "checkpoints"
 DIVERGED_FOLDER = "diverged"
@@ -58,10 +59,10 @@ class TrainingLoop:
     """One worker's part of a training run."""
 
     def __init__(self, settings: LoopSettings) -> None:
-        context = train.get_context()
         self._settings, self._config = settings, settings.config
-        self._rank, self._num_workers = context.get_world_rank(), context.get_world_size()
-        self._device = get_device() if self._config.scaling.use_gpu else torch.device("cpu")
+        self._workers = Workers.of_process_group()
+        self._rank, self._num_workers = self._workers.rank, self._workers.size
+        self._device = worker_device(use_gpu=self._config.scaling.use_gpu)
         self._dtype = compute_dtype(self._config.precision, self._device)
         model, teacher = prepare_models(settings, self._device, self._dtype)
         self._model, self._size = model, model_size(model)
@@ -69,7 +70,7 @@ class TrainingLoop:
         autocast_dtype = None if self._dtype == torch.float32 else self._dtype
         cached = settings.teacher_cache_dir is not None
         self._step = DistillationStep(model, teacher, settings.losses, autocast_dtype, cached=cached)
-        module = summing_gradients(self._step, self._device) if self._num_workers > 1 else self._step
+        module = self._workers.wrap(self._step, self._device)
         uses_fp16 = self._dtype == torch.float16
         self._updater = Updater(model, self._config.optimizer, total_steps=settings.total_steps, uses_fp16=uses_fp16)
         shards = self._shards("train")
@@ -180,8 +181,8 @@ class TrainingLoop:
     def _restore(self) -> int:
         """Takes up the newest whole checkpoint, the same on every worker; returns the finished steps."""
         found = self._store.newest() if self._rank == 0 else None
-        step = broadcast_from_rank_zero(None if found is None else found.step)
-        if step is None:
+        step = int(self._workers.broadcast(str(found.step if found else 0)))
+        if step == 0:
             return 0
         restored = self._store.state(step)
         if restored.plan != self._plan.state(restored.step):
@@ -215,25 +216,16 @@ class TrainingLoop:
             batch_size=self._config.micro_batch_size,
             pad_id=self._pad_id,
             device=self._device,
-            reduce=self._summed,
+            reduce=self._workers.sum_numbers,
             moved=self.watchdog.works,
             targets=self._settings.targets_of(shards),
             limit=self._config.rhythm.heldout_examples,
         )
 
-    def _summed(self, values: list[float]) -> list[float]:
-        """Sums over all workers."""
-        if self._num_workers == 1:
-            return values
-        is_nccl = torch.distributed.get_backend() == "nccl"
-        tensor = torch.tensor(values, dtype=torch.float64, device=self._device if is_nccl else "cpu")
-        torch.distributed.all_reduce(tensor)
-        return tensor.tolist()
-
     def _save(self, done: int, *, at_once: bool) -> str | None:
         """The first worker writes a checkpoint; all learn what went wrong with it, or with the one before."""
         self.watchdog.moved(done, 0, "checkpoint")
-        problem = None
+        problem = ""
         if self._rank == 0:
             state = TrainingState(
                 step=done,
@@ -251,7 +243,7 @@ class TrainingLoop:
                     self._store.wait()
             except InputError as error:
                 problem = str(error)
-        return broadcast_from_rank_zero(problem and problem[:600])  # it carries a few hundred bytes
+        return self._workers.broadcast(problem) or None
 
     def _diverged(self, step: int, norm: float, odd: list[int]) -> str:
         """Writes the ids of the examples that this worker had when the run was given up; says where."""
@@ -275,7 +267,7 @@ class TrainingLoop:
             start,
             total_steps=self._settings.total_steps,
             device=self._device,
-            reduce=self._summed,
+            reduce=self._workers.sum_numbers,
             peak_flops=None if peak is None else peak * self._num_workers,
         )
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from distilray.config.distillation import LossConfig, TrainingConfig
 from distilray.distillation.feed import StepSize
-from distilray.distillation.monitoring.meter import ModelSize, peak_flops, step_flops
 from distilray.distillation.teacher_cache.cache import TeacherCache
 from distilray.models.cpu import use_cpus
+from distilray.models.flops import ModelSize, peak_flops, step_flops
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
 from distilray.runtime import storage
@@ -75,13 +75,6 @@ def _for_speed(model: Any, config: TrainingConfig, device: torch.device) -> Any:
     if config.compile:
         model.base_model.compile(dynamic=True)
     return model
-
-
-def model_size(model: Any) -> ModelSize:
-    """What the flops of a BERT or DistilBERT follow from."""
-    config = model.config
-    inner = config.intermediate_size if config.model_type == "bert" else config.hidden_dim
-    return ModelSize(config.num_hidden_layers, config.hidden_size, inner, config.vocab_size)
 
 
 def flops_of_step(size: StepSize, model: ModelSize, teacher: ModelSize | None, losses: LossConfig) -> int:

@@ -2,26 +2,17 @@
 
 import functools
 import json
-import os
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any
-
-from pyarrow import fs
-from ray import train
-from ray.train.torch import TorchTrainer
 
 from distilray.config.distillation import (
     TERMS,
     DistillConfig,
     LossConfig,
-    ScalingConfig,
     TrainingConfig,
     TrainTeacherConfig,
 )
-from distilray.distillation.checkpoint import CheckpointStore, newest_step
 from distilray.distillation.inputs import (
     create_student_and_teacher,
     create_teacher,
@@ -30,7 +21,6 @@ from distilray.distillation.inputs import (
     student_of,
 )
 from distilray.distillation.loop import CHECKPOINTS_FOLDER, DIVERGED_FOLDER, train_loop
-from distilray.distillation.monitoring.reporter import HELDOUT_FILE
 from distilray.distillation.objective.step import MASKED_LM_ONLY
 from distilray.distillation.planning.cost import total_steps
 from distilray.distillation.preparation import LoopSettings
@@ -51,13 +41,15 @@ from distilray.runtime.job import Outcome
 from distilray.runtime.reporting.metrics import MetricsFollower, Row, read_metrics
 from distilray.runtime.reporting.notices import NoticeFollower
 from distilray.runtime.reporting.progress import Progress
-from distilray.runtime.resources import Need, ensure, training_workers
+from distilray.runtime.resources import ensure
 from distilray.runtime.run_folder import METRICS_FILE, RunFolder
-from distilray.runtime.session import ENVIRONMENT, ray_session
+from distilray.runtime.session import ray_session
+from distilray.training.checkpoint import CheckpointStore, newest_step
+from distilray.training.reporter import HELDOUT_FILE
+from distilray.training.workers import run_on_workers, workers_needed
 
 INITIALISATION_FILE = "initialisation.json"
 _MODEL_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)
-START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
 class DivergedError(DataQualityError):
@@ -129,8 +121,7 @@ def _fit(
         on_cluster=inside_cluster(),
     )
     with ray_session(config.ray):
-        ensure(workers_of(config.scaling), job=folder.job, run_dir=folder.uri)
-        bound_start(config.scaling)
+        ensure(workers_needed(config.scaling), job=folder.job, run_dir=folder.uri)
         for line in told:
             _say(folder.job, line)
         progress = Progress(folder.job, total=settings.total_steps, unit="steps")
@@ -138,7 +129,13 @@ def _fit(
         metrics = folder.path(METRICS_FILE)
         shown = MetricsFollower(metrics, lambda row: _show(progress, row))
         with progress, shown, NoticeFollower(folder.uri, lambda text: _say(folder.job, text)):
-            ended = _fit_beside(_trainer(settings, folder)).return_value
+            ended = run_on_workers(
+                functools.partial(train_loop, {"settings": settings}),
+                config.scaling,
+                folder.path(CHECKPOINTS_FOLDER),
+                max_failures=config.faults.max_failures,
+                preemption_grace_s=config.faults.preemption_grace_s,
+            )
     _check_end(ended, folder)
     _copy_model(settings, folder)
     return Outcome(
@@ -146,64 +143,6 @@ def _fit(
         {"steps": settings.total_steps, "tokenizer_hash": shards.tokenizer_hash, **counts},
         folder.describe_outputs(f"{MODEL_FOLDER}/{name}" for name in _MODEL_FILES),
     )
-
-
-def _fit_beside(trainer: TorchTrainer) -> train.Result:
-    """`trainer.fit()` in a thread: in the main one Ray Train takes over Ctrl-C, and keeps it after the run."""
-    result: Future[train.Result] = Future()
-
-    def work() -> None:
-        try:
-            result.set_result(trainer.fit())
-        except BaseException as error:
-            result.set_exception(error)
-
-    threading.Thread(target=work, name="fit", daemon=True).start()
-    return result.result()
-
-
-def _trainer(settings: LoopSettings, folder: RunFolder) -> TorchTrainer:
-    config = settings.config
-    scaling = config.scaling
-    resources = {"CPU": scaling.cpus_per_worker, **({"GPU": 1} if scaling.use_gpu else {})}
-    found, path = storage.filesystem(folder.uri)
-    return TorchTrainer(
-        # Not as `train_loop_config`: Ray's controller would read that too, and import torch and transformers for it.
-        functools.partial(train_loop, {"settings": settings}),
-        scaling_config=train.ScalingConfig(
-            num_workers=(scaling.min_workers, scaling.num_workers) if scaling.min_workers else scaling.num_workers,
-            use_gpu=scaling.use_gpu,
-            resources_per_worker=resources,
-        ),
-        run_config=train.RunConfig(
-            # Ray Train's own files of the run lie beside the checkpoints, which are ours.
-            name=CHECKPOINTS_FOLDER,
-            storage_path=path,
-            storage_filesystem=None if isinstance(found, fs.LocalFileSystem) else found,
-            failure_config=train.FailureConfig(
-                max_failures=config.faults.max_failures,
-                max_preemption_failures=-1,
-                preemption_grace_s=config.faults.preemption_grace_s,
-            ),
-            logging_config=train.LoggingConfig("ERROR"),  # a submitted job shows what its workers print
-        ),
-    )
-
-
-def workers_of(scaling: ScalingConfig) -> Need:
-    """Return the workers that training starts with."""
-    count = scaling.min_workers or scaling.num_workers
-    return training_workers(count, cpus=scaling.cpus_per_worker, use_gpu=scaling.use_gpu)
-
-
-def bound_start(scaling: ScalingConfig) -> None:
-    """Lets workers of changing number wait for their places for half a minute only, unless the user says otherwise.
-
-    Ray Train counts a machine for up to 20 s after it is gone, and would wait for places on it; after the time-out it
-    counts again. A fixed number of workers may have to wait for a cluster that grows.
-    """
-    if scaling.min_workers and os.environ.get(START_TIMEOUT) == ENVIRONMENT[START_TIMEOUT]:
-        os.environ[START_TIMEOUT] = "30"
 
 
 def _check_end(ended: Mapping[str, Any], folder: RunFolder) -> None:

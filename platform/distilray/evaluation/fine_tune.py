@@ -9,10 +9,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
 import ray
-import torch
-from pyarrow import fs
-from ray import train
-from ray.train.torch import TorchTrainer, get_device
 
 from distilray.config.glue import (
     STARTED_FROM_MNLI,
@@ -39,10 +35,12 @@ from distilray.evaluation.units import (
 from distilray.runtime import storage
 from distilray.runtime.environment import inside_cluster
 from distilray.runtime.reporting.progress import Progress
-from distilray.runtime.resources import check_shared, cluster_nodes, ensure, training_workers
+from distilray.runtime.resources import check_shared, cluster_nodes, ensure
 from distilray.runtime.signals import raise_if_interrupted
+from distilray.training.workers import run_on_workers, worker_device, workers_needed
 
 _POLL_S = 1.0
+_RAY_FOLDER = "ray"  # of a unit: Ray Train's own files
 _AHEAD = 2  # fine-tunings that wait for their workers in a cluster that may grow; a waiting one is one idle process
 
 
@@ -111,7 +109,7 @@ def run_units(
     }
     left = sorted((unit for unit in units if not is_done(plan, unit)), key=lambda unit: -tokens[unit.name])
     if left:
-        need = training_workers(scaling.num_workers, cpus=scaling.cpus_per_worker, use_gpu=scaling.use_gpu)
+        need = workers_needed(scaling)
         room = ensure(need, job=job, run_dir=run_dir)
         with Progress(job, total=sum(steps.values()), unit="steps") as progress:
             for unit in left:
@@ -139,27 +137,16 @@ def train_loop(arguments: Mapping[str, Any]) -> None:
     if is_done(plan, unit):
         return
     features = ray.get(plan.features[unit.task])
-    fit_unit(plan, unit, features, device=get_device() if plan.scaling.use_gpu else torch.device("cpu"))
+    fit_unit(plan, unit, features, device=worker_device(use_gpu=plan.scaling.use_gpu))
 
 
 def _fit(plan: Plan, unit: Unit) -> None:
-    """A run of Ray Train."""
-    found, path = storage.filesystem(plan.place(unit))
-    resources = {"CPU": plan.scaling.cpus_per_worker, **({"GPU": 1} if plan.scaling.use_gpu else {})}
-    TorchTrainer(
-        # Not as `train_loop_config`: Ray's controller would read that too, and import torch and transformers for it.
+    run_on_workers(
         functools.partial(train_loop, {"plan": plan, "unit": unit}),
-        scaling_config=train.ScalingConfig(
-            num_workers=plan.scaling.num_workers, use_gpu=plan.scaling.use_gpu, resources_per_worker=resources
-        ),
-        run_config=train.RunConfig(
-            name="ray",  # Ray Train's own files of the run; checkpoints are ours
-            storage_path=path,
-            storage_filesystem=None if isinstance(found, fs.LocalFileSystem) else found,
-            failure_config=train.FailureConfig(max_failures=plan.scaling.max_failures, max_preemption_failures=-1),
-            logging_config=train.LoggingConfig("ERROR"),  # a submitted job shows what its workers print
-        ),
-    ).fit()
+        plan.scaling,
+        storage.join(plan.place(unit), _RAY_FOLDER),
+        max_failures=plan.scaling.max_failures,
+    )
 
 
 class _UnitThreads:

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from distilray.config.glue import FineTuneScaling, TaskConfig, TaskDistillationConfig, TaskName
-from distilray.distillation.checkpoint import newest_step
 from distilray.errors import InputError
 from distilray.evaluation.glue.classifier import load_classifier, load_fine_tuned, save_classifier
 from distilray.evaluation.glue.dev_predictions import predictions_file, write_dev_predictions
@@ -22,11 +21,12 @@ from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
 from distilray.evaluation.glue.training.loop import check_length, fine_tune
 from distilray.evaluation.glue.training.objective import predict
 from distilray.evaluation.glue.training.progress import CHECKPOINTS_FOLDER
-from distilray.evaluation.glue.training.workers import Workers
 from distilray.models.cpu import use_cpus
 from distilray.models.model_source import MODEL_FOLDER, local_model
 from distilray.models.precision import compute_dtype
 from distilray.runtime import storage
+from distilray.training.checkpoint import newest_step
+from distilray.training.process_group import Workers
 
 MODELS_FOLDER = "models"  # of a run: the best model of each task
 MODEL, MNLI, FINE_TUNED = "model", "mnli", "fine-tuned"  # the start of a unit

@@ -6,15 +6,10 @@ from distilray.config.corpus import BooksSource
 from distilray.corpus.sources.book_text.charsets import EncodingError, decode
 from distilray.corpus.sources.book_text.gutenberg import read_book
 from distilray.corpus.sources.book_text.layout import book_prose
-from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
-from distilray.corpus.sources.streams import (
-    EmptyFileError,
-    UnreadableError,
-    byte_ranges,
-    read_whole,
-    split_suffix,
-    stored_size,
-)
+from distilray.corpus.sources.ranges import RawDocument
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.lines import FileRange, byte_ranges
+from distilray.formats.streams import EmptyFileError, UnreadableError, read_whole, split_suffix, stored_size
 from distilray.runtime import storage
 
 _SUFFIXES = {".txt", ".text"}
@@ -42,24 +37,22 @@ def file_ranges(source: BooksSource, uri: str, name: str, *, part_bytes: int) ->
     return byte_ranges(uri, name, part_bytes=part_bytes, divisible=False)
 
 
-def read_documents(
-    source: BooksSource, part: FileRange, *, max_document_bytes: int
-) -> Iterator[RawDocument | Quarantined]:
+def read_documents(source: BooksSource, part: FileRange, *, max_document_bytes: int) -> Iterator[RawDocument | BadRow]:
     """The book of a file without header and licence of Project Gutenberg. Its key is the file name without suffix."""
     key = split_suffix(part.name)[0]
     try:
         text, _ = decode(read_whole(part.uri, max_bytes=max_document_bytes))
     except UnreadableError as error:
-        yield error.quarantined(part.name)
+        yield error.bad_row(part.name)
         return
     except EncodingError as error:
-        yield Quarantined(part.name, 0, "encoding_unknown", f"{error}; convert the file to UTF-8")
+        yield BadRow(part.name, 0, "encoding_unknown", f"{error}; convert the file to UTF-8")
         return
     if not text.strip():
         return
     book = read_book(text.replace("\r\n", "\n").replace("\r", "\n"))
     if not book.body.strip():
-        yield Quarantined(part.name, 0, "empty", "no text in the file")
+        yield BadRow(part.name, 0, "empty", "no text in the file")
         return
     title = book.title or key.rpartition("/")[2]
     yield RawDocument(key, title, book.body, len(book.body.encode()))

@@ -7,19 +7,13 @@ from typing import Any
 
 from distilray.config.corpus import JsonLinesSource
 from distilray.corpus.sources.other_formats import refuse_other_formats
-from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
-from distilray.corpus.sources.streams import (
-    EmptyFileError,
-    Line,
-    UnreadableError,
-    byte_ranges,
-    read_chunks,
-    read_lines,
-    split_suffix,
-    stored_size,
-)
+from distilray.corpus.sources.ranges import RawDocument, columns_of, row_document
 from distilray.corpus.sources.text import prose
 from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.lines import FileRange, byte_ranges, read_lines
+from distilray.formats.streams import EmptyFileError, UnreadableError, read_chunks, split_suffix, stored_size
+from distilray.formats.tables import Row, json_rows
 
 __all__ = ["check_file", "file_ranges", "is_input", "prose", "read_documents"]
 
@@ -61,18 +55,15 @@ def file_ranges(source: JsonLinesSource, uri: str, name: str, *, part_bytes: int
 
 def read_documents(
     source: JsonLinesSource, part: FileRange, *, max_document_bytes: int
-) -> Iterator[RawDocument | Quarantined]:
+) -> Iterator[RawDocument | BadRow]:
     """The documents of the lines that begin in a range. Offsets are in the file as decompressed."""
     # Escapes make a line longer than its text: at most six bytes for one. What the text has is checked again.
     max_bytes = 6 * max_document_bytes
     try:
-        for line in read_lines(part, max_bytes=max_bytes):
-            if line.size > max_bytes:
-                yield Quarantined(part.name, line.offset, "too_large", f"a line of {line.size:,} bytes")
-            elif line.data.strip() and line.data != BOM_UTF8:
-                yield _document(source, part.name, line, max_document_bytes)
+        for row in json_rows(read_lines(part, max_bytes=max_bytes), part.name, max_bytes=max_bytes):
+            yield row if isinstance(row, BadRow) else _document(source, row, max_document_bytes)
     except UnreadableError as error:
-        yield error.quarantined(part.name)
+        yield error.bad_row(part.name)
 
 
 def _head(uri: str) -> tuple[bytes, bool]:
@@ -95,8 +86,8 @@ def _check_keys(source: JsonLinesSource, uri: str, lines: list[bytes]) -> None:
         first = json.loads(lines[0].decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{uri}: the first line is no JSON ({error}); {_FIX}") from None
-    for field, column in (("text_column", source.text_column), ("id_column", source.id_column)):
-        if column is not None and column not in first:
+    for field, column in columns_of(source).items():
+        if field != "title_column" and column not in first:
             raise InputError(f"{uri}: no '{column}' in the first line; set {field} to one of {_names(first)}")
     title = source.title_column
     if title is not None and title not in first and not any(json.dumps(title).encode() in line for line in lines):
@@ -107,33 +98,13 @@ def _names(first: dict[str, Any]) -> str:
     return ", ".join(ascii(name)[:60] for name in list(first)[:30]) or "none: the object is empty"
 
 
-def _document(source: JsonLinesSource, name: str, line: Line, max_bytes: int) -> RawDocument | Quarantined:
-    def refused(reason: str, detail: str) -> Quarantined:
-        return Quarantined(name, line.offset, reason, detail)
-
-    data = line.data.removeprefix(BOM_UTF8) if line.offset == 0 else line.data
-    try:
-        values = json.loads(data.decode())
-    except UnicodeDecodeError as error:
-        return refused("not_utf8", f"byte {error.start:,} of the line is not UTF-8; convert the file to UTF-8")
-    except (ValueError, RecursionError) as error:
-        return refused("json_malformed", f"{error}; {_FIX}")
-    if not isinstance(values, dict):
-        return refused("json_malformed", f"{type(values).__name__} where an object is needed; {_FIX}")
-    text = values.get(source.text_column)
+def _document(source: JsonLinesSource, row: Row, max_bytes: int) -> RawDocument | BadRow:
+    text = row.values.get(source.text_column)
     if not isinstance(text, str):
-        return refused("text_missing", f"'{source.text_column}' holds {_kind(values, source.text_column)}")
-    key = _key(values.get(source.id_column)) or f"{name}:{line.offset}"
-    title = values.get(source.title_column)
-    title = title if isinstance(title, str) else ""
-    try:
-        size = len(text.encode())
-        (key + title).encode()
-    except UnicodeEncodeError:
-        return refused("not_utf8", "holds half of a surrogate pair, which is no character")
-    if size > max_bytes:
-        return refused("too_large", f"{size:,} bytes; raise max_document_mb")
-    return RawDocument(key, title, text, size)
+        return row.refuse("text_missing", f"'{source.text_column}' holds {_kind(row.values, source.text_column)}")
+    title = row.values.get(source.title_column)
+    key = _key(row.values.get(source.id_column))
+    return row_document(row, key, title if isinstance(title, str) else "", text, max_bytes=max_bytes)
 
 
 def _key(value: object) -> str:

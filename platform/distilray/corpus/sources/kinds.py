@@ -7,7 +7,9 @@ from typing import Any
 from distilray.config.corpus import WikipediaSource
 from distilray.corpus.cleaning import clean_wikitext
 from distilray.corpus.sources import books, json_lines, parquet, separated_values, text, wikipedia
-from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
+from distilray.corpus.sources.ranges import RawDocument
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.lines import FileRange
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class SourceKind:
     is_input: Callable[[str], bool]
     check_file: Callable[[Any, str], None]
     file_ranges: Callable[..., list[FileRange]]
-    read_documents: Callable[..., Iterator[RawDocument | Quarantined]]
+    read_documents: Callable[..., Iterator[RawDocument | BadRow]]
     prose: Callable[[Any, RawDocument], str]
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from distilray.corpus.sources.streams import split_suffix
 from distilray.errors import InputError
+from distilray.formats.streams import split_suffix
 
 _CONVERT = "convert it to plain text (.txt), one file for each document"
 _UNPACK = "unpack it, and give the folder with its files"

@@ -1,35 +1,15 @@
-"""What every kind of source gives: ranges of files, and the documents of a range."""
+"""Documents as every kind of source yields them, and the names of special cases."""
 
 from dataclasses import dataclass
 
+from distilray.config.corpus import CsvSource, JsonLinesSource, ParquetSource
 from distilray.corpus.wikitext.sites import ENGLISH, Site
 from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.tables import Row
 
 HEADING = "heading"  # reason for which a line of a text, or a document without any other, is dropped
-CUT_SHORT = "cut_short"  # reason for quarantine: the end of a file is missing, and nobody knows how much
 EMPTY = "empty"  # form of the range of a file without content, and the reason for which it is dropped
-
-
-@dataclass(frozen=True)
-class FileRange:
-    """A part of a file that can be read without the rest.
-
-    Attributes:
-        uri: of the file.
-        name: of the file in the provenance of its documents.
-        start: first byte of the file as it is stored (row group for Parquet).
-        end: byte behind the last one (row group for Parquet). A document that begins before `end` belongs to the
-            range even when it ends behind it.
-        form: how the kind reads it, such as `streams` or `lines`.
-        stored_bytes: size of the range in the file as it is stored.
-    """
-
-    uri: str
-    name: str
-    start: int
-    end: int
-    form: str
-    stored_bytes: int
 
 
 @dataclass(frozen=True)
@@ -56,23 +36,24 @@ class RawDocument:
     headings: int = 0
 
 
-@dataclass(frozen=True)
-class Quarantined:
-    """Input that could not be used.
+def columns_of(source: ParquetSource | JsonLinesSource | CsvSource) -> dict[str, str]:
+    """Return the columns that are read from a table, by the setting of the recipe that names them."""
+    settings = ("text_column", "title_column", "id_column")
+    return {setting: getattr(source, setting) for setting in settings if getattr(source, setting) is not None}
 
-    Attributes:
-        file: name of the file, as in `FileRange`.
-        offset: where it begins, in bytes of the file as it is stored (of the compressed stream or block that holds it).
-        reason: one word for counting: `bz2_damaged`, `xml_malformed`, `too_large`, `not_utf8`, ...
-        detail: what was found, for people; one line.
-        lost_bytes: bytes of the stored file that could not be read; 0 for a document that was read and refused.
-    """
 
-    file: str
-    offset: int
-    reason: str
-    detail: str
-    lost_bytes: int = 0
+def row_document(row: Row, key: str, title: str, text: str, *, max_bytes: int) -> RawDocument | BadRow:
+    """Return the document of a row; without a key it is named after its file and offset."""
+    key = key or f"{row.file}:{row.offset}"
+    try:
+        size = len(text.encode())
+        (key + title).encode()
+    except UnicodeEncodeError:
+        detail = "contains bytes that are not UTF-8, or half of a surrogate pair; convert the file to UTF-8"
+        return row.refuse("not_utf8", detail)
+    if size > max_bytes:
+        return row.refuse("too_large", f"{size:,} bytes; raise max_document_mb")
+    return RawDocument(key, title, text, size)
 
 
 class CutShortError(InputError):

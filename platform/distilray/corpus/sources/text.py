@@ -8,19 +8,18 @@ from collections.abc import Iterable, Iterator
 from distilray.config.corpus import CsvSource, JsonLinesSource, ParquetSource, TextSource
 from distilray.corpus.scripts import join_lines
 from distilray.corpus.sources.other_formats import refuse_other_formats
-from distilray.corpus.sources.ranges import HEADING, FileRange, Quarantined, RawDocument
-from distilray.corpus.sources.streams import (
+from distilray.corpus.sources.ranges import HEADING, RawDocument
+from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.lines import FileRange, Line, byte_ranges, read_lines
+from distilray.formats.streams import (
     EmptyFileError,
-    Line,
     UnreadableError,
-    byte_ranges,
     read_chunks,
-    read_lines,
     read_whole,
     split_suffix,
     stored_size,
 )
-from distilray.errors import InputError
 from distilray.runtime import storage
 
 _SUFFIXES = {".txt", ".text"}
@@ -56,9 +55,7 @@ def file_ranges(source: TextSource, uri: str, name: str, *, part_bytes: int) -> 
     return byte_ranges(uri, name, part_bytes=part_bytes, divisible=source.document_per != "file")
 
 
-def read_documents(
-    source: TextSource, part: FileRange, *, max_document_bytes: int
-) -> Iterator[RawDocument | Quarantined]:
+def read_documents(source: TextSource, part: FileRange, *, max_document_bytes: int) -> Iterator[RawDocument | BadRow]:
     """The documents that begin in a range; the key of each says the byte at which it begins."""
     try:
         if source.document_per == "file":
@@ -70,7 +67,7 @@ def read_documents(
         else:
             yield from _documents(part, _blocks(part, max_document_bytes), max_document_bytes)
     except UnreadableError as error:
-        yield error.quarantined(part.name)
+        yield error.bad_row(part.name)
 
 
 def prose(source: TextSource | JsonLinesSource | CsvSource | ParquetSource, document: RawDocument) -> str:
@@ -87,18 +84,18 @@ def prose(source: TextSource | JsonLinesSource | CsvSource | ParquetSource, docu
 
 def _documents(
     part: FileRange, lines: Iterable[Line], max_document_bytes: int, *, named: bool = False
-) -> Iterator[RawDocument | Quarantined]:
+) -> Iterator[RawDocument | BadRow]:
     """A document for each line or block that says something; with `named` the file name is its key and title."""
     for line in lines:
         if line.size > max_document_bytes:
-            yield Quarantined(part.name, line.offset, "too_large", f"{line.size:,} bytes; raise max_document_mb")
+            yield BadRow(part.name, line.offset, "too_large", f"{line.size:,} bytes; raise max_document_mb")
             continue
         data = line.data.removeprefix(BOM_UTF8) if line.offset == 0 else line.data
         try:
             text = data.decode().strip()
         except UnicodeDecodeError as error:
             detail = f"byte {error.start:,} of the document is not UTF-8; convert the file to UTF-8"
-            yield Quarantined(part.name, line.offset, "not_utf8", detail)
+            yield BadRow(part.name, line.offset, "not_utf8", detail)
             continue
         if text:
             key, title = (part.name, part.name) if named else (f"{part.name}:{line.offset}", "")

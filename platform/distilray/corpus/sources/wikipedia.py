@@ -19,10 +19,12 @@ from distilray.corpus.sources.dumps.bz2_ranges import (
 from distilray.corpus.sources.dumps.head import MAX_HEAD_BYTES, read_head
 from distilray.corpus.sources.dumps.index import find_index, stream_borders
 from distilray.corpus.sources.dumps.pages import PAGE_END, ROOT_END, Page, RawPage, cut_pages, page_name, parse_page
-from distilray.corpus.sources.ranges import CUT_SHORT, CutShortError, FileRange, Quarantined, RawDocument
-from distilray.corpus.sources.streams import UnreadableError, stored_size
+from distilray.corpus.sources.ranges import CutShortError, RawDocument
 from distilray.corpus.wikitext.sites import SITES, Site
 from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.lines import FileRange
+from distilray.formats.streams import CUT_SHORT, UnreadableError, stored_size
 
 # Numbered parts name the first and the last id of their pages: `*-pages-articles1.xml-p1p41242`.
 _NUMBERED = re.compile(r"\.xml-p([0-9]+)p([0-9]+)(?:\.bz2)?$", re.IGNORECASE)
@@ -102,7 +104,7 @@ def file_ranges(source: WikipediaSource, uri: str, name: str, *, part_bytes: int
 
 def read_documents(
     source: WikipediaSource, part: FileRange, *, max_document_bytes: int
-) -> Iterator[RawDocument | Quarantined]:
+) -> Iterator[RawDocument | BadRow]:
     """The pages of a range in their order, and what could not be read."""
     with _open(part.uri) as stored:
         site = _site(part.uri, stored.size)
@@ -110,7 +112,7 @@ def read_documents(
         # The escapes of XML make a page longer than its wikitext.
         raw_bytes = 2 * max_document_bytes + _METADATA_BYTES
         for found in cut_pages(pieces, end=part.end, max_bytes=raw_bytes):
-            yield found if isinstance(found, Quarantined) else _document(part, found, site, max_document_bytes)
+            yield found if isinstance(found, BadRow) else _document(part, found, site, max_document_bytes)
 
 
 @lru_cache(maxsize=64)
@@ -120,7 +122,7 @@ def _site(uri: str, size: int) -> Site:
         return read_head(uri, _whole(stored, uri, _is_bz2(stored)), only_site=True).site
 
 
-def _document(part: FileRange, raw: RawPage, site: Site, max_bytes: int) -> RawDocument | Quarantined:
+def _document(part: FileRange, raw: RawPage, site: Site, max_bytes: int) -> RawDocument | BadRow:
     try:
         if raw.oversized:
             raise _too_large(raw, max_bytes)
@@ -133,7 +135,7 @@ def _document(part: FileRange, raw: RawPage, site: Site, max_bytes: int) -> RawD
         if size > max_bytes and not dropped:
             raise _too_large(raw, max_bytes)
     except UnreadableError as error:
-        return Quarantined(part.name, raw.offset, error.reason, str(error), error.lost_bytes)
+        return BadRow(part.name, raw.offset, error.reason, str(error), error.lost_bytes)
     text = "" if dropped else page.text
     key = _key(part.name, page.page_id)
     return RawDocument(key, page.title, text, size, page.page_id, page.revision_id, dropped, site)
@@ -170,28 +172,28 @@ def _read_plain(stored: StoredFile, name: str, start: int, end: int) -> Iterator
             yield Piece(offset, stored.read(offset, min(_CHUNK, behind - offset)), exact=True)
 
 
-_PIECES: Mapping[str, Callable[[StoredFile, str, int, int], Iterator[Piece | Quarantined]]] = {
+_PIECES: Mapping[str, Callable[[StoredFile, str, int, int], Iterator[Piece | BadRow]]] = {
     "streams": read_streams,
     "blocks": read_blocks,
     "plain": _read_plain,
 }
 
 
-def _whole(stored: StoredFile, name: str, is_bz2: bool) -> Iterator[Piece | Quarantined]:
+def _whole(stored: StoredFile, name: str, is_bz2: bool) -> Iterator[Piece | BadRow]:
     return _PIECES["streams" if is_bz2 else "plain"](stored, name, 0, stored.size)
 
 
-def _report_missing_end(pieces: Iterable[Piece | Quarantined], name: str) -> Iterator[Piece | Quarantined]:
+def _report_missing_end(pieces: Iterable[Piece | BadRow], name: str) -> Iterator[Piece | BadRow]:
     """The pieces, and a fault behind the last one if the dump ends between two pages without its end tag."""
     tail, offset = b"", 0
     for piece in pieces:
         yield piece
-        if isinstance(piece, Quarantined):
+        if isinstance(piece, BadRow):
             tail = b""
         elif piece.data:
             tail, offset = (tail + piece.data[-_TAIL_TEXT:])[-_TAIL_TEXT:], piece.offset
     if PAGE_END in tail and not tail.rstrip().endswith(ROOT_END):
-        yield Quarantined(name, offset, CUT_SHORT, f"the dump ends without {ROOT_END.decode()}")
+        yield BadRow(name, offset, CUT_SHORT, f"the dump ends without {ROOT_END.decode()}")
 
 
 def _fault_of_end(stored: StoredFile, is_bz2: bool) -> str:

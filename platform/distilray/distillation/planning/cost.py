@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from distilray.config.distillation import EstimateConfig, RhythmConfig, TrainingConfig
-from distilray.distillation.preparation import model_size
 from distilray.errors import InputError
+from distilray.models.flops import model_size
 from distilray.models.masked_lm import count_parameters
 from distilray.models.precision import preferred_dtype
 from distilray.runtime import storage

@@ -18,9 +18,9 @@ from distilray.distillation.planning.cost import (
     total_steps,
     worker_memory_gb,
 )
-from distilray.distillation.preparation import model_size
 from distilray.distillation.teacher_cache.compatibility import check_cache
 from distilray.distillation.teacher_cache.cost import cache_plan
+from distilray.models.flops import model_size
 from distilray.models.masked_lm import count_parameters, load_masked_lm
 from distilray.models.model_source import local_model
 from distilray.pretraining_data.tokenizer import read_tokenizer

@@ -15,7 +15,6 @@ import torch
 from distilray.config.distillation import CacheTeacherConfig
 from distilray.distillation.inputs import check_shards
 from distilray.distillation.planning.cost import time_and_cost
-from distilray.distillation.preparation import model_size
 from distilray.distillation.teacher_cache.cache import cache_content
 from distilray.distillation.teacher_cache.compatibility import refuse_dynamic_masks, teacher_hash
 from distilray.distillation.teacher_cache.cost import cache_bytes, told_bytes, told_splits
@@ -23,6 +22,7 @@ from distilray.distillation.teacher_cache.files import TARGETS_FOLDER, targets_n
 from distilray.distillation.teacher_cache.targets import FrozenTeacher
 from distilray.errors import InputError
 from distilray.models.cpu import use_cpus
+from distilray.models.flops import model_size
 from distilray.models.masked_lm import count_parameters, load_masked_lm
 from distilray.models.model_source import local_model, model_inputs
 from distilray.pretraining_data.shard_cache import ShardCache

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from distilray.errors import InputError
 from distilray.evaluation.bias.likelihood import MaskedText, log_probabilities
-from distilray.evaluation.bias.rows import BadRows
 from distilray.evaluation.bias.subjects import Subject
+from distilray.formats.bad_rows import BadRows
 from distilray.inference.masked_logits import MaskedLogits
 from distilray.runtime import storage
 from distilray.runtime.seeding import generator

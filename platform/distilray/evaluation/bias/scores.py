@@ -21,7 +21,6 @@ from distilray.evaluation.bias.crows_pairs import (
     read_pairs,
 )
 from distilray.evaluation.bias.probes import CARD_TEXTS, ProbeAnswers, probe_answers, probe_scores, table_of_probes
-from distilray.evaluation.bias.rows import BadRows
 from distilray.evaluation.bias.stereoset import (
     Example,
     example_problem,
@@ -32,6 +31,7 @@ from distilray.evaluation.bias.stereoset import (
 )
 from distilray.evaluation.bias.subjects import Subject, load_model, placed, read_subject
 from distilray.evaluation.bias.table import bias_tables
+from distilray.formats.bad_rows import BadRows
 from distilray.inference.masked_logits import MaskedLogits, masked_lm_inputs
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
@@ -135,7 +135,7 @@ def evaluate_bias(config: EvaluateBiasConfig, folder: RunFolder) -> Outcome:
     torch.set_num_threads(os.cpu_count() or 1)
     material = read_material(config)
     for bad in material.dropped.values():
-        bad.tell()
+        bad.log()
     found = {
         subject.name: find(load_model(config.models[subject.name], config.precision), subject, material, config)
         for subject in material.subjects

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distilray.config.fill_mask.settings import FillMaskDataConfig
+from distilray.formats.bad_rows import BadRow
 from distilray.runtime.seeding import hash_integers
 
 MASKS = re.compile(r"<mask>|\[MASK\]")
@@ -35,29 +36,20 @@ class Example:
     answers: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class BadRow:
-    """A row that cannot be scored.
-
-    Attributes:
-        reason: one word for counting.
-        detail: what was found, for people; one line.
-    """
-
-    row: int
-    reason: str
-    detail: str
+def bad_row(row: int, reason: str, detail: str) -> BadRow:
+    """Return a row that cannot be scored; its file is that of the part."""
+    return BadRow("", 0, reason, detail, row=row)
 
 
 def example_of(row: int, text: object, answers: object, data: FillMaskDataConfig) -> Example | BadRow:
     """The example of two columns of a row: a string, and a string or a list of strings."""
     if not isinstance(text, str):
-        return BadRow(row, "text_missing", f"'{data.text_column}' holds no string")
+        return bad_row(row, "text_missing", f"'{data.text_column}' holds no string")
     found = [answers] if isinstance(answers, str) else answers
     if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):
-        return BadRow(row, "answers_missing", f"'{data.answer_column}' holds neither a string nor a list of strings")
+        return bad_row(row, "answers_missing", f"'{data.answer_column}' holds neither a string nor a list of strings")
     if not _is_text(text, *found):
-        return BadRow(row, "not_utf8", "holds bytes or half of a surrogate pair, which are no characters")
+        return bad_row(row, "not_utf8", "holds bytes or half of a surrogate pair, which are no characters")
     text = _without_special_tokens(text)
     stray = _STRAY.search(text)
     if stray:
@@ -65,13 +57,13 @@ def example_of(row: int, text: object, answers: object, data: FillMaskDataConfig
     fragments = tuple(MASKS.split(text))
     masks = len(fragments) - 1
     if not masks:
-        return BadRow(row, "no_mask", "no <mask> or [MASK] in the text")
+        return bad_row(row, "no_mask", "no <mask> or [MASK] in the text")
     if data.scored == "first":
         found = found[:1] or [""]
     elif len(found) != masks:
-        return BadRow(row, "mask_count", f"{masks} masks and {len(found)} answers")
+        return bad_row(row, "mask_count", f"{masks} masks and {len(found)} answers")
     if not all(answer.strip() for answer in found):
-        return BadRow(row, "answer_empty", f"answer {[bool(answer.strip()) for answer in found].index(False) + 1}")
+        return bad_row(row, "answer_empty", f"answer {[bool(answer.strip()) for answer in found].index(False) + 1}")
     return Example(row, fragments, tuple(found))
 
 
@@ -82,15 +74,15 @@ def masked_line(row: int, line: str, *, fraction: float, seed: int) -> Example |
     and digits, with hyphens and apostrophes inside; a mask takes the whole word.
     """
     if not _is_text(line):
-        return BadRow(row, "not_utf8", "a line that is not UTF-8; convert the file")
+        return bad_row(row, "not_utf8", "a line that is not UTF-8; convert the file")
     line = _without_special_tokens(line)
     if MASKS.search(line):
-        return BadRow(row, "has_mask", "plain text with a mask in it; give its answers in another format")
+        return bad_row(row, "has_mask", "plain text with a mask in it; give its answers in another format")
     if _STRAY.search(line):
         return _special_token(row, "[CLS] or [PAD]")
     words = [word for word in _WORD.finditer(line) if not word[0].startswith("[")]
     if not words:
-        return BadRow(row, "no_word", "no word that could be masked")
+        return bad_row(row, "no_word", "no word that could be masked")
     key = int.from_bytes(hashlib.sha256(line.encode()).digest()[:8], "little")
     order = np.argsort(hash_integers(seed, _USE, key, np.arange(len(words))), kind="stable")
     chosen = [words[index] for index in sorted(order[: max(1, round(fraction * len(words)))].tolist())]
@@ -100,7 +92,7 @@ def masked_line(row: int, line: str, *, fraction: float, seed: int) -> Example |
 
 
 def _special_token(row: int, token: str) -> BadRow:
-    return BadRow(row, "special_token", f"{token} inside the text; write one text, or two with [SEP] between them")
+    return bad_row(row, "special_token", f"{token} inside the text; write one text, or two with [SEP] between them")
 
 
 def _without_special_tokens(text: str) -> str:

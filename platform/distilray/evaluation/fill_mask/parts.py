@@ -17,10 +17,11 @@ import torch
 
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.evaluation.fill_mask.causal import CausalPerplexity
-from distilray.evaluation.fill_mask.examples import BadRow, Example, filled
+from distilray.evaluation.fill_mask.examples import Example, filled
 from distilray.evaluation.fill_mask.readers import DataFile, read_examples
 from distilray.evaluation.fill_mask.scoring import Answered, model_dirs, score_windows
 from distilray.evaluation.fill_mask.windows import Windows, encode_examples, only_scored
+from distilray.formats.bad_rows import BadRow
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of
 from distilray.runtime import storage

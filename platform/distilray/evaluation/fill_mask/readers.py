@@ -1,6 +1,5 @@
 """Files of texts with masks: JSON lines, CSV, plain text (all also .gz, .bz2, .xz, .zst) and Parquet."""
 
-import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -9,17 +8,14 @@ from itertools import islice
 from typing import Any
 from urllib.parse import unquote
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from distilray.config.corpus import ParquetSource
 from distilray.config.fill_mask.settings import FillMaskDataConfig
-from distilray.corpus.sources import parquet
-from distilray.corpus.sources.ranges import FileRange
-from distilray.corpus.sources.streams import Line, UnreadableError, read_lines, split_suffix, stored_size
 from distilray.errors import InputError
-from distilray.evaluation.fill_mask.examples import BadRow, Example, example_of, masked_line
-from distilray.runtime import storage
+from distilray.evaluation.fill_mask.examples import Example, bad_row, example_of, masked_line
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.lines import FileRange, Line, read_lines
+from distilray.formats.parquet import ParquetTable, is_text
+from distilray.formats.streams import UnreadableError, split_suffix, stored_size
+from distilray.formats.tables import DelimitedRows, Row, column_positions, json_rows
 from distilray.runtime.file_search import find_files
 
 _FORMATS = {
@@ -127,71 +123,29 @@ def _format(uri: str, data: FillMaskDataConfig) -> str:
     return _FORMATS[suffix]
 
 
-def _lines(file: DataFile) -> Iterator[tuple[int, Line]]:
-    whole = FileRange(file.uri, file.name, 0, stored_size(file.uri), "whole", 0)
-    yield from enumerate(read_lines(whole, max_bytes=_MAX_LINE), 1)
-
-
-def _too_large(row: int, line: Line) -> BadRow:
-    return BadRow(row, "too_large", f"a line of {line.size:,} bytes; {_MAX_LINE:,} are read")
+def _lines(file: DataFile) -> Iterator[Line]:
+    return read_lines(FileRange(file.uri, file.name, 0, stored_size(file.uri), "whole", 0), max_bytes=_MAX_LINE)
 
 
 def _json_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
-    for row, line in _lines(file):
-        if line.size > _MAX_LINE:
-            yield _too_large(row, line)
-            continue
-        if not line.data.strip():
-            continue
-        try:
-            values = json.loads(line.data.decode().removeprefix(_MARK))
-        except UnicodeDecodeError as error:
-            yield BadRow(row, "not_utf8", f"byte {error.start:,} of the line is not UTF-8; convert the file to UTF-8")
-        except (ValueError, RecursionError) as error:
-            yield BadRow(row, "json_malformed", str(error))
-        else:
-            yield _of_object(row, values, data)
+    for row in json_rows(_lines(file), file.name, max_bytes=_MAX_LINE):
+        yield row if isinstance(row, BadRow) else _of_object(row, data)
 
 
-def _of_object(row: int, values: Any, data: FillMaskDataConfig) -> Example | BadRow:
-    if not isinstance(values, dict):
-        return BadRow(row, "json_malformed", f"{type(values).__name__} where an object is needed")
+def _of_object(row: Row, data: FillMaskDataConfig) -> Example | BadRow:
     for column in (data.text_column, data.answer_column):
-        if column not in values:
-            there = ", ".join(ascii(name)[:40] for name in list(values)[:10])
-            return BadRow(row, "column_missing", f"no '{column}' among {there}")
-    return example_of(row, values[data.text_column], values[data.answer_column], data)
+        if column not in row.values:
+            names = ", ".join(ascii(name)[:40] for name in list(row.values)[:10])
+            return row.refuse("column_missing", f"no '{column}' among {names}")
+    return example_of(row.number, row.values[data.text_column], row.values[data.answer_column], data)
 
 
 def _csv_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
-    def text() -> Iterator[str]:
-        # What is no UTF-8 becomes surrogates, by which the row is known afterwards.
-        for row, line in _lines(file):
-            decoded = line.data.decode(errors="surrogateescape")
-            yield (decoded.removeprefix(_MARK) if row == 1 else decoded) + "\n"
-
-    csv.field_size_limit(_MAX_LINE)
-    reader = csv.reader(text())
-    header = next(reader, [])
-    places = []
-    for field, column in (("text_column", data.text_column), ("answer_column", data.answer_column)):
-        if header.count(column) != 1:
-            raise InputError(f"{file.uri}: no column '{column}', or two; set data.{field} to one of {header[:20]}")
-        places.append(header.index(column))
-    while True:
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            yield BadRow(reader.line_num, "csv_malformed", str(error))
-            continue
-        if cells is None:
-            return
-        if not cells:
-            continue
-        if len(cells) != len(header):
-            yield BadRow(reader.line_num, "csv_malformed", f"{len(cells)} cells where the header has {len(header)}")
-            continue
-        yield _of_cells(reader.line_num, cells[places[0]], cells[places[1]], data)
+    rows = DelimitedRows(_lines(file), file.name, max_bytes=_MAX_LINE, strict=False)
+    columns = {"data.text_column": data.text_column, "data.answer_column": data.answer_column}
+    text, answer = column_positions(file.uri, rows.header(), columns).values()
+    for row in rows:
+        yield row if isinstance(row, BadRow) else _of_cells(row.number, row.values[text], row.values[answer], data)
 
 
 def _of_cells(row: int, text: str, answer: str, data: FillMaskDataConfig) -> Example | BadRow:
@@ -201,14 +155,14 @@ def _of_cells(row: int, text: str, answer: str, data: FillMaskDataConfig) -> Exa
         try:
             found = json.loads(answer)
         except (ValueError, RecursionError):
-            return BadRow(row, "answers_missing", f"'{data.answer_column}' looks like a list and is no JSON")
+            return bad_row(row, "answers_missing", f"'{data.answer_column}' looks like a list and is no JSON")
     return example_of(row, text, found, data)
 
 
 def _text_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
-    for row, line in _lines(file):
+    for row, line in enumerate(_lines(file), 1):
         if line.size > _MAX_LINE:
-            yield _too_large(row, line)
+            yield bad_row(row, "too_large", f"a line of {line.size:,} bytes; {_MAX_LINE:,} are read")
             continue
         decoded = line.data.decode(errors="surrogateescape").strip(f"{_MARK} \t\r\n")
         if decoded:
@@ -216,28 +170,21 @@ def _text_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
 
 
 def _parquet_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
-    source = ParquetSource(kind="parquet", path=file.uri, name="data", text_column=data.text_column)
-    parquet.check_file(source, file.uri)  # also against extension types, before pyarrow opens the file
-    found, path = storage.filesystem(file.uri)
+    columns = {"data.text_column": data.text_column, "data.answer_column": data.answer_column}
     row = 0
     try:
-        with pq.ParquetFile(path, filesystem=found, arrow_extensions_enabled=False) as opened:
-            if opened.schema_arrow.names.count(data.answer_column) != 1:
-                names = ", ".join(opened.schema_arrow.names[:20])
-                raise InputError(
-                    f"{file.uri}: no column '{data.answer_column}'; set data.answer_column to one of {names}"
-                )
-            columns = list(dict.fromkeys([data.text_column, data.answer_column]))
-            for batch in opened.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns, use_threads=False):
-                texts, answers = (batch.column(name).to_pylist() for name in (data.text_column, data.answer_column))
+        with ParquetTable(file.uri) as table:
+            column_positions(file.uri, table.schema.names, columns)
+            if not is_text(table.schema.field(data.text_column).type):
+                raise InputError(f"{file.uri}: column '{data.text_column}' is no string; set data.text_column")
+            for batch in table.batches(list(dict.fromkeys(columns.values())), rows=_ROWS_AT_ONCE):
+                texts, answers = (batch.column(name).to_pylist() for name in columns.values())
                 for text, answer in zip(texts, answers, strict=True):
                     row += 1
                     yield example_of(row, text, answer, data)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{file.uri}: damaged behind row {row:,} ({told}); remove the file, or write it again"
-        ) from None
+    except (UnreadableError, UnicodeDecodeError) as error:
+        where = f"damaged behind row {row:,}: " if row else ""
+        raise InputError(f"{file.uri}: {where}{error}") from None
 
 
 _READERS: Mapping[str, Callable[[DataFile, FillMaskDataConfig, int], Rows]] = {

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distilray.evaluation.fill_mask.examples import BadRow, Example
+from distilray.evaluation.fill_mask.examples import Example, bad_row
+from distilray.formats.bad_rows import BadRow
 from distilray.pretraining_data.tokenizer import Vocabulary, build_tokenizer, vocabulary_of
 
 Ints = NDArray[np.int64]
@@ -124,7 +125,7 @@ def encode_examples(
     for example, of_text, of_answers in zip(examples, fragments, answers, strict=True):
         fault = _fault(of_answers, vocabulary, max_length)
         if fault is not None:
-            bad.append(BadRow(example.row, *fault))
+            bad.append(bad_row(example.row, *fault))
             continue
         unscored = len(of_text) - 1 - len(of_answers)
         builder.add(example.row, of_text, [*of_answers, *[None] * unscored])

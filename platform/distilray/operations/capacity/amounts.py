@@ -13,9 +13,9 @@ from distilray.config.distillation import DistillConfig
 from distilray.config.operations.capacity import ModelShapeConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.distillation.feed import StepSize
-from distilray.distillation.monitoring.meter import ModelSize
 from distilray.distillation.planning.cost import checkpoint_gb, total_steps, worker_memory_gb
-from distilray.distillation.preparation import flops_of_step, model_size
+from distilray.distillation.preparation import flops_of_step
+from distilray.models.flops import ModelSize, model_size
 from distilray.models.masked_lm import count_parameters
 from distilray.schemas import EXAMPLES
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distilray.config.operations.capacity import ClusterConfig, Precision
-from distilray.distillation.monitoring.meter import peak_flops
 from distilray.errors import InputError
+from distilray.models.flops import peak_flops
 
 CPU = "CPU core"
 

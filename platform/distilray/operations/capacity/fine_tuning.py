@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distilray.config.glue import EvaluateGlueConfig, TaskConfig, TaskName
-from distilray.distillation.monitoring.meter import ModelSize
 from distilray.evaluation.glue.tasks import TASKS
+from distilray.models.flops import ModelSize
 
 # Mean tokens of a training example with [CLS] and [SEP], before it is cut. CoLA, SST-2 and RTE are counted in the
 # official files; the others are estimates by eye of published histograms, good to a fifth or so.

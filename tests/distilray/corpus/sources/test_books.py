@@ -5,8 +5,9 @@ import pytest
 
 from distilray.config.corpus import BooksSource
 from distilray.corpus.sources import books
-from distilray.corpus.sources.ranges import Quarantined, RawDocument
+from distilray.corpus.sources.ranges import RawDocument
 from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
 
 BODY = "The lamp went out before the boat had reached the pier, and nobody on\nboard said a word about it."
 BOOK = (
@@ -17,7 +18,7 @@ BOOK = (
 )
 
 
-def read(folder: Path, data: bytes, name: str = "a.txt", limit: int = 10_000) -> RawDocument | Quarantined:
+def read(folder: Path, data: bytes, name: str = "a.txt", limit: int = 10_000) -> RawDocument | BadRow:
     file = folder / name
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(data)
@@ -61,7 +62,7 @@ def test_a_size_is_in_utf8_whatever_the_file_is_in(tmp_path: Path) -> None:
 )
 def test_what_is_no_book_is_put_in_quarantine(tmp_path: Path, name: str, data: bytes, reason: str) -> None:
     found = read(tmp_path, data, name)
-    assert isinstance(found, Quarantined)
+    assert isinstance(found, BadRow)
     assert (found.file, found.reason) == (name, reason)
     assert "\n" not in found.detail
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from distilray.config.corpus import JsonLinesSource
 from distilray.corpus.sources import json_lines
-from distilray.corpus.sources.ranges import Quarantined, RawDocument
+from distilray.corpus.sources.ranges import RawDocument
 from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
 
 
 def source(**columns: str) -> JsonLinesSource:
@@ -18,7 +19,7 @@ def source(**columns: str) -> JsonLinesSource:
 
 def read(
     folder: Path, data: bytes, name: str = "a.jsonl", part_bytes: int = 1000, limit: int = 1000, **columns: str
-) -> list[RawDocument | Quarantined]:
+) -> list[RawDocument | BadRow]:
     file = folder / name
     file.write_bytes(data)
     wanted = source(**columns)
@@ -26,7 +27,7 @@ def read(
     return [found for part in parts for found in json_lines.read_documents(wanted, part, max_document_bytes=limit)]
 
 
-def only(folder: Path, data: bytes, **columns: str) -> RawDocument | Quarantined:
+def only(folder: Path, data: bytes, **columns: str) -> RawDocument | BadRow:
     (found,) = read(folder, data, **columns)
     return found
 
@@ -76,7 +77,7 @@ def test_a_bad_line_is_refused_with_its_place_and_the_next_is_read(tmp_path: Pat
     first, bad, last = read(
         tmp_path, b'{"text": "a"}\n' + line + b'\n{"text": "b"}\n', part_bytes=1 << 22, limit=200_000
     )
-    assert isinstance(bad, Quarantined)
+    assert isinstance(bad, BadRow)
     assert (bad.file, bad.offset, bad.reason, bad.lost_bytes) == ("a.jsonl", 14, reason, 0)
     assert "\n" not in bad.detail
     assert [entry.text for entry in (first, last) if isinstance(entry, RawDocument)] == ["a", "b"]
@@ -105,7 +106,7 @@ def test_documents_before_damage_are_kept_and_the_lost_bytes_told(tmp_path: Path
     stored = gzip.compress(b'{"text": "a"}\n' * 3) + b"garbage"
     *found, bad = read(tmp_path, stored, name="a.jsonl.gz")
     assert len(found) == 3
-    assert isinstance(bad, Quarantined)
+    assert isinstance(bad, BadRow)
     assert (bad.reason, bad.lost_bytes) == ("compressed_damaged", len(stored))
 
 

@@ -7,8 +7,11 @@ import pytest
 
 from distilray.config.corpus import ParquetSource
 from distilray.corpus.sources import parquet
-from distilray.corpus.sources.ranges import Quarantined, RawDocument
+from distilray.corpus.sources.ranges import RawDocument
 from distilray.errors import InputError
+from distilray.formats import parquet as formats_parquet
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.parquet import ParquetTable
 
 ROWS = 20
 
@@ -23,7 +26,7 @@ def write(folder: Path, columns: dict[str, Any], **options: Any) -> str:
     return uri
 
 
-def read(uri: str, part_bytes: int = 1 << 20, limit: int = 1000, **columns: str) -> list[RawDocument | Quarantined]:
+def read(uri: str, part_bytes: int = 1 << 20, limit: int = 1000, **columns: str) -> list[RawDocument | BadRow]:
     wanted = source(**columns)
     parts = parquet.file_ranges(wanted, uri, "a.parquet", part_bytes=part_bytes)
     return [found for part in parts for found in parquet.read_documents(wanted, part, max_document_bytes=limit)]
@@ -78,8 +81,8 @@ def test_ranges_are_row_groups_that_sum_to_about_the_file(tmp_path: Path) -> Non
 def test_a_large_row_group_is_read_in_batches_of_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "_BATCH_BYTES", 5000)
     uri = write(tmp_path, {"text": [f"{n:1000}" for n in range(ROWS)]}, use_dictionary=False)
-    with parquet._opened(uri) as (file, _):
-        assert max(batch.num_rows for batch in parquet._batches(source(), file, 0)) <= 5
+    rows = parquet._batch_rows(source(), pq.ParquetFile(uri).metadata.row_group(0))
+    assert 1 <= rows <= 5
     assert len(read(uri)) == ROWS
 
 
@@ -96,8 +99,8 @@ def test_a_long_text_in_many_rows_is_held_once(tmp_path: Path) -> None:
 def test_what_a_row_lacks_is_said_with_its_number(tmp_path: Path) -> None:
     uri = write(tmp_path, {"text": pa.array([None, "x" * 1001, "a"])})
     null, large, last = read(uri)
-    assert isinstance(null, Quarantined)
-    assert isinstance(large, Quarantined)
+    assert isinstance(null, BadRow)
+    assert isinstance(large, BadRow)
     assert [(entry.reason, entry.offset, entry.detail[:5]) for entry in (null, large)] == [
         ("text_missing", 4, "row 0"),
         ("too_large", 4, "row 1"),
@@ -108,7 +111,7 @@ def test_what_a_row_lacks_is_said_with_its_number(tmp_path: Path) -> None:
 def test_a_string_that_is_not_utf8_is_refused_and_the_next_is_read(tmp_path: Path) -> None:
     bad = pa.array([b"\xff\xfe", b"a"], pa.binary()).view(pa.string())
     refused, last = read(write(tmp_path, {"text": bad}))
-    assert isinstance(refused, Quarantined)
+    assert isinstance(refused, BadRow)
     assert (refused.reason, last) == ("not_utf8", RawDocument("a.parquet:1", "", "a", 1))
 
 
@@ -122,7 +125,7 @@ def test_a_damaged_row_group_is_lost_and_the_next_is_read(tmp_path: Path, compre
     data[place : place + 20] = b"?" * 20
     Path(uri).write_bytes(data)
     bad, *found = read(uri)
-    assert isinstance(bad, Quarantined)
+    assert isinstance(bad, BadRow)
     assert (bad.reason, bad.lost_bytes) == ("parquet_damaged", group.column(0).total_compressed_size)
     assert [entry.key for entry in found if isinstance(entry, RawDocument)] == [f"a.parquet:{n}" for n in range(10, 20)]
 
@@ -130,16 +133,16 @@ def test_a_damaged_row_group_is_lost_and_the_next_is_read(tmp_path: Path, compre
 def test_a_fault_of_the_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = write(tmp_path, {"text": ["a" * 100]})
     (part,) = parquet.file_ranges(source(), uri, "a.parquet", part_bytes=1)
-    batches = parquet._batches
+    batches = ParquetTable.batches
 
-    def broken(wanted: ParquetSource, file: pq.ParquetFile, number: int) -> Any:
-        monkeypatch.setattr(parquet._WatchedFile, "_read", fail)
-        return batches(wanted, file, number)
+    def broken(table: ParquetTable, *args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(formats_parquet._WatchedFile, "_read", fail)
+        return batches(table, *args, **options)
 
     def fail(self: object, size: int) -> bytes:
         raise OSError("input/output error")
 
-    monkeypatch.setattr(parquet, "_batches", broken)
+    monkeypatch.setattr(ParquetTable, "batches", broken)
     with pytest.raises(OSError, match="input/output error"):
         list(parquet.read_documents(source(), part, max_document_bytes=1000))
 

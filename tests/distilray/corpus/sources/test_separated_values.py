@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from distilray.config.corpus import CsvSource
 from distilray.corpus.sources import separated_values
-from distilray.corpus.sources.ranges import Quarantined, RawDocument
-from distilray.corpus.sources.streams import EmptyFileError
+from distilray.corpus.sources.ranges import RawDocument
 from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.streams import EmptyFileError
 
 
 def source(**values: Any) -> CsvSource:
@@ -21,7 +22,7 @@ def source(**values: Any) -> CsvSource:
 
 def read(
     folder: Path, data: bytes, name: str = "a.csv", limit: int = 1000, **values: Any
-) -> list[RawDocument | Quarantined]:
+) -> list[RawDocument | BadRow]:
     file = folder / name
     file.write_bytes(data)
     wanted = source(**values)
@@ -31,7 +32,7 @@ def read(
     ]
 
 
-def texts(found: list[RawDocument | Quarantined]) -> list[str]:
+def texts(found: list[RawDocument | BadRow]) -> list[str]:
     return [entry.text if isinstance(entry, RawDocument) else entry.reason for entry in found]
 
 
@@ -100,14 +101,14 @@ def test_rows_of_another_writer_are_read_back(tmp_path_factory: pytest.TempPathF
 def test_a_bad_row_is_refused_with_its_offset_and_the_next_is_read(tmp_path: Path, row: bytes, reason: str) -> None:
     found = read(tmp_path, b"n,text\n1,a\n" + row + b"\n2,b\n")
     assert texts(found) == ["a", reason, "b"]
-    assert isinstance(found[1], Quarantined)
+    assert isinstance(found[1], BadRow)
     assert (found[1].offset, found[1].lost_bytes, "\n" in found[1].detail) == (11, 0, False)
 
 
 def test_rows_behind_a_quote_that_is_not_closed_are_lost_bytes(tmp_path: Path) -> None:
     data = b'n,text\n1,a\n2,"b\n' + b"3,c\n" * 100
     *_, bad = read(tmp_path, data)
-    assert isinstance(bad, Quarantined)
+    assert isinstance(bad, BadRow)
     assert (bad.reason, bad.lost_bytes) == ("csv_malformed", len(data) - 11)
 
 

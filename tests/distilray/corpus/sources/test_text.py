@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from distilray.config.corpus import TextSource
 from distilray.corpus.sources import text
-from distilray.corpus.sources.ranges import Quarantined, RawDocument
+from distilray.corpus.sources.ranges import RawDocument
 from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
 
 Per = Literal["line", "blank_line", "file"]
 
@@ -20,7 +21,7 @@ def source(per: Per = "line", hard_wrapped: bool = False) -> TextSource:
 
 def read(
     folder: Path, data: bytes, per: Per, name: str = "a.txt", part_bytes: int = 1000, limit: int = 1000
-) -> list[RawDocument | Quarantined]:
+) -> list[RawDocument | BadRow]:
     file = folder / name
     file.write_bytes(data)
     parts = text.file_ranges(source(per), str(file), name, part_bytes=part_bytes)
@@ -88,7 +89,7 @@ def test_a_bad_document_is_refused_and_the_next_is_read(
     tmp_path: Path, per: Per, data: bytes, offset: int, reason: str
 ) -> None:
     first, bad, last = read(tmp_path, data, per, limit=10)
-    assert isinstance(bad, Quarantined)
+    assert isinstance(bad, BadRow)
     assert (bad.offset, bad.reason) == (offset, reason)
     assert [entry.text for entry in (first, last) if isinstance(entry, RawDocument)] == ["one", "two"]
 
@@ -129,7 +130,7 @@ def test_the_headings_inside_a_document_are_left_out_and_counted(tmp_path: Path,
 def test_documents_before_damage_are_kept(tmp_path: Path) -> None:
     stored = gzip.compress(b"one\ntwo\n" * 2)
     *found, bad = read(tmp_path, stored[:-9], "line", name="a.txt.gz")
-    assert isinstance(bad, Quarantined)
+    assert isinstance(bad, BadRow)
     assert (bad.reason, len(found)) == ("cut_short", 4)
 
 

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from distilray.config.corpus import WikipediaSource
 from distilray.config.sample import wikipedia_dump
-from distilray.corpus.sources.ranges import FileRange, Quarantined, RawDocument
+from distilray.corpus.sources.ranges import RawDocument
 from distilray.corpus.sources.wikipedia import check_file, file_ranges, is_input, read_documents
 from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.lines import FileRange
 from tests.distilray.corpus.sources.small_dumps import (
     INDEX,
     dump,
@@ -35,19 +37,19 @@ def ranges(uri: str, part_bytes: int = BIG, source: WikipediaSource = SOURCE) ->
     return file_ranges(source, uri, "wiki", part_bytes=part_bytes)
 
 
-def read(uri: str, part_bytes: int = BIG, limit: int = LIMIT) -> list[RawDocument | Quarantined]:
+def read(uri: str, part_bytes: int = BIG, limit: int = LIMIT) -> list[RawDocument | BadRow]:
     parts = ranges(uri, part_bytes)
     return [found for part in parts for found in read_documents(SOURCE, part, max_document_bytes=limit)]
 
 
 def documents(uri: str, part_bytes: int = BIG) -> list[RawDocument]:
     found = read(uri, part_bytes)
-    assert not [one for one in found if isinstance(one, Quarantined)]
+    assert not [one for one in found if isinstance(one, BadRow)]
     return [one for one in found if isinstance(one, RawDocument)]
 
 
-def faults(uri: str, part_bytes: int = BIG, limit: int = LIMIT) -> list[Quarantined]:
-    return [found for found in read(uri, part_bytes, limit) if isinstance(found, Quarantined)]
+def faults(uri: str, part_bytes: int = BIG, limit: int = LIMIT) -> list[BadRow]:
+    return [found for found in read(uri, part_bytes, limit) if isinstance(found, BadRow)]
 
 
 def refusal(uri: str, call: Callable[[], object] | None = None) -> str:
@@ -261,7 +263,7 @@ def test_the_pages_before_a_cut_are_those_of_the_whole_dump_and_the_cut_is_repor
     found = read(uri, data.draw(st.integers(400, 30_000)))
     pages = [one.text for one in found if isinstance(one, RawDocument)]
     assert pages == [page[3] for page in expected(forms[form][1])][: len(pages)]
-    [fault] = [one for one in found if isinstance(one, Quarantined)]
+    [fault] = [one for one in found if isinstance(one, BadRow)]
     assert fault.reason in ("cut_short", "bz2_damaged")
     assert fault.offset + fault.lost_bytes <= size
 
@@ -269,7 +271,7 @@ def test_the_pages_before_a_cut_are_those_of_the_whole_dump_and_the_cut_is_repor
 def test_a_cut_inside_a_page_loses_the_bytes_of_the_page(tmp_path: Path) -> None:
     begin = XML.index(b"<page><title>Page 5")
     [fault] = faults(write(tmp_path, XML[: begin + 100]))
-    assert fault == Quarantined("wiki", begin, "cut_short", "page 'Page 5' (id 6) ends with the file", 100)
+    assert fault == BadRow("wiki", begin, "cut_short", "page 'Page 5' (id 6) ends with the file", 100)
 
 
 @pytest.mark.parametrize("rest", [b"", b"\n", b"</media"])
@@ -404,7 +406,7 @@ def test_a_malformed_page_is_refused_alone(tmp_path: Path) -> None:
     uri = write(tmp_path, dump(page(1), page(2, "B", "&what;"), page(3)))
     found = read(uri)
     assert [one.key for one in found if isinstance(one, RawDocument)] == ["1", "3"]
-    [fault] = [one for one in found if isinstance(one, Quarantined)]
+    [fault] = [one for one in found if isinstance(one, BadRow)]
     assert (fault.file, fault.reason, fault.lost_bytes) == ("wiki", "xml_malformed", 0)
     assert fault.offset == Path(uri).read_bytes().index(b"<page><title>B")
     assert "page 'B' (id 2)" in fault.detail
@@ -419,7 +421,7 @@ def test_the_limit_counts_bytes_of_wikitext_not_characters(tmp_path: Path, limit
 @pytest.mark.parametrize("size", [1_000, 2 << 20])
 def test_a_page_over_the_limit_is_refused_by_its_name_and_the_next_is_read(tmp_path: Path, size: int) -> None:
     found = read(write(tmp_path, dump(page(1, "Long", "y" * size), page(2))), limit=500)
-    assert isinstance(found[0], Quarantined)
+    assert isinstance(found[0], BadRow)
     assert found[0].reason == "too_large"
     assert found[0].detail == "page 'Long' (id 1) has more than 500 bytes; raise max_document_mb"
     assert isinstance(found[1], RawDocument)
@@ -432,7 +434,7 @@ def test_damage_in_one_part_leaves_the_pages_of_the_others(tmp_path: Path) -> No
     uri = write(tmp_path, bytes(data), "damaged.xml.bz2")
     found = read(uri, 1_000)
     assert [one.page_id for one in found if isinstance(one, RawDocument)] == [1, 2, 3, 4, *range(7, 15)]
-    [fault] = [one for one in found if isinstance(one, Quarantined)]
+    [fault] = [one for one in found if isinstance(one, BadRow)]
     assert (fault.offset, fault.reason) == (made.offsets[3], "bz2_damaged")
     assert fault.lost_bytes == made.offsets[4] - made.offsets[3]
 

@@ -15,7 +15,7 @@ from distilray.evaluation.bias.crows_pairs import (
     preferences,
     read_pairs,
 )
-from distilray.evaluation.bias.rows import BadRows
+from distilray.formats.bad_rows import BadRows
 from tests.distilray.evaluation.bias.table_model import SUBJECT, TOKENS, TableModel
 
 HEADER = ",sent_more,sent_less,stereo_antistereo,bias_type,annotations,anon_writer,anon_annotators\n"

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from distilray.errors import InputError
-from distilray.evaluation.bias.rows import BadRows
 from distilray.evaluation.bias.stereoset import (
     LABELS,
     Example,
@@ -18,6 +17,7 @@ from distilray.evaluation.bias.stereoset import (
     word_in_blank,
     word_scores,
 )
+from distilray.formats.bad_rows import BadRows
 from tests.distilray.evaluation.bias.table_model import SUBJECT, TOKENS, TableModel
 
 EXAMPLE = Example(1, "women", "gender", "he is a BLANK .", ("nurse", "workman", "tree"))

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distilray.config.fill_mask.settings import FillMaskDataConfig
-from distilray.evaluation.fill_mask.examples import BadRow, Example, example_of, filled, masked_line
+from distilray.evaluation.fill_mask.examples import Example, example_of, filled, masked_line
+from distilray.formats.bad_rows import BadRow
 
 DATA = FillMaskDataConfig(path="unused")
 FIRST = FillMaskDataConfig(path="unused", scored="first")

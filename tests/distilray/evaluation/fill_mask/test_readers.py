@@ -11,8 +11,9 @@ import pytest
 
 from distilray.config.fill_mask.settings import FillMaskDataConfig
 from distilray.errors import InputError
-from distilray.evaluation.fill_mask.examples import BadRow, Example
+from distilray.evaluation.fill_mask.examples import Example
 from distilray.evaluation.fill_mask.readers import check_file, data_files, read_examples, with_limit
+from distilray.formats.bad_rows import BadRow
 
 ROWS = [
     {"texts": "<mask> is in <mask>.", "masks": ["Paris", "France"], "title": "x"},

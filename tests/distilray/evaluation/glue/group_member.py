@@ -8,7 +8,7 @@ from torch import distributed
 
 from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue.training.loop import fine_tune
-from distilray.evaluation.glue.training.workers import Workers
+from distilray.training.process_group import Workers
 from tests.distilray.evaluation.glue.tiny_tasks import classifier, features, settings
 
 ROWS_LEFT = settings(batch_size=7, evaluations_per_epoch=2, dropout=0.0)  # an epoch has two batches of 7 and one of 1
@@ -36,7 +36,7 @@ def run(rank: int, size: int, model_dir: str, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
     workers = Workers.of_process_group()
-    told = workers.told("the first says this" if workers.rank == 0 else "other")
+    told = workers.broadcast("the first says this" if workers.rank == 0 else "other")
     found = {"rank": workers.rank, "told": told, **train(model_dir, workers)}
     (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
     distributed.destroy_process_group()

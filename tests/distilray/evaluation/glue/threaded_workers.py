@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distilray.evaluation.glue.training.workers import Workers
+from distilray.training.process_group import Workers
 
 _TIMEOUT_S = 20.0  # a worker that makes fewer calls than another must not hang the test
 
@@ -20,10 +20,10 @@ class ThreadedWorkers(Workers):
         super().__init__(rank, size, torch.device("cpu"))
         self._barrier, self._values = barrier, values
 
-    def summed(self, values):
+    def sum(self, values):
         return sum(self._all(values.copy()))
 
-    def averaging(self, module: nn.Module, device: torch.device) -> nn.Module:
+    def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
         for parameter in module.parameters():
             parameter.register_post_accumulate_grad_hook(self._average)
         return module

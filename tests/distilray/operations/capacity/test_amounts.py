@@ -3,8 +3,7 @@ import pytest
 from distilray.config.distillation import DistillConfig
 from distilray.config.operations.capacity import ModelShapeConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.distillation.monitoring.meter import step_flops
-from distilray.distillation.preparation import model_size
+from distilray.models.flops import model_size, step_flops
 from distilray.models.masked_lm import count_parameters
 from distilray.operations.capacity.amounts import examples_of, models_of, shard_bytes, text_tokens, training_of
 from tests.distilray.tiny_line import open_shards, write_shards, write_tokenizer

@@ -1,7 +1,7 @@
 import pytest
 
 from distilray.config.glue import EvaluateGlueConfig
-from distilray.distillation.monitoring.meter import ModelSize
+from distilray.models.flops import ModelSize
 from distilray.operations.capacity.fine_tuning import FineTunings, fine_tunings, wall_seconds
 
 MODEL = ModelSize(6, 768, 3072, 30_522)

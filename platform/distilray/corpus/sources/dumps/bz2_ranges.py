@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Self
 
-from distilray.corpus.sources.ranges import Quarantined
-from distilray.corpus.sources.streams import UnreadableError
+from distilray.formats import streams
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.streams import UnreadableError
 from distilray.runtime import storage
 
 _CHUNK = 1 << 20
@@ -28,11 +29,8 @@ _FOOTER_BITS = _MARK_BITS + 32  # the mark and the checksum of the stream
 _MAX_BLOCK_BYTES = 4 << 20  # 900 kB of any text stay far below it
 _TAIL_TEXT = 64  # bytes of text that tell how a dump ends
 
-# Text expands 10-fold. A block of one repeated letter expands 50,000-fold to 47 MB, and such blocks make a bomb.
-_MAX_EXPANSION = 200
-_MAX_BLOCK_TEXT = 48 << 20
-_FREE_BYTES = 32 << 20  # up to here a stream or a block may expand as it likes
-_FREE_BYTES_OF_A_RANGE = 1 << 30  # and up to here all of a range
+_MAX_BLOCK_TEXT = 48 << 20  # what bzip2 can make of a block of one repeated letter
+_FREE_BYTES_OF_A_RANGE = 1 << 30  # accepted from all streams or blocks of a range together
 
 
 @dataclass(frozen=True)
@@ -102,10 +100,10 @@ class _Meter:
     given: int = 0
 
     def is_over(self, position: int) -> bool:
-        return self.given > max(_FREE_BYTES_OF_A_RANGE, _MAX_EXPANSION * (position - self.start))
+        return streams.is_bomb(self.given, position - self.start, free_bytes=_FREE_BYTES_OF_A_RANGE)
 
 
-def read_streams(stored: StoredFile, name: str, start: int, end: int) -> Iterator[Piece | Quarantined]:
+def read_streams(stored: StoredFile, name: str, start: int, end: int) -> Iterator[Piece | BadRow]:
     """The text of the streams from the first on that begins in `start` to `end`, on to the end of the file.
 
     A stream that breaks off is told behind its text, and the next one follows.
@@ -127,11 +125,11 @@ def read_streams(stored: StoredFile, name: str, start: int, end: int) -> Iterato
             position = yield from _stream_text(stored, position, meter)
         except UnreadableError as error:
             behind = find_stream(stored, position + 1, stored.size) or stored.size
-            yield Quarantined(name, position, error.reason, str(error), behind - error.offset)
+            yield BadRow(name, position, error.reason, str(error), behind - error.offset)
             position = behind
 
 
-def read_blocks(stored: StoredFile, name: str, start: int, end: int) -> Iterator[Piece | Quarantined]:
+def read_blocks(stored: StoredFile, name: str, start: int, end: int) -> Iterator[Piece | BadRow]:
     """The text of the blocks from the first on that begins at or behind byte `start`, on to the end of the file.
 
     A block that cannot be read is told, and the next one follows. Arguments as in `read_streams`.
@@ -153,10 +151,10 @@ def read_blocks(stored: StoredFile, name: str, start: int, end: int) -> Iterator
                 text = _block_text(stored, ahead[0], further)
                 used = 1 if text is None else 2
         except UnreadableError as error:
-            yield Quarantined(name, position, error.reason, str(error), ahead[1] // 8 - position)
+            yield BadRow(name, position, error.reason, str(error), ahead[1] // 8 - position)
         else:
             if text is None:
-                yield Quarantined(name, position, "bz2_damaged", "a bz2 block is damaged", ahead[1] // 8 - position)
+                yield BadRow(name, position, "bz2_damaged", "a bz2 block is damaged", ahead[1] // 8 - position)
             else:
                 meter.given += len(text)
                 yield Piece(position, text)
@@ -209,8 +207,8 @@ def _stream_text(stored: StoredFile, start: int, meter: _Meter) -> Generator[Pie
         held += text
         given += len(text)
         meter.given += len(text)
-        if given > max(_FREE_BYTES, _MAX_EXPANSION * (end - start)) or len(held) > _MAX_BLOCK_TEXT:
-            detail = f"a bz2 stream expands more than {_MAX_EXPANSION}-fold; no text does"
+        if streams.is_bomb(given, end - start) or len(held) > _MAX_BLOCK_TEXT:
+            detail = f"a bz2 stream expands more than {streams.MAX_EXPANSION}-fold; no text does"
             raise UnreadableError("bz2_bomb", detail, offset=whole_end)
         # Output with room left, of a decoder that asks for input, ends where a block ends and its checksum was right.
         if held and (decoder.eof or (decoder.needs_input and len(text) < _CHUNK)):
@@ -266,14 +264,16 @@ def _decode_block(data: bytes, begin: int, end: int) -> bytes | None:
     stream = (block << _FOOTER_BITS | _END_MARK << 32 | checksum) << -size % 8
     decoder = bz2.BZ2Decompressor()
     try:
-        text = decoder.decompress(b"BZh9" + stream.to_bytes((size + 7) // 8, "big"), _FREE_BYTES + 1)
+        text = decoder.decompress(b"BZh9" + stream.to_bytes((size + 7) // 8, "big"), streams.FREE_BYTES + 1)
     except OSError:
         return None
-    if len(text) > _FREE_BYTES:
-        raise UnreadableError("bz2_bomb", f"a bz2 block holds more than {_FREE_BYTES >> 20} MiB; none of text does")
+    if len(text) > streams.FREE_BYTES:
+        raise UnreadableError(
+            "bz2_bomb", f"a bz2 block holds more than {streams.FREE_BYTES >> 20} MiB; none of text does"
+        )
     return text if decoder.eof else None
 
 
-def _bombs(name: str, position: int, end: int) -> Quarantined:
-    detail = f"the bz2 data expands more than {_MAX_EXPANSION}-fold again and again; no text does"
-    return Quarantined(name, position, "bz2_bomb", detail, max(end - position, 0))
+def _bombs(name: str, position: int, end: int) -> BadRow:
+    detail = f"the bz2 data expands more than {streams.MAX_EXPANSION}-fold again and again; no text does"
+    return BadRow(name, position, "bz2_bomb", detail, max(end - position, 0))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from distilray.corpus.sources.dumps.bz2_ranges import Piece
 from distilray.corpus.sources.dumps.pages import PAGE_TAG
-from distilray.corpus.sources.ranges import Quarantined
 from distilray.corpus.wikitext.sites import Site
 from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
 
 MAX_HEAD_BYTES = 16 << 20
 _SITEINFO_END = b"</siteinfo>"
@@ -42,7 +42,7 @@ class Head:
     is_whole: bool
 
 
-def read_head(uri: str, pieces: Iterable[Piece | Quarantined], *, only_site: bool = False) -> Head:
+def read_head(uri: str, pieces: Iterable[Piece | BadRow], *, only_site: bool = False) -> Head:
     """Read a dump up to its first page, or with `only_site` up to the end of its siteinfo.
 
     Args:
@@ -56,7 +56,7 @@ def read_head(uri: str, pieces: Iterable[Piece | Quarantined], *, only_site: boo
     head = bytearray()
     damage = "the bz2 data is damaged"
     for piece in pieces:
-        if isinstance(piece, Quarantined):
+        if isinstance(piece, BadRow):
             damage = piece.detail
             break
         head += piece.data

@@ -5,8 +5,8 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from distilray.corpus.sources.dumps.bz2_ranges import StoredFile, find_stream
-from distilray.corpus.sources.streams import UnreadableError, read_chunks
 from distilray.errors import InputError
+from distilray.formats.streams import UnreadableError, read_chunks
 from distilray.runtime import storage
 
 _MULTISTREAM = re.compile(r"(?P<wiki>.*-multistream)(?P<number>[0-9]*)\.xml(?P<pages>[^/]*)\.bz2(?P<query>(?:\?.*)?)")

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from distilray.corpus.sources.dumps.bz2_ranges import Piece
-from distilray.corpus.sources.ranges import Quarantined
-from distilray.corpus.sources.streams import UnreadableError
 from distilray.corpus.wikitext.sites import Site
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.streams import UnreadableError
 
 PAGE_TAG = b"<page>"
 PAGE_END = b"</page>"
@@ -61,7 +61,7 @@ class RawPage:
     cut: bool = False
 
 
-def cut_pages(pieces: Iterable[Piece | Quarantined], *, end: int, max_bytes: int) -> Iterator[RawPage | Quarantined]:
+def cut_pages(pieces: Iterable[Piece | BadRow], *, end: int, max_bytes: int) -> Iterator[RawPage | BadRow]:
     """The pages that begin in the pieces before `end`; the last of them may go on behind it.
 
     A page ends at its end tag, at the next page, or at the end of the file. What could not be read stands between
@@ -74,9 +74,9 @@ def cut_pages(pieces: Iterable[Piece | Quarantined], *, end: int, max_bytes: int
     """
     cutter = _Cutter(max_bytes)
     for piece in pieces:
-        if piece.offset >= end and (isinstance(piece, Quarantined) or not cutter.text):
+        if piece.offset >= end and (isinstance(piece, BadRow) or not cutter.text):
             return
-        if isinstance(piece, Quarantined):
+        if isinstance(piece, BadRow):
             cutter = _Cutter(max_bytes)
             yield piece
             continue

@@ -18,8 +18,8 @@ from distilray.evaluation.glue.tasks import GlueTask
 from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
 from distilray.evaluation.glue.training.progress import Progress
 from distilray.evaluation.glue.training.steps import Steps
-from distilray.evaluation.glue.training.workers import Workers
 from distilray.pretraining_data.batches import WIDTH_MULTIPLE, padded_width
+from distilray.training.process_group import Workers
 
 log = logging.getLogger(__name__)
 

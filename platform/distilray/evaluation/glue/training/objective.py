@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from distilray.config.glue import TaskDistillationConfig
 from distilray.evaluation.glue.features import FeatureBatch, Features, collate
-from distilray.evaluation.glue.training.workers import Workers
+from distilray.training.process_group import Workers
 
 
 class Objective(nn.Module):
@@ -79,7 +79,7 @@ def predict(
         batch = collate(features, rows, pad_id).to(device)
         found[rows] = _outputs(model, batch, dtype).cpu().numpy()
     model.train(was_training)
-    return workers.summed(found)
+    return workers.sum(found)
 
 
 def _outputs(model: Any, batch: FeatureBatch, dtype: torch.dtype) -> Tensor:

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from distilray.distillation.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
 from distilray.evaluation.glue.classifier import save_classifier
 from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
-from distilray.evaluation.glue.training.workers import Workers
 from distilray.models.model_source import MODEL_FOLDER, WEIGHTS_FILE
 from distilray.models.weights import model_tensors
 from distilray.pretraining_data.sample_plan import PlanState
 from distilray.runtime import storage
+from distilray.training.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
+from distilray.training.process_group import Workers
 
 EVALUATIONS_FILE = "evaluations.json"
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -70,7 +70,7 @@ class Progress:
         if self._folder is None or self._store is None:
             return 0
         own = self._found(self._folder, self._store) if self._workers.rank == 0 else {}
-        found = json.loads(self._workers.told(json.dumps(own)))
+        found = json.loads(self._workers.broadcast(json.dumps(own)))
         self.evaluations = [Evaluation(**one) for one in found["evaluations"]]
         self.ended = found["ended"]
         if self.ended:

@@ -6,7 +6,7 @@ from torch import nn, optim
 
 from distilray.config.distillation import OptimizerConfig
 from distilray.config.glue import FineTuneConfig
-from distilray.distillation.optim import create_optimizer, rate_factor
+from distilray.training.optimizer import create_optimizer, rate_factor
 
 
 def steps_per_epoch(rows: int, settings: FineTuneConfig) -> int:

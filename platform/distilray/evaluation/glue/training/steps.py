@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distilray.config.glue import TaskConfig, TaskDistillationConfig
-from distilray.distillation.optim import set_learning_rate
 from distilray.evaluation.glue.features import Rows, TaskFeatures, collate, epoch_batches
 from distilray.evaluation.glue.metrics import task_scores
 from distilray.evaluation.glue.tasks import GlueTask
@@ -21,9 +20,10 @@ from distilray.evaluation.glue.training.schedule import (
     steps_per_epoch,
     total_steps,
 )
-from distilray.evaluation.glue.training.workers import Workers
 from distilray.pretraining_data.sample_plan import PlanState
 from distilray.runtime.seeding import hash_integers
+from distilray.training.optimizer import set_learning_rate
+from distilray.training.process_group import Workers
 
 
 class Steps:
@@ -55,7 +55,7 @@ class Steps:
         self._features, self._settings, self._task, self._seed = features, settings, task, seed
         self._device, self._dtype, self._workers = device, dtype, workers
         self._teacher_outputs = teacher_outputs
-        self._module = workers.averaging(Objective(model, dtype, distillation), device)
+        self._module = workers.wrap(Objective(model, dtype, distillation), device)
         self._loss_sum, self._rows_seen = torch.zeros((), dtype=torch.float64, device=device), 0
         self._epoch = -1
         self._batches: list[Rows] = []
@@ -101,7 +101,7 @@ class Steps:
 
     def train_loss(self) -> float:
         """Mean loss over the rows since the last call, or the start."""
-        total = float(self._workers.summed(np.array([float(self._loss_sum)]))[0])
+        total = float(self._workers.sum(np.array([float(self._loss_sum)]))[0])
         mean = total / max(1, self._rows_seen)
         self._loss_sum.zero_()
         self._rows_seen = 0

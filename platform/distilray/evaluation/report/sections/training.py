@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distilray.distillation.monitoring.reporter import HELDOUT_FILE
 from distilray.evaluation.report.charts import Line, line_chart
 from distilray.evaluation.report.figures import shown, size, time
 from distilray.evaluation.report.page import Markup, beside, code, figure, figures, heading, markup, paragraph, table
 from distilray.evaluation.report.runs import Run, Runs
 from distilray.runtime.run_folder import METRICS_FILE
+from distilray.training.reporter import HELDOUT_FILE
 
 # What is in the rows of a training run beside the terms of its loss.
 _NO_TERMS = {

@@ -17,10 +17,11 @@ from distilray.corpus.sources.dumps.bz2_ranges import (
     read_blocks,
     read_streams,
 )
-from distilray.corpus.sources.ranges import Quarantined
+from distilray.formats import streams as formats_streams
+from distilray.formats.bad_rows import BadRow
 from tests.distilray.corpus.sources.small_dumps import streams, write
 
-Reader = Callable[[StoredFile, str, int, int], Iterator[Piece | Quarantined]]
+Reader = Callable[[StoredFile, str, int, int], Iterator[Piece | BadRow]]
 MIB = 1 << 20
 
 
@@ -44,19 +45,19 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write(tmp_path_factory.mktemp("one"), ONE, "one.bz2")
 
 
-def read(reader: Reader, uri: str, start: int = 0, end: int | None = None) -> list[Piece | Quarantined]:
+def read(reader: Reader, uri: str, start: int = 0, end: int | None = None) -> list[Piece | BadRow]:
     """What a reader gives of a range, without what begins behind it."""
     with StoredFile(uri) as stored:
         behind = stored.size if end is None else end
         return [piece for piece in reader(stored, "f", start, behind) if piece.offset < behind]
 
 
-def text(pieces: list[Piece | Quarantined]) -> bytes:
+def text(pieces: list[Piece | BadRow]) -> bytes:
     return b"".join(piece.data for piece in pieces if isinstance(piece, Piece))
 
 
-def faults(pieces: list[Piece | Quarantined]) -> list[Quarantined]:
-    return [piece for piece in pieces if isinstance(piece, Quarantined)]
+def faults(pieces: list[Piece | BadRow]) -> list[BadRow]:
+    return [piece for piece in pieces if isinstance(piece, BadRow)]
 
 
 def ranges(size: int, part_bytes: int) -> list[tuple[int, int]]:
@@ -151,7 +152,7 @@ def test_damage_never_looks_like_text(tmp_path_factory: pytest.TempPathFactory, 
 def test_a_stream_that_is_cut_short_is_told(tmp_path: Path) -> None:
     found = read(read_streams, write(tmp_path, MANY[: OFFSETS[5] + 300]))
     assert text(found) == b"".join(PARTS[:5])
-    assert faults(found) == [Quarantined("f", OFFSETS[5], "bz2_damaged", "the bz2 data is cut short", 300)]
+    assert faults(found) == [BadRow("f", OFFSETS[5], "bz2_damaged", "the bz2 data is cut short", 300)]
 
 
 def test_the_blocks_before_the_cut_are_not_lost(tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_a_stream_from_before_the_range_is_not_looked_at(tmp_path: Path) -> None
 def test_a_bomb_is_given_up_and_what_follows_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Reader
 ) -> None:
-    monkeypatch.setattr(bz2_ranges, "_FREE_BYTES", MIB)
+    monkeypatch.setattr(formats_streams, "FREE_BYTES", MIB)
     bomb = bz2.compress(bytes(6 * MIB))
     found = read(reader, write(tmp_path, bomb + bz2.compress(PARTS[0])))
     assert text(found) == PARTS[0]
@@ -196,7 +197,7 @@ def test_repetitive_text_is_no_bomb(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reader", [read_streams, read_blocks])
 def test_a_bomb_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Reader) -> None:
-    monkeypatch.setattr(bz2_ranges, "_FREE_BYTES", 2 * MIB)
+    monkeypatch.setattr(formats_streams, "FREE_BYTES", 2 * MIB)
     uri = write(tmp_path, bz2.compress(bytes(40 * MIB)))
     tracemalloc.start()
     with StoredFile(uri) as stored:

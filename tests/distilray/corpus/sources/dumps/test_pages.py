@@ -6,21 +6,21 @@ from hypothesis import strategies as st
 
 from distilray.corpus.sources.dumps.bz2_ranges import Piece
 from distilray.corpus.sources.dumps.pages import Page, RawPage, cut_pages, parse_page
-from distilray.corpus.sources.ranges import Quarantined
-from distilray.corpus.sources.streams import UnreadableError
 from distilray.corpus.wikitext.sites import Site
+from distilray.formats.bad_rows import BadRow
+from distilray.formats.streams import UnreadableError
 from tests.distilray.corpus.sources.small_dumps import dump, page
 
 PAGES = [page(number, text="é" * number) for number in range(1, 8)]
 XML = dump(*PAGES)
-DAMAGE = Quarantined("f", 50, "bz2_damaged", "damaged", 9)
+DAMAGE = BadRow("f", 50, "bz2_damaged", "damaged", 9)
 
 
-def cut(pieces: list[Piece | Quarantined], end: int = 1 << 30, max_bytes: int = 1 << 20) -> list[RawPage | Quarantined]:
+def cut(pieces: list[Piece | BadRow], end: int = 1 << 30, max_bytes: int = 1 << 20) -> list[RawPage | BadRow]:
     return list(cut_pages(pieces, end=end, max_bytes=max_bytes))
 
 
-def xml_of(found: list[RawPage | Quarantined]) -> list[str]:
+def xml_of(found: list[RawPage | BadRow]) -> list[str]:
     return [bytes(raw.xml).decode() + "\n" for raw in found if isinstance(raw, RawPage)]
 
 

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from distilray.config.glue import TaskDistillationConfig
-from distilray.distillation.checkpoint import BrokenCheckpointError
 from distilray.errors import InputError
 from distilray.evaluation.glue.classifier import load_fine_tuned
 from distilray.evaluation.glue.metrics import majority_scores
@@ -18,6 +17,7 @@ from distilray.evaluation.glue.training import loop
 from distilray.evaluation.glue.training.loop import fine_tune
 from distilray.evaluation.glue.training.objective import predict
 from distilray.evaluation.glue.training.progress import read_evaluations
+from distilray.training.checkpoint import BrokenCheckpointError
 from tests.distilray.evaluation.glue.threaded_workers import run_together
 from tests.distilray.evaluation.glue.tiny_tasks import classifier, features, settings
 

@@ -3,11 +3,9 @@ import math
 import pytest
 import torch
 
-from distilray.distillation.monitoring.meter import Meter, ModelSize, peak_flops, step_flops
+from distilray.training.meter import Meter
 
 CPU = torch.device("cpu")
-SMALL = ModelSize(layers=2, dim=3, hidden_dim=5, vocabulary=7)
-BASE = ModelSize(layers=12, dim=768, hidden_dim=3072, vocabulary=30522)
 
 
 class Clock:
@@ -142,62 +140,3 @@ def test_memory_of_a_gpu_is_the_most_that_was_allocated(clock):
     torch.ones(64_000_000, dtype=torch.uint8, device="cuda")  # is freed at once
     add_steps(meter, clock, [1.0])
     assert meter.row(1)["memory_gb"] == pytest.approx((before + 64e6) / 1e9, abs=3e-3)
-
-
-def test_flops_of_a_student_alone_are_those_counted_by_hand():
-    # A layer has 4*9 + 2*15 = 66 weights, the head 3*3 + 3*7 = 30; two examples of 4 and 6 tokens, 3 rows of the head.
-    matrices = 6 * (2 * 66 * 10 + 30 * 3)
-    attention = 12 * 2 * 3 * (4**2 + 6**2)
-    assert step_flops(SMALL, teacher=None, tokens=10, squared_lengths=52, head_rows=3) == matrices + attention
-
-
-def test_a_teacher_of_the_same_size_adds_a_third():
-    counts = {"tokens": 10, "squared_lengths": 52, "head_rows": 3}
-    alone = step_flops(SMALL, teacher=None, **counts)
-    assert 3 * (step_flops(SMALL, teacher=SMALL, teacher_head_rows=3, **counts) - alone) == alone
-
-
-def test_the_head_of_a_teacher_costs_only_the_rows_that_pass_through_it():
-    counts = {"teacher": SMALL, "tokens": 10, "squared_lengths": 52, "head_rows": 3}
-    assert step_flops(SMALL, teacher_head_rows=2, **counts) - step_flops(SMALL, **counts) == 2 * 30 * 2
-
-
-def test_the_layers_of_bert_base_have_85_million_weights():
-    assert BASE.layer_parameters == 84_934_656
-
-
-def test_forward_flops_are_those_that_torch_counts():
-    from torch.utils.flop_counter import FlopCounterMode
-    from transformers import BertConfig, BertForMaskedLM
-
-    size = ModelSize(layers=2, dim=32, hidden_dim=64, vocabulary=100)
-    config = BertConfig(
-        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
-    )
-    model = BertForMaskedLM._from_config(config, attn_implementation="eager").eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.ones(3, 16, dtype=torch.long))
-    assert size.forward_flops(tokens=48, squared_lengths=3 * 16**2, head_rows=48) == counter.get_total_flops()
-
-
-@pytest.mark.parametrize(
-    ("name", "dtype", "peak"),
-    [
-        ("Tesla V100-SXM2-16GB", "fp16", 125e12),
-        ("Tesla V100-SXM2-16GB", "bf16", None),
-        ("NVIDIA A100-SXM4-80GB", "bf16", 312e12),
-        ("NVIDIA A10G", "bf16", 70e12),
-        ("NVIDIA L4", "bf16", 121e12),
-        ("NVIDIA L40S", "bf16", 362e12),
-        ("NVIDIA H100 80GB HBM3", "torch.bfloat16", 989e12),
-        ("NVIDIA H100 PCIe", "bf16", 756e12),
-        ("NVIDIA H200", "fp16", 989e12),
-        ("NVIDIA H200", "fp32", None),
-        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bf16", None),
-        ("NVIDIA L40", "bf16", None),
-        ("NVIDIA GeForce RTX 4090", "bf16", None),
-        ("", "bf16", None),
-    ],
-)
-def test_the_peak_of_a_device_is_that_of_its_data_sheet_or_unknown(name, dtype, peak):
-    assert peak_flops(name, dtype) == peak

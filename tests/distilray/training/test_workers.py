@@ -3,8 +3,8 @@ import os
 import pytest
 
 from distilray.config.distillation import ScalingConfig
-from distilray.distillation.trainer import START_TIMEOUT, bound_start, workers_of
 from distilray.runtime.session import ENVIRONMENT
+from distilray.training.workers import START_TIMEOUT, limit_worker_start, workers_needed
 
 OURS = ENVIRONMENT[START_TIMEOUT]
 
@@ -16,7 +16,7 @@ OURS = ENVIRONMENT[START_TIMEOUT]
 )
 def test_how_long_workers_wait_for_their_places(monkeypatch, min_workers, set_before, after):
     monkeypatch.setenv(START_TIMEOUT, set_before)
-    bound_start(ScalingConfig(num_workers=2, min_workers=min_workers))
+    limit_worker_start(ScalingConfig(num_workers=2, min_workers=min_workers))
     assert os.environ[START_TIMEOUT] == after
 
 
@@ -25,5 +25,5 @@ def test_how_long_workers_wait_for_their_places(monkeypatch, min_workers, set_be
 )
 def test_training_starts_when_there_is_room_for_its_workers(min_workers, count):
     scaling = ScalingConfig(num_workers=2, min_workers=min_workers, use_gpu=True, cpus_per_worker=4)
-    need = workers_of(scaling)
+    need = workers_needed(scaling)
     assert (need.count, need.bundle()) == (count, {"CPU": 4, "GPU": 1})

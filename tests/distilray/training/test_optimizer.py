@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from distilray.config.distillation import OptimizerConfig
-from distilray.distillation.optim import create_optimizer, rate_factor, set_learning_rate
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
+from distilray.training.optimizer import create_optimizer, rate_factor, set_learning_rate
 
 CONFIG = OptimizerConfig(learning_rate=1e-3, head_learning_rate=5e-3, weight_decay=0.1)
 

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from distilray.distillation.monitoring.machines import MISSED_S, GoingMachines
+from distilray.training.preemption import MISSED_S, GoingMachines
 
 FIRST, SECOND = (SimpleNamespace(deadline_ms=1, preempted_ranks=ranks) for ranks in ([1], [1, 3]))
 

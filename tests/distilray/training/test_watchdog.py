@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from distilray.distillation.monitoring import watchdog
-from distilray.distillation.monitoring.watchdog import Watchdog
+from distilray.training import watchdog
+from distilray.training.watchdog import Watchdog
 
 TIMEOUT_S = 0.3
 STEP = [(3, 0, "data"), (3, 0, "forward"), (3, 0, "backward"), (3, 1, "data"), (3, 1, "forward"), (3, 1, "backward")]

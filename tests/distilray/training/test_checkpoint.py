@@ -8,21 +8,21 @@ import pytest
 import torch
 
 from distilray.config.distillation import LossConfig, OptimizerConfig
-from distilray.distillation.checkpoint import (
-    BrokenCheckpointError,
-    CheckpointStore,
-    Snapshot,
-    TrainingState,
-    newest_step,
-)
 from distilray.distillation.objective.step import DistillationStep, StepCounts, TensorBatch
-from distilray.distillation.optim import create_optimizer
 from distilray.errors import InputError
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
 from distilray.pretraining_data.batches import collate
 from distilray.pretraining_data.sample_plan import PlanState
 from distilray.pretraining_data.tokenizer import read_tokenizer
+from distilray.training.checkpoint import (
+    BrokenCheckpointError,
+    CheckpointStore,
+    Snapshot,
+    TrainingState,
+    newest_step,
+)
+from distilray.training.optimizer import create_optimizer
 from tests.distilray.tiny_line import open_shards, planned
 
 CONFIG = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)

@@ -1,24 +1,25 @@
-"""Files as chunks and lines of bytes: plain, or .gz, .bz2, .xz and .zst, in memory that does not grow with the file."""
+"""Files as chunks of bytes: plain, or .gz, .bz2, .xz and .zst, in memory that does not grow with the file."""
 
 import bz2
 import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
-from distilray.corpus.sources.ranges import CUT_SHORT, FileRange, Quarantined
 from distilray.errors import InputError
+from distilray.formats.bad_rows import BadRow
 from distilray.runtime import storage
 
 _CHUNK = 1 << 20
 _FEED = 16 << 10  # what was decompressed of a slice is lost with the slice, so slices are small
 _XZ_MEMORY = 256 << 20  # `xz -9` needs 65 MiB; zstd itself refuses windows of more than 128 MiB
-_MAX_EXPANSION = 1000  # text reaches 10, and gzip cannot pass 1,032
-_FREE_BYTES = 64 << 20  # up to here a file may expand as it likes
+# Limits of compressed data of any kind. Text expands 10-fold; data that expands more than this is a bomb.
+MAX_EXPANSION = 200
+FREE_BYTES = 32 << 20  # accepted from any file, whatever its size as stored
+CUT_SHORT = "cut_short"  # reason of a bad row: the end of a file is missing, and its size is unknown
 
 
 class _GzipDecompressor:
@@ -88,9 +89,9 @@ class UnreadableError(ValueError):
         self.offset = offset
         self.lost_bytes = lost_bytes
 
-    def quarantined(self, file: str) -> Quarantined:
-        """What the ledger of the job says of it."""
-        return Quarantined(file, self.offset, self.reason, str(self), self.lost_bytes)
+    def bad_row(self, file: str) -> BadRow:
+        """Return the fault as a bad row of a file."""
+        return BadRow(file, self.offset, self.reason, str(self), self.lost_bytes)
 
 
 class EmptyFileError(InputError):
@@ -98,15 +99,6 @@ class EmptyFileError(InputError):
 
     def __init__(self, uri: str) -> None:
         super().__init__(f"{uri}: the file is empty; remove it, or write it again")
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line without its line feed. `data` is empty when the line is longer than the reader keeps: see `size`."""
-
-    offset: int
-    data: bytes
-    size: int
 
 
 def split_suffix(name: str) -> tuple[str, str, str]:
@@ -120,6 +112,17 @@ def split_suffix(name: str) -> tuple[str, str, str]:
     return f"{folder}{slash}{stem}", compression, f".{suffix.lower()}"
 
 
+def is_bomb(size: int, read: int, *, free_bytes: int | None = None) -> bool:
+    """Return whether `read` stored bytes have expanded to more than text does.
+
+    Args:
+        size: bytes after decompression.
+        read: bytes as stored.
+        free_bytes: accepted whatever the expansion; `FREE_BYTES` if left out.
+    """
+    return size > max(FREE_BYTES if free_bytes is None else free_bytes, MAX_EXPANSION * read)
+
+
 def stored_size(uri: str) -> int:
     """Bytes of a file.
 
@@ -131,15 +134,6 @@ def stored_size(uri: str) -> int:
     if info.type != fs.FileType.File:
         raise InputError(f"{uri}: no such file; correct the path of the source")
     return int(info.size or 0)
-
-
-def byte_ranges(uri: str, name: str, *, part_bytes: int, divisible: bool = True) -> list[FileRange]:
-    """Ranges of at most `part_bytes` of a plain file; one of a file that is compressed or not `divisible`."""
-    size = stored_size(uri)
-    if split_suffix(uri)[1] or not divisible:
-        return [FileRange(uri, name, 0, size, "whole", size)]
-    bounds = [(start, min(start + part_bytes, size)) for start in range(0, size, part_bytes)]
-    return [FileRange(uri, name, start, end, "lines", end - start) for start, end in bounds]
 
 
 def read_chunks(uri: str, *, start: int = 0) -> Iterator[bytes]:
@@ -181,49 +175,6 @@ def read_whole(uri: str, *, max_bytes: int) -> bytes:
             raise UnreadableError("compressed_damaged", str(error), offset=error.offset) from None
         raise
     return b"".join(chunks)
-
-
-def read_lines(part: FileRange, *, max_bytes: int, start: int | None = None) -> Iterator[Line]:
-    """The lines of a range: of a plain file those that begin in it, of a whole file all. CR at the end is kept.
-
-    Args:
-        part: from `byte_ranges`.
-        max_bytes: longer lines come without their data.
-        start: reads from an earlier place than the range begins, in the middle of a line or not; lines from there on
-            come too, the first one as if it began there, and so do those behind the end of the range.
-
-    Raises:
-        UnreadableError: as `read_chunks`.
-    """
-    if part.form == "whole":
-        yield from _split_lines(read_chunks(part.uri), 0, max_bytes, mine=0, end=0)
-        return
-    before = max(part.start - 1, 0)  # a line begins behind a line feed
-    begin = before if start is None else start
-    for line in _split_lines(read_chunks(part.uri, start=begin), begin, max_bytes, mine=part.start, end=part.end):
-        if start is None and line.offset >= part.end:
-            return
-        if start is not None or line.offset >= part.start:
-            yield line
-
-
-def _split_lines(chunks: Iterable[bytes], begin: int, max_bytes: int, *, mine: int, end: int) -> Iterator[Line]:
-    """Lines of a stream whose first byte stands at `begin`. A line from before `mine` is not followed behind `end`."""
-    held: list[bytes] = []
-    size = 0
-    for chunk in chunks:
-        *ended, rest = chunk.split(b"\n")
-        for piece in ended:
-            size += len(piece)
-            yield Line(begin, b"".join([*held, piece]) if size <= max_bytes else b"", size)
-            begin += size + 1
-            held, size = [], 0
-        size += len(rest)
-        held = [*held, rest] if size <= max_bytes else []
-        if begin < mine and begin + size >= end:
-            return
-    if size:
-        yield Line(begin, b"".join(held), size)
 
 
 def _decompressed(stream: Any, decompressor: Callable[[], Any], stored: int) -> Iterator[bytes]:
@@ -284,8 +235,8 @@ def _damaged(error: Exception, fed: int, stored: int) -> UnreadableError:
 
 def _check_expansion(size: int, read: int, fed: int, stored: int) -> None:
     """Refuse data that expands like a bomb: to `size` bytes from the first `read` of the file."""
-    if size > max(_FREE_BYTES, _MAX_EXPANSION * read):
-        detail = f"expands more than {_MAX_EXPANSION:,}-fold, which no text does"
+    if is_bomb(size, read):
+        detail = f"expands more than {MAX_EXPANSION}-fold, which no text does"
         raise UnreadableError("too_large", detail, offset=fed, lost_bytes=stored - fed)
 
 

@@ -11,19 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilray.corpus.sources import streams
-from distilray.corpus.sources.ranges import FileRange
-from distilray.corpus.sources.streams import (
-    Line,
-    UnreadableError,
-    byte_ranges,
-    read_chunks,
-    read_lines,
-    read_whole,
-    split_suffix,
-    stored_size,
-)
 from distilray.errors import InputError
+from distilray.formats import streams
+from distilray.formats.lines import FileRange, Line, byte_ranges, read_lines
+from distilray.formats.streams import UnreadableError, read_chunks, read_whole, split_suffix, stored_size
 
 
 def zstd(data: bytes) -> bytes:
@@ -122,7 +113,7 @@ def test_an_xz_file_that_asks_for_too_much_memory_is_refused(tmp_path: Path, mon
 
 @pytest.mark.parametrize("suffix", [".bz2", ".xz", ".zst"])
 def test_a_bomb_is_left_early(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(streams, "FREE_BYTES", 1 << 20)
     found, error = fault(write(tmp_path, COMPRESS[suffix](bytes(8 << 20)), f"a.txt{suffix}"))
     assert error.reason == "too_large"
     assert len(found) <= 2 << 20

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from distilray.evaluation.glue.training.workers import Workers
+from distilray.training.process_group import Workers
 from tests.distilray.evaluation.glue import group_member
 from tests.distilray.evaluation.glue.threaded_workers import run_together
 
@@ -12,8 +12,8 @@ from tests.distilray.evaluation.glue.threaded_workers import run_together
 def test_without_a_process_group_there_is_one_worker():
     workers = Workers.of_process_group()
     assert (workers.rank, workers.size) == (0, 1)
-    assert workers.summed(np.array([2.5])).tolist() == [2.5]
-    assert workers.told("a") == "a"
+    assert workers.sum(np.array([2.5])).tolist() == [2.5]
+    assert workers.broadcast("a") == "a"
     assert [workers.any(flag) for flag in (True, False)] == [True, False]
 
 
@@ -21,7 +21,7 @@ def test_without_a_process_group_there_is_one_worker():
 def test_every_worker_learns_what_the_first_says(size):
     for text in ("", "a", '{"step": 3, "läuft": "\u6b65"}'):
         assert (
-            run_together(size, lambda workers, text=text: workers.told(text if workers.rank == 0 else "other"))
+            run_together(size, lambda workers, text=text: workers.broadcast(text if workers.rank == 0 else "other"))
             == [text] * size
         )
 

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from distilray.distillation.monitoring import reporter as reporter_module
-from distilray.distillation.monitoring.reporter import GAUGES, Reporter
+from distilray.training import reporter as reporter_module
+from distilray.training.reporter import GAUGES, Reporter
 
 ROW = {"step": 5, "loss": 2.5, "tokens_per_s": 1000.0, "time": 1.0}
 

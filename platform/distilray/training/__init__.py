@@ -1,0 +1,1 @@
+"""Training: the loop, its hooks, and the workers it runs on."""

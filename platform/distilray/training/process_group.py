@@ -1,0 +1,84 @@
+"""The workers of a training run: one process, or those of torch's process group."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class Workers:
+    """One worker, and the calls that all workers must make in the same order.
+
+    Attributes:
+        rank: number of this worker, from 0.
+        size: number of workers.
+
+    Args:
+        device: where the backend of the process group adds up.
+    """
+
+    def __init__(self, rank: int, size: int, device: torch.device) -> None:
+        self.rank, self.size, self._device = rank, size, device
+
+    @classmethod
+    def single(cls) -> "Workers":
+        """Return a single worker, which needs no process group."""
+        return cls(0, 1, torch.device("cpu"))
+
+    @classmethod
+    def of_process_group(cls) -> "Workers":
+        """Return this worker of torch's process group; a single one where none is initialized."""
+        if not distributed.is_initialized():
+            return cls.single()
+        on_gpu = distributed.get_backend() == "nccl"
+        device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        return cls(distributed.get_rank(), distributed.get_world_size(), device)
+
+    def sum(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the sum of the arrays of all workers, which have the same shape and dtype."""
+        if self.size == 1:
+            return values
+        tensor = torch.from_numpy(values).to(self._device, copy=True)
+        distributed.all_reduce(tensor)
+        return tensor.cpu().numpy()
+
+    def sum_numbers(self, values: Sequence[float]) -> list[float]:
+        """Return the sum of each number over all workers."""
+        numbers: list[float] = self.sum(np.array(values, dtype=np.float64)).tolist()
+        return numbers
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag of any worker is set."""
+        return bool(self.sum(np.array([int(flag)]))[0])
+
+    def broadcast(self, text: str) -> str:
+        """Return the text of the first worker; those of the others are ignored."""
+        if self.size == 1:
+            return text
+        data = np.frombuffer(text.encode(), np.uint8).astype(np.int64) if self.rank == 0 else np.zeros(0, np.int64)
+        length = int(self.sum(np.array([len(data)]))[0])
+        return bytes(self.sum(np.resize(data, length)).astype(np.uint8)).decode()
+
+    def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """Return the module with gradients that are the mean over all workers.
+
+        Equal gradients have an equal mean in every step. The sum of three and more is rounded by the position of a
+        gradient in its bucket, and DDP makes other buckets after its first step, so that a resumed run would differ
+        from an uninterrupted one; with `find_unused_parameters` it keeps its first buckets.
+        """
+        if self.size == 1:
+            return module
+        devices = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(module, devices, gradient_as_bucket_view=True, find_unused_parameters=True)
+
+    def gradient_sync(self, module: nn.Module, *, enabled: bool) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which backward passes of a wrapped module average gradients over workers, or do not."""
+        if enabled or not isinstance(module, DistributedDataParallel):
+            return contextlib.nullcontext()
+        skipped: contextlib.AbstractContextManager[None] = module.no_sync()
+        return skipped

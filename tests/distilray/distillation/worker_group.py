@@ -1,0 +1,113 @@
+"""Training in one process or in several of a gloo group, without Ray: `python worker_group.py` with its arguments.
+
+Each worker records its random state at every forward pass of the model that is trained, its weights at the end, and
+its share of the work; the first one writes the files of the run, as with Ray.
+"""
+
+import hashlib
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from distilray.evaluation.glue.training.workers import Workers
+from safetensors.torch import save_file
+from torch import distributed
+
+from distilray.config.distillation import DistillConfig
+from distilray.distillation import loop
+from distilray.distillation.inputs import create_student_and_teacher
+from distilray.distillation.preparation import LoopSettings
+from distilray.evaluation.glue.tasks import TASKS
+from distilray.evaluation.glue.training.loop import fine_tune
+from distilray.pretraining_data.tokenizer import read_tokenizer
+from tests.distilray.evaluation.glue.tiny_tasks import classifier, features, settings
+
+STEPS = 2
+VALUES = {
+    "run_dir": "unused",
+    "batch_size": 16,
+    "micro_batch_size": 4,
+    "precision": "fp32",
+    "max_steps": STEPS,
+    "optimizer": {"learning_rate": 5e-3, "warmup_fraction": 0.0},
+    "scaling": {"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1},
+    "rhythm": {"log_every_steps": 1},
+}
+
+
+def watched(model: Any, states: list[str]) -> Any:
+    """The model, which notes torch's random state when a forward pass of its training begins."""
+
+    def note(*_: object) -> None:
+        if model.training:
+            states.append(hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest())
+
+    model.base_model.register_forward_pre_hook(note)
+    return model
+
+
+def distil(folder: Path, values: dict[str, Any], states: list[str]) -> Any:
+    kept: list[Any] = []
+
+    def create(config: DistillConfig) -> Any:
+        student, teacher = create_student_and_teacher(config)
+        kept.append(watched(student, states))
+        return student, teacher
+
+    config = DistillConfig.model_validate({**VALUES, **values})
+    run = LoopSettings(config, config.losses, create, read_tokenizer(config.teacher_dir), STEPS, str(folder))
+    loop.train_loop({"settings": run})
+    return kept[0]
+
+
+def fine_tune_together(model_dir: str, dropout: float, states: list[str]) -> Any:
+    model = watched(classifier("cola", model_dir, dropout=dropout), states)
+    values = settings(batch_size=4, epochs=1, dropout=dropout)
+    fine_tune(
+        model,
+        features("cola", model_dir, train=8),
+        values,
+        task=TASKS["cola"],
+        seed=1,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        folder=None,
+        workers=Workers.of_process_group(),
+    )
+    return model
+
+
+def work(rank: int, size: int, folder: Path, values: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
+    context = SimpleNamespace(get_world_rank=lambda: rank, get_world_size=lambda: size)
+
+    def broadcast(value: Any) -> Any:
+        values = [value]
+        distributed.broadcast_object_list(values)
+        return values[0]
+
+    with ExitStack() as stack:
+        stack.enter_context(patch("ray.train.get_context", lambda: context))
+        stack.enter_context(patch("ray.train.get_preemption_info", lambda: None))
+        stack.enter_context(patch.object(loop, "broadcast_from_rank_zero", broadcast, create=True))
+        states: dict[str, list[str]] = {"distillation": [], "fine_tuning": []}
+        models = {
+            "distillation": distil(folder, values, states["distillation"]),
+            "fine_tuning": fine_tune_together(values["teacher_dir"], values["dropout"], states["fine_tuning"]),
+        }
+    for name, model in models.items():
+        save_file({key: value.detach() for key, value in model.named_parameters()}, folder / f"{name}-{rank}.weights")
+    (folder / f"{rank}.json").write_text(json.dumps(states))
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    for size, folder, values in json.loads(sys.argv[1]):
+        Path(folder).mkdir()
+        torch.multiprocessing.start_processes(work, (size, Path(folder), values), nprocs=size, start_method="fork")

@@ -1,0 +1,55 @@
+"""Ray's API in this process: tasks run one after another, and a training run has one worker, which is a thread.
+
+Only names of Ray itself are replaced, so that modules of the project may move without a change here.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest.mock import patch
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.train.torch import TorchTrainer
+
+_NODES = [{"NodeID": "0", "Alive": True, "Resources": {"CPU": 1.0}, "Labels": {}}]
+
+
+class _Dataset:
+    """A dataset of Ray Data, of one block for each table."""
+
+    def __init__(self, tables: Callable[[], Iterator[pa.Table]]) -> None:
+        self._tables = tables
+
+    def map_batches(self, function: Callable[[pa.Table], pa.Table], **_: Any) -> "_Dataset":
+        return _Dataset(lambda: map(function, self._tables()))
+
+    def iter_batches(self, **_: Any) -> Iterator[pa.Table]:
+        return self._tables()
+
+
+def _from_items(items: list[dict[str, Any]], **_: Any) -> _Dataset:
+    return _Dataset(lambda: (pa.Table.from_pylist([item]) for item in items))
+
+
+_FIT = TorchTrainer.fit
+
+
+def _fit(trainer: TorchTrainer) -> Any:
+    trainer.running_in_local_mode = True
+    return _FIT(trainer)
+
+
+@contextlib.contextmanager
+def ray_in_process() -> Iterator[None]:
+    """Replace Ray while the block runs."""
+    with (
+        patch.object(ray, "is_initialized", lambda: True),
+        patch.object(ray, "nodes", lambda: _NODES),
+        patch.object(ray, "put", lambda value: value),
+        patch.object(ray, "get", lambda value, **_: value),
+        patch.object(ray.data, "from_items", _from_items),
+        patch.object(TorchTrainer, "fit", _fit),
+    ):
+        yield

@@ -1,0 +1,172 @@
+"""A pipeline of seconds, from a Wikipedia dump to GLUE scores: the jobs themselves, without Ray.
+
+The weights depend on the processor (the kernels of its vector instructions) and on the version of torch; on one machine
+they are equal to the last bit from run to run, since each job computes with one thread.
+"""
+
+import bz2
+import hashlib
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from distilray.config.sample import resolve
+from distilray.models.model_files import save_model
+from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
+from tests.distilray.tiny_line import sentences_of, write_recipe
+from tests.golden.ray_in_process import ray_in_process
+from tests.golden.record import run_hashes
+from tests.tuning.tiny_search import write_follows
+
+_PAGES, _LONGEST = 100, 60_000  # of the sample: the first of its pages with at most so many characters
+_SHARDS = {
+    "corpus_dir": "{folder}/corpus",
+    "tokenizer_dir": "{folder}/tokenizer",
+    "max_seq_length": 64,
+    "heldout_fraction": 0.2,
+    "part_mb": 0.05,
+    "rows_per_shard": 500,
+}
+_TRAINING = {
+    "max_steps": 5,
+    "batch_size": 8,
+    "micro_batch_size": 3,
+    "precision": "fp32",
+    "optimizer": {"learning_rate": 1e-3},
+    "scaling": {"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1},
+    "rhythm": {"evaluate_every_steps": 5, "heldout_examples": 30},
+}
+_STUDENT = {**_TRAINING, "shards_dir": "{folder}/shards", "teacher_dir": "{folder}/teacher"}
+_EVERY_TERM = {"alpha_mse": 0.01, "alpha_hidden": 1.0, "alpha_attention": 1.0, "alpha_values": 1.0}
+_WITHOUT_MODELS = ("corpus", "tokenizer", "shards", "shards-paper")
+# Run folder, job, recipe.
+_STAGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    (
+        "corpus",
+        "build_corpus",
+        {
+            "sources": [
+                {"kind": "wikipedia", "path": "{folder}/dump.xml.bz2"},
+                {"kind": "text", "name": "own", "path": "{folder}/text", "document_per": "file"},
+            ],
+            "filters": {"language": "en"},
+            "duplicates": {"near": {}},
+            "decontamination": {"paths": ["{folder}/glue-task"], "ngram_words": 4},
+            "part_mb": 0.05,
+        },
+    ),
+    ("tokenizer", "train_tokenizer", {"corpus_dir": "{folder}/corpus", "vocabulary_size": 1000}),
+    ("shards", "encode_corpus", {**_SHARDS, "dupe_factor": 1, "masking": {"whole_words": True}}),
+    ("shards-paper", "encode_corpus", {**_SHARDS, "mode": "paper"}),
+    (
+        "teacher",
+        "train_teacher",
+        {**_TRAINING, "shards_dir": "{folder}/shards", "encoder_dir": "{folder}/encoder"},
+    ),
+    (
+        "teacher-cache",
+        "cache_teacher",
+        {
+            "shards_dir": "{folder}/shards",
+            "teacher_dir": "{folder}/teacher",
+            "top_k": 8,
+            "positions": "masked",
+            "precision": "fp32",
+            "scaling": {"gpus_per_task": 0, "cpus_per_task": 1},
+        },
+    ),
+    ("student", "distill", {**_STUDENT, "dropout": 0.1}),
+    (
+        "student-of-cache",
+        "distill",
+        {**_STUDENT, "teacher_cache_dir": "{folder}/teacher-cache", "losses": {"ce_positions": "masked"}},
+    ),
+    (
+        "student-every-term",
+        "distill",
+        {**_STUDENT, "shards_dir": "{folder}/shards-paper", "losses": _EVERY_TERM},
+    ),
+    (
+        "glue",
+        "evaluate_glue",
+        {
+            "model_dir": "{folder}/student",
+            "glue_dir": "{folder}/glue-task",
+            "tasks": ["follows"],
+            "precision": "fp32",
+            "fine_tuning": {"epochs": 4, "max_length": 32, "batch_size": 8, "learning_rate": 3e-3, "seeds": [1, 2]},
+            "scaling": {"use_gpu": False, "cpus_per_worker": 1},
+        },
+    ),
+)
+
+
+def pipeline_values(folder: Path) -> dict[str, Any]:
+    """Run all stages; return what the manifest of each says of its content."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_inputs(folder)
+    with ray_in_process():
+        for name, job, values in _STAGES:
+            if job == "train_teacher":
+                _write_encoder(folder / "encoder", str(folder / "tokenizer"))
+            _run(job, folder / name, json.loads(json.dumps(values).replace("{folder}", str(folder))))
+    return {name: _values_of(folder / name) for name, _, _ in _STAGES}
+
+
+def _values_of(run: Path) -> dict[str, Any]:
+    """The content of a run, without what depends on `folder`: models name the folder that they were loaded from."""
+    values, folder = run_hashes(run), str(run.parent)
+    del values["inputs"]
+    if run.name not in _WITHOUT_MODELS:
+        del values["content_hash"]
+        values["counts"].pop("teacher_hash", None)
+    for name in values["outputs"]:
+        if name.endswith("config.json"):
+            text = (run / name).read_text().replace(folder, "FOLDER")
+            values["outputs"][name] = hashlib.sha256(text.encode()).hexdigest()
+    return values
+
+
+def _run(job: str, run: Path, values: dict[str, Any]) -> None:
+    recipes = run.with_name(f"{run.name}-recipe")
+    recipes.mkdir()
+    recipe = write_recipe(recipes, run_dir=str(run), **values)
+    assert importlib.import_module(f"jobs.{job}").main(["--recipe", recipe]) == 0
+
+
+def _write_inputs(folder: Path) -> None:
+    """Write a dump of real pages, texts with repetitions and a quotation, and a task in GLUE's layout."""
+    with bz2.open(resolve("sample:wikipedia"), "rt", encoding="utf-8") as file:
+        pages = [page for page in file.read().split("</page>") if len(page) <= _LONGEST][:_PAGES]
+    # Level 1: blocks of 100 kB, so that the dump is read in several parts.
+    dump = bz2.compress("</page>".join([*pages, "\n</mediawiki>\n"]).encode(), compresslevel=1)
+    (folder / "dump.xml.bz2").write_bytes(dump)
+    write_follows(folder / "glue-task")
+    quoted = (folder / "glue-task" / "Follows" / "dev.tsv").read_text().splitlines()[1].split("\t")[1]
+    texts = [" ".join(map(str.capitalize, document)) for document in sentences_of(8, seed=7)]
+    texts += [texts[0], f"{texts[0]} One more.", f"{texts[1]} {quoted}"]
+    (folder / "text").mkdir()
+    for number, text in enumerate(texts):
+        (folder / "text" / f"{number:02d}.txt").write_text(text)
+
+
+def _write_encoder(folder: Path, tokenizer_dir: str) -> None:
+    """Write a BERT of four layers with random weights."""
+    tokenizer_json = read_tokenizer(tokenizer_dir)
+    torch.manual_seed(3)
+    size = {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "initializer_range": 0.15,
+    }
+    vocabulary = vocabulary_of(tokenizer_json).size
+    folder.mkdir()
+    save_model(
+        BertForMaskedLM(BertConfig(vocab_size=vocabulary, max_position_embeddings=64, **size)), folder, tokenizer_json
+    )

@@ -1,0 +1,147 @@
+"""Values of a search's recipe, from the recipe to Ray Tune and to the training of a trial."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+
+from distilray.runtime import resources
+from distilray.runtime.resources import Node
+from distilray.runtime.run_folder import RunFolder
+from tests.tuning.tiny_search import config, write_follows, write_model
+from tuning import experiment as module
+from tuning import objective, search
+from tuning.records import Sample
+from tuning.space import domains
+
+
+class ReachedError(BaseException):
+    """The end of a test, at the call that it is about."""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    write_model(folder)
+    write_follows(folder / "glue")
+    return folder
+
+
+@pytest.fixture
+def experiment(work, tmp_path, monkeypatch):
+    """The experiment that a recipe makes of the task."""
+
+    def of(**changes):
+        begun = []
+        remote = SimpleNamespace(remote=begun.append)
+        monkeypatch.setattr(search.ray, "is_initialized", lambda: True)
+        monkeypatch.setattr(search.ray, "put", lambda value: value)
+        monkeypatch.setattr(search.ray, "remote", lambda **_: lambda _: remote)
+        monkeypatch.setattr(search.ray, "wait", lambda *_, **__: (_ for _ in ()).throw(ReachedError))
+        monkeypatch.setattr(search.ray, "cancel", lambda *_, **__: None)
+        for place in (resources, search):
+            monkeypatch.setattr(place, "cluster_nodes", lambda: [Node({"CPU": 4.0, "memory": 64.0 * 2**30})])
+        recipe = config(work, run_dir=str(tmp_path / "run"), **changes)
+        with pytest.raises(ReachedError):
+            search.search_glue(recipe, RunFolder("search_glue", recipe, {}))
+        return begun[0]
+
+    return of
+
+
+@pytest.fixture
+def tuner_of(monkeypatch):
+    """What Ray Tune is given for an experiment."""
+
+    class Tuner:
+        can_restore = staticmethod(lambda *_, **__: False)
+
+        def __init__(self, trainable, **options):
+            self.trainable, self.options = trainable, options
+
+        def fit(self):
+            raise ReachedError(self)
+
+    monkeypatch.setattr(module.tune, "Tuner", Tuner)
+
+    def run(experiment):
+        with pytest.raises(ReachedError) as reached:
+            module.run_experiment(experiment)
+        return reached.value.args[0].options["tune_config"]
+
+    return run
+
+
+@pytest.mark.parametrize(("minutes", "seconds"), [(None, None), (1.5, 90.0)])
+def test_a_search_has_so_many_minutes(experiment, tuner_of, minutes, seconds):
+    assert tuner_of(experiment(max_minutes=minutes)).time_budget_s == seconds
+
+
+def test_the_settings_of_asha_reach_ray_tune(experiment, tuner_of):
+    settings = {"grace_evaluations": 2, "reduction_factor": 4.0}
+    scheduler = tuner_of(experiment(asha=settings)).scheduler
+    assert (scheduler._grace_period, scheduler._reduction_factor, scheduler._max_t) == (2, 4.0, 3)
+    assert not hasattr(tuner_of(experiment(asha={"enabled": False})).scheduler, "_grace_period")
+
+
+@pytest.mark.parametrize(("cpus", "together"), [(1, 4), (2, 2)])
+def test_trials_share_the_cpus_of_the_cluster(experiment, tuner_of, cpus, together):
+    found = experiment(trial={"cpus": cpus, "gpus": 0})
+    assert found.need.bundle()["CPU"] == cpus
+    assert tuner_of(found).max_concurrent_trials == together
+
+
+def test_the_memory_of_a_trial_is_that_of_the_recipe(experiment):
+    assert experiment(trial={"cpus": 1, "gpus": 0, "memory_gb": 3.0}).need.memory == 3_000_000_000
+
+
+@pytest.mark.parametrize(("method", "trials"), [("random", 4), ("tpe", 5)])
+def test_a_search_has_so_many_trials(experiment, tuner_of, method, trials):
+    found = experiment(method=method, num_trials=trials)
+    samples = tuner_of(found).num_samples
+    assert (len(found.points) if method == "random" else samples) == found.num_trials == trials
+
+
+def test_tpe_draws_every_value_of_a_range_of_whole_numbers(work):
+    space = {"epochs": {"integers": [2, 4]}, "batch_size": {"choice": [8, 16]}}
+    drawn = [
+        {name: domain.sample() for name, domain in domains(config(work, method="tpe", space=space).space).items()}
+        for _ in range(60)
+    ]
+    assert {values["epochs"] for values in drawn} == {2, 3, 4}
+    assert {values["batch_size"] for values in drawn} == {8, 16}
+
+
+@pytest.fixture
+def trained(experiment, monkeypatch):
+    """How a trial fine-tunes, and after how many seconds it counts as hanging."""
+
+    def of(**trial):
+        given = {}
+
+        def fine_tune(*_, **options):
+            given.update(options)
+            raise ReachedError
+
+        def timer(seconds, _):
+            given["hang_s"] = seconds
+            return SimpleNamespace(start=lambda: None, cancel=lambda: None)
+
+        monkeypatch.setattr(objective.ray, "get", lambda value: value)
+        monkeypatch.setattr(objective, "fine_tune", fine_tune)
+        monkeypatch.setattr(objective.threading, "Timer", timer)
+        found = experiment(trial={"cpus": 1, "gpus": 0, **trial}).objective
+        with pytest.raises(ReachedError):
+            objective.try_values({"sample": dataclasses.asdict(Sample(0, {"learning_rate": 1e-3}))}, found)
+        return given
+
+    return of
+
+
+@pytest.mark.parametrize(("minutes", "seconds"), [(None, None), (1.5, 90.0)])
+def test_a_trial_has_so_many_minutes(trained, minutes, seconds):
+    assert trained(max_minutes=minutes)["max_seconds"] == seconds
+
+
+def test_a_trial_hangs_only_long_after_its_time(trained):
+    assert trained(max_minutes=20.0)["hang_s"] > 2 * 60 * 20
