@@ -10,6 +10,8 @@ from unittest.mock import patch
 
 import ray
 
+from distilray.runtime import pieces
+
 Values = dict[str, Any]
 
 
@@ -54,7 +56,7 @@ def tasks_in_process(pipeline: ModuleType, *, order: int = 1, limit: int | None 
             processed.append(item)
 
     with (
-        patch.object(pipeline, "run_tasks", run_tasks),
+        patch.object(pieces, "run_tasks", run_tasks),
         patch.object(pipeline, "ray_session", lambda _: nullcontext()),
         patch.object(ray, "put", lambda value: value),
         patch.object(ray, "get", lambda value: value),

@@ -1,10 +1,7 @@
 """Fine-tunings on the workers of a Ray cluster: several at a time, each a Ray Train run that is taken up again."""
 
-import contextlib
 import functools
-import queue
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
@@ -36,7 +33,7 @@ from distilray.runtime import storage
 from distilray.runtime.environment import inside_cluster
 from distilray.runtime.reporting.progress import Progress
 from distilray.runtime.resources import check_shared, cluster_nodes, ensure
-from distilray.runtime.signals import raise_if_interrupted
+from distilray.runtime.signals import raise_if_interrupted, start_in_thread
 from distilray.training.workers import run_on_workers, worker_device, workers_needed
 
 _POLL_S = 1.0
@@ -115,11 +112,12 @@ def run_units(
             for unit in left:
                 rewind_progress(plan, unit, steps[unit.name])
             progress.start_at(sum(steps_done(plan, unit, steps[unit.name]) for unit in units))
-            threads = _UnitThreads(left, functools.partial(_fit, plan))
-            waiting = set(threads.futures)
-            while waiting:
-                threads.grow_to(_parallel(scaling, room))
-                ended, waiting = wait(waiting, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+            running: set[Future[None]] = set()
+            while left or running:
+                begun = max(0, _parallel(scaling, room) - len(running))
+                starting, left = left[:begun], left[begun:]
+                running |= {start_in_thread(functools.partial(_fit, plan, unit), name=unit.name) for unit in starting}
+                ended, running = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
                 for future in ended:
                     future.result()
                 raise_if_interrupted()
@@ -127,7 +125,7 @@ def run_units(
                     check_shared(run_dir)
                     room = need.fitting(cluster_nodes())
                 done = sum(steps_done(plan, unit, steps[unit.name]) for unit in units)
-                progress.advance_to(done, f"fine-tunings left: {len(waiting)}")
+                progress.advance_to(done, f"fine-tunings left: {len(left) + len(running)}")
     return {(unit.task, unit.seed): read_result(plan, unit) for unit in units}
 
 
@@ -147,38 +145,6 @@ def _fit(plan: Plan, unit: Unit) -> None:
         storage.join(plan.place(unit), _RAY_FOLDER),
         max_failures=plan.scaling.max_failures,
     )
-
-
-class _UnitThreads:
-    """Threads that take units from a queue; an error or an interrupt does not wait for them.
-
-    Attributes:
-        futures: one for each unit.
-    """
-
-    def __init__(self, units: Sequence[Unit], work: Callable[[Unit], None]) -> None:
-        self._work = work
-        self._queue: queue.SimpleQueue[tuple[Future[None], Unit]] = queue.SimpleQueue()
-        self._started = 0
-        self.futures: list[Future[None]] = [Future() for _ in units]
-        for future, unit in zip(self.futures, units, strict=True):
-            self._queue.put((future, unit))
-
-    def grow_to(self, count: int) -> None:
-        """Start threads until there are `count`, or one for each unit; none is ended."""
-        for number in range(self._started, min(count, len(self.futures))):
-            threading.Thread(target=self._run, name=f"fit-{number}", daemon=True).start()
-            self._started += 1
-
-    def _run(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                future, unit = self._queue.get_nowait()
-                try:
-                    self._work(unit)
-                    future.set_result(None)
-                except BaseException as error:
-                    future.set_exception(error)
 
 
 def _parallel(scaling: FineTuneScaling, room: int) -> int:

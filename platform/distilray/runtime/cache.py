@@ -46,9 +46,9 @@ class LocalCache:
         with contextlib.suppress(OSError):
             os.utime(target)  # the time of the last use
             return target
-        with self._locked(name):
+        with self._locked(target):
             if not target.exists():
-                part = self._folder / f"{name}{_PART}"
+                part = target.with_suffix(_PART)
                 _remove(part)  # of a process that was killed
                 try:
                     fetch(part)
@@ -80,14 +80,14 @@ class LocalCache:
         return digest.hexdigest()
 
     @contextlib.contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def _locked(self, target: Path) -> Iterator[None]:
         """Exclude the other processes of this machine; the lock of a process that dies is free.
 
         Lock files stay: where one was removed while a process waits for it, two would fetch at the same time.
         """
         with self._local_errors():
             self._folder.mkdir(parents=True, exist_ok=True)
-            lock = (self._folder / f"{name}{_LOCK}").open("w")
+            lock = target.with_suffix(_LOCK).open("w")
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

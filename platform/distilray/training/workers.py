@@ -1,9 +1,7 @@
 """The workers of a training run on a Ray cluster: the one place that sets up Ray Train."""
 
 import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TypeVar
 
 import torch
@@ -16,6 +14,7 @@ from distilray.config.glue import FineTuneScaling
 from distilray.runtime import storage
 from distilray.runtime.resources import Need, training_workers
 from distilray.runtime.session import ENVIRONMENT
+from distilray.runtime.signals import run_interruptibly
 
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _ELASTIC_START_S = "30"
@@ -62,7 +61,8 @@ def run_on_workers(
             logging_config=train.LoggingConfig("ERROR"),  # a submitted job shows what its workers print
         ),
     )
-    result: _T = _fit_in_thread(trainer).return_value
+    # In the main thread Ray Train would take over Ctrl-C, and keep it after the run.
+    result: _T = run_interruptibly(trainer.fit, name="fit").return_value
     return result
 
 
@@ -92,17 +92,3 @@ def _min_workers(scaling: ScalingConfig | FineTuneScaling) -> int | None:
 
 def _need(scaling: ScalingConfig | FineTuneScaling, count: int) -> Need:
     return training_workers(count, cpus=scaling.cpus_per_worker, use_gpu=scaling.use_gpu)
-
-
-def _fit_in_thread(trainer: TorchTrainer) -> train.Result:
-    """Return the result of `trainer.fit()`: in the main thread Ray Train would take over Ctrl-C, and keep it."""
-    result: Future[train.Result] = Future()
-
-    def work() -> None:
-        try:
-            result.set_result(trainer.fit())
-        except BaseException as error:
-            result.set_exception(error)
-
-    threading.Thread(target=work, name="fit", daemon=True).start()
-    return result.result()

@@ -74,13 +74,17 @@ def test_stages_of_a_run_are_apart(tmp_path: Path) -> None:
     assert CompletedPieces(str(tmp_path), "files").numbers() == set()
 
 
-@pytest.mark.parametrize(("size", "shown"), [(1 << 10, "3/4 kB"), (1 << 26, "192/256 MB")])
+@pytest.mark.parametrize(("size", "start", "shown"), [(1 << 10, 2, "3/4 kB"), (1 << 26, 128, "192/256 MB")])
 def test_bytes_of_earlier_runs_count_as_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, shown: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, start: int, shown: str
 ) -> None:
-    lines = []
+    lines, starts = [], []
 
     class Noted(pieces.Progress):
+        def start_at(self, done: int) -> None:
+            super().start_at(done)
+            starts.append(done)
+
         def advance_to(self, done: int, note: str = "") -> None:
             super().advance_to(done, note)
             lines.append(self.line(1.0))
@@ -91,6 +95,7 @@ def test_bytes_of_earlier_runs_count_as_done(
         completed.add(number, square({"number": number}))
     items = [{"number": number} for number in range(4)]
     run_pieces(items, square, completed, job="j", label="j", unit="bytes", size=lambda _: size, counted="square")
+    assert starts == [start]
     assert shown in lines[0]
     assert [line.rpartition(", ")[2] for line in lines] == ["4 square", "13 square"]
 
