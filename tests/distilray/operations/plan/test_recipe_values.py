@@ -1,0 +1,101 @@
+"""Every value of a plan's recipe changes the plan, in the direction and by the unit that its name says."""
+
+import pytest
+
+from distilray.operations.plan.planning import line_plan
+from tests.distilray.operations.plan.small_plan import plan_config
+
+WORKERS = 16  # on two machines
+BASE = {"simulation": {"workers": [WORKERS], "steps": 40, "trials": 10}, "text": {"wikipedia_words": 50_000_000}}
+PREEMPTED = {"preemptions_per_machine_hour": 2.0}
+
+
+def run_of(folder, **changes):
+    """The distillation on two machines."""
+    values = {**BASE, **changes, "simulation": {**BASE["simulation"], **changes.get("simulation", {})}}
+    (run,) = (run for run in line_plan(plan_config(folder, **values)).runs if run.workers == WORKERS)
+    return run
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"teacher": {"layers": 24}},
+        {"teacher": {"dim": 1536}},
+        {"teacher": {"hidden_dim": 6144}},
+        {"teacher": {"vocabulary": 300_000}},
+        {"text": {"wikipedia_words": 100_000_000}},
+        {"text": {"wikipedia_words": 50_000_000, "book_words": 900_000_000}},
+        {"text": {"wikipedia_words": 50_000_000, "tokens_per_word": 3.0}},
+        {"cluster": {"mfu": 0.01}},
+        {"cluster": {"network_gb_per_s": 0.001}},
+        {"cluster": {"latency_us": 1e6}},
+        {"disturbance": {"straggler_mean": 0.5}},
+        {"disturbance": {**PREEMPTED, "restart_s": 180.0}},
+    ],
+    ids=str,
+)
+def test_a_run_takes_longer_with(tmp_path, change):
+    assert run_of(tmp_path, **change).hours > run_of(tmp_path).hours
+
+
+def test_a_hop_of_a_microsecond_is_a_millionth_of_one_of_a_second(tmp_path):
+    steps = {latency: run_of(tmp_path, cluster={"latency_us": latency, "overlap": 0.0}).step_s for latency in (0, 1e6)}
+    assert steps[1e6] - steps[0] == pytest.approx(2 * (WORKERS - 1), rel=1e-6)
+
+
+@pytest.mark.parametrize("key", ["network_gb_per_s", "link_gb_per_s"])
+def test_the_gradients_cross_the_slowest_hop(tmp_path, key):
+    """Four times the rate is a quarter of the time."""
+    parts = [
+        run_of(
+            tmp_path,
+            cluster={key: rate, "latency_us": 0.0, "overlap": 0.0},
+            simulation={"workers": [WORKERS]},
+        ).parts["all-reduce"]
+        for rate in (0.01, 0.04)
+    ]
+    assert parts[0] == pytest.approx(4 * parts[1])
+
+
+def test_what_does_not_overlap_takes_time(tmp_path):
+    waits = [
+        run_of(tmp_path, cluster={"network_gb_per_s": 50.0, "overlap": overlap}).parts["all-reduce"]
+        for overlap in (0.0, 0.5)
+    ]
+    assert waits[0] > waits[1]
+
+
+def test_a_restart_of_a_minute_takes_a_minute(tmp_path):
+    """One more minute for every preemption."""
+    short, long = (run_of(tmp_path, disturbance={**PREEMPTED, "restart_s": seconds}) for seconds in (60.0, 120.0))
+    assert short.preemptions == long.preemptions > 0
+    assert (long.hours - short.hours) * 3600 == pytest.approx(60.0 * short.preemptions)
+
+
+def test_without_a_notice_the_steps_since_the_checkpoint_are_repeated(tmp_path):
+    told, untold = (run_of(tmp_path, disturbance={**PREEMPTED, "has_notice": notice}) for notice in (True, False))
+    assert untold.hours > told.hours
+
+
+@pytest.mark.parametrize(("key", "value"), [("steps", 3), ("trials", 3)])
+def test_fewer_simulated_steps_or_runs_are_another_sample(tmp_path, key, value):
+    disturbance = {**PREEMPTED, "straggler_mean": 0.3}
+    few, many = (run_of(tmp_path, disturbance=disturbance, simulation=given) for given in ({key: value}, {}))
+    assert few.hours != many.hours
+
+
+@pytest.mark.parametrize("change", [{"heads": 24}, {"positions": 4096}], ids=str)
+def test_the_shape_of_the_teacher_is_that_of_the_recipe(tmp_path, change):
+    plans = [line_plan(plan_config(tmp_path, **BASE, teacher=given)) for given in ({}, change)]
+    assert plans[0] != plans[1]
+
+
+def test_held_out_examples_beyond_the_limit_cost_nothing(tmp_path):
+    def share(**rhythm):
+        recipes = {"distill": {"rhythm": rhythm}, "encode_corpus": {"heldout_fraction": 0.2}}
+        plan = line_plan(plan_config(tmp_path, recipes, **BASE))
+        return next(run.parts["held-out scores"] for run in plan.runs if run.workers == WORKERS)
+
+    assert share(heldout_examples=100) < 0.5 * share()
+    assert share(evaluate_every_steps=10) > 2 * share(evaluate_every_steps=1000)
