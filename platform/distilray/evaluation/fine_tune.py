@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any
 
 import ray
 
@@ -129,9 +128,8 @@ def run_units(
     return {(unit.task, unit.seed): read_result(plan, unit) for unit in units}
 
 
-def train_loop(arguments: Mapping[str, Any]) -> None:
-    """Runs on each worker of a unit: fine-tunes, and leaves model, predictions and result in the folder of the unit."""
-    plan, unit = arguments["plan"], arguments["unit"]
+def train_loop(plan: Plan, unit: Unit) -> None:
+    """Fine-tune on this worker, and write model, predictions and result of the unit; all workers call it."""
     if is_done(plan, unit):
         return
     features = ray.get(plan.features[unit.task])
@@ -140,7 +138,7 @@ def train_loop(arguments: Mapping[str, Any]) -> None:
 
 def _fit(plan: Plan, unit: Unit) -> None:
     run_on_workers(
-        functools.partial(train_loop, {"plan": plan, "unit": unit}),
+        functools.partial(train_loop, plan, unit),
         plan.scaling,
         storage.join(plan.place(unit), _RAY_FOLDER),
         max_failures=plan.scaling.max_failures,

@@ -19,7 +19,7 @@ class PreemptionWatcher(Hook):
     Args:
         every_steps: how often workers ask Ray; they ask together, since they are answered together.
         notice: takes a line for the user.
-        ask: returns a `PreemptionInfo` or None.
+        ask: returns a `PreemptionInfo` or None; Ray Train's own function when left out.
     """
 
     phase = "preemption"
@@ -29,10 +29,11 @@ class PreemptionWatcher(Hook):
         *,
         every_steps: int,
         notice: Callable[[str], None],
-        ask: Callable[[], Any | None] = train.get_preemption_info,
+        ask: Callable[[], Any | None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._every_steps, self._notice, self._ask, self._sleep = every_steps, notice, ask, sleep
+        self._every_steps, self._notice, self._sleep = every_steps, notice, sleep
+        self._ask = ask or train.get_preemption_info
         self._known: Any | None = None
 
     def after_step(self, step: Step) -> None:
