@@ -35,29 +35,16 @@ def _wikitext_prose(source: WikipediaSource, document: RawDocument) -> str:
     return clean_wikitext(document.text, document.site, source.templates)
 
 
-_SEPARATED_VALUES = SourceKind(
-    separated_values.is_input,
-    separated_values.check_file,
-    separated_values.file_ranges,
-    separated_values.read_documents,
-    separated_values.prose,
-)
+def _kind(module: Any, prose: Callable[[Any, RawDocument], str] = text.prose) -> SourceKind:
+    return SourceKind(module.is_input, module.check_file, module.file_ranges, module.read_documents, prose)
+
+
 KINDS: Mapping[str, SourceKind] = {
-    "wikipedia": SourceKind(
-        wikipedia.is_input, wikipedia.check_file, wikipedia.file_ranges, wikipedia.read_documents, _wikitext_prose
-    ),
-    "books": SourceKind(books.is_input, books.check_file, books.file_ranges, books.read_documents, books.prose),
-    "parquet": SourceKind(
-        parquet.is_input, parquet.check_file, parquet.file_ranges, parquet.read_documents, parquet.prose
-    ),
-    "jsonl": SourceKind(
-        json_lines.is_input,
-        json_lines.check_file,
-        json_lines.file_ranges,
-        json_lines.read_documents,
-        json_lines.prose,
-    ),
-    "csv": _SEPARATED_VALUES,
-    "tsv": _SEPARATED_VALUES,
-    "text": SourceKind(text.is_input, text.check_file, text.file_ranges, text.read_documents, text.prose),
+    "wikipedia": _kind(wikipedia, _wikitext_prose),
+    "books": _kind(books, books.prose),
+    "parquet": _kind(parquet),
+    "jsonl": _kind(json_lines),
+    "csv": _kind(separated_values),
+    "tsv": _kind(separated_values),
+    "text": _kind(text),
 }

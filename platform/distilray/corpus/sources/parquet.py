@@ -8,15 +8,12 @@ import pyarrow.compute as pc
 
 from distilray.config.corpus import ParquetSource
 from distilray.corpus.sources.ranges import RawDocument, columns_of
-from distilray.corpus.sources.text import prose
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange
 from distilray.formats.parquet import ParquetTable, is_text
 from distilray.formats.streams import EmptyFileError, UnreadableError, stored_size
 from distilray.formats.tables import column_positions
-
-__all__ = ["check_file", "file_ranges", "is_input", "prose", "read_documents"]
 
 _BATCH_BYTES = 4 << 20
 # A dictionary makes a long text that stands in many rows small until it is read. It is kept as one where the column is

@@ -5,14 +5,11 @@ from collections.abc import Iterator
 from distilray.config.corpus import CsvSource
 from distilray.corpus.sources.other_formats import refuse_other_formats
 from distilray.corpus.sources.ranges import RawDocument, columns_of, row_document
-from distilray.corpus.sources.text import prose
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange, byte_ranges, read_lines
 from distilray.formats.streams import EmptyFileError, UnreadableError, read_chunks, split_suffix, stored_size
 from distilray.formats.tables import DelimitedRows, column_positions
-
-__all__ = ["check_file", "file_ranges", "is_input", "prose", "read_documents"]
 
 _SUFFIXES = {".csv", ".tsv", ".tab"}
 _TABS = {".tsv", ".tab"}
