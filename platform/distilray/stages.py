@@ -22,7 +22,7 @@ from distilray.config.sample import resolve
 from distilray.runtime import storage
 from distilray.runtime.job import Job, run_command
 from distilray.runtime.reporting.metrics import read_metrics
-from distilray.runtime.run_folder import read_manifest
+from distilray.runtime.run_folder import is_complete, read_manifest
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ def load(path: str) -> Any:
 
 
 def _pinned(each: Located) -> str:
-    if each.location.job is not None:
+    if each.location.job is not None and is_complete(each.value):
         read_manifest(each.value, each.location.job)
     pin = _PIN.get(each.location.kind)
     return str(load(pin)(each.value)) if pin and each.is_input else each.value
