@@ -1,4 +1,4 @@
-"""A job whose result is a view of other files, which is made anew when these or the recipe have changed."""
+"""Jobs whose outputs are derived views, which are written again when the inputs or the recipe have changed."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ from distilray.runtime.run_folder import CONFIG_FILE, MANIFEST_FILE, RunFolder, 
 
 
 class ViewJob(Job[C]):
-    """Where another job refuses a folder with a run of other inputs, this one writes its files again."""
+    """A job that overwrites the outputs of its run if the inputs have changed, instead of refusing the folder."""
 
     def execute(self, recipe: str, overrides: Sequence[str] = ()) -> RunFolder:
-        """As of every job.
+        """Run the job.
 
         Raises:
-            InputError: anything that the user can mend; also a folder that holds a run of another job.
+            InputError: the input is invalid, or the folder contains a run of another job.
         """
         config = load_recipe(recipe, overrides, self.config_class)
         manifest = storage.join(config.run_dir, MANIFEST_FILE)
@@ -24,7 +24,7 @@ class ViewJob(Job[C]):
             try:
                 RunFolder(self.name, config, self.inputs(config)).complete_manifest()
             except InputError:
-                self.plan(config)  # what is there stays when the new inputs cannot be used
+                self.plan(config)  # keep the outputs if the new inputs are invalid
                 for name in (MANIFEST_FILE, CONFIG_FILE):
                     storage.remove_file(storage.join(config.run_dir, name))
         return super().execute(recipe, overrides)
