@@ -18,14 +18,8 @@ _WIDE_RANGE = 8.0  # of positive values; beyond it the axis is logarithmic
 
 # matplotlib has no CSS variables, so it draws in these unused colours.
 _INK, _GRID, _FAINT = "#010203", "#010204", "#010205"
-_LINES = {name: f"#0102{10 + number}" for number, name in enumerate(SERIES)}
-_COLOURS = list(_LINES.values())
-_VARIABLES = {
-    _INK: "var(--ink)",
-    _GRID: "var(--grid)",
-    _FAINT: "var(--faint)",
-    **{colour: f"var(--{name})" for name, colour in _LINES.items()},
-}
+_COLOURS = [f"#0102{10 + number}" for number in range(len(SERIES))]
+_VARIABLES = dict(zip((_INK, _GRID, _FAINT, *_COLOURS), ("ink", "grid", "faint", *SERIES), strict=True))
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # letters stay letters
     "font.family": "sans-serif",
@@ -107,10 +101,7 @@ def bar_chart(title: str, bars: Mapping[str, float], *, x_label: str, y_label: s
         return Markup("")
 
     def draw(panel: Any) -> None:
-        panel.bar(range(len(bars)), list(bars.values()), color=_COLOURS[0], width=0.8)
-        many = len(bars) > 8 or max(map(len, bars)) > 6
-        panel.set_xticks(range(len(bars)), list(bars), rotation=45 if many else 0, ha="right" if many else "center")
-        panel.tick_params(axis="x", length=0)
+        _draw_bars(panel, list(bars), {"": list(bars.values())})
 
     most = max(bars, key=lambda name: bars[name])
     alt = f"{title}: {len(bars)} bars, the highest at {most} with {_short(bars[most])}"
@@ -129,18 +120,23 @@ def stacked_chart(title: str, bars: Mapping[str, Mapping[str, float]], *, x_labe
     components = [name for name in next(iter(bars.values())) if any(bar[name] for bar in bars.values())]
 
     def draw(panel: Any) -> None:
-        bottom = [0.0] * len(bars)
-        for number, name in enumerate(components):
-            heights = [bar[name] for bar in bars.values()]
-            colour = _COLOURS[number % len(_COLOURS)]
-            panel.bar(range(len(bars)), heights, bottom=bottom, color=colour, width=0.8, label=name)
-            bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-        panel.set_xticks(range(len(bars)), list(bars))
-        panel.tick_params(axis="x", length=0)
+        _draw_bars(panel, list(bars), {name: [bar[name] for bar in bars.values()] for name in components})
         panel.figure.legend(loc="outside upper center", ncols=3, fontsize="small")
 
     sums = [f"{name} {_short(sum(bar.values()))}" for name, bar in bars.items()]
     return _svg(f"{title}: {', '.join(sums)}", draw, x_label, y_label)
+
+
+def _draw_bars(panel: Any, names: Sequence[str], components: Mapping[str, Sequence[float]]) -> None:
+    """Draw bars whose components are on top of each other."""
+    bottom = [0.0] * len(names)
+    for number, (component, heights) in enumerate(components.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        panel.bar(range(len(names)), heights, bottom=bottom, color=colour, width=0.8, label=component)
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    is_crowded = len(names) > 8 or max(map(len, names)) > 6
+    panel.set_xticks(range(len(names)), names, rotation=45 * is_crowded, ha="right" if is_crowded else "center")
+    panel.tick_params(axis="x", length=0)
 
 
 def _svg(alt: str, draw: Callable[[Any], None], x_label: str, y_label: str) -> Markup:
@@ -173,7 +169,7 @@ def _inline(svg: str, alt: str) -> Markup:
     inner = inner.replace("'DejaVu Sans', sans-serif", "system-ui, sans-serif")
     inner = re.sub(r"\n\s*", "\n", inner)
     for colour, variable in _VARIABLES.items():
-        inner = inner.replace(colour, variable)
+        inner = inner.replace(colour, f"var(--{variable})")
     head = f'<svg role="img" aria-label="{escape(alt)}" {view.group()} xmlns="http://www.w3.org/2000/svg">'
     return Markup(head + inner)  # noqa: S704 - matplotlib escapes the labels
 

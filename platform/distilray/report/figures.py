@@ -5,50 +5,35 @@ from collections.abc import Iterator, Mapping, Sequence
 
 NOTHING = "-"
 
-FORMATS: Mapping[str, str] = {
-    "mrr": ".3f",
-    "median_rank": ",.0f",
-    "mean_rank": ",.1f",
-    "pseudo_perplexity": ",.1f",
-    "joint_exact": ".3f",
-    "left_to_right_exact": ".3f",
-    "parameters": ",.0f",
-    "layer_parameters": ",.0f",
-    "megabytes": ",.1f",
-    "latency_ms": ",.1f",
-    "latency_p95_ms": ",.1f",
-    "tokens_per_s": ",.0f",
-    "texts_per_s": ",.0f",
-    "latency_speedup": ".2f",
-    "throughput_speedup": ".2f",
-    "pseudo_perplexity_change": "+.2%",
-    "max_difference": ".1e",
-    "score": ".4f",
-    "agreement": ".3f",
-}
-LABELS: Mapping[str, str] = {
-    "mrr": "MRR",
-    "median_rank": "median rank of the true token",
-    "mean_rank": "mean rank of the true token",
-    "pseudo_perplexity": "pseudo-perplexity",
-    "joint_exact": "answers of several pieces, right at once",
-    "left_to_right_exact": "answers of several pieces, right from left to right",
-    "joint_perplexity": "their perplexity at once",
-    "left_to_right_perplexity": "their perplexity from left to right",
-    "layer_parameters": "parameters of the layers",
-    "megabytes": "weights, MB",
-    "latency_ms": "latency, ms (CPU, fp32, batch 1, median)",
-    "latency_p95_ms": "latency, ms (95th percentile)",
-    "agreement": "same best token",
-    "latency_speedup": "latency, times the first",
-    "throughput_speedup": "throughput, times the first",
-    "texts_per_s": "texts per second",
+# Label and format by key; an empty one is the default.
+_FIGURES: Mapping[str, tuple[str, str]] = {
+    "mrr": ("MRR", ".3f"),
+    "median_rank": ("median rank of the true token", ",.0f"),
+    "mean_rank": ("mean rank of the true token", ",.1f"),
+    "pseudo_perplexity": ("pseudo-perplexity", ",.1f"),
+    "pseudo_perplexity_change": ("", "+.2%"),
+    "joint_exact": ("answers of several pieces, right at once", ".3f"),
+    "left_to_right_exact": ("answers of several pieces, right from left to right", ".3f"),
+    "joint_perplexity": ("their perplexity at once", ""),
+    "left_to_right_perplexity": ("their perplexity from left to right", ""),
+    "score": ("", ".4f"),
+    "agreement": ("same best token", ".3f"),
+    "max_difference": ("", ".1e"),
+    "parameters": ("", ",.0f"),
+    "layer_parameters": ("parameters of the layers", ",.0f"),
+    "megabytes": ("weights, MB", ",.1f"),
+    "latency_ms": ("latency, ms (CPU, fp32, batch 1, median)", ",.1f"),
+    "latency_p95_ms": ("latency, ms (95th percentile)", ",.1f"),
+    "latency_speedup": ("latency, times the first", ".2f"),
+    "throughput_speedup": ("throughput, times the first", ".2f"),
+    "tokens_per_s": ("", ",.0f"),
+    "texts_per_s": ("texts per second", ",.0f"),
 }
 
 
 def label(key: str) -> str:
     """Return the label of a key; without one, the key with spaces for underscores."""
-    return LABELS.get(key, key.replace(".", ": ").replace("_", " "))
+    return _FIGURES.get(key, ("", ""))[0] or key.replace(".", ": ").replace("_", " ")
 
 
 def shown(key: str, value: object) -> str:
@@ -61,7 +46,7 @@ def shown(key: str, value: object) -> str:
         return f"{value:,.0f}"
     if isinstance(value, float):
         default = ".3f" if key.startswith("hit@") else ",.4g" if abs(value) < 1e4 else ",.0f"
-        return f"{value:{FORMATS.get(key, default)}}"
+        return format(value, _FIGURES.get(key, ("", ""))[1] or default)
     if isinstance(value, Sequence) and not isinstance(value, str):
         parts = [shown(key, part) for part in value]
         is_interval = len(parts) == 2 and all(isinstance(part, int | float) for part in value)

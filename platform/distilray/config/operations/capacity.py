@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from distilray.config.base import Config, Count, Fraction, InputFile, NotNegative, Positive, SeededConfig, Text
+from distilray.config.base import Config, Count, InputFile, NotNegative, Positive, SeededConfig, Text
 from distilray.config.distillation import EstimateConfig
 
 Amount = Annotated[int, Field(ge=0)]
@@ -65,12 +65,6 @@ class ClusterConfig(Config):
     mfu: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
         default=None, description="share of the peak that training reaches; the table's if left out"
     )
-    link_gb_per_s: Positive | None = Field(default=None, description="between devices of a machine, for all-reduce")
-    network_gb_per_s: Positive | None = Field(default=None, description="of a machine to others")
-    latency_us: NotNegative = Field(default=20.0, description="of one hop of the ring of an all-reduce")
-    overlap: Fraction = Field(
-        default=0.8, description="part of an all-reduce that may hide behind the last backward pass"
-    )
 
 
 class DisturbanceConfig(Config):
@@ -93,8 +87,6 @@ class SimulationConfig(Config):
     workers: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1)] = Field(
         default=[1, 2, 4, 8, 16, 32, 64], description="numbers of them to simulate"
     )
-    steps: Annotated[int, Field(ge=1, le=20_000)] = Field(default=1000, description="whose stragglers are drawn")
-    trials: Annotated[int, Field(ge=1, le=10_000)] = Field(default=200, description="runs with drawn preemptions")
 
 
 class RateConfig(EstimateConfig):

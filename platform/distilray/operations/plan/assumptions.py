@@ -1,24 +1,22 @@
-"""What a plan takes for granted, and what in it should make a reader stop."""
+"""Assumptions and warnings of a plan."""
 
 from distilray.config.operations.capacity import PlanConfig
 from distilray.operations.plan.devices import machine_named
-from distilray.operations.plan.rates import MICRO_STEP_FLOOR_S, precision_of
+from distilray.operations.plan.rates import HOP_LATENCY_S, MICRO_STEP_FLOOR_S, OVERLAP, precision_of
 from distilray.operations.plan.workload import Training
 
 
 def assumptions_of(config: PlanConfig, training: Training) -> list[str]:
-    """In sentences, the ones that weigh most first."""
+    """Return the assumptions as sentences, the most important first."""
     machine = machine_named(config.cluster.machine, "cluster.machine")
-    device, cluster, given = machine.device, config.cluster, config.disturbance
-    network = cluster.network_gb_per_s or machine.network_gbit_per_s / 8
-    link = cluster.link_gb_per_s or device.link_gb_per_s
+    link, network, given = machine.device.link_gb_per_s, machine.network_gbit_per_s / 8, config.disturbance
     repeated = "nothing, for the run saves at the notice" if given.has_notice else "the steps since its checkpoint"
     return [
         f"Rate of a worker: {_rate(config, training)}.",
         f"Text: {config.text.wikipedia_words:,} words of a wiki and {config.text.book_words:,} of books, "
         f"{config.text.tokens_per_word:g} tokens each; growth and lengths of examples as on the sample.",
         f"All-reduce: a ring, once a step, {link:g} GB/s between devices of a machine (an assumption), {network:g} "
-        f"GB/s between machines, {cluster.latency_us:g} us for a hop; {cluster.overlap:.0%} of it may hide behind the "
+        f"GB/s between machines, {HOP_LATENCY_S * 1e6:g} us for a hop; {OVERLAP:.0%} of it may hide behind the "
         "last backward pass.",
         f"Stragglers: each worker is late by {given.straggler_mean:.1%} of its time on average, exponentially; a step "
         "waits for the last one.",
@@ -35,7 +33,7 @@ def assumptions_of(config: PlanConfig, training: Training) -> list[str]:
 
 
 def warnings_of(config: PlanConfig, training: Training) -> list[str]:
-    """What does not fit, or is known badly."""
+    """Return what does not fit or is uncertain."""
     device = machine_named(config.cluster.machine, "cluster.machine").device
     found = []
     if device.is_gpu and training.worker_gb > device.memory_gb:

@@ -1,4 +1,4 @@
-"""Devices and machines: public facts, and the assumptions about what of them a run reaches.
+"""Devices and machines: public facts, and assumptions about the share of the peak that a run reaches.
 
 A price is in US dollars for an hour in us-east-1 with Linux, as listed by AWS after its cuts of June 2025; of p5en as
 listed in August 2026. None was looked up by a program: `cluster.price_per_machine_hour` says what you pay.
@@ -39,16 +39,16 @@ class Device:
     source: str = "assumed, as no run of BERT is known to us"
 
     def source_of(self, precision: Precision) -> str:
-        """Where its share of the peak in that precision comes from."""
+        """Return the source of its share of the peak in that precision."""
         return self.source if precision in self.measured else Device.source
 
     @property
     def is_gpu(self) -> bool:
-        """Whether workers have one each, instead of sharing cores."""
+        """Workers have one GPU each, but share the cores of a CPU."""
         return self.name != CPU
 
     def peak(self, precision: Precision) -> float | None:
-        """Flops per second; None where it does not compute in that precision."""
+        """Return flops per second; None if it does not support that precision."""
         if not self.is_gpu:
             return _CORE_PEAKS.get(precision)
         return self.fp32_flops_per_s if precision == "fp32" else peak_flops(self.name, precision)
@@ -56,7 +56,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine that is hired.
+    """A type of machine.
 
     Attributes:
         count: its devices: GPUs, or cores.
@@ -120,7 +120,7 @@ MACHINES: Mapping[str, Machine] = {
 
 
 def machine_named(name: str, key: str) -> Machine:
-    """A machine of the table.
+    """Return a machine of the table.
 
     Args:
         key: of the recipe, for the message.
@@ -134,7 +134,7 @@ def machine_named(name: str, key: str) -> Machine:
 
 
 def price_of(machine: Machine, cluster: ClusterConfig) -> float:
-    """US dollars for an hour of the machine that trains.
+    """Return the price of the training machine in US dollars per hour.
 
     Raises:
         InputError: none is known.

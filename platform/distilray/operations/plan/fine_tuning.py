@@ -1,4 +1,4 @@
-"""How long the fine-tunings of GLUE take."""
+"""Time of the fine-tunings of GLUE."""
 
 import math
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class FineTunings:
 def fine_tunings(
     config: EvaluateGlueConfig, model: ModelSize, *, flops_per_s: float, is_gpu: bool
 ) -> list[FineTunings]:
-    """What `evaluate_glue` would train, by task.
+    """Return the fine-tunings of `evaluate_glue`, by task.
 
     Args:
         flops_per_s: that one worker reaches.
@@ -57,7 +57,7 @@ def fine_tunings(
 
 
 def wall_seconds(found: list[FineTunings], parallel: int) -> float:
-    """With so many at a time: the longest, or the share of all, whichever is more."""
+    """Return the time with some number at once: the longest, or the share of all, whichever is more."""
     return max(*(one.seconds for one in found), sum(one.count * one.seconds for one in found) / parallel)
 
 

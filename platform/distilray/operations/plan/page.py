@@ -26,12 +26,12 @@ _TITLE = "Capacity plan"
 
 
 def plan_tables(values: Values) -> list[Table]:
-    """Stations, scaling, and the run of the paper."""
+    """Return the tables of stages, scaling, and the published run."""
     return [_stations(values), _scaling(values), _reference(values)]
 
 
 def plan_page(values: Values) -> str:
-    """One page that needs no network and no script."""
+    """Return one page without scripts that makes no requests."""
     total, training = values["total"], values["training"]
     lead = tiles(
         [
@@ -78,7 +78,7 @@ def scaling_charts(values: Values) -> tuple[Markup, Markup]:
 
 
 def _shown_parts(run: Values) -> dict[str, float]:
-    """Seconds of all workers for a step, what happens between steps in one part."""
+    """Return the seconds of all workers for a step, with the work between steps as one component."""
     found = {name: run["workers"] * run["parts"][name] for name in PARTS if name not in _BETWEEN}
     return {**found, "between steps": run["workers"] * sum(run["parts"][name] for name in _BETWEEN)}
 

@@ -43,7 +43,7 @@ S = TypeVar("S", bound=Config)
 
 @dataclass(frozen=True)
 class LinePlan:
-    """A plan of the line.
+    """Plan of a pipeline.
 
     Attributes:
         run: the distillation with the workers of its recipe; runs: with each number that is simulated.
@@ -58,7 +58,7 @@ class LinePlan:
 
 
 def line_plan(config: PlanConfig) -> LinePlan:
-    """What the recipes would take.
+    """Plan the recipes.
 
     Raises:
         InputError: a recipe, a machine or a measured run that cannot be used.
@@ -81,7 +81,7 @@ def line_plan(config: PlanConfig) -> LinePlan:
 
 
 def plan_line(config: PlanConfig) -> dict[str, object]:
-    """The plan in a few lines, for a dry run."""
+    """Return the plan in a few lines, for a dry run."""
     found = line_plan(config)
     told: dict[str, object] = {
         one.station: f"about {duration(one.hours * 3600)} on {one.machines} x {one.machine}, "
@@ -110,7 +110,7 @@ def write_plan(config: PlanConfig, folder: RunFolder) -> Outcome:
 
 
 def show_plan(folder: RunFolder) -> None:
-    """Prints the tables of `plan.json`, its warnings, and what it assumes."""
+    """Print the tables of `plan.json`, its warnings and its assumptions."""
     values = json.loads(storage.read_bytes(folder.path(PLAN_FILE)))
     console = Console(width=None if os.isatty(1) else 140)
     for table in plan_tables(values):
@@ -125,13 +125,13 @@ def _recipe(given: StationRecipeConfig, config_class: type[S]) -> S:
 
 
 def _total(found: LinePlan) -> dict[str, float]:
-    """Of all stations."""
+    """Return the sums over all stages."""
     names = ("hours", "cost", "written_gb", "kept_gb")
     return {name: sum(getattr(one, name) for one in found.stations) for name in names}
 
 
 def _values(found: LinePlan) -> dict[str, Any]:
-    """The plan as JSON types."""
+    """Return the plan as JSON types."""
     config, training = found.config, found.training
     return {
         "stations": [_station(one) for one in found.stations],

@@ -1,4 +1,4 @@
-"""How fast the workers of a plan train: the parts of `scaling` from a training and its machine."""
+"""Training speed of the workers of a plan: the arguments of `scaling` from a training and its machine."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,10 +18,13 @@ _UPDATE_BYTES = 28  # of a parameter: AdamW reads it, its gradient and two momen
 _INPUT_TOKENS_PER_S = 9.9e6  # of a core: the slower of the two kinds of masks at 512 tokens (docs/benchmarks.md)
 _COPY_BYTES_PER_S = 6e9  # of a checkpoint to the host's memory: 0.8 GB in 0.13 s (docs/benchmarks.md)
 _GB, _BITS = 1e9, 8
+HOP_LATENCY_S = 20e-6  # of the ring of an all-reduce
+OVERLAP = 0.8  # of an all-reduce, behind the last backward pass
+_SIMULATED_STEPS, _TRIALS = 1000, 200  # whose stragglers are drawn; runs with drawn preemptions
 
 
 def precision_of(training: Training, device: Device) -> Precision:
-    """What the recipe computes in on that device: `auto` is bf16 where it has a rate in it, else fp32.
+    """Return the precision of the recipe on a device: `auto` is bf16 if the device supports it, else fp32.
 
     Raises:
         InputError: the device does not compute in it.
@@ -34,7 +37,7 @@ def precision_of(training: Training, device: Device) -> Precision:
 
 
 def flops_per_s(config: PlanConfig, training: Training, device: Device) -> float:
-    """That one worker reaches, of the table: peak x MFU, and with CPUs x its cores."""
+    """Return the flops per second of one worker: peak x MFU of the table, with CPUs x its cores."""
     precision = precision_of(training, device)
     peak = device.peak(precision)
     assert peak is not None
@@ -43,7 +46,7 @@ def flops_per_s(config: PlanConfig, training: Training, device: Device) -> float
 
 
 def step_work(config: PlanConfig, training: Training, device: Device, update_rate: float) -> StepWork:
-    """An optimiser step; a rate that is stated or measured wins over the table.
+    """Return the work of an optimizer step; a stated or measured rate takes precedence over the table.
 
     Such a rate is that of whole steps of one worker, so its update and its own mean delay are taken out of it.
 
@@ -73,20 +76,18 @@ def step_work(config: PlanConfig, training: Training, device: Device, update_rat
 
 
 def placement(config: PlanConfig, training: Training, machine: Machine) -> Placement:
-    """Where the workers run: one on each GPU of a machine, or as many on one of CPUs as its cores have threads for."""
-    cluster, device, scaling = config.cluster, machine.device, training.config.scaling
+    """Return the placement of the workers: one on each GPU, or as many per machine as its cores have threads for."""
+    device, scaling = machine.device, training.config.scaling
     has_rate = config.estimate.tokens_per_s is not None or config.estimate.measured_in is not None
     return Placement(
         workers_per_machine=machine.count if device.is_gpu else max(1, machine.cores // scaling.cpus_per_worker),
-        most_machines=None if device.is_gpu else cluster.most_machines,
+        most_machines=None if device.is_gpu else config.cluster.most_machines,
         micro_step_floor_s=0.0 if has_rate else MICRO_STEP_FLOOR_S,
         memory_rate=device.memory_gb_per_s * _GB,
-        link_rate=(cluster.link_gb_per_s or device.link_gb_per_s) * _GB,
-        network_rate=(cluster.network_gb_per_s * _GB)
-        if cluster.network_gb_per_s
-        else machine.network_gbit_per_s * _GB / _BITS,
-        latency_s=cluster.latency_us * 1e-6,
-        overlap=cluster.overlap,
+        link_rate=device.link_gb_per_s * _GB,
+        network_rate=machine.network_gbit_per_s * _GB / _BITS,
+        latency_s=HOP_LATENCY_S,
+        overlap=OVERLAP,
         input_rate=_INPUT_TOKENS_PER_S,
         cores=None if device.is_gpu else float(machine.cores),
         threads=scaling.cpus_per_worker,
@@ -101,7 +102,7 @@ def training_runs(
     *,
     cores: float | None = None,
 ) -> list[ScaledRun]:
-    """The distillation with each number of workers.
+    """Simulate the distillation with each number of workers.
 
     Args:
         machine: instead of the one that the recipe names.
@@ -129,7 +130,7 @@ def training_runs(
         workers=workers,
         straggler_mean=given.straggler_mean,
         preemption=Preemption(given.preemptions_per_machine_hour, given.restart_s, given.has_notice),
-        simulated_steps=config.simulation.steps,
-        trials=config.simulation.trials,
+        simulated_steps=_SIMULATED_STEPS,
+        trials=_TRIALS,
         seed=config.seed,
     )

@@ -1,4 +1,4 @@
-"""The model against a run that somebody has timed: DistilBERT itself, 90 hours on 8 V100 (Sanh et al. 2019)."""
+"""Comparison of the model with a published run: DistilBERT, 90 hours on 8 V100 (Sanh et al. 2019)."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ _DEVICE = DEVICES["V100"]
 
 @dataclass(frozen=True)
 class Reference:
-    """The model's hours beside those of the paper.
+    """Predicted hours of the published run.
 
     Attributes:
         mfu: assumed of the V100 in that precision.
@@ -45,7 +45,7 @@ class Reference:
 
 
 def original_training(precision: Precision) -> Training:
-    """The run as its trainer's defaults say: 3 epochs, 5 sequences for each GPU, 50 of these a step, no pairs.
+    """Return the run with the defaults of its trainer: 3 epochs, 5 sequences per GPU, 50 of these a step, no pairs.
 
     The paper says neither epochs nor precision. The trainer's own default is fp32; its --fp16 is off. How long its
     sequences were is not known; full ones make the run 5% longer than those of 128 tokens.
@@ -64,7 +64,7 @@ def original_training(precision: Precision) -> Training:
 
 
 def reference(precision: Precision, mfu: float | None = None) -> Reference:
-    """The model's hours for that run.
+    """Return the predicted hours of that run.
 
     Args:
         mfu: instead of the table's.
@@ -87,5 +87,5 @@ def reference(precision: Precision, mfu: float | None = None) -> Reference:
 
 
 def references() -> list[Reference]:
-    """In both precisions that the trainer has."""
+    """Return the predictions for both precisions of the trainer."""
     return [reference("fp32"), reference("fp16")]

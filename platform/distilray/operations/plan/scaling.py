@@ -16,7 +16,7 @@ PARTS = ("compute", "stragglers", "all-reduce", "update", "input", "checkpoints"
 
 @dataclass(frozen=True)
 class StepWork:
-    """An optimiser step over all workers.
+    """Work of an optimizer step over all workers.
 
     Attributes:
         micro_batch_size: examples of one forward pass of a worker, at most.
@@ -37,7 +37,7 @@ class StepWork:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where workers run, and what lies between them. Rates are bytes or tokens per second.
+    """Machines of the workers and the links between them. Rates are bytes or tokens per second.
 
     Attributes:
         micro_step_floor_s: what a micro-step takes at least, until all its kernels are launched.
@@ -64,12 +64,11 @@ class Placement:
     most_machines: int | None = None
 
     def machines(self, workers: int) -> int:
-        """That hold so many workers."""
         needed = -(-workers // self.workers_per_machine)
         return needed if self.most_machines is None else min(needed, self.most_machines)
 
     def crowding(self, workers: int) -> float:
-        """How many times longer a worker computes than alone: the threads of a machine over its cores, at least 1."""
+        """Return the slowdown of a worker on shared cores: threads of a machine over its cores, at least 1."""
         if self.cores is None:
             return 1.0
         return max(1.0, -(-workers // self.machines(workers)) * self.threads / self.cores)
@@ -77,7 +76,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Rhythm:
-    """What happens between steps.
+    """Work between steps.
 
     Attributes:
         checkpoint_s: the pause for one; the file is written beside the steps.
@@ -132,7 +131,7 @@ class ScaledRun:
 
     @property
     def bound(self) -> str:
-        """The part that takes most of a step."""
+        """The longest component of a step."""
         return max(self.parts, key=lambda name: self.parts[name])
 
 
@@ -149,7 +148,7 @@ def scaled_runs(
     trials: int,
     seed: int,
 ) -> list[ScaledRun]:
-    """The run with each number of workers. All of them meet the same stragglers, so that they can be compared.
+    """Simulate a run with each number of workers; all have the same stragglers, so that they can be compared.
 
     Raises:
         InputError: machines go so often that the run would not end.
@@ -193,7 +192,7 @@ def step_parts(
     workers: int,
     delays: NDArray[np.float64],
 ) -> dict[str, float]:
-    """Mean seconds of a step by part.
+    """Return the mean seconds of each component of a step.
 
     Args:
         delays: (simulated steps, workers): how much longer each worker takes, as part of its time.
@@ -217,7 +216,7 @@ def step_parts(
 
 
 def all_reduce_s(size: float, workers: int, place: Placement) -> float:
-    """Seconds of a ring all-reduce: 2 (n - 1) / n of the bytes over the slowest hop, and 2 (n - 1) hops.
+    """Return the seconds of a ring all-reduce: 2 (n - 1) / n of the bytes over the slowest hop, and 2 (n - 1) hops.
 
     Where the ring leaves a machine, the network is a hop of it (Patarasuk and Yuan 2009).
     """

@@ -15,13 +15,13 @@ from distilray.operations.plan.workload import Examples, Training
 
 # docs/benchmarks.md: MB of wikitext that a core cleans in a second; 716 MB of it were 204 MB of bz2.
 _WIKITEXT_MB_PER_S, _WIKITEXT_OF_BZ2 = 4.9, 3.51
-_CORES_OF_TWO = 1.80  # what two cores do of one's work there: the rest goes to Ray
+_CORES_OF_TWO = 1.80  # measured speedup of two cores over one; Ray uses the rest
 _LETTERS = 5.8  # bytes of a word and its space; books are cleaned at the same rate, which is slower than they are
 # Of the sample: bytes of documents as Parquet for a word.
 _DOCUMENT_BYTES = 2.71
 # docs/benchmarks.md: seconds of a core for a token of text, 1 / 0.7 M with one copy and 1 / 0.29 M with ten.
 _ENCODE_S, _COPY_S = 1.204e-6, 0.2244e-6
-# Both stations write files of work before those that stay, about as large.
+# Both stages write temporary files of about the size of their output.
 _TIMES_WRITTEN = 2.0
 _BYTES: dict[Variant, float] = {"onnx": 4.0, "onnx-standard": 4.0, "onnx-int8": 1.1, "bf16": 2.0}  # of a parameter
 _EXPORT_S = 60.0  # to load, trace and write

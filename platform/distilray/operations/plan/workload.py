@@ -1,4 +1,4 @@
-"""How much work a line is: words, tokens, steps, flops, bytes, as its recipes and its text say."""
+"""Workload of a pipeline: words, tokens, steps, flops and bytes, from its recipes and its text."""
 
 import math
 from dataclasses import dataclass
@@ -19,9 +19,8 @@ from distilray.models.masked_lm import count_parameters
 from distilray.schemas import EXAMPLES
 from distilray.training.meter import StepSize
 
-# Of the sample (docs/benchmarks.md), encoded with pairs of segments at 128 and 512 tokens: tokens of the shards for
-# each token of the text and copy, since the B of a random pair is read beside its own place, and mean length of an
-# example as part of the longest.
+# Measured on the sample (docs/benchmarks.md) with segment pairs at 128 and 512 tokens: tokens of the shards per token
+# of the text and copy (the B of a random pair is used twice), and mean length of an example per longest one.
 _LENGTHS, _PAIR_GROWTH, _PAIR_LENGTH = (128, 512), (1.21, 1.32), (0.995, 0.90)
 _SINGLE_LENGTH = 0.95  # contiguous text without pairs; assumed, as the last run of a document is shorter
 _OFFSET_BYTES = 4  # of a list of a row
@@ -29,7 +28,7 @@ _OFFSET_BYTES = 4  # of a list of a row
 
 @dataclass(frozen=True)
 class Examples:
-    """The examples of the shards, all copies.
+    """Examples of the shards, including all copies.
 
     Attributes:
         squared_length: mean square of the lengths over their mean: what attention costs a token.
@@ -46,7 +45,6 @@ class Examples:
 
     @property
     def tokens(self) -> int:
-        """Of the train split."""
         return round(self.count * self.mean_length)
 
 
@@ -76,17 +74,15 @@ class Training:
 
     @property
     def tokens(self) -> float:
-        """Of the whole run."""
         return self.steps * self.tokens_per_step
 
 
 def text_tokens(text: TextConfig) -> int:
-    """Tokens of all words."""
     return round((text.wikipedia_words + text.book_words) * text.tokens_per_word)
 
 
 def examples_of(text: TextConfig, config: EncodeCorpusConfig) -> Examples:
-    """What `encode_corpus` would make of the text."""
+    """Return the examples that `encode_corpus` would write."""
     tokens, longest = text_tokens(text), config.max_seq_length
     has_pairs = config.mode == "card"
     growth = float(np.interp(longest, _LENGTHS, _PAIR_GROWTH)) if has_pairs else 1.0
@@ -101,7 +97,7 @@ def examples_of(text: TextConfig, config: EncodeCorpusConfig) -> Examples:
         heldout=heldout,
         mean_length=mean,
         max_length=longest,
-        # Few examples are short, and they are short by anything: the square lies half-way to the longest.
+        # Few examples are short, and their lengths vary: the square is half-way to that of the longest.
         squared_length=(mean + longest) / 2,
         masked_share=config.masking.mlm_probability,
         text_tokens=tokens,
@@ -110,7 +106,7 @@ def examples_of(text: TextConfig, config: EncodeCorpusConfig) -> Examples:
 
 
 def shard_bytes(examples: int, tokens: int, masks: int) -> int:
-    """Bytes of shards in Arrow's layout: fixed columns and the offsets of lists for each row, the values of lists."""
+    """Return the bytes of shards in Arrow's layout: fixed columns and list offsets per row, and the values of lists."""
     values = {"input_ids": tokens, "mask_positions": masks, "mask_labels": masks}
     row_bits, list_bytes = 0, 0
     for column in EXAMPLES:
@@ -123,7 +119,7 @@ def shard_bytes(examples: int, tokens: int, masks: int) -> int:
 
 
 def models_of(shape: ModelShapeConfig, config: DistillConfig) -> tuple[Any, Any]:
-    """Student and teacher on the meta device: their shapes without weights."""
+    """Return student and teacher on the meta device, that is, without weights."""
 
     def model_of(family: Architecture, layers: int) -> Any:
         return family.new_masked_lm(
@@ -143,7 +139,7 @@ def models_of(shape: ModelShapeConfig, config: DistillConfig) -> tuple[Any, Any]
 
 
 def training_of(examples: Examples, config: DistillConfig, shape: ModelShapeConfig) -> Training:
-    """What `distill` would do with these examples."""
+    """Return the training that `distill` would run on these examples."""
     student, teacher = models_of(shape, config)
     runs_teacher = config.teacher_cache_dir is None
     sizes = model_size(student), model_size(teacher) if runs_teacher else None
@@ -178,7 +174,7 @@ def training_of(examples: Examples, config: DistillConfig, shape: ModelShapeConf
 def _flops(
     tokens: float, examples: Examples, config: DistillConfig, student: ModelSize, teacher: ModelSize | None
 ) -> float:
-    """Flops of forward and backward of some tokens, by the formula that training tells its `mfu` by."""
+    """Return the flops of forward and backward for some tokens, as counted by the `mfu` of training."""
     size = StepSize(
         tokens=round(tokens),
         slots=round(tokens),
@@ -189,5 +185,5 @@ def _flops(
 
 
 def scored_passes(training: Training) -> int:
-    """How often a run scores the held-out examples: before the first step, at its rhythm, at the end."""
+    """Return the number of held-out evaluations: before the first step, at intervals, and at the end."""
     return 1 + math.ceil(training.steps / training.config.rhythm.evaluate_every_steps)
