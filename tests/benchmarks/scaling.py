@@ -28,7 +28,7 @@ from transformers import BertConfig, BertForMaskedLM
 from distilray.config.distillation import DistillConfig
 from distilray.config.operations.capacity import PlanConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.models.model_files import save_model
+from distilray.models.masked_lm import save_model
 from distilray.operations.capacity.amounts import examples_of, training_of
 from distilray.operations.capacity.devices import MACHINES
 from distilray.operations.capacity.simulation.rates import training_runs
