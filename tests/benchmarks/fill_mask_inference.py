@@ -27,10 +27,10 @@ from distilray.evaluation.fill_mask.examples import Example
 from distilray.evaluation.fill_mask.pipeline import score_files
 from distilray.evaluation.fill_mask.readers import data_files, read_examples
 from distilray.evaluation.fill_mask.windows import Windows, encode_examples
+from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode, load_masked_lm
 from distilray.models.model_source import local_model
 from distilray.models.precision import compute_dtype
-from distilray.models.vocabulary_head import vocabulary_logits
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime.session import ray_session
 

@@ -28,7 +28,7 @@ from transformers import BertConfig, BertForMaskedLM
 from distilray.config.distillation import DistillConfig
 from distilray.config.operations.capacity import PlanConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.models.model_files import save_model
+from distilray.models.masked_lm import save_model
 from distilray.operations.plan.devices import MACHINES
 from distilray.operations.plan.rates import training_runs
 from distilray.operations.plan.workload import examples_of, training_of

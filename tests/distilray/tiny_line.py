@@ -17,7 +17,7 @@ from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.distillation.feed import counts_of
 from distilray.distillation.objective import StepCounts
-from distilray.models.model_files import save_model
+from distilray.models.masked_lm import save_model
 from distilray.pretraining_data import pipeline
 from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shards import ShardSet

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBe
 
 from distilray.config.glue import GLUE_TASKS
 from distilray.models.export.folders import write_bf16_folder
-from distilray.models.model_files import save_model
+from distilray.models.masked_lm import save_model
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from tests.distilray.corpus.sources.small_dumps import page, write_multistream
 from tests.distilray.evaluation.fill_mask.tiny_data import rows_of

@@ -7,8 +7,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from distilray.evaluation.fill_mask import scoring
-from distilray.models.masked_lm import load_masked_lm
-from distilray.models.model_files import save_model
+from distilray.models.masked_lm import load_masked_lm, save_model
 from distilray.models.student import create_student
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from jobs import evaluate_fill_mask

@@ -9,7 +9,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from distilray.config.export.variants import ExportModelConfig
 from distilray.evaluation.export import table, variants
 from distilray.inference.onnx_model import OnnxMaskedLM
-from distilray.models.export import hub
+from distilray.models import hub
 from distilray.stages import STAGES
 from jobs import export_model
 from tests.distilray.inference.tiny_models import write_tiny_model

@@ -6,10 +6,10 @@ from typing import Any
 from distilray.config.distillation import DistillConfig, TrainingConfig, TrainTeacherConfig
 from distilray.distillation.teacher_cache.cache import TeacherCache
 from distilray.errors import InputError
+from distilray.models.heads import start_head_bias
 from distilray.models.masked_lm import load_masked_lm, read_model_config
 from distilray.models.model_source import local_model
 from distilray.models.student import create_student
-from distilray.models.vocabulary_head import start_head_bias
 from distilray.pretraining_data.shards import ShardSet, check_vocabulary, splits_of_run
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
 

@@ -18,15 +18,15 @@ from distilray.distillation.teachers import (
     rows_of,
 )
 from distilray.distillation.vocabulary_loss import NO_LABEL, Factors, vocabulary_loss
-from distilray.models.layer_taps import EMBEDDINGS, LayerTaps, default_layer_map
+from distilray.models.heads import decoder, transformed
+from distilray.models.layer_outputs import EMBEDDINGS, LayerOutputs, default_layer_map
 from distilray.models.masked_lm import encode
-from distilray.models.vocabulary_head import decoder, transformed
 from distilray.pretraining_data.batches import Batch
 
-_LAYER_OUTPUTS: Mapping[str, Callable[[LayerTaps, int], Any]] = {
-    "hidden": LayerTaps.hidden,
-    "attention": lambda taps, layer: (taps.projection("queries", layer), taps.projection("keys", layer)),
-    "values": lambda taps, layer: taps.projection("values", layer),
+_LAYER_OUTPUTS: Mapping[str, Callable[[LayerOutputs, int], Any]] = {
+    "hidden": LayerOutputs.hidden,
+    "attention": lambda outputs, layer: (outputs.projection("queries", layer), outputs.projection("keys", layer)),
+    "values": lambda outputs, layer: outputs.projection("values", layer),
 }
 MASKED_LM_ONLY = LossConfig(alpha_ce=0.0, alpha_mlm=1.0, alpha_cos=0.0)
 
@@ -107,8 +107,8 @@ class DistillationStep(nn.Module):
             self._pairs = losses.layer_map or default_layer_map(
                 teacher.config.num_hidden_layers, model.config.num_hidden_layers
             )
-            self._taps = LayerTaps(model, [student for student, _ in self._pairs])
-            self._teacher_taps = LayerTaps(teacher, [layer for _, layer in self._pairs])
+            self._student_outputs = LayerOutputs(model, [student for student, _ in self._pairs])
+            self._teacher_outputs = LayerOutputs(teacher, [layer for _, layer in self._pairs])
 
     def forward(self, batch: TensorBatch, counts: StepCounts) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a micro-batch, and its unweighted terms; both add up over a step to the means of the step."""
@@ -171,8 +171,8 @@ class DistillationStep(nn.Module):
             further = {loss.name: loss(ours, theirs, batch.attention_mask) / counts.of(loss) for loss in last_hidden}
         if self._pairs:
             further |= self._layer_terms(batch.attention_mask, counts)
-            self._taps.clear()
-            self._teacher_taps.clear()
+            self._student_outputs.clear()
+            self._teacher_outputs.clear()
         for name, term in further.items():
             loss = loss + losses.alphas[name] * term
         return loss, {**terms, **{name: term.detach() for name, term in further.items()}}
@@ -210,8 +210,8 @@ class DistillationStep(nn.Module):
             for loss in layer_wise:
                 if EMBEDDINGS in (student, teacher) and loss.compares != "hidden":
                     continue
-                outputs = _LAYER_OUTPUTS[loss.compares]
-                own, other = outputs(self._taps, student), outputs(self._teacher_taps, teacher)
+                compared = _LAYER_OUTPUTS[loss.compares]
+                own, other = compared(self._student_outputs, student), compared(self._teacher_outputs, teacher)
                 sums.setdefault(loss.name, []).append(loss(own, other, mask) / counts.of(loss))
         return {name: torch.stack(found).mean() for name, found in sums.items()}
 

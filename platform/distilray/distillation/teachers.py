@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distilray.distillation.vocabulary_loss import DenseTeacher, SparseTeacher
-from distilray.models.vocabulary_head import decoder, transformed
+from distilray.models.heads import decoder, transformed
 
 
 @dataclass(frozen=True)

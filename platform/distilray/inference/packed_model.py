@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distilray.models.architectures import architecture_of
-from distilray.models.vocabulary_head import decoder, head_transform
+from distilray.models.heads import decoder, head_transform
 
 Linear = Callable[[Tensor], Tensor]
 

@@ -4,6 +4,8 @@ To add a family, add a record to `ARCHITECTURES`. The code assumes post-norm lay
 output matrix tied to the word embeddings.
 """
 
+from __future__ import annotations  # the doctor reads this module with older Pythons
+
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field

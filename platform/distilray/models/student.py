@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distilray.errors import InputError
 from distilray.models.architectures import ARCHITECTURES, Architecture, architecture_of
-from distilray.models.vocabulary_head import is_head_parameter
+from distilray.models.heads import is_head_parameter
 
 # Submodules of the embeddings that a student copies.
 _EMBEDDINGS = ("word_embeddings.weight", "position_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias")

@@ -18,9 +18,8 @@ from pyarrow import fs
 from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
-from distilray.models.model_files import companion_files
+from distilray.models.masked_lm import SAFETENSORS_METADATA, companion_files, model_tensors
 from distilray.models.model_source import WEIGHTS_FILE
-from distilray.models.weights import SAFETENSORS_METADATA, model_tensors
 from distilray.pretraining_data.sample_plan import PlanState
 from distilray.runtime import storage
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distilray.config.distillation import OptimizerConfig
-from distilray.models.vocabulary_head import is_head_parameter
+from distilray.models.heads import is_head_parameter
 
 
 def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:

@@ -19,8 +19,8 @@ import torch
 
 from distilray.inference.encoding import EncodedQuery, Query
 from distilray.inference.fill_mask import FillMask
+from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode, load_masked_lm
-from distilray.models.vocabulary_head import vocabulary_logits
 from tests.benchmarks.serving_load.measures import percentiles
 from tests.benchmarks.serving_load.traffic import TOP_K
 

@@ -8,11 +8,10 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel, RobertaConfig, RobertaForMaskedLM, pipeline
 
 from distilray.errors import InputError
-from distilray.models.masked_lm import encode, load_masked_lm
-from distilray.models.model_files import save_model
+from distilray.models.heads import is_head_parameter, start_head_bias, vocabulary_logits
+from distilray.models.masked_lm import encode, load_masked_lm, save_model
 from distilray.models.precision import cpu_has_bf16, preferred_dtype
 from distilray.models.student import create_student
-from distilray.models.vocabulary_head import is_head_parameter, start_head_bias, vocabulary_logits
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
 from tests.distilray.inference.tiny_models import WORDS
 

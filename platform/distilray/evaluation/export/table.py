@@ -10,7 +10,7 @@ from rich.table import Table
 from distilray.config.export.variants import ExportModelConfig
 from distilray.evaluation.export.processor import has_fast_int8, told_features
 from distilray.evaluation.export.variants import REPORT_FILE
-from distilray.models.export.hub import README_FILE, push
+from distilray.models.hub import README_FILE, push
 from distilray.models.model_source import MODEL_FILES, TOKENIZER_CONFIG_FILE, local_model
 from distilray.runtime import storage
 from distilray.runtime.run_folder import RunFolder

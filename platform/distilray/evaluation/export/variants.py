@@ -20,8 +20,8 @@ from distilray.evaluation.export.text import MaskedBatches, masked_text
 from distilray.inference.masked_logits import TorchMaskedLM, open_masked_lm
 from distilray.models.export.folders import write_bf16_folder, write_onnx_folder
 from distilray.models.export.graph import int8_graph, onnx_graph, standard_onnx_graph
-from distilray.models.export.hub import check_push
 from distilray.models.export.onnx_file import ONNX_PACKAGES, onnx_package
+from distilray.models.hub import check_push
 from distilray.models.masked_lm import count_parameters, load_masked_lm
 from distilray.models.model_source import WEIGHTS_FILE, local_model
 from distilray.pretraining_data.shards import check_vocabulary

@@ -20,10 +20,10 @@ from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.evaluation.fill_mask.windows import Ints, Windows
 from distilray.evaluation.metrics import true_token_losses, true_token_ranks
 from distilray.inference.batching import length_sorted_batches
+from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode
 from distilray.models.model_source import local_model
 from distilray.models.precision import compute_dtype
-from distilray.models.vocabulary_head import vocabulary_logits
 from distilray.pretraining_data.batches import padded_width
 
 # Masks that go through the head at once: bounds the (masks, vocabulary) logits to some 30 MB.

@@ -9,10 +9,15 @@ from safetensors.torch import save
 from distilray.errors import InputError
 from distilray.evaluation.glue.tasks import GlueTask
 from distilray.models.architectures import architecture_of
-from distilray.models.masked_lm import read_model_config
-from distilray.models.model_files import companion_files
+from distilray.models.masked_lm import (
+    SAFETENSORS_METADATA,
+    companion_files,
+    load_weights,
+    model_tensors,
+    read_model_config,
+    refuse_weights,
+)
 from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE, local_model
-from distilray.models.weights import SAFETENSORS_METADATA, load_weights, model_tensors, refuse_weights
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.seeding import hash_integers

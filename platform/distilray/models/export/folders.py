@@ -8,9 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from distilray.models.export.onnx_file import ONNX_FILE
-from distilray.models.model_files import companion_files
+from distilray.models.masked_lm import SAFETENSORS_METADATA, companion_files, model_tensors
 from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE
-from distilray.models.weights import SAFETENSORS_METADATA, model_tensors
 
 
 def write_onnx_folder(folder: Path, model: Any, tokenizer_json: str, graph: bytes) -> None:

@@ -20,8 +20,8 @@ from distilray.models.export.onnx_file import (
     TOKEN_TYPES,
     onnx_package,
 )
+from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode
-from distilray.models.vocabulary_head import vocabulary_logits
 
 # Sizes of the example that the graph is traced with: none is 0 or 1, which the tracer would take for constants.
 _BATCH, _LENGTH, _MASKS = 2, 8, 3

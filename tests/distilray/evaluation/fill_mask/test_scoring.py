@@ -9,8 +9,8 @@ from distilray.config.fill_mask.settings import FillMaskDataConfig
 from distilray.evaluation.fill_mask.examples import Example, example_of
 from distilray.evaluation.fill_mask.scoring import latencies, score_windows, single_batches
 from distilray.evaluation.fill_mask.windows import encode_examples
+from distilray.models.heads import decoder
 from distilray.models.masked_lm import load_masked_lm
-from distilray.models.vocabulary_head import decoder
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of
 from tests.distilray.evaluation.fill_mask.tiny_data import TableModel, rows_of
 from tests.distilray.inference.tiny_models import write_tiny_model

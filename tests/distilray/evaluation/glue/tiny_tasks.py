@@ -14,8 +14,7 @@ from distilray.evaluation.glue.data import TaskData
 from distilray.evaluation.glue.examples import Examples
 from distilray.evaluation.glue.features import TaskFeatures, encode_task
 from distilray.evaluation.glue.tasks import TASKS, GlueTask
-from distilray.models.masked_lm import load_masked_lm
-from distilray.models.model_files import save_model
+from distilray.models.masked_lm import load_masked_lm, save_model
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from tests.distilray.inference.tiny_models import WORDS, write_tiny_model
 

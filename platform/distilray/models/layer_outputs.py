@@ -1,4 +1,4 @@
-"""What passes between the layers of an encoder during a forward pass: hidden states, queries, keys and values."""
+"""Outputs of the layers of an encoder in a forward pass: hidden states, queries, keys and values."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,17 +10,17 @@ from distilray.models.architectures import architecture_of
 EMBEDDINGS = -1
 
 
-class LayerTaps:
-    """Listens to some layers of a model; holds what the last forward pass said.
+class LayerOutputs:
+    """Records outputs of some layers of a model; holds those of the last forward pass.
 
     Args:
         model: masked language model.
-        layers: their numbers from 0; -1 are the embeddings, which have hidden states only.
+        layers: numbers from 0; -1 are the embeddings, which have hidden states only.
     """
 
     def __init__(self, model: Any, layers: Iterable[int]) -> None:
         self._heads = model.config.num_attention_heads
-        self._heard: dict[tuple[str, int], Tensor] = {}
+        self._outputs: dict[tuple[str, int], Tensor] = {}
         self._is_open = False
         # Only during a pass of the encoder: layers that are computed again in a backward pass are called alone.
         model.base_model.register_forward_pre_hook(lambda *_: setattr(self, "_is_open", True))
@@ -28,37 +28,37 @@ class LayerTaps:
         family = architecture_of(model.config)
         for number in sorted(set(layers)):
             if number == EMBEDDINGS:
-                self._listen(family.embeddings_of(model), "hidden", number)
+                self._record(family.embeddings_of(model), "hidden", number)
                 continue
             layer = family.layers_of(model)[number]
-            self._listen(layer, "hidden", number)
+            self._record(layer, "hidden", number)
             modules = family.modules_of(layer)
             for name, module in (("queries", modules.query), ("keys", modules.key), ("values", modules.value)):
-                self._listen(module, name, number)
+                self._record(module, name, number)
 
     def hidden(self, layer: int) -> Tensor:
-        """(batch, length, dim) the hidden states that a layer has put out."""
-        return self._heard["hidden", layer]
+        """Return the hidden states of a layer, (batch, length, dim)."""
+        return self._outputs["hidden", layer]
 
     def projection(self, name: str, layer: int) -> Tensor:
-        """(batch, heads, length, head dim) the `queries`, `keys` or `values` of a layer."""
-        found = self._heard[name, layer]
-        return found.view(*found.shape[:2], self._heads, -1).transpose(1, 2)
+        """Return the `queries`, `keys` or `values` of a layer, (batch, heads, length, head dim)."""
+        output = self._outputs[name, layer]
+        return output.view(*output.shape[:2], self._heads, -1).transpose(1, 2)
 
     def clear(self) -> None:
-        """Forgets what was heard, which would keep the graph of the last pass in memory."""
-        self._heard.clear()
+        """Drop the outputs, which would keep the graph of the last pass in memory."""
+        self._outputs.clear()
 
-    def _listen(self, module: nn.Module, name: str, layer: int) -> None:
-        def hear(_module: nn.Module, _inputs: Any, output: Any) -> None:
+    def _record(self, module: nn.Module, name: str, layer: int) -> None:
+        def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if self._is_open:
-                self._heard[name, layer] = output[0] if isinstance(output, tuple) else output
+                self._outputs[name, layer] = output[0] if isinstance(output, tuple) else output
 
-        module.register_forward_hook(hear)
+        module.register_forward_hook(record)
 
 
 def default_layer_map(teacher_layers: int, student_layers: int) -> list[tuple[int, int]]:
-    """[student layer, teacher layer]: each with the last of the teacher's layers that it stands for.
+    """Return [student layer, teacher layer] pairs: each with the last of the teacher's layers that it replaces.
 
     TinyBERT's uniform map (equation 6): 12 -> 6 gives 0-1, 1-3, 2-5, 3-7, 4-9, 5-11.
     """

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from distilray.models.layer_taps import EMBEDDINGS, LayerTaps, default_layer_map
+from distilray.models.layer_outputs import EMBEDDINGS, LayerOutputs, default_layer_map
 from distilray.models.masked_lm import encode, load_masked_lm
 from distilray.models.student import create_student
 
@@ -32,40 +32,40 @@ def hidden_states(model):
 
 
 def listen(model, layers):
-    """Taps that have heard one forward pass."""
-    taps = LayerTaps(model, layers)
+    """Outputs of one forward pass."""
+    outputs = LayerOutputs(model, layers)
     encode(model, *INPUTS, None)
-    return taps
+    return outputs
 
 
 def test_the_hidden_states_are_those_that_transformers_reports(model):
     expected = hidden_states(model)
-    taps = listen(model, layers_of(model))
+    outputs = listen(model, layers_of(model))
     assert len(expected) == len(layers_of(model))
     for layer in layers_of(model):
-        assert torch.equal(taps.hidden(layer), expected[layer + 1]), layer
+        assert torch.equal(outputs.hidden(layer), expected[layer + 1]), layer
 
 
 @pytest.mark.parametrize(("place", "name"), enumerate(["queries", "keys", "values"]))
 def test_a_projection_is_that_of_the_hidden_states_before_its_layer_split_into_heads(model, place, name):
     before = hidden_states(model)
-    taps = listen(model, layers_of(model))
+    outputs = listen(model, layers_of(model))
     attention, names = ATTENTION[model.config.model_type]
     batch, length = INPUTS[0].shape
     head_dim = model.config.hidden_size // HEADS
     for layer in range(model.config.num_hidden_layers):
         module = getattr(attention(model, layer), names[place])
         whole = before[layer] @ module.weight.T + module.bias
-        found = taps.projection(name, layer)
+        found = outputs.projection(name, layer)
         assert found.shape == (batch, HEADS, length, head_dim)
         for head in range(HEADS):
             expected = whole[..., head * head_dim : (head + 1) * head_dim]
             torch.testing.assert_close(found[:, head], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_with_taps_a_model_says_the_same(model):
+def test_recording_does_not_change_the_output_of_a_model(model):
     expected = encode(model, *INPUTS, None)
-    LayerTaps(model, layers_of(model))
+    LayerOutputs(model, layers_of(model))
     assert torch.equal(encode(model, *INPUTS, None), expected)
 
 
@@ -77,53 +77,53 @@ def test_a_gradient_flows_through_what_was_heard(model):
 
 
 def test_only_the_chosen_layers_are_heard(model):
-    taps = listen(model, [1, 1])
-    assert taps.hidden(1) is not None
+    outputs = listen(model, [1, 1])
+    assert outputs.hidden(1) is not None
     for layer in (EMBEDDINGS, 0, 2):
         with pytest.raises(KeyError):
-            taps.hidden(layer)
+            outputs.hidden(layer)
 
 
 def test_the_embeddings_have_no_projections(model):
-    taps = listen(model, [EMBEDDINGS])
+    outputs = listen(model, [EMBEDDINGS])
     for name in ("queries", "keys", "values"):
         with pytest.raises(KeyError):
-            taps.projection(name, EMBEDDINGS)
+            outputs.projection(name, EMBEDDINGS)
 
 
 def test_the_last_forward_pass_counts(model):
-    taps = LayerTaps(model, [0])
+    outputs = LayerOutputs(model, [0])
     encode(model, INPUTS[0][:1], INPUTS[1][:1], None)
     encode(model, *INPUTS, None)
-    assert torch.equal(taps.hidden(0), hidden_states(model)[1])
+    assert torch.equal(outputs.hidden(0), hidden_states(model)[1])
 
 
 def test_clear_forgets_everything(model):
-    taps = listen(model, layers_of(model))
-    taps.clear()
+    outputs = listen(model, layers_of(model))
+    outputs.clear()
     for layer in layers_of(model):
         with pytest.raises(KeyError):
-            taps.hidden(layer)
+            outputs.hidden(layer)
     for name in ("queries", "keys", "values"):
         with pytest.raises(KeyError):
-            taps.projection(name, 0)
+            outputs.projection(name, 0)
 
 
 def test_after_clear_the_next_forward_pass_is_heard(model):
-    taps = listen(model, [0])
-    taps.clear()
+    outputs = listen(model, [0])
+    outputs.clear()
     encode(model, *INPUTS, None)
-    assert torch.equal(taps.hidden(0), hidden_states(model)[1])
+    assert torch.equal(outputs.hidden(0), hidden_states(model)[1])
 
 
 def test_what_is_recomputed_in_the_backward_pass_is_not_heard(model):
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    taps = LayerTaps(model.train(), [0])
+    outputs = LayerOutputs(model.train(), [0])
     hidden = encode(model, *INPUTS, None)
-    taps.clear()
+    outputs.clear()
     hidden.sum().backward()
     with pytest.raises(KeyError):
-        taps.projection("queries", 0)
+        outputs.projection("queries", 0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from huggingface_hub import errors
 
 from distilray.errors import InputError
-from distilray.models.export import hub
+from distilray.models import hub
 
 TOKEN = "hf_secretsecretsecret"
 FILES = ("config.json", "model.safetensors", "onnx/model.onnx", "README.md")
