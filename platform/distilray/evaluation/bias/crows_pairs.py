@@ -68,30 +68,23 @@ def read_pairs(path: str, bad: BadRows) -> list[Pair]:
         content.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start}); use the official file") from None
-    header: list[str] | None = None
-    pairs = []
+    rows = []
     for row in DelimitedRows(lines_of(content), path, max_bytes=len(content)):
         if isinstance(row, BadRow):
             raise InputError(f"{path}, line {row.row}: not CSV ({row.detail}); use the official file")
-        if header is None:
-            header = _checked_header(path, row.values)
-            continue
+        rows.append(row)
+    header = rows[0].values if rows else []
+    if missing := [column for column in COLUMNS if column not in header]:
+        raise InputError(f"{path}, line 1: no column {', '.join(missing)}; it must have {', '.join(COLUMNS)}")
+    pairs = []
+    for row in rows[1:]:
         values = dict(zip(header, (cell.strip() for cell in row.values), strict=False))
         problem = _row_problem(values, len(row.values), len(header))
         if problem:
             bad.add(f"line {row.number}", problem)
         else:
             pairs.append(Pair(row.number, *(values[column] for column in COLUMNS)))
-    if header is None:
-        _checked_header(path, [])
     return pairs
-
-
-def _checked_header(path: str, header: list[str]) -> list[str]:
-    missing = [column for column in COLUMNS if column not in header]
-    if missing:
-        raise InputError(f"{path}, line 1: no column {', '.join(missing)}; it must have {', '.join(COLUMNS)}")
-    return header
 
 
 def pair_problem(pair: Pair, subject: Subject) -> str | None:
