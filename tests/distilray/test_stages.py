@@ -72,3 +72,10 @@ def test_an_unknown_argument_is_an_error_that_names_the_stage_and_the_key() -> N
 def test_an_unknown_stage_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match=r"destill.*distill"):
         dr.destill  # noqa: B018
+
+
+def test_scores_are_those_of_the_file_or_the_last_ones_of_a_training_run(tmp_path: Path) -> None:
+    (tmp_path / "heldout.jsonl").write_text('{"step": 0, "loss": 2.0}\n{"step": 4, "loss": 1.0}\n')
+    assert Run(str(tmp_path)).scores == {"step": 4, "loss": 1.0}
+    (tmp_path / "scores.json").write_text('{"macro": 0.5}')
+    assert Run(str(tmp_path)).scores == {"macro": 0.5}
