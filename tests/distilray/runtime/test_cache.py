@@ -91,3 +91,7 @@ def test_the_least_recently_used_entry_goes_first(tmp_path: Path, used_again: st
         cache.get(used_again, refuse)
     cache.get("c", write(10 * b"x"))
     assert {file.name for file in tmp_path.iterdir() if not file.suffix} == {*"abc"} - {removed}
+
+
+def test_an_entry_larger_than_the_limit_is_there_when_it_is_returned(tmp_path: Path) -> None:
+    assert LocalCache(str(tmp_path), noun="a file", max_bytes=5).get("a", write(10 * b"x")).exists()

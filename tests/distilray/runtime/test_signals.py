@@ -76,3 +76,7 @@ def test_a_signal_interrupts_the_wait_for_a_function_that_does_not_end() -> None
 def test_the_error_of_a_function_in_a_thread_is_raised_as_it_is() -> None:
     with pytest.raises(ZeroDivisionError):
         run_interruptibly(lambda: 1 / 0, name="fail")
+
+
+def test_the_main_thread_is_left_to_signals() -> None:
+    assert run_interruptibly(threading.current_thread, name="other") is not threading.main_thread()
