@@ -2,7 +2,7 @@
 
 from distilray.config.operations.capacity import PlanConfig
 from distilray.operations.plan.devices import machine_named
-from distilray.operations.plan.rates import HOP_LATENCY_S, MICRO_STEP_FLOOR_S, OVERLAP, precision_of
+from distilray.operations.plan.rates import HOP_LATENCY_US, MICRO_STEP_FLOOR_S, OVERLAP, precision_of
 from distilray.operations.plan.workload import Training
 
 
@@ -16,7 +16,7 @@ def assumptions_of(config: PlanConfig, training: Training) -> list[str]:
         f"Text: {config.text.wikipedia_words:,} words of a wiki and {config.text.book_words:,} of books, "
         f"{config.text.tokens_per_word:g} tokens each; growth and lengths of examples as on the sample.",
         f"All-reduce: a ring, once a step, {link:g} GB/s between devices of a machine (an assumption), {network:g} "
-        f"GB/s between machines, {HOP_LATENCY_S * 1e6:g} us for a hop; {OVERLAP:.0%} of it may hide behind the "
+        f"GB/s between machines, {HOP_LATENCY_US:g} us for a hop; {OVERLAP:.0%} of it may hide behind the "
         "last backward pass.",
         f"Stragglers: each worker is late by {given.straggler_mean:.1%} of its time on average, exponentially; a step "
         "waits for the last one.",

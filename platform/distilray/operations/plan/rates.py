@@ -18,7 +18,7 @@ _UPDATE_BYTES = 28  # of a parameter: AdamW reads it, its gradient and two momen
 _INPUT_TOKENS_PER_S = 9.9e6  # of a core: the slower of the two kinds of masks at 512 tokens (docs/benchmarks.md)
 _COPY_BYTES_PER_S = 6e9  # of a checkpoint to the host's memory: 0.8 GB in 0.13 s (docs/benchmarks.md)
 _GB, _BITS = 1e9, 8
-HOP_LATENCY_S = 20e-6  # of the ring of an all-reduce
+HOP_LATENCY_US = 20.0  # of the ring of an all-reduce
 OVERLAP = 0.8  # of an all-reduce, behind the last backward pass
 _SIMULATED_STEPS, _TRIALS = 1000, 200  # whose stragglers are drawn; runs with drawn preemptions
 
@@ -86,7 +86,7 @@ def placement(config: PlanConfig, training: Training, machine: Machine) -> Place
         memory_rate=device.memory_gb_per_s * _GB,
         link_rate=device.link_gb_per_s * _GB,
         network_rate=machine.network_gbit_per_s * _GB / _BITS,
-        latency_s=HOP_LATENCY_S,
+        latency_s=HOP_LATENCY_US * 1e-6,
         overlap=OVERLAP,
         input_rate=_INPUT_TOKENS_PER_S,
         cores=None if device.is_gpu else float(machine.cores),
