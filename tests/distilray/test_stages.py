@@ -17,7 +17,7 @@ def test_every_import_string_of_a_stage_can_be_imported(name: str) -> None:
     assert (job.name, job.config_class) == (name, STAGES[name].config_class)
 
 
-@pytest.mark.parametrize("kind", {*stages._PIN, *stages._FILES})
+@pytest.mark.parametrize("kind", sorted({*stages._PIN, *stages._FILES}))
 def test_every_import_string_of_a_kind_of_input_can_be_imported(kind: str) -> None:
     assert all(callable(load(table[kind])) for table in (stages._PIN, stages._FILES) if kind in table)
 

@@ -8,9 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from distilray.evaluation.report.card import model_card
-from distilray.evaluation.report.runs import read_runs
-from tests.distilray.evaluation.report.written_runs import write_line
 from transformers import GPT2LMHeadModel
 from transformers.models.distilbert.modeling_distilbert import Embeddings
 
@@ -24,9 +21,12 @@ from distilray.evaluation.bias.scores import evaluate_bias
 from distilray.evaluation.efficiency import measure_efficiency
 from distilray.evaluation.export import table, variants
 from distilray.evaluation.fill_mask.evaluation import evaluate_fill_mask
+from distilray.report.model_card import model_card
+from distilray.report.runs import read_runs
 from distilray.runtime.run_folder import RunFolder
 from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, score_in_process, write_rows, write_tiny_gpt2
 from tests.distilray.inference.tiny_models import write_tiny_model
+from tests.distilray.report.written_runs import write_line
 
 
 class ReachedError(Exception):
