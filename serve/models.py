@@ -3,9 +3,9 @@
 from collections.abc import Awaitable, Callable, Sequence
 
 from serve.errors import ApiError
-from serve.fill_mask import FillMaskService
+from serve.service import ModelService
 
-Load = Callable[[str], Awaitable[FillMaskService]]
+Load = Callable[[str], Awaitable[ModelService]]
 
 
 class Models:
@@ -19,12 +19,17 @@ class Models:
     """
 
     def __init__(
-        self, default: FillMaskService, *, name: str = "default", others: Sequence[str] = (), load: Load | None = None
+        self, default: ModelService, *, name: str = "default", others: Sequence[str] = (), load: Load | None = None
     ) -> None:
         self.default, self.names = default, (name, *others)
         self._load = load
 
-    async def service(self, name: str | None) -> FillMaskService:
+    @property
+    def task(self) -> str:
+        """Name of the task, which all models have."""
+        return self.default.task.name
+
+    async def service(self, name: str | None) -> ModelService:
         """The service of a name, the default one for None.
 
         Raises:

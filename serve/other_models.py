@@ -8,10 +8,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from serve.errors import ApiError, unavailable
-from serve.fill_mask import FillMaskService
+from serve.service import ModelService
 from serve.telemetry.json_lines import LOGGER
 
-Start = Callable[[str, str], Awaitable[FillMaskService]]
+Start = Callable[[str, str], Awaitable[ModelService]]
 Load = Callable[[str], Awaitable["LoadedModel"]]
 _LOG = logging.getLogger(LOGGER)
 # A folder that could not be loaded is left alone for so long: each attempt takes the place of a model that works.
@@ -24,7 +24,7 @@ _POLL_S = 0.05
 class LoadedModel:
     """What the cache holds. Ray Serve calls `__del__` when it drops a model, and Python does when nobody holds it."""
 
-    def __init__(self, service: FillMaskService, retire: Callable[[], None]) -> None:
+    def __init__(self, service: ModelService, retire: Callable[[], None]) -> None:
         self.service, self._retire = service, retire
 
     def __del__(self) -> None:
@@ -51,7 +51,7 @@ class OtherModels:
         *,
         cache: Callable[[Load], Load],
         patience_s: float,
-        dropped: Callable[[str, FillMaskService], None] | None = None,
+        dropped: Callable[[str, ModelService], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folders, self._start, self._patience_s, self._clock = folders, start, patience_s, clock
@@ -60,7 +60,7 @@ class OtherModels:
         self._retiring: set[asyncio.Task[None]] = set()
         self._failed_at: dict[str, float] = {}
 
-    async def service(self, name: str) -> FillMaskService:
+    async def service(self, name: str) -> ModelService:
         """The service of a name.
 
         Raises:
@@ -103,12 +103,12 @@ class OtherModels:
         if not task.cancelled():
             task.exception()  # logged already; asyncio would complain where nobody waits for it any more
 
-    def _retire(self, name: str, service: FillMaskService) -> None:
+    def _retire(self, name: str, service: ModelService) -> None:
         task = asyncio.get_running_loop().create_task(self._close(name, service))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
-    async def _close(self, name: str, service: FillMaskService) -> None:
+    async def _close(self, name: str, service: ModelService) -> None:
         await asyncio.sleep(_HANDOVER_S)
         while service.answering:
             await asyncio.sleep(_POLL_S)

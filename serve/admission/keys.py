@@ -10,8 +10,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distilray.errors import InputError
-from serve.errors import ERROR_TYPES, ApiError, api_error_response
-from serve.schemas import ErrorBody
+from serve.errors import ERROR_TYPES, ApiError, ErrorBody, api_error_response
 from serve.telemetry.paths import in_folder, path_of
 
 KEYS, KEYS_FILE = "DISTILRAY_API_KEYS", "DISTILRAY_API_KEYS_FILE"

@@ -1,9 +1,11 @@
 """The paths of the service as labels: a set of fixed size, whatever clients ask for."""
 
+from collections.abc import Collection
+
 from starlette.types import Scope
 
-# Every path that the service answers; a folder of those below stands for all its files.
-ROUTES = frozenset({"/", "/score", "/v1/fill-mask", "/healthz", "/readyz", "/info", "/metrics", "/openapi.json"})
+# Every path beside those of the task; a folder of those below stands for all its files.
+_PATHS = frozenset({"/", "/healthz", "/readyz", "/info", "/metrics", "/openapi.json"})
 _FOLDERS = ("/ui", "/docs")
 OTHER = "other"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -22,10 +24,10 @@ def in_folder(path: str) -> str | None:
     return next((folder for folder in _FOLDERS if path == folder or path.startswith(f"{folder}/")), None)
 
 
-def route_of(scope: Scope) -> str:
+def route_of(scope: Scope, task_paths: Collection[str]) -> str:
     """The route of a request, also of one that was turned away before it was routed; `other` for an unknown path."""
     path = path_of(scope)
-    return path if path in ROUTES else in_folder(path) or OTHER
+    return path if path in _PATHS or path in task_paths else in_folder(path) or OTHER
 
 
 def method_of(scope: Scope) -> str:

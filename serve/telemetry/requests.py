@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,6 +31,7 @@ class RequestMetrics:
     Args:
         app: what answers.
         telemetry: what counts.
+        task_paths: paths of the task, which are routes of their own in the metrics.
         log: is given every request that is over, as `request_log.RequestLog` is.
     """
 
@@ -39,16 +40,18 @@ class RequestMetrics:
         app: ASGIApp,
         telemetry: Telemetry,
         *,
+        task_paths: Collection[str],
         log: Callable[[RequestRecord], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._app, self._telemetry, self._log, self._clock = app, telemetry, log, clock
+        self._task_paths = task_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, watched = self._clock(), _Watched(scope, receive, send)
+        began, watched = self._clock(), _Watched(scope, receive, send, route_of(scope, self._task_paths))
         fault = False
         self._telemetry.request_began()
         try:
@@ -69,9 +72,9 @@ class RequestMetrics:
 class _Watched:
     """One request on its way through the application."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, route: str) -> None:
         self._scope, self._receive, self._send = scope, receive, send
-        self._path, self._route = path_of(scope), route_of(scope)  # before routing, which may change the scope
+        self._path, self._route = path_of(scope), route  # before routing, which may change the scope
         self._status = 0
         self._answered = self._left = False
 

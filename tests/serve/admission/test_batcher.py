@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from distilray.inference.encoding import EncodedQuery, Query
+from distilray.inference.tasks.fill_mask import EncodedQuery, Query
 from serve.admission.batcher import MicroBatcher
 from serve.errors import ApiError
 

@@ -146,7 +146,7 @@ def test_a_server_that_cannot_read_on_has_lost_its_client():
         raise AssertionError
 
     scope = {"type": "http", "method": "POST", "path": "/score", "headers": []}
-    asyncio.run(RequestMetrics(served.admission, telemetry)(scope, receive, unreachable))
+    asyncio.run(RequestMetrics(served.admission, telemetry, task_paths=())(scope, receive, unreachable))
     assert 'status="499"' in telemetry.replica.expose("")[0].decode()
 
 
