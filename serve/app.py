@@ -24,11 +24,10 @@ from distilray.inference.model_folder import check_model_folder
 from distilray.runtime import storage
 from distilray.runtime.resources import Need, ensure
 from serve import ingress
-from serve.admission.keys import keys_from_environment
+from serve.auth import keys_from_environment
 from serve.local.address import base_url, claim_port
 from serve.local.checks import check_application
-from serve.models import Models
-from serve.other_models import Load, LoadedModel, OtherModels
+from serve.models import Load, LoadedModel, ModelCache, Models
 from serve.routes import create_api, routes_of
 from serve.service import InferenceThreads, ModelService
 from serve.telemetry.json_lines import log_json
@@ -74,7 +73,7 @@ class Replica:
         default = self._threads.share(lambda: self._service(self._config.model_name, self._config.model_dir))
         cache = functools.partial(_multiplexed, most=self._config.max_more_models)
         patience_s = self._config.limits.deadline_s / 2
-        loaded = OtherModels(others, self._start, cache=cache, patience_s=patience_s, dropped=self._show_in_memory)
+        loaded = ModelCache(others, self._start, cache=cache, patience_s=patience_s, dropped=self._show_in_memory)
         self._models = Models(default, name=self._config.model_name, others=tuple(others), load=loaded.service)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

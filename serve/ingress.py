@@ -15,8 +15,8 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distilray.config.serving import LimitsConfig
-from serve.admission.keys import ApiKeys, RequireKey
-from serve.admission.limits import Admission, Capacity, RequestEnvelope, plain_request_id
+from serve.auth import ApiKeys, RequireKey
+from serve.limits import Admission, Capacity, RequestEnvelope, plain_request_id
 from serve.telemetry.paths import OTHER, route_of
 from serve.telemetry.recorder import Telemetry
 from serve.telemetry.request_log import RequestLog

@@ -17,11 +17,11 @@ from distilray.config.serving import LimitsConfig
 from distilray.errors import InputError
 from distilray.inference.tasks.base import AnyTask
 from distilray.inference.tasks.fill_mask import FillMask
-from serve.admission.budget import Budget, FillMaskBudget
-from serve.admission.keys import ApiKeys, document_keys
-from serve.admission.limits import JsonRoute, RequestEnvelope
+from serve.auth import ApiKeys, document_keys
+from serve.budget import Budget, FillMaskBudget
 from serve.errors import ERROR_TYPES, ErrorBody, http_error, unavailable, validation_error
 from serve.ingress import Front
+from serve.limits import JsonRoute, RequestEnvelope
 from serve.models import Models
 from serve.page.routes import page_routes
 from serve.schemas import AnyRequest, AzureRequest, CandidateBody, FillMaskRequest, state_limits

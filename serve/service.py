@@ -11,8 +11,8 @@ import torch
 from distilray.config.serving import FillMaskAppConfig
 from distilray.inference.encoding import InputTextError
 from distilray.inference.tasks.base import AnyTask, EncodedText, TextQuery
-from serve.admission.batcher import MicroBatcher, Report, Served
-from serve.admission.budget import Budget
+from serve.batcher import MicroBatcher, Report, Served
+from serve.budget import Budget
 from serve.errors import ApiError, text_error
 
 _WARM_UP_ROWS = (1, 8, 32)

@@ -4,7 +4,7 @@ import os
 
 from distilray.config.serving import FillMaskAppConfig
 from distilray.inference.model_folder import check_model_folder
-from serve.admission.keys import keys_from_environment
+from serve.auth import keys_from_environment
 from serve.routes import routes_of
 
 

@@ -3,7 +3,7 @@
 import threading
 from dataclasses import dataclass
 
-from serve.admission.batcher import BatchReport
+from serve.batcher import BatchReport
 from serve.telemetry.makers import ClusterMetrics, Maker, MetricClasses, Record, ReplicaMetrics, recorders
 
 CLIENT_LEFT = 499

@@ -6,7 +6,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from serve import ingress
-from serve.admission.keys import ApiKeys
+from serve.auth import ApiKeys
 from serve.models import Models
 from serve.routes import create_api
 from serve.telemetry.recorder import Telemetry

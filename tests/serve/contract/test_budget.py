@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from serve.admission.budget import Budget
+from serve.budget import Budget
 from serve.schemas import AzureRequest, FillMaskRequest
 from serve.service import ModelService
 from tests.serve.contract.asking import FILL, JSON, SCORE, TEXT, assert_error, gated_client, in_threads, service_of

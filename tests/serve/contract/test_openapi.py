@@ -1,6 +1,6 @@
 import pytest
 
-from serve.admission.keys import ApiKeys
+from serve.auth import ApiKeys
 from serve.models import Models
 from serve.routes import create_api
 from tests.serve.contract.asking import FILL, service_of

@@ -2,7 +2,7 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.admission.batcher import BatchReport
+from serve.batcher import BatchReport
 from serve.telemetry.instruments import INSTRUMENTS
 from serve.telemetry.recorder import RequestRecord, Telemetry
 

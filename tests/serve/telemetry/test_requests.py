@@ -5,8 +5,8 @@ from fastapi import FastAPI, Request, Response
 from starlette.testclient import TestClient
 
 from distilray.config.serving import FillMaskAppConfig
-from serve.admission.limits import Admission, Capacity, RequestEnvelope
 from serve.errors import ApiError, api_error_response
+from serve.limits import Admission, Capacity, RequestEnvelope
 from serve.models import Models
 from serve.page.routes import page_routes
 from serve.routes import create_api

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from distilray.inference.tasks.fill_mask import EncodedQuery, Query
-from serve.admission.batcher import MicroBatcher
+from serve.batcher import MicroBatcher
 from serve.errors import ApiError
 
 

@@ -1,4 +1,4 @@
-"""Who may ask: API keys, from the environment or a file, checked before anything of a request is read."""
+"""API-key authentication: keys from the environment or a file, checked before anything of a request is read."""
 
 import hashlib
 import hmac

@@ -5,7 +5,7 @@ import json
 import pytest
 from starlette.responses import PlainTextResponse
 
-from serve.admission.limits import Admission, Capacity, RequestEnvelope
+from serve.limits import Admission, Capacity, RequestEnvelope
 from serve.telemetry.recorder import Telemetry
 from serve.telemetry.requests import RequestMetrics
 from tests.serve.contract.asking import assert_error
