@@ -31,7 +31,7 @@ from serve.models import Load, LoadedModel, ModelCache, Models
 from serve.routes import create_api, routes_of
 from serve.service import InferenceThreads, ModelService
 from serve.telemetry.json_lines import log_json
-from serve.telemetry.recorder import Telemetry
+from serve.telemetry.metrics import Telemetry
 
 APPLICATION = "fill-mask"
 _HEALTH_PERIOD_S = 10.0

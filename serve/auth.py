@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distilray.errors import InputError
 from serve.errors import ERROR_TYPES, ApiError, ErrorBody, api_error_response
-from serve.telemetry.paths import in_folder, path_of
+from serve.telemetry.requests import in_folder, path_of
 
 KEYS, KEYS_FILE = "DISTILRAY_API_KEYS", "DISTILRAY_API_KEYS_FILE"
 _MIN_CHARS = 16

@@ -17,10 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from distilray.config.serving import LimitsConfig
 from serve.auth import ApiKeys, RequireKey
 from serve.limits import Admission, Capacity, RequestEnvelope, plain_request_id
-from serve.telemetry.paths import OTHER, route_of
-from serve.telemetry.recorder import Telemetry
-from serve.telemetry.request_log import RequestLog
-from serve.telemetry.requests import RequestMetrics
+from serve.telemetry.metrics import Telemetry
+from serve.telemetry.requests import OTHER, RequestLog, RequestMetrics, route_of
 
 ENVIRONMENT = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.ingress:middlewares"}
 _PASSED = "passed_front"

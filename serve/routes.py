@@ -25,14 +25,16 @@ from serve.limits import JsonRoute, RequestEnvelope
 from serve.models import Models
 from serve.page.routes import page_routes
 from serve.schemas import AnyRequest, AzureRequest, CandidateBody, FillMaskRequest, state_limits
-from serve.telemetry.exposition import metrics_routes
-from serve.telemetry.recorder import Telemetry
+from serve.telemetry.metrics import Telemetry
 from serve.telemetry.requests import note
 
 _ERRORS_OF_POST: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": ERROR_TYPES[status]}
     for status in (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 }
+
+
+_METRICS_FORMAT = "Metrics in Prometheus' text format, or OpenMetrics when `accept` asks for it."
 
 
 class Tag(NamedTuple):
@@ -244,6 +246,30 @@ def _state_routes(models: Models) -> APIRouter:
     async def info() -> dict[str, Any]:
         """Names of the models; revision, dtype and limits of the default one."""
         return models.info()
+
+    return router
+
+
+def metrics_routes(telemetry: Telemetry) -> APIRouter:
+    """`GET /metrics`: the metrics of the replica that answers, for Prometheus.
+
+    Behind several replicas the answer is that of one of them, another at each call; the label `replica` on every series
+    tells which. Numbers of the whole service are on the metrics ports of Ray's nodes, with the prefix `ray_`.
+    """
+    router = APIRouter()
+    shown = {200: {"description": _METRICS_FORMAT, "content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses=shown,  # type: ignore[arg-type]
+        tags=[_SERVICE_TAG.name],
+        summary="Expose the metrics of one replica",
+    )
+    def metrics(request: Request) -> Response:
+        """The metrics of the replica that answers; those of all are on the metrics ports of Ray, prefixed `ray_`."""
+        body, media_type = telemetry.replica.expose(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": media_type})
 
     return router
 

@@ -9,7 +9,7 @@ from serve import ingress
 from serve.auth import ApiKeys
 from serve.models import Models
 from serve.routes import create_api
-from serve.telemetry.recorder import Telemetry
+from serve.telemetry.metrics import Telemetry
 from tests.serve.contract.asking import LIMITS, assert_error, service_of
 from tests.serve.contract.raw_asgi import JSON, ask, parts
 

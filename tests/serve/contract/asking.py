@@ -14,7 +14,7 @@ from serve.errors import ERROR_TYPES
 from serve.models import Models
 from serve.routes import create_api
 from serve.service import ModelService
-from serve.telemetry.recorder import Telemetry
+from serve.telemetry.metrics import Telemetry
 
 TEXT = "paris is [MASK] of france"
 TWO = "[MASK] is a [MASK]"

@@ -9,11 +9,9 @@ from serve.errors import ApiError, api_error_response
 from serve.limits import Admission, Capacity, RequestEnvelope
 from serve.models import Models
 from serve.page.routes import page_routes
-from serve.routes import create_api
+from serve.routes import create_api, metrics_routes
 from serve.service import ModelService
-from serve.telemetry.exposition import metrics_routes
-from serve.telemetry.paths import route_of
-from serve.telemetry.requests import RequestMetrics, note
+from serve.telemetry.requests import RequestMetrics, note, route_of
 
 PATHS = frozenset({"/score"})
 SECRET = "SECRET"
