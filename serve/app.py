@@ -20,21 +20,18 @@ from ray.util import metrics as ray_metrics
 
 from distilray.config.serving import FillMaskAppConfig
 from distilray.errors import InputError
-from distilray.inference.fill_mask import FillMask
 from distilray.inference.model_folder import check_model_folder
 from distilray.runtime import storage
 from distilray.runtime.resources import Need, ensure
 from serve import ingress
-from serve.admission.keys import keys_from_environment
-from serve.fill_mask import FillMaskService
-from serve.inference_threads import InferenceThreads
+from serve.auth import keys_from_environment
 from serve.local.address import base_url, claim_port
 from serve.local.checks import check_application
-from serve.models import Models
-from serve.other_models import Load, LoadedModel, OtherModels
-from serve.routes import create_api
+from serve.models import Load, LoadedModel, ModelCache, Models
+from serve.routes import create_api, routes_of
+from serve.service import InferenceThreads, ModelService
 from serve.telemetry.json_lines import log_json
-from serve.telemetry.recorder import Telemetry
+from serve.telemetry.metrics import Telemetry
 
 APPLICATION = "fill-mask"
 _HEALTH_PERIOD_S = 10.0
@@ -56,7 +53,7 @@ _TIMEOUT_MARGIN_S = 5.0
 
 
 @ray_serve.ingress()
-class FillMaskReplica:
+class Replica:
     """One process behind the HTTP API; ready when its default model is loaded and warmed up.
 
     Further models are loaded when requests name them. All share the threads of their forwards.
@@ -76,7 +73,7 @@ class FillMaskReplica:
         default = self._threads.share(lambda: self._service(self._config.model_name, self._config.model_dir))
         cache = functools.partial(_multiplexed, most=self._config.max_more_models)
         patience_s = self._config.limits.deadline_s / 2
-        loaded = OtherModels(others, self._start, cache=cache, patience_s=patience_s, dropped=self._show_in_memory)
+        loaded = ModelCache(others, self._start, cache=cache, patience_s=patience_s, dropped=self._show_in_memory)
         self._models = Models(default, name=self._config.model_name, others=tuple(others), load=loaded.service)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -95,18 +92,19 @@ class FillMaskReplica:
         """Serve's probe: a forward; a replica that fails it is replaced."""
         await self._models.default.check_health(timeout_s=_HEALTH_TIMEOUT_S)
 
-    def _service(self, name: str, folder: str) -> FillMaskService:
-        model = FillMask.load(folder, dtype=self._config.dtype, threads=self._config.num_cpus)
+    def _service(self, name: str, folder: str) -> ModelService:
+        task_class = routes_of(self._config.task).task
+        task = task_class.load(folder, dtype=self._config.dtype, threads=self._config.num_cpus)
         report = functools.partial(self._telemetry.batch, model=name)
-        service = FillMaskService(model, self._config, report=report, threads=self._threads)
+        service = ModelService(task, self._config, report=report, threads=self._threads)
         self._show_in_memory(name, service, in_memory=True)
         return service
 
-    def _show_in_memory(self, name: str, service: FillMaskService, *, in_memory: bool = False) -> None:
-        model = service.model
-        self._telemetry.model(name, revision=model.revision, dtype=model.dtype, in_memory=in_memory)
+    def _show_in_memory(self, name: str, service: ModelService, *, in_memory: bool = False) -> None:
+        task = service.task
+        self._telemetry.model(name, revision=task.revision, dtype=task.dtype, in_memory=in_memory)
 
-    async def _start(self, name: str, folder: str) -> FillMaskService:
+    async def _start(self, name: str, folder: str) -> ModelService:
         service = await asyncio.get_running_loop().run_in_executor(self._loading, self._service, name, folder)
         try:
             await service.start()
@@ -139,7 +137,7 @@ def build_app(args: FillMaskAppConfig | Mapping[str, Any]) -> Application:
         key = ".".join(str(part) for part in first["loc"])
         raise InputError(f"arguments of build_app: {key}: {first['msg']}") from None
     deployment = ray_serve.deployment(
-        FillMaskReplica,
+        Replica,
         name="FillMask",
         num_replicas=config.num_replicas,
         ray_actor_options={"num_cpus": config.num_cpus, "runtime_env": {"env_vars": dict(ingress.ENVIRONMENT)}},

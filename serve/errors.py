@@ -4,11 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from distilray.inference.text_errors import InputTextError, Kind
+from distilray.inference.encoding import InputTextError, Kind
 
 # Status -> error_type where the framework or the table alone decides.
 ERROR_TYPES: Mapping[int, str] = {
@@ -25,6 +28,7 @@ ERROR_TYPES: Mapping[int, str] = {
     503: "Unavailable",
     504: "DeadlineExceeded",
 }
+_NOT_JSON = "the body is not JSON"
 _TEXT_ERROR_TYPES: Mapping[Kind, str] = {
     "no_mask": "NoMask",
     "too_long": "TextTooLong",
@@ -39,6 +43,14 @@ TYPES_OF_STATUS: Mapping[int, frozenset[str]] = {
     404: frozenset({ERROR_TYPES[404], "UnknownModel"}),
     422: frozenset({ERROR_TYPES[422], "Empty", "TooExpensive", *_TEXT_ERROR_TYPES.values()}),
 }
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not 200."""
+
+    error: str
+    error_type: str
+    request_id: str
 
 
 class ApiError(HTTPException):
@@ -91,7 +103,28 @@ def request_id(scope: Scope) -> str:
     return str(scope.get("state", {}).get("request_id", ""))
 
 
-def describe_problem(problems: Sequence[Mapping[str, Any]]) -> str:
+async def http_error(request: Request, error: Exception) -> Response:
+    """Handler of HTTP errors, those of FastAPI and ours."""
+    assert isinstance(error, HTTPException)
+    status = error.status_code
+    error_type = getattr(error, "error_type", None) or ERROR_TYPES.get(status, "Http")
+    # FastAPI's own words where the parser stops at depth, digits or encoding, and not at the syntax.
+    message = _NOT_JSON if status == 400 else str(error.detail)
+    return error_response(request.scope, status, message, error_type, error.headers)
+
+
+async def validation_error(request: Request, error: Exception) -> Response:
+    """Handler of bodies that do not fit the schema."""
+    assert isinstance(error, RequestValidationError)
+    problems = error.errors()
+    kinds = {problem["type"] for problem in problems}
+    if "json_invalid" in kinds:
+        return error_response(request.scope, 400, _NOT_JSON, ERROR_TYPES[400])
+    error_type = "Tokenizer" if "string_unicode" in kinds else ERROR_TYPES[422]
+    return error_response(request.scope, 422, _describe_problem(problems), error_type)
+
+
+def _describe_problem(problems: Sequence[Mapping[str, Any]]) -> str:
     """Location and message of the first problem that pydantic found in a body, without a word of the input."""
     problem = problems[0]
     if problem["loc"] == ("body",) and problem["type"] == "missing":

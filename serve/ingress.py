@@ -1,4 +1,6 @@
-"""Middleware around Ray Serve's own HTTP servers, in its Python proxies and, behind HAProxy, in the replicas.
+"""Middleware in front of the routes, and in front of Ray Serve's own HTTP servers.
+
+These are in its Python proxies and, behind HAProxy, in the replicas.
 
 Serve repeats the client's `x-request-id` before the application sees the request, and does a fair amount of work for
 every request, refused ones included. So ids are checked, and requests are admitted, before Serve.
@@ -7,22 +9,70 @@ Serve calls `middlewares` in each process with an HTTP server whose environment 
 sets it for its replicas; for the Python proxies it has to be set where the node starts, as the job and the image do.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.admission.limits import RequestEnvelope, plain_request_id
-from serve.telemetry.paths import OTHER, route_of
-
-if TYPE_CHECKING:  # its module imports torch, which a proxy does not need
-    from serve.admission.front import Front
+from distilray.config.serving import LimitsConfig
+from serve.auth import ApiKeys, RequireKey
+from serve.limits import Admission, Capacity, RequestEnvelope, plain_request_id
+from serve.telemetry.metrics import Telemetry
+from serve.telemetry.requests import OTHER, RequestLog, RequestMetrics, route_of
 
 ENVIRONMENT = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.ingress:middlewares"}
-_fronts: list["Front"] = []
+_PASSED = "passed_front"
+_fronts: "list[Front]" = []
 
 
-def install(front: "Front") -> None:
+class Front:
+    """Wraps an application in metrics, keys and admission, outermost first.
+
+    All wrapped applications share one count of requests, and a request that passes several of them is handled by the
+    first. They belong inside `RequestEnvelope`, which assigns the id.
+
+    Args:
+        limits: of the replica.
+        paths: of the task.
+        telemetry: counts requests.
+        keys: that requests must bring; anyone may ask when None.
+        access_log: a line in the log for every request.
+    """
+
+    def __init__(
+        self,
+        limits: LimitsConfig,
+        *,
+        paths: Collection[str],
+        telemetry: Telemetry,
+        keys: ApiKeys | None = None,
+        access_log: bool = False,
+    ) -> None:
+        self._capacity = Capacity(max_requests=limits.max_concurrent_requests, max_body_bytes=limits.max_body_bytes)
+        self._body_timeout_s, self._paths, self._telemetry, self._keys = limits.body_timeout_s, paths, telemetry, keys
+        self._log = RequestLog(access_log=access_log)
+
+    def has_route(self, scope: Scope) -> bool:
+        """Whether a request is for one of the routes of the service."""
+        return route_of(scope, self._paths) != OTHER
+
+    def __call__(self, app: ASGIApp) -> ASGIApp:
+        """Return the application behind the front."""
+        admission: ASGIApp = Admission(app, capacity=self._capacity, body_timeout_s=self._body_timeout_s)
+        guarded = admission if self._keys is None else RequireKey(admission, keys=self._keys)
+        first = RequestMetrics(guarded, self._telemetry, task_paths=self._paths, log=self._log)
+
+        async def once(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http" or scope.setdefault("state", {}).get(_PASSED):
+                await app(scope, receive, send)
+                return
+            scope["state"][_PASSED] = True
+            await first(scope, receive, send)
+
+        return once
+
+
+def install(front: Front) -> None:
     """Put the front of the replica of this process before Serve's HTTP server, which starts later."""
     _fronts[:] = [front]
 
@@ -38,12 +88,12 @@ class Ingress:
     Other paths, Serve's health checks among them, and applications mounted below a path are left to the application.
     """
 
-    def __init__(self, app: ASGIApp, *, front: "Front | None") -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, *, front: Front | None) -> None:
+        self._app, self._front = app, front
         self._admitting = None if front is None else RequestEnvelope(front(app))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._admitting is not None and route_of(scope) != OTHER:
+        if scope["type"] == "http" and self._front and self._admitting and self._front.has_route(scope):
             await self._admitting(scope, receive, send)
             return
         if scope["type"] in {"http", "websocket"}:

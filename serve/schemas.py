@@ -11,8 +11,8 @@ from pydantic.config import JsonDict
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from distilray.config.serving import MAX_ITEMS, MAX_TARGETS, MAX_TOP_K, LimitsConfig
-from distilray.inference.encoding import Query
-from distilray.inference.fill_mask import Answer
+from distilray.inference.tasks.base import TextQuery
+from distilray.inference.tasks.fill_mask import Answer, Query
 
 _TOP_K = 5
 # Key of a schema that names limits of the configuration; `state_limits` replaces it.
@@ -89,6 +89,21 @@ class Wire(BaseModel):
             known = ", ".join(cls.model_fields)
             raise PydanticCustomError("unknown_key", "unknown key; known keys: {known}", {"known": known or "none"})
         return data
+
+
+class TextRequest(Wire):
+    """One text or several, for a task without parameters."""
+
+    inputs: TextOrTexts
+    model: ModelName | None = Field(default=None, description="name of one of the models that /info lists")
+
+    def queries(self) -> list[TextQuery]:
+        """One query per text."""
+        return [TextQuery(text) for text in ([self.inputs] if isinstance(self.inputs, str) else self.inputs)]
+
+    def response(self, answers: list[Any]) -> Any:
+        """The answer to one text, a list of them for a list of texts."""
+        return answers[0] if isinstance(self.inputs, str) else answers
 
 
 class FillMaskParameters(Wire):
@@ -224,14 +239,6 @@ def _shape_of_text(answer: Answer) -> list[object]:
     if len(masks) == 1:
         return [candidate._asdict() for candidate in answer[0]]
     return masks
-
-
-class ErrorBody(BaseModel):
-    """The body of every answer that is not 200."""
-
-    error: str
-    error_type: str
-    request_id: str
 
 
 class CandidateBody(BaseModel):

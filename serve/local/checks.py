@@ -4,15 +4,17 @@ import os
 
 from distilray.config.serving import FillMaskAppConfig
 from distilray.inference.model_folder import check_model_folder
-from serve.admission.keys import keys_from_environment
+from serve.auth import keys_from_environment
+from serve.routes import routes_of
 
 
 def check_application(config: FillMaskAppConfig) -> None:
-    """Looks at the model folders and the API keys.
+    """Looks at the task, the model folders and the API keys.
 
     Raises:
-        InputError: a folder that is no model's, or a bad API key.
+        InputError: an unknown task, a folder that is no model's, or a bad API key.
     """
+    routes_of(config.task)
     for folder in (config.model_dir, *config.more_models.values()):
         check_model_folder(folder)
     keys_from_environment(os.environ)

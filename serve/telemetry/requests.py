@@ -1,17 +1,54 @@
-"""ASGI middleware that sees every request end, whatever ends it: an answer, a limit, a fault, a client that leaves."""
+"""ASGI middleware that sees every request end, whatever ends it: an answer, a limit, a fault, a client that leaves.
+
+It counts and times the request, and logs it: what it was and how it ended, never what it said.
+"""
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import ERROR_TYPES, request_id
-from serve.telemetry.paths import method_of, path_of, route_of
-from serve.telemetry.recorder import CLIENT_LEFT, RequestRecord, Telemetry
+from serve.telemetry.json_lines import LOGGER
+from serve.telemetry.metrics import RequestRecord, Telemetry
 
-_CLIENT_LEFT_TYPE = "ClientDisconnect"
+_LOG = logging.getLogger(LOGGER)
+_CLIENT_LEFT, _CLIENT_LEFT_TYPE = 499, "ClientDisconnect"
 _NOTED = "noted"
+_MAX_PATH = 200
+_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+# Every path beside those of the task; a folder of those below stands for all its files.
+_PATHS = frozenset({"/", "/healthz", "/readyz", "/info", "/metrics", "/openapi.json"})
+_FOLDERS = ("/ui", "/docs")
+OTHER = "other"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def path_of(scope: Scope) -> str:
+    """The path below the place where the application is mounted."""
+    path, root = str(scope.get("path", "")), str(scope.get("root_path", "")).rstrip("/")
+    if root and (path == root or path.startswith(f"{root}/")):
+        return path[len(root) :] or "/"
+    return path
+
+
+def in_folder(path: str) -> str | None:
+    """The folder of the page or the documentation that a path is or lies in, else None."""
+    return next((folder for folder in _FOLDERS if path == folder or path.startswith(f"{folder}/")), None)
+
+
+def route_of(scope: Scope, task_paths: Collection[str]) -> str:
+    """The route of a request, also of one that was turned away before it was routed; `other` for an unknown path."""
+    path = path_of(scope)
+    return path if path in _PATHS or path in task_paths else in_folder(path) or OTHER
+
+
+def method_of(scope: Scope) -> str:
+    """The method of a request, `other` for one that is none of HTTP's usual."""
+    method = str(scope.get("method", ""))
+    return method if method in _METHODS else OTHER
 
 
 def note(scope: Scope, *, model: str, **facts: float) -> None:
@@ -31,7 +68,8 @@ class RequestMetrics:
     Args:
         app: what answers.
         telemetry: what counts.
-        log: is given every request that is over, as `request_log.RequestLog` is.
+        task_paths: paths of the task, which are routes of their own in the metrics.
+        log: is given every request that is over, as `RequestLog` is.
     """
 
     def __init__(
@@ -39,16 +77,18 @@ class RequestMetrics:
         app: ASGIApp,
         telemetry: Telemetry,
         *,
+        task_paths: Collection[str],
         log: Callable[[RequestRecord], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._app, self._telemetry, self._log, self._clock = app, telemetry, log, clock
+        self._task_paths = task_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, watched = self._clock(), _Watched(scope, receive, send)
+        began, watched = self._clock(), _Watched(scope, receive, send, route_of(scope, self._task_paths))
         fault = False
         self._telemetry.request_began()
         try:
@@ -69,9 +109,9 @@ class RequestMetrics:
 class _Watched:
     """One request on its way through the application."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, route: str) -> None:
         self._scope, self._receive, self._send = scope, receive, send
-        self._path, self._route = path_of(scope), route_of(scope)  # before routing, which may change the scope
+        self._path, self._route = path_of(scope), route  # before routing, which may change the scope
         self._status = 0
         self._answered = self._left = False
 
@@ -95,7 +135,7 @@ class _Watched:
         """Without its whole answer, unless it had that."""
         if not self._answered:
             self._left = True
-            self._status = self._status or CLIENT_LEFT
+            self._status = self._status or _CLIENT_LEFT
 
     def record(self, *, seconds: float, fault: bool) -> RequestRecord:
         """What is to be said about the request now that it is over."""
@@ -114,3 +154,41 @@ class _Watched:
             model=model,
             facts=facts,
         )
+
+
+class RequestLog:
+    """Logs requests that are over.
+
+    Args:
+        access_log: log every request, except for probes that are answered 200. Without it only answers of 500 and more
+            are logged: a line per request costs more than routing it, and one per 429 would make an overload worse.
+    """
+
+    def __init__(self, *, access_log: bool = False) -> None:
+        self._access_log = access_log
+
+    def __call__(self, request: RequestRecord) -> None:
+        """Logs a request, or does not."""
+        failed = request.status >= 500
+        quiet_probe = request.route in _PROBES and request.status < 300
+        if failed or (self._access_log and not quiet_probe):
+            _LOG.log(logging.WARNING if failed else logging.INFO, "request", extra={"fields": _fields(request)})
+
+
+def _fields(request: RequestRecord) -> dict[str, str | int | float | bool]:
+    fields: dict[str, str | int | float | bool] = {
+        "request_id": request.request_id,
+        "method": request.method,
+        "route": request.route,
+        "status": request.status,
+        "duration_ms": round(request.seconds * 1000, 3),
+    }
+    if request.route == OTHER:
+        fields["path"] = request.path[:_MAX_PATH].encode("unicode_escape").decode("ascii")
+    if request.error_type:
+        fields["error_type"] = request.error_type
+    if request.client_left:
+        fields["client_disconnect"] = True
+    if request.model:
+        fields["model"] = request.model
+    return fields | {name: round(value, 3) for name, value in request.facts}

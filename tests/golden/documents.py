@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from distilray.inference.fill_mask import FillMask
+from distilray.inference.tasks.fill_mask import FillMask
 from jobs import write_report
 from serve.models import Models
 from serve.routes import create_api

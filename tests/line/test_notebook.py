@@ -8,11 +8,11 @@ import pytest
 import uvicorn
 
 from distilray.config.serving import FillMaskAppConfig
-from distilray.inference.fill_mask import FillMask
+from distilray.inference.tasks.fill_mask import FillMask
 from distilray.report.model_card import SAMPLE
-from serve.fill_mask import FillMaskService
 from serve.models import Models
 from serve.routes import create_api
+from serve.service import ModelService
 from tests.distilray.inference.tiny_models import write_tiny_model
 
 NOTEBOOK = Path("docs/notebooks/fill_mask.ipynb")
@@ -32,7 +32,7 @@ def model_dir(tmp_path_factory):
 def service(model_dir, free_port):
     """The plain API in a thread of this process, without Ray; its address."""
     config = FillMaskAppConfig(model_dir=model_dir, dtype="float32")
-    api = create_api(Models(FillMaskService(FillMask.load(model_dir, dtype="float32"), config)))
+    api = create_api(Models(ModelService(FillMask.load(model_dir, dtype="float32"), config)))
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(api, host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run)

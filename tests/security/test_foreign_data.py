@@ -22,7 +22,7 @@ from distilray.errors import InputError
 from distilray.evaluation.fill_mask.readers import data_files, read_examples
 from distilray.evaluation.glue.hub_files import read_hub_split
 from distilray.evaluation.glue.tasks import TASKS
-from distilray.inference.fill_mask import FillMask
+from distilray.inference.tasks.fill_mask import FillMask
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.encoding.corpus_files import read_sentences
 from distilray.pretraining_data.shards import Shard

@@ -11,13 +11,13 @@ from starlette.testclient import TestClient
 from distilray.config.pretraining_data import CacheConfig
 from distilray.config.serving import FillMaskAppConfig
 from distilray.errors import InputError
-from distilray.inference.fill_mask import FillMask
+from distilray.inference.tasks.fill_mask import FillMask
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.runtime.run_folder import read_manifest
 from distilray.training.checkpoint import CheckpointStore
-from serve.fill_mask import FillMaskService
 from serve.models import Models
 from serve.routes import create_api
+from serve.service import ModelService
 from tests.distilray.inference.tiny_models import write_tiny_model
 
 OUTSIDE = ["../x", "a/../../x", "/etc/passwd", "a//x", "./x", ".."]
@@ -63,11 +63,11 @@ def test_a_request_that_names_a_path_for_a_model_loads_nothing(tmp_path: Path) -
     other = write_tiny_model(tmp_path / "other", "distilbert")
     loads = []
 
-    async def load(name: str) -> FillMaskService:
+    async def load(name: str) -> ModelService:
         loads.append(name)
         raise AssertionError
 
-    service = FillMaskService(FillMask.load(model_dir), FillMaskAppConfig(model_dir=model_dir))
+    service = ModelService(FillMask.load(model_dir), FillMaskAppConfig(model_dir=model_dir))
     with TestClient(create_api(Models(service, others=("teacher",), load=load))) as client:
         for name in (other, "../other", "../../../../etc", "teacher/../../other", f"file://{other}"):
             response = client.post("/v1/fill-mask", json={"inputs": "[MASK]", "model": name})

@@ -12,7 +12,7 @@ S2: the local service opens its own port on loopback alone; what Ray opens answe
         test_a_pickle_that_is_sent_to_a_replica_runs_for_the_holder_of_the_token_alone
 
 S3: with API keys: 401 without one and with a wrong one, an answer with a right one, compared in constant time.
-    tests/serve/admission/test_keys.py
+    tests/serve/test_auth.py
         test_any_other_request_is_401_with_the_envelope
         test_a_request_with_a_key_is_let_in
         test_a_right_key_is_compared_with_as_many_as_a_wrong_one

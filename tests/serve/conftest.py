@@ -1,6 +1,6 @@
 import pytest
 
-from distilray.inference.fill_mask import FillMask
+from distilray.inference.tasks.fill_mask import FillMask
 from tests.distilray.inference.tiny_models import write_tiny_model
 from tests.serve.server_process import running_server
 

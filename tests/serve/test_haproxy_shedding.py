@@ -13,8 +13,8 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
 from serve import haproxy_shedding
-from serve.admission.limits import PLAIN_ID
 from serve.haproxy_shedding import add_rules
+from serve.limits import PLAIN_ID
 from serve.local.address import claim_port
 from tests.serve.contract.asking import assert_error
 from tests.serve.contract.raw_http import connection, exchange, head, post

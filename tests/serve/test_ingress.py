@@ -6,10 +6,10 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from serve import ingress
-from serve.admission.keys import ApiKeys
+from serve.auth import ApiKeys
 from serve.models import Models
 from serve.routes import create_api
-from serve.telemetry.recorder import Telemetry
+from serve.telemetry.metrics import Telemetry
 from tests.serve.contract.asking import LIMITS, assert_error, service_of
 from tests.serve.contract.raw_asgi import JSON, ask, parts
 

@@ -8,11 +8,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from distilray.config.serving import FillMaskAppConfig
-from distilray.inference.encoding import Query
+from distilray.inference.tasks.fill_mask import Query
 from serve import app
-from serve.fill_mask import FillMaskService
+from serve.budget import Budget
 from serve.models import Models
 from serve.routes import create_api
+from serve.service import ModelService
 
 TEXT = "paris is [MASK] of france"
 
@@ -27,9 +28,9 @@ class Noting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def predict(self, encoded: Any) -> Any:
+    def run(self, encoded: Any) -> Any:
         self.batches.append((len(encoded), sum(len(query.input_ids) for query in encoded)))
-        return self._model.predict(encoded)
+        return self._model.run(encoded)
 
 
 def answered(model, model_dir, count, **values):
@@ -37,10 +38,10 @@ def answered(model, model_dir, count, **values):
     noting = Noting(model)
 
     async def ask():
-        service = FillMaskService(noting, FillMaskAppConfig.model_validate({"model_dir": model_dir, **values}))
+        service = ModelService(noting, FillMaskAppConfig.model_validate({"model_dir": model_dir, **values}))
         await service.start()
         noting.batches.clear()
-        await service.answer([Query(TEXT)] * count)
+        await service.answer([Query(TEXT)] * count, Budget())
         await service.close()
 
     asyncio.run(ask())
@@ -61,9 +62,9 @@ def test_a_batch_has_at_most_the_tokens_of_the_configuration(model, model_dir):
 def test_the_queue_holds_the_tokens_of_the_configuration(model, model_dir):
     async def ask():
         limits = {"max_queued_tokens": 8}
-        service = FillMaskService(model, FillMaskAppConfig.model_validate({"model_dir": model_dir, "limits": limits}))
+        service = ModelService(model, FillMaskAppConfig.model_validate({"model_dir": model_dir, "limits": limits}))
         # Nothing serves the queue.
-        requests = [asyncio.create_task(service.answer([Query(TEXT)])) for _ in range(3)]
+        requests = [asyncio.create_task(service.answer([Query(TEXT)], Budget())) for _ in range(3)]
         done, waiting = await asyncio.wait(requests, timeout=30, return_when=asyncio.FIRST_COMPLETED)
         for each in waiting:
             each.cancel()
@@ -76,7 +77,7 @@ def test_the_queue_holds_the_tokens_of_the_configuration(model, model_dir):
 
 @pytest.mark.parametrize("cpus", [1, 3])
 def test_a_replica_runs_as_many_batches_at_a_time_as_it_has_cpus(model, model_dir, cpus):
-    service = FillMaskService(model, FillMaskAppConfig(model_dir=model_dir, num_cpus=cpus))
+    service = ModelService(model, FillMaskAppConfig(model_dir=model_dir, num_cpus=cpus))
     assert service._threads.cpus == cpus
     asyncio.run(service.close())
 
@@ -130,16 +131,16 @@ def test_a_replica_has_the_name_and_the_type_of_the_configuration(replica, dtype
 
 
 def test_times_in_the_headers_are_milliseconds(model, model_dir, monkeypatch):
-    service = FillMaskService(model, FillMaskAppConfig(model_dir=model_dir))
+    service = ModelService(model, FillMaskAppConfig(model_dir=model_dir))
     with TestClient(create_api(Models(service))) as client:
         client.post("/score", json={"input_data": [TEXT]})
-        answer = FillMaskService.answer
+        answer = ModelService.answer
 
-        async def slow(self: Any, queries: Any) -> Any:
-            answers, served = await answer(self, queries)
+        async def slow(self: Any, queries: Any, budget: Any) -> Any:
+            answers, served = await answer(self, queries, budget)
             return answers, SimpleNamespace(tokens=served.tokens, queue_s=0.25, inference_s=1.5)
 
-        monkeypatch.setattr(FillMaskService, "answer", slow)
+        monkeypatch.setattr(ModelService, "answer", slow)
         headers = client.post("/score", json={"input_data": [TEXT]}).headers
     assert (float(headers["x-queue-time"]), float(headers["x-inference-time"])) == (250.0, 1500.0)
 

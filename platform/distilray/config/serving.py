@@ -42,6 +42,7 @@ class LimitsConfig(Config):
 class FillMaskAppConfig(Config):
     """The argument of `serve.app:build_app`."""
 
+    task: str = Field(default="fill-mask", description="what requests ask of the models: a row of serve/routes.py")
     model_dir: InputDir = Field(description="model folder, or run of a training job, on every node")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",

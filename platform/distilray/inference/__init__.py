@@ -1,1 +1,1 @@
-"""Texts in, the most probable tokens out; knows neither HTTP nor Ray."""
+"""Inference on texts, with models of any format; knows neither HTTP nor Ray."""

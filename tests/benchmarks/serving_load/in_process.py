@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 
-from distilray.inference.encoding import EncodedQuery, Query
-from distilray.inference.fill_mask import FillMask
+from distilray.inference.tasks.fill_mask import EncodedQuery, FillMask, Query
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode, load_masked_lm
 from tests.benchmarks.serving_load.measures import percentiles

@@ -9,12 +9,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from distilray.config.serving import FillMaskAppConfig
-from distilray.inference.fill_mask import FillMask
+from distilray.inference.tasks.fill_mask import FillMask
 from serve.errors import ERROR_TYPES
-from serve.fill_mask import FillMaskService
 from serve.models import Models
 from serve.routes import create_api
-from serve.telemetry.recorder import Telemetry
+from serve.service import ModelService
+from serve.telemetry.metrics import Telemetry
 
 TEXT = "paris is [MASK] of france"
 TWO = "[MASK] is a [MASK]"
@@ -41,9 +41,9 @@ def assert_close(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> No
     assert [one["score"] for one in ours] == pytest.approx([one["score"] for one in theirs], abs=1e-5)
 
 
-def service_of(model: Any, model_dir: str, **limits: Any) -> FillMaskService:
+def service_of(model: Any, model_dir: str, **limits: Any) -> ModelService:
     """A service, not started."""
-    return FillMaskService(model, FillMaskAppConfig.model_validate({"model_dir": model_dir, "limits": limits}))
+    return ModelService(model, FillMaskAppConfig.model_validate({"model_dir": model_dir, "limits": limits}))
 
 
 class GatedModel:
@@ -60,11 +60,11 @@ class GatedModel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def predict(self, encoded: Any) -> Any:
+    def run(self, encoded: Any) -> Any:
         self.batches.append(len(encoded))
         if self.forwards:
             assert self.gate.wait(30)
-        return self._model.predict(encoded)
+        return self._model.run(encoded)
 
     @property
     def forwards(self) -> list[int]:
@@ -75,7 +75,7 @@ class GatedModel:
 @contextlib.contextmanager
 def gated_client(
     model: FillMask, model_dir: str, *, telemetry: Telemetry | None = None, **limits: Any
-) -> Iterator[tuple[GatedModel, FillMaskService, TestClient]]:
+) -> Iterator[tuple[GatedModel, ModelService, TestClient]]:
     """A client of a service whose model is gated; the gate opens at the end."""
     gated = GatedModel(model)
     service = service_of(gated, model_dir, **limits)

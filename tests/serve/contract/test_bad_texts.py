@@ -104,7 +104,7 @@ def test_a_fault_is_500_with_its_request_id_and_neither_detail_nor_input_in_the_
     def fail(*_):
         raise RuntimeError(secret)
 
-    monkeypatch.setattr(service.model, "predict", fail)
+    monkeypatch.setattr(service.task, "run", fail)
     response = client.post(FILL, json={"inputs": TEXT})
     assert_error(response, 500)
     assert SECRET not in response.text + caplog.text

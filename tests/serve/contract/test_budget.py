@@ -8,8 +8,9 @@ import tracemalloc
 
 import pytest
 
-from serve.fill_mask import FillMaskService
+from serve.budget import Budget
 from serve.schemas import AzureRequest, FillMaskRequest
+from serve.service import ModelService
 from tests.serve.contract.asking import FILL, JSON, SCORE, TEXT, assert_error, gated_client, in_threads, service_of
 from tests.serve.waiting import wait_for
 
@@ -117,10 +118,10 @@ class SlowParts:
 def test_a_health_check_waits_neither_for_tokenization_nor_for_decoding(model, model_dir, slow):
     async def scenario():
         parts = SlowParts(model, slow)
-        service: FillMaskService = service_of(parts, model_dir)
+        service: ModelService = service_of(parts, model_dir)
         await service.start()
         body = FillMaskRequest(inputs=["x [MASK]"] * 32)
-        request = asyncio.create_task(service.answer(body.queries()))
+        request = asyncio.create_task(service.answer(body.queries(), Budget()))
         while not parts.waits:
             await asyncio.sleep(0.001)
         await service.check_health(timeout_s=5)

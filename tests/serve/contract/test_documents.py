@@ -7,7 +7,7 @@ import pytest
 
 from distilray.config.serving import LimitsConfig
 from serve.errors import ERROR_TYPES, TYPES_OF_STATUS
-from serve.telemetry.instruments import INSTRUMENTS
+from serve.telemetry.metrics import INSTRUMENTS
 from tests.serve.contract.asking import FILL, JSON, SCORE
 
 ROW = re.compile(r"^\| *(.+?) *\|$", re.MULTILINE)

@@ -10,10 +10,10 @@ import pytest
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from distilray.config.serving import FillMaskAppConfig
-from distilray.inference.fill_mask import FillMask
-from serve.fill_mask import FillMaskService
+from distilray.inference.tasks.fill_mask import FillMask
 from serve.models import Models
 from serve.routes import create_api
+from serve.service import ModelService
 from tests.distilray.inference.tiny_models import WORDS, write_tiny_model
 from tests.serve.contract.asking import FILL, assert_close
 
@@ -56,7 +56,7 @@ class Peer:
     async def _answers(self, bodies: list[dict[str, Any]], at_once: int) -> list[Any]:
         config = FillMaskAppConfig.model_validate({"model_dir": self._model_dir, "limits": {"max_items": INPUTS}})
         self.batches = []
-        service = FillMaskService(
+        service = ModelService(
             self._model, config, report=lambda batch: self.batches.append((len(batch.queue_s), batch.rows))
         )
         api, places = create_api(Models(service)), asyncio.Semaphore(at_once)

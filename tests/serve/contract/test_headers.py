@@ -2,9 +2,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from distilray.config.serving import FillMaskAppConfig
-from serve.fill_mask import FillMaskService
 from serve.models import Models
 from serve.routes import create_api
+from serve.service import ModelService
 from tests.serve.contract.asking import FILL, LIMITS, TEXT, assert_error
 
 
@@ -42,7 +42,7 @@ def test_probes_and_info_answer(client, model):
 
 
 def test_readyz_is_503_with_retry_after_before_the_warm_up(model, model_dir):
-    client = TestClient(create_api(Models(FillMaskService(model, FillMaskAppConfig(model_dir=model_dir)))))
+    client = TestClient(create_api(Models(ModelService(model, FillMaskAppConfig(model_dir=model_dir)))))
     response = client.get("/readyz")
     assert_error(response, 503)
     assert int(response.headers["retry-after"]) >= 1

@@ -3,7 +3,7 @@
 import pytest
 from starlette.testclient import TestClient
 
-from distilray.inference.fill_mask import FillMask
+from distilray.inference.tasks.fill_mask import FillMask
 from serve.errors import ApiError
 from serve.models import Models
 from serve.routes import create_api
@@ -63,9 +63,9 @@ def test_the_default_model_answers_with_and_without_its_name(client, model, load
 @pytest.mark.parametrize(("path", "key"), FORMS)
 def test_another_model_is_loaded_and_answers_by_itself(client, teacher, loads, path, key):
     response = client.post(path, json={key: [TEXT], "model": "teacher"})
-    best = teacher.model.fill([TEXT])[0][0][0].token_str
+    best = teacher.task.fill([TEXT])[0][0][0].token_str
     assert best in response.text
-    assert response.headers["x-model-revision"] == teacher.model.revision
+    assert response.headers["x-model-revision"] == teacher.task.revision
     assert loads == ["teacher"]
 
 

@@ -1,9 +1,9 @@
 import pytest
 
 from distilray.config.serving import FillMaskAppConfig
-from serve.fill_mask import FillMaskService
 from serve.models import Models
 from serve.routes import create_api
+from serve.service import ModelService
 from tests.serve.page.browser import CHROMIUM, Browser
 from tests.serve.page.stand_in import StandIn
 from tests.serve.server_thread import listening
@@ -48,6 +48,6 @@ def pair():
 @pytest.fixture(scope="session")
 def site(model, model_dir):
     """Address of the real application over the tiny model."""
-    service = FillMaskService(model, FillMaskAppConfig(model_dir=model_dir))
+    service = ModelService(model, FillMaskAppConfig(model_dir=model_dir))
     with listening(create_api(Models(service, name="tiny"))) as address:
         yield address

@@ -1,7 +1,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.telemetry.recorder import Telemetry
+from serve.telemetry.metrics import Telemetry
 
 
 @pytest.fixture

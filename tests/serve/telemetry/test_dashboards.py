@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serve.telemetry.instruments import INSTRUMENTS
+from serve.telemetry.metrics import INSTRUMENTS
 
 FOLDER = Path("serve/dashboards")
 DASHBOARD = json.loads((FOLDER / "fill_mask.json").read_text(encoding="utf-8"))

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from serve.telemetry.json_lines import JsonLines, log_json, redact
-from serve.telemetry.recorder import RequestRecord
-from serve.telemetry.request_log import RequestLog
+from serve.telemetry.metrics import RequestRecord
+from serve.telemetry.requests import RequestLog
 
 KEY = "0123456789abcdef-KEY"
 

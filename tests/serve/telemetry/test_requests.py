@@ -5,16 +5,15 @@ from fastapi import FastAPI, Request, Response
 from starlette.testclient import TestClient
 
 from distilray.config.serving import FillMaskAppConfig
-from serve.admission.limits import Admission, Capacity, RequestEnvelope
 from serve.errors import ApiError, api_error_response
-from serve.fill_mask import FillMaskService
+from serve.limits import Admission, Capacity, RequestEnvelope
 from serve.models import Models
 from serve.page.routes import page_routes
-from serve.routes import create_api
-from serve.telemetry.exposition import metrics_routes
-from serve.telemetry.paths import route_of
-from serve.telemetry.requests import RequestMetrics, note
+from serve.routes import create_api, metrics_routes
+from serve.service import ModelService
+from serve.telemetry.requests import RequestMetrics, note, route_of
 
+PATHS = frozenset({"/score"})
 SECRET = "SECRET"
 
 
@@ -40,7 +39,7 @@ def client(telemetry, records):
 
     api.include_router(metrics_routes(telemetry))
     api.add_middleware(Admission, capacity=Capacity(max_requests=1, max_body_bytes=100), body_timeout_s=10)
-    api.add_middleware(RequestMetrics, telemetry=telemetry, log=records.append)
+    api.add_middleware(RequestMetrics, telemetry=telemetry, task_paths=PATHS, log=records.append)
     api.add_middleware(RequestEnvelope)
     return TestClient(api, raise_server_exceptions=False)
 
@@ -133,13 +132,13 @@ def scope_of(path, root=""):
     ],
 )
 def test_a_path_has_its_route_wherever_the_application_is_mounted(path, root, route):
-    assert route_of(scope_of(path, root)) == route
+    assert route_of(scope_of(path, root), PATHS) == route
 
 
 def test_every_route_of_the_service_is_known(model, model_dir):
-    api = create_api(Models(FillMaskService(model, FillMaskAppConfig(model_dir=model_dir))))
+    api = create_api(Models(ModelService(model, FillMaskAppConfig(model_dir=model_dir))))
     paths = {*api.openapi()["paths"], *(route.path for route in page_routes().routes)}
-    assert not [path for path in paths if route_of(scope_of(path)) == "other"]
+    assert not [path for path in paths if not api.state.front.has_route(scope_of(path))]
 
 
 # Clients that leave
@@ -153,7 +152,7 @@ def run(app, telemetry, records, *, receive=None):
         await asyncio.sleep(60)
 
     async def main():
-        watched = RequestMetrics(app, telemetry, log=records.append)
+        watched = RequestMetrics(app, telemetry, task_paths=PATHS, log=records.append)
         task = asyncio.create_task(watched(scope_of("/score"), receive or nothing, send))
         await asyncio.sleep(0.01)
         task.cancel()

@@ -7,9 +7,9 @@ from collections import OrderedDict
 
 import pytest
 
-from serve import other_models
+from serve import models as module
 from serve.errors import ApiError
-from serve.other_models import OtherModels
+from serve.models import ModelCache
 
 FOLDERS = {"one": "/one", "two": "/two", "torn": "/torn"}
 
@@ -55,12 +55,12 @@ def one_place(load):
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(other_models, "_HANDOVER_S", 0.02)
-    monkeypatch.setattr(other_models, "_POLL_S", 0.005)
+    monkeypatch.setattr(module, "_HANDOVER_S", 0.02)
+    monkeypatch.setattr(module, "_POLL_S", 0.005)
 
 
 def models(starts, patience_s=5.0, clock=lambda: 0.0):
-    return OtherModels(FOLDERS, starts, cache=one_place, patience_s=patience_s, clock=clock)
+    return ModelCache(FOLDERS, starts, cache=one_place, patience_s=patience_s, clock=clock)
 
 
 def in_loop(test):

@@ -5,8 +5,8 @@ import json
 import pytest
 from starlette.responses import PlainTextResponse
 
-from serve.admission.limits import Admission, Capacity, RequestEnvelope
-from serve.telemetry.recorder import Telemetry
+from serve.limits import Admission, Capacity, RequestEnvelope
+from serve.telemetry.metrics import Telemetry
 from serve.telemetry.requests import RequestMetrics
 from tests.serve.contract.asking import assert_error
 from tests.serve.contract.raw_asgi import LEFT, ask, parts
@@ -146,7 +146,7 @@ def test_a_server_that_cannot_read_on_has_lost_its_client():
         raise AssertionError
 
     scope = {"type": "http", "method": "POST", "path": "/score", "headers": []}
-    asyncio.run(RequestMetrics(served.admission, telemetry)(scope, receive, unreachable))
+    asyncio.run(RequestMetrics(served.admission, telemetry, task_paths=())(scope, receive, unreachable))
     assert 'status="499"' in telemetry.replica.expose("")[0].decode()
 
 

@@ -7,10 +7,9 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from distilray.errors import InputError
-from distilray.inference.encoding import Query
-from distilray.inference.fill_mask import FillMask
+from distilray.inference.encoding import InputTextError
 from distilray.inference.model_folder import choose_dtype
-from distilray.inference.text_errors import InputTextError
+from distilray.inference.tasks.fill_mask import FillMask, Query
 from tests.distilray.inference.tiny_models import MAX_LENGTH, WORDS, write_tiny_model
 from tests.distilray.models.export.small_onnx import write_small_onnx
 

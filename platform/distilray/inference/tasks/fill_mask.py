@@ -1,6 +1,8 @@
 """Fill-mask: the most probable tokens at the masks of a text, equal to `transformers`' pipeline and far faster."""
 
+import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +12,12 @@ from torch import Tensor
 from distilray.errors import InputError
 from distilray.inference.batching import length_sorted_batches, padded
 from distilray.inference.decoding import TokenDecoder
-from distilray.inference.encoding import EncodedQuery, Query, TextEncoder
+from distilray.inference.encoding import InputTextError, TextEncoder
 from distilray.inference.masked_logits import MaskedLogits
 from distilray.inference.model_folder import check_model_folder, choose_dtype, load_tokenizer, revision_hash
 from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.inference.packed_model import PackedMaskedLM
+from distilray.inference.tasks.base import Task, TextQuery
 from distilray.models.architectures import architecture_of
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.model_source import is_onnx
@@ -25,6 +28,47 @@ MAX_TOKENS = 4096
 _MASKS_AT_ONCE = 128
 # Of a candidate as JSON, without its filled text.
 _CANDIDATE_BYTES = 100
+# Lists of targets whose ids are kept: a request is encoded in several parts, and clients repeat their targets.
+_CACHED_TARGETS = 8
+_NAMED_TARGETS = 10
+
+
+@dataclass(frozen=True)
+class Query(TextQuery):
+    """One text and the parameters of its candidates.
+
+    Attributes:
+        text: holds the model's mask token at least once.
+        top_k: candidates per mask; fewer come back when there are fewer targets or words.
+        targets: only these tokens are candidates; each must be a single token of the vocabulary once normalized.
+        sequences: whether candidates carry the filled text; without it `sequence` is empty and less work is done.
+    """
+
+    top_k: int = 5
+    targets: tuple[str, ...] | None = None
+    sequences: bool = True
+
+
+@dataclass(frozen=True)
+class EncodedQuery:
+    """A query as token ids.
+
+    Attributes:
+        input_ids: with the special tokens, unpadded.
+        mask_positions: indices of the masks in `input_ids`, ascending, at least one.
+        target_ids: vocabulary ids that the candidates are limited to.
+    """
+
+    query: Query
+    input_ids: tuple[int, ...]
+    mask_positions: tuple[int, ...]
+    target_ids: tuple[int, ...] | None
+
+    @property
+    def candidates(self) -> int:
+        """Number of candidates asked for, over all masks."""
+        allowed = self.query.top_k if self.target_ids is None else min(self.query.top_k, len(self.target_ids))
+        return len(self.mask_positions) * allowed
 
 
 class Candidate(NamedTuple):
@@ -44,19 +88,25 @@ Prediction = list[tuple[list[float], list[int]]]
 """Per mask of a text, in order of position: scores and vocabulary ids of the candidates, the most probable first."""
 
 
-class FillMask:
+class FillMask(Task[Query, EncodedQuery, Prediction, Answer]):
     """A masked language model with its tokenizer; make one with `FillMask.load`.
 
     Threads may share it; torch works with as many threads as the calling one has set for itself.
     """
 
+    name = "fill-mask"
+
     def __init__(self, model: MaskedLogits, tokenizer: Any, *, revision: str, dtype: str) -> None:
-        self.revision, self.dtype = revision, dtype
-        self.architecture = architecture_of(model.config).masked_lm
+        architecture = architecture_of(model.config).masked_lm
+        super().__init__(architecture=architecture, revision=revision, dtype=dtype)
         self.max_length: int = min(tokenizer.model_max_length, model.config.max_position_embeddings)
         self._model = model
         self._pad_id: int = tokenizer.pad_token_id or 0
+        self.mask_token: str = tokenizer.mask_token
+        self._mask_token_id: int = tokenizer.mask_token_id
+        self._unknown_token_id: int | None = tokenizer.unk_token_id
         self._encoder = TextEncoder(tokenizer, max_length=self.max_length)
+        self._target_ids = functools.lru_cache(_CACHED_TARGETS)(self._encode_targets)
         self._decoder = TokenDecoder(tokenizer, pad_id=self._pad_id)
         vocabulary = tokenizer.get_vocab()
         # Indexed by id; each with the space before the token.
@@ -90,18 +140,13 @@ class FillMask:
         return cls(model, tokenizer, revision=revision, dtype=str(model.dtype).removeprefix("torch."))
 
     @property
-    def mask_token(self) -> str:
-        """The token that marks a place to fill."""
-        return self._encoder.mask_token
+    def probe(self) -> Query:
+        """A short text with one mask."""
+        return Query(f"a {self.mask_token} probe.", top_k=1)
 
-    @property
-    def batch_invariant(self) -> bool:
-        """Whether answers do not depend on the other texts of a batch.
-
-        In float32 a score changes by less than 1e-5 of the probability range, and candidates change their order only
-        where their scores are that close. bfloat16 rounds more coarsely, and int8 chooses its scales per batch.
-        """
-        return self.dtype == "float32"
+    def info(self) -> dict[str, object]:
+        """Return the properties that clients can ask for."""
+        return {**super().info(), "mask_token": self.mask_token, "max_length": self.max_length}
 
     def fill(self, texts: Sequence[str], *, top_k: int = 5, targets: Sequence[str] | None = None) -> list[Answer]:
         """Candidates for every mask of every text, in the order of the texts.
@@ -113,19 +158,25 @@ class FillMask:
         return self.fill_encoded(self.encode([Query(text, top_k, limited) for text in texts]))
 
     def encode(self, queries: Sequence[Query]) -> list[EncodedQuery]:
-        """The queries as token ids; all errors of input are raised here, none by `fill_encoded`.
+        """Return the queries as token ids; targets that queries share are tokenized once.
 
         Raises:
-            InputTextError: for the first query that cannot be filled.
+            InputTextError: for the first query that cannot be filled, or targets that are not tokens.
         """
-        return self._encoder.encode(queries)
+        texts = self._encoder.token_ids([query.text for query in queries])
+        distinct = {query.targets for query in queries if query.targets is not None}
+        target_ids = {targets: self._target_ids(targets) for targets in distinct}
+        return [
+            self._encoded(index, query, input_ids, None if query.targets is None else target_ids[query.targets])
+            for index, (query, input_ids) in enumerate(zip(queries, texts, strict=True))
+        ]
 
     def fill_encoded(self, encoded: Sequence[EncodedQuery]) -> list[Answer]:
         """Candidates for every mask of every query; each query has its own `top_k` and targets."""
-        return [self.decode(query, best) for query, best in zip(encoded, self.predict(encoded), strict=True)]
+        return [self.decode(query, best) for query, best in zip(encoded, self.run(encoded), strict=True)]
 
     @torch.inference_mode()
-    def predict(self, encoded: Sequence[EncodedQuery]) -> list[Prediction]:
+    def run(self, encoded: Sequence[EncodedQuery]) -> list[Prediction]:
         """Scores and ids of the best tokens for every mask of every query: the work of the model alone."""
         predictions: list[Prediction] = [[] for _ in encoded]
         lengths = [len(query.input_ids) for query in encoded]
@@ -144,6 +195,36 @@ class FillMask:
         """Estimated size of the answer to a query as JSON, before anything is computed."""
         sequence = sum(map(self._token_bytes.__getitem__, encoded.input_ids)) if encoded.query.sequences else 0
         return encoded.candidates * (_CANDIDATE_BYTES + sequence)
+
+    def _encode_targets(self, targets: Sequence[str]) -> tuple[int, ...]:
+        """Return the vocabulary ids of the targets, without duplicates."""
+        if not targets:
+            raise InputTextError("targets", 0, "missing; give at least one word", target=True)
+        pieces = self._encoder.token_ids(targets, target=True)
+        tokens = [self._single_token(target, ids) for target, ids in zip(targets, pieces, strict=True)]
+        unknown = [index for index, token in enumerate(tokens) if token is None]
+        if unknown:
+            others = ", ".join(map(str, unknown[1:_NAMED_TARGETS]))
+            problem = "not a single token of the vocabulary; replace or remove it"
+            problem += f" (the same for {others}{', ...' if len(unknown) > _NAMED_TARGETS else ''})" if others else ""
+            raise InputTextError("targets", unknown[0], problem, target=True)
+        # The order of candidates with equal scores, as in the pipeline.
+        return tuple({token for token in tokens if token is not None})
+
+    def _single_token(self, target: str, ids: Sequence[int]) -> int | None:
+        token = self._encoder.token_id(target)
+        if token is None and len(ids) == 1 and ids[0] != self._unknown_token_id:
+            token = ids[0]
+        return token
+
+    def _encoded(
+        self, index: int, query: Query, input_ids: Sequence[int], target_ids: tuple[int, ...] | None
+    ) -> EncodedQuery:
+        masks = tuple(position for position, token in enumerate(input_ids) if token == self._mask_token_id)
+        if not masks:
+            raise InputTextError("no_mask", index, f"no mask token; write {self.mask_token} where a word is wanted")
+        self._encoder.check_length(index, input_ids)
+        return EncodedQuery(query, tuple(input_ids), masks, target_ids)
 
     def _best(self, queries: Sequence[EncodedQuery]) -> Iterator[tuple[list[float], list[int]]]:
         """Scores and ids of the best tokens that its query allows, for every mask in order."""

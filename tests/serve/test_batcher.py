@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from distilray.inference.encoding import EncodedQuery, Query
-from serve.admission.batcher import MicroBatcher
+from distilray.inference.tasks.fill_mask import EncodedQuery, Query
+from serve.batcher import MicroBatcher
 from serve.errors import ApiError
 
 

@@ -6,9 +6,9 @@ from fastapi import FastAPI, Request, Response
 from starlette.testclient import TestClient
 
 from distilray.errors import InputError
-from serve.admission import keys as module
-from serve.admission.keys import ApiKeys, RequireKey, document_keys, keys_from_environment
-from serve.admission.limits import Admission, Capacity, RequestEnvelope
+from serve import auth as module
+from serve.auth import ApiKeys, RequireKey, document_keys, keys_from_environment
+from serve.limits import Admission, Capacity, RequestEnvelope
 
 KEY, OTHER = "first-key-0123456789", "second-key-987654321"
 OPEN = ["/", "/healthz", "/readyz", "/metrics", "/ui", "/ui/page.js", "/docs", "/docs/docs.js", "/openapi.json"]

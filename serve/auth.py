@@ -1,4 +1,4 @@
-"""Who may ask: API keys, from the environment or a file, checked before anything of a request is read."""
+"""API-key authentication: keys from the environment or a file, checked before anything of a request is read."""
 
 import hashlib
 import hmac
@@ -10,9 +10,8 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distilray.errors import InputError
-from serve.errors import ERROR_TYPES, ApiError, api_error_response
-from serve.schemas import ErrorBody
-from serve.telemetry.paths import in_folder, path_of
+from serve.errors import ERROR_TYPES, ApiError, ErrorBody, api_error_response
+from serve.telemetry.requests import in_folder, path_of
 
 KEYS, KEYS_FILE = "DISTILRAY_API_KEYS", "DISTILRAY_API_KEYS_FILE"
 _MIN_CHARS = 16

@@ -8,12 +8,12 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from distilray.inference.encoding import EncodedQuery
-from distilray.inference.fill_mask import Prediction
+from distilray.inference.tasks.base import EncodedText
 from serve.errors import overloaded
 
-Run = Callable[[Sequence[EncodedQuery], bool], Awaitable[list[Prediction]]]
+Run = Callable[[Sequence[EncodedText], bool], Awaitable[list[Any]]]
 Report = Callable[["BatchReport"], None]
 # Weight of the newest batch in the running mean of tokens/s.
 _NEWEST = 0.2
@@ -40,7 +40,7 @@ class Served:
         inference_s: time of its batches, in seconds.
     """
 
-    predictions: list[Prediction]
+    predictions: list[Any]
     tokens: int
     queue_s: float
     inference_s: float
@@ -68,7 +68,7 @@ class BatchReport:
 class _Request:
     """A request, of which `started` queries have been put into batches and `finished` have predictions."""
 
-    queries: Sequence[EncodedQuery]
+    queries: Sequence[EncodedText]
     since: float
     done: asyncio.Future[Served]
     started: int = 0
@@ -77,7 +77,7 @@ class _Request:
     inference_s: float = 0.0
 
     def __post_init__(self) -> None:
-        self.predictions: list[Prediction] = [[] for _ in self.queries]
+        self.predictions: list[Any] = [[] for _ in self.queries]
         self.waiting_tokens = self.tokens = _tokens(self.queries)
 
     @property
@@ -91,7 +91,7 @@ class _Slice:
 
     request: _Request
     first: int
-    queries: Sequence[EncodedQuery]
+    queries: Sequence[EncodedText]
 
 
 class MicroBatcher:
@@ -159,7 +159,7 @@ class MicroBatcher:
             each.done.cancel()
         self._queue.clear()
 
-    async def submit(self, queries: Sequence[EncodedQuery]) -> Served:
+    async def submit(self, queries: Sequence[EncodedText]) -> Served:
         """The predictions, in the order of the queries.
 
         Raises:
@@ -268,7 +268,7 @@ def _take(request: _Request, max_rows: int, max_tokens: int) -> _Slice:
     return _Slice(request, first, request.queries[first : request.started])
 
 
-def _record(part: _Slice, predictions: Sequence[Prediction], began: float, took: float) -> None:
+def _record(part: _Slice, predictions: Sequence[Any], began: float, took: float) -> None:
     """Store the predictions of a slice, and resolve its request when they are complete."""
     request = part.request
     if not part.first:
@@ -285,5 +285,5 @@ def _rows(batch: Sequence[_Slice]) -> int:
     return sum(len(each.queries) for each in batch)
 
 
-def _tokens(queries: Sequence[EncodedQuery]) -> int:
+def _tokens(queries: Sequence[EncodedText]) -> int:
     return sum(len(query.input_ids) for query in queries)

@@ -1,4 +1,4 @@
-"""ASGI middleware: request ids, catch-all error handler, complete bodies of bounded size, admission control."""
+"""What every request passes: ids, catch-all error handler, complete JSON bodies of bounded size, admission control."""
 
 import asyncio
 import logging
@@ -6,7 +6,11 @@ import re
 import threading
 import traceback
 import uuid
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +24,8 @@ _LOG = logging.getLogger(LOGGER)
 _PLAIN_ID = re.compile(PLAIN_ID.encode())
 # Bodies up to this size may arrive in any number; larger ones share a budget of this many bodies of the maximum size.
 _SMALL_BODY_BYTES, _LARGEST_BODIES = 64 * 1024, 32
+# Texts with more brackets have too many tokens.
+_MAX_CONTAINERS = 50_000
 _ID_MARK = "request-id-mark"
 
 
@@ -176,6 +182,37 @@ class Admission:
         await send({"type": "http.response.body", "body": body})
 
 
+class JsonRequest(Request):
+    """A request whose body is parsed only if it has few lists and objects, which cost a hundred times their bytes."""
+
+    async def json(self) -> Any:
+        """The parsed body.
+
+        Raises:
+            ApiError: 422 for more lists and objects than any valid request has.
+        """
+        body = await self.body()
+        containers = body.count(b"]") + body.count(b"}")
+        if containers > _MAX_CONTAINERS:
+            message = f"{containers:,} closing brackets; send at most {_MAX_CONTAINERS:,}"
+            raise ApiError(422, message, error_type="TooExpensive")
+        return await super().json()
+
+
+class JsonRoute(APIRoute):
+    """A route of POST for JSON bodies only, which refuses others before it parses anything."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The route's handler behind the check."""
+        handler = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            _check_media_type(request.headers)
+            return await handler(JsonRequest(request.scope, request.receive))
+
+        return checked
+
+
 def _no_room() -> ApiError:
     return overloaded("the service has no room for more requests; try again later", retry_after_s=1)
 
@@ -188,3 +225,12 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return pending.pop() if pending else await receive()
 
     return replayed
+
+
+def _check_media_type(headers: Mapping[str, str]) -> None:
+    media_type, _, parameters = headers.get("content-type", "").partition(";")
+    charset = parameters.strip().lower().removeprefix("charset=").strip("\"'")
+    if media_type.strip().lower() != "application/json" or charset not in {"", "utf-8", "utf8"}:
+        raise ApiError(415, "send content-type: application/json, in UTF-8")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError(415, "send the body without content-encoding")

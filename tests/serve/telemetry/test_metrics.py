@@ -2,9 +2,8 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.admission.batcher import BatchReport
-from serve.telemetry.instruments import INSTRUMENTS
-from serve.telemetry.recorder import RequestRecord, Telemetry
+from serve.batcher import BatchReport
+from serve.telemetry.metrics import INSTRUMENTS, RequestRecord, Telemetry
 
 REQUEST = RequestRecord("id", "POST", "/score", "/score", 429, "Overloaded", 0.03, model="student")
 BATCH = BatchReport(rows=3, tokens=40, queue_s=(0.002, 0.2), inference_s=0.03, queued_tokens=7)

@@ -1,0 +1,1 @@
+"""Tasks at inference, one module each."""

@@ -1,1 +1,0 @@
-"""Which requests are let in, and which of them share a forward."""
