@@ -102,7 +102,7 @@ def extract_part(
     """Read a part, write its documents and what is in quarantine, and return its counts."""
     # Pages become many small objects without cycles, which the collector would visit again and again.
     gc.set_threshold(20_000, 10, 10)
-    work = _Extraction(part, config, screen, clock)
+    work = Extraction(part, config, screen, clock)
     began = time.process_time()
     with storage.FileWriter(part_file(folder, part.number)) as file:
         with pq.ParquetWriter(file, work.schema, compression="zstd") as writer:
@@ -133,8 +133,8 @@ def work_schema(config: BuildCorpusConfig) -> pa.Schema:
     return pa.schema([*DOCUMENTS, *_COUNTED, *[pa.field(name, kind) for name, kind in bands + signature]])
 
 
-class _Extraction:
-    """The work on one part. `facts` and `quarantine` are complete when `batches` has ended."""
+class Extraction:
+    """Documents of one part. `facts` and `quarantine` are complete when `batches` has ended."""
 
     def __init__(self, part: Part, config: BuildCorpusConfig, screen: Screen, clock: Callable[[], float]) -> None:
         self.schema = work_schema(config)

@@ -71,14 +71,7 @@ class Shard:
         Raises:
             InputError: torn file, or another schema.
         """
-        try:
-            reader = pa.ipc.open_file(pa.memory_map(path))
-            check_schema(reader.schema, EXAMPLES, name)
-            batch = reader.get_batch(0)
-        except InputError:
-            raise
-        except (ValueError, OSError) as error:  # of Arrow, or of a type of Ray that the file names
-            raise InputError(f"{name}: not a whole Arrow file ({error}); run jobs.encode_corpus again") from None
+        batch = _mapped_batch(path, name)
         return cls(
             example_id=batch.column("example_id").to_numpy(),
             input_ids=_ragged(batch.column("input_ids")),
@@ -88,6 +81,17 @@ class Shard:
             document_b=batch.column("document_b").to_numpy(),
             trimmed=batch.column("trimmed").to_numpy(),
         )
+
+
+def _mapped_batch(path: str, name: str) -> pa.RecordBatch:
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(path))
+        check_schema(reader.schema, EXAMPLES, name)
+        return reader.get_batch(0)
+    except InputError:
+        raise
+    except (ValueError, OSError) as error:  # of Arrow, or of a type of Ray that the file names
+        raise InputError(f"{name}: not a whole Arrow file ({error}); run jobs.encode_corpus again") from None
 
 
 def _ragged(column: pa.ListArray) -> Ragged:
@@ -193,10 +197,9 @@ class ShardSet:
         self._outputs.check_sizes(self.names)
         if verify:
             self.verify(np.arange(len(self)))
-        masking = MaskingConfig.model_validate(manifest["config"]["masking"])
-        self.masker = (
-            self._masker(masking, manifest["config"]["seed"]) if masking.dynamic and split == "train" else None
-        )
+        self._seed: int = manifest["config"]["seed"]
+        self._masking = MaskingConfig.model_validate(manifest["config"]["masking"])
+        self.masker = self.read_masker() if self._masking.dynamic and split == "train" else None
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -213,6 +216,15 @@ class ShardSet:
     def token_counts(self) -> NDArray[np.int64]:
         """(vocabulary size,) how often each id occurs in the train documents."""
         return np.array(json.loads(self._outputs.read(COUNTS_FILE))["counts"], np.int64)
+
+    def read_masker(self) -> Masker:
+        """Return the masker of the run: with epoch 0 it draws the masks that its shards hold, if they hold any."""
+        vocabulary = vocabulary_of(self._outputs.read(TOKENIZER_FILE).decode())
+        return Masker(vocabulary, self._masking, self._seed, self.token_counts())
+
+    def table(self, index: int) -> pa.Table:
+        """Return the rows of a shard, mapped from its file, in schema `EXAMPLES`."""
+        return pa.Table.from_batches([_mapped_batch(*self._file(index))])
 
     def lengths(self, rows: Rows) -> NDArray[np.int64]:
         """(rows,) tokens of each row."""
@@ -266,13 +278,13 @@ class ShardSet:
         if index in self._open:
             self._open.move_to_end(index)
             return self._open[index]
-        name = self.names[index]
-        uri = storage.join(self.folder, name)
-        self._open[index] = Shard.open(str(self._cache.path(uri, self._outputs.entries[name])), uri)
+        self._open[index] = Shard.open(*self._file(index))
         if len(self._open) > _OPEN_SHARDS:
             self._open.popitem(last=False)
         return self._open[index]
 
-    def _masker(self, masking: MaskingConfig, seed: int) -> Masker:
-        vocabulary = vocabulary_of(self._outputs.read(TOKENIZER_FILE).decode())
-        return Masker(vocabulary, masking, seed, self.token_counts())
+    def _file(self, index: int) -> tuple[str, str]:
+        """Return the local file of a shard, and its URI."""
+        name = self.names[index]
+        uri = storage.join(self.folder, name)
+        return str(self._cache.path(uri, self._outputs.entries[name])), uri

@@ -57,9 +57,14 @@ def row_document(row: Row, key: str, title: str, text: str, *, max_bytes: int) -
 
 
 class CutShortError(InputError):
-    """A file whose end is missing or damaged. What is there is read if `faults.max_bad_fraction` is raised."""
+    """A file whose end is missing or damaged. What is there is read if `faults.max_bad_fraction` is raised.
+
+    Attributes:
+        fault: the file, and what is wrong with it.
+    """
 
     def __init__(self, uri: str, fault: str) -> None:
+        self.fault = f"{uri}: {fault}"
         super().__init__(
-            f"{uri}: {fault}; fetch the dump again, or raise faults.max_bad_fraction to use the part that is there"
+            f"{self.fault}; fetch the dump again, or raise faults.max_bad_fraction to use the part that is there"
         )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distilray.errors import InputError
@@ -53,15 +54,24 @@ class Corpus:
 
 
 def read_sentences(uri: str, start: int, stop: int) -> Iterator[list[list[str]]]:
-    """The sentences of the documents [start, stop) of a file, a row group at a time; other groups are not read.
+    """Yield the sentences of the documents [start, stop) of a file, as `document_tables` reads them."""
+    for table in document_tables(uri, start, stop, columns=["sentences"]):
+        yield table.column("sentences").to_pylist()
+
+
+def document_tables(uri: str, start: int, stop: int, *, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the documents [start, stop) of a file, a row group at a time; other groups are not read.
+
+    Args:
+        columns: of schema `DOCUMENTS`; all when left out.
 
     Raises:
         InputError: the file cannot be read, has another schema, or is not what the manifest of its run says.
     """
     verify_file(uri)
-    found, path = storage.filesystem(uri)
+    filesystem, path = storage.filesystem(uri)
     try:
-        with pq.ParquetFile(path, filesystem=found) as file:
+        with pq.ParquetFile(path, filesystem=filesystem) as file:
             # Types of Ray hold pickled objects, which reading a value would run.
             check_schema(file.schema_arrow, DOCUMENTS, uri)
             first = 0
@@ -69,8 +79,7 @@ def read_sentences(uri: str, start: int, stop: int) -> Iterator[list[list[str]]]
                 rows = file.metadata.row_group(group).num_rows
                 low, high = max(start, first), min(stop, first + rows)
                 if low < high:
-                    column = file.read_row_group(group, columns=["sentences"]).column("sentences")
-                    yield column.slice(low - first, high - low).to_pylist()
+                    yield file.read_row_group(group, columns=columns).slice(low - first, high - low)
                 first += rows
     except InputError:
         raise

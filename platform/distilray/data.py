@@ -1,0 +1,249 @@
+"""Ray Data datasets of dumps, documents and masked examples, for programs that need more than the stages.
+
+    import ray
+    from distilray import data
+
+    documents = data.read_dump("sample:wikipedia")              # as build_corpus cleans them
+    documents = data.read_documents("runs/corpus")              # as build_corpus has written them
+    examples = data.read_shards("runs/shards", split="train")   # as encode_corpus has written them
+    masker = data.read_masker("runs/shards")
+    examples.map_batches(data.mask_batch, fn_kwargs={"masker": masker, "epoch": 1}, batch_format="pyarrow")
+
+The functions check their input in the caller, and reading runs in one task for each range or file. Ray Data returns
+blocks in the order of their completion unless `DataContext.execution_options.preserve_order` is set.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from os import PathLike, fspath
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from numpy.typing import NDArray
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from distilray.config.corpus import BuildCorpusConfig
+from distilray.config.paths import expand_home
+from distilray.config.recipe import validate_recipe
+from distilray.corpus.documents import Extraction, Screen
+from distilray.corpus.inputs import Part, check_inputs, plan_parts, source_files
+from distilray.corpus.sources.ranges import CutShortError
+from distilray.errors import InputError, reading
+from distilray.pretraining_data.encoding.corpus_files import Corpus, document_tables
+from distilray.pretraining_data.masking import Masker
+from distilray.pretraining_data.shards import ShardSet
+from distilray.runtime import storage
+from distilray.schemas import DOCUMENTS, EXAMPLES
+from distilray.stages import Run
+
+RunLocation = str | PathLike[str] | Run
+
+# Bytes in memory for each byte as stored, of bz2 and of Parquet with zstd: measured on English text and rounded up.
+_DUMP_EXPANSION, _DOCUMENTS_EXPANSION = 2, 3
+_MASKED_COLUMNS = ("example_id", "input_ids", "segment_b_start", "mask_positions", "mask_labels")
+
+
+class ArtifactDatasource(Datasource):
+    """Datasource with the same read tasks whatever parallelism Ray asks for."""
+
+    def __init__(self, tasks: Sequence[ReadTask]) -> None:
+        super().__init__()
+        self._tasks = tasks
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Return the bytes of all rows in memory, estimated."""
+        return sum(task.metadata.size_bytes for task in self._tasks)
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
+    ) -> list[ReadTask]:
+        """Return the tasks, each of which reads no more than `per_task_row_limit` rows."""
+        return [ReadTask(task.read_fn, task.metadata, task.schema, per_task_row_limit) for task in self._tasks]
+
+
+def read_dump(
+    path: str | PathLike[str],
+    *,
+    filters: Mapping[str, Any] | None = None,
+    part_mb: float = 8.0,
+    skip_damaged: bool = False,
+    **source: Any,
+) -> ray.data.Dataset:
+    """Read the clean documents of Wikipedia dumps, plain XML or bz2, in ranges of bytes.
+
+    The documents are those of `build_corpus` before it drops duplicates: redirects, disambiguation pages and pages
+    that do not pass the filters are left out.
+
+    Args:
+        path: a dump, a folder, a pattern with `*`, or `sample:wikipedia`; all workers must see it.
+        filters: keys of `filters` in a recipe of `build_corpus`.
+        part_mb: MB as stored that one task reads.
+        skip_damaged: leave out pages that cannot be read, and read dumps that are cut short. Otherwise they raise
+            `InputError`; those inside a dump do so in the task that reads them.
+        source: further keys of a Wikipedia source, such as `index_path`, `name`, `language` or `templates`.
+
+    Returns:
+        A row for each document, in schema `DOCUMENTS`: doc_id, source, title, sentences (list of strings), file,
+        page_id, revision_id, licence.
+
+    Raises:
+        InputError: the path is missing, is no dump, or is cut short; or a key or value is wrong.
+    """
+    values = {
+        "run_dir": "none",  # nothing is written
+        "sources": [{**source, "kind": "wikipedia", "path": fspath(path)}],
+        "filters": dict(filters or {}),
+        "part_mb": part_mb,
+        **({"faults": {"max_bad_fraction": 1.0}} if skip_damaged else {}),
+    }
+    config = validate_recipe("read_dump", values, BuildCorpusConfig)
+    files = source_files(config)
+    try:
+        check_inputs(config, files)
+    except CutShortError as error:
+        raise InputError(f"{error.fault}; fetch it again, or set skip_damaged=True to use what is there") from None
+    tasks = []
+    for part in plan_parts(config, files):
+        uris = dict.fromkeys(each.uri for each in part.ranges)
+        size = part.stored_bytes * _DUMP_EXPANSION
+        tasks.append(_read_task(partial(_dump_tables, part, config, skip_damaged), DOCUMENTS, uris, size))
+    return ray.data.read_datasource(ArtifactDatasource(tasks))
+
+
+def read_documents(run: RunLocation) -> ray.data.Dataset:
+    """Read the documents of a complete run of `build_corpus`, one task per file.
+
+    Args:
+        run: its run folder, a path or URI.
+
+    Returns:
+        A row for each document, as `read_dump` returns them.
+
+    Raises:
+        InputError: incomplete run, run of another job, empty corpus, or a file that is missing or of another size. A
+            task raises it for a file whose content was changed.
+    """
+    corpus = Corpus.open(_folder(run))
+    tasks = []
+    for name, rows in corpus.files.items():
+        uri, size = storage.join(corpus.folder, name), corpus.stored_bytes[name] * _DOCUMENTS_EXPANSION
+        tasks.append(_read_task(partial(document_tables, uri, 0, rows), DOCUMENTS, [uri], size, rows))
+    return ray.data.read_datasource(ArtifactDatasource(tasks))
+
+
+def read_shards(run: RunLocation, *, split: Literal["train", "heldout"] = "train") -> ray.data.Dataset:
+    """Read the examples of one split of a complete run of `encode_corpus`, one task per shard.
+
+    Args:
+        run: its run folder, a path or URI.
+        split: "train" or "heldout".
+
+    Returns:
+        A row for each example, in schema `EXAMPLES`: input_ids, mask_positions and mask_labels are lists of uint16
+        without padding; segment B begins at segment_b_start. If the run has dynamic masks, train examples are not
+        masked: see `mask_batch`.
+
+    Raises:
+        InputError: incomplete run, run of another job, no rows in the split, or a shard that is missing or of another
+            size. A task raises it for a shard whose content was changed.
+    """
+    shards = ShardSet(_folder(run), split)
+    tasks = []
+    for name, rows in zip(shards.names, shards.shard_rows, strict=True):
+        uri = storage.join(shards.folder, name)
+        size = storage.file_size(uri) or 0  # shards are not compressed
+        tasks.append(_read_task(partial(_shard_tables, shards.folder, split, name), EXAMPLES, [uri], size, rows))
+    return ray.data.read_datasource(ArtifactDatasource(tasks))
+
+
+def read_masker(run: RunLocation) -> Masker:
+    """Return the masker of a run of `encode_corpus`: its seed, its masking rule and its vocabulary.
+
+    Raises:
+        InputError: as `read_shards`.
+    """
+    return ShardSet(_folder(run), "train").read_masker()
+
+
+def mask_batch(batch: pa.Table, *, masker: Masker, epoch: int = 0) -> pa.Table:
+    """Draw the masks of examples for an epoch; a function for `map_batches(..., batch_format="pyarrow")`.
+
+    The masks of an example depend on the masker, the epoch and its example_id only. Epoch 0 has those of the shards
+    with static masks; masks that the rows have are removed first.
+
+    Args:
+        batch: rows of `read_shards`.
+
+    Returns:
+        The rows with other input_ids, mask_positions and mask_labels.
+
+    Raises:
+        InputError: another batch format, or a column is missing.
+    """
+    if not isinstance(batch, pa.Table):
+        raise InputError(f'mask_batch: a batch is {type(batch).__name__}; set batch_format="pyarrow" in map_batches')
+    if missing := [name for name in _MASKED_COLUMNS if name not in batch.column_names]:
+        raise InputError(f"mask_batch: no column {', '.join(missing)}; pass rows of read_shards")
+    ids, offsets = _ragged(batch["input_ids"])
+    labels, label_offsets = _ragged(batch["mask_labels"])
+    positions, _ = _ragged(batch["mask_positions"])
+    ids[np.repeat(offsets[:-1], np.diff(label_offsets)) + positions] = labels
+    masked = masker.mask(
+        ids,
+        offsets=offsets,
+        segment_b_start=batch["segment_b_start"].to_numpy(),
+        example_ids=batch["example_id"].to_numpy(),
+        epochs=epoch,
+    )
+    columns = {
+        "input_ids": (masked.input_ids, offsets),
+        "mask_positions": (masked.mask_positions, masked.mask_offsets),
+        "mask_labels": (masked.mask_labels, masked.mask_offsets),
+    }
+    for name, (values, bounds) in columns.items():
+        index = batch.column_names.index(name)
+        column = pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), pa.array(values, pa.uint16()))
+        batch = batch.set_column(index, batch.schema.field(index), column)
+    return batch
+
+
+def _read_task(
+    read: Callable[[], Iterable[pa.Table]], schema: pa.Schema, files: Iterable[str], size: int, rows: int | None = None
+) -> ReadTask:
+    return ReadTask(read, BlockMetadata(rows, size, exec_stats=None, input_files=tuple(files)), schema)
+
+
+def _folder(run: RunLocation) -> str:
+    """Return the path or URI of a run as workers read it, whose current folder may be another one."""
+    text = expand_home(fspath(run.run_dir if isinstance(run, Run) else run))
+    return text if "://" in text else os.path.abspath(text)
+
+
+def _dump_tables(part: Part, config: BuildCorpusConfig, skip_damaged: bool) -> Iterator[pa.Table]:
+    extraction = Extraction(part, config, Screen(), time.perf_counter)
+    with reading(part.ranges[0].uri):
+        for table in extraction.batches():
+            yield table.select(DOCUMENTS.names).cast(DOCUMENTS)
+    if extraction.quarantine and not skip_damaged:
+        bad = extraction.quarantine[0]
+        more = f", and {len(extraction.quarantine) - 1:,} more" if len(extraction.quarantine) > 1 else ""
+        raise InputError(
+            f"{bad.file}: byte {bad.offset:,}: {bad.detail} ({bad.reason}){more}; set skip_damaged=True to leave out "
+            "what cannot be read"
+        )
+
+
+def _shard_tables(folder: str, split: str, name: str) -> Iterator[pa.Table]:
+    yield ShardSet(folder, split, verify=True, only=[name]).table(0)
+
+
+def _ragged(column: pa.ChunkedArray) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    """Return the values of a column of lists, as a copy, and (rows + 1) offsets."""
+    lengths = column.combine_chunks().value_lengths().to_numpy()
+    values = [chunk.flatten().to_numpy() for chunk in column.chunks]
+    return np.concatenate([np.empty(0, np.uint16), *values]), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
