@@ -37,7 +37,8 @@ def fit(teacher_dir, shards_dir, folder, steps, losses=None, run=None, **changes
     """Runs the loop in this process, in a folder of its own; returns the rows of its log and the trained model."""
     run = run or Path(tempfile.mkdtemp(dir=folder))
     values = {**VALUES, "teacher_dir": teacher_dir, "shards_dir": shards_dir, "max_steps": steps, **changes}
-    values["rhythm"] = {**values["rhythm"], "preemption_every_steps": steps + 1}  # only Ray Train's workers can ask
+    # Only workers of Ray Train can ask about preemptions.
+    values["rhythm"] = {"preemption_every_steps": steps + 1, **values["rhythm"]}
     kept: list[torch.nn.Module] = []
     settings = LoopSettings(
         config=DistillConfig.model_validate(values),

@@ -70,11 +70,13 @@ class TableModel(nn.Module):
         decoder.weight = nn.Parameter(logits.T.contiguous())
         self.cls = nn.Module()
         self.cls.predictions = nn.Module()
-        self.cls.predictions.transform = nn.Identity()
+        self.cls.predictions.transform = nn.ModuleDict(
+            {name: nn.Identity() for name in ("dense", "transform_act_fn", "LayerNorm")}
+        )
         self.cls.predictions.decoder = decoder
         self.seen: list[list[int]] = []
 
-    def bert(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> SimpleNamespace:
+    def base_model(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> SimpleNamespace:
         for ids, real in zip(input_ids, attention_mask, strict=True):
             self.seen.append(ids[real.bool()].tolist())
         before = torch.roll(input_ids, 1, dims=1)
