@@ -93,13 +93,13 @@ def build_corpus(config: BuildCorpusConfig, folder: RunFolder) -> Outcome:
                 quarantines.append(quarantine_file(folder.uri, facts["number"]))
         _refuse_bad_sources(config, quarantines, reports)
         groups = plan_groups(extracted, file_bytes=int(config.file_mb * _MB))
+        if not groups:
+            raise InputError(_nothing_kept(reports))
         _search_duplicates(groups, config, sum(report.read for report in reports))
         outputs: Values = {}
         for facts in _publish(groups, config):
             reports[facts["source"]].add_group(facts)
             outputs.update(facts["outputs"])
-    if not outputs:
-        raise InputError(_nothing_kept(reports))
     _write_report(folder, config, reports, screen)
     folder.remove_strays(DOCUMENTS_FOLDER, outputs)
     storage.remove_folder(folder.path("work"))
