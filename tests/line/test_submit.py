@@ -30,9 +30,14 @@ import os
 
 import ray
 
-from distilray.config.base import SeededConfig, RayConfig
-from distilray.runtime.job import Job, Outcome, run_command
+from distilray.config.base import RayConfig
+from distilray.runtime.job import Outcome
 from distilray.runtime.session import ray_session
+from distilray.stages import command
+
+
+def plan(config):
+    return {}
 
 
 def variables():
@@ -48,7 +53,10 @@ def run(config, folder):
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_command("probe", lambda: Job("probe", SeededConfig, plan=lambda config: {}, run=run)))
+    raise SystemExit(command("probe", None)())
+"""
+PROBE_STAGE = """
+STAGES["probe"] = Stage("probe", "distilray.config.base:SeededConfig", "jobs.probe:plan", "jobs.probe:run")
 """
 ANOTHER = "d0c702" * 10  # a token, and none of the cluster
 
@@ -160,6 +168,8 @@ def test_secrets_reach_driver_and_workers_and_are_shown_nowhere(head: Head, chec
     file.write_text(f"HF_TOKEN={secret}\nMLFLOW_TRACKING_URI=https://me:{secret}@mlflow.example.com\n")
     file.chmod(0o600)
     (checkout / "jobs" / "probe.py").write_text(PROBE)
+    with (checkout / "platform" / "distilray" / "stages.py").open("a") as stages:
+        stages.write(PROBE_STAGE)
     (checkout / "jobs" / "recipes" / "probe.yaml").write_text("seed: 1\n")
     command = ["probe", "--recipe", "jobs/recipes/probe.yaml", f"run_dir={tmp_path}/run"]
     process = head.wrapper(checkout, "--secrets", str(file), "--env", "WANDB_PROJECT=probes", *command)
