@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-LIMIT_S = 240
+LIMIT_S = 480
 
 
 def start(root: Path, job: str, recipe: Path) -> subprocess.Popen[str]:

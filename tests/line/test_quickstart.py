@@ -30,7 +30,7 @@ OVERRIDES = [
     "evaluate_fill_mask.max_examples=20",
     "evaluate_fill_mask.latency_examples=3",
 ]
-LIMIT_S = 300
+LIMIT_S = 600
 
 
 def start(root: Path, folder: Path) -> subprocess.Popen[str]:
