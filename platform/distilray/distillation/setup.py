@@ -25,7 +25,6 @@ from distilray.runtime import storage
 from distilray.runtime.reporting.notices import post_notice
 from distilray.runtime.reporting.tracking import open_trackers
 from distilray.runtime.run_owner import check_visible
-from distilray.runtime.seeding import hash_integers
 from distilray.training.checkpoint import CheckpointStore
 from distilray.training.loop import Hook, Step, Stop, train
 from distilray.training.meter import Meter
@@ -64,12 +63,12 @@ class PretrainingObjective:
 
     module: nn.Module
     seed: int
-    rank: int
+    workers: Workers
     device: torch.device
 
     def __call__(self, step: int, batch: MicroStep) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return the loss and its terms. Dropout depends on step and worker alone, so that a resumed run repeats it."""
-        torch.manual_seed(int(hash_integers(self.seed, step, batch.number, self.rank) >> np.uint64(1)))
+        """Return the loss and its terms."""
+        self.workers.seed_torch(self.seed, step, batch.number)
         loss, terms = self.module(batch.batch.to(self.device), batch.counts)
         return loss, terms
 
@@ -120,8 +119,8 @@ class _Run:
         autocast_dtype = None if self._dtype == torch.float32 else self._dtype
         cached = settings.teacher_cache_dir is not None
         self._step = DistillationStep(model, teacher, settings.losses, autocast_dtype, cached=cached)
-        module, rank = self._workers.wrap(self._step, self._device), self._workers.rank
-        self._objective = PretrainingObjective(module, config.seed, rank, self._device)
+        module = self._workers.wrap(self._step, self._device)
+        self._objective = PretrainingObjective(module, config.seed, self._workers, self._device)
         warmup = config.optimizer.warmup_fraction
         schedule = partial(rate_factor, total_steps=settings.total_steps, warmup_fraction=warmup)
         self._updater = Updater(
@@ -136,7 +135,7 @@ class _Run:
         self._pad_id = vocabulary_of(settings.tokenizer_json).pad
         self.watchdog = Watchdog(
             settings.path(HANGS_FOLDER),
-            rank=rank,
+            rank=self._workers.rank,
             num_workers=self._workers.size,
             timeout_s=config.faults.hang_timeout_s,
             notice=self._notice,

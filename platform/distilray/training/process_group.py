@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from distilray.runtime.seeding import hash_integers
+
 
 class Workers:
     """One worker, and the calls that all workers must make in the same order.
@@ -63,6 +65,10 @@ class Workers:
         data = np.frombuffer(text.encode(), np.uint8).astype(np.int64) if self.rank == 0 else np.zeros(0, np.int64)
         length = int(self.sum(np.array([len(data)]))[0])
         return bytes(self.sum(np.resize(data, length)).astype(np.uint8)).decode()
+
+    def seed_torch(self, seed: int, *numbers: int) -> None:
+        """Seed torch from a seed, numbers such as the step, and the rank, so that a resumed run repeats its dropout."""
+        torch.manual_seed(int(hash_integers(seed, *numbers, self.rank) >> np.uint64(1)))
 
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
         """Return the module with gradients that are the mean over all workers.

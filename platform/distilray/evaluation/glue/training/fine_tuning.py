@@ -104,7 +104,7 @@ def fine_tune(
     evaluations = Evaluations(
         progress, model, optimizer, settings, rows, scores, workers, report, moved, max_seconds, clock
     )
-    objective = FineTuningObjective(module, seed, workers.rank, device)
+    objective = FineTuningObjective(module, seed, workers, device)
     try:
         begun = clock()
         start = progress.resume(model, optimizer)

@@ -15,7 +15,6 @@ from distilray.config.glue import TaskConfig, TaskDistillationConfig
 from distilray.evaluation.glue.features import FeatureBatch, Features, TaskFeatures, collate, epoch_batches
 from distilray.evaluation.glue.training.schedule import steps_per_epoch
 from distilray.models.architectures import architecture_of
-from distilray.runtime.seeding import hash_integers
 from distilray.training.process_group import Workers
 
 
@@ -89,12 +88,12 @@ class FineTuningObjective:
 
     module: nn.Module
     seed: int
-    rank: int
+    workers: Workers
     device: torch.device
 
     def __call__(self, step: int, batch: StepBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return the loss, and as `row_losses` its sum over the rows of the step."""
-        torch.manual_seed(int(hash_integers(self.seed, step, self.rank) >> np.uint64(1)))
+        self.workers.seed_torch(self.seed, step)
         taught = None if batch.teacher_outputs is None else batch.teacher_outputs.to(self.device)
         loss: Tensor = self.module(batch.batch.to(self.device), batch.weights.to(self.device), taught)
         return loss, {"row_losses": loss.detach() * batch.rows}
