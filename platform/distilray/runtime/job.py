@@ -78,9 +78,7 @@ class Job(Generic[C]):
         started = time.monotonic()
         config = map_locations(self._pinned(given), absolute)
         folder = RunFolder(self.name, config, self.inputs(config))
-        if self.is_view:
-            self._remove_outdated_view(config, folder)
-        done = folder.complete_manifest()
+        done = self._complete_manifest(config, folder)
         if done is not None:
             summary = f"{self.name}: {done['run']['summary']} (complete since {done['run']['finished']}, skipped)"
         else:
@@ -114,16 +112,19 @@ class Job(Generic[C]):
             raise faults[0] if len(faults) == 1 else InputError("; ".join(map(str, faults)))
         return pinned
 
-    def _remove_outdated_view(self, config: C, folder: RunFolder) -> None:
-        """Remove the manifest of a view of other inputs or of another recipe."""
-        if not is_complete(config.run_dir) or read_manifest(config.run_dir)["content"]["job"] != self.name:
-            return
+    def _complete_manifest(self, config: C, folder: RunFolder) -> Mapping[str, Any] | None:
+        """The manifest of a complete run; None if there is none, or that of an outdated view, which is removed."""
         try:
-            folder.complete_manifest()
+            return folder.complete_manifest()
         except InputError:
+            if not self.is_view or not is_complete(folder.uri):
+                raise
+            if read_manifest(folder.uri)["content"]["job"] != self.name:
+                raise
             self.plan(config)  # the old view stays when the new inputs cannot be used
             for name in (MANIFEST_FILE, CONFIG_FILE):
                 storage.remove_file(folder.path(name))
+            return None
 
 
 def run_command(
