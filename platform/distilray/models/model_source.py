@@ -90,8 +90,14 @@ def pinned(source: str) -> str:
     return source
 
 
+def model_folder(source: str) -> str:
+    """Return the folder of the model inside a run or a folder of MLflow; a model folder as it is."""
+    inner = (storage.join(source, name) for name in _INNER_FOLDERS)
+    return next((folder for folder in inner if storage.is_folder(folder)), source)
+
+
 def is_onnx(source: str) -> bool:
-    """Whether a source of a model (see `local_model`) is a folder that holds `model.onnx`."""
+    """Return whether a source of a model (see `local_model`) is a folder with `model.onnx`."""
     return is_place(source) and storage.exists(storage.join(source, ONNX_FILE))
 
 
@@ -132,7 +138,7 @@ def _local_folder(source: str, needed: Collection[str]) -> str:
     with reading(source):
         if not folder.is_dir():
             raise InputError(f"{source}: {_NO_FOLDER}")
-        folder = next((folder / inside for inside in _INNER_FOLDERS if (folder / inside).is_dir()), folder)
+        folder = Path(model_folder(str(folder)))
         there = {file.name for file in folder.iterdir()}
     _require(str(folder), needed, there)
     for name in there.intersection((*needed, TOKENIZER_CONFIG_FILE)):

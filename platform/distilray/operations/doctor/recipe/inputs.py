@@ -10,14 +10,14 @@ from distilray.config.paths import HUB_PREFIX, is_path
 from distilray.config.sample import resolve
 from distilray.errors import InputError
 from distilray.models.architectures import family_name
+from distilray.models.export.onnx_file import ONNX_FILE
+from distilray.models.model_source import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, WEIGHTS_FILE, model_folder
 from distilray.operations.doctor.check import Finding, fail, ok, together, warn
 from distilray.operations.locations import check_locations, unshared_mounts
 from distilray.runtime import storage
 from distilray.runtime.run_folder import read_manifest
 
-_ONNX = "model.onnx"
 _NO_PYTORCH = "save it with save_pretrained, as safetensors, its tokenizer beside it"
-_CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 _HEADER_MOST = 100 << 20  # bytes of the header of a safetensors file
 AS_A_JOB = "look from inside: ray job submit ... -- python -m jobs.doctor ..."
 
@@ -70,7 +70,7 @@ def check_models(
     findings = []
     for key, source in {**models, **tokenizers}.items():
         if source.startswith(HUB_PREFIX):
-            needed = (_TOKENIZER,) if key in tokenizers else (_CONFIG, _WEIGHTS, _TOKENIZER)
+            needed = (TOKENIZER_FILE,) if key in tokenizers else MODEL_FILES
             findings.append(_check_hub(key, source, needed, offline=offline))
         else:
             findings.append(_each(key, source, _check_tokenizer if key in tokenizers else _check_model, outside))
@@ -82,7 +82,7 @@ def model_bytes(source: str) -> int | None:
     """Size of the weights of a model in a folder or object store; None where it is not known without fetching it."""
     if source.startswith(HUB_PREFIX):
         return None
-    return storage.file_size(storage.join(_model_folder(resolve(source)), _WEIGHTS))
+    return storage.file_size(storage.join(model_folder(resolve(source)), WEIGHTS_FILE))
 
 
 def _each(key: str, uri: str, check: Callable[[str, str], Finding], outside: bool) -> Finding:
@@ -125,18 +125,13 @@ def _check_hub(key: str, source: str, needed: Sequence[str], *, offline: bool) -
     return warn(told, f"hf download {name} {' '.join(needed)}")
 
 
-def _model_folder(source: str) -> str:
-    inside = storage.join(source, "model")
-    return inside if storage.is_folder(inside) else source
-
-
 def _check_tokenizer(key: str, source: str) -> Finding:
-    _require(_existing_folder(source), (_TOKENIZER,))
+    _require(_existing_folder(source), (TOKENIZER_FILE,))
     return ok(f"{key} {source} there")
 
 
 def _existing_folder(source: str) -> str:
-    folder = _model_folder(resolve(source))
+    folder = model_folder(resolve(source))
     if not storage.exists(folder):
         raise InputError(f"{source}: no such folder; name a run, a model folder, the URI of one, or hub:OWNER/NAME")
     return folder
@@ -144,12 +139,12 @@ def _existing_folder(source: str) -> str:
 
 def _check_model(key: str, source: str) -> Finding:
     folder = _existing_folder(source)
-    if storage.exists(storage.join(folder, _ONNX)):
-        _require(folder, (_CONFIG, _TOKENIZER))
+    if storage.exists(storage.join(folder, ONNX_FILE)):
+        _require(folder, (CONFIG_FILE, TOKENIZER_FILE))
         return ok(f"{key} {source} there (ONNX)")
-    _require(folder, (_CONFIG, _WEIGHTS, _TOKENIZER))
-    settings = _json(storage.join(folder, _CONFIG), storage.read_bytes(storage.join(folder, _CONFIG)))
-    tensors = _tensors(storage.join(folder, _WEIGHTS))
+    _require(folder, MODEL_FILES)
+    settings = _json(storage.join(folder, CONFIG_FILE), storage.read_bytes(storage.join(folder, CONFIG_FILE)))
+    tensors = _tensors(storage.join(folder, WEIGHTS_FILE))
     return ok(f"{key} {source} ({family_name(settings)}, {tensors} tensors)")
 
 

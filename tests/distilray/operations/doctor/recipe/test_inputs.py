@@ -56,6 +56,12 @@ def test_a_missing_or_torn_shard_fails_and_is_named(shards_dir, tmp_path, damage
     assert told in found.found
 
 
+@pytest.mark.parametrize("inner", ["model", "data/model"])
+def test_a_model_inside_a_run_or_a_folder_of_mlflow_is_fine(teacher_dir, tmp_path, inner):
+    copy(teacher_dir, tmp_path / "outer" / inner)
+    assert check_models({"teacher_dir": str(tmp_path / "outer")}, {}, offline=True).status == "ok"
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_model_that_lacks_a_file_fails(teacher_dir, tmp_path, name):
     folder = copy(teacher_dir, tmp_path / "teacher")
