@@ -18,6 +18,7 @@ from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.distillation.feed import counts_of
 from distilray.distillation.objective import StepCounts
 from distilray.models.masked_lm import save_model
+from distilray.models.student import create_student
 from distilray.pretraining_data import pipeline
 from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shards import ShardSet
@@ -101,6 +102,16 @@ def write_teacher(folder: Path, tokenizer_dir: str, *, layers: int = 4) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     save_model(model, folder, tokenizer_json)
     return str(folder)
+
+
+def distant_student(teacher: Any) -> Any:
+    """A student moved away from its teacher, so that no loss and no gradient is near 0."""
+    model = create_student(teacher)[0]
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return model
 
 
 def encode_config(run_dir: str = "unused", **changes: object) -> EncodeCorpusConfig:

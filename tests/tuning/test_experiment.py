@@ -8,7 +8,7 @@ import pytest
 from distilray.runtime import resources
 from distilray.runtime.resources import Node
 from distilray.runtime.run_folder import RunFolder
-from tests.tuning.tiny_search import config, write_follows, write_model
+from tests.tuning.tiny_search import config
 from tuning import experiment as module
 from tuning import objective, search
 from tuning.records import Sample
@@ -17,14 +17,6 @@ from tuning.space import domains
 
 class ReachedError(BaseException):
     """The end of a test, at the call that it is about."""
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("search")
-    write_model(folder)
-    write_follows(folder / "glue")
-    return folder
 
 
 @pytest.fixture

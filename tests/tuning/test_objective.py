@@ -12,7 +12,7 @@ from distilray.errors import InputError
 from distilray.evaluation.glue.data import load_task
 from distilray.evaluation.glue.features import encode_task
 from distilray.pretraining_data.tokenizer import read_tokenizer
-from tests.tuning.tiny_search import config, write_follows, write_model
+from tests.tuning.tiny_search import config
 from tuning import objective as module
 from tuning.records import (
     BEST,
@@ -28,14 +28,6 @@ from tuning.records import (
 from tuning.trial import run_trial
 
 VALUES = {"learning_rate": 3e-3, "batch_size": 16}
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trials")
-    write_model(folder)
-    write_follows(folder / "glue")
-    return folder
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ from distilray.config.distillation import LossConfig
 from distilray.distillation.heldout import HeldoutScores
 from distilray.distillation.objective import MASKED_LM_ONLY, DistillationStep
 from distilray.models.masked_lm import load_masked_lm
-from distilray.models.student import create_student
 from distilray.pretraining_data.batches import collate
-from tests.distilray.tiny_line import open_shards, planned
+from tests.distilray.tiny_line import distant_student, open_shards, planned
 
 LOSSES = LossConfig(alpha_ce=3.0, alpha_mlm=2.0, alpha_cos=0.5, temperature=2.0)
 
@@ -26,12 +25,8 @@ def teacher(teacher_dir):
 
 @pytest.fixture(scope="module")
 def student(teacher):
-    """Away from its teacher, with dropout."""
-    model = create_student(teacher)[0]
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    """With dropout."""
+    model = distant_student(teacher)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.3

@@ -11,9 +11,8 @@ from distilray.config.distillation import LossConfig
 from distilray.distillation import vocabulary_loss as vocabulary
 from distilray.distillation.objective import MASKED_LM_ONLY, DistillationStep, StepCounts, TensorBatch
 from distilray.models.masked_lm import load_masked_lm
-from distilray.models.student import create_student
 from distilray.pretraining_data.batches import collate
-from tests.distilray.tiny_line import open_shards, planned, step_counts
+from tests.distilray.tiny_line import distant_student, open_shards, planned, step_counts
 
 HEADS = 2
 CONFIGS = [
@@ -55,13 +54,7 @@ def teacher(teacher_dir):
 
 @pytest.fixture
 def student(teacher):
-    model = create_student(teacher)[0]
-    # Moved away from the teacher, so that no loss and no gradient is near 0; in eval mode: no dropout.
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    return model
+    return distant_student(teacher)  # in eval mode: no dropout
 
 
 @pytest.fixture

@@ -15,11 +15,10 @@ from distilray.distillation.teacher_cache.cache import TeacherCache
 from distilray.distillation.teacher_cache.cost import cache_bytes
 from distilray.errors import InputError
 from distilray.models.masked_lm import load_masked_lm
-from distilray.models.student import create_student
 from distilray.pretraining_data.batches import collate
 from distilray.schemas import TEACHER_TARGETS
 from tests.distilray.distillation.teacher_cache.tiny_cache import write_cache
-from tests.distilray.tiny_line import open_shards, planned, step_counts, write_teacher
+from tests.distilray.tiny_line import distant_student, open_shards, planned, step_counts, write_teacher
 
 # Losses whose KL has a teacher at every token, at the masked ones, at another temperature, and that have none.
 LOSSES = [
@@ -49,13 +48,7 @@ def vocabulary(teacher):
 
 @pytest.fixture
 def student(teacher):
-    """Moved away from the teacher, so that no loss and no gradient is near 0."""
-    model = create_student(teacher)[0]
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    return model
+    return distant_student(teacher)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,14 @@
+from pathlib import Path
+
+import pytest
+
+from tests.tuning.tiny_search import write_follows, write_model
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model and the task `follows`."""
+    folder = tmp_path_factory.mktemp("search")
+    write_model(folder)
+    write_follows(folder / "glue")
+    return folder
