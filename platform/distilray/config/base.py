@@ -60,12 +60,12 @@ class Location:
 
     @property
     def is_input(self) -> bool:
-        """Whether manifests record the location as an input."""
+        """True if manifests record the location as an input."""
         return self.kind not in ("output", "cache") and self.name is not None
 
     @property
     def is_shared(self) -> bool:
-        """Whether all machines of a cluster must see the location."""
+        """True if all machines of a cluster must see the location."""
         return self.kind != "cache"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -188,7 +188,7 @@ class Located:
 
     @property
     def is_input(self) -> bool:
-        """Whether manifests record the location as an input."""
+        """True if manifests record the location as an input."""
         return self.location.is_input and type(self.section).identity
 
     @property

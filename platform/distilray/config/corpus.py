@@ -100,7 +100,7 @@ class TableSource(_TextsSource):
     text_column: str = "text"
     title_column: str | None = None
     id_column: str | None = Field(
-        default=None, description="unique in the source; file and byte offset, of Parquet row number, when left out"
+        default=None, description="unique in the source; when left out, file and byte offset (in Parquet, row number)"
     )
 
 

@@ -80,7 +80,7 @@ def lines_of(data: bytes) -> Iterator[Line]:
 
 
 def _split_lines(chunks: Iterable[bytes], begin: int, max_bytes: int, *, mine: int, end: int) -> Iterator[Line]:
-    """Lines of a stream whose first byte stands at `begin`. A line from before `mine` is not followed behind `end`."""
+    """Yield the lines of a stream that starts at byte `begin`; end at one from before `mine` that reaches `end`."""
     held: list[bytes] = []
     size = 0
     for chunk in chunks:

@@ -123,7 +123,7 @@ def refuse_weights(model_dir: str, names: Sequence[str], fix: str = _OF_ONE_MODE
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What the weights file of a model holds: its parameters, tied ones once; no model here has other state."""
+    """Return the tensors of a model's weights file: its parameters, tied ones once; no model here has other state."""
     return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
 
 

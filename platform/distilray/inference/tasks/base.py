@@ -77,10 +77,10 @@ class Task(ABC, Generic[QueryT, EncodedT, PredictionT, AnswerT]):
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether answers do not depend on the other texts of a batch.
+        """True if answers do not depend on the other texts of a batch.
 
-        In float32 a score changes by less than 1e-5 of the probability range, and candidates change their order only
-        where their scores are that close. bfloat16 rounds more coarsely, and int8 chooses its scales per batch.
+        In float32 a probability changes by less than 1e-5. bfloat16 rounds more coarsely, and int8 chooses its scales
+        per batch.
         """
         return self.dtype == "float32"
 

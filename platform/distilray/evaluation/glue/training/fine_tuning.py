@@ -69,14 +69,14 @@ def fine_tune(
     Args:
         model: of `load_classifier`; the same on every worker.
         dtype: of the matrix products; weights stay in fp32.
-        folder: path or URI where the run can go on after an interruption, and leaves `evaluations.json` and the best
-            model in `model/`; None keeps nothing.
+        folder: path or URI; an interrupted run resumes from it, and a complete one has `evaluations.json` and the best
+            model in `model/` there. None keeps nothing.
         workers: that share the batches and the evaluations; one when None.
-        report: is told each new evaluation, on every worker, before its checkpoint is written; False ends the run.
+        report: receives each new evaluation, on every worker, before its checkpoint is written; False ends the run.
         teacher_outputs: (training rows, num_outputs) of a teacher, with `distillation`.
         max_seconds: the run ends where it is after so long, interruptions not counted; it is evaluated at least once.
         moved: (finished steps, steps of all) after each step.
-        notice: takes a line that people should see.
+        notice: takes a user-facing line.
 
     Raises:
         InputError: the model reads fewer tokens than `settings.max_length`, or `folder` cannot be written.
@@ -239,8 +239,8 @@ def _identity(
     A teacher's outputs are not exactly the same on another device.
     """
     taught = None if distillation is None else distillation.model_dump(exclude={"teacher_run_dir"})
-    told = [features.task, settings.model_dump(mode="json", exclude={"seeds"}), seed, taught]
-    digest = hashlib.sha256(json.dumps(told).encode())
+    decisive = [features.task, settings.model_dump(mode="json", exclude={"seeds"}), seed, taught]
+    digest = hashlib.sha256(json.dumps(decisive).encode())
     for split in (features.train, *features.dev.values()):
         for values in (split.input_ids, split.offsets, split.second_starts, split.labels):
             assert values is not None
