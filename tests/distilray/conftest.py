@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from tests.distilray.evaluation.glue.tiny_tasks import write_trainable_model
 from tests.distilray.tiny_line import write_shards, write_teacher, write_tokenizer
 
 
@@ -23,3 +24,13 @@ def teacher_dir(tmp_path_factory, tokenizer_dir):
 @pytest.fixture(scope="session")
 def shards_dir(tmp_path_factory, tokenizer_dir):
     return write_shards(tmp_path_factory.mktemp("run") / "shards", tokenizer_dir)
+
+
+@pytest.fixture(scope="session")
+def bert_dir(tmp_path_factory):
+    return write_trainable_model(tmp_path_factory.mktemp("bert"), "bert")
+
+
+@pytest.fixture(scope="session")
+def distilbert_dir(tmp_path_factory):
+    return write_trainable_model(tmp_path_factory.mktemp("distilbert"), "distilbert")

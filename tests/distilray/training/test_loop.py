@@ -7,7 +7,7 @@ from torch import nn
 from distilray.training.loop import Hook, Stop, train
 from distilray.training.optimizer import Updater
 from distilray.training.process_group import Workers
-from tests.distilray.evaluation.glue.threaded_workers import run_together
+from tests.distilray.training.threaded_workers import run_together
 
 ROWS = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.25], [-2.0, 1.0]])
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from distilray.training.process_group import Workers
-from tests.distilray.evaluation.glue import group_member
-from tests.distilray.evaluation.glue.threaded_workers import run_together
+from tests.distilray.training import group_member
+from tests.distilray.training.threaded_workers import run_together
 
 
 def test_without_a_process_group_there_is_one_worker():

@@ -18,8 +18,8 @@ from distilray.evaluation.glue.training.fine_tuning import fine_tune
 from distilray.evaluation.glue.training.objective import predict
 from distilray.evaluation.glue.training.progress import read_evaluations
 from distilray.training.checkpoint import BrokenCheckpointError
-from tests.distilray.evaluation.glue.threaded_workers import run_together
 from tests.distilray.evaluation.glue.tiny_tasks import classifier, features, settings
+from tests.distilray.training.threaded_workers import run_together
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 FOUR = settings(epochs=2, evaluations_per_epoch=2, batch_size=8)  # 15 rows: 4 steps, each evaluated

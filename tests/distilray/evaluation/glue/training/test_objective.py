@@ -7,8 +7,8 @@ from distilray.evaluation.glue.features import collate
 from distilray.evaluation.glue.metrics import predictions
 from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue.training.objective import predict, row_losses
-from tests.distilray.evaluation.glue.threaded_workers import run_together
 from tests.distilray.evaluation.glue.tiny_tasks import classifier, features
+from tests.distilray.training.threaded_workers import run_together
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 
