@@ -36,8 +36,7 @@ class Run:
         self.model = create_student(teacher)[0].train()
         for model in (teacher, self.model):
             model.set_attn_implementation("eager")
-        half = None if dtype == torch.float32 else dtype
-        self._step = DistillationStep(self.model, teacher.to(dtype), LossConfig(), half)
+        self._step = DistillationStep(self.model, teacher.to(dtype), LossConfig(), dtype)
         self.optimizer = create_optimizer(self.model, OptimizerConfig())
         (self._batch,) = batches(examples, length, teacher.config.vocab_size, 1)
 

@@ -83,7 +83,7 @@ def plain_micro(student: nn.Module, teacher: nn.Module) -> Micro:
 def our_micro(student: Any, teacher: Any, dtype: torch.dtype | None, positions: str) -> Micro:
     """One micro-step of `jobs.distill`."""
     losses = LossConfig.model_validate({"ce_positions": positions})
-    step = DistillationStep(student, teacher if dtype is None else teacher.to(dtype), losses, dtype)
+    step = DistillationStep(student, teacher if dtype is None else teacher.to(dtype), losses, dtype or torch.float32)
 
     def micro(batch: TensorBatch) -> Tensor:
         return step(batch, StepCounts(int(batch.attention_mask.sum()), len(batch.mask_index)))[0]

@@ -68,7 +68,7 @@ def training(batch: Batch) -> float:
     dtype = preferred_dtype(torch.device("cpu"))
     student, teacher = (load_masked_lm(resolve(ENCODER), fresh_head=True) for _ in range(2))
     student.set_attn_implementation("eager")
-    step = DistillationStep(student.train(), teacher.to(dtype), LossConfig(), None if dtype == torch.float32 else dtype)
+    step = DistillationStep(student.train(), teacher.to(dtype), LossConfig(), dtype)
     tensors, counts, best = TensorBatch.of(batch), StepCounts(batch.tokens, len(batch.mask_index)), 0.0
     for _ in range(PASSES):
         started = time.perf_counter()

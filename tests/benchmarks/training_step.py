@@ -40,7 +40,7 @@ def seconds(shards: ShardSet, losses: LossConfig, attention: str) -> float:
             module.p = 0.0
     dtype = preferred_dtype(CPU)
     teacher = load_masked_lm(resolve("sample:encoder"), fresh_head=True).to(dtype) if losses.alpha_ce else None
-    step = DistillationStep(model, teacher, losses, None if dtype == torch.float32 else dtype)
+    step = DistillationStep(model, teacher, losses, dtype)
     rows = np.arange(EXAMPLES)
     batch = TensorBatch.of(collate(shards, planned(rows), pad_id=0))
     counts = step_counts(shards, rows)

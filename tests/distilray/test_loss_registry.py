@@ -56,7 +56,7 @@ def test_it_is_a_term_of_training(teacher_dir, shards_dir):
 
     def loss_and_terms(losses):
         with torch.no_grad():
-            return DistillationStep(student, teacher, losses, None)(batch, counts)
+            return DistillationStep(student, teacher, losses)(batch, counts)
 
     without, _ = loss_and_terms(LossConfig())
     loss, terms = loss_and_terms(DistanceLossConfig(alpha_l1=0.5))

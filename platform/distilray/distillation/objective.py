@@ -21,6 +21,7 @@ from distilray.distillation.vocabulary_loss import NO_LABEL, Factors, vocabulary
 from distilray.models.heads import decoder, transformed
 from distilray.models.layer_outputs import EMBEDDINGS, LayerOutputs, default_layer_map
 from distilray.models.masked_lm import encode
+from distilray.models.precision import autocast
 from distilray.pretraining_data.batches import Batch
 
 _LAYER_OUTPUTS: Mapping[str, Callable[[LayerOutputs, int], Any]] = {
@@ -81,7 +82,7 @@ class DistillationStep(nn.Module):
     Args:
         model: the model that is trained.
         teacher: frozen, or None for masked language modelling alone, and where the batches carry a cache of it.
-        autocast_dtype: dtype of the forward passes; None is fp32.
+        dtype: of the matrix products.
         cached: the batches carry what a cache holds of the teacher.
     """
 
@@ -90,7 +91,7 @@ class DistillationStep(nn.Module):
         model: Any,
         teacher: Any | None,
         losses: LossConfig,
-        autocast_dtype: torch.dtype | None,
+        dtype: torch.dtype = torch.float32,
         *,
         cached: bool = False,
     ) -> None:
@@ -101,7 +102,7 @@ class DistillationStep(nn.Module):
         self._frozen = (teacher,)  # in a tuple, so that it is no submodule: not trained, not saved, not synchronised
         self._losses = losses
         self._used = [LOSSES[name] for name, alpha in losses.alphas.items() if alpha]
-        self._autocast_dtype = autocast_dtype
+        self._dtype = dtype
         self._pairs: list[tuple[int, int]] = []
         if teacher is not None and losses.layer_alphas:
             self._pairs = losses.layer_map or default_layer_map(
@@ -112,7 +113,7 @@ class DistillationStep(nn.Module):
 
     def forward(self, batch: TensorBatch, counts: StepCounts) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a micro-batch, and its unweighted terms; both add up over a step to the means of the step."""
-        with self._autocast(batch):
+        with autocast(batch.input_ids.device, self._dtype):
             return self._terms(batch, counts, *self._encode(batch))
 
     @property
@@ -129,7 +130,7 @@ class DistillationStep(nn.Module):
 
         `hit@1` is right when it is the original one, `agreement` when it is the teacher's.
         """
-        with self._autocast(batch):
+        with autocast(batch.input_ids.device, self._dtype):
             hidden, teacher = self._encode(batch)
             loss, terms = self._terms(batch, counts, hidden, teacher)
             best = best_tokens(self.model, hidden, batch.mask_index)
@@ -137,11 +138,6 @@ class DistillationStep(nn.Module):
             if teacher is not None:
                 hits["agreement"] = (best == teacher.best_tokens()).sum() / counts.masked
         return loss, terms, hits
-
-    def _autocast(self, batch: TensorBatch) -> torch.autocast:
-        """Matrix products in the dtype of the forward passes."""
-        dtype = self._autocast_dtype
-        return torch.autocast(batch.input_ids.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _encode(self, batch: TensorBatch) -> tuple[Tensor, Teacher | None]:
         """The last hidden states of the model, and the teacher's answers if there is one."""
@@ -191,7 +187,7 @@ class DistillationStep(nn.Module):
         used = {loss.name: loss in self._used and (compared or not loss.needs_teacher) for loss in fused}
         own = decoder(self.model)
         loss, sums = vocabulary_loss(
-            transformed(self.model, rows_of(hidden, rows)).to(self._autocast_dtype or torch.float32),
+            transformed(self.model, rows_of(hidden, rows)).to(self._dtype),
             own.weight,
             own.bias,
             labels,

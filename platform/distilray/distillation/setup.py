@@ -16,7 +16,7 @@ from distilray.distillation.heldout import HeldoutEvaluation, HeldoutScores
 from distilray.distillation.objective import DistillationStep
 from distilray.distillation.preparation import LoopSettings, flops_of_step, prepare_models
 from distilray.models.flops import model_size, peak_flops
-from distilray.models.precision import compute_dtype
+from distilray.models.precision import compute_dtype, precision_of
 from distilray.pretraining_data.batches import prefetched
 from distilray.pretraining_data.sample_plan import SamplePlan
 from distilray.pretraining_data.shards import ShardSet, splits_of_run
@@ -116,9 +116,8 @@ class _Run:
         self._dtype = compute_dtype(config.precision, self._device)
         model, teacher = prepare_models(settings, self._device, self._dtype)
         self._size, self._teacher_size = model_size(model), None if teacher is None else model_size(teacher)
-        autocast_dtype = None if self._dtype == torch.float32 else self._dtype
         cached = settings.teacher_cache_dir is not None
-        self._step = DistillationStep(model, teacher, settings.losses, autocast_dtype, cached=cached)
+        self._step = DistillationStep(model, teacher, settings.losses, self._dtype, cached=cached)
         module = self._workers.wrap(self._step, self._device)
         self._objective = PretrainingObjective(module, config.seed, self._workers, self._device)
         warmup = config.optimizer.warmup_fraction
@@ -213,7 +212,7 @@ class _Run:
     def _meter(self, start: int, reporter: NoReporter) -> Meter:
         peak = None
         if self._device.type == "cuda":
-            peak = peak_flops(torch.cuda.get_device_name(self._device), str(self._dtype))
+            peak = peak_flops(torch.cuda.get_device_name(self._device), precision_of(self._dtype))
         return Meter(
             start,
             total_steps=self._settings.total_steps,

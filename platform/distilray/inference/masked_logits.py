@@ -13,6 +13,7 @@ from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode, load_masked_lm
 from distilray.models.model_source import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, is_onnx, local_model
+from distilray.models.precision import autocast, torch_name
 from distilray.runtime import storage
 
 ONNX_FILES = (CONFIG_FILE, TOKENIZER_FILE, ONNX_FILE)
@@ -57,7 +58,7 @@ class TorchMaskedLM:
         device, dtype = self.model.device, self._autocast_dtype
         ids, mask, index = (torch.from_numpy(each).to(device) for each in (input_ids, attention_mask, mask_index))
         types = None if token_type_ids is None else torch.from_numpy(token_type_ids).to(device)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with autocast(device, dtype):
             hidden = encode(self.model, ids, mask, types).flatten(0, 1)
         logits: Tensor = vocabulary_logits(self.model, hidden[index].to(self.model.dtype))
         found: NDArray[np.float32] = logits.float().cpu().numpy()
@@ -85,4 +86,4 @@ def open_masked_lm(folder: str, *, threads: int | None = None) -> MaskedLogits:
     model = load_masked_lm(folder)
     named = json.loads((place / CONFIG_FILE).read_bytes())
     saved = named.get("dtype") or named.get("torch_dtype")
-    return TorchMaskedLM(model.to(torch.bfloat16) if saved == "bfloat16" else model)
+    return TorchMaskedLM(model.to(torch.bfloat16) if saved == torch_name(torch.bfloat16) else model)

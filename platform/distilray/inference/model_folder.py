@@ -1,9 +1,8 @@
-"""A model folder in the layout of transformers, as inference needs it: complete, with a revision and a dtype."""
+"""A model folder in the layout of transformers, as inference needs it: complete, with a revision."""
 
 import hashlib
 from typing import Any
 
-import torch
 from transformers import AutoTokenizer
 
 from distilray.errors import InputError
@@ -13,7 +12,6 @@ from distilray.runtime import storage
 from distilray.runtime.outputs import verify_file
 
 TOKENIZER_FILES = (TOKENIZER_FILE, "vocab.txt")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def check_model_folder(model_dir: str) -> str:
@@ -65,16 +63,3 @@ def revision_hash(model_dir: str) -> str:
         if (folder / name).is_file():
             digest.update(f"{name} {storage.sha256(str(folder / name))}\n".encode())
     return digest.hexdigest()
-
-
-def choose_dtype(name: str) -> torch.dtype:
-    """The dtype of a name; "auto" is float32, whose answers do not depend on the other texts of a batch.
-
-    Raises:
-        InputError: another name.
-    """
-    if name == "auto":
-        return torch.float32
-    if name not in DTYPES:
-        raise InputError(f"dtype '{name}': choose one of auto, {', '.join(DTYPES)}")
-    return DTYPES[name]

@@ -7,8 +7,6 @@ from typing import Any
 
 from distilray.models.architectures import architecture_of
 
-_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-
 # Dense peaks of the tensor cores in flops per second, from NVIDIA's data sheets; those state twice as much where they
 # count on sparse weights. The V100 has no bf16. fp32 is left out: it depends on whether TF32 is on.
 _PEAKS: Mapping[str, Mapping[str, float]] = {
@@ -25,18 +23,17 @@ _PEAKS: Mapping[str, Mapping[str, float]] = {
 }
 
 
-def peak_flops(device_name: str, dtype: str) -> float | None:
+def peak_flops(device_name: str, precision: str) -> float | None:
     """Dense peak of a device in flops per second; None when it is unknown, as for a CPU, fp32 or a slice (MIG).
 
     Args:
         device_name: of `torch.cuda.get_device_name()`.
-        dtype: of the matrix products: `bf16`, `fp16`, `fp32`, or torch's name of it.
+        precision: of the matrix products: bf16, fp16 or fp32.
     """
     known = [name for name in _PEAKS if re.search(rf"\b{name}\b", device_name)]
     if not known or re.search(r"\bMIG\b", device_name):
         return None
-    short = dtype.removeprefix("torch.")
-    return _PEAKS[max(known, key=len)].get(_DTYPES.get(short, short))
+    return _PEAKS[max(known, key=len)].get(precision)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def student(teacher):
 
 @pytest.fixture
 def step(student, teacher):
-    return DistillationStep(student, teacher, LOSSES, None)
+    return DistillationStep(student, teacher, LOSSES)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_the_number_of_workers_and_their_batches_do_not_change_the_scores(score,
 
 
 def test_without_a_teacher_there_are_the_scores_of_the_masked_words_alone(score, student):
-    found = score(DistillationStep(student, None, MASKED_LM_ONLY, None))
+    found = score(DistillationStep(student, None, MASKED_LM_ONLY))
     assert sorted(found) == ["hit@1", "loss", "mlm"]
     assert found["loss"] == pytest.approx(found["mlm"])
 

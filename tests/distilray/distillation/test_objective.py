@@ -73,7 +73,7 @@ def counts_of(shards, rows):
 
 def run(student, teacher, losses, batches, counts):
     """Sum of loss and terms over micro-batches, and the gradients of the student."""
-    step = DistillationStep(student, teacher, losses, None)
+    step = DistillationStep(student, teacher, losses)
     student.zero_grad()
     total, sums = 0.0, {}
     for batch in batches:
@@ -263,13 +263,13 @@ def test_models_that_an_earlier_step_listened_to_have_the_same_terms(shards, stu
 
 @pytest.mark.parametrize("losses", [CONFIGS[0], *LAYER_CONFIGS], ids=changes)
 def test_the_teacher_gets_no_gradient(shards, student, bert, losses):
-    loss, _ = DistillationStep(student, bert, losses, None)(batch_of(shards, [0, 1]), StepCounts(40, 6, 800))
+    loss, _ = DistillationStep(student, bert, losses)(batch_of(shards, [0, 1]), StepCounts(40, 6, 800))
     loss.backward()
     assert all(parameter.requires_grad and parameter.grad is None for parameter in bert.parameters())
 
 
 def test_the_teacher_is_no_submodule(student, teacher):
-    step = DistillationStep(student, teacher, LossConfig(alpha_hidden=1.0), None)
+    step = DistillationStep(student, teacher, LossConfig(alpha_hidden=1.0))
     assert {id(parameter) for parameter in step.parameters()} == {id(parameter) for parameter in student.parameters()}
     assert teacher not in list(step.modules())
     step.train()
@@ -278,7 +278,7 @@ def test_the_teacher_is_no_submodule(student, teacher):
 
 
 def test_a_step_keeps_no_activation_once_its_loss_is_gone(shards, student, bert):
-    step = DistillationStep(student, bert, LAYER_CONFIGS[3], None)
+    step = DistillationStep(student, bert, LAYER_CONFIGS[3])
     heard = []
     for module in (student.distilbert.transformer.layer[0].attention.q_lin, bert.bert.encoder.layer[1]):
         module.register_forward_hook(lambda _module, _inputs, output: heard.append(weakref.ref(output)))
@@ -297,7 +297,7 @@ def test_every_parameter_of_the_student_is_trained(shards, student, teacher):
 def test_in_bf16_the_loss_stays_fp32_and_near(shards, student, teacher, losses):
     rows = np.arange(12)
     batch, counts = batch_of(shards, rows), counts_of(shards, rows)
-    exact, _ = DistillationStep(student, teacher, losses, None)(batch, counts)
+    exact, _ = DistillationStep(student, teacher, losses)(batch, counts)
     loss, terms = DistillationStep(student, teacher, losses, torch.bfloat16)(batch, counts)
     assert {value.dtype for value in (loss, *terms.values())} == {torch.float32}
     assert loss.item() == pytest.approx(exact.item(), rel=0.02)
@@ -308,7 +308,7 @@ def test_no_masked_token_in_a_micro_batch_is_no_fault(shards, student, teacher):
     nothing = torch.empty(0, dtype=torch.long)
     bare = TensorBatch(batch.input_ids, batch.attention_mask, batch.token_type_ids, nothing, nothing)
     for losses in (LossConfig(), LossConfig(ce_positions="masked")):
-        loss, terms = DistillationStep(student, teacher, losses, None)(bare, StepCounts(40, 1))
+        loss, terms = DistillationStep(student, teacher, losses)(bare, StepCounts(40, 1))
         loss.backward()
         assert torch.isfinite(loss)
         assert terms["mlm"] == 0

@@ -96,7 +96,7 @@ def test_scores_of_the_first_held_out_examples_are_theirs_alone(shards_dir, teac
             reduce=list,
             moved=lambda: None,
             limit=5,
-        ).score(DistillationStep(student, teacher, losses, None))
+        ).score(DistillationStep(student, teacher, losses))
         for rank in range(workers)
     ]
     found = {name: sum(part[name] for part in parts) for name in parts[0]}

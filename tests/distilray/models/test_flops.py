@@ -44,7 +44,7 @@ def test_forward_flops_are_those_that_torch_counts():
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype", "peak"),
+    ("name", "precision", "peak"),
     [
         ("Tesla V100-SXM2-16GB", "fp16", 125e12),
         ("Tesla V100-SXM2-16GB", "bf16", None),
@@ -52,7 +52,7 @@ def test_forward_flops_are_those_that_torch_counts():
         ("NVIDIA A10G", "bf16", 70e12),
         ("NVIDIA L4", "bf16", 121e12),
         ("NVIDIA L40S", "bf16", 362e12),
-        ("NVIDIA H100 80GB HBM3", "torch.bfloat16", 989e12),
+        ("NVIDIA H100 80GB HBM3", "bf16", 989e12),
         ("NVIDIA H100 PCIe", "bf16", 756e12),
         ("NVIDIA H200", "fp16", 989e12),
         ("NVIDIA H200", "fp32", None),
@@ -62,5 +62,5 @@ def test_forward_flops_are_those_that_torch_counts():
         ("", "bf16", None),
     ],
 )
-def test_the_peak_of_a_device_is_that_of_its_data_sheet_or_unknown(name, dtype, peak):
-    assert peak_flops(name, dtype) == peak
+def test_the_peak_of_a_device_is_that_of_its_data_sheet_or_unknown(name, precision, peak):
+    assert peak_flops(name, precision) == peak

@@ -48,7 +48,7 @@ def batch(shards_dir):
 
 
 def train(model, optimizer, teacher, batch, steps):
-    step = DistillationStep(model, teacher, LossConfig(), None)
+    step = DistillationStep(model, teacher, LossConfig())
     for _ in range(steps):
         loss, _ = step(batch, StepCounts(200, 30))
         loss.backward()

@@ -10,7 +10,7 @@ from distilray.distillation.objective import TensorBatch
 from distilray.distillation.teachers import CachedTargets, RunTeacher
 from distilray.errors import InputError
 from distilray.models.masked_lm import encode
-from distilray.models.precision import compute_dtype
+from distilray.models.precision import autocast, compute_dtype
 
 _CHUNK_ROWS = 1024  # of logits that are alive at a time
 
@@ -38,7 +38,7 @@ class FrozenTeacher:
             InputError: a hidden state is not finite in 16 bits.
         """
         batch = batch.to(self._device)
-        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+        with autocast(self._device, self._dtype):
             states = encode(self._model, batch.input_ids, batch.attention_mask, batch.token_type_ids)
             teacher = RunTeacher(self._model, states, batch.attention_mask, batch.mask_index)
             hidden = teacher.hidden_at_tokens().to("cpu", torch.float16)

@@ -23,7 +23,7 @@ from distilray.inference.batching import length_sorted_batches
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode
 from distilray.models.model_source import local_model
-from distilray.models.precision import compute_dtype
+from distilray.models.precision import autocast, compute_dtype
 from distilray.pretraining_data.batches import padded_width
 
 # Masks that go through the head at once: bounds the (masks, vocabulary) logits to some 30 MB.
@@ -77,7 +77,7 @@ def predict(model: Any, batch: Batch, precision: str) -> tuple[Ints, NDArray[np.
     device = next(model.parameters()).device
     dtype = compute_dtype(precision, device)
     types = None if batch.token_type_ids is None else batch.token_type_ids.to(device)
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+    with autocast(device, dtype):
         hidden = encode(model, batch.input_ids.to(device), batch.attention_mask.to(device), types)
     at_masks = hidden.flatten(0, 1)[batch.index.to(device)].float()  # in fp32: logits rounded to bf16 would tie
     labels = batch.labels.to(device)

@@ -14,13 +14,14 @@ from distilray.inference.batching import length_sorted_batches, padded
 from distilray.inference.decoding import TokenDecoder
 from distilray.inference.encoding import InputTextError, TextEncoder
 from distilray.inference.masked_logits import MaskedLogits
-from distilray.inference.model_folder import check_model_folder, choose_dtype, load_tokenizer, revision_hash
+from distilray.inference.model_folder import check_model_folder, load_tokenizer, revision_hash
 from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.inference.packed_model import PackedMaskedLM
 from distilray.inference.tasks.base import Task, TextQuery
 from distilray.models.architectures import architecture_of
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.model_source import is_onnx
+from distilray.models.precision import torch_name, weights_dtype
 
 MAX_ROWS = 32
 MAX_TOKENS = 4096
@@ -136,8 +137,8 @@ class FillMask(Task[Query, EncodedQuery, Prediction, Answer]):
                 )
             onnx = OnnxMaskedLM.load(model_dir, threads=threads)
             return cls(onnx, tokenizer, revision=revision, dtype=onnx.dtype)
-        model = PackedMaskedLM(load_masked_lm(model_dir).to(choose_dtype(dtype)))
-        return cls(model, tokenizer, revision=revision, dtype=str(model.dtype).removeprefix("torch."))
+        model = PackedMaskedLM(load_masked_lm(model_dir).to(weights_dtype(dtype)))
+        return cls(model, tokenizer, revision=revision, dtype=torch_name(model.dtype))
 
     @property
     def probe(self) -> Query:

@@ -79,7 +79,7 @@ def whole_vocabulary(folder_of, losses, vocabulary):
 def run(student, teacher, losses, batch, counts):
     """Loss, terms and gradients of a batch, with the teacher's forward pass or from the cache that it carries."""
     student.zero_grad()
-    step = DistillationStep(student, teacher, losses, None, cached=batch.cached is not None)
+    step = DistillationStep(student, teacher, losses, cached=batch.cached is not None)
     loss, terms = step(batch, counts)
     loss.backward()
     values = {name: term.item() for name, term in terms.items()}
@@ -190,8 +190,8 @@ def test_heldout_scores_from_a_cache_are_those_of_the_teacher(
         )
         return scores.score(step)
 
-    expected = score(DistillationStep(student, teacher, losses, None), None)
-    found = score(DistillationStep(student, None, losses, None, cached=True), targets)
+    expected = score(DistillationStep(student, teacher, losses), None)
+    found = score(DistillationStep(student, None, losses, cached=True), targets)
     assert found.keys() == expected.keys()
     assert found["agreement"] == pytest.approx(expected["agreement"], abs=1e-9)
     assert dict(found) == pytest.approx(dict(expected), rel=FP16)

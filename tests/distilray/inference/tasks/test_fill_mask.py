@@ -8,8 +8,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from distilray.errors import InputError
 from distilray.inference.encoding import InputTextError
-from distilray.inference.model_folder import choose_dtype
 from distilray.inference.tasks.fill_mask import FillMask, Query
+from distilray.models.precision import weights_dtype
 from tests.distilray.inference.tiny_models import MAX_LENGTH, WORDS, write_tiny_model
 from tests.distilray.models.export.small_onnx import write_small_onnx
 
@@ -185,7 +185,7 @@ def test_bfloat16_answers_are_close_to_those_of_float32(model_dir, fill_mask):
 
 
 def test_auto_is_float32_whose_answers_do_not_depend_on_a_batch(model_dir):
-    assert choose_dtype("auto") == torch.float32
+    assert weights_dtype("auto") == torch.float32
     assert FillMask.load(model_dir).batch_invariant
     assert not FillMask.load(model_dir, dtype="bfloat16").batch_invariant
 
@@ -227,7 +227,7 @@ def test_targets_are_tokenized_once_for_all_texts(fill_mask, monkeypatch):
 
 def test_another_dtype_name_is_an_input_error():
     with pytest.raises(InputError, match="float16"):
-        choose_dtype("float16")
+        weights_dtype("float16")
 
 
 def test_an_onnx_folder_is_served_with_the_same_face(tmp_path):
