@@ -23,8 +23,8 @@ from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
 from distilray.evaluation.glue.training.fine_tuning import fine_tune
 from distilray.models.cpu import use_cpus
-from distilray.models.model_source import local_model
 from distilray.models.precision import compute_dtype
+from distilray.models.sources import localise
 from distilray.runtime import storage
 from tuning.records import (
     BEST,
@@ -164,7 +164,7 @@ def _fine_tune(
 ) -> FineTuned:
     task, minutes = TASKS[objective.task], objective.trial.max_minutes
     features: TaskFeatures = ray.get(objective.features[settings.max_length])
-    model_dir = local_model(objective.model_dir)
+    model_dir = localise(objective.model_dir)
     return fine_tune(
         load_classifier(model_dir, task, seed=objective.seed, dropout=settings.dropout),
         features,

@@ -12,7 +12,7 @@ from distilray.errors import InputError
 from distilray.evaluation.glue.classifier import load_classifier
 from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue_scores import load_tasks
-from distilray.models.model_source import local_model
+from distilray.models.sources import localise
 from distilray.pretraining_data.batches import padded_width
 from distilray.runtime.environment import inside_cluster
 from distilray.runtime.resources import Node, cluster_nodes, refuse_unless_fitting
@@ -57,7 +57,7 @@ def need_of_search(config: SearchGlueConfig, tasks: Iterable[TaskName]) -> Trial
     """
     needs = []
     for task in tasks:
-        model = load_classifier(local_model(config.model_dir), TASKS[task], seed=config.seed)
+        model = load_classifier(localise(config.model_dir), TASKS[task], seed=config.seed)
         length = max(lengths(config, task))
         if padded_width(length) > (most := model.config.max_position_embeddings):
             raise InputError(f"max_length: {length} tokens for {task}, {config.model_dir} reads {most}; lower it")

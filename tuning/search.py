@@ -16,7 +16,7 @@ from distilray.evaluation.glue.features import TaskFeatures, encode_task
 from distilray.evaluation.glue.table import glue_table
 from distilray.evaluation.glue_scores import Results, collect_scores, load_tasks
 from distilray.evaluation.units import Unit
-from distilray.models.model_source import local_model
+from distilray.models.sources import localise
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
 from distilray.runtime.environment import inside_cluster
@@ -77,7 +77,7 @@ def show_search(folder: RunFolder) -> None:
 
 def _encode(config: SearchGlueConfig, data: Mapping[TaskName, TaskData]) -> Encoded:
     """Every task, tokenised once for all its trials."""
-    tokenizer_json = read_tokenizer(local_model(config.model_dir))
+    tokenizer_json = read_tokenizer(localise(config.model_dir))
     return {
         task: {
             length: encode_task(

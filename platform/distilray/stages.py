@@ -179,13 +179,13 @@ STAGES = {stage.name: stage for stage in _ROWS}
 # `files(name, value)` returns what manifests record of it.
 _PIN = {
     "file": "distilray.runtime.file_search:check_there",
-    "model": "distilray.models.model_source:pinned",
-    "tokenizer": "distilray.models.model_source:local_tokenizer",
+    "model": "distilray.models.sources:pin",
+    "tokenizer": "distilray.models.sources:pin_tokenizer",
     "causal_model": "distilray.evaluation.fill_mask.causal:check_causal_model",
 }
 _FILES = {
-    "model": "distilray.models.model_source:model_inputs",
-    "tokenizer": "distilray.models.model_source:tokenizer_inputs",
+    "model": "distilray.models.sources:model_inputs",
+    "tokenizer": "distilray.models.sources:tokenizer_inputs",
 }
 _GLUE_FILES = "distilray.evaluation.glue.data:input_files"
 

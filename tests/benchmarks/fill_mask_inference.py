@@ -29,8 +29,8 @@ from distilray.evaluation.fill_mask.readers import data_files, read_examples
 from distilray.evaluation.fill_mask.windows import Windows, encode_examples
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode, load_masked_lm
-from distilray.models.model_source import local_model
 from distilray.models.precision import compute_dtype
+from distilray.models.sources import localise
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime.session import ray_session
 
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--precision", default="auto")
     given = parser.parse_args()
-    cores, model_dir = torch.get_num_threads(), local_model(given.model_dir)
+    cores, model_dir = torch.get_num_threads(), localise(given.model_dir)
     tokenizer_json, dtype = read_tokenizer(model_dir), compute_dtype(given.precision, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as work, ray_session(RayConfig(num_cpus=cores)):
         file = Path(work, "lines.txt")

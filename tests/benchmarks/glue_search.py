@@ -28,8 +28,8 @@ from distilray.evaluation.glue.features import TaskFeatures
 from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue.training.fine_tuning import fine_tune
 from distilray.evaluation.glue_scores import encode_tasks, load_tasks
-from distilray.models.model_source import local_model
 from distilray.models.precision import compute_dtype
+from distilray.models.sources import localise
 from tuning.space import points
 
 CPU = torch.device("cpu")
@@ -97,7 +97,7 @@ def train_back_to_back(config: SearchGlueConfig) -> tuple[float, float]:
     features, best, seconds = features_of(config), 0.0, []
     for values in points(config, task) or []:
         settings = with_values(config.of_task(task), values)
-        model = load_classifier(local_model(config.model_dir), TASKS[task], seed=config.seed)
+        model = load_classifier(localise(config.model_dir), TASKS[task], seed=config.seed)
         with tempfile.TemporaryDirectory() as kept:
             ended = fine_tune(
                 model,

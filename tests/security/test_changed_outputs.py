@@ -15,7 +15,7 @@ from distilray.evaluation.fill_mask.readers import data_files
 from distilray.evaluation.glue.data import load_task
 from distilray.inference.masked_logits import local_masked_lm
 from distilray.inference.model_folder import check_model_folder
-from distilray.models.model_source import local_model
+from distilray.models.sources import localise
 from distilray.pretraining_data.encoding.corpus_files import read_sentences
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
@@ -70,11 +70,11 @@ def read_data(uri: str) -> None:
         (f"corpus/{DOCUMENTS}", lambda uri: list(read_sentences(uri, 0, 1)), f"corpus/{DOCUMENTS}"),
         ("tokenizer/tokenizer.json", read_tokenizer, "tokenizer"),
         ("trained/model/tokenizer.json", read_tokenizer, "trained/model"),
-        ("trained/model/tokenizer.json", local_model, "trained"),
-        ("trained/model/config.json", local_model, "trained/model"),
-        ("trained/model/model.safetensors", local_model, "trained"),
+        ("trained/model/tokenizer.json", localise, "trained"),
+        ("trained/model/config.json", localise, "trained/model"),
+        ("trained/model/model.safetensors", localise, "trained"),
         ("trained/model/model.safetensors", check_model_folder, "trained"),
-        ("fine-tuned/models/rte/model.safetensors", local_model, "fine-tuned/models/rte"),
+        ("fine-tuned/models/rte/model.safetensors", localise, "fine-tuned/models/rte"),
         ("exported/onnx/model.onnx", local_masked_lm, "exported/onnx"),
         ("pairs/glue/Follows/train.tsv", lambda uri: load_task(uri, "follows"), "pairs/glue"),
         ("texts/text/rte.txt", lambda uri: list(read_texts(uri)), "texts/text/rte.txt"),
@@ -98,8 +98,8 @@ def test_a_changed_model_in_an_object_store_is_not_kept(made: Path, tmp_path: Pa
     for file in sorted((made / "trained").rglob("*")):
         if file.is_file():
             storage.write_bytes(f"{bucket}/{file.relative_to(made)}", file.read_bytes())
-    assert local_model(f"{bucket}/trained", cache_dir=str(tmp_path / "whole"))
+    assert localise(f"{bucket}/trained", cache_dir=str(tmp_path / "whole"))
     storage.write_bytes(f"{bucket}/trained/model/config.json", (made / "trained/model/config.json").read_bytes()[::-1])
     with pytest.raises(InputError, match=r"config\.json: its content is not what the manifest says"):
-        local_model(f"{bucket}/trained", cache_dir=str(tmp_path / "changed"))
+        localise(f"{bucket}/trained", cache_dir=str(tmp_path / "changed"))
     assert not [entry for entry in (tmp_path / "changed").iterdir() if entry.is_dir()]

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from distilray.errors import InputError
 
 SAMPLE_PREFIX = "sample:"
-HUB_PREFIX = "hub:"  # a model on the Hugging Face hub, which `models.model_source` downloads
+HUB_PREFIX = "hub:"  # a model on the Hugging Face hub, which `models.sources` downloads
 
 
 def expand_home(path: str) -> str:

@@ -8,7 +8,7 @@ from distilray.distillation.teacher_cache.cache import TeacherCache
 from distilray.errors import InputError
 from distilray.models.heads import start_head_bias
 from distilray.models.masked_lm import load_masked_lm, read_model_config
-from distilray.models.model_source import local_model
+from distilray.models.sources import localise
 from distilray.models.student import create_student
 from distilray.pretraining_data.shards import ShardSet, check_vocabulary, splits_of_run
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
@@ -16,14 +16,14 @@ from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
 
 def create_teacher(config: TrainTeacherConfig) -> tuple[Any, None]:
     """The model that `train_teacher` trains: the warm start with its vocabulary head, fresh if it has none."""
-    model = load_masked_lm(local_model(config.encoder_dir), fresh_head=True)
+    model = load_masked_lm(localise(config.encoder_dir), fresh_head=True)
     start_head_bias(model, ShardSet(config.shards_dir, "train").token_counts())
     return model, None
 
 
 def create_student_and_teacher(config: DistillConfig) -> tuple[Any, Any | None]:
     """The student that `distill` trains, and its frozen teacher; a teacher that is cached only gives its weights."""
-    teacher = load_masked_lm(local_model(config.teacher_dir))
+    teacher = load_masked_lm(localise(config.teacher_dir))
     return student_of(teacher, config)[0], teacher if config.teacher_cache_dir is None else None
 
 

@@ -26,11 +26,11 @@ from distilray.distillation.preparation import LoopSettings
 from distilray.distillation.setup import CHECKPOINTS_FOLDER, DIVERGED, DIVERGED_FOLDER, train_loop
 from distilray.errors import DataQualityError, InputError
 from distilray.models.masked_lm import count_parameters, load_masked_lm
-from distilray.models.model_source import (
+from distilray.models.sources import (
     MODEL_FILES,
     MODEL_FOLDER,
     TOKENIZER_CONFIG_FILE,
-    local_model,
+    localise,
 )
 from distilray.models.student import show_sources
 from distilray.pretraining_data.tokenizer import read_tokenizer
@@ -58,13 +58,13 @@ class DivergedError(DataQualityError):
 
 def train_teacher(config: TrainTeacherConfig, folder: RunFolder) -> Outcome:
     """Trains the teacher's masked LM head and body on the shards; writes a model folder."""
-    return _fit(config, folder, MASKED_LM_ONLY, create_teacher, local_model(config.encoder_dir), {})
+    return _fit(config, folder, MASKED_LM_ONLY, create_teacher, localise(config.encoder_dir), {})
 
 
 def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
     """Distils the teacher, or the cache of it, into a student; writes a model folder."""
     open_cache(config, verify=True)
-    teacher = load_masked_lm(local_model(config.teacher_dir))
+    teacher = load_masked_lm(localise(config.teacher_dir))
     student, source = student_of(teacher, config)
     storage.write_bytes(folder.path(INITIALISATION_FILE), json.dumps(source, indent=1).encode())
     counts = {
@@ -80,7 +80,7 @@ def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
         folder,
         config.losses,
         create_student_and_teacher,
-        local_model(config.teacher_dir),
+        localise(config.teacher_dir),
         counts,
         told,
         config.teacher_cache_dir,

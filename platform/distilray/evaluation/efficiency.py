@@ -21,7 +21,7 @@ from distilray.inference.masked_logits import local_masked_lm, open_masked_lm
 from distilray.models.architectures import architecture_of
 from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.masked_lm import count_layer_parameters, count_parameters
-from distilray.models.model_source import WEIGHTS_FILE, is_onnx
+from distilray.models.sources import WEIGHTS_FILE, is_onnx
 from distilray.pretraining_data.batches import Batch
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from distilray.runtime import storage

@@ -22,11 +22,11 @@ from distilray.evaluation.glue.training.schedule import total_steps
 from distilray.evaluation.glue_intervals import add_intervals, compare_with_teacher
 from distilray.evaluation.units import FINE_TUNED, MNLI, MODELS_FOLDER, UnitResult, read_predictions
 from distilray.models.masked_lm import read_model_config
-from distilray.models.model_source import (
+from distilray.models.sources import (
     MODEL_FILES,
     TOKENIZER_CONFIG_FILE,
     WEIGHTS_FILE,
-    local_model,
+    localise,
 )
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
@@ -57,14 +57,14 @@ def load_tasks(config: GlueConfig, *, with_test: bool) -> tuple[dict[TaskName, T
 
 def encode_tasks(config: GlueConfig, data: Mapping[TaskName, TaskData], seed: int) -> dict[TaskName, TaskFeatures]:
     """The tasks, tokenised once for all fine-tunings."""
-    tokenizer_json = read_tokenizer(local_model(config.model_dir))
+    tokenizer_json = read_tokenizer(localise(config.model_dir))
     return {task: encode_task(each, tokenizer_json, config.of_task(task), seed=seed) for task, each in data.items()}
 
 
 def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
     """Validates the inputs of `evaluate_glue` and says what it would do."""
     data, missing = load_tasks(config, with_test=config.submission.write)
-    model = local_model(config.model_dir)
+    model = localise(config.model_dir)
     for each in data.values() if not config.train else ():
         output_order(model, read_model_config(model), each.task)
     _read_teacher(config)
@@ -128,7 +128,7 @@ def collect_scores(
     config: GlueConfig, data: Mapping[TaskName, TaskData], missing: Sequence[TaskName], results: Results
 ) -> dict[str, Any]:
     """What `scores.json` holds: a row for each task, metric and seed, and what they come to."""
-    model_hash = storage.sha256(storage.join(local_model(config.model_dir), WEIGHTS_FILE))
+    model_hash = storage.sha256(storage.join(localise(config.model_dir), WEIGHTS_FILE))
     rows = [
         row | {"official_rows": not data[task].other_rows, "model_hash": model_hash}
         for (task, _), result in results.items()

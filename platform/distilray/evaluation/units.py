@@ -22,8 +22,8 @@ from distilray.evaluation.glue.training.fine_tuning import check_length, fine_tu
 from distilray.evaluation.glue.training.objective import predict
 from distilray.evaluation.glue.training.progress import CHECKPOINTS_FOLDER
 from distilray.models.cpu import use_cpus
-from distilray.models.model_source import MODEL_FOLDER, local_model
 from distilray.models.precision import compute_dtype
+from distilray.models.sources import MODEL_FOLDER, localise
 from distilray.runtime import storage
 from distilray.training.checkpoint import newest_step
 from distilray.training.process_group import Workers
@@ -119,13 +119,13 @@ def fit_unit(
         }
 
     if unit.start == FINE_TUNED:
-        model = load_fine_tuned(local_model(unit.model_dir), task).to(device)
+        model = load_fine_tuned(localise(unit.model_dir), task).to(device)
         check_length(model, unit.settings)
         trained = None
         if workers.rank == 0:
             save_classifier(model, storage.join(training_folder, MODEL_FOLDER), features.tokenizer_json)
     else:
-        model_dir = local_model(unit.model_dir)
+        model_dir = localise(unit.model_dir)
         model = load_classifier(model_dir, task, seed=unit.seed, dropout=unit.settings.dropout).to(device)
         trained = fine_tune(
             model,
@@ -168,7 +168,7 @@ def _teacher_outputs(
     if plan.distillation is None:
         return None
     teacher_dir = storage.join(plan.distillation.teacher_run_dir, MODELS_FOLDER, unit.task)
-    teacher = load_fine_tuned(local_model(teacher_dir), TASKS[unit.task]).to(device)
+    teacher = load_fine_tuned(localise(teacher_dir), TASKS[unit.task]).to(device)
     dtype = compute_dtype(plan.precision, device)
     return predict(teacher, features.train, pad_id=features.pad_id, device=device, dtype=dtype, workers=workers)
 

@@ -12,8 +12,8 @@ from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode, load_masked_lm
-from distilray.models.model_source import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, is_onnx, local_model
 from distilray.models.precision import autocast, torch_name
+from distilray.models.sources import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, is_onnx, localise
 from distilray.runtime import storage
 
 ONNX_FILES = (CONFIG_FILE, TOKENIZER_FILE, ONNX_FILE)
@@ -66,8 +66,8 @@ class TorchMaskedLM:
 
 
 def local_masked_lm(source: str) -> str:
-    """The folder of a model of any format on this machine, as `local_model`."""
-    return local_model(source, ONNX_FILES if is_onnx(source) else MODEL_FILES)
+    """The folder of a model of any format on this machine, as `localise`."""
+    return localise(source, ONNX_FILES if is_onnx(source) else MODEL_FILES)
 
 
 def open_masked_lm(folder: str, *, threads: int | None = None) -> MaskedLogits:

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 from distilray.errors import InputError
 from distilray.models.architectures import ARCHITECTURES, architecture_of, family_name
 from distilray.models.heads import is_head_parameter
-from distilray.models.model_source import CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from distilray.models.sources import CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from distilray.runtime import storage
 
 SAFETENSORS_METADATA = {"format": "pt"}  # transformers asks for it

@@ -13,7 +13,7 @@ import yaml
 
 from distilray.config.report import ReportConfig
 from distilray.errors import InputError
-from distilray.models.model_source import MODEL_FOLDER, WEIGHTS_FILE
+from distilray.models.sources import MODEL_FOLDER, WEIGHTS_FILE
 from distilray.runtime import storage
 from distilray.runtime.outputs import verify_file
 from distilray.runtime.run_folder import CONFIG_FILE, MANIFEST_FILE, read_manifest

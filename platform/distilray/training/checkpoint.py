@@ -19,7 +19,7 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from distilray.models.masked_lm import SAFETENSORS_METADATA, companion_files, model_tensors
-from distilray.models.model_source import WEIGHTS_FILE
+from distilray.models.sources import WEIGHTS_FILE
 from distilray.pretraining_data.sample_plan import PlanState
 from distilray.runtime import storage
 

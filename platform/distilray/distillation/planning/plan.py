@@ -22,21 +22,21 @@ from distilray.distillation.teacher_cache.compatibility import check_cache
 from distilray.distillation.teacher_cache.cost import cache_plan
 from distilray.models.flops import model_size
 from distilray.models.masked_lm import count_parameters, load_masked_lm
-from distilray.models.model_source import local_model
+from distilray.models.sources import localise
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime.reporting.tracking import check_trackers
 
 
 def plan_teacher(config: TrainTeacherConfig) -> dict[str, object]:
     """Validates the inputs of `train_teacher` and says what it would do."""
-    check_shards(config.shards_dir, config.encoder_dir, local_model(config.encoder_dir))
+    check_shards(config.shards_dir, config.encoder_dir, localise(config.encoder_dir))
     model, _ = create_teacher(config)
-    return {"parameters": f"{count_parameters(model):,}", **_plan(config, local_model(config.encoder_dir), model, None)}
+    return {"parameters": f"{count_parameters(model):,}", **_plan(config, localise(config.encoder_dir), model, None)}
 
 
 def plan_distillation(config: DistillConfig) -> dict[str, object]:
     """Validates the inputs of `distill` and says what it would do."""
-    folder = local_model(config.teacher_dir)
+    folder = localise(config.teacher_dir)
     check_shards(config.shards_dir, config.teacher_dir, folder)
     teacher = load_masked_lm(folder)
     student, _ = student_of(teacher, config)

@@ -5,7 +5,7 @@ import hashlib
 from distilray.config.distillation import DistillConfig
 from distilray.distillation.teacher_cache.cache import cache_content
 from distilray.errors import InputError
-from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE, local_model
+from distilray.models.sources import CONFIG_FILE, WEIGHTS_FILE, localise
 from distilray.runtime import storage
 from distilray.runtime.run_folder import read_manifest
 
@@ -43,7 +43,7 @@ def check_cache(config: DistillConfig) -> None:
     made = content["config"]
     if content["inputs"]["shards"] != {"content_hash": read_manifest(config.shards_dir)["content_hash"]}:
         raise InputError(f"{folder}: made from other shards than {config.shards_dir}; run jobs.cache_teacher on these")
-    if content["counts"]["teacher_hash"] != teacher_hash(local_model(config.teacher_dir)):
+    if content["counts"]["teacher_hash"] != teacher_hash(localise(config.teacher_dir)):
         raise InputError(f"{folder}: made by another teacher than {config.teacher_dir}; run jobs.cache_teacher with it")
     if losses.alpha_ce and made["temperature"] != losses.temperature:
         raise InputError(

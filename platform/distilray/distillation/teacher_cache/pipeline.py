@@ -24,7 +24,7 @@ from distilray.errors import InputError
 from distilray.models.cpu import use_cpus
 from distilray.models.flops import model_size
 from distilray.models.masked_lm import count_parameters, load_masked_lm
-from distilray.models.model_source import local_model
+from distilray.models.sources import localise
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet, splits_of_run
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
@@ -60,7 +60,7 @@ def plan_cache(config: CacheTeacherConfig) -> dict[str, object]:
         InputError: an input is missing or not what it should be, masks that are dynamic, or a larger top_k than ids.
     """
     refuse_dynamic_masks(config.shards_dir)
-    folder = local_model(config.teacher_dir)
+    folder = localise(config.teacher_dir)
     check_shards(config.shards_dir, config.teacher_dir, folder)
     teacher = load_masked_lm(folder)
     size = model_size(teacher)
@@ -83,7 +83,7 @@ def plan_cache(config: CacheTeacherConfig) -> dict[str, object]:
 
 def cache_teacher(config: CacheTeacherConfig, folder: RunFolder) -> Outcome:
     """Writes the targets of every shard into the run folder."""
-    model_dir = local_model(config.teacher_dir)
+    model_dir = localise(config.teacher_dir)
     dim = model_size(load_masked_lm(model_dir)).dim
     tokenizer_json = read_tokenizer(model_dir)
     pieces = _pieces(_open_splits(config))
@@ -140,7 +140,7 @@ def _write_task(item: Values, *, config: CacheTeacherConfig, pad_id: int) -> Val
     device = torch.device("cuda" if config.scaling.gpus_per_task else "cpu")
     if device.type == "cpu":
         use_cpus(config.scaling.cpus_per_task)
-    teacher = FrozenTeacher(load_masked_lm(local_model(config.teacher_dir)), config, device)
+    teacher = FrozenTeacher(load_masked_lm(localise(config.teacher_dir)), config, device)
     shards = ShardSet(config.shards_dir, piece.split, verify=True, cache=ShardCache(config.cache), only=[piece.name])
     name = targets_name(piece.name)
     entry = write_targets(shards, teacher, storage.join(config.run_dir, name), pad_id=pad_id)

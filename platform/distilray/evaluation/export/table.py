@@ -11,7 +11,7 @@ from distilray.config.export.variants import ExportModelConfig
 from distilray.evaluation.export.processor import has_fast_int8, told_features
 from distilray.evaluation.export.variants import REPORT_FILE
 from distilray.models.hub import README_FILE, push
-from distilray.models.model_source import MODEL_FILES, TOKENIZER_CONFIG_FILE, local_model
+from distilray.models.sources import MODEL_FILES, TOKENIZER_CONFIG_FILE, localise
 from distilray.runtime import storage
 from distilray.runtime.run_folder import RunFolder
 
@@ -39,7 +39,7 @@ def show_export(folder: RunFolder) -> None:
 
 def pushed_files(config: ExportModelConfig, folder: RunFolder) -> dict[str, str]:
     """What an upload consists of: the model itself at the top, a folder for each format, report and model card."""
-    source = local_model(config.model_dir)
+    source = localise(config.model_dir)
     tops = {name: storage.join(source, name) for name in (*MODEL_FILES, TOKENIZER_CONFIG_FILE)}
     own = {name: folder.path(name) for name in (REPORT_FILE, README_FILE)}
     formats = {

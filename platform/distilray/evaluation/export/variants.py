@@ -23,7 +23,7 @@ from distilray.models.export.graph import int8_graph, onnx_graph, standard_onnx_
 from distilray.models.export.onnx_file import ONNX_PACKAGES, onnx_package
 from distilray.models.hub import check_push
 from distilray.models.masked_lm import count_parameters, load_masked_lm
-from distilray.models.model_source import WEIGHTS_FILE, local_model
+from distilray.models.sources import WEIGHTS_FILE, localise
 from distilray.pretraining_data.shards import check_vocabulary
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
@@ -53,7 +53,7 @@ class Source:
         if any(variant.startswith("onnx") for variant in config.variants):
             for package in ONNX_PACKAGES:
                 onnx_package(package)
-        model_dir = local_model(config.model_dir)
+        model_dir = localise(config.model_dir)
         model, tokenizer_json = load_masked_lm(model_dir), read_tokenizer(model_dir)
         if config.shards_dir is not None:
             size = model.config.vocab_size

@@ -33,7 +33,7 @@ from distilray.evaluation.fill_mask.summary import (
 from distilray.evaluation.fill_mask.windows import encode_examples
 from distilray.evaluation.metrics import percentile
 from distilray.models.masked_lm import count_parameters, load_masked_lm, read_model_config
-from distilray.models.model_source import WEIGHTS_FILE
+from distilray.models.sources import WEIGHTS_FILE
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome

@@ -22,8 +22,8 @@ from distilray.evaluation.metrics import true_token_losses, true_token_ranks
 from distilray.inference.batching import length_sorted_batches
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode
-from distilray.models.model_source import local_model
 from distilray.models.precision import autocast, compute_dtype
+from distilray.models.sources import localise
 from distilray.pretraining_data.batches import padded_width
 
 # Masks that go through the head at once: bounds the (masks, vocabulary) logits to some 30 MB.
@@ -68,7 +68,7 @@ class Answered:
 def model_dirs(config: EvaluateFillMaskConfig) -> dict[str, str]:
     """The local folders of the models, by their part: `teacher` if there is one, and `student`."""
     named = {"teacher": config.teacher_dir, "student": config.student_dir}
-    return {name: local_model(source) for name, source in named.items() if source is not None}
+    return {name: localise(source) for name, source in named.items() if source is not None}
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from distilray.models.masked_lm import (
     read_model_config,
     refuse_weights,
 )
-from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE, local_model
+from distilray.models.sources import CONFIG_FILE, WEIGHTS_FILE, localise
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.seeding import hash_integers
@@ -123,7 +123,7 @@ def check_same_tokenizer(teacher: str, model: str) -> None:
     Raises:
         InputError: two tokenizers.
     """
-    found, own = (read_tokenizer(local_model(source)) for source in (teacher, model))
+    found, own = (read_tokenizer(localise(source)) for source in (teacher, model))
     if found != own:
         sizes = [f"{vocabulary_of(each).size:,} ids ({tokenizer_hash(each)[:12]})" for each in (found, own)]
         raise InputError(

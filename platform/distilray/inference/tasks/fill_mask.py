@@ -20,8 +20,8 @@ from distilray.inference.packed_model import PackedMaskedLM
 from distilray.inference.tasks.base import Task, TextQuery
 from distilray.models.architectures import architecture_of
 from distilray.models.masked_lm import load_masked_lm
-from distilray.models.model_source import is_onnx
 from distilray.models.precision import torch_name, weights_dtype
+from distilray.models.sources import is_onnx
 
 MAX_ROWS = 32
 MAX_TOKENS = 4096

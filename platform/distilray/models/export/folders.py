@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.masked_lm import SAFETENSORS_METADATA, companion_files, model_tensors
-from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE
+from distilray.models.sources import CONFIG_FILE, WEIGHTS_FILE
 
 
 def write_onnx_folder(folder: Path, model: Any, tokenizer_json: str, graph: bytes) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from distilray.evaluation.glue.classifier import save_classifier
 from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
 from distilray.models.masked_lm import model_tensors
-from distilray.models.model_source import MODEL_FOLDER, WEIGHTS_FILE
+from distilray.models.sources import MODEL_FOLDER, WEIGHTS_FILE
 from distilray.pretraining_data.sample_plan import PlanState
 from distilray.runtime import storage
 from distilray.training.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState

@@ -1,15 +1,15 @@
-"""The local folder of a model that is a folder, a run, in an object store, on the Hugging Face hub, or a sample.
+"""Sources of models: a folder or run, local or in an object store, a model on the Hugging Face hub, or a sample.
 
-Only configuration, safetensors and tokenizer are ever fetched: no code, no pickle.
+`pin` replaces a name that may change by one that cannot, and fetches nothing but a model on the hub; `localise` returns
+a folder on this machine. Only configuration, safetensors and tokenizer are ever fetched: no code, no pickle.
 """
 
 import functools
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import constants as hub_constants
 from huggingface_hub import errors as hub_errors
@@ -49,14 +49,14 @@ _HUB_FAULTS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-def local_model(source: str, needed: Collection[str] = MODEL_FILES, *, cache_dir: str = CACHE_FOLDER) -> str:
-    """The folder of a model on this machine, fetched if need be; once for all processes of the machine.
+def localise(source: str, needed: Collection[str] = MODEL_FILES, *, cache_dir: str = CACHE_FOLDER) -> str:
+    """Return the folder of a model on this machine, fetched if needed, once for all processes of the machine.
 
     Args:
-        source: a model folder, or a run folder with `model/` inside, as path or URI; `hub:OWNER/NAME`, with
+        source: a model folder, or a run or MLflow folder with one inside, as path or URI; `hub:OWNER/NAME`, with
             `@REVISION` if it is not `main`; or a `sample:` name.
         needed: which of `MODEL_FILES` must be there; `tokenizer_config.json` comes with them if there is one.
-        cache_dir: where models of an object store are kept. Those of the hub lie in the cache of its own client.
+        cache_dir: where models of an object store are kept. Those of the hub are in the cache of its client.
 
     Raises:
         InputError: not there or not reachable, a needed file is missing, or one is not what its run's manifest says.
@@ -67,24 +67,24 @@ def local_model(source: str, needed: Collection[str] = MODEL_FILES, *, cache_dir
     if storage.is_local(source):
         return _local_folder(source, needed)
     try:
-        return _Remote(source, needed).local(cache_dir)
+        return _fetched(source, needed, cache_dir)
     except OSError as error:
         raise InputError(f"{source}: cannot be fetched ({error}); check address, credentials, space") from None
 
 
-def local_tokenizer(source: str) -> str:
-    """Return the folder of the tokenizer of a model on the hub, fetched if needed; any other source as it is."""
-    return local_model(source, (TOKENIZER_FILE,)) if source.startswith(HUB_PREFIX) else source
+def pin_tokenizer(source: str) -> str:
+    """Return the local folder of a tokenizer on the hub, fetched if needed; any other source as it is."""
+    return localise(source, (TOKENIZER_FILE,)) if source.startswith(HUB_PREFIX) else source
 
 
-def pinned(source: str) -> str:
+def pin(source: str) -> str:
     """Return a source with the commit of a model on the hub in place of its branch or tag, so that it cannot change.
 
     Raises:
-        InputError: as `local_model`; also a local folder that does not exist.
+        InputError: as `localise`; also a local folder that does not exist.
     """
     if source.startswith(HUB_PREFIX):
-        return f"{source.partition('@')[0]}@{Path(local_model(source)).name}"
+        return f"{source.partition('@')[0]}@{Path(localise(source)).name}"
     if is_place(source) and is_path(source) and not storage.is_folder(source):
         raise InputError(f"{source}: {_NO_FOLDER}")
     return source
@@ -97,7 +97,7 @@ def model_folder(source: str) -> str:
 
 
 def is_onnx(source: str) -> bool:
-    """Return whether a source of a model (see `local_model`) is a folder with `model.onnx`."""
+    """Return whether a source of a model (see `localise`) is a folder with `model.onnx`."""
     return is_place(source) and storage.exists(storage.join(source, ONNX_FILE))
 
 
@@ -105,11 +105,11 @@ def model_inputs(name: str, source: str) -> dict[str, str]:
     """Return what manifests record of a model: a complete run, or weights and configuration, wherever they are stored.
 
     Raises:
-        InputError: as `local_model`.
+        InputError: as `localise`.
     """
     if _is_complete_run(source):
         return {name: source}
-    folder, weights = (source, ONNX_FILE) if is_onnx(source) else (local_model(source), WEIGHTS_FILE)
+    folder, weights = (source, ONNX_FILE) if is_onnx(source) else (localise(source), WEIGHTS_FILE)
     return {name: storage.join(folder, weights), f"{name}_config": storage.join(folder, CONFIG_FILE)}
 
 
@@ -167,39 +167,27 @@ def _hub_snapshot(source: str, needed: tuple[str, ...]) -> str:
     return folder
 
 
-class _Remote:
-    """A model in an object store: its files as they are now, and their copy on this machine."""
+def _fetched(uri: str, needed: Collection[str], cache_dir: str) -> str:
+    """Return the local copy of a model in an object store, fetched if the cache does not have its files as they are."""
+    folder = model_folder(uri)
+    store, path = storage.filesystem(folder)
 
-    def __init__(self, uri: str, needed: Collection[str]) -> None:
-        self._uri = uri
-        self._store, path = storage.filesystem(uri)
-        inside = self._files(f"{path.rstrip('/')}/{MODEL_FOLDER}", needed)
-        self._infos = inside or self._files(path.rstrip("/"), needed)
-        self._folder = storage.join(uri, MODEL_FOLDER) if inside else uri
-        self._manifest: Mapping[str, Any] = read_manifest(uri) if _is_complete_run(uri) else {}
-        _require(uri, needed, self._infos)
+    def stamps() -> dict[str, tuple[int, int]]:
+        infos = store.get_file_info([f"{path.rstrip('/')}/{name}" for name in (*needed, TOKENIZER_CONFIG_FILE)])
+        return {info.base_name: (info.size, info.mtime_ns) for info in infos if info.type == fs.FileType.File}
 
-    def local(self, cache_dir: str) -> str:
-        """The folder with the files on this machine: all of them, or it is not there."""
-        state = self._manifest.get("content_hash") or _stamps(self._infos.values())
-        key = hashlib.sha256(json.dumps([self._uri, state, sorted(self._infos)]).encode()).hexdigest()
-        cache = LocalCache(cache_dir, noun="a model")
+    files = stamps()
+    _require(uri, needed, files)
+    state = read_manifest(uri)["content_hash"] if is_complete(uri) else list(files.items())
+    key = hashlib.sha256(json.dumps([uri, state, sorted(files)]).encode()).hexdigest()
+    cache = LocalCache(cache_dir, noun="a model")
 
-        def fetch(folder: Path) -> None:
-            uris = {name: storage.join(self._folder, name) for name in self._infos}
-            digests = {uri: cache.download(uri, folder / name) for name, uri in uris.items()}
-            now = self._store.get_file_info([info.path for info in self._infos.values()])
-            if _stamps(now) != _stamps(self._infos.values()):
-                raise InputError(f"{self._uri}: changed while it was fetched; run the job again when it is complete")
-            for uri, digest in digests.items():
-                verify_file(uri, digest)
+    def fetch(target: Path) -> None:
+        uris = {name: storage.join(folder, name) for name in files}
+        digests = {uri: cache.download(uri, target / name) for name, uri in uris.items()}
+        if stamps() != files:
+            raise InputError(f"{uri}: changed while it was fetched; run the job again when it is complete")
+        for file, digest in digests.items():
+            verify_file(file, digest)
 
-        return str(cache.get(key, fetch))
-
-    def _files(self, folder: str, needed: Collection[str]) -> dict[str, Any]:
-        infos = self._store.get_file_info([f"{folder}/{name}" for name in (*needed, TOKENIZER_CONFIG_FILE)])
-        return {info.base_name: info for info in infos if info.type == fs.FileType.File}
-
-
-def _stamps(infos: Collection[Any]) -> list[tuple[str, int, int]]:
-    return [(info.base_name, info.size, info.mtime_ns) for info in infos]
+    return str(cache.get(key, fetch))
