@@ -13,7 +13,7 @@ from distilray.errors import InputError
 from distilray.evaluation.fill_mask.parts import read_parts
 from distilray.evaluation.fill_mask.readers import data_files
 from distilray.evaluation.glue.data import load_task
-from distilray.inference.masked_logits import local_masked_lm
+from distilray.inference.backends import local_masked_lm
 from distilray.inference.model_folder import check_model_folder
 from distilray.models.sources import localise
 from distilray.pretraining_data.encoding.corpus_files import read_sentences

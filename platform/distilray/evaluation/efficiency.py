@@ -17,7 +17,7 @@ from distilray.evaluation.export.text import read_lines
 from distilray.evaluation.glue.data import load_task
 from distilray.evaluation.glue.features import cutting_tokenizer
 from distilray.evaluation.timing import TimedModel, batches_of, summary_of, time_models
-from distilray.inference.masked_logits import local_masked_lm, open_masked_lm
+from distilray.inference.backends import local_masked_lm, open_masked_lm
 from distilray.models.architectures import architecture_of
 from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.masked_lm import count_layer_parameters, count_parameters

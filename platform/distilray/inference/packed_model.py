@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from distilray.models.architectures import architecture_of
 from distilray.models.heads import decoder, head_transform
+from distilray.models.precision import torch_name
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -38,12 +39,13 @@ class PackedMaskedLM:
 
     Attributes:
         config: of transformers.
-        dtype: of the weights, and of all computation but softmax.
+        dtype: of the weights, and of all computation but softmax, by its name in torch.
     """
 
     def __init__(self, model: Any) -> None:
         """Takes a model of transformers in eval mode, on the CPU or a GPU; it may be dropped afterwards."""
-        self.config, self.dtype, self._device = model.config, model.dtype, model.device
+        self.config, self.dtype = model.config, torch_name(model.dtype)
+        self._dtype, self._device = model.dtype, model.device
         self._heads: int = model.config.num_attention_heads
         self._family = architecture_of(model.config)
         self._embeddings = self._family.embeddings_of(model)
@@ -62,7 +64,7 @@ class PackedMaskedLM:
         """Logits over the vocabulary, (masks, vocabulary), as `OnnxMaskedLM.logits_at`."""
         ids, index = (torch.from_numpy(each).to(self._device) for each in (input_ids, mask_index))
         types = None if token_type_ids is None else torch.from_numpy(token_type_ids).to(self._device)
-        batch = _Packing(torch.from_numpy(attention_mask).to(self._device).bool(), self.dtype)
+        batch = _Packing(torch.from_numpy(attention_mask).to(self._device).bool(), self._dtype)
         hidden = self._embedded(ids, types, batch)  # (tokens, dim)
         for layer in self._layers[:-1]:
             hidden = self._through(layer, hidden, batch)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distilray.errors import InputError
-from distilray.inference.masked_logits import OnnxMaskedLM, open_masked_lm
+from distilray.inference.backends import OnnxMaskedLM, open_masked_lm
 from distilray.models.export import onnx_file
 from tests.distilray.inference.tiny_models import write_tiny_model
 from tests.distilray.models.export.small_onnx import small_graph, write_small_onnx

@@ -18,7 +18,7 @@ from distilray.evaluation.bias.subjects import Subject
 from distilray.formats.bad_rows import BadRow, BadRows
 from distilray.formats.lines import lines_of
 from distilray.formats.tables import DelimitedRows
-from distilray.inference.masked_logits import MaskedLogits
+from distilray.inference.backends import MaskedLogits
 from distilray.runtime import storage
 from distilray.runtime.seeding import generator
 from distilray.statistics import Array, bootstrap, percentile_interval, share_interval

@@ -32,7 +32,7 @@ from distilray.evaluation.bias.stereoset import (
 from distilray.evaluation.bias.subjects import Subject, load_model, read_subject
 from distilray.evaluation.bias.table import bias_tables
 from distilray.formats.bad_rows import BadRows
-from distilray.inference.masked_logits import MaskedLogits
+from distilray.inference.backends import MaskedLogits
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.reporting.progress import Progress

@@ -24,7 +24,7 @@ from distilray.errors import InputError
 from distilray.evaluation.bias.likelihood import MaskedText, log_probabilities
 from distilray.evaluation.bias.subjects import Subject
 from distilray.formats.bad_rows import BadRows
-from distilray.inference.masked_logits import MaskedLogits
+from distilray.inference.backends import MaskedLogits
 from distilray.runtime import storage
 from distilray.runtime.seeding import generator
 from distilray.statistics import Array, Interval, bootstrap, percentile_interval, share_interval

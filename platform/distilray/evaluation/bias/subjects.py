@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from distilray.inference.masked_logits import MaskedLogits, TorchMaskedLM, local_masked_lm
+from distilray.inference.backends import MaskedLogits, TorchMaskedLM, local_masked_lm
 from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.masked_lm import load_masked_lm, read_model_config

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distilray.config.export.variants import GateConfig
 from distilray.evaluation.metrics import true_token_losses
-from distilray.inference.masked_logits import MaskedLogits
+from distilray.inference.backends import MaskedLogits
 from distilray.pretraining_data.batches import Batch
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distilray.inference.masked_logits import MaskedLogits
+from distilray.inference.backends import MaskedLogits
 from distilray.runtime.seeding import generator
 
 # Rows, tokens of the longest row, masks. One row, one token, no mask and the full length are what graphs break on.

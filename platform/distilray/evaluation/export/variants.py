@@ -17,7 +17,7 @@ from distilray.evaluation.export.gate import GateFigures, answer_masks, gate_fau
 from distilray.evaluation.export.parity import ParityResult, compare_logits, parity_cases
 from distilray.evaluation.export.processor import cpu_features, cpu_name, told_features
 from distilray.evaluation.export.text import MaskedBatches, masked_text
-from distilray.inference.masked_logits import TorchMaskedLM, open_masked_lm
+from distilray.inference.backends import TorchMaskedLM, open_masked_lm
 from distilray.models.export.folders import write_bf16_folder, write_onnx_folder
 from distilray.models.export.graph import int8_graph, onnx_graph, standard_onnx_graph
 from distilray.models.export.onnx_file import ONNX_PACKAGES, onnx_package

@@ -9,19 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distilray.errors import InputError
+from distilray.inference.backends import MaskedLogits, open_for_serving
 from distilray.inference.batching import length_sorted_batches, padded
 from distilray.inference.decoding import TokenDecoder
 from distilray.inference.encoding import InputTextError, TextEncoder
-from distilray.inference.masked_logits import MaskedLogits
 from distilray.inference.model_folder import check_model_folder, load_tokenizer, revision_hash
-from distilray.inference.onnx_model import OnnxMaskedLM
-from distilray.inference.packed_model import PackedMaskedLM
 from distilray.inference.tasks.base import Task, TextQuery
 from distilray.models.architectures import architecture_of
-from distilray.models.masked_lm import load_masked_lm
-from distilray.models.precision import torch_name, weights_dtype
-from distilray.models.sources import is_onnx
 
 MAX_ROWS = 32
 MAX_TOKENS = 4096
@@ -97,9 +91,9 @@ class FillMask(Task[Query, EncodedQuery, Prediction, Answer]):
 
     name = "fill-mask"
 
-    def __init__(self, model: MaskedLogits, tokenizer: Any, *, revision: str, dtype: str) -> None:
+    def __init__(self, model: MaskedLogits, tokenizer: Any, *, revision: str) -> None:
         architecture = architecture_of(model.config).masked_lm
-        super().__init__(architecture=architecture, revision=revision, dtype=dtype)
+        super().__init__(architecture=architecture, revision=revision, dtype=model.dtype)
         self.max_length: int = min(tokenizer.model_max_length, model.config.max_position_embeddings)
         self._model = model
         self._pad_id: int = tokenizer.pad_token_id or 0
@@ -130,15 +124,7 @@ class FillMask(Task[Query, EncodedQuery, Prediction, Answer]):
         """
         model_dir = check_model_folder(model_dir)
         tokenizer, revision = load_tokenizer(model_dir), revision_hash(model_dir)
-        if is_onnx(model_dir):
-            if dtype != "auto":
-                raise InputError(
-                    f"dtype '{dtype}': {model_dir} is an ONNX model, whose dtype is fixed; take dtype auto"
-                )
-            onnx = OnnxMaskedLM.load(model_dir, threads=threads)
-            return cls(onnx, tokenizer, revision=revision, dtype=onnx.dtype)
-        model = PackedMaskedLM(load_masked_lm(model_dir).to(weights_dtype(dtype)))
-        return cls(model, tokenizer, revision=revision, dtype=torch_name(model.dtype))
+        return cls(open_for_serving(model_dir, dtype=dtype, threads=threads), tokenizer, revision=revision)
 
     @property
     def probe(self) -> Query:

@@ -1,4 +1,4 @@
-"""One face for a model folder of any format: logits at the masks, from arrays to an array."""
+"""Backends of masked language models: logits at the masks by onnxruntime, packed or plain torch."""
 
 import json
 from typing import Any, Protocol
@@ -8,11 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distilray.errors import InputError
 from distilray.inference.onnx_model import OnnxMaskedLM
+from distilray.inference.packed_model import PackedMaskedLM
 from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode, load_masked_lm
-from distilray.models.precision import autocast, torch_name
+from distilray.models.precision import autocast, torch_name, weights_dtype
 from distilray.models.sources import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, is_onnx, localise
 from distilray.runtime import storage
 
@@ -20,9 +22,15 @@ ONNX_FILES = (CONFIG_FILE, TOKENIZER_FILE, ONNX_FILE)
 
 
 class MaskedLogits(Protocol):
-    """A masked language model of any format."""
+    """A masked language model of any format.
+
+    Attributes:
+        config: of transformers.
+        dtype: of the weights, by its name in torch.
+    """
 
     config: Any
+    dtype: str
 
     def logits_at(
         self,
@@ -36,7 +44,7 @@ class MaskedLogits(Protocol):
 
 
 class TorchMaskedLM:
-    """A model of transformers; its head in the dtype of its weights: logits rounded to bf16 would tie.
+    """A model as transformers runs it; its head in the dtype of its weights: logits rounded to bf16 would tie.
 
     Args:
         model: stays on its device.
@@ -44,7 +52,8 @@ class TorchMaskedLM:
     """
 
     def __init__(self, model: Any, autocast_dtype: torch.dtype = torch.float32) -> None:
-        self.model, self.config, self._autocast_dtype = model, model.config, autocast_dtype
+        self.model, self.config, self.dtype = model, model.config, torch_name(model.dtype)
+        self._autocast_dtype = autocast_dtype
 
     @torch.inference_mode()
     def logits_at(
@@ -71,7 +80,7 @@ def local_masked_lm(source: str) -> str:
 
 
 def open_masked_lm(folder: str, *, threads: int | None = None) -> MaskedLogits:
-    """The model of a local folder: by onnxruntime where it holds `model.onnx`, else by torch in its saved dtype.
+    """Open the model of a local folder: by onnxruntime if it has `model.onnx`, else as transformers in its saved dtype.
 
     Args:
         folder: of a model, or one that `jobs.export_model` wrote.
@@ -80,10 +89,27 @@ def open_masked_lm(folder: str, *, threads: int | None = None) -> MaskedLogits:
     Raises:
         InputError: a file is missing or not what it should be.
     """
-    place = storage.local_path(folder)
-    if (place / ONNX_FILE).is_file():
+    if is_onnx(folder):
         return OnnxMaskedLM.load(folder, threads=threads)
     model = load_masked_lm(folder)
-    named = json.loads((place / CONFIG_FILE).read_bytes())
+    named = json.loads((storage.local_path(folder) / CONFIG_FILE).read_bytes())
     saved = named.get("dtype") or named.get("torch_dtype")
     return TorchMaskedLM(model.to(torch.bfloat16) if saved == torch_name(torch.bfloat16) else model)
+
+
+def open_for_serving(folder: str, *, dtype: str = "auto", threads: int | None = None) -> MaskedLogits:
+    """Open the model of a local folder: by onnxruntime if it has `model.onnx`, else packed.
+
+    Args:
+        folder: of a model, or one that `jobs.export_model` wrote.
+        dtype: of the weights, `float32` or `bfloat16`; `auto` is float32. An ONNX model has its own and takes `auto`.
+        threads: of an ONNX model; torch's are those of the thread that calls.
+
+    Raises:
+        InputError: a file is missing or not what it should be, or the dtype cannot be chosen.
+    """
+    if not is_onnx(folder):
+        return PackedMaskedLM(load_masked_lm(folder).to(weights_dtype(dtype)))
+    if dtype != "auto":
+        raise InputError(f"dtype '{dtype}': {folder} is an ONNX model, whose dtype is fixed; use dtype auto")
+    return OnnxMaskedLM.load(folder, threads=threads)
