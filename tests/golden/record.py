@@ -3,8 +3,7 @@
     PYTHONPATH=platform python -m tests.golden.record                  write the files in tests/golden/recorded again
     PYTHONPATH=platform python -m tests.golden.record --runs FOLDER    print the hashes of the runs in a folder
 
-The second form is for runs that take minutes, such as runs/quickstart: print them before a change and after it, in the
-same folder, since the config.json of a model names the folder that the model was loaded from.
+The second form is for runs that take minutes, such as runs/quickstart: print them before a change and after it.
 """
 
 import argparse

@@ -1,13 +1,16 @@
 """What a refactoring must not change; `make golden` records it again after a change of results that is meant."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.golden.documents import openapi_document, report_files
-from tests.golden.record import OPENAPI, PIPELINE, differences, recorded
-from tests.golden.tiny_pipeline import WITHOUT_MODELS, pipeline_values
+from tests.golden.record import OPENAPI, PIPELINE, differences, recorded, run_hashes
+from tests.golden.tiny_pipeline import WITHOUT_MODELS, pipeline_values, run_stages
+
+RETRAINED = ("teacher", "student")
 
 
 @pytest.fixture(scope="module")
@@ -16,8 +19,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return pipeline_values(tmp_path_factory.mktemp("pipeline"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pipeline")
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder: Path) -> dict[str, Any]:
+    return pipeline_values(folder)
 
 
 def test_the_pipeline_writes_the_recorded_corpus_tokenizer_and_shards(pipeline: dict[str, Any]) -> None:
@@ -29,6 +37,16 @@ def test_the_pipeline_writes_the_recorded_models_and_scores(pipeline: dict[str, 
     if recorded(PIPELINE)["processor"] != pipeline["processor"]:
         pytest.skip("weights are equal on one kind of processor only; `make golden` before a change records them here")
     assert differences(recorded(PIPELINE), pipeline) == {}
+
+
+def test_a_run_has_the_same_content_hash_in_another_folder(
+    pipeline: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
+    for name in ("shards", "encoder"):
+        shutil.copytree(folder / name, tmp_path / "other" / name)
+    run_stages(tmp_path / "other", RETRAINED)
+    for name in RETRAINED:
+        assert differences(pipeline[name], run_hashes(tmp_path / "other" / name)) == {}
 
 
 def test_the_service_has_the_recorded_openapi_document(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ they are equal to the last bit from run to run, since each job computes with one
 """
 
 import bz2
-import hashlib
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,27 +110,19 @@ def pipeline_values(folder: Path) -> dict[str, Any]:
     """Run all stages; return what the manifest of each says of its content, and what the weights depend on."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_inputs(folder)
+    run_stages(folder, [name for name, _, _ in _STAGES])
+    processor = [torch.__version__, torch.backends.cpu.get_cpu_capability(), cpu_name(), *cpu_features()]
+    return {"processor": " ".join(processor), **{name: run_hashes(folder / name) for name, _, _ in _STAGES}}
+
+
+def run_stages(folder: Path, names: Sequence[str]) -> None:
+    """Run stages whose inputs are in a folder."""
     with ray_in_process():
         for name, job, values in _STAGES:
-            if job == "train_teacher":
+            if job == "train_teacher" and not (folder / "encoder").is_dir():
                 _write_encoder(folder / "encoder", str(folder / "tokenizer"))
-            _run(job, folder / name, json.loads(json.dumps(values).replace("{folder}", str(folder))))
-    processor = [torch.__version__, torch.backends.cpu.get_cpu_capability(), cpu_name(), *cpu_features()]
-    return {"processor": " ".join(processor), **{name: _values_of(folder / name) for name, _, _ in _STAGES}}
-
-
-def _values_of(run: Path) -> dict[str, Any]:
-    """The content of a run, without what depends on `folder`: models name the folder that they were loaded from."""
-    values, folder = run_hashes(run), str(run.parent)
-    del values["inputs"]
-    if run.name not in WITHOUT_MODELS:
-        del values["content_hash"]
-        values["counts"].pop("teacher_hash", None)
-    for name in values["outputs"]:
-        if name.endswith("config.json"):
-            text = (run / name).read_text().replace(folder, "FOLDER")
-            values["outputs"][name] = hashlib.sha256(text.encode()).hexdigest()
-    return values
+            if name in names:
+                _run(job, folder / name, json.loads(json.dumps(values).replace("{folder}", str(folder))))
 
 
 def _run(job: str, run: Path, values: dict[str, Any]) -> None:

@@ -135,11 +135,12 @@ def save_model(model: Any, folder: Path, tokenizer_json: str) -> None:
 
 
 def companion_files(model: Any, tokenizer_json: str) -> dict[str, bytes]:
-    """The files of a model folder beside its weights, by name."""
+    """Return the files of a model folder beside its weights, by name; nothing names the folder it was loaded from."""
     family = architecture_of(model.config)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.max_position_embeddings}
     inputs = ["input_ids", *(["token_type_ids"] if family.reads_token_types else []), "attention_mask"]
     config = {**model.config.to_dict(), "architectures": [type(model).__name__], "dtype": "float32"}
+    config.pop("_name_or_path", None)
     return {
         CONFIG_FILE: json.dumps(config, indent=1, sort_keys=True).encode(),
         TOKENIZER_FILE: tokenizer_json.encode(),
