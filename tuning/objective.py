@@ -17,11 +17,11 @@ from ray import tune
 
 from distilray.config.glue import TaskConfig, TrialConfig, with_values
 from distilray.errors import InputError
-from distilray.evaluation.glue.classifier import load_classifier
-from distilray.evaluation.glue.features import TaskFeatures
-from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
-from distilray.evaluation.glue.training.fine_tuning import fine_tune
+from distilray.finetuning.classifier import load_classifier
+from distilray.finetuning.classifier_training import fine_tune
+from distilray.finetuning.evaluation import Evaluation, FineTuned
+from distilray.finetuning.features import TaskFeatures
+from distilray.finetuning.tasks import TASKS
 from distilray.models.cpu import use_cpus
 from distilray.models.model_source import local_model
 from distilray.models.precision import compute_dtype

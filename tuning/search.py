@@ -9,13 +9,13 @@ import ray
 from rich.console import Console
 
 from distilray.config.glue import SearchGlueConfig, TaskName
-from distilray.evaluation.fine_tune import run_units
-from distilray.evaluation.glue.data import TaskData
-from distilray.evaluation.glue.dev_predictions import predictions_file
-from distilray.evaluation.glue.features import TaskFeatures, encode_task
+from distilray.evaluation.glue.scores import Results, collect_scores, load_tasks
 from distilray.evaluation.glue.table import glue_table
-from distilray.evaluation.glue_scores import Results, collect_scores, load_tasks
-from distilray.evaluation.units import Unit
+from distilray.finetuning.dev_predictions import predictions_file
+from distilray.finetuning.features import TaskFeatures, encode_task
+from distilray.finetuning.files import TaskData
+from distilray.finetuning.fine_tune import run_units
+from distilray.finetuning.fine_tune_run import Unit
 from distilray.models.model_source import local_model
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage

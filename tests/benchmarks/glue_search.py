@@ -23,11 +23,11 @@ import yaml
 
 from distilray.config.glue import SearchGlueConfig, with_values
 from distilray.evaluation.follows import write_follows
-from distilray.evaluation.glue.classifier import load_classifier
-from distilray.evaluation.glue.features import TaskFeatures
-from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training.fine_tuning import fine_tune
-from distilray.evaluation.glue_scores import encode_tasks, load_tasks
+from distilray.evaluation.glue.scores import encode_tasks, load_tasks
+from distilray.finetuning.classifier import load_classifier
+from distilray.finetuning.classifier_training import fine_tune
+from distilray.finetuning.features import TaskFeatures
+from distilray.finetuning.tasks import TASKS
 from distilray.models.model_source import local_model
 from distilray.models.precision import compute_dtype
 from tuning.space import points

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distilray.inference.onnx_model import OnnxMaskedLM
-from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode, load_masked_lm
 from distilray.models.model_source import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, is_onnx, local_model
+from distilray.models.onnx_file import ONNX_FILE
 from distilray.runtime import storage
 
 ONNX_FILES = (CONFIG_FILE, TOKENIZER_FILE, ONNX_FILE)

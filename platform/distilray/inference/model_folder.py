@@ -7,8 +7,8 @@ import torch
 from transformers import AutoTokenizer
 
 from distilray.errors import InputError
-from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.model_source import CONFIG_FILE, MODEL_FOLDER, TOKENIZER_FILE, WEIGHTS_FILE
+from distilray.models.onnx_file import ONNX_FILE
 from distilray.runtime import storage
 from distilray.runtime.outputs import verify_file
 

@@ -18,11 +18,11 @@ from distilray.config.distillation import DistillConfig
 from distilray.distillation.inputs import create_student_and_teacher
 from distilray.distillation.preparation import LoopSettings
 from distilray.distillation.setup import train_loop
-from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training.fine_tuning import fine_tune
+from distilray.finetuning.classifier_training import fine_tune
+from distilray.finetuning.tasks import TASKS
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.training.process_group import Workers
-from tests.distilray.evaluation.glue.tiny_tasks import classifier, features, settings
+from tests.distilray.finetuning.tiny_tasks import classifier, features, settings
 
 STEPS = 2
 VALUES = {

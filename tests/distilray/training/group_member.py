@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training.fine_tuning import fine_tune
+from distilray.finetuning.classifier_training import fine_tune
+from distilray.finetuning.tasks import TASKS
 from distilray.training.process_group import Workers
-from tests.distilray.evaluation.glue.tiny_tasks import classifier, features, settings
+from tests.distilray.finetuning.tiny_tasks import classifier, features, settings
 
 ROWS_LEFT = settings(batch_size=7, evaluations_per_epoch=2, dropout=0.0)  # an epoch has two batches of 7 and one of 1
 

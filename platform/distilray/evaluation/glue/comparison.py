@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from distilray.config.glue import GLUE_TASKS, METRICS, SCORE, TaskName
-from distilray.evaluation.glue.dev_predictions import DevPredictions
-from distilray.evaluation.glue.metrics import metric_split, resampled_metric
-from distilray.evaluation.glue.tasks import TASKS, GlueTask
+from distilray.finetuning.dev_predictions import DevPredictions
+from distilray.finetuning.metrics import metric_split, resampled_metric
+from distilray.finetuning.tasks import TASKS, GlueTask
 from distilray.statistics import (
     Array,
     Interval,

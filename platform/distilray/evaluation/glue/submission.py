@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from distilray.config.glue import TaskName
 from distilray.errors import InputError
-from distilray.evaluation.glue.examples import HIGHEST_SCORE
-from distilray.evaluation.glue.tasks import TASKS
+from distilray.finetuning.examples import HIGHEST_SCORE
+from distilray.finetuning.tasks import TASKS
 from distilray.runtime import storage
 
 _HEADER = "index\tprediction"

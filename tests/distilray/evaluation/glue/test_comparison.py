@@ -18,10 +18,10 @@ from distilray.evaluation.glue.comparison import (
     same_rows,
     task_score,
 )
-from distilray.evaluation.glue.dev_predictions import DevPredictions
-from distilray.evaluation.glue.metrics import task_scores
 from distilray.evaluation.glue.table import published_scores
-from distilray.evaluation.glue.tasks import TASKS
+from distilray.finetuning.dev_predictions import DevPredictions
+from distilray.finetuning.metrics import task_scores
+from distilray.finetuning.tasks import TASKS
 
 MAJORITY = {"cola": 0.0, "sst2": 0.509, "rte": 0.527, "follows": 0.5}
 # The scores of docs/reproduction.md.
