@@ -9,8 +9,8 @@ import torch
 
 from distilray.config.glue import SearchGlueConfig, TaskName
 from distilray.errors import InputError
-from distilray.evaluation.glue.scores import load_tasks
 from distilray.finetuning.classifier import load_classifier
+from distilray.finetuning.files import load_tasks
 from distilray.finetuning.tasks import TASKS
 from distilray.models.model_source import local_model
 from distilray.pretraining_data.batches import padded_width

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save
 
 from distilray.errors import InputError
-from distilray.finetuning.tasks import GlueTask
+from distilray.finetuning.tasks import FineTuneTask
 from distilray.models.architectures import architecture_of
 from distilray.models.masked_lm import (
     SAFETENSORS_METADATA,
@@ -28,7 +28,7 @@ _DROPOUTS = ("dropout", "attention_dropout", "classifier_dropout")
 _TASK_KEY = "finetuning_task"  # of config.json: the labels of several tasks are the same
 
 
-def load_classifier(model_dir: str, task: GlueTask, *, seed: int, dropout: float | None = None) -> Any:
+def load_classifier(model_dir: str, task: FineTuneTask, *, seed: int, dropout: float | None = None) -> Any:
     """Load an encoder with a fresh head for a task, in eval mode and fp32.
 
     The head is a function of `seed`; the random state of torch stays as it is. A pooler counts as part of the encoder:
@@ -56,7 +56,7 @@ def load_classifier(model_dir: str, task: GlueTask, *, seed: int, dropout: float
     return model
 
 
-def load_fine_tuned(folder: str, task: GlueTask) -> Any:
+def load_fine_tuned(folder: str, task: FineTuneTask) -> Any:
     """A model that was fine-tuned on a task, in eval mode and fp32, with its outputs in the order of `task.labels`.
 
     Raises:
@@ -74,7 +74,7 @@ def load_fine_tuned(folder: str, task: GlueTask) -> Any:
     return model
 
 
-def output_order(folder: str, config: Any, task: GlueTask) -> list[int]:
+def output_order(folder: str, config: Any, task: FineTuneTask) -> list[int]:
     """Return the outputs of a fine-tuned model in the order of the labels of a task, by the names in its config.
 
     Raises:
@@ -109,7 +109,7 @@ def _plain(label: str) -> str:
     return "".join(filter(str.isalnum, label)).lower()
 
 
-def _set_task(config: Any, task: GlueTask) -> None:
+def _set_task(config: Any, task: FineTuneTask) -> None:
     config.num_labels = task.num_outputs
     config.id2label = _words(task)
     config.label2id = {word: number for number, word in config.id2label.items()}
@@ -146,7 +146,7 @@ def save_classifier(model: Any, uri: str, tokenizer_json: str) -> None:
     storage.write_bytes(storage.join(uri, WEIGHTS_FILE), save(tensors, metadata=SAFETENSORS_METADATA))
 
 
-def _words(task: GlueTask) -> dict[int, str]:
+def _words(task: FineTuneTask) -> dict[int, str]:
     return dict(enumerate(task.labels or ("score",)))
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from distilray.config.glue import TaskName
 from distilray.finetuning.metrics import predictions
-from distilray.finetuning.tasks import GlueTask
+from distilray.finetuning.tasks import FineTuneTask
 from distilray.runtime import storage
 from distilray.runtime.outputs import read_verified
 from distilray.schemas import DEV_PREDICTIONS, check_schema
@@ -44,7 +44,9 @@ def predictions_file(task: TaskName, seed: int) -> str:
     return f"{PREDICTIONS_FOLDER}/{task}-seed-{seed}.parquet"
 
 
-def write_dev_predictions(uri: str, task: GlueTask, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+def write_dev_predictions(
+    uri: str, task: FineTuneTask, outputs: Mapping[str, Array], labels: Mapping[str, Array]
+) -> None:
     """Write the file.
 
     Args:

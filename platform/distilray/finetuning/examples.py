@@ -1,5 +1,6 @@
 """The rows of one split of a task, and what is checked of them whatever files they come from."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilray.errors import InputError
-from distilray.finetuning.tasks import GlueTask
+from distilray.finetuning.tasks import FineTuneTask
 
-HIGHEST_SCORE = 5.0  # of STS-B; the lowest is 0
 _AGAIN = "get the official file again"
 
 
@@ -21,7 +21,7 @@ class Examples:
     Attributes:
         first: the text, or the first of two.
         second: the second text; None for a task of one text.
-        labels: shape (rows,): int64 class ids, or float32 scores of STS-B; None in a test set.
+        labels: shape (rows,): int64 class ids, or float32 scores of a regression; None in a test set.
         remark: what a reader of scores on these rows must know of their file.
     """
 
@@ -34,13 +34,13 @@ class Examples:
         return len(self.first)
 
 
-def check_rows(where: str, task: GlueTask, split: str, counts: Sequence[int]) -> None:
+def check_rows(where: str, task: FineTuneTask, split: str, counts: Sequence[int]) -> None:
     """Refuses a split that is not the official one by its number of rows.
 
     Args:
         where: the file.
         task: the task.
-        split: as in `GlueTask.rows`.
+        split: as in `FineTuneTask.rows`.
         counts: the rows that are used first; then other ways to count them, of which one may be official.
 
     Raises:
@@ -58,8 +58,8 @@ def check_rows(where: str, task: GlueTask, split: str, counts: Sequence[int]) ->
     raise InputError(f"{where}: {counts[0]:,} rows where {task.title} has {wanted}; {hint}")
 
 
-def read_label(task: GlueTask, word: str) -> float:
-    """The class id of a label word, or the score of STS-B.
+def read_label(task: FineTuneTask, word: str) -> float:
+    """The class id of a label word, or the score of a regression.
 
     Raises:
         ValueError: no label of the task; the message tells which it has.
@@ -68,25 +68,28 @@ def read_label(task: GlueTask, word: str) -> float:
         if word not in task.labels:
             raise ValueError(f"label {word[:40]!r} is none of {', '.join(task.labels)}")
         return task.labels.index(word)
+    low, high = task.label_range
     try:
         score = float(word)
     except ValueError:
-        score = -1.0
-    if not 0.0 <= score <= HIGHEST_SCORE:
-        raise ValueError(f"score {word[:40]!r} is no number from 0 to 5")
+        score = math.nan
+    if not low <= score <= high:
+        raise ValueError(f"score {word[:40]!r} is no number from {low:g} to {high:g}")
     return score
 
 
-def check_scores(where: str, task: GlueTask, labels: Sequence[float]) -> None:
-    """Refuse scores of STS-B that end at 1, as other releases have them.
+def check_scores(where: str, task: FineTuneTask, labels: Sequence[float]) -> None:
+    """Refuse scores that end at 1 where the task's end higher: other releases of STS-B have them.
 
     Raises:
         InputError: no score is above 1.
     """
-    if task.is_regression and max(labels) <= 1.0:
-        raise InputError(f"{where}: no score above 1, and STS-B has 0 to 5; multiply the scores by 5, or {_AGAIN}")
+    low, high = task.label_range
+    if task.is_regression and max(labels) <= 1.0 < high:
+        scores = f"{task.title} has {low:g} to {high:g}; multiply the scores by {high:g}"
+        raise InputError(f"{where}: no score above 1, and {scores}, or {_AGAIN}")
 
 
-def label_array(task: GlueTask, labels: Sequence[float]) -> NDArray[Any]:
+def label_array(task: FineTuneTask, labels: Sequence[float]) -> NDArray[Any]:
     """Class ids as int64, scores as float32."""
     return np.asarray(labels, np.float32 if task.is_regression else np.int64)

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from distilray.config.glue import TaskConfig, TaskName
+from distilray.config.glue import GlueConfig, TaskConfig, TaskName
 from distilray.errors import InputError
 from distilray.finetuning.examples import Examples
 from distilray.finetuning.files import TaskData
+from distilray.models.model_source import local_model
 from distilray.pretraining_data.batches import WIDTH_MULTIPLE, padded_width
-from distilray.pretraining_data.tokenizer import vocabulary_of
+from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from distilray.runtime.seeding import generator
 
 Rows = NDArray[np.int64]
@@ -60,6 +61,11 @@ class TaskFeatures:
     pad_id: int
     tokenizer_json: str
 
+    @property
+    def dev_labels(self) -> dict[str, NDArray[Any]]:
+        """Labels of the dev sets, (rows,) each."""
+        return {name: split.labels for name, split in self.dev.items() if split.labels is not None}
+
 
 @dataclass(frozen=True)
 class FeatureBatch:
@@ -101,6 +107,12 @@ def encode_task(data: TaskData, tokenizer_json: str, settings: TaskConfig, *, se
         pad_id=vocabulary_of(tokenizer_json).pad,
         tokenizer_json=tokenizer_json,
     )
+
+
+def encode_tasks(config: GlueConfig, data: Mapping[TaskName, TaskData]) -> dict[TaskName, TaskFeatures]:
+    """Tokenize the tasks of a recipe, once for all fine-tunings."""
+    tokenizer_json, seed = read_tokenizer(local_model(config.model_dir)), config.seed
+    return {task: encode_task(each, tokenizer_json, config.of_task(task), seed=seed) for task, each in data.items()}
 
 
 def cutting_tokenizer(tokenizer_json: str, max_length: int) -> Tokenizer:

@@ -1,15 +1,16 @@
 """A GLUE folder: which tasks are in it, and their rows."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pyarrow import fs
 
-from distilray.config.glue import TaskName
+from distilray.config.glue import GlueConfig, TaskName
 from distilray.errors import InputError
 from distilray.finetuning.examples import Examples
 from distilray.finetuning.hub_files import hub_files, read_hub_split
-from distilray.finetuning.tasks import TASKS, GlueTask
+from distilray.finetuning.tasks import TASKS, FineTuneTask
 from distilray.finetuning.tsv_files import is_raw_file, read_raw_ax, read_raw_split
 from distilray.runtime import storage
 
@@ -34,7 +35,7 @@ class TaskData:
         remarks: what else a reader of scores must know of the files.
     """
 
-    task: GlueTask
+    task: FineTuneTask
     train: Examples
     dev: Mapping[str, Examples]
     test: Mapping[str, Examples]
@@ -103,6 +104,21 @@ def load_task(glue_dir: str, name: TaskName, *, with_test: bool = False, other_r
     return TaskData(task, read.pop("train"), read, test, dropped, others, remarks)
 
 
+def load_tasks(config: GlueConfig, *, with_test: bool) -> tuple[dict[TaskName, TaskData], list[TaskName]]:
+    """Read the tasks of a recipe. Return their data, and the names of those that have no folder.
+
+    Raises:
+        InputError: none has a folder, a file of one is not what it should be, or a recipe's metric is not the task's.
+    """
+    for task in config.tasks:
+        TASKS[task].check_metric(config.of_task(task).metric)
+    present, missing = find_tasks(config.glue_dir, config.tasks)
+    if not present:
+        raise InputError(f"{config.glue_dir}: none of {', '.join(config.tasks)} there; a folder for each is expected")
+    read = functools.partial(load_task, config.glue_dir, with_test=with_test, other_rows=config.other_rows)
+    return {task: read(task) for task in present}, missing
+
+
 def _subfolders(uri: str) -> dict[str, str]:
     """URIs of the folders in a folder by their names."""
     found, path = storage.filesystem(uri)
@@ -141,7 +157,7 @@ def _is_hub_layout(folder: str) -> bool:
     return bool(hub)
 
 
-def _read(folder: str, task: GlueTask, split: str) -> tuple[Examples, int]:
+def _read(folder: str, task: FineTuneTask, split: str) -> tuple[Examples, int]:
     """The rows of a split, and the lines that were dropped as pieces of a torn row."""
     if _is_hub_layout(folder):
         return read_hub_split(folder, task, split), 0
@@ -156,7 +172,7 @@ def _ax_place(glue_dir: str, mnli: str) -> str | None:
     return next((uri for uri in [*folders, *files] if storage.exists(uri)), None)
 
 
-def _read_ax(place: str, task: GlueTask) -> Examples:
+def _read_ax(place: str, task: FineTuneTask) -> Examples:
     if not storage.is_folder(place):
         return read_raw_ax(place, task)
     if _is_hub_layout(place):

@@ -1,18 +1,13 @@
-"""Fine-tunings on the workers of a Ray cluster: several at a time, each a Ray Train run that is taken up again."""
+"""Fine-tunings on the workers of a Ray cluster: several at a time, each a Ray Train run that resumes."""
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 
 import ray
 
-from distilray.config.glue import (
-    STARTED_FROM_MNLI,
-    EvaluateGlueConfig,
-    FineTuneScaling,
-    TaskDistillationConfig,
-    TaskName,
-)
+from distilray.config.glue import EvaluateGlueConfig, FineTuneScaling, TaskName
 from distilray.finetuning.features import TaskFeatures
 from distilray.finetuning.fine_tune_run import (
     FINE_TUNED,
@@ -27,7 +22,8 @@ from distilray.finetuning.fine_tune_run import (
     rewind_progress,
     steps_done,
 )
-from distilray.finetuning.schedule import total_steps
+from distilray.finetuning.objective import total_steps
+from distilray.finetuning.tasks import TASKS
 from distilray.runtime import storage
 from distilray.runtime.environment import inside_cluster
 from distilray.runtime.reporting.progress import Progress
@@ -57,7 +53,7 @@ def waves(config: EvaluateGlueConfig, tasks: Sequence[TaskName], mnli_dir: str) 
 
 def started_from_mnli(config: EvaluateGlueConfig, tasks: Iterable[TaskName]) -> list[TaskName]:
     """Return the tasks that start from the model of MNLI."""
-    return [task for task in tasks if config.start_from_mnli and task in STARTED_FROM_MNLI]
+    return [task for task in tasks if config.start_from_mnli and TASKS[task].can_start_from_mnli]
 
 
 def _units(config: EvaluateGlueConfig, task: TaskName, model_dir: str, start: str) -> list[Unit]:
@@ -66,66 +62,62 @@ def _units(config: EvaluateGlueConfig, task: TaskName, model_dir: str, start: st
 
 
 def run_units(
-    units: Sequence[Unit],
-    features: Mapping[TaskName, TaskFeatures],
-    *,
-    folder: str,
-    run_dir: str,
-    precision: str,
-    scaling: FineTuneScaling,
-    job: str,
-    distillation: TaskDistillationConfig | None = None,
-    with_test: bool = False,
+    units: Sequence[Unit], features: Mapping[TaskName, TaskFeatures], plan: Plan, *, run_dir: str, job: str
 ) -> dict[tuple[TaskName, int], UnitResult]:
-    """Run fine-tunings, as many at a time as the cluster has room for; those that have a result are not run again.
-
-    Inside a cluster their number follows its nodes, and a few more than there is room for are begun, so that the
-    autoscaler sees their requests.
+    """Run fine-tunings, as many at a time as the cluster has room for. Those that have a result are not run again.
 
     Args:
-        units: in any order; the longest are begun first.
+        units: in any order; the longest start first.
         features: of their tasks.
-        folder: each unit has one of its own below `units/` in it.
+        plan: without features.
         run_dir: folder of the run, which all nodes must share.
-        job: its name, for the line of progress.
-        with_test: also predicts the test sets.
+        job: its name, for the progress.
 
     Raises:
         InputError: one of them can never have its workers, or a model cannot be used.
     """
-    shared = {task: ray.put(found) for task, found in features.items()}
-    plan = Plan(folder, precision, scaling, distillation, with_test, shared)
-    steps = {
-        unit.name: 1 if unit.start == FINE_TUNED else total_steps(len(features[unit.task].train), unit.settings)
-        for unit in units
-    }
+    plan = replace(plan, features={task: ray.put(each) for task, each in features.items()})
+    steps = {unit.name: _steps(unit, features[unit.task]) for unit in units}
     tokens = {
         unit.name: steps[unit.name] * unit.settings.batch_size * features[unit.task].train.lengths.mean()
         for unit in units
     }
-    left = sorted((unit for unit in units if not is_done(plan, unit)), key=lambda unit: -tokens[unit.name])
-    if left:
-        need = workers_needed(scaling)
-        room = ensure(need, job=job, run_dir=run_dir)
+    waiting = sorted((unit for unit in units if not is_done(plan, unit)), key=lambda unit: -tokens[unit.name])
+    if waiting:
+        room = ensure(workers_needed(plan.scaling), job=job, run_dir=run_dir)
+        for unit in waiting:
+            rewind_progress(plan, unit, steps[unit.name])
         with Progress(job, total=sum(steps.values()), unit="steps") as progress:
-            for unit in left:
-                rewind_progress(plan, unit, steps[unit.name])
             progress.start_at(sum(steps_done(plan, unit, steps[unit.name]) for unit in units))
-            running: set[Future[None]] = set()
-            while left or running:
-                begun = max(0, _parallel(scaling, room) - len(running))
-                starting, left = left[:begun], left[begun:]
-                running |= {start_in_thread(functools.partial(_fit, plan, unit), name=unit.name) for unit in starting}
-                ended, running = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    future.result()
-                raise_if_interrupted()
-                if inside_cluster():
-                    check_shared(run_dir)
-                    room = need.fitting(cluster_nodes())
+            for left in _run_waiting(plan, waiting, room, run_dir):
                 done = sum(steps_done(plan, unit, steps[unit.name]) for unit in units)
-                progress.advance_to(done, f"fine-tunings left: {len(left) + len(running)}")
+                progress.advance_to(done, f"fine-tunings left: {left}")
     return {(unit.task, unit.seed): read_result(plan, unit) for unit in units}
+
+
+def _steps(unit: Unit, features: TaskFeatures) -> int:
+    return 1 if unit.start == FINE_TUNED else total_steps(len(features.train), unit.settings)
+
+
+def _run_waiting(plan: Plan, waiting: Sequence[Unit], room: int, run_dir: str) -> Iterator[int]:
+    """Run fine-tunings in their order, and yield the number of unfinished ones each time that one may have ended.
+
+    Inside a cluster the number that runs follows the nodes, and a few more than there is room for are started, so that
+    the autoscaler sees their requests.
+    """
+    running: set[Future[None]] = set()
+    while waiting or running:
+        count = max(0, _parallel(plan.scaling, room) - len(running))
+        starting, waiting = waiting[:count], waiting[count:]
+        running |= {start_in_thread(functools.partial(_fit, plan, unit), name=unit.name) for unit in starting}
+        ended, running = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+        for future in ended:
+            future.result()
+        raise_if_interrupted()
+        if inside_cluster():
+            check_shared(run_dir)
+            room = workers_needed(plan.scaling).fitting(cluster_nodes())
+        yield len(waiting) + len(running)
 
 
 def train_loop(plan: Plan, unit: Unit) -> None:

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from distilray.config.glue import FineTuneScaling, TaskConfig, TaskDistillationConfig, TaskName
 from distilray.errors import InputError
 from distilray.finetuning.classifier import load_classifier, load_fine_tuned, save_classifier
-from distilray.finetuning.classifier_training import check_length, fine_tune
+from distilray.finetuning.classifier_training import FineTuning, check_length, fine_tune
 from distilray.finetuning.dev_predictions import predictions_file, write_dev_predictions
-from distilray.finetuning.evaluation import Evaluation, FineTuned
-from distilray.finetuning.features import Features, TaskFeatures
+from distilray.finetuning.features import TaskFeatures
 from distilray.finetuning.metrics import predictions, task_scores
 from distilray.finetuning.objective import predict
-from distilray.finetuning.progress import CHECKPOINTS_FOLDER
+from distilray.finetuning.progress import CHECKPOINTS_FOLDER, Evaluation, FineTuned
 from distilray.finetuning.tasks import TASKS
 from distilray.models.cpu import use_cpus
 from distilray.models.model_source import MODEL_FOLDER, local_model
@@ -35,6 +34,8 @@ _TRAINING_FOLDER = "training"
 _RESULT_FILE = "result.json"
 _PREDICTIONS_FILE = "predictions.json"
 _PROGRESS_FILE = "progress.json"
+
+Outputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -101,58 +102,56 @@ class Plan:
 def fit_unit(
     plan: Plan, unit: Unit, features: TaskFeatures, *, device: torch.device, workers: Workers | None = None
 ) -> None:
-    """One fine-tuning in this process, as one of its workers.
+    """Run one fine-tuning in this process, as one of its workers.
 
     Args:
-        workers: those of this run of Ray Train when left out.
+        workers: those of the process group when None.
     """
     workers = workers or Workers.of_process_group()
-    task, folder = TASKS[unit.task], plan.place(unit)
-    dtype = compute_dtype(plan.precision, device)
     use_cpus(plan.scaling.cpus_per_worker)
-    training_folder = storage.join(folder, _TRAINING_FOLDER)
-
-    def outputs(parts: Mapping[str, Features]) -> dict[str, NDArray[np.float32]]:
-        return {
-            name: predict(model, part, pad_id=features.pad_id, device=device, dtype=dtype, workers=workers)
-            for name, part in parts.items()
-        }
-
+    folder = storage.join(plan.place(unit), _TRAINING_FOLDER)
+    run = FineTuning(
+        _load_model(unit).to(device),
+        features,
+        unit.settings,
+        unit.seed,
+        device,
+        compute_dtype(plan.precision, device),
+        workers,
+        _teacher_outputs(plan, unit, features, device, workers),
+        plan.distillation,
+    )
+    trained = None
     if unit.start == FINE_TUNED:
-        model = load_fine_tuned(local_model(unit.model_dir), task).to(device)
-        check_length(model, unit.settings)
-        trained = None
+        check_length(run.model, unit.settings)
         if workers.rank == 0:
-            save_classifier(model, storage.join(training_folder, MODEL_FOLDER), features.tokenizer_json)
+            save_classifier(run.model, storage.join(folder, MODEL_FOLDER), features.tokenizer_json)
     else:
-        model_dir = local_model(unit.model_dir)
-        model = load_classifier(model_dir, task, seed=unit.seed, dropout=unit.settings.dropout).to(device)
-        trained = fine_tune(
-            model,
-            features,
-            unit.settings,
-            task=task,
-            seed=unit.seed,
-            device=device,
-            dtype=dtype,
-            folder=training_folder,
-            workers=workers,
-            teacher_outputs=_teacher_outputs(plan, unit, features, device, workers),
-            distillation=plan.distillation,
-            moved=_Shown(folder if workers.rank == 0 else None).moved,
-        )
-    dev, test = outputs(features.dev), outputs(features.test if plan.with_test else {})
+        progress = _ProgressFile(plan.place(unit) if workers.rank == 0 else None)
+        trained = fine_tune(run, folder=folder, moved=progress.moved)
+    dev, test = run.outputs(features.dev), run.outputs(features.test if plan.with_test else {})
     if workers.rank == 0:
-        labels = {name: part.labels for name, part in features.dev.items() if part.labels is not None}
-        write_dev_predictions(plan.dev_predictions(unit), task, dev, labels)
-        _write_json(folder, _PREDICTIONS_FILE, {name: predictions(task, each).tolist() for name, each in test.items()})
-        # The reported scores are those of the predictions that are kept, to the last digit on any device.
-        scores = task_scores(task, dev, labels)
-        fine_tuned = (
-            _evaluated(scores) if trained is None else replace(trained, best=replace(trained.best, scores=scores))
-        )
-        record = {"identity": _identity(plan, unit), "fine_tuned": asdict(fine_tuned)}
-        _write_json(folder, _RESULT_FILE, record)
+        _write_result(plan, unit, trained, dev, test, features.dev_labels)
+
+
+def _load_model(unit: Unit) -> Any:
+    task, model_dir = TASKS[unit.task], local_model(unit.model_dir)
+    if unit.start == FINE_TUNED:
+        return load_fine_tuned(model_dir, task)
+    return load_classifier(model_dir, task, seed=unit.seed, dropout=unit.settings.dropout)
+
+
+def _write_result(
+    plan: Plan, unit: Unit, trained: FineTuned | None, dev: Outputs, test: Outputs, dev_labels: Outputs
+) -> None:
+    """Write the predictions and, last, the result of a unit; `trained` is None for a model that was only scored."""
+    task, folder = TASKS[unit.task], plan.place(unit)
+    write_dev_predictions(plan.dev_predictions(unit), task, dev, dev_labels)
+    _write_json(folder, _PREDICTIONS_FILE, {name: predictions(task, each).tolist() for name, each in test.items()})
+    # The reported scores are those of the predictions that are kept, to the last digit on any device.
+    scores = task_scores(task, dev, dev_labels)
+    fine_tuned = _evaluated(scores) if trained is None else replace(trained, best=replace(trained.best, scores=scores))
+    _write_json(folder, _RESULT_FILE, {"identity": _identity(plan, unit), "fine_tuned": asdict(fine_tuned)})
 
 
 def _evaluated(scores: Mapping[str, float]) -> FineTuned:
@@ -173,14 +172,14 @@ def _teacher_outputs(
     return predict(teacher, features.train, pad_id=features.pad_id, device=device, dtype=dtype, workers=workers)
 
 
-class _Shown:
-    """Tells the steps of a unit to the process that shows them, at most once in two seconds."""
+class _ProgressFile:
+    """The steps of a unit for the process that shows them, written at most every two seconds."""
 
     def __init__(self, folder: str | None, interval_s: float = 2.0) -> None:
         self._folder, self._interval_s, self._next = folder, interval_s, 0.0
 
     def moved(self, step: int, steps: int) -> None:
-        """After each step."""
+        """Write the finished steps if it is time for it."""
         if self._folder is not None and time.monotonic() >= self._next:
             self._next = time.monotonic() + self._interval_s
             _write_json(self._folder, _PROGRESS_FILE, {"step": step, "steps": steps})

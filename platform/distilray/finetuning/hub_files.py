@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from distilray.errors import InputError, reading
-from distilray.finetuning.examples import HIGHEST_SCORE, Examples, check_rows, check_scores, label_array
-from distilray.finetuning.tasks import GlueTask
+from distilray.finetuning.examples import Examples, check_rows, check_scores, label_array
+from distilray.finetuning.tasks import FineTuneTask
 from distilray.formats.parquet import ParquetTable
 from distilray.formats.streams import UnreadableError
 from distilray.runtime import storage
@@ -30,7 +30,7 @@ _LAYOUTS = tuple(rf"{folder}{file}\.parquet" for folder in ("", "data/") for fil
 _SPLITS = {"dev": "validation", "dev_matched": "validation_matched", "dev_mismatched": "validation_mismatched"}
 
 
-def read_hub_split(folder: str, task: GlueTask, split: str) -> Examples:
+def read_hub_split(folder: str, task: FineTuneTask, split: str) -> Examples:
     """Reads one split of a task.
 
     Args:
@@ -126,14 +126,14 @@ def _whole(uri: str, table: pa.Table, name: str) -> pa.ChunkedArray:
     return column
 
 
-def _labels(uri: str, table: pa.Table, task: GlueTask) -> list[float]:
+def _labels(uri: str, table: pa.Table, task: FineTuneTask) -> list[float]:
     kind = pa.types.is_floating if task.is_regression else pa.types.is_integer
     values = _numbers(uri, table, _LABEL, kind)
-    highest = HIGHEST_SCORE if task.is_regression else len(task.labels) - 1
-    wrong = np.flatnonzero(~((values >= 0) & (values <= highest)))
+    lowest, highest = task.label_range
+    wrong = np.flatnonzero(~((values >= lowest) & (values <= highest)))
     if len(wrong):
         row = int(wrong[0])
-        raise InputError(f"{uri}: label {values[row]} in row {row + 1} is not from 0 to {highest:g}; {_AGAIN}")
+        raise InputError(f"{uri}: label {values[row]} in row {row + 1} is not from {lowest:g} to {highest:g}; {_AGAIN}")
     found: list[float] = values.tolist()
     return found
 

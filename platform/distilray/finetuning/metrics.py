@@ -9,26 +9,25 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics
 
-from distilray.config.glue import METRICS, SCORE
-from distilray.finetuning.examples import HIGHEST_SCORE
-from distilray.finetuning.tasks import GlueTask
+from distilray.config.glue import SCORE
+from distilray.finetuning.tasks import FineTuneTask
 
 Array = NDArray[Any]
 _SMALLEST = 1e-12  # a smaller standard deviation is rounding
 _CELLS = 1 << 16  # counts that are worked on at a time, so that they stay in the cache
-# By its name in METRICS: the number of the dev set that it is taken on, and how, from labels and predictions.
-_FUNCTIONS: Mapping[str, tuple[int, Callable[[Array, Array], float]]] = {
-    "accuracy": (0, metrics.accuracy_score),
-    "accuracy_m": (0, metrics.accuracy_score),
-    "accuracy_mm": (1, metrics.accuracy_score),
-    "f1": (0, lambda labels, found: metrics.f1_score(labels, found, zero_division=0.0)),
-    "matthews": (0, metrics.matthews_corrcoef),
-    "pearson": (0, lambda labels, found: _correlation(stats.pearsonr, labels, found)),
-    "spearman": (0, lambda labels, found: _correlation(stats.spearmanr, labels, found)),
+# Metrics that a task may have, as functions of labels and predictions.
+_FUNCTIONS: Mapping[str, Callable[[Array, Array], float]] = {
+    "accuracy": metrics.accuracy_score,
+    "accuracy_m": metrics.accuracy_score,
+    "accuracy_mm": metrics.accuracy_score,
+    "f1": lambda labels, answers: metrics.f1_score(labels, answers, zero_division=0.0),
+    "matthews": metrics.matthews_corrcoef,
+    "pearson": lambda labels, answers: _correlation(stats.pearsonr, labels, answers),
+    "spearman": lambda labels, answers: _correlation(stats.spearmanr, labels, answers),
 }
 
 
-def task_scores(task: GlueTask, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> dict[str, float]:
+def task_scores(task: FineTuneTask, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> dict[str, float]:
     """Every metric of a task, and `score`, their mean; all from -1 or 0 to 1.
 
     F1 is that of class 1. Matthews' and the other correlations of constant predictions count as 0.
@@ -38,38 +37,30 @@ def task_scores(task: GlueTask, outputs: Mapping[str, Array], labels: Mapping[st
         outputs: (rows, num_outputs) of each dev set.
         labels: (rows,) of each dev set.
     """
-    found = {}
-    for name in METRICS[task.name]:
-        number, function = _FUNCTIONS[name]
-        split = task.dev[number]
-        found[name] = float(function(labels[split], predictions(task, outputs[split])))
-    return {**found, SCORE: float(np.mean(list(found.values())))}
+    answers = {split: predictions(task, outputs[split]) for split in task.metrics.values()}
+    scores = {name: float(_FUNCTIONS[name](labels[split], answers[split])) for name, split in task.metrics.items()}
+    return {**scores, SCORE: float(np.mean(list(scores.values())))}
 
 
-def majority_answer(task: GlueTask, train_labels: Array) -> float:
+def majority_answer(task: FineTuneTask, train_labels: Array) -> float:
     """Return the most frequent class of the training rows, or their mean score."""
     if task.is_regression:
         return float(train_labels.mean())
     return int(np.bincount(train_labels, minlength=task.num_outputs).argmax())
 
 
-def majority_scores(task: GlueTask, train_labels: Array, dev_labels: Mapping[str, Array]) -> dict[str, float]:
+def majority_scores(task: FineTuneTask, train_labels: Array, dev_labels: Mapping[str, Array]) -> dict[str, float]:
     """Return `task_scores` of the majority answer for every row."""
     answer = majority_answer(task, train_labels)
     outputs = np.array([answer]) if task.is_regression else np.eye(task.num_outputs)[int(answer)]
     return task_scores(task, {name: np.tile(outputs, (len(rows), 1)) for name, rows in dev_labels.items()}, dev_labels)
 
 
-def metric_split(task: GlueTask, metric: str) -> str:
-    """Return the name of the dev set that a metric is taken on."""
-    return task.dev[_FUNCTIONS[metric][0]]
-
-
 def resampled_metric(metric: str, counts: Array, labels: Array, answers: Array) -> Array:
     """Return a metric of each resample, (resamples,), equal to that of `task_scores` on the repeated rows.
 
     Args:
-        metric: a name in METRICS.
+        metric: one of a task.
         counts: (resamples, rows) how often each row was drawn.
         labels: (rows,).
         answers: (rows,) class ids or scores.
@@ -90,15 +81,15 @@ def _resampled_chunk(metric: str, times: Array, labels: Array, answers: Array) -
     return _resampled_pearson(times, labels[None].astype(np.float64), answers[None].astype(np.float64))
 
 
-def predictions(task: GlueTask, outputs: Array) -> Array:
-    """(rows,) class ids, or scores clipped to 0..5, of outputs (rows, num_outputs).
+def predictions(task: FineTuneTask, outputs: Array) -> Array:
+    """(rows,) class ids, or scores clipped to the range of the task, of outputs (rows, num_outputs).
 
     Raises:
         RuntimeError: an output is not finite; the training diverged.
     """
     if not np.isfinite(outputs).all():
         raise RuntimeError(f"{task.title}: the model gives outputs that are not finite; lower learning_rate")
-    return outputs[:, 0].clip(0.0, HIGHEST_SCORE) if task.is_regression else outputs.argmax(axis=1)
+    return outputs[:, 0].clip(*task.label_range) if task.is_regression else outputs.argmax(axis=1)
 
 
 def _correlation(function: Callable[[Array, Array], Any], labels: Array, found: Array) -> float:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -10,7 +10,6 @@ from safetensors.torch import load
 from torch import Tensor
 
 from distilray.finetuning.classifier import save_classifier
-from distilray.finetuning.evaluation import Evaluation, FineTuned
 from distilray.models.masked_lm import model_tensors
 from distilray.models.model_source import MODEL_FOLDER, WEIGHTS_FILE
 from distilray.pretraining_data.sample_plan import PlanState
@@ -20,6 +19,43 @@ from distilray.training.process_group import Workers
 
 EVALUATIONS_FILE = "evaluations.json"
 CHECKPOINTS_FOLDER = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores on the dev sets.
+
+    Attributes:
+        number: from 1.
+        step: finished optimiser steps.
+        epoch: the same in epochs.
+        scores: metrics of the task, and their mean as `score`.
+        train_loss: mean over the rows that were trained on since the evaluation before.
+        seconds: since the start, without the time between an interruption and going on.
+    """
+
+    number: int
+    step: int
+    epoch: float
+    scores: Mapping[str, float]
+    train_loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """How a fine-tuning went.
+
+    Attributes:
+        best: the evaluation whose weights are kept; the earlier one of equals.
+        planned: evaluations if nothing ends it early.
+        ended: `complete`; `patience`, without a better score for too long; `stopped`, by who was reported to; `time`.
+    """
+
+    best: Evaluation
+    evaluations: list[Evaluation]
+    planned: int
+    ended: str
 
 
 class Progress:

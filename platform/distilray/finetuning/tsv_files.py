@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 
 from distilray.errors import InputError
 from distilray.finetuning.examples import Examples, check_rows, check_scores, label_array, read_label
-from distilray.finetuning.spreadsheets import is_spreadsheet, unquoted
-from distilray.finetuning.tasks import GlueTask
+from distilray.finetuning.tasks import FineTuneTask
 from distilray.runtime import storage
 from distilray.runtime.outputs import read_verified
 
@@ -17,6 +16,7 @@ _MSR_TRAIN, _MSR_TEST = "msr_paraphrase_train.txt", "msr_paraphrase_test.txt"
 _MSR_DEV = ("dev_ids.tsv", "mrpc_dev_ids.tsv")
 _MSR_IDS = ("#1 ID", "#2 ID")
 _MOST_TORN = 100
+_QUOTE = '"'
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Excel saves "Unicode text"
 
 
@@ -25,7 +25,7 @@ def is_raw_file(name: str) -> bool:
     return name.endswith(".tsv") or name in (_MSR_TRAIN, _MSR_TEST)
 
 
-def read_raw_split(folder: str, task: GlueTask, split: str) -> tuple[Examples, int]:
+def read_raw_split(folder: str, task: FineTuneTask, split: str) -> tuple[Examples, int]:
     """Reads `train`, a dev set or a test set of a task.
 
     Args:
@@ -53,7 +53,7 @@ def read_raw_split(folder: str, task: GlueTask, split: str) -> tuple[Examples, i
     return _labelled(replace(table, lines=whole) if torn else table, task, split, torn), torn
 
 
-def read_raw_ax(uri: str, task: GlueTask) -> Examples:
+def read_raw_ax(uri: str, task: FineTuneTask) -> Examples:
     """Reads the diagnostic set, which is scored with MNLI, from its file.
 
     Raises:
@@ -129,7 +129,7 @@ def _lines(uri: str) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
-def _labelled(table: _Table, task: GlueTask, split: str, torn: int = 0) -> Examples:
+def _labelled(table: _Table, task: FineTuneTask, split: str, torn: int = 0) -> Examples:
     *texts, words = table.columns([*task.columns, task.label])
     labels = []
     for (number, _), word in zip(table.lines, words, strict=True):
@@ -143,7 +143,7 @@ def _labelled(table: _Table, task: GlueTask, split: str, torn: int = 0) -> Examp
     return _examples(texts, task, labels, table.remark)
 
 
-def _read_test(uri: str, task: GlueTask, split: str) -> Examples:
+def _read_test(uri: str, task: FineTuneTask, split: str) -> Examples:
     table = _open(uri)
     indices, *texts = table.columns([task.index, *task.columns])
     # The number of a prediction in a submission is the place of its row.
@@ -154,7 +154,7 @@ def _read_test(uri: str, task: GlueTask, split: str) -> Examples:
     return _examples(texts, task, None, table.remark)
 
 
-def _read_msr(folder: str, task: GlueTask, split: str) -> Examples:
+def _read_msr(folder: str, task: FineTuneTask, split: str) -> Examples:
     """MRPC from the files of Microsoft's package; either file has the labels of its rows."""
     name = _MSR_TEST if split in task.test else _MSR_TRAIN
     uri = storage.join(folder, name)
@@ -183,6 +183,44 @@ def _dev_ids(folder: str) -> set[tuple[str, ...]]:
     return {tuple(line.split("\t")) for line in _lines(found[0])}
 
 
-def _examples(texts: Sequence[list[str]], task: GlueTask, labels: Sequence[float] | None, remark: str) -> Examples:
+def _examples(texts: Sequence[list[str]], task: FineTuneTask, labels: Sequence[float] | None, remark: str) -> Examples:
     second = texts[1] if len(texts) > 1 else None
     return Examples(texts[0], second, None if labels is None else label_array(task, labels), remark)
+
+
+def is_spreadsheet(lines: Sequence[str]) -> bool:
+    """Return whether a spreadsheet has saved a file. In an official file a quote is text, also at the ends of a field.
+
+    A spreadsheet puts every field with a quote in quotes and doubles its own quotes. A file with a few sentences of
+    direct speech looks alike, so one of these must hold too: some field has doubled quotes inside; exactly the fields
+    with a comma are in quotes; or all fields of a column are.
+    """
+    with_quotes = [line for line in lines if _QUOTE in line]
+    # Of an official file the first lines are enough.
+    if not with_quotes or not all(
+        _is_quoted(field) for line in with_quotes for field in _fields(line) if _QUOTE in field
+    ):
+        return False
+    rows = list(map(_fields, lines))
+    quoted = [field for row in rows for field in row if _QUOTE in field]
+    if any(_QUOTE in field[1:-1] for field in quoted):
+        return True
+    if all("," in field for field in quoted):
+        return not any("," in field for row in rows for field in row if _QUOTE not in field)
+    columns = range(min(map(len, rows)))
+    return len(rows) > 1 and any(all(_QUOTE in row[column] for row in rows) for column in columns)
+
+
+def unquoted(line: str) -> str:
+    """Return a line of a spreadsheet without its quotes."""
+    fields = [field[1:-1].replace(2 * _QUOTE, _QUOTE) if _is_quoted(field) else field for field in _fields(line)]
+    return "\t".join(fields)
+
+
+def _fields(line: str) -> list[str]:
+    return line.split("\t")
+
+
+def _is_quoted(field: str) -> bool:
+    inner = field[1:-1].replace(2 * _QUOTE, "")
+    return len(field) > 1 and field[0] == field[-1] == _QUOTE and _QUOTE not in inner

@@ -12,7 +12,7 @@ from distilray.config.glue import TaskDistillationConfig
 from distilray.errors import InputError
 from distilray.finetuning import classifier_training
 from distilray.finetuning.classifier import load_fine_tuned
-from distilray.finetuning.classifier_training import fine_tune
+from distilray.finetuning.classifier_training import FineTuning, fine_tune
 from distilray.finetuning.metrics import majority_scores
 from distilray.finetuning.objective import predict
 from distilray.finetuning.progress import read_evaluations
@@ -41,7 +41,8 @@ def train(bert_dir, task):
     def run(values=FOUR, *, seed=1, folder=None, rows=task, **arguments):
         model = classifier(rows.task, bert_dir, seed=seed, dropout=values.dropout)
         folder = None if folder is None else str(folder)
-        found = fine_tune(model, rows, values, task=TASKS[rows.task], seed=seed, folder=folder, **CPU, **arguments)
+        of_run = {name: arguments.pop(name) for name in FineTuning.__dataclass_fields__ if name in arguments}
+        found = fine_tune(FineTuning(model, rows, values, seed, **CPU, **of_run), folder=folder, **arguments)
         return found, {name: value.detach().clone() for name, value in model.named_parameters()}
 
     return run
@@ -59,7 +60,7 @@ def scored(monkeypatch):
 
     def use(scores):
         left = iter(scores)
-        monkeypatch.setattr(classifier_training, "dev_scores", lambda *_, **__: {"matthews": 0.0, "score": next(left)})
+        monkeypatch.setattr(FineTuning, "dev_scores", lambda _: {"matthews": 0.0, "score": next(left)})
 
     return use
 
@@ -274,7 +275,7 @@ def test_the_model_ends_with_the_weights_of_its_best_evaluation(train, scored):
 
 def test_the_metric_of_the_recipe_decides_what_is_best(train, monkeypatch):
     left = iter([{"matthews": 0.1, "score": 0.9}, *[{"matthews": 0.2, "score": 0.1}] * 3])
-    monkeypatch.setattr(classifier_training, "dev_scores", lambda *_, **__: next(left))
+    monkeypatch.setattr(FineTuning, "dev_scores", lambda _: next(left))
     assert train(FOUR.model_copy(update={"metric": "matthews"}))[0].best.number == 2
 
 
@@ -348,7 +349,7 @@ def test_a_small_task_is_learned(request, model, name):
     model_dir = request.getfixturevalue(model)
     task, values = TASKS[name], settings(epochs=5, learning_rate=3e-3, batch_size=16, dropout=0.0)
     rows = features(name, model_dir, train=160, dev=40)
-    found = fine_tune(classifier(name, model_dir), rows, values, task=task, seed=1, folder=None, **CPU)
+    found = fine_tune(FineTuning(classifier(name, model_dir), rows, values, 1, **CPU), folder=None)
     majority = majority_scores(task, rows.train.labels, {"dev": rows.dev["dev"].labels})
     assert found.best.scores["score"] > majority["score"] + 0.6
     assert found.evaluations[-1].train_loss < 0.5 * found.evaluations[0].train_loss
@@ -356,9 +357,7 @@ def test_a_small_task_is_learned(request, model, name):
 
 def test_both_dev_sets_of_mnli_are_scored(bert_dir):
     rows = features("mnli", bert_dir)
-    found = fine_tune(
-        classifier("mnli", bert_dir), rows, settings(epochs=1), task=TASKS["mnli"], seed=1, folder=None, **CPU
-    )
+    found = fine_tune(FineTuning(classifier("mnli", bert_dir), rows, settings(epochs=1), 1, **CPU), folder=None)
     assert list(found.best.scores) == ["accuracy_m", "accuracy_mm", "score"]
 
 

@@ -3,7 +3,6 @@ import warnings
 import numpy as np
 import pytest
 
-from distilray.config.glue import METRICS
 from distilray.finetuning.metrics import (
     majority_answer,
     majority_scores,
@@ -71,13 +70,13 @@ def test_scores_are_taken_of_clipped_values():
 
 
 @pytest.mark.parametrize("constant", [0, 1])
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", sorted(TASKS))
 def test_constant_predictions_have_scores_and_no_warnings(name, constant):
     task = TASKS[name]
     outputs = outputs_of(np.full(6, constant), task.num_outputs) if task.labels else np.full((6, 1), constant / 3)
     labels = np.array([0, 1, 0, 1, 1, 1]) if task.labels else np.linspace(0, 5, 6)
     found = task_scores(task, dict.fromkeys(task.dev, outputs), dict.fromkeys(task.dev, labels))
-    assert list(found) == [*METRICS[name], "score"]
+    assert list(found) == [*TASKS[name].metrics, "score"]
     assert all(np.isfinite(value) for value in found.values())
     for metric in ("matthews", "pearson", "spearman"):
         assert found.get(metric, 0.0) == 0.0
@@ -110,7 +109,7 @@ def test_metrics_of_resamples_are_those_of_the_repeated_rows(name):
         outputs = outputs_of(np.where(rng.random(40) < 0.6, labels, 0), task.num_outputs)
     answers = predictions(task, outputs)
     counts = rng.multinomial(40, np.full(40, 1 / 40), size=6)
-    for metric in METRICS[name]:
+    for metric in TASKS[name].metrics:
         found = resampled_metric(metric, counts, labels, answers)
         expected = [
             task_scores(

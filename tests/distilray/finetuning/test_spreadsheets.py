@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from distilray.finetuning.spreadsheets import is_spreadsheet, unquoted
+from distilray.finetuning.tsv_files import is_spreadsheet, unquoted
 
 ROWS = [
     ["index", "sentence1", "sentence2", "label"],

@@ -1,12 +1,14 @@
+from typing import get_args
+
 import pytest
 
-from distilray.config.glue import GLUE_TASKS, METRICS
+from distilray.config.glue import GLUE_TASKS, TaskName
 from distilray.finetuning.tasks import TASKS
 from tests.distilray.finetuning.small_glue import FOLDERS, OFFICIAL_ROWS, labels_of
 
 
 def test_every_task_of_the_recipes_is_in_the_table() -> None:
-    assert set(TASKS) == set(METRICS)
+    assert set(TASKS) == set(get_args(TaskName))
     assert all(TASKS[name].name == name for name in TASKS)
 
 

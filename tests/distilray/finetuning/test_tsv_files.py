@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from distilray.config.glue import GLUE_TASKS, TaskName
 from distilray.errors import InputError
-from distilray.finetuning.spreadsheets import is_spreadsheet
 from distilray.finetuning.tasks import TASKS
-from distilray.finetuning.tsv_files import is_raw_file, read_raw_ax, read_raw_split
+from distilray.finetuning.tsv_files import is_raw_file, is_spreadsheet, read_raw_ax, read_raw_split
 from tests.distilray.finetuning.small_glue import (
     FOLDERS,
     OFFICIAL_ROWS,

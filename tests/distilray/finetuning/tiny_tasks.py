@@ -13,7 +13,7 @@ from distilray.finetuning.classifier import load_classifier
 from distilray.finetuning.examples import Examples
 from distilray.finetuning.features import TaskFeatures, encode_task
 from distilray.finetuning.files import TaskData
-from distilray.finetuning.tasks import TASKS, GlueTask
+from distilray.finetuning.tasks import TASKS, FineTuneTask
 from distilray.models.masked_lm import load_masked_lm, save_model
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from tests.distilray.inference.tiny_models import WORDS, write_tiny_model
@@ -40,7 +40,7 @@ def settings(**changes: object) -> TaskConfig:
     return TaskConfig.model_validate({**values, **changes})
 
 
-def examples(task: GlueTask, rows: int, *, seed: int, labelled: bool = True) -> Examples:
+def examples(task: FineTuneTask, rows: int, *, seed: int, labelled: bool = True) -> Examples:
     """Random words among which `good` stands as often as the class, or the score, says."""
     rng = np.random.default_rng(seed)
     goods = rng.integers(0, 6 if task.is_regression else task.num_outputs, rows)

@@ -1,6 +1,5 @@
 """GLUE: fine-tunes a model on each task with several seeds; scores beside the literature, and the submission."""
 
-import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,12 +14,12 @@ from distilray.evaluation.glue.submission import check_complete, validate_submis
 from distilray.evaluation.glue.table import glue_table, macro, summarise
 from distilray.finetuning.classifier import check_same_tokenizer, output_order
 from distilray.finetuning.dev_predictions import predictions_file
-from distilray.finetuning.features import TaskFeatures, encode_task
-from distilray.finetuning.files import TaskData, find_tasks, load_task
+from distilray.finetuning.features import encode_tasks
+from distilray.finetuning.files import TaskData, load_tasks
 from distilray.finetuning.fine_tune import run_units, started_from_mnli, waves
-from distilray.finetuning.fine_tune_run import FINE_TUNED, MNLI, MODELS_FOLDER, UnitResult, read_predictions
+from distilray.finetuning.fine_tune_run import FINE_TUNED, MNLI, MODELS_FOLDER, Plan, UnitResult, read_predictions
 from distilray.finetuning.metrics import majority_scores
-from distilray.finetuning.schedule import total_steps
+from distilray.finetuning.objective import total_steps
 from distilray.models.masked_lm import read_model_config
 from distilray.models.model_source import (
     MODEL_FILES,
@@ -28,7 +27,6 @@ from distilray.models.model_source import (
     WEIGHTS_FILE,
     local_model,
 )
-from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.outputs import verify_file
@@ -40,25 +38,6 @@ SUBMISSION_FILE = "submission.zip"
 _MODEL_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)
 
 Results = Mapping[tuple[TaskName, int], UnitResult]
-
-
-def load_tasks(config: GlueConfig, *, with_test: bool) -> tuple[dict[TaskName, TaskData], list[TaskName]]:
-    """The tasks of a recipe that are there, and the names of those that are missing.
-
-    Raises:
-        InputError: none is there, or a file of one is not what it should be.
-    """
-    present, missing = find_tasks(config.glue_dir, config.tasks)
-    if not present:
-        raise InputError(f"{config.glue_dir}: none of {', '.join(config.tasks)} there; a folder for each is expected")
-    read = functools.partial(load_task, config.glue_dir, with_test=with_test, other_rows=config.other_rows)
-    return {task: read(task) for task in present}, missing
-
-
-def encode_tasks(config: GlueConfig, data: Mapping[TaskName, TaskData], seed: int) -> dict[TaskName, TaskFeatures]:
-    """The tasks, tokenised once for all fine-tunings."""
-    tokenizer_json = read_tokenizer(local_model(config.model_dir))
-    return {task: encode_task(each, tokenizer_json, config.of_task(task), seed=seed) for task, each in data.items()}
 
 
 def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
@@ -85,21 +64,13 @@ def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
 def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
     """Fine-tunes on every task with every seed; writes `scores.json`, `models/`, and the submission if asked for."""
     data, missing = load_tasks(config, with_test=config.submission.write)
-    features = encode_tasks(config, data, config.seed)
+    features = encode_tasks(config, data)
+    plan = Plan(folder.uri, config.precision, config.scaling, config.distillation, config.submission.write)
     results: dict[tuple[TaskName, int], UnitResult] = {}
     with ray_session(config.ray):
         for units in waves(config, list(data), folder.path(MODELS_FOLDER, MNLI)):
-            results |= run_units(
-                units,
-                {unit.task: features[unit.task] for unit in units},
-                folder=folder.uri,
-                run_dir=folder.uri,
-                precision=config.precision,
-                scaling=config.scaling,
-                job=folder.job,
-                distillation=config.distillation,
-                with_test=config.submission.write,
-            )
+            needed = {unit.task: features[unit.task] for unit in units}
+            results |= run_units(units, needed, plan, run_dir=folder.uri, job=folder.job)
             for task in dict.fromkeys(unit.task for unit in units):
                 _keep_model(results, task, folder)
     scores = collect_scores(config, data, missing, results)
@@ -231,9 +202,7 @@ def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
         remarks.append("started from MNLI")
     if isinstance(config, EvaluateGlueConfig) and config.distillation is not None:
         remarks.append("distilled again")
-    if task == "wnli":
-        remarks.append("adversarial: compare with the majority")
-    return remarks
+    return [*remarks, data.task.remark] if data.task.remark else remarks
 
 
 def _other_rows(data: Mapping[TaskName, TaskData]) -> str:
