@@ -17,11 +17,11 @@ from ray import tune
 
 from distilray.config.glue import TaskConfig, TrialConfig, with_values
 from distilray.errors import InputError
-from distilray.evaluation.glue.classifier import load_classifier
-from distilray.evaluation.glue.features import TaskFeatures
-from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training.evaluation import Evaluation, FineTuned
-from distilray.evaluation.glue.training.fine_tuning import fine_tune
+from distilray.finetuning.classifier import load_classifier
+from distilray.finetuning.classifier_training import FineTuning, fine_tune
+from distilray.finetuning.features import TaskFeatures
+from distilray.finetuning.progress import Evaluation, FineTuned
+from distilray.finetuning.tasks import TASKS
 from distilray.models.cpu import use_cpus
 from distilray.models.precision import compute_dtype
 from distilray.models.sources import localise
@@ -162,17 +162,12 @@ def _fine_tune(
     device: torch.device,
     report: Callable[[Evaluation], bool],
 ) -> FineTuned:
-    task, minutes = TASKS[objective.task], objective.trial.max_minutes
     features: TaskFeatures = ray.get(objective.features[settings.max_length])
-    model_dir = localise(objective.model_dir)
+    model_dir, minutes = localise(objective.model_dir), objective.trial.max_minutes
+    model = load_classifier(model_dir, TASKS[objective.task], seed=objective.seed, dropout=settings.dropout)
+    dtype = compute_dtype(objective.precision, device)
     return fine_tune(
-        load_classifier(model_dir, task, seed=objective.seed, dropout=settings.dropout),
-        features,
-        settings,
-        task=task,
-        seed=objective.seed,
-        device=device,
-        dtype=compute_dtype(objective.precision, device),
+        FineTuning(model, features, settings, objective.seed, device, dtype),
         folder=storage.join(folder, TRAINING_FOLDER),
         report=report,
         max_seconds=None if minutes is None else 60 * minutes,

@@ -9,9 +9,9 @@ import torch
 
 from distilray.config.glue import SearchGlueConfig, TaskName
 from distilray.errors import InputError
-from distilray.evaluation.glue.classifier import load_classifier
-from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue_scores import load_tasks
+from distilray.finetuning.classifier import load_classifier
+from distilray.finetuning.files import load_tasks
+from distilray.finetuning.tasks import TASKS
 from distilray.models.sources import localise
 from distilray.pretraining_data.batches import padded_width
 from distilray.runtime.environment import inside_cluster

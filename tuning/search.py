@@ -9,13 +9,13 @@ import ray
 from rich.console import Console
 
 from distilray.config.glue import SearchGlueConfig, TaskName
-from distilray.evaluation.fine_tune import run_units
-from distilray.evaluation.glue.data import TaskData
-from distilray.evaluation.glue.dev_predictions import predictions_file
-from distilray.evaluation.glue.features import TaskFeatures, encode_task
+from distilray.evaluation.glue.scores import Results, collect_scores
 from distilray.evaluation.glue.table import glue_table
-from distilray.evaluation.glue_scores import Results, collect_scores, load_tasks
-from distilray.evaluation.units import Unit
+from distilray.finetuning.dev_predictions import predictions_file
+from distilray.finetuning.features import TaskFeatures, encode_task
+from distilray.finetuning.files import TaskData, load_tasks
+from distilray.finetuning.fine_tune import run_units
+from distilray.finetuning.fine_tune_run import Plan, Unit
 from distilray.models.sources import localise
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
@@ -196,10 +196,8 @@ def _run_winners(
     results = run_units(
         units,
         {search.task: encoded[search.task][search.winning_settings.max_length] for search in searches},
-        folder=folder.path(WINNERS_FOLDER),
+        Plan(folder.path(WINNERS_FOLDER), config.precision, winners_scaling(config, room)),
         run_dir=folder.uri,
-        precision=config.precision,
-        scaling=winners_scaling(config, room),
         job=f"{folder.job} winners",
     )
     for result in results.values():

@@ -123,10 +123,10 @@ _ROWS = (
     Stage(
         "evaluate_glue",
         config="distilray.config.glue:EvaluateGlueConfig",
-        plan="distilray.evaluation.glue_scores:plan_glue",
-        run="distilray.evaluation.glue_scores:evaluate_glue",
-        show="distilray.evaluation.glue_scores:show_glue_scores",
-        validate="distilray.evaluation.glue_scores:check_submission",
+        plan="distilray.evaluation.glue.scores:plan_glue",
+        run="distilray.evaluation.glue.scores:evaluate_glue",
+        show="distilray.evaluation.glue.scores:show_glue_scores",
+        validate="distilray.evaluation.glue.scores:check_submission",
     ),
     Stage(
         "evaluate_fill_mask",
@@ -144,14 +144,14 @@ _ROWS = (
     ),
     Stage(
         "export_model",
-        config="distilray.config.export.variants:ExportModelConfig",
-        plan="distilray.evaluation.export.variants:plan_export",
-        run="distilray.evaluation.export.variants:export_model",
-        show="distilray.evaluation.export.table:show_export",
+        config="distilray.config.export:ExportModelConfig",
+        plan="distilray.export.variants:plan_export",
+        run="distilray.export.variants:export_model",
+        show="distilray.export.table:show_export",
     ),
     Stage(
         "measure_efficiency",
-        config="distilray.config.export.efficiency:MeasureEfficiencyConfig",
+        config="distilray.config.efficiency:MeasureEfficiencyConfig",
         plan="distilray.evaluation.efficiency:plan_efficiency",
         run="distilray.evaluation.efficiency:measure_efficiency",
         show="distilray.evaluation.efficiency:show_efficiency",
@@ -187,7 +187,7 @@ _FILES = {
     "model": "distilray.models.sources:model_inputs",
     "tokenizer": "distilray.models.sources:tokenizer_inputs",
 }
-_GLUE_FILES = "distilray.evaluation.glue.data:input_files"
+_GLUE_FILES = "distilray.finetuning.files:input_files"
 
 
 @dataclass(frozen=True)

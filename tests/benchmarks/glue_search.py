@@ -23,11 +23,11 @@ import yaml
 
 from distilray.config.glue import SearchGlueConfig, with_values
 from distilray.evaluation.follows import write_follows
-from distilray.evaluation.glue.classifier import load_classifier
-from distilray.evaluation.glue.features import TaskFeatures
-from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training.fine_tuning import fine_tune
-from distilray.evaluation.glue_scores import encode_tasks, load_tasks
+from distilray.finetuning.classifier import load_classifier
+from distilray.finetuning.classifier_training import FineTuning, fine_tune
+from distilray.finetuning.features import TaskFeatures, encode_tasks
+from distilray.finetuning.files import load_tasks
+from distilray.finetuning.tasks import TASKS
 from distilray.models.precision import compute_dtype
 from distilray.models.sources import localise
 from tuning.space import points
@@ -87,7 +87,7 @@ def config_of(file: Path) -> SearchGlueConfig:
 
 def features_of(config: SearchGlueConfig) -> TaskFeatures:
     data, _ = load_tasks(config, with_test=False)
-    return encode_tasks(config, data, config.seed)[config.tasks[0]]
+    return encode_tasks(config, data)[config.tasks[0]]
 
 
 def train_back_to_back(config: SearchGlueConfig) -> tuple[float, float]:
@@ -99,16 +99,8 @@ def train_back_to_back(config: SearchGlueConfig) -> tuple[float, float]:
         settings = with_values(config.of_task(task), values)
         model = load_classifier(localise(config.model_dir), TASKS[task], seed=config.seed)
         with tempfile.TemporaryDirectory() as kept:
-            ended = fine_tune(
-                model,
-                features,
-                settings,
-                task=TASKS[task],
-                seed=config.seed,
-                device=CPU,
-                dtype=compute_dtype(config.precision, CPU),
-                folder=kept,
-            )
+            dtype = compute_dtype(config.precision, CPU)
+            ended = fine_tune(FineTuning(model, features, settings, config.seed, CPU, dtype), folder=kept)
         best = max(best, ended.best.scores[settings.metric])
         seconds.append(ended.evaluations[-1].seconds)
     return best, sum(seconds) / len(seconds)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.distilray.evaluation.glue.tiny_tasks import write_trainable_model
+from tests.distilray.finetuning.tiny_tasks import write_trainable_model
 from tests.distilray.tiny_line import write_shards, write_teacher, write_tokenizer
 
 

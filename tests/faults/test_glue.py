@@ -7,13 +7,13 @@ import torch
 import yaml
 
 from distilray.config.glue import FineTuneScaling, TaskConfig
-from distilray.evaluation.glue.data import load_task
-from distilray.evaluation.glue.features import encode_task
-from distilray.evaluation.units import Plan, Unit, fit_unit
+from distilray.finetuning.features import encode_task
+from distilray.finetuning.files import load_task
+from distilray.finetuning.fine_tune_run import Plan, Unit, fit_unit
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from jobs import evaluate_glue
-from tests.distilray.evaluation.glue.small_glue import OFFICIAL_ROWS, write_raw
-from tests.distilray.evaluation.glue.tiny_tasks import write_trainable_model
+from tests.distilray.finetuning.small_glue import OFFICIAL_ROWS, write_raw
+from tests.distilray.finetuning.tiny_tasks import write_trainable_model
 from tests.faults.processes import kill, start, wait_for
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distilray.evaluation.glue.training.evaluation import Evaluation
+from distilray.finetuning.progress import Evaluation
 from jobs import search_glue
 from tests.faults.processes import eventually, kill, kill_worker, start, wait_for, workers
 from tests.tuning.tiny_search import values, write_follows, write_model

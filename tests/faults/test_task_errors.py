@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from distilray.distillation import trainer
-from distilray.evaluation import fine_tune
+from distilray.finetuning import fine_tune
 from jobs import (
     build_corpus,
     cache_teacher,

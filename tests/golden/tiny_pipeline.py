@@ -15,8 +15,8 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from distilray.config.sample import resolve
-from distilray.evaluation.export.processor import cpu_features, cpu_name
 from distilray.models.masked_lm import save_model
+from distilray.models.processor import cpu_features, cpu_name
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from tests.distilray.tiny_line import sentences_of, write_recipe
 from tests.golden.ray_in_process import ray_in_process

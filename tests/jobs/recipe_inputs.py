@@ -11,13 +11,13 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 from distilray.config.glue import GLUE_TASKS
-from distilray.models.export.folders import write_bf16_folder
+from distilray.export.folders import write_bf16_folder
 from distilray.models.masked_lm import save_model
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from tests.distilray.corpus.sources.small_dumps import page, write_multistream
 from tests.distilray.evaluation.fill_mask.tiny_data import rows_of
-from tests.distilray.evaluation.glue.small_glue import write_glue
-from tests.distilray.models.export.small_onnx import write_small_onnx
+from tests.distilray.finetuning.small_glue import write_glue
+from tests.distilray.models.small_onnx import write_small_onnx
 from tests.distilray.report.written_runs import TEACHER_WEIGHTS, glue, write_line, write_run
 from tests.distilray.tiny_line import sentences_of, write_corpus, write_shards, write_tokenizer
 from tests.tuning.tiny_search import write_follows

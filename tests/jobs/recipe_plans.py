@@ -15,9 +15,9 @@ import torch
 
 from distilray.config.glue import GLUE_TASKS
 from distilray.config.recipe import read_yaml
-from distilray.evaluation.glue.tasks import TASKS
+from distilray.finetuning.tasks import TASKS
 from distilray.runtime.file_search import find_files
-from tests.distilray.evaluation.glue.small_glue import small_rows
+from tests.distilray.finetuning.small_glue import small_rows
 from tests.jobs.recipe_inputs import CHECKOUT, REPORT_RUNS, job_of, stand_in
 
 RECIPES = sorted((CHECKOUT / "jobs" / "recipes").glob("*/*.yaml"))

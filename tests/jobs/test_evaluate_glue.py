@@ -18,14 +18,15 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from distilray.evaluation import fine_tune, glue_scores
-from distilray.evaluation.units import fit_unit
+from distilray.evaluation.glue import scores as glue_scores
+from distilray.finetuning import fine_tune
+from distilray.finetuning.fine_tune_run import fit_unit
 from distilray.runtime import resources
 from distilray.runtime.resources import Node
 from distilray.stages import STAGES
 from jobs import evaluate_glue
-from tests.distilray.evaluation.glue.small_glue import OFFICIAL_ROWS, write_raw
-from tests.distilray.evaluation.glue.tiny_tasks import write_trainable_model
+from tests.distilray.finetuning.small_glue import OFFICIAL_ROWS, write_raw
+from tests.distilray.finetuning.tiny_tasks import write_trainable_model
 
 CHANGES = [
     "precision=fp32",

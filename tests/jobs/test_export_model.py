@@ -6,14 +6,14 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from distilray.config.export.variants import ExportModelConfig
-from distilray.evaluation.export import table, variants
+from distilray.config.export import ExportModelConfig
+from distilray.export import table, variants
 from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.models import hub
 from distilray.stages import STAGES
 from jobs import export_model
 from tests.distilray.inference.tiny_models import write_tiny_model
-from tests.distilray.models.export.small_onnx import small_graph
+from tests.distilray.models.small_onnx import small_graph
 from tests.distilray.tiny_line import WORDS, write_recipe
 
 FILES = {"config.json", "tokenizer.json", "tokenizer_config.json"}

@@ -4,13 +4,13 @@ import pytest
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from distilray.evaluation import efficiency
-from distilray.models.export.folders import write_bf16_folder
+from distilray.export.folders import write_bf16_folder
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from jobs import measure_efficiency
-from tests.distilray.evaluation.glue.small_glue import write_glue
+from tests.distilray.finetuning.small_glue import write_glue
 from tests.distilray.inference.tiny_models import write_tiny_model
-from tests.distilray.models.export.small_onnx import write_small_onnx
+from tests.distilray.models.small_onnx import write_small_onnx
 from tests.distilray.tiny_line import write_recipe
 
 TEXT = ["paris is the capital of france.", "a cat", "the old city", "rome and berlin", "one dog"]

@@ -8,11 +8,11 @@ import pytest
 from distilray.config.glue import GLUE_TASKS
 from distilray.config.recipe import load_recipe
 from distilray.distillation.ablation import PAPER
-from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.reproduction import ABLATIONS, SCALES, chosen, stages_of
+from distilray.finetuning.tasks import TASKS
 from distilray.stages import STAGES as JOBS
 from jobs import run_reproduction
-from tests.distilray.evaluation.glue.small_glue import small_rows, write_glue, write_lines
+from tests.distilray.finetuning.small_glue import small_rows, write_glue, write_lines
 
 PLACES = re.compile(r"runs/reproduction(?:-base)?/[a-z-]+")
 RECIPES = Path("jobs/recipes")

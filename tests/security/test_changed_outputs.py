@@ -12,7 +12,7 @@ from distilray.corpus.screening.evaluation_files import read_texts
 from distilray.errors import InputError
 from distilray.evaluation.fill_mask.parts import read_parts
 from distilray.evaluation.fill_mask.readers import data_files
-from distilray.evaluation.glue.data import load_task
+from distilray.finetuning.files import load_task
 from distilray.inference.backends import local_masked_lm
 from distilray.inference.model_folder import check_model_folder
 from distilray.models.sources import localise

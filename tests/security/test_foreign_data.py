@@ -20,8 +20,8 @@ from distilray.corpus.screening.evaluation_files import read_texts
 from distilray.corpus.sources import parquet
 from distilray.errors import InputError
 from distilray.evaluation.fill_mask.readers import data_files, read_examples
-from distilray.evaluation.glue.hub_files import read_hub_split
-from distilray.evaluation.glue.tasks import TASKS
+from distilray.finetuning.hub_files import read_hub_split
+from distilray.finetuning.tasks import TASKS
 from distilray.inference.tasks.fill_mask import FillMask
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.encoding.corpus_files import read_sentences

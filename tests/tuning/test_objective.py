@@ -9,8 +9,8 @@ import pytest
 
 from distilray.config.glue import TrialConfig
 from distilray.errors import InputError
-from distilray.evaluation.glue.data import load_task
-from distilray.evaluation.glue.features import encode_task
+from distilray.finetuning.features import encode_task
+from distilray.finetuning.files import load_task
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from tests.tuning.tiny_search import config
 from tuning import objective as module

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from distilray.config.glue import EvaluateGlueConfig, TaskConfig
 from distilray.errors import InputError
-from distilray.evaluation.glue.training.evaluation import Evaluation
+from distilray.finetuning.progress import Evaluation
 from tests.tuning.tiny_search import config
 from tuning.records import TrialRecord
 from tuning.results import TaskSearch, best_recipe, search_figures, search_plot, trials_csv, trials_table

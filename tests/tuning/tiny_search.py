@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from distilray.config.glue import SearchGlueConfig
-from tests.distilray.evaluation.glue.small_glue import OFFICIAL_ROWS, write_lines, write_raw
-from tests.distilray.evaluation.glue.tiny_tasks import OTHERS
+from tests.distilray.finetuning.small_glue import OFFICIAL_ROWS, write_lines, write_raw
+from tests.distilray.finetuning.tiny_tasks import OTHERS
 from tests.distilray.tiny_line import write_teacher, write_tokenizer
 
 SPACE: dict[str, Any] = {"learning_rate": {"choice": [1e-5, 1e-3, 3e-3]}, "batch_size": {"choice": [8, 16]}}

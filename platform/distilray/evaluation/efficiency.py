@@ -11,16 +11,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from distilray.config.export.efficiency import MeasuredModelConfig, MeasureEfficiencyConfig
-from distilray.evaluation.export.processor import cpu_features, cpu_name, told_features
-from distilray.evaluation.export.text import read_lines
-from distilray.evaluation.glue.data import load_task
-from distilray.evaluation.glue.features import cutting_tokenizer
+from distilray.config.efficiency import MeasuredModelConfig, MeasureEfficiencyConfig
 from distilray.evaluation.timing import TimedModel, batches_of, summary_of, time_models
+from distilray.finetuning.features import cutting_tokenizer
+from distilray.finetuning.files import load_task
+from distilray.formats.lines import first_lines
 from distilray.inference.backends import local_masked_lm, open_masked_lm
 from distilray.models.architectures import architecture_of
-from distilray.models.export.onnx_file import ONNX_FILE
 from distilray.models.masked_lm import count_layer_parameters, count_parameters
+from distilray.models.onnx_file import ONNX_FILE
+from distilray.models.processor import cpu_features, cpu_name, told_features
 from distilray.models.sources import WEIGHTS_FILE, is_onnx
 from distilray.pretraining_data.batches import Batch
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
@@ -115,7 +115,7 @@ def _threads(config: MeasureEfficiencyConfig) -> int:
 
 def _texts(config: MeasureEfficiencyConfig) -> Texts:
     if config.text_path is not None:
-        return Texts(read_lines(config.text_path, config.max_texts), None)
+        return Texts(first_lines(config.text_path, config.max_texts), None)
     assert config.glue_dir is not None
     dev = load_task(config.glue_dir, config.tasks[0]).dev["dev"]
     assert dev.second is not None

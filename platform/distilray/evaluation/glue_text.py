@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from distilray.config.evaluation import WriteGlueTextConfig
 from distilray.errors import InputError
-from distilray.evaluation.glue.data import find_tasks, load_task
-from distilray.evaluation.glue.examples import Examples
+from distilray.finetuning.examples import Examples
+from distilray.finetuning.files import find_tasks, load_task
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.run_folder import RunFolder

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
+from distilray.errors import InputError
 from distilray.formats.streams import read_chunks, split_suffix, stored_size
+from distilray.runtime import storage
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,24 @@ def lines_of(data: bytes) -> Iterator[Line]:
         text = line.rstrip(b"\r\n")
         yield Line(offset, text, len(text))
         offset += len(line)
+
+
+def first_lines(uri: str, limit: int) -> list[str]:
+    """Return the first lines of a text file that are not blank.
+
+    Raises:
+        InputError: no file there, not UTF-8, or only blank lines.
+    """
+    if not storage.exists(uri) or storage.is_folder(uri):
+        raise InputError(f"{uri}: no such text file; name one as text_path")
+    try:
+        text = storage.read_bytes(uri).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{uri}: not UTF-8 text (byte {error.start}); convert it, or name a plain text") from None
+    lines = list(islice((line.strip() for line in text.splitlines() if line.strip()), limit))
+    if not lines:
+        raise InputError(f"{uri}: no line with text; name another file as text_path")
+    return lines
 
 
 def _split_lines(chunks: Iterable[bytes], begin: int, max_bytes: int, *, mine: int, end: int) -> Iterator[Line]:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilray.errors import InputError
-from distilray.models.export.onnx_file import (
+from distilray.models.masked_lm import read_model_config
+from distilray.models.onnx_file import (
     INPUTS,
     ONNX_FILE,
     OUTPUT,
@@ -16,7 +17,6 @@ from distilray.models.export.onnx_file import (
     onnx_package,
     read_checked,
 )
-from distilray.models.masked_lm import read_model_config
 from distilray.runtime import storage
 
 _ERRORS_ONLY = 3  # of the severities of onnxruntime

@@ -5,9 +5,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from distilray.config.glue import GLUE_TASKS, METRICS, SCORE, TaskName
+from distilray.config.glue import GLUE_TASKS, SCORE, TaskName
 from distilray.config.paths import HUB_PREFIX
 from distilray.config.report import ReportConfig
+from distilray.finetuning.tasks import TASKS
 from distilray.models.architectures import BERT, DISTILBERT
 from distilray.report.figures import counted
 from distilray.report.runs import Runs, Values
@@ -73,7 +74,7 @@ def _fill_mask_results(runs: Runs) -> Iterator[EvalResult]:
 def _glue_results(runs: Runs) -> Iterator[EvalResult]:
     for run, scores in runs.glue_scores():
         for task in scores["summary"]:
-            for metric in METRICS[task]:
+            for metric in TASKS[task].metrics:
                 kind, split = _GLUE_METRICS[metric]
                 values = scores["summary"][task][metric]
                 dataset = _glue_dataset(task) | {

@@ -18,11 +18,10 @@ from distilray.config.distillation import DistillConfig
 from distilray.distillation.inputs import create_student_and_teacher
 from distilray.distillation.preparation import LoopSettings
 from distilray.distillation.setup import train_loop
-from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training.fine_tuning import fine_tune
+from distilray.finetuning.classifier_training import FineTuning, fine_tune
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.training.process_group import Workers
-from tests.distilray.evaluation.glue.tiny_tasks import classifier, features, settings
+from tests.distilray.finetuning.tiny_tasks import classifier, features, settings
 
 STEPS = 2
 VALUES = {
@@ -66,17 +65,8 @@ def distil(folder: Path, values: dict[str, Any], states: list[str]) -> Any:
 def fine_tune_together(model_dir: str, dropout: float, states: list[str]) -> Any:
     model = watched(classifier("cola", model_dir, dropout=dropout), states)
     values = settings(batch_size=4, epochs=1, dropout=dropout)
-    fine_tune(
-        model,
-        features("cola", model_dir, train=8),
-        values,
-        task=TASKS["cola"],
-        seed=1,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        folder=None,
-        workers=Workers.of_process_group(),
-    )
+    rows, workers = features("cola", model_dir, train=8), Workers.of_process_group()
+    fine_tune(FineTuning(model, rows, values, 1, torch.device("cpu"), torch.float32, workers), folder=None)
     return model
 
 

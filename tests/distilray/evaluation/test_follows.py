@@ -6,7 +6,7 @@ import pytest
 from distilray.errors import InputError
 from distilray.evaluation import follows
 from distilray.evaluation.follows import write_follows
-from distilray.evaluation.glue.data import load_task
+from distilray.finetuning.files import load_task
 from distilray.runtime.run_folder import read_manifest
 from jobs import build_follows
 from tests.distilray.tiny_line import write_corpus, write_recipe

@@ -5,11 +5,11 @@ import pytest
 
 from distilray.config.evaluation import WriteGlueTextConfig
 from distilray.errors import InputError
-from distilray.evaluation.glue.tasks import TASKS
 from distilray.evaluation.glue_text import outermost, plan_glue_text, write_glue_text
+from distilray.finetuning.tasks import TASKS
 from distilray.runtime.run_folder import RunFolder
 from distilray.stages import STAGES
-from tests.distilray.evaluation.glue.small_glue import small_rows, write_glue, write_lines
+from tests.distilray.finetuning.small_glue import small_rows, write_glue, write_lines
 
 PHRASES = [
     "a film of",

@@ -12,15 +12,15 @@ from transformers import GPT2LMHeadModel
 from transformers.models.distilbert.modeling_distilbert import Embeddings
 
 from distilray.config.bias import EvaluateBiasConfig
+from distilray.config.efficiency import MeasureEfficiencyConfig
 from distilray.config.evaluation import EvaluateFillMaskConfig
-from distilray.config.export.efficiency import MeasureEfficiencyConfig
-from distilray.config.export.variants import ExportModelConfig
+from distilray.config.export import ExportModelConfig
 from distilray.config.report import ReportConfig
 from distilray.errors import DataQualityError
 from distilray.evaluation.bias.scores import evaluate_bias
 from distilray.evaluation.efficiency import measure_efficiency
-from distilray.evaluation.export import table, variants
 from distilray.evaluation.fill_mask.evaluation import evaluate_fill_mask
+from distilray.export import table, variants
 from distilray.report.model_card import model_card
 from distilray.report.runs import read_runs
 from distilray.runtime.run_folder import RunFolder

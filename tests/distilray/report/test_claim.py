@@ -3,7 +3,8 @@ import statistics
 
 import pytest
 
-from distilray.config.glue import METRICS, SCORE
+from distilray.config.glue import SCORE
+from distilray.finetuning.tasks import TASKS
 from distilray.report.page import report_page
 from distilray.report.runs import read_runs
 from distilray.report.sections.claim import claim_lines, claim_table
@@ -35,10 +36,10 @@ def scored(weights, values, *, config=None):
         for task, found in values.items()
         for seed, value in found.items()
     ]
-    summary = {task: dict.fromkeys((SCORE, *METRICS[task]), figures_of(found)) for task, found in values.items()}
+    summary = {task: dict.fromkeys((SCORE, *TASKS[task].metrics), figures_of(found)) for task, found in values.items()}
     scores = {"model_hash": weights, "tasks": list(values), "missing": [], "summary": summary, "rows": rows}
     baseline = {"cola": 0.0, "rte": 0.5}
-    scores |= {"majority": {task: dict.fromkeys((SCORE, *METRICS[task]), baseline[task]) for task in values}}
+    scores |= {"majority": {task: dict.fromkeys((SCORE, *TASKS[task].metrics), baseline[task]) for task in values}}
     scores["remarks"] = {}
     return {"files": {"scores.json": scores}, "config": {"seed": 56, **(config or {})}}
 

@@ -6,10 +6,9 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training.fine_tuning import fine_tune
+from distilray.finetuning.classifier_training import FineTuning, fine_tune
 from distilray.training.process_group import Workers
-from tests.distilray.evaluation.glue.tiny_tasks import classifier, features, settings
+from tests.distilray.finetuning.tiny_tasks import classifier, features, settings
 
 ROWS_LEFT = settings(batch_size=7, evaluations_per_epoch=2, dropout=0.0)  # an epoch has two batches of 7 and one of 1
 
@@ -17,17 +16,8 @@ ROWS_LEFT = settings(batch_size=7, evaluations_per_epoch=2, dropout=0.0)  # an e
 def train(model_dir: str, workers: Workers) -> dict[str, object]:
     """Losses and scores of each evaluation, and a sum over the weights at the end."""
     model = classifier("cola", model_dir, dropout=0.0)
-    found = fine_tune(
-        model,
-        features("cola", model_dir),
-        ROWS_LEFT,
-        task=TASKS["cola"],
-        seed=1,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        folder=None,
-        workers=workers,
-    )
+    rows, cpu = features("cola", model_dir), torch.device("cpu")
+    found = fine_tune(FineTuning(model, rows, ROWS_LEFT, 1, cpu, torch.float32, workers), folder=None)
     weights = sum(float(parameter.detach().double().abs().sum()) for parameter in model.parameters())
     return {"losses": [one.train_loss for one in found.evaluations], "best": found.best.number, "weights": weights}
 

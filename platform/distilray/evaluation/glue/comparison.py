@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from distilray.config.glue import GLUE_TASKS, METRICS, SCORE, TaskName
-from distilray.evaluation.glue.dev_predictions import DevPredictions
-from distilray.evaluation.glue.metrics import metric_split, resampled_metric
-from distilray.evaluation.glue.tasks import TASKS, GlueTask
+from distilray.config.glue import GLUE_TASKS, SCORE, TaskName
+from distilray.finetuning.dev_predictions import DevPredictions
+from distilray.finetuning.metrics import resampled_metric
+from distilray.finetuning.tasks import TASKS, FineTuneTask
 from distilray.statistics import (
     Array,
     Interval,
@@ -139,7 +139,7 @@ class Comparison:
 
 
 def resample(
-    task: GlueTask,
+    task: FineTuneTask,
     models: Sequence[Sequence[DevPredictions]],
     majority_answer: float,
     *,
@@ -153,14 +153,14 @@ def resample(
         majority_answer: the baseline's prediction for every row.
     """
     seeds = [one for model in models for one in model]
-    by_metric = np.zeros((len(METRICS[task.name]), resamples, 1 + len(seeds)))
+    by_metric = np.zeros((len(task.metrics), resamples, 1 + len(seeds)))
     for split in task.dev:
         labels = seeds[0].labels[split]
         answers = [np.full(len(labels), majority_answer), *(each.predictions[split] for each in seeds)]
         columns, multiplicity = np.unique(np.stack([labels, *answers]), axis=1, return_counts=True)
         counts = draw_counts(rng, multiplicity, resamples)
-        for number, metric in enumerate(METRICS[task.name]):
-            if metric_split(task, metric) == split:
+        for number, (metric, measured) in enumerate(task.metrics.items()):
+            if measured == split:
                 scores = [resampled_metric(metric, counts, columns[0], each) for each in columns[1:]]
                 by_metric[number] = np.stack(scores, axis=1)
     scores = by_metric.mean(axis=0)
@@ -181,7 +181,7 @@ def same_rows(models: Iterable[Sequence[DevPredictions]]) -> bool:
 def own_intervals(task: TaskName, score: float, draws: Draws, rows: Mapping[str, int]) -> dict[str, Interval | None]:
     """Return the intervals of a model's own score, and of its distance to the majority baseline."""
     (own,) = draws.models
-    is_share = METRICS[task] == ("accuracy",)
+    is_share = list(TASKS[task].metrics) == ["accuracy"]
     return {
         SCORE: share_interval(own, score, sum(rows.values())) if is_share else percentile_interval(own),
         "above_majority": percentile_interval(own - draws.majority),
@@ -209,8 +209,8 @@ def score_error(task: TaskName, metric: str, value: float, rows: Mapping[str, in
     Args:
         rows: by dev set.
     """
-    metrics = METRICS[task] if metric == SCORE else (metric,)
-    counts = {each: rows.get(metric_split(TASKS[task], each)) for each in metrics}
+    splits = TASKS[task].metrics
+    counts = {each: rows.get(splits[each]) for each in (splits if metric == SCORE else (metric,))}
     return statistics.fmean(standard_error(each, value, count) if count else math.nan for each, count in counts.items())
 
 

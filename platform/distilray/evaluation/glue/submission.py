@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from distilray.config.glue import TaskName
 from distilray.errors import InputError
-from distilray.evaluation.glue.examples import HIGHEST_SCORE
-from distilray.evaluation.glue.tasks import TASKS
+from distilray.finetuning.tasks import STSB_RANGE, TASKS
 from distilray.runtime import storage
 
 _HEADER = "index\tprediction"
@@ -51,22 +50,14 @@ class SubmissionFile:
         return f"{self.name}.tsv"
 
 
-def _file(name: str, task: TaskName, test: str = "test") -> SubmissionFile:
-    return SubmissionFile(name, task, test, TASKS[task].rows[test][0], TASKS[task].labels)
-
-
-FILES: tuple[SubmissionFile, ...] = (
-    _file("CoLA", "cola"),
-    _file("SST-2", "sst2"),
-    _file("MRPC", "mrpc"),
-    _file("STS-B", "stsb"),
-    _file("QQP", "qqp"),
-    _file("MNLI-m", "mnli", "test_matched"),
-    _file("MNLI-mm", "mnli", "test_mismatched"),
-    _file("QNLI", "qnli"),
-    _file("RTE", "rte"),
-    _file("WNLI", "wnli"),
-    _file("AX", "mnli", "ax"),
+# The diagnostic set is the last one.
+FILES = sorted(
+    (
+        SubmissionFile(name, task.name, test, task.rows[test][0], task.labels)
+        for task in TASKS.values()
+        for test, name in task.submission.items()
+    ),
+    key=lambda file: file.test == "ax",
 )
 
 
@@ -178,7 +169,7 @@ def _scores(file: SubmissionFile, predictions: NDArray[Any]) -> list[str]:
     if not np.isfinite(predictions).all():
         raise ValueError(f"{file.name}: a prediction is not finite")
     # 0.0 is added since -0.0 would be written with its sign.
-    return [f"{value:.3f}" for value in (np.clip(predictions, 0.0, HIGHEST_SCORE) + 0.0).tolist()]
+    return [f"{value:.3f}" for value in (np.clip(predictions, *STSB_RANGE) + 0.0).tolist()]
 
 
 def _filling(file: SubmissionFile) -> NDArray[Any]:
@@ -243,5 +234,5 @@ def _line_fault(file: SubmissionFile, number: int, line: str) -> str | None:
         return f"index {index[:40]!r} where {number - 2} belongs; rows go from 0 in the order of the test file"
     if file.labels:
         return None if word in file.labels else f"label {word[:40]!r} is none of {', '.join(file.labels)}"
-    fits = _SCORE.fullmatch(word) and float(word) <= HIGHEST_SCORE
+    fits = _SCORE.fullmatch(word) and float(word) <= STSB_RANGE[1]
     return None if fits else f"score {word[:40]!r} is no number from 0 to 5, as 2.500"

@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
-from distilray.config.glue import GLUE_TASKS, METRICS, SCORE, TaskName
+from distilray.config.glue import GLUE_TASKS, SCORE, TaskName
 from distilray.evaluation.glue.comparison import AT_CHANCE, Comparison, comparison_of, per_cent, task_score
+from distilray.finetuning.tasks import TASKS
 
 # Dev scores of the literature. `card`: the customer's model card; `DistilBERT`, `BERT base`: the table of DistilBERT's
 # authors (median of 5 seeds). They give one number a task, and do not say which where a task has two metrics.
@@ -145,7 +146,8 @@ def _lines(task: TaskName, scores: Mapping[str, Any], compared: Comparison | Non
     published = {source: f"{PUBLISHED[source][task]:.1f}" for source in PUBLISHED if task in PUBLISHED[source]}
     if task in scores["missing"]:
         return [{"task": task, **published, "remarks": "missing: no such folder in glue_dir"}]
-    metrics = METRICS[task] if len(METRICS[task]) == 1 else (*METRICS[task], SCORE)
+    metrics = list(TASKS[task].metrics)
+    metrics += [] if len(metrics) == 1 else [SCORE]
     lines = [
         _metric_cells(metric, scores["summary"][task][metric], scores["majority"][task][metric]) for metric in metrics
     ]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distilray.config.glue import EvaluateGlueConfig, TaskConfig, TaskName
-from distilray.evaluation.glue.tasks import TASKS
+from distilray.finetuning.tasks import TASKS
 from distilray.models.flops import ModelSize
 
 # Mean tokens of a training example with [CLS] and [SEP], before it is cut. CoLA, SST-2 and RTE are counted in the

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from distilray.config.base import Config
 from distilray.config.distillation import DistillConfig
-from distilray.config.export.variants import ExportModelConfig
+from distilray.config.export import ExportModelConfig
 from distilray.config.glue import EvaluateGlueConfig
 from distilray.config.operations.capacity import PlanConfig, StationRecipeConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from distilray.config.export.variants import ExportModelConfig, Variant
+from distilray.config.export import ExportModelConfig, Variant
 from distilray.config.glue import EvaluateGlueConfig
 from distilray.config.operations.capacity import PlanConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig

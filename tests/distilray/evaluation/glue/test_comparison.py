@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
-from distilray.config.glue import GLUE_TASKS, METRICS
+from distilray.config.glue import GLUE_TASKS
 from distilray.evaluation.glue.comparison import (
     Comparison,
     compare,
@@ -18,10 +18,10 @@ from distilray.evaluation.glue.comparison import (
     same_rows,
     task_score,
 )
-from distilray.evaluation.glue.dev_predictions import DevPredictions
-from distilray.evaluation.glue.metrics import task_scores
 from distilray.evaluation.glue.table import published_scores
-from distilray.evaluation.glue.tasks import TASKS
+from distilray.finetuning.dev_predictions import DevPredictions
+from distilray.finetuning.metrics import task_scores
+from distilray.finetuning.tasks import TASKS
 
 MAJORITY = {"cola": 0.0, "sst2": 0.509, "rte": 0.527, "follows": 0.5}
 # The scores of docs/reproduction.md.
@@ -191,7 +191,7 @@ def test_the_interval_of_a_perfect_accuracy_has_a_width():
 
 
 def test_every_task_can_be_resampled():
-    for name in METRICS:
+    for name in TASKS:
         models = [[dev_predictions(name, accuracy=0.8, seed=1, rows=30)]]
         found = resample(TASKS[name], models, 0.0, rng=np.random.default_rng(1), resamples=10)
         assert np.isfinite(found.models[0]).all()

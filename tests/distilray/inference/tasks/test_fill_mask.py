@@ -11,7 +11,7 @@ from distilray.inference.encoding import InputTextError
 from distilray.inference.tasks.fill_mask import FillMask, Query
 from distilray.models.precision import weights_dtype
 from tests.distilray.inference.tiny_models import MAX_LENGTH, WORDS, write_tiny_model
-from tests.distilray.models.export.small_onnx import write_small_onnx
+from tests.distilray.models.small_onnx import write_small_onnx
 
 
 @pytest.fixture(scope="module", params=["bert", "distilbert"])

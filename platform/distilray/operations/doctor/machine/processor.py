@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from distilray.evaluation.export.processor import cpu_features, cpu_name, has_fast_int8, told_features
+from distilray.models.processor import cpu_features, cpu_name, has_fast_int8, told_features
 from distilray.operations.doctor.check import Finding, fail, ok, together, warn
 
 _BF16 = frozenset({"amx_bf16", "avx512_bf16"})  # those that `models.precision.cpu_has_bf16` asks for

@@ -5,7 +5,7 @@ import pytest
 
 from distilray.config.bias import EvaluateBiasConfig
 from distilray.config.distillation import DistillConfig
-from distilray.config.export.efficiency import MeasureEfficiencyConfig
+from distilray.config.efficiency import MeasureEfficiencyConfig
 from distilray.operations.doctor.recipe.inputs import check_folders, check_models, check_runs, locations_of, model_bytes
 from distilray.runtime import storage
 

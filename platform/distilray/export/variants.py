@@ -1,0 +1,237 @@
+"""Exports a model: builds each format, compares it with the model, publishes what passes, tells the figures of all."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distilray.config.export import LOSSY, VARIANTS, ExportModelConfig, Variant
+from distilray.errors import DataQualityError
+from distilray.export.folders import write_bf16_folder, write_onnx_folder
+from distilray.export.gate import GateFigures, answer_masks, gate_faults, gate_figures
+from distilray.export.onnx import int8_graph, onnx_graph, standard_onnx_graph
+from distilray.export.parity import ParityResult, compare_logits, parity_cases
+from distilray.export.text import MaskedBatches, masked_text
+from distilray.inference.backends import TorchMaskedLM, open_masked_lm
+from distilray.models.hub import check_push
+from distilray.models.masked_lm import count_parameters, load_masked_lm
+from distilray.models.onnx_file import ONNX_PACKAGES, onnx_package
+from distilray.models.processor import cpu_features, cpu_name, told_features
+from distilray.models.sources import WEIGHTS_FILE, localise
+from distilray.pretraining_data.shards import check_vocabulary
+from distilray.pretraining_data.tokenizer import read_tokenizer
+from distilray.runtime import storage
+from distilray.runtime.job import Outcome
+from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.run_folder import RunFolder
+
+REPORT_FILE = "parity_report.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model that is exported, with the text that formats are tried on."""
+
+    model_dir: str
+    model: Any
+    tokenizer_json: str
+    text: MaskedBatches | None
+
+    @classmethod
+    def open(cls, config: ExportModelConfig) -> "Source":
+        """Loads all of it.
+
+        Raises:
+            InputError: the model or the text cannot be used, or a package is missing.
+        """
+        if any(variant.startswith("onnx") for variant in config.variants):
+            for package in ONNX_PACKAGES:
+                onnx_package(package)
+        model_dir = localise(config.model_dir)
+        model, tokenizer_json = load_masked_lm(model_dir), read_tokenizer(model_dir)
+        if config.shards_dir is not None:
+            size = model.config.vocab_size
+            check_vocabulary(config.shards_dir, tokenizer_json, model=config.model_dir, embeddings=size)
+        return cls(
+            model_dir, model, tokenizer_json, masked_text(config, tokenizer_json, model.config.max_position_embeddings)
+        )
+
+
+def plan_export(config: ExportModelConfig) -> dict[str, object]:
+    """Validates the inputs of `export_model` and says what it would do."""
+    source = Source.open(config)
+    if config.push.repo_id is not None:
+        check_push(config.push.repo_id)
+    text = source.text
+    return {
+        "model": f"{source.model_dir}: {count_parameters(source.model):,} parameters",
+        "formats": ", ".join(config.variants),
+        "tried on": f"{text.examples:,} examples, {text.masks:,} masks" if text else "random inputs only",
+        "CPU": f"{cpu_name()}: {told_features(cpu_features())}",
+        "upload": config.push.repo_id or "none",
+    }
+
+
+def export_model(config: ExportModelConfig, folder: RunFolder) -> Outcome:
+    """Writes a folder for each format, and `parity_report.json`.
+
+    Raises:
+        DataQualityError: a format answers otherwise than the model; it is not published, and the report says how far.
+    """
+    torch.set_num_threads(os.cpu_count() or 1)
+    for variant in VARIANTS:
+        storage.remove_folder(folder.path(variant))  # of a run that was killed
+    source = Source.open(config)
+    with tempfile.TemporaryDirectory() as work:
+        parity = _build(config, source, Path(work))
+        figures = _figures(config, source, Path(work))
+        report = _report(config, source, Path(work), parity, figures)
+        storage.write_bytes(folder.path(REPORT_FILE), json.dumps(report, indent=1).encode())
+        _refuse_parity(config, parity, folder)
+        outputs: dict[str, Any] = {}
+        for variant in config.variants:
+            if report["variants"][variant]["published"]:
+                outputs |= _publish(Path(work), variant, folder)
+    _refuse_lossy(report, folder)
+    return _outcome(report, outputs)
+
+
+def _build(config: ExportModelConfig, source: Source, work: Path) -> list[ParityResult]:
+    """Writes the folders of all formats below `work`; returns how far the ONNX graphs are from the model."""
+    parity: list[ParityResult] = []
+    if "onnx-standard" in config.variants:
+        write_onnx_folder(
+            work / "onnx-standard", source.model, source.tokenizer_json, standard_onnx_graph(source.model)
+        )
+        parity += _parity(config, source, work / "onnx-standard")
+    if "onnx" in config.variants or "onnx-int8" in config.variants:
+        graph = onnx_graph(source.model)
+        write_onnx_folder(work / "onnx", source.model, source.tokenizer_json, graph)
+        parity += _parity(config, source, work / "onnx")
+        if "onnx-int8" in config.variants:
+            int8 = int8_graph(graph, per_channel=config.int8.per_channel, reduce_range=config.int8.reduce_range)
+            write_onnx_folder(work / "onnx-int8", source.model, source.tokenizer_json, int8)
+    if "bf16" in config.variants:
+        write_bf16_folder(work / "bf16", source.model, source.tokenizer_json)
+    return parity
+
+
+def _parity(config: ExportModelConfig, source: Source, onnx_dir: Path) -> list[ParityResult]:
+    settings = source.model.config
+    cases = parity_cases(
+        vocabulary_size=settings.vocab_size, max_length=settings.max_position_embeddings, seed=config.seed
+    )
+    return compare_logits(TorchMaskedLM(source.model), open_masked_lm(str(onnx_dir)), cases, graph=onnx_dir.name)
+
+
+def _figures(config: ExportModelConfig, source: Source, work: Path) -> dict[str, GateFigures]:
+    """What every format makes of the text, by name; `source` is the model itself. Empty without a text."""
+    text = source.text
+    if text is None:
+        return {}
+    answers = {}
+    with Progress("export_model", total=text.examples * (len(config.variants) + 1), unit="examples") as progress:
+        for name in ("source", *config.variants):
+            model = TorchMaskedLM(source.model) if name == "source" else open_masked_lm(str(work / name))
+            answers[name] = answer_masks(model, text.batches, lambda rows, name=name: progress.advance(rows, name))  # type: ignore[misc]
+    return {name: gate_figures(answers["source"], found) for name, found in answers.items()}
+
+
+def _report(
+    config: ExportModelConfig,
+    source: Source,
+    work: Path,
+    parity: list[ParityResult],
+    figures: Mapping[str, GateFigures],
+) -> dict[str, Any]:
+    """What `parity_report.json` says."""
+    differs = _difference(parity) > config.max_logit_difference
+    variants: dict[str, Any] = {}
+    for variant in config.variants:
+        refused = gate_faults(figures[variant], config.gate) if variant in LOSSY else []
+        if differs:
+            refused = [f"logits differ by {_difference(parity):.2g} (at most {config.max_logit_difference:.2g})"]
+        variants[variant] = {
+            "megabytes": max(file.stat().st_size for file in (work / variant).iterdir()) / 1e6,
+            **(asdict(figures[variant]) if variant in figures else {}),
+            "refused": refused,
+            "published": not refused,
+        }
+    return {
+        "model": {
+            "parameters": count_parameters(source.model),
+            "weights_sha256": storage.sha256(storage.join(source.model_dir, WEIGHTS_FILE)),
+            "megabytes": (storage.file_size(storage.join(source.model_dir, WEIGHTS_FILE)) or 0) / 1e6,
+            **({"pseudo_perplexity": figures["source"].pseudo_perplexity} if figures else {}),
+        },
+        "cpu": {"name": cpu_name(), "features": cpu_features()},
+        "packages": {name: metadata.version(name) for name in (*ONNX_PACKAGES, "torch") if parity or name == "torch"},
+        "parity": {
+            "limit": config.max_logit_difference,
+            "max_difference": _difference(parity),
+            "cases": [asdict(result) for result in parity],
+        },
+        "text": _text_facts(source.text),
+        "gate": config.gate.model_dump(),
+        "int8": config.int8.model_dump(),
+        "variants": variants,
+    }
+
+
+def _text_facts(text: MaskedBatches | None) -> dict[str, int]:
+    return {} if text is None else {"examples": text.examples, "masks": text.masks, "dropped": text.dropped}
+
+
+def _difference(parity: list[ParityResult]) -> float:
+    return max((result.max_difference for result in parity), default=0.0)
+
+
+def _refuse_parity(config: ExportModelConfig, parity: list[ParityResult], folder: RunFolder) -> None:
+    bad = [result for result in parity if not result.max_difference <= config.max_logit_difference]
+    if bad:
+        raise DataQualityError(
+            f"nothing is published: the logits of the ONNX graph differ by {_difference(parity):.2g} from the model's, "
+            f"at most {config.max_logit_difference:.2g} is allowed; see {folder.path(REPORT_FILE)}",
+            [
+                f"{case.graph}: {case.batch} x {case.length}, {case.masks} masks: {case.max_difference:.2g}"
+                for case in bad
+            ],
+        )
+
+
+def _refuse_lossy(report: Mapping[str, Any], folder: RunFolder) -> None:
+    refused = {name: entry["refused"] for name, entry in report["variants"].items() if entry["refused"]}
+    if refused:
+        kept = [name for name in report["variants"] if name not in refused]
+        raise DataQualityError(
+            f"{', '.join(refused)} not published, beyond the bounds of `gate`; see {folder.path(REPORT_FILE)}; for the "
+            f"others: variants='[{', '.join(kept)}]' and another run_dir",
+            [f"{name}: {fault}" for name, faults in refused.items() for fault in faults],
+        )
+
+
+def _publish(work: Path, variant: Variant, folder: RunFolder) -> dict[str, Any]:
+    """Copies the folder of a format into the run; returns bytes and sha256 of its files."""
+    outputs = {}
+    for file in sorted((work / variant).iterdir()):
+        target = folder.path(variant, file.name)
+        storage.write_bytes(target, file.read_bytes())
+        outputs[f"{variant}/{file.name}"] = {"bytes": file.stat().st_size, "sha256": storage.sha256(target)}
+    return outputs
+
+
+def _outcome(report: Mapping[str, Any], outputs: Mapping[str, Any]) -> Outcome:
+    told = [f"{name} {entry['megabytes']:.1f} MB" for name, entry in report["variants"].items()]
+    parity = f", ONNX logits within {report['parity']['max_difference']:.1g}" if report["parity"]["cases"] else ""
+    counts = {key: report[key] for key in ("text", "variants")}
+    return Outcome(
+        f"{', '.join(told)} of {report['model']['megabytes']:.1f} MB{parity}",
+        {"parameters": report["model"]["parameters"], **counts, "timing": {"cpu": report["cpu"]}},
+        outputs,
+    )

@@ -1,0 +1,86 @@
+"""Predictions of a fine-tuned model on the dev sets of a task, as a Parquet file. They give its exact scores again."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from distilray.config.glue import TaskName
+from distilray.finetuning.metrics import predictions
+from distilray.finetuning.tasks import FineTuneTask
+from distilray.runtime import storage
+from distilray.runtime.outputs import read_verified
+from distilray.schemas import DEV_PREDICTIONS, check_schema
+
+PREDICTIONS_FOLDER = "predictions"  # of a run of evaluate_glue, and of the winners of search_glue
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class DevPredictions:
+    """Labels and predictions by dev set, each of shape (rows,)."""
+
+    labels: Mapping[str, Array]
+    predictions: Mapping[str, Array]
+
+
+def read_seeds(folder: str, task: TaskName, seeds: Iterable[int]) -> list[DevPredictions]:
+    """Read the files of all seeds of a task; none if one of them is missing, as in runs of earlier versions.
+
+    Raises:
+        InputError: a file is not what its run has written.
+    """
+    files = [storage.join(folder, predictions_file(task, seed)) for seed in seeds]
+    return [read_dev_predictions(file) for file in files] if all(map(storage.exists, files)) else []
+
+
+def predictions_file(task: TaskName, seed: int) -> str:
+    """Return the name of the file of a task and seed inside its run."""
+    return f"{PREDICTIONS_FOLDER}/{task}-seed-{seed}.parquet"
+
+
+def write_dev_predictions(
+    uri: str, task: FineTuneTask, outputs: Mapping[str, Array], labels: Mapping[str, Array]
+) -> None:
+    """Write the file.
+
+    Args:
+        outputs: (rows, num_outputs) of each dev set.
+        labels: (rows,) of each dev set.
+    """
+    tables = [
+        pa.table(
+            {
+                "split": [split] * len(rows),
+                "row": np.arange(len(rows)),
+                "label": labels[split].astype(np.float64),
+                "prediction": predictions(task, rows).astype(np.float64),
+                "outputs": list(rows.astype(np.float32)),
+            },
+            schema=DEV_PREDICTIONS,
+        )
+        for split, rows in outputs.items()
+    ]
+    file = pa.BufferOutputStream()
+    pq.write_table(pa.concat_tables(tables), file)
+    storage.write_bytes(uri, file.getvalue().to_pybytes())
+
+
+def read_dev_predictions(uri: str) -> DevPredictions:
+    """Read the file.
+
+    Raises:
+        InputError: it is not what its run has written.
+    """
+    table = pq.read_table(pa.BufferReader(read_verified(uri)))
+    check_schema(table.schema, DEV_PREDICTIONS, uri)
+    splits = np.array(table.column("split").to_pylist())
+    columns = {name: table.column(name).to_numpy() for name in ("label", "prediction")}
+    return DevPredictions(
+        *({split: column[splits == split] for split in dict.fromkeys(splits.tolist())} for column in columns.values())
+    )

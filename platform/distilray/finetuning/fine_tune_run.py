@@ -1,0 +1,254 @@
+"""Units of fine-tuning: a task with a seed, its folder, and what one process does for it."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distilray.config.glue import FineTuneScaling, TaskConfig, TaskDistillationConfig, TaskName
+from distilray.errors import InputError
+from distilray.finetuning.classifier import load_classifier, load_fine_tuned, save_classifier
+from distilray.finetuning.classifier_training import FineTuning, check_length, fine_tune
+from distilray.finetuning.dev_predictions import predictions_file, write_dev_predictions
+from distilray.finetuning.features import TaskFeatures
+from distilray.finetuning.metrics import predictions, task_scores
+from distilray.finetuning.objective import predict
+from distilray.finetuning.progress import CHECKPOINTS_FOLDER, Evaluation, FineTuned
+from distilray.finetuning.tasks import TASKS
+from distilray.models.cpu import use_cpus
+from distilray.models.precision import compute_dtype
+from distilray.models.sources import MODEL_FOLDER, localise
+from distilray.runtime import storage
+from distilray.training.checkpoint import newest_step
+from distilray.training.process_group import Workers
+
+MODELS_FOLDER = "models"  # of a run: the best model of each task
+MODEL, MNLI, FINE_TUNED = "model", "mnli", "fine-tuned"  # the start of a unit
+_UNITS_FOLDER = "units"
+_TRAINING_FOLDER = "training"
+_RESULT_FILE = "result.json"
+_PREDICTIONS_FILE = "predictions.json"
+_PROGRESS_FILE = "progress.json"
+
+Outputs = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One fine-tuning: a task, a seed, the settings and where it starts.
+
+    Attributes:
+        start: `model`; `mnli` for a model that was fine-tuned on MNLI first; `fine-tuned` for one that was fine-tuned
+            on the task and is only scored.
+    """
+
+    task: TaskName
+    seed: int
+    settings: TaskConfig
+    model_dir: str
+    start: str = MODEL
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.task}-seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What a fine-tuning gave.
+
+    Attributes:
+        folder: with the files of the unit.
+        dev_predictions: the file with its predictions on the dev sets.
+    """
+
+    unit: Unit
+    fine_tuned: FineTuned
+    folder: str
+    dev_predictions: str
+
+    @property
+    def model_dir(self) -> str:
+        """Folder of the model with the weights of its best evaluation."""
+        return storage.join(self.folder, _TRAINING_FOLDER, MODEL_FOLDER)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How units are run, the same for all of them."""
+
+    folder: str
+    precision: str
+    scaling: FineTuneScaling
+    distillation: TaskDistillationConfig | None = None
+    with_test: bool = False
+    features: Mapping[TaskName, Any] = field(default_factory=dict)  # references to TaskFeatures in the object store
+
+    def place(self, unit: Unit) -> str:
+        """Folder of a unit."""
+        return storage.join(self.folder, _UNITS_FOLDER, unit.name)
+
+    def dev_predictions(self, unit: Unit) -> str:
+        """File with the predictions of a unit on the dev sets."""
+        return storage.join(self.folder, predictions_file(unit.task, unit.seed))
+
+
+def fit_unit(
+    plan: Plan, unit: Unit, features: TaskFeatures, *, device: torch.device, workers: Workers | None = None
+) -> None:
+    """Run one fine-tuning in this process, as one of its workers.
+
+    Args:
+        workers: those of the process group when None.
+    """
+    workers = workers or Workers.of_process_group()
+    use_cpus(plan.scaling.cpus_per_worker)
+    folder = storage.join(plan.place(unit), _TRAINING_FOLDER)
+    run = FineTuning(
+        _load_model(unit).to(device),
+        features,
+        unit.settings,
+        unit.seed,
+        device,
+        compute_dtype(plan.precision, device),
+        workers,
+        _teacher_outputs(plan, unit, features, device, workers),
+        plan.distillation,
+    )
+    trained = None
+    if unit.start == FINE_TUNED:
+        check_length(run.model, unit.settings)
+        if workers.rank == 0:
+            save_classifier(run.model, storage.join(folder, MODEL_FOLDER), features.tokenizer_json)
+    else:
+        progress = _ProgressFile(plan.place(unit) if workers.rank == 0 else None)
+        trained = fine_tune(run, folder=folder, moved=progress.moved)
+    dev, test = run.outputs(features.dev), run.outputs(features.test if plan.with_test else {})
+    if workers.rank == 0:
+        _write_result(plan, unit, trained, dev, test, features.dev_labels)
+
+
+def _load_model(unit: Unit) -> Any:
+    task, model_dir = TASKS[unit.task], localise(unit.model_dir)
+    if unit.start == FINE_TUNED:
+        return load_fine_tuned(model_dir, task)
+    return load_classifier(model_dir, task, seed=unit.seed, dropout=unit.settings.dropout)
+
+
+def _write_result(
+    plan: Plan, unit: Unit, trained: FineTuned | None, dev: Outputs, test: Outputs, dev_labels: Outputs
+) -> None:
+    """Write the predictions and, last, the result of a unit; `trained` is None for a model that was only scored."""
+    task, folder = TASKS[unit.task], plan.place(unit)
+    write_dev_predictions(plan.dev_predictions(unit), task, dev, dev_labels)
+    _write_json(folder, _PREDICTIONS_FILE, {name: predictions(task, each).tolist() for name, each in test.items()})
+    # The reported scores are those of the predictions that are kept, to the last digit on any device.
+    scores = task_scores(task, dev, dev_labels)
+    fine_tuned = _evaluated(scores) if trained is None else replace(trained, best=replace(trained.best, scores=scores))
+    _write_json(folder, _RESULT_FILE, {"identity": _identity(plan, unit), "fine_tuned": asdict(fine_tuned)})
+
+
+def _evaluated(scores: Mapping[str, float]) -> FineTuned:
+    """The record of a model that was fine-tuned elsewhere."""
+    evaluation = Evaluation(number=1, step=0, epoch=0.0, scores=scores, train_loss=0.0, seconds=0.0)
+    return FineTuned(evaluation, [evaluation], planned=1, ended="complete")
+
+
+def _teacher_outputs(
+    plan: Plan, unit: Unit, features: TaskFeatures, device: torch.device, workers: Workers
+) -> NDArray[np.float32] | None:
+    """(training rows, num_outputs) of the teacher that was fine-tuned on the task; None without one."""
+    if plan.distillation is None:
+        return None
+    teacher_dir = storage.join(plan.distillation.teacher_run_dir, MODELS_FOLDER, unit.task)
+    teacher = load_fine_tuned(localise(teacher_dir), TASKS[unit.task]).to(device)
+    dtype = compute_dtype(plan.precision, device)
+    return predict(teacher, features.train, pad_id=features.pad_id, device=device, dtype=dtype, workers=workers)
+
+
+class _ProgressFile:
+    """The steps of a unit for the process that shows them, written at most every two seconds."""
+
+    def __init__(self, folder: str | None, interval_s: float = 2.0) -> None:
+        self._folder, self._interval_s, self._next = folder, interval_s, 0.0
+
+    def moved(self, step: int, steps: int) -> None:
+        """Write the finished steps if it is time for it."""
+        if self._folder is not None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._interval_s
+            _write_json(self._folder, _PROGRESS_FILE, {"step": step, "steps": steps})
+
+
+def _identity(plan: Plan, unit: Unit) -> dict[str, Any]:
+    """What the result of a unit depends on, beside the inputs of the run."""
+    distillation = None if plan.distillation is None else plan.distillation.identity_values()
+    return {
+        "task": unit.task,
+        "seed": unit.seed,
+        "start": unit.start,
+        "settings": unit.settings.identity_values(),
+        "precision": plan.precision,
+        "distillation": distillation,
+        "with_test": plan.with_test,
+    }
+
+
+def steps_done(plan: Plan, unit: Unit, steps: int) -> int:
+    """Steps of a unit that are known to be done, of all of its `steps`."""
+    file = storage.join(plan.place(unit), _PROGRESS_FILE)
+    if is_done(plan, unit):
+        return steps
+    if not storage.exists(file):
+        return 0
+    return int(json.loads(storage.read_bytes(file))["step"])
+
+
+def rewind_progress(plan: Plan, unit: Unit, steps: int) -> None:
+    """Sets the steps of an interrupted unit back to its newest checkpoint, from which it resumes."""
+    folder = plan.place(unit)
+    step = newest_step(storage.join(folder, _TRAINING_FOLDER, CHECKPOINTS_FOLDER))
+    _write_json(folder, _PROGRESS_FILE, {"step": step, "steps": steps})
+
+
+def is_done(plan: Plan, unit: Unit) -> bool:
+    """Whether a unit has its result."""
+    return storage.exists(storage.join(plan.place(unit), _RESULT_FILE))
+
+
+def read_result(plan: Plan, unit: Unit) -> UnitResult:
+    """The result of a unit that is done.
+
+    Raises:
+        InputError: the folder holds the result of other settings, or of a version that kept no dev predictions.
+    """
+    folder = plan.place(unit)
+    record = json.loads(storage.read_bytes(storage.join(folder, _RESULT_FILE)))
+    if record["identity"] != json.loads(json.dumps(_identity(plan, unit))):
+        raise InputError(f"{folder}: the result of other settings; remove the folder or choose another run_dir")
+    if not storage.exists(plan.dev_predictions(unit)):
+        raise InputError(
+            f"{folder}: no dev predictions of it in the run, as an earlier version has left it; remove the folder or "
+            "choose another run_dir"
+        )
+    values = record["fine_tuned"]
+    evaluations = [Evaluation(**each) for each in values["evaluations"]]
+    fine_tuned = FineTuned(**{**values, "best": Evaluation(**values["best"]), "evaluations": evaluations})
+    return UnitResult(unit, fine_tuned, folder, plan.dev_predictions(unit))
+
+
+def _write_json(folder: str, name: str, values: Any) -> None:
+    storage.write_bytes(storage.join(folder, name), json.dumps(values).encode())
+
+
+def read_predictions(result: UnitResult) -> dict[str, Any]:
+    """Class ids, or values, of the test sets that a fine-tuning has predicted, by name of the set."""
+    return {
+        name: np.array(values)
+        for name, values in json.loads(storage.read_bytes(storage.join(result.folder, _PREDICTIONS_FILE))).items()
+    }

@@ -1,0 +1,121 @@
+"""The leaderboard's metrics of the outputs of a model, by scikit-learn and scipy; and of many resamples of its rows."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn import metrics
+
+from distilray.config.glue import SCORE
+from distilray.finetuning.tasks import FineTuneTask
+
+Array = NDArray[Any]
+_SMALLEST = 1e-12  # a smaller standard deviation is rounding
+_CELLS = 1 << 16  # counts that are worked on at a time, so that they stay in the cache
+# Metrics that a task may have, as functions of labels and predictions.
+_FUNCTIONS: Mapping[str, Callable[[Array, Array], float]] = {
+    "accuracy": metrics.accuracy_score,
+    "accuracy_m": metrics.accuracy_score,
+    "accuracy_mm": metrics.accuracy_score,
+    "f1": lambda labels, answers: metrics.f1_score(labels, answers, zero_division=0.0),
+    "matthews": metrics.matthews_corrcoef,
+    "pearson": lambda labels, answers: _correlation(stats.pearsonr, labels, answers),
+    "spearman": lambda labels, answers: _correlation(stats.spearmanr, labels, answers),
+}
+
+
+def task_scores(task: FineTuneTask, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> dict[str, float]:
+    """Every metric of a task, and `score`, their mean; all from -1 or 0 to 1.
+
+    F1 is that of class 1. Matthews' and the other correlations of constant predictions count as 0.
+
+    Args:
+        task: the task.
+        outputs: (rows, num_outputs) of each dev set.
+        labels: (rows,) of each dev set.
+    """
+    answers = {split: predictions(task, outputs[split]) for split in task.metrics.values()}
+    scores = {name: float(_FUNCTIONS[name](labels[split], answers[split])) for name, split in task.metrics.items()}
+    return {**scores, SCORE: float(np.mean(list(scores.values())))}
+
+
+def majority_answer(task: FineTuneTask, train_labels: Array) -> float:
+    """Return the most frequent class of the training rows, or their mean score."""
+    if task.is_regression:
+        return float(train_labels.mean())
+    return int(np.bincount(train_labels, minlength=task.num_outputs).argmax())
+
+
+def majority_scores(task: FineTuneTask, train_labels: Array, dev_labels: Mapping[str, Array]) -> dict[str, float]:
+    """Return `task_scores` of the majority answer for every row."""
+    answer = majority_answer(task, train_labels)
+    outputs = np.array([answer]) if task.is_regression else np.eye(task.num_outputs)[int(answer)]
+    return task_scores(task, {name: np.tile(outputs, (len(rows), 1)) for name, rows in dev_labels.items()}, dev_labels)
+
+
+def resampled_metric(metric: str, counts: Array, labels: Array, answers: Array) -> Array:
+    """Return a metric of each resample, (resamples,), equal to that of `task_scores` on the repeated rows.
+
+    Args:
+        metric: one of a task.
+        counts: (resamples, rows) how often each row was drawn.
+        labels: (rows,).
+        answers: (rows,) class ids or scores.
+    """
+    chunks = np.array_split(counts.astype(np.float64), -(-counts.size // _CELLS))
+    return np.concatenate([_resampled_chunk(metric, times, labels, answers) for times in chunks])
+
+
+def _resampled_chunk(metric: str, times: Array, labels: Array, answers: Array) -> Array:
+    if metric.startswith("accuracy"):
+        return times @ (labels == answers) / times.sum(axis=1)
+    if metric == "spearman":
+        return _resampled_pearson(times, _resampled_ranks(times, labels), _resampled_ranks(times, answers))
+    if metric == "f1":
+        hits, positives = times @ ((labels == 1) & (answers == 1)), times @ (labels == 1) + times @ (answers == 1)
+        return np.divide(2 * hits, positives, out=np.zeros(len(times)), where=positives > 0)
+    # Matthews' correlation is Pearson's of two binary variables.
+    return _resampled_pearson(times, labels[None].astype(np.float64), answers[None].astype(np.float64))
+
+
+def predictions(task: FineTuneTask, outputs: Array) -> Array:
+    """(rows,) class ids, or scores clipped to the range of the task, of outputs (rows, num_outputs).
+
+    Raises:
+        RuntimeError: an output is not finite; the training diverged.
+    """
+    if not np.isfinite(outputs).all():
+        raise RuntimeError(f"{task.title}: the model gives outputs that are not finite; lower learning_rate")
+    return outputs[:, 0].clip(*task.label_range) if task.is_regression else outputs.argmax(axis=1)
+
+
+def _correlation(function: Callable[[Array, Array], Any], labels: Array, found: Array) -> float:
+    if np.ptp(labels) == 0 or np.ptp(found) == 0:
+        return 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.NearConstantInputWarning)
+        return float(function(labels, found).statistic)
+
+
+def _resampled_pearson(times: Array, first: Array, second: Array) -> Array:
+    """Return the correlation of two variables, (1, rows) or (resamples, rows), in each resample; 0 of a constant."""
+    total = times.sum(axis=1, keepdims=True)
+    first, second = (each - (times * each).sum(axis=1, keepdims=True) / total for each in (first, second))
+    weighted = times * first
+    scale = np.sqrt((weighted * first).sum(axis=1) * (times * second**2).sum(axis=1))
+    return np.divide(
+        (weighted * second).sum(axis=1), scale, out=np.zeros(len(times)), where=scale > _SMALLEST * total[:, 0]
+    )
+
+
+def _resampled_ranks(times: Array, values: Array) -> Array:
+    """Return the mean rank of each row, (resamples, rows), among the drawn rows."""
+    distinct, kind = np.unique(values, return_inverse=True)
+    order = np.argsort(kind, kind="stable")
+    starts = np.searchsorted(kind[order], np.arange(len(distinct)))
+    ties = np.add.reduceat(times[:, order], starts, axis=1)
+    ranks = ties.cumsum(axis=1) - (ties - 1) / 2
+    return ranks[:, kind]

@@ -1,0 +1,236 @@
+"""The tasks that models are fine-tuned on: the nine of GLUE (Wang et al. 2019), and `follows` of `jobs.build_follows`.
+
+A row holds all that is known about a task. Readers of files, training, metrics and submissions take it from there.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from distilray.config.glue import SCORE, TaskName
+from distilray.errors import InputError
+
+STSB_RANGE = (0.0, 5.0)
+_BINARY = ("0", "1")
+_ENTAILMENT = ("entailment", "not_entailment")
+_OFFICIAL = ("sentence1", "sentence2")
+
+
+@dataclass(frozen=True)
+class FineTuneTask:
+    """A task, its metrics, and the format of its files.
+
+    Attributes:
+        name: as in recipes and on the hub.
+        title: as in papers and in official folder names.
+        metrics: by name the dev set that each is computed on; `score`, the primary metric, is their mean.
+        labels: the words of the classes in the order of class ids, which is the hub's; empty for a regression.
+        score_range: the lowest and the highest label of a regression; None for classes.
+        hub_labels: the names of the classes on the hub in the same order; empty where they are `labels`.
+        columns: header names of one text, or of two, in the TSV files.
+        hub_columns: the same in the hub's Parquet files.
+        label: header name of the label in the TSV files.
+        index: header name of the row's number in the TSV test file.
+        header: the columns of a train and a dev file that has no header line.
+        dev: the dev sets.
+        submission: by test set the name of its file in a submission.
+        rows: official rows by split, each count that a release has; empty when any number is accepted.
+        known_rows: the cause of a wrong count of rows, by split.
+        torn_rows: True if the official train and dev files have lines that are fragments of a row.
+        folders: names that the task's folder may have, in lower case.
+        can_start_from_mnli: True if a fine-tuned MNLI model is a better start than a pretrained one, as in RoBERTa.
+        remark: on every score of the task.
+    """
+
+    name: TaskName
+    title: str
+    metrics: Mapping[str, str]
+    labels: tuple[str, ...] = ()
+    score_range: tuple[float, float] | None = None
+    hub_labels: tuple[str, ...] = ()
+    columns: tuple[str, ...] = _OFFICIAL
+    hub_columns: tuple[str, ...] = _OFFICIAL
+    label: str = "label"
+    index: str = "index"
+    header: tuple[str, ...] = ()
+    dev: tuple[str, ...] = ("dev",)
+    submission: Mapping[str, str] = field(default_factory=dict)
+    rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    known_rows: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    torn_rows: bool = False
+    folders: tuple[str, ...] = ()
+    can_start_from_mnli: bool = False
+    remark: str = ""
+
+    @property
+    def is_regression(self) -> bool:
+        """True if labels are scores instead of classes."""
+        return self.score_range is not None
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of a model for each row."""
+        return len(self.labels) or 1
+
+    @property
+    def label_range(self) -> tuple[float, float]:
+        """The lowest and the highest label, class ids or scores."""
+        return self.score_range or (0, len(self.labels) - 1)
+
+    @property
+    def test(self) -> tuple[str, ...]:
+        """The test sets."""
+        return tuple(self.submission)
+
+    def check_metric(self, metric: str) -> None:
+        """Check that `metric` is one of the task.
+
+        Raises:
+            InputError: it is not.
+        """
+        known = (SCORE, *self.metrics)
+        if metric not in known:
+            close = difflib.get_close_matches(metric, known, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(known)}"
+            raise InputError(f"metric: '{metric}' is none of {self.name}; {hint}")
+
+
+def _rows(train: int, dev: int, test: int) -> dict[str, tuple[int, ...]]:
+    return {"train": (train,), "dev": (dev,), "test": (test,)}
+
+
+def _on_dev(*metrics: str) -> dict[str, str]:
+    return dict.fromkeys(metrics, "dev")
+
+
+_HEADER_LOST = "one row is lost: it was read or saved as a header, which CoLA does not have"
+_QNLI_1 = "that is version 1 of QNLI; get version 2"
+
+_ALL = (
+    FineTuneTask(
+        name="cola",
+        title="CoLA",
+        metrics=_on_dev("matthews"),
+        labels=_BINARY,
+        hub_labels=("unacceptable", "acceptable"),
+        columns=("sentence",),
+        hub_columns=("sentence",),
+        header=("source", "label", "mark", "sentence"),
+        submission={"test": "CoLA"},
+        rows=_rows(8_551, 1_043, 1_063),
+        known_rows={("train", 8_550): _HEADER_LOST, ("dev", 1_042): _HEADER_LOST},
+        folders=("cola",),
+    ),
+    FineTuneTask(
+        name="sst2",
+        title="SST-2",
+        metrics=_on_dev("accuracy"),
+        labels=_BINARY,
+        hub_labels=("negative", "positive"),
+        columns=("sentence",),
+        hub_columns=("sentence",),
+        submission={"test": "SST-2"},
+        rows=_rows(67_349, 872, 1_821),
+        folders=("sst-2", "sst2"),
+    ),
+    FineTuneTask(
+        name="mrpc",
+        title="MRPC",
+        metrics=_on_dev("f1", "accuracy"),
+        labels=_BINARY,
+        hub_labels=("not_equivalent", "equivalent"),
+        columns=("#1 String", "#2 String"),
+        label="Quality",
+        submission={"test": "MRPC"},
+        rows=_rows(3_668, 408, 1_725),
+        known_rows={("train", 4_076): "the dev rows are among them; leave out those of dev_ids.tsv"},
+        folders=("mrpc",),
+        can_start_from_mnli=True,
+    ),
+    FineTuneTask(
+        name="stsb",
+        title="STS-B",
+        metrics=_on_dev("pearson", "spearman"),
+        score_range=STSB_RANGE,
+        label="score",
+        submission={"test": "STS-B"},
+        rows=_rows(5_749, 1_500, 1_379),
+        folders=("sts-b", "stsb"),
+        can_start_from_mnli=True,
+    ),
+    FineTuneTask(
+        name="qqp",
+        title="QQP",
+        metrics=_on_dev("f1", "accuracy"),
+        labels=_BINARY,
+        hub_labels=("not_duplicate", "duplicate"),
+        columns=("question1", "question2"),
+        hub_columns=("question1", "question2"),
+        label="is_duplicate",
+        index="id",
+        submission={"test": "QQP"},
+        rows={"train": (363_846, 363_870), "dev": (40_430, 40_431), "test": (390_965,)},
+        torn_rows=True,
+        folders=("qqp",),
+    ),
+    FineTuneTask(
+        name="mnli",
+        title="MNLI",
+        metrics={"accuracy_m": "dev_matched", "accuracy_mm": "dev_mismatched"},
+        labels=("entailment", "neutral", "contradiction"),
+        hub_columns=("premise", "hypothesis"),
+        label="gold_label",
+        dev=("dev_matched", "dev_mismatched"),
+        submission={"test_matched": "MNLI-m", "test_mismatched": "MNLI-mm", "ax": "AX"},
+        rows={
+            "train": (392_702,),
+            "dev_matched": (9_815,),
+            "dev_mismatched": (9_832,),
+            "test_matched": (9_796,),
+            "test_mismatched": (9_847,),
+            "ax": (1_104,),
+        },
+        folders=("mnli",),
+    ),
+    FineTuneTask(
+        name="qnli",
+        title="QNLI",
+        metrics=_on_dev("accuracy"),
+        labels=_ENTAILMENT,
+        columns=("question", "sentence"),
+        hub_columns=("question", "sentence"),
+        submission={"test": "QNLI"},
+        rows=_rows(104_743, 5_463, 5_463),
+        known_rows={("train", 108_436): _QNLI_1, ("dev", 5_732): _QNLI_1, ("test", 5_740): _QNLI_1},
+        folders=("qnli", "qnliv2"),
+    ),
+    FineTuneTask(
+        name="rte",
+        title="RTE",
+        metrics=_on_dev("accuracy"),
+        labels=_ENTAILMENT,
+        submission={"test": "RTE"},
+        rows=_rows(2_490, 277, 3_000),
+        folders=("rte",),
+        can_start_from_mnli=True,
+    ),
+    FineTuneTask(
+        name="wnli",
+        title="WNLI",
+        metrics=_on_dev("accuracy"),
+        labels=_BINARY,
+        hub_labels=("not_entailment", "entailment"),
+        submission={"test": "WNLI"},
+        rows=_rows(635, 71, 146),
+        folders=("wnli",),
+        remark="adversarial: compare with the majority",
+    ),
+    FineTuneTask(
+        name="follows",
+        title="follows",
+        metrics=_on_dev("accuracy"),
+        labels=("follows", "not_follows"),
+        folders=("follows",),
+    ),
+)
+TASKS: Mapping[TaskName, FineTuneTask] = {task.name: task for task in _ALL}
