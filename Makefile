@@ -34,16 +34,16 @@ $(STAMP):
 	@touch $@
 
 quickstart: setup  ## the whole line on a real Wikipedia sample: dump -> student -> HTTP answer (runs/quickstart)
-	@$(BIN)/python -m jobs.run_quickstart
+	@$(BIN)/python -m jobs.run_pipeline jobs/pipelines/quickstart.yaml
 
 serve: setup  ## leave the quickstart's student up at http://127.0.0.1:8000 until Ctrl-C
 	@$(BIN)/python -m jobs.serve_fill_mask
 
 glue-demo: setup  ## search fine-tuning settings on a small task in GLUE's layout, offline (runs/glue-demo)
-	@$(BIN)/python -m jobs.run_glue_demo
+	@$(BIN)/python -m jobs.run_pipeline jobs/pipelines/glue-demo.yaml
 
 reproduction: setup  ## the claim of DistilBERT in miniature, some 2.5 h: make reproduction GLUE=FOLDER (runs/reproduction)
-	@$(BIN)/python -m jobs.run_reproduction $(if $(GLUE),--glue '$(GLUE)') $(STAGES)
+	@$(BIN)/python -m jobs.run_pipeline jobs/pipelines/reproduction.yaml $(if $(GLUE),glue='$(GLUE)') $(STAGES)
 
 check: setup  ## format, lint, types, import rules, fast tests
 	@test ! -e platform/__init__.py || { echo "platform/__init__.py shadows Python's own module platform: remove it"; exit 1; }

@@ -164,9 +164,14 @@ def serving(config: FillMaskAppConfig, *, host: str = "127.0.0.1", port: int = 8
         port: 0 takes a free one.
 
     Raises:
-        InputError: missing model, bad API key, port taken, or more CPUs requested than the session can have.
+        InputError: missing model, bad API key, port taken, more CPUs requested than the session can have, or a cluster
+            that serves already, which the end of the block would stop.
     """
     check_application(config)
+    if ray_serve.status().proxies:
+        raise InputError(
+            "this cluster serves an application already; use `serve deploy` for another, or another cluster"
+        )
     port = claim_port(host, port)
     remedy = "lower app.num_cpus or app.num_replicas"
     ensure(Need("replica", remedy, cpus=config.num_cpus, count=config.num_replicas), job="serve_fill_mask")

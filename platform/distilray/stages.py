@@ -157,6 +157,13 @@ _ROWS = (
         show="distilray.evaluation.efficiency:show_efficiency",
     ),
     Stage(
+        "check_service",
+        config="distilray.config.serving:CheckServiceConfig",
+        plan="serve.local.check_service:plan_check_service",
+        run="serve.local.check_service:check_service",
+        show="serve.local.check_service:show_answers",
+    ),
+    Stage(
         "write_report",
         config="distilray.config.report:ReportConfig",
         plan="distilray.report.page:plan_report",

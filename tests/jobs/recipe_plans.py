@@ -22,8 +22,6 @@ from tests.jobs.recipe_inputs import CHECKOUT, REPORT_RUNS, job_of, stand_in
 
 RECIPES = sorted((CHECKOUT / "jobs" / "recipes").glob("*/*.yaml"))
 
-# Of jobs that run the recipes of another one.
-_JOBS = {"run_ablation": "distill"}
 # Somebody may listen on the port of the recipe.
 _CHANGES: Mapping[str, list[str]] = {"serve_fill_mask": ["port=0"]}
 
@@ -34,8 +32,7 @@ def recipe_name(recipe: Path) -> str:
 
 def plan_of(recipe: Path, inputs: Path, folder: Path) -> list[str]:
     """The lines that a dry run prints, with names for the folders, the port and the processor of this machine."""
-    job = _JOBS.get(job_of(recipe), job_of(recipe))
-    main, printed = importlib.import_module(f"jobs.{job}").main, io.StringIO()
+    main, printed = importlib.import_module(f"jobs.{job_of(recipe)}").main, io.StringIO()
     arguments = overrides(recipe, inputs, folder / "run")
     # A path that nobody replaced is not found in `folder`.
     with _planning_machine(), contextlib.chdir(folder), contextlib.redirect_stdout(printed):

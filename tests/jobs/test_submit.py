@@ -21,7 +21,8 @@ NOWHERE = ["--address", "http://127.0.0.1:9"]  # nobody listens there
 
 @pytest.mark.parametrize("name", SENT)
 def test_every_job_with_a_run_folder_can_be_submitted(name):
-    assert "run_dir" in submit.config_class_of(name).model_fields
+    assert callable(submit.recipes_of(name))
+    assert "run_dir" in STAGES[name].config_class.model_fields
 
 
 @pytest.mark.parametrize("name", SENT)
@@ -36,7 +37,7 @@ def test_every_job_that_can_be_submitted_shows_the_command_of_ray(name):
     assert (submit.ROOT / shown[1]).is_file()
 
 
-@pytest.mark.parametrize("name", sorted(set(FILES) - set(SENT)))
+@pytest.mark.parametrize("name", sorted(set(FILES) - {*SENT, "run_pipeline"}))
 def test_what_is_no_job_of_a_cluster_is_refused_with_the_way_to_run_it(name, capsys):
     assert submit.main([name, "--recipe", "x.yaml"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -50,7 +51,54 @@ def test_what_runs_elsewhere_exists():
 
 def test_an_unknown_job_is_refused_with_those_there_are():
     with pytest.raises(InputError, match=r"destill: no such job; there are .*distill"):
-        submit.config_class_of("destill")
+        submit.recipes_of("destill")
+
+
+PIPELINE = ["run_pipeline", "jobs/pipelines/reproduction.yaml"]
+
+
+def test_a_pipeline_is_sent_with_its_variables_and_chosen_stages(capsys):
+    command = [*PIPELINE, "folder=/mnt/runs", "glue=/mnt/glue", "distill-student.max_steps=3", "--skip", "distill-no*"]
+    assert submit.main([*NOWHERE, "--dry-run", *command]) == 0
+    sent = "run_pipeline jobs/pipelines/reproduction.yaml folder=/mnt/runs glue=/mnt/glue distill-student.max_steps=3"
+    assert f"python -m jobs.{sent} --skip 'distill-no*'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["glue=/mnt/glue"], "write_glue_text.run_dir=runs/reproduction/glue-text: relative"),
+        (["folder=/mnt/runs"], "write_glue_text.glue_dir=data/glue: relative"),
+        (["folder=~/runs", "glue=/mnt/glue"], "the home folder of one machine"),
+        (
+            ["folder=/mnt/runs", "glue=data", "--only", "evaluate_glue-teacher,search_glue-teacher"],
+            "search_glue-teacher.glue_dir=data",
+        ),
+        (
+            ["folder=/mnt/runs", "--only", "evaluate_glue-student", "evaluate_glue-student.model_dir=x"],
+            "evaluate_glue-student.model_dir=x: rel",
+        ),
+        (["floder=/mnt/runs"], "did you mean 'folder'?"),
+        (["folder=s3://key:planted@bucket/runs"], "a login in a URI"),
+    ],
+)
+def test_a_pipeline_that_a_cluster_cannot_run_is_one_line_with_the_stage_and_the_key(arguments, message, capsys):
+    assert submit.main([*NOWHERE, "--dry-run", *PIPELINE, *arguments]) == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert message in line
+    assert "planted" not in line
+
+
+def test_a_recipe_of_a_pipeline_that_the_upload_leaves_out_is_refused(checkout, monkeypatch, capsys):
+    monkeypatch.setattr(submit, "ROOT", checkout)
+    (checkout / "runs").mkdir()
+    (checkout / "runs" / "own.yaml").write_text("seed: 1\n")
+    (checkout / "jobs" / "p.yaml").write_text(
+        "stages: {distill: {recipe: ../runs/own.yaml, values: {run_dir: /r, teacher_dir: /t, shards_dir: /s}}}"
+    )
+    assert submit.main([*NOWHERE, "--dry-run", "run_pipeline", str(checkout / "jobs" / "p.yaml")]) == 2
+    assert "runs/own.yaml: the upload leaves it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", CARDS)

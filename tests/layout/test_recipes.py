@@ -20,8 +20,6 @@ def config_of(name: str) -> type[Config]:
     module = importlib.import_module(f"jobs.{name}")
     if name in STAGES:
         return STAGES[name].config_class
-    if hasattr(module, "CONFIG"):
-        return module.CONFIG
     (found,) = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Config)]
     return found
 

@@ -9,7 +9,7 @@ import pytest
 LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)")
 CODE = re.compile(r"^ *```.*?^ *```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 JOB = re.compile(r"python -m jobs\.(\w+)")
-RECIPE = re.compile(r"jobs/recipes/[\w./-]+\.yaml")
+RECIPE = re.compile(r"jobs/(?:recipes|pipelines)/[\w./-]+\.yaml")
 TARGET = re.compile(r"\bmake ([a-z][a-z-]*)")
 RULE = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
 ANY_JOB = "x"  # stands for a job where a page speaks of all of them
@@ -60,7 +60,7 @@ def test_every_job_that_is_named_exists(pages: dict[Path, str], root: Path) -> N
 
 
 def test_every_recipe_that_is_named_exists(pages: dict[Path, str], root: Path) -> None:
-    recipes = [file.relative_to(root).as_posix() for file in (root / "jobs" / "recipes").rglob("*.yaml")]
+    recipes = [file.relative_to(root).as_posix() for file in (root / "jobs").rglob("*.yaml")]
     assert not absent(pages, RECIPE, recipes)
 
 

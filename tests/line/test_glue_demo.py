@@ -5,14 +5,16 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
 from distilray.runtime.run_folder import describe_input
-from jobs import evaluate_glue, run_glue_demo
+from jobs import evaluate_glue, run_pipeline
 
 pytestmark = pytest.mark.slow
 
+PIPELINE = str(Path(__file__).parents[2] / "jobs" / "pipelines" / "glue-demo.yaml")
 OVERRIDES = [
     "build_follows.train=32",
     "build_follows.dev=16",
@@ -28,7 +30,7 @@ def run_once():
     """Exit code and what was printed."""
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        code = run_glue_demo.main(OVERRIDES)
+        code = run_pipeline.main([PIPELINE, *OVERRIDES])
     return code, output.getvalue()
 
 

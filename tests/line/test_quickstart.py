@@ -15,7 +15,8 @@ from unittest.mock import patch
 import pytest
 from huggingface_hub import ModelCard
 
-from jobs import run_quickstart
+from distilray import pipeline
+from jobs import run_pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -30,13 +31,14 @@ OVERRIDES = [
     "evaluate_fill_mask.max_examples=20",
     "evaluate_fill_mask.latency_examples=3",
 ]
+PIPELINE = "jobs/pipelines/quickstart.yaml"
 LIMIT_S = 600
 
 
 def start(root: Path, folder: Path) -> subprocess.Popen[str]:
     """The quickstart as a shell starts it: in a process group of its own, which gets Ctrl-C as a whole."""
     return subprocess.Popen(
-        [sys.executable, "-m", "jobs.run_quickstart", *OVERRIDES],
+        [sys.executable, "-m", "jobs.run_pipeline", str(root / PIPELINE), *OVERRIDES],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'platform'}"},
         stdout=subprocess.PIPE,
@@ -50,7 +52,7 @@ def start(root: Path, folder: Path) -> subprocess.Popen[str]:
 def line(tmp_path_factory, root):
     """Three runs in one folder: stopped by Ctrl-C as the teacher begins to learn, started again, and once more.
 
-    The last one is in this process, without Ray, and does not start the service again.
+    The last one is in this process, and must not start Ray.
     """
     folder = tmp_path_factory.mktemp("quickstart")
     first = start(root, folder)
@@ -67,10 +69,9 @@ def line(tmp_path_factory, root):
         contextlib.chdir(folder),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
-        patch.object(run_quickstart, "ray_session", lambda _: contextlib.nullcontext()),
-        patch.object(run_quickstart, "try_service", lambda _: []),
+        patch.object(pipeline, "_open_session", lambda _: pytest.fail("starts Ray")),
     ):
-        code = run_quickstart.main(OVERRIDES)
+        code = run_pipeline.main([str(root / PIPELINE), *OVERRIDES])
     runs.append((output.getvalue(), errors.getvalue(), code))
     return folder / "runs" / "quickstart", runs
 
@@ -79,7 +80,7 @@ def test_ctrl_c_ends_with_one_line_that_says_how_to_go_on(line):
     _, ((_, errors, code), _, _) = line
     said = [text for text in errors.splitlines() if "steps" not in text and "MB" not in text]
     assert code == 130
-    assert said[-1] == "run_quickstart: interrupted; run the same command again to resume"
+    assert said[-1] == "run_pipeline: interrupted; run the same command again to resume"
     assert "Traceback" not in errors
 
 
@@ -90,10 +91,16 @@ def test_the_second_run_skips_what_is_finished_and_does_the_rest(line):
     assert skipped == ["build_corpus", "encode_corpus"]
 
 
+def test_the_answers_are_recorded(line):
+    runs, (_, (output, _, _), _) = line
+    recorded = [each["answer"] for each in json.loads((runs / "service/answers.json").read_text())]
+    assert recorded == [json.loads(text.strip().removeprefix("-> ")) for text in output.splitlines() if "  -> " in text]
+
+
 def test_a_finished_line_runs_no_stage_again(line):
     _, (_, _, (output, errors, code)) = line
     assert code == 0, errors
-    assert output.count("skipped") == 6
+    assert output.count("skipped)") == 7
 
 
 def test_each_stage_prints_one_line_with_its_counts(line):
@@ -105,13 +112,13 @@ def test_each_stage_prints_one_line_with_its_counts(line):
     assert re.search(r"^train_teacher: 3 steps, loss [\d.]+, .* tokens/s in \d", output, re.M)
     assert re.search(r"^distill: 3 steps, loss [\d.]+, ce [\d.]+, mlm [\d.]+, cos [\d.]+", output, re.M)
     assert re.search(r"^write_report: report.html, README.md of 5 runs; missing: evaluate_glue, ", output, re.M)
-    assert re.search(r"^serve_fill_mask: 2 requests answered in \d", output, re.M)
+    assert re.search(r"^check_service: 2 requests answered in \d", output, re.M)
 
 
 def test_the_line_ends_with_the_table_and_both_answers(line):
     _, (_, (output, _, _), _) = line
     table, _, answers = output.partition("POST /score")
-    assert "hit@10" in table.rpartition("serve_fill_mask:")[2]
+    assert "hit@10" in table.rpartition("check_service:")[2]
     first, second = (json.loads(text.strip().removeprefix("-> ")) for text in answers.splitlines() if "->" in text)
     assert len(first) == 1
     assert isinstance(first[0], str)
@@ -121,8 +128,12 @@ def test_the_line_ends_with_the_table_and_both_answers(line):
 def test_every_stage_leaves_a_complete_run_that_names_the_one_before(line):
     runs, _ = line
     manifests = {file.parent.name: json.loads(file.read_text()) for file in runs.glob("*/manifest.json")}
-    assert set(manifests) == {"corpus", "shards", "teacher", "student", "fill_mask", "report"}
-    for name, upstream, role in (("shards", "corpus", "corpus"), ("student", "teacher", "teacher")):
+    assert set(manifests) == {"corpus", "shards", "teacher", "student", "fill_mask", "report", "service"}
+    for name, upstream, role in (
+        ("shards", "corpus", "corpus"),
+        ("student", "teacher", "teacher"),
+        ("service", "student", "model"),
+    ):
         assert manifests[name]["content"]["inputs"][role]["content_hash"] == manifests[upstream]["content_hash"]
 
 
@@ -140,4 +151,4 @@ def test_the_report_and_the_card_tell_what_the_runs_hold(line):
 
 def test_no_process_of_the_line_is_left(line):
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert "jobs.run_quickstart" not in listed
+    assert "jobs.run_pipeline" not in listed

@@ -1,12 +1,14 @@
 """Reading a recipe: YAML plus `a.b=value` overrides into a typed config, or one line that says what is wrong."""
 
+import copy
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from yaml.events import AliasEvent
 
 from distilray.config.base import KEEP_HOME, RECIPE_FOLDER
@@ -53,7 +55,9 @@ def read_yaml(path: str) -> dict[str, Any]:
     """
     file = Path(expand_home(path))
     if not file.is_file():
-        raise RecipeError(f"{path}: no such recipe file; those that come with the code are in jobs/recipes/")
+        raise RecipeError(
+            f"{path}: no such recipe file; those that come with the code are in jobs/recipes/ and jobs/pipelines/"
+        )
     if file.stat().st_size > MAX_RECIPE_BYTES:
         raise RecipeError(f"{path}: larger than {MAX_RECIPE_BYTES:,} bytes, which no recipe is")
     try:
@@ -83,21 +87,23 @@ def load_recipe(path: str, overrides: Sequence[str], config_class: type[C], *, k
     Raises:
         RecipeError: with file or override, key, and the fix.
     """
-    values = read_yaml(path)
-    for override in overrides:
-        _apply(values, override)
     context = {KEEP_HOME: keep_home, RECIPE_FOLDER: Path(expand_home(path)).parent}
-    return validate_recipe(path, values, config_class, context)
+    return validate_recipe(path, apply_overrides(read_yaml(path), overrides), config_class, context)
 
 
 def validate_recipe(
-    name: str, values: Mapping[str, Any], config_class: type[C], context: Mapping[str, Any] | None = None
+    name: str,
+    values: Mapping[str, Any],
+    config_class: type[C],
+    context: Mapping[str, Any] | None = None,
+    prefix: str = "",
 ) -> C:
     """Return the config of some values.
 
     Args:
         name: of their file or stage, for errors.
         context: for validators.
+        prefix: of keys on the command line.
 
     Raises:
         RecipeError: with key and fix.
@@ -105,39 +111,84 @@ def validate_recipe(
     try:
         return config_class.model_validate(values, context=dict(context or {}))
     except ValidationError as error:
-        raise RecipeError(f"{name}: {_first_problem(error, config_class)}") from None
+        raise RecipeError(f"{name}: {_first_problem(error.errors(include_url=False), config_class, prefix)}") from None
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
-    dotted, equals, text = override.partition("=")
-    keys = dotted.split(".")
-    if not equals or not all(keys):
-        raise RecipeError(f"override '{override}': write it as key=value or section.key=value")
+def check_values(name: str, values: Mapping[str, Any], config_class: type[BaseModel]) -> None:
+    """Check some values of a config, of which others may be missing.
+
+    Raises:
+        RecipeError: with key and fix.
+    """
     try:
-        value = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
+        config_class.model_validate(values)
+    except ValidationError as error:
+        problems = [each for each in error.errors(include_url=False) if each["type"] != "missing"]
+        if problems:
+            raise RecipeError(f"{name}: {_first_problem(problems, config_class)}") from None
+
+
+def overlaid(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of nested values with changes; mappings are merged, everything else is replaced."""
+    result = copy.deepcopy(dict(values))
+    for key, change in changes.items():
+        section = result.get(key)
+        if isinstance(section, dict) and isinstance(change, dict):
+            result[key] = overlaid(section, change)
+        else:
+            result[key] = copy.deepcopy(change)
+    return result
+
+
+def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Change values by overrides, `a.b=value` each, and return them.
+
+    Raises:
+        RecipeError: not of that form.
+    """
+    for override in overrides:
+        dotted, equals, text = override.partition("=")
+        keys, section = dotted.split("."), values
+        if not equals or not all(keys):
+            raise RecipeError(f"override '{override}': write it as key=value or section.key=value")
+        value = read_value(override, text)
+        for key in keys[:-1]:
+            section = section.setdefault(key, {})
+            if not isinstance(section, dict):
+                raise RecipeError(f"override '{override}': '{key}' is a value, not a section")
+        section[keys[-1]] = value
+    return values
+
+
+def read_value(override: str, text: str) -> Any:
+    """Return the value of an override, which is YAML.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    try:
+        return yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
     except _YAML_FAULTS as error:
         raise RecipeError(f"override '{override}': {_one_line(error)}") from None
-    for key in keys[:-1]:
-        inner = values.setdefault(key, {})
-        if not isinstance(inner, dict):
-            raise RecipeError(f"override '{override}': '{key}' is a value, not a section")
-        values = inner
-    values[keys[-1]] = value
 
 
-def _first_problem(error: ValidationError, config_class: type[BaseModel]) -> str:
-    problems = error.errors(include_url=False)
+def hint(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is closest to a misspelt one, or all that are known, for an error."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(names)}"
+
+
+def _first_problem(problems: Sequence[ErrorDetails], config_class: type[BaseModel], prefix: str = "") -> str:
     first = problems[0]
     key = ".".join(str(part) for part in first["loc"]) or "the recipe as a whole"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        known = _keys_beside(config_class, first["loc"])
-        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        message = "unknown key" + (f"; did you mean '{close[0]}'?" if close else f"; known here: {', '.join(known)}")
+        message = f"unknown key; {hint(str(first['loc'][-1]), _keys_beside(config_class, first['loc']))}"
     elif first["type"] == "missing":
         message = "missing; add it to the recipe"
         if not any(isinstance(part, int) for part in first["loc"]):  # an override cannot name an entry of a list
-            message += f" or give {key}=... at the end of the command"
+            message += f" or give {prefix}{key}=... at the end of the command"
     elif isinstance(first["input"], str | int | float | bool):
         message += f" (got {first['input']!r})"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

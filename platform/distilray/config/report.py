@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from distilray.config.base import InputName, JobConfig, Location
 
@@ -32,3 +32,8 @@ class ReportConfig(JobConfig):
         default=None, description="hub id of the teacher; that of the recipe's hub:OWNER/NAME when left out"
     )
     datasets: list[Text] = Field(default=[], description="hub ids of what the corpus was made from, if there are any")
+
+    @field_validator("optional_paths")
+    @classmethod
+    def _named_once(cls, paths: list[str], info: ValidationInfo) -> list[str]:
+        return [path for path in paths if path not in info.data.get("run_paths", ())]

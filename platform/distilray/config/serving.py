@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, InputDir, RayConfig
+from distilray.config.base import Config, Count, InputDir, RayConfig, RayJobConfig, Text
 
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -86,3 +86,13 @@ class ServeFillMaskConfig(Config):
         if self.shed_above is not None and self.proxy != "haproxy":
             raise ValueError("shed_above: only HAProxy can do that; add proxy=haproxy, or leave shed_above out")
         return self
+
+
+class CheckServiceConfig(RayJobConfig):
+    """Recipe of `jobs.check_service`."""
+
+    model_dir: InputDir = Field(description="model folder, or run of a training job, of this machine")
+    texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_ITEMS)] = Field(
+        default=["Paris is the [MASK] of France."], description="that the service fills, each with a mask"
+    )
+    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = Field(default=3, description="candidates for the first text")

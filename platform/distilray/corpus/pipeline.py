@@ -25,10 +25,9 @@ from distilray.corpus.screening.languages import check_language
 from distilray.errors import DataQualityError, InputError, reading
 from distilray.formats.streams import CUT_SHORT
 from distilray.runtime import storage
-from distilray.runtime.job import Outcome
+from distilray.runtime.job import Outcome, core_seconds
 from distilray.runtime.outputs import verify_file
 from distilray.runtime.pieces import CompletedPieces, run_pieces
-from distilray.runtime.reporting.progress import duration
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
 
@@ -67,7 +66,7 @@ def plan_corpus(config: BuildCorpusConfig) -> Mapping[str, object]:
         "decontaminates": f"{against.ngram_words}-grams of {', '.join(against.paths)}" if against else "no",
         "cores": config.ray.num_cpus or "all of the machine or cluster",
         "memory": "about 0.5 GB for each core",
-        "estimate": f"about {duration(megabytes / _STORED_MB_PER_CORE_S)} of one core if all were dumps in bz2",
+        "estimate": core_seconds(megabytes / _STORED_MB_PER_CORE_S, config.ray, "of one core if all were dumps in bz2"),
         "writes": f"{config.run_dir}/{DOCUMENTS_FOLDER}/*.parquet of about {config.file_mb:,.0f} MB, {REPORT_FILE}",
     }
 

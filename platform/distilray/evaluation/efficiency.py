@@ -25,7 +25,7 @@ from distilray.models.sources import WEIGHTS_FILE, is_onnx
 from distilray.pretraining_data.batches import Batch
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from distilray.runtime import storage
-from distilray.runtime.job import Outcome
+from distilray.runtime.job import Outcome, Quantity
 from distilray.runtime.reporting.progress import Progress
 from distilray.runtime.run_folder import RunFolder
 
@@ -51,7 +51,11 @@ def plan_efficiency(config: MeasureEfficiencyConfig) -> dict[str, object]:
         _timed(model, texts, config)
     return {
         "models": ", ".join(model.name for model in config.models),
-        "texts": f"{len(texts):,} {'pairs of STS-B' if texts.second else 'lines'}, {config.rounds} rounds",
+        "texts": Quantity(
+            f"{len(texts):,} {'pairs of STS-B' if texts.second else 'lines'}, {config.rounds} rounds",
+            len(texts),
+            "texts",
+        ),
         "threads": _threads(config),
         "CPU": f"{cpu_name()}: {told_features(cpu_features())}",
     }

@@ -21,16 +21,19 @@ def shared_locations(config: Config) -> dict[str, str]:
     return {each.key: each.value for each in locations(config) if each.location.is_shared}
 
 
-def check_locations(config: JobConfig) -> None:
+def check_locations(config: JobConfig, prefix: str = "") -> None:
     """Refuse locations that are not the same on every machine of a cluster.
 
     A relative folder would be in the unpacked upload, on one machine, and be deleted with it; `~` would be the home
     folder of one machine.
 
+    Args:
+        prefix: of keys on the command line.
+
     Raises:
         InputError: names the first key, the fix, and the other keys.
     """
-    shared = shared_locations(config)
+    shared = {f"{prefix}{key}": value for key, value in shared_locations(config).items()}
     for key, value in shared.items():
         if has_login(value):
             raise InputError(f"{key}: a login in a URI, which job listings would show; use --secrets PATH or a role")

@@ -38,9 +38,8 @@ from distilray.pretraining_data.masking import Masker
 from distilray.pretraining_data.shards import COUNTS_FILE, SHARDS_FOLDER
 from distilray.pretraining_data.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
-from distilray.runtime.job import Outcome
+from distilray.runtime.job import Outcome, Quantity, core_seconds
 from distilray.runtime.pieces import CompletedPieces, run_pieces
-from distilray.runtime.reporting.progress import duration
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
 
@@ -65,17 +64,21 @@ def plan_shards(config: EncodeCorpusConfig) -> dict[str, object]:
     check_tokenizer(config, corpus, tokenizer_json, vocabulary)
     once = corpus.words * TOKENS_PER_WORD
     tokens, parts = int(once * config.dupe_factor), sum(1 for _ in plan_parts(corpus, part_bytes=_part_bytes(config)))
+    examples, size = int(tokens / config.max_seq_length * 1.2), int(tokens * BYTES_PER_TOKEN)
     masks = "drawn in every epoch" if config.masking.dynamic else "drawn once"
     return {
         "corpus": f"{config.corpus_dir}: {corpus.documents:,} documents, {corpus.words:,} words, {parts:,} parts",
         "vocabulary": f"{vocabulary.size:,} ids",
         "tokens": f"about {tokens:,} in {config.dupe_factor} copies",
-        "examples": f"mode {config.mode}, about {int(tokens / config.max_seq_length * 1.2):,} of at most "
-        f"{config.max_seq_length} tokens, masks {masks}",
-        "bytes written": f"about {int(tokens * BYTES_PER_TOKEN):,}, and as many in work/ while it runs",
+        "examples": Quantity(
+            f"mode {config.mode}, about {examples:,} of at most {config.max_seq_length} tokens, masks {masks}",
+            examples,
+            "examples",
+        ),
+        "bytes written": Quantity(f"about {size:,}, and as many in work/ while it runs", size, "bytes"),
         "held out": f"{config.heldout_fraction:.1%} of the documents",
         "memory": f"about {_task_megabytes(config):,.0f} MB for each core",
-        "estimate": f"about {duration(once / _TOKENS_PER_CORE_S * (1 + 0.3 * config.dupe_factor))} of one core",
+        "estimate": core_seconds(once / _TOKENS_PER_CORE_S * (1 + 0.3 * config.dupe_factor), config.ray, "of one core"),
     }
 
 

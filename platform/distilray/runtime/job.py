@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-from distilray.config.base import JobConfig, Located, input_locations, map_locations
+from distilray.config.base import JobConfig, Located, RayConfig, input_locations, map_locations
 from distilray.config.paths import expand_home
 from distilray.config.recipe import load_recipe
 from distilray.config.sample import resolve
@@ -17,7 +17,7 @@ from distilray.runtime import storage
 from distilray.runtime.command_line import CommandParser, exit_code
 from distilray.runtime.environment import load_secrets
 from distilray.runtime.reporting.progress import duration
-from distilray.runtime.run_folder import CONFIG_FILE, MANIFEST_FILE, RunFolder, is_complete, read_manifest
+from distilray.runtime.run_folder import CONFIG_FILE, MANIFEST_FILE, OtherRunError, RunFolder, is_complete
 
 C = TypeVar("C", bound=JobConfig)
 
@@ -29,6 +29,32 @@ class Outcome:
     summary: str
     counts: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Quantity(str):
+    """Text of a plan with the number behind it, for the table of a pipeline.
+
+    Attributes:
+        unit: `s`, `bytes`, or of the work: steps, examples, texts.
+    """
+
+    number: float
+    unit: str
+
+    def __new__(cls, text: str, number: float, unit: str) -> Self:
+        quantity = super().__new__(cls, text)
+        quantity.number, quantity.unit = number, unit
+        return quantity
+
+
+def core_seconds(seconds: float, ray: RayConfig, note: str) -> Quantity:
+    """Return the time of work that is spread over all cores, for a plan.
+
+    Args:
+        seconds: of one core.
+        note: behind the time.
+    """
+    return Quantity(f"about {duration(seconds)} {note}", seconds / (ray.num_cpus or os.cpu_count() or 1), "s")
 
 
 @dataclass(frozen=True)
@@ -69,20 +95,34 @@ class Job(Generic[C]):
         """Run the job with a recipe, see `complete`."""
         return self.complete(load_recipe(recipe, overrides, self.config_class))
 
-    def complete(self, given: C) -> RunFolder:
+    def complete(
+        self, given: C, *, sets_aside: bool = False, before_run: Callable[[], object] = lambda: None
+    ) -> RunFolder:
         """Run the job, or find it complete; print its summary line and return the complete run.
+
+        Args:
+            sets_aside: whether a run in a local folder whose config or inputs have changed is renamed and run again.
+            before_run: called unless the run is complete.
 
         Raises:
             InputError: anything that the user can mend.
         """
         started = time.monotonic()
-        config = map_locations(self._pinned(given), absolute)
-        folder = RunFolder(self.name, config, self.inputs(config))
-        done = self._complete_manifest(config, folder)
+        config, folder = self.prepare(given)
+        other: OtherRunError | None = None
+        try:
+            done = folder.complete_manifest()
+        except OtherRunError as error:
+            if not (self.is_view and is_complete(folder.uri)) and not (sets_aside and storage.is_local(folder.uri)):
+                raise
+            done, other = None, error
         if done is not None:
             summary = f"{self.name}: {done['run']['summary']} (complete since {done['run']['finished']}, skipped)"
         else:
-            self.plan(config)
+            self.plan(config)  # the run before stays when the new inputs cannot be used
+            if other is not None:
+                self._make_room(folder, other)
+            before_run()
             with folder.owned():
                 folder.begin()
                 outcome = self.run(config, folder)
@@ -90,6 +130,15 @@ class Job(Generic[C]):
             summary = f"{self.name}: {outcome.summary} in {duration(time.monotonic() - started)}"
         print(f"{summary} -> {given.run_dir}", flush=True)
         return folder
+
+    def prepare(self, given: C) -> tuple[C, RunFolder]:
+        """Return the config with pinned, absolute locations, and the run folder with its inputs.
+
+        Raises:
+            InputError: a location cannot be used.
+        """
+        config = map_locations(self._pinned(given), absolute)
+        return config, RunFolder(self.name, config, self.inputs(config))
 
     def inputs(self, config: C) -> dict[str, str]:
         """The files and folders that a run reads, by their names in its manifest."""
@@ -112,19 +161,13 @@ class Job(Generic[C]):
             raise faults[0] if len(faults) == 1 else InputError("; ".join(map(str, faults)))
         return pinned
 
-    def _complete_manifest(self, config: C, folder: RunFolder) -> Mapping[str, Any] | None:
-        """The manifest of a complete run; None if there is none, or that of an outdated view, which is removed."""
-        try:
-            return folder.complete_manifest()
-        except InputError:
-            if not self.is_view or not is_complete(folder.uri):
-                raise
-            if read_manifest(folder.uri)["content"]["job"] != self.name:
-                raise
-            self.plan(config)  # the old view stays when the new inputs cannot be used
+    def _make_room(self, folder: RunFolder, other: OtherRunError) -> None:
+        """Remove an outdated view, or rename the folder of another run."""
+        if self.is_view and is_complete(folder.uri):
             for name in (MANIFEST_FILE, CONFIG_FILE):
                 storage.remove_file(folder.path(name))
-            return None
+        else:
+            print(f"{self.name}: {other.differing} changed; the run before is now {folder.set_aside()}", flush=True)
 
 
 def run_command(
@@ -183,18 +226,3 @@ def absolute(each: Located) -> str:
     """Return a location with a relative path made absolute, since workers have other working folders."""
     is_path = "://" not in each.value and not each.value.startswith(each.location.prefixes)
     return str(Path(each.value).absolute()) if is_path and each.location.is_absolute else each.value
-
-
-def overrides_by_job(jobs: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:
-    """The overrides of a line of jobs, `JOB.a.b=value` each, as `a.b=value` under the job's name.
-
-    Raises:
-        InputError: an override that begins with no job of the line.
-    """
-    found: dict[str, list[str]] = {job: [] for job in jobs}
-    for override in overrides:
-        job, dot, rest = override.partition(".")
-        if not dot or job not in found:
-            raise InputError(f"'{override}': begin with the job that it changes, one of {', '.join(jobs)}")
-        found[job].append(rest)
-    return found

@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import functools
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -24,7 +25,7 @@ import yaml
 
 from distilray import __version__
 from distilray.config.base import JobConfig
-from distilray.errors import InputError
+from distilray.errors import InputError, writing
 from distilray.runtime import storage
 from distilray.runtime.file_search import find_files
 from distilray.runtime.run_owner import RunOwner
@@ -101,6 +102,14 @@ def describe_input(uri: str) -> dict[str, Any]:
     return {"bytes": sum(size or 0 for size in sizes), "fingerprint": digest.hexdigest()}
 
 
+class OtherRunError(InputError):
+    """A run folder with a run of the same job that differs in the config keys or inputs `differing`."""
+
+    def __init__(self, message: str, differing: str) -> None:
+        super().__init__(message)
+        self.differing = differing
+
+
 class RunFolder:
     """One run of one job: its folder, its inputs, and whether it is complete."""
 
@@ -120,7 +129,8 @@ class RunFolder:
         """The manifest when this very run (job, config, inputs) is complete, None when it is still to be done.
 
         Raises:
-            InputError: the folder holds another run.
+            OtherRunError: the folder holds a run with another config or other inputs.
+            InputError: the folder holds a run of another job, or none of this version.
         """
         manifest = read_manifest(self.uri) if storage.exists(self.path(MANIFEST_FILE)) else None
         if manifest is not None:
@@ -195,6 +205,21 @@ class RunFolder:
         storage.write_bytes(self.path(MANIFEST_FILE), json.dumps(manifest, indent=1).encode())
         return manifest
 
+    def set_aside(self) -> str:
+        """Rename a local folder, so that another run can be written in its place; return the new name.
+
+        Raises:
+            InputError: another process writes it.
+        """
+        with self.owned():
+            pass
+        path = storage.local_path(self.uri)
+        names = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+        target = next(name for name in names if not name.exists())
+        with writing(self.uri):
+            path.rename(target)
+        return str(target)
+
     def remove_strays(self, name: str, outputs: Collection[str]) -> None:
         """Removes the files of an inner folder that are no outputs of the run: a task that was killed has left them."""
         for file in storage.list_files(self.path(name)):
@@ -209,15 +234,13 @@ class RunFolder:
     def _refuse_other(self, job: str, values: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
         if job != self.job:
             raise InputError(f"{self.uri}: holds a run of {job}, not of {self.job}; choose another run_dir")
-        differing = _differing_keys(values, self.config.identity_values())
+        differing = ", ".join(_differing_keys(values, self.config.identity_values())[:3])
         if differing:
-            raise InputError(
-                f"{self.uri}: holds a run with another {', '.join(differing[:3])}; "
-                "remove the folder or choose another run_dir"
-            )
-        if inputs != self._input_identities():
-            changed = ", ".join(_differing_keys(inputs, self._input_identities())[:3])
-            raise InputError(f"{self.uri}: made from another input ({changed}); remove it or choose another run_dir")
+            message = f"holds a run with another {differing}; remove the folder or choose another run_dir"
+            raise OtherRunError(f"{self.uri}: {message}", differing)
+        if changed := ", ".join(_differing_keys(inputs, self._input_identities())[:3]):
+            message = f"made from another input ({changed}); remove it or choose another run_dir"
+            raise OtherRunError(f"{self.uri}: {message}", changed)
 
 
 def _read_begun(uri: str) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:

@@ -14,6 +14,7 @@ from distilray.models.flops import model_size
 from distilray.models.masked_lm import count_parameters
 from distilray.models.precision import preferred_dtype
 from distilray.runtime import storage
+from distilray.runtime.job import Quantity
 from distilray.runtime.reporting.metrics import read_metrics
 from distilray.runtime.reporting.progress import duration
 from distilray.runtime.run_folder import CONFIG_FILE, METRICS_FILE
@@ -84,7 +85,7 @@ def time_and_cost(estimate: EstimateConfig, tokens: int, *, workers: int, measur
     told.append(f"{hours * workers:,.1f} worker hours")
     if estimate.price_per_hour is not None:
         told.append(f"{hours * workers * estimate.price_per_hour:,.2f} in money")
-    return ", ".join(told)
+    return Quantity(", ".join(told), hours * 3600, "s")
 
 
 def rate_of_run(run_dir: str) -> float:

@@ -24,6 +24,7 @@ from distilray.models.flops import model_size
 from distilray.models.masked_lm import count_parameters, load_masked_lm
 from distilray.models.sources import localise
 from distilray.pretraining_data.tokenizer import read_tokenizer
+from distilray.runtime.job import Quantity
 from distilray.runtime.reporting.tracking import check_trackers
 
 
@@ -64,12 +65,18 @@ def _plan(config: TrainingConfig, tokenizer_dir: str, model: Any, teacher: Any |
     memory_gb = worker_memory_gb(config, max_seq_length=shards.max_seq_length, model=model, teacher=teacher)
     return {
         "shards": f"{config.shards_dir}: {len(shards):,} examples, {shards.tokens:,} tokens",
-        "steps": f"{steps:,} of {config.batch_size:,} examples ({steps * config.batch_size / len(shards):.2f} epochs)",
+        "steps": Quantity(
+            f"{steps:,} of {config.batch_size:,} examples ({steps * config.batch_size / len(shards):.2f} epochs)",
+            steps,
+            "steps",
+        ),
         "tokens": f"{tokens:,}",
         "workers": f"{workers} x {'1 GPU' if config.scaling.use_gpu else 'CPU'}"
         + (f", down to {config.scaling.min_workers}" if config.scaling.min_workers else ""),
         "memory": f"about {memory_gb:.1f} GB for each worker",
         "time": time_and_cost(config.estimate, tokens, workers=workers, measured_rate=rate_of_run),
         "checkpoints": f"every {rhythm.checkpoint_every_steps:,} steps, {rhythm.keep_checkpoints} kept and the best",
-        "bytes written": f"about {written_gb:,.1f} GB in all, {kept_gb:,.1f} GB of them stay",
+        "bytes written": Quantity(
+            f"about {written_gb:,.1f} GB in all, {kept_gb:,.1f} GB of them stay", kept_gb * 1e9, "bytes"
+        ),
     }

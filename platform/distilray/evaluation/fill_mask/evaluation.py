@@ -36,7 +36,7 @@ from distilray.models.masked_lm import count_parameters, load_masked_lm, read_mo
 from distilray.models.sources import WEIGHTS_FILE
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
-from distilray.runtime.job import Outcome
+from distilray.runtime.job import Outcome, Quantity
 from distilray.runtime.pieces import CompletedPieces
 from distilray.runtime.run_folder import RunFolder
 
@@ -62,7 +62,8 @@ def plan_fill_mask(config: EvaluateFillMaskConfig) -> dict[str, object]:
         )
     if config.data is None:
         shards = HeldoutShards(config)
-        return {"held out": f"{config.shards_dir}: {shards.examples:,} examples, {shards.masks:,} masks", **models}
+        held_out = f"{config.shards_dir}: {shards.examples:,} examples, {shards.masks:,} masks"
+        return {"held out": Quantity(held_out, shards.examples, "examples"), **models}
     files = data_files(config.data)
     for file in files:
         check_file(file, config.data, seed=config.seed)

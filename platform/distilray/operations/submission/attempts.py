@@ -31,14 +31,20 @@ class Attempt:
 
 def submission_id(
     job: str,
-    config: JobConfig,
+    configs: Sequence[JobConfig],
     arguments: Sequence[str],
     *,
     driver: DriverResources,
     variables: Mapping[str, str],
 ) -> str:
-    """Returns the id of a command: the job and a hash of its config, arguments, driver resources and variables."""
-    identity = [job, config.model_dump(mode="json"), list(arguments), driver.needs(), dict(variables)]
+    """Returns the id of a command: the job and a hash of its configs, arguments, driver resources and variables."""
+    identity = [
+        job,
+        *(config.model_dump(mode="json") for config in configs),
+        list(arguments),
+        driver.needs(),
+        dict(variables),
+    ]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     base = f"{job}-{digest[:_DIGITS]}"
     assert ID.fullmatch(base), base
@@ -71,8 +77,8 @@ def check_writers(base: str, run_dir: str, known: Sequence[JobRecord], *, addres
         InputError: names the other job, the resources that it waits for, and the command that stops it.
     """
     for record in known:
-        is_same_folder = record.metadata.get("run_dir", "").rstrip("/") == run_dir.rstrip("/")
-        if is_same_folder and not record.ended and not _number(base, record.id):
+        others = [each.rstrip("/") for each in record.metadata.get("run_dir", "").split("\n")]  # a pipeline has several
+        if run_dir.rstrip("/") in others and not record.ended and not _number(base, record.id):
             raise InputError(
                 f"run_dir={run_dir}: in use by job {record.id}, which is {record.describe_status()}; wait for it, stop "
                 f"it with `{stop_command(address, record.id)}`, or choose another run_dir"

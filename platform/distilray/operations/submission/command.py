@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from distilray.config.base import JobConfig
 from distilray.errors import InputError
 from distilray.operations.submission.access import DEFAULT_ADDRESS, choose_address, choose_authentication
 from distilray.operations.submission.attempts import check_writers, next_attempt
@@ -28,7 +27,7 @@ from distilray.operations.submission.follow import (
     stop_job,
 )
 from distilray.operations.submission.preflight import doubts
-from distilray.operations.submission.request import Request, build_request, submitted_variables
+from distilray.operations.submission.request import ReadRecipes, Request, build_request, submitted_variables
 from distilray.operations.submission.upload import Upload
 from distilray.runtime.command_line import EXIT_FAULT, EXIT_INTERRUPTED, CommandParser, exit_code
 
@@ -36,21 +35,19 @@ NAME = "submit"
 _RACES = 3  # how often another submission of the same command may come first
 
 
-def run(
-    argv: Sequence[str] | None, *, description: str, root: Path, config_class_of: Callable[[str], type[JobConfig]]
-) -> int:
+def run(argv: Sequence[str] | None, *, description: str, root: Path, recipes_of: Callable[[str], ReadRecipes]) -> int:
     """Runs the command line and returns the exit code of the job, or that of an error before it.
 
     Args:
         description: for the help.
         root: the checkout, whose files are uploaded.
-        config_class_of: returns the config class of a job; raises `InputError` for one that cannot be submitted.
+        recipes_of: returns what reads the recipes of a job; raises `InputError` for one that cannot be submitted.
     """
     codes = []
 
     def work() -> None:
         args = _parser(description).parse_intermixed_args(argv)
-        codes.append(_run(args, root, config_class_of))
+        codes.append(_run(args, root, recipes_of))
 
     return exit_code(NAME, work) or codes[0]
 
@@ -65,8 +62,10 @@ def _parser(description: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("job", nargs="?", metavar="JOB", help="as in `python -m jobs.JOB`")
-    add("--recipe", help="YAML file of the checkout, e.g. jobs/recipes/distill/card.yaml")
+    add("--recipe", help="YAML file of the checkout, e.g. jobs/recipes/distill/card.yaml; a pipeline needs no --recipe")
     add("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe; folders as all machines see them")
+    add("--only", metavar="STAGE,...", help="of run_pipeline; likewise --skip")
+    add("--skip", metavar="STAGE,...", help=argparse.SUPPRESS)
     add("--secrets", metavar="PATH", help="file on the cluster with NAME=VALUE lines, or folder with a file per "
         "variable, that the job loads into its environment; only the path is sent")  # fmt: skip
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="environment variable of the job, not a "
@@ -85,7 +84,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _run(args: argparse.Namespace, root: Path, config_class_of: Callable[[str], type[JobConfig]]) -> int:
+def _run(args: argparse.Namespace, root: Path, recipes_of: Callable[[str], ReadRecipes]) -> int:
     if args.again:
         raise InputError("--again was removed: a job that succeeded is now always submitted again")
     address = choose_address(args.address, os.environ)
@@ -100,20 +99,24 @@ def _run(args: argparse.Namespace, root: Path, config_class_of: Callable[[str], 
         stop_job(RayCluster(address), args.stop, timing, say=_say)
         return 0
     _require("JOB", args.job)
-    config_class = config_class_of(args.job)
+    read = recipes_of(args.job)
+    if args.recipe is None and args.overrides and "=" not in args.overrides[0]:
+        args.recipe = args.overrides.pop(0)
     _require("--recipe", args.recipe)
+    chosen = [text for name in ("only", "skip") if (value := getattr(args, name)) for text in (f"--{name}", value)]
     request = build_request(
         args.job,
-        config_class,
+        read,
         args.recipe,
-        args.overrides,
+        [*args.overrides, *chosen],
         root=root,
         driver=DriverResources(args.entrypoint_num_cpus, args.entrypoint_num_gpus, int(args.entrypoint_memory)),
         variables=submitted_variables(args.env, args.secrets),
     )
     upload = Upload(uploaded_files(root, request.submission.excludes))
     upload.check()
-    upload.check_holds(request.recipe, "the recipe")
+    for file in request.files:
+        upload.check_holds(file, "the recipe")
     if args.dry_run:
         print(plan(request, address, upload), flush=True)
         return 0
@@ -173,7 +176,8 @@ def _submit_or_attach(cluster: Cluster, request: Request, upload: Upload) -> str
         if last is not None and not last.ended:
             _say(f"{last.id} is already {last.describe_status()}; attaching to it, nothing sent")
             return last.id
-        check_writers(request.id, request.config.run_dir, known, address=cluster.address)
+        for config in request.configs:
+            check_writers(request.id, config.run_dir, known, address=cluster.address)
         _warn(cluster, request)
         reason = f", attempt {attempt.number} (the previous one, {last.id}, is {last.status})" if last else ""
         _say(f"{attempt.id}{reason}: sending {upload} to {cluster.address}")
@@ -191,7 +195,8 @@ def _warn(cluster: Cluster, request: Request) -> None:
     except ClusterError as error:
         _say(f"cannot check whether the cluster is large enough: {error}")
         return
-    for doubt in doubts(request.submission.driver, request.config, machines):
+    found = (doubt for config in request.configs for doubt in doubts(request.submission.driver, config, machines))
+    for doubt in dict.fromkeys(found):
         _say(doubt)
 
 

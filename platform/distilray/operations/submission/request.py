@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +14,7 @@ from distilray.errors import InputError
 from distilray.operations.locations import check_locations, has_login
 from distilray.operations.submission.attempts import submission_id
 from distilray.operations.submission.cluster import RESOURCES, DriverResources, Submission
+from distilray.pipeline import read_command
 from distilray.runtime.environment import SECRETS_PATH
 
 RUNTIME_ENV = "jobs/runtime_env.yaml"
@@ -25,23 +26,64 @@ _RAY_OF_A_JOB = ("RAY_TRAIN_", "RAY_DATA_")  # Ray reads its other variables whe
 
 
 @dataclass(frozen=True)
+class Recipes:
+    """The recipes of a command.
+
+    Attributes:
+        configs: by the prefix of their keys on the command line.
+        files: that are read; the command names the first one.
+        option: before the first file.
+    """
+
+    configs: Mapping[str, JobConfig]
+    files: Sequence[str]
+    option: Sequence[str] = ()
+
+
+ReadRecipes = Callable[[str, Sequence[str]], Recipes]  # file and arguments of a command -> its recipes
+
+
+def recipe_of(config_class: type[JobConfig]) -> ReadRecipes:
+    """Return what reads the recipe of a job."""
+
+    def read(file: str, overrides: Sequence[str]) -> Recipes:
+        return Recipes({"": load_recipe(file, overrides, config_class, keep_home=True)}, [file], ["--recipe"])
+
+    return read
+
+
+def recipes_of_pipeline(folder: Path) -> ReadRecipes:
+    """Return what reads the recipes of a pipeline.
+
+    Args:
+        folder: of the recipes that are not beside the pipeline.
+    """
+
+    def read(file: str, arguments: Sequence[str]) -> Recipes:
+        pipeline = read_command([file, *arguments], None, recipes=folder, keep_home=True)[0]
+        return Recipes({f"{stage.name}.": stage.draft() for stage in pipeline.stages}, pipeline.files)
+
+    return read
+
+
+@dataclass(frozen=True)
 class Request:
     """A validated command.
 
     Attributes:
         id: of its first attempt.
-        recipe: by its path in the checkout.
+        files: its recipes by their paths in the checkout.
     """
 
     id: str
-    config: JobConfig
-    recipe: str
+    configs: Sequence[JobConfig]
+    files: Sequence[str]
     submission: Submission
 
 
 def build_request(
     job: str,
-    config_class: type[JobConfig],
+    read: ReadRecipes,
     recipe: str,
     overrides: Sequence[str],
     *,
@@ -53,6 +95,7 @@ def build_request(
 
     Args:
         job: as in `python -m jobs.<job>`.
+        read: reads its recipes.
         root: the checkout, whose files are uploaded.
         driver: reserved for the driver.
         variables: of `--env` and `--secrets`; they override those of the runtime environment.
@@ -65,21 +108,27 @@ def build_request(
         if has_login(override):
             key = override.partition("=")[0]
             raise InputError(f"{key}: a login in a URI, which job listings would show; use --secrets PATH or a role")
-    config = load_recipe(recipe, overrides, config_class, keep_home=True)
-    check_locations(config)
-    inside = _path_in(root, recipe)
-    arguments = ["--recipe", inside, *overrides]
+    recipes = read(recipe, overrides)
+    for prefix, config in recipes.configs.items():
+        check_locations(config, prefix)
+    files, configs = [_path_in(root, file) for file in recipes.files], list(recipes.configs.values())
+    arguments = [*recipes.option, files[0], *overrides]
     env_vars, excludes = runtime_env(root)
-    base = submission_id(job, config, arguments, driver=driver, variables=variables)
+    base = submission_id(job, configs, arguments, driver=driver, variables=variables)
     submission = Submission(
         entrypoint=shlex.join(["python", "-m", f"jobs.{job}", *arguments]),
         working_dir=str(root),
         excludes=excludes,
         env_vars={**env_vars, **variables},
-        metadata={"job": job, "run_dir": config.run_dir, "command": base, RESOURCES: str(driver)},
+        metadata={
+            "job": job,
+            "run_dir": "\n".join(each.run_dir for each in configs),
+            "command": base,
+            RESOURCES: str(driver),
+        },
         driver=driver,
     )
-    return Request(base, config, inside, submission)
+    return Request(base, configs, files, submission)
 
 
 def submitted_variables(assignments: Sequence[str], secrets_path: str | None) -> dict[str, str]:

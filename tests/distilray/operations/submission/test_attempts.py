@@ -15,7 +15,7 @@ GPU = DriverResources(num_gpus=1)
 
 
 def id_of(name="distill", config=CONFIG, arguments=("a=1",), driver=GPU, variables=None):
-    return submission_id(name, config, arguments, driver=driver, variables=variables or {})
+    return submission_id(name, [config], arguments, driver=driver, variables=variables or {})
 
 
 def test_the_same_command_has_the_same_id():
@@ -78,13 +78,14 @@ def test_the_id_of_another_command_is_no_attempt(foreign):
     ("other", "words"),
     [
         (job("RUNNING", job_id="other-1", run_dir="/mnt/run/"), "other-1, which is RUNNING;"),
+        (job("RUNNING", job_id="other-1", run_dir="/mnt/else\n/mnt/run\n/mnt/x"), "other-1, which is RUNNING;"),
         (job("PENDING", job_id="other-1", run_dir="/mnt/run"), "other-1, which is PENDING;"),
         (
             job("PENDING", job_id="other-1", run_dir="/mnt/run", driver_resources="1 GPU"),
             "other-1, which is PENDING (its driver waits for 1 GPU);",
         ),
     ],
-    ids=["running", "pending without resources", "pending for a GPU"],
+    ids=["running", "running pipeline", "pending without resources", "pending for a GPU"],
 )
 def test_the_other_job_of_a_run_folder_is_named_with_the_command_that_stops_it(other, words):
     with pytest.raises(InputError, match="in use by job") as caught:

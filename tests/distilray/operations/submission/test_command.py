@@ -12,7 +12,7 @@ from tests.distilray.operations.submission.scripted_cluster import GONE, Scripte
 
 ID = "distill-0123456789ab"
 SENT = Submission("python -m jobs.distill", "/checkout", (), {"A": "1"}, {"run_dir": "/mnt/run"})
-REQUEST = Request(ID, JobConfig(run_dir="/mnt/run"), "recipe.yaml", SENT)
+REQUEST = Request(ID, [JobConfig(run_dir="/mnt/run")], ["recipe.yaml"], SENT)
 UPLOAD = Upload([("a", 1)])
 ENDED = job("SUCCEEDED", code=0)
 

@@ -6,7 +6,7 @@ import pytest
 from distilray.config.base import SeededConfig
 from distilray.errors import InputError
 from distilray.operations.submission.cluster import DriverResources
-from distilray.operations.submission.request import build_request, runtime_env, submitted_variables
+from distilray.operations.submission.request import build_request, recipe_of, runtime_env, submitted_variables
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def root(tmp_path: Path) -> Path:
 def request_of(root, *overrides, recipe="recipe.yaml", variables=None):
     return build_request(
         "distill",
-        SeededConfig,
+        recipe_of(SeededConfig),
         str(root / recipe),
         overrides,
         root=root,
@@ -42,7 +42,7 @@ def test_the_same_command_from_another_folder_is_the_same(root, monkeypatch):
     monkeypatch.chdir(root / "jobs")
     from_inside = request_of(Path(".."))
     assert from_inside.id == request_of(root).id
-    assert from_inside.recipe == "recipe.yaml"
+    assert from_inside.files == ["recipe.yaml"]
 
 
 def test_variables_of_the_command_are_sent_and_override_the_others(root):

@@ -1,0 +1,255 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from distilray.config.base import Documents, InputDir, JobConfig
+from distilray.config.pipeline import load_pipeline
+from distilray.errors import InputError
+
+
+class CorpusConfig(JobConfig):
+    words: int = 1
+    sections: dict[str, int] = Field(default={})
+    names: list[str] = Field(default=[])
+
+
+class ModelConfig(JobConfig):
+    corpus_dir: Documents
+    steps: int = 10
+    others: list[InputDir] = Field(default=[])
+
+
+@dataclass
+class Row:
+    config_class: type[JobConfig]
+
+
+TABLE = {"corpus": Row(CorpusConfig), "model": Row(ModelConfig)}
+PIPELINE = """
+variables:
+  folder: runs/x
+  words: 3
+stages:
+  corpus:
+    recipe: corpus.yaml
+    values:
+      run_dir: ${folder}/corpus
+      words: ${words}
+  model:
+    values: {run_dir: "${folder}/model", corpus_dir: "${corpus}"}
+"""
+
+
+def load(folder: Path, text: str = PIPELINE, *arguments: str, **options):
+    (folder / "recipes").mkdir(exist_ok=True)
+    (folder / "recipes" / "corpus.yaml").write_text("run_dir: elsewhere\nsections: {a: 1, b: 2}\n")
+    (folder / "p.yaml").write_text(text)
+    return load_pipeline(str(folder / "p.yaml"), arguments, TABLE, recipes=folder / "recipes", **options)
+
+
+def configs(folder: Path, text: str = PIPELINE, *arguments: str):
+    return {stage.name: stage.config() for stage in load(folder, text, *arguments).stages}
+
+
+def test_values_are_laid_over_the_recipe_and_references_are_replaced(tmp_path):
+    found = configs(tmp_path)
+    assert found["corpus"] == CorpusConfig(run_dir="runs/x/corpus", words=3, sections={"a": 1, "b": 2})
+    assert found["model"] == ModelConfig(run_dir="runs/x/model", corpus_dir="runs/x/corpus")
+
+
+def test_mappings_in_values_are_merged_with_those_of_the_recipe(tmp_path):
+    text = PIPELINE.replace("words: ${words}", "sections: {b: 5, c: 6}")
+    assert configs(tmp_path, text)["corpus"].sections == {"a": 1, "b": 5, "c": 6}
+
+
+def test_an_override_is_stronger_than_values_and_replaces_a_mapping(tmp_path):
+    found = configs(tmp_path, PIPELINE, "words=4", "corpus.sections={z: 9}", "model.steps=7", "model.corpus_dir=c")
+    assert (found["corpus"].words, found["corpus"].sections) == (4, {"z": 9})
+    assert (found["model"].steps, found["model"].corpus_dir) == (7, "c")
+
+
+def test_a_changed_run_folder_reaches_the_stages_that_read_it(tmp_path):
+    assert configs(tmp_path, PIPELINE, "corpus.run_dir=s3://b/c")["model"].corpus_dir == "s3://b/c"
+    assert configs(tmp_path, PIPELINE, "folder=other")["model"].corpus_dir == "other/corpus"
+
+
+def test_a_recipe_beside_the_pipeline_comes_before_the_shipped_one(tmp_path):
+    (tmp_path / "corpus.yaml").write_text("names: [beside]\n")
+    assert configs(tmp_path)["corpus"].names == ["beside"]
+
+
+def test_like_copies_an_earlier_stage_and_stages_are_all_earlier_run_folders(tmp_path):
+    text = PIPELINE + "  second: {like: model, values: {run_dir: s, others: '${stages}'}}\n"
+    assert configs(tmp_path, text)["second"] == ModelConfig(
+        run_dir="s", corpus_dir="runs/x/corpus", others=["runs/x/corpus", "runs/x/model"]
+    )
+
+
+def test_extends_lays_a_file_over_another_and_an_empty_stage_is_left_out(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        PIPELINE.replace("words: 3", "words: {a: 3}").replace("words: $", "sections: $")
+    )
+    text = """
+extends: base.yaml
+variables: {corpus: hub-corpus, folder: runs/y}
+stages:
+  corpus:
+  model: {values: {steps: 2}}
+"""
+    pipeline = load(tmp_path, text)
+    assert [stage.config() for stage in pipeline.stages] == [
+        ModelConfig(run_dir="runs/y/model", corpus_dir="hub-corpus", steps=2)
+    ]
+    assert [Path(file).name for file in pipeline.files] == ["p.yaml", "base.yaml"]
+
+
+def test_a_variable_that_is_a_mapping_is_replaced_by_the_file_that_extends(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        "variables: {s: {a: 3}}\nstages: {corpus: {values: {run_dir: r, sections: '${s}'}}}"
+    )
+    assert configs(tmp_path, "extends: base.yaml\nvariables: {s: {b: 1}}")["corpus"].sections == {"b": 1}
+
+
+def test_a_recipe_that_an_earlier_stage_writes_is_read_when_it_is_there(tmp_path):
+    text = PIPELINE + "  late: {stage: corpus, recipe: '${corpus}/best.yaml', values: {run_dir: l}}\n"
+    found = load(tmp_path, text, f"folder={tmp_path}", "late.words=8")
+    late = found.stages[-1]
+    assert (late.is_late, late.run_dir, found.files[1:]) == (True, "l", [str(tmp_path / "recipes" / "corpus.yaml")])
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "best.yaml").write_text("sections: {q: 1}")
+    assert late.config() == CorpusConfig(run_dir="l", words=8, sections={"q": 1})
+
+
+def test_the_draft_of_a_late_stage_has_its_known_locations(tmp_path):
+    text = PIPELINE + "  late: {stage: model, recipe: '${corpus}/x.yaml', values: {run_dir: l, corpus_dir: c}}\n"
+    draft = load(tmp_path, text).stages[-1].draft()
+    assert (draft.run_dir, draft.corpus_dir) == ("l", "c")
+
+
+@pytest.mark.parametrize(("keeps", "starts"), [(True, "~/"), (False, "/")])
+def test_a_home_folder_is_expanded_unless_another_machine_does_it(tmp_path, keeps, starts):
+    stages = load(tmp_path, PIPELINE, "folder=~/runs", keep_home=keeps).stages
+    assert all(stage.config().run_dir.startswith(starts) for stage in stages)
+
+
+def changed(old: str, new: str) -> str:
+    assert old in PIPELINE
+    return PIPELINE.replace(old, new)
+
+
+MORE = PIPELINE + "  more: "
+WRONG = {
+    "no stages": ("variables: {a: 1}", "stages: missing or empty"),
+    "unknown key": (changed("recipe:", "recpie:"), "stages.corpus.recpie: unknown key; did you mean 'recipe'?"),
+    "unknown top key": (PIPELINE + "sohw: [corpus]\n", "sohw: unknown key; did you mean 'show'?"),
+    "unknown stage": (changed("  corpus:\n", "  corpsu:\n"), "stage corpsu: 'corpsu' is no stage; did you mean"),
+    "unknown row": (MORE + "{stage: modle}", "stage more: 'modle' is no stage; did you mean 'model'?"),
+    "empty stage": (MORE, "stage more: empty"),
+    "forward reference": (
+        changed("${folder}/corpus", "${model}/corpus"),
+        "stage corpus: values: run_dir: ${model} is a stage that does not run before this one",
+    ),
+    "self reference": (
+        changed("${folder}/corpus", "${corpus}/x"),
+        "stage corpus: values: run_dir: ${corpus} is a stage",
+    ),
+    "cycle": (
+        "stages: {corpus: {values: {run_dir: '${model}'}}, model: {values: {run_dir: r, corpus_dir: '${corpus}'}}}",
+        "stage corpus: values: run_dir: ${model} is a stage that does not run before",
+    ),
+    "misspelt reference": (
+        changed("${corpus}", "${copus}"),
+        "corpus_dir: ${copus} is no variable and no stage; did you mean 'corpus'?",
+    ),
+    "reference in a variable": (changed("words: 3", "words: ${corpus}"), "variable words: ${corpus} is no variable"),
+    "variable without a value": (
+        changed("words: 3", "words:"),
+        "variable 'words' has no value; add words=... to the command",
+    ),
+    "unknown key of a recipe": (
+        changed("words: ${words}", "wrods: 2"),
+        "stage corpus: wrods: unknown key; did you mean 'words'?",
+    ),
+    "bad value": (changed("words: 3", "words: many"), "stage corpus: words: Input should be a valid integer"),
+    "missing value": (
+        changed(', corpus_dir: "${corpus}"', ""),
+        "stage model: corpus_dir: missing; add it to the recipe or give model.corpus_dir=",
+    ),
+    "no recipe": (changed("corpus.yaml", "corpse.yaml"), "stage corpus: recipe: corpse.yaml is in neither of"),
+    "like a later one": (
+        changed("recipe: corpus.yaml", "like: model"),
+        "stage corpus: like: 'model' is no earlier stage",
+    ),
+    "name of a variable": (MORE.replace("more", "words") + "{like: model}", "stage words: choose another name"),
+    "reserved name": (MORE.replace("more", "stages") + "{like: model}", "stage stages: choose another name"),
+    "name with a dot": (MORE.replace("more", "a.b") + "{like: model}", "stage a.b: choose another name"),
+    "unknown show": (PIPELINE + "show: [modle]\n", "show: 'modle' is no stage; did you mean 'model'?"),
+    "twice": (PIPELINE + "  model: {}\n", "key 'model' is given twice"),
+    "extends itself": ("extends: p.yaml", "or a file that extends itself"),
+    "extends nothing": ("extends: none.yaml", "none.yaml: no such"),
+    "late without a folder": (
+        MORE + "{stage: corpus, recipe: '${corpus}/b.yaml'}",
+        "stage more: run_dir: missing; add it to values",
+    ),
+    "late with an unknown key": (
+        MORE + "{stage: corpus, recipe: '${corpus}/b.yaml', values: {run_dir: l, wrods: 1}}",
+        "stage more: wrods: unknown key",
+    ),
+    "late with a bad value": (
+        MORE + "{stage: corpus, recipe: '${corpus}/b.yaml', values: {run_dir: l, words: many}}",
+        "stage more: words: Input should be a valid integer",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", sorted(WRONG))
+def test_a_wrong_file_is_an_error_with_the_file_the_stage_and_the_key(tmp_path, case):
+    text, message = WRONG[case]
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, text)
+    assert str(caught.value).startswith(str(tmp_path))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("floder=x", "has no variable 'floder'; did you mean 'folder'?"),
+        ("steps=3", "has no variable 'steps'; known here: folder, words"),
+        ("modle.steps=3", "'modle.steps=3': no such stage: write NAME=value for a variable, or STAGE.key=value"),
+        ("words", "'words': no such stage: write NAME=value"),
+        ("words={", "override 'words={': "),
+        ("folder=", "variable 'folder' has no value"),
+        ("model.setps=3", "stage model: setps: unknown key; did you mean 'steps'?"),
+        ("model.steps=few", "stage model: steps: Input should be a valid integer"),
+        ("model.steps", "override 'steps': write it as key=value"),
+    ],
+)
+def test_a_wrong_argument_is_an_error_that_names_it(tmp_path, argument, message):
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, PIPELINE, argument)
+    assert message in str(caught.value)
+
+
+def test_stages_are_chosen_by_patterns_in_their_own_order(tmp_path):
+    text = PIPELINE + "  corpus-2: {like: corpus}\n  model-2: {like: model}\nshow: [corpus, model]\n"
+
+    def chosen(only, skip):
+        pipeline = load(tmp_path, text).chosen(only, skip)
+        return [stage.name for stage in pipeline.stages], list(pipeline.show)
+
+    assert chosen(None, None) == (["corpus", "model", "corpus-2", "model-2"], ["corpus", "model"])
+    assert chosen("model*,corpus", None) == (["corpus", "model", "model-2"], ["corpus", "model"])
+    assert chosen(None, "corpus*") == (["model", "model-2"], ["model"])
+    assert chosen("*-2", "model*") == (["corpus-2"], ["corpus-2"])
+
+
+@pytest.mark.parametrize(
+    ("only", "skip", "message"),
+    [("modle", None, "'modle' is no stage"), (None, "modle", "'modle' is no stage"), ("model", "*", "leave no stage")],
+)
+def test_a_choice_of_nothing_is_an_error(tmp_path, only, skip, message):
+    with pytest.raises(InputError, match=message):
+        load(tmp_path).chosen(only, skip)

@@ -1,0 +1,232 @@
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from distilray import pipeline as pipelines
+from distilray.config.base import InputDir, InputFile, JobConfig
+from distilray.config.pipeline import load_pipeline
+from distilray.errors import InputError
+from distilray.pipeline import plan_table, read_command, run_pipeline
+from distilray.runtime import storage
+from distilray.runtime.job import Job, Outcome, Quantity
+
+
+class TextConfig(JobConfig):
+    text_path: InputFile
+    times: int = 1
+
+
+class CopyConfig(JobConfig):
+    text_dir: InputDir
+    max_steps: int | None = None
+
+
+def _plan_text(config: TextConfig) -> dict[str, object]:
+    size = Path(config.text_path).stat().st_size * config.times
+    return {"rows": Quantity(f"{size} in all", 7, "rows"), "bytes": Quantity("", size * 1e6, "bytes")}
+
+
+def _plan_copy(config: CopyConfig) -> dict[str, object]:
+    return {"time": Quantity("", 90, "s"), "steps": Quantity("", config.max_steps or 1, "steps")}
+
+
+class Stages(dict):
+    """Two stages that write text; `ran` names the folders of runs in their order."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        text = Job("text", TextConfig, _plan_text, self._run, show=lambda folder: print("shown", folder.uri))
+        super().__init__(text=Row(text), copy=Row(Job("copy", CopyConfig, _plan_copy, self._run)))
+
+    def _run(self, config, folder) -> Outcome:
+        self.ran.append(Path(folder.uri).name)
+        source = config.text_path if isinstance(config, TextConfig) else f"{config.text_dir}/text"
+        storage.write_bytes(folder.path("text"), storage.read_bytes(source) * getattr(config, "times", 1))
+        return Outcome("3 rows, and more", {}, folder.describe_outputs(["text"]))
+
+
+@dataclass
+class Row:
+    made: Job
+
+    @property
+    def config_class(self) -> type[JobConfig]:
+        return self.made.config_class
+
+    def job(self) -> Job:
+        return self.made
+
+
+STAGES = {
+    "text": {"values": {"run_dir": "${folder}/text", "text_path": "${folder}/source"}},
+    "copy": {"values": {"run_dir": "${folder}/copy", "text_dir": "${text}", "max_steps": 5}},
+    "other": {"stage": "text", "values": {"run_dir": "${folder}/other", "text_path": "${folder}/source", "times": 2}},
+    "last": {"like": "copy", "values": {"run_dir": "${folder}/last", "text_dir": "${copy}"}},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "source").write_text("abc")
+    return tmp_path
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stages]:
+    table = Stages()
+    monkeypatch.setattr(pipelines, "STAGES", table)
+    monkeypatch.setattr(pipelines, "_open_session", lambda session: table.ran.append("session"))
+    return table
+
+
+def load(stages: Stages, folder: Path, *arguments: str, only: str | None = None, show: tuple[str, ...] = ()):
+    values = {"variables": {"folder": str(folder)}, "stages": STAGES, "show": list(show)}
+    (folder / "p.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    return load_pipeline(str(folder / "p.yaml"), arguments, stages, recipes=folder).chosen(only, None)
+
+
+def run(stages: Stages, folder: Path, *arguments: str, **options) -> list[str]:
+    """The folders of the runs that were done, in their order."""
+    stages.ran.clear()
+    run_pipeline(load(stages, folder, *arguments, **options))
+    return [name for name in stages.ran if name != "session"]
+
+
+def rows_of(stages: Stages, folder: Path, *arguments: str, **options) -> dict[str, list[str]]:
+    table = plan_table(load(stages, folder, *arguments, **options))
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    return {row[0]: [str(cell) for cell in row[1:]] for row in rows}
+
+
+def test_stages_run_in_their_order_and_complete_ones_are_skipped(stages, folder, capsys):
+    assert run(stages, folder) == ["text", "copy", "other", "last"]
+    capsys.readouterr()
+    assert run(stages, folder) == []
+    assert capsys.readouterr().out.count("skipped)") == 4
+
+
+def test_a_session_is_opened_when_the_first_stage_has_to_run(stages, folder):
+    run(stages, folder, only="text")
+    run(stages, folder)
+    assert stages.ran[:2] == ["session", "copy"]
+    run(stages, folder)
+    assert stages.ran == []
+
+
+def test_after_a_change_only_that_stage_and_what_reads_its_result_run_again(stages, folder, capsys):
+    run(stages, folder)
+    assert run(stages, folder, "other.times=3") == ["other"]
+    assert run(stages, folder, "other.times=3", "copy.max_steps=6") == ["copy", "last"]
+    assert f"copy: max_steps changed; the run before is now {folder}/copy.1" in capsys.readouterr().out
+
+
+def test_a_changed_input_file_runs_all_that_depends_on_it_again(stages, folder):
+    run(stages, folder)
+    (folder / "source").write_text("changed")
+    assert run(stages, folder) == ["text", "copy", "other", "last"]
+    assert run(stages, folder) == []
+
+
+def test_a_stage_whose_result_is_the_same_again_does_not_reach_the_next(stages, folder):
+    run(stages, folder)
+    (folder / "text" / "manifest.json").unlink()
+    assert run(stages, folder) == ["text"]
+
+
+def test_no_run_before_is_lost(stages, folder):
+    run(stages, folder, only="text")
+    for times in (2, 3):
+        run(stages, folder, f"text.times={times}", only="text")
+    assert [(folder / name / "text").read_text() for name in ("text.1", "text.2", "text")] == [
+        "abc",
+        "abcabc",
+        "abcabcabc",
+    ]
+
+
+def test_a_changed_stage_whose_inputs_cannot_be_used_leaves_the_run_before_in_its_place(stages, folder):
+    run(stages, folder, only="text")
+    with pytest.raises(InputError, match=r"^stage text: "):
+        run(stages, folder, "text.text_path=/no/such/file", only="text")
+    assert (folder / "text" / "manifest.json").is_file()
+    assert not (folder / "text.1").exists()
+
+
+def test_a_folder_of_another_job_is_refused(stages, folder):
+    run(stages, folder, only="text")
+    with pytest.raises(InputError, match=r"stage copy: .*holds a run of text, not of copy"):
+        run(stages, folder, f"copy.run_dir={folder}/text", f"copy.text_dir={folder}", only="copy")
+
+
+@pytest.mark.parametrize(
+    ("show", "only", "shown"),
+    [((), None, []), ((), "text,other", ["other"]), (("text", "other"), None, ["text", "other"])],
+)
+def test_the_results_that_the_pipeline_names_are_printed_last(stages, folder, capsys, show, only, shown):
+    run(stages, folder, show=show, only=only)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "shown" in line] == [f"shown {folder}/{name}" for name in shown]
+    assert not shown or "shown" in lines[-1]
+
+
+def test_a_dry_run_starts_nothing_and_shows_what_is_known_before_inputs_exist(stages, folder):
+    files = {"source", "p.yaml"}
+    assert rows_of(stages, folder) == {
+        "text": ["to run", "7 rows", "3.0 MB", ""],
+        "copy": ["to run", "5 steps", "", ""],
+        "other": ["to run", "7 rows", "6.0 MB", ""],
+        "last": ["to run", "5 steps", "", ""],
+        "all": ["0 complete, 4 to run", "", "at least 9.0 MB", "unknown"],
+    }
+    assert stages.ran == []
+    assert {file.name for file in folder.iterdir()} == files
+
+
+def test_a_dry_run_knows_what_is_complete_and_what_has_changed(stages, folder):
+    run(stages, folder)
+    rows = rows_of(stages, folder, "copy.max_steps=1200")
+    assert rows["text"][:3] == ["complete", "3 rows", "0.0 MB"]
+    assert rows["text"][3].startswith("took ")
+    assert rows["copy"] == ["to run again: max_steps changed", "1,200 steps", "", "about 1 min 30 s"]
+    assert rows["other"][0] == "complete"
+    assert rows["last"][:2] == ["to run again if its inputs change", "5 steps"]
+    assert rows["last"][3].startswith("about ")
+    assert rows["all"][:3] == ["2 complete, 2 to run", "", "at least 0.0 MB"]
+
+
+def test_a_dry_run_of_an_interrupted_stage_says_that_it_resumes(stages, folder):
+    run(stages, folder, only="text")
+    (folder / "text" / "manifest.json").unlink()
+    assert rows_of(stages, folder, only="text")["text"][0] == "to resume"
+
+
+def test_a_missing_input_that_no_stage_writes_is_an_error_of_a_dry_run(stages, folder):
+    with pytest.raises(InputError, match=r"^stage copy: .*text"):
+        rows_of(stages, folder, only="copy")
+
+
+def test_a_stage_with_a_recipe_of_an_earlier_stage_is_planned_before_it_exists(stages, folder):
+    late = {"stage": "copy", "recipe": "${text}/text", "values": {"run_dir": "${folder}/late", "max_steps": 4}}
+    chain = {"text": STAGES["text"], "late": late}
+    (folder / "source").write_text(f"text_dir: {folder}/text\n")
+    values = {"variables": {"folder": str(folder)}, "stages": chain}
+    (folder / "p.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    pipeline = read_command([str(folder / "p.yaml")], None, recipes=folder)[0]
+    output = io.StringIO()
+    Console(file=output, width=100).print(plan_table(pipeline))
+    assert "4 steps" in output.getvalue()
+    run_pipeline(pipeline)
+    assert (folder / "late" / "text").read_text() == (folder / "source").read_text()
+
+
+def test_options_of_the_command_may_stand_between_its_arguments(stages, folder):
+    load(stages, folder)
+    command = ["--only", "text,copy", str(folder / "p.yaml"), "--dry-run", "text.times=4", "--skip", "copy"]
+    pipeline, is_dry_run = read_command(command, None, recipes=folder)
+    assert ([stage.name for stage in pipeline.stages], is_dry_run) == (["text"], True)
+    assert pipeline.stages[0].config().times == 4
