@@ -1,16 +1,18 @@
-"""Stages in this process that are cut off: at a file that they are about to publish, or between two of their tasks."""
+"""Work in this process that is cut off: at a change of the disk, or between two of its tasks."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
 import ray
 
-from distilray.runtime import pieces
+from distilray.runtime import pieces, storage
 
 Values = dict[str, Any]
 
@@ -20,22 +22,54 @@ class KilledError(BaseException):
 
 
 @contextmanager
-def killed_at_file(number: int) -> Iterator[list[str]]:
-    """Kill the process before it publishes its file `number`, from 0; yield the files that were published.
+def killed_at_change(number: int) -> Iterator[list[str]]:
+    """Kill the process before its change `number` of the disk, from 0; yield the files that were changed.
 
-    A file is published when it gets its final name.
+    A change is a file that gets its final name, or one that is removed; a folder is removed file by file. What the
+    process was about to publish is left under its temporary name. A negative number kills nothing.
     """
-    published: list[str] = []
-    replace = os.replace
+    changed: list[str] = []
+    replace, remove_file, remove_folder = os.replace, storage.remove_file, storage.remove_folder
+    lock = threading.Lock()  # checkpoints are written in a thread
+
+    def change(file: Any, action: Callable[[], None]) -> None:
+        with lock:
+            if len(changed) == number:
+                raise KilledError
+            action()
+            changed.append(str(file))
 
     def publish(source: Any, target: Any, **options: Any) -> None:
-        if len(published) == number:
-            raise KilledError
-        replace(source, target, **options)
-        published.append(str(target))
+        try:
+            change(target, lambda: replace(source, target, **options))
+        except KilledError:
+            with suppress(FileExistsError):
+                os.link(source, str(source).replace(f".{os.getpid()}.", ".1."))
+            raise
 
-    with patch.object(os, "replace", publish):
-        yield published
+    def empty(uri: str) -> None:
+        for file in sorted(Path(uri).rglob("*")):
+            if file.is_file():
+                change(file, file.unlink)
+        remove_folder(uri)
+
+    with (
+        patch.object(os, "replace", publish),
+        patch.object(os, "fsync", lambda _: None),
+        patch.object(storage, "remove_file", lambda uri: change(uri, lambda: remove_file(uri))),
+        patch.object(storage, "remove_folder", empty),
+    ):
+        yield changed
+
+
+def at_each_folder(changes: Sequence[str]) -> list[int]:
+    """The numbers of the changes that are the first or the last of several in a row in one folder."""
+    folders = [None, *(Path(file).parent for file in changes), None]
+    return [
+        number - 1
+        for number in range(1, len(folders) - 1)
+        if not folders[number - 1] == folders[number] == folders[number + 1]
+    ]
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""Every resumable stage, cut off at every file and between any two tasks, ends as one that was not interrupted."""
+"""Every resumable stage that is cut off, at any change of the disk or between tasks, ends as an uninterrupted one."""
 
 import dataclasses
+import functools
 import itertools
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +27,7 @@ from distilray.runtime.run_folder import RunFolder
 from tests.distilray.corpus.small_corpus import LENIENT
 from tests.distilray.distillation.teacher_cache.tiny_cache import cache_config
 from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, score_in_process, write_rows
-from tests.distilray.interruptions import KilledError, killed_at_file, tasks_in_process
+from tests.distilray.interruptions import KilledError, killed_at_change, tasks_in_process
 from tests.distilray.tiny_line import encode_config, sentences_of, write_corpus
 
 MEASURED = {"manifest.json", "corpus_report.json", "corpus_report.html"}  # also hold times
@@ -40,13 +40,11 @@ class Stage:
 
     Attributes:
         pipeline: the module that runs its tasks, if it has any.
-        files: the files at which it is killed; the first ones where loading a model takes time.
     """
 
     config: Callable[[Path], JobConfig]
     run: Callable[[Any, RunFolder], Outcome]
     pipeline: ModuleType | None = None
-    files: Sequence[int] = range(1, 100)
 
     def tasks(self, **options: Any) -> AbstractContextManager[Any]:
         return nullcontext() if self.pipeline is None else tasks_in_process(self.pipeline, **options)
@@ -88,7 +86,6 @@ def inputs(tmp_path_factory, tokenizer_dir, teacher_dir, shards_dir):
 
 @pytest.fixture
 def stage(request, inputs, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
     return STAGES[request.param](inputs, monkeypatch)
 
 
@@ -111,11 +108,13 @@ def encode_corpus(inputs, _):
     return Stage(config, encoding.encode_corpus, encoding)
 
 
-def cache_teacher(inputs, _):
+def cache_teacher(inputs, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "load_masked_lm", functools.cache(teacher_cache.load_masked_lm))
+
     def config(run_dir):
         return cache_config(run_dir, inputs["shards"], inputs["teacher"])
 
-    return Stage(config, teacher_cache.cache_teacher, teacher_cache, files=range(1, 5))
+    return Stage(config, teacher_cache.cache_teacher, teacher_cache)
 
 
 def evaluate(inputs, monkeypatch):
@@ -126,7 +125,7 @@ def evaluate(inputs, monkeypatch):
         )
 
     score_in_process(monkeypatch)
-    return Stage(config, evaluate_fill_mask, files=range(3, 6))
+    return Stage(config, evaluate_fill_mask)
 
 
 def tokenizer(inputs, _):
@@ -147,17 +146,17 @@ STAGES = {
 
 
 @pytest.mark.parametrize("stage", STAGES, indirect=True)
-def test_a_run_that_is_killed_at_any_file_ends_as_one_that_is_not(stage, tmp_path):
+def test_a_run_that_is_killed_at_any_change_of_the_disk_ends_as_one_that_is_not(stage, tmp_path):
     whole = stage.execute(tmp_path / "whole")
-    for number in stage.files:
+    for number in itertools.count(1):
         run_dir = tmp_path / str(number)
-        with killed_at_file(number) as published:
+        with killed_at_change(number) as changed:
             try:
                 stage.execute(run_dir)
                 break
             except KilledError:
-                assert str(run_dir / "manifest.json") not in published
-        assert stage.execute(run_dir) == whole, published[-1:]
+                assert str(run_dir / "manifest.json") not in changed
+        assert stage.execute(run_dir) == whole, changed[-1:]
 
 
 @pytest.mark.parametrize("stage", ["build_corpus", "encode_corpus", "cache_teacher"], indirect=True)

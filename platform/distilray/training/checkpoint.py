@@ -208,12 +208,17 @@ class CheckpointStore:
             hashes[name] = file.sha256
         record = {"schema": _SCHEMA, **snapshot.state.to_json(), "sha256": hashes}
         storage.write_bytes(self.path(step, STATE_FILE), json.dumps(record, indent=1).encode())
-        self._prune()
+        self._prune(step)
 
-    def _prune(self) -> None:
-        """Removes what is not kept, and what was never whole; the steps that are kept are the newest and the best."""
-        whole = self.steps()
-        kept = {*whole[-self._keep :], self.best()}
+    def _prune(self, newest: int) -> None:
+        """Removes what is not kept, and what was never whole; the steps that are kept are the newest and the best.
+
+        A step after the newest is of an attempt whose end was broken; it must not count as one that is kept.
+        """
+        for step in self._files():
+            if step > newest:
+                storage.remove_folder(self.path(step))
+        kept = {*self.steps()[-self._keep :], self.best()}
         for step in self._files():
             if step not in kept:
                 storage.remove_folder(self.path(step))

@@ -16,7 +16,7 @@ from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.errors import DataQualityError, InputError, reading
 from distilray.evaluation.fill_mask.causal import CAUSAL_METRIC
 from distilray.evaluation.fill_mask.examples import Example
-from distilray.evaluation.fill_mask.parts import PARTS, PREDICTIONS_FOLDER, answers_name
+from distilray.evaluation.fill_mask.parts import ANSWERS_FOLDER, PARTS, PREDICTIONS_FOLDER, answers_name
 from distilray.evaluation.fill_mask.pipeline import score_files
 from distilray.evaluation.fill_mask.readers import DataFile, check_file, data_files, read_examples, with_limit
 from distilray.evaluation.fill_mask.scoring import Batch, latencies, model_dirs, single_batches
@@ -131,6 +131,7 @@ def _on_files(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
     if config.causal is not None:
         counts["causal_too_short"] = _add_causal(folder, parts, costs)
     outputs = {answers_name(part): fact["output"] for part, fact in zip(parts, facts, strict=True)}
+    folder.remove_strays(ANSWERS_FOLDER, outputs)
     told = f"{answers.num_rows:,} masks in {counts['examples']:,} texts, {sum(bad.values()):,} bad rows"
     return _outcome(folder, counts, scores, costs, intervals, told=told, outputs=outputs)
 
