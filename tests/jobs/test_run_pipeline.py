@@ -6,15 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from distilray.evaluation.glue.tasks import TASKS
-from tests.distilray.evaluation.glue.small_glue import small_rows, write_glue, write_lines
 
 from distilray.config.glue import GLUE_TASKS
 from distilray.config.pipeline import load_pipeline
 from distilray.config.recipe import load_recipe
+from distilray.finetuning.tasks import TASKS
 from distilray.report.sections.variants import PAPER
 from distilray.stages import STAGES
 from jobs import run_pipeline
+from tests.distilray.finetuning.small_glue import small_rows, write_glue, write_lines
 from tests.distilray.tiny_line import write_shards, write_teacher, write_tokenizer
 
 FOLDER = Path(__file__).parents[2] / "jobs" / "pipelines"

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from distilray.evaluation import fine_tune
+from distilray.finetuning import fine_tune
 from distilray.runtime.resources import Node
 from distilray.runtime.run_folder import RunFolder
 from tests.distilray.interruptions import KilledError, at_each_folder, killed_at_change

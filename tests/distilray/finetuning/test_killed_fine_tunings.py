@@ -7,9 +7,9 @@ import pytest
 
 from distilray.config.glue import FineTuneScaling
 from distilray.errors import InputError
-from distilray.evaluation import fine_tune as module
-from distilray.evaluation.units import Plan, Unit, is_done, read_predictions, read_result
-from tests.distilray.evaluation.glue.tiny_tasks import features, settings
+from distilray.finetuning import fine_tune as module
+from distilray.finetuning.fine_tune_run import Plan, Unit, is_done, read_predictions, read_result
+from tests.distilray.finetuning.tiny_tasks import features, settings
 from tests.distilray.interruptions import KilledError, at_each_folder, killed_at_change
 
 SCALING = FineTuneScaling(num_workers=1, use_gpu=False, cpus_per_worker=1)
