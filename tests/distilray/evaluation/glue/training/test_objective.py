@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,8 @@ from distilray.config.glue import TaskDistillationConfig
 from distilray.evaluation.glue.features import collate
 from distilray.evaluation.glue.metrics import predictions
 from distilray.evaluation.glue.tasks import TASKS
-from distilray.evaluation.glue.training.objective import predict, row_losses
+from distilray.evaluation.glue.training.objective import FineTuningObjective, StepBatch, predict, row_losses
+from distilray.training.process_group import Workers
 from tests.distilray.evaluation.glue.tiny_tasks import classifier, features
 from tests.distilray.training.threaded_workers import run_together
 
@@ -101,3 +104,16 @@ def test_outputs_of_bf16_are_near_those_of_fp32_and_come_in_fp32(bert_dir):
     rounded = predict(model, task.train, pad_id=task.pad_id, device=torch.device("cpu"), dtype=torch.bfloat16)
     assert rounded.dtype == np.float32
     assert 0 < np.abs(rounded - exact).max() < 0.3
+
+
+def test_each_step_and_each_worker_draws_dropout_of_its_own():
+    cpu = torch.device("cpu")
+    batch = StepBatch(SimpleNamespace(to=lambda _: None), torch.ones(1), None, rows=1)
+
+    def drawn(step, rank):
+        objective = FineTuningObjective(lambda *_: torch.rand(1), 1, Workers(rank, 2, cpu), cpu)
+        return float(objective(step, batch)[0])
+
+    numbers = [drawn(step, rank) for step in (0, 1) for rank in (0, 1)]
+    assert len(set(numbers)) == 4
+    assert numbers[0] == drawn(0, 0)
