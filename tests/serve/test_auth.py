@@ -56,6 +56,7 @@ def assert_unauthorized(response):
         {"X-API-Key": f" {OTHER} "},
         {"authorization": "Basic dXNlcjpwYXNz", "x-api-key": KEY},
         [("x-api-key", "wrong"), ("x-api-key", KEY)],
+        [("x-api-key", KEY), ("x-api-key", "wrong")],
     ],
 )
 def test_a_request_with_a_key_is_let_in(client, headers):

@@ -221,6 +221,29 @@ def test_a_full_queue_turns_a_request_away_with_a_time_to_wait():
     run(scenario)
 
 
+def test_the_time_to_wait_is_that_of_the_tokens_at_the_pace_of_all_lanes():
+    now = [0.0]
+
+    async def scenario(batcher, model):
+        timed = [asyncio.create_task(batcher.submit([query(str(number), 15)])) for number in range(16)]
+        await until(lambda: len(model.batches) == 2)
+        now[0] = 20.0  # two batches of 120 tokens: 12 tokens/s together
+        model.gate.set()
+        await asyncio.gather(*timed)
+        model.gate.clear()
+        waiting = [asyncio.create_task(batcher.submit([query("w", 30)])) for _ in range(30)]
+        await until(lambda: len(model.batches) == 4)
+        queued = batcher.queued_tokens
+        with pytest.raises(ApiError) as caught:
+            await batcher.submit([query("late", 1000)])
+        wait_s = int(caught.value.headers["retry-after"])
+        assert queued / 12 <= wait_s < queued / 12 * 1.25 + 1  # the mean over batches counts the last one's own pace
+        model.gate.set()
+        await asyncio.gather(*waiting)
+
+    run(scenario, lanes=2, max_rows=8, max_tokens=1000, max_queued_tokens=1000, clock=lambda: now[0])
+
+
 def test_a_request_beyond_the_whole_bound_is_let_in_when_nothing_waits():
     async def scenario(batcher, model):
         model.gate.set()

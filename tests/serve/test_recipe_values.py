@@ -11,7 +11,8 @@ from distilray.config.serving import FillMaskAppConfig
 from distilray.inference.tasks.fill_mask import Query
 from serve import app
 from serve.budget import Budget
-from serve.models import Models
+from serve.limits import Admission, Capacity
+from serve.models import ModelCache, Models
 from serve.routes import create_api
 from serve.service import ModelService
 
@@ -143,6 +144,30 @@ def test_times_in_the_headers_are_milliseconds(model, model_dir, monkeypatch):
         monkeypatch.setattr(ModelService, "answer", slow)
         headers = client.post("/score", json={"input_data": [TEXT]}).headers
     assert (float(headers["x-queue-time"]), float(headers["x-inference-time"])) == (250.0, 1500.0)
+
+
+def test_waits_are_as_many_seconds_as_the_configuration_says(model, model_dir, monkeypatch):
+    waits: list[float | None] = []
+    timeout = asyncio.timeout
+    monkeypatch.setattr(asyncio, "timeout", lambda seconds: waits.append(seconds) or timeout(seconds))
+
+    async def ask():
+        config = FillMaskAppConfig.model_validate({"model_dir": model_dir, "limits": {"deadline_s": 21.0}})
+        service = ModelService(model, config)
+        await service.start()
+        waits.clear()
+        await service.answer([Query(TEXT)], Budget())
+        await service.check_health(timeout_s=23.0)
+        await service.close()
+        capacity = Capacity(max_requests=1, max_body_bytes=100)
+        body = {"type": "http.request", "body": b"{}"}
+        admission = Admission(lambda *_: asyncio.sleep(0), capacity=capacity, body_timeout_s=22.0)
+        await admission({"type": "http", "method": "POST", "headers": []}, lambda: asyncio.sleep(0, body), None)
+        cache = ModelCache({"other": model_dir}, lambda *_: asyncio.sleep(0), cache=lambda load: load, patience_s=24.0)
+        await cache.service("other")
+
+    asyncio.run(ask())
+    assert waits == [21.0, 23.0, 22.0, 24.0]
 
 
 def test_the_proxy_waits_longer_than_body_and_answer_may_take_together(model_dir, monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from distilray.runtime import resources
@@ -104,6 +105,21 @@ def test_tpe_draws_every_value_of_a_range_of_whole_numbers(work):
     assert {values["batch_size"] for values in drawn} == {8, 16}
 
 
+def test_tpe_draws_a_range_of_logarithms_alike_in_each_decade(work):
+    space = {"learning_rate": {"loguniform": [1e-6, 1e-2]}}
+    (domain,) = domains(config(work, method="tpe", space=space).space).values()
+    drawn = np.array([domain.sample(random_state=seed) for seed in range(200)])
+    assert 0.35 < (drawn < 1e-4).mean() < 0.65
+
+
+def test_a_search_that_has_ended_is_not_begun_again(experiment, monkeypatch):
+    found = experiment()
+    monkeypatch.setattr(module, "_tuner", lambda _: SimpleNamespace(fit=lambda: None))
+    module.run_experiment(found)
+    monkeypatch.setattr(module, "_tuner", None)
+    module.run_experiment(found)
+
+
 @pytest.fixture
 def trained(experiment, monkeypatch):
     """How a trial fine-tunes, and after how many seconds it counts as hanging."""
@@ -120,6 +136,7 @@ def trained(experiment, monkeypatch):
             return SimpleNamespace(start=lambda: None, cancel=lambda: None)
 
         monkeypatch.setattr(objective.ray, "get", lambda value: value)
+        monkeypatch.setattr(objective, "use_cpus", lambda count: given.update(threads=count))
         monkeypatch.setattr(objective, "fine_tune", fine_tune)
         monkeypatch.setattr(objective.threading, "Timer", timer)
         found = experiment(trial={"cpus": 1, "gpus": 0, **trial}).objective
@@ -137,3 +154,8 @@ def test_a_trial_has_so_many_minutes(trained, minutes, seconds):
 
 def test_a_trial_hangs_only_long_after_its_time(trained):
     assert trained(max_minutes=20.0)["hang_s"] > 2 * 60 * 20
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (2, 2)])
+def test_a_trial_computes_on_its_cpus(trained, cpus, threads):
+    assert trained(cpus=cpus)["threads"] == threads

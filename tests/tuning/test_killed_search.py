@@ -140,3 +140,16 @@ def test_a_trial_that_is_killed_at_any_change_of_the_disk_ends_as_one_that_is_no
         again = run_trial(folder)
         assert again[::2] == whole[::2], changes[number]
         assert trained == ([] if is_complete else [1e-3])
+
+
+def test_the_end_of_a_search_writes_the_records_that_are_missing_and_no_other(run_trial, work, tmp_path):
+    complete, _, _ = run_trial(tmp_path / "trials")
+    recipe = config(work, fine_tuning=SETTINGS, space=SPACE)
+    shared = SimpleNamespace(trials_folder=str(tmp_path / "trials"), seed=recipe.seed, stop_reason="behind others")
+    experiment._RUNNING.set(shared)
+    samples = [Sample(number, {"learning_rate": rate}) for number, rate in enumerate(SPACE["learning_rate"]["choice"])]
+    trials = [SimpleNamespace(config={"sample": dataclasses.asdict(sample)}) for sample in samples]
+    experiment._Records().on_experiment_end(trials)
+    records = [read_record(sample.folder(shared.trials_folder, recipe.seed)) for sample in samples]
+    assert [record.status for record in records] == ["stopped", complete.status, "stopped"]
+    assert [record.reason for record in records] == ["behind others", complete.reason, "behind others"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from distilray.distillation.feed import Feed
+from distilray.distillation.feed import Feed, counts_of
 from distilray.pretraining_data.sample_plan import SamplePlan
 from tests.distilray.tiny_line import open_shards, step_counts
 
@@ -145,3 +145,7 @@ def test_original_shares_add_up_to_the_mean_of_the_means_of_the_micro_batches(de
 def test_global_counts_are_those_of_the_whole_step(dealt, shards, plan, workers, micro_batch_size):
     counts = {micro.counts for one in dealt(workers, micro_batch_size, stop=1) for micro in one}
     assert counts == {step_counts(shards, plan.step_rows(0).rows)}
+
+
+def test_pairs_are_those_of_the_tokens_of_one_example():
+    assert counts_of(np.array([2, 3]), np.array([1, 0])).pairs == 2 * 2 + 3 * 3

@@ -426,6 +426,14 @@ def test_several_workers_decide_the_same(train, tmp_path):
     assert [len(one.evaluations) for one in ends] == [3, 3]
 
 
+def test_several_workers_end_when_the_time_of_one_is_over(train):
+    def work(workers):
+        clock = itertools.count(0, 10 * workers.rank).__next__
+        return train(PLAIN, workers=workers, max_seconds=4, clock=clock)[0]
+
+    assert [one.ended for one in run_together(2, work)] == ["time"] * 2
+
+
 def test_several_workers_go_on_from_the_checkpoint_of_the_first(train, tmp_path):
     whole = run_together(2, lambda workers: train(PLAIN, workers=workers))
     with pytest.raises(KilledError):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distilray.config.glue import FineTuneScaling
+from distilray.config.glue import FineTuneScaling, TaskDistillationConfig
 from distilray.errors import InputError
 from distilray.finetuning import fine_tune as module
 from distilray.finetuning.fine_tune_run import Plan, Unit, is_done, read_predictions, read_result
@@ -108,10 +108,11 @@ def test_only_the_fine_tunings_without_a_result_are_trained_whichever_these_are(
     [
         ({"precision": "bf16"}, {}),
         ({"with_test": False}, {}),
+        ({"distillation": TaskDistillationConfig(teacher_run_dir="unused")}, {}),
         ({}, {"start": "mnli"}),
         ({}, {"settings": SETTINGS.model_copy(update={"learning_rate": 1e-3})}),
     ],
-    ids=["precision", "with_test", "start", "settings"],
+    ids=["precision", "with_test", "distillation", "start", "settings"],
 )
 def test_the_result_of_another_fine_tuning_is_refused(run, unit, tmp_path, of_plan, of_unit):
     run(tmp_path, unit)

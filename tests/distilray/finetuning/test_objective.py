@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -5,8 +7,17 @@ import torch
 from distilray.config.glue import TaskDistillationConfig
 from distilray.finetuning.features import collate
 from distilray.finetuning.metrics import predictions
-from distilray.finetuning.objective import adamw, evaluation_steps, predict, rate_share, row_losses
+from distilray.finetuning.objective import (
+    FineTuningObjective,
+    StepBatch,
+    adamw,
+    evaluation_steps,
+    predict,
+    rate_share,
+    row_losses,
+)
 from distilray.finetuning.tasks import TASKS
+from distilray.training.process_group import Workers
 from tests.distilray.finetuning.tiny_tasks import classifier, features, settings
 from tests.distilray.training.threaded_workers import run_together
 
@@ -144,3 +155,16 @@ def test_biases_and_layer_norms_do_not_decay(bert_dir):
     assert without == {name for name in found if name.endswith("bias") or "LayerNorm" in name}
     assert found["classifier.weight"] == found["bert.pooler.dense.weight"] == 0.1
     assert isinstance(groups[0]["params"][0], torch.nn.Parameter)
+
+
+def test_each_step_and_each_worker_draws_dropout_of_its_own():
+    cpu = torch.device("cpu")
+    batch = StepBatch(SimpleNamespace(to=lambda _: None), torch.ones(1), None, rows=1)
+
+    def drawn(step, rank):
+        objective = FineTuningObjective(lambda *_: torch.rand(1), 1, Workers(rank, 2, cpu), cpu)
+        return float(objective(step, batch)[0])
+
+    numbers = [drawn(step, rank) for step in (0, 1) for rank in (0, 1)]
+    assert len(set(numbers)) == 4
+    assert numbers[0] == drawn(0, 0)

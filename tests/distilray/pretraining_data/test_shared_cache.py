@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from distilray.config.pretraining_data import CacheConfig
+from distilray.errors import InputError
 from distilray.pretraining_data import shards as shards_module
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import Shard, ShardSet
+from distilray.runtime.cache import LocalCache
 from tests.distilray.tiny_line import write_shards
 
 
@@ -64,6 +66,26 @@ def test_while_one_process_fetches_a_shard_another_one_waits_for_it(fetched, tmp
         lock.with_suffix(".arrow").write_bytes(b"by the other one")
         fcntl.flock(held, fcntl.LOCK_UN)
         assert waiting.result(timeout=60).read_bytes() == b"by the other one"
+
+
+@pytest.mark.parametrize("torn", [0, 1, 2])
+def test_a_shard_that_arrives_torn_is_fetched_once_more_and_never_kept(fetched, tmp_path, monkeypatch, torn):
+    arrived = []
+    download = LocalCache.download
+
+    def cut_off(cache, uri, file):
+        arrived.append(uri)
+        whole = download(cache, uri, file)
+        return "of a part" if len(arrived) <= torn else whole
+
+    monkeypatch.setattr(LocalCache, "download", cut_off)
+    if torn < 2:
+        assert fetched("a").read_bytes() == b"a" * 10
+    else:
+        with pytest.raises(InputError, match="its content is not what the manifest says"):
+            fetched("a")
+        assert kept(tmp_path) == set()
+    assert len(arrived) == min(torn + 1, 2)
 
 
 def test_the_shard_that_was_not_read_for_longest_is_closed(tmp_path, tokenizer_dir, monkeypatch):

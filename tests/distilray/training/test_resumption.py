@@ -1,0 +1,119 @@
+"""What a run takes up from its newest checkpoint, on every worker."""
+
+import copy
+
+import pytest
+
+from distilray.config.distillation import OptimizerConfig
+from distilray.errors import InputError
+from distilray.models.masked_lm import load_masked_lm
+from distilray.pretraining_data.sample_plan import SamplePlan
+from distilray.pretraining_data.tokenizer import read_tokenizer
+from distilray.training.checkpoint import BrokenCheckpointError, CheckpointStore
+from distilray.training.loop import Step
+from distilray.training.optimizer import Update, Updater, create_optimizer
+from distilray.training.process_group import Workers
+from distilray.training.resumption import Checkpoints
+from tests.distilray.training.threaded_workers import run_together
+
+
+@pytest.fixture(scope="module")
+def model(teacher_dir):
+    return load_masked_lm(teacher_dir)
+
+
+@pytest.fixture
+def checkpoints(model, teacher_dir, tmp_path):
+    """The checkpoints of a worker that has done one step in fp16."""
+
+    def of(workers=None, batch_size=4):
+        own = copy.deepcopy(model)
+        optimizer = create_optimizer(own, OptimizerConfig())
+        updater = Updater(own, optimizer, lambda _: 1.0, max_grad_norm=1.0, uses_fp16=True)
+        updater.scaled(sum(parameter.sum() for parameter in own.parameters())).backward()
+        updater.update(0)
+        return Checkpoints(
+            CheckpointStore(str(tmp_path), keep=2, config_hash="a-config", notice=lambda _: None),
+            workers or Workers.single(),
+            own,
+            updater,
+            SamplePlan((20,), batch_size, seed=1),
+            "a-config",
+            read_tokenizer(teacher_dir),
+            every_steps=2,
+        )
+
+    return of
+
+
+def step(done, total=8, **changes):
+    return Step(done, total, {}, [], [], Update(1.0, 1.0, False), **changes)
+
+
+def test_a_run_takes_up_counts_loss_scale_and_scores_with_its_step(checkpoints):
+    saved = checkpoints()
+    saved.updater.skipped, saved.updater.skipped_in_a_row = 5, 2
+    saved.updater.load_scaler_state({**saved.updater.scaler_state(), "scale": 8.0, "_growth_tracker": 3})
+    saved.scores["loss"] = 1.5
+    assert saved.after_step(step(2)) is None
+    saved.store.wait()
+    resumed = checkpoints()
+    assert resumed.restore() == 2
+    assert (resumed.updater.skipped, resumed.updater.skipped_in_a_row) == (5, 2)
+    assert resumed.updater.scaler_state() == saved.updater.scaler_state()
+    assert resumed.scores == {"loss": 1.5}
+
+
+def test_a_run_without_a_checkpoint_begins_at_step_0(checkpoints):
+    assert checkpoints().restore() == 0
+
+
+def test_a_checkpoint_of_other_examples_is_refused(checkpoints):
+    saved = checkpoints()
+    saved.after_step(step(2))
+    saved.store.wait()
+    with pytest.raises(BrokenCheckpointError, match="belongs to another run"):
+        checkpoints(batch_size=5).restore()
+
+
+@pytest.mark.parametrize("last", [step(8), step(3, checkpoint_now=True)], ids=["the last step", "on request"])
+def test_the_checkpoint_of_the_last_step_is_whole_when_training_ends(checkpoints, last):
+    saved = checkpoints()
+    assert saved.after_step(last) is None
+    assert saved.store.is_idle
+    assert saved.store.newest().step == last.done
+
+
+def test_checkpoints_are_written_every_few_steps(checkpoints):
+    saved = checkpoints()
+    for done in range(1, 6):
+        saved.after_step(step(done))
+    saved.store.wait()
+    assert saved.store.steps() == [2, 4]
+
+
+def test_all_workers_resume_from_the_step_that_the_first_one_names(checkpoints):
+    saved = checkpoints()
+    saved.after_step(step(2))
+    saved.store.wait()
+
+    def restore(workers):
+        own = checkpoints(workers)
+        if workers.rank > 0:
+            own.store.newest = None
+        return own.restore()
+
+    assert run_together(2, restore) == [2, 2]
+
+
+def test_all_workers_stop_when_the_first_one_cannot_write(checkpoints):
+    def write(workers):
+        own = checkpoints(workers)
+
+        def save(snapshot):
+            raise InputError("the disk is full")
+
+        own.store.save = save
+        return own.after_step(step(2)).message
+
+    assert run_together(2, write) == ["the disk is full"] * 2
