@@ -10,19 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from distilray.config.export import LOSSY, VARIANTS, ExportModelConfig, Variant
 from distilray.errors import DataQualityError
-from distilray.export.folders import write_bf16_folder, write_onnx_folder
-from distilray.export.gate import GateFigures, answer_masks, gate_faults, gate_figures
+from distilray.export.gate import (
+    GateFigures,
+    ParityResult,
+    answer_masks,
+    compare_logits,
+    gate_faults,
+    gate_figures,
+    parity_cases,
+)
 from distilray.export.onnx import int8_graph, onnx_graph, standard_onnx_graph
-from distilray.export.parity import ParityResult, compare_logits, parity_cases
 from distilray.export.text import MaskedBatches, masked_text
 from distilray.inference.masked_logits import TorchMaskedLM, open_masked_lm
 from distilray.models.hub import check_push
-from distilray.models.masked_lm import count_parameters, load_masked_lm
-from distilray.models.model_source import WEIGHTS_FILE, local_model
-from distilray.models.onnx_file import ONNX_PACKAGES, onnx_package
+from distilray.models.masked_lm import (
+    SAFETENSORS_METADATA,
+    companion_files,
+    count_parameters,
+    load_masked_lm,
+    model_tensors,
+)
+from distilray.models.model_source import CONFIG_FILE, WEIGHTS_FILE, local_model
+from distilray.models.onnx_file import ONNX_FILE, ONNX_PACKAGES, onnx_package
 from distilray.models.processor import cpu_features, cpu_name, told_features
 from distilray.pretraining_data.shards import check_vocabulary
 from distilray.pretraining_data.tokenizer import read_tokenizer
@@ -100,6 +113,31 @@ def export_model(config: ExportModelConfig, folder: RunFolder) -> Outcome:
                 outputs |= _publish(Path(work), variant, folder)
     _refuse_lossy(report, folder)
     return _outcome(report, outputs)
+
+
+def write_onnx_folder(folder: Path, model: Any, tokenizer_json: str, graph: bytes) -> None:
+    """Writes a folder that `OnnxMaskedLM` loads.
+
+    Args:
+        graph: of `onnx_graph` or `int8_graph`.
+    """
+    _write_companions(folder, model, tokenizer_json, "float32")
+    (folder / ONNX_FILE).write_bytes(graph)
+
+
+def write_bf16_folder(folder: Path, model: Any, tokenizer_json: str) -> None:
+    """Writes a model folder that plain `transformers` loads, in half the bytes."""
+    _write_companions(folder, model, tokenizer_json, "bfloat16")
+    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in model_tensors(model).items()}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata=SAFETENSORS_METADATA)
+
+
+def _write_companions(folder: Path, model: Any, tokenizer_json: str, dtype: str) -> None:
+    folder.mkdir(parents=True)
+    for name, data in companion_files(model, tokenizer_json).items():
+        (folder / name).write_bytes(data)
+    config = json.loads((folder / CONFIG_FILE).read_bytes())
+    (folder / CONFIG_FILE).write_text(json.dumps({**config, "dtype": dtype}, indent=1, sort_keys=True))
 
 
 def _build(config: ExportModelConfig, source: Source, work: Path) -> list[ParityResult]:
