@@ -81,17 +81,17 @@ def _compared(
 ) -> Iterator[ParityResult]:
     for case in cases:
         inputs = (case.input_ids, case.attention_mask, case.mask_index, case.token_type_ids)
-        expected, found = reference.logits_at(*inputs), exported.logits_at(*inputs)
+        expected, actual = reference.logits_at(*inputs), exported.logits_at(*inputs)
         difference = float(np.finfo(np.float32).max)
-        if expected.shape == found.shape and np.isfinite(found).all():
-            difference = float(np.abs(expected - found).max(initial=0.0))
+        if expected.shape == actual.shape and np.isfinite(actual).all():
+            difference = float(np.abs(expected - actual).max(initial=0.0))
         batch, length = case.input_ids.shape
         yield ParityResult(graph, batch, length, len(case.mask_index), difference)
 
 
 @dataclass(frozen=True)
 class MaskAnswers:
-    """What a model says at every mask of a text.
+    """Answers of a model at every mask of a text.
 
     Attributes:
         best: (masks,) ids of the most probable tokens.
@@ -132,14 +132,14 @@ def answer_masks(model: MaskedLogits, batches: Sequence[Batch], moved: Callable[
     for batch in batches:
         logits = model.logits_at(batch.input_ids, batch.attention_mask, batch.mask_index, batch.token_type_ids)
         best.append(logits.argmax(axis=1))
-        found = true_token_losses(torch.from_numpy(logits), torch.from_numpy(batch.mask_labels))
-        losses.append(found.double().numpy())
+        per_mask = true_token_losses(torch.from_numpy(logits), torch.from_numpy(batch.mask_labels))
+        losses.append(per_mask.double().numpy())
         moved(len(batch.input_ids))
     return MaskAnswers(np.concatenate(best), np.concatenate(losses))
 
 
 def gate_figures(source: MaskAnswers, other: MaskAnswers) -> GateFigures:
-    """What a format has lost."""
+    """Return how far a format is from its model."""
     return GateFigures(
         agreement=float((source.best == other.best).mean()),
         pseudo_perplexity=other.pseudo_perplexity,

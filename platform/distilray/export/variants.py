@@ -169,7 +169,7 @@ def _parity(config: ExportModelConfig, source: Source, onnx_dir: Path) -> list[P
 
 
 def _figures(config: ExportModelConfig, source: Source, work: Path) -> dict[str, GateFigures]:
-    """What every format makes of the text, by name; `source` is the model itself. Empty without a text."""
+    """Compare every format with the model on the text, by name; `source` is the model itself. Empty without a text."""
     text = source.text
     if text is None:
         return {}
@@ -188,7 +188,7 @@ def _report(
     parity: list[ParityResult],
     figures: Mapping[str, GateFigures],
 ) -> dict[str, Any]:
-    """What `parity_report.json` says."""
+    """Return the content of `parity_report.json`."""
     differs = _difference(parity) > config.max_logit_difference
     variants: dict[str, Any] = {}
     for variant in config.variants:
@@ -265,11 +265,11 @@ def _publish(work: Path, variant: Variant, folder: RunFolder) -> dict[str, Any]:
 
 
 def _outcome(report: Mapping[str, Any], outputs: Mapping[str, Any]) -> Outcome:
-    told = [f"{name} {entry['megabytes']:.1f} MB" for name, entry in report["variants"].items()]
+    sizes = [f"{name} {entry['megabytes']:.1f} MB" for name, entry in report["variants"].items()]
     parity = f", ONNX logits within {report['parity']['max_difference']:.1g}" if report["parity"]["cases"] else ""
     counts = {key: report[key] for key in ("text", "variants")}
     return Outcome(
-        f"{', '.join(told)} of {report['model']['megabytes']:.1f} MB{parity}",
+        f"{', '.join(sizes)} of {report['model']['megabytes']:.1f} MB{parity}",
         {"parameters": report["model"]["parameters"], **counts, "timing": {"cpu": report["cpu"]}},
         outputs,
     )
