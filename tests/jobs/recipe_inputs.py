@@ -11,7 +11,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 from distilray.config.glue import GLUE_TASKS
-from distilray.export.folders import write_bf16_folder
+from distilray.export.variants import write_bf16_folder
 from distilray.models.masked_lm import save_model
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from tests.distilray.corpus.sources.small_dumps import page, write_multistream

@@ -10,8 +10,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from distilray.config.bias import EvaluateBiasConfig
 from distilray.evaluation.bias.scores import PAIRS_FILE, SCORES_FILE
-from distilray.export.folders import write_onnx_folder
 from distilray.export.onnx import onnx_graph
+from distilray.export.variants import write_onnx_folder
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from jobs import evaluate_bias

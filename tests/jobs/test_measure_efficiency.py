@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from distilray.evaluation import efficiency
-from distilray.export.folders import write_bf16_folder
+from distilray.export.variants import write_bf16_folder
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from jobs import measure_efficiency

@@ -1,4 +1,4 @@
-"""What the recipe of `jobs.measure_efficiency` may say."""
+"""Recipe of `jobs.measure_efficiency`."""
 
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Self

@@ -1,4 +1,4 @@
-"""What the recipe of `jobs.export_model` may say."""
+"""Recipe of `jobs.export_model`."""
 
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self

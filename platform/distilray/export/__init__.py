@@ -1,1 +1,1 @@
-"""Whether an exported model still answers as its source: parity, the gate of lossy formats, the job."""
+"""Export of a model: ONNX graphs, formats with fewer bits, and their comparison with the model."""

@@ -1,4 +1,4 @@
-"""What an export tells when it is complete, and its upload when one is asked for."""
+"""Table of a complete export, and its upload to the Hugging Face hub."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def show_export(folder: RunFolder) -> None:
 
 
 def pushed_files(config: ExportModelConfig, folder: RunFolder) -> dict[str, str]:
-    """What an upload consists of: the model itself at the top, a folder for each format, report and model card."""
+    """Return the files of an upload: the model itself at the top, a folder for each format, report and model card."""
     source = localise(config.model_dir)
     tops = {name: storage.join(source, name) for name in (*MODEL_FILES, TOKENIZER_CONFIG_FILE)}
     own = {name: folder.path(name) for name in (REPORT_FILE, README_FILE)}

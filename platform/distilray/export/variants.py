@@ -10,20 +10,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from distilray.config.export import LOSSY, VARIANTS, ExportModelConfig, Variant
 from distilray.errors import DataQualityError
-from distilray.export.folders import write_bf16_folder, write_onnx_folder
-from distilray.export.gate import GateFigures, answer_masks, gate_faults, gate_figures
+from distilray.export.gate import (
+    GateFigures,
+    ParityResult,
+    answer_masks,
+    compare_logits,
+    gate_faults,
+    gate_figures,
+    parity_cases,
+)
 from distilray.export.onnx import int8_graph, onnx_graph, standard_onnx_graph
-from distilray.export.parity import ParityResult, compare_logits, parity_cases
 from distilray.export.text import MaskedBatches, masked_text
 from distilray.inference.backends import TorchMaskedLM, open_masked_lm
 from distilray.models.hub import check_push
-from distilray.models.masked_lm import count_parameters, load_masked_lm
-from distilray.models.onnx_file import ONNX_PACKAGES, onnx_package
+from distilray.models.masked_lm import (
+    SAFETENSORS_METADATA,
+    companion_files,
+    count_parameters,
+    load_masked_lm,
+    model_tensors,
+)
+from distilray.models.onnx_file import ONNX_FILE, ONNX_PACKAGES, onnx_package
 from distilray.models.processor import cpu_features, cpu_name, told_features
-from distilray.models.sources import WEIGHTS_FILE, localise
+from distilray.models.sources import CONFIG_FILE, WEIGHTS_FILE, localise
 from distilray.pretraining_data.shards import check_vocabulary
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
@@ -102,6 +115,31 @@ def export_model(config: ExportModelConfig, folder: RunFolder) -> Outcome:
     return _outcome(report, outputs)
 
 
+def write_onnx_folder(folder: Path, model: Any, tokenizer_json: str, graph: bytes) -> None:
+    """Writes a folder that `OnnxMaskedLM` loads.
+
+    Args:
+        graph: of `onnx_graph` or `int8_graph`.
+    """
+    _write_companions(folder, model, tokenizer_json, "float32")
+    (folder / ONNX_FILE).write_bytes(graph)
+
+
+def write_bf16_folder(folder: Path, model: Any, tokenizer_json: str) -> None:
+    """Writes a model folder that plain `transformers` loads, in half the bytes."""
+    _write_companions(folder, model, tokenizer_json, "bfloat16")
+    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in model_tensors(model).items()}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata=SAFETENSORS_METADATA)
+
+
+def _write_companions(folder: Path, model: Any, tokenizer_json: str, dtype: str) -> None:
+    folder.mkdir(parents=True)
+    for name, data in companion_files(model, tokenizer_json).items():
+        (folder / name).write_bytes(data)
+    config = json.loads((folder / CONFIG_FILE).read_bytes())
+    (folder / CONFIG_FILE).write_text(json.dumps({**config, "dtype": dtype}, indent=1, sort_keys=True))
+
+
 def _build(config: ExportModelConfig, source: Source, work: Path) -> list[ParityResult]:
     """Writes the folders of all formats below `work`; returns how far the ONNX graphs are from the model."""
     parity: list[ParityResult] = []
@@ -131,7 +169,7 @@ def _parity(config: ExportModelConfig, source: Source, onnx_dir: Path) -> list[P
 
 
 def _figures(config: ExportModelConfig, source: Source, work: Path) -> dict[str, GateFigures]:
-    """What every format makes of the text, by name; `source` is the model itself. Empty without a text."""
+    """Compare every format with the model on the text, by name; `source` is the model itself. Empty without a text."""
     text = source.text
     if text is None:
         return {}
@@ -150,7 +188,7 @@ def _report(
     parity: list[ParityResult],
     figures: Mapping[str, GateFigures],
 ) -> dict[str, Any]:
-    """What `parity_report.json` says."""
+    """Return the content of `parity_report.json`."""
     differs = _difference(parity) > config.max_logit_difference
     variants: dict[str, Any] = {}
     for variant in config.variants:
@@ -227,11 +265,11 @@ def _publish(work: Path, variant: Variant, folder: RunFolder) -> dict[str, Any]:
 
 
 def _outcome(report: Mapping[str, Any], outputs: Mapping[str, Any]) -> Outcome:
-    told = [f"{name} {entry['megabytes']:.1f} MB" for name, entry in report["variants"].items()]
+    sizes = [f"{name} {entry['megabytes']:.1f} MB" for name, entry in report["variants"].items()]
     parity = f", ONNX logits within {report['parity']['max_difference']:.1g}" if report["parity"]["cases"] else ""
     counts = {key: report[key] for key in ("text", "variants")}
     return Outcome(
-        f"{', '.join(told)} of {report['model']['megabytes']:.1f} MB{parity}",
+        f"{', '.join(sizes)} of {report['model']['megabytes']:.1f} MB{parity}",
         {"parameters": report["model"]["parameters"], **counts, "timing": {"cpu": report["cpu"]}},
         outputs,
     )

@@ -1,1 +1,1 @@
-"""Fine-tuning of a classifier on a task, on one worker or several; it goes on where it was interrupted."""
+"""Fine-tuning of a classifier on a task: the task table, labelled rows, training and its results."""

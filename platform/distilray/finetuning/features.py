@@ -52,7 +52,7 @@ class Features:
 
 @dataclass(frozen=True)
 class TaskFeatures:
-    """What fine-tuning on a task reads; shared by all fine-tunings of it."""
+    """The encoded rows of a task, shared by all its fine-tunings."""
 
     task: TaskName
     train: Features

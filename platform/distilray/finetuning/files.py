@@ -61,9 +61,9 @@ def input_files(glue_dir: str, tasks: Sequence[TaskName]) -> dict[str, str]:
         InputError: as `find_tasks`.
     """
     folders = _task_folders(glue_dir)
-    found = {f"glue_{task}": folders[task] for task in tasks if task in folders}
-    ax = _ax_place(glue_dir, folders["mnli"]) if "glue_mnli" in found else None
-    return found if ax is None else {**found, "glue_ax": ax}
+    inputs = {f"glue_{task}": folders[task] for task in tasks if task in folders}
+    ax = _ax_place(glue_dir, folders["mnli"]) if "glue_mnli" in inputs else None
+    return inputs if ax is None else {**inputs, "glue_ax": ax}
 
 
 def load_task(glue_dir: str, name: TaskName, *, with_test: bool = False, other_rows: bool = False) -> TaskData:
@@ -121,8 +121,8 @@ def load_tasks(config: GlueConfig, *, with_test: bool) -> tuple[dict[TaskName, T
 
 def _subfolders(uri: str) -> dict[str, str]:
     """URIs of the folders in a folder by their names."""
-    found, path = storage.filesystem(uri)
-    infos = found.get_file_info(fs.FileSelector(path, recursive=False))
+    store, path = storage.filesystem(uri)
+    infos = store.get_file_info(fs.FileSelector(path, recursive=False))
     return {info.base_name: storage.join(uri, info.base_name) for info in infos if info.type == fs.FileType.Directory}
 
 
@@ -141,7 +141,7 @@ def _task_folders(glue_dir: str) -> dict[TaskName, str]:
 
 
 def _is_hub_layout(folder: str) -> bool:
-    """Whether a folder holds Parquet files instead of TSV.
+    """Return True if a folder holds Parquet files instead of TSV.
 
     Raises:
         InputError: it holds both, or neither.
@@ -178,7 +178,7 @@ def _read_ax(place: str, task: FineTuneTask) -> Examples:
     if _is_hub_layout(place):
         return read_hub_split(place, task, "ax")
     files = [storage.join(place, name) for name in (*_AX_FILES, "test.tsv")]
-    found = next((uri for uri in files if storage.exists(uri)), None)
-    if found is None:
+    file = next((uri for uri in files if storage.exists(uri)), None)
+    if file is None:
         raise InputError(f"{files[0]}: no such file; put the diagnostic set there, or remove the folder")
-    return read_raw_ax(found, task)
+    return read_raw_ax(file, task)

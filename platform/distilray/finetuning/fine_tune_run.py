@@ -55,13 +55,13 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         return f"{self.task}-seed-{self.seed}"
 
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What a fine-tuning gave.
+    """The result of a fine-tuning.
 
     Attributes:
         folder: with the files of the unit.
@@ -81,7 +81,7 @@ class UnitResult:
 
 @dataclass(frozen=True)
 class Plan:
-    """How units are run, the same for all of them."""
+    """Settings that all units of a run share."""
 
     folder: str
     precision: str
@@ -186,7 +186,7 @@ class _ProgressFile:
 
 
 def _identity(plan: Plan, unit: Unit) -> dict[str, Any]:
-    """What the result of a unit depends on, beside the inputs of the run."""
+    """Return the settings that determine the result of a unit, beside the inputs of the run."""
     distillation = None if plan.distillation is None else plan.distillation.identity_values()
     return {
         "task": unit.task,
@@ -200,7 +200,7 @@ def _identity(plan: Plan, unit: Unit) -> dict[str, Any]:
 
 
 def steps_done(plan: Plan, unit: Unit, steps: int) -> int:
-    """Steps of a unit that are known to be done, of all of its `steps`."""
+    """Return the finished steps of a unit, of all of its `steps`."""
     file = storage.join(plan.place(unit), _PROGRESS_FILE)
     if is_done(plan, unit):
         return steps
@@ -210,14 +210,14 @@ def steps_done(plan: Plan, unit: Unit, steps: int) -> int:
 
 
 def rewind_progress(plan: Plan, unit: Unit, steps: int) -> None:
-    """Sets the steps of an interrupted unit back to its newest checkpoint, from which it resumes."""
+    """Set the steps of an interrupted unit back to its newest checkpoint, from which it resumes."""
     folder = plan.place(unit)
     step = newest_step(storage.join(folder, _TRAINING_FOLDER, CHECKPOINTS_FOLDER))
     _write_json(folder, _PROGRESS_FILE, {"step": step, "steps": steps})
 
 
 def is_done(plan: Plan, unit: Unit) -> bool:
-    """Whether a unit has its result."""
+    """Return True if a unit has its result."""
     return storage.exists(storage.join(plan.place(unit), _RESULT_FILE))
 
 

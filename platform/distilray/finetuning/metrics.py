@@ -92,12 +92,12 @@ def predictions(task: FineTuneTask, outputs: Array) -> Array:
     return outputs[:, 0].clip(*task.label_range) if task.is_regression else outputs.argmax(axis=1)
 
 
-def _correlation(function: Callable[[Array, Array], Any], labels: Array, found: Array) -> float:
-    if np.ptp(labels) == 0 or np.ptp(found) == 0:
+def _correlation(function: Callable[[Array, Array], Any], labels: Array, answers: Array) -> float:
+    if np.ptp(labels) == 0 or np.ptp(answers) == 0:
         return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.NearConstantInputWarning)
-        return float(function(labels, found).statistic)
+        return float(function(labels, answers).statistic)
 
 
 def _resampled_pearson(times: Array, first: Array, second: Array) -> Array:

@@ -177,14 +177,14 @@ def predict(
     workers = workers or Workers.single()
     order = np.argsort(features.lengths, kind="stable")
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    found = np.zeros((len(features), model.config.num_labels), np.float32)
+    outputs = np.zeros((len(features), model.config.num_labels), np.float32)
     was_training = model.training
     model.eval()
     for rows in batches[workers.rank :: workers.size]:
         batch = collate(features, rows, pad_id).to(device)
-        found[rows] = _outputs(model, batch, dtype).cpu().numpy()
+        outputs[rows] = _outputs(model, batch, dtype).cpu().numpy()
     model.train(was_training)
-    return workers.sum(found)
+    return workers.sum(outputs)
 
 
 def _outputs(model: Any, batch: FeatureBatch, dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a fine-tuning has reached: its evaluations, the weights of the best of them, and what it takes to go on."""
+"""State of a fine-tuning: evaluations, the weights of the best one, and the checkpoints it resumes from."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -44,7 +44,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class FineTuned:
-    """How a fine-tuning went.
+    """Evaluations of a fine-tuning that has ended.
 
     Attributes:
         best: the evaluation whose weights are kept; the earlier one of equals.
@@ -96,7 +96,7 @@ class Progress:
         return max(self.evaluations, key=lambda one: (one.scores[self._metric], -one.step))
 
     def resume(self, model: Any, optimizer: torch.optim.Optimizer) -> int:
-        """Takes up what the folder has, the same on every worker; returns the finished steps.
+        """Restore the state that the folder holds, the same on every worker, and return the finished steps.
 
         `ended` is set when nothing is left to do; `finish` then gives the result.
 
@@ -105,10 +105,10 @@ class Progress:
         """
         if self._folder is None or self._store is None:
             return 0
-        own = self._found(self._folder, self._store) if self._workers.rank == 0 else {}
-        found = json.loads(self._workers.broadcast(json.dumps(own)))
-        self.evaluations = [Evaluation(**one) for one in found["evaluations"]]
-        self.ended = found["ended"]
+        stored = self._stored(self._folder, self._store) if self._workers.rank == 0 else {}
+        shared = json.loads(self._workers.broadcast(json.dumps(stored)))
+        self.evaluations = [Evaluation(**one) for one in shared["evaluations"]]
+        self.ended = shared["ended"]
         if self.ended:
             self._best_weights = load(storage.read_bytes(storage.join(self._folder, MODEL_FOLDER, WEIGHTS_FILE)))
             return self.evaluations[-1].step
@@ -122,13 +122,13 @@ class Progress:
         return self.evaluations[-1].step
 
     def add(self, evaluation: Evaluation, model: Any) -> None:
-        """Takes an evaluation of the model as it is now."""
+        """Add an evaluation of the model in its present state."""
         self.evaluations.append(evaluation)
         if self.best is evaluation:
             self._best_weights = _copied(model)
 
     def save(self, model: Any, optimizer: torch.optim.Optimizer, plan: PlanState) -> None:
-        """Begins to write a checkpoint of the evaluation that was added last.
+        """Start to write a checkpoint of the last evaluation.
 
         Raises:
             InputError: it, or the one before, cannot be written; the disk may be full.
@@ -140,7 +140,7 @@ class Progress:
             self._store.save(Snapshot.of(model, optimizer, state, self._tokenizer_json))
 
     def finish(self, model: Any, ended: str) -> FineTuned:
-        """Gives the model its best weights, and writes it into the folder in place of the checkpoints.
+        """Restore the best weights of the model, and write it into the folder in place of the checkpoints.
 
         Raises:
             InputError: it cannot be written; the disk may be full.
@@ -158,7 +158,7 @@ class Progress:
         return FineTuned(self.best, self.evaluations, self._planned, ended)
 
     def close(self) -> None:
-        """Returns when nothing is being written."""
+        """Wait until nothing is being written."""
         if self._store:
             self._store.wait()
 
@@ -177,8 +177,8 @@ class Progress:
         record = {**values, "evaluations": [asdict(one) for one in self.evaluations]}
         storage.write_bytes(storage.join(self._folder, EVALUATIONS_FILE), json.dumps(record, indent=1).encode())
 
-    def _found(self, folder: str, store: CheckpointStore) -> dict[str, Any]:
-        """What the folder has of this fine-tuning: how it ended, and the evaluations up to its newest checkpoint."""
+    def _stored(self, folder: str, store: CheckpointStore) -> dict[str, Any]:
+        """Return the stored state: how the run ended, and the evaluations up to its newest checkpoint."""
         nothing: dict[str, Any] = {"ended": None, "evaluations": []}
         record = _record(folder)
         if record is None:
@@ -206,8 +206,8 @@ def _record(folder: str) -> Mapping[str, Any] | None:
     file = storage.join(folder, EVALUATIONS_FILE)
     if not storage.exists(file):
         return None
-    found: Mapping[str, Any] = json.loads(storage.read_bytes(file))
-    return found
+    record: Mapping[str, Any] = json.loads(storage.read_bytes(file))
+    return record
 
 
 def _copied(model: Any) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Excel saves "Unicode 
 
 
 def is_raw_file(name: str) -> bool:
-    """Whether a file of this name belongs to the official layout."""
+    """Return True if a file of this name belongs to the official layout."""
     return name.endswith(".tsv") or name in (_MSR_TRAIN, _MSR_TEST)
 
 
@@ -85,8 +85,8 @@ class _Table:
             InputError: a column is not in the header, or a row is too short or too long.
         """
         if any(list(self.names).count(name) != 1 for name in wanted):
-            found = ", ".join(self.names)[:200]
-            raise InputError(f"{self.uri}: header {found!r} where one with {', '.join(wanted)} belongs; {_AGAIN}")
+            names = ", ".join(self.names)[:200]
+            raise InputError(f"{self.uri}: header {names!r} where one with {', '.join(wanted)} belongs; {_AGAIN}")
         places = [self.names.index(name) for name in wanted]
         columns: list[list[str]] = [[] for _ in wanted]
         for number, line in self.lines:
@@ -175,12 +175,12 @@ def _read_msr(folder: str, task: FineTuneTask, split: str) -> Examples:
 
 def _dev_ids(folder: str) -> set[tuple[str, ...]]:
     uris = [storage.join(folder, name) for name in _MSR_DEV]
-    found = [uri for uri in uris if storage.exists(uri)]
-    if not found:
+    present = [uri for uri in uris if storage.exists(uri)]
+    if not present:
         raise InputError(
             f"{uris[0]}: no such file; put the list of MRPC's dev rows there, or use train.tsv and dev.tsv"
         )
-    return {tuple(line.split("\t")) for line in _lines(found[0])}
+    return {tuple(line.split("\t")) for line in _lines(present[0])}
 
 
 def _examples(texts: Sequence[list[str]], task: FineTuneTask, labels: Sequence[float] | None, remark: str) -> Examples:

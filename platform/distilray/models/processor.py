@@ -1,4 +1,4 @@
-"""What the CPU of this machine computes in one instruction: the speed of int8 and bf16 depends on it."""
+"""Instruction sets of the CPU of this machine, on which the speed of int8 and bf16 depends."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def told_features(features: list[str]) -> str:
 
 
 def has_fast_int8(features: list[str]) -> bool:
-    """Whether int8 products are summed in 32 bits at once; other x86 CPUs overflow at 16 bits unless 7 are used."""
+    """Return True if int8 products are summed in 32 bits; other x86 CPUs overflow at 16 bits unless 7 are used."""
     return bool(_FAST_INT8 & set(features))
 
 

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from distilray.config.export import GateConfig
-from distilray.export.gate import GateFigures, MaskAnswers, answer_masks, gate_faults, gate_figures
+from distilray.export.gate import (
+    GateFigures,
+    MaskAnswers,
+    answer_masks,
+    compare_logits,
+    gate_faults,
+    gate_figures,
+    parity_cases,
+)
 from distilray.pretraining_data.batches import Batch
 
 GATE = GateConfig(min_agreement=0.9, max_perplexity_change=0.05)
@@ -69,3 +77,52 @@ def test_a_fault_says_the_figure_and_the_bound():
     assert "at least 90.00%" in first
     assert "+25.00%" in second
     assert "at most 5.00%" in second
+
+
+class Shifted:
+    """Logits that are the ids at the masks, plus something."""
+
+    def __init__(self, plus=0.0):
+        self.plus, self.config = plus, None
+
+    def logits_at(self, input_ids, attention_mask, mask_index, token_type_ids=None):
+        return np.repeat(input_ids.reshape(-1)[mask_index][:, None], 3, axis=1).astype(np.float32) + self.plus
+
+
+@pytest.fixture
+def cases():
+    return parity_cases(vocabulary_size=50, max_length=64, seed=1)
+
+
+def test_cases_cover_one_row_no_mask_padding_and_the_full_length(cases):
+    shapes = [case.input_ids.shape for case in cases]
+    assert any(rows == 1 for rows, _ in shapes)
+    assert any(length == 64 for _, length in shapes)
+    assert all(length <= 64 for _, length in shapes)
+    assert any(len(case.mask_index) == 0 for case in cases)
+    assert any((case.attention_mask == 0).any() for case in cases)
+    assert any((case.token_type_ids == 1).any() for case in cases)
+    assert len({case.input_ids.shape for case in cases}) >= 5
+
+
+def test_masks_lie_on_tokens_and_padding_is_at_the_end(cases):
+    for case in cases:
+        assert case.attention_mask.reshape(-1)[case.mask_index].all()
+        assert (np.diff(case.attention_mask, axis=1) <= 0).all()
+        assert case.attention_mask[:, 0].all()
+
+
+def test_the_difference_is_the_largest_of_all_logits(cases):
+    assert {result.max_difference for result in compare_logits(Shifted(), Shifted(), cases, graph="onnx")} == {0.0}
+    for case, result in zip(
+        cases, compare_logits(Shifted(), Shifted(np.array([0, 0.5, -0.75])), cases, graph="onnx"), strict=True
+    ):
+        assert (result.batch, result.length) == case.input_ids.shape
+        assert result.masks == len(case.mask_index)
+        assert result.max_difference == (0.75 if result.masks else 0.0)
+
+
+@pytest.mark.parametrize("plus", [np.nan, np.inf])
+def test_what_is_no_number_is_as_far_away_as_can_be(cases, plus):
+    results = compare_logits(Shifted(), Shifted(plus), cases, graph="onnx")
+    assert all(result.max_difference > 1e30 for result in results if result.masks)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from distilray.export.folders import write_bf16_folder
+from distilray.export.variants import write_bf16_folder
 from distilray.inference.backends import TorchMaskedLM, open_masked_lm
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import read_tokenizer

@@ -1,1 +1,1 @@
-"""GLUE: the nine tasks and their files, fine-tuning on one of them, scores, and the submission."""
+"""GLUE as a benchmark: scores, their intervals, comparison with a teacher, and the submission."""

@@ -98,7 +98,7 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
 def collect_scores(
     config: GlueConfig, data: Mapping[TaskName, TaskData], missing: Sequence[TaskName], results: Results
 ) -> dict[str, Any]:
-    """What `scores.json` holds: a row for each task, metric and seed, and what they come to."""
+    """Return the content of `scores.json`: a row for each task, metric and seed, and summaries."""
     model_hash = storage.sha256(storage.join(localise(config.model_dir), WEIGHTS_FILE))
     rows = [
         row | {"official_rows": not data[task].other_rows, "model_hash": model_hash}
@@ -187,7 +187,7 @@ def _majority(data: TaskData) -> dict[str, float]:
 
 
 def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
-    """What a reader of the scores of a task must know."""
+    """Return the remarks on the scores of a task."""
     task = data.task.name
     settings, rows = config.of_task(task), len(data.train.first)
     starts = {result.unit.start for (name, _), result in results.items() if name == task}
