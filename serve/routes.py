@@ -146,6 +146,25 @@ def create_api(
         access_log: a line in the log for every request, not only for failures of ours.
         sends_request_id: False behind a proxy that puts `x-request-id` on the answers itself.
     """
+    telemetry, row = telemetry or Telemetry(replica="local"), routes_of(models.task)
+    api = _bare_api(models, row)
+    for router in (_task_routes(models, row), _state_routes(models), metrics_routes(telemetry), page_routes()):
+        api.include_router(router)
+    api.add_exception_handler(HTTPException, http_error)
+    api.add_exception_handler(RequestValidationError, validation_error)
+    limits, paths = models.default.config.limits, frozenset(form.path for form in row.forms)
+    _document_limits(api, limits)
+    api.state.front = front = Front(limits, paths=paths, telemetry=telemetry, keys=keys, access_log=access_log)
+    if keys is not None:
+        document_keys(api)
+    # Outermost last.
+    api.add_middleware(front)
+    api.add_middleware(RequestEnvelope, sends_id=sends_request_id)
+    return api
+
+
+def _bare_api(models: Models, row: TaskRoutes) -> FastAPI:
+    """Return an application without routes that starts and stops the models."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -153,11 +172,10 @@ def create_api(
         yield
         await models.close()
 
-    telemetry, row = telemetry or Telemetry(replica="local"), routes_of(models.task)
     tags = dict.fromkeys([*(form.tag for form in row.forms), _HEALTH_TAG, _SERVICE_TAG])
     # The stock pages of FastAPI load their scripts from a CDN, which closed networks do not reach.
     # No redirect to the path without its last slash either: its address would be made of the `host` of the request.
-    api = FastAPI(
+    return FastAPI(
         title=models.task,
         version=__version__,
         docs_url=None,
@@ -166,23 +184,6 @@ def create_api(
         openapi_tags=[tag._asdict() for tag in tags],
         lifespan=lifespan,
     )
-    api.include_router(_task_routes(models, row))
-    api.include_router(_state_routes(models))
-    api.include_router(metrics_routes(telemetry))
-    api.include_router(page_routes())
-    api.add_exception_handler(HTTPException, http_error)
-    api.add_exception_handler(RequestValidationError, validation_error)
-    limits = models.default.config.limits
-    _document_limits(api, limits)
-    paths = frozenset(form.path for form in row.forms)
-    front = Front(limits, paths=paths, telemetry=telemetry, keys=keys, access_log=access_log)
-    api.state.front = front
-    if keys is not None:
-        document_keys(api)
-    # Outermost last.
-    api.add_middleware(front)
-    api.add_middleware(RequestEnvelope, sends_id=sends_request_id)
-    return api
 
 
 def _task_routes(models: Models, row: TaskRoutes) -> APIRouter:

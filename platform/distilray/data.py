@@ -107,11 +107,7 @@ def read_dump(
         check_inputs(config, files)
     except CutShortError as error:
         raise InputError(f"{error.fault}; fetch it again, or set skip_damaged=True to use what is there") from None
-    tasks = []
-    for part in plan_parts(config, files):
-        uris = dict.fromkeys(each.uri for each in part.ranges)
-        size = part.stored_bytes * _DUMP_EXPANSION
-        tasks.append(_read_task(partial(_dump_tables, part, config, skip_damaged), DOCUMENTS, uris, size))
+    tasks = [_dump_task(part, config, skip_damaged) for part in plan_parts(config, files)]
     return ray.data.read_datasource(ArtifactDatasource(tasks))
 
 
@@ -222,6 +218,11 @@ def _folder(run: RunLocation) -> str:
     """Return the path or URI of a run as workers read it, whose current folder may be another one."""
     text = expand_home(fspath(run.run_dir if isinstance(run, Run) else run))
     return text if "://" in text else os.path.abspath(text)
+
+
+def _dump_task(part: Part, config: BuildCorpusConfig, skip_damaged: bool) -> ReadTask:
+    uris, size = dict.fromkeys(each.uri for each in part.ranges), part.stored_bytes * _DUMP_EXPANSION
+    return _read_task(partial(_dump_tables, part, config, skip_damaged), DOCUMENTS, uris, size)
 
 
 def _dump_tables(part: Part, config: BuildCorpusConfig, skip_damaged: bool) -> Iterator[pa.Table]:

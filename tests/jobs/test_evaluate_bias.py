@@ -63,7 +63,6 @@ def run(folders, run_dir, *overrides):
         "crows_pairs_path": str(folders / "pairs.csv"),
         "stereoset_path": str(folders / "dev.json"),
         "max_bad_fraction": 0.3,
-        "bootstrap_samples": 100,
         "batch_size": 4,
     }
     recipe = run_dir.parent / "recipe.yaml"

@@ -10,6 +10,7 @@ from pathlib import Path
 CODE = ("platform", "jobs", "serve", "tuning")
 MODULE_LINES = 300
 JOB_LINES = 45  # 40, and a little room for the lines of the docstring
+FUNCTION_LINES = 45
 FOLDER_MODULES = 14  # as many as can be surveyed in a listing
 
 
@@ -67,6 +68,17 @@ def test_no_module_is_a_drawer_for_everything(project_files: list[Path]) -> None
 def test_modules_are_short(root: Path, project_files: list[Path]) -> None:
     lengths = {str(file): lines_of(root / file) for file in modules_in(project_files, *CODE)}
     assert not {file: length for file, length in lengths.items() if length > MODULE_LINES}
+
+
+def test_functions_are_short(root: Path, project_files: list[Path]) -> None:
+    too_long = {}
+    for file in modules_in(project_files, *CODE):
+        for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > FUNCTION_LINES:
+                    too_long[f"{file}:{node.name}"] = lines
+    assert not too_long
 
 
 def test_jobs_are_shorter(root: Path, project_files: list[Path]) -> None:

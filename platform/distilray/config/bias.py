@@ -32,9 +32,6 @@ class EvaluateBiasConfig(SeededConfig):
         "official: as in the authors' code, for comparison with published numbers",
     )
     max_bad_fraction: Fraction = Field(default=0.05, description="of a file's rows that may be left out, with reasons")
-    bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)] = Field(
-        default=2000, description="resamplings behind every 95 per cent interval"
-    )
     batch_size: Count = 64
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="fp32", description="of the encoder; fp32, as the likelihoods that are compared lie close together"

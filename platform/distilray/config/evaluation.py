@@ -96,6 +96,3 @@ class WriteGlueTextConfig(JobConfig):
     glue_dir: GlueDir = Field(description="folder with a folder for each task")
     tasks: Annotated[list[TaskName], Field(min_length=1)] = Field(default=list(GLUE_TASKS))
     min_words: Annotated[int, Field(ge=3)] = Field(default=5, description="shorter texts are left out")
-    texts_per_document: Count = Field(
-        default=32, description="neighbours in the file that become one document, so that sentences have a next one"
-    )

@@ -16,6 +16,7 @@ from distilray.runtime.job import Outcome
 from distilray.runtime.run_folder import RunFolder
 
 TEXT_FOLDER = "text"  # of a run: a source of jobs.build_corpus with `document_per: blank_line`
+TEXTS_PER_DOCUMENT = 32  # neighbours in the file, so that sentences have a next one
 _KNOWN_BY = 3  # first words that a text is looked up by; no text has fewer
 
 
@@ -53,7 +54,7 @@ def write_glue_text(config: WriteGlueTextConfig, folder: RunFolder) -> Outcome:
             "kept": len(kept),
         }
         name = f"{TEXT_FOLDER}/{task}.txt"
-        storage.write_bytes(folder.path(name), _documents(kept, config.texts_per_document).encode())
+        storage.write_bytes(folder.path(name), _documents(kept).encode())
         outputs |= folder.describe_outputs([name])
     told = ", ".join(f"{found['kept']:,} of {found['texts']:,} texts of {task}" for task, found in counts.items())
     return Outcome(told, counts, outputs)
@@ -87,8 +88,8 @@ def _texts(examples: Examples) -> Iterator[str]:
     return (" ".join(text.split()) for row in columns for text in row)
 
 
-def _documents(texts: Sequence[str], per_document: int) -> str:
+def _documents(texts: Sequence[str]) -> str:
     return "\n".join(
-        "".join(f"{text}\n" for text in texts[start : start + per_document])
-        for start in range(0, len(texts), per_document)
+        "".join(f"{text}\n" for text in texts[start : start + TEXTS_PER_DOCUMENT])
+        for start in range(0, len(texts), TEXTS_PER_DOCUMENT)
     )

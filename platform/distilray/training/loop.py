@@ -101,12 +101,11 @@ def train(
 
     def enter(phase: str) -> None:
         for hook in hooks:
-            hook.on_phase(step, len(losses), phase)
+            hook.on_phase(step, len(used), phase)
 
     for step in range(start, total):
         used: list[Any] = []
-        losses: list[Tensor] = []
-        sums: dict[str, Tensor] = {}
+        terms_of: list[dict[str, Tensor]] = []
         while not (used and used[-1].is_last):
             enter("data")
             batch = next(batches)
@@ -116,12 +115,11 @@ def train(
                 enter("backward")
                 updater.scaled(loss * workers.size).backward()  # DDP averages over the workers, losses add up
             used.append(batch)
-            losses.append(loss.detach())
-            for name, term in {"loss": losses[-1], **terms}.items():
-                sums[name] = sums[name] + term if name in sums else term
-        shares = {name: float(term) for name, term in sums.items()}
+            terms_of.append({"loss": loss.detach(), **terms})
+        sums = {name: float(sum(terms[name] for terms in terms_of)) for name in terms_of[0]}
         enter("update")
-        finished = Step(step + 1, total, shares, used, losses, updater.update(step))
+        losses = [terms["loss"] for terms in terms_of]
+        finished = Step(step + 1, total, sums, used, losses, updater.update(step))
         for hook in hooks:
             enter(hook.phase)
             if stop := hook.after_step(finished):

@@ -5,6 +5,7 @@ import pytest
 
 from distilray.config.evaluation import WriteGlueTextConfig
 from distilray.errors import InputError
+from distilray.evaluation import glue_text
 from distilray.evaluation.glue_text import outermost, plan_glue_text, write_glue_text
 from distilray.finetuning.tasks import TASKS
 from distilray.runtime.run_folder import RunFolder
@@ -80,12 +81,12 @@ def test_neither_labels_nor_dev_and_test_rows_are_in_the_text(tmp_path):
     assert not {"entailment", "first", "second"} & set(lines)
 
 
-def test_a_blank_line_ends_a_document_of_so_many_texts(tmp_path):
+def test_a_blank_line_ends_a_document_of_so_many_texts(tmp_path, monkeypatch):
+    monkeypatch.setattr(glue_text, "TEXTS_PER_DOCUMENT", 4)
     config = WriteGlueTextConfig(
         run_dir=str(tmp_path / "run"),
         glue_dir=write_glue(tmp_path / "glue", ["cola"]),
         tasks=["cola"],
-        texts_per_document=4,
     )
     rows = [f"gj04\t1\t\tlinguists wrote sentence number {row}" for row in range(6)]
     write_lines(tmp_path / "glue/CoLA/train.tsv", rows)

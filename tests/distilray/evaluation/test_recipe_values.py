@@ -19,6 +19,7 @@ from distilray.config.report import ReportConfig
 from distilray.errors import DataQualityError
 from distilray.evaluation.bias.scores import evaluate_bias
 from distilray.evaluation.efficiency import measure_efficiency
+from distilray.evaluation.fill_mask import parts
 from distilray.evaluation.fill_mask.evaluation import evaluate_fill_mask
 from distilray.export import table, variants
 from distilray.report.model_card import model_card
@@ -88,8 +89,9 @@ def test_a_batch_has_at_most_the_rows_of_the_recipe(fill, shapes, rows):
 
 
 @pytest.mark.parametrize("tokens", [48, 200])
-def test_a_batch_has_at_most_the_tokens_of_the_recipe(fill, shapes, tokens):
-    fill(batch_size=32, data={"batch_tokens": tokens, "left_to_right": False})
+def test_a_batch_has_at_most_so_many_tokens(fill, shapes, monkeypatch, tokens):
+    monkeypatch.setattr(parts, "MAX_BATCH_TOKENS", tokens)
+    fill(batch_size=32, data={"left_to_right": False})
     sizes = [rows * (width - 7) for rows, width in shapes if rows > 1]  # widths are rounded up to multiples of 8
     assert all(size <= tokens for size in sizes)
     assert (max(sizes, default=0) > 48) is (tokens > 48)
@@ -152,7 +154,7 @@ def test_a_batch_of_the_causal_model_has_the_rows_of_the_recipe(fill, work, monk
 
 
 def bias(work, run_dir, **changes):
-    values = {"run_dir": str(run_dir), "models": {"one": str(work / "model")}, "bootstrap_samples": 100, **changes}
+    values = {"run_dir": str(run_dir), "models": {"one": str(work / "model")}, **changes}
     config = EvaluateBiasConfig.model_validate(values)
     evaluate_bias(config, RunFolder("evaluate_bias", config, {}))
     return json.loads((run_dir / "scores.json").read_text())

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,44 +70,76 @@ def translate_azure(values: object, folder: Path | None = None, known: Collectio
     merged = _lifted(values, faults)
     if not merged.keys() & set(_FIELDS):
         return values
+    translation = _Translation(merged, folder, faults)
     missing = _missing(merged) if folder is not None else {}
-    absent: dict[str, str] = {}  # a recipe may be checked where its files are not: reported beside other faults only
+    translation.attempt("task", lambda: _check_task(merged.pop("task", _TASK)))
+    translation.data()
+    translation.model()
+    translation.causal()
+    if missing or faults:
+        unknown = [key for key in merged if known and key not in (*known, *_FIELDS)]
+        unknown_keys = {key: f"{key}: unknown key; remove it" for key in unknown}
+        raise ValueError(_listed([*{**missing, **translation.absent, **unknown_keys, **faults}.values()]))
+    return merged
 
-    def attempt(key: str, translate: Callable[[], V]) -> V | None:
+
+@dataclass(frozen=True)
+class _Translation:
+    """Replaces Azure's fields by ours, and collects what is wrong.
+
+    Attributes:
+        merged: the fields of all levels.
+        folder: of the recipe.
+        faults: the first one of each key.
+        absent: files that are missing, by key. They are reported beside other faults only, since a recipe may be
+            checked where its files are not.
+    """
+
+    merged: Values
+    folder: Path | None
+    faults: dict[str, str]
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def data(self) -> None:
+        if "test_data" in self.merged:
+            path = self.attempt("test_data", lambda: self.locate("test_data", _path(self.merged, "test_data")))
+            text, answer = (self.attempt(key, functools.partial(_column, self.merged, key)) for key in _COLUMNS)
+            # Azure's preparation keeps the first answer only, as the label of the whole text.
+            data = {"path": path, "text_column": text, "answer_column": answer, "scored": "first"}
+            self.put("data", data, "test_data")
+        elif columns := [key for key in _COLUMNS if key in self.merged]:
+            self.faults["test_data"] = f"{columns[0]}: of no data; add test_data"
+
+    def model(self) -> None:
+        if "mlflow_model" in self.merged:
+            path = self.attempt("mlflow_model", lambda: self.locate("mlflow_model", _path(self.merged, "mlflow_model")))
+            self.put("student_dir", path, "mlflow_model")
+
+    def causal(self) -> None:
+        causal = self.attempt("evaluation_config", lambda: _causal(self.merged, self.folder))
+        if causal:
+            fix = f"{_METRIC} need a causal model: name its folder, or set causal=null"
+            causal["model_dir"] = self.locate("model_id", causal["model_dir"], fix)
+            self.put("causal", causal, "evaluation_config")
+
+    def attempt(self, key: str, translate: Callable[[], V]) -> V | None:
         try:
             return translate()
         except ValueError as error:
-            faults.setdefault(key, str(error))
+            self.faults.setdefault(key, str(error))
             return None
 
-    def locate(key: str, path: str, fix: str = "correct the path") -> str:
-        location = _location(path, folder)
+    def locate(self, key: str, path: str, fix: str = "correct the path") -> str:
+        location = _location(path, self.folder)
         if location is None:
-            absent[key] = f"{key}: {path} is neither in the working folder nor beside the recipe; {fix}"
+            self.absent[key] = f"{key}: {path} is neither in the working folder nor beside the recipe; {fix}"
         return location or path
 
-    attempt("task", lambda: _check_task(merged.pop("task", _TASK)))
-    if "test_data" in merged:
-        path = attempt("test_data", lambda: locate("test_data", _path(merged, "test_data")))
-        text, answer = (attempt(key, functools.partial(_column, merged, key)) for key in _COLUMNS)
-        # Azure's preparation keeps the first answer only, as the label of the whole text.
-        data = {"path": path, "text_column": text, "answer_column": answer, "scored": "first"}
-        attempt("test_data", lambda: _put(merged, "data", data, "test_data"))
-    elif columns := [key for key in _COLUMNS if key in merged]:
-        faults["test_data"] = f"{columns[0]}: of no data; add test_data"
-    if "mlflow_model" in merged:
-        model = attempt("mlflow_model", lambda: locate("mlflow_model", _path(merged, "mlflow_model")))
-        attempt("mlflow_model", lambda: _put(merged, "student_dir", model, "mlflow_model"))
-    causal = attempt("evaluation_config", lambda: _causal(merged, folder))
-    if causal:
-        fix = f"{_METRIC} need a causal model: name its folder, or set causal=null"
-        causal["model_dir"] = locate("model_id", causal["model_dir"], fix)
-        attempt("evaluation_config", lambda: _put(merged, "causal", causal, "evaluation_config"))
-    if missing or faults:
-        unknown = [key for key in merged if known and key not in (*known, *_FIELDS)]
-        problems = {**missing, **absent, **{key: f"{key}: unknown key; remove it" for key in unknown}, **faults}
-        raise ValueError(_listed(list(problems.values())))
-    return merged
+    def put(self, key: str, value: Any, azure: str) -> None:
+        if key in self.merged:
+            self.faults.setdefault(azure, f"{azure}: says the same as {key}; keep one of them")
+        else:
+            self.merged[key] = value
 
 
 def _listed(problems: Sequence[str]) -> str:
@@ -168,12 +201,6 @@ def _resolved(inner: Values, outer: Values, faults: dict[str, str]) -> Values:
 def _default(declared: Any) -> Any:
     """Return the default of an input that a component declares, such as `{type: string, default: title}`."""
     return declared["default"] if isinstance(declared, dict) and "default" in declared else declared
-
-
-def _put(merged: Values, key: str, value: Any, azure: str) -> None:
-    if key in merged:
-        raise ValueError(f"{azure}: says the same as {key}; keep one of them")
-    merged[key] = value
 
 
 def _column(merged: Values, key: str) -> str:

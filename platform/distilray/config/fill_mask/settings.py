@@ -33,7 +33,6 @@ class FillMaskDataConfig(Config):
         default=True, description="also scores answers of several word pieces from left to right: a pass for each"
     )
     part_rows: Count = Field(default=256, description="rows that are marked as done together")
-    batch_tokens: Count = Field(default=4096, description="tokens of a batch, padding included")
 
 
 class IntervalsConfig(Config):

@@ -42,6 +42,7 @@ from distilray.statistics import Array
 SCORES_FILE = "scores.json"
 PAIRS_FILE = "crows_pairs.jsonl"
 EXAMPLES_FILE = "stereoset.jsonl"
+BOOTSTRAP_SAMPLES = 2000  # of every 95 per cent interval
 # What a reader of the scores must know: of all of them, and of those of a data set.
 LIMITS = {
     "all": "These scores say which words a model finds probable in English sentences, mostly about groups in the "
@@ -154,7 +155,7 @@ def collect_scores(config: EvaluateBiasConfig, material: Material, found: dict[s
     """What `scores.json` holds."""
     limits = [limit for name, limit in LIMITS.items() if name == "all" or name in material.dropped]
     scores: dict[str, Any] = {"models": list(found), "reference": config.reference, "limits": limits}
-    resampling = {"samples": config.bootstrap_samples, "seed": config.seed}
+    resampling = {"samples": BOOTSTRAP_SAMPLES, "seed": config.seed}
     if config.probes:
         scores["probes"] = _probes(found, config)
     if config.crows_pairs_path is not None:

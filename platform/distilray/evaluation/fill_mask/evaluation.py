@@ -16,7 +16,13 @@ from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.errors import DataQualityError, InputError, reading
 from distilray.evaluation.fill_mask.causal import CAUSAL_METRIC
 from distilray.evaluation.fill_mask.examples import Example
-from distilray.evaluation.fill_mask.parts import ANSWERS_FOLDER, PARTS, PREDICTIONS_FOLDER, answers_name
+from distilray.evaluation.fill_mask.parts import (
+    ANSWERS_FOLDER,
+    MAX_BATCH_TOKENS,
+    PARTS,
+    PREDICTIONS_FOLDER,
+    answers_name,
+)
 from distilray.evaluation.fill_mask.pipeline import score_files
 from distilray.evaluation.fill_mask.readers import DataFile, check_file, data_files, read_examples, with_limit
 from distilray.evaluation.fill_mask.scoring import Batch, latencies, model_dirs, single_batches
@@ -73,7 +79,7 @@ def plan_fill_mask(config: EvaluateFillMaskConfig) -> dict[str, object]:
     return {
         "reads": f"{config.data.path}: {rows} of {len(files):,} files ({files[0].format}), {size / 1e6:,.1f} MB",
         **models,
-        "windows": f"{max_length} tokens; batches of at most {config.batch_size} windows, {config.data.batch_tokens:,} "
+        "windows": f"{max_length} tokens; batches of at most {config.batch_size} windows, {MAX_BATCH_TOKENS:,} "
         f"tokens; parts of {config.data.part_rows:,} rows",
         "left to right": "a pass for each further word piece of an answer" if config.data.left_to_right else "no",
         "causal model": config.causal.model_dir if config.causal else "none",

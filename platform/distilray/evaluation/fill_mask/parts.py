@@ -34,6 +34,7 @@ Values = dict[str, Any]
 ANSWERS_FOLDER = "answers"
 PREDICTIONS_FOLDER = "predictions"
 PARTS, FILES = "parts", "files"  # stages of completed pieces
+MAX_BATCH_TOKENS = 4096  # padding included
 LISTED = 20  # bad rows of a part that are listed
 _PARTS_OF_FILE = 1_000_000  # a part's number is that of its file, times this, and its place in the file
 
@@ -141,7 +142,7 @@ class PartScorer:
             pad_id=vocabulary_of(self._tokenizer_json).pad,
             precision=self._config.precision,
             max_rows=self._config.batch_size,
-            max_tokens=self._data.batch_tokens,
+            max_tokens=MAX_BATCH_TOKENS,
             left_to_right=self._data.left_to_right,
         )
 
