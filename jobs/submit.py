@@ -13,7 +13,7 @@ from pathlib import Path
 
 from distilray.config.base import JobConfig
 from distilray.errors import InputError
-from distilray.operations.submission.command import run
+from distilray.operations.submit.command import run
 from distilray.stages import STAGES
 from jobs import job_names
 
