@@ -180,7 +180,9 @@ def doubts(driver: DriverResources, config: JobConfig, machines: Sequence[Mappin
     if needs and not any(all(machine.get(name, 0) >= need for name, need in needs.items()) for machine in machines):
         lines.append(f"no machine has {driver} for the driver now: {_WAITS}")
     workers = need_of(config)
-    for name, each in (("CPU", workers.cpus), ("GPU", workers.gpus)) if workers else ():
+    if workers is None:
+        return lines
+    for name, each in (("CPU", workers.cpus), ("GPU", workers.gpus)):
         need, available = workers.least * each, sum(machine.get(name, 0) for machine in machines)
         if need > available:
             lines.append(f"the workers need {need:g} {name}, the cluster has {available:g} now: {_WAITS}")

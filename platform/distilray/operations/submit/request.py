@@ -187,7 +187,7 @@ class Upload:
             )
 
 
-def _walk(path: Path, rules: Sequence[tuple[Path, PathSpec]]) -> Iterator[Path]:
+def _walk(path: Path, rules: Sequence[tuple[Path, PathSpec[Any]]]) -> Iterator[Path]:
     for name in _IGNORE_FILES:
         if (path / name).is_file():
             rules = [*rules, (path, PathSpec.from_lines("gitignore", (path / name).read_text().splitlines()))]

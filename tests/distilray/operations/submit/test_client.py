@@ -1,5 +1,6 @@
 import asyncio
 import signal
+import threading
 
 import pytest
 import requests
@@ -25,6 +26,9 @@ class Connection:
                     raise piece
                 if isinstance(piece, float):
                     await asyncio.sleep(piece)
+                elif isinstance(piece, threading.Event):
+                    while not piece.is_set():
+                        await asyncio.sleep(0.001)
                 elif callable(piece):
                     piece()
                 else:
@@ -54,10 +58,13 @@ def connected(monkeypatch):
 
 
 def test_a_silent_stream_says_so_and_loses_nothing(connected):
-    cluster = connected(pieces=["one\n", 0.05, "two\n"])
-    pieces = list(cluster.tail("a-1"))
-    assert [piece for piece in pieces if piece] == ["one\n", "two\n"]
-    assert None in pieces
+    resumed = threading.Event()
+    cluster = connected(pieces=["one\n", resumed, "two\n"])
+    stream = cluster.tail("a-1")
+    assert next(stream) == "one\n"
+    assert next(stream) is None
+    resumed.set()
+    assert [piece for piece in stream if piece] == ["two\n"]
     assert cluster._client.closed
 
 
