@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distilray.errors import InputError
-from distilray.operations.submission import command, request
+from distilray.operations.submit import command, request
 from distilray.stages import STAGES
 from jobs import job_names
 

@@ -29,8 +29,8 @@ from distilray.config.distillation import DistillConfig
 from distilray.config.operations.capacity import PlanConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.models.masked_lm import save_model
-from distilray.operations.plan.devices import MACHINES
-from distilray.operations.plan.rates import training_runs
+from distilray.operations.plan.machines import MACHINES
+from distilray.operations.plan.simulation import training_runs
 from distilray.operations.plan.workload import examples_of, training_of
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of

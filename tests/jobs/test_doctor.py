@@ -43,7 +43,7 @@ def packages_that_load(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(examination.sockets, "listeners", lambda: [])  # tests beside this one may serve
+    monkeypatch.setattr(examination.environment, "listeners", lambda: [])  # tests beside this one may serve
 
 
 def found(capfd: pytest.CaptureFixture[str]) -> dict[str, dict[str, str]]:
@@ -145,7 +145,7 @@ def test_without_packages_the_command_says_so_and_checks_the_rest(root: Path, wo
     assert (done.returncode, done.stderr) == (1, "")
     status = {line.split()[1]: line.split()[0] for line in done.stdout.splitlines()}
     assert (status["python"], status["packages"], status["recipe"]) == ("ok", "fail", "fail")
-    assert {"expat", "ports", "memory", "proxies", "cpu"} <= set(status)
+    assert {"expat", "ports", "memory", "proxies", "gpu"} <= set(status)
 
 
 def test_without_the_import_path_the_command_names_the_variable(root: Path) -> None:

@@ -7,7 +7,7 @@ import ray.train.v2
 import ray.train.v2._internal.constants as train_constants
 
 from distilray.errors import InputError
-from distilray.operations.submission.request import runtime_env
+from distilray.operations.submit.request import runtime_env
 from distilray.runtime.session import ENVIRONMENT
 from distilray.stages import STAGES
 from jobs import submit

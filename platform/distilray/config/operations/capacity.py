@@ -51,7 +51,7 @@ class ModelShapeConfig(Config):
 
 
 class ClusterConfig(Config):
-    """The machines, by their names in the table of `operations/plan/devices.py`, and what differs from it."""
+    """The machines, by their names in the table of `operations/plan/machines.yaml`, and what differs from it."""
 
     machine: Text = Field(default="p4d.24xlarge", description="that trains")
     market: Literal["on-demand", "spot"] = "on-demand"

@@ -1,1 +1,1 @@
-"""What a set-up lacks before a job runs on it: one line for each check, with the fix."""
+"""Checks of a set-up: this machine, a cluster, a recipe or a cluster file."""

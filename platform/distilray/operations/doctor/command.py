@@ -1,35 +1,25 @@
-"""The command line of the doctor."""
+"""Command line of the doctor."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from distilray.errors import InputError
-from distilray.operations.doctor.check import Row, any_hangs, examine, not_checked
-from distilray.operations.doctor.cluster_file.checks import cluster_file_rows
-from distilray.operations.doctor.examination import rows
-from distilray.operations.doctor.loading import import_problems
-from distilray.operations.doctor.machine.environment import Orphan
-from distilray.operations.doctor.subject import Subject
-from distilray.operations.doctor.summary import show
+from distilray.operations.doctor.check import Row, any_hangs, examine, not_checked, show
+from distilray.operations.doctor.cluster_file import cluster_file_rows
+from distilray.operations.doctor.examination import Subject, rows
+from distilray.operations.doctor.packages import import_problems
 from distilray.runtime.command_line import CommandParser
 
 if TYPE_CHECKING:
     from distilray.config.base import JobConfig
 
 
-def diagnose(
-    argv: Sequence[str] | None,
-    find_orphans: Callable[[], Sequence[Orphan]],
-) -> int:
+def diagnose(argv: Sequence[str] | None) -> int:
     """Run and print the checks that the command line asks for; return 1 if one fails, else 0.
-
-    Args:
-        argv: the command line, that of this process when None.
-        find_orphans: gives the HAProxy processes without their server.
 
     Raises:
         InputError: a wrong command line, or a recipe or cluster file that cannot be read.
@@ -53,7 +43,7 @@ def diagnose(
     except ImportError as error:
         finding = not_checked(error)
         unread = [Row("recipe", lambda: finding)]
-    subject = Subject(args.address, config, args.storage, find_orphans, dict(os.environ), problems)
+    subject = Subject(args.address, config, args.storage, dict(os.environ), problems)
     return show(examine([*rows(subject), *unread]), sys.stdout, as_json=args.json)
 
 
@@ -67,7 +57,7 @@ def _load_config(job: str, recipe: str, overrides: Sequence[str]) -> JobConfig:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process with an exit code, also when a check hangs: libraries would wait for it at the end."""
+    """End the process with an exit code, without waiting for a check that hangs, as libraries would."""
     if any_hangs():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -81,13 +71,12 @@ def _parser() -> CommandParser:
         description="Checks this machine, the cluster, the token and a recipe before a job runs; starts nothing.",
         epilog="exit code: 0 nothing fails (there may be warnings), 1 something does, 2 bad arguments",
     )
-    parser.add_argument("--job", help="name of the job that the recipe is of, e.g. distill")
-    parser.add_argument("--recipe", help="YAML file, e.g. jobs/recipes/distill/card.yaml")
-    parser.add_argument("--storage", metavar="URI", help="folder or URI to try out; the recipe's run_dir when left out")
-    parser.add_argument("--address", metavar="URL", help="dashboard of a cluster (http://127.0.0.1:8265) or HOST:6379")
-    parser.add_argument(
-        "--cluster", metavar="FILE", help="check a cluster file (cluster.yaml) and nothing else; offline"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe")
+    add = parser.add_argument
+    add("--job", help="name of the job that the recipe is of, e.g. distill")
+    add("--recipe", help="YAML file, e.g. jobs/recipes/distill/card.yaml")
+    add("--storage", metavar="URI", help="folder or URI to try out; the recipe's run_dir when left out")
+    add("--address", metavar="URL", help="dashboard of a cluster (http://127.0.0.1:8265) or HOST:6379")
+    add("--cluster", metavar="FILE", help="check a cluster file (cluster.yaml) and nothing else; offline")
+    add("--json", action="store_true", help="one JSON object in place of lines")
+    add("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe")
     return parser

@@ -1,1 +1,1 @@
-"""What the line takes on which machines: hours, money, disk; its scaling, simulated."""
+"""Plan of a pipeline: hours, cost and disk on some machines, and the simulated scaling of its training."""

@@ -1,16 +1,34 @@
-"""Assumptions and warnings of a plan."""
+"""Assumptions and warnings of a plan, and the model's prediction for a published run."""
 
-from distilray.config.operations.capacity import PlanConfig
-from distilray.operations.plan.devices import machine_named
-from distilray.operations.plan.rates import HOP_LATENCY_US, MICRO_STEP_FLOOR_S, OVERLAP, precision_of
-from distilray.operations.plan.workload import Training
+from dataclasses import dataclass
+
+from distilray.config.distillation import DistillConfig
+from distilray.config.operations.capacity import (
+    ClusterConfig,
+    ModelShapeConfig,
+    PlanConfig,
+    Precision,
+    StationRecipeConfig,
+    StationsConfig,
+    TextConfig,
+)
+from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.operations.plan.machines import DEVICES, machine_named
+from distilray.operations.plan.simulation import HOP_LATENCY_US, MICRO_STEP_FLOOR_S, OVERLAP, training_runs
+from distilray.operations.plan.workload import Training, examples_of, precision_of, training_of
+
+# DistilBERT: 90 hours on 8 V100 (Sanh et al. 2019).
+NAME, PUBLISHED_HOURS = "DistilBERT, 8 x V100", 90.0
+_MACHINE, _WORKERS, _DEVICE = "p3.16xlarge", 8, DEVICES["V100"]
 
 
 def assumptions_of(config: PlanConfig, training: Training) -> list[str]:
     """Return the assumptions as sentences, the most important first."""
-    machine = machine_named(config.cluster.machine, "cluster.machine")
-    link, network, given = machine.device.link_gb_per_s, machine.network_gbit_per_s / 8, config.disturbance
-    repeated = "nothing, for the run saves at the notice" if given.has_notice else "the steps since its checkpoint"
+    machine, disturbance = machine_named(config.cluster.machine, "cluster.machine"), config.disturbance
+    link, network = machine.device.link_gb_per_s, machine.network_gbit_per_s / 8
+    repeated = (
+        "nothing, for the run saves at the notice" if disturbance.has_notice else "the steps since its checkpoint"
+    )
     return [
         f"Rate of a worker: {_rate(config, training)}.",
         f"Text: {config.text.wikipedia_words:,} words of a wiki and {config.text.book_words:,} of books, "
@@ -18,10 +36,10 @@ def assumptions_of(config: PlanConfig, training: Training) -> list[str]:
         f"All-reduce: a ring, once a step, {link:g} GB/s between devices of a machine (an assumption), {network:g} "
         f"GB/s between machines, {HOP_LATENCY_US:g} us for a hop; {OVERLAP:.0%} of it may hide behind the "
         "last backward pass.",
-        f"Stragglers: each worker is late by {given.straggler_mean:.1%} of its time on average, exponentially; a step "
-        "waits for the last one.",
-        f"Preemptions: {given.preemptions_per_machine_hour:g} for each machine and hour; one costs "
-        f"{given.restart_s:g} s and repeats {repeated}. Money for the time until a machine is back is left out.",
+        f"Stragglers: each worker is late by {disturbance.straggler_mean:.1%} of its time on average, exponentially; a "
+        "step waits for the last one.",
+        f"Preemptions: {disturbance.preemptions_per_machine_hour:g} for each machine and hour; one costs "
+        f"{disturbance.restart_s:g} s and repeats {repeated}. Money for the time until a machine is back is left out.",
         f"A micro-step takes {MICRO_STEP_FLOOR_S * 1e3:g} ms on a GPU at least, to launch its kernels.",
         "Workers of CPUs share the cores of a machine in equal parts.",
         "Machines are paid whole, from the first to the last step; the start of a cluster and of Ray, the transfer of "
@@ -30,24 +48,6 @@ def assumptions_of(config: PlanConfig, training: Training) -> list[str]:
         "the disk; fine-tunings at the table's rate, with estimated lengths of all tasks but CoLA, SST-2 and RTE.",
         "Of the paper's run neither the epochs nor the precision are known: 3 and fp32 are its trainer's defaults.",
     ]
-
-
-def warnings_of(config: PlanConfig, training: Training) -> list[str]:
-    """Return what does not fit or is uncertain."""
-    device = machine_named(config.cluster.machine, "cluster.machine").device
-    found = []
-    if device.is_gpu and training.worker_gb > device.memory_gb:
-        found.append(
-            f"a worker needs about {training.worker_gb:.1f} GB, the {device.name} has {device.memory_gb:g}: "
-            "lower micro_batch_size of the distill recipe, or set activation_checkpointing"
-        )
-    has_rate = config.estimate.tokens_per_s is not None or config.estimate.measured_in is not None
-    if not has_rate and config.cluster.mfu is None and precision_of(training, device) not in device.measured:
-        found.append(
-            f"the rate of the {device.name} is an assumption, good to a factor of two: measure a hundred steps and set "
-            "estimate.measured_in"
-        )
-    return found
 
 
 def _rate(config: PlanConfig, training: Training) -> str:
@@ -59,7 +59,69 @@ def _rate(config: PlanConfig, training: Training) -> str:
     precision = precision_of(training, device)
     peak = device.peak(precision)
     assert peak is not None
-    mfu, source = (
-        (config.cluster.mfu, "stated") if config.cluster.mfu else (device.mfu[precision], device.source_of(precision))
-    )
+    mfu, source = device.mfu[precision], device.source_of(precision)
+    if config.cluster.mfu:
+        mfu, source = config.cluster.mfu, "stated"
     return f"{mfu:.0%} of the {peak / 1e12:,.4g} TF/s of the {device.name} in {precision} ({source})"
+
+
+def warnings_of(config: PlanConfig, training: Training) -> list[str]:
+    """Return what does not fit or is uncertain."""
+    device, estimate = machine_named(config.cluster.machine, "cluster.machine").device, config.estimate
+    warnings = []
+    if device.is_gpu and training.worker_gb > device.memory_gb:
+        warnings.append(
+            f"a worker needs about {training.worker_gb:.1f} GB, the {device.name} has {device.memory_gb:g}: "
+            "lower micro_batch_size of the distill recipe, or set activation_checkpointing"
+        )
+    has_rate = estimate.tokens_per_s is not None or estimate.measured_in is not None or config.cluster.mfu is not None
+    if not has_rate and precision_of(training, device) not in device.measured:
+        warnings.append(
+            f"the rate of the {device.name} is an assumption, good to a factor of two: measure a hundred steps and set "
+            "estimate.measured_in"
+        )
+    return warnings
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Predicted hours of the published run.
+
+    Attributes:
+        mfu: assumed of the V100 in that precision.
+        implied_mfu: share of the peak that the flops of the run are in the hours of the paper.
+    """
+
+    precision: Precision
+    predicted_hours: float
+    mfu: float
+    implied_mfu: float
+
+    @property
+    def ratio(self) -> float:
+        """Predicted over published hours."""
+        return self.predicted_hours / PUBLISHED_HOURS
+
+
+def original_training(precision: Precision) -> Training:
+    """Return the run with the defaults of its trainer: 3 epochs, 5 sequences per GPU, 50 of these a step, no pairs.
+
+    The paper says neither epochs nor precision. The trainer's own default is fp32; its --fp16 is off. How long its
+    sequences were is not known; full ones make the run 5% longer than those of 128 tokens.
+    """
+    shards = EncodeCorpusConfig(run_dir="-", corpus_dir="-", tokenizer_dir="-", mode="paper", heldout_fraction=0.0)
+    batches = {"epochs": 3.0, "batch_size": 2000, "micro_batch_size": 5, "precision": precision}
+    recipe = DistillConfig.model_validate({"run_dir": "-", "shards_dir": "-", "teacher_dir": "-", **batches})
+    return training_of(examples_of(TextConfig(), shards), recipe, ModelShapeConfig())
+
+
+def reference(precision: Precision, mfu: float | None = None) -> Reference:
+    """Return the predicted hours of that run, with `mfu` instead of the table's."""
+    training, nowhere = original_training(precision), StationRecipeConfig(path="-")
+    stations = StationsConfig(encode_corpus=nowhere, distill=nowhere)
+    config = PlanConfig(run_dir="-", stations=stations, cluster=ClusterConfig(machine=_MACHINE, mfu=mfu))
+    (run,) = training_runs(config, training, [_WORKERS])
+    peak = _DEVICE.peak(precision)
+    assert peak is not None
+    implied = training.flops_per_step * training.steps / (PUBLISHED_HOURS * 3600 * _WORKERS * peak)
+    return Reference(precision, run.hours, mfu or _DEVICE.mfu[precision], implied)

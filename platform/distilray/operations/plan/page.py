@@ -1,12 +1,12 @@
 """User-facing plan: tables for the terminal, and a page."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from markupsafe import Markup
 from rich.table import Table
 
-from distilray.operations.plan.scaling import PARTS
+from distilray.operations.plan.simulation import PARTS
 from distilray.report.blocks import (
     Section,
     figure,
@@ -23,11 +23,41 @@ from distilray.report.charts import Line, line_chart, stacked_chart
 Values = Mapping[str, Any]
 _BETWEEN = ("checkpoints", "held-out scores")
 _TITLE = "Capacity plan"
+_STATIONS = {
+    "station": "{station}",
+    "hours": "{hours:,.2f}",
+    "machines": "{machines} x {machine}",
+    "device-hours": "{device_hours:,.1f} {device}-h",
+    "cost, $": "{cost:,.2f}",
+    "GB written": "{written_gb:,.1f}",
+    "GB kept": "{kept_gb:,.1f}",
+    "what": "{note}",
+}
+_SCALING = {
+    "workers": "{workers}",
+    "step, s": "{step_s:,.3g}",
+    "tokens/s": "{tokens_per_s:,.0f}",
+    "efficiency": "{efficiency:.1%}",
+    "hours": "{hours:,.2f}",
+    "hours, p90": "{hours_p90:,.2f}",
+    "preempted": "{preemptions:,.1f}",
+    "cost, $": "{cost:,.2f}",
+    "bound by": "{bound} ({share:.0%})",
+}
+_REFERENCE = {
+    "run": "{name}",
+    "precision": "{precision}",
+    "predicted, h": "{predicted_hours:,.1f}",
+    "published, h": "{published_hours:,.0f}",
+    "ratio": "{ratio:.2f}",
+    "MFU assumed": "{mfu:.1%}",
+    "MFU implied": "{implied_mfu:.1%}",
+}
 
 
 def plan_tables(values: Values) -> list[Table]:
     """Return the tables of stages, scaling, and the published run."""
-    return [_stations(values), _scaling(values), _reference(values)]
+    return [_stations(values), _scaling(values), _table("the model against the paper", _REFERENCE, values["reference"])]
 
 
 def plan_page(values: Values) -> str:
@@ -79,71 +109,36 @@ def scaling_charts(values: Values) -> tuple[Markup, Markup]:
 
 def _shown_parts(run: Values) -> dict[str, float]:
     """Return the seconds of all workers for a step, with the work between steps as one component."""
-    found = {name: run["workers"] * run["parts"][name] for name in PARTS if name not in _BETWEEN}
-    return {**found, "between steps": run["workers"] * sum(run["parts"][name] for name in _BETWEEN)}
+    work = {name: run["workers"] * run["parts"][name] for name in PARTS if name not in _BETWEEN}
+    return {**work, "between steps": run["workers"] * sum(run["parts"][name] for name in _BETWEEN)}
 
 
-def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def _table(title: str, columns: Mapping[str, str], rows: Iterable[Values]) -> Table:
+    """Return a table; `columns` are the formats of the values of a row, by heading."""
     table = Table(title=title)
-    for number, heading in enumerate(headings):
+    for number, heading in enumerate(columns):
         table.add_column(heading, justify="right" if number else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(form.format_map(row) for form in columns.values()))
     return table
 
 
 def _stations(values: Values) -> Table:
-    headings = ("station", "hours", "machines", "device-hours", "cost, $", "GB written", "GB kept", "what")
-    rows = [
-        (
-            one["station"],
-            f"{one['hours']:,.2f}",
-            f"{one['machines']} x {one['machine']}",
-            f"{one['device_hours']:,.1f} {one['device']}-h",
-            f"{one['cost']:,.2f}",
-            f"{one['written_gb']:,.1f}",
-            f"{one['kept_gb']:,.1f}",
-            one["note"],
-        )
-        for one in values["stations"]
-    ]
-    total = values["total"]
-    sizes = f"{total['written_gb']:,.1f}", f"{total['kept_gb']:,.1f}"
-    last = ("in all", f"{total['hours']:,.2f}", "", "", f"{total['cost']:,.2f}", *sizes, "one after the other")
-    return _table("stations", headings, [*rows, last])
+    table = _table("stations", _STATIONS, values["stations"])
+    total = (
+        "in all",
+        "{hours:,.2f}",
+        "",
+        "",
+        "{cost:,.2f}",
+        "{written_gb:,.1f}",
+        "{kept_gb:,.1f}",
+        "one after the other",
+    )
+    table.add_row(*(form.format_map(values["total"]) for form in total))
+    return table
 
 
 def _scaling(values: Values) -> Table:
-    headings = ("step, s", "tokens/s", "efficiency", "hours", "hours, p90", "preempted", "cost, $", "bound by")
-    rows = [
-        (
-            str(run["workers"]),
-            f"{run['step_s']:,.3g}",
-            f"{run['tokens_per_s']:,.0f}",
-            f"{run['efficiency']:.1%}",
-            f"{run['hours']:,.2f}",
-            f"{run['hours_p90']:,.2f}",
-            f"{run['preemptions']:,.1f}",
-            f"{run['cost']:,.2f}",
-            f"{run['bound']} ({run['parts'][run['bound']] / run['step_s']:.0%})",
-        )
-        for run in values["scaling"]
-    ]
-    return _table(f"distill on {values['training']['machine']}, simulated", ("workers", *headings), rows)
-
-
-def _reference(values: Values) -> Table:
-    headings = ("run", "precision", "predicted, h", "published, h", "ratio", "MFU assumed", "MFU implied")
-    rows = [
-        (
-            one["name"],
-            one["precision"],
-            f"{one['predicted_hours']:,.1f}",
-            f"{one['published_hours']:,.0f}",
-            f"{one['ratio']:.2f}",
-            f"{one['mfu']:.1%}",
-            f"{one['implied_mfu']:.1%}",
-        )
-        for one in values["reference"]
-    ]
-    return _table("the model against the paper", headings, rows)
+    rows = [{**run, "share": run["parts"][run["bound"]] / run["step_s"]} for run in values["scaling"]]
+    return _table(f"distill on {values['training']['machine']}, simulated", _SCALING, rows)

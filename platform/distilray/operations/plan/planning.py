@@ -13,14 +13,12 @@ from distilray.config.base import Config
 from distilray.config.distillation import DistillConfig
 from distilray.config.export import ExportModelConfig
 from distilray.config.glue import EvaluateGlueConfig
-from distilray.config.operations.capacity import PlanConfig, StationRecipeConfig
+from distilray.config.operations.capacity import PlanConfig, Precision, StationRecipeConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.config.recipe import load_recipe
-from distilray.operations.plan.assumptions import assumptions_of, warnings_of
+from distilray.operations.plan.assumptions import NAME, PUBLISHED_HOURS, assumptions_of, reference, warnings_of
 from distilray.operations.plan.page import plan_page, plan_tables
-from distilray.operations.plan.rates import training_runs
-from distilray.operations.plan.reference import NAME, PUBLISHED_HOURS, references
-from distilray.operations.plan.scaling import ScaledRun
+from distilray.operations.plan.simulation import ScaledRun, training_runs
 from distilray.operations.plan.stages import (
     StationPlan,
     corpus_plan,
@@ -38,16 +36,13 @@ from distilray.runtime.reporting.progress import duration
 from distilray.runtime.run_folder import RunFolder
 
 PLAN_FILE, PAGE_FILE = "plan.json", "plan.html"
+_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")  # of the trainer of the published run
 S = TypeVar("S", bound=Config)
 
 
 @dataclass(frozen=True)
 class LinePlan:
-    """Plan of a pipeline.
-
-    Attributes:
-        run: the distillation with the workers of its recipe; runs: with each number that is simulated.
-    """
+    """Plan of a pipeline: `run` has the workers of the distill recipe, `runs` each number that is simulated."""
 
     config: PlanConfig
     examples: Examples
@@ -58,11 +53,7 @@ class LinePlan:
 
 
 def line_plan(config: PlanConfig) -> LinePlan:
-    """Plan the recipes.
-
-    Raises:
-        InputError: a recipe, a machine or a measured run that cannot be used.
-    """
+    """Plan the recipes; raise `InputError` for a recipe, a machine or a measured run that cannot be used."""
     recipes, data = config.stations, data_machines(config)
     encoding = _recipe(recipes.encode_corpus, EncodeCorpusConfig)
     examples = examples_of(config.text, encoding)
@@ -82,29 +73,30 @@ def line_plan(config: PlanConfig) -> LinePlan:
 
 def plan_line(config: PlanConfig) -> dict[str, object]:
     """Return the plan in a few lines, for a dry run."""
-    found = line_plan(config)
-    told: dict[str, object] = {
+    plan = line_plan(config)
+    lines: dict[str, object] = {
         one.station: f"about {duration(one.hours * 3600)} on {one.machines} x {one.machine}, "
         f"{one.device_hours:,.1f} {one.device}-hours, ${one.cost:,.2f}, {one.kept_gb:,.1f} GB kept"
-        for one in found.stations
+        for one in plan.stations
     }
-    total = _total(found)
-    told["in all"] = f"${total['cost']:,.2f}, {total['kept_gb']:,.1f} GB kept"
-    for number, warning in enumerate(warnings_of(config, found.training), 1):
-        told[f"warning {number}"] = warning
-    return told
+    total = _total(plan)
+    lines["in all"] = f"${total['cost']:,.2f}, {total['kept_gb']:,.1f} GB kept"
+    for number, warning in enumerate(warnings_of(config, plan.training), 1):
+        lines[f"warning {number}"] = warning
+    return lines
 
 
 def write_plan(config: PlanConfig, folder: RunFolder) -> Outcome:
     """Write `plan.json` and `plan.html`."""
-    found = line_plan(config)
-    values, total = _values(found), _total(found)
+    plan = line_plan(config)
+    values = _values(plan)
+    total = values["total"]
     storage.write_bytes(folder.path(PLAN_FILE), json.dumps(values, indent=1).encode())
     storage.write_bytes(folder.path(PAGE_FILE), plan_page(values).encode())
     return Outcome(
-        f"{len(found.stations)} stations, {duration(total['hours'] * 3600)} one after the other, "
+        f"{len(plan.stations)} stations, {duration(total['hours'] * 3600)} one after the other, "
         f"${total['cost']:,.2f}, {total['kept_gb']:,.1f} GB kept",
-        {"total": total, "workers": found.run.workers, "steps": found.training.steps},
+        {"total": total, "workers": plan.run.workers, "steps": plan.training.steps},
         {name: {} for name in (PLAN_FILE, PAGE_FILE)},
     )
 
@@ -120,35 +112,34 @@ def show_plan(folder: RunFolder) -> None:
     print("\n".join(f"- {line}" for line in values["assumptions"]))
 
 
-def _recipe(given: StationRecipeConfig, config_class: type[S]) -> S:
-    return load_recipe(given.path, given.overrides, config_class)
+def _recipe(station: StationRecipeConfig, config_class: type[S]) -> S:
+    return load_recipe(station.path, station.overrides, config_class)
 
 
-def _total(found: LinePlan) -> dict[str, float]:
-    """Return the sums over all stages."""
+def _total(plan: LinePlan) -> dict[str, float]:
     names = ("hours", "cost", "written_gb", "kept_gb")
-    return {name: sum(getattr(one, name) for one in found.stations) for name in names}
+    return {name: sum(getattr(one, name) for one in plan.stations) for name in names}
 
 
-def _values(found: LinePlan) -> dict[str, Any]:
+def _values(plan: LinePlan) -> dict[str, Any]:
     """Return the plan as JSON types."""
-    config, training = found.config, found.training
+    config, training = plan.config, plan.training
     return {
-        "stations": [_station(one) for one in found.stations],
-        "total": _total(found),
+        "stations": [_station(one) for one in plan.stations],
+        "total": _total(plan),
         "training": {
             "machine": config.cluster.machine,
-            "workers": found.run.workers,
+            "workers": plan.run.workers,
             "steps": training.steps,
             "tokens": round(training.tokens),
             "flops": training.flops_per_step * training.steps,
             "parameters": training.parameters,
             "worker_gb": training.worker_gb,
         },
-        "scaling": [_run(found, one) for one in found.runs],
+        "scaling": [_run(plan, one) for one in plan.runs],
         "reference": [
             {**dataclasses.asdict(one), "name": NAME, "published_hours": PUBLISHED_HOURS, "ratio": one.ratio}
-            for one in references()
+            for one in map(reference, _PRECISIONS)
         ],
         "warnings": warnings_of(config, training),
         "assumptions": assumptions_of(config, training),

@@ -1,17 +1,19 @@
 """Hours, machines, cost and disk of each stage of the pipeline."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distilray.config.export import ExportModelConfig, Variant
-from distilray.config.glue import EvaluateGlueConfig
+from distilray.config.glue import EvaluateGlueConfig, TaskConfig, TaskName
 from distilray.config.operations.capacity import PlanConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.operations.plan.devices import CPU, DEVICES, Machine, machine_named, price_of
-from distilray.operations.plan.fine_tuning import fine_tunings, wall_seconds
-from distilray.operations.plan.rates import flops_per_s
-from distilray.operations.plan.scaling import ScaledRun
-from distilray.operations.plan.workload import Examples, Training
+from distilray.finetuning.tasks import TASKS
+from distilray.models.flops import ModelSize
+from distilray.operations.plan.machines import CPU, DEVICES, Machine, machine_named, price_of
+from distilray.operations.plan.simulation import ScaledRun
+from distilray.operations.plan.workload import Examples, Training, flops_per_s
 
 # docs/benchmarks.md: MB of wikitext that a core cleans in a second; 716 MB of it were 204 MB of bz2.
 _WIKITEXT_MB_PER_S, _WIKITEXT_OF_BZ2 = 4.9, 3.51
@@ -27,6 +29,14 @@ _BYTES: dict[Variant, float] = {"onnx": 4.0, "onnx-standard": 4.0, "onnx-int8": 
 _EXPORT_S = 60.0  # to load, trace and write
 _WEIGHT_BYTES = 4.0
 _GB, _HOUR = 1e9, 3600.0
+# Mean tokens of a training example with [CLS] and [SEP], before it is cut. CoLA, SST-2 and RTE are counted in the
+# official files; the others are estimates by eye of published histograms, good to a fifth or so.
+_MEAN_TOKENS: Mapping[TaskName, float] = {
+    "cola": 11.3, "sst2": 13.3, "mrpc": 53.0, "stsb": 31.0, "qqp": 31.0, "mnli": 40.0, "qnli": 51.0, "rte": 70.2,
+    "wnli": 37.0, "follows": 60.0,
+}  # fmt: skip
+_FOLLOWS_ROWS = {"train": (800,), "dev": (200,)}  # of its recipe
+_STEP_FLOOR_S = 0.008  # a micro-step of the student alone, 5.5 ms (see simulation.py), and the update
 
 
 @dataclass(frozen=True)
@@ -67,18 +77,9 @@ class Provision:
     price_per_machine_hour: float
 
     def stage(self, name: str, hours: float, written_gb: float, kept_gb: float, note: str) -> StationPlan:
-        return StationPlan(
-            name,
-            hours,
-            self.count,
-            self.machine.name,
-            self.devices,
-            "GPU" if self.machine.device.is_gpu else "core",
-            self.price_per_machine_hour,
-            written_gb,
-            kept_gb,
-            note,
-        )
+        unit, price = "GPU" if self.machine.device.is_gpu else "core", self.price_per_machine_hour
+        machine, sizes = self.machine.name, (written_gb, kept_gb)
+        return StationPlan(name, hours, self.count, machine, self.devices, unit, price, *sizes, note)
 
     def independent_hours(self, core_s: float) -> float:
         """Return the hours of independent tasks on all cores."""
@@ -129,6 +130,52 @@ def encoding_plan(examples: Examples, config: EncodeCorpusConfig, machines: Prov
 def distillation_plan(training: Training, run: ScaledRun, machines: Provision) -> StationPlan:
     note = f"{training.steps:,} steps, {training.tokens / 1e9:.2f} G tokens, {run.tokens_per_s:,.0f} tokens/s"
     return machines.stage("distill", run.hours, training.written_gb, training.kept_gb, note)
+
+
+@dataclass(frozen=True)
+class FineTunings:
+    """The fine-tunings of a task; `seconds` are those of one of them, on one worker."""
+
+    task: TaskName
+    count: int
+    seconds: float
+
+
+def fine_tunings(
+    config: EvaluateGlueConfig, model: ModelSize, *, flops_per_s: float, is_gpu: bool
+) -> list[FineTunings]:
+    """Return the fine-tunings of `evaluate_glue`, by task.
+
+    Args:
+        flops_per_s: that one worker reaches.
+        is_gpu: whether kernels have to be launched, which small batches wait for.
+    """
+    floor_s = _STEP_FLOOR_S if is_gpu else 0.0
+    settings = {task: config.of_task(task) for task in config.tasks}
+    return [
+        FineTunings(task, len(each.seeds), _seconds(task, each, model, flops_per_s, floor_s))
+        for task, each in settings.items()
+    ]
+
+
+def wall_seconds(tunings: list[FineTunings], parallel: int) -> float:
+    """Return the time with some number at once: the longest, or the share of all, whichever is more."""
+    return max(*(one.seconds for one in tunings), sum(one.count * one.seconds for one in tunings) / parallel)
+
+
+def _seconds(task: TaskName, settings: TaskConfig, model: ModelSize, flops_per_s: float, floor_s: float) -> float:
+    rows = TASKS[task].rows or _FOLLOWS_ROWS
+    train = min(max(rows["train"]), settings.max_train_examples or max(rows["train"]))
+    evaluated = sum(max(counts) for split, counts in rows.items() if split.startswith("dev"))
+    length = min(_MEAN_TOKENS[task], settings.max_length)
+
+    def forward_s(examples: int, backward: int, floor: float) -> float:
+        tokens = round(examples * length)
+        flops = (1 + backward) * model.forward_flops(tokens, round(tokens * length), 0)
+        return max(flops / flops_per_s, math.ceil(examples / settings.batch_size) * floor)
+
+    scored = settings.epochs * settings.evaluations_per_epoch
+    return settings.epochs * forward_s(train, 2, floor_s) + scored * forward_s(evaluated, 0, floor_s / 3)
 
 
 def glue_plan(

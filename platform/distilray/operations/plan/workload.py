@@ -9,13 +9,15 @@ import pyarrow as pa
 import torch
 
 from distilray.config.distillation import DistillConfig
-from distilray.config.operations.capacity import ModelShapeConfig, TextConfig
+from distilray.config.operations.capacity import ModelShapeConfig, PlanConfig, Precision, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.distillation.planning.cost import checkpoint_gb, total_steps, worker_memory_gb
 from distilray.distillation.preparation import flops_of_step
+from distilray.errors import InputError
 from distilray.models.architectures import BERT, DISTILBERT, Architecture
 from distilray.models.flops import ModelSize, model_size
 from distilray.models.masked_lm import count_parameters
+from distilray.operations.plan.machines import Device
 from distilray.schemas import EXAMPLES
 from distilray.training.meter import StepSize
 
@@ -28,11 +30,7 @@ _OFFSET_BYTES = 4  # of a list of a row
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples of the shards, including all copies.
-
-    Attributes:
-        squared_length: mean square of the lengths over their mean: what attention costs a token.
-    """
+    """Examples of the shards with all copies; `squared_length` is the mean square of the lengths over their mean."""
 
     count: int
     heldout: int
@@ -50,12 +48,10 @@ class Examples:
 
 @dataclass(frozen=True)
 class Training:
-    """A distillation.
+    """A distillation: an optimizer step over all workers, a pass over the held-out examples, memory and files.
 
     Attributes:
-        tokens_per_step, flops_per_step: of an optimiser step over all workers.
         backward_share: of the flops, those of the backward pass.
-        heldout_flops: of one pass over the held-out examples.
         worker_gb: memory of a worker.
         written_gb, kept_gb: checkpoints and model.
     """
@@ -187,3 +183,25 @@ def _flops(
 def scored_passes(training: Training) -> int:
     """Return the number of held-out evaluations: before the first step, at intervals, and at the end."""
     return 1 + math.ceil(training.steps / training.config.rhythm.evaluate_every_steps)
+
+
+def precision_of(training: Training, device: Device) -> Precision:
+    """Return the precision of the recipe on a device: `auto` is bf16 if the device supports it, else fp32.
+
+    Raises:
+        InputError: the device does not compute in it.
+    """
+    asked = training.config.precision
+    precision: Precision = asked if asked != "auto" else "bf16" if device.peak("bf16") else "fp32"
+    if device.peak(precision) is None:
+        raise InputError(f"precision: {device.name} does not compute in {precision}; set another in the distill recipe")
+    return precision
+
+
+def flops_per_s(config: PlanConfig, training: Training, device: Device) -> float:
+    """Return the flops per second of one worker: peak x MFU of the table, with CPUs x its cores."""
+    precision = precision_of(training, device)
+    peak = device.peak(precision)
+    assert peak is not None
+    mfu = config.cluster.mfu or device.mfu[precision]
+    return peak * mfu * (1 if device.is_gpu else training.config.scaling.cpus_per_worker)

@@ -2,16 +2,18 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import ray
 
 from distilray.errors import InputError
+from distilray.operations.access import Token
 from distilray.operations.doctor import cluster
 from distilray.operations.doctor.cluster import (
     Cluster,
     Node,
+    check_access,
     check_nodes,
     check_version,
     cluster_address,
@@ -123,7 +125,7 @@ def test_the_dashboard_tells_the_machines_that_are_alive(monkeypatch):
     found = read_cluster("http://h:1", None)
     assert found.version == "2.60.0"
     assert found.nodes == (Node(0, 0, 5, is_head=True, group="head"), Node(16, 8, 0, is_head=False))
-    assert (found.can_grow, found.spans_machines) == (True, True)
+    assert found.can_grow
 
 
 @pytest.mark.parametrize("answer", [{}, {"ray_version": "2.60.0"}, [], None])
@@ -154,3 +156,60 @@ def test_inside_of_a_cluster_ray_tells_the_machines(local_ray):
     (node,) = read_cluster("auto", None).nodes
     assert (node.cpus, node.is_head, node.object_store > 0, node.group) == (2, True, True, "")
     assert json.dumps(node.gpus)
+
+
+OURS = Token("0c" * 32, "RAY_AUTH_TOKEN")
+ADDRESS = "http://127.0.0.1:8265"
+
+
+def answers(bare: int, wrong: int, right: int, seen: list[str | None] | None = None) -> Callable:
+    def get(url: str, token: str | None) -> tuple[int, bytes]:
+        if seen is not None:
+            seen.append(token)
+        return {None: bare, OURS.value: right}.get(token, wrong), b""
+
+    return get
+
+
+def test_a_closed_api_that_takes_our_token_is_fine():
+    found = check_access(ADDRESS, OURS, answers(401, 403, 200))
+    assert found.status == "ok"
+    assert OURS.value not in found.found
+
+
+@pytest.mark.parametrize(
+    ("statuses", "told"),
+    [
+        ((200, 200, 200), "is open"),
+        ((404, 403, 200), "404 without a token"),
+        ((401, 200, 200), "200 with a wrong token"),
+        ((401, 403, 403), "403 with the token of RAY_AUTH_TOKEN"),
+    ],
+)
+def test_every_other_answer_fails(statuses, told):
+    found = check_access(ADDRESS, OURS, answers(*statuses))
+    assert (found.status, told in found.found) == ("fail", True)
+    assert found.fix
+    assert OURS.value not in found.found + found.fix
+
+
+@pytest.mark.parametrize("statuses", [(200, 200, 200), (302, 403, 200), (401, 401, 200)])
+def test_our_token_is_not_sent_to_what_does_not_answer_like_a_closed_ray(statuses):
+    seen: list[str | None] = []
+    check_access(ADDRESS, OURS, answers(*statuses, seen))
+    assert seen
+    assert OURS.value not in seen
+
+
+def test_without_a_token_here_nobody_can_submit():
+    assert check_access(ADDRESS, None, answers(401, 403, 200)).status == "fail"
+
+
+def test_a_token_in_plain_text_over_a_network_is_a_warning():
+    assert check_access("http://192.0.2.7:8265", OURS, answers(401, 403, 200)).status == "warn"
+    assert check_access("https://192.0.2.7:8265", OURS, answers(401, 403, 200)).status == "ok"
+
+
+def test_no_answer_fails_and_names_the_tunnel(free_port):
+    found = check_access(f"http://127.0.0.1:{free_port()}", OURS)
+    assert (found.status, "ray dashboard" in found.fix) == ("fail", True)

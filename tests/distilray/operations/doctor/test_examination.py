@@ -10,14 +10,14 @@ from distilray.errors import InputError
 from distilray.operations.doctor import examination
 from distilray.operations.doctor.check import any_hangs, examine
 from distilray.operations.doctor.cluster import Cluster, Node
-from distilray.operations.doctor.examination import rows, run_bytes
-from distilray.operations.doctor.subject import Subject
+from distilray.operations.doctor.examination import CHECKS, Subject, rows
+from distilray.operations.doctor.recipe import run_bytes
 
 DASHBOARD = "http://127.0.0.1:8265"
 
 
 def subject(address=None, config=None, storage_uri=None, **environment) -> Subject:
-    return Subject(address, config, storage_uri, list, environment)
+    return Subject(address, config, storage_uri, environment)
 
 
 def recipe(tmp_path, **changes) -> DistillConfig:
@@ -43,8 +43,8 @@ def test_a_recipe_adds_its_checks(tmp_path):
     assert set(names(subject(storage_uri="s3://bucket/run"))) - plain == {"storage"}
 
 
-def test_every_check_has_a_name_of_its_own(tmp_path):
-    found = names(subject(DASHBOARD, recipe(tmp_path)))
+def test_every_check_has_a_name_of_its_own():
+    found = [row.name for row in CHECKS]
     assert len(found) == len(set(found))
 
 
@@ -87,10 +87,10 @@ def test_the_object_store_is_that_of_the_head_or_of_a_local_ray(monkeypatch, fre
     nodes = (Node(0, 0, 7e9, is_head=True), Node(96, 8, 1e9, is_head=False))
     with monkeypatch.context() as patch:
         patch.setattr(examination.clusters, "read_cluster", lambda *_: Cluster(DASHBOARD, "2.60.0", nodes))
-        assert examination._store_bytes(subject("auto")) == 7e9
-    own = examination._store_bytes(subject())
+        assert subject("auto").store_bytes == 7e9
+    own = subject().store_bytes
     assert own > 0
-    assert examination._store_bytes(subject(f"127.0.0.1:{free_port()}")) == own
+    assert subject(f"127.0.0.1:{free_port()}").store_bytes == own
 
 
 def test_a_cluster_that_hangs_is_asked_once(monkeypatch, tmp_path):

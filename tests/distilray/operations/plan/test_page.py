@@ -1,7 +1,7 @@
 import pytest
 
 from distilray.operations.plan.page import scaling_charts
-from distilray.operations.plan.scaling import PARTS
+from distilray.operations.plan.simulation import PARTS
 from distilray.report.charts import stacked_chart
 
 RUN = {"workers": 2, "tokens_per_s": 1500.0, "efficiency": 0.75, "parts": dict.fromkeys(PARTS, 0.5)}

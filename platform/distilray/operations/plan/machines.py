@@ -1,0 +1,95 @@
+"""The table of devices and machines in `machines.yaml`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distilray.config.operations.capacity import ClusterConfig, Precision
+from distilray.errors import InputError
+from distilray.models.flops import peak_flops
+
+CPU = "CPU core"
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU, or one core of a CPU; see the comments of the table."""
+
+    name: str
+    memory_gb: float
+    memory_gb_per_s: float
+    link_gb_per_s: float
+    fp32_flops_per_s: float
+    mfu: Mapping[Precision, float]
+    bf16_flops_per_s: float | None = None
+    measured: tuple[Precision, ...] = ()
+    source: str = "assumed, as no run of BERT is known to us"
+
+    def source_of(self, precision: Precision) -> str:
+        """Return the source of its share of the peak in that precision."""
+        return self.source if precision in self.measured else Device.source
+
+    @property
+    def is_gpu(self) -> bool:
+        """Workers have one GPU each, but share the cores of a CPU."""
+        return self.name != CPU
+
+    def peak(self, precision: Precision) -> float | None:
+        """Return flops per second; None if it does not support that precision."""
+        if precision == "fp32":
+            return self.fp32_flops_per_s
+        if self.is_gpu:
+            return peak_flops(self.name, precision)
+        return self.bf16_flops_per_s if precision == "bf16" else None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A type of machine; see the comments of the table."""
+
+    name: str
+    device: Device
+    count: int
+    cores: int
+    network_gbit_per_s: float
+    price_per_hour: float
+    spot_price_per_hour: float | None = None
+
+
+_TABLE: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_name("machines.yaml").read_text(encoding="utf-8"))
+DEVICES = {name: Device(name, **values) for name, values in _TABLE["devices"].items()}
+MACHINES = {name: Machine(name, DEVICES[device], *values) for name, (device, *values) in _TABLE["machines"].items()}
+
+
+def machine_named(name: str, key: str) -> Machine:
+    """Return a machine of the table.
+
+    Args:
+        key: of the recipe, for the message.
+
+    Raises:
+        InputError: the table has none of that name.
+    """
+    if name not in MACHINES:
+        raise InputError(f"{key}: no machine '{name}' in the table; give one of {', '.join(MACHINES)}")
+    return MACHINES[name]
+
+
+def price_of(machine: Machine, cluster: ClusterConfig) -> float:
+    """Return the price of the training machine in US dollars per hour.
+
+    Raises:
+        InputError: none is known.
+    """
+    if cluster.price_per_machine_hour is not None:
+        return cluster.price_per_machine_hour
+    price = machine.spot_price_per_hour if cluster.market == "spot" else machine.price_per_hour
+    if price is None:
+        raise InputError(
+            f"cluster.market: no {cluster.market} price of {machine.name} is in the table; "
+            "set cluster.price_per_machine_hour"
+        )
+    return price

@@ -1,0 +1,1 @@
+"""Submission of jobs to a Ray cluster."""

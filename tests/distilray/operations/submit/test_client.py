@@ -1,0 +1,146 @@
+import asyncio
+import signal
+import threading
+
+import pytest
+import requests
+from ray.exceptions import AuthenticationError
+
+from distilray.operations.submit import client
+from distilray.operations.submit.client import Cluster
+from distilray.operations.submit.records import ClusterError, KnownJobError, Submission, UnreachableError
+
+SENT = Submission("python -m jobs.distill", "/checkout", ("/runs",), {"A": "1"}, {"run_dir": "/r"})
+
+
+class Connection:
+    """What Ray's client does, as a script."""
+
+    def __init__(self, pieces=(), fault=None):
+        self.pieces, self.fault, self.closed, self.sent = pieces, fault, False, {}
+
+    async def tail_job_logs(self, job_id):
+        try:
+            for piece in self.pieces:
+                if isinstance(piece, Exception):
+                    raise piece
+                if isinstance(piece, float):
+                    await asyncio.sleep(piece)
+                elif isinstance(piece, threading.Event):
+                    while not piece.is_set():
+                        await asyncio.sleep(0.001)
+                elif callable(piece):
+                    piece()
+                else:
+                    yield piece
+        finally:
+            self.closed = True
+
+    def submit_job(self, **sent):
+        self.sent = sent
+        if self.fault:
+            raise self.fault
+
+    def get_job_info(self, job_id):
+        raise self.fault
+
+
+@pytest.fixture
+def connected(monkeypatch):
+    monkeypatch.setattr(client, "_TICK_S", 0.02)
+
+    def connect(**script):
+        cluster = Cluster.__new__(Cluster)
+        cluster.address, cluster._client = "http://head:8265", Connection(**script)
+        return cluster
+
+    return connect
+
+
+def test_a_silent_stream_says_so_and_loses_nothing(connected):
+    resumed = threading.Event()
+    cluster = connected(pieces=["one\n", resumed, "two\n"])
+    stream = cluster.tail("a-1")
+    assert next(stream) == "one\n"
+    assert next(stream) is None
+    resumed.set()
+    assert [piece for piece in stream if piece] == ["two\n"]
+    assert cluster._client.closed
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("closed\nunexpectedly"), ConnectionResetError("reset")])
+def test_a_stream_that_breaks_is_unreachable_in_one_line(connected, fault):
+    stream = connected(pieces=["one\n", fault]).tail("a-1")
+    assert next(stream) == "one\n"
+    with pytest.raises(UnreachableError, match=r"closed \.\.\. unexpectedly|reset"):
+        next(stream)
+
+
+def test_a_stream_that_is_left_is_closed(connected):
+    cluster = connected(pieces=["one\n", 60.0])
+    stream = cluster.tail("a-1")
+    next(stream)
+    stream.close()
+    assert cluster._client.closed
+
+
+def test_ctrl_c_leaves_a_silent_stream_at_once_and_closes_it(connected, monkeypatch):
+    monkeypatch.setattr(client, "_TICK_S", 60.0)
+
+    def press():
+        asyncio.get_running_loop().call_later(0.05, signal.raise_signal, signal.SIGINT)
+
+    cluster = connected(pieces=[press, 60.0])
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore the signal
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(cluster.tail("a-1"))
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert cluster._client.closed
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "told"),
+    [
+        (AuthenticationError("Authentication required: x"), ClusterError, "401, .*RAY_AUTH_MODE=token"),
+        (AuthenticationError("Authentication failed: x"), ClusterError, "403, the token is that of another cluster"),
+        (requests.ConnectionError("refused"), UnreachableError, "no answer; .*ray dashboard cluster.yaml"),
+        (requests.Timeout("30"), UnreachableError, "no answer"),
+        (requests.HTTPError("502 of a proxy"), UnreachableError, "no Ray dashboard answers there .502 of a proxy"),
+        (
+            RuntimeError("status code 500: Traceback\n  File x\nOSError: full\n."),
+            UnreachableError,
+            "500.* OSError: full",
+        ),
+    ],
+)
+def test_every_fault_is_one_line_with_the_address(connected, fault, kind, told):
+    with pytest.raises(ClusterError, match=rf"^http://head:8265: .*{told}") as caught:
+        connected(fault=fault).job("a-1")
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+
+
+def test_a_job_that_is_not_there_is_none(connected):
+    fault = RuntimeError("Request failed with status code 404: Job a-1 does not exist.")
+    assert connected(fault=fault).job("a-1") is None
+
+
+def test_an_id_in_use_is_told_from_other_faults(connected):
+    in_use = RuntimeError(
+        "Request failed with status code 500: Traceback\nValueError: submission_id a-1 already exists."
+    )
+    with pytest.raises(KnownJobError):
+        connected(fault=in_use).submit(SENT, "a-1")
+    with pytest.raises(UnreachableError):
+        connected(fault=RuntimeError("no agent")).submit(SENT, "a-1")
+
+
+def test_only_files_and_variables_are_sent(connected):
+    cluster = connected()
+    cluster.submit(SENT, "a-1")
+    sent = cluster._client.sent
+    assert sent["submission_id"] == "a-1"
+    assert sent["runtime_env"] == {"working_dir": "/checkout", "excludes": ["/runs"], "env_vars": {"A": "1"}}
+    assert sent["entrypoint_num_gpus"] is None

@@ -1,0 +1,150 @@
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from distilray.errors import InputError
+from distilray.operations.access import (
+    Token,
+    choose_address,
+    choose_authentication,
+    find_token,
+    get_json,
+    http_get,
+    is_loopback,
+)
+
+OURS = Token("0c" * 32, "RAY_AUTH_TOKEN")
+ADDRESS = "http://127.0.0.1:8265"
+
+
+def test_the_token_is_sought_where_ray_seeks_it(tmp_path):
+    file, other = tmp_path / ".ray/auth_token", tmp_path / "other"
+    file.parent.mkdir()
+    file.write_text("f11e" * 16 + "\n")
+    other.write_text("07e4\n")
+    assert find_token({"RAY_AUTH_TOKEN": "a"}, tmp_path) == Token("a", "RAY_AUTH_TOKEN")
+    assert find_token({"RAY_AUTH_TOKEN_PATH": str(other)}, tmp_path) == Token("07e4", str(other))
+    assert find_token({}, tmp_path) == Token("f11e" * 16, str(file))
+    assert find_token({}, tmp_path / "nobody") is None
+    file.write_text("\n")
+    assert find_token({}, tmp_path) is None
+
+
+def test_a_token_is_not_shown_by_its_own_representation():
+    token = Token("5ec2e7" * 10, "RAY_AUTH_TOKEN")
+    assert token.value not in repr(token)
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "address"),
+    [
+        (None, {}, "http://127.0.0.1:8265"),
+        ("http://head:8265/", {"RAY_API_SERVER_ADDRESS": "http://other:1"}, "http://head:8265"),
+        (None, {"RAY_API_SERVER_ADDRESS": "https://api", "RAY_ADDRESS": "http://other:1"}, "https://api"),
+        (None, {"RAY_ADDRESS": "http://head:8265"}, "http://head:8265"),
+        (None, {"RAY_ADDRESS": "10.0.0.1:6379"}, "http://127.0.0.1:8265"),
+        (None, {"RAY_ADDRESS": "ray://head:10001"}, "http://127.0.0.1:8265"),
+        ("head:8265", {}, "http://head:8265"),
+    ],
+)
+def test_the_address_is_the_one_that_was_named_last(given, environment, address):
+    assert choose_address(given, environment) == address
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "ftp://head", "http://", "http://head:8265?x=1"])
+def test_an_address_of_something_else_is_refused_with_the_form(address):
+    with pytest.raises(InputError, match=r"http://HOST:PORT"):
+        choose_address(address, {})
+
+
+def test_a_password_in_an_address_is_refused_and_not_shown():
+    with pytest.raises(InputError) as refused:
+        choose_address("http://me:geheim@head:8265", {})
+    assert "geheim" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "file", "mode"),
+    [
+        ({}, None, None),
+        ({}, "", None),
+        ({}, "0f", "token"),
+        ({"RAY_AUTH_TOKEN": "0f"}, None, "token"),
+        ({"RAY_AUTH_TOKEN_PATH": "/run/token"}, None, "token"),
+        ({"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "0f"}, "0f", "disabled"),
+    ],
+    ids=["no token", "an empty file", "a file", "a variable", "a path", "the user says no"],
+)
+def test_a_token_is_shown_where_there_is_one_unless_the_user_says_otherwise(environment, file, mode, tmp_path):
+    if file is not None:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text(file)
+    choose_authentication(environment, tmp_path)
+    assert environment.get("RAY_AUTH_MODE") == mode
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])
+def test_addresses_of_this_machine_are_known(host):
+    assert is_loopback(host)
+    assert not is_loopback(host.replace("127.", "192.").replace("::1", "::2").replace("localhost", "host"))
+
+
+class Answers(BaseHTTPRequestHandler):
+    """As Ray: 401, 403, 200; `/moved` leads elsewhere, `/torn` breaks off."""
+
+    def do_GET(self) -> None:
+        given = self.headers.get("Authorization")
+        self.server.seen.append((self.path, given))  # type: ignore[attr-defined]
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+            return
+        if self.path == "/torn":
+            self.wfile.write(b"no http\r\n")
+            return
+        self.send_response(401 if given is None else 200 if given == f"Bearer {OURS.value}" else 403)
+        self.end_headers()
+        self.wfile.write(b'{"a": 1}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    server.seen = []  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_over_http_the_three_answers_are_told_apart(server, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # a proxy that is not there: this machine asks itself
+    address = f"http://127.0.0.1:{server.server_port}"
+    statuses = [http_get(f"{address}/x", token)[0] for token in (None, "wrong", OURS.value)]
+    assert statuses == [401, 403, 200]
+    assert get_json(address, "/x", OURS) == {"a": 1}
+    with pytest.raises(OSError, match="answers 401"):
+        get_json(address, "/x", None)
+
+
+def test_a_token_does_not_follow_a_redirect(server):
+    assert http_get(f"http://127.0.0.1:{server.server_port}/moved", OURS.value)[0] == 302
+    assert [path for path, _ in server.seen] == ["/moved"]
+
+
+def test_what_speaks_no_http_is_no_answer(server):
+    with pytest.raises(OSError, match="no HTTP"):
+        http_get(f"http://127.0.0.1:{server.server_port}/torn", None)
+
+
+@pytest.mark.parametrize("value", ["two\nlines", "t\u00f6ken", "a b"])
+def test_a_token_that_no_header_takes_is_told_and_not_shown(value):
+    with pytest.raises(OSError, match="the token holds") as raised:
+        http_get(ADDRESS, value)
+    assert value not in str(raised.value)
