@@ -43,9 +43,9 @@ class Upload:
                 f"the upload would hold {self}, more than {_MAX_MB} MB; the largest are {named}: move data out of the "
                 "checkout, or name it in .rayignore"
             )
-        if missing := next((recipe for recipe in recipes if recipe not in self.files), None):
+        if absent := next((recipe for recipe in recipes if recipe not in self.files), None):
             raise InputError(
-                f"{missing}: the upload leaves it out (.gitignore, .rayignore or jobs/runtime_env.yaml), so the cluster "
+                f"{absent}: the upload leaves it out (.gitignore, .rayignore or jobs/runtime_env.yaml), so the cluster "
                 "would not find the recipe; copy it to jobs/recipes/"
             )
 
