@@ -151,7 +151,7 @@ _ROWS = (
     ),
     Stage(
         "measure_efficiency",
-        config="distilray.config.efficiency:MeasureEfficiencyConfig",
+        config="distilray.config.evaluation:MeasureEfficiencyConfig",
         plan="distilray.evaluation.efficiency:plan_efficiency",
         run="distilray.evaluation.efficiency:measure_efficiency",
         show="distilray.evaluation.efficiency:show_efficiency",

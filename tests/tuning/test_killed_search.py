@@ -27,9 +27,9 @@ def trained(monkeypatch):
     """The learning rates that trials fine-tune with, in order."""
     rates, train = [], objective.fine_tune
 
-    def counted(model, features, settings, **options):
-        rates.append(settings.learning_rate)
-        return train(model, features, settings, **options)
+    def counted(run, **options):
+        rates.append(run.settings.learning_rate)
+        return train(run, **options)
 
     monkeypatch.setattr(objective, "fine_tune", counted)
     return rates

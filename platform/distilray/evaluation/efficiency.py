@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from distilray.config.efficiency import MeasuredModelConfig, MeasureEfficiencyConfig
+from distilray.config.evaluation import MeasuredModelConfig, MeasureEfficiencyConfig
 from distilray.evaluation.timing import TimedModel, batches_of, summary_of, time_models
 from distilray.finetuning.features import cutting_tokenizer
 from distilray.finetuning.files import load_task

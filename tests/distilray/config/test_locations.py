@@ -12,8 +12,7 @@ from distilray.config.base import KEEP_HOME, Config, input_locations, location_f
 from distilray.config.bias import EvaluateBiasConfig
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.distillation import DistillConfig
-from distilray.config.efficiency import MeasureEfficiencyConfig
-from distilray.config.evaluation import EvaluateFillMaskConfig
+from distilray.config.evaluation import EvaluateFillMaskConfig, MeasureEfficiencyConfig
 from distilray.config.glue import EvaluateGlueConfig
 from distilray.config.operations.capacity import PlanConfig
 from distilray.config.recipe import load_recipe

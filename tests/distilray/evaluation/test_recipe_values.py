@@ -12,8 +12,7 @@ from transformers import GPT2LMHeadModel
 from transformers.models.distilbert.modeling_distilbert import Embeddings
 
 from distilray.config.bias import EvaluateBiasConfig
-from distilray.config.efficiency import MeasureEfficiencyConfig
-from distilray.config.evaluation import EvaluateFillMaskConfig
+from distilray.config.evaluation import EvaluateFillMaskConfig, MeasureEfficiencyConfig
 from distilray.config.export import ExportModelConfig
 from distilray.config.report import ReportConfig
 from distilray.errors import DataQualityError

@@ -48,16 +48,7 @@ def run(trained, rows):
     """Fine-tune units; gives what they leave, by the names of files."""
 
     def of(folder, *units):
-        results = module.run_units(
-            units,
-            rows,
-            folder=str(folder),
-            run_dir=str(folder),
-            precision="fp32",
-            scaling=SCALING,
-            job="evaluate_glue",
-            with_test=True,
-        )
+        results = module.run_units(units, rows, plan_of(folder), run_dir=str(folder), job="evaluate_glue")
         return [content(results[unit.task, unit.seed]) for unit in units]
 
     return of

@@ -114,17 +114,13 @@ def build_request(
     arguments = [*recipes.option, files[0], *overrides]
     env_vars, excludes = runtime_env(root)
     base = submission_id(job, configs, arguments, driver=driver, variables=variables)
+    run_dirs = "\n".join(config.run_dir for config in configs)
     submission = Submission(
         entrypoint=shlex.join(["python", "-m", f"jobs.{job}", *arguments]),
         working_dir=str(root),
         excludes=excludes,
         env_vars={**env_vars, **variables},
-        metadata={
-            "job": job,
-            "run_dir": "\n".join(each.run_dir for each in configs),
-            "command": base,
-            RESOURCES: str(driver),
-        },
+        metadata={"job": job, "run_dir": run_dirs, "command": base, RESOURCES: str(driver)},
         driver=driver,
     )
     return Request(base, configs, files, submission)
