@@ -61,7 +61,10 @@ def search_glue(config: SearchGlueConfig, folder: RunFolder) -> Outcome:
         experiments = _experiments(config, folder, encoded, need, room)
         _run(experiments, folder)
         searches = [_found(config, folder, task) for task in data]
-        results = _run_winners(config, folder, searches, encoded, need.request().fitting(cluster_nodes()))
+        room = max(
+            1, need.request().fitting(cluster_nodes())
+        )  # where all nodes are gone, the first one waits for a new one
+        results = _run_winners(config, folder, searches, encoded, room)
     return _write(config, folder, searches, data, missing, results)
 
 

@@ -105,6 +105,12 @@ def test_a_search_whose_last_trials_came_first_does_those_that_are_left(run_sear
         assert sorted(trained) == sorted(SPACE["learning_rate"]["choice"])
 
 
+def test_the_winners_are_fine_tuned_after_all_nodes_of_the_cluster_have_gone(run_search, tmp_path, monkeypatch):
+    whole = run_search(tmp_path / "whole")
+    monkeypatch.setattr(search, "cluster_nodes", list)
+    assert run_search(tmp_path / "shrunk") == whole
+
+
 @pytest.fixture
 def run_trial(work, tune, tmp_path):
     """A trial of the search in a folder of its own; gives its record, without times, and what it reported."""
