@@ -61,9 +61,7 @@ def search_glue(config: SearchGlueConfig, folder: RunFolder) -> Outcome:
         experiments = _experiments(config, folder, encoded, need, room)
         _run(experiments, folder)
         searches = [_found(config, folder, task) for task in data]
-        room = max(
-            1, need.request().fitting(cluster_nodes())
-        )  # where all nodes are gone, the first one waits for a new one
+        room = max(1, need.request().fitting(cluster_nodes()))  # without nodes, the first winner waits for one
         results = _run_winners(config, folder, searches, encoded, room)
     return _write(config, folder, searches, data, missing, results)
 

@@ -254,7 +254,7 @@ _AWS: dict[str, tuple[MachineCheck, str]] = {
 
 
 def _check_start_commands(cluster: Mapping[str, Any]) -> Finding:
-    findings, options = [], " ".join((cluster.get("docker") or {}).get("run_options") or [])
+    findings, options = [], " ".join(map(str, (cluster.get("docker") or {}).get("run_options") or []))
     for key in ("head_start_ray_commands", "worker_start_ray_commands"):
         command = " ".join(cluster[key])
         if "ray start" not in command:

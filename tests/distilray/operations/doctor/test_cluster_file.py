@@ -153,6 +153,14 @@ def test_other_ways_to_mount_the_folders_are_known(cluster: Cluster, tmp_path: P
     assert not_ok(checks_of(cluster, tmp_path)) == {}
 
 
+@pytest.mark.parametrize("option", [None, 8265], ids=["empty", "number"])
+def test_an_option_of_docker_that_is_no_text_harms_no_other_check(
+    cluster: Cluster, tmp_path: Path, option: object
+) -> None:
+    cluster["docker"]["run_options"].append(option)
+    assert not_ok(checks_of(cluster, tmp_path)).keys() <= {"schema"}
+
+
 def test_a_token_that_does_not_exist_yet_is_a_warning(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / ".ray/auth_token").unlink()
     assert not_ok(checks_of(cluster, tmp_path)) == {"token": "warn"}
