@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,11 +46,13 @@ class Head:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.read().decode()
 
-    def submit(self, checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`ray job submit` of the corpus job from a checkout, as the README gives it."""
+    def submit(
+        self, checkout: Path, *arguments: str, command: Sequence[str] = COMMAND
+    ) -> subprocess.CompletedProcess[str]:
+        """Submit a command, the corpus job when left out, from a checkout with `ray job submit`, as the README does."""
         options = ["--address", self.address, "--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml"]
         return subprocess.run(
-            [RAY, "job", "submit", *options, "--", *COMMAND, *arguments],
+            [RAY, "job", "submit", *options, "--", *command, *arguments],
             cwd=checkout,
             env={**clean_environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token},
             capture_output=True,

@@ -108,6 +108,15 @@ def test_a_job_runs_on_a_cluster_that_does_not_know_the_project(head: Head, chec
     assert list((tmp_path / "corpus" / "documents").glob("*.parquet"))
 
 
+def test_a_pipeline_runs_unchanged_on_a_cluster(head: Head, checkout: Path, tmp_path: Path) -> None:
+    pipeline = ["python", "-m", "jobs.run_pipeline", "jobs/pipelines/quickstart.yaml"]
+    chosen = [f"folder={tmp_path}", "--only", "build_corpus,encode_corpus"]
+    done = head.submit(checkout, *chosen, command=pipeline)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("corpus", "shards")]
+    assert [manifest["content"]["job"] for manifest in manifests] == ["build_corpus", "encode_corpus"]
+
+
 def test_bad_input_fails_the_job_with_its_one_line(head: Head, checkout: Path, tmp_path: Path) -> None:
     done = head.submit(checkout, f"run_dir={tmp_path}/corpus", "filters.min_wrods=3")
     assert done.returncode != 0
