@@ -130,9 +130,7 @@ class PipelineStage:
             return replace(self, run_dir=self.config().run_dir)
         check_values(self.source, values := self.known_values(), self.config_class)
         if "run_dir" not in values:
-            raise InputError(
-                f"{self.source}: run_dir: missing; add it to values, since an earlier stage writes the recipe"
-            )
+            raise InputError(f"{self.source}: run_dir: missing; add it to values: an earlier stage writes the recipe")
         return replace(self, run_dir=values["run_dir"])
 
     def _over(self, recipe: Values) -> Values:
@@ -203,7 +201,9 @@ def load_pipeline(
             recipe = _recipe_path(recipe, source, folders)
         values, config_class = filled.get("values", {}), table[row].config_class
         stage = PipelineStage(name, row, config_class, source, recipe, is_late, values, overrides[name], keep_home)
-        stages.append(stage.checked())
+        stages.append(stage := stage.checked())
+        if stage.run_dir in run_dirs.values():
+            raise InputError(f"{source}: run_dir: {stage.run_dir} is that of an earlier stage; give it one of its own")
     for name in raw["show"]:
         if name not in entries:
             raise InputError(f"{path}: show: '{name}' is no stage; {hint(name, entries)}")

@@ -182,6 +182,7 @@ WRONG = {
         changed("recipe: corpus.yaml", "like: model"),
         "stage corpus: like: 'model' is no earlier stage",
     ),
+    "run folder of another stage": (MORE + "{like: model}", "stage more: run_dir: runs/x/model is that of an earlier"),
     "name of a variable": (MORE.replace("more", "words") + "{like: model}", "stage words: choose another name"),
     "reserved name": (MORE.replace("more", "stages") + "{like: model}", "stage stages: choose another name"),
     "name with a dot": (MORE.replace("more", "a.b") + "{like: model}", "stage a.b: choose another name"),
@@ -234,7 +235,10 @@ def test_a_wrong_argument_is_an_error_that_names_it(tmp_path, argument, message)
 
 
 def test_stages_are_chosen_by_patterns_in_their_own_order(tmp_path):
-    text = PIPELINE + "  corpus-2: {like: corpus}\n  model-2: {like: model}\nshow: [corpus, model]\n"
+    text = (
+        PIPELINE + "  corpus-2: {like: corpus, values: {run_dir: c}}\n  model-2: {like: model, values: {run_dir: m}}\n"
+    )
+    text += "show: [corpus, model]\n"
 
     def chosen(only, skip):
         pipeline = load(tmp_path, text).chosen(only, skip)
