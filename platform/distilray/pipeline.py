@@ -167,8 +167,8 @@ def _lexical_row(stage: PipelineStage) -> _Row:
     """Return what is known of a stage whose inputs are still to be written."""
     values = stage.known_values()
     work = ", ".join(f"{values[key]:,} {unit}" for key, unit in _BOUNDS.items() if isinstance(values.get(key), int))
-    state = "to run again if its inputs change" if is_complete(stage.run_dir) else "to run"
-    return _Row(state, work, seconds=_last_seconds(stage))
+    seconds = _last_seconds(stage)
+    return _Row("to run" if seconds is None else "to run again if its inputs change", work, seconds=seconds)
 
 
 def _last_seconds(stage: PipelineStage) -> float | None:

@@ -16,6 +16,7 @@ from distilray.config.distillation import OptimizerConfig
 from distilray.config.glue import FineTuneConfig, TaskConfig, TaskDistillationConfig
 from distilray.finetuning.features import FeatureBatch, Features, TaskFeatures, collate, epoch_batches
 from distilray.models.architectures import architecture_of
+from distilray.models.precision import autocast
 from distilray.training.optimizer import create_optimizer, rate_factor
 from distilray.training.process_group import Workers
 
@@ -191,6 +192,6 @@ def _outputs(model: Any, batch: FeatureBatch, dtype: torch.dtype) -> Tensor:
     """(batch, num_outputs) in fp32; families without token types ignore them."""
     reads_types = architecture_of(model.config).reads_token_types
     types = {"token_type_ids": batch.token_type_ids} if reads_types else {}
-    with torch.autocast(batch.input_ids.device.type, dtype=dtype, enabled=dtype != torch.float32):
+    with autocast(batch.input_ids.device, dtype):
         logits: Tensor = model(batch.input_ids, attention_mask=batch.attention_mask, **types).logits
     return logits.float()
