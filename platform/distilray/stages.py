@@ -137,7 +137,7 @@ _ROWS = (
     ),
     Stage(
         "evaluate_bias",
-        config="distilray.config.bias:EvaluateBiasConfig",
+        config="distilray.config.evaluation:EvaluateBiasConfig",
         plan="distilray.evaluation.bias.scores:plan_bias",
         run="distilray.evaluation.bias.scores:evaluate_bias",
         show="distilray.evaluation.bias.scores:show_bias",
@@ -173,7 +173,7 @@ _ROWS = (
     ),
     Stage(
         "plan",
-        config="distilray.config.operations.capacity:PlanConfig",
+        config="distilray.config.capacity:PlanConfig",
         plan="distilray.operations.plan.planning:plan_line",
         run="distilray.operations.plan.planning:write_plan",
         show="distilray.operations.plan.planning:show_plan",

@@ -8,7 +8,7 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from distilray.config.bias import EvaluateBiasConfig
+from distilray.config.evaluation import EvaluateBiasConfig
 from distilray.evaluation.bias.scores import PAIRS_FILE, SCORES_FILE
 from distilray.export.onnx import onnx_graph
 from distilray.export.variants import write_onnx_folder

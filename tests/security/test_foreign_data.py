@@ -15,7 +15,7 @@ import torch
 from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 
 from distilray.config.corpus import ParquetSource
-from distilray.config.fill_mask.settings import FillMaskDataConfig
+from distilray.config.evaluation import FillMaskDataConfig
 from distilray.corpus.screening.evaluation_files import read_texts
 from distilray.corpus.sources import parquet
 from distilray.errors import InputError

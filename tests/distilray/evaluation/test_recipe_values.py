@@ -11,8 +11,7 @@ import yaml
 from transformers import GPT2LMHeadModel
 from transformers.models.distilbert.modeling_distilbert import Embeddings
 
-from distilray.config.bias import EvaluateBiasConfig
-from distilray.config.evaluation import EvaluateFillMaskConfig, MeasureEfficiencyConfig
+from distilray.config.evaluation import EvaluateBiasConfig, EvaluateFillMaskConfig, MeasureEfficiencyConfig
 from distilray.config.export import ExportModelConfig
 from distilray.config.report import ReportConfig
 from distilray.errors import DataQualityError

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from distilray.config.base import KEEP_HOME
-from distilray.config.bias import EvaluateBiasConfig
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.distillation import DistillConfig
+from distilray.config.evaluation import EvaluateBiasConfig
 from distilray.config.report import ReportConfig
 from distilray.errors import InputError
 from distilray.operations.locations import check_locations, mounted_as, shared_locations, unshared_mounts

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from distilray.config.bias import EvaluateBiasConfig
+from distilray.config.evaluation import EvaluateBiasConfig
 from distilray.evaluation.bias.crows_pairs import (
     Pair,
     crows_pairs_scores,

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from distilray.config.bias import Scoring
+from distilray.config.evaluation import Scoring
 from distilray.errors import InputError
 from distilray.evaluation.bias.likelihood import MaskedText, log_probabilities
 from distilray.evaluation.bias.subjects import Subject

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distilray.config.fill_mask.settings import FillMaskDataConfig
+from distilray.config.evaluation import FillMaskDataConfig
 from distilray.formats.bad_rows import BadRow
 from distilray.runtime.seeding import hash_integers
 

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import unquote
 
-from distilray.config.fill_mask.settings import FillMaskDataConfig
+from distilray.config.evaluation import FillMaskDataConfig
 from distilray.errors import InputError
 from distilray.evaluation.fill_mask.examples import Example, bad_row, example_of, masked_line
 from distilray.formats.bad_rows import BadRow

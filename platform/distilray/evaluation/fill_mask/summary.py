@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from distilray.config.fill_mask.settings import IntervalsConfig
+from distilray.config.evaluation import IntervalsConfig
 from distilray.evaluation.fill_mask.causal import CAUSAL_METRIC
 from distilray.evaluation.fill_mask.shards import MaskScores
 from distilray.evaluation.metrics import FILL_MASK_SCORES, HITS, answer_columns

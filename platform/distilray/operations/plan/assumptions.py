@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from distilray.config.distillation import DistillConfig
-from distilray.config.operations.capacity import (
+from distilray.config.capacity import (
     ClusterConfig,
     ModelShapeConfig,
     PlanConfig,
@@ -12,6 +11,7 @@ from distilray.config.operations.capacity import (
     StationsConfig,
     TextConfig,
 )
+from distilray.config.distillation import DistillConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.operations.plan.machines import DEVICES, machine_named
 from distilray.operations.plan.simulation import HOP_LATENCY_US, MICRO_STEP_FLOOR_S, OVERLAP, training_runs

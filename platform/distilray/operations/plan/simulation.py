@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distilray.config.operations.capacity import DisturbanceConfig, PlanConfig
+from distilray.config.capacity import DisturbanceConfig, PlanConfig
 from distilray.distillation.planning.cost import SAVED_BYTES, rate_of_run
 from distilray.errors import InputError
 from distilray.operations.plan.machines import Machine, machine_named

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilray.config.fill_mask.settings import FillMaskDataConfig
+from distilray.config.evaluation import FillMaskDataConfig
 from distilray.evaluation.fill_mask.examples import Example, example_of, filled, masked_line
 from distilray.formats.bad_rows import BadRow
 

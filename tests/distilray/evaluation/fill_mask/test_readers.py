@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distilray.config.fill_mask.settings import FillMaskDataConfig
+from distilray.config.evaluation import FillMaskDataConfig
 from distilray.errors import InputError
 from distilray.evaluation.fill_mask.examples import Example
 from distilray.evaluation.fill_mask.readers import check_file, data_files, read_examples, with_limit

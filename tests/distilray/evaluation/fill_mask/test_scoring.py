@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-from distilray.config.fill_mask.settings import FillMaskDataConfig
+from distilray.config.evaluation import FillMaskDataConfig
 from distilray.evaluation.fill_mask.examples import Example, example_of
 from distilray.evaluation.fill_mask.scoring import latencies, score_windows, single_batches
 from distilray.evaluation.fill_mask.windows import encode_examples

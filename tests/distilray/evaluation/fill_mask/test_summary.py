@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from distilray.config.fill_mask.settings import IntervalsConfig
+from distilray.config.evaluation import IntervalsConfig
 from distilray.evaluation.fill_mask.summary import summarise
 from distilray.evaluation.metrics import answer_columns
 

@@ -1,6 +1,6 @@
 import pytest
 
-from distilray.config.operations.capacity import ClusterConfig
+from distilray.config.capacity import ClusterConfig
 from distilray.errors import InputError
 from distilray.operations.plan.machines import CPU, DEVICES, MACHINES, machine_named, price_of
 

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from distilray.config.operations.capacity import DisturbanceConfig
+from distilray.config.capacity import DisturbanceConfig
 from distilray.errors import InputError
 from distilray.operations.plan.simulation import PARTS, TrainingModel, run_times, scaled_runs
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from distilray.config.azure import translate_azure
 from distilray.config.evaluation import EvaluateFillMaskConfig
-from distilray.config.fill_mask.azure import translate_azure
 from distilray.config.recipe import RecipeError, load_recipe
 
 FIELDS = {
