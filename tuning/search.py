@@ -21,7 +21,7 @@ from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
 from distilray.runtime.environment import inside_cluster
 from distilray.runtime.job import Outcome
-from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.progress import Progress
 from distilray.runtime.resources import check_shared, cluster_nodes, ensure
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session

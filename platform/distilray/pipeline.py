@@ -17,7 +17,7 @@ from distilray.runtime import storage
 from distilray.runtime.command_line import CommandParser
 from distilray.runtime.environment import load_secrets
 from distilray.runtime.job import Quantity
-from distilray.runtime.reporting.progress import duration
+from distilray.runtime.progress import duration
 from distilray.runtime.run_folder import CONFIG_FILE, OtherRunError, RunFolder, is_complete, read_manifest
 from distilray.stages import STAGES
 

@@ -21,7 +21,7 @@ from distilray.config.recipe import validate_recipe
 from distilray.config.sample import resolve
 from distilray.runtime import storage
 from distilray.runtime.job import Job, run_command
-from distilray.runtime.reporting.metrics import read_metrics
+from distilray.runtime.metrics import read_metrics
 from distilray.runtime.run_folder import is_complete, read_manifest
 
 

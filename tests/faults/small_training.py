@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distilray.runtime.reporting.metrics import read_metrics
+from distilray.runtime.metrics import read_metrics
 from jobs import distill
 
 STEPS, RHYTHM = 24, 4  # optimiser steps of a run, and between two of its checkpoints

@@ -18,8 +18,8 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
-from distilray.runtime.reporting.metrics import read_metrics
-from distilray.runtime.reporting.notices import read_notices
+from distilray.runtime.metrics import read_metrics
+from distilray.runtime.progress import read_notices
 from distilray.runtime.session import ENVIRONMENT
 from distilray.training.workers import START_TIMEOUT
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer

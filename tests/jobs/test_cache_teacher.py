@@ -8,7 +8,7 @@ import yaml
 from distilray.config.distillation import DistillConfig
 from distilray.distillation.inputs import open_cache
 from distilray.errors import InputError
-from distilray.runtime.reporting.metrics import read_metrics
+from distilray.runtime.metrics import read_metrics
 from distilray.runtime.run_folder import RunFolder
 from distilray.stages import STAGES
 from jobs import cache_teacher, distill

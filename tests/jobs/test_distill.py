@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, DistilBertForMaskedLM
 
-from distilray.runtime.reporting.metrics import read_metrics
-from distilray.runtime.reporting.notices import read_notices
+from distilray.runtime.metrics import read_metrics
+from distilray.runtime.progress import read_notices
 from jobs import distill
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
 

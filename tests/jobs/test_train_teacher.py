@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
 from distilray.models.masked_lm import load_masked_lm
-from distilray.runtime.reporting.metrics import read_metrics
+from distilray.runtime.metrics import read_metrics
 from jobs import train_teacher
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
 

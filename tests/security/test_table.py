@@ -53,7 +53,7 @@ S7: secrets of the environment stand in no log, file, report, answer or command 
     tests/security/test_secrets.py
         test_a_corpus_its_report_and_its_card_hold_no_secret_of_the_environment
         test_a_password_in_a_uri_is_refused_and_not_repeated
-    tests/distilray/runtime/reporting/test_tracking.py
+    tests/distilray/runtime/test_tracking.py
         test_a_warning_holds_no_secret
     tests/serve/telemetry/test_request_log.py
         test_keys_are_hidden

@@ -22,9 +22,9 @@ from distilray.pretraining_data.sample_plan import SamplePlan
 from distilray.pretraining_data.shards import ShardSet, splits_of_run
 from distilray.pretraining_data.tokenizer import vocabulary_of
 from distilray.runtime import storage
-from distilray.runtime.reporting.notices import post_notice
-from distilray.runtime.reporting.tracking import open_trackers
+from distilray.runtime.progress import post_notice
 from distilray.runtime.run_owner import check_visible
+from distilray.runtime.tracking import open_trackers
 from distilray.training.checkpoint import CheckpointStore
 from distilray.training.loop import Hook, Step, Stop, train
 from distilray.training.meter import Meter

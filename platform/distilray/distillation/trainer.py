@@ -37,9 +37,8 @@ from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
 from distilray.runtime.environment import inside_cluster
 from distilray.runtime.job import Outcome
-from distilray.runtime.reporting.metrics import MetricsFollower, Row, read_metrics
-from distilray.runtime.reporting.notices import NoticeFollower
-from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.metrics import MetricsFollower, Row, read_metrics
+from distilray.runtime.progress import NoticeFollower, Progress
 from distilray.runtime.resources import ensure
 from distilray.runtime.run_folder import METRICS_FILE, RunFolder
 from distilray.runtime.session import ray_session

@@ -26,7 +26,7 @@ from distilray.pretraining_data.batches import Batch
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome, Quantity
-from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.progress import Progress
 from distilray.runtime.run_folder import RunFolder
 
 TABLE_FILE = "efficiency.json"

@@ -26,7 +26,7 @@ from distilray.finetuning.objective import total_steps
 from distilray.finetuning.tasks import TASKS
 from distilray.runtime import storage
 from distilray.runtime.environment import inside_cluster
-from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.progress import Progress
 from distilray.runtime.resources import check_shared, cluster_nodes, ensure
 from distilray.runtime.signals import raise_if_interrupted, start_in_thread
 from distilray.training.workers import run_on_workers, worker_device, workers_needed

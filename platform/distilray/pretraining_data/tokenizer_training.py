@@ -28,7 +28,7 @@ from distilray.pretraining_data.tokenizer import (
 )
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
-from distilray.runtime.reporting.progress import Progress, duration
+from distilray.runtime.progress import Progress, duration
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.seeding import hash_integers, uniform
 from distilray.runtime.signals import run_interruptibly

@@ -16,7 +16,7 @@ from distilray.errors import InputError
 from distilray.runtime import storage
 from distilray.runtime.command_line import CommandParser, exit_code
 from distilray.runtime.environment import load_secrets
-from distilray.runtime.reporting.progress import duration
+from distilray.runtime.progress import duration
 from distilray.runtime.run_folder import CONFIG_FILE, MANIFEST_FILE, OtherRunError, RunFolder, is_complete
 
 C = TypeVar("C", bound=JobConfig)

@@ -18,9 +18,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distilray.errors import InputError
 from distilray.runtime import storage
+from distilray.runtime.autoscaler import AutoscalerReport
 from distilray.runtime.environment import inside_cluster
-from distilray.runtime.reporting.autoscaler import AutoscalerReport
-from distilray.runtime.reporting.progress import duration
+from distilray.runtime.progress import duration
 from distilray.runtime.signals import raise_if_interrupted
 
 GIB = 1 << 30

@@ -7,9 +7,9 @@ import ray
 from ray.util.metrics import Gauge
 
 from distilray.runtime import storage
-from distilray.runtime.reporting.metrics import MetricsLog
-from distilray.runtime.reporting.tracking import Trackers
+from distilray.runtime.metrics import MetricsLog
 from distilray.runtime.run_folder import METRICS_FILE
+from distilray.runtime.tracking import Trackers
 
 HELDOUT_FILE = "heldout.jsonl"
 # Numbers of a row that Ray exports, as ray_distilray_<name>.

@@ -15,8 +15,8 @@ from distilray.models.masked_lm import count_parameters
 from distilray.models.precision import preferred_dtype
 from distilray.runtime import storage
 from distilray.runtime.job import Quantity
-from distilray.runtime.reporting.metrics import read_metrics
-from distilray.runtime.reporting.progress import duration
+from distilray.runtime.metrics import read_metrics
+from distilray.runtime.progress import duration
 from distilray.runtime.run_folder import CONFIG_FILE, METRICS_FILE
 
 _STATE_BYTES = 16  # of a trained parameter: itself, its gradient and two moments, in fp32

@@ -25,7 +25,7 @@ from distilray.models.masked_lm import count_parameters, load_masked_lm
 from distilray.models.sources import localise
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime.job import Quantity
-from distilray.runtime.reporting.tracking import check_trackers
+from distilray.runtime.tracking import check_trackers
 
 
 def plan_teacher(config: TrainTeacherConfig) -> dict[str, object]:

@@ -35,7 +35,7 @@ from distilray.formats.bad_rows import BadRows
 from distilray.inference.backends import MaskedLogits
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
-from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.progress import Progress
 from distilray.runtime.run_folder import RunFolder
 from distilray.statistics import Array
 

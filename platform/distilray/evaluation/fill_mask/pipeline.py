@@ -26,7 +26,7 @@ from distilray.evaluation.fill_mask.parts import (
 from distilray.evaluation.fill_mask.readers import DataFile
 from distilray.runtime.environment import inside_cluster
 from distilray.runtime.pieces import CompletedPieces
-from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.progress import Progress
 from distilray.runtime.resources import Need, can_ever_have, ensure
 from distilray.runtime.run_owner import check_visible
 from distilray.runtime.session import data_labels, input_error_table, is_input_error, ray_session, result_rows

@@ -17,7 +17,7 @@ from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet, check_vocabulary
 from distilray.pretraining_data.tokenizer import Vocabulary, read_tokenizer, vocabulary_of
-from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.progress import Progress
 
 
 @dataclass(frozen=True)

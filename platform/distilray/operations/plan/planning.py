@@ -32,7 +32,7 @@ from distilray.operations.plan.stages import (
 from distilray.operations.plan.workload import Examples, Training, examples_of, training_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
-from distilray.runtime.reporting.progress import duration
+from distilray.runtime.progress import duration
 from distilray.runtime.run_folder import RunFolder
 
 PLAN_FILE, PAGE_FILE = "plan.json", "plan.html"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from distilray.errors import InputError
 from distilray.operations.submit.records import PENDING, STOPPED, SUCCEEDED, ClusterError, JobRecord, UnreachableError
 from distilray.runtime.command_line import EXIT_FAULT, EXIT_INTERRUPTED
-from distilray.runtime.reporting.progress import duration
+from distilray.runtime.progress import duration
 
 if TYPE_CHECKING:
     from distilray.operations.submit.client import Cluster

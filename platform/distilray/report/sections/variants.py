@@ -17,7 +17,7 @@ from distilray.report.blocks import from_rich, join, paragraph
 from distilray.report.figures import flat, shown
 from distilray.report.runs import Run, Runs, Values
 from distilray.runtime import storage
-from distilray.runtime.reporting.metrics import read_metrics
+from distilray.runtime.metrics import read_metrics
 from distilray.training.reporter import HELDOUT_FILE
 
 # The one setting in which a variant differs, and the change of the macro score on GLUE against the full loss in the

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from distilray.runtime.reporting.progress import Progress, duration
+from distilray.runtime.progress import Progress, duration
 
 
 class Clock:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distilray.runtime.reporting.metrics import MetricsFollower, MetricsLog, read_metrics
+from distilray.runtime.metrics import MetricsFollower, MetricsLog, read_metrics
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from distilray.errors import InputError
 from distilray.runtime import storage
-from distilray.runtime.reporting.tracking import (
+from distilray.runtime.tracking import (
     MLFLOW_RUN_ID_FILE,
     TENSORBOARD_FOLDER,
     check_trackers,

@@ -5,8 +5,8 @@ import time
 import pytest
 from ray.core.generated.autoscaler_pb2 import AutoscalingState
 
-from distilray.runtime.reporting import autoscaler
-from distilray.runtime.reporting.autoscaler import AutoscalerReport
+from distilray.runtime import autoscaler
+from distilray.runtime.autoscaler import AutoscalerReport
 
 
 def summary(monkeypatch, tmp_path, log="", **fields):

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from distilray.runtime.reporting.notices import NoticeFollower, post_notice, read_notices
+from distilray.runtime.progress import NoticeFollower, post_notice, read_notices
 
 
 @pytest.fixture
