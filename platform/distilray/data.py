@@ -30,8 +30,8 @@ from ray.data.datasource import Datasource, ReadTask
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.paths import expand_home
 from distilray.config.recipe import validate_recipe
-from distilray.corpus.documents import Extraction, Screen
-from distilray.corpus.inputs import Part, check_inputs, plan_parts, source_files
+from distilray.corpus.chunks import Part, check_inputs, plan_parts, source_files
+from distilray.corpus.extraction import Extraction, Screen
 from distilray.corpus.sources.ranges import CutShortError
 from distilray.errors import InputError, reading
 from distilray.pretraining_data.encoding.corpus_files import Corpus, document_tables

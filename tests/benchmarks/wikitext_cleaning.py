@@ -25,9 +25,9 @@ from xml.etree import ElementTree
 import mwparserfromhell
 
 from distilray.config.sample import wikipedia_dump
-from distilray.corpus.cleaning import HOLE, UNKNOWN, clean_wikitext
-from distilray.corpus.screening.quality import count_holes, count_residue, per_thousand
+from distilray.corpus.quality import count_holes, count_residue, per_thousand
 from distilray.corpus.sentences import split_sentences
+from distilray.corpus.wikitext.cleaning import HOLE, UNKNOWN, clean_wikitext
 
 ROUNDS = 3
 _PAGE = re.compile(r"  <page>.*?</page>\n", re.DOTALL)

@@ -125,8 +125,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.documents import Screen, extract_part
-from distilray.corpus.inputs import plan_parts, source_files
+from distilray.corpus.extraction import Screen, extract_part
+from distilray.corpus.chunks import plan_parts, source_files
 from distilray.corpus.publication import plan_groups, publish_group
 
 def peak():

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 from distilray.config.corpus import TextSource, WikipediaSource
-from distilray.corpus.sources import text, wikipedia
+from distilray.corpus.sources import texts, wikipedia
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 
-KINDS = {"wikipedia": (wikipedia, WikipediaSource), "text": (text, TextSource)}
+KINDS = {"wikipedia": (wikipedia, WikipediaSource), "text": (texts, TextSource)}
 
 
 def read(kind: str, file: str) -> tuple[int, list[str]]:

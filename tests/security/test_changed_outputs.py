@@ -8,7 +8,7 @@ import pytest
 
 from distilray.config.base import JobConfig
 from distilray.config.evaluation import EvaluateFillMaskConfig
-from distilray.corpus.screening.evaluation_files import read_texts
+from distilray.corpus.decontamination import read_texts
 from distilray.errors import InputError
 from distilray.evaluation.fill_mask.parts import read_parts
 from distilray.evaluation.fill_mask.readers import data_files

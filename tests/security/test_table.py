@@ -23,7 +23,7 @@ S4: bombs of XML entities, nesting and compression, and entities of other files,
     tests/security/test_bombs.py
         test_a_bomb_is_refused_with_its_reason_and_what_stands_around_it_is_read
         test_all_of_them_take_less_than_200_mb_of_memory
-    tests/distilray/corpus/sources/dumps/test_bz2_ranges.py
+    tests/distilray/corpus/sources/test_bz2_ranges.py
         test_a_row_of_small_bombs_ends_the_range
 
 S5: no code of a data file, a model folder or a checkpoint runs.

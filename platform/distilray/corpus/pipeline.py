@@ -14,14 +14,13 @@ import ray
 from tokenizers import Tokenizer
 
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.documents import Screen, extract_part, quarantine_file
-from distilray.corpus.inputs import Part, check_inputs, plan_parts, source_files, unread_formats
-from distilray.corpus.matching import Search, plan_searches, run_search
+from distilray.corpus.chunks import Part, check_inputs, plan_parts, source_files, unread_formats
+from distilray.corpus.decontamination import evaluation_files, read_evaluation_ngrams
+from distilray.corpus.duplicate_search import Search, plan_searches, run_search
+from distilray.corpus.extraction import Screen, extract_part, quarantine_file
+from distilray.corpus.filters import check_language
 from distilray.corpus.publication import DOCUMENTS_FOLDER, Group, plan_groups, publish_group
 from distilray.corpus.report import SourceReport, corpus_counts, corpus_report, report_bytes, source_reports, summary
-from distilray.corpus.screening.contamination import read_evaluation_ngrams
-from distilray.corpus.screening.evaluation_files import evaluation_files
-from distilray.corpus.screening.languages import check_language
 from distilray.errors import DataQualityError, InputError, reading
 from distilray.formats.streams import CUT_SHORT
 from distilray.runtime import storage

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from distilray.corpus.matching import REASONS, dropped_rows, part_tables
-from distilray.corpus.screening.filters import histogram_bin
+from distilray.corpus.duplicate_search import REASONS, dropped_rows, part_tables
+from distilray.corpus.filters import histogram_bin
 from distilray.runtime import storage
 from distilray.schemas import DOCUMENTS
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.cleaning import count_templates
-from distilray.corpus.matching import REASONS
-from distilray.corpus.screening.quality import per_thousand
+from distilray.corpus.duplicate_search import REASONS
+from distilray.corpus.quality import per_thousand
+from distilray.corpus.wikitext.cleaning import count_templates
 
 # What the paper's corpus held: 11,038 books and 800 M words, of which an audit (Bandy and Vincent 2021) found about
 # 7,185 to be unique. The dump of the English Wikipedia that projections are for: multistream .bz2, as of 2025.

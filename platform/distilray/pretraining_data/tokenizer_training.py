@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from distilray.config.pretraining_data import TrainTokenizerConfig
 from distilray.config.sample import resolve
-from distilray.corpus.scripts import count_words
+from distilray.corpus.writing_systems import count_words
 from distilray.errors import InputError
 from distilray.pretraining_data.encoding.corpus_files import Corpus, read_sentences
 from distilray.pretraining_data.tokenizer import (

@@ -10,8 +10,8 @@ import torch
 from transformers import DistilBertConfig, DistilBertForMaskedLM
 
 from distilray.config.sample import resolve, wikipedia_dump
-from distilray.corpus.cleaning import clean_wikitext
 from distilray.corpus.sentences import split_sentences
+from distilray.corpus.wikitext.cleaning import clean_wikitext
 from distilray.models.masked_lm import save_model
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from tests.benchmarks.wikitext_cleaning import article_xml

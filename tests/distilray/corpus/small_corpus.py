@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.documents import PartFacts, Screen, extract_part
-from distilray.corpus.inputs import plan_parts, source_files
-from distilray.corpus.matching import part_tables
+from distilray.corpus.chunks import plan_parts, source_files
+from distilray.corpus.duplicate_search import part_tables
+from distilray.corpus.extraction import PartFacts, Screen, extract_part
 
 LENIENT = {"min_words": 0, "min_sentences": 0, "max_repeated_fraction": 1.0}
 

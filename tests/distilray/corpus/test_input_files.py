@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.documents import PartFacts, Screen, extract_part
-from distilray.corpus.inputs import check_inputs, plan_parts, source_files
+from distilray.corpus.chunks import check_inputs, plan_parts, source_files
+from distilray.corpus.extraction import PartFacts, Screen, extract_part
 from distilray.corpus.pipeline import plan_corpus
 from distilray.errors import InputError
 from tests.distilray.corpus.small_corpus import LENIENT

@@ -3,7 +3,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from distilray.corpus.matching import plan_searches, run_search
+from distilray.corpus.duplicate_search import plan_searches, run_search
 from distilray.corpus.publication import Group, plan_groups, publish_group
 from distilray.schemas import DOCUMENTS, check_schema
 from tests.distilray.corpus.small_corpus import extract

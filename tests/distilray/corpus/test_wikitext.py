@@ -4,13 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilray.corpus.cleaning import HOLE, clean_wikitext
-from distilray.corpus.wikitext.amounts import superscript
 from distilray.corpus.wikitext.arguments import GAP
+from distilray.corpus.wikitext.cleaning import HOLE, clean_wikitext, cut_back_matter
 from distilray.corpus.wikitext.extensions import cut_extensions, restore_protected
-from distilray.corpus.wikitext.sections import cut_back_matter
+from distilray.corpus.wikitext.number_templates import quantity, superscript
 from distilray.corpus.wikitext.templates import RULES
-from distilray.corpus.wikitext.units import quantity
 
 TEMPLATES = {
     "{{convert|1300|mi|km}}": "1,300 miles",

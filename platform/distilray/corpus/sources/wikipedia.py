@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from distilray.config.corpus import WikipediaSource
-from distilray.corpus.sources.dumps.bz2_ranges import (
+from distilray.corpus.sources.bz2_ranges import (
     Piece,
     StoredFile,
     find_stream,
@@ -16,9 +16,9 @@ from distilray.corpus.sources.dumps.bz2_ranges import (
     read_blocks,
     read_streams,
 )
-from distilray.corpus.sources.dumps.head import MAX_HEAD_BYTES, read_head
-from distilray.corpus.sources.dumps.index import find_index, stream_borders
-from distilray.corpus.sources.dumps.pages import PAGE_END, ROOT_END, Page, RawPage, cut_pages, page_name, parse_page
+from distilray.corpus.sources.dump_head import MAX_HEAD_BYTES, read_head
+from distilray.corpus.sources.dump_index import find_index, stream_borders
+from distilray.corpus.sources.dump_pages import PAGE_END, ROOT_END, Page, RawPage, cut_pages, page_name, parse_page
 from distilray.corpus.sources.ranges import CutShortError, RawDocument
 from distilray.corpus.wikitext.sites import SITES, Site
 from distilray.errors import InputError

@@ -8,11 +8,10 @@ import html
 import re
 from collections.abc import Callable
 
-from distilray.corpus.wikitext.amounts import fraction, superscript
 from distilray.corpus.wikitext.arguments import GAP, HOLE, PARAGRAPH, Arguments, unknown_template
-from distilray.corpus.wikitext.brackets import Closings, match_brackets
+from distilray.corpus.wikitext.brackets import Closings, is_silent_file, link_words, match_brackets
 from distilray.corpus.wikitext.extensions import protect
-from distilray.corpus.wikitext.links import is_silent_file, link_words
+from distilray.corpus.wikitext.number_templates import fraction, superscript
 from distilray.corpus.wikitext.paragraphs import LIST_MARK
 from distilray.corpus.wikitext.sites import Site
 from distilray.corpus.wikitext.templates import TemplateRules, nothing
