@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from distilray.pretraining_data.example_view import LEGEND, ExampleView
+from distilray.pretraining_data.viewer import LEGEND, ExampleView
 from distilray.runtime.command_line import CommandParser, exit_code
 
 

@@ -34,7 +34,7 @@ from distilray.corpus.chunks import Part, check_inputs, plan_parts, source_files
 from distilray.corpus.extraction import Extraction, Screen
 from distilray.corpus.sources.ranges import CutShortError
 from distilray.errors import InputError, reading
-from distilray.pretraining_data.encoding.corpus_files import Corpus, document_tables
+from distilray.pretraining_data.corpus_reader import Corpus, document_tables
 from distilray.pretraining_data.masking import Masker
 from distilray.pretraining_data.shards import ShardSet
 from distilray.runtime import storage

@@ -80,8 +80,8 @@ _ROWS = (
     Stage(
         "encode_corpus",
         config="distilray.config.pretraining_data:EncodeCorpusConfig",
-        plan="distilray.pretraining_data.pipeline:plan_shards",
-        run="distilray.pretraining_data.pipeline:encode_corpus",
+        plan="distilray.pretraining_data.encoding:plan_shards",
+        run="distilray.pretraining_data.encoding:encode_corpus",
     ),
     Stage(
         "train_teacher",

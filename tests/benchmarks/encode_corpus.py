@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.sample import resolve
-from distilray.pretraining_data.encoding.corpus_files import Corpus
+from distilray.pretraining_data.corpus_reader import Corpus
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
 from distilray.runtime.run_folder import RunFolder
 from tests.benchmarks.bert_pretraining_data import examples, write_examples

@@ -19,7 +19,7 @@ from distilray.config.pretraining_data import TrainTokenizerConfig
 from distilray.corpus import pipeline as corpus
 from distilray.distillation.teacher_cache import pipeline as teacher_cache
 from distilray.evaluation.fill_mask.evaluation import evaluate_fill_mask
-from distilray.pretraining_data import pipeline as encoding
+from distilray.pretraining_data import encoding
 from distilray.pretraining_data.tokenizer_training import train_tokenizer
 from distilray.runtime.job import Outcome
 from distilray.runtime.outputs import Outputs

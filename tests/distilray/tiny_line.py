@@ -19,7 +19,7 @@ from distilray.distillation.feed import counts_of
 from distilray.distillation.objective import StepCounts
 from distilray.models.masked_lm import save_model
 from distilray.models.student import create_student
-from distilray.pretraining_data import pipeline
+from distilray.pretraining_data import encoding
 from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
@@ -141,11 +141,11 @@ def encode_in_process(config: EncodeCorpusConfig, run: RunFolder) -> Outcome:
 
     with (
         patch.object(pieces, "run_tasks", one_by_one),
-        patch.object(pipeline, "ray_session", lambda _: nullcontext()),
-        patch.object(pipeline.ray, "put", lambda value: value),
-        patch.object(pipeline.ray, "get", lambda value: value),
+        patch.object(encoding, "ray_session", lambda _: nullcontext()),
+        patch.object(encoding.ray, "put", lambda value: value),
+        patch.object(encoding.ray, "get", lambda value: value),
     ):
-        return pipeline.encode_corpus(config, run)
+        return encoding.encode_corpus(config, run)
 
 
 def write_recipe(folder: Path, **values: object) -> str:

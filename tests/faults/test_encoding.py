@@ -17,7 +17,7 @@ import pytest
 import yaml
 from pyarrow import fs
 
-from distilray.pretraining_data import pipeline
+from distilray.pretraining_data import encoding
 from distilray.runtime.run_folder import RunFolder
 from jobs import encode_corpus
 from tests.distilray.tiny_line import encode_config, encode_in_process, write_corpus, write_tokenizer
@@ -146,7 +146,7 @@ def test_a_full_disk_is_one_line_and_what_was_done_is_used_by_the_next_run(
     tmp_path: Path, small: dict[str, str], capfd: pytest.CaptureFixture[str], local_ray: None
 ) -> None:
     recipe = write_recipe(tmp_path, {**small, "heldout_fraction": 0.2})
-    with patch.object(pipeline, "_publish_task", on_a_full_disk(pipeline._publish_task)):
+    with patch.object(encoding, "_publish_task", on_a_full_disk(encoding._publish_task)):
         assert encode_corpus.main(["--recipe", str(recipe)]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert re.search(r"/shards/\S+: cannot be written \(.+\); free space or choose another folder", line)

@@ -16,7 +16,7 @@ from distilray.finetuning.files import load_task
 from distilray.inference.backends import local_masked_lm
 from distilray.inference.model_folder import check_model_folder
 from distilray.models.sources import localise
-from distilray.pretraining_data.encoding.corpus_files import read_sentences
+from distilray.pretraining_data.corpus_reader import read_sentences
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
 from distilray.runtime.run_folder import RunFolder

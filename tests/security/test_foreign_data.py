@@ -24,7 +24,7 @@ from distilray.finetuning.hub_files import read_hub_split
 from distilray.finetuning.tasks import TASKS
 from distilray.inference.tasks.fill_mask import FillMask
 from distilray.models.masked_lm import load_masked_lm
-from distilray.pretraining_data.encoding.corpus_files import read_sentences
+from distilray.pretraining_data.corpus_reader import read_sentences
 from distilray.pretraining_data.shards import Shard
 from distilray.training.checkpoint import CheckpointStore
 from tests.distilray.inference.tiny_models import write_tiny_model

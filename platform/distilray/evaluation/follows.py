@@ -15,7 +15,7 @@ import numpy as np
 from distilray.config.evaluation import BuildFollowsConfig
 from distilray.errors import InputError
 from distilray.finetuning.tasks import TASKS
-from distilray.pretraining_data.encoding.corpus_files import Corpus, read_sentences
+from distilray.pretraining_data.corpus_reader import Corpus, read_sentences
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.run_folder import RunFolder

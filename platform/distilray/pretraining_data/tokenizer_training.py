@@ -16,7 +16,7 @@ from distilray.config.pretraining_data import TrainTokenizerConfig
 from distilray.config.sample import resolve
 from distilray.corpus.writing_systems import count_words
 from distilray.errors import InputError
-from distilray.pretraining_data.encoding.corpus_files import Corpus, read_sentences
+from distilray.pretraining_data.corpus_reader import Corpus, read_sentences
 from distilray.pretraining_data.tokenizer import (
     SPECIAL_TOKENS,
     TOKENIZER_FILE,

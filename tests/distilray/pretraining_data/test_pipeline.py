@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distilray.pretraining_data.encoding.token_documents import tokenise
+from distilray.pretraining_data.token_ids import tokenise
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
 from jobs import encode_corpus
 from tests.distilray.tiny_line import sentences_of, write_corpus, write_recipe

@@ -3,8 +3,6 @@
 A rule returns the words of a template, `HOLE` if the page alone does not tell them, or nothing, like pronunciation.
 """
 
-
-
 # ruff: noqa: RUF001 - dashes and signs of running text are the subject here
 import re
 from collections.abc import Callable, Mapping

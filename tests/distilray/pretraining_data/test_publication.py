@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilray.pretraining_data import pipeline
-from distilray.pretraining_data.encoding import publication
-from distilray.pretraining_data.encoding.publication import plan_groups
+from distilray.pretraining_data import encoding, shard_writer
+from distilray.pretraining_data.shard_writer import plan_groups
 from distilray.runtime.run_folder import RunFolder
 from distilray.schemas import EXAMPLES
 from tests.distilray.tiny_line import encode_config, encode_in_process, sentences_of, write_corpus, write_shards
@@ -47,7 +46,7 @@ def test_the_size_of_a_part_changes_no_byte(whole, tmp_path, tokenizer_dir):
 
 
 def test_the_size_of_a_group_changes_no_byte(whole, tmp_path, tokenizer_dir, monkeypatch):
-    monkeypatch.setattr(publication, "_GROUP_ROWS", 1)
+    monkeypatch.setattr(shard_writer, "_GROUP_ROWS", 1)
     write_shards(tmp_path / "run", tokenizer_dir, documents=60, rows_per_shard=30)
     groups = list((tmp_path / "run/ledger/groups").iterdir())
     assert len(groups) == len(shards_of(whole)) > 4
@@ -55,7 +54,7 @@ def test_the_size_of_a_group_changes_no_byte(whole, tmp_path, tokenizer_dir, mon
 
 
 def test_shards_cross_the_borders_of_buckets(tmp_path, tokenizer_dir, monkeypatch):
-    monkeypatch.setattr(pipeline, "plan_buckets", lambda corpus, config: {"train": 16, "heldout": 4})
+    monkeypatch.setattr(encoding, "plan_buckets", lambda corpus, config: {"train": 16, "heldout": 4})
     write_shards(tmp_path / "run", tokenizer_dir, documents=60, rows_per_shard=30)
     found = [pa.ipc.open_file(data).read_all() for name, data in shards_of(tmp_path / "run").items() if "train" in name]
     table = pa.concat_tables(found)
@@ -69,7 +68,7 @@ def test_shards_cross_the_borders_of_buckets(tmp_path, tokenizer_dir, monkeypatc
 
 
 def test_the_number_of_buckets_changes_segments_b_of_other_documents_only(whole, tmp_path, tokenizer_dir, monkeypatch):
-    monkeypatch.setattr(pipeline, "plan_buckets", lambda corpus, config: {"train": 2, "heldout": 1})
+    monkeypatch.setattr(encoding, "plan_buckets", lambda corpus, config: {"train": 2, "heldout": 1})
     write_shards(tmp_path / "run", tokenizer_dir, documents=60, rows_per_shard=30)
 
     def consecutive(run):

@@ -3,6 +3,8 @@
 Each part of the corpus is tokenised and cut into examples by one task, which puts them into buckets of the global
 random order. Then runs of buckets are completed, masked and published as shards of equal size. A run that was
 interrupted does the pieces that are not complete, and results in the same shards. The driver sees counts only.
+
+Check that a tokenizer can be used word by word, as `WordPieces` does.
 """
 
 import functools
@@ -10,18 +12,19 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.config.sample import resolve
 from distilray.errors import InputError
-from distilray.pretraining_data.encoding.completion import Completion
-from distilray.pretraining_data.encoding.corpus_files import Corpus
-from distilray.pretraining_data.encoding.parts import (
+from distilray.pretraining_data.corpus_reader import Corpus, read_sentences
+from distilray.pretraining_data.encoded_chunks import (
     BYTES_PER_TOKEN,
     TOKENS_PER_WORD,
     Part,
@@ -32,16 +35,75 @@ from distilray.pretraining_data.encoding.parts import (
     plan_parts,
     splits_of,
 )
-from distilray.pretraining_data.encoding.publication import Buckets, Group, plan_groups, publish_group
-from distilray.pretraining_data.encoding.tokenizer_check import check_tokenizer
+from distilray.pretraining_data.examples import Completion
 from distilray.pretraining_data.masking import Masker
+from distilray.pretraining_data.shard_writer import Buckets, Group, plan_groups, publish_group
 from distilray.pretraining_data.shards import COUNTS_FILE, SHARDS_FOLDER
-from distilray.pretraining_data.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_hash, vocabulary_of
+from distilray.pretraining_data.token_ids import WordPieces
+from distilray.pretraining_data.tokenizer import (
+    TOKENIZER_FILE,
+    Vocabulary,
+    read_tokenizer,
+    tokenizer_hash,
+    vocabulary_of,
+)
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome, Quantity, core_seconds
 from distilray.runtime.pieces import CompletedPieces, run_pieces
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
+
+# Ranges of documents; documents and sentences of a range at most.
+_SAMPLED_RANGES, _SAMPLED_DOCUMENTS, _SAMPLED_SENTENCES = 8, 32, 250
+_SPACED_SENTENCES = 50
+
+
+def check_tokenizer(config: EncodeCorpusConfig, corpus: Corpus, tokenizer_json: str, vocabulary: Vocabulary) -> None:
+    """Compares the ids of a sample of the corpus with the library's own.
+
+    Raises:
+        InputError: a text has other ids when it is encoded word by word, as with byte-level BPE and SentencePiece; or
+            `masking.whole_words` is set, and the tokenizer does not mark the pieces inside a word with `##`.
+    """
+    library, sample = Tokenizer.from_str(tokenizer_json), _sample(corpus)
+    library.encode_special_tokens = True
+    words = WordPieces(Tokenizer.from_str(tokenizer_json))
+    # What a sample may miss: tokens that contain a space, and words that more than one space separates.
+    added = [token.content for token in library.get_added_tokens_decoder().values() if " " in token.content.strip()]
+    spaced = [sentence.replace(" ", "  ") for sentence in sample[:_SPACED_SENTENCES]]
+    for text in [*added, *spaced, *sample]:
+        encoding = library.encode(text, add_special_tokens=False)
+        if words.encode([text])[0].tolist() != encoding.ids:
+            raise InputError(
+                f"{config.tokenizer_dir}: this tokenizer encodes words with their spaces or neighbours, as byte-level "
+                f"BPE and SentencePiece do ('{_shortened(text)}' has other ids word by word), and encode_corpus would "
+                "write wrong ids; give a WordPiece tokenizer, such as BERT's"
+            )
+        if config.masking.whole_words:
+            is_inside = np.diff(np.array(encoding.word_ids, float), prepend=-1.0) == 0
+            if (is_inside != vocabulary.is_continuation[encoding.ids]).any():
+                raise InputError(
+                    f"{config.tokenizer_dir}: this tokenizer does not mark the pieces inside a word with '##', which "
+                    "masking.whole_words needs; set it to false, or give a WordPiece tokenizer, such as BERT's"
+                )
+
+
+def _sample(corpus: Corpus) -> list[str]:
+    """Sentences of documents at evenly spaced positions of the corpus."""
+    sentences: list[str] = []
+    positions = np.linspace(0, corpus.documents, _SAMPLED_RANGES, endpoint=False).astype(int).tolist()
+    first = 0
+    for name, rows in corpus.files.items():
+        for start in [position - first for position in positions if first <= position < first + rows]:
+            groups = read_sentences(storage.join(corpus.folder, name), start, min(start + _SAMPLED_DOCUMENTS, rows))
+            sentences += list(chain.from_iterable(chain.from_iterable(groups)))[:_SAMPLED_SENTENCES]
+        first += rows
+    return sentences
+
+
+def _shortened(text: str) -> str:
+    return " ".join(text[:60].split()[:4])
+
 
 _MB = 1 << 20
 # Measured on one core of a 2-core machine: tokens of documents that become masked examples in a second, one copy.

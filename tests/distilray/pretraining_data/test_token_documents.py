@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from distilray.config.sample import resolve
-from distilray.pretraining_data.encoding import token_documents
-from distilray.pretraining_data.encoding.token_documents import WordPieces, tokenise
+from distilray.pretraining_data import token_ids
+from distilray.pretraining_data.token_ids import WordPieces, tokenise
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of
 from tests.distilray.tiny_line import sentences_of
 
@@ -34,7 +34,7 @@ def sentences_in(found, document):
 
 @pytest.mark.parametrize("batch", [1, 7, 10_000])
 def test_each_sentence_is_tokenised_without_special_tokens(tokenizer_json, monkeypatch, batch):
-    monkeypatch.setattr(token_documents, "_BATCH_SENTENCES", batch)
+    monkeypatch.setattr(token_ids, "_BATCH_SENTENCES", batch)
     sentences = sentences_of(30)
     found, tokenizer = tokenise(range(30), sentences, tokenizer_json), build_tokenizer(tokenizer_json)
     assert [document.row for document in found.documents] == list(range(30))
@@ -81,7 +81,7 @@ def test_word_by_word_is_what_the_library_makes_of_the_whole(encoder, sentences)
 
 def test_what_is_remembered_is_bounded(monkeypatch, encoder):
     _, pieces = encoder
-    monkeypatch.setattr(token_documents, "_REMEMBERED_BYTES", 5000)
+    monkeypatch.setattr(token_ids, "_REMEMBERED_BYTES", 5000)
     for number in range(20):
         words = [f"word{number}x{index}" for index in range(10)]
         assert pieces.encode([" ".join(words)])[1].tolist() == [sum(len(pieces.encode([word])[0]) for word in words)]

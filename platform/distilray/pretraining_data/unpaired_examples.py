@@ -16,9 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.pretraining_data.encoding.gathering import Int64Array, gathered, lists
-from distilray.pretraining_data.encoding.token_documents import TokenDocument, TokenDocuments
 from distilray.pretraining_data.segment_pairs import SPECIAL_TOKENS, PairPlan, plan_pairs, plan_windows
+from distilray.pretraining_data.token_ids import Int64Array, TokenDocument, TokenDocuments, gathered, lists
 from distilray.runtime.seeding import hash_integers
 
 DRAFTS = pa.schema(

@@ -8,9 +8,9 @@ from rich.text import Text
 from tokenizers import Tokenizer
 
 from distilray.errors import InputError
-from distilray.pretraining_data.encoding.drafts import COPY_SHIFT, DOCUMENT_SHIFT
 from distilray.pretraining_data.shards import Shard, ShardSet
 from distilray.pretraining_data.tokenizer import Vocabulary, build_tokenizer, read_tokenizer, vocabulary_of
+from distilray.pretraining_data.unpaired_examples import COPY_SHIFT, DOCUMENT_SHIFT
 
 LEGEND = "seen{to predict}: [MASK]{token} hidden, other!{token} another token in its place, token={token} left as it is"
 _STYLES = {"": "bold yellow", "!": "bold red", "=": "bold green"}  # by the sign behind what the model sees

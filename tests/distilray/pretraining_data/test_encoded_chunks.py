@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from distilray.errors import InputError
-from distilray.pretraining_data.encoding.corpus_files import Corpus, read_sentences
-from distilray.pretraining_data.encoding.parts import encode_part, is_heldout, plan_buckets, plan_parts
+from distilray.pretraining_data.corpus_reader import Corpus, read_sentences
+from distilray.pretraining_data.encoded_chunks import encode_part, is_heldout, plan_buckets, plan_parts
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
 from tests.distilray.tiny_line import encode_config, sentences_of, write_corpus
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from distilray.errors import InputError
-from distilray.pretraining_data.example_view import ExampleView
+from distilray.pretraining_data.viewer import ExampleView
 from tests.distilray.tiny_line import write_shards
 
 PREDICTED = re.compile(r"(\S+?)([!=]?)\{(\S+?)\}")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from distilray.pretraining_data.encoding.completion import Completion
-from distilray.pretraining_data.encoding.drafts import DraftSet, read_drafts
-from distilray.pretraining_data.encoding.token_documents import TokenDocument, TokenDocuments
+from distilray.pretraining_data.examples import Completion
+from distilray.pretraining_data.token_ids import TokenDocument, TokenDocuments
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
+from distilray.pretraining_data.unpaired_examples import DraftSet, read_drafts
 from tests.distilray.tiny_line import encode_config
 
 BEGIN, WORD, END = 50, 51, 52  # ids of the first, the middle and the last tokens of every sentence

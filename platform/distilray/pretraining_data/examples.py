@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.errors import InputError
-from distilray.pretraining_data.encoding.drafts import DOCUMENT_SHIFT
-from distilray.pretraining_data.encoding.gathering import Int64Array, gathered, lists
 from distilray.pretraining_data.masking import Masker
 from distilray.pretraining_data.segment_pairs import front_cuts, trimmed_lengths
+from distilray.pretraining_data.token_ids import Int64Array, gathered, lists
 from distilray.pretraining_data.tokenizer import Vocabulary
+from distilray.pretraining_data.unpaired_examples import DOCUMENT_SHIFT
 from distilray.runtime.seeding import UInt64Array, hash_integers
 from distilray.schemas import EXAMPLES
 

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distilray.pretraining_data.encoding.drafts import DraftSet, bucket_of, read_drafts
-from distilray.pretraining_data.encoding.token_documents import TokenDocument, TokenDocuments
+from distilray.pretraining_data.token_ids import TokenDocument, TokenDocuments
+from distilray.pretraining_data.unpaired_examples import DraftSet, bucket_of, read_drafts
 from tests.distilray.tiny_line import encode_config
 
 DOCUMENTS = 30

@@ -4,11 +4,11 @@ import pytest
 
 from distilray.config.pretraining_data import MaskingConfig
 from distilray.errors import InputError
-from distilray.pretraining_data.encoding.completion import Completion
-from distilray.pretraining_data.encoding.drafts import DRAFTS
-from distilray.pretraining_data.encoding.example_statistics import example_statistics
+from distilray.pretraining_data.examples import Completion
 from distilray.pretraining_data.masking import Masker
+from distilray.pretraining_data.shard_writer import example_statistics
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
+from distilray.pretraining_data.unpaired_examples import DRAFTS
 from distilray.schemas import EXAMPLES
 from tests.distilray.tiny_line import encode_config
 

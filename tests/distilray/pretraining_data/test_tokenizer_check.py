@@ -2,7 +2,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from distilray.errors import InputError
-from distilray.pretraining_data.pipeline import plan_shards
+from distilray.pretraining_data.encoding import plan_shards
 from tests.distilray.inference.tiny_models import SPECIALS, VOCABULARY
 from tests.distilray.tiny_line import encode_config, sentences_of, write_corpus
 

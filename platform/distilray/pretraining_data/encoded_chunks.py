@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.pretraining_data.encoding.corpus_files import Corpus, read_sentences
-from distilray.pretraining_data.encoding.drafts import DraftSet
-from distilray.pretraining_data.encoding.token_documents import tokenise
+from distilray.pretraining_data.corpus_reader import Corpus, read_sentences
+from distilray.pretraining_data.token_ids import tokenise
 from distilray.pretraining_data.tokenizer import vocabulary_of
+from distilray.pretraining_data.unpaired_examples import DraftSet
 from distilray.runtime import storage
 from distilray.runtime.seeding import hash_integers, uniform
 
