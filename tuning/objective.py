@@ -22,8 +22,8 @@ from distilray.finetuning.classifier_training import FineTuning, fine_tune
 from distilray.finetuning.features import TaskFeatures
 from distilray.finetuning.progress import Evaluation, FineTuned
 from distilray.finetuning.tasks import TASKS
-from distilray.models.cpu import use_cpus
 from distilray.models.precision import compute_dtype
+from distilray.models.processor import use_cpus
 from distilray.models.sources import localise
 from distilray.runtime import storage
 from tuning.records import (

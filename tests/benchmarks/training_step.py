@@ -20,9 +20,9 @@ import torch
 from distilray.config.distillation import LossConfig
 from distilray.config.sample import resolve
 from distilray.distillation.objective import MASKED_LM_ONLY, DistillationStep, TensorBatch
-from distilray.models.cpu import use_cpus
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.precision import preferred_dtype
+from distilray.models.processor import use_cpus
 from distilray.pretraining_data.batches import collate
 from distilray.pretraining_data.shards import ShardSet
 from tests.distilray.tiny_line import planned, step_counts

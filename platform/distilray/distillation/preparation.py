@@ -9,8 +9,8 @@ from torch import nn
 
 from distilray.config.distillation import LossConfig, TrainingConfig
 from distilray.distillation.teacher_cache.cache import TeacherCache
-from distilray.models.cpu import use_cpus
 from distilray.models.flops import ModelSize, step_flops
+from distilray.models.processor import use_cpus
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import tokenizer_hash

@@ -19,7 +19,7 @@ from distilray.formats.lines import first_lines
 from distilray.inference.backends import local_masked_lm, open_masked_lm
 from distilray.models.architectures import architecture_of
 from distilray.models.masked_lm import count_layer_parameters, count_parameters
-from distilray.models.onnx_file import ONNX_FILE
+from distilray.models.onnx_format import ONNX_FILE
 from distilray.models.processor import cpu_features, cpu_name, told_features
 from distilray.models.sources import WEIGHTS_FILE, is_onnx
 from distilray.pretraining_data.batches import Batch

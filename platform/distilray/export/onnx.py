@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distilray.models.architectures import architecture_of
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode
-from distilray.models.onnx_file import (
+from distilray.models.onnx_format import (
     INPUTS,
     ONNX_FILE,
     OUTPUT,

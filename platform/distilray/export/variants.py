@@ -34,7 +34,7 @@ from distilray.models.masked_lm import (
     load_masked_lm,
     model_tensors,
 )
-from distilray.models.onnx_file import ONNX_FILE, ONNX_PACKAGES, onnx_package
+from distilray.models.onnx_format import ONNX_FILE, ONNX_PACKAGES, onnx_package
 from distilray.models.processor import cpu_features, cpu_name, told_features
 from distilray.models.sources import CONFIG_FILE, WEIGHTS_FILE, localise
 from distilray.pretraining_data.shards import check_vocabulary

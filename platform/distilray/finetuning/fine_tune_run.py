@@ -20,8 +20,8 @@ from distilray.finetuning.metrics import predictions, task_scores
 from distilray.finetuning.objective import predict
 from distilray.finetuning.progress import CHECKPOINTS_FOLDER, Evaluation, FineTuned
 from distilray.finetuning.tasks import TASKS
-from distilray.models.cpu import use_cpus
 from distilray.models.precision import compute_dtype
+from distilray.models.processor import use_cpus
 from distilray.models.sources import MODEL_FOLDER, localise
 from distilray.runtime import storage
 from distilray.training.checkpoint import newest_step

@@ -13,7 +13,7 @@ from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.inference.packed_model import PackedMaskedLM
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode, load_masked_lm
-from distilray.models.onnx_file import ONNX_FILE
+from distilray.models.onnx_format import ONNX_FILE
 from distilray.models.precision import autocast, torch_name, weights_dtype
 from distilray.models.sources import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, is_onnx, localise
 from distilray.runtime import storage

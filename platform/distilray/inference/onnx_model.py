@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from distilray.errors import InputError
 from distilray.models.masked_lm import read_model_config
-from distilray.models.onnx_file import (
+from distilray.models.onnx_format import (
     INPUTS,
     ONNX_FILE,
     OUTPUT,

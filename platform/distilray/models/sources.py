@@ -19,7 +19,7 @@ from pyarrow import fs
 from distilray.config.paths import HUB_PREFIX, SAMPLE_PREFIX, is_path
 from distilray.config.sample import resolve
 from distilray.errors import InputError, reading
-from distilray.models.onnx_file import ONNX_FILE
+from distilray.models.onnx_format import ONNX_FILE
 from distilray.runtime import storage
 from distilray.runtime.cache import LocalCache
 from distilray.runtime.outputs import verify_file

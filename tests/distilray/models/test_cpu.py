@@ -10,7 +10,7 @@ SCRIPT = f"""
 import resource
 import threading
 import torch
-from distilray.models.cpu import use_cpus
+from distilray.models.processor import use_cpus
 
 def fresh_mb():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

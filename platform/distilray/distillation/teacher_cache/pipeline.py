@@ -21,9 +21,9 @@ from distilray.distillation.teacher_cache.cost import cache_bytes, told_bytes, t
 from distilray.distillation.teacher_cache.files import TARGETS_FOLDER, targets_name, write_targets
 from distilray.distillation.teacher_cache.targets import FrozenTeacher
 from distilray.errors import InputError
-from distilray.models.cpu import use_cpus
 from distilray.models.flops import model_size
 from distilray.models.masked_lm import count_parameters, load_masked_lm
+from distilray.models.processor import use_cpus
 from distilray.models.sources import localise
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet, splits_of_run

@@ -8,7 +8,7 @@ import torch
 from distilray.inference.backends import MaskedLogits, TorchMaskedLM, local_masked_lm
 from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.models.masked_lm import load_masked_lm, read_model_config
-from distilray.models.onnx_file import ONNX_FILE
+from distilray.models.onnx_format import ONNX_FILE
 from distilray.models.precision import compute_dtype
 from distilray.models.sources import WEIGHTS_FILE, is_onnx
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of

@@ -18,7 +18,7 @@ from distilray.config.paths import HUB_PREFIX, is_path, path_of
 from distilray.config.sample import resolve
 from distilray.errors import InputError
 from distilray.models.architectures import family_name
-from distilray.models.onnx_file import ONNX_FILE
+from distilray.models.onnx_format import ONNX_FILE
 from distilray.models.sources import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, WEIGHTS_FILE, model_folder
 from distilray.operations.doctor.check import Finding, bad_input, fail, ok, together, warn
 from distilray.operations.locations import check_locations, unshared_mounts

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from distilray.errors import InputError
-from distilray.models.onnx_file import INPUTS, onnx_package, read_checked
+from distilray.models.onnx_format import INPUTS, onnx_package, read_checked
 from tests.distilray.models.small_onnx import small_graph
 
 
