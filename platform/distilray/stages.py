@@ -86,20 +86,20 @@ _ROWS = (
     Stage(
         "train_teacher",
         config="distilray.config.distillation:TrainTeacherConfig",
-        plan="distilray.distillation.planning.plan:plan_teacher",
-        run="distilray.distillation.trainer:train_teacher",
+        plan="distilray.distillation.dry_run:plan_teacher",
+        run="distilray.distillation.distill:train_teacher",
     ),
     Stage(
         "cache_teacher",
         config="distilray.config.distillation:CacheTeacherConfig",
-        plan="distilray.distillation.teacher_cache.pipeline:plan_cache",
-        run="distilray.distillation.teacher_cache.pipeline:cache_teacher",
+        plan="distilray.distillation.cache_teacher:plan_cache",
+        run="distilray.distillation.cache_teacher:cache_teacher",
     ),
     Stage(
         "distill",
         config="distilray.config.distillation:DistillConfig",
-        plan="distilray.distillation.planning.plan:plan_distillation",
-        run="distilray.distillation.trainer:distill",
+        plan="distilray.distillation.dry_run:plan_distillation",
+        run="distilray.distillation.distill:distill",
     ),
     Stage(
         "write_glue_text",

@@ -17,7 +17,7 @@ from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.config.pretraining_data import TrainTokenizerConfig
 from distilray.corpus import pipeline as corpus
-from distilray.distillation.teacher_cache import pipeline as teacher_cache
+from distilray.distillation import cache_teacher as teacher_cache
 from distilray.evaluation.fill_mask.evaluation import evaluate_fill_mask
 from distilray.pretraining_data import encoding
 from distilray.pretraining_data.tokenizer_training import train_tokenizer
@@ -25,7 +25,7 @@ from distilray.runtime.job import Outcome
 from distilray.runtime.outputs import Outputs
 from distilray.runtime.run_folder import RunFolder
 from tests.distilray.corpus.small_corpus import LENIENT
-from tests.distilray.distillation.teacher_cache.tiny_cache import cache_config
+from tests.distilray.distillation.tiny_cache import cache_config
 from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, score_in_process, write_rows
 from tests.distilray.interruptions import KilledError, killed_at_change, tasks_in_process
 from tests.distilray.tiny_line import encode_config, sentences_of, write_corpus

@@ -7,9 +7,9 @@ import torch
 from distilray.config.base import NotNegative
 from distilray.config.distillation import DistillConfig, LossConfig
 from distilray.config.report import ReportConfig
+from distilray.distillation.dry_run import plan_distillation
 from distilray.distillation.losses import LOSSES, Loss
 from distilray.distillation.objective import DistillationStep, TensorBatch
-from distilray.distillation.planning.plan import plan_distillation
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
 from distilray.pretraining_data.batches import collate

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distilray.distillation import trainer
+from distilray.distillation import distill
 from distilray.finetuning import fine_tune
 from jobs import (
     build_corpus,
@@ -121,7 +121,7 @@ def test_a_file_that_a_task_cannot_write_is_one_line(
 @pytest.mark.parametrize(
     ("job", "module", "name"),
     [
-        (train_teacher, trainer, "train_loop"),
+        (train_teacher, distill, "train_loop"),
         (evaluate_glue, fine_tune, "train_loop"),
         (search_glue, search, "run_experiment"),
     ],

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilray.distillation.objective import StepCounts, TensorBatch
-from distilray.distillation.teacher_cache.cache import TeacherCache
+from distilray.distillation.teacher_cache import TeacherCache
 from distilray.pretraining_data.batches import collate, padded_width
 from distilray.pretraining_data.sample_plan import PlannedRows, SamplePlan, micro_batches
 from distilray.pretraining_data.shards import ShardSet

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from distilray.config.distillation import LossConfig, TrainingConfig
-from distilray.distillation.teacher_cache.cache import TeacherCache
+from distilray.distillation.teacher_cache import TeacherCache
 from distilray.models.flops import ModelSize, step_flops
 from distilray.models.processor import use_cpus
 from distilray.pretraining_data.shard_cache import ShardCache

@@ -8,11 +8,11 @@ import torch
 from ray.train.torch import TorchTrainer
 
 from distilray.config.distillation import CacheTeacherConfig, DistillConfig, LossConfig
+from distilray.distillation import cache_teacher
+from distilray.distillation.distill import distill
 from distilray.distillation.heldout import HeldoutScores
 from distilray.distillation.inputs import create_student_and_teacher
 from distilray.distillation.objective import DistillationStep
-from distilray.distillation.teacher_cache import pipeline
-from distilray.distillation.trainer import distill
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
 from distilray.runtime import resources
@@ -168,6 +168,6 @@ def test_the_copies_of_shards_of_a_cached_teacher_are_in_the_folder_of_its_recip
     values = {"run_dir": str(tmp_path / "run"), "shards_dir": shards_dir, "teacher_dir": teacher_dir, "cache": given}
     config = CacheTeacherConfig.model_validate({**values, "top_k": 4, "scaling": {"gpus_per_task": 0}})
     monkeypatch.setattr("distilray.runtime.storage.is_local", lambda uri: not uri.endswith(".arrow"))
-    with tasks_in_process(pipeline):
-        pipeline.cache_teacher(config, RunFolder("cache_teacher", config, {}))
+    with tasks_in_process(cache_teacher):
+        cache_teacher.cache_teacher(config, RunFolder("cache_teacher", config, {}))
     assert list(Path(given["directory"]).glob("*.arrow"))

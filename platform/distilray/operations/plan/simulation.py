@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilray.config.capacity import DisturbanceConfig, PlanConfig
-from distilray.distillation.planning.cost import SAVED_BYTES, rate_of_run
+from distilray.distillation.cost import SAVED_BYTES, rate_of_run
 from distilray.errors import InputError
 from distilray.operations.plan.machines import Machine, machine_named
 from distilray.operations.plan.workload import Training, flops_per_s, scored_passes

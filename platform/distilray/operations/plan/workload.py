@@ -11,7 +11,7 @@ import torch
 from distilray.config.capacity import ModelShapeConfig, PlanConfig, Precision, TextConfig
 from distilray.config.distillation import DistillConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.distillation.planning.cost import checkpoint_gb, total_steps, worker_memory_gb
+from distilray.distillation.cost import checkpoint_gb, total_steps, worker_memory_gb
 from distilray.distillation.preparation import flops_of_step
 from distilray.errors import InputError
 from distilray.models.architectures import BERT, DISTILBERT, Architecture

@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from distilray.config.distillation import DistillConfig, EstimateConfig
-from distilray.distillation.planning.cost import time_and_cost, total_steps
-from distilray.distillation.planning.plan import plan_distillation
+from distilray.distillation.cost import time_and_cost, total_steps
+from distilray.distillation.dry_run import plan_distillation
 from distilray.errors import InputError
 
 VALUES = {

@@ -3,7 +3,16 @@
 from typing import Any
 
 from distilray.config.distillation import DistillConfig, TrainingConfig, TrainTeacherConfig
+from distilray.distillation.cost import (
+    cache_plan,
+    checkpoint_gb,
+    rate_of_run,
+    time_and_cost,
+    total_steps,
+    worker_memory_gb,
+)
 from distilray.distillation.inputs import (
+    check_cache,
     check_layer_map,
     check_shards,
     create_teacher,
@@ -11,15 +20,6 @@ from distilray.distillation.inputs import (
     open_shards,
     student_of,
 )
-from distilray.distillation.planning.cost import (
-    checkpoint_gb,
-    rate_of_run,
-    time_and_cost,
-    total_steps,
-    worker_memory_gb,
-)
-from distilray.distillation.teacher_cache.compatibility import check_cache
-from distilray.distillation.teacher_cache.cost import cache_plan
 from distilray.models.flops import model_size
 from distilray.models.masked_lm import count_parameters, load_masked_lm
 from distilray.models.sources import localise

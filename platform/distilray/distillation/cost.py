@@ -1,14 +1,18 @@
-"""Steps, memory, bytes, time and money of a training run."""
+"""Steps, memory, bytes, time and money of a training run.
+
+What a cache of a teacher takes on a disk.
+"""
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import yaml
 
-from distilray.config.distillation import EstimateConfig, RhythmConfig, TrainingConfig
+from distilray.config.distillation import TOP_K, DistillConfig, EstimateConfig, Positions, RhythmConfig, TrainingConfig
+from distilray.distillation.teacher_cache import cache_content
 from distilray.errors import InputError
 from distilray.models.flops import model_size
 from distilray.models.masked_lm import count_parameters
@@ -17,7 +21,53 @@ from distilray.runtime import storage
 from distilray.runtime.job import Quantity
 from distilray.runtime.metrics import read_metrics
 from distilray.runtime.progress import duration
-from distilray.runtime.run_folder import CONFIG_FILE, METRICS_FILE
+from distilray.runtime.run_folder import CONFIG_FILE, METRICS_FILE, read_manifest
+
+_HIDDEN_BYTES = 2  # of a dimension
+_CANDIDATE_BYTES = 6  # of a token that is kept: 2 for its id, 4 for its logarithm
+_MB = 1e6
+
+
+def cache_bytes(shards_dir: str, *, dim: int, top_k: int, positions: Positions) -> dict[str, int]:
+    """Bytes by split: 2 x dim for each token, and 6 x k for each position."""
+    content = read_manifest(shards_dir)["content"]
+    found: dict[str, int] = {}
+    for entry in content["outputs"].values():
+        if "split" in entry:
+            found[entry["split"]] = found.get(entry["split"], 0) + entry["tokens"]
+    return {
+        split: tokens * _HIDDEN_BYTES * dim
+        + (tokens if positions == "all" else content["counts"][split]["predicted"]) * _CANDIDATE_BYTES * top_k
+        for split, tokens in found.items()
+    }
+
+
+def cache_plan(config: DistillConfig, dim: int) -> str:
+    """What a distillation says of the cache that it uses, or could use."""
+    if config.teacher_cache_dir is not None:
+        content = cache_content(config.teacher_cache_dir)
+        size = sum(entry["bytes"] for entry in content["outputs"].values())
+        made, kept = content["config"], content["counts"]["train"]["kept_probability"]
+        return (
+            f"used instead of the teacher: {config.teacher_cache_dir}, {told_bytes(size)}, top_k {made['top_k']} "
+            f"({kept:.1%} of the probability) at {made['positions']} tokens"
+        )
+    if read_manifest(config.shards_dir)["content"]["config"]["masking"]["dynamic"]:
+        return "none possible: masks are drawn in every epoch"
+    positions = config.losses.compared_positions
+    size = sum(cache_bytes(config.shards_dir, dim=dim, top_k=TOP_K, positions=positions).values())
+    return f"would take about {told_bytes(size)} with top_k {TOP_K} at {positions} tokens"
+
+
+def told_bytes(size: float) -> str:
+    """Bytes for people."""
+    return f"{size / _GB:,.1f} GB" if size >= _GB / 10 else f"{size / _MB:,.1f} MB"
+
+
+def told_splits(sizes: Mapping[str, int]) -> str:
+    """The bytes of each split for people."""
+    return ", ".join(f"{size:,} for {split} ({told_bytes(size)})" for split, size in sizes.items())
+
 
 _STATE_BYTES = 16  # of a trained parameter: itself, its gradient and two moments, in fp32
 SAVED_BYTES = 12  # of a trained parameter in a checkpoint: itself and two moments

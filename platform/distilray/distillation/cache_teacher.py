@@ -13,13 +13,15 @@ from typing import Any
 import torch
 
 from distilray.config.distillation import CacheTeacherConfig
-from distilray.distillation.inputs import check_shards
-from distilray.distillation.planning.cost import time_and_cost
-from distilray.distillation.teacher_cache.cache import cache_content
-from distilray.distillation.teacher_cache.compatibility import refuse_dynamic_masks, teacher_hash
-from distilray.distillation.teacher_cache.cost import cache_bytes, told_bytes, told_splits
-from distilray.distillation.teacher_cache.files import TARGETS_FOLDER, targets_name, write_targets
-from distilray.distillation.teacher_cache.targets import FrozenTeacher
+from distilray.distillation.cost import cache_bytes, time_and_cost, told_bytes, told_splits
+from distilray.distillation.inputs import check_shards, refuse_dynamic_masks, teacher_hash
+from distilray.distillation.teacher_cache import (
+    TARGETS_FOLDER,
+    FrozenTeacher,
+    cache_content,
+    targets_name,
+    write_targets,
+)
 from distilray.errors import InputError
 from distilray.models.flops import model_size
 from distilray.models.masked_lm import count_parameters, load_masked_lm

@@ -12,6 +12,7 @@ from distilray.config.distillation import (
     TrainingConfig,
     TrainTeacherConfig,
 )
+from distilray.distillation.cost import total_steps
 from distilray.distillation.inputs import (
     create_student_and_teacher,
     create_teacher,
@@ -21,7 +22,6 @@ from distilray.distillation.inputs import (
 )
 from distilray.distillation.losses import LOSSES
 from distilray.distillation.objective import MASKED_LM_ONLY
-from distilray.distillation.planning.cost import total_steps
 from distilray.distillation.preparation import LoopSettings
 from distilray.distillation.setup import CHECKPOINTS_FOLDER, DIVERGED, DIVERGED_FOLDER, train_loop
 from distilray.errors import DataQualityError, InputError

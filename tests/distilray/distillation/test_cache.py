@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from distilray.config.distillation import LossConfig
+from distilray.distillation import teacher_cache
+from distilray.distillation.cost import cache_bytes
 from distilray.distillation.heldout import HeldoutScores
 from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
-from distilray.distillation.teacher_cache import files
-from distilray.distillation.teacher_cache.cache import TeacherCache
-from distilray.distillation.teacher_cache.cost import cache_bytes
+from distilray.distillation.teacher_cache import TeacherCache
 from distilray.errors import InputError
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.batches import collate
 from distilray.schemas import TEACHER_TARGETS
-from tests.distilray.distillation.teacher_cache.tiny_cache import write_cache
+from tests.distilray.distillation.tiny_cache import write_cache
 from tests.distilray.tiny_line import distant_student, open_shards, planned, step_counts, write_teacher
 
 # Losses whose KL has a teacher at every token, at the masked ones, at another temperature, and that have none.
@@ -161,7 +161,7 @@ def test_the_size_of_record_batches_does_not_change_the_targets(
     monkeypatch, shards, folder_of, shards_dir, teacher_dir, tmp_path, rows
 ):
     expected = TeacherCache(folder_of(), shards, "all").of(np.arange(len(shards)))
-    monkeypatch.setattr(files, "RECORD_BATCH_ROWS", rows)
+    monkeypatch.setattr(teacher_cache, "RECORD_BATCH_ROWS", rows)
     other = TeacherCache(write_cache(tmp_path / "other", shards_dir, teacher_dir), shards, "all")
     found = other.of(np.arange(len(shards)))
     # Other rows share a forward pass, so the last digits may differ.
@@ -278,6 +278,6 @@ def test_states_that_do_not_fit_16_bits_are_refused(tmp_path, shards_dir, tokeni
     model = load_masked_lm(teacher_dir)
     with torch.no_grad():
         model.bert.encoder.layer[-1].output.LayerNorm.weight.fill_(1e6)
-    monkeypatch.setattr("distilray.distillation.teacher_cache.pipeline.load_masked_lm", lambda _: model)
+    monkeypatch.setattr("distilray.distillation.cache_teacher.load_masked_lm", lambda _: model)
     with pytest.raises(InputError, match="not finite in 16 bits"):
         write_cache(tmp_path / "run", shards_dir, teacher_dir)

@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 from distilray.config.distillation import CacheTeacherConfig
-from distilray.distillation.teacher_cache import pipeline
+from distilray.distillation import cache_teacher
 from distilray.runtime import pieces
 from distilray.runtime.job import Outcome
 from distilray.runtime.run_folder import RunFolder
@@ -49,6 +49,6 @@ def cache_in_process(config: CacheTeacherConfig, run: RunFolder, limit: int | No
 
     with (
         patch.object(pieces, "run_tasks", one_by_one),
-        patch.object(pipeline, "ray_session", lambda _: nullcontext()),
+        patch.object(cache_teacher, "ray_session", lambda _: nullcontext()),
     ):
-        return pipeline.cache_teacher(config, run)
+        return cache_teacher.cache_teacher(config, run)
