@@ -9,7 +9,7 @@ import numpy as np
 
 from distilray.evaluation.metrics import percentile
 from distilray.inference.backends import MaskedLogits
-from distilray.inference.batching import length_sorted_batches
+from distilray.inference.encoding import length_sorted_batches
 from distilray.pretraining_data.batches import Batch
 
 _WARM_UP = 3  # inputs of each round that are not counted: caches and threads of the model before are still warm

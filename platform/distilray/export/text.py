@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from distilray.config.export import ExportModelConfig
 from distilray.errors import InputError
 from distilray.formats.lines import first_lines
-from distilray.inference.batching import length_sorted_batches, padded
+from distilray.inference.encoding import length_sorted_batches, padded
 from distilray.pretraining_data.batches import Batch, heldout_batches
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet

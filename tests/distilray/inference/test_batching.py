@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilray.inference.batching import length_sorted_batches, padded
+from distilray.inference.encoding import length_sorted_batches, padded
 
 
 @given(st.lists(st.integers(1, 600)), st.integers(1, 40), st.integers(1, 5000))

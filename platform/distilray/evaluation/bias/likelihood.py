@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from distilray.inference.backends import MaskedLogits
-from distilray.inference.batching import length_sorted_batches, padded
+from distilray.inference.encoding import length_sorted_batches, padded
 
 MAX_TOKENS = 4096  # of a batch, padding included
 

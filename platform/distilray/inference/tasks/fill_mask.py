@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from distilray.inference.backends import MaskedLogits, open_for_serving
-from distilray.inference.batching import length_sorted_batches, padded
 from distilray.inference.decoding import TokenDecoder
-from distilray.inference.encoding import InputTextError, TextEncoder
+from distilray.inference.encoding import InputTextError, TextEncoder, length_sorted_batches, padded
 from distilray.inference.model_folder import check_model_folder, load_tokenizer, revision_hash
 from distilray.inference.tasks.base import Task, TextQuery
 from distilray.models.architectures import architecture_of
