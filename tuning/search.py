@@ -9,7 +9,7 @@ import ray
 from rich.console import Console
 
 from distilray.config.glue import SearchGlueConfig, TaskName
-from distilray.evaluation.glue.scores import Results, collect_scores
+from distilray.evaluation.glue.evaluate_glue import Results, collect_scores
 from distilray.evaluation.glue.table import glue_table
 from distilray.finetuning.dev_predictions import predictions_file
 from distilray.finetuning.features import TaskFeatures, encode_task

@@ -22,7 +22,7 @@ import torch
 import yaml
 
 from distilray.config.glue import SearchGlueConfig, with_values
-from distilray.evaluation.follows import write_follows
+from distilray.evaluation.next_sentence_task import write_follows
 from distilray.finetuning.classifier import load_classifier
 from distilray.finetuning.classifier_training import FineTuning, fine_tune
 from distilray.finetuning.features import TaskFeatures, encode_tasks

@@ -18,7 +18,7 @@ from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.config.pretraining_data import TrainTokenizerConfig
 from distilray.corpus import pipeline as corpus
 from distilray.distillation import cache_teacher as teacher_cache
-from distilray.evaluation.fill_mask.evaluation import evaluate_fill_mask
+from distilray.evaluation.fill_mask.evaluate_fill_mask import evaluate_fill_mask
 from distilray.pretraining_data import encoding
 from distilray.pretraining_data.tokenizer_training import train_tokenizer
 from distilray.runtime.job import Outcome

@@ -18,7 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from distilray.evaluation.glue import scores as glue_scores
+from distilray.evaluation.glue import evaluate_glue as glue_scores
 from distilray.finetuning import fine_tune
 from distilray.finetuning.fine_tune_run import fit_unit
 from distilray.runtime import resources

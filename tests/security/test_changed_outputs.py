@@ -10,7 +10,7 @@ from distilray.config.base import JobConfig
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.corpus.decontamination import read_texts
 from distilray.errors import InputError
-from distilray.evaluation.fill_mask.parts import read_parts
+from distilray.evaluation.fill_mask.chunk_scorer import read_parts
 from distilray.evaluation.fill_mask.readers import data_files
 from distilray.finetuning.files import load_task
 from distilray.inference.backends import local_masked_lm

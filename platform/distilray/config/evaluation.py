@@ -198,7 +198,7 @@ class EvaluateFillMaskConfig(SeededConfig, RayJobConfig):
 
 
 class BuildFollowsConfig(SeededConfig):
-    """Recipe of `jobs.build_follows`."""
+    """Recipe of `jobs.build_next_sentence_task`."""
 
     corpus_dir: Documents = Field(description="run folder of jobs.build_corpus")
     train: Rows = Field(default=600, description="pairs of the split; half of them follow")

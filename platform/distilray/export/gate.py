@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from distilray.config.export import GateConfig
-from distilray.evaluation.metrics import true_token_losses
+from distilray.evaluation.fill_mask_metrics import true_token_losses
 from distilray.inference.backends import MaskedLogits
 from distilray.pretraining_data.batches import Batch
 from distilray.runtime.seeding import generator

@@ -15,10 +15,10 @@ from distilray.config.evaluation import EvaluateBiasConfig, EvaluateFillMaskConf
 from distilray.config.export import ExportModelConfig
 from distilray.config.report import ReportConfig
 from distilray.errors import DataQualityError
-from distilray.evaluation.bias.scores import evaluate_bias
+from distilray.evaluation.bias.evaluate_bias import evaluate_bias
 from distilray.evaluation.efficiency import measure_efficiency
-from distilray.evaluation.fill_mask import parts
-from distilray.evaluation.fill_mask.evaluation import evaluate_fill_mask
+from distilray.evaluation.fill_mask import chunk_scorer
+from distilray.evaluation.fill_mask.evaluate_fill_mask import evaluate_fill_mask
 from distilray.export import table, variants
 from distilray.report.model_card import model_card
 from distilray.report.runs import read_runs
@@ -88,7 +88,7 @@ def test_a_batch_has_at_most_the_rows_of_the_recipe(fill, shapes, rows):
 
 @pytest.mark.parametrize("tokens", [48, 200])
 def test_a_batch_has_at_most_so_many_tokens(fill, shapes, monkeypatch, tokens):
-    monkeypatch.setattr(parts, "MAX_BATCH_TOKENS", tokens)
+    monkeypatch.setattr(chunk_scorer, "MAX_BATCH_TOKENS", tokens)
     fill(batch_size=32, data={"left_to_right": False})
     sizes = [rows * (width - 7) for rows, width in shapes if rows > 1]  # widths are rounded up to multiples of 8
     assert all(size <= tokens for size in sizes)

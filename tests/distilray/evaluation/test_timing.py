@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from distilray.evaluation.timing import TimedModel, Timings, batches_of, summary_of, time_models
+from distilray.evaluation.efficiency import TimedModel, Timings, batches_of, summary_of, time_models
 from distilray.pretraining_data.batches import Batch
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from distilray.errors import InputError
 from distilray.evaluation.bias.likelihood import MaskedText, log_probabilities
-from distilray.evaluation.bias.subjects import Subject
+from distilray.evaluation.bias.models import Subject
 from distilray.formats.bad_rows import BadRow, BadRows
 from distilray.formats.lines import lines_of
 from distilray.formats.tables import DelimitedRows

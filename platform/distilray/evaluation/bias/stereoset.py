@@ -22,7 +22,7 @@ import numpy as np
 from distilray.config.evaluation import Scoring
 from distilray.errors import InputError
 from distilray.evaluation.bias.likelihood import MaskedText, log_probabilities
-from distilray.evaluation.bias.subjects import Subject
+from distilray.evaluation.bias.models import Subject
 from distilray.formats.bad_rows import BadRows
 from distilray.inference.backends import MaskedLogits
 from distilray.runtime import storage

@@ -16,7 +16,7 @@ import ray.data
 
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.errors import reading
-from distilray.evaluation.fill_mask.parts import (
+from distilray.evaluation.fill_mask.chunk_scorer import (
     FILES,
     PARTS,
     PartScorer,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.evaluation.fill_mask.windows import Ints, Windows
-from distilray.evaluation.metrics import true_token_losses, true_token_ranks
+from distilray.evaluation.fill_mask_metrics import true_token_losses, true_token_ranks
 from distilray.inference.encoding import length_sorted_batches
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode

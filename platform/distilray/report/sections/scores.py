@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from distilray.evaluation.bias.table import bias_tables
+from distilray.evaluation.bias.bias_tables import bias_tables
 from distilray.evaluation.glue.table import glue_table
 from distilray.report.blocks import from_rich, heading, join, listing, paragraph, picture, side_by_side, table
 from distilray.report.figures import NOTHING, counted, flat, label, shown

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from distilray.evaluation.bias.subjects import Subject
+from distilray.evaluation.bias.models import Subject
 
 TOKENS = [
     *("[PAD]", "[MASK]", "[CLS]", "[SEP]", "other"),

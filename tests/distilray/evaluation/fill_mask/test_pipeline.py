@@ -7,7 +7,7 @@ import pytest
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.errors import InputError, find_input_error
 from distilray.evaluation.fill_mask import pipeline
-from distilray.evaluation.fill_mask.parts import answers_name
+from distilray.evaluation.fill_mask.chunk_scorer import answers_name
 from distilray.evaluation.fill_mask.readers import data_files
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, score_in_process, write_rows

@@ -3,7 +3,7 @@ import pytest
 
 from distilray.config.evaluation import IntervalsConfig
 from distilray.evaluation.fill_mask.summary import summarise
-from distilray.evaluation.metrics import answer_columns
+from distilray.evaluation.fill_mask_metrics import answer_columns
 
 
 def test_a_share_of_no_hits_has_the_interval_of_wilson_over_the_texts():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from distilray.evaluation.fill_mask import pipeline
-from distilray.evaluation.fill_mask.parts import PartScorer
+from distilray.evaluation.fill_mask.chunk_scorer import PartScorer
 from tests.distilray.inference.tiny_models import WORDS
 
 MULTI_PIECE = ("cats", "dogs", "walked", "sunly")  # words that the tiny vocabulary has in two pieces and more

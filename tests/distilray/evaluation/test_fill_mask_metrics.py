@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from distilray.evaluation.metrics import (
+from distilray.evaluation.fill_mask_metrics import (
     FILL_MASK_SCORES,
     answer_columns,
     percentile,

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from distilray.errors import InputError
-from distilray.evaluation import follows
-from distilray.evaluation.follows import write_follows
+from distilray.evaluation import next_sentence_task
+from distilray.evaluation.next_sentence_task import write_follows
 from distilray.finetuning.files import load_task
 from distilray.runtime.run_folder import read_manifest
-from jobs import build_follows
+from jobs import build_next_sentence_task
 from tests.distilray.tiny_line import write_corpus, write_recipe
 
 SIZES = {"train": 60, "dev": 21, "test": 20}
@@ -132,7 +132,7 @@ def test_another_seed_gives_other_pairs(corpus_dir, glue_dir, tmp_path):
 
 
 def test_what_is_held_while_the_corpus_is_read_changes_nothing(corpus_dir, glue_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(follows, "_HELD", 1)
+    monkeypatch.setattr(next_sentence_task, "_HELD", 1)
     write_follows(corpus_dir, str(tmp_path), seed=3, **SIZES)
     assert files_of(tmp_path) == files_of(glue_dir)
 
@@ -163,7 +163,7 @@ def recipe_of(folder, corpus_dir, **changes):
 
 def test_the_job_leaves_a_complete_run_and_is_skipped_when_it_is_run_again(corpus_dir, tmp_path, capsys):
     recipe = recipe_of(tmp_path, corpus_dir)
-    assert build_follows.main(["--recipe", recipe]) == 0
+    assert build_next_sentence_task.main(["--recipe", recipe]) == 0
     assert "60 train, 21 dev, 20 test pairs of 480 usable ones" in capsys.readouterr().out
     content = read_manifest(str(tmp_path / "run"))["content"]
     assert {name: entry["rows"] for name, entry in content["outputs"].items()} == {
@@ -171,12 +171,12 @@ def test_the_job_leaves_a_complete_run_and_is_skipped_when_it_is_run_again(corpu
     }
     for name, entry in content["outputs"].items():
         assert (tmp_path / "run" / name).stat().st_size == entry["bytes"]
-    assert build_follows.main(["--recipe", recipe]) == 0
+    assert build_next_sentence_task.main(["--recipe", recipe]) == 0
     assert "skipped" in capsys.readouterr().out
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(corpus_dir, tmp_path, capsys):
-    assert build_follows.main(["--recipe", recipe_of(tmp_path, corpus_dir), "--dry-run"]) == 0
+    assert build_next_sentence_task.main(["--recipe", recipe_of(tmp_path, corpus_dir), "--dry-run"]) == 0
     assert "60 documents" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 
@@ -191,6 +191,6 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(corpus_dir, tmp_path, caps
 )
 def test_what_cannot_be_made_is_one_line(corpus_dir, tmp_path, capfd, changes, told):
     recipe = recipe_of(tmp_path, **{"corpus_dir": corpus_dir, **changes})
-    assert build_follows.main(["--recipe", recipe]) == 2
+    assert build_next_sentence_task.main(["--recipe", recipe]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert told in line

@@ -15,29 +15,29 @@ import torch
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.errors import DataQualityError, InputError, reading
 from distilray.evaluation.fill_mask.causal import CAUSAL_METRIC
-from distilray.evaluation.fill_mask.examples import Example
-from distilray.evaluation.fill_mask.parts import (
+from distilray.evaluation.fill_mask.chunk_scorer import (
     ANSWERS_FOLDER,
     MAX_BATCH_TOKENS,
     PARTS,
     PREDICTIONS_FOLDER,
     answers_name,
 )
+from distilray.evaluation.fill_mask.examples import Example
 from distilray.evaluation.fill_mask.pipeline import score_files
 from distilray.evaluation.fill_mask.readers import DataFile, check_file, data_files, read_examples, with_limit
 from distilray.evaluation.fill_mask.scoring import Batch, latencies, model_dirs, single_batches
-from distilray.evaluation.fill_mask.shards import HeldoutShards
 from distilray.evaluation.fill_mask.summary import (
     BOTH,
     SCORES_FILE,
     STUDENT,
     TEACHER,
+    HeldoutShards,
     columns_of_answers,
     columns_of_shards,
     summarise,
 )
 from distilray.evaluation.fill_mask.windows import encode_examples
-from distilray.evaluation.metrics import percentile
+from distilray.evaluation.fill_mask_metrics import percentile
 from distilray.models.masked_lm import count_parameters, load_masked_lm, read_model_config
 from distilray.models.sources import WEIGHTS_FILE
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of

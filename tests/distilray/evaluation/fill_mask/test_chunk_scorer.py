@@ -8,7 +8,7 @@ import pytest
 
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.evaluation.fill_mask import pipeline
-from distilray.evaluation.fill_mask.parts import parts_of, read_parts
+from distilray.evaluation.fill_mask.chunk_scorer import parts_of, read_parts
 from distilray.evaluation.fill_mask.readers import DataFile, data_files
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime.pieces import CompletedPieces

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from distilray.config.evaluation import EvaluateBiasConfig
+from distilray.evaluation.bias.bias_tables import bias_tables
 from distilray.evaluation.bias.crows_pairs import (
     Pair,
     crows_pairs_scores,
@@ -20,6 +21,7 @@ from distilray.evaluation.bias.crows_pairs import (
     preferences,
     read_pairs,
 )
+from distilray.evaluation.bias.models import Subject, load_model, read_subject
 from distilray.evaluation.bias.probes import CARD_TEXTS, ProbeAnswers, probe_answers, probe_scores, table_of_probes
 from distilray.evaluation.bias.stereoset import (
     Example,
@@ -29,8 +31,6 @@ from distilray.evaluation.bias.stereoset import (
     stereoset_scores,
     word_scores,
 )
-from distilray.evaluation.bias.subjects import Subject, load_model, read_subject
-from distilray.evaluation.bias.table import bias_tables
 from distilray.formats.bad_rows import BadRows
 from distilray.inference.backends import MaskedLogits
 from distilray.runtime import storage
