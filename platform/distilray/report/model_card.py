@@ -12,7 +12,7 @@ from distilray.report.blocks import filled_columns, templates
 from distilray.report.card_metadata import base_model, metadata
 from distilray.report.figures import NOTHING, counted, interval, label, shown, size, time
 from distilray.report.runs import EFFICIENCY_FILE, STUDENT, TEACHER, Run, Runs, Values
-from distilray.report.sections.training import loss_weights
+from distilray.report.sections.training_curves import loss_weights
 
 # Also in docs/notebooks/fill_mask.ipynb; a test compares them.
 SAMPLE = """from transformers import pipeline

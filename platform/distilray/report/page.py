@@ -15,15 +15,15 @@ from distilray.report.figures import counted, time
 from distilray.report.model_card import model_card
 from distilray.report.runs import Run, Runs, complete_paths, read_runs
 from distilray.report.sections.claim import claim_lines, claim_section, claim_table, key_figures
-from distilray.report.sections.data import corpus_section, masking_section, vocabulary_section
-from distilray.report.sections.delivery import (
+from distilray.report.sections.exports import (
     efficiency_section,
     export_section,
     provenance_section,
     sizes_section,
 )
-from distilray.report.sections.scores import bias_section, fill_mask_section, glue_section, tuning_section
-from distilray.report.sections.training import distillation_section, teacher_section
+from distilray.report.sections.model_quality import bias_section, fill_mask_section, glue_section, tuning_section
+from distilray.report.sections.training_curves import distillation_section, teacher_section
+from distilray.report.sections.training_data import corpus_section, masking_section, vocabulary_section
 from distilray.report.sections.variants import variants, variants_section, variants_table
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome

@@ -14,7 +14,7 @@ from distilray.evaluation.glue.table import macro, published_scores
 from distilray.report.blocks import filled_columns, from_rich, join, paragraph, tiles
 from distilray.report.figures import NOTHING, label, shown, size, time
 from distilray.report.runs import EFFICIENCY_FILE, STUDENT, TEACHER, Run, Runs, Values
-from distilray.report.sections.scores import glue_model
+from distilray.report.sections.model_quality import glue_model
 
 _OURS = (TEACHER, STUDENT, "kept", "kept above chance")
 _PAPER = ("BERT base", "DistilBERT", "kept in the paper", "above chance in the paper")
