@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from distilray.errors import InputError
 from distilray.operations.access import Token, choose_address, get_json, http_get, is_loopback, is_url
 from distilray.operations.doctor.check import Finding, fail, ok, warn
-from distilray.operations.workers import WorkerNeed
+from distilray.operations.locations import WorkerNeed
 
 _HEAD = "node:__internal_head__"
 _GROUP = "ray.io/node-group"  # label of machines that an autoscaler has started

@@ -20,7 +20,7 @@ from distilray.operations.access import Token, find_token, is_url
 from distilray.operations.doctor import cluster as clusters
 from distilray.operations.doctor import environment, machine, packages
 from distilray.operations.doctor.check import Finding, Row, together, warn
-from distilray.operations.workers import need_of
+from distilray.operations.locations import need_of
 
 if TYPE_CHECKING:
     from distilray.config.base import JobConfig

@@ -1,4 +1,7 @@
-"""`python -m jobs.submit`: validate here, submit or attach, follow, return the exit code of the job."""
+"""`python -m jobs.submit`: validate here, submit or attach, follow, return the exit code of the job.
+
+The files of the checkout that Ray uploads with a job.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pathspec import PathSpec
 
 from distilray.errors import InputError
 from distilray.operations.access import DEFAULT_ADDRESS, choose_address, choose_authentication
@@ -25,11 +31,65 @@ from distilray.operations.submit.records import (
     stop_command,
 )
 from distilray.operations.submit.request import ReadRecipes, Request, build_request, submitted_variables
-from distilray.operations.submit.upload import Upload
 from distilray.runtime.command_line import EXIT_FAULT, EXIT_INTERRUPTED, CommandParser, exit_code
 
 if TYPE_CHECKING:
     from distilray.operations.submit.client import Cluster
+
+
+_RAY_EXCLUDES = (".git", ".venv", "venv", "__pycache__")  # by Ray itself, unless a variable overrides them
+_IGNORE_FILES = (".gitignore", ".rayignore")
+_MAX_MB = 20  # ours holds less than 2; Ray itself gives up at 100, and keeps uploads in the memory of the head
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The files that Ray uploads with their bytes, by their path in the checkout."""
+
+    files: Mapping[str, int]
+
+    @classmethod
+    def of(cls, root: Path, excludes: Sequence[str]) -> Upload:
+        """List the files as Ray does: without those that `excludes` or an ignore file of their folders name."""
+        rules = [(root, PathSpec.from_lines("gitignore", [*_RAY_EXCLUDES, *excludes]))]
+        return cls({file.relative_to(root).as_posix(): file.stat().st_size for file in _walk(root, rules)})
+
+    def __str__(self) -> str:
+        return f"{len(self.files):,} files, {sum(self.files.values()) / 1e6:.1f} MB"
+
+    def check(self, recipes: Sequence[str]) -> None:
+        """Refuse an upload that is too large or does not contain its recipes.
+
+        Raises:
+            InputError: names the largest files, or the recipe.
+        """
+        if sum(self.files.values()) > _MAX_MB * 1e6:
+            largest = sorted(self.files.items(), key=lambda file: -file[1])[:_SHOWN]
+            named = ", ".join(f"{path} ({size / 1e6:.1f} MB)" for path, size in largest)
+            raise InputError(
+                f"the upload would hold {self}, more than {_MAX_MB} MB; the largest are {named}: move data out of the "
+                "checkout, or name it in .rayignore"
+            )
+        if absent := next((recipe for recipe in recipes if recipe not in self.files), None):
+            raise InputError(
+                f"{absent}: the upload leaves it out (.gitignore, .rayignore or jobs/runtime_env.yaml), so the cluster "
+                "would not find the recipe; copy it to jobs/recipes/"
+            )
+
+
+def _walk(path: Path, rules: Sequence[tuple[Path, PathSpec[Any]]]) -> Iterator[Path]:
+    for name in _IGNORE_FILES:
+        if (path / name).is_file():
+            rules = [*rules, (path, PathSpec.from_lines("gitignore", (path / name).read_text().splitlines()))]
+    if any(spec.match_file(str(path.relative_to(folder))) for folder, spec in rules):
+        return
+    if path.is_dir():
+        for inner in sorted(path.iterdir()):
+            yield from _walk(inner, rules)
+    elif path.is_file():
+        yield path
+
 
 NAME = "submit"
 _RACES = 3  # how often another submission of the same command may come first

@@ -8,9 +8,9 @@ from ray._private.runtime_env.packaging import create_package
 
 from distilray.config.base import SeededConfig
 from distilray.errors import InputError
+from distilray.operations.submit.command import Upload
 from distilray.operations.submit.records import DriverResources
 from distilray.operations.submit.request import build_request, recipe_of, runtime_env, submitted_variables
-from distilray.operations.submit.upload import Upload
 
 
 @pytest.fixture
