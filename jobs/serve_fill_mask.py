@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from distilray.config.recipe import load_recipe
 from distilray.config.serving import ServeFillMaskConfig
 from distilray.runtime.command_line import CommandParser, exit_code
-from serve.local.server import serve_until_stopped
+from serve.local import serve_until_stopped
 
 RECIPE = "jobs/recipes/serve_fill_mask/quickstart.yaml"
 

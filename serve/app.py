@@ -25,12 +25,12 @@ from distilray.runtime import storage
 from distilray.runtime.resources import Need, ensure
 from serve import ingress
 from serve.auth import keys_from_environment
-from serve.local.address import base_url, claim_port
-from serve.local.checks import check_application
+from serve.checks import check_application
+from serve.ingress import base_url, claim_port
 from serve.models import Load, LoadedModel, ModelCache, Models
 from serve.routes import create_api, routes_of
 from serve.service import InferenceThreads, ModelService
-from serve.telemetry.json_lines import log_json
+from serve.telemetry.json_logging import log_json
 from serve.telemetry.metrics import Telemetry
 
 APPLICATION = "fill-mask"

@@ -7,22 +7,60 @@ every request, refused ones included. So ids are checked, and requests are admit
 
 Serve calls `middlewares` in each process with an HTTP server whose environment contains `ENVIRONMENT`. The application
 sets it for its replicas; for the Python proxies it has to be set where the node starts, as the job and the image do.
+
+Where a server on this machine listens, and how to ask it something.
 """
 
+from __future__ import annotations
+
+import json
+import socket
 from collections.abc import Collection
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distilray.config.serving import LimitsConfig
+from distilray.errors import InputError
 from serve.auth import ApiKeys, RequireKey
 from serve.limits import Admission, Capacity, RequestEnvelope, plain_request_id
 from serve.telemetry.metrics import Telemetry
 from serve.telemetry.requests import OTHER, RequestLog, RequestMetrics, route_of
 
+
+def claim_port(host: str, port: int) -> int:
+    """The port, or a free one for 0, after a look whether it can be bound.
+
+    Raises:
+        InputError: the port is taken, or the host is not an address of this machine.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As servers do it: a port whose last connections are still closing counts as free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{host}:{port}: {reason}; stop what listens there or choose another with port=...") from None
+
+
+def base_url(host: str, port: int) -> str:
+    """The URL of a host and port; an IPv6 address gets its brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def curl_line(url: str) -> str:
+    """A command that asks the service something."""
+    body = json.dumps({"input_data": ["Paris is [MASK] of France"]})
+    return f"curl {url}/score -H 'content-type: application/json' -d '{body}'"
+
+
 ENVIRONMENT = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.ingress:middlewares"}
 _PASSED = "passed_front"
-_fronts: "list[Front]" = []
+_fronts: list[Front] = []
 
 
 class Front:

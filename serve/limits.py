@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import ERROR_TYPES, ApiError, api_error_response, error_response, overloaded, request_id
-from serve.telemetry.json_lines import LOGGER
+from serve.telemetry.json_logging import LOGGER
 
 REQUEST_ID = "x-request-id"
 # The same rule is in `serve/haproxy_shedding.py`.

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from serve.errors import ApiError, unavailable
 from serve.service import ModelService
-from serve.telemetry.json_lines import LOGGER
+from serve.telemetry.json_logging import LOGGER
 
 Start = Callable[[str, str], Awaitable[ModelService]]
 Load = Callable[[str], Awaitable["LoadedModel"]]

@@ -159,9 +159,9 @@ _ROWS = (
     Stage(
         "check_service",
         config="distilray.config.serving:CheckServiceConfig",
-        plan="serve.local.check_service:plan_check_service",
-        run="serve.local.check_service:check_service",
-        show="serve.local.check_service:show_answers",
+        plan="serve.local:plan_check_service",
+        run="serve.local:check_service",
+        show="serve.local:show_answers",
     ),
     Stage(
         "write_report",

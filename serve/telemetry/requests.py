@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import ERROR_TYPES, request_id
-from serve.telemetry.json_lines import LOGGER
+from serve.telemetry.json_logging import LOGGER
 from serve.telemetry.metrics import RequestRecord, Telemetry
 
 _LOG = logging.getLogger(LOGGER)

@@ -18,8 +18,8 @@ from distilray.config.base import RayConfig
 from distilray.config.serving import FillMaskAppConfig
 from distilray.inference.model_folder import revision_hash
 from distilray.runtime.session import ray_session
-from serve.local.address import claim_port
-from serve.local.haproxy import find_orphans, haproxy_environment
+from serve.haproxy import find_orphans, haproxy_environment
+from serve.ingress import claim_port
 from tests.distilray.inference.tiny_models import MAX_LENGTH, VOCABULARY, write_tiny_model
 from tests.faults.processes import eventual, eventually
 from tests.serve.server_process import read_until, start_server

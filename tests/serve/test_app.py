@@ -8,7 +8,7 @@ from ray.serve.schema import ServeDeploySchema
 from distilray.config.serving import FillMaskAppConfig
 from distilray.errors import InputError
 from serve.app import build_app
-from serve.local.address import base_url, claim_port
+from serve.ingress import base_url, claim_port
 
 CONFIG = yaml.safe_load(Path("serve/config.yaml").read_text())
 

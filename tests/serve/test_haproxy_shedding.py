@@ -14,9 +14,9 @@ from starlette.responses import PlainTextResponse
 
 from serve import haproxy_shedding
 from serve.haproxy_shedding import add_rules
+from serve.ingress import claim_port
 from serve.limits import PLAIN_ID
-from serve.local.address import claim_port
-from tests.serve.contract.asking import assert_error
+from tests.serve.contract.clients import assert_error
 from tests.serve.contract.raw_http import connection, exchange, head, post
 from tests.serve.server_thread import listening
 from tests.serve.waiting import wait_for

@@ -8,7 +8,7 @@ import pytest
 from distilray.config.serving import LimitsConfig
 from serve.errors import ERROR_TYPES, TYPES_OF_STATUS
 from serve.telemetry.metrics import INSTRUMENTS
-from tests.serve.contract.asking import FILL, JSON, SCORE
+from tests.serve.contract.clients import FILL, JSON, SCORE
 
 ROW = re.compile(r"^\| *(.+?) *\|$", re.MULTILINE)
 CURL = re.compile(r"curl -s http://127\.0\.0\.1:8000(\S+) .*?-d '(.+?)'", re.DOTALL)

@@ -3,7 +3,7 @@ import pytest
 from serve.auth import ApiKeys
 from serve.models import Models
 from serve.routes import create_api
-from tests.serve.contract.asking import FILL, service_of
+from tests.serve.contract.clients import FILL, service_of
 from tests.serve.contract.generated_requests import load_from_application, load_from_server, send_generated
 
 LIMITS = {"max_body_bytes": 2000, "max_items": 4, "max_masks": 3, "max_top_k": 50, "max_chars": 200}

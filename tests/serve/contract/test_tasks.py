@@ -10,7 +10,7 @@ from serve import routes
 from serve.models import Models
 from serve.schemas import TextRequest
 from serve.service import ModelService
-from tests.serve.contract.asking import assert_error
+from tests.serve.contract.clients import assert_error
 
 PATH = "/v1/echo"
 

@@ -5,7 +5,7 @@ from serve.models import Models
 from serve.routes import create_api
 from serve.service import ModelService
 from tests.serve.page.browser import CHROMIUM, Browser
-from tests.serve.page.stand_in import StandIn
+from tests.serve.page.fake_service import StandIn
 from tests.serve.server_thread import listening
 
 

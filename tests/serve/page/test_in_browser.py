@@ -5,8 +5,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from fastapi import FastAPI
 
-from tests.serve.page.stand_in import KEY, STUDENT, TEACHER, StandIn
-from tests.serve.page.visitor import ONE, ROWS, TWO, WORDS, ask, focus_of, opened, rows, sentence_of, write
+from tests.serve.page.fake_service import KEY, STUDENT, TEACHER, StandIn
+from tests.serve.page.page_actions import ONE, ROWS, TWO, WORDS, ask, focus_of, opened, rows, sentence_of, write
 from tests.serve.server_thread import listening
 from tests.serve.waiting import wait_for
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from serve.telemetry.json_lines import JsonLines, log_json, redact
+from serve.telemetry.json_logging import JsonLines, log_json, redact
 from serve.telemetry.metrics import RequestRecord
 from serve.telemetry.requests import RequestLog
 

@@ -5,8 +5,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from distilray.config.serving import CheckServiceConfig
 from distilray.runtime.run_folder import RunFolder
-from serve import app
-from serve.local import check_service
+from serve import app, local
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -35,11 +34,11 @@ def echoing(config, *, port):
 
 def test_every_request_is_recorded_with_its_answer_and_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(app, "serving", echoing)
-    monkeypatch.setattr(check_service, "ray_session", lambda config: contextlib.nullcontext())
+    monkeypatch.setattr(local, "ray_session", lambda config: contextlib.nullcontext())
     config = CheckServiceConfig(run_dir=str(tmp_path / "run"), model_dir="m", texts=["a [MASK]", "b [MASK]"], top_k=2)
     folder = RunFolder("check_service", config, {})
-    outcome = check_service.check_service(config, folder)
-    check_service.show_answers(folder)
+    outcome = local.check_service(config, folder)
+    local.show_answers(folder)
     requests = {
         "/score": {"input_data": ["a [MASK]", "b [MASK]"]},
         "/v1/fill-mask": {"inputs": "a [MASK]", "parameters": {"top_k": 2}},

@@ -7,9 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from distilray.config.serving import ServeFillMaskConfig
-from serve.local import haproxy
-from serve.local.haproxy import ENVIRONMENT, PORTS, find_orphans, haproxy_environment, stop_orphans
-from serve.local.server import serve_until_stopped
+from serve import haproxy
+from serve.haproxy import ENVIRONMENT, PORTS, find_orphans, haproxy_environment, stop_orphans
+from serve.local import serve_until_stopped
 
 
 def write_process(processes, pid, command, parent):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from distilray.runtime.environment import environment
 from serve import haproxy_shedding
-from serve.local.address import claim_port
+from serve.ingress import claim_port
 
 # Ray Serve reads these when it is imported, in the driver and in every process of the session, which inherit them. What
 # the user has set stays.
