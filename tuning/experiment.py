@@ -2,11 +2,13 @@
 
 What Ray Tune keeps in its own registry is not made for several experiments in the threads of one process, so each has
 a process of its own, on the same cluster.
+
+A trial as Ray Tune calls it. What it trains with is imported by the process that trains, which takes seconds.
 """
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +38,14 @@ from tuning.records import (
     write_record,
 )
 from tuning.space import Values, domains
-from tuning.trial import run_trial
+
+
+def run_trial(config: Mapping[str, Any], *, objective: Objective) -> None:
+    """A trial, as Ray Tune calls it."""
+    from tuning.trial import try_values
+
+    try_values(config, objective)
+
 
 ENDED_FILE = "ended.json"
 # Ray Tune brings a callback back as it was saved, and the run may lie in another place now.

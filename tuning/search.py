@@ -27,9 +27,8 @@ from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
 from distilray.statistics import CHANCE_ERRORS
 from tuning.experiment import Experiment, run_experiment
-from tuning.plan import check_local_device, need_of_search, trials_of
+from tuning.plan import TrialNeed, check_local_device, need_of_search, shares, trials_of
 from tuning.records import TRAINING_FOLDER, Objective, TrialRecord, read_records
-from tuning.resources import TrialNeed, shares
 from tuning.results import (
     RECIPE_FILE,
     TaskSearch,

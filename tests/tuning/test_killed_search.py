@@ -15,7 +15,7 @@ from distilray.runtime.resources import Node
 from distilray.runtime.run_folder import RunFolder
 from tests.distilray.interruptions import KilledError, at_each_folder, killed_at_change
 from tests.tuning.tiny_search import config
-from tuning import experiment, objective, search
+from tuning import experiment, search, trial
 from tuning.records import EVALUATION, Sample, read_record, read_records
 
 SETTINGS = {"epochs": 2, "max_length": 32, "batch_size": 8, "seeds": [1], "max_train_examples": 8}
@@ -25,13 +25,13 @@ SPACE = {"learning_rate": {"choice": [1e-5, 1e-3, 3e-3]}}
 @pytest.fixture
 def trained(monkeypatch):
     """The learning rates that trials fine-tune with, in order."""
-    rates, train = [], objective.fine_tune
+    rates, train = [], trial.fine_tune
 
     def counted(run, **options):
         rates.append(run.settings.learning_rate)
         return train(run, **options)
 
-    monkeypatch.setattr(objective, "fine_tune", counted)
+    monkeypatch.setattr(trial, "fine_tune", counted)
     return rates
 
 
@@ -58,7 +58,7 @@ def tune(monkeypatch, trained):
     monkeypatch.setattr(experiment.tune, "Tuner", Tuner)
     monkeypatch.setattr(experiment.tune, "with_parameters", bound)
     monkeypatch.setattr(experiment.tune, "with_resources", lambda function, _: function)
-    monkeypatch.setattr(objective.tune, "report", options.reports.append)
+    monkeypatch.setattr(trial.tune, "report", options.reports.append)
     monkeypatch.setattr(search, "ray_session", lambda _: nullcontext())
     monkeypatch.setattr(search, "ensure", lambda *_, **__: 2)
     monkeypatch.setattr(search, "cluster_nodes", lambda: [Node({"CPU": 2.0, "memory": 2.0**36})])
@@ -124,7 +124,7 @@ def run_trial(work, tune, tmp_path):
     def run(trials_folder):
         tune.reports.clear()
         moved = dataclasses.replace(shared, trials_folder=str(trials_folder))
-        objective.try_values({"sample": dataclasses.asdict(sample)}, moved)
+        trial.try_values({"sample": dataclasses.asdict(sample)}, moved)
         own = sample.folder(str(trials_folder), moved.seed)
         names = {file.name for file in Path(own).rglob("*") if not file.name.endswith(".part")}
         evaluations = [dataclasses.replace(each, seconds=0.0) for each in read_record(own).evaluations]

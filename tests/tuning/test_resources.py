@@ -9,7 +9,7 @@ from transformers import (
 
 from distilray.config.glue import TrialConfig
 from distilray.errors import InputError
-from tuning.resources import GIB, ModelShape, TrialNeed, check_device, estimated_bytes, need_of, shares
+from tuning.plan import GIB, ModelShape, TrialNeed, check_device, estimated_bytes, need_of, shares
 
 BERT_BASE = ModelShape(parameters=109_483_778, layers=12, hidden=768, heads=12, intermediate=3072)
 

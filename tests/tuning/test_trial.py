@@ -13,7 +13,8 @@ from distilray.finetuning.features import encode_task
 from distilray.finetuning.files import load_task
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from tests.tuning.tiny_search import config
-from tuning import objective as module
+from tuning import trial as module
+from tuning.experiment import run_trial
 from tuning.records import (
     BEST,
     EVALUATION,
@@ -25,7 +26,6 @@ from tuning.records import (
     read_record,
     write_record,
 )
-from tuning.trial import run_trial
 
 VALUES = {"learning_rate": 3e-3, "batch_size": 16}
 
