@@ -1,7 +1,7 @@
 """What the project promises about security, and the tests that hold it.
 
 S1: the jobs API of a cluster answers 401 without the token and 403 with a wrong one.
-    tests/line/test_submit.py
+    tests/pipeline/test_submit.py
         test_the_jobs_api_is_closed_without_the_token
 
 S2: the local service opens its own port on loopback alone; what Ray opens answers nobody without the token.

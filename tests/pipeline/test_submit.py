@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.distilray.tiny_line import write_shards, write_teacher, write_tokenizer
-from tests.line.cutting_proxy import cutting_proxy
-from tests.line.ray_head import JOB_S, RECIPE, Head, running_head
+from tests.pipeline.flaky_proxy import cutting_proxy
+from tests.pipeline.ray_head import JOB_S, RECIPE, Head, running_head
 
 pytestmark = pytest.mark.slow
 

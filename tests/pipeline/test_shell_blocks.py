@@ -19,20 +19,20 @@ LIMIT_S = 240
 # How commands begin that no test can run as they are printed, and what runs instead, or why nothing does.
 CARD, HUB = "jobs/recipes/{0}/card.yaml", "tests/jobs/test_dry_runs.py: the whole Wikipedia and a model of the hub"
 ELSEWHERE = {
-    "make quickstart": "tests/line/test_quickstart.py",
+    "make quickstart": "tests/pipeline/test_quickstart.py",
     "make test": "what runs this",
     "make serve": "tests/security/test_local_service.py",
     "source .venv/bin/activate": "the environment of this test",
     "curl -s -H 'content-type: application/json' -d": "tests/serve/contract/test_azure_forms.py",
-    "ray up": "tests/line/test_ray_up.py",
-    "ray dashboard": "tests/line/test_ray_up.py",
+    "ray up": "tests/pipeline/test_ray_up.py",
+    "ray dashboard": "tests/pipeline/test_ray_up.py",
     "ray monitor": "an account of AWS",
     "aws": "an account of AWS",
-    "ray exec": "tests/line/test_ray_up.py",
-    "ray down": "tests/line/test_ray_up.py",
-    "ray job submit": "tests/line/test_submit.py",
-    "python -m jobs.submit": "tests/line/test_submit.py",
-    "python -m jobs.doctor --address": "tests/line/test_submit.py",
+    "ray exec": "tests/pipeline/test_ray_up.py",
+    "ray down": "tests/pipeline/test_ray_up.py",
+    "ray job submit": "tests/pipeline/test_submit.py",
+    "python -m jobs.submit": "tests/pipeline/test_submit.py",
+    "python -m jobs.doctor --address": "tests/pipeline/test_submit.py",
     "serve deploy": "tests/faults/test_serving.py, by the same call of Ray",
     "serve status": "tests/faults/test_serving.py, by the same call of Ray",
     **dict.fromkeys(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.distilray.tiny_line import write_shards, write_teacher, write_tokenizer
-from tests.line.loopback_ssh import HEAD, RAY, WORKER, Machines, loopback_machines, missing, write_cluster
+from tests.pipeline.loopback_ssh import HEAD, RAY, WORKER, Machines, loopback_machines, missing, write_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=str(missing()))]
 
