@@ -1,9 +1,9 @@
 import pytest
 from tokenizers import Tokenizer
 
+from benchmarks.bert_pretraining_data import examples, tokenise
 from distilray.config.sample import resolve
 from distilray.pretraining_data.tokenizer import read_tokenizer
-from tests.benchmarks.bert_pretraining_data import examples, tokenise
 
 TEXTS = [
     "Crème brûlée, naïve façade, Ångström und Straße: ÉCOLE!",

@@ -1,6 +1,6 @@
 """Kills a replica of a running server and tells when it was replaced; a fresh process that joins its Ray session.
 
-PYTHONPATH=platform:. python -m tests.benchmarks.serving_load.kill_replica SERVER_PID REPLICAS --at EPOCH_S
+PYTHONPATH=platform:. python -m benchmarks.serving_load.kill_replica SERVER_PID REPLICAS --at EPOCH_S
 
 The environment holds the token of that session. Only a process below SERVER_PID is ever killed.
 """
@@ -20,8 +20,8 @@ from typing import Any
 import ray
 from ray import serve as ray_serve
 
-from tests.benchmarks.serving_load.processes import is_running, process_tree
-from tests.benchmarks.serving_load.servers import Server
+from benchmarks.serving_load.processes import is_running, process_tree
+from benchmarks.serving_load.servers import Server
 
 _PATIENCE_S = 120.0
 _GCS_ADDRESS = re.compile(rb"--gcs-address=([\w.:\[\]]+)")
@@ -29,7 +29,7 @@ _GCS_ADDRESS = re.compile(rb"--gcs-address=([\w.:\[\]]+)")
 
 def start_killer(server: Server, replicas: int, *, at: float) -> subprocess.Popen[str]:
     """A process that kills one of the replicas at a time of the system clock, and prints a JSON when all are back."""
-    module = "tests.benchmarks.serving_load.kill_replica"
+    module = "benchmarks.serving_load.kill_replica"
     command = [sys.executable, "-m", module, str(server.pid), str(replicas), "--at", str(at)]
     return subprocess.Popen(command, env=dict(server.environment), stdout=subprocess.PIPE, text=True)
 

@@ -1,6 +1,6 @@
 """The fill-mask service under load, against the pipeline of transformers behind FastAPI, and against the bare model.
 
-PYTHONPATH=platform:. python -m tests.benchmarks.serving [throughput] [latency] [overload] [kill] [soak]
+PYTHONPATH=platform:. python -m benchmarks.serving [throughput] [latency] [overload] [kill] [soak]
     [--seconds N] [--work DIR] [--model DIR] [--proxy haproxy|python] [--poisson]
 
 Without a part all but the soak. The model is one of DistilBERT's size with random weights, the texts are sentences of
@@ -29,14 +29,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.serving_load.generator import Plan, run_plan
+from benchmarks.serving_load.in_process import run_in_process
+from benchmarks.serving_load.kill_replica import read_killer, start_killer
+from benchmarks.serving_load.processes import Process, busy_cores, cpu_by_kind, process_tree, trends
+from benchmarks.serving_load.servers import Server, fill_mask_server, peer_server
+from benchmarks.serving_load.targets import Bar, table, write_results
+from benchmarks.serving_load.traffic import body, make_model, masked_sentences
 from distilray.config.serving import LimitsConfig
-from tests.benchmarks.serving_load.bars import Bar, table, write_results
-from tests.benchmarks.serving_load.generator import Plan, run_plan
-from tests.benchmarks.serving_load.in_process import run_in_process
-from tests.benchmarks.serving_load.kill_replica import read_killer, start_killer
-from tests.benchmarks.serving_load.processes import Process, busy_cores, cpu_by_kind, process_tree, trends
-from tests.benchmarks.serving_load.servers import Server, fill_mask_server, peer_server
-from tests.benchmarks.serving_load.traffic import body, make_model, masked_sentences
 
 THREADS, CLIENTS, TEXTS = 2, 32, 256
 DEADLINE_S = LimitsConfig().deadline_s

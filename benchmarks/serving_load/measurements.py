@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from tests.benchmarks.serving_load.connection import Exchange
+from benchmarks.serving_load.connection import Exchange
 
 SAMPLES = 10
 Row = tuple[int, float, float, float, str]

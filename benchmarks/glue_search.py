@@ -1,6 +1,6 @@
 """What a search costs beside its trainings, and what ASHA saves, each as a ratio in one run.
 
-PYTHONPATH=platform:. python tests/benchmarks/glue_search.py [--part overhead|asha] [--glue-dir DIR --task TASK] [...]
+PYTHONPATH=platform:. python benchmarks/glue_search.py [--part overhead|asha] [--glue-dir DIR --task TASK] [...]
 
 (a) overhead: trials of about `--seconds` each by `jobs.search_glue`, one at a time, and the same fine-tunings back to
 back in one process; the ratio of wall times, both from the start of their process to the last score.

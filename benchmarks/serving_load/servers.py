@@ -61,7 +61,7 @@ def fill_mask_server(
 def peer_server(model_dir: str, *, log: Path, threads: int) -> Iterator[Server]:
     """The pipeline behind FastAPI until the block ends."""
     port = _free_block()
-    module = "tests.benchmarks.serving_load.pipeline_server"
+    module = "benchmarks.serving_load.pipeline_server"
     command = [sys.executable, "-m", module, model_dir, "--port", str(port), "--threads", str(threads)]
     with _running(command, dict(os.environ), port, log) as server:
         yield server

@@ -1,6 +1,6 @@
 """Fill-mask inference with Ray Data against plain batched forward passes on the same cores.
 
-PYTHONPATH=platform:. python tests/benchmarks/fill_mask_inference.py CORPUS_DIR MODEL_DIR [--rows N] [--passes N]
+PYTHONPATH=platform:. python benchmarks/fill_mask_inference.py CORPUS_DIR MODEL_DIR [--rows N] [--passes N]
 
 Lines of some sentences of a corpus (a run folder of jobs.build_corpus) are masked by us, 15% of their words. The peer
 has all of them as token ids in memory, sorts them by length, and runs encoder, vocabulary head at the masks and loss

@@ -1,6 +1,6 @@
 """How fast the distillation step is, against a plain loop in the manner of the original trainer.
 
-PYTHONPATH=platform:. python tests/benchmarks/distillation.py [--examples 8] [--length 128] [--steps 6] [--json FILE]
+PYTHONPATH=platform:. python benchmarks/distillation.py [--examples 8] [--length 128] [--steps 6] [--json FILE]
 
 Both take the same batches of random ids through a teacher of BERT base's size and a student of DistilBERT's, with the
 losses 5/2/1 at temperature 2, and update the student by AdamW after every 8 micro-steps. The plain loop makes the

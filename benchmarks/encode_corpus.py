@@ -1,6 +1,6 @@
 """How fast documents become masked shards, against raw tokenisation and against BERT's builder in plain Python.
 
-PYTHONPATH=platform:. python tests/benchmarks/encode_corpus.py CORPUS_DIR [--copies N] [--dupe-factor 10]
+PYTHONPATH=platform:. python benchmarks/encode_corpus.py CORPUS_DIR [--copies N] [--dupe-factor 10]
 
 Repeats the documents of a corpus (a run folder of jobs.build_corpus, such as the quickstart's). What stands once in it
 between two spaces has its letters mixed anew in each copy, so that every copy brings as many new words as the first; a
@@ -27,12 +27,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.bert_pretraining_data import examples, write_examples
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.sample import resolve
 from distilray.pretraining_data.corpus_reader import Corpus
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
 from distilray.runtime.run_folder import RunFolder
-from tests.benchmarks.bert_pretraining_data import examples, write_examples
 
 ENCODER = "sample:encoder"
 PLAIN_DOCUMENTS = 12

@@ -1,6 +1,6 @@
 """What the model does without a server, measured in a fresh process: a JSON of arguments on stdin, figures on stdout.
 
-PYTHONPATH=platform:. python -m tests.benchmarks.serving_load.in_process < arguments.json
+PYTHONPATH=platform:. python -m benchmarks.serving_load.in_process < arguments.json
 
 `raw`: forward passes of transformers' modules over batches of like length, the vocabulary head at the masks, texts as
 ids beforehand. `engine`: `FillMask.fill_encoded` over the same texts, as they come. `direct`: `FillMask.fill` of one
@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.serving_load.measurements import percentiles
+from benchmarks.serving_load.traffic import TOP_K
 from distilray.inference.tasks.fill_mask import EncodedQuery, FillMask, Query
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode, load_masked_lm
-from tests.benchmarks.serving_load.measures import percentiles
-from tests.benchmarks.serving_load.traffic import TOP_K
 
 BATCH = 32
 _WARM_UP = 5
@@ -39,7 +39,7 @@ def run_in_process(
         "threads": threads,
         "dtype": dtype,
     }
-    command = [sys.executable, "-m", "tests.benchmarks.serving_load.in_process"]
+    command = [sys.executable, "-m", "benchmarks.serving_load.in_process"]
     done = subprocess.run(command, input=json.dumps(arguments), stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found

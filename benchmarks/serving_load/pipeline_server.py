@@ -1,6 +1,6 @@
 """The peer: the fill-mask pipeline of transformers behind FastAPI, as it is commonly written.
 
-PYTHONPATH=platform:. python -m tests.benchmarks.serving_load.pipeline_server MODEL_DIR --port PORT [--threads 2]
+PYTHONPATH=platform:. python -m benchmarks.serving_load.pipeline_server MODEL_DIR --port PORT [--threads 2]
 
 One process of uvicorn, fp32, a plain `def` endpoint, which FastAPI runs in its pool of threads.
 """

@@ -1,6 +1,6 @@
 """What cleaning a page costs, beside its parser and beside another extractor, and what each leaves, in one run.
 
-PYTHONPATH=platform python tests/benchmarks/wikitext_cleaning.py [--wikiextractor PYTHON] [--dump FILE]
+PYTHONPATH=platform python benchmarks/wikitext_cleaning.py [--wikiextractor PYTHON] [--dump FILE]
 
 Reads the articles of a dump (XML, plain or bz2; the sample's when none is given). Prints, as CPU seconds per MB of
 wikitext: (a) mwparserfromhell's tree alone, (b) cleaning with sentences, (b2) the same with reading the XML and

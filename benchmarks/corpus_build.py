@@ -1,6 +1,6 @@
 """How fast a corpus is built, as ratios to what it is made of and to a peer, and how that grows with cores.
 
-PYTHONPATH=platform python -m tests.benchmarks.corpus_build [--copies 40] [--wikiextractor PYTHON] [--cpus 1 2]
+PYTHONPATH=platform python -m benchmarks.corpus_build [--copies 40] [--wikiextractor PYTHON] [--cpus 1 2]
 
 Writes a multistream dump of the sample's pages, `copies` times under new ids (5.7 MB of wikitext each), and takes it
 through, all in this one run: (a) `jobs.build_corpus` with each number of CPUs, (b) mwparserfromhell's parser alone in

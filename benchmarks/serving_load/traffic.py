@@ -9,12 +9,12 @@ from xml.etree import ElementTree
 import torch
 from transformers import DistilBertConfig, DistilBertForMaskedLM
 
+from benchmarks.wikitext_cleaning import article_xml
 from distilray.config.sample import resolve, wikipedia_dump
 from distilray.corpus.sentences import split_sentences
 from distilray.corpus.wikitext.cleaning import clean_wikitext
 from distilray.models.masked_lm import save_model
 from distilray.pretraining_data.tokenizer import read_tokenizer
-from tests.benchmarks.wikitext_cleaning import article_xml
 
 MASK = "[MASK]"
 TOP_K = 5

@@ -1,6 +1,6 @@
 """What a checkpoint costs a training run: the copy on the host, and the steps that are slower while it is written.
 
-PYTHONPATH=platform:. python tests/benchmarks/checkpointing.py [--examples 8] [--length 128] [--every 100]
+PYTHONPATH=platform:. python benchmarks/checkpointing.py [--examples 8] [--length 128] [--every 100]
 
 A student of DistilBERT's size under a teacher of BERT base's, one micro-batch of random ids a step, AdamW. Steps are
 timed without a checkpoint, then while one is written to a temporary folder. The cost is the seconds that the copy and
@@ -15,6 +15,7 @@ import time
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
+from benchmarks.distillation import batches
 from distilray.config.distillation import LossConfig, OptimizerConfig
 from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
 from distilray.models.precision import preferred_dtype
@@ -22,7 +23,6 @@ from distilray.models.student import create_student
 from distilray.pretraining_data.sample_plan import PlanState
 from distilray.training.checkpoint import CheckpointStore, Snapshot, TrainingState
 from distilray.training.optimizer import create_optimizer
-from tests.benchmarks.distillation import batches
 
 CPU = torch.device("cpu")
 

@@ -1,6 +1,6 @@
 """A load generator in a process of its own: a plan as JSON on stdin, what came of it as JSON on stdout.
 
-PYTHONPATH=platform:. python -m tests.benchmarks.serving_load.generator < plan.json
+PYTHONPATH=platform:. python -m benchmarks.serving_load.generator < plan.json
 
 Open loop (`phases`): requests go out by a schedule, whether the server answers or not, and their latency counts from
 the moment at which they were to go out. Closed loop (`concurrency`): so many clients, each of which sends its next
@@ -22,8 +22,8 @@ from typing import Any
 
 import uvloop
 
-from tests.benchmarks.serving_load.connection import Exchange, Pool
-from tests.benchmarks.serving_load.measures import Measures
+from benchmarks.serving_load.connection import Exchange, Pool
+from benchmarks.serving_load.measurements import Measures
 
 _SWEEP_S = 0.1
 
@@ -63,7 +63,7 @@ class Plan:
 
 def run_plan(plan: Plan) -> dict[str, Any]:
     """Runs a plan in a fresh process and returns what it measured."""
-    command = [sys.executable, "-m", "tests.benchmarks.serving_load.generator"]
+    command = [sys.executable, "-m", "benchmarks.serving_load.generator"]
     done = subprocess.run(command, input=json.dumps(asdict(plan)), stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout)
     return result

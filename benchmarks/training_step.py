@@ -1,6 +1,6 @@
 """What three choices of the training step are worth on a CPU, each as a ratio in one run.
 
-PYTHONPATH=platform python tests/benchmarks/training_step.py SHARDS_DIR
+PYTHONPATH=platform python benchmarks/training_step.py SHARDS_DIR
 
 Reads shards of the quickstart (its tokenizer, 128 tokens). Prints the seconds of a forward and backward pass of the
 quickstart's encoder on 16 examples, median of several: (a) masked LM alone with plain or fused attention, (b) with the

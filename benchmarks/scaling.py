@@ -1,6 +1,6 @@
 """The capacity model against real training: what it says of 2 and 4 workers, from a run of one, and what they do.
 
-PYTHONPATH=platform:. python tests/benchmarks/scaling.py SHARDS_DIR [--steps 24] [--batch-size 32]
+PYTHONPATH=platform:. python benchmarks/scaling.py SHARDS_DIR [--steps 24] [--batch-size 32]
 
 Reads shards of the quickstart (its tokenizer, 128 tokens). A BERT of 4 layers of 256 with random weights teaches its
 half, by `jobs.distill` with Ray Train and gloo, on CPU workers of one thread each: one, two, four and one worker again.

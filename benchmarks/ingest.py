@@ -1,6 +1,6 @@
 """How fast batches are made from shards, against the training step that uses them.
 
-PYTHONPATH=platform:. python tests/benchmarks/ingest.py CORPUS_DIR [--copies N]
+PYTHONPATH=platform:. python benchmarks/ingest.py CORPUS_DIR [--copies N]
 
 Encodes a corpus (a run folder of jobs.build_corpus, such as the quickstart's) with 128 and 512 tokens and with static
 and dynamic masks. Then one thread makes the batches of many optimiser steps, plan and padding included; the figure is
