@@ -79,7 +79,7 @@ def encode(folder: Path, corpus_dir: Path, cpus: int, length: int, dupe_factor: 
         "corpus_dir": corpus_dir,
         "max_seq_length": length,
         "dupe_factor": dupe_factor,
-        "part_mb": 1,
+        "chunk_mb": 1,
         "heldout_fraction": 0,
         "ray.num_cpus": cpus,
     }

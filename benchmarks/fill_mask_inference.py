@@ -81,7 +81,7 @@ def with_ray(config: EvaluateFillMaskConfig, folder: Path, tokenizer_json: str, 
     started = time.time()
     score_files(data_files(config.data), config, str(folder), tokenizer_json=tokenizer_json, max_length=LENGTH)
     ended = time.time()
-    files = sorted((folder / "ledger/parts").iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    files = sorted((folder / "pieces/parts").iterdir(), key=lambda file: file.stat().st_mtime_ns)
     windows = [json.loads(file.read_text())["windows"] for file in files]
     first = files[actors - 1].stat().st_mtime  # by then each actor has its model, and about one part is done by each
     return sum(windows[actors:]) / (files[-1].stat().st_mtime - first), sum(windows) / (ended - started)
@@ -100,7 +100,7 @@ def main() -> None:
     tokenizer_json, dtype = read_tokenizer(model_dir), compute_dtype(given.precision, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as work, ray_session(RayConfig(num_cpus=cores)):
         file = Path(work, "lines.txt")
-        data = {"path": str(file), "part_rows": PART_ROWS, "left_to_right": False, "max_length": LENGTH}
+        data = {"path": str(file), "chunk_rows": PART_ROWS, "left_to_right": False, "max_length": LENGTH}
         config = EvaluateFillMaskConfig.model_validate(
             {"run_dir": work, "student_dir": model_dir, "data": data, "precision": given.precision, "device": "cpu"}
         )

@@ -4,7 +4,7 @@ PYTHONPATH=platform:. python benchmarks/scaling.py SHARDS_DIR [--steps 24] [--ba
 
 Reads shards of the quickstart (its tokenizer, 128 tokens). A BERT of 4 layers of 256 with random weights teaches its
 half, by `jobs.distill` with Ray Train and gloo, on CPU workers of one thread each: one, two, four and one worker again.
-The prediction is that of `jobs.plan` with `estimate.measured_in`: one worker's tokens/s, the cores of this machine,
+The prediction is that of `jobs.plan` with `estimate.measured_run_dir`: one worker's tokens/s, the cores of this machine,
 which workers beyond them share, and its table for everything else. Two columns: with the cores that the machine says it
 has, and with those that two processes get of it (matrix products, alone and at once), for its neighbours take some.
 """
@@ -61,7 +61,7 @@ def recipe(given: argparse.Namespace, folder: Path, name: str, workers: int) -> 
         "micro_batch_size": given.micro_batch_size,
         "losses": {"ce_positions": "masked"},
         "scaling": {"num_workers": workers, "use_gpu": False, "cpus_per_worker": 1},
-        "rhythm": {"log_every_steps": 4, "heldout_examples": 16, "checkpoint_every_steps": 1000},
+        "intervals": {"log_every_steps": 4, "heldout_examples": 16, "checkpoint_every_steps": 1000},
         "ray": {"num_cpus": max(ORDER) + 1},  # Ray may place more workers than there are cores
     }
 
@@ -113,14 +113,14 @@ def predicted(given: argparse.Namespace, folder: Path, vocabulary: int, rate: fl
     encoding = EncodeCorpusConfig.model_validate(
         {"run_dir": "-", "corpus_dir": "-", "tokenizer_dir": "-", "max_seq_length": shards.max_seq_length}
     )
-    stations = {name: {"path": "-"} for name in ("encode_corpus", "distill")}
+    stages = {name: {"path": "-"} for name in ("encode_corpus", "distill")}
     shape = {"layers": LAYERS, "dim": DIM, "heads": HEADS, "hidden_dim": HIDDEN, "vocabulary": vocabulary}
     plan = PlanConfig.model_validate(
         {
             "run_dir": "-",
-            "stations": stations,
+            "stages": stages,
             "teacher": shape,
-            "cluster": {"most_machines": 1},
+            "cluster": {"max_machines": 1},
             "estimate": {"tokens_per_s": rate},
         }
     )

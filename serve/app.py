@@ -67,11 +67,11 @@ class Replica:
         self._telemetry = Telemetry(replica=replica, cluster=ray_metrics)
         self._threads = InferenceThreads(self._config.num_cpus)
         self._loading = ThreadPoolExecutor(1, "loading", initializer=torch.set_num_threads, initargs=(1,))
-        others = self._config.more_models
+        others = self._config.extra_models
         for folder in others.values():
             check_model_folder(folder)  # a slip is a deployment that fails, and not a request that fails later
         default = self._threads.share(lambda: self._service(self._config.model_name, self._config.model_dir))
-        cache = functools.partial(_multiplexed, most=self._config.max_more_models)
+        cache = functools.partial(_multiplexed, most=self._config.max_loaded_extra_models)
         patience_s = self._config.limits.deadline_s / 2
         loaded = ModelCache(others, self._start, cache=cache, patience_s=patience_s, dropped=self._show_in_memory)
         self._models = Models(default, name=self._config.model_name, others=tuple(others), load=loaded.service)
@@ -192,6 +192,6 @@ def serving(config: FillMaskAppConfig, *, host: str = "127.0.0.1", port: int = 8
 
 def _absolute(config: FillMaskAppConfig) -> FillMaskAppConfig:
     """The config with folders that mean the same in every process."""
-    more = {name: str(storage.local_path(folder)) for name, folder in config.more_models.items()}
+    more = {name: str(storage.local_path(folder)) for name, folder in config.extra_models.items()}
     model_dir = str(storage.local_path(config.model_dir))
-    return config.model_copy(update={"model_dir": model_dir, "more_models": more})
+    return config.model_copy(update={"model_dir": model_dir, "extra_models": more})

@@ -15,6 +15,6 @@ def check_application(config: FillMaskAppConfig) -> None:
         InputError: an unknown task, a folder that is no model's, or a bad API key.
     """
     routes_of(config.task)
-    for folder in (config.model_dir, *config.more_models.values()):
+    for folder in (config.model_dir, *config.extra_models.values()):
         check_model_folder(folder)
     keys_from_environment(os.environ)

@@ -61,7 +61,7 @@ def _serve(config: ServeFillMaskConfig, port: int) -> None:
 
 def _plan(config: ServeFillMaskConfig, port: int) -> dict[str, object]:
     plan: dict[str, object] = {"model": config.app.model_dir}
-    plan |= {f"model {name}": folder for name, folder in config.app.more_models.items()}
+    plan |= {f"model {name}": folder for name, folder in config.app.extra_models.items()}
     plan |= {"address": base_url(config.host, port), "proxy": config.proxy}
     if config.proxy == "haproxy":
         plan["shed_above"] = "off" if config.shed_above is None else f"{config.shed_above} requests per replica"

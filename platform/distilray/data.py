@@ -70,7 +70,7 @@ def read_dump(
     path: str | PathLike[str],
     *,
     filters: Mapping[str, Any] | None = None,
-    part_mb: float = 8.0,
+    chunk_mb: float = 8.0,
     skip_damaged: bool = False,
     **source: Any,
 ) -> ray.data.Dataset:
@@ -82,14 +82,14 @@ def read_dump(
     Args:
         path: a dump, a folder, a pattern with `*`, or `sample:wikipedia`; all workers must see it.
         filters: keys of `filters` in a recipe of `build_corpus`.
-        part_mb: MB as stored that one task reads.
+        chunk_mb: MB as stored that one task reads.
         skip_damaged: leave out pages that cannot be read, and read dumps that are cut short. Otherwise they raise
             `InputError`; those inside a dump do so in the task that reads them.
         source: further keys of a Wikipedia source, such as `index_path`, `name`, `language` or `templates`.
 
     Returns:
         A row for each document, in schema `DOCUMENTS`: doc_id, source, title, sentences (list of strings), file,
-        page_id, revision_id, licence.
+        page_id, revision_id, license.
 
     Raises:
         InputError: the path is missing, is no dump, or is cut short; or a key or value is wrong.
@@ -98,8 +98,8 @@ def read_dump(
         "run_dir": "none",  # nothing is written
         "sources": [{**source, "kind": "wikipedia", "path": fspath(path)}],
         "filters": dict(filters or {}),
-        "part_mb": part_mb,
-        **({"faults": {"max_bad_fraction": 1.0}} if skip_damaged else {}),
+        "chunk_mb": chunk_mb,
+        **({"fault_tolerance": {"max_bad_fraction": 1.0}} if skip_damaged else {}),
     }
     config = validate_recipe("read_dump", values, BuildCorpusConfig)
     files = source_files(config)

@@ -97,7 +97,7 @@ def is_above_chance(score: float, baseline: float, error: float) -> bool:
     return distance > 0 and (distance > needed or math.isclose(distance, needed))
 
 
-def kept(student: float, teacher: float, baseline: float = 0.0) -> float:
+def retained_share(student: float, teacher: float, baseline: float = 0.0) -> float:
     """Return the share of the teacher's score above a baseline that the student keeps.
 
     Returns:

@@ -31,7 +31,7 @@ from tests.distilray.interruptions import KilledError, killed_at_change, tasks_i
 from tests.distilray.tiny_line import encode_config, sentences_of, write_corpus
 
 MEASURED = {"manifest.json", "corpus_report.json", "corpus_report.html"}  # also hold times
-WORK = ("ledger/", ".")  # of no interest to the next stage
+WORK = ("pieces/", ".")  # of no interest to the next stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +92,9 @@ def stage(request, inputs, monkeypatch):
 def build_corpus(inputs, _):
     def config(run_dir):
         source = {"kind": "jsonl", "name": "lines", "path": str(inputs["lines"])}
-        values = {"sources": [source], "filters": LENIENT, "part_mb": 0.001, "file_mb": 1e-4}
+        values = {"sources": [source], "filters": LENIENT, "chunk_mb": 0.001, "file_mb": 1e-4}
         return BuildCorpusConfig.model_validate(
-            {"run_dir": str(run_dir), **values, "faults": {"max_bad_fraction": 1.0}}
+            {"run_dir": str(run_dir), **values, "fault_tolerance": {"max_bad_fraction": 1.0}}
         )
 
     return Stage(config, corpus.build_corpus, corpus)
@@ -119,7 +119,7 @@ def cache_teacher(inputs, monkeypatch):
 
 def evaluate(inputs, monkeypatch):
     def config(run_dir):
-        values = {"student_dir": inputs["teacher"], "data": {"path": str(inputs["masks"]), "part_rows": 3}}
+        values = {"student_dir": inputs["teacher"], "data": {"path": str(inputs["masks"]), "chunk_rows": 3}}
         return EvaluateFillMaskConfig.model_validate(
             {"run_dir": str(run_dir), **values, "precision": "fp32", "latency_examples": 0}
         )

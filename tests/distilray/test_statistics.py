@@ -10,9 +10,9 @@ from distilray.statistics import (
     Scores,
     bootstrap,
     is_above_chance,
-    kept,
     median_of_resampled_seeds,
     percentile_interval,
+    retained_share,
     share_interval,
     standard_error,
     wilson_interval,
@@ -227,11 +227,11 @@ def test_a_score_equal_to_the_baseline_is_not_above_chance_whatever_the_error():
 
 
 def test_the_share_that_is_kept_is_measured_from_the_baseline():
-    assert kept(0.6, 0.8) == pytest.approx(0.75)
-    assert kept(0.6, 0.8, baseline=0.5) == pytest.approx(1 / 3)
-    assert kept(0.5, 0.8, baseline=0.5) == 0.0
+    assert retained_share(0.6, 0.8) == pytest.approx(0.75)
+    assert retained_share(0.6, 0.8, baseline=0.5) == pytest.approx(1 / 3)
+    assert retained_share(0.5, 0.8, baseline=0.5) == 0.0
 
 
 @pytest.mark.parametrize("teacher", [0.0, -0.1, math.nan, 0.5])
 def test_of_a_teacher_that_is_not_above_the_baseline_no_share_is_kept(teacher):
-    assert math.isnan(kept(0.5, teacher, baseline=max(0.0, teacher)))
+    assert math.isnan(retained_share(0.5, teacher, baseline=max(0.0, teacher)))

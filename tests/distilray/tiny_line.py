@@ -65,7 +65,7 @@ def write_corpus(
                 "file": "no-dump",
                 "page_id": int(row),
                 "revision_id": 1,
-                "licence": "CC0-1.0",
+                "license": "CC0-1.0",
             }
             for row in part
         ]
@@ -122,7 +122,7 @@ def encode_config(run_dir: str = "unused", **changes: object) -> EncodeCorpusCon
 def write_shards(folder: Path, tokenizer_dir: str, *, documents: int = 40, **changes: object) -> str:
     """A complete run folder of `encode_corpus` with both splits in several shards, made in this process."""
     corpus_dir = write_corpus(folder.with_name(f"{folder.name}-corpus"), documents)
-    values = {"corpus_dir": corpus_dir, "tokenizer_dir": tokenizer_dir, "part_mb": 0.001, "rows_per_shard": 60}
+    values = {"corpus_dir": corpus_dir, "tokenizer_dir": tokenizer_dir, "chunk_mb": 0.001, "rows_per_shard": 60}
     config = encode_config(str(folder), **{**values, **changes})
     run = RunFolder("encode_corpus", config, {})
     run.begin()

@@ -127,7 +127,7 @@ def service(folders):
         {
             "model_dir": first,
             "dtype": "float32",
-            "more_models": {"second": second, "torn": torn, "third": first},
+            "extra_models": {"second": second, "torn": torn, "third": first},
             "limits": {"max_concurrent_requests": 64},
         }
     )

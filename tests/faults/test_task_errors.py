@@ -70,7 +70,7 @@ def recipe(work: Path, run: Path, name: str) -> str:
             "batch_size": 8,
             "micro_batch_size": 4,
             "scaling": ONE_WORKER,
-            "faults": {"max_failures": 0},
+            "fault_tolerance": {"max_failures": 0},
         },
         "evaluate_fill_mask": {"student_dir": model, "data": {"path": str(work / "rows.jsonl")}, "device": "cpu"},
         "evaluate_glue": {
@@ -107,7 +107,7 @@ def error_line(capfd: pytest.CaptureFixture[str], job: ModuleType, work: Path, r
         (build_corpus, "work/parts/000000.parquet"),
         (build_corpus, "documents/documents-00000-000.parquet"),
         (encode_corpus, "work/train/000000.drafts"),
-        (cache_teacher, "ledger/files/000000.json"),
+        (cache_teacher, "pieces/files/000000.json"),
         (evaluate_fill_mask, "answers/000000000.parquet"),
     ],
 )

@@ -29,7 +29,7 @@ _SHARDS = {
     "tokenizer_dir": "{folder}/tokenizer",
     "max_seq_length": 64,
     "heldout_fraction": 0.2,
-    "part_mb": 0.05,
+    "chunk_mb": 0.05,
     "rows_per_shard": 500,
 }
 _TRAINING = {
@@ -39,7 +39,7 @@ _TRAINING = {
     "precision": "fp32",
     "optimizer": {"learning_rate": 1e-3},
     "scaling": {"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1},
-    "rhythm": {"evaluate_every_steps": 5, "heldout_examples": 30},
+    "intervals": {"evaluate_every_steps": 5, "heldout_examples": 30},
 }
 _STUDENT = {**_TRAINING, "shards_dir": "{folder}/shards", "teacher_dir": "{folder}/teacher"}
 _EVERY_TERM = {"alpha_mse": 0.01, "alpha_hidden": 1.0, "alpha_attention": 1.0, "alpha_values": 1.0}
@@ -57,7 +57,7 @@ _STAGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
             "filters": {"language": "en"},
             "duplicates": {"near": {}},
             "decontamination": {"paths": ["{folder}/glue-task"], "ngram_words": 4},
-            "part_mb": 0.05,
+            "chunk_mb": 0.05,
         },
     ),
     ("tokenizer", "train_tokenizer", {"corpus_dir": "{folder}/corpus", "vocabulary_size": 1000}),

@@ -244,9 +244,9 @@ def one_row_short(folders, tmp_path):
 
 
 def test_other_rows_are_accepted_by_a_key_and_all_outputs_say_so(folders, tmp_path, capsys):
-    more = ["tasks=[wnli]", one_row_short(folders, tmp_path), "submission={write: true, fill_absent: true}"]
-    assert "set other_rows=true" in refusal(capsys, run(folders, tmp_path / "run", *more))
-    assert run(folders, tmp_path / "run", *more, "other_rows=true") == 0
+    more = ["tasks=[wnli]", one_row_short(folders, tmp_path), "submission={write: true, fill_missing: true}"]
+    assert "set allow_other_row_counts=true" in refusal(capsys, run(folders, tmp_path / "run", *more))
+    assert run(folders, tmp_path / "run", *more, "allow_other_row_counts=true") == 0
     printed = capsys.readouterr().out
     summary, table = printed.split("\n", 1)
     assert "other rows than the official ones: wnli train 634 (635)" in summary
@@ -331,7 +331,7 @@ def test_a_model_without_a_head_cannot_be_scored(folders, tmp_path, capsys):
 
 
 def test_the_submission_is_valid_and_says_what_was_filled(folders, tmp_path, capsys):
-    more = ["tasks=[wnli, stsb]", "submission={write: true, fill_absent: true}"]
+    more = ["tasks=[wnli, stsb]", "submission={write: true, fill_missing: true}"]
     assert run(folders, tmp_path / "run", *more) == 0
     told = capsys.readouterr().out
     assert "QQP" in told
@@ -344,7 +344,7 @@ def test_the_submission_is_valid_and_says_what_was_filled(folders, tmp_path, cap
 
 def test_a_submission_with_something_absent_is_refused_unless_it_may_be_filled(folders, tmp_path, capsys):
     assert run(folders, tmp_path / "run", "tasks=[wnli]", "submission={write: true}") == 2
-    assert "fill_absent" in capsys.readouterr().err
+    assert "fill_missing" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()  # before anything was trained
 
 

@@ -226,7 +226,7 @@ def test_the_ablation_runs_its_students_and_prints_the_table_beside_the_papers(t
     assert "beside the paper's table 4" in out
     assert "-3.69" in out
     kept, fresh = (
-        json.loads((tmp_path / f"runs/ablation/{name}/initialisation.json").read_text())
+        json.loads((tmp_path / f"runs/ablation/{name}/initialization.json").read_text())
         for name in ("full", "random-init")
     )
     assert set(fresh.values()) == {"fresh"}

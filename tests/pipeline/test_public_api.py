@@ -32,7 +32,7 @@ def test_a_notebook_distills_a_student_from_a_text(tmp_path: Path) -> None:
         max_steps=2,
         batch_size=4,
         scaling=ONE_WORKER,
-        rhythm=INTERVALS,
+        intervals=INTERVALS,
         run_dir=tmp_path / "student",
     )
 

@@ -48,7 +48,7 @@ ELSEWHERE = {
     },
 }
 # Training of a few seconds, where the recipe has minutes.
-SHORTER = {"python -m jobs.distill": "max_steps=2 batch_size=4 rhythm.heldout_examples=8 scaling.num_workers=1"}
+SHORTER = {"python -m jobs.distill": "max_steps=2 batch_size=4 intervals.heldout_examples=8 scaling.num_workers=1"}
 # A machine may have less shared memory or files than the doctor wants; then it says so, and does its duty.
 FINDINGS = {"python -m jobs.doctor": {0, 1}}
 

@@ -92,5 +92,5 @@ def test_one_replica_alone_is_replaced_only_after_the_new_one_is_ready():
 
 
 def test_two_models_of_one_name_are_an_input_error():
-    with pytest.raises(InputError, match="more_models: student"):
-        build_app({"model_dir": "/m", "more_models": {"student": "/n"}})
+    with pytest.raises(InputError, match="extra_models: student"):
+        build_app({"model_dir": "/m", "extra_models": {"student": "/n"}})

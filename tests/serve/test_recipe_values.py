@@ -112,7 +112,7 @@ def replica(model_dir, monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_replica_holds_as_many_further_models_as_the_configuration_says(replica, model_dir, count):
-    _, told = replica(more_models={"other": model_dir}, max_more_models=count)
+    _, told = replica(extra_models={"other": model_dir}, max_loaded_extra_models=count)
     assert told["max_num_models_per_replica"] == count
 
 

@@ -105,7 +105,7 @@ class _Translation:
             path = self.attempt("test_data", lambda: self.locate("test_data", _path(self.merged, "test_data")))
             text, answer = (self.attempt(key, functools.partial(_column, self.merged, key)) for key in _COLUMNS)
             # Azure's preparation keeps the first answer only, as the label of the whole text.
-            data = {"path": path, "text_column": text, "answer_column": answer, "scored": "first"}
+            data = {"path": path, "text_column": text, "answer_column": answer, "scored_masks": "first"}
             self.put("data", data, "test_data")
         elif columns := [key for key in _COLUMNS if key in self.merged]:
             self.faults["test_data"] = f"{columns[0]}: of no data; add test_data"

@@ -11,21 +11,21 @@ Amount = Annotated[int, Field(ge=0)]
 Precision = Literal["fp32", "fp16", "bf16"]
 
 
-class StationRecipeConfig(Config):
+class StageRecipeConfig(Config):
     """The recipe of a station, as that station would read it."""
 
     path: InputFile
     overrides: list[str] = Field(default=[], description="a.b=value, as at the end of the station's command")
 
 
-class StationsConfig(Config):
+class StageRecipesConfig(Config):
     """The recipes that are planned; a station without one is left out of the plan."""
 
-    build_corpus: StationRecipeConfig | None = None
-    encode_corpus: StationRecipeConfig
-    distill: StationRecipeConfig
-    evaluate_glue: StationRecipeConfig | None = None
-    export_model: StationRecipeConfig | None = None
+    build_corpus: StageRecipeConfig | None = None
+    encode_corpus: StageRecipeConfig
+    distill: StageRecipeConfig
+    evaluate_glue: StageRecipeConfig | None = None
+    export_model: StageRecipeConfig | None = None
 
 
 class TextConfig(Config):
@@ -56,7 +56,7 @@ class ClusterConfig(Config):
     machine: Text = Field(default="p4d.24xlarge", description="that trains")
     market: Literal["on-demand", "spot"] = "on-demand"
     price_per_machine_hour: NotNegative | None = Field(default=None, description="US dollars; the table's if left out")
-    most_machines: Count | None = Field(
+    max_machines: Count | None = Field(
         default=None, description="of CPUs that train; further workers share their cores. As many as needed if left out"
     )
     data_machine: Text = Field(default="m7i.4xlarge", description="of the stations that work on text, and of export")
@@ -67,7 +67,7 @@ class ClusterConfig(Config):
     )
 
 
-class DisturbanceConfig(Config):
+class SlowdownsConfig(Config):
     """What keeps a run from its pace."""
 
     straggler_mean: NotNegative = Field(
@@ -75,7 +75,7 @@ class DisturbanceConfig(Config):
     )
     preemptions_per_machine_hour: NotNegative = 0.0
     restart_s: NotNegative = Field(default=180.0, description="from a preemption to the first new step")
-    has_notice: bool = Field(
+    preemption_notice: bool = Field(
         default=True,
         description="the run saves before the machine goes; else it repeats the steps since its checkpoint",
     )
@@ -98,10 +98,10 @@ class RateConfig(EstimateConfig):
 class PlanConfig(SeededConfig):
     """Recipe of `jobs.plan`."""
 
-    stations: StationsConfig
+    stages: StageRecipesConfig
     text: TextConfig = TextConfig()
     teacher: ModelShapeConfig = ModelShapeConfig()
     cluster: ClusterConfig = ClusterConfig()
-    disturbance: DisturbanceConfig = DisturbanceConfig()
+    slowdowns: SlowdownsConfig = SlowdownsConfig()
     simulation: SimulationConfig = SimulationConfig()
     estimate: RateConfig = RateConfig()

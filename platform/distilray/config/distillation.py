@@ -72,7 +72,7 @@ class LossConfig(Config):
         description="[student layer, teacher layer] pairs of the layer-wise losses, -1 for the embeddings; when left "
         "out every layer of the student with the last of the teacher's layers that it stands for",
     )
-    reductions: Literal["global", "original"] = Field(
+    reduction: Literal["global", "original"] = Field(
         default="global",
         description="global: means over the whole step; original: mean of the means of its micro-batches",
     )
@@ -118,13 +118,13 @@ class StudentConfig(Config):
         default=None, description="teacher layers to take; half of them, spread evenly, when left out"
     )
     fold_segment_a: bool = Field(default=True, description="add the teacher's segment-A vector to every position")
-    initialisation: Literal["teacher", "random"] = Field(
-        default="teacher", description="random draws all weights anew: what the initialisation is worth"
+    initialization: Literal["teacher", "random"] = Field(
+        default="teacher", description="random draws all weights anew: what the initialization is worth"
     )
 
     @model_validator(mode="after")
     def _nothing_to_fold(self) -> "StudentConfig":
-        if self.initialisation == "random" and "fold_segment_a" in self.model_fields_set:
+        if self.initialization == "random" and "fold_segment_a" in self.model_fields_set:
             raise ValueError("fold_segment_a: a random student takes nothing from its teacher; remove the key")
         return self
 
@@ -147,7 +147,7 @@ class ScalingConfig(Config):
         return self
 
 
-class FaultsConfig(Config):
+class FaultToleranceConfig(Config):
     """What a run does when something goes wrong."""
 
     identity: ClassVar[bool] = False
@@ -165,7 +165,7 @@ class FaultsConfig(Config):
     )
 
 
-class RhythmConfig(Config):
+class IntervalsConfig(Config):
     """How often a run reports, evaluates and saves, in optimiser steps."""
 
     identity: ClassVar[bool] = False
@@ -176,7 +176,7 @@ class RhythmConfig(Config):
     heldout_examples: Count | None = Field(default=None, description="the first so many of them only")
     checkpoint_every_steps: Count = 1000
     keep_checkpoints: Count = Field(default=3, description="the newest; the best one is kept besides")
-    preemption_every_steps: Count = Field(
+    poll_preemption_every_steps: Count = Field(
         default=1, description="how often the workers ask together whether a machine of theirs is about to go"
     )
 
@@ -185,7 +185,7 @@ class TrackersConfig(Config):
     """Where the numbers of a run go, besides `metrics.jsonl` and TensorBoard files, which are always written."""
 
     identity: ClassVar[bool] = False
-    also: tuple[Literal["mlflow", "wandb"], ...] = ()
+    extra: tuple[Literal["mlflow", "wandb"], ...] = ()
 
 
 class EstimateConfig(Config):
@@ -193,7 +193,7 @@ class EstimateConfig(Config):
 
     identity: ClassVar[bool] = False
     tokens_per_s: Positive | None = Field(default=None, description="of one worker")
-    measured_in: Annotated[InputFile, InputName("measured")] | None = Field(
+    measured_run_dir: Annotated[InputFile, InputName("measured")] | None = Field(
         default=None, description="run folder of the same job: its metrics tell the tokens per second of a worker"
     )
     price_per_hour: Positive | None = Field(default=None, description="of one worker, in any currency")
@@ -221,10 +221,10 @@ class TrainingConfig(SeededConfig, RayJobConfig):
     )
     optimizer: OptimizerConfig = OptimizerConfig()
     scaling: ScalingConfig = ScalingConfig()
-    faults: FaultsConfig = FaultsConfig()
+    fault_tolerance: FaultToleranceConfig = FaultToleranceConfig()
     trackers: TrackersConfig = TrackersConfig()
     estimate: EstimateConfig = EstimateConfig()
-    rhythm: RhythmConfig = RhythmConfig()
+    intervals: IntervalsConfig = IntervalsConfig()
     cache: CacheConfig = CacheConfig()
 
     @model_validator(mode="after")

@@ -100,7 +100,7 @@ class FillMaskDataConfig(Config):
     answer_column: Annotated[str, Field(min_length=1)] = Field(
         default="masks", description="a list with what is missing at each mask, or a string for a single one"
     )
-    scored: Literal["all", "first"] = Field(
+    scored_masks: Literal["all", "first"] = Field(
         default="all", description="first: the answer is that of the first mask, the others are shown and not scored"
     )
     masked_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
@@ -112,10 +112,10 @@ class FillMaskDataConfig(Config):
     left_to_right: bool = Field(
         default=True, description="also scores answers of several word pieces from left to right: a pass for each"
     )
-    part_rows: Count = Field(default=256, description="rows that are marked as done together")
+    chunk_rows: Count = Field(default=256, description="rows that are marked as done together")
 
 
-class IntervalsConfig(Config):
+class BootstrapConfig(Config):
     """Percentile bootstrap over texts (Efron 1979): texts are drawn with replacement, with all their masks."""
 
     resamples: Annotated[int, Field(ge=0)] = Field(default=1000, description="0 leaves the intervals out")
@@ -143,7 +143,7 @@ class FillMaskScaling(Config):
     gpus_per_actor: Annotated[float, Field(gt=0.0, le=8.0)] = Field(default=1.0, description="where a GPU is used")
 
 
-class FillMaskFaults(Config):
+class FillMaskFaultToleranceConfig(Config):
     """When rows that cannot be used make the job fail."""
 
     identity: ClassVar[bool] = False
@@ -173,10 +173,10 @@ class EvaluateFillMaskConfig(SeededConfig, RayJobConfig):
     latency_examples: Annotated[int, Field(ge=0)] = Field(
         default=50, description="examples for the batch-1 latency, in fp32; 0 leaves it out"
     )
-    intervals: IntervalsConfig = IntervalsConfig()
+    bootstrap: BootstrapConfig = BootstrapConfig()
     causal: CausalConfig | None = None
     scaling: FillMaskScaling = FillMaskScaling()
-    faults: FillMaskFaults = FillMaskFaults()
+    fault_tolerance: FillMaskFaultToleranceConfig = FillMaskFaultToleranceConfig()
     cache: CacheConfig = CacheConfig()
 
     @model_validator(mode="before")
@@ -191,7 +191,7 @@ class EvaluateFillMaskConfig(SeededConfig, RayJobConfig):
         if self.causal is not None and self.data is None:
             raise ValueError("causal: needs texts, and shards hold token ids; name data.path instead of shards_dir")
         source = "data" if self.shards_dir is None else "shards_dir"
-        for name in {"data": ["cache"], "shards_dir": ["scaling", "faults", "ray"]}[source]:
+        for name in {"data": ["cache"], "shards_dir": ["scaling", "fault_tolerance", "ray"]}[source]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: does nothing with {source}; leave it out")
         return self

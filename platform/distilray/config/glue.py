@@ -100,7 +100,7 @@ class GlueConfig(SeededConfig, RayJobConfig):
         description="folder with a folder for each task: the official TSV files, or the hub's Parquet files"
     )
     tasks: Annotated[list[TaskName], Field(min_length=1)] = Field(default=list(GLUE_TASKS))
-    other_rows: bool = Field(
+    allow_other_row_counts: bool = Field(
         default=False,
         description="accept any number of train and dev rows, of another release or your own; every score says so",
     )
@@ -125,7 +125,7 @@ class SubmissionConfig(Config):
     write: bool = Field(
         default=False, description="predict the test sets, and write submission.zip when none is absent"
     )
-    fill_absent: bool = Field(
+    fill_missing: bool = Field(
         default=False, description="fill absent tasks with one answer for every row, which the output says"
     )
 

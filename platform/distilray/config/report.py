@@ -24,7 +24,7 @@ class ReportConfig(JobConfig):
         default=[], description="further ones, left out while they are not complete"
     )
     model_name: Text = Field(default="distilled-bert", description="of the model card, as a hub would list it")
-    licence: Text | None = Field(
+    license: Text | None = Field(
         default=None, description="of the model, as the hub names it (apache-2.0); the card names none when left out"
     )
     language: list[Text] = Field(default=["en"], description="of the texts, as ISO 639 codes")

@@ -84,7 +84,7 @@ def check_inputs(config: BuildCorpusConfig, files: list[SourceFile]) -> int:
 
     Raises:
         InputError: a file is not what its source says, all files of a source are empty, or a dump is cut short and
-            `faults` does not allow it.
+            `fault_tolerance` does not allow it.
     """
 
     def is_empty(file: SourceFile) -> bool:
@@ -94,7 +94,7 @@ def check_inputs(config: BuildCorpusConfig, files: list[SourceFile]) -> int:
         except EmptyFileError:
             return True
         except CutShortError:
-            if not config.faults.allows_cut_files:
+            if not config.fault_tolerance.allows_cut_files:
                 raise
         return False
 
@@ -111,7 +111,7 @@ def check_inputs(config: BuildCorpusConfig, files: list[SourceFile]) -> int:
 
 def plan_parts(config: BuildCorpusConfig, files: list[SourceFile]) -> list[Part]:
     """The parts of all files: the same for every number of workers."""
-    part_bytes = int(config.part_mb * _MB)
+    part_bytes = int(config.chunk_mb * _MB)
 
     def split(file: SourceFile) -> list[FileRange]:
         source = config.sources[file.source]

@@ -88,7 +88,7 @@ def part_file(folder: str, number: int) -> str:
 
 def quarantine_file(folder: str, number: int) -> str:
     """Return the file of what could not be read of a part, as JSON lines; absent when all was."""
-    return storage.join(folder, "ledger/quarantine", f"{number:06d}.jsonl")
+    return storage.join(folder, "pieces/quarantine", f"{number:06d}.jsonl")
 
 
 def extract_part(
@@ -270,7 +270,7 @@ class Extraction:
                 "file": name,
                 "page_id": raw.page_id,
                 "revision_id": raw.revision_id,
-                "licence": self._source.licence,
+                "license": self._source.license,
                 "words": count_words(sentences),
                 "tokens": count_basic_tokens(sentences) if self._tokenizer is None else 0,
                 "residue": count_residue(text),

@@ -58,7 +58,7 @@ def plan_corpus(config: BuildCorpusConfig) -> Mapping[str, object]:
     unread = unread_formats(config)
     return {
         "reads": ", ".join(f"{source.name} ({source.kind}): {source.path}" for source in config.sources),
-        "bytes": f"{megabytes:,.1f} MB in {len(files):,} files, about {megabytes / config.part_mb:,.0f} parts",
+        "bytes": f"{megabytes:,.1f} MB in {len(files):,} files, about {megabytes / config.chunk_mb:,.0f} parts",
         **({"does not read": unread} if unread else {}),
         "duplicates": f"exact {'yes' if config.duplicates.exact else 'no'}, "
         + (f"near from {near.threshold:.0%} in {near.bands} bands" if near else "near no"),
@@ -75,7 +75,7 @@ def build_corpus(config: BuildCorpusConfig, folder: RunFolder) -> Outcome:
 
     Raises:
         InputError: an evaluation file cannot be used, or nothing becomes a document.
-        DataQualityError: more of a source cannot be read than `faults.max_bad_fraction`.
+        DataQualityError: more of a source cannot be read than `fault_tolerance.max_bad_fraction`.
     """
     files = source_files(config)
     parts = plan_parts(config, files)
@@ -190,8 +190,12 @@ def _refuse_bad_sources(config: BuildCorpusConfig, quarantines: Sequence[str], r
             data = storage.read_bytes(uri)
             file.write(data)
             listed += data.decode().splitlines()[: _LISTED - len(listed)]
-    limit = config.faults.max_bad_fraction
-    cut = [] if config.faults.allows_cut_files else [report for report in reports if report.quarantined[CUT_SHORT]]
+    limit = config.fault_tolerance.max_bad_fraction
+    cut = (
+        []
+        if config.fault_tolerance.allows_cut_files
+        else [report for report in reports if report.quarantined[CUT_SHORT]]
+    )
     bad = [report for report in reports if report.bad_fraction > limit or report in cut]
     if bad:
         shares = ", ".join(
@@ -199,7 +203,7 @@ def _refuse_bad_sources(config: BuildCorpusConfig, quarantines: Sequence[str], r
             for report in bad
         )
         raise DataQualityError(
-            f"more input is unusable than faults.max_bad_fraction={limit:g}: {shares}; all of it is listed in "
+            f"more input is unusable than fault_tolerance.max_bad_fraction={limit:g}: {shares}; all of it is listed in "
             f"{config.run_dir}/{QUARANTINE_FILE}; mend it, or run again with a larger fraction",
             listed,
         )

@@ -11,7 +11,14 @@ from typing import Any
 import torch
 import yaml
 
-from distilray.config.distillation import TOP_K, DistillConfig, EstimateConfig, Positions, RhythmConfig, TrainingConfig
+from distilray.config.distillation import (
+    TOP_K,
+    DistillConfig,
+    EstimateConfig,
+    IntervalsConfig,
+    Positions,
+    TrainingConfig,
+)
 from distilray.distillation.teacher_cache import cache_content
 from distilray.errors import InputError
 from distilray.models.flops import model_size
@@ -106,7 +113,7 @@ def worker_memory_gb(config: TrainingConfig, *, max_seq_length: int, model: Any,
     return float(state + live + 4 * 512 * size.vocabulary * 4) / _GB
 
 
-def checkpoint_gb(parameters: int, steps: int, rhythm: RhythmConfig) -> tuple[float, float]:
+def checkpoint_gb(parameters: int, steps: int, intervals: IntervalsConfig) -> tuple[float, float]:
     """Return the gigabytes of checkpoints and the model: written during the run, and kept at its end.
 
     Args:
@@ -114,8 +121,8 @@ def checkpoint_gb(parameters: int, steps: int, rhythm: RhythmConfig) -> tuple[fl
         steps: optimiser steps of the run.
     """
     saved = parameters * SAVED_BYTES / _GB
-    written = math.ceil(steps / rhythm.checkpoint_every_steps)  # the last step is saved too
-    kept = min(rhythm.keep_checkpoints + 1, written)  # the newest, and the best
+    written = math.ceil(steps / intervals.checkpoint_every_steps)  # the last step is saved too
+    kept = min(intervals.keep_checkpoints + 1, written)  # the newest, and the best
     return written * saved + saved / 3, kept * saved + saved / 3
 
 
@@ -126,10 +133,10 @@ def time_and_cost(estimate: EstimateConfig, tokens: int, *, workers: int, measur
         measured_rate: run folder -> tokens per second of one worker in it.
     """
     rate, origin = estimate.tokens_per_s, "stated"
-    if rate is None and estimate.measured_in is not None:
-        rate, origin = measured_rate(estimate.measured_in), f"measured in {estimate.measured_in}"
+    if rate is None and estimate.measured_run_dir is not None:
+        rate, origin = measured_rate(estimate.measured_run_dir), f"measured in {estimate.measured_run_dir}"
     if rate is None:
-        return "unknown: set estimate.tokens_per_s or estimate.measured_in"
+        return "unknown: set estimate.tokens_per_s or estimate.measured_run_dir"
     hours = tokens / (rate * workers) / 3600
     told = [f"about {duration(hours * 3600)} at {rate:,.0f} tokens/s of a worker ({origin})"]
     told.append(f"{hours * workers:,.1f} worker hours")
@@ -148,6 +155,6 @@ def rate_of_run(run_dir: str) -> float:
     rates = [row["tokens_per_s"] for row in rows if "tokens_per_s" in row]
     config = storage.join(run_dir, CONFIG_FILE)
     if not rates or not storage.exists(config):
-        raise InputError(f"estimate.measured_in: {run_dir} holds no training run with metrics; name one that does")
+        raise InputError(f"estimate.measured_run_dir: {run_dir} holds no training run with metrics; name one that does")
     workers = yaml.safe_load(storage.read_bytes(config))["config"]["scaling"]["num_workers"]
     return statistics.median(rates) / int(workers)

@@ -47,7 +47,7 @@ from distilray.training.loop import Stop
 from distilray.training.reporter import HELDOUT_FILE
 from distilray.training.workers import run_on_workers, workers_needed
 
-INITIALISATION_FILE = "initialisation.json"
+INITIALIZATION_FILE = "initialization.json"
 _MODEL_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)
 
 
@@ -65,7 +65,7 @@ def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
     open_cache(config, verify=True)
     teacher = load_masked_lm(localise(config.teacher_dir))
     student, source = student_of(teacher, config)
-    storage.write_bytes(folder.path(INITIALISATION_FILE), json.dumps(source, indent=1).encode())
+    storage.write_bytes(folder.path(INITIALIZATION_FILE), json.dumps(source, indent=1).encode())
     counts = {
         "teacher_parameters": count_parameters(teacher),
         "parameters": count_parameters(student),
@@ -121,8 +121,8 @@ def _fit(
                 functools.partial(train_loop, settings),
                 config.scaling,
                 folder.path(CHECKPOINTS_FOLDER),
-                max_failures=config.faults.max_failures,
-                preemption_grace_s=config.faults.preemption_grace_s,
+                max_failures=config.fault_tolerance.max_failures,
+                preemption_grace_s=config.fault_tolerance.preemption_grace_s,
             )
     _check_complete(stop, folder)
     _copy_model(settings, folder)

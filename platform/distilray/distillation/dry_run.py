@@ -49,19 +49,19 @@ def plan_distillation(config: DistillConfig) -> dict[str, object]:
         "teacher": f"{count_parameters(teacher):,} parameters, {teacher.config.num_hidden_layers} layers",
         "student": f"{count_parameters(student):,} parameters ({share:.0%}), {student.config.num_hidden_layers} layers",
         "losses": ", ".join(f"{alpha:g} {name}" for name, alpha in config.losses.alphas.items() if alpha)
-        + f", temperature {config.losses.temperature:g}, {config.losses.reductions} reductions",
+        + f", temperature {config.losses.temperature:g}, {config.losses.reduction} reduction",
         "teacher cache": cache_plan(config, model_size(teacher).dim),
         **_plan(config, folder, student, teacher if config.teacher_cache_dir is None else None),
     }
 
 
 def _plan(config: TrainingConfig, tokenizer_dir: str, model: Any, teacher: Any | None) -> dict[str, object]:
-    check_trackers(config.trackers.also, config.run_dir)
+    check_trackers(config.trackers.extra, config.run_dir)
     shards = open_shards(config, read_tokenizer(tokenizer_dir))
     steps = total_steps(config, len(shards))
     tokens = int(shards.tokens / len(shards) * config.batch_size * steps)
-    workers, rhythm = config.scaling.num_workers, config.rhythm
-    written_gb, kept_gb = checkpoint_gb(count_parameters(model), steps, rhythm)
+    workers, intervals = config.scaling.num_workers, config.intervals
+    written_gb, kept_gb = checkpoint_gb(count_parameters(model), steps, intervals)
     memory_gb = worker_memory_gb(config, max_seq_length=shards.max_seq_length, model=model, teacher=teacher)
     return {
         "shards": f"{config.shards_dir}: {len(shards):,} examples, {shards.tokens:,} tokens",
@@ -75,7 +75,7 @@ def _plan(config: TrainingConfig, tokenizer_dir: str, model: Any, teacher: Any |
         + (f", down to {config.scaling.min_workers}" if config.scaling.min_workers else ""),
         "memory": f"about {memory_gb:.1f} GB for each worker",
         "time": time_and_cost(config.estimate, tokens, workers=workers, measured_rate=rate_of_run),
-        "checkpoints": f"every {rhythm.checkpoint_every_steps:,} steps, {rhythm.keep_checkpoints} kept and the best",
+        "checkpoints": f"every {intervals.checkpoint_every_steps:,} steps, {intervals.keep_checkpoints} kept and the best",
         "bytes written": Quantity(
             f"about {written_gb:,.1f} GB in all, {kept_gb:,.1f} GB of them stay", kept_gb * 1e9, "bytes"
         ),

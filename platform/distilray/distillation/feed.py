@@ -40,7 +40,7 @@ class Feed:
 
     Attributes:
         targets: what a cache holds of the teacher; None where it runs, or where there is none.
-        reductions: "global" divides by the counts of the whole step, so that the terms of all micro-batches add up to
+        reduction: "global" divides by the counts of the whole step, so that the terms of all micro-batches add up to
             its means; "original" by those of the micro-batch times the number of all micro-batches, so that they add
             up to the mean of their means.
     """
@@ -50,7 +50,7 @@ class Feed:
     rank: int
     num_workers: int
     micro_batch_size: int
-    reductions: str
+    reduction: str
     pad_id: int
     pinned: bool
     targets: TeacherCache | None = None
@@ -77,7 +77,7 @@ class Feed:
         for number, places in enumerate(own):
             taken = planned.take(places)
             counts = counts_of(lengths, masked)
-            if self.reductions == "original":
+            if self.reduction == "original":
                 counts = counts_of(lengths[places], masked[places], times=len(parts))
             cached = None if self.targets is None else self.targets.of(taken.rows)
             batch = TensorBatch.of(collate(self.shards, taken, pad_id=self.pad_id), cached, pinned=self.pinned)

@@ -83,7 +83,7 @@ def create_student_and_teacher(config: DistillConfig) -> tuple[Any, Any | None]:
 def student_of(teacher: Any, config: DistillConfig) -> tuple[Any, Mapping[str, str]]:
     """The student as it begins, and where each of its tensors comes from."""
     given = config.student
-    seed = config.seed if given.initialisation == "random" else None
+    seed = config.seed if given.initialization == "random" else None
     return create_student(teacher, layers=given.layers, fold_segment_a=given.fold_segment_a, random_seed=seed)
 
 

@@ -87,7 +87,7 @@ class Divergence(Hook):
 
     def after_step(self, step: Step) -> Stop | None:
         """Stop after too many skipped steps in a row."""
-        limit = self.settings.config.faults.max_skipped_steps
+        limit = self.settings.config.fault_tolerance.max_skipped_steps
         if self.updater.skipped_in_a_row <= limit:
             return None
         number, norm = step.done - 1, step.update.grad_norm
@@ -136,10 +136,12 @@ class _Run:
             settings.path(HANGS_FOLDER),
             rank=self._workers.rank,
             num_workers=self._workers.size,
-            timeout_s=config.faults.hang_timeout_s,
+            timeout_s=config.fault_tolerance.hang_timeout_s,
             notice=self._notice,
         )
-        self.preemption = PreemptionWatcher(every_steps=config.rhythm.preemption_every_steps, notice=self._notice_once)
+        self.preemption = PreemptionWatcher(
+            every_steps=config.intervals.poll_preemption_every_steps, notice=self._notice_once
+        )
         self._checkpoints = self._checkpoints_of(model)
 
     def train(self) -> Stop | None:
@@ -169,31 +171,31 @@ class _Run:
             rank=self._workers.rank,
             num_workers=self._workers.size,
             micro_batch_size=self._config.micro_batch_size,
-            reductions=self._settings.losses.reductions,
+            reduction=self._settings.losses.reduction,
             pad_id=self._pad_id,
             pinned=self._device.type == "cuda",
             targets=self._settings.targets_of(self._shards),
         )
 
     def _checkpoints_of(self, model: Any) -> Checkpoints:
-        rhythm, config_hash = self._config.rhythm, self._config.identity_hash()
+        intervals, config_hash = self._config.intervals, self._config.identity_hash()
         folder = self._settings.path(CHECKPOINTS_FOLDER)
         return Checkpoints(
-            CheckpointStore(folder, keep=rhythm.keep_checkpoints, config_hash=config_hash, notice=self._notice),
+            CheckpointStore(folder, keep=intervals.keep_checkpoints, config_hash=config_hash, notice=self._notice),
             self._workers,
             model,
             self._updater,
             self._plan,
             config_hash,
             self._settings.tokenizer_json,
-            rhythm.checkpoint_every_steps,
+            intervals.checkpoint_every_steps,
         )
 
     def _evaluation(self, reporter: NoReporter) -> list[HeldoutEvaluation]:
         """Return the evaluation on the held-out split, if there is one."""
         if "heldout" not in splits_of_run(self._config.shards_dir):
             return []
-        shards, rhythm = self._settings.shards("heldout"), self._config.rhythm
+        shards, intervals = self._settings.shards("heldout"), self._config.intervals
         heldout = HeldoutScores(
             shards=shards,
             rank=self._workers.rank,
@@ -204,10 +206,10 @@ class _Run:
             reduce=self._workers.sum_numbers,
             moved=self.watchdog.works,
             targets=self._settings.targets_of(shards),
-            limit=rhythm.heldout_examples,
+            limit=intervals.heldout_examples,
         )
         scores = self._checkpoints.scores
-        return [HeldoutEvaluation(heldout, self._step, rhythm.evaluate_every_steps, reporter.scores, scores)]
+        return [HeldoutEvaluation(heldout, self._step, intervals.evaluate_every_steps, reporter.scores, scores)]
 
     def _meter(self, start: int, reporter: NoReporter) -> Meter:
         peak = None
@@ -221,14 +223,14 @@ class _Run:
             peak_flops=None if peak is None else peak * self._workers.size,
             flops_of=lambda size: flops_of_step(size, self._size, self._teacher_size, self._settings.losses),
             report=reporter.row,
-            every_steps=self._config.rhythm.log_every_steps,
+            every_steps=self._config.intervals.log_every_steps,
         )
 
     def _open_reporter(self, start: int) -> NoReporter:
         if self._workers.rank != 0:
             return NoReporter()
         trackers = open_trackers(
-            ("tensorboard", *self._config.trackers.also),
+            ("tensorboard", *self._config.trackers.extra),
             run_uri=self._settings.run_uri,
             run_name=self._settings.run_uri.rstrip("/").rpartition("/")[2],
             config=self._config.model_dump(mode="json"),

@@ -115,7 +115,7 @@ def load_tasks(config: GlueConfig, *, with_test: bool) -> tuple[dict[TaskName, T
     present, missing = find_tasks(config.glue_dir, config.tasks)
     if not present:
         raise InputError(f"{config.glue_dir}: none of {', '.join(config.tasks)} there; a folder for each is expected")
-    read = functools.partial(load_task, config.glue_dir, with_test=with_test, other_rows=config.other_rows)
+    read = functools.partial(load_task, config.glue_dir, with_test=with_test, other_rows=config.allow_other_row_counts)
     return {task: read(task) for task in present}, missing
 
 

@@ -182,12 +182,12 @@ def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
 
 
 def _part_bytes(config: EncodeCorpusConfig) -> int:
-    return max(1, int(config.part_mb * _MB))
+    return max(1, int(config.chunk_mb * _MB))
 
 
 def _task_megabytes(config: EncodeCorpusConfig) -> float:
     """Of the larger of both phases: the tokens and plans of a part, or a bucket and a shard."""
-    part = config.part_mb * (20 + 2 * config.dupe_factor)
+    part = config.chunk_mb * (20 + 2 * config.dupe_factor)
     shard = 6 * 32 + 3 * config.rows_per_shard * config.max_seq_length * BYTES_PER_TOKEN / _MB
     return 200 + max(part, shard)
 
@@ -285,6 +285,6 @@ def _summary(config: EncodeCorpusConfig, counts: Mapping[str, Values]) -> str:
     if config.mode == "card":
         parts.append(f"{train['random_next_share']:.1%} random next")
         alone = train["single_segment_copies"] // config.dupe_factor
-        if alone and config.single_segment == "random":
+        if alone and config.single_sentence_documents == "random":
             parts.append(f"{alone:,} documents of one sentence have no next one and raise that share")
     return ", ".join(parts)

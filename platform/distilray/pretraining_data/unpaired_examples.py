@@ -102,7 +102,7 @@ class DraftSet:
             left -= own - plan.reused
             self.counts["reused_tokens"] += plan.reused
             self.counts["single_segment_copies"] += plan.is_alone
-            if plan.is_alone and config.single_segment == "drop":
+            if plan.is_alone and config.single_sentence_documents == "drop":
                 self.counts["dropped_single_segment_tokens"] += own
             elif min(plan.a_tokens + plan.b_tokens, plan.room) + special_tokens(config) < config.min_example_tokens:
                 self.counts["dropped_short"] += 1

@@ -105,7 +105,7 @@ def _student(run: Run, teacher: str) -> str:
     own, all_layers = run.counts.get("layers"), run.counts.get("teacher_layers")
     student: Values = run.config.get("student", {})
     learns_from_teacher = bool(set(loss_weights(run)) - {"mlm"})
-    if student.get("initialisation") == "random":
+    if student.get("initialization") == "random":
         layers = f" with {counted(own, 'layer')}" if own else ""
         of_teacher = f" with {counted(all_layers, 'layer')}" if all_layers else ""
         objective = f"answer like its teacher, {teacher}{of_teacher}" if learns_from_teacher else "fill masks"
@@ -126,7 +126,7 @@ def _steps(run: Run) -> str:
 
 def _corpus(run: Run) -> Mapping[str, str]:
     sources = [
-        f"{source['name']}" + (f" ({source['licence']})" if source.get("licence") else "")
+        f"{source['name']}" + (f" ({source['license']})" if source.get("license") else "")
         for source in run.config.get("sources", [])
         if source.get("name")
     ]

@@ -13,7 +13,7 @@ from distilray.runtime import storage
 from distilray.runtime.progress import Progress
 from distilray.runtime.session import run_tasks
 
-_RECORDS_FOLDER = "ledger"
+_RECORDS_FOLDER = "pieces"
 _SUFFIX = ".json"
 _READ_AHEAD = 128  # records in memory at a time
 _KB, _MB = 1 << 10, 1 << 20

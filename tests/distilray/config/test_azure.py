@@ -21,7 +21,7 @@ PARAMS = json.dumps({"metrics": ["perplexities"], "model_id": "models/gpt2", "ba
 OURS = {
     "student_dir": "bert",
     "device": "cpu",
-    "data": {"path": "small.jsonl", "text_column": "input_string", "answer_column": "title", "scored": "first"},
+    "data": {"path": "small.jsonl", "text_column": "input_string", "answer_column": "title", "scored_masks": "first"},
 }
 PIPELINE = """
 $schema: https://azuremlschemas.azureedge.net/latest/pipelineJob.schema.json
@@ -221,7 +221,10 @@ def test_columns_without_data_and_two_evaluations_are_refused(tmp_path):
         ({"student_dir": "b"}, "name one source of masks"),
         ({"student_dir": "b", "shards_dir": "s", "data": {"path": "d"}}, "name one source of masks"),
         ({"student_dir": "b", "shards_dir": "s", "causal": {"model_dir": "g"}}, "causal: needs texts"),
-        ({"student_dir": "b", "shards_dir": "s", "faults": {"max_bad_fraction": 0.1}}, "faults: does nothing with s"),
+        (
+            {"student_dir": "b", "shards_dir": "s", "fault_tolerance": {"max_bad_fraction": 0.1}},
+            "fault_tolerance: does nothing with s",
+        ),
         ({"student_dir": "b", "shards_dir": "s", "scaling": {"actors": 2}}, "scaling: does nothing with shards_dir"),
         ({"student_dir": "b", "data": {"path": "d"}, "cache": {"max_gb": 1.0}}, "cache: does nothing with data"),
     ],

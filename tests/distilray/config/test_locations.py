@@ -20,8 +20,8 @@ from distilray.config.serving import FillMaskAppConfig
 from distilray.errors import InputError
 
 # Words in the name of a field, or of a field that is a list or mapping of models.
-PATH_WORDS = re.compile(r"(^|_)(paths?|dirs?|directory|directories|files?|folders?|uris?|measured_in)$")
-BY_NAME = {"models", "more_models"}
+PATH_WORDS = re.compile(r"(^|_)(paths?|dirs?|directory|directories|files?|folders?|uris?|measured_run_dir)$")
+BY_NAME = {"models", "extra_models"}
 NO_PATHS = {("MeasureEfficiencyConfig", "models")}  # sections, whose own fields are checked
 
 
@@ -58,7 +58,9 @@ def home(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        distill(run_dir="~/x", teacher_cache_dir="~/x", estimate={"measured_in": "~/x"}, cache={"directory": "~/x"}),
+        distill(
+            run_dir="~/x", teacher_cache_dir="~/x", estimate={"measured_run_dir": "~/x"}, cache={"directory": "~/x"}
+        ),
         BuildCorpusConfig.model_validate(
             {
                 "run_dir": "~/x",
@@ -69,9 +71,9 @@ def home(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         EvaluateBiasConfig(run_dir="~/x", models={"a": "~/x"}, stereoset_path="~/x"),
         ReportConfig(run_dir="~/x", run_paths=["~/x"], optional_paths=["~/x"]),
-        FillMaskAppConfig(model_dir="~/x", more_models={"b": "~/x"}),
+        FillMaskAppConfig(model_dir="~/x", extra_models={"b": "~/x"}),
         PlanConfig.model_validate(
-            {"run_dir": "~/x", "stations": {"encode_corpus": {"path": "~/x"}, "distill": {"path": "~/x"}}}
+            {"run_dir": "~/x", "stages": {"encode_corpus": {"path": "~/x"}, "distill": {"path": "~/x"}}}
         ),
     ],
     ids=lambda config: type(config).__name__,
@@ -135,7 +137,7 @@ def test_locations_are_no_part_of_the_identity() -> None:
     ("config", "names"),
     [
         (
-            distill(teacher_cache_dir="c", estimate={"measured_in": "m"}, cache={"directory": "x"}),
+            distill(teacher_cache_dir="c", estimate={"measured_run_dir": "m"}, cache={"directory": "x"}),
             {"shards": "s", "teacher": "t", "teacher_cache": "c"},
         ),
         (
@@ -167,8 +169,8 @@ def test_locations_are_no_part_of_the_identity() -> None:
             PlanConfig.model_validate(
                 {
                     "run_dir": "r",
-                    "stations": {"encode_corpus": {"path": "e"}, "distill": {"path": "d"}},
-                    "estimate": {"measured_in": "m"},
+                    "stages": {"encode_corpus": {"path": "e"}, "distill": {"path": "d"}},
+                    "estimate": {"measured_run_dir": "m"},
                 }
             ),
             {"encode_corpus": "e", "distill": "d", "measured": "m"},

@@ -22,7 +22,7 @@ def extract(
     for number, text in enumerate(texts):
         (folder / f"texts/{number:03d}.txt").write_text(text)
     source = {"kind": "text", "name": "texts", "path": f"{folder}/texts", "document_per": "file"}
-    given = {"run_dir": str(folder), "sources": [source], "filters": LENIENT, "part_mb": 1e-6, **values}
+    given = {"run_dir": str(folder), "sources": [source], "filters": LENIENT, "chunk_mb": 1e-6, **values}
     config = BuildCorpusConfig.model_validate(given)
     parts = plan_parts(config, source_files(config))
     return config, [extract_part(part, config, config.run_dir, screen or Screen()) for part in parts]

@@ -53,7 +53,7 @@ def test_files_of_a_pattern_are_known_by_their_path_below_its_folder(tmp_path: P
 
 
 def test_small_files_share_a_part_up_to_its_size(tmp_path: Path) -> None:
-    given = config(books(tmp_path, a=40_000, b=40_000, c=40_000, d=90_000), part_mb=0.09)
+    given = config(books(tmp_path, a=40_000, b=40_000, c=40_000, d=90_000), chunk_mb=0.09)
     parts = plan_parts(given, source_files(given))
     assert [[Path(part.uri).stem for part in found.ranges] for found in parts] == [["a", "b"], ["c"], ["d"]]
 

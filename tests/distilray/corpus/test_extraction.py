@@ -45,7 +45,7 @@ def test_ids_that_differ_in_a_sign_are_other_ids(tmp_path: Path) -> None:
     lines = [{"text": SHIPS, "id": name} for name in ("a_b", "a-b", "A b")]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     source = {"kind": "jsonl", "name": "own", "path": f"{tmp_path}/own.jsonl", "id_column": "id"}
-    table = documents(*extract(tmp_path, [], sources=[source], part_mb=1))
+    table = documents(*extract(tmp_path, [], sources=[source], chunk_mb=1))
     assert len(set(table["id_key"].to_pylist())) == 3
 
 
@@ -78,7 +78,7 @@ def test_what_an_evaluation_set_holds_is_dropped(tmp_path: Path, evaluation: Pat
 def test_a_place_in_quarantine_is_listed_and_counted(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text(f'{{"text": "{SHIPS}"}}\n{{"text": \n')
     source = {"kind": "jsonl", "name": "own", "path": f"{tmp_path}/own.jsonl"}
-    config, facts = extract(tmp_path, [], sources=[source], part_mb=1)
+    config, facts = extract(tmp_path, [], sources=[source], chunk_mb=1)
     assert (facts[0].refused, facts[0].documents, facts[0].lost_bytes) == (1, 1, 0)
     listed = json.loads(Path(quarantine_file(config.run_dir, 0)).read_text())
     assert (listed["file"], listed["reason"], listed["offset"]) == ("own.jsonl", "json_malformed", 58)
@@ -88,7 +88,7 @@ def test_sentences_with_a_hole_are_dropped_for_its_reason(tmp_path: Path) -> Non
     text = "Dogs bark. It meets {{jct|NY}} or {{jct|NJ}}. It is &lt;math>x&lt;/math> long. The {{GS|U-47}} sank."
     (tmp_path / "dump.xml").write_bytes(dump(page(1, "A", text)))
     source = {"path": f"{tmp_path}/dump.xml", "templates": {"GS": "submarine {1}"}}
-    config, facts = extract(tmp_path, [], sources=[source], part_mb=1)
+    config, facts = extract(tmp_path, [], sources=[source], chunk_mb=1)
     assert documents(config, facts)["sentences"].to_pylist() == [["Dogs bark.", "The submarine U-47 sank."]]
     assert facts[0].sentences_dropped == {"unknown_template": 1, "formula_or_code": 1}
     assert facts[0].unknown_templates == {"jct": 2}

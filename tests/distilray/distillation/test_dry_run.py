@@ -61,12 +61,15 @@ def test_the_rate_of_an_earlier_run_is_the_median_of_its_rows_for_one_worker(pla
     rows = [f'{{"step": {step}, "tokens_per_s": {rate}}}\n' for step, rate in enumerate((10, 400, 600))]
     (tmp_path / "metrics.jsonl").write_text("".join(rows))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"config": {"scaling": {"num_workers": 4}}}))
-    assert f"100 tokens/s of a worker (measured in {tmp_path})" in plan(estimate={"measured_in": str(tmp_path)})["time"]
+    assert (
+        f"100 tokens/s of a worker (measured in {tmp_path})"
+        in plan(estimate={"measured_run_dir": str(tmp_path)})["time"]
+    )
 
 
 def test_a_folder_without_a_training_run_is_refused_as_a_measure(plan, tmp_path):
-    with pytest.raises(InputError, match=r"estimate\.measured_in"):
-        plan(estimate={"measured_in": str(tmp_path)})
+    with pytest.raises(InputError, match=r"estimate\.measured_run_dir"):
+        plan(estimate={"measured_run_dir": str(tmp_path)})
 
 
 def test_the_plan_counts_tokens_of_all_steps(plan, shards_dir):
@@ -85,8 +88,8 @@ def test_activation_checkpointing_and_smaller_micro_batches_take_less_memory(pla
 
 
 def test_the_plan_names_losses_that_are_on(plan):
-    found = plan(losses={"alpha_mlm": 0.0, "alpha_values": 0.5, "reductions": "original"})["losses"]
-    assert found == "5 ce, 1 cos, 0.5 values, temperature 2, original reductions"
+    found = plan(losses={"alpha_mlm": 0.0, "alpha_values": 0.5, "reduction": "original"})["losses"]
+    assert found == "5 ce, 1 cos, 0.5 values, temperature 2, original reduction"
 
 
 @pytest.mark.parametrize(
@@ -115,4 +118,4 @@ def test_more_workers_at_least_than_at_most_are_refused(plan):
 def test_a_tracker_whose_package_is_missing_is_refused_before_anything_starts(plan, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(InputError, match="tracker 'wandb' needs the package wandb"):
-        plan(trackers={"also": ["wandb"]})
+        plan(trackers={"extra": ["wandb"]})

@@ -20,7 +20,7 @@ VALUES = {
     "dropout": 0.0,
     "optimizer": {"learning_rate": 2e-3},
     "scaling": {"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1},
-    "rhythm": {"log_every_steps": 1, "evaluate_every_steps": 3, "preemption_every_steps": STEPS + 1},
+    "intervals": {"log_every_steps": 1, "evaluate_every_steps": 3, "poll_preemption_every_steps": STEPS + 1},
 }
 
 

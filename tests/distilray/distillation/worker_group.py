@@ -33,7 +33,7 @@ VALUES = {
     "optimizer": {"learning_rate": 5e-3, "warmup_fraction": 0.0},
     "scaling": {"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1},
     # Ray can be asked about machines by workers of Ray Train only.
-    "rhythm": {"log_every_steps": 1, "preemption_every_steps": STEPS + 1},
+    "intervals": {"log_every_steps": 1, "poll_preemption_every_steps": STEPS + 1},
 }
 
 

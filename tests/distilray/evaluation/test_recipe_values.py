@@ -118,7 +118,7 @@ def test_a_text_file_is_read_in_the_format_of_the_recipe(fill, work):
 def test_an_interval_of_a_lower_level_is_narrower(fill):
     widths = {}
     for level in (0.5, 0.95):
-        found = scores(fill(intervals={"level": level, "resamples": 200}))["intervals"]
+        found = scores(fill(bootstrap={"level": level, "resamples": 200}))["intervals"]
         low, high = found["student"]["hit@10"] if "student" in found else found["scores"]["student"]["hit@10"]
         widths[level] = high - low
     assert 0 < widths[0.5] < widths[0.95]

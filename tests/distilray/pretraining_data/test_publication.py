@@ -36,19 +36,19 @@ def shards_of(run):
 def whole(tmp_path_factory, tokenizer_dir):
     """A run with everything in one part, one bucket and one group."""
     folder = tmp_path_factory.mktemp("publication") / "run"
-    write_shards(folder, tokenizer_dir, documents=60, rows_per_shard=30, part_mb=100)
+    write_shards(folder, tokenizer_dir, documents=60, rows_per_shard=30, chunk_mb=100)
     return folder
 
 
 def test_the_size_of_a_part_changes_no_byte(whole, tmp_path, tokenizer_dir):
-    write_shards(tmp_path / "run", tokenizer_dir, documents=60, rows_per_shard=30, part_mb=0.0001)
+    write_shards(tmp_path / "run", tokenizer_dir, documents=60, rows_per_shard=30, chunk_mb=0.0001)
     assert shards_of(tmp_path / "run") == shards_of(whole)
 
 
 def test_the_size_of_a_group_changes_no_byte(whole, tmp_path, tokenizer_dir, monkeypatch):
     monkeypatch.setattr(shard_writer, "_GROUP_ROWS", 1)
     write_shards(tmp_path / "run", tokenizer_dir, documents=60, rows_per_shard=30)
-    groups = list((tmp_path / "run/ledger/groups").iterdir())
+    groups = list((tmp_path / "run/pieces/groups").iterdir())
     assert len(groups) == len(shards_of(whole)) > 4
     assert shards_of(tmp_path / "run") == shards_of(whole)
 
@@ -79,7 +79,7 @@ def test_the_number_of_buckets_changes_segments_b_of_other_documents_only(whole,
 
 
 def test_small_corpora_have_one_bucket(whole):
-    parts = [json.loads(mark.read_text()) for mark in (whole / "ledger/parts").iterdir()]
+    parts = [json.loads(mark.read_text()) for mark in (whole / "pieces/parts").iterdir()]
     assert {len(part["train"]["bucket_rows"]) for part in parts} == {1}
 
 
@@ -101,7 +101,7 @@ def counts_of(folder, sentences, tokenizer_dir, **changes):
         ({"dupe_factor": 4, "random_next_probability": 0.0}, "reused_tokens"),
         ({"mode": "paper"}, "own_tokens"),
         ({"min_example_tokens": 20}, "dropped_short_tokens"),
-        ({"single_segment": "drop"}, "dropped_single_segment_tokens"),
+        ({"single_sentence_documents": "drop"}, "dropped_single_segment_tokens"),
     ],
 )
 def test_no_token_is_lost_without_being_counted(tmp_path, tokenizer_dir, changes, counted):

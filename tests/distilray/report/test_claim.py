@@ -47,7 +47,7 @@ def scored(weights, values, *, config=None):
 def student(weights, **changes):
     found = distillation()
     found["outputs"]["model/model.safetensors"]["sha256"] = weights
-    found["config"] |= {"student": {"initialisation": "teacher"}, **changes}
+    found["config"] |= {"student": {"initialization": "teacher"}, **changes}
     found["files"]["heldout.jsonl"] = '{"step": 30, "mlm": 2.0, "hit@1": 0.3, "agreement": 0.5}\n'
     return found
 
@@ -234,7 +234,7 @@ def test_the_second_distillation_is_a_row_of_its_own(line):
 @pytest.mark.parametrize(
     ("changes", "differs"),
     [
-        ({"student": {"initialisation": "teacher", "layers": [0, 1, 2]}}, "student.layers 0, 1, 2"),
+        ({"student": {"initialization": "teacher", "layers": [0, 1, 2]}}, "student.layers 0, 1, 2"),
         ({"max_steps": 800}, "max_steps 800"),
     ],
 )

@@ -164,7 +164,7 @@ def file_ranges(source: BooksSource, uri: str, name: str, *, part_bytes: int) ->
 
 
 def read_documents(source: BooksSource, part: FileRange, *, max_document_bytes: int) -> Iterator[RawDocument | BadRow]:
-    """The book of a file without header and licence of Project Gutenberg. Its key is the file name without suffix."""
+    """The book of a file without header and license of Project Gutenberg. Its key is the file name without suffix."""
     key = split_suffix(part.name)[0]
     try:
         text, _ = decode(read_whole(part.uri, max_bytes=max_document_bytes))

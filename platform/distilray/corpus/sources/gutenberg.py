@@ -1,6 +1,6 @@
-"""What Project Gutenberg puts around a book: header, credits, licence.
+"""What Project Gutenberg puts around a book: header, credits, license.
 
-Notices before and after the text of a book: credits, notes of the transcriber, the licence of a shop.
+Notices before and after the text of a book: credits, notes of the transcriber, the license of a shop.
 """
 
 
@@ -126,7 +126,7 @@ def _without_licence(paragraph: str) -> str:
 _WORK = r"(?:the |this )?Project Gutenberg(?:'s|’s)?"
 _FLAGS = re.IGNORECASE | re.MULTILINE
 _HEADER_LIMIT = 60_000  # characters; the longest old "small print" has 15,000
-_LICENCE_LIMIT = 60_000  # characters; the licence has 19,000
+_LICENSE_LIMIT = 60_000  # characters; the license has 19,000
 _NEAR = 1_000  # characters between the two ways to say that a book ends
 _HEADER_PARAGRAPHS = 80
 _SHORTEST_BOOK = 40  # characters
@@ -195,7 +195,7 @@ def read_book(text: str) -> Book:
 def _without_small_print(text: str, start: int, end: int) -> tuple[int, int]:
     """The bounds of the text behind the small print, or before it when that stands at the end."""
     everywhere = [match.span() for match in _SMALL_PRINT.finditer(text, start, end)]
-    blocks = [block for block in everywhere if block[1] - start < _HEADER_LIMIT or end - block[0] < _LICENCE_LIMIT]
+    blocks = [block for block in everywhere if block[1] - start < _HEADER_LIMIT or end - block[0] < _LICENSE_LIMIT]
     if not blocks:
         return start, end
     first, behind = blocks[0][0], blocks[-1][1]
@@ -228,7 +228,7 @@ def _paragraphs(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 def _body_end(text: str) -> int:
     """Where the last end mark begins; with the sentence in plain words that old files have above it."""
-    first = max(0, len(text) - _LICENCE_LIMIT)
+    first = max(0, len(text) - _LICENSE_LIMIT)
     ends = [match.start() for match in _END.finditer(text, first)]
     end = max(ends, default=len(text))
     plain = [match.start() for match in _PLAIN_END.finditer(text, max(0, end - _NEAR) if ends else first, end)]

@@ -57,7 +57,7 @@ def row_document(row: Row, key: str, title: str, text: str, *, max_bytes: int) -
 
 
 class CutShortError(InputError):
-    """A file whose end is missing or damaged. What is there is read if `faults.max_bad_fraction` is raised.
+    """A file whose end is missing or damaged. What is there is read if `fault_tolerance.max_bad_fraction` is raised.
 
     Attributes:
         fault: the file, and what is wrong with it.
@@ -66,5 +66,5 @@ class CutShortError(InputError):
     def __init__(self, uri: str, fault: str) -> None:
         self.fault = f"{uri}: {fault}"
         super().__init__(
-            f"{self.fault}; fetch the dump again, or raise faults.max_bad_fraction to use the part that is there"
+            f"{self.fault}; fetch the dump again, or raise fault_tolerance.max_bad_fraction to use the part that is there"
         )

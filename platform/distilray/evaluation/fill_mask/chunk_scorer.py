@@ -1,6 +1,6 @@
 """The work on one part of the data: its rows as windows, and what the models say of them as a file.
 
-A part is `data.part_rows` rows of one file. It is always scored as a whole, in the same batches, so its numbers do not
+A part is `data.chunk_rows` rows of one file. It is always scored as a whole, in the same batches, so its numbers do not
 depend on who does it, nor on what was done before.
 """
 
@@ -60,7 +60,7 @@ def read_parts(
     assert config.data is not None
     verify_file(file.uri)
     done, count, rows = CompletedPieces(folder, PARTS).numbers(), 0, 0
-    for chunk in _batched(read_examples(file, config.data, seed=config.seed), config.data.part_rows):
+    for chunk in _batched(read_examples(file, config.data, seed=config.seed), config.data.chunk_rows):
         number = parts_of(file.number, count + 1)[-1]
         if number not in done:
             yield _part_table(number, file.name, chunk, config, tokenizer_json, max_length)

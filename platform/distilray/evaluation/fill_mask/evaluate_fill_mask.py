@@ -80,7 +80,7 @@ def plan_fill_mask(config: EvaluateFillMaskConfig) -> dict[str, object]:
         "reads": f"{config.data.path}: {rows} of {len(files):,} files ({files[0].format}), {size / 1e6:,.1f} MB",
         **models,
         "windows": f"{max_length} tokens; batches of at most {config.batch_size} windows, {MAX_BATCH_TOKENS:,} "
-        f"tokens; parts of {config.data.part_rows:,} rows",
+        f"tokens; parts of {config.data.chunk_rows:,} rows",
         "left to right": "a pass for each further word piece of an answer" if config.data.left_to_right else "no",
         "causal model": config.causal.model_dir if config.causal else "none",
         "actors": config.scaling.actors or "as many as there are CPUs or GPUs for",
@@ -94,7 +94,7 @@ def evaluate_fill_mask(config: EvaluateFillMaskConfig, folder: RunFolder) -> Out
 
     Raises:
         InputError: a file of the data cannot be read to its end, or none of its rows can be used.
-        DataQualityError: more rows cannot be used than `faults.max_bad_fraction`.
+        DataQualityError: more rows cannot be used than `fault_tolerance.max_bad_fraction`.
     """
     torch.set_num_threads(os.cpu_count() or 1)
     return _on_shards(config, folder) if config.data is None else _on_files(config, folder)
@@ -108,7 +108,7 @@ def _on_shards(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
         model = load_masked_lm(model_dir)
         costs[name] = _costs(model, model_dir, shards.single_batches())
         found[name] = shards.score(model.to(device), name)
-    scores, intervals = summarise(*columns_of_shards(found), config.intervals, seed=config.seed)
+    scores, intervals = summarise(*columns_of_shards(found), config.bootstrap, seed=config.seed)
     counts: Values = {"examples": shards.examples, "masks": shards.masks}
     return _outcome(folder, counts, scores, costs, intervals, told=f"{shards.masks:,} held-out masks", outputs={})
 
@@ -125,7 +125,7 @@ def _on_files(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
     bad = _quarantined(config, folder, facts)
     answers = pa.concat_tables([_read(folder.path(answers_name(part))) for part in parts])
     texts, columns = columns_of_answers(answers, list(costs), left_to_right=config.data.left_to_right)
-    scores, intervals = summarise(texts, columns, config.intervals, seed=config.seed)
+    scores, intervals = summarise(texts, columns, config.bootstrap, seed=config.seed)
     counts: Values = {"examples": int(texts[-1]), "masks": answers.num_rows}
     counts |= {
         "pieces": int(answers.column("pieces").to_numpy().sum()),
@@ -222,11 +222,11 @@ def _quarantined(config: EvaluateFillMaskConfig, folder: RunFolder, facts: Seque
     bad: Counter[str] = sum((Counter(fact["bad"]) for fact in facts), Counter())
     listed = [json.dumps(entry, ensure_ascii=False) for fact in facts for entry in fact["listed"]][:_LISTED]
     storage.write_bytes(folder.path(QUARANTINE_FILE), "".join(f"{line}\n" for line in listed).encode())
-    rows, limit = sum(fact["rows"] for fact in facts), config.faults.max_bad_fraction
+    rows, limit = sum(fact["rows"] for fact in facts), config.fault_tolerance.max_bad_fraction
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(bad.items()))
     if bad.total() > limit * rows:
         raise DataQualityError(
-            f"more rows are unusable than faults.max_bad_fraction={limit:g}: {bad.total():,} of {rows:,} ({reasons}); "
+            f"more rows are unusable than fault_tolerance.max_bad_fraction={limit:g}: {bad.total():,} of {rows:,} ({reasons}); "
             f"the first are listed in {folder.path(QUARANTINE_FILE)}; mend them, or run again with a larger fraction",
             listed[:_SHOWN],
         )

@@ -58,7 +58,7 @@ def example_of(row: int, text: object, answers: object, data: FillMaskDataConfig
     masks = len(fragments) - 1
     if not masks:
         return bad_row(row, "no_mask", "no <mask> or [MASK] in the text")
-    if data.scored == "first":
+    if data.scored_masks == "first":
         found = found[:1] or [""]
     elif len(found) != masks:
         return bad_row(row, "mask_count", f"{masks} masks and {len(found)} answers")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from distilray.config.evaluation import EvaluateFillMaskConfig, IntervalsConfig
+from distilray.config.evaluation import BootstrapConfig, EvaluateFillMaskConfig
 from distilray.evaluation.fill_mask.causal import CAUSAL_METRIC
 from distilray.evaluation.fill_mask.scoring import Batch, model_dirs, predict
 from distilray.evaluation.fill_mask.windows import Ints
@@ -173,7 +173,7 @@ def columns_of_answers(
 
 
 def summarise(
-    texts: NDArray[np.integer], columns: Mapping[str, Columns], config: IntervalsConfig, *, seed: int
+    texts: NDArray[np.integer], columns: Mapping[str, Columns], config: BootstrapConfig, *, seed: int
 ) -> tuple[dict[str, dict[str, float | None]], Values]:
     """The scores of each model (and what is of both), and the intervals of all of them and of the difference."""
     scores: dict[str, dict[str, float | None]] = {}

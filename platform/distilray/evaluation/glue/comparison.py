@@ -21,9 +21,9 @@ from distilray.statistics import (
     Interval,
     draw_counts,
     is_above_chance,
-    kept,
     median_of_resampled_seeds,
     percentile_interval,
+    retained_share,
     share_interval,
     standard_error,
 )
@@ -274,7 +274,7 @@ def _kept(
     theirs = statistics.fmean(pairs[task][0].score for task in tasks)
     ours = statistics.fmean(pairs[task][1].score for task in tasks)
     majority = statistics.fmean(pairs[task][1].majority for task in tasks)
-    raw, above = (_without_nan(kept(ours, theirs, base)) for base in (0.0, majority))
+    raw, above = (_without_nan(retained_share(ours, theirs, base)) for base in (0.0, majority))
     raw_interval = above_interval = None
     if raw is not None and all(task in draws for task in tasks):
         chance, teacher, student = (

@@ -52,7 +52,7 @@ def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
             f"start_from_mnli: {config.glue_dir} has no folder of MNLI; add it, or set start_from_mnli=false"
         )
     if config.submission.write:
-        check_complete({task: each.test for task, each in data.items()}, config.submission.fill_absent)
+        check_complete({task: each.test for task, each in data.items()}, config.submission.fill_missing)
     for task in data:
         if config.distillation is not None:
             teacher = storage.join(config.distillation.teacher_run_dir, MODELS_FOLDER, task)
@@ -216,7 +216,9 @@ def _submit(config: EvaluateGlueConfig, data: Mapping[TaskName, TaskData], resul
         return ""
     found = {task: read_predictions(_best(results, task)) for task in data}
     note = f"Not fine-tuned on the official rows: {_other_rows(data)}" if _other_rows(data) else ""
-    filled = write_submission(folder.path(SUBMISSION_FILE), found, fill_absent=config.submission.fill_absent, note=note)
+    filled = write_submission(
+        folder.path(SUBMISSION_FILE), found, fill_missing=config.submission.fill_missing, note=note
+    )
     return f", {SUBMISSION_FILE}" + (f" (the same answer for every row of {', '.join(filled)})" if filled else "")
 
 

@@ -185,7 +185,7 @@ def run_bytes(config: JobConfig) -> int | None:
         return None
     size = storage.file_size(storage.join(model_folder(resolve(source)), WEIGHTS_FILE))
     # One checkpoint more than are kept: the best. The weights of a student are fewer than its teacher's.
-    return None if size is None else size * (1 + _SAVED_SHARE * (config.rhythm.keep_checkpoints + 1))
+    return None if size is None else size * (1 + _SAVED_SHARE * (config.intervals.keep_checkpoints + 1))
 
 
 def check_store(uri: str, *, outside: bool = False) -> Finding:

@@ -7,8 +7,8 @@ from distilray.config.capacity import (
     ModelShapeConfig,
     PlanConfig,
     Precision,
-    StationRecipeConfig,
-    StationsConfig,
+    StageRecipeConfig,
+    StageRecipesConfig,
     TextConfig,
 )
 from distilray.config.distillation import DistillConfig
@@ -24,10 +24,10 @@ _MACHINE, _WORKERS, _DEVICE = "p3.16xlarge", 8, DEVICES["V100"]
 
 def assumptions_of(config: PlanConfig, training: Training) -> list[str]:
     """Return the assumptions as sentences, the most important first."""
-    machine, disturbance = machine_named(config.cluster.machine, "cluster.machine"), config.disturbance
+    machine, slowdowns = machine_named(config.cluster.machine, "cluster.machine"), config.slowdowns
     link, network = machine.device.link_gb_per_s, machine.network_gbit_per_s / 8
     repeated = (
-        "nothing, for the run saves at the notice" if disturbance.has_notice else "the steps since its checkpoint"
+        "nothing, for the run saves at the notice" if slowdowns.preemption_notice else "the steps since its checkpoint"
     )
     return [
         f"Rate of a worker: {_rate(config, training)}.",
@@ -36,10 +36,10 @@ def assumptions_of(config: PlanConfig, training: Training) -> list[str]:
         f"All-reduce: a ring, once a step, {link:g} GB/s between devices of a machine (an assumption), {network:g} "
         f"GB/s between machines, {HOP_LATENCY_US:g} us for a hop; {OVERLAP:.0%} of it may hide behind the "
         "last backward pass.",
-        f"Stragglers: each worker is late by {disturbance.straggler_mean:.1%} of its time on average, exponentially; a "
+        f"Stragglers: each worker is late by {slowdowns.straggler_mean:.1%} of its time on average, exponentially; a "
         "step waits for the last one.",
-        f"Preemptions: {disturbance.preemptions_per_machine_hour:g} for each machine and hour; one costs "
-        f"{disturbance.restart_s:g} s and repeats {repeated}. Money for the time until a machine is back is left out.",
+        f"Preemptions: {slowdowns.preemptions_per_machine_hour:g} for each machine and hour; one costs "
+        f"{slowdowns.restart_s:g} s and repeats {repeated}. Money for the time until a machine is back is left out.",
         f"A micro-step takes {MICRO_STEP_FLOOR_S * 1e3:g} ms on a GPU at least, to launch its kernels.",
         "Workers of CPUs share the cores of a machine in equal parts.",
         "Machines are paid whole, from the first to the last step; the start of a cluster and of Ray, the transfer of "
@@ -54,8 +54,8 @@ def _rate(config: PlanConfig, training: Training) -> str:
     device, estimate = machine_named(config.cluster.machine, "cluster.machine").device, config.estimate
     if estimate.tokens_per_s is not None:
         return f"{estimate.tokens_per_s:,.0f} tokens/s, stated"
-    if estimate.measured_in is not None:
-        return f"measured in {estimate.measured_in}; what its workers waited for each other counts as their work"
+    if estimate.measured_run_dir is not None:
+        return f"measured in {estimate.measured_run_dir}; what its workers waited for each other counts as their work"
     precision = precision_of(training, device)
     peak = device.peak(precision)
     assert peak is not None
@@ -74,11 +74,13 @@ def warnings_of(config: PlanConfig, training: Training) -> list[str]:
             f"a worker needs about {training.worker_gb:.1f} GB, the {device.name} has {device.memory_gb:g}: "
             "lower micro_batch_size of the distill recipe, or set activation_checkpointing"
         )
-    has_rate = estimate.tokens_per_s is not None or estimate.measured_in is not None or config.cluster.mfu is not None
+    has_rate = (
+        estimate.tokens_per_s is not None or estimate.measured_run_dir is not None or config.cluster.mfu is not None
+    )
     if not has_rate and precision_of(training, device) not in device.measured:
         warnings.append(
             f"the rate of the {device.name} is an assumption, good to a factor of two: measure a hundred steps and set "
-            "estimate.measured_in"
+            "estimate.measured_run_dir"
         )
     return warnings
 
@@ -117,9 +119,9 @@ def original_training(precision: Precision) -> Training:
 
 def reference(precision: Precision, mfu: float | None = None) -> Reference:
     """Return the predicted hours of that run, with `mfu` instead of the table's."""
-    training, nowhere = original_training(precision), StationRecipeConfig(path="-")
-    stations = StationsConfig(encode_corpus=nowhere, distill=nowhere)
-    config = PlanConfig(run_dir="-", stations=stations, cluster=ClusterConfig(machine=_MACHINE, mfu=mfu))
+    training, nowhere = original_training(precision), StageRecipeConfig(path="-")
+    stages = StageRecipesConfig(encode_corpus=nowhere, distill=nowhere)
+    config = PlanConfig(run_dir="-", stages=stages, cluster=ClusterConfig(machine=_MACHINE, mfu=mfu))
     (run,) = training_runs(config, training, [_WORKERS])
     peak = _DEVICE.peak(precision)
     assert peak is not None

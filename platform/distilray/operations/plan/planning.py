@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from distilray.config.base import Config
-from distilray.config.capacity import PlanConfig, Precision, StationRecipeConfig
+from distilray.config.capacity import PlanConfig, Precision, StageRecipeConfig
 from distilray.config.distillation import DistillConfig
 from distilray.config.export import ExportModelConfig
 from distilray.config.glue import EvaluateGlueConfig
@@ -54,7 +54,7 @@ class LinePlan:
 
 def line_plan(config: PlanConfig) -> LinePlan:
     """Plan the recipes; raise `InputError` for a recipe, a machine or a measured run that cannot be used."""
-    recipes, data = config.stations, data_machines(config)
+    recipes, data = config.stages, data_machines(config)
     encoding = _recipe(recipes.encode_corpus, EncodeCorpusConfig)
     examples = examples_of(config.text, encoding)
     training = training_of(examples, _recipe(recipes.distill, DistillConfig), config.teacher)
@@ -112,7 +112,7 @@ def show_plan(folder: RunFolder) -> None:
     print("\n".join(f"- {line}" for line in values["assumptions"]))
 
 
-def _recipe(station: StationRecipeConfig, config_class: type[S]) -> S:
+def _recipe(station: StageRecipeConfig, config_class: type[S]) -> S:
     return load_recipe(station.path, station.overrides, config_class)
 
 

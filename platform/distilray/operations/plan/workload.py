@@ -144,9 +144,9 @@ def training_of(examples: Examples, config: DistillConfig, shape: ModelShapeConf
     flops = _flops(tokens, examples, config, *sizes)
     head_rows = round(tokens * (1.0 if config.losses.compared_positions == "all" else examples.masked_share))
     student_forward = sizes[0].forward_flops(round(tokens), round(tokens * examples.squared_length), head_rows)
-    scored = min(examples.heldout, config.rhythm.heldout_examples or examples.heldout)
+    scored = min(examples.heldout, config.intervals.heldout_examples or examples.heldout)
     heldout = _flops(scored * examples.mean_length, examples, config, *sizes)
-    written_gb, kept_gb = checkpoint_gb(count_parameters(student), steps, config.rhythm)
+    written_gb, kept_gb = checkpoint_gb(count_parameters(student), steps, config.intervals)
     return Training(
         config=config,
         steps=steps,
@@ -182,7 +182,7 @@ def _flops(
 
 def scored_passes(training: Training) -> int:
     """Return the number of held-out evaluations: before the first step, at intervals, and at the end."""
-    return 1 + math.ceil(training.steps / training.config.rhythm.evaluate_every_steps)
+    return 1 + math.ceil(training.steps / training.config.intervals.evaluate_every_steps)
 
 
 def precision_of(training: Training, device: Device) -> Precision:

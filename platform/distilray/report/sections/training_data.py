@@ -62,12 +62,12 @@ def _corpus(run: Run, report: Values) -> Markup:
         f"{report['documents']:,} documents, {report['sentences']:,} sentences, {report['words']:,} words, "
         f"{report['tokens']:,} {report['token_unit']}."
     )
-    licences = "; ".join(f"{source.get('name')}: {source.get('licence')}" for source in run.config.get("sources", []))
+    licenses = "; ".join(f"{source.get('name')}: {source.get('license')}" for source in run.config.get("sources", []))
     counts = [[title, *[source.get(key, NOTHING) for source in sources.values()]] for key, title in _COUNTED]
     leaks = [[name, found["documents"]] for name, found in report.get("evaluation_sets", {}).items()]
     return join(
         paragraph(lead),
-        paragraph("Licences of the sources. ", licences, ".") if licences else "",
+        paragraph("Licenses of the sources. ", licenses, ".") if licenses else "",
         side_by_side(
             "tables",
             table("Sources", ["", *sources], counts),

@@ -26,7 +26,7 @@ PAPER: Mapping[tuple[str, object], float] = {
     ("losses.alpha_ce", 0.0): -2.96,
     ("losses.alpha_cos", 0.0): -1.46,
     ("losses.alpha_mlm", 0.0): -0.31,
-    ("student.initialisation", "random"): -3.69,
+    ("student.initialization", "random"): -3.69,
 }
 AGAIN = "distilled again on each task"
 

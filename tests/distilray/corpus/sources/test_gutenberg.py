@@ -20,7 +20,7 @@ Author: A. Writer
 Language: English
 
 """
-LICENCE = "\nUpdated editions will replace the previous one.\n" + "Terms of the licence follow here.\n" * 300
+LICENSE = "\nUpdated editions will replace the previous one.\n" + "Terms of the license follow here.\n" * 300
 
 # How the start and the end were marked over the years.
 MARKS = {
@@ -56,7 +56,7 @@ MARKS = {
 @pytest.mark.parametrize("era", MARKS)
 def test_the_body_is_what_stands_between_the_marks(era: str) -> None:
     start, end = MARKS[era]
-    assert read_book(f"{HEADER}{start}\n\n{BODY}\n\n\n{end}{LICENCE}").body == BODY
+    assert read_book(f"{HEADER}{start}\n\n{BODY}\n\n\n{end}{LICENSE}").body == BODY
 
 
 def test_the_title_goes_on_in_lines_that_are_indented() -> None:
@@ -72,13 +72,13 @@ def test_a_file_from_elsewhere_is_all_body() -> None:
 def test_a_book_that_speaks_of_the_marks_is_whole() -> None:
     start, end = MARKS["today"]
     told = f'{BODY}\n\nShe typed "{end.strip()}" and\nslept. The End of the Project Gutenberg was far off.\n\n{BODY}'
-    assert read_book(f"{HEADER}{start}\n{told}\n\n{end}{LICENCE}").body == told
+    assert read_book(f"{HEADER}{start}\n{told}\n\n{end}{LICENSE}").body == told
 
 
 def test_a_mark_in_the_middle_of_a_long_book_does_not_end_it() -> None:
     start, end = MARKS["today"]
     told = f"{BODY}\n\n{end}\n" + f"{BODY}\n\n" * 500 + "So it ended."
-    assert read_book(f"{HEADER}{start}\n{told}\n\n{end}{LICENCE}").body.endswith("So it ended.")
+    assert read_book(f"{HEADER}{start}\n{told}\n\n{end}{LICENSE}").body.endswith("So it ended.")
 
 
 def test_a_mark_far_from_the_end_is_told_and_not_meant() -> None:
@@ -94,7 +94,7 @@ def test_a_sentence_about_producing_stays() -> None:
 
 def test_reading_a_body_again_changes_nothing() -> None:
     start, end = MARKS["today"]
-    body = read_book(f"{HEADER}{start}\n{BODY}\n\n{end}{LICENCE}").body
+    body = read_book(f"{HEADER}{start}\n{BODY}\n\n{end}{LICENSE}").body
     assert read_book(body).body == body
 
 

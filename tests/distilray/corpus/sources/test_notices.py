@@ -10,7 +10,7 @@ Anna counted the steps to the road. There were forty, as there had
 always been.
 
 The rope lay where the boy had dropped it."""
-LICENCE = """This ebook is licensed for your personal enjoyment only. This ebook may
+LICENSE = """This ebook is licensed for your personal enjoyment only. This ebook may
 not be re-sold or given away to other people.
 
 If you’re reading this book and did not purchase it, please return to
@@ -76,10 +76,10 @@ def test_credits_go_only_from_a_file_that_has_them(credit: str) -> None:
 @pytest.mark.parametrize(
     "notice",
     [
-        f"Smashwords Edition, License Notes\n\n{LICENCE}",
-        f"A Smashwords Edition\n\nLicence Notes:\n\n{LICENCE}",
+        f"Smashwords Edition, License Notes\n\n{LICENSE}",
+        f"A Smashwords Edition\n\nLicence Notes:\n\n{LICENSE}",
         "Smashwords Edition, License Notes\nThank you for downloading this free ebook. You may share it.",
-        f"Published by Jane Doe at Smashwords\n\nSmashwords Edition Copyright 2011 Jane Doe\n\n{LICENCE}",
+        f"Published by Jane Doe at Smashwords\n\nSmashwords Edition Copyright 2011 Jane Doe\n\n{LICENSE}",
         "The material in this ebook is licensed for your personal enjoyment only.",
         "Your friends got this copy, but it may not be re-sold and they were told so.",
         "Discover other titles by Jane Doe at Smashwords.com:\nhttps://www.smashwords.com/profile/view/janedoe",
@@ -120,5 +120,5 @@ def test_a_text_that_speaks_of_the_shop_stays(text: str) -> None:
 
 
 def test_a_notice_in_the_middle_of_a_book_stays() -> None:
-    text = f"{BODY}\n\n" * 20 + f"Transcriber's Note: It was so.\n\n{LICENCE}\n\n" + f"{BODY}\n\n" * 20
+    text = f"{BODY}\n\n" * 20 + f"Transcriber's Note: It was so.\n\n{LICENSE}\n\n" + f"{BODY}\n\n" * 20
     assert without_notices(text) == text

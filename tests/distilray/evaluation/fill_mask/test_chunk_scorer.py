@@ -30,7 +30,7 @@ def work(tmp_path_factory):
 
 
 def config_of(work, **changes):
-    data = {"path": str(work / "data"), "part_rows": 5, **changes.pop("data", {})}
+    data = {"path": str(work / "data"), "chunk_rows": 5, **changes.pop("data", {})}
     models = {f"{name}_dir": str(work / name) for name in ("teacher", "student")}
     return EvaluateFillMaskConfig.model_validate(
         {"run_dir": "unused", "precision": "fp32", "data": data, **models, **changes}
@@ -118,7 +118,7 @@ def test_the_causal_metric_is_of_the_texts_as_each_model_fills_them(work, tmp_pa
     rows = [{"texts": "the <mask> sun in <mask>", "masks": ["old", "rome"]}, {"texts": "a <mask>", "masks": ["x"]}]
     write_rows(tmp_path / "d.jsonl", rows)
     score_in_process(monkeypatch)
-    data = {"path": str(tmp_path / "d.jsonl"), "scored": "first"}
+    data = {"path": str(tmp_path / "d.jsonl"), "scored_masks": "first"}
     (part,) = scored(work, tmp_path / "run", data=data, causal={"model_dir": gpt2})
     found = pq.read_table(tmp_path / f"run/predictions/{part:09d}.parquet").to_pylist()
     answers = pq.read_table(tmp_path / f"run/answers/{part:09d}.parquet").to_pylist()

@@ -9,7 +9,7 @@ from distilray.evaluation.fill_mask.examples import Example, example_of, filled,
 from distilray.formats.bad_rows import BadRow
 
 DATA = FillMaskDataConfig(path="unused")
-FIRST = FillMaskDataConfig(path="unused", scored="first")
+FIRST = FillMaskDataConfig(path="unused", scored_masks="first")
 LINE = "Paris is the capital of France, and it's an old city with a river."
 
 

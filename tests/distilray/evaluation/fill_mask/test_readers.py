@@ -76,7 +76,7 @@ def test_the_same_rows_are_the_same_examples_in_every_format(tmp_path, name, mak
 
 def test_the_columns_can_be_named(tmp_path):
     file = written(tmp_path, "a.jsonl", b'{"input_string": "[MASK] of [MASK]", "title": "Ann"}\n')
-    (found,) = read(file, text_column="input_string", answer_column="title", scored="first")
+    (found,) = read(file, text_column="input_string", answer_column="title", scored_masks="first")
     assert found == Example(1, ("", " of ", ""), ("Ann",))
 
 

@@ -56,9 +56,9 @@ def test_a_stated_rate_of_one_worker_wins_over_the_table(tmp_path, straggler_mea
     plan = line_plan(
         plan_config(
             tmp_path,
-            {"encode_corpus": {"heldout_fraction": 0.0}, "distill": {"rhythm": {"checkpoint_every_steps": 10**9}}},
+            {"encode_corpus": {"heldout_fraction": 0.0}, "distill": {"intervals": {"checkpoint_every_steps": 10**9}}},
             estimate={"tokens_per_s": 1234.0},
-            disturbance={"straggler_mean": straggler_mean},
+            slowdowns={"straggler_mean": straggler_mean},
         )
     )
     assert run_of(plan, 1).tokens_per_s == pytest.approx(1234.0, rel=0.1 * straggler_mean + 1e-6)
@@ -69,14 +69,14 @@ def test_a_measured_rate_is_that_of_a_worker_of_the_run(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"config": {"scaling": {"num_workers": 4}}}))
     measured, stated = (
         run_of(line_plan(plan_config(tmp_path, estimate=given)), 8)
-        for given in ({"measured_in": str(tmp_path)}, {"tokens_per_s": 1250.0})
+        for given in ({"measured_run_dir": str(tmp_path)}, {"tokens_per_s": 1250.0})
     )
     assert measured == stated
 
 
 def test_a_folder_without_rates_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"estimate\.measured_in"):
-        line_plan(plan_config(tmp_path, estimate={"measured_in": str(tmp_path)}))
+    with pytest.raises(InputError, match=r"estimate\.measured_run_dir"):
+        line_plan(plan_config(tmp_path, estimate={"measured_run_dir": str(tmp_path)}))
 
 
 def test_half_the_share_of_the_peak_takes_twice_the_compute(tmp_path):
@@ -99,15 +99,15 @@ def test_the_workers_of_the_recipe_are_planned_though_nobody_asks_for_them_in_th
 
 def test_overrides_of_a_station_are_those_of_its_command(tmp_path):
     config = plan_config(tmp_path)
-    given = config.stations.distill.model_copy(update={"overrides": ["max_steps=7"]})
-    changed = config.stations.model_copy(update={"distill": given})
-    assert line_plan(config.model_copy(update={"stations": changed})).training.steps == 7
+    given = config.stages.distill.model_copy(update={"overrides": ["max_steps=7"]})
+    changed = config.stages.model_copy(update={"distill": given})
+    assert line_plan(config.model_copy(update={"stages": changed})).training.steps == 7
 
 
 def test_a_station_without_a_recipe_is_left_out(tmp_path):
     config = plan_config(tmp_path)
-    less = config.stations.model_copy(update={"build_corpus": None, "evaluate_glue": None})
-    found = line_plan(config.model_copy(update={"stations": less}))
+    less = config.stages.model_copy(update={"build_corpus": None, "evaluate_glue": None})
+    found = line_plan(config.model_copy(update={"stages": less}))
     assert [one.station for one in found.stations] == ["encode_corpus", "distill", "export_model"]
     assert set(input_locations(found.config)) == {"encode_corpus", "distill", "export_model"}
 

@@ -28,8 +28,8 @@ def run_of(folder, **changes):
         {"text": {"wikipedia_words": 50_000_000, "book_words": 900_000_000}},
         {"text": {"wikipedia_words": 50_000_000, "tokens_per_word": 3.0}},
         {"cluster": {"mfu": 0.01}},
-        {"disturbance": {"straggler_mean": 0.5}},
-        {"disturbance": {**PREEMPTED, "restart_s": 180.0}},
+        {"slowdowns": {"straggler_mean": 0.5}},
+        {"slowdowns": {**PREEMPTED, "restart_s": 180.0}},
     ],
     ids=str,
 )
@@ -39,13 +39,13 @@ def test_a_run_takes_longer_with(tmp_path, change):
 
 def test_a_restart_of_a_minute_takes_a_minute(tmp_path):
     """One more minute for every preemption."""
-    short, long = (run_of(tmp_path, disturbance={**PREEMPTED, "restart_s": seconds}) for seconds in (60.0, 120.0))
+    short, long = (run_of(tmp_path, slowdowns={**PREEMPTED, "restart_s": seconds}) for seconds in (60.0, 120.0))
     assert short.preemptions == long.preemptions > 0
     assert (long.hours - short.hours) * 3600 == pytest.approx(60.0 * short.preemptions)
 
 
 def test_without_a_notice_the_steps_since_the_checkpoint_are_repeated(tmp_path):
-    told, untold = (run_of(tmp_path, disturbance={**PREEMPTED, "has_notice": notice}) for notice in (True, False))
+    told, untold = (run_of(tmp_path, slowdowns={**PREEMPTED, "preemption_notice": notice}) for notice in (True, False))
     assert untold.hours > told.hours
 
 
@@ -56,8 +56,8 @@ def test_the_shape_of_the_teacher_is_that_of_the_recipe(tmp_path, change):
 
 
 def test_held_out_examples_beyond_the_limit_cost_nothing(tmp_path):
-    def share(**rhythm):
-        recipes = {"distill": {"rhythm": rhythm}, "encode_corpus": {"heldout_fraction": 0.2}}
+    def share(**intervals):
+        recipes = {"distill": {"intervals": intervals}, "encode_corpus": {"heldout_fraction": 0.2}}
         plan = line_plan(plan_config(tmp_path, recipes, **BASE))
         return next(run.parts["held-out scores"] for run in plan.runs if run.workers == WORKERS)
 

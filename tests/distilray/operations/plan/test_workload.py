@@ -33,7 +33,7 @@ def test_the_recipe_says_how_many_layers_the_student_has():
 
 def test_shards_are_as_large_as_their_schema_says(tmp_path):
     folder = write_shards(
-        tmp_path / "shards", write_tokenizer(tmp_path / "tokenizer"), documents=400, part_mb=1.0, rows_per_shard=500
+        tmp_path / "shards", write_tokenizer(tmp_path / "tokenizer"), documents=400, chunk_mb=1.0, rows_per_shard=500
     )
     shards = open_shards(folder)
     files = list((tmp_path / "shards" / "shards").glob("train-*.arrow"))
@@ -105,6 +105,6 @@ def test_epochs_decide_the_steps_of_a_run():
 def test_fewer_examples_are_scored_where_the_recipe_says_so():
     examples = examples_of(TEXT, encoding())
     few, all_of_them = (
-        training_of(examples, recipe(rhythm={"heldout_examples": count}), ModelShapeConfig()) for count in (10, None)
+        training_of(examples, recipe(intervals={"heldout_examples": count}), ModelShapeConfig()) for count in (10, None)
     )
     assert few.heldout_flops == pytest.approx(all_of_them.heldout_flops * 10 / examples.heldout, rel=1e-3)
