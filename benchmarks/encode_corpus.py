@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.bert_pretraining_data import examples, write_examples
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.config.sample import resolve
+from distilray.config.sample import resolve_sample
 from distilray.pretraining_data.corpus_reader import Corpus
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
 from distilray.runtime.run_folder import RunFolder
@@ -99,7 +99,7 @@ def encode(folder: Path, corpus_dir: Path, cpus: int, length: int, dupe_factor: 
 
 def raw(sentences: list[str]) -> int:
     """Tokens of the sentences."""
-    tokenizer = build_tokenizer(read_tokenizer(resolve(ENCODER)))
+    tokenizer = build_tokenizer(read_tokenizer(resolve_sample(ENCODER)))
     return sum(
         sum(map(len, tokenizer.encode_batch_fast(sentences[at : at + BATCH], add_special_tokens=False)))
         for at in range(0, len(sentences), BATCH)
@@ -117,7 +117,7 @@ def raw_rate(sentences: list[str], cpus: int, copies: int) -> float:
 
 def plain_rate(documents: list[list[str]], length: int, copies: int, folder: Path) -> float:
     """Tokens of documents per second of the builder in plain Python."""
-    vocabulary = build_tokenizer(read_tokenizer(resolve(ENCODER))).get_vocab()
+    vocabulary = build_tokenizer(read_tokenizer(resolve_sample(ENCODER))).get_vocab()
     tokens = raw([sentence for document in documents for sentence in document])
     begun = time.perf_counter()
     with (folder / "plain.jsonl").open("w") as file:

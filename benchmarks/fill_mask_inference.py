@@ -23,14 +23,14 @@ import torch.nn.functional as F
 
 from distilray.config.base import RayConfig
 from distilray.config.evaluation import EvaluateFillMaskConfig
-from distilray.evaluation.fill_mask.examples import Example
+from distilray.evaluation.fill_mask.examples import MaskedExample
 from distilray.evaluation.fill_mask.pipeline import score_files
 from distilray.evaluation.fill_mask.readers import data_files, read_examples
 from distilray.evaluation.fill_mask.windows import Windows, encode_examples
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode, load_masked_lm
 from distilray.models.precision import compute_dtype
-from distilray.models.sources import localise
+from distilray.models.sources import localize
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime.session import ray_session
 
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--precision", default="auto")
     given = parser.parse_args()
-    cores, model_dir = torch.get_num_threads(), localise(given.model_dir)
+    cores, model_dir = torch.get_num_threads(), localize(given.model_dir)
     tokenizer_json, dtype = read_tokenizer(model_dir), compute_dtype(given.precision, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as work, ray_session(RayConfig(num_cpus=cores)):
         file = Path(work, "lines.txt")
@@ -106,7 +106,7 @@ def main() -> None:
         )
         texts = write_lines(given.corpus_dir, file, given.rows)
         rows = list(read_examples(data_files(config.data)[0], config.data, seed=config.seed))
-        examples = [row for row in rows if isinstance(row, Example)]
+        examples = [row for row in rows if isinstance(row, MaskedExample)]
         windows, _, _ = encode_examples(examples, tokenizer_json, max_length=LENGTH)
         model, rates, ours = load_masked_lm(model_dir), [], []
         for number in range(given.passes):

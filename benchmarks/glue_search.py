@@ -22,14 +22,14 @@ import torch
 import yaml
 
 from distilray.config.glue import SearchGlueConfig, with_values
-from distilray.evaluation.next_sentence_task import write_follows
+from distilray.evaluation.next_sentence_task import write_next_sentence_task
 from distilray.finetuning.classifier import load_classifier
-from distilray.finetuning.classifier_training import FineTuning, fine_tune
+from distilray.finetuning.classifier_training import ClassifierTraining, fine_tune
 from distilray.finetuning.features import TaskFeatures, encode_tasks
 from distilray.finetuning.files import load_tasks
 from distilray.finetuning.tasks import TASKS
 from distilray.models.precision import compute_dtype
-from distilray.models.sources import localise
+from distilray.models.sources import localize
 from tuning.space import points
 
 CPU = torch.device("cpu")
@@ -96,11 +96,11 @@ def train_back_to_back(config: SearchGlueConfig) -> tuple[float, float]:
     torch.set_num_threads(int(config.trial.cpus))
     features, best, seconds = features_of(config), 0.0, []
     for values in points(config, task) or []:
-        settings = with_values(config.of_task(task), values)
-        model = load_classifier(localise(config.model_dir), TASKS[task], seed=config.seed)
+        settings = with_values(config.task_config(task), values)
+        model = load_classifier(localize(config.model_dir), TASKS[task], seed=config.seed)
         with tempfile.TemporaryDirectory() as kept:
             dtype = compute_dtype(config.precision, CPU)
-            ended = fine_tune(FineTuning(model, features, settings, config.seed, CPU, dtype), folder=kept)
+            ended = fine_tune(ClassifierTraining(model, features, settings, config.seed, CPU, dtype), folder=kept)
         best = max(best, ended.best.scores[settings.metric])
         seconds.append(ended.evaluations[-1].seconds)
     return best, sum(seconds) / len(seconds)
@@ -172,7 +172,9 @@ def main() -> None:
         folder = Path(name)
         if given.glue_dir is None:
             given.glue_dir = str(folder / "glue")
-            write_follows(given.corpus_dir, given.glue_dir, seed=56, train=given.train_rows, dev=200, test=200)
+            write_next_sentence_task(
+                given.corpus_dir, given.glue_dir, seed=56, train=given.train_rows, dev=200, test=200
+            )
         if given.part != "asha":
             overhead(given, folder)
         if given.part != "overhead":

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from distilray.config.distillation import LossConfig
-from distilray.config.sample import resolve
+from distilray.config.sample import resolve_sample
 from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.precision import preferred_dtype
@@ -46,7 +46,7 @@ def encoded(folder: Path, corpus_dir: str, length: int, masking: dict[str, objec
 def ingest(shards: ShardSet, steps: int) -> tuple[float, float, Batch]:
     """Tokens for each second of CPU, the share of padding, and the last batch."""
     plan = SamplePlan(shards.shard_rows, BATCH, seed=1)
-    pad_id = vocabulary_of(read_tokenizer(resolve(ENCODER))).pad
+    pad_id = vocabulary_of(read_tokenizer(resolve_sample(ENCODER))).pad
     best = 0.0
     for _ in range(PASSES):
         tokens = slots = 0
@@ -66,7 +66,7 @@ def ingest(shards: ShardSet, steps: int) -> tuple[float, float, Batch]:
 def training(batch: Batch) -> float:
     """Tokens per second of forward and backward passes with all cores."""
     dtype = preferred_dtype(torch.device("cpu"))
-    student, teacher = (load_masked_lm(resolve(ENCODER), fresh_head=True) for _ in range(2))
+    student, teacher = (load_masked_lm(resolve_sample(ENCODER), fresh_head=True) for _ in range(2))
     student.set_attn_implementation("eager")
     step = DistillationStep(student.train(), teacher.to(dtype), LossConfig(), dtype)
     tensors, counts, best = TensorBatch.of(batch), StepCounts(batch.tokens, len(batch.mask_index)), 0.0

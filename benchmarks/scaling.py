@@ -4,7 +4,7 @@ PYTHONPATH=platform:. python benchmarks/scaling.py SHARDS_DIR [--steps 24] [--ba
 
 Reads shards of the quickstart (its tokenizer, 128 tokens). A BERT of 4 layers of 256 with random weights teaches its
 half, by `jobs.distill` with Ray Train and gloo, on CPU workers of one thread each: one, two, four and one worker again.
-The prediction is that of `jobs.plan` with `estimate.measured_run_dir`: one worker's tokens/s, the cores of this machine,
+The prediction is that of `jobs.plan` with `estimate.measured_run_dir`: one worker's tokens/s, this machine's cores,
 which workers beyond them share, and its table for everything else. Two columns: with the cores that the machine says it
 has, and with those that two processes get of it (matrix products, alone and at once), for its neighbours take some.
 """
@@ -31,7 +31,7 @@ from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.models.masked_lm import save_model
 from distilray.operations.plan.machines import MACHINES
 from distilray.operations.plan.simulation import training_runs
-from distilray.operations.plan.workload import examples_of, training_of
+from distilray.operations.plan.workload import estimate_examples, estimate_training
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 
@@ -125,9 +125,9 @@ def predicted(given: argparse.Namespace, folder: Path, vocabulary: int, rate: fl
         }
     )
     examples = dataclasses.replace(
-        examples_of(plan.text, encoding), count=len(shards), heldout=0, mean_length=shards.tokens / len(shards)
+        estimate_examples(plan.text, encoding), count=len(shards), heldout=0, mean_length=shards.tokens / len(shards)
     )
-    training = training_of(examples, DistillConfig.model_validate(recipe(given, folder, "plan", 1)), plan.teacher)
+    training = estimate_training(examples, DistillConfig.model_validate(recipe(given, folder, "plan", 1)), plan.teacher)
     whole = os.cpu_count() or 1
     machine = dataclasses.replace(MACHINES["two-cores"], count=whole, cores=whole)
     runs = training_runs(plan, training, sorted(set(ORDER)), machine, cores=cores)

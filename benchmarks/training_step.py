@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from distilray.config.distillation import LossConfig
-from distilray.config.sample import resolve
+from distilray.config.sample import resolve_sample
 from distilray.distillation.objective import MASKED_LM_ONLY, DistillationStep, TensorBatch
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.precision import preferred_dtype
-from distilray.models.processor import use_cpus
+from distilray.models.processor import configure_cpu
 from distilray.pretraining_data.batches import collate
 from distilray.pretraining_data.shards import ShardSet
 from tests.distilray.tiny_line import planned, step_counts
@@ -32,14 +32,14 @@ CPU = torch.device("cpu")
 
 
 def seconds(shards: ShardSet, losses: LossConfig, attention: str) -> float:
-    model = load_masked_lm(resolve("sample:encoder"), fresh_head=True)
+    model = load_masked_lm(resolve_sample("sample:encoder"), fresh_head=True)
     model.set_attn_implementation(attention)
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     dtype = preferred_dtype(CPU)
-    teacher = load_masked_lm(resolve("sample:encoder"), fresh_head=True).to(dtype) if losses.alpha_ce else None
+    teacher = load_masked_lm(resolve_sample("sample:encoder"), fresh_head=True).to(dtype) if losses.alpha_ce else None
     step = DistillationStep(model, teacher, losses, dtype)
     rows = np.arange(EXAMPLES)
     batch = TensorBatch.of(collate(shards, planned(rows), pad_id=0))
@@ -61,7 +61,7 @@ def main() -> None:
     with ThreadPoolExecutor(1) as thread:
         measure = partial(thread.submit, seconds, shards)
         given_back = [measure(losses, "eager").result() for losses in (all_positions, masked_only)]
-        use_cpus(torch.get_num_threads())
+        configure_cpu(torch.get_num_threads())
         fused, plain = (measure(MASKED_LM_ONLY, attention).result() for attention in ("sdpa", "eager"))
         everywhere, masked = (measure(losses, "eager").result() for losses in (all_positions, masked_only))
     print(f"attention: fused {fused:.3f} s, plain {plain:.3f} s: {fused / plain:.2f}x")

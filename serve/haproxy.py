@@ -18,7 +18,7 @@ from pathlib import Path
 
 from distilray.runtime.environment import environment
 from serve import haproxy_shedding
-from serve.ingress import claim_port
+from serve.ingress import available_port
 
 # Ray Serve reads these when it is imported, in the driver and in every process of the session, which inherit them. What
 # the user has set stays.
@@ -81,7 +81,7 @@ def haproxy_environment(*, shed_above: int | None = None, body_timeout_s: float 
     """
     prefix = f"{_PREFIX}{os.getpid()}-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir=_PARENT, ignore_cleanup_errors=True) as folder:
-        ports = {name: str(claim_port("0.0.0.0", 0)) for name in PORTS if name not in os.environ}  # noqa: S104
+        ports = {name: str(available_port("0.0.0.0", 0)) for name in PORTS if name not in os.environ}  # noqa: S104
         paths = {name: f"{folder}/{file}" for name, file in _PATHS.items()}
         added = {each: value for each, value in {**ENVIRONMENT, **ports, **paths}.items() if each not in os.environ}
         if shed_above is not None:

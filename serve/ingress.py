@@ -23,12 +23,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from distilray.config.serving import LimitsConfig
 from distilray.errors import InputError
 from serve.auth import ApiKeys, RequireKey
-from serve.limits import Admission, Capacity, RequestEnvelope, plain_request_id
+from serve.limits import Admission, Capacity, RequestEnvelope, ensure_request_id
 from serve.telemetry.metrics import Telemetry
-from serve.telemetry.requests import OTHER, RequestLog, RequestMetrics, route_of
+from serve.telemetry.requests import OTHER, RequestLog, RequestMetrics, route_label
 
 
-def claim_port(host: str, port: int) -> int:
+def available_port(host: str, port: int) -> int:
     """The port, or a free one for 0, after a look whether it can be bound.
 
     Raises:
@@ -52,7 +52,7 @@ def base_url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def curl_line(url: str) -> str:
+def curl_command(url: str) -> str:
     """A command that asks the service something."""
     body = json.dumps({"input_data": ["Paris is [MASK] of France"]})
     return f"curl {url}/score -H 'content-type: application/json' -d '{body}'"
@@ -60,10 +60,10 @@ def curl_line(url: str) -> str:
 
 ENVIRONMENT = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.ingress:middlewares"}
 _PASSED = "passed_front"
-_fronts: list[Front] = []
+_fronts: list[Gateway] = []
 
 
-class Front:
+class Gateway:
     """Wraps an application in metrics, keys and admission, outermost first.
 
     All wrapped applications share one count of requests, and a request that passes several of them is handled by the
@@ -92,7 +92,7 @@ class Front:
 
     def has_route(self, scope: Scope) -> bool:
         """Whether a request is for one of the routes of the service."""
-        return route_of(scope, self._paths) != OTHER
+        return route_label(scope, self._paths) != OTHER
 
     def __call__(self, app: ASGIApp) -> ASGIApp:
         """Return the application behind the front."""
@@ -110,14 +110,14 @@ class Front:
         return once
 
 
-def install(front: Front) -> None:
+def install(gateway: Gateway) -> None:
     """Put the front of the replica of this process before Serve's HTTP server, which starts later."""
-    _fronts[:] = [front]
+    _fronts[:] = [gateway]
 
 
 def middlewares() -> list[Middleware]:
     """Return the middleware for Serve's HTTP server in this process."""
-    return [Middleware(Ingress, front=_fronts[-1] if _fronts else None)]
+    return [Middleware(Ingress, gateway=_fronts[-1] if _fronts else None)]
 
 
 class Ingress:
@@ -126,14 +126,14 @@ class Ingress:
     Other paths, Serve's health checks among them, and applications mounted below a path are left to the application.
     """
 
-    def __init__(self, app: ASGIApp, *, front: Front | None) -> None:
-        self._app, self._front = app, front
-        self._admitting = None if front is None else RequestEnvelope(front(app))
+    def __init__(self, app: ASGIApp, *, gateway: Gateway | None) -> None:
+        self._app, self._front = app, gateway
+        self._admitting = None if gateway is None else RequestEnvelope(gateway(app))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._front and self._admitting and self._front.has_route(scope):
             await self._admitting(scope, receive, send)
             return
         if scope["type"] in {"http", "websocket"}:
-            plain_request_id(scope)
+            ensure_request_id(scope)
         await self._app(scope, receive, send)

@@ -21,7 +21,7 @@ from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
 from serve.checks import check_application
 from serve.haproxy import find_orphans, haproxy_environment, stop_orphans
-from serve.ingress import ENVIRONMENT, base_url, claim_port, curl_line
+from serve.ingress import ENVIRONMENT, available_port, base_url, curl_command
 
 
 def serve_until_stopped(config: ServeFillMaskConfig, *, dry_run: bool = False) -> None:
@@ -55,7 +55,7 @@ def _serve(config: ServeFillMaskConfig, port: int) -> None:
 
     # The signals last: Ray sets its own handler of SIGTERM when the session starts.
     with ray_session(config.ray), serving(config.app, host=config.host, port=port) as url, stop_signals() as stop:
-        print(f"serve_fill_mask: {config.app.model_dir} at {url} until Ctrl-C; try\n  {curl_line(url)}", flush=True)
+        print(f"serve_fill_mask: {config.app.model_dir} at {url} until Ctrl-C; try\n  {curl_command(url)}", flush=True)
         stop.wait()
 
 
@@ -71,7 +71,7 @@ def _plan(config: ServeFillMaskConfig, port: int) -> dict[str, object]:
 
 def _claim_port(host: str, port: int) -> int:
     try:
-        return claim_port(host, port)
+        return available_port(host, port)
     except InputError as error:
         left = " ".join(str(each.pid) for each in find_orphans())
         hint = f"; HAProxy without a Ray process, perhaps left behind by a killed one: `kill {left}`" if left else ""

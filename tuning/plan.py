@@ -19,10 +19,10 @@ from distilray.finetuning.classifier import load_classifier
 from distilray.finetuning.files import load_tasks
 from distilray.finetuning.tasks import TASKS
 from distilray.models.architectures import architecture_of
-from distilray.models.sources import localise
+from distilray.models.sources import localize
 from distilray.pretraining_data.batches import padded_width
 from distilray.runtime.environment import inside_cluster
-from distilray.runtime.resources import GIB, Need, Node, cluster_nodes, refuse_unless_fitting
+from distilray.runtime.resources import GIB, Need, Node, check_capacity, cluster_nodes
 from tuning.space import described, evaluations, extremes, first_point, lengths, points
 
 _FP32 = 4
@@ -49,7 +49,7 @@ class ModelShape:
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
             heads=config.num_attention_heads,
-            intermediate=architecture_of(config).setting(config, "intermediate_size"),
+            intermediate=architecture_of(config).config_value(config, "intermediate_size"),
         )
 
 
@@ -76,7 +76,7 @@ class TrialNeed:
         return f"{self.cpus:g} CPU, {gpus}{self.memory / GIB:.1f} GiB{' of the device' if self.gpus else ''}"
 
 
-def need_of(trial: TrialConfig, shape: ModelShape, *, batch_size: int, max_length: int) -> TrialNeed:
+def trial_need(trial: TrialConfig, shape: ModelShape, *, batch_size: int, max_length: int) -> TrialNeed:
     """What the largest trial of a search needs; its memory is `estimated_bytes` unless the recipe says it."""
     estimated = estimated_bytes(shape, batch_size=batch_size, max_length=max_length, on_device=trial.gpus > 0)
     memory = estimated if trial.memory_gb is None else int(trial.memory_gb * 1e9)
@@ -104,17 +104,19 @@ def check_device(need: TrialNeed, device_bytes: int) -> None:
     Raises:
         InputError: naming the share that would fit.
     """
-    together = trials_of_device(need.gpus)
+    together = trials_per_device(need.gpus)
     if together * need.memory > device_bytes:
-        fitting = device_bytes // need.memory
-        fix = f"set trial.gpus={math.ceil(100 / fitting) / 100:g}" if fitting else "lower batch_size and max_length"
+        count_fitting = device_bytes // need.memory
+        fix = (
+            f"set trial.gpus={math.ceil(100 / count_fitting) / 100:g}" if count_fitting else "lower batch_size and max_length"
+        )
         raise InputError(
             f"trial.gpus: {together} trials of {need.memory / GIB:.1f} GiB on a device of "
             f"{device_bytes / GIB:.1f} GiB; {fix}, or say trial.memory_gb if you know that they need less"
         )
 
 
-def trials_of_device(gpus: float) -> int:
+def trials_per_device(gpus: float) -> int:
     """Trials that share a device."""
     return int(1 / gpus + 1e-6)
 
@@ -136,12 +138,12 @@ def plan_search(config: SearchGlueConfig) -> dict[str, object]:
     if config.method == "tpe" and importlib.util.find_spec("optuna") is None:
         raise InputError("method: tpe needs optuna; run: pip install optuna (or make setup)")
     data, missing = load_tasks(config, with_test=False)
-    need = need_of_search(config, data)
+    need = largest_trial_need(config, data)
     nodes = _known_nodes(config)
     at_a_time = "as many as the cluster has room for"
     if nodes is not None:
-        refuse_unless_fitting(need.request(), nodes)
-        room = need.request().fitting(nodes)
+        check_capacity(need.request(), nodes)
+        room = need.request().count_fitting(nodes)
         check_local_device(need)
         at_a_time = f"{room}: " + ", ".join(
             f"{task} {share}" for task, share in zip(data, shares(room, len(data)), strict=True)
@@ -157,7 +159,7 @@ def plan_search(config: SearchGlueConfig) -> dict[str, object]:
     }
 
 
-def need_of_search(config: SearchGlueConfig, tasks: Iterable[TaskName]) -> TrialNeed:
+def largest_trial_need(config: SearchGlueConfig, tasks: Iterable[TaskName]) -> TrialNeed:
     """What the largest trial of all tasks needs.
 
     Raises:
@@ -165,16 +167,16 @@ def need_of_search(config: SearchGlueConfig, tasks: Iterable[TaskName]) -> Trial
     """
     needs = []
     for task in tasks:
-        model = load_classifier(localise(config.model_dir), TASKS[task], seed=config.seed)
+        model = load_classifier(localize(config.model_dir), TASKS[task], seed=config.seed)
         length = max(lengths(config, task))
         if padded_width(length) > (most := model.config.max_position_embeddings):
             raise InputError(f"max_length: {length} tokens for {task}, {config.model_dir} reads {most}; lower it")
         batch_size = int(extremes(config, task, "batch_size")[1])
-        needs.append(need_of(config.trial, ModelShape.of(model), batch_size=batch_size, max_length=length))
+        needs.append(trial_need(config.trial, ModelShape.of(model), batch_size=batch_size, max_length=length))
     return max(needs, key=lambda need: need.memory)
 
 
-def trials_of(config: SearchGlueConfig, task: TaskName) -> int:
+def trial_count(config: SearchGlueConfig, task: TaskName) -> int:
     """Trials of a task: a space of few points has fewer than the recipe asks for."""
     found = points(config, task)
     return config.num_trials if found is None else len(found)
@@ -191,7 +193,7 @@ def check_local_device(need: TrialNeed) -> None:
 
 
 def _told(config: SearchGlueConfig, task: TaskName) -> str:
-    count, (shortest, longest) = trials_of(config, task), evaluations(config, task)
+    count, (shortest, longest) = trial_count(config, task), evaluations(config, task)
     most, least = f"{count * longest:,} evaluations at most", ""
     if config.asha.enabled:
         grace = config.asha.grace_evaluations
@@ -202,12 +204,12 @@ def _told(config: SearchGlueConfig, task: TaskName) -> str:
             )
         least = f", with ASHA at least {count * min(grace, shortest):,}"
     first = ", ".join(f"{name} {value}" for name, value in first_point(config, task).items())
-    space = described(config.space_of(task))
+    space = described(config.task_space(task))
     return f"{config.method}, {count} trials over {space}, the first with {first}: {most}{least}"
 
 
 def _seeds(config: SearchGlueConfig, tasks: Iterable[TaskName]) -> list[str]:
-    return [str(seed) for seed in sorted({seed for task in tasks for seed in config.of_task(task).seeds})]
+    return [str(seed) for seed in sorted({seed for task in tasks for seed in config.task_config(task).seeds})]
 
 
 def _known_nodes(config: SearchGlueConfig) -> list[Node] | None:

@@ -194,7 +194,7 @@ def best_recipe(config: SearchGlueConfig, searches: Sequence[TaskSearch], summar
     return (header + yaml.safe_dump(values, sort_keys=False)).encode()
 
 
-def search_figures(
+def search_summary(
     search: TaskSearch, scores: Sequence[float], seed: int, *, majority: float, dev_rows: Mapping[str, int]
 ) -> dict[str, Any]:
     """What `scores.json` says of the search of a task.

@@ -18,21 +18,21 @@ from ray import tune
 from distilray.config.glue import TaskConfig, TrialConfig, with_values
 from distilray.errors import InputError
 from distilray.finetuning.classifier import load_classifier
-from distilray.finetuning.classifier_training import FineTuning, fine_tune
+from distilray.finetuning.classifier_training import ClassifierTraining, fine_tune
 from distilray.finetuning.features import TaskFeatures
-from distilray.finetuning.progress import Evaluation, FineTuned
+from distilray.finetuning.progress import Evaluation, EvaluationHistory
 from distilray.finetuning.tasks import TASKS
 from distilray.models.precision import compute_dtype
-from distilray.models.processor import use_cpus
-from distilray.models.sources import localise
+from distilray.models.processor import configure_cpu
+from distilray.models.sources import localize
 from distilray.runtime import storage
 from tuning.records import (
     BEST,
     EVALUATION,
     TRAINING_FOLDER,
-    Objective,
-    Sample,
     Status,
+    TrialContext,
+    TrialPoint,
     TrialRecord,
     read_journal,
     read_record,
@@ -48,7 +48,7 @@ _REASON_LETTERS = 200
 _ENDED: Mapping[str, Status] = {"complete": "complete", "patience": "complete", "stopped": "stopped", "time": "time"}
 
 
-def try_values(config: Mapping[str, Any], objective: Objective) -> None:
+def fine_tune_trial(config: Mapping[str, Any], objective: TrialContext) -> None:
     """A trial from its start, or from where it was cut off, to its end.
 
     One that has a record repeats what it reported and trains nothing; one that was cut off goes on where it was.
@@ -58,7 +58,7 @@ def try_values(config: Mapping[str, Any], objective: Objective) -> None:
         SystemExit: Ray Tune wants it to stop.
     """
     os.environ.setdefault(*_THREAD_TIMEOUT)
-    sample = Sample.of(config)
+    sample = TrialPoint.of(config)
     folder = sample.folder(objective.trials_folder, objective.seed)
     reports = _Reports(objective.settings.metric)
     record = _known_record(sample, objective)
@@ -98,10 +98,10 @@ class _Reports:
             self(evaluation)
 
 
-def _known_record(sample: Sample, objective: Objective) -> TrialRecord | None:
+def _known_record(sample: TrialPoint, objective: TrialContext) -> TrialRecord | None:
     """The record of the trial, or of one with the same values that has ended: it would become the same."""
     own = sample.folder(objective.trials_folder, objective.seed)
-    first = Sample(sample.number, sample.values).folder(objective.trials_folder, objective.seed)
+    first = TrialPoint(sample.number, sample.values).folder(objective.trials_folder, objective.seed)
     found = read_record(own)
     if found is None and own != first and (same := read_record(first)) is not None:
         found = dataclasses.replace(same, number=sample.number)
@@ -109,7 +109,7 @@ def _known_record(sample: Sample, objective: Objective) -> TrialRecord | None:
     return found
 
 
-def _train(sample: Sample, objective: Objective, folder: str, reports: _Reports) -> TrialRecord:
+def _train(sample: TrialPoint, objective: TrialContext, folder: str, reports: _Reports) -> TrialRecord:
     """Fine-tunes, and leaves the record of it."""
     settings = with_values(objective.settings, sample.values)
     found = {each.number: each for each in read_journal(folder)}
@@ -136,8 +136,8 @@ def _train(sample: Sample, objective: Objective, folder: str, reports: _Reports)
 class _End:
     """Writes the record of a trial."""
 
-    sample: Sample
-    objective: Objective
+    sample: TrialPoint
+    objective: TrialContext
     folder: str
     found: Mapping[int, Evaluation]
     started: float = field(default_factory=time.monotonic)
@@ -156,18 +156,18 @@ class _End:
 
 
 def _fine_tune(
-    objective: Objective,
+    objective: TrialContext,
     settings: TaskConfig,
     folder: str,
     device: torch.device,
     report: Callable[[Evaluation], bool],
-) -> FineTuned:
+) -> EvaluationHistory:
     features: TaskFeatures = ray.get(objective.features[settings.max_length])
-    model_dir, minutes = localise(objective.model_dir), objective.trial.max_minutes
+    model_dir, minutes = localize(objective.model_dir), objective.trial.max_minutes
     model = load_classifier(model_dir, TASKS[objective.task], seed=objective.seed, dropout=settings.dropout)
     dtype = compute_dtype(objective.precision, device)
     return fine_tune(
-        FineTuning(model, features, settings, objective.seed, device, dtype),
+        ClassifierTraining(model, features, settings, objective.seed, device, dtype),
         folder=storage.join(folder, TRAINING_FOLDER),
         report=report,
         max_seconds=None if minutes is None else 60 * minutes,
@@ -177,7 +177,7 @@ def _fine_tune(
 @contextmanager
 def _device(trial: TrialConfig) -> Iterator[torch.device]:
     """The device of a trial, of whose memory it has its share and no more; all of it is free afterwards."""
-    use_cpus(max(1, int(trial.cpus)))
+    configure_cpu(max(1, int(trial.cpus)))
     if not trial.gpus:
         yield torch.device("cpu")
         return

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.serving_load.measurements import percentiles
 from benchmarks.serving_load.traffic import TOP_K
-from distilray.inference.tasks.fill_mask import EncodedQuery, FillMask, Query
+from distilray.inference.tasks.fill_mask import EncodedFillMaskQuery, FillMask, FillMaskQuery
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode, load_masked_lm
 
@@ -47,7 +47,7 @@ def run_in_process(
 
 def raw(model_dir: str, texts: Sequence[str], seconds: float, dtype: str) -> dict[str, Any]:
     """Texts per second of the bare forward."""
-    queries = FillMask.load(model_dir, dtype="float32").encode([Query(text, TOP_K) for text in texts])
+    queries = FillMask.load(model_dir, dtype="float32").encode([FillMaskQuery(text, TOP_K) for text in texts])
     model = load_masked_lm(model_dir).to(getattr(torch, dtype))
     ordered = sorted(queries, key=lambda query: -len(query.input_ids))
     batches = [_padded(ordered[at : at + BATCH]) for at in range(0, len(ordered), BATCH)]
@@ -64,7 +64,7 @@ def raw(model_dir: str, texts: Sequence[str], seconds: float, dtype: str) -> dic
 def engine(model_dir: str, texts: Sequence[str], seconds: float, dtype: str) -> dict[str, Any]:
     """Texts per second of the engine, in batches as they come."""
     model = FillMask.load(model_dir, dtype=dtype)
-    queries = model.encode([Query(text, TOP_K) for text in texts])
+    queries = model.encode([FillMaskQuery(text, TOP_K) for text in texts])
     batches = [queries[at : at + BATCH] for at in range(0, len(queries), BATCH)]
     return {"texts_per_s": _rate(batches, lambda batch: len(model.fill_encoded(batch)), seconds)}
 
@@ -85,7 +85,7 @@ def direct(model_dir: str, texts: Sequence[str], seconds: float, dtype: str) -> 
     return {"requests": len(found), "latency_ms": percentiles(found)}
 
 
-def _padded(queries: Sequence[EncodedQuery]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _padded(queries: Sequence[EncodedFillMaskQuery]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     length = max(len(query.input_ids) for query in queries)
     ids = torch.zeros(len(queries), length, dtype=torch.long)
     for row, query in enumerate(queries):

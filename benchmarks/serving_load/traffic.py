@@ -10,7 +10,7 @@ import torch
 from transformers import DistilBertConfig, DistilBertForMaskedLM
 
 from benchmarks.wikitext_cleaning import article_xml
-from distilray.config.sample import resolve, wikipedia_dump
+from distilray.config.sample import resolve_sample, wikipedia_dump
 from distilray.corpus.sentences import split_sentences
 from distilray.corpus.wikitext.cleaning import clean_wikitext
 from distilray.models.masked_lm import save_model
@@ -29,7 +29,7 @@ def make_model(folder: Path) -> str:
     if not (folder / "tokenizer.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
-        save_model(DistilBertForMaskedLM(DistilBertConfig()), folder, read_tokenizer(resolve("sample:encoder")))
+        save_model(DistilBertForMaskedLM(DistilBertConfig()), folder, read_tokenizer(resolve_sample("sample:encoder")))
     return str(folder)
 
 

@@ -30,9 +30,9 @@ from ray.data.datasource import Datasource, ReadTask
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.paths import expand_home
 from distilray.config.recipe import validate_recipe
-from distilray.corpus.chunks import Part, check_inputs, plan_parts, source_files
-from distilray.corpus.extraction import Extraction, Screen
-from distilray.corpus.sources.ranges import CutShortError
+from distilray.corpus.chunks import Chunk, check_inputs, plan_chunks, source_files
+from distilray.corpus.extraction import Extraction, ScreeningData
+from distilray.corpus.sources.ranges import TruncatedFileError
 from distilray.errors import InputError, reading
 from distilray.pretraining_data.corpus_reader import Corpus, document_tables
 from distilray.pretraining_data.masking import Masker
@@ -105,9 +105,9 @@ def read_dump(
     files = source_files(config)
     try:
         check_inputs(config, files)
-    except CutShortError as error:
+    except TruncatedFileError as error:
         raise InputError(f"{error.fault}; fetch it again, or set skip_damaged=True to use what is there") from None
-    tasks = [_dump_task(part, config, skip_damaged) for part in plan_parts(config, files)]
+    tasks = [_dump_task(part, config, skip_damaged) for part in plan_chunks(config, files)]
     return ray.data.read_datasource(ArtifactDatasource(tasks))
 
 
@@ -220,13 +220,13 @@ def _folder(run: RunLocation) -> str:
     return text if "://" in text else os.path.abspath(text)
 
 
-def _dump_task(part: Part, config: BuildCorpusConfig, skip_damaged: bool) -> ReadTask:
+def _dump_task(part: Chunk, config: BuildCorpusConfig, skip_damaged: bool) -> ReadTask:
     uris, size = dict.fromkeys(each.uri for each in part.ranges), part.stored_bytes * _DUMP_EXPANSION
     return _read_task(partial(_dump_tables, part, config, skip_damaged), DOCUMENTS, uris, size)
 
 
-def _dump_tables(part: Part, config: BuildCorpusConfig, skip_damaged: bool) -> Iterator[pa.Table]:
-    extraction = Extraction(part, config, Screen(), time.perf_counter)
+def _dump_tables(part: Chunk, config: BuildCorpusConfig, skip_damaged: bool) -> Iterator[pa.Table]:
+    extraction = Extraction(part, config, ScreeningData(), time.perf_counter)
     with reading(part.ranges[0].uri):
         for table in extraction.batches():
             yield table.select(DOCUMENTS.names).cast(DOCUMENTS)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-LOGGER = "serve"
+LOGGER_NAME = "serve"
 _MAX_CHARS = 16_000
 _HIDDEN = "***"
 _SECRETS = (
@@ -28,7 +28,7 @@ def redact(text: str) -> str:
     return text
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """A record as one line of ASCII: time, level, logger, message and the record's `fields`.
 
     Of an exception it has type and stack, never the message, which may quote the input. Texts are cut at 16,000
@@ -51,7 +51,7 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=lambda value: type(value).__name__)
 
 
-def log_json(stream: TextIO | None = None) -> logging.Handler:
+def configure_json_logging(stream: TextIO | None = None) -> logging.Handler:
     """Writes the log of the service as JSON lines, from now on, and gives the handler; a second call replaces it.
 
     Args:
@@ -59,9 +59,9 @@ def log_json(stream: TextIO | None = None) -> logging.Handler:
             `sys.stderr`: Ray Serve may put its own log in that place, at a level of which nothing is kept.
     """
     handler = logging.StreamHandler(stream or sys.__stderr__)
-    handler.setFormatter(JsonLines())
-    logger = logging.getLogger(LOGGER)
-    for other in [each for each in logger.handlers if isinstance(each.formatter, JsonLines)]:
+    handler.setFormatter(JsonFormatter())
+    logger = logging.getLogger(LOGGER_NAME)
+    for other in [each for each in logger.handlers if isinstance(each.formatter, JsonFormatter)]:
         logger.removeHandler(other)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

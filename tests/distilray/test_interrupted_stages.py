@@ -22,7 +22,7 @@ from distilray.evaluation.fill_mask.evaluate_fill_mask import evaluate_fill_mask
 from distilray.pretraining_data import encoding
 from distilray.pretraining_data.tokenizer_training import train_tokenizer
 from distilray.runtime.job import Outcome
-from distilray.runtime.outputs import Outputs
+from distilray.runtime.outputs import RunOutputs
 from distilray.runtime.run_folder import RunFolder
 from tests.distilray.corpus.small_corpus import LENIENT
 from tests.distilray.distillation.tiny_cache import cache_config
@@ -56,7 +56,7 @@ class Stage:
             folder.begin()
             outcome = self.run(folder.config, folder)
             content = folder.finish(outcome.counts, outcome.outputs, outcome.summary)["content"]
-        Outputs.of(str(run_dir), content).check_contents(content["outputs"])
+        RunOutputs.of(str(run_dir), content).check_contents(content["outputs"])
         names = {path.relative_to(run_dir).as_posix(): path for path in run_dir.rglob("*") if path.is_file()}
         kept = {name: path for name, path in names.items() if not name.startswith(WORK)}
         files = {name: path.read_bytes() for name, path in kept.items() if name not in {*MEASURED, "config.yaml"}}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from distilray.config.base import NotNegative
+from distilray.config.base import NonNegative
 from distilray.config.distillation import DistillConfig, LossConfig
 from distilray.config.report import ReportConfig
 from distilray.distillation.dry_run import plan_distillation
@@ -24,7 +24,7 @@ ROWS = np.arange(4)
 
 
 class DistanceLossConfig(LossConfig):
-    alpha_l1: NotNegative = 0.0
+    alpha_l1: NonNegative = 0.0
 
 
 def distance(student, teacher):

@@ -36,7 +36,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The inputs of all stages."""
     folder = tmp_path_factory.mktemp("stages")
     tiny_search.write_model(folder)
-    tiny_search.write_follows(folder / "glue")
+    tiny_search.write_next_sentence_task(folder / "glue")
     write_corpus(folder / "corpus", 40)
     write_shards(folder / "shards", str(folder / "tokenizer"))
     write_rows(folder / "rows.jsonl", rows_of(5))

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from distilray.config.distillation import DistillConfig
-from distilray.distillation.inputs import open_cache
+from distilray.distillation.inputs import check_cache_files
 from distilray.errors import InputError
 from distilray.runtime.metrics import read_metrics
 from distilray.runtime.run_folder import RunFolder
@@ -218,14 +218,14 @@ def test_a_run_verifies_every_file_of_its_cache(work, tmp_path):
     folder = Path(shutil.copytree(work / "made", tmp_path / "copy"))
     values = yaml.safe_load((work / "distill/recipe.yaml").read_text()) | {"teacher_cache_dir": str(folder)}
     config = DistillConfig.model_validate(values)
-    open_cache(config, verify=True)
+    check_cache_files(config, verify=True)
     file = max((folder / "teacher").glob("train-*"))
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    open_cache(config)
+    check_cache_files(config)
     with pytest.raises(InputError, match="its content is not what the manifest says"):
-        open_cache(config, verify=True)
+        check_cache_files(config, verify=True)
 
 
 def test_a_cache_is_an_input_of_the_run_that_reads_it(work):

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from distilray.evaluation.glue import evaluate_glue as glue_scores
 from distilray.finetuning import fine_tune
-from distilray.finetuning.fine_tune_run import fit_unit
+from distilray.finetuning.fine_tune_run import execute_run
 from distilray.runtime import resources
 from distilray.runtime.resources import Node
 from distilray.stages import STAGES
@@ -40,7 +40,7 @@ def one_process():
     """Units in this process in place of Ray's workers."""
 
     def fit(plan, unit):
-        fit_unit(plan, unit, plan.features[unit.task], device=torch.device("cpu"))
+        execute_run(plan, unit, plan.features[unit.task], device=torch.device("cpu"))
 
     with (
         patch.object(fine_tune, "_fit", fit),
@@ -191,7 +191,7 @@ def test_fine_tunings_follow_a_cluster_that_grows(folders, tmp_path):
 
     with (
         patch.object(fine_tune, "inside_cluster", lambda: True),
-        patch.object(fine_tune, "check_shared", lambda run_dir: None),
+        patch.object(fine_tune, "check_run_dir_shared", lambda run_dir: None),
         patch.object(fine_tune, "ensure", lambda need, **_: 1),
         patch.object(fine_tune, "cluster_nodes", lambda: [Node({"CPU": next(cpus)})]),
         patch.object(fine_tune, "_fit", fit),

@@ -10,7 +10,7 @@ LOG_STREAM = b"/logs/tail"
 
 
 @dataclass
-class CuttingProxy:
+class FlakyProxy:
     """Forwards to `target`; a connection that asks for a log is reset `life_s` seconds later.
 
     Attributes:
@@ -62,10 +62,10 @@ class CuttingProxy:
 
 
 @contextlib.contextmanager
-def cutting_proxy(address: str, *, life_s: float) -> Iterator[CuttingProxy]:
+def flaky_proxy(address: str, *, life_s: float) -> Iterator[FlakyProxy]:
     """A proxy before an http address, as long as the block lasts."""
     host, _, port = address.removeprefix("http://").partition(":")
-    proxy = CuttingProxy((host, int(port)), life_s)
+    proxy = FlakyProxy((host, int(port)), life_s)
     threading.Thread(target=proxy.serve, daemon=True).start()
     try:
         yield proxy

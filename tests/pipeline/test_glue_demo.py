@@ -16,10 +16,10 @@ pytestmark = pytest.mark.slow
 
 PIPELINE = str(Path(__file__).parents[2] / "jobs" / "pipelines" / "glue-demo.yaml")
 OVERRIDES = [
-    "build_follows.train=32",
-    "build_follows.dev=16",
-    "build_follows.test=16",
-    "build_follows.max_words=10",
+    "build_next_sentence_task.train=32",
+    "build_next_sentence_task.dev=16",
+    "build_next_sentence_task.test=16",
+    "build_next_sentence_task.max_words=10",
     "search_glue.num_trials=2",
     "search_glue.fine_tuning={epochs: 1, max_length: 32, evaluations_per_epoch: 2, seeds: [1]}",
     "search_glue.space.batch_size.choice=[16]",
@@ -49,7 +49,7 @@ def test_each_stage_prints_one_line_and_the_search_its_trials_and_scores(demo):
     _, (code, output), _ = demo
     assert code == 0, output
     assert re.search(r"^build_corpus: kept 97 of 206 documents", output, re.M)
-    assert re.search(r"^build_follows: 32 train, 16 dev, 16 test pairs of [\d,]+ usable ones", output, re.M)
+    assert re.search(r"^build_next_sentence_task: 32 train, 16 dev, 16 test pairs of [\d,]+ usable ones", output, re.M)
     assert re.search(r"^search_glue: 2 trials, follows score 0\.\d+ on dev", output, re.M)
     assert "follows: score of the best trials on dev" in output
     assert re.search(r"follows +│ accuracy", output)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.distilray.tiny_line import write_shards, write_teacher, write_tokenizer
-from tests.pipeline.flaky_proxy import cutting_proxy
+from tests.pipeline.flaky_proxy import flaky_proxy
 from tests.pipeline.ray_head import JOB_S, RECIPE, Head, running_head
 
 pytestmark = pytest.mark.slow
@@ -134,7 +134,7 @@ def test_given_twice_it_is_one_job_whose_lines_a_bad_network_neither_loses_nor_r
     head: Head, checkout: Path, tmp_path: Path
 ) -> None:
     command = [*CORPUS, f"run_dir={tmp_path}/corpus"]
-    with cutting_proxy(head.address, life_s=1.0) as proxy:
+    with flaky_proxy(head.address, life_s=1.0) as proxy:
         both = [head.wrapper(checkout, *command, address=proxy.address), head.wrapper(checkout, *command)]
         (cut, cut_told), (direct, direct_told) = [process.communicate(timeout=JOB_S) for process in both]
     assert [process.returncode for process in both] == [0, 0], cut_told + direct_told

@@ -6,7 +6,7 @@ from typing import Any
 from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, write_rows
 from tests.distilray.tiny_line import write_corpus, write_recipe, write_shards, write_teacher, write_tokenizer
 from tests.tuning.tiny_search import values as search_values
-from tests.tuning.tiny_search import write_follows
+from tests.tuning.tiny_search import write_next_sentence_task
 
 ON_CPUS = ("build_corpus", "encode_corpus", "cache_teacher", "train_teacher", "search_glue")
 ON_GPUS = ("distill", "evaluate_glue", "evaluate_fill_mask")
@@ -26,7 +26,7 @@ def write_inputs(folder: Path) -> None:
     write_corpus(folder / "corpus")
     write_shards(folder / "shards", tokenizer_dir, chunk_mb=1, rows_per_shard=1000)  # a task for each split
     write_teacher(folder / "model", tokenizer_dir, layers=2)
-    write_follows(folder / "glue")
+    write_next_sentence_task(folder / "glue")
     write_rows(folder / "data.jsonl", rows_of(8))
     (folder / "text").mkdir()
     for place in PLACES:

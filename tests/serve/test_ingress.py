@@ -29,7 +29,7 @@ class Replica:
             self.passed.append(scope["path"])
             await api(scope, receive, send)
 
-        self.app = ingress.Ingress(serve, front=api.state.front)
+        self.app = ingress.Ingress(serve, gateway=api.state.gateway)
 
     def ask(self, *messages, **request):
         async def main():

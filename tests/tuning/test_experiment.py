@@ -13,7 +13,7 @@ from tests.tuning.tiny_search import config
 from tuning import experiment as module
 from tuning import search
 from tuning import trial as trial_module
-from tuning.records import Sample
+from tuning.records import TrialPoint
 from tuning.space import domains
 
 
@@ -137,12 +137,12 @@ def trained(experiment, monkeypatch):
             return SimpleNamespace(start=lambda: None, cancel=lambda: None)
 
         monkeypatch.setattr(trial_module.ray, "get", lambda value: value)
-        monkeypatch.setattr(trial_module, "use_cpus", lambda count: given.update(threads=count))
+        monkeypatch.setattr(trial_module, "configure_cpu", lambda count: given.update(threads=count))
         monkeypatch.setattr(trial_module, "fine_tune", fine_tune)
         monkeypatch.setattr(trial_module.threading, "Timer", timer)
         found = experiment(trial={"cpus": 1, "gpus": 0, **trial}).objective
         with pytest.raises(ReachedError):
-            trial_module.try_values({"sample": dataclasses.asdict(Sample(0, {"learning_rate": 1e-3}))}, found)
+            trial_module.fine_tune_trial({"sample": dataclasses.asdict(TrialPoint(0, {"learning_rate": 1e-3}))}, found)
         return given
 
     return of

@@ -19,8 +19,8 @@ from tuning.records import (
     BEST,
     EVALUATION,
     RECORD_FILE,
-    Objective,
-    Sample,
+    TrialContext,
+    TrialPoint,
     TrialRecord,
     read_journal,
     read_record,
@@ -32,10 +32,10 @@ VALUES = {"learning_rate": 3e-3, "batch_size": 16}
 
 @pytest.fixture
 def objective(work, tmp_path):
-    settings = config(work).of_task("follows")
+    settings = config(work).task_config("follows")
     data = load_task(str(work / "glue"), "follows")
     features = encode_task(data, read_tokenizer(str(work / "model")), settings, seed=56)
-    return Objective(
+    return TrialContext(
         task="follows",
         settings=settings,
         model_dir=str(work / "model"),
@@ -62,7 +62,7 @@ def sample(**changes):
 
 
 def folder_of(objective, **changes):
-    return Sample.of(sample(**changes)).folder(objective.trials_folder, 56)
+    return TrialPoint.of(sample(**changes)).folder(objective.trials_folder, 56)
 
 
 def stop_at(monkeypatch, number, error=SystemExit):
@@ -132,7 +132,7 @@ def test_a_trial_that_was_cut_off_goes_on_and_ends_like_one_that_was_not(objecti
     monkeypatch.setattr(module.tune, "report", again.append)
     fine_tune = module.fine_tune
     monkeypatch.setattr(
-        module, "fine_tune", lambda *args, **more: fine_tune(*args, **more, moved=lambda step, _: steps.append(step))
+        module, "fine_tune", lambda *args, **more: fine_tune(*args, **more, on_step=lambda step, _: steps.append(step))
     )
     run_trial(sample(), objective=objective)
     assert again == whole
@@ -215,7 +215,7 @@ def test_a_trial_that_hangs_is_ended_and_counts_as_failed(objective, told, monke
 
 def test_a_trial_is_the_same_whatever_its_number_and_another_with_other_values():
     def place(seed=56, **changes):
-        return Sample.of(sample(**changes)).folder("trials", seed)
+        return TrialPoint.of(sample(**changes)).folder("trials", seed)
 
     turned = {name: VALUES[name] for name in reversed(VALUES)}
     assert place() == place(number=3) == place(values=turned)

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from distilray.config.base import Config, Count, InputFile, NotNegative, Positive, SeededConfig, Text
+from distilray.config.base import Config, Count, InputFile, NonNegative, Positive, SeededConfig, Text
 from distilray.config.distillation import EstimateConfig
 
 Amount = Annotated[int, Field(ge=0)]
@@ -31,7 +31,7 @@ class StageRecipesConfig(Config):
 class TextConfig(Config):
     """How much text there is. The words are those of BERT's corpus (Devlin et al. 2018, section 3.1)."""
 
-    dump_gb: NotNegative = Field(default=24.0, description="of the dump of a wiki, as bz2")
+    dump_gb: NonNegative = Field(default=24.0, description="of the dump of a wiki, as bz2")
     wikipedia_words: Amount = Field(
         default=2_500_000_000, description="that are left of it; today's has more, corpus_report.json says how many"
     )
@@ -55,13 +55,13 @@ class ClusterConfig(Config):
 
     machine: Text = Field(default="p4d.24xlarge", description="that trains")
     market: Literal["on-demand", "spot"] = "on-demand"
-    price_per_machine_hour: NotNegative | None = Field(default=None, description="US dollars; the table's if left out")
+    price_per_machine_hour: NonNegative | None = Field(default=None, description="US dollars; the table's if left out")
     max_machines: Count | None = Field(
         default=None, description="of CPUs that train; further workers share their cores. As many as needed if left out"
     )
     data_machine: Text = Field(default="m7i.4xlarge", description="of the stations that work on text, and of export")
     data_machines: Count = 4
-    data_price_per_machine_hour: NotNegative | None = None
+    data_price_per_machine_hour: NonNegative | None = None
     mfu: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
         default=None, description="share of the peak that training reaches; the table's if left out"
     )
@@ -70,11 +70,11 @@ class ClusterConfig(Config):
 class SlowdownsConfig(Config):
     """What keeps a run from its pace."""
 
-    straggler_mean: NotNegative = Field(
+    straggler_mean: NonNegative = Field(
         default=0.02, description="mean delay of a worker, as part of its time, exponential; a step waits for the last"
     )
-    preemptions_per_machine_hour: NotNegative = 0.0
-    restart_s: NotNegative = Field(default=180.0, description="from a preemption to the first new step")
+    preemptions_per_machine_hour: NonNegative = 0.0
+    restart_s: NonNegative = Field(default=180.0, description="from a preemption to the first new step")
     preemption_notice: bool = Field(
         default=True,
         description="the run saves before the machine goes; else it repeats the steps since its checkpoint",

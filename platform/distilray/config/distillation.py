@@ -15,7 +15,7 @@ from distilray.config.base import (
     InputFile,
     InputName,
     ModelRef,
-    NotNegative,
+    NonNegative,
     Positive,
     RayJobConfig,
     SeededConfig,
@@ -31,7 +31,7 @@ TOP_K = 64  # tokens of a cached teacher's distribution
 _WEIGHT = "alpha_"  # begins the keys of the weights of losses
 # Weight of a loss that compares layers one by one; those need the teacher itself, and not a cache of its last layer.
 _LAYER_WISE = "layer-wise"
-LayerWeight = Annotated[NotNegative, _LAYER_WISE]
+LayerWeight = Annotated[NonNegative, _LAYER_WISE]
 
 
 class OptimizerConfig(Config):
@@ -42,7 +42,7 @@ class OptimizerConfig(Config):
         default=None, description="for the vocabulary head; learning_rate when left out"
     )
     warmup_fraction: Fraction = 0.05
-    weight_decay: NotNegative = 0.0
+    weight_decay: NonNegative = 0.0
     betas: tuple[FractionBelowOne, FractionBelowOne] = (0.9, 0.98)
     eps: Positive = 1e-6
     max_grad_norm: Positive = 5.0
@@ -56,10 +56,10 @@ class LossConfig(Config):
     `values` that of MiniLM (Wang et al. 2020, equation 3).
     """
 
-    alpha_ce: NotNegative = 5.0
-    alpha_mlm: NotNegative = 2.0
-    alpha_cos: NotNegative = 1.0
-    alpha_mse: NotNegative = Field(default=0.0, description="squared difference of the logits")
+    alpha_ce: NonNegative = 5.0
+    alpha_mlm: NonNegative = 2.0
+    alpha_cos: NonNegative = 1.0
+    alpha_mse: NonNegative = Field(default=0.0, description="squared difference of the logits")
     alpha_hidden: LayerWeight = Field(default=0.0, description="squared difference of the hidden states of layers")
     alpha_attention: LayerWeight = Field(default=0.0, description="squared difference of the attention scores")
     alpha_values: LayerWeight = Field(default=0.0, description="KL of the relations between the value vectors")
@@ -160,7 +160,7 @@ class FaultToleranceConfig(Config):
     hang_timeout_s: Positive = Field(
         default=600.0, description="a worker that does not move for so long is named, and the workers are restarted"
     )
-    preemption_grace_s: NotNegative = Field(
+    preemption_grace_s: NonNegative = Field(
         default=30.0, description="what Ray Train waits for, at the end of a notice, before it stops the workers"
     )
 
@@ -271,7 +271,7 @@ class CacheTeacherScaling(Config):
     """Ray Data tasks. It does not change what a run writes."""
 
     identity: ClassVar[bool] = False
-    gpus_per_task: NotNegative = Field(default=1.0, description="0 runs on CPUs; a part of 1 shares a GPU")
+    gpus_per_task: NonNegative = Field(default=1.0, description="0 runs on CPUs; a part of 1 shares a GPU")
     cpus_per_task: Count = Field(default=4, description="of a task without a GPU; one with a GPU has one CPU")
 
 

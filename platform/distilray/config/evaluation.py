@@ -1,4 +1,4 @@
-"""Recipes of `evaluate_fill_mask`, `build_follows`, `write_glue_text` and `measure_efficiency`.
+"""Recipes of `evaluate_fill_mask`, `build_next_sentence_task`, `write_glue_text` and `measure_efficiency`.
 
 What the recipe of `jobs.evaluate_bias` may say.
 
@@ -197,7 +197,7 @@ class EvaluateFillMaskConfig(SeededConfig, RayJobConfig):
         return self
 
 
-class BuildFollowsConfig(SeededConfig):
+class BuildNextSentenceTaskConfig(SeededConfig):
     """Recipe of `jobs.build_next_sentence_task`."""
 
     corpus_dir: Documents = Field(description="run folder of jobs.build_corpus")

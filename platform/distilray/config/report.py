@@ -4,12 +4,12 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from distilray.config.base import InputName, JobConfig, Location
+from distilray.config.base import InputName, JobConfig, LocationType
 
 # The report shows the paths as the recipe names them.
-AnyRun = Annotated[str, Field(min_length=1), Location("run", is_absolute=False), InputName("run_#")]
+AnyRun = Annotated[str, Field(min_length=1), LocationType("run", is_absolute=False), InputName("run_#")]
 OptionalRun = Annotated[
-    str, Field(min_length=1), Location("run", is_absolute=False, is_optional=True), InputName("run_#")
+    str, Field(min_length=1), LocationType("run", is_absolute=False, is_optional=True), InputName("run_#")
 ]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 

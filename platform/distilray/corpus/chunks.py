@@ -9,10 +9,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from distilray.config.corpus import BuildCorpusConfig, Source
-from distilray.config.sample import resolve
-from distilray.corpus.sources.kinds import KINDS
-from distilray.corpus.sources.other_formats import fix_of_name
-from distilray.corpus.sources.ranges import EMPTY, CutShortError
+from distilray.config.sample import resolve_sample
+from distilray.corpus.sources.kinds import SOURCE_KINDS
+from distilray.corpus.sources.other_formats import suggested_fix
+from distilray.corpus.sources.ranges import EMPTY, TruncatedFileError
 from distilray.errors import InputError
 from distilray.formats.lines import FileRange
 from distilray.formats.streams import EmptyFileError, split_suffix
@@ -32,7 +32,7 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
-class Part:
+class Chunk:
     """What one task reads: neighbouring ranges of one source. `number` is its place in the order of the corpus."""
 
     number: int
@@ -49,7 +49,7 @@ class Part:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Part":
+    def from_json(cls, values: Mapping[str, Any]) -> "Chunk":
         """Back from `to_json`."""
         return cls(values["number"], values["source"], tuple(FileRange(**each) for each in values["ranges"]))
 
@@ -71,10 +71,10 @@ def source_files(config: BuildCorpusConfig) -> list[SourceFile]:
     return found
 
 
-def unread_formats(config: BuildCorpusConfig) -> str:
+def unsupported_files(config: BuildCorpusConfig) -> str:
     """The files of folders and patterns in formats that no source reads, with what to do; empty if there are none."""
-    found = [uri for source in config.sources for uri in find_files(resolve(source.path)) if fix_of_name(uri)]
-    fixes = {fix_of_name(uri): uri.rpartition("/")[2] for uri in reversed(found)}
+    found = [uri for source in config.sources for uri in find_files(resolve_sample(source.path)) if suggested_fix(uri)]
+    fixes = {suggested_fix(uri): uri.rpartition("/")[2] for uri in reversed(found)}
     shown = "; ".join(f"{name}: {fix}" for fix, name in fixes.items())
     return f"{len(found):,} files ({_suffixes(found)}): {shown}" if found else ""
 
@@ -90,15 +90,15 @@ def check_inputs(config: BuildCorpusConfig, files: list[SourceFile]) -> int:
     def is_empty(file: SourceFile) -> bool:
         source = config.sources[file.source]
         try:
-            KINDS[source.kind].check_file(source, file.uri)
+            SOURCE_KINDS[source.kind].check_file(source, file.uri)
         except EmptyFileError:
             return True
-        except CutShortError:
+        except TruncatedFileError:
             if not config.fault_tolerance.allows_cut_files:
                 raise
         return False
 
-    with ThreadPoolExecutor(storage.READERS) as threads:
+    with ThreadPoolExecutor(storage.READ_THREADS) as threads:
         empty = list(threads.map(is_empty, files))
         sizes = list(threads.map(storage.file_size, [file.uri for file in files]))
     for number, source in enumerate(config.sources):
@@ -109,16 +109,16 @@ def check_inputs(config: BuildCorpusConfig, files: list[SourceFile]) -> int:
     return sum(size or 0 for size in sizes)
 
 
-def plan_parts(config: BuildCorpusConfig, files: list[SourceFile]) -> list[Part]:
+def plan_chunks(config: BuildCorpusConfig, files: list[SourceFile]) -> list[Chunk]:
     """The parts of all files: the same for every number of workers."""
-    part_bytes = int(config.chunk_mb * _MB)
+    chunk_bytes = int(config.chunk_mb * _MB)
 
     def split(file: SourceFile) -> list[FileRange]:
         source = config.sources[file.source]
-        ranges = KINDS[source.kind].file_ranges(source, file.uri, file.name, part_bytes=part_bytes)
+        ranges = SOURCE_KINDS[source.kind].file_ranges(source, file.uri, file.name, chunk_bytes=chunk_bytes)
         return ranges or [FileRange(file.uri, file.name, 0, 0, EMPTY, 0)]
 
-    with ThreadPoolExecutor(storage.READERS) as threads:
+    with ThreadPoolExecutor(storage.READ_THREADS) as threads:
         ranges = list(threads.map(split, files))
     packed: list[tuple[int, list[FileRange]]] = []
     room = 0
@@ -126,27 +126,27 @@ def plan_parts(config: BuildCorpusConfig, files: list[SourceFile]) -> list[Part]
         for file_range in of_file:
             if not packed or packed[-1][0] != file.source or file_range.stored_bytes > room:
                 packed.append((file.source, []))
-                room = part_bytes
+                room = chunk_bytes
             packed[-1][1].append(file_range)
             room -= file_range.stored_bytes
-    return [Part(number, source, tuple(of_part)) for number, (source, of_part) in enumerate(packed)]
+    return [Chunk(number, source, tuple(of_part)) for number, (source, of_part) in enumerate(packed)]
 
 
 def _files(source: Source) -> list[tuple[str, str]]:
     """URI and name of each file of a source; of a folder or pattern only those that belong to its kind."""
-    path = resolve(source.path)
+    path = resolve_sample(source.path)
     if "://" not in path:
         path = os.path.abspath(path)  # workers have folders of their own
     found = find_files(path)
     if "*" not in path and not storage.is_folder(path):
-        if fix := fix_of_name(path):
+        if fix := suggested_fix(path):
             raise InputError(f"{source.path}: a format that no source reads; {fix}")
         return [(path, path.rpartition("/")[2])]
     above = path.partition("*")[0]
     above = above.rpartition("/")[0] + "/" if "*" in path else above.rstrip("/") + "/"
-    kept = [uri for uri in found if KINDS[source.kind].is_input(uri)]
+    kept = [uri for uri in found if SOURCE_KINDS[source.kind].is_input(uri)]
     if not kept:
-        fix = next(filter(None, map(fix_of_name, found)), "set another kind")
+        fix = next(filter(None, map(suggested_fix, found)), "set another kind")
         raise InputError(
             f"{source.path}: none of {len(found):,} files is one of a source of kind '{source.kind}' "
             f"({_suffixes(found)}); {fix}"

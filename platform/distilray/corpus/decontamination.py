@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distilray.corpus.ngrams import Words, ngram_hashes, normalised, words_of
+from distilray.corpus.ngrams import HashedWords, hash_words, ngram_hashes, normalized_words
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import lines_of
@@ -188,17 +188,17 @@ def read_evaluation_ngrams(paths: Sequence[str], *, ngram_words: int) -> Evaluat
     return _merged({name: np.concatenate(arrays) for name, arrays in found.items()}, ngram_words)
 
 
-def matches(ngrams: EvaluationNgrams, sentences: Sequence[str]) -> int:
+def matching_sets(ngrams: EvaluationNgrams, sentences: Sequence[str]) -> int:
     """The sets that share an n-gram with a document, as a mask of bits; n-grams run on across its sentences."""
-    words = words_of(normalised(sentences))
+    words = hash_words(normalized_words(sentences))
     return int(np.bitwise_or.reduce(_hits(ngrams, words)[1], initial=np.uint64(0)))
 
 
-def matching_sentences(ngrams: EvaluationNgrams, sentences: Sequence[str]) -> list[int]:
+def matching_sets_by_sentence(ngrams: EvaluationNgrams, sentences: Sequence[str]) -> list[int]:
     """A mask as in `matches` for each sentence: the sets of the shared n-grams that a word of it belongs to."""
     masks = [0] * len(sentences)
-    sentence_of = np.repeat(np.arange(len(sentences)), [len(normalised([one]).split()) for one in sentences])
-    words = words_of(normalised(sentences))
+    sentence_of = np.repeat(np.arange(len(sentences)), [len(normalized_words([one]).split()) for one in sentences])
+    words = hash_words(normalized_words(sentences))
     ends = words.ngram_ends(ngrams.ngram_words)
     for start, sets in zip(*_hits(ngrams, words), strict=True):
         for sentence in range(sentence_of[start], sentence_of[ends[start] - 1] + 1):
@@ -206,7 +206,7 @@ def matching_sentences(ngrams: EvaluationNgrams, sentences: Sequence[str]) -> li
     return masks
 
 
-def _hits(ngrams: EvaluationNgrams, words: Words) -> tuple[NDArray[np.intp], UInt64Array]:
+def _hits(ngrams: EvaluationNgrams, words: HashedWords) -> tuple[NDArray[np.intp], UInt64Array]:
     """The first words (hits,) of the n-grams that are shared, and their sets (hits,)."""
     hashed = ngram_hashes(words, ngrams.ngram_words)
     likely = np.flatnonzero(np.take(ngrams.leads, _lead(hashed, ngrams.leads.size)))
@@ -221,7 +221,7 @@ def _lead(hashes: UInt64Array, size: int) -> NDArray[np.intp]:
 
 
 def _file_ngrams(uri: str, ngram_words: int) -> UInt64Array:
-    texts = [ngram_hashes(words_of(normalised([text])), ngram_words) for text in read_texts(uri)]
+    texts = [ngram_hashes(hash_words(normalized_words([text])), ngram_words) for text in read_texts(uri)]
     return np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *texts]))
 
 

@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.duplicates import later_equal, later_similar, shared_rows
-from distilray.corpus.extraction import part_file
+from distilray.corpus.duplicates import exact_duplicates, near_duplicates, rows_with_shared_keys
+from distilray.corpus.extraction import chunk_file
 from distilray.errors import reading
 from distilray.runtime import storage
 from distilray.runtime.seeding import UInt64Array
 
 # In this order: what one has dropped is no duplicate for the next.
-REASONS = ("duplicate_id", "exact_duplicate", "near_duplicate")
+DUPLICATE_REASONS = ("duplicate_id", "exact_duplicate", "near_duplicate")
 _DUPLICATES_FOLDER = "work/duplicates"
 _SLICE_DOCUMENTS = 4_000_000  # whose keys one task holds, some 100 MB
 _ORDINAL_SHIFT = 32
@@ -27,7 +27,7 @@ _FOUND = pa.schema([("dropped", pa.uint64()), ("kept", pa.uint64())])
 
 
 @dataclass(frozen=True)
-class Search:
+class DuplicateSearch:
     """One search: the documents whose `column` falls into a slice of its values."""
 
     number: int
@@ -38,11 +38,11 @@ class Search:
 
     def file(self, folder: str) -> str:
         """Return the file of the duplicates that it finds."""
-        name = f"{REASONS.index(self.reason)}-{self.reason}-{self.column}-{self.slice:04d}.parquet"
+        name = f"{DUPLICATE_REASONS.index(self.reason)}-{self.reason}-{self.column}-{self.slice:04d}.parquet"
         return storage.join(folder, _DUPLICATES_FOLDER, name)
 
 
-def plan_searches(config: BuildCorpusConfig, documents: int) -> list[list[Search]]:
+def plan_searches(config: BuildCorpusConfig, documents: int) -> list[list[DuplicateSearch]]:
     """The searches of each stage. Those of a stage do not need each other; a stage needs the one before.
 
     Args:
@@ -58,25 +58,29 @@ def plan_searches(config: BuildCorpusConfig, documents: int) -> list[list[Search
     }
     numbers = itertools.count()
     return [
-        [Search(next(numbers), reason, column, part, slices) for column in columns[reason] for part in range(slices)]
-        for reason in REASONS
+        [
+            DuplicateSearch(next(numbers), reason, column, part, slices)
+            for column in columns[reason]
+            for part in range(slices)
+        ]
+        for reason in DUPLICATE_REASONS
     ]
 
 
-def run_search(search: Search, config: BuildCorpusConfig, folder: str, parts: Sequence[int]) -> int:
+def run_search(search: DuplicateSearch, config: BuildCorpusConfig, folder: str, parts: Sequence[int]) -> int:
     """Write what a search finds, and return the number of documents that it drops."""
     gone = _dropped_before(folder, search.reason)
     ordinals, keys = _read_keys(folder, parts, search, gone)
     near = config.duplicates.near
     if search.reason != "near_duplicate" or near is None:
-        dropped, kept = later_equal(ordinals, keys)
+        dropped, kept = exact_duplicates(ordinals, keys)
     else:
-        rows = shared_rows(ordinals, keys)
+        rows = rows_with_shared_keys(ordinals, keys)
         ordinals, keys = ordinals[rows], keys[rows]
         order = np.argsort(ordinals)
         ordinals, keys = ordinals[order], keys[order]
         packed = _read_signatures(folder, ordinals, near.bands * near.rows_per_band)
-        dropped, kept = later_similar(ordinals, keys, packed, threshold=near.threshold)
+        dropped, kept = near_duplicates(ordinals, keys, packed, threshold=near.threshold)
     with storage.FileWriter(search.file(folder)) as file:
         pq.write_table(pa.table([dropped, kept], schema=_FOUND), file)
     return len(dropped)
@@ -94,9 +98,9 @@ def dropped_rows(folder: str, first: int, last: int) -> dict[int, dict[int, str]
     return found
 
 
-def part_tables(folder: str, part: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+def chunk_tables(folder: str, part: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """The documents of a part in order, as tables of a few MB."""
-    uri = part_file(folder, part)
+    uri = chunk_file(folder, part)
     file = _open(uri)
     for group in range(file.num_row_groups):
         with reading(uri):
@@ -104,12 +108,14 @@ def part_tables(folder: str, part: int, columns: Sequence[str] | None = None) ->
         yield table
 
 
-def _read_keys(folder: str, parts: Sequence[int], search: Search, gone: UInt64Array) -> tuple[UInt64Array, UInt64Array]:
+def _read_keys(
+    folder: str, parts: Sequence[int], search: DuplicateSearch, gone: UInt64Array
+) -> tuple[UInt64Array, UInt64Array]:
     """Ordinals (rows,) and keys (rows,) or (rows, 2) of the slice, without the documents that are `gone`."""
     found: list[tuple[UInt64Array, UInt64Array]] = []
     for part in parts:
         row = 0
-        for table in part_tables(folder, part, [search.column]):
+        for table in chunk_tables(folder, part, [search.column]):
             keys = _key_values(table[search.column])
             ordinals = (np.uint64(part) << np.uint64(_ORDINAL_SHIFT)) + np.arange(row, row + len(keys), dtype=np.uint64)
             row += len(keys)
@@ -135,7 +141,7 @@ def _read_signatures(folder: str, ordinals: UInt64Array, places: int) -> NDArray
     for part in np.unique(parts).tolist():
         rows = (ordinals[parts == part] & np.uint64((1 << _ORDINAL_SHIFT) - 1)).astype(np.int64)
         begin = 0
-        for table in part_tables(folder, part, ["signature"]):
+        for table in chunk_tables(folder, part, ["signature"]):
             inside = rows[(rows >= begin) & (rows < begin + table.num_rows)] - begin
             begin += table.num_rows
             values = table["signature"].take(pa.array(inside)).to_pylist()
@@ -146,7 +152,7 @@ def _read_signatures(folder: str, ordinals: UInt64Array, places: int) -> NDArray
 def _dropped_before(folder: str, reason: str) -> UInt64Array:
     """Ordinals that the stages before have dropped."""
     files = storage.list_files(storage.join(folder, _DUPLICATES_FOLDER), ".parquet")
-    before = [uri for uri in files if int(uri.rpartition("/")[2].split("-")[0]) < REASONS.index(reason)]
+    before = [uri for uri in files if int(uri.rpartition("/")[2].split("-")[0]) < DUPLICATE_REASONS.index(reason)]
     return np.concatenate([np.empty(0, np.uint64), *[_dropped(uri, 0, (1 << 64) - 1) for uri in before]])
 
 

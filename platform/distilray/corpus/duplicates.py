@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rensa import RMinHash  # type: ignore[import-untyped]
 
 from distilray.config.corpus import NearDuplicatesConfig
-from distilray.corpus.ngrams import ngram_hashes, normalised, words_of
+from distilray.corpus.ngrams import hash_words, ngram_hashes, normalized_words
 from distilray.runtime.seeding import UInt64Array, hash_integers
 
 _SEED = 0x6475706C
@@ -22,12 +22,12 @@ _REPRESENTATIVES = 64
 _ROWS = 1 << 15  # signatures that are compared at a time, about 8 MB
 
 UInt8Array = NDArray[np.uint8]
-Dropped = tuple[UInt64Array, UInt64Array]
+DuplicatePairs = tuple[UInt64Array, UInt64Array]
 
 
 def text_key(sentences: Sequence[str]) -> bytes:
     """16 bytes that two texts share when they are the same but for case, punctuation, white space and sentence ends."""
-    return blake2b(b" ".join(normalised(sentences).split()), digest_size=16).digest()
+    return blake2b(b" ".join(normalized_words(sentences).split()), digest_size=16).digest()
 
 
 def signatures(documents: Sequence[Sequence[str]], config: NearDuplicatesConfig) -> NDArray[np.uint32]:
@@ -35,7 +35,7 @@ def signatures(documents: Sequence[Sequence[str]], config: NearDuplicatesConfig)
 
     A document of fewer words than `ngram_words` has all of them as its one n-gram. Documents without a word are alike.
     """
-    texts = [words_of(normalised(sentences)) for sentences in documents]
+    texts = [hash_words(normalized_words(sentences)) for sentences in documents]
     sets = [ngram_hashes(words, min(config.ngram_words, words.length)) for words in texts]
     places = config.bands * config.rows_per_band
     if not sets:
@@ -51,7 +51,7 @@ def band_keys(signatures: NDArray[np.uint32], config: NearDuplicatesConfig) -> U
     return hash_integers(_SEED, np.arange(config.bands), *np.moveaxis(bands, 2, 0))
 
 
-def pack(signatures: NDArray[np.uint32]) -> UInt8Array:
+def pack_signatures(signatures: NDArray[np.uint32]) -> UInt8Array:
     """The low byte of each value: a quarter of the size at little loss (b-bit MinHash, Li and Koenig 2010)."""
     return signatures.astype(np.uint8)
 
@@ -64,7 +64,7 @@ def similarity(left: UInt8Array, right: UInt8Array) -> NDArray[np.float64]:
     return ((left == right).mean(axis=-1) - _BY_CHANCE) / (1 - _BY_CHANCE)
 
 
-def shared_rows(ordinals: UInt64Array, keys: UInt64Array) -> NDArray[np.intp]:
+def rows_with_shared_keys(ordinals: UInt64Array, keys: UInt64Array) -> NDArray[np.intp]:
     """Rows whose key (rows,) or (rows, 2) another row has too, by key and, in the bucket of a key, by ordinal.
 
     Only these need a signature. Ordinals are the places of the documents in the corpus, each there once.
@@ -76,21 +76,23 @@ def shared_rows(ordinals: UInt64Array, keys: UInt64Array) -> NDArray[np.intp]:
     return order[_has_equal_neighbour(columns[order])]
 
 
-def later_equal(ordinals: UInt64Array, keys: UInt64Array) -> Dropped:
+def exact_duplicates(ordinals: UInt64Array, keys: UInt64Array) -> DuplicatePairs:
     """The documents that are dropped, in order, and for each the one that is kept: the earliest with the same key.
 
     Args:
         ordinals: (rows,) in any order.
         keys: (rows, 2) the two halves of 16-byte keys, or (rows,).
     """
-    rows = shared_rows(ordinals, keys)
+    rows = rows_with_shared_keys(ordinals, keys)
     starts, buckets = _buckets(keys[rows])
     later = np.ones(rows.size, dtype=bool)
     later[starts] = False
     return _by_dropped(ordinals, rows[later], rows[starts][buckets][later])
 
 
-def later_similar(ordinals: UInt64Array, keys: UInt64Array, packed: UInt8Array, *, threshold: float) -> Dropped:
+def near_duplicates(
+    ordinals: UInt64Array, keys: UInt64Array, packed: UInt8Array, *, threshold: float
+) -> DuplicatePairs:
     """The documents that are dropped, in order, and for each the one that is kept: the earliest similar of its bucket.
 
     In the order of the corpus, a document that is similar to no one kept is kept itself. It is compared with the
@@ -102,7 +104,7 @@ def later_similar(ordinals: UInt64Array, keys: UInt64Array, packed: UInt8Array, 
         packed: (rows, places) the signatures.
         threshold: the similarity from which the later one is dropped.
     """
-    rows = shared_rows(ordinals, keys)
+    rows = rows_with_shared_keys(ordinals, keys)
     dropped, kept = [rows[:0]], [rows[:0]]
     for _ in range(_REPRESENTATIVES):
         starts, buckets = _buckets(keys[rows])
@@ -128,7 +130,7 @@ def _buckets(keys: UInt64Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return np.flatnonzero(begins), np.cumsum(begins) - 1
 
 
-def _by_dropped(ordinals: UInt64Array, dropped: NDArray[np.intp], kept: NDArray[np.intp]) -> Dropped:
+def _by_dropped(ordinals: UInt64Array, dropped: NDArray[np.intp], kept: NDArray[np.intp]) -> DuplicatePairs:
     order = np.argsort(ordinals[dropped])
     return ordinals[dropped[order]], ordinals[kept[order]]
 

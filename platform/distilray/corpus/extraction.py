@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from distilray.config.corpus import BuildCorpusConfig, DecontaminationConfig, Source
-from distilray.corpus.chunks import Part
-from distilray.corpus.decontamination import EvaluationNgrams, matches, matching_sentences
-from distilray.corpus.duplicates import band_keys, pack, signatures, text_key
+from distilray.corpus.chunks import Chunk
+from distilray.corpus.decontamination import EvaluationNgrams, matching_sets, matching_sets_by_sentence
+from distilray.corpus.duplicates import band_keys, pack_signatures, signatures, text_key
 from distilray.corpus.filters import count_basic_tokens, text_drop_reason
 from distilray.corpus.quality import count_holes, count_residue
 from distilray.corpus.sentences import split_sentences
-from distilray.corpus.sources.kinds import KINDS
+from distilray.corpus.sources.kinds import SOURCE_KINDS
 from distilray.corpus.sources.ranges import EMPTY, HEADING, RawDocument
 from distilray.corpus.wikitext.cleaning import HOLE, UNKNOWN, count_templates, unknown_names
 from distilray.corpus.writing_systems import count_words
@@ -43,7 +43,7 @@ _COUNTED = pa.schema(
 
 
 @dataclass(frozen=True)
-class Screen:
+class ScreeningData:
     """What documents are compared with, made once for all parts."""
 
     evaluation: EvaluationNgrams | None = None
@@ -51,7 +51,7 @@ class Screen:
 
 
 @dataclass
-class PartFacts:
+class ChunkCounts:
     """The counts of a part. In it: `read` = `documents` + all of `dropped`; `refused` documents were never read.
 
     Attributes:
@@ -81,7 +81,7 @@ class PartFacts:
     file_bytes: int = 0
 
 
-def part_file(folder: str, number: int) -> str:
+def chunk_file(folder: str, number: int) -> str:
     """Return the file of the cleaned documents of a part."""
     return storage.join(folder, "work/parts", f"{number:06d}.parquet")
 
@@ -91,20 +91,20 @@ def quarantine_file(folder: str, number: int) -> str:
     return storage.join(folder, "pieces/quarantine", f"{number:06d}.jsonl")
 
 
-def extract_part(
-    part: Part,
+def extract_chunk(
+    part: Chunk,
     config: BuildCorpusConfig,
     folder: str,
-    screen: Screen,
+    screen: ScreeningData,
     *,
     clock: Callable[[], float] = time.perf_counter,
-) -> PartFacts:
+) -> ChunkCounts:
     """Read a part, write its documents and what is in quarantine, and return its counts."""
     # Pages become many small objects without cycles, which the collector would visit again and again.
     gc.set_threshold(20_000, 10, 10)
     work = Extraction(part, config, screen, clock)
     began = time.process_time()
-    with storage.FileWriter(part_file(folder, part.number)) as file:
+    with storage.FileWriter(chunk_file(folder, part.number)) as file:
         with pq.ParquetWriter(file, work.schema, compression="zstd") as writer:
             for batch in work.batches():
                 with work.timed("write"):
@@ -125,7 +125,7 @@ def _quarantine_entry(row: BadRow) -> dict[str, Any]:
     return entry
 
 
-def work_schema(config: BuildCorpusConfig) -> pa.Schema:
+def chunk_schema(config: BuildCorpusConfig) -> pa.Schema:
     """The schema of a file of work."""
     near = config.duplicates.near
     bands = [(f"band_{band:02d}", pa.uint64()) for band in range(near.bands)] if near else []
@@ -136,13 +136,15 @@ def work_schema(config: BuildCorpusConfig) -> pa.Schema:
 class Extraction:
     """Documents of one part. `facts` and `quarantine` are complete when `batches` has ended."""
 
-    def __init__(self, part: Part, config: BuildCorpusConfig, screen: Screen, clock: Callable[[], float]) -> None:
-        self.schema = work_schema(config)
-        self.facts = PartFacts(part.number, part.source, part.stored_bytes)
+    def __init__(
+        self, part: Chunk, config: BuildCorpusConfig, screen: ScreeningData, clock: Callable[[], float]
+    ) -> None:
+        self.schema = chunk_schema(config)
+        self.facts = ChunkCounts(part.number, part.source, part.stored_bytes)
         self.quarantine: list[BadRow] = []
         self._part, self._config, self._screen, self._clock = part, config, screen, clock
         self._source: Source = config.sources[part.source]
-        self._kind = KINDS[self._source.kind]
+        self._kind = SOURCE_KINDS[self._source.kind]
         self._tokenizer = Tokenizer.from_str(screen.tokenizer_json) if screen.tokenizer_json else None
 
     @contextmanager
@@ -247,13 +249,13 @@ class Extraction:
     def _decontaminate(
         self, sentences: list[str], evaluation: EvaluationNgrams, config: DecontaminationConfig
     ) -> tuple[str | None, list[str]]:
-        found = matches(evaluation, sentences)
+        found = matching_sets(evaluation, sentences)
         if not found:
             return None, sentences
         self.facts.contaminated.update(name for bit, name in enumerate(evaluation.names) if found >> bit & 1)
         if config.drop == "document":
             return CONTAMINATED, []
-        masks = matching_sentences(evaluation, sentences)
+        masks = matching_sets_by_sentence(evaluation, sentences)
         kept = [sentence for sentence, mask in zip(sentences, masks, strict=True) if not mask]
         self.facts.sentences_dropped[CONTAMINATED] += len(sentences) - len(kept)
         return text_drop_reason(kept, self._config.filters), kept
@@ -293,6 +295,6 @@ class Extraction:
                 made = signatures(documents, near)
                 for band, keys in enumerate(band_keys(made, near).T):
                     table = table.append_column(f"band_{band:02d}", pa.array(keys))
-                packed = [row.tobytes() for row in pack(made)]
+                packed = [row.tobytes() for row in pack_signatures(made)]
                 table = table.append_column("signature", pa.array(packed, self.schema.field("signature").type))
         return table.cast(self.schema)

@@ -11,7 +11,7 @@ from functools import cache
 from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
 
 from distilray.config.corpus import FilterConfig
-from distilray.corpus.writing_systems import MARKS, SOUTH_EAST_ASIAN, count_words
+from distilray.corpus.writing_systems import COMBINING_MARKS, SOUTH_EAST_ASIAN, count_words
 from distilray.errors import InputError
 
 # Characters that are looked at, more of them while it is in doubt: the model reads only about 2 MB/s.
@@ -20,7 +20,7 @@ _SURE = 0.9
 _LABELS = {"nb": "no", "fil": "tl"}  # the model's codes for other names of its languages
 
 
-def language_of(text: str) -> tuple[str, float]:
+def detect_language(text: str) -> tuple[str, float]:
     """The most likely language by its ISO 639 code, and the probability of it among the languages of the model.
 
     Only the beginning of a text is read. One without letters is of no language: the probability is about 0.01.
@@ -34,7 +34,7 @@ def language_of(text: str) -> tuple[str, float]:
 
 def is_language(text: str, language: str, *, min_probability: float) -> bool:
     """Return whether a text is of a language, with at least this probability."""
-    most_likely, probability = language_of(text)
+    most_likely, probability = detect_language(text)
     return most_likely == _LABELS.get(language, language) and probability >= min_probability
 
 
@@ -62,7 +62,7 @@ _ENDS = (".", "!", "?", "…")
 _CLOSING = "\"')]}”’»›“‘«‹）」』】》〉〕］"  # noqa: RUF001 - the signs themselves
 # Ends of sentences in other scripts; Greek asks with a semicolon, and Thai and its neighbours need no sign.
 _OTHER_END = re.compile(rf"(?:[。！？｡．‼⁇⁈⁉।॥؟۔։።፧။។៕།༎᠃꓿]|[\u0370-\u03ff];|[{SOUTH_EAST_ASIAN}])\Z")  # noqa: RUF001
-_MARK = re.compile(f"[{MARKS}]")
+_MARK = re.compile(f"[{COMBINING_MARKS}]")
 
 # Signs that stand alone: ASCII and other punctuation, and Han characters.
 _SIGNS = r"!-/:-@\[-`{-~¡§«¶·»¿‐-‧‰-⁞、-〃〈-】！？㐀-䶿一-鿿豈-﫿"  # noqa: RUF001

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distilray.corpus.writing_systems import CHARACTERS_PER_WORD, MARKS, UNSPACED
+from distilray.corpus.writing_systems import CHARACTERS_PER_WORD, COMBINING_MARKS, UNSPACED
 from distilray.runtime.seeding import UInt64Array, hash_integers
 
 _SEED = 0x6E6772616D73
@@ -27,7 +27,9 @@ _ROUNDS = (
 
 _SPACE = 0x20
 _LETTERS = rf"[^\W_{UNSPACED}]"
-_VOWEL_SIGNS = "".join(mark for mark in MARKS if mark > "\u058f")  # of words; accents are part of their letter (NFKC)
+_VOWEL_SIGNS = "".join(
+    mark for mark in COMBINING_MARKS if mark > "\u058f"
+)  # of words; accents are part of their letter (NFKC)
 _WORD = re.compile(rf"[{UNSPACED}]|{_LETTERS}+(?:[{_VOWEL_SIGNS}]+{_LETTERS}*)*")
 _FOLDED_ASCII = bytes(ord(chr(code).lower()) if code < 128 and chr(code).isalnum() else _SPACE for code in range(256))
 
@@ -47,7 +49,7 @@ _THREE_BYTES = 0xE0  # begins a character of three bytes in UTF-8
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
+class HashedWords:
     """The words of a text.
 
     Attributes:
@@ -72,7 +74,7 @@ class Words:
         return behind[: np.count_nonzero(behind <= ends.size)]
 
 
-def normalised(sentences: Sequence[str]) -> bytes:
+def normalized_words(sentences: Sequence[str]) -> bytes:
     """The words of a text in UTF-8, with spaces between them: runs of letters and digits, folded.
 
     Case, compatibility forms (Unicode NFKC), punctuation and white space make no difference but where they divide.
@@ -83,18 +85,18 @@ def normalised(sentences: Sequence[str]) -> bytes:
     return b" ".join(map(_normalised, sentences))
 
 
-def words_of(text: bytes) -> Words:
+def hash_words(text: bytes) -> HashedWords:
     """The words of a normalised text; their hashes are the same in every process and on every machine."""
     if len(text) <= _BLOCK:
         return _hash_words(b" " + text)
     blocks = [_hash_words(b" " + block) for block in _blocks(text)]
     hashes = np.concatenate([block.hashes for block in blocks])
     if all(block.sizes is None for block in blocks):
-        return Words(hashes)
-    return Words(hashes, np.concatenate([_sizes(block) for block in blocks]))
+        return HashedWords(hashes)
+    return HashedWords(hashes, np.concatenate([_sizes(block) for block in blocks]))
 
 
-def ngram_hashes(words: Words, n: float) -> UInt64Array:
+def ngram_hashes(words: HashedWords, n: float) -> UInt64Array:
     """Hashes of the n-grams that begin with each word (n-grams,); empty when the text is shorter than n words.
 
     The words are the coefficients of a polynomial modulo 2**64, which is mixed at the end: two n-grams that differ
@@ -112,7 +114,7 @@ def ngram_hashes(words: Words, n: float) -> UInt64Array:
     return _mixed(sums)
 
 
-def _uneven_sums(words: Words, n: float) -> UInt64Array:
+def _uneven_sums(words: HashedWords, n: float) -> UInt64Array:
     """The same polynomials for n-grams of different numbers of words, as differences of sums from the beginning."""
     ends = words.ngram_ends(n)
     powers = np.full(words.hashes.size, _FACTOR)
@@ -123,7 +125,7 @@ def _uneven_sums(words: Words, n: float) -> UInt64Array:
     return (sums[ends] - sums[: ends.size]) * powers[ends - 1]
 
 
-def _sizes(words: Words) -> NDArray[np.int64]:
+def _sizes(words: HashedWords) -> NDArray[np.int64]:
     return np.full(words.hashes.size, _PARTS) if words.sizes is None else words.sizes
 
 
@@ -145,13 +147,13 @@ def _blocks(text: bytes) -> Iterator[bytes]:
         start = end + 1
 
 
-def _hash_words(text: bytes) -> Words:
+def _hash_words(text: bytes) -> HashedWords:
     """The words of a text that begins with a space."""
     signs = np.frombuffer(text, dtype=np.uint8)
     inside = signs != _SPACE
     starts = np.flatnonzero(inside[1:] > inside[:-1]) + 1
     if not starts.size:
-        return Words(np.empty(0, dtype=np.uint64))
+        return HashedWords(np.empty(0, dtype=np.uint64))
     first = starts[0]
     places = np.arange(first, signs.size) - np.repeat(starts, np.diff(starts, append=signs.size))
     values = np.take(_OF_BYTE, signs[first:])
@@ -159,11 +161,11 @@ def _hash_words(text: bytes) -> Words:
     hashes = _mixed(np.add.reduceat(values, starts - first))
     lead = signs[starts]
     if lead.max() < _THREE_BYTES:
-        return Words(hashes)
+        return HashedWords(hashes)
     padded = np.append(signs, np.zeros(2, np.uint8)).astype(np.int64)
     code = (lead.astype(np.int64) & 0xF) << 12 | (padded[starts + 1] & 0x3F) << 6 | (padded[starts + 2] & 0x3F)
     sizes = np.where(lead >> 4 == _THREE_BYTES >> 4, _SIZES[code], _PARTS)
-    return Words(hashes, sizes if (sizes != _PARTS).any() else None)
+    return HashedWords(hashes, sizes if (sizes != _PARTS).any() else None)
 
 
 def _mixed(values: UInt64Array) -> UInt64Array:

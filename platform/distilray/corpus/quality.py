@@ -7,7 +7,7 @@ Every document is counted, so a pattern is searched for only where its sign is f
 
 import re
 
-from distilray.corpus.writing_systems import MARKS
+from distilray.corpus.writing_systems import COMBINING_MARKS
 
 # Each of these is markup wherever it stands: no sentence has one.
 _MARKUP = ("[[", "]]", "{{", "}}", "|", "-->")
@@ -18,7 +18,7 @@ _MARKUP_PATTERNS = tuple(
         ("''", r"'{2,}"),
         ("<", r"</?[a-zA-Z]|<!--"),
         ("==", r"={2,}"),
-        ("__", rf"__(?:[A-Z]+|(?![ -~]*__)[\w{MARKS}]+)__"),  # a magic word of any language, but no __init__
+        ("__", rf"__(?:[A-Z]+|(?![ -~]*__)[\w{COMBINING_MARKS}]+)__"),  # a magic word of any language, but no __init__
         ("://", r"\b(?:https?|ftp)://"),
         ("&", r"&(?:[a-zA-Z][a-zA-Z0-9]{1,30}|#\d+|#[xX][0-9a-fA-F]+);"),
         ("formula_", r"\bformula_\d"),  # what other extractors write for a formula

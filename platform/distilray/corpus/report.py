@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.duplicate_search import REASONS
+from distilray.corpus.duplicate_search import DUPLICATE_REASONS
 from distilray.corpus.quality import per_thousand
 from distilray.corpus.wikitext.cleaning import count_templates
 
@@ -54,7 +54,7 @@ class SourceReport:
         lost = self.lost_bytes / self.stored_bytes if self.stored_bytes else 0.0
         return lost + (self.refused / documents if documents else 0.0)
 
-    def add_part(self, facts: Mapping[str, Any]) -> None:
+    def add_chunk(self, facts: Mapping[str, Any]) -> None:
         """Adds what the first phase has counted of a part."""
         for name in ("stored_bytes", "text_bytes", "read", "refused", "lost_bytes", "cpu_seconds"):
             setattr(self, name, getattr(self, name) + facts[name])
@@ -186,7 +186,7 @@ def _books(reports: Sequence[SourceReport]) -> dict[str, Any] | None:
     return {
         "files": sum(report.files for report in reports),
         "words": words,
-        "duplicates": sum(report.dropped[reason] for report in reports for reason in REASONS),
+        "duplicates": sum(report.dropped[reason] for report in reports for reason in DUPLICATE_REASONS),
         "unique_books": unique,
         "bookcorpus": BOOKCORPUS,
         "share_of_bookcorpus_books": round(unique / BOOKCORPUS["books"], 4),

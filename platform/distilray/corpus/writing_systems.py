@@ -13,7 +13,7 @@ SOUTH_EAST_ASIAN = (
 UNSPACED = HAN + KANA + SOUTH_EAST_ASIAN
 
 # Vowel signs and the like of all scripts, and the two signs that join letters or keep them apart: parts of words.
-MARKS = (
+COMBINING_MARKS = (
     "".join(chr(code) for code in range(0x300, 0xAC00) if unicodedata.category(chr(code))[0] == "M") + "\u200c\u200d"
 )
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from distilray.config.distillation import CacheTeacherConfig
-from distilray.distillation.cost import cache_bytes, time_and_cost, told_bytes, told_splits
+from distilray.distillation.cost import cache_bytes, format_bytes, format_split_sizes, time_and_cost
 from distilray.distillation.inputs import check_shards, refuse_dynamic_masks, teacher_hash
 from distilray.distillation.teacher_cache import (
     TARGETS_FOLDER,
@@ -25,10 +25,10 @@ from distilray.distillation.teacher_cache import (
 from distilray.errors import InputError
 from distilray.models.flops import model_size
 from distilray.models.masked_lm import count_parameters, load_masked_lm
-from distilray.models.processor import use_cpus
-from distilray.models.sources import localise
+from distilray.models.processor import configure_cpu
+from distilray.models.sources import localize
 from distilray.pretraining_data.shard_cache import ShardCache
-from distilray.pretraining_data.shards import ShardSet, splits_of_run
+from distilray.pretraining_data.shards import ShardSet, read_splits
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
@@ -62,7 +62,7 @@ def plan_cache(config: CacheTeacherConfig) -> dict[str, object]:
         InputError: an input is missing or not what it should be, masks that are dynamic, or a larger top_k than ids.
     """
     refuse_dynamic_masks(config.shards_dir)
-    folder = localise(config.teacher_dir)
+    folder = localize(config.teacher_dir)
     check_shards(config.shards_dir, config.teacher_dir, folder)
     teacher = load_masked_lm(folder)
     size = model_size(teacher)
@@ -77,7 +77,7 @@ def plan_cache(config: CacheTeacherConfig) -> dict[str, object]:
         "teacher": f"{count_parameters(teacher):,} parameters, {size.layers} layers, dimension {size.dim}",
         "shards": f"{config.shards_dir}: {rows:,} examples, {tokens:,} tokens",
         "targets": f"hidden states of every token, {config.top_k} tokens at {at}, temperature {config.temperature:g}",
-        "bytes written": f"about {told_splits(sizes)}",
+        "bytes written": f"about {format_split_sizes(sizes)}",
         "tasks": f"{sum(len(found.names) for found in splits.values()):,} of {each}",
         "time": time_and_cost(config.estimate, tokens, workers=1, measured_rate=_measured_rate),
     }
@@ -85,7 +85,7 @@ def plan_cache(config: CacheTeacherConfig) -> dict[str, object]:
 
 def cache_teacher(config: CacheTeacherConfig, folder: RunFolder) -> Outcome:
     """Writes the targets of every shard into the run folder."""
-    model_dir = localise(config.teacher_dir)
+    model_dir = localize(config.teacher_dir)
     dim = model_size(load_masked_lm(model_dir)).dim
     tokenizer_json = read_tokenizer(model_dir)
     pieces = _pieces(_open_splits(config))
@@ -109,7 +109,7 @@ def cache_teacher(config: CacheTeacherConfig, folder: RunFolder) -> Outcome:
 
 
 def _open_splits(config: CacheTeacherConfig) -> dict[str, ShardSet]:
-    there = splits_of_run(config.shards_dir)
+    there = read_splits(config.shards_dir)
     return {split: ShardSet(config.shards_dir, split) for split in _SPLITS if split in there}
 
 
@@ -141,8 +141,8 @@ def _write_task(item: Values, *, config: CacheTeacherConfig, pad_id: int) -> Val
     started, piece = time.monotonic(), Piece(**item)
     device = torch.device("cuda" if config.scaling.gpus_per_task else "cpu")
     if device.type == "cpu":
-        use_cpus(config.scaling.cpus_per_task)
-    teacher = FrozenTeacher(load_masked_lm(localise(config.teacher_dir)), config, device)
+        configure_cpu(config.scaling.cpus_per_task)
+    teacher = FrozenTeacher(load_masked_lm(localize(config.teacher_dir)), config, device)
     shards = ShardSet(config.shards_dir, piece.split, verify=True, cache=ShardCache(config.cache), only=[piece.name])
     name = targets_name(piece.name)
     entry = write_targets(shards, teacher, storage.join(config.run_dir, name), pad_id=pad_id)
@@ -163,7 +163,7 @@ def _summary(config: CacheTeacherConfig, counts: Mapping[str, Values]) -> str:
     train = counts["train"]
     size = sum(found["bytes"] for found in counts.values())
     return (
-        f"{sum(found['rows'] for found in counts.values()):,} examples, {told_bytes(size)}, "
+        f"{sum(found['rows'] for found in counts.values()):,} examples, {format_bytes(size)}, "
         f"{config.top_k} tokens hold {train['kept_probability']:.1%} of the probability at temperature "
         f"{config.temperature:g}"
     )

@@ -27,7 +27,7 @@ from distilray.models.precision import preferred_dtype
 from distilray.runtime import storage
 from distilray.runtime.job import Quantity
 from distilray.runtime.metrics import read_metrics
-from distilray.runtime.progress import duration
+from distilray.runtime.progress import format_duration
 from distilray.runtime.run_folder import CONFIG_FILE, METRICS_FILE, read_manifest
 
 _HIDDEN_BYTES = 2  # of a dimension
@@ -49,31 +49,31 @@ def cache_bytes(shards_dir: str, *, dim: int, top_k: int, positions: Positions) 
     }
 
 
-def cache_plan(config: DistillConfig, dim: int) -> str:
+def describe_cache(config: DistillConfig, dim: int) -> str:
     """What a distillation says of the cache that it uses, or could use."""
     if config.teacher_cache_dir is not None:
         content = cache_content(config.teacher_cache_dir)
         size = sum(entry["bytes"] for entry in content["outputs"].values())
         made, kept = content["config"], content["counts"]["train"]["kept_probability"]
         return (
-            f"used instead of the teacher: {config.teacher_cache_dir}, {told_bytes(size)}, top_k {made['top_k']} "
+            f"used instead of the teacher: {config.teacher_cache_dir}, {format_bytes(size)}, top_k {made['top_k']} "
             f"({kept:.1%} of the probability) at {made['positions']} tokens"
         )
     if read_manifest(config.shards_dir)["content"]["config"]["masking"]["dynamic"]:
         return "none possible: masks are drawn in every epoch"
     positions = config.losses.compared_positions
     size = sum(cache_bytes(config.shards_dir, dim=dim, top_k=TOP_K, positions=positions).values())
-    return f"would take about {told_bytes(size)} with top_k {TOP_K} at {positions} tokens"
+    return f"would take about {format_bytes(size)} with top_k {TOP_K} at {positions} tokens"
 
 
-def told_bytes(size: float) -> str:
+def format_bytes(size: float) -> str:
     """Bytes for people."""
     return f"{size / _GB:,.1f} GB" if size >= _GB / 10 else f"{size / _MB:,.1f} MB"
 
 
-def told_splits(sizes: Mapping[str, int]) -> str:
+def format_split_sizes(sizes: Mapping[str, int]) -> str:
     """The bytes of each split for people."""
-    return ", ".join(f"{size:,} for {split} ({told_bytes(size)})" for split, size in sizes.items())
+    return ", ".join(f"{size:,} for {split} ({format_bytes(size)})" for split, size in sizes.items())
 
 
 _STATE_BYTES = 16  # of a trained parameter: itself, its gradient and two moments, in fp32
@@ -138,14 +138,14 @@ def time_and_cost(estimate: EstimateConfig, tokens: int, *, workers: int, measur
     if rate is None:
         return "unknown: set estimate.tokens_per_s or estimate.measured_run_dir"
     hours = tokens / (rate * workers) / 3600
-    told = [f"about {duration(hours * 3600)} at {rate:,.0f} tokens/s of a worker ({origin})"]
+    told = [f"about {format_duration(hours * 3600)} at {rate:,.0f} tokens/s of a worker ({origin})"]
     told.append(f"{hours * workers:,.1f} worker hours")
     if estimate.price_per_hour is not None:
         told.append(f"{hours * workers * estimate.price_per_hour:,.2f} in money")
     return Quantity(", ".join(told), hours * 3600, "s")
 
 
-def rate_of_run(run_dir: str) -> float:
+def measured_tokens_per_s(run_dir: str) -> float:
     """Tokens per second of one worker in an earlier run, median of its rows.
 
     Raises:

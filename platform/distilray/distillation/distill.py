@@ -14,11 +14,11 @@ from distilray.config.distillation import (
 )
 from distilray.distillation.cost import total_steps
 from distilray.distillation.inputs import (
+    build_student,
+    check_cache_files,
     create_student_and_teacher,
     create_teacher,
-    open_cache,
     open_shards,
-    student_of,
 )
 from distilray.distillation.losses import LOSSES
 from distilray.distillation.objective import MASKED_LM_ONLY
@@ -30,16 +30,16 @@ from distilray.models.sources import (
     MODEL_FILES,
     MODEL_FOLDER,
     TOKENIZER_CONFIG_FILE,
-    localise,
+    localize,
 )
-from distilray.models.student import show_sources
+from distilray.models.student import summarize_sources
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
 from distilray.runtime.environment import inside_cluster
 from distilray.runtime.job import Outcome
 from distilray.runtime.metrics import MetricsFollower, Row, read_metrics
 from distilray.runtime.progress import NoticeFollower, Progress
-from distilray.runtime.resources import ensure
+from distilray.runtime.resources import ensure_capacity
 from distilray.runtime.run_folder import METRICS_FILE, RunFolder
 from distilray.runtime.session import ray_session
 from distilray.training.checkpoint import CheckpointStore, newest_step
@@ -57,14 +57,14 @@ class DivergedError(DataQualityError):
 
 def train_teacher(config: TrainTeacherConfig, folder: RunFolder) -> Outcome:
     """Trains the teacher's masked LM head and body on the shards; writes a model folder."""
-    return _fit(config, folder, MASKED_LM_ONLY, create_teacher, localise(config.encoder_dir), {})
+    return _fit(config, folder, MASKED_LM_ONLY, create_teacher, localize(config.encoder_dir), {})
 
 
 def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
     """Distils the teacher, or the cache of it, into a student; writes a model folder."""
-    open_cache(config, verify=True)
-    teacher = load_masked_lm(localise(config.teacher_dir))
-    student, source = student_of(teacher, config)
+    check_cache_files(config, verify=True)
+    teacher = load_masked_lm(localize(config.teacher_dir))
+    student, source = build_student(teacher, config)
     storage.write_bytes(folder.path(INITIALIZATION_FILE), json.dumps(source, indent=1).encode())
     counts = {
         "teacher_parameters": count_parameters(teacher),
@@ -73,13 +73,13 @@ def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
         "layers": student.config.num_hidden_layers,
     }
     del teacher, student
-    told = show_sources(source)
+    told = summarize_sources(source)
     return _fit(
         config,
         folder,
         config.losses,
         create_student_and_teacher,
-        localise(config.teacher_dir),
+        localize(config.teacher_dir),
         counts,
         told,
         config.teacher_cache_dir,
@@ -109,7 +109,7 @@ def _fit(
         on_cluster=inside_cluster(),
     )
     with ray_session(config.ray):
-        ensure(workers_needed(config.scaling), job=folder.job, run_dir=folder.uri)
+        ensure_capacity(workers_needed(config.scaling), job=folder.job, run_dir=folder.uri)
         for line in told:
             _say(folder.job, line)
         progress = Progress(folder.job, total=settings.total_steps, unit="steps")

@@ -4,25 +4,25 @@ from typing import Any
 
 from distilray.config.distillation import DistillConfig, TrainingConfig, TrainTeacherConfig
 from distilray.distillation.cost import (
-    cache_plan,
     checkpoint_gb,
-    rate_of_run,
+    describe_cache,
+    measured_tokens_per_s,
     time_and_cost,
     total_steps,
     worker_memory_gb,
 )
 from distilray.distillation.inputs import (
-    check_cache,
+    build_student,
+    check_cache_files,
+    check_cache_matches,
     check_layer_map,
     check_shards,
     create_teacher,
-    open_cache,
     open_shards,
-    student_of,
 )
 from distilray.models.flops import model_size
 from distilray.models.masked_lm import count_parameters, load_masked_lm
-from distilray.models.sources import localise
+from distilray.models.sources import localize
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime.job import Quantity
 from distilray.runtime.tracking import check_trackers
@@ -30,27 +30,27 @@ from distilray.runtime.tracking import check_trackers
 
 def plan_teacher(config: TrainTeacherConfig) -> dict[str, object]:
     """Validates the inputs of `train_teacher` and says what it would do."""
-    check_shards(config.shards_dir, config.encoder_dir, localise(config.encoder_dir))
+    check_shards(config.shards_dir, config.encoder_dir, localize(config.encoder_dir))
     model, _ = create_teacher(config)
-    return {"parameters": f"{count_parameters(model):,}", **_plan(config, localise(config.encoder_dir), model, None)}
+    return {"parameters": f"{count_parameters(model):,}", **_plan(config, localize(config.encoder_dir), model, None)}
 
 
 def plan_distillation(config: DistillConfig) -> dict[str, object]:
     """Validates the inputs of `distill` and says what it would do."""
-    folder = localise(config.teacher_dir)
+    folder = localize(config.teacher_dir)
     check_shards(config.shards_dir, config.teacher_dir, folder)
     teacher = load_masked_lm(folder)
-    student, _ = student_of(teacher, config)
+    student, _ = build_student(teacher, config)
     check_layer_map(config, student, teacher)
-    check_cache(config)
-    open_cache(config)
+    check_cache_matches(config)
+    check_cache_files(config)
     share = count_parameters(student) / count_parameters(teacher)
     return {
         "teacher": f"{count_parameters(teacher):,} parameters, {teacher.config.num_hidden_layers} layers",
         "student": f"{count_parameters(student):,} parameters ({share:.0%}), {student.config.num_hidden_layers} layers",
         "losses": ", ".join(f"{alpha:g} {name}" for name, alpha in config.losses.alphas.items() if alpha)
         + f", temperature {config.losses.temperature:g}, {config.losses.reduction} reduction",
-        "teacher cache": cache_plan(config, model_size(teacher).dim),
+        "teacher cache": describe_cache(config, model_size(teacher).dim),
         **_plan(config, folder, student, teacher if config.teacher_cache_dir is None else None),
     }
 
@@ -74,8 +74,8 @@ def _plan(config: TrainingConfig, tokenizer_dir: str, model: Any, teacher: Any |
         "workers": f"{workers} x {'1 GPU' if config.scaling.use_gpu else 'CPU'}"
         + (f", down to {config.scaling.min_workers}" if config.scaling.min_workers else ""),
         "memory": f"about {memory_gb:.1f} GB for each worker",
-        "time": time_and_cost(config.estimate, tokens, workers=workers, measured_rate=rate_of_run),
-        "checkpoints": f"every {intervals.checkpoint_every_steps:,} steps, {intervals.keep_checkpoints} kept and the best",
+        "time": time_and_cost(config.estimate, tokens, workers=workers, measured_rate=measured_tokens_per_s),
+        "checkpoints": f"every {intervals.checkpoint_every_steps:,} steps, the last {intervals.keep_checkpoints} and the best",
         "bytes written": Quantity(
             f"about {written_gb:,.1f} GB in all, {kept_gb:,.1f} GB of them stay", kept_gb * 1e9, "bytes"
         ),

@@ -71,8 +71,8 @@ class Feed:
         lengths = self.shards.lengths(planned.rows)
         masked = self.shards.mask_counts(planned.rows, planned.epochs)
         parts = micro_batches(lengths, num_workers=self.num_workers, micro_batch_size=self.micro_batch_size)
-        slots = sum(len(places) * padded_width(int(lengths[places].max())) for places in parts)
-        size = StepSize(int(lengths.sum()), int(masked.sum()), int(np.square(lengths).sum()), slots)
+        padded_tokens = sum(len(places) * padded_width(int(lengths[places].max())) for places in parts)
+        size = StepSize(int(lengths.sum()), int(masked.sum()), int(np.square(lengths).sum()), padded_tokens)
         own = parts[self.rank :: self.num_workers]
         for number, places in enumerate(own):
             taken = planned.take(places)

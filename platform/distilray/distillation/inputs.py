@@ -10,11 +10,11 @@ from typing import Any
 from distilray.config.distillation import DistillConfig, TrainingConfig, TrainTeacherConfig
 from distilray.distillation.teacher_cache import TeacherCache, cache_content
 from distilray.errors import InputError
-from distilray.models.heads import start_head_bias
+from distilray.models.heads import initialize_head_bias
 from distilray.models.masked_lm import load_masked_lm, read_model_config
-from distilray.models.sources import CONFIG_FILE, WEIGHTS_FILE, localise
+from distilray.models.sources import CONFIG_FILE, WEIGHTS_FILE, localize
 from distilray.models.student import create_student
-from distilray.pretraining_data.shards import ShardSet, check_vocabulary, splits_of_run
+from distilray.pretraining_data.shards import ShardSet, check_vocabulary, read_splits
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
 from distilray.runtime import storage
 from distilray.runtime.run_folder import read_manifest
@@ -39,7 +39,7 @@ def refuse_dynamic_masks(shards_dir: str) -> None:
         )
 
 
-def check_cache(config: DistillConfig) -> None:
+def check_cache_matches(config: DistillConfig) -> None:
     """Refuses a cache of other shards or another teacher, and one that lacks what the losses ask for.
 
     Raises:
@@ -53,7 +53,7 @@ def check_cache(config: DistillConfig) -> None:
     made = content["config"]
     if content["inputs"]["shards"] != {"content_hash": read_manifest(config.shards_dir)["content_hash"]}:
         raise InputError(f"{folder}: made from other shards than {config.shards_dir}; run jobs.cache_teacher on these")
-    if content["counts"]["teacher_hash"] != teacher_hash(localise(config.teacher_dir)):
+    if content["counts"]["teacher_hash"] != teacher_hash(localize(config.teacher_dir)):
         raise InputError(f"{folder}: made by another teacher than {config.teacher_dir}; run jobs.cache_teacher with it")
     if losses.alpha_ce and made["temperature"] != losses.temperature:
         raise InputError(
@@ -69,18 +69,18 @@ def check_cache(config: DistillConfig) -> None:
 
 def create_teacher(config: TrainTeacherConfig) -> tuple[Any, None]:
     """The model that `train_teacher` trains: the warm start with its vocabulary head, fresh if it has none."""
-    model = load_masked_lm(localise(config.encoder_dir), fresh_head=True)
-    start_head_bias(model, ShardSet(config.shards_dir, "train").token_counts())
+    model = load_masked_lm(localize(config.encoder_dir), fresh_head=True)
+    initialize_head_bias(model, ShardSet(config.shards_dir, "train").token_counts())
     return model, None
 
 
 def create_student_and_teacher(config: DistillConfig) -> tuple[Any, Any | None]:
     """The student that `distill` trains, and its frozen teacher; a teacher that is cached only gives its weights."""
-    teacher = load_masked_lm(localise(config.teacher_dir))
-    return student_of(teacher, config)[0], teacher if config.teacher_cache_dir is None else None
+    teacher = load_masked_lm(localize(config.teacher_dir))
+    return build_student(teacher, config)[0], teacher if config.teacher_cache_dir is None else None
 
 
-def student_of(teacher: Any, config: DistillConfig) -> tuple[Any, Mapping[str, str]]:
+def build_student(teacher: Any, config: DistillConfig) -> tuple[Any, Mapping[str, str]]:
     """The student as it begins, and where each of its tensors comes from."""
     given = config.student
     seed = config.seed if given.initialization == "random" else None
@@ -106,7 +106,7 @@ def open_shards(config: TrainingConfig, tokenizer_json: str, *, verify: bool = F
     Args:
         verify: whether to check the content of the shards of every split.
     """
-    for split in splits_of_run(config.shards_dir) if verify else ():
+    for split in read_splits(config.shards_dir) if verify else ():
         ShardSet(config.shards_dir, split, verify=True)
     return ShardSet(config.shards_dir, "train", tokenizer_hash=tokenizer_hash(tokenizer_json))
 
@@ -125,7 +125,7 @@ def check_shards(shards_dir: str, source: str, model_dir: str) -> None:
     check_vocabulary(shards_dir, read_tokenizer(model_dir), model=source, embeddings=embeddings)
 
 
-def open_cache(config: DistillConfig, *, verify: bool = False) -> None:
+def check_cache_files(config: DistillConfig, *, verify: bool = False) -> None:
     """Finds the files of the teacher's cache, if the run reads one, for every split.
 
     Raises:
@@ -133,6 +133,6 @@ def open_cache(config: DistillConfig, *, verify: bool = False) -> None:
     """
     if config.teacher_cache_dir is None:
         return
-    for split in sorted(splits_of_run(config.shards_dir)):
+    for split in sorted(read_splits(config.shards_dir)):
         shards = ShardSet(config.shards_dir, split)
         TeacherCache(config.teacher_cache_dir, shards, config.losses.compared_positions, verify=verify)

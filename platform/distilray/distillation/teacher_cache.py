@@ -17,7 +17,7 @@ from torch import Tensor
 
 from distilray.config.distillation import CacheTeacherConfig, Positions
 from distilray.distillation.objective import TensorBatch
-from distilray.distillation.teachers import CachedTargets, RunTeacher
+from distilray.distillation.teachers import CachedTargets, LiveTeacher
 from distilray.errors import InputError
 from distilray.models.masked_lm import encode
 from distilray.models.precision import autocast, compute_dtype
@@ -26,7 +26,7 @@ from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
 from distilray.runtime import storage
-from distilray.runtime.outputs import Outputs
+from distilray.runtime.outputs import RunOutputs
 from distilray.runtime.run_folder import read_manifest
 from distilray.schemas import TEACHER_TARGETS, check_schema
 
@@ -58,7 +58,7 @@ class FrozenTeacher:
         batch = batch.to(self._device)
         with autocast(self._device, self._dtype):
             states = encode(self._model, batch.input_ids, batch.attention_mask, batch.token_type_ids)
-            teacher = RunTeacher(self._model, states, batch.attention_mask, batch.mask_index)
+            teacher = LiveTeacher(self._model, states, batch.attention_mask, batch.mask_index)
             hidden = teacher.hidden_at_tokens().to("cpu", torch.float16)
             if not hidden.isfinite().all():
                 raise InputError(
@@ -68,7 +68,7 @@ class FrozenTeacher:
             ids, logs = self._best(teacher, batch)
         return CachedTargets(hidden, ids, logs)
 
-    def _best(self, teacher: RunTeacher, batch: TensorBatch) -> tuple[Tensor, Tensor]:
+    def _best(self, teacher: LiveTeacher, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         rows = batch.mask_index
         if self.config.positions == "all":
             rows = batch.attention_mask.flatten().nonzero().squeeze(1)
@@ -215,7 +215,7 @@ class TeacherCache:
         self._dim: int = content["counts"]["dim"]
         self._top_k: int = content["config"]["top_k"]
         self._cache = cache or ShardCache()
-        self._outputs = Outputs.of(folder, content)
+        self._outputs = RunOutputs.of(folder, content)
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(self._opened)
         names = [targets_name(shard) for shard in shards.names]
         self._outputs.check_sizes(names)
@@ -224,9 +224,9 @@ class TeacherCache:
 
     def of(self, rows: NDArray[np.int64]) -> CachedTargets:
         """The targets of some rows of the shards, on the host."""
-        shards, inside = self._shards.places(rows)
-        places = zip(shards.tolist(), inside.tolist(), strict=True)
-        hidden, ids, logs = zip(*(self._open(shard).row(row) for shard, row in places), strict=True)
+        shards, inside = self._shards.shard_positions(rows)
+        shard_positions = zip(shards.tolist(), inside.tolist(), strict=True)
+        hidden, ids, logs = zip(*(self._open(shard).row(row) for shard, row in shard_positions), strict=True)
         chosen: Sequence[Any] = [slice(None)] * len(rows)
         if self._positions == "masked" and self._stored == "all":
             chosen = [shard.mask_positions.row(row) for shard, row in self._shards.locate(rows)]

@@ -18,15 +18,15 @@ from rich.table import Table
 
 from distilray.config.evaluation import MeasuredModelConfig, MeasureEfficiencyConfig
 from distilray.evaluation.fill_mask_metrics import percentile
-from distilray.finetuning.features import cutting_tokenizer
+from distilray.finetuning.features import truncating_tokenizer
 from distilray.finetuning.files import load_task
 from distilray.formats.lines import first_lines
-from distilray.inference.backends import MaskedLogits, local_masked_lm, open_masked_lm
+from distilray.inference.backends import MaskedLMBackend, local_masked_lm, open_masked_lm
 from distilray.inference.encoding import length_sorted_batches
 from distilray.models.architectures import architecture_of
 from distilray.models.masked_lm import count_layer_parameters, count_parameters
 from distilray.models.onnx_format import ONNX_FILE
-from distilray.models.processor import cpu_features, cpu_name, told_features
+from distilray.models.processor import cpu_features, cpu_name, format_cpu_features
 from distilray.models.sources import WEIGHTS_FILE, is_onnx
 from distilray.pretraining_data.batches import Batch
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
@@ -62,12 +62,12 @@ class TimedModel:
         batches: the same inputs, those of like length together.
     """
 
-    model: MaskedLogits
+    model: MaskedLMBackend
     singles: Sequence[Batch]
     batches: Sequence[Batch]
 
 
-def batches_of(singles: Sequence[Batch], *, batch_size: int, pad_id: int) -> list[Batch]:
+def padded_batches(singles: Sequence[Batch], *, batch_size: int, pad_id: int) -> list[Batch]:
     """Single inputs as padded batches of like length."""
     lengths = [single.input_ids.shape[1] for single in singles]
     grouped = length_sorted_batches(lengths, max_rows=batch_size, max_tokens=batch_size * max(lengths, default=1))
@@ -94,7 +94,7 @@ def time_models(
     models: Mapping[str, TimedModel],
     *,
     rounds: int,
-    moved: Callable[[str], None],
+    on_progress: Callable[[str], None],
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timings]:
     """Times all models over all inputs, `rounds` times; each round begins with another model.
@@ -109,7 +109,7 @@ def time_models(
         first = number % len(names)
         for name in [*names[first:], *names[:first]]:
             _time_round(models[name], found[name], clock)
-            moved(name)
+            on_progress(name)
     return found
 
 
@@ -129,11 +129,11 @@ def _time_round(timed: TimedModel, timings: Timings, clock: Callable[[], float])
     timings.batch_seconds.append(clock() - started)
 
 
-def _answer(model: MaskedLogits, batch: Batch) -> None:
+def _answer(model: MaskedLMBackend, batch: Batch) -> None:
     model.logits_at(batch.input_ids, batch.attention_mask, batch.mask_index, batch.token_type_ids)
 
 
-def summary_of(timings: Timings, first: Timings, *, inputs: int) -> dict[str, float | list[float]]:
+def summarize_timings(timings: Timings, first: Timings, *, inputs: int) -> dict[str, float | list[float]]:
     """What the table says of a model: latency, throughput, and how many times faster than the first it is.
 
     `latency_speedup_range` and `throughput_speedup_range` are the lowest and highest of the rounds: how far noise goes.
@@ -183,7 +183,7 @@ def plan_efficiency(config: MeasureEfficiencyConfig) -> dict[str, object]:
             "texts",
         ),
         "threads": _threads(config),
-        "CPU": f"{cpu_name()}: {told_features(cpu_features())}",
+        "CPU": f"{cpu_name()}: {format_cpu_features(cpu_features())}",
     }
 
 
@@ -194,10 +194,10 @@ def measure_efficiency(config: MeasureEfficiencyConfig, folder: RunFolder) -> Ou
     models = {model.name: _timed(model, texts, config) for model in config.models}
     load = round(os.getloadavg()[0], 1)
     with Progress("measure_efficiency", total=config.rounds * len(models), unit="passes") as progress:
-        timings = time_models(models, rounds=config.rounds, moved=lambda name: progress.advance(1, name))
+        timings = time_models(models, rounds=config.rounds, on_progress=lambda name: progress.advance(1, name))
     first = timings[config.models[0].name]
     sizes = {model.name: _size(model, models[model.name]) for model in config.models}
-    measured = {name: summary_of(found, first, inputs=len(texts)) for name, found in timings.items()}
+    measured = {name: summarize_timings(found, first, inputs=len(texts)) for name, found in timings.items()}
     about = {"texts": len(texts), "pairs": texts.second is not None}
     machine = {"cpu": cpu_name(), "features": cpu_features(), "threads": _threads(config), "load_before": load}
     table = {**about, **machine, "models": {name: {**sizes[name], **measured[name]} for name in models}}
@@ -260,7 +260,7 @@ def _timed(model: MeasuredModelConfig, texts: Texts, config: MeasureEfficiencyCo
     longest = min(config.max_length, loaded.config.max_position_embeddings)
     singles = single_inputs(texts, tokenizer_json, max_length=longest)
     pad_id = vocabulary_of(tokenizer_json).pad
-    return TimedModel(loaded, singles, batches_of(singles, batch_size=config.batch_size, pad_id=pad_id))
+    return TimedModel(loaded, singles, padded_batches(singles, batch_size=config.batch_size, pad_id=pad_id))
 
 
 def single_inputs(texts: Texts, tokenizer_json: str, *, max_length: int) -> list[Batch]:
@@ -269,7 +269,7 @@ def single_inputs(texts: Texts, tokenizer_json: str, *, max_length: int) -> list
     Raises:
         InputError: the tokenizer is none of BERT.
     """
-    tokenizer, vocabulary = cutting_tokenizer(tokenizer_json, max_length), vocabulary_of(tokenizer_json)
+    tokenizer, vocabulary = truncating_tokenizer(tokenizer_json, max_length), vocabulary_of(tokenizer_json)
     pairs = texts.first if texts.second is None else list(zip(texts.first, texts.second, strict=True))
     found = []
     for encoding in tokenizer.encode_batch(list(pairs)):

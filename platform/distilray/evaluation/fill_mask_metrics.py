@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distilray.statistics import Ratio, Scores
+from distilray.statistics import Ratio, ScoreDefinitions
 
 HITS = (1, 5, 10)
 # Pseudo-perplexity is the exponential of the mean loss (Salazar et al. 2020, here over the masked tokens only).
-FILL_MASK_SCORES = Scores(
+FILL_MASK_SCORES = ScoreDefinitions(
     ratios={
         **{f"hit@{k}": Ratio(f"hit@{k}", "answers", is_share=True) for k in HITS},
         "mrr": Ratio("reciprocal", "answers"),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distilray.config.evaluation import BuildFollowsConfig
+from distilray.config.evaluation import BuildNextSentenceTaskConfig
 from distilray.errors import InputError
 from distilray.finetuning.tasks import TASKS
 from distilray.pretraining_data.corpus_reader import Corpus, read_sentences
@@ -38,8 +38,8 @@ class _Neighbours(NamedTuple):
     second: str
 
 
-def plan_follows(config: BuildFollowsConfig) -> dict[str, object]:
-    """Validates the inputs of `build_follows` and says what it would do."""
+def plan_next_sentence_task(config: BuildNextSentenceTaskConfig) -> dict[str, object]:
+    """Validates the inputs of `build_next_sentence_task` and says what it would do."""
     corpus = Corpus.open(config.corpus_dir)
     return {
         "corpus": f"{config.corpus_dir}: {corpus.documents:,} documents",
@@ -48,7 +48,7 @@ def plan_follows(config: BuildFollowsConfig) -> dict[str, object]:
     }
 
 
-def build_follows(config: BuildFollowsConfig, folder: RunFolder) -> Outcome:
+def build_next_sentence_task(config: BuildNextSentenceTaskConfig, folder: RunFolder) -> Outcome:
     """Writes `glue/Follows/{train,dev,test}.tsv`.
 
     Raises:
@@ -56,13 +56,15 @@ def build_follows(config: BuildFollowsConfig, folder: RunFolder) -> Outcome:
     """
     sizes = {split: getattr(config, split) for split in SPLITS}
     words = (config.min_words, config.max_words)
-    files, counts = write_follows(config.corpus_dir, folder.path(GLUE_FOLDER), seed=config.seed, **sizes, words=words)
+    files, counts = write_next_sentence_task(
+        config.corpus_dir, folder.path(GLUE_FOLDER), seed=config.seed, **sizes, words=words
+    )
     told = ", ".join(f"{rows:,} {split}" for split, rows in sizes.items())
     outputs = {storage.join(GLUE_FOLDER, name): entry for name, entry in files.items()}
     return Outcome(f"{told} pairs of {sum(counts['usable'].values()):,} usable ones", counts, outputs)
 
 
-def write_follows(
+def write_next_sentence_task(
     corpus_dir: str, glue_dir: str, *, seed: int, train: int, dev: int, test: int, words: tuple[int, int] = (5, 40)
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Writes the task `follows` below `glue_dir`; equal corpora and arguments give equal files.

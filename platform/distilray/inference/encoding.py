@@ -31,7 +31,7 @@ def length_sorted_batches(lengths: Sequence[int], *, max_rows: int, max_tokens: 
     return batches
 
 
-def padded(
+def pad_batch(
     rows: Sequence[Sequence[int] | NDArray[np.int64]], pad_id: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """`input_ids` and `attention_mask`, (texts, length of the longest) each, of texts of different lengths."""
@@ -43,7 +43,7 @@ def padded(
     return input_ids, attention_mask
 
 
-Kind = Literal["no_mask", "too_long", "too_many_masks", "encoding", "targets"]
+TextProblem = Literal["no_mask", "too_long", "too_many_masks", "encoding", "targets"]
 
 
 class InputTextError(InputError):
@@ -54,12 +54,12 @@ class InputTextError(InputError):
         index: of the text, or of the target, in its list.
     """
 
-    def __init__(self, kind: Kind, index: int, problem: str, *, target: bool = False) -> None:
+    def __init__(self, kind: TextProblem, index: int, problem: str, *, target: bool = False) -> None:
         super().__init__(f"targets[{index}]: {problem}" if target else f"text {index}: {problem}")
         self.kind, self.index = kind, index
         self._problem, self._target = problem, target
 
-    def moved(self, first: int) -> "InputTextError":
+    def offset_by(self, first: int) -> "InputTextError":
         """The same error in a longer list of texts, of which this one's begins at index `first`."""
         return self if self._target else InputTextError(self.kind, first + self.index, self._problem)
 

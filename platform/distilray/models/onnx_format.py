@@ -18,7 +18,7 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _INSTALL = f"pip install {' '.join(ONNX_PACKAGES)}"
 
 
-def onnx_package(name: str) -> Any:
+def import_onnx_package(name: str) -> Any:
     """A module of the packages that ONNX needs.
 
     Raises:
@@ -30,21 +30,21 @@ def onnx_package(name: str) -> Any:
         raise InputError(f"package '{name.partition('.')[0]}' is not installed; run: {_INSTALL}") from None
 
 
-class CheckedFile(NamedTuple):
+class OnnxFile(NamedTuple):
     """An ONNX file that may be run: its bytes, and whether weights of it are kept in 8 bits."""
 
     data: bytes
     is_int8: bool
 
 
-def read_checked(file: Path) -> CheckedFile:
+def read_onnx_file(file: Path) -> OnnxFile:
     """An ONNX file, after a look at what it would have the runtime do.
 
     Raises:
         InputError: not ONNX, weights in other files, operators of a library, or other inputs than `INPUTS` or
             `STANDARD_INPUTS`, with token types or without.
     """
-    onnx = onnx_package("onnx")
+    onnx = import_onnx_package("onnx")
     data = file.read_bytes()
     try:
         model = onnx.load_model_from_string(data)
@@ -59,7 +59,7 @@ def read_checked(file: Path) -> CheckedFile:
         raise InputError(f"{file}: operators of '{foreign[0]}', which need code of their own; export the model anew")
     _check_face(file, model)
     weights = [tensor for tensor in model.graph.initializer if tensor.dims]
-    return CheckedFile(data, any(tensor.data_type in (tensor.INT8, tensor.UINT8) for tensor in weights))
+    return OnnxFile(data, any(tensor.data_type in (tensor.INT8, tensor.UINT8) for tensor in weights))
 
 
 def _check_face(file: Path, model: Any) -> None:

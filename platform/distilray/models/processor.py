@@ -15,7 +15,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _NEVER = 2**31 - 1
 
 
-def use_cpus(threads: int) -> None:
+def configure_cpu(threads: int) -> None:
     """Sets the threads of torch, and lets this process keep the memory that it frees.
 
     A step asks for the same large tensors as the one before. Left alone, glibc gives them back to the kernel each time
@@ -56,7 +56,7 @@ def cpu_name(cpuinfo: str | None = None) -> str:
     return _lines(cpuinfo, ("model name", "Hardware")) or "unknown"
 
 
-def told_features(features: list[str]) -> str:
+def format_cpu_features(features: list[str]) -> str:
     """The features for people."""
     return ", ".join(features) or "no feature that int8 or bf16 gains from"
 

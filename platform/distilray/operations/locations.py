@@ -33,7 +33,7 @@ class WorkerNeed:
     workers: int
     cpus: float
     gpus: float
-    least: int
+    min_workers: int
     key: str
 
     def __str__(self) -> str:
@@ -41,14 +41,14 @@ class WorkerNeed:
         return f"{self.workers} x {self.cpus:g} CPU{gpus}"
 
 
-def need_of(config: JobConfig) -> WorkerNeed | None:
+def worker_need(config: JobConfig) -> WorkerNeed | None:
     """Return the workers of a recipe; None for a job that runs in one process, or uses what is available."""
     scaling: Any = getattr(config, "scaling", None)
     trial: Any = getattr(config, "trial", None)
     if hasattr(scaling, "num_workers"):
         gpus = 1.0 if scaling.use_gpu else 0.0
-        least = getattr(scaling, "min_workers", None) or scaling.num_workers
-        return WorkerNeed(scaling.num_workers, scaling.cpus_per_worker, gpus, least, "scaling.num_workers")
+        min_workers = getattr(scaling, "min_workers", None) or scaling.num_workers
+        return WorkerNeed(scaling.num_workers, scaling.cpus_per_worker, gpus, min_workers, "scaling.num_workers")
     if hasattr(scaling, "gpus_per_task"):
         cpus = 1 if scaling.gpus_per_task else scaling.cpus_per_task
         return WorkerNeed(1, cpus, scaling.gpus_per_task, 1, "scaling.gpus_per_task")
@@ -68,7 +68,7 @@ def shared_locations(config: Config) -> dict[str, str]:
     return {each.key: each.value for each in locations(config) if each.location.is_shared}
 
 
-def check_locations(config: JobConfig, prefix: str = "") -> None:
+def check_shared_locations(config: JobConfig, prefix: str = "") -> None:
     """Refuse locations that are not the same on every machine of a cluster.
 
     A relative folder would be in the unpacked upload, on one machine, and be deleted with it; `~` would be the home
@@ -82,7 +82,7 @@ def check_locations(config: JobConfig, prefix: str = "") -> None:
     """
     shared = {f"{prefix}{key}": value for key, value in shared_locations(config).items()}
     for key, value in shared.items():
-        if has_login(value):
+        if has_credentials(value):
             raise InputError(f"{key}: a login in a URI, which job listings would show; use --secrets PATH or a role")
         scheme, separator, _ = value.partition("://")
         if separator and scheme not in SCHEMES:
@@ -101,18 +101,18 @@ def check_locations(config: JobConfig, prefix: str = "") -> None:
     )
 
 
-def unshared_mounts(config: JobConfig, mounts: str) -> dict[str, str]:
+def unshared_file_systems(config: JobConfig, mounts: str) -> dict[str, str]:
     """The kinds of file systems that other machines do not mount, by the keys whose paths are on them.
 
     Args:
         mounts: content of /proc/mounts of a machine of the cluster.
     """
     absolute = {key: value for key, value in shared_locations(config).items() if value.startswith(("/", "file://"))}
-    kinds = {key: mounted_as(path_of(value), mounts) for key, value in absolute.items()}
+    kinds = {key: filesystem_type(path_of(value), mounts) for key, value in absolute.items()}
     return {key: kind for key, kind in kinds.items() if not kind.startswith(_SHARED_KINDS)}
 
 
-def mounted_as(path: Path, mounts: str) -> str:
+def filesystem_type(path: Path, mounts: str) -> str:
     """The kind of file system of a path, as `/proc/mounts` has it; `unknown` when it is not there."""
     best, kind = "", "unknown"
     for line in mounts.splitlines():
@@ -122,7 +122,7 @@ def mounted_as(path: Path, mounts: str) -> str:
     return kind
 
 
-def has_login(text: str) -> bool:
+def has_credentials(text: str) -> bool:
     """Return whether a text contains a URI with a user, password or token before its host."""
     return _LOGIN.search(text) is not None
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from distilray.errors import InputError
 from distilray.runtime import storage
-from distilray.runtime.outputs import Outputs, verify_file
+from distilray.runtime.outputs import RunOutputs, verify_file
 from distilray.runtime.run_folder import read_manifest
 from distilray.schemas import DOCUMENTS, check_schema
 
@@ -48,7 +48,7 @@ class Corpus:
         files = {name: entry["rows"] for name, entry in outputs.items()}
         if not sum(files.values()):
             raise InputError(f"{folder}: the corpus holds no document; build it from other sources or looser filters")
-        Outputs.of(folder, content).check_sizes(outputs)
+        RunOutputs.of(folder, content).check_sizes(outputs)
         stored = {name: entry["bytes"] for name, entry in outputs.items()}
         return cls(folder, files, stored, content["counts"]["words"])
 

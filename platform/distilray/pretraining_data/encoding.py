@@ -4,7 +4,7 @@ Each part of the corpus is tokenised and cut into examples by one task, which pu
 random order. Then runs of buckets are completed, masked and published as shards of equal size. A run that was
 interrupted does the pieces that are not complete, and results in the same shards. The driver sees counts only.
 
-Check that a tokenizer can be used word by word, as `WordPieces` does.
+Check that a tokenizer can be used word by word, as `CachedTokenizer` does.
 """
 
 import functools
@@ -21,25 +21,25 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.config.sample import resolve
+from distilray.config.sample import resolve_sample
 from distilray.errors import InputError
 from distilray.pretraining_data.corpus_reader import Corpus, read_sentences
 from distilray.pretraining_data.encoded_chunks import (
     BYTES_PER_TOKEN,
     TOKENS_PER_WORD,
-    Part,
-    counts_file,
-    encode_part,
+    EncodingChunk,
+    chunk_counts_file,
+    encode_chunk,
     is_heldout,
     plan_buckets,
-    plan_parts,
-    splits_of,
+    plan_encoding_chunks,
+    written_splits,
 )
-from distilray.pretraining_data.examples import Completion
+from distilray.pretraining_data.examples import ExampleBuilder
 from distilray.pretraining_data.masking import Masker
-from distilray.pretraining_data.shard_writer import Buckets, Group, plan_groups, publish_group
-from distilray.pretraining_data.shards import COUNTS_FILE, SHARDS_FOLDER
-from distilray.pretraining_data.token_ids import WordPieces
+from distilray.pretraining_data.shard_writer import Buckets, ShardGroup, plan_shard_groups, write_shard_group
+from distilray.pretraining_data.shards import SHARDS_FOLDER, TOKEN_COUNTS_FILE
+from distilray.pretraining_data.token_ids import CachedTokenizer
 from distilray.pretraining_data.tokenizer import (
     TOKENIZER_FILE,
     Vocabulary,
@@ -48,7 +48,7 @@ from distilray.pretraining_data.tokenizer import (
     vocabulary_of,
 )
 from distilray.runtime import storage
-from distilray.runtime.job import Outcome, Quantity, core_seconds
+from distilray.runtime.job import Outcome, Quantity, estimated_wall_time
 from distilray.runtime.pieces import CompletedPieces, run_pieces
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
@@ -67,7 +67,7 @@ def check_tokenizer(config: EncodeCorpusConfig, corpus: Corpus, tokenizer_json: 
     """
     library, sample = Tokenizer.from_str(tokenizer_json), _sample(corpus)
     library.encode_special_tokens = True
-    words = WordPieces(Tokenizer.from_str(tokenizer_json))
+    words = CachedTokenizer(Tokenizer.from_str(tokenizer_json))
     # What a sample may miss: tokens that contain a space, and words that more than one space separates.
     added = [token.content for token in library.get_added_tokens_decoder().values() if " " in token.content.strip()]
     spaced = [sentence.replace(" ", "  ") for sentence in sample[:_SPACED_SENTENCES]]
@@ -112,20 +112,23 @@ _TOKENS_PER_CORE_S = 500_000
 Values = dict[str, Any]
 
 
-def plan_shards(config: EncodeCorpusConfig) -> dict[str, object]:
+def plan_encoding(config: EncodeCorpusConfig) -> dict[str, object]:
     """Validates the inputs of `encode_corpus` and says what it would do.
 
     Raises:
         InputError: an input is missing, empty or not what it should be, or a split has too few documents.
     """
     corpus = Corpus.open(config.corpus_dir)
-    for split in splits_of(config):
+    for split in written_splits(config):
         _check_documents(config, corpus, split)
-    tokenizer_json = read_tokenizer(resolve(config.tokenizer_dir))
+    tokenizer_json = read_tokenizer(resolve_sample(config.tokenizer_dir))
     vocabulary = vocabulary_of(tokenizer_json)
     check_tokenizer(config, corpus, tokenizer_json, vocabulary)
     once = corpus.words * TOKENS_PER_WORD
-    tokens, parts = int(once * config.dupe_factor), sum(1 for _ in plan_parts(corpus, part_bytes=_part_bytes(config)))
+    tokens, parts = (
+        int(once * config.dupe_factor),
+        sum(1 for _ in plan_encoding_chunks(corpus, chunk_bytes=_part_bytes(config))),
+    )
     examples, size = int(tokens / config.max_seq_length * 1.2), int(tokens * BYTES_PER_TOKEN)
     masks = "drawn in every epoch" if config.masking.dynamic else "drawn once"
     return {
@@ -140,24 +143,26 @@ def plan_shards(config: EncodeCorpusConfig) -> dict[str, object]:
         "bytes written": Quantity(f"about {size:,}, and as many in work/ while it runs", size, "bytes"),
         "held out": f"{config.heldout_fraction:.1%} of the documents",
         "memory": f"about {_task_megabytes(config):,.0f} MB for each core",
-        "estimate": core_seconds(once / _TOKENS_PER_CORE_S * (1 + 0.3 * config.dupe_factor), config.ray, "of one core"),
+        "estimate": estimated_wall_time(
+            once / _TOKENS_PER_CORE_S * (1 + 0.3 * config.dupe_factor), config.ray, "of one core"
+        ),
     }
 
 
 def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
     """Writes the shards of both splits, the tokenizer and the token counts into the run folder."""
     corpus = Corpus.open(config.corpus_dir)
-    tokenizer_json = read_tokenizer(resolve(config.tokenizer_dir))
+    tokenizer_json = read_tokenizer(resolve_sample(config.tokenizer_dir))
     vocabulary = vocabulary_of(tokenizer_json)
     storage.make_folder(folder.path(SHARDS_FOLDER))
     storage.write_bytes(folder.path(TOKENIZER_FILE), tokenizer_json.encode())
-    parts = list(plan_parts(corpus, part_bytes=_part_bytes(config)))
+    parts = list(plan_encoding_chunks(corpus, chunk_bytes=_part_bytes(config)))
     numbers = [part.number for part in parts]
     with ray_session(config.ray):
         _encode(parts, config, tokenizer_json, plan_buckets(corpus, config))
         token_counts = _token_counts(folder.uri, numbers, vocabulary.size)
         encoded = CompletedPieces(folder.uri, "parts")
-        buckets = {split: Buckets.of(split, encoded.records(numbers)) for split in splits_of(config)}
+        buckets = {split: Buckets.of(split, encoded.records(numbers)) for split in written_splits(config)}
         rows = {split: int(found.starts[-1]) for split, found in buckets.items()}
         for split, examples in rows.items():
             if not examples:
@@ -165,7 +170,7 @@ def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
                     f"{config.corpus_dir}: no example in split '{split}': no text in its documents; use another corpus"
                 )
         masker = Masker(vocabulary, config.masking, config.seed, token_counts)
-        groups = plan_groups(rows, rows_per_shard=config.rows_per_shard)
+        groups = plan_shard_groups(rows, rows_per_shard=config.rows_per_shard)
         outputs: Values = {}
         statistics: dict[str, Counter[str]] = {split: Counter() for split in rows}
         for facts in _publish(groups, config, masker, buckets):
@@ -175,7 +180,7 @@ def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
         for split, found in statistics.items():
             found.update(record[split]["counts"])
     folder.remove_strays(SHARDS_FOLDER, outputs)
-    outputs |= folder.describe_outputs((TOKENIZER_FILE, COUNTS_FILE))
+    outputs |= folder.describe_outputs((TOKENIZER_FILE, TOKEN_COUNTS_FILE))
     storage.remove_folder(folder.path("work"))
     counts = {split: _split_counts(found, len(buckets[split].rows[0])) for split, found in statistics.items()}
     return Outcome(_summary(config, counts), {"tokenizer_hash": tokenizer_hash(tokenizer_json), **counts}, outputs)
@@ -208,7 +213,9 @@ def _check_documents(config: EncodeCorpusConfig, corpus: Corpus, split: str) -> 
         )
 
 
-def _encode(parts: Sequence[Part], config: EncodeCorpusConfig, tokenizer_json: str, buckets: Mapping[str, int]) -> None:
+def _encode(
+    parts: Sequence[EncodingChunk], config: EncodeCorpusConfig, tokenizer_json: str, buckets: Mapping[str, int]
+) -> None:
     run_pieces(
         [asdict(part) for part in parts],
         functools.partial(_encode_task, config=config, tokenizer=ray.put(tokenizer_json), buckets=dict(buckets)),
@@ -222,11 +229,11 @@ def _encode(parts: Sequence[Part], config: EncodeCorpusConfig, tokenizer_json: s
 
 
 def _encode_task(item: Values, *, config: EncodeCorpusConfig, tokenizer: Any, buckets: dict[str, int]) -> Values:
-    return encode_part(Part(**item), config, ray.get(tokenizer), config.run_dir, buckets=buckets)
+    return encode_chunk(EncodingChunk(**item), config, ray.get(tokenizer), config.run_dir, buckets=buckets)
 
 
 def _publish(
-    groups: Sequence[Group], config: EncodeCorpusConfig, masker: Masker, buckets: Mapping[str, Buckets]
+    groups: Sequence[ShardGroup], config: EncodeCorpusConfig, masker: Masker, buckets: Mapping[str, Buckets]
 ) -> Iterator[Values]:
     return run_pieces(
         [asdict(group) for group in groups],
@@ -241,22 +248,22 @@ def _publish(
 
 def _publish_task(item: Values, *, config: EncodeCorpusConfig, shared: Any) -> Values:
     buckets, masker = ray.get(shared)
-    group = Group(item["number"], item["split"], tuple(item["edges"]))
+    group = ShardGroup(item["number"], item["split"], tuple(item["edges"]))
     # Held-out masks never change, so that every evaluation asks the same.
     static = group.split == "heldout" or not config.masking.dynamic
-    completion = Completion(config, masker.vocabulary, masker if static else None)
+    completion = ExampleBuilder(config, masker.vocabulary, masker if static else None)
     dynamic_masker = None if static else masker
-    return publish_group(group, buckets[group.split], completion, config.run_dir, dynamic_masker=dynamic_masker)
+    return write_shard_group(group, buckets[group.split], completion, config.run_dir, dynamic_masker=dynamic_masker)
 
 
 def _token_counts(folder: str, parts: Sequence[int], vocabulary_size: int) -> NDArray[np.int64]:
     """How often each id occurs in the train documents; written beside the shards, for those who draw masks later."""
-    uri = storage.join(folder, COUNTS_FILE)
+    uri = storage.join(folder, TOKEN_COUNTS_FILE)
     if storage.exists(uri):  # the files of work that it is made of may be gone by now
         return np.array(json.loads(storage.read_bytes(uri))["counts"], np.int64)
     counts = np.zeros(vocabulary_size, np.int64)
     for part in parts:
-        counts += np.frombuffer(storage.read_bytes(counts_file(folder, part)), "<i8")
+        counts += np.frombuffer(storage.read_bytes(chunk_counts_file(folder, part)), "<i8")
     storage.write_bytes(uri, json.dumps({"counts": counts.tolist()}).encode())
     return counts
 

@@ -11,7 +11,7 @@ from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.errors import InputError
 from distilray.pretraining_data.masking import Masker
 from distilray.pretraining_data.segment_pairs import front_cuts, trimmed_lengths
-from distilray.pretraining_data.token_ids import Int64Array, gathered, lists
+from distilray.pretraining_data.token_ids import Int64Array, gather_slices, list_array
 from distilray.pretraining_data.tokenizer import Vocabulary
 from distilray.pretraining_data.unpaired_examples import DOCUMENT_SHIFT
 from distilray.runtime.seeding import UInt64Array, hash_integers
@@ -21,7 +21,7 @@ _DONORS, _CUT_A, _CUT_B = 2, 3, 4  # uses of a seed
 
 
 @dataclass(frozen=True)
-class Completion:
+class ExampleBuilder:
     """Turns the drafts of one bucket into rows of the schema `EXAMPLES`.
 
     The B of a random pair is the planned B of another draft in the bucket, of another document and of the same length,
@@ -113,7 +113,7 @@ class Completion:
         one, has_b = np.ones_like(a_start), (b_tokens > 0).astype(np.int64)
         starts = np.stack([0 * one, a_start + 2, one, b_start + 2, one], axis=1)
         lengths = np.stack([one, a_tokens, one, b_tokens, has_b], axis=1)
-        ids = gathered(values, starts.ravel(), lengths.ravel())
+        ids = gather_slices(values, starts.ravel(), lengths.ravel())
         return ids, lengths.sum(axis=1), (a_tokens + 2).astype(np.uint16)
 
     def _table(self, columns: Mapping[str, object], ids: NDArray[np.uint16], lengths: Int64Array) -> pa.Table:
@@ -129,9 +129,9 @@ class Completion:
             ids, positions, labels = masked.input_ids, masked.mask_positions, masked.mask_labels
             counts = np.diff(masked.mask_offsets)
         ragged = {
-            "input_ids": lists(ids, lengths),
-            "mask_positions": lists(positions, counts),
-            "mask_labels": lists(labels, counts),
+            "input_ids": list_array(ids, lengths),
+            "mask_positions": list_array(positions, counts),
+            "mask_labels": list_array(labels, counts),
         }
         arrays = [ragged.get(field.name) or pa.array(columns[field.name], type=field.type) for field in EXAMPLES]
         return pa.Table.from_arrays(arrays, schema=EXAMPLES)

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from distilray.pretraining_data.encoded_chunks import drafts_file
-from distilray.pretraining_data.examples import Completion
+from distilray.pretraining_data.encoded_chunks import unpaired_file
+from distilray.pretraining_data.examples import ExampleBuilder
 from distilray.pretraining_data.masking import Masker
 from distilray.pretraining_data.shards import SHARDS_FOLDER, write_shard
 from distilray.pretraining_data.token_ids import Int64Array
 from distilray.pretraining_data.tokenizer import Vocabulary
-from distilray.pretraining_data.unpaired_examples import read_drafts
+from distilray.pretraining_data.unpaired_examples import read_unpaired
 from distilray.runtime import storage
 
 LENGTH_BIN = 32  # tokens of a bin of the histogram of lengths
@@ -102,16 +102,16 @@ class Buckets:
 
         def read_part(index: int) -> bytes:
             start, stop = self.edges[index, bucket : bucket + 2].tolist()
-            uri = drafts_file(folder, self.split, int(self.parts[index]))
+            uri = unpaired_file(folder, self.split, int(self.parts[index]))
             return storage.read_range(uri, start, stop)
 
-        with ThreadPoolExecutor(storage.READERS) as readers:
+        with ThreadPoolExecutor(storage.READ_THREADS) as readers:
             filled = np.flatnonzero(self.rows[:, bucket]).tolist()
-            return read_drafts(list(readers.map(read_part, filled)))
+            return read_unpaired(list(readers.map(read_part, filled)))
 
 
 @dataclass(frozen=True)
-class Group:
+class ShardGroup:
     """Neighbouring shards that one task writes.
 
     Attributes:
@@ -123,21 +123,27 @@ class Group:
     edges: tuple[int, ...]
 
 
-def plan_groups(rows: Mapping[str, int], *, rows_per_shard: int) -> list[Group]:
+def plan_shard_groups(rows: Mapping[str, int], *, rows_per_shard: int) -> list[ShardGroup]:
     """Shards of equal size, give or take one row, in groups; numbered through all splits."""
-    groups: list[Group] = []
+    groups: list[ShardGroup] = []
     for split, total in rows.items():
         shards = -(-total // rows_per_shard)
         edges = [total * shard // shards for shard in range(shards + 1)]
         step = max(1, _GROUP_ROWS // rows_per_shard)
         groups += [
-            Group(len(groups) + at // step, split, tuple(edges[at : at + step + 1])) for at in range(0, shards, step)
+            ShardGroup(len(groups) + at // step, split, tuple(edges[at : at + step + 1]))
+            for at in range(0, shards, step)
         ]
     return groups
 
 
-def publish_group(
-    group: Group, buckets: Buckets, completion: Completion, folder: str, *, dynamic_masker: Masker | None = None
+def write_shard_group(
+    group: ShardGroup,
+    buckets: Buckets,
+    completion: ExampleBuilder,
+    folder: str,
+    *,
+    dynamic_masker: Masker | None = None,
 ) -> dict[str, Any]:
     """Write the shards of a group, and return the outputs and the statistics.
 
@@ -156,7 +162,7 @@ def publish_group(
     return {"number": group.number, "split": group.split, "outputs": outputs, "statistics": dict(statistics)}
 
 
-def _shards(group: Group, buckets: Buckets, completion: Completion, folder: str) -> Iterator[pa.Table]:
+def _shards(group: ShardGroup, buckets: Buckets, completion: ExampleBuilder, folder: str) -> Iterator[pa.Table]:
     """The examples of each shard; no more than a bucket and a shard are in memory."""
     starts = buckets.starts
     position, edge = group.edges[0], 1

@@ -17,13 +17,13 @@ from tokenizers import Tokenizer
 Int64Array = NDArray[np.int64]
 
 
-def gathered(values: NDArray[np.uint16], starts: Int64Array, lengths: Int64Array) -> NDArray[np.uint16]:
+def gather_slices(values: NDArray[np.uint16], starts: Int64Array, lengths: Int64Array) -> NDArray[np.uint16]:
     """Runs of `values`, one after the other."""
     ends = np.cumsum(lengths)
     return values[np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)]
 
 
-def lists(values: NDArray[np.uint16], lengths: Int64Array) -> pa.ListArray:
+def list_array(values: NDArray[np.uint16], lengths: Int64Array) -> pa.ListArray:
     """Values as a column of lists."""
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)), values)
 
@@ -35,12 +35,12 @@ _WORD_BYTES = 200
 
 
 @dataclass(frozen=True)
-class TokenDocument:
+class TokenizedDocument:
     """A document without special tokens.
 
     Attributes:
         row: its number in the corpus.
-        start: where its tokens begin in `TokenDocuments.ids`.
+        start: where its tokens begin in `TokenizedDocuments.ids`.
         ends: where each sentence ends, counted from `start`; sentences without a token are left out.
     """
 
@@ -50,14 +50,14 @@ class TokenDocument:
 
 
 @dataclass(frozen=True)
-class TokenDocuments:
+class TokenizedDocuments:
     """Documents one after the other in one array of ids."""
 
     ids: NDArray[np.uint16]
-    documents: Sequence[TokenDocument]
+    documents: Sequence[TokenizedDocument]
 
 
-def tokenise(rows: Sequence[int], sentences: Sequence[Sequence[str]], tokenizer_json: str) -> TokenDocuments:
+def tokenize(rows: Sequence[int], sentences: Sequence[Sequence[str]], tokenizer_json: str) -> TokenizedDocuments:
     """The documents that leave at least one token.
 
     Text that reads like a special token, such as `[MASK]`, is encoded as any other text.
@@ -77,12 +77,12 @@ def tokenise(rows: Sequence[int], sentences: Sequence[Sequence[str]], tokenizer_
         own = [length for length in lengths[sentence : sentence + len(document)] if length]
         sentence += len(document)
         if own:
-            documents.append(TokenDocument(row, start, list(accumulate(own))))
+            documents.append(TokenizedDocument(row, start, list(accumulate(own))))
             start += documents[-1].ends[-1]
-    return TokenDocuments(np.concatenate(ids), documents)
+    return TokenizedDocuments(np.concatenate(ids), documents)
 
 
-class WordPieces:
+class CachedTokenizer:
     """Encodes sentences word by word, and each word once: its pieces are the same wherever it stands.
 
     A word is what stands between two spaces. The rules of BERT never look beyond one, and most words of a text have
@@ -109,7 +109,7 @@ class WordPieces:
         numbers = np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
         ends = np.frombuffer(self._ends, np.int64)
         starts, tokens = ends[numbers], ends[numbers + 1] - ends[numbers]
-        ids = gathered(np.frombuffer(self._ids, np.uint16), starts, tokens)
+        ids = gather_slices(np.frombuffer(self._ids, np.uint16), starts, tokens)
         first = np.cumsum([0, *map(len, split[:-1])])
         return ids, np.add.reduceat(tokens, first)
 
@@ -124,5 +124,5 @@ class WordPieces:
 
 
 @lru_cache(maxsize=1)
-def _word_pieces(tokenizer_json: str) -> WordPieces:
-    return WordPieces(Tokenizer.from_str(tokenizer_json))  # one of its own, since its settings are changed
+def _word_pieces(tokenizer_json: str) -> CachedTokenizer:
+    return CachedTokenizer(Tokenizer.from_str(tokenizer_json))  # one of its own, since its settings are changed

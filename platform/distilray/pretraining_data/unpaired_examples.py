@@ -16,11 +16,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.pretraining_data.segment_pairs import SPECIAL_TOKENS, PairPlan, plan_pairs, plan_windows
-from distilray.pretraining_data.token_ids import Int64Array, TokenDocument, TokenDocuments, gathered, lists
+from distilray.pretraining_data.segment_pairs import SPECIAL_TOKENS_PER_PAIR, PairPlan, plan_pairs, plan_windows
+from distilray.pretraining_data.token_ids import (
+    Int64Array,
+    TokenizedDocument,
+    TokenizedDocuments,
+    gather_slices,
+    list_array,
+)
 from distilray.runtime.seeding import hash_integers
 
-DRAFTS = pa.schema(
+UNPAIRED_EXAMPLES = pa.schema(
     [
         pa.field("example_id", pa.int64(), nullable=False),
         pa.field("shuffle_key", pa.uint64(), nullable=False),
@@ -43,12 +49,12 @@ _COUNTED = (
     "dropped_single_segment_tokens",
     "dropped_tail_tokens",
 )
-_COLUMNS = 6  # of a row of `DraftSet._rows`
+_COLUMNS = 6  # of a row of `UnpairedExamples._rows`
 _PLANS, _ORDER = range(2)  # what a seed is used for
 
 
 @dataclass
-class DraftSet:
+class UnpairedExamples:
     """Drafts as places in the tokens of their documents; text is copied only when a bucket is written.
 
     Attributes:
@@ -61,7 +67,7 @@ class DraftSet:
     _rows: list[Int64Array] = field(default_factory=list)
     _tokens: int = 0
 
-    def add(self, found: TokenDocuments) -> None:
+    def add(self, found: TokenizedDocuments) -> None:
         """Plans the examples of some documents and keeps their tokens.
 
         Counts documents and their tokens once, and tokens used again or dropped in all copies. With those that
@@ -94,17 +100,19 @@ class DraftSet:
         self._ids.append(found.ids)
         self._tokens += len(found.ids)
 
-    def _kept(self, document: TokenDocument, rng: Random) -> list[PairPlan]:
+    def _kept(self, document: TokenizedDocument, rng: Random) -> list[PairPlan]:
         """The plans of one copy of a document, without those that are too short."""
         config, kept, left = self.config, [], document.ends[-1]
         for plan in self._plans(document, rng):
             own = plan.a_tokens + (0 if plan.is_random_next else plan.b_tokens)
             left -= own - plan.reused
             self.counts["reused_tokens"] += plan.reused
-            self.counts["single_segment_copies"] += plan.is_alone
-            if plan.is_alone and config.single_sentence_documents == "drop":
+            self.counts["single_segment_copies"] += plan.is_single_sentence
+            if plan.is_single_sentence and config.single_sentence_documents == "drop":
                 self.counts["dropped_single_segment_tokens"] += own
-            elif min(plan.a_tokens + plan.b_tokens, plan.room) + special_tokens(config) < config.min_example_tokens:
+            elif (
+                min(plan.a_tokens + plan.b_tokens, plan.room) + special_token_count(config) < config.min_example_tokens
+            ):
                 self.counts["dropped_short"] += 1
                 self.counts["dropped_short_tokens"] += own
             else:
@@ -113,9 +121,9 @@ class DraftSet:
         assert len(kept) <= _MAX_NUMBER, "more examples of a document than an example_id can tell apart"
         return kept
 
-    def _plans(self, document: TokenDocument, rng: Random) -> Iterator[PairPlan]:
+    def _plans(self, document: TokenizedDocument, rng: Random) -> Iterator[PairPlan]:
         config = self.config
-        max_tokens = config.max_seq_length - special_tokens(config)
+        max_tokens = config.max_seq_length - special_token_count(config)
         if config.mode == "paper":
             return plan_windows(document.ends[-1], rng, max_tokens=max_tokens, short_seq_prob=config.short_seq_prob)
         return plan_pairs(
@@ -151,9 +159,9 @@ class DraftSet:
         return np.diff(edges).tolist(), sizes
 
 
-def special_tokens(config: EncodeCorpusConfig) -> int:
+def special_token_count(config: EncodeCorpusConfig) -> int:
     """Special tokens of an example: `[CLS] A [SEP] B [SEP]`, or `[CLS] text [SEP]`."""
-    return SPECIAL_TOKENS if config.mode == "card" else SPECIAL_TOKENS - 1
+    return SPECIAL_TOKENS_PER_PAIR if config.mode == "card" else SPECIAL_TOKENS_PER_PAIR - 1
 
 
 def bucket_of(keys: NDArray[np.uint64], buckets: int) -> Int64Array:
@@ -163,10 +171,10 @@ def bucket_of(keys: NDArray[np.uint64], buckets: int) -> Int64Array:
     return (keys >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(keys), np.int64)
 
 
-def read_drafts(data: Sequence[bytes]) -> pa.Table:
+def read_unpaired(data: Sequence[bytes]) -> pa.Table:
     """The drafts of one bucket from the bytes of all parts, in the global order."""
-    batches = [pa.ipc.read_record_batch(pa.py_buffer(part), DRAFTS) for part in data if part]
-    table = pa.Table.from_batches(batches, schema=DRAFTS).combine_chunks()
+    batches = [pa.ipc.read_record_batch(pa.py_buffer(part), UNPAIRED_EXAMPLES) for part in data if part]
+    table = pa.Table.from_batches(batches, schema=UNPAIRED_EXAMPLES).combine_chunks()
     order = np.lexsort((table["example_id"].to_numpy(), table["shuffle_key"].to_numpy()))
     return table.take(pa.array(order)).combine_chunks()
 
@@ -174,10 +182,10 @@ def read_drafts(data: Sequence[bytes]) -> pa.Table:
 def _batch(rows: Int64Array, keys: NDArray[np.uint64], ids: NDArray[np.uint16]) -> pa.RecordBatch:
     example_id, start, a_tokens, b_tokens, room, is_random_next = rows.T
     tokens = a_tokens + b_tokens
-    text = lists(gathered(ids, start, tokens), tokens)
+    text = list_array(gather_slices(ids, start, tokens), tokens)
     columns = [example_id, keys, text, a_tokens, room, is_random_next.astype(bool)]
     arrays = [
         column if isinstance(column, pa.ListArray) else pa.array(column).cast(draft.type)
-        for column, draft in zip(columns, DRAFTS, strict=True)
+        for column, draft in zip(columns, UNPAIRED_EXAMPLES, strict=True)
     ]
-    return pa.RecordBatch.from_arrays(arrays, schema=DRAFTS)
+    return pa.RecordBatch.from_arrays(arrays, schema=UNPAIRED_EXAMPLES)

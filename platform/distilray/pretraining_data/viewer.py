@@ -17,7 +17,7 @@ _STYLES = {"": "bold yellow", "!": "bold red", "=": "bold green"}  # by the sign
 
 
 @dataclass(frozen=True)
-class ExampleView:
+class ExampleViewer:
     """The examples of one split of a run folder of `jobs.encode_corpus`.
 
     Attributes:
@@ -30,7 +30,7 @@ class ExampleView:
     epoch: int
 
     @classmethod
-    def open(cls, shards_dir: str, split: str, *, epoch: int = 0) -> "ExampleView":
+    def open(cls, shards_dir: str, split: str, *, epoch: int = 0) -> "ExampleViewer":
         """Opens the shards with the tokenizer that lies beside them.
 
         Raises:
@@ -76,7 +76,7 @@ class ExampleView:
         if self.shards.masker is None:
             positions, found = shard.mask_positions.row(inside), shard.mask_labels.row(inside)
             return shard.input_ids.row(inside).tolist(), dict(zip(positions.tolist(), found.tolist(), strict=True))
-        masked = self.shards.masker.mask(epochs=self.epoch, **self.shards.plain([(shard, inside)]))
+        masked = self.shards.masker.mask(epochs=self.epoch, **self.shards.masker_inputs([(shard, inside)]))
         labels = dict(zip(masked.mask_positions.tolist(), masked.mask_labels.tolist(), strict=True))
         return masked.input_ids.tolist(), labels
 

@@ -149,11 +149,11 @@ class Progress:
         rate = max(0, self._done - self._base) / max(now - self._started, 1e-9)
         details = [f"{rate:,.1f} {self.unit}/s" if rate >= 0.1 else f"{60 * rate:,.1f} {self.unit}/min"]
         if self.total and rate > 0:
-            details.append(f"ETA {duration((self.total - self._done) / rate)}")
+            details.append(f"ETA {format_duration((self.total - self._done) / rate)}")
         return [*details, self._note] if self._note else details
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds in the form that reads best: `45 s`, `12 min 05 s`, `3 h 20 min`."""
     whole = max(0, round(seconds))
     if whole < 60:

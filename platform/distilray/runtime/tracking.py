@@ -46,7 +46,7 @@ _LOG = logging.getLogger(__name__)
 class Trackers:
     """The open trackers of a run. As a context manager it ends the run as failed when an exception ends the block."""
 
-    def __init__(self, names: Sequence[str], run: "Run", clock: Callable[[], float]) -> None:
+    def __init__(self, names: Sequence[str], run: "TrackedRun", clock: Callable[[], float]) -> None:
         self._clock = clock
         self._rows: dict[str, queue.SimpleQueue[Row | bool]] = {name: queue.SimpleQueue() for name in names}
         self._threads = {
@@ -121,11 +121,13 @@ def open_trackers(
         InputError: an unknown name, a package that is missing, or no place for MLflow to write to.
     """
     check_trackers(names, run_uri)
-    return Trackers(tuple(dict.fromkeys(names)), Run(run_uri, run_name, _flat(config), start_step, clock()), clock)
+    return Trackers(
+        tuple(dict.fromkeys(names)), TrackedRun(run_uri, run_name, _flat(config), start_step, clock()), clock
+    )
 
 
 @dataclass(frozen=True)
-class Run:
+class TrackedRun:
     """The run that is tracked.
 
     Attributes:
@@ -156,7 +158,7 @@ class TensorBoard:
     TensorBoard reads the files in the order of their names, and these begin with the time.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         self._events = import_module("tensorboardX.proto.event_pb2")
         self._summaries = import_module("tensorboardX.proto.summary_pb2")
         name = f"events.out.tfevents.{run.opened:.3f}.{socket.gethostname()}.{run.start_step}"
@@ -195,7 +197,7 @@ class TensorBoard:
 class Mlflow:
     """A run of an MLflow server or folder; its id is in the run folder, so that a resumed run continues it."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         self._entities = import_module("mlflow.entities")
         server = os.environ.get("MLFLOW_TRACKING_URI") or storage.local_path(storage.join(run.uri, "mlruns")).as_uri()
         self._client = import_module("mlflow").MlflowClient(tracking_uri=server)
@@ -207,7 +209,7 @@ class Mlflow:
             self._id = self._create(run)
             storage.write_bytes(id_file, self._id.encode())
 
-    def _create(self, run: Run) -> str:
+    def _create(self, run: TrackedRun) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or _PROJECT
         found = self._client.get_experiment_by_name(name)
         experiment = found.experiment_id if found else self._client.create_experiment(name)
@@ -229,7 +231,7 @@ class Mlflow:
 class Wandb:
     """A run of Weights & Biases. A resumed one logs the same values for some steps again; the first are kept."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         place = hashlib.sha256(run.uri.encode()).hexdigest()[:8]  # two folders may hold runs of one name
         self._run = import_module("wandb").init(
             project=os.environ.get("WANDB_PROJECT") or _PROJECT,
@@ -247,7 +249,7 @@ class Wandb:
         self._run.finish(exit_code=int(failed))
 
 
-def _feed(name: str, run: Run, rows: "queue.SimpleQueue[Row | bool]") -> None:
+def _feed(name: str, run: TrackedRun, rows: "queue.SimpleQueue[Row | bool]") -> None:
     """Pass rows to a tracker until one says whether the run has failed, or until the first error of the tracker."""
     try:
         tracker = _TRACKERS[name][1](run)
@@ -259,7 +261,7 @@ def _feed(name: str, run: Run, rows: "queue.SimpleQueue[Row | bool]") -> None:
 
 
 # Name -> the package that it needs, and its class.
-_TRACKERS: Mapping[str, tuple[str, Callable[[Run], TensorBoard | Mlflow | Wandb]]] = {
+_TRACKERS: Mapping[str, tuple[str, Callable[[TrackedRun], TensorBoard | Mlflow | Wandb]]] = {
     "tensorboard": ("tensorboardX", TensorBoard),
     "mlflow": ("mlflow", Mlflow),
     "wandb": ("wandb", Wandb),

@@ -26,7 +26,7 @@ GAUGES: Mapping[str, str] = {
 }
 
 
-class NoReporter:
+class NullReporter:
     """What all workers but the first have: it says nothing.
 
     Attributes:
@@ -35,7 +35,7 @@ class NoReporter:
 
     is_failed = False
 
-    def __enter__(self) -> "NoReporter":
+    def __enter__(self) -> "NullReporter":
         return self
 
     def __exit__(
@@ -50,7 +50,7 @@ class NoReporter:
         """Nothing."""
 
 
-class Reporter(NoReporter):
+class Reporter(NullReporter):
     """Writes rows; the first worker of a run has one. Use it as a context manager.
 
     Args:

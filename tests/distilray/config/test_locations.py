@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import distilray.config
-from distilray.config.base import KEEP_HOME, Config, input_locations, location_fields, locations, map_locations
+from distilray.config.base import KEEP_TILDE, Config, input_locations, location_fields, locations, map_locations
 from distilray.config.capacity import PlanConfig
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.distillation import DistillConfig
@@ -95,7 +95,7 @@ def test_a_tilde_with_a_user_is_the_home_of_that_user() -> None:
 
 def test_the_home_folder_stays_as_written_when_another_machine_expands_it() -> None:
     values = {"run_dir": "~/x", "shards_dir": "s", "teacher_dir": "t"}
-    assert DistillConfig.model_validate(values, context={KEEP_HOME: True}).run_dir == "~/x"
+    assert DistillConfig.model_validate(values, context={KEEP_TILDE: True}).run_dir == "~/x"
 
 
 @pytest.mark.parametrize("value", ["x", "./~x", "a/~/b", "/x", "s3://b/~x", "file:///~/x", "sample:encoder", "hub:a/b"])

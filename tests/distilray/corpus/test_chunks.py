@@ -4,7 +4,7 @@ import pytest
 
 from distilray.config.base import input_locations
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.chunks import Part, plan_parts, source_files
+from distilray.corpus.chunks import Chunk, plan_chunks, source_files
 from distilray.errors import InputError
 
 
@@ -54,19 +54,19 @@ def test_files_of_a_pattern_are_known_by_their_path_below_its_folder(tmp_path: P
 
 def test_small_files_share_a_part_up_to_its_size(tmp_path: Path) -> None:
     given = config(books(tmp_path, a=40_000, b=40_000, c=40_000, d=90_000), chunk_mb=0.09)
-    parts = plan_parts(given, source_files(given))
+    parts = plan_chunks(given, source_files(given))
     assert [[Path(part.uri).stem for part in found.ranges] for found in parts] == [["a", "b"], ["c"], ["d"]]
 
 
 def test_a_part_never_holds_two_sources(tmp_path: Path) -> None:
     given = config(books(tmp_path / "x", a=10), {**books(tmp_path / "y", b=10), "name": "others"})
-    assert [part.source for part in plan_parts(given, source_files(given))] == [0, 1]
+    assert [part.source for part in plan_chunks(given, source_files(given))] == [0, 1]
 
 
 def test_a_part_survives_the_way_to_a_worker(tmp_path: Path) -> None:
     given = config(books(tmp_path, a=10, b=20))
-    part = plan_parts(given, source_files(given))[0]
-    assert Part.from_json(part.to_json()) == part
+    part = plan_chunks(given, source_files(given))[0]
+    assert Chunk.from_json(part.to_json()) == part
 
 
 def test_every_input_is_in_the_manifest(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from distilray.config.corpus import NearDuplicatesConfig
 from distilray.corpus.duplicates import (
     band_keys,
-    later_equal,
-    later_similar,
-    pack,
-    shared_rows,
+    exact_duplicates,
+    near_duplicates,
+    pack_signatures,
+    rows_with_shared_keys,
     signatures,
     similarity,
     text_key,
@@ -71,20 +71,20 @@ def test_signatures_are_the_same_on_every_machine() -> None:
 
 
 def test_a_document_shorter_than_an_ngram_is_similar_to_its_copy_only() -> None:
-    left, copy, other = pack(signatures([["Dogs bark."], ["dogs bark"], ["Cats bark."]], CONFIG))
+    left, copy, other = pack_signatures(signatures([["Dogs bark."], ["dogs bark"], ["Cats bark."]], CONFIG))
     assert similarity(left, copy) == 1
     assert similarity(left, other) < 0.1
 
 
 def test_documents_without_a_word_are_alike() -> None:
-    assert similarity(*pack(signatures([["..."], []], CONFIG))) == 1
+    assert similarity(*pack_signatures(signatures([["..."], []], CONFIG))) == 1
 
 
 @pytest.mark.parametrize("jaccard", [0.2, 0.5, 0.8, 0.95])
 @pytest.mark.parametrize("words", [40, 1000])
 def test_packed_signatures_estimate_the_jaccard_similarity(jaccard: float, words: int) -> None:
     config = CONFIG.model_copy(update={"ngram_words": 1})
-    packed = pack(signatures(pairs_of(jaccard, words=words, pairs=60), config)).reshape(60, 2, 128)
+    packed = pack_signatures(signatures(pairs_of(jaccard, words=words, pairs=60), config)).reshape(60, 2, 128)
     assert similarity(packed[:, 0], packed[:, 1]).mean() == pytest.approx(jaccard, abs=0.02)
 
 
@@ -112,10 +112,10 @@ def test_bands_of_the_same_values_have_keys_of_their_own() -> None:
 def test_near_duplicates_are_found_and_related_texts_are_not(jaccard: float, low: float, high: float) -> None:
     config = CONFIG.model_copy(update={"ngram_words": 1})
     made = signatures(pairs_of(jaccard, words=200, pairs=150), config)
-    ordinals, packed = np.arange(300, dtype=np.uint64), pack(made)
+    ordinals, packed = np.arange(300, dtype=np.uint64), pack_signatures(made)
     found = set()
     for keys in band_keys(made, config).T:
-        found |= set(later_similar(ordinals, keys, packed, threshold=0.8)[0].tolist())
+        found |= set(near_duplicates(ordinals, keys, packed, threshold=0.8)[0].tolist())
     assert low <= len(found) / 150 <= high
     assert all(ordinal % 2 for ordinal in found)
 
@@ -140,21 +140,21 @@ def test_each_document_is_compared_with_those_kept_before_it(rows: list[tuple[in
     packed = np.array([[byte >> bit & 1 for bit in range(8)] for _, byte in rows], dtype=np.uint8).reshape(-1, 8)
     order = list(range(len(rows)))
     random.shuffle(order)  # type: ignore[attr-defined]
-    dropped, kept = later_similar(keys_of(order), keys_of(keys)[order], packed[order], threshold=0.7)
+    dropped, kept = near_duplicates(keys_of(order), keys_of(keys)[order], packed[order], threshold=0.7)
     assert dict(zip(dropped.tolist(), kept.tolist(), strict=True)) == expected_similar(keys, packed, 0.7)
     assert dropped.tolist() == sorted(dropped.tolist())
 
 
 def test_a_copy_is_found_at_the_highest_threshold() -> None:
     packed = np.arange(128, dtype=np.uint8)[None].repeat(2, axis=0)
-    dropped, kept = later_similar(keys_of([7, 3]), keys_of([1, 1]), packed, threshold=1.0)
+    dropped, kept = near_duplicates(keys_of([7, 3]), keys_of([1, 1]), packed, threshold=1.0)
     assert (dropped.tolist(), kept.tolist()) == ([7], [3])
 
 
 def test_a_document_is_compared_with_64_kept_ones_of_its_bucket() -> None:
     different = np.arange(66, dtype=np.uint8)[:, None].repeat(128, axis=1)
     packed = np.concatenate([different, different[63:65]])
-    dropped, kept = later_similar(keys_of(range(68)), keys_of([1] * 68), packed, threshold=0.8)
+    dropped, kept = near_duplicates(keys_of(range(68)), keys_of([1] * 68), packed, threshold=0.8)
     assert (dropped.tolist(), kept.tolist()) == ([66], [63])
 
 
@@ -163,7 +163,7 @@ def test_the_earliest_of_equal_documents_is_kept(keys: list[int], random: object
     order = list(range(len(keys)))
     random.shuffle(order)  # type: ignore[attr-defined]
     halves = np.stack([keys_of(key % 2 for key in keys), keys_of(key // 2 for key in keys)], axis=1).reshape(-1, 2)
-    dropped, kept = later_equal(keys_of(order), halves[order])
+    dropped, kept = exact_duplicates(keys_of(order), halves[order])
     expected = {ordinal: keys.index(key) for ordinal, key in enumerate(keys) if keys.index(key) != ordinal}
     assert dict(zip(dropped.tolist(), kept.tolist(), strict=True)) == expected
     assert dropped.tolist() == sorted(expected)
@@ -171,5 +171,5 @@ def test_the_earliest_of_equal_documents_is_kept(keys: list[int], random: object
 
 @given(st.lists(st.integers(0, 6), max_size=30))
 def test_shared_rows_are_those_whose_key_is_there_twice(keys: list[int]) -> None:
-    rows = shared_rows(np.arange(len(keys), dtype=np.uint64), keys_of(keys))
+    rows = rows_with_shared_keys(np.arange(len(keys), dtype=np.uint64), keys_of(keys))
     assert sorted(rows.tolist()) == [row for row, key in enumerate(keys) if keys.count(key) > 1]

@@ -5,7 +5,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from distilray.corpus.decontamination import read_evaluation_ngrams
-from distilray.corpus.extraction import Screen, part_file, quarantine_file, work_schema
+from distilray.corpus.extraction import ScreeningData, chunk_file, chunk_schema, quarantine_file
 from tests.distilray.corpus.small_corpus import documents, extract
 from tests.distilray.corpus.sources.small_dumps import dump, page
 
@@ -29,7 +29,7 @@ def test_a_document_carries_its_counts(tmp_path: Path) -> None:
 
 def test_tokens_are_those_of_the_tokenizer_that_is_given(tmp_path: Path, tokenizer_dir: Path) -> None:
     tokenizer = (Path(tokenizer_dir) / "tokenizer.json").read_text()
-    row = documents(*extract(tmp_path, [SHIPS], Screen(tokenizer_json=tokenizer))).to_pylist()[0]
+    row = documents(*extract(tmp_path, [SHIPS], ScreeningData(tokenizer_json=tokenizer))).to_pylist()[0]
     encoded = Tokenizer.from_str(tokenizer).encode(SHIPS, add_special_tokens=False)
     assert row["tokens"] == len(encoded.ids)
 
@@ -52,7 +52,7 @@ def test_ids_that_differ_in_a_sign_are_other_ids(tmp_path: Path) -> None:
 def test_keys_of_near_duplicates_are_there_when_they_are_looked_for(tmp_path: Path) -> None:
     config, facts = extract(tmp_path, [SHIPS], duplicates={"near": {"bands": 3, "rows_per_band": 2}})
     table = documents(config, facts)
-    assert table.schema.equals(work_schema(config))
+    assert table.schema.equals(chunk_schema(config))
     assert [name for name in table.schema.names if name.startswith("band")] == ["band_00", "band_01", "band_02"]
     assert len(table["signature"][0].as_py()) == 6
 
@@ -67,7 +67,7 @@ def evaluation(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("drop", "kept"), [("document", []), ("sentence", ["The dog barks at the gate."])])
 def test_what_an_evaluation_set_holds_is_dropped(tmp_path: Path, evaluation: Path, drop: str, kept: list[str]) -> None:
-    screen = Screen(read_evaluation_ngrams([str(evaluation)], ngram_words=13))
+    screen = ScreeningData(read_evaluation_ngrams([str(evaluation)], ngram_words=13))
     against = {"paths": [str(evaluation)], "drop": drop}
     config, facts = extract(tmp_path, [SHIPS, DOGS], screen, decontamination=against)
     sentences = [sentence for document in documents(config, facts)["sentences"].to_pylist() for sentence in document]
@@ -96,12 +96,12 @@ def test_sentences_with_a_hole_are_dropped_for_its_reason(tmp_path: Path) -> Non
 
 def test_the_size_of_the_file_of_a_part_is_counted(tmp_path: Path) -> None:
     config, facts = extract(tmp_path, [SHIPS, DOGS])
-    sizes = [Path(part_file(config.run_dir, number)).stat().st_size for number in range(2)]
+    sizes = [Path(chunk_file(config.run_dir, number)).stat().st_size for number in range(2)]
     assert [part.file_bytes for part in facts] == sizes
 
 
 def test_the_same_part_gives_the_same_bytes(tmp_path: Path) -> None:
     first, again = (extract(tmp_path / name, [SHIPS, DOGS], duplicates={"near": {}})[0] for name in ("a", "b"))
     for number in range(2):
-        files = [Path(part_file(config.run_dir, number)).read_bytes() for config in (first, again)]
+        files = [Path(chunk_file(config.run_dir, number)).read_bytes() for config in (first, again)]
         assert files[0] == files[1]

@@ -13,7 +13,7 @@ from distilray.corpus.filters import (
     histogram_bin,
     text_drop_reason,
 )
-from distilray.corpus.writing_systems import MARKS
+from distilray.corpus.writing_systems import COMBINING_MARKS
 
 CONFIG = FilterConfig(min_words=5, min_sentences=2, min_letter_fraction=0.5)
 ENGLISH = ["The dog is an animal.", "It barks at the man who brings the letters."]
@@ -99,7 +99,7 @@ def test_a_line_repeats_another_whatever_its_case() -> None:
 @given(st.lists(st.text(), max_size=4), st.floats(0, 1))
 def test_letters_and_marks_are_counted_among_all_characters_but_white_space(sentences: list[str], bound: float) -> None:
     signs = [sign for sentence in sentences for sign in sentence if not sign.isspace()]
-    letters = [sign for sign in signs if sign.isalpha() or sign in MARKS]
+    letters = [sign for sign in signs if sign.isalpha() or sign in COMBINING_MARKS]
     fraction = len(letters) / len(signs) if signs else 0.0
     dropped = text_drop_reason(sentences, OFF.model_copy(update={"min_letter_fraction": bound}))
     assert (dropped == "too_few_letters") == (fraction < bound)

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.chunks import check_inputs, plan_parts, source_files
-from distilray.corpus.extraction import PartFacts, Screen, extract_part
+from distilray.corpus.chunks import check_inputs, plan_chunks, source_files
+from distilray.corpus.extraction import ChunkCounts, ScreeningData, extract_chunk
 from distilray.corpus.pipeline import plan_corpus
 from distilray.errors import InputError
 from tests.distilray.corpus.small_corpus import LENIENT
@@ -85,10 +85,10 @@ def config(
     return BuildCorpusConfig.model_validate(recipe)
 
 
-def extract(wanted: BuildCorpusConfig) -> list[PartFacts]:
+def extract(wanted: BuildCorpusConfig) -> list[ChunkCounts]:
     files = source_files(wanted)
     check_inputs(wanted, files)
-    return [extract_part(part, wanted, wanted.run_dir, Screen()) for part in plan_parts(wanted, files)]
+    return [extract_chunk(part, wanted, wanted.run_dir, ScreeningData()) for part in plan_chunks(wanted, files)]
 
 
 @pytest.mark.parametrize(("kind", "name", "data"), EMPTY)

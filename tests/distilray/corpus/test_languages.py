@@ -1,6 +1,6 @@
 import pytest
 
-from distilray.corpus.filters import check_language, language_of
+from distilray.corpus.filters import check_language, detect_language
 from distilray.errors import InputError
 
 TEXTS = {
@@ -13,23 +13,23 @@ TEXTS = {
 
 @pytest.mark.parametrize("language", TEXTS)
 def test_a_text_is_of_its_language(language: str) -> None:
-    found, probability = language_of(TEXTS[language])
+    found, probability = detect_language(TEXTS[language])
     assert found == language
     assert probability > 0.8
 
 
 def test_a_text_without_letters_is_of_no_language() -> None:
-    assert language_of("1, 2, 3 ... 4!")[1] < 0.05
+    assert detect_language("1, 2, 3 ... 4!")[1] < 0.05
 
 
 def test_a_doubtful_beginning_is_judged_by_what_follows() -> None:
     beginning = "1921 1922 1923 " * 20
-    assert language_of(beginning + TEXTS["de"] * 5)[0] == "de"
+    assert detect_language(beginning + TEXTS["de"] * 5)[0] == "de"
 
 
 def test_a_sure_beginning_decides_alone() -> None:
     beginning = TEXTS["en"] * 5
-    assert language_of(beginning + TEXTS["ru"] * 50) == language_of(beginning[:128])
+    assert detect_language(beginning + TEXTS["ru"] * 50) == detect_language(beginning[:128])
 
 
 def test_a_language_that_the_model_lacks_is_refused() -> None:

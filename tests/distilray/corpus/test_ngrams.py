@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distilray.corpus import ngrams
-from distilray.corpus.ngrams import Words, ngram_hashes, normalised, words_of
+from distilray.corpus.ngrams import HashedWords, hash_words, ngram_hashes, normalized_words
 
 Word = st.text(alphabet="abcé1д", min_size=1, max_size=12)
 
 
 def hashes(text: str, n: int) -> list[int]:
-    return ngram_hashes(words_of(normalised([text])), n).tolist()
+    return ngram_hashes(hash_words(normalized_words([text])), n).tolist()
 
 
 @given(st.lists(Word, max_size=30), st.integers(1, 8))
@@ -30,19 +30,19 @@ def test_words_are_told_apart_by_their_bounds_and_order(left: str, right: str) -
 
 
 def test_spaces_between_words_count_nothing() -> None:
-    assert (words_of(b"  the   dog ").hashes == words_of(b"the dog").hashes).all()
+    assert (hash_words(b"  the   dog ").hashes == hash_words(b"the dog").hashes).all()
 
 
 def test_a_long_text_has_the_hashes_of_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     text = b"the dog  barks at a passing postman " * 20
-    whole = words_of(text).hashes
+    whole = hash_words(text).hashes
     monkeypatch.setattr(ngrams, "_BLOCK", 7)
-    assert (words_of(text).hashes == whole).all()
+    assert (hash_words(text).hashes == whole).all()
 
 
 def test_words_that_differ_in_one_letter_share_no_hash() -> None:
     words = [f"{first}{second}{third}" for first in "abcdefghij" for second in "abcdefghij" for third in range(1000)]
-    assert np.unique(words_of(" ".join(words).encode()).hashes).size == len(words)
+    assert np.unique(hash_words(" ".join(words).encode()).hashes).size == len(words)
 
 
 def test_a_word_longer_than_the_table_of_places_is_hashed_whole() -> None:
@@ -74,13 +74,13 @@ def test_hashes_are_the_same_in_another_process() -> None:
     ],
 )
 def test_a_normalised_text_is_folded_words(text: str, expected: bytes) -> None:
-    assert b" ".join(normalised([text]).split()) == expected
+    assert b" ".join(normalized_words([text]).split()) == expected
 
 
 @given(st.lists(st.text(), max_size=4))
 def test_a_normalised_text_is_that_of_its_sentences(sentences: list[str]) -> None:
-    apart = b" ".join(normalised([sentence]) for sentence in sentences)
-    assert normalised(sentences).split() == apart.split()
+    apart = b" ".join(normalized_words([sentence]) for sentence in sentences)
+    assert normalized_words(sentences).split() == apart.split()
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_a_normalised_text_is_that_of_its_sentences(sentences: list[str]) -> Non
     [("the dog", 2), ("港口 in 1990", 4), ("この港は", 2.5), ("ท่าเรือเก่า", 2.75), ("", 0)],
 )
 def test_characters_of_scripts_without_spaces_are_parts_of_words(text: str, length: float) -> None:
-    assert words_of(normalised([text])).length == length
+    assert hash_words(normalized_words([text])).length == length
 
 
 def test_ngrams_of_whole_words_are_the_same_by_either_sum() -> None:
-    words = words_of(b"the dog barks at the man who brings the letters")
-    uneven = Words(words.hashes, np.full(words.hashes.size, 4))
+    words = hash_words(b"the dog barks at the man who brings the letters")
+    uneven = HashedWords(words.hashes, np.full(words.hashes.size, 4))
     assert (ngram_hashes(uneven, 3) == ngram_hashes(words, 3)).all()
     assert (uneven.ngram_ends(3) == words.ngram_ends(3)).all()
 

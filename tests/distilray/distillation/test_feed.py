@@ -101,7 +101,7 @@ def test_a_step_is_as_large_as_its_micro_batches_together(dealt, workers, micro_
         assert size.tokens == sum(int(one.sum()) for one in lengths)
         assert size.pairs == sum(int((one**2).sum()) for one in lengths)
         assert size.masked == sum(len(micro.batch.mask_labels) for micro in micro_steps)
-        assert size.slots == sum(micro.batch.input_ids.numel() for micro in micro_steps)
+        assert size.padded_tokens == sum(micro.batch.input_ids.numel() for micro in micro_steps)
 
 
 def test_the_micro_steps_from_some_step_on_are_those_of_the_whole_run(dealt):

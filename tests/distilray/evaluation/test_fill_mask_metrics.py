@@ -11,7 +11,7 @@ from distilray.evaluation.fill_mask_metrics import (
     true_token_losses,
     true_token_ranks,
 )
-from distilray.statistics import Sample
+from distilray.statistics import ClusteredSample
 
 
 def test_the_rank_counts_the_tokens_before_the_true_one():
@@ -31,7 +31,7 @@ def test_a_model_that_knows_nothing_gets_the_last_rank():
 def scores_of(ranks, losses, pieces=None):
     """The scores of answers that are texts of their own."""
     columns = answer_columns(np.array(ranks), np.array(losses), np.array(pieces or [1] * len(ranks)))
-    return Sample(np.arange(len(ranks)), columns).estimated(FILL_MASK_SCORES)
+    return ClusteredSample(np.arange(len(ranks)), columns).estimate(FILL_MASK_SCORES)
 
 
 def test_hits_mrr_and_mean_and_median_rank_are_what_counting_by_hand_gives():

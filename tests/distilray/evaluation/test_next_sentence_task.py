@@ -5,7 +5,7 @@ import pytest
 
 from distilray.errors import InputError
 from distilray.evaluation import next_sentence_task
-from distilray.evaluation.next_sentence_task import write_follows
+from distilray.evaluation.next_sentence_task import write_next_sentence_task
 from distilray.finetuning.files import load_task
 from distilray.runtime.run_folder import read_manifest
 from jobs import build_next_sentence_task
@@ -47,7 +47,7 @@ def files_of(glue_dir):
 @pytest.fixture(scope="module")
 def glue_dir(corpus_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("glue")
-    write_follows(corpus_dir, str(folder), seed=3, **SIZES)
+    write_next_sentence_task(corpus_dir, str(folder), seed=3, **SIZES)
     return folder
 
 
@@ -105,7 +105,9 @@ def test_sentences_of_other_lengths_are_left_out_and_counted(tmp_path):
     lengths = (4, 5, 8, 8, 9, 5, 6)  # of 5 to 8 words: the pairs 5 8, 8 8 and 5 6
     documents = [[sentence(document, at, words) for at, words in enumerate(lengths)] for document in range(30)]
     corpus_dir = write_corpus(tmp_path / "corpus", sentences=documents)
-    _, counts = write_follows(corpus_dir, str(tmp_path / "glue"), seed=3, train=20, dev=6, test=6, words=(5, 8))
+    _, counts = write_next_sentence_task(
+        corpus_dir, str(tmp_path / "glue"), seed=3, train=20, dev=6, test=6, words=(5, 8)
+    )
     assert sum(counts["usable"].values()) == 30 * 3
     assert counts["too_short_or_long"] == 30 * 3
     rows = [row for split in ("train", "dev", "test") for row in rows_of(tmp_path / "glue", split)]
@@ -115,46 +117,46 @@ def test_sentences_of_other_lengths_are_left_out_and_counted(tmp_path):
 def test_a_tab_or_a_line_break_in_a_sentence_is_a_space(tmp_path):
     broken = [[text.replace(" word", "\tword\n", 1) for text in document] for document in documents_of()]
     corpus_dir = write_corpus(tmp_path / "corpus", sentences=broken)
-    write_follows(corpus_dir, str(tmp_path / "glue"), seed=3, **SIZES)
+    write_next_sentence_task(corpus_dir, str(tmp_path / "glue"), seed=3, **SIZES)
     assert {len(row) for row in rows_of(tmp_path / "glue", "train")} == {4}
     assert all(text == " ".join(text.split()) for row in rows_of(tmp_path / "glue", "train") for text in row[1:3])
 
 
 def test_equal_corpora_give_equal_files_however_they_are_stored(glue_dir, tmp_path):
     one = write_corpus(tmp_path / "one", files=1, row_group_size=100, sentences=documents_of())
-    write_follows(one, str(tmp_path / "glue"), seed=3, **SIZES)
+    write_next_sentence_task(one, str(tmp_path / "glue"), seed=3, **SIZES)
     assert files_of(tmp_path / "glue") == files_of(glue_dir)
 
 
 def test_another_seed_gives_other_pairs(corpus_dir, glue_dir, tmp_path):
-    write_follows(corpus_dir, str(tmp_path), seed=4, **SIZES)
+    write_next_sentence_task(corpus_dir, str(tmp_path), seed=4, **SIZES)
     assert {row[1] for row in rows_of(tmp_path, "train")} != {row[1] for row in rows_of(glue_dir, "train")}
 
 
 def test_what_is_held_while_the_corpus_is_read_changes_nothing(corpus_dir, glue_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(next_sentence_task, "_HELD", 1)
-    write_follows(corpus_dir, str(tmp_path), seed=3, **SIZES)
+    write_next_sentence_task(corpus_dir, str(tmp_path), seed=3, **SIZES)
     assert files_of(tmp_path) == files_of(glue_dir)
 
 
 def test_a_corpus_that_is_too_small_is_refused_and_nothing_is_written(corpus_dir, tmp_path):
     told = r"the documents for train have \d+ pairs of sentences of 5 to 40 words; 500, of"
     with pytest.raises(InputError, match=told):
-        write_follows(corpus_dir, str(tmp_path / "glue"), seed=3, train=500, dev=21, test=20)
+        write_next_sentence_task(corpus_dir, str(tmp_path / "glue"), seed=3, train=500, dev=21, test=20)
     assert not (tmp_path / "glue").exists()
 
 
 def test_a_split_of_one_document_is_refused(tmp_path):
     corpus_dir = write_corpus(tmp_path / "corpus", sentences=documents_of(3))
     with pytest.raises(InputError, match="of two or more documents"):
-        write_follows(corpus_dir, str(tmp_path / "glue"), seed=3, train=2, dev=2, test=2)
+        write_next_sentence_task(corpus_dir, str(tmp_path / "glue"), seed=3, train=2, dev=2, test=2)
 
 
 def test_copies_of_one_document_are_refused(tmp_path):
     copies = [[sentence(0, 0), sentence(0, 1)]] * 60
     corpus_dir = write_corpus(tmp_path / "corpus", sentences=copies)
     with pytest.raises(InputError, match="nearly all of its pairs"):
-        write_follows(corpus_dir, str(tmp_path / "glue"), seed=3, train=6, dev=6, test=6)
+        write_next_sentence_task(corpus_dir, str(tmp_path / "glue"), seed=3, train=6, dev=6, test=6)
 
 
 def recipe_of(folder, corpus_dir, **changes):

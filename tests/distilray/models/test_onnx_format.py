@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from distilray.errors import InputError
-from distilray.models.onnx_format import INPUTS, onnx_package, read_checked
+from distilray.models.onnx_format import INPUTS, import_onnx_package, read_onnx_file
 from tests.distilray.models.small_onnx import small_graph
 
 
@@ -18,7 +18,7 @@ def graph():
 def refusal(tmp_path, data):
     (tmp_path / "model.onnx").write_bytes(data if isinstance(data, bytes) else data.SerializeToString())
     with pytest.raises(InputError) as refused:
-        read_checked(tmp_path / "model.onnx")
+        read_onnx_file(tmp_path / "model.onnx")
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -32,14 +32,14 @@ def make_external(tensor, location):
 
 def test_a_plain_graph_is_read_as_it_is(tmp_path, graph):
     (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
-    assert read_checked(tmp_path / "model.onnx") == (graph.SerializeToString(), False)
+    assert read_onnx_file(tmp_path / "model.onnx") == (graph.SerializeToString(), False)
 
 
 @pytest.mark.parametrize("kind", [TensorProto.INT8, TensorProto.UINT8])
 def test_a_graph_with_a_matrix_of_8_bits_is_known(tmp_path, graph, kind):
     graph.graph.initializer.append(helper.make_tensor("narrow", kind, [2, 2], [1, 2, 3, 4]))
     (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
-    assert read_checked(tmp_path / "model.onnx").is_int8
+    assert read_onnx_file(tmp_path / "model.onnx").is_int8
 
 
 @pytest.mark.parametrize("location", ["weights.bin", "../../etc/passwd"])
@@ -89,7 +89,7 @@ def test_a_missing_package_is_one_line_with_the_command(monkeypatch):
     with pytest.raises(
         InputError, match=r"'onnxruntime' is not installed; run: pip install onnx onnxscript onnxruntime"
     ):
-        onnx_package("onnxruntime.quantization")
+        import_onnx_package("onnxruntime.quantization")
 
 
 def test_the_version_of_the_graph_is_one_that_the_checker_knows(graph):

@@ -6,7 +6,7 @@ import pytest
 
 from distilray.errors import InputError
 from distilray.pretraining_data.corpus_reader import Corpus, read_sentences
-from distilray.pretraining_data.encoded_chunks import encode_part, is_heldout, plan_buckets, plan_parts
+from distilray.pretraining_data.encoded_chunks import encode_chunk, is_heldout, plan_buckets, plan_encoding_chunks
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
 from tests.distilray.tiny_line import encode_config, sentences_of, write_corpus
 
@@ -18,9 +18,9 @@ def corpus(tmp_path_factory):
     return Corpus.open(write_corpus(tmp_path_factory.mktemp("parts") / "corpus", DOCUMENTS))
 
 
-@pytest.mark.parametrize("part_bytes", [1, 1000, 3000, 1 << 40])
-def test_every_document_is_in_one_part_under_its_own_number(corpus, part_bytes):
-    parts = list(plan_parts(corpus, part_bytes=part_bytes))
+@pytest.mark.parametrize("chunk_bytes", [1, 1000, 3000, 1 << 40])
+def test_every_document_is_in_one_part_under_its_own_number(corpus, chunk_bytes):
+    parts = list(plan_encoding_chunks(corpus, chunk_bytes=chunk_bytes))
     assert [part.number for part in parts] == list(range(len(parts)))
     found = []
     for part in parts:
@@ -28,7 +28,7 @@ def test_every_document_is_in_one_part_under_its_own_number(corpus, part_bytes):
             found += sentences
         assert part.row + part.stop - part.start == len(found)
     assert found == sentences_of(DOCUMENTS)
-    assert len(parts) == {1: DOCUMENTS, 1 << 40: len(corpus.files)}.get(part_bytes, len(parts))
+    assert len(parts) == {1: DOCUMENTS, 1 << 40: len(corpus.files)}.get(chunk_bytes, len(parts))
 
 
 def test_only_the_row_groups_that_hold_the_documents_are_read(corpus, monkeypatch):
@@ -71,9 +71,9 @@ def test_a_bucket_holds_32_to_64_megabytes(words, copies, train):
 
 def encoded(corpus, tokenizer_dir, folder, **changes):
     config = encode_config(heldout_fraction=0.3, **changes)
-    part = next(plan_parts(corpus, part_bytes=1 << 40))
+    part = next(plan_encoding_chunks(corpus, chunk_bytes=1 << 40))
     tokenizer_json = read_tokenizer(tokenizer_dir)
-    return encode_part(part, config, tokenizer_json, str(folder), buckets={"train": 4, "heldout": 1}), part, config
+    return encode_chunk(part, config, tokenizer_json, str(folder), buckets={"train": 4, "heldout": 1}), part, config
 
 
 def test_the_record_of_a_part_has_the_counts_of_both_splits(corpus, tokenizer_dir, tmp_path):
@@ -102,7 +102,7 @@ def test_tokens_are_counted_in_the_train_documents_only_and_once(corpus, tokeniz
 
 def test_a_part_without_a_held_out_document_has_an_empty_file(corpus, tokenizer_dir, tmp_path):
     config = encode_config(heldout_fraction=1e-9)
-    part = next(plan_parts(corpus, part_bytes=1 << 40))
-    facts = encode_part(part, config, read_tokenizer(tokenizer_dir), str(tmp_path), buckets={"train": 1, "heldout": 1})
+    part = next(plan_encoding_chunks(corpus, chunk_bytes=1 << 40))
+    facts = encode_chunk(part, config, read_tokenizer(tokenizer_dir), str(tmp_path), buckets={"train": 1, "heldout": 1})
     assert facts["heldout"]["bucket_rows"] == [0]
     assert (tmp_path / "work/heldout/000000.drafts").read_bytes() == b""

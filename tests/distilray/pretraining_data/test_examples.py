@@ -4,11 +4,11 @@ import pytest
 
 from distilray.config.pretraining_data import MaskingConfig
 from distilray.errors import InputError
-from distilray.pretraining_data.examples import Completion
+from distilray.pretraining_data.examples import ExampleBuilder
 from distilray.pretraining_data.masking import Masker
 from distilray.pretraining_data.shard_writer import example_statistics
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
-from distilray.pretraining_data.unpaired_examples import DRAFTS
+from distilray.pretraining_data.unpaired_examples import UNPAIRED_EXAMPLES
 from distilray.schemas import EXAMPLES
 from tests.distilray.tiny_line import encode_config
 
@@ -31,18 +31,20 @@ def drafts_of(documents, vocabulary, *, random_share=0.5, seed=0, longest=16, al
     rows = []
     for number, document in enumerate(documents):
         a_tokens, b_tokens = rng.integers(1, longest + 1, size=2).tolist()
-        is_alone = bool(rng.random() < alone)
+        is_single_sentence = bool(rng.random() < alone)
         rows.append(
             {
                 "example_id": document << 32 | seed << 24 | number,
                 "shuffle_key": number,
-                "text": rng.choice(vocabulary.drawable, size=a_tokens + (0 if is_alone else b_tokens)).tolist(),
+                "text": rng.choice(
+                    vocabulary.replacement_ids, size=a_tokens + (0 if is_single_sentence else b_tokens)
+                ).tolist(),
                 "a_tokens": a_tokens,
                 "room": ROOM,
-                "is_random_next": is_alone or bool(rng.random() < random_share),
+                "is_random_next": is_single_sentence or bool(rng.random() < random_share),
             }
         )
-    return pa.Table.from_pylist(rows, schema=DRAFTS)
+    return pa.Table.from_pylist(rows, schema=UNPAIRED_EXAMPLES)
 
 
 def planned_b(draft):
@@ -54,7 +56,7 @@ def contains(whole, part):
 
 
 def completed(drafts, vocabulary, *, masker=None, **changes):
-    return Completion(encode_config(**changes), vocabulary, masker).examples(drafts)
+    return ExampleBuilder(encode_config(**changes), vocabulary, masker).examples(drafts)
 
 
 @pytest.fixture
@@ -104,14 +106,14 @@ def test_a_random_b_without_one_of_its_length_is_the_next_longer_one(vocabulary)
         {
             "example_id": document << 32,
             "shuffle_key": document,
-            "text": rng.choice(vocabulary.drawable, size=2 + length).tolist(),
+            "text": rng.choice(vocabulary.replacement_ids, size=2 + length).tolist(),
             "a_tokens": 2,
             "room": ROOM,
             "is_random_next": True,
         }
         for document, length in enumerate(lengths)
     ]
-    rows = completed(pa.Table.from_pylist(drafts, schema=DRAFTS), vocabulary).to_pylist()
+    rows = completed(pa.Table.from_pylist(drafts, schema=UNPAIRED_EXAMPLES), vocabulary).to_pylist()
     assert [len(row["input_ids"]) - row["segment_b_start"] - 1 for row in rows] == [5, 9, 20, 9]
 
 
@@ -165,7 +167,7 @@ def test_one_document_alone_will_do_when_nothing_is_random(vocabulary):
 
 
 def test_without_a_segment_b_an_example_is_cls_text_sep(vocabulary):
-    texts = [vocabulary.drawable[:5].tolist(), vocabulary.drawable[3:10].tolist()]
+    texts = [vocabulary.replacement_ids[:5].tolist(), vocabulary.replacement_ids[3:10].tolist()]
     drafts = [
         {
             "example_id": number,
@@ -177,7 +179,7 @@ def test_without_a_segment_b_an_example_is_cls_text_sep(vocabulary):
         }
         for number, text in enumerate(texts)
     ]
-    rows = completed(pa.Table.from_pylist(drafts, schema=DRAFTS), vocabulary).to_pylist()
+    rows = completed(pa.Table.from_pylist(drafts, schema=UNPAIRED_EXAMPLES), vocabulary).to_pylist()
     assert [row["input_ids"] for row in rows] == [[vocabulary.cls, *text, vocabulary.sep] for text in texts]
     assert [row["segment_b_start"] for row in rows] == [7, 9]
 

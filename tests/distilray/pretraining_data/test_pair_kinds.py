@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from distilray.pretraining_data.examples import Completion
-from distilray.pretraining_data.token_ids import TokenDocument, TokenDocuments
+from distilray.pretraining_data.examples import ExampleBuilder
+from distilray.pretraining_data.token_ids import TokenizedDocument, TokenizedDocuments
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
-from distilray.pretraining_data.unpaired_examples import DraftSet, read_drafts
+from distilray.pretraining_data.unpaired_examples import UnpairedExamples, read_unpaired
 from tests.distilray.tiny_line import encode_config
 
 BEGIN, WORD, END = 50, 51, 52  # ids of the first, the middle and the last tokens of every sentence
@@ -18,9 +18,9 @@ def token_documents(documents=150):
     found, ids = [], []
     for row in range(documents):
         lengths = np.where(rng.random(80) < 0.01, 300, rng.integers(4, 51, size=80))[: rng.integers(3, 81)]
-        found.append(TokenDocument(row, sum(map(len, ids)), np.cumsum(lengths).tolist()))
+        found.append(TokenizedDocument(row, sum(map(len, ids)), np.cumsum(lengths).tolist()))
         ids += [np.array([BEGIN, *[WORD] * (length - 2), END], np.uint16) for length in lengths.tolist()]
-    return TokenDocuments(np.concatenate(ids), found)
+    return TokenizedDocuments(np.concatenate(ids), found)
 
 
 @pytest.fixture(
@@ -31,11 +31,11 @@ def examples(request, tokenizer_dir):
     length, short_seq_prob = request.param
     copies = length // 25
     config = encode_config(max_seq_length=length, short_seq_prob=short_seq_prob, dupe_factor=copies)
-    drafts, messages = DraftSet(config), []
+    drafts, messages = UnpairedExamples(config), []
     drafts.add(token_documents())
     drafts.write(lambda data: messages.append(bytes(data)), buckets=1)
     vocabulary = vocabulary_of(read_tokenizer(tokenizer_dir))
-    table = Completion(config, vocabulary, None).examples(read_drafts(messages))
+    table = ExampleBuilder(config, vocabulary, None).examples(read_unpaired(messages))
     assert len(table) > 6000
     return table["input_ids"].to_pylist(), table["segment_b_start"].to_pylist(), table["is_random_next"].to_numpy()
 

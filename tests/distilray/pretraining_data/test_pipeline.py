@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distilray.pretraining_data.token_ids import tokenise
+from distilray.pretraining_data.token_ids import tokenize
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
 from jobs import encode_corpus
 from tests.distilray.tiny_line import sentences_of, write_corpus, write_recipe
@@ -66,7 +66,7 @@ def rows(folder, split):
 @pytest.fixture(scope="module")
 def text_of(tokenizer_dir):
     """The tokens of each document as bytes, by its number."""
-    found = tokenise(range(DOCUMENTS), sentences_of(DOCUMENTS), read_tokenizer(tokenizer_dir))
+    found = tokenize(range(DOCUMENTS), sentences_of(DOCUMENTS), read_tokenizer(tokenizer_dir))
     return {
         document.row: found.ids[document.start : document.start + document.ends[-1]].tobytes()
         for document in found.documents

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distilray.pretraining_data import encoding, shard_writer
-from distilray.pretraining_data.shard_writer import plan_groups
+from distilray.pretraining_data.shard_writer import plan_shard_groups
 from distilray.runtime.run_folder import RunFolder
 from distilray.schemas import EXAMPLES
 from tests.distilray.tiny_line import encode_config, encode_in_process, sentences_of, write_corpus, write_shards
@@ -15,7 +15,7 @@ from tests.distilray.tiny_line import encode_config, encode_in_process, sentence
 
 @given(st.integers(1, 2000), st.integers(1, 500), st.integers(1, 300))
 def test_shards_hold_every_example_once_and_differ_by_one_row_at_most(train, heldout, rows_per_shard):
-    groups = plan_groups({"train": train, "heldout": heldout}, rows_per_shard=rows_per_shard)
+    groups = plan_shard_groups({"train": train, "heldout": heldout}, rows_per_shard=rows_per_shard)
     assert [group.number for group in groups] == list(range(len(groups)))
     for split, total in (("train", train), ("heldout", heldout)):
         edges = [group.edges for group in groups if group.split == split]

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from distilray.config.sample import resolve
+from distilray.config.sample import resolve_sample
 from distilray.pretraining_data import token_ids
-from distilray.pretraining_data.token_ids import WordPieces, tokenise
+from distilray.pretraining_data.token_ids import CachedTokenizer, tokenize
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of
 from tests.distilray.tiny_line import sentences_of
 
@@ -21,10 +21,10 @@ def tokenizer_json(tokenizer_dir):
 @pytest.fixture(scope="module")
 def encoder():
     """A tokenizer with a real vocabulary, and the same word by word."""
-    tokenizer_json = read_tokenizer(resolve("sample:encoder"))
+    tokenizer_json = read_tokenizer(resolve_sample("sample:encoder"))
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.encode_special_tokens = True
-    return tokenizer, WordPieces(Tokenizer.from_str(tokenizer_json))
+    return tokenizer, CachedTokenizer(Tokenizer.from_str(tokenizer_json))
 
 
 def sentences_in(found, document):
@@ -36,7 +36,7 @@ def sentences_in(found, document):
 def test_each_sentence_is_tokenised_without_special_tokens(tokenizer_json, monkeypatch, batch):
     monkeypatch.setattr(token_ids, "_BATCH_SENTENCES", batch)
     sentences = sentences_of(30)
-    found, tokenizer = tokenise(range(30), sentences, tokenizer_json), build_tokenizer(tokenizer_json)
+    found, tokenizer = tokenize(range(30), sentences, tokenizer_json), build_tokenizer(tokenizer_json)
     assert [document.row for document in found.documents] == list(range(30))
     for document, texts in zip(found.documents, sentences, strict=True):
         expected = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
@@ -44,13 +44,13 @@ def test_each_sentence_is_tokenised_without_special_tokens(tokenizer_json, monke
 
 
 def test_sentences_and_documents_without_a_token_are_left_out(tokenizer_json):
-    found = tokenise([4, 5, 9], [["", "paris", " "], ["", "\u200b"], ["rome", "rome is"]], tokenizer_json)
+    found = tokenize([4, 5, 9], [["", "paris", " "], ["", "\u200b"], ["rome", "rome is"]], tokenizer_json)
     assert [(document.row, len(document.ends)) for document in found.documents] == [(4, 1), (9, 2)]
     assert found.documents[-1].start + found.documents[-1].ends[-1] == len(found.ids)
 
 
 def test_no_document_gives_no_token(tokenizer_json):
-    found = tokenise([], [], tokenizer_json)
+    found = tokenize([], [], tokenizer_json)
     assert (len(found.documents), len(found.ids), found.ids.dtype) == (0, 0, np.uint16)
 
 
@@ -58,7 +58,7 @@ def test_no_document_gives_no_token(tokenizer_json):
 def test_text_that_reads_like_a_special_token_becomes_none(tokenizer_json, text):
     vocabulary = vocabulary_of(tokenizer_json)
     names = {vocabulary.pad, vocabulary.cls, vocabulary.sep, vocabulary.mask}
-    found = tokenise([0], [[text]], tokenizer_json)
+    found = tokenize([0], [[text]], tokenizer_json)
     assert len(found.ids)
     assert not names & set(found.ids.tolist())
 
@@ -89,6 +89,6 @@ def test_what_is_remembered_is_bounded(monkeypatch, encoder):
 
 
 def test_other_users_of_the_tokenizer_still_read_special_tokens(tokenizer_json):
-    tokenise([0], [["paris is the [MASK] of france"]], tokenizer_json)
+    tokenize([0], [["paris is the [MASK] of france"]], tokenizer_json)
     tokenizer = build_tokenizer(tokenizer_json)
     assert tokenizer.token_to_id("[MASK]") in tokenizer.encode("the [MASK] of france").ids

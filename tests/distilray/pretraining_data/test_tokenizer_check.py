@@ -2,7 +2,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from distilray.errors import InputError
-from distilray.pretraining_data.encoding import plan_shards
+from distilray.pretraining_data.encoding import plan_encoding
 from tests.distilray.inference.tiny_models import SPECIALS, VOCABULARY
 from tests.distilray.tiny_line import encode_config, sentences_of, write_corpus
 
@@ -78,7 +78,7 @@ ACCEPTED = {
 
 def plan(folder, corpus_dir, tokenizer, **changes):
     tokenizer.save(str(folder / "tokenizer.json"))
-    return plan_shards(encode_config(corpus_dir=corpus_dir, tokenizer_dir=str(folder), **changes))
+    return plan_encoding(encode_config(corpus_dir=corpus_dir, tokenizer_dir=str(folder), **changes))
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -97,7 +97,7 @@ def test_a_tokenizer_that_works_word_by_word_is_accepted(tmp_path, corpus_dir, n
 def test_the_sample_tokenizer_is_accepted_for_any_text(tmp_path, text):
     corpus_dir = write_corpus(tmp_path / "corpus", sentences=[[text, "rome is old"]] * 20)
     config = encode_config(corpus_dir=corpus_dir, tokenizer_dir="sample:encoder", masking={"whole_words": True})
-    assert plan_shards(config)
+    assert plan_encoding(config)
 
 
 def test_whole_words_need_pieces_that_are_marked(tmp_path, corpus_dir):

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distilray.pretraining_data.token_ids import TokenDocument, TokenDocuments
-from distilray.pretraining_data.unpaired_examples import DraftSet, bucket_of, read_drafts
+from distilray.pretraining_data.token_ids import TokenizedDocument, TokenizedDocuments
+from distilray.pretraining_data.unpaired_examples import UnpairedExamples, bucket_of, read_unpaired
 from tests.distilray.tiny_line import encode_config
 
 DOCUMENTS = 30
@@ -16,13 +16,13 @@ def token_documents(rows):
     documents, ids = [], [np.empty(0, np.uint16)]
     for row in rows:
         lengths = np.random.default_rng(row).integers(2, 12, size=2 + row % 9)
-        documents.append(TokenDocument(row, sum(map(len, ids)), np.cumsum(lengths).tolist()))
+        documents.append(TokenizedDocument(row, sum(map(len, ids)), np.cumsum(lengths).tolist()))
         ids.append(np.arange(row * 200, row * 200 + lengths.sum()).astype(np.uint16))
-    return TokenDocuments(np.concatenate(ids), documents)
+    return TokenizedDocuments(np.concatenate(ids), documents)
 
 
 def one_sentence(row):
-    return TokenDocuments(np.arange(9, dtype=np.uint16), [TokenDocument(row, 0, [9])])
+    return TokenizedDocuments(np.arange(9, dtype=np.uint16), [TokenizedDocument(row, 0, [9])])
 
 
 def buckets_of(drafts, buckets=1):
@@ -34,13 +34,13 @@ def buckets_of(drafts, buckets=1):
 
 
 def drafted(rows=range(DOCUMENTS), **changes):
-    drafts = DraftSet(encode_config(**changes))
+    drafts = UnpairedExamples(encode_config(**changes))
     drafts.add(token_documents(rows))
     return drafts
 
 
 def table_of(drafts):
-    return read_drafts(buckets_of(drafts)[0])
+    return read_unpaired(buckets_of(drafts)[0])
 
 
 @pytest.mark.parametrize("changes", [{}, {"dupe_factor": 3}, {"mode": "paper"}, {"short_seq_prob": 0.9}])
@@ -58,7 +58,7 @@ def test_text_is_that_of_its_document_in_order(changes):
 @pytest.mark.parametrize("buckets", [1, 2, 16])
 def test_the_buckets_one_after_the_other_are_the_order_of_the_keys(buckets):
     data, told = buckets_of(drafted(), buckets)
-    tables = [read_drafts([part]) for part in data]
+    tables = [read_unpaired([part]) for part in data]
     assert [len(table) for table in tables] == told
     for bucket, table in enumerate(tables):
         assert set(bucket_of(table["shuffle_key"].to_numpy(), buckets)) <= {bucket}
@@ -74,17 +74,17 @@ def test_an_empty_bucket_is_no_byte():
 
 
 def test_no_document_writes_nothing():
-    assert buckets_of(DraftSet(encode_config()), 4) == ([b"", b"", b"", b""], [0, 0, 0, 0])
+    assert buckets_of(UnpairedExamples(encode_config()), 4) == ([b"", b"", b"", b""], [0, 0, 0, 0])
 
 
 @pytest.mark.parametrize("size", [1, 7])
 def test_how_documents_are_dealt_to_parts_changes_nothing(size):
     parts = [buckets_of(drafted(range(at, min(at + size, DOCUMENTS))))[0][0] for at in range(0, DOCUMENTS, size)]
-    assert read_drafts(parts).to_pylist() == table_of(drafted()).to_pylist()
+    assert read_unpaired(parts).to_pylist() == table_of(drafted()).to_pylist()
 
 
 def test_how_a_part_is_read_changes_nothing():
-    drafts = DraftSet(encode_config())
+    drafts = UnpairedExamples(encode_config())
     for row in range(DOCUMENTS):
         drafts.add(token_documents([row]))
     assert table_of(drafts).to_pylist() == table_of(drafted()).to_pylist()
@@ -121,7 +121,7 @@ def test_another_seed_gives_another_order_and_other_segments():
 
 
 def test_documents_of_one_sentence_are_counted_in_every_copy():
-    drafts = DraftSet(encode_config(dupe_factor=3, random_next_probability=0.0))
+    drafts = UnpairedExamples(encode_config(dupe_factor=3, random_next_probability=0.0))
     drafts.add(one_sentence(7))
     assert drafts.counts["single_segment_copies"] == 3
     assert table_of(drafts)["is_random_next"].to_pylist() == [True] * 3

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from distilray.errors import InputError
-from distilray.pretraining_data.viewer import ExampleView
+from distilray.pretraining_data.viewer import ExampleViewer
 from tests.distilray.tiny_line import write_shards
 
 PREDICTED = re.compile(r"(\S+?)([!=]?)\{(\S+?)\}")
@@ -17,7 +17,7 @@ PREDICTED = re.compile(r"(\S+?)([!=]?)\{(\S+?)\}")
 
 @pytest.fixture(scope="module")
 def view(shards_dir):
-    return ExampleView.open(shards_dir, "train")
+    return ExampleViewer.open(shards_dir, "train")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_pieces_join_the_word_they_go_on_with_and_say_which_of_them_is_predicted
 
 def test_dynamic_masks_are_those_of_the_epoch_asked_for(dynamic_dir):
     first, again, second = (
-        [text.plain for text in ExampleView.open(dynamic_dir, "train", epoch=epoch).rows(0, 5)] for epoch in (1, 1, 2)
+        [text.plain for text in ExampleViewer.open(dynamic_dir, "train", epoch=epoch).rows(0, 5)] for epoch in (1, 1, 2)
     )
     assert first == again
     assert first != second
@@ -92,7 +92,7 @@ def test_dynamic_masks_are_those_of_the_epoch_asked_for(dynamic_dir):
 
 
 def test_an_example_without_a_segment_b_has_one_line(dynamic_dir):
-    text = next(ExampleView.open(dynamic_dir, "train").rows(0, 1)).plain
+    text = next(ExampleViewer.open(dynamic_dir, "train").rows(0, 1)).plain
     assert len(text.splitlines()) == 2
     assert "B " not in text
 
@@ -121,14 +121,14 @@ def test_fewer_than_one_row_is_refused(view, count):
 
 def test_an_epoch_of_static_masks_is_refused(shards_dir, dynamic_dir):
     with pytest.raises(InputError, match="--epoch 1: the masks of split 'train' are the same in every epoch"):
-        ExampleView.open(shards_dir, "train", epoch=1)
+        ExampleViewer.open(shards_dir, "train", epoch=1)
     with pytest.raises(InputError, match="--epoch 1: the masks of split 'heldout'"):
-        ExampleView.open(dynamic_dir, "heldout", epoch=1)
+        ExampleViewer.open(dynamic_dir, "heldout", epoch=1)
 
 
 def test_an_epoch_below_zero_is_refused(dynamic_dir):
     with pytest.raises(InputError, match="--epoch -1: epochs are counted from 0"):
-        ExampleView.open(dynamic_dir, "train", epoch=-1)
+        ExampleViewer.open(dynamic_dir, "train", epoch=-1)
 
 
 def test_a_tokenizer_that_is_not_that_of_the_shards_is_refused(shards_dir, tmp_path):
@@ -138,4 +138,4 @@ def test_a_tokenizer_that_is_not_that_of_the_shards_is_refused(shards_dir, tmp_p
     tokenizer.add_tokens(["lisbon"])
     tokenizer.save(str(file))
     with pytest.raises(InputError, match=f"{file}: .*run jobs.encode_corpus again"):
-        ExampleView.open(str(copy), "train")
+        ExampleViewer.open(str(copy), "train")

@@ -68,7 +68,11 @@ def line(tmp_path_factory):
     cost["files"]["efficiency.json"]["models"]["teacher"] = {"parameters": 110_000_000, "latency_ms": 40.0}
     models = {f"models.{name}": entry for name, entry in both.items()}
     write_run(folder / "efficiency-both", "measure_efficiency", inputs=models, **cost)
-    for name, job in (("glue_text", "write_glue_text"), ("follows", "build_follows"), ("cache", "cache_teacher")):
+    for name, job in (
+        ("glue_text", "write_glue_text"),
+        ("follows", "build_next_sentence_task"),
+        ("cache", "cache_teacher"),
+    ):
         write_run(folder / name, job)
     write_run(folder / "tokenizer", "train_tokenizer", counts={"vocabulary": 30_000, "tokenizer_hash": "d4" * 32})
     bare = distillation()

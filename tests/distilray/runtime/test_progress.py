@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from distilray.runtime.progress import Progress, duration
+from distilray.runtime.progress import Progress, format_duration
 
 
 class Clock:
@@ -116,7 +116,7 @@ def test_a_terminal_gets_a_bar_in_place_of_lines(clock: Clock) -> None:
     ],
 )
 def test_a_duration_reads_in_its_own_unit(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_a_slow_rate_is_told_in_a_minute(clock: Clock) -> None:

@@ -61,6 +61,6 @@ def test_every_operation_has_a_summary_and_one_described_tag(client):
 
 
 def test_every_path_of_the_document_is_a_route_of_its_own_in_the_metrics(client):
-    front = client.app.state.front
+    gateway = client.app.state.gateway
     paths = client.get("/openapi.json").json()["paths"]
-    assert all(front.has_route({"type": "http", "path": path}) for path in paths)
+    assert all(gateway.has_route({"type": "http", "path": path}) for path in paths)

@@ -15,7 +15,7 @@ RARE = [("a", 0.9991), ("b", 0.0071), ("c", 0.0004), ("d", 0.0000121), ("e", 0.0
 TIMES = {"x-queue-time": "0.4", "x-inference-time": "11.8", "x-model-revision": "3f2a91c0d4e5b6a7"}
 
 
-class StandIn:
+class FakeService:
     """The application and what it was asked.
 
     Attributes:

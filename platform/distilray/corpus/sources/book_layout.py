@@ -40,7 +40,7 @@ _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _PARAGRAPH_ENDED = re.compile(r"[.!?…][\"'”’)\]_*]*$")
 
 
-def without_insertions(text: str) -> str:
+def remove_insertions(text: str) -> str:
     """Leave out page numbers and what stands in an editor's brackets, and join the sentences that they divide."""
     return _INSERTION.sub("", _BETWEEN_LINES.sub(_join, text))
 
@@ -115,7 +115,7 @@ def book_prose(text: str) -> str:
     Left out, where it is certain: headings, contents, page numbers, rows of asterisks, captions, notes in brackets,
     marks of emphasis. A hyphen at the end of a line is kept: whether it belongs to the word cannot be told.
     """
-    cleaned = without_insertions(text)
+    cleaned = remove_insertions(text)
     wrapped = is_wrapped(cleaned)
     paragraphs = [part for block in _BLANK.split(cleaned) if block.strip() for part in _split_block(block, wrapped)]
     return "\n\n".join(_on_one_line(part) for part in paragraphs if not _is_furniture(part))

@@ -158,9 +158,9 @@ def check_file(source: BooksSource, uri: str) -> None:
     storage.read_range(uri, 0, 1)  # may be forbidden
 
 
-def file_ranges(source: BooksSource, uri: str, name: str, *, part_bytes: int) -> list[FileRange]:
+def file_ranges(source: BooksSource, uri: str, name: str, *, chunk_bytes: int) -> list[FileRange]:
     """One range: a book is read whole."""
-    return byte_ranges(uri, name, part_bytes=part_bytes, divisible=False)
+    return byte_ranges(uri, name, chunk_bytes=chunk_bytes, divisible=False)
 
 
 def read_documents(source: BooksSource, part: FileRange, *, max_document_bytes: int) -> Iterator[RawDocument | BadRow]:

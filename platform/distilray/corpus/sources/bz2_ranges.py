@@ -34,7 +34,7 @@ _FREE_BYTES_OF_A_RANGE = 1 << 30  # accepted from all streams or blocks of a ran
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextSpan:
     """Text that follows the piece before it.
 
     Attributes:
@@ -103,7 +103,7 @@ class _Meter:
         return streams.is_bomb(self.given, position - self.start, free_bytes=_FREE_BYTES_OF_A_RANGE)
 
 
-def read_streams(stored: StoredFile, name: str, start: int, end: int) -> Iterator[Piece | BadRow]:
+def read_streams(stored: StoredFile, name: str, start: int, end: int) -> Iterator[TextSpan | BadRow]:
     """The text of the streams from the first on that begins in `start` to `end`, on to the end of the file.
 
     A stream that breaks off is told behind its text, and the next one follows.
@@ -117,7 +117,7 @@ def read_streams(stored: StoredFile, name: str, start: int, end: int) -> Iterato
     meter = _Meter(start)
     position = find_stream(stored, start, end)
     while position is not None and stored.size - position >= _STREAM_BYTES:  # fewer bytes are not found as a stream
-        yield Piece(position, b"")
+        yield TextSpan(position, b"")
         if meter.is_over(position):
             yield _bombs(name, position, end)
             return
@@ -129,7 +129,7 @@ def read_streams(stored: StoredFile, name: str, start: int, end: int) -> Iterato
             position = behind
 
 
-def read_blocks(stored: StoredFile, name: str, start: int, end: int) -> Iterator[Piece | BadRow]:
+def read_blocks(stored: StoredFile, name: str, start: int, end: int) -> Iterator[TextSpan | BadRow]:
     """The text of the blocks from the first on that begins at or behind byte `start`, on to the end of the file.
 
     A block that cannot be read is told, and the next one follows. Arguments as in `read_streams`.
@@ -139,7 +139,7 @@ def read_blocks(stored: StoredFile, name: str, start: int, end: int) -> Iterator
     ahead = list(islice(marks, 2))
     while len(ahead) > 1:
         position = ahead[0] // 8
-        yield Piece(position, b"")
+        yield TextSpan(position, b"")
         if meter.is_over(position):
             yield _bombs(name, position, end)
             return
@@ -157,7 +157,7 @@ def read_blocks(stored: StoredFile, name: str, start: int, end: int) -> Iterator
                 yield BadRow(name, position, "bz2_damaged", "a bz2 block is damaged", ahead[1] // 8 - position)
             else:
                 meter.given += len(text)
-                yield Piece(position, text)
+                yield TextSpan(position, text)
         ahead = ahead[used:]
         ahead += islice(marks, max(2 - len(ahead), 0))
 
@@ -185,7 +185,7 @@ def last_text(stored: StoredFile) -> bytes | None:
     return tail[-_TAIL_TEXT:]
 
 
-def _stream_text(stored: StoredFile, start: int, meter: _Meter) -> Generator[Piece, None, int]:
+def _stream_text(stored: StoredFile, start: int, meter: _Meter) -> Generator[TextSpan, None, int]:
     """The text of the stream at `start`; returns where the stream ends.
 
     Raises:
@@ -213,7 +213,7 @@ def _stream_text(stored: StoredFile, start: int, meter: _Meter) -> Generator[Pie
         # Output with room left, of a decoder that asks for input, ends where a block ends and its checksum was right.
         if held and (decoder.eof or (decoder.needs_input and len(text) < _CHUNK)):
             whole, held, whole_end = bytes(held), bytearray(), end
-            yield Piece(start, whole)
+            yield TextSpan(start, whole)
     return end - len(decoder.unused_data)
 
 

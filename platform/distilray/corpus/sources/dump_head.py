@@ -5,13 +5,13 @@ import pyexpat
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from distilray.corpus.sources.bz2_ranges import Piece
+from distilray.corpus.sources.bz2_ranges import TextSpan
 from distilray.corpus.sources.dump_pages import PAGE_TAG
 from distilray.corpus.wikitext.sites import Site
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 
-MAX_HEAD_BYTES = 16 << 20
+MAX_HEADER_BYTES = 16 << 20
 _SITEINFO_END = b"</siteinfo>"
 _READABLE = {"utf-8", "ascii"}  # ASCII is UTF-8
 # The byte order mark of UTF-32 begins with that of UTF-16, so it comes first. Without a mark, `<` stands beside zeros.
@@ -28,7 +28,7 @@ _UNREADABLE = (
 
 
 @dataclass(frozen=True)
-class Head:
+class DumpHeader:
     """The beginning of a dump.
 
     Attributes:
@@ -42,7 +42,7 @@ class Head:
     is_whole: bool
 
 
-def read_head(uri: str, pieces: Iterable[Piece | BadRow], *, only_site: bool = False) -> Head:
+def read_dump_header(uri: str, pieces: Iterable[TextSpan | BadRow], *, only_site: bool = False) -> DumpHeader:
     """Read a dump up to its first page, or with `only_site` up to the end of its siteinfo.
 
     Args:
@@ -61,7 +61,7 @@ def read_head(uri: str, pieces: Iterable[Piece | BadRow], *, only_site: bool = F
             break
         head += piece.data
         damage = ""
-        if PAGE_TAG in head or len(head) >= MAX_HEAD_BYTES or (only_site and _SITEINFO_END in head):
+        if PAGE_TAG in head or len(head) >= MAX_HEADER_BYTES or (only_site and _SITEINFO_END in head):
             break
     before = bytes(head).partition(PAGE_TAG)[0]
     if not before and damage:
@@ -70,7 +70,7 @@ def read_head(uri: str, pieces: Iterable[Piece | BadRow], *, only_site: bool = F
     has_page = len(before) < len(head)
     if not has_page and damage:
         raise InputError(f"{uri}: {damage}; fetch the dump again")
-    return Head(site, has_page, is_whole=len(head) < MAX_HEAD_BYTES)
+    return DumpHeader(site, has_page, is_whole=len(head) < MAX_HEADER_BYTES)
 
 
 def _parse(uri: str, head: bytes) -> Site:

@@ -26,14 +26,14 @@ def find_index(uri: str) -> str | None:
     return next((name for name in names if storage.exists(name)), None)
 
 
-def stream_borders(index: str, dump: str, *, size: int, part_bytes: int) -> list[int]:
-    """Offsets of streams, at least `part_bytes` apart, from an index that is read in bounded memory.
+def stream_boundaries(index: str, dump: str, *, size: int, chunk_bytes: int) -> list[int]:
+    """Offsets of streams, at least `chunk_bytes` apart, from an index that is read in bounded memory.
 
     Args:
         index: URI of the index, plain or .bz2.
         dump: URI of the dump.
         size: of the dump, in bytes.
-        part_bytes: the borders are the first streams at or behind each border before and so many bytes.
+        chunk_bytes: the borders are the first streams at or behind each border before and so many bytes.
 
     Raises:
         InputError: the index cannot be read, or belongs to another dump.
@@ -44,7 +44,7 @@ def stream_borders(index: str, dump: str, *, size: int, part_bytes: int) -> list
     last = 0
     for lines in _line_blocks(index):
         last = _offset(index, lines[-1])
-        while last >= (wanted := (borders[-1] if borders else 0) + part_bytes):
+        while last >= (wanted := (borders[-1] if borders else 0) + chunk_bytes):
             place = bisect_left(lines, wanted, key=lambda line: _offset(index, line))
             borders.append(_offset(index, lines[place]))
     _check(index, dump, size, [*borders, last])

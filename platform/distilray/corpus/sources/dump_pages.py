@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from distilray.corpus.sources.bz2_ranges import Piece
+from distilray.corpus.sources.bz2_ranges import TextSpan
 from distilray.corpus.wikitext.sites import Site
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.streams import UnreadableError
@@ -61,7 +61,7 @@ class RawPage:
     cut: bool = False
 
 
-def cut_pages(pieces: Iterable[Piece | BadRow], *, end: int, max_bytes: int) -> Iterator[RawPage | BadRow]:
+def split_pages(pieces: Iterable[TextSpan | BadRow], *, end: int, max_bytes: int) -> Iterator[RawPage | BadRow]:
     """The pages that begin in the pieces before `end`; the last of them may go on behind it.
 
     A page ends at its end tag, at the next page, or at the end of the file. What could not be read stands between
@@ -100,7 +100,7 @@ class _Cutter:
         self._searched = 0
         self._limit = max_bytes
 
-    def pages(self, piece: Piece) -> Iterator[RawPage]:
+    def pages(self, piece: TextSpan) -> Iterator[RawPage]:
         """The pages that end in the next piece."""
         carried, first = len(self.text), self.offset
         self.text += piece.data
@@ -159,7 +159,7 @@ def parse_page(xml: bytes | bytearray, site: Site) -> Page:
     values = {name: "".join(parts) for name, parts in fields.values.items()}
     title = values.get("title", "")
     if not title:
-        raise UnreadableError("xml_malformed", f"{page_name(xml)} has no title")
+        raise UnreadableError("xml_malformed", f"{describe_page(xml)} has no title")
     return Page(
         page_id=_integer(xml, values, "id"),
         revision_id=_integer(xml, values, "revision id") if "revision id" in values else None,
@@ -179,7 +179,7 @@ def _namespace_of_title(title: str, site: Site) -> int:
     return number if number is not None and exists else 0
 
 
-def page_name(xml: bytes | bytearray) -> str:
+def describe_page(xml: bytes | bytearray) -> str:
     """Title and id of a page for a message, as far as they stand at its beginning."""
     title, number = _TITLE.search(xml, 0, _HEAD_BYTES), _ID.search(xml, 0, _HEAD_BYTES)
     named = " ".join(title[1].decode(errors="replace").split())[:200] if title else "?"
@@ -224,12 +224,12 @@ def _refusal(xml: bytes | bytearray, error: pyexpat.ExpatError) -> UnreadableErr
     try:
         xml.decode()
     except UnicodeDecodeError:
-        return UnreadableError("not_utf8", f"{page_name(xml)} is not UTF-8")
-    return UnreadableError("xml_malformed", f"{page_name(xml)} is not well-formed XML ({error})")
+        return UnreadableError("not_utf8", f"{describe_page(xml)} is not UTF-8")
+    return UnreadableError("xml_malformed", f"{describe_page(xml)} is not well-formed XML ({error})")
 
 
 def _integer(xml: bytes | bytearray, values: Mapping[str, str], name: str) -> int:
     text = values.get(name, "").strip()
     if not text.removeprefix("-").isdecimal() or len(text) > 18:
-        raise UnreadableError("xml_malformed", f"{page_name(xml)} has no valid {name}")
+        raise UnreadableError("xml_malformed", f"{describe_page(xml)} has no valid {name}")
     return int(text)

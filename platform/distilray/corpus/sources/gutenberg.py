@@ -75,7 +75,7 @@ _SHOP = _pattern(
 )
 
 
-def without_notices(text: str, *, credited: bool = False) -> str:
+def remove_notices(text: str, *, credited: bool = False) -> str:
     """Leave out notices, where these are certain.
 
     Args:
@@ -188,8 +188,8 @@ def read_book(text: str) -> Book:
     if not has_start:
         start, end = _without_header(text, start, end)
     if start == 0 and end == len(text):
-        return Book("", without_notices(text))
-    return Book(_title(text[:start]), without_notices(text[start:end], credited=True).strip("\n"))
+        return Book("", remove_notices(text))
+    return Book(_title(text[:start]), remove_notices(text[start:end], credited=True).strip("\n"))
 
 
 def _without_small_print(text: str, start: int, end: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ class SourceKind:
     Attributes:
         is_input: whether a file of a folder belongs to the kind, by its name.
         check_file: looks at a file; raises InputError when it is none of the kind.
-        file_ranges: (source, uri, name, part_bytes=) -> the ranges of a file.
+        file_ranges: (source, uri, name, chunk_bytes=) -> the ranges of a file.
         read_documents: (source, range, max_document_bytes=) -> its documents, and what could not be read.
         prose: (source, document) -> paragraphs with a blank line between.
     """
@@ -40,7 +40,7 @@ def _kind(module: Any, prose: Callable[[Any, RawDocument], str] = texts.prose) -
     return SourceKind(module.is_input, module.check_file, module.file_ranges, module.read_documents, prose)
 
 
-KINDS: Mapping[str, SourceKind] = {
+SOURCE_KINDS: Mapping[str, SourceKind] = {
     "wikipedia": _kind(wikipedia, _wikitext_prose),
     "books": _kind(books, books.prose),
     "parquet": _kind(parquet_rows_module),

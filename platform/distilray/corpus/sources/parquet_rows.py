@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distilray.config.corpus import ParquetSource
-from distilray.corpus.sources.ranges import RawDocument, columns_of
+from distilray.corpus.sources.ranges import RawDocument, selected_columns
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange
@@ -40,7 +40,7 @@ def check_file(source: ParquetSource, uri: str) -> None:
     with _opened(uri) as table:
         if not table.metadata.num_rows:
             raise EmptyFileError(uri)
-        schema, columns = table.schema, columns_of(source)
+        schema, columns = table.schema, selected_columns(source)
     column_positions(uri, schema.names, columns)
     for setting, column in columns.items():
         kind = schema.field(column).type
@@ -49,8 +49,8 @@ def check_file(source: ParquetSource, uri: str) -> None:
             raise InputError(f"{uri}: column '{column}' is {kind}, not string; set {setting} to another column")
 
 
-def file_ranges(source: ParquetSource, uri: str, name: str, *, part_bytes: int) -> list[FileRange]:
-    """Neighbouring row groups up to `part_bytes` as stored, or one that is larger."""
+def file_ranges(source: ParquetSource, uri: str, name: str, *, chunk_bytes: int) -> list[FileRange]:
+    """Neighbouring row groups up to `chunk_bytes` as stored, or one that is larger."""
     ranges: list[FileRange] = []
     if not stored_size(uri):
         return ranges
@@ -59,7 +59,7 @@ def file_ranges(source: ParquetSource, uri: str, name: str, *, part_bytes: int) 
             return ranges
         for number in range(table.metadata.num_row_groups):
             size = _compressed_size(table.metadata.row_group(number))
-            if ranges and ranges[-1].stored_bytes + size <= part_bytes:
+            if ranges and ranges[-1].stored_bytes + size <= chunk_bytes:
                 last = ranges.pop()
                 ranges.append(FileRange(uri, name, last.start, number + 1, last.form, last.stored_bytes + size))
             else:
@@ -73,7 +73,7 @@ def read_documents(
     """The documents of the rows of a range. The offset of a bad row is that of its row group."""
     with _opened(part.uri, dictionary=_dictionary(source, part)) as table:
         groups = [table.metadata.row_group(number) for number in range(part.end)]
-        columns = list(dict.fromkeys(columns_of(source).values()))
+        columns = list(dict.fromkeys(selected_columns(source).values()))
         first_row = sum(group.num_rows for group in groups[: part.start])
         for number, group in enumerate(groups[part.start :], part.start):
             row, offset = first_row, _offset(group)
@@ -120,7 +120,7 @@ def _documents(
     source: ParquetSource, name: str, batch: pa.RecordBatch, first_row: int, max_bytes: int
 ) -> Iterator[RawDocument | tuple[str, str]]:
     """The documents of a batch; reason and detail of a row that is none."""
-    columns = {setting: batch.column(column) for setting, column in columns_of(source).items()}
+    columns = {setting: batch.column(column) for setting, column in selected_columns(source).items()}
     for index, size in enumerate(_sizes(columns["text_column"])):
         row = first_row + index
         if size is None:

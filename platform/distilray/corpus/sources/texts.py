@@ -6,7 +6,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 
 from distilray.config.corpus import TableSource, TextSource
-from distilray.corpus.sources.other_formats import refuse_other_formats
+from distilray.corpus.sources.other_formats import reject_other_formats
 from distilray.corpus.sources.ranges import HEADING, RawDocument
 from distilray.corpus.writing_systems import join_lines
 from distilray.errors import InputError
@@ -47,12 +47,12 @@ def check_file(source: TextSource, uri: str) -> None:
         raise InputError(f"{uri}: {error}") from None
     if not head.removeprefix(BOM_UTF8).strip():
         raise EmptyFileError(uri)
-    refuse_other_formats(uri, head)
+    reject_other_formats(uri, head)
 
 
-def file_ranges(source: TextSource, uri: str, name: str, *, part_bytes: int) -> list[FileRange]:
+def file_ranges(source: TextSource, uri: str, name: str, *, chunk_bytes: int) -> list[FileRange]:
     """Ranges of bytes, or the whole file when it is compressed or one document."""
-    return byte_ranges(uri, name, part_bytes=part_bytes, divisible=source.document_per != "file")
+    return byte_ranges(uri, name, chunk_bytes=chunk_bytes, divisible=source.document_per != "file")
 
 
 def read_documents(source: TextSource, part: FileRange, *, max_document_bytes: int) -> Iterator[RawDocument | BadRow]:

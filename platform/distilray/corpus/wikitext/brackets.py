@@ -12,7 +12,7 @@ _LANGUAGES = frozenset(SITES["language_codes"].split())
 _NOT_IN_PIPE_TRICK = re.compile(r"^:?[^:]*:|\s*\([^()]*\)$|,.*$")
 
 
-def link_words(target: str, label: Callable[[], str | None], site: Site) -> str:
+def link_text(target: str, label: Callable[[], str | None], site: Site) -> str:
     """Return the words that a link shows; none for pictures, categories and the same article in another language.
 
     Args:
@@ -31,7 +31,7 @@ def link_words(target: str, label: Callable[[], str | None], site: Site) -> str:
     return words or _NOT_IN_PIPE_TRICK.sub("", target)  # [[Rome (city)|]] shows "Rome"
 
 
-def is_silent_file(target: str, site: Site) -> bool:
+def is_image_link(target: str, site: Site) -> bool:
     """Return whether a link shows a picture."""
     prefix, colon, _ = target.partition(":")
     return bool(colon) and site.namespace_of(prefix) == FILE

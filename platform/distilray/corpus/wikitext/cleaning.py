@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cache, lru_cache
 
 from distilray.corpus.wikitext.arguments import GAP, HOLE, UNKNOWN, unknown_names
-from distilray.corpus.wikitext.extensions import cut_extensions, restore_protected
+from distilray.corpus.wikitext.extensions import remove_extension_tags, restore_markup
 from distilray.corpus.wikitext.paragraphs import prose
 from distilray.corpus.wikitext.sites import ENGLISH, SITES, Site
 from distilray.corpus.wikitext.templates import TemplateRules
@@ -32,7 +32,7 @@ _HALF_VARIANT = re.compile(r"-\{(?![{|])|(?<!\})\}-(?!\})")
 _LANGUAGES_WITH_VARIANTS = frozenset(SITES["languages_with_variants"].split())
 
 
-def remove_switches(wikitext: str) -> str:
+def remove_behavior_switches(wikitext: str) -> str:
     """`wikitext` without magic words, and without other words between underscores that are alone on their line."""
     if "__" not in wikitext:
         return wikitext
@@ -67,7 +67,7 @@ _HEADING = re.compile(r"^(={1,6})(.+?)(={1,6})[ \t]*$", re.MULTILINE)
 _TITLE_MARKUP = re.compile(r"'{2,}|\{\{[^{}]*\}\}|<[^<>]*>|\[\[|\]\]")
 
 
-def cut_back_matter(wikitext: str, site: Site = ENGLISH) -> str:
+def remove_back_matter(wikitext: str, site: Site = ENGLISH) -> str:
     """`wikitext` without the sections of back matter and what is below them; `cut_extensions` goes before.
 
     They are cut before the page is parsed: a tenth of a page is theirs, and so are most of its unclosed braces.
@@ -118,8 +118,8 @@ def clean_wikitext(wikitext: str, site: Site = ENGLISH, templates: Mapping[str, 
         templates: the user's rules by name of the template: `nothing`, `drop sentence` or a format such as "{1} {2}".
     """
     rules = _rules(site, tuple(templates.items()))
-    text = choose_variants(remove_switches(cut_extensions(_without_reserved(wikitext))), site)
-    return restore_protected(prose(visible_text(cut_back_matter(text, site), site, rules)))
+    text = choose_variants(remove_behavior_switches(remove_extension_tags(_without_reserved(wikitext))), site)
+    return restore_markup(prose(visible_text(remove_back_matter(text, site), site, rules)))
 
 
 def _without_reserved(wikitext: str) -> str:

@@ -111,7 +111,7 @@ _SYMBOLS = re.compile(r"[A-Za-zµμ°]+\d?(?:[/.·][A-Za-z]+\d?)+")
 _TOGETHER = {("ft", "in"), ("foot", "in"), ("lb", "oz"), ("st", "lb"), ("mi", "ft"), ("yd", "ft")}
 
 
-def quantity(arguments: Sequence[str], *, adjective: bool, american: bool = False, inserted: str = "") -> str:
+def quantity_text(arguments: Sequence[str], *, adjective: bool, american: bool = False, inserted: str = "") -> str:
     """The quantity that is converted, with its unit in words; the conversion itself is left out.
 
     `HOLE` where the number or the unit is not known.
@@ -202,7 +202,7 @@ def thousands(number: str) -> str:
     return _LONG_NUMBER.sub(lambda whole: f"{int(whole[0]):,}", number) if number.isascii() else number
 
 
-def converted(arguments: Arguments) -> str:
+def converted_quantity(arguments: Arguments) -> str:
     """The quantity of `convert` that is converted; the conversion in brackets is left out."""
     parts, adjective = arguments.positional(), arguments.get("adj")
     spelling = arguments.get("spell")
@@ -211,7 +211,7 @@ def converted(arguments: Arguments) -> str:
     has_words = adjective == "mid" and len(parts) > 2 and (len(parts) > 3 or parts[-1].startswith("-"))
     inserted = parts.pop() if has_words else ""
     american = arguments.get("sp") == "us" or spelling.lower() == "us"
-    shown = quantity(parts, adjective=adjective in ("on", "mid"), american=american, inserted=inserted)
+    shown = quantity_text(parts, adjective=adjective in ("on", "mid"), american=american, inserted=inserted)
     return _spelled(shown, spelling) if spelling.lower() in ("in", "on", "us") else shown
 
 

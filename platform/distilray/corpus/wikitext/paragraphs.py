@@ -13,7 +13,7 @@ import html
 import re
 
 from distilray.corpus.wikitext.arguments import GAP, HOLE, UNKNOWN, UNKNOWN_PATTERN
-from distilray.corpus.wikitext.extensions import hide_shown_markup, protect
+from distilray.corpus.wikitext.extensions import mask_literal_markup, protect_markup
 from distilray.corpus.writing_systems import join_lines
 
 _MARKED = re.compile(f"[{GAP}{HOLE}{UNKNOWN}]")
@@ -176,12 +176,12 @@ def _finished(paragraph: str) -> str:
     if _MARKUP_LEFT.search(paragraph):
         return ""  # an unclosed template or table runs through it
     if "&" in paragraph:
-        paragraph = _ENTITY.sub(lambda entity: protect(html.unescape(entity[0])), paragraph)
+        paragraph = _ENTITY.sub(lambda entity: protect_markup(html.unescape(entity[0])), paragraph)
     if "://" in paragraph:
         paragraph = _ADDRESS.sub(HOLE, paragraph)
     if ("[[" in paragraph or "]]" in paragraph) and paragraph.count("[") != paragraph.count("]"):
         paragraph = paragraph.replace("[[", HOLE).replace("]]", HOLE)  # half of a link
-    paragraph = hide_shown_markup(" ".join(paragraph.split()))
+    paragraph = mask_literal_markup(" ".join(paragraph.split()))
     if UNKNOWN in paragraph:
         paragraph = _UNKNOWN_NOTE.sub(GAP, paragraph)
     return repair_gaps(paragraph).strip()

@@ -14,7 +14,7 @@ import yaml
 from distilray.config.corpus import normalize_name
 from distilray.corpus.wikitext.arguments import HOLE, PARAGRAPH, Arguments, Rule
 from distilray.corpus.wikitext.number_templates import (
-    converted,
+    converted_quantity,
     fraction,
     height,
     ordinal,
@@ -242,7 +242,7 @@ _FUNCTION_RULES: tuple[tuple[str, Rule], ...] = (
     ("harvnb|harvcol", _citation("{} {}")),
     ("harvtxt|harvcoltxt|citet", _citation("{} ({})")),
     ("harv|harvp|harvs", _citation("({} {})")),
-    ("convert|cvt", converted),
+    ("convert|cvt", converted_quantity),
     ("frac|fraction|sfrac", fraction),
     ("val", value),
     ("nts|number|format price|formatnum", lambda arguments: thousands(arguments.get("1"))),

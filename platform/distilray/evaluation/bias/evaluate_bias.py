@@ -13,26 +13,26 @@ from rich.console import Console
 from distilray.config.evaluation import EvaluateBiasConfig
 from distilray.evaluation.bias.bias_tables import bias_tables
 from distilray.evaluation.bias.crows_pairs import (
-    Pair,
+    SentencePair,
     crows_pairs_scores,
     pair_likelihoods,
     pair_problem,
     pair_texts,
     preferences,
-    read_pairs,
+    read_crows_pairs,
 )
-from distilray.evaluation.bias.models import Subject, load_model, read_subject
-from distilray.evaluation.bias.probes import CARD_TEXTS, ProbeAnswers, probe_answers, probe_scores, table_of_probes
+from distilray.evaluation.bias.models import ModelTokenizer, load_model, read_model_tokenizer
+from distilray.evaluation.bias.probes import CARD_TEXTS, ProbeAnswers, group_probes, probe_answers, probe_scores
 from distilray.evaluation.bias.stereoset import (
-    Example,
+    StereoSetExample,
     example_problem,
     example_texts,
-    read_examples,
+    read_stereoset,
     stereoset_scores,
     word_scores,
 )
 from distilray.formats.bad_rows import BadRows
-from distilray.inference.backends import MaskedLogits
+from distilray.inference.backends import MaskedLMBackend
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.progress import Progress
@@ -65,9 +65,9 @@ class Material:
         dropped: by data set, how many rows were left out for which reason.
     """
 
-    subjects: Sequence[Subject]
-    pairs: Sequence[Pair] = ()
-    examples: Sequence[Example] = ()
+    subjects: Sequence[ModelTokenizer]
+    pairs: Sequence[SentencePair] = ()
+    examples: Sequence[StereoSetExample] = ()
     dropped: dict[str, BadRows] = field(default_factory=dict)
 
 
@@ -85,7 +85,7 @@ def plan_bias(config: EvaluateBiasConfig) -> dict[str, object]:
     material = read_material(config)
     plan: dict[str, object] = {f"model {name}": source for name, source in config.models.items()}
     if config.probes:
-        plan["probes"] = f"{len({*CARD_TEXTS, *(probe.text for probe in table_of_probes())})} texts, top {config.top_k}"
+        plan["probes"] = f"{len({*CARD_TEXTS, *(probe.text for probe in group_probes())})} texts, top {config.top_k}"
     if config.crows_pairs_path is not None:
         plan["CrowS-Pairs"] = f"{len(material.pairs):,} pairs"
     if config.stereoset_path is not None:
@@ -102,18 +102,18 @@ def read_material(config: EvaluateBiasConfig) -> Material:
         InputError: a model or a file is not what it should be.
         DataQualityError: too many rows of a file cannot be used.
     """
-    subjects = [read_subject(name, source) for name, source in config.models.items()]
+    subjects = [read_model_tokenizer(name, source) for name, source in config.models.items()]
     dropped: dict[str, BadRows] = {}
-    pairs: Sequence[Pair] = ()
-    examples: Sequence[Example] = ()
+    pairs: Sequence[SentencePair] = ()
+    examples: Sequence[StereoSetExample] = ()
     if config.crows_pairs_path is not None:
         bad = dropped["crows_pairs"] = BadRows(config.crows_pairs_path)
-        pairs = _usable(read_pairs(config.crows_pairs_path, bad), subjects, pair_problem, "line {0.line}", bad)
+        pairs = _usable(read_crows_pairs(config.crows_pairs_path, bad), subjects, pair_problem, "line {0.line}", bad)
         bad.check(len(pairs), config.max_bad_fraction)
     if config.stereoset_path is not None:
         bad = dropped["stereoset"] = BadRows(config.stereoset_path)
         place = "intrasentence entry {0.number}"
-        examples = _usable(read_examples(config.stereoset_path, bad), subjects, example_problem, place, bad)
+        examples = _usable(read_stereoset(config.stereoset_path, bad), subjects, example_problem, place, bad)
         bad.check(len(examples), config.max_bad_fraction)
     return Material(subjects, pairs, examples, dropped)
 
@@ -137,7 +137,7 @@ def evaluate_bias(config: EvaluateBiasConfig, folder: RunFolder) -> Outcome:
     return Outcome(_summary(config, scores), {"models": scores["models"], **counts})
 
 
-def find(model: MaskedLogits, subject: Subject, material: Material, config: EvaluateBiasConfig) -> Findings:
+def find(model: MaskedLMBackend, subject: ModelTokenizer, material: Material, config: EvaluateBiasConfig) -> Findings:
     """Asks one model everything."""
     total = _texts(config, material, subject)
     with Progress(f"evaluate_bias {subject.name}", total=total, unit="texts") as progress:
@@ -182,7 +182,7 @@ def collect_scores(config: EvaluateBiasConfig, material: Material, found: dict[s
     return scores
 
 
-def show_bias(folder: RunFolder) -> None:
+def show_bias_scores(folder: RunFolder) -> None:
     """Prints the tables of `scores.json`, the card's examples first, and their limits."""
     scores = json.loads(storage.read_bytes(folder.path(SCORES_FILE)))
     console = Console(width=None if os.isatty(1) else 120)
@@ -204,7 +204,7 @@ def _probes(found: dict[str, Findings], config: EvaluateBiasConfig) -> dict[str,
     return {
         "top_k": config.top_k,
         "card": [{"text": text, "answers": told(text)} for text in CARD_TEXTS],
-        "table": [{**probe._asdict(), "answers": told(probe.text)} for probe in table_of_probes()],
+        "table": [{**probe._asdict(), "answers": told(probe.text)} for probe in group_probes()],
         "scores": {name: probe_scores(each, _compared(config, name, answers)) for name, each in answers.items()},
     }
 
@@ -214,7 +214,7 @@ def _compared(config: EvaluateBiasConfig, name: str, values: Mapping[str, T]) ->
     return None if name == config.reference else values[config.reference]
 
 
-def _texts(config: EvaluateBiasConfig, material: Material, subject: Subject) -> int:
+def _texts(config: EvaluateBiasConfig, material: Material, subject: ModelTokenizer) -> int:
     """Masked texts of the two data sets."""
     pairs = sum(len(texts) for pair in material.pairs for texts in pair_texts(pair, subject))
     return pairs + sum(
@@ -226,8 +226,8 @@ def _texts(config: EvaluateBiasConfig, material: Material, subject: Subject) -> 
 
 def _usable(
     rows: Sequence[T],
-    subjects: Sequence[Subject],
-    problem: Callable[[T, Subject], str | None],
+    subjects: Sequence[ModelTokenizer],
+    problem: Callable[[T, ModelTokenizer], str | None],
     place: str,
     bad: BadRows,
 ) -> list[T]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from distilray.inference.backends import MaskedLogits, TorchMaskedLM, local_masked_lm
+from distilray.inference.backends import MaskedLMBackend, TorchMaskedLM, local_masked_lm
 from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.models.masked_lm import load_masked_lm, read_model_config
 from distilray.models.onnx_format import ONNX_FILE
@@ -15,7 +15,7 @@ from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelTokenizer:
     """A model under evaluation, as the makers of masked texts see it.
 
     Attributes:
@@ -28,14 +28,14 @@ class Subject:
 
     name: str
     encode: Callable[[str], list[int]]
-    token_of: Callable[[int], str]
-    id_of: Callable[[str], int | None]
+    id_to_token: Callable[[int], str]
+    token_to_id: Callable[[str], int | None]
     mask_id: int
     pad_id: int
     max_length: int
 
 
-def read_subject(name: str, source: str) -> Subject:
+def read_model_tokenizer(name: str, source: str) -> ModelTokenizer:
     """Tokenizer and maximum length of a model.
 
     Raises:
@@ -45,18 +45,18 @@ def read_subject(name: str, source: str) -> Subject:
     tokenizer_json = read_tokenizer(folder)
     tokenizer, vocabulary = build_tokenizer(tokenizer_json), vocabulary_of(tokenizer_json)
     config = read_model_config(folder, ONNX_FILE if is_onnx(source) else WEIGHTS_FILE)
-    return Subject(
+    return ModelTokenizer(
         name,
         encode=lambda text: tokenizer.encode(text).ids,
-        token_of=lambda number: tokenizer.id_to_token(number) or "",
-        id_of=tokenizer.token_to_id,
+        id_to_token=lambda number: tokenizer.id_to_token(number) or "",
+        token_to_id=tokenizer.token_to_id,
         mask_id=vocabulary.mask,
         pad_id=vocabulary.pad,
         max_length=config.max_position_embeddings,
     )
 
 
-def load_model(source: str, precision: str) -> MaskedLogits:
+def load_model(source: str, precision: str) -> MaskedLMBackend:
     """The model of a folder: an ONNX model on the CPU as it is, another on a GPU if this process sees one."""
     folder = local_masked_lm(source)
     if is_onnx(source):

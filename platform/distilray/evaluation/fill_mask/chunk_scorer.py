@@ -17,9 +17,9 @@ import torch
 
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.evaluation.fill_mask.causal import CausalPerplexity
-from distilray.evaluation.fill_mask.examples import Example, filled
+from distilray.evaluation.fill_mask.examples import MaskedExample, fill_masks
 from distilray.evaluation.fill_mask.readers import DataFile, read_examples
-from distilray.evaluation.fill_mask.scoring import Answered, model_dirs, score_windows
+from distilray.evaluation.fill_mask.scoring import AnswerScores, model_dirs, score_windows
 from distilray.evaluation.fill_mask.windows import Windows, encode_examples, only_scored
 from distilray.formats.bad_rows import BadRow
 from distilray.models.masked_lm import load_masked_lm
@@ -33,13 +33,13 @@ Values = dict[str, Any]
 
 ANSWERS_FOLDER = "answers"
 PREDICTIONS_FOLDER = "predictions"
-PARTS, FILES = "parts", "files"  # stages of completed pieces
+CHUNKS, FILES = "parts", "files"  # stages of completed pieces
 MAX_BATCH_TOKENS = 4096  # padding included
 LISTED = 20  # bad rows of a part that are listed
 _PARTS_OF_FILE = 1_000_000  # a part's number is that of its file, times this, and its place in the file
 
 
-def parts_of(file: int, count: int) -> range:
+def chunk_numbers(file: int, count: int) -> range:
     """The numbers of the parts of a file."""
     return range(file * _PARTS_OF_FILE, file * _PARTS_OF_FILE + count)
 
@@ -49,7 +49,7 @@ def answers_name(part: int) -> str:
     return f"{ANSWERS_FOLDER}/{part:09d}.parquet"
 
 
-def read_parts(
+def read_chunks(
     file: DataFile, config: EvaluateFillMaskConfig, tokenizer_json: str, *, max_length: int, folder: str
 ) -> Iterator[pa.Table]:
     """The parts of a file that are not done yet, each a table of one row; records the number of parts of the file.
@@ -59,9 +59,9 @@ def read_parts(
     """
     assert config.data is not None
     verify_file(file.uri)
-    done, count, rows = CompletedPieces(folder, PARTS).numbers(), 0, 0
+    done, count, rows = CompletedPieces(folder, CHUNKS).numbers(), 0, 0
     for chunk in _batched(read_examples(file, config.data, seed=config.seed), config.data.chunk_rows):
-        number = parts_of(file.number, count + 1)[-1]
+        number = chunk_numbers(file.number, count + 1)[-1]
         if number not in done:
             yield _part_table(number, file.name, chunk, config, tokenizer_json, max_length)
         count, rows = count + 1, rows + len(chunk)
@@ -77,12 +77,12 @@ def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def _part_table(
     number: int,
     name: str,
-    rows: Sequence[Example | BadRow],
+    rows: Sequence[MaskedExample | BadRow],
     config: EvaluateFillMaskConfig,
     tokenizer_json: str,
     max_length: int,
 ) -> pa.Table:
-    examples = [row for row in rows if isinstance(row, Example)]
+    examples = [row for row in rows if isinstance(row, MaskedExample)]
     wants_texts = config.causal is not None
     windows, kept, refused = encode_examples(examples, tokenizer_json, max_length=max_length, fill_all=wants_texts)
     bad = sorted([*refused, *(row for row in rows if isinstance(row, BadRow))], key=lambda each: each.row)
@@ -100,7 +100,7 @@ def _part_table(
     )
 
 
-class PartScorer:
+class ChunkScorer:
     """The models of a run, on one device; writes what they say of a part, then records that it is complete."""
 
     def __init__(self, config: EvaluateFillMaskConfig, folder: str, device: str) -> None:
@@ -123,7 +123,7 @@ class PartScorer:
     def score(self, part: pa.Table) -> Values:
         """Scores a part of `read_parts`; gives its number, its rows and its bad rows."""
         number, name = part.column("number")[0].as_py(), part.column("file")[0].as_py()
-        windows = Windows.of_row(part)
+        windows = Windows.from_row(part)
         answered = {model: self._answered(model, windows) for model in self._models}
         facts = json.loads(part.column("facts")[0].as_py())
         if self._causal is not None:
@@ -132,10 +132,10 @@ class PartScorer:
         table = self._answers(windows, answered, name)
         output = _write_table(storage.join(self._folder, answers_name(number)), table)
         facts |= {"answers": table.num_rows, "windows": len(only_scored(windows).lengths), "output": output}
-        CompletedPieces(self._folder, PARTS).add(number, facts)
+        CompletedPieces(self._folder, CHUNKS).add(number, facts)
         return {"number": number, "rows": facts["rows"], "bad": sum(facts["bad"].values())}
 
-    def _answered(self, model: str, windows: Windows) -> Answered:
+    def _answered(self, model: str, windows: Windows) -> AnswerScores:
         return score_windows(
             self._models[model],
             windows,
@@ -146,7 +146,7 @@ class PartScorer:
             left_to_right=self._data.left_to_right,
         )
 
-    def _answers(self, windows: Windows, answered: dict[str, Answered], name: str) -> pa.Table:
+    def _answers(self, windows: Windows, answered: dict[str, AnswerScores], name: str) -> pa.Table:
         """One row for each answer that is scored: the hand-over for people and for the summary."""
         keep = windows.scored.astype(bool)
         columns: Values = {
@@ -160,8 +160,8 @@ class PartScorer:
             columns |= {
                 f"{model}_rank": found.ranks[keep],
                 f"{model}_loss": found.losses[keep],
-                f"{model}_left_to_right_rank": found.left_ranks[keep],
-                f"{model}_left_to_right_loss": found.left_losses[keep],
+                f"{model}_left_to_right_rank": found.left_to_right_ranks[keep],
+                f"{model}_left_to_right_loss": found.left_to_right_losses[keep],
                 f"{model}_best": pa.array(
                     [tokens for tokens, kept in zip(best, keep, strict=True) if kept], pa.list_(pa.string())
                 ),
@@ -177,7 +177,7 @@ class PartScorer:
         return [tokenizer.id_to_token(token) or "" for token in ids]
 
     def _predictions(
-        self, windows: Windows, answered: dict[str, Answered], texts: Sequence[Sequence[str]], name: str
+        self, windows: Windows, answered: dict[str, AnswerScores], texts: Sequence[Sequence[str]], name: str
     ) -> pa.Table:
         """The texts as each model fills them, and their perplexity under the causal model."""
         assert self._causal is not None
@@ -185,8 +185,8 @@ class PartScorer:
         columns: Values = {"file": pa.array([name] * len(rows), pa.string()), "row": rows}
         for model, found in answered.items():
             words = tokenizer.decode_batch([found.best[start:end].tolist() for start, end in _spans(windows)])
-            of_row = np.split(np.array(words, object), np.searchsorted(windows.row, rows[1:])) if len(rows) else []
-            whole = [filled(fragments, list(answers)) for fragments, answers in zip(texts, of_row, strict=True)]
+            from_row = np.split(np.array(words, object), np.searchsorted(windows.row, rows[1:])) if len(rows) else []
+            whole = [fill_masks(fragments, list(answers)) for fragments, answers in zip(texts, from_row, strict=True)]
             columns[f"{model}_text"] = pa.array(whole, pa.string())
             columns[f"{model}_perplexity"] = pa.array(self._causal.of(whole), pa.float64())
         return pa.table(columns)

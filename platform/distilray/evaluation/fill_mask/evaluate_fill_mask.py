@@ -17,24 +17,24 @@ from distilray.errors import DataQualityError, InputError, reading
 from distilray.evaluation.fill_mask.causal import CAUSAL_METRIC
 from distilray.evaluation.fill_mask.chunk_scorer import (
     ANSWERS_FOLDER,
+    CHUNKS,
     MAX_BATCH_TOKENS,
-    PARTS,
     PREDICTIONS_FOLDER,
     answers_name,
 )
-from distilray.evaluation.fill_mask.examples import Example
+from distilray.evaluation.fill_mask.examples import MaskedExample
 from distilray.evaluation.fill_mask.pipeline import score_files
-from distilray.evaluation.fill_mask.readers import DataFile, check_file, data_files, read_examples, with_limit
-from distilray.evaluation.fill_mask.scoring import Batch, latencies, model_dirs, single_batches
+from distilray.evaluation.fill_mask.readers import DataFile, check_file, data_files, limit_rows, read_examples
+from distilray.evaluation.fill_mask.scoring import Batch, measure_latencies, model_dirs, single_batches
 from distilray.evaluation.fill_mask.summary import (
     BOTH,
     SCORES_FILE,
     STUDENT,
     TEACHER,
     HeldoutShards,
-    columns_of_answers,
-    columns_of_shards,
-    summarise,
+    columns_from_answers,
+    columns_from_shards,
+    summarize_scores,
 )
 from distilray.evaluation.fill_mask.windows import encode_examples
 from distilray.evaluation.fill_mask_metrics import percentile
@@ -108,24 +108,24 @@ def _on_shards(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
         model = load_masked_lm(model_dir)
         costs[name] = _costs(model, model_dir, shards.single_batches())
         found[name] = shards.score(model.to(device), name)
-    scores, intervals = summarise(*columns_of_shards(found), config.bootstrap, seed=config.seed)
+    scores, intervals = summarize_scores(*columns_from_shards(found), config.bootstrap, seed=config.seed)
     counts: Values = {"examples": shards.examples, "masks": shards.masks}
     return _outcome(folder, counts, scores, costs, intervals, told=f"{shards.masks:,} held-out masks", outputs={})
 
 
 def _on_files(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
     assert config.data is not None
-    files = with_limit(data_files(config.data), config.data, seed=config.seed, rows=config.max_examples)
+    files = limit_rows(data_files(config.data), config.data, seed=config.seed, rows=config.max_examples)
     tokenizer_json, max_length = _tokenizer_and_length(config)
     costs, singles = {}, _single_batches(files, config, tokenizer_json, max_length)
     for name, model_dir in model_dirs(config).items():
         costs[name] = _costs(load_masked_lm(model_dir), model_dir, singles)
     parts = score_files(files, config, folder.uri, tokenizer_json=tokenizer_json, max_length=max_length)
-    facts = list(CompletedPieces(folder.uri, PARTS).records(parts))
+    facts = list(CompletedPieces(folder.uri, CHUNKS).records(parts))
     bad = _quarantined(config, folder, facts)
     answers = pa.concat_tables([_read(folder.path(answers_name(part))) for part in parts])
-    texts, columns = columns_of_answers(answers, list(costs), left_to_right=config.data.left_to_right)
-    scores, intervals = summarise(texts, columns, config.bootstrap, seed=config.seed)
+    texts, columns = columns_from_answers(answers, list(costs), left_to_right=config.data.left_to_right)
+    scores, intervals = summarize_scores(texts, columns, config.bootstrap, seed=config.seed)
     counts: Values = {"examples": int(texts[-1]), "masks": answers.num_rows}
     counts |= {
         "pieces": int(answers.column("pieces").to_numpy().sum()),
@@ -202,7 +202,7 @@ def _single_batches(
     assert config.data is not None
     rows = (row for file in files for row in read_examples(file, config.data, seed=config.seed))
     wanted = config.latency_examples
-    first = list(islice((row for row in rows if isinstance(row, Example)), wanted))
+    first = list(islice((row for row in rows if isinstance(row, MaskedExample)), wanted))
     windows, _, _ = encode_examples(first, tokenizer_json, max_length=max_length)
     return list(single_batches(windows, wanted))
 
@@ -212,7 +212,7 @@ def _costs(model: Any, model_dir: str, singles: Sequence[Batch]) -> Values:
     weights = storage.file_size(storage.join(model_dir, WEIGHTS_FILE)) or 0
     found: Values = {"parameters": count_parameters(model), "megabytes": weights / 1e6}
     if singles:
-        times = latencies(model, singles)
+        times = measure_latencies(model, singles)
         found |= {"latency_ms": statistics.median(times), "latency_p95_ms": percentile(times, 0.95)}
     return found
 
@@ -226,7 +226,7 @@ def _quarantined(config: EvaluateFillMaskConfig, folder: RunFolder, facts: Seque
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(bad.items()))
     if bad.total() > limit * rows:
         raise DataQualityError(
-            f"more rows are unusable than fault_tolerance.max_bad_fraction={limit:g}: {bad.total():,} of {rows:,} ({reasons}); "
+            f"too many bad rows for fault_tolerance.max_bad_fraction={limit:g}: {bad.total():,} of {rows:,} ({reasons}); "
             f"the first are listed in {folder.path(QUARANTINE_FILE)}; mend them, or run again with a larger fraction",
             listed[:_SHOWN],
         )

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from distilray.config.evaluation import BootstrapConfig, EvaluateFillMaskConfig
 from distilray.evaluation.fill_mask.causal import CAUSAL_METRIC
-from distilray.evaluation.fill_mask.scoring import Batch, model_dirs, predict
+from distilray.evaluation.fill_mask.scoring import Batch, model_dirs, predict_masks
 from distilray.evaluation.fill_mask.windows import Ints
 from distilray.evaluation.fill_mask_metrics import FILL_MASK_SCORES, HITS, answer_columns
 from distilray.models.masked_lm import read_model_config
@@ -34,10 +34,10 @@ from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.seeding import generator
 from distilray.statistics import (
     Array,
+    ClusteredSample,
     Interval,
     Ratio,
-    Sample,
-    Scores,
+    ScoreDefinitions,
     percentile_interval,
     share_interval,
     without_nan,
@@ -96,7 +96,9 @@ class HeldoutShards:
                 padded = collate(self._shards, planned, pad_id=self._vocabulary.pad)
                 width = padded.input_ids.shape[1]
                 batch = _tensors(padded.fully_masked(self._vocabulary.mask))
-                found.append((planned.rows[padded.mask_index // width], *predict(model, batch, self._config.precision)))
+                found.append(
+                    (planned.rows[padded.mask_index // width], *predict_masks(model, batch, self._config.precision))
+                )
                 progress.advance(len(planned.rows))
         return MaskScores(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
@@ -116,9 +118,9 @@ def _tensors(batch: PaddedBatch) -> Batch:
 SCORES_FILE = "scores.json"
 TEACHER, STUDENT, BOTH = "teacher", "student", "both"
 _SEED_USE = 300  # sets the draws apart from other uses of the seed
-_AGREEMENT = Scores({"agreement": Ratio("same", "pieces", is_share=True)}, {})
+_AGREEMENT = ScoreDefinitions({"agreement": Ratio("same", "pieces", is_share=True)}, {})
 # Of answers of several word pieces only: see scoring.py for joint and left to right.
-_SEVERAL = Scores(
+_SEVERAL = ScoreDefinitions(
     ratios={
         "joint_exact": Ratio("joint_exact", "several", is_share=True),
         "left_to_right_exact": Ratio("left_to_right_exact", "several", is_share=True),
@@ -132,7 +134,7 @@ Columns = Mapping[str, NDArray[np.generic]]
 Values = dict[str, Any]
 
 
-def columns_of_shards(found: Mapping[str, MaskScores]) -> tuple[NDArray[np.integer], dict[str, Columns]]:
+def columns_from_shards(found: Mapping[str, MaskScores]) -> tuple[NDArray[np.integer], dict[str, Columns]]:
     """The text of each mask, and the columns of each model; a mask of a shard is an answer of one piece."""
     masks = next(iter(found.values()))
     ones = np.ones(len(masks.examples), np.int64)
@@ -142,7 +144,7 @@ def columns_of_shards(found: Mapping[str, MaskScores]) -> tuple[NDArray[np.integ
     return masks.examples, columns
 
 
-def columns_of_answers(
+def columns_from_answers(
     answers: pa.Table, models: list[str], *, left_to_right: bool
 ) -> tuple[NDArray[np.integer], dict[str, Columns]]:
     """The same of the files of answers, which stand in the order of files and rows."""
@@ -152,7 +154,7 @@ def columns_of_answers(
     several = pieces > 1
     columns: dict[str, Columns] = {}
     for name in models:
-        ranks, losses, left_ranks, left_losses = (
+        ranks, losses, left_to_right_ranks, left_to_right_losses = (
             answers.column(f"{name}_{column}").to_numpy()
             for column in ("rank", "loss", "left_to_right_rank", "left_to_right_loss")
         )
@@ -162,9 +164,9 @@ def columns_of_answers(
                 "several": several,
                 "several_pieces": several * pieces,
                 "joint_exact": several & (ranks == 1),
-                "left_to_right_exact": several & (left_ranks == 1),
+                "left_to_right_exact": several & (left_to_right_ranks == 1),
                 "joint_loss": several * losses,
-                "left_to_right_loss": several * left_losses,
+                "left_to_right_loss": several * left_to_right_losses,
             }
         columns[name] = found
     if len(models) == 2:
@@ -172,7 +174,7 @@ def columns_of_answers(
     return begins.cumsum(), columns
 
 
-def summarise(
+def summarize_scores(
     texts: NDArray[np.integer], columns: Mapping[str, Columns], config: BootstrapConfig, *, seed: int
 ) -> tuple[dict[str, dict[str, float | None]], Values]:
     """The scores of each model (and what is of both), and the intervals of all of them and of the difference."""
@@ -180,12 +182,12 @@ def summarise(
     draws: dict[str, dict[str, Array]] = {}
     bounds: dict[str, dict[str, Interval | None]] = {}
     for name, of_name in columns.items():
-        sample, wanted = Sample(texts, of_name), _scores_of(of_name)
-        estimates = sample.estimated(wanted)
+        sample, wanted = ClusteredSample(texts, of_name), _scores_of(of_name)
+        estimates = sample.estimate(wanted)
         scores[name] = without_nan(estimates)
         if config.resamples:
             rng = generator(seed, _SEED_USE)  # the same draws for every model
-            draws[name] = sample.resampled(wanted, resamples=config.resamples, rng=rng)
+            draws[name] = sample.resample(wanted, resamples=config.resamples, rng=rng)
             bounds[name] = {
                 key: share_interval(values, estimates[key], sample.texts_with(ratio.denominator), config.level)
                 if (ratio := wanted.ratios.get(key)) and ratio.is_share
@@ -204,15 +206,15 @@ def summarise(
     return scores, {**told, **agreement, **bounds}
 
 
-def _scores_of(columns: Columns) -> Scores:
+def _scores_of(columns: Columns) -> ScoreDefinitions:
     if "same" in columns:
         return _AGREEMENT
     if "several" not in columns:
         return FILL_MASK_SCORES
-    return Scores({**FILL_MASK_SCORES.ratios, **_SEVERAL.ratios}, FILL_MASK_SCORES.medians)
+    return ScoreDefinitions({**FILL_MASK_SCORES.ratios, **_SEVERAL.ratios}, FILL_MASK_SCORES.medians)
 
 
-def show_scores(folder: RunFolder) -> None:
+def show_fill_mask_scores(folder: RunFolder) -> None:
     """Prints the table of the models from `scores.json`."""
     scores = json.loads(storage.read_bytes(folder.path(SCORES_FILE)))
     bounds = scores.get("intervals", {})

@@ -10,14 +10,21 @@ from rich.console import Console
 from distilray.config.glue import GLUE_TASKS, EvaluateGlueConfig, GlueConfig, TaskName
 from distilray.errors import InputError
 from distilray.evaluation.glue.intervals import add_intervals, compare_with_teacher
-from distilray.evaluation.glue.submission import check_complete, validate_submission, write_submission
-from distilray.evaluation.glue.table import glue_table, macro, summarise
+from distilray.evaluation.glue.submission import find_absent_files, validate_submission, write_submission
+from distilray.evaluation.glue.table import glue_table, macro_score, summarize_seeds
 from distilray.finetuning.classifier import check_same_tokenizer, output_order
 from distilray.finetuning.dev_predictions import predictions_file
 from distilray.finetuning.features import encode_tasks
 from distilray.finetuning.files import TaskData, load_tasks
-from distilray.finetuning.fine_tune import run_units, started_from_mnli, waves
-from distilray.finetuning.fine_tune_run import FINE_TUNED, MNLI, MODELS_FOLDER, Plan, UnitResult, read_predictions
+from distilray.finetuning.fine_tune import execute_runs, plan_waves, tasks_from_mnli
+from distilray.finetuning.fine_tune_run import (
+    ALREADY_FINE_TUNED,
+    FROM_MNLI,
+    MODELS_FOLDER,
+    FineTunePlan,
+    FineTuneRunResult,
+    read_predictions,
+)
 from distilray.finetuning.metrics import majority_scores
 from distilray.finetuning.objective import total_steps
 from distilray.models.masked_lm import read_model_config
@@ -25,7 +32,7 @@ from distilray.models.sources import (
     MODEL_FILES,
     TOKENIZER_CONFIG_FILE,
     WEIGHTS_FILE,
-    localise,
+    localize,
 )
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
@@ -37,22 +44,22 @@ SCORES_FILE = "scores.json"
 SUBMISSION_FILE = "submission.zip"
 _MODEL_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)
 
-Results = Mapping[tuple[TaskName, int], UnitResult]
+Results = Mapping[tuple[TaskName, int], FineTuneRunResult]
 
 
 def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
     """Validates the inputs of `evaluate_glue` and says what it would do."""
     data, missing = load_tasks(config, with_test=config.submission.write)
-    model = localise(config.model_dir)
+    model = localize(config.model_dir)
     for each in data.values() if not config.train else ():
         output_order(model, read_model_config(model), each.task)
     _read_teacher(config)
-    if started_from_mnli(config, data) and "mnli" not in data:
+    if tasks_from_mnli(config, data) and "mnli" not in data:
         raise InputError(
             f"start_from_mnli: {config.glue_dir} has no folder of MNLI; add it, or set start_from_mnli=false"
         )
     if config.submission.write:
-        check_complete({task: each.test for task, each in data.items()}, config.submission.fill_missing)
+        find_absent_files({task: each.test for task, each in data.items()}, config.submission.fill_missing)
     for task in data:
         if config.distillation is not None:
             teacher = storage.join(config.distillation.teacher_run_dir, MODELS_FOLDER, task)
@@ -65,13 +72,13 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
     """Fine-tunes on every task with every seed; writes `scores.json`, `models/`, and the submission if asked for."""
     data, missing = load_tasks(config, with_test=config.submission.write)
     features = encode_tasks(config, data)
-    plan = Plan(folder.uri, config.precision, config.scaling, config.distillation, config.submission.write)
-    results: dict[tuple[TaskName, int], UnitResult] = {}
+    plan = FineTunePlan(folder.uri, config.precision, config.scaling, config.distillation, config.submission.write)
+    results: dict[tuple[TaskName, int], FineTuneRunResult] = {}
     with ray_session(config.ray):
-        for units in waves(config, list(data), folder.path(MODELS_FOLDER, MNLI)):
-            needed = {unit.task: features[unit.task] for unit in units}
-            results |= run_units(units, needed, plan, run_dir=folder.uri, job=folder.job)
-            for task in dict.fromkeys(unit.task for unit in units):
+        for runs in plan_waves(config, list(data), folder.path(MODELS_FOLDER, FROM_MNLI)):
+            needed = {run.task: features[run.task] for run in runs}
+            results |= execute_runs(runs, needed, plan, run_dir=folder.uri, job=folder.job)
+            for task in dict.fromkeys(run.task for run in runs):
                 _keep_model(results, task, folder)
     scores = collect_scores(config, data, missing, results)
     teacher = _read_teacher(config)
@@ -81,7 +88,7 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
         scores["kept"] = compared.to_json()
     storage.write_bytes(folder.path(SCORES_FILE), json.dumps(scores, indent=1).encode())
     told = _submit(config, data, results, folder)
-    mean, count = macro(scores["summary"])
+    mean, count = macro_score(scores["summary"])
     counts = {key: scores[key] for key in ("summary", "missing", "remarks", "model_hash")}
     models = [f"{MODELS_FOLDER}/{task}/{name}" for task in data for name in _MODEL_FILES]
     predictions = [predictions_file(task, seed) for task, seed in results]
@@ -99,7 +106,7 @@ def collect_scores(
     config: GlueConfig, data: Mapping[TaskName, TaskData], missing: Sequence[TaskName], results: Results
 ) -> dict[str, Any]:
     """Return the content of `scores.json`: a row for each task, metric and seed, and summaries."""
-    model_hash = storage.sha256(storage.join(localise(config.model_dir), WEIGHTS_FILE))
+    model_hash = storage.sha256(storage.join(localize(config.model_dir), WEIGHTS_FILE))
     rows = [
         row | {"official_rows": not data[task].other_rows, "model_hash": model_hash}
         for (task, _), result in results.items()
@@ -109,7 +116,7 @@ def collect_scores(
         "model_hash": model_hash,
         "tasks": config.tasks,
         "missing": list(missing),
-        "summary": summarise(rows),
+        "summary": summarize_seeds(rows),
         "majority": {task: _majority(each) for task, each in data.items()},
         "dev_rows": {task: {name: len(part) for name, part in each.dev.items()} for task, each in data.items()},
         "remarks": {task: _remarks(config, each, results) for task, each in data.items()},
@@ -137,7 +144,7 @@ def check_submission(path: str) -> str:
 
 
 def _told(config: EvaluateGlueConfig, data: TaskData) -> str:
-    settings = config.of_task(data.task.name)
+    settings = config.task_config(data.task.name)
     rows = min(len(data.train.first), settings.max_train_examples or len(data.train.first))
     dev = sum(len(part.first) for part in data.dev.values())
     if not config.train:
@@ -148,10 +155,10 @@ def _told(config: EvaluateGlueConfig, data: TaskData) -> str:
     )
 
 
-def _best(results: Results, task: TaskName) -> UnitResult:
+def _best(results: Results, task: TaskName) -> FineTuneRunResult:
     """The fine-tuning of a task with the best dev score; of equal ones the first."""
     found = [result for (name, _), result in results.items() if name == task]
-    return max(found, key=lambda result: result.fine_tuned.best.scores[result.unit.settings.metric])
+    return max(found, key=lambda result: result.fine_tuned.best.scores[result.run.settings.metric])
 
 
 def _keep_model(results: Results, task: TaskName, folder: RunFolder) -> None:
@@ -165,17 +172,17 @@ def _keep_model(results: Results, task: TaskName, folder: RunFolder) -> None:
             storage.remove_folder(result.model_dir)
 
 
-def _rows(result: UnitResult) -> list[dict[str, Any]]:
+def _rows(result: FineTuneRunResult) -> list[dict[str, Any]]:
     """The scores of one fine-tuning, each with all that it depends on."""
-    unit, best = result.unit, result.fine_tuned.best
+    run, best = result.run, result.fine_tuned.best
     told = {
-        "task": unit.task,
+        "task": run.task,
         "split": "dev",
-        "seed": unit.seed,
-        "start": unit.start,
+        "seed": run.seed,
+        "start": run.start,
         "evaluation": best.number,
         "epoch": best.epoch,
-        "max_train_examples": unit.settings.max_train_examples,
+        "max_train_examples": run.settings.max_train_examples,
     }
     return [told | {"metric": metric, "value": value} for metric, value in best.scores.items()]
 
@@ -189,17 +196,17 @@ def _majority(data: TaskData) -> dict[str, float]:
 def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
     """Return the remarks on the scores of a task."""
     task = data.task.name
-    settings, rows = config.of_task(task), len(data.train.first)
-    starts = {result.unit.start for (name, _), result in results.items() if name == task}
+    settings, rows = config.task_config(task), len(data.train.first)
+    starts = {result.run.start for (name, _), result in results.items() if name == task}
     remarks = [f"rows, not the official ones: {', '.join(data.other_rows)}"] if data.other_rows else []
     remarks += data.remarks
     remarks += [f"{count:,} {reason} dropped" for reason, count in data.dropped.items() if count]
-    if FINE_TUNED in starts:
+    if ALREADY_FINE_TUNED in starts:
         remarks.append("fine-tuned before")
     elif settings.max_train_examples is not None and settings.max_train_examples < rows:
         remarks.append(f"trained on {settings.max_train_examples:,} of {rows:,} rows")
-    if MNLI in starts:
-        remarks.append("started from MNLI")
+    if FROM_MNLI in starts:
+        remarks.append("started from FROM_MNLI")
     if isinstance(config, EvaluateGlueConfig) and config.distillation is not None:
         remarks.append("distilled again")
     return [*remarks, data.task.remark] if data.task.remark else remarks

@@ -80,7 +80,7 @@ def prediction_file(name: str, predictions: NDArray[Any]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def check_complete(tests: Mapping[TaskName, Collection[str]], fill_missing: bool) -> list[SubmissionFile]:
+def find_absent_files(tests: Mapping[TaskName, Collection[str]], fill_missing: bool) -> list[SubmissionFile]:
     """The files of a submission that would have to be filled.
 
     Args:
@@ -119,7 +119,7 @@ def write_submission(
     unknown = sorted(set(found) - {(file.task, file.test) for file in FILES})
     if unknown:
         raise ValueError(f"{' '.join(unknown[0])} is in no submission")
-    absent = check_complete(predictions, fill_missing)
+    absent = find_absent_files(predictions, fill_missing)
     found.update({(file.task, file.test): _filling(file) for file in absent})
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilray.config.capacity import PlanConfig, SlowdownsConfig
-from distilray.distillation.cost import SAVED_BYTES, rate_of_run
+from distilray.distillation.cost import SAVED_BYTES, measured_tokens_per_s
 from distilray.errors import InputError
-from distilray.operations.plan.machines import Machine, machine_named
-from distilray.operations.plan.workload import Training, flops_per_s, scored_passes
+from distilray.operations.plan.machines import Machine, find_machine
+from distilray.operations.plan.workload import TrainingEstimate, flops_per_s, heldout_passes
 
-PARTS = ("compute", "stragglers", "all-reduce", "update", "input", "checkpoints", "held-out scores")
+STEP_PARTS = ("compute", "stragglers", "all-reduce", "update", "input", "checkpoints", "held-out scores")
 # Python and torch take 9.5 ms to start all kernels of a micro-step (student and teacher of 6 and 12 layers, next to no
 # arithmetic, one core of a Xeon of 2023). On a GPU they run beside the kernels; a micro-step takes at least this time.
 MICRO_STEP_FLOOR_S = 0.0095
@@ -222,7 +222,7 @@ def run_times(
     return seconds, counts
 
 
-def training_model(config: PlanConfig, training: Training, machine: Machine) -> TrainingModel:
+def training_model(config: PlanConfig, training: TrainingEstimate, machine: Machine) -> TrainingModel:
     """Return the model of the distillation; a stated or measured rate takes precedence over the table.
 
     Such a rate is that of whole steps of one worker, so its update and its own mean delay are subtracted.
@@ -234,7 +234,7 @@ def training_model(config: PlanConfig, training: Training, machine: Machine) -> 
     memory_rate, update_bytes = device.memory_gb_per_s * _GB, float(training.parameters * _UPDATE_BYTES)
     rate, measured_run_dir = config.estimate.tokens_per_s, config.estimate.measured_run_dir
     if rate is None and measured_run_dir is not None:
-        rate = rate_of_run(measured_run_dir)
+        rate = measured_tokens_per_s(measured_run_dir)
     if rate is None:
         compute_s = training.flops_per_step / flops_per_s(config, training, device)
     else:
@@ -254,7 +254,7 @@ def training_model(config: PlanConfig, training: Training, machine: Machine) -> 
         checkpoint_every_steps=recipe.intervals.checkpoint_every_steps,
         checkpoint_s=training.parameters * SAVED_BYTES / _COPY_BYTES_PER_S,
         scores_s=compute_s * training.heldout_flops / training.flops_per_step,
-        score_passes=scored_passes(training) if training.heldout_flops else 0,
+        score_passes=heldout_passes(training) if training.heldout_flops else 0,
         workers_per_machine=machine.count if device.is_gpu else max(1, machine.cores // threads),
         micro_step_floor_s=MICRO_STEP_FLOOR_S if rate is None else 0.0,
         memory_rate=memory_rate,
@@ -268,7 +268,7 @@ def training_model(config: PlanConfig, training: Training, machine: Machine) -> 
 
 def training_runs(
     config: PlanConfig,
-    training: Training,
+    training: TrainingEstimate,
     workers: Sequence[int],
     machine: Machine | None = None,
     *,
@@ -283,7 +283,7 @@ def training_runs(
     Raises:
         InputError: an unknown machine, or see `training_model` and `run_times`.
     """
-    machine = machine or machine_named(config.cluster.machine, "cluster.machine")
+    machine = machine or find_machine(config.cluster.machine, "cluster.machine")
     model = training_model(config, training, machine)
     if cores is not None:
         model = dataclasses.replace(model, cores=cores)

@@ -11,7 +11,7 @@ from distilray.report.figures import NOTHING, label, shown, size
 from distilray.report.runs import Run, Runs, Values
 
 CORPUS_REPORT_FILE = "corpus_report.json"
-COUNTS_FILE = "token_counts.json"
+TOKEN_COUNTS_FILE = "token_counts.json"  # noqa: S105
 _COUNTED = (
     ("files", "files"),
     ("read", "documents read"),
@@ -48,7 +48,9 @@ def vocabulary_section(runs: Runs) -> Markup:
         )
         for run in runs.of("train_tokenizer")
     ]  # fmt: skip
-    return side_by_side("tables", *trained, *[_usage(run) for run in runs.of("encode_corpus") if run.has(COUNTS_FILE)])
+    return side_by_side(
+        "tables", *trained, *[_usage(run) for run in runs.of("encode_corpus") if run.has(TOKEN_COUNTS_FILE)]
+    )
 
 
 def masking_section(runs: Runs) -> Markup:
@@ -97,7 +99,7 @@ def _by_reason(sources: Values, key: str) -> list[list[object]]:
 
 
 def _usage(run: Run) -> Markup:
-    counts: Sequence[int] = run.values(COUNTS_FILE)["counts"]
+    counts: Sequence[int] = run.values(TOKEN_COUNTS_FILE)["counts"]
     total = sum(counts)
     model: Values = json.loads(run.text("tokenizer.json")).get("model", {})
     unknown = model.get("vocab", {}).get(model.get("unk_token", ""), -1)

@@ -111,7 +111,7 @@ def variants_table(compared: Sequence[Variant]) -> Table:
     return table
 
 
-def last_scores(run_dir: str) -> Mapping[str, float]:
+def final_heldout_scores(run_dir: str) -> Mapping[str, float]:
     """Return the held-out scores at the end of a run.
 
     Raises:
@@ -125,7 +125,7 @@ def last_scores(run_dir: str) -> Mapping[str, float]:
 
 def _heldout(variant: Variant, base: Variant) -> list[str]:
     """Return the final pseudo-perplexity and agreement, each with its change."""
-    scores, others = last_scores(variant.run.uri), last_scores(base.run.uri)
+    scores, others = final_heldout_scores(variant.run.uri), final_heldout_scores(base.run.uri)
     values = [f"{math.exp(scores['mlm']):.1f}", f"{100 * scores['agreement']:.1f}"]
     changes = ["", ""]
     if variant.run is not base.run:

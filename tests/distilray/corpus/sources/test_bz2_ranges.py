@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from distilray.corpus.sources import bz2_ranges
 from distilray.corpus.sources.bz2_ranges import (
-    Piece,
     StoredFile,
+    TextSpan,
     find_stream,
     last_text,
     read_blocks,
@@ -21,7 +21,7 @@ from distilray.formats import streams as formats_streams
 from distilray.formats.bad_rows import BadRow
 from tests.distilray.corpus.sources.small_dumps import streams, write
 
-Reader = Callable[[StoredFile, str, int, int], Iterator[Piece | BadRow]]
+Reader = Callable[[StoredFile, str, int, int], Iterator[TextSpan | BadRow]]
 MIB = 1 << 20
 
 
@@ -45,36 +45,36 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write(tmp_path_factory.mktemp("one"), ONE, "one.bz2")
 
 
-def read(reader: Reader, uri: str, start: int = 0, end: int | None = None) -> list[Piece | BadRow]:
+def read(reader: Reader, uri: str, start: int = 0, end: int | None = None) -> list[TextSpan | BadRow]:
     """What a reader gives of a range, without what begins behind it."""
     with StoredFile(uri) as stored:
         behind = stored.size if end is None else end
         return [piece for piece in reader(stored, "f", start, behind) if piece.offset < behind]
 
 
-def text(pieces: list[Piece | BadRow]) -> bytes:
-    return b"".join(piece.data for piece in pieces if isinstance(piece, Piece))
+def text(pieces: list[TextSpan | BadRow]) -> bytes:
+    return b"".join(piece.data for piece in pieces if isinstance(piece, TextSpan))
 
 
-def faults(pieces: list[Piece | BadRow]) -> list[BadRow]:
+def faults(pieces: list[TextSpan | BadRow]) -> list[BadRow]:
     return [piece for piece in pieces if isinstance(piece, BadRow)]
 
 
-def ranges(size: int, part_bytes: int) -> list[tuple[int, int]]:
-    return [(start, min(start + part_bytes, size)) for start in range(0, size, part_bytes)]
+def ranges(size: int, chunk_bytes: int) -> list[tuple[int, int]]:
+    return [(start, min(start + chunk_bytes, size)) for start in range(0, size, chunk_bytes)]
 
 
-@given(part_bytes=st.integers(1_000, 80_000))
+@given(chunk_bytes=st.integers(1_000, 80_000))
 @settings(max_examples=20, deadline=None)
-def test_the_streams_of_all_ranges_give_the_text_once_and_in_order(many: str, part_bytes: int) -> None:
-    found = [text(read(read_streams, many, *bounds)) for bounds in ranges(len(MANY), part_bytes)]
+def test_the_streams_of_all_ranges_give_the_text_once_and_in_order(many: str, chunk_bytes: int) -> None:
+    found = [text(read(read_streams, many, *bounds)) for bounds in ranges(len(MANY), chunk_bytes)]
     assert b"".join(found) == b"".join(PARTS)
 
 
-@given(part_bytes=st.integers(20_000, 300_000))
+@given(chunk_bytes=st.integers(20_000, 300_000))
 @settings(max_examples=10, deadline=None)
-def test_the_blocks_of_all_ranges_give_the_text_once_and_in_order(one: str, part_bytes: int) -> None:
-    found = [text(read(read_blocks, one, *bounds)) for bounds in ranges(len(ONE), part_bytes)]
+def test_the_blocks_of_all_ranges_give_the_text_once_and_in_order(one: str, chunk_bytes: int) -> None:
+    found = [text(read(read_blocks, one, *bounds)) for bounds in ranges(len(ONE), chunk_bytes)]
     assert b"".join(found) == LONG
 
 
@@ -114,7 +114,7 @@ def test_a_block_is_found_at_every_bit(shift: int) -> None:
 
 def test_an_empty_stream_among_others_does_no_harm(tmp_path: Path) -> None:
     uri = write(tmp_path, streams([PARTS[0], b"", PARTS[1]])[0])
-    assert read(read_streams, uri)[-1] == Piece(len(bz2.compress(PARTS[0])) + 14, PARTS[1])
+    assert read(read_streams, uri)[-1] == TextSpan(len(bz2.compress(PARTS[0])) + 14, PARTS[1])
     assert not faults(read(read_streams, uri))
 
 
@@ -146,7 +146,7 @@ def test_a_damaged_block_is_told_and_the_next_is_read(tmp_path: Path) -> None:
 @settings(max_examples=12, deadline=None)
 def test_damage_never_looks_like_text(tmp_path_factory: pytest.TempPathFactory, reader: Reader, at: int) -> None:
     uri = write(tmp_path_factory.getbasetemp(), damaged(ONE, at), "damaged.bz2")
-    assert all(piece.data in LONG for piece in read(reader, uri) if isinstance(piece, Piece))
+    assert all(piece.data in LONG for piece in read(reader, uri) if isinstance(piece, TextSpan))
 
 
 def test_a_stream_that_is_cut_short_is_told(tmp_path: Path) -> None:

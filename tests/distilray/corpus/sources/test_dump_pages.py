@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilray.corpus.sources.bz2_ranges import Piece
-from distilray.corpus.sources.dump_pages import Page, RawPage, cut_pages, parse_page
+from distilray.corpus.sources.bz2_ranges import TextSpan
+from distilray.corpus.sources.dump_pages import Page, RawPage, parse_page, split_pages
 from distilray.corpus.wikitext.sites import Site
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.streams import UnreadableError
@@ -16,8 +16,8 @@ XML = dump(*PAGES)
 DAMAGE = BadRow("f", 50, "bz2_damaged", "damaged", 9)
 
 
-def cut(pieces: list[Piece | BadRow], end: int = 1 << 30, max_bytes: int = 1 << 20) -> list[RawPage | BadRow]:
-    return list(cut_pages(pieces, end=end, max_bytes=max_bytes))
+def cut(pieces: list[TextSpan | BadRow], end: int = 1 << 30, max_bytes: int = 1 << 20) -> list[RawPage | BadRow]:
+    return list(split_pages(pieces, end=end, max_bytes=max_bytes))
 
 
 def xml_of(found: list[RawPage | BadRow]) -> list[str]:
@@ -34,14 +34,14 @@ def refusal(xml: str | bytes) -> UnreadableError:
 @given(borders=st.lists(st.integers(0, len(XML))))
 def test_pages_are_cut_alike_whatever_the_pieces(borders: list[int]) -> None:
     bounds = [0, *sorted(borders), len(XML)]
-    pieces = [Piece(7, XML[begin:end]) for begin, end in pairwise(bounds)]
+    pieces = [TextSpan(7, XML[begin:end]) for begin, end in pairwise(bounds)]
     assert xml_of(cut([*pieces])) == PAGES
 
 
 @given(borders=st.lists(st.integers(0, len(XML))), end=st.integers(0, len(XML)))
 def test_a_page_belongs_to_the_range_in_which_it_begins(borders: list[int], end: int) -> None:
     bounds = [0, *sorted([*borders, end]), len(XML)]
-    pieces = [Piece(at, XML[at:behind], exact=True) for at, behind in pairwise(bounds)]
+    pieces = [TextSpan(at, XML[at:behind], exact=True) for at, behind in pairwise(bounds)]
     begins = [XML.index(one.encode()) for one in PAGES]
     assert [raw.offset for raw in cut([*pieces], end)] == [begin for begin in begins if begin < end]
 
@@ -49,42 +49,44 @@ def test_a_page_belongs_to_the_range_in_which_it_begins(borders: list[int], end:
 @given(borders=st.lists(st.integers(0, len(XML))), end=st.integers(0, 12))
 def test_a_page_begins_in_the_piece_with_the_first_byte_of_its_tag(borders: list[int], end: int) -> None:
     bounds = [0, *sorted(borders), len(XML)]
-    pieces = [Piece(at, XML[begin : bounds[at + 1]]) for at, begin in enumerate(bounds[:-1])]
+    pieces = [TextSpan(at, XML[begin : bounds[at + 1]]) for at, begin in enumerate(bounds[:-1])]
     begins = [XML.index(one.encode()) for one in PAGES]
     places = [max(at for at, border in enumerate(bounds[:-1]) if border <= begin) for begin in begins]
     assert [raw.offset for raw in cut([*pieces], end)] == [place for place in places if place < end]
 
 
 def test_no_piece_is_asked_for_behind_the_last_page() -> None:
-    pieces = iter([Piece(0, PAGES[0].encode()), Piece(10, b""), Piece(10, b"more")])
-    assert len(list(cut_pages(pieces, end=10, max_bytes=1000))) == 1
+    pieces = iter([TextSpan(0, PAGES[0].encode()), TextSpan(10, b""), TextSpan(10, b"more")])
+    assert len(list(split_pages(pieces, end=10, max_bytes=1000))) == 1
     assert next(pieces).data == b"more"
 
 
 def test_an_unfinished_page_is_dropped_at_damage_and_the_next_is_read() -> None:
-    found = cut([Piece(0, (PAGES[0] + "<page><title>").encode()), DAMAGE, Piece(60, ("</page>" + PAGES[1]).encode())])
+    found = cut(
+        [TextSpan(0, (PAGES[0] + "<page><title>").encode()), DAMAGE, TextSpan(60, ("</page>" + PAGES[1]).encode())]
+    )
     assert found[1] == DAMAGE
     assert xml_of(found) == PAGES[:2]
 
 
 def test_damage_behind_the_range_is_not_told() -> None:
-    assert cut([Piece(0, b"<page><title>"), DAMAGE], end=50) == []
+    assert cut([TextSpan(0, b"<page><title>"), DAMAGE], end=50) == []
 
 
 def test_a_page_without_an_end_ends_where_the_next_begins() -> None:
-    found = cut([Piece(0, (PAGES[0].replace("</page>", "") + PAGES[1]).encode())])
+    found = cut([TextSpan(0, (PAGES[0].replace("</page>", "") + PAGES[1]).encode())])
     assert [bytes(raw.xml).endswith(b"</page>") for raw in found if isinstance(raw, RawPage)] == [False, True]
 
 
 @pytest.mark.parametrize(("xml", "is_cut"), [(b"<page><title>", True), (b"<page><title></mediawiki>\n", False)])
 def test_a_page_without_an_end_is_cut_unless_the_dump_ends_as_it_should(xml: bytes, is_cut: bool) -> None:
-    assert [(raw.xml, raw.cut) for raw in cut([Piece(0, xml)]) if isinstance(raw, RawPage)] == [(xml, is_cut)]
+    assert [(raw.xml, raw.cut) for raw in cut([TextSpan(0, xml)]) if isinstance(raw, RawPage)] == [(xml, is_cut)]
 
 
 @given(size=st.integers(1, 700))
 def test_a_page_over_the_limit_is_given_up_and_the_next_is_read(size: int) -> None:
     xml = (page(1, text="y" * 2000) + PAGES[0]).encode()
-    found = cut([Piece(0, xml[at : at + size]) for at in range(0, len(xml), size)], max_bytes=700)
+    found = cut([TextSpan(0, xml[at : at + size]) for at in range(0, len(xml), size)], max_bytes=700)
     assert [raw.oversized for raw in found if isinstance(raw, RawPage)] == [True, False]
     assert xml_of(found)[1:] == PAGES[:1]
 

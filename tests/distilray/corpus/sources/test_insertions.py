@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from distilray.corpus.sources.book_layout import without_insertions
+from distilray.corpus.sources.book_layout import remove_insertions
 
 ABOVE = "The lamp went out before the boat had reached the pier, and nobody on\nboard said a word"
 BELOW = "about it. The rope lay where the boy had dropped it."
@@ -44,12 +44,12 @@ PAGES = [
     "form", ["{}\n\n{}\n\n{}", "{}\n{}\n{}", "{}\n{}\n\n{}", "{}\n\n{}\n{}", "{}\n\n\n              {}  \n\n\n{}"]
 )
 def test_a_sentence_goes_on_behind_a_page_number(form: str, page: str) -> None:
-    assert without_insertions(form.format(ABOVE, page, BELOW)) == f"{ABOVE}\n{BELOW}"
+    assert remove_insertions(form.format(ABOVE, page, BELOW)) == f"{ABOVE}\n{BELOW}"
 
 
 @pytest.mark.parametrize("below", ["Anna about the rope.", "“about it,” she said."])
 def test_a_sentence_goes_on_with_a_name_or_a_quote(below: str) -> None:
-    assert without_insertions(f"{ABOVE}\n\n[12]\n\n{below}") == f"{ABOVE}\n{below}"
+    assert remove_insertions(f"{ABOVE}\n\n[12]\n\n{below}") == f"{ABOVE}\n{below}"
 
 
 @pytest.mark.parametrize(
@@ -66,11 +66,11 @@ def test_a_sentence_goes_on_with_a_name_or_a_quote(below: str) -> None:
     ],
 )
 def test_a_number_that_divides_no_sentence_stays(text: str) -> None:
-    assert without_insertions(text) == text
+    assert remove_insertions(text) == text
 
 
 @pytest.mark.parametrize("text", ["\n" * 200_000, "1\n" * 50_000, "[illustration \n" * 20_000, "a\n" + "- " * 100_000])
 def test_no_text_makes_it_slow(text: str) -> None:
     began = time.process_time()
-    without_insertions(text)
+    remove_insertions(text)
     assert time.process_time() - began < 5

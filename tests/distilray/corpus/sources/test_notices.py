@@ -1,7 +1,7 @@
 # ruff: noqa: RUF001 - the apostrophe of running text is one of the subjects here
 import pytest
 
-from distilray.corpus.sources.gutenberg import without_notices
+from distilray.corpus.sources.gutenberg import remove_notices
 
 BODY = """The lamp went out before the boat had reached the pier, and nobody on
 board said a word about it.
@@ -41,7 +41,7 @@ Smashwords.com and purchase your own copy."""
 )
 @pytest.mark.parametrize("form", ["{note}\n\n\n{body}", "THE LAMP\n\n{note}\n\n{body}", "{body}\n\n\n{note}\n"])
 def test_a_note_of_the_transcriber_goes_from_either_end(form: str, note: str) -> None:
-    rest = without_notices(form.format(note=note, body=BODY))
+    rest = remove_notices(form.format(note=note, body=BODY))
     assert rest.removeprefix("THE LAMP\n\n") == BODY
 
 
@@ -55,7 +55,7 @@ def test_a_note_of_the_transcriber_goes_from_either_end(form: str, note: str) ->
     ],
 )
 def test_a_text_that_speaks_of_notes_stays(text: str) -> None:
-    assert without_notices(f"{text}\n\n{BODY}") == f"{text}\n\n{BODY}"
+    assert remove_notices(f"{text}\n\n{BODY}") == f"{text}\n\n{BODY}"
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_a_text_that_speaks_of_notes_stays(text: str) -> None:
     ],
 )
 def test_credits_go_only_from_a_file_that_has_them(credit: str) -> None:
-    assert without_notices(f"{credit}\n\n{BODY}", credited=True) == BODY
-    assert without_notices(f"{credit}\n\n{BODY}") == f"{credit}\n\n{BODY}"
+    assert remove_notices(f"{credit}\n\n{BODY}", credited=True) == BODY
+    assert remove_notices(f"{credit}\n\n{BODY}") == f"{credit}\n\n{BODY}"
 
 
 @pytest.mark.parametrize(
@@ -92,17 +92,17 @@ def test_credits_go_only_from_a_file_that_has_them(credit: str) -> None:
 )
 @pytest.mark.parametrize("form", ["{notice}\n\n{body}", "{body}\n\n###\n\n{notice}\n"])
 def test_the_licence_of_a_shop_goes_from_either_end(form: str, notice: str) -> None:
-    assert without_notices(form.format(notice=notice, body=BODY)).removesuffix("\n\n###") == BODY
+    assert remove_notices(form.format(notice=notice, body=BODY)).removesuffix("\n\n###") == BODY
 
 
 def test_the_title_above_a_licence_stays() -> None:
     page = "The Lamp\nBy Jane Doe\nSmashwords Edition\nThis ebook may not be resold."
-    assert without_notices(f"{page}\n\n{BODY}") == f"The Lamp\nBy Jane Doe\n\n{BODY}"
+    assert remove_notices(f"{page}\n\n{BODY}") == f"The Lamp\nBy Jane Doe\n\n{BODY}"
 
 
 def test_where_lines_are_paragraphs_only_those_of_the_licence_go() -> None:
     lines = ["Smashwords Edition", " ".join(BODY.split()), "This ebook may not be resold.", "She slept."]
-    assert without_notices("\n".join(lines)) == f"{lines[1]}\nShe slept."
+    assert remove_notices("\n".join(lines)) == f"{lines[1]}\nShe slept."
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_where_lines_are_paragraphs_only_those_of_the_licence_go() -> None:
     ],
 )
 def test_a_text_that_speaks_of_the_shop_stays(text: str) -> None:
-    assert without_notices(f"{text}\n\n{BODY}\n\n{text}\n") == f"{text}\n\n{BODY}\n\n{text}\n"
+    assert remove_notices(f"{text}\n\n{BODY}\n\n{text}\n") == f"{text}\n\n{BODY}\n\n{text}\n"
 
 
 def test_a_notice_in_the_middle_of_a_book_stays() -> None:
     text = f"{BODY}\n\n" * 20 + f"Transcriber's Note: It was so.\n\n{LICENSE}\n\n" + f"{BODY}\n\n" * 20
-    assert without_notices(text) == text
+    assert remove_notices(text) == text

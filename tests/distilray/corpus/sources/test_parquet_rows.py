@@ -26,9 +26,9 @@ def write(folder: Path, columns: dict[str, Any], **options: Any) -> str:
     return uri
 
 
-def read(uri: str, part_bytes: int = 1 << 20, limit: int = 1000, **columns: str) -> list[RawDocument | BadRow]:
+def read(uri: str, chunk_bytes: int = 1 << 20, limit: int = 1000, **columns: str) -> list[RawDocument | BadRow]:
     wanted = source(**columns)
-    parts = parquet_rows_module.file_ranges(wanted, uri, "a.parquet", part_bytes=part_bytes)
+    parts = parquet_rows_module.file_ranges(wanted, uri, "a.parquet", chunk_bytes=chunk_bytes)
     return [
         found for part in parts for found in parquet_rows_module.read_documents(wanted, part, max_document_bytes=limit)
     ]
@@ -60,10 +60,10 @@ def test_a_document_has_its_id_and_title(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("part_bytes", [1, 500, 1 << 20])
-def test_any_ranges_give_the_same_documents(tmp_path: Path, part_bytes: int) -> None:
+@pytest.mark.parametrize("chunk_bytes", [1, 500, 1 << 20])
+def test_any_ranges_give_the_same_documents(tmp_path: Path, chunk_bytes: int) -> None:
     uri = write(tmp_path, {"text": [f"text {n}" for n in range(ROWS)]}, row_group_size=3)
-    found = read(uri, part_bytes=part_bytes)
+    found = read(uri, chunk_bytes=chunk_bytes)
     assert found == [RawDocument(f"a.parquet:{n}", "", f"text {n}", len(f"text {n}")) for n in range(ROWS)]
 
 
@@ -75,7 +75,7 @@ def test_ranges_are_row_groups_that_sum_to_about_the_file(tmp_path: Path) -> Non
         compression="none",
         write_statistics=False,
     )
-    parts = parquet_rows_module.file_ranges(source(), uri, "a.parquet", part_bytes=1)
+    parts = parquet_rows_module.file_ranges(source(), uri, "a.parquet", chunk_bytes=1)
     assert [(part.start, part.end, part.form) for part in parts] == [(n, n + 1, "row_groups") for n in range(7)]
     assert sum(part.stored_bytes for part in parts) == pytest.approx(Path(uri).stat().st_size, rel=0.1)
 
@@ -92,7 +92,7 @@ def test_a_long_text_in_many_rows_is_held_once(tmp_path: Path) -> None:
     texts = pa.DictionaryArray.from_arrays(pa.array([0] * 4000, pa.int32()), pa.array(["x" * (1 << 18)]))
     uri = write(tmp_path, {"text": texts}, store_schema=False)
     before = pa.total_allocated_bytes()
-    (part,) = parquet_rows_module.file_ranges(source(), uri, "a.parquet", part_bytes=1 << 20)
+    (part,) = parquet_rows_module.file_ranges(source(), uri, "a.parquet", chunk_bytes=1 << 20)
     documents = parquet_rows_module.read_documents(source(), part, max_document_bytes=1 << 20)
     assert next(documents).text_bytes == 1 << 18  # type: ignore[union-attr]
     assert pa.total_allocated_bytes() - before < 16 << 20
@@ -134,7 +134,7 @@ def test_a_damaged_row_group_is_lost_and_the_next_is_read(tmp_path: Path, compre
 
 def test_a_fault_of_the_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = write(tmp_path, {"text": ["a" * 100]})
-    (part,) = parquet_rows_module.file_ranges(source(), uri, "a.parquet", part_bytes=1)
+    (part,) = parquet_rows_module.file_ranges(source(), uri, "a.parquet", chunk_bytes=1)
     batches = ParquetTable.batches
 
     def broken(table: ParquetTable, *args: Any, **options: Any) -> Any:

@@ -20,11 +20,11 @@ def source(per: Per = "line", hard_wrapped: bool = False) -> TextSource:
 
 
 def read(
-    folder: Path, data: bytes, per: Per, name: str = "a.txt", part_bytes: int = 1000, limit: int = 1000
+    folder: Path, data: bytes, per: Per, name: str = "a.txt", chunk_bytes: int = 1000, limit: int = 1000
 ) -> list[RawDocument | BadRow]:
     file = folder / name
     file.write_bytes(data)
-    parts = texts.file_ranges(source(per), str(file), name, part_bytes=part_bytes)
+    parts = texts.file_ranges(source(per), str(file), name, chunk_bytes=chunk_bytes)
     return [found for part in parts for found in texts.read_documents(source(per), part, max_document_bytes=limit)]
 
 
@@ -43,7 +43,7 @@ def test_each_block_between_blank_lines_is_a_document(tmp_path: Path) -> None:
 
 
 def test_a_whole_file_is_a_document_with_its_name(tmp_path: Path) -> None:
-    assert read(tmp_path, b"one\n\ntwo\n", "file", part_bytes=2) == [RawDocument("a.txt", "a.txt", "one\n\ntwo", 8)]
+    assert read(tmp_path, b"one\n\ntwo\n", "file", chunk_bytes=2) == [RawDocument("a.txt", "a.txt", "one\n\ntwo", 8)]
 
 
 @pytest.mark.parametrize("per", ["line", "blank_line", "file"])
@@ -56,15 +56,15 @@ def test_a_compressed_file_reads_like_a_plain_one(tmp_path: Path, per: Per) -> N
 
 @given(
     data=st.lists(st.sampled_from([b"a", b"\n", b"\n", b" ", b"\r\n", b"bc"]), max_size=40).map(b"".join),
-    part_bytes=st.integers(1, 50),
+    chunk_bytes=st.integers(1, 50),
 )
-@example(data=b"a\n   \n\n\n  b", part_bytes=3)
+@example(data=b"a\n   \n\n\n  b", chunk_bytes=3)
 @pytest.mark.parametrize("per", ["line", "blank_line"])
 def test_any_ranges_give_the_same_documents(
-    tmp_path_factory: pytest.TempPathFactory, per: Per, data: bytes, part_bytes: int
+    tmp_path_factory: pytest.TempPathFactory, per: Per, data: bytes, chunk_bytes: int
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
-    assert read(folder, data, per, part_bytes=part_bytes) == read(folder, data, per, part_bytes=1 << 20)
+    assert read(folder, data, per, chunk_bytes=chunk_bytes) == read(folder, data, per, chunk_bytes=1 << 20)
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 5])
@@ -73,7 +73,7 @@ def test_blank_lines_longer_than_the_look_back_divide_all_the_same(
 ) -> None:
     monkeypatch.setattr(texts, "_LOOK_BACK", window)
     data = b"a\n" + b" " * 20 + b"\nb\nc\n" + b"\n" * 20 + b"d"
-    assert read(tmp_path, data, "blank_line", part_bytes=1) == read(tmp_path, data, "blank_line")
+    assert read(tmp_path, data, "blank_line", chunk_bytes=1) == read(tmp_path, data, "blank_line")
 
 
 @pytest.mark.parametrize(

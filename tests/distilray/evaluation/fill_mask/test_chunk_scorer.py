@@ -8,7 +8,7 @@ import pytest
 
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.evaluation.fill_mask import pipeline
-from distilray.evaluation.fill_mask.chunk_scorer import parts_of, read_parts
+from distilray.evaluation.fill_mask.chunk_scorer import chunk_numbers, read_chunks
 from distilray.evaluation.fill_mask.readers import DataFile, data_files
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime.pieces import CompletedPieces
@@ -50,12 +50,12 @@ def test_parts_are_rows_of_one_file_in_order(work, tmp_path):
     config = config_of(work)
     for file in data_files(config.data):
         tables = list(
-            read_parts(file, config, read_tokenizer(str(work / "student")), max_length=48, folder=str(tmp_path))
+            read_chunks(file, config, read_tokenizer(str(work / "student")), max_length=48, folder=str(tmp_path))
         )
         rows = {"a.jsonl": [5, 5, 5, 5, 3], "b.jsonl": [5, 4]}[file.name]
         assert [json.loads(table.column("facts")[0].as_py())["rows"] for table in tables] == rows
         numbers = [table.column("number")[0].as_py() for table in tables]
-        assert numbers == list(parts_of(file.number, len(rows)))
+        assert numbers == list(chunk_numbers(file.number, len(rows)))
         (fact,) = CompletedPieces(str(tmp_path), "files").records([file.number])
         assert fact == {"parts": len(rows), "rows": sum(rows)}
 

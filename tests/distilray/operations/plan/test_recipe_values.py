@@ -2,7 +2,7 @@
 
 import pytest
 
-from distilray.operations.plan.planning import line_plan
+from distilray.operations.plan.planning import pipeline_plan
 from tests.distilray.operations.plan.small_plan import plan_config
 
 WORKERS = 16  # on two machines
@@ -13,7 +13,7 @@ PREEMPTED = {"preemptions_per_machine_hour": 2.0}
 def run_of(folder, **changes):
     """The distillation on two machines."""
     values = {**BASE, **changes, "simulation": {**BASE["simulation"], **changes.get("simulation", {})}}
-    (run,) = (run for run in line_plan(plan_config(folder, **values)).runs if run.workers == WORKERS)
+    (run,) = (run for run in pipeline_plan(plan_config(folder, **values)).runs if run.workers == WORKERS)
     return run
 
 
@@ -51,14 +51,14 @@ def test_without_a_notice_the_steps_since_the_checkpoint_are_repeated(tmp_path):
 
 @pytest.mark.parametrize("change", [{"heads": 24}, {"positions": 4096}], ids=str)
 def test_the_shape_of_the_teacher_is_that_of_the_recipe(tmp_path, change):
-    plans = [line_plan(plan_config(tmp_path, **BASE, teacher=given)) for given in ({}, change)]
+    plans = [pipeline_plan(plan_config(tmp_path, **BASE, teacher=given)) for given in ({}, change)]
     assert plans[0] != plans[1]
 
 
 def test_held_out_examples_beyond_the_limit_cost_nothing(tmp_path):
     def share(**intervals):
         recipes = {"distill": {"intervals": intervals}, "encode_corpus": {"heldout_fraction": 0.2}}
-        plan = line_plan(plan_config(tmp_path, recipes, **BASE))
+        plan = pipeline_plan(plan_config(tmp_path, recipes, **BASE))
         return next(run.parts["held-out scores"] for run in plan.runs if run.workers == WORKERS)
 
     assert share(heldout_examples=100) < 0.5 * share()

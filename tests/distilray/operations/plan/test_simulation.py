@@ -6,7 +6,7 @@ import pytest
 
 from distilray.config.capacity import SlowdownsConfig
 from distilray.errors import InputError
-from distilray.operations.plan.simulation import PARTS, TrainingModel, run_times, scaled_runs
+from distilray.operations.plan.simulation import STEP_PARTS, TrainingModel, run_times, scaled_runs
 
 WORKERS = [1, 2, 3, 4, 7, 8, 16, 32, 64]
 REAL = TrainingModel(
@@ -85,7 +85,7 @@ def test_each_limit_alone_costs_efficiency(change):
 
 def test_a_run_is_its_steps_in_hours_and_a_step_its_parts():
     for run in runs():
-        assert set(run.parts) == set(PARTS)
+        assert set(run.parts) == set(STEP_PARTS)
         assert run.hours == pytest.approx(3000 * sum(run.parts.values()) / 3600)
         assert run.tokens_per_s == pytest.approx(REAL.tokens / run.step_s)
 
