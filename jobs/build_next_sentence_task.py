@@ -1,6 +1,6 @@
 """Build a small task in GLUE's layout from a corpus: does sentence B follow sentence A?
 
-    python -m jobs.build_next_sentence_task --recipe jobs/recipes/build_next_sentence_task/demo.yaml [--dry-run] [key=value ...]
+    python -m jobs.build_next_sentence_task --recipe jobs/recipes/build_next_sentence_task/demo.yaml [key=value ...]
     ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \
         python -m jobs.build_next_sentence_task --recipe jobs/recipes/build_next_sentence_task/demo.yaml
 

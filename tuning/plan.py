@@ -106,10 +106,8 @@ def check_device(need: TrialNeed, device_bytes: int) -> None:
     """
     together = trials_per_device(need.gpus)
     if together * need.memory > device_bytes:
-        count_fitting = device_bytes // need.memory
-        fix = (
-            f"set trial.gpus={math.ceil(100 / count_fitting) / 100:g}" if count_fitting else "lower batch_size and max_length"
-        )
+        fitting = device_bytes // need.memory
+        fix = f"set trial.gpus={math.ceil(100 / fitting) / 100:g}" if fitting else "lower batch_size and max_length"
         raise InputError(
             f"trial.gpus: {together} trials of {need.memory / GIB:.1f} GiB on a device of "
             f"{device_bytes / GIB:.1f} GiB; {fix}, or say trial.memory_gb if you know that they need less"

@@ -75,7 +75,7 @@ def _plan(config: TrainingConfig, tokenizer_dir: str, model: Any, teacher: Any |
         + (f", down to {config.scaling.min_workers}" if config.scaling.min_workers else ""),
         "memory": f"about {memory_gb:.1f} GB for each worker",
         "time": time_and_cost(config.estimate, tokens, workers=workers, measured_rate=measured_tokens_per_s),
-        "checkpoints": f"every {intervals.checkpoint_every_steps:,} steps, the last {intervals.keep_checkpoints} and the best",
+        "checkpoints": f"every {intervals.checkpoint_every_steps:,} steps, the last {intervals.keep_checkpoints} kept",
         "bytes written": Quantity(
             f"about {written_gb:,.1f} GB in all, {kept_gb:,.1f} GB of them stay", kept_gb * 1e9, "bytes"
         ),

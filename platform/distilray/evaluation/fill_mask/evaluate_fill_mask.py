@@ -226,7 +226,8 @@ def _quarantined(config: EvaluateFillMaskConfig, folder: RunFolder, facts: Seque
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(bad.items()))
     if bad.total() > limit * rows:
         raise DataQualityError(
-            f"too many bad rows for fault_tolerance.max_bad_fraction={limit:g}: {bad.total():,} of {rows:,} ({reasons}); "
+            f"more bad rows than fault_tolerance.max_bad_fraction={limit:g}: {bad.total():,} of {rows:,} "
+            f"({reasons}); "
             f"the first are listed in {folder.path(QUARANTINE_FILE)}; mend them, or run again with a larger fraction",
             listed[:_SHOWN],
         )

@@ -54,7 +54,7 @@ class AnswerScores:
     Attributes:
         ranks: (answers,) of the worst piece, all pieces predicted at once.
         losses: (answers,) negative log probabilities, summed over the pieces.
-        left_to_right_ranks, left_to_right_losses: the same from left to right; equal to the joint pass for one-token answers.
+        left_to_right_ranks, left_to_right_losses: the same from left to right; joint for one-token answers.
         best: (pieces,) the most probable token in the joint pass.
     """
 
