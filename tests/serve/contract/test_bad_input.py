@@ -1,4 +1,4 @@
-"""The table of bad requests, in process; `test_bad_wire.py` holds what depends on the HTTP server."""
+"""Invalid requests, in process; `test_bad_wire.py` tests those that depend on the HTTP server."""
 
 import gzip
 import json
@@ -81,9 +81,9 @@ def test_of_a_key_that_is_named_twice_the_last_counts(client):
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":'])
 def test_a_hundred_thousand_levels_are_400_in_well_under_a_second(roomy_client, opening):
-    began = time.monotonic()
+    start = time.monotonic()
     assert_error(roomy_client.post(FILL, content=opening * 100_000, headers=JSON), 400)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - start < 0.5
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])

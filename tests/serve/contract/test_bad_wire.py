@@ -1,4 +1,4 @@
-"""The table of bad requests that depends on the HTTP server, over sockets, behind each proxy."""
+"""Invalid requests that depend on the HTTP server, over sockets, behind each proxy."""
 
 import contextlib
 import gzip
@@ -124,7 +124,7 @@ NO_HTTP = {
 
 
 @pytest.mark.parametrize("name", NO_HTTP)
-def test_what_is_no_http_is_answered_below_500_and_harms_nobody(service_url, name):
+def test_invalid_http_gets_a_status_below_500_and_does_not_affect_others(service_url, name):
     reply = exchange(service_url, NO_HTTP[name])
     assert 400 <= reply.status_code < 500
     assert post(service_url, FILL, OK).status_code == 200
@@ -147,7 +147,7 @@ def test_a_plain_request_id_is_kept(service_url):
     assert reply.headers["x-request-id"] == reply.json()["request_id"] == "mine-1"
 
 
-def test_more_incomplete_bodies_than_the_service_has_room_for_delay_nobody(service_url):
+def test_many_incomplete_bodies_do_not_delay_others(service_url):
     half = head(FILL, {**JSON, "content-length": "100"}) + OK[:1]
     with contextlib.ExitStack() as stack:
         for _ in range(LimitsConfig().max_concurrent_requests + 8):
@@ -155,7 +155,7 @@ def test_more_incomplete_bodies_than_the_service_has_room_for_delay_nobody(servi
         assert post(service_url, FILL, OK).status_code == 200
 
 
-def test_bodies_that_never_end_get_408_at_the_timeout_and_delay_nobody(service_url):
+def test_bodies_that_never_end_get_408_and_do_not_delay_others(service_url):
     halves = [
         (head(FILL, {**JSON, "content-length": "100"}), [OK[:20]]),
         (head(FILL, {**JSON, "transfer-encoding": "chunked"}), [b"20\r\nabc"]),
@@ -168,8 +168,8 @@ def test_bodies_that_never_end_get_408_at_the_timeout_and_delay_nobody(service_u
         silent.sendall(head(FILL, JSON)[:-4])
         for thread in threads:
             thread.start()
-        began = time.monotonic()
-        while time.monotonic() - began < 3:
+        start = time.monotonic()
+        while time.monotonic() - start < 3:
             assert post(service_url, FILL, OK).seconds < 1
         for thread in threads:
             thread.join()
@@ -194,7 +194,7 @@ def test_clients_that_leave_count_as_499_and_free_their_places(service_url):
 
 
 def metric(url, name, label):
-    """The sum of the series of a metric that hold a label."""
+    """Return the sum of the series of a metric with a label."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
         lines = response.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name) and label in line)

@@ -1,4 +1,4 @@
-"""Requests that cost more than the service allows are refused before the work that they ask for."""
+"""Requests that exceed the limits are rejected before any work is done."""
 
 import asyncio
 import json
@@ -91,7 +91,7 @@ def test_a_body_of_very_many_lists_or_objects_is_refused_before_it_is_parsed(roo
 
 
 class SlowParts:
-    """A model that decodes, or encodes texts of an x, when its gate is open."""
+    """Model that waits for its gate before decoding, and before encoding the text `x`."""
 
     def __init__(self, model, slow):
         self._model, self._slow, self.gate, self.waits = model, slow, threading.Event(), False
@@ -147,7 +147,7 @@ def test_a_small_request_is_answered_while_a_large_one_is_being_worked_on(model,
         threads, answers = in_threads(client, [large])
         wait_for(lambda: gated.forwards)
         small, small_answers = in_threads(client, [{"inputs": TEXT}])
-        wait_for(lambda: service.answering == 2)
+        wait_for(lambda: service.active_requests == 2)
         time.sleep(0.1)
         gated.gate.set()
         for thread in threads + small:

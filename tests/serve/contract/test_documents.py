@@ -1,4 +1,4 @@
-"""`docs/serving.md` says what the code does."""
+"""`docs/serving.md` agrees with the code."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def page(root):
 
 
 def rows(page, section):
-    """The cells of the table in a section, without its head."""
+    """Return the cells of the table in a section, without its header."""
     text = page.split(f"\n## {section}\n")[1].split("\n## ")[0]
     return [re.split(r" *\| *", row) for row in ROW.findall(text)][2:]
 

@@ -24,7 +24,7 @@ def test_an_answer_past_the_deadline_is_504(model, model_dir):
 def test_more_requests_than_allowed_are_429_with_retry_after_and_probes_pass(model, model_dir):
     with gated_client(model, model_dir, max_concurrent_requests=2) as (gated, service, client):
         threads, answers = in_threads(client, [BODY] * 2)
-        wait_for(lambda: service.answering == 2)
+        wait_for(lambda: service.active_requests == 2)
         response = client.post(FILL, json=BODY)
         assert_error(response, 429)
         assert int(response.headers["retry-after"]) >= 1
@@ -69,7 +69,7 @@ def test_requests_that_arrive_during_a_forward_share_the_next_one(model, model_d
         first, answers = in_threads(client, [BODY])
         wait_for(lambda: gated.forwards)
         others, other_answers = in_threads(client, [BODY] * 8)
-        wait_for(lambda: service.answering == 9)
+        wait_for(lambda: service.active_requests == 9)
         time.sleep(0.1)  # the last one passes from the tokeniser into the queue
         finish(gated, first + others)
         assert gated.forwards == [1, 8]
@@ -82,7 +82,7 @@ def test_requests_of_one_batch_keep_their_own_parameters(model, model_dir):
         first, _ = in_threads(client, [BODY])
         wait_for(lambda: gated.forwards)
         threads, answers = in_threads(client, [BODY | {"parameters": {"top_k": count}} for count in counts])
-        wait_for(lambda: service.answering == 5)
+        wait_for(lambda: service.active_requests == 5)
         time.sleep(0.1)
         finish(gated, first + threads)
         assert gated.forwards == [1, 4]

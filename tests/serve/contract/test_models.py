@@ -1,4 +1,4 @@
-"""The `model` of a request chooses who answers it."""
+"""The key `model` of a request selects the model."""
 
 import pytest
 from starlette.testclient import TestClient

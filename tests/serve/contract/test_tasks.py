@@ -1,4 +1,4 @@
-"""A task is served once it has a row in the table of routes."""
+"""A task is served once it has an entry in the table of routes."""
 
 import pytest
 from starlette.testclient import TestClient
@@ -21,7 +21,7 @@ class Words:
 
 
 class Echo(Task):
-    """Answers a text with its words."""
+    """Returns the words of a text."""
 
     name = "echo"
     probe = TextQuery("one word")

@@ -49,7 +49,7 @@ def client(api):
 
 @pytest.fixture(scope="module")
 def mounted(api):
-    """The same application below a path of another one."""
+    """The same application mounted below a path of another one."""
     outside = FastAPI(docs_url=None, redoc_url=None)
     outside.mount("/models/fill", api)
     return TestClient(outside)
@@ -124,7 +124,7 @@ def test_no_script_turns_text_into_markup_or_code(name):
 
 
 class Tags(HTMLParser):
-    """Tags of a page with their attributes, and what scripts and styles hold in place."""
+    """Tags of a page with their attributes, and the content of inline scripts and styles."""
 
     def __init__(self, text):
         super().__init__()
@@ -188,10 +188,10 @@ def test_every_field_of_the_page_has_a_label():
     assert all(field["id"] in labelled or field.get("aria-label") for field in fields)
 
 
-def test_every_part_that_the_script_looks_for_is_in_the_page():
+def test_every_element_that_the_script_uses_is_in_the_page():
     script = (FOLDER / "page.js").read_text("utf-8")
-    table = re.search(r"\[([^][]*)\]\.map\(part\)", script)
-    wanted = set(re.findall(r'"([a-z]+)"', table[1])) | set(re.findall(r'part\("(\w+)"\)', script))
+    table = re.search(r"\[([^][]*)\]\.map\(byId\)", script)
+    wanted = set(re.findall(r'"([a-z]+)"', table[1])) | set(re.findall(r'byId\("(\w+)"\)', script))
     there = {attributes.get("id") for _, attributes in Tags((FOLDER / "index.html").read_text("utf-8")).tags}
     assert len(wanted) > 10
     assert wanted <= there

@@ -14,7 +14,7 @@ KEY = "0123456789abcdef-KEY"
 
 @pytest.fixture
 def lines():
-    """The records that the log has written, decoded; anything but one JSON object per line fails."""
+    """Function that returns the logged records, and fails unless each line is a JSON object."""
     logger, stream = logging.getLogger("serve"), io.StringIO()
     before = logger.handlers[:], logger.level, logger.propagate
     configure_json_logging(stream)
@@ -35,9 +35,9 @@ def record(status=200, route="/score", **more):
     )
 
 
-def test_a_request_is_one_line_with_what_is_known_about_it(lines):
+def test_a_request_is_one_line_with_its_properties(lines):
     facts = (("queue_ms", 0.25), ("inference_ms", 9.87654), ("items", 2), ("tokens", 11))
-    RequestLog(access_log=True)(record(429, error_type="Overloaded", model="student", facts=facts))
+    RequestLog(access_log=True)(record(429, error_type="Overloaded", model="student", measurements=facts))
     (line,) = lines()
     assert line.pop("time").endswith("+00:00")
     assert line == {
@@ -150,6 +150,6 @@ def test_setting_the_log_up_twice_writes_each_line_once(lines):
     assert not logger.propagate
 
 
-def test_the_log_goes_to_the_stderr_of_the_process_whatever_stands_in_its_place(lines, monkeypatch):
+def test_the_log_goes_to_the_original_stderr(lines, monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     assert configure_json_logging().stream is sys.__stderr__
