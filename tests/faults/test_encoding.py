@@ -1,4 +1,4 @@
-"""Encoding under faults: a killed worker, a killed driver, a storage far away, a full disk, a corpus beyond memory."""
+"""Fault tolerance of encoding: killed workers and drivers, object stores, full disks, corpora larger than memory."""
 
 import json
 import os

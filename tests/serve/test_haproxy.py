@@ -100,7 +100,7 @@ def test_the_environment_of_the_user_takes_precedence_and_is_restored(monkeypatc
         assert os.environ["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"] == "7"
         folder = haproxy.Path(os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent
         assert folder.stat().st_mode & 0o777 == 0o700
-        # The path of a socket with the id of a Ray node, and what HAProxy appends while it binds.
+        # Socket path with the id of a Ray node and the suffix that HAProxy appends temporarily.
         assert len(f"{folder}/{'0' * 56}/admin.4194304.tmp") <= 107
     assert dict(os.environ) == before
     assert not folder.exists()

@@ -66,9 +66,9 @@ def test_haproxy_accepts_the_rules_and_a_restart_does_not_change_them(tmp_path):
 
 def test_the_rules_precede_the_backend_selection_and_follow_the_acls_they_use():
     lines = add_rules(CONFIG, limit=32).splitlines()
-    refusal = next(at for at, line in enumerate(lines) if "status 429" in line)
-    assert lines.index("    acl is_http-fill-mask path_beg /") < refusal
-    assert refusal < lines.index("    use_backend http-other if is_http-other")
+    rejection = next(at for at, line in enumerate(lines) if "status 429" in line)
+    assert lines.index("    acl is_http-fill-mask path_beg /") < rejection
+    assert rejection < lines.index("    use_backend http-other if is_http-other")
 
 
 def test_before_the_first_deployment_there_is_nothing_to_limit():

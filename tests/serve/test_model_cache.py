@@ -124,7 +124,7 @@ async def test_a_failing_folder_is_503_for_a_minute_with_the_reason_only_in_the_
     now[0] = 0.6
     with pytest.raises(ApiError) as caught:
         await cache.service("broken")
-    assert caught.value.headers["retry-after"] == "60"  # not a moment too early
+    assert caught.value.headers["retry-after"] == "60"  # rounded up
     now[0] = 61.0
     with pytest.raises(ApiError):
         await cache.service("broken")

@@ -66,7 +66,7 @@ def test_the_queue_holds_the_tokens_of_the_configuration(model, model_dir):
     async def ask():
         limits = {"max_queued_tokens": 8}
         service = ModelService(model, FillMaskAppConfig.model_validate({"model_dir": model_dir, "limits": limits}))
-        # Nothing serves the queue.
+        # The service is not started, so that nothing processes the queue.
         requests = [asyncio.create_task(service.answer([FillMaskQuery(TEXT)], Budget())) for _ in range(3)]
         done, waiting = await asyncio.wait(requests, timeout=30, return_when=asyncio.FIRST_COMPLETED)
         for each in waiting:

@@ -100,7 +100,7 @@ def test_an_unknown_path_is_404(client, path):
     assert_error(client.post(path, json={}, follow_redirects=False), 404)
 
 
-# Bodies by the message
+# Error messages by body
 
 
 def ask_raw(client, messages, headers):

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.slow
 JSON = {"content-type": "application/json"}
 OK = json.dumps({"inputs": TEXT}).encode()
 MIB = 1 << 20
-# What sockets and proxy may hold when the answer comes. The proxy of Python takes what comes until the application has
-# refused it: so bodies are sent no faster than a fast network does.
+# Bytes that sockets and proxies may buffer until the response. The Python proxy reads until the application has rejected
+# the request, so that bodies are sent at the speed of a fast network.
 IN_FLIGHT = 24 * MIB
 PAUSE_S = 0.002
 BODY_TIMEOUT_S = LimitsConfig().body_timeout_s
@@ -106,8 +106,8 @@ def test_a_request_without_a_route_has_the_envelope(service_url, method, path, s
     assert_error(exchange(service_url, head(path, {}, method=method)), status)
 
 
-# What is no HTTP never reaches the application: the HTTP server answers 400 in a form of its own, and closes. Some of
-# it one of the two servers understands all the same, and answers as it should.
+# Invalid HTTP does not reach the application: the HTTP server responds with its own 400 and closes the connection. One of
+# the two servers accepts some of these requests, and responds correctly.
 NO_HTTP = {
     "a negative length": head(FILL, {**JSON, "content-length": "-1"}) + OK,
     "a length in words": head(FILL, {**JSON, "content-length": "ten"}) + OK,
@@ -185,9 +185,9 @@ def test_clients_that_leave_count_as_499_and_free_their_places(service_url):
         with connection(service_url) as client:
             client.sendall(head(FILL, {**JSON, "content-length": str(len(body))}) + body)
             time.sleep(0.005)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leave with a reset
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # disconnect with a reset
     end = time.monotonic() + 10
-    while metric(service_url, "fill_mask_requests_in_progress", "") > 1:  # one is that of the metrics
+    while metric(service_url, "fill_mask_requests_in_progress", "") > 1:  # one is the request for the metrics
         assert time.monotonic() < end
     assert metric(service_url, "fill_mask_failures_total", "ClientDisconnect") > before
     assert post(service_url, FILL, OK).status_code == 200

@@ -141,7 +141,7 @@ def test_texts_of_a_large_request_keep_their_index_in_errors(roomy_client):
 
 
 def test_a_small_request_is_answered_while_a_large_one_is_being_worked_on(model, model_dir):
-    # The gate lets through one forward after the other: the first of the large request, then the small request.
+    # The gate admits one forward pass at a time: the first slice of the large request, then the small request.
     large = {"inputs": ["[MASK]" + " cat" * 45] * 32}
     with gated_client(model, model_dir) as (gated, service, client):
         threads, answers = in_threads(client, [large])

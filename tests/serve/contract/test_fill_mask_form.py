@@ -43,7 +43,7 @@ def test_top_k_is_the_number_of_candidates(client, top_k):
 
 
 def test_top_k_100_is_answered_and_101_is_not(roomy_client, model):
-    words = len(model.fill([TEXT], top_k=100)[0][0])  # of the tiny model, which has fewer than it may
+    words = len(model.fill([TEXT], top_k=100)[0][0])  # the vocabulary of the tiny model is smaller than 100
     assert len(with_top_k(roomy_client, 100).json()) == words == 100
     assert_error(with_top_k(roomy_client, 101), 422)
 

@@ -70,7 +70,7 @@ def test_requests_that_arrive_during_a_forward_share_the_next_one(model, model_d
         wait_for(lambda: gated.forwards)
         others, other_answers = in_threads(client, [BODY] * 8)
         wait_for(lambda: service.active_requests == 9)
-        time.sleep(0.1)  # the last one passes from the tokeniser into the queue
+        time.sleep(0.1)  # until the last one has passed from the tokenizer to the queue
         finish(gated, first + others)
         assert gated.forwards == [1, 8]
     assert set(statuses(answers + other_answers)) == {200}

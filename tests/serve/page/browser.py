@@ -73,7 +73,7 @@ class Browser:
         return f"ws://127.0.0.1:{port}{path}"
 
     def _kill(self):
-        with contextlib.suppress(ProcessLookupError):  # the group that this object started
+        with contextlib.suppress(ProcessLookupError):  # the process group of this object
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
 

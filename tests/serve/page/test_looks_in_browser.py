@@ -40,7 +40,7 @@ CONTRASTS = """
       const bars = picture.match(/rgb\\([^)]*\\)/g) ?? [];
       if (rgb(color)[3] !== 0) return [color, ...bars];
     }
-    throw new Error("nothing painted below");
+    throw new Error("no painted ancestor");
   };
   const texts = [...document.querySelectorAll("body *")].filter(element => element.checkVisibility()
     && [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim()) && !element.matches(":disabled"));
@@ -74,8 +74,8 @@ def test_nothing_overflows_the_page(page, pair, width):
     page.click("#copy")
     page.run("document.querySelector('#access').hidden = document.querySelector('#link').hidden = false")
     assert page.run("document.documentElement.scrollWidth") == width
-    beyond = f"[...document.querySelectorAll('body *')].filter(one => one.getBoundingClientRect().right > {width})"
-    assert page.run(f"{beyond}.map(one => one.outerHTML.slice(0, 80))") == []
+    overflowing = f"[...document.querySelectorAll('body *')].filter(one => one.getBoundingClientRect().right > {width})"
+    assert page.run(f"{overflowing}.map(one => one.outerHTML.slice(0, 80))") == []
 
 
 @pytest.mark.parametrize("motion", ["reduce", "no-preference"])
@@ -130,6 +130,6 @@ def test_the_documentation_shows_every_operation_and_tries_one_out(page, site):
 
 def test_policy_violations_are_recorded_as_complaints(page, student):
     opened(page, student)
-    page.run("document.body.setAttribute('style', 'color: red'); console.error('heard'); 0")
-    wait_for(lambda: page.run("1") and len(page.complaints) == 2, "both are heard")
+    page.run("document.body.setAttribute('style', 'color: red'); console.error('logged'); 0")
+    wait_for(lambda: page.run("1") and len(page.complaints) == 2, "both are recorded")
     page.complaints.clear()

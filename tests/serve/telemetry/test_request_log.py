@@ -93,7 +93,7 @@ def test_an_unknown_path_is_short_and_plain_in_its_line(lines, path):
 
 @pytest.mark.parametrize("text", ["\x1b[2Jcleared", "a\nb\r\n{}\x00", "x" * 1_000_000, "\ud800\u2028", "%s %d %"])
 def test_any_message_is_one_line(text):
-    # Without a logger: what pytest captures of it must be text for pytest's own report too.
+    # Without a logger, because pytest can only report captured output that is valid text.
     line = JsonFormatter().format(logging.makeLogRecord({"msg": "%s", "args": (text,)}))
     assert line.isascii()
     assert "\n" not in line
