@@ -20,8 +20,8 @@ pytestmark = pytest.mark.slow
 JSON = {"content-type": "application/json"}
 OK = json.dumps({"inputs": TEXT}).encode()
 MIB = 1 << 20
-# Bytes that sockets and proxies may buffer until the response. The Python proxy reads until the application has rejected
-# the request, so that bodies are sent at the speed of a fast network.
+# Bytes that sockets and proxies may buffer before the response. The Python proxy reads until the application has
+# rejected the request, so that bodies are sent at the speed of a fast network.
 IN_FLIGHT = 24 * MIB
 PAUSE_S = 0.002
 BODY_TIMEOUT_S = LimitsConfig().body_timeout_s
@@ -42,11 +42,11 @@ def test_an_answer_over_a_socket_is_that_of_the_model(service_url, model):
     ],
     ids=["HTTP/1.0", "closed after the answer", "asks before it sends"],
 )
-def test_another_way_to_send_a_body_is_answered(service_url, request_head):
+def test_other_ways_to_send_a_body_are_accepted(service_url, request_head):
     assert exchange(service_url, request_head, [OK]).json() == post(service_url, FILL, OK).json()
 
 
-def test_a_body_in_chunks_without_length_is_answered(service_url):
+def test_a_chunked_body_without_length_is_accepted(service_url):
     pieces = chunked(OK[at : at + 7] for at in range(0, len(OK), 7))
     reply = exchange(service_url, head(FILL, {**JSON, "transfer-encoding": "chunked"}), pieces)
     assert reply.json() == post(service_url, FILL, OK).json()
@@ -106,8 +106,8 @@ def test_a_request_without_a_route_has_the_envelope(service_url, method, path, s
     assert_error(exchange(service_url, head(path, {}, method=method)), status)
 
 
-# Invalid HTTP does not reach the application: the HTTP server responds with its own 400 and closes the connection. One of
-# the two servers accepts some of these requests, and responds correctly.
+# Invalid HTTP does not reach the application: the HTTP server responds with its own 400 and closes the connection. One
+# of the two servers accepts some of these requests, and responds correctly.
 NO_HTTP = {
     "a negative length": head(FILL, {**JSON, "content-length": "-1"}) + OK,
     "a length in words": head(FILL, {**JSON, "content-length": "ten"}) + OK,
@@ -130,19 +130,19 @@ def test_invalid_http_gets_a_status_below_500_and_does_not_affect_others(service
     assert post(service_url, FILL, OK).status_code == 200
 
 
-def test_headers_of_200_kilobytes_are_no_fault(service_url):
+def test_headers_of_200_kilobytes_are_not_an_internal_error(service_url):
     reply = exchange(service_url, head("/healthz", {"x-long": "b" * 200_000}, method="GET"))
     assert reply.status_code in {200, 400, 431}
 
 
 @pytest.mark.parametrize("sent", ["an id <b>", "x" * 129, "a\tb"])
-def test_a_request_id_that_is_not_plain_is_replaced_by_one_and_the_same_everywhere(service_url, sent):
+def test_an_invalid_request_id_is_replaced_consistently(service_url, sent):
     reply = post(service_url, FILL, b"{}", x_request_id=sent)
     assert_error(reply, 422)
     assert sent not in reply.text + str(reply.headers)
 
 
-def test_a_plain_request_id_is_kept(service_url):
+def test_a_valid_request_id_is_kept(service_url):
     reply = post(service_url, FILL, b"{}", x_request_id="mine-1")
     assert reply.headers["x-request-id"] == reply.json()["request_id"] == "mine-1"
 
@@ -178,7 +178,7 @@ def test_bodies_that_never_end_get_408_and_do_not_delay_others(service_url):
         assert BODY_TIMEOUT_S - 1 <= reply.seconds <= BODY_TIMEOUT_S + 5
 
 
-def test_clients_that_leave_count_as_499_and_free_their_places(service_url):
+def test_disconnected_clients_count_as_499_and_free_their_capacity(service_url):
     body = json.dumps({"inputs": ["paris is [MASK] of france " * 8] * 32, "parameters": {"top_k": 100}}).encode()
     before = metric(service_url, "fill_mask_failures_total", "ClientDisconnect")
     for _ in range(40):

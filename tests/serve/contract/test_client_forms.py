@@ -71,7 +71,7 @@ def test_the_client_of_hugging_face_only_needs_the_url(client, monkeypatch):
         (ROOT, {"input_data": [TEXT, 5]}, "input_data[1]: "),
     ],
 )
-def test_an_error_begins_with_the_path_of_the_wrong_value(client, path, body, location):
+def test_an_error_starts_with_the_path_of_the_invalid_value(client, path, body, location):
     response = client.post(path, json=body)
     assert_error(response, 422)
     assert response.json()["error"].startswith(location)

@@ -76,7 +76,7 @@ def gated(model, model_dir):
     return lambda **limits: Gated(model, model_dir, **limits)
 
 
-def test_a_request_that_leaves_the_queue_is_never_run_and_frees_its_tokens_at_once(gated):
+def test_a_request_cancelled_in_the_queue_never_runs_and_frees_its_tokens(gated):
     async def main():
         async with gated() as it:
             first, second, third = await it.running(), await it.queued(), await it.queued()
@@ -117,7 +117,7 @@ def test_a_disconnected_request_counts_as_499(gated, state):
     asyncio.run(main())
 
 
-def test_a_client_that_leaves_within_its_body_frees_its_place_and_counts_as_499(gated):
+def test_a_client_that_disconnects_during_its_body_frees_its_capacity_and_counts_as_499(gated):
     async def main():
         async with gated(max_concurrent_requests=1) as it:
             it.model.gate.set()
@@ -129,7 +129,7 @@ def test_a_client_that_leaves_within_its_body_frees_its_place_and_counts_as_499(
     asyncio.run(main())
 
 
-def test_the_model_answers_the_next_ones_after_all_have_left(gated):
+def test_the_model_answers_new_requests_after_all_clients_have_disconnected(gated):
     async def main():
         async with gated() as it:
             tasks = [await it.running(), *[await it.queued() for _ in range(5)]]

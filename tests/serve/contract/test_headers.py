@@ -8,14 +8,14 @@ from serve.service import ModelService
 from tests.serve.contract.clients import FILL, LIMITS, TEXT, assert_error
 
 
-def test_an_answer_tells_its_times_and_revision(client, model):
+def test_a_response_contains_its_times_and_revision(client, model):
     headers = client.post(FILL, json={"inputs": TEXT}).headers
     assert headers["x-model-revision"] == model.revision
     assert float(headers["x-inference-time"]) > 0
     assert float(headers["x-queue-time"]) >= 0
 
 
-def test_a_plain_request_id_comes_back(client):
+def test_a_valid_request_id_is_returned(client):
     assert client.get("/healthz", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
 
 

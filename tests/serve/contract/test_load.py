@@ -16,7 +16,7 @@ def statuses(answers):
     return [answer.status_code for answer in answers]
 
 
-def test_an_answer_past_the_deadline_is_504(model, model_dir):
+def test_a_missed_deadline_is_504(model, model_dir):
     with gated_client(model, model_dir, deadline_s=0.2) as (_, _, client):
         assert_error(client.post(FILL, json=BODY), 504)
 
@@ -46,7 +46,7 @@ def test_more_waiting_tokens_than_allowed_are_429_with_retry_after_and_not_ready
     assert statuses(answers + more_answers) == [200, 200]
 
 
-def test_a_service_that_answers_nothing_within_its_deadline_is_not_ready_until_it_answers(model, model_dir):
+def test_a_stalled_service_is_not_ready_until_it_makes_progress(model, model_dir):
     with gated_client(model, model_dir, deadline_s=0.2) as (gated, _, client):
         assert client.get("/readyz").status_code == 200
         assert_error(client.post(FILL, json=BODY), 504)
@@ -56,7 +56,7 @@ def test_a_service_that_answers_nothing_within_its_deadline_is_not_ready_until_i
         wait_for(lambda: client.get("/readyz").status_code == 200)
 
 
-def test_bad_input_alone_leaves_a_service_ready(model, model_dir):
+def test_bad_input_does_not_make_a_service_unready(model, model_dir):
     with gated_client(model, model_dir, deadline_s=0.05) as (_, _, client):
         for _ in range(5):
             assert_error(client.post(FILL, json={"inputs": "no blank"}), 422, "NoMask")
@@ -64,7 +64,7 @@ def test_bad_input_alone_leaves_a_service_ready(model, model_dir):
         assert client.get("/readyz").status_code == 200
 
 
-def test_requests_that_arrive_during_a_forward_share_the_next_one(model, model_dir):
+def test_requests_that_arrive_during_a_forward_pass_share_the_next_one(model, model_dir):
     with gated_client(model, model_dir) as (gated, service, client):
         first, answers = in_threads(client, [BODY])
         wait_for(lambda: gated.forwards)

@@ -113,7 +113,7 @@ def test_remaining_blanks_are_queried_again_and_each_filling_can_be_undone(page,
     rows(page, 2 * len(STUDENT))
 
 
-def test_a_piece_of_a_word_is_joined_to_the_word_before_it(page, student):
+def test_a_word_piece_is_joined_to_the_preceding_word(page, student):
     ask(page, student, "The Cat [MASK] are here")
     page.click(ROWS, 4)
     assert sentence_of(page) == "The Cats are here"
@@ -145,7 +145,7 @@ def test_insert_replaces_the_selection_by_the_mask(page, student):
     assert focus_of(page) == "text"
 
 
-def test_candidates_of_a_sentence_that_was_changed_are_not_filled_in(page, student):
+def test_candidates_of_a_changed_sentence_are_not_filled_in(page, student):
     ask(page, student, ONE)
     page.type(" Yes.")
     page.click(ROWS)

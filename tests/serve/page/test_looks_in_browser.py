@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 CONTRAST = 4.5
 
 
-def test_everything_that_can_be_operated_has_a_name(page, pair):
+def test_every_interactive_element_has_a_name(page, pair):
     ask(page, pair, TWO)
     controls = page.controls()
     assert len(controls) > 4 * len(STUDENT)

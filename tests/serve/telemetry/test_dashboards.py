@@ -60,7 +60,7 @@ def test_every_instrument_is_on_the_dashboard():
     assert not [name for name in INSTRUMENTS if f"ray_{name}" not in shown]
 
 
-def test_panels_have_an_id_and_a_place_of_their_own_and_the_chosen_data_source():
+def test_panels_have_unique_ids_and_positions_and_the_selected_data_source():
     panels = DASHBOARD["panels"]
     positions = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
     assert len({panel["id"] for panel in panels}) == len(set(positions)) == len(panels)
@@ -78,6 +78,6 @@ def test_every_rule_has_an_alert_severity_and_description():
         assert rule["annotations"]["description"]
 
 
-def test_a_threshold_of_the_latency_is_a_bucket():
+def test_the_latency_threshold_is_a_bucket_bound():
     threshold = next(float(rule["expr"].rpartition(">")[2]) for rule in RULES if rule["alert"] == "FillMaskSlow")
     assert threshold in INSTRUMENTS["fill_mask_request_seconds"].buckets

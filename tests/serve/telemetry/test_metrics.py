@@ -49,7 +49,7 @@ def samples_of(telemetry):
 
 
 @pytest.mark.parametrize("row", INSTRUMENTS.values(), ids=lambda row: row.name)
-def test_a_row_of_the_table_is_a_metric_of_the_service(row):
+def test_instruments_follow_the_naming_conventions(row):
     assert row.name.startswith("fill_mask_")
     assert row.name.endswith("_total") == (row.kind == "counter")
     assert bool(row.buckets) == (row.kind == "histogram")

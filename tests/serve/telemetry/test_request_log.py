@@ -58,7 +58,7 @@ def test_a_request_is_one_line_with_its_properties(lines):
     }
 
 
-def test_a_client_that_left_is_said_to_have(lines):
+def test_a_disconnected_client_is_logged(lines):
     RequestLog(access_log=True)(record(499, error_type="ClientDisconnect", client_left=True))
     (line,) = lines()
     assert line["client_disconnect"] is True
@@ -83,7 +83,7 @@ def test_what_is_logged_depends_on_the_status_and_the_setting(lines, access_log,
 
 
 @pytest.mark.parametrize("path", ["/\x1b[31mred", "/a\nb\r\n{}", "/" + "x" * 1_000_000, "/\ud800\u202e\u2028é"])
-def test_an_unknown_path_is_short_and_plain_in_its_line(lines, path):
+def test_an_unknown_path_is_truncated_and_escaped(lines, path):
     RequestLog(access_log=True)(record(404, "other", path=path))
     (line,) = lines()
     assert line["path"].isascii()
@@ -133,17 +133,17 @@ def test_keys_are_hidden(lines, text):
 
 
 @pytest.mark.parametrize("text", ["tokens = sum(lengths)", "a bearer of news", "the key: value", 'File "a.py", line 3'])
-def test_other_text_stays_as_it_is(text):
+def test_other_text_is_unchanged(text):
     assert redact(text) == text
 
 
-def test_values_that_are_no_json_are_named_by_their_type(lines):
+def test_values_that_are_not_json_are_logged_by_type(lines):
     logging.getLogger("serve").warning("odd", extra={"fields": {"what": object(), "raw": b"x"}})
     (line,) = lines()
     assert (line["what"], line["raw"]) == ("object", "bytes")
 
 
-def test_setting_the_log_up_twice_writes_each_line_once(lines):
+def test_configuring_the_log_twice_writes_each_line_once(lines):
     logger = logging.getLogger("serve")
     configure_json_logging(io.StringIO())
     assert sum(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers) == 1

@@ -47,7 +47,7 @@ def client(telemetry, records):
 @pytest.mark.parametrize(
     ("status", "error_type"), [(200, ""), (422, "Validation"), (429, "Overloaded"), (504, "DeadlineExceeded")]
 )
-def test_an_answer_counts_by_status_and_cause(client, records, value_of, status, error_type):
+def test_a_response_counts_by_status_and_error_type(client, records, value_of, status, error_type):
     response = client.post(f"/score?status={status}")
     labels = {"method": "POST", "route": "/score", "status": str(status), "model": "student"}
     assert value_of("fill_mask_requests_total", **labels) == 1
@@ -73,7 +73,7 @@ def test_a_rejected_request_counts_for_its_route(client, value_of):
     assert value_of("fill_mask_failures_total", route="/score", error_type="BodyTooLarge") == 1
 
 
-def test_a_request_is_in_progress_until_it_is_over(client, value_of):
+def test_a_request_is_in_progress_until_it_has_finished(client, value_of):
     text = client.get("/metrics").text
     assert 'fill_mask_requests_in_progress{replica="r1"} 1.0' in text
     assert value_of("fill_mask_requests_in_progress") == 0
@@ -131,7 +131,7 @@ def scope_of(path, root=""):
         ("", "", "other"),
     ],
 )
-def test_a_path_has_its_route_wherever_the_application_is_mounted(path, root, route):
+def test_a_path_has_its_route_under_any_mount_point(path, root, route):
     assert route_label(scope_of(path, root), PATHS) == route
 
 
