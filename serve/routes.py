@@ -172,8 +172,8 @@ def _empty_api(models: Models, task_routes: TaskRoutes) -> FastAPI:
         await models.close()
 
     tags = dict.fromkeys([*(endpoint.tag for endpoint in task_routes.endpoints), _HEALTH_TAG, _SERVICE_TAG])
-    # FastAPI's documentation pages load their scripts from a CDN, which is unreachable in closed networks.
-    # No redirects between paths with and without a final slash, because they would contain the `host` header.
+    # Disable FastAPI's documentation pages, because they load scripts from a CDN, which closed networks cannot reach.
+    # Disable redirects between paths with and without a final slash, because they would contain the `host` header.
     return FastAPI(
         title=models.task,
         version=__version__,
