@@ -99,7 +99,7 @@ def resumed(
     tmp_path_factory: pytest.TempPathFactory, dump: Path, killed: KilledRun, local_ray: None
 ) -> dict[str, Path]:
     """Folders of an undisturbed run, of the resumed run, and of one resumed as if a piece had not been recorded."""
-    folder = tmp_path_factory.mktemp("ended")
+    folder = tmp_path_factory.mktemp("resumed")
     for name in ("recorded", "unrecorded"):
         shutil.copytree(killed.folder / "run", folder / name / "run")
     for piece in (folder / "unrecorded/run/pieces/files").iterdir():
@@ -127,8 +127,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.extraction import Screen, extract_part
-from distilray.corpus.chunks import plan_parts, source_files
+from distilray.corpus.extraction import ScreeningData, extract_chunk
+from distilray.corpus.chunks import plan_chunks, source_files
 from distilray.corpus.publication import plan_groups, publish_group
 
 def peak():
@@ -137,10 +137,10 @@ def peak():
 def build(folder, dump):
     config = BuildCorpusConfig.model_validate(
         {"run_dir": folder, "sources": [{"path": dump}], "chunk_mb": 1024, "duplicates": {"near": {}}})
-    parts = plan_parts(config, source_files(config))
-    assert len(parts) == 1
-    facts = vars(extract_part(parts[0], config, folder, Screen()))
-    groups = plan_groups([facts], file_bytes=64 << 20)
+    chunks = plan_chunks(config, source_files(config))
+    assert len(chunks) == 1
+    counts = vars(extract_chunk(chunks[0], config, folder, ScreeningData()))
+    groups = plan_groups([counts], file_bytes=64 << 20)
     return publish_group(groups[0], folder, file_bytes=64 << 20).documents
 
 build(sys.argv[1], sys.argv[2])

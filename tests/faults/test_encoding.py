@@ -105,7 +105,7 @@ def resumed(
     tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, str], killed: KilledRun, local_ray: None
 ) -> dict[str, Path]:
     """Folders of an undisturbed run, of the resumed run, and of one resumed as if a piece had not been recorded."""
-    folder = tmp_path_factory.mktemp("ended")
+    folder = tmp_path_factory.mktemp("resumed")
     for name in ("recorded", "unrecorded"):
         shutil.copytree(killed.folder / "run", folder / name / "run")
     for piece in (folder / "unrecorded/run/pieces/groups").iterdir():
@@ -159,11 +159,11 @@ def test_a_full_disk_is_one_line_and_the_next_run_resumes(
 MEASURED = """
 import sys
 from pathlib import Path
-from distilray.pretraining_data.encoding import parts, publication
+from distilray.pretraining_data import encoded_chunks, shard_writer
 from distilray.runtime.run_folder import RunFolder
 from tests.distilray.tiny_line import encode_config, encode_in_process
 
-parts._BUCKET_BYTES, publication._GROUP_ROWS = 1 << 20, 20_000
+encoded_chunks._BUCKET_BYTES, shard_writer._GROUP_ROWS = 1 << 20, 20_000
 
 def peak():
     return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line).split()[1])
