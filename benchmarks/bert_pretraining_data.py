@@ -104,7 +104,6 @@ def word_pieces(word: str, vocabulary: Mapping[str, int]) -> list[str]:
 
 
 def tokenize(text: str, vocabulary: Mapping[str, int]) -> list[str]:
-    """Return the word pieces of a text."""
     return [piece for word in basic_tokens(text) for piece in word_pieces(word, vocabulary)]
 
 

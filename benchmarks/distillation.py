@@ -140,7 +140,6 @@ def measure_in_process(variant: str, args: argparse.Namespace) -> dict[str, floa
 
 
 def medians(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return the median of each figure."""
     return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
 
 

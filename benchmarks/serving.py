@@ -74,7 +74,6 @@ class Bench:
         return 1 if self.duration(part) < _DRY_RUN_S else ROUNDS[part]
 
     def server(self, **changes: Any) -> AbstractContextManager[Server]:
-        """Start the service."""
         log = self.work / "server.log"
         return fill_mask_server(self.model_dir, proxy=self.proxy, log=log, cpus=THREADS, **changes)
 

@@ -105,7 +105,6 @@ class Capacity:
             return True
 
     def release(self, *, requests: int = 0, body_bytes: int = 0) -> None:
-        """Release reserved capacity."""
         with self._lock:
             self._free_requests += requests
             self._free_bytes += body_bytes

@@ -40,7 +40,6 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def send(self, exchange: Exchange) -> None:
-        """Send a request."""
         exchange.connection, self._exchange = self, exchange
         self._parser, self._body, self._in_message = httptools.HttpResponseParser(self), [], False
         exchange.sent = self._pool.clock()
@@ -126,7 +125,6 @@ class Pool:
 
     @property
     def running(self) -> int:
-        """Number of unfinished requests."""
         return len(self._running)
 
     def submit(self, exchange: Exchange) -> None:
@@ -157,7 +155,6 @@ class Pool:
             self._open_another()
 
     def finish(self, exchange: Exchange, failure: str) -> None:
-        """Mark an exchange as finished."""
         exchange.done, exchange.failure = self.clock(), failure
         del self._running[exchange]
         self._on_done(exchange)
@@ -172,7 +169,6 @@ class Pool:
                 connection.abort()
 
     async def close(self) -> None:
-        """Close all connections."""
         for connection in list(self._free):
             connection.abort()
         await asyncio.gather(*self._tasks)

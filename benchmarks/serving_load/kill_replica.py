@@ -52,7 +52,6 @@ def gcs_address(server_pid: int) -> str:
 
 
 def replica_pids(server_pid: int) -> set[int]:
-    """Return the process ids of the replicas."""
     return {process.pid for process in process_tree(server_pid) if process.kind == "replica"}
 
 

@@ -15,7 +15,6 @@ _ENVELOPE = {"error", "error_type", "request_id"}
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Return percentiles in milliseconds."""
     if not seconds:
         return {}
     ordered = sorted(seconds)
@@ -54,7 +53,6 @@ class Measurements:
         self._top_k = top_k
 
     def add(self, exchange: Exchange) -> None:
-        """Evaluate a finished exchange."""
         outcome = exchange.failure or str(exchange.status)
         wrong = fault(exchange, self._top_k) if outcome in {"200", "429"} else ""
         if wrong:

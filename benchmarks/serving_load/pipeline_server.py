@@ -25,7 +25,6 @@ class FillMaskRequest(BaseModel):
 
 
 def create_app(model_dir: str) -> FastAPI:
-    """Create the API for a model folder."""
     app = FastAPI()
     unmasker = pipeline("fill-mask", model=model_dir, device="cpu", dtype=torch.float32)
 

@@ -31,7 +31,6 @@ class Result:
 
     @property
     def ratio(self) -> float | None:
-        """Value divided by the reference."""
         return None if self.reference is None else self.value / max(self.reference, 1e-9)
 
     @property
@@ -45,7 +44,6 @@ class Result:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Format results as a table."""
     rows = [("part", "what", "measured", "against", "ratio", "goal", "met"), *map(_cells, results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -53,7 +51,6 @@ def table(results: Sequence[Result]) -> str:
 
 
 def write_results(file: Path, results: Sequence[Result], details: dict[str, Any]) -> None:
-    """Write results and details as JSON."""
     rows = [{**asdict(result), "ratio": result.ratio, "met": result.met} for result in results]
     file.write_text(json.dumps({"results": rows, **details}, indent=1) + "\n")
 

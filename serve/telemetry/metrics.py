@@ -118,7 +118,6 @@ class ReplicaMetrics(Collector):
         ProcessCollector(registry=self._registry)
 
     def __call__(self, instrument: Instrument, labels: tuple[str, ...]) -> Recorder:
-        """Return the recorder of a series."""
         metric = self._metrics[instrument.name]
         series = metric.labels(*labels) if labels else metric
         if isinstance(series, Counter):
@@ -160,7 +159,6 @@ class ClusterMetrics:
         self._metrics = {name: self._create(classes, row) for name, row in INSTRUMENTS.items()}
 
     def __call__(self, instrument: Instrument, labels: tuple[str, ...]) -> Recorder:
-        """Return the recorder of a series."""
         metric = self._metrics[instrument.name]
         tags = dict(zip(_tag_keys(instrument), (*labels, self._replica), strict=True))
         record = {"counter": "inc", "gauge": "set", "histogram": "observe"}[instrument.kind]

@@ -139,7 +139,6 @@ class _Exchange:
             self._status = self._status or _CLIENT_LEFT
 
     def record(self, *, seconds: float, failed: bool) -> RequestRecord:
-        """Summarize the finished request."""
         state = self._scope.get("state", {})
         error_type = (
             _CLIENT_LEFT_TYPE if self._client_left else ERROR_TYPES[500] if failed else state.get("error_type", "")
