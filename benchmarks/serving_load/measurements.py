@@ -15,6 +15,7 @@ _ENVELOPE = {"error", "error_type", "request_id"}
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """Return percentiles in milliseconds, or nothing without values."""
     if not seconds:
         return {}
     ordered = sorted(seconds)
