@@ -258,7 +258,7 @@ def test_an_error_only_fails_the_requests_of_its_batch():
         results = await asyncio.gather(
             *(batcher.submit([query(name)]) for name in ("ok", "bad", "fine")), return_exceptions=True
         )
-        assert [type(result).__name__ for result in results] == ["Served", "RuntimeError", "Served"]
+        assert [type(result).__name__ for result in results] == ["InferenceResult", "RuntimeError", "InferenceResult"]
 
     run(scenario, max_rows=1)
 
