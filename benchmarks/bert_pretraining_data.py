@@ -1,7 +1,8 @@
-"""BERT's pretraining data in plain Python, one process: what encoding is measured against.
+"""BERT's pretraining data in plain Python with one process, as a baseline for `jobs.encode_corpus`.
 
-Written from the algorithm as its authors describe it (Devlin et al. 2018, section 3.1 and appendix A.2): basic tokens,
-longest pieces first, pairs filled to a length, a random next segment in half of them, 15% of the tokens predicted.
+Implements the algorithm described by its authors (Devlin et al. 2018, section 3.1 and appendix A.2): basic tokens,
+greedy longest-match-first word pieces, pairs filled to a length, a random next segment in half of the pairs, and 15% of
+the tokens masked.
 """
 
 import json
@@ -14,7 +15,7 @@ MAX_WORD = 100
 
 
 class Example(NamedTuple):
-    """A masked pair."""
+    """A masked sentence pair."""
 
     tokens: list[str]
     segment_ids: list[int]
@@ -24,44 +25,44 @@ class Example(NamedTuple):
 
 
 def basic_tokens(text: str) -> list[str]:
-    """Words, punctuation and Chinese signs, lower-cased and without accents: one step after the other."""
+    """Split a text into words, punctuation and Chinese characters, lower-cased and without accents."""
     tokens: list[str] = []
-    for word in _spaced_chinese(_cleaned(text)).split():
+    for word in _space_chinese(_clean(text)).split():
         tokens += _split_at_punctuation(_without_accents(word.lower()))
     return tokens
 
 
-def _cleaned(text: str) -> str:
-    """Without control signs, and any white space as a space."""
+def _clean(text: str) -> str:
+    """Remove control characters and replace white space by spaces."""
     clean: list[str] = []
-    for sign in text:
-        if sign in "\t\n\r" or unicodedata.category(sign) == "Zs":
+    for char in text:
+        if char in "\t\n\r" or unicodedata.category(char) == "Zs":
             clean.append(" ")
-        elif sign not in "\0\ufffd" and not unicodedata.category(sign).startswith("C"):
-            clean.append(sign)
+        elif char not in "\0\ufffd" and not unicodedata.category(char).startswith("C"):
+            clean.append(char)
     return "".join(clean)
 
 
-def _spaced_chinese(text: str) -> str:
-    return "".join(f" {sign} " if _is_chinese(ord(sign)) else sign for sign in text)
+def _space_chinese(text: str) -> str:
+    return "".join(f" {char} " if _is_chinese(ord(char)) else char for char in text)
 
 
 def _without_accents(word: str) -> str:
-    return "".join(sign for sign in unicodedata.normalize("NFD", word) if unicodedata.category(sign) != "Mn")
+    return "".join(char for char in unicodedata.normalize("NFD", word) if unicodedata.category(char) != "Mn")
 
 
 def _split_at_punctuation(word: str) -> list[str]:
     tokens: list[str] = []
-    begins = True
-    for sign in word:
-        if _is_punctuation(sign):
-            tokens.append(sign)
-            begins = True
-        elif begins:
-            tokens.append(sign)
-            begins = False
+    starts_word = True
+    for char in word:
+        if _is_punctuation(char):
+            tokens.append(char)
+            starts_word = True
+        elif starts_word:
+            tokens.append(char)
+            starts_word = False
         else:
-            tokens[-1] += sign
+            tokens[-1] += char
     return tokens
 
 
@@ -75,15 +76,15 @@ def _is_chinese(code: int) -> bool:
     )
 
 
-def _is_punctuation(sign: str) -> bool:
-    code = ord(sign)
+def _is_punctuation(char: str) -> bool:
+    code = ord(char)
     if 33 <= code <= 47 or 58 <= code <= 64 or 91 <= code <= 96 or 123 <= code <= 126:
         return True
-    return unicodedata.category(sign)[0] == "P"
+    return unicodedata.category(char)[0] == "P"
 
 
 def word_pieces(word: str, vocabulary: Mapping[str, int]) -> list[str]:
-    """The longest piece of the vocabulary first, then the longest of the rest."""
+    """Split a word into the longest matching pieces of the vocabulary, from left to right."""
     if len(word) > MAX_WORD:
         return ["[UNK]"]
     pieces: list[str] = []
@@ -102,8 +103,7 @@ def word_pieces(word: str, vocabulary: Mapping[str, int]) -> list[str]:
     return pieces
 
 
-def tokenise(text: str, vocabulary: Mapping[str, int]) -> list[str]:
-    """The pieces of a text."""
+def tokenize(text: str, vocabulary: Mapping[str, int]) -> list[str]:
     return [piece for word in basic_tokens(text) for piece in word_pieces(word, vocabulary)]
 
 
@@ -117,21 +117,21 @@ def examples(
     masked_lm_prob: float = 0.15,
     seed: int = 1,
 ) -> Iterator[Example]:
-    """The masked pairs of all documents; they are tokenised in memory first, as the algorithm asks."""
+    """Yield the masked pairs of all documents, after tokenizing them in memory as the algorithm requires."""
     rng = random.Random(seed)
-    found = [[tokens for text in document if (tokens := tokenise(text, vocabulary))] for document in documents]
-    found = [document for document in found if document]
+    tokenized = [[tokens for text in document if (tokens := tokenize(text, vocabulary))] for document in documents]
+    tokenized = [document for document in tokenized if document]
     words = list(vocabulary)
     for _ in range(dupe_factor):
-        for index in range(len(found)):
-            for a, b, is_random in _pairs(found, index, max_seq_length - 3, short_seq_prob, rng):
+        for index in range(len(tokenized)):
+            for a, b, is_random in _pairs(tokenized, index, max_seq_length - 3, short_seq_prob, rng):
                 yield _masked(a, b, is_random, words, masked_lm_prob, rng)
 
 
-def write_examples(found: Iterable[Example], vocabulary: Mapping[str, int], file: TextIO) -> int:
-    """Writes examples as JSON lines of ids, not padded; returns their number."""
+def write_examples(pairs: Iterable[Example], vocabulary: Mapping[str, int], file: TextIO) -> int:
+    """Write examples as JSON lines with token ids, without padding, and return their number."""
     number = 0
-    for example in found:
+    for example in pairs:
         row = {
             "input_ids": [vocabulary[token] for token in example.tokens],
             "segment_ids": example.segment_ids,
@@ -168,7 +168,7 @@ def _pairs(
                     b.extend(sentence)
                     if len(b) >= target - len(a):
                         break
-                i -= len(chunk) - a_end  # what was not used comes again
+                i -= len(chunk) - a_end  # use the remaining sentences again
             else:
                 b = [token for sentence in chunk[a_end:] for token in sentence]
             _trim(a, b, max_tokens, rng)
@@ -191,14 +191,14 @@ def _masked(
 ) -> Example:
     tokens = ["[CLS]", *a, "[SEP]", *b, "[SEP]"]
     segment_ids = [0] * (len(a) + 2) + [1] * (len(b) + 1)
-    candidates = [place for place, token in enumerate(tokens) if token not in ("[CLS]", "[SEP]")]
+    candidates = [position for position, token in enumerate(tokens) if token not in ("[CLS]", "[SEP]")]
     rng.shuffle(candidates)
     chosen = sorted(candidates[: max(1, round(len(tokens) * masked_lm_prob))])
-    labels = [tokens[place] for place in chosen]
-    for place in chosen:
+    labels = [tokens[position] for position in chosen]
+    for position in chosen:
         action = rng.random()
         if action < 0.8:
-            tokens[place] = "[MASK]"
+            tokens[position] = "[MASK]"
         elif action >= 0.9:
-            tokens[place] = rng.choice(words)
+            tokens[position] = rng.choice(words)
     return Example(tokens, segment_ids, is_random, chosen, labels)

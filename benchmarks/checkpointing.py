@@ -1,10 +1,11 @@
-"""What a checkpoint costs a training run: the copy on the host, and the steps that are slower while it is written.
+"""Overhead of checkpoints in training: the copy in memory, and the steps that are slower while files are written.
 
 PYTHONPATH=platform:. python benchmarks/checkpointing.py [--examples 8] [--length 128] [--every 100]
 
-A student of DistilBERT's size under a teacher of BERT base's, one micro-batch of random ids a step, AdamW. Steps are
-timed without a checkpoint, then while one is written to a temporary folder. The cost is the seconds that the copy and
-the slower steps take, over those of the steps between two checkpoints.
+Trains a student of DistilBERT's size with a teacher of the size of BERT base, on one micro-batch of random ids per
+step, with AdamW. Measures the duration of a step without a checkpoint, and while one is written to a temporary folder.
+The overhead is the time of the copy and the additional time of the slower steps, divided by the time between two
+checkpoints.
 """
 
 import argparse
@@ -28,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 class Run:
-    """A model, and the steps that are timed."""
+    """Model with a training step to measure."""
 
     def __init__(self, examples: int, length: int) -> None:
         dtype = preferred_dtype(CPU)
@@ -36,44 +37,43 @@ class Run:
         self.model = create_student(teacher)[0].train()
         for model in (teacher, self.model):
             model.set_attn_implementation("eager")
-        self._step = DistillationStep(self.model, teacher.to(dtype), LossConfig(), dtype)
+        self._losses = DistillationStep(self.model, teacher.to(dtype), LossConfig(), dtype)
         self.optimizer = create_optimizer(self.model, OptimizerConfig())
         (self._batch,) = batches(examples, length, teacher.config.vocab_size, 1)
 
-    def seconds(self) -> float:
-        """Of one step."""
-        started = time.perf_counter()
+    def step(self) -> float:
+        """Run one step and return its duration in seconds."""
+        start = time.perf_counter()
         batch: TensorBatch = self._batch
-        loss, _ = self._step(batch, StepCounts(int(batch.attention_mask.sum()), len(batch.mask_index)))
+        loss, _ = self._losses(batch, StepCounts(int(batch.attention_mask.sum()), len(batch.mask_index)))
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return time.perf_counter() - started
+        return time.perf_counter() - start
 
 
 def main() -> None:
-    """Prints the seconds and the share."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--examples", type=int, default=8)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--every", type=int, default=100, help="steps between two checkpoints")
-    given = parser.parse_args()
-    run = Run(given.examples, given.length)
-    run.seconds()
-    plain = statistics.median(run.seconds() for _ in range(7))
+    args = parser.parse_args()
+    run = Run(args.examples, args.length)
+    run.step()
+    step_s = statistics.median(run.step() for _ in range(7))
     with tempfile.TemporaryDirectory() as folder:
         store = CheckpointStore(folder, keep=1, config_hash="-", notice=print)
-        started = time.perf_counter()
+        start = time.perf_counter()
         store.save(Snapshot.of(run.model, run.optimizer, TrainingState(1, PlanState(0, 1), "-"), "{}"))
-        copied = time.perf_counter() - started
+        copy_s = time.perf_counter() - start
         slower = []
         while not store.is_idle:
-            slower.append(run.seconds() - plain)
+            slower.append(run.step() - step_s)
         store.wait()
-    cost = (copied + sum(slower)) / (given.every * plain)
+    overhead = (copy_s + sum(slower)) / (args.every * step_s)
     print(
-        f"step {plain:.2f} s; copy {copied:.2f} s, {len(slower)} steps slower by {sum(slower):.2f} s in all: "
-        f"{cost:.2%} with a checkpoint every {given.every} steps"
+        f"step {step_s:.2f} s; copy {copy_s:.2f} s; {len(slower)} steps slower by {sum(slower):.2f} s in total: "
+        f"{overhead:.2%} overhead with a checkpoint every {args.every} steps"
     )
 
 

@@ -1,14 +1,14 @@
-"""How fast documents become masked shards, against raw tokenisation and against BERT's builder in plain Python.
+"""Speed of `jobs.encode_corpus` compared to plain tokenization and to BERT's data builder in Python.
 
 PYTHONPATH=platform:. python benchmarks/encode_corpus.py CORPUS_DIR [--copies N] [--dupe-factor 10]
 
-Repeats the documents of a corpus (a run folder of jobs.build_corpus, such as the quickstart's). What stands once in it
-between two spaces has its letters mixed anew in each copy, so that every copy brings as many new words as the first; a
-real corpus brings fewer and fewer. Measured in one run, in tokens of documents for each second of the clock:
-- jobs.encode_corpus as a command, (a) with the start and the end of Python and Ray, and (b) less the seconds that the
-  same command takes for eight documents;
-- `encode_batch_fast` of the tokenizers library over the same sentences in memory, with one process for each CPU;
-- the builder in plain Python in one process, over a part of the documents.
+Repeats the documents of a corpus (a run folder of `jobs.build_corpus`, such as that of the quickstart). Each copy
+shuffles the letters of all words that occur only once, so that it contains as many new words as the first copy; in a
+real corpus, new words become rarer. Measures document tokens per second of wall time:
+- `jobs.encode_corpus` as a command, (a) including startup and shutdown of Python and Ray, and (b) minus the time of the
+  same command for eight documents;
+- `encode_batch_fast` of the tokenizers library for the same sentences in memory, with one process per CPU;
+- the data builder in Python in one process, for some of the documents.
 """
 
 import argparse
@@ -35,12 +35,12 @@ from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
 from distilray.runtime.run_folder import RunFolder
 
 ENCODER = "sample:encoder"
-PLAIN_DOCUMENTS = 12
+BUILDER_DOCUMENTS = 12
 BATCH = 1024
 
 
-def changed(documents: list[list[str]], copy: int) -> list[list[str]]:
-    """The documents with the letters of their rarest words mixed."""
+def shuffle_rare_words(documents: list[list[str]], copy: int) -> list[list[str]]:
+    """Shuffle the letters of all words that occur only once in the documents."""
     rng = random.Random(copy)
     counts = Counter(word for document in documents for sentence in document for word in sentence.split(" "))
     new = {word: "".join(rng.sample(word, len(word))) for word, count in counts.items() if count == 1}
@@ -51,7 +51,7 @@ def changed(documents: list[list[str]], copy: int) -> list[list[str]]:
 
 
 def write_corpus(folder: Path, table: pa.Table, words: int, copies: int) -> Path:
-    """A run folder of `build_corpus` with so many changed copies of some documents, a file each."""
+    """Write a run folder of `build_corpus` with one file per modified copy of the documents."""
     config = BuildCorpusConfig.model_validate({"run_dir": str(folder), "sources": [{"path": "-"}]})
     run = RunFolder("build_corpus", config, {})
     run.begin()
@@ -59,10 +59,12 @@ def write_corpus(folder: Path, table: pa.Table, words: int, copies: int) -> Path
     outputs = {}
     for copy in range(copies):
         name = f"documents/documents-{copy:05d}.parquet"
-        sentences = pa.array(changed(table["sentences"].to_pylist(), copy), table.schema.field("sentences").type)
-        place = table.schema.get_field_index("sentences")
+        sentences = pa.array(
+            shuffle_rare_words(table["sentences"].to_pylist(), copy), table.schema.field("sentences").type
+        )
+        index = table.schema.get_field_index("sentences")
         pq.write_table(
-            table.set_column(place, table.schema.field(place), sentences),
+            table.set_column(index, table.schema.field(index), sentences),
             folder / name,
             row_group_size=50,
             compression="zstd",
@@ -73,7 +75,7 @@ def write_corpus(folder: Path, table: pa.Table, words: int, copies: int) -> Path
 
 
 def encode(folder: Path, corpus_dir: Path, cpus: int, length: int, dupe_factor: int) -> tuple[float, int]:
-    """Seconds of the command, and tokens of the documents."""
+    """Run the command, and return its duration in seconds and the tokens of the documents."""
     values = {
         "run_dir": folder,
         "corpus_dir": corpus_dir,
@@ -91,14 +93,14 @@ def encode(folder: Path, corpus_dir: Path, cpus: int, length: int, dupe_factor: 
         *recipe,
         *(f"{key}={value}" for key, value in values.items()),
     ]
-    begun = time.perf_counter()
+    start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - start
     return seconds, json.loads((folder / "manifest.json").read_text())["content"]["counts"]["train"]["document_tokens"]
 
 
-def raw(sentences: list[str]) -> int:
-    """Tokens of the sentences."""
+def count_tokens(sentences: list[str]) -> int:
+    """Tokenize the sentences with the tokenizers library."""
     tokenizer = build_tokenizer(read_tokenizer(resolve_sample(ENCODER)))
     return sum(
         sum(map(len, tokenizer.encode_batch_fast(sentences[at : at + BATCH], add_special_tokens=False)))
@@ -106,61 +108,60 @@ def raw(sentences: list[str]) -> int:
     )
 
 
-def raw_rate(sentences: list[str], cpus: int, copies: int) -> float:
-    """Tokens per second of `encode_batch_fast`, a process for each CPU, started before."""
+def library_rate(sentences: list[str], cpus: int, copies: int) -> float:
+    """Return the tokens per second of `encode_batch_fast` with one running process per CPU."""
     with ProcessPoolExecutor(cpus) as pool:
-        list(pool.map(raw, [sentences[:BATCH]] * cpus))
-        begun = time.perf_counter()
-        tokens = sum(pool.map(raw, [sentences] * copies))
-        return tokens / (time.perf_counter() - begun)
+        list(pool.map(count_tokens, [sentences[:BATCH]] * cpus))
+        start = time.perf_counter()
+        tokens = sum(pool.map(count_tokens, [sentences] * copies))
+        return tokens / (time.perf_counter() - start)
 
 
-def plain_rate(documents: list[list[str]], length: int, copies: int, folder: Path) -> float:
-    """Tokens of documents per second of the builder in plain Python."""
+def builder_rate(documents: list[list[str]], length: int, copies: int, folder: Path) -> float:
+    """Return the document tokens per second of the data builder in Python."""
     vocabulary = build_tokenizer(read_tokenizer(resolve_sample(ENCODER))).get_vocab()
-    tokens = raw([sentence for document in documents for sentence in document])
-    begun = time.perf_counter()
+    tokens = count_tokens([sentence for document in documents for sentence in document])
+    start = time.perf_counter()
     with (folder / "plain.jsonl").open("w") as file:
-        found = examples(documents, vocabulary, max_seq_length=length, dupe_factor=copies)
-        assert write_examples(found, vocabulary, file)
-    return tokens / (time.perf_counter() - begun)
+        pairs = examples(documents, vocabulary, max_seq_length=length, dupe_factor=copies)
+        assert write_examples(pairs, vocabulary, file)
+    return tokens / (time.perf_counter() - start)
 
 
-def lines(given: argparse.Namespace, folder: Path) -> Iterator[str]:
-    """A line for each length and number of CPUs."""
-    corpus = Corpus.open(given.corpus_dir)
-    table = pa.concat_tables([pq.read_table(f"{given.corpus_dir}/{name}") for name in corpus.files])
-    whole = write_corpus(folder / "whole", table, corpus.words, given.copies)
+def measure(args: argparse.Namespace, folder: Path) -> Iterator[str]:
+    """Yield one line of results per sequence length and number of CPUs."""
+    corpus = Corpus.open(args.corpus_dir)
+    table = pa.concat_tables([pq.read_table(f"{args.corpus_dir}/{name}") for name in corpus.files])
+    whole = write_corpus(folder / "whole", table, corpus.words, args.copies)
     tiny = write_corpus(folder / "tiny", table.slice(0, 8), corpus.words // 10, 1)
-    documents = changed(table["sentences"].to_pylist(), given.copies)
+    documents = shuffle_rare_words(table["sentences"].to_pylist(), args.copies)
     sentences = [sentence for document in documents for sentence in document]
-    for length in given.max_seq_length:
-        plain = plain_rate(documents[:PLAIN_DOCUMENTS], length, given.dupe_factor, folder)
-        for cpus in given.cpus:
-            fixed, _ = encode(folder / f"tiny-{length}-{cpus}", tiny, cpus, length, given.dupe_factor)
-            before = raw_rate(sentences, cpus, max(2, given.copies // 4))
-            seconds, tokens = encode(folder / f"whole-{length}-{cpus}", whole, cpus, length, given.dupe_factor)
-            library = (before + raw_rate(sentences, cpus, max(2, given.copies // 4))) / 2
+    for length in args.max_seq_length:
+        builder = builder_rate(documents[:BUILDER_DOCUMENTS], length, args.dupe_factor, folder)
+        for cpus in args.cpus:
+            fixed, _ = encode(folder / f"tiny-{length}-{cpus}", tiny, cpus, length, args.dupe_factor)
+            before = library_rate(sentences, cpus, max(2, args.copies // 4))
+            seconds, tokens = encode(folder / f"whole-{length}-{cpus}", whole, cpus, length, args.dupe_factor)
+            library = (before + library_rate(sentences, cpus, max(2, args.copies // 4))) / 2
             a, b = tokens / seconds, tokens / (seconds - fixed)
             yield (
-                f"{length} tokens, {cpus} CPU: {tokens / 1e6:.1f} M tokens in {seconds:.1f} s ({fixed:.1f} s fixed); "
-                f"raw {library / 1e3:,.0f} k/s: (a) {a / library:.2f}x, (b) {b / library:.2f}x; "
-                f"plain Python {plain / 1e3:,.1f} k/s: (a) {a / plain:.1f}x, (b) {b / plain:.1f}x"
+                f"{length} tokens, {cpus} CPU: {tokens / 1e6:.1f} M tokens in {seconds:.1f} s ({fixed:.1f} s startup); "
+                f"library {library / 1e3:,.0f} k/s: (a) {a / library:.2f}x, (b) {b / library:.2f}x; "
+                f"Python builder {builder / 1e3:,.1f} k/s: (a) {a / builder:.1f}x, (b) {b / builder:.1f}x"
             )
 
 
 def main() -> None:
-    """Prints a line for each length and number of CPUs."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("corpus_dir")
     parser.add_argument("--copies", type=int, default=40)
-    parser.add_argument("--dupe-factor", type=int, default=1, help="BERT builds 10 copies")
+    parser.add_argument("--dupe-factor", type=int, default=1, help="BERT uses 10")
     parser.add_argument("--cpus", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--max-seq-length", type=int, nargs="+", default=[128, 512])
-    given = parser.parse_args()
+    args = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with tempfile.TemporaryDirectory() as folder:
-        for line in lines(given, Path(folder)):
+        for line in measure(args, Path(folder)):
             print(line, flush=True)
 
 

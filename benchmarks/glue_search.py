@@ -1,12 +1,14 @@
-"""What a search costs beside its trainings, and what ASHA saves, each as a ratio in one run.
+"""Overhead of a hyperparameter search beyond its training runs, and savings by ASHA.
 
 PYTHONPATH=platform:. python benchmarks/glue_search.py [--part overhead|asha] [--glue-dir DIR --task TASK] [...]
 
-(a) overhead: trials of about `--seconds` each by `jobs.search_glue`, one at a time, and the same fine-tunings back to
-back in one process; the ratio of wall times, both from the start of their process to the last score.
-(b) asha: a grid with ASHA and the same grid whole; epochs trained, best scores, and the spread of the winner's seeds.
+(a) overhead: runs trials of about `--seconds` each with `jobs.search_glue`, one at a time, and the same fine-tuning
+runs back to back in one process; prints the ratio of wall times, from the start of the process to the last score.
+(b) asha: runs a grid with and without ASHA; prints the trained epochs, best scores, and the spread over the seeds of
+the winner.
 
-Without --glue-dir the task is `follows`, made from the quickstart's corpus (--corpus-dir); the model is the sample.
+Without `--glue-dir`, the task is `follows`, built from the quickstart's corpus (`--corpus-dir`). The model is that of
+the sample.
 """
 
 import argparse
@@ -44,37 +46,39 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--part", choices=("overhead", "asha", "both"), default="both")
     parser.add_argument("--model-dir", default="sample:encoder")
-    parser.add_argument("--glue-dir", help="folder with the task; without it `follows` is made")
-    parser.add_argument("--task", default="follows", help="one of glue_dir")
-    parser.add_argument("--corpus-dir", default="runs/quickstart/corpus", help="what `follows` is made from")
+    parser.add_argument("--glue-dir", help="folder of the task; default: build `follows`")
+    parser.add_argument("--task", default="follows", help="task in glue_dir")
+    parser.add_argument("--corpus-dir", default="runs/quickstart/corpus", help="corpus for `follows`")
     parser.add_argument("--train-rows", type=int, default=800)
     parser.add_argument("--max-length", type=int, default=64)
-    parser.add_argument("--trials", type=int, default=10, help="of the first part")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of a trial of the first part")
-    parser.add_argument("--epochs", type=int, default=9, help="of a trial of the second part")
-    parser.add_argument("--cpus", type=int, default=1, help="of a trial")
-    parser.add_argument("--back-to-back", metavar="RECIPE", help=argparse.SUPPRESS)  # the other process of part one
+    parser.add_argument("--trials", type=int, default=10, help="number of trials of part (a)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration of a trial of part (a)")
+    parser.add_argument("--epochs", type=int, default=9, help="epochs of a trial of part (b)")
+    parser.add_argument("--cpus", type=int, default=1, help="CPUs of a trial")
+    parser.add_argument(
+        "--back-to-back", metavar="RECIPE", help=argparse.SUPPRESS
+    )  # the comparison process of part (a)
     return parser.parse_args()
 
 
-def recipe(given: argparse.Namespace, folder: Path, name: str, **changes: Any) -> Path:
-    """A recipe of the job on one task, one trial at a time."""
-    tuned = {
-        "max_length": given.max_length,
-        "max_train_examples": given.train_rows,
+def recipe(args: argparse.Namespace, folder: Path, name: str, **changes: Any) -> Path:
+    """Write a recipe for `jobs.search_glue` with one task and one trial at a time."""
+    fine_tuning = {
+        "max_length": args.max_length,
+        "max_train_examples": args.train_rows,
         "seeds": [1, 2, 3],
         **changes.pop("fine_tuning", {}),
     }
     values = {
         "run_dir": str(folder / name),
-        "model_dir": given.model_dir,
-        "glue_dir": given.glue_dir,
-        "tasks": [given.task],
+        "model_dir": args.model_dir,
+        "glue_dir": args.glue_dir,
+        "tasks": [args.task],
         "precision": "fp32",
         "method": "grid",
-        "fine_tuning": tuned,
-        "trial": {"cpus": given.cpus, "gpus": 0},
-        "ray": {"num_cpus": given.cpus},
+        "fine_tuning": fine_tuning,
+        "trial": {"cpus": args.cpus, "gpus": 0},
+        "ray": {"num_cpus": args.cpus},
     }
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump({**values, **changes}))
@@ -91,94 +95,94 @@ def features_of(config: SearchGlueConfig) -> TaskFeatures:
 
 
 def train_back_to_back(config: SearchGlueConfig) -> tuple[float, float]:
-    """Every point of the space, one after the other in this process; returns the best score and the seconds of each."""
+    """Train all points of the search space in this process; return the best score and the mean seconds per point."""
     (task,) = config.tasks
     torch.set_num_threads(int(config.trial.cpus))
     features, best, seconds = features_of(config), 0.0, []
     for values in points(config, task) or []:
         settings = with_values(config.task_config(task), values)
         model = load_classifier(localize(config.model_dir), TASKS[task], seed=config.seed)
-        with tempfile.TemporaryDirectory() as kept:
+        with tempfile.TemporaryDirectory() as checkpoint_dir:
             dtype = compute_dtype(config.precision, CPU)
-            ended = fine_tune(ClassifierTraining(model, features, settings, config.seed, CPU, dtype), folder=kept)
-        best = max(best, ended.best.scores[settings.metric])
-        seconds.append(ended.evaluations[-1].seconds)
+            result = fine_tune(
+                ClassifierTraining(model, features, settings, config.seed, CPU, dtype), folder=checkpoint_dir
+            )
+        best = max(best, result.best.scores[settings.metric])
+        seconds.append(result.evaluations[-1].seconds)
     return best, sum(seconds) / len(seconds)
 
 
-def seconds_of_an_epoch(given: argparse.Namespace, folder: Path) -> float:
-    """Measured here, to choose as many epochs as make a trial long enough."""
-    config = config_of(
-        recipe(given, folder, "probe", space={"batch_size": {"choice": [32]}}, fine_tuning={"epochs": 1})
-    )
+def measure_epoch(args: argparse.Namespace, folder: Path) -> float:
+    """Return the seconds of an epoch, from which the number of epochs of a trial is computed."""
+    config = config_of(recipe(args, folder, "probe", space={"batch_size": {"choice": [32]}}, fine_tuning={"epochs": 1}))
     return train_back_to_back(config)[1]
 
 
-def overhead(given: argparse.Namespace, folder: Path) -> None:
-    epochs = max(1, round(given.seconds / seconds_of_an_epoch(given, folder)))
-    rates = [1e-5 * (number + 1) for number in range(given.trials)]
+def overhead(args: argparse.Namespace, folder: Path) -> None:
+    epochs = max(1, round(args.seconds / measure_epoch(args, folder)))
+    rates = [1e-5 * (number + 1) for number in range(args.trials)]
     file = recipe(
-        given,
+        args,
         folder,
         "overhead",
         space={"learning_rate": {"choice": rates}},
         fine_tuning={"epochs": epochs, "batch_size": 32},
         asha={"enabled": False},
     )
-    started = time.perf_counter()
+    start = time.perf_counter()
     subprocess.run([sys.executable, __file__, "--back-to-back", str(file)], check=True)
-    alone = time.perf_counter() - started
-    started = time.time()
+    alone = time.perf_counter() - start
+    start = time.time()
     subprocess.run([sys.executable, "-m", "jobs.search_glue", "--recipe", str(file)], check=True)
-    # The last record is the end of the search; after it come the winner's seeds, which are no part of the comparison.
+    # The search ends with its last record; training the winner again with other seeds is not part of the comparison.
     ends = [record.stat().st_mtime for record in (folder / "overhead/trials").rglob("record.json")]
-    searched = max(ends) - started
-    print(f"{given.trials} trials of {epochs} epochs: back to back {alone:.1f} s ({alone / given.trials:.1f} s each)")
-    print(f"by the search {searched:.1f} s: {searched / alone:.3f}x")
+    search_s = max(ends) - start
+    print(f"{args.trials} trials of {epochs} epochs: back to back {alone:.1f} s ({alone / args.trials:.1f} s each)")
+    print(f"search {search_s:.1f} s: {search_s / alone:.3f}x")
 
 
-def asha(given: argparse.Namespace, folder: Path) -> None:
-    found = {}
+def asha(args: argparse.Namespace, folder: Path) -> None:
+    scores = {}
     for name, enabled in (("whole-grid", False), ("with-asha", True)):
         file = recipe(
-            given,
+            args,
             folder,
             name,
             space=GRID,
-            fine_tuning={"epochs": given.epochs},
+            fine_tuning={"epochs": args.epochs},
             asha={"enabled": enabled, "grace_evaluations": 1, "reduction_factor": 3},
         )
         subprocess.run([sys.executable, "-m", "jobs.search_glue", "--recipe", str(file)], check=True)
-        found[name] = json.loads((folder / name / "scores.json").read_text())["search"][given.task]
-    whole, early = found["whole-grid"], found["with-asha"]
-    for name, figures in found.items():
+        scores[name] = json.loads((folder / name / "scores.json").read_text())["search"][args.task]
+    grid, asha_scores = scores["whole-grid"], scores["with-asha"]
+    for name, figures in scores.items():
         fresh = figures["fresh"]
         print(
-            f"{name}: {figures['epochs_trained']:.0f} epochs, best {figures['winner']['score']:.4f}, winner again "
+            f"{name}: {figures['epochs_trained']:.0f} epochs, best {figures['winner']['score']:.4f}, winner retrained "
             f"{fresh['median']:.4f} (median of {len(fresh['scores'])} seeds, spread {fresh['spread']:.4f})"
         )
-    lost, spread = whole["winner"]["score"] - early["winner"]["score"], whole["fresh"]["spread"]
-    share = early["epochs_trained"] / whole["epochs_trained"]
-    print(f"ASHA used {share:.1%} of the epochs; best score {lost:.4f} below the whole grid's (spread {spread:.4f})")
+    loss, spread = grid["winner"]["score"] - asha_scores["winner"]["score"], grid["fresh"]["spread"]
+    share = asha_scores["epochs_trained"] / grid["epochs_trained"]
+    print(
+        f"ASHA used {share:.1%} of the epochs; best score {loss:.4f} below that of the whole grid (spread {spread:.4f})"
+    )
 
 
 def main() -> None:
-    given = arguments()
-    if given.back_to_back:
-        best, seconds = train_back_to_back(config_of(Path(given.back_to_back)))
+    args = arguments()
+    if args.back_to_back:
+        best, seconds = train_back_to_back(config_of(Path(args.back_to_back)))
         print(f"back to back: best {best:.4f}, {seconds:.1f} s of training each")
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if given.glue_dir is None:
-            given.glue_dir = str(folder / "glue")
-            write_next_sentence_task(
-                given.corpus_dir, given.glue_dir, seed=56, train=given.train_rows, dev=200, test=200
-            )
-        if given.part != "asha":
-            overhead(given, folder)
-        if given.part != "overhead":
-            asha(given, folder)
+        if args.glue_dir is None:
+            args.glue_dir = str(folder / "glue")
+            write_next_sentence_task(args.corpus_dir, args.glue_dir, seed=56, train=args.train_rows, dev=200, test=200)
+        if args.part != "asha":
+            overhead(args, folder)
+        if args.part != "overhead":
+            asha(args, folder)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""The capacity model against real training: what it says of 2 and 4 workers, from a run of one, and what they do.
+"""Accuracy of the capacity model: predicted and measured training speed of 2 and 4 workers, from a run with one.
 
 PYTHONPATH=platform:. python benchmarks/scaling.py SHARDS_DIR [--steps 24] [--batch-size 32]
 
-Reads shards of the quickstart (its tokenizer, 128 tokens). A BERT of 4 layers of 256 with random weights teaches its
-half, by `jobs.distill` with Ray Train and gloo, on CPU workers of one thread each: one, two, four and one worker again.
-The prediction is that of `jobs.plan` with `estimate.measured_run_dir`: one worker's tokens/s, this machine's cores,
-which workers beyond them share, and its table for everything else. Two columns: with the cores that the machine says it
-has, and with those that two processes get of it (matrix products, alone and at once), for its neighbours take some.
+Reads shards of the quickstart (its tokenizer, 128 tokens). Distills a BERT with 4 layers of size 256 and random weights
+into a student with half of its layers, using `jobs.distill` with Ray Train, gloo and single-threaded CPU workers: one,
+two, four, and one worker again. The prediction is that of `jobs.plan` with `estimate.measured_run_dir`: it uses the
+tokens/s of one worker, the number of cores, which additional workers must share, and the values of its table. Predicts
+twice: with the nominal number of cores, and with the number of cores that two processes effectively get (measured with
+matrix products), because other virtual machines use some of them.
 """
 
 import argparse
@@ -41,7 +42,7 @@ SKIPPED_ROWS = 1  # of metrics.jsonl: the first steps warm up
 
 
 def write_teacher(folder: Path, shards_dir: str) -> int:
-    """A BERT with random weights; returns the size of its vocabulary."""
+    """Write a BERT with random weights, and return its vocabulary size."""
     tokenizer_json = read_tokenizer(shards_dir)
     vocabulary = vocabulary_of(tokenizer_json).size
     torch.manual_seed(1)
@@ -51,65 +52,65 @@ def write_teacher(folder: Path, shards_dir: str) -> int:
     return vocabulary
 
 
-def recipe(given: argparse.Namespace, folder: Path, name: str, workers: int) -> dict[str, object]:
+def recipe(args: argparse.Namespace, folder: Path, name: str, workers: int) -> dict[str, object]:
     return {
         "run_dir": str(folder / name),
-        "shards_dir": given.shards_dir,
+        "shards_dir": args.shards_dir,
         "teacher_dir": str(folder / "teacher"),
-        "max_steps": given.steps,
-        "batch_size": given.batch_size,
-        "micro_batch_size": given.micro_batch_size,
+        "max_steps": args.steps,
+        "batch_size": args.batch_size,
+        "micro_batch_size": args.micro_batch_size,
         "losses": {"ce_positions": "masked"},
         "scaling": {"num_workers": workers, "use_gpu": False, "cpus_per_worker": 1},
         "intervals": {"log_every_steps": 4, "heldout_examples": 16, "checkpoint_every_steps": 1000},
-        "ray": {"num_cpus": max(ORDER) + 1},  # Ray may place more workers than there are cores
+        "ray": {"num_cpus": max(ORDER) + 1},  # allow more workers than cores
     }
 
 
-def measured(given: argparse.Namespace, folder: Path, name: str, workers: int) -> float:
-    """Tokens per second of a run by all of its workers: median of its rows."""
+def measure(args: argparse.Namespace, folder: Path, name: str, workers: int) -> float:
+    """Run a training job, and return the tokens per second of all workers (median over the rows of its metrics)."""
     file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(recipe(given, folder, name, workers)))
-    started = time.perf_counter()
+    file.write_text(yaml.safe_dump(recipe(args, folder, name, workers)))
+    start = time.perf_counter()
     command = [sys.executable, "-m", "jobs.distill", "--recipe", str(file)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr[-3000:])
     metrics = folder / name / "metrics.jsonl"
     rows = [json.loads(line) for line in metrics.read_text().splitlines()][SKIPPED_ROWS:]
-    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))  # what the plan measures its rate by
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))  # `jobs.plan` computes the rate from these rows
     rate = statistics.median(row["tokens_per_s"] for row in rows)
     spread = min(row["tokens_per_s"] for row in rows), max(row["tokens_per_s"] for row in rows)
     print(
         f"{workers} worker(s): {rate:,.0f} tokens/s (rows {spread[0]:,.0f} to {spread[1]:,.0f}), "
-        f"{time.perf_counter() - started:.0f} s, load {os.getloadavg()[0]:.1f}",
+        f"{time.perf_counter() - start:.0f} s, load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
     return rate
 
 
 def products(_: int) -> float:
-    """Matrix products per second of one thread, over two seconds."""
+    """Return the matrix products per second of one thread, measured for two seconds."""
     torch.set_num_threads(1)
-    left, count, started = torch.randn(512, 512), 0, time.perf_counter()
-    while time.perf_counter() - started < 2:
+    left, count, start = torch.randn(512, 512), 0, time.perf_counter()
+    while time.perf_counter() - start < 2:
         torch.mm(left, left)
         count += 1
-    return count / (time.perf_counter() - started)
+    return count / (time.perf_counter() - start)
 
 
-def cores_of_two() -> float:
-    """How many times the products of one process two of them make at once."""
+def effective_cores() -> float:
+    """Return the throughput of two processes relative to one."""
     with ProcessPoolExecutor(2) as pool:
-        list(pool.map(products, range(2)))  # both are up
+        list(pool.map(products, range(2)))  # start both processes
         alone = statistics.median(pool.submit(products, 0).result() for _ in range(3))
         both = statistics.median(sum(pool.map(products, range(2))) for _ in range(3))
     return both / alone
 
 
-def predicted(given: argparse.Namespace, folder: Path, vocabulary: int, rate: float, cores: float) -> dict[int, float]:
-    """Tokens per second by number of workers, as `jobs.plan` reckons them from one worker's."""
-    shards = ShardSet(given.shards_dir, "train")
+def predict(args: argparse.Namespace, folder: Path, vocabulary: int, rate: float, cores: float) -> dict[int, float]:
+    """Return the prediction of `jobs.plan` by number of workers, from the tokens per second of one."""
+    shards = ShardSet(args.shards_dir, "train")
     encoding = EncodeCorpusConfig.model_validate(
         {"run_dir": "-", "corpus_dir": "-", "tokenizer_dir": "-", "max_seq_length": shards.max_seq_length}
     )
@@ -127,7 +128,7 @@ def predicted(given: argparse.Namespace, folder: Path, vocabulary: int, rate: fl
     examples = dataclasses.replace(
         estimate_examples(plan.text, encoding), count=len(shards), heldout=0, mean_length=shards.tokens / len(shards)
     )
-    training = estimate_training(examples, DistillConfig.model_validate(recipe(given, folder, "plan", 1)), plan.teacher)
+    training = estimate_training(examples, DistillConfig.model_validate(recipe(args, folder, "plan", 1)), plan.teacher)
     whole = os.cpu_count() or 1
     machine = dataclasses.replace(MACHINES["two-cores"], count=whole, cores=whole)
     runs = training_runs(plan, training, sorted(set(ORDER)), machine, cores=cores)
@@ -135,30 +136,33 @@ def predicted(given: argparse.Namespace, folder: Path, vocabulary: int, rate: fl
 
 
 def main() -> None:
-    """Prints the ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("shards_dir", help="run folder of encode_corpus with the recipe of the quickstart")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--micro-batch-size", type=int, default=8)
-    given = parser.parse_args()
-    given.shards_dir = str(Path(given.shards_dir).absolute())
-    with tempfile.TemporaryDirectory() as place:
-        folder, rates = Path(place), {workers: [] for workers in ORDER}
-        vocabulary = write_teacher(folder / "teacher", given.shards_dir)
-        got = cores_of_two()
-        print(f"load {os.getloadavg()[0]:.1f} before; two processes get {got:.2f} cores of {os.cpu_count()}")
+    args = parser.parse_args()
+    args.shards_dir = str(Path(args.shards_dir).absolute())
+    with tempfile.TemporaryDirectory() as name:
+        folder, rates = Path(name), {workers: [] for workers in ORDER}
+        vocabulary = write_teacher(folder / "teacher", args.shards_dir)
+        effective = effective_cores()
+        print(
+            f"load {os.getloadavg()[0]:.1f} before; "
+            f"two processes effectively get {effective:.2f} cores of {os.cpu_count()}"
+        )
         for number, workers in enumerate(ORDER):
-            rates[workers].append(measured(given, folder, f"run-{number}", workers))
-        found = {workers: statistics.mean(values) for workers, values in rates.items()}
+            rates[workers].append(measure(args, folder, f"run-{number}", workers))
+        measured = {workers: statistics.mean(values) for workers, values in rates.items()}
         nominal, probed = (
-            predicted(given, folder, vocabulary, found[1], cores) for cores in (float(os.cpu_count() or 1), got)
+            predict(args, folder, vocabulary, measured[1], cores) for cores in (float(os.cpu_count() or 1), effective)
         )
     for workers in sorted(set(ORDER)):
+        rate = measured[workers]
         print(
-            f"{workers} worker(s): measured {found[workers]:,.0f} tokens/s ({found[workers] / found[1]:.2f}x of one); "
-            f"predicted {nominal[workers]:,.0f}, predicted/measured {nominal[workers] / found[workers]:.2f}; with the "
-            f"cores that two processes get {probed[workers]:,.0f}, {probed[workers] / found[workers]:.2f}"
+            f"{workers} worker(s): measured {rate:,.0f} tokens/s ({rate / measured[1]:.2f}x of one); predicted "
+            f"{nominal[workers]:,.0f}, predicted/measured {nominal[workers] / rate:.2f}; with the effective cores "
+            f"{probed[workers]:,.0f}, {probed[workers] / rate:.2f}"
         )
 
 

@@ -1,11 +1,12 @@
-"""What three choices of the training step are worth on a CPU, each as a ratio in one run.
+"""Effect of three optimizations of the training step on a CPU.
 
 PYTHONPATH=platform python benchmarks/training_step.py SHARDS_DIR
 
-Reads shards of the quickstart (its tokenizer, 128 tokens). Prints the seconds of a forward and backward pass of the
-quickstart's encoder on 16 examples, median of several: (a) masked LM alone with plain or fused attention, (b) with the
-distillation loss at the masked positions only or at all of them, (c) with freed memory kept or given back. They run in
-a thread, as the loop of a Ray Train worker does: there glibc gives back more than in the main one.
+Reads shards of the quickstart (its tokenizer, 128 tokens). Prints the median duration of forward and backward passes of
+the quickstart's encoder on 16 examples: (a) masked LM alone with eager or fused attention, (b) with the distillation
+loss at masked positions or at all positions, (c) with freed memory kept by the process or returned to the system. They
+run in a thread, like the training loop of a Ray Train worker, because glibc returns more memory there than in the main
+thread.
 """
 
 import argparse
@@ -44,13 +45,13 @@ def seconds(shards: ShardSet, losses: LossConfig, attention: str) -> float:
     rows = np.arange(EXAMPLES)
     batch = TensorBatch.of(collate(shards, planned(rows), pad_id=0))
     counts = step_counts(shards, rows)
-    found = []
+    durations = []
     for _ in range(REPEATS):
-        started = time.perf_counter()
+        start = time.perf_counter()
         step(batch, counts)[0].backward()
-        found.append(time.perf_counter() - started)
+        durations.append(time.perf_counter() - start)
         model.zero_grad()
-    return statistics.median(found[1:])
+    return statistics.median(durations[1:])
 
 
 def main() -> None:
@@ -60,14 +61,14 @@ def main() -> None:
     masked_only, all_positions = LossConfig(ce_positions="masked"), LossConfig(ce_positions="all")
     with ThreadPoolExecutor(1) as thread:
         measure = partial(thread.submit, seconds, shards)
-        given_back = [measure(losses, "eager").result() for losses in (all_positions, masked_only)]
+        returned = [measure(losses, "eager").result() for losses in (all_positions, masked_only)]
         configure_cpu(torch.get_num_threads())
-        fused, plain = (measure(MASKED_LM_ONLY, attention).result() for attention in ("sdpa", "eager"))
+        fused, eager = (measure(MASKED_LM_ONLY, attention).result() for attention in ("sdpa", "eager"))
         everywhere, masked = (measure(losses, "eager").result() for losses in (all_positions, masked_only))
-    print(f"attention: fused {fused:.3f} s, plain {plain:.3f} s: {fused / plain:.2f}x")
+    print(f"attention: fused {fused:.3f} s, eager {eager:.3f} s: {fused / eager:.2f}x")
     print(f"vocabulary head: all positions {everywhere:.3f} s, masked {masked:.3f} s: {everywhere / masked:.2f}x")
-    for where, before, kept in zip(("all positions", "masked"), given_back, (everywhere, masked), strict=True):
-        print(f"freed memory, {where}: given back {before:.3f} s, kept {kept:.3f} s: {before / kept:.2f}x")
+    for where, before, kept in zip(("all positions", "masked"), returned, (everywhere, masked), strict=True):
+        print(f"freed memory, {where}: returned {before:.3f} s, kept {kept:.3f} s: {before / kept:.2f}x")
 
 
 if __name__ == "__main__":

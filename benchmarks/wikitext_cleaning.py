@@ -1,12 +1,12 @@
-"""What cleaning a page costs, beside its parser and beside another extractor, and what each leaves, in one run.
+"""Speed and quality of wikitext cleaning compared to its parser alone and to wikiextractor.
 
 PYTHONPATH=platform python benchmarks/wikitext_cleaning.py [--wikiextractor PYTHON] [--dump FILE]
 
-Reads the articles of a dump (XML, plain or bz2; the sample's when none is given). Prints, as CPU seconds per MB of
-wikitext: (a) mwparserfromhell's tree alone, (b) cleaning with sentences, (b2) the same with reading the XML and
-counting residue and holes, (c) wikiextractor in the given interpreter, without and with its templates, user and system
-time of all its processes. It gets the articles `--copies` times under new ids, so that its start-up is small. Then
-residue and holes per 1,000 words of both outputs.
+Reads the articles of a dump (XML, plain or bz2; default: the sample). Prints CPU seconds per MB of wikitext for (a)
+mwparserfromhell's parser alone, (b) cleaning and sentence splitting, (b2) the same with reading the XML and counting
+residue and holes, and (c) wikiextractor in another interpreter, without and with its templates (user and system time of
+all its processes). wikiextractor gets `--copies` copies of the articles under new ids, so that its startup time is
+negligible. Finally, prints residue and holes per 1,000 words of both outputs.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def sentences(wikitext: str) -> list[str]:
 
 
 def article_xml(dump: Path) -> tuple[str, list[str]]:
-    """What stands before the first page of a dump, and its articles, as they stand in it."""
+    """Return the header of a dump before its first page, and the XML of its articles."""
     data = dump.read_bytes()
     xml = (bz2.decompress(data) if data.startswith(b"BZh") else data).decode()
     pages = [page for page in _PAGE.findall(xml) if "<ns>0</ns>" in page and "<redirect" not in page]
@@ -51,14 +51,14 @@ def wikitexts(pages: list[str]) -> Iterator[str]:
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """Of this process."""
-    started = time.process_time()
+    """Return the CPU seconds that this process needs for a function."""
+    start = time.process_time()
     work()
-    return time.process_time() - started
+    return time.process_time() - start
 
 
 def write_copies(file: Path, header: str, pages: list[str], copies: int) -> None:
-    """A dump with every page `copies` times, each under an id and a title of its own."""
+    """Write a dump with `copies` copies of each page, all with different ids and titles."""
     with file.open("w", encoding="utf-8") as stream:
         stream.write(header)
         for copy in range(copies):
@@ -69,7 +69,7 @@ def write_copies(file: Path, header: str, pages: list[str], copies: int) -> None
 
 
 def children_seconds(command: list[str]) -> float:
-    """User and system time of a command and all its processes."""
+    """Return the user and system time of a command and all its processes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -77,7 +77,7 @@ def children_seconds(command: list[str]) -> float:
 
 
 def extracted(folder: Path, articles: int) -> list[str]:
-    """The first `articles` texts of wikiextractor's output: one copy of each page."""
+    """Return the first texts of wikiextractor's output, which are one copy of each article."""
     lines = [line for file in sorted(folder.rglob("wiki_*")) for line in file.read_text(encoding="utf-8").splitlines()]
     return [json.loads(line)["text"] for line in lines[:articles]]
 
@@ -89,7 +89,7 @@ def print_quality(name: str, texts: list[str]) -> None:
 
 
 def whole_sentences(wikitext: str) -> str:
-    """The sentences that the corpus keeps: those without a mark."""
+    """Return the sentences that the corpus keeps, which are those without markers for removed or unknown content."""
     return "\n".join(each for each in sentences(wikitext) if HOLE not in each and UNKNOWN not in each)
 
 
@@ -107,11 +107,11 @@ def run_wikiextractor(python: str, dump: Path, out: Path, *options: str) -> floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--wikiextractor", metavar="PYTHON", help="interpreter that has wikiextractor 3.1")
-    parser.add_argument("--dump", metavar="FILE", type=Path, help="pages-articles dump; the sample's by default")
-    parser.add_argument("--copies", type=int, default=6, help="of each page in wikiextractor's dump")
-    arguments = parser.parse_args()
-    header, pages = article_xml(arguments.dump or wikipedia_dump())
+    parser.add_argument("--wikiextractor", metavar="PYTHON", help="Python interpreter that has wikiextractor 3.1")
+    parser.add_argument("--dump", metavar="FILE", type=Path, help="pages-articles dump (default: the sample)")
+    parser.add_argument("--copies", type=int, default=6, help="copies of each page in the dump for wikiextractor")
+    args = parser.parse_args()
+    header, pages = article_xml(args.dump or wikipedia_dump())
     texts = list(wikitexts(pages))
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     print(f"{len(pages)} articles, {megabytes:.2f} MB of wikitext; CPU time, median of {ROUNDS} rounds")
@@ -121,27 +121,27 @@ def main() -> None:
             "(b) clean and sentences": lambda: cpu_seconds(lambda: [sentences(text) for text in texts]),
             "(b2) with XML and counting": lambda: cpu_seconds(lambda: read_clean_and_count(pages)),
         }
-        if python := arguments.wikiextractor:
+        if python := args.wikiextractor:
             dump, out = Path(folder, "dump.xml"), Path(folder, "out")
-            write_copies(dump, header, pages, arguments.copies)
+            write_copies(dump, header, pages, args.copies)
             for name, options in (("without templates", ["--no-templates"]), ("with templates", [])):
                 measures[f"(c) wikiextractor {name}"] = lambda name=name, options=options: (  # type: ignore[misc]
-                    run_wikiextractor(python, dump, out / name, *options) / arguments.copies
+                    run_wikiextractor(python, dump, out / name, *options) / args.copies
                 )
         print_costs(measures, megabytes)
-        for peer in sorted(Path(folder, "out").glob("*")):
-            kept = ["\n".join(split_sentences(text)) for text in extracted(peer, len(pages))]
-            print_quality(f"wikiextractor {peer.name}", kept)
+        for output in sorted(Path(folder, "out").glob("*")):
+            kept = ["\n".join(split_sentences(text)) for text in extracted(output, len(pages))]
+            print_quality(f"wikiextractor {output.name}", kept)
     print_quality("distilray", [whole_sentences(text) for text in texts])
 
 
 def print_costs(measures: dict[str, Callable[[], float]], megabytes: float) -> None:
-    """Every measure once a round: a machine that slows down slows all of them."""
+    """Alternate the measurements, so that changes in the speed of the machine affect all of them."""
     rounds = [{name: measure() / megabytes for name, measure in measures.items()} for _ in range(ROUNDS)]
-    costs = {name: statistics.median(found[name] for found in rounds) for name in measures}
+    costs = {name: statistics.median(results[name] for results in rounds) for name in measures}
     for name, cost in costs.items():
         ratio = costs["(b2) with XML and counting"] / cost
-        print(f"{name}: {cost:.3f} s/MB ({1 / cost:.2f} MB/s); (b2) takes {ratio:.2f}x of it")
+        print(f"{name}: {cost:.3f} s/MB ({1 / cost:.2f} MB/s); (b2) takes {ratio:.2f}x as long")
 
 
 if __name__ == "__main__":

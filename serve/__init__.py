@@ -1,1 +1,1 @@
-"""Station 9: fill-mask over HTTP, one Ray Serve application."""
+"""Stage 9: fill-mask over HTTP, as a Ray Serve application."""

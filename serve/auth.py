@@ -1,4 +1,4 @@
-"""API-key authentication: keys from the environment or a file, checked before anything of a request is read."""
+"""API-key authentication, with keys from the environment or a file, before the body of a request is read."""
 
 import hashlib
 import hmac
@@ -15,9 +15,9 @@ from serve.telemetry.requests import page_folder, request_path
 
 KEYS, KEYS_FILE = "DISTILRAY_API_KEYS", "DISTILRAY_API_KEYS_FILE"
 _MIN_CHARS = 16
-# What anyone may read, beside the folders of the page and the documentation: probes, metrics, OpenAPI.
-_OPEN = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json"})
-_READS = frozenset({"GET", "HEAD"})
+# Paths that need no key for reading, in addition to the files of the page and the documentation.
+_PUBLIC = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json"})
+_READ_METHODS = frozenset({"GET", "HEAD"})
 _SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer` and one of the keys"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "one of the keys"},
@@ -29,47 +29,47 @@ _UNAUTHORIZED = {
 
 
 class ApiKeys:
-    """The keys that are let in, as digests alone, so that no stack and no dump shows one."""
+    """Set of valid keys, stored as digests so that no traceback or memory dump shows a key."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._digests = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
 
-    def accept(self, offered: bytes) -> bool:
-        """Whether it is one of the keys; takes the same time for a right one as for a wrong one."""
-        digest, found = hashlib.sha256(offered).digest(), False
+    def accept(self, key: bytes) -> bool:
+        """Whether a key is valid; the comparison takes the same time for valid and invalid keys."""
+        digest, is_valid = hashlib.sha256(key).digest(), False
         for each in self._digests:
-            found |= hmac.compare_digest(each, digest)
-        return found
+            is_valid |= hmac.compare_digest(each, digest)
+        return is_valid
 
 
 def keys_from_environment(environ: Mapping[str, str]) -> ApiKeys | None:
-    """The keys of `DISTILRAY_API_KEYS`, comma separated, and of the file that `DISTILRAY_API_KEYS_FILE` names.
+    """Read the keys from the environment; return None if no variable is set, which leaves the service open to all.
 
-    The file has one key per line. None when neither variable is set: then the service is open to all.
+    `DISTILRAY_API_KEYS` holds keys separated by commas; `DISTILRAY_API_KEYS_FILE` names a file with one key per line.
 
     Raises:
-        InputError: a file that cannot be read, a key that is too short or not of printable ASCII, or no key at all
-            although a variable is set.
+        InputError: the file cannot be read, a key is too short or not printable ASCII, or a variable is set but
+            contains no key.
     """
     if KEYS not in environ and KEYS_FILE not in environ:
         return None
     entries = [(f"{KEYS}: entry", number, key) for number, key in enumerate(environ.get(KEYS, "").split(","), 1)]
     if file := environ.get(KEYS_FILE, ""):
-        entries += [(f"{KEYS_FILE}: {file}: line", number, key) for number, key in enumerate(_lines_of(file), 1)]
-    keys = [_checked(f"{place} {number}", key.strip()) for place, number, key in entries if key.strip()]
+        entries += [(f"{KEYS_FILE}: {file}: line", number, key) for number, key in enumerate(_read_lines(file), 1)]
+    keys = [_check_key(f"{source} {number}", key.strip()) for source, number, key in entries if key.strip()]
     if not keys:
-        source = " and ".join(name for name in (KEYS, KEYS_FILE) if name in environ)
-        raise InputError(f"{source}: no key; give one of at least {_MIN_CHARS} characters, or unset it to serve anyone")
+        names = " and ".join(name for name in (KEYS, KEYS_FILE) if name in environ)
+        raise InputError(f"{names}: no key; set one of at least {_MIN_CHARS} characters, or unset it to serve anyone")
     return ApiKeys(keys)
 
 
 def requires_key(method: str, path: str) -> bool:
-    """Whether a request needs a key: all do but the reads of what anyone may see."""
-    return method not in _READS or (path not in _OPEN and page_folder(path) is None)
+    """Whether a request needs a key: all except reads of public paths."""
+    return method not in _READ_METHODS or (path not in _PUBLIC and page_folder(path) is None)
 
 
 class RequireKey:
-    """401 for a request without a key, before its body is read and before it takes a place among the others."""
+    """Middleware that rejects requests without a valid key with 401, before their bodies are read or queued."""
 
     def __init__(self, app: ASGIApp, *, keys: ApiKeys) -> None:
         self._app, self._keys = app, keys
@@ -84,18 +84,18 @@ class RequireKey:
         await api_error_response(scope, error)(scope, receive, send)
 
     def _has_key(self, scope: Scope) -> bool:
-        found = False
-        for offered in _offered(scope):
-            found |= self._keys.accept(offered)
-        return found
+        is_valid = False
+        for key in _keys_of(scope):
+            is_valid |= self._keys.accept(key)
+        return is_valid
 
 
 def add_security_schemes(api: FastAPI) -> None:
-    """Puts the keys into the OpenAPI document of an application behind `RequireKey`, on what it guards."""
-    made = api.openapi
+    """Add the authentication of `RequireKey` to the OpenAPI document of an application."""
+    make_document = api.openapi
 
     def openapi() -> dict[str, Any]:
-        document = made()
+        document = make_document()
         components = document.setdefault("components", {})
         components["securitySchemes"] = _SCHEMES
         components.setdefault("schemas", {}).setdefault("ErrorBody", ErrorBody.model_json_schema())
@@ -109,7 +109,7 @@ def add_security_schemes(api: FastAPI) -> None:
     api.openapi = openapi  # type: ignore[method-assign]
 
 
-def _offered(scope: Scope) -> Iterator[bytes]:
+def _keys_of(scope: Scope) -> Iterator[bytes]:
     for name, value in scope["headers"]:
         if name == b"x-api-key":
             yield value.strip()
@@ -119,17 +119,17 @@ def _offered(scope: Scope) -> Iterator[bytes]:
                 yield credentials.strip()
 
 
-def _lines_of(file: str) -> list[str]:
+def _read_lines(file: str) -> list[str]:
     try:
         return Path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError(f"{KEYS_FILE}: {file}: {reason}") from None
 
 
-def _checked(place: str, key: str) -> str:
+def _check_key(source: str, key: str) -> str:
     if len(key) < _MIN_CHARS:
-        raise InputError(f"{place}: {len(key)} characters; a key has at least {_MIN_CHARS}")
+        raise InputError(f"{source}: {len(key)} characters; use at least {_MIN_CHARS}")
     if not (key.isascii() and key.isprintable() and " " not in key):
-        raise InputError(f"{place}: a key is of printable ASCII characters, without spaces")
+        raise InputError(f"{source}: not a valid key; use printable ASCII characters without spaces")
     return key

@@ -1,4 +1,4 @@
-"""Requests that arrive while the model is busy share its next forward, each with its own parameters."""
+"""Micro-batching: requests that arrive while the model is busy share its next forward pass."""
 
 import asyncio
 import contextlib
@@ -15,29 +15,29 @@ from serve.errors import overloaded
 
 Run = Callable[[Sequence[EncodedText], bool], Awaitable[list[Any]]]
 Report = Callable[["BatchReport"], None]
-# Weight of the newest batch in the running mean of tokens/s.
-_NEWEST = 0.2
-# Texts that are answered sooner by all cores together than by one each.
-_FEW = 4
-# Who is answered by the same batch asks again at about the same time: a free lane waits so long for the others.
+# Weight of the latest batch in the moving average of tokens/s.
+_LATEST_WEIGHT = 0.2
+# Up to this many texts, one batch on all cores is faster than one batch per core.
+_SMALL_ROWS = 4
+# Clients whose responses came from one batch send their next requests at about the same time: wait for all of them.
 _GATHER_S = 0.004
-# A request that takes longer is large: it runs in slices of about this time, with small requests in between.
+# A request that takes longer is large: it runs in slices of about this time, interleaved with small requests.
 _SLICE_S = 0.25
-# Smaller slices would waste time of the matrix kernels.
+# Smaller slices would make matrix products inefficient.
 _MIN_SLICE_TOKENS = 256
-# Tokens of a batch of small requests, in slices: larger batches are hardly more efficient.
-_SLICES_IN_BATCH = 4
+# Size of a batch of small requests, in slices; larger batches are hardly more efficient.
+_SLICES_PER_BATCH = 4
 
 
 @dataclass(frozen=True)
 class InferenceResult:
-    """Predictions of a request.
+    """Predictions for a request.
 
     Attributes:
-        predictions: one for each query, in order.
-        tokens: of the request.
-        queue_s: time until its first batch began, in seconds.
-        inference_s: time of its batches, in seconds.
+        predictions: one per query, in order.
+        tokens: tokens of the request.
+        queue_s: time in the queue before the first batch, in seconds.
+        inference_s: total time of the batches, in seconds.
     """
 
     predictions: list[Any]
@@ -48,13 +48,13 @@ class InferenceResult:
 
 @dataclass(frozen=True)
 class BatchReport:
-    """One forward, for the metrics.
+    """Metrics of one forward pass.
 
     Attributes:
         rows, tokens: texts and their tokens, without padding.
-        queue_s: how long each request waited that began with this batch, in seconds.
-        inference_s: how long the forward took, in seconds.
-        queued_tokens: what waited for the model when the forward began.
+        queue_s: waiting time of each request whose first query is in this batch, in seconds.
+        inference_s: duration of the forward pass, in seconds.
+        queued_tokens: tokens that were waiting when the forward pass started.
     """
 
     rows: int
@@ -66,11 +66,11 @@ class BatchReport:
 
 @dataclass
 class _Request:
-    """A request, of which `started` queries have been put into batches and `finished` have predictions."""
+    """Queued request: `started` of its queries are in batches, `finished` have predictions."""
 
     queries: Sequence[EncodedText]
-    since: float
-    done: asyncio.Future[InferenceResult]
+    arrived_at: float
+    result: asyncio.Future[InferenceResult]
     started: int = 0
     finished: int = 0
     queue_s: float = 0.0
@@ -95,20 +95,20 @@ class _Slice:
 
 
 class MicroBatcher:
-    """A queue in front of the model, bounded by tokens.
+    """Queue in front of the model, bounded by tokens.
 
     A single request runs immediately on all cores. Under load, each batch contains the requests that arrived while the
-    previous ones were running, and up to `lanes` batches run at the same time. A request that would occupy the model
-    for long runs in slices, which take turns with batches of small requests. Large requests run one after the other, so
-    that under overload the first ones meet their deadline. The rest of a cancelled request never runs.
+    previous ones were running, and up to `lanes` batches run concurrently. A request that would occupy the model for
+    long runs in slices, which alternate with batches of small requests. Large requests run one after the other, so that
+    under overload the first ones meet their deadline. The remaining queries of a cancelled request never run.
 
     Args:
-        run: computes the predictions of a batch; its second argument is whether the batch runs alone.
-        max_rows, max_tokens: of a batch; a larger request is split, and a longer text runs by itself.
-        max_queued_tokens: beyond which requests are turned away.
-        lanes: batches at the same time.
+        run: compute the predictions of a batch; its second argument tells whether no other batch runs meanwhile.
+        max_rows, max_tokens: limits of a batch; larger requests are split, and a longer text forms its own batch.
+        max_queued_tokens: reject requests beyond this queue length.
+        lanes: number of concurrent batches.
         report: called after each batch.
-        clock: seconds.
+        clock: time in seconds.
     """
 
     def __init__(
@@ -127,27 +127,27 @@ class MicroBatcher:
         self._lanes, self._running, self._runs_alone = lanes, set[asyncio.Task[None]](), False
         self._queue: deque[_Request] = deque()
         self._large_is_next = False
-        self._arrived = asyncio.Event()
+        self._wakeup = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
         self._tokens_per_s = 0.0
 
     @property
     def queued_tokens(self) -> int:
-        """Tokens that wait for the model."""
-        return sum(each.waiting_tokens for each in self._queue if not each.done.done())
+        """Tokens waiting for the model."""
+        return sum(each.waiting_tokens for each in self._queue if not each.result.done())
 
     @property
     def full(self) -> bool:
-        """Whether the queue has reached its bound."""
+        """Whether the queue has reached its limit."""
         return self.queued_tokens >= self._max_queued_tokens
 
     def start(self) -> None:
-        """Starts to serve the queue on the running event loop; a second call does nothing."""
+        """Start processing the queue on the running event loop; further calls have no effect."""
         if self._loop_task is None:
-            self._loop_task = asyncio.get_running_loop().create_task(self._serve_queue())
+            self._loop_task = asyncio.get_running_loop().create_task(self._process_queue())
 
     async def close(self) -> None:
-        """Stops; what still waits is cancelled."""
+        """Stop processing and cancel all waiting requests."""
         tasks = [*self._running, *([self._loop_task] if self._loop_task else [])]
         self._loop_task = None
         for task in tasks:
@@ -156,129 +156,132 @@ class MicroBatcher:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         for each in self._queue:
-            each.done.cancel()
+            each.result.cancel()
         self._queue.clear()
 
     async def submit(self, queries: Sequence[EncodedText]) -> InferenceResult:
-        """The predictions, in the order of the queries.
+        """Return the predictions for a request.
 
         Raises:
-            ApiError: 429 when the queue is full; a request larger than the whole bound is let in when nothing waits.
+            ApiError: 429 when the queue is full; an empty queue accepts a request of any size.
         """
         request = _Request(queries, self._clock(), asyncio.get_running_loop().create_future())
         queued = self.queued_tokens
         if queued and queued + request.tokens > self._max_queued_tokens:
-            wait = queued / self._tokens_per_s if self._tokens_per_s else 1.0
-            raise overloaded("the queue of the model is full; try again later", retry_after_s=min(wait, 60.0))
+            wait_s = queued / self._tokens_per_s if self._tokens_per_s else 1.0
+            raise overloaded("the queue of the model is full; try again later", retry_after_s=min(wait_s, 60.0))
         self._queue.append(request)
-        self._arrived.set()
+        self._wakeup.set()
         try:
-            return await request.done
+            return await request.result
         except asyncio.CancelledError:
-            request.done.cancel()
+            request.result.cancel()
             raise
 
-    async def _serve_queue(self) -> None:
+    async def _process_queue(self) -> None:
         while True:
-            await self._arrived.wait()
-            self._arrived.clear()
+            await self._wakeup.wait()
+            self._wakeup.clear()
             while batch := self._next_batch():
-                self._runs_alone = not self._running and (self._lanes == 1 or _rows(batch) <= _FEW)
-                task = asyncio.create_task(self._serve_batch(batch, self._runs_alone))
+                self._runs_alone = not self._running and (self._lanes == 1 or _rows(batch) <= _SMALL_ROWS)
+                task = asyncio.create_task(self._run_batch(batch, self._runs_alone))
                 self._running.add(task)
-                task.add_done_callback(self._finished)
+                task.add_done_callback(self._finish_batch)
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def _finish_batch(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._runs_alone = False
-        self._arrived.set()
+        self._wakeup.set()
 
     def _next_batch(self) -> list[_Slice]:
-        """The next batch; empty when nothing waits or nothing may start now."""
-        self._queue = deque(each for each in self._queue if not each.done.done() and each.waiting_rows)
-        free = 0 if self._runs_alone else self._lanes - len(self._running)
-        if not self._queue or not free or self._gathers():
+        """Take the next batch from the queue; it is empty if no request is waiting or no batch may start yet."""
+        self._queue = deque(each for each in self._queue if not each.result.done() and each.waiting_rows)
+        free_lanes = 0 if self._runs_alone else self._lanes - len(self._running)
+        if not self._queue or not free_lanes or self._waits_for_more():
             return []
         waiting_rows = sum(each.waiting_rows for each in self._queue)
-        rows_of_lane = self._max_rows
-        if waiting_rows > _FEW or self._running:
-            rows_of_lane = min(self._max_rows, math.ceil(waiting_rows / free))
+        max_rows = self._max_rows
+        if waiting_rows > _SMALL_ROWS or self._running:
+            max_rows = min(self._max_rows, math.ceil(waiting_rows / free_lanes))
         slice_tokens = min(self._max_tokens, max(_MIN_SLICE_TOKENS, int(self._tokens_per_s * _SLICE_S / self._lanes)))
         large = next((each for each in self._queue if self._is_large(each, slice_tokens)), None)
         small = [each for each in self._queue if not self._is_large(each, slice_tokens)]
         if large and (self._large_is_next or not small):
             self._large_is_next = False
-            return [_take(large, rows_of_lane, slice_tokens)]
+            return [_next_slice(large, max_rows, slice_tokens)]
         self._large_is_next = True
-        batch_tokens = min(self._max_tokens, _SLICES_IN_BATCH * slice_tokens)
+        batch_tokens = min(self._max_tokens, _SLICES_PER_BATCH * slice_tokens)
         batch: list[_Slice] = []
         rows = tokens = 0
         for each in small:
             rows, tokens = rows + each.waiting_rows, tokens + each.waiting_tokens
-            if batch and (rows > rows_of_lane or tokens > batch_tokens):
+            if batch and (rows > max_rows or tokens > batch_tokens):
                 break
-            batch.append(_take(each, each.waiting_rows, each.waiting_tokens))
+            batch.append(_next_slice(each, each.waiting_rows, each.waiting_tokens))
         return batch
 
     def _is_large(self, request: _Request, slice_tokens: int) -> bool:
         return len(request.queries) > self._max_rows or request.tokens > slice_tokens
 
-    def _gathers(self) -> bool:
-        """Whether a free lane waits for more, beside others that work; it is woken when it has waited."""
-        left = _GATHER_S - (self._clock() - self._queue[0].since)
-        if not self._running or left <= 0 or sum(each.waiting_rows for each in self._queue) >= self._max_rows:
+    def _waits_for_more(self) -> bool:
+        """Whether to delay the next batch while others run; if so, schedule the wake-up."""
+        remaining_s = _GATHER_S - (self._clock() - self._queue[0].arrived_at)
+        batch_is_full = sum(each.waiting_rows for each in self._queue) >= self._max_rows
+        if not self._running or remaining_s <= 0 or batch_is_full:
             return False
-        asyncio.get_running_loop().call_later(left, self._arrived.set)
+        asyncio.get_running_loop().call_later(remaining_s, self._wakeup.set)
         return True
 
-    async def _serve_batch(self, batch: Sequence[_Slice], alone: bool) -> None:
-        began, queued_tokens = self._clock(), self.queued_tokens
-        waits = [began - each.request.since for each in batch if not each.first]
+    async def _run_batch(self, batch: Sequence[_Slice], alone: bool) -> None:
+        start, queued_tokens = self._clock(), self.queued_tokens
+        waits = [start - each.request.arrived_at for each in batch if not each.first]
         try:
             predictions = await self._run([query for each in batch for query in each.queries], alone)
         except Exception as error:
             for each in batch:
-                if not each.request.done.done():
-                    each.request.done.set_exception(error)
+                if not each.request.result.done():
+                    each.request.result.set_exception(error)
             return
         except asyncio.CancelledError:
             for each in batch:
-                each.request.done.cancel()
+                each.request.result.cancel()
             raise
-        took = max(self._clock() - began, 1e-9)
+        duration = max(self._clock() - start, 1e-9)
         tokens = sum(_tokens(each.queries) for each in batch)
-        speed = tokens / took * len(self._running)
-        self._tokens_per_s += (speed - self._tokens_per_s) * (_NEWEST if self._tokens_per_s else 1.0)
-        rest = iter(predictions)
+        speed = tokens / duration * len(self._running)
+        self._tokens_per_s += (speed - self._tokens_per_s) * (_LATEST_WEIGHT if self._tokens_per_s else 1.0)
+        remaining = iter(predictions)
         for each in batch:
-            _record(each, list(itertools.islice(rest, len(each.queries))), began, took)
+            _record(each, list(itertools.islice(remaining, len(each.queries))), start, duration)
         if self._report is not None:
-            self._report(BatchReport(len(predictions), tokens, waits, took, queued_tokens))
+            self._report(BatchReport(len(predictions), tokens, waits, duration, queued_tokens))
 
 
-def _take(request: _Request, max_rows: int, max_tokens: int) -> _Slice:
-    """The next slice of a request: at least one query."""
+def _next_slice(request: _Request, max_rows: int, max_tokens: int) -> _Slice:
+    """Take at least one waiting query of a request, and more up to the limits."""
     first, tokens = request.started, 0
     while request.waiting_rows:
-        tokens += len(request.queries[request.started].input_ids)
+        query_tokens = len(request.queries[request.started].input_ids)
+        tokens += query_tokens
         if request.started > first and (request.started - first == max_rows or tokens > max_tokens):
             break
-        request.waiting_tokens -= len(request.queries[request.started].input_ids)
+        request.waiting_tokens -= query_tokens
         request.started += 1
     return _Slice(request, first, request.queries[first : request.started])
 
 
-def _record(part: _Slice, predictions: Sequence[Any], began: float, took: float) -> None:
+def _record(part: _Slice, predictions: Sequence[Any], start: float, duration: float) -> None:
     """Store the predictions of a slice, and resolve its request when they are complete."""
     request = part.request
     if not part.first:
-        request.queue_s = began - request.since
+        request.queue_s = start - request.arrived_at
     request.predictions[part.first : part.first + len(part.queries)] = predictions
     request.finished += len(part.queries)
-    request.inference_s += took
-    if request.finished == len(request.queries) and not request.done.done():
-        served = InferenceResult(request.predictions, request.tokens, request.queue_s, request.inference_s)
-        request.done.set_result(served)
+    request.inference_s += duration
+    if request.finished == len(request.queries) and not request.result.done():
+        request.result.set_result(
+            InferenceResult(request.predictions, request.tokens, request.queue_s, request.inference_s)
+        )
 
 
 def _rows(batch: Sequence[_Slice]) -> int:

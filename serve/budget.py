@@ -1,4 +1,4 @@
-"""Budget of a request: each limit is checked before the work that it bounds."""
+"""Cost limits of a request, each checked before the work that it bounds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,13 +13,13 @@ _FEWER_CANDIDATES = "lower top_k, or send fewer texts or masks in a request"
 
 
 class Budget:
-    """Limits of every task; a task with parameters or large answers of its own extends it.
+    """Limits common to all tasks; subclass it for a task with parameters or large responses.
 
-    Both methods raise an `ApiError` of 422 that names the limit, the figure of the request and the fix.
+    All checks raise an `ApiError` of status 422 that names the limit, the value of the request and the fix.
     """
 
     def check_queries(self, queries: Sequence[Any], limits: LimitsConfig) -> None:
-        """Check what must be bounded before tokenization: texts, parameters and their characters."""
+        """Check the number and length of the texts, and the parameters, before tokenization."""
         if not queries:
             raise ApiError(422, "no text; send at least one", error_type="Empty")
         if len(queries) > limits.max_items:
@@ -33,24 +33,24 @@ class Budget:
         _check("characters in all texts", chars, "max_request_chars", limits, _FEWER_TEXTS)
 
     def check_parameters(self, query: Any, limits: LimitsConfig) -> None:
-        """Check the parameters, which all queries of a request share."""
+        """Check the parameters, which are the same for all queries of a request."""
 
     def check_encoded(self, encoded: Sequence[Any], limits: LimitsConfig, *, response_bytes: int) -> None:
-        """Check what must be bounded before the model runs: tokens, and the estimated size of the response."""
+        """Check the number of tokens and the estimated response size before inference."""
         tokens = sum(len(query.input_ids) for query in encoded)
         _check("tokens in all texts", tokens, "max_request_tokens", limits, _FEWER_TEXTS)
         self.check_answers(encoded, limits)
         _check("bytes of response", response_bytes, "max_response_bytes", limits, _FEWER_CANDIDATES)
 
     def check_answers(self, encoded: Sequence[Any], limits: LimitsConfig) -> None:
-        """Check how much is asked of the model."""
+        """Check the number of requested predictions."""
 
 
 class FillMaskBudget(Budget):
-    """Limits of masks, candidates and targets too."""
+    """Limits that also cover masks, candidates and targets."""
 
     def check_parameters(self, query: FillMaskQuery, limits: LimitsConfig) -> None:
-        """Check number of candidates and targets."""
+        """Check `top_k` and the targets."""
         if query.top_k > limits.max_top_k:
             raise ApiError(422, f"parameters.top_k: at most {limits.max_top_k}")
         targets = query.targets or ()
@@ -62,7 +62,7 @@ class FillMaskBudget(Budget):
     def check_encoded(
         self, encoded: Sequence[EncodedFillMaskQuery], limits: LimitsConfig, *, response_bytes: int
     ) -> None:
-        """Check the masks of each text, and what they ask for together."""
+        """Check the masks of each text, then the totals."""
         for index, query in enumerate(encoded):
             masks = len(query.mask_positions)
             if masks > limits.max_masks:
@@ -76,7 +76,7 @@ class FillMaskBudget(Budget):
         _check("candidates", candidates, "max_candidates", limits, _FEWER_CANDIDATES)
 
 
-def _check(unit: str, figure: int, limit: str, limits: LimitsConfig, fix: str) -> None:
-    most: int = getattr(limits, limit)
-    if figure > most:
-        raise ApiError(422, f"{figure:,} {unit}, and {limit} is {most:,}; {fix}", error_type="TooExpensive")
+def _check(unit: str, value: int, limit: str, limits: LimitsConfig, fix: str) -> None:
+    maximum: int = getattr(limits, limit)
+    if value > maximum:
+        raise ApiError(422, f"{value:,} {unit}, but {limit} is {maximum:,}; {fix}", error_type="TooExpensive")

@@ -1,20 +1,46 @@
-"""What would keep the application from starting, found before a process is started for it."""
+"""Checks before the service starts, and its address."""
 
 import os
+import socket
 
 from distilray.config.serving import FillMaskAppConfig
+from distilray.errors import InputError
 from distilray.inference.model_folder import check_model_folder
 from serve.auth import keys_from_environment
 from serve.routes import routes_for_task
 
 
 def check_application(config: FillMaskAppConfig) -> None:
-    """Looks at the task, the model folders and the API keys.
+    """Check the task, the model folders and the API keys before any process starts.
 
     Raises:
-        InputError: an unknown task, a folder that is no model's, or a bad API key.
+        InputError: the task is unknown, a folder does not contain a model, or an API key is invalid.
     """
     routes_for_task(config.task)
     for folder in (config.model_dir, *config.extra_models.values()):
         check_model_folder(folder)
     keys_from_environment(os.environ)
+
+
+def available_port(host: str, port: int) -> int:
+    """Return the port after checking that it is available; 0 selects a free one.
+
+    Raises:
+        InputError: the port is in use, or the host is not an address of this machine.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As in servers: a port with connections in TIME_WAIT is available.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{host}:{port}: {reason}; stop what listens there or choose another with port=...") from None
+
+
+def base_url(host: str, port: int) -> str:
+    """Return the URL of a host, with brackets for an IPv6 address, and a port."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,4 +1,4 @@
-"""Every answer that is not 200: one table of statuses, one JSON envelope, never a word of the input."""
+"""Error responses: one table of statuses and one JSON envelope, which never quotes the input."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from distilray.inference.encoding import InputTextError, TextProblem
 
-# Status -> error_type where the framework or the table alone decides.
+# Default error_type of each status.
 ERROR_TYPES: Mapping[int, str] = {
     400: "InvalidJson",
     401: "Unauthorized",
@@ -36,9 +36,9 @@ _TEXT_ERROR_TYPES: Mapping[TextProblem, str] = {
     "encoding": "Tokenizer",
     "targets": "Targets",
 }
-# Every error_type that a status may carry; docs/serving.md tells the cause and the fix of each.
+# All error types of each status; docs/serving.md lists their causes and fixes.
 STATUS_ERROR_TYPES: Mapping[int, frozenset[str]] = {
-    status: frozenset({usual}) for status, usual in ERROR_TYPES.items()
+    status: frozenset({default}) for status, default in ERROR_TYPES.items()
 } | {
     404: frozenset({ERROR_TYPES[404], "UnknownModel"}),
     422: frozenset({ERROR_TYPES[422], "Empty", "TooExpensive", *_TEXT_ERROR_TYPES.values()}),
@@ -46,7 +46,7 @@ STATUS_ERROR_TYPES: Mapping[int, frozenset[str]] = {
 
 
 class ErrorBody(BaseModel):
-    """The body of every answer that is not 200."""
+    """Body of every response that is not 200."""
 
     error: str
     error_type: str
@@ -54,7 +54,7 @@ class ErrorBody(BaseModel):
 
 
 class ApiError(HTTPException):
-    """An error with its place in the table; may be raised anywhere below the API."""
+    """HTTP error with an `error_type` from the table; can be raised anywhere below the API."""
 
     def __init__(
         self, status: int, message: str, *, error_type: str | None = None, headers: Mapping[str, str] | None = None
@@ -65,28 +65,28 @@ class ApiError(HTTPException):
 
 
 def text_error(error: InputTextError) -> ApiError:
-    """The 422 of a text that cannot be filled."""
+    """Return the 422 error for a text that the task cannot process."""
     return ApiError(422, str(error), error_type=_TEXT_ERROR_TYPES[error.kind])
 
 
 def overloaded(message: str, *, retry_after_s: float) -> ApiError:
-    """The 429 of a request that was turned away before any work was done."""
-    return _try_again(429, message, retry_after_s)
+    """Return the 429 error for a request that was rejected before any work was done."""
+    return _retry_later(429, message, retry_after_s)
 
 
 def unavailable(message: str, *, retry_after_s: float) -> ApiError:
-    """The 503 of a model that does not answer yet, or for a while."""
-    return _try_again(503, message, retry_after_s)
+    """Return the 503 error for a model that is temporarily unavailable."""
+    return _retry_later(503, message, retry_after_s)
 
 
-def _try_again(status: int, message: str, retry_after_s: float) -> ApiError:
+def _retry_later(status: int, message: str, retry_after_s: float) -> ApiError:
     return ApiError(status, message, headers={"retry-after": str(max(1, math.ceil(retry_after_s)))})
 
 
 def error_response(
     scope: Scope, status: int, message: str, error_type: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """The answer of every error: the envelope. Who counts requests finds the type in the state of the scope."""
+    """Return the error envelope, and store the error type in the state of the scope for the metrics."""
     state = scope.setdefault("state", {})
     state["error_type"] = error_type
     body = {"error": message, "error_type": error_type, "request_id": request_id(scope)}
@@ -94,27 +94,27 @@ def error_response(
 
 
 def api_error_response(scope: Scope, error: ApiError) -> JSONResponse:
-    """The answer of an error that was raised."""
+    """Return the response for a raised error."""
     return error_response(scope, error.status_code, str(error.detail), error.error_type, error.headers)
 
 
 def request_id(scope: Scope) -> str:
-    """The id that `RequestEnvelope` gave to a request."""
+    """Return the request id that `RequestEnvelope` has assigned."""
     return str(scope.get("state", {}).get("request_id", ""))
 
 
 async def http_error(request: Request, error: Exception) -> Response:
-    """Handler of HTTP errors, those of FastAPI and ours."""
+    """Handle HTTP errors raised by FastAPI or by us."""
     assert isinstance(error, HTTPException)
     status = error.status_code
     error_type = getattr(error, "error_type", None) or ERROR_TYPES.get(status, "Http")
-    # FastAPI's own words where the parser stops at depth, digits or encoding, and not at the syntax.
+    # FastAPI words it differently if parsing fails for another reason than syntax: depth, long numbers, encoding.
     message = _NOT_JSON if status == 400 else str(error.detail)
     return error_response(request.scope, status, message, error_type, error.headers)
 
 
 async def validation_error(request: Request, error: Exception) -> Response:
-    """Handler of bodies that do not fit the schema."""
+    """Handle request bodies that do not match the schema."""
     assert isinstance(error, RequestValidationError)
     problems = error.errors()
     kinds = {problem["type"] for problem in problems}
@@ -125,7 +125,7 @@ async def validation_error(request: Request, error: Exception) -> Response:
 
 
 def _describe_problem(problems: Sequence[Mapping[str, Any]]) -> str:
-    """Location and message of the first problem that pydantic found in a body, without a word of the input."""
+    """Return location and message of the first problem that pydantic reports, without quoting the input."""
     problem = problems[0]
     if problem["loc"] == ("body",) and problem["type"] == "missing":
         return "the body is empty; send JSON"
@@ -133,12 +133,12 @@ def _describe_problem(problems: Sequence[Mapping[str, Any]]) -> str:
     if problem["type"] == "too_long":
         message = "too many entries; /info lists the limits"
     if problem["type"] == "string_unicode":
-        message = "contains half of a surrogate pair, which is not text; send the whole character"
+        message = "contains an unpaired surrogate, which is not valid text; send the whole character"
     location = _location(problem["loc"][1:])
     return f"{location}: {message}" if location else message
 
 
 def _location(path: Sequence[int | str]) -> str:
-    """Path of a value in a body, like `inputs[1]`; tags of union members, in angle brackets, are left out."""
+    """Format a location in a body as `inputs[1]`, without the tags of union members (in angle brackets)."""
     steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in path if not str(step).startswith("<")]
     return "".join(steps).removeprefix(".")

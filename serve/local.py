@@ -1,7 +1,4 @@
-"""The stage `check_service`: serves a model on a free port of the loopback and sends it requests over HTTP.
-
-The server on this machine: the application in a local Ray session until a signal comes.
-"""
+"""The service on this machine: `jobs.serve_fill_mask`, and the stage `check_service`."""
 
 import contextlib
 import json
@@ -19,30 +16,33 @@ from distilray.runtime.environment import environment, inside_cluster
 from distilray.runtime.job import Outcome, Quantity
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
-from serve.checks import check_application
+from serve.checks import available_port, base_url, check_application
 from serve.haproxy import find_orphans, haproxy_environment, stop_orphans
-from serve.ingress import ENVIRONMENT, available_port, base_url, curl_command
+from serve.ingress import ENVIRONMENT
+
+RESPONSES_FILE = "answers.json"
 
 
 def serve_until_stopped(config: ServeFillMaskConfig, *, dry_run: bool = False) -> None:
-    """Serves until SIGINT or SIGTERM, then shuts down in order; a dry run only says what it would do.
+    """Serve until SIGINT or SIGTERM, then shut down cleanly; a dry run only prints the plan.
 
     Raises:
-        InputError: missing model, bad API key or port taken, before anything starts; or more CPUs asked than there are.
+        InputError: before anything starts, if the model is missing, an API key is invalid, or the port is in use; later
+            if the machine has too few CPUs.
     """
     check_application(config.app)
     if config.proxy == "haproxy" and inside_cluster():
         raise InputError("proxy=haproxy: the nodes of a cluster choose their proxy when `ray start` starts them")
     if not dry_run:
         for pid in stop_orphans():
-            print(f"serve_fill_mask: ended HAProxy {pid}, which a killed server had left behind", flush=True)
-    port = _claim_port(config.host, config.port)
+            print(f"serve_fill_mask: terminated HAProxy process {pid} of a killed server", flush=True)
+    port = _available_port(config.host, config.port)
     if dry_run:
         lines = [f"{key:<24} {value}" for key, value in _plan(config, port).items()]
         print("\n".join(["serve_fill_mask: plan, nothing started", *lines]), flush=True)
         return
     with contextlib.ExitStack() as stack:
-        stack.enter_context(environment({**ENVIRONMENT, **os.environ}))  # what the user has set stays
+        stack.enter_context(environment({**ENVIRONMENT, **os.environ}))  # keep variables that the user has set
         if config.proxy == "haproxy":
             body_timeout_s = config.app.limits.body_timeout_s
             stack.enter_context(haproxy_environment(shed_above=config.shed_above, body_timeout_s=body_timeout_s))
@@ -51,11 +51,11 @@ def serve_until_stopped(config: ServeFillMaskConfig, *, dry_run: bool = False) -
 
 
 def _serve(config: ServeFillMaskConfig, port: int) -> None:
-    from serve.app import serving  # Ray Serve chooses the proxy when it is imported
+    from serve.app import serving  # importing Ray Serve reads the environment variables that select the proxy
 
-    # The signals last: Ray sets its own handler of SIGTERM when the session starts.
-    with ray_session(config.ray), serving(config.app, host=config.host, port=port) as url, stop_signals() as stop:
-        print(f"serve_fill_mask: {config.app.model_dir} at {url} until Ctrl-C; try\n  {curl_command(url)}", flush=True)
+    # Install signal handlers last, because Ray replaces that of SIGTERM when the session starts.
+    with ray_session(config.ray), serving(config.app, host=config.host, port=port) as url, _stop_signals() as stop:
+        print(f"serve_fill_mask: {config.app.model_dir} at {url} until Ctrl-C; try\n  {_curl_command(url)}", flush=True)
         stop.wait()
 
 
@@ -65,22 +65,28 @@ def _plan(config: ServeFillMaskConfig, port: int) -> dict[str, object]:
     plan |= {"address": base_url(config.host, port), "proxy": config.proxy}
     if config.proxy == "haproxy":
         plan["shed_above"] = "off" if config.shed_above is None else f"{config.shed_above} requests per replica"
-        plan["open on every interface"] = "two free ports: HAProxy's metrics and statistics, both read-only"
+        plan["open on every interface"] = "two free ports for HAProxy's metrics and statistics, both read-only"
     return plan | config.app.limits.model_dump()
 
 
-def _claim_port(host: str, port: int) -> int:
+def _available_port(host: str, port: int) -> int:
+    """Return `available_port`; its error lists the HAProxy processes that may occupy the port."""
     try:
         return available_port(host, port)
     except InputError as error:
-        left = " ".join(str(each.pid) for each in find_orphans())
-        hint = f"; HAProxy without a Ray process, perhaps left behind by a killed one: `kill {left}`" if left else ""
+        pids = " ".join(str(each.pid) for each in find_orphans())
+        hint = f"; HAProxy without a Ray process, perhaps of a killed server: `kill {pids}`" if pids else ""
         raise InputError(f"{error}{hint}") from None
 
 
+def _curl_command(url: str) -> str:
+    body = json.dumps({"input_data": ["Paris is [MASK] of France"]})
+    return f"curl {url}/score -H 'content-type: application/json' -d '{body}'"
+
+
 @contextlib.contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets while the block runs; the handlers from before come back after it."""
+def _stop_signals() -> Iterator[threading.Event]:
+    """Yield an event that SIGINT and SIGTERM set, and restore the signal handlers afterwards."""
     stop = threading.Event()
     previous = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -90,38 +96,35 @@ def stop_signals() -> Iterator[threading.Event]:
             signal.signal(each, handler)
 
 
-ANSWERS_FILE = "answers.json"
-
-
 def plan_check_service(config: CheckServiceConfig) -> dict[str, object]:
-    """Validate the model folder and describe the requests."""
+    """Check the model folder and describe the requests."""
     check_application(FillMaskAppConfig(model_dir=config.model_dir))
-    requests = requests_of(config)
-    sent = ", ".join(f"POST {path}" for path, _ in requests)
-    return {"model": config.model_dir, "requests": Quantity(sent, len(requests), "requests")}
+    requests = sample_requests(config)
+    paths = ", ".join(f"POST {path}" for path, _ in requests)
+    return {"model": config.model_dir, "requests": Quantity(paths, len(requests), "requests")}
 
 
 def check_service(config: CheckServiceConfig, folder: RunFolder) -> Outcome:
-    """Write `answers.json`."""
-    from serve.app import serving  # Ray Serve, which only runs need
+    """Serve the model on a free loopback port, send it requests, and store the responses."""
+    from serve.app import serving  # Ray Serve is only needed here
 
-    answers = []
+    exchanges = []
     with ray_session(config.ray), serving(FillMaskAppConfig(model_dir=config.model_dir), port=0) as url:
-        for path, body in requests_of(config):
-            answers.append({"path": path, "request": body, "answer": _post(url + path, body)})
-    storage.write_bytes(folder.path(ANSWERS_FILE), json.dumps(answers, indent=1).encode())
-    outputs = folder.describe_outputs([ANSWERS_FILE])
-    return Outcome(f"{len(answers)} requests answered", {"requests": len(answers)}, outputs)
+        for path, body in sample_requests(config):
+            exchanges.append({"path": path, "request": body, "answer": _post(url + path, body)})
+    storage.write_bytes(folder.path(RESPONSES_FILE), json.dumps(exchanges, indent=1).encode())
+    outputs = folder.describe_outputs([RESPONSES_FILE])
+    return Outcome(f"{len(exchanges)} requests answered", {"requests": len(exchanges)}, outputs)
 
 
 def show_answers(folder: RunFolder) -> None:
-    """Print the requests and their answers."""
-    for each in json.loads(storage.read_bytes(folder.path(ANSWERS_FILE))):
+    """Print the requests and their responses."""
+    for each in json.loads(storage.read_bytes(folder.path(RESPONSES_FILE))):
         print(f"POST {each['path']} {json.dumps(each['request'])}\n  -> {json.dumps(each['answer'])}", flush=True)
 
 
-def requests_of(config: CheckServiceConfig) -> list[tuple[str, dict[str, Any]]]:
-    """Return path and body of each request: all texts in Azure's form, and the first one in that of the hub."""
+def sample_requests(config: CheckServiceConfig) -> list[tuple[str, dict[str, Any]]]:
+    """Return path and body of each request: all texts in Azure's format, the first one in Hugging Face's."""
     return [
         ("/score", {"input_data": config.texts}),
         ("/v1/fill-mask", {"inputs": config.texts[0], "parameters": {"top_k": config.top_k}}),
@@ -130,5 +133,5 @@ def requests_of(config: CheckServiceConfig) -> list[tuple[str, dict[str, Any]]]:
 
 def _post(url: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the address of our own server
-        return json.load(answer)
+    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - the address of our own server
+        return json.load(response)

@@ -1,6 +1,6 @@
-"""The HTTP API over the service: a table of tasks with their routes, and the application that is made of it.
+"""HTTP API: the table of tasks with their endpoints, and the FastAPI application built from it.
 
-It runs under any ASGI server, with or without Ray.
+The application runs under any ASGI server, with or without Ray.
 """
 
 import contextlib
@@ -28,29 +28,27 @@ from serve.schemas import AnyRequest, AzureRequest, CandidateBody, FillMaskReque
 from serve.telemetry.metrics import Telemetry
 from serve.telemetry.requests import annotate
 
-_ERRORS_OF_POST: dict[int | str, dict[str, Any]] = {
+_POST_ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": ERROR_TYPES[status]}
     for status in (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 }
-
-
-_METRICS_FORMAT = "Metrics in Prometheus' text format, or OpenMetrics when `accept` asks for it."
+_METRICS_FORMAT = "Metrics in Prometheus' text format, or in OpenMetrics format if `accept` requests it."
 
 
 class Tag(NamedTuple):
-    """A section of /docs."""
+    """Section of /docs."""
 
     name: str
     description: str
 
 
 class Endpoint(NamedTuple):
-    """A path of a task, and the form in which it is asked there.
+    """Path of a task with the format of its requests.
 
     Attributes:
-        path: below the mount of the application.
-        request: schema of the body: makes the queries, and shapes the answers to them.
-        response: type of the response, for the OpenAPI document, as all that follows.
+        path: path below the mount point of the application.
+        request: schema of the body, with methods that create the queries and the response.
+        response: type of the response; like the remaining attributes, it is only used in the OpenAPI document.
     """
 
     path: str
@@ -63,10 +61,10 @@ class Endpoint(NamedTuple):
 
 
 class TaskRoutes(NamedTuple):
-    """A row of the table: a task, its forms, and the budget of a request."""
+    """Task with its endpoints and the limits of a request."""
 
     task: type[AnyTask]
-    forms: tuple[Endpoint, ...]
+    endpoints: tuple[Endpoint, ...]
     budget: Budget = Budget()
 
 
@@ -78,7 +76,7 @@ _BEST_TAG = Tag("Best token", "The most probable token for each mask, in the for
 _HEALTH_TAG = Tag("Health", "Probes for load balancers and process managers.")
 _SERVICE_TAG = Tag("Service", "The models and limits of the service, and its metrics.")
 
-# Name of a task -> its routes. A new task is a module of `distilray.inference.tasks` and a row here.
+# To serve another task, add a module to `distilray.inference.tasks` and an entry here.
 TASK_ROUTES: dict[str, TaskRoutes] = {
     FillMask.name: TaskRoutes(
         FillMask,
@@ -89,7 +87,7 @@ TASK_ROUTES: dict[str, TaskRoutes] = {
                 _CANDIDATES,
                 _CANDIDATES_TAG,
                 "Rank candidates for each mask",
-                "Candidates for the masks of one text or of several; times in the headers are milliseconds.",
+                "Candidates for the masks of one or several texts. The times in the headers are in milliseconds.",
                 "fill_mask_v1_fill_mask_post",
             ),
             Endpoint(
@@ -98,7 +96,7 @@ TASK_ROUTES: dict[str, TaskRoutes] = {
                 _BEST_TOKENS,
                 _BEST_TAG,
                 "Predict the best token of each text",
-                "The best token for every text, those of several masks joined by a comma.",
+                "The best token for each text; for several masks, the best tokens joined by commas.",
                 "score_score",
             ),
             Endpoint(
@@ -106,8 +104,8 @@ TASK_ROUTES: dict[str, TaskRoutes] = {
                 AnyRequest,
                 _CANDIDATES | _BEST_TOKENS,
                 _CANDIDATES_TAG,
-                "Answer in the format of the request",
-                "Candidates for `inputs`, as Hugging Face's clients expect them; the best tokens for `input_data`.",
+                "FillMaskAnswer in the format of the request",
+                "Candidates for `inputs`, as Hugging Face's clients expect; the best tokens for `input_data`.",
                 "score_root",
             ),
         ),
@@ -117,10 +115,10 @@ TASK_ROUTES: dict[str, TaskRoutes] = {
 
 
 def routes_for_task(task: str) -> TaskRoutes:
-    """Return the row of a task.
+    """Return the table entry of a task.
 
     Raises:
-        InputError: there is none.
+        InputError: the task does not exist.
     """
     if task not in TASK_ROUTES:
         raise InputError(f"task {task}: choose one of {', '.join(TASK_ROUTES)}")
@@ -135,36 +133,37 @@ def create_api(
     access_log: bool = False,
     sends_request_id: bool = True,
 ) -> FastAPI:
-    """The whole API, limits included; the models start and stop with the application.
+    """Create the API with all its limits; the models start and stop with the application.
 
-    `state.front` of the result is its front, for a server that has work of its own before the application.
+    `state.gateway` of the application is its gateway, for servers that process requests before the application.
 
     Args:
-        models: not started.
-        telemetry: counts requests, and is what /metrics shows; one for a single process when None.
-        keys: that requests must bring; anyone may ask when None.
-        access_log: a line in the log for every request, not only for failures of ours.
-        sends_request_id: False behind a proxy that puts `x-request-id` on the answers itself.
+        models: models that have not been started.
+        telemetry: metrics of requests, exposed at /metrics; None creates metrics for a single process.
+        keys: valid API keys; None disables authentication.
+        access_log: log every request, not only server errors.
+        sends_request_id: False behind a server that adds `x-request-id` to responses itself.
     """
-    telemetry, row = telemetry or Telemetry(replica="local"), routes_for_task(models.task)
-    api = _bare_api(models, row)
-    for router in (_task_routes(models, row), _state_routes(models), metrics_routes(telemetry), page_routes()):
+    telemetry, task_routes = telemetry or Telemetry(replica="local"), routes_for_task(models.task)
+    api = _empty_api(models, task_routes)
+    routers = (_task_router(models, task_routes), _state_router(models), metrics_routes(telemetry), page_routes())
+    for router in routers:
         api.include_router(router)
     api.add_exception_handler(HTTPException, http_error)
     api.add_exception_handler(RequestValidationError, validation_error)
-    limits, paths = models.default.config.limits, frozenset(form.path for form in row.forms)
+    limits, paths = models.default.config.limits, frozenset(endpoint.path for endpoint in task_routes.endpoints)
     _document_limits(api, limits)
     api.state.gateway = gateway = Gateway(limits, paths=paths, telemetry=telemetry, keys=keys, access_log=access_log)
     if keys is not None:
         add_security_schemes(api)
-    # Outermost last.
+    # Starlette applies the last middleware first.
     api.add_middleware(gateway)
     api.add_middleware(RequestEnvelope, sends_id=sends_request_id)
     return api
 
 
-def _bare_api(models: Models, row: TaskRoutes) -> FastAPI:
-    """Return an application without routes that starts and stops the models."""
+def _empty_api(models: Models, task_routes: TaskRoutes) -> FastAPI:
+    """Create an application without routes that starts and stops the models."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -172,9 +171,9 @@ def _bare_api(models: Models, row: TaskRoutes) -> FastAPI:
         yield
         await models.close()
 
-    tags = dict.fromkeys([*(form.tag for form in row.forms), _HEALTH_TAG, _SERVICE_TAG])
-    # The stock pages of FastAPI load their scripts from a CDN, which closed networks do not reach.
-    # No redirect to the path without its last slash either: its address would be made of the `host` of the request.
+    tags = dict.fromkeys([*(endpoint.tag for endpoint in task_routes.endpoints), _HEALTH_TAG, _SERVICE_TAG])
+    # Disable FastAPI's documentation pages, because they load scripts from a CDN, which closed networks cannot reach.
+    # Disable redirects between paths with and without a final slash, because they would contain the `host` header.
     return FastAPI(
         title=models.task,
         version=__version__,
@@ -186,30 +185,30 @@ def _bare_api(models: Models, row: TaskRoutes) -> FastAPI:
     )
 
 
-def _task_routes(models: Models, row: TaskRoutes) -> APIRouter:
-    router = APIRouter(route_class=JsonRoute, responses=_ERRORS_OF_POST)
-    for form in row.forms:
+def _task_router(models: Models, task_routes: TaskRoutes) -> APIRouter:
+    router = APIRouter(route_class=JsonRoute, responses=_POST_ERRORS)
+    for endpoint in task_routes.endpoints:
         router.add_api_route(
-            form.path,
-            _endpoint(models, row.budget, form),
+            endpoint.path,
+            _handler(models, task_routes.budget, endpoint),
             methods=["POST"],
-            response_model=form.response,
-            operation_id=form.operation_id,
-            tags=[form.tag.name],
-            summary=form.summary,
-            description=form.description,
+            response_model=endpoint.response,
+            operation_id=endpoint.operation_id,
+            tags=[endpoint.tag.name],
+            summary=endpoint.summary,
+            description=endpoint.description,
         )
     return router
 
 
-def _endpoint(models: Models, budget: Budget, form: Endpoint) -> Callable[..., Coroutine[Any, Any, Response]]:
-    async def answer(request: Request, body: Any) -> JSONResponse:
+def _handler(models: Models, budget: Budget, endpoint: Endpoint) -> Callable[..., Coroutine[Any, Any, Response]]:
+    async def handle(request: Request, body: Any) -> JSONResponse:
         service, queries = await models.service(body.model), body.queries()
         name = body.model or models.names[0]
         annotate(request.scope, model=name)
-        answers, served = await service.answer(queries, budget)
-        times = {"queue_ms": served.queue_s * 1000, "inference_ms": served.inference_s * 1000}
-        annotate(request.scope, model=name, items=len(queries), tokens=served.tokens, **times)
+        answers, result = await service.answer(queries, budget)
+        times = {"queue_ms": result.queue_s * 1000, "inference_ms": result.inference_s * 1000}
+        annotate(request.scope, model=name, items=len(queries), tokens=result.tokens, **times)
         headers = {
             "x-queue-time": f"{times['queue_ms']:.1f}",
             "x-inference-time": f"{times['inference_ms']:.1f}",
@@ -217,17 +216,17 @@ def _endpoint(models: Models, budget: Budget, form: Endpoint) -> Callable[..., C
         }
         return JSONResponse(body.response(answers), headers=headers)
 
-    answer.__annotations__["body"] = form.request  # FastAPI reads the schema there
-    return answer
+    handle.__annotations__["body"] = endpoint.request  # FastAPI reads the schema from here
+    return handle
 
 
-def _state_routes(models: Models) -> APIRouter:
+def _state_router(models: Models) -> APIRouter:
     router = APIRouter()
 
     @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", tags=[_HEALTH_TAG.name], summary="Check that the process responds")
     async def healthz() -> dict[str, str]:
-        """The process answers."""
+        """The process responds to requests."""
         return {"status": "alive"}
 
     @router.head("/readyz", include_in_schema=False)
@@ -238,37 +237,37 @@ def _state_routes(models: Models) -> APIRouter:
         summary="Check that the service accepts requests",
     )
     async def readyz() -> dict[str, str]:
-        """The model is loaded and warmed up, its queue is below the bound, and requests are being answered."""
+        """The model is loaded and warmed up, its queue is not full, and requests make progress."""
         if not models.default.ready:
-            raise unavailable("the model is not ready for more work; try again later", retry_after_s=1)
+            raise unavailable("the model is not ready for requests; try again later", retry_after_s=1)
         return {"status": "ready"}
 
     @router.get("/info", tags=[_SERVICE_TAG.name], summary="Describe the models and limits")
     async def info() -> dict[str, Any]:
-        """Names of the models; revision, dtype and limits of the default one."""
+        """Names of the models, and revision, dtype and limits of the default model."""
         return models.info()
 
     return router
 
 
 def metrics_routes(telemetry: Telemetry) -> APIRouter:
-    """`GET /metrics`: the metrics of the replica that answers, for Prometheus.
+    """Create `GET /metrics`, which exposes the metrics of the responding replica to Prometheus.
 
-    Behind several replicas the answer is that of one of them, another at each call; the label `replica` on every series
-    tells which. Numbers of the whole service are on the metrics ports of Ray's nodes, with the prefix `ray_`.
+    With several replicas, each call may reach another one; the label `replica` identifies it. The metrics ports of
+    Ray's nodes expose the metrics of all replicas, with the prefix `ray_`.
     """
     router = APIRouter()
-    shown = {200: {"description": _METRICS_FORMAT, "content": {"text/plain": {"schema": {"type": "string"}}}}}
+    responses = {200: {"description": _METRICS_FORMAT, "content": {"text/plain": {"schema": {"type": "string"}}}}}
 
     @router.get(
         "/metrics",
         response_class=Response,
-        responses=shown,  # type: ignore[arg-type]
+        responses=responses,  # type: ignore[arg-type]
         tags=[_SERVICE_TAG.name],
         summary="Expose the metrics of one replica",
     )
     def metrics(request: Request) -> Response:
-        """The metrics of the replica that answers; those of all are on the metrics ports of Ray, prefixed `ray_`."""
+        """Metrics of the responding replica; Ray's metrics ports expose those of all replicas, prefixed with `ray_`."""
         body, media_type = telemetry.replica.expose(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": media_type})
 

@@ -1,7 +1,7 @@
-"""Request and response bodies: Azure's fill-mask forms and Hugging Face's.
+"""Request and response bodies in the fill-mask formats of Azure and Hugging Face.
 
-Strict: a number is never made from a bool or a string, and an unknown key is an error. Validation stops at the first
-error of a list, and where a key takes several types, only the type that was sent is tried.
+Validation is strict: there are no conversions from bool or string to number, and an unknown key is an error. It stops
+at the first error of a list, and a union is validated only against the member of the type that was sent.
 """
 
 from typing import Annotated, Any, Literal
@@ -14,21 +14,21 @@ from distilray.config.serving import MAX_ITEMS, MAX_TARGETS, MAX_TOP_K, LimitsCo
 from distilray.inference.tasks.base import TextQuery
 from distilray.inference.tasks.fill_mask import FillMaskAnswer, FillMaskQuery
 
-_TOP_K = 5
-# Key of a schema that names limits of the configuration; `state_limits` replaces it.
+_DEFAULT_TOP_K = 5
+# Schema key for limits from the configuration; `fill_in_limits` replaces it by their values.
 _LIMITS = "x-limits"
 _JSON_TYPES = {str: "<text>", list: "<list>", int: "<number>", type(None): "<null>"}
 
 
 def _json_type(value: object) -> str | None:
-    """Tag of the member of a union that a JSON value is checked against; no key of a request looks like it."""
+    """Return the tag of the union member for a JSON value; no key of a request looks like a tag."""
     if isinstance(value, dict):
         return "<rows>" if "data" in value else "<columns>"
     return _JSON_TYPES.get(type(value))
 
 
-def _form(value: object) -> str:
-    """Tag of the form that a body has where both are accepted."""
+def _format_of(value: object) -> str:
+    """Return the tag of the format of a body."""
     if not isinstance(value, dict):
         return "<hugging face>"
     azure = value.keys() & {"input_data", "params"} or isinstance(value.get("inputs"), dict)
@@ -36,7 +36,7 @@ def _form(value: object) -> str:
 
 
 class _AnyOf:
-    """States a union as `anyOf` in the OpenAPI document, because a body may match several forms."""
+    """Describes a union as `anyOf` in the OpenAPI document, because a body may match several members."""
 
     def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         schema = handler(core_schema)
@@ -49,7 +49,7 @@ def _one_of(expected: str) -> Discriminator:
 
 Null = Annotated[None, Tag("<null>")]
 Text = Annotated[str, Field(json_schema_extra={_LIMITS: {"maxLength": "max_chars"}})]
-# The lists of texts that are empty or too long for the configuration are refused with errors of their own.
+# `Budget` rejects lists that are empty or longer than the configured limit, with specific errors.
 _ITEMS: JsonDict = {"minItems": 1, _LIMITS: {"maxItems": "max_items"}}
 Texts = Annotated[list[Text], Field(fail_fast=True, max_length=MAX_ITEMS, json_schema_extra=_ITEMS)]
 TextOrTexts = Annotated[
@@ -77,14 +77,14 @@ ModelName = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class StrictModel(BaseModel):
-    """An object of a request."""
+    """Base class of the objects in a request."""
 
     model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys_only(cls, data: object) -> object:
-        """Stops at the first unknown key, where pydantic would collect them all."""
+        """Stop at the first unknown key; pydantic would collect all of them."""
         if isinstance(data, dict) and any(key not in cls.model_fields for key in data):
             known = ", ".join(cls.model_fields)
             raise PydanticCustomError("unknown_key", "unknown key; known keys: {known}", {"known": known or "none"})
@@ -92,67 +92,73 @@ class StrictModel(BaseModel):
 
 
 class TextRequest(StrictModel):
-    """One text or several, for a task without parameters."""
+    """One or several texts, for a task without parameters."""
 
     inputs: TextOrTexts
     model: ModelName | None = Field(default=None, description="name of one of the models that /info lists")
 
     def queries(self) -> list[TextQuery]:
-        """One query per text."""
+        """Return one query per text."""
         return [TextQuery(text) for text in ([self.inputs] if isinstance(self.inputs, str) else self.inputs)]
 
     def response(self, answers: list[Any]) -> Any:
-        """The answer to one text, a list of them for a list of texts."""
+        """Return a single answer for a single text, else a list of answers."""
         return answers[0] if isinstance(self.inputs, str) else answers
 
 
 class FillMaskParameters(StrictModel):
-    """What is asked of every text of the request."""
+    """Parameters for all texts of the request."""
 
-    top_k: TopK | None = Field(default=_TOP_K, description="candidates per mask; 5 where it is null")
+    top_k: TopK | None = Field(default=_DEFAULT_TOP_K, description="candidates per mask; null means 5")
     targets: Annotated[
         Annotated[str, Tag("<text>")] | Annotated[Targets, Tag("<list>")] | Null,
         _one_of("send a word or a list of words"),
         _AnyOf(),
-    ] = Field(default=None, description="the only candidates; each must be a single token of the vocabulary")
+    ] = Field(
+        default=None,
+        description="restrict the candidates to these words; each must be a single token of the vocabulary",
+    )
 
 
 class FillMaskRequest(StrictModel):
-    """Hugging Face's form: one text or several."""
+    """Hugging Face's format: one or several texts."""
 
     inputs: TextOrTexts = Field(examples=["Paris is [MASK] of France"])
     parameters: FillMaskParameters | None = None
     model: ModelName | None = Field(default=None, description="name of one of the models that /info lists")
-    options: dict[str, Any] | None = Field(default=None, description="of Hugging Face's hosted API; ignored")
+    options: dict[str, Any] | None = Field(
+        default=None, description="accepted for compatibility with Hugging Face's hosted API, and ignored"
+    )
 
     def queries(self) -> list[FillMaskQuery]:
-        """One query per text."""
-        asked = self.parameters or FillMaskParameters()
-        targets = [asked.targets] if isinstance(asked.targets, str) else asked.targets
+        """Return one query per text."""
+        parameters = self.parameters or FillMaskParameters()
+        targets = [parameters.targets] if isinstance(parameters.targets, str) else parameters.targets
         texts = [self.inputs] if isinstance(self.inputs, str) else self.inputs
         return [
-            FillMaskQuery(text, asked.top_k or _TOP_K, None if targets is None else tuple(targets)) for text in texts
+            FillMaskQuery(text, parameters.top_k or _DEFAULT_TOP_K, None if targets is None else tuple(targets))
+            for text in texts
         ]
 
     def response(self, answers: list[FillMaskAnswer]) -> list[object]:
-        """Candidates for one text with one mask, a list per mask for several, a list per text for a list of texts."""
-        shaped = [_shape_of_text(answer) for answer in answers]
-        return shaped[0] if isinstance(self.inputs, str) else list(shaped)
+        """Return the candidates, nested in a list per mask for several masks and in a list per text for a list."""
+        bodies = [_candidates_of_text(answer) for answer in answers]
+        return bodies[0] if isinstance(self.inputs, str) else list(bodies)
 
 
 class NoParameters(StrictModel):
-    """An object without keys: the answer is the best token, and nothing about it can be chosen."""
+    """An object without keys, because the best token needs no parameters."""
 
 
 class ColumnTable(StrictModel):
-    """A table by column, as the tabular samples of Azure and the older model card send it."""
+    """A table by column, as in Azure's tabular samples and the older model card."""
 
     input_string: TextOrTexts
     parameters: NoParameters | None = None
 
 
 class SplitTable(StrictModel):
-    """A data frame in pandas' split form, as MLflow and Azure's clients send it."""
+    """A data frame in pandas' `split` format, as sent by MLflow and Azure's clients."""
 
     columns: Annotated[list[Literal["input_string", 0]], Field(fail_fast=True, min_length=1, max_length=1)] | None = (
         None
@@ -171,8 +177,8 @@ AzureTexts = Annotated[
     _one_of("send a text, a list of texts, or a table with 'input_string' or 'data'"),
     _AnyOf(),
 ]
-# What `AzureRequest._has_one_form` checks, for readers of the OpenAPI document.
-_ONE_FORM: JsonDict = {
+# The check of `AzureRequest._has_one_input`, for the OpenAPI document.
+_ONE_INPUT: JsonDict = {
     "oneOf": [
         {"required": [one], "properties": {one: {"type": ["array", "object", "string"]}, other: {"type": "null"}}}
         for one, other in (("input_data", "inputs"), ("inputs", "input_data"))
@@ -181,9 +187,9 @@ _ONE_FORM: JsonDict = {
 
 
 class AzureRequest(StrictModel):
-    """Azure's forms: `input_data` or `inputs` as a text, a list of texts or a table."""
+    """Azure's formats: `input_data` or `inputs` as a text, a list of texts or a table."""
 
-    model_config = ConfigDict(json_schema_extra=_ONE_FORM)
+    model_config = ConfigDict(json_schema_extra=_ONE_INPUT)
 
     input_data: AzureTexts = Field(default=None, examples=[["Paris is [MASK] of France"]])
     inputs: AzureTexts = None
@@ -191,13 +197,13 @@ class AzureRequest(StrictModel):
     model: ModelName | None = Field(default=None, description="name of one of the models that /info lists")
 
     @model_validator(mode="after")
-    def _has_one_form(self) -> "AzureRequest":
+    def _has_one_input(self) -> "AzureRequest":
         if (self.input_data is None) == (self.inputs is None):
-            raise ValueError("give either 'input_data' or 'inputs'")
+            raise ValueError("send either 'input_data' or 'inputs'")
         return self
 
     def texts(self) -> list[str]:
-        """The texts of whichever form was sent."""
+        """Return the texts, whatever the format."""
         sent = self.input_data if self.input_data is not None else self.inputs
         if isinstance(sent, SplitTable):
             return [row if isinstance(row, str) else row[0] for row in sent.data]
@@ -207,25 +213,25 @@ class AzureRequest(StrictModel):
         return [sent] if isinstance(sent, str) else sent
 
     def queries(self) -> list[FillMaskQuery]:
-        """One query per text, for the best token alone."""
+        """Return one query per text, for the best token only."""
         return [FillMaskQuery(text, top_k=1, sequences=False) for text in self.texts()]
 
     def response(self, answers: list[FillMaskAnswer]) -> list[object]:
-        """The best token of every text, those of several masks joined by a comma; the older card has a row object."""
+        """Return the best token of each text, joined by commas for several masks, as a row object for `ColumnTable`."""
         best = [",".join(candidates[0].token_str for candidates in answer) for answer in answers]
         return [{"0": token} for token in best] if isinstance(self.inputs, ColumnTable) else list(best)
 
 
 AnyRequest = Annotated[
     Annotated[FillMaskRequest, Tag("<hugging face>")] | Annotated[AzureRequest, Tag("<azure>")],
-    Discriminator(_form),
+    Discriminator(_format_of),
     _AnyOf(),
 ]
-"""A body in either form: Azure's where it has `input_data` or `params`, or `inputs` is a table."""
+"""A body in either format: Azure's if it has `input_data` or `params`, or if `inputs` is a table."""
 
 
 def fill_in_limits(schema: Any, limits: LimitsConfig) -> None:
-    """Puts the configured limits into the schemas of an OpenAPI document."""
+    """Insert the configured limits into the schemas of an OpenAPI document."""
     if isinstance(schema, list):
         for each in schema:
             fill_in_limits(each, limits)
@@ -236,7 +242,7 @@ def fill_in_limits(schema: Any, limits: LimitsConfig) -> None:
             fill_in_limits(each, limits)
 
 
-def _shape_of_text(answer: FillMaskAnswer) -> list[object]:
+def _candidates_of_text(answer: FillMaskAnswer) -> list[object]:
     masks: list[object] = [[candidate._asdict() for candidate in candidates] for candidates in answer]
     if len(masks) == 1:
         return [candidate._asdict() for candidate in answer[0]]
@@ -244,7 +250,7 @@ def _shape_of_text(answer: FillMaskAnswer) -> list[object]:
 
 
 class CandidateBody(BaseModel):
-    """One candidate for a mask."""
+    """A candidate for a mask."""
 
     score: float
     token: int

@@ -1,4 +1,4 @@
-"""Service without HTTP and Ray: deadline, threads, and batches of concurrent requests over one model."""
+"""Model service, independent of HTTP and Ray: deadlines, threads, and batching of concurrent requests."""
 
 import asyncio
 import time
@@ -16,22 +16,22 @@ from serve.budget import Budget
 from serve.errors import ApiError, text_error
 
 _WARM_UP_ROWS = (1, 8, 32)
-# A larger request is tokenized and decoded in several steps, so that small requests run in between.
-_CHARS_AT_ONCE = 20_000
-_BYTES_AT_ONCE = 100_000
-# Decoding so little takes less time than the change of threads.
-_FEW_BYTES = 10_000
+# Larger requests are tokenized and decoded in several steps, so that small requests can run in between.
+_CHARS_PER_STEP = 20_000
+_BYTES_PER_STEP = 100_000
+# Decoding a smaller response takes less time than a thread switch.
+_SMALL_RESPONSE_BYTES = 10_000
 
 T = TypeVar("T")
 
 
 class InferenceThreads:
-    """One thread that shares every product out over all cores, for a lone text; and a thread per core, for many.
+    """One thread that parallelizes each operation over all cores, and one single-core thread per core.
 
-    Threads that share a product wait for the slowest of them, so whatever else takes a core for a moment holds up all.
-    Batches that run beside each other, on one core each, do not: under load they are a quarter faster. OpenMP's threads
-    wait without sleeping, until a second thread of the process has a team of them too: then a lone text takes 3 ms
-    more. So all that is shared out is done in the one thread, loading the model included.
+    The first is for a single batch. Under load, concurrent batches on one core each are a quarter faster, because
+    threads that share an operation must wait for the slowest of them. All multi-core work, model loading included, has
+    to use the same thread: once a second thread of the process has an OpenMP team, idle OpenMP threads sleep instead of
+    spinning, which adds 3 ms to the latency of a single text.
 
     Args:
         cpus: cores of the process.
@@ -39,36 +39,36 @@ class InferenceThreads:
 
     def __init__(self, cpus: int) -> None:
         self.cpus = cpus
-        self._sharing = ThreadPoolExecutor(1, "sharing", initializer=torch.set_num_threads, initargs=(cpus,))
-        self._single = ThreadPoolExecutor(cpus, "single", initializer=torch.set_num_threads, initargs=(1,))
+        self._multi_core = ThreadPoolExecutor(1, "multi-core", initializer=torch.set_num_threads, initargs=(cpus,))
+        self._single_core = ThreadPoolExecutor(cpus, "single-core", initializer=torch.set_num_threads, initargs=(1,))
 
-    def share(self, work: Callable[[], T]) -> T:
-        """Does the work in the thread that has all cores, and waits for it."""
-        return self._sharing.submit(work).result()
+    def run_blocking(self, work: Callable[[], T]) -> T:
+        """Run a function in the multi-core thread and wait for its result."""
+        return self._multi_core.submit(work).result()
 
     async def run(self, work: Callable[[], T], *, alone: bool) -> T:
-        """Does the work, with all cores when `alone`, else with one."""
-        executor = self._sharing if alone or self.cpus == 1 else self._single
+        """Run a function on all cores if `alone`, else on one."""
+        executor = self._multi_core if alone or self.cpus == 1 else self._single_core
         return await asyncio.get_running_loop().run_in_executor(executor, work)
 
     def close(self) -> None:
-        """Ends the threads after what they are doing."""
-        for each in (self._sharing, self._single):
+        """Stop the threads after their current work."""
+        for each in (self._multi_core, self._single_core):
             each.shutdown(wait=False, cancel_futures=True)
 
 
 class ModelService:
-    """Answers requests with one model.
+    """Inference service for one model.
 
-    Tokenization, the model and the decoding of large answers run in threads of their own, so that none of them delays
-    the event loop, and health checks, whose tokens are kept, need the model alone.
+    Tokenization, inference and the decoding of large responses run in threads, to keep the event loop free. The tokens
+    of health checks are computed in advance, so that the checks only depend on the model.
 
     Args:
-        task: over a loaded model.
+        task: task with a loaded model.
         config: limits and sizes.
-        report: called after each forward.
-        threads: where forwards run, shared by the models of a process; as many as `config.num_cpus` of its own if None.
-        clock: seconds.
+        report: called after each forward pass.
+        threads: inference threads shared by all models of the process; None creates `config.num_cpus` of them.
+        clock: time in seconds.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class ModelService:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.task, self.config = task, config
-        self.answering = 0
-        self._forwards = 0
+        self.active_requests = 0
+        self._active_forwards = 0
         self._clock, self._progress_at = clock, clock()
         self._tokenization = ThreadPoolExecutor(1, "tokenization")
         self._decoding = ThreadPoolExecutor(1, "decoding")
@@ -101,24 +101,24 @@ class ModelService:
 
     @property
     def ready(self) -> bool:
-        """Whether the model is warmed up, its queue below the bound, and requests are being answered."""
+        """Whether the model is warmed up, its queue is not full, and requests make progress."""
         return self._warm and not self._batcher.full and not self._stalled
 
     @property
     def _stalled(self) -> bool:
-        """Whether there has been work for longer than the deadline, and none of it was completed."""
-        busy = self.answering or self._forwards
+        """Whether the service has been busy for longer than the deadline without completing anything."""
+        busy = self.active_requests or self._active_forwards
         return bool(busy) and self._clock() - self._progress_at > self.config.limits.deadline_s
 
     async def start(self) -> None:
-        """Serves the queue on the running event loop, after a forward of each usual size."""
+        """Warm up the model with typical batch sizes and start processing requests on the running event loop."""
         self._batcher.start()
         for rows in () if self._warm else _WARM_UP_ROWS:
             await self._probe(rows)
         self._warm = True
 
     async def close(self) -> None:
-        """Stops for good: what still waits is cancelled, and the threads end."""
+        """Stop permanently: cancel waiting requests and stop the threads."""
         await self._batcher.close()
         for executor in (self._tokenization, self._decoding):
             executor.shutdown(wait=False, cancel_futures=True)
@@ -126,90 +126,90 @@ class ModelService:
             self._threads.close()
 
     async def check_health(self, *, timeout_s: float) -> None:
-        """A forward, ahead of the queue.
+        """Run one forward pass, ahead of the queue.
 
         Raises:
-            TimeoutError: the model did not answer in time.
+            TimeoutError: the model did not finish in time.
         """
         async with asyncio.timeout(timeout_s):
             await self._probe(1)
 
     async def answer(self, queries: Sequence[TextQuery], budget: Budget) -> tuple[list[Any], InferenceResult]:
-        """The answer to every query, in order, and the times that they took.
+        """Return an answer for each query, and the inference result with its timing.
 
         Raises:
-            ApiError: 422 for input beyond the budget or that the task cannot use, 429 when the queue is full, 504 when
-                the deadline passed.
+            ApiError: 422 if the input exceeds the budget or is invalid for the task, 429 if the queue is full, 504 if
+                the deadline has passed.
         """
         budget.check_queries(queries, self.config.limits)
         deadline_s = self.config.limits.deadline_s
-        self._begin()
-        self.answering += 1
+        self._mark_start()
+        self.active_requests += 1
         try:
             async with asyncio.timeout(deadline_s):
                 encoded = await self._encode(queries)
                 sizes = [self.task.response_bytes(query) for query in encoded]
                 budget.check_encoded(encoded, self.config.limits, response_bytes=sum(sizes))
-                served = await self._batcher.submit(encoded)
-                answers = await self._decode(encoded, served.predictions, sizes)
+                result = await self._batcher.submit(encoded)
+                answers = await self._decode(encoded, result.predictions, sizes)
             self._progress_at = self._clock()
-            return answers, served
+            return answers, result
         except TimeoutError:
-            raise ApiError(504, f"no answer within {deadline_s:g} s; try again, with fewer texts") from None
+            raise ApiError(504, f"no answer within {deadline_s:g} s; try again with fewer texts") from None
         finally:
-            self.answering -= 1
+            self.active_requests -= 1
 
     def info(self) -> dict[str, object]:
-        """Properties of the model, and the limits."""
+        """Describe the model and its limits."""
         return {**self.task.info(), "limits": self.config.limits.model_dump()}
 
     async def _encode(self, queries: Sequence[TextQuery]) -> list[EncodedText]:
         loop, encoded = asyncio.get_running_loop(), list[EncodedText]()
-        for part in _parts([len(query.text) for query in queries], _CHARS_AT_ONCE):
+        for step in _steps([len(query.text) for query in queries], _CHARS_PER_STEP):
             try:
-                encoded += await loop.run_in_executor(self._tokenization, self.task.encode, queries[part])
+                encoded += await loop.run_in_executor(self._tokenization, self.task.encode, queries[step])
             except InputTextError as error:
-                self._progress_at = self._clock()  # a refusal of bad input is an answer too
-                raise text_error(error.offset_by(part.start)) from None
+                self._progress_at = self._clock()  # rejecting invalid input is progress, too
+                raise text_error(error.offset_by(step.start)) from None
         return encoded
 
     async def _decode(
         self, encoded: Sequence[EncodedText], predictions: Sequence[Any], sizes: Sequence[int]
     ) -> list[Any]:
-        def decode(part: slice) -> list[Any]:
-            return list(map(self.task.decode, encoded[part], predictions[part]))
+        def decode(step: slice) -> list[Any]:
+            return list(map(self.task.decode, encoded[step], predictions[step]))
 
-        if sum(sizes) <= _FEW_BYTES:
+        if sum(sizes) <= _SMALL_RESPONSE_BYTES:
             return decode(slice(None))
         loop, answers = asyncio.get_running_loop(), list[Any]()
-        for part in _parts(sizes, _BYTES_AT_ONCE):
-            answers += await loop.run_in_executor(self._decoding, decode, part)
+        for step in _steps(sizes, _BYTES_PER_STEP):
+            answers += await loop.run_in_executor(self._decoding, decode, step)
         return answers
 
     async def _forward(self, encoded: Sequence[EncodedText], alone: bool = True) -> list[Any]:
-        self._begin()
-        self._forwards += 1
+        self._mark_start()
+        self._active_forwards += 1
         try:
             predictions = await self._threads.run(lambda: self.task.run(encoded), alone=alone)
             self._progress_at = self._clock()
             return predictions
         finally:
-            self._forwards -= 1
+            self._active_forwards -= 1
 
-    def _begin(self) -> None:
-        """Note the start of work; time without work does not count as time without progress."""
-        if not self.answering and not self._forwards:
+    def _mark_start(self) -> None:
+        """Restart the progress timer if the service was idle; idle time is not a stall."""
+        if not self.active_requests and not self._active_forwards:
             self._progress_at = self._clock()
 
     async def _probe(self, rows: int) -> None:
         await self._forward([self._probe_query] * rows)
 
 
-def _parts(sizes: Sequence[int], most: int) -> Iterator[slice]:
-    """Consecutive parts of a request, each with one entry or at most a total size."""
+def _steps(sizes: Sequence[int], max_size: int) -> Iterator[slice]:
+    """Split entries into consecutive slices of at most `max_size` in total, or of one larger entry."""
     first = total = 0
     for index, size in enumerate(sizes):
-        if index > first and total + size > most:
+        if index > first and total + size > max_size:
             yield slice(first, index)
             first, total = index, 0
         total += size

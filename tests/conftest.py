@@ -1,4 +1,4 @@
-"""What every test may use: a local Ray, free ports, a clean copy of the repository; and the order of the tests."""
+"""Shared fixtures (local Ray session, free ports, clean copy of the repository), and the order of the tests."""
 
 import contextlib
 import os
@@ -15,8 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Set before anything imports Ray. A token of this test session alone, so that no file of the user is read or written,
-# and no address, so that no test joins a cluster that happens to run on this machine.
+# Set before anything imports Ray. The token belongs to this test session, so that no file of the user is read or
+# written. There is no address, so that no test joins a cluster that is running on this machine.
 os.environ.update(
     RAY_AUTH_MODE="token",
     RAY_AUTH_TOKEN=secrets.token_hex(32),
@@ -27,56 +27,55 @@ os.environ.update(
 for name in ("RAY_ADDRESS", "RAY_JOB_ID", "RAY_AUTH_TOKEN_PATH", "PYTHONDONTWRITEBYTECODE"):
     os.environ.pop(name, None)
 
-
-# Files whose slow tests take a minute or more, the longest first. The others come after them, so that no process is
-# left with a long one at the end.
-LONG = (
+# Files whose slow tests take a minute or more, the longest first. They run before the others, so that no long test
+# remains at the end.
+LONG_FILES = (
     "faults/test_training.py",
     "rehearsal/test_jobs.py",
-    "line/test_quickstart.py",
+    "pipeline/test_quickstart.py",
     "faults/test_machines.py",
-    "line/test_submit.py",
-    "line/test_ray_up.py",
-    "line/test_shell_blocks.py",
+    "pipeline/test_submit.py",
+    "pipeline/test_ray_up.py",
+    "pipeline/test_shell_blocks.py",
     "security/test_local_service.py",
 )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.option.loadscopereorder = False  # xdist would begin with the files that have the most tests
+    config.option.loadscopereorder = False  # xdist would start with the files that have the most tests
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest puts together what shares a fixture with parameters
+@pytest.hookimpl(tryfirst=True)  # before pytest groups tests that share a parametrized fixture
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First the files that use the local Ray, so that they share it, and of those the ones that begin without it."""
+    """Put files that use the local Ray session first, so that they share it, starting with those that first stop it."""
     by_file: dict[Path, list[pytest.Item]] = {}
     for item in items:
         by_file.setdefault(item.path, []).append(item)
-    places = {ROOT / "tests" / name: 2 + place for place, name in enumerate(LONG)}
+    ranks = {ROOT / "tests" / name: 2 + rank for rank, name in enumerate(LONG_FILES)}
 
-    def place(file: Path) -> int:
+    def rank(file: Path) -> int:
         slow = [item for item in by_file[file] if item.get_closest_marker("slow")]
-        if any(wants(item, "local_ray") for item in slow):
-            return int(all(wants(item, "local_ray") and not wants(item, "no_ray") for item in slow))
-        return places.get(file, 2 + len(LONG))
+        if any(uses(item, "local_ray") for item in slow):
+            return int(all(uses(item, "local_ray") and not uses(item, "no_ray") for item in slow))
+        return ranks.get(file, 2 + len(LONG_FILES))
 
-    items[:] = [item for file in sorted(by_file, key=place) for item in by_file[file]]
+    items[:] = [item for file in sorted(by_file, key=rank) for item in by_file[file]]
 
 
-def wants(item: pytest.Item, fixture: str) -> bool:
+def uses(item: pytest.Item, fixture: str) -> bool:
     """Whether a test uses a fixture."""
     return fixture in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
-    """Gives a free TCP port at each call, never the same twice.
+    """Return a function that returns a different free TCP port at each call.
 
-    They lie above the worker ports of Ray (10002-19999) and below those that the kernel hands out by itself (32768).
+    The ports are above the worker ports of Ray (10002-19999) and below the ephemeral ports of the kernel (from 32768).
     """
     ports = random.SystemRandom().sample(range(20_000, 32_000), 500)
 
-    def take() -> int:
+    def next_port() -> int:
         while True:
             port = ports.pop()
             with socket.socket() as probe:
@@ -86,58 +85,58 @@ def free_port() -> Callable[[], int]:
                     continue
             return port
 
-    return take
+    return next_port
 
 
 @pytest.fixture(scope="session")
-def kept_ray() -> Iterator[contextlib.ExitStack]:
-    """Holds the local Ray that modules hand on to each other."""
-    with contextlib.ExitStack() as kept:
-        yield kept
+def shared_ray() -> Iterator[contextlib.ExitStack]:
+    """Keeps the local Ray session open between modules."""
+    with contextlib.ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture(scope="module")
-def no_ray(kept_ray: contextlib.ExitStack) -> None:
-    """No local Ray of a module before, in which a job would run unasked."""
-    kept_ray.close()
+def no_ray(shared_ray: contextlib.ExitStack) -> None:
+    """Stop the local Ray session of a previous module, because jobs would use it."""
+    shared_ray.close()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _ray_of_all_tests_or_none(request: pytest.FixtureRequest) -> None:
+def _stop_ray_unless_all_tests_use_it(request: pytest.FixtureRequest) -> None:
     tests = (test for test in request.session.items if test.getparent(pytest.Module) is request.node)
-    if not all(wants(test, "local_ray") for test in tests):
+    if not all(uses(test, "local_ray") for test in tests):
         request.getfixturevalue("no_ray")
 
 
 @pytest.fixture(scope="module")
-def local_ray(kept_ray: contextlib.ExitStack) -> None:
-    """A local Ray with two CPUs, with which the next module goes on: its start and its first workers take seconds."""
+def local_ray(shared_ray: contextlib.ExitStack) -> None:
+    """Local Ray session with two CPUs, shared with other modules because its startup takes seconds."""
     import ray
 
     from distilray.config.base import RayConfig
     from distilray.runtime.session import ray_session
 
     if not ray.is_initialized():
-        kept_ray.enter_context(ray_session(RayConfig(num_cpus=2)))
+        shared_ray.enter_context(ray_session(RayConfig(num_cpus=2)))
 
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The root of the repository."""
+    """Root of the repository."""
     return ROOT
 
 
 @pytest.fixture(scope="session")
 def project_files() -> list[Path]:
-    """The files of the repository, relative to its root: what git tracks or would track."""
+    """Files of the repository that git tracks or would track, relative to its root."""
     command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [Path(name) for name in sorted(set(listed.split("\0"))) if name and (ROOT / name).is_file()]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [Path(name) for name in sorted(set(output.split("\0"))) if name and (ROOT / name).is_file()]
 
 
 @pytest.fixture
 def checkout(project_files: list[Path], tmp_path: Path) -> Path:
-    """A copy of the repository that holds its files and nothing that was made from them."""
+    """Copy of the repository without generated files."""
     copy = tmp_path / "checkout"
     for file in project_files:
         target = copy / file
@@ -148,7 +147,7 @@ def checkout(project_files: list[Path], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An empty bucket of an S3 server of this test."""
+    """Empty bucket on an S3 server for this test."""
     from moto.server import ThreadedMotoServer
     from pyarrow import fs
 
@@ -162,7 +161,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    # All servers of a process share what they hold.
+    # All moto servers of a process share their buckets.
     with urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")):
         pass
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")

@@ -1,4 +1,4 @@
-"""A client of HTTP/1.1 that costs little CPU: keep-alive connections, a request at a time on each, and their pool."""
+"""HTTP/1.1 client with little CPU overhead: a pool of keep-alive connections with one request at a time each."""
 
 import asyncio
 from collections import deque
@@ -9,9 +9,9 @@ import httptools
 
 
 class Exchange:
-    """One request and what became of it; times are of the generator's clock, in seconds.
+    """A request and its response; times are in seconds on the generator's clock.
 
-    `status` stays 0 when no answer came, and `failure` says why: connect, reset, closed, timeout, malformed.
+    If there is no response, `status` is 0 and `failure` is the reason: connect, reset, closed, timeout or malformed.
     """
 
     __slots__ = ("body", "connection", "data", "done", "failure", "headers", "phase", "scheduled", "sent", "status")
@@ -26,7 +26,7 @@ class Exchange:
 
 
 class Connection(asyncio.Protocol):
-    """A keep-alive connection; `httptools` calls the `on_` methods."""
+    """Keep-alive connection; `httptools` calls the `on_` methods."""
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
@@ -40,7 +40,6 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def send(self, exchange: Exchange) -> None:
-        """Puts a request on the wire."""
         exchange.connection, self._exchange = self, exchange
         self._parser, self._body, self._in_message = httptools.HttpResponseParser(self), [], False
         exchange.sent = self._pool.clock()
@@ -49,7 +48,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             if self._parser is None:
-                raise httptools.HttpParserError("an answer that nobody asked for")
+                raise httptools.HttpParserError("response without a request")
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self._end("malformed")
@@ -58,12 +57,12 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         if exc is None and self._exchange is not None and self._in_message:
-            self._end("")  # an answer without length ends with its connection
+            self._end("")  # a response without length ends with its connection
         self._end("closed" if exc is None else "reset")
-        self._pool.lost(self)
+        self._pool.remove(self)
 
     def abort(self) -> None:
-        """Drops the connection."""
+        """Close the connection immediately."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -81,10 +80,10 @@ class Connection(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        stays = self._parser.should_keep_alive()
+        keep_alive = self._parser.should_keep_alive()
         self._end("")
-        if stays:
-            self._pool.free(self)
+        if keep_alive:
+            self._pool.release(self)
         else:
             self._transport.close()
 
@@ -98,20 +97,26 @@ class Connection(asyncio.Protocol):
 
 
 class Pool:
-    """Connections to one server: the one used last is used first, and a new one is opened when none is free.
+    """Pool of connections to one server; prefers the most recently used one, and opens another if none is free.
 
     Args:
-        most: connections at once; beyond them requests wait here.
-        on_done: called with each exchange when it has ended, in whatever way.
-        clock: seconds.
+        max_connections: limit of open connections, above which requests wait in the pool.
+        on_done: called with each finished or failed exchange.
+        clock: time in seconds.
     """
 
     def __init__(
-        self, host: str, port: int, *, most: int, on_done: Callable[[Exchange], None], clock: Callable[[], float]
+        self,
+        host: str,
+        port: int,
+        *,
+        max_connections: int,
+        on_done: Callable[[Exchange], None],
+        clock: Callable[[], float],
     ) -> None:
         self.clock = clock
         self.opened = 0
-        self._host, self._port, self._most, self._on_done = host, port, most, on_done
+        self._host, self._port, self._max_connections, self._on_done = host, port, max_connections, on_done
         self._free: list[Connection] = []
         self._waiting: deque[Exchange] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -120,21 +125,20 @@ class Pool:
 
     @property
     def running(self) -> int:
-        """Requests that have not ended."""
         return len(self._running)
 
     def submit(self, exchange: Exchange) -> None:
-        """Sends a request as soon as there is a connection for it."""
+        """Send a request as soon as a connection is available."""
         self._running[exchange] = None
         if self._free:
             self._free.pop().send(exchange)
             return
         self._waiting.append(exchange)
-        if self._open < self._most:
+        if self._open < self._max_connections:
             self._open_another()
 
-    def free(self, connection: Connection) -> None:
-        """Takes a connection whose request has ended."""
+    def release(self, connection: Connection) -> None:
+        """Return a connection to the pool."""
         while self._waiting:
             exchange = self._waiting.popleft()
             if not exchange.done:
@@ -142,22 +146,21 @@ class Pool:
                 return
         self._free.append(connection)
 
-    def lost(self, connection: Connection) -> None:
-        """Forgets a connection that has ended, and opens another when requests wait for one."""
+    def remove(self, connection: Connection) -> None:
+        """Remove a closed connection, and open another if requests are waiting."""
         self._open -= 1
         if connection in self._free:
             self._free.remove(connection)
-        if self._waiting and self._open < self._most:
+        if self._waiting and self._open < self._max_connections:
             self._open_another()
 
     def finish(self, exchange: Exchange, failure: str) -> None:
-        """Ends an exchange."""
         exchange.done, exchange.failure = self.clock(), failure
         del self._running[exchange]
         self._on_done(exchange)
 
-    def drop_older_than(self, seconds: float) -> None:
-        """Ends as timed out what was to be sent so long ago, the oldest first."""
+    def time_out_older_than(self, seconds: float) -> None:
+        """Fail all exchanges scheduled longer ago, the oldest first."""
         limit = self.clock() - seconds
         for exchange in [each for each in self._running if each.scheduled <= limit]:
             connection = exchange.connection
@@ -166,7 +169,6 @@ class Pool:
                 connection.abort()
 
     async def close(self) -> None:
-        """Drops all connections."""
         for connection in list(self._free):
             connection.abort()
         await asyncio.gather(*self._tasks)
@@ -190,4 +192,4 @@ class Pool:
                     break
             return
         self.opened += 1
-        self.free(connection)
+        self.release(connection)

@@ -1,10 +1,10 @@
-"""A load generator in a process of its own: a plan as JSON on stdin, what came of it as JSON on stdout.
+"""Load generator process: reads a plan as JSON from stdin, and writes the results as JSON to stdout.
 
 PYTHONPATH=platform:. python -m benchmarks.serving_load.generator < plan.json
 
-Open loop (`phases`): requests go out by a schedule, whether the server answers or not, and their latency counts from
-the moment at which they were to go out. Closed loop (`concurrency`): so many clients, each of which sends its next
-request when the last has been answered. Protocols over uvloop and httptools; some 0.1 ms of CPU for a request.
+Open loop (`phases`): requests follow a schedule, whether or not the server responds, and their latency is measured from
+the scheduled time. Closed loop (`concurrency`): each client sends its next request after the response to the previous
+one. Based on uvloop and httptools; takes about 0.1 ms of CPU time per request.
 """
 
 import asyncio
@@ -23,24 +23,24 @@ from typing import Any
 import uvloop
 
 from benchmarks.serving_load.connection import Exchange, Pool
-from benchmarks.serving_load.measurements import Measures
+from benchmarks.serving_load.measurements import Measurements
 
-_SWEEP_S = 0.1
+_TIMEOUT_CHECK_S = 0.1
 
 
 @dataclass
 class Plan:
-    """What to send; either `phases` or `concurrency`.
+    """Load to generate, with either `phases` or `concurrency`.
 
     Attributes:
         bodies: JSON texts, sent in turn.
         phases: (requests per second, seconds) of each phase of the open loop.
-        poisson: random arrivals at that rate instead of even ones.
-        concurrency: clients of the closed loop.
-        seconds: of the closed loop, the first `warm_up_s` of which do not count.
-        requests: ends the closed loop earlier, after so many.
-        timeout_s: after which a request counts as failed.
-        trace: give a row for every request too.
+        poisson: random instead of evenly spaced arrivals.
+        concurrency: number of clients of the closed loop.
+        seconds: duration of the closed loop, including `warm_up_s`, which is not measured.
+        requests: end the closed loop after this number of requests.
+        timeout_s: time limit of a request.
+        trace: also return one row per request.
     """
 
     port: int
@@ -62,7 +62,7 @@ class Plan:
 
 
 def run_plan(plan: Plan) -> dict[str, Any]:
-    """Runs a plan in a fresh process and returns what it measured."""
+    """Run a plan in a new process, and return the measurements."""
     command = [sys.executable, "-m", "benchmarks.serving_load.generator"]
     done = subprocess.run(command, input=json.dumps(asdict(plan)), stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout)
@@ -70,21 +70,23 @@ def run_plan(plan: Plan) -> dict[str, Any]:
 
 
 class Load:
-    """One run of a plan on the running event loop."""
+    """Run of a plan on the current event loop."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._requests = [_request(plan, body.encode()) for body in plan.bodies]
-        self._measures = Measures(top_k=plan.top_k)
+        self._measurements = Measurements(top_k=plan.top_k)
         self._epoch, self._zero = time.time(), time.perf_counter()
-        self._pool = Pool(plan.host, plan.port, most=plan.connections, on_done=self._ended, clock=self._clock)
+        self._pool = Pool(
+            plan.host, plan.port, max_connections=plan.connections, on_done=self._finish, clock=self._clock
+        )
         self._sent = 0
         self._sending = True
 
     async def run(self) -> dict[str, Any]:
-        """Sends all of it, waits for the answers, and returns what was measured."""
-        sweeping = asyncio.get_running_loop().create_task(self._sweep())
-        begun = _cpu_seconds()
+        """Send all requests, wait for the responses, and return the measurements."""
+        timeouts = asyncio.get_running_loop().create_task(self._watch_timeouts())
+        start_cpu_s = _cpu_seconds()
         if self._plan.phases:
             edges = await self._open_loop()
         else:
@@ -92,30 +94,30 @@ class Load:
         self._sending = False
         while self._pool.running:
             await asyncio.sleep(0.01)
-        used = _cpu_seconds() - begun
-        sweeping.cancel()
+        cpu_s = _cpu_seconds() - start_cpu_s
+        timeouts.cancel()
         await self._pool.close()
-        return self._result(edges, used)
+        return self._result(edges, cpu_s)
 
     async def _open_loop(self) -> list[float]:
         schedule, edges = _arrivals(self._plan)
         for phase, moment in schedule:
             wait = moment - self._clock()
             if wait > 0:
-                await asyncio.sleep(math.ceil(wait * 1000) / 1000)  # the loop's timers count whole milliseconds
+                await asyncio.sleep(math.ceil(wait * 1000) / 1000)  # the event loop has timers of whole milliseconds
             self._submit(phase, moment)
         await asyncio.sleep(max(0.0, edges[-1] - self._clock()))
         return edges
 
     async def _closed_loop(self) -> list[float]:
         for _ in range(self._plan.concurrency):
-            self._next_of_client()
+            self._send_next()
         end = self._plan.seconds
         while self._sending and self._clock() < end:
             await asyncio.sleep(min(0.05, max(0.001, end - self._clock())))
         return [self._plan.warm_up_s, self._clock()]
 
-    def _next_of_client(self) -> None:
+    def _send_next(self) -> None:
         if self._plan.requests is not None and self._sent >= self._plan.requests:
             self._sending = False
         if self._sending:
@@ -127,44 +129,45 @@ class Load:
         self._sent += 1
         self._pool.submit(Exchange(data, phase, scheduled))
 
-    def _ended(self, exchange: Exchange) -> None:
+    def _finish(self, exchange: Exchange) -> None:
         failed = bool(exchange.failure)
-        self._measures.add(exchange)
+        self._measurements.add(exchange)
         if self._plan.concurrency and self._sending:
             loop = asyncio.get_running_loop()
             if failed:
-                loop.call_later(0.02, self._next_of_client)  # a client that could not connect does not spin
+                loop.call_later(0.02, self._send_next)  # avoid a busy loop if the server is unreachable
             else:
-                loop.call_soon(self._next_of_client)  # not at once: the connection is free only after this
+                loop.call_soon(self._send_next)  # the connection becomes free after this callback
 
-    async def _sweep(self) -> None:
+    async def _watch_timeouts(self) -> None:
         while True:
-            await asyncio.sleep(_SWEEP_S)
-            self._pool.drop_older_than(self._plan.timeout_s)
+            await asyncio.sleep(_TIMEOUT_CHECK_S)
+            self._pool.time_out_older_than(self._plan.timeout_s)
 
     def _clock(self) -> float:
         return time.perf_counter() - self._zero
 
     def _result(self, edges: Sequence[float], cpu_s: float) -> dict[str, Any]:
         phases = [
-            self._measures.phase(number, start, end) for number, (start, end) in enumerate(itertools.pairwise(edges))
+            self._measurements.phase(number, start, end)
+            for number, (start, end) in enumerate(itertools.pairwise(edges))
         ]
         return {
             "started_at": self._epoch,
             "phases": phases,
             "sent": self._sent,
             "connections_opened": self._pool.opened,
-            "faults": dict(self._measures.faults),
-            "samples": self._measures.samples,
-            "series": self._measures.series(),
+            "faults": dict(self._measurements.faults),
+            "samples": self._measurements.samples,
+            "series": self._measurements.series(),
             "cpu_s": round(cpu_s, 3),
             "cpu_ms_per_request": round(cpu_s * 1000 / max(self._sent, 1), 4),
-            **({"trace": self._measures.rows} if self._plan.trace else {}),
+            **({"trace": self._measurements.rows} if self._plan.trace else {}),
         }
 
 
 def _arrivals(plan: Plan) -> tuple[Iterator[tuple[int, float]], list[float]]:
-    """Phase and moment of each request, and the edges of the phases."""
+    """Return phase and scheduled time of each request, and the boundaries of the phases."""
     edges = [0.0]
     for _, seconds in plan.phases:
         edges.append(edges[-1] + seconds)
@@ -193,7 +196,6 @@ def _cpu_seconds() -> float:
 
 
 def main() -> None:
-    """Reads a plan, runs it, writes the result."""
     plan = Plan(**json.load(sys.stdin))
     json.dump(uvloop.run(Load(plan).run()), sys.stdout)
 

@@ -1,10 +1,10 @@
-"""What the model does without a server, measured in a fresh process: a JSON of arguments on stdin, figures on stdout.
+"""Speed of the model without a server: reads arguments as JSON from stdin, and writes results to stdout.
 
 PYTHONPATH=platform:. python -m benchmarks.serving_load.in_process < arguments.json
 
-`raw`: forward passes of transformers' modules over batches of like length, the vocabulary head at the masks, texts as
-ids beforehand. `engine`: `FillMask.fill_encoded` over the same texts, as they come. `direct`: `FillMask.fill` of one
-text after the other.
+`raw`: forward passes of transformers' modules on tokenized batches of similar length, with the vocabulary head at the
+masks. `engine`: `FillMask.fill_encoded` for the same texts in their original order. `direct`: `FillMask.fill` for one
+text at a time.
 """
 
 import json
@@ -30,7 +30,7 @@ _WARM_UP = 5
 def run_in_process(
     what: str, model_dir: str, texts: Sequence[str], *, seconds: float, threads: int, dtype: str = "auto"
 ) -> dict[str, Any]:
-    """Measures in a fresh process: `raw`, `engine` or `direct`."""
+    """Run `raw`, `engine` or `direct` in a new process."""
     arguments = {
         "what": what,
         "model_dir": model_dir,
@@ -41,12 +41,12 @@ def run_in_process(
     }
     command = [sys.executable, "-m", "benchmarks.serving_load.in_process"]
     done = subprocess.run(command, input=json.dumps(arguments), stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def raw(model_dir: str, texts: Sequence[str], seconds: float, dtype: str) -> dict[str, Any]:
-    """Texts per second of the bare forward."""
+    """Measure the texts per second of the forward pass alone."""
     queries = FillMask.load(model_dir, dtype="float32").encode([FillMaskQuery(text, TOP_K) for text in texts])
     model = load_masked_lm(model_dir).to(getattr(torch, dtype))
     ordered = sorted(queries, key=lambda query: -len(query.input_ids))
@@ -62,7 +62,7 @@ def raw(model_dir: str, texts: Sequence[str], seconds: float, dtype: str) -> dic
 
 
 def engine(model_dir: str, texts: Sequence[str], seconds: float, dtype: str) -> dict[str, Any]:
-    """Texts per second of the engine, in batches as they come."""
+    """Measure the texts per second of the inference engine."""
     model = FillMask.load(model_dir, dtype=dtype)
     queries = model.encode([FillMaskQuery(text, TOP_K) for text in texts])
     batches = [queries[at : at + BATCH] for at in range(0, len(queries), BATCH)]
@@ -70,19 +70,19 @@ def engine(model_dir: str, texts: Sequence[str], seconds: float, dtype: str) -> 
 
 
 def direct(model_dir: str, texts: Sequence[str], seconds: float, dtype: str) -> dict[str, Any]:
-    """Latency of calls for one text each."""
+    """Measure the latency of calls with one text each."""
     model = FillMask.load(model_dir, dtype=dtype)
     for text in texts[:_WARM_UP]:
         model.fill([text], top_k=TOP_K)
-    found = []
+    durations = []
     end = time.perf_counter() + seconds
     for text in cycle(texts):
-        started = time.perf_counter()
+        start = time.perf_counter()
         model.fill([text], top_k=TOP_K)
-        found.append(time.perf_counter() - started)
+        durations.append(time.perf_counter() - start)
         if time.perf_counter() >= end:
             break
-    return {"requests": len(found), "latency_ms": percentiles(found)}
+    return {"requests": len(durations), "latency_ms": percentiles(durations)}
 
 
 def _padded(queries: Sequence[EncodedFillMaskQuery]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -91,27 +91,26 @@ def _padded(queries: Sequence[EncodedFillMaskQuery]) -> tuple[torch.Tensor, torc
     for row, query in enumerate(queries):
         ids[row, : len(query.input_ids)] = torch.tensor(query.input_ids)
     lengths = torch.tensor([len(query.input_ids) for query in queries])
-    masks = [row * length + place for row, query in enumerate(queries) for place in query.mask_positions]
+    masks = [row * length + position for row, query in enumerate(queries) for position in query.mask_positions]
     return ids, (torch.arange(length) < lengths[:, None]).long(), torch.tensor(masks)
 
 
 @torch.inference_mode()
 def _rate(batches: Sequence[Any], work: Callable[[Any], int], seconds: float) -> float:
-    """Texts per second over whole rounds of all batches, so that every length has its share."""
+    """Return the texts per second over complete rounds of all batches, so that all lengths have equal weight."""
     for batch in batches[:: max(1, len(batches) // _WARM_UP)]:
         work(batch)
-    started, texts = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
+    start, texts = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
         texts += sum(work(batch) for batch in batches)
-    return texts / (time.perf_counter() - started)
+    return texts / (time.perf_counter() - start)
 
 
 def main() -> None:
-    """Reads the arguments, measures, writes the figures."""
-    given = json.load(sys.stdin)
-    torch.set_num_threads(given["threads"])
-    measure = {"raw": raw, "engine": engine, "direct": direct}[given["what"]]
-    json.dump(measure(given["model_dir"], given["texts"], given["seconds"], given["dtype"]), sys.stdout)
+    args = json.load(sys.stdin)
+    torch.set_num_threads(args["threads"])
+    measure = {"raw": raw, "engine": engine, "direct": direct}[args["what"]]
+    json.dump(measure(args["model_dir"], args["texts"], args["seconds"], args["dtype"]), sys.stdout)
 
 
 if __name__ == "__main__":

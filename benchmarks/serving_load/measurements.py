@@ -1,4 +1,4 @@
-"""What ended exchanges say: whether an answer is a right one, percentiles, counts, and a row for every second."""
+"""Evaluation of finished exchanges: correctness of responses, percentiles, counts, and a time series."""
 
 import json
 from collections import Counter
@@ -9,30 +9,30 @@ from benchmarks.serving_load.connection import Exchange
 
 SAMPLES = 10
 Row = tuple[int, float, float, float, str]
-"""An exchange: phase, when it was to be sent, was sent, ended; and its outcome, a status or what failed."""
+"""Phase, scheduled, sent and end time, and outcome (status or reason of failure) of an exchange."""
 _CANDIDATE = {"score", "token", "token_str", "sequence"}
 _ENVELOPE = {"error", "error_type", "request_id"}
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Of times in seconds, in milliseconds."""
+    """Return percentiles in milliseconds, or nothing without values."""
     if not seconds:
         return {}
     ordered = sorted(seconds)
     last = len(ordered) - 1
-    places = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-    return {name: round(ordered[round(place * last)] * 1000, 3) for name, place in places.items()}
+    fractions = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+    return {name: round(ordered[round(fraction * last)] * 1000, 3) for name, fraction in fractions.items()}
 
 
 def fault(exchange: Exchange, top_k: int) -> str:
-    """What is wrong with an answer of 200 or 429, as a few words; "" when nothing is."""
+    """Describe the error in a response with status 200 or 429, or return "" if it is correct."""
     try:
         body: Any = json.loads(exchange.body)
     except ValueError:
         return f"{exchange.status}: not JSON"
     if exchange.status == 200:
         if not isinstance(body, list) or len(body) != top_k or any(not each.keys() >= _CANDIDATE for each in body):
-            return "200: other candidates than asked for"
+            return "200: unexpected candidates"
         return ""
     if not isinstance(body, dict) or body.keys() != _ENVELOPE:
         return "429: no error envelope"
@@ -40,11 +40,11 @@ def fault(exchange: Exchange, top_k: int) -> str:
     return "" if wait.isdigit() and int(wait) >= 1 else "429: no Retry-After of 1 s or more"
 
 
-class Measures:
+class Measurements:
     """Collects exchanges.
 
     Args:
-        top_k: candidates that a right answer holds.
+        top_k: number of candidates in a correct response.
     """
 
     def __init__(self, *, top_k: int) -> None:
@@ -54,7 +54,6 @@ class Measures:
         self._top_k = top_k
 
     def add(self, exchange: Exchange) -> None:
-        """Judges an ended exchange."""
         outcome = exchange.failure or str(exchange.status)
         wrong = fault(exchange, self._top_k) if outcome in {"200", "429"} else ""
         if wrong:
@@ -66,7 +65,7 @@ class Measures:
         exchange.body, exchange.headers = b"", []
 
     def phase(self, number: int, start: float, end: float) -> dict[str, Any]:
-        """One phase: what was to be sent in it, whenever it ended, and answers of 200 that ended in it per second."""
+        """Summarize the requests scheduled in a phase, and the successful responses per second during it."""
         own = [row for row in self.rows if row[0] == number]
         good = [row for row in own if row[4] == "200"]
         in_time = sum(start <= row[3] < end for row in self.rows if row[4] == "200")
@@ -81,7 +80,7 @@ class Measures:
         }
 
     def series(self) -> list[dict[str, Any]]:
-        """For every second in which something ended: answers of 200 with their latency, and all others."""
+        """Return successful responses with their latency, and other outcomes, for each second."""
         seconds: dict[int, list[Row]] = {}
         for row in self.rows:
             seconds.setdefault(int(row[3]), []).append(row)
@@ -90,13 +89,13 @@ class Measures:
 
 def _second(second: int, rows: Sequence[Row]) -> dict[str, Any]:
     good = [row[3] - row[1] for row in rows if row[4] == "200"]
-    found = percentiles(good)
+    latency = percentiles(good)
     return {
         "second": second,
         "ok": len(good),
         "other": len(rows) - len(good),
-        "p50_ms": found.get("p50"),
-        "p99_ms": found.get("p99"),
+        "p50_ms": latency.get("p50"),
+        "p99_ms": latency.get("p99"),
     }
 
 

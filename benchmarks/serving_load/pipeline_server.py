@@ -1,8 +1,8 @@
-"""The peer: the fill-mask pipeline of transformers behind FastAPI, as it is commonly written.
+"""Baseline server: the fill-mask pipeline of transformers behind FastAPI, written in the common way.
 
 PYTHONPATH=platform:. python -m benchmarks.serving_load.pipeline_server MODEL_DIR --port PORT [--threads 2]
 
-One process of uvicorn, fp32, a plain `def` endpoint, which FastAPI runs in its pool of threads.
+It has one uvicorn process, fp32, and a synchronous endpoint, which FastAPI runs in its thread pool.
 """
 
 import argparse
@@ -25,7 +25,6 @@ class FillMaskRequest(BaseModel):
 
 
 def create_app(model_dir: str) -> FastAPI:
-    """The API over a model folder."""
     app = FastAPI()
     unmasker = pipeline("fill-mask", model=model_dir, device="cpu", dtype=torch.float32)
 
@@ -41,14 +40,13 @@ def create_app(model_dir: str) -> FastAPI:
 
 
 def main() -> None:
-    """Serves on loopback until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model_dir")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    uvicorn.run(create_app(given.model_dir), host="127.0.0.1", port=given.port, log_level="warning", access_log=False)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    uvicorn.run(create_app(args.model_dir), host="127.0.0.1", port=args.port, log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The processes of a server, as Linux tells them: what each is, its CPU time, memory, threads, open files."""
+"""CPU time, memory, threads and open files of the processes of a server, from /proc."""
 
 import os
 import statistics
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 _TICKS, _PAGE_MB = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE") / 1e6
-# What the command line of a process holds -> what it is called here.
+# Part of the command line -> kind of process.
 _KINDS = {
     "ray::SERVE_REPLICA": "replica",
     "ray::ServeReplica": "replica",
@@ -22,7 +22,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Process:
-    """A process at one moment."""
+    """Resources of a process at one time."""
 
     pid: int
     kind: str
@@ -33,22 +33,22 @@ class Process:
 
 
 def process_tree(root: int) -> list[Process]:
-    """A process and all below it; what is none of the server's parts that answer requests has the kind "other"."""
+    """Return a process and its descendants; processes that do not handle requests have the kind "other"."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and (stat := _stat(int(folder.name))):
             children.setdefault(int(stat[1]), []).append(int(folder.name))
-    found, todo = [], [root]
-    while todo:
-        pid = todo.pop()
-        todo += children.get(pid, [])
+    processes, pending = [], [root]
+    while pending:
+        pid = pending.pop()
+        pending += children.get(pid, [])
         if process := _read(pid):
-            found.append(process)
-    return found
+            processes.append(process)
+    return processes
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process, or a thread that its first one has left behind, still holds memory and files."""
+    """Whether any thread of a process is running, even after its main thread has exited."""
     try:
         return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1 or _stat(pid)[:1] not in ([], ["Z"], ["X"])
     except OSError:
@@ -56,39 +56,39 @@ def is_running(pid: int) -> bool:
 
 
 def cpu_by_kind(processes: Iterable[Process]) -> dict[str, float]:
-    """CPU seconds of the processes of each kind."""
-    found: dict[str, float] = {}
+    """Return the CPU seconds by kind of process."""
+    seconds: dict[str, float] = {}
     for process in processes:
-        found[process.kind] = found.get(process.kind, 0.0) + process.cpu_s
-    return found
+        seconds[process.kind] = seconds.get(process.kind, 0.0) + process.cpu_s
+    return seconds
 
 
 def busy_cores(seconds: float) -> float:
-    """Cores at work on this machine, whoever works, as a mean over some seconds from now."""
-    before, begun = _busy_s(), time.monotonic()
+    """Measure the mean number of busy cores of this machine."""
+    before, start = _busy_s(), time.monotonic()
     time.sleep(seconds)
-    return (_busy_s() - before) / (time.monotonic() - begun)
+    return (_busy_s() - before) / (time.monotonic() - start)
 
 
 def trends(samples: Sequence[tuple[float, Sequence[Process]]], *, warm_up_s: float) -> list[dict[str, Any]]:
-    """Memory, threads and files of each process that lives in every sample.
+    """Return the trend of memory, threads and files of each process that exists from the first to the last sample.
 
     Args:
-        samples: seconds and processes.
-        warm_up_s: seconds that do not count for growth.
+        samples: time in seconds, and processes.
+        warm_up_s: initial time to exclude from the trend.
 
     Returns:
-        For each process and figure: at the start, after the warm-up and at the end (medians of a tenth of what comes
-        after the warm-up), and the slope of a line through what comes after it, per hour.
+        For each process and resource: values at the start, after the warm-up and at the end (medians over a tenth of
+        the samples after the warm-up), and the slope of a linear regression after the warm-up, per hour.
     """
     last = {process.pid for process in samples[-1][1]}
-    found = []
+    result = []
     for first in samples[0][1]:
         own = [(moment, process) for moment, each in samples for process in each if process.pid == first.pid]
         if first.pid in last and len(own) > 2:
             figures = {name: _trend(own, name, warm_up_s) for name in ("rss_mb", "threads", "files")}
-            found.append({"pid": first.pid, "kind": first.kind, **figures})
-    return found
+            result.append({"pid": first.pid, "kind": first.kind, **figures})
+    return result
 
 
 def _trend(own: Sequence[tuple[float, Process]], name: str, warm_up_s: float) -> dict[str, float]:
@@ -107,7 +107,7 @@ def _trend(own: Sequence[tuple[float, Process]], name: str, warm_up_s: float) ->
 
 def _busy_s() -> float:
     total = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    return (sum(total) - total[3] - total[4]) / _TICKS  # less idle and waiting for a disk
+    return (sum(total) - total[3] - total[4]) / _TICKS  # without idle time and I/O wait
 
 
 def _read(pid: int) -> Process | None:
@@ -116,7 +116,7 @@ def _read(pid: int) -> Process | None:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         files = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
-        return None  # it has ended
+        return None  # it has exited
     if stat[:1] in ([], ["Z"]):
         return None
     kind = next((kind for part, kind in _KINDS.items() if part in command), "other")
@@ -125,7 +125,7 @@ def _read(pid: int) -> Process | None:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields after the name of /proc/PID/stat: state, parent, ..."""
+    """Return the fields of /proc/PID/stat after the name: state, parent, ..."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

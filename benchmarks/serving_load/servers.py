@@ -1,4 +1,4 @@
-"""The servers under load, each started as a user would: the project's job, and the peer."""
+"""Servers for the load tests: the service, started with its job as by a user, and the baseline."""
 
 import contextlib
 import os
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_S, STOP_S = 120.0, 60.0
-# Above the worker ports of Ray and below those that the kernel hands out; replicas behind HAProxy take some too.
+# Above Ray's worker ports and below the ephemeral ports of the kernel; replicas behind HAProxy also need ports.
 _PORTS = range(20_000, 29_000)
-_BLOCK = 100
+_BLOCK_PORTS = 100
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers: port, process, and the environment in which it runs."""
+    """Running server with its port, process and environment."""
 
     port: int
     pid: int
@@ -33,15 +33,15 @@ class Server:
 def fill_mask_server(
     model_dir: str, *, proxy: str, log: Path, cpus: int, replicas: int = 1, settings: Sequence[str] = ()
 ) -> Iterator[Server]:
-    """`jobs.serve_fill_mask` until the block ends, its CPUs split evenly among its replicas.
+    """Run `jobs.serve_fill_mask` until the block ends.
 
     Args:
-        model_dir: of this machine.
-        proxy: "haproxy" or "python", Serve's own.
-        log: receives what the job prints.
-        cpus: of the Ray session.
-        replicas: processes with the model.
-        settings: more `a.b=value`.
+        model_dir: model folder on this machine.
+        proxy: "haproxy" or "python".
+        log: file for the output of the job.
+        cpus: CPUs of the Ray session, distributed evenly among the replicas.
+        replicas: number of replicas.
+        settings: additional overrides of the form `a.b=value`.
     """
     block = _free_block()
     values = {
@@ -58,8 +58,8 @@ def fill_mask_server(
 
 
 @contextlib.contextmanager
-def peer_server(model_dir: str, *, log: Path, threads: int) -> Iterator[Server]:
-    """The pipeline behind FastAPI until the block ends."""
+def baseline_server(model_dir: str, *, log: Path, threads: int) -> Iterator[Server]:
+    """Run the pipeline behind FastAPI until the block ends."""
     port = _free_block()
     module = "benchmarks.serving_load.pipeline_server"
     command = [sys.executable, "-m", module, model_dir, "--port", str(port), "--threads", str(threads)]
@@ -80,14 +80,14 @@ def _running(command: Sequence[str], environment: Mapping[str, str], port: int, 
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            print(f"{log}: the server did not end within {STOP_S:g} s of SIGTERM and was killed", flush=True)
+            print(f"{log}: the server did not exit within {STOP_S:g} s after SIGTERM and was killed", flush=True)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     end = time.monotonic() + START_S
     while time.monotonic() < end:
         if process.poll() is not None:
-            raise SystemExit(f"the server ended with {process.returncode} while it started; see {log}")
+            raise SystemExit(f"the server exited with code {process.returncode} during startup; see {log}")
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).close()
             return
@@ -98,21 +98,21 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) ->
 
 
 def _environment(block: int) -> dict[str, str]:
-    """Ports of its own for the replicas behind HAProxy, and a token of its own."""
+    """Return the environment of a server, with separate ports for replicas behind HAProxy and a new token."""
     ports = {
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": block + 10,
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": block + 49,
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": block + 50,
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": block + 89,
     }
-    mine = {name: value for name, value in os.environ.items() if name not in {"RAY_ADDRESS", "RAY_JOB_ID"}}
+    inherited = {name: value for name, value in os.environ.items() if name not in {"RAY_ADDRESS", "RAY_JOB_ID"}}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    return mine | token | {name: str(value) for name, value in ports.items()}
+    return inherited | token | {name: str(value) for name, value in ports.items()}
 
 
 def _free_block() -> int:
-    """The first of a block of ports in which the first ones are free."""
-    starts = list(range(_PORTS.start, _PORTS.stop, _BLOCK))
+    """Return the first port of a block that appears to be free."""
+    starts = list(range(_PORTS.start, _PORTS.stop, _BLOCK_PORTS))
     random.SystemRandom().shuffle(starts)
     for start in starts:
         if all(_is_free(start + offset) for offset in (0, 10, 11, 50, 51)):

@@ -1,4 +1,4 @@
-"""Bars: what was measured, beside a peer or a limit, with the goal; as a table and as JSON."""
+"""Benchmark results with references and goals, as a table and as JSON."""
 
 import json
 import operator
@@ -11,14 +11,14 @@ _COMPARISONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": ope
 
 
 @dataclass(frozen=True)
-class Bar:
+class Result:
     """One measured value.
 
     Attributes:
-        value: with its unit.
-        against: what it is compared with, and its value.
-        reference: the value of that; the ratio is value / reference.
-        goal: such as ">= 10"; of the ratio when there is a reference, else of the value; "" for information only.
+        value: value in `unit`.
+        against: description of the reference.
+        reference: reference value; the ratio is value / reference.
+        goal: such as ">= 10", for the ratio if there is a reference, else for the value; "" if there is no goal.
     """
 
     part: str
@@ -31,39 +31,36 @@ class Bar:
 
     @property
     def ratio(self) -> float | None:
-        """The value as a multiple of the reference."""
         return None if self.reference is None else self.value / max(self.reference, 1e-9)
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is met; None without one."""
+        """Whether the goal is met, or None without a goal."""
         if not self.goal:
             return None
         sign, _, bound = self.goal.partition(" ")
-        judged = self.value if self.ratio is None else self.ratio
-        return bool(_COMPARISONS[sign](judged, float(bound)))
+        compared = self.value if self.ratio is None else self.ratio
+        return bool(_COMPARISONS[sign](compared, float(bound)))
 
 
-def table(bars: Sequence[Bar]) -> str:
-    """The bars as lines of text."""
-    rows = [("part", "what", "measured", "against", "ratio", "goal", "met"), *map(_cells, bars)]
+def table(results: Sequence[Result]) -> str:
+    rows = [("part", "what", "measured", "against", "ratio", "goal", "met"), *map(_cells, results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def write_results(file: Path, bars: Sequence[Bar], details: dict[str, Any]) -> None:
-    """Bars and everything behind them as JSON."""
-    rows = [{**asdict(bar), "ratio": bar.ratio, "met": bar.met} for bar in bars]
-    file.write_text(json.dumps({"bars": rows, **details}, indent=1) + "\n")
+def write_results(file: Path, results: Sequence[Result], details: dict[str, Any]) -> None:
+    rows = [{**asdict(result), "ratio": result.ratio, "met": result.met} for result in results]
+    file.write_text(json.dumps({"results": rows, **details}, indent=1) + "\n")
 
 
-def _cells(bar: Bar) -> tuple[str, ...]:
-    measured = f"{_number(bar.value)} {bar.unit}".rstrip()
-    against = bar.against if bar.reference is None else f"{bar.against} {_number(bar.reference)}"
-    ratio = "" if bar.ratio is None else f"{bar.ratio:.2f}x"
-    met = {True: "yes", False: "NO", None: ""}[bar.met]
-    return bar.part, bar.what, measured, against, ratio, bar.goal, met
+def _cells(result: Result) -> tuple[str, ...]:
+    measured = f"{_number(result.value)} {result.unit}".rstrip()
+    against = result.against if result.reference is None else f"{result.against} {_number(result.reference)}"
+    ratio = "" if result.ratio is None else f"{result.ratio:.2f}x"
+    met = {True: "yes", False: "NO", None: ""}[result.met]
+    return result.part, result.what, measured, against, ratio, result.goal, met
 
 
 def _number(value: float) -> str:

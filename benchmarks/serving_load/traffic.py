@@ -1,4 +1,4 @@
-"""What is served and asked: a model of DistilBERT's size with random weights, and sentences of a real text."""
+"""Model and requests for the load tests: DistilBERT's size with random weights, and masked sentences of the sample."""
 
 import json
 import random
@@ -18,14 +18,14 @@ from distilray.pretraining_data.tokenizer import read_tokenizer
 
 MASK = "[MASK]"
 TOP_K = 5
-_FEWEST_WORDS, _MOST_WORDS = 6, 24
+_MIN_WORDS, _MAX_WORDS = 6, 24
 _ARTICLES = 20
-# A sentence of words, not a table or a list of names in brackets.
+# Matches sentences without brackets and other symbols, which may be remains of tables.
 _PLAIN = re.compile(r"[A-Z][\w',; -]+[.]")
 
 
 def make_model(folder: Path) -> str:
-    """A model folder: DistilBERT base with random weights, and the tokenizer of the sample; made once."""
+    """Write DistilBERT base with random weights and the tokenizer of the sample, unless the folder contains a model."""
     if not (folder / "tokenizer.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
@@ -34,23 +34,23 @@ def make_model(folder: Path) -> str:
 
 
 def masked_sentences(count: int, *, seed: int) -> list[str]:
-    """Sentences of articles of the sample, 6 to 24 words each, with the mask in the place of one word."""
+    """Return sentences of 6 to 24 words from articles of the sample, with one word masked."""
     _, pages = article_xml(wikipedia_dump())
     rng = random.Random(seed)
-    found: list[str] = []
+    sentences: list[str] = []
     for page in rng.sample(pages, min(_ARTICLES, len(pages))):
         wikitext = ElementTree.fromstring(page).findtext("revision/text") or ""
-        found += [sentence for sentence in split_sentences(clean_wikitext(wikitext)) if _PLAIN.fullmatch(sentence)]
-    fitting = [sentence for sentence in found if _FEWEST_WORDS <= len(sentence.split()) <= _MOST_WORDS]
+        sentences += [sentence for sentence in split_sentences(clean_wikitext(wikitext)) if _PLAIN.fullmatch(sentence)]
+    fitting = [sentence for sentence in sentences if _MIN_WORDS <= len(sentence.split()) <= _MAX_WORDS]
     return [_masked(sentence, rng) for sentence in rng.sample(sorted(set(fitting)), count)]
 
 
 def body(text: str) -> str:
-    """The request for a text."""
+    """Return the request body for a text."""
     return json.dumps({"inputs": text, "parameters": {"top_k": TOP_K}})
 
 
 def _masked(sentence: str, rng: random.Random) -> str:
     words = sentence.split()
-    place = rng.randrange(len(words) - 1)  # not the last, which the full stop ends
-    return " ".join([*words[:place], MASK, *words[place + 1 :]])
+    position = rng.randrange(len(words) - 1)  # not the last one, which includes the period
+    return " ".join([*words[:position], MASK, *words[position + 1 :]])

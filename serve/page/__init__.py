@@ -1,1 +1,1 @@
-"""What a browser sees: the page to try the model, and the documentation of the API."""
+"""Web pages of the service: a page to try the model, and the API documentation."""

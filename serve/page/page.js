@@ -1,6 +1,6 @@
 // Page at /ui: sends a sentence to POST v1/fill-mask and fills its blanks with the words the user chooses.
 //
-// Addresses are relative to this file, so that the application can be mounted under any path. All text is inserted as
+// URLs are relative to this file, so that the application can be mounted under any path. All text is inserted as
 // text, never as markup. The query is stored in the URL fragment (`#text=...&k=5&targets=a,b`), which makes links that
 // can be shared; the API key, if the service requires one, is kept in the session storage of this tab.
 
@@ -11,35 +11,35 @@ const EXAMPLES = [
   "Water freezes at zero _.",
 ];
 const COUNTS = [3, 5, 10, 20, 50];
-const USUAL_COUNT = "5";
+const DEFAULT_COUNT = "5";
 // Three or more underscores that touch no letter or digit, and the mask tokens of BERT and RoBERTa in any case.
 const BLANK = /(?<![\p{L}\p{M}\p{N}_])_{3,}(?![\p{L}\p{M}\p{N}_])|\[mask\]|<mask>/giu;
-const SLOW_MS = 500; // after which the page reports that it is waiting
+const SLOW_MS = 500; // delay before the page reports that it is waiting
 const KEY = "fill-mask-api-key";
 const FIXES = {
   NoMask: "Type ___ where the blank belongs, or select the word to hide and press Insert.",
   BodyTooLarge: "Shorten the sentence or the list of words.",
-  TextTooLong: "Shorten the sentence: the model reads only so much at once.",
-  TooManyMasks: "Leave fewer blanks.",
+  TextTooLong: "Shorten the sentence; the model accepts a limited number of tokens.",
+  TooManyMasks: "Use fewer blanks.",
   Targets: "Change the words under “Only these words”, or leave the field empty.",
   Overloaded: "The service is busy.",
-  DeadlineExceeded: "Try again, or ask with a shorter sentence.",
+  DeadlineExceeded: "Try again, or use a shorter sentence.",
   Unavailable: "The model may still be loading. Try again in a moment.",
-  Internal: "If it happens again, give the request id to whoever runs the service.",
+  Internal: "If it happens again, report the request id to the operator of the service.",
 };
 
-const part = id => document.getElementById(id);
+const byId = id => document.getElementById(id);
 const [form, text, count, targets, undo, problem, status, copy, link, results, access, key, forget] = [
   "form", "text", "count", "targets", "undo", "problem", "status", "copy", "link", "results", "access", "key", "forget",
-].map(part);
+].map(byId);
 
 let mask = "[MASK]";
-let models = [null]; // names to ask; null is the default model, which is not named
+let models = [null]; // names in requests; null stands for the default model, whose name is not sent
 let info = {};
-let asked = null; // the sentence that the shown candidates belong to
-let past = []; // sentences before each filled blank
-let last = null; // the filling that left no blank: another candidate may take its place
-let running = null; // aborts the requests under way
+let asked = null; // sentence of the displayed candidates
+let past = []; // sentences before each filled blank, for undo
+let last = null; // the last filling, if no blank is left: another candidate replaces it
+let running = null; // AbortController of the running requests
 
 class Problem extends Error {
   constructor(message, { fix = "", id = "", status = 0 } = {}) {
@@ -66,10 +66,10 @@ const percent = share =>
   : share >= 0.00001 ? `${Number((100 * share).toPrecision(2))}%`
   : "<0.001%";
 
-const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
-const masksIn = sentence => sentence.split(mask).length - 1;
+const pluralize = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+const countMasks = sentence => sentence.split(mask).length - 1;
 
-function say(message) {
+function setStatus(message) {
   status.textContent = message;
 }
 
@@ -94,7 +94,7 @@ async function send(path, { headers = {}, ...options } = {}) {
 function problemOf(response, body) {
   const wait = Number(response.headers.get("retry-after"));
   const message = String(body.error ?? `The service answered with status ${response.status}.`).replace(/^text 0: /, "");
-  const when = wait > 0 ? `Try again in ${counted(wait, "second")}.` : "";
+  const when = wait > 0 ? `Try again in ${pluralize(wait, "second")}.` : "";
   const fix = [FIXES[body.error_type] ?? "", when].filter(Boolean).join(" ");
   const id = body.request_id ?? response.headers.get("x-request-id") ?? "";
   return new Problem(message.charAt(0).toUpperCase() + message.slice(1), { fix, id, status: response.status });
@@ -117,38 +117,38 @@ async function ask({ focus = false, reveal = false } = {}) {
   writeMasks();
   const query = queryOfForm();
   if (!query.text.trim()) {
-    say("Write a sentence first.");
+    setStatus("Write a sentence first.");
     text.focus();
     return;
   }
   running?.abort();
-  const mine = (running = new AbortController());
+  const controller = (running = new AbortController());
   history.replaceState(null, "", `#${fragmentOf(query)}`);
   link.hidden = true;
   problem.replaceChildren();
   results.setAttribute("aria-busy", "true");
-  const notice = setTimeout(say, SLOW_MS, "Waiting for an answer…");
-  let columns = null; // made when the first answer is here: until then the earlier ones stay
+  const notice = setTimeout(setStatus, SLOW_MS, "Waiting for an answer…");
+  let columns = null; // created with the first answer; until then, the previous answers stay visible
   const answers = models.map(async (model, index) => {
-    const answer = await askModel(model, query, mine.signal);
-    if (mine.signal.aborted) return null;
+    const answer = await askModel(model, query, controller.signal);
+    if (controller.signal.aborted) return null;
     columns ??= showColumns(query);
     showAnswer(columns[index], answer, query);
     return answer;
   });
   const settled = await Promise.allSettled(answers);
   clearTimeout(notice);
-  if (mine !== running) return;
+  if (controller !== running) return;
   running = null;
   results.setAttribute("aria-busy", "false");
   finish(settled, query, columns, focus);
   if (reveal) revealAnswer();
 }
 
-// Scrolls only if the answer, or the problem, starts outside the upper two thirds of what the keyboard of a phone leaves
-// visible. The focus stays where it is.
+// Scrolls only if the answer or problem is not in the upper two thirds of the area above a phone's on-screen keyboard.
+// Does not move the focus.
 function revealAnswer() {
-  const answer = problem.hasChildNodes() ? problem : part("bar");
+  const answer = problem.hasChildNodes() ? problem : byId("bar");
   const { top } = answer.getBoundingClientRect();
   if (top < 0 || top > (2 / 3) * visualViewport.height) answer.scrollIntoView();
 }
@@ -162,9 +162,9 @@ function finish(settled, query, columns, focus) {
   if (columns === null) {
     asked = null;
     results.replaceChildren();
-    say("");
+    setStatus("");
   } else {
-    say(summaryOf(settled.map(({ value }) => value?.blanks)));
+    setStatus(summaryOf(settled.map(({ value }) => value?.blanks)));
     if (focus) results.querySelector("ol button")?.focus();
   }
   showProblems(failed);
@@ -178,13 +178,13 @@ function summaryOf(answers) {
     return words && (answers.length > 1 ? `${models[index]} ${words}` : words);
   });
   const agreement = answers.length === 2 && answers.every(Boolean) ? ` ${sharedBy(answers)}` : "";
-  return `Most likely: ${best.filter(Boolean).join("; ")}.${agreement} Choose a word to put it in.`;
+  return `Most likely: ${best.filter(Boolean).join("; ")}.${agreement} Choose a word to insert it.`;
 }
 
 function sharedBy([one, other]) {
   const tokens = one.map(candidates => candidates.map(({ token }) => token));
   const shared = other.flatMap((candidates, blank) => candidates.filter(({ token }) => tokens[blank].includes(token)));
-  return `${shared.length} of ${counted(tokens.flat().length, "candidate")} in common.`;
+  return `${shared.length} of ${pluralize(tokens.flat().length, "candidate")} in common.`;
 }
 
 // Problems
@@ -219,7 +219,7 @@ function askForKey() {
   sessionStorage.removeItem(KEY);
   forget.hidden = true;
   access.hidden = false;
-  problem.replaceChildren(make("strong", {}, refused ? "The service did not accept this key." : "A key is needed."));
+  problem.replaceChildren(make("strong", {}, refused ? "The service did not accept this key." : "An API key is required."));
   problem.append(make("p", {}, "Enter an API key for this service above."));
   key.focus();
 }
@@ -270,8 +270,8 @@ function rowOf(candidate, blank) {
   const share = make("span", { className: "share" }, percent(candidate.score));
   const row = make("button", { type: "button" },
     make("span", { className: "word" }, candidate.token_str), " ", share);
-  row.style.setProperty("--share", candidate.score); // of the whole width: bars of all blanks and models compare
-  if (candidate.token_str.startsWith("##")) row.title = "a piece that is joined to the word before it";
+  row.style.setProperty("--share", candidate.score); // of the full width, so that the bars of all blanks and models are comparable
+  if (candidate.token_str.startsWith("##")) row.title = "part of a word; it is joined to the preceding word";
   row.addEventListener("click", () => fill(candidate, blank, row));
   return row;
 }
@@ -301,34 +301,34 @@ function fill(candidate, blank, row) {
   const replaces = last !== null && text.value === last.after;
   const before = replaces ? last.before : text.value;
   if (before !== asked) {
-    say("The sentence was changed since: press Find words for new candidates.");
+    setStatus("The sentence has changed: press Find words for new candidates.");
     return;
   }
   const after = withWord(before, candidate, blank);
   if (!replaces) past.push(before);
   text.value = after;
   undo.disabled = false;
-  if (masksIn(after) > 0) {
+  if (countMasks(after) > 0) {
     ask({ focus: true });
     return;
   }
   last = { before, after };
-  mark(row);
-  say(`Filled with “${wordOf(candidate)}”. Choose another word to replace it.`);
+  highlight(row);
+  setStatus(`Filled with “${wordOf(candidate)}”. Choose another word to replace it.`);
 }
 
-function mark(row) {
+function highlight(row) {
   for (const marked of results.querySelectorAll("[aria-current]")) marked.removeAttribute("aria-current");
   row?.setAttribute("aria-current", "true");
 }
 
-function takeBack() {
+function undoFilling() {
   text.value = past.pop();
   undo.disabled = !past.length;
   last = null;
-  mark(null);
+  highlight(null);
   if (undo.disabled) text.focus();
-  if (text.value === asked) say("Undone.");
+  if (text.value === asked) setStatus("Undone.");
   else ask();
 }
 
@@ -338,7 +338,7 @@ function insertMask() {
   forgetFillings();
 }
 
-// Replaces every way to write a blank with the mask token of the model; the caret keeps its position in the sentence.
+// Replaces all notations for a blank with the mask token of the model, without moving the caret.
 function writeMasks() {
   for (const { 0: blank, index } of [...text.value.matchAll(BLANK)].reverse()) {
     if (blank !== mask) text.setRangeText(mask, index, index + blank.length, "preserve");
@@ -349,10 +349,10 @@ function forgetFillings() {
   past = [];
   last = null;
   undo.disabled = true;
-  mark(null);
+  highlight(null);
 }
 
-// What is asked, in the form and in the address
+// The query, in the form and in the URL
 
 function queryOfForm() {
   const words = targets.value.split(",").map(word => word.trim());
@@ -370,8 +370,8 @@ function restore() {
   if (!parts.get("text")) return;
   text.value = parts.get("text");
   targets.value = parts.get("targets") ?? "";
-  const wanted = parts.get("k") ?? USUAL_COUNT;
-  if ([...count.options].some(({ value }) => value === wanted)) count.value = wanted;
+  const k = parts.get("k") ?? DEFAULT_COUNT;
+  if ([...count.options].some(({ value }) => value === k)) count.value = k;
   forgetFillings();
   ask();
 }
@@ -380,12 +380,12 @@ async function copyLink() {
   const address = location.href;
   try {
     await navigator.clipboard.writeText(address);
-    say("The link is on the clipboard.");
-  } catch { // no clipboard without https
+    setStatus("The link was copied to the clipboard.");
+  } catch { // the clipboard requires https
     link.value = address;
     link.hidden = false;
     link.select();
-    say("Copy the selected link.");
+    setStatus("Copy the selected link.");
   }
 }
 
@@ -396,19 +396,19 @@ function showInfo() {
   if (info.models?.length > 1) models = info.models;
   for (const shown of document.querySelectorAll(".mask")) shown.textContent = mask;
   text.placeholder = EXAMPLES[0].replace("_", mask);
-  const most = info.limits?.max_top_k ?? Infinity;
-  const numbers = COUNTS.filter(number => number <= most);
-  count.replaceChildren(...(numbers.length ? numbers : [most]).map(number => make("option", {}, String(number))));
-  if (numbers.includes(Number(USUAL_COUNT))) count.value = USUAL_COUNT;
+  const max = info.limits?.max_top_k ?? Infinity;
+  const numbers = COUNTS.filter(number => number <= max);
+  count.replaceChildren(...(numbers.length ? numbers : [max]).map(number => make("option", {}, String(number))));
+  if (numbers.includes(Number(DEFAULT_COUNT))) count.value = DEFAULT_COUNT;
   if (info.limits?.max_chars) text.maxLength = info.limits.max_chars;
   const facts = [];
   if (models.length > 1) facts.push(`Models ${models.join(", ")}`);
   else if (info.model) facts.push(`Model ${info.model}`);
   if (info.revision && models.length === 1) facts.push(" · revision ", revisionOf(String(info.revision)));
   if (info.dtype) facts.push(` · ${info.dtype}`);
-  if (info.max_length) facts.push(` · reads ${info.max_length} tokens`);
-  part("facts").replaceChildren(...facts);
-  part("examples").querySelector("ul").replaceChildren(
+  if (info.max_length) facts.push(` · up to ${info.max_length} tokens`);
+  byId("facts").replaceChildren(...facts);
+  byId("examples").querySelector("ul").replaceChildren(
     ...EXAMPLES.map(example => example.replaceAll("_", mask)).map(sentence =>
       make("li", {}, make("button", { type: "button", onclick: () => tryOut(sentence) }, sentence))),
   );
@@ -442,7 +442,7 @@ form.addEventListener("submit", event => {
 text.addEventListener("keydown", event => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
-  form.requestSubmit(); // an empty field is reported beside it, by the browser
+  form.requestSubmit(); // for an empty field, the browser shows a message
 });
 text.addEventListener("input", forgetFillings);
 count.addEventListener("change", () => {
@@ -458,13 +458,13 @@ results.addEventListener("keydown", event => {
 });
 access.addEventListener("submit", event => {
   event.preventDefault();
-  const given = key.value.trim();
-  if (!/^[!-~]+$/.test(given)) { // what a header may carry
-    problem.replaceChildren(make("strong", {}, "A key has letters, digits and signs of ASCII, and no space."));
+  const secret = key.value.trim();
+  if (!/^[!-~]+$/.test(secret)) { // characters that a header can contain
+    problem.replaceChildren(make("strong", {}, "A key consists of ASCII letters, digits and punctuation, without spaces."));
     key.focus();
     return;
   }
-  sessionStorage.setItem(KEY, given);
+  sessionStorage.setItem(KEY, secret);
   key.value = "";
   access.hidden = true;
   forget.hidden = false;
@@ -474,10 +474,10 @@ access.addEventListener("submit", event => {
 forget.addEventListener("click", () => {
   sessionStorage.removeItem(KEY);
   forget.hidden = true;
-  say("The key is forgotten.");
+  setStatus("The API key was removed.");
 });
-undo.addEventListener("click", takeBack);
-part("insert").addEventListener("click", insertMask);
+undo.addEventListener("click", undoFilling);
+byId("insert").addEventListener("click", insertMask);
 copy.addEventListener("click", copyLink);
 window.addEventListener("hashchange", restore);
 start();

@@ -1,6 +1,6 @@
-"""Routes of the web pages: a page to try the model at `/ui`, and the documentation of the API at `/docs`.
+"""Web pages: `/ui` to try the model, and the API documentation at `/docs`.
 
-All addresses in the pages are relative, so that the application can be mounted under any path.
+All links in the pages are relative, so that the application can be mounted under any path.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 
 _METHODS = ["GET", "HEAD"]
 _HTML, _SCRIPT, _STYLE = "text/html", "text/javascript", "text/css"
-# Address -> file of this folder and its media type.
+# URL path -> file in this folder and its media type.
 _OURS = {
     "/ui": ("index.html", _HTML),
     "/ui/page.js": ("page.js", _SCRIPT),
@@ -22,8 +22,8 @@ _OURS = {
     "/docs": ("docs.html", _HTML),
     "/docs/docs.js": ("docs.js", _SCRIPT),
 }
-# FastAPI's own page takes Swagger UI from a CDN and starts it by an inline script. This package brings the files, and
-# docs.js starts them.
+# FastAPI's own page loads Swagger UI from a CDN and starts it with an inline script. This package contains the files,
+# and docs.js starts them.
 _SWAGGER_UI = "fastapi_offline"
 _SWAGGER_FILES = {
     "/docs/swagger-ui-bundle.js": ("swagger-ui-bundle.js", _SCRIPT),
@@ -42,7 +42,7 @@ _POLICY = "; ".join(
     ]
 )
 _HEADERS = {
-    "cache-control": "no-cache",  # a browser keeps the file, and asks each time whether it has changed
+    "cache-control": "no-cache",  # browsers keep the file, but check for a new version each time
     "content-security-policy": _POLICY,
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
@@ -50,7 +50,7 @@ _HEADERS = {
 
 
 class Asset:
-    """A file that the browser gets from memory, with the headers that keep its page to this origin."""
+    """File served from memory, with headers that restrict its page to this origin."""
 
     def __init__(self, body: bytes, media_type: str) -> None:
         self._body, self._media_type = body, media_type
@@ -58,25 +58,25 @@ class Asset:
         self._headers = {**_HEADERS, "etag": self._etag}
 
     async def respond(self, request: Request) -> Response:
-        """The file, or 304 to a browser that has this version of it."""
-        known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-        if self._etag in known:
+        """Return the file, or 304 if the browser already has this version."""
+        known_tags = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+        if self._etag in known_tags:
             return Response(status_code=304, headers=self._headers)
         return Response(self._body, media_type=self._media_type, headers=self._headers)
 
 
 def page_routes() -> APIRouter:
-    """The pages and their files, which are read here, once."""
+    """Create the routes of the pages, and read their files into memory."""
     router = APIRouter(include_in_schema=False)
     ours, swagger = resources.files("serve.page"), resources.files(_SWAGGER_UI) / "static"
     for path, (name, media_type) in _OURS.items():
         body = (ours / name).read_bytes()
         _add(router, path, body, media_type)
-        if media_type == _HTML:  # below `/ui/` and `/docs/`, relative addresses start one level deeper
+        if media_type == _HTML:  # relative links on `/ui/` and `/docs/` start one level deeper
             _add(router, f"{path}/", re.sub(rb'\b(href|src)="', rb'\1="../', body), media_type)
     for path, (name, media_type) in _SWAGGER_FILES.items():
         _add(router, path, (swagger / name).read_bytes(), media_type)
-    router.add_api_route("/", _to_the_page, methods=_METHODS)
+    router.add_api_route("/", _redirect_to_page, methods=_METHODS)
     return router
 
 
@@ -84,5 +84,5 @@ def _add(router: APIRouter, path: str, body: bytes, media_type: str) -> None:
     router.add_api_route(path, Asset(body, media_type).respond, methods=_METHODS)
 
 
-async def _to_the_page() -> RedirectResponse:
+async def _redirect_to_page() -> RedirectResponse:
     return RedirectResponse("ui", 307)

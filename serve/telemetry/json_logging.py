@@ -1,4 +1,4 @@
-"""The log of the service as JSON: one line per record, whatever is in it, and no secret."""
+"""JSON logging: one line per record, with secrets redacted."""
 
 import json
 import logging
@@ -22,41 +22,41 @@ _SECRETS = (
 
 
 def redact(text: str) -> str:
-    """The text with keys and credentials hidden."""
+    """Replace keys and credentials in a text."""
     for secret in _SECRETS:
         text = secret.sub(rf"\1{_HIDDEN}", text)
     return text
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line of ASCII: time, level, logger, message and the record's `fields`.
+    """Formats a record as one line of ASCII JSON: time, level, logger, message and the record's `fields`.
 
-    Of an exception it has type and stack, never the message, which may quote the input. Texts are cut at 16,000
-    characters.
+    Exceptions are logged with type and stack trace, but without message, which may quote the input. Texts are truncated
+    to 16,000 characters.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
+        """Return the line, without a line break."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": _plain(record.getMessage()),
+            "message": _clean(record.getMessage()),
         }
         fields: Mapping[str, Any] = getattr(record, "fields", {})
-        line |= {name: _plain(value) if isinstance(value, str) else value for name, value in fields.items()}
+        line |= {name: _clean(value) if isinstance(value, str) else value for name, value in fields.items()}
         if record.exc_info and record.exc_info[0]:
             line["fault"] = record.exc_info[0].__name__
-            line["stack"] = _plain("".join(traceback.format_tb(record.exc_info[2])))
+            line["stack"] = _clean("".join(traceback.format_tb(record.exc_info[2])))
         return json.dumps(line, default=lambda value: type(value).__name__)
 
 
 def configure_json_logging(stream: TextIO | None = None) -> logging.Handler:
-    """Writes the log of the service as JSON lines, from now on, and gives the handler; a second call replaces it.
+    """Log to a stream as JSON lines, and return the handler; another call replaces it.
 
     Args:
-        stream: the process's own stderr by default, which Ray keeps as a file per worker (`worker-*.err`). Not
-            `sys.stderr`: Ray Serve may put its own log in that place, at a level of which nothing is kept.
+        stream: defaults to the original stderr of the process, which Ray stores in a file per worker (`worker-*.err`).
+            `sys.stderr` is not suitable, because Ray Serve may redirect it to its own log at a level that is discarded.
     """
     handler = logging.StreamHandler(stream or sys.__stderr__)
     handler.setFormatter(JsonFormatter())
@@ -69,6 +69,6 @@ def configure_json_logging(stream: TextIO | None = None) -> logging.Handler:
     return handler
 
 
-def _plain(text: str) -> str:
-    cut = text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}... ({len(text):,} characters)"
-    return redact(cut)
+def _clean(text: str) -> str:
+    truncated = text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}... ({len(text):,} characters)"
+    return redact(truncated)

@@ -1,7 +1,7 @@
-"""Metrics of the service: one table, recorded by this process with prometheus_client, and by Ray for the cluster."""
+"""Metrics of the service, defined in one table and recorded both with prometheus_client and with Ray."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -15,7 +15,7 @@ from serve.batcher import BatchReport
 
 Kind = Literal["counter", "gauge", "histogram"]
 
-# Seconds; the default deadline of an answer is 10.
+# Bucket bounds in seconds; the default deadline of a request is 10 s.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0)
 _ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 _TOKENS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0)
@@ -23,17 +23,17 @@ _TOKENS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8
 
 @dataclass(frozen=True)
 class Instrument:
-    """One metric.
+    """Definition of a metric.
 
     Attributes:
-        name: with the suffix `_total` when it is a counter; the cluster's Prometheus shows it with `ray_` in front.
-        labels: their values come from sets of bounded size, never from the text of a request.
-        buckets: upper bounds of a histogram, ascending.
+        name: name with the suffix `_total` for counters; Ray adds the prefix `ray_`.
+        labels: label names; their values come from bounded sets, never from the text of a request.
+        buckets: ascending upper bounds of a histogram.
     """
 
     name: str
     kind: Kind
-    meaning: str
+    description: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
 
@@ -44,55 +44,58 @@ INSTRUMENTS: Mapping[str, Instrument] = {
         Instrument(
             "fill_mask_requests_total",
             "counter",
-            "Answers by status; 499 is a client that left before its answer began.",
+            "Responses by status; 499 means that the client disconnected before its response started.",
             ("method", "route", "status", "model"),
         ),
         Instrument(
             "fill_mask_failures_total",
             "counter",
-            "Answers that are errors, by their error_type.",
+            "Error responses by error_type.",
             ("route", "error_type"),
         ),
         Instrument(
             "fill_mask_request_seconds",
             "histogram",
-            "Time from the header of a request to the end of its answer.",
+            "Time from the headers of a request to the end of its response.",
             ("method", "route"),
             _SECONDS,
         ),
-        Instrument("fill_mask_requests_in_progress", "gauge", "Requests that are being worked on or wait."),
+        Instrument("fill_mask_requests_in_progress", "gauge", "Requests that are running or waiting."),
         Instrument(
-            "fill_mask_queue_tokens", "gauge", "Tokens that waited for the model when its last batch began.", ("model",)
+            "fill_mask_queue_tokens",
+            "gauge",
+            "Tokens that were waiting for the model when the last batch started.",
+            ("model",),
         ),
         Instrument(
-            "fill_mask_queue_seconds", "histogram", "Time that a request waited for the model.", ("model",), _SECONDS
+            "fill_mask_queue_seconds", "histogram", "Time a request waited for the model.", ("model",), _SECONDS
         ),
-        Instrument("fill_mask_batch_rows", "histogram", "Texts that shared a forward.", ("model",), _ROWS),
+        Instrument("fill_mask_batch_rows", "histogram", "Texts in a forward pass.", ("model",), _ROWS),
         Instrument(
-            "fill_mask_batch_tokens", "histogram", "Tokens that shared a forward, without padding.", ("model",), _TOKENS
+            "fill_mask_batch_tokens", "histogram", "Tokens in a forward pass, without padding.", ("model",), _TOKENS
         ),
-        Instrument("fill_mask_inference_seconds", "histogram", "Time of a forward.", ("model",), _SECONDS),
-        Instrument("fill_mask_tokens_total", "counter", "Tokens that the model has read, without padding.", ("model",)),
+        Instrument("fill_mask_inference_seconds", "histogram", "Duration of a forward pass.", ("model",), _SECONDS),
+        Instrument("fill_mask_tokens_total", "counter", "Tokens processed by the model, without padding.", ("model",)),
         Instrument(
-            "fill_mask_model_info", "gauge", "1 for every model in memory, else 0.", ("model", "revision", "dtype")
+            "fill_mask_model_info", "gauge", "1 while a model is in memory, else 0.", ("model", "revision", "dtype")
         ),
     )
 }
 
-Record = Callable[[float], object]
-# All that is read of a client's `accept`: the encoder's own parser raises on versions that are none.
+Recorder = Callable[[float], object]
+# Only this part of the `accept` header is used, because the encoder's own parser raises on malformed versions.
 _OPEN_METRICS = "application/openmetrics-text"
 
 
-class Maker(Protocol):
-    """Gives the function that records one value of one series."""
+class MetricsBackend(Protocol):
+    """Factory of functions that record the values of a series."""
 
-    def __call__(self, instrument: Instrument, labels: tuple[str, ...]) -> Record:
-        """The recorder of a series; `labels` in the order of the instrument's."""
+    def __call__(self, instrument: Instrument, labels: tuple[str, ...]) -> Recorder:
+        """Return the recorder of a series; `labels` are values in the order of the instrument's labels."""
 
 
 class MetricClasses(Protocol):
-    """The module `ray.util.metrics`, or what looks like it."""
+    """Interface of the module `ray.util.metrics`."""
 
     @property
     def Counter(self) -> Callable[..., Any]: ...  # noqa: N802
@@ -103,19 +106,18 @@ class MetricClasses(Protocol):
 
 
 class ReplicaMetrics(Collector):
-    """The metrics of this process, beside its memory, files and CPU time, in a registry of their own.
+    """Metrics of this process in a registry of their own, with its memory, open files and CPU time.
 
     Args:
-        replica: the value of the label `replica` on every series.
+        replica: value of the label `replica` of every series.
     """
 
     def __init__(self, replica: str) -> None:
         self._replica, self._registry = replica, CollectorRegistry()
-        self._metrics = {name: self._made(row) for name, row in INSTRUMENTS.items()}
+        self._metrics = {name: self._create(row) for name, row in INSTRUMENTS.items()}
         ProcessCollector(registry=self._registry)
 
-    def __call__(self, instrument: Instrument, labels: tuple[str, ...]) -> Record:
-        """The recorder of a series."""
+    def __call__(self, instrument: Instrument, labels: tuple[str, ...]) -> Recorder:
         metric = self._metrics[instrument.name]
         series = metric.labels(*labels) if labels else metric
         if isinstance(series, Counter):
@@ -123,7 +125,7 @@ class ReplicaMetrics(Collector):
         return series.set if isinstance(series, Gauge) else series.observe
 
     def collect(self) -> Iterable[Metric]:
-        """Every metric, with the label of the replica, without the times at which series began."""
+        """Yield all metrics with the label `replica`, without the creation times of series."""
         for metric in self._registry.collect():
             metric.samples = [
                 sample._replace(labels={**sample.labels, "replica": self._replica})
@@ -133,31 +135,30 @@ class ReplicaMetrics(Collector):
             yield metric
 
     def expose(self, accept: str) -> tuple[bytes, str]:
-        """The text that Prometheus reads, OpenMetrics if `accept` names it, and its media type."""
+        """Return the metrics in Prometheus' format, or in OpenMetrics if `accept` requests it, and the media type."""
         encode, media_type = choose_encoder(_OPEN_METRICS if _OPEN_METRICS in accept.lower() else "")
         return encode(self), media_type
 
-    def _made(self, row: Instrument) -> Counter | Gauge | Histogram:
+    def _create(self, row: Instrument) -> Counter | Gauge | Histogram:
         if row.kind == "histogram":
-            return Histogram(row.name, row.meaning, row.labels, registry=self._registry, buckets=row.buckets)
+            return Histogram(row.name, row.description, row.labels, registry=self._registry, buckets=row.buckets)
         kind = Counter if row.kind == "counter" else Gauge
-        return kind(row.name, row.meaning, row.labels, registry=self._registry)
+        return kind(row.name, row.description, row.labels, registry=self._registry)
 
 
 class ClusterMetrics:
-    """The same metrics on the ports of the cluster's nodes, where Ray adds the prefix `ray_`.
+    """The same metrics on the metrics ports of Ray's nodes, where they have the prefix `ray_`.
 
     Args:
-        classes: `ray.util.metrics`.
-        replica: the value of the label `replica` on every series.
+        classes: the module `ray.util.metrics`.
+        replica: value of the label `replica` of every series.
     """
 
     def __init__(self, classes: MetricClasses, replica: str) -> None:
         self._replica = replica
-        self._metrics = {name: self._made(classes, row) for name, row in INSTRUMENTS.items()}
+        self._metrics = {name: self._create(classes, row) for name, row in INSTRUMENTS.items()}
 
-    def __call__(self, instrument: Instrument, labels: tuple[str, ...]) -> Record:
-        """The recorder of a series."""
+    def __call__(self, instrument: Instrument, labels: tuple[str, ...]) -> Recorder:
         metric = self._metrics[instrument.name]
         tags = dict(zip(_tag_keys(instrument), (*labels, self._replica), strict=True))
         record = {"counter": "inc", "gauge": "set", "histogram": "observe"}[instrument.kind]
@@ -165,39 +166,32 @@ class ClusterMetrics:
         return lambda value: write(value, tags)
 
     @staticmethod
-    def _made(classes: MetricClasses, row: Instrument) -> Any:
+    def _create(classes: MetricClasses, row: Instrument) -> Any:
         keys = _tag_keys(row)
         if row.kind == "histogram":
-            return classes.Histogram(row.name, row.meaning, boundaries=list(row.buckets), tag_keys=keys)
+            return classes.Histogram(row.name, row.description, boundaries=list(row.buckets), tag_keys=keys)
         kind = classes.Counter if row.kind == "counter" else classes.Gauge
-        return kind(row.name.removesuffix("_total"), row.meaning, tag_keys=keys)  # Ray adds the suffix itself
+        return kind(row.name.removesuffix("_total"), row.description, tag_keys=keys)  # Ray adds the suffix
 
 
 def _tag_keys(instrument: Instrument) -> tuple[str, ...]:
     return (*instrument.labels, "replica")
 
 
-def recorders(makers: Sequence[Maker], name: str, labels: tuple[str, ...]) -> tuple[Record, ...]:
-    """What records a value of one series, one function per maker."""
-    instrument = INSTRUMENTS[name]
-    assert len(labels) == len(instrument.labels), f"{name}: {labels}"
-    return tuple(maker(instrument, labels) for maker in makers)
-
-
 @dataclass(frozen=True)
 class RequestRecord:
-    """One HTTP request that is over.
+    """A finished HTTP request.
 
     Attributes:
-        request_id: as the answer carries it.
-        method, route: from sets of fixed size.
-        path: as the client sent it, below the mount.
-        status: of the answer; 499 when the client left before it began.
-        error_type: of an error, else empty.
-        seconds: from the head of the request to the end of its answer.
-        client_left: whether the client left before the end of the answer.
-        model: that the request named, or the default one; empty when none was reached.
-        facts: what else the route noted about its work, numbers by name.
+        request_id: id in the response header.
+        method, route: labels from bounded sets.
+        path: path sent by the client, below the mount point.
+        status: status of the response; 499 if the client disconnected before the response started.
+        error_type: type of the error, else empty.
+        seconds: time from the headers of the request to the end of the response.
+        client_left: whether the client disconnected before the end of the response.
+        model: requested or default model; empty if the request did not reach a model.
+        measurements: further numbers recorded by the route, with their names.
     """
 
     request_id: str
@@ -209,29 +203,29 @@ class RequestRecord:
     seconds: float
     client_left: bool = False
     model: str = ""
-    facts: tuple[tuple[str, float], ...] = ()
+    measurements: tuple[tuple[str, float], ...] = ()
 
 
 class Telemetry:
-    """The metrics of one replica.
+    """Metrics of one replica.
 
-    Values of labels must come from sets of bounded size: routes, statuses and error types of the code, models of the
-    config.
+    Label values must come from bounded sets: routes, statuses and error types defined in the code, and the models of
+    the configuration.
 
     Args:
-        replica: name of the replica, a label on every series.
-        cluster: the module `ray.util.metrics` inside a Ray worker, else None.
+        replica: name of the replica, used as a label of every series.
+        cluster: the module `ray.util.metrics` in a Ray worker, else None.
     """
 
     def __init__(self, *, replica: str, cluster: MetricClasses | None = None) -> None:
         self.replica = ReplicaMetrics(replica)
-        of_cluster = () if cluster is None else (ClusterMetrics(cluster, replica),)
-        self._makers: tuple[Maker, ...] = (self.replica, *of_cluster)
-        self._recorders: dict[tuple[str, tuple[str, ...]], tuple[Record, ...]] = {}
+        cluster_metrics = () if cluster is None else (ClusterMetrics(cluster, replica),)
+        self._backends: tuple[MetricsBackend, ...] = (self.replica, *cluster_metrics)
+        self._recorders: dict[tuple[str, tuple[str, ...]], tuple[Recorder, ...]] = {}
         self._in_progress, self._lock = 0, threading.Lock()
 
-    def batch(self, report: BatchReport, model: str) -> None:
-        """A forward is over."""
+    def record_batch(self, report: BatchReport, model: str) -> None:
+        """Record a finished forward pass."""
         labels = (model,)
         self._record("fill_mask_queue_tokens", report.queued_tokens, labels)
         self._record("fill_mask_batch_rows", report.rows, labels)
@@ -243,13 +237,13 @@ class Telemetry:
             self._record("fill_mask_queue_seconds", wait, labels)
 
     def record_request_start(self) -> None:
-        """One more request is in progress."""
+        """Record that a request has started."""
         with self._lock:
             self._in_progress += 1
         self._record("fill_mask_requests_in_progress", self._in_progress)
 
-    def request(self, request: RequestRecord) -> None:
-        """A request that had begun is over."""
+    def record_request(self, request: RequestRecord) -> None:
+        """Record a finished request."""
         with self._lock:
             self._in_progress -= 1
         self._record("fill_mask_requests_in_progress", self._in_progress)
@@ -259,14 +253,16 @@ class Telemetry:
         if request.error_type:
             self._record("fill_mask_failures_total", 1, (route, request.error_type))
 
-    def model(self, name: str, *, revision: str, dtype: str, in_memory: bool = True) -> None:
-        """A model was loaded, or has left the memory."""
+    def record_model(self, name: str, *, revision: str, dtype: str, in_memory: bool = True) -> None:
+        """Record that a model was loaded or unloaded."""
         self._record("fill_mask_model_info", int(in_memory), (name, revision, dtype))
 
     def _record(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
         series = (name, labels)
-        found = self._recorders.get(series)
-        if found is None:
-            found = self._recorders[series] = recorders(self._makers, name, labels)
-        for record in found:
+        recorders = self._recorders.get(series)
+        if recorders is None:
+            instrument = INSTRUMENTS[name]
+            assert len(labels) == len(instrument.labels), f"{name}: {labels}"
+            recorders = self._recorders[series] = tuple(backend(instrument, labels) for backend in self._backends)
+        for record in recorders:
             record(value)

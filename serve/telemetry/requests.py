@@ -1,6 +1,6 @@
-"""ASGI middleware that sees every request end, whatever ends it: an answer, a limit, a fault, a client that leaves.
+"""Metrics and access log of all requests, including those that fail, are rejected, or whose client disconnects.
 
-It counts and times the request, and logs it: what it was and how it ended, never what it said.
+The content of requests is never logged.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from serve.telemetry.metrics import RequestRecord, Telemetry
 
 _LOG = logging.getLogger(LOGGER_NAME)
 _CLIENT_LEFT, _CLIENT_LEFT_TYPE = 499, "ClientDisconnect"
-_NOTED = "noted"
+_ANNOTATIONS = "annotations"
 _MAX_PATH = 200
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
-# Every path beside those of the task; a folder of those below stands for all its files.
+# Paths other than those of the task; each folder is one route for all its files.
 _PATHS = frozenset({"/", "/healthz", "/readyz", "/info", "/metrics", "/openapi.json"})
 _FOLDERS = ("/ui", "/docs")
 OTHER = "other"
@@ -27,7 +27,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 def request_path(scope: Scope) -> str:
-    """The path below the place where the application is mounted."""
+    """Return the path of a request below the mount point of the application."""
     path, root = str(scope.get("path", "")), str(scope.get("root_path", "")).rstrip("/")
     if root and (path == root or path.startswith(f"{root}/")):
         return path[len(root) :] or "/"
@@ -35,41 +35,42 @@ def request_path(scope: Scope) -> str:
 
 
 def page_folder(path: str) -> str | None:
-    """The folder of the page or the documentation that a path is or lies in, else None."""
+    """Return the folder of the page or the documentation that contains a path, else None."""
     return next((folder for folder in _FOLDERS if path == folder or path.startswith(f"{folder}/")), None)
 
 
 def route_label(scope: Scope, task_paths: Collection[str]) -> str:
-    """The route of a request, also of one that was turned away before it was routed; `other` for an unknown path."""
+    """Return the route of a request, also before routing; `other` for an unknown path."""
     path = request_path(scope)
     return path if path in _PATHS or path in task_paths else page_folder(path) or OTHER
 
 
-def method_of(scope: Scope) -> str:
-    """The method of a request, `other` for one that is none of HTTP's usual."""
+def method_label(scope: Scope) -> str:
+    """Return the method of a request, or `other` for an unusual one."""
     method = str(scope.get("method", ""))
     return method if method in _METHODS else OTHER
 
 
-def annotate(scope: Scope, *, model: str, **facts: float) -> None:
-    """Notes for metrics and log what a route knows about its request: the model, and numbers by name.
+def annotate(scope: Scope, *, model: str, **measurements: float) -> None:
+    """Add the model and measurements to the metrics and log record of a request.
 
-    Never text of the request: what is noted is logged. `model` is one of the names that the service has.
+    Do not pass any text of the request; `model` must be one of the configured names.
     """
-    scope.setdefault("state", {})[_NOTED] = (model, tuple(facts.items()))
+    scope.setdefault("state", {})[_ANNOTATIONS] = (model, tuple(measurements.items()))
 
 
 class RequestMetrics:
-    """Counts and times every HTTP request; stands inside `RequestEnvelope`, which gives the id, around all else.
+    """Middleware that records every HTTP request; only `RequestEnvelope`, which assigns the id, must be outside it.
 
-    A client that leaves before its answer begins counts as 499: its request is cancelled, or the body that it sends
-    breaks off. A fault counts as 500, which `RequestEnvelope` makes of it.
+    If the client disconnects before the response starts, the request is cancelled or its body ends early, and it is
+    recorded with status 499. An unhandled exception is recorded as 500.
 
     Args:
-        app: what answers.
-        telemetry: what counts.
-        task_paths: paths of the task, which are routes of their own in the metrics.
-        log: is given every request that is over, as `RequestLog` is.
+        app: application to call.
+        telemetry: metrics of the replica.
+        task_paths: paths of the task; each is a route in the metrics.
+        log: called with each finished request.
+        clock: time in seconds.
     """
 
     def __init__(
@@ -88,40 +89,40 @@ class RequestMetrics:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, watched = self._clock(), _Watched(scope, receive, send, route_label(scope, self._task_paths))
-        fault = False
+        start, exchange = self._clock(), _Exchange(scope, receive, send, route_label(scope, self._task_paths))
+        failed = False
         self._telemetry.record_request_start()
         try:
-            await self._app(scope, watched.receive, watched.send)
+            await self._app(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
-            watched.client_left()
+            exchange.mark_client_left()
             raise
         except BaseException:
-            fault = True
+            failed = True
             raise
         finally:
-            record = watched.record(seconds=self._clock() - began, fault=fault)
-            self._telemetry.request(record)
+            record = exchange.record(seconds=self._clock() - start, failed=failed)
+            self._telemetry.record_request(record)
             if self._log is not None:
                 self._log(record)
 
 
-class _Watched:
-    """One request on its way through the application."""
+class _Exchange:
+    """Request in progress, with wrappers of `receive` and `send` that track its state."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, route: str) -> None:
         self._scope, self._receive, self._send = scope, receive, send
-        self._path, self._route = request_path(scope), route  # before routing, which may change the scope
+        self._path, self._route = request_path(scope), route  # routing may change the scope
         self._status = 0
-        self._answered = self._left = False
+        self._complete = self._client_left = False
 
     async def receive(self) -> Message:
         try:
             message = await self._receive()
-        except Exception:  # how Serve's Python proxy ends a request whose client has left
+        except Exception:  # Serve's Python proxy raises if the client has disconnected
             message = {"type": "http.disconnect"}
         if message["type"] == "http.disconnect":
-            self.client_left()
+            self.mark_client_left()
         return message
 
     async def send(self, message: Message) -> None:
@@ -129,46 +130,47 @@ class _Watched:
             self._status = self._status or message["status"]
         await self._send(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self._answered = True
+            self._complete = True
 
-    def client_left(self) -> None:
-        """Without its whole answer, unless it had that."""
-        if not self._answered:
-            self._left = True
+    def mark_client_left(self) -> None:
+        """Record a disconnection, unless the response is already complete."""
+        if not self._complete:
+            self._client_left = True
             self._status = self._status or _CLIENT_LEFT
 
-    def record(self, *, seconds: float, fault: bool) -> RequestRecord:
-        """What is to be said about the request now that it is over."""
+    def record(self, *, seconds: float, failed: bool) -> RequestRecord:
         state = self._scope.get("state", {})
-        error_type = _CLIENT_LEFT_TYPE if self._left else ERROR_TYPES[500] if fault else state.get("error_type", "")
-        model, facts = state.get(_NOTED, ("", ()))
+        error_type = (
+            _CLIENT_LEFT_TYPE if self._client_left else ERROR_TYPES[500] if failed else state.get("error_type", "")
+        )
+        model, measurements = state.get(_ANNOTATIONS, ("", ()))
         return RequestRecord(
             request_id=request_id(self._scope),
-            method=method_of(self._scope),
+            method=method_label(self._scope),
             route=self._route,
             path=self._path,
             status=self._status or 500,
             error_type=error_type,
             seconds=seconds,
-            client_left=self._left,
+            client_left=self._client_left,
             model=model,
-            facts=facts,
+            measurements=measurements,
         )
 
 
 class RequestLog:
-    """Logs requests that are over.
+    """Logs finished requests.
 
     Args:
-        access_log: log every request, except for probes that are answered 200. Without it only answers of 500 and more
-            are logged: a line per request costs more than routing it, and one per 429 would make an overload worse.
+        access_log: log all requests except successful probes, instead of only responses with status 500 and above.
+            Logging a request takes more time than routing it, and logging each 429 would worsen an overload.
     """
 
     def __init__(self, *, access_log: bool = False) -> None:
         self._access_log = access_log
 
     def __call__(self, request: RequestRecord) -> None:
-        """Logs a request, or does not."""
+        """Log a request, depending on its status and route."""
         failed = request.status >= 500
         quiet_probe = request.route in _PROBES and request.status < 300
         if failed or (self._access_log and not quiet_probe):
@@ -191,4 +193,4 @@ def _fields(request: RequestRecord) -> dict[str, str | int | float | bool]:
         fields["client_disconnect"] = True
     if request.model:
         fields["model"] = request.model
-    return fields | {name: round(value, 3) for name, value in request.facts}
+    return fields | {name: round(value, 3) for name, value in request.measurements}

@@ -1,7 +1,7 @@
 import pytest
 from tokenizers import Tokenizer
 
-from benchmarks.bert_pretraining_data import examples, tokenise
+from benchmarks.bert_pretraining_data import examples, tokenize
 from distilray.config.sample import resolve_sample
 from distilray.pretraining_data.tokenizer import read_tokenizer
 
@@ -21,17 +21,17 @@ def tokenizer():
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_the_peer_has_the_pieces_of_the_library(tokenizer, text):
-    assert tokenise(text, tokenizer.get_vocab()) == tokenizer.encode(text, add_special_tokens=False).tokens
+def test_the_baseline_has_the_same_word_pieces_as_the_library(tokenizer, text):
+    assert tokenize(text, tokenizer.get_vocab()) == tokenizer.encode(text, add_special_tokens=False).tokens
 
 
 @pytest.mark.parametrize("max_seq_length", [64, 128])
-def test_the_examples_of_the_peer_are_those_that_the_paper_describes(tokenizer, max_seq_length):
+def test_the_examples_of_the_baseline_match_the_paper(tokenizer, max_seq_length):
     documents = [[text.lower() for text in TEXTS[number % 3 :]] * 3 for number in range(12)]
-    found = list(examples(documents, tokenizer.get_vocab(), max_seq_length=max_seq_length, dupe_factor=4))
-    assert len(found) > 100
-    assert 0.3 < sum(example.is_random_next for example in found) / len(found) < 0.8
-    for example in found:
+    pairs = list(examples(documents, tokenizer.get_vocab(), max_seq_length=max_seq_length, dupe_factor=4))
+    assert len(pairs) > 100
+    assert 0.3 < sum(example.is_random_next for example in pairs) / len(pairs) < 0.8
+    for example in pairs:
         assert len(example.tokens) == len(example.segment_ids) <= max_seq_length
         assert len(example.masked_labels) == max(1, round(0.15 * len(example.tokens)))
         assert example.tokens[0] == "[CLS]"

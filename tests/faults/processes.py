@@ -1,4 +1,4 @@
-"""Jobs as processes of their own, and the processes that a job starts, to be killed. Workers import it soon."""
+"""Start jobs, and find and kill the processes that they start. Imports little, because workers import this module."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ LIMIT_S = 480
 
 
 def start(root: Path, job: str, recipe: Path) -> subprocess.Popen[str]:
-    """A job in a session of its own, which holds the Ray processes that it starts too."""
+    """Start a job in a new session, to which the Ray processes that it starts also belong."""
     return subprocess.Popen(
         [sys.executable, "-m", f"jobs.{job}", "--recipe", str(recipe)],
         cwd=root,
@@ -37,17 +37,17 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """Kills a job and all that it has started."""
+    """Kill a job and all processes of its group."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=LIMIT_S)
 
 
 def kill_worker(job: subprocess.Popen[str], name: bytes = b"ray::MapBatches") -> None:
-    """Kills a Ray worker of a job as soon as there is one: in a task if no name is given."""
+    """Kill a Ray worker of a job as soon as there is one; by default, one that runs a task."""
 
     def killed() -> bool:
         for pid in workers(job.pid, name):
-            with contextlib.suppress(ProcessLookupError):  # ended since it was listed
+            with contextlib.suppress(ProcessLookupError):  # it has exited since
                 os.kill(pid, signal.SIGKILL)
                 return True
         return False
@@ -56,73 +56,73 @@ def kill_worker(job: subprocess.Popen[str], name: bytes = b"ray::MapBatches") ->
 
 
 def workers(session: int, name: bytes = b"ray::MapBatches") -> list[int]:
-    """Ray workers of a session of processes, by how their names begin: in a task if no name is given."""
-    found = []
+    """Return the Ray workers of a session whose names start with `name`; by default, those that run tasks."""
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes()
-            own = int((process / "stat").read_text().rpartition(")")[2].split()[3]) == session
+            in_session = int((process / "stat").read_text().rpartition(")")[2].split()[3]) == session
         except (OSError, IndexError):
             continue
-        if own and command.startswith(name):
-            found.append(int(process.name))
-    return found
+        if in_session and command.startswith(name):
+            pids.append(int(process.name))
+    return pids
 
 
 def train_workers() -> list[int]:
-    """The workers of Ray Train that live below this process."""
+    """Return the Ray Train workers that descend from this process."""
     return workers_below(b"ray::RayTrainWorker")
 
 
 def workers_below(name: bytes) -> list[int]:
-    """Ray workers that live below this process, by how their names begin."""
-    found = []
+    """Return the Ray workers that descend from this process and whose names start with `name`."""
+    pids = []
     for pid in processes_below(os.getpid()):
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
-            continue  # it has ended
+            continue  # it has exited
         if command.startswith(name):
-            found.append(pid)
-    return sorted(found)
+            pids.append(pid)
+    return sorted(pids)
 
 
 def processes_below(pid: int) -> set[int]:
-    """A process and all that it has started."""
+    """Return a process and its descendants."""
     parents = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
             parents[int(file.parent.name)] = int(file.read_text().rpartition(")")[2].split()[1])
         except (OSError, IndexError):
-            continue  # it has ended
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found and child not in found}:
-        found |= more
-    return found
+            continue  # it has exited
+    pids = {pid}
+    while children := {child for child, parent in parents.items() if parent in pids and child not in pids}:
+        pids |= children
+    return pids
 
 
-def eventually(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
-    """Returns as soon as something is so."""
+def wait_until(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
+    """Wait for a condition, which need not belong to a process."""
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
-def eventual(value: Callable[[], T], is_ready: Callable[[T], bool]) -> T:
-    """The first value that is ready; a second look could give another one."""
+def wait_for_value(value: Callable[[], T], is_ready: Callable[[T], bool]) -> T:
+    """Return the first value that is ready; evaluating it again might give another one."""
     values: list[T] = []
 
-    def look() -> bool:
+    def poll() -> bool:
         values[:] = [value()]
         return is_ready(values[0])
 
-    eventually(look)
+    wait_until(poll)
     return values[0]
 
 
-def note_where(item: dict[str, Any]) -> dict[str, Any]:
-    """A task that tells its machine after a while."""
+def report_node(item: dict[str, Any]) -> dict[str, Any]:
+    """Task that returns the id of its node after half a second."""
     import ray
 
     time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""A distillation of seconds by two workers, and how it ended."""
+"""Distillation run of a few seconds with two workers."""
 
 import contextlib
 import io
@@ -12,20 +12,20 @@ from typing import Any
 from distilray.runtime.metrics import read_metrics
 from jobs import distill
 
-STEPS, RHYTHM = 24, 4  # optimiser steps of a run, and between two of its checkpoints
+STEPS, CHECKPOINT_EVERY = 24, 4  # optimizer steps
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a run ended: its exit code, and what it told on stderr."""
+class RunResult:
+    """Run folder, exit code and stderr of a run."""
 
     run: Path
     code: int
-    told: str
+    stderr: str
 
 
 def values(folder: Path) -> dict[str, Any]:
-    """Of its recipe; shards and teacher lie in `folder`."""
+    """Return the values of the recipe; shards and teacher are in `folder`."""
     return {
         "run_dir": str(folder / "undisturbed"),
         "shards_dir": str(folder / "shards"),
@@ -37,25 +37,25 @@ def values(folder: Path) -> dict[str, Any]:
         "dropout": 0.1,
         "optimizer": {"learning_rate": 1e-3},
         "scaling": {"num_workers": 2, "use_gpu": False, "cpus_per_worker": 1},
-        "intervals": {"log_every_steps": 1, "checkpoint_every_steps": RHYTHM},
+        "intervals": {"log_every_steps": 1, "checkpoint_every_steps": CHECKPOINT_EVERY},
         "ray": {"num_cpus": 2},
     }
 
 
-def fit(work: Path, run: Path, *overrides: str, deed: Callable[[], None] | None = None) -> Ended:
-    """Runs the job in this process; in a thread beside it a deed is done to it."""
+def train(work: Path, run: Path, *overrides: str, fault: Callable[[], None] | None = None) -> RunResult:
+    """Run the job in this process, while a thread injects a fault."""
     arguments = ["--recipe", str(work / "recipe.yaml"), f"run_dir={run}", *overrides]
-    told = io.StringIO()
-    with ThreadPoolExecutor(1) as beside, contextlib.redirect_stderr(told):
-        doing = beside.submit(deed) if deed else None
+    stderr = io.StringIO()
+    with ThreadPoolExecutor(1) as thread, contextlib.redirect_stderr(stderr):
+        injection = thread.submit(fault) if fault else None
         code = distill.main(arguments)
-    if doing is not None:
-        doing.result()
-    return Ended(run, code, told.getvalue())
+    if injection is not None:
+        injection.result()
+    return RunResult(run, code, stderr.getvalue())
 
 
 def checkpoints(run: Path) -> list[int]:
-    """Their steps, in order."""
+    """Return the steps of the checkpoints, in order."""
     return sorted(int(file.parent.name.removeprefix("step-")) for file in run.glob("checkpoints/step-*/state.json"))
 
 

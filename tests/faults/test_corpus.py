@@ -1,4 +1,4 @@
-"""The corpus under faults: a killed worker, a killed driver, a storage far away, input far larger than memory."""
+"""Fault tolerance of the corpus stage: killed workers and drivers, object stores, input larger than memory."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.faults.processes import LIMIT_S, kill, kill_worker, start, wait_for
 
 pytestmark = pytest.mark.slow
 
-# Twenty parts or more of a quarter of a second, so that a kill comes in the middle.
+# At least twenty chunks that take a quarter of a second each, so that a kill hits the middle of a run.
 VALUES = {"chunk_mb": 0.125, "file_mb": 0.5, "ray": {"num_cpus": 2}, "duplicates": {"near": {}}}
 
 
@@ -39,15 +39,15 @@ def write_recipe(folder: Path, dump: str, **values: object) -> Path:
     return file
 
 
-def marks(folder: Path) -> dict[str, int]:
-    return {mark.name: mark.stat().st_mtime_ns for mark in (folder / "run/pieces/parts").glob("*.json")}
+def completed_pieces(folder: Path) -> dict[str, int]:
+    return {piece.name: piece.stat().st_mtime_ns for piece in (folder / "run/pieces/parts").glob("*.json")}
 
 
 def content_hash(folder: Path) -> str:
     return json.loads((folder / "run/manifest.json").read_text())["content_hash"]
 
 
-def test_an_object_store_gives_and_takes_what_a_disk_does(tmp_path: Path, bucket: str) -> None:
+def test_an_object_store_gives_the_same_result_as_a_disk(tmp_path: Path, bucket: str) -> None:
     dump = tmp_path / "raw/wiki-multistream.xml.bz2"
     dump.parent.mkdir()
     write_multistream(dump, 1)
@@ -62,62 +62,64 @@ def test_an_object_store_gives_and_takes_what_a_disk_does(tmp_path: Path, bucket
         for recipe in (near, far):
             assert build_corpus.main(["--recipe", str(recipe)]) == 0
     with target.open_input_stream("data/run/manifest.json") as stream:
-        found = json.loads(stream.read())["content"]["outputs"]
+        remote_outputs = json.loads(stream.read())["content"]["outputs"]
     outputs = json.loads((tmp_path / "near/run/manifest.json").read_text())["content"]["outputs"]
     assert len(outputs) > 1
-    assert found == outputs
+    assert remote_outputs == outputs
 
 
 @dataclass(frozen=True)
-class Killed:
-    """A run that was killed three times, and the marks of its parts at the first time."""
+class KilledRun:
+    """Run that was killed three times, and its completed chunks at the first time."""
 
     folder: Path
-    done: dict[str, int]
+    completed: dict[str, int]
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, root: Path, dump: Path) -> Killed:
-    """The driver is killed while it reads; of the same command again a worker, and the driver while it publishes."""
+def killed(tmp_path_factory: pytest.TempPathFactory, root: Path, dump: Path) -> KilledRun:
+    """Run whose driver is killed while reading; in the second attempt, a worker, and the driver while publishing."""
     folder = tmp_path_factory.mktemp("killed")
     recipe = write_recipe(folder, str(dump))
     first = start(root, "build_corpus", recipe)
-    wait_for(lambda: len(marks(folder)) >= 4, first)
+    wait_for(lambda: len(completed_pieces(folder)) >= 4, first)
     kill(first)
-    done = marks(folder)
+    completed = completed_pieces(folder)
     second = start(root, "build_corpus", recipe)
-    wait_for(lambda: len(marks(folder)) > len(done), second)
+    wait_for(lambda: len(completed_pieces(folder)) > len(completed), second)
     kill_worker(second)
     wait_for(lambda: any((folder / "run/pieces/files").glob("*.json")), second)
     kill(second)
     assert not (folder / "run/manifest.json").exists()
-    return Killed(folder, done)
+    return KilledRun(folder, completed)
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory, dump: Path, killed: Killed, local_ray: None) -> dict[str, Path]:
-    """An undisturbed run, and the killed one run again: as it is, and as if the kill had come before a mark."""
-    folder = tmp_path_factory.mktemp("ended")
-    for name in ("after the mark", "before the mark"):
+def resumed(
+    tmp_path_factory: pytest.TempPathFactory, dump: Path, killed: KilledRun, local_ray: None
+) -> dict[str, Path]:
+    """Folders of an undisturbed run, of the resumed run, and of one resumed as if a piece had not been recorded."""
+    folder = tmp_path_factory.mktemp("resumed")
+    for name in ("recorded", "unrecorded"):
         shutil.copytree(killed.folder / "run", folder / name / "run")
-    for mark in (folder / "before the mark/run/pieces/files").iterdir():
-        mark.unlink()
-    runs = {name: folder / name for name in ("undisturbed", "after the mark", "before the mark")}
+    for piece in (folder / "unrecorded/run/pieces/files").iterdir():
+        piece.unlink()
+    runs = {name: folder / name for name in ("undisturbed", "recorded", "unrecorded")}
     for run in runs.values():
         assert build_corpus.main(["--recipe", str(write_recipe(run, str(dump)))]) == 0
     return runs
 
 
-def test_after_a_killed_driver_only_unfinished_parts_are_read(ended: dict[str, Path], killed: Killed) -> None:
-    assert 4 <= len(killed.done) < len(marks(ended["undisturbed"]))
-    found = marks(ended["after the mark"])
-    assert {name: time for name, time in found.items() if name in killed.done} == killed.done
+def test_after_a_killed_driver_only_incomplete_chunks_are_read(resumed: dict[str, Path], killed: KilledRun) -> None:
+    assert 4 <= len(killed.completed) < len(completed_pieces(resumed["undisturbed"]))
+    completed = completed_pieces(resumed["recorded"])
+    assert {name: time for name, time in completed.items() if name in killed.completed} == killed.completed
 
 
-@pytest.mark.parametrize("name", ["after the mark", "before the mark"])
-def test_a_run_whose_worker_and_drivers_were_killed_ends_the_same(ended: dict[str, Path], name: str) -> None:
-    """The last kill came between a published file and its mark, or after it."""
-    assert content_hash(ended[name]) == content_hash(ended["undisturbed"])
+@pytest.mark.parametrize("name", ["recorded", "unrecorded"])
+def test_a_run_whose_worker_and_drivers_were_killed_has_the_same_result(resumed: dict[str, Path], name: str) -> None:
+    """The last kill came before or after the published file was recorded."""
+    assert content_hash(resumed[name]) == content_hash(resumed["undisturbed"])
 
 
 MEASURED = """
@@ -125,8 +127,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.extraction import Screen, extract_part
-from distilray.corpus.chunks import plan_parts, source_files
+from distilray.corpus.extraction import ScreeningData, extract_chunk
+from distilray.corpus.chunks import plan_chunks, source_files
 from distilray.corpus.publication import plan_groups, publish_group
 
 def peak():
@@ -135,10 +137,10 @@ def peak():
 def build(folder, dump):
     config = BuildCorpusConfig.model_validate(
         {"run_dir": folder, "sources": [{"path": dump}], "chunk_mb": 1024, "duplicates": {"near": {}}})
-    parts = plan_parts(config, source_files(config))
-    assert len(parts) == 1
-    facts = vars(extract_part(parts[0], config, folder, Screen()))
-    groups = plan_groups([facts], file_bytes=64 << 20)
+    chunks = plan_chunks(config, source_files(config))
+    assert len(chunks) == 1
+    counts = vars(extract_chunk(chunks[0], config, folder, ScreeningData()))
+    groups = plan_groups([counts], file_bytes=64 << 20)
     return publish_group(groups[0], folder, file_bytes=64 << 20).documents
 
 build(sys.argv[1], sys.argv[2])
@@ -148,26 +150,26 @@ print(before, peak(), documents)
 """
 
 
-def test_memory_is_bounded_whatever_the_input(tmp_path: Path, root: Path) -> None:
-    """One task reads a dump that is more than ten times as large as what it may take beyond the sample."""
+def test_memory_does_not_grow_with_the_input(tmp_path: Path, root: Path) -> None:
+    """A task reads a dump that is much larger than the memory it uses."""
     head, pages, tail = sample_parts()
     (tmp_path / "small.xml").write_bytes(head + b"".join(pages) + tail)
     with (tmp_path / "large.xml").open("wb") as file:
         file.write(head)
         for number, page in enumerate(copies(pages, 110)):
-            # one in twelve copies is an article: reading is quick, cleaning is not
+            # make one of twelve copies an article, because cleaning is slow
             file.write(page if number // len(pages) % 12 == 0 else re.sub(rb"<ns>0</ns>", b"<ns>1</ns>", page))
         file.write(tail)
     size = (tmp_path / "large.xml").stat().st_size
     arguments = [f"{tmp_path}/{name}" for name in ("a", "small.xml", "b", "large.xml")]
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", MEASURED, *arguments],
         env={**os.environ, "PYTHONPATH": str(root / "platform")},
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
     )
-    assert found.returncode == 0, found.stderr
-    before, peak, documents = map(int, found.stdout.split())
+    assert result.returncode == 0, result.stderr
+    before, peak, documents = map(int, result.stdout.split())
     assert documents > 800
-    assert size > 5 * 1024 * max(peak - before, 1)  # usually 10 to 17 times; what a process keeps free varies
+    assert size > 5 * 1024 * max(peak - before, 1)  # usually 10 to 17 times; the memory that the allocator keeps varies

@@ -1,4 +1,4 @@
-"""Encoding under faults: a killed worker, a killed driver, a storage far away, a full disk, a corpus beyond memory."""
+"""Fault tolerance of encoding: killed workers and drivers, object stores, full disks, corpora larger than memory."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from tests.faults.processes import LIMIT_S, kill, kill_worker, start, wait_for
 pytestmark = pytest.mark.slow
 
 FILES = 24
-# A part for each file, of a quarter of a second since it is copied so often; and several groups of shards.
+# One chunk per file, each taking a quarter of a second because of `dupe_factor`, and several groups of shards.
 VALUES = {"max_seq_length": 32, "dupe_factor": 10, "rows_per_shard": 10_000, "chunk_mb": 100, "ray": {"num_cpus": 2}}
 
 
@@ -44,8 +44,8 @@ def write_recipe(folder: Path, inputs: dict[str, Any]) -> Path:
     return file
 
 
-def marks(folder: Path, stage: str = "parts") -> dict[str, int]:
-    return {mark.name: mark.stat().st_mtime_ns for mark in (folder / "run/pieces" / stage).glob("*.json")}
+def completed_pieces(folder: Path, stage: str = "parts") -> dict[str, int]:
+    return {piece.name: piece.stat().st_mtime_ns for piece in (folder / "run/pieces" / stage).glob("*.json")}
 
 
 def content_hash(folder: Path) -> str:
@@ -64,72 +64,72 @@ def small(tmp_path: Path) -> dict[str, str]:
     return {"corpus_dir": write_corpus(tmp_path / "corpus"), "tokenizer_dir": write_tokenizer(tmp_path / "tokenizer")}
 
 
-def test_an_object_store_gives_and_takes_what_a_disk_does(tmp_path: Path, small: dict[str, str], bucket: str) -> None:
+def test_an_object_store_gives_the_same_result_as_a_disk(tmp_path: Path, small: dict[str, str], bucket: str) -> None:
     target, _ = fs.FileSystem.from_uri(bucket)
     for name in ("corpus", "tokenizer"):
         fs.copy_files(str(tmp_path / name), f"data/{name}", destination_filesystem=target)
     remote = {f"{name}_dir": f"{bucket}/{name}" for name in ("corpus", "tokenizer")}
     assert encode(f"{bucket}/run", remote) == encode(str(tmp_path / "run"), small)
-    found = target.get_file_info(fs.FileSelector("data/run", recursive=True))
-    assert not [info.path for info in found if info.path.startswith("data/run/work")]
+    files = target.get_file_info(fs.FileSelector("data/run", recursive=True))
+    assert not [info.path for info in files if info.path.startswith("data/run/work")]
 
 
 @dataclass(frozen=True)
-class Killed:
-    """A run that was killed three times, and the marks of its parts at the first time."""
+class KilledRun:
+    """Run that was killed three times, and its completed chunks at the first time."""
 
     folder: Path
-    done: dict[str, int]
+    completed: dict[str, int]
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, root: Path, inputs: dict[str, str]) -> Killed:
-    """The driver is killed while it encodes; of the same command again a worker, and the driver while it publishes."""
+def killed(tmp_path_factory: pytest.TempPathFactory, root: Path, inputs: dict[str, str]) -> KilledRun:
+    """Run whose driver is killed while encoding; in the second attempt, a worker, and the driver while publishing."""
     folder = tmp_path_factory.mktemp("killed")
     recipe = write_recipe(folder, inputs)
     first = start(root, "encode_corpus", recipe)
-    wait_for(lambda: len(marks(folder)) >= 4, first)
+    wait_for(lambda: len(completed_pieces(folder)) >= 4, first)
     kill(first)
-    done = marks(folder)
+    completed = completed_pieces(folder)
     second = start(root, "encode_corpus", recipe)
-    wait_for(lambda: len(marks(folder)) > len(done), second)
+    wait_for(lambda: len(completed_pieces(folder)) > len(completed), second)
     kill_worker(second)
-    wait_for(lambda: bool(marks(folder, "groups")), second)
+    wait_for(lambda: bool(completed_pieces(folder, "groups")), second)
     kill(second)
     assert not (folder / "run/manifest.json").exists()
-    return Killed(folder, done)
+    return KilledRun(folder, completed)
 
 
 @pytest.fixture(scope="module")
-def ended(
-    tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, str], killed: Killed, local_ray: None
+def resumed(
+    tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, str], killed: KilledRun, local_ray: None
 ) -> dict[str, Path]:
-    """An undisturbed run, and the killed one run again: as it is, and as if the kill had come before a mark."""
-    folder = tmp_path_factory.mktemp("ended")
-    for name in ("after the mark", "before the mark"):
+    """Folders of an undisturbed run, of the resumed run, and of one resumed as if a piece had not been recorded."""
+    folder = tmp_path_factory.mktemp("resumed")
+    for name in ("recorded", "unrecorded"):
         shutil.copytree(killed.folder / "run", folder / name / "run")
-    for mark in (folder / "before the mark/run/pieces/groups").iterdir():
-        mark.unlink()
-    runs = {name: folder / name for name in ("undisturbed", "after the mark", "before the mark")}
+    for piece in (folder / "unrecorded/run/pieces/groups").iterdir():
+        piece.unlink()
+    runs = {name: folder / name for name in ("undisturbed", "recorded", "unrecorded")}
     for run in runs.values():
         assert encode_corpus.main(["--recipe", str(write_recipe(run, inputs))]) == 0
     return runs
 
 
-def test_after_a_killed_driver_only_unfinished_parts_are_encoded(ended: dict[str, Path], killed: Killed) -> None:
-    assert 4 <= len(killed.done) < FILES
-    found = marks(ended["after the mark"])
-    assert {name: time for name, time in found.items() if name in killed.done} == killed.done
+def test_after_a_killed_driver_only_incomplete_chunks_are_encoded(resumed: dict[str, Path], killed: KilledRun) -> None:
+    assert 4 <= len(killed.completed) < FILES
+    completed = completed_pieces(resumed["recorded"])
+    assert {name: time for name, time in completed.items() if name in killed.completed} == killed.completed
 
 
-@pytest.mark.parametrize("name", ["after the mark", "before the mark"])
-def test_a_run_whose_worker_and_drivers_were_killed_ends_the_same(ended: dict[str, Path], name: str) -> None:
-    """The last kill came between a shard and the mark of its group, or after it."""
-    assert content_hash(ended[name]) == content_hash(ended["undisturbed"])
+@pytest.mark.parametrize("name", ["recorded", "unrecorded"])
+def test_a_run_whose_worker_and_drivers_were_killed_has_the_same_result(resumed: dict[str, Path], name: str) -> None:
+    """The last kill came before or after the group of the shard was recorded."""
+    assert content_hash(resumed[name]) == content_hash(resumed["undisturbed"])
 
 
 def on_a_full_disk(task: Callable[..., Any]) -> Callable[..., Any]:
-    """The task, in a worker whose files cannot grow beyond 5 kB."""
+    """Wrap a task so that its files cannot grow beyond 5 kB."""
 
     def limited(item: Any, **values: Any) -> Any:
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -142,7 +142,7 @@ def on_a_full_disk(task: Callable[..., Any]) -> Callable[..., Any]:
     return limited
 
 
-def test_a_full_disk_is_one_line_and_what_was_done_is_used_by_the_next_run(
+def test_a_full_disk_is_one_line_and_the_next_run_resumes(
     tmp_path: Path, small: dict[str, str], capfd: pytest.CaptureFixture[str], local_ray: None
 ) -> None:
     recipe = write_recipe(tmp_path, {**small, "heldout_fraction": 0.2})
@@ -151,19 +151,19 @@ def test_a_full_disk_is_one_line_and_what_was_done_is_used_by_the_next_run(
     (line,) = capfd.readouterr().err.splitlines()
     assert re.search(r"/shards/\S+: cannot be written \(.+\); free space or choose another folder", line)
     assert not list((tmp_path / "run/shards").iterdir())
-    done = marks(tmp_path)
+    completed = completed_pieces(tmp_path)
     assert encode_corpus.main(["--recipe", str(recipe)]) == 0
-    assert marks(tmp_path) == done
+    assert completed_pieces(tmp_path) == completed
 
 
 MEASURED = """
 import sys
 from pathlib import Path
-from distilray.pretraining_data.encoding import parts, publication
+from distilray.pretraining_data import encoded_chunks, shard_writer
 from distilray.runtime.run_folder import RunFolder
 from tests.distilray.tiny_line import encode_config, encode_in_process
 
-parts._BUCKET_BYTES, publication._GROUP_ROWS = 1 << 20, 20_000
+encoded_chunks._BUCKET_BYTES, shard_writer._GROUP_ROWS = 1 << 20, 20_000
 
 def peak():
     return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line).split()[1])
@@ -180,18 +180,18 @@ print(before, peak(), written)
 """
 
 
-def test_memory_is_bounded_whatever_the_corpus(tmp_path: Path, root: Path, inputs: dict[str, str]) -> None:
-    """Encoding all parts of a corpus in one process takes little more than encoding one of them."""
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, root: Path, inputs: dict[str, str]) -> None:
+    """Encoding all chunks of a corpus in one process takes little more memory than encoding one of them."""
     small = write_corpus(tmp_path / "small", 500, files=1)
     arguments = [str(tmp_path / "a"), small, str(tmp_path / "b"), inputs["corpus_dir"], inputs["tokenizer_dir"]]
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", MEASURED, *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "platform")])},
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
     )
-    assert found.returncode == 0, found.stderr
-    before, peak, written = map(int, found.stdout.split())
+    assert result.returncode == 0, result.stderr
+    before, peak, written = map(int, result.stdout.split())
     assert written > 50e6
     assert 1024 * (peak - before) < written / 3

@@ -1,4 +1,4 @@
-"""Fine-tunings of GLUE under faults: what is done is not done again, and the scores are those of an undisturbed run."""
+"""Fault tolerance of fine-tuning on GLUE: resuming repeats no completed run and gives the same scores."""
 
 import json
 
@@ -42,39 +42,41 @@ def recipe(tmp_path):
 
 
 def undisturbed(folder):
-    """The results of all seeds, one after the other in this process."""
+    """Fine-tune with all seeds sequentially in this process, and return the results."""
     torch.set_num_threads(1)
     settings = TaskConfig.model_validate(SETTINGS)
     features = encode_task(
         load_task(str(folder / "glue"), "wnli"), read_tokenizer(str(folder / "model")), settings, seed=56
     )
     plan = FineTunePlan(str(folder / "other"), "fp32", FineTuneScaling(use_gpu=False, cpus_per_worker=1))
-    found = {}
+    results = {}
     for seed in settings.seeds:
         run = FineTuneRun("wnli", seed, settings, str(folder / "model"))
         execute_run(plan, run, features, device=torch.device("cpu"))
-        found[run.name] = result(folder / "other", run.name)
-    return found
+        results[run.name] = result(folder / "other", run.name)
+    return results
 
 
 def result(run_dir, name):
     return json.loads((run_dir / "units" / name / "result.json").read_text())["fine_tuned"]
 
 
-def without_times(found):
-    return json.loads(json.dumps(found), object_hook=lambda values: {k: v for k, v in values.items() if k != "seconds"})
+def without_times(scores):
+    return json.loads(
+        json.dumps(scores), object_hook=lambda values: {k: v for k, v in values.items() if k != "seconds"}
+    )
 
 
-def test_a_killed_driver_run_again_ends_as_if_nothing_had_happened(root, recipe, tmp_path, local_ray):
+def test_a_resumed_run_has_the_scores_of_an_undisturbed_one(root, recipe, tmp_path, local_ray):
     run_dir = tmp_path / "run"
     process = start(root, "evaluate_glue", recipe)
     wait_for(lambda: any(run_dir.glob("units/*/result.json")), process)
     kill(process)
-    done = {file: file.stat().st_mtime_ns for file in run_dir.glob("units/*/result.json")}
-    assert done
+    completed = {file: file.stat().st_mtime_ns for file in run_dir.glob("units/*/result.json")}
+    assert completed
     assert not (run_dir / "manifest.json").exists()
     assert evaluate_glue.main(["--recipe", str(recipe)]) == 0
-    assert {file: file.stat().st_mtime_ns for file in done} == done
+    assert {file: file.stat().st_mtime_ns for file in completed} == completed
     expected = undisturbed(tmp_path)
-    for name, found in expected.items():
-        assert without_times(result(run_dir, name)) == without_times(found)
+    for name, scores in expected.items():
+        assert without_times(result(run_dir, name)) == without_times(scores)

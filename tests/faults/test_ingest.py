@@ -1,4 +1,4 @@
-"""The ingest of more shards than memory should hold."""
+"""Memory of reading more shards than fit into memory."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def lists(values: np.ndarray, size: int) -> pa.ListArray:
 
 
 def write_run(folder: Path, shards: int) -> int:
-    """A run folder of random examples of full length; returns the bytes of its shards."""
+    """Write a run folder with random examples of full length, and return the bytes of its shards."""
     config = encode_config(str(folder), max_seq_length=LENGTH)
     run = RunFolder("encode_corpus", config, {})
     run.begin()
@@ -68,8 +68,8 @@ def peak_of(folder):
     plan, peak = SamplePlan(shards.shard_rows, 500, seed=1, window_rows=8000), 0
     for step in range(plan.rows // 500):
         planned = plan.step_rows(step)
-        for places in micro_batches(shards.lengths(planned.rows), num_workers=1, micro_batch_size=50):
-            collate(shards, planned.take(places), pad_id=0)
+        for positions in micro_batches(shards.lengths(planned.rows), num_workers=1, micro_batch_size=50):
+            collate(shards, planned.take(positions), pad_id=0)
         peak = max(peak, anonymous())
     return peak
 
@@ -77,17 +77,17 @@ print(peak_of(sys.argv[1]), peak_of(sys.argv[2]))
 """
 
 
-def test_memory_is_bounded_whatever_the_shards(tmp_path: Path, root: Path) -> None:
-    """Pages of mapped shards are the kernel's to give back; what the process itself takes does not grow with them."""
+def test_memory_does_not_grow_with_the_shards(tmp_path: Path, root: Path) -> None:
+    """Only anonymous memory counts, because the kernel can reclaim the pages of mapped shards."""
     small, large = write_run(tmp_path / "small", 3), write_run(tmp_path / "large", 24)
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", MEASURED, str(tmp_path / "small"), str(tmp_path / "large")],
         env={**os.environ, "PYTHONPATH": str(root / "platform")},
         capture_output=True,
         text=True,
         timeout=240,
     )
-    assert found.returncode == 0, found.stderr
-    first, second = map(int, found.stdout.split())
+    assert result.returncode == 0, result.stderr
+    first, second = map(int, result.stdout.split())
     assert large - small > 100e6
     assert 1024 * (second - first) < (large - small) / 10

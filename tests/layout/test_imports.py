@@ -1,4 +1,4 @@
-"""Importing does nothing."""
+"""Imports have no side effects."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import importlib, logging, pkgutil, sys
 seen = []
 
 def watch(event, args):
-    # Port 0 is how some packages ask whether this machine speaks IPv6.
+    # Some packages bind port 0 to check for IPv6 support.
     if event == "socket.connect" or (event == "socket.bind" and args[1][1] != 0):
         seen.append((event, args[1]))
 
@@ -32,14 +32,14 @@ def test_importing_any_module_starts_writes_and_prints_nothing(root: Path, tmp_p
     here.mkdir()
     path = os.pathsep.join([str(root), str(root / "platform")])
     keep = {name: value for name, value in os.environ.items() if name not in {"HF_HOME", "XDG_CACHE_HOME"}}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=here,
         env={**keep, "HOME": str(home), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout == ""
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout == ""
     assert not list(here.iterdir())
     assert not list(home.iterdir())

@@ -1,4 +1,4 @@
-"""The lock files pin all packages, agree with pyproject.toml, and separate what runs from what tests."""
+"""The lock files pin all packages, agree with pyproject.toml, and separate runtime from development packages."""
 
 import ast
 import sys
@@ -13,7 +13,7 @@ Lock = dict[str, tuple[Requirement, list[str]]]
 
 CODE = ("platform/distilray", "jobs", "serve", "tuning")
 OWN = {"distilray", "jobs", "serve", "tuning"}
-# Imported only when a recipe asks for them, and named in the error if they are missing.
+# Imported only if a recipe requests them, with an error that names the package if it is missing.
 OPTIONAL = {"wandb"}
 RUNTIME_EXTRAS = {"onnx", "search", "tracking", "aws"}
 TOOLS = {
@@ -35,7 +35,7 @@ def canonical(name: str) -> str:
 
 
 def read_lock(file: Path) -> Lock:
-    """Requirement and hashes by package name."""
+    """Return requirement and hashes by package name."""
     entries: Lock = {}
     for line in file.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
         if line.strip() and not line.startswith("#"):
@@ -57,7 +57,7 @@ def runtime_lock(root: Path) -> Lock:
 
 @pytest.fixture(scope="module")
 def extras(root: Path) -> dict[str, list[Requirement]]:
-    """Requirements of pyproject.toml by extra; those of the package itself by the empty name."""
+    """Requirements in pyproject.toml by extra; the empty name stands for the package itself."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = {"": project["dependencies"], **project["optional-dependencies"]}
     return {extra: [Requirement(text) for text in texts] for extra, texts in named.items()}
@@ -69,12 +69,12 @@ def declared(extras: dict[str, list[Requirement]]) -> list[Requirement]:
 
 
 def test_every_package_is_pinned_to_one_version(lock: Lock) -> None:
-    loose = [name for name, (pin, _) in lock.items() if [each.operator for each in pin.specifier] != ["=="]]
-    assert not loose
+    unpinned = [name for name, (pin, _) in lock.items() if [each.operator for each in pin.specifier] != ["=="]]
+    assert not unpinned
 
 
 def test_every_package_but_torch_is_pinned_by_hash(lock: Lock) -> None:
-    # torch has CPU and CUDA builds of one version; it is pinned by version.
+    # torch has a CPU and a CUDA build of each version, so that it is only pinned by version.
     without = {name for name, (_, hashes) in lock.items() if not all(each.startswith("sha256:") for each in hashes)}
     without |= {name for name, (_, hashes) in lock.items() if not hashes}
     assert without == {"torch"}
@@ -86,8 +86,8 @@ def test_every_requirement_is_in_the_lock(lock: Lock, declared: list[Requirement
 
 def test_the_lock_satisfies_every_bound(lock: Lock, declared: list[Requirement]) -> None:
     pins = {name: next(iter(pin.specifier)).version for name, (pin, _) in lock.items()}
-    broken = [str(each) for each in declared if not each.specifier.contains(pins[canonical(each.name)])]
-    assert not broken
+    violated = [str(each) for each in declared if not each.specifier.contains(pins[canonical(each.name)])]
+    assert not violated
 
 
 def test_every_requirement_has_a_lower_bound(declared: list[Requirement]) -> None:
@@ -133,7 +133,7 @@ def test_every_package_that_the_code_imports_is_in_the_runtime_lock(root: Path, 
 
 @pytest.mark.parametrize("file", ["Makefile", "Dockerfile"])
 def test_only_wheels_are_installed(root: Path, file: str) -> None:
-    # A source distribution would run code of its own, with build tools that no hash has checked.
+    # Installing a source distribution runs its code, with build tools that are not checked by hashes.
     commands = [line for line in (root / file).read_text(encoding="utf-8").splitlines() if "pip install" in line]
     assert len(commands) == 2
     assert all("--only-binary=:all:" in command for command in commands)

@@ -1,4 +1,4 @@
-"""The commands that cluster.yaml runs on a new machine, in bash as Ray runs them, with stubs for system commands."""
+"""Commands that cluster.yaml runs on a new machine, executed in bash like Ray, with stubs for system commands."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ STUBS = {
 
 @dataclass(frozen=True)
 class Result:
-    """Exit code, output and the calls of the stubs."""
+    """Exit code, output and stub calls of a command."""
 
     code: int
     output: str
@@ -44,13 +44,13 @@ class Result:
 
 
 class Machine:
-    """A home folder and a PATH that begins with the stubs."""
+    """Home folder with stubs that precede the system commands on PATH."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "stubs").mkdir()
         (folder / "mounted").touch()
-        # A login shell sets PATH itself; Ray sources this file afterwards.
+        # A login shell resets PATH, and Ray sources this file afterwards.
         (folder / ".bashrc").write_text(f'export STATE="{folder}" PATH="{folder}/stubs:/usr/bin:/bin"\n')
         for name, body in STUBS.items():
             self.stub(name, body)
@@ -64,7 +64,7 @@ class Machine:
         (self.folder / "mounted").write_text(f"{path}\n")
 
     def disks(self, *trees: str) -> None:
-        """Make `lsblk` list instance disks: their rows of NAME,FSTYPE,MOUNTPOINT, the disk itself first."""
+        """Let `lsblk` list instance disks, each as rows of NAME,FSTYPE,MOUNTPOINT that start with the disk itself."""
         listing = "\n".join(f"{tree.split(',')[0]} Amazon EC2 NVMe Instance Storage" for tree in trees)
         cases = "\n".join(
             f"*MOUNTPOINT*{tree.split(',')[0]}) cut -d, -f3 <<< '{tree}' ;;\n"
@@ -75,8 +75,8 @@ class Machine:
         self.stub("lsblk", f"case \"$*\" in\n*MODEL*) echo '{root}\n{listing}' ;;\n{cases}\nesac")
 
     def run(self, command: str) -> Result:
-        remote = " ".join(_with_interactive(command))  # what Ray's ssh hands to the shell of the machine
-        done = subprocess.run(
+        remote = " ".join(_with_interactive(command))  # command that Ray passes to the shell over ssh
+        process = subprocess.run(
             ["bash", "-c", remote],
             env={"HOME": str(self.folder), "PATH": os.environ["PATH"]},
             stdin=subprocess.DEVNULL,
@@ -86,7 +86,7 @@ class Machine:
             start_new_session=True,
         )
         calls = self.folder / "calls"
-        return Result(done.returncode, done.stdout, calls.read_text().splitlines() if calls.exists() else [])
+        return Result(process.returncode, process.stdout, calls.read_text().splitlines() if calls.exists() else [])
 
 
 @pytest.fixture
@@ -94,27 +94,27 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-# The shared file system
+# Shared file system
 
 EFS = "-t nfs4 -o nfsvers=4.1,hard,noresvport fs-0123456789abcdef0.efs.us-west-2.amazonaws.com:/"
 MOUNT_EFS = MOUNT_SHARED.replace("REPLACE_SHARED_FILE_SYSTEM", EFS)
 
 
-def test_the_shared_file_system_is_mounted_and_handed_to_the_user_of_the_containers(machine: Machine) -> None:
+def test_the_shared_file_system_is_mounted_for_the_user_of_the_containers(machine: Machine) -> None:
     result = machine.run(MOUNT_EFS)
     assert result.code == 0, result.output
     assert result.called("mount") == [f"mount {EFS} /mnt/distilray"]
     assert result.called("chown") == ["chown --from=root 1000:1000 /mnt/distilray"]
 
 
-def test_a_shared_file_system_that_is_mounted_already_is_left_as_it_is(machine: Machine) -> None:
+def test_a_mounted_shared_file_system_is_not_mounted_again(machine: Machine) -> None:
     machine.mounted("/mnt/distilray")
     result = machine.run(MOUNT_EFS)
     assert result.code == 0, result.output
     assert not result.called("mount")
 
 
-def test_a_mount_that_fails_names_the_file_system_and_what_it_needs(machine: Machine) -> None:
+def test_a_failed_mount_names_the_file_system_and_the_required_package(machine: Machine) -> None:
     machine.stub("mount", "echo 'mount: bad option' >&2; exit 32")
     result = machine.run(MOUNT_EFS)
     assert result.code != 0
@@ -123,7 +123,7 @@ def test_a_mount_that_fails_names_the_file_system_and_what_it_needs(machine: Mac
     assert not result.called("chown")
 
 
-def test_a_shared_file_system_that_user_1000_cannot_write_stops_the_start(machine: Machine) -> None:
+def test_a_shared_file_system_that_is_read_only_for_user_1000_fails_the_start(machine: Machine) -> None:
     machine.stub("chown", "exit 1")  # as on NFS with root_squash
     machine.stub("setpriv", "exit 1")
     result = machine.run(MOUNT_EFS)
@@ -132,7 +132,7 @@ def test_a_shared_file_system_that_user_1000_cannot_write_stops_the_start(machin
     assert "/mnt/distilray" in result.output
 
 
-# The spill folder
+# Spill folder
 
 
 @pytest.mark.parametrize("disks", [("/dev/nvme1n1,,",), ("/dev/nvme1n1,,", "/dev/nvme2n1,,")])
@@ -142,12 +142,14 @@ def test_unused_instance_disks_become_the_spill_folder(machine: Machine, disks: 
     names = " ".join(disk.split(",")[0] for disk in disks)
     [created] = result.called("mdadm")
     assert result.code == 0, result.output
-    assert created.endswith(f"--force --level=0 --raid-devices={len(disks)} {names}")  # --force: also a single disk
+    assert created.endswith(
+        f"--force --level=0 --raid-devices={len(disks)} {names}"
+    )  # --force also allows a single disk
     assert result.called("mount") == ["mount /dev/md0 /mnt/spill"]
     assert result.called("chown") == ["chown 1000:1000 /mnt/spill"]
 
 
-def test_instance_disks_that_the_machine_image_has_mounted_are_used_where_they_are(machine: Machine) -> None:
+def test_instance_disks_mounted_by_the_machine_image_are_used(machine: Machine) -> None:
     volume = "\n/dev/mapper/vg-lv,ext4,/opt/dlami/nvme"
     machine.disks(f"/dev/nvme1n1,LVM2_member,{volume}", f"/dev/nvme2n1,LVM2_member,{volume}")
     result = machine.run(MOUNT_SPILL)
@@ -160,7 +162,7 @@ def test_instance_disks_that_the_machine_image_has_mounted_are_used_where_they_a
 @pytest.mark.parametrize(
     "tree", ["/dev/nvme1n1,LVM2_member,\n/dev/mapper/vg-lv,ext4,", "/dev/nvme1n1,swap,[SWAP]", "/dev/nvme1n1,xfs,"]
 )
-def test_instance_disks_that_are_in_use_are_left_alone(machine: Machine, tree: str) -> None:
+def test_instance_disks_in_use_are_not_modified(machine: Machine, tree: str) -> None:
     machine.disks(tree)
     result = machine.run(MOUNT_SPILL)
     assert result.code == 0, result.output
@@ -168,7 +170,7 @@ def test_instance_disks_that_are_in_use_are_left_alone(machine: Machine, tree: s
     assert "spills to the root disk" in result.output
 
 
-def test_without_instance_disks_the_root_disk_is_used_with_a_line(machine: Machine) -> None:
+def test_without_instance_disks_the_root_disk_is_used_with_a_notice(machine: Machine) -> None:
     machine.disks()
     result = machine.run(MOUNT_SPILL)
     assert result.code == 0, result.output
@@ -176,7 +178,7 @@ def test_without_instance_disks_the_root_disk_is_used_with_a_line(machine: Machi
     assert result.called("chown") == ["chown 1000:1000 /mnt/spill"]
 
 
-def test_disks_that_cannot_be_joined_do_not_cost_the_machine(machine: Machine) -> None:
+def test_a_failure_to_combine_disks_does_not_fail_the_start(machine: Machine) -> None:
     machine.disks("/dev/nvme1n1,,")
     machine.stub("mdadm", "exit 1")
     result = machine.run(MOUNT_SPILL)
@@ -184,7 +186,7 @@ def test_disks_that_cannot_be_joined_do_not_cost_the_machine(machine: Machine) -
     assert "spills to the root disk" in result.output
 
 
-def test_a_spill_folder_that_is_mounted_already_is_kept(machine: Machine) -> None:
+def test_a_mounted_spill_folder_is_kept(machine: Machine) -> None:
     machine.mounted("/mnt/spill")
     machine.disks("/dev/nvme1n1,,")
     result = machine.run(MOUNT_SPILL)
@@ -192,18 +194,18 @@ def test_a_spill_folder_that_is_mounted_already_is_kept(machine: Machine) -> Non
     assert not result.called("lsblk") + result.called("mdadm") + result.called("mount")
 
 
-# The GPUs
+# GPUs
 
 
 def docker(gpus: int) -> str:
-    """A `docker` whose containers see some GPUs; 0 is an engine without NVIDIA's toolkit."""
+    """Return a stub of `docker` whose containers see a number of GPUs; 0 simulates a missing NVIDIA toolkit."""
     if not gpus:
         return "test $1 = pull || { echo 'could not select device driver with capabilities: [[gpu]]' >&2; exit 125; }"
     lines = "\n".join(f"GPU {number}: NVIDIA A100-SXM4-40GB (UUID: GPU-{number})" for number in range(gpus))
     return f"test $1 = pull || echo '{lines}'"
 
 
-def test_a_machine_whose_containers_see_8_gpus_passes(machine: Machine) -> None:
+def test_containers_that_see_8_gpus_pass_the_check(machine: Machine) -> None:
     machine.stub("docker", docker(8))
     result = machine.run(CHECK_GPUS)
     assert result.code == 0, result.output
@@ -211,7 +213,7 @@ def test_a_machine_whose_containers_see_8_gpus_passes(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("gpus", [0, 7])
-def test_a_machine_whose_containers_see_fewer_gpus_names_the_toolkit(machine: Machine, gpus: int) -> None:
+def test_containers_that_see_fewer_gpus_fail_with_the_name_of_the_toolkit(machine: Machine, gpus: int) -> None:
     machine.stub("docker", docker(gpus))
     result = machine.run(CHECK_GPUS)
     assert result.code != 0
@@ -219,7 +221,7 @@ def test_a_machine_whose_containers_see_fewer_gpus_names_the_toolkit(machine: Ma
     assert "NVIDIA Container Toolkit: package nvidia-container-toolkit" in result.output
 
 
-def test_an_image_that_cannot_be_pulled_is_not_blamed_on_the_toolkit(machine: Machine) -> None:
+def test_a_failed_pull_is_not_attributed_to_the_toolkit(machine: Machine) -> None:
     machine.stub("docker", "echo 'docker: no basic auth credentials' >&2; exit 1")
     result = machine.run(CHECK_GPUS)
     assert result.code != 0
@@ -227,7 +229,7 @@ def test_an_image_that_cannot_be_pulled_is_not_blamed_on_the_toolkit(machine: Ma
     assert "toolkit" not in result.output
 
 
-# Which machine runs what
+# Commands by machine
 
 
 def test_the_gpu_machine_runs_the_commands_of_all_machines_first() -> None:
@@ -238,7 +240,7 @@ def test_the_gpu_machine_runs_the_commands_of_all_machines_first() -> None:
     assert others == ["gpu8"]
 
 
-def test_the_shared_file_system_is_filled_in_at_one_place(root: Path) -> None:
+def test_the_shared_file_system_is_set_in_one_line(root: Path) -> None:
     lines = (root / "cluster.yaml").read_text(encoding="utf-8").splitlines()
     values = [line for line in lines if "REPLACE_SHARED_FILE_SYSTEM" in line and not line.lstrip().startswith("#")]
     assert [line.strip() for line in values] == ['shared="REPLACE_SHARED_FILE_SYSTEM"']

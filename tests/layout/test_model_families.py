@@ -1,4 +1,4 @@
-"""Classes, module paths and configuration keys of model families appear in `models/architectures.py` alone."""
+"""Classes, module paths and configuration keys of model families appear only in `models/architectures.py`."""
 
 import ast
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from distilray.models.architectures import ARCHITECTURES
 
 RECORDS = Path("platform/distilray/models/architectures.py")
 CODE = ("platform", "jobs", "serve", "tuning")
-OWN_KEYS = {"hidden_dim"}  # also keys of our recipes
+OWN_KEYS = {"hidden_dim"}  # also used in our recipes
 
 
 def family_terms() -> set[str]:
-    """Names that belong to one family; single words such as `activation` belong to any code."""
+    """Return names that are specific to a family, without common words such as `activation`."""
     terms = {"model_type"}
     for family in ARCHITECTURES.values():
         names = {*family.layer, *family.head, *family.config_keys.values(), family.embeddings, family.layers}
@@ -25,7 +25,7 @@ def family_terms() -> set[str]:
 
 
 def family_names(source: str) -> Iterator[str]:
-    """Terms of a family in the code of a module, as `line: term`; comments and docstrings may say anything."""
+    """Yield family-specific terms in the code of a module, except comments and docstrings, as `line: term`."""
     terms = family_terms()
     for node in ast.walk(ast.parse(source)):
         text = ""
@@ -58,7 +58,7 @@ def test_the_rule_can_fail(source: str) -> None:
     assert list(family_names(source))
 
 
-def test_no_other_module_names_a_part_of_a_family(root: Path, project_files: list[Path]) -> None:
+def test_no_other_module_contains_family_specific_terms(root: Path, project_files: list[Path]) -> None:
     modules = [file for file in project_files if file.suffix == ".py" and file.parts[0] in CODE and file != RECORDS]
-    found = [f"{file}:{term}" for file in modules for term in family_names((root / file).read_text(encoding="utf-8"))]
-    assert not found
+    terms = [f"{file}:{term}" for file in modules for term in family_names((root / file).read_text(encoding="utf-8"))]
+    assert not terms

@@ -1,4 +1,4 @@
-"""Every recipe that is shipped can be used, and every job has one."""
+"""All shipped recipes are valid, and every stage has one."""
 
 import importlib
 from pathlib import Path
@@ -16,20 +16,22 @@ JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py") if file.name !=
 
 
 def config_of(name: str) -> type[Config]:
-    """The config class of a job; of one that makes no run folder, and so is no `Job`, the one that its module reads."""
+    """Return the config class of a job, which is in the job's module if the job is not a stage."""
     module = importlib.import_module(f"jobs.{name}")
     if name in STAGES:
         return STAGES[name].config_class
-    (found,) = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Config)]
-    return found
+    (config_class,) = [
+        value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Config)
+    ]
+    return config_class
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_a_shipped_recipe_loads_with_the_config_of_its_job(recipe: Path) -> None:
+def test_a_shipped_recipe_is_valid_for_its_job(recipe: Path) -> None:
     load_recipe(str(recipe), [], config_of(job_of(recipe)))
 
 
-def test_recipes_lie_two_levels_deep_and_end_in_yaml() -> None:
+def test_recipes_are_yaml_files_in_folders_of_their_jobs() -> None:
     files = {file for file in (ROOT / "jobs" / "recipes").rglob("*") if file.is_file()}
     assert files == set(RECIPES)
 

@@ -1,4 +1,4 @@
-"""What `ray job submit --working-dir .` sends to a cluster."""
+"""Files uploaded to a cluster by `ray job submit --working-dir .`."""
 
 from pathlib import Path
 from zipfile import ZipFile
@@ -18,10 +18,10 @@ def runtime_env(root: Path) -> dict[str, object]:
 
 
 def packed(folder: Path, excludes: object, target: Path) -> set[str]:
-    """Names in the package that Ray makes of a folder."""
+    """Create Ray's package of a folder, and return the names of its files."""
     assert isinstance(excludes, list)
-    everything = [*get_runtime_env_default_excludes(), *excludes]
-    create_package(str(folder), target, include_gitignore=True, include_parent_dir=False, excludes=everything)
+    all_excludes = [*get_runtime_env_default_excludes(), *excludes]
+    create_package(str(folder), target, include_gitignore=True, include_parent_dir=False, excludes=all_excludes)
     with ZipFile(target) as package:
         return set(package.namelist())
 
@@ -41,16 +41,16 @@ def test_the_upload_of_this_folder_is_small(root: Path, runtime_env: dict[str, o
     assert (tmp_path / "package.zip").stat().st_size < MAX_BYTES
 
 
-def test_the_upload_holds_the_code_and_the_recipes(
+def test_the_upload_contains_the_code_and_the_recipes(
     checkout: Path, runtime_env: dict[str, object], tmp_path: Path
 ) -> None:
     names = packed(checkout, runtime_env["excludes"], tmp_path / "package.zip")
-    kept = {str(file.relative_to(checkout)) for top in ("platform", "jobs", "serve", "tuning")
+    required = {str(file.relative_to(checkout)) for top in ("platform", "jobs", "serve", "tuning")
             for file in (checkout / top).rglob("*") if file.is_file()}  # fmt: skip
-    assert kept <= names
+    assert required <= names
 
 
-def test_the_upload_holds_no_data_environment_or_history(
+def test_the_upload_contains_no_data_environment_or_history(
     checkout: Path, runtime_env: dict[str, object], tmp_path: Path
 ) -> None:
     foreign = [
@@ -65,7 +65,7 @@ def test_the_upload_holds_no_data_environment_or_history(
     assert not names & set(foreign)
 
 
-def test_a_command_without_the_runtime_environment_sends_no_data_either(checkout: Path, tmp_path: Path) -> None:
+def test_without_the_runtime_environment_no_data_is_uploaded_either(checkout: Path, tmp_path: Path) -> None:
     foreign = [".git/config", ".venv/bin/python", "runs/quickstart/model.safetensors"]
     plant(checkout, *foreign)
     assert not packed(checkout, [], tmp_path / "package.zip") & set(foreign)

@@ -1,4 +1,4 @@
-"""What is installed when the package is installed."""
+"""Content of the wheel."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 
-def test_the_wheel_holds_distilray_and_nothing_else(checkout: Path, tmp_path: Path) -> None:
+def test_the_wheel_contains_only_distilray(checkout: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(checkout)]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""A TCP proxy before a dashboard that cuts every stream of a log after a while, as a bad network does."""
+"""TCP proxy for a dashboard that interrupts log streams, like an unreliable network."""
 
 import contextlib
 import socket
@@ -11,11 +11,11 @@ LOG_STREAM = b"/logs/tail"
 
 @dataclass
 class FlakyProxy:
-    """Forwards to `target`; a connection that asks for a log is reset `life_s` seconds later.
+    """Forwards connections to `target`, and resets those that request a log after `life_s` seconds.
 
     Attributes:
-        streams: connections that asked for a log.
-        cuts: those that were cut while they were open.
+        streams: number of connections that requested a log.
+        cuts: number of open log connections that were reset.
     """
 
     target: tuple[str, int]
@@ -36,21 +36,21 @@ class FlakyProxy:
 
     def _serve_one(self, client: socket.socket) -> None:
         with client, socket.create_connection(self.target) as server, contextlib.suppress(OSError):
-            asked = client.recv(65536)
-            is_log = LOG_STREAM in asked.partition(b"\r\n")[0]
+            request = client.recv(65536)
+            is_log = LOG_STREAM in request.partition(b"\r\n")[0]
             if is_log:
                 self.streams += 1
                 threading.Timer(self.life_s, self._cut, (client, server)).start()
-            server.sendall(asked)
-            back = threading.Thread(target=self._carry, args=(server, client), daemon=True)
-            back.start()
-            self._carry(client, server)
-            back.join()
+            server.sendall(request)
+            backward = threading.Thread(target=self._forward, args=(server, client), daemon=True)
+            backward.start()
+            self._forward(client, server)
+            backward.join()
 
-    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while piece := source.recv(65536):
-                sink.sendall(piece)
+            while data := source.recv(65536):
+                sink.sendall(data)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
 
@@ -63,7 +63,7 @@ class FlakyProxy:
 
 @contextlib.contextmanager
 def flaky_proxy(address: str, *, life_s: float) -> Iterator[FlakyProxy]:
-    """A proxy before an http address, as long as the block lasts."""
+    """Run a proxy for an http address until the block ends."""
     host, _, port = address.removeprefix("http://").partition(":")
     proxy = FlakyProxy((host, int(port)), life_s)
     threading.Thread(target=proxy.serve, daemon=True).start()

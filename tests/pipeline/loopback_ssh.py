@@ -1,4 +1,4 @@
-"""Two machines to `ray up` on: this one twice, over an ssh server of the test, with homes and ports of their own."""
+"""Two machines for `ray up`: this machine twice, over an ssh server of the test, with separate homes and ports."""
 
 import contextlib
 import getpass
@@ -21,38 +21,38 @@ import yaml
 HEAD, WORKER = "127.0.0.1", "127.0.0.2"
 RAY = Path(sys.executable).with_name("ray")
 START_S = 10
-EMPTY = Path("/run/sshd")  # the folder that a server of root locks itself into; its service makes it when it starts
+CHROOT = Path("/run/sshd")  # empty folder that sshd needs if it runs as root
 
-# `ray` on those machines. What a user's cluster takes for granted, whole machines, is bounded here: the ports of the
-# start commands become free ones, and ending Ray ends the processes that carry the mark of their machine.
+# Wrapper for `ray` on the machines, which must not affect anything else on this machine: it replaces the ports of start
+# commands by free ones, and its `stop` only kills processes that have the tag of their machine in the environment.
 WRAPPER = """#!{python}
 import json, os, signal, sys
 from pathlib import Path
 
-arguments, given = sys.argv[1:], json.loads(Path({settings!r}).read_text())
+arguments, settings = sys.argv[1:], json.loads(Path({settings!r}).read_text())
 if arguments[:1] == ["stop"]:
-    above, pid = set(), os.getpid()
+    ancestors, pid = set(), os.getpid()
     while pid > 1:
-        above.add(pid)
+        ancestors.add(pid)
         pid = int(Path(f"/proc/{{pid}}/stat").read_text().rpartition(")")[2].split()[1])
-    mark = os.environ["MARK"].encode()
+    tag = os.environ["MACHINE_TAG"].encode()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if int(process.name) not in above and mark in (process / "environ").read_bytes():
+            if int(process.name) not in ancestors and tag in (process / "environ").read_bytes():
                 os.kill(int(process.name), signal.SIGKILL)
         except OSError:
             pass
     sys.exit(0)
 if arguments[:1] == ["start"]:
-    extra = given["head" if "--head" in arguments else "worker"]
-    for free, written in given["ports"].items():
+    extra = settings["head" if "--head" in arguments else "worker"]
+    for free, written in settings["ports"].items():
         arguments = [argument.replace(":" + written, ":" + free) for argument in arguments]
     names = [option.partition("=")[0] for option in extra]
     arguments = [each for each in arguments if each.partition("=")[0] not in names] + extra
 os.execv({ray!r}, [{ray!r}, *arguments])
 """
 
-# SSH_CONNECTION ends with the address and the port that were asked for.
+# SSH_CONNECTION ends with the requested address and port.
 SESSION = """#!/bin/sh
 set -- $SSH_CONNECTION
 export HOME={folder}/$3
@@ -60,27 +60,27 @@ cd "$HOME"
 exec /bin/bash -c "${{SSH_ORIGINAL_COMMAND:-exec /bin/bash --login}}"
 """
 
-# What the machines of a cluster use between them; `ray up` hands on neither its proxy nor, in another home, its key.
+# `ssh` on the machines; `ray up` does not pass on its proxy command nor, with another home, its key.
 SSH = """#!/bin/sh
 exec {ssh} -o "ProxyCommand={python} {folder}/proxy.py %h" -i {folder}/key "$@"
 """
 
-PROFILE = """export PATH={folder}/bin:{python_folder}:$PATH MARK={mark}-$(basename $HOME)
+PROFILE = """export PATH={folder}/bin:{python_folder}:$PATH MACHINE_TAG={tag}-$(basename $HOME)
 export RAY_AUTH_MODE=token RAY_ADDRESS={address}
 """
 
 PROXY = """import os, select, socket, sys
-there = socket.create_connection((sys.argv[1], {port}))
+connection = socket.create_connection((sys.argv[1], {port}))
 while True:
-    for ready in select.select([there, 0], [], [])[0]:
-        data = there.recv(65536) if ready is there else os.read(0, 65536)
+    for ready in select.select([connection, 0], [], [])[0]:
+        data = connection.recv(65536) if ready is connection else os.read(0, 65536)
         if not data:
             sys.exit()
-        if ready is there:
+        if ready is connection:
             while data:
                 data = data[os.write(1, data):]
         else:
-            there.sendall(data)
+            connection.sendall(data)
 """
 
 SERVER = """ListenAddress {head}:{port}
@@ -99,27 +99,27 @@ ForceCommand {folder}/session
 
 @dataclass(frozen=True)
 class Machines:
-    """Where the commands of a user run, and the machines that they reach.
+    """Machines, and the environment for commands of their user.
 
     Attributes:
-        folder: of all files; removed with the machines.
-        environment: of the commands of the user.
-        dashboard_port: of the cluster on those machines.
-        mark: of all processes of the machines, in their environments.
+        folder: folder of all files, which is removed at the end.
+        environment: environment of the user's commands.
+        dashboard_port: dashboard port of the cluster.
+        tag: value in the environments of all processes of the machines.
     """
 
     folder: Path
     environment: dict[str, str]
     dashboard_port: int
-    mark: str
+    tag: str
 
     def ray(self, *arguments: str, limit_s: float = 120) -> str:
-        """Runs a command of Ray as the user, and gives what it printed.
+        """Run a command of Ray as the user, and return its output.
 
         Raises:
-            AssertionError: it failed.
+            AssertionError: the command failed.
         """
-        done = subprocess.run(
+        result = subprocess.run(
             [str(RAY), *arguments],
             env=self.environment,
             cwd=self.folder,
@@ -129,23 +129,23 @@ class Machines:
             text=True,
             timeout=limit_s,
         )
-        assert done.returncode == 0, done.stdout[-6000:]
-        return done.stdout
+        assert result.returncode == 0, result.stdout[-6000:]
+        return result.stdout
 
     def processes(self, *words: str, address: str = "") -> dict[int, str]:
-        """The commands of the processes on the machines or on one of them, with one of the words if some are given."""
-        found = {}
+        """Return the command lines of the processes on one or all machines, optionally only those with given words."""
+        commands = {}
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                marked = f"{self.mark}-{address}".encode() in (process / "environ").read_bytes()
+                has_tag = f"{self.tag}-{address}".encode() in (process / "environ").read_bytes()
                 command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if marked and (not words or any(word in command for word in words)):
-                    found[int(process.name)] = command
-        return found
+                if has_tag and (not words or any(word in command for word in words)):
+                    commands[int(process.name)] = command
+        return commands
 
 
 def missing() -> str | None:
-    """Why no ssh server can be had here; None if it can."""
+    """Return the programs that are missing for an ssh server, or None."""
     absent = [name for name in ("ssh", "ssh-keygen", "rsync") if not shutil.which(name)]
     if absent or not server_path():
         return f"not installed here: {', '.join([*absent, *([] if server_path() else ['sshd'])])}"
@@ -158,11 +158,11 @@ def server_path() -> str | None:
 
 @contextlib.contextmanager
 def loopback_machines(free_port: Callable[[], int]) -> Iterator[Machines]:
-    """Machines whose ssh server, homes and Ray last as long as the block."""
-    # Sockets of Ray lie below, and their paths must stay below 108 characters.
+    """Provide machines until the block ends."""
+    # The folder contains Ray's sockets, whose paths are limited to 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="up-"))
-    if made := os.getuid() == 0 and not EMPTY.exists():
-        EMPTY.mkdir(mode=0o755)
+    if created := os.getuid() == 0 and not CHROOT.exists():
+        CHROOT.mkdir(mode=0o755)
     try:
         machines = _prepare(folder, free_port)
         server = subprocess.Popen(
@@ -181,21 +181,21 @@ def loopback_machines(free_port: Callable[[], int]) -> Iterator[Machines]:
                     os.kill(pid, signal.SIGKILL)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if made:
-            EMPTY.rmdir()
+        if created:
+            CHROOT.rmdir()
 
 
 def write_cluster(machines: Machines, source: Path, *, workers: Sequence[str]) -> Path:
-    """A cluster file with its places filled in, and the way to a port that is not 22."""
+    """Write a cluster file with its placeholders filled in and a proxy command for the ssh port."""
     text = source.read_text(encoding="utf-8")
-    for place, value in {
+    for placeholder, value in {
         "[REPLACE_WORKER_IP]": json.dumps(list(workers)),
         "REPLACE_HEAD_IP": HEAD,
         "REPLACE_USER": getpass.getuser(),
         "~/.ssh/REPLACE_KEY": str(machines.folder / "key"),
     }.items():
-        assert place in text
-        text = text.replace(place, value)
+        assert placeholder in text
+        text = text.replace(placeholder, value)
     cluster: dict[str, Any] = yaml.safe_load(text)
     cluster["cluster_name"] = machines.folder.name
     cluster["auth"]["ssh_proxy_command"] = f"{sys.executable} {machines.folder}/proxy.py %h"
@@ -206,7 +206,7 @@ def write_cluster(machines: Machines, source: Path, *, workers: Sequence[str]) -
 
 def _prepare(folder: Path, free_port: Callable[[], int]) -> Machines:
     port, gcs, dashboard = free_port(), free_port(), free_port()
-    mark, client = f"machine-{secrets.token_hex(8)}", folder / "client"
+    tag, client = f"machine-{secrets.token_hex(8)}", folder / "client"
     for each in ("bin", HEAD, WORKER, "client/.ray", "head", "worker"):
         (folder / each).mkdir(parents=True)
     for name in ("key", "host_key"):
@@ -220,7 +220,7 @@ def _prepare(folder: Path, free_port: Callable[[], int]) -> Machines:
     _write(folder / "bin/ray", wrapper, mode=0o700)
     ssh = SSH.format(ssh=shutil.which("ssh"), python=sys.executable, folder=folder)
     _write(folder / "bin/ssh", ssh, mode=0o700)
-    profile = PROFILE.format(folder=folder, python_folder=RAY.parent, mark=mark, address=f"{HEAD}:{gcs}")
+    profile = PROFILE.format(folder=folder, python_folder=RAY.parent, tag=tag, address=f"{HEAD}:{gcs}")
     for each in (HEAD, WORKER):
         _write(folder / each / ".bashrc", profile)
     _write(client / ".ray/auth_token", secrets.token_hex(32), mode=0o600)
@@ -234,7 +234,7 @@ def _prepare(folder: Path, free_port: Callable[[], int]) -> Machines:
         "TMPDIR": str(folder),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    return Machines(folder, environment, dashboard, mark)
+    return Machines(folder, environment, dashboard, tag)
 
 
 def _start_options(folder: Path, gcs: int, dashboard: int, free_port: Callable[[], int]) -> dict[str, list[str]]:
@@ -260,7 +260,7 @@ def _wait_for_server(machines: Machines, server: subprocess.Popen[bytes]) -> Non
                f"ProxyCommand={sys.executable} {machines.folder}/proxy.py %h",
                f"{getpass.getuser()}@{HEAD}", "true"]  # fmt: skip
     deadline = time.monotonic() + START_S
-    while (done := subprocess.run(command, capture_output=True, text=True)).returncode:
+    while (result := subprocess.run(command, capture_output=True, text=True)).returncode:
         log = (machines.folder / "sshd.log").read_text()
-        assert server.poll() is None and time.monotonic() < deadline, done.stderr + log  # noqa: PT018
+        assert server.poll() is None and time.monotonic() < deadline, result.stderr + log  # noqa: PT018
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""A cluster of one machine that does not know the project, with token authentication, and what talks to it."""
+"""Cluster of one machine without the project's code, with token authentication, and commands that use it."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RAY = str(Path(sys.executable).with_name("ray"))
-START_S = 120  # seconds that a busy machine may take; usually 5
+START_S = 120  # usually 5
 JOB_S = 240  # usually 15
 RECIPE = "jobs/recipes/build_corpus/quickstart.yaml"
 COMMAND = ["python", "-m", "jobs.build_corpus", "--recipe", RECIPE]
@@ -26,30 +26,32 @@ Wrapper = subprocess.Popen[str]
 
 @dataclass(frozen=True)
 class Head:
-    """A cluster of one machine with token authentication."""
+    """Address and token of the cluster."""
 
     address: str
     token: str
 
     def get(self, path: str, token: str | None) -> int:
-        """HTTP status of a GET."""
+        """Return the HTTP status of a GET request."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            with urllib.request.urlopen(urllib.request.Request(self.address + path, headers=headers), timeout=5) as got:
-                return got.status
+            with urllib.request.urlopen(
+                urllib.request.Request(self.address + path, headers=headers), timeout=5
+            ) as response:
+                return response.status
         except urllib.error.HTTPError as error:
             return error.code
 
     def read(self, path: str) -> str:
-        """Body of a GET with the token."""
+        """Return the body of a GET request with the token."""
         request = urllib.request.Request(self.address + path, headers={"Authorization": f"Bearer {self.token}"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.read().decode()
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.read().decode()
 
     def submit(
         self, checkout: Path, *arguments: str, command: Sequence[str] = COMMAND
     ) -> subprocess.CompletedProcess[str]:
-        """Submit a command, the corpus job when left out, from a checkout with `ray job submit`, as the README does."""
+        """Submit a command, by default the corpus job, from a checkout with `ray job submit`, as in the README."""
         options = ["--address", self.address, "--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml"]
         return subprocess.run(
             [RAY, "job", "submit", *options, "--", *command, *arguments],
@@ -61,7 +63,7 @@ class Head:
         )
 
     def wrapper(self, checkout: Path, *arguments: str, address: str = "", token: str | None = None) -> Wrapper:
-        """`python -m jobs.submit` from a checkout, started; shows the token of the head unless it is given another."""
+        """Start `python -m jobs.submit` from a checkout, with the token of the head by default."""
         environment = {**clean_environment(), "PYTHONPATH": "platform", "HOME": str(checkout.parent)}
         environment["RAY_AUTH_TOKEN"] = self.token if token is None else token
         return subprocess.Popen(
@@ -75,7 +77,7 @@ class Head:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without anything that would make the project importable or name another cluster."""
+    """Return the environment without variables that make the project importable or refer to another cluster."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and not name.startswith("RAY_")}
     folder = str(Path(sys.executable).parent)
     return {**kept, "PATH": folder + os.pathsep + kept.get("PATH", ""), "RAY_USAGE_STATS_ENABLED": "0"}
@@ -83,8 +85,8 @@ def clean_environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def running_head(free_port: Callable[[], int]) -> Iterator[Head]:
-    """A head that lives as long as the block."""
-    # Sockets of Ray lie in its temporary folder and their paths must stay below 108 characters.
+    """Run a head until the block ends."""
+    # The temporary folder contains Ray's sockets, whose paths are limited to 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="head-"))
     head = Head(f"http://127.0.0.1:{free_port()}", secrets.token_hex(32))
     ports = ["port", "ray-client-server-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
@@ -97,7 +99,7 @@ def running_head(free_port: Callable[[], int]) -> Iterator[Head]:
         **clean_environment(),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": head.token,
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # nothing is left to drain when the tests are over
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # there is nothing to drain at the end of the tests
     }
     with (folder / "head.log").open("wb") as log:
         process = subprocess.Popen(
@@ -107,28 +109,28 @@ def running_head(free_port: Callable[[], int]) -> Iterator[Head]:
         wait_for(head, process, folder / "head.log")
         yield head
     finally:
-        end(process)
+        terminate(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_for(head: Head, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
-        assert process.poll() is None, f"the head ended:\n{log.read_text()}"
+        assert process.poll() is None, f"the head exited:\n{log.read_text()}"
         try:
             if head.get("/api/jobs/", head.token) == 200:
                 return
         except OSError:
             pass
         time.sleep(0.2)
-    raise AssertionError(f"the head did not answer in {START_S} s:\n{log.read_text()}")
+    raise AssertionError(f"the head did not respond within {START_S} s:\n{log.read_text()}")
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the head that this test has started, with its children, and no other Ray of this machine."""
-    process.terminate()  # it ends its children in the right order
+def terminate(process: subprocess.Popen[bytes]) -> None:
+    """Stop the head that this test has started, with its children, but no other Ray cluster of this machine."""
+    process.terminate()  # it stops its children in the correct order
     try:
         process.wait(30)
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # what is left of the group, which is its own
+            os.killpg(process.pid, signal.SIGKILL)  # remaining processes of its own group

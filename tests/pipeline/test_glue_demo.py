@@ -1,4 +1,4 @@
-"""The GLUE demo from the dump to the table, with trials of two steps."""
+"""The GLUE demo pipeline from the dump to the scores, with very short trials."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ OVERRIDES = [
 
 
 def run_once():
-    """Exit code and what was printed."""
+    """Run the pipeline, and return exit code and output."""
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         code = run_pipeline.main([PIPELINE, *OVERRIDES])
@@ -36,7 +36,7 @@ def run_once():
 
 @pytest.fixture(scope="module")
 def demo(local_ray, tmp_path_factory):
-    """Two runs in one folder; before the second one the task is removed, so that it is built again."""
+    """Two runs in one folder; the task is removed before the second run, so that it is built again."""
     folder = tmp_path_factory.mktemp("demo")
     with contextlib.chdir(folder):
         first = run_once()
@@ -45,7 +45,7 @@ def demo(local_ray, tmp_path_factory):
         return runs, first, run_once()
 
 
-def test_each_stage_prints_one_line_and_the_search_its_trials_and_scores(demo):
+def test_each_stage_prints_one_line_and_the_search_prints_its_trials_and_scores(demo):
     _, (code, output), _ = demo
     assert code == 0, output
     assert re.search(r"^build_corpus: kept 97 of 206 documents", output, re.M)
@@ -55,7 +55,7 @@ def test_each_stage_prints_one_line_and_the_search_its_trials_and_scores(demo):
     assert re.search(r"follows +│ accuracy", output)
 
 
-def test_a_task_that_is_built_again_is_the_same_and_is_not_searched_again(demo):
+def test_rebuilding_the_task_gives_the_same_task_and_does_not_repeat_the_search(demo):
     _, (_, before), (code, output) = demo
     assert code == 0, output
     assert [line.partition(":")[0] for line in output.splitlines() if "skipped" in line] == [
@@ -65,13 +65,13 @@ def test_a_task_that_is_built_again_is_the_same_and_is_not_searched_again(demo):
     assert output.partition("runs/glue-demo/search\n")[2] == before.partition("runs/glue-demo/search\n")[2] != ""
 
 
-def test_the_search_read_the_task_that_was_built(demo):
+def test_the_search_used_the_built_task(demo):
     runs, _, _ = demo
     inputs = json.loads((runs / "search/manifest.json").read_text())["content"]["inputs"]
     assert inputs["glue_follows"] == describe_input(str(runs / "follows/glue/Follows"))
 
 
-def test_the_recipe_of_the_winner_is_one_that_can_be_evaluated(demo, capsys):
+def test_the_recipe_of_the_winner_can_be_evaluated(demo, capsys):
     runs, _, _ = demo
     assert evaluate_glue.main(["--recipe", str(runs / "search/best.yaml"), "--dry-run"]) == 0
     assert "follows" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The notebook of the documents does what it says: its cells run in order, in one namespace, without Jupyter."""
+"""The documentation's notebook works: its cells run in order in one namespace, without Jupyter."""
 
 import json
 import threading
@@ -30,7 +30,7 @@ def model_dir(tmp_path_factory):
 
 @pytest.fixture
 def service(model_dir, free_port):
-    """The plain API in a thread of this process, without Ray; its address."""
+    """URL of the API in a thread of this process, without Ray."""
     config = FillMaskAppConfig(model_dir=model_dir, dtype="float32")
     api = create_api(Models(ModelService(FillMask.load(model_dir, dtype="float32"), config)))
     port = free_port()
@@ -49,50 +49,52 @@ def code_of(notebook):
 
 
 def execute(notebook, monkeypatch, root, *, folder, url, known=None):
-    """The namespace after all cells, run as Jupyter does: in the folder of the notebook.
+    """Run all cells in the folder of the notebook, like Jupyter, and return the namespace.
 
     Args:
-        known: in place of the texts and words that the notebook evaluates.
+        known: replaces the texts and words that the notebook evaluates.
     """
     monkeypatch.chdir((root / NOTEBOOK).parent)
     monkeypatch.setenv("DISTILRAY_MODEL_DIR", folder)
     monkeypatch.setenv("DISTILRAY_URL", url)
-    space = {"__name__": "__main__"}
+    namespace = {"__name__": "__main__"}
     for number, code in enumerate(code_of(notebook)):
-        exec(compile(code, f"cell {number}", "exec"), space)
+        exec(compile(code, f"cell {number}", "exec"), namespace)
         if known is not None and code.startswith("known ="):
-            space["known"] = known
-    return space
+            namespace["known"] = known
+    return namespace
 
 
-def test_it_fills_evaluates_and_asks_the_service(notebook, monkeypatch, root, model_dir, service, capsys):
+def test_it_fills_masks_evaluates_and_uses_the_service(notebook, monkeypatch, root, model_dir, service, capsys):
     model, text = FillMask.load(model_dir, dtype="float32"), "Paris is the [MASK] of France."
     best = model.fill([text], top_k=10)[0][0]
     known = [(text, best[0].token_str), (text, best[3].token_str), (text, "no such word")]
-    space = execute(notebook, monkeypatch, root, folder=model_dir, url=service, known=known)
-    assert space["ranks"] == [1, 4, None]
-    assert space["scores"] == pytest.approx({"hit@1": 1 / 3, "hit@5": 2 / 3, "hit@10": 2 / 3, "mrr": 1.25 / 3})
-    assert space["answers"]["/score"] == [best[0].token_str]
-    assert [found["token_str"] for found in space["answers"]["/v1/fill-mask"]] == [one.token_str for one in best[:3]]
+    namespace = execute(notebook, monkeypatch, root, folder=model_dir, url=service, known=known)
+    assert namespace["ranks"] == [1, 4, None]
+    assert namespace["scores"] == pytest.approx({"hit@1": 1 / 3, "hit@5": 2 / 3, "hit@10": 2 / 3, "mrr": 1.25 / 3})
+    assert namespace["answers"]["/score"] == [best[0].token_str]
+    assert [candidate["token_str"] for candidate in namespace["answers"]["/v1/fill-mask"]] == [
+        one.token_str for one in best[:3]
+    ]
     assert best[0].sequence in capsys.readouterr().out
 
 
-def test_it_says_so_when_no_service_is_up(notebook, monkeypatch, root, model_dir, free_port, capsys):
-    space = execute(notebook, monkeypatch, root, folder=model_dir, url=f"http://127.0.0.1:{free_port()}")
-    assert space["answers"] == {}
+def test_without_a_service_it_shows_how_to_start_one(notebook, monkeypatch, root, model_dir, free_port, capsys):
+    namespace = execute(notebook, monkeypatch, root, folder=model_dir, url=f"http://127.0.0.1:{free_port()}")
+    assert namespace["answers"] == {}
     assert "make serve starts the service" in capsys.readouterr().out
 
 
-def test_without_a_model_it_says_what_to_do(notebook, monkeypatch, root):
+def test_without_a_model_it_shows_how_to_get_one(notebook, monkeypatch, root):
     with pytest.raises(SystemExit, match="run make quickstart, or set DISTILRAY_MODEL_DIR"):
         execute(notebook, monkeypatch, root, folder="no-such-model", url="")
 
 
-def test_it_holds_the_sample_of_the_model_card(notebook):
+def test_it_contains_the_sample_code_of_the_model_card(notebook):
     assert SAMPLE in code_of(notebook)
 
 
-def test_it_is_kept_without_outputs_in_a_known_format(notebook):
+def test_it_is_stored_without_outputs_in_a_supported_format(notebook):
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
     for cell in notebook["cells"]:

@@ -1,4 +1,4 @@
-"""The stages as functions: what a notebook runs."""
+"""The public API, with the stages as functions."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ INTERVALS = {"evaluate_every_steps": 2, "checkpoint_every_steps": 2}
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_notebook_distills_a_student_from_a_text(tmp_path: Path) -> None:
+def test_the_public_api_distills_a_student_from_a_text(tmp_path: Path) -> None:
     lines = ("\n".join(document) for document in sentences_of(60))
     (tmp_path / "text.txt").write_text("\n\n".join(lines))
     texts = {"kind": "text", "name": "own", "path": tmp_path / "text.txt", "document_per": "blank_line"}

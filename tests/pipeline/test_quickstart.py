@@ -1,4 +1,4 @@
-"""The whole line on real input, with fewer steps: stopped, started again, run once more."""
+"""The quickstart pipeline on its real input with fewer steps: interrupted, resumed, and run again."""
 
 import contextlib
 import io
@@ -36,7 +36,7 @@ LIMIT_S = 600
 
 
 def start(root: Path, folder: Path) -> subprocess.Popen[str]:
-    """The quickstart as a shell starts it: in a process group of its own, which gets Ctrl-C as a whole."""
+    """Start the quickstart like a shell, in its own process group, which receives Ctrl-C."""
     return subprocess.Popen(
         [sys.executable, "-m", "jobs.run_pipeline", str(root / PIPELINE), *OVERRIDES],
         cwd=folder,
@@ -49,16 +49,16 @@ def start(root: Path, folder: Path) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory, root):
-    """Three runs in one folder: stopped by Ctrl-C as the teacher begins to learn, started again, and once more.
+def quickstart(tmp_path_factory, root):
+    """Three runs in one folder: interrupted by Ctrl-C during teacher training, resumed, and run again.
 
-    The last one is in this process, and must not start Ray.
+    The last run is in this process, and must not start Ray.
     """
     folder = tmp_path_factory.mktemp("quickstart")
     first = start(root, folder)
-    learning = folder / "runs" / "quickstart" / "teacher" / "metrics.jsonl"
+    metrics = folder / "runs" / "quickstart" / "teacher" / "metrics.jsonl"
     deadline = time.monotonic() + LIMIT_S
-    while not learning.exists() and first.poll() is None and time.monotonic() < deadline:
+    while not metrics.exists() and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     os.killpg(first.pid, signal.SIGINT)
     runs = [(*first.communicate(timeout=LIMIT_S), first.returncode)]
@@ -76,35 +76,35 @@ def line(tmp_path_factory, root):
     return folder / "runs" / "quickstart", runs
 
 
-def test_ctrl_c_ends_with_one_line_that_says_how_to_go_on(line):
-    _, ((_, errors, code), _, _) = line
-    said = [text for text in errors.splitlines() if "steps" not in text and "MB" not in text]
+def test_ctrl_c_prints_one_line_that_tells_how_to_resume(quickstart):
+    _, ((_, errors, code), _, _) = quickstart
+    lines = [text for text in errors.splitlines() if "steps" not in text and "MB" not in text]
     assert code == 130
-    assert said[-1] == "run_pipeline: interrupted; run the same command again to resume"
+    assert lines[-1] == "run_pipeline: interrupted; run the same command again to resume"
     assert "Traceback" not in errors
 
 
-def test_the_second_run_skips_what_is_finished_and_does_the_rest(line):
-    _, (_, (output, errors, code), _) = line
+def test_the_second_run_skips_completed_stages_and_runs_the_others(quickstart):
+    _, (_, (output, errors, code), _) = quickstart
     assert code == 0, errors
     skipped = [text.partition(":")[0] for text in output.splitlines() if "skipped" in text]
     assert skipped == ["build_corpus", "encode_corpus"]
 
 
-def test_the_answers_are_recorded(line):
-    runs, (_, (output, _, _), _) = line
+def test_the_answers_are_recorded(quickstart):
+    runs, (_, (output, _, _), _) = quickstart
     recorded = [each["answer"] for each in json.loads((runs / "service/answers.json").read_text())]
     assert recorded == [json.loads(text.strip().removeprefix("-> ")) for text in output.splitlines() if "  -> " in text]
 
 
-def test_a_finished_line_runs_no_stage_again(line):
-    _, (_, _, (output, errors, code)) = line
+def test_a_complete_pipeline_runs_no_stage_again(quickstart):
+    _, (_, _, (output, errors, code)) = quickstart
     assert code == 0, errors
     assert output.count("skipped)") == 7
 
 
-def test_each_stage_prints_one_line_with_its_counts(line):
-    _, (_, (output, _, _), _) = line
+def test_each_stage_prints_one_line_with_its_counts(quickstart):
+    _, (_, (output, _, _), _) = quickstart
     kept = (
         r"^build_corpus: kept 97 of 206 documents \(109 dropped: \d+ redirect, .*\), [\d,]+ sentences.*, [\d,]+ words"
     )
@@ -115,8 +115,8 @@ def test_each_stage_prints_one_line_with_its_counts(line):
     assert re.search(r"^check_service: 2 requests answered in \d", output, re.M)
 
 
-def test_the_line_ends_with_the_table_and_both_answers(line):
-    _, (_, (output, _, _), _) = line
+def test_the_output_ends_with_the_table_and_both_responses(quickstart):
+    _, (_, (output, _, _), _) = quickstart
     table, _, answers = output.partition("POST /score")
     assert "hit@10" in table.rpartition("check_service:")[2]
     first, second = (json.loads(text.strip().removeprefix("-> ")) for text in answers.splitlines() if "->" in text)
@@ -125,8 +125,8 @@ def test_the_line_ends_with_the_table_and_both_answers(line):
     assert [set(candidate) for candidate in second] == [{"score", "token", "token_str", "sequence"}] * 3
 
 
-def test_every_stage_leaves_a_complete_run_that_names_the_one_before(line):
-    runs, _ = line
+def test_every_stage_writes_a_complete_run_that_refers_to_its_input(quickstart):
+    runs, _ = quickstart
     manifests = {file.parent.name: json.loads(file.read_text()) for file in runs.glob("*/manifest.json")}
     assert set(manifests) == {"corpus", "shards", "teacher", "student", "fill_mask", "report", "service"}
     for name, upstream, role in (
@@ -137,8 +137,8 @@ def test_every_stage_leaves_a_complete_run_that_names_the_one_before(line):
         assert manifests[name]["content"]["inputs"][role]["content_hash"] == manifests[upstream]["content_hash"]
 
 
-def test_the_report_and_the_card_tell_what_the_runs_hold(line):
-    runs, _ = line
+def test_the_report_and_the_card_show_the_results_of_the_runs(quickstart):
+    runs, _ = quickstart
     page, card = (runs / "report/report.html").read_text(), ModelCard((runs / "report/README.md").read_text())
     scores = json.loads((runs / "fill_mask/scores.json").read_text())
     measured = {result.metric_type: result.metric_value for result in card.data.eval_results}
@@ -149,6 +149,6 @@ def test_the_report_and_the_card_tell_what_the_runs_hold(line):
     assert "has read another" not in page
 
 
-def test_no_process_of_the_line_is_left(line):
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert "jobs.run_pipeline" not in listed
+def test_no_process_of_the_pipeline_remains(quickstart):
+    processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert "jobs.run_pipeline" not in processes

@@ -1,4 +1,4 @@
-"""`ray up`, jobs, `ray exec` and `ray down` as docs/operations.md prints them, on this machine over ssh."""
+"""`ray up`, jobs, `ray exec` and `ray down` as in docs/operations.md, on this machine over ssh."""
 
 import contextlib
 import json
@@ -19,16 +19,16 @@ from tests.pipeline.loopback_ssh import HEAD, RAY, WORKER, Machines, loopback_ma
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=str(missing()))]
 
 NODES_S = 90
-OF_RAY = ("/raylet/raylet ", "/gcs_server ", "ray::", "site-packages/ray")
+RAY_PROCESSES = ("/raylet/raylet ", "/gcs_server ", "ray::", "site-packages/ray")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that is up.
+    """Running cluster.
 
     Attributes:
-        file: its YAML file.
-        address: of its jobs API, at this end of the tunnel.
+        file: YAML file of the cluster.
+        address: local address of the tunnel to its jobs API.
     """
 
     machines: Machines
@@ -37,16 +37,16 @@ class Cluster:
     root: Path
 
     def submit(self, job: str, recipe: str, *overrides: str) -> str:
-        """`ray job submit` as the docs print it; gives what it printed."""
+        """Run `ray job submit` as in the documentation, and return its output."""
         command = ["python", "-m", f"jobs.{job}", "--recipe", f"jobs/recipes/{job}/{recipe}.yaml", *overrides]
-        places = ["--address", self.address, "--working-dir", str(self.root)]
-        environment = ["--runtime-env", str(self.root / "jobs/runtime_env.yaml")]
-        return self.machines.ray("job", "submit", *places, *environment, "--", *command, limit_s=300)
+        options = ["--address", self.address, "--working-dir", str(self.root)]
+        options += ["--runtime-env", str(self.root / "jobs/runtime_env.yaml")]
+        return self.machines.ray("job", "submit", *options, "--", *command, limit_s=300)
 
 
 @pytest.fixture(scope="module")
 def cluster(free_port: Callable[[], int], root: Path) -> Iterator[Cluster]:
-    """A head and a worker, each with an address of its own."""
+    """Cluster with a head and a worker, which have different addresses."""
     with loopback_machines(free_port) as machines:
         file = str(write_cluster(machines, root / "cluster.local.yaml", workers=[WORKER]))
         machines.ray("up", "--yes", "--no-config-cache", file)
@@ -57,7 +57,7 @@ def cluster(free_port: Callable[[], int], root: Path) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def tunnel(machines: Machines, file: str, port: int) -> Iterator[None]:
-    """`ray dashboard`, which is left running."""
+    """Run `ray dashboard` until the block ends."""
     command = [str(RAY), "dashboard", file, "--no-config-cache", f"--port={port}"]
     command.append(f"--remote-port={machines.dashboard_port}")
     process = subprocess.Popen(
@@ -73,48 +73,48 @@ def tunnel(machines: Machines, file: str, port: int) -> Iterator[None]:
             time.sleep(0.2)
         yield
     finally:
-        os.killpg(process.pid, signal.SIGTERM)  # with its ssh
+        os.killpg(process.pid, signal.SIGTERM)  # including its ssh process
         process.wait(10)
 
 
-def test_commands_reach_a_cluster_of_both_machines(cluster: Cluster) -> None:
+def test_the_cluster_consists_of_both_machines(cluster: Cluster) -> None:
     deadline = time.monotonic() + NODES_S
     while f"/{2 * (os.cpu_count() or 1)}.0 CPU" not in (
-        seen := cluster.machines.ray("exec", "--no-config-cache", cluster.file, "ray status")
+        status := cluster.machines.ray("exec", "--no-config-cache", cluster.file, "ray status")
     ):
-        assert time.monotonic() < deadline, seen
+        assert time.monotonic() < deadline, status
         time.sleep(1)
 
 
-def test_a_corpus_is_built_there(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_corpus_can_be_built_on_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
     cluster.submit("build_corpus", "quickstart", f"run_dir={tmp_path}/corpus")
     manifest = json.loads((tmp_path / "corpus/manifest.json").read_text())
     assert manifest["content"]["counts"]["documents"] == 97
 
 
-def test_two_workers_distil_there(cluster: Cluster, tmp_path: Path) -> None:
+def test_two_workers_can_distill_on_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
     tokenizer_dir = write_tokenizer(tmp_path / "tokenizer")
     write_shards(tmp_path / "shards", tokenizer_dir)
     write_teacher(tmp_path / "teacher/model", tokenizer_dir)
-    places = {"run_dir": "student", "shards_dir": "shards", "teacher_dir": "teacher"}
-    printed = cluster.submit(
+    folders = {"run_dir": "student", "shards_dir": "shards", "teacher_dir": "teacher"}
+    output = cluster.submit(
         "distill",
         "quickstart",
-        *(f"{key}={tmp_path}/{name}" for key, name in places.items()),
+        *(f"{key}={tmp_path}/{name}" for key, name in folders.items()),
         "max_steps=4",
         "batch_size=24",
         "micro_batch_size=12",
         "scaling={num_workers: 2, use_gpu: false, cpus_per_worker: 1}",
     )
-    assert "distill: 4 steps" in printed
+    assert "distill: 4 steps" in output
     assert (tmp_path / "student/model/model.safetensors").is_file()
 
 
-def test_ray_down_ends_ray_on_the_head(cluster: Cluster) -> None:
-    """The workers miss it after a minute, and end then."""
+def test_ray_down_stops_ray_on_the_head(cluster: Cluster) -> None:
+    """The workers exit a minute later, when they detect the loss of the head."""
     assert len(cluster.machines.processes("/raylet/raylet ")) == 2
     cluster.machines.ray("down", "--yes", cluster.file)
     deadline = time.monotonic() + 20
-    while left := cluster.machines.processes(*OF_RAY, address=HEAD):
-        assert time.monotonic() < deadline, left
+    while remaining := cluster.machines.processes(*RAY_PROCESSES, address=HEAD):
+        assert time.monotonic() < deadline, remaining
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""The report in a real browser: no error, nothing beyond the edge, on a phone and on a desktop."""
+"""The report in a real browser: no errors and no overflow, on phone and desktop widths."""
 
 import json
 import re
@@ -17,12 +17,12 @@ WIDTHS = (360, 1200)
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium on the path")]
 
-# Shows the page in frames of several widths: windows of a browser without a screen have a least width. The frames tell
-# what lies beyond their edge outside the boxes that scroll, and how many charts are drawn.
+# Shows the page in frames of several widths, because a headless browser window has a minimum width. Collects elements
+# beyond the edge of their frame, except in scrollable boxes, and counts the charts.
 MEASURE = """
 <script>
 window.addEventListener("load", () => {
-  const found = [...document.querySelectorAll("iframe")].map(frame => {
+  const results = [...document.querySelectorAll("iframe")].map(frame => {
     const page = frame.contentDocument, edge = page.documentElement.clientWidth;
     const beyond = [...page.querySelectorAll("main *, header *, nav *")].filter(element =>
       element.getBoundingClientRect().right > edge + 1 && !element.closest(".scroll"));
@@ -34,7 +34,7 @@ window.addEventListener("load", () => {
       charts: charts.length, pictures: [...page.images].filter(image => image.naturalWidth > 100).length,
       ran: page.defaultView.ran || false};
   });
-  document.body.innerHTML = "<pre>" + JSON.stringify(found) + "</pre>";
+  document.body.innerHTML = "<pre>" + JSON.stringify(results) + "</pre>";
 });
 </script>
 """
@@ -44,7 +44,7 @@ def open_in_browser(file, tmp_path, *arguments):
     command = [
         str(BROWSER),
         "--headless",
-        "--no-sandbox",  # of the browser's own processes: a container has no user namespaces
+        "--no-sandbox",  # containers have no user namespaces for the sandbox
         "--disable-gpu",
         "--hide-scrollbars",
         "--enable-logging=stderr",
@@ -59,7 +59,7 @@ def console_of(errors):
     return [line for line in errors.splitlines() if ":CONSOLE" in line]
 
 
-def test_the_page_fits_phone_and_desktop_and_says_nothing_on_the_console(tmp_path):
+def test_the_page_fits_phone_and_desktop_without_console_messages(tmp_path):
     write_line(tmp_path / "line")
     folders = sorted(str(folder) for folder in (tmp_path / "line").iterdir())
     page = report_page(read_runs(folders), "A model <script>window.ran = true; console.error('ran')</script>")
@@ -76,19 +76,19 @@ def test_the_page_fits_phone_and_desktop_and_says_nothing_on_the_console(tmp_pat
 
     measured = open_in_browser(frames, tmp_path, "--dump-dom", "--window-size=1600,1000")
     assert console_of(measured.stderr) == []
-    told = re.search(r"<pre>(.*)</pre>", measured.stdout, re.DOTALL)
-    assert told is not None, measured.stdout[-500:]
-    for width, found in zip(WIDTHS, json.loads(unescape(told[1])), strict=True):
-        assert found["edge"] == width
-        assert found["width"] == width, f"{found['width']} px wide where {width} are there"
-        assert found["beyond"] == []
-        assert found["unreachable"] == 0
-        assert found["charts"] == 12
-        assert found["pictures"] == 1
-        assert not found["ran"]
+    match = re.search(r"<pre>(.*)</pre>", measured.stdout, re.DOTALL)
+    assert match is not None, measured.stdout[-500:]
+    for width, result in zip(WIDTHS, json.loads(unescape(match[1])), strict=True):
+        assert result["edge"] == width
+        assert result["width"] == width, f"{result['width']} px wide instead of {width}"
+        assert result["beyond"] == []
+        assert result["unreachable"] == 0
+        assert result["charts"] == 12
+        assert result["pictures"] == 1
+        assert not result["ran"]
 
 
-def test_the_console_of_the_browser_is_heard(tmp_path):
+def test_console_messages_are_detected(tmp_path):
     page = tmp_path / "page.html"
-    page.write_text("<!doctype html><script>console.error('heard')</script>")
-    assert any("heard" in line for line in console_of(open_in_browser(page, tmp_path, "--dump-dom").stderr))
+    page.write_text("<!doctype html><script>console.error('logged')</script>")
+    assert any("logged" in line for line in console_of(open_in_browser(page, tmp_path, "--dump-dom").stderr))

@@ -13,7 +13,7 @@ OBJECT_STORE_BYTES = 80_000_000
 
 
 class Cloud(FakeMultiNodeProvider):
-    """A cloud that launches a node type when the file `<answers>/<node type>` exists, or refuses it with its text."""
+    """Cloud that launches a node type if the file `<answers>/<node type>` exists, or rejects it with its text."""
 
     def __init__(self, provider_config: dict[str, Any], cluster_name: str) -> None:
         super().__init__(provider_config, cluster_name)

@@ -1,4 +1,4 @@
-"""A cluster with the node types of cluster.yaml that starts empty, with Ray's autoscaler and the cloud of a test."""
+"""Initially empty cluster with the node types of cluster.yaml, Ray's autoscaler, and a simulated cloud."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from ray.autoscaler.v2.schema import ClusterStatus
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from tests.pipeline.ray_head import RAY, START_S, Head, clean_environment, end, wait_for
+from tests.pipeline.ray_head import RAY, START_S, Head, clean_environment, terminate, wait_for
 
 LOOPBACK = "127.0.0.1"
 PRIVATE_ADDRESS = "127.0.0.2"  # another address of this machine
@@ -32,15 +32,15 @@ PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-ex
 
 @dataclass(frozen=True)
 class GrowingCluster:
-    """The cluster, as its user and its cloud see it.
+    """Cluster with functions of its user and of its cloud.
 
     Attributes:
-        root: of the checkout that jobs are submitted from.
-        folder: of all its files.
-        gcs: its address for drivers and nodes.
-        client: of its jobs API.
-        environment: of its head and nodes.
-        submitted: the submission id of each job by the name it was given.
+        root: checkout from which jobs are submitted.
+        folder: folder of all files of the cluster.
+        gcs: address for drivers and nodes.
+        client: client of the jobs API.
+        environment: environment of head and nodes.
+        submitted: submission ids by job name.
     """
 
     root: Path
@@ -52,7 +52,7 @@ class GrowingCluster:
     submitted: dict[str, str] = field(default_factory=dict)
 
     def grant(self, node_type: str) -> None:
-        """Let the cloud launch nodes of a type, also those that were requested before."""
+        """Let the cloud launch nodes of a type, including those already requested."""
         (self.folder / "answers" / node_type).write_text("")
 
     def refuse(self, node_type: str, error: str) -> None:
@@ -60,7 +60,7 @@ class GrowingCluster:
         (self.folder / "answers" / node_type).write_text(error)
 
     def submit(self, name: str, job: str, recipe: str, *overrides: str, **environment: str) -> None:
-        """`ray job submit` from the checkout, as the README prints it; `name` stands for the job from then on."""
+        """Run `ray job submit` from the checkout as in the README, and store the submission id under a name."""
         runtime_env = yaml.safe_load((self.root / "jobs/runtime_env.yaml").read_text(encoding="utf-8"))
         runtime_env["env_vars"].update(environment)
         self.submitted[name] = self.client.submit_job(
@@ -75,17 +75,17 @@ class GrowingCluster:
         return self.client.get_job_status(self.submitted[name])
 
     def scaling(self) -> ClusterStatus:
-        """Nodes and demands as the autoscaler sees them."""
+        """Return the nodes and demands known to the autoscaler."""
         return get_cluster_status(self.gcs)
 
     def wait_for_logs(self, names: Sequence[str], text: str, limit_s: float) -> dict[str, str]:
-        """Return the logs of jobs, once each contains a text, its job has ended, or the time is over."""
+        """Return the logs of jobs once each contains a text or its job has finished, or after a timeout."""
         wait_until(lambda: all(text in self.log(name) or self.status(name).is_terminal() for name in names), limit_s)
         return {name: self.log(name) for name in names}
 
     @contextlib.contextmanager
     def node_with_private_mount(self, folder: Path) -> Iterator[None]:
-        """A node that has a file system of its own at a folder, as an instance disk would be. Needs root."""
+        """Run a node with its own file system at a folder, like an instance disk. Needs root."""
         command = (
             f"mount -t tmpfs tmpfs {folder} && exec {RAY} start --block --address={self.gcs} --num-cpus=4 "
             f"--node-ip-address={PRIVATE_ADDRESS} --object-store-memory=80000000 {' '.join(_ports(self.free_port))}"
@@ -103,7 +103,7 @@ class GrowingCluster:
             assert PRIVATE_ADDRESS in self._addresses(), (self.folder / "private-node.log").read_text()
             yield
         finally:
-            end(node)
+            terminate(node)
 
     def _addresses(self) -> set[str]:
         state = self.scaling()
@@ -112,8 +112,8 @@ class GrowingCluster:
 
 @contextlib.contextmanager
 def growing_cluster(root: Path, free_port: Callable[[], int]) -> Iterator[GrowingCluster]:
-    """A head that is up as long as the block, with no other node until a job asks for one and `grant` allows it."""
-    # Sockets of Ray are created below, and their paths must stay below 108 characters.
+    """Run a head until the block ends; other nodes start when a job requests them and `grant` allows it."""
+    # The folder contains Ray's sockets, whose paths are limited to 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="grow-"))
     (folder / "answers").mkdir()
     port, dashboard, address = free_port(), free_port(), get_node_ip_address()
@@ -124,9 +124,9 @@ def growing_cluster(root: Path, free_port: Callable[[], int]) -> Iterator[Growin
         **clean_environment(),
         **_container_environment(given),
         "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"],
-        "PYTHONPATH": str(Path(__file__).parent),  # of cloud_provider.py alone: jobs bring the project
+        "PYTHONPATH": str(Path(__file__).parent),  # only for cloud_provider.py, because jobs upload the project
         "RAY_FAKE_CLUSTER": "1",
-        "RAY_enable_autoscaler_v2": "1",  # this and the next two as `ray up` sets them
+        "RAY_enable_autoscaler_v2": "1",  # like the next two, set by `ray up`
         "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
         "RAY_NODE_TYPE_NAME": given["head_node_type"],
         "AUTOSCALER_UPDATE_INTERVAL_S": "2",
@@ -148,18 +148,18 @@ def growing_cluster(root: Path, free_port: Callable[[], int]) -> Iterator[Growin
         wait_for(head, process, folder / "head.log")
         yield GrowingCluster(root, folder, gcs, JobSubmissionClient(head.address), environment, free_port)
     finally:
-        end(process)  # its nodes are in the same process group
-        wait_until(lambda: removed(folder), STOPS_S)  # their workers notice a moment later, and write logs until then
+        terminate(process)  # its nodes are in the same process group
+        wait_until(lambda: removed(folder), STOPS_S)  # their workers exit a moment later, and write logs until then
 
 
 def removed(folder: Path) -> bool:
-    """Removes a folder in which files may still appear; gives whether it is gone."""
+    """Remove a folder in which files may still appear, and return whether it was removed."""
     shutil.rmtree(folder, ignore_errors=True)
     return not folder.exists()
 
 
 def wait_until(condition: Callable[[], bool], limit_s: float) -> None:
-    """Returns as soon as a condition is met, or when the time is over."""
+    """Wait for a condition or a timeout."""
     deadline = time.monotonic() + limit_s
     while not condition() and time.monotonic() < deadline:
         time.sleep(POLL_S)
@@ -170,7 +170,7 @@ def _ports(free_port: Callable[[], int]) -> list[str]:
 
 
 def _autoscaling_config(given: Mapping[str, Any], gcs: str, folder: Path) -> dict[str, Any]:
-    """cluster.yaml with another provider, and without what concerns machines and containers."""
+    """Return cluster.yaml with another provider and without settings of machines and containers."""
     head_type = given["head_node_type"]
     types = {
         name: {**{key: node_type[key] for key in KEPT if key in node_type}, "node_config": {}}
@@ -197,7 +197,7 @@ def _autoscaling_config(given: Mapping[str, Any], gcs: str, folder: Path) -> dic
 
 
 def _container_environment(given: Mapping[str, Any]) -> dict[str, str]:
-    """Variables that cluster.yaml sets in every container."""
+    """Return the environment variables that cluster.yaml sets in all containers."""
     options = [option.split() for option in given["docker"]["run_options"]]
     pairs = [words[1].partition("=") for words in options if words[0] in ("--env", "-e")]
     return {name: value for name, _, value in pairs}

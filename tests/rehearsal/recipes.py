@@ -1,4 +1,4 @@
-"""Recipes of a few seconds for every job that uses Ray, and the small files that they read."""
+"""Recipes that run in a few seconds for all jobs that use Ray, with their small input files."""
 
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ TRAINING: dict[str, Any] = {
 
 
 def write_inputs(folder: Path) -> None:
-    """Writes what the jobs read, some hundred kilobytes."""
+    """Write the inputs of the jobs, which take some hundred kilobytes."""
     tokenizer_dir = write_tokenizer(folder / "tokenizer")
     write_corpus(folder / "corpus")
-    write_shards(folder / "shards", tokenizer_dir, chunk_mb=1, rows_per_shard=1000)  # a task for each split
+    write_shards(folder / "shards", tokenizer_dir, chunk_mb=1, rows_per_shard=1000)  # one task per split
     write_teacher(folder / "model", tokenizer_dir, layers=2)
     write_next_sentence_task(folder / "glue")
     write_rows(folder / "data.jsonl", rows_of(8))
@@ -37,7 +37,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def recipes(folder: Path) -> dict[str, dict[str, Any]]:
-    """Recipe of each job, without `run_dir`. Those of `ON_GPUS` use GPUs."""
+    """Return the recipes by job, without `run_dir`; those of `ON_GPUS` use GPUs."""
     shards, model = {"shards_dir": str(folder / "shards")}, str(folder / "model")
     source = {"name": "own", "path": str(folder / "text"), "kind": "text", "document_per": "file"}
     fine_tuning = {"epochs": 1, "max_length": 32, "batch_size": 8, "seeds": [1], "max_train_examples": 48}
@@ -90,7 +90,7 @@ def recipes(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def write_recipes(folder: Path) -> dict[str, str]:
-    """Writes them; gives the file of each job. The run folder of a job is `runs/<job>`."""
+    """Write the recipes, with run folders `runs/<job>`, and return their files by job."""
     written = {}
     for job, values in recipes(folder).items():
         (folder / "recipes" / job).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The half of `ray up cluster.yaml` that talks to AWS, against moto: what it launches, and that it creates no more."""
+"""`ray up cluster.yaml` with a simulated AWS (moto): launched instances, and no other created resources."""
 
 import re
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ from ray.autoscaler.tags import NODE_KIND_HEAD, NODE_KIND_WORKER, TAG_RAY_NODE_K
 pytestmark = pytest.mark.slow
 
 PROFILES = {"REPLACE_HEAD": "distilray-head", "REPLACE_WORKER": "distilray-worker"}
-ACCOUNT = "123456789012"  # of moto
-IMAGE = "ami-04681a1dbd79675a5"  # any of those that moto knows
+ACCOUNT = "123456789012"  # account of moto
+IMAGE = "ami-04681a1dbd79675a5"  # any image known to moto
 ADMIN = "203.0.113.0/24"
 
 
 class Account:
-    """An AWS account in which the prerequisites of cluster.yaml are met."""
+    """AWS account with the prerequisites of cluster.yaml."""
 
     def __init__(self, region: str) -> None:
         self.ec2, self.iam = boto3.client("ec2", region_name=region), boto3.client("iam", region_name=region)
@@ -37,7 +37,7 @@ class Account:
         self.ec2.authorize_security_group_ingress(GroupId=self.group, IpPermissions=[ssh, inside])
 
     def created(self) -> dict[str, Any]:
-        """Things that `ray up` creates where the cluster file leaves them to Ray."""
+        """Return the resources that `ray up` would create by default."""
         return {
             "roles": [role["RoleName"] for role in self.iam.list_roles()["Roles"]],
             "profiles": [each["InstanceProfileName"] for each in self.iam.list_instance_profiles()["InstanceProfiles"]],
@@ -49,7 +49,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Launched:
-    """The cluster file filled in and as Ray completes it, the account before and after, an instance by node type."""
+    """Completed cluster file, resources of the account before and after, and one instance per node type."""
 
     given: dict[str, Any]
     completed: dict[str, Any]
@@ -61,7 +61,7 @@ class Launched:
 
 @pytest.fixture(scope="module")
 def launched(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
-    """The head and a node of each other type."""
+    """Launch the head and one node of each other type."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch, mock_aws():
         patch.setenv("HOME", str(home))
@@ -82,11 +82,11 @@ def launched(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
             (instances[name],) = reservation["Instances"]
         yield Launched(given, config, account, before, account.created(), instances)
     for cache in (utils.client_cache, utils.resource_cache):
-        cache.cache_clear()  # clients of moto
+        cache.cache_clear()  # clients created for moto
 
 
 def filled_in(text: str, group: str) -> str:
-    """cluster.yaml as its comments say: with an image, a group, profiles, and any text for the rest."""
+    """Return cluster.yaml with its placeholders filled in."""
     values = {**PROFILES, "REPLACE_ACCOUNT": ACCOUNT}
     text = re.sub(r"\bami-REPLACE\w*", IMAGE, text).replace("sg-REPLACE", group)
     text = re.sub(r"REPLACE_\w*DIGEST", "0" * 64, text)
@@ -98,7 +98,7 @@ TYPES = ("head", "gpu8", "cpu_spot")
 
 @pytest.fixture(params=TYPES)
 def node(request: pytest.FixtureRequest, launched: Launched) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The entry of a node type in the file, and the instance that was launched."""
+    """Entry of a node type in the file, and the launched instance."""
     return launched.given["available_node_types"][request.param]["node_config"], launched.instances[request.param]
 
 
@@ -112,12 +112,12 @@ def test_an_instance_has_the_profile_of_the_file(node: tuple[dict[str, Any], dic
     assert instance["IamInstanceProfile"]["Arn"] == given["IamInstanceProfile"]["Arn"]
 
 
-def test_an_instance_is_in_the_security_group_of_the_file_alone(node: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_an_instance_is_only_in_the_security_group_of_the_file(node: tuple[dict[str, Any], dict[str, Any]]) -> None:
     given, instance = node
     assert [group["GroupId"] for group in instance["SecurityGroups"]] == given["SecurityGroupIds"]
 
 
-def test_an_instance_demands_a_session_for_its_metadata(node: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_an_instance_requires_sessions_for_its_metadata_service(node: tuple[dict[str, Any], dict[str, Any]]) -> None:
     _, instance = node
     assert instance["MetadataOptions"]["HttpTokens"] == "required"
 

@@ -1,4 +1,4 @@
-"""The containers that Ray's launcher starts from cluster.yaml and the image of the Dockerfile, without Docker."""
+"""Containers that Ray's launcher would start from cluster.yaml with the image of the Dockerfile; needs no Docker."""
 
 import json
 import re
@@ -18,7 +18,7 @@ BOOTSTRAP = "~/ray_bootstrap_config.yaml"
 
 
 class Ssh:
-    """A machine with Docker on which no container runs yet; records the commands."""
+    """Simulated machine with Docker and no running container, which records commands."""
 
     ssh_user, cluster_name = "ubuntu", "distilray"
 
@@ -27,7 +27,7 @@ class Ssh:
         self.commands: list[str] = []
         self._answers = {
             "Config.Env": json.dumps(["PATH=/usr/local/bin:/usr/bin:/bin", *pairs]),
-            "printenv HOME": environment(TEXT).get("HOME", home),  # Docker takes it from /etc/passwd otherwise
+            "printenv HOME": environment(TEXT).get("HOME", home),  # otherwise Docker takes it from /etc/passwd
             "State.Running": "false",
             "command -v": "/usr/bin/docker",
             "meminfo": "MemAvailable: 32000000 kB",
@@ -43,7 +43,7 @@ class Ssh:
 
 @pytest.fixture(scope="module")
 def home() -> str:
-    """Home of the user of the image."""
+    """Return the home of the user of the image."""
     (user,) = re.findall(r"useradd [^&\n]* (\w+) *$", "\n".join(all_of(TEXT, "RUN")), re.MULTILINE)
     return f"/home/{user}"
 
@@ -55,12 +55,12 @@ def cluster(root: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def commands(cluster: dict[str, Any], home: str) -> dict[str, list[str]]:
-    """Commands that the launcher runs on a new machine of each node type."""
+    """Commands that the launcher runs on a new machine, by node type."""
     config, found = AutoscalingConfig(cluster, skip_content_hash=True), {}
     for node_type in NODE_TYPES:
         is_head, ssh = node_type == cluster["head_node_type"], Ssh(home)
         docker = config.get_docker_config(node_type)
-        runner = DockerCommandRunner.__new__(DockerCommandRunner)  # its constructor wants a provider, for addresses
+        runner = DockerCommandRunner.__new__(DockerCommandRunner)  # its constructor requires a provider
         runner.ssh_command_runner, runner.docker_config, runner.docker_cmd = ssh, docker, "docker"
         runner.container_name, runner.home_dir, runner.initialized = docker["container_name"], None, False
         mounts = {**cluster["file_mounts"], **({BOOTSTRAP: "config.yaml"} if is_head else {})}
@@ -71,7 +71,7 @@ def commands(cluster: dict[str, Any], home: str) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def started(commands: dict[str, list[str]]) -> dict[str, str]:
-    """The `docker run` of each node type."""
+    """`docker run` commands by node type."""
     return {
         node_type: next(command for command in given if command.startswith("docker run"))
         for node_type, given in commands.items()
@@ -79,7 +79,7 @@ def started(commands: dict[str, list[str]]) -> dict[str, str]:
 
 
 def mounts(command: str) -> dict[str, str]:
-    """Folder on the machine by folder in the container."""
+    """Return mounted folders of the machine by folder in the container."""
     pairs = [given.split(":")[:2] for given in re.findall(r"-v (\S+)", command)]
     return {inside: outside for outside, inside in pairs}
 
@@ -122,13 +122,11 @@ def test_the_spill_folder_of_a_start_command_is_mounted(
     assert mounts(started[node_type])[folder] == folder
 
 
-def test_a_container_gets_gpus_where_its_node_type_claims_them(
-    started: dict[str, str], cluster: dict[str, Any]
-) -> None:
+def test_a_container_gets_gpus_if_its_node_type_has_them(started: dict[str, str], cluster: dict[str, Any]) -> None:
     claimed = {name for name, node_type in cluster["available_node_types"].items() if node_type["resources"].get("GPU")}
     assert {node_type for node_type, command in started.items() if "--gpus all" in command} == claimed
 
 
-def test_the_image_with_cuda_runs_on_gpu_nodes_alone(started: dict[str, str]) -> None:
+def test_the_image_with_cuda_only_runs_on_gpu_nodes(started: dict[str, str]) -> None:
     assert {node_type for node_type, command in started.items() if "distilray-cuda@" in command} == {"gpu8"}
     assert {node_type for node_type, command in started.items() if "distilray-cpu@" in command} == {"head", "cpu_spot"}

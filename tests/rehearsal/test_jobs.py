@@ -1,7 +1,7 @@
-"""Every job that uses Ray, submitted to a cluster of cluster.yaml that has no node but its head.
+"""All jobs that use Ray, submitted to a cluster with the node types of cluster.yaml that only has a head.
 
-At first the cloud has no capacity for GPU nodes and does not answer requests for others; then it launches both. No GPU
-exists behind those nodes, so a job that needs one fails in its first task.
+At first the cloud has no capacity for GPU nodes and does not respond to requests for others; then it launches both.
+The GPU nodes have no real GPU, so that a job that needs one fails in its first task.
 """
 
 import contextlib
@@ -49,12 +49,12 @@ def cluster(root: Path, free_port: Callable[[], int]) -> Iterator[GrowingCluster
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A submitted job that has ended.
+class FinishedJob:
+    """Finished job.
 
     Attributes:
-        waiting: its log before the cloud launched any node.
-        log: its complete log.
+        waiting: log before the cloud launched any node.
+        log: complete log.
     """
 
     waiting: str
@@ -63,8 +63,8 @@ class Ended:
 
 
 @pytest.fixture(scope="module")
-def ended(cluster: GrowingCluster, work: Path, recipes: dict[str, str]) -> dict[str, Ended]:
-    """All jobs, submitted at once to the empty cluster, and one that it can never run."""
+def finished(cluster: GrowingCluster, work: Path, recipes: dict[str, str]) -> dict[str, FinishedJob]:
+    """All jobs, submitted simultaneously to the empty cluster, and one that it can never run."""
     cluster.refuse("gpu8", f"InsufficientInstanceCapacity: {NO_CAPACITY}")
     for job in (*ON_GPUS, *ON_CPUS):
         cluster.submit(job, job, recipes[job])
@@ -77,9 +77,11 @@ def ended(cluster: GrowingCluster, work: Path, recipes: dict[str, str]) -> dict[
     for node_type in ("cpu_spot", "gpu8"):
         cluster.grant(node_type)
     wait_until(lambda: has_trial(work) or cluster.status("search_glue").is_terminal(), ENDS_S)
-    cluster.client.stop_job(cluster.submitted["search_glue"])  # what follows its trials takes as long as all other jobs
+    cluster.client.stop_job(
+        cluster.submitted["search_glue"]
+    )  # the rest of the search would take as long as all other jobs
     wait_until(lambda: all(cluster.status(name).is_terminal() for name in waiting), ENDS_S)
-    return {name: Ended(waiting[name], cluster.log(name), cluster.status(name)) for name in waiting}
+    return {name: FinishedJob(waiting[name], cluster.log(name), cluster.status(name)) for name in waiting}
 
 
 def has_trial(work: Path) -> bool:
@@ -87,51 +89,51 @@ def has_trial(work: Path) -> bool:
 
 
 @pytest.mark.parametrize("job", [*ON_CPUS, *ON_GPUS])
-def test_a_job_waits_for_nodes_and_reports_it(ended: dict[str, Ended], job: str) -> None:
-    assert re.search(rf"^{job}: {WAITING} ", ended[job].waiting, re.MULTILINE), ended[job].log[-4000:]
+def test_a_job_waits_for_nodes_and_reports_it(finished: dict[str, FinishedJob], job: str) -> None:
+    assert re.search(rf"^{job}: {WAITING} ", finished[job].waiting, re.MULTILINE), finished[job].log[-4000:]
 
 
 @pytest.mark.parametrize("job", ON_GPUS)
-def test_a_waiting_job_reports_why_the_cloud_launches_no_node(ended: dict[str, Ended], job: str) -> None:
-    lines = [line for line in ended[job].waiting.splitlines() if WAITING in line]
+def test_a_waiting_job_reports_why_the_cloud_launches_no_node(finished: dict[str, FinishedJob], job: str) -> None:
+    lines = [line for line in finished[job].waiting.splitlines() if WAITING in line]
     assert any("InsufficientInstanceCapacity" in line and NO_CAPACITY in line for line in lines), lines
 
 
 @pytest.mark.parametrize("job", [job for job in ON_CPUS if job != "search_glue"])
-def test_a_job_completes_once_the_cloud_launches_nodes(ended: dict[str, Ended], work: Path, job: str) -> None:
-    assert ended[job].status == JobStatus.SUCCEEDED, ended[job].log[-4000:]
+def test_a_job_completes_once_the_cloud_launches_nodes(finished: dict[str, FinishedJob], work: Path, job: str) -> None:
+    assert finished[job].status == JobStatus.SUCCEEDED, finished[job].log[-4000:]
     assert json.loads((work / "runs" / job / "manifest.json").read_text())["content"]["job"] == job
 
 
-def test_the_search_ends_its_first_trial(ended: dict[str, Ended], work: Path) -> None:
-    assert has_trial(work), ended["search_glue"].log[-4000:]
+def test_the_search_completes_its_first_trial(finished: dict[str, FinishedJob], work: Path) -> None:
+    assert has_trial(work), finished["search_glue"].log[-4000:]
 
 
 @pytest.mark.parametrize("job", ON_GPUS)
-def test_a_job_on_gpus_reaches_its_first_task(ended: dict[str, Ended], job: str) -> None:
-    """The installed build of torch has no CUDA."""
-    assert ended[job].status == JobStatus.FAILED, ended[job].log[-4000:]
-    assert re.search("CUDA|NCCL", ended[job].log), ended[job].log[-4000:]
+def test_a_job_on_gpus_reaches_its_first_task(finished: dict[str, FinishedJob], job: str) -> None:
+    """It fails there, because the installed build of torch has no CUDA."""
+    assert finished[job].status == JobStatus.FAILED, finished[job].log[-4000:]
+    assert re.search("CUDA|NCCL", finished[job].log), finished[job].log[-4000:]
 
 
-def test_a_job_that_no_node_type_can_hold_reports_it_and_can_be_stopped(ended: dict[str, Ended]) -> None:
-    assert NO_NODE_TYPE in ended[IMPOSSIBLE].waiting
-    assert ended[IMPOSSIBLE].status == JobStatus.STOPPED
+def test_a_job_that_fits_no_node_type_reports_it_and_can_be_stopped(finished: dict[str, FinishedJob]) -> None:
+    assert NO_NODE_TYPE in finished[IMPOSSIBLE].waiting
+    assert finished[IMPOSSIBLE].status == JobStatus.STOPPED
 
 
-def test_ended_jobs_leave_no_demand_that_would_keep_nodes(cluster: GrowingCluster, ended: dict[str, Ended]) -> None:
+def test_finished_jobs_leave_no_demand_for_nodes(cluster: GrowingCluster, finished: dict[str, FinishedJob]) -> None:
     demands = cluster.scaling().resource_demands
     assert not [*demands.placement_group_demand, *demands.ray_task_actor_demand]
 
 
-# A node of the cluster that does not share the run folder. The jobs run in this process, to import torch only once.
+# A node that does not share the run folder. The jobs run in this process, to import torch only once.
 
 
 @pytest.fixture(scope="module")
-def refused(
-    cluster: GrowingCluster, ended: dict[str, Ended], root: Path, work: Path, recipes: dict[str, str]
+def rejected(
+    cluster: GrowingCluster, finished: dict[str, FinishedJob], root: Path, work: Path, recipes: dict[str, str]
 ) -> dict[str, tuple[int, str]]:
-    """Exit code and stderr of each job, with its run folder on a disk of one node."""
+    """Exit code and stderr by job, with run folders on a local disk of one node."""
     folder = work / "private"
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch, cluster.node_with_private_mount(folder):
@@ -151,8 +153,10 @@ def run(job: str, *arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("job", [*ON_CPUS, *ON_GPUS])
-def test_a_job_names_the_node_that_does_not_share_its_run_folder(refused: dict[str, tuple[int, str]], job: str) -> None:
-    code, stderr = refused[job]
+def test_a_job_names_the_node_that_does_not_share_its_run_folder(
+    rejected: dict[str, tuple[int, str]], job: str
+) -> None:
+    code, stderr = rejected[job]
     *_, line = stderr.splitlines()
     assert code == BAD_INPUT
     assert line.startswith(f"{job}: ")
@@ -160,7 +164,7 @@ def test_a_job_names_the_node_that_does_not_share_its_run_folder(refused: dict[s
 
 
 @pytest.mark.parametrize("job", [*ON_CPUS, *ON_GPUS])
-def test_a_refused_job_has_done_no_work(refused: dict[str, tuple[int, str]], work: Path, job: str) -> None:
-    """Descriptions of a run are files of its folder; results are in folders below it."""
+def test_a_rejected_job_has_done_no_work(rejected: dict[str, tuple[int, str]], work: Path, job: str) -> None:
+    """A run folder contains descriptions as files, and results in subfolders."""
     run_folder = work / "private" / job
     assert not [file for file in run_folder.glob("*/**/*") if file.is_file()]

@@ -1,4 +1,4 @@
-"""Reads hostile files as the corpus job does, in a process of its own, and prints what came of each as a line of JSON.
+"""Read hostile files like the corpus job in a separate process, and print the result of each as a line of JSON.
 
 python tests/security/bomb_reader.py KIND=FILE ...
 """
@@ -18,34 +18,34 @@ KINDS = {"wikipedia": (wikipedia, WikipediaSource), "text": (texts, TextSource)}
 
 
 def read(kind: str, file: str) -> tuple[int, list[str]]:
-    """Number of documents, and why the rest was refused."""
+    """Return the number of documents, and the reasons why others were rejected."""
     module, source_class = KINDS[kind]
     source = source_class(kind=kind, path=file, name="x")
-    found = []
+    rows = []
     try:
         module.check_file(source, file)
         for part in module.file_ranges(source, file, "x", chunk_bytes=1 << 30):
-            found += list(module.read_documents(source, part, max_document_bytes=16 << 20))
+            rows += list(module.read_documents(source, part, max_document_bytes=16 << 20))
     except InputError as error:
         return 0, [str(error)]
-    refused = [f"{one.reason}: {one.detail}" for one in found if isinstance(one, BadRow)]
-    return len(found) - len(refused), refused
+    rejected = [f"{row.reason}: {row.detail}" for row in rows if isinstance(row, BadRow)]
+    return len(rows) - len(rejected), rejected
 
 
 def peak_rss_mb() -> float:
-    """The most memory that this process has held; `getrusage` would count that of its parent too."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) / 1024
+    """Return the peak memory of this process; `getrusage` would include that of its parent."""
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match
+    return int(match[1]) / 1024
 
 
-def main(*named: str) -> None:
-    for name in named:
-        kind, _, file = name.partition("=")
+def main(*arguments: str) -> None:
+    for argument in arguments:
+        kind, _, file = argument.partition("=")
         start = time.monotonic()
-        documents, refused = read(kind, file)
-        told = {"documents": documents, "refused": refused, "seconds": time.monotonic() - start}
-        print(json.dumps({**told, "rss_mb": peak_rss_mb()}))
+        documents, rejected = read(kind, file)
+        result = {"documents": documents, "rejected": rejected, "seconds": time.monotonic() - start}
+        print(json.dumps({**result, "rss_mb": peak_rss_mb()}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which processes below one of this machine listen, and where: from /proc."""
+"""Listening sockets of a process and its descendants, from /proc."""
 
 import re
 import socket
@@ -13,7 +13,7 @@ _LISTENING = "0A"
 
 @dataclass(frozen=True)
 class Listener:
-    """A listening TCP socket: what its process calls itself, the address it is bound to, the port."""
+    """Listening TCP socket with the name of its process."""
 
     role: str
     host: str
@@ -25,12 +25,12 @@ class Listener:
 
     @property
     def address(self) -> str:
-        """Where it can be reached from this machine."""
+        """Address for connections from this machine."""
         return f"{'127.0.0.1' if self.host in {'0.0.0.0', '::'} else self.host}:{self.port}"
 
 
 def command(pid: int) -> str:
-    """The command line of a process, empty when it is gone."""
+    """Return the command line of a process, or "" if it has exited."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
@@ -38,15 +38,15 @@ def command(pid: int) -> str:
 
 
 def listeners_below(pid: int) -> list[Listener]:
-    """The listening sockets of a process and of all that it has started."""
-    places = _places()
-    found = {
-        Listener(_role(command(each)), *places[inode])
+    """Return the listening sockets of a process and its descendants."""
+    addresses = _addresses()
+    listeners = {
+        Listener(_role(command(each)), *addresses[inode])
         for each in processes_below(pid)
         for inode in _inodes(each)
-        if inode in places
+        if inode in addresses
     }
-    return sorted(found, key=lambda listener: listener.port)
+    return sorted(listeners, key=lambda listener: listener.port)
 
 
 def _role(text: str) -> str:
@@ -55,20 +55,20 @@ def _role(text: str) -> str:
 
 
 def _inodes(pid: int) -> set[str]:
-    found = set()
+    inodes = set()
     for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
         try:
             match = re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink()))
         except OSError:
             continue
         if match:
-            found.add(match[1])
-    return found
+            inodes.add(match[1])
+    return inodes
 
 
-def _places() -> dict[str, tuple[str, int]]:
-    """Host and port of every listening socket of this machine, by inode."""
-    found = {}
+def _addresses() -> dict[str, tuple[str, int]]:
+    """Return host and port of all listening sockets of this machine by inode."""
+    addresses = {}
     for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
             fields = line.split()
@@ -76,5 +76,5 @@ def _places() -> dict[str, tuple[str, int]]:
                 host, port = fields[1].split(":")
                 words = [int(host[at : at + 8], 16) for at in range(0, len(host), 8)]
                 packed = b"".join(struct.pack("=I", word) for word in words)
-                found[fields[9]] = socket.inet_ntop(family, packed), int(port, 16)
-    return found
+                addresses[fields[9]] = socket.inet_ntop(family, packed), int(port, 16)
+    return addresses

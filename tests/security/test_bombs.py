@@ -1,4 +1,4 @@
-"""Files that expand without end, or ask for other files, are refused soon and in little memory (S4)."""
+"""Files that expand excessively or refer to other files are rejected quickly and with little memory (S4)."""
 
 import bz2
 import gzip
@@ -17,7 +17,7 @@ from tests.distilray.corpus.sources.small_dumps import dump, page
 pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
-LEVELS = 11  # of entities of ten each: 300 GB
+LEVELS = 11  # levels of tenfold expansion, to 300 GB
 LOL = "<!DOCTYPE lolz [" + "".join(
     f'<!ENTITY a{level} "{f"&a{level - 1};" * 10 if level else "lol"}">' for level in range(LEVELS + 1)
 ) + "]>"  # fmt: skip
@@ -30,12 +30,12 @@ def hostile_page(head: str, text: str) -> str:
 
 
 def between(middle: str) -> bytes:
-    """A dump with two whole pages around something."""
+    """Return a dump with a valid page before and after the content."""
     return dump(page(1), middle, page(3, "C"))
 
 
 def bombs(secret: Path) -> dict[str, tuple[str, bytes]]:
-    """Kind of source and content by name of file."""
+    """Return the kind of source and the content by file name."""
     external = f'<!DOCTYPE x [<!ENTITY x SYSTEM "file://{secret}">]>'
     deep = "<a>" * 500_000 + "</a>" * 500_000
     small = bytes(100 * MIB)
@@ -59,23 +59,23 @@ def bombs(secret: Path) -> dict[str, tuple[str, bytes]]:
 
 @pytest.fixture(scope="module")
 def results(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What came of each file, by name."""
+    """Results of reading the files, by name."""
     folder = tmp_path_factory.mktemp("bombs")
     (folder / "secret").write_text(SECRET)
     files = bombs(folder / "secret")
     for name, (_, content) in files.items():
         (folder / name).write_bytes(content)
-    named = [f"{kind}={folder / name}" for name, (kind, _) in files.items()]
-    done = subprocess.run(
-        [sys.executable, str(root / "tests/security/bomb_reader.py"), *named],
+    arguments = [f"{kind}={folder / name}" for name, (kind, _) in files.items()]
+    result = subprocess.run(
+        [sys.executable, str(root / "tests/security/bomb_reader.py"), *arguments],
         env={"PYTHONPATH": str(root / "platform")},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert SECRET not in done.stdout + done.stderr
-    return dict(zip(files, map(json.loads, done.stdout.splitlines()), strict=True))
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert SECRET not in result.stdout + result.stderr
+    return dict(zip(files, map(json.loads, result.stdout.splitlines()), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -95,15 +95,15 @@ def results(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
         ("text.txt.zst", 0, "too_large"),
     ],
 )
-def test_a_bomb_is_refused_with_its_reason_and_what_stands_around_it_is_read(
+def test_a_bomb_is_rejected_with_its_reason_and_the_content_around_it_is_read(
     results: dict[str, dict[str, Any]], name: str, documents: int, reason: str
 ) -> None:
-    found = results[name]
-    assert reason in " ".join(found["refused"])
-    assert found["documents"] == documents
-    assert found["seconds"] < 5
+    result = results[name]
+    assert reason in " ".join(result["rejected"])
+    assert result["documents"] == documents
+    assert result["seconds"] < 5
 
 
-def test_all_of_them_take_less_than_200_mb_of_memory(results: dict[str, dict[str, Any]]) -> None:
-    # 160 MB of them are the packages.
-    assert max(found["rss_mb"] for found in results.values()) < 200
+def test_reading_all_bombs_takes_less_than_200_mb_of_memory(results: dict[str, dict[str, Any]]) -> None:
+    # The imported packages take 160 MB.
+    assert max(result["rss_mb"] for result in results.values()) < 200

@@ -1,4 +1,4 @@
-"""Whoever reads an output of a run refuses one that is not what the manifest of the run says."""
+"""Readers of run outputs reject files that differ from the manifest."""
 
 import shutil
 from collections.abc import Callable
@@ -33,15 +33,15 @@ class Config(JobConfig):
 
 
 def complete(folder: Path) -> None:
-    """Makes a folder a complete run with all of its files as outputs."""
+    """Turn a folder into a complete run with all of its files as outputs."""
     names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
     run = RunFolder("any_job", Config(run_dir=str(folder)), {})
     run.finish({}, run.describe_outputs(names), "a run")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run for each kind of output."""
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with one run per kind of output."""
     folder = tmp_path_factory.mktemp("runs")
     write_corpus(folder / "corpus", 6)
     for name in ("tokenizer", "trained/model", "fine-tuned/models/rte", "exported/onnx"):
@@ -81,11 +81,11 @@ def read_data(uri: str) -> None:
         ("rows/rows.jsonl", read_data, "rows/rows.jsonl"),
     ],
 )
-def test_a_changed_output_is_refused_where_it_is_read(
-    made: Path, tmp_path: Path, file: str, read: Callable[[str], object], argument: str
+def test_a_changed_output_is_rejected_by_its_reader(
+    runs: Path, tmp_path: Path, file: str, read: Callable[[str], object], argument: str
 ) -> None:
     name = file.partition("/")[0]
-    shutil.copytree(made / name, tmp_path / name)
+    shutil.copytree(runs / name, tmp_path / name)
     changed = tmp_path / file
     data = bytearray(changed.read_bytes())
     data[len(data) // 2] ^= 1
@@ -94,12 +94,12 @@ def test_a_changed_output_is_refused_where_it_is_read(
         read(str(tmp_path / argument))
 
 
-def test_a_changed_model_in_an_object_store_is_not_kept(made: Path, tmp_path: Path, bucket: str) -> None:
-    for file in sorted((made / "trained").rglob("*")):
+def test_a_changed_model_in_an_object_store_is_not_cached(runs: Path, tmp_path: Path, bucket: str) -> None:
+    for file in sorted((runs / "trained").rglob("*")):
         if file.is_file():
-            storage.write_bytes(f"{bucket}/{file.relative_to(made)}", file.read_bytes())
+            storage.write_bytes(f"{bucket}/{file.relative_to(runs)}", file.read_bytes())
     assert localize(f"{bucket}/trained", cache_dir=str(tmp_path / "whole"))
-    storage.write_bytes(f"{bucket}/trained/model/config.json", (made / "trained/model/config.json").read_bytes()[::-1])
+    storage.write_bytes(f"{bucket}/trained/model/config.json", (runs / "trained/model/config.json").read_bytes()[::-1])
     with pytest.raises(InputError, match=r"config\.json: its content is not what the manifest says"):
         localize(f"{bucket}/trained", cache_dir=str(tmp_path / "changed"))
     assert not [entry for entry in (tmp_path / "changed").iterdir() if entry.is_dir()]

@@ -1,4 +1,4 @@
-"""Data and models of others are read, and never run (S5)."""
+"""Reading foreign data and models never runs code from them (S5)."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray.data  # registers the extension types of Ray, as it does in a job
+import ray.data  # registers Ray's extension types, as in a job
 import torch
 from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 
@@ -33,7 +33,7 @@ assert ray.data  # imported for what the import does
 
 
 class Attack:
-    """An object whose pickle creates a file when it is read."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -44,22 +44,22 @@ class Attack:
 
 @pytest.fixture
 def canary(tmp_path: Path) -> Iterator[Path]:
-    """A file that must not come to be; that the attack works is shown first."""
+    """File that must not be created; first shows that the attack works."""
     file = tmp_path / "canary"
     pickle.loads(pickle.dumps(Attack(file)))
     file.unlink()
     yield file
-    assert not file.exists(), "code of a file has run"
+    assert not file.exists(), "code from a file was executed"
 
 
 def pickled_column(canary: Path) -> pa.Array:
-    """Strings for whoever believes the schema, and objects of Python for whoever believes Ray."""
+    """Return a column that Ray's extension type decodes as pickled Python objects."""
     storage = pa.array([pickle.dumps(Attack(canary))], pa.large_binary())
     return pa.ExtensionArray.from_storage(ArrowPythonObjectType(), storage)
 
 
 def tensor_field(name: str, canary: Path) -> pa.Field:
-    """A column whose metadata is a pickle, as Ray 2.49 to 2.54 wrote it for tensors and read it without a question."""
+    """Return a column whose metadata is a pickle, as in tensor columns of Ray 2.49 to 2.54, which unpickled it."""
     metadata = {
         b"ARROW:extension:name": b"ray.data.arrow_tensor_v2",
         b"ARROW:extension:metadata": pickle.dumps(Attack(canary)),
@@ -78,7 +78,7 @@ COLUMNS: dict[str, Callable[[str, Path], tuple[pa.Field, pa.Array]]] = {
 
 @pytest.fixture(params=COLUMNS)
 def table(request: pytest.FixtureRequest, canary: Path) -> Callable[..., pa.Table]:
-    """Makes a table of one row with a column that attacks, and columns that are as they should be."""
+    """Function that creates a table of one row with a hostile column and other, valid columns."""
 
     def make(name: str, **others: pa.Array) -> pa.Table:
         field, column = COLUMNS[request.param](name, canary)
@@ -93,45 +93,45 @@ def written(folder: Path, table: pa.Table, name: str) -> str:
     return str(folder / name)
 
 
-def test_that_ray_itself_would_run_the_objects_of_a_file(tmp_path: Path, canary: Path) -> None:
+def test_ray_itself_would_unpickle_the_objects_of_a_file(tmp_path: Path, canary: Path) -> None:
     table = pa.Table.from_arrays([pickled_column(canary)], names=["text"])
     pq.read_table(written(tmp_path, table, "a.parquet")).to_pylist()
-    assert canary.exists()  # so the tests below can fail
+    assert canary.exists()  # so that the tests below can fail
     canary.unlink()
 
 
-def test_a_corpus_in_parquet_is_refused(tmp_path: Path, table: Callable[..., pa.Table]) -> None:
+def test_a_corpus_in_parquet_is_rejected(tmp_path: Path, table: Callable[..., pa.Table]) -> None:
     uri = written(tmp_path, table("text"), "a.parquet")
     with pytest.raises(InputError, match="extension type"):
         parquet_rows_module.check_file(ParquetSource(kind="parquet", path=uri, name="x"), uri)
 
 
-def test_the_documents_of_a_foreign_corpus_run_are_refused(tmp_path: Path, table: Callable[..., pa.Table]) -> None:
+def test_the_documents_of_a_foreign_corpus_run_are_rejected(tmp_path: Path, table: Callable[..., pa.Table]) -> None:
     uri = written(tmp_path, table("sentences"), "documents.parquet")
     with pytest.raises(InputError):
         list(read_sentences(uri, 0, 1))
 
 
-def test_fill_mask_data_is_refused(tmp_path: Path, table: Callable[..., pa.Table]) -> None:
+def test_fill_mask_data_is_rejected(tmp_path: Path, table: Callable[..., pa.Table]) -> None:
     uri = written(tmp_path, table("masks", texts=pa.array(["<mask> is."])), "a.parquet")
     data = FillMaskDataConfig(path=uri)
     with pytest.raises(InputError, match="extension type"):
         [list(read_examples(file, data, seed=1)) for file in data_files(data)]
 
 
-def test_a_split_of_glue_is_refused(tmp_path: Path, table: Callable[..., pa.Table]) -> None:
+def test_a_split_of_glue_is_rejected(tmp_path: Path, table: Callable[..., pa.Table]) -> None:
     written(tmp_path, table("sentence", label=pa.array([1])), "train-00000-of-00001.parquet")
     with pytest.raises(InputError):
         read_hub_split(str(tmp_path), TASKS["sst2"], "train")
 
 
-def test_an_evaluation_set_gives_no_text_or_is_refused(tmp_path: Path, table: Callable[..., pa.Table]) -> None:
+def test_an_evaluation_set_yields_no_text_or_is_rejected(tmp_path: Path, table: Callable[..., pa.Table]) -> None:
     uri = written(tmp_path, table("text"), "test.parquet")
     with contextlib.suppress(InputError):
         assert list(read_texts(uri)) == []
 
 
-def test_a_shard_is_refused(tmp_path: Path, table: Callable[..., pa.Table]) -> None:
+def test_a_shard_is_rejected(tmp_path: Path, table: Callable[..., pa.Table]) -> None:
     columns = table("input_ids")
     with pa.ipc.new_file(str(tmp_path / "a.arrow"), columns.schema) as writer:
         writer.write_table(columns)
@@ -151,7 +151,7 @@ LOADERS: dict[str, Callable[[str], Any]] = {
 
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.bin", "model.pt", "model.ckpt"])
-def test_a_model_folder_with_pickled_weights_is_refused(tmp_path: Path, canary: Path, name: str, loader: str) -> None:
+def test_a_model_folder_with_pickled_weights_is_rejected(tmp_path: Path, canary: Path, name: str, loader: str) -> None:
     folder = Path(write_tiny_model(tmp_path / "model", "bert"))
     (folder / "model.safetensors").unlink()
     torch.save({"weights": Attack(canary)}, folder / name)
@@ -160,7 +160,7 @@ def test_a_model_folder_with_pickled_weights_is_refused(tmp_path: Path, canary: 
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_pickled_weights_under_the_name_of_safetensors_are_refused(tmp_path: Path, canary: Path, loader: str) -> None:
+def test_pickled_weights_with_the_name_of_safetensors_are_rejected(tmp_path: Path, canary: Path, loader: str) -> None:
     folder = Path(write_tiny_model(tmp_path / "model", "bert"))
     torch.save({"weights": Attack(canary)}, folder / "model.safetensors")
     with pytest.raises(InputError):
@@ -169,7 +169,7 @@ def test_pickled_weights_under_the_name_of_safetensors_are_refused(tmp_path: Pat
 
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
-def test_code_that_a_model_folder_brings_does_not_run(
+def test_code_in_a_model_folder_does_not_run(
     tmp_path: Path, canary: Path, name: str, loader: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(write_tiny_model(tmp_path / "model", "bert"))
@@ -178,12 +178,12 @@ def test_code_that_a_model_folder_brings_does_not_run(
     config = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
     own = {"model_type": "own", "tokenizer_class": "Own", "auto_map": classes}
     (folder / name).write_text(json.dumps({**config, **own}))
-    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever is asked agrees
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # confirm every prompt
     with contextlib.suppress(InputError):
         LOADERS[loader](str(folder))
 
 
-def test_a_checkpoint_of_pickles_is_none(tmp_path: Path, canary: Path) -> None:
+def test_a_checkpoint_of_pickles_is_ignored(tmp_path: Path, canary: Path) -> None:
     folder = tmp_path / "step-0000003"
     folder.mkdir()
     for name in ("model.pt", "optimizer.bin", "state.pkl", "data_metadata.pkl"):
@@ -191,7 +191,7 @@ def test_a_checkpoint_of_pickles_is_none(tmp_path: Path, canary: Path) -> None:
     assert store(tmp_path).newest() is None
 
 
-def test_a_checkpoint_with_a_pickle_for_its_state_is_passed_over(tmp_path: Path, canary: Path) -> None:
+def test_a_checkpoint_with_a_pickle_as_state_is_ignored(tmp_path: Path, canary: Path) -> None:
     folder = tmp_path / "step-0000003"
     folder.mkdir()
     for name in ("model.safetensors", "optimizer.safetensors", "state.json"):

@@ -1,4 +1,4 @@
-"""The service as `make serve` starts it: what it opens (S2), what it tells of secrets (S7, S8), and how it ends."""
+"""The service as started by `make serve`: open ports (S2), secrets in its output (S7, S8), and shutdown."""
 
 import http.client
 import os
@@ -36,12 +36,12 @@ PLANTED = {
     "WANDB_API_KEY": "planted-key-of-a-tracker",
     "MLFLOW_TRACKING_PASSWORD": "planted-password-of-a-tracker",
 }
-# Who listens beyond loopback: Ray's own processes, which listen on every interface even for a local cluster.
-OF_RAY = {"gcs_server", "raylet", "python", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::IDLE",
+# Ray's own processes listen on every interface, even in a local cluster.
+RAY_PROCESSES = {"gcs_server", "raylet", "python", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::IDLE",
           "ray::ServeController", "ray::ProxyActor", "ray::ServeReplica:fill-mask:FillMask"}  # fmt: skip
-# Who tells metrics to everybody: the agent of the node, and the monitor of the cluster as soon as it has started.
-OF_METRICS = {"ray::DashboardAgent", "python"}
-# A harmless call that each kind of gRPC server of Ray knows, so that it is the token that is judged.
+# The node's agent and the cluster's monitor expose metrics without authentication.
+METRICS_PROCESSES = {"ray::DashboardAgent", "python"}
+# One harmless method per kind of gRPC server of Ray, so that the response depends on the token.
 CALLS = (
     "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
     "/ray.rpc.NodeManagerService/GetNodeStats",
@@ -53,7 +53,7 @@ CALLS = (
 
 
 class Attack:
-    """An object whose pickle creates a file when it is read."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -64,28 +64,27 @@ class Attack:
 
 @dataclass(frozen=True)
 class Record:
-    """What was seen of one run of the service.
+    """Observations of one run of the service.
 
     Attributes:
-        url: of the service.
-        listeners: what listened while it ran.
-        answers: by listener beyond loopback and by token (None, a wrong one, the right one): what gRPC calls and HTTP
-            requests came to.
-        texts: all that it has said, by place.
-        canaries: whether a pickle that was sent to the gRPC servers has run, without the token and with it.
-        code: how it ended at SIGTERM.
+        url: URL of the service.
+        listeners: listening sockets.
+        responses: results of gRPC calls and HTTP requests by non-loopback listener and by token (none, wrong, right).
+        texts: all responses, output and logs by source.
+        canaries: whether a pickle sent to the gRPC servers was executed, without and with the token.
+        code: exit code after SIGTERM.
     """
 
     url: str
     listeners: list[Listener]
-    answers: dict[Listener, dict[str, set[str]]]
+    responses: dict[Listener, dict[str, set[str]]]
     texts: dict[str, str]
     canaries: tuple[bool, bool]
     code: int
 
 
 def call(address: str, method: str, token: str | None, body: bytes = b"") -> str:
-    """The gRPC status of a call."""
+    """Return the gRPC status of a call."""
     metadata = [("authorization", f"Bearer {token}")] if token else None
     with grpc.insecure_channel(address) as channel:
         try:
@@ -96,7 +95,7 @@ def call(address: str, method: str, token: str | None, body: bytes = b"") -> str
 
 
 def get(url: str, token: str | None) -> tuple[str, str]:
-    """The HTTP status of a GET and the body; `no HTTP` where something else is spoken."""
+    """Return status and body of a GET request, or `no HTTP` if the server uses another protocol."""
     headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as response:
@@ -110,13 +109,13 @@ def get(url: str, token: str | None) -> tuple[str, str]:
 def probe(listener: Listener, token: str | None) -> set[str]:
     status, body = get(f"http://{listener.address}/", token)
     if status != "no HTTP":
-        is_metrics = "# TYPE ray_" in body or (listener.role in OF_METRICS and "# HELP" in body)
+        is_metrics = "# TYPE ray_" in body or (listener.role in METRICS_PROCESSES and "# HELP" in body)
         return {"metrics" if is_metrics else status}
     return {call(listener.address, method, token) for method in CALLS} - {"UNIMPLEMENTED"}
 
 
 def ask(url: str, text: str, **headers: str) -> str:
-    """Status and body of an answer; `closed` where the service did not wait for the end of a large request."""
+    """Return status and body of a response, or `closed` if the service did not read a large request to its end."""
     try:
         status, _, body = post(f"{url}/score", {"input_data": [text]}, **headers)
     except (ConnectionError, urllib.error.URLError):
@@ -124,24 +123,24 @@ def ask(url: str, text: str, **headers: str) -> str:
     return f"{status} {body}"
 
 
-def talk(url: str) -> dict[str, str]:
-    """Good and bad requests, and what came back."""
+def send_requests(url: str) -> dict[str, str]:
+    """Send valid and invalid requests, and return the responses."""
     bearer = {"authorization": f"Bearer {KEY}"}
-    said = {}
+    texts = {}
     for number, text in enumerate(
         [f"{TEXT} [MASK]", f"\x1b[31m{TEXT}\n{{}}\r\u2028 [MASK]", f"{TEXT} " * 45_000, TEXT]
     ):
-        said[f"refusal {number}"] = ask(url, text)
-        said[f"answer {number}"] = ask(url, text, **bearer)
-    said["wrong key"] = ask(url, "[MASK]", authorization=f"Bearer {KEY}x")
-    said["path"] = get(f"{url}/nowhere?{TEXT}", KEY)[1]
+        texts[f"rejection {number}"] = ask(url, text)
+        texts[f"response {number}"] = ask(url, text, **bearer)
+    texts["wrong key"] = ask(url, "[MASK]", authorization=f"Bearer {KEY}x")
+    texts["path"] = get(f"{url}/nowhere?{TEXT}", KEY)[1]
     for path in ("info", "metrics", "openapi.json", "readyz", "ui", "docs"):
-        said[path] = get(f"{url}/{path}", KEY)[1]
-    return said
+        texts[path] = get(f"{url}/{path}", KEY)[1]
+    return texts
 
 
-def attacked(listeners: list[Listener], token: str | None, canary: Path) -> bool:
-    """Whether a pickle that is sent to every gRPC server is read."""
+def is_unpickled(listeners: list[Listener], token: str | None, canary: Path) -> bool:
+    """Whether any gRPC server unpickles a request."""
     request = ASGIRequest(pickled_request_metadata=pickle.dumps(Attack(canary))).SerializeToString()
     for listener in listeners:
         call(listener.address, "/ray.serve.ASGIService/HandleRequest", token, request)
@@ -149,18 +148,18 @@ def attacked(listeners: list[Listener], token: str | None, canary: Path) -> bool
 
 
 def session_folder(pid: int) -> Path:
-    """Where Ray keeps the logs of a session."""
-    found = (re.search(r"(/\S*/session_[\d_-]+)", command(each)) for each in processes_below(pid))
-    return Path(next(match[1] for match in found if match))
+    """Return the folder with the logs of a Ray session."""
+    matches = (re.search(r"(/\S*/session_[\d_-]+)", command(each)) for each in processes_below(pid))
+    return Path(next(match[1] for match in matches if match))
 
 
 def observe(process: subprocess.Popen[bytes], url: str, token: str, folder: Path) -> Record:
-    texts, listeners = talk(url), listeners_below(process.pid)
-    open_ones = [listener for listener in listeners if not listener.is_loopback]
+    texts, listeners = send_requests(url), listeners_below(process.pid)
+    exposed = [listener for listener in listeners if not listener.is_loopback]
     tokens = {"none": None, "wrong": secrets.token_hex(32), "right": token}
-    answers = {each: {name: probe(each, value) for name, value in tokens.items()} for each in open_ones}
-    speak_grpc = [each for each in open_ones if "UNAUTHENTICATED" in answers[each]["none"]]
-    canaries = attacked(speak_grpc, None, folder / "without"), attacked(speak_grpc, token, folder / "with")
+    responses = {each: {name: probe(each, value) for name, value in tokens.items()} for each in exposed}
+    grpc_servers = [each for each in exposed if "UNAUTHENTICATED" in responses[each]["none"]]
+    canaries = is_unpickled(grpc_servers, None, folder / "without"), is_unpickled(grpc_servers, token, folder / "with")
     texts["command lines"] = "\n".join(map(command, processes_below(process.pid)))
     logs = session_folder(process.pid)
     process.send_signal(signal.SIGTERM)
@@ -169,7 +168,7 @@ def observe(process: subprocess.Popen[bytes], url: str, token: str, folder: Path
     for file in logs.rglob("*"):
         if file.is_file():
             texts[file.name] = file.read_text(encoding="utf-8", errors="replace")
-    return Record(url, listeners, answers, texts, canaries, process.returncode)
+    return Record(url, listeners, responses, texts, canaries, process.returncode)
 
 
 @pytest.fixture(scope="module")
@@ -183,16 +182,16 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Record]:
         settings = ("app.dtype=float32", "app.access_log=true", "ray.num_cpus=2")
         process, url = start_server(model_dir, *settings)
         try:
-            found = observe(process, url, token, folder)
-            found.texts["environment"] = token  # to be looked for beside what was planted
-            yield found
+            result = observe(process, url, token, folder)
+            result.texts["environment"] = token  # also search for this secret
+            yield result
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
-def test_at_sigterm_it_ends_in_order_and_leaves_its_port_free(record: Record) -> None:
+def test_at_sigterm_it_shuts_down_and_frees_its_port(record: Record) -> None:
     assert record.code == 0
     assert record.texts["output"] == "serve_fill_mask: stopped\n"
     with socket.socket() as probe:
@@ -207,26 +206,26 @@ def test_the_service_listens_on_loopback(record: Record) -> None:
     assert {each.host for each in record.listeners if each.port == port} == {"127.0.0.1"}
 
 
-def test_beyond_loopback_only_processes_of_ray_listen_and_no_dashboard(record: Record) -> None:
-    roles = {listener.role for listener in record.answers}
-    assert {"gcs_server", "raylet"} <= roles  # so that something was looked at
-    assert roles <= OF_RAY
+def test_beyond_loopback_only_ray_listens_and_no_dashboard(record: Record) -> None:
+    roles = {listener.role for listener in record.responses}
+    assert {"gcs_server", "raylet"} <= roles  # so that the test can fail
+    assert roles <= RAY_PROCESSES
 
 
 @pytest.mark.parametrize("token", ["none", "wrong"])
-def test_what_listens_beyond_loopback_answers_nobody_without_the_token(record: Record, token: str) -> None:
-    answered = [(each.role, found[token]) for each, found in record.answers.items()]
-    refused = [{"UNAUTHENTICATED"}, {"HTTP 401"}, {"HTTP 403"}, {"metrics"}]
-    assert not [(role, found) for role, found in answered if found not in refused]
-    assert {role for role, found in answered if found == {"metrics"}} <= OF_METRICS
+def test_listeners_beyond_loopback_reject_requests_without_the_token(record: Record, token: str) -> None:
+    responses = [(each.role, by_token[token]) for each, by_token in record.responses.items()]
+    rejections = [{"UNAUTHENTICATED"}, {"HTTP 401"}, {"HTTP 403"}, {"metrics"}]
+    assert not [(role, response) for role, response in responses if response not in rejections]
+    assert {role for role, response in responses if response == {"metrics"}} <= METRICS_PROCESSES
 
 
-def test_with_the_token_it_answers(record: Record) -> None:
-    [of_the_store] = [found["right"] for each, found in record.answers.items() if each.role == "gcs_server"]
-    assert of_the_store == {"OK"}  # so the tests above can fail
+def test_listeners_accept_requests_with_the_token(record: Record) -> None:
+    [response] = [by_token["right"] for each, by_token in record.responses.items() if each.role == "gcs_server"]
+    assert response == {"OK"}  # so that the tests above can fail
 
 
-def test_a_pickle_that_is_sent_to_a_replica_runs_for_the_holder_of_the_token_alone(record: Record) -> None:
+def test_a_pickle_sent_to_a_replica_runs_only_with_the_token(record: Record) -> None:
     assert record.canaries == (False, True)
 
 
@@ -234,20 +233,20 @@ def test_a_pickle_that_is_sent_to_a_replica_runs_for_the_holder_of_the_token_alo
 
 
 @pytest.mark.parametrize("name", [*PLANTED, "RAY_AUTH_TOKEN"])
-def test_no_secret_of_the_environment_is_told(record: Record, name: str) -> None:
+def test_no_secret_of_the_environment_is_disclosed(record: Record, name: str) -> None:
     value = PLANTED.get(name, record.texts["environment"])
-    assert [place for place, text in record.texts.items() if value in text and place != "environment"] == []
+    assert [source for source, text in record.texts.items() if value in text and source != "environment"] == []
 
 
-def test_the_text_of_no_request_is_told_but_in_its_own_answer(record: Record) -> None:
+def test_the_text_of_a_request_is_only_in_its_own_response(record: Record) -> None:
     lines = [
-        line for place, text in record.texts.items() if not place.startswith("answer") for line in text.splitlines()
+        line for source, text in record.texts.items() if not source.startswith("response") for line in text.splitlines()
     ]
     assert [line[:500] for line in lines if TEXT in line] == []
 
 
-def test_what_was_sent_was_worked_on(record: Record) -> None:
-    assert record.texts["answer 0"].startswith("200")
-    assert "Unauthorized" in record.texts["refusal 0"]
+def test_the_requests_were_processed(record: Record) -> None:
+    assert record.texts["response 0"].startswith("200")
+    assert "Unauthorized" in record.texts["rejection 0"]
     assert any("fill_mask_requests_total" in text for text in record.texts.values())
     assert any('"route": "/score"' in text or '"route":"/score"' in text for text in record.texts.values())

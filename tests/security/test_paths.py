@@ -1,4 +1,4 @@
-"""No name that comes from outside leads out of its folder (S6)."""
+"""No external name leads outside its folder (S6)."""
 
 import ast
 import json
@@ -26,7 +26,7 @@ UNPACKING = {"extract", "extractall", "unpack_archive"}
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_a_manifest_that_names_an_output_outside_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_manifest_with_an_output_outside_its_folder_is_rejected(tmp_path: Path, name: str) -> None:
     manifest = {"schema": 1, "content_hash": "0", "content": {"job": "build_corpus", "outputs": {name: {"rows": 1}}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="which is not in the folder"):
@@ -34,7 +34,7 @@ def test_a_manifest_that_names_an_output_outside_its_folder_is_refused(tmp_path:
 
 
 @pytest.mark.parametrize("sha256", [*OUTSIDE, "", "a" * 63, "A" * 64, "a" * 64 + "\n", None])
-def test_the_cache_makes_no_file_from_a_hash_that_is_none(tmp_path: Path, sha256: str | None) -> None:
+def test_the_cache_creates_no_file_for_an_invalid_hash(tmp_path: Path, sha256: str | None) -> None:
     cache = ShardCache(CacheConfig(directory=str(tmp_path / "above" / "cache")))
     (tmp_path / "above").mkdir()
     with pytest.raises(InputError, match="no sha256"):
@@ -43,7 +43,7 @@ def test_the_cache_makes_no_file_from_a_hash_that_is_none(tmp_path: Path, sha256
 
 
 @pytest.mark.parametrize("name", ["step-0000003x", "step-3", "step-..", "step-0000003..", "..", "other"])
-def test_a_folder_that_is_named_otherwise_is_no_checkpoint(tmp_path: Path, name: str) -> None:
+def test_a_folder_with_another_name_is_not_a_checkpoint(tmp_path: Path, name: str) -> None:
     (tmp_path / "run" / name).mkdir(parents=True, exist_ok=True)
     (tmp_path / "run" / name / "state.json").write_text("{}")
     store = CheckpointStore(str(tmp_path / "run"), keep=1, config_hash="x", notice=lambda line: None)
@@ -51,14 +51,14 @@ def test_a_folder_that_is_named_otherwise_is_no_checkpoint(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "a\\b", "a b", "a\x00b", "", "x" * 129])
-def test_a_model_of_the_service_has_a_plain_name(name: str) -> None:
+def test_the_service_rejects_unsafe_model_names(name: str) -> None:
     with pytest.raises(ValidationError):
         FillMaskAppConfig(model_dir="x", model_name=name)
     with pytest.raises(ValidationError):
         FillMaskAppConfig(model_dir="x", extra_models={name: "y"})
 
 
-def test_a_request_that_names_a_path_for_a_model_loads_nothing(tmp_path: Path) -> None:
+def test_a_request_with_a_path_as_model_name_loads_nothing(tmp_path: Path) -> None:
     model_dir = write_tiny_model(tmp_path / "model", "distilbert")
     other = write_tiny_model(tmp_path / "other", "distilbert")
     loads = []
@@ -77,8 +77,8 @@ def test_a_request_that_names_a_path_for_a_model_loads_nothing(tmp_path: Path) -
 
 
 def test_no_module_unpacks_an_archive(root: Path, project_files: list[Path]) -> None:
-    # Zips of submissions are written and looked at, dumps are streams; no member ever becomes a file.
-    found = [
+    # Submissions are written and inspected as zip files, and dumps are streams; no archive member becomes a file.
+    uses = [
         f"{file}:{node.lineno}"
         for file in project_files
         if file.suffix == ".py" and file.parts[0] in CODE
@@ -86,4 +86,4 @@ def test_no_module_unpacks_an_archive(root: Path, project_files: list[Path]) -> 
         if (isinstance(node, ast.Attribute) and node.attr in UNPACKING)
         or (isinstance(node, ast.Import | ast.ImportFrom) and "tarfile" in ast.unparse(node))
     ]
-    assert not found
+    assert not uses

@@ -1,4 +1,4 @@
-"""Secrets of the environment and of recipes reach no file and no line of a job (S7)."""
+"""Secrets in the environment and in recipes do not appear in files and output of jobs (S7)."""
 
 import secrets
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def recipe(folder: Path, **values: object) -> str:
 
 
 @pytest.mark.slow
-def test_a_corpus_its_report_and_its_card_hold_no_secret_of_the_environment(
+def test_a_corpus_its_report_and_its_card_contain_no_secret_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in PLANTED.items():
@@ -52,19 +52,19 @@ def test_a_corpus_its_report_and_its_card_hold_no_secret_of_the_environment(
     assert write_report.main(["--recipe", written]) == 0
     files = [file for folder in (corpus, report) for file in folder.rglob("*") if file.is_file()]
     assert {"manifest.json", "config.yaml", "report.html", "README.md"} <= {file.name for file in files}
-    told = capfd.readouterr()
-    said = b"".join(file.read_bytes() for file in files) + (told.out + told.err).encode()
-    assert [name for name, value in PLANTED.items() if value.encode() in said] == []
+    output = capfd.readouterr()
+    content = b"".join(file.read_bytes() for file in files) + (output.out + output.err).encode()
+    assert [name for name, value in PLANTED.items() if value.encode() in content] == []
 
 
 @pytest.mark.parametrize("uri", WITH_PASSWORD)
-def test_a_password_in_a_uri_is_refused_and_not_repeated(uri: str) -> None:
+def test_a_password_in_a_uri_is_rejected_and_not_repeated(uri: str) -> None:
     with pytest.raises(InputError, match="a password in a URI") as caught:
         storage.filesystem(uri)
     assert "planted" not in str(caught.value)
 
 
-USES: dict[str, Callable[[str], object]] = {
+FUNCTIONS: dict[str, Callable[[str], object]] = {
     "exists": storage.exists,
     "read_bytes": storage.read_bytes,
     "find_files": find_files,
@@ -73,21 +73,21 @@ USES: dict[str, Callable[[str], object]] = {
 }
 
 
-@pytest.mark.parametrize("use", USES)
-def test_no_use_of_such_a_uri_repeats_it(use: str) -> None:
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_no_function_repeats_such_a_uri(function: str) -> None:
     with pytest.raises(InputError) as caught:
-        USES[use](WITH_PASSWORD[0])
+        FUNCTIONS[function](WITH_PASSWORD[0])
     assert "planted" not in str(caught.value)
 
 
-@pytest.mark.parametrize("place", ["run_dir", "path"])
-def test_a_job_that_is_given_one_says_so_in_a_line_without_it(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], place: str
+@pytest.mark.parametrize("key", ["run_dir", "path"])
+def test_a_job_rejects_such_a_uri_in_one_line_without_repeating_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], key: str
 ) -> None:
-    values = {"run_dir": str(tmp_path / "run"), "path": str(tmp_path), place: WITH_PASSWORD[0]}
+    values = {"run_dir": str(tmp_path / "run"), "path": str(tmp_path), key: WITH_PASSWORD[0]}
     source = {"kind": "text", "name": "books", "path": values["path"]}
     assert build_corpus.main(["--recipe", recipe(tmp_path, run_dir=values["run_dir"], sources=[source])]) == 2
-    told = capfd.readouterr()
-    assert "a password in a URI" in told.err
-    assert "planted" not in told.out + told.err
+    output = capfd.readouterr()
+    assert "a password in a URI" in output.err
+    assert "planted" not in output.out + output.err
     assert not (tmp_path / "run").exists()

@@ -17,7 +17,7 @@ def model(model_dir):
 
 @pytest.fixture(scope="session", params=["python", "haproxy"])
 def service_url(request, model_dir):
-    """The service behind each proxy in turn, over the tiny model in fp32; for slow tests."""
+    """URL of the service with the tiny model in fp32, behind each proxy; for slow tests."""
     settings = ("app.dtype=float32", "ray.num_cpus=2", f"proxy={request.param}")
     with running_server(model_dir, *settings) as url:
         yield url

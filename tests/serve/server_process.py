@@ -1,4 +1,4 @@
-"""The service as a process of its own, as the job starts it: a process chooses its proxy when it starts."""
+"""The service in a separate process, started with its job, because a process cannot change its proxy."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ STOP_S = 40
 
 
 def start_server(model_dir: str, *overrides: str) -> tuple[subprocess.Popen[bytes], str]:
-    """A running server with the URL that it printed, on a free port unless an override names one."""
+    """Start a server, by default on a free port, and return it with the URL that it printed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.serve_fill_mask", f"app.model_dir={model_dir}", "port=0", *overrides],
         cwd=ROOT,
@@ -26,20 +26,20 @@ def start_server(model_dir: str, *overrides: str) -> tuple[subprocess.Popen[byte
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    printed = read_until(process, b"Ctrl-C")
-    found = re.search(rb" at (http://\S+) until", printed)
-    assert found, printed
-    return process, found[1].decode()
+    output = read_until(process, b"Ctrl-C")
+    match = re.search(rb" at (http://\S+) until", output)
+    assert match, output
+    return process, match[1].decode()
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without what another service of this process has set for Ray Serve."""
+    """Return the environment without variables that another service of this process has set for Ray Serve."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
     return {**kept, "PYTHONPATH": str(ROOT / "platform")}
 
 
 def read_until(process: subprocess.Popen[bytes], word: bytes) -> bytes:
-    """What a process prints, up to the end of the line or lines that it prints with a word."""
+    """Return the output of a process up to the end of the lines that contain a word."""
     assert process.stdout is not None
     end = time.monotonic() + START_S
     text = b""
@@ -55,7 +55,7 @@ def read_until(process: subprocess.Popen[bytes], word: bytes) -> bytes:
 
 @contextlib.contextmanager
 def running_server(model_dir: str, *overrides: str) -> Iterator[str]:
-    """The URL of a server that runs until the block ends."""
+    """Run a server until the block ends, and yield its URL."""
     process, url = start_server(model_dir, *overrides)
     with process:
         try:

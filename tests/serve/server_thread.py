@@ -1,4 +1,4 @@
-"""An application behind HTTP in this process, without Ray."""
+"""HTTP server for an application in this process, without Ray."""
 
 import contextlib
 import socket
@@ -13,14 +13,14 @@ from tests.serve.waiting import wait_for
 
 @contextlib.contextmanager
 def listening(application: Any) -> Iterator[str]:
-    """Serves an application from a thread; gives its address."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    """Serve an application from a thread, and yield its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(application, log_config=None, lifespan="on"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             wait_for(lambda: server.started, "the server starts")
-            yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join(30)

@@ -8,7 +8,7 @@ from ray.serve.schema import ServeDeploySchema
 from distilray.config.serving import FillMaskAppConfig
 from distilray.errors import InputError
 from serve.app import build_app
-from serve.ingress import available_port, base_url
+from serve.checks import available_port, base_url
 
 CONFIG = yaml.safe_load(Path("serve/config.yaml").read_text())
 
@@ -24,33 +24,33 @@ def test_the_deploy_config_builds_the_application_and_names_its_deployment():
     assert [each["name"] for each in application["deployments"]] == [app._bound_deployment.name]
 
 
-def test_the_timeout_of_the_deploy_config_is_behind_the_deadline_of_the_application():
+def test_the_timeout_of_the_deploy_config_is_longer_than_the_deadline_of_the_application():
     config = FillMaskAppConfig.model_validate(CONFIG["applications"][0]["args"])
     assert CONFIG["http_options"]["request_timeout_s"] > config.limits.deadline_s
 
 
-def test_the_application_depends_on_its_arguments_alone():
+def test_the_application_depends_only_on_its_arguments():
     one, other = (build_app({"model_dir": "/nowhere", "num_cpus": 3})._bound_deployment for _ in range(2))
     assert one.init_args == other.init_args
     assert one.ray_actor_options["num_cpus"] == 3
 
 
 @pytest.mark.parametrize("args", [{}, {"model_dir": "m", "x": 1}, {"model_dir": "m", "num_replicas": 0}])
-def test_other_arguments_are_an_input_error(args):
+def test_invalid_arguments_are_an_input_error(args):
     with pytest.raises(InputError, match="build_app"):
         build_app(args)
 
 
-def test_a_taken_port_is_an_input_error_that_names_it():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+def test_a_port_in_use_is_an_input_error_that_names_it():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         with pytest.raises(InputError, match=f"127.0.0.1:{port}"):
             available_port("127.0.0.1", port)
 
 
-def test_port_zero_claims_a_free_port():
+def test_port_zero_selects_a_free_port():
     port = available_port("127.0.0.1", 0)
     assert available_port("127.0.0.1", port) == port > 0
 
@@ -64,19 +64,19 @@ def test_an_ipv6_host_has_brackets_in_its_url():
     assert base_url("::1", 80) == "http://[::1]:80"
 
 
-def test_the_number_of_replicas_alone_restarts_none():
+def test_changing_only_the_number_of_replicas_restarts_none():
     one, two = (build_app({"model_dir": "/m", "num_replicas": count})._bound_deployment for count in (1, 2))
     assert one.init_args == two.init_args
     assert (one.num_replicas, two.num_replicas) == (1, 2)
 
 
-def test_a_replica_answers_what_it_cannot_take_itself_before_serve_does():
+def test_a_replica_rejects_requests_above_its_limit_itself():
     deployment = build_app({"model_dir": "/m"})._bound_deployment
     limits = FillMaskAppConfig(model_dir="/m").limits
     assert deployment.max_ongoing_requests >= 4 * limits.max_concurrent_requests
 
 
-def test_a_replica_that_stops_has_time_for_what_it_holds():
+def test_a_stopping_replica_has_time_to_finish_its_requests():
     limits = FillMaskAppConfig(model_dir="/m").limits
     in_config = CONFIG["applications"][0]["deployments"][0]
     for grace_s in (
@@ -86,7 +86,7 @@ def test_a_replica_that_stops_has_time_for_what_it_holds():
         assert grace_s > limits.deadline_s
 
 
-def test_one_replica_alone_is_replaced_only_after_the_new_one_is_ready():
+def test_a_single_replica_is_replaced_only_after_the_new_one_is_ready():
     assert build_app({"model_dir": "/m"})._bound_deployment._deployment_config.max_surge_percent > 0
     assert CONFIG["applications"][0]["deployments"][0]["max_surge_percent"] > 0
 

@@ -103,20 +103,20 @@ def test_probes_metrics_page_and_documentation_need_no_key(client, path):
 @pytest.mark.parametrize(
     "path", ["/info", "/info/", "/x//info", "/INFO", "/uix", "/nowhere", "/healthz/x", "/score", "/docsx"]
 )
-def test_what_is_not_named_as_open_is_guarded(client, path):
+def test_all_paths_except_public_ones_require_a_key(client, path):
     assert_unauthorized(client.get(path))
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "FETCH"])
-def test_every_method_but_reading_is_guarded(client, method):
+def test_all_methods_except_reads_require_a_key(client, method):
     assert client.request(method, "/healthz").status_code == 401
 
 
-def test_a_request_without_a_key_is_told_so_before_its_body_is_measured(client):
+def test_a_request_without_a_key_is_rejected_before_its_body_is_measured(client):
     assert_unauthorized(client.post("/score", content=b"x" * 10_000))
 
 
-def test_a_request_without_a_key_is_neither_read_nor_let_in():
+def test_a_request_without_a_key_is_neither_read_nor_admitted():
     sent = []
 
     async def unreachable(*_):
@@ -139,12 +139,12 @@ def test_a_right_key_is_compared_with_as_many_as_a_wrong_one(monkeypatch, offere
 
 
 @pytest.mark.parametrize(("path", "status"), [("/mask/healthz", 404), ("/mask/info", 401), ("/maskhealthz", 401)])
-def test_an_application_that_is_mounted_below_a_path_guards_the_same(path, status):
+def test_an_application_mounted_below_a_path_requires_keys_for_the_same_paths(path, status):
     app = RequireKey(Response("", 404), keys=ApiKeys([KEY]))
     assert TestClient(app, root_path="/mask").get(path).status_code == status
 
 
-def test_the_document_names_the_schemes_on_what_is_guarded(client):
+def test_the_document_has_the_security_schemes_of_protected_routes(client):
     document = client.get("/openapi.json").json()
     schemes = document["components"]["securitySchemes"]
     assert schemes["bearer"]["scheme"] == "bearer"
@@ -156,12 +156,12 @@ def test_the_document_names_the_schemes_on_what_is_guarded(client):
     assert "ErrorBody" in document["components"]["schemas"]
 
 
-# Where keys come from
+# Sources of keys
 
 
 def accepted(environ, *keys):
-    found = keys_from_environment(environ)
-    return [found.accept(key.encode()) for key in keys]
+    accepted_keys = keys_from_environment(environ)
+    return [accepted_keys.accept(key.encode()) for key in keys]
 
 
 def test_without_a_variable_there_are_no_keys():
@@ -178,7 +178,7 @@ def test_keys_come_from_the_variable_and_from_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "place"),
+    ("value", "message"),
     [
         ("", "DISTILRAY_API_KEYS: no key"),
         (" , ", "DISTILRAY_API_KEYS: no key"),
@@ -190,15 +190,15 @@ def test_keys_come_from_the_variable_and_from_the_file(tmp_path):
         ("sesamesesamesesame\udcff", "entry 1: .*ASCII"),
     ],
 )
-def test_a_bad_key_is_one_line_that_names_its_place_and_never_its_value(value, place):
-    with pytest.raises(InputError, match=place) as caught:
+def test_an_invalid_key_is_one_line_with_its_position_and_without_its_value(value, message):
+    with pytest.raises(InputError, match=message) as caught:
         keys_from_environment({"DISTILRAY_API_KEYS": value})
     assert "sesame" not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"short\n", b"\xff\xfe" * 20, None])
-def test_a_bad_file_is_one_line_that_names_it(tmp_path, content):
+def test_an_invalid_file_is_one_line_that_names_it(tmp_path, content):
     file = tmp_path / "keys"
     if content is not None:
         file.write_bytes(content)
@@ -207,6 +207,6 @@ def test_a_bad_file_is_one_line_that_names_it(tmp_path, content):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_no_dump_of_the_keys_shows_one():
+def test_the_representation_of_the_keys_contains_none():
     keys = ApiKeys([KEY])
     assert KEY not in repr(keys) + repr(vars(keys))

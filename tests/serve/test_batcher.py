@@ -12,7 +12,7 @@ def query(name: str, tokens: int = 4) -> EncodedFillMaskQuery:
 
 
 class Model:
-    """Answers a query with its text, after the gate was opened."""
+    """Returns the text of each query, once the gate is open."""
 
     def __init__(self):
         self.gate, self.batches, self.alone = asyncio.Event(), [], []
@@ -128,7 +128,7 @@ def test_the_rest_of_a_cancelled_large_request_never_runs():
     run(scenario, max_queued_tokens=1000)
 
 
-def test_a_fault_in_a_slice_ends_its_request_alone():
+def test_an_error_in_a_slice_only_fails_its_request():
     async def scenario(batcher, model):
         model.gate.set()
         requests = [[*LARGE[:3], query("bad", 20), *LARGE[4:]], [query("small")]]
@@ -140,14 +140,14 @@ def test_a_fault_in_a_slice_ends_its_request_alone():
     run(scenario, max_queued_tokens=1000)
 
 
-def test_a_lone_request_runs_at_once_and_alone():
+def test_a_single_request_runs_immediately_on_all_cores():
     async def scenario(batcher, model):
         first = asyncio.create_task(batcher.submit([query("a")]))
         await settle()
         assert (model.batches, model.alone) == ([["a"]], [True])
         waiting = asyncio.create_task(batcher.submit([query("b")]))
         await asyncio.sleep(0.02)
-        assert len(model.batches) == 1, "beside one that has all cores nothing runs"
+        assert len(model.batches) == 1, "no other batch may run while one uses all cores"
         model.gate.set()
         await asyncio.gather(first, waiting)
         assert model.alone == [True, True]
@@ -169,7 +169,7 @@ def test_many_requests_are_shared_between_the_lanes():
     run(scenario, lanes=2, max_rows=8)
 
 
-def test_a_free_lane_beside_a_busy_one_takes_what_arrives_within_a_moment_together():
+def test_a_free_lane_waits_shortly_to_combine_requests_while_another_is_busy():
     now = [0.0]
 
     async def scenario(batcher, model):
@@ -205,7 +205,7 @@ def test_a_cancelled_request_that_waits_is_never_run():
     run(scenario, max_rows=1)
 
 
-def test_a_full_queue_turns_a_request_away_with_a_time_to_wait():
+def test_a_full_queue_rejects_a_request_with_a_retry_time():
     async def scenario(batcher, model):
         running = asyncio.create_task(batcher.submit([query("a")]))
         await settle()
@@ -221,7 +221,7 @@ def test_a_full_queue_turns_a_request_away_with_a_time_to_wait():
     run(scenario)
 
 
-def test_the_time_to_wait_is_that_of_the_tokens_at_the_pace_of_all_lanes():
+def test_the_retry_time_depends_on_the_queued_tokens_and_the_speed_of_all_lanes():
     now = [0.0]
 
     async def scenario(batcher, model):
@@ -237,14 +237,14 @@ def test_the_time_to_wait_is_that_of_the_tokens_at_the_pace_of_all_lanes():
         with pytest.raises(ApiError) as caught:
             await batcher.submit([query("late", 1000)])
         wait_s = int(caught.value.headers["retry-after"])
-        assert queued / 12 <= wait_s < queued / 12 * 1.25 + 1  # the mean over batches counts the last one's own pace
+        assert queued / 12 <= wait_s < queued / 12 * 1.25 + 1  # the moving average includes the speed of the last batch
         model.gate.set()
         await asyncio.gather(*waiting)
 
     run(scenario, lanes=2, max_rows=8, max_tokens=1000, max_queued_tokens=1000, clock=lambda: now[0])
 
 
-def test_a_request_beyond_the_whole_bound_is_let_in_when_nothing_waits():
+def test_an_empty_queue_accepts_a_request_of_any_size():
     async def scenario(batcher, model):
         model.gate.set()
         assert (await batcher.submit([query("a", 500)])).predictions == ["a"]
@@ -252,7 +252,7 @@ def test_a_request_beyond_the_whole_bound_is_let_in_when_nothing_waits():
     run(scenario)
 
 
-def test_a_fault_reaches_the_requests_of_its_batch_and_no_other():
+def test_an_error_only_fails_the_requests_of_its_batch():
     async def scenario(batcher, model):
         model.gate.set()
         results = await asyncio.gather(
@@ -263,7 +263,7 @@ def test_a_fault_reaches_the_requests_of_its_batch_and_no_other():
     run(scenario, max_rows=1)
 
 
-def test_closing_cancels_what_waits():
+def test_closing_cancels_waiting_requests():
     async def scenario(batcher, model):
         tasks = [asyncio.create_task(batcher.submit([query(name)])) for name in ("a", "b")]
         await settle()

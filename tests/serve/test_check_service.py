@@ -9,7 +9,7 @@ from serve import app, local
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers with the path and the body of a request."""
+    """Responds with the path and body of the request."""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))

@@ -13,8 +13,8 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
 from serve import haproxy_shedding
+from serve.checks import available_port
 from serve.haproxy_shedding import add_rules
-from serve.ingress import available_port
 from serve.limits import REQUEST_ID_PATTERN
 from tests.serve.contract.clients import assert_error
 from tests.serve.contract.raw_http import connection, exchange, head, post
@@ -49,58 +49,58 @@ def haproxy():
 
 
 def start(file, **environment):
-    """Run the script as Ray does, with a check of the configuration instead of a start."""
+    """Run the script like Ray, but only check the configuration."""
     command = [sys.executable, haproxy_shedding.__file__, "-c", "-f", str(file)]
     environment = {haproxy_shedding.BINARY: haproxy(), **environment}
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
-def test_haproxy_accepts_the_rules_and_they_stay_the_same_when_it_is_started_again(tmp_path):
+def test_haproxy_accepts_the_rules_and_a_restart_does_not_change_them(tmp_path):
     file = tmp_path / "haproxy.cfg"
     file.write_text(CONFIG)
     for _ in range(2):
-        found = start(file, DISTILRAY_SHED_ABOVE="32", DISTILRAY_BODY_TIMEOUT_S="7")
-        assert found.returncode == 0, found.stderr
+        result = start(file, DISTILRAY_SHED_ABOVE="32", DISTILRAY_BODY_TIMEOUT_S="7")
+        assert result.returncode == 0, result.stderr
         assert file.read_text() == add_rules(CONFIG, limit=32, body_timeout_s=7)
 
 
-def test_the_rules_come_before_the_choice_of_a_backend_and_after_what_they_use():
+def test_the_rules_precede_the_backend_selection_and_follow_the_acls_they_use():
     lines = add_rules(CONFIG, limit=32).splitlines()
-    refusal = next(at for at, line in enumerate(lines) if "status 429" in line)
-    assert lines.index("    acl is_http-fill-mask path_beg /") < refusal
-    assert refusal < lines.index("    use_backend http-other if is_http-other")
+    rejection = next(at for at, line in enumerate(lines) if "status 429" in line)
+    assert lines.index("    acl is_http-fill-mask path_beg /") < rejection
+    assert rejection < lines.index("    use_backend http-other if is_http-other")
 
 
 def test_before_the_first_deployment_there_is_nothing_to_limit():
     assert add_rules(WITHOUT_BACKENDS, limit=32) == WITHOUT_BACKENDS
 
 
-def test_a_configuration_of_another_form_is_an_error_and_not_a_service_without_a_limit(tmp_path):
+def test_an_unknown_configuration_is_an_error_instead_of_a_service_without_limit(tmp_path):
     file = tmp_path / "haproxy.cfg"
     file.write_text("frontend main\n    bind :80\n")
-    found = start(file, DISTILRAY_SHED_ABOVE="32")
-    assert found.returncode == 1
-    assert "DISTILRAY_SHED_ABOVE" in found.stderr
-    assert len(found.stderr.splitlines()) == 1
+    result = start(file, DISTILRAY_SHED_ABOVE="32")
+    assert result.returncode == 1
+    assert "DISTILRAY_SHED_ABOVE" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("limit", ["", "0", "-1", "many", "1.5"])
 def test_a_limit_that_is_no_number_is_one_line(tmp_path, limit):
-    found = start(tmp_path / "none", DISTILRAY_SHED_ABOVE=limit)
-    assert found.returncode == 1
-    assert "DISTILRAY_SHED_ABOVE" in found.stderr
-    assert len(found.stderr.splitlines()) == 1
+    result = start(tmp_path / "none", DISTILRAY_SHED_ABOVE=limit)
+    assert result.returncode == 1
+    assert "DISTILRAY_SHED_ABOVE" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_haproxy_and_the_application_keep_the_same_request_ids():
     assert f"-m reg ^{REQUEST_ID_PATTERN}$" in add_rules(CONFIG, limit=1)
 
 
-# HAProxy with the rules, before an application of two free places
+# HAProxy with the rules, in front of an application with a limit of two requests
 
 
 class Slow:
-    """An application whose POST requests are answered, with their id, once its gate is open."""
+    """Application that responds to POST requests with their id, once its gate is open."""
 
     def __init__(self):
         self.gate, self.waiting = threading.Event(), 0
@@ -125,7 +125,7 @@ def slow():
 
 @pytest.fixture(scope="module")
 def url(slow, tmp_path_factory):
-    """The address of HAProxy; it allows one second for a body."""
+    """URL of HAProxy, which allows one second for a body."""
     port, file = available_port("127.0.0.1", 0), tmp_path_factory.mktemp("haproxy") / "haproxy.cfg"
     with listening(slow) as behind:
         bound = CONFIG.replace("bind 127.0.0.1:1", f"bind 127.0.0.1:{port}")
@@ -149,7 +149,7 @@ def is_open(port):
 
 @contextlib.contextmanager
 def full(slow, url):
-    """Two requests that wait; they are answered when the block ends."""
+    """Keep two requests waiting until the block ends."""
     slow.gate.clear()
     threads = [threading.Thread(target=post, args=(url, "/score", b"{}")) for _ in range(2)]
     for thread in threads:
@@ -164,7 +164,7 @@ def full(slow, url):
         wait_for(lambda: slow.waiting == 0)
 
 
-def test_a_post_beyond_the_limit_gets_the_envelope_and_the_others_their_answers(slow, url):
+def test_a_post_above_the_limit_is_rejected_with_the_envelope_and_others_succeed(slow, url):
     with full(slow, url):
         reply = post(url, "/score", b"{}", x_request_id="mine-1")
         assert_error(reply, 429)
@@ -184,7 +184,7 @@ def test_incomplete_bodies_do_not_count_and_get_408_at_their_timeout(slow, url):
 
 
 @pytest.mark.parametrize("sent", ["an id <b>", "x" * 129])
-def test_an_id_that_is_not_plain_is_replaced_in_refusals_and_for_the_application(slow, url, sent):
+def test_an_invalid_id_is_replaced_in_rejections_and_for_the_application(slow, url, sent):
     slow.gate.set()
     assert re.fullmatch(REQUEST_ID_PATTERN, post(url, "/score", b"{}", x_request_id=sent).text)
     with full(slow, url):

@@ -1,4 +1,4 @@
-"""Two fronts of one application: that of a replica before Ray Serve's HTTP server, and the application's own."""
+"""Gateways in front of Ray Serve's HTTP server and in the application handle a request once."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ BODY = parts(b'{"inputs": "paris is [MASK] of france"}')
 
 
 class Replica:
-    """An application behind a stand-in for Serve, as in a replica; `passed` holds the paths that reached Serve."""
+    """Application behind a fake of Serve, as in a replica; `passed` contains the paths that reached Serve."""
 
     def __init__(self, model, model_dir, *, keys=None, **limits):
         self.telemetry, self.service = Telemetry(replica="r1"), service_of(model, model_dir, **(LIMITS | limits))
@@ -39,7 +39,7 @@ class Replica:
         return asyncio.run(main())
 
     def counted(self):
-        """Requests by status."""
+        """Return the request counters."""
         lines = self.telemetry.replica.expose("")[0].decode().splitlines()
         return [line for line in lines if line.startswith("fill_mask_requests_total")]
 
@@ -49,24 +49,24 @@ def replica(model, model_dir):
     return lambda **settings: Replica(model, model_dir, **settings)
 
 
-def test_a_request_that_passes_both_fronts_is_answered_and_counted_once(replica):
-    it = replica(max_concurrent_requests=1)
-    assert it.ask(BODY).status_code == 200
-    (line,) = it.counted()
+def test_a_request_that_passes_both_gateways_is_counted_once(replica):
+    instance = replica(max_concurrent_requests=1)
+    assert instance.ask(BODY).status_code == 200
+    (line,) = instance.counted()
     assert line.endswith(" 1.0")
     assert 'model="default"' in line
 
 
-def test_a_refused_request_never_reaches_serve_and_is_counted(replica):
-    it = replica(max_body_bytes=10)
-    assert_error(it.ask(BODY), 413)
-    assert it.passed == []
-    assert 'status="413"' in it.counted()[0]
+def test_a_rejected_request_does_not_reach_serve_but_is_counted(replica):
+    instance = replica(max_body_bytes=10)
+    assert_error(instance.ask(BODY), 413)
+    assert instance.passed == []
+    assert 'status="413"' in instance.counted()[0]
 
 
-def test_a_request_without_key_is_refused_before_its_body_is_read(replica):
-    it = replica(keys=ApiKeys([KEY]))
-    reply = it.ask(BODY)
+def test_a_request_without_key_is_rejected_before_its_body_is_read(replica):
+    instance = replica(keys=ApiKeys([KEY]))
+    reply = instance.ask(BODY)
     assert_error(reply, 401)
     assert reply.read == 0
 
@@ -77,14 +77,14 @@ def test_a_request_with_a_key_is_answered(replica):
 
 
 @pytest.mark.parametrize("path", ["/-/healthz", "/mounted/score"])
-def test_paths_that_are_no_routes_are_left_to_serve(replica, path):
-    it = replica(max_body_bytes=1)
-    it.ask(BODY, path=path)
-    assert it.passed == [path]
+def test_unknown_paths_are_passed_to_serve(replica, path):
+    instance = replica(max_body_bytes=1)
+    instance.ask(BODY, path=path)
+    assert instance.passed == [path]
 
 
-def test_in_a_proxy_the_request_id_alone_is_replaced(monkeypatch):
-    monkeypatch.setattr(ingress, "_fronts", [])
+def test_in_a_proxy_only_the_request_id_is_replaced(monkeypatch):
+    monkeypatch.setattr(ingress, "_gateways", [])
     seen = []
 
     async def serve(scope, receive, send):

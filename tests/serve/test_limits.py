@@ -9,14 +9,14 @@ from serve.limits import Admission, Capacity, RequestEnvelope
 from serve.telemetry.metrics import Telemetry
 from serve.telemetry.requests import RequestMetrics
 from tests.serve.contract.clients import assert_error
-from tests.serve.contract.raw_asgi import LEFT, ask, parts
+from tests.serve.contract.raw_asgi import DISCONNECT, ask, parts
 
 LIMIT = 200_000
 SMALL, HALF = parts(b"{}"), [{"type": "http.request", "body": b"{", "more_body": True}]
 
 
-class Served:
-    """An application behind admission that answers with the size of the body once its gate is open."""
+class FakeService:
+    """Application behind admission that responds with the size of the body, once its gate is open."""
 
     def __init__(self, *, max_requests=1, body_timeout_s=10.0):
         self.gate, self.bodies = asyncio.Event(), []
@@ -42,7 +42,7 @@ class Served:
 
 def run(scenario, **limits):
     async def main():
-        served = Served(**limits)
+        served = FakeService(**limits)
         try:
             async with asyncio.timeout(30):
                 await scenario(served)
@@ -55,7 +55,7 @@ def run(scenario, **limits):
     asyncio.run(main())
 
 
-def test_requests_whose_bodies_are_incomplete_take_no_room():
+def test_requests_with_incomplete_bodies_take_no_capacity():
     async def scenario(served):
         for _ in range(300):
             await served.begin(HALF)
@@ -83,7 +83,7 @@ def test_a_body_that_does_not_arrive_in_time_is_408_and_closes_the_connection():
     run(scenario, body_timeout_s=0.05)
 
 
-def test_a_refusal_has_the_envelope_with_the_id_of_the_request_and_reads_nothing_of_the_body():
+def test_a_rejection_has_the_envelope_with_the_request_id_and_does_not_parse_the_body():
     async def scenario(served):
         await served.begin(SMALL)
         reply = await ask(served.api, parts(b"\xff no JSON"), headers=[(b"x-request-id", b"mine-1")])
@@ -96,7 +96,7 @@ def test_a_refusal_has_the_envelope_with_the_id_of_the_request_and_reads_nothing
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
-def test_other_methods_pass_while_there_is_no_room(method):
+def test_other_methods_pass_at_full_capacity(method):
     async def scenario(served):
         await served.begin(SMALL)
         served.gate.set()
@@ -105,7 +105,7 @@ def test_other_methods_pass_while_there_is_no_room(method):
     run(scenario)
 
 
-def test_room_is_free_again_after_an_answer_an_exception_and_a_cancellation():
+def test_capacity_is_released_after_a_response_an_exception_and_a_cancellation():
     async def scenario(served):
         served.gate.set()
         assert (await ask(served.api, SMALL)).status_code == 200
@@ -120,7 +120,7 @@ def test_room_is_free_again_after_an_answer_an_exception_and_a_cancellation():
     run(scenario)
 
 
-def test_large_bodies_that_are_incomplete_share_a_budget_and_small_ones_pass():
+def test_large_incomplete_bodies_share_a_budget_and_small_ones_pass():
     async def scenario(served):
         served.gate.set()
         large = [{"type": "http.request", "body": b" " * (LIMIT - 1), "more_body": True}]
@@ -136,8 +136,8 @@ def test_large_bodies_that_are_incomplete_share_a_budget_and_small_ones_pass():
     run(scenario)
 
 
-def test_a_server_that_cannot_read_on_has_lost_its_client():
-    served, telemetry = Served(), Telemetry(replica="r1")
+def test_a_server_error_while_reading_counts_as_a_disconnection():
+    served, telemetry = FakeService(), Telemetry(replica="r1")
 
     async def receive():
         raise RuntimeError("gone")
@@ -150,9 +150,9 @@ def test_a_server_that_cannot_read_on_has_lost_its_client():
     assert 'status="499"' in telemetry.replica.expose("")[0].decode()
 
 
-def test_a_client_that_leaves_within_its_body_never_reaches_the_application():
+def test_a_client_that_disconnects_during_its_body_never_reaches_the_application():
     async def scenario(served):
-        assert (await ask(served.api, [*HALF, LEFT])).status_code == 0
+        assert (await ask(served.api, [*HALF, DISCONNECT])).status_code == 0
         assert served.bodies == []
 
     run(scenario)
@@ -163,7 +163,7 @@ def test_a_client_that_leaves_within_its_body_never_reaches_the_application():
     [[], [b"a b"], [b"x" * 129], [b"<b>"], [b"\xe9"], [b"a\n"], [b""], [b"a", b"b"], [b"a", b"<b>"]],
     ids=lambda ids: b"|".join(ids).decode("latin-1")[:8] or "none",
 )
-def test_an_id_that_is_not_one_plain_word_is_replaced_for_everything_behind(ids):
+def test_an_invalid_id_is_replaced_for_all_later_components(ids):
     seen = []
 
     async def app(scope, receive, send):

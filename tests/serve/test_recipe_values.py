@@ -1,4 +1,4 @@
-"""Values of the service's configuration, from the configuration to the model, the queue and the proxy."""
+"""Values of the service's configuration reach the model, the queue and the proxy."""
 
 import asyncio
 from types import SimpleNamespace
@@ -19,8 +19,8 @@ from serve.service import ModelService
 TEXT = "paris is [MASK] of france"
 
 
-class Noting:
-    """A model that notes the rows and tokens of its forwards."""
+class RecordingModel:
+    """Model that records rows and tokens of its forward passes."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -34,37 +34,39 @@ class Noting:
         return self._model.run(encoded)
 
 
-def answered(model, model_dir, count, **values):
-    """The batches in which a request of so many texts is answered."""
-    noting = Noting(model)
+def batches_of(model, model_dir, count, **values):
+    """Return the batches of a request with a number of texts."""
+    recorder = RecordingModel(model)
 
     async def ask():
-        service = ModelService(noting, FillMaskAppConfig.model_validate({"model_dir": model_dir, **values}))
+        service = ModelService(recorder, FillMaskAppConfig.model_validate({"model_dir": model_dir, **values}))
         await service.start()
-        noting.batches.clear()
+        recorder.batches.clear()
         await service.answer([FillMaskQuery(TEXT)] * count, Budget())
         await service.close()
 
     asyncio.run(ask())
-    return noting.batches
+    return recorder.batches
 
 
 @pytest.mark.parametrize("rows", [3, 32])
 def test_a_batch_has_at_most_the_texts_of_the_configuration(model, model_dir, rows):
-    assert max(found for found, _ in answered(model, model_dir, 9, max_batch_rows=rows)) == min(rows, 9)
+    assert max(rows_of_batch for rows_of_batch, _ in batches_of(model, model_dir, 9, max_batch_rows=rows)) == min(
+        rows, 9
+    )
 
 
 def test_a_batch_has_at_most_the_tokens_of_the_configuration(model, model_dir):
-    (one,) = answered(model, model_dir, 1)
-    found = answered(model, model_dir, 9, max_batch_tokens=3 * one[1])
-    assert max(tokens for _, tokens in found) == 3 * one[1]
+    (one,) = batches_of(model, model_dir, 1)
+    batches = batches_of(model, model_dir, 9, max_batch_tokens=3 * one[1])
+    assert max(tokens for _, tokens in batches) == 3 * one[1]
 
 
 def test_the_queue_holds_the_tokens_of_the_configuration(model, model_dir):
     async def ask():
         limits = {"max_queued_tokens": 8}
         service = ModelService(model, FillMaskAppConfig.model_validate({"model_dir": model_dir, "limits": limits}))
-        # Nothing serves the queue.
+        # The service is not started, so that nothing processes the queue.
         requests = [asyncio.create_task(service.answer([FillMaskQuery(TEXT)], Budget())) for _ in range(3)]
         done, waiting = await asyncio.wait(requests, timeout=30, return_when=asyncio.FIRST_COMPLETED)
         for each in waiting:
@@ -85,18 +87,20 @@ def test_a_replica_runs_as_many_batches_at_a_time_as_it_has_cpus(model, model_di
 
 @pytest.fixture
 def replica(model_dir, monkeypatch):
-    """A replica in this process, with what it has told Ray Serve."""
-    told: dict[str, Any] = {}
+    """Function that creates a replica in this process, and returns the options that it has passed to Ray Serve."""
+    options_passed: dict[str, Any] = {}
 
     def multiplexed(**options: Any) -> Any:
-        told.update(options)
+        options_passed.update(options)
         return lambda load: load
 
     context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r"))
     monkeypatch.setattr(app.ray_serve, "get_replica_context", lambda: context)
     monkeypatch.setattr(app.ray_serve, "multiplexed", multiplexed)
     monkeypatch.setattr(app, "configure_json_logging", lambda: None)
-    monkeypatch.setattr(app, "create_api", lambda models, **options: told.update(options) or create_api(models))
+    monkeypatch.setattr(
+        app, "create_api", lambda models, **options: options_passed.update(options) or create_api(models)
+    )
     monkeypatch.setattr(app.ingress, "install", lambda gateway: None)
 
     def start(**values: Any) -> tuple[Any, dict[str, Any]]:
@@ -105,28 +109,28 @@ def replica(model_dir, monkeypatch):
         replica_class = made.func_or_class.__mro__[
             1
         ]  # behind it, the one of Serve's ingress has a coroutine as constructor
-        return replica_class(*made.init_args), told
+        return replica_class(*made.init_args), options_passed
 
     return start
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_a_replica_holds_as_many_further_models_as_the_configuration_says(replica, model_dir, count):
-    _, told = replica(extra_models={"other": model_dir}, max_loaded_extra_models=count)
-    assert told["max_num_models_per_replica"] == count
+def test_a_replica_keeps_the_configured_number_of_further_models(replica, model_dir, count):
+    _, options = replica(extra_models={"other": model_dir}, max_loaded_extra_models=count)
+    assert options["max_num_models_per_replica"] == count
 
 
 @pytest.mark.parametrize("log", [True, False])
-def test_a_replica_logs_every_request_if_the_configuration_says_so(replica, log):
-    made, told = replica(access_log=log)
-    made.__serve_build_asgi_app__()
-    assert told["access_log"] is log
+def test_a_replica_logs_every_request_if_configured(replica, log):
+    instance, options = replica(access_log=log)
+    instance.__serve_build_asgi_app__()
+    assert options["access_log"] is log
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("float32", "float32"), ("bfloat16", "bfloat16")])
 def test_a_replica_has_the_name_and_the_type_of_the_configuration(replica, dtype, expected):
-    made, _ = replica(model_name="mine", dtype=dtype)
-    with TestClient(made.__serve_build_asgi_app__()) as client:
+    instance, _ = replica(model_name="mine", dtype=dtype)
+    with TestClient(instance.__serve_build_asgi_app__()) as client:
         info = client.get("/info").json()
     assert (info["model"], info["dtype"]) == ("mine", expected)
 
@@ -146,7 +150,7 @@ def test_times_in_the_headers_are_milliseconds(model, model_dir, monkeypatch):
     assert (float(headers["x-queue-time"]), float(headers["x-inference-time"])) == (250.0, 1500.0)
 
 
-def test_waits_are_as_many_seconds_as_the_configuration_says(model, model_dir, monkeypatch):
+def test_timeouts_have_the_configured_seconds(model, model_dir, monkeypatch):
     waits: list[float | None] = []
     timeout = asyncio.timeout
     monkeypatch.setattr(asyncio, "timeout", lambda seconds: waits.append(seconds) or timeout(seconds))
@@ -164,7 +168,7 @@ def test_waits_are_as_many_seconds_as_the_configuration_says(model, model_dir, m
         admission = Admission(lambda *_: asyncio.sleep(0), capacity=capacity, body_timeout_s=22.0)
         await admission({"type": "http", "method": "POST", "headers": []}, lambda: asyncio.sleep(0, body), None)
         cache = ModelCache(
-            {"other": model_dir}, lambda *_: asyncio.sleep(0), cache=lambda load: load, load_timeout_s=24.0
+            {"other": model_dir}, lambda *_: asyncio.sleep(0), wrap=lambda load: load, load_timeout_s=24.0
         )
         await cache.service("other")
 
@@ -190,7 +194,7 @@ def test_the_proxy_waits_longer_than_body_and_answer_may_take_together(model_dir
     assert (started["need"].count, started["need"].bundle()["CPU"]) == (3, 2)
 
 
-def test_serve_hands_a_replica_all_requests_that_it_may_take_or_refuse():
+def test_serve_sends_a_replica_more_requests_than_its_limit():
     limits = {"max_concurrent_requests": 5000}
     deployment = app.build_app({"model_dir": "/m", "limits": limits})._bound_deployment
     assert deployment.max_ongoing_requests > 5000

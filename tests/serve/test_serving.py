@@ -23,9 +23,7 @@ def is_free(port):
 
 
 @pytest.mark.slow
-def test_the_real_application_answers_who_has_a_key_in_both_forms_and_leaves_its_port_free(
-    model_dir, model, monkeypatch
-):
+def test_the_application_serves_both_formats_with_a_key_and_frees_its_port(model_dir, model, monkeypatch):
     key = "a-key-of-this-test-alone"
     monkeypatch.setenv("DISTILRAY_API_KEYS", key)
     bearer = {"authorization": f"Bearer {key}"}
@@ -87,11 +85,11 @@ def test_a_missing_further_model_is_one_line_and_exit_code_2(model_dir, capsys):
     assert "/nowhere/other" in error
 
 
-def test_a_taken_port_is_one_line_and_exit_code_2(model_dir, capsys):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+def test_a_port_in_use_is_one_line_and_exit_code_2(model_dir, capsys):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         assert main([f"app.model_dir={model_dir}", f"port={port}"]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Requests at a steady rate, whatever the answers do, and what came back."""
+"""Requests at a constant rate, independent of the responses."""
 
 import contextlib
 import http.client
@@ -18,7 +18,7 @@ TEXT = "paris is [MASK] of france"
 
 @dataclass
 class Traffic:
-    """What came back: (status, revision) of each request, or (0, the fault) where no answer came."""
+    """Results: (status, revision) of each response, or (0, error) without a response."""
 
     answers: list[tuple[int, str]] = field(default_factory=list)
 
@@ -28,13 +28,13 @@ class Traffic:
 
     @property
     def revisions(self) -> list[str]:
-        """Revisions that answered, in the order of their first answer."""
+        """Revisions in the order of their first response."""
         return list(dict.fromkeys(revision for status, revision in self.answers if status == 200))
 
 
 @contextlib.contextmanager
 def steady_traffic(url: str, *, per_s: float = 40, senders: int = 12) -> Iterator[Traffic]:
-    """Sends until the block ends, from clients that keep their connections, and waits for the last answers."""
+    """Send requests over keep-alive connections until the block ends, then wait for the remaining responses."""
     traffic, due, stop = Traffic(), queue.SimpleQueue[bool](), threading.Event()
     threads = [threading.Thread(target=_send, args=(url, due, traffic)) for _ in range(senders)]
 
@@ -56,7 +56,7 @@ def steady_traffic(url: str, *, per_s: float = 40, senders: int = 12) -> Iterato
 
 
 def wait_for_answers(traffic: Traffic, count: int, limit_s: float = 30) -> None:
-    """Returns when so many more answers have come."""
+    """Wait for a number of further responses."""
     wanted, end = len(traffic.answers) + count, time.monotonic() + limit_s
     while len(traffic.answers) < wanted:
         assert time.monotonic() < end, traffic.answers[-3:]
@@ -64,9 +64,9 @@ def wait_for_answers(traffic: Traffic, count: int, limit_s: float = 30) -> None:
 
 
 def _send(url: str, due: "queue.SimpleQueue[bool]", traffic: Traffic) -> None:
-    place = urlsplit(url)
+    address = urlsplit(url)
     body, headers = json.dumps({"input_data": [TEXT]}), {"content-type": "application/json"}
-    connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=30)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=30)
     while due.get():
         try:
             connection.request("POST", "/score", body, headers)
@@ -80,7 +80,7 @@ def _send(url: str, due: "queue.SimpleQueue[bool]", traffic: Traffic) -> None:
 
 
 def post(url: str, body: object, **headers: str) -> tuple[int, http.client.HTTPMessage, Any]:
-    """Status, headers and decoded body of a POST; a body of bytes goes as it is."""
+    """Send a POST request; return status, headers and decoded body."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"content-type": "application/json", **headers}, method="POST")
     try:

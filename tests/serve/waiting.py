@@ -1,12 +1,12 @@
-"""Waiting until something is so."""
+"""Waiting for conditions."""
 
 import time
 from collections.abc import Callable
 
 
 def wait_for(condition: Callable[[], object], what: str = "the condition", seconds: float = 30.0) -> None:
-    """Returns when the condition holds; `what` names it where it never does."""
+    """Wait for a condition; `what` describes it in the error."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"in vain: {what}"
+        assert time.monotonic() < end, f"timeout: {what}"
         time.sleep(0.01)

@@ -18,10 +18,10 @@ def answer(status, body, *headers):
 
 
 class Server:
-    """Gives the n-th request, of all, what `behaviour` says: bytes to send, or None to drop the connection."""
+    """Responds to the n-th request with the result of `behavior(n)`: bytes to send, or None to reset the connection."""
 
-    def __init__(self, behaviour):
-        self.behaviour, self.requests, self.connections, self.moments = behaviour, 0, 0, []
+    def __init__(self, behavior):
+        self.behavior, self.requests, self.connections, self.moments = behavior, 0, 0, []
 
     async def __aenter__(self):
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -40,30 +40,30 @@ class Server:
                 json.loads(await reader.readexactly(length))
                 self.moments.append(time.perf_counter())
                 self.requests += 1
-                found = self.behaviour(self.requests)
-                found = await found if asyncio.iscoroutine(found) else found
-                if found is None:
+                response = self.behavior(self.requests)
+                response = await response if asyncio.iscoroutine(response) else response
+                if response is None:
                     linger_off = b"\x01\0\0\0\0\0\0\0"  # closing sends a reset
                     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_off)
                     writer.transport.abort()
                     return
-                writer.write(found)
+                writer.write(response)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             writer.close()
 
 
-def run(behaviour, **plan):
+def run(behavior, **plan):
     async def both():
-        async with Server(behaviour) as server:
+        async with Server(behavior) as server:
             load = Load(Plan(port=server.port, bodies=['{"inputs": "a [MASK]"}', '{"inputs": "[MASK]"}'], **plan))
             return server, await load.run()
 
     return uvloop.run(both())
 
 
-def test_answers_are_counted_by_status_and_wrong_ones_by_what_is_wrong():
+def test_responses_are_counted_by_status_and_wrong_ones_by_their_error():
     kinds = [
         answer(200, RIGHT),
         answer(429, ENVELOPE, "Retry-After: 1"),
@@ -84,7 +84,7 @@ def test_answers_are_counted_by_status_and_wrong_ones_by_what_is_wrong():
     assert set(result["faults"]) == {
         "429: no Retry-After of 1 s or more",
         "429: not JSON",
-        "200: other candidates than asked for",
+        "200: unexpected candidates",
     }
     assert [sample["outcome"] for sample in result["samples"]][-1] == "503"
     assert server.requests == result["sent"] == 6
@@ -99,7 +99,7 @@ def test_a_connection_is_used_again_and_the_number_of_clients_is_kept():
     assert server.requests > 4
 
 
-def test_what_warms_up_does_not_count():
+def test_the_warm_up_does_not_count():
     server, result = run(lambda _: answer(200, RIGHT), concurrency=1, seconds=1.0, warm_up_s=0.2)
     assert 0 < result["phases"][0]["sent"] < server.requests == result["sent"]
 
@@ -138,7 +138,7 @@ def test_latency_counts_from_the_schedule_when_there_are_too_few_connections():
     assert phase["goodput"] < 60  # only what ended while requests were still sent
 
 
-def test_resets_and_timeouts_are_counted_and_new_connections_replace_the_lost():
+def test_resets_and_timeouts_are_counted_and_lost_connections_are_replaced():
     async def odd(number):
         if number % 4 == 1:
             return None
@@ -151,10 +151,10 @@ def test_resets_and_timeouts_are_counted_and_new_connections_replace_the_lost():
     assert server.connections >= 10
 
 
-def test_a_server_that_is_not_there_is_an_error_and_not_a_crash():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        plan = Plan(port=taken.getsockname()[1], bodies=["{}"], phases=[(50, 0.1)])
+def test_an_unreachable_server_is_an_error_and_not_a_crash():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        plan = Plan(port=listener.getsockname()[1], bodies=["{}"], phases=[(50, 0.1)])
         result = run_plan(plan)
     assert result["phases"][0]["outcomes"] == {"connect": 5}
 

@@ -1,4 +1,4 @@
-"""What the tests of the contract share: texts, small limits, a model with a gate, and the envelope of errors."""
+"""Shared by the contract tests: texts, small limits, a model with a gate, and checks of responses."""
 
 import contextlib
 import threading
@@ -25,7 +25,7 @@ WARM_UP_BATCHES = 3
 
 
 def assert_error(response: Any, status: int, error_type: str | None = None) -> None:
-    """An answer is an error of the table: status, type, and the envelope with nothing beside it."""
+    """Check that a response has the status and type of an error, and exactly the envelope."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     body = response.json()
@@ -36,21 +36,21 @@ def assert_error(response: Any, status: int, error_type: str | None = None) -> N
 
 
 def assert_close(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
-    """Two lists of candidates are the same, scores within 1e-5."""
+    """Check that two lists of candidates are equal, with scores within 1e-5."""
     assert [one | {"score": 0} for one in ours] == [one | {"score": 0} for one in theirs]
     assert [one["score"] for one in ours] == pytest.approx([one["score"] for one in theirs], abs=1e-5)
 
 
 def service_of(model: Any, model_dir: str, **limits: Any) -> ModelService:
-    """A service, not started."""
+    """Create a service without starting it."""
     return ModelService(model, FillMaskAppConfig.model_validate({"model_dir": model_dir, "limits": limits}))
 
 
 class GatedModel:
-    """A model that waits before each forward, the warm-up aside, until its gate is open.
+    """Model that waits for its gate before each forward pass, except during warm-up.
 
     Attributes:
-        batches: rows of each forward that began.
+        batches: rows of each started forward pass.
     """
 
     def __init__(self, model: FillMask) -> None:
@@ -68,7 +68,7 @@ class GatedModel:
 
     @property
     def forwards(self) -> list[int]:
-        """Rows of each forward that began after the warm-up."""
+        """Rows of each forward pass that started after the warm-up."""
         return self.batches[WARM_UP_BATCHES:]
 
 
@@ -76,7 +76,7 @@ class GatedModel:
 def gated_client(
     model: FillMask, model_dir: str, *, telemetry: Telemetry | None = None, **limits: Any
 ) -> Iterator[tuple[GatedModel, ModelService, TestClient]]:
-    """A client of a service whose model is gated; the gate opens at the end."""
+    """Client of a service with a gated model; the gate opens at the end of the block."""
     gated = GatedModel(model)
     service = service_of(gated, model_dir, **limits)
     with TestClient(create_api(Models(service), telemetry=telemetry), raise_server_exceptions=False) as client:
@@ -87,13 +87,13 @@ def gated_client(
 
 
 def in_threads(client: TestClient, bodies: list[Any]) -> tuple[list[threading.Thread], list[Any]]:
-    """Requests that run, and the list that their answers come into, in the order of the bodies."""
+    """Send requests from threads; return the threads and the list that receives the responses in order."""
     answers: list[Any] = [None] * len(bodies)
 
-    def ask(place: int) -> None:
-        answers[place] = client.post(FILL, json=bodies[place])
+    def ask(index: int) -> None:
+        answers[index] = client.post(FILL, json=bodies[index])
 
-    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(bodies))]
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(bodies))]
     for thread in threads:
         thread.start()
     return threads, answers

@@ -8,7 +8,7 @@ from tests.serve.contract.clients import LIMITS, service_of
 
 @pytest.fixture(scope="session")
 def service(model, model_dir):
-    """With limits so small that tests reach them."""
+    """Service with limits that tests can reach."""
     return service_of(model, model_dir, **LIMITS)
 
 
@@ -20,6 +20,6 @@ def client(service):
 
 @pytest.fixture(scope="session")
 def roomy_client(model, model_dir):
-    """With the limits that the service has when nothing is said."""
+    """Client of a service with default limits."""
     with TestClient(create_api(Models(service_of(model, model_dir))), raise_server_exceptions=False) as client:
         yield client

@@ -1,4 +1,4 @@
-"""Requests handed to an application message by message, as a server does: nothing is made tidy on the way."""
+"""Requests passed to an ASGI application message by message, without normalization by a client library."""
 
 import asyncio
 import json
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 JSON = ((b"content-type", b"application/json"),)
-LEFT = {"type": "http.disconnect"}
+DISCONNECT = {"type": "http.disconnect"}
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer, of status 0 if there was none; `read` is how many messages of the body the application asked for."""
+    """Response, with status 0 if there was none; `read` is the number of messages that the application received."""
 
     status_code: int
     headers: dict[str, str]
@@ -28,7 +28,7 @@ class Reply:
 
 
 def parts(*pieces: bytes) -> list[dict[str, Any]]:
-    """A body in pieces as messages, the last one marked."""
+    """Return a body as messages, the last one marked as such."""
     last = len(pieces) - 1
     return [{"type": "http.request", "body": piece, "more_body": at < last} for at, piece in enumerate(pieces)]
 
@@ -41,17 +41,17 @@ async def ask(
     method: str = "POST",
     headers: Sequence[tuple[bytes, bytes]] = JSON,
 ) -> Reply:
-    """The answer to a request; after the last message the client waits, and says nothing."""
+    """Send a request and return the response; after the last message, the client waits silently."""
     sent: list[dict[str, Any]] = []
-    coming, read = iter(messages), 0
+    pending, read = iter(messages), 0
 
     async def receive() -> dict[str, Any]:
         nonlocal read
-        message = next(coming, None)
+        message = next(pending, None)
         if message is None:
             await asyncio.sleep(60)
         read += 1
-        return message or LEFT
+        return message or DISCONNECT
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)

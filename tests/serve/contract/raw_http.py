@@ -1,4 +1,4 @@
-"""HTTP/1.1 by hand over a socket: what no client library sends, and how much of it the server took."""
+"""HTTP/1.1 over plain sockets, for requests that client libraries do not send, and to measure what the server reads."""
 
 import contextlib
 import json
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-PATIENCE_S = 45.0
+TIMEOUT_S = 45.0
 INTERIM = b"HTTP/1.1 1"
 CHUNK = 65_536
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer.
+    """Response.
 
     Attributes:
-        headers: by their names in lower case.
-        sent: bytes of the body that the server had taken when its answer began.
-        seconds: from the first byte sent to the last received.
+        headers: headers by lower-case name.
+        sent: bytes of the body sent before the response started.
+        seconds: time from the first byte sent to the last byte received.
     """
 
     status_code: int
@@ -41,78 +41,78 @@ class Reply:
 
 @contextlib.contextmanager
 def connection(url: str) -> Iterator[socket.socket]:
-    """An open connection to a server."""
-    place = urlsplit(url)
-    with socket.create_connection((str(place.hostname), place.port), timeout=PATIENCE_S) as opened:
+    """Open a connection to a server."""
+    address = urlsplit(url)
+    with socket.create_connection((str(address.hostname), address.port), timeout=TIMEOUT_S) as opened:
         yield opened
 
 
 def head(path: str, headers: dict[str, str], *, method: str = "POST", version: str = "1.1") -> bytes:
-    """Request line and headers."""
+    """Return request line and headers."""
     lines = [f"{method} {path} HTTP/{version}", "host: test", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def post(url: str, path: str, body: bytes, **headers: str) -> Reply:
-    """The answer to a JSON body with its length."""
+    """Send a JSON body with its length, and return the response."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     named = {"content-type": "application/json", "content-length": str(len(body)), **named}
     return exchange(url, head(path, named), [body])
 
 
 def chunked(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """A body in HTTP's chunks, which has no length."""
+    """Encode a body with chunked transfer encoding."""
     for part in parts:
         yield b"%x\r\n%s\r\n" % (len(part), part)
     yield b"0\r\n\r\n"
 
 
 def exchange(url: str, request_head: bytes, body: Iterable[bytes] = (), *, pause_s: float = 0.0) -> Reply:
-    """Sends until the server answers or closes, with a pause after every 64 kB, and reads the answer to its end."""
-    began, sent = time.monotonic(), 0
+    """Send until the server responds or closes, with a pause after every 64 kB, and read the complete response."""
+    start, sent = time.monotonic(), 0
     with connection(url) as opened:
         opened.sendall(request_head)
-        with contextlib.suppress(ConnectionError):  # a server that has answered need not read on
-            for piece in (part[at : at + CHUNK] for part in body for at in range(0, len(part), CHUNK)):
+        with contextlib.suppress(ConnectionError):  # a server may stop reading once it has responded
+            for chunk in (part[at : at + CHUNK] for part in body for at in range(0, len(part), CHUNK)):
                 if _has_answered(opened):
                     break
-                opened.sendall(piece)
-                sent += len(piece)
+                opened.sendall(chunk)
+                sent += len(chunk)
                 time.sleep(pause_s)
-        return _read(opened, sent, began)
+        return _read(opened, sent, start)
 
 
 def _has_answered(opened: socket.socket) -> bool:
-    """Return whether an answer has begun, other than `100 Continue`, which asks for the body."""
+    """Return whether a response has started, except `100 Continue`, which requests the body."""
     is_readable = bool(select.select([opened], [], [], 0)[0])
     return is_readable and opened.recv(len(INTERIM), socket.MSG_PEEK) != INTERIM
 
 
-def _read(opened: socket.socket, sent: int, began: float) -> Reply:
+def _read(opened: socket.socket, sent: int, start: float) -> Reply:
     raw = b""
     while True:
         while b"\r\n\r\n" not in raw:
-            raw += _some(opened)
+            raw += _receive(opened)
         top, _, content = raw.partition(b"\r\n\r\n")
         status_line, *lines = top.decode("latin-1").split("\r\n")
         status = int(status_line.split(" ")[1])
         if status >= 200:
             break
-        raw = content  # what came was leave to go on
+        raw = content  # this was `100 Continue`
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     with contextlib.suppress(EOFError):
-        while not _is_whole(headers, content):
-            content += _some(opened)
-    return Reply(status, headers, content, sent, time.monotonic() - began)
+        while not _is_complete(headers, content):
+            content += _receive(opened)
+    return Reply(status, headers, content, sent, time.monotonic() - start)
 
 
-def _is_whole(headers: dict[str, str], content: bytes) -> bool:
+def _is_complete(headers: dict[str, str], content: bytes) -> bool:
     if "content-length" in headers:
         return len(content) >= int(headers["content-length"])
     return headers.get("transfer-encoding") == "chunked" and content.endswith(b"0\r\n\r\n")
 
 
-def _some(opened: socket.socket) -> bytes:
+def _receive(opened: socket.socket) -> bytes:
     try:
         received = opened.recv(CHUNK)
     except ConnectionResetError:

@@ -1,4 +1,4 @@
-"""The table of bad requests, in process; `test_bad_wire.py` holds what depends on the HTTP server."""
+"""Invalid requests, in process; `test_bad_wire.py` tests those that depend on the HTTP server."""
 
 import gzip
 import json
@@ -56,7 +56,7 @@ def test_a_bad_body_has_its_status_and_type(client, path, name):
 
 @pytest.mark.parametrize("path", [SCORE, FILL])
 @pytest.mark.parametrize("name", MEDIA_TYPES)
-def test_a_body_that_does_not_say_it_is_plain_json_is_415(client, path, name):
+def test_a_body_that_is_not_declared_as_plain_json_is_415(client, path, name):
     assert_error(client.post(path, content=OK, headers=MEDIA_TYPES[name]), 415)
 
 
@@ -64,26 +64,26 @@ def test_a_body_that_does_not_say_it_is_plain_json_is_415(client, path, name):
     "media_type",
     [PLAIN, "Application/JSON; charset=UTF-8", 'application/json;charset="utf-8"', f"{PLAIN} ", f"{PLAIN};"],
 )
-def test_json_that_says_so_is_accepted(client, media_type):
+def test_json_media_types_are_accepted(client, media_type):
     assert client.post(FILL, content=OK, headers={"content-type": media_type}).status_code == 200
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32-le"])
-def test_json_in_another_encoding_of_unicode_is_recognised(client, encoding):
+def test_json_in_another_unicode_encoding_is_recognized(client, encoding):
     body = OK.decode().encode(encoding)
     assert client.post(FILL, content=body, headers=JSON).json() == client.post(FILL, content=OK, headers=JSON).json()
 
 
-def test_of_a_key_that_is_named_twice_the_last_counts(client):
+def test_the_last_of_duplicate_keys_counts(client):
     body = b'{"inputs": 7, "inputs": "paris is [MASK] of france"}'
     assert client.post(FILL, content=body, headers=JSON).json() == client.post(FILL, content=OK, headers=JSON).json()
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":'])
 def test_a_hundred_thousand_levels_are_400_in_well_under_a_second(roomy_client, opening):
-    began = time.monotonic()
+    start = time.monotonic()
     assert_error(roomy_client.post(FILL, content=opening * 100_000, headers=JSON), 400)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - start < 0.5
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
@@ -100,7 +100,7 @@ def test_an_unknown_path_is_404(client, path):
     assert_error(client.post(path, json={}, follow_redirects=False), 404)
 
 
-# Bodies by the message
+# Error messages by body
 
 
 def ask_raw(client, messages, headers):
@@ -122,7 +122,7 @@ def test_a_body_without_length_is_413_as_soon_as_it_passes_the_limit(client):
 
 
 @pytest.mark.parametrize("length", [b"", b"-1", b"abc", b"1e3", "٣".encode(), b"1, 2", b"0x10"])
-def test_a_length_that_is_no_number_does_not_pass_the_limit(client, length):
+def test_an_invalid_length_does_not_bypass_the_limit(client, length):
     headers = [(b"content-type", b"application/json"), (b"content-length", length)]
     assert_error(ask_raw(client, parts(*[b" " * 1000] * 1000), headers), 413)
 
@@ -132,12 +132,12 @@ def test_a_length_of_a_hundred_digits_is_413(client):
     assert_error(ask_raw(client, parts(*[b" " * 1000] * 1000), headers), 413)
 
 
-def test_a_body_in_many_pieces_is_answered_as_a_whole(client):
+def test_a_body_in_many_messages_is_accepted(client):
     pieces = [OK[at : at + 1] for at in range(len(OK))]
     reply = ask_raw(client, parts(*pieces, b""), [(b"content-type", b"application/json")])
     assert reply.json() == client.post(FILL, content=OK, headers=JSON).json()
 
 
-def test_headers_that_are_no_text_are_not_a_fault(client):
+def test_binary_headers_are_not_an_internal_error(client):
     headers = [(b"content-type", b"application/json\xff"), (b"x-request-id", b"\xff\x00")]
     assert_error(ask_raw(client, parts(OK), headers), 415)

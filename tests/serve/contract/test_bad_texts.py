@@ -23,7 +23,7 @@ SECRET = "SECRET"
         (["[MASK]" + "a" * 5000], "TextTooLong"),
     ],
 )
-def test_a_text_beyond_the_rules_is_422_of_its_type(client, path, key, texts, error_type):
+def test_an_invalid_text_is_422_with_its_type(client, path, key, texts, error_type):
     assert_error(client.post(path, json={key: texts}), 422, error_type)
 
 
@@ -32,7 +32,7 @@ def test_32_texts_are_answered_and_33_are_not(roomy_client):
     assert_error(roomy_client.post(SCORE, json={"input_data": [TEXT] * 33}), 422)
 
 
-def test_a_text_of_masks_alone_is_answered_up_to_their_limit(client):
+def test_a_text_that_consists_of_masks_is_answered_up_to_their_limit(client):
     assert len(client.post(FILL, json={"inputs": "[MASK]" * 3}).json()) == 3
     assert_error(client.post(FILL, json={"inputs": "[MASK]" * 4}), 422, "TooManyMasks")
 
@@ -41,13 +41,13 @@ def test_a_word_of_a_million_letters_is_422(roomy_client):
     assert_error(roomy_client.post(FILL, json={"inputs": "x" * 1_000_000 + " [MASK]"}), 422, "TextTooLong")
 
 
-def test_an_error_names_the_place_of_the_text(client):
+def test_an_error_names_the_index_of_the_text(client):
     assert "text 2" in client.post(FILL, json={"inputs": [TEXT, TEXT, "none"]}).json()["error"]
 
 
 @pytest.mark.parametrize("path", [SCORE, FILL])
 @pytest.mark.parametrize("surrogate", [r"\ud800", r"\udfff", r"\udc00\ud800"])
-def test_a_lone_surrogate_is_422(client, path, surrogate):
+def test_an_unpaired_surrogate_is_422(client, path, surrogate):
     body = '{"inputs": ["[MASK] ' + surrogate + '"]}'
     assert_error(client.post(path, content=body, headers=JSON), 422, "Tokenizer")
 
@@ -59,7 +59,7 @@ def test_a_lone_surrogate_is_422(client, path, surrogate):
         r'{"inputs": "[MASK]", "model": "\ud800"}',
     ],
 )
-def test_a_lone_surrogate_beside_the_text_is_422(client, body):
+def test_an_unpaired_surrogate_in_another_value_is_422(client, body):
     assert_error(client.post(FILL, content=body, headers=JSON), 422, "Tokenizer")
 
 
@@ -96,7 +96,7 @@ def test_an_unknown_path_is_not_repeated(client):
     assert SECRET not in client.get(f"/{SECRET}?{SECRET}").text
 
 
-def test_a_fault_is_500_with_its_request_id_and_neither_detail_nor_input_in_the_log(
+def test_an_exception_is_500_with_its_request_id_and_no_details_or_input_in_the_log(
     client, service, monkeypatch, caplog
 ):
     secret = "".join(["SEC", "RET"])  # the stack in the log shows lines of code

@@ -1,4 +1,4 @@
-"""The table of bad requests that depends on the HTTP server, over sockets, behind each proxy."""
+"""Invalid requests that depend on the HTTP server, over sockets, behind each proxy."""
 
 import contextlib
 import gzip
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.slow
 JSON = {"content-type": "application/json"}
 OK = json.dumps({"inputs": TEXT}).encode()
 MIB = 1 << 20
-# What sockets and proxy may hold when the answer comes. The proxy of Python takes what comes until the application has
-# refused it: so bodies are sent no faster than a fast network does.
+# Bytes that sockets and proxies may buffer before the response. The Python proxy reads until the application has
+# rejected the request, so that bodies are sent at the speed of a fast network.
 IN_FLIGHT = 24 * MIB
 PAUSE_S = 0.002
 BODY_TIMEOUT_S = LimitsConfig().body_timeout_s
@@ -42,11 +42,11 @@ def test_an_answer_over_a_socket_is_that_of_the_model(service_url, model):
     ],
     ids=["HTTP/1.0", "closed after the answer", "asks before it sends"],
 )
-def test_another_way_to_send_a_body_is_answered(service_url, request_head):
+def test_other_ways_to_send_a_body_are_accepted(service_url, request_head):
     assert exchange(service_url, request_head, [OK]).json() == post(service_url, FILL, OK).json()
 
 
-def test_a_body_in_chunks_without_length_is_answered(service_url):
+def test_a_chunked_body_without_length_is_accepted(service_url):
     pieces = chunked(OK[at : at + 7] for at in range(0, len(OK), 7))
     reply = exchange(service_url, head(FILL, {**JSON, "transfer-encoding": "chunked"}), pieces)
     assert reply.json() == post(service_url, FILL, OK).json()
@@ -106,8 +106,8 @@ def test_a_request_without_a_route_has_the_envelope(service_url, method, path, s
     assert_error(exchange(service_url, head(path, {}, method=method)), status)
 
 
-# What is no HTTP never reaches the application: the HTTP server answers 400 in a form of its own, and closes. Some of
-# it one of the two servers understands all the same, and answers as it should.
+# Invalid HTTP does not reach the application: the HTTP server responds with its own 400 and closes the connection. One
+# of the two servers accepts some of these requests, and responds correctly.
 NO_HTTP = {
     "a negative length": head(FILL, {**JSON, "content-length": "-1"}) + OK,
     "a length in words": head(FILL, {**JSON, "content-length": "ten"}) + OK,
@@ -124,30 +124,30 @@ NO_HTTP = {
 
 
 @pytest.mark.parametrize("name", NO_HTTP)
-def test_what_is_no_http_is_answered_below_500_and_harms_nobody(service_url, name):
+def test_invalid_http_gets_a_status_below_500_and_does_not_affect_others(service_url, name):
     reply = exchange(service_url, NO_HTTP[name])
     assert 400 <= reply.status_code < 500
     assert post(service_url, FILL, OK).status_code == 200
 
 
-def test_headers_of_200_kilobytes_are_no_fault(service_url):
+def test_headers_of_200_kilobytes_are_not_an_internal_error(service_url):
     reply = exchange(service_url, head("/healthz", {"x-long": "b" * 200_000}, method="GET"))
     assert reply.status_code in {200, 400, 431}
 
 
 @pytest.mark.parametrize("sent", ["an id <b>", "x" * 129, "a\tb"])
-def test_a_request_id_that_is_not_plain_is_replaced_by_one_and_the_same_everywhere(service_url, sent):
+def test_an_invalid_request_id_is_replaced_consistently(service_url, sent):
     reply = post(service_url, FILL, b"{}", x_request_id=sent)
     assert_error(reply, 422)
     assert sent not in reply.text + str(reply.headers)
 
 
-def test_a_plain_request_id_is_kept(service_url):
+def test_a_valid_request_id_is_kept(service_url):
     reply = post(service_url, FILL, b"{}", x_request_id="mine-1")
     assert reply.headers["x-request-id"] == reply.json()["request_id"] == "mine-1"
 
 
-def test_more_incomplete_bodies_than_the_service_has_room_for_delay_nobody(service_url):
+def test_many_incomplete_bodies_do_not_delay_others(service_url):
     half = head(FILL, {**JSON, "content-length": "100"}) + OK[:1]
     with contextlib.ExitStack() as stack:
         for _ in range(LimitsConfig().max_concurrent_requests + 8):
@@ -155,7 +155,7 @@ def test_more_incomplete_bodies_than_the_service_has_room_for_delay_nobody(servi
         assert post(service_url, FILL, OK).status_code == 200
 
 
-def test_bodies_that_never_end_get_408_at_the_timeout_and_delay_nobody(service_url):
+def test_bodies_that_never_end_get_408_and_do_not_delay_others(service_url):
     halves = [
         (head(FILL, {**JSON, "content-length": "100"}), [OK[:20]]),
         (head(FILL, {**JSON, "transfer-encoding": "chunked"}), [b"20\r\nabc"]),
@@ -168,8 +168,8 @@ def test_bodies_that_never_end_get_408_at_the_timeout_and_delay_nobody(service_u
         silent.sendall(head(FILL, JSON)[:-4])
         for thread in threads:
             thread.start()
-        began = time.monotonic()
-        while time.monotonic() - began < 3:
+        start = time.monotonic()
+        while time.monotonic() - start < 3:
             assert post(service_url, FILL, OK).seconds < 1
         for thread in threads:
             thread.join()
@@ -178,23 +178,23 @@ def test_bodies_that_never_end_get_408_at_the_timeout_and_delay_nobody(service_u
         assert BODY_TIMEOUT_S - 1 <= reply.seconds <= BODY_TIMEOUT_S + 5
 
 
-def test_clients_that_leave_count_as_499_and_free_their_places(service_url):
+def test_disconnected_clients_count_as_499_and_free_their_capacity(service_url):
     body = json.dumps({"inputs": ["paris is [MASK] of france " * 8] * 32, "parameters": {"top_k": 100}}).encode()
     before = metric(service_url, "fill_mask_failures_total", "ClientDisconnect")
     for _ in range(40):
         with connection(service_url) as client:
             client.sendall(head(FILL, {**JSON, "content-length": str(len(body))}) + body)
             time.sleep(0.005)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leave with a reset
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # disconnect with a reset
     end = time.monotonic() + 10
-    while metric(service_url, "fill_mask_requests_in_progress", "") > 1:  # one is that of the metrics
+    while metric(service_url, "fill_mask_requests_in_progress", "") > 1:  # one is the request for the metrics
         assert time.monotonic() < end
     assert metric(service_url, "fill_mask_failures_total", "ClientDisconnect") > before
     assert post(service_url, FILL, OK).status_code == 200
 
 
 def metric(url, name, label):
-    """The sum of the series of a metric that hold a label."""
+    """Return the sum of the series of a metric with a label."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
         lines = response.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name) and label in line)

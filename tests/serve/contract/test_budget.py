@@ -1,4 +1,4 @@
-"""Requests that cost more than the service allows are refused before the work that they ask for."""
+"""Requests that exceed the limits are rejected before any work is done."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ OVER_BUDGET = {
 
 
 @pytest.mark.parametrize("limit", OVER_BUDGET)
-def test_a_request_over_budget_is_422_with_the_limit_and_its_own_figure(model, model_dir, limit):
+def test_a_request_over_budget_is_422_with_the_limit_and_its_value(model, model_dir, limit):
     limits, body, figure = OVER_BUDGET[limit]
     with gated_client(model, model_dir, **limits) as (gated, _, client):
         response = client.post(FILL, json=body)
@@ -40,7 +40,7 @@ def test_a_request_over_budget_is_422_with_the_limit_and_its_own_figure(model, m
 
 
 @pytest.mark.parametrize("limit", ["max_candidates", "max_response_bytes"])
-def test_targets_bound_the_candidates_that_are_counted(model, model_dir, limit):
+def test_targets_limit_the_counted_candidates(model, model_dir, limit):
     limits, _, _ = OVER_BUDGET[limit]
     with gated_client(model, model_dir, **limits) as (gated, _, client):
         gated.gate.set()
@@ -82,7 +82,7 @@ def test_validation_stops_at_the_first_of_many_wrong_items(name):
 
 @pytest.mark.parametrize("path", [FILL, SCORE, "/"])
 @pytest.mark.parametrize("item", ["[]", "{}", "[[]]"])
-def test_a_body_of_very_many_lists_or_objects_is_refused_before_it_is_parsed(roomy_client, monkeypatch, path, item):
+def test_a_body_with_too_many_lists_or_objects_is_rejected_before_parsing(roomy_client, monkeypatch, path, item):
     body = '{"inputs": [' + ",".join([item] * 60_000) + "]}"
     with monkeypatch.context() as patch:
         patch.setattr("json.loads", None)
@@ -91,7 +91,7 @@ def test_a_body_of_very_many_lists_or_objects_is_refused_before_it_is_parsed(roo
 
 
 class SlowParts:
-    """A model that decodes, or encodes texts of an x, when its gate is open."""
+    """Model that waits for its gate before decoding, and before encoding the text `x`."""
 
     def __init__(self, model, slow):
         self._model, self._slow, self.gate, self.waits = model, slow, threading.Event(), False
@@ -140,14 +140,14 @@ def test_texts_of_a_large_request_keep_their_index_in_errors(roomy_client):
     assert "text 6" in response.json()["error"]
 
 
-def test_a_small_request_is_answered_while_a_large_one_is_being_worked_on(model, model_dir):
-    # The gate lets through one forward after the other: the first of the large request, then the small request.
+def test_a_small_request_is_answered_while_a_large_one_is_running(model, model_dir):
+    # The gate admits one forward pass at a time: the first slice of the large request, then the small request.
     large = {"inputs": ["[MASK]" + " cat" * 45] * 32}
     with gated_client(model, model_dir) as (gated, service, client):
         threads, answers = in_threads(client, [large])
         wait_for(lambda: gated.forwards)
         small, small_answers = in_threads(client, [{"inputs": TEXT}])
-        wait_for(lambda: service.answering == 2)
+        wait_for(lambda: service.active_requests == 2)
         time.sleep(0.1)
         gated.gate.set()
         for thread in threads + small:

@@ -1,4 +1,4 @@
-"""Bodies as real clients send them, and errors that say which part of a body is wrong."""
+"""Bodies sent by real clients, and errors that name the invalid part of a body."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_the_root_answers_azures_forms_as_their_own_route_does(client, body):
     assert client.post(ROOT, json=body).json() == client.post(SCORE, json=body).json()
 
 
-def test_the_client_of_hugging_face_needs_the_address_alone(client, monkeypatch):
+def test_the_client_of_hugging_face_only_needs_the_url(client, monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
     sent = []
 
@@ -45,9 +45,9 @@ def test_the_client_of_hugging_face_needs_the_address_alone(client, monkeypatch)
 
     monkeypatch.setattr(hub.InferenceClient, "_inner_post", post)
     remote = hub.InferenceClient("http://127.0.0.1:8000")
-    found = remote.fill_mask(TEXT, top_k=2, targets=["rome", "paris"])
-    assert {each.token_str for each in found} == {"rome", "paris"}
-    assert all("rome" in each.sequence or "paris" in each.sequence for each in found)
+    candidates = remote.fill_mask(TEXT, top_k=2, targets=["rome", "paris"])
+    assert {each.token_str for each in candidates} == {"rome", "paris"}
+    assert all("rome" in each.sequence or "paris" in each.sequence for each in candidates)
     assert len(remote.fill_mask(TEXT)) == 5
     assert {url.rstrip("/") for url in sent} == {"http://127.0.0.1:8000"}
 
@@ -71,7 +71,7 @@ def test_the_client_of_hugging_face_needs_the_address_alone(client, monkeypatch)
         (ROOT, {"input_data": [TEXT, 5]}, "input_data[1]: "),
     ],
 )
-def test_an_error_begins_with_the_path_of_the_wrong_value(client, path, body, location):
+def test_an_error_starts_with_the_path_of_the_invalid_value(client, path, body, location):
     response = client.post(path, json=body)
     assert_error(response, 422)
     assert response.json()["error"].startswith(location)

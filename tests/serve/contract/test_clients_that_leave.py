@@ -1,4 +1,4 @@
-"""A client that leaves is not served: what it waited for is not run, and its place is free at once."""
+"""Requests of disconnected clients are not run, and free their capacity immediately."""
 
 import asyncio
 import time
@@ -10,15 +10,15 @@ from serve.models import Models
 from serve.routes import create_api
 from serve.telemetry.metrics import Telemetry
 from tests.serve.contract.clients import GatedModel, service_of
-from tests.serve.contract.raw_asgi import LEFT, ask, parts
+from tests.serve.contract.raw_asgi import DISCONNECT, ask, parts
 
 BODY = parts(b'{"inputs": "paris is [MASK] of france"}')
-HALF = [{"type": "http.request", "body": b'{"inputs": ', "more_body": True}, LEFT]
+HALF = [{"type": "http.request", "body": b'{"inputs": ', "more_body": True}, DISCONNECT]
 FREE_AT_ONCE_S = 0.1
 
 
 class Gated:
-    """A started service whose model waits at a gate."""
+    """Started service with a gated model."""
 
     def __init__(self, model, model_dir, **limits):
         self.model, self.telemetry = GatedModel(model), Telemetry(replica="r1")
@@ -34,13 +34,13 @@ class Gated:
         await self.service.close()
 
     async def running(self):
-        """A request that stands at the gate."""
+        """Start a request that waits for the gate."""
         task = asyncio.create_task(ask(self.api, BODY))
         await until(lambda: self.model.forwards)
         return task
 
     async def queued(self):
-        """A request that waits for the model."""
+        """Start a request that waits for the model."""
         before = self.service._batcher.queued_tokens
         task = asyncio.create_task(ask(self.api, BODY))
         await until(lambda: self.service._batcher.queued_tokens > before)
@@ -63,12 +63,12 @@ async def until(condition):
 
 
 async def leave(task):
-    """Cancels a request as the server does, and says how long that took."""
-    began = time.monotonic()
+    """Cancel a request like the server, and return how long that took."""
+    start = time.monotonic()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    return time.monotonic() - began
+    return time.monotonic() - start
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def gated(model, model_dir):
     return lambda **limits: Gated(model, model_dir, **limits)
 
 
-def test_a_request_that_leaves_the_queue_is_never_run_and_frees_its_tokens_at_once(gated):
+def test_a_request_cancelled_in_the_queue_never_runs_and_frees_its_tokens(gated):
     async def main():
         async with gated() as it:
             first, second, third = await it.running(), await it.queued(), await it.queued()
@@ -90,13 +90,13 @@ def test_a_request_that_leaves_the_queue_is_never_run_and_frees_its_tokens_at_on
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("place", ["running", "queued"])
-def test_a_request_that_leaves_frees_its_place_among_the_others_at_once(gated, place):
+@pytest.mark.parametrize("state", ["running", "queued"])
+def test_a_disconnected_request_frees_its_capacity_immediately(gated, state):
     async def main():
         async with gated(max_concurrent_requests=2) as it:
             tasks = {"running": await it.running(), "queued": await it.queued()}
             assert (await ask(it.api, BODY)).status_code == 429
-            assert await leave(tasks.pop(place)) < FREE_AT_ONCE_S
+            assert await leave(tasks.pop(state)) < FREE_AT_ONCE_S
             tasks["new"] = await it.queued()
             it.model.gate.set()
             assert [(await task).status_code for task in tasks.values()] == [200, 200]
@@ -104,12 +104,12 @@ def test_a_request_that_leaves_frees_its_place_among_the_others_at_once(gated, p
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("place", ["running", "queued"])
-def test_a_request_that_leaves_counts_as_499(gated, place):
+@pytest.mark.parametrize("state", ["running", "queued"])
+def test_a_disconnected_request_counts_as_499(gated, state):
     async def main():
         async with gated() as it:
             tasks = {"running": await it.running(), "queued": await it.queued()}
-            await leave(tasks.pop(place))
+            await leave(tasks.pop(state))
             assert it.count("fill_mask_requests_total", status="499", route="/v1/fill-mask") == 1
             assert it.count("fill_mask_failures_total", error_type="ClientDisconnect") == 1
             assert it.count("fill_mask_requests_in_progress") == 1
@@ -117,7 +117,7 @@ def test_a_request_that_leaves_counts_as_499(gated, place):
     asyncio.run(main())
 
 
-def test_a_client_that_leaves_within_its_body_frees_its_place_and_counts_as_499(gated):
+def test_a_client_that_disconnects_during_its_body_frees_its_capacity_and_counts_as_499(gated):
     async def main():
         async with gated(max_concurrent_requests=1) as it:
             it.model.gate.set()
@@ -129,7 +129,7 @@ def test_a_client_that_leaves_within_its_body_frees_its_place_and_counts_as_499(
     asyncio.run(main())
 
 
-def test_the_model_answers_the_next_ones_after_all_have_left(gated):
+def test_the_model_answers_new_requests_after_all_clients_have_disconnected(gated):
     async def main():
         async with gated() as it:
             tasks = [await it.running(), *[await it.queued() for _ in range(5)]]

@@ -1,4 +1,4 @@
-"""`docs/serving.md` says what the code does."""
+"""`docs/serving.md` agrees with the code."""
 
 import json
 import re
@@ -20,12 +20,12 @@ def page(root):
 
 
 def rows(page, section):
-    """The cells of the table in a section, without its head."""
+    """Return the cells of the table in a section, without its header."""
     text = page.split(f"\n## {section}\n")[1].split("\n## ")[0]
     return [re.split(r" *\| *", row) for row in ROW.findall(text)][2:]
 
 
-def test_the_page_names_exactly_the_statuses_and_error_types_of_the_code(page):
+def test_the_page_lists_exactly_the_statuses_and_error_types_of_the_code(page):
     named = [(int(status), error_type) for status, error_type, *_ in rows(page, "Errors")]
     assert len(named) == len(set(named))
     assert set(named) == {(status, each) for status, types in STATUS_ERROR_TYPES.items() for each in types}
@@ -35,7 +35,7 @@ def test_every_error_has_a_cause_and_a_fix(page):
     assert all(len(row) == 4 and all(row) for row in rows(page, "Errors"))
 
 
-def test_the_page_names_exactly_the_limits_with_their_defaults_and_known_errors(page):
+def test_the_page_lists_exactly_the_limits_with_their_defaults_and_errors(page):
     named = {name.strip("`"): default for name, default, _ in rows(page, "Limits")}
     assert named == {name: str(value) for name, value in LimitsConfig().model_dump().items()}
     for _, _, answer in rows(page, "Limits"):
@@ -43,7 +43,7 @@ def test_the_page_names_exactly_the_limits_with_their_defaults_and_known_errors(
         assert error_type in STATUS_ERROR_TYPES[int(status)]
 
 
-def test_the_page_names_exactly_the_metrics(page):
+def test_the_page_lists_exactly_the_metrics(page):
     named = {name.strip("`"): (kind, re.findall(r"`(\w+)`", labels)) for name, kind, labels, _ in rows(page, "Metrics")}
     assert named == {name: (each.kind, list(each.labels)) for name, each in INSTRUMENTS.items()}
 
@@ -56,6 +56,6 @@ def test_the_requests_of_the_page_are_answered(page, client):
         assert client.post(path, content=body, headers=JSON).status_code == 200
 
 
-def test_the_usual_type_of_a_status_is_one_of_its_types():
+def test_the_default_type_of_a_status_is_one_of_its_types():
     assert set(ERROR_TYPES) == set(STATUS_ERROR_TYPES)
     assert all(usual in STATUS_ERROR_TYPES[status] for status, usual in ERROR_TYPES.items())

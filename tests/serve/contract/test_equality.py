@@ -1,4 +1,4 @@
-"""Answers over the API are those of transformers' pipeline: alone, in one request, and in random company."""
+"""Answers of the API equal those of transformers' pipeline: alone, in one request, and in random batches."""
 
 import asyncio
 import random
@@ -37,7 +37,7 @@ INPUTS = 200
 
 
 class Peer:
-    """The service over a model, and the pipeline over the same."""
+    """Service and transformers pipeline for the same model."""
 
     def __init__(self, model_dir: str) -> None:
         model = AutoModelForMaskedLM.from_pretrained(model_dir)
@@ -46,11 +46,11 @@ class Peer:
         self.batches: list[tuple[int, int]] = []
 
     def expected(self, body: dict[str, Any]) -> list[Any]:
-        """What the pipeline answers; it warns of targets that it does not know."""
+        """Return the answer of the pipeline, which warns of unknown targets."""
         return self._pipeline(body["inputs"], **body.get("parameters", {}))
 
     def answers(self, bodies: list[dict[str, Any]], *, at_once: int) -> list[Any]:
-        """What the service answers to each, with so many requests on their way; notes (requests, rows) of batches."""
+        """Return the answers of the service with concurrent requests, and record (requests, rows) of batches."""
         return asyncio.run(self._answers(bodies, at_once))
 
     async def _answers(self, bodies: list[dict[str, Any]], at_once: int) -> list[Any]:
@@ -59,14 +59,14 @@ class Peer:
         service = ModelService(
             self._model, config, report=lambda batch: self.batches.append((len(batch.queue_s), batch.rows))
         )
-        api, places = create_api(Models(service)), asyncio.Semaphore(at_once)
+        api, semaphore = create_api(Models(service)), asyncio.Semaphore(at_once)
         async with (
             api.router.lifespan_context(api),
             httpx2.AsyncClient(transport=httpx2.ASGITransport(app=api), base_url="http://test") as client,
         ):
 
             async def ask(body: dict[str, Any]) -> Any:
-                async with places:
+                async with semaphore:
                     answer = await client.post(FILL, json=body)
                 assert answer.status_code == 200, answer.text
                 return answer.json()
@@ -80,7 +80,7 @@ def peer(request, tmp_path_factory):
 
 
 def random_bodies(count: int, *, words: list[str], seed: int = 11) -> list[dict[str, Any]]:
-    """Bodies that differ in text, masks, top_k, targets."""
+    """Generate bodies that differ in text, masks, top_k and targets."""
     rng = random.Random(seed)
     bodies = []
     for number in range(count):
@@ -111,7 +111,7 @@ def test_the_inputs_differ():
     assert {body["inputs"].count("[MASK]") for body in BODIES} >= {1, 2, 3}
 
 
-def test_requests_alone_are_answered_as_by_the_pipeline(peer):
+def test_single_requests_have_the_answers_of_the_pipeline(peer):
     answers = peer.answers(BODIES, at_once=1)
     assert_same(answers, [peer.expected(body) for body in BODIES])
     assert {requests for requests, _ in peer.batches} == {1}
@@ -124,7 +124,7 @@ def test_texts_of_one_request_are_answered_as_by_the_pipeline(peer):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_requests_in_random_company_are_answered_as_by_the_pipeline(peer, seed):
+def test_requests_in_random_batches_have_the_answers_of_the_pipeline(peer, seed):
     order = random.Random(seed).sample(BODIES, INPUTS)
     answers = peer.answers(order, at_once=48)
     assert_same(answers, [peer.expected(body) for body in order])

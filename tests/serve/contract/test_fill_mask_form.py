@@ -29,7 +29,7 @@ def test_one_text_with_several_masks_answers_a_list_per_mask(client, model):
 
 
 @pytest.mark.parametrize("texts", [[TEXT], [TWO], [TEXT, TWO], [TWO, TEXT, TEXT]])
-def test_the_shape_of_a_texts_answer_does_not_depend_on_its_company(client, texts):
+def test_the_shape_of_an_answer_does_not_depend_on_other_texts(client, texts):
     for ours, text in zip(client.post(FILL, json={"inputs": texts}).json(), texts, strict=True):
         alone = client.post(FILL, json={"inputs": text}).json()
         assert isinstance(ours[0], list) == isinstance(alone[0], list)
@@ -43,7 +43,7 @@ def test_top_k_is_the_number_of_candidates(client, top_k):
 
 
 def test_top_k_100_is_answered_and_101_is_not(roomy_client, model):
-    words = len(model.fill([TEXT], top_k=100)[0][0])  # of the tiny model, which has fewer than it may
+    words = len(model.fill([TEXT], top_k=100)[0][0])  # the vocabulary of the tiny model is smaller than 100
     assert len(with_top_k(roomy_client, 100).json()) == words == 100
     assert_error(with_top_k(roomy_client, 101), 422)
 
@@ -64,7 +64,7 @@ def test_targets_are_the_only_candidates(client):
     assert {one["token_str"] for one in with_targets(client, ["rome", "cat"]).json()} == {"rome", "cat"}
 
 
-def test_a_target_that_is_named_twice_is_one_candidate(client):
+def test_a_duplicate_target_is_one_candidate(client):
     assert_close(with_targets(client, ["rome", "rome", "paris"]).json(), with_targets(client, ["rome", "paris"]).json())
 
 

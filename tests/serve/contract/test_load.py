@@ -16,7 +16,7 @@ def statuses(answers):
     return [answer.status_code for answer in answers]
 
 
-def test_an_answer_past_the_deadline_is_504(model, model_dir):
+def test_a_missed_deadline_is_504(model, model_dir):
     with gated_client(model, model_dir, deadline_s=0.2) as (_, _, client):
         assert_error(client.post(FILL, json=BODY), 504)
 
@@ -24,7 +24,7 @@ def test_an_answer_past_the_deadline_is_504(model, model_dir):
 def test_more_requests_than_allowed_are_429_with_retry_after_and_probes_pass(model, model_dir):
     with gated_client(model, model_dir, max_concurrent_requests=2) as (gated, service, client):
         threads, answers = in_threads(client, [BODY] * 2)
-        wait_for(lambda: service.answering == 2)
+        wait_for(lambda: service.active_requests == 2)
         response = client.post(FILL, json=BODY)
         assert_error(response, 429)
         assert int(response.headers["retry-after"]) >= 1
@@ -46,7 +46,7 @@ def test_more_waiting_tokens_than_allowed_are_429_with_retry_after_and_not_ready
     assert statuses(answers + more_answers) == [200, 200]
 
 
-def test_a_service_that_answers_nothing_within_its_deadline_is_not_ready_until_it_answers(model, model_dir):
+def test_a_stalled_service_is_not_ready_until_it_makes_progress(model, model_dir):
     with gated_client(model, model_dir, deadline_s=0.2) as (gated, _, client):
         assert client.get("/readyz").status_code == 200
         assert_error(client.post(FILL, json=BODY), 504)
@@ -56,7 +56,7 @@ def test_a_service_that_answers_nothing_within_its_deadline_is_not_ready_until_i
         wait_for(lambda: client.get("/readyz").status_code == 200)
 
 
-def test_bad_input_alone_leaves_a_service_ready(model, model_dir):
+def test_bad_input_does_not_make_a_service_unready(model, model_dir):
     with gated_client(model, model_dir, deadline_s=0.05) as (_, _, client):
         for _ in range(5):
             assert_error(client.post(FILL, json={"inputs": "no blank"}), 422, "NoMask")
@@ -64,13 +64,13 @@ def test_bad_input_alone_leaves_a_service_ready(model, model_dir):
         assert client.get("/readyz").status_code == 200
 
 
-def test_requests_that_arrive_during_a_forward_share_the_next_one(model, model_dir):
+def test_requests_that_arrive_during_a_forward_pass_share_the_next_one(model, model_dir):
     with gated_client(model, model_dir) as (gated, service, client):
         first, answers = in_threads(client, [BODY])
         wait_for(lambda: gated.forwards)
         others, other_answers = in_threads(client, [BODY] * 8)
-        wait_for(lambda: service.answering == 9)
-        time.sleep(0.1)  # the last one passes from the tokeniser into the queue
+        wait_for(lambda: service.active_requests == 9)
+        time.sleep(0.1)  # until the last one has passed from the tokenizer to the queue
         finish(gated, first + others)
         assert gated.forwards == [1, 8]
     assert set(statuses(answers + other_answers)) == {200}
@@ -82,7 +82,7 @@ def test_requests_of_one_batch_keep_their_own_parameters(model, model_dir):
         first, _ = in_threads(client, [BODY])
         wait_for(lambda: gated.forwards)
         threads, answers = in_threads(client, [BODY | {"parameters": {"top_k": count}} for count in counts])
-        wait_for(lambda: service.answering == 5)
+        wait_for(lambda: service.active_requests == 5)
         time.sleep(0.1)
         finish(gated, first + threads)
         assert gated.forwards == [1, 4]

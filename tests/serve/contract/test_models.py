@@ -1,4 +1,4 @@
-"""The `model` of a request chooses who answers it."""
+"""The key `model` of a request selects the model."""
 
 import pytest
 from starlette.testclient import TestClient
@@ -61,7 +61,7 @@ def test_the_default_model_answers_with_and_without_its_name(client, model, load
 
 
 @pytest.mark.parametrize(("path", "key"), FORMS)
-def test_another_model_is_loaded_and_answers_by_itself(client, teacher, loads, path, key):
+def test_another_model_is_loaded_and_answers(client, teacher, loads, path, key):
     response = client.post(path, json={key: [TEXT], "model": "teacher"})
     best = teacher.task.fill([TEXT])[0][0][0].token_str
     assert best in response.text
@@ -80,7 +80,7 @@ def test_a_bad_request_for_an_unknown_model_is_404(client):
 
 
 @pytest.mark.parametrize("name", ["", "m" * 129, 1, ["student"], True])
-def test_a_name_that_is_none_is_422(client, name):
+def test_an_invalid_name_is_422(client, name):
     assert_error(client.post(FILL, json={"inputs": TEXT, "model": name}), 422)
 
 
@@ -89,7 +89,7 @@ def test_info_names_the_models(client):
     assert (info["model"], info["models"]) == ("student", ["student", "teacher", "broken"])
 
 
-def test_the_metrics_tell_the_models_apart(client):
+def test_the_metrics_distinguish_the_models(client):
     for name in ("student", "teacher"):
         client.post(FILL, json={"inputs": TEXT, "model": name})
     text = client.get("/metrics").text

@@ -15,14 +15,14 @@ def send_to_application(model, model_dir, *, keys=None, **config):
     return send_generated(load_from_application(api, **config))
 
 
-def test_generated_requests_are_answered_as_the_document_says(model, model_dir):
+def test_responses_to_generated_requests_match_the_document(model, model_dir):
     outcome = send_to_application(model, model_dir, max_examples=5)
     assert not outcome.faults
     assert outcome.requests >= 150
     assert {200, 404, 405, 415, 422} <= set(outcome.statuses)
 
 
-def test_with_api_keys_the_document_holds_with_a_key_and_a_guarded_route_is_401_without(model, model_dir):
+def test_with_api_keys_the_document_is_valid_and_protected_routes_are_401_without_a_key(model, model_dir):
     keys = ApiKeys([KEY])
     outcome = send_to_application(model, model_dir, max_examples=5, boundaries=False, keys=keys, key=KEY)
     assert not outcome.faults
@@ -30,7 +30,7 @@ def test_with_api_keys_the_document_holds_with_a_key_and_a_guarded_route_is_401_
 
 
 @pytest.mark.slow
-def test_two_thousand_generated_requests_are_answered_as_the_document_says(model, model_dir):
+def test_responses_to_two_thousand_generated_requests_match_the_document(model, model_dir):
     outcome = send_to_application(model, model_dir, max_examples=700)
     assert not outcome.faults
     assert outcome.requests >= 2000
@@ -39,14 +39,14 @@ def test_two_thousand_generated_requests_are_answered_as_the_document_says(model
 
 
 @pytest.mark.slow
-def test_a_server_answers_generated_requests_as_its_document_says(service_url):
+def test_responses_of_a_server_to_generated_requests_match_the_document(service_url):
     outcome = send_generated(load_from_server(service_url, max_examples=40, boundaries=False))
     assert not outcome.faults
     assert outcome.requests >= 100
     assert {200, 400, 422} <= set(outcome.statuses)
 
 
-def test_the_document_names_every_status_of_a_form(client):
+def test_the_document_lists_every_status_of_an_endpoint(client):
     statuses = set(client.get("/openapi.json").json()["paths"][FILL]["post"]["responses"])
     assert statuses == {"200", "400", "401", "404", "408", "413", "415", "422", "429", "500", "503", "504"}
 
@@ -60,7 +60,7 @@ def test_every_operation_has_a_summary_and_one_described_tag(client):
     assert all(tag["description"].strip().endswith(".") for tag in document["tags"])
 
 
-def test_every_path_of_the_document_is_a_route_of_its_own_in_the_metrics(client):
+def test_every_path_of_the_document_is_a_route_in_the_metrics(client):
     gateway = client.app.state.gateway
     paths = client.get("/openapi.json").json()["paths"]
     assert all(gateway.has_route({"type": "http", "path": path}) for path in paths)

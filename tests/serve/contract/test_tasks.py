@@ -1,4 +1,4 @@
-"""A task is served once it has a row in the table of routes."""
+"""A task is served once it has an entry in the table of routes."""
 
 import pytest
 from starlette.testclient import TestClient
@@ -21,7 +21,7 @@ class Words:
 
 
 class Echo(Task):
-    """Answers a text with its words."""
+    """Returns the words of a text."""
 
     name = "echo"
     probe = TextQuery("one word")
@@ -79,6 +79,6 @@ def test_the_paths_of_other_tasks_are_not_served(client):
     assert_error(client.post("/v1/fill-mask", json={"inputs": "a [MASK]"}), 404)
 
 
-def test_a_task_without_a_row_is_an_input_error_that_names_the_others():
+def test_an_unknown_task_is_an_input_error_that_names_the_others():
     with pytest.raises(InputError, match="fill-mask"):
         routes.routes_for_task("echo")

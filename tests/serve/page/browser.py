@@ -1,4 +1,4 @@
-"""Chromium without a window, driven by its DevTools protocol: opens pages, types, clicks, and hears what they do."""
+"""Headless Chromium controlled by DevTools: opens pages, types, clicks, and records console and requests."""
 
 import base64
 import contextlib
@@ -17,12 +17,12 @@ from websockets.sync.client import connect
 from tests.serve.waiting import wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 _KEYS = {"Enter": 13, "Tab": 9, "ArrowDown": 40, "ArrowUp": 38, "Escape": 27}
 
 
 class Browser:
-    """One Chromium on a port that it chooses, with a profile of its own; it ends with its block."""
+    """Chromium process with its own profile and port; stops at the end of its block."""
 
     def __init__(self, profile):
         self._profile = Path(profile)
@@ -32,7 +32,7 @@ class Browser:
     def __enter__(self):
         arguments = [
             "--headless",
-            "--no-sandbox",  # of the browser's own processes: a container has no user namespaces
+            "--no-sandbox",  # containers have no user namespaces for the sandbox
             "--disable-gpu",
             "--hide-scrollbars",
             "--disable-dev-shm-usage",
@@ -73,12 +73,12 @@ class Browser:
         return f"ws://127.0.0.1:{port}{path}"
 
     def _kill(self):
-        with contextlib.suppress(ProcessLookupError):  # the group that this object started
+        with contextlib.suppress(ProcessLookupError):  # the process group of this object
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
 
     def page(self, **size):
-        """A new page with cookies and storage of its own."""
+        """Open a new page with separate cookies and storage."""
         context = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -87,26 +87,26 @@ class Browser:
         return page
 
     def call(self, method, session=None, **parameters):
-        """Calls a method of the protocol and gives its result; what happens meanwhile is told to its page."""
+        """Call a protocol method and return its result; events in the meantime are passed to their pages."""
         number = next(self._ids)
         message = {"id": number, "method": method, "params": parameters}
         self._socket.send(json.dumps(message | ({"sessionId": session} if session else {})))
         while True:
-            answer = json.loads(self._socket.recv(timeout=PATIENCE_S))
+            answer = json.loads(self._socket.recv(timeout=TIMEOUT_S))
             if answer.get("id") == number:
                 if "error" in answer:
                     raise RuntimeError(f"{method}: {answer['error']['message']}")
                 return answer["result"]
             if page := self._pages.get(answer.get("sessionId")):
-                page.hear(answer["method"], answer["params"])
+                page.handle_event(answer["method"], answer["params"])
 
 
 class Page:
-    """One page.
+    """Page of a browser.
 
     Attributes:
-        complaints: errors and warnings on its console, but for answers that are not 200.
-        requests: addresses that it asked for.
+        complaints: errors and warnings on the console, except those about response statuses.
+        requests: requested URLs.
     """
 
     def __init__(self, browser, session, context):
@@ -121,7 +121,7 @@ class Page:
     def call(self, method, **parameters):
         return self._browser.call(method, self._session, **parameters)
 
-    def hear(self, method, event):
+    def handle_event(self, method, event):
         if method == "Runtime.exceptionThrown":
             details = event["exceptionDetails"]
             self.complaints.append(details.get("exception", {}).get("description") or details["text"])
@@ -134,7 +134,7 @@ class Page:
             self.requests.append(event["request"]["url"])
 
     def origins(self):
-        """Where it asked for anything; addresses that hold their own content do not count."""
+        """Return the origins of all requests, except data URLs and the like."""
         parts = [urlsplit(url) for url in self.requests]
         return {f"{part.scheme}://{part.netloc}" for part in parts if part.scheme not in {"data", "blob", "about"}}
 
@@ -143,7 +143,7 @@ class Page:
         self.call("Emulation.setDeviceMetricsOverride", **size)
 
     def prefer(self, **features):
-        """Sets media features, as `prefers_color_scheme="dark"`."""
+        """Set media features, such as `prefers_color_scheme="dark"`."""
         shown = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         self.call("Emulation.setEmulatedMedia", features=shown)
 
@@ -152,14 +152,14 @@ class Page:
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def run(self, script):
-        """The value of an expression in the page; a promise is waited for."""
-        found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        if "exceptionDetails" in found:
-            raise RuntimeError(found["exceptionDetails"].get("exception", {}).get("description", script))
-        return found["result"].get("value")
+        """Return the value of an expression in the page, after awaiting promises."""
+        response = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in response:
+            raise RuntimeError(response["exceptionDetails"].get("exception", {}).get("description", script))
+        return response["result"].get("value")
 
     def until(self, condition):
-        """Waits until an expression is true."""
+        """Wait until an expression is true."""
 
         def holds():
             try:
@@ -178,7 +178,7 @@ class Page:
         return self.run(f"[...document.querySelectorAll({json.dumps(selector)})].map(one => one.innerText)")
 
     def click(self, selector, index=0):
-        """Clicks with the mouse, in the middle."""
+        """Click the center of an element with the mouse."""
         script = f"document.querySelectorAll({json.dumps(selector)})[{index}]"
         x, y = self.run(
             f"(() => {{ const one = {script}; one.scrollIntoView({{block: 'center', behavior: 'instant'}});"
@@ -189,7 +189,7 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def type(self, text):
-        """Types at the focus."""
+        """Type into the focused element."""
         self.call("Input.insertText", text=text)
 
     def press(self, key, *, shift=False):
@@ -199,16 +199,18 @@ class Page:
         self.call("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def controls(self):
-        """Role and name of everything that can be operated, as a screen reader is told."""
+        """Return role and name of all interactive elements from the accessibility tree."""
         roles = {"button", "textbox", "combobox", "link", "searchbox", "listbox", "checkbox", "spinbutton"}
         nodes = self.call("Accessibility.getFullAXTree")["nodes"]
-        told = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
-        return [(role, name) for role, name in told if role in roles]
+        controls = [
+            (node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]
+        ]
+        return [(role, name) for role, name in controls if role in roles]
 
     def screenshot(self, file):
-        """The whole page as PNG."""
-        taken = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        Path(file).write_bytes(base64.b64decode(taken["data"]))
+        """Return a screenshot of the whole page as PNG."""
+        screenshot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        Path(file).write_bytes(base64.b64decode(screenshot["data"]))
 
     def close(self):
         self._browser.call("Target.disposeBrowserContext", browserContextId=self._context)

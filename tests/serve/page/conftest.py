@@ -19,7 +19,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def page(browser):
-    """A page that must ask one origin alone and complain of nothing."""
+    """Page that must only use one origin and log no errors."""
     page = browser.page()
     try:
         yield page
@@ -31,23 +31,23 @@ def page(browser):
 
 @pytest.fixture(scope="session")
 def student():
-    """The page over a stand-in for one model."""
-    stand_in = FakeService("student")
-    with listening(stand_in.api) as stand_in.address:
-        yield stand_in
+    """Page over a fake service with one model."""
+    fake_service = FakeService("student")
+    with listening(fake_service.api) as fake_service.address:
+        yield fake_service
 
 
 @pytest.fixture(scope="session")
 def pair():
-    """The page over a stand-in for two models."""
-    stand_in = FakeService("teacher", "student")
-    with listening(stand_in.api) as stand_in.address:
-        yield stand_in
+    """Page over a fake service with two models."""
+    fake_service = FakeService("teacher", "student")
+    with listening(fake_service.api) as fake_service.address:
+        yield fake_service
 
 
 @pytest.fixture(scope="session")
 def site(model, model_dir):
-    """Address of the real application over the tiny model."""
+    """URL of the real application with the tiny model."""
     service = ModelService(model, FillMaskAppConfig(model_dir=model_dir))
     with listening(create_api(Models(service, name="tiny"))) as address:
         yield address

@@ -1,4 +1,4 @@
-"""A service without a model behind the page: it answers by what the sentence says."""
+"""Service without a model for tests of the page; the sentence determines its response."""
 
 import asyncio
 
@@ -16,10 +16,10 @@ TIMES = {"x-queue-time": "0.4", "x-inference-time": "11.8", "x-model-revision": 
 
 
 class FakeService:
-    """The application and what it was asked.
+    """Application that records its requests.
 
     Attributes:
-        bodies: of the requests to fill a mask, in order.
+        bodies: bodies of the fill-mask requests, in order.
     """
 
     def __init__(self, *models, key=None):
@@ -30,8 +30,8 @@ class FakeService:
         self.api.add_api_route("/v1/fill-mask", self.fill_mask, methods=["POST"], response_model=None)
 
     def info(self, request: Request):
-        """As the service tells it; one model is not listed."""
-        if not self._is_let_in(request):
+        """Return the information about the models; a single model is not listed."""
+        if not self._has_access(request):
             return _error(401, "no valid API key", "Unauthorized")
         several = {"models": list(self._models)} if len(self._models) > 1 else {}
         return {"model": self._models[0], "mask_token": MASK, "limits": {"max_top_k": 20}, **several}
@@ -40,7 +40,7 @@ class FakeService:
         body = await request.json()
         self.bodies.append(body)
         text = body["inputs"]
-        if not self._is_let_in(request):
+        if not self._has_access(request):
             return _error(401, "no valid API key", "Unauthorized")
         if "busy" in text:
             return _error(429, "64 requests are being worked on", "Overloaded", {"retry-after": "7"})
@@ -60,7 +60,7 @@ class FakeService:
         masks = [_candidates(words) for _ in range(text.count(MASK))]
         return JSONResponse(masks[0] if len(masks) == 1 else masks, headers=TIMES)
 
-    def _is_let_in(self, request):
+    def _has_access(self, request):
         return self._key is None or request.headers.get("authorization") == f"Bearer {self._key}"
 
 

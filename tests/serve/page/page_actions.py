@@ -1,23 +1,23 @@
-"""What a visitor of the page does and sees."""
+"""Actions of a visitor of the page."""
 
 ROWS, WORDS = "#results ol button", "#results ol .word"
 ONE, TWO = "Paris is the [MASK] of France.", "The [MASK] of the [MASK]"
 
 
 def opened(page, site, path="/ui"):
-    """Opens the page of a stand-in, or of an address."""
+    """Open the page of a fake service or URL."""
     page.open(f"{getattr(site, 'address', site)}{path}")
     page.until("document.querySelector('#count').options.length > 0")
 
 
 def write(page, sentence):
-    """Writes in the place of what stands there."""
+    """Replace the sentence."""
     page.run("document.querySelector('#text').select()")
     page.type(sentence)
 
 
 def ask(page, site, sentence, path="/ui"):
-    """Opens the page and asks, until there is an answer or a problem."""
+    """Open the page, send a sentence, and wait for an answer or a problem."""
     opened(page, site, path)
     write(page, sentence)
     page.press("Enter")
@@ -25,7 +25,7 @@ def ask(page, site, sentence, path="/ui"):
 
 
 def rows(page, count):
-    """Waits for a number of candidates."""
+    """Wait for a number of candidates."""
     page.until(f"document.querySelectorAll('{ROWS}').length === {count}")
 
 

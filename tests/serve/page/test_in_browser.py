@@ -1,4 +1,4 @@
-"""The page in a real browser: over the real application where the model's answers matter, over a stand-in elsewhere."""
+"""The page in a real browser, with the real application if the model's answers matter, else with a fake service."""
 
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,7 +32,7 @@ def test_a_sentence_shows_the_models_candidates_as_bars(page, site, model):
     assert page.text("#status").startswith("Most likely: ")
 
 
-def test_a_sentence_without_a_blank_is_an_alert_that_tells_the_fix(page, site):
+def test_a_sentence_without_a_blank_shows_an_alert_with_the_fix(page, site):
     ask(page, site, "paris is the capital")
     alert = page.text("[role=alert]")
     assert alert.startswith("No mask token; write [MASK] where a word is wanted")
@@ -42,7 +42,7 @@ def test_a_sentence_without_a_blank_is_an_alert_that_tells_the_fix(page, site):
     assert "Try again" not in alert
 
 
-def test_the_words_that_are_allowed_and_their_number_are_asked_for(page, site):
+def test_targets_and_number_of_candidates_are_sent(page, site):
     opened(page, site)
     page.click("#targets")
     page.type(" Paris, rome ,,berlin")
@@ -83,7 +83,7 @@ def test_writing_a_mask_token_keeps_the_caret_in_the_sentence(page, student):
 # Filling
 
 
-def test_a_click_fills_the_blank_and_another_click_fills_it_otherwise(page, student):
+def test_a_click_fills_the_blank_and_another_click_replaces_the_word(page, student):
     ask(page, student, ONE)
     page.click(ROWS, 1)
     assert sentence_of(page) == "Paris is the city of France."
@@ -96,7 +96,7 @@ def test_a_click_fills_the_blank_and_another_click_fills_it_otherwise(page, stud
     assert page.run("document.querySelector('#undo').disabled")
 
 
-def test_the_blanks_that_remain_are_asked_again_and_each_filling_is_taken_back(page, student):
+def test_remaining_blanks_are_queried_again_and_each_filling_can_be_undone(page, student):
     ask(page, student, TWO)
     assert page.texts(".blank h3") == ["Blank 1", "Blank 2"]
     assert page.texts(".context") == ["The 1 of the __", "The __ of the 2"]
@@ -113,7 +113,7 @@ def test_the_blanks_that_remain_are_asked_again_and_each_filling_is_taken_back(p
     rows(page, 2 * len(STUDENT))
 
 
-def test_a_piece_of_a_word_is_joined_to_the_word_before_it(page, student):
+def test_a_word_piece_is_joined_to_the_preceding_word(page, student):
     ask(page, student, "The Cat [MASK] are here")
     page.click(ROWS, 4)
     assert sentence_of(page) == "The Cats are here"
@@ -125,15 +125,18 @@ def test_a_word_that_looks_like_markup_stays_text(page, student):
     assert page.run("document.querySelectorAll('#results img').length") == 0
 
 
-def test_another_number_of_candidates_is_asked_for_at_once(page, student):
+def test_changing_the_number_of_candidates_sends_the_query_again(page, student):
     ask(page, student, ONE)
     change = "count.value = '10'; count.dispatchEvent(new Event('change'))"
     page.run(f"(() => {{ const count = document.querySelector('#count'); {change}; }})()")
-    wait_for(lambda: student.bodies[-1] == {"inputs": ONE, "parameters": {"top_k": 10}}, "ten are asked for")
+    wait_for(
+        lambda: student.bodies[-1] == {"inputs": ONE, "parameters": {"top_k": 10}},
+        "the request for ten candidates arrives",
+    )
     page.until("document.querySelector('#results').ariaBusy === 'false'")
 
 
-def test_insert_puts_the_mask_in_the_place_of_the_selection(page, student):
+def test_insert_replaces_the_selection_by_the_mask(page, student):
     opened(page, student)
     write(page, "Paris is old")
     page.run("document.querySelector('#text').setSelectionRange(9, 12)")
@@ -142,7 +145,7 @@ def test_insert_puts_the_mask_in_the_place_of_the_selection(page, student):
     assert focus_of(page) == "text"
 
 
-def test_candidates_of_a_sentence_that_was_changed_are_not_filled_in(page, student):
+def test_candidates_of_a_changed_sentence_are_not_filled_in(page, student):
     ask(page, student, ONE)
     page.type(" Yes.")
     page.click(ROWS)
@@ -150,7 +153,7 @@ def test_candidates_of_a_sentence_that_was_changed_are_not_filled_in(page, stude
     assert "press Find words" in page.text("#status")
 
 
-def test_the_keyboard_alone_is_enough(page, student):
+def test_the_page_is_usable_with_the_keyboard_only(page, student):
     opened(page, student)
     page.press("Tab")
     page.press("Tab")
@@ -176,7 +179,7 @@ def test_the_keyboard_alone_is_enough(page, student):
 # Several models
 
 
-def test_models_stand_side_by_side_and_each_is_asked_by_name(page, pair):
+def test_models_are_shown_side_by_side_and_queried_by_name(page, pair):
     before = len(pair.bodies)
     ask(page, pair, ONE)
     assert page.texts(".column h2") == ["teacher", "student"]
@@ -188,22 +191,22 @@ def test_models_stand_side_by_side_and_each_is_asked_by_name(page, pair):
     assert page.text(".times").endswith("revision 3f2a91c0d4e5")
 
 
-def test_one_model_alone_is_not_named_in_the_request(page, student):
+def test_a_single_model_is_not_named_in_the_request(page, student):
     ask(page, student, ONE)
     assert student.bodies[-1] == {"inputs": ONE, "parameters": {"top_k": 5}}
 
 
-def test_a_model_that_fails_leaves_the_other_ones_answer(page, pair):
+def test_a_failing_model_does_not_affect_the_answer_of_the_other(page, pair):
     ask(page, pair, "half of a [MASK]")
     assert page.texts(WORDS) == [word for word, _ in STUDENT]
     assert page.text("[role=alert] strong") == "teacher: The model is not ready"
     assert page.texts(".times")[0] == "No answer."
 
 
-# Links and places
+# Links and mount points
 
 
-def test_a_link_brings_back_the_question_and_its_answer(page, browser, student):
+def test_a_link_restores_the_query_and_its_answer(page, browser, student):
     opened(page, student)
     page.click("#targets")
     page.type("city, heart")
@@ -217,15 +220,15 @@ def test_a_link_brings_back_the_question_and_its_answer(page, browser, student):
     other.open(address)
     other.until(f"document.querySelectorAll('{ROWS}').length > 0")
     assert sentence_of(other) == "A & b # [MASK]?"
-    asked = {"top_k": 10, "targets": ["city", "heart"]}
-    assert student.bodies[-1] == {"inputs": "A & b # [MASK]?", "parameters": asked}
+    parameters = {"top_k": 10, "targets": ["city", "heart"]}
+    assert student.bodies[-1] == {"inputs": "A & b # [MASK]?", "parameters": parameters}
     other.close()
 
 
 @pytest.mark.parametrize("path", ["/ui", "/ui/"])
 def test_the_page_works_below_a_path_of_another_application(page, path):
-    stand_in, outside = FakeService("student"), FastAPI()
-    outside.mount("/models/fill", stand_in.api)
+    service, outside = FakeService("student"), FastAPI()
+    outside.mount("/models/fill", service.api)
     with listening(outside) as address:
         ask(page, f"{address}/models/fill", ONE, path)
         assert page.texts(WORDS) == [word for word, _ in STUDENT]
@@ -242,7 +245,7 @@ def test_the_link_is_copied_or_shown_for_copying(page, student):
     assert page.run("document.querySelector('#link').value === location.href")
 
 
-# What may go wrong
+# Errors
 
 
 def test_an_empty_sentence_is_reported_and_not_sent(page, student):
@@ -256,7 +259,7 @@ def test_an_empty_sentence_is_reported_and_not_sent(page, student):
     assert len(student.bodies) == before
 
 
-def test_a_busy_service_says_when_to_try_again(page, student):
+def test_a_busy_service_shows_when_to_try_again(page, student):
     ask(page, student, "busy [MASK]")
     alert = page.text("[role=alert]")
     assert alert.startswith("64 requests are being worked on")
@@ -268,14 +271,14 @@ def test_a_busy_service_says_when_to_try_again(page, student):
     page.until("document.querySelector('#problem strong') !== null")
 
 
-def test_an_answer_that_is_not_of_the_service_is_told_by_its_status(page, student):
+def test_a_response_from_another_server_is_reported_with_its_status(page, student):
     ask(page, student, "page [MASK]")
     assert page.text("[role=alert] strong") == "The service answered with status 502."
 
 
-def test_a_service_that_cannot_be_reached_is_told(page):
-    gone = FakeService("student")
-    with listening(gone.api) as address:
+def test_an_unreachable_service_is_reported(page):
+    stopped = FakeService("student")
+    with listening(stopped.api) as address:
         opened(page, address)
     write(page, ONE)
     page.press("Enter")
@@ -283,7 +286,7 @@ def test_a_service_that_cannot_be_reached_is_told(page):
     assert page.text("[role=alert] strong") == "The service cannot be reached."
 
 
-def test_a_new_question_ends_the_one_under_way(page, student):
+def test_a_new_query_cancels_the_running_one(page, student):
     opened(page, student)
     write(page, "slow [MASK] [MASK]")
     page.press("Enter")
@@ -310,7 +313,7 @@ def test_a_slow_answer_is_announced(page, student):
     assert page.run("announced[0]").startswith("Waiting")
 
 
-def test_a_key_is_asked_for_sent_and_kept_by_the_tab_alone(page):
+def test_a_key_is_requested_sent_and_kept_only_in_the_tab(page):
     locked = FakeService("student", key=KEY)
     with listening(locked.api) as address:
         opened(page, address)
@@ -318,11 +321,11 @@ def test_a_key_is_asked_for_sent_and_kept_by_the_tab_alone(page):
         write(page, ONE)
         page.press("Enter")
         page.until("document.activeElement.id === 'key'")
-        for wrong, said in (("schlüssel", "of ASCII"), ("another", "did not accept this key")):
+        for wrong, message in (("schlüssel", "of ASCII"), ("another", "did not accept this key")):
             page.run("document.querySelector('#key').select()")
             page.type(wrong)
             page.press("Enter")
-            page.until(f"document.querySelector('[role=alert]').innerText.includes('{said}')")
+            page.until(f"document.querySelector('[role=alert]').innerText.includes('{message}')")
         page.type(KEY)
         page.press("Enter")
         rows(page, len(STUDENT))

@@ -1,4 +1,4 @@
-"""The page for everyone, and the documentation: names, contrast, width, motion, and what the browser is not let do."""
+"""Accessibility and security policy of the page and the documentation: names, contrast, width, motion."""
 
 import pytest
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 CONTRAST = 4.5
 
 
-def test_everything_that_can_be_operated_has_a_name(page, pair):
+def test_every_interactive_element_has_a_name(page, pair):
     ask(page, pair, TWO)
     controls = page.controls()
     assert len(controls) > 4 * len(STUDENT)
@@ -20,14 +20,14 @@ def test_everything_that_can_be_operated_has_a_name(page, pair):
     assert ("button", "capital 82.1%") in controls
 
 
-# Lightness of what a text stands on is that of its nearest painted ancestor; the bars, which are painted as pictures,
-# are added. Luminance and contrast as WCAG 2.2 defines them.
+# The background of a text is that of its nearest painted ancestor, plus the bars, which are background images.
+# Luminance and contrast follow WCAG 2.2.
 CONTRASTS = """
 (() => {
-  const rgb = colour => colour.match(/[\\d.]+/g).map(Number);
-  const light = colour => {
+  const rgb = color => color.match(/[\\d.]+/g).map(Number);
+  const light = color => {
     const linear = one => one <= .04045 ? one / 12.92 : ((one + .055) / 1.055) ** 2.4;
-    const [r, g, b] = rgb(colour).map(one => linear(one / 255));
+    const [r, g, b] = rgb(color).map(one => linear(one / 255));
     return .2126 * r + .7152 * g + .0722 * b;
   };
   const contrast = (one, other) => {
@@ -36,25 +36,25 @@ CONTRASTS = """
   };
   const below = element => {
     for (let one = element; one; one = one.parentElement) {
-      const {backgroundColor: colour, backgroundImage: picture} = getComputedStyle(one);
+      const {backgroundColor: color, backgroundImage: picture} = getComputedStyle(one);
       const bars = picture.match(/rgb\\([^)]*\\)/g) ?? [];
-      if (rgb(colour)[3] !== 0) return [colour, ...bars];
+      if (rgb(color)[3] !== 0) return [color, ...bars];
     }
-    throw new Error("nothing painted below");
+    throw new Error("no painted ancestor");
   };
   const texts = [...document.querySelectorAll("body *")].filter(element => element.checkVisibility()
     && [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim()) && !element.matches(":disabled"));
-  const found = texts.flatMap(element => below(element).map(colour =>
-    [contrast(getComputedStyle(element).color, colour), element.outerHTML.slice(0, 90)]));
+  const contrasts = texts.flatMap(element => below(element).map(color =>
+    [contrast(getComputedStyle(element).color, color), element.outerHTML.slice(0, 90)]));
   const fields = [...document.querySelectorAll("input, textarea")].filter(element => element.checkVisibility());
-  return [...found, ...fields.map(element =>
+  return [...contrasts, ...fields.map(element =>
     [contrast(getComputedStyle(element, "::placeholder").color, below(element)[0]), element.id])];
 })()
 """
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_from_what_it_stands_on(page, pair, scheme):
+def test_every_text_has_enough_contrast(page, pair, scheme):
     page.prefer(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
     ask(page, pair, "half [MASK] [MASK]")
     page.click(ROWS)
@@ -62,20 +62,20 @@ def test_every_text_stands_out_from_what_it_stands_on(page, pair, scheme):
     page.run("document.querySelector('#access').hidden = document.querySelector('#forget').hidden = false")
     red = int(page.run("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]"))
     assert (red < 64) == (scheme == "dark")
-    found = page.run(CONTRASTS)
-    assert len(found) > 40
-    assert [one for one in found if one[0] < CONTRAST] == []
+    contrasts = page.run(CONTRASTS)
+    assert len(contrasts) > 40
+    assert [one for one in contrasts if one[0] < CONTRAST] == []
 
 
 @pytest.mark.parametrize("width", [320, 360, 500, 1200])
-def test_nothing_lies_beyond_the_edge(page, pair, width):
+def test_nothing_overflows_the_page(page, pair, width):
     page.resize(width, 800)
     ask(page, pair, "half " + "Donaudampfschifffahrtsgesellschaft" * 3 + " [MASK] [MASK]")
     page.click("#copy")
     page.run("document.querySelector('#access').hidden = document.querySelector('#link').hidden = false")
     assert page.run("document.documentElement.scrollWidth") == width
-    beyond = f"[...document.querySelectorAll('body *')].filter(one => one.getBoundingClientRect().right > {width})"
-    assert page.run(f"{beyond}.map(one => one.outerHTML.slice(0, 80))") == []
+    overflowing = f"[...document.querySelectorAll('body *')].filter(one => one.getBoundingClientRect().right > {width})"
+    assert page.run(f"{overflowing}.map(one => one.outerHTML.slice(0, 80))") == []
 
 
 @pytest.mark.parametrize("motion", ["reduce", "no-preference"])
@@ -95,7 +95,7 @@ def test_an_answer_in_view_does_not_scroll(page, student):
     assert page.run("scrollY") == 0
 
 
-def test_nothing_moves_for_those_who_want_less_motion(page, student):
+def test_reduced_motion_is_respected(page, student):
     page.prefer(prefers_reduced_motion="reduce")
     ask(page, student, ONE)
     moving = (
@@ -128,8 +128,8 @@ def test_the_documentation_shows_every_operation_and_tries_one_out(page, site):
     page.until("document.querySelector('.live-responses-table pre').innerText.includes('mask_token')")
 
 
-def test_what_the_page_may_not_do_is_heard_as_a_complaint(page, student):
+def test_policy_violations_are_recorded_as_complaints(page, student):
     opened(page, student)
-    page.run("document.body.setAttribute('style', 'color: red'); console.error('heard'); 0")
-    wait_for(lambda: page.run("1") and len(page.complaints) == 2, "both are heard")
+    page.run("document.body.setAttribute('style', 'color: red'); console.error('logged'); 0")
+    wait_for(lambda: page.run("1") and len(page.complaints) == 2, "both are recorded")
     page.complaints.clear()

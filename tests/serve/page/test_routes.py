@@ -49,14 +49,14 @@ def client(api):
 
 @pytest.fixture(scope="module")
 def mounted(api):
-    """The same application below a path of another one."""
+    """The same application mounted below a path of another one."""
     outside = FastAPI(docs_url=None, redoc_url=None)
     outside.mount("/models/fill", api)
     return TestClient(outside)
 
 
 @pytest.mark.parametrize("path", TYPES)
-def test_a_file_comes_with_its_type_and_the_headers_that_keep_it_to_this_origin(client, path):
+def test_a_file_has_its_type_and_security_headers(client, path):
     response = client.get(path)
     assert response.status_code == 200
     assert response.headers["content-type"].partition(";")[0] == TYPES[path]
@@ -69,7 +69,7 @@ def test_a_file_comes_with_its_type_and_the_headers_that_keep_it_to_this_origin(
 
 
 @pytest.mark.parametrize("path", ["/ui", "/docs/swagger-ui-bundle.js"])
-def test_a_browser_that_has_this_version_is_not_sent_it_again(client, path):
+def test_a_cached_file_is_304(client, path):
     tag = client.get(path).headers["etag"]
     for known in (tag, f'"old", {tag}', f"W/{tag}"):
         response = client.get(path, headers={"if-none-match": known})
@@ -78,18 +78,18 @@ def test_a_browser_that_has_this_version_is_not_sent_it_again(client, path):
     assert client.get(path, headers={"if-none-match": '"old"'}).status_code == 200
 
 
-def test_the_head_of_a_file_can_be_asked_for(client):
+def test_files_support_head_requests(client):
     assert client.head("/ui").headers["etag"] == client.get("/ui").headers["etag"]
 
 
-def test_the_root_leads_to_the_page(client):
+def test_the_root_redirects_to_the_page(client):
     response = client.get("/")
     assert response.status_code == 307
     assert response.next_request.url.path == "/ui"
 
 
 @pytest.mark.parametrize("root", ["/models/fill/", "/models/fill"])
-def test_the_root_leads_to_the_page_wherever_the_application_is_mounted(mounted, root):
+def test_the_root_redirects_to_the_page_under_any_mount_point(mounted, root):
     response = mounted.get(root)
     assert (response.status_code, response.url.path) == (200, "/models/fill/ui")
 
@@ -103,14 +103,14 @@ def test_a_form_posted_to_the_root_is_left_to_others():
         assert client.get("/").status_code == 307
 
 
-def test_the_pages_are_no_part_of_the_described_api():
+def test_the_pages_are_not_in_the_openapi_document():
     api = FastAPI()
     api.include_router(page_routes())
     assert api.openapi()["paths"] == {}
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_file_names_another_origin(name):
+def test_no_file_refers_to_another_origin(name):
     text = (FOLDER / name).read_text("utf-8").replace("http://www.w3.org/2000/svg", "the name of a namespace")
     assert re.findall(r"(?:https?:)?//[\w.-]+\.\w+", text) == []
     assert not re.search(r"@import|url\(", text)
@@ -124,7 +124,7 @@ def test_no_script_turns_text_into_markup_or_code(name):
 
 
 class Tags(HTMLParser):
-    """Tags of a page with their attributes, and what scripts and styles hold in place."""
+    """Tags of a page with their attributes, and the content of inline scripts and styles."""
 
     def __init__(self, text):
         super().__init__()
@@ -157,7 +157,7 @@ def test_a_page_has_a_language_a_title_and_a_width(html):
     assert any(attributes.get("name") == "viewport" for attributes in html.all("meta"))
 
 
-def test_a_page_holds_no_script_and_no_style_in_place(html):
+def test_a_page_has_no_inline_scripts_or_styles(html):
     assert html.inline == ""
     assert all("src" in attributes for attributes in html.all("script"))
     assert html.all("style") == []
@@ -165,7 +165,7 @@ def test_a_page_holds_no_script_and_no_style_in_place(html):
 
 
 @pytest.mark.parametrize("path", ["ui", "ui/", "docs", "docs/"])
-def test_the_addresses_in_a_page_are_relative_and_answered(path, mounted):
+def test_the_links_in_a_page_are_relative_and_exist(path, mounted):
     path = f"/models/fill/{path}"
     tags = Tags(mounted.get(path, follow_redirects=False).text).all("link", "script", "a")
     addresses = {attributes.get("href") or attributes["src"] for attributes in tags}
@@ -175,7 +175,7 @@ def test_the_addresses_in_a_page_are_relative_and_answered(path, mounted):
         assert mounted.get(urljoin(path, address), follow_redirects=False).status_code == 200, address
 
 
-def test_the_addresses_that_the_script_asks_are_relative():
+def test_the_urls_in_the_script_are_relative():
     asked = re.findall(r"send\(\"([^\"]*)\"", (FOLDER / "page.js").read_text("utf-8"))
     assert sorted(asked) == ["info", "v1/fill-mask"]
 
@@ -188,10 +188,10 @@ def test_every_field_of_the_page_has_a_label():
     assert all(field["id"] in labelled or field.get("aria-label") for field in fields)
 
 
-def test_every_part_that_the_script_looks_for_is_in_the_page():
+def test_every_element_that_the_script_uses_is_in_the_page():
     script = (FOLDER / "page.js").read_text("utf-8")
-    table = re.search(r"\[([^][]*)\]\.map\(part\)", script)
-    wanted = set(re.findall(r'"([a-z]+)"', table[1])) | set(re.findall(r'part\("(\w+)"\)', script))
+    table = re.search(r"\[([^][]*)\]\.map\(byId\)", script)
+    wanted = set(re.findall(r'"([a-z]+)"', table[1])) | set(re.findall(r'byId\("(\w+)"\)', script))
     there = {attributes.get("id") for _, attributes in Tags((FOLDER / "index.html").read_text("utf-8")).tags}
     assert len(wanted) > 10
     assert wanted <= there

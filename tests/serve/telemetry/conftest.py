@@ -11,7 +11,7 @@ def telemetry():
 
 @pytest.fixture
 def value_of(telemetry):
-    """The value of a series as `/metrics` shows it, None when it is not there."""
+    """Function that returns the value of a series in `/metrics`, or None if it does not exist."""
 
     def find(name, **labels):
         body, _ = telemetry.replica.expose("")

@@ -22,7 +22,7 @@ SERIES = {
 
 
 def selectors(expression):
-    """Name and labels of every series of ours in an expression."""
+    """Return name and labels of our series in an expression."""
     for name, labels in re.findall(r"\b(ray_fill_mask_\w+)(?:\{([^}]*)\})?", expression):
         yield name, set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', "", labels)))
 
@@ -35,7 +35,7 @@ def test_every_series_is_in_the_table_with_its_suffix_and_its_labels(expression)
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_a_rate_is_of_what_counts_and_a_gauge_has_none(expression):
+def test_rates_are_only_applied_to_counters(expression):
     for name in re.findall(r"rate\((ray_fill_mask_\w+)", expression):
         assert name.endswith(("_total", "_bucket", "_count", "_sum"))
     for name, _ in selectors(expression):
@@ -60,16 +60,16 @@ def test_every_instrument_is_on_the_dashboard():
     assert not [name for name in INSTRUMENTS if f"ray_{name}" not in shown]
 
 
-def test_panels_have_an_id_and_a_place_of_their_own_and_the_chosen_data_source():
+def test_panels_have_unique_ids_and_positions_and_the_selected_data_source():
     panels = DASHBOARD["panels"]
-    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
-    assert len({panel["id"] for panel in panels}) == len(set(places)) == len(panels)
+    positions = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
+    assert len({panel["id"] for panel in panels}) == len(set(positions)) == len(panels)
     assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels)
     assert {panel["datasource"]["uid"] for panel in panels} == {"${datasource}"}
     assert DASHBOARD["templating"]["list"][0]["type"] == "datasource"
 
 
-def test_every_rule_names_its_alert_severity_and_what_to_do():
+def test_every_rule_has_an_alert_severity_and_description():
     assert len({rule["alert"] for rule in RULES}) == len(RULES) == 4
     for rule in RULES:
         assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
@@ -78,6 +78,6 @@ def test_every_rule_names_its_alert_severity_and_what_to_do():
         assert rule["annotations"]["description"]
 
 
-def test_a_threshold_of_the_latency_is_a_bucket():
+def test_the_latency_threshold_is_a_bucket_bound():
     threshold = next(float(rule["expr"].rpartition(">")[2]) for rule in RULES if rule["alert"] == "FillMaskSlow")
     assert threshold in INSTRUMENTS["fill_mask_request_seconds"].buckets

@@ -10,7 +10,7 @@ BATCH = BatchReport(rows=3, tokens=40, queue_s=(0.002, 0.2), inference_s=0.03, q
 
 
 class ClassesOfRay:
-    """Stands for `ray.util.metrics`, as strict as it is."""
+    """Fake of `ray.util.metrics` with its checks."""
 
     def __init__(self):
         self.written, self.keys = [], {}
@@ -37,10 +37,10 @@ class ClassesOfRay:
 
 
 def record_everything(telemetry):
-    telemetry.model("student", revision="abc", dtype="float32")
-    telemetry.batch(BATCH, "student")
+    telemetry.record_model("student", revision="abc", dtype="float32")
+    telemetry.record_batch(BATCH, "student")
     telemetry.record_request_start()
-    telemetry.request(REQUEST)
+    telemetry.record_request(REQUEST)
 
 
 def samples_of(telemetry):
@@ -49,7 +49,7 @@ def samples_of(telemetry):
 
 
 @pytest.mark.parametrize("row", INSTRUMENTS.values(), ids=lambda row: row.name)
-def test_a_row_of_the_table_is_a_metric_of_the_service(row):
+def test_instruments_follow_the_naming_conventions(row):
     assert row.name.startswith("fill_mask_")
     assert row.name.endswith("_total") == (row.kind == "counter")
     assert bool(row.buckets) == (row.kind == "histogram")
@@ -79,8 +79,8 @@ def test_the_process_is_measured(telemetry, value_of):
 
 
 def test_a_batch_is_recorded_with_the_wait_of_each_of_its_requests(telemetry, value_of):
-    telemetry.batch(BATCH, "student")
-    telemetry.batch(BATCH, "student")
+    telemetry.record_batch(BATCH, "student")
+    telemetry.record_batch(BATCH, "student")
     assert value_of("fill_mask_queue_seconds_count", model="student") == 4
     assert value_of("fill_mask_queue_seconds_sum") == pytest.approx(0.404)
     assert value_of("fill_mask_batch_rows_sum") == 6
@@ -89,11 +89,11 @@ def test_a_batch_is_recorded_with_the_wait_of_each_of_its_requests(telemetry, va
     assert value_of("fill_mask_queue_tokens") == 7
 
 
-def test_a_model_that_left_the_memory_is_shown_as_such(telemetry, value_of):
+def test_an_unloaded_model_is_shown_as_such(telemetry, value_of):
     labels = {"model": "small", "revision": "abc", "dtype": "float32"}
-    telemetry.model("small", revision="abc", dtype="float32")
+    telemetry.record_model("small", revision="abc", dtype="float32")
     assert value_of("fill_mask_model_info", **labels) == 1
-    telemetry.model("small", revision="abc", dtype="float32", in_memory=False)
+    telemetry.record_model("small", revision="abc", dtype="float32", in_memory=False)
     assert value_of("fill_mask_model_info", **labels) == 0
 
 

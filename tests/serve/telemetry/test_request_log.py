@@ -14,7 +14,7 @@ KEY = "0123456789abcdef-KEY"
 
 @pytest.fixture
 def lines():
-    """The records that the log has written, decoded; anything but one JSON object per line fails."""
+    """Function that returns the logged records, and fails unless each line is a JSON object."""
     logger, stream = logging.getLogger("serve"), io.StringIO()
     before = logger.handlers[:], logger.level, logger.propagate
     configure_json_logging(stream)
@@ -35,9 +35,9 @@ def record(status=200, route="/score", **more):
     )
 
 
-def test_a_request_is_one_line_with_what_is_known_about_it(lines):
+def test_a_request_is_one_line_with_its_properties(lines):
     facts = (("queue_ms", 0.25), ("inference_ms", 9.87654), ("items", 2), ("tokens", 11))
-    RequestLog(access_log=True)(record(429, error_type="Overloaded", model="student", facts=facts))
+    RequestLog(access_log=True)(record(429, error_type="Overloaded", model="student", measurements=facts))
     (line,) = lines()
     assert line.pop("time").endswith("+00:00")
     assert line == {
@@ -58,7 +58,7 @@ def test_a_request_is_one_line_with_what_is_known_about_it(lines):
     }
 
 
-def test_a_client_that_left_is_said_to_have(lines):
+def test_a_disconnected_client_is_logged(lines):
     RequestLog(access_log=True)(record(499, error_type="ClientDisconnect", client_left=True))
     (line,) = lines()
     assert line["client_disconnect"] is True
@@ -83,7 +83,7 @@ def test_what_is_logged_depends_on_the_status_and_the_setting(lines, access_log,
 
 
 @pytest.mark.parametrize("path", ["/\x1b[31mred", "/a\nb\r\n{}", "/" + "x" * 1_000_000, "/\ud800\u202e\u2028é"])
-def test_an_unknown_path_is_short_and_plain_in_its_line(lines, path):
+def test_an_unknown_path_is_truncated_and_escaped(lines, path):
     RequestLog(access_log=True)(record(404, "other", path=path))
     (line,) = lines()
     assert line["path"].isascii()
@@ -93,7 +93,7 @@ def test_an_unknown_path_is_short_and_plain_in_its_line(lines, path):
 
 @pytest.mark.parametrize("text", ["\x1b[2Jcleared", "a\nb\r\n{}\x00", "x" * 1_000_000, "\ud800\u2028", "%s %d %"])
 def test_any_message_is_one_line(text):
-    # Without a logger: what pytest captures of it must be text for pytest's own report too.
+    # Without a logger, because pytest can only report captured output that is valid text.
     line = JsonFormatter().format(logging.makeLogRecord({"msg": "%s", "args": (text,)}))
     assert line.isascii()
     assert "\n" not in line
@@ -133,23 +133,23 @@ def test_keys_are_hidden(lines, text):
 
 
 @pytest.mark.parametrize("text", ["tokens = sum(lengths)", "a bearer of news", "the key: value", 'File "a.py", line 3'])
-def test_other_text_stays_as_it_is(text):
+def test_other_text_is_unchanged(text):
     assert redact(text) == text
 
 
-def test_values_that_are_no_json_are_named_by_their_type(lines):
+def test_values_that_are_not_json_are_logged_by_type(lines):
     logging.getLogger("serve").warning("odd", extra={"fields": {"what": object(), "raw": b"x"}})
     (line,) = lines()
     assert (line["what"], line["raw"]) == ("object", "bytes")
 
 
-def test_setting_the_log_up_twice_writes_each_line_once(lines):
+def test_configuring_the_log_twice_writes_each_line_once(lines):
     logger = logging.getLogger("serve")
     configure_json_logging(io.StringIO())
     assert sum(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers) == 1
     assert not logger.propagate
 
 
-def test_the_log_goes_to_the_stderr_of_the_process_whatever_stands_in_its_place(lines, monkeypatch):
+def test_the_log_goes_to_the_original_stderr(lines, monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     assert configure_json_logging().stream is sys.__stderr__

@@ -47,7 +47,7 @@ def client(telemetry, records):
 @pytest.mark.parametrize(
     ("status", "error_type"), [(200, ""), (422, "Validation"), (429, "Overloaded"), (504, "DeadlineExceeded")]
 )
-def test_an_answer_counts_by_status_and_cause(client, records, value_of, status, error_type):
+def test_a_response_counts_by_status_and_error_type(client, records, value_of, status, error_type):
     response = client.post(f"/score?status={status}")
     labels = {"method": "POST", "route": "/score", "status": str(status), "model": "student"}
     assert value_of("fill_mask_requests_total", **labels) == 1
@@ -57,23 +57,23 @@ def test_an_answer_counts_by_status_and_cause(client, records, value_of, status,
     (record,) = records
     assert record.request_id == response.headers["x-request-id"]
     assert (record.status, record.error_type, record.model) == (status, error_type, "student")
-    assert dict(record.facts) == {"items": 2, "tokens": 11, "queue_ms": 0.25}
+    assert dict(record.measurements) == {"items": 2, "tokens": 11, "queue_ms": 0.25}
     assert record.seconds > 0
 
 
-def test_a_fault_counts_as_500(client, value_of):
+def test_an_exception_counts_as_500(client, value_of):
     assert client.post("/score?status=500").status_code == 500
     assert value_of("fill_mask_requests_total", route="/score", status="500") == 1
     assert value_of("fill_mask_failures_total", error_type="Internal") == 1
 
 
-def test_a_request_that_a_limit_turns_away_counts_under_its_route(client, value_of):
+def test_a_rejected_request_counts_for_its_route(client, value_of):
     assert client.post("/score", content=b"x" * 200).status_code == 413
     assert value_of("fill_mask_requests_total", route="/score", status="413") == 1
     assert value_of("fill_mask_failures_total", route="/score", error_type="BodyTooLarge") == 1
 
 
-def test_a_request_is_in_progress_until_it_is_over(client, value_of):
+def test_a_request_is_in_progress_until_it_has_finished(client, value_of):
     text = client.get("/metrics").text
     assert 'fill_mask_requests_in_progress{replica="r1"} 1.0' in text
     assert value_of("fill_mask_requests_in_progress") == 0
@@ -91,7 +91,7 @@ def test_unknown_paths_and_methods_share_one_series(client, telemetry):
     assert 'route="other"' in ours[0]
 
 
-def test_the_metrics_say_their_format(client):
+def test_the_metrics_have_the_media_type_of_their_format(client):
     assert client.get("/metrics").headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     accept = {"accept": "application/openmetrics-text; version=1.0.0"}
     response = client.get("/metrics", headers=accept)
@@ -131,7 +131,7 @@ def scope_of(path, root=""):
         ("", "", "other"),
     ],
 )
-def test_a_path_has_its_route_wherever_the_application_is_mounted(path, root, route):
+def test_a_path_has_its_route_under_any_mount_point(path, root, route):
     assert route_label(scope_of(path, root), PATHS) == route
 
 
@@ -141,7 +141,7 @@ def test_every_route_of_the_service_is_known(model, model_dir):
     assert not [path for path in paths if not api.state.gateway.has_route(scope_of(path))]
 
 
-# Clients that leave
+# Disconnecting clients
 
 
 def run(app, telemetry, records, *, receive=None):
@@ -152,8 +152,8 @@ def run(app, telemetry, records, *, receive=None):
         await asyncio.sleep(60)
 
     async def main():
-        watched = RequestMetrics(app, telemetry, task_paths=PATHS, log=records.append)
-        task = asyncio.create_task(watched(scope_of("/score"), receive or nothing, send))
+        middleware = RequestMetrics(app, telemetry, task_paths=PATHS, log=records.append)
+        task = asyncio.create_task(middleware(scope_of("/score"), receive or nothing, send))
         await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -193,16 +193,16 @@ def test_a_cancelled_request_counts_as_499_and_stays_cancelled(telemetry, record
     assert value_of("fill_mask_requests_in_progress") == 0
 
 
-def test_a_client_that_leaves_while_it_sends_its_body_counts_as_499(telemetry, records):
+def test_a_client_that_disconnects_during_its_body_counts_as_499(telemetry, records):
     run(read_the_body, telemetry, records, receive=leave)
     assert [(record.status, record.client_left) for record in records] == [(499, True)]
 
 
-def test_a_client_that_leaves_within_the_answer_keeps_its_status(telemetry, records):
+def test_a_client_that_disconnects_during_the_response_keeps_its_status(telemetry, records):
     run(answer_half, telemetry, records)
     assert [(record.status, record.error_type) for record in records] == [(200, "ClientDisconnect")]
 
 
-def test_a_client_that_leaves_after_its_answer_has_not_left(telemetry, records):
+def test_a_disconnection_after_the_response_does_not_count(telemetry, records):
     run(answer_and_linger, telemetry, records, receive=leave)
     assert [(record.status, record.client_left) for record in records] == [(200, False)]
