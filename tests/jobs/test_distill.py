@@ -79,7 +79,7 @@ def test_shards_of_another_tokenizer_are_one_line_that_says_so(work, tmp_path, c
     [
         ("student.layers=[0,4]", "student.layers: the teacher has layers 0 to 3, not 4"),
         ("student.layers=[]", "student.layers"),
-        ("losses={alpha_ce: 0, alpha_mlm: 0, alpha_cos: 0}", "nothing would be learnt"),
+        ("losses={alpha_ce: 0, alpha_mlm: 0, alpha_cos: 0}", "nothing would be learned"),
         ("losses.temperature=0", "losses.temperature"),
         ("losses.alfa_ce=1", "did you mean 'alpha_ce'"),
         ("dropout=1", "dropout"),
