@@ -49,11 +49,11 @@ def byte_ranges(uri: str, name: str, *, chunk_bytes: int, divisible: bool = True
     return [FileRange(uri, name, start, end, "lines", end - start) for start, end in bounds]
 
 
-def read_lines(part: FileRange, *, max_bytes: int, start: int | None = None) -> Iterator[Line]:
+def read_lines(file_range: FileRange, *, max_bytes: int, start: int | None = None) -> Iterator[Line]:
     """Yield the lines that start in a range. A trailing CR is kept.
 
     Args:
-        part: range from `byte_ranges`.
+        file_range: range from `byte_ranges`.
         max_bytes: longer lines are returned without their data.
         start: read all lines from this offset, which precedes the range, to the end of the file. If it is within a
             line, the rest of that line counts as the first line.
@@ -61,15 +61,17 @@ def read_lines(part: FileRange, *, max_bytes: int, start: int | None = None) -> 
     Raises:
         UnreadableError: see `read_chunks`.
     """
-    if part.form == "whole":
-        yield from _split_lines(read_chunks(part.uri), 0, max_bytes, mine=0, end=0)
+    if file_range.form == "whole":
+        yield from _split_lines(read_chunks(file_range.uri), 0, max_bytes, range_start=0, range_end=0)
         return
-    before = max(part.start - 1, 0)  # to see whether a line starts exactly at the range
-    begin = before if start is None else start
-    for line in _split_lines(read_chunks(part.uri, start=begin), begin, max_bytes, mine=part.start, end=part.end):
-        if start is None and line.offset >= part.end:
+    before = max(file_range.start - 1, 0)  # to see whether a line starts exactly at the range
+    offset = before if start is None else start
+    first, last = file_range.start, file_range.end
+    chunks = read_chunks(file_range.uri, start=offset)
+    for line in _split_lines(chunks, offset, max_bytes, range_start=first, range_end=last):
+        if start is None and line.offset >= last:
             return
-        if start is not None or line.offset >= part.start:
+        if start is not None or line.offset >= first:
             yield line
 
 
@@ -100,20 +102,22 @@ def first_lines(uri: str, limit: int) -> list[str]:
     return lines
 
 
-def _split_lines(chunks: Iterable[bytes], begin: int, max_bytes: int, *, mine: int, end: int) -> Iterator[Line]:
-    """Yield the lines of a stream that starts at byte `begin`; stop at a line from before `mine` that reaches `end`."""
-    held: list[bytes] = []
+def _split_lines(
+    chunks: Iterable[bytes], offset: int, max_bytes: int, *, range_start: int, range_end: int
+) -> Iterator[Line]:
+    """Yield the lines of a stream that starts at byte `offset`; stop at a line that spans the whole range."""
+    pending: list[bytes] = []
     size = 0
     for chunk in chunks:
         *ended, rest = chunk.split(b"\n")
         for piece in ended:
             size += len(piece)
-            yield Line(begin, b"".join([*held, piece]) if size <= max_bytes else b"", size)
-            begin += size + 1
-            held, size = [], 0
+            yield Line(offset, b"".join([*pending, piece]) if size <= max_bytes else b"", size)
+            offset += size + 1
+            pending, size = [], 0
         size += len(rest)
-        held = [*held, rest] if size <= max_bytes else []
-        if begin < mine and begin + size >= end:
+        pending = [*pending, rest] if size <= max_bytes else []
+        if offset < range_start and offset + size >= range_end:
             return
     if size:
-        yield Line(begin, b"".join(held), size)
+        yield Line(offset, b"".join(pending), size)
