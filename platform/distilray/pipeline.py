@@ -34,7 +34,7 @@ def run_pipeline_command(argv: Sequence[str] | None, about: str | None, *, recip
         recipes: folder of the recipes that are not next to the pipeline file.
 
     Raises:
-        InputError: the user can correct the problem.
+        InputError: a problem that the user can fix.
     """
     load_secrets(os.environ)
     pipeline, is_dry_run = read_command(argv, about, recipes=recipes)
@@ -82,7 +82,7 @@ def run_pipeline(pipeline: Pipeline) -> None:
     If the config or the inputs of a run in a local folder have changed, its folder is renamed and the stage runs again.
 
     Raises:
-        InputError: the user can correct the problem.
+        InputError: a problem that the user can fix.
     """
     results: list[tuple[Callable[[Any], None], RunFolder]] = []
     with contextlib.ExitStack() as session:

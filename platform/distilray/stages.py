@@ -223,7 +223,7 @@ def run_stage(name: str, /, **values: Any) -> Run:
         values: keys of its recipe, with or without `_dir` and `_path`. A `Run` is replaced by its folder.
 
     Raises:
-        InputError: the user can correct the problem.
+        InputError: a problem that the user can fix.
     """
     stage = STAGES[name]
     keys = stage.config_class.model_fields
@@ -231,15 +231,15 @@ def run_stage(name: str, /, **values: Any) -> Run:
     def key_of(word: str) -> str:
         return next((key for key in (word, f"{word}_dir", f"{word}_path") if key in keys), word)
 
-    recipe = {key_of(word): _plain(value) for word, value in values.items()}
+    recipe = {key_of(word): _to_recipe_value(value) for word, value in values.items()}
     return Run(stage.job().complete(validate_recipe(name, recipe, stage.config_class)).uri)
 
 
-def _plain(value: Any) -> Any:
+def _to_recipe_value(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _to_recipe_value(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_to_recipe_value(each) for each in value]
     if isinstance(value, Run):
         return value.run_dir
     return str(value) if isinstance(value, Path) else value

@@ -48,7 +48,7 @@ class Quantity(str):
 
 
 def estimated_wall_time(seconds: float, ray: RayConfig, note: str) -> Quantity:
-    """Return the time for work that is spread over all cores.
+    """Return a core time as text, with the wall time on all cores as its number.
 
     Args:
         seconds: time on one core.
@@ -86,7 +86,7 @@ class Job(Generic[C]):
         """Validate the recipe and its inputs, and print the plan.
 
         Raises:
-            InputError: the user can correct the problem.
+            InputError: a problem that the user can fix.
         """
         plan = self.plan(self._pinned(load_recipe(recipe, overrides, self.config_class)))
         lines = [f"{key:<16} {value}" for key, value in plan.items()]
@@ -107,7 +107,7 @@ class Job(Generic[C]):
             before_run: called unless the run is complete.
 
         Raises:
-            InputError: the user can correct the problem.
+            InputError: a problem that the user can fix.
         """
         started = time.monotonic()
         config, folder = self.prepare(recipe)
@@ -115,9 +115,8 @@ class Job(Generic[C]):
         try:
             manifest = folder.complete_manifest()
         except RunMismatchError as error:
-            if not (self.is_view and is_complete(folder.uri)) and not (
-                archive_changed and storage.is_local(folder.uri)
-            ):
+            is_outdated_view = self.is_view and is_complete(folder.uri)
+            if not is_outdated_view and not (archive_changed and storage.is_local(folder.uri)):
                 raise
             manifest, mismatch = None, error
         if manifest is not None:
@@ -211,11 +210,7 @@ def run_command(
 
 
 def _parser(name: str, about: str | None, *, has_validate: bool) -> argparse.ArgumentParser:
-    parser = CommandParser(
-        prog=f"python -m jobs.{name}",
-        description=about,
-        epilog=EXIT_CODES,
-    )
+    parser = CommandParser(prog=f"python -m jobs.{name}", description=about, epilog=EXIT_CODES)
     parser.add_argument("--recipe", help=f"YAML file; see jobs/recipes/{name}/")
     parser.add_argument("--dry-run", action="store_true", help="validate and print the plan without running")
     if has_validate:

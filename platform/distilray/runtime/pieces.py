@@ -24,9 +24,9 @@ Values = dict[str, Any]
 class CompletedPieces:
     """Records of the completed pieces of one phase of a run, by number. A record contains the counts of its piece."""
 
-    def __init__(self, run_dir: str, stage: str) -> None:
+    def __init__(self, run_dir: str, phase: str) -> None:
         self.run_dir = run_dir
-        self._folder = storage.join(run_dir, _RECORDS_FOLDER, stage)
+        self._folder = storage.join(run_dir, _RECORDS_FOLDER, phase)
 
     def add(self, number: int, record: Mapping[str, Any]) -> None:
         """Record that a piece is complete. All of its data must have been written before."""
