@@ -84,7 +84,7 @@ def test_shards_of_another_tokenizer_are_one_line_that_says_so(work, tmp_path, c
         ("losses.alfa_ce=1", "did you mean 'alpha_ce'"),
         ("dropout=1", "dropout"),
         ("optimizer.betas=[0.9, 1]", "optimizer.betas.1"),
-        ("student={initialization: random, fold_segment_a: true}", "fold_segment_a: a random student"),
+        ("student={initialization: random, fold_segment_a: true}", "fold_segment_a: a randomly initialized student"),
         ("scaling.num_workers=0", "scaling.num_workers"),
     ],
 )

@@ -192,7 +192,7 @@ def test_fine_tunings_follow_a_cluster_that_grows(folders, tmp_path):
     with (
         patch.object(fine_tune, "inside_cluster", lambda: True),
         patch.object(fine_tune, "check_run_dir_shared", lambda run_dir: None),
-        patch.object(fine_tune, "ensure", lambda need, **_: 1),
+        patch.object(fine_tune, "ensure_capacity", lambda need, **_: 1),
         patch.object(fine_tune, "cluster_nodes", lambda: [Node({"CPU": next(cpus)})]),
         patch.object(fine_tune, "_fit", fit),
     ):
@@ -404,7 +404,7 @@ def test_a_missing_dev_file_is_refused_by_name(folders, tmp_path, capsys):
         ("start_from_mnli=true", "mnli"),
         ("scaling.cpus_per_worker=9", "1 worker with 9 CPU"),
         ("fine_tuning.max_length=512", "max_length"),
-        ("fine_tuning.seeds=[1, 1]", "given twice"),
+        ("fine_tuning.seeds=[1, 1]", "contains a duplicate"),
         ("tasks=[rte, wnli] train=false", "train: with false, model_dir is fine-tuned on one task"),
         ("tasks=[mnli] train=false start_from_mnli=true", "start_from_mnli: has no effect with train=false"),
     ],

@@ -50,7 +50,7 @@ def test_what_runs_elsewhere_exists():
 
 
 def test_an_unknown_job_is_refused_with_those_there_are():
-    with pytest.raises(InputError, match=r"destill: no such job; there are .*distill"):
+    with pytest.raises(InputError, match=r"destill: no such job; the jobs are .*distill"):
         submit.recipe_reader("destill")
 
 

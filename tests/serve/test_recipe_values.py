@@ -174,7 +174,7 @@ def test_waits_are_as_many_seconds_as_the_configuration_says(model, model_dir, m
 
 def test_the_proxy_waits_longer_than_body_and_answer_may_take_together(model_dir, monkeypatch):
     started: dict[str, Any] = {}
-    monkeypatch.setattr(app, "ensure", lambda need, **_: started.update(need=need))
+    monkeypatch.setattr(app, "ensure_capacity", lambda need, **_: started.update(need=need))
     monkeypatch.setattr(app.ray_serve, "status", lambda: SimpleNamespace(proxies={}))
     monkeypatch.setattr(app.ray_serve, "start", lambda **options: started.update(options))
     monkeypatch.setattr(app.ray_serve, "run", lambda *_, **__: None)

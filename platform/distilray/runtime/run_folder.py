@@ -235,7 +235,7 @@ class RunFolder:
             raise InputError(f"{self.uri}: contains a run of {job}, not of {self.job}; choose another run_dir")
         differing = ", ".join(_differing_keys(values, self.config.identity_values())[:3])
         if differing:
-            message = f"contains a run with a different {differing}; delete it or choose another run_dir"
+            message = f"contains a run with different {differing}; delete it or choose another run_dir"
             raise RunMismatchError(f"{self.uri}: {message}", differing)
         if changed := ", ".join(_differing_keys(inputs, self._input_identities())[:3]):
             message = f"contains a run with another input ({changed}); delete it or choose another run_dir"

@@ -88,7 +88,7 @@ def test_a_folder_of_another_config_is_refused_with_the_key(tmp_path: Path, dump
     finished(tmp_path / "run", dump)
     if not complete:
         (tmp_path / "run" / "manifest.json").unlink()
-    with pytest.raises(InputError, match=r"run: contains a run with a different model.layers, seed; delete"):
+    with pytest.raises(InputError, match=r"run: contains a run with different model.layers, seed; delete"):
         folder_of(tmp_path / "run", dump, seed=1, model=Model(layers=3)).complete_manifest()
 
 
