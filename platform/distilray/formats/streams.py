@@ -45,8 +45,6 @@ _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     ".bz2": bz2.BZ2Decompressor,
     ".xz": lambda: lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY),
 }
-
-
 _COMPRESSIONS = (*_DECOMPRESSORS, ".zst")
 
 
@@ -54,7 +52,7 @@ class _SlicedFile:
     """File for pyarrow that returns a stream in small slices.
 
     Attributes:
-        fed: bytes read so far.
+        bytes_read: bytes read so far.
         errors: errors of the disk or network, which pyarrow would report like damaged data.
     """
 
@@ -63,7 +61,7 @@ class _SlicedFile:
     def __init__(self, stream: Any) -> None:
         self._slices = _slices(stream)
         self._rest = b""
-        self.fed = 0
+        self.bytes_read = 0
         self.errors: list[OSError] = []
 
     def read(self, size: int) -> bytes:
@@ -73,7 +71,7 @@ class _SlicedFile:
             self.errors.append(error)
             raise
         data, self._rest = self._rest[:size], self._rest[size:]
-        self.fed += len(data)
+        self.bytes_read += len(data)
         return data
 
     def close(self) -> None:
@@ -178,36 +176,36 @@ def read_whole(uri: str, *, max_bytes: int) -> bytes:
 
 
 def _decompressed(stream: Any, decompressor: Callable[[], Any], stored: int) -> Iterator[bytes]:
-    engine, fed, size = decompressor(), 0, 0
-    between = True  # between members, where the file may end
+    engine, consumed, size = decompressor(), 0, 0
+    between_members = True  # where the file may end
     for data in _slices(stream):
-        end = fed + len(data)
-        while data or not between:
-            data = data.lstrip(b"\0") if between else data  # padding is allowed between members
-            if between and not data:
+        end = consumed + len(data)
+        while data or not between_members:
+            data = data.lstrip(b"\0") if between_members else data  # padding is allowed between members
+            if between_members and not data:
                 break
             try:
                 out = engine.decompress(data, _CHUNK)
             except (zlib.error, OSError, lzma.LZMAError) as error:
-                raise _damaged(error, fed, stored) from None
+                raise _damaged(error, consumed, stored) from None
             size += len(out)
-            _check_expansion(size, end, fed, stored)
+            _check_expansion(size, end, consumed, stored)
             if out:
                 yield out
-            between, data = engine.eof, b""
-            if between:
+            between_members, data = engine.eof, b""
+            if between_members:
                 data, engine = engine.unused_data, decompressor()
             elif len(out) < _CHUNK:
                 break
-        fed = end
-    if not between:
+        consumed = end
+    if not between_members:
         raise _cut_short(stored)
 
 
 def _zstd_chunks(stream: Any, stored: int) -> Iterator[bytes]:
     """Yield the decompressed content of all frames of a zstd stream."""
     file = _SlicedFile(stream)
-    fed = size = 0
+    consumed = size = 0
     with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd") as engine:
         while True:
             try:
@@ -215,12 +213,12 @@ def _zstd_chunks(stream: Any, stored: int) -> Iterator[bytes]:
             except OSError as error:
                 if file.errors:
                     raise file.errors[0] from None
-                raise (_cut_short(stored) if file.fed >= stored else _damaged(error, fed, stored)) from None
+                raise (_cut_short(stored) if file.bytes_read >= stored else _damaged(error, consumed, stored)) from None
             if not out:
                 return
             size += len(out)
-            _check_expansion(size, file.fed, fed, stored)
-            fed = max(0, file.fed - _SLICE)
+            _check_expansion(size, file.bytes_read, consumed, stored)
+            consumed = max(0, file.bytes_read - _SLICE)
             yield out
 
 
@@ -228,16 +226,16 @@ def _cut_short(stored: int) -> UnreadableError:
     return UnreadableError(CUT_SHORT, "compressed data is cut short; download the file again", offset=stored)
 
 
-def _damaged(error: Exception, fed: int, stored: int) -> UnreadableError:
+def _damaged(error: Exception, consumed: int, stored: int) -> UnreadableError:
     detail = f"compressed data is damaged ({error}); download the file again"
-    return UnreadableError("compressed_damaged", detail, offset=fed, lost_bytes=stored - fed)
+    return UnreadableError("compressed_damaged", detail, offset=consumed, lost_bytes=stored - consumed)
 
 
-def _check_expansion(size: int, read: int, fed: int, stored: int) -> None:
+def _check_expansion(size: int, read: int, consumed: int, stored: int) -> None:
     """Reject a decompression bomb, which expands to `size` bytes from the first `read` stored bytes."""
     if is_bomb(size, read):
-        detail = f"expands more than {MAX_EXPANSION}-fold, which no text does"
-        raise UnreadableError("too_large", detail, offset=fed, lost_bytes=stored - fed)
+        detail = f"expands more than {MAX_EXPANSION}-fold, unlike any text"
+        raise UnreadableError("too_large", detail, offset=consumed, lost_bytes=stored - consumed)
 
 
 def _slices(stream: Any) -> Iterator[bytes]:
