@@ -1,12 +1,12 @@
-"""Build a corpus: dumps of wiki pages, books and other texts become documents of clean sentences.
+"""Build a corpus: extract documents of clean sentences from Wikipedia dumps, books and other texts.
 
     python -m jobs.build_corpus --recipe jobs/recipes/build_corpus/quickstart.yaml [--dry-run] [a.b=value ...]
     ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \
         python -m jobs.build_corpus --recipe jobs/recipes/build_corpus/card.yaml
 
-Reads:  `sources`, each a dump, books, Parquet, JSON lines, CSV or text (paths or URIs); `decontamination.paths`.
+Reads:  `sources`: dumps, books, Parquet, JSON lines, CSV or text (paths or URIs); `decontamination.paths`.
 Writes: `run_dir/documents/*.parquet` (schema `documents/2`), `corpus_report.json`, `quarantine.jsonl`,
-        `manifest.json` with what was kept and dropped.
+        `manifest.json` with the counts of kept and dropped documents.
 """
 
 import sys

@@ -1,11 +1,11 @@
-"""Build a small task in GLUE's layout from a corpus: does sentence B follow sentence A?
+"""Build a next-sentence task in the layout of GLUE from a corpus: does sentence B follow sentence A?
 
     python -m jobs.build_next_sentence_task --recipe jobs/recipes/build_next_sentence_task/demo.yaml [key=value ...]
     ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \
         python -m jobs.build_next_sentence_task --recipe jobs/recipes/build_next_sentence_task/demo.yaml
 
 Reads:  a run folder of jobs.build_corpus.
-Writes: glue/Follows/{train,dev,test}.tsv and manifest.json in run_dir; glue/ is a glue_dir with the task `follows`.
+Writes: glue/Follows/{train,dev,test}.tsv and manifest.json in run_dir; use glue/ as glue_dir with the task `follows`.
 """
 
 import sys

@@ -1,10 +1,10 @@
-"""Serve a model on this machine, send requests over HTTP, record the answers, and stop the service.
+"""Check a model end to end: serve it on this machine, send requests over HTTP and record the answers.
 
     python -m jobs.check_service --recipe jobs/recipes/check_service/quickstart.yaml [--dry-run] [a.b=value ...]
     ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \
         python -m jobs.check_service --recipe jobs/recipes/check_service/quickstart.yaml
 
-Reads:  a model folder, or a run folder of training.
+Reads:  a model folder, or the run folder of a training job.
 Writes: answers.json and manifest.json in run_dir; prints the answers.
 """
 

@@ -4,7 +4,7 @@
     ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \
         python -m jobs.encode_corpus --recipe jobs/recipes/encode_corpus/card.yaml
 
-Reads:  a run folder of jobs.build_corpus (documents/*.parquet), a tokenizer folder.
+Reads:  a run folder of jobs.build_corpus; a tokenizer folder.
 Writes: shards/{train,heldout}-<first key>.arrow (schema EXAMPLES) and manifest.json in run_dir.
 """
 

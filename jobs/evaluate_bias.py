@@ -1,11 +1,11 @@
-"""Ask models what they say of groups of people: the card's probes, CrowS-Pairs, StereoSet, side by side.
+"""Measure social bias of models side by side: probes of the model card, CrowS-Pairs and StereoSet.
 
     python -m jobs.evaluate_bias --recipe jobs/recipes/evaluate_bias/quickstart.yaml [--dry-run] [a.b=value ...]
     ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \
         python -m jobs.evaluate_bias --recipe jobs/recipes/evaluate_bias/card.yaml
 
-Reads:  models (run, model or ONNX folders), the first as reference; the official files of the two sets, if given.
-Writes: scores.json, crows_pairs.jsonl and stereoset.jsonl (what each row came to), manifest.json; prints the tables.
+Reads:  models (run, model or ONNX folders), the first as reference; the official files of the two data sets, if set.
+Writes: scores.json, crows_pairs.jsonl and stereoset.jsonl (scores of each row), manifest.json; prints the tables.
 """
 
 import sys

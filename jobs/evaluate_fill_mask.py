@@ -1,10 +1,10 @@
-"""Evaluate fill-mask, teacher beside student: hit@k, MRR, ranks, pseudo-perplexity with intervals, size, latency.
+"""Evaluate fill-mask of a student and its teacher: hit@k, MRR, ranks and pseudo-perplexity, size and latency.
 
     python -m jobs.evaluate_fill_mask --recipe jobs/recipes/evaluate_fill_mask/quickstart.yaml [--dry-run] [a.b=value]
     ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \
         python -m jobs.evaluate_fill_mask --recipe jobs/recipes/evaluate_fill_mask/card.yaml
 
-Reads:  the held-out shards of jobs.encode_corpus, or files of texts with masks; one or two models (folders or runs).
+Reads:  the held-out shards of jobs.encode_corpus, or files of masked texts; one or two models (folders or runs).
 Writes: scores.json, manifest.json and, for files, answers/ and quarantine.jsonl in run_dir; prints the table.
 """
 

@@ -1,13 +1,13 @@
-"""Export a model: ONNX, int8 ONNX and bf16, each compared with the model and published only if it answers alike.
+"""Export a model as ONNX, int8 ONNX and bf16; a variant is written only if it agrees with the model.
 
     python -m jobs.export_model --recipe jobs/recipes/export_model/quickstart.yaml [--dry-run] [a.b=value ...]
-    python -m jobs.export_model --recipe FILE push.repo_id=OWNER/NAME      (a complete run is uploaded, not made again)
+    python -m jobs.export_model --recipe FILE push.repo_id=OWNER/NAME      (uploads the run, even if it is complete)
     ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \
         python -m jobs.export_model --recipe jobs/recipes/export_model/card.yaml
 
-Reads:  a model or run folder, or hub:OWNER/NAME; a text or the held-out shards that int8 and bf16 are tried on.
-Writes: a folder for each of `variants` (onnx/, onnx-standard/, onnx-int8/, bf16/), parity_report.json and manifest.json
-        in run_dir; prints the table.
+Reads:  a model or run folder, or hub:OWNER/NAME; a text or held-out shards to evaluate int8 and bf16 on.
+Writes: a folder per variant (onnx/, onnx-standard/, onnx-int8/, bf16/), parity_report.json, manifest.json in run_dir;
+        prints the table.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Serves a model folder over HTTP on this machine until Ctrl-C or SIGTERM.
+"""Serve a model folder over HTTP on this machine until Ctrl-C or SIGTERM.
 
     python -m jobs.serve_fill_mask [--recipe FILE] [--dry-run] [a.b=value ...]
 
@@ -17,18 +17,16 @@ RECIPE = "jobs/recipes/serve_fill_mask/quickstart.yaml"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns the exit code."""
-
-    def work() -> None:
+    def serve() -> None:
         parser = CommandParser(prog="python -m jobs.serve_fill_mask", description=__doc__)
-        parser.add_argument("--recipe", default=RECIPE, help=f"YAML file, {RECIPE} when left out")
-        parser.add_argument("--dry-run", action="store_true", help="validate, print the plan, start nothing")
-        parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe")
-        given = parser.parse_intermixed_args(argv)
-        config = load_recipe(given.recipe, given.overrides, ServeFillMaskConfig)
-        serve_until_stopped(config, dry_run=given.dry_run)
+        parser.add_argument("--recipe", default=RECIPE, help=f"YAML file; default: {RECIPE}")
+        parser.add_argument("--dry-run", action="store_true", help="validate and print the plan without running")
+        parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="overrides of the recipe")
+        args = parser.parse_intermixed_args(argv)
+        config = load_recipe(args.recipe, args.overrides, ServeFillMaskConfig)
+        serve_until_stopped(config, dry_run=args.dry_run)
 
-    return run_cli("serve_fill_mask", work)
+    return run_cli("serve_fill_mask", serve)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Train a tokenizer: documents -> lower-cased WordPiece vocabulary, or the teacher's own tokenizer taken over.
+"""Train a WordPiece tokenizer on documents, or copy the tokenizer of the teacher.
 
     python -m jobs.train_tokenizer --recipe jobs/recipes/train_tokenizer/quickstart.yaml [--dry-run] [a.b=value ...]
     ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \
         python -m jobs.train_tokenizer --recipe jobs/recipes/train_tokenizer/card.yaml
 
 Reads:  a run folder of jobs.build_corpus, or a model folder.
-Writes: tokenizer.json, tokenizer_config.json, vocab.txt and manifest.json in run_dir, which AutoTokenizer loads.
+Writes: tokenizer.json, tokenizer_config.json, vocab.txt and manifest.json in run_dir; AutoTokenizer can load it.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Write the report of a line as one HTML page, and the model card, from any subset of its run folders.
+"""Write a report of runs as one HTML page, and the model card.
 
     python -m jobs.write_report --recipe jobs/recipes/write_report/quickstart.yaml [--dry-run] [a.b=value ...]
     python -m jobs.write_report --recipe jobs/recipes/write_report/quickstart.yaml \
@@ -6,9 +6,9 @@
     ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \
         python -m jobs.write_report --recipe jobs/recipes/write_report/card.yaml
 
-Reads:  complete run folders of any jobs of the line.
-Writes: report.html (needs no network and no script), README.md (the model card) and manifest.json in run_dir; both are
-        written again when a run has changed. Prints the claim and the students beside each other.
+Reads:  complete run folders of any jobs.
+Writes: report.html (self-contained, without scripts), README.md (the model card) and manifest.json in run_dir, replaced
+        if a run has changed. Prints the comparison with the paper and of the students.
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""distilray: distil a BERT teacher into a student with half its layers, and serve it, on Ray.
+"""distilray: distill a BERT teacher into a student with half its layers, and serve it, on Ray.
 
-The stages of the pipeline are functions of this package; each writes a run folder, or finds it complete:
+Each stage of the pipeline is a function that writes a run folder, or returns immediately if the run is complete:
 
     import distilray as dr
 
@@ -25,7 +25,7 @@ _SHORT_NAMES = {"encode": "encode_corpus"}
 
 def __getattr__(name: str) -> Callable[..., Run]:
     """Return the function of a stage, which takes the keys of its recipe as keyword arguments."""
-    if name.startswith("_"):  # importing asks for many such names
+    if name.startswith("_"):  # the import system looks up many such names
         raise AttributeError(name)
     stages = importlib.import_module("distilray.stages")
     if (stage := _SHORT_NAMES.get(name, name)) not in stages.STAGES:

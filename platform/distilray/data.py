@@ -1,16 +1,16 @@
-"""Ray Data datasets of dumps, documents and masked examples, for programs that need more than the stages.
+"""Ray Data datasets of dumps, documents and masked examples, for programs that go beyond the stages.
 
     import ray
     from distilray import data
 
-    documents = data.read_dump("sample:wikipedia")              # as build_corpus cleans them
-    documents = data.read_documents("runs/corpus")              # as build_corpus has written them
-    examples = data.read_shards("runs/shards", split="train")   # as encode_corpus has written them
+    documents = data.read_dump("sample:wikipedia")              # cleaned as by build_corpus
+    documents = data.read_documents("runs/corpus")              # written by build_corpus
+    examples = data.read_shards("runs/shards", split="train")   # written by encode_corpus
     masker = data.read_masker("runs/shards")
     examples.map_batches(data.mask_batch, fn_kwargs={"masker": masker, "epoch": 1}, batch_format="pyarrow")
 
-The functions check their input in the caller, and reading runs in one task for each range or file. Ray Data returns
-blocks in the order of their completion unless `DataContext.execution_options.preserve_order` is set.
+The functions check their input in the calling process; reading runs in one task per range or file. Ray Data returns
+blocks in the order of completion unless `DataContext.execution_options.preserve_order` is set.
 """
 
 import os
@@ -43,26 +43,26 @@ from distilray.stages import Run
 
 RunLocation = str | PathLike[str] | Run
 
-# Bytes in memory for each byte as stored, of bz2 and of Parquet with zstd: measured on English text and rounded up.
+# Bytes in memory per stored byte of bz2 and of Parquet with zstd, measured on English text and rounded up.
 _DUMP_EXPANSION, _DOCUMENTS_EXPANSION = 2, 3
 _MASKED_COLUMNS = ("example_id", "input_ids", "segment_b_start", "mask_positions", "mask_labels")
 
 
 class ArtifactDatasource(Datasource):
-    """Datasource with the same read tasks whatever parallelism Ray asks for."""
+    """Datasource with fixed read tasks, independent of the parallelism that Ray requests."""
 
     def __init__(self, tasks: Sequence[ReadTask]) -> None:
         super().__init__()
         self._tasks = tasks
 
     def estimate_inmemory_data_size(self) -> int:
-        """Return the bytes of all rows in memory, estimated."""
+        """Return the estimated bytes of all rows in memory."""
         return sum(task.metadata.size_bytes for task in self._tasks)
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
     ) -> list[ReadTask]:
-        """Return the tasks, each of which reads no more than `per_task_row_limit` rows."""
+        """Return the tasks, each limited to `per_task_row_limit` rows."""
         return [ReadTask(task.read_fn, task.metadata, task.schema, per_task_row_limit) for task in self._tasks]
 
 
@@ -74,28 +74,28 @@ def read_dump(
     skip_damaged: bool = False,
     **source: Any,
 ) -> ray.data.Dataset:
-    """Read the clean documents of Wikipedia dumps, plain XML or bz2, in ranges of bytes.
+    """Read clean documents from Wikipedia dumps, plain XML or bz2, in byte ranges.
 
-    The documents are those of `build_corpus` before it drops duplicates: redirects, disambiguation pages and pages
-    that do not pass the filters are left out.
+    The documents are those of `build_corpus` before deduplication: redirects, disambiguation pages and pages that do
+    not pass the filters are dropped.
 
     Args:
         path: a dump, a folder, a pattern with `*`, or `sample:wikipedia`; all workers must see it.
         filters: keys of `filters` in a recipe of `build_corpus`.
-        chunk_mb: MB as stored that one task reads.
-        skip_damaged: leave out pages that cannot be read, and read dumps that are cut short. Otherwise they raise
-            `InputError`; those inside a dump do so in the task that reads them.
+        chunk_mb: MB of stored input per task.
+        skip_damaged: skip unreadable pages, and accept truncated dumps. Otherwise they raise `InputError`; for pages,
+            the task that reads them does.
         source: further keys of a Wikipedia source, such as `index_path`, `name`, `language` or `templates`.
 
     Returns:
-        A row for each document, in schema `DOCUMENTS`: doc_id, source, title, sentences (list of strings), file,
-        page_id, revision_id, license.
+        One row per document in schema `DOCUMENTS`: doc_id, source, title, sentences (list of strings), file, page_id,
+        revision_id, license.
 
     Raises:
-        InputError: the path is missing, is no dump, or is cut short; or a key or value is wrong.
+        InputError: the path is missing, is not a dump or is truncated, or a key or value is invalid.
     """
     values = {
-        "run_dir": "none",  # nothing is written
+        "run_dir": "none",  # unused: nothing is written
         "sources": [{**source, "kind": "wikipedia", "path": fspath(path)}],
         "filters": dict(filters or {}),
         "chunk_mb": chunk_mb,
@@ -106,8 +106,8 @@ def read_dump(
     try:
         check_inputs(config, files)
     except TruncatedFileError as error:
-        raise InputError(f"{error.fault}; fetch it again, or set skip_damaged=True to use what is there") from None
-    tasks = [_dump_task(part, config, skip_damaged) for part in plan_chunks(config, files)]
+        raise InputError(f"{error.fault}; download it again, or set skip_damaged=True to use the part before") from None
+    tasks = [_dump_task(chunk, config, skip_damaged) for chunk in plan_chunks(config, files)]
     return ray.data.read_datasource(ArtifactDatasource(tasks))
 
 
@@ -115,14 +115,14 @@ def read_documents(run: RunLocation) -> ray.data.Dataset:
     """Read the documents of a complete run of `build_corpus`, one task per file.
 
     Args:
-        run: its run folder, a path or URI.
+        run: the run, or its folder as a path or URI.
 
     Returns:
-        A row for each document, as `read_dump` returns them.
+        One row per document, as in `read_dump`.
 
     Raises:
-        InputError: incomplete run, run of another job, empty corpus, or a file that is missing or of another size. A
-            task raises it for a file whose content was changed.
+        InputError: the run is incomplete, empty or of another job, or a file is missing or has another size. A task
+            raises it if the content of its file was changed.
     """
     corpus = Corpus.open(_folder(run))
     tasks = []
@@ -136,17 +136,17 @@ def read_shards(run: RunLocation, *, split: Literal["train", "heldout"] = "train
     """Read the examples of one split of a complete run of `encode_corpus`, one task per shard.
 
     Args:
-        run: its run folder, a path or URI.
+        run: the run, or its folder as a path or URI.
         split: "train" or "heldout".
 
     Returns:
-        A row for each example, in schema `EXAMPLES`: input_ids, mask_positions and mask_labels are lists of uint16
-        without padding; segment B begins at segment_b_start. If the run has dynamic masks, train examples are not
-        masked: see `mask_batch`.
+        One row per example in schema `EXAMPLES`: input_ids, mask_positions and mask_labels are lists of uint16 without
+        padding; segment B starts at segment_b_start. With dynamic masks, train examples are not masked; see
+        `mask_batch`.
 
     Raises:
-        InputError: incomplete run, run of another job, no rows in the split, or a shard that is missing or of another
-            size. A task raises it for a shard whose content was changed.
+        InputError: the run is incomplete or of another job, the split is empty, or a shard is missing or has another
+            size. A task raises it if the content of its shard was changed.
     """
     shards = ShardSet(_folder(run), split)
     tasks = []
@@ -158,31 +158,33 @@ def read_shards(run: RunLocation, *, split: Literal["train", "heldout"] = "train
 
 
 def read_masker(run: RunLocation) -> Masker:
-    """Return the masker of a run of `encode_corpus`: its seed, its masking rule and its vocabulary.
+    """Return the masker of a run of `encode_corpus`, which has its seed, masking settings and vocabulary.
 
     Raises:
-        InputError: as `read_shards`.
+        InputError: see `read_shards`.
     """
     return ShardSet(_folder(run), "train").read_masker()
 
 
 def mask_batch(batch: pa.Table, *, masker: Masker, epoch: int = 0) -> pa.Table:
-    """Draw the masks of examples for an epoch; a function for `map_batches(..., batch_format="pyarrow")`.
+    """Draw new masks for an epoch; for use with `map_batches(..., batch_format="pyarrow")`.
 
-    The masks of an example depend on the masker, the epoch and its example_id only. Epoch 0 has those of the shards
-    with static masks; masks that the rows have are removed first.
+    The masks of an example depend only on the masker, the epoch and its example_id. Epoch 0 reproduces the static masks
+    of a run. Existing masks are removed first.
 
     Args:
         batch: rows of `read_shards`.
 
     Returns:
-        The rows with other input_ids, mask_positions and mask_labels.
+        The rows with new input_ids, mask_positions and mask_labels.
 
     Raises:
-        InputError: another batch format, or a column is missing.
+        InputError: the batch has another format, or a column is missing.
     """
     if not isinstance(batch, pa.Table):
-        raise InputError(f'mask_batch: a batch is {type(batch).__name__}; set batch_format="pyarrow" in map_batches')
+        raise InputError(
+            f'mask_batch: the batch is a {type(batch).__name__}; set batch_format="pyarrow" in map_batches'
+        )
     if missing := [name for name in _MASKED_COLUMNS if name not in batch.column_names]:
         raise InputError(f"mask_batch: no column {', '.join(missing)}; pass rows of read_shards")
     ids, offsets = _ragged(batch["input_ids"])
@@ -215,27 +217,27 @@ def _read_task(
 
 
 def _folder(run: RunLocation) -> str:
-    """Return the path or URI of a run as workers read it, whose current folder may be another one."""
+    """Return the absolute path or the URI of a run, because workers have other working directories."""
     text = expand_home(fspath(run.run_dir if isinstance(run, Run) else run))
     return text if "://" in text else os.path.abspath(text)
 
 
-def _dump_task(part: Chunk, config: BuildCorpusConfig, skip_damaged: bool) -> ReadTask:
-    uris, size = dict.fromkeys(each.uri for each in part.ranges), part.stored_bytes * _DUMP_EXPANSION
-    return _read_task(partial(_dump_tables, part, config, skip_damaged), DOCUMENTS, uris, size)
+def _dump_task(chunk: Chunk, config: BuildCorpusConfig, skip_damaged: bool) -> ReadTask:
+    uris, size = dict.fromkeys(each.uri for each in chunk.ranges), chunk.stored_bytes * _DUMP_EXPANSION
+    return _read_task(partial(_dump_tables, chunk, config, skip_damaged), DOCUMENTS, uris, size)
 
 
-def _dump_tables(part: Chunk, config: BuildCorpusConfig, skip_damaged: bool) -> Iterator[pa.Table]:
-    extraction = Extraction(part, config, ScreeningData(), time.perf_counter)
-    with reading(part.ranges[0].uri):
+def _dump_tables(chunk: Chunk, config: BuildCorpusConfig, skip_damaged: bool) -> Iterator[pa.Table]:
+    extraction = Extraction(chunk, config, ScreeningData(), time.perf_counter)
+    with reading(chunk.ranges[0].uri):
         for table in extraction.batches():
             yield table.select(DOCUMENTS.names).cast(DOCUMENTS)
     if extraction.quarantine and not skip_damaged:
         bad = extraction.quarantine[0]
         more = f", and {len(extraction.quarantine) - 1:,} more" if len(extraction.quarantine) > 1 else ""
         raise InputError(
-            f"{bad.file}: byte {bad.offset:,}: {bad.detail} ({bad.reason}){more}; set skip_damaged=True to leave out "
-            "what cannot be read"
+            f"{bad.file}: byte {bad.offset:,}: {bad.detail} ({bad.reason}){more}; set skip_damaged=True to skip "
+            "unreadable pages"
         )
 
 
@@ -244,7 +246,7 @@ def _shard_tables(folder: str, split: str, name: str) -> Iterator[pa.Table]:
 
 
 def _ragged(column: pa.ChunkedArray) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-    """Return the values of a column of lists, as a copy, and (rows + 1) offsets."""
+    """Return a copy of the values of a list column, and its (rows + 1) offsets."""
     lengths = column.combine_chunks().value_lengths().to_numpy()
     values = [chunk.flatten().to_numpy() for chunk in column.chunks]
     return np.concatenate([np.empty(0, np.uint16), *values]), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

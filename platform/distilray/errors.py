@@ -1,4 +1,4 @@
-"""The exceptions that mean: the input is at fault, not the program."""
+"""Exceptions for problems with the input, as opposed to bugs, and the translation of `OSError` into them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class InputError(ValueError):
-    """Bad input. The message is one line that names the file, key or row, and the fix; a job exits with code 2."""
+    """Bad input. The message is one line that names the file, key or row, and the fix; jobs exit with code 2."""
 
 
 class MissingFileError(InputError, FileNotFoundError):
-    """A file that is not there, or no longer."""
+    """A file does not exist, or was removed."""
 
 
 class DataQualityError(Exception):
-    """Too much of the input is unusable. A job prints the message and the places, and exits with code 1.
+    """Too much of the input is unusable. Jobs print the message and the details, and exit with code 1.
 
     Attributes:
-        places: what is wrong where, one line each; the first of them when there are many.
+        details: one line per problem; only the first ones if there are many.
     """
 
     def __init__(self, message: str, details: Sequence[str] = ()) -> None:
@@ -32,7 +32,7 @@ class DataQualityError(Exception):
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Raise `InputError` in place of an `OSError` of the file that the block reads.
+    """Translate an `OSError` in the block into an `InputError` about reading a file.
 
     Args:
         name: path or URI of the file, for the message.
@@ -44,7 +44,9 @@ def reading(name: str) -> Iterator[None]:
     except FileNotFoundError:
         raise MissingFileError(f"{name}: no such file or folder; restore it, or correct the path") from None
     except PermissionError:
-        raise InputError(f"{name}: permission denied; give user {os.getuid()} access to all of this path") from None
+        raise InputError(
+            f"{name}: permission denied; give user {os.getuid()} access to every part of the path"
+        ) from None
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{name}: cannot be read ({reason}); check the disk or store, then run again") from None
@@ -52,7 +54,7 @@ def reading(name: str) -> Iterator[None]:
 
 @contextmanager
 def writing(name: str) -> Iterator[None]:
-    """Raise `InputError` in place of an `OSError` of the file that the block writes or removes.
+    """Translate an `OSError` in the block into an `InputError` about writing or removing a file.
 
     Args:
         name: path or URI of the file, for the message.
@@ -62,19 +64,21 @@ def writing(name: str) -> Iterator[None]:
     except InputError:
         raise
     except FileNotFoundError:
-        raise MissingFileError(f"{name}: removed by another process; run again, alone in this folder") from None
+        raise MissingFileError(
+            f"{name}: removed by another process; run again, with no other process using the folder"
+        ) from None
     except OSError as error:
-        refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-        fix = "give this user access" if refused else "free space"
+        is_denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        fix = "give this user access" if is_denied else "free space"
         raise InputError(
             f"{name}: cannot be written ({error.strerror or error}); {fix} or choose another folder"
         ) from None
 
 
 def find_input_error(error: BaseException) -> InputError | None:
-    """The `InputError` behind an exception, also when Ray has wrapped it on its way from a worker, else None.
+    """Return the `InputError` behind an exception, including one that Ray wrapped on a worker, or None.
 
-    A full or read-only disk counts as one, whichever library met it.
+    A full or read-only disk counts as one, whichever library reported it.
     """
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
@@ -84,13 +88,13 @@ def find_input_error(error: BaseException) -> InputError | None:
             continue
         seen.add(id(current))
         cause = getattr(current, "cause", None)
-        # What Ray raises for a task's exception is of its class too, and its message is the traceback.
+        # Ray's wrapper of a task's exception is also an instance of its class, with the traceback as the message.
         if isinstance(current, InputError) and not isinstance(cause, InputError):
             return current
         if isinstance(current, OSError) and current.errno in _DISK_ERRORS:
-            fix = "free space there, or set TMPDIR where it is a temporary file"
+            fix = "free space there, or set TMPDIR if it is a temporary file"
             return InputError(f"{current.filename or 'a temporary file'}: {current.strerror}; {fix}")
         wrapped = [cause, *getattr(current, "worker_failures", {}).values()]
         queue += [current.__cause__, current.__context__]
-        queue += [part for part in wrapped if isinstance(part, BaseException)]
+        queue += [each for each in wrapped if isinstance(each, BaseException)]
     return None

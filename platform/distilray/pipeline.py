@@ -1,4 +1,4 @@
-"""Runs the stages of a pipeline in one Ray session, or prints what they would do as one table."""
+"""Runs all stages of a pipeline in one Ray session, or prints their plan as a table."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from distilray.config.base import RayConfig, locations
 from distilray.config.pipeline import Pipeline, PipelineStage, load_pipeline
 from distilray.errors import InputError
 from distilray.runtime import storage
-from distilray.runtime.command_line import CommandParser
+from distilray.runtime.command_line import EXIT_CODES, CommandParser
 from distilray.runtime.environment import load_secrets
 from distilray.runtime.job import Quantity
 from distilray.runtime.progress import format_duration
@@ -22,15 +22,19 @@ from distilray.runtime.run_folder import CONFIG_FILE, RunFolder, RunMismatchErro
 from distilray.stages import STAGES
 
 _COMPLETE = "complete"  # state of a stage
-# Keys of a recipe that bound its work, with the unit, for stages whose inputs do not exist yet.
+# Recipe keys that bound the work of a stage, with their units, for stages whose inputs do not exist yet.
 _BOUNDS = {"max_steps": "steps", "max_examples": "examples", "num_trials": "trials", "max_texts": "texts"}
 
 
 def run_pipeline_command(argv: Sequence[str] | None, about: str | None, *, recipes: Path) -> None:
-    """Run the command line of `jobs.run_pipeline`; see `read_command`.
+    """Run `jobs.run_pipeline` from the command line.
+
+    Args:
+        about: docstring of the job's module; `--help` shows its first line.
+        recipes: folder of the recipes that are not next to the pipeline file.
 
     Raises:
-        InputError: anything that the user can mend.
+        InputError: a problem that the user can fix.
     """
     load_secrets(os.environ)
     pipeline, is_dry_run = read_command(argv, about, recipes=recipes)
@@ -43,45 +47,49 @@ def run_pipeline_command(argv: Sequence[str] | None, about: str | None, *, recip
 def read_command(
     argv: Sequence[str] | None, about: str | None, *, recipes: Path, keep_tilde: bool = False
 ) -> tuple[Pipeline, bool]:
-    """Return the stages that a command line chooses, and whether it is a dry run.
+    """Parse a command line; return the selected stages and whether it is a dry run.
 
     Args:
-        about: docstring whose first line `--help` shows.
-        recipes: folder of the recipes that are not beside the pipeline.
-        keep_tilde: leaves `~` in paths, which another machine will expand.
+        about: docstring of the job's module; `--help` shows its first line.
+        recipes: folder of the recipes that are not next to the pipeline file.
+        keep_tilde: keep `~` in paths, for another machine to expand.
 
     Raises:
-        InputError: a pipeline or an argument that cannot be used.
+        InputError: the pipeline or an argument cannot be used.
     """
     parser = CommandParser(
         prog="python -m jobs.run_pipeline",
         description=about,
-        epilog="exit code: 0 done, 1 internal fault, 2 bad input, 130 interrupted (run it again to resume)",
+        epilog=EXIT_CODES,
     )
-    parser.add_argument("file", metavar="FILE", help="pipeline; jobs/pipelines/ has some")
-    parser.add_argument("arguments", nargs="*", metavar="NAME=value", help="variables, and STAGE.a.b=value for recipes")
-    parser.add_argument("--only", metavar="STAGE,...", help="these alone, or patterns of them: 'distill-*'")
-    parser.add_argument("--skip", metavar="STAGE,...", help="all but these")
-    parser.add_argument("--dry-run", action="store_true", help="validate, print the plan, start nothing")
+    parser.add_argument("file", metavar="FILE", help="pipeline file; see jobs/pipelines/")
+    parser.add_argument(
+        "arguments", nargs="*", metavar="NAME=value", help="values of variables, and STAGE.a.b=value for recipes"
+    )
+    parser.add_argument(
+        "--only", metavar="STAGE,...", help="run only these stages; glob patterns are allowed: 'distill-*'"
+    )
+    parser.add_argument("--skip", metavar="STAGE,...", help="skip these stages")
+    parser.add_argument("--dry-run", action="store_true", help="validate and print the plan without running")
     args = parser.parse_intermixed_args(argv)
     pipeline = load_pipeline(args.file, args.arguments, STAGES, recipes=recipes, keep_tilde=keep_tilde)
-    return pipeline.chosen(args.only, args.skip), args.dry_run
+    return pipeline.select(args.only, args.skip), args.dry_run
 
 
 def run_pipeline(pipeline: Pipeline) -> None:
-    """Run the stages that are not complete, one after another, then print the results.
+    """Run the incomplete stages in order, then print the results.
 
-    A run in a local folder whose config or inputs have changed is renamed, and the stage is run again.
+    If the config or the inputs of a run in a local folder have changed, its folder is renamed and the stage runs again.
 
     Raises:
-        InputError: anything that the user can mend.
+        InputError: a problem that the user can fix.
     """
     results: list[tuple[Callable[[Any], None], RunFolder]] = []
     with contextlib.ExitStack() as session:
         for stage in pipeline.stages:
             job = STAGES[stage.stage].job()
             with _named(stage):
-                folder = job.complete(stage.config(), sets_aside=True, before_run=lambda: _open_session(session))
+                folder = job.complete(stage.config(), archive_changed=True, before_run=lambda: _open_session(session))
             if job.show is not None and stage.name in pipeline.show:
                 results.append((job.show, folder))
     for show, folder in results:
@@ -89,18 +97,18 @@ def run_pipeline(pipeline: Pipeline) -> None:
 
 
 def _open_session(session: contextlib.ExitStack) -> None:
-    from distilray.runtime.session import ray_session  # loads Ray
+    from distilray.runtime.session import ray_session  # imports Ray
 
     session.enter_context(ray_session(RayConfig()))
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A stage in the table of a dry run; None stands for what is unknown.
+    """A row of the plan. Unknown values are None.
 
     Attributes:
-        size: bytes that it writes, or has written.
-        seconds: that it takes, or has taken.
+        size: bytes of output, expected or actual.
+        seconds: duration, expected or actual.
     """
 
     state: str
@@ -122,35 +130,35 @@ class _Row:
 
 
 def plan_table(pipeline: Pipeline) -> Table:
-    """Return a row for each stage and one for all. Starts and writes nothing.
+    """Return the plan with a row per stage and a total, without starting or writing anything.
 
     Raises:
-        InputError: an input that no stage of the pipeline will write is missing, or cannot be used.
+        InputError: an input that no stage of the pipeline writes is missing or cannot be used.
     """
     rows: list[_Row] = []
-    shown = Table("stage", "state", "work", title="plan, nothing started")
-    pending: list[str] = []  # run folders that will be written
+    table = Table("stage", "state", "work", title="plan, nothing started")
+    pending: list[str] = []  # run folders that are still to be written
     for heading in ("size", "time"):
-        shown.add_column(heading, justify="right")
+        table.add_column(heading, justify="right")
     for stage in pipeline.stages:
         with _named(stage):
             rows.append(row := _row(stage, pending))
-        shown.add_row(stage.name, *row.cells())
+        table.add_row(stage.name, *row.cells())
         if not row.is_complete:
             pending.append(stage.run_dir)
-    shown.add_section()
+    table.add_section()
     state = f"{len(rows) - len(pending)} complete, {len(pending)} to run"
     size = _total([row.size for row in rows], _bytes)
-    shown.add_row("all", state, "", size, _total([row.seconds for row in rows if not row.is_complete], format_duration))
-    return shown
+    table.add_row("all", state, "", size, _total([row.seconds for row in rows if not row.is_complete], format_duration))
+    return table
 
 
 def _row(stage: PipelineStage, pending: Sequence[str]) -> _Row:
     if stage.recipe_is_generated and _is_below(str(stage.recipe), pending):
-        return _lexical_row(stage)
+        return _row_without_inputs(stage)
     config = stage.config()
     if any(_is_below(each.value, pending) for each in locations(config)):
-        return _lexical_row(stage)
+        return _row_without_inputs(stage)
     job = STAGES[stage.stage].job()
     pinned, folder = job.prepare(config)
     state = "to resume" if storage.exists(folder.path(CONFIG_FILE)) else "to run"
@@ -167,8 +175,8 @@ def _row(stage: PipelineStage, pending: Sequence[str]) -> _Row:
     return _Row(state, ", ".join(f"{number:,.0f} {unit}" for unit, number in numbers.items()), size, seconds)
 
 
-def _lexical_row(stage: PipelineStage) -> _Row:
-    """Return what is known of a stage whose inputs are still to be written."""
+def _row_without_inputs(stage: PipelineStage) -> _Row:
+    """Return the row of a stage whose inputs do not exist yet."""
     values = stage.known_values()
     work = ", ".join(f"{values[key]:,} {unit}" for key, unit in _BOUNDS.items() if isinstance(values.get(key), int))
     seconds = _last_seconds(stage)
@@ -176,7 +184,7 @@ def _lexical_row(stage: PipelineStage) -> _Row:
 
 
 def _last_seconds(stage: PipelineStage) -> float | None:
-    """Return the time that the complete run in its folder has taken."""
+    """Return the duration of the complete run in the stage's folder, if there is one."""
     return float(read_manifest(stage.run_dir)["run"]["wall_s"]) if is_complete(stage.run_dir) else None
 
 
@@ -185,7 +193,6 @@ def _is_below(location: str, folders: Sequence[str]) -> bool:
 
 
 def _total(numbers: Sequence[float | None], text: Callable[[float], str]) -> str:
-    """Return the sum of what is known."""
     known = [number for number in numbers if number is not None]
     return text(sum(known)) if len(known) == len(numbers) else f"at least {text(sum(known))}" if known else "unknown"
 
@@ -196,7 +203,7 @@ def _bytes(size: float) -> str:
 
 @contextlib.contextmanager
 def _named(stage: PipelineStage) -> Iterator[None]:
-    """Put the name of the stage in front of its errors."""
+    """Prefix errors in the block with the name of the stage."""
     try:
         yield
     except InputError as error:

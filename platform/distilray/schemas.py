@@ -1,4 +1,4 @@
-"""The Arrow schema of every hand-over between stations: one constant each, with its version in the metadata."""
+"""Arrow schemas of the artifacts, each with its name and version in the metadata."""
 
 import pyarrow as pa
 
@@ -13,30 +13,30 @@ DOCUMENTS = _versioned(
     "documents",
     2,
     [
-        pa.field("doc_id", pa.string(), nullable=False),  # "<source>:<id inside the source>", unique in a corpus
+        pa.field("doc_id", pa.string(), nullable=False),  # "<source>:<id within the source>", unique in a corpus
         pa.field("source", pa.string(), nullable=False),  # "wikipedia", "books", ...
         pa.field("title", pa.string(), nullable=False),
         pa.field("sentences", pa.list_(pa.string()), nullable=False),
-        pa.field("file", pa.string(), nullable=False),  # provenance: name of the dump or book file
+        pa.field("file", pa.string(), nullable=False),  # name of the input file
         pa.field("page_id", pa.int64()),
         pa.field("revision_id", pa.int64()),
         pa.field("license", pa.string(), nullable=False),
     ],
 )
 
-# A masked example: the ids as the model sees them, and sparse labels. No padding, no token type ids: segment B begins
-# at `segment_b_start` (the length of the example when there is no segment B) and ends with the example. Where masks are
-# dynamic (the manifest says so), the ids are the text as it is, and both mask columns hold empty lists.
+# Masked examples: token ids as seen by the model, and sparse labels. There is no padding and there are no token type
+# ids: segment B extends from `segment_b_start` (the length of the example if there is no segment B) to the end. With
+# dynamic masks (recorded in the manifest) the ids are the original text and both mask columns contain empty lists.
 EXAMPLES = _versioned(
     "examples",
     2,
     [
-        pa.field("example_id", pa.int64(), nullable=False),  # document << 32 | copy << 24 | number in the document
-        pa.field("shuffle_key", pa.uint64(), nullable=False),  # shards hold the examples in ascending order of it
+        pa.field("example_id", pa.int64(), nullable=False),  # document << 32 | copy << 24 | number within the document
+        pa.field("shuffle_key", pa.uint64(), nullable=False),  # examples are stored in ascending order of this key
         pa.field("input_ids", pa.list_(pa.uint16()), nullable=False),
         pa.field("segment_b_start", pa.uint16(), nullable=False),
         pa.field("mask_positions", pa.list_(pa.uint16()), nullable=False),
-        pa.field("mask_labels", pa.list_(pa.uint16()), nullable=False),  # the original id at each mask position
+        pa.field("mask_labels", pa.list_(pa.uint16()), nullable=False),  # original id at each mask position
         pa.field("is_random_next", pa.bool_(), nullable=False),
         pa.field("trimmed", pa.uint32(), nullable=False),  # tokens that did not fit max_seq_length
         pa.field("document_a", pa.int64(), nullable=False),  # row number of the document in the corpus
@@ -44,43 +44,48 @@ EXAMPLES = _versioned(
     ],
 )
 
-# What a frozen teacher says of each example of a shard, in the order of its rows. `hidden` holds all tokens one after
-# the other; `top_*` hold the k most probable tokens, best first, at every token or at the masked ones only (the
-# manifest says which, and k).
+# Outputs of a frozen teacher for each example of a shard, in row order. `hidden` contains all tokens. `top_*` contain
+# the k most probable tokens, best first, at every position or only at the masked ones; the manifest records which, and
+# k.
 TEACHER_TARGETS = _versioned(
     "teacher_targets",
     1,
     [
-        pa.field("hidden", pa.list_(pa.float16()), nullable=False),  # tokens x dim: the last hidden states
+        pa.field("hidden", pa.list_(pa.float16()), nullable=False),  # tokens x dim: last hidden states
         pa.field("top_ids", pa.list_(pa.uint16()), nullable=False),  # positions x k
-        # positions x k: logarithms of the softened probabilities, which add up to 1 over the whole vocabulary
+        # positions x k: log probabilities at the temperature, normalized over the whole vocabulary
         pa.field("top_log_probabilities", pa.list_(pa.float32()), nullable=False),
     ],
 )
 
-# What a fine-tuned model answers for each dev row of a task, in the order of the dev sets and their rows.
+# Outputs of a fine-tuned model for each dev row of a task, in the order of the dev sets and their rows.
 DEV_PREDICTIONS = _versioned(
     "dev_predictions",
     1,
     [
-        pa.field("split", pa.string(), nullable=False),  # "dev", or the two of MNLI
-        pa.field("row", pa.int64(), nullable=False),  # from 0, of the rows that were kept
-        pa.field("label", pa.float64(), nullable=False),  # class id, or score
-        pa.field("prediction", pa.float64(), nullable=False),  # the same
-        pa.field("outputs", pa.list_(pa.float32()), nullable=False),  # logits of the classes, or the unclipped score
+        pa.field("split", pa.string(), nullable=False),  # "dev", or the two dev sets of MNLI
+        pa.field("row", pa.int64(), nullable=False),  # from 0, among the usable rows
+        pa.field("label", pa.float64(), nullable=False),  # class id or score
+        pa.field("prediction", pa.float64(), nullable=False),  # class id or score
+        pa.field("outputs", pa.list_(pa.float32()), nullable=False),  # class logits, or the unclipped score
     ],
 )
 
 
-def check_schema(found: pa.Schema, expected: pa.Schema, where: str) -> None:
-    """Refuses a file of another schema or version.
+def check_schema(actual: pa.Schema, expected: pa.Schema, where: str) -> None:
+    """Check the schema and version of a file.
 
     Raises:
-        InputError: naming the file, what it holds and what was expected.
+        InputError: names the file, its schema and the expected one.
     """
     key = b"distilray.schema"
-    have, want = (found.metadata or {}).get(key, b"none").decode(), (expected.metadata or {})[key].decode()
-    if have != want:
-        raise InputError(f"{where}: schema '{have}' where '{want}' is needed; write it again with this version")
-    if not found.equals(expected):
-        raise InputError(f"{where}: columns differ from schema '{want}'; the file was changed after it was written")
+    actual_name = (actual.metadata or {}).get(key, b"none").decode()
+    expected_name = (expected.metadata or {})[key].decode()
+    if actual_name != expected_name:
+        raise InputError(
+            f"{where}: schema '{actual_name}', but '{expected_name}' is needed; write it again with this version"
+        )
+    if not actual.equals(expected):
+        raise InputError(
+            f"{where}: columns differ from schema '{expected_name}'; the file was changed after it was written"
+        )

@@ -1,10 +1,10 @@
 """The stage table: one row per stage of the pipeline.
 
-Rows name classes and functions as `module:name`, imported on use, so that this module imports no torch. A stage is
-looked up by name, `STAGES["distill"]`:
+Rows refer to classes and functions as `module:name`, which are imported on use, so importing this module does not
+import torch:
 
     STAGES["distill"].config_class             class of its recipe
-    STAGES["distill"].job().complete(config)   runs it, or finds it complete; returns its `RunFolder`
+    STAGES["distill"].job().complete(config)   runs the stage unless it is complete, and returns its `RunFolder`
     command("distill", __doc__)                `main(argv)` of its module in `jobs`
 """
 
@@ -27,13 +27,13 @@ from distilray.runtime.run_folder import is_complete, read_manifest
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the pipeline; every attribute but `name` and `is_view` is an import string.
+    """A stage of the pipeline. All attributes except `name` and `is_view` are import strings.
 
     Attributes:
-        name: of its job, `python -m jobs.NAME`.
+        name: name of its job, `python -m jobs.NAME`.
         config: class of its recipe.
         plan, run, show, is_view: see `Job`.
-        validate: checks a file of the kind that the stage writes for others, and describes it in one line.
+        validate: function that checks an output file of the stage and returns a one-line description.
     """
 
     name: str
@@ -46,12 +46,11 @@ class Stage:
 
     @property
     def config_class(self) -> type[JobConfig]:
-        """The class of its recipe."""
-        found: type[JobConfig] = load(self.config)
-        return found
+        config_class: type[JobConfig] = load(self.config)
+        return config_class
 
     def job(self) -> Job[Any]:
-        """Return the job with its functions imported."""
+        """Import the functions of the stage and return its job."""
         return Job(
             name=self.name,
             config_class=self.config_class,
@@ -182,8 +181,8 @@ _ROWS = (
 )
 STAGES = {stage.name: stage for stage in _ROWS}
 
-# Functions of an input, by its kind: `pin(value)` returns it as every machine reads it, or raises `InputError`;
-# `files(name, value)` returns what manifests record of it.
+# Functions by kind of input. `pin(value)` returns a location that means the same on every machine, or raises
+# `InputError`. `files(name, value)` returns the files that manifests record.
 _PIN = {
     "file": "distilray.runtime.file_search:check_exists",
     "model": "distilray.models.sources:pin",
@@ -199,18 +198,18 @@ _GLUE_FILES = "distilray.finetuning.files:input_files"
 
 @dataclass(frozen=True)
 class Run:
-    """A complete run of a stage; an argument of later stages."""
+    """A complete run of a stage, which can be passed to later stages."""
 
     run_dir: str
 
     @property
     def model_dir(self) -> str:
-        """The folder of the model that the run has written."""
+        """Folder of the model that the run wrote."""
         return storage.join(self.run_dir, "model")
 
     @property
     def scores(self) -> dict[str, Any]:
-        """The content of `scores.json`; of a training run, the last scores on held-out examples."""
+        """Content of `scores.json`; for a training run, the last scores on held-out examples."""
         file = storage.join(self.run_dir, "scores.json")
         if storage.exists(file):
             return dict(json.loads(storage.read_bytes(file)))
@@ -218,13 +217,13 @@ class Run:
 
 
 def run_stage(name: str, /, **values: Any) -> Run:
-    """Run a stage, or find it complete.
+    """Run a stage unless it is complete, and return its run.
 
     Args:
-        values: keys of its recipe; `_dir` and `_path` may be left out. Runs stand for their folders.
+        values: keys of its recipe, with or without `_dir` and `_path`. A `Run` is replaced by its folder.
 
     Raises:
-        InputError: anything that the user can mend.
+        InputError: a problem that the user can fix.
     """
     stage = STAGES[name]
     keys = stage.config_class.model_fields
@@ -232,25 +231,25 @@ def run_stage(name: str, /, **values: Any) -> Run:
     def key_of(word: str) -> str:
         return next((key for key in (word, f"{word}_dir", f"{word}_path") if key in keys), word)
 
-    given = {key_of(word): _plain(value) for word, value in values.items()}
-    return Run(stage.job().complete(validate_recipe(name, given, stage.config_class)).uri)
+    recipe = {key_of(word): _to_recipe_value(value) for word, value in values.items()}
+    return Run(stage.job().complete(validate_recipe(name, recipe, stage.config_class)).uri)
 
 
-def _plain(value: Any) -> Any:
+def _to_recipe_value(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _to_recipe_value(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_to_recipe_value(each) for each in value]
     if isinstance(value, Run):
         return value.run_dir
     return str(value) if isinstance(value, Path) else value
 
 
 def command(name: str, about: str | None) -> Callable[..., int]:
-    """Return `main(argv)` of a job: it runs the command line of a stage and returns the exit code.
+    """Return `main(argv)` of a job, which runs a stage from the command line and returns the exit code.
 
     Args:
-        about: docstring of the job's module, whose first line `--help` shows.
+        about: docstring of the job's module; `--help` shows its first line.
     """
     stage = STAGES[name]
 
@@ -265,7 +264,7 @@ def command(name: str, about: str | None) -> Callable[..., int]:
 
 @functools.cache
 def load(path: str) -> Any:
-    """Return what `module:name` names, importing its module."""
+    """Import and return the object named by `module:name`."""
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)
 
@@ -281,9 +280,9 @@ def _input_files(name: str, each: ConfigLocation) -> dict[str, str]:
     kind = each.location.kind
     if kind == "glue":
         section: Any = each.section
-        found = load(_GLUE_FILES)(each.value, section.tasks)
+        files = load(_GLUE_FILES)(each.value, section.tasks)
     elif kind in _FILES:
-        found = load(_FILES[kind])(name, each.value)
+        files = load(_FILES[kind])(name, each.value)
     else:
-        found = {name: resolve_sample(each.value)}
-    return dict(found)
+        files = {name: resolve_sample(each.value)}
+    return dict(files)

@@ -1,7 +1,7 @@
-"""Confidence intervals and standard errors of scores, and the share of a teacher's score that a student keeps.
+"""Confidence intervals and standard errors of scores, and the share of a teacher's score that a student retains.
 
 Bootstrap intervals are percentiles over resamples of independent units (Efron 1979): texts, sentence pairs, dev rows.
-The random generator is an argument. Generators in the same state draw the same units, so differences are paired.
+Functions take a random generator. Generators in the same state draw the same units, which makes differences paired.
 """
 
 import math
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.95
-CHANCE_ERRORS = 3.0  # standard errors above the majority baseline from which a score counts as above chance
-_CELLS = 4 << 20  # bounds the arrays of one chunk of resamples to some 100 MB
-_HIGHEST_EXPONENT = 700.0
+CHANCE_ERRORS = 3.0  # a score this many standard errors above the majority baseline is above chance
+_CHUNK_CELLS = 4 << 20  # limits the arrays of a chunk of resamples to about 100 MB
+_MAX_EXPONENT = 700.0
 _CORRELATIONS = ("matthews", "pearson", "spearman")
 
 Array = NDArray[np.float64]
@@ -27,19 +27,19 @@ def draw_counts(rng: np.random.Generator, multiplicity: Counts, resamples: int) 
     """Return how often each unit is drawn with replacement, (resamples, units).
 
     Args:
-        multiplicity: (units,) number of equal units that each stands for. Merging equal units does not change the
-            distribution, and is much faster.
+        multiplicity: (units,) number of equal units that each represents. Merging equal units is much faster and does
+            not change the distribution.
     """
     total = int(multiplicity.sum())
     return rng.multinomial(total, multiplicity / total, size=resamples)
 
 
 def bootstrap(rows: Array, statistic: Callable[[Array], Array], *, resamples: int, rng: np.random.Generator) -> Array:
-    """Return a statistic of the column means of each resample of rows, (resamples,); none without rows.
+    """Return a statistic of the column means of each resample of rows, (resamples,); empty without rows.
 
     Args:
         rows: (units, columns).
-        statistic: maps means (..., columns) to (...); nan where it has no value.
+        statistic: maps means (..., columns) to (...); nan where it is undefined.
     """
     if not len(rows):
         return np.empty(0)
@@ -49,7 +49,7 @@ def bootstrap(rows: Array, statistic: Callable[[Array], Array], *, resamples: in
 
 
 def percentile_interval(values: Array, level: float = LEVEL) -> Interval | None:
-    """Return the two percentiles around the middle `level` of the values, or None if none is finite."""
+    """Return the percentiles that enclose the central `level` of the values, or None if no value is finite."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return None
@@ -58,7 +58,7 @@ def percentile_interval(values: Array, level: float = LEVEL) -> Interval | None:
 
 
 def wilson_interval(share: float, trials: float, level: float = LEVEL) -> Interval:
-    """Return the score interval of a binomial share (Wilson 1927), which has a width at 0 and 1 too."""
+    """Return the Wilson score interval of a binomial share (Wilson 1927), which has a width even at 0 and 1."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     center = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
@@ -66,51 +66,51 @@ def wilson_interval(share: float, trials: float, level: float = LEVEL) -> Interv
 
 
 def share_interval(values: Array, share: float, units: int, level: float = LEVEL) -> Interval | None:
-    """Return the percentile interval of a share, or Wilson's where the share is 0 or 1 and all resamples agree.
+    """Return the percentile interval of a share, or the Wilson interval if the share is 0 or 1 in all resamples.
 
     Args:
         values: (resamples,) the share in each resample.
-        units: independent units that the share was measured on.
+        units: number of independent units that the share was measured on.
     """
     return wilson_interval(share, units, level) if share in (0.0, 1.0) else percentile_interval(values, level)
 
 
 def median_of_resampled_seeds(scores: Array, rng: np.random.Generator) -> Array:
-    """Return the median over as many seeds drawn with replacement, (resamples,), of scores (resamples, seeds)."""
-    drawn = rng.integers(scores.shape[1], size=scores.shape)
-    return np.median(np.take_along_axis(scores, drawn, axis=1), axis=1)
+    """Return the median over seeds drawn with replacement, (resamples,), of scores (resamples, seeds)."""
+    seeds = rng.integers(scores.shape[1], size=scores.shape)
+    return np.median(np.take_along_axis(scores, seeds, axis=1), axis=1)
 
 
 def standard_error(metric: str, value: float, rows: int) -> float:
     """Return the approximate standard error of a metric over independent rows.
 
-    Binomial for an accuracy, and for F1 as if it were one. sqrt((1 - r^2) / rows) for a correlation r, which is exact
-    for Matthews' correlation of balanced classes and an upper bound for that of normal variables.
+    The error is binomial for accuracy, and approximated as such for F1. For a correlation r it is sqrt((1 - r^2) /
+    rows), which is exact for Matthews' correlation with balanced classes and an upper bound for normal variables.
     """
     variance = 1 - value**2 if metric in _CORRELATIONS else value * (1 - value)
     return math.sqrt(max(0.0, variance) / rows)
 
 
 def is_above_chance(score: float, baseline: float, error: float) -> bool:
-    """Return whether a score is at least three of its standard errors above the majority baseline."""
-    distance, needed = score - baseline, CHANCE_ERRORS * error
-    return distance > 0 and (distance > needed or math.isclose(distance, needed))
+    """Return whether a score is at least `CHANCE_ERRORS` standard errors above the majority baseline."""
+    distance, threshold = score - baseline, CHANCE_ERRORS * error
+    return distance > 0 and (distance > threshold or math.isclose(distance, threshold))
 
 
 def retained_share(student: float, teacher: float, baseline: float = 0.0) -> float:
-    """Return the share of the teacher's score above a baseline that the student keeps.
+    """Return the share of the teacher's score above a baseline that the student retains.
 
-    Returns:
-        nan where the teacher is not above the baseline, or has no score.
+    The share is nan if the teacher's score is missing or not above the baseline.
     """
     return (student - baseline) / (teacher - baseline) if teacher > baseline else math.nan
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A score that is the sum of one column over the sum of another, or the exponential of that.
+    """Definition of a score: the sum of one column divided by the sum of another.
 
     Attributes:
+        exponential: the score is the exponential of that ratio.
         is_share: the score is a share of the units.
     """
 
@@ -122,54 +122,54 @@ class Ratio:
 
 @dataclass(frozen=True)
 class ScoreDefinitions:
-    """Ratios of sums and medians of columns, by name."""
+    """Definitions of scores by name: ratios of sums, and medians of columns."""
 
     ratios: Mapping[str, Ratio]
     medians: Mapping[str, str]
 
     @property
     def names(self) -> list[str]:
-        """Names of all scores."""
         return [*self.ratios, *self.medians]
 
 
 class ClusteredSample:
-    """Columns of numbers with one entry for each answer. Texts are resampled, since answers of one text are dependent.
+    """Columns of numbers with one entry per answer, for a bootstrap over texts.
 
-    A cluster bootstrap (Cameron, Gelbach and Miller 2008).
+    Whole texts are resampled because answers within a text are dependent: a cluster bootstrap (Cameron, Gelbach and
+    Miller 2008).
 
     Args:
-        texts: (answers,) a number for each text, the same for all its answers.
-        columns: by name, (answers,).
+        texts: (answers,) a number that identifies the text of each answer.
+        columns: (answers,) each, by name.
     """
 
     def __init__(self, texts: NDArray[np.integer], columns: Mapping[str, NDArray[np.generic]]) -> None:
-        assert len(texts), "no answers, no scores"
+        assert len(texts), "at least one answer is needed"
         _, self.text_of = np.unique(texts, return_inverse=True)
         self.texts = int(self.text_of.max()) + 1
         self.columns = {name: np.asarray(column, np.float64) for name, column in columns.items()}
 
     def estimate(self, scores: ScoreDefinitions) -> dict[str, float]:
-        """Return the scores of the sample; nan where there is nothing to divide by."""
-        estimates = next(self._resampled(scores, iter([np.ones((1, self.texts), np.int64)])))
+        """Return the scores of the sample; nan where the denominator is 0."""
+        estimates = next(self._score_draws(scores, iter([np.ones((1, self.texts), np.int64)])))
         return {name: float(values[0]) for name, values in estimates.items()}
 
     def texts_with(self, column: str) -> int:
-        """Return the number of texts that have something in a column."""
+        """Return the number of texts with a nonzero sum in a column."""
         return int(np.count_nonzero(np.bincount(self.text_of, self.columns[column], self.texts)))
 
     def resample(self, scores: ScoreDefinitions, *, resamples: int, rng: np.random.Generator) -> dict[str, Array]:
-        """Return (resamples,) values of each score."""
-        chunk = max(1, _CELLS // max(self.texts, len(self.text_of)))
+        """Return each score for each resample, (resamples,), by name."""
+        chunk = max(1, _CHUNK_CELLS // max(self.texts, len(self.text_of)))
         sizes = (min(chunk, resamples - start) for start in range(0, resamples, chunk))
-        once = np.ones(self.texts, np.int64)
-        chunks = list(self._resampled(scores, (draw_counts(rng, once, size) for size in sizes)))
+        ones = np.ones(self.texts, np.int64)
+        chunks = list(self._score_draws(scores, (draw_counts(rng, ones, size) for size in sizes)))
         return {name: np.concatenate([values[name] for values in chunks]) for name in scores.names}
 
-    def _resampled(self, scores: ScoreDefinitions, draws: Iterator[Counts]) -> Iterator[dict[str, Array]]:
-        """Yield the scores of chunks of resamples, from how often each text was drawn, (resamples, texts)."""
-        needed = {name for ratio in scores.ratios.values() for name in (ratio.numerator, ratio.denominator)}
-        sums = {name: np.bincount(self.text_of, self.columns[name], self.texts) for name in sorted(needed)}
+    def _score_draws(self, scores: ScoreDefinitions, draws: Iterator[Counts]) -> Iterator[dict[str, Array]]:
+        """Yield the scores for chunks of resamples, given how often each text was drawn, (resamples, texts)."""
+        columns = {name for ratio in scores.ratios.values() for name in (ratio.numerator, ratio.denominator)}
+        sums = {name: np.bincount(self.text_of, self.columns[name], self.texts) for name in sorted(columns)}
         orders = {column: np.argsort(self.columns[column], kind="stable") for column in scores.medians.values()}
         for times in draws:
             totals: dict[str, Array] = {name: times.astype(np.float64) @ column for name, column in sums.items()}
@@ -181,18 +181,18 @@ class ClusteredSample:
 
 
 def without_nan(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Return the values with None in place of nan, which JSON does not have."""
+    """Return the values with nan replaced by None, because JSON has no nan."""
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def _ratio(ratio: Ratio, totals: Mapping[str, Array]) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         values = totals[ratio.numerator] / totals[ratio.denominator]
-    return np.exp(np.minimum(values, _HIGHEST_EXPONENT)) if ratio.exponential else values
+    return np.exp(np.minimum(values, _MAX_EXPONENT)) if ratio.exponential else values
 
 
 def _medians(values: Array, times: Counts) -> Array:
-    """Return the medians of ascending values (answers,), each repeated as `times` (resamples, answers) says."""
+    """Return the medians of sorted values (answers,), each repeated `times` (resamples, answers)."""
     below = times.cumsum(axis=1)
     total = below[:, -1:]
     lower = (2 * below < total).sum(axis=1)

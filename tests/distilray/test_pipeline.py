@@ -87,7 +87,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stages]:
 def load(stages: Stages, folder: Path, *arguments: str, only: str | None = None, show: tuple[str, ...] = ()):
     values = {"variables": {"folder": str(folder)}, "stages": STAGES, "show": list(show)}
     (folder / "p.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    return load_pipeline(str(folder / "p.yaml"), arguments, stages, recipes=folder).chosen(only, None)
+    return load_pipeline(str(folder / "p.yaml"), arguments, stages, recipes=folder).select(only, None)
 
 
 def run(stages: Stages, folder: Path, *arguments: str, **options) -> list[str]:
@@ -122,7 +122,7 @@ def test_after_a_change_only_that_stage_and_what_reads_its_result_run_again(stag
     run(stages, folder)
     assert run(stages, folder, "other.times=3") == ["other"]
     assert run(stages, folder, "other.times=3", "copy.max_steps=6") == ["copy", "last"]
-    assert f"copy: max_steps changed; the run before is now {folder}/copy.1" in capsys.readouterr().out
+    assert f"copy: max_steps changed; the earlier run is now {folder}/copy.1" in capsys.readouterr().out
 
 
 def test_a_changed_input_file_runs_all_that_depends_on_it_again(stages, folder):
@@ -160,7 +160,7 @@ def test_a_changed_stage_whose_inputs_cannot_be_used_leaves_the_run_before_in_it
 def test_a_folder_of_another_job_is_refused(stages, folder):
     run(stages, folder, only="text")
     (folder / "text").rename(folder / "copy")
-    with pytest.raises(InputError, match=r"stage copy: .*holds a run of text, not of copy"):
+    with pytest.raises(InputError, match=r"stage copy: .*contains a run of text, not of copy"):
         run(stages, folder, f"copy.text_dir={folder}", only="copy")
 
 

@@ -28,7 +28,7 @@ def test_no_schema_holds_an_extension_type() -> None:
 
 
 def test_a_file_without_a_schema_version_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^x.arrow: schema 'none' where 'documents/\d+' is needed"):
+    with pytest.raises(InputError, match=r"^x.arrow: schema 'none', but 'documents/\d+' is needed"):
         schemas.check_schema(schemas.DOCUMENTS.remove_metadata(), schemas.DOCUMENTS, "x.arrow")
 
 

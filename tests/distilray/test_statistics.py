@@ -104,7 +104,7 @@ def test_a_seed_gives_the_same_interval_and_another_seed_another():
 def test_resamples_in_small_chunks_are_as_many_and_of_the_same_kind(monkeypatch):
     sample = sample_of(np.arange(40) // 2, np.random.default_rng(4).random(40))
     whole = drawn(sample)["mean"]
-    monkeypatch.setattr("distilray.statistics._CELLS", 40 * 7)
+    monkeypatch.setattr("distilray.statistics._CHUNK_CELLS", 40 * 7)
     assert np.quantile(drawn(sample)["mean"], 0.5) == pytest.approx(np.quantile(whole, 0.5), abs=0.02)
     assert len(drawn(sample)["mean"]) == 400
 

@@ -79,12 +79,12 @@ def test_shards_of_another_tokenizer_are_one_line_that_says_so(work, tmp_path, c
     [
         ("student.layers=[0,4]", "student.layers: the teacher has layers 0 to 3, not 4"),
         ("student.layers=[]", "student.layers"),
-        ("losses={alpha_ce: 0, alpha_mlm: 0, alpha_cos: 0}", "nothing would be learnt"),
+        ("losses={alpha_ce: 0, alpha_mlm: 0, alpha_cos: 0}", "nothing would be learned"),
         ("losses.temperature=0", "losses.temperature"),
         ("losses.alfa_ce=1", "did you mean 'alpha_ce'"),
         ("dropout=1", "dropout"),
         ("optimizer.betas=[0.9, 1]", "optimizer.betas.1"),
-        ("student={initialization: random, fold_segment_a: true}", "fold_segment_a: a random student"),
+        ("student={initialization: random, fold_segment_a: true}", "fold_segment_a: a randomly initialized student"),
         ("scaling.num_workers=0", "scaling.num_workers"),
     ],
 )

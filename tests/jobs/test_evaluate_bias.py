@@ -183,7 +183,7 @@ def test_another_order_of_the_models_is_another_run(folders, tmp_path, capfd):
     assert run(folders, tmp_path / "run") == 0
     turned = f"models={{student: {folders}/student, teacher: {folders}/teacher}}"
     assert run(folders, tmp_path / "run", turned) == 2
-    assert "another models" in capfd.readouterr().err
+    assert "different models" in capfd.readouterr().err
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(folders, tmp_path, capsys):

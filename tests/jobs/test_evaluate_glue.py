@@ -404,9 +404,9 @@ def test_a_missing_dev_file_is_refused_by_name(folders, tmp_path, capsys):
         ("start_from_mnli=true", "mnli"),
         ("scaling.cpus_per_worker=9", "1 worker with 9 CPU"),
         ("fine_tuning.max_length=512", "max_length"),
-        ("fine_tuning.seeds=[1, 1]", "given twice"),
+        ("fine_tuning.seeds=[1, 1]", "contains a duplicate"),
         ("tasks=[rte, wnli] train=false", "train: with false, model_dir is fine-tuned on one task"),
-        ("tasks=[mnli] train=false start_from_mnli=true", "start_from_mnli: does nothing with train=false"),
+        ("tasks=[mnli] train=false start_from_mnli=true", "start_from_mnli: has no effect with train=false"),
     ],
 )
 def test_bad_input_is_one_line(folders, tmp_path, capsys, override, told):

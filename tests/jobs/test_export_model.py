@@ -130,11 +130,11 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(folders, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"text_path": None}, "bf16 is tried on a text"),
+        ({"text_path": None}, "bf16 must be evaluated on a text"),
         ({"shards_dir": "x"}, "keep one of them"),
         ({"text_path": "/no/text"}, "/no/text"),
         ({"model_dir": "/no/model"}, "/no/model"),
-        ({"variants": ["bf16", "bf16"]}, "named twice"),
+        ({"variants": ["bf16", "bf16"]}, "contains a duplicate"),
         ({"max_logit_difference": 1e-3}, "max_logit_difference"),
         ({"push": {"repo_id": "no-owner"}}, "push.repo_id"),
     ],

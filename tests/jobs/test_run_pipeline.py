@@ -154,7 +154,7 @@ def test_every_stage_that_reads_glue_takes_it_from_the_variable(pipeline):
         ([QUICKSTART, "floder=x"], "did you mean 'folder'?"),
         ([QUICKSTART, "distil.max_steps=3"], "did you mean 'distill'?"),
         ([QUICKSTART, "distill.max_setps=3"], "stage distill: max_setps: unknown key; did you mean 'max_steps'?"),
-        ([QUICKSTART, "--only", "distil"], "'distil' is no stage"),
+        ([QUICKSTART, "--only", "distil"], "'distil' matches no stage"),
         ([QUICKSTART, "--only", "distill", "--skip", "*"], "leave no stage"),
         ([], "required: FILE"),
         ([QUICKSTART, "--olny", "distill"], "unrecognized arguments: --olny"),

@@ -13,7 +13,7 @@ from distilray.stages import STAGES
 from jobs import submit
 
 FILES = {file.stem: file.read_text(encoding="utf-8") for file in sorted((submit.ROOT / "jobs").glob("[!_]*.py"))}
-SENT = [name for name in STAGES if name not in submit.ELSEWHERE]
+SENT = [name for name in STAGES if name not in submit.LOCAL_ONLY]
 CARDS = [name for name in SENT if (submit.ROOT / "jobs" / "recipes" / name / "card.yaml").is_file()]
 CORPUS = ["build_corpus", "--recipe", "jobs/recipes/build_corpus/quickstart.yaml", "run_dir=/mnt/corpus"]
 NOWHERE = ["--address", "http://127.0.0.1:9"]  # nobody listens there
@@ -42,15 +42,15 @@ def test_what_is_no_job_of_a_cluster_is_refused_with_the_way_to_run_it(name, cap
     assert submit.main([name, "--recipe", "x.yaml"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"submit: {name} cannot be submitted: ")
-    assert submit.ELSEWHERE.get(name, f"python -m jobs.{name}") in line
+    assert submit.LOCAL_ONLY.get(name, f"python -m jobs.{name}") in line
 
 
 def test_what_runs_elsewhere_exists():
-    assert set(submit.ELSEWHERE) <= set(FILES)
+    assert set(submit.LOCAL_ONLY) <= set(FILES)
 
 
 def test_an_unknown_job_is_refused_with_those_there_are():
-    with pytest.raises(InputError, match=r"destill: no such job; there are .*distill"):
+    with pytest.raises(InputError, match=r"destill: no such job; the jobs are .*distill"):
         submit.recipe_reader("destill")
 
 

@@ -111,7 +111,7 @@ def test_a_report_stays_when_the_new_runs_cannot_be_read(line, capfd):
 
 def test_the_folder_of_another_job_is_never_written_to(line, capfd):
     assert run(line, ["student"], f"run_dir={line}/corpus") == 2
-    assert "holds a run of build_corpus, not of write_report" in capfd.readouterr().err
+    assert "contains a run of build_corpus, not of write_report" in capfd.readouterr().err
     assert not (line / "corpus/report.html").exists()
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 BAD_INPUT = 2  # exit code
 WAITING = "waiting for"
 NO_CAPACITY = "We currently do not have sufficient p4d.24xlarge capacity in zones with support for gp3 volumes"
-IMPOSSIBLE, NO_NODE_TYPE = "impossible", "no node type of the cluster can hold this"
+IMPOSSIBLE, NO_NODE_TYPE = "impossible", "no node type of the cluster is large enough"
 WAITS_S, ENDS_S = 360, 800  # seconds on a busy machine; usually a sixth
 
 

@@ -13,7 +13,7 @@ from distilray.config.serving import FillMaskAppConfig
 from distilray.errors import InputError
 from distilray.inference.tasks.fill_mask import FillMask
 from distilray.pretraining_data.shard_cache import ShardCache
-from distilray.runtime.run_folder import read_manifest
+from distilray.runtime.run_folder import SCHEMA, read_manifest
 from distilray.training.checkpoint import CheckpointStore
 from serve.models import Models
 from serve.routes import create_api
@@ -26,10 +26,14 @@ UNPACKING = {"extract", "extractall", "unpack_archive"}
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_a_manifest_with_an_output_outside_its_folder_is_rejected(tmp_path: Path, name: str) -> None:
-    manifest = {"schema": 1, "content_hash": "0", "content": {"job": "build_corpus", "outputs": {name: {"rows": 1}}}}
+def test_a_manifest_that_names_an_output_outside_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    manifest = {
+        "schema": SCHEMA,
+        "content_hash": "0",
+        "content": {"job": "build_corpus", "outputs": {name: {"rows": 1}}},
+    }
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="which is not in the folder"):
+    with pytest.raises(InputError, match="is outside the folder"):
         read_manifest(str(tmp_path))
 
 

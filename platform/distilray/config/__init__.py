@@ -1,1 +1,1 @@
-"""What a recipe may say: frozen models, where an unknown key is an error."""
+"""Typed recipes: frozen pydantic models that reject unknown keys."""

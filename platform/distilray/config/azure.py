@@ -1,8 +1,8 @@
-"""The field names of the Azure fill-mask evaluation, translated to ours.
+"""Translation of Azure's field names for fill-mask evaluation into the keys of our recipes.
 
-They stand at the top of a recipe, under `inputs:`, or in the job of a pipeline YAML that names the task, as in the
-samples of azureml-examples. A value at the top replaces one further down, also if one of them has our name: so
-`test_data=FILE` or `causal=null` at the end of a command overrides the YAML.
+The fields may be at the top level of a recipe, under `inputs:`, or in the job of a pipeline YAML that names the task,
+as in the samples of azureml-examples. A value at the top level overrides one at a lower level, even if one of them uses
+our name for it, so `test_data=FILE` or `causal=null` on the command line overrides the YAML.
 """
 
 import functools
@@ -17,14 +17,14 @@ from typing import Any, TypeVar
 
 from distilray.config.paths import HUB_PREFIX, SAMPLE_PREFIX, expand_home
 
-# Keys of a pipeline that mean nothing here.
-_ENVELOPE = (
+# Keys of a pipeline that are ignored.
+_IGNORED = (
     *("$schema", "type", "name", "experiment_name", "display_name", "description", "tags", "properties"),
     *("settings", "outputs", "identity", "limits"),
     *("version", "is_deterministic", "code", "command", "environment"),  # of a component or a command job
 )
-# Where Azure runs a job: `compute`, `compute_name`, `instance_type`, `compute_instance_type`, ...
-_PLACEMENT = re.compile(r"(default_)?compute(_\w+)?|instance_(type|count)(_\w+)?|serverless|resources|queue_settings")
+# Ignored, too: the machine that Azure runs a job on (`compute`, `compute_name`, `instance_type`, ...).
+_COMPUTE = re.compile(r"(default_)?compute(_\w+)?|instance_(type|count)(_\w+)?|serverless|resources|queue_settings")
 _FIELDS = (
     "task",
     "test_data",
@@ -34,7 +34,7 @@ _FIELDS = (
     "evaluation_config",
     "evaluation_config_params",
 )
-# Names of the same thing; one at the top of a recipe replaces all of those further down.
+# Names of the same setting. One at the top level overrides all of them at lower levels.
 _ALTERNATIVES = (
     ("mlflow_model", "student_dir"),
     ("test_data", "data", "shards_dir"),
@@ -42,11 +42,11 @@ _ALTERNATIVES = (
 )
 _EVALUATION_CONFIGS = ("evaluation_config", "evaluation_config_params")
 _REQUIRED = {"test_data": _ALTERNATIVES[1], "mlflow_model": _ALTERNATIVES[0], "run_dir": ("run_dir",)}
-_COLUMNS = {"input_column_names": "input_string", "label_column_name": "title"}  # of test_data, with Azure's defaults
+_COLUMNS = {"input_column_names": "input_string", "label_column_name": "title"}  # with Azure's defaults
 _EVALUATION_KEYS = ("metrics", "model_id", "batch_size", "add_start_token")
 _METRIC = "perplexities"
 _TASK = "fill-mask"
-_MODEL_ID = "gpt2"  # what Azure takes when none is named
+_MODEL_ID = "gpt2"  # Azure's default
 _PARENT_INPUT = re.compile(r"\$\{\{\s*parent\.inputs\.(\w+)\s*\}\}")
 
 V = TypeVar("V")
@@ -54,61 +54,62 @@ Values = dict[str, Any]
 
 
 def translate_azure(values: object, folder: Path | None = None, known: Collection[str] = ()) -> object:
-    """Return the recipe in our keys, or as it is if it has none of Azure's.
+    """Return a recipe with Azure's fields translated to our keys; a recipe without any is returned unchanged.
 
     Args:
-        values: of the recipe.
-        folder: of its file. A relative path that is not in the working folder is looked up there, as Azure does.
-        known: keys of the config, to report unknown ones beside other faults.
+        values: the recipe.
+        folder: folder of the recipe file. A relative path that does not exist in the working directory is resolved
+            against it, as Azure does.
+        known: keys of the config, used to report unknown keys together with other problems.
 
     Raises:
-        ValueError: values that are missing or mean nothing here, all in one line, each with its key and the fix.
+        ValueError: missing or unsupported values, all in one line, each with its key and the fix.
     """
     if not isinstance(values, dict):
         return values
-    faults: dict[str, str] = {}  # the first one of each key
-    merged = _lifted(values, faults)
+    problems: dict[str, str] = {}  # the first one for each key
+    merged = _flatten(values, problems)
     if not merged.keys() & set(_FIELDS):
         return values
-    translation = _Translation(merged, folder, faults)
+    translation = _Translation(merged, folder, problems)
     missing = _missing(merged) if folder is not None else {}
     translation.attempt("task", lambda: _check_task(merged.pop("task", _TASK)))
     translation.data()
     translation.model()
     translation.causal()
-    if missing or faults:
+    if missing or problems:
         unknown = [key for key in merged if known and key not in (*known, *_FIELDS)]
         unknown_keys = {key: f"{key}: unknown key; remove it" for key in unknown}
-        raise ValueError(_listed([*{**missing, **translation.absent, **unknown_keys, **faults}.values()]))
+        raise ValueError(_numbered([*{**missing, **translation.absent, **unknown_keys, **problems}.values()]))
     return merged
 
 
 @dataclass(frozen=True)
 class _Translation:
-    """Replaces Azure's fields by ours, and collects what is wrong.
+    """Replaces Azure's fields by ours and collects problems.
 
     Attributes:
-        merged: the fields of all levels.
-        folder: of the recipe.
-        faults: the first one of each key.
-        absent: files that are missing, by key. They are reported beside other faults only, since a recipe may be
-            checked where its files are not.
+        merged: fields of all levels.
+        folder: folder of the recipe.
+        problems: the first problem for each key.
+        absent: missing files by key. They are reported only together with other problems, because a recipe may be
+            checked on a machine without its files.
     """
 
     merged: Values
     folder: Path | None
-    faults: dict[str, str]
+    problems: dict[str, str]
     absent: dict[str, str] = field(default_factory=dict)
 
     def data(self) -> None:
         if "test_data" in self.merged:
             path = self.attempt("test_data", lambda: self.locate("test_data", _path(self.merged, "test_data")))
             text, answer = (self.attempt(key, functools.partial(_column, self.merged, key)) for key in _COLUMNS)
-            # Azure's preparation keeps the first answer only, as the label of the whole text.
+            # Azure's data preparation keeps only the first answer as the label of the whole text.
             data = {"path": path, "text_column": text, "answer_column": answer, "scored_masks": "first"}
             self.put("data", data, "test_data")
         elif columns := [key for key in _COLUMNS if key in self.merged]:
-            self.faults["test_data"] = f"{columns[0]}: of no data; add test_data"
+            self.problems["test_data"] = f"{columns[0]}: set without test_data; add test_data"
 
     def model(self) -> None:
         if "mlflow_model" in self.merged:
@@ -126,23 +127,23 @@ class _Translation:
         try:
             return translate()
         except ValueError as error:
-            self.faults.setdefault(key, str(error))
+            self.problems.setdefault(key, str(error))
             return None
 
     def locate(self, key: str, path: str, fix: str = "correct the path") -> str:
         location = _location(path, self.folder)
         if location is None:
-            self.absent[key] = f"{key}: {path} is neither in the working folder nor beside the recipe; {fix}"
+            self.absent[key] = f"{key}: {path} is neither in the working directory nor next to the recipe; {fix}"
         return location or path
 
     def put(self, key: str, value: Any, azure: str) -> None:
         if key in self.merged:
-            self.faults.setdefault(azure, f"{azure}: says the same as {key}; keep one of them")
+            self.problems.setdefault(azure, f"{azure}: same setting as {key}; keep one of them")
         else:
             self.merged[key] = value
 
 
-def _listed(problems: Sequence[str]) -> str:
+def _numbered(problems: Sequence[str]) -> str:
     if len(problems) == 1:
         return problems[0]
     listed = "; ".join(f"({number}) {problem}" for number, problem in enumerate(problems, 1))
@@ -156,50 +157,50 @@ def _check_task(task: object) -> None:
 
 def _missing(merged: Values) -> dict[str, str]:
     return {
-        key: f"{key}: missing; give {key}=... at the end of the command"
+        key: f"{key}: missing; add {key}=... to the command"
         for key, names in _REQUIRED.items()
         if not merged.keys() & set(names)
     }
 
 
-def _lifted(values: Values, faults: dict[str, str]) -> Values:
-    """The fields of all levels at one, the upper ones first."""
-    own = {key: value for key, value in values.items() if key not in (*_ENVELOPE, "jobs", "inputs")}
+def _flatten(values: Values, problems: dict[str, str]) -> Values:
+    """Merge the fields of all levels into one mapping. Upper levels override lower ones."""
+    top = {key: value for key, value in values.items() if key not in (*_IGNORED, "jobs", "inputs")}
     inputs = values.get("inputs")
     outer: Values = {key: _default(value) for key, value in inputs.items()} if isinstance(inputs, dict) else {}
     jobs = values.get("jobs")
     steps = jobs.values() if isinstance(jobs, dict) else ()
-    found = [step["inputs"] for step in steps if isinstance(step, dict) and isinstance(step.get("inputs"), dict)]
-    evaluations = [step for step in found if "task" in step or "mlflow_model" in step]
+    step_inputs = [step["inputs"] for step in steps if isinstance(step, dict) and isinstance(step.get("inputs"), dict)]
+    evaluations = [each for each in step_inputs if "task" in each or "mlflow_model" in each]
     if len(evaluations) > 1:
         raise ValueError("jobs: more than one evaluates a model; keep one, and run a recipe for each")
-    replaced = {name for names in _ALTERNATIVES if own.keys() & set(names) for name in names}
-    if own.keys() & {"data", "shards_dir"}:
-        replaced.update(_COLUMNS)
+    overridden = {name for names in _ALTERNATIVES if top.keys() & set(names) for name in names}
+    if top.keys() & {"data", "shards_dir"}:
+        overridden.update(_COLUMNS)
     lower = {
         key: value
         for key, value in (evaluations[0] if evaluations else outer).items()
-        if key not in (*own, *replaced) and not _PLACEMENT.fullmatch(key)
+        if key not in (*top, *overridden) and not _COMPUTE.fullmatch(key)
     }
-    above = {**outer, **own}
-    own = {key: value for key, value in own.items() if not _PLACEMENT.fullmatch(key)}
-    return {**(_resolved(lower, above, faults) if evaluations else lower), **own}
+    above = {**outer, **top}
+    top = {key: value for key, value in top.items() if not _COMPUTE.fullmatch(key)}
+    return {**(_resolve_references(lower, above, problems) if evaluations else lower), **top}
 
 
-def _resolved(inner: Values, outer: Values, faults: dict[str, str]) -> Values:
-    """`${{parent.inputs.NAME}}` as what it names."""
+def _resolve_references(inner: Values, outer: Values, problems: dict[str, str]) -> Values:
+    """Replace each `${{parent.inputs.NAME}}` by the value of that input."""
     resolved: Values = {}
     for key, value in inner.items():
         text = value.get("path") if isinstance(value, dict) else value
-        named = _PARENT_INPUT.fullmatch(text) if isinstance(text, str) else None
-        resolved[key] = value if named is None else outer.get(named[1])
-        if named is not None and named[1] not in outer:
-            faults[key] = f"{key}: the pipeline has no input '{named[1]}'; add it to inputs, or write the value"
+        reference = _PARENT_INPUT.fullmatch(text) if isinstance(text, str) else None
+        resolved[key] = value if reference is None else outer.get(reference[1])
+        if reference is not None and reference[1] not in outer:
+            problems[key] = f"{key}: the pipeline has no input '{reference[1]}'; add it to inputs, or write the value"
     return resolved
 
 
 def _default(declared: Any) -> Any:
-    """Return the default of an input that a component declares, such as `{type: string, default: title}`."""
+    """Return the default of an input declared by a component, such as `{type: string, default: title}`."""
     return declared["default"] if isinstance(declared, dict) and "default" in declared else declared
 
 
@@ -221,33 +222,33 @@ def _path(merged: Values, key: str) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{key}: a path is needed; write {key}: FOLDER or {key}: {{path: FOLDER}}")
     if "${{" in value:
-        raise ValueError(f"{key}: '{value}' is of another job of the pipeline; name the file: {key}=FILE")
+        raise ValueError(f"{key}: '{value}' is an output of another job of the pipeline; name the file: {key}=FILE")
     if value.startswith("azureml:"):
-        raise ValueError(f"{key}: '{value}' lies in Azure; download it, and name the local folder")
+        raise ValueError(f"{key}: '{value}' is stored in Azure; download it and name the local folder")
     return value
 
 
 def _location(path: str, folder: Path | None) -> str | None:
-    """Return a path as it is if it exists, the one beside the recipe if that exists, else None.
+    """Return a path that exists in the working directory, else the path in `folder` if it exists, else None.
 
-    Without a folder, paths are not looked up. URIs and names of models are never looked up.
+    URIs and model names are returned unchanged, and so is every path if `folder` is None.
     """
     if folder is None or "://" in path or path.startswith((HUB_PREFIX, SAMPLE_PREFIX)):
         return path
-    beside = os.path.normpath(folder / expand_home(path))
-    return next((each for each in (path, beside) if _exists(expand_home(each))), None)
+    next_to_recipe = os.path.normpath(folder / expand_home(path))
+    return next((each for each in (path, next_to_recipe) if _exists(expand_home(each))), None)
 
 
 def _exists(pattern: str) -> bool:
-    # `*` alone is a pattern here: Azure's notebook has a file named `small-test-[MASK].jsonl`.
+    # Only `*` is special: Azure's notebook has a file named `small-test-[MASK].jsonl`.
     return bool(glob(re.sub(r"[\[?]", r"[\g<0>]", pattern)))  # noqa: PTH207 - the pattern may be absolute
 
 
 def _causal(merged: Values, folder: Path | None) -> Values | None:
-    """The causal metric, when the configuration asks for it."""
+    """Return the section `causal` if the evaluation config requests the metric."""
     sources = {key: merged.pop(key) for key in _EVALUATION_CONFIGS if merged.get(key) is not None}
     if len(sources) == 2:
-        raise ValueError("evaluation_config_params: another one than evaluation_config; keep one of them")
+        raise ValueError("evaluation_config_params: evaluation_config is set too; keep one of them")
     if not sources:
         return None
     ((key, value),) = sources.items()
@@ -270,11 +271,11 @@ def _evaluation_settings(key: str, value: Any, folder: Path | None) -> Values:
         try:
             value = Path(expand_home(_location(path, folder) or path)).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{key}: {path} cannot be read ({error}); correct the path") from None
+            raise ValueError(f"{key}: cannot read {path} ({error}); correct the path") from None
     try:
         settings = json.loads(value)
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{key}: not JSON ({error})") from None
     if not isinstance(settings, dict):
-        raise ValueError(f"{key}: holds a {type(settings).__name__} where a JSON object is needed")
+        raise ValueError(f"{key}: must be a JSON object, not a {type(settings).__name__}")
     return settings

@@ -1,4 +1,4 @@
-"""Base classes of all recipes, and the types of their values: bounded numbers, paths and URIs."""
+"""Base classes of all configs and the types of their values: bounded numbers, paths and URIs."""
 
 import functools
 import hashlib
@@ -24,7 +24,7 @@ C = TypeVar("C", bound="Config")
 
 # Keys of the validation context.
 KEEP_TILDE = "keep_tilde"  # if true, `~` is not expanded
-RECIPE_FOLDER = "recipe_folder"  # the folder of the recipe, as a `Path`
+RECIPE_FOLDER = "recipe_folder"  # folder of the recipe file, as a `Path`
 
 
 Kind = Literal["file", "folder", "run", "model", "tokenizer", "causal_model", "glue", "output", "cache"]
@@ -37,14 +37,14 @@ _PREFIXES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class LocationType:
-    """Type of a path or URI. Parsing expands `~` and uses neither disk nor network.
+    """Type of a path or URI. Parsing expands `~` and never touches the disk or the network.
 
     Attributes:
-        kind: what is stored there; `output` and `cache` are written, all others are inputs.
-        job: which writes the run that is read; None for a run of any job.
-        is_absolute: whether a relative path is made absolute before a run, because workers have other folders.
-        is_optional: whether an input is left out while its run is not complete.
-        name: of the input in manifests, see `InputName`.
+        kind: content of the location; `output` and `cache` are written, all others are inputs.
+        job: job that must have written the run; None accepts a run of any job.
+        is_absolute: make a relative path absolute before a run, because workers have other working directories.
+        is_optional: skip the input while its run is incomplete.
+        name: name of the input in manifests, see `InputName`.
     """
 
     kind: Kind
@@ -55,7 +55,7 @@ class LocationType:
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """Beginnings of names that are accepted besides paths and URIs."""
+        """Prefixes of values that are neither paths nor URIs, such as `hub:`."""
         return _PREFIXES.get(self.kind, ())
 
     @property
@@ -65,7 +65,7 @@ class LocationType:
 
     @property
     def is_shared(self) -> bool:
-        """True if all machines of a cluster must see the location."""
+        """True if every machine of a cluster must see the location."""
         return self.kind != "cache"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -73,47 +73,45 @@ class LocationType:
 
     def _parse(self, value: Any, info: ValidationInfo) -> Any:
         if value is None:
-            raise ValueError("empty (YAML reads a lone ~ as empty); write a path, such as ~/runs")
+            raise ValueError("empty (YAML parses a bare ~ as null); write a path such as ~/runs")
         if not isinstance(value, str):
             return value
         if "\0" in value:
-            raise ValueError("contains a zero byte; correct the path")
+            raise ValueError("contains a null byte; correct the path")
         if value.startswith((SAMPLE_PREFIX, HUB_PREFIX)):
             if not value.startswith(self.prefixes):
-                raise ValueError(f"a path or URI is needed here; write ./{value} if a file has this name")
+                raise ValueError(f"must be a path or URI; write ./{value} for a file of this name")
             return value
         return value if info.context and info.context.get(KEEP_TILDE) else expand_home(value)
 
 
 @dataclass(frozen=True)
 class InputName:
-    """Name of an input in manifests, where it is not the key without `_dir` or `_path`.
+    """Name of an input in manifests, if it differs from the key without `_dir` or `_path`.
 
     Attributes:
-        name: `#` stands for a number from 0, `{field}` for another field of the section. None: manifests do not record
-            the input, because it does not change the result.
+        name: may contain `#`, a counter from 0, and `{field}`, the value of another field of the section. None keeps
+            the input out of manifests because it does not affect the result.
     """
 
     name: str | None
 
 
-# A file, folder or pattern to read.
+# A file, folder or glob pattern.
 InputFile = Annotated[str, Field(min_length=1), LocationType("file", is_absolute=False)]
 # The same, read by workers.
 SharedFile = Annotated[str, Field(min_length=1), LocationType("file")]
-# A folder to read.
 InputDir = Annotated[str, Field(min_length=1), LocationType("folder")]
 # The folder that a run writes.
 OutputDir = Annotated[str, Field(min_length=1), LocationType("output")]
-# A folder on every machine, for copies of remote files.
+# A folder on every machine for copies of remote files.
 CacheDir = Annotated[str, Field(min_length=1), LocationType("cache", is_absolute=False)]
-# A model: run folder, model folder or URI of one, `hub:OWNER/NAME` or `sample:NAME`.
+# A run folder, model folder or URI of one, `hub:OWNER/NAME` or `sample:NAME`.
 ModelRef = Annotated[str, Field(min_length=1), LocationType("model")]
-# A folder with `tokenizer.json`, named as a model.
+# A folder with `tokenizer.json`; accepts the same forms as a model.
 Tokenizer = Annotated[str, Field(min_length=1), LocationType("tokenizer")]
-# A folder with a causal language model.
 CausalModelDir = Annotated[str, Field(min_length=1), LocationType("causal_model")]
-# A folder with a folder for each task of GLUE.
+# A folder with one subfolder per GLUE task.
 GlueDir = Annotated[str, Field(min_length=1), LocationType("glue")]
 # Run folders, by the job that writes them.
 Documents = Annotated[str, Field(min_length=1), LocationType("run", "build_corpus")]
@@ -123,19 +121,19 @@ GlueRun = Annotated[str, Field(min_length=1), LocationType("run", "evaluate_glue
 
 
 class Config(BaseModel):
-    """A part of a recipe: frozen, and an unknown key is an error.
+    """A section of a recipe. Instances are frozen, and unknown keys are errors.
 
-    A part with `identity = False` says how a run is executed (workers, threads, intervals of the log), not what it
-    computes, and does not count when two runs are compared.
+    A section with `identity = False` controls how a run is executed (workers, threads, logging), not what it computes.
+    It is ignored when two runs are compared.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     identity: ClassVar[bool] = True
 
     def identity_values(self) -> dict[str, Any]:
-        """The values that decide what the run computes, as JSON types.
+        """Return the values that determine what the run computes, as JSON types.
 
-        Locations are left out: a run is identified by the content of its inputs.
+        Locations are excluded because inputs are identified by their content.
         """
         fields = {name: value for name, value in self if name not in location_fields(type(self))}
         return {
@@ -145,29 +143,29 @@ class Config(BaseModel):
         }
 
     def identity_hash(self) -> str:
-        """sha256 of `identity_values`, hexadecimal."""
+        """Return the SHA-256 of `identity_values` as hexadecimal."""
         return hashlib.sha256(json.dumps(self.identity_values(), sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache
 def location_fields(config_class: type[Config]) -> Mapping[str, LocationType]:
-    """The fields of a config class that hold paths or URIs, also in lists and mappings."""
-    found: dict[str, LocationType] = {}
+    """Return the fields of a config class that hold paths or URIs, including lists and mappings of them."""
+    fields: dict[str, LocationType] = {}
     for name, field in config_class.model_fields.items():
-        marks = list(_marks_in(field.annotation, *field.metadata))
-        location = next((mark for mark in marks if isinstance(mark, LocationType)), None)
-        names = [mark.name for mark in marks if isinstance(mark, InputName)]
+        annotations = list(_location_annotations(field.annotation, *field.metadata))
+        location = next((each for each in annotations if isinstance(each, LocationType)), None)
+        names = [each.name for each in annotations if isinstance(each, InputName)]
         if location is not None:
-            found[name] = replace(location, name=names[0]) if names else location
-    return found
+            fields[name] = replace(location, name=names[0]) if names else location
+    return fields
 
 
-def _marks_in(*annotations: Any) -> Iterator[LocationType | InputName]:
+def _location_annotations(*annotations: Any) -> Iterator[LocationType | InputName]:
     for annotation in annotations:
         if isinstance(annotation, LocationType | InputName):
             yield annotation
         else:
-            yield from _marks_in(*get_args(annotation))
+            yield from _location_annotations(*get_args(annotation))
 
 
 @dataclass(frozen=True)
@@ -175,9 +173,9 @@ class ConfigLocation:
     """A path or URI in a config.
 
     Attributes:
-        key: dotted, as in an override.
-        name: of the field in its section, followed by `.ENTRY` in a list or mapping.
-        section: the config that has the field.
+        key: dotted key, as in an override.
+        name: name of the field in its section, followed by `.ENTRY` in a list or mapping.
+        section: config that contains the field.
     """
 
     key: str
@@ -193,40 +191,40 @@ class ConfigLocation:
 
     @property
     def input_name(self) -> str:
-        """Its name in manifests, with `#` in place of a number."""
+        """Name in manifests, with `#` in place of a counter."""
         if self.location.name:
             return self.location.name.format_map(dict(self.section))
         return self.key.split(".")[-2] if self.name == "path" else self.name.removesuffix("_dir").removesuffix("_path")
 
 
 def locations(config: Config) -> list[ConfigLocation]:
-    """The paths and URIs in a config and its sections."""
-    found: list[ConfigLocation] = []
+    """Return the paths and URIs in a config and its sections."""
+    collected: list[ConfigLocation] = []
 
-    def record(each: ConfigLocation) -> str:
-        found.append(each)
+    def collect(each: ConfigLocation) -> str:
+        collected.append(each)
         return each.value
 
-    map_locations(config, record)
-    return found
+    map_locations(config, collect)
+    return collected
 
 
 def input_locations(
-    config: Config, is_chosen: Callable[[ConfigLocation], bool] = lambda each: True
+    config: Config, is_included: Callable[[ConfigLocation], bool] = lambda each: True
 ) -> dict[str, ConfigLocation]:
-    """The inputs of a run by their names in manifests.
+    """Return the inputs of a run by their names in manifests.
 
     Args:
-        is_chosen: of the inputs, which are numbered without the others.
+        is_included: filter; excluded inputs are not counted in the numbering.
     """
-    found: dict[str, ConfigLocation] = {}
+    inputs: dict[str, ConfigLocation] = {}
     counts: Counter[str] = Counter()
     for each in locations(config):
-        if each.is_input and is_chosen(each):
+        if each.is_input and is_included(each):
             pattern = each.input_name
-            found[pattern.replace("#", str(counts[pattern]))] = each
+            inputs[pattern.replace("#", str(counts[pattern]))] = each
             counts[pattern] += 1
-    return found
+    return inputs
 
 
 def map_locations(config: C, change: Callable[[ConfigLocation], str], prefix: str = "") -> C:
@@ -243,9 +241,9 @@ def map_locations(config: C, change: Callable[[ConfigLocation], str], prefix: st
             return type(value)(mapped(entry, location, f"{name}.{number}") for number, entry in enumerate(value))
         return value
 
-    marks = location_fields(type(config))
-    values = {name: mapped(value, marks.get(name), name) for name, value in config}
-    # What stays is left out: `model_copy` counts every value as one that the recipe sets.
+    types = location_fields(type(config))
+    values = {name: mapped(value, types.get(name), name) for name, value in config}
+    # Only the changed values, because `model_copy` marks every value in `update` as set by the recipe.
     return config.model_copy(update={name: value for name, value in values.items() if value != getattr(config, name)})
 
 
@@ -253,37 +251,37 @@ def _identity_value(value: Any) -> Any:
     if isinstance(value, Config):
         return value.identity_values()
     if isinstance(value, list | tuple):
-        return [_identity_value(part) for part in value]
+        return [_identity_value(each) for each in value]
     if isinstance(value, dict):
-        return {str(key): _identity_value(part) for key, part in value.items()}
+        return {str(key): _identity_value(each) for key, each in value.items()}
     return value
 
 
 class RayConfig(Config):
-    """The Ray session that a job opens when it does not run inside a cluster already."""
+    """The local Ray cluster that a job starts when it does not run inside a cluster already."""
 
     identity: ClassVar[bool] = False
     num_cpus: Count | None = Field(
-        default=None, description="CPUs of the local cluster; all cores when left out, ignored inside a cluster"
+        default=None, description="CPUs of the local cluster; default: all cores; ignored inside a cluster"
     )
     object_store_mb: Annotated[int, Field(ge=80)] | None = Field(
-        default=None, description="object store of the local cluster in MB; Ray's own choice when left out"
+        default=None, description="object store of the local cluster in MB; default: chosen by Ray"
     )
 
 
 class JobConfig(Config):
-    """What every job's recipe holds."""
+    """Settings of every job."""
 
-    run_dir: OutputDir = Field(description="the folder (path or URI) that the run writes")
+    run_dir: OutputDir = Field(description="folder (path or URI) that the run writes")
 
 
 class SeededConfig(JobConfig):
-    """What the recipe of a job that draws at random holds besides."""
+    """Settings of jobs that use random numbers."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(default=56, description="of all that is drawn")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(default=56, description="seed of all random numbers")
 
 
 class RayJobConfig(JobConfig):
-    """What the recipe of a job that runs on Ray holds besides."""
+    """Settings of jobs that run on Ray."""
 
     ray: RayConfig = RayConfig()

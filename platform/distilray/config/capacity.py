@@ -1,4 +1,4 @@
-"""What the recipe of `jobs.plan` may say."""
+"""Config of `jobs.plan`."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -12,14 +12,14 @@ Precision = Literal["fp32", "fp16", "bf16"]
 
 
 class StageRecipeConfig(Config):
-    """The recipe of a station, as that station would read it."""
+    """Recipe of a stage, as passed to the job of that stage."""
 
     path: InputFile
-    overrides: list[str] = Field(default=[], description="a.b=value, as at the end of the station's command")
+    overrides: list[str] = Field(default=[], description="a.b=value, as on the command line of the job")
 
 
 class StageRecipesConfig(Config):
-    """The recipes that are planned; a station without one is left out of the plan."""
+    """Recipes of the planned stages; stages without one are left out of the plan."""
 
     build_corpus: StageRecipeConfig | None = None
     encode_corpus: StageRecipeConfig
@@ -29,18 +29,19 @@ class StageRecipesConfig(Config):
 
 
 class TextConfig(Config):
-    """How much text there is. The words are those of BERT's corpus (Devlin et al. 2018, section 3.1)."""
+    """Amount of text. The default word counts are those of BERT's corpus (Devlin et al. 2018, section 3.1)."""
 
-    dump_gb: NonNegative = Field(default=24.0, description="of the dump of a wiki, as bz2")
+    dump_gb: NonNegative = Field(default=24.0, description="size of the bz2 dump of the wiki")
     wikipedia_words: Amount = Field(
-        default=2_500_000_000, description="that are left of it; today's has more, corpus_report.json says how many"
+        default=2_500_000_000,
+        description="words left after cleaning; current dumps have more, see corpus_report.json of a run",
     )
     book_words: Amount = 800_000_000
-    tokens_per_word: Positive = Field(default=1.31, description="that of the sample with BERT's vocabulary")
+    tokens_per_word: Positive = Field(default=1.31, description="measured on the sample with BERT's vocabulary")
 
 
 class ModelShapeConfig(Config):
-    """The teacher; the student follows from it and from the recipe of distill."""
+    """The teacher. The student is derived from it and from the recipe of `distill`."""
 
     layers: Count = 12
     dim: Count = 768
@@ -51,48 +52,54 @@ class ModelShapeConfig(Config):
 
 
 class ClusterConfig(Config):
-    """The machines, by their names in the table of `operations/plan/machines.yaml`, and what differs from it."""
+    """Machines by their names in `operations/plan/machines.yaml`, and values that override that table."""
 
-    machine: Text = Field(default="p4d.24xlarge", description="that trains")
+    machine: Text = Field(default="p4d.24xlarge", description="machine used for training")
     market: Literal["on-demand", "spot"] = "on-demand"
-    price_per_machine_hour: NonNegative | None = Field(default=None, description="US dollars; the table's if left out")
+    price_per_machine_hour: NonNegative | None = Field(default=None, description="US dollars; default: from the table")
     max_machines: Count | None = Field(
-        default=None, description="of CPUs that train; further workers share their cores. As many as needed if left out"
+        default=None,
+        description="limit for training on CPUs; more workers than fit share cores; default: as many as needed",
     )
-    data_machine: Text = Field(default="m7i.4xlarge", description="of the stations that work on text, and of export")
+    data_machine: Text = Field(
+        default="m7i.4xlarge", description="machine used for the stages that process text, and for export"
+    )
     data_machines: Count = 4
     data_price_per_machine_hour: NonNegative | None = None
     mfu: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
-        default=None, description="share of the peak that training reaches; the table's if left out"
+        default=None,
+        description="model FLOPs utilization: share of peak that training reaches; default: from the table",
     )
 
 
 class SlowdownsConfig(Config):
-    """What keeps a run from its pace."""
+    """Stragglers and preemptions."""
 
     straggler_mean: NonNegative = Field(
-        default=0.02, description="mean delay of a worker, as part of its time, exponential; a step waits for the last"
+        default=0.02,
+        description="mean delay of a worker as a fraction of its step time, exponentially distributed; a step waits "
+        "for the slowest worker",
     )
     preemptions_per_machine_hour: NonNegative = 0.0
-    restart_s: NonNegative = Field(default=180.0, description="from a preemption to the first new step")
+    restart_s: NonNegative = Field(default=180.0, description="time from a preemption to the first new step")
     preemption_notice: bool = Field(
         default=True,
-        description="the run saves before the machine goes; else it repeats the steps since its checkpoint",
+        description="save a checkpoint before the machine is taken; otherwise repeat the steps since the last one",
     )
 
 
 class SimulationConfig(Config):
-    """How the run is simulated."""
+    """Settings of the simulated training runs."""
 
     workers: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1)] = Field(
-        default=[1, 2, 4, 8, 16, 32, 64], description="numbers of them to simulate"
+        default=[1, 2, 4, 8, 16, 32, 64], description="numbers of workers to simulate"
     )
 
 
 class RateConfig(EstimateConfig):
-    """The rate of one worker, stated or measured, in place of the table's; and its price in place of the machine's."""
+    """Stated or measured throughput and price of one worker, which override the table."""
 
-    identity: ClassVar[bool] = True  # here it decides the result
+    identity: ClassVar[bool] = True  # the estimate is the result of this job
 
 
 class PlanConfig(SeededConfig):

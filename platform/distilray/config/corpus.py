@@ -1,4 +1,4 @@
-"""What a recipe of `jobs.build_corpus` may say."""
+"""Config of `jobs.build_corpus`."""
 
 import re
 from collections import Counter
@@ -14,31 +14,29 @@ LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 SourceLanguage = Annotated[
     LanguageCode | None,
     Field(
-        description="ISO 639 code of the text, by which it is split into sentences; when left out `filters.language`, "
-        "then the language of the wiki, then English"
+        description="ISO 639 code that selects the sentence splitter; default: `filters.language`, then the language "
+        "of the wiki, then English"
     ),
 ]
 _DEFAULT_BAD_FRACTION = 0.01
-Path = Annotated[
-    InputFile, Field(description="a file, a folder (read with all below it) or a pattern with *; or a URI")
-]
+Path = Annotated[InputFile, Field(description="file, folder (searched recursively), glob pattern with *, or URI")]
 SourcePath = Annotated[Path, InputName("source_#")]
 
-_ARGUMENT = re.compile(r"\{[^{}|=]+(?:\|[^{}|=]+)*\}")  # of a template, or alternatives
-_WORDS = ("nothing", "drop sentence")
+_ARGUMENT = re.compile(r"\{[^{}|=]+(?:\|[^{}|=]+)*\}")  # a template argument, or alternatives
+_KEYWORDS = ("nothing", "drop sentence")
 
 
 def normalize_name(name: str) -> str:
-    """A name of a namespace, template or language in the form that tables use."""
+    """Return the name of a namespace, template or language in the form used as a table key."""
     return " ".join(name.replace("_", " ").split()).lower()
 
 
 def _check_template_rule(rule: str) -> str:
     text = _ARGUMENT.sub("", rule)
     if "{" in text or "}" in text:
-        raise ValueError(f"{rule}: not a format; put the names of arguments in braces, such as {{1}} or {{2|text}}")
-    if rule not in _WORDS and (word := rule.replace("_", " ").strip().lower()) in _WORDS:
-        raise ValueError(f"{rule}: write it as {word!r}")
+        raise ValueError(f"{rule}: not a format; put argument names in braces, such as {{1}} or {{2|text}}")
+    if rule not in _KEYWORDS and (keyword := rule.replace("_", " ").strip().lower()) in _KEYWORDS:
+        raise ValueError(f"{rule}: write it as {keyword!r}")
     return rule
 
 
@@ -47,29 +45,31 @@ TemplateRule = Annotated[str, Field(min_length=1), AfterValidator(_check_templat
 
 
 class WikipediaSource(Config):
-    """Dumps of a wiki: `*-pages-articles*.xml`, plain or .bz2, whole or in numbered parts."""
+    """Dumps of a wiki: `*-pages-articles*.xml`, plain or .bz2, in one file or in numbered parts."""
 
     kind: Literal["wikipedia"] = "wikipedia"
-    path: SourcePath = Field(description="the dump; `sample:wikipedia` is the small real dump of the `sample` extra")
+    path: SourcePath = Field(
+        description="dump; `sample:wikipedia` is the small real dump that comes with the `sample` extra"
+    )
     index_path: Annotated[InputFile, InputName(None)] | None = Field(
         default=None,
-        description="index of a multistream dump; found by itself when it lies beside the dump under its usual name",
+        description="index of a multistream dump; default: the file next to the dump with the usual name, if any",
     )
-    name: SourceName = Field(default="wikipedia", description="of the wiki; begins the doc_id of its documents")
+    name: SourceName = Field(default="wikipedia", description="name of the wiki and prefix of its document ids")
     license: str = "CC-BY-SA-4.0"
     language: SourceLanguage = None
     templates: Mapping[TemplateName, TemplateRule] = Field(
         default={},
-        description="what templates show, by name: `nothing`, `drop sentence`, or a format of their arguments such as "
-        '"{1} {2}"; `{2|text}` is the first of two arguments that is not empty',
+        description="rendering of templates, by name: `nothing`, `drop sentence`, or a format of their arguments such "
+        'as "{1} {2}"; `{2|text}` is the first of two arguments that is not empty',
     )
 
     @field_validator("templates")
     @classmethod
-    def _names_differ(cls, rules: Mapping[str, str]) -> Mapping[str, str]:
-        names = map(normalize_name, rules)
-        if doubled := [name for name, same in Counter(names).items() if same > 1]:
-            raise ValueError(f"{doubled[0]}: two rules for one template; keep one")
+    def _unique_template_names(cls, rules: Mapping[str, str]) -> Mapping[str, str]:
+        names = Counter(map(normalize_name, rules))
+        if duplicates := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"{duplicates[0]}: two rules for one template; keep one")
         return rules
 
 
@@ -82,7 +82,7 @@ class _FileSource(Config):
 
 
 class BooksSource(_FileSource):
-    """Books as plain text, one in a file: .txt, plain or .gz, .bz2, .xz, .zst."""
+    """Books as plain text, one per file: .txt, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["books"]
     name: SourceName = "books"
@@ -90,7 +90,7 @@ class BooksSource(_FileSource):
 
 class _TextsSource(_FileSource):
     hard_wrapped: bool = Field(
-        default=False, description="a line break inside the text is a space, not a new paragraph"
+        default=False, description="treat a line break inside the text as a space, not as a new paragraph"
     )
 
 
@@ -100,7 +100,7 @@ class TableSource(_TextsSource):
     text_column: str = "text"
     title_column: str | None = None
     id_column: str | None = Field(
-        default=None, description="unique in the source; when left out, file and byte offset (in Parquet, row number)"
+        default=None, description="unique within the source; default: file and byte offset (row number for Parquet)"
     )
 
 
@@ -121,7 +121,7 @@ class CsvSource(TableSource):
 
     kind: Literal["csv", "tsv"]
     delimiter: Annotated[str, Field(pattern=r'^[^\w"\r\n]$')] | None = Field(
-        default=None, description="one character; a tab for kind tsv and for .tsv, else a comma when left out"
+        default=None, description="one character; default: a tab for kind tsv and .tsv files, else a comma"
     )
     quoted: bool = Field(
         default=True,
@@ -134,7 +134,7 @@ class TextSource(_TextsSource):
 
     kind: Literal["text"]
     document_per: Literal["line", "blank_line", "file"] = Field(
-        default="line", description="what ends a document: a line break, a blank line, or the end of the file"
+        default="line", description="end of a document: a line break, a blank line, or the end of the file"
     )
 
 
@@ -145,29 +145,34 @@ Source = Annotated[
 
 
 class FilterConfig(Config):
-    """Documents that are dropped, each for one reason that the report counts. 0 or 1 switches a bound off."""
+    """Document filters. Each dropped document is counted under one reason; a bound of 0 or 1 disables its filter."""
 
     min_words: Annotated[int, Field(ge=0)] = Field(
         default=20,
-        description="between spaces; a Han character, two of kana and four of Thai, Khmer or the like are one",
+        description="words are separated by spaces; one Han character, two kana or four characters of Thai, Khmer and "
+        "similar scripts also count as a word",
     )
     min_sentences: Annotated[int, Field(ge=0)] = 2
     min_letter_fraction: Fraction = Field(
-        default=0.5, description="letters among all characters that are not white space"
+        default=0.5, description="share of letters among all characters except white space"
     )
-    max_list_fraction: Fraction = Field(default=0.5, description="sentences that do not end like one, among all")
-    max_repeated_fraction: Fraction = Field(default=0.3, description="sentences that stood in the document before")
+    max_list_fraction: Fraction = Field(
+        default=0.5, description="share of sentences without terminal punctuation, as in lists"
+    )
+    max_repeated_fraction: Fraction = Field(
+        default=0.3, description="share of sentences that repeat an earlier one of the document"
+    )
     language: LanguageCode | None = Field(
-        default=None, description="ISO 639 code; documents of another language are dropped"
+        default=None, description="ISO 639 code; documents in other languages are dropped"
     )
     min_language_probability: Fraction = 0.5
 
 
 class NearDuplicatesConfig(Config):
-    """MinHash of word n-grams, and locality-sensitive hashing in bands (Broder 1997; Leskovec et al., ch. 3)."""
+    """MinHash of word n-grams with banded locality-sensitive hashing (Broder 1997; Leskovec et al., ch. 3)."""
 
     threshold: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        default=0.8, description="estimated Jaccard similarity from which the later document is dropped"
+        default=0.8, description="estimated Jaccard similarity at or above which the later document is dropped"
     )
     ngram_words: Count = 5
     bands: Annotated[int, Field(ge=1, le=64)] = 16
@@ -175,35 +180,35 @@ class NearDuplicatesConfig(Config):
 
 
 class DuplicatesConfig(Config):
-    """Documents that are dropped because an earlier one, in the order of the recipe, says the same."""
+    """Removal of documents that duplicate an earlier one, in the order of the sources in the recipe."""
 
     exact: bool = True
     near: NearDuplicatesConfig | None = None
 
 
 class DecontaminationConfig(Config):
-    """Text that is dropped because an evaluation set holds it."""
+    """Removal of text that also occurs in an evaluation set."""
 
     paths: Annotated[list[Annotated[Path, InputName("evaluation_#")]], Field(min_length=1)] = Field(
-        description="evaluation files (.tsv, .csv, .jsonl, .txt, .parquet), or folders with a subfolder for each set"
+        description="evaluation files (.tsv, .csv, .jsonl, .txt, .parquet), or folders with one subfolder per set"
     )
     ngram_words: Annotated[int, Field(ge=3, le=100)] = 13
     drop: Literal["document", "sentence"] = "document"
 
 
 class CorpusFaultToleranceConfig(Config):
-    """When input that cannot be read makes the job fail."""
+    """Tolerance for unreadable input."""
 
     identity: ClassVar[bool] = False
     max_bad_fraction: Fraction = Field(
         default=_DEFAULT_BAD_FRACTION,
-        description="of each source: bytes that cannot be read, and documents that were refused; a file that is cut "
-        "short is an error unless this is above its default",
+        description="per source: share of unreadable bytes and of rejected documents; a truncated file is an error "
+        "unless this is above its default",
     )
 
     @property
     def allows_cut_files(self) -> bool:
-        """True if files that are cut short are read. Their missing share is unknown, so the default allows none."""
+        """True if truncated files are read; not by default, because the size of the missing part is unknown."""
         return self.max_bad_fraction > _DEFAULT_BAD_FRACTION
 
 
@@ -215,21 +220,21 @@ class BuildCorpusConfig(RayJobConfig):
     duplicates: DuplicatesConfig = DuplicatesConfig()
     decontamination: DecontaminationConfig | None = None
     tokenizer_path: InputFile | None = Field(
-        default=None, description="`tokenizer.json` that counts tokens for the report; basic tokens when left out"
+        default=None, description="`tokenizer.json` that counts tokens for the report; default: words and punctuation"
     )
     fault_tolerance: CorpusFaultToleranceConfig = CorpusFaultToleranceConfig()
     chunk_mb: Annotated[float, Field(gt=0, le=1024)] = Field(
-        default=8.0, description="MB of input, as stored, that one task reads"
+        default=8.0, description="MB of stored input that one task reads"
     )
-    file_mb: Annotated[float, Field(gt=0, le=4096)] = Field(default=64.0, description="size of a file of documents")
+    file_mb: Annotated[float, Field(gt=0, le=4096)] = Field(default=64.0, description="size of an output file in MB")
     max_document_mb: Annotated[float, Field(gt=0, le=1024)] = Field(
-        default=16.0, description="a longer document is put in quarantine"
+        default=16.0, description="longer documents are quarantined"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _wikipedia_is_the_default_kind(cls, values: object) -> object:
-        """A source without `kind` is a dump, as the first recipes had it."""
+    def _default_to_wikipedia(cls, values: object) -> object:
+        """Treat a source without `kind` as a dump, as the first recipes did."""
         sources = values.get("sources") if isinstance(values, dict) else None
         if not isinstance(values, dict) or not isinstance(sources, list):
             return values

@@ -1,6 +1,6 @@
-"""What the recipes of `jobs.train_teacher`, `jobs.distill` and `jobs.cache_teacher` may say.
+"""Configs of `jobs.train_teacher`, `jobs.distill` and `jobs.cache_teacher`.
 
-Defaults: DistilBERT's paper and trainer.
+The defaults are those of the DistilBERT paper and of its training script.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -27,9 +27,10 @@ from distilray.config.pretraining_data import CacheConfig
 Layer = Annotated[int, Field(ge=-1)]
 Positions = Literal["all", "masked"]
 
-TOP_K = 64  # tokens of a cached teacher's distribution
-_WEIGHT = "alpha_"  # begins the keys of the weights of losses
-# Weight of a loss that compares layers one by one; those need the teacher itself, and not a cache of its last layer.
+TOP_K = 64  # tokens of a cached teacher distribution
+_WEIGHT = "alpha_"  # prefix of the keys of loss weights
+# Marks the weight of a loss that compares individual layers. Such a loss needs the teacher itself, because a cache
+# contains only its last layer.
 _LAYER_WISE = "layer-wise"
 LayerWeight = Annotated[NonNegative, _LAYER_WISE]
 
@@ -39,7 +40,7 @@ class OptimizerConfig(Config):
 
     learning_rate: Positive = 5e-4
     head_learning_rate: Positive | None = Field(
-        default=None, description="for the vocabulary head; learning_rate when left out"
+        default=None, description="learning rate of the vocabulary head; default: learning_rate"
     )
     warmup_fraction: Fraction = 0.05
     weight_decay: NonNegative = 0.0
@@ -49,43 +50,43 @@ class OptimizerConfig(Config):
 
 
 class LossConfig(Config):
-    """Weights of the loss terms, temperature, and where the terms on the vocabulary are taken.
+    """Loss weights, temperature, and the positions at which the vocabulary losses are computed.
 
-    Every weight is named after an entry of `distillation.losses.LOSSES`. The three losses of the model card are on by
-    default; the others are 0. `hidden` and `attention` are those of TinyBERT (Jiao et al. 2019, equations 7 to 9),
-    `values` that of MiniLM (Wang et al. 2020, equation 3).
+    Each weight is named after an entry of `distillation.losses.LOSSES`. The three losses of the model card are enabled
+    by default; all others are 0. `hidden` and `attention` are the losses of TinyBERT (Jiao et al. 2019, equations 7 to
+    9), `values` is that of MiniLM (Wang et al. 2020, equation 3).
     """
 
     alpha_ce: NonNegative = 5.0
     alpha_mlm: NonNegative = 2.0
     alpha_cos: NonNegative = 1.0
     alpha_mse: NonNegative = Field(default=0.0, description="squared difference of the logits")
-    alpha_hidden: LayerWeight = Field(default=0.0, description="squared difference of the hidden states of layers")
-    alpha_attention: LayerWeight = Field(default=0.0, description="squared difference of the attention scores")
-    alpha_values: LayerWeight = Field(default=0.0, description="KL of the relations between the value vectors")
+    alpha_hidden: LayerWeight = Field(default=0.0, description="squared difference of hidden states, layer by layer")
+    alpha_attention: LayerWeight = Field(default=0.0, description="squared difference of attention scores")
+    alpha_values: LayerWeight = Field(default=0.0, description="KL divergence of the relations between value vectors")
     temperature: Positive = 2.0
     ce_positions: Positions = Field(
-        default="all", description="every token, as the original; or only the masked ones, several times faster"
+        default="all", description="all: every token, as in the original; masked: masked tokens only, much faster"
     )
     layer_map: Annotated[list[tuple[Layer, Layer]], Field(min_length=1)] | None = Field(
         default=None,
-        description="[student layer, teacher layer] pairs of the layer-wise losses, -1 for the embeddings; when left "
-        "out every layer of the student with the last of the teacher's layers that it stands for",
+        description="[student layer, teacher layer] pairs of the layer-wise losses, -1 for the embeddings; default: "
+        "every student layer with the last of the teacher layers that it replaces",
     )
     reduction: Literal["global", "original"] = Field(
         default="global",
-        description="global: means over the whole step; original: mean of the means of its micro-batches",
+        description="global: mean over the whole step; original: mean of the means of its micro-batches",
     )
 
     @property
     def alphas(self) -> dict[str, float]:
-        """Weight of every loss by name, zeros included."""
+        """Weights of all losses by name, including zeros."""
         keys = [key for key in type(self).model_fields if key.startswith(_WEIGHT)]
         return {key.removeprefix(_WEIGHT): getattr(self, key) for key in keys}
 
     @property
     def layer_alphas(self) -> dict[str, float]:
-        """Positive weights of the losses that compare layers one by one, by name."""
+        """Positive weights of the layer-wise losses by name."""
         fields = type(self).model_fields
         return {
             name: alpha
@@ -95,14 +96,14 @@ class LossConfig(Config):
 
     @property
     def compared_positions(self) -> Positions:
-        """Where the vocabulary of the teacher is asked for: `masked` too where no term but masked LM is on it."""
+        """Positions that need the teacher's vocabulary logits; `masked` if only masked LM uses the vocabulary."""
         return self.ce_positions if self.alpha_ce or self.alpha_mse else "masked"
 
     @model_validator(mode="after")
-    def _some_loss(self) -> "LossConfig":
+    def _has_some_loss(self) -> "LossConfig":
         if not any(self.alphas.values()):
             raise ValueError(
-                "alpha_ce, alpha_mlm, alpha_cos and all others are 0: nothing would be learnt; set one above 0"
+                "alpha_ce, alpha_mlm, alpha_cos and all others are 0, so nothing would be learned; set one"
             )
         if self.layer_map and not self.layer_alphas:
             raise ValueError("layer_map: no layer-wise loss is on; set alpha_hidden, alpha_attention or alpha_values")
@@ -112,112 +113,114 @@ class LossConfig(Config):
 
 
 class StudentConfig(Config):
-    """The student: half the teacher's layers, initialised from it."""
+    """The student: by default half of the teacher's layers, initialized from the teacher."""
 
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = Field(
-        default=None, description="teacher layers to take; half of them, spread evenly, when left out"
+        default=None, description="teacher layers to copy; default: half of them, evenly spaced"
     )
     fold_segment_a: bool = Field(default=True, description="add the teacher's segment-A vector to every position")
     initialization: Literal["teacher", "random"] = Field(
-        default="teacher", description="random draws all weights anew: what the initialization is worth"
+        default="teacher", description="random: fresh weights, to measure the effect of initialization"
     )
 
     @model_validator(mode="after")
-    def _nothing_to_fold(self) -> "StudentConfig":
+    def _folding_needs_the_teacher(self) -> "StudentConfig":
         if self.initialization == "random" and "fold_segment_a" in self.model_fields_set:
-            raise ValueError("fold_segment_a: a random student takes nothing from its teacher; remove the key")
+            raise ValueError("fold_segment_a: a randomly initialized student copies no weights; remove the key")
         return self
 
 
 class ScalingConfig(Config):
-    """Ray Train workers. It does not change which examples a step uses."""
+    """Ray Train workers. They do not affect which examples a step uses."""
 
     identity: ClassVar[bool] = False
     num_workers: Count = 8
     min_workers: Count | None = Field(
-        default=None, description="go on with fewer workers, down to these, while the cluster has no room for all"
+        default=None, description="continue with as few as this many workers while the cluster has no room for all"
     )
     use_gpu: bool = True
     cpus_per_worker: Count = 4
 
     @model_validator(mode="after")
-    def _no_more_than_all(self) -> "ScalingConfig":
+    def _min_is_at_most_num(self) -> "ScalingConfig":
         if self.min_workers is not None and self.min_workers > self.num_workers:
             raise ValueError(f"min_workers {self.min_workers} is more than num_workers {self.num_workers}; lower it")
         return self
 
 
 class FaultToleranceConfig(Config):
-    """What a run does when something goes wrong."""
+    """Restarts, skipped steps, hangs and preemptions."""
 
     identity: ClassVar[bool] = False
     max_failures: Annotated[int, Field(ge=0)] = Field(
-        default=3, description="restarts of the workers after one died; those after a preemption are not counted"
+        default=3, description="restarts after a worker died; restarts after a preemption are not counted"
     )
     max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
-        default=3, description="steps in a row without a finite gradient that are skipped; one more ends the run"
+        default=3, description="consecutive steps with a non-finite gradient to skip before the run fails"
     )
     hang_timeout_s: Positive = Field(
-        default=600.0, description="a worker that does not move for so long is named, and the workers are restarted"
+        default=600.0, description="time without progress after which a worker is reported and all are restarted"
     )
     preemption_grace_s: NonNegative = Field(
-        default=30.0, description="what Ray Train waits for, at the end of a notice, before it stops the workers"
+        default=30.0, description="time that Ray Train waits after a preemption notice before it stops the workers"
     )
 
 
 class IntervalsConfig(Config):
-    """How often a run reports, evaluates and saves, in optimiser steps."""
+    """Intervals of logging, evaluation and checkpoints, in optimizer steps."""
 
     identity: ClassVar[bool] = False
     log_every_steps: Count = 50
     evaluate_every_steps: Count = Field(
-        default=1000, description="on all held-out examples; also before the first step"
+        default=1000, description="evaluation on held-out examples; there is also one before the first step"
     )
-    heldout_examples: Count | None = Field(default=None, description="the first so many of them only")
+    heldout_examples: Count | None = Field(
+        default=None, description="evaluate on the first N held-out examples only; default: all"
+    )
     checkpoint_every_steps: Count = 1000
-    keep_checkpoints: Count = Field(default=3, description="the newest; the best one is kept besides")
+    keep_checkpoints: Count = Field(default=3, description="newest checkpoints to keep, in addition to the best one")
     poll_preemption_every_steps: Count = Field(
-        default=1, description="how often the workers ask together whether a machine of theirs is about to go"
+        default=1, description="interval at which the workers agree on whether one of their machines will be preempted"
     )
 
 
 class TrackersConfig(Config):
-    """Where the numbers of a run go, besides `metrics.jsonl` and TensorBoard files, which are always written."""
+    """Experiment trackers in addition to `metrics.jsonl` and TensorBoard files, which are always written."""
 
     identity: ClassVar[bool] = False
     extra: tuple[Literal["mlflow", "wandb"], ...] = ()
 
 
 class EstimateConfig(Config):
-    """What `--dry-run` reckons time and cost with."""
+    """Throughput and price for the time and cost in `--dry-run`."""
 
     identity: ClassVar[bool] = False
-    tokens_per_s: Positive | None = Field(default=None, description="of one worker")
+    tokens_per_s: Positive | None = Field(default=None, description="throughput of one worker")
     measured_run_dir: Annotated[InputFile, InputName("measured")] | None = Field(
-        default=None, description="run folder of the same job: its metrics tell the tokens per second of a worker"
+        default=None, description="run folder of the same job, whose metrics contain the throughput of a worker"
     )
-    price_per_hour: Positive | None = Field(default=None, description="of one worker, in any currency")
+    price_per_hour: Positive | None = Field(default=None, description="price of one worker, in any currency")
 
 
 class TrainingConfig(SeededConfig, RayJobConfig):
-    """What both training jobs share."""
+    """Settings of both training jobs."""
 
     shards_dir: Shards = Field(description="run folder of jobs.encode_corpus")
-    max_steps: Count | None = Field(default=None, description="optimiser steps; epochs decide when left out")
+    max_steps: Count | None = Field(default=None, description="optimizer steps; default: determined by epochs")
     epochs: Positive = 3.0
-    batch_size: Count = Field(default=2000, description="examples of an optimiser step, over all workers")
-    micro_batch_size: Count = Field(default=32, description="examples of one forward pass of one worker, at most")
+    batch_size: Count = Field(default=2000, description="examples per optimizer step, over all workers")
+    micro_batch_size: Count = Field(default=32, description="maximum examples in one forward pass of a worker")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        default="auto", description="auto: bf16 where the device computes in it, else fp32; fp16 has a loss scale"
+        default="auto", description="auto: bf16 if the device supports it, else fp32; fp16 uses loss scaling"
     )
     activation_checkpointing: bool = Field(
-        default=False, description="layers are computed again in the backward pass: less memory, a third more work"
+        default=False, description="recompute layers in the backward pass: less memory, a third more computation"
     )
     compile: bool = Field(
-        default=False, description="torch.compile of the layers, which needs a C++ compiler on every machine"
+        default=False, description="apply torch.compile to the layers; needs a C++ compiler on every machine"
     )
     dropout: FractionBelowOne | None = Field(
-        default=None, description="of the trained model; its own config when left out"
+        default=None, description="dropout of the trained model; default: from the model's own config"
     )
     optimizer: OptimizerConfig = OptimizerConfig()
     scaling: ScalingConfig = ScalingConfig()
@@ -228,29 +231,29 @@ class TrainingConfig(SeededConfig, RayJobConfig):
     cache: CacheConfig = CacheConfig()
 
     @model_validator(mode="after")
-    def _an_example_for_every_micro_batch(self) -> "TrainingConfig":
+    def _every_micro_batch_has_an_example(self) -> "TrainingConfig":
         workers = self.scaling.num_workers
         micro_batches = workers * -(-self.batch_size // (workers * self.micro_batch_size))
         if micro_batches > self.batch_size:
             raise ValueError(
-                f"batch_size {self.batch_size} gives some of the {micro_batches} micro-batches of {workers} workers no "
-                "example; raise batch_size or micro_batch_size, or lower scaling.num_workers"
+                f"batch_size {self.batch_size} leaves some of the {micro_batches} micro-batches of {workers} workers "
+                "empty; raise batch_size or micro_batch_size, or lower scaling.num_workers"
             )
         return self
 
 
 class TrainTeacherConfig(TrainingConfig):
-    """Recipe of `jobs.train_teacher`: masked language modelling from a warm start."""
+    """Recipe of `jobs.train_teacher`: masked language modeling from a warm start."""
 
     encoder_dir: ModelRef = Field(
-        description="BERT to start from: folder, URI, hub:OWNER/NAME; a missing vocabulary head starts fresh"
+        description="BERT to start from: folder, URI or hub:OWNER/NAME; a missing vocabulary head is initialized"
     )
 
 
 class DistillConfig(TrainingConfig):
     """Recipe of `jobs.distill`."""
 
-    teacher_dir: ModelRef = Field(description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME")
+    teacher_dir: ModelRef = Field(description="teacher: run folder, model folder or URI of one, or hub:OWNER/NAME")
     teacher_cache_dir: TeacherCache | None = Field(
         default=None, description="run folder of jobs.cache_teacher, read instead of running the teacher"
     )
@@ -258,7 +261,7 @@ class DistillConfig(TrainingConfig):
     losses: LossConfig = LossConfig()
 
     @model_validator(mode="after")
-    def _a_cache_holds_no_layers(self) -> "DistillConfig":
+    def _cache_has_the_targets(self) -> "DistillConfig":
         needed = [
             f"losses.alpha_{name}" for name in (["mse"] * bool(self.losses.alpha_mse) + [*self.losses.layer_alphas])
         ]
@@ -268,26 +271,26 @@ class DistillConfig(TrainingConfig):
 
 
 class CacheTeacherScaling(Config):
-    """Ray Data tasks. It does not change what a run writes."""
+    """Resources of a Ray Data task. They do not affect the output."""
 
     identity: ClassVar[bool] = False
-    gpus_per_task: NonNegative = Field(default=1.0, description="0 runs on CPUs; a part of 1 shares a GPU")
-    cpus_per_task: Count = Field(default=4, description="of a task without a GPU; one with a GPU has one CPU")
+    gpus_per_task: NonNegative = Field(default=1.0, description="0 runs on CPUs; a fraction shares a GPU")
+    cpus_per_task: Count = Field(default=4, description="CPUs of a task without a GPU; a task with a GPU has one CPU")
 
 
 class CacheTeacherConfig(RayJobConfig):
     """Recipe of `jobs.cache_teacher`."""
 
-    shards_dir: Shards = Field(description="run folder of jobs.encode_corpus, with masks that are drawn once")
-    teacher_dir: ModelRef = Field(description="the teacher: run or model folder, URI of one, or hub:OWNER/NAME")
-    top_k: Count = Field(default=TOP_K, description="most probable tokens that are kept at a position")
-    temperature: Positive = Field(default=2.0, description="losses.temperature of the run that reads the cache")
+    shards_dir: Shards = Field(description="run folder of jobs.encode_corpus with static masks")
+    teacher_dir: ModelRef = Field(description="teacher: run folder, model folder or URI of one, or hub:OWNER/NAME")
+    top_k: Count = Field(default=TOP_K, description="number of most probable tokens to store per position")
+    temperature: Positive = Field(default=2.0, description="must equal losses.temperature of the distillation")
     positions: Positions = Field(
-        default="all", description="where tokens are kept; masked serves losses.ce_positions=masked alone"
+        default="all", description="positions to store; masked is sufficient for losses.ce_positions=masked only"
     )
     batch_size: Count = Field(default=64, description="examples of one forward pass")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        default="auto", description="of the teacher's forward pass; auto: bf16 where the device computes in it"
+        default="auto", description="precision of the forward pass; auto: bf16 if the device supports it, else fp32"
     )
     scaling: CacheTeacherScaling = CacheTeacherScaling()
     estimate: EstimateConfig = EstimateConfig()

@@ -1,23 +1,23 @@
-"""A pipeline file: variables, and stages that refer to them and to each other.
+"""Pipeline files: variables, and stages that refer to them and to each other.
 
     variables:
       folder: runs/mine              # default; a variable without one must be set on the command line
       text:
     stages:                          # in the order in which they run
-      build_corpus:                  # name; the row of the stage table is the same, or `stage: NAME`
-        recipe: build_corpus/quickstart.yaml    # beside this file or in jobs/recipes; may be left out
-        values:                      # laid over the recipe: mappings are merged, everything else is replaced
+      build_corpus:                  # name of the stage, which selects its job; or set `stage: JOB`
+        recipe: build_corpus/quickstart.yaml    # next to this file or in jobs/recipes; optional
+        values:                      # applied on top of the recipe: mappings are merged, the rest is replaced
           run_dir: ${folder}/corpus
       encode_corpus:
         recipe: encode_corpus/quickstart.yaml
         values:
           run_dir: ${folder}/shards
           corpus_dir: ${build_corpus}
-    show: [encode_corpus]            # whose results are printed at the end; the last stage when left out
+    show: [encode_corpus]            # stages whose results are printed at the end; default: the last stage
 
-`${NAME}` is a variable or the run folder of an earlier stage, `${stages}` the list of the run folders of all earlier
-stages. `like: STAGE` copies an earlier stage, and `extends: FILE` another pipeline; what is beside it is laid over the
-copy, and an empty stage leaves out that of the other pipeline.
+`${NAME}` is a variable or the run folder of an earlier stage, and `${stages}` the list of the run folders of all
+earlier stages. `like: STAGE` copies an earlier stage, and `extends: FILE` copies another pipeline. The other keys are
+applied on top of the copy, and an empty stage removes the stage of that name from the copied pipeline.
 """
 
 import fnmatch
@@ -44,8 +44,8 @@ from distilray.errors import InputError
 
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-_ALL = "stages"  # `${stages}`
-_MOST_EXTENDED = 5
+_ALL_STAGES = "stages"  # `${stages}`
+_MAX_EXTENDS = 5
 
 Values = dict[str, Any]
 
@@ -67,8 +67,6 @@ class _File(BaseModel):
 
 
 class StageRow(Protocol):
-    """A row of the stage table."""
-
     @property
     def config_class(self) -> type[JobConfig]: ...
 
@@ -78,13 +76,13 @@ class PipelineStage:
     """A stage of a pipeline.
 
     Attributes:
-        stage: row of the stage table.
-        source: file and name, for errors.
-        recipe: path of its recipe; None if `values` are all.
-        is_late: whether an earlier stage writes the recipe.
-        values: laid over the recipe.
-        overrides: of the command line.
-        keep_tilde: leaves `~` in paths, which another machine will expand.
+        stage: name of its row in the stage table.
+        source: file and name, for error messages.
+        recipe: path of its recipe; None if `values` contains all settings.
+        recipe_is_generated: whether an earlier stage writes the recipe.
+        values: settings applied on top of the recipe.
+        overrides: settings from the command line.
+        keep_tilde: keep `~` in paths, for another machine to expand.
     """
 
     name: str
@@ -99,32 +97,32 @@ class PipelineStage:
     run_dir: str = ""
 
     def config(self) -> JobConfig:
-        """Return the config; that of a late recipe exists after the stage that writes it.
+        """Return the config. If the recipe is generated, the stage that writes it must have run.
 
         Raises:
-            InputError: with the file, the stage and the key.
+            InputError: names the file, the stage and the key.
         """
         folder = Path(expand_home(self.recipe)).parent if self.recipe else None
         context = {KEEP_TILDE: self.keep_tilde, RECIPE_FOLDER: folder}
-        values = self._over(read_yaml(self.recipe) if self.recipe else {})
+        values = self._apply_to(read_yaml(self.recipe) if self.recipe else {})
         return validate_recipe(self.source, values, self.config_class, context, f"{self.name}.")
 
     def known_values(self) -> Values:
-        """Return the values without those of a late recipe."""
-        return self._over(read_yaml(self.recipe) if self.recipe and not self.recipe_is_generated else {})
+        """Return all values, except those of a generated recipe."""
+        return self._apply_to(read_yaml(self.recipe) if self.recipe and not self.recipe_is_generated else {})
 
     def partial_config(self) -> JobConfig:
-        """Return the config; of a late recipe one of the known locations alone, not validated."""
+        """Return the config; with a generated recipe, an unvalidated config that contains only the known locations."""
         if not self.recipe_is_generated:
             return self.config()
         known, fields = self.known_values(), location_fields(self.config_class)
         return self.config_class.model_construct(**{key: value for key, value in known.items() if key in fields})
 
-    def checked(self) -> "PipelineStage":
-        """Return the stage with its run folder, after a check of all values that are known.
+    def with_run_dir(self) -> "PipelineStage":
+        """Validate all known values and return the stage with its run folder.
 
         Raises:
-            InputError: with the file, the stage and the key.
+            InputError: names the file, the stage and the key.
         """
         if not self.recipe_is_generated:
             return replace(self, run_dir=self.config().run_dir)
@@ -133,90 +131,90 @@ class PipelineStage:
             raise InputError(f"{self.source}: run_dir: missing; add it to values: an earlier stage writes the recipe")
         return replace(self, run_dir=values["run_dir"])
 
-    def _over(self, recipe: Values) -> Values:
+    def _apply_to(self, recipe: Values) -> Values:
         return apply_overrides(merge_values(recipe, self.values), self.overrides)
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The stages of a pipeline in their order.
+    """The stages of a pipeline in execution order.
 
     Attributes:
         show: names of the stages whose results are printed at the end.
-        files: the pipeline files, and the recipes that exist before a run.
+        files: the pipeline files and the recipes that exist before the run.
     """
 
     stages: Sequence[PipelineStage]
     show: Sequence[str]
     files: Sequence[str]
 
-    def chosen(self, only: str | None, skip: str | None) -> "Pipeline":
-        """Return the stages that one of comma-separated patterns fits, without all that one of others fits.
+    def select(self, only: str | None, skip: str | None) -> "Pipeline":
+        """Return the pipeline with the stages that match `only` and not `skip`, both comma-separated glob patterns.
 
         Raises:
-            InputError: a pattern that fits no stage, or nothing is left.
+            InputError: a pattern matches no stage, or no stage is left.
         """
         names = [stage.name for stage in self.stages]
-        wanted, unwanted = (text.split(",") if text else [] for text in (only, skip))
-        for pattern in [*wanted, *unwanted]:
+        included, excluded = (text.split(",") if text else [] for text in (only, skip))
+        for pattern in [*included, *excluded]:
             if not fnmatch.filter(names, pattern):
-                raise InputError(f"'{pattern}' is no stage; there are {', '.join(names)}")
-        chosen = [name for name in names if _fits(name, wanted or ["*"]) and not _fits(name, unwanted)]
-        if not chosen:
+                raise InputError(f"'{pattern}' matches no stage; the stages are {', '.join(names)}")
+        selected = [name for name in names if _matches(name, included or ["*"]) and not _matches(name, excluded)]
+        if not selected:
             raise InputError("--only and --skip leave no stage to run")
-        show = [name for name in self.show if name in chosen] or chosen[-1:]
-        return replace(self, stages=[stage for stage in self.stages if stage.name in chosen], show=show)
+        show = [name for name in self.show if name in selected] or selected[-1:]
+        return replace(self, stages=[stage for stage in self.stages if stage.name in selected], show=show)
 
 
 def load_pipeline(
     path: str, arguments: Sequence[str], table: Mapping[str, StageRow], *, recipes: Path, keep_tilde: bool = False
 ) -> Pipeline:
-    """Read a pipeline file and check all of its stages, without a look at their inputs.
+    """Read a pipeline file and validate all stages without accessing their inputs.
 
     Args:
-        arguments: `NAME=value` of a variable or `STAGE.a.b=value` of a recipe each.
+        arguments: `NAME=value` for a variable or `STAGE.a.b=value` for the recipe of a stage.
         table: the stage table.
-        recipes: folder of the recipes that are not beside the file.
-        keep_tilde: leaves `~` in paths, which another machine will expand.
+        recipes: folder of the recipes that are not next to the file.
+        keep_tilde: keep `~` in paths, for another machine to expand.
 
     Raises:
-        InputError: with the file, the stage and the key, or the argument.
+        InputError: names the file, the stage and the key, or the argument.
     """
     raw, files = _read(path)
-    entries = _expand(path, raw["stages"])
-    names, overrides = _arguments(path, arguments, raw["variables"], entries)
+    entries = _expand_copies(path, raw["stages"])
+    variables, overrides = _parse_arguments(path, arguments, raw["variables"], entries)
     folders = (Path(expand_home(path)).parent, recipes)
     stages: list[PipelineStage] = []
     for name, entry in entries.items():
         source, row = f"{path}: stage {name}", entry.pop("stage")
-        if name in names or name == _ALL or not _NAME.fullmatch(name):
-            raise InputError(f"{source}: choose another name, of letters, digits, _ and -, and not that of a variable")
+        if name in variables or name == _ALL_STAGES or not _NAME.fullmatch(name):
+            raise InputError(f"{source}: choose another name, of letters, digits, _ and -, that no variable has")
         if row not in table:
-            raise InputError(f"{source}: '{row}' is no stage; {hint(row, table)}")
+            raise InputError(f"{source}: '{row}' is not a stage; {hint(row, table)}")
         run_dirs = {each.name: each.run_dir for each in stages}
-        filled = _fill(entry, {**names, **run_dirs, _ALL: list(run_dirs.values())}, source, list(entries))
-        recipe_is_generated = bool(run_dirs.keys() & _REFERENCE.findall(entry.get("recipe", "")))
+        names = {**variables, **run_dirs, _ALL_STAGES: list(run_dirs.values())}
+        filled = _substitute(entry, names, source, list(entries))
+        generated = bool(run_dirs.keys() & _REFERENCE.findall(entry.get("recipe", "")))
         recipe = filled.get("recipe")
-        if recipe is not None and not recipe_is_generated:
-            recipe = _recipe_path(recipe, source, folders)
+        if recipe is not None and not generated:
+            recipe = _find_recipe(recipe, source, folders)
         values, config_class = filled.get("values", {}), table[row].config_class
-        stage = PipelineStage(
-            name, row, config_class, source, recipe, recipe_is_generated, values, overrides[name], keep_tilde
-        )
-        stages.append(stage := stage.checked())
+        stage = PipelineStage(name, row, config_class, source, recipe, generated, values, overrides[name], keep_tilde)
+        stage = stage.with_run_dir()
         if stage.run_dir in run_dirs.values():
-            raise InputError(f"{source}: run_dir: {stage.run_dir} is that of an earlier stage; give it one of its own")
+            raise InputError(f"{source}: run_dir: {stage.run_dir} belongs to an earlier stage; choose another folder")
+        stages.append(stage)
     for name in raw["show"]:
         if name not in entries:
-            raise InputError(f"{path}: show: '{name}' is no stage; {hint(name, entries)}")
+            raise InputError(f"{path}: show: '{name}' is not a stage; {hint(name, entries)}")
     read = [stage.recipe for stage in stages if stage.recipe and not stage.recipe_is_generated]
     return Pipeline(stages, raw["show"], list(dict.fromkeys([*files, *read])))
 
 
 def _read(path: str, depth: int = 0) -> tuple[Values, list[str]]:
-    """Return the content of a file laid over that of the one it extends, and the paths of both."""
-    if depth > _MOST_EXTENDED:
-        raise InputError(f"{path}: extends: more than {_MOST_EXTENDED} files, or a file that extends itself")
+    """Return the content of a pipeline file, merged with the file that it extends, and the paths of all files read."""
+    if depth > _MAX_EXTENDS:
+        raise InputError(f"{path}: extends: more than {_MAX_EXTENDS} files, or a file that extends itself")
     own = read_yaml(path)
     validate_recipe(path, own, _File)
     base: Values = {"variables": {}, "stages": {}, "show": []}
@@ -226,26 +224,26 @@ def _read(path: str, depth: int = 0) -> tuple[Values, list[str]]:
     merged = merge_values(base, own)
     for name in [name for name in base["stages"] if merged["stages"][name] is None]:
         del merged["stages"][name]
-    # A variable that is a mapping is replaced.
+    # A variable whose value is a mapping is replaced, not merged.
     return {**merged, "variables": {**base["variables"], **own.get("variables", {})}}, [path, *files]
 
 
-def _expand(path: str, stages: Mapping[str, Any]) -> dict[str, Values]:
-    """Return the stages with what they copy, each with its row of the stage table."""
+def _expand_copies(path: str, stages: Mapping[str, Any]) -> dict[str, Values]:
+    """Return the stages with `like` resolved, each with its row of the stage table."""
     if not stages:
-        raise InputError(f"{path}: stages: missing or empty; name at least one")
+        raise InputError(f"{path}: stages: missing or empty; add at least one")
     entries: dict[str, Values] = {}
     for name, entry in stages.items():
         if entry is None:
-            raise InputError(f"{path}: stage {name}: empty; give it a recipe or values")
+            raise InputError(f"{path}: stage {name}: empty; add a recipe or values")
         like = (own := dict(entry)).pop("like", None)
         if like is not None and like not in entries:
-            raise InputError(f"{path}: stage {name}: like: '{like}' is no earlier stage; {hint(like, entries)}")
+            raise InputError(f"{path}: stage {name}: like: '{like}' is not an earlier stage; {hint(like, entries)}")
         entries[name] = merge_values({"stage": name} if like is None else entries[like], own)
     return entries
 
 
-def _arguments(
+def _parse_arguments(
     path: str, arguments: Sequence[str], defaults: Values, stages: Iterable[str]
 ) -> tuple[Values, dict[str, list[str]]]:
     """Return the values of all variables, and the overrides of each stage."""
@@ -266,30 +264,30 @@ def _arguments(
     for name, value in variables.items():
         if value is None:
             raise InputError(f"{path}: variable '{name}' has no value; add {name}=... to the command")
-        filled[name] = _fill(value, filled, f"{path}: variable {name}")
+        filled[name] = _substitute(value, filled, f"{path}: variable {name}")
     return filled, overrides
 
 
-def _fill(value: Any, names: Mapping[str, Any], source: str, later: Sequence[str] = ()) -> Any:
-    """Return a value with its references replaced; one that is nothing but a reference keeps the type."""
+def _substitute(value: Any, names: Mapping[str, Any], source: str, all_stages: Sequence[str] = ()) -> Any:
+    """Replace the references in a value. A string that is a single reference becomes a value of the referenced type."""
     if isinstance(value, dict):
-        return {key: _fill(each, names, f"{source}: {key}", later) for key, each in value.items()}
+        return {key: _substitute(each, names, f"{source}: {key}", all_stages) for key, each in value.items()}
     if isinstance(value, list):
-        return [_fill(each, names, source, later) for each in value]
+        return [_substitute(each, names, source, all_stages) for each in value]
     if not isinstance(value, str):
         return value
 
-    def named(match: re.Match[str]) -> Any:
+    def referenced(match: re.Match[str]) -> Any:
         if (name := match[1]) in names:
             return names[name]
-        problem = "a stage that does not run before this one" if name in later else "no variable and no stage"
+        problem = "a stage that does not run before this one" if name in all_stages else "not a variable or a stage"
         raise InputError(f"{source}: ${{{name}}} is {problem}; {hint(name, names)}")
 
     whole = _REFERENCE.fullmatch(value)
-    return named(whole) if whole else _REFERENCE.sub(lambda match: str(named(match)), value)
+    return referenced(whole) if whole else _REFERENCE.sub(lambda match: str(referenced(match)), value)
 
 
-def _recipe_path(recipe: str, source: str, folders: Sequence[Path]) -> str:
+def _find_recipe(recipe: str, source: str, folders: Sequence[Path]) -> str:
     files = [folder / expand_home(recipe) for folder in folders]
     path = next((file for file in files if file.is_file()), None)
     if path is None:
@@ -297,5 +295,5 @@ def _recipe_path(recipe: str, source: str, folders: Sequence[Path]) -> str:
     return str(path)
 
 
-def _fits(name: str, patterns: Sequence[str]) -> bool:
+def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

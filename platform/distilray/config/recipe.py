@@ -1,4 +1,4 @@
-"""Reading a recipe: YAML plus `a.b=value` overrides into a typed config, or one line that says what is wrong."""
+"""Recipes: YAML plus `a.b=value` overrides, parsed into a typed config or reported as a one-line error."""
 
 import copy
 import difflib
@@ -18,17 +18,43 @@ from distilray.errors import InputError
 C = TypeVar("C", bound=BaseModel)
 
 MAX_RECIPE_BYTES = 1_000_000
+# Keys and stages of earlier versions. The error for an old name states the new one.
+RENAMED: Mapping[str, str] = {
+    "also": "extra",
+    "build_follows": "build_next_sentence_task",
+    "disturbance": "slowdowns",
+    "faults": "fault_tolerance",
+    "fill_absent": "fill_missing",
+    "has_notice": "preemption_notice",
+    "initialisation": "initialization",
+    "intervals": "bootstrap",
+    "licence": "license",
+    "max_more_models": "max_loaded_extra_models",
+    "measured_in": "measured_run_dir",
+    "more_models": "extra_models",
+    "most_machines": "max_machines",
+    "other_rows": "allow_other_row_counts",
+    "part_mb": "chunk_mb",
+    "part_rows": "chunk_rows",
+    "preemption_every_steps": "poll_preemption_every_steps",
+    "reductions": "reduction",
+    "rhythm": "intervals",
+    "scored": "scored_masks",
+    "single_segment": "single_sentence_documents",
+    "stations": "stages",
+}
 
-# PyYAML's own error, and what it lets through where a value does not fit its type (a 13th month, `!!int x`).
-_YAML_FAULTS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+# PyYAML's own error, and the exceptions that it lets through for values that do not fit their type (month 13, `!!int
+# x`).
+_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
 
 class RecipeError(InputError):
-    """A recipe that cannot be used; the message names the file, the key and the fix."""
+    """A recipe that cannot be used. The message names the file, the key and the fix."""
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """The safe loader, without aliases (a small file could expand without end) and without duplicate keys."""
+    """`SafeLoader` that rejects duplicate keys, and aliases, with which a small file could expand without bound."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(AliasEvent):
@@ -42,50 +68,49 @@ class _StrictLoader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.YAMLError(f"line {key.start_mark.line + 1}: a key must be plain text")
             if key.value in seen:
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: key '{key.value}' is given twice")
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: duplicate key '{key.value}'")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: str) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
+    """Return the mapping in a YAML file.
 
     Raises:
-        RecipeError: missing file, too large, broken YAML, or not a mapping.
+        RecipeError: the file is missing, too large, not valid YAML, or not a mapping.
     """
     file = Path(expand_home(path))
     if not file.is_file():
         raise RecipeError(
-            f"{path}: no such recipe file; those that come with the code are in jobs/recipes/ and jobs/pipelines/"
+            f"{path}: no such recipe file; the recipes of this repository are in jobs/recipes/ and jobs/pipelines/"
         )
     if file.stat().st_size > MAX_RECIPE_BYTES:
-        raise RecipeError(f"{path}: larger than {MAX_RECIPE_BYTES:,} bytes, which no recipe is")
+        raise RecipeError(f"{path}: larger than {MAX_RECIPE_BYTES:,} bytes; a recipe must be smaller")
     try:
         values = yaml.load(file.read_text(encoding="utf-8"), _StrictLoader)  # noqa: S506 - a SafeLoader
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text (byte {error.start}); convert it to UTF-8") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
-    except _YAML_FAULTS as error:
+    except _YAML_ERRORS as error:
         raise RecipeError(f"{path}: {_one_line(error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise RecipeError(f"{path}: holds a {type(values).__name__} where 'key: value' lines are expected")
+        raise RecipeError(f"{path}: contains a {type(values).__name__}; write 'key: value' lines")
     return values
 
 
 def load_recipe(path: str, overrides: Sequence[str], config_class: type[C], *, keep_tilde: bool = False) -> C:
-    """The config that a recipe file and the overrides of the command line give.
+    """Return the config of a recipe file and command-line overrides.
 
     Args:
-        path: YAML file with what differs from the defaults.
-        overrides: `a.b=value` each; the value is read as YAML.
-        config_class: the job's config.
-        keep_tilde: leaves `~` in paths, which another machine will expand.
+        path: YAML file with the settings that differ from the defaults.
+        overrides: `a.b=value` each; values are parsed as YAML.
+        keep_tilde: keep `~` in paths, for another machine to expand.
 
     Raises:
-        RecipeError: with file or override, key, and the fix.
+        RecipeError: names the file or override, the key, and the fix.
     """
     context = {KEEP_TILDE: keep_tilde, RECIPE_FOLDER: Path(expand_home(path)).parent}
     return validate_recipe(path, apply_overrides(read_yaml(path), overrides), config_class, context)
@@ -98,15 +123,15 @@ def validate_recipe(
     context: Mapping[str, Any] | None = None,
     prefix: str = "",
 ) -> C:
-    """Return the config of some values.
+    """Return the config of nested values.
 
     Args:
-        name: of their file or stage, for errors.
-        context: for validators.
-        prefix: of keys on the command line.
+        name: file or stage that the values come from, for error messages.
+        context: validation context.
+        prefix: prefix of the keys on the command line.
 
     Raises:
-        RecipeError: with key and fix.
+        RecipeError: names the key and the fix.
     """
     try:
         return config_class.model_validate(values, context=dict(context or {}))
@@ -115,10 +140,10 @@ def validate_recipe(
 
 
 def check_partial_values(name: str, values: Mapping[str, Any], config_class: type[BaseModel]) -> None:
-    """Check some values of a config, of which others may be missing.
+    """Validate values of a config of which others may be missing.
 
     Raises:
-        RecipeError: with key and fix.
+        RecipeError: names the key and the fix.
     """
     try:
         config_class.model_validate(values)
@@ -129,7 +154,7 @@ def check_partial_values(name: str, values: Mapping[str, Any], config_class: typ
 
 
 def merge_values(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of nested values with changes; mappings are merged, everything else is replaced."""
+    """Return a copy of nested values updated with `changes`. Mappings are merged, everything else is replaced."""
     result = copy.deepcopy(dict(values))
     for key, change in changes.items():
         section = result.get(key)
@@ -141,10 +166,10 @@ def merge_values(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
 
 
 def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Change values by overrides, `a.b=value` each, and return them.
+    """Apply `a.b=value` overrides to nested values in place, and return them.
 
     Raises:
-        RecipeError: not of that form.
+        RecipeError: an override is malformed.
     """
     for override in overrides:
         dotted, equals, text = override.partition("=")
@@ -161,48 +186,50 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
 
 
 def read_value(override: str, text: str) -> Any:
-    """Return the value of an override, which is YAML.
+    """Parse the value of an override as YAML.
 
     Raises:
-        RecipeError: it is not.
+        RecipeError: the value is not valid YAML.
     """
     try:
         return yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
-    except _YAML_FAULTS as error:
+    except _YAML_ERRORS as error:
         raise RecipeError(f"override '{override}': {_one_line(error)}") from None
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """Return the known name that is closest to a misspelt one, or all that are known, for an error."""
+    """Return a hint for an unknown name: its new name, the closest known name, or all known names."""
     names = list(known)
+    if (new := RENAMED.get(name)) in names:
+        return f"renamed to '{new}'"
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(names)}"
 
 
 def _first_problem(problems: Sequence[ErrorDetails], config_class: type[BaseModel], prefix: str = "") -> str:
     first = problems[0]
-    key = ".".join(str(part) for part in first["loc"]) or "the recipe as a whole"
+    key = ".".join(str(part) for part in first["loc"]) or "the whole recipe"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        message = f"unknown key; {hint(str(first['loc'][-1]), _keys_beside(config_class, first['loc']))}"
+        message = f"unknown key; {hint(str(first['loc'][-1]), _sibling_keys(config_class, first['loc']))}"
     elif first["type"] == "missing":
         message = "missing; add it to the recipe"
-        if not any(isinstance(part, int) for part in first["loc"]):  # an override cannot name an entry of a list
-            message += f" or give {prefix}{key}=... at the end of the command"
+        if not any(isinstance(part, int) for part in first["loc"]):  # an override cannot address a list entry
+            message += f" or {prefix}{key}=... to the command"
     elif isinstance(first["input"], str | int | float | bool):
         message += f" (got {first['input']!r})"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{key}: {message}{more}"
 
 
-def _keys_beside(config_class: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are known where the last one of a location stands."""
+def _sibling_keys(config_class: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that are allowed in the section of the last key of a location."""
     models = [config_class]
     for part in location[:-1]:
-        found = next((model.model_fields[part] for model in models if part in model.model_fields), None)
-        if found is not None:
-            models = _models_in(found.annotation) or models
-        else:  # an index, a key of a mapping, or the tag of one model of a union
+        field = next((model.model_fields[part] for model in models if part in model.model_fields), None)
+        if field is not None:
+            models = _models_in(field.annotation) or models
+        else:  # an index, a mapping key, or the tag of a union member
             models = [model for model in models if _has_tag(model, part)] or models
     return sorted(models[0].model_fields)
 
@@ -220,5 +247,5 @@ def _has_tag(model: type[BaseModel], tag: int | str) -> bool:
 def _one_line(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
-    told = " ".join(str(error).split()) or type(error).__name__
-    return told if isinstance(error, yaml.YAMLError) else f"a value that YAML cannot read ({told})"
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if isinstance(error, yaml.YAMLError) else f"invalid value ({message})"

@@ -1,4 +1,4 @@
-"""Where the quickstart's input lies: two packages of the `sample` extra, used as data carriers and never imported."""
+"""Inputs of the quickstart, from two packages of the `sample` extra that are used as data files and never imported."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 
 def wikipedia_dump() -> Path:
-    """A small real dump of the English Wikipedia: 206 pages, 106 of them articles.
+    """Return a small real dump of the English Wikipedia: 206 pages, 106 of which are articles.
 
     Raises:
-        InputError: the package is missing, or its file is not the one that this version knows.
+        InputError: the package is missing, or its file has the wrong content.
     """
     return check_sha256(package_folder(DUMP_PACKAGE) / DUMP_FILE, DUMP_SHA256)
 
 
 def encoder_dir() -> Path:
-    """A small pretrained BERT encoder in the layout of `transformers`.
+    """Return the folder of a small pretrained BERT encoder in the layout of `transformers`.
 
     Raises:
-        InputError: the package is missing, or its weights are not the ones that this version knows.
+        InputError: the package is missing, or its weights have the wrong content.
     """
     folder = package_folder(ENCODER_PACKAGE) / "model"
     check_sha256(folder / "model.safetensors", WEIGHTS_SHA256)
@@ -42,23 +42,23 @@ SAMPLES: Mapping[str, Callable[[], Path]] = {"sample:wikipedia": wikipedia_dump,
 
 
 def resolve_sample(uri: str) -> str:
-    """The path behind a `sample:` name; every other path or URI as it is.
+    """Return the path of a `sample:` name; every other path or URI is returned unchanged.
 
     Raises:
-        InputError: an unknown sample, or one that is missing or changed.
+        InputError: the sample is unknown, missing or modified.
     """
     if not uri.startswith(SAMPLE_PREFIX):
         return uri
     if uri not in SAMPLES:
-        raise InputError(f"{uri}: no such sample; there are {', '.join(SAMPLES)}")
+        raise InputError(f"{uri}: no such sample; available: {', '.join(SAMPLES)}")
     return str(SAMPLES[uri]())
 
 
 def package_folder(package: str) -> Path:
-    """The folder of an installed package, found without importing it.
+    """Return the folder of an installed package without importing it.
 
     Raises:
-        InputError: it is not installed.
+        InputError: the package is not installed.
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -67,16 +67,16 @@ def package_folder(package: str) -> Path:
 
 
 def check_sha256(file: Path, expected: str) -> Path:
-    """The file itself when it is there and its content has the expected sha256.
+    """Return the file after verifying its SHA-256.
 
     Raises:
-        InputError: missing, or another content.
+        InputError: the file is missing or has another content.
     """
     fix = f"reinstall it: {_INSTALL} --force-reinstall"
     if not file.is_file():
         raise InputError(f"{file}: missing from its package; {fix}")
     with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != expected:
-        raise InputError(f"{file}: sha256 is {found[:12]}..., not {expected[:12]}...; {fix}")
+        actual = hashlib.file_digest(stream, "sha256").hexdigest()
+    if actual != expected:
+        raise InputError(f"{file}: sha256 is {actual[:12]}..., not {expected[:12]}...; {fix}")
     return file

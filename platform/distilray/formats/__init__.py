@@ -1,1 +1,1 @@
-"""Files of rows and lines: tables, compressed streams, and the rows that cannot be used."""
+"""Readers of rows and lines: tables, compressed streams, and records of unusable rows."""

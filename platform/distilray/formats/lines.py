@@ -1,4 +1,4 @@
-"""Lines of files of any size, read in ranges of bytes."""
+"""Lines of files of any size, read in byte ranges."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from distilray.runtime import storage
 
 @dataclass(frozen=True)
 class FileRange:
-    """A range of a file that can be read without the rest.
+    """A range of a file that can be read independently.
 
     Attributes:
-        uri: of the file.
-        name: of the file in the provenance of its documents.
-        start: first byte of the file as stored (row group for Parquet).
-        end: byte behind the last one (row group for Parquet). A document that begins before `end` belongs to the
-            range even when it ends behind it.
-        form: how the range is read, such as `streams` or `lines`.
-        stored_bytes: size of the range in the file as stored.
+        uri: URI of the file.
+        name: name of the file, recorded in its documents.
+        start: first byte in the stored file (row group for Parquet).
+        end: end (exclusive), in bytes of the stored file (row group for Parquet). A document that starts before `end`
+            belongs to the range even if it extends beyond it.
+        form: method of reading, such as `streams` or `lines`.
+        stored_bytes: size of the range in the stored file.
     """
 
     uri: str
@@ -33,7 +33,7 @@ class FileRange:
 
 @dataclass(frozen=True)
 class Line:
-    """A line without its line feed. `data` is empty when the line is longer than the reader keeps: see `size`."""
+    """A line without its line feed. `data` is empty if the line is longer than the limit of the reader; see `size`."""
 
     offset: int
     data: bytes
@@ -41,7 +41,7 @@ class Line:
 
 
 def byte_ranges(uri: str, name: str, *, chunk_bytes: int, divisible: bool = True) -> list[FileRange]:
-    """Ranges of at most `chunk_bytes` of a plain file; one of a file that is compressed or not `divisible`."""
+    """Split a plain file into ranges of at most `chunk_bytes`. A compressed or indivisible file is one range."""
     size = stored_size(uri)
     if split_suffix(uri)[1] or not divisible:
         return [FileRange(uri, name, 0, size, "whole", size)]
@@ -49,32 +49,34 @@ def byte_ranges(uri: str, name: str, *, chunk_bytes: int, divisible: bool = True
     return [FileRange(uri, name, start, end, "lines", end - start) for start, end in bounds]
 
 
-def read_lines(part: FileRange, *, max_bytes: int, start: int | None = None) -> Iterator[Line]:
-    """The lines of a range: of a plain file those that begin in it, of a whole file all. CR at the end is kept.
+def read_lines(file_range: FileRange, *, max_bytes: int, start: int | None = None) -> Iterator[Line]:
+    """Yield the lines that start in a range. A trailing CR is kept.
 
     Args:
-        part: from `byte_ranges`.
-        max_bytes: longer lines come without their data.
-        start: reads from an earlier place than the range begins, in the middle of a line or not; lines from there on
-            come too, the first one as if it began there, and so do those behind the end of the range.
+        file_range: range from `byte_ranges`.
+        max_bytes: longer lines are returned without their data.
+        start: read all lines from this offset, which precedes the range, to the end of the file. If it is within a
+            line, the rest of that line counts as the first line.
 
     Raises:
-        UnreadableError: as `read_chunks`.
+        UnreadableError: see `read_chunks`.
     """
-    if part.form == "whole":
-        yield from _split_lines(read_chunks(part.uri), 0, max_bytes, mine=0, end=0)
+    if file_range.form == "whole":
+        yield from _split_lines(read_chunks(file_range.uri), 0, max_bytes, range_start=0, range_end=0)
         return
-    before = max(part.start - 1, 0)  # a line begins behind a line feed
-    begin = before if start is None else start
-    for line in _split_lines(read_chunks(part.uri, start=begin), begin, max_bytes, mine=part.start, end=part.end):
-        if start is None and line.offset >= part.end:
+    before = max(file_range.start - 1, 0)  # to see whether a line starts exactly at the range
+    offset = before if start is None else start
+    first, last = file_range.start, file_range.end
+    chunks = read_chunks(file_range.uri, start=offset)
+    for line in _split_lines(chunks, offset, max_bytes, range_start=first, range_end=last):
+        if start is None and line.offset >= last:
             return
-        if start is not None or line.offset >= part.start:
+        if start is not None or line.offset >= first:
             yield line
 
 
 def lines_of(data: bytes) -> Iterator[Line]:
-    """Yield the lines of a text in memory. They may end with LF, CR LF or CR."""
+    """Yield the lines of a text in memory, which may end with LF, CR LF or CR."""
     offset = 0
     for line in data.splitlines(keepends=True):
         text = line.rstrip(b"\r\n")
@@ -83,37 +85,39 @@ def lines_of(data: bytes) -> Iterator[Line]:
 
 
 def first_lines(uri: str, limit: int) -> list[str]:
-    """Return the first lines of a text file that are not blank.
+    """Return up to `limit` nonblank lines from the start of a text file.
 
     Raises:
-        InputError: no file there, not UTF-8, or only blank lines.
+        InputError: the file is missing, not UTF-8, or has only blank lines.
     """
     if not storage.exists(uri) or storage.is_folder(uri):
-        raise InputError(f"{uri}: no such text file; name one as text_path")
+        raise InputError(f"{uri}: no such text file; correct text_path")
     try:
         text = storage.read_bytes(uri).decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"{uri}: not UTF-8 text (byte {error.start}); convert it, or name a plain text") from None
+        raise InputError(f"{uri}: not UTF-8 text (byte {error.start}); convert it to UTF-8") from None
     lines = list(islice((line.strip() for line in text.splitlines() if line.strip()), limit))
     if not lines:
-        raise InputError(f"{uri}: no line with text; name another file as text_path")
+        raise InputError(f"{uri}: contains no text; choose another text_path")
     return lines
 
 
-def _split_lines(chunks: Iterable[bytes], begin: int, max_bytes: int, *, mine: int, end: int) -> Iterator[Line]:
-    """Yield the lines of a stream that starts at byte `begin`; end at one from before `mine` that reaches `end`."""
-    held: list[bytes] = []
+def _split_lines(
+    chunks: Iterable[bytes], offset: int, max_bytes: int, *, range_start: int, range_end: int
+) -> Iterator[Line]:
+    """Yield the lines of a stream that starts at byte `offset`; stop at a line that spans the whole range."""
+    pending: list[bytes] = []
     size = 0
     for chunk in chunks:
         *ended, rest = chunk.split(b"\n")
         for piece in ended:
             size += len(piece)
-            yield Line(begin, b"".join([*held, piece]) if size <= max_bytes else b"", size)
-            begin += size + 1
-            held, size = [], 0
+            yield Line(offset, b"".join([*pending, piece]) if size <= max_bytes else b"", size)
+            offset += size + 1
+            pending, size = [], 0
         size += len(rest)
-        held = [*held, rest] if size <= max_bytes else []
-        if begin < mine and begin + size >= end:
+        pending = [*pending, rest] if size <= max_bytes else []
+        if offset < range_start and offset + size >= range_end:
             return
     if size:
-        yield Line(begin, b"".join(held), size)
+        yield Line(offset, b"".join(pending), size)

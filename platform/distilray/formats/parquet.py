@@ -1,4 +1,4 @@
-"""Parquet files of unknown origin, read without running code that they name."""
+"""Safe reading of untrusted Parquet files, without executing code that they refer to."""
 
 import base64
 from collections.abc import Iterator, Sequence
@@ -18,16 +18,15 @@ _EXTENSION = b"ARROW:extension:name"
 
 
 class ParquetTable:
-    """A Parquet file; a context manager. Errors of the disk or the network are raised as they are.
+    """Context manager for a Parquet file. Errors of the disk or network are raised unchanged.
 
     Args:
-        uri: of the file.
-        data: its content, if it has been read already.
+        uri: URI of the file.
+        data: content of the file, if it has already been read.
         dictionary: columns to read as dictionaries.
 
     Raises:
-        UnreadableError: it is not Parquet, or it has a column of an extension type, whose reader could run code that
-            the file brings.
+        UnreadableError: the file is not Parquet, or it has a column of an extension type, which could execute code.
     """
 
     def __init__(self, uri: str, *, data: bytes | None = None, dictionary: Sequence[str] = ()) -> None:
@@ -35,7 +34,7 @@ class ParquetTable:
         self._watched = _WatchedFile(self._raw)
         try:
             _check_footer(self._raw)
-            with self._translated("no Parquet file"):
+            with self._translated("not a Parquet file"):
                 self._file = pq.ParquetFile(
                     pa.PythonFile(self._watched, mode="r"),
                     read_dictionary=list(dictionary) or None,
@@ -58,7 +57,7 @@ class ParquetTable:
         self._raw.close()
 
     def read(self, columns: Sequence[str]) -> pa.Table:
-        """Return columns of all rows.
+        """Return the columns for all rows.
 
         Raises:
             UnreadableError: the data is damaged.
@@ -69,7 +68,7 @@ class ParquetTable:
     def batches(
         self, columns: Sequence[str] | None = None, *, rows: int = 1 << 16, row_group: int | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Yield columns of a row group, or of all, in batches of at most `rows` rows.
+        """Yield the columns of one or all row groups in batches of at most `rows` rows.
 
         Raises:
             UnreadableError: the data is damaged.
@@ -84,30 +83,30 @@ class ParquetTable:
         try:
             yield
         except (pa.ArrowException, OSError) as error:
-            if self._watched.faults:
-                raise self._watched.faults[0] from None
+            if self._watched.errors:
+                raise self._watched.errors[0] from None
             reason = " ".join(str(error).split())[:200]
             raise UnreadableError("parquet_damaged", f"{problem} ({reason})") from None
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Return whether a column of this type contains strings, also as a dictionary."""
+    """Return whether a column of this type contains strings, possibly dictionary-encoded."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 class _WatchedFile:
-    """A file for pyarrow that keeps the errors of reading it, which otherwise look like those of damaged data."""
+    """File for pyarrow that records read errors, which pyarrow would report like damaged data."""
 
     def __init__(self, file: pa.NativeFile) -> None:
         self._file = file
-        self.faults: list[OSError] = []
+        self.errors: list[OSError] = []
 
     def read(self, size: int = -1) -> bytes:
         try:
             return self._read(size)
         except OSError as error:
-            self.faults.append(error)
+            self.errors.append(error)
             raise
 
     def _read(self, size: int) -> bytes:
@@ -128,18 +127,18 @@ class _WatchedFile:
 
 
 def _check_footer(raw: pa.NativeFile) -> None:
-    """Refuse extension types before pyarrow sees them: it asks their Python classes to read what the file says."""
+    """Reject extension types before pyarrow passes data from the file to their Python classes."""
     size = raw.size()
     end = raw.read_at(_FOOTER_END, max(0, size - _FOOTER_END))
     length = int.from_bytes(end[:4], "little")
     if end[4:] != b"PAR1" or length > min(size, _MAX_FOOTER):
-        raise UnreadableError("parquet_damaged", "no Parquet file")
+        raise UnreadableError("parquet_damaged", "not a Parquet file")
     footer = raw.read_at(length, size - _FOOTER_END - length)
     if any(text in footer for text in _in_base64(_EXTENSION)):
-        raise UnreadableError("parquet_damaged", "holds a column of an extension type, which may run code")
+        raise UnreadableError("parquet_damaged", "contains a column of an extension type, which could execute code")
 
 
 def _in_base64(word: bytes) -> list[bytes]:
-    """The base64 text of a word, for each of the three offsets at which it can begin."""
+    """Return the base64 encodings of a word for its three possible alignments."""
     encoded = [base64.b64encode(b"\0" * shift + word) for shift in range(3)]
     return [text[(0, 2, 3)[shift] : (shift + len(word)) // 3 * 4] for shift, text in enumerate(encoded)]

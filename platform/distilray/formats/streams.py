@@ -1,4 +1,4 @@
-"""Files as chunks of bytes: plain, or .gz, .bz2, .xz and .zst, in memory that does not grow with the file."""
+"""Streaming reads of plain, .gz, .bz2, .xz and .zst files in constant memory."""
 
 import bz2
 import lzma
@@ -14,16 +14,16 @@ from distilray.formats.bad_rows import BadRow
 from distilray.runtime import storage
 
 _CHUNK = 1 << 20
-_FEED = 16 << 10  # what was decompressed of a slice is lost with the slice, so slices are small
-_XZ_MEMORY = 256 << 20  # `xz -9` needs 65 MiB; zstd itself refuses windows of more than 128 MiB
-# Limits of compressed data of any kind. Text expands 10-fold; data that expands more than this is a bomb.
+_SLICE = 16 << 10  # small, because an error discards all data decompressed from a slice
+_XZ_MEMORY = 256 << 20  # `xz -9` needs 65 MiB; zstd itself rejects windows of more than 128 MiB
+# Limits for all compressed formats. Text expands about 10-fold; data that expands far more is a decompression bomb.
 MAX_EXPANSION = 200
-FREE_BYTES = 32 << 20  # accepted from any file, whatever its size as stored
-CUT_SHORT = "cut_short"  # reason of a bad row: the end of a file is missing, and its size is unknown
+FREE_BYTES = 32 << 20  # always accepted, whatever the stored size
+CUT_SHORT = "cut_short"  # reason of a bad row: the file is truncated, and the size of the missing part is unknown
 
 
 class _GzipDecompressor:
-    """zlib with the interface of `bz2.BZ2Decompressor`."""
+    """gzip with the interface of `bz2.BZ2Decompressor`."""
 
     def __init__(self) -> None:
         self._inflate = zlib.decompressobj(wbits=31)
@@ -45,17 +45,15 @@ _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     ".bz2": bz2.BZ2Decompressor,
     ".xz": lambda: lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY),
 }
-
-
 _COMPRESSIONS = (*_DECOMPRESSORS, ".zst")
 
 
 class _SlicedFile:
-    """A stream as a file for pyarrow, which gets one small slice at a time.
+    """File for pyarrow that returns a stream in small slices.
 
     Attributes:
-        fed: bytes that were read.
-        faults: errors of the disk or the network, which otherwise look like those of damaged data.
+        bytes_read: bytes read so far.
+        errors: errors of the disk or network, which pyarrow would report like damaged data.
     """
 
     closed = False
@@ -63,17 +61,17 @@ class _SlicedFile:
     def __init__(self, stream: Any) -> None:
         self._slices = _slices(stream)
         self._rest = b""
-        self.fed = 0
-        self.faults: list[OSError] = []
+        self.bytes_read = 0
+        self.errors: list[OSError] = []
 
     def read(self, size: int) -> bytes:
         try:
             self._rest = self._rest or next(self._slices, b"")
         except OSError as error:
-            self.faults.append(error)
+            self.errors.append(error)
             raise
         data, self._rest = self._rest[:size], self._rest[size:]
-        self.fed += len(data)
+        self.bytes_read += len(data)
         return data
 
     def close(self) -> None:
@@ -81,7 +79,7 @@ class _SlicedFile:
 
 
 class UnreadableError(ValueError):
-    """The bytes of a file end here, though the file does not. `offset` and `lost_bytes` are of the file as stored."""
+    """The rest of a file cannot be read. `offset` and `lost_bytes` refer to the stored file."""
 
     def __init__(self, reason: str, detail: str, *, offset: int = 0, lost_bytes: int = 0) -> None:
         super().__init__(detail)
@@ -90,19 +88,19 @@ class UnreadableError(ValueError):
         self.lost_bytes = lost_bytes
 
     def bad_row(self, file: str) -> BadRow:
-        """Return the fault as a bad row of a file."""
+        """Return the error as a bad row of a file."""
         return BadRow(file, self.offset, self.reason, str(self), self.lost_bytes)
 
 
 class EmptyFileError(InputError):
-    """A file without content. It is counted, and refused only if all files of its source are empty."""
+    """An empty file. Sources count these and fail only if all of their files are empty."""
 
     def __init__(self, uri: str) -> None:
         super().__init__(f"{uri}: the file is empty; remove it, or write it again")
 
 
 def split_suffix(name: str) -> tuple[str, str, str]:
-    """`a/b.txt`, `.gz` and `.txt` of a name: what stands before, the compression ("" for none), the suffix."""
+    """Split `a/b.txt.gz` into `a/b`, `.gz` and `.txt`: stem, compression ("" for none) and suffix."""
     compression = next((ending for ending in _COMPRESSIONS if name.lower().endswith(ending)), "")
     inner = name[: len(name) - len(compression)]
     folder, slash, last = inner.rpartition("/")
@@ -113,34 +111,34 @@ def split_suffix(name: str) -> tuple[str, str, str]:
 
 
 def is_bomb(size: int, read: int, *, free_bytes: int | None = None) -> bool:
-    """Return whether `read` stored bytes have expanded to more than text does.
+    """Return whether `read` stored bytes have expanded to more than text would.
 
     Args:
-        size: bytes after decompression.
-        read: bytes as stored.
-        free_bytes: accepted whatever the expansion; `FREE_BYTES` if left out.
+        size: decompressed bytes.
+        read: stored bytes.
+        free_bytes: size that is always accepted; default: `FREE_BYTES`.
     """
     return size > max(FREE_BYTES if free_bytes is None else free_bytes, MAX_EXPANSION * read)
 
 
 def stored_size(uri: str) -> int:
-    """Bytes of a file.
+    """Return the size of a file in bytes.
 
     Raises:
-        InputError: it is missing, or a folder.
+        InputError: the file is missing, or is a folder.
     """
-    found, path = storage.filesystem(uri)
-    info = found.get_file_info(path)
+    store, path = storage.filesystem(uri)
+    info = store.get_file_info(path)
     if info.type != fs.FileType.File:
         raise InputError(f"{uri}: no such file; correct the path of the source")
     return int(info.size or 0)
 
 
 def read_chunks(uri: str, *, start: int = 0) -> Iterator[bytes]:
-    """The bytes of a file, decompressed by its suffix; `start` is for plain files only.
+    """Yield the bytes of a file, decompressed according to its suffix; `start` applies to plain files only.
 
     Raises:
-        UnreadableError: the compressed data is damaged, cut short or a bomb; all before that has been given.
+        UnreadableError: the compressed data is damaged, truncated or a bomb. All data before that has been yielded.
     """
     compression = split_suffix(uri)[1]
     if compression:
@@ -157,11 +155,11 @@ def read_chunks(uri: str, *, start: int = 0) -> Iterator[bytes]:
 
 
 def read_whole(uri: str, *, max_bytes: int) -> bytes:
-    """All bytes of a file, decompressed by its suffix.
+    """Return all bytes of a file, decompressed according to its suffix.
 
     Raises:
-        UnreadableError: as `read_chunks`, also for a file that is cut short: one document is lost, no more; or
-            `too_large`, without reading more than `max_bytes` and a little.
+        UnreadableError: as in `read_chunks`, but a truncated file counts as damaged because only one document is lost;
+            or `too_large`, after reading little more than `max_bytes`.
     """
     chunks, size = [], 0
     try:
@@ -178,68 +176,68 @@ def read_whole(uri: str, *, max_bytes: int) -> bytes:
 
 
 def _decompressed(stream: Any, decompressor: Callable[[], Any], stored: int) -> Iterator[bytes]:
-    engine, fed, given = decompressor(), 0, 0
-    between = True  # at the end of a member, where the file may end
+    engine, consumed, size = decompressor(), 0, 0
+    between_members = True  # where the file may end
     for data in _slices(stream):
-        behind = fed + len(data)
-        while data or not between:
-            data = data.lstrip(b"\0") if between else data  # padding is allowed between members
-            if between and not data:
+        end = consumed + len(data)
+        while data or not between_members:
+            data = data.lstrip(b"\0") if between_members else data  # padding is allowed between members
+            if between_members and not data:
                 break
             try:
                 out = engine.decompress(data, _CHUNK)
             except (zlib.error, OSError, lzma.LZMAError) as error:
-                raise _damaged(error, fed, stored) from None
-            given += len(out)
-            _check_expansion(given, behind, fed, stored)
+                raise _damaged(error, consumed, stored) from None
+            size += len(out)
+            _check_expansion(size, end, consumed, stored)
             if out:
                 yield out
-            between, data = engine.eof, b""
-            if between:
+            between_members, data = engine.eof, b""
+            if between_members:
                 data, engine = engine.unused_data, decompressor()
             elif len(out) < _CHUNK:
                 break
-        fed = behind
-    if not between:
+        consumed = end
+    if not between_members:
         raise _cut_short(stored)
 
 
 def _zstd_chunks(stream: Any, stored: int) -> Iterator[bytes]:
-    """The content of all frames of a zstd file."""
+    """Yield the decompressed content of all frames of a zstd stream."""
     file = _SlicedFile(stream)
-    fed = size = 0
+    consumed = size = 0
     with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd") as engine:
         while True:
             try:
-                out = engine.read(_FEED)  # what a failing call has decompressed is lost
+                out = engine.read(_SLICE)  # small reads, because a failing call loses its output
             except OSError as error:
-                if file.faults:
-                    raise file.faults[0] from None
-                raise (_cut_short(stored) if file.fed >= stored else _damaged(error, fed, stored)) from None
+                if file.errors:
+                    raise file.errors[0] from None
+                raise (_cut_short(stored) if file.bytes_read >= stored else _damaged(error, consumed, stored)) from None
             if not out:
                 return
             size += len(out)
-            _check_expansion(size, file.fed, fed, stored)
-            fed = max(0, file.fed - _FEED)
+            _check_expansion(size, file.bytes_read, consumed, stored)
+            consumed = max(0, file.bytes_read - _SLICE)
             yield out
 
 
 def _cut_short(stored: int) -> UnreadableError:
-    return UnreadableError(CUT_SHORT, "compressed data is cut short; fetch the file again", offset=stored)
+    return UnreadableError(CUT_SHORT, "compressed data is cut short; download the file again", offset=stored)
 
 
-def _damaged(error: Exception, fed: int, stored: int) -> UnreadableError:
-    detail = f"compressed data is damaged ({error}); fetch the file again"
-    return UnreadableError("compressed_damaged", detail, offset=fed, lost_bytes=stored - fed)
+def _damaged(error: Exception, consumed: int, stored: int) -> UnreadableError:
+    detail = f"compressed data is damaged ({error}); download the file again"
+    return UnreadableError("compressed_damaged", detail, offset=consumed, lost_bytes=stored - consumed)
 
 
-def _check_expansion(size: int, read: int, fed: int, stored: int) -> None:
-    """Refuse data that expands like a bomb: to `size` bytes from the first `read` of the file."""
+def _check_expansion(size: int, read: int, consumed: int, stored: int) -> None:
+    """Reject a decompression bomb, which expands to `size` bytes from the first `read` stored bytes."""
     if is_bomb(size, read):
-        detail = f"expands more than {MAX_EXPANSION}-fold, which no text does"
-        raise UnreadableError("too_large", detail, offset=fed, lost_bytes=stored - fed)
+        detail = f"expands more than {MAX_EXPANSION}-fold, unlike any text"
+        raise UnreadableError("too_large", detail, offset=consumed, lost_bytes=stored - consumed)
 
 
 def _slices(stream: Any) -> Iterator[bytes]:
     while chunk := stream.read(_CHUNK):
-        yield from (chunk[at : at + _FEED] for at in range(0, len(chunk), _FEED))
+        yield from (chunk[start : start + _SLICE] for start in range(0, len(chunk), _SLICE))

@@ -21,10 +21,10 @@ class Row:
 
     Attributes:
         file: name of the file.
-        number: from 1, of the line at which it ends; counted from the first line that was read.
-        offset: its first byte in the file as decompressed.
-        values: the cells of CSV, or the value of a JSON line.
-        lost_bytes: bytes that are lost if the row is refused.
+        number: number of its last line, from 1, counted from the first line that was read.
+        offset: first byte in the decompressed file.
+        values: CSV cells, or the value of a JSON line.
+        lost_bytes: bytes that are lost if the row is rejected.
     """
 
     file: str
@@ -34,7 +34,7 @@ class Row:
     lost_bytes: int = 0
 
     def refuse(self, reason: str, detail: str) -> BadRow:
-        """Return the row as one that cannot be used."""
+        """Return the row as a bad row."""
         return BadRow(self.file, self.offset, reason, detail, self.lost_bytes, self.number)
 
 
@@ -42,10 +42,10 @@ def json_rows(lines: Iterable[Line], file: str, *, max_bytes: int, objects: bool
     """Yield the values of JSON lines; blank lines are skipped.
 
     Args:
-        lines: of the file, without data where longer than `max_bytes`.
-        file: its name.
+        lines: lines of the file, without data if longer than `max_bytes`.
+        file: name of the file.
         max_bytes: longer lines are bad rows.
-        objects: lines that contain another value than an object are bad rows.
+        objects: reject values other than objects.
     """
     for number, line in enumerate(lines, 1):
         row = Row(file, number, line.offset, None)
@@ -71,19 +71,19 @@ def json_rows(lines: Iterable[Line], file: str, *, max_bytes: int, objects: bool
 
 
 class DelimitedRows:
-    """The rows of a CSV or TSV file, as lists of cells; blank lines are skipped.
+    """Iterator over the rows of a CSV or TSV file as lists of cells. Blank lines are skipped.
 
     Bytes that are not UTF-8 become surrogates. Memory is bounded: a row of more than `max_bytes` is a bad row, and its
-    lines are skipped. After `header`, so are rows with another number of cells.
+    lines are skipped. After a call of `header`, rows with another number of cells are bad rows too.
 
     Args:
-        lines: of the file from its beginning, without data where longer than `max_bytes`.
-        file: its name.
-        delimiter: between cells.
+        lines: lines of the file from its start, without data if longer than `max_bytes`.
+        file: name of the file.
+        delimiter: separator of the cells.
         quoted: cells in double quotes may contain delimiters and line breaks; otherwise quotes are text.
-        strict: quotes that are not closed, or that are followed by text, are bad rows; otherwise they are accepted.
-        stored_bytes: size of the file, the most that a bad row can lose.
-        hint: the fix for a row that cannot be parsed, for the detail of a bad row.
+        strict: reject quotes that are not closed or that are followed by text.
+        stored_bytes: size of the file, an upper bound for the bytes lost with a bad row.
+        hint: fix to append to the detail of a row that cannot be parsed.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class DelimitedRows:
     ) -> None:
         self._lines, self._file, self._hint = iter(lines), file, hint
         self._max_bytes, self._stored_bytes = max_bytes, stored_bytes
-        csv.field_size_limit(max(csv.field_size_limit(), max_bytes))  # a row has at most this size
+        csv.field_size_limit(max(csv.field_size_limit(), max_bytes))  # process-wide; a field is never longer than a row
         self._reader = csv.reader(
             _Texts(self),
             delimiter=delimiter,
@@ -111,7 +111,7 @@ class DelimitedRows:
         self._number = self._first_number = self._offset = self._end = 0
 
     def header(self) -> list[str]:
-        """Return the names of the columns, from the first row that is not blank; none if there is no row.
+        """Return the column names from the first nonblank row; empty if there is no row.
 
         Raises:
             UnreadableError: the row cannot be parsed.
@@ -146,7 +146,7 @@ class DelimitedRows:
                     yield row
 
     def next_text(self) -> str:
-        """Return the next line with its line break, for the parser."""
+        """Return the next line with its line break, for the CSV parser."""
         line = next(self._lines)
         self._number += 1
         self._end = line.offset + line.size + 1
@@ -156,7 +156,7 @@ class DelimitedRows:
         return data.decode(errors="surrogateescape") + "\n"
 
     def _row(self, cells: list[str] | None) -> Row:
-        # A bad row of several lines may have been many rows.
+        # An unclosed quote can merge many rows into one bad row.
         is_long = self._number - self._first_number > 1
         lost = min(self._end - self._offset, self._stored_bytes) if is_long else 0
         return Row(self._file, self._number, self._offset, cells, lost)
@@ -167,7 +167,7 @@ class _TooLargeError(Exception):
 
 
 class _Texts:
-    """The lines of a file as an iterator that continues after an exception, unlike a generator."""
+    """Iterator over the lines of a file that, unlike a generator, can continue after an exception."""
 
     def __init__(self, rows: DelimitedRows) -> None:
         self._rows = rows
@@ -180,16 +180,16 @@ class _Texts:
 
 
 def column_positions(uri: str, header: Sequence[str], columns: Mapping[str, str], *, hint: str = "") -> dict[str, int]:
-    """Return the position of each column, by the setting that names it.
+    """Return the position of each column by the setting that names it.
 
     Args:
-        uri: of the table.
-        header: the names of its columns.
-        columns: the names of the columns that are read, by setting.
-        hint: another fix, for the message.
+        uri: URI of the table.
+        header: column names of the table.
+        columns: names of the columns to read, by setting.
+        hint: alternative fix, appended to the message.
 
     Raises:
-        InputError: a column is missing or there are two of its name.
+        InputError: a column is missing or its name is not unique.
     """
     for setting, column in columns.items():
         if list(header).count(column) != 1:

@@ -1,1 +1,1 @@
-"""What every job shares: the command, the Ray session, run folders, storage, progress, logs."""
+"""Foundations of every job: command line, run folders, Ray session, storage, progress and tracking."""

@@ -1,4 +1,4 @@
-"""Reports of Ray's autoscaler on a request that waits: nodes being started, failed launches, impossible requests."""
+"""State of Ray's autoscaler for a pending request: starting nodes, failed launches, infeasible requests."""
 
 import re
 import time
@@ -11,18 +11,18 @@ import ray
 from ray.core.generated.autoscaler_pb2 import AutoscalingState, GetClusterStatusReply
 
 _RPC_TIMEOUT_S = 5
-# The reasons of failures are in the log of the autoscaler and nowhere else.
+# The reasons of failures are only in the log of the autoscaler.
 _FAILURE = re.compile(r"(Failed to launch \d+ nodes? of type [^\s:]+: .+|Ray installation failed on .+)")
 _LOG_BYTES = 1 << 20
-_REASON_LETTERS = 300
+_MAX_REASON_CHARS = 300
 
 
 class AutoscalerReport:
     """The state of the autoscaler of the connected cluster, and its failures since this object was created.
 
     Args:
-        bundle: resources of the request that waits, by Ray's names.
-        log: the log of the autoscaler. Only the head has it, where drivers of submitted jobs run.
+        bundle: resources of the pending request, by their names in Ray.
+        log: log of the autoscaler. It exists only on the head node, where the drivers of submitted jobs run.
     """
 
     def __init__(self, bundle: Mapping[str, float], *, log: Path | None = None) -> None:
@@ -33,7 +33,7 @@ class AutoscalerReport:
         self._version = 0 if state is None else state.autoscaler_state_version
 
     def summary(self) -> str:
-        """Return the report in one line."""
+        """Return a one-line report."""
         state = _autoscaling_state()
         if state is None:
             return "the autoscaler has reported nothing yet (`ray status` on the head shows its state)"
@@ -42,23 +42,23 @@ class AutoscalerReport:
         parts = [f"requesting {count} {kind} from the provider" for kind, count in requested.items()]
         parts += [f"{count} {kind} starting" for kind, count in starting.items()]
         if self._is_infeasible(state):
-            parts.append("no node type of the cluster can hold this")
+            parts.append("no node type of the cluster is large enough")
         if reason := self._last_failure():
-            parts.append(f"last failure: {' '.join(reason.split())[:_REASON_LETTERS]}")
+            parts.append(f"last failure: {' '.join(reason.split())[:_MAX_REASON_CHARS]}")
         else:
             failed = Counter(self._failed_types(state))
             parts += [f"{count} attempts to start {kind} failed (see `ray monitor`)" for kind, count in failed.items()]
         return "; ".join(parts) or "no node is being started (is there an autoscaler? see `ray status` on the head)"
 
     def is_infeasible(self) -> bool:
-        """Return whether no node type of the cluster can hold the request."""
+        """Return whether no node type of the cluster is large enough for the request."""
         state = _autoscaling_state()
         return state is not None and self._is_infeasible(state)
 
     def is_starting_nodes(self) -> bool:
-        """Return whether nodes are being started, or have failed to start, for requests that include this one.
+        """Return whether nodes are starting, or have failed to start, for requests that include this one.
 
-        It is False until the autoscaler has made two rounds, since the first may have begun before the request.
+        The result is False until the autoscaler has completed two rounds, because the first may precede the request.
         """
         state = _autoscaling_state()
         if state is None or state.autoscaler_state_version < self._version + 2:
@@ -69,7 +69,7 @@ class AutoscalerReport:
         return any(self._is_ours(gang) for gang in state.infeasible_gang_resource_requests)
 
     def _failed_types(self, state: AutoscalingState) -> list[str]:
-        # The state keeps the failures of earlier jobs too.
+        # The state also contains the failures of earlier jobs.
         return [each.ray_node_type_name for each in state.failed_instance_requests if each.failed_ts >= self._since]
 
     def _is_ours(self, gang: Any) -> bool:
@@ -77,7 +77,7 @@ class AutoscalerReport:
         return any(dict(request.resources_bundle) == self._bundle for request in requests)
 
     def _last_failure(self) -> str:
-        """Return the newest reason why a node could not be started, empty without one."""
+        """Return the newest reason for a failed launch, or an empty string."""
         size = self._log_size()
         if size <= self._log_start:
             return ""
@@ -91,7 +91,7 @@ class AutoscalerReport:
 
 
 def _autoscaling_state() -> AutoscalingState | None:
-    """Return the state of the autoscaler; None before its first report, and for versions before 2."""
+    """Return the state of the autoscaler, or None before its first report and for autoscaler v1."""
     address = ray.get_runtime_context().gcs_address
     try:
         reply = ray._raylet.GcsClient(address=address).get_cluster_status(timeout_s=_RPC_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Local copies of remote files, in a folder that all processes of a machine share."""
+"""Cache of remote files in a local folder, shared by all processes of a machine."""
 
 import contextlib
 import fcntl
@@ -13,20 +13,20 @@ from distilray.errors import InputError
 from distilray.runtime import storage
 
 _CHUNK = 8 << 20
-_LOCK, _PART = ".lock", ".part"  # suffixes
+_LOCK, _PARTIAL = ".lock", ".part"  # suffixes
 
 
 class LocalCache:
-    """A folder of fetched files, and of folders of them, by name.
+    """Fetched files and folders by name.
 
-    An entry is complete or absent. When the files exceed the limit, the least recently used ones are removed; a process
-    that has one mapped keeps it.
+    An entry is either complete or absent. If the files exceed the limit, the least recently used ones are removed; a
+    process that has mapped a removed file can still read it.
 
     Args:
-        folder: on a local disk.
+        folder: folder on a local disk.
         noun: an entry, for messages: "a shard".
-        remedy: the fix where the disk is full.
-        max_bytes: the limit.
+        remedy: advice for the case that the disk is full.
+        max_bytes: size limit.
     """
 
     def __init__(self, folder: str, *, noun: str, remedy: str = "free space", max_bytes: float = math.inf) -> None:
@@ -34,37 +34,37 @@ class LocalCache:
         self._noun, self._remedy, self._max_bytes = noun, remedy, max_bytes
 
     def get(self, name: str, fetch: Callable[[Path], None]) -> Path:
-        """Return the path of an entry, fetched by one process where it is absent.
+        """Return the path of an entry. If it is absent, exactly one process fetches it.
 
         Args:
-            fetch: writes the entry to the path that it is called with, or raises.
+            fetch: writes the entry to the given path, or raises.
 
         Raises:
             InputError: the disk is full, or the folder cannot be written.
         """
         target = self._folder / name
         with contextlib.suppress(OSError):
-            os.utime(target)  # the time of the last use
+            os.utime(target)  # record the last use
             return target
         with self._locked(target):
             if not target.exists():
-                part = target.with_suffix(_PART)
-                _remove(part)  # of a process that was killed
+                partial = target.with_suffix(_PARTIAL)
+                _remove(partial)  # left by a process that was killed
                 try:
-                    fetch(part)
+                    fetch(partial)
                     with self._local_errors():
-                        part.replace(target)
+                        partial.replace(target)
                 finally:
-                    _remove(part)
+                    _remove(partial)
                 self._evict(target)
         return target
 
     def download(self, uri: str, file: Path) -> str:
-        """Copy a remote file and return its sha256, hexadecimal.
+        """Copy a remote file and return its SHA-256 as hexadecimal.
 
         Raises:
             InputError: the copy cannot be written.
-            OSError: the remote file cannot be read to its end.
+            OSError: the remote file cannot be read completely.
         """
         digest = hashlib.sha256()
         with self._local_errors():
@@ -81,9 +81,9 @@ class LocalCache:
 
     @contextlib.contextmanager
     def _locked(self, target: Path) -> Iterator[None]:
-        """Exclude the other processes of this machine; the lock of a process that dies is free.
+        """Lock out other processes of this machine. The lock is released if the process dies.
 
-        Lock files stay: where one was removed while a process waits for it, two would fetch at the same time.
+        Lock files are never removed: if one were removed while a process waits for it, two could fetch at once.
         """
         with self._local_errors():
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -93,11 +93,11 @@ class LocalCache:
             yield
 
     def _evict(self, kept: Path) -> None:
-        """Remove the least recently used files beyond the limit."""
+        """Remove the least recently used files that exceed the limit."""
         files = []
         for file in self._folder.iterdir():
             with contextlib.suppress(OSError):  # removed by another process
-                if file.is_file() and file.suffix not in (_LOCK, _PART):
+                if file.is_file() and file.suffix not in (_LOCK, _PARTIAL):
                     status = file.stat()
                     files.append((status.st_mtime_ns, status.st_size, file))
         excess = sum(size for _, size, _ in files) - self._max_bytes
@@ -112,7 +112,7 @@ class LocalCache:
             yield
         except OSError as error:
             reason = error.strerror or error
-            raise InputError(f"{self._folder}: {self._noun} cannot be kept there ({reason}); {self._remedy}") from None
+            raise InputError(f"{self._folder}: cannot store {self._noun} there ({reason}); {self._remedy}") from None
 
 
 def _remove(path: Path) -> None:

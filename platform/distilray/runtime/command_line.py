@@ -1,4 +1,4 @@
-"""Command lines whose errors are one line, and their exit codes; needs nothing but the standard library."""
+"""Command lines with one-line errors, and their exit codes. Uses only the standard library, for the doctor."""
 
 from __future__ import annotations
 
@@ -15,30 +15,33 @@ from distilray.runtime.signals import interruptible
 EXIT_BAD_INPUT = 2
 EXIT_INTERNAL_ERROR = 1
 EXIT_INTERRUPTED = 130
+EXIT_CODES = (
+    "exit code: 0 success, 1 internal error or unusable data, 2 bad input, 130 interrupted (run it again to resume)"
+)
 
 
 class CommandParser(argparse.ArgumentParser):
     """`ArgumentParser` that reports usage errors in one line, as `InputError`.
 
     Args:
-        description: a docstring, of which the first line is shown.
+        description: docstring whose first line is shown.
     """
 
     def __init__(self, *, description: str | None, **options: Any) -> None:
-        # Without abbreviations a command in a script keeps its meaning when an option is added.
+        # Without abbreviations, adding an option cannot change the meaning of a command in a script.
         options.setdefault("allow_abbrev", False)
         super().__init__(description=(description or "").partition("\n")[0], **options)
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; {self.prog} --help shows the command")
+        raise InputError(f"{message}; see {self.prog} --help")
 
 
-def run_cli(name: str, work: Callable[[], object]) -> int:
-    """Run `work` and return the exit code; print one line to stderr for bad input."""
+def run_cli(name: str, main: Callable[[], object]) -> int:
+    """Run `main` and return the exit code. Bad input is reported in one line on stderr."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         with interruptible():
-            work()
+            main()
         return 0
     except DataQualityError as error:
         print("\n".join([f"{name}: {error}", *error.details]), file=sys.stderr)
@@ -51,12 +54,12 @@ def run_cli(name: str, work: Callable[[], object]) -> int:
         return EXIT_INTERNAL_ERROR
     except PermissionError as error:
         path = error.filename or error
-        return _bad_input(name, InputError(f"{path}: permission denied; give user {os.getuid()} access to this path"))
+        return _bad_input(name, InputError(f"{path}: permission denied; give user {os.getuid()} access to it"))
     except Exception as error:
         cause = find_input_error(error)
         if cause is not None:
             return _bad_input(name, cause)
-        logging.getLogger(name).exception("internal fault")
+        logging.getLogger(name).exception("internal error")
         return EXIT_INTERNAL_ERROR
 
 

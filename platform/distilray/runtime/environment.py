@@ -1,6 +1,6 @@
-"""Environment variables: the cluster that they name, values for a block, and the secrets of a job.
+"""Environment variables: detection of a cluster, temporary values, and the secrets of a job.
 
-A submission contains only the path of the secrets, since Ray lists the variables of its jobs.
+A submission contains only the path of the secrets, because Ray displays the variables of its jobs.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
 def inside_cluster() -> bool:
-    """Return whether RAY_ADDRESS names a cluster, as Ray sets it for every submitted job."""
+    """Return whether RAY_ADDRESS names a cluster. Ray sets it for every submitted job."""
     return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
 
 
 @contextlib.contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for this process and its children, and restore them after the block."""
+    """Set variables for this process and its children, and restore the old values after the block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -39,7 +39,7 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def load_secrets(environ: MutableMapping[str, str]) -> None:
-    """Adds the job's secrets, if `DISTILRAY_SECRETS_PATH` is set, to its environment variables, which they override.
+    """Add the secrets of the job, if `DISTILRAY_SECRETS_PATH` is set, to its variables. They override existing values.
 
     Raises:
         InputError: see `read_secrets`.
@@ -49,27 +49,27 @@ def load_secrets(environ: MutableMapping[str, str]) -> None:
 
 
 def worker_setup_hook(environ: MutableMapping[str, str]) -> Callable[[], None] | None:
-    """Returns a `worker_process_setup_hook` that loads the job's secrets in each Ray worker; None without secrets."""
+    """Return a `worker_process_setup_hook` that loads the secrets in each Ray worker, or None without secrets."""
     if not (path := environ.get(SECRETS_PATH)):
         return None
 
     def load_job_secrets() -> None:
         try:
             os.environ.update(read_secrets(Path(path)))
-        except InputError as error:  # a hook that raises would end the worker
+        except InputError as error:  # an exception in the hook would kill the worker
             print(f"{error} (on {os.uname().nodename}; this worker has no secrets)", file=sys.stderr, flush=True)
 
     return load_job_secrets
 
 
 def read_secrets(path: Path) -> dict[str, str]:
-    """Returns the variables of a file of NAME=VALUE lines, or of a folder with one file per variable.
+    """Read variables from a file of NAME=VALUE lines, or from a folder with one file per variable.
 
-    Kubernetes mounts a Secret as such a folder. Values are literal, except that one pair of quotes around the value of
+    Kubernetes mounts a Secret as such a folder. Values are literal, except that one pair of quotes around the value in
     a line is removed.
 
     Raises:
-        InputError: names the file and line, never the content.
+        InputError: names the file and the line, but never the content.
     """
     try:
         secrets = _read_folder(path) if path.is_dir() else _read_file(path)
@@ -103,7 +103,8 @@ def _read_file(file: Path) -> dict[str, str]:
 
 def _read_text(file: Path) -> str:
     status = file.stat()
-    # The rule of ssh: only the owner can change the mode, and files of others, as in a mounted Secret, are theirs.
+    # As in ssh, the check applies to own files only: the mode of other files, as in a mounted Secret, cannot be
+    # changed.
     if status.st_uid == os.geteuid() and status.st_mode & 0o077:
         raise InputError(f"secrets {file}: other users may read it; run `chmod 600 {file}`")
     try:

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a line, written by one process and followed by another."""
+"""Metrics files: one JSON object per line, written by one process and followed by another."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ Row = Mapping[str, Any]
 
 
 def read_metrics(uri: str) -> list[dict[str, Any]]:
-    """The rows of a metrics file, without a torn last line; empty when there is no file yet."""
+    """Return the rows of a metrics file, without an incomplete last line; empty if the file does not exist."""
     if not storage.exists(uri):
         return []
     rows = []
@@ -25,11 +25,11 @@ def read_metrics(uri: str) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """Appends rows to a metrics file.
+    """Writer of a metrics file.
 
     Args:
-        uri: the file; local files grow, an object is written anew with each row.
-        keep_to_step: rows of later steps are dropped first: a resumed run writes them again.
+        uri: the file. Rows are appended to a local file; in an object store the whole file is rewritten.
+        keep_to_step: drop the rows of later steps, which a resumed run writes again.
     """
 
     def __init__(self, uri: str, keep_to_step: int) -> None:
@@ -39,7 +39,6 @@ class MetricsLog:
         self._write_all()
 
     def append(self, row: Row) -> None:
-        """Adds one row."""
         self._lines.append(json.dumps(row))
         if self._is_local:
             with writing(self._uri), storage.local_path(self._uri).open("a", encoding="utf-8") as file:
@@ -52,10 +51,7 @@ class MetricsLog:
 
 
 class MetricsFollower:
-    """Calls back with the newest row of a metrics file while it grows, not with rows of earlier runs.
-
-    Use it as a context manager.
-    """
+    """Context manager that calls `on_row` with new rows of a metrics file, but not with those of earlier attempts."""
 
     def __init__(self, uri: str, on_row: Callable[[Row], None], interval_s: float = 1.0) -> None:
         self._uri, self._on_row, self._interval_s = uri, on_row, interval_s

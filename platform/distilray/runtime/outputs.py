@@ -1,4 +1,4 @@
-"""The output files of complete runs, checked against the manifests before they are used."""
+"""Verification of the output files of complete runs against their manifests."""
 
 import contextlib
 import functools
@@ -17,21 +17,21 @@ from distilray.runtime import storage
 from distilray.runtime.run_folder import MANIFEST_FILE, is_manifest
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_DEPTH = 3  # folders from an output to its run at most, as in RUN/glue/TASK/train.tsv
-_RECENT_NS = 2_000_000_000  # a file may change again without another time stamp
+_MAX_DEPTH = 3  # path components of an output within its run, as in RUN/glue/TASK/train.tsv
+_RECENT_NS = 2_000_000_000  # within this time a file can change without a new time stamp
 
 
 @dataclass(frozen=True)
 class RunOutputs:
-    """The output files of a complete run, to be checked against its manifest before they are used.
+    """Output files of a complete run.
 
-    Every check raises `InputError`, with the file and the fix, when one is missing, of another size or content, or
-    when the manifest has no sha256 for it.
+    Every check raises `InputError`, which names the file and the fix, if a file is missing, has another size or
+    content, or has no SHA-256 in the manifest.
 
     Attributes:
-        folder: of the run.
-        job: that wrote it.
-        entries: by name of the file inside the folder, its `bytes` and `sha256`.
+        folder: the run folder.
+        job: job that wrote the run.
+        entries: `bytes` and `sha256` of each file, by name within the folder.
     """
 
     folder: str
@@ -40,11 +40,11 @@ class RunOutputs:
 
     @classmethod
     def of(cls, folder: str, content: Mapping[str, Any]) -> "RunOutputs":
-        """The outputs of a run, from the `content` of its manifest."""
+        """Return the outputs recorded in the `content` of a manifest."""
         return cls(folder, content["job"], content["outputs"])
 
     def check_sizes(self, names: Iterable[str]) -> None:
-        """Check that files are there and have their sizes, without reading them."""
+        """Check that files exist and have the recorded sizes, without reading them."""
         with ThreadPoolExecutor(storage.READ_THREADS) as readers:
             list(readers.map(self._check_size, names))
 
@@ -54,22 +54,22 @@ class RunOutputs:
             list(readers.map(self.check_content, names))
 
     def check_content(self, name: str, sha256: str | None = None) -> None:
-        """Check size and content of a file, whose sha256 is computed unless it is given."""
+        """Check size and content of a file. Its SHA-256 is computed unless it is passed."""
         expected = self._check_size(name)
         if (sha256 or _sha256(storage.join(self.folder, name))) != expected:
             raise self._error(name, "its content is not what the manifest says (sha256)")
 
     def read(self, name: str) -> bytes:
-        """The content of a file, checked."""
+        """Return the verified content of a file."""
         data = storage.read_bytes(storage.join(self.folder, name))
         self.check_content(name, hashlib.sha256(data).hexdigest())
         return data
 
     def _check_size(self, name: str) -> str:
-        """The recorded sha256 of a file that has its recorded size."""
+        """Check the size of a file and return its recorded SHA-256."""
         entry, size = self.entries.get(name), storage.file_size(storage.join(self.folder, name))
         if entry is None or size is None:
-            raise self._error(name, "not there" if size is None else "not in the manifest")
+            raise self._error(name, "missing" if size is None else "not in the manifest")
         if not isinstance(entry, Mapping) or not _SHA256.fullmatch(str(entry.get("sha256"))):
             raise self._error(name, "its manifest has no sha256 for it")
         if size != entry.get("bytes", size):
@@ -81,17 +81,17 @@ class RunOutputs:
 
 
 def verify_file(uri: str, sha256: str | None = None) -> None:
-    """Check a file against the manifest of the complete run that has written it; a file of no run passes.
+    """Check a file against the manifest of the run that wrote it. Files that belong to no run pass.
 
     Args:
-        sha256: of its content, where that is known already.
+        sha256: hash of the content, if it is already known.
 
     Raises:
-        InputError: as the checks of `Outputs`.
+        InputError: see `RunOutputs`.
     """
     folder = uri if "://" in uri else str(storage.local_path(uri))
     names: list[str] = []
-    for _ in range(_DEPTH):
+    for _ in range(_MAX_DEPTH):
         folder, _, name = folder.rpartition("/")
         names.insert(0, unquote(name) if "://" in uri else name)
         if not (folder.partition("://")[2] if "://" in uri else folder):
@@ -103,10 +103,10 @@ def verify_file(uri: str, sha256: str | None = None) -> None:
 
 
 def read_verified(uri: str) -> bytes:
-    """Return the content of a file, checked as in `verify_file`, which would read it once more.
+    """Return the content of a file, verified like `verify_file` but without reading the file twice.
 
     Raises:
-        InputError: as `verify_file`.
+        InputError: see `RunOutputs`.
     """
     data = storage.read_bytes(uri)
     verify_file(uri, hashlib.sha256(data).hexdigest())
@@ -114,11 +114,11 @@ def read_verified(uri: str) -> bytes:
 
 
 def _manifest_of(folder: str) -> dict[str, Any] | None:
-    """The manifest in a folder; None without one, or with a file of that name that another program has written."""
+    """Return the manifest in a folder, or None if there is none or the file comes from another program."""
     uri = storage.join(folder, MANIFEST_FILE)
-    with contextlib.suppress(ValueError):  # also of a folder above the run that this user may not read
-        found = json.loads(storage.read_bytes(uri)) if storage.file_size(uri) else None
-        return found if is_manifest(found) else None
+    with contextlib.suppress(ValueError):  # includes an unreadable folder above the run
+        manifest = json.loads(storage.read_bytes(uri)) if storage.file_size(uri) else None
+        return manifest if is_manifest(manifest) else None
     return None
 
 
@@ -128,7 +128,7 @@ def _sha256_at(uri: str, stamp: tuple[int, int]) -> str:
 
 
 def _sha256(uri: str) -> str:
-    """sha256 of a file, which a process computes once as long as the file has not changed."""
+    """Return the SHA-256 of a file, computed only once per process while the file is unchanged."""
     stamp = storage.file_stamp(uri)
     if time.time_ns() - stamp[1] < _RECENT_NS:
         return storage.sha256(uri)

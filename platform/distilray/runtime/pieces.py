@@ -1,6 +1,6 @@
-"""Resumable work: the pieces of a run, each done by one task and recorded in the run folder once it is complete.
+"""Resumable work: pieces that are each processed by one task and recorded in the run folder when complete.
 
-The record of a piece is written after its data, whole or not at all. A run that resumes does the pieces without one.
+The record of a piece is written atomically after its data. A resumed run processes only the pieces without a record.
 """
 
 import functools
@@ -15,21 +15,21 @@ from distilray.runtime.session import run_tasks
 
 _RECORDS_FOLDER = "pieces"
 _SUFFIX = ".json"
-_READ_AHEAD = 128  # records in memory at a time
+_READ_AHEAD = 128  # records held in memory
 _KB, _MB = 1 << 10, 1 << 20
 
 Values = dict[str, Any]
 
 
 class CompletedPieces:
-    """The completed pieces of one stage of a run: a record with the counts of each, by its number."""
+    """Records of the completed pieces of one phase of a run, by number. A record contains the counts of its piece."""
 
-    def __init__(self, run_dir: str, stage: str) -> None:
+    def __init__(self, run_dir: str, phase: str) -> None:
         self.run_dir = run_dir
-        self._folder = storage.join(run_dir, _RECORDS_FOLDER, stage)
+        self._folder = storage.join(run_dir, _RECORDS_FOLDER, phase)
 
     def add(self, number: int, record: Mapping[str, Any]) -> None:
-        """Record that a piece is complete. All its data must have been written before."""
+        """Record that a piece is complete. All of its data must have been written before."""
         storage.write_bytes(self._file(number), json.dumps(record, sort_keys=True).encode())
 
     def numbers(self) -> set[int]:
@@ -38,7 +38,7 @@ class CompletedPieces:
         return {int(file.rpartition("/")[2].removesuffix(_SUFFIX)) for file in files}
 
     def records(self, numbers: Sequence[int]) -> Iterator[Values]:
-        """Yield the records of completed pieces in the order of `numbers`, a few in memory at a time."""
+        """Yield the records of completed pieces in the order of `numbers`, holding only a few in memory."""
         with ThreadPoolExecutor(storage.READ_THREADS) as readers:
             for start in range(0, len(numbers), _READ_AHEAD):
                 files = [self._file(number) for number in numbers[start : start + _READ_AHEAD]]
@@ -60,18 +60,18 @@ def run_pieces(
     counted: str | None = None,
     **resources: Any,
 ) -> Iterator[Values]:
-    """Run the pieces that are not complete yet, with progress, and return the records of all, in the order of `items`.
+    """Run the incomplete pieces and return the records of all pieces in the order of `items`.
 
     Args:
-        items: the pieces, as values that Arrow holds; each has a `number`.
-        task: runs on a worker: writes the data of a piece and returns its record, which is written afterwards.
-        completed: the pieces that are complete.
-        job: its name, for what is reported while it waits.
-        label: the name of the work in the line of progress.
-        unit: of `size`; bytes are shown as kB or MB.
-        size: the part of a piece in the progress.
-        counted: a number in the records, whose sum in this run is shown with the progress.
-        resources: of a task, as `run_tasks` takes them.
+        items: pieces as values that Arrow can store, each with a `number`.
+        task: runs on a worker, writes the data of a piece and returns its record, which is written afterwards.
+        completed: the completed pieces.
+        job: name of the job, for messages while it waits for resources.
+        label: label of the progress display.
+        unit: unit of `size`; bytes are displayed as kB or MB.
+        size: contribution of a piece to the progress.
+        counted: key of a number in the records; its sum over this attempt is displayed with the progress.
+        resources: resources of a task, see `run_tasks`.
 
     Raises:
         InputError: raised by a task, or a task can never run.

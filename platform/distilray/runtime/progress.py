@@ -1,7 +1,4 @@
-"""Progress of long work with rate and time left: a bar on a terminal, a line every few seconds in a log.
-
-Things that people should know at once, told by any process of a run and shown by the one that they look at.
-"""
+"""Progress of long work, as a bar on a terminal or as log lines, and user-facing notices of a run."""
 
 import json
 import logging
@@ -24,61 +21,10 @@ NOTICES_FOLDER = "notices"
 log = logging.getLogger(__name__)
 
 
-def post_notice(run_uri: str, text: str) -> None:
-    """Tells something: in the log of this process, and as a file in the folder of the run."""
-    log.warning("%s", text)
-    now = time.time_ns()
-    record = {"time": now / 1e9, "text": text}
-    storage.write_bytes(storage.join(run_uri, NOTICES_FOLDER, f"{now}-{os.getpid()}.json"), json.dumps(record).encode())
-
-
-def read_notices(run_uri: str) -> list[str]:
-    """What was told in a run, in the order of time."""
-    return [text for _, text in _read(run_uri)]
-
-
-class NoticeFollower:
-    """Calls back with each notice that comes while the block runs. Use it as a context manager."""
-
-    def __init__(self, run_uri: str, on_notice: Callable[[str], None], interval_s: float = 1.0) -> None:
-        self._run_uri, self._on_notice, self._interval_s = run_uri, on_notice, interval_s
-        self._known = {name for name, _ in _read(run_uri)}
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="notices", daemon=True)
-
-    def __enter__(self) -> "NoticeFollower":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-        self._show()
-
-    def _follow(self) -> None:
-        while not self._stopped.wait(self._interval_s):
-            self._show()
-
-    def _show(self) -> None:
-        for name, text in _read(self._run_uri, self._known):
-            self._known.add(name)
-            self._on_notice(text)
-
-
-def _read(run_uri: str, known: set[str] | None = None) -> list[tuple[str, str]]:
-    """Name and text of the notices that are not known yet."""
-    folder = storage.join(run_uri, NOTICES_FOLDER)
-    if not storage.exists(folder):
-        return []
-    names = [file.rpartition("/")[2] for file in storage.list_files(folder, ".json")]
-    new = sorted(set(names) - (known or set()))
-    return [(name, json.loads(storage.read_bytes(storage.join(folder, name)))["text"]) for name in new]
-
-
 class Progress:
-    """Counts finished units of work and shows them. Use it as a context manager.
+    """Context manager that displays completed units of work, the rate and the time left.
 
-    Rate and time left are those of this run: what earlier runs completed is counted in `start_at`.
+    Units that an earlier attempt completed are set with `start_at` and do not affect the rate.
     """
 
     def __init__(
@@ -113,16 +59,16 @@ class Progress:
             self._bar.stop()
 
     def start_at(self, done: int) -> None:
-        """Sets the units that earlier runs completed, which count neither in the rate nor in the time left."""
+        """Set the number of units that earlier attempts completed."""
         self._done = self._base = done
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
 
     def advance_to(self, done: int, note: str = "") -> None:
-        """Sets the finished units; `note` is shown behind them.
+        """Set the number of completed units, and a note to display after it.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C was pressed and some library has swallowed it.
+            KeyboardInterrupt: Ctrl-C was pressed, even if a library has swallowed the interrupt.
         """
         raise_if_interrupted()
         self._done, self._note = done, note
@@ -134,18 +80,17 @@ class Progress:
             print(self.line(now), file=self._stream, flush=True)
 
     def advance(self, units: int = 1, note: str = "") -> None:
-        """Adds finished units."""
         self.advance_to(self._done + units, note)
 
     def line(self, now: float) -> str:
-        """One line: done, share, rate, time left, note."""
+        """Return the log line: completed units, share, rate, time left, note."""
         done = f"{self.label}: {self._done:,}"
         if self.total:
             done += f"/{self.total:,} {self.unit} ({self._done / self.total:.0%})"
         return ", ".join([done, *self._details(now)])
 
     def _details(self, now: float) -> list[str]:
-        """Rate, in a minute where it would read 0.0 in a second; time left; note."""
+        """Return rate, time left and note. A rate that would round to 0.0 per second is given per minute."""
         rate = max(0, self._done - self._base) / max(now - self._started, 1e-9)
         details = [f"{rate:,.1f} {self.unit}/s" if rate >= 0.1 else f"{60 * rate:,.1f} {self.unit}/min"]
         if self.total and rate > 0:
@@ -154,10 +99,61 @@ class Progress:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds in the form that reads best: `45 s`, `12 min 05 s`, `3 h 20 min`."""
+    """Format a duration: `45 s`, `12 min 05 s`, `3 h 20 min`."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def post_notice(run_uri: str, text: str) -> None:
+    """Publish a notice: log it in this process and write it to a file in the run folder."""
+    log.warning("%s", text)
+    now = time.time_ns()
+    record = {"time": now / 1e9, "text": text}
+    storage.write_bytes(storage.join(run_uri, NOTICES_FOLDER, f"{now}-{os.getpid()}.json"), json.dumps(record).encode())
+
+
+def read_notices(run_uri: str) -> list[str]:
+    """Return the notices of a run in chronological order."""
+    return [text for _, text in _read_notices(run_uri)]
+
+
+class NoticeFollower:
+    """Context manager that calls `on_notice` with each notice published while the block runs."""
+
+    def __init__(self, run_uri: str, on_notice: Callable[[str], None], interval_s: float = 1.0) -> None:
+        self._run_uri, self._on_notice, self._interval_s = run_uri, on_notice, interval_s
+        self._known = {name for name, _ in _read_notices(run_uri)}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="notices", daemon=True)
+
+    def __enter__(self) -> "NoticeFollower":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+        self._show()
+
+    def _follow(self) -> None:
+        while not self._stopped.wait(self._interval_s):
+            self._show()
+
+    def _show(self) -> None:
+        for name, text in _read_notices(self._run_uri, self._known):
+            self._known.add(name)
+            self._on_notice(text)
+
+
+def _read_notices(run_uri: str, known: set[str] | None = None) -> list[tuple[str, str]]:
+    """Return name and text of the notices that are not in `known`."""
+    folder = storage.join(run_uri, NOTICES_FOLDER)
+    if not storage.exists(folder):
+        return []
+    names = [file.rpartition("/")[2] for file in storage.list_files(folder, ".json")]
+    new = sorted(set(names) - (known or set()))
+    return [(name, json.loads(storage.read_bytes(storage.join(folder, name)))["text"]) for name in new]

@@ -1,6 +1,6 @@
-"""Resources that a job needs at once: checked on a local cluster, requested and awaited on one that can grow.
+"""Cluster capacity: check what a job needs on a local cluster, or request it and wait on one that can grow.
 
-What the nodes of a cluster must share, the folder of the run, is checked here too.
+This module also checks that all nodes share the run folder.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from distilray.runtime.signals import raise_if_interrupted
 GIB = 1 << 30
 _POLL_S = 2.0
 _REPORT_S = 10.0
-_FEASIBLE_S = 30.0  # the autoscaler reports every 5 s
+_FEASIBILITY_TIMEOUT_S = 30.0  # the autoscaler reports every 5 s
 _PROBE_FOLDER = ".probe"
 _PROBE_TIMEOUT_S = 120.0  # a new node first starts a worker process
 _UNITS = {"CPU": "CPU", "GPU": "GPU", "memory": "GiB of memory"}
@@ -34,7 +34,7 @@ _UNITS = {"CPU": "CPU", "GPU": "GPU", "memory": "GiB of memory"}
 
 @dataclass(frozen=True)
 class Node:
-    """A node of a cluster: its total resources by Ray's names (memory in bytes), and its labels."""
+    """A node of a cluster: its labels and total resources by their names in Ray (memory in bytes)."""
 
     resources: Mapping[str, float]
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -45,16 +45,16 @@ class Need:
     """Bundles of resources that must be available at the same time, each on one node.
 
     Attributes:
-        what: the purpose of one bundle, a singular noun: "worker".
-        remedy: the settings that lower the need, for the message of a refusal.
-        cpus: of a bundle.
-        gpus: of a bundle; a fraction stays on one device.
-        memory: of a bundle, in bytes of the node's memory.
+        noun: purpose of one bundle, in the singular: "worker".
+        remedy: advice on how to lower the need, for error messages.
+        cpus: CPUs per bundle.
+        gpus: GPUs per bundle; a fraction is on one device.
+        memory: bytes of host memory per bundle.
         count: number of bundles.
-        labels: that a node must have.
+        labels: labels that a node must have.
     """
 
-    what: str
+    noun: str
     remedy: str
     cpus: float = 0.0
     gpus: float = 0.0
@@ -63,15 +63,17 @@ class Need:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def bundle(self) -> dict[str, float]:
-        """Return the resources of one bundle by Ray's names."""
+        """Return the resources of one bundle by their names in Ray."""
         amounts = {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory)}
         return {name: amount for name, amount in amounts.items() if amount}
 
     def count_fitting(self, nodes: Sequence[Node]) -> int:
-        """Return how many bundles empty nodes hold together."""
-        return sum(self._fitting_on(node.resources) for node in nodes if self.labels.items() <= node.labels.items())
+        """Return how many bundles fit on idle nodes."""
+        return sum(
+            self._count_fitting_on(node.resources) for node in nodes if self.labels.items() <= node.labels.items()
+        )
 
-    def _fitting_on(self, resources: Mapping[str, float]) -> int:
+    def _count_fitting_on(self, resources: Mapping[str, float]) -> int:
         counts = []
         for name, amount in self.bundle().items():
             available = resources.get(name, 0.0)
@@ -85,25 +87,30 @@ class Need:
         amounts = ", ".join(_amount(name, value) for name, value in self.bundle().items())
         labels = ", ".join(f"{key}={value}" for key, value in self.labels.items())
         where = f" on nodes with {labels}" if labels else ""
-        return f"{self.count} {self.what}{'' if self.count == 1 else 's'} with {amounts}{where}"
+        return f"{self.count} {self.noun}{'' if self.count == 1 else 's'} with {amounts}{where}"
 
 
 def training_workers(count: int, *, cpus: float, use_gpu: bool) -> Need:
-    """Return the workers of a training run or a fine-tuning, with the CPUs of each."""
+    """Return the need of a training or fine-tuning run.
+
+    Args:
+        count: number of workers.
+        cpus: CPUs per worker.
+    """
     remedy = "lower scaling.num_workers or scaling.cpus_per_worker, or set scaling.use_gpu=false"
     return Need("worker", remedy, cpus=cpus, gpus=int(use_gpu), count=count)
 
 
 def ensure_capacity(need: Need, *, job: str, run_dir: str | None = None) -> int:
-    """Make sure that the cluster can hold `need`, and return how many of its bundles fit at the same time.
+    """Ensure that the cluster has room for `need`, and return how many of its bundles fit at the same time.
 
-    A local cluster cannot grow: a need that exceeds it is refused. Inside a cluster the need is requested, and this
-    waits until it is available, with a line on stderr every few seconds: what is requested, for how long, and what the
-    autoscaler reports. The request is a placement group, which ends with the job whatever happens to the driver.
+    A local cluster cannot grow, so a need that exceeds it is an error. Inside a cluster, request the need and wait
+    until it is available, with a status line on stderr every few seconds. The request is a placement group, which Ray
+    removes when the job ends, even if the driver is killed.
 
     Args:
-        job: its name, for these lines.
-        run_dir: the folder of the run, which all nodes of a cluster must share.
+        job: name of the job, for the status lines.
+        run_dir: run folder, which all nodes of a cluster must share.
 
     Raises:
         InputError: a local cluster is too small, or a node does not share `run_dir`.
@@ -118,31 +125,31 @@ def ensure_capacity(need: Need, *, job: str, run_dir: str | None = None) -> int:
 
 
 def check_capacity(need: Need, nodes: Sequence[Node]) -> None:
-    """Check that nodes which nothing can be added to hold `need`.
+    """Check that `need` fits on the nodes of a cluster that cannot grow.
 
     Raises:
-        InputError: they do not.
+        InputError: the nodes are too small.
     """
     if need.count_fitting(nodes) < need.count:
         totals = {name: [node.resources.get(name, 0.0) for node in nodes] for name in need.bundle()}
-        have = ", ".join(_amount(name, sum(values)) for name, values in totals.items())
-        raise InputError(f"no room for {need}: the local cluster has {have}; {need.remedy}")
+        available = ", ".join(_amount(name, sum(values)) for name, values in totals.items())
+        raise InputError(f"no room for {need}: the local cluster has {available}; {need.remedy}")
 
 
 def cluster_nodes() -> list[Node]:
-    """Return the nodes of the connected cluster that are alive."""
+    """Return the live nodes of the connected cluster."""
     nodes: list[dict[str, Any]] = ray.nodes()
     return [Node(node["Resources"], node.get("Labels") or {}) for node in nodes if node["Alive"]]
 
 
 def can_be_satisfied(need: Need) -> bool:
-    """Return whether the cluster has room for `need`, or an autoscaler that tries to make room.
+    """Return whether the cluster has room for `need`, or an autoscaler that is making room.
 
-    Inside a cluster this requests the need for up to half a minute, which may start a node.
+    Inside a cluster, this requests the need for up to half a minute, which may start a node.
     """
     if not inside_cluster():
         return need.count_fitting(cluster_nodes()) >= need.count
-    report, deadline = AutoscalerReport(need.bundle()), time.monotonic() + _FEASIBLE_S
+    report, deadline = AutoscalerReport(need.bundle()), time.monotonic() + _FEASIBILITY_TIMEOUT_S
     with _requested(need) as group:
         while time.monotonic() < deadline:
             if group.wait(_POLL_S) or report.is_starting_nodes():
@@ -154,12 +161,12 @@ def can_be_satisfied(need: Need) -> bool:
 
 
 def check_run_dir_shared(run_dir: str) -> None:
-    """Check that each node sees the run folder as the driver does: it reads the driver's file and writes one for it.
+    """Check that each node shares the run folder: it must read the driver's file and write one that the driver reads.
 
-    Nodes that passed once are not asked again.
+    Nodes that passed are not checked again.
 
     Raises:
-        InputError: one does not; the message names it.
+        InputError: names a node that does not share the folder.
     """
     driver = ray.get_runtime_context().get_node_id()
     nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != driver]
@@ -184,14 +191,14 @@ def check_run_dir_shared(run_dir: str) -> None:
         storage.remove_folder(folder)
 
 
-_SHARING: set[tuple[str, str]] = set()  # run folder and id of nodes that are known to share it
+_SHARING: set[tuple[str, str]] = set()  # (run folder, node id) pairs that passed the check
 
 
 def _probe(folder: str, driver: str, node: str, token: bytes) -> str:
-    """Run on a node: return why it does not share the folder, empty if it does."""
+    """Run on a node: return the reason why it does not share the folder, or an empty string."""
     try:
         if storage.read_bytes(storage.join(folder, driver)) != token:
-            return "it reads other data"
+            return "it reads different data"
         storage.write_bytes(storage.join(folder, node), token)
     except (OSError, InputError) as error:
         return str(getattr(error, "strerror", None) or error)
@@ -202,18 +209,18 @@ def _check_answer(answer: Any, node: Mapping[str, Any], folder: str, token: byte
     try:
         reason = ray.get(answer, timeout=0)
         if not reason and storage.read_bytes(storage.join(folder, node["NodeID"])) != token:
-            reason = "the driver reads other data than it wrote"
+            reason = "the driver reads different data from what the node wrote"
     except ray.exceptions.GetTimeoutError:
         reason = f"no answer within {_PROBE_TIMEOUT_S:g} s"
     except FileNotFoundError:
-        reason = "the driver does not see what it wrote"
+        reason = "the driver does not see the file that the node wrote"
     except ray.exceptions.RayError:
-        return  # the node is gone
+        return  # the node has left the cluster
     if reason:
         name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
         raise InputError(
             f"run_dir={run_dir}: node {name} does not share this folder: {' '.join(reason.split())}; choose a folder "
-            "of a file system that all nodes mount, or an object store"
+            "on a file system that all nodes mount, or an object store"
         )
 
 

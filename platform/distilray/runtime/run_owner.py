@@ -1,7 +1,7 @@
-"""The owner of a run folder: the one process that may write it, named in `owner.json` while it does.
+"""Ownership of run folders: `owner.json` names the one process that may write to a folder.
 
-An owner on this machine is alive as long as its process is. An owner elsewhere, or in another container, is alive as
-long as it renews the file; one that stopped is replaced after `EXPIRY_S`.
+An owner on this machine is alive as long as its process exists. An owner on another machine or in another container is
+alive as long as it renews the file; otherwise it can be replaced after `EXPIRY_S`.
 """
 
 import contextlib
@@ -21,17 +21,17 @@ from distilray.runtime import storage
 
 OWNER_FILE = "owner.json"
 RENEWAL_S = 10.0
-EXPIRY_S = 45.0  # several renewals: a shared file system may show a change late
-_OLD_S = 600.0  # an owner that was silent for so long is gone, even where clocks differ
+EXPIRY_S = 45.0  # several renewals, because a shared file system may show changes late
+_STALE_S = 600.0  # an owner silent for this long is dead, even if the clocks differ
 
 Values = dict[str, Any]
 
 
 class RunOwner:
-    """This process as the owner of a run folder. Use it as a context manager.
+    """Context manager that makes this process the owner of a run folder.
 
     Raises:
-        InputError: the folder has another owner that is alive.
+        InputError: the folder has another live owner.
     """
 
     def __init__(self, run_uri: str, *, renewal_s: float = RENEWAL_S, expiry_s: float = EXPIRY_S) -> None:
@@ -57,7 +57,7 @@ class RunOwner:
                 raise InputError(self._refusal(other))
             with contextlib.suppress(FileNotFoundError):
                 storage.remove_file(self._uri)
-        if contended:  # somebody else may have removed the same stale file a moment later, and ours with it
+        if contended:  # another process may have removed the stale file at the same time, and with it our new one
             time.sleep(self._poll_s)
             self.check()
         self._thread.start()
@@ -70,17 +70,17 @@ class RunOwner:
             storage.remove_file(self._uri)
 
     def check(self) -> None:
-        """Check that no other process has taken the folder over, as it may after a long suspension.
+        """Check that no other process has taken over the folder, which can happen after a long suspension.
 
         Raises:
-            InputError: one has.
+            InputError: another process owns the folder.
         """
         other = _read(self._uri)
         if not self._is_ours(other):
             raise InputError(self._refusal(other or {}))
 
     def _create(self) -> bool:
-        """Write the record if there is none; on a local file system only one of several processes succeeds."""
+        """Write the record if there is none. On a local file system, only one of several processes succeeds."""
         if not storage.is_local(self._uri):
             if storage.exists(self._uri):
                 return False
@@ -101,14 +101,14 @@ class RunOwner:
 
     def _renew(self) -> None:
         while not self._released.wait(self._renewal_s):
-            # A disk that is full or away for a moment is no reason to stop the run; its own writes will tell.
+            # A disk that is briefly full or unavailable must not stop the run; its own writes will fail if it persists.
             with contextlib.suppress(InputError, OSError):
                 if not self._is_ours(_read(self._uri)):
                     return
                 storage.write_bytes(self._uri, self._content())
 
     def _read_other(self) -> Values | None:
-        """Read the record of the present owner, which may be in the middle of writing it."""
+        """Read the record of the current owner, which may still be writing it."""
         record = _read(self._uri)
         if record is None:
             time.sleep(self._poll_s)
@@ -121,11 +121,11 @@ class RunOwner:
     def _is_alive(self, other: Values) -> bool:
         if other["scope"] == self._record["scope"]:
             return bool(_process(other["pid"]) == other["process"])
-        if time.time() - other["renewed"] > _OLD_S:
+        if time.time() - other["renewed"] > _STALE_S:
             return False
         print(
-            f"{self._run_uri}: owned by PID {other['pid']} on {other['host']}; checking for {self._expiry_s:g} s that "
-            "it is still alive",
+            f"{self._run_uri}: owned by PID {other['pid']} on {other['host']}; waiting {self._expiry_s:g} s "
+            "to see whether it is still alive",
             file=sys.stderr,
             flush=True,
         )
@@ -143,26 +143,26 @@ class RunOwner:
         if not other:
             return f"run_dir={self._run_uri}: its {OWNER_FILE} was removed during the run; run the command again"
         return (
-            f"run_dir={self._run_uri}: in use by PID {other['pid']} on {other['host']}, which started writing it at "
-            f"{other['since']}; wait for it, stop it, or choose another run_dir"
+            f"run_dir={self._run_uri}: in use by PID {other['pid']} on {other['host']}, which has owned it "
+            f"since {other['since']}; wait for it, stop it, or choose another run_dir"
         )
 
 
 def check_visible(run_uri: str) -> None:
-    """Check, on a worker, that it sees the run folder of the driver.
+    """Check on a worker that it sees the run folder of the driver.
 
     Raises:
-        InputError: it does not; the message names this node.
+        InputError: the folder is not visible; the message names this node.
     """
     if not storage.exists(storage.join(run_uri, OWNER_FILE)):
         raise InputError(
             f"run_dir={run_uri}: node {socket.gethostname()} does not share this folder with the driver; choose a "
-            "folder of a file system that all nodes mount, or an object store"
+            "folder on a file system that all nodes mount, or an object store"
         )
 
 
 def _read(uri: str) -> Values | None:
-    """The record of an owner; None without one, or with a file that no owner has written."""
+    """Return the record of an owner, or None if there is no valid one."""
     try:
         record = json.loads(storage.read_bytes(uri))
     except (FileNotFoundError, ValueError):
@@ -172,13 +172,13 @@ def _read(uri: str) -> Values | None:
 
 
 def _scope() -> str:
-    """Identifies the set of processes that share their PIDs with this one: a boot of a machine, and a container."""
+    """Return an id of the PID namespace of this process: the boot of the machine and the container."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
 def _process(pid: int) -> str:
-    """The start time of a process in clock ticks since boot, which a later process of the same PID does not have."""
+    """Return the start time of a process in ticks since boot, which distinguishes it from a later one with its PID."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""Randomness as a pure function of integers, the same for every worker, batch and order of work."""
+"""Random numbers as a pure function of integers, independent of workers, batches and execution order."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,36 +11,36 @@ UInt64Array = NDArray[np.uint64]
 
 
 def hash_integers(seed: int, *parts: NDArray[np.integer] | int) -> UInt64Array:
-    """Well-mixed 64-bit values of (seed, parts), elementwise with broadcasting.
+    """Return 64-bit hashes of (seed, *parts), elementwise with broadcasting.
 
-    Each part goes through a round of the SplitMix64 finaliser (Steele, Lea, Flood 2014), so that neighbouring inputs
-    give unrelated outputs.
+    Each part is mixed in with a round of the SplitMix64 finalizer (Steele, Lea, Flood 2014), so that adjacent inputs
+    have unrelated hashes.
     """
     with np.errstate(over="ignore"):
-        state = _finalise(np.asarray(seed % 2**64, dtype=np.uint64) + _GOLDEN)
+        state = _finalize(np.asarray(seed % 2**64, dtype=np.uint64) + _GOLDEN)
     return extend_hash(state, *parts)
 
 
 def extend_hash(hashed: UInt64Array, *parts: NDArray[np.integer] | int) -> UInt64Array:
-    """`hash_integers` of what `hashed` was made from and more parts."""
+    """Return the hashes of the integers behind `hashed`, followed by more parts."""
     with np.errstate(over="ignore"):
         for part in parts:
-            hashed = _finalise((hashed ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
+            hashed = _finalize((hashed ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
     return hashed
 
 
 def uniform(hashed: UInt64Array) -> NDArray[np.float64]:
-    """Hashed values as numbers in [0, 1)."""
+    """Convert hashes to numbers in [0, 1)."""
     return (hashed >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def generator(seed: int, *parts: int) -> np.random.Generator:
-    """A numpy generator for (seed, parts)."""
-    # Hashed with their number: numpy itself makes the same generator of [5], [5, 0] and of [5, 7], [5 + (7 << 32)].
+    """Return a numpy generator for (seed, *parts)."""
+    # Hash the number of parts too: numpy treats seeds [5] and [5, 0] alike, as it does [5, 7] and [5 + (7 << 32)].
     return np.random.default_rng(int(hash_integers(seed, len(parts), *parts)))
 
 
-def _finalise(state: UInt64Array) -> UInt64Array:
+def _finalize(state: UInt64Array) -> UInt64Array:
     state = (state ^ (state >> np.uint64(30))) * _MIX_1
     state = (state ^ (state >> np.uint64(27))) * _MIX_2
     return np.asarray(state ^ (state >> np.uint64(31)), dtype=np.uint64)

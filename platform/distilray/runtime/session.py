@@ -1,4 +1,4 @@
-"""The Ray session of a job: the cluster it was submitted to, or a local one that ends with it."""
+"""Ray session of a job: the cluster that it was submitted to, or a local cluster that ends with it."""
 
 import contextlib
 import functools
@@ -22,8 +22,8 @@ from distilray.runtime.environment import environment, inside_cluster, worker_se
 from distilray.runtime.resources import Need, ensure_capacity
 from distilray.runtime.run_owner import check_visible
 
-# Values for every session; what the user has set stays. No usage reports from closed networks; the reasons of the rest
-# are in `jobs/runtime_env.yaml`.
+# Defaults for every session; variables set by the user take precedence. Usage reports are off because clusters may be
+# in closed networks; `jobs/runtime_env.yaml` has the reasons for the others.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -35,17 +35,17 @@ ENVIRONMENT = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 
-# Labels of the machines of a cluster that take data work, `role=data`: the cluster says so to its jobs, which run
-# everywhere. Ray alone would fill the CPUs of a machine with GPUs too, under the feet of training.
+# Variable with the labels of the nodes for data tasks, such as `role=data`, set by the cluster. Otherwise Ray would
+# also schedule data tasks on GPU nodes and slow down training.
 DATA_LABELS = "DISTILRAY_DATA_LABELS"
-_INPUT_ERROR = "input_error"  # column of what a task returns in place of its result
+_INPUT_ERROR = "input_error"  # column of a table returned instead of a result
 
 
 @contextlib.contextmanager
 def ray_session(config: RayConfig) -> Iterator[None]:
-    """Connects to the cluster of the environment, or runs a local one until the block ends.
+    """Connect to the cluster in the environment, or run a local cluster until the block ends.
 
-    Inside a block that has a session already it does nothing, so that a line of jobs shares one.
+    If there is a session already, reuse it, so that all stages of a pipeline share one.
     """
     if ray.is_initialized():
         yield
@@ -56,7 +56,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     with environment({"PYTHONPATH": _import_paths()}):
         ray.init(**_cluster_arguments(config), log_to_driver=inside_cluster(), logging_level=logging.ERROR)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray sets a handler of its own, which ends without a word
+        signal.signal(signal.SIGTERM, on_terminate)  # undo the handler that Ray installs, which exits silently
     _set_up_data()
     try:
         yield
@@ -65,17 +65,17 @@ def ray_session(config: RayConfig) -> Iterator[None]:
 
 
 def data_labels() -> dict[str, str] | None:
-    """The labels that a machine must have to be given data work; None where any machine will do.
+    """Return the labels of the nodes for data tasks, or None if every node is suitable.
 
     Raises:
-        InputError: `DISTILRAY_DATA_LABELS` is no list of `key=value`, with commas between.
+        InputError: `DISTILRAY_DATA_LABELS` is not a comma-separated list of `key=value`.
     """
-    given = os.environ.get(DATA_LABELS, "")
-    if not given or not inside_cluster():
+    text = os.environ.get(DATA_LABELS, "")
+    if not text or not inside_cluster():
         return None
-    pairs = [pair.strip().partition("=") for pair in given.split(",")]
+    pairs = [pair.strip().partition("=") for pair in text.split(",")]
     if not all(key and value for key, _, value in pairs):
-        raise InputError(f"{DATA_LABELS}={given!r}: write key=value, with commas between, as in role=data")
+        raise InputError(f"{DATA_LABELS}={text!r}: write comma-separated key=value pairs, as in role=data")
     return {key: value for key, _, value in pairs}
 
 
@@ -89,18 +89,19 @@ def run_tasks(
     num_gpus: float = 0.0,
     remedy: str = "give the local cluster more CPUs (ray.num_cpus)",
 ) -> Iterator[Any]:
-    """Yield the results of a task for each item, each in a Ray Data task of its own, in the order of completion.
+    """Run a Ray Data task for each item and yield the results in the order of completion.
 
-    Tasks without a GPU run on the nodes of `data_labels`. Inside a cluster this waits until there is room for a task.
+    Tasks without a GPU run on the nodes of `data_labels`. Inside a cluster, wait until there is room for a task.
 
     Args:
-        items: arguments of the tasks, as values that Arrow holds; a few numbers and names.
-        task: item -> its result, of the same kind. It runs on a worker; an item may run twice when a node is lost.
-        job: its name, for what is reported while it waits.
-        run_dir: the folder of the run, which all nodes must share.
-        num_cpus: CPUs of each task without a GPU.
-        num_gpus: GPUs of each task; one with a GPU, or a part of one, has one CPU besides.
-        remedy: the settings that lower what a task needs.
+        items: arguments of the tasks, as values that Arrow can store: a few numbers and names.
+        task: maps an item to its result, which Arrow can store too. It runs on a worker, and may run twice for an item
+            if a node is lost.
+        job: name of the job, for messages while it waits.
+        run_dir: run folder, which all nodes must share.
+        num_cpus: CPUs per task without a GPU.
+        num_gpus: GPUs per task, possibly a fraction. A task with a GPU also uses one CPU.
+        remedy: advice on how to lower the need of a task, for error messages.
 
     Raises:
         InputError: raised by a task, or a task can never run.
@@ -111,17 +112,17 @@ def run_tasks(
     need = Need("task", remedy, cpus=0 if num_gpus else num_cpus, gpus=num_gpus, labels=labels or {})
     ensure_capacity(need, job=job, run_dir=run_dir)
     options = ray.data.DataContext.get_current().execution_options
-    ordered, selected = options.preserve_order, options.label_selector
+    previous = options.preserve_order, options.label_selector
     options.preserve_order, options.label_selector = False, labels
     try:
         dataset = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
-        # Ray Data warns when both are given. A block holds one item.
+        # Not both, because Ray Data would warn. A block contains one item.
         resources = {"num_gpus": num_gpus} if num_gpus else {"num_cpus": num_cpus}
         run = functools.partial(_run_on_batch, task=task, run_dir=run_dir if inside_cluster() else None)
         results = dataset.map_batches(run, batch_size=1, batch_format="pyarrow", **resources)
         yield from result_rows(results)
     finally:
-        options.preserve_order, options.label_selector = ordered, selected
+        options.preserve_order, options.label_selector = previous
 
 
 def _run_on_batch(
@@ -136,10 +137,10 @@ def _run_on_batch(
 
 
 def input_error_table(error: Exception) -> pa.Table:
-    """Return what a task returns in place of its result: Ray Data drops the cause of an exception that it raises.
+    """Return a table that represents an `InputError`, because Ray Data drops the cause of an exception in a task.
 
     Raises:
-        Exception: the error itself, when no `InputError` is behind it.
+        Exception: the error itself, if it was not caused by an `InputError`.
     """
     cause = find_input_error(error)
     if cause is None:
@@ -148,15 +149,15 @@ def input_error_table(error: Exception) -> pa.Table:
 
 
 def is_input_error(batch: pa.Table) -> bool:
-    """Return whether a table is one of `input_error_table`."""
+    """Return whether a table was created by `input_error_table`."""
     return _INPUT_ERROR in batch.column_names
 
 
 def result_rows(results: ray.data.Dataset) -> Iterator[Any]:
-    """Yield the rows that tasks return.
+    """Yield the rows returned by tasks.
 
     Raises:
-        InputError: a task returned one.
+        InputError: a task failed with one.
     """
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in batch.to_pylist():
@@ -170,14 +171,14 @@ def _cluster_arguments(config: RayConfig) -> dict[str, object]:
         address = os.environ["RAY_ADDRESS"]
         if address.startswith("http"):
             raise InputError(
-                f"RAY_ADDRESS={address}: the address of a dashboard, which takes submitted jobs only; submit the job "
-                "(python -m jobs.submit), or unset RAY_ADDRESS to run it on this machine"
+                f"RAY_ADDRESS={address}: a dashboard accepts only submitted jobs; run python -m jobs.submit, or unset "
+                " RAY_ADDRESS to run it on this machine"
             )
-        # The address and the rest of the runtime environment come from the job.
+        # Ray takes the address and the rest of the runtime environment from the job.
         hook = worker_setup_hook(os.environ)
         return {"runtime_env": {"worker_process_setup_hook": hook}} if hook else {}
-    # Ray guards a local cluster with a token, since its ports listen on every interface. This one lives as long as the
-    # cluster; without it Ray would write one into the user's home.
+    # Ray protects a local cluster with a token because its ports listen on all interfaces. A temporary token keeps Ray
+    # from writing one to the home directory.
     if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     arguments: dict[str, object] = {
@@ -191,17 +192,19 @@ def _cluster_arguments(config: RayConfig) -> dict[str, object]:
 
 
 def _import_paths() -> str:
-    """Where this process finds its modules, as absolute paths, for PYTHONPATH.
+    """Return the absolute import paths of this process, as a value of PYTHONPATH that a local cluster inherits.
 
-    A local cluster inherits it. As a runtime environment of the job it would cost its first tasks a second, since
-    workers that Ray has started ahead would not have it.
+    Setting them in the runtime environment of the job would delay its first tasks by a second, because Ray could not
+    use the workers that it has prestarted.
     """
-    given = [str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    return os.pathsep.join(dict.fromkeys([os.getcwd(), *given, str(Path(distilray.__file__).parents[1])]))  # each once
+    paths = [str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return os.pathsep.join(
+        dict.fromkeys([os.getcwd(), *paths, str(Path(distilray.__file__).parents[1])])
+    )  # without duplicates
 
 
 def _set_up_data() -> None:
-    """Ray Data without progress bars of its own, and with its results in order."""
+    """Disable the progress bars of Ray Data and keep its results in order."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True

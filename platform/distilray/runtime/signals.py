@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM that no library can lose, also while native code runs.
+"""Reliable handling of Ctrl-C and SIGTERM, even if a library swallows the interrupt or native code is running.
 
-Python raises `KeyboardInterrupt` wherever the main thread is, and code that swallows it (a finaliser, a callback of
-C code) makes it vanish. So the signal is remembered too, and long work asks for it between two pieces. While the main
-thread is inside native code nothing is raised at all, so such work runs in another thread.
+Python raises `KeyboardInterrupt` wherever the main thread happens to be. If that is a finalizer or a callback of C
+code, the exception is lost. Therefore the signal is also recorded, and long work polls for it between pieces. Python
+raises nothing while the main thread executes native code, so such work runs in another thread.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_requested = threading.Event()
+_received = threading.Event()
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Remember SIGINT and SIGTERM while the block runs; both raise `KeyboardInterrupt` in it."""
-    _requested.clear()
-    previous = {number: signal.signal(number, _remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Record SIGINT and SIGTERM while the block runs. Both raise `KeyboardInterrupt`."""
+    _received.clear()
+    previous = {number: signal.signal(number, _record) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        _requested.clear()
+        _received.clear()
 
 
 def raise_if_interrupted() -> None:
-    """Raise the interrupt that came and was lost.
+    """Raise an interrupt that was received but lost.
 
     Raises:
-        KeyboardInterrupt: in the main thread, when a signal came since the block began.
+        KeyboardInterrupt: in the main thread, if a signal was received inside the current `interruptible` block.
     """
-    if _requested.is_set() and threading.current_thread() is threading.main_thread():
+    if _received.is_set() and threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt
 
 
 def start_in_thread(function: Callable[[], T], *, name: str) -> Future[T]:
-    """Run a function in a daemon thread, which the end of the process does not wait for, and return its result."""
+    """Run a function in a daemon thread, which does not keep the process alive, and return its future."""
     result: Future[T] = Future()
 
     def run() -> None:
@@ -57,14 +57,14 @@ def start_in_thread(function: Callable[[], T], *, name: str) -> Future[T]:
 
 
 def run_interruptibly(function: Callable[[], T], *, name: str) -> T:
-    """Return the result of a function that runs in a thread, so that signals reach this one.
+    """Run a function in a thread, so that this thread can receive signals, and return its result.
 
     Raises:
-        KeyboardInterrupt: a signal came. The function is left to end by itself.
+        KeyboardInterrupt: a signal was received. The function is not stopped.
     """
     return start_in_thread(function, name=name).result()
 
 
-def _remember(number: int, frame: object) -> None:
-    _requested.set()
+def _record(number: int, frame: object) -> None:
+    _received.set()
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Local paths and object-store URIs through `pyarrow.fs`, with writes that are whole or absent."""
+"""Access to local paths and object-store URIs through `pyarrow.fs`, with atomic writes."""
 
 import functools
 import hashlib
@@ -16,31 +16,31 @@ from distilray.config.paths import expand_home
 from distilray.errors import InputError, reading, writing
 
 SCHEMES = ("file", "s3", "gs", "gcs")
-READ_THREADS = 16  # threads that ask an object store at once, since each answer takes long
+READ_THREADS = 16  # concurrent requests to an object store, whose latency is high
 _CHUNK = 8 << 20
-_WHOLE_BYTES = 1 << 30
+_MAX_FULL_HASH_BYTES = 1 << 30
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _reading(function: F) -> F:
-    """Run a function of a URI inside `reading`."""
+    """Wrap a function of a URI in `reading`."""
 
     @functools.wraps(function)
-    def checked(uri: str, *args: Any, **kwargs: Any) -> Any:
+    def wrapper(uri: str, *args: Any, **kwargs: Any) -> Any:
         with reading(uri):
             return function(uri, *args, **kwargs)
 
-    return cast("F", checked)
+    return cast("F", wrapper)
 
 
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem of a path or URI, and the path inside it.
+    """Return the filesystem of a path or URI, and the path within it.
 
-    It is built where it is used: pyarrow loses the retry strategy of an S3 filesystem when it is pickled.
+    Create it in the process that uses it: pickling drops the retry strategy of an S3 filesystem.
 
     Raises:
-        InputError: a scheme other than `SCHEMES`, a password, or a URI that pyarrow cannot read.
+        InputError: the scheme is not one of `SCHEMES`, or the URI contains a password or is invalid.
     """
     scheme = urlsplit(uri).scheme if "://" in uri else ""
     if not scheme:
@@ -48,55 +48,57 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
             raise InputError(f"{uri}: write a URI with ://, as in file:///data or s3://bucket/data")
         return fs.LocalFileSystem(), os.path.abspath(expand_home(uri))
     if scheme not in SCHEMES:
-        raise InputError(f"{uri}: scheme '{scheme}' is not one of {', '.join(SCHEMES)}, or a plain path")
+        raise InputError(
+            f"{uri}: scheme '{scheme}' is not one of {', '.join(SCHEMES)}; use one of these, or a plain path"
+        )
     _check_no_password(uri)
     try:
-        found, path = fs.FileSystem.from_uri(uri)
+        store, path = fs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
-        raise InputError(f"{uri}: {error}; correct the URI, or the access to it") from None
-    return found, path
+        raise InputError(f"{uri}: {error}; correct the URI or the access to it") from None
+    return store, path
 
 
 def _check_no_password(uri: str) -> None:
-    """Refuses a URI with a password, which configs, manifests and reports of runs would show."""
+    """Reject a URI with a password, which configs, manifests and reports would expose."""
     parts = urlsplit(uri)
     if parts.password is not None:
         shown = f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}{parts.path}"
-        raise InputError(f"{shown}: a password in a URI; leave it out, and put credentials into the environment")
+        raise InputError(f"{shown}: a password in a URI; remove it, and put credentials into the environment")
 
 
 def join(uri: str, *names: str) -> str:
-    """`uri` with names below it."""
+    """Return the URI of a file or folder below `uri`."""
     return "/".join([uri.rstrip("/"), *names]) or "/"
 
 
 def is_local(uri: str) -> bool:
-    """Whether the URI is a path of this machine."""
+    """Return whether the URI is a path on this machine."""
     return isinstance(filesystem(uri)[0], fs.LocalFileSystem)
 
 
 def local_path(uri: str) -> Path:
-    """The path of a local URI.
+    """Return the path of a local URI.
 
     Raises:
-        InputError: the URI is in an object store.
+        InputError: the URI refers to an object store.
     """
-    found, path = filesystem(uri)
-    if not isinstance(found, fs.LocalFileSystem):
-        raise InputError(f"{uri}: a folder of this machine is needed here; copy it to a local path first")
+    store, path = filesystem(uri)
+    if not isinstance(store, fs.LocalFileSystem):
+        raise InputError(f"{uri}: must be a folder on this machine; copy it to a local path first")
     return Path(path)
 
 
 def exists(uri: str) -> bool:
-    """Return whether there is a file or folder."""
+    """Return whether a file or folder exists."""
     return file_size(uri) is not None
 
 
 @_reading
 def file_size(uri: str) -> int | None:
-    """Bytes of a file, 0 for a folder, None when nothing is there."""
-    found, path = filesystem(uri)
-    info = found.get_file_info(path)
+    """Return the size of a file in bytes, 0 for a folder, or None if nothing exists."""
+    store, path = filesystem(uri)
+    info = store.get_file_info(path)
     if info.type == fs.FileType.NotFound:
         return None
     return info.size or 0
@@ -104,101 +106,99 @@ def file_size(uri: str) -> int | None:
 
 @_reading
 def file_stamp(uri: str) -> tuple[int, int]:
-    """Bytes and time of the last change, in ns, of a file."""
-    found, path = filesystem(uri)
-    info = found.get_file_info(path)
+    """Return the size of a file in bytes and its modification time in ns."""
+    store, path = filesystem(uri)
+    info = store.get_file_info(path)
     return info.size or 0, info.mtime_ns or 0
 
 
 @_reading
 def is_folder(uri: str) -> bool:
-    """Whether a folder is there."""
-    found, path = filesystem(uri)
-    return bool(found.get_file_info(path).type == fs.FileType.Directory)
+    """Return whether a folder exists."""
+    store, path = filesystem(uri)
+    return bool(store.get_file_info(path).type == fs.FileType.Directory)
 
 
 @_reading
 def list_files(uri: str, suffix: str = "") -> list[str]:
-    """URIs of the files directly inside a folder whose names end with `suffix`, sorted; empty without the folder."""
-    found, path = filesystem(uri)
-    quoted = "://" in uri  # a URI escapes a space or a per cent sign in a name, a path does not
+    """Return the sorted URIs of the files directly in a folder that end with `suffix`; empty if there is no folder."""
+    store, path = filesystem(uri)
+    quoted = "://" in uri  # in URIs, spaces and percent signs in names are escaped
     selector = fs.FileSelector(path, recursive=False, allow_not_found=True)
-    names = [info.base_name for info in found.get_file_info(selector) if info.type == fs.FileType.File]
+    names = [info.base_name for info in store.get_file_info(selector) if info.type == fs.FileType.File]
     return [join(uri, quote(name) if quoted else name) for name in sorted(names) if name.endswith(suffix)]
 
 
 def make_folder(uri: str) -> None:
-    """Creates a folder and what is missing above it."""
-    found, path = filesystem(uri)
+    """Create a folder and its missing parents."""
+    store, path = filesystem(uri)
     try:
-        found.create_dir(path, recursive=True)
+        store.create_dir(path, recursive=True)
     except OSError as error:
-        raise InputError(f"{uri}: cannot be created ({error}); choose a folder that can be written") from None
+        raise InputError(f"{uri}: cannot be created ({error}); choose a writable folder") from None
 
 
 def remove_folder(uri: str) -> None:
-    """Removes a folder and all it holds; nothing happens when it is absent."""
-    found, path = filesystem(uri)
+    """Remove a folder and its content, if it exists."""
+    store, path = filesystem(uri)
     if is_folder(uri):
         with writing(uri):
-            found.delete_dir(path)
+            store.delete_dir(path)
 
 
 def remove_file(uri: str) -> None:
-    """Removes a file."""
-    found, path = filesystem(uri)
+    store, path = filesystem(uri)
     with writing(uri):
-        found.delete_file(path)
+        store.delete_file(path)
 
 
 @_reading
 def read_bytes(uri: str) -> bytes:
-    """The content of a file."""
-    found, path = filesystem(uri)
-    with found.open_input_stream(path, compression=None) as stream:
+    store, path = filesystem(uri)
+    with store.open_input_stream(path, compression=None) as stream:
         return bytes(stream.read())
 
 
 @_reading
 def open_file(uri: str) -> Any:
-    """Open a file for random access, as a `pyarrow.NativeFile`."""
-    found, path = filesystem(uri)
-    return found.open_input_file(path)
+    """Open a file for random access; returns a `pyarrow.NativeFile`."""
+    store, path = filesystem(uri)
+    return store.open_input_file(path)
 
 
 @_reading
 def open_stream(uri: str) -> Any:
-    """Open a file for reading from start to end, without a buffer, as a `pyarrow.NativeFile`."""
-    found, path = filesystem(uri)
-    return found.open_input_stream(path, compression=None, buffer_size=0)
+    """Open a file for unbuffered sequential reading; returns a `pyarrow.NativeFile`."""
+    store, path = filesystem(uri)
+    return store.open_input_stream(path, compression=None, buffer_size=0)
 
 
 @_reading
 def read_range(uri: str, start: int, stop: int) -> bytes:
-    """The bytes [start, stop) of a file; fewer when it ends before."""
-    found, path = filesystem(uri)
-    with found.open_input_file(path) as file:
+    """Return the bytes [start, stop) of a file, or fewer if the file ends earlier."""
+    store, path = filesystem(uri)
+    with store.open_input_file(path) as file:
         return bytes(file.read_at(stop - start, start))
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Writes a file whole: readers see the old content or the new, never a part.
+    """Write a file atomically: readers see either the old or the new content.
 
     Raises:
-        InputError: it cannot be written; the disk may be full.
+        InputError: the file cannot be written, for example because the disk is full.
     """
-    with _whole(uri) as file, writing(uri):
+    with _atomic_file(uri) as file, writing(uri):
         file.write(data)
 
 
 @contextmanager
-def _whole(uri: str) -> Iterator[Any]:
-    """A file to write, which appears when the block ends; on a local disk nothing appears after an error."""
-    found, path = filesystem(uri)
-    if not isinstance(found, fs.LocalFileSystem):
-        # An object appears when its upload is complete.
+def _atomic_file(uri: str) -> Iterator[Any]:
+    """Open a file that appears when the block ends. After an error, nothing appears on a local disk."""
+    store, path = filesystem(uri)
+    if not isinstance(store, fs.LocalFileSystem):
+        # An object becomes visible when its upload is complete.
         with writing(uri):
-            stream = found.open_output_stream(path, compression=None)
+            stream = store.open_output_stream(path, compression=None)
         try:
             yield stream
         finally:
@@ -206,42 +206,42 @@ def _whole(uri: str) -> Iterator[Any]:
                 stream.close()
         return
     target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with writing(uri):
             target.parent.mkdir(parents=True, exist_ok=True)
-            file = part.open("wb")
+            file = partial.open("wb")
         try:
             yield file
             with writing(uri):
                 file.flush()
                 os.fsync(file.fileno())
         finally:
-            with suppress(OSError):  # what could not be flushed has been told above
+            with suppress(OSError):  # the error of a failed flush was raised above
                 file.close()
         with writing(uri):
-            part.replace(target)
+            partial.replace(target)
     finally:
-        with suppress(OSError):  # a file system that has become read-only
-            part.unlink(missing_ok=True)
+        with suppress(OSError):  # the file system became read-only
+            partial.unlink(missing_ok=True)
 
 
 class FileWriter(io.RawIOBase):
-    """A file that is written piece by piece and appears whole when the block ends; use it as a context manager.
+    """Context manager that writes a file incrementally; the file appears when the block ends.
 
-    After an error nothing appears on a local disk; an object store may show what came before the error.
+    After an error, nothing appears on a local disk, but an object store may contain the data before the error.
     """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._digest = hashlib.sha256()
         self.bytes = 0
-        self._opening = _whole(uri)
+        self._opening = _atomic_file(uri)
         self._file = self._opening.__enter__()
 
     @property
     def sha256(self) -> str:
-        """Of what was written, hexadecimal."""
+        """SHA-256 of the data written so far, as hexadecimal."""
         return self._digest.hexdigest()
 
     def writable(self) -> bool:
@@ -262,19 +262,19 @@ class FileWriter(io.RawIOBase):
 
 @_reading
 def sha256(uri: str) -> str:
-    """sha256 of a file's content, hexadecimal."""
+    """Return the SHA-256 of a file as hexadecimal."""
     digest = hashlib.sha256()
-    found, path = filesystem(uri)
-    with found.open_input_stream(path, compression=None) as stream:
+    store, path = filesystem(uri)
+    with store.open_input_stream(path, compression=None) as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
 
 
 def fingerprint(uri: str) -> str:
-    """sha256 of a file; of one over 1 GiB only of its size and its first and last 8 MiB, since dumps are huge."""
+    """Return the SHA-256 of a file; of a file above 1 GiB, only of its size and its first and last 8 MiB."""
     size = file_size(uri) or 0
-    if size <= _WHOLE_BYTES:
+    if size <= _MAX_FULL_HASH_BYTES:
         return sha256(uri)
     ends = read_range(uri, 0, _CHUNK) + read_range(uri, size - _CHUNK, size)
     return hashlib.sha256(f"{size} ".encode() + ends).hexdigest()

@@ -1,7 +1,7 @@
-"""Experiment trackers beside `metrics.jsonl`: TensorBoard files, MLflow, Weights & Biases.
+"""Experiment trackers in addition to `metrics.jsonl`: TensorBoard files, MLflow, Weights & Biases.
 
-Each tracker works in a thread of its own, so that a slow or dead server neither stalls nor ends the training. One that
-fails is named once in the log and left out from then on. Their packages are imported when one is opened.
+Each tracker runs in its own thread, so that a slow or dead server cannot stall or stop training. A tracker that fails
+is logged once and then ignored. Packages are imported when a tracker is opened.
 """
 
 import functools
@@ -30,21 +30,21 @@ TENSORBOARD_FOLDER = "tensorboard"
 MLFLOW_RUN_ID_FILE = "mlflow_run_id.txt"
 _UPLOAD_S, _CLOSE_S = 60.0, 60.0
 _PROJECT = "distilray"
-_PARAMS_PER_REQUEST, _PARAM_CHARACTERS = 100, 500  # limits of MLflow servers, also of old ones
-# Variables that the user has set are kept. No usage reports from closed networks; MLflow asks for consent to a folder
-# of files, and prints the URL of the run together with a login in MLFLOW_TRACKING_URI.
+_PARAMS_PER_REQUEST, _MAX_PARAM_CHARS = 100, 500  # limits of MLflow servers, including old versions
+# Defaults; variables set by the user take precedence. Usage reports are off because clusters may be in closed networks.
+# MLflow requires consent to a file store, and prints the URL of the run with the login in MLFLOW_TRACKING_URI.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_FILE_STORE": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-_LOGIN, _QUERY = re.compile(r"://[^/\s]+@"), re.compile(r"(://[^\s?]*)\?\S+")
+_CREDENTIALS, _QUERY = re.compile(r"://[^/\s]+@"), re.compile(r"(://[^\s?]*)\?\S+")
 _SECRET_NAME = re.compile(r"(?i)(^|_)(key|token|secret|password)s?$")
 _LOG = logging.getLogger(__name__)
 
 
 class Trackers:
-    """The open trackers of a run. As a context manager it ends the run as failed when an exception ends the block."""
+    """Open trackers of a run. As a context manager, mark the run as failed if the block raises an exception."""
 
     def __init__(self, names: Sequence[str], run: "TrackedRun", clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -55,15 +55,15 @@ class Trackers:
         }
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Hand the finite numbers among `values` to every tracker without waiting; `/` in a name makes groups."""
+        """Pass the finite numbers among `values` to every tracker without waiting; `/` in a name creates a group."""
         numbers = {name: float(value) for name, value in values.items() if _is_finite_number(value)}
         self._put(Row(step, self._clock(), numbers))
 
     def close(self, *, failed: bool = False) -> None:
-        """Wait, a minute at most, until the trackers have what was logged, and close them."""
+        """Wait up to a minute for the trackers to process all rows, and close them."""
         self._put(failed)
         for thread in wait(self._threads, timeout=_CLOSE_S).not_done:
-            _LOG.warning("tracker %s has not closed in time and may lack the last rows", self._threads[thread])
+            _LOG.warning("tracker %s did not close in time and may lack the last rows", self._threads[thread])
 
     def _put(self, row: "Row | bool") -> None:
         for thread, name in self._threads.items():
@@ -78,10 +78,10 @@ class Trackers:
 
 
 def check_trackers(names: Sequence[str], run_uri: str) -> None:
-    """Check the names and packages of trackers without opening any.
+    """Check the names and packages of trackers without opening them.
 
     Raises:
-        InputError: as `open_trackers`.
+        InputError: see `open_trackers`.
     """
     for name in names:
         if name not in _TRACKERS:
@@ -92,8 +92,8 @@ def check_trackers(names: Sequence[str], run_uri: str) -> None:
         try:
             import_module(package)
         except ImportError:
-            needs = f"tracker '{name}' needs the package {package}"
-            raise InputError(f"{needs}: pip install {_DISTRIBUTIONS.get(package, package)}") from None
+            distribution = _DISTRIBUTIONS.get(package, package)
+            raise InputError(f"tracker '{name}' needs the package {package}: pip install {distribution}") from None
         if name == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI") and not storage.is_local(run_uri):
             raise InputError("tracker 'mlflow': the run folder is in an object store; set MLFLOW_TRACKING_URI")
 
@@ -107,18 +107,18 @@ def open_trackers(
     start_step: int,
     clock: Callable[[], float] = time.time,
 ) -> Trackers:
-    """Open trackers for a run, or open them again when the run is resumed.
+    """Open trackers for a new or resumed run.
 
     Args:
-        names: of `tensorboard` (files under `run_uri`/tensorboard, in an object store at most a minute old), `mlflow`
-            (server of MLFLOW_TRACKING_URI, else the folder `run_uri`/mlruns; experiment of MLFLOW_EXPERIMENT_NAME) and
-            `wandb` (project of WANDB_PROJECT).
-        config: is shown as the parameters of the run, without logins in URIs.
-        start_step: the steps done; what TensorBoard has of later ones disappears.
-        clock: seconds since the epoch.
+        names: any of `tensorboard` (files in `run_uri`/tensorboard, uploaded to an object store once a minute),
+            `mlflow` (server MLFLOW_TRACKING_URI, or the folder `run_uri`/mlruns; experiment MLFLOW_EXPERIMENT_NAME) and
+            `wandb` (project WANDB_PROJECT).
+        config: shown as the parameters of the run, without credentials in URIs.
+        start_step: number of completed steps; TensorBoard discards later steps of earlier attempts.
+        clock: returns seconds since the epoch.
 
     Raises:
-        InputError: an unknown name, a package that is missing, or no place for MLflow to write to.
+        InputError: unknown tracker, missing package, or no location for MLflow to write to.
     """
     check_trackers(names, run_uri)
     return Trackers(
@@ -131,10 +131,10 @@ class TrackedRun:
     """The run that is tracked.
 
     Attributes:
-        uri: its folder.
-        config: with flat keys, as `optimizer.learning_rate`.
-        start_step: the steps done before this attempt.
-        opened: when the attempt began, in seconds since the epoch.
+        uri: run folder.
+        config: config with flat keys such as `optimizer.learning_rate`.
+        start_step: number of steps completed before this attempt.
+        opened: start of this attempt, in seconds since the epoch.
     """
 
     uri: str
@@ -145,7 +145,7 @@ class TrackedRun:
 
 
 class Row(NamedTuple):
-    """Finite values of a step, and when they were logged, in seconds since the epoch."""
+    """Finite values of a step and the time at which they were logged, in seconds since the epoch."""
 
     step: int
     time: float
@@ -153,9 +153,9 @@ class Row(NamedTuple):
 
 
 class TensorBoard:
-    """An event file of each attempt, written without tensorboardX's own thread, which would hide errors.
+    """Event file of one attempt, written without the thread of tensorboardX, which would hide errors.
 
-    TensorBoard reads the files in the order of their names, and these begin with the time.
+    TensorBoard reads the files in the order of their names, which start with the time.
     """
 
     def __init__(self, run: TrackedRun) -> None:
@@ -169,7 +169,7 @@ class TensorBoard:
         self._writer = import_module("tensorboardX.record_writer").RecordWriter(str(self._file))
         self._write(wall_time=run.opened, file_version="brain.Event:2")
         start = self._events.SessionLog(status=self._events.SessionLog.START)
-        # TensorBoard drops what older files have from this step on.
+        # Makes TensorBoard discard the events of older files from this step on.
         self._write(wall_time=run.opened, step=run.start_step + 1, session_log=start)
 
     def log(self, row: Row) -> None:
@@ -195,7 +195,7 @@ class TensorBoard:
 
 
 class Mlflow:
-    """A run of an MLflow server or folder; its id is in the run folder, so that a resumed run continues it."""
+    """Run on an MLflow server or in a folder. Its id is in the run folder, so that a resumed run continues it."""
 
     def __init__(self, run: TrackedRun) -> None:
         self._entities = import_module("mlflow.entities")
@@ -211,12 +211,12 @@ class Mlflow:
 
     def _create(self, run: TrackedRun) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or _PROJECT
-        found = self._client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else self._client.create_experiment(name)
+        existing = self._client.get_experiment_by_name(name)
+        experiment = existing.experiment_id if existing else self._client.create_experiment(name)
         created: str = self._client.create_run(experiment, run_name=run.name).info.run_id
-        params = [self._entities.Param(key, str(value)[:_PARAM_CHARACTERS]) for key, value in run.config.items()]
-        for at in range(0, len(params), _PARAMS_PER_REQUEST):
-            self._client.log_batch(created, params=params[at : at + _PARAMS_PER_REQUEST])
+        params = [self._entities.Param(key, str(value)[:_MAX_PARAM_CHARS]) for key, value in run.config.items()]
+        for start in range(0, len(params), _PARAMS_PER_REQUEST):
+            self._client.log_batch(created, params=params[start : start + _PARAMS_PER_REQUEST])
         return created
 
     def log(self, row: Row) -> None:
@@ -229,14 +229,14 @@ class Mlflow:
 
 
 class Wandb:
-    """A run of Weights & Biases. A resumed one logs the same values for some steps again; the first are kept."""
+    """Run of Weights & Biases. A resumed run repeats the values of some steps, of which W&B keeps the first."""
 
     def __init__(self, run: TrackedRun) -> None:
-        place = hashlib.sha256(run.uri.encode()).hexdigest()[:8]  # two folders may hold runs of one name
+        suffix = hashlib.sha256(run.uri.encode()).hexdigest()[:8]  # distinguishes runs of one name in two folders
         self._run = import_module("wandb").init(
             project=os.environ.get("WANDB_PROJECT") or _PROJECT,
             name=run.name,
-            id=f"{re.sub('[^A-Za-z0-9_-]', '-', run.name)[:80]}-{place}",
+            id=f"{re.sub('[^A-Za-z0-9_-]', '-', run.name)[:80]}-{suffix}",
             resume="allow",
             config=dict(run.config),
             dir=str(storage.local_path(run.uri)) if storage.is_local(run.uri) else None,
@@ -250,24 +250,24 @@ class Wandb:
 
 
 def _feed(name: str, run: TrackedRun, rows: "queue.SimpleQueue[Row | bool]") -> None:
-    """Pass rows to a tracker until one says whether the run has failed, or until the first error of the tracker."""
+    """Pass rows to a tracker until its first error, or until a bool arrives that says whether the run failed."""
     try:
         tracker = _TRACKERS[name][1](run)
         while isinstance(row := rows.get(), Row):
             tracker.log(row)
         tracker.close(failed=row)
     except Exception as error:
-        _LOG.warning("tracker %s: %s; the run goes on without it", name, _without_secrets(error))
+        _LOG.warning("tracker %s: %s; the run continues without it", name, _without_secrets(error))
 
 
-# Name -> the package that it needs, and its class.
+# Package and class by name.
 _TRACKERS: Mapping[str, tuple[str, Callable[[TrackedRun], TensorBoard | Mlflow | Wandb]]] = {
     "tensorboard": ("tensorboardX", TensorBoard),
     "mlflow": ("mlflow", Mlflow),
     "wandb": ("wandb", Wandb),
 }
 
-# What to install for a package that is not named like it.
+# Distributions whose name differs from that of the package.
 _DISTRIBUTIONS = {"mlflow": "mlflow-skinny"}
 
 
@@ -276,20 +276,22 @@ def _is_finite_number(value: object) -> bool:
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined with dots; what is no number is text."""
+    """Flatten nested keys to dotted keys, and convert values other than numbers to text."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, int | float) else _LOGIN.sub("://***@", str(value))
+            flat[f"{prefix}{key}"] = (
+                value if isinstance(value, int | float) else _CREDENTIALS.sub("://***@", str(value))
+            )
     return flat
 
 
 def _without_secrets(error: Exception) -> str:
-    """Kind and first line of an error, without logins and queries of URLs and without secrets of the environment."""
+    """Return type and first line of an error, without URL credentials, URL queries and secrets of the environment."""
     text = f"{type(error).__name__}: {error}"
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name) and len(value) >= 4:
             text = text.replace(value, "***")
-    return _QUERY.sub(r"\1?***", _LOGIN.sub("://***@", text)).splitlines()[0][:200]
+    return _QUERY.sub(r"\1?***", _CREDENTIALS.sub("://***@", text)).splitlines()[0][:200]

@@ -115,24 +115,24 @@ def test_a_whole_pipeline_file_is_a_recipe_once_its_data_is_named(tmp_path):
     ("changes", "told"),
     [
         ({"task": "text-classification"}, "evaluates fill-mask only"),
-        ({"test_data": "azureml:small:1"}, "lies in Azure"),
+        ({"test_data": "azureml:small:1"}, "is stored in Azure"),
         ({"mlflow_model": {"path": "x", "version": 3}}, "mlflow_model.version: unknown"),
         ({"mlflow_model": None}, "mlflow_model: a path is needed"),
         ({"mlflow_model": "${{parent.inputs.model}}"}, "mlflow_model: .*another job"),
         ({"input_column_names": ["a", "b"]}, "input_column_names: names one column"),
-        ({"student_dir": "b"}, "mlflow_model: says the same as student_dir"),
-        ({"data": {"path": "b"}}, "test_data: says the same as data"),
+        ({"student_dir": "b"}, "mlflow_model: same setting as student_dir"),
+        ({"data": {"path": "b"}}, "test_data: same setting as data"),
         ({"instance_kind": "large"}, "instance_kind: unknown key"),
         ({"label_column": "x"}, "label_column: unknown key"),
         ({"evaluation_config_params": "{"}, "evaluation_config_params: not JSON"),
-        ({"evaluation_config_params": "[]"}, "holds a list"),
+        ({"evaluation_config_params": "[]"}, "must be a JSON object, not a list"),
         (
             {"evaluation_config_params": '{"metric": []}'},
             "evaluation_config_params.metric: unknown; known here: metrics",
         ),
         ({"evaluation_config_params": '{"metrics": ["bleu"]}'}, "'bleu' is unknown"),
         ({"evaluation_config_params": "{}", "evaluation_config": "x"}, "keep one of them"),
-        ({"evaluation_config": "no-such.json"}, "no-such.json cannot be read"),
+        ({"evaluation_config": "no-such.json"}, "cannot read no-such.json"),
         ({"device": "tpu"}, "device"),
     ],
 )
@@ -196,7 +196,7 @@ def test_all_values_to_correct_are_reported_in_one_line(tmp_path):
         load_recipe(str(file), [], EvaluateFillMaskConfig)
     for fault in (
         "test_data: .*of another job",
-        "mlflow_model: .*lies in Azure",
+        "mlflow_model: .*is stored in Azure",
         "model_id: gpt2 is neither",
         "run_dir: missing",
         "label_columns: unknown key",
@@ -223,10 +223,10 @@ def test_columns_without_data_and_two_evaluations_are_refused(tmp_path):
         ({"student_dir": "b", "shards_dir": "s", "causal": {"model_dir": "g"}}, "causal: needs texts"),
         (
             {"student_dir": "b", "shards_dir": "s", "fault_tolerance": {"max_bad_fraction": 0.1}},
-            "fault_tolerance: does nothing with s",
+            "fault_tolerance: has no effect with s",
         ),
-        ({"student_dir": "b", "shards_dir": "s", "scaling": {"actors": 2}}, "scaling: does nothing with shards_dir"),
-        ({"student_dir": "b", "data": {"path": "d"}, "cache": {"max_gb": 1.0}}, "cache: does nothing with data"),
+        ({"student_dir": "b", "shards_dir": "s", "scaling": {"actors": 2}}, "scaling: has no effect with shards_dir"),
+        ({"student_dir": "b", "data": {"path": "d"}, "cache": {"max_gb": 1.0}}, "cache: has no effect with data"),
     ],
 )
 def test_a_recipe_names_one_source_of_masks_and_only_what_it_uses(tmp_path, values, told):
@@ -236,5 +236,9 @@ def test_a_recipe_names_one_source_of_masks_and_only_what_it_uses(tmp_path, valu
 
 def test_the_shipped_recipe_with_azures_names_is_read_as_ours():
     found = load_recipe(str(Path("jobs/recipes/evaluate_fill_mask/azure.yaml")), [], EvaluateFillMaskConfig)
-    assert (found.data.text_column, found.data.answer_column, found.data.scored) == ("input_string", "title", "first")
+    assert (found.data.text_column, found.data.answer_column, found.data.scored_masks) == (
+        "input_string",
+        "title",
+        "first",
+    )
     assert found.causal is None

@@ -108,7 +108,7 @@ def test_other_values_stay_as_written(value: str) -> None:
     [
         ("run_dir=~no-such-user/x", "run_dir: ~no-such-user/x: .*no user.*./~no-such-user/x"),
         ("run_dir=~", "run_dir: empty .*~"),
-        ('run_dir="a\\0b"', "run_dir: .*zero byte"),
+        ('run_dir="a\\0b"', "run_dir: .*null byte"),
         ("run_dir=hub:a/b", "run_dir: .*path or URI.*./hub:a/b"),
         ("shards_dir=sample:encoder", "shards_dir: .*path or URI"),
         ("run_dir=''", "run_dir: .*at least 1 character"),

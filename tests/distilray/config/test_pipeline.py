@@ -148,8 +148,8 @@ WRONG = {
     "no stages": ("variables: {a: 1}", "stages: missing or empty"),
     "unknown key": (changed("recipe:", "recpie:"), "stages.corpus.recpie: unknown key; did you mean 'recipe'?"),
     "unknown top key": (PIPELINE + "sohw: [corpus]\n", "sohw: unknown key; did you mean 'show'?"),
-    "unknown stage": (changed("  corpus:\n", "  corpsu:\n"), "stage corpsu: 'corpsu' is no stage; did you mean"),
-    "unknown row": (MORE + "{stage: modle}", "stage more: 'modle' is no stage; did you mean 'model'?"),
+    "unknown stage": (changed("  corpus:\n", "  corpsu:\n"), "stage corpsu: 'corpsu' is not a stage; did you mean"),
+    "unknown row": (MORE + "{stage: modle}", "stage more: 'modle' is not a stage; did you mean 'model'?"),
     "empty stage": (MORE, "stage more: empty"),
     "forward reference": (
         changed("${folder}/corpus", "${model}/corpus"),
@@ -165,9 +165,9 @@ WRONG = {
     ),
     "misspelt reference": (
         changed("${corpus}", "${copus}"),
-        "corpus_dir: ${copus} is no variable and no stage; did you mean 'corpus'?",
+        "corpus_dir: ${copus} is not a variable or a stage; did you mean 'corpus'?",
     ),
-    "reference in a variable": (changed("words: 3", "words: ${corpus}"), "variable words: ${corpus} is no variable"),
+    "reference in a variable": (changed("words: 3", "words: ${corpus}"), "variable words: ${corpus} is not a variable"),
     "variable without a value": (
         changed("words: 3", "words:"),
         "variable 'words' has no value; add words=... to the command",
@@ -179,19 +179,19 @@ WRONG = {
     "bad value": (changed("words: 3", "words: many"), "stage corpus: words: Input should be a valid integer"),
     "missing value": (
         changed(', corpus_dir: "${corpus}"', ""),
-        "stage model: corpus_dir: missing; add it to the recipe or give model.corpus_dir=",
+        "stage model: corpus_dir: missing; add it to the recipe or model.corpus_dir=",
     ),
     "no recipe": (changed("corpus.yaml", "corpse.yaml"), "stage corpus: recipe: corpse.yaml is in neither of"),
     "like a later one": (
         changed("recipe: corpus.yaml", "like: model"),
-        "stage corpus: like: 'model' is no earlier stage",
+        "stage corpus: like: 'model' is not an earlier stage",
     ),
-    "run folder of another stage": (MORE + "{like: model}", "stage more: run_dir: runs/x/model is that of an earlier"),
+    "run folder of another stage": (MORE + "{like: model}", "stage more: run_dir: runs/x/model belongs to an earlier"),
     "name of a variable": (MORE.replace("more", "words") + "{like: model}", "stage words: choose another name"),
     "reserved name": (MORE.replace("more", "stages") + "{like: model}", "stage stages: choose another name"),
     "name with a dot": (MORE.replace("more", "a.b") + "{like: model}", "stage a.b: choose another name"),
-    "unknown show": (PIPELINE + "show: [modle]\n", "show: 'modle' is no stage; did you mean 'model'?"),
-    "twice": (PIPELINE + "  model: {}\n", "key 'model' is given twice"),
+    "unknown show": (PIPELINE + "show: [modle]\n", "show: 'modle' is not a stage; did you mean 'model'?"),
+    "twice": (PIPELINE + "  model: {}\n", "duplicate key 'model'"),
     "extends itself": ("extends: p.yaml", "or a file that extends itself"),
     "extends nothing": ("extends: none.yaml", "none.yaml: no such"),
     "late without a folder": (
@@ -245,7 +245,7 @@ def test_stages_are_chosen_by_patterns_in_their_own_order(tmp_path):
     text += "show: [corpus, model]\n"
 
     def chosen(only, skip):
-        pipeline = load(tmp_path, text).chosen(only, skip)
+        pipeline = load(tmp_path, text).select(only, skip)
         return [stage.name for stage in pipeline.stages], list(pipeline.show)
 
     assert chosen(None, None) == (["corpus", "model", "corpus-2", "model-2"], ["corpus", "model"])
@@ -256,8 +256,12 @@ def test_stages_are_chosen_by_patterns_in_their_own_order(tmp_path):
 
 @pytest.mark.parametrize(
     ("only", "skip", "message"),
-    [("modle", None, "'modle' is no stage"), (None, "modle", "'modle' is no stage"), ("model", "*", "leave no stage")],
+    [
+        ("modle", None, "'modle' matches no stage"),
+        (None, "modle", "'modle' matches no stage"),
+        ("model", "*", "leave no stage"),
+    ],
 )
 def test_a_choice_of_nothing_is_an_error(tmp_path, only, skip, message):
     with pytest.raises(InputError, match=message):
-        load(tmp_path).chosen(only, skip)
+        load(tmp_path).select(only, skip)

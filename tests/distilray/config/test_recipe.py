@@ -1,11 +1,16 @@
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pytest
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from distilray.config.base import Config, SeededConfig
-from distilray.config.recipe import MAX_RECIPE_BYTES, RecipeError, load_recipe
+from distilray.config.corpus import BuildCorpusConfig
+from distilray.config.distillation import DistillConfig
+from distilray.config.evaluation import EvaluateFillMaskConfig
+from distilray.config.recipe import MAX_RECIPE_BYTES, RENAMED, RecipeError, check_partial_values, load_recipe
+from distilray.config.serving import ServeFillMaskConfig
+from distilray.stages import STAGES
 
 
 class Optimiser(Config):
@@ -71,8 +76,38 @@ def test_an_unknown_key_like_no_other_is_refused_with_the_known_ones(tmp_path: P
 
 
 def test_an_unknown_key_inside_a_list_is_refused_with_the_closest_known_one(tmp_path: Path) -> None:
-    message = refusal(tmp_path, "run_dir: x\nsources: [{path: a, licence: b}]")
-    assert "sources.0.licence: unknown key; did you mean 'license'?" in message
+    message = refusal(tmp_path, "run_dir: x\nsources: [{path: a, licens: b}]")
+    assert "sources.0.licens: unknown key; did you mean 'license'?" in message
+
+
+@pytest.mark.parametrize(
+    ("config_class", "values", "key", "new"),
+    [
+        (DistillConfig, {"rhythm": {}}, "rhythm", "intervals"),
+        (DistillConfig, {"faults": {}}, "faults", "fault_tolerance"),
+        (DistillConfig, {"student": {"initialisation": "random"}}, "student.initialisation", "initialization"),
+        (EvaluateFillMaskConfig, {"intervals": {}}, "intervals", "bootstrap"),
+        (BuildCorpusConfig, {"part_mb": 1}, "part_mb", "chunk_mb"),
+    ],
+)
+def test_a_key_of_an_earlier_version_is_an_error_that_names_the_new_one(config_class, values, key, new) -> None:
+    with pytest.raises(RecipeError, match=rf"x: {key}: unknown key; renamed to '{new}'"):
+        check_partial_values("x", values, config_class)
+
+
+def test_every_new_name_is_in_use_and_every_old_one_is_not() -> None:
+    stages = {name for name, stage in STAGES.items()}
+    keys = {key for stage in STAGES.values() for key in keys_of(stage.config_class)} | keys_of(ServeFillMaskConfig)
+    assert set(RENAMED.values()) <= keys | stages
+    assert set(RENAMED) & (keys | stages) == {"intervals"}  # of training, and formerly of evaluate_fill_mask
+
+
+def keys_of(annotation: Any) -> set[str]:
+    """The keys of a config class and of the classes in its annotations."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields
+        return {*fields, *(key for field in fields.values() for key in keys_of(field.annotation))}
+    return {key for inner in get_args(annotation) for key in keys_of(inner)}
 
 
 def test_an_unknown_key_of_one_kind_of_several_is_refused_with_the_keys_of_that_kind(tmp_path: Path) -> None:
@@ -100,7 +135,7 @@ def test_further_problems_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_missing_value_is_refused_with_the_way_to_give_it(tmp_path: Path) -> None:
-    assert "run_dir: missing; add it to the recipe or give run_dir=..." in refusal(tmp_path, "seed: 1")
+    assert "run_dir: missing; add it to the recipe or run_dir=... to the command" in refusal(tmp_path, "seed: 1")
 
 
 def test_a_value_that_is_missing_inside_a_list_is_to_be_added_to_the_recipe(tmp_path: Path) -> None:
@@ -121,18 +156,18 @@ def test_a_recipe_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("seed: 1\nseed: 2", "line 2: key 'seed' is given twice"),
-        ("run_dir: x\noptimiser:\n  warmup_steps: 1\n  warmup_steps: 2", "line 4: key 'warmup_steps' is given twice"),
+        ("seed: 1\nseed: 2", "line 2: duplicate key 'seed'"),
+        ("run_dir: x\noptimiser:\n  warmup_steps: 1\n  warmup_steps: 2", "line 4: duplicate key 'warmup_steps'"),
         ("run_dir: &a x\nnote: *a", "line 2: aliases are not allowed"),
         ("run_dir: !!python/object/apply:os.getcwd []", "could not determine a constructor for the tag"),
         ("run_dir: !!python/name:os.system ''", "could not determine a constructor for the tag"),
-        ("- run_dir: x", "holds a list where 'key: value' lines are expected"),
-        ("run_dir", "holds a str where 'key: value' lines are expected"),
+        ("- run_dir: x", "contains a list; write 'key: value' lines"),
+        ("run_dir", "contains a str; write 'key: value' lines"),
         ("run_dir: [1", "line 1: expected ',' or ']'"),
         ("? [a, b]\n: 1", "line 1: a key must be plain text"),
         ("note: 2020-13-45", "month must be in 1..12"),
-        ("note: !!int abc", "a value that YAML cannot read"),
-        ("seed: " + "9" * 5000, "a value that YAML cannot read"),
+        ("note: !!int abc", "invalid value"),
+        ("seed: " + "9" * 5000, "invalid value"),
         ("note: " + "[" * 5000, "recursion"),
         (b"run_dir: caf\xe9", "not UTF-8 text (byte 12)"),
         (b"run_dir: a\0b", "special characters are not allowed"),

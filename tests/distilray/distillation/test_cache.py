@@ -240,7 +240,7 @@ def test_the_manifest_says_how_much_of_the_probability_is_kept(shards, shards_di
 def test_a_missing_file_is_refused_by_name(copy, shards):
     folder, file = copy
     file.unlink()
-    with pytest.raises(InputError, match=f"{file.name}: not there"):
+    with pytest.raises(InputError, match=f"{file.name}: missing"):
         TeacherCache(folder, shards, "all")
 
 

@@ -94,7 +94,7 @@ def test_blank_lines_are_no_lines(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "no such text file"), (b"a\xff", "not UTF-8 text"), (b"\n \n", "no line with text")]
+    ("content", "said"), [(None, "no such text file"), (b"a\xff", "not UTF-8 text"), (b"\n \n", "contains no text")]
 )
 def test_a_text_that_cannot_be_read_is_one_line(tmp_path: Path, content, said):
     if content is not None:

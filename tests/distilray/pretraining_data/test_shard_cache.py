@@ -141,7 +141,7 @@ def test_a_full_disk_is_one_line_that_names_the_folder(tmp_path, cache, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(InputError, match=r"cache: a shard cannot be kept there \(No space.*set cache.directory"):
+    with pytest.raises(InputError, match=r"cache: cannot store a shard there \(No space.*set cache.directory"):
         cache.local(str(source), entry_of(b"content"))
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from distilray.runtime.run_folder import SCHEMA
+
 TEACHER_WEIGHTS, STUDENT_WEIGHTS = "a1" * 32, "b2" * 32
 EVIL = "<script>alert(1)</script>"
 
@@ -22,7 +24,7 @@ def write_run(
     body = {"job": job, **parts}
     content_hash = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     manifest = {
-        "schema": 1,
+        "schema": SCHEMA,
         "content_hash": content_hash,
         "content": body,
         "run": {

@@ -95,7 +95,7 @@ def test_a_pattern_follows_the_links_that_it_names(tmp_path: Path) -> None:
 def test_a_link_without_a_target_is_named(tmp_path: Path, target: str) -> None:
     write(tmp_path, "a.txt")
     (tmp_path / "b.txt").symlink_to(target)  # to itself: a cycle
-    with pytest.raises(InputError, match=rf"b\.txt: a link to {target} .*; remove the link"):
+    with pytest.raises(InputError, match=rf"b\.txt: broken link to {target} .*; remove the link"):
         find_files(str(tmp_path))
 
 

@@ -130,7 +130,7 @@ def test_bad_input_is_one_line_and_exit_code_2(recipe: Path, capsys: Captured, a
 def test_a_run_of_another_config_in_the_folder_is_bad_input(recipe: Path, capsys: Captured) -> None:
     job_of()(["--recipe", str(recipe)])
     assert job_of()(["--recipe", str(recipe), "least=2"]) == 2
-    assert "holds a run with another least" in one_line(capsys)
+    assert "contains a run with different least" in one_line(capsys)
 
 
 def test_bad_input_found_on_a_worker_is_one_line_too(recipe: Path, capsys: Captured) -> None:

@@ -50,7 +50,7 @@ def of_another_run(file: Path) -> None:
 
 
 DAMAGES: list[tuple[Callable[[Path], None], str]] = [
-    (remove, "not there"),
+    (remove, "missing"),
     (cut, "9 bytes where the manifest says 10"),
     (flip, "its content is not what the manifest says"),
     (of_another_run, "its content is not what the manifest says"),

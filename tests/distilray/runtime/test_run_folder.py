@@ -88,7 +88,7 @@ def test_a_folder_of_another_config_is_refused_with_the_key(tmp_path: Path, dump
     finished(tmp_path / "run", dump)
     if not complete:
         (tmp_path / "run" / "manifest.json").unlink()
-    with pytest.raises(InputError, match=r"run: holds a run with another model.layers, seed; remove"):
+    with pytest.raises(InputError, match=r"run: contains a run with different model.layers, seed; delete"):
         folder_of(tmp_path / "run", dump, seed=1, model=Model(layers=3)).complete_manifest()
 
 
@@ -98,13 +98,13 @@ def test_a_folder_made_from_another_input_is_refused_with_its_name(tmp_path: Pat
     if not complete:
         (tmp_path / "run" / "manifest.json").unlink()
     dump.write_bytes(b"another")
-    with pytest.raises(InputError, match=r"run: made from another input \(dump"):
+    with pytest.raises(InputError, match=r"run: contains a run with another input \(dump"):
         folder_of(tmp_path / "run", dump).complete_manifest()
 
 
 def test_a_folder_of_another_job_is_refused(tmp_path: Path, dump: Path) -> None:
     finished(tmp_path / "run", dump)
-    with pytest.raises(InputError, match="holds a run of distill, not of encode_corpus"):
+    with pytest.raises(InputError, match="contains a run of distill, not of encode_corpus"):
         folder_of(tmp_path / "run", dump, job="encode_corpus").complete_manifest()
 
 
@@ -131,15 +131,31 @@ def test_a_torn_manifest_is_refused(tmp_path: Path, dump: Path, length: int) -> 
     finished(tmp_path / "run", dump)
     file = tmp_path / "run" / "manifest.json"
     file.write_bytes(file.read_bytes()[:length])
-    with pytest.raises(InputError, match="not JSON; remove the folder"):
+    with pytest.raises(InputError, match="not JSON; delete the folder"):
         read_manifest(str(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("value", [[], "text", {}, {"schema": 0}, {"schema": 1}])
+@pytest.mark.parametrize("value", [[], "text", {}, {"schema": 1}, {"schema": 2}])
 def test_a_manifest_of_another_schema_is_refused(tmp_path: Path, value: object) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(value))
-    with pytest.raises(InputError, match="not a manifest of schema 1"):
+    with pytest.raises(InputError, match="not a manifest of schema 2"):
         read_manifest(str(tmp_path))
+
+
+def test_a_run_of_an_earlier_version_is_refused_with_the_fix(tmp_path: Path, dump: Path) -> None:
+    finished(tmp_path / "run", dump)
+    file = tmp_path / "run" / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "schema": 1}))
+    with pytest.raises(InputError, match=r"not a manifest of schema 2 .*; delete the folder and run its job again"):
+        folder_of(tmp_path / "run", dump).complete_manifest()
+
+
+def test_an_incomplete_run_of_an_earlier_version_is_refused(tmp_path: Path, dump: Path) -> None:
+    folder_of(tmp_path / "run", dump).begin()
+    file = tmp_path / "run" / "config.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "schema": 1}))
+    with pytest.raises(InputError, match="not written by this version of a job"):
+        folder_of(tmp_path / "run", dump).complete_manifest()
 
 
 def test_an_incomplete_run_is_no_input(tmp_path: Path, dump: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_an_object_store_is_no_local_path() -> None:
-    with pytest.raises(InputError, match="a folder of this machine is needed"):
+    with pytest.raises(InputError, match="must be a folder on this machine"):
         storage.local_path("s3://bucket/x?region=eu-west-1")
 
 

@@ -318,7 +318,7 @@ def test_a_tracker_that_fails_warns_once(run_uri, wandb, monkeypatch, caplog):
         for step in range(5):
             trackers.log(step, {"loss": 1.0})
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
-        (logging.WARNING, "tracker wandb: ConnectionError: no route; the run goes on without it")
+        (logging.WARNING, "tracker wandb: ConnectionError: no route; the run continues without it")
     ]
 
 

@@ -172,7 +172,7 @@ def test_a_file_without_the_columns_is_refused(
 @pytest.mark.parametrize("data", [b"PAR1", b"words" * 10, b"PAR1" + b"x" * 20 + b"\x0f\x00\x00\x00PAR1"])
 def test_what_is_no_parquet_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.parquet").write_bytes(data)
-    with pytest.raises(InputError, match="no Parquet file"):
+    with pytest.raises(InputError, match="not a Parquet file"):
         parquet_rows_module.check_file(source(), f"{tmp_path}/a.parquet")
 
 

@@ -138,7 +138,7 @@ def test_a_limit_takes_the_first_rows_of_all_files(tmp_path, rows, shares):
         ("a.jsonl", lambda: b'{"text": "<mask>", "masks": ["a"]}\n', "no 'texts' among 'text', 'masks'"),
         ("a.jsonl", lambda: b"plain words\n", "json_malformed"),
         ("a.csv", lambda: b"text,masks\n<mask>,a\n", "data.text_column"),
-        ("a.parquet", lambda: b"PAR1", "no Parquet file"),
+        ("a.parquet", lambda: b"PAR1", "not a Parquet file"),
         ("a.parquet", lambda: parquet_bytes([{"texts": "<mask>", "title": "x"}]), "data.answer_column"),
         ("a.parquet", lambda: parquet_bytes([{"text": "<mask>", "masks": ["x"]}]), "text_column"),
         ("a.jsonl.xz", lambda: lzma.compress(jsonl_bytes(ROWS))[:40], "cut short"),
