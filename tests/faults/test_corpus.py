@@ -1,4 +1,4 @@
-"""The corpus under faults: a killed worker, a killed driver, a storage far away, input far larger than memory."""
+"""Fault tests of the corpus stage: killed worker, killed driver, object storage, input much larger than memory."""
 
 import json
 import os
@@ -40,14 +40,14 @@ def write_recipe(folder: Path, dump: str, **values: object) -> Path:
 
 
 def marks(folder: Path) -> dict[str, int]:
-    return {mark.name: mark.stat().st_mtime_ns for mark in (folder / "run/pieces/parts").glob("*.json")}
+    return {mark.name: mark.stat().st_mtime_ns for mark in (folder / "run/pieces/chunks").glob("*.json")}
 
 
 def content_hash(folder: Path) -> str:
     return json.loads((folder / "run/manifest.json").read_text())["content_hash"]
 
 
-def test_an_object_store_gives_and_takes_what_a_disk_does(tmp_path: Path, bucket: str) -> None:
+def test_an_object_store_works_like_a_disk(tmp_path: Path, bucket: str) -> None:
     dump = tmp_path / "raw/wiki-multistream.xml.bz2"
     dump.parent.mkdir()
     write_multistream(dump, 1)
@@ -70,7 +70,7 @@ def test_an_object_store_gives_and_takes_what_a_disk_does(tmp_path: Path, bucket
 
 @dataclass(frozen=True)
 class Killed:
-    """A run that was killed three times, and the marks of its parts at the first time."""
+    """A run that was killed three times, and the records of its chunks after the first kill."""
 
     folder: Path
     done: dict[str, int]
@@ -78,7 +78,7 @@ class Killed:
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory, root: Path, dump: Path) -> Killed:
-    """The driver is killed while it reads; of the same command again a worker, and the driver while it publishes."""
+    """Kill the driver while it reads; then, in a second run, a worker, and the driver while it publishes."""
     folder = tmp_path_factory.mktemp("killed")
     recipe = write_recipe(folder, str(dump))
     first = start(root, "build_corpus", recipe)
@@ -96,7 +96,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, root: Path, dump: Path) -> 
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory, dump: Path, killed: Killed, local_ray: None) -> dict[str, Path]:
-    """An undisturbed run, and the killed one run again: as it is, and as if the kill had come before a mark."""
+    """Return an undisturbed run and two resumed ones: killed after and before the last record was written."""
     folder = tmp_path_factory.mktemp("ended")
     for name in ("after the mark", "before the mark"):
         shutil.copytree(killed.folder / "run", folder / name / "run")
@@ -108,7 +108,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory, dump: Path, killed: Killed, 
     return runs
 
 
-def test_after_a_killed_driver_only_unfinished_parts_are_read(ended: dict[str, Path], killed: Killed) -> None:
+def test_after_a_killed_driver_only_unfinished_chunks_are_read(ended: dict[str, Path], killed: Killed) -> None:
     assert 4 <= len(killed.done) < len(marks(ended["undisturbed"]))
     found = marks(ended["after the mark"])
     assert {name: time for name, time in found.items() if name in killed.done} == killed.done
@@ -116,7 +116,7 @@ def test_after_a_killed_driver_only_unfinished_parts_are_read(ended: dict[str, P
 
 @pytest.mark.parametrize("name", ["after the mark", "before the mark"])
 def test_a_run_whose_worker_and_drivers_were_killed_ends_the_same(ended: dict[str, Path], name: str) -> None:
-    """The last kill came between a published file and its mark, or after it."""
+    """The last kill was either before or after the record of a published file."""
     assert content_hash(ended[name]) == content_hash(ended["undisturbed"])
 
 
@@ -149,7 +149,7 @@ print(before, peak(), documents)
 
 
 def test_memory_is_bounded_whatever_the_input(tmp_path: Path, root: Path) -> None:
-    """One task reads a dump that is more than ten times as large as what it may take beyond the sample."""
+    """One task reads a dump that is more than ten times as large as the additional memory it may use."""
     head, pages, tail = sample_parts()
     (tmp_path / "small.xml").write_bytes(head + b"".join(pages) + tail)
     with (tmp_path / "large.xml").open("wb") as file:

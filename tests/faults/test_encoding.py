@@ -64,7 +64,7 @@ def small(tmp_path: Path) -> dict[str, str]:
     return {"corpus_dir": write_corpus(tmp_path / "corpus"), "tokenizer_dir": write_tokenizer(tmp_path / "tokenizer")}
 
 
-def test_an_object_store_gives_and_takes_what_a_disk_does(tmp_path: Path, small: dict[str, str], bucket: str) -> None:
+def test_an_object_store_works_like_a_disk(tmp_path: Path, small: dict[str, str], bucket: str) -> None:
     target, _ = fs.FileSystem.from_uri(bucket)
     for name in ("corpus", "tokenizer"):
         fs.copy_files(str(tmp_path / name), f"data/{name}", destination_filesystem=target)
@@ -76,7 +76,7 @@ def test_an_object_store_gives_and_takes_what_a_disk_does(tmp_path: Path, small:
 
 @dataclass(frozen=True)
 class Killed:
-    """A run that was killed three times, and the marks of its parts at the first time."""
+    """A run that was killed three times, and the records of its chunks after the first kill."""
 
     folder: Path
     done: dict[str, int]
@@ -104,7 +104,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, root: Path, inputs: dict[st
 def ended(
     tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, str], killed: Killed, local_ray: None
 ) -> dict[str, Path]:
-    """An undisturbed run, and the killed one run again: as it is, and as if the kill had come before a mark."""
+    """Return an undisturbed run and two resumed ones: killed after and before the last record was written."""
     folder = tmp_path_factory.mktemp("ended")
     for name in ("after the mark", "before the mark"):
         shutil.copytree(killed.folder / "run", folder / name / "run")
