@@ -104,7 +104,7 @@ def error_line(capfd: pytest.CaptureFixture[str], job: ModuleType, work: Path, r
 @pytest.mark.parametrize(
     ("job", "file"),
     [
-        (build_corpus, "work/parts/000000.parquet"),
+        (build_corpus, "work/chunks/000000.parquet"),
         (build_corpus, "documents/documents-00000-000.parquet"),
         (encode_corpus, "work/train/000000.drafts"),
         (cache_teacher, "pieces/files/000000.json"),

@@ -86,7 +86,7 @@ def test_a_dump_that_is_cut_short_is_no_complete_run(tmp_path: Path, capsys: pyt
         ("ray.num_cpus=0", "ray.num_cpus"),
         ("decontamination.paths=[]", "decontamination.paths"),
         ("decontamination.paths=[/no/such/glue]", "/no/such/glue"),
-        ("tokenizer_path=README.md", "README.md: no tokenizer.json that can be read"),
+        ("tokenizer_path=README.md", "README.md: not a readable tokenizer.json"),
         ("filters.language=xx", "filters.language"),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_bad_value_is_one_line_that_names_the_key(
 
 @pytest.fixture(scope="module")
 def run_of_one(tmp_path_factory: pytest.TempPathFactory, no_ray: None) -> Path:
-    """With one CPU."""
+    """Return a run with one CPU."""
     folder = tmp_path_factory.mktemp("one") / "run"
     assert build_corpus.main(["--recipe", RECIPE, f"run_dir={folder}", "ray.num_cpus=1"]) == 0
     return folder
@@ -106,7 +106,7 @@ def run_of_one(tmp_path_factory: pytest.TempPathFactory, no_ray: None) -> Path:
 
 @pytest.fixture(scope="module")
 def sample_run(tmp_path_factory: pytest.TempPathFactory, run_of_one: Path, local_ray: None) -> Path:
-    """With two."""
+    """Return a run with two CPUs."""
     folder = tmp_path_factory.mktemp("corpus") / "run"
     assert build_corpus.main(["--recipe", RECIPE, f"run_dir={folder}"]) == 0
     return folder
@@ -169,7 +169,7 @@ def test_another_config_in_the_same_folder_is_refused(sample_run: Path, capsys: 
 
 
 @pytest.mark.slow
-def test_only_the_hand_over_and_the_ledger_are_left(sample_run: Path) -> None:
+def test_only_the_documents_and_the_records_remain(sample_run: Path) -> None:
     assert sorted(file.name for file in sample_run.iterdir()) == [
         "config.yaml",
         "corpus_report.json",
@@ -196,7 +196,7 @@ def page(number: int, title: str, text: str) -> str:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
-    """A run over a source of each kind, in which documents say the same, nearly the same, or what is evaluated on."""
+    """Return a run with a source of each kind, including exact and near duplicates and evaluation text."""
     folder = tmp_path_factory.mktemp("mixed")
     (folder / "books").mkdir()
     pages = page(1, "Dogs", DOGS) + page(2, "Forest", FOREST) + page(1, "Dogs again", SHIPS.replace("ship", "boat"))
@@ -274,7 +274,7 @@ def test_the_report_adds_up(mixed: Path) -> None:
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
-    """A dump of 4 streams of 3 pages, of which one stream is damaged and one page is not well-formed."""
+    """Write a dump of 4 streams with 3 pages each; one stream is damaged and one page is not well-formed."""
     pages = [page(number, f"Page {number}", DOGS.replace("dog", f"dog {number}")) for number in range(12)]
     pages[10] = pages[10].replace("<title>", "<title><b>")
     streams = [bz2.compress("".join(pages[at : at + 3]).encode()) for at in range(0, 12, 3)]
@@ -292,14 +292,14 @@ def test_bad_input_beyond_its_fraction_fails_with_the_list_and_what_is_good_is_n
     file = recipe(tmp_path, sources=[{"path": str(damaged)}])
     assert build_corpus.main(["--recipe", file]) == 1
     errors = capsys.readouterr().err
-    assert "more input is unusable than fault_tolerance.max_bad_fraction=0.01: wikipedia" in errors
+    assert "more input is unusable than fault_tolerance.max_bad_fraction=0.01 allows: wikipedia" in errors
     assert '"reason": "bz2_damaged"' in errors
     assert '"reason": "xml_malformed"' in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "run/manifest.json").exists()
-    before = {mark: mark.stat().st_mtime_ns for mark in (tmp_path / "run/pieces/parts").iterdir()}
+    before = {mark: mark.stat().st_mtime_ns for mark in (tmp_path / "run/pieces/chunks").iterdir()}
     assert build_corpus.main(["--recipe", file, "fault_tolerance.max_bad_fraction=0.5"]) == 0
-    assert {mark: mark.stat().st_mtime_ns for mark in (tmp_path / "run/pieces/parts").iterdir()} == before
+    assert {mark: mark.stat().st_mtime_ns for mark in (tmp_path / "run/pieces/chunks").iterdir()} == before
     counts = manifest(tmp_path / "run")["content"]["counts"]
     assert counts["documents"] == 8
     assert counts["sources"]["0_wikipedia"]["quarantined"] == {"bz2_damaged": 1, "xml_malformed": 1}
@@ -311,7 +311,7 @@ def test_bad_input_beyond_its_fraction_fails_with_the_list_and_what_is_good_is_n
 
 
 @pytest.mark.slow
-def test_files_of_an_unfinished_run_are_no_part_of_the_corpus(tmp_path: Path, local_ray: None) -> None:
+def test_files_of_an_unfinished_run_are_not_part_of_the_corpus(tmp_path: Path, local_ray: None) -> None:
     dump = tmp_path / "wiki.xml"
     dump.write_text(f"<mediawiki>{page(1, 'Dogs', DOGS)}</mediawiki>")
     left = tmp_path / "run/documents/documents-00007-000.parquet"

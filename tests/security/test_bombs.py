@@ -81,9 +81,9 @@ def results(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
 @pytest.mark.parametrize(
     ("name", "documents", "reason"),
     [
-        ("entities.xml", 0, "holds a DOCTYPE"),
+        ("entities.xml", 0, "contains a DOCTYPE"),
         ("entities_in_a_page.xml", 2, "xml_malformed"),
-        ("external.xml", 0, "holds a DOCTYPE"),
+        ("external.xml", 0, "contains a DOCTYPE"),
         ("external_in_a_page.xml", 2, "xml_malformed"),
         ("undeclared.xml", 2, "undefined entity"),
         ("deep.xml", 2, "nest deeper"),

@@ -1,1 +1,1 @@
-"""Station 1: dumps and books become documents of clean sentences."""
+"""Corpus stage: turns dumps, books and user text into documents of clean sentences."""

@@ -1,4 +1,4 @@
-"""The files that a recipe names, and the parts in which they are read."""
+"""Input files of a recipe, and their division into chunks that tasks read independently."""
 
 import os
 from collections import Counter
@@ -24,7 +24,7 @@ _MB = 1 << 20
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a source: `source` is the place of its source in the recipe, `name` is what its documents say of it."""
+    """A file of a source: `source` indexes the sources of the recipe, `name` is the `file` column of its documents."""
 
     source: int
     uri: str
@@ -33,7 +33,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one task reads: neighbouring ranges of one source. `number` is its place in the order of the corpus."""
+    """Input of one task: consecutive file ranges of one source. `number` is its position in the corpus."""
 
     number: int
     source: int
@@ -41,50 +41,50 @@ class Chunk:
 
     @property
     def stored_bytes(self) -> int:
-        """Size of the ranges in their files."""
+        """Size of the ranges as stored."""
         return sum(each.stored_bytes for each in self.ranges)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types, for the way to a worker."""
+        """Return the chunk as JSON types, to send it to a worker."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Chunk":
-        """Back from `to_json`."""
+        """Rebuild a chunk from `to_json`."""
         return cls(values["number"], values["source"], tuple(FileRange(**each) for each in values["ranges"]))
 
 
 def source_files(config: BuildCorpusConfig) -> list[SourceFile]:
-    """The files of all sources, in the order of the recipe and then of their names.
+    """Return the files of all sources, ordered by source and then by name.
 
     Raises:
-        InputError: a source without files, or a file that is given twice.
+        InputError: if a source has no files, or two sources contain the same file.
     """
-    found: list[SourceFile] = []
+    files: list[SourceFile] = []
     seen: dict[str, str] = {}
     for number, source in enumerate(config.sources):
         for uri, name in _files(source):
             if uri in seen:
-                raise InputError(f"{uri}: given twice in sources ({seen[uri]}, {source.path}); remove one")
+                raise InputError(f"{uri}: listed twice in sources ({seen[uri]}, {source.path}); remove one")
             seen[uri] = source.path
-            found.append(SourceFile(number, uri, name))
-    return found
+            files.append(SourceFile(number, uri, name))
+    return files
 
 
 def unsupported_files(config: BuildCorpusConfig) -> str:
-    """The files of folders and patterns in formats that no source reads, with what to do; empty if there are none."""
-    found = [uri for source in config.sources for uri in find_files(resolve_sample(source.path)) if suggested_fix(uri)]
-    fixes = {suggested_fix(uri): uri.rpartition("/")[2] for uri in reversed(found)}
-    shown = "; ".join(f"{name}: {fix}" for fix, name in fixes.items())
-    return f"{len(found):,} files ({_suffixes(found)}): {shown}" if found else ""
+    """Describe the files in folders and patterns whose format no source reads, and how to fix them; "" if none."""
+    files = [uri for source in config.sources for uri in find_files(resolve_sample(source.path)) if suggested_fix(uri)]
+    examples = {suggested_fix(uri): uri.rpartition("/")[2] for uri in reversed(files)}
+    fixes = "; ".join(f"{name}: {fix}" for fix, name in examples.items())
+    return f"{len(files):,} files ({_suffixes(files)}): {fixes}" if files else ""
 
 
 def check_inputs(config: BuildCorpusConfig, files: list[SourceFile]) -> int:
-    """Check the beginning of every file and return the bytes of all.
+    """Check the start of every file and return their total size in bytes.
 
     Raises:
-        InputError: a file is not what its source says, all files of a source are empty, or a dump is cut short and
-            `fault_tolerance` does not allow it.
+        InputError: if a file does not match the kind of its source, all files of a source are empty, or a dump is
+            truncated and `fault_tolerance` does not allow that.
     """
 
     def is_empty(file: SourceFile) -> bool:
@@ -104,13 +104,13 @@ def check_inputs(config: BuildCorpusConfig, files: list[SourceFile]) -> int:
     for number, source in enumerate(config.sources):
         of_source = [flag for file, flag in zip(files, empty, strict=True) if file.source == number]
         if all(of_source):
-            what = "the file is empty" if len(of_source) == 1 else f"all {len(of_source):,} files are empty"
-            raise InputError(f"{source.path}: {what}; remove this source, or write its files again")
+            problem = "the file is empty" if len(of_source) == 1 else f"all {len(of_source):,} files are empty"
+            raise InputError(f"{source.path}: {problem}; remove this source, or write its files again")
     return sum(size or 0 for size in sizes)
 
 
 def plan_chunks(config: BuildCorpusConfig, files: list[SourceFile]) -> list[Chunk]:
-    """The parts of all files: the same for every number of workers."""
+    """Divide all files into chunks, independently of the number of workers."""
     chunk_bytes = int(config.chunk_mb * _MB)
 
     def split(file: SourceFile) -> list[FileRange]:
@@ -129,33 +129,32 @@ def plan_chunks(config: BuildCorpusConfig, files: list[SourceFile]) -> list[Chun
                 room = chunk_bytes
             packed[-1][1].append(file_range)
             room -= file_range.stored_bytes
-    return [Chunk(number, source, tuple(of_part)) for number, (source, of_part) in enumerate(packed)]
+    return [Chunk(number, source, tuple(of_chunk)) for number, (source, of_chunk) in enumerate(packed)]
 
 
 def _files(source: Source) -> list[tuple[str, str]]:
-    """URI and name of each file of a source; of a folder or pattern only those that belong to its kind."""
+    """Return the URI and name of each file of a source. In folders and patterns, files of other kinds are skipped."""
     path = resolve_sample(source.path)
     if "://" not in path:
-        path = os.path.abspath(path)  # workers have folders of their own
-    found = find_files(path)
+        path = os.path.abspath(path)  # workers have other working directories
+    files = find_files(path)
     if "*" not in path and not storage.is_folder(path):
         if fix := suggested_fix(path):
-            raise InputError(f"{source.path}: a format that no source reads; {fix}")
+            raise InputError(f"{source.path}: no source reads this format; {fix}")
         return [(path, path.rpartition("/")[2])]
-    above = path.partition("*")[0]
-    above = above.rpartition("/")[0] + "/" if "*" in path else above.rstrip("/") + "/"
-    kept = [uri for uri in found if SOURCE_KINDS[source.kind].is_input(uri)]
-    if not kept:
-        fix = next(filter(None, map(suggested_fix, found)), "set another kind")
+    folder = path.partition("*")[0].rpartition("/")[0] if "*" in path else path.rstrip("/")
+    inputs = [uri for uri in files if SOURCE_KINDS[source.kind].is_input(uri)]
+    if not inputs:
+        fix = next(filter(None, map(suggested_fix, files)), "set another kind")
         raise InputError(
-            f"{source.path}: none of {len(found):,} files is one of a source of kind '{source.kind}' "
-            f"({_suffixes(found)}); {fix}"
+            f"{source.path}: none of {len(files):,} files belongs to a source of kind '{source.kind}' "
+            f"({_suffixes(files)}); {fix}"
         )
-    names = [uri.removeprefix(above) for uri in kept]
-    return [(uri, unquote(name) if "://" in uri else name) for uri, name in zip(kept, names, strict=True)]
+    names = [uri.removeprefix(folder + "/") for uri in inputs]
+    return [(uri, unquote(name) if "://" in uri else name) for uri, name in zip(inputs, names, strict=True)]
 
 
 def _suffixes(files: list[str]) -> str:
-    """The most frequent suffixes of files, for messages."""
+    """Return the most frequent suffixes with their counts, for messages."""
     counts = Counter(split_suffix(file)[2] or "no suffix" for file in files)
     return ", ".join(f"{suffix} {count:,}" for suffix, count in counts.most_common(3))

@@ -1,6 +1,6 @@
-"""Text that an evaluation set holds too: n-grams of words that both share (Brown et al. 2020, appendix C).
+"""Decontamination: evaluation files and the word n-grams that documents share with them.
 
-The texts of evaluation sets: which files of a path are read, what their set is called, and what is in them.
+The criterion is that of Brown et al. (2020), appendix C.
 """
 
 import itertools
@@ -27,36 +27,36 @@ from distilray.runtime.file_search import find_files
 from distilray.runtime.outputs import read_verified
 from distilray.runtime.seeding import UInt64Array
 
-# The train split of a set is not what is evaluated.
+# The train split is not used for evaluation.
 _EVALUATED = re.compile(r"dev|test|validation", re.IGNORECASE)
 _SPLIT = re.compile(r"(?:dev|test|train|validation)(?![^\W_])", re.IGNORECASE)
 
 
 def evaluation_files(path: str) -> list[tuple[str, str]]:
-    """The sets and the URIs of the files that a path means.
+    """Return the set name and URI of each evaluation file at a path.
 
-    In a folder these are the files of a `dev`, `test` or `validation` split, and their folders name the sets. Any
-    other path means the file itself, which names its set unless its name is only that of a split.
+    In a folder, these are the files of the `dev`, `test` and `validation` splits, and the set is named after the parent
+    folder. A single file is its own set, named after the file, or after its folder if the file is named after a split.
 
     Raises:
-        InputError: nothing is there that can be read.
+        InputError: if there is no readable evaluation file.
     """
     known = [uri for uri in find_files(path) if _suffix(uri) in _READERS]
     if not known:
-        raise InputError(f"{path}: no evaluation file there; its name must end with one of {', '.join(_READERS)}")
+        raise InputError(f"{path}: no evaluation file found; supported suffixes are {', '.join(_READERS)}")
     if not storage.is_folder(path):
         return [(_folder(uri) if _SPLIT.match(_name(uri)) else _stem(uri), uri) for uri in known]
     evaluated = [(_folder(uri), uri) for uri in known if _EVALUATED.match(_name(uri))]
     if not evaluated:
-        raise InputError(f"{path}: no name there begins with dev, test or validation; give the files themselves")
+        raise InputError(f"{path}: no file name starts with dev, test or validation; list the files themselves")
     return evaluated
 
 
 def read_texts(uri: str) -> Iterator[str]:
-    """Every text of a file: fields, lines or values.
+    """Yield every text of a file: fields, lines or values.
 
     Raises:
-        InputError: the file is not what its name says, or not what the manifest of its run says.
+        InputError: if the content does not match the suffix of the file or the manifest of its run.
     """
     suffix = _suffix(uri)
     data = read_verified(uri)
@@ -65,7 +65,7 @@ def read_texts(uri: str) -> Iterator[str]:
     except (ValueError, UnreadableError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
-            f"{uri}: cannot be read as {suffix} in UTF-8 ({reason}); mend the file or leave it out"
+            f"{uri}: cannot be read as {suffix} in UTF-8 ({reason}); fix the file or leave it out"
         ) from None
 
 
@@ -91,7 +91,7 @@ def _lines(data: bytes) -> list[str]:
 
 
 def _cells(data: bytes, *, delimiter: str, quoted: bool) -> Iterator[str]:
-    data.decode()  # the rows of a file that is not UTF-8 have surrogates
+    data.decode()  # fails unless UTF-8; DelimitedRows would insert surrogates
     rows = DelimitedRows(lines_of(data), "", max_bytes=len(data), delimiter=delimiter, quoted=quoted, strict=False)
     return itertools.chain.from_iterable(map(_values, rows))
 
@@ -144,58 +144,60 @@ _READERS: Mapping[str, Callable[[bytes], Iterator[str] | list[str]]] = {
     ".parquet": _parquet,
 }
 
-MAX_SETS = 64  # one bit of a mask for each
-_SPREAD = 8  # of the table of leads, which then rules out seven n-grams in eight
+MAX_SETS = 64  # one bit each in a 64-bit mask
+_PREFIXES_PER_HASH = 8  # size of the prefix table; it then rules out about 7 of 8 n-grams
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationNgrams:
-    """The n-grams of all evaluation sets.
+    """N-grams of all evaluation sets.
 
     Attributes:
-        hashes: (n-grams,) sorted, each there once.
-        sets: (n-grams,) the sets that hold it: bit i stands for `names[i]`.
-        leads: (2**k,) whether a hash begins with these k bits; rules most words of a document out at once.
-        ngram_words: n.
+        hashes: (n-grams,) sorted and unique.
+        sets: (n-grams,) bit masks of the sets that contain each n-gram; bit i stands for `names[i]`.
+        prefixes: (2**k,) whether any hash starts with these k bits; a cheap test that rules out most n-grams.
+        names: names of the sets.
+        ngram_words: words per n-gram.
     """
 
     hashes: UInt64Array
     sets: UInt64Array
-    leads: NDArray[np.bool_]
+    prefixes: NDArray[np.bool_]
     names: tuple[str, ...]
     ngram_words: int
 
 
 def read_evaluation_ngrams(paths: Sequence[str], *, ngram_words: int) -> EvaluationNgrams:
-    """The n-grams inside every field of evaluation files; a field of fewer words has none.
+    """Read the n-grams within each field of the evaluation files. Fields shorter than `ngram_words` have none.
 
-    A folder gives the files of its dev, test and validation splits, those of a subfolder as one set.
+    For a folder, the dev, test and validation splits are read, and each subfolder is one set.
 
     Raises:
-        InputError: a path has no such file or no n-gram, so that nothing would be checked; more than 64 sets.
+        InputError: if a path has no evaluation file or no n-gram, or there are more than 64 sets.
     """
-    found: dict[str, list[UInt64Array]] = {}
+    arrays_by_set: dict[str, list[UInt64Array]] = {}
     for path in paths:
         of_path = [(name, _file_ngrams(uri, ngram_words)) for name, uri in evaluation_files(path)]
         if not any(ngrams.size for _, ngrams in of_path):
             raise InputError(f"{path}: no text of {ngram_words} words; choose a smaller decontamination.ngram_words")
         for name, ngrams in of_path:
-            found.setdefault(name, []).append(ngrams)
-    if len(found) > MAX_SETS:
+            arrays_by_set.setdefault(name, []).append(ngrams)
+    if len(arrays_by_set) > MAX_SETS:
         raise InputError(
-            f"decontamination.paths: {len(found)} evaluation sets, at most {MAX_SETS} can be told apart; leave some out"
+            f"decontamination.paths: {len(arrays_by_set)} evaluation sets, but at most {MAX_SETS} are supported; "
+            "remove some"
         )
-    return _merged({name: np.concatenate(arrays) for name, arrays in found.items()}, ngram_words)
+    return _merge({name: np.concatenate(arrays) for name, arrays in arrays_by_set.items()}, ngram_words)
 
 
 def matching_sets(ngrams: EvaluationNgrams, sentences: Sequence[str]) -> int:
-    """The sets that share an n-gram with a document, as a mask of bits; n-grams run on across its sentences."""
+    """Return the bit mask of the sets that share an n-gram with a document. N-grams may span several sentences."""
     words = hash_words(normalized_words(sentences))
     return int(np.bitwise_or.reduce(_hits(ngrams, words)[1], initial=np.uint64(0)))
 
 
 def matching_sets_by_sentence(ngrams: EvaluationNgrams, sentences: Sequence[str]) -> list[int]:
-    """A mask as in `matches` for each sentence: the sets of the shared n-grams that a word of it belongs to."""
+    """Return a mask as in `matching_sets` for each sentence: the sets of the shared n-grams that overlap it."""
     masks = [0] * len(sentences)
     sentence_of = np.repeat(np.arange(len(sentences)), [len(normalized_words([one]).split()) for one in sentences])
     words = hash_words(normalized_words(sentences))
@@ -207,16 +209,16 @@ def matching_sets_by_sentence(ngrams: EvaluationNgrams, sentences: Sequence[str]
 
 
 def _hits(ngrams: EvaluationNgrams, words: HashedWords) -> tuple[NDArray[np.intp], UInt64Array]:
-    """The first words (hits,) of the n-grams that are shared, and their sets (hits,)."""
-    hashed = ngram_hashes(words, ngrams.ngram_words)
-    likely = np.flatnonzero(np.take(ngrams.leads, _lead(hashed, ngrams.leads.size)))
-    hashed = hashed[likely]
-    places = np.searchsorted(ngrams.hashes, hashed)
-    same = np.take(ngrams.hashes, places, mode="clip") == hashed
-    return likely[same], ngrams.sets[places[same]]
+    """Return the index of the first word (hits,) and the sets (hits,) of each shared n-gram."""
+    hashes = ngram_hashes(words, ngrams.ngram_words)
+    candidates = np.flatnonzero(np.take(ngrams.prefixes, _prefix(hashes, ngrams.prefixes.size)))
+    hashes = hashes[candidates]
+    positions = np.searchsorted(ngrams.hashes, hashes)
+    is_hit = np.take(ngrams.hashes, positions, mode="clip") == hashes
+    return candidates[is_hit], ngrams.sets[positions[is_hit]]
 
 
-def _lead(hashes: UInt64Array, size: int) -> NDArray[np.intp]:
+def _prefix(hashes: UInt64Array, size: int) -> NDArray[np.intp]:
     return (hashes >> np.uint64(65 - size.bit_length())).astype(np.intp)
 
 
@@ -225,12 +227,12 @@ def _file_ngrams(uri: str, ngram_words: int) -> UInt64Array:
     return np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *texts]))
 
 
-def _merged(found: dict[str, UInt64Array], ngram_words: int) -> EvaluationNgrams:
-    bits = [np.full(ngrams.size, 1 << bit, dtype=np.uint64) for bit, ngrams in enumerate(found.values())]
-    hashes = np.concatenate(list(found.values()))
+def _merge(hashes_by_set: dict[str, UInt64Array], ngram_words: int) -> EvaluationNgrams:
+    bits = [np.full(hashes.size, 1 << bit, dtype=np.uint64) for bit, hashes in enumerate(hashes_by_set.values())]
+    hashes = np.concatenate(list(hashes_by_set.values()))
     order = np.argsort(hashes)
     hashes, first = np.unique(hashes[order], return_index=True)
     sets = np.bitwise_or.reduceat(np.concatenate(bits)[order], first)
-    leads = np.zeros(1 << (_SPREAD * hashes.size).bit_length(), dtype=bool)
-    leads[_lead(hashes, leads.size)] = True
-    return EvaluationNgrams(hashes, sets, leads, tuple(found), ngram_words)
+    prefixes = np.zeros(1 << (_PREFIXES_PER_HASH * hashes.size).bit_length(), dtype=bool)
+    prefixes[_prefix(hashes, prefixes.size)] = True
+    return EvaluationNgrams(hashes, sets, prefixes, tuple(hashes_by_set), ngram_words)

@@ -1,5 +1,7 @@
-"""The search for duplicates over all parts: independent searches that each read one column of keys, so that no task
-holds more than a slice of the keys of the corpus, and nothing is held on one node.
+"""Corpus-wide duplicate search, divided into independent searches.
+
+Each search reads one column of keys and keeps only a slice of its values, so no node ever has to hold the keys of the
+whole corpus.
 """
 
 import itertools
@@ -18,17 +20,17 @@ from distilray.errors import reading
 from distilray.runtime import storage
 from distilray.runtime.seeding import UInt64Array
 
-# In this order: what one has dropped is no duplicate for the next.
+# In the order of the stages. A stage ignores the documents that earlier stages dropped.
 DUPLICATE_REASONS = ("duplicate_id", "exact_duplicate", "near_duplicate")
 _DUPLICATES_FOLDER = "work/duplicates"
-_SLICE_DOCUMENTS = 4_000_000  # whose keys one task holds, some 100 MB
+_SLICE_DOCUMENTS = 4_000_000  # documents per search; their keys take about 100 MB
 _ORDINAL_SHIFT = 32
-_FOUND = pa.schema([("dropped", pa.uint64()), ("kept", pa.uint64())])
+_PAIRS = pa.schema([("dropped", pa.uint64()), ("kept", pa.uint64())])
 
 
 @dataclass(frozen=True)
 class DuplicateSearch:
-    """One search: the documents whose `column` falls into a slice of its values."""
+    """A search among the documents whose key in `column` falls into one slice of the key space."""
 
     number: int
     reason: str
@@ -37,17 +39,17 @@ class DuplicateSearch:
     slices: int
 
     def file(self, folder: str) -> str:
-        """Return the file of the duplicates that it finds."""
+        """Return the URI of the file with the duplicates that this search finds."""
         name = f"{DUPLICATE_REASONS.index(self.reason)}-{self.reason}-{self.column}-{self.slice:04d}.parquet"
         return storage.join(folder, _DUPLICATES_FOLDER, name)
 
 
 def plan_searches(config: BuildCorpusConfig, documents: int) -> list[list[DuplicateSearch]]:
-    """The searches of each stage. Those of a stage do not need each other; a stage needs the one before.
+    """Return the searches of each stage. Searches within a stage are independent; stages run one after another.
 
     Args:
-        config: which duplicates are looked for.
-        documents: at most as many are in the parts.
+        config: recipe with the kinds of duplicates to drop.
+        documents: upper bound of the number of documents.
     """
     slices = max(1, -(-documents // _SLICE_DOCUMENTS))
     near = config.duplicates.near
@@ -67,10 +69,10 @@ def plan_searches(config: BuildCorpusConfig, documents: int) -> list[list[Duplic
     ]
 
 
-def run_search(search: DuplicateSearch, config: BuildCorpusConfig, folder: str, parts: Sequence[int]) -> int:
-    """Write what a search finds, and return the number of documents that it drops."""
-    gone = _dropped_before(folder, search.reason)
-    ordinals, keys = _read_keys(folder, parts, search, gone)
+def run_search(search: DuplicateSearch, config: BuildCorpusConfig, folder: str, chunks: Sequence[int]) -> int:
+    """Write the duplicates that a search finds and return their number."""
+    dropped_before = _dropped_before(folder, search.reason)
+    ordinals, keys = _read_keys(folder, chunks, search, dropped_before)
     near = config.duplicates.near
     if search.reason != "near_duplicate" or near is None:
         dropped, kept = exact_duplicates(ordinals, keys)
@@ -82,25 +84,25 @@ def run_search(search: DuplicateSearch, config: BuildCorpusConfig, folder: str, 
         packed = _read_signatures(folder, ordinals, near.bands * near.rows_per_band)
         dropped, kept = near_duplicates(ordinals, keys, packed, threshold=near.threshold)
     with storage.FileWriter(search.file(folder)) as file:
-        pq.write_table(pa.table([dropped, kept], schema=_FOUND), file)
+        pq.write_table(pa.table([dropped, kept], schema=_PAIRS), file)
     return len(dropped)
 
 
 def dropped_rows(folder: str, first: int, last: int) -> dict[int, dict[int, str]]:
-    """The rows that are dropped of the parts `first` to `last`, with the reason: by part, then by row."""
+    """Return the reasons of the dropped rows in chunks `first` to `last`, by chunk and row."""
     low, high = first << _ORDINAL_SHIFT, (last + 1) << _ORDINAL_SHIFT
-    found: dict[int, dict[int, str]] = {}
+    reasons: dict[int, dict[int, str]] = {}
     for uri in storage.list_files(storage.join(folder, _DUPLICATES_FOLDER), ".parquet"):
         reason = uri.rpartition("/")[2].split("-")[1]
         for ordinal in _dropped(uri, low, high).tolist():
-            rows = found.setdefault(ordinal >> _ORDINAL_SHIFT, {})
+            rows = reasons.setdefault(ordinal >> _ORDINAL_SHIFT, {})
             rows.setdefault(ordinal & ((1 << _ORDINAL_SHIFT) - 1), reason)
-    return found
+    return reasons
 
 
-def chunk_tables(folder: str, part: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The documents of a part in order, as tables of a few MB."""
-    uri = chunk_file(folder, part)
+def chunk_tables(folder: str, chunk: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the documents of a chunk in order, as tables of a few MB."""
+    uri = chunk_file(folder, chunk)
     file = _open(uri)
     for group in range(file.num_row_groups):
         with reading(uri):
@@ -109,51 +111,53 @@ def chunk_tables(folder: str, part: int, columns: Sequence[str] | None = None) -
 
 
 def _read_keys(
-    folder: str, parts: Sequence[int], search: DuplicateSearch, gone: UInt64Array
+    folder: str, chunks: Sequence[int], search: DuplicateSearch, dropped_before: UInt64Array
 ) -> tuple[UInt64Array, UInt64Array]:
-    """Ordinals (rows,) and keys (rows,) or (rows, 2) of the slice, without the documents that are `gone`."""
-    found: list[tuple[UInt64Array, UInt64Array]] = []
-    for part in parts:
+    """Return ordinals (rows,) and keys, (rows,) or (rows, 2), of the documents in the slice not dropped before."""
+    selected: list[tuple[UInt64Array, UInt64Array]] = []
+    for chunk in chunks:
         row = 0
-        for table in chunk_tables(folder, part, [search.column]):
+        for table in chunk_tables(folder, chunk, [search.column]):
             keys = _key_values(table[search.column])
-            ordinals = (np.uint64(part) << np.uint64(_ORDINAL_SHIFT)) + np.arange(row, row + len(keys), dtype=np.uint64)
+            first = np.uint64(chunk) << np.uint64(_ORDINAL_SHIFT)
+            ordinals = first + np.arange(row, row + len(keys), dtype=np.uint64)
             row += len(keys)
-            leading = keys if keys.ndim == 1 else keys[:, 0]
-            wanted = leading % np.uint64(search.slices) == search.slice
-            wanted &= ~np.isin(ordinals, gone)
-            found.append((ordinals[wanted], keys[wanted]))
-    return np.concatenate([ordinals for ordinals, _ in found]), np.concatenate([keys for _, keys in found])
+            slice_keys = keys if keys.ndim == 1 else keys[:, 0]
+            in_slice = slice_keys % np.uint64(search.slices) == search.slice
+            in_slice &= ~np.isin(ordinals, dropped_before)
+            selected.append((ordinals[in_slice], keys[in_slice]))
+    return np.concatenate([ordinals for ordinals, _ in selected]), np.concatenate([keys for _, keys in selected])
 
 
 def _key_values(column: pa.ChunkedArray) -> UInt64Array:
-    """Keys (rows,) of 8 bytes or (rows, 2) of 16."""
+    """Return 8-byte keys as an array (rows,), 16-byte keys as (rows, 2)."""
     values = column.combine_chunks()
     if pa.types.is_fixed_size_binary(values.type):
         return np.frombuffer(b"".join(values.to_pylist()), dtype="<u8").reshape(-1, 2)
     return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.uint64)
 
 
-def _read_signatures(folder: str, ordinals: UInt64Array, places: int) -> NDArray[np.uint8]:
-    """The packed signatures (rows, places) of documents in ascending order."""
-    found = [np.empty((0, places), np.uint8)]
-    parts = (ordinals >> np.uint64(_ORDINAL_SHIFT)).astype(np.int64)
-    for part in np.unique(parts).tolist():
-        rows = (ordinals[parts == part] & np.uint64((1 << _ORDINAL_SHIFT) - 1)).astype(np.int64)
-        begin = 0
-        for table in chunk_tables(folder, part, ["signature"]):
-            inside = rows[(rows >= begin) & (rows < begin + table.num_rows)] - begin
-            begin += table.num_rows
-            values = table["signature"].take(pa.array(inside)).to_pylist()
-            found.append(np.frombuffer(b"".join(values), np.uint8).reshape(-1, places))
-    return np.concatenate(found)
+def _read_signatures(folder: str, ordinals: UInt64Array, length: int) -> NDArray[np.uint8]:
+    """Return the packed signatures (rows, length) of documents whose ordinals are in ascending order."""
+    signatures = [np.empty((0, length), np.uint8)]
+    chunks = (ordinals >> np.uint64(_ORDINAL_SHIFT)).astype(np.int64)
+    for chunk in np.unique(chunks).tolist():
+        rows = (ordinals[chunks == chunk] & np.uint64((1 << _ORDINAL_SHIFT) - 1)).astype(np.int64)
+        first = 0
+        for table in chunk_tables(folder, chunk, ["signature"]):
+            in_table = rows[(rows >= first) & (rows < first + table.num_rows)] - first
+            first += table.num_rows
+            values = table["signature"].take(pa.array(in_table)).to_pylist()
+            signatures.append(np.frombuffer(b"".join(values), np.uint8).reshape(-1, length))
+    return np.concatenate(signatures)
 
 
 def _dropped_before(folder: str, reason: str) -> UInt64Array:
-    """Ordinals that the stages before have dropped."""
+    """Return the ordinals of the documents that earlier stages dropped."""
     files = storage.list_files(storage.join(folder, _DUPLICATES_FOLDER), ".parquet")
-    before = [uri for uri in files if int(uri.rpartition("/")[2].split("-")[0]) < DUPLICATE_REASONS.index(reason)]
-    return np.concatenate([np.empty(0, np.uint64), *[_dropped(uri, 0, (1 << 64) - 1) for uri in before]])
+    stage = DUPLICATE_REASONS.index(reason)
+    earlier = [uri for uri in files if int(uri.rpartition("/")[2].split("-")[0]) < stage]
+    return np.concatenate([np.empty(0, np.uint64), *[_dropped(uri, 0, (1 << 64) - 1) for uri in earlier]])
 
 
 def _dropped(uri: str, low: int, high: int) -> UInt64Array:
@@ -163,6 +167,6 @@ def _dropped(uri: str, low: int, high: int) -> UInt64Array:
 
 
 def _open(uri: str) -> pq.ParquetFile:
-    found, path = storage.filesystem(uri)
+    filesystem, path = storage.filesystem(uri)
     with reading(uri):
-        return pq.ParquetFile(found.open_input_file(path))
+        return pq.ParquetFile(filesystem.open_input_file(path))

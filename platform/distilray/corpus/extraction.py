@@ -1,4 +1,4 @@
-"""A part of the input into a file of clean documents, with the counts of all that was read."""
+"""Extraction: reads one chunk of the input and writes its clean documents, with counts of everything that was read."""
 
 import gc
 import json
@@ -32,11 +32,10 @@ from distilray.schemas import DOCUMENTS
 
 CONTAMINATED = "contaminated"
 _MB = 1 << 20
-_BATCH_BYTES = 2 * _MB  # of clean text, written at a time
+_BATCH_BYTES = 2 * _MB  # clean text per written batch
 _KEY = pa.binary(16)
 
-# The columns of a work file behind those of a document; keys of bands and signatures follow where near duplicates are
-# looked for.
+# Columns that a work file adds to those of a document. With near-duplicate search, band keys and signatures follow.
 _COUNTED = pa.schema(
     [(name, pa.int64()) for name in ("words", "tokens", "residue", "holes")] + [("id_key", _KEY), ("text_key", _KEY)]
 )
@@ -44,7 +43,7 @@ _COUNTED = pa.schema(
 
 @dataclass(frozen=True)
 class ScreeningData:
-    """What documents are compared with, made once for all parts."""
+    """Data that every extraction task needs, loaded once."""
 
     evaluation: EvaluationNgrams | None = None
     tokenizer_json: str | None = None
@@ -52,15 +51,18 @@ class ScreeningData:
 
 @dataclass
 class ChunkCounts:
-    """The counts of a part. In it: `read` = `documents` + all of `dropped`; `refused` documents were never read.
+    """Counts of one chunk.
+
+    `read` = `documents` + the total of `dropped`. `refused` documents could not be read and are not part of `read`.
 
     Attributes:
-        quarantined: places in quarantine by reason; `refused` of them are documents, the others damage of a file.
-        lost_bytes: of the files as stored, that damage made unreadable.
-        text_bytes: of the documents before cleaning, in UTF-8.
-        unknown_templates: uses between words, by name, of templates that no rule covers; a limited number of names.
-        contaminated: documents that shared an n-gram, by evaluation set.
-        seconds: by the clock and by stage; like `cpu_seconds` measured, and not the same in two runs.
+        refused: quarantined documents.
+        lost_bytes: stored bytes that damage made unreadable.
+        text_bytes: UTF-8 size of the documents before cleaning.
+        unknown_templates: uses inside sentences of templates without a rule, for a limited number of names.
+        quarantined: quarantine entries by reason: refused documents and damaged sections of files.
+        contaminated: documents that share an n-gram with an evaluation set, by set.
+        seconds: wall-clock time by step. Like `cpu_seconds`, it differs between runs.
     """
 
     number: int
@@ -82,51 +84,51 @@ class ChunkCounts:
 
 
 def chunk_file(folder: str, number: int) -> str:
-    """Return the file of the cleaned documents of a part."""
-    return storage.join(folder, "work/parts", f"{number:06d}.parquet")
+    """Return the URI of the work file with the clean documents of a chunk."""
+    return storage.join(folder, "work/chunks", f"{number:06d}.parquet")
 
 
 def quarantine_file(folder: str, number: int) -> str:
-    """Return the file of what could not be read of a part, as JSON lines; absent when all was."""
+    """Return the URI of the quarantine (JSON lines) of a chunk. The file exists only if the chunk has bad input."""
     return storage.join(folder, "pieces/quarantine", f"{number:06d}.jsonl")
 
 
 def extract_chunk(
-    part: Chunk,
+    chunk: Chunk,
     config: BuildCorpusConfig,
     folder: str,
-    screen: ScreeningData,
+    screening: ScreeningData,
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> ChunkCounts:
-    """Read a part, write its documents and what is in quarantine, and return its counts."""
-    # Pages become many small objects without cycles, which the collector would visit again and again.
+    """Write the documents and the quarantine of a chunk and return its counts."""
+    # Parsing creates many small objects without cycles. Collecting less often saves the time to traverse them.
     gc.set_threshold(20_000, 10, 10)
-    work = Extraction(part, config, screen, clock)
-    began = time.process_time()
-    with storage.FileWriter(chunk_file(folder, part.number)) as file:
-        with pq.ParquetWriter(file, work.schema, compression="zstd") as writer:
-            for batch in work.batches():
-                with work.timed("write"):
+    extraction = Extraction(chunk, config, screening, clock)
+    cpu_start = time.process_time()
+    with storage.FileWriter(chunk_file(folder, chunk.number)) as file:
+        with pq.ParquetWriter(file, extraction.schema, compression="zstd") as writer:
+            for batch in extraction.batches():
+                with extraction.timed("write"):
                     writer.write_table(batch)
-        work.facts.file_bytes = file.bytes
-    if work.quarantine:
-        lines = [json.dumps(_quarantine_entry(row), ensure_ascii=False) + "\n" for row in work.quarantine]
-        storage.write_bytes(quarantine_file(folder, part.number), "".join(lines).encode())
-    facts = work.facts
-    facts.cpu_seconds = time.process_time() - began
-    assert facts.read == facts.documents + sum(facts.dropped.values()), "a document was neither kept nor dropped"
-    return facts
+        extraction.counts.file_bytes = file.bytes
+    if extraction.quarantine:
+        lines = [json.dumps(_quarantine_entry(row), ensure_ascii=False) + "\n" for row in extraction.quarantine]
+        storage.write_bytes(quarantine_file(folder, chunk.number), "".join(lines).encode())
+    counts = extraction.counts
+    counts.cpu_seconds = time.process_time() - cpu_start
+    assert counts.read == counts.documents + sum(counts.dropped.values()), "a document was neither kept nor dropped"
+    return counts
 
 
 def _quarantine_entry(row: BadRow) -> dict[str, Any]:
     entry = asdict(row)
-    del entry["row"]  # unknown where a file is read in ranges
+    del entry["row"]  # unknown when a file is read in ranges
     return entry
 
 
 def chunk_schema(config: BuildCorpusConfig) -> pa.Schema:
-    """The schema of a file of work."""
+    """Return the schema of a work file."""
     near = config.duplicates.near
     bands = [(f"band_{band:02d}", pa.uint64()) for band in range(near.bands)] if near else []
     signature = [("signature", pa.binary(near.bands * near.rows_per_band))] if near else []
@@ -134,30 +136,30 @@ def chunk_schema(config: BuildCorpusConfig) -> pa.Schema:
 
 
 class Extraction:
-    """Documents of one part. `facts` and `quarantine` are complete when `batches` has ended."""
+    """Extracts the documents of one chunk. `counts` and `quarantine` are complete once `batches` is exhausted."""
 
     def __init__(
-        self, part: Chunk, config: BuildCorpusConfig, screen: ScreeningData, clock: Callable[[], float]
+        self, chunk: Chunk, config: BuildCorpusConfig, screening: ScreeningData, clock: Callable[[], float]
     ) -> None:
         self.schema = chunk_schema(config)
-        self.facts = ChunkCounts(part.number, part.source, part.stored_bytes)
+        self.counts = ChunkCounts(chunk.number, chunk.source, chunk.stored_bytes)
         self.quarantine: list[BadRow] = []
-        self._part, self._config, self._screen, self._clock = part, config, screen, clock
-        self._source: Source = config.sources[part.source]
+        self._chunk, self._config, self._screening, self._clock = chunk, config, screening, clock
+        self._source: Source = config.sources[chunk.source]
         self._kind = SOURCE_KINDS[self._source.kind]
-        self._tokenizer = Tokenizer.from_str(screen.tokenizer_json) if screen.tokenizer_json else None
+        self._tokenizer = Tokenizer.from_str(screening.tokenizer_json) if screening.tokenizer_json else None
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Counts the seconds of the block for a stage."""
+    def timed(self, step: str) -> Iterator[None]:
+        """Add the wall-clock time of the `with` block to a step."""
         started = self._clock()
         try:
             yield
         finally:
-            self.facts.seconds[stage] = self.facts.seconds.get(stage, 0.0) + self._clock() - started
+            self.counts.seconds[step] = self.counts.seconds.get(step, 0.0) + self._clock() - started
 
     def batches(self) -> Iterator[pa.Table]:
-        """The documents that are kept, in order, as tables of about 2 MB of text."""
+        """Yield the kept documents in order, as tables with about 2 MB of text each."""
         rows: list[dict[str, Any]] = []
         size = 0
         for name, raw in self._raw_documents():
@@ -174,90 +176,89 @@ class Extraction:
 
     def _raw_documents(self) -> Iterator[tuple[str, RawDocument]]:
         limit = int(self._config.max_document_mb * _MB)
-        for file_range in self._part.ranges:
-            found = iter(self._documents(file_range, limit))
+        for file_range in self._chunk.ranges:
+            documents = iter(self._documents(file_range, limit))
             while True:
                 with self.timed("read"):
-                    raw = next(found, None)
+                    raw = next(documents, None)
                 if raw is None:
                     break
                 if isinstance(raw, BadRow):
-                    self._put_in_quarantine(raw)
+                    self._add_to_quarantine(raw)
                     continue
-                self.facts.read += 1
-                self.facts.text_bytes += raw.text_bytes
+                self.counts.read += 1
+                self.counts.text_bytes += raw.text_bytes
                 if raw.headings:
-                    self.facts.sentences_dropped[HEADING] += raw.headings
+                    self.counts.sentences_dropped[HEADING] += raw.headings
                 yield file_range.name, raw
 
-    def _documents(self, part: FileRange, limit: int) -> Iterator[RawDocument | BadRow]:
-        """The documents of a range; a file without any is one dropped document."""
-        documents = self._kind.read_documents(self._source, part, max_document_bytes=limit)
-        first = None if part.form == EMPTY else next(documents, None)
+    def _documents(self, file_range: FileRange, limit: int) -> Iterator[RawDocument | BadRow]:
+        """Yield the documents of a range. A file without documents counts as one dropped document."""
+        documents = self._kind.read_documents(self._source, file_range, max_document_bytes=limit)
+        first = None if file_range.form == EMPTY else next(documents, None)
         if first is not None:
             yield first
             yield from documents
-        elif part.form == EMPTY or storage.file_size(part.uri) == part.stored_bytes:
-            yield RawDocument(part.name, "", "", 0, dropped=EMPTY)
+        elif file_range.form == EMPTY or storage.file_size(file_range.uri) == file_range.stored_bytes:
+            yield RawDocument(file_range.name, "", "", 0, dropped=EMPTY)
 
-    def _put_in_quarantine(self, entry: BadRow) -> None:
-        self.quarantine.append(entry)
-        self.facts.quarantined[entry.reason] += 1
-        self.facts.lost_bytes += entry.lost_bytes
-        self.facts.refused += entry.lost_bytes == 0
+    def _add_to_quarantine(self, row: BadRow) -> None:
+        self.quarantine.append(row)
+        self.counts.quarantined[row.reason] += 1
+        self.counts.lost_bytes += row.lost_bytes
+        self.counts.refused += row.lost_bytes == 0
 
     def _sentences(self, raw: RawDocument) -> list[str] | None:
-        """The sentences of a document, None when it is dropped."""
+        """Return the sentences of a document, or None if it is dropped."""
         reason = raw.dropped
         sentences: list[str] = []
         if reason is None:
             sentences = self._clean(raw)
             with self.timed("filter"):
                 reason = text_drop_reason(sentences, self._config.filters)
-        if reason is None and self._screen.evaluation is not None and self._config.decontamination is not None:
+        if reason is None and self._screening.evaluation is not None and self._config.decontamination is not None:
+            evaluation, decontamination = self._screening.evaluation, self._config.decontamination
             with self.timed("decontaminate"):
-                reason, sentences = self._decontaminate(
-                    sentences, self._screen.evaluation, self._config.decontamination
-                )
+                reason, sentences = self._decontaminate(sentences, evaluation, decontamination)
         if reason is not None:
-            self.facts.dropped[reason] += 1
+            self.counts.dropped[reason] += 1
             return None
         return sentences
 
     def _clean(self, raw: RawDocument) -> list[str]:
-        """The sentences of a document without those that have a mark."""
+        """Return the sentences of a document except those that contain a placeholder."""
         with self.timed("clean"):
             text = self._kind.prose(self._source, raw)
         with self.timed("split"):
             sentences = split_sentences(text, self._language(raw))
         if UNKNOWN in text:
             sentences = self._without_unknown_templates(sentences)
-        whole = [sentence for sentence in sentences if HOLE not in sentence] if HOLE in text else sentences
-        self.facts.sentences_dropped["formula_or_code"] += len(sentences) - len(whole)
-        return whole
+        complete = [sentence for sentence in sentences if HOLE not in sentence] if HOLE in text else sentences
+        self.counts.sentences_dropped["formula_or_code"] += len(sentences) - len(complete)
+        return complete
 
     def _language(self, raw: RawDocument) -> str:
         return self._source.language or self._config.filters.language or raw.site.language
 
     def _without_unknown_templates(self, sentences: list[str]) -> list[str]:
         names = [name for sentence in sentences for name in unknown_names(sentence)]
-        count_templates(self.facts.unknown_templates, Counter(names))
+        count_templates(self.counts.unknown_templates, Counter(names))
         kept = [sentence for sentence in sentences if UNKNOWN not in sentence]
-        self.facts.sentences_dropped["unknown_template"] += len(sentences) - len(kept)
+        self.counts.sentences_dropped["unknown_template"] += len(sentences) - len(kept)
         return kept
 
     def _decontaminate(
         self, sentences: list[str], evaluation: EvaluationNgrams, config: DecontaminationConfig
     ) -> tuple[str | None, list[str]]:
-        found = matching_sets(evaluation, sentences)
-        if not found:
+        sets = matching_sets(evaluation, sentences)
+        if not sets:
             return None, sentences
-        self.facts.contaminated.update(name for bit, name in enumerate(evaluation.names) if found >> bit & 1)
+        self.counts.contaminated.update(name for bit, name in enumerate(evaluation.names) if sets >> bit & 1)
         if config.drop == "document":
             return CONTAMINATED, []
         masks = matching_sets_by_sentence(evaluation, sentences)
         kept = [sentence for sentence, mask in zip(sentences, masks, strict=True) if not mask]
-        self.facts.sentences_dropped[CONTAMINATED] += len(sentences) - len(kept)
+        self.counts.sentences_dropped[CONTAMINATED] += len(sentences) - len(kept)
         return text_drop_reason(kept, self._config.filters), kept
 
     def _row(self, name: str, raw: RawDocument, sentences: list[str]) -> dict[str, Any]:
@@ -283,7 +284,7 @@ class Extraction:
 
     def _table(self, rows: list[dict[str, Any]]) -> pa.Table:
         near, documents = self._config.duplicates.near, [row["sentences"] for row in rows]
-        self.facts.documents += len(rows)
+        self.counts.documents += len(rows)
         if self._tokenizer is not None:
             with self.timed("count"):
                 for row in rows:
@@ -292,9 +293,9 @@ class Extraction:
         table = pa.Table.from_pylist(rows, schema=pa.schema([*DOCUMENTS, *_COUNTED]))
         if near is not None:
             with self.timed("fingerprint"):
-                made = signatures(documents, near)
-                for band, keys in enumerate(band_keys(made, near).T):
+                minhashes = signatures(documents, near)
+                for band, keys in enumerate(band_keys(minhashes, near).T):
                     table = table.append_column(f"band_{band:02d}", pa.array(keys))
-                packed = [row.tobytes() for row in pack_signatures(made)]
+                packed = [row.tobytes() for row in pack_signatures(minhashes)]
                 table = table.append_column("signature", pa.array(packed, self.schema.field("signature").type))
         return table.cast(self.schema)

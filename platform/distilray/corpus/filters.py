@@ -1,6 +1,6 @@
-"""Which cleaned texts become documents: a table of reasons to drop one, and the first that holds is counted.
+"""Document filters: a table of reasons to drop a cleaned text. The first reason that applies is counted.
 
-The language of a text by its byte n-grams (langid, Lui and Baldwin 2012); the model is in the `py3langid` wheel.
+Languages are identified by byte n-grams (langid.py, Lui and Baldwin 2012). The `py3langid` wheel contains the model.
 """
 
 import re
@@ -14,44 +14,44 @@ from distilray.config.corpus import FilterConfig
 from distilray.corpus.writing_systems import COMBINING_MARKS, SOUTH_EAST_ASIAN, count_words
 from distilray.errors import InputError
 
-# Characters that are looked at, more of them while it is in doubt: the model reads only about 2 MB/s.
-_LOOKS = (128, 512, 2000)
-_SURE = 0.9
-_LABELS = {"nb": "no", "fil": "tl"}  # the model's codes for other names of its languages
+# Prefix lengths in characters, tried until the model is confident. It only reads about 2 MB/s.
+_PREFIX_LENGTHS = (128, 512, 2000)
+_CONFIDENT = 0.9
+_LABELS = {"nb": "no", "fil": "tl"}  # codes that the model spells differently
 
 
 def detect_language(text: str) -> tuple[str, float]:
-    """The most likely language by its ISO 639 code, and the probability of it among the languages of the model.
+    """Return the ISO 639 code of the most likely language and its probability.
 
-    Only the beginning of a text is read. One without letters is of no language: the probability is about 0.01.
+    Only the start of the text is read. A text without letters has a probability of about 0.01.
     """
-    for look in _LOOKS:
-        language, probability = _identifier().classify(text[:look])
-        if probability >= _SURE or len(text) <= look:
+    for length in _PREFIX_LENGTHS:
+        language, probability = _identifier().classify(text[:length])
+        if probability >= _CONFIDENT or len(text) <= length:
             break
     return language, probability
 
 
 def is_language(text: str, language: str, *, min_probability: float) -> bool:
-    """Return whether a text is of a language, with at least this probability."""
+    """Return True if a text is in a language with at least the given probability."""
     most_likely, probability = detect_language(text)
     return most_likely == _LABELS.get(language, language) and probability >= min_probability
 
 
 def check_language(language: str) -> None:
-    """Finds a recipe's mistake before the work begins.
+    """Check a language of the recipe before work starts.
 
     Raises:
-        InputError: the model does not know the language.
+        InputError: if the model does not know the language.
     """
     known = sorted({*_identifier().labels, *_LABELS})
     if language not in known:
-        raise InputError(f"filters.language: '{language}' is not one of the languages known: {', '.join(known)}")
+        raise InputError(f"filters.language: '{language}' is not a known language; choose one of {', '.join(known)}")
 
 
 @cache
 def _identifier() -> LanguageIdentifier:
-    # Half a second and 120 MB, hence once for each process and only where a recipe names a language.
+    # Loading takes half a second and 120 MB: once per process, and only if a recipe sets a language.
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
@@ -60,11 +60,11 @@ _NO_LETTERS = bytes(set(range(256)) - set(string.ascii_letters.encode()))
 _SPACES_AND_OTHERS = bytes(code for code in range(256) if code >= 128 or chr(code).isspace())
 _ENDS = (".", "!", "?", "…")
 _CLOSING = "\"')]}”’»›“‘«‹）」』】》〉〕］"  # noqa: RUF001 - the signs themselves
-# Ends of sentences in other scripts; Greek asks with a semicolon, and Thai and its neighbours need no sign.
+# Sentence ends in other scripts. Greek uses a semicolon as question mark; Thai and related scripts need no sign.
 _OTHER_END = re.compile(rf"(?:[。！？｡．‼⁇⁈⁉।॥؟۔։።፧။។៕།༎᠃꓿]|[\u0370-\u03ff];|[{SOUTH_EAST_ASIAN}])\Z")  # noqa: RUF001
 _MARK = re.compile(f"[{COMBINING_MARKS}]")
 
-# Signs that stand alone: ASCII and other punctuation, and Han characters.
+# Signs that are tokens of their own: ASCII and other punctuation, and Han characters.
 _SIGNS = r"!-/:-@\[-`{-~¡§«¶·»¿‐-‧‰-⁞、-〃〈-】！？㐀-䶿一-鿿豈-﫿"  # noqa: RUF001
 _BASIC_TOKEN = re.compile(rf"[{_SIGNS}]|[^\s{_SIGNS}]+")
 _ASCII_SIGNS = string.punctuation.encode()
@@ -73,7 +73,7 @@ _NO_SIGNS = bytes(set(range(256)) - set(_ASCII_SIGNS))
 
 
 def count_basic_tokens(sentences: Sequence[str]) -> int:
-    """Words and single signs, as BERT's basic tokenizer divides a text before WordPiece (Devlin et al. 2019)."""
+    """Count the tokens of BERT's basic tokenizer, words and single signs, before WordPiece (Devlin et al. 2019)."""
     others = " ".join(sentence for sentence in sentences if not sentence.isascii())
     # ASCII is counted as bytes, for speed.
     text = " ".join(sentence for sentence in sentences if sentence.isascii()).encode()
@@ -82,13 +82,13 @@ def count_basic_tokens(sentences: Sequence[str]) -> int:
 
 
 def histogram_bin(words: int) -> int:
-    """The lower bound of the bin that holds a count: 0, 1, 2, 4, 8, ..."""
+    """Return the lower bound of the bin of a word count: 0, 1, 2, 4, 8, ..."""
     return 1 << (words.bit_length() - 1) if words else 0
 
 
 def text_drop_reason(sentences: Sequence[str], config: FilterConfig) -> str | None:
-    """Why a cleaned text is no document, None when it is one."""
-    return next((reason for reason, holds in TEXT_REASONS if holds(sentences, config)), None)
+    """Return the first reason to drop a cleaned text, or None to keep it."""
+    return next((reason for reason, applies in TEXT_REASONS if applies(sentences, config)), None)
 
 
 def _letter_fraction(sentences: Sequence[str]) -> float:
@@ -110,23 +110,23 @@ def _has_end(sentence: str) -> bool:
 
 
 def _repeated_fraction(sentences: Sequence[str]) -> float:
-    different = len({sentence.casefold() for sentence in sentences})
-    return 1 - different / len(sentences) if sentences else 0.0
+    unique = len({sentence.casefold() for sentence in sentences})
+    return 1 - unique / len(sentences) if sentences else 0.0
 
 
-def _is_of_another_language(sentences: Sequence[str], config: FilterConfig) -> bool:
+def _is_in_other_language(sentences: Sequence[str], config: FilterConfig) -> bool:
     if config.language is None:
         return False
     text = " ".join(sentences)
     return not is_language(text, config.language, min_probability=config.min_language_probability)
 
 
-# Decided on the sentences that are left after cleaning, the cheapest first.
+# Applied to the sentences that remain after cleaning, the cheapest first.
 TEXT_REASONS: tuple[tuple[str, Callable[[Sequence[str], FilterConfig], bool]], ...] = (
     ("too_few_sentences", lambda sentences, config: len(sentences) < config.min_sentences),
     ("too_short", lambda sentences, config: count_words(sentences) < config.min_words),
     ("list_like", lambda sentences, config: _list_fraction(sentences) > config.max_list_fraction),
     ("too_few_letters", lambda sentences, config: _letter_fraction(sentences) < config.min_letter_fraction),
     ("repeated_lines", lambda sentences, config: _repeated_fraction(sentences) > config.max_repeated_fraction),
-    ("wrong_language", _is_of_another_language),
+    ("wrong_language", _is_in_other_language),
 )

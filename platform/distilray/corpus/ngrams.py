@@ -1,7 +1,7 @@
-"""Words of a text without its typography, and 64-bit hashes of the n-grams that they form.
+"""64-bit hashes of normalized words and word n-grams.
 
-In scripts without spaces each character is hashed by itself and counts as a part of a word (see `corpus.scripts`): an
-n-gram is as long as n words of text in every language.
+In scripts without spaces, each character is hashed on its own and counts as a fraction of a word (see
+`corpus.scripts`), so that an n-gram covers n words of text in every language.
 """
 
 import re
@@ -16,9 +16,9 @@ from distilray.corpus.writing_systems import CHARACTERS_PER_WORD, COMBINING_MARK
 from distilray.runtime.seeding import UInt64Array, hash_integers
 
 _SEED = 0x6E6772616D73
-_FACTOR = np.uint64(0xD6E8FEB86659FD93)  # odd: no bit of a word's hash is lost on its way through the powers
+_FACTOR = np.uint64(0xD6E8FEB86659FD93)  # odd, so multiplication is invertible and loses no bits
 _INVERSE = np.uint64(pow(int(_FACTOR), -1, 1 << 64))
-_BLOCK = 1 << 20  # bytes that are hashed at a time; each takes 30 bytes of memory
+_BLOCK = 1 << 20  # bytes hashed per step; each takes 30 bytes of memory
 
 _ROUNDS = (
     (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
@@ -27,34 +27,32 @@ _ROUNDS = (
 
 _SPACE = 0x20
 _LETTERS = rf"[^\W_{UNSPACED}]"
-_VOWEL_SIGNS = "".join(
-    mark for mark in COMBINING_MARKS if mark > "\u058f"
-)  # of words; accents are part of their letter (NFKC)
+# Combining accents are excluded, since NFKC makes them part of their letter.
+_VOWEL_SIGNS = "".join(mark for mark in COMBINING_MARKS if mark > "\u058f")
 _WORD = re.compile(rf"[{UNSPACED}]|{_LETTERS}+(?:[{_VOWEL_SIGNS}]+{_LETTERS}*)*")
 _FOLDED_ASCII = bytes(ord(chr(code).lower()) if code < 128 and chr(code).isalnum() else _SPACE for code in range(256))
 
-# A word is hashed as the sum of a number for each byte times an odd number for its place; a space counts nothing.
-_OF_BYTE = np.where(np.arange(256) == _SPACE, np.uint64(0), hash_integers(_SEED, 0, np.arange(256)))
-_PLACES = 1024  # a power of two
-_OF_PLACE = hash_integers(_SEED, 1, np.arange(_PLACES)) | np.uint64(1)
+# The hash of a word is the sum over its bytes of a random number per byte times a random odd number per position.
+_BYTE_VALUES = np.where(np.arange(256) == _SPACE, np.uint64(0), hash_integers(_SEED, 0, np.arange(256)))
+_POSITIONS = 1024  # a power of two
+_POSITION_FACTORS = hash_integers(_SEED, 1, np.arange(_POSITIONS)) | np.uint64(1)
 
-
-# How much of a word a character is, by its code, in parts of a word; other words begin with any other character.
-_PARTS = max(CHARACTERS_PER_WORD.values())
-_SIZES = np.full(1 << 16, _PARTS, dtype=np.int64)
+# Size of a word by the code of its first character, in units of 1/_UNITS of a word.
+_UNITS = max(CHARACTERS_PER_WORD.values())
+_SIZES = np.full(1 << 16, _UNITS, dtype=np.int64)
 for _class, _characters in CHARACTERS_PER_WORD.items():
     for _first, _last in re.findall(r"(.)-(.)", _class):
-        _SIZES[ord(_first) : ord(_last) + 1] = _PARTS // _characters
-_THREE_BYTES = 0xE0  # begins a character of three bytes in UTF-8
+        _SIZES[ord(_first) : ord(_last) + 1] = _UNITS // _characters
+_THREE_BYTES = 0xE0  # smallest first byte of a 3-byte character in UTF-8
 
 
 @dataclass(frozen=True, eq=False)
 class HashedWords:
-    """The words of a text.
+    """Hashed words of a text.
 
     Attributes:
         hashes: (words,)
-        sizes: (words,) in parts of a word; None when all are whole words.
+        sizes: (words,) in units of `1 / _UNITS` of a word; None if all are full words.
     """
 
     hashes: UInt64Array
@@ -62,31 +60,31 @@ class HashedWords:
 
     @property
     def length(self) -> float:
-        """Of the text, in words."""
-        return self.hashes.size if self.sizes is None else int(self.sizes.sum()) / _PARTS
+        """Length of the text in words."""
+        return self.hashes.size if self.sizes is None else int(self.sizes.sum()) / _UNITS
 
     def ngram_ends(self, n: float) -> NDArray[np.int64]:
-        """The word behind each n-gram (n-grams,); the first begins with the first word, the second with the second."""
+        """Return the index after the last word of each n-gram (n-grams,). N-gram i starts at word i."""
         if self.sizes is None:
             return np.arange(int(n), self.hashes.size + 1)
         ends = np.cumsum(self.sizes)
-        behind = np.searchsorted(ends, ends - self.sizes + int(n * _PARTS)) + 1
-        return behind[: np.count_nonzero(behind <= ends.size)]
+        ngram_ends = np.searchsorted(ends, ends - self.sizes + int(n * _UNITS)) + 1
+        return ngram_ends[: np.count_nonzero(ngram_ends <= ends.size)]
 
 
 def normalized_words(sentences: Sequence[str]) -> bytes:
-    """The words of a text in UTF-8, with spaces between them: runs of letters and digits, folded.
+    """Return the words of a text, runs of letters and digits, case-folded and space-separated in UTF-8.
 
-    Case, compatibility forms (Unicode NFKC), punctuation and white space make no difference but where they divide.
+    Case, compatibility forms (Unicode NFKC), punctuation and white space are ignored, except that they separate words.
     """
     text = " ".join(sentences)
     if text.isascii():
         return text.encode().translate(_FOLDED_ASCII)
-    return b" ".join(map(_normalised, sentences))
+    return b" ".join(map(_normalize, sentences))
 
 
 def hash_words(text: bytes) -> HashedWords:
-    """The words of a normalised text; their hashes are the same in every process and on every machine."""
+    """Hash the words of a normalized text. Hashes are the same in every process and on every machine."""
     if len(text) <= _BLOCK:
         return _hash_words(b" " + text)
     blocks = [_hash_words(b" " + block) for block in _blocks(text)]
@@ -97,25 +95,25 @@ def hash_words(text: bytes) -> HashedWords:
 
 
 def ngram_hashes(words: HashedWords, n: float) -> UInt64Array:
-    """Hashes of the n-grams that begin with each word (n-grams,); empty when the text is shorter than n words.
+    """Return the hash of the n-gram that starts at each word (n-grams,); empty if the text has fewer than n words.
 
-    The words are the coefficients of a polynomial modulo 2**64, which is mixed at the end: two n-grams that differ
-    share a hash with a probability of about 2**-60.
+    The hash is a polynomial modulo 2**64 with the word hashes as coefficients, and is mixed at the end. Two different
+    n-grams collide with a probability of about 2**-60.
     """
     if words.sizes is not None:
-        return _mixed(_uneven_sums(words, n))
+        return _mix(_variable_length_sums(words, n))
     count = words.hashes.size - int(n) + 1
     if count <= 0:
         return np.empty(0, dtype=np.uint64)
     sums = words.hashes[:count].copy()
-    for place in range(1, int(n)):
+    for offset in range(1, int(n)):
         sums *= _FACTOR
-        sums += words.hashes[place : place + count]
-    return _mixed(sums)
+        sums += words.hashes[offset : offset + count]
+    return _mix(sums)
 
 
-def _uneven_sums(words: HashedWords, n: float) -> UInt64Array:
-    """The same polynomials for n-grams of different numbers of words, as differences of sums from the beginning."""
+def _variable_length_sums(words: HashedWords, n: float) -> UInt64Array:
+    """Return the same polynomials for n-grams with different numbers of words, as differences of prefix sums."""
     ends = words.ngram_ends(n)
     powers = np.full(words.hashes.size, _FACTOR)
     inverse = np.full(words.hashes.size, _INVERSE)
@@ -126,19 +124,19 @@ def _uneven_sums(words: HashedWords, n: float) -> UInt64Array:
 
 
 def _sizes(words: HashedWords) -> NDArray[np.int64]:
-    return np.full(words.hashes.size, _PARTS) if words.sizes is None else words.sizes
+    return np.full(words.hashes.size, _UNITS) if words.sizes is None else words.sizes
 
 
-def _normalised(sentence: str) -> bytes:
+def _normalize(sentence: str) -> bytes:
     if sentence.isascii():
         return sentence.encode().translate(_FOLDED_ASCII)
-    # Folding can take a composed letter apart, hence the second round.
+    # Case folding can decompose a letter, so normalize again.
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", sentence).casefold())
     return " ".join(_WORD.findall(folded)).encode()
 
 
 def _blocks(text: bytes) -> Iterator[bytes]:
-    """Pieces that end where a word does."""
+    """Split a text into blocks that end at word boundaries."""
     start = 0
     while start < len(text):
         end = text.find(b" ", start + _BLOCK)
@@ -148,29 +146,30 @@ def _blocks(text: bytes) -> Iterator[bytes]:
 
 
 def _hash_words(text: bytes) -> HashedWords:
-    """The words of a text that begins with a space."""
-    signs = np.frombuffer(text, dtype=np.uint8)
-    inside = signs != _SPACE
+    """Hash the words of a text that starts with a space."""
+    codes = np.frombuffer(text, dtype=np.uint8)
+    inside = codes != _SPACE
     starts = np.flatnonzero(inside[1:] > inside[:-1]) + 1
     if not starts.size:
         return HashedWords(np.empty(0, dtype=np.uint64))
     first = starts[0]
-    places = np.arange(first, signs.size) - np.repeat(starts, np.diff(starts, append=signs.size))
-    values = np.take(_OF_BYTE, signs[first:])
-    values *= np.take(_OF_PLACE, places & (_PLACES - 1))
-    hashes = _mixed(np.add.reduceat(values, starts - first))
-    lead = signs[starts]
-    if lead.max() < _THREE_BYTES:
+    positions = np.arange(first, codes.size) - np.repeat(starts, np.diff(starts, append=codes.size))
+    values = np.take(_BYTE_VALUES, codes[first:])
+    values *= np.take(_POSITION_FACTORS, positions & (_POSITIONS - 1))
+    hashes = _mix(np.add.reduceat(values, starts - first))
+    first_bytes = codes[starts]
+    if first_bytes.max() < _THREE_BYTES:
         return HashedWords(hashes)
-    padded = np.append(signs, np.zeros(2, np.uint8)).astype(np.int64)
-    code = (lead.astype(np.int64) & 0xF) << 12 | (padded[starts + 1] & 0x3F) << 6 | (padded[starts + 2] & 0x3F)
-    sizes = np.where(lead >> 4 == _THREE_BYTES >> 4, _SIZES[code], _PARTS)
-    return HashedWords(hashes, sizes if (sizes != _PARTS).any() else None)
+    padded = np.append(codes, np.zeros(2, np.uint8)).astype(np.int64)
+    character = (first_bytes.astype(np.int64) & 0xF) << 12
+    character |= (padded[starts + 1] & 0x3F) << 6 | (padded[starts + 2] & 0x3F)
+    sizes = np.where(first_bytes >> 4 == _THREE_BYTES >> 4, _SIZES[character], _UNITS)
+    return HashedWords(hashes, sizes if (sizes != _UNITS).any() else None)
 
 
-def _mixed(values: UInt64Array) -> UInt64Array:
-    """The values, changed in place, with each bit spread over all (the SplitMix64 finaliser, as in `seeding`)."""
-    # `hash_integers` would take longer than the rest, since most documents are a few hundred words.
+def _mix(values: UInt64Array) -> UInt64Array:
+    """Apply the SplitMix64 finalizer in place, as in `runtime.seeding`."""
+    # `hash_integers` would take longer than everything else here: most documents have only a few hundred words.
     for shift, factor in _ROUNDS:
         values ^= values >> shift
         values *= factor

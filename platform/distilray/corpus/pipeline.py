@@ -1,8 +1,8 @@
-"""Builds the corpus in two phases, with Ray Data.
+"""Corpus building with Ray: plan and driver of `jobs.build_corpus`.
 
-Each part of the input is read, cleaned and screened by one task. Then duplicates are searched for, by band; and parts
-without their duplicates are published as the files of documents. The driver sees counts only. A run that was
-interrupted does the pieces that are not complete, and results in the same corpus.
+One task per chunk of input reads, cleans and filters its documents. Duplicates are then searched across all chunks, and
+the remaining documents are published. The driver only handles counts. An interrupted run resumes with the pieces that
+are not complete, and produces the same corpus.
 """
 
 import functools
@@ -33,83 +33,84 @@ from distilray.runtime.session import ray_session
 REPORT_FILE = "corpus_report.json"
 QUARANTINE_FILE = "quarantine.jsonl"
 _MB = 1 << 20
-_LISTED = 20  # places in quarantine that are shown when there are too many
-# Measured with bz2 input on one core of a 2-core machine: MB of stored dump that become documents in a second.
+_LISTED = 20  # quarantine entries shown in the error message
+# MB of stored dump processed per core and second, measured with bz2 input on a 2-core machine.
 _STORED_MB_PER_CORE_S = 1.2
 
 Values = dict[str, Any]
 
 
 def plan_corpus(config: BuildCorpusConfig) -> Mapping[str, object]:
-    """What a run would read and about how long it takes, after a look into each file.
+    """Check the start of each input file and return the plan of the run: input, settings and estimated time.
 
     Raises:
-        InputError: a file is missing, empty, cut short, or not what its source says.
+        InputError: if a file is missing, empty, truncated, or does not match the kind of its source.
     """
     files = source_files(config)
     megabytes = check_inputs(config, files) / _MB
     for path in config.decontamination.paths if config.decontamination else []:
         for _, uri in evaluation_files(path):
-            storage.read_range(uri, 0, 1)  # may be forbidden
+            storage.read_range(uri, 0, 1)  # fails if access is denied
     if config.filters.language is not None:
         check_language(config.filters.language)
     _read_tokenizer(config.tokenizer_path)
-    near, against = config.duplicates.near, config.decontamination
-    unread = unsupported_files(config)
+    near, decontamination = config.duplicates.near, config.decontamination
+    unsupported = unsupported_files(config)
     return {
         "reads": ", ".join(f"{source.name} ({source.kind}): {source.path}" for source in config.sources),
-        "bytes": f"{megabytes:,.1f} MB in {len(files):,} files, about {megabytes / config.chunk_mb:,.0f} parts",
-        **({"does not read": unread} if unread else {}),
-        "duplicates": f"exact {'yes' if config.duplicates.exact else 'no'}, "
-        + (f"near from {near.threshold:.0%} in {near.bands} bands" if near else "near no"),
-        "decontaminates": f"{against.ngram_words}-grams of {', '.join(against.paths)}" if against else "no",
+        "bytes": f"{megabytes:,.1f} MB in {len(files):,} files, about {megabytes / config.chunk_mb:,.0f} chunks",
+        **({"does not read": unsupported} if unsupported else {}),
+        "duplicates": f"exact: {'yes' if config.duplicates.exact else 'no'}; "
+        + (f"near: at least {near.threshold:.0%} similar, {near.bands} bands" if near else "near: no"),
+        "decontaminates": f"{decontamination.ngram_words}-grams of {', '.join(decontamination.paths)}"
+        if decontamination
+        else "no",
         "cores": config.ray.num_cpus or "all of the machine or cluster",
-        "memory": "about 0.5 GB for each core",
+        "memory": "about 0.5 GB per core",
         "estimate": estimated_wall_time(
-            megabytes / _STORED_MB_PER_CORE_S, config.ray, "of one core if all were dumps in bz2"
+            megabytes / _STORED_MB_PER_CORE_S, config.ray, "on one core, if all input is bz2 dumps"
         ),
         "writes": f"{config.run_dir}/{DOCUMENTS_FOLDER}/*.parquet of about {config.file_mb:,.0f} MB, {REPORT_FILE}",
     }
 
 
 def build_corpus(config: BuildCorpusConfig, folder: RunFolder) -> Outcome:
-    """Writes `documents/`, the report and what is in quarantine.
+    """Write `documents/`, the report and the quarantine.
 
     Raises:
-        InputError: an evaluation file cannot be used, or nothing becomes a document.
-        DataQualityError: more of a source cannot be read than `fault_tolerance.max_bad_fraction`.
+        InputError: if an evaluation file cannot be used, or no document is kept.
+        DataQualityError: if the unreadable fraction of a source exceeds `fault_tolerance.max_bad_fraction`.
     """
     files = source_files(config)
-    parts = plan_chunks(config, files)
+    chunks = plan_chunks(config, files)
     reports = source_reports(config, [file.source for file in files])
     quarantines: list[str] = []
     with ray_session(config.ray):
-        screen = _screen(config)
+        screening = _screening_data(config)
         extracted: list[Values] = []
-        for facts in _extract(parts, config, screen):
-            reports[facts["source"]].add_chunk(facts)
-            extracted.append({name: facts[name] for name in ("number", "source", "documents", "file_bytes")})
-            if facts["quarantined"]:
-                quarantines.append(quarantine_file(folder.uri, facts["number"]))
-        _refuse_bad_sources(config, quarantines, reports)
+        for record in _extract(chunks, config, screening):
+            reports[record["source"]].add_chunk(record)
+            extracted.append({name: record[name] for name in ("number", "source", "documents", "file_bytes")})
+            if record["quarantined"]:
+                quarantines.append(quarantine_file(folder.uri, record["number"]))
+        _check_quarantine(config, quarantines, reports)
         groups = plan_groups(extracted, file_bytes=int(config.file_mb * _MB))
         if not groups:
-            raise InputError(_nothing_kept(reports))
+            raise InputError(f"sources: {summary(reports)}; add other sources or relax filters")
         _search_duplicates(groups, config, sum(report.read for report in reports))
         outputs: Values = {}
-        for facts in _publish(groups, config):
-            reports[facts["source"]].add_group(facts)
-            outputs.update(facts["outputs"])
-    _write_report(folder, config, reports, screen)
+        for record in _publish(groups, config):
+            reports[record["source"]].add_group(record)
+            outputs.update(record["outputs"])
+    _write_report(folder, reports, screening)
     folder.remove_strays(DOCUMENTS_FOLDER, outputs)
     storage.remove_folder(folder.path("work"))
-    counts = corpus_counts(reports)
-    return Outcome(summary(reports), counts, outputs)
+    return Outcome(summary(reports), corpus_counts(reports), outputs)
 
 
-def _screen(config: BuildCorpusConfig) -> ScreeningData:
-    against = config.decontamination
-    evaluation = read_evaluation_ngrams(against.paths, ngram_words=against.ngram_words) if against else None
+def _screening_data(config: BuildCorpusConfig) -> ScreeningData:
+    settings = config.decontamination
+    evaluation = read_evaluation_ngrams(settings.paths, ngram_words=settings.ngram_words) if settings else None
     return ScreeningData(evaluation, _read_tokenizer(config.tokenizer_path))
 
 
@@ -119,19 +120,19 @@ def _read_tokenizer(uri: str | None) -> str | None:
     try:
         text = storage.read_bytes(uri).decode()
         Tokenizer.from_str(text)
-    except InputError:  # not permitted
+    except InputError:  # access denied
         raise
-    except Exception:  # tokenizers raises no other class
-        raise InputError(f"{uri}: no tokenizer.json that can be read; correct tokenizer_path") from None
+    except Exception:  # tokenizers raises plain Exception
+        raise InputError(f"{uri}: not a readable tokenizer.json; correct tokenizer_path") from None
     return text
 
 
-def _extract(parts: Sequence[Chunk], config: BuildCorpusConfig, screen: ScreeningData) -> Iterator[Values]:
-    sizes = {part.number: part.stored_bytes for part in parts}
+def _extract(chunks: Sequence[Chunk], config: BuildCorpusConfig, screening: ScreeningData) -> Iterator[Values]:
+    sizes = {chunk.number: chunk.stored_bytes for chunk in chunks}
     return run_pieces(
-        [part.to_json() for part in parts],
-        functools.partial(_extract_task, config=config, screen=ray.put(screen)),
-        CompletedPieces(config.run_dir, "parts"),
+        [chunk.to_json() for chunk in chunks],
+        functools.partial(_extract_task, config=config, screening=ray.put(screening)),
+        CompletedPieces(config.run_dir, "chunks"),
         job="build_corpus",
         label="build_corpus",
         unit="bytes",
@@ -141,11 +142,11 @@ def _extract(parts: Sequence[Chunk], config: BuildCorpusConfig, screen: Screenin
 
 
 def _search_duplicates(groups: Sequence[ChunkGroup], config: BuildCorpusConfig, documents: int) -> None:
-    parts = ray.put(tuple(part for group in groups for part in group.parts))
-    for stage in plan_searches(config, documents):  # what one stage has dropped is no duplicate in the next
+    chunks = ray.put(tuple(chunk for group in groups for chunk in group.chunks))
+    for stage in plan_searches(config, documents):
         run_pieces(
             [asdict(search) for search in stage],
-            functools.partial(_search_task, config=config, parts=parts),
+            functools.partial(_search_task, config=config, chunks=chunks),
             CompletedPieces(config.run_dir, "searches"),
             job="build_corpus",
             label="build_corpus: duplicates",
@@ -166,26 +167,30 @@ def _publish(groups: Sequence[ChunkGroup], config: BuildCorpusConfig) -> Iterato
     )
 
 
-def _extract_task(item: Values, *, config: BuildCorpusConfig, screen: Any) -> Values:
-    part = Chunk.from_json(item)
-    files = list(dict.fromkeys(each.uri for each in part.ranges))
+def _extract_task(item: Values, *, config: BuildCorpusConfig, screening: Any) -> Values:
+    chunk = Chunk.from_json(item)
+    files = list(dict.fromkeys(each.uri for each in chunk.ranges))
     for uri in files:  # a source may be an output of another run
         verify_file(uri)
     with reading(", ".join(files[:3])):
-        return vars(extract_chunk(part, config, config.run_dir, ray.get(screen)))
+        return vars(extract_chunk(chunk, config, config.run_dir, ray.get(screening)))
 
 
-def _search_task(item: Values, *, config: BuildCorpusConfig, parts: Any) -> Values:
-    return {"dropped": run_search(DuplicateSearch(**item), config, config.run_dir, ray.get(parts))}
+def _search_task(item: Values, *, config: BuildCorpusConfig, chunks: Any) -> Values:
+    return {"dropped": run_search(DuplicateSearch(**item), config, config.run_dir, ray.get(chunks))}
 
 
 def _publish_task(item: Values, *, config: BuildCorpusConfig) -> Values:
-    group = ChunkGroup(item["number"], item["source"], tuple(item["parts"]))
+    group = ChunkGroup(item["number"], item["source"], tuple(item["chunks"]))
     return vars(publish_group(group, config.run_dir, file_bytes=int(config.file_mb * _MB)))
 
 
-def _refuse_bad_sources(config: BuildCorpusConfig, quarantines: Sequence[str], reports: Sequence[SourceReport]) -> None:
-    """Writes the list of what is in quarantine, and fails when it is too much of a source."""
+def _check_quarantine(config: BuildCorpusConfig, quarantines: Sequence[str], reports: Sequence[SourceReport]) -> None:
+    """Merge the quarantines of all chunks into one file, and check the unreadable fraction of each source.
+
+    Raises:
+        DataQualityError: if the unreadable fraction of a source exceeds the limit, or a file is truncated.
+    """
     listed: list[str] = []
     with storage.FileWriter(storage.join(config.run_dir, QUARANTINE_FILE)) as file:
         for uri in quarantines:
@@ -193,31 +198,23 @@ def _refuse_bad_sources(config: BuildCorpusConfig, quarantines: Sequence[str], r
             file.write(data)
             listed += data.decode().splitlines()[: _LISTED - len(listed)]
     limit = config.fault_tolerance.max_bad_fraction
-    cut = (
-        []
-        if config.fault_tolerance.allows_cut_files
-        else [report for report in reports if report.quarantined[CUT_SHORT]]
-    )
-    bad = [report for report in reports if report.bad_fraction > limit or report in cut]
+    allows_truncated = config.fault_tolerance.allows_cut_files
+    truncated = [report for report in reports if report.quarantined[CUT_SHORT] and not allows_truncated]
+    bad = [report for report in reports if report.bad_fraction > limit or report in truncated]
     if bad:
-        shares = ", ".join(
-            f"{report.name} {report.bad_fraction:.2%}{' and a file that is cut short' * (report in cut)}"
+        fractions = ", ".join(
+            f"{report.name} {report.bad_fraction:.2%}{' and a truncated file' * (report in truncated)}"
             for report in bad
         )
         raise DataQualityError(
-            f"more input is unusable than fault_tolerance.max_bad_fraction={limit:g}: {shares}; all of it is listed in "
-            f"{config.run_dir}/{QUARANTINE_FILE}; mend it, or run again with a larger fraction",
+            f"more input is unusable than fault_tolerance.max_bad_fraction={limit:g} allows: {fractions}; fix the "
+            f"entries of {config.run_dir}/{QUARANTINE_FILE}, or run again with a larger fraction",
             listed,
         )
 
 
-def _write_report(
-    folder: RunFolder, config: BuildCorpusConfig, reports: Sequence[SourceReport], screen: ScreeningData
-) -> None:
-    unit = "tokens of the tokenizer" if screen.tokenizer_json else "basic tokens (words and signs)"
-    report = corpus_report(reports, token_unit=unit, evaluation=screen.evaluation.names if screen.evaluation else ())
+def _write_report(folder: RunFolder, reports: Sequence[SourceReport], screening: ScreeningData) -> None:
+    unit = "tokens of the tokenizer" if screening.tokenizer_json else "basic tokens (words and signs)"
+    sets = screening.evaluation.names if screening.evaluation else ()
+    report = corpus_report(reports, token_unit=unit, evaluation=sets)
     storage.write_bytes(folder.path(REPORT_FILE), report_bytes(report))
-
-
-def _nothing_kept(reports: Sequence[SourceReport]) -> str:
-    return f"sources: {summary(reports)}; give other sources or loosen filters"

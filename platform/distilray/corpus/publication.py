@@ -1,4 +1,4 @@
-"""The second phase: parts without their duplicates become the files of documents that the next station reads."""
+"""Publication: writes the documents that remain after the duplicate search to the output files of the stage."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from distilray.runtime import storage
 from distilray.schemas import DOCUMENTS
 
 DOCUMENTS_FOLDER = "documents"
-# Readers take parts of a file; a row group is the least that they can read, and what is held here.
+# A row group is the smallest unit that readers can load, and the most that the writer keeps in memory.
 _ROW_GROUP_ROWS = 1000
 _ROW_GROUP_BYTES = 4 << 20
 _SUMS = ("words", "tokens", "residue", "holes")
@@ -24,20 +24,20 @@ _SUMS = ("words", "tokens", "residue", "holes")
 
 @dataclass(frozen=True)
 class ChunkGroup:
-    """Neighbouring parts of one source that are published together."""
+    """Consecutive chunks of one source that are published together."""
 
     number: int
     source: int
-    parts: tuple[int, ...]
+    chunks: tuple[int, ...]
 
 
 @dataclass
 class GroupCounts:
-    """The counts of a group: what is in its files, and what was dropped from its parts as a duplicate.
+    """Counts of a group: contents of its files, and duplicates dropped from its chunks.
 
     Attributes:
-        outputs: by file name: `rows`, `bytes`, `sha256`.
-        words_per_document, words_per_sentence: histograms, by the lower bound of the bin.
+        words_per_document, words_per_sentence: histograms by lower bound of the bin.
+        outputs: `rows`, `bytes` and `sha256` by file name.
     """
 
     number: int
@@ -51,85 +51,85 @@ class GroupCounts:
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def plan_groups(facts: Iterable[Mapping[str, Any]], *, file_bytes: int) -> list[ChunkGroup]:
-    """Groups of parts with about `file_bytes` of documents each, in the order of the corpus."""
+def plan_groups(records: Iterable[Mapping[str, Any]], *, file_bytes: int) -> list[ChunkGroup]:
+    """Group chunks, given by their counts, into about `file_bytes` of documents each, in the order of the corpus."""
     groups: list[tuple[int, list[int]]] = []
     room = 0
-    for part in facts:
-        if not part["documents"]:
+    for chunk in records:
+        if not chunk["documents"]:
             continue
-        if not groups or groups[-1][0] != part["source"] or part["file_bytes"] > room:
-            groups.append((part["source"], []))
+        if not groups or groups[-1][0] != chunk["source"] or chunk["file_bytes"] > room:
+            groups.append((chunk["source"], []))
             room = file_bytes
-        groups[-1][1].append(part["number"])
-        room -= part["file_bytes"]
-    return [ChunkGroup(number, source, tuple(parts)) for number, (source, parts) in enumerate(groups)]
+        groups[-1][1].append(chunk["number"])
+        room -= chunk["file_bytes"]
+    return [ChunkGroup(number, source, tuple(chunks)) for number, (source, chunks) in enumerate(groups)]
 
 
 def publish_group(group: ChunkGroup, folder: str, *, file_bytes: int) -> GroupCounts:
-    """Write the documents of a group that no duplicate search has dropped, and return their counts."""
-    facts = GroupCounts(group.number, group.source)
+    """Write the documents of a group that are not duplicates, and return their counts."""
+    counts = GroupCounts(group.number, group.source)
     files = _Files(folder, group.number, file_bytes)
-    found = dropped_rows(folder, group.parts[0], group.parts[-1])
-    for part in group.parts:
-        dropped = found.get(part, {})
+    dropped_by_chunk = dropped_rows(folder, group.chunks[0], group.chunks[-1])
+    for chunk in group.chunks:
+        dropped = dropped_by_chunk.get(chunk, {})
         row = 0
-        for table in chunk_tables(folder, part):
+        for table in chunk_tables(folder, chunk):
             reasons = [dropped.get(number) for number in range(row, row + table.num_rows)]
             row += table.num_rows
-            facts.dropped.update(reason for reason in reasons if reason is not None)
+            counts.dropped.update(reason for reason in reasons if reason is not None)
             kept = table.filter(pa.array([reason is None for reason in reasons]))
-            _count(facts, kept)
+            _count(counts, kept)
             files.add(kept.select(DOCUMENTS.names).cast(DOCUMENTS))
-    facts.outputs = files.finish()
-    assert facts.documents == sum(entry["rows"] for entry in facts.outputs.values()), "a document was not written"
-    assert set(facts.dropped) <= set(DUPLICATE_REASONS)
-    return facts
+    counts.outputs = files.finish()
+    assert counts.documents == sum(entry["rows"] for entry in counts.outputs.values()), "a document was not written"
+    assert set(counts.dropped) <= set(DUPLICATE_REASONS)
+    return counts
 
 
-def _count(facts: GroupCounts, kept: pa.Table) -> None:
-    facts.documents += kept.num_rows
-    facts.sentences += pc.sum(pc.list_value_length(kept["sentences"])).as_py() or 0
-    facts.sums.update({name: pc.sum(kept[name]).as_py() or 0 for name in _SUMS})
+def _count(counts: GroupCounts, kept: pa.Table) -> None:
+    counts.documents += kept.num_rows
+    counts.sentences += pc.sum(pc.list_value_length(kept["sentences"])).as_py() or 0
+    counts.sums.update({name: pc.sum(kept[name]).as_py() or 0 for name in _SUMS})
     words = kept["words"].to_numpy()
-    facts.words_per_document.update(_bins(words))
+    counts.words_per_document.update(_histogram(words))
     sentences = pc.list_flatten(kept["sentences"])
-    facts.words_per_sentence.update(_bins(np.asarray(pc.add(pc.count_substring(sentences, " "), 1))))
+    counts.words_per_sentence.update(_histogram(np.asarray(pc.add(pc.count_substring(sentences, " "), 1))))
 
 
-def _bins(words: Any) -> Counter[int]:
+def _histogram(words: Any) -> Counter[int]:
     values, counts = np.unique(words, return_counts=True)
-    found: Counter[int] = Counter()
+    bins: Counter[int] = Counter()
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-        found[histogram_bin(value)] += count
-    return found
+        bins[histogram_bin(value)] += count
+    return bins
 
 
 class _Files:
-    """The files of one group: a new one begins where the last has reached its size."""
+    """Output files of one group. A new file is started when the current one has reached its size."""
 
     def __init__(self, folder: str, group: int, file_bytes: int) -> None:
         self._folder, self._group, self._file_bytes = folder, group, file_bytes
-        self._waiting: list[pa.Table] = []
+        self._buffer: list[pa.Table] = []
         self._outputs: dict[str, dict[str, Any]] = {}
         self._file: storage.FileWriter | None = None
 
     def add(self, documents: pa.Table) -> None:
-        """Takes documents in order."""
-        self._waiting.append(documents)
-        rows, size = (sum(getattr(table, name) for table in self._waiting) for name in ("num_rows", "nbytes"))
+        """Append documents. They must be added in order."""
+        self._buffer.append(documents)
+        rows, size = (sum(getattr(table, name) for table in self._buffer) for name in ("num_rows", "nbytes"))
         if rows >= _ROW_GROUP_ROWS or size >= _ROW_GROUP_BYTES:
             self._write_row_group()
 
     def finish(self) -> dict[str, dict[str, Any]]:
-        """Ends the last file and gives what was written, by file name."""
+        """Close the last file and return `rows`, `bytes` and `sha256` of each file by name."""
         self._write_row_group()
-        self._end_file()
+        self._close_file()
         return self._outputs
 
     def _write_row_group(self) -> None:
-        documents = pa.concat_tables(self._waiting) if self._waiting else DOCUMENTS.empty_table()
-        self._waiting = []
+        documents = pa.concat_tables(self._buffer) if self._buffer else DOCUMENTS.empty_table()
+        self._buffer = []
         if not documents.num_rows:
             return
         if self._file is None:
@@ -140,9 +140,9 @@ class _Files:
         self._writer.write_table(documents, row_group_size=documents.num_rows)
         self._rows += documents.num_rows
         if self._file.bytes >= self._file_bytes:
-            self._end_file()
+            self._close_file()
 
-    def _end_file(self) -> None:
+    def _close_file(self) -> None:
         if self._file is None:
             return
         self._writer.close()

@@ -1,4 +1,4 @@
-"""The report of a corpus: what was read, kept and dropped, by source; what the text is like; how fast it went."""
+"""Corpus report: documents read, kept and dropped by source, text statistics, and throughput."""
 
 import json
 from collections import Counter
@@ -11,17 +11,19 @@ from distilray.corpus.duplicate_search import DUPLICATE_REASONS
 from distilray.corpus.quality import per_thousand
 from distilray.corpus.wikitext.cleaning import count_templates
 
-# What the paper's corpus held: 11,038 books and 800 M words, of which an audit (Bandy and Vincent 2021) found about
-# 7,185 to be unique. The dump of the English Wikipedia that projections are for: multistream .bz2, as of 2025.
+# The paper's corpus: 11,038 books and 800 M words. An audit counted about 7,185 unique books (Bandy and Vincent 2021).
 BOOKCORPUS = {"books": 11_038, "words": 800_000_000, "unique_books": 7_185}
-FULL_DUMP_BYTES = 24_000_000_000
+FULL_DUMP_BYTES = 24_000_000_000  # English Wikipedia in 2025, multistream .bz2
 PROJECTED_CORES = (1, 16, 64, 256)
 LISTED_TEMPLATES = 50
 
 
 @dataclass
 class SourceReport:
-    """The counts of one source. `read` = `documents` + all of `dropped`; `refused` documents are in quarantine."""
+    """Counts of one source.
+
+    `read` = `documents` + the total of `dropped`. `refused` documents are in the quarantine and not part of `read`.
+    """
 
     name: str
     kind: str
@@ -49,33 +51,33 @@ class SourceReport:
 
     @property
     def bad_fraction(self) -> float:
-        """Share of the bytes that could not be read, and of the documents that were refused."""
+        """Fraction of unreadable bytes plus fraction of refused documents."""
         documents = self.read + self.refused
         lost = self.lost_bytes / self.stored_bytes if self.stored_bytes else 0.0
         return lost + (self.refused / documents if documents else 0.0)
 
-    def add_chunk(self, facts: Mapping[str, Any]) -> None:
-        """Adds what the first phase has counted of a part."""
+    def add_chunk(self, counts: Mapping[str, Any]) -> None:
+        """Add the `ChunkCounts` of an extracted chunk."""
         for name in ("stored_bytes", "text_bytes", "read", "refused", "lost_bytes", "cpu_seconds"):
-            setattr(self, name, getattr(self, name) + facts[name])
+            setattr(self, name, getattr(self, name) + counts[name])
         for name in ("dropped", "sentences_dropped", "quarantined", "contaminated"):
-            getattr(self, name).update(facts[name])
-        count_templates(self.unknown_templates, facts["unknown_templates"])
-        for stage, spent in facts["seconds"].items():
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+            getattr(self, name).update(counts[name])
+        count_templates(self.unknown_templates, counts["unknown_templates"])
+        for step, seconds in counts["seconds"].items():
+            self.seconds[step] = self.seconds.get(step, 0.0) + seconds
 
-    def add_group(self, facts: Mapping[str, Any]) -> None:
-        """Adds what the second phase has counted of a group of parts."""
-        self.documents += facts["documents"]
-        self.sentences += facts["sentences"]
+    def add_group(self, counts: Mapping[str, Any]) -> None:
+        """Add the `GroupCounts` of a published group of chunks."""
+        self.documents += counts["documents"]
+        self.sentences += counts["sentences"]
         for name in ("words", "tokens", "residue", "holes"):
-            setattr(self, name, getattr(self, name) + facts["sums"].get(name, 0))
-        self.dropped.update(facts["dropped"])
+            setattr(self, name, getattr(self, name) + counts["sums"].get(name, 0))
+        self.dropped.update(counts["dropped"])
         for name in ("words_per_document", "words_per_sentence"):
-            getattr(self, name).update({int(low): count for low, count in facts[name].items()})
+            getattr(self, name).update({int(low): count for low, count in counts[name].items()})
 
     def counts(self) -> dict[str, Any]:
-        """What follows from the input alone."""
+        """Return the reproducible part of the report: everything that depends on the input alone."""
         return {
             "kind": self.kind,
             "files": self.files,
@@ -101,7 +103,7 @@ class SourceReport:
 
 
 def source_reports(config: BuildCorpusConfig, files: Iterable[int]) -> list[SourceReport]:
-    """Empty reports, one for each source of the recipe. `files`: the source of each file."""
+    """Return an empty report for each source of the recipe. `files` contains the source index of each file."""
     reports = [SourceReport(source.name, source.kind) for source in config.sources]
     for number in files:
         reports[number].files += 1
@@ -109,7 +111,7 @@ def source_reports(config: BuildCorpusConfig, files: Iterable[int]) -> list[Sour
 
 
 def corpus_counts(reports: Sequence[SourceReport]) -> dict[str, Any]:
-    """The counts of the manifest: those of all sources together, and of each."""
+    """Return the counts for the manifest: totals, and the counts of each source."""
     dropped: Counter[str] = Counter()
     sentences_dropped: Counter[str] = Counter()
     for report in reports:
@@ -132,7 +134,7 @@ def corpus_counts(reports: Sequence[SourceReport]) -> dict[str, Any]:
 
 
 def summary(reports: Sequence[SourceReport]) -> str:
-    """Return what was kept and why the rest was not: `kept 39 of 79 documents (40 dropped: 39 list-like, ...`."""
+    """Return the one-line summary of a run: `kept 39 of 79 documents (40 dropped: 39 list-like, ...`."""
     dropped, sentences_dropped, quarantined = (
         sum((getattr(report, name) for report in reports), Counter[str]())
         for name in ("dropped", "sentences_dropped", "quarantined")
@@ -141,32 +143,32 @@ def summary(reports: Sequence[SourceReport]) -> str:
         sum(getattr(report, name) for report in reports)
         for name in ("documents", "read", "sentences", "words", "lost_bytes")
     )
-    parts = [
+    clauses = [
         f"kept {documents:,} of {read:,} documents{_dropped(dropped)}",
         f"{sentences:,} sentences{_dropped(sentences_dropped)}",
         f"{words:,} words",
     ]
     if quarantined:
-        parts.append(f"quarantined: {_reasons(quarantined)}" + (f" ({lost:,} bytes lost)" if lost else ""))
-    return ", ".join(parts)
+        clauses.append(f"quarantined: {_reasons(quarantined)}" + (f" ({lost:,} bytes lost)" if lost else ""))
+    return ", ".join(clauses)
 
 
 def corpus_report(reports: Sequence[SourceReport], *, token_unit: str, evaluation: Sequence[str]) -> dict[str, Any]:
-    """All of the report as JSON types: the counts, books beside BookCorpus, leakage, speed and projection.
+    """Return the report as JSON types: counts, comparison with BookCorpus, contamination, throughput and projection.
 
     Args:
-        reports: one for each source.
-        token_unit: what `tokens` counts.
-        evaluation: the sets that documents were compared with.
+        reports: one per source.
+        token_unit: unit of `tokens`.
+        evaluation: names of the evaluation sets that documents were compared with.
     """
-    leaked: Counter[str] = Counter(dict.fromkeys(evaluation, 0))
+    contaminated: Counter[str] = Counter(dict.fromkeys(evaluation, 0))
     for report in reports:
-        leaked.update(report.contaminated)
+        contaminated.update(report.contaminated)
     return {
         "schema": 1,
         "token_unit": token_unit,
         **corpus_counts(reports),
-        "evaluation_sets": {name: {"documents": leaked[name]} for name in sorted(leaked)},
+        "evaluation_sets": {name: {"documents": contaminated[name]} for name in sorted(contaminated)},
         "books": _books([report for report in reports if report.kind == "books"]),
         "stages": _stages(reports),
         "full_wikipedia": _projection([report for report in reports if report.kind == "wikipedia"]),
@@ -174,7 +176,7 @@ def corpus_report(reports: Sequence[SourceReport], *, token_unit: str, evaluatio
 
 
 def report_bytes(report: Mapping[str, Any]) -> bytes:
-    """The report as a JSON file."""
+    """Serialize the report as JSON."""
     return json.dumps(report, indent=1, ensure_ascii=False).encode()
 
 
@@ -197,24 +199,24 @@ def _books(reports: Sequence[SourceReport]) -> dict[str, Any] | None:
 
 
 def _stages(reports: Sequence[SourceReport]) -> dict[str, dict[str, float]]:
-    """Seconds of a task by stage, and MB of text before cleaning that it takes through in a second.
+    """Return seconds and MB/s of uncleaned text for each step of extraction.
 
-    `cpu` is what all stages took of a core; `all` by the clock is more where cores or storage were shared.
+    `cpu` is the CPU time of all steps. `all` is wall-clock time, which exceeds it when cores or storage are shared.
     """
     seconds: dict[str, float] = {}
     for report in reports:
-        for stage, spent in report.seconds.items():
-            seconds[stage] = seconds.get(stage, 0.0) + spent
+        for step, spent in report.seconds.items():
+            seconds[step] = seconds.get(step, 0.0) + spent
     cpu = sum(report.cpu_seconds for report in reports)
     megabytes = sum(report.text_bytes for report in reports) / 1e6
     return {
-        stage: {"seconds": round(spent, 3), "mb_per_s": round(megabytes / spent, 2) if spent else 0.0}
-        for stage, spent in [*seconds.items(), ("all", sum(seconds.values())), ("cpu", cpu)]
+        step: {"seconds": round(spent, 3), "mb_per_s": round(megabytes / spent, 2) if spent else 0.0}
+        for step, spent in [*seconds.items(), ("all", sum(seconds.values())), ("cpu", cpu)]
     }
 
 
 def _projection(reports: Sequence[SourceReport]) -> dict[str, Any] | None:
-    """Hours for the dump of the English Wikipedia at the rate of this run."""
+    """Return the hours that the English Wikipedia would take at the speed of this run."""
     stored = sum(report.stored_bytes for report in reports)
     spent = sum(sum(report.seconds.values()) for report in reports)
     if not stored or not spent:
@@ -231,7 +233,7 @@ def _dropped(counter: Counter[str]) -> str:
 
 
 def _reasons(counter: Counter[str]) -> str:
-    """Counts with their reasons in words, the most frequent first."""
+    """Format counts by reason, the most frequent first: `39 list-like, 1 too short`."""
     counts = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
     words = ((reason.replace("_like", "-like").replace("_", " "), count) for reason, count in counts)
     return ", ".join(f"{count:,} {reason}" for reason, count in words if count)

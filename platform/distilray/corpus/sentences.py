@@ -1,14 +1,8 @@
-"""Sentence splitter: `sentencex` by language, with the rules of `sentences.yaml` on top of it.
+"""Sentence splitter: `sentencex`, corrected by full-stop rules for each language from `sentences.yaml`."""
 
-Rules of languages for the full stop: abbreviations, initials and ordinals, read from `sentences.yaml`.
-"""
-
-
-# ruff: noqa: RUF001 - dashes and letters of many languages are the subject here
+# ruff: noqa: RUF001 - this module handles typographic characters
 
 import re
-
-# ruff: noqa: RUF001 - dashes and signs of running text are the subject here
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,9 +22,9 @@ _INITIALS = re.compile(r"(?:[^\W\d_]\.-)+[^\W\d_]\.")
 _FIRST_INITIALS = re.compile(r"(?:[^\W\d_]\. ?)*[^\W\d_]\.")
 _MAX_INITIALS = 20
 _CONSONANTS = "b-df-hj-np-tv-xzçčćďđłńňřśšşťźżžб-джзк-нп-тф-щ"
-# A title or a name cut short, such as "Hl." or "Кн."; not the capital letters of "BMW."
+# An abbreviated title or name such as "Hl." or "Кн.", but not an acronym such as "BMW."
 _WITHOUT_VOWEL = re.compile(rf"[{_CONSONANTS.upper()}][{_CONSONANTS}]{{1,3}}\.")
-_CUT_SHORT = re.compile(rf"[A-ZÀ-ÞĀ-ŽА-Я][^\W\d_]{{1,2}}\.|[{_CONSONANTS}]{{1,4}}\.")  # "Pág." or "str."
+_ABBREVIATED = re.compile(rf"[A-ZÀ-ÞĀ-ŽА-Я][^\W\d_]{{1,2}}\.|[{_CONSONANTS}]{{1,4}}\.")  # "Pág." or "str."
 _ORDINAL = re.compile(r"(?:\d{1,3}|[IVXLC]+)\.")
 _CAPITAL = r"[\"„“«(]?[A-ZÀ-ÖØ-ÞČĆĐİŁŚŞȘŠŽŹŻΆ-ΫА-ЯЁЄІЇ]"
 _FIRST_WORD = re.compile(r"[\"'„“«»‘’(\[]*(\w+['’]?)")
@@ -40,11 +34,11 @@ _SEVERAL_NAMES = re.compile(r"[A-Z]\w+(?:, [A-Z]\w+)*,? (?:and|&) [A-Z]")
 
 @dataclass(frozen=True)
 class SentenceRules:
-    """The rules of a language; the YAML file explains its keys.
+    """Rules of one language. The keys are explained in the YAML file.
 
     Attributes:
-        known: last words of all abbreviations in lower case.
-        boundary: an abbreviation that ends a sentence, before what begins one; None without such abbreviations.
+        known: last words of all abbreviations, in lower case.
+        boundary: matches an abbreviation that ends a sentence; None if there are no such abbreviations.
     """
 
     always: frozenset[str]
@@ -58,7 +52,7 @@ class SentenceRules:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "SentenceRules":
-        """Rules from an entry of the YAML file."""
+        """Create the rules from an entry of the YAML file."""
         lists = {key: values.get(key, ()) for key in ("always", "number", "closing", "final")}
         openers = values.get("openers", ())
         return cls(
@@ -70,7 +64,7 @@ class SentenceRules:
         )
 
     def split(self, sentence: str) -> Iterator[str]:
-        """Split a text behind each abbreviation that ends a sentence."""
+        """Split a text after each abbreviation that ends a sentence."""
         start = 0
         for end in self.boundary.finditer(sentence) if self.boundary else ():
             yield sentence[start : end.end() - 1]
@@ -78,11 +72,11 @@ class SentenceRules:
         yield sentence[start:]
 
     def is_abbreviated(self, sentence: str, following: str) -> bool:
-        """Return whether the full stop of `sentence` belongs to its last word, and `following` continues it."""
+        """Return True if the full stop of `sentence` ends an abbreviation and `following` continues the sentence."""
         start = sentence.rfind(" ") + 1
         last = sentence[start:]
         if len(sentence) < _MAX_INITIALS and _FIRST_INITIALS.fullmatch(sentence):
-            return True  # "G. Verdi" begins with it
+            return True  # as in "G. Verdi"
         if not last[:-1].isalpha():
             if _INITIALS.fullmatch(last):
                 return True
@@ -106,12 +100,12 @@ class SentenceRules:
             return False
         if not self.closing.isdisjoint(words) or (self.ordinals and _ORDINAL.fullmatch(last)):
             return True
-        return bool(_WITHOUT_VOWEL.fullmatch(last) or (_CUT_SHORT.fullmatch(last) and _SMALL_NUMBER.match(following)))
+        return bool(_WITHOUT_VOWEL.fullmatch(last) or (_ABBREVIATED.fullmatch(last) and _SMALL_NUMBER.match(following)))
 
 
 @cache
 def sentence_rules(language: str) -> SentenceRules:
-    """Return the rules of a language by its ISO 639 code; empty ones for a language without an entry."""
+    """Return the rules of a language by its ISO 639 code; empty rules if it has no entry."""
     return SentenceRules.from_values(_entries().get(language, {}))
 
 
@@ -136,17 +130,18 @@ def _any_of(words: Sequence[str]) -> str:
 
 DEFAULT_LANGUAGE = "en"
 
-_GOES_ON_WITH = frozenset(",;:)]，、；：）」』】》〉")
+_CONTINUING_SIGNS = frozenset(",;:)]，、；：）」』】》〉")
 _DASHES = "—–-"
-# A sentence that ends inside brackets, before one that begins; the word is too long for an abbreviation.
+# A sentence that ends inside brackets and is followed by another. The last word is too long for an abbreviation.
 _BRACKET = re.compile(r"[.!?][)\]] ")
 _AFTER_BRACKET = re.compile(r"(?:(?<=[a-z0-9]{4}[.!?][)\]])|(?<=[a-z0-9]{3}\)[.!?]\))) (?=[\"“(]?[A-Z])")
 
 _BEFORE_NUMBER = re.compile(r"[。！？][」』”’）》]*(?=[0-9０-９])")
-_MAX_JOINED = 5000  # characters of a sentence that more may be joined to, so that the time is linear
-_MAX_BRACKET = 1000  # characters from one that is not closed on, so that the time is linear
+# Limits in characters that keep the time linear.
+_MAX_JOINED = 5000  # of a sentence that further pieces are joined to
+_MAX_BRACKET = 1000  # after an unclosed bracket
 _WIDE_BRACKETS = (("（", "）"), ("「", "」"), ("『", "』"), ("“", "”"), ("《", "》"))
-# A quotation or a name is part of the sentence when a particle (Japanese) or a verb of speaking (Chinese) follows.
+# The sentence continues after a quotation or a name if a particle (Japanese) or a verb of speaking (Chinese) follows.
 _PARTICLE = re.compile(
     r"と(?!ころ|き|ても|もに|くに|りわけ)|の(?!ち)|は(?!い|じめ|る)|が(?!ん)|を|に(?!ほん|も)|へ|で(?!も|は|す)|って|という"
     r"|も(?!し|ちろん|う|っと|とも)|や(?!が|は)|など|か(?!つ|れ|の|な)|・"
@@ -154,26 +149,26 @@ _PARTICLE = re.compile(
 _AFTER_NAME = re.compile(r"[のはがを](?![ちいじん])")
 _SPEAKING = re.compile(r"[^，。！？]{0,6}[说說道问問喊叫答称稱]|的")
 
-# Thai and Lao have no sign for the end of a sentence; a space ends a clause, and clauses of this length are a sentence.
-_MIN_CLAUSE = 40
+# Thai and Lao do not mark the end of a sentence. A space ends a clause; a clause of this length counts as a sentence.
+_MIN_CLAUSE = 40  # characters
 _CLAUSE_END = re.compile(
     r"(?<=[\u0e01-\u0e3a\u0e40-\u0e45\u0e47-\u0e4e\u0e81-\u0ecd]) (?=[\u0e01-\u0e44\u0e81-\u0ec4])"
 )
 
-_WITHOUT_FULL_STOP = frozenset(("th", "lo"))  # it marks abbreviations only
+_WITHOUT_FULL_STOP = frozenset(("th", "lo"))  # use it in abbreviations only
 
-# Khmer and Tibetan have ends of their own.
+# Khmer and Tibetan use other signs.
 _OTHER_END = re.compile(r"(?<=[។៕།༎])(?![។៕།༎]) ?(?=\S)")
 
 
 def split_sentences(text: str, language: str = DEFAULT_LANGUAGE) -> list[str]:
-    """The sentences of a text, with single spaces inside; none goes across a paragraph break (a blank line).
+    """Split a text into sentences with single spaces. Sentences do not extend across paragraph breaks (blank lines).
 
-    What goes on in lower case or with a closing sign after a full stop is one sentence: an abbreviation or a quoted
-    question came before.
+    A sentence continues if the text after a full stop starts in lower case or with a closing sign, because then it
+    follows an abbreviation or a quoted question.
 
     Args:
-        text: paragraphs.
+        text: paragraphs separated by blank lines.
         language: ISO 639 code, or a longer tag such as `zh-Hant`. Without rules for it, `sentencex` decides alone.
     """
     language = language.lower().partition("-")[0]
@@ -195,15 +190,15 @@ def _paragraphs(text: str) -> list[str]:
 
 def _split_paragraph(paragraph: str, language: str, rules: SentenceRules) -> list[str]:
     sentences: list[str] = []
-    gap = ""  # what stands between the piece before and this one
-    for piece in _pieces(paragraph, language):  # pieces keep the spaces between them
+    gap = ""  # white space between the previous piece and this one
+    for piece in _pieces(paragraph, language):  # pieces include the spaces between them
         sentence = piece.strip()
         if not sentence:
             continue
         if piece[0].isspace():
             gap = " "
         is_short = bool(sentences) and len(sentences[-1]) < _MAX_JOINED
-        if is_short and _goes_on(sentences[-1], gap, sentence, language, rules):
+        if is_short and _continues(sentences[-1], gap, sentence, language, rules):
             sentence = sentences.pop() + gap + sentence
         if (") " in sentence or "] " in sentence) and _BRACKET.search(sentence):
             sentences += _AFTER_BRACKET.split(sentence)
@@ -212,18 +207,18 @@ def _split_paragraph(paragraph: str, language: str, rules: SentenceRules) -> lis
         gap = " " if piece[-1].isspace() else ""
     if rules.boundary is None:
         return sentences
-    return [part for sentence in sentences for part in rules.split(sentence)]
+    return [piece for sentence in sentences for piece in rules.split(sentence)]
 
 
 def _pieces(paragraph: str, language: str) -> Iterator[str]:
     pieces: Iterator[str] = sentencex.segment(language, paragraph)
-    if language in _DIVIDE:
-        return (part for piece in pieces for part in _DIVIDE[language](piece))
+    if language in _SPLITTERS:
+        return (sentence for piece in pieces for sentence in _SPLITTERS[language](piece))
     return pieces
 
 
 def _before_numbers(piece: str) -> Iterator[str]:
-    """Chinese or Japanese text where a sentence begins with a number, outside brackets and quotes."""
+    """Split Chinese or Japanese text before sentences that start with a number, outside brackets and quotes."""
     start = 0
     for end in _BEFORE_NUMBER.finditer(piece):
         sentence = piece[start : end.end()]
@@ -234,7 +229,7 @@ def _before_numbers(piece: str) -> Iterator[str]:
 
 
 def _clauses(piece: str) -> Iterator[str]:
-    """A text of Thai or Lao at the spaces that end a clause."""
+    """Split Thai or Lao text at the spaces that end a clause."""
     start = 0
     for space in _CLAUSE_END.finditer(piece):
         if min(space.start() - start, len(piece) - space.end()) >= _MIN_CLAUSE:
@@ -243,46 +238,50 @@ def _clauses(piece: str) -> Iterator[str]:
     yield piece[start:]
 
 
-_DIVIDE: Mapping[str, Callable[[str], Iterable[str]]] = {
+_SPLITTERS: Mapping[str, Callable[[str], Iterable[str]]] = {
     **dict.fromkeys(("zh", "yue", "wuu", "ja"), _before_numbers),
     **dict.fromkeys(("th", "lo"), _clauses),
     **dict.fromkeys(("km", "bo", "dz"), _OTHER_END.split),
 }
 
 
-def _goes_on(before: str, gap: str, piece: str, language: str, rules: SentenceRules) -> bool:
-    """Whether a piece belongs to the sentence before it."""
+def _continues(before: str, gap: str, piece: str, language: str, rules: SentenceRules) -> bool:
+    """Return True if a piece continues the sentence before it."""
     first = piece[0]
-    if first.islower() and not "\u10d0" <= first <= "\u10ff":  # Georgian begins sentences with them
+    if first.islower() and not "\u10d0" <= first <= "\u10ff":  # Georgian has no capital letters
         return True
     if not first.isalnum():
-        if first in _GOES_ON_WITH or not any(map(str.isalnum, piece)):
+        if first in _CONTINUING_SIGNS or not any(map(str.isalnum, piece)):
             return True
         if first in _DASHES:
             return not gap or piece[1:].lstrip()[:1].islower()
     if before[-1] != ".":
-        return _QUOTING[language](before, piece) if language in _QUOTING else not gap and language == "ko"
+        return (
+            _CONTINUES_AFTER_QUOTE[language](before, piece)
+            if language in _CONTINUES_AFTER_QUOTE
+            else not gap and language == "ko"
+        )
     if language in _WITHOUT_FULL_STOP:
         return True
     is_number = first.isdigit() and before[-2:-1].isdigit()
     if not gap and (is_number or language == "ko" or before[-2:-1] in ("", " ") or piece[1:2] == "."):
-        return True  # the full stop is inside a number, begins a name (.NET) or is one of several (a.C.)
+        return True  # the full stop is inside a number, starts a name (.NET) or is one of several (a.C.)
     if is_number and language == "ko":
         return True  # 1990. 5. 3.
     return rules.is_abbreviated(before, piece)
 
 
-def _goes_on_in_japanese(before: str, piece: str) -> bool:
+def _continues_in_japanese(before: str, piece: str) -> bool:
     return bool((_AFTER_NAME if before[-1] == "。" else _PARTICLE).match(piece))
 
 
-def _goes_on_in_chinese(before: str, piece: str) -> bool:
+def _continues_in_chinese(before: str, piece: str) -> bool:
     return before[-1] in "》〉" or (before[-1] in "”’」』" and _SPEAKING.match(piece) is not None)
 
 
-_QUOTING: Mapping[str, Callable[[str, str], bool]] = {
-    "ja": _goes_on_in_japanese,
-    "zh": _goes_on_in_chinese,
-    "yue": _goes_on_in_chinese,
-    "wuu": _goes_on_in_chinese,
+_CONTINUES_AFTER_QUOTE: Mapping[str, Callable[[str, str], bool]] = {
+    "ja": _continues_in_japanese,
+    "zh": _continues_in_chinese,
+    "yue": _continues_in_chinese,
+    "wuu": _continues_in_chinese,
 }

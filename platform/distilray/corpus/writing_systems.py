@@ -1,4 +1,4 @@
-"""Scripts that put no space between words: counting words in them, and joining lines."""
+"""Writing systems without spaces between words: character classes, word counts and line joining."""
 
 import re
 import unicodedata
@@ -12,31 +12,31 @@ SOUTH_EAST_ASIAN = (
 )
 UNSPACED = HAN + KANA + SOUTH_EAST_ASIAN
 
-# Vowel signs and the like of all scripts, and the two signs that join letters or keep them apart: parts of words.
+# Combining marks of all scripts, such as vowel signs, and the zero-width joiner and non-joiner: parts of words.
 COMBINING_MARKS = (
     "".join(chr(code) for code in range(0x300, 0xAC00) if unicodedata.category(chr(code))[0] == "M") + "\u200c\u200d"
 )
 
-# Characters that count as a word: word processors count each Han character, and words of the others are longer.
+# Characters counted as one word. Word processors count each Han character; words in the other scripts are longer.
 CHARACTERS_PER_WORD = {HAN: 1, KANA: 2, SOUTH_EAST_ASIAN: 4}
 
 _UNSPACED = re.compile(f"[{UNSPACED}]")
-_COUNTED = [(re.compile(f"[{letters}]"), per_word) for letters, per_word in CHARACTERS_PER_WORD.items()]
+_COUNTERS = [(re.compile(f"[{letters}]"), per_word) for letters, per_word in CHARACTERS_PER_WORD.items()]
 _WORD = re.compile(r"\S*\w\S*")
 _WIDE_SIGNS = "\u3001-\u3004\u3008-\u3030\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
 _NO_SPACE = re.compile(rf"(?<=[{HAN}{KANA}])\n(?=[{HAN}{KANA}])|(?<=[{_WIDE_SIGNS}])\n|\n(?=[{_WIDE_SIGNS}])")
 
 
 def count_words(sentences: Sequence[str]) -> int:
-    """Words between the single spaces of sentences; of scripts without spaces, characters by `CHARACTERS_PER_WORD`."""
+    """Count the words of sentences with single spaces. Scripts without spaces are counted by `CHARACTERS_PER_WORD`."""
     text = " ".join(sentences)
     if text.isascii() or not _UNSPACED.search(text):
         return text.count(" ") + 1 if sentences else 0
-    unspaced = sum(-(-len(letters.findall(text)) // per_word) for letters, per_word in _COUNTED)
+    unspaced = sum(-(-len(letters.findall(text)) // per_word) for letters, per_word in _COUNTERS)
     return unspaced + len(_WORD.findall(_UNSPACED.sub(" ", text)))
 
 
 def join_lines(lines: Iterable[str]) -> str:
-    """The lines of a paragraph as one: a space replaces a line break, but not inside Chinese or Japanese."""
+    """Join the lines of a paragraph with spaces, or with nothing within Chinese or Japanese text."""
     text = "\n".join(lines)
     return (text if text.isascii() else _NO_SPACE.sub("", text)).replace("\n", " ")

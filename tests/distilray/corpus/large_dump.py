@@ -1,4 +1,4 @@
-"""A dump of any size: the real pages of the sample, each copy with an id, a title and a sentence of its own."""
+"""Dump of any size: copies of the real pages of the sample, each with its own id, title and sentence."""
 
 import bz2
 import re
@@ -14,14 +14,14 @@ _ID_STEP = 1_000_000_000
 
 
 def sample_parts() -> tuple[bytes, list[bytes], bytes]:
-    """Head, pages and tail of the sample, as XML."""
+    """Return header, pages and tail of the sample as XML."""
     xml = bz2.decompress(wikipedia_dump().read_bytes())
     pages = _PAGE.findall(xml)
     return xml[: xml.index(pages[0])], pages, xml[xml.rindex(pages[-1]) + len(pages[-1]) :]
 
 
 def copies(pages: list[bytes], number: int) -> Iterator[bytes]:
-    """`number` copies of each page, the first as it is."""
+    """Yield `number` copies of each page. The first copy is unchanged."""
     yield from pages
     for copy in range(1, number):
         yield from (_copy(page, copy) for page in pages)
@@ -34,7 +34,7 @@ def _copy(page: bytes, copy: int) -> bytes:
 
 
 def write_multistream(path: Path, number: int, *, level: int = 9, pages_per_stream: int = 100) -> int:
-    """Writes a dump of many streams with its index beside it, and gives the bytes of its XML."""
+    """Write a multistream dump and its index, and return the size of its XML in bytes."""
     head, pages, tail = sample_parts()
     index: list[str] = []
     size = len(head) + len(tail)

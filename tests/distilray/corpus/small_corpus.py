@@ -1,4 +1,4 @@
-"""A corpus of a few documents, taken through the first phase without Ray."""
+"""Corpus of a few documents, extracted without Ray."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ LENIENT = {"min_words": 0, "min_sentences": 0, "max_repeated_fraction": 1.0}
 def extract(
     folder: Path, texts: Sequence[str], screen: ScreeningData | None = None, **values: Any
 ) -> tuple[BuildCorpusConfig, list[ChunkCounts]]:
-    """The texts as files, each in a part of its own, through the first phase."""
+    """Extract texts from files, each in its own chunk."""
     (folder / "texts").mkdir(parents=True)
     for number, text in enumerate(texts):
         (folder / f"texts/{number:03d}.txt").write_text(text)
@@ -29,5 +29,5 @@ def extract(
 
 
 def documents(config: BuildCorpusConfig, facts: Sequence[ChunkCounts]) -> pa.Table:
-    """All rows of the files of work."""
+    """Return all rows of the work files."""
     return pa.concat_tables([table for part in facts for table in chunk_tables(config.run_dir, part.number)])

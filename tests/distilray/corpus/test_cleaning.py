@@ -95,7 +95,7 @@ RULES = {
 
 
 def shown(wikitext: str) -> str:
-    """The clean text, with `{{name}}` for the marks of unknown templates."""
+    """Return the clean text, with `{{name}}` for unknown templates."""
     return re.sub(UNKNOWN_PATTERN, lambda mark: f"{{{{{unknown_names(mark[0])[0]}}}}}", clean_wikitext(wikitext))
 
 

@@ -34,13 +34,13 @@ def ngrams(tmp_path_factory: pytest.TempPathFactory) -> EvaluationNgrams:
 
 
 @given(before=st.integers(0, 30), after=st.integers(0, 30), start=st.integers(0, 7))
-def test_13_words_are_found_wherever_they_lie(ngrams: EvaluationNgrams, before: int, after: int, start: int) -> None:
+def test_13_words_match_at_any_position(ngrams: EvaluationNgrams, before: int, after: int, start: int) -> None:
     text = ["x"] * before + WORDS[start : start + 13] + ["y"] * after
     assert matching_sets(ngrams, [" ".join(text)]) == 1
 
 
 @given(before=st.integers(0, 30), after=st.integers(0, 30), start=st.integers(0, 18))
-def test_12_words_are_not_found(ngrams: EvaluationNgrams, before: int, after: int, start: int) -> None:
+def test_12_words_do_not_match(ngrams: EvaluationNgrams, before: int, after: int, start: int) -> None:
     text = ["x"] * before + WORDS[start : start + 12] + ["y"] * after
     assert matching_sets(ngrams, [" ".join(text)]) == 0
 
@@ -90,7 +90,7 @@ def test_a_document_matches_when_one_of_its_sentences_does(trigrams: EvaluationN
 
 
 @given(st.lists(st.sampled_from("abcx"), max_size=9))
-def test_what_is_found_is_what_stands_in_the_text(trigrams: EvaluationNgrams, words: list[str]) -> None:
+def test_matches_are_those_in_the_text(trigrams: EvaluationNgrams, words: list[str]) -> None:
     text = "".join(words)
     assert matching_sets(trigrams, [" ".join(words)]) == int("abc" in text or "bca" in text)
 
@@ -100,7 +100,7 @@ def test_a_document_shorter_than_an_ngram_matches_nothing(ngrams: EvaluationNgra
     assert matching_sets_by_sentence(ngrams, ["", "Short."]) == [0, 0]
 
 
-def test_hashes_are_sorted_and_each_is_there_once(ngrams: EvaluationNgrams) -> None:
+def test_hashes_are_sorted_and_unique(ngrams: EvaluationNgrams) -> None:
     assert (ngrams.hashes[1:] > ngrams.hashes[:-1]).all()
     assert len(ngrams.hashes) == len(ngrams.sets) == 16
 

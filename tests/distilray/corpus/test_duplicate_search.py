@@ -11,7 +11,7 @@ OTHER = ". ".join(f"A {' '.join(reversed(WORDS[at : at + 8]))}" for at in range(
 
 
 def search(folder: Path, texts: list[str], *, documents: int = 10, **values: object) -> dict[int, str]:
-    """Runs all searches; the number of each text that is dropped, with its reason."""
+    """Run all searches and return the reason for each dropped text by its number."""
     config, facts = extract(folder, texts, **values)
     for stage in plan_searches(config, documents):
         for each in stage:
@@ -28,7 +28,7 @@ def test_the_first_of_nearly_equal_texts_is_kept(tmp_path: Path) -> None:
     assert search(tmp_path, [NEARLY, OTHER, LONG], duplicates={"near": {}}) == {2: "near_duplicate"}
 
 
-def test_near_duplicates_are_kept_when_they_are_not_looked_for(tmp_path: Path) -> None:
+def test_near_duplicates_are_kept_when_they_are_not_searched_for(tmp_path: Path) -> None:
     assert search(tmp_path, [NEARLY, OTHER, LONG]) == {}
 
 
@@ -39,7 +39,7 @@ def test_an_equal_text_is_no_near_duplicate_too(tmp_path: Path) -> None:
     }
 
 
-def test_equal_texts_are_kept_when_they_are_not_looked_for(tmp_path: Path) -> None:
+def test_equal_texts_are_kept_when_they_are_not_searched_for(tmp_path: Path) -> None:
     assert search(tmp_path, [LONG, LONG], duplicates={"exact": False}) == {}
 
 

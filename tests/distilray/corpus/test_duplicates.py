@@ -170,6 +170,6 @@ def test_the_earliest_of_equal_documents_is_kept(keys: list[int], random: object
 
 
 @given(st.lists(st.integers(0, 6), max_size=30))
-def test_shared_rows_are_those_whose_key_is_there_twice(keys: list[int]) -> None:
+def test_shared_rows_are_those_whose_key_occurs_twice(keys: list[int]) -> None:
     rows = rows_with_shared_keys(np.arange(len(keys), dtype=np.uint64), keys_of(keys))
     assert sorted(rows.tolist()) == [row for row, key in enumerate(keys) if keys.count(key) > 1]

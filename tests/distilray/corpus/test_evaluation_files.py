@@ -50,7 +50,7 @@ def test_every_text_column_of_parquet_is_read(tmp_path: Path) -> None:
     [("set.txt", b"\xff\xfe"), ("set.jsonl", b'"a"\n{'), ("set.csv", b"a,\xff"), ("set.parquet", b"PAR1")],
 )
 def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, name: str, data: bytes) -> None:
-    with pytest.raises(InputError, match=rf"^[^\n]*{name}: cannot be read as [^\n]*; mend the file or leave it out$"):
+    with pytest.raises(InputError, match=rf"^[^\n]*{name}: cannot be read as [^\n]*; fix the file or leave it out$"):
         list(read_texts(write(tmp_path / name, data)))
 
 
@@ -66,7 +66,7 @@ def test_only_evaluated_splits_of_a_folder_are_read(tmp_path: Path) -> None:
     assert read == ["Test.csv", "dev.tsv", "dev_matched.tsv", "validation-0.parquet"]
 
 
-def test_a_set_in_a_folder_is_called_by_the_folder_that_holds_it(tmp_path: Path) -> None:
+def test_a_set_in_a_folder_is_named_after_its_parent_folder(tmp_path: Path) -> None:
     write(tmp_path / "glue" / "RTE" / "dev.tsv")
     write(tmp_path / "glue" / "CoLA" / "test.tsv")
     assert [name for name, _ in evaluation_files(str(tmp_path / "glue"))] == ["CoLA", "RTE"]
@@ -92,10 +92,10 @@ def test_a_pattern_means_the_files_themselves(tmp_path: Path) -> None:
 
 def test_a_folder_without_an_evaluated_split_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "RTE" / "train.tsv")
-    with pytest.raises(InputError, match="no name there begins with dev, test or validation; give the files"):
+    with pytest.raises(InputError, match="no file name starts with dev, test or validation; list the files"):
         evaluation_files(str(tmp_path))
 
 
 def test_a_file_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"dev\.md: no evaluation file there; .*\.tsv"):
+    with pytest.raises(InputError, match=r"dev\.md: no evaluation file found; .*\.tsv"):
         evaluation_files(write(tmp_path / "dev.md"))

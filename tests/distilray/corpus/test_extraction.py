@@ -27,7 +27,7 @@ def test_a_document_carries_its_counts(tmp_path: Path) -> None:
     assert (row["words"], row["tokens"], row["residue"], row["holes"]) == (11, 13, 0, 0)
 
 
-def test_tokens_are_those_of_the_tokenizer_that_is_given(tmp_path: Path, tokenizer_dir: Path) -> None:
+def test_tokens_are_those_of_the_tokenizer_in_the_recipe(tmp_path: Path, tokenizer_dir: Path) -> None:
     tokenizer = (Path(tokenizer_dir) / "tokenizer.json").read_text()
     row = documents(*extract(tmp_path, [SHIPS], ScreeningData(tokenizer_json=tokenizer))).to_pylist()[0]
     encoded = Tokenizer.from_str(tokenizer).encode(SHIPS, add_special_tokens=False)
@@ -49,7 +49,7 @@ def test_ids_that_differ_in_a_sign_are_other_ids(tmp_path: Path) -> None:
     assert len(set(table["id_key"].to_pylist())) == 3
 
 
-def test_keys_of_near_duplicates_are_there_when_they_are_looked_for(tmp_path: Path) -> None:
+def test_keys_of_near_duplicates_are_stored_when_they_are_searched_for(tmp_path: Path) -> None:
     config, facts = extract(tmp_path, [SHIPS], duplicates={"near": {"bands": 3, "rows_per_band": 2}})
     table = documents(config, facts)
     assert table.schema.equals(chunk_schema(config))
@@ -66,7 +66,9 @@ def evaluation(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("drop", "kept"), [("document", []), ("sentence", ["The dog barks at the gate."])])
-def test_what_an_evaluation_set_holds_is_dropped(tmp_path: Path, evaluation: Path, drop: str, kept: list[str]) -> None:
+def test_sentences_of_an_evaluation_set_are_dropped(
+    tmp_path: Path, evaluation: Path, drop: str, kept: list[str]
+) -> None:
     screen = ScreeningData(read_evaluation_ngrams([str(evaluation)], ngram_words=13))
     against = {"paths": [str(evaluation)], "drop": drop}
     config, facts = extract(tmp_path, [SHIPS, DOGS], screen, decontamination=against)
@@ -75,7 +77,7 @@ def test_what_an_evaluation_set_holds_is_dropped(tmp_path: Path, evaluation: Pat
     assert sum(part.contaminated["RTE"] for part in facts) == 1
 
 
-def test_a_place_in_quarantine_is_listed_and_counted(tmp_path: Path) -> None:
+def test_a_quarantine_entry_is_listed_and_counted(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text(f'{{"text": "{SHIPS}"}}\n{{"text": \n')
     source = {"kind": "jsonl", "name": "own", "path": f"{tmp_path}/own.jsonl"}
     config, facts = extract(tmp_path, [], sources=[source], chunk_mb=1)
@@ -94,13 +96,13 @@ def test_sentences_with_a_hole_are_dropped_for_its_reason(tmp_path: Path) -> Non
     assert facts[0].unknown_templates == {"jct": 2}
 
 
-def test_the_size_of_the_file_of_a_part_is_counted(tmp_path: Path) -> None:
+def test_the_size_of_the_file_of_a_chunk_is_counted(tmp_path: Path) -> None:
     config, facts = extract(tmp_path, [SHIPS, DOGS])
     sizes = [Path(chunk_file(config.run_dir, number)).stat().st_size for number in range(2)]
     assert [part.file_bytes for part in facts] == sizes
 
 
-def test_the_same_part_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_chunk_gives_the_same_bytes(tmp_path: Path) -> None:
     first, again = (extract(tmp_path / name, [SHIPS, DOGS], duplicates={"near": {}})[0] for name in ("a", "b"))
     for number in range(2):
         files = [Path(chunk_file(config.run_dir, number)).read_bytes() for config in (first, again)]

@@ -1,4 +1,4 @@
-"""Pages of seven Wikipedias: what a reader of the rendered page sees, a sentence on each line."""
+"""Pages of seven Wikipedias, and the visible text of the rendered page with one sentence per line."""
 
 from pathlib import Path
 

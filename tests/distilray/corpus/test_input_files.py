@@ -1,4 +1,4 @@
-"""Files of every kind of source: empty, forbidden, or of a format that none reads."""
+"""Input files of every kind of source that are empty, not accessible, or in an unsupported format."""
 
 import bz2
 import gzip
@@ -119,7 +119,7 @@ def test_a_source_of_empty_files_is_refused_before_the_run(tmp_path: Path, kind:
 
 
 def test_an_empty_dump_is_a_download_that_failed(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a\.xml: the file is empty; fetch the dump again"):
+    with pytest.raises(InputError, match=r"a\.xml: the file is empty; download the dump again"):
         plan_corpus(config(tmp_path, "wikipedia", {"a.xml": b""}))
 
 
@@ -198,9 +198,7 @@ def test_another_format_is_refused_with_what_to_do(tmp_path: Path, kind: str, na
 def test_a_plan_names_the_files_of_a_folder_that_are_not_read(tmp_path: Path) -> None:
     wanted = config(tmp_path, "text", {"a.txt": TEXT.encode(), "b.pdf": b"x", "c.pdf": b"x", "d.md": b"x"})
     plan = plan_corpus(wanted)
-    assert (
-        plan["does not read"] == "2 files (.pdf 2): b.pdf: convert it to plain text (.txt), one file for each document"
-    )
+    assert plan["does not read"] == "2 files (.pdf 2): b.pdf: convert it to plain text (.txt), one file per document"
 
 
 @pytest.mark.parametrize(

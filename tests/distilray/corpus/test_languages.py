@@ -33,7 +33,7 @@ def test_a_sure_beginning_decides_alone() -> None:
 
 
 def test_a_language_that_the_model_lacks_is_refused() -> None:
-    with pytest.raises(InputError, match=r"'xx' is not one of the languages known: .*de.*en"):
+    with pytest.raises(InputError, match=r"'xx' is not a known language; choose one of .*de.*en"):
         check_language("xx")
 
 

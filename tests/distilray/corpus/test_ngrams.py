@@ -25,7 +25,7 @@ def test_two_ngrams_share_a_hash_when_their_words_are_the_same(words: list[str],
 
 
 @pytest.mark.parametrize(("left", "right"), [("a bc", "ab c"), ("a b", "b a"), ("aa a", "a aa"), ("a a", "a")])
-def test_words_are_told_apart_by_their_bounds_and_order(left: str, right: str) -> None:
+def test_words_are_distinguished_by_their_bounds_and_order(left: str, right: str) -> None:
     assert set(hashes(left, 1)) != set(hashes(right, 1)) or hashes(left, 2) != hashes(right, 2)
 
 
@@ -45,7 +45,7 @@ def test_words_that_differ_in_one_letter_share_no_hash() -> None:
     assert np.unique(hash_words(" ".join(words).encode()).hashes).size == len(words)
 
 
-def test_a_word_longer_than_the_table_of_places_is_hashed_whole() -> None:
+def test_a_word_longer_than_the_table_of_positions_is_hashed_completely() -> None:
     assert hashes("a" * 5000, 1) != hashes("a" * 4999 + "b", 1)
 
 
@@ -56,7 +56,7 @@ def test_a_text_without_words_has_no_ngram() -> None:
 def test_hashes_are_the_same_in_another_process() -> None:
     code = (
         "from distilray.corpus.ngrams import *; "
-        "print(ngram_hashes(words_of(normalised(['The dog barks.', 'Loudly é.'])), 3).tolist())"
+        "print(ngram_hashes(hash_words(normalized_words(['The dog barks.', 'Loudly é.'])), 3).tolist())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert other.stdout.strip() == str(hashes("The dog barks. Loudly é.", 3))
@@ -73,12 +73,12 @@ def test_hashes_are_the_same_in_another_process() -> None:
         ("हिन्दी में।", "हिन्दी में".encode()),
     ],
 )
-def test_a_normalised_text_is_folded_words(text: str, expected: bytes) -> None:
+def test_a_normalized_text_is_folded_words(text: str, expected: bytes) -> None:
     assert b" ".join(normalized_words([text]).split()) == expected
 
 
 @given(st.lists(st.text(), max_size=4))
-def test_a_normalised_text_is_that_of_its_sentences(sentences: list[str]) -> None:
+def test_a_normalized_text_is_that_of_its_sentences(sentences: list[str]) -> None:
     apart = b" ".join(normalized_words([sentence]) for sentence in sentences)
     assert normalized_words(sentences).split() == apart.split()
 

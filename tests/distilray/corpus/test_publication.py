@@ -15,16 +15,16 @@ def part(number: int, *, source: int = 0, documents: int = 1, file_bytes: int = 
     return {"number": number, "source": source, "documents": documents, "file_bytes": file_bytes}
 
 
-def test_parts_share_a_group_up_to_its_size() -> None:
+def test_chunks_share_a_group_up_to_its_size() -> None:
     groups = plan_groups(iter([part(0), part(1), part(2)]), file_bytes=20)
-    assert [group.parts for group in groups] == [(0, 1), (2,)]
+    assert [group.chunks for group in groups] == [(0, 1), (2,)]
 
 
 def test_a_group_holds_one_source() -> None:
     assert [group.source for group in plan_groups(iter([part(0), part(1, source=1)]), file_bytes=99)] == [0, 1]
 
 
-def test_parts_without_documents_are_in_no_group() -> None:
+def test_chunks_without_documents_are_in_no_group() -> None:
     assert plan_groups(iter([part(0, documents=0), part(1)]), file_bytes=99) == [ChunkGroup(0, 0, (1,))]
 
 

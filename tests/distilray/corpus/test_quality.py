@@ -24,7 +24,7 @@ def test_markup_is_residue(piece: str) -> None:
      "etwa km lang", "около км",
      "a ; b", "a,, b", '"" a', "from to 1990", "between and", "the height of of it", "the \ufffc"],
 )  # fmt: skip
-def test_a_place_where_words_are_missing_is_a_hole(piece: str) -> None:
+def test_missing_words_are_a_hole(piece: str) -> None:
     assert count_holes(f"The dog {piece} ran.") == 1
 
 
@@ -51,7 +51,7 @@ def test_a_rate_is_by_thousand_words() -> None:
         ("es", "la casa de de la"),
     ],
 )
-def test_a_place_where_words_of_another_language_are_missing_is_a_hole(language: str, text: str) -> None:
+def test_missing_words_in_another_language_are_a_hole(language: str, text: str) -> None:
     assert count_holes(text, language) == 1
 
 

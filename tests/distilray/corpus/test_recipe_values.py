@@ -21,7 +21,7 @@ WRAPPED = "The ship came in. Nobody was\nat the helm of it."
 
 
 def build(folder: Path, source: dict[str, Any], **values: Any) -> tuple[Path, list[dict[str, Any]]]:
-    """The run folder, and the rows of the documents that it publishes."""
+    """Return the run folder and the rows of its documents."""
     recipe = {"run_dir": str(folder / "run"), "sources": [source], "filters": LENIENT, **values}
     config = BuildCorpusConfig.model_validate(recipe)
     run = RunFolder("build_corpus", config, {})
@@ -33,7 +33,7 @@ def build(folder: Path, source: dict[str, Any], **values: Any) -> tuple[Path, li
 
 
 def write_source(folder: Path, kind: str, text: str) -> dict[str, Any]:
-    """A file of one document, and the source that reads it."""
+    """Write a file with one document and return the source that reads it."""
     file = folder / f"input.{ {'wikipedia': 'xml.bz2', 'books': 'txt', 'text': 'txt'}.get(kind, kind) }"
     if kind == "parquet":
         pq.write_table(pa.table({"text": [text]}), file)
@@ -53,7 +53,7 @@ every_kind = pytest.mark.parametrize("kind", ["wikipedia", "books", "parquet", "
 
 
 @every_kind
-def test_documents_carry_the_licence_of_their_source(tmp_path: Path, kind: str) -> None:
+def test_documents_carry_the_license_of_their_source(tmp_path: Path, kind: str) -> None:
     _, (document,) = build(tmp_path, {**write_source(tmp_path, kind, "A ship came in."), "license": "CC0-1.0"})
     assert document["license"] == "CC0-1.0"
 
@@ -82,7 +82,7 @@ def test_a_line_break_in_hard_wrapped_text_is_a_space(tmp_path: Path, kind: str)
 
 @pytest.fixture
 def lines(tmp_path: Path) -> dict[str, Any]:
-    """A source of many documents in one file of about 150 kB."""
+    """Return a source with many documents in one file of about 150 kB."""
     texts = [" ".join(document) for document in sentences_of(500)]
     (tmp_path / "lines.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return {"kind": "jsonl", "name": "lines", "path": str(tmp_path / "lines.jsonl")}
@@ -98,7 +98,7 @@ def test_a_file_of_documents_has_the_size_of_the_recipe(tmp_path: Path, lines: d
     assert counts[0.01] > counts[0.04] > counts[64.0] == 1
 
 
-def test_a_part_has_the_size_of_the_recipe(tmp_path: Path, lines: dict[str, Any]) -> None:
+def test_a_chunk_has_the_size_of_the_recipe(tmp_path: Path, lines: dict[str, Any]) -> None:
     size = Path(lines["path"]).stat().st_size
     for megabytes in (0.02, 0.1, 8.0):
         recipe = {"run_dir": "-", "sources": [lines], "chunk_mb": megabytes}

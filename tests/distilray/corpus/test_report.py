@@ -58,7 +58,7 @@ def test_the_summary_of_a_corpus_without_drops_is_short() -> None:
     assert summary([whole]) == "kept 5 of 6 documents, 20 sentences, 200 words"
 
 
-def test_a_document_that_got_lost_is_found_out() -> None:
+def test_a_lost_document_is_detected() -> None:
     lost = report()
     lost.documents -= 1
     with pytest.raises(AssertionError, match="neither kept nor dropped"):
@@ -81,7 +81,7 @@ def full(*reports: SourceReport, evaluation: tuple[str, ...] = ()) -> dict[str, 
     return json.loads(report_bytes(corpus_report(reports, token_unit="tokens", evaluation=evaluation)))
 
 
-def test_books_are_set_beside_bookcorpus() -> None:
+def test_books_are_compared_with_bookcorpus() -> None:
     books = full(report(), report("books"))["books"]
     assert (books["unique_books"], books["duplicates"], books["words"]) == (5, 1, 200)
     assert books["books_short_of_bookcorpus"] == 11_033
@@ -95,7 +95,7 @@ def test_the_hours_for_the_whole_dump_follow_from_the_rate() -> None:
     assert hours["64"] == pytest.approx(48e6 / 3600 / 64, abs=0.01)
 
 
-def test_an_evaluation_set_without_a_hit_is_told_too() -> None:
+def test_an_evaluation_set_without_a_hit_is_reported_too() -> None:
     leaked = report(part={**PART, "contaminated": {"RTE": 2}})
     assert full(leaked, evaluation=("CoLA", "RTE"))["evaluation_sets"] == {
         "CoLA": {"documents": 0},
@@ -103,12 +103,12 @@ def test_an_evaluation_set_without_a_hit_is_told_too() -> None:
     }
 
 
-def test_what_a_stage_takes_through_is_text_by_time() -> None:
+def test_the_throughput_of_a_step_is_text_per_time() -> None:
     assert full(report())["stages"]["read"] == {"seconds": 2.0, "mb_per_s": 0.0}
     assert full(report(part={**PART, "text_bytes": 4_000_000}))["stages"]["read"]["mb_per_s"] == 2.0
 
 
-def test_the_unknown_templates_of_all_parts_are_listed_by_use() -> None:
+def test_the_unknown_templates_of_all_chunks_are_listed_by_use() -> None:
     both = report(part={**PART, "unknown_templates": {"jct": 2, "GS": 9}})
     both.add_chunk(PART)
     assert list(both.counts()["unknown_templates"].items()) == [("GS", 9), ("jct", 5)]

@@ -1,1 +1,1 @@
-"""Where documents come from: files of a kind, split into ranges that are read independently of each other."""
+"""Corpus sources: readers of input files, which are split into independent ranges."""

@@ -1,25 +1,19 @@
-"""The layout of a book into paragraphs: wrapped lines are joined, and what is no running text is left out.
+"""Book layout: joins wrapped lines into paragraphs and removes everything that is not running text."""
 
-Page numbers, pictures and footnotes inside the text of a book, which do not end a sentence around them.
-"""
-
-
-# ruff: noqa: RUF001 - quotes and dashes of running text are the subject here
+# ruff: noqa: RUF001 - this module handles typographic characters
 
 import re
-
-# ruff: noqa: RUF001 - quotes and dashes of running text are the subject here
 from itertools import pairwise
 
 from distilray.corpus.writing_systems import join_lines
 
 _CONTEXT = 400  # characters
-_SHORT_BLOCK = 20  # a heading such as `CHAPTER`, which may have its number below it
+_SHORT_BLOCK = 20  # a heading such as `CHAPTER`, whose number may be on the next line
 _PROSE_LINE = 50  # lines of verse are shorter
 _LONG_BLOCK = 60
 
 _PAGE = r"(?:pages?|pg\.?|p\.|seite|s\.|p[aá]g(?:ina)?\.?)"
-# What an editor put into the text; captions may hold one bracket more.
+# Insertions by an editor. Captions may contain one nested bracket.
 _BRACKETED = (
     r"\[(?:illustrations?|frontispiece|sidenote|footnotes?|decoration|music|map|plate|blank page|abbildung(?:en)?"
     r"|fu(?:ß|ss)noten?|notes?(?= \d{1,4}:))\b"
@@ -27,7 +21,7 @@ _BRACKETED = (
     rf"|[\[{{](?:{_PAGE}[ _:]{{0,2}}\w{{1,5}}|p\d{{1,4}})(?:[-–]\w{{1,5}})? ?[\]}}]"
     rf"|\{{\d{{1,4}}[a-z]?\}}|\[\d{{1,4}}\]"
 )
-# A page number on a line of its own. Four digits alone may be a year, capital letters a chapter.
+# A page number on its own line. Four bare digits may be a year; Roman numerals in capitals may be a chapter.
 _LONE = (
     rf"{_PAGE} ?\d{{1,4}}(?: (?:of|von|sur|de) \d{{1,4}})?"
     rf"|\d{{1,3}}|[-–—~*=|<(]+ ?(?:{_PAGE} ?)?(?:\d{{1,4}}|[ivxl]{{1,7}}) ?[-–—~*=|>)]+"
@@ -41,7 +35,7 @@ _PARAGRAPH_ENDED = re.compile(r"[.!?…][\"'”’)\]_*]*$")
 
 
 def remove_insertions(text: str) -> str:
-    """Leave out page numbers and what stands in an editor's brackets, and join the sentences that they divide."""
+    """Remove page numbers and bracketed insertions of an editor, and join the sentences that they interrupt."""
     return _INSERTION.sub("", _BETWEEN_LINES.sub(_join, text))
 
 
@@ -51,25 +45,25 @@ def _join(match: re.Match[str]) -> str:
     block = _BLANK_LINE.split(above)[-1].strip()
     if not _BLANK_LINE.search(match[0]):  # between lines that follow each other
         return "\n" if len(block) > _SHORT_BLOCK else match[0]
-    return "\n" if _goes_on(block, below) else match[0]
+    return "\n" if _continues(block, below) else match[0]
 
 
-def _goes_on(block: str, below: str) -> bool:
-    """Return whether a sentence continues below the insertion under `block`."""
+def _continues(block: str, below: str) -> bool:
+    """Return True if the last sentence of `block` continues in the text below the insertion."""
     if _PARAGRAPH_ENDED.search(block) or block.isupper():
         return False
     if next(filter(str.isalpha, below), "A").islower() or block[-1] in ",;—–-":
         return True
-    lines = block.split("\n")  # before a capital letter, a heading or a verse may end
+    lines = block.split("\n")  # a capital letter may also follow a heading or a line of verse
     return max(map(len, lines)) >= (_PROSE_LINE if len(lines) > 1 else _LONG_BLOCK)
 
 
 _MAX_WRAPPED = 100  # characters; Project Gutenberg wraps at 60 to 75, others at 80
-_WRAPPED_SHARE = 0.98  # of the lines are that short
-_MAX_ENDED_SHARE = 0.5  # of wrapped lines with a line below, 0.1 end like a sentence; of paragraphs nearly all do
+_WRAPPED_FRACTION = 0.98  # minimum fraction of lines within that limit
+_MAX_ENDED_FRACTION = 0.5  # lines that end like a sentence: about 0.1 of wrapped lines, nearly 1 of paragraphs
 _MAX_HEADING = 160  # characters
 _MAX_HEADING_LINES = 4
-_CONTENTS_SHARE = 0.6
+_CONTENTS_FRACTION = 0.6
 
 _BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")
 _ENDED = re.compile(r"[.!?…。！？।؟۔։][\"'”’»«“)\]」』）_*]*$")
@@ -110,30 +104,31 @@ _BYLINE = re.compile(r"by (?:\b\w\.|[^.!?]){2,60}(?<!\.)", re.IGNORECASE)
 
 
 def book_prose(text: str) -> str:
-    """The running text of a book, paragraphs on one line each with a blank line between.
+    """Return the running text of a book: one line per paragraph, separated by blank lines.
 
-    Left out, where it is certain: headings, contents, page numbers, rows of asterisks, captions, notes in brackets,
-    marks of emphasis. A hyphen at the end of a line is kept: whether it belongs to the word cannot be told.
+    Headings, tables of contents, page numbers, rows of asterisks, captions, bracketed notes and emphasis markup are
+    removed if they are unambiguous. A hyphen at the end of a line is kept, since it may belong to the word.
     """
     cleaned = remove_insertions(text)
     wrapped = is_wrapped(cleaned)
-    paragraphs = [part for block in _BLANK.split(cleaned) if block.strip() for part in _split_block(block, wrapped)]
-    return "\n\n".join(_on_one_line(part) for part in paragraphs if not _is_furniture(part))
+    blocks = [block for block in _BLANK.split(cleaned) if block.strip()]
+    paragraphs = [paragraph for block in blocks for paragraph in _split_block(block, wrapped)]
+    return "\n\n".join(_unwrap(paragraph) for paragraph in paragraphs if not _is_not_prose(paragraph))
 
 
 def is_wrapped(text: str) -> bool:
-    """Whether the lines of a text end at a width and not with a paragraph."""
+    """Return True if lines are wrapped at a fixed width, False if each line is a paragraph."""
     lines = [line.strip() for line in text.split("\n")]
     filled = [line for line in lines if line]
     short = sum(len(line) <= _MAX_WRAPPED for line in filled)
-    if short < _WRAPPED_SHARE * len(filled):
+    if short < _WRAPPED_FRACTION * len(filled):
         return False
     inner = [line for line, below in pairwise(lines) if line and below]
-    return sum(bool(_ENDED.search(line)) for line in inner) <= _MAX_ENDED_SHARE * len(inner)
+    return sum(bool(_ENDED.search(line)) for line in inner) <= _MAX_ENDED_FRACTION * len(inner)
 
 
-def _on_one_line(paragraph: str) -> str:
-    """The words of a paragraph. The patterns are slow, and most paragraphs need none."""
+def _unwrap(paragraph: str) -> str:
+    # The patterns are slow, and most paragraphs do not need them.
     if "_" in paragraph:
         paragraph = _EMPHASIS.sub(r"\1", paragraph)
     if "-\n" in paragraph or "—\n" in paragraph:
@@ -142,7 +137,7 @@ def _on_one_line(paragraph: str) -> str:
 
 
 def _split_block(block: str, wrapped: bool) -> list[str]:
-    """The paragraphs of a block without blank lines."""
+    """Split a block without blank lines into paragraphs."""
     lines = [line for line in block.split("\n") if line.strip()]
     if _is_contents(lines):
         return []
@@ -166,16 +161,16 @@ def _indent(line: str) -> int:
 
 
 def _is_contents(lines: list[str]) -> bool:
-    found = sum(bool(_ENTRY.match(line[:_MAX_HEADING])) or _ends_in_page(line.rstrip()) for line in lines)
-    return len(lines) > 1 and found >= _CONTENTS_SHARE * len(lines)
+    entries = sum(bool(_ENTRY.match(line[:_MAX_HEADING])) or _ends_in_page(line.rstrip()) for line in lines)
+    return len(lines) > 1 and entries >= _CONTENTS_FRACTION * len(lines)
 
 
 def _ends_in_page(line: str) -> bool:
     return line[-1:] in _PAGE_SIGNS and bool(_PAGE_AT_END.search(line[-40:]))
 
 
-def _is_furniture(paragraph: str) -> bool:
-    """Whether a paragraph is a heading, a number or an ornament."""
+def _is_not_prose(paragraph: str) -> bool:
+    """Return True if a paragraph is a heading, a number, an imprint or an ornament."""
     text = paragraph.strip()
     if not any(map(str.isalpha, text)) or _BARE_NUMBER.fullmatch(text):
         return True
@@ -190,6 +185,6 @@ def _is_furniture(paragraph: str) -> bool:
 
 
 def _is_title(rest: str) -> bool:
-    """Whether what follows `Chapter 1` is nothing or a title: behind a sign or a line break, or in capital letters."""
+    """Return True if the text after `Chapter 1` is empty or a title: in capitals, or after a sign or line break."""
     words = rest.strip(" _*")
     return not words or words[0] in ".:,;—–-\n(" or words.isupper()

@@ -1,4 +1,4 @@
-"""The head of a dump: its encoding, its root element and its siteinfo."""
+"""Header of a dump: encoding, root element and siteinfo."""
 
 import codecs
 import pyexpat
@@ -13,8 +13,8 @@ from distilray.formats.bad_rows import BadRow
 
 MAX_HEADER_BYTES = 16 << 20
 _SITEINFO_END = b"</siteinfo>"
-_READABLE = {"utf-8", "ascii"}  # ASCII is UTF-8
-# The byte order mark of UTF-32 begins with that of UTF-16, so it comes first. Without a mark, `<` stands beside zeros.
+_READABLE = {"utf-8", "ascii"}  # ASCII is a subset of UTF-8
+# UTF-32 before UTF-16, whose byte order mark is a prefix of it. Without a mark, `<` is padded with zero bytes.
 _UNREADABLE = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -29,57 +29,57 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class DumpHeader:
-    """The beginning of a dump.
+    """Header of a dump.
 
     Attributes:
-        site: what its siteinfo says; the default where it has none.
-        has_page: the first page follows.
-        is_whole: all of a dump without pages was read, not only its first MiB.
+        site: wiki according to the siteinfo; the default if there is none.
+        has_page: whether a page follows.
+        is_complete: whether less than the limit of `MAX_HEADER_BYTES` was read.
     """
 
     site: Site
     has_page: bool
-    is_whole: bool
+    is_complete: bool
 
 
-def read_dump_header(uri: str, pieces: Iterable[TextSpan | BadRow], *, only_site: bool = False) -> DumpHeader:
-    """Read a dump up to its first page, or with `only_site` up to the end of its siteinfo.
+def read_dump_header(uri: str, spans: Iterable[TextSpan | BadRow], *, only_site: bool = False) -> DumpHeader:
+    """Read a dump up to its first page.
 
     Args:
-        uri: of the dump, for messages.
-        pieces: the text of the dump from its beginning.
-        only_site: leaves `has_page` open.
+        uri: URI of the dump, for messages.
+        spans: text of the dump from its start.
+        only_site: stop after the siteinfo; `has_page` is then undefined.
 
     Raises:
-        InputError: the head is damaged, in another encoding, or not that of a dump.
+        InputError: if the header is damaged, has another encoding, or does not belong to a dump.
     """
-    head = bytearray()
+    header = bytearray()
     damage = "the bz2 data is damaged"
-    for piece in pieces:
-        if isinstance(piece, BadRow):
-            damage = piece.detail
+    for span in spans:
+        if isinstance(span, BadRow):
+            damage = span.detail
             break
-        head += piece.data
+        header += span.data
         damage = ""
-        if PAGE_TAG in head or len(head) >= MAX_HEADER_BYTES or (only_site and _SITEINFO_END in head):
+        if PAGE_TAG in header or len(header) >= MAX_HEADER_BYTES or (only_site and _SITEINFO_END in header):
             break
-    before = bytes(head).partition(PAGE_TAG)[0]
+    before = bytes(header).partition(PAGE_TAG)[0]
     if not before and damage:
-        raise InputError(f"{uri}: {damage}; fetch the dump again")
+        raise InputError(f"{uri}: {damage}; download the dump again")
     site = _parse(uri, before)
-    has_page = len(before) < len(head)
+    has_page = len(before) < len(header)
     if not has_page and damage:
-        raise InputError(f"{uri}: {damage}; fetch the dump again")
-    return DumpHeader(site, has_page, is_whole=len(head) < MAX_HEADER_BYTES)
+        raise InputError(f"{uri}: {damage}; download the dump again")
+    return DumpHeader(site, has_page, is_complete=len(header) < MAX_HEADER_BYTES)
 
 
-def _parse(uri: str, head: bytes) -> Site:
-    """The siteinfo of the XML in front of the first page."""
+def _parse(uri: str, header: bytes) -> Site:
+    """Parse the XML before the first page."""
     for mark, encoding in _UNREADABLE:
-        if head.startswith(mark):
+        if header.startswith(mark):
             raise _other_encoding(uri, encoding)
-    if head and not head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<"):
-        raise InputError(f"{uri}: neither XML nor bz2; give a *-pages-articles*.xml or .xml.bz2 dump")
+    if header and not header.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<"):
+        raise InputError(f"{uri}: neither XML nor bz2; use a *-pages-articles*.xml or .xml.bz2 dump")
     path: list[str] = []
     language = "en"
     names: dict[int, list[str]] = {}
@@ -89,7 +89,7 @@ def _parse(uri: str, head: bytes) -> Site:
         path.append(name)
         if len(path) == 1:
             if name != "mediawiki":
-                raise InputError(f"{uri}: root element <{name}>, not <mediawiki>; give a *-pages-articles*.xml dump")
+                raise InputError(f"{uri}: root element <{name}>, not <mediawiki>; use a *-pages-articles*.xml dump")
             language = attributes.get("xml:lang") or language
         elif path == ["mediawiki", "siteinfo", "namespaces", "namespace"]:
             key = attributes.get("key", "")
@@ -101,7 +101,7 @@ def _parse(uri: str, head: bytes) -> Site:
         parser.CharacterDataHandler = None
 
     def refuse_doctype(*declaration: object) -> None:
-        raise InputError(f"{uri}: holds a DOCTYPE, which no dump does; give a *-pages-articles*.xml dump")
+        raise InputError(f"{uri}: contains a DOCTYPE, which dumps do not have; use a *-pages-articles*.xml dump")
 
     def check_encoding(version: str, encoding: str | None, standalone: int) -> None:
         if encoding and not _is_readable(encoding):
@@ -113,9 +113,9 @@ def _parse(uri: str, head: bytes) -> Site:
     parser.StartDoctypeDeclHandler = refuse_doctype
     parser.XmlDeclHandler = check_encoding
     try:
-        parser.Parse(head, False)
+        parser.Parse(header, False)
     except pyexpat.ExpatError as error:
-        raise InputError(f"{uri}: not well-formed XML ({error}); give a *-pages-articles*.xml dump") from None
+        raise InputError(f"{uri}: not well-formed XML ({error}); use a *-pages-articles*.xml dump") from None
     return Site(language, {number: "".join(parts).strip() for number, parts in names.items()})
 
 
@@ -128,6 +128,6 @@ def _is_readable(encoding: str) -> bool:
 
 def _other_encoding(uri: str, encoding: str) -> InputError:
     return InputError(
-        f"{uri}: its encoding is {encoding}, not UTF-8; convert it with iconv -f {encoding} -t UTF-8 and name UTF-8 in "
-        "its XML declaration"
+        f"{uri}: its encoding is {encoding}, not UTF-8; convert it with iconv -f {encoding} -t UTF-8 and declare UTF-8 "
+        "in its XML declaration"
     )

@@ -1,4 +1,4 @@
-"""The index of a multistream dump: lines `offset:page id:title`, in the order of the streams that the offsets begin."""
+"""Index of a multistream dump: lines `offset:page id:title`, sorted by the offset of the stream."""
 
 import re
 from bisect import bisect_left
@@ -12,53 +12,53 @@ from distilray.runtime import storage
 _MULTISTREAM = re.compile(r"(?P<wiki>.*-multistream)(?P<number>[0-9]*)\.xml(?P<pages>[^/]*)\.bz2(?P<query>(?:\?.*)?)")
 _ENDINGS = (".bz2", "")
 _MAX_LINE = 64 << 10
-_BORDERS_CHECKED = 16  # each costs an object store a request
-_FIX = "give the index of this dump, or leave index_path out and take the other index away"
+_CHECKED_BOUNDARIES = 16  # each is a request to the object store
+_FIX = "use the index of this dump, or omit index_path and remove the wrong index"
 
 
 def find_index(uri: str) -> str | None:
-    """The index that lies beside a dump under its usual name, None without one."""
-    found = _MULTISTREAM.fullmatch(uri)
-    if not found:
+    """Return the index next to a dump under its standard name, or None."""
+    dump = _MULTISTREAM.fullmatch(uri)
+    if not dump:
         return None
-    stem = f"{found['wiki']}-index{found['number']}.txt{found['pages']}"
-    names = [stem + ending + found["query"] for ending in _ENDINGS]
+    stem = f"{dump['wiki']}-index{dump['number']}.txt{dump['pages']}"
+    names = [stem + ending + dump["query"] for ending in _ENDINGS]
     return next((name for name in names if storage.exists(name)), None)
 
 
 def stream_boundaries(index: str, dump: str, *, size: int, chunk_bytes: int) -> list[int]:
-    """Offsets of streams, at least `chunk_bytes` apart, from an index that is read in bounded memory.
+    """Return offsets of streams that are at least `chunk_bytes` apart. Memory use is bounded.
 
     Args:
         index: URI of the index, plain or .bz2.
         dump: URI of the dump.
-        size: of the dump, in bytes.
-        chunk_bytes: the borders are the first streams at or behind each border before and so many bytes.
+        size: size of the dump in bytes.
+        chunk_bytes: each boundary is the first stream at least this far after the previous one.
 
     Raises:
-        InputError: the index cannot be read, or belongs to another dump.
+        InputError: if the index cannot be read or belongs to another dump.
     """
     if storage.is_folder(index) or not storage.exists(index):
         raise InputError(f"{index}: no such file; correct index_path")
-    borders: list[int] = []
+    boundaries: list[int] = []
     last = 0
     for lines in _line_blocks(index):
         last = _offset(index, lines[-1])
-        while last >= (wanted := (borders[-1] if borders else 0) + chunk_bytes):
-            place = bisect_left(lines, wanted, key=lambda line: _offset(index, line))
-            borders.append(_offset(index, lines[place]))
-    _check(index, dump, size, [*borders, last])
-    return borders
+        while last >= (target := (boundaries[-1] if boundaries else 0) + chunk_bytes):
+            position = bisect_left(lines, target, key=lambda line: _offset(index, line))
+            boundaries.append(_offset(index, lines[position]))
+    _check(index, dump, size, [*boundaries, last])
+    return boundaries
 
 
 def _line_blocks(index: str) -> Iterator[list[bytes]]:
-    """The lines of the index, some thousands at a time."""
+    """Yield the lines of the index, some thousands at a time."""
     rest = b""
     try:
         for chunk in read_chunks(index):
             *lines, rest = (rest + chunk).split(b"\n")
             if len(rest) > _MAX_LINE:
-                raise InputError(f"{index}: no lines of 'offset:page id:title'; {_FIX}")
+                raise InputError(f"{index}: does not contain lines 'offset:page id:title'; {_FIX}")
             if lines:
                 yield lines
     except UnreadableError as error:
@@ -75,11 +75,11 @@ def _offset(index: str, line: bytes) -> int:
 
 
 def _check(index: str, dump: str, size: int, offsets: list[int]) -> None:
-    """Looks whether streams begin at some of the offsets, first and last among them."""
+    """Check that streams start at a sample of the offsets, including the first and the last."""
     if max(offsets) >= size:
-        raise InputError(f"{index}: offset {max(offsets):,} lies behind the end of {dump} ({size:,} bytes); {_FIX}")
-    step = -(-len(offsets) // _BORDERS_CHECKED)
+        raise InputError(f"{index}: offset {max(offsets):,} is beyond the end of {dump} ({size:,} bytes); {_FIX}")
+    step = -(-len(offsets) // _CHECKED_BOUNDARIES)
     with StoredFile(dump) as stored:
         for offset in {*offsets[::step], offsets[-1]}:
             if find_stream(stored, offset, offset + 1) is None:
-                raise InputError(f"{index}: no stream of {dump} begins at offset {offset:,}; {_FIX}")
+                raise InputError(f"{index}: no stream of {dump} starts at offset {offset:,}; {_FIX}")

@@ -1,7 +1,7 @@
-"""The pages of a MediaWiki dump, cut out of its text and parsed one by one.
+"""Pages of a MediaWiki dump, located in its text and parsed one by one.
 
-Wikitext is escaped in a dump, so `<page>` is always a tag: a reader can begin anywhere, and one page that is not
-well-formed spoils no other.
+Wikitext is escaped in a dump, so `<page>` is always a tag. Reading can therefore start anywhere, and a malformed page
+does not affect the others.
 """
 
 import pyexpat
@@ -18,14 +18,14 @@ PAGE_TAG = b"<page>"
 PAGE_END = b"</page>"
 ROOT_END = b"</mediawiki>"
 _MAX_DEPTH = 64
-_MIN_EXPAT = (2, 4, 1)  # the first with a limit on how far entities may expand
+_MIN_EXPAT = (2, 4, 1)  # first version that limits entity expansion
 _MAX_BUFFER = 1 << 20
 _HEAD_BYTES = 64 << 10
 _FIRST_EXTRA_NAMESPACE = 100
 _TITLE = re.compile(rb"<title>([^<]{1,1024})")
 _ID = re.compile(rb"<id>([0-9]{1,18})<")
 
-# Where the fields of a page lie, by the path of their elements.
+# Fields of a page by element path.
 _FIELDS = {
     ("page", "title"): "title",
     ("page", "ns"): "ns",
@@ -50,48 +50,48 @@ class Page:
 
 @dataclass(frozen=True)
 class RawPage:
-    """The XML of a page, or only its beginning when it is `oversized` or, with the file, `cut`.
+    """XML of a page; only its start if it is `oversized`, or `truncated` with the file.
 
-    `offset` is that of its piece.
+    `offset` is that of the text span in which the page starts.
     """
 
     offset: int
     xml: bytes | bytearray
     oversized: bool = False
-    cut: bool = False
+    truncated: bool = False
 
 
-def split_pages(pieces: Iterable[TextSpan | BadRow], *, end: int, max_bytes: int) -> Iterator[RawPage | BadRow]:
-    """The pages that begin in the pieces before `end`; the last of them may go on behind it.
+def split_pages(spans: Iterable[TextSpan | BadRow], *, end: int, max_bytes: int) -> Iterator[RawPage | BadRow]:
+    """Yield the pages that start before `end`, including a last one that extends beyond it.
 
-    A page ends at its end tag, at the next page, or at the end of the file. What could not be read stands between
-    pieces: it is passed on when it is in the range, and the page that it breaks is dropped.
+    A page ends at its end tag, at the next page, or at the end of the file. A `BadRow` in the range is passed on, and
+    the page that it interrupts is dropped.
 
     Args:
-        pieces: text in its order, from any place of a dump on.
-        end: of the range, in bytes of the file as it is stored.
-        max_bytes: a page with more XML is given up.
+        spans: consecutive text, starting anywhere in a dump.
+        end: end of the range, in bytes of the stored file.
+        max_bytes: pages with more XML are returned as `oversized`.
     """
-    cutter = _Cutter(max_bytes)
-    for piece in pieces:
-        if piece.offset >= end and (isinstance(piece, BadRow) or not cutter.text):
+    splitter = _PageSplitter(max_bytes)
+    for span in spans:
+        if span.offset >= end and (isinstance(span, BadRow) or not splitter.text):
             return
-        if isinstance(piece, BadRow):
-            cutter = _Cutter(max_bytes)
-            yield piece
+        if isinstance(span, BadRow):
+            splitter = _PageSplitter(max_bytes)
+            yield span
             continue
-        for page in cutter.pages(piece):
+        for page in splitter.pages(span):
             if page.offset >= end:
                 return
             yield page
-        if cutter.text and cutter.offset >= end:
+        if splitter.text and splitter.offset >= end:
             return
-    if cutter.is_open:
-        yield RawPage(cutter.offset, cutter.text, cut=not cutter.text.rstrip().endswith(ROOT_END))
+    if splitter.is_open:
+        yield RawPage(splitter.offset, splitter.text, truncated=not splitter.text.rstrip().endswith(ROOT_END))
 
 
-class _Cutter:
-    """Holds the page that is open, or the last bytes when they may begin the tag of one; they begin at `offset`."""
+class _PageSplitter:
+    """Buffers the unfinished page, or trailing bytes that may start a page tag. `offset` is that of the buffer."""
 
     def __init__(self, max_bytes: int) -> None:
         self.text = bytearray()
@@ -100,32 +100,32 @@ class _Cutter:
         self._searched = 0
         self._limit = max_bytes
 
-    def pages(self, piece: TextSpan) -> Iterator[RawPage]:
-        """The pages that end in the next piece."""
+    def pages(self, span: TextSpan) -> Iterator[RawPage]:
+        """Yield the pages that end in the next span."""
         carried, first = len(self.text), self.offset
-        self.text += piece.data
+        self.text += span.data
         done = 0
-        while self.is_open or (begin := self.text.find(PAGE_TAG, done)) >= 0:
+        while self.is_open or (start := self.text.find(PAGE_TAG, done)) >= 0:
             if not self.is_open:
-                self.is_open, done = True, begin
-                self._searched = begin + len(PAGE_TAG)
-                self.offset = first if begin < carried else piece.offset + piece.exact * (begin - carried)
-            behind = self._page_end()
-            if behind - done > self._limit:
+                self.is_open, done = True, start
+                self._searched = start + len(PAGE_TAG)
+                self.offset = first if start < carried else span.offset + span.exact * (start - carried)
+            end = self._page_end()
+            if end - done > self._limit:
                 yield RawPage(self.offset, self.text[done : done + _HEAD_BYTES], oversized=True)
             elif self.is_open:
                 break
             else:
-                yield RawPage(self.offset, self.text[done:behind])
-            self.is_open, done = False, behind
+                yield RawPage(self.offset, self.text[done:end])
+            self.is_open, done = False, end
         if not self.is_open:
-            done = self._tag_begin(done)
-            self.offset = first if done < carried else piece.offset + piece.exact * (done - carried)
+            done = self._partial_tag(done)
+            self.offset = first if done < carried else span.offset + span.exact * (done - carried)
         del self.text[:done]
         self._searched -= done
 
     def _page_end(self) -> int:
-        """The place behind the open page, which is closed then; the end of the text when the page goes on."""
+        """Close the open page and return its end, or return the end of the text if the page is unfinished."""
         close = self.text.find(PAGE_END, self._searched)
         following = self.text.find(PAGE_TAG, self._searched, close if close >= 0 else len(self.text))
         if close < 0 and following < 0:
@@ -134,19 +134,19 @@ class _Cutter:
         self.is_open = False
         return following if following >= 0 else close + len(PAGE_END)
 
-    def _tag_begin(self, done: int) -> int:
-        """Where the tag of a page may begin at the end of the text; the end when none does."""
-        begin = self.text.rfind(b"<", max(done, len(self.text) - len(PAGE_TAG) + 1))
-        return begin if begin >= 0 and PAGE_TAG.startswith(self.text[begin:]) else len(self.text)
+    def _partial_tag(self, done: int) -> int:
+        """Return the position of a partial page tag at the end of the text, or the end of the text."""
+        start = self.text.rfind(b"<", max(done, len(self.text) - len(PAGE_TAG) + 1))
+        return start if start >= 0 and PAGE_TAG.startswith(self.text[start:]) else len(self.text)
 
 
 def parse_page(xml: bytes | bytearray, site: Site) -> Page:
-    """Reads the XML of one page; a later revision replaces an earlier one.
+    """Parse the XML of one page. Of several revisions, the last one counts.
 
-    Dumps before version 0.6 of the export format have no `<ns>`: the namespace follows from the title.
+    Dumps in export format before 0.6 have no `<ns>`; their namespace is derived from the title.
 
     Raises:
-        UnreadableError: `not_utf8`, or `xml_malformed`: not well-formed, or without id or title.
+        UnreadableError: with reason `not_utf8`, or `xml_malformed` (not well-formed, or without id or title).
     """
     assert pyexpat.version_info >= _MIN_EXPAT, f"expat {pyexpat.version_info} does not stop entity bombs"
     fields = _Fields(len(xml))
@@ -171,23 +171,23 @@ def parse_page(xml: bytes | bytearray, site: Site) -> Page:
 
 
 def _namespace_of_title(title: str, site: Site) -> int:
-    """The namespace that the prefix of a title names; 0 for any other prefix, as in `Town: The Sequel`."""
+    """Return the namespace of the prefix of a title; 0 for other prefixes, as in `Town: The Sequel`."""
     prefix, colon, _ = title.partition(":")
     number = site.namespace_of(prefix) if colon else None
-    # Namespaces from 100 on belong to some wikis only, which list them.
+    # Namespaces from 100 on exist only on wikis that list them.
     exists = number in site.namespaces or (number is not None and number < _FIRST_EXTRA_NAMESPACE)
     return number if number is not None and exists else 0
 
 
 def describe_page(xml: bytes | bytearray) -> str:
-    """Title and id of a page for a message, as far as they stand at its beginning."""
+    """Return the title and id of a page, if they are near its start, for messages."""
     title, number = _TITLE.search(xml, 0, _HEAD_BYTES), _ID.search(xml, 0, _HEAD_BYTES)
-    named = " ".join(title[1].decode(errors="replace").split())[:200] if title else "?"
-    return f"page '{named}' (id {number[1].decode() if number else '?'})"
+    name = " ".join(title[1].decode(errors="replace").split())[:200] if title else "?"
+    return f"page '{name}' (id {number[1].decode() if number else '?'})"
 
 
 class _Fields:
-    """The fields of a page from the events of a parser of its own."""
+    """Collects the fields of a page from the events of an XML parser."""
 
     def __init__(self, size: int) -> None:
         self.values: dict[str, list[str]] = {}
@@ -199,14 +199,14 @@ class _Fields:
         self.parser.EndElementHandler = self._end
 
     def release(self) -> None:
-        """Parts from the parser: the two hold each other, and with them the text of the page, until a collection."""
+        """Break the reference cycle with the parser, which would keep the text of the page until garbage collection."""
         self.parser.StartElementHandler = self.parser.EndElementHandler = self.parser.CharacterDataHandler = None
         del self.parser
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         self._path = (*self._path, tag)
         if len(self._path) > _MAX_DEPTH:
-            raise UnreadableError("xml_malformed", f"elements of a page nest deeper than {_MAX_DEPTH}")
+            raise UnreadableError("xml_malformed", f"elements of a page are nested deeper than {_MAX_DEPTH}")
         if self._path == ("page", "revision"):
             self.values.pop("revision id", None)
             self.values.pop("text", None)

@@ -1,28 +1,22 @@
-"""What Project Gutenberg puts around a book: header, credits, license.
+"""Removal of Project Gutenberg boilerplate (header, credits, license) and of other notices around a book."""
 
-Notices before and after the text of a book: credits, notes of the transcriber, the license of a shop.
-"""
-
-
-# ruff: noqa: RUF001 - the apostrophe of running text is one of the subjects here
+# ruff: noqa: RUF001 - this module handles typographic characters
 
 import re
-
-# ruff: noqa: RUF001 - the apostrophe of running text is one of the subjects here
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_EDGE = 40  # paragraphs at either end in which notices stand
-_CREDITS_EDGE = 12  # a credit is less certain
+_EDGE = 40  # paragraphs at either end that may contain notices
+_CREDITS_EDGE = 12  # smaller, since the pattern for credits is less specific
 _MAX_INDENTED = 12  # paragraphs of a note under its heading
-_MAX_LICENCE = 2_500  # characters; a longer block without blank lines holds text too
+_MAX_LICENSE = 2_500  # characters; a longer block without blank lines contains text as well
 _MAX_WRAPPED = 100  # characters; a longer line is a paragraph
 
 PARAGRAPH_BREAK = re.compile(r"\n(?:[ \t]*\n)+")
 
 
 def _pattern(source: str) -> re.Pattern[str]:
-    """A pattern whose spaces stand for any white space, as lines may be wrapped."""
+    """Compile a pattern whose spaces match any white space, since lines may be wrapped."""
     return re.compile(source.replace(" ", r"\s+"), re.IGNORECASE | re.MULTILINE)
 
 
@@ -43,7 +37,7 @@ _NOTE = (
 _NOTE_BEGIN = _pattern(rf"[\W_]*{_NOTE}")
 _NOTE_HEADING = _pattern(rf"[\W_]*{_NOTE}[\W_]*")
 _NOTE_IN_BRACKETS = _pattern(rf"\[{_NOTE}[^\[\]]{{0,4000}}\]")
-# Another edition of the book, and where it is.
+# A reference to another edition of the book.
 _EDITION = _pattern(
     r"[\W_]*(?:(?:note\b[\s:.—-]*)?(?:project gutenberg (?:also )?has|images of the original pages|an? html version"
     r"|there is an? (?:improved|illustrated|html|newer) (?:edition|version))\b|note:[^\0]{0,600}\bgutenberg\b)"
@@ -51,7 +45,7 @@ _EDITION = _pattern(
 _LINK = _pattern(r"[\W_]*(?:(?:see|or)\b)?[\W_]*(?:https?://|www\.|\d+-h\b)")
 
 _BOOK = r"(?:free )?(?:e-?book|book|story|short story|novel|novella|work|title|publication)"
-_SHOP = _pattern(
+_STORE = _pattern(
     r"[\s*_#~=-]*(?:"
     r"(?:an? |the |first )?smashwords (?:e-?book )?edition\b(?=\W*(?:$|licen|copyright|published|by\b|\d))"
     r"|(?:smashwords )?licen[sc]e (?:notes?|statement)\b(?=\W*$|:)|smashwords licen[sc]e\b"
@@ -76,14 +70,14 @@ _SHOP = _pattern(
 
 
 def remove_notices(text: str, *, credited: bool = False) -> str:
-    """Leave out notices, where these are certain.
+    """Remove unambiguous notices.
 
     Args:
-        text: of a book, whose lines may be wrapped.
-        credited: those who made the file are named, as Project Gutenberg does.
+        text: text of a book, whose lines may be wrapped.
+        credited: also remove credits of the people who made the file, as in files of Project Gutenberg.
 
     Returns:
-        The rest with one blank line between its paragraphs; the same text if it has no notice.
+        The remaining paragraphs, separated by single blank lines; the unchanged text if it has no notices.
     """
     paragraphs = PARAGRAPH_BREAK.split(_NOTE_IN_BRACKETS.sub("", text).strip("\n"))
     count = len(paragraphs)
@@ -103,23 +97,23 @@ def remove_notices(text: str, *, credited: bool = False) -> str:
             skip = int(number + 1 < end and _LINK.match(paragraphs[number + 1]) is not None)
         elif _NOTE_BEGIN.match(paragraph) or (credited and number < _CREDITS_EDGE and _CREDITS.match(paragraph)):
             continue
-        elif rest := _without_licence(paragraph):
+        elif rest := _without_license(paragraph):
             kept.append(rest)
     return "\n\n".join(kept).strip("\n") if kept != PARAGRAPH_BREAK.split(text.strip("\n")) else text
 
 
 def _length_of_note(following: list[str]) -> int:
-    """Return how many paragraphs belong to the heading above them: the next one, and indented ones after it."""
-    indented = [all(line.startswith("    ") for line in part.split("\n")) for part in following[1:_MAX_INDENTED]]
+    """Return the number of paragraphs in a note: the one after its heading, and indented ones after that."""
+    indented = [all(line.startswith("    ") for line in text.split("\n")) for text in following[1:_MAX_INDENTED]]
     return min(len(following), 1 + (indented.index(False) if False in indented else len(indented)))
 
 
-def _without_licence(paragraph: str) -> str:
-    """The lines above the first one of a shop's notice; where each line is a paragraph, the lines that are none."""
+def _without_license(paragraph: str) -> str:
+    """Remove a store's notice: all lines from its first one, or if lines are not wrapped, each line that matches."""
     lines = paragraph.split("\n")
-    if len(paragraph) > _MAX_LICENCE or max(map(len, lines)) > _MAX_WRAPPED:
-        return "\n".join(line for line in lines if not _SHOP.match(line))
-    first = next((at for at in range(len(lines)) if _SHOP.match("\n".join(lines[at:]))), len(lines))
+    if len(paragraph) > _MAX_LICENSE or max(map(len, lines)) > _MAX_WRAPPED:
+        return "\n".join(line for line in lines if not _STORE.match(line))
+    first = next((row for row in range(len(lines)) if _STORE.match("\n".join(lines[row:]))), len(lines))
     return "\n".join(lines[:first])
 
 
@@ -127,15 +121,15 @@ _WORK = r"(?:the |this )?Project Gutenberg(?:'s|’s)?"
 _FLAGS = re.IGNORECASE | re.MULTILINE
 _HEADER_LIMIT = 60_000  # characters; the longest old "small print" has 15,000
 _LICENSE_LIMIT = 60_000  # characters; the license has 19,000
-_NEAR = 1_000  # characters between the two ways to say that a book ends
+_NEAR = 1_000  # characters between the plain-text end mark and the one with stars
 _HEADER_PARAGRAPHS = 80
 _SHORTEST_BOOK = 40  # characters
 
-# The stars may close on the line after the next, behind a long title, or never.
+# The closing stars may follow a long title two lines later, or be missing.
 _START = re.compile(
     rf"^[ \t]*\*\*\*[ \t]*START OF {_WORK} E-?(?:BOOK|TEXT)(?:[^*\n]*(?:\n[^*\n]+){{0,2}}\*\*)?[^\n]*\n", _FLAGS
 )
-# A block of "small print", before the book until 2001 and after it in 2002 and 2003.
+# A block of "small print": before the book until 2001, after it in 2002 and 2003.
 _SMALL_PRINT = re.compile(
     r"^[ \t]*\*+[ \t]*START[ \t*]*THE SMALL PRINT(?:[^\n]*\n)+?[ \t]*\*+[ \t]*END[ \t*]*THE SMALL PRINT[^\n]*\n?"
     r"|^[ \t]*\*+[ \t]*END[ \t*]*THE SMALL PRINT[^\n]*\n?",
@@ -149,7 +143,7 @@ _PLAIN_END = re.compile(
 )
 _ETEXT = re.compile(rf"^[\W_]*(?:this is )?{_WORK}\b", _FLAGS)
 _NAMED_ETEXT = re.compile(rf"^[\W_]*(?:this is )?{_WORK}\s[^\n]{{0,40}}E-?(?:text|book)", _FLAGS)
-# Paragraphs of the header of an etext without a start mark. Some stand after its book, too.
+# Header paragraphs of an etext without a start mark. Some are repeated after the book.
 _HEADER = re.compile(
     r"[\W_]*(?:(?:this is )?(?:the )?project gutenberg(?:'s|’s)?\b|copyright laws are changing|this header should be"
     r"|please (?:take a look at the important|do not (?:change|remove)|note:? neither this)|to encourage this, we have"
@@ -169,17 +163,20 @@ _TITLE = re.compile(r"^Title:[ \t]*(\S[^\n]*(?:\n[ \t]+\S[^\n]*)*)", _FLAGS)
 
 @dataclass(frozen=True)
 class Book:
-    """A book without what was put around it. `title` is empty when no header gives it."""
+    """A book without boilerplate. `title` is empty if the file has no header."""
 
     title: str
     body: str
 
 
 def read_book(text: str) -> Book:
-    """The title and the body of a file, whose line breaks are line feeds; a file from elsewhere is all body.
+    """Return the title and body of a book. Files from other publishers are returned whole, except for notices.
 
-    A mark counts only where it begins a line and stands near the end it belongs to, so that a book that mentions
-    Project Gutenberg is whole.
+    Start and end marks count only at the start of a line and near the edges of the file, so that books that mention
+    Project Gutenberg stay complete.
+
+    Args:
+        text: content of the file, with LF line endings.
     """
     end = _body_end(text)
     start = max((match.end() for match in _START.finditer(text, 0, min(end, _HEADER_LIMIT))), default=0)
@@ -193,41 +190,40 @@ def read_book(text: str) -> Book:
 
 
 def _without_small_print(text: str, start: int, end: int) -> tuple[int, int]:
-    """The bounds of the text behind the small print, or before it when that stands at the end."""
-    everywhere = [match.span() for match in _SMALL_PRINT.finditer(text, start, end)]
-    blocks = [block for block in everywhere if block[1] - start < _HEADER_LIMIT or end - block[0] < _LICENSE_LIMIT]
+    """Return the bounds of the text after the small print, or before it if the small print is at the end."""
+    all_blocks = [match.span() for match in _SMALL_PRINT.finditer(text, start, end)]
+    blocks = [block for block in all_blocks if block[1] - start < _HEADER_LIMIT or end - block[0] < _LICENSE_LIMIT]
     if not blocks:
         return start, end
-    first, behind = blocks[0][0], blocks[-1][1]
-    is_at_the_end = len(text[behind:end].strip()) < _SHORTEST_BOOK and text[start:first].strip()
-    return (start, first) if is_at_the_end else (behind, end)
+    first, last = blocks[0][0], blocks[-1][1]
+    is_at_the_end = len(text[last:end].strip()) < _SHORTEST_BOOK and text[start:first].strip()
+    return (start, first) if is_at_the_end else (last, end)
 
 
 def _without_header(text: str, start: int, end: int) -> tuple[int, int]:
-    """The longest part between paragraphs of the header of an etext, some of which are repeated behind the book."""
+    """Return the bounds of the longest text between header paragraphs, some of which are repeated after the book."""
     paragraphs = list(_paragraphs(text, start, end))
     edges = [*paragraphs[:_HEADER_PARAGRAPHS], *paragraphs[_HEADER_PARAGRAPHS:][-_HEADER_PARAGRAPHS:]]
-    blocks = [(begin, behind) for begin, behind in edges if _HEADER.match(text, begin, behind)]
+    blocks = [bounds for bounds in edges if _HEADER.match(text, *bounds)]
     if not _ETEXT.search(text, 0, _NEAR) or (len(blocks) < 2 and not _NAMED_ETEXT.search(text, 0, _NEAR)):
         return start, end
-    longest, begin = (start, start), start
-    for first, behind in [*blocks, (end, end)]:
-        if len(text[begin:first].strip()) > len(text[slice(*longest)].strip()):
-            longest = begin, first
-        begin = behind
+    longest = (start, start)
+    for block_start, block_end in [*blocks, (end, end)]:
+        if len(text[start:block_start].strip()) > len(text[slice(*longest)].strip()):
+            longest = (start, block_start)
+        start = block_end
     return longest
 
 
 def _paragraphs(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    begin = start
     for gap in PARAGRAPH_BREAK.finditer(text, start, end):
-        yield begin, gap.start()
-        begin = gap.end()
-    yield begin, end
+        yield start, gap.start()
+        start = gap.end()
+    yield start, end
 
 
 def _body_end(text: str) -> int:
-    """Where the last end mark begins; with the sentence in plain words that old files have above it."""
+    """Return the position of the last end mark, including the plain-text one that precedes it in old files."""
     first = max(0, len(text) - _LICENSE_LIMIT)
     ends = [match.start() for match in _END.finditer(text, first)]
     end = max(ends, default=len(text))

@@ -1,4 +1,4 @@
-"""Documents in the lines of JSON files."""
+"""Documents in JSON Lines files."""
 
 import json
 from codecs import BOM_UTF8
@@ -15,61 +15,61 @@ from distilray.formats.streams import EmptyFileError, UnreadableError, read_chun
 from distilray.formats.tables import Row, json_rows
 
 _SUFFIXES = {".jsonl", ".json", ".ndjson"}
-_HEAD = 1 << 20
-_FIRST_LINES = 100  # a title may be missing in some
-_FIX = "write one JSON object in each line"
+_HEAD_BYTES = 1 << 20
+_FIRST_LINES = 100  # searched for the title, which some documents may lack
+_FIX = "write one JSON object per line"
 
 
 def is_input(name: str) -> bool:
-    """Whether a file of a folder holds JSON lines."""
+    """Return True if a file in a folder contains JSON lines."""
     return split_suffix(name)[2] in _SUFFIXES
 
 
 def check_file(source: JsonLinesSource, uri: str) -> None:
-    """Looks at the first lines of a file.
+    """Check the first lines of a file.
 
     Raises:
-        EmptyFileError: there is no line in it.
-        InputError: it is missing or damaged from the beginning; its first line is no object, or lacks the text
-            or the id; or none of the first lines has the title.
+        EmptyFileError: if the file has no lines.
+        InputError: if the file is missing or damaged at its start, its first line is not an object or lacks the text
+            or id column, or none of the first lines has the title column.
     """
     stored_size(uri)
-    head, is_whole = _head(uri)
+    head, is_complete = _head(uri)
     lines = [line for line in head.split(b"\n") if line.strip()][:_FIRST_LINES]
     if not lines:
         raise EmptyFileError(uri)
     reject_other_formats(uri, head)
     if not lines[0].lstrip().startswith(b"{"):
-        raise InputError(f"{uri}: the first line is no JSON object; {_FIX}")
-    if is_whole or b"\n" in head.lstrip():  # else the first line goes on behind what was read
+        raise InputError(f"{uri}: the first line is not a JSON object; {_FIX}")
+    if is_complete or b"\n" in head.lstrip():  # otherwise, the first line is incomplete
         _check_keys(source, uri, lines)
 
 
 def file_ranges(source: JsonLinesSource, uri: str, name: str, *, chunk_bytes: int) -> list[FileRange]:
-    """Ranges of bytes, or the whole file when it is compressed."""
+    """Return byte ranges, or one range if the file is compressed."""
     return byte_ranges(uri, name, chunk_bytes=chunk_bytes)
 
 
 def read_documents(
-    source: JsonLinesSource, part: FileRange, *, max_document_bytes: int
+    source: JsonLinesSource, file_range: FileRange, *, max_document_bytes: int
 ) -> Iterator[RawDocument | BadRow]:
-    """The documents of the lines that begin in a range. Offsets are in the file as decompressed."""
-    # Escapes make a line longer than its text: at most six bytes for one. What the text has is checked again.
+    """Yield the documents of the lines that start in a range. Offsets are in the decompressed file."""
+    # Escapes take up to six bytes per byte of text. The size of the text itself is checked later.
     max_bytes = 6 * max_document_bytes
     try:
-        for row in json_rows(read_lines(part, max_bytes=max_bytes), part.name, max_bytes=max_bytes):
+        for row in json_rows(read_lines(file_range, max_bytes=max_bytes), file_range.name, max_bytes=max_bytes):
             yield row if isinstance(row, BadRow) else _document(source, row, max_document_bytes)
     except UnreadableError as error:
-        yield error.bad_row(part.name)
+        yield error.bad_row(file_range.name)
 
 
 def _head(uri: str) -> tuple[bytes, bool]:
-    """The first bytes of a file, and whether they are all."""
+    """Return the first bytes of a file, and whether that is the complete file."""
     head = bytearray()
     try:
         for chunk in read_chunks(uri):
             head += chunk
-            if len(head) >= _HEAD:
+            if len(head) >= _HEAD_BYTES:
                 return bytes(head).removeprefix(BOM_UTF8), False
     except UnreadableError as error:
         if not head:
@@ -82,7 +82,7 @@ def _check_keys(source: JsonLinesSource, uri: str, lines: list[bytes]) -> None:
     try:
         first = json.loads(lines[0].decode())
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{uri}: the first line is no JSON ({error}); {_FIX}") from None
+        raise InputError(f"{uri}: the first line is not JSON ({error}); {_FIX}") from None
     for field, column in selected_columns(source).items():
         if field != "title_column" and column not in first:
             raise InputError(f"{uri}: no '{column}' in the first line; set {field} to one of {_names(first)}")
@@ -98,16 +98,16 @@ def _names(first: dict[str, Any]) -> str:
 def _document(source: JsonLinesSource, row: Row, max_bytes: int) -> RawDocument | BadRow:
     text = row.values.get(source.text_column)
     if not isinstance(text, str):
-        return row.refuse("text_missing", f"'{source.text_column}' holds {_kind(row.values, source.text_column)}")
+        return row.refuse("text_missing", f"'{source.text_column}' {_problem(row.values, source.text_column)}")
     title = row.values.get(source.title_column)
     key = _key(row.values.get(source.id_column))
     return row_document(row, key, title if isinstance(title, str) else "", text, max_bytes=max_bytes)
 
 
 def _key(value: object) -> str:
-    """An id as text; empty for what is none."""
+    """Return an id as text; empty unless it is a string or an integer."""
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
-def _kind(values: dict[str, Any], column: str) -> str:
-    return f"{type(values[column]).__name__} where a string is needed" if column in values else "nothing"
+def _problem(values: dict[str, Any], column: str) -> str:
+    return f"is {type(values[column]).__name__}, not a string" if column in values else "is missing"

@@ -1,4 +1,4 @@
-"""The kinds of sources, one row each: what a recipe names, and the functions that read it."""
+"""Source kinds: a table from the `kind` in a recipe to the functions that read it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from distilray.formats.lines import FileRange
 
 @dataclass(frozen=True)
 class SourceKind:
-    """How a kind of source is read. The first argument of each function but `is_input` is the source of the recipe.
+    """Functions that read one kind of source. Except for `is_input`, their first argument is the source config.
 
     Attributes:
-        is_input: whether a file of a folder belongs to the kind, by its name.
-        check_file: looks at a file; raises InputError when it is none of the kind.
-        file_ranges: (source, uri, name, chunk_bytes=) -> the ranges of a file.
-        read_documents: (source, range, max_document_bytes=) -> its documents, and what could not be read.
-        prose: (source, document) -> paragraphs with a blank line between.
+        is_input: (name) -> whether a file in a folder belongs to the kind.
+        check_file: (source, uri); raises `InputError` if the file does not belong to the kind.
+        file_ranges: (source, uri, name, chunk_bytes=) -> ranges of a file.
+        read_documents: (source, file_range, max_document_bytes=) -> documents, and `BadRow` for unreadable input.
+        prose: (source, document) -> paragraphs separated by blank lines.
     """
 
     is_input: Callable[[str], bool]

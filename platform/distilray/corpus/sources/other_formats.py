@@ -1,12 +1,12 @@
-"""Formats that no source reads, and what to do with a file of each."""
+"""Unsupported file formats, and how to convert files of each."""
 
 from collections.abc import Mapping
 
 from distilray.errors import InputError
 from distilray.formats.streams import split_suffix
 
-_CONVERT = "convert it to plain text (.txt), one file for each document"
-_UNPACK = "unpack it, and give the folder with its files"
+_CONVERT = "convert it to plain text (.txt), one file per document"
+_UNPACK = "unpack it and use the folder with its files"
 _EXPORT = "save its table as .csv or .parquet"
 _RECOMPRESS = "decompress it, or compress it as .gz, .bz2, .xz or .zst"
 _FIXES: Mapping[str, tuple[str, ...]] = {
@@ -22,7 +22,7 @@ _FIXES: Mapping[str, tuple[str, ...]] = {
     _RECOMPRESS: (".lz4", ".lz", ".lzma", ".lzo", ".br", ".sz", ".snappy", ".z", ".zstd"),
 }
 _FIX_OF_SUFFIX = {suffix: fix for fix, suffixes in _FIXES.items() for suffix in suffixes}
-# First bytes of files, for those with another suffix.
+# Formats by first bytes of a file, for files with another suffix.
 _MAGIC: Mapping[bytes, tuple[str, str]] = {
     b"%PDF-": ("PDF", _CONVERT),
     b"{\\rtf": ("RTF", _CONVERT),
@@ -30,10 +30,10 @@ _MAGIC: Mapping[bytes, tuple[str, str]] = {
     b"PK\x03\x04": ("a zip archive or Office file", f"{_UNPACK}, or {_CONVERT}"),
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", _UNPACK),
     b"Rar!\x1a\x07": ("a rar archive", _UNPACK),
-    b"\x1f\x8b\x08": ("gzip data", "let its name end in .gz"),
-    b"BZh": ("bz2 data", "let its name end in .bz2"),
-    b"\xfd7zXZ\x00": ("xz data", "let its name end in .xz"),
-    b"\x28\xb5\x2f\xfd": ("zstd data", "let its name end in .zst"),
+    b"\x1f\x8b\x08": ("gzip data", "rename it to end in .gz"),
+    b"BZh": ("bz2 data", "rename it to end in .bz2"),
+    b"\xfd7zXZ\x00": ("xz data", "rename it to end in .xz"),
+    b"\x28\xb5\x2f\xfd": ("zstd data", "rename it to end in .zst"),
     b"PAR1": ("Parquet", "set kind: parquet"),
     b"\xff\xfe": ("UTF-16", "convert it to UTF-8"),
     b"\xfe\xff": ("UTF-16", "convert it to UTF-8"),
@@ -41,15 +41,15 @@ _MAGIC: Mapping[bytes, tuple[str, str]] = {
 
 
 def suggested_fix(name: str) -> str | None:
-    """Return the fix for a file whose suffix no source reads; None for other suffixes."""
+    """Return the fix for a file with an unsupported suffix; None for other suffixes."""
     return _FIX_OF_SUFFIX.get(split_suffix(name)[2])
 
 
 def reject_other_formats(uri: str, head: bytes) -> None:
-    """Refuse a text file whose first bytes are those of another format.
+    """Reject a text file that starts with the first bytes of another format.
 
     Raises:
-        InputError: names the format and the fix.
+        InputError: with the name of the format and the fix.
     """
     for magic, (name, fix) in _MAGIC.items():
         if head.startswith(magic):

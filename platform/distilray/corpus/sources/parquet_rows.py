@@ -16,28 +16,29 @@ from distilray.formats.streams import EmptyFileError, UnreadableError, stored_si
 from distilray.formats.tables import column_positions
 
 _BATCH_BYTES = 4 << 20
-# A dictionary makes a long text that stands in many rows small until it is read. It is kept as one where the column is
-# small; the dictionary of a large one would fill the memory, so there few rows at a time have to do.
+# With dictionary encoding, a long text that is repeated in many rows takes little space until it is expanded. Small
+# columns are therefore read as dictionaries. The dictionary of a large one would not fit into memory, so it is expanded
+# a few rows at a time instead.
 _MAX_DICTIONARY = 32 << 20
 _MAX_BATCH_ROWS = 256
 
 
 def is_input(name: str) -> bool:
-    """Whether a file of a folder is Parquet."""
+    """Return True if a file in a folder is Parquet."""
     return name.lower().endswith((".parquet", ".pq"))
 
 
 def check_file(source: ParquetSource, uri: str) -> None:
-    """Looks at the footer of a file.
+    """Check the footer of a file.
 
     Raises:
-        EmptyFileError: there is no row in it.
-        InputError: it is missing, or no Parquet; a column of the source is not there or has another type; or a column
-            has an extension type, whose reader could run code that the file brings.
+        EmptyFileError: if the file has no rows.
+        InputError: if the file is missing or not Parquet, a column of the source is missing or has another type, or a
+            column has an extension type (deserializing it could run code from the file).
     """
     if not stored_size(uri):
         raise EmptyFileError(uri)
-    with _opened(uri) as table:
+    with _open(uri) as table:
         if not table.metadata.num_rows:
             raise EmptyFileError(uri)
         schema, columns = table.schema, selected_columns(source)
@@ -50,11 +51,11 @@ def check_file(source: ParquetSource, uri: str) -> None:
 
 
 def file_ranges(source: ParquetSource, uri: str, name: str, *, chunk_bytes: int) -> list[FileRange]:
-    """Neighbouring row groups up to `chunk_bytes` as stored, or one that is larger."""
+    """Return ranges of consecutive row groups, each up to `chunk_bytes` as stored or a single larger row group."""
     ranges: list[FileRange] = []
     if not stored_size(uri):
         return ranges
-    with _opened(uri) as table:
+    with _open(uri) as table:
         if not table.metadata.num_rows:
             return ranges
         for number in range(table.metadata.num_row_groups):
@@ -68,28 +69,32 @@ def file_ranges(source: ParquetSource, uri: str, name: str, *, chunk_bytes: int)
 
 
 def read_documents(
-    source: ParquetSource, part: FileRange, *, max_document_bytes: int
+    source: ParquetSource, file_range: FileRange, *, max_document_bytes: int
 ) -> Iterator[RawDocument | BadRow]:
-    """The documents of the rows of a range. The offset of a bad row is that of its row group."""
-    with _opened(part.uri, dictionary=_dictionary(source, part)) as table:
-        groups = [table.metadata.row_group(number) for number in range(part.end)]
+    """Yield the documents of the rows of a range. The offset of a bad row is that of its row group."""
+    with _open(file_range.uri, dictionary=_dictionary(source, file_range)) as table:
+        groups = [table.metadata.row_group(number) for number in range(file_range.end)]
         columns = list(dict.fromkeys(selected_columns(source).values()))
-        first_row = sum(group.num_rows for group in groups[: part.start])
-        for number, group in enumerate(groups[part.start :], part.start):
+        first_row = sum(group.num_rows for group in groups[: file_range.start])
+        for number, group in enumerate(groups[file_range.start :], file_range.start):
             row, offset = first_row, _offset(group)
             try:
                 rows = _batch_rows(source, group)
                 for batch in table.batches(columns, rows=rows, row_group=number):
-                    for document in _documents(source, part.name, batch, row, max_document_bytes):
-                        yield document if isinstance(document, RawDocument) else BadRow(part.name, offset, *document)
+                    for document in _documents(source, file_range.name, batch, row, max_document_bytes):
+                        yield (
+                            document
+                            if isinstance(document, RawDocument)
+                            else BadRow(file_range.name, offset, *document)
+                        )
                     row += batch.num_rows
             except UnreadableError as error:
-                detail = f"row group {number:,} from row {row:,} on: {error}; write the file again"
-                yield BadRow(part.name, offset, error.reason, detail, _compressed_size(group))
+                detail = f"row group {number:,} from row {row:,}: {error}; write the file again"
+                yield BadRow(file_range.name, offset, error.reason, detail, _compressed_size(group))
             first_row += group.num_rows
 
 
-def _opened(uri: str, *, dictionary: list[str] | None = None) -> ParquetTable:
+def _open(uri: str, *, dictionary: list[str] | None = None) -> ParquetTable:
     try:
         return ParquetTable(uri, dictionary=dictionary or ())
     except UnreadableError as error:
@@ -102,16 +107,16 @@ def _text_bytes(source: ParquetSource, group: Any) -> int:
     return int(text.total_uncompressed_size)
 
 
-def _dictionary(source: ParquetSource, part: FileRange) -> list[str]:
-    """The columns to be read as dictionaries: the text, where no row group of the range has much of it."""
-    with _opened(part.uri) as table:
-        groups = [table.metadata.row_group(number) for number in range(part.start, part.end)]
+def _dictionary(source: ParquetSource, file_range: FileRange) -> list[str]:
+    """Return the columns to read as dictionaries: the text column, if it is small in all row groups of the range."""
+    with _open(file_range.uri) as table:
+        groups = [table.metadata.row_group(number) for number in range(file_range.start, file_range.end)]
         largest = max(_text_bytes(source, group) for group in groups)
     return [source.text_column] if largest <= _MAX_DICTIONARY else []
 
 
 def _batch_rows(source: ParquetSource, group: Any) -> int:
-    """The rows of about 4 MiB of text, so that memory does not depend on how the file was written."""
+    """Return the number of rows with about 4 MiB of text, so that memory use is independent of the row group size."""
     row_bytes = _text_bytes(source, group) / max(1, group.num_rows)
     return max(1, min(_MAX_BATCH_ROWS, int(_BATCH_BYTES / max(1.0, row_bytes))))
 
@@ -119,7 +124,7 @@ def _batch_rows(source: ParquetSource, group: Any) -> int:
 def _documents(
     source: ParquetSource, name: str, batch: pa.RecordBatch, first_row: int, max_bytes: int
 ) -> Iterator[RawDocument | tuple[str, str]]:
-    """The documents of a batch; reason and detail of a row that is none."""
+    """Yield the documents of a batch, and (reason, detail) for each bad row."""
     columns = {setting: batch.column(column) for setting, column in selected_columns(source).items()}
     for index, size in enumerate(_sizes(columns["text_column"])):
         row = first_row + index
@@ -131,14 +136,14 @@ def _documents(
             try:
                 values = {setting: column[index].as_py() for setting, column in columns.items()}
             except UnicodeDecodeError:
-                yield "not_utf8", f"row {row:,}: a string that is not UTF-8; write the file again"
+                yield "not_utf8", f"row {row:,}: a string is not UTF-8; write the file again"
                 continue
             key = str(values["id_column"]) if values.get("id_column") not in (None, "") else f"{name}:{row}"
             yield RawDocument(key, values.get("title_column") or "", values["text_column"], size)
 
 
 def _sizes(column: pa.Array) -> list[int | None]:
-    """Bytes of each string, None for null, without making strings of them."""
+    """Return the size of each string in bytes (None for null) without creating Python strings."""
     if pa.types.is_dictionary(column.type):
         return _sizes_of(column.dictionary).take(column.indices).to_pylist()
     return _sizes_of(column).to_pylist()
@@ -153,6 +158,6 @@ def _compressed_size(group: Any) -> int:
 
 
 def _offset(group: Any) -> int:
-    """The byte of the file at which a row group begins."""
+    """Return the byte offset of a row group in the file."""
     chunks = [group.column(index) for index in range(group.num_columns)]
     return min(min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset) for chunk in chunks)

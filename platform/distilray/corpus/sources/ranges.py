@@ -1,4 +1,4 @@
-"""Documents as every kind of source yields them, and the names of special cases."""
+"""Raw documents, as every kind of source yields them, and errors and constants shared by the sources."""
 
 from dataclasses import dataclass
 
@@ -8,21 +8,21 @@ from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.tables import Row
 
-HEADING = "heading"  # reason for which a line of a text, or a document without any other, is dropped
-EMPTY = "empty"  # form of the range of a file without content, and the reason for which it is dropped
+HEADING = "heading"  # reason to drop a line of a text, or a document with only such lines
+EMPTY = "empty"  # form of the range of an empty file, and the reason to drop it
 
 
 @dataclass(frozen=True)
 class RawDocument:
-    """A document as its source holds it.
+    """A document before cleaning.
 
     Attributes:
-        key: unique in its source.
-        text: wikitext or plain text, by the kind of the source; empty when `dropped`.
-        text_bytes: size of `text` in UTF-8 before anything was dropped.
-        dropped: why it is not worth cleaning, None when it is.
-        site: the wiki of a page.
-        headings: lines that are not in `text`, as they are headings.
+        key: unique within the source.
+        text: wikitext or plain text, depending on the kind of source; empty if `dropped`.
+        text_bytes: UTF-8 size of the complete text.
+        dropped: reason to drop the document without cleaning it, or None.
+        site: wiki of a page.
+        headings: number of heading lines that were removed from `text`.
     """
 
     key: str
@@ -37,19 +37,19 @@ class RawDocument:
 
 
 def selected_columns(source: TableSource) -> dict[str, str]:
-    """Return the columns that are read from a table, by the setting of the recipe that names them."""
+    """Return the names of the columns to read from a table, by recipe key."""
     settings = ("text_column", "title_column", "id_column")
     return {setting: getattr(source, setting) for setting in settings if getattr(source, setting) is not None}
 
 
 def row_document(row: Row, key: str, title: str, text: str, *, max_bytes: int) -> RawDocument | BadRow:
-    """Return the document of a row; without a key it is named after its file and offset."""
+    """Create the document of a row. The default key consists of file and offset."""
     key = key or f"{row.file}:{row.offset}"
     try:
         size = len(text.encode())
         (key + title).encode()
     except UnicodeEncodeError:
-        detail = "contains bytes that are not UTF-8, or half of a surrogate pair; convert the file to UTF-8"
+        detail = "contains invalid UTF-8 or half of a surrogate pair; convert the file to UTF-8"
         return row.refuse("not_utf8", detail)
     if size > max_bytes:
         return row.refuse("too_large", f"{size:,} bytes; raise max_document_mb")
@@ -57,14 +57,16 @@ def row_document(row: Row, key: str, title: str, text: str, *, max_bytes: int) -
 
 
 class TruncatedFileError(InputError):
-    """A file whose end is missing or damaged. What is there is read if `fault_tolerance.max_bad_fraction` is raised.
+    """The end of a file is missing or damaged.
+
+    The intact part can be read if `fault_tolerance.max_bad_fraction` is raised.
 
     Attributes:
-        fault: the file, and what is wrong with it.
+        fault: message without the fix.
     """
 
     def __init__(self, uri: str, fault: str) -> None:
         self.fault = f"{uri}: {fault}"
         super().__init__(
-            f"{self.fault}; fetch the dump again, or raise fault_tolerance.max_bad_fraction to use the rest"
+            f"{self.fault}; download the dump again, or raise fault_tolerance.max_bad_fraction to use the rest"
         )

@@ -14,11 +14,11 @@ from distilray.formats.tables import DelimitedRows, column_positions
 _SUFFIXES = {".csv", ".tsv", ".tab"}
 _TABS = {".tsv", ".tab"}
 _MAX_HEADER = 1 << 20
-_METADATA_BYTES = 1 << 20  # of a row beside its text
+_METADATA_BYTES = 1 << 20  # limit for the fields of a row other than its text
 
 
 def is_input(name: str) -> bool:
-    """Whether a file of a folder is CSV or TSV."""
+    """Return True if a file in a folder is CSV or TSV."""
     return split_suffix(name)[2] in _SUFFIXES
 
 
@@ -26,8 +26,9 @@ def check_file(source: CsvSource, uri: str) -> None:
     """Check the header of a file.
 
     Raises:
-        EmptyFileError: there is no header in it.
-        InputError: it is missing, damaged from the beginning, or not UTF-8 text, or a column of the source is missing.
+        EmptyFileError: if the file has no header.
+        InputError: if the file is missing, damaged at its start, or not UTF-8 text, or a column of the source is
+            missing.
     """
     size = stored_size(uri)
     try:
@@ -41,18 +42,20 @@ def check_file(source: CsvSource, uri: str) -> None:
 
 
 def file_ranges(source: CsvSource, uri: str, name: str, *, chunk_bytes: int) -> list[FileRange]:
-    """One range: a line break may be part of a quoted field, so rows are found from the beginning only."""
+    """Return one range: line breaks may be quoted, so rows can only be located from the start of the file."""
     return byte_ranges(uri, name, chunk_bytes=chunk_bytes, divisible=False)
 
 
-def read_documents(source: CsvSource, part: FileRange, *, max_document_bytes: int) -> Iterator[RawDocument | BadRow]:
-    """The documents of the rows. Offsets are in the file as decompressed."""
-    rows = _rows(source, part, 2 * max_document_bytes + _METADATA_BYTES)
+def read_documents(
+    source: CsvSource, file_range: FileRange, *, max_document_bytes: int
+) -> Iterator[RawDocument | BadRow]:
+    """Yield the documents of the rows. Offsets are in the decompressed file."""
+    rows = _rows(source, file_range, 2 * max_document_bytes + _METADATA_BYTES)
     try:
         header = rows.header()
         if not header:
             return
-        positions = _positions(source, part.uri, header)
+        positions = _positions(source, file_range.uri, header)
         for row in rows:
             if isinstance(row, BadRow):
                 yield row
@@ -61,18 +64,18 @@ def read_documents(source: CsvSource, part: FileRange, *, max_document_bytes: in
                 key, title = cells.get("id_column", ""), cells.get("title_column", "")
                 yield row_document(row, key, title, cells["text_column"], max_bytes=max_document_bytes)
     except UnreadableError as error:
-        yield error.bad_row(part.name)
+        yield error.bad_row(file_range.name)
 
 
-def _rows(source: CsvSource, part: FileRange, max_bytes: int) -> DelimitedRows:
-    has_tabs = source.kind == "tsv" or split_suffix(part.uri)[2] in _TABS
+def _rows(source: CsvSource, file_range: FileRange, max_bytes: int) -> DelimitedRows:
+    has_tabs = source.kind == "tsv" or split_suffix(file_range.uri)[2] in _TABS
     return DelimitedRows(
-        read_lines(part, max_bytes=max_bytes),
-        part.name,
+        read_lines(file_range, max_bytes=max_bytes),
+        file_range.name,
         max_bytes=max_bytes,
         delimiter=source.delimiter or ("\t" if has_tabs else ","),
         quoted=source.quoted,
-        stored_bytes=part.stored_bytes,
+        stored_bytes=file_range.stored_bytes,
         hint="; correct the quotes of the row, or set quoted: false",
     )
 

@@ -1,4 +1,4 @@
-"""Documents in plain text files: a line, a block between blank lines, or the whole file is one."""
+"""Documents in plain text files, one per line, per block between blank lines, or per file."""
 
 import re
 import sys
@@ -23,22 +23,22 @@ from distilray.formats.streams import (
 from distilray.runtime import storage
 
 _SUFFIXES = {".txt", ".text"}
-_LOOK_BACK = 64 << 10
-# One sign needs spaces around the title, so that code such as `=a=` is none.
+_LOOK_BACK_BYTES = 64 << 10
+# A single `=` must be separated by spaces, so that code such as `=a=` does not match.
 _HEADING = re.compile(r"= {0} =|(?P<signs>=(?: ?=){{1,5}}) ?{0} ?(?P=signs)".format(r"[^=]{0,200}\w[^=]{0,200}"))
 
 
 def is_input(name: str) -> bool:
-    """Whether a file of a folder is plain text."""
+    """Return True if a file in a folder is plain text."""
     return split_suffix(name)[2] in _SUFFIXES
 
 
 def check_file(source: TextSource, uri: str) -> None:
-    """Looks at the beginning of a file.
+    """Check the start of a file.
 
     Raises:
-        EmptyFileError: there is no text in it.
-        InputError: it is missing, damaged from the beginning, or not UTF-8 text.
+        EmptyFileError: if the file has no text.
+        InputError: if the file is missing, damaged at its start, or not UTF-8 text.
     """
     stored_size(uri)
     try:
@@ -51,27 +51,29 @@ def check_file(source: TextSource, uri: str) -> None:
 
 
 def file_ranges(source: TextSource, uri: str, name: str, *, chunk_bytes: int) -> list[FileRange]:
-    """Ranges of bytes, or the whole file when it is compressed or one document."""
+    """Return byte ranges, or one range if the file is compressed or a single document."""
     return byte_ranges(uri, name, chunk_bytes=chunk_bytes, divisible=source.document_per != "file")
 
 
-def read_documents(source: TextSource, part: FileRange, *, max_document_bytes: int) -> Iterator[RawDocument | BadRow]:
-    """The documents that begin in a range; the key of each says the byte at which it begins."""
+def read_documents(
+    source: TextSource, file_range: FileRange, *, max_document_bytes: int
+) -> Iterator[RawDocument | BadRow]:
+    """Yield the documents that start in a range. The default key contains the offset of the document."""
     try:
         if source.document_per == "file":
-            whole = read_whole(part.uri, max_bytes=max_document_bytes)
-            yield from _documents(part, [Line(0, whole, len(whole))], max_document_bytes, named=True)
+            whole = read_whole(file_range.uri, max_bytes=max_document_bytes)
+            yield from _documents(file_range, [Line(0, whole, len(whole))], max_document_bytes, named=True)
         elif source.document_per == "line":
-            lines = read_lines(part, max_bytes=max_document_bytes)
-            yield from _documents(part, lines, max_document_bytes)
+            lines = read_lines(file_range, max_bytes=max_document_bytes)
+            yield from _documents(file_range, lines, max_document_bytes)
         else:
-            yield from _documents(part, _blocks(part, max_document_bytes), max_document_bytes)
+            yield from _documents(file_range, _blocks(file_range, max_document_bytes), max_document_bytes)
     except UnreadableError as error:
-        yield error.bad_row(part.name)
+        yield error.bad_row(file_range.name)
 
 
 def prose(source: TextSource | TableSource, document: RawDocument) -> str:
-    """Paragraphs with a blank line between: each line is one, or with `hard_wrapped` the lines up to a blank one."""
+    """Return paragraphs separated by blank lines: one per line, or with `hard_wrapped`, one per block of lines."""
     paragraphs: list[list[str]] = [[]]
     for line in document.text.splitlines():
         words = line.split()
@@ -83,22 +85,22 @@ def prose(source: TextSource | TableSource, document: RawDocument) -> str:
 
 
 def _documents(
-    part: FileRange, lines: Iterable[Line], max_document_bytes: int, *, named: bool = False
+    file_range: FileRange, lines: Iterable[Line], max_document_bytes: int, *, named: bool = False
 ) -> Iterator[RawDocument | BadRow]:
-    """A document for each line or block that says something; with `named` the file name is its key and title."""
+    """Yield a document for each non-empty line or block. With `named`, its key and title are the file name."""
     for line in lines:
         if line.size > max_document_bytes:
-            yield BadRow(part.name, line.offset, "too_large", f"{line.size:,} bytes; raise max_document_mb")
+            yield BadRow(file_range.name, line.offset, "too_large", f"{line.size:,} bytes; raise max_document_mb")
             continue
         data = line.data.removeprefix(BOM_UTF8) if line.offset == 0 else line.data
         try:
             text = data.decode().strip()
         except UnicodeDecodeError as error:
             detail = f"byte {error.start:,} of the document is not UTF-8; convert the file to UTF-8"
-            yield BadRow(part.name, line.offset, "not_utf8", detail)
+            yield BadRow(file_range.name, line.offset, "not_utf8", detail)
             continue
         if text:
-            key, title = (part.name, part.name) if named else (f"{part.name}:{line.offset}", "")
+            key, title = (file_range.name, file_range.name) if named else (f"{file_range.name}:{line.offset}", "")
             size = len(text.encode())
             text, headings = _without_headings(text)
             dropped = None if text else HEADING
@@ -106,7 +108,7 @@ def _documents(
 
 
 def _without_headings(text: str) -> tuple[str, int]:
-    """The text without its heading lines in wikitext, such as ` = = Early life = = ` of WikiText, and their number."""
+    """Remove wikitext headings, such as ` = = Early life = = ` in the WikiText corpus, and return their number."""
     if "=" not in text:
         return text, 0
     lines = text.split("\n")
@@ -114,37 +116,37 @@ def _without_headings(text: str) -> tuple[str, int]:
     return "\n".join(kept).strip(), len(lines) - len(kept)
 
 
-def _blocks(part: FileRange, max_bytes: int) -> Iterator[Line]:
-    """The blocks between blank lines that begin in a range, each as one long line."""
-    end = part.end if part.form == "lines" else sys.maxsize
-    held: list[bytes] = []
-    begin = size = 0
-    for line in read_lines(part, max_bytes=max_bytes, start=_block_start(part)):
+def _blocks(file_range: FileRange, max_bytes: int) -> Iterator[Line]:
+    """Yield the blocks between blank lines that start in a range, each as one long line."""
+    end = file_range.end if file_range.form == "lines" else sys.maxsize
+    block: list[bytes] = []
+    start = size = 0
+    for line in read_lines(file_range, max_bytes=max_bytes, start=_block_start(file_range)):
         is_blank = line.size <= max_bytes and not line.data.strip()
-        if line.offset >= end and (begin < part.start or not size):
+        if line.offset >= end and (start < file_range.start or not size):
             return
         if not is_blank:
-            begin = begin if size else line.offset
+            start = start if size else line.offset
             size += line.size + 1
-            held = [*held, line.data] if size <= max_bytes + 1 else []
+            block = [*block, line.data] if size <= max_bytes + 1 else []
         elif size:
-            if begin >= part.start:
-                yield Line(begin, b"\n".join(held), size - 1)
-            held, size = [], 0
-    if size and begin >= part.start:
-        yield Line(begin, b"\n".join(held), size - 1)
+            if start >= file_range.start:
+                yield Line(start, b"\n".join(block), size - 1)
+            block, size = [], 0
+    if size and start >= file_range.start:
+        yield Line(start, b"\n".join(block), size - 1)
 
 
-def _block_start(part: FileRange) -> int:
-    """A byte before the range from which its lines tell whether the range begins inside a block.
+def _block_start(file_range: FileRange) -> int:
+    """Return an offset before the range at which reading must start to know whether the range starts inside a block.
 
-    Between the two stands a sign that is no white space, or a blank line.
+    There is a non-blank character or a blank line between the two.
     """
-    first, window = part.start, _LOOK_BACK
-    with storage.open_file(part.uri) as file:
+    first, window = file_range.start, _LOOK_BACK_BYTES
+    with storage.open_file(file_range.uri) as file:
         while first > 0:
-            first = max(0, part.start - window)
-            data = file.read_at(part.start - first, first)
+            first = max(0, file_range.start - window)
+            data = file.read_at(file_range.start - first, first)
             if data.strip() or data.count(b"\n") > 1:
                 break
             window *= 2

@@ -1,1 +1,1 @@
-"""What wikitext shows a reader, piece by piece; `corpus/cleaning.py` puts the pieces together."""
+"""Wikitext to prose: `cleaning` combines the steps."""

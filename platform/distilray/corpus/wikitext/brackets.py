@@ -1,6 +1,6 @@
-"""Matching of the brackets of wikitext in one pass, so that what is never closed costs no more than other text.
+"""Bracket matching of wikitext, and the visible text of links.
 
-The words of a link to another page, a picture, a category or another wiki.
+Matching takes a single pass, so that unclosed brackets do not make parsing slow.
 """
 
 import re
@@ -13,36 +13,36 @@ _NOT_IN_PIPE_TRICK = re.compile(r"^:?[^:]*:|\s*\([^()]*\)$|,.*$")
 
 
 def link_text(target: str, label: Callable[[], str | None], site: Site) -> str:
-    """Return the words that a link shows; none for pictures, categories and the same article in another language.
+    """Return the visible text of a link; empty for images, categories and interlanguage links.
 
     Args:
-        target: the page that is linked.
-        label: reads the words behind the separator; None without one. It is called only if the link shows words.
-        site: the wiki, which knows the names of namespaces.
+        target: title of the linked page.
+        label: returns the text after the separator, or None if there is none. Called only if the link is visible.
+        site: wiki with the names of its namespaces.
     """
     target = target.strip()
     prefix, colon, _ = target.partition(":")
     namespace = site.namespace_of(prefix) if colon and prefix else None
     if namespace in (FILE, CATEGORY) or (colon and namespace is None and prefix.strip().lower() in _LANGUAGES):
         return ""
-    words = label()
-    if words is None:
+    text = label()
+    if text is None:
         return "" if namespace == MEDIA else target.removeprefix(":")
-    return words or _NOT_IN_PIPE_TRICK.sub("", target)  # [[Rome (city)|]] shows "Rome"
+    return text or _NOT_IN_PIPE_TRICK.sub("", target)  # [[Rome (city)|]] shows "Rome"
 
 
 def is_image_link(target: str, site: Site) -> bool:
-    """Return whether a link shows a picture."""
+    """Return True if a link shows an image."""
     prefix, colon, _ = target.partition(":")
     return bool(colon) and site.namespace_of(prefix) == FILE
 
 
-# Lookaheads have a length limit, which keeps the pass linear. A page title has at most 255 bytes.
+# Lookaheads are bounded to keep the pass linear. Page titles have at most 255 bytes.
 _TOKEN = re.compile(
-    r"(\[\[[^\[\]{}\n<]{1,300}\]\]|\{\{[^\[\]{}\n<]{1,300}\}\})"  # most have no brackets inside
+    r"(\[\[[^\[\]{}\n<]{1,300}\]\]|\{\{[^\[\]{}\n<]{1,300}\}\})"  # the common case: no nested brackets
     r"|\{\{+|\}\}+"  # templates and arguments
     r"|\[\[(?=[^\[\]{}|\n]{0,300}(?:\||\]\]|\{\{))"  # links
-    r"|\[(?=(?:(?:https?|ftp):)?//[^\n\]]{1,2000}\]|mailto:[^\n\]]{1,2000}\])"  # links to other sites
+    r"|\[(?=(?:(?:https?|ftp):)?//[^\n\]]{1,2000}\]|mailto:[^\n\]]{1,2000}\])"  # external links
     r"|\]+"
     r"|\n[ \t:]*(?:\{\||\|\}(?!\}))"  # tables
     r"|<(/?)((?i:table|ul|ol|dl|tr|td|th|caption|s|del|strike|sup|includeonly|h[1-6]|rt|rp|div|span|p|small|li))"
@@ -50,27 +50,27 @@ _TOKEN = re.compile(
 )
 
 Closings = dict[int, tuple[int, int]]
-"""By the position of an opening bracket, the positions before and behind its closing one."""
+"""Start and end of the closing bracket, by the position of the opening one."""
 
 
 def match_brackets(text: str) -> Closings:
-    """The brackets of `text` that are closed: `{{`, `{{{`, `[[`, `[http:`, tables and the tags that enclose words.
+    """Match `{{`, `{{{`, `[[`, `[http:`, tables, and tags that enclose text.
 
-    A closing bracket ends the nearest open one of its kind, and what is still open inside stays without an end. Tags do
-    not reach beyond the brackets around them.
+    A closing bracket matches the nearest open one of its kind; brackets opened in between remain unclosed. Tags cannot
+    extend beyond the brackets around them.
     """
-    return _Matching().closings_of(text)
+    return _BracketMatcher().match(text)
 
 
-class _Matching:
+class _BracketMatcher:
     def __init__(self) -> None:
         self.closings: Closings = {}
         self._open: list[tuple[str, int]] = []  # kind and position
-        self._counts = {"{": 0, "[": 0, "[[": 0, "{|": 0}  # of the open ones
-        self._braces: list[int] = []  # the lengths of the open runs of braces
+        self._counts = {"{": 0, "[": 0, "[[": 0, "{|": 0}  # open brackets by kind
+        self._braces: list[int] = []  # lengths of the open runs of braces
         self._tags: dict[str, list[int]] = {}  # positions of open tags by name
 
-    def closings_of(self, text: str) -> Closings:
+    def match(self, text: str) -> Closings:
         for token in _TOKEN.finditer(text):
             if token[1]:
                 start, end = token.span()
@@ -99,7 +99,7 @@ class _Matching:
         self._counts[kind] += 1
 
     def _pop(self, wanted: str) -> int:
-        """Remove the brackets up to the nearest one of a kind and return its position."""
+        """Remove all brackets down to the nearest one of a kind, and return its position."""
         while True:
             kind, position = self._open.pop()
             self._counts[kind] -= 1

@@ -1,10 +1,7 @@
-"""Wikitext into the words that a reader sees in running text.
+"""Wikitext to prose.
 
-Extension tags are cut out first, as MediaWiki does. What the rest shows becomes lines, and those of prose paragraphs.
-
-Instructions to the software of the wiki: magic words such as `__NOTOC__`, and variants of a language.
-
-The sections of a page that are about the article, not part of it: notes, references, lists of links.
+As in MediaWiki, extension tags are removed before anything else is parsed. Behavior switches, language variants and
+back matter are resolved next. The visible text of the rest is then assembled into paragraphs.
 """
 
 import re
@@ -24,16 +21,16 @@ _SWITCH_LINE = re.compile(rf"^[ \t]*(?:{_SWITCH.pattern}[ \t]*)++$", re.MULTILIN
 _MAGIC_WORDS = frozenset(f"__{word}__" for word in SITES["magic_words"].split())
 
 _VARIANT = re.compile(r"-\{(?!\{)([^{}]{0,1000})\}-")
-_FLAG = r"(?:[A-Z-]|[a-z]{2,8}(?:-[a-z]{2,8}){0,2})"  # a letter, or a language the variant is for
+_FLAG = r"(?:[A-Z-]|[a-z]{2,8}(?:-[a-z]{2,8}){0,2})"  # a letter, or the language of the variant
 _FLAGS = re.compile(rf"\s*({_FLAG}(?:\s*;\s*{_FLAG})*)?\s*\|")
-_HIDDEN_FLAGS = frozenset("HTN-")  # rules, the title, a name of a language
+_HIDDEN_FLAGS = frozenset("HTN-")  # conversion rules, page title, language name
 _NAMED = re.compile(r"[a-z]{2,8}(?:-[a-z]{2,8}){0,2}\s*:\s*([^;]*)")
 _HALF_VARIANT = re.compile(r"-\{(?![{|])|(?<!\})\}-(?!\})")
 _LANGUAGES_WITH_VARIANTS = frozenset(SITES["languages_with_variants"].split())
 
 
 def remove_behavior_switches(wikitext: str) -> str:
-    """`wikitext` without magic words, and without other words between underscores that are alone on their line."""
+    """Remove magic words, and other words in double underscores that are alone on their line."""
     if "__" not in wikitext:
         return wikitext
     wikitext = _SWITCH_LINE.sub("", wikitext)
@@ -41,7 +38,7 @@ def remove_behavior_switches(wikitext: str) -> str:
 
 
 def choose_variants(wikitext: str, site: Site) -> str:
-    """`wikitext` with the first of the variants in each `-{zh-hans:...; zh-hant:...}-`."""
+    """Replace each `-{zh-hans:...; zh-hant:...}-` with its first variant."""
     if "-{" not in wikitext:
         return wikitext
     wikitext = _VARIANT.sub(_first_variant, wikitext)
@@ -68,14 +65,14 @@ _TITLE_MARKUP = re.compile(r"'{2,}|\{\{[^{}]*\}\}|<[^<>]*>|\[\[|\]\]")
 
 
 def remove_back_matter(wikitext: str, site: Site = ENGLISH) -> str:
-    """`wikitext` without the sections of back matter and what is below them; `cut_extensions` goes before.
+    """Remove back-matter sections and their subsections. Extension tags must have been removed before.
 
-    They are cut before the page is parsed: a tenth of a page is theirs, and so are most of its unclosed braces.
+    This is done before parsing, because back matter is a tenth of a page and contains most of its unclosed braces.
     """
     titles = _titles(site.language)
     kept: list[str] = []
-    at = 0  # what is before is kept or cut already
-    skip_level = 0  # level of the heading whose section is being cut, 0 for none
+    start = 0  # of the text that is not processed yet
+    skip_level = 0  # heading level of the section being removed, 0 for none
     for heading in _HEADING.finditer(wikitext):
         level = min(len(heading[1]), len(heading[3]))
         if skip_level and level > skip_level:
@@ -83,12 +80,12 @@ def remove_back_matter(wikitext: str, site: Site = ENGLISH) -> str:
         title = " ".join(_TITLE_MARKUP.sub("", heading[2]).strip("= ").lower().split())
         is_back_matter = title in titles
         if skip_level:
-            at = heading.start()
+            start = heading.start()
         if is_back_matter:
-            kept.append(wikitext[at : heading.start()])
+            kept.append(wikitext[start : heading.start()])
         skip_level = level if is_back_matter else 0
     if not skip_level:
-        kept.append(wikitext[at:])
+        kept.append(wikitext[start:])
     return "".join(kept)
 
 
@@ -101,21 +98,22 @@ def _titles(language: str) -> frozenset[str]:
 __all__ = ["HOLE", "OTHER_TEMPLATES", "UNKNOWN", "clean_wikitext", "count_templates", "unknown_names"]
 
 OTHER_TEMPLATES = "(others)"
-# Characters that serve as marks.
+# Characters that the cleaner uses as placeholders.
 _RESERVED = re.compile("[\ufdd0\ue001-\ue006\ue100-\ue11f\U000f0000-\U000fffff]")
-_MAX_TEMPLATES = 1000  # names that are counted, so that memory is bounded
+_MAX_TEMPLATES = 1000  # distinct names to count; bounds memory
 
 
 def clean_wikitext(wikitext: str, site: Site = ENGLISH, templates: Mapping[str, str] = {}) -> str:
-    """The prose of a page: paragraphs with a blank line between, without lists, tables, headings and references.
+    """Return the prose of a page as paragraphs separated by blank lines, without lists, tables, headings, references.
 
-    A sentence that shows something the page alone does not tell contains a mark, so that the caller can drop it: `HOLE`
-    for a formula, code or a price of today; for a template without a rule its name, which `unknown_names` returns.
+    A sentence whose text cannot be derived from the page contains a placeholder, so that the caller can drop it:
+    `HOLE` for formulas, code and values computed when the page is viewed, or the encoded name of a template without a
+    rule (see `unknown_names`).
 
     Args:
-        wikitext: of the page.
-        site: the wiki.
-        templates: the user's rules by name of the template: `nothing`, `drop sentence` or a format such as "{1} {2}".
+        wikitext: source text of the page.
+        site: wiki that the page belongs to.
+        templates: user rules by template name: `nothing`, `drop sentence` or a format such as "{1} {2}".
     """
     rules = _rules(site, tuple(templates.items()))
     text = choose_variants(remove_behavior_switches(remove_extension_tags(_without_reserved(wikitext))), site)
@@ -123,8 +121,7 @@ def clean_wikitext(wikitext: str, site: Site = ENGLISH, templates: Mapping[str, 
 
 
 def _without_reserved(wikitext: str) -> str:
-    """`wikitext` without the characters that serve as marks. To look for their first bytes is the fastest test."""
-    data = wikitext.encode(errors="replace")
+    data = wikitext.encode(errors="replace")  # searching for the first bytes is the fastest test
     return _RESERVED.sub("", wikitext) if any(byte in data for byte in (b"\xee", b"\xef\xb7", b"\xf3")) else wikitext
 
 
@@ -134,7 +131,7 @@ def _rules(site: Site, templates: tuple[tuple[str, str], ...]) -> TemplateRules:
 
 
 def count_templates(counts: Counter[str], uses: Mapping[str, int]) -> None:
-    """Add `uses` of templates by name to `counts`. Names above a limit are counted together as `OTHER_TEMPLATES`."""
+    """Add `uses` (by template name) to `counts`. Names beyond a limit are counted together as `OTHER_TEMPLATES`."""
     for name, number in uses.items():
         is_counted = name in counts or len(counts) < _MAX_TEMPLATES
         counts[name if is_counted else OTHER_TEMPLATES] += number

@@ -1,13 +1,14 @@
-"""Tags whose content is not wikitext (references, formulas, code, `nowiki`), cut out before the page is read.
+"""Extension tags, whose content is not wikitext: references, formulas, code, `nowiki`.
 
-MediaWiki takes them out first, too, so that an unclosed brace in a citation does not spoil the text around it.
+As in MediaWiki, they are removed before parsing, so that an unclosed brace in a citation does not affect the text
+around it.
 """
 
 import re
 
 from distilray.corpus.wikitext.arguments import GAP, HOLE, PARAGRAPH
 
-# The text that replaces each tag and its content.
+# Replacement of each tag with its content.
 _REPLACEMENTS = {
     "ref": GAP, "references": GAP, "templatedata": "", "inputbox": "", "categorytree": "", "mapframe": "",
     "maplink": "", "section": "", "indicator": "", "templatestyles": "", "imagemap": "", "graph": "", "phonos": GAP,
@@ -15,66 +16,66 @@ _REPLACEMENTS = {
     "timeline": PARAGRAPH,
     "math": HOLE, "chem": HOLE, "ce": HOLE, "score": HOLE, "hiero": HOLE, "code": HOLE, "tt": HOLE,
 }  # fmt: skip
-# As in MediaWiki the first ">" ends a tag, even between quotes; "<" is valid inside, as in <ref name="p<0.05">.
+# As in MediaWiki, the first ">" ends a tag, even in quotes. "<" is valid inside, as in <ref name="p<0.05">.
 _OPEN = re.compile(rf"<!--|<(nowiki|{'|'.join(_REPLACEMENTS)})(?=[\s/>])[^>]{{0,1000}}>", re.IGNORECASE)
 _CLOSE = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in ("nowiki", *_REPLACEMENTS)}
-# <ref name="a>b" /> was meant to end at the last sign.
+# The rest of a tag such as <ref name="a>b" />.
 _REST_OF_NAME = re.compile(r"[^<>\"\n]{0,200}\"\s*/>")
-_ENDED = re.compile(rf"(?:[.!?…。！？।؟][\"”’»)]?|^|\n)[\s{GAP}]*$")  # noqa: RUF001 - signs of many scripts
+_ENDED = re.compile(rf"(?:[.!?…。！？।؟][\"”’»)]?|^|\n)[\s{GAP}]*$")  # noqa: RUF001
 _LINE_OR_REFERENCE = re.compile(r"\n|<ref")
 
-# Signs inside <nowiki> are hidden from the parser in a private-use block of Unicode, and put back at the end.
+# Markup characters inside <nowiki> are mapped to private-use characters, and restored at the end.
 _SIGNS = "'*#:;=|[]{}<>&_~!-"
-_PROTECT = {ord(sign): 0xE100 + at for at, sign in enumerate(_SIGNS)}
+_PROTECT = {ord(sign): 0xE100 + index for index, sign in enumerate(_SIGNS)}
 _RESTORE = {chr(hidden): chr(sign) for sign, hidden in _PROTECT.items()}
-_HIDDEN = re.compile("[\ue100-\ue11f]")
-_SHOWN = re.compile(
+_PROTECTED = re.compile("[\ue100-\ue11f]")
+_LITERAL_MARKUP = re.compile(
     "|".join(pair.translate(_PROTECT) for pair in ("[[", "]]", "{{", "}}", "''", "=="))
     + f"|{'<'.translate(_PROTECT)}/?[a-zA-Z][^\\s{'>'.translate(_PROTECT)}]*{'>'.translate(_PROTECT)}?"
 )
-_MARKUP_SHOWN = re.compile(r"\[\[|\{\{|\{\||''|<|__|==|&\w+;")
+_NOWIKI_MARKUP = re.compile(r"\[\[|\{\{|\{\||''|<|__|==|&\w+;")
 
 
 def remove_extension_tags(wikitext: str) -> str:
-    """`wikitext` without comments and extension tags.
+    """Remove comments and extension tags.
 
-    A tag that is never closed goes alone, as one pass can tell, a reference with the rest of its line.
+    Of an unclosed tag, only the tag itself is removed; of an unclosed reference, the rest of the line as well.
     """
     kept: list[str] = []
-    closes: dict[str, re.Match[str] | None] = {}  # the next closing tag by name, None behind the last
-    at = 0
-    while (tag := _OPEN.search(wikitext, at)) is not None:
-        kept.append(wikitext[at : tag.start()])
+    closes: dict[str, re.Match[str] | None] = {}  # next closing tag by name, None after the last one
+    position = 0
+    while (tag := _OPEN.search(wikitext, position)) is not None:
+        kept.append(wikitext[position : tag.start()])
         if tag[1] is None:
             end = wikitext.find("-->", tag.end())
-            at = len(wikitext) if end < 0 else end + 3
+            position = len(wikitext) if end < 0 else end + 3
             continue
-        name, at = tag[1].lower(), tag.end()
-        if name == "ref" and tag[0].count('"') % 2 and (rest := _REST_OF_NAME.match(wikitext, at)):
+        name, position = tag[1].lower(), tag.end()
+        if name == "ref" and tag[0].count('"') % 2 and (rest := _REST_OF_NAME.match(wikitext, position)):
             kept.append(GAP)
-            at = rest.end()
+            position = rest.end()
             continue
         if tag[0].rstrip(">").rstrip().endswith("/"):
             kept.append(GAP if name == "ref" else "")
             continue
-        close = closes[name] if name in closes else _CLOSE[name].search(wikitext, at)
-        if close is not None and close.start() < at:
-            close = _CLOSE[name].search(wikitext, at)
+        close = closes[name] if name in closes else _CLOSE[name].search(wikitext, position)
+        if close is not None and close.start() < position:
+            close = _CLOSE[name].search(wikitext, position)
         closes[name] = close
-        if name == "ref" and (close is None or wikitext.find("<ref", at, close.start()) >= 0):
-            at = _end_of_unclosed_reference(wikitext, at)
-            if not wikitext.startswith("<", at) and not _ENDED.search("".join(kept[-4:])):
+        if name == "ref" and (close is None or wikitext.find("<ref", position, close.start()) >= 0):
+            position = _end_of_unclosed_reference(wikitext, position)
+            if not wikitext.startswith("<", position) and not _ENDED.search("".join(kept[-4:])):
                 kept.append(HOLE)  # the rest of the sentence is lost
         elif close is not None:
-            kept.append(_replacement(name, tag[0], wikitext[at : close.start()]))
-            at = close.end()
-    kept.append(wikitext[at:])
+            kept.append(_replacement(name, tag[0], wikitext[position : close.start()]))
+            position = close.end()
+    kept.append(wikitext[position:])
     return "".join(kept)
 
 
-def _end_of_unclosed_reference(wikitext: str, at: int) -> int:
-    """The end of its line, or the beginning of another reference: references do not nest."""
-    end = _LINE_OR_REFERENCE.search(wikitext, at)
+def _end_of_unclosed_reference(wikitext: str, position: int) -> int:
+    """Return the end of the line or the start of the next reference, since references cannot be nested."""
+    end = _LINE_OR_REFERENCE.search(wikitext, position)
     return end.start() if end is not None else len(wikitext)
 
 
@@ -84,18 +85,17 @@ def protect_markup(text: str) -> str:
 
 
 def mask_literal_markup(paragraph: str) -> str:
-    """`paragraph` with `HOLE` for protected signs that show markup, such as the tag of `&lt;ref&gt;`."""
-    return _SHOWN.sub(HOLE, paragraph) if _HIDDEN.search(paragraph) else paragraph
+    """Replace protected text that looks like markup, such as the tag from `&lt;ref&gt;`, with `HOLE`."""
+    return _LITERAL_MARKUP.sub(HOLE, paragraph) if _PROTECTED.search(paragraph) else paragraph
 
 
 def restore_markup(text: str) -> str:
-    """Puts the signs back that stood inside `nowiki`."""
-    return _HIDDEN.sub(lambda sign: _RESTORE[sign[0]], text)
+    return _PROTECTED.sub(lambda sign: _RESTORE[sign[0]], text)
 
 
 def _replacement(name: str, tag: str, content: str) -> str:
     if name == "nowiki":
-        return HOLE if _MARKUP_SHOWN.search(content) else protect_markup(content)
+        return HOLE if _NOWIKI_MARKUP.search(content) else protect_markup(content)
     if name in ("source", "syntaxhighlight") and " inline" in tag.lower():
         return HOLE
     return _REPLACEMENTS[name]

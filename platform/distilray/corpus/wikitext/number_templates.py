@@ -1,15 +1,10 @@
-"""The words of the templates of amounts, and numbers as they are written in running text.
+"""Templates for quantities and numbers: `{{convert|1300|mi|km}}` becomes "1,300 miles"."""
 
-The words of a `convert` template: `{{convert|1300|mi|km}}` shows "1,300 miles".
-"""
-
-
-# ruff: noqa: RUF001 - dashes, signs and fractions of running text are the subject here
+# ruff: noqa: RUF001 - this module handles typographic characters
 
 import re
 from collections.abc import Sequence
 
-# ruff: noqa: RUF001 - signs and fractions of running text are the subject here
 from distilray.corpus.wikitext.arguments import HOLE, Arguments
 
 _NUMBER = re.compile(r"[-−+]?[\d.,/ ⁄+]*\d[\d.,/⁄]*(?:e[-+]?\d+)?")
@@ -21,7 +16,7 @@ _BETWEEN = {
     "and(-)": " and ", "+": " + ", "(-)": "–", "to(about)": " to about ", ", and": ", and ", ", or": ", or ",
 }  # fmt: skip
 
-# Code of a unit: singular and plural name.
+# Singular and plural name by unit code.
 _NAMES = {
     "in": ("inch", "inches"), "ft": ("foot", "feet"), "foot": ("foot", "feet"), "yd": ("yard", "yards"),
     "mi": ("mile", "miles"), "mile": ("mile", "miles"), "nmi": ("nautical mile", "nautical miles"),
@@ -100,7 +95,7 @@ _NAMES = {
     "/ha": ("per hectare", "per hectare"), "/acre": ("per acre", "per acre"),
 }  # fmt: skip
 _WRITTEN_OUT = {name: names for names in _NAMES.values() for name in names}
-# What stands before a code: e6acre are millions of acres; before some that are not metric, Toilbbl, it is a letter.
+# Prefixes of a code, as in `e6acre` for millions of acres. Some non-metric units use a letter, as in `Toilbbl`.
 _MULTIPLES = {
     "e3": "thousand", "e6": "million", "e9": "billion", "e12": "trillion", "k": "thousand", "M": "million",
     "G": "billion", "T": "trillion",
@@ -112,53 +107,51 @@ _TOGETHER = {("ft", "in"), ("foot", "in"), ("lb", "oz"), ("st", "lb"), ("mi", "f
 
 
 def quantity_text(arguments: Sequence[str], *, adjective: bool, american: bool = False, inserted: str = "") -> str:
-    """The quantity that is converted, with its unit in words; the conversion itself is left out.
-
-    `HOLE` where the number or the unit is not known.
+    """Return the original quantity with its unit in words, or `HOLE` if the number or unit is not recognized.
 
     Args:
-        arguments: the template's arguments without a name: number, unit, and what follows; a range has a word or sign
-            and another number before the unit.
-        adjective: as in "a 10-mile run".
-        american: spells "meter" and "liter".
-        inserted: follows the unit of an adjective, as in "a 10-mile-long road".
+        arguments: unnamed arguments of the template: number, unit, and others. A range has a word or sign and a second
+            number before the unit.
+        adjective: whether to use the adjective form, as in "a 10-mile run".
+        american: whether to spell "meter" and "liter".
+        inserted: text after the unit of an adjective, as in "a 10-mile-long road".
     """
     parts = [part.strip() for part in arguments]
     if not parts or not _NUMBER.fullmatch(parts[0]):
         return HOLE
-    words, last, rest = _numbers(parts)
+    numbers, last, rest = _parse_numbers(parts)
     if not rest or not _names_of(rest[0]):
         return HOLE
     unit = rest[0]
     if adjective:
-        words = words.replace(" to ", "-to-").replace(" by ", "-by-")
-    shown = _with_unit(words, unit, last, adjective)
+        numbers = numbers.replace(" to ", "-to-").replace(" by ", "-by-")
+    text = _with_unit(numbers, unit, last, adjective)
     if len(rest) > 2 and (unit, rest[2]) in _TOGETHER and _NUMBER.fullmatch(rest[1]):
-        shown = f"{shown}{'-' if adjective else ' '}{_with_unit(rest[1], rest[2], rest[1], adjective)}"
+        text = f"{text}{'-' if adjective else ' '}{_with_unit(rest[1], rest[2], rest[1], adjective)}"
     if american:
-        shown = shown.replace("metre", "meter").replace("litre", "liter")
-    return f"{shown}{'' if inserted[:1] in ('', '-') else ' '}{inserted}"
+        text = text.replace("metre", "meter").replace("litre", "liter")
+    return f"{text}{'' if inserted[:1] in ('', '-') else ' '}{inserted}"
 
 
-def _numbers(parts: list[str]) -> tuple[str, str, list[str]]:
-    """The numbers in words, the last of them, and the arguments behind."""
-    words, at = _grouped(parts[0]), 1
-    while at + 1 < len(parts) and parts[at] in _BETWEEN and _NUMBER.fullmatch(parts[at + 1]):
-        words += _BETWEEN[parts[at]] + _grouped(parts[at + 1])
-        at += 2
-    return words, parts[at - 1], parts[at:]
+def _parse_numbers(parts: list[str]) -> tuple[str, str, list[str]]:
+    """Return the text of a number or range, its last number, and the remaining arguments."""
+    text, index = _grouped(parts[0]), 1
+    while index + 1 < len(parts) and parts[index] in _BETWEEN and _NUMBER.fullmatch(parts[index + 1]):
+        text += _BETWEEN[parts[index]] + _grouped(parts[index + 1])
+        index += 2
+    return text, parts[index - 1], parts[index:]
 
 
-def _with_unit(words: str, code: str, last: str, adjective: bool) -> str:
+def _with_unit(numbers: str, code: str, last: str, adjective: bool) -> str:
     singular, plural = _names_of(code) or (code, code)
     if adjective and singular[0].isalpha():
-        return f"{words}-{singular.replace(' ', '-')}"
-    is_one = words == last and _ONE_AT_MOST.fullmatch(last) and not _MULTIPLE_NAME.match(singular)
-    return f"{words} {singular if is_one else plural}"
+        return f"{numbers}-{singular.replace(' ', '-')}"
+    is_one = numbers == last and _ONE_AT_MOST.fullmatch(last) and not _MULTIPLE_NAME.match(singular)
+    return f"{numbers} {singular if is_one else plural}"
 
 
 def _names_of(code: str) -> tuple[str, str] | None:
-    """Singular and plural name of a unit, its code twice if that is of symbols such as `km3/s`, None otherwise."""
+    """Return singular and plural name of a unit. Compound symbols such as `km3/s` are their own name."""
     british = code.replace("meter", "metre").replace("liter", "litre").replace("US gal", "USgal")
     if names := _NAMES.get(code) or _NAMES.get(british) or _WRITTEN_OUT.get(british):
         return names
@@ -192,32 +185,32 @@ _ENDINGS = {1: "st", 2: "nd", 3: "rd"}
 
 
 def superscript(text: str) -> str:
-    """`text` in superscript digits where all of it has them, unchanged otherwise."""
-    raised = text.strip().translate(_SUPERSCRIPTS)
-    return raised if not _ORDINARY.search(raised) else text
+    """Return `text` in superscript characters, or unchanged if they do not exist for all of it."""
+    translated = text.strip().translate(_SUPERSCRIPTS)
+    return text if _ORDINARY.search(translated) else translated
 
 
 def thousands(number: str) -> str:
-    """A number of four digits and more before its point with commas; any other text as it is."""
-    return _LONG_NUMBER.sub(lambda whole: f"{int(whole[0]):,}", number) if number.isascii() else number
+    """Add thousands separators to a number with four or more integer digits. Other text is unchanged."""
+    return _LONG_NUMBER.sub(lambda digits: f"{int(digits[0]):,}", number) if number.isascii() else number
 
 
 def converted_quantity(arguments: Arguments) -> str:
-    """The quantity of `convert` that is converted; the conversion in brackets is left out."""
+    """Render `convert`: the original quantity, without the conversion in brackets."""
     parts, adjective = arguments.positional(), arguments.get("adj")
     spelling = arguments.get("spell")
     if arguments.get("disp") in _NOT_THE_QUANTITY or adjective == "pre":
         return HOLE
-    has_words = adjective == "mid" and len(parts) > 2 and (len(parts) > 3 or parts[-1].startswith("-"))
-    inserted = parts.pop() if has_words else ""
+    has_inserted_words = adjective == "mid" and len(parts) > 2 and (len(parts) > 3 or parts[-1].startswith("-"))
+    inserted = parts.pop() if has_inserted_words else ""
     american = arguments.get("sp") == "us" or spelling.lower() == "us"
-    shown = quantity_text(parts, adjective=adjective in ("on", "mid"), american=american, inserted=inserted)
-    return _spelled(shown, spelling) if spelling.lower() in ("in", "on", "us") else shown
+    text = quantity_text(parts, adjective=adjective in ("on", "mid"), american=american, inserted=inserted)
+    return _spell_out(text, spelling) if spelling.lower() in ("in", "on", "us") else text
 
 
-def _spelled(shown: str, spelling: str) -> str:
-    """`shown` with its number in words, which begin with a capital letter if `spelling` does."""
-    number = re.match(r"\d{1,2}(?![\d.,/⁄])", shown)
+def _spell_out(text: str, spelling: str) -> str:
+    """Spell out the number in `text`, capitalized if `spelling` is."""
+    number = re.match(r"\d{1,2}(?![\d.,/⁄])", text)
     if number is None:
         return HOLE
     tens, ones = divmod(int(number[0]), 10)
@@ -225,11 +218,11 @@ def _spelled(shown: str, spelling: str) -> str:
         words = _SMALL_NUMBERS[int(number[0])]
     else:
         words = f"{_TENS[tens]}-{_SMALL_NUMBERS[ones]}" if ones else _TENS[tens]
-    return (words.capitalize() if spelling[0].isupper() else words) + shown[number.end() :]
+    return (words.capitalize() if spelling[0].isupper() else words) + text[number.end() :]
 
 
 def fraction(arguments: Arguments) -> str:
-    """Of three arguments "1 3/4", of two "3/4", of one "1/2"."""
+    """Render `frac`: "1/2", "3/4" or "1 3/4" for one, two or three arguments."""
     parts = arguments.positional()
     if len(parts) == 3:
         return f"{parts[0]} {parts[1]}/{parts[2]}"
@@ -237,19 +230,19 @@ def fraction(arguments: Arguments) -> str:
 
 
 def value(arguments: Arguments) -> str:
-    """A measured value with its error, power of ten and unit."""
+    """Render `val`: a measured value with error, power of ten and unit."""
     error, exponent, unit = arguments.get("2"), arguments.get("e"), arguments.get("u", "ul")
     divisor = arguments.get("up", "upl")
     if arguments.get("3"):
-        return HOLE  # two errors, one above the other
+        return HOLE  # separate upper and lower errors are stacked
     power = f"×10{superscript(exponent)}" if exponent else ""
     plus_minus = "±" if error and not error.startswith("(") else ""
-    shown = f"{arguments.get('p')}{thousands(arguments.get('1'))}{plus_minus}{error}{arguments.get('s')}"
-    return f"{shown}{power}{' ' if unit else ''}{unit}{'/' if divisor else ''}{divisor}{arguments.get('end')}"
+    number = f"{arguments.get('p')}{thousands(arguments.get('1'))}{plus_minus}{error}{arguments.get('s')}"
+    return f"{number}{power}{' ' if unit else ''}{unit}{'/' if divisor else ''}{divisor}{arguments.get('end')}"
 
 
 def ordinal(arguments: Arguments) -> str:
-    """Of 22 it is "22nd"."""
+    """Render `ordinal`, such as "22nd"."""
     number = arguments.get("1")
     if not (number.isascii() and number.isdecimal() and len(number) < 30):
         return number
@@ -258,5 +251,5 @@ def ordinal(arguments: Arguments) -> str:
 
 
 def height(arguments: Arguments) -> str:
-    """As "6 ft 2 in", or "1.88 m"."""
+    """Render `height`, such as "6 ft 2 in" or "1.88 m"."""
     return " ".join(f"{arguments.get(unit)} {unit}" for unit in ("ft", "in", "m", "cm") if arguments.get(unit))

@@ -1,13 +1,10 @@
-"""Lines of words into paragraphs of prose: lists, headings in bold and lines of markup are left out.
+"""Paragraphs of prose, assembled from lines of visible text without lists, bold headings and leftover markup.
 
-Repair of the spaces, brackets and quotes around what was removed from a paragraph.
-
-Nothing else changes: the empty brackets of `main()` belong to the text. Each pattern matches whole runs of characters,
-so that the time is linear.
+Spaces, brackets and quotes around removed content are repaired. Everything else is unchanged: the empty brackets in
+`main()` are part of the text. Each pattern matches complete runs of characters, so that the time is linear.
 """
 
-
-# ruff: noqa: RUF001 - dashes and signs of running text are the subject here
+# ruff: noqa: RUF001 - this module handles typographic characters
 
 import html
 import re
@@ -16,9 +13,9 @@ from distilray.corpus.wikitext.arguments import GAP, HOLE, UNKNOWN, UNKNOWN_PATT
 from distilray.corpus.wikitext.extensions import mask_literal_markup, protect_markup
 from distilray.corpus.writing_systems import join_lines
 
-_MARKED = re.compile(f"[{GAP}{HOLE}{UNKNOWN}]")
+_PLACEHOLDER = re.compile(f"[{GAP}{HOLE}{UNKNOWN}]")
 _GAPS = re.compile(f"{GAP}(?: ?{GAP})+")
-# Most gaps are references: behind a word or sign, before a space. They leave nothing to repair.
+# Most gaps are references between a word or sign and a space. They need no repair.
 _PLAIN_GAP = re.compile(rf"(?<=[^\s(\[\"“]){GAP}(?=$| [^\s,.;:!?)\]–])")
 _ASIDE = re.compile(r"\(([^()]*)\)")
 _BRACKETS = re.compile(r"[(\[]([^()\[\]]*)[)\]]")
@@ -34,14 +31,14 @@ _TIGHT_SIGNS: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 def repair_gaps(paragraph: str) -> str:
-    """`paragraph`, in which white space is single spaces, without its gaps and without asides that have a hole."""
-    if _MARKED.search(paragraph):
-        paragraph = _ASIDE.sub(_without_hole, paragraph)
-        paragraph = _PLAIN_GAP.sub("", _GAPS.sub(_one_gap, paragraph))
+    """Remove gaps, and asides with a hole, from a paragraph with single spaces."""
+    if _PLACEHOLDER.search(paragraph):
+        paragraph = _ASIDE.sub(_remove_aside_with_hole, paragraph)
+        paragraph = _PLAIN_GAP.sub("", _GAPS.sub(_merge_gaps, paragraph))
     if GAP in paragraph:
-        paragraph = _QUOTES.sub(GAP, _BRACKETS.sub(_without_empty, paragraph))
+        paragraph = _QUOTES.sub(GAP, _BRACKETS.sub(_remove_empty_brackets, paragraph))
         paragraph = _SEPARATORS.sub(
-            _joined, paragraph.lstrip(f" ,;:)]{GAP}") if _begins_with_gap(paragraph) else paragraph
+            _join_separators, paragraph.lstrip(f" ,;:)]{GAP}") if _starts_with_gap(paragraph) else paragraph
         )
     if any(sign in paragraph for sign in _LOOSE_SIGNS) or paragraph.startswith(("..", "…")):
         for pattern, replacement in _TIGHT_SIGNS:
@@ -49,26 +46,26 @@ def repair_gaps(paragraph: str) -> str:
     return paragraph
 
 
-def _begins_with_gap(paragraph: str) -> bool:
+def _starts_with_gap(paragraph: str) -> bool:
     return paragraph.lstrip(" ,;:)]").startswith(GAP)
 
 
-def _one_gap(gaps: re.Match[str]) -> str:
+def _merge_gaps(gaps: re.Match[str]) -> str:
     return f"{GAP} " if " " in gaps[0] else GAP
 
 
-def _without_hole(aside: re.Match[str]) -> str:
+def _remove_aside_with_hole(aside: re.Match[str]) -> str:
     return GAP if HOLE in aside[1] or UNKNOWN in aside[1] else aside[0]
 
 
-def _without_empty(brackets: re.Match[str]) -> str:
-    """A gap for brackets that hold separators only."""
+def _remove_empty_brackets(brackets: re.Match[str]) -> str:
+    """Replace brackets that contain only separators with a gap."""
     is_empty = GAP in brackets[1] and brackets[1].strip(f" ,;:/–—{GAP}-") in ("", "or", "and")
     return GAP if is_empty else brackets[0]
 
 
-def _joined(separators: re.Match[str]) -> str:
-    """The separators on both sides of a gap as one."""
+def _join_separators(separators: re.Match[str]) -> str:
+    """Merge the separators on both sides of a gap."""
     run, text = separators[0], separators.string
     if GAP not in run:
         return run
@@ -82,28 +79,28 @@ def _joined(separators: re.Match[str]) -> str:
         return " " if " " in run and not (is_end and parts[0]) else ""
     first, sign = signs[0], signs[0].strip()
     if len(signs) > 1 and sign[-1] in ",;:" and signs[-1].strip()[0] not in ",;:":
-        return first.rstrip() + signs[-1]  # such as a comma and a dash, which both belong to the text
+        return first.rstrip() + signs[-1]  # e.g. a comma and a dash, which are both needed
     before, _, after = run.partition(sign)
     is_spaced = " " in before and (sign[0] not in ",;:" or (sign[0] != "," and not parts[0].isspace()))
     return f"{' ' if is_spaced else ''}{sign}{' ' if ' ' in after else ''}"
 
 
-LIST_MARK = "\ue001"  # begins a list item or preformatted line; a private-use character, which no page needs
+LIST_MARK = "\ue001"  # starts a list item or preformatted line (a private-use character)
 
-_APOSTROPHE = "\ue003"  # one beside the quotes of italic
+_APOSTROPHE = "\ue003"  # a real apostrophe next to quotes for italic
 _MARKUP_LINE = re.compile(r"\{\||\|\}|\||!\s|!!|\}\}|-{4,}|={2,}")
 _MARKUP_LEFT = re.compile(r"\{\{|\}\}|\{\||\|\}")
-_MAX_QUOTES = 20  # longer runs are no quotes
+_MAX_QUOTES = 20  # longer runs are not style markup
 _QUOTE_RUN = re.compile(r"'{2,}")
 _BOLD_LINE = re.compile(r"('''|''''')(?!')[^']+(?:'[^']+)*\1:?")
 _SENTENCE_END = tuple(".!?…。！？।؟")
 
-_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]\w{1,30});")  # one that was escaped twice
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]\w{1,30});")  # of doubly escaped text
 _INVISIBLE = re.compile(r"[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _ADDRESS = re.compile(r"(?:https?|ftp)://[^\s)\]]+")
 
 _UNKNOWN = re.compile(UNKNOWN_PATTERN)
-# Unknown templates that touch the punctuation before them are notes, like references; others stand for words.
+# Unknown templates directly after punctuation are notes, like references; others replace words.
 _UNKNOWN_NOTE = re.compile(
     rf"(?<=[.,;:!?…。、！？।؟)\"”»{GAP}])(?:{UNKNOWN_PATTERN}{GAP}*)+(?=\s|$)"
     rf"|(?<=[.!?…])\s+(?:{UNKNOWN_PATTERN}\s*)+$"
@@ -111,22 +108,22 @@ _UNKNOWN_NOTE = re.compile(
 
 
 def prose(text: str) -> str:
-    """The paragraphs of prose of a page, each on one line, with a blank line between. `text` is from `visible_text`."""
-    paragraphs = [_finished(paragraph) for paragraph in _paragraphs(_INVISIBLE.sub("", text).split("\n"))]
+    """Return the prose in the result of `visible_text`: one line per paragraph, separated by blank lines."""
+    paragraphs = [_finish(paragraph) for paragraph in _paragraphs(_INVISIBLE.sub("", text).split("\n"))]
     return "\n\n".join(paragraph for paragraph in paragraphs if any(map(str.isalpha, paragraph)))
 
 
 def _paragraphs(lines: list[str]) -> list[str]:
     paragraphs: list[str] = []
     current: list[str] = []
-    heading = ""  # a line in bold, which is a heading unless the text goes on in lower case
+    heading = ""  # a bold line, which is a heading unless the next line continues it in lower case
     for line in [*lines, ""]:
         words, is_list, _ = line.partition(LIST_MARK)
         words = words.strip()
         is_bold = not current and words.startswith("'''") and _is_bold_line(words)
-        words = _style_free(words).strip()
+        words = _without_style(words).strip()
         if words[:1] in (GAP, UNKNOWN) and not _UNKNOWN.sub("", words).strip(f" \t{GAP}"):
-            words = ""  # templates on a line of their own are blocks
+            words = ""  # templates on their own line are blocks
         is_prose = words and not _MARKUP_LINE.match(words)
         if heading and is_prose and words[0].islower():
             current.append(heading)
@@ -144,8 +141,8 @@ def _is_bold_line(line: str) -> bool:
     return _BOLD_LINE.fullmatch(bold) is not None and not bold.strip("':").endswith(_SENTENCE_END)
 
 
-def _style_free(line: str) -> str:
-    """A line without the quotes of bold and italic. In `l'''air''` one of the three is an apostrophe."""
+def _without_style(line: str) -> str:
+    """Remove the quotes for bold and italic. In `l'''air''`, one of the first three is an apostrophe."""
     if "''" not in line:
         return line
     runs = [len(run) for run in _QUOTE_RUN.findall(line)]
@@ -160,7 +157,7 @@ def _without_quotes(run: re.Match[str]) -> str:
 
 
 def _with_apostrophe(line: str) -> str:
-    """One run of three becomes an apostrophe and two, as MediaWiki chooses: after one letter, a word, else a space."""
+    """Turn one run of three into an apostrophe and two quotes. As in MediaWiki, prefer one after a single letter."""
 
     def rank(run: re.Match[str]) -> int:
         before = line[max(0, run.start() - 2) : run.start()]
@@ -172,9 +169,9 @@ def _with_apostrophe(line: str) -> str:
     return line if chosen is None else f"{line[: chosen.start()]}{_APOSTROPHE}{line[chosen.start() + 1 :]}"
 
 
-def _finished(paragraph: str) -> str:
+def _finish(paragraph: str) -> str:
     if _MARKUP_LEFT.search(paragraph):
-        return ""  # an unclosed template or table runs through it
+        return ""  # part of an unclosed template or table
     if "&" in paragraph:
         paragraph = _ENTITY.sub(lambda entity: protect_markup(html.unescape(entity[0])), paragraph)
     if "://" in paragraph:

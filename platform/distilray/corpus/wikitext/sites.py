@@ -1,4 +1,4 @@
-"""The wiki that a page belongs to: its language and the names of its namespaces."""
+"""Wikis: language and namespaces."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,15 +19,15 @@ class Site:
 
     Attributes:
         language: `xml:lang` of the dump, such as `de`.
-        namespaces: local names by number, such as `{6: "Datei"}`. Canonical English names and the old names that
-            MediaWiki keeps as aliases are valid on every wiki and need not be listed.
+        namespaces: local names by number, such as `{6: "Datei"}`. Canonical English names and the aliases of MediaWiki
+            are valid on every wiki and need not be listed.
     """
 
     language: str = "en"
     namespaces: Mapping[int, str] = field(default_factory=dict, hash=False)
 
     def namespace_of(self, prefix: str) -> int | None:
-        """The number of the namespace with this name, None if there is none. Case and underscores do not matter."""
+        """Return the number of a namespace by its name, or None. Case and underscores are ignored."""
         return self._numbers.get(normalize_name(prefix))
 
     @cached_property
@@ -38,10 +38,10 @@ class Site:
 
     @cached_property
     def data(self) -> Mapping[str, Any]:
-        """The entry of the language in `sites.yaml`; `zh` also serves `zh-hans`."""
+        """Entry of the language in `sites.yaml`. The entry `zh` also applies to `zh-hans`."""
         languages: Mapping[str, Any] = SITES["languages"]
         return languages.get(self.language) or languages.get(self.language.partition("-")[0]) or {}
 
 
 SITES: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_name("sites.yaml").read_text(encoding="utf-8"))
-ENGLISH = Site()  # a dump without siteinfo
+ENGLISH = Site()  # the default for dumps without siteinfo

@@ -1,9 +1,11 @@
-"""Words that templates show in running text: rules of the recipe, of `templates.yaml` and functions, by name.
+"""Rules for the visible text of templates, from the recipe, from `templates.yaml` and as functions in this module.
 
-A rule returns the words of a template, `HOLE` if the page alone does not tell them, or nothing, like pronunciation.
+A rule returns the text of a template, `HOLE` if it cannot be derived from the page, or an empty string. Pronunciations
+are empty: the aside that contains them can be removed.
 """
 
-# ruff: noqa: RUF001 - dashes and signs of running text are the subject here
+# ruff: noqa: RUF001 - this module handles typographic characters
+
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,7 +33,7 @@ _MONTHS = (
 
 
 def date(arguments: Arguments) -> str:
-    """Year, month and day, each without a name, as "May 12, 1990", or "12 May 1990" with `df`."""
+    """Render unnamed year, month and day as "May 12, 1990", or with `df` as "12 May 1990"."""
     parts = [part for part in arguments.positional()[:3] if part]
     month = month_name(parts[1]) if len(parts) > 1 else ""
     year = parts[0] if parts else ""
@@ -42,28 +44,28 @@ def date(arguments: Arguments) -> str:
 
 
 def as_of(arguments: Arguments) -> str:
-    """As "As of April 2010", "since 2014", or the words of `alt`."""
+    """Render `as of`: "As of April 2010", "since 2014", or the text of `alt`."""
     if arguments.get("alt"):
         return arguments.get("alt")
     words = "since" if arguments.get("since") else "as of"
-    shown = words if arguments.get("lc") else words.capitalize()
+    prefix = words if arguments.get("lc") else words.capitalize()
     is_american = arguments.get("df").lower() == "us"
-    return f"{shown} {date(Arguments({**arguments.values, 'df': '' if is_american else 'y'}))}"
+    return f"{prefix} {date(Arguments({**arguments.values, 'df': '' if is_american else 'y'}))}"
 
 
 def month_name(text: str) -> str:
-    """The name of a month from its number; any other text as it is."""
+    """Return the name of a month by its number. Other text is unchanged."""
     number = int(text) if text.isdecimal() and len(text) <= 2 else 0
     return _MONTHS[number - 1] if 1 <= number <= 12 else text
 
 
 def span(prefix: str) -> Rule:
-    """Makes "c. 1200", or "fl. 1200–1250" of two dates."""
+    """Return the rule for "c. 1200", or "fl. 1200–1250" with two dates."""
     return lambda arguments: prefix + "–".join(value for value in arguments.positional()[:2] if value)
 
 
 def years_ago(unit: str) -> Rule:
-    """Makes "65 million years ago", or "70–65 million years ago" of two numbers."""
+    """Return the rule for "65 million years ago", or "70–65 million years ago" with two numbers."""
     return lambda arguments: "–".join(value for value in arguments.positional()[:2] if value) + f" {unit} ago"
 
 
@@ -72,11 +74,11 @@ _FUNCTION_PREFIXES = ("subst:", "safesubst:")
 
 
 class TemplateRules:
-    """The rules for the templates of one wiki.
+    """Template rules of one wiki.
 
     Args:
-        site: the wiki: the name of its template namespace, and rules for templates of its language.
-        recipe: rules of the user by name: `nothing`, `drop sentence` or a format. They come before all others.
+        site: wiki with the name of its template namespace and the rules for its language.
+        recipe: user rules by template name: `nothing`, `drop sentence` or a format. They take precedence.
     """
 
     def __init__(self, site: Site, recipe: Mapping[str, str]) -> None:
@@ -87,20 +89,16 @@ class TemplateRules:
             **_rules_by_name(local),
             **{normalize_name(name): _rule(text) for name, text in recipe.items()},
         }
-        self._seen: dict[str, Rule | None] = {}  # by name as written
+        self._cache: dict[str, Rule | None] = {}  # by name as written
 
     def rule(self, name: str) -> Rule | None:
-        """The rule of a template, None if the template is unknown.
-
-        Args:
-            name: as written on the page.
-        """
+        """Return the rule of a template by its name as written on the page, or None if it is unknown."""
         try:
-            return self._seen[name]
+            return self._cache[name]
         except KeyError:
             rule = self._find(name)
-            if len(self._seen) < _MAX_SEEN:
-                self._seen[name] = rule
+            if len(self._cache) < _MAX_CACHED:
+                self._cache[name] = rule
             return rule
 
     def _find(self, name: str) -> Rule | None:
@@ -123,38 +121,38 @@ class TemplateRules:
 
     @staticmethod
     def function(name: str) -> Callable[[str], str] | None:
-        """Return the result of a parser function such as `lc`, None if `name` is none or it is not known."""
+        """Return a parser function such as `lc` by its name, or None if it is unknown."""
         return _FUNCTIONS.get(normalize_name(name))
 
 
 def nothing(arguments: Arguments) -> str:
-    """The rule of templates that show nothing."""
+    """Rule of templates without visible text."""
     return ""
 
 
 def hole(arguments: Arguments) -> str:
-    """The rule of templates whose sentence is dropped."""
+    """Rule of templates whose sentence is dropped."""
     return HOLE
 
 
 def _rule(text: str) -> Rule:
-    """The rule that a recipe or table states as `nothing`, `drop sentence` or a format."""
+    """Parse a rule of a recipe or table: `nothing`, `drop sentence` or a format."""
     return {"nothing": nothing, "drop sentence": hole}.get(text) or _format(text)
 
 
 def _format(text: str) -> Rule:
-    pieces = _FIELD.split(text)  # texts and fields in turn
+    pieces = _FIELD.split(text)  # literals and fields alternate
     fields = [field.split("|") for field in pieces[1::2]]
     if not fields:
         return lambda arguments: text
 
-    def words(arguments: Arguments) -> str:
+    def render(arguments: Arguments) -> str:
         values = [arguments.get(*names) for names in fields]
         if not any(values):
             return ""
         return "".join(piece for pair in zip(pieces[::2], [*values, ""], strict=True) for piece in pair)
 
-    return words
+    return render
 
 
 def _rules_by_name(table: Mapping[str, list[str]]) -> dict[str, Rule]:
@@ -174,12 +172,12 @@ def _quote(arguments: Arguments) -> str:
 
 
 def _sound(arguments: Arguments) -> str:
-    """Old pages show the signs, the first argument; new ones give a language first and are pronunciation."""
+    """Render `ipa`. With a single argument it shows symbols; with a language first, it is a pronunciation."""
     return "" if arguments.get("2") else arguments.get("1")
 
 
 def _ship(prefix: str, name: str, form: str) -> str:
-    """A name such as "USS Enterprise"; the forms 3 and 5 leave out the prefix, 1 and 4 show the number of the hull."""
+    """Render a name such as "USS Enterprise". Forms 3 and 5 omit the prefix; 1 and 4 show the hull number."""
     if form in ("1", "4"):
         return HOLE
     return " ".join(part for part in ("" if form in ("3", "5") else prefix, name) if part)
@@ -190,13 +188,13 @@ def _ship_of(prefix: str) -> Rule:
 
 
 def _country(arguments: Arguments) -> str:
-    """The name of a country, which the page does not tell if it has a code such as FRA."""
+    """Render the name of a country, which is unknown for a code such as FRA."""
     name = arguments.get("1")
     return HOLE if name.isupper() and len(name) <= 3 else name
 
 
 def _bible_verse(arguments: Arguments) -> str:
-    """Book, with its number if it has one, chapter and verse, without the version that follows."""
+    """Render book (with its number), chapter and verse, without the Bible version."""
     number, *rest = arguments.positional() or [""]
     parts = rest[:2] if not number else [number, *rest[: 2 if number in ("1", "2", "3", "4") else 1]]
     return " ".join(part for part in parts if part)
@@ -207,25 +205,25 @@ def _music(arguments: Arguments) -> str:
 
 
 def _citation(form: str) -> Rule:
-    """A short citation that is part of its sentence: authors and year."""
+    """Return the rule of a short citation in running text: authors and year."""
 
-    def words(arguments: Arguments) -> str:
+    def render(arguments: Arguments) -> str:
         *authors, year = [part for part in arguments.positional() if part] or [""]
         names = " & ".join(authors) if len(authors) < 3 else f"{', '.join(authors[:-1])} & {authors[-1]}"
         return form.format(names, year) if authors else HOLE
 
-    return words
+    return render
 
 
 def _coordinates(arguments: Arguments) -> str:
-    place = arguments.get("display")
-    return HOLE if not place or "inline" in place else ""
+    display = arguments.get("display")
+    return HOLE if not display or "inline" in display else ""
 
 
-_MAX_SEEN = 10_000  # names that a rule was looked up for
+_MAX_CACHED = 10_000  # template names
 _TABLES: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_name("templates.yaml").read_text(encoding="utf-8"))
 
-# Names that show the same, separated by "|", and their rule.
+# Template names separated by "|", and their rule.
 _FUNCTION_RULES: tuple[tuple[str, Rule], ...] = (
     ("ipa|ipa text", _sound),
     ("sup", lambda arguments: superscript(arguments.get("1"))),
@@ -279,7 +277,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_TABLES["drop sentence"], hole),
     **{name: rule for names, rule in _FUNCTION_RULES for name in names.split("|")},
 }
-# The name of a page and the time of reading are not in its text. In capitals only.
+# Variables whose value is not in the page, such as its name or the current time. In capitals only.
 _VARIABLES: dict[str, Rule] = dict.fromkeys(
     (
         "PAGENAME", "FULLPAGENAME", "BASEPAGENAME", "SUBPAGENAME", "SITENAME", "NAMESPACE", "CURRENTYEAR",

@@ -36,7 +36,7 @@ def test_books_are_known_by_their_suffix(name: str, belongs: bool) -> None:
     assert books.is_input(name) is belongs
 
 
-def test_a_book_comes_without_header_and_licence(tmp_path: Path) -> None:
+def test_a_book_has_no_header_and_license(tmp_path: Path) -> None:
     assert read(tmp_path, BOOK.encode(), "coast/lamp.txt") == RawDocument("coast/lamp", "The Lamp", BODY, len(BODY))
 
 
@@ -60,7 +60,7 @@ def test_a_size_is_in_utf8_whatever_the_file_is_in(tmp_path: Path) -> None:
         ("a.txt", bytes(range(256)) * 9, "encoding_unknown"),
     ],
 )
-def test_what_is_no_book_is_put_in_quarantine(tmp_path: Path, name: str, data: bytes, reason: str) -> None:
+def test_files_that_are_not_books_are_quarantined(tmp_path: Path, name: str, data: bytes, reason: str) -> None:
     found = read(tmp_path, data, name)
     assert isinstance(found, BadRow)
     assert (found.file, found.reason) == (name, reason)

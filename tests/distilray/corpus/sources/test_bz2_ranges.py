@@ -46,7 +46,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def read(reader: Reader, uri: str, start: int = 0, end: int | None = None) -> list[TextSpan | BadRow]:
-    """What a reader gives of a range, without what begins behind it."""
+    """Return the output of a reader for a range, without spans that start after it."""
     with StoredFile(uri) as stored:
         behind = stored.size if end is None else end
         return [piece for piece in reader(stored, "f", start, behind) if piece.offset < behind]
@@ -83,7 +83,7 @@ def test_blocks_are_read_through_the_border_of_two_streams(tmp_path: Path) -> No
     assert text(read(read_blocks, uri)) == LONG
 
 
-def test_a_block_in_which_its_mark_stands_by_chance_is_read_whole(one: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_that_contains_its_mark_by_chance_is_read_completely(one: str, monkeypatch: pytest.MonkeyPatch) -> None:
     marks = bz2_ranges._block_marks
 
     def with_one_more(stored: StoredFile, start: int) -> Iterator[int]:
@@ -122,14 +122,14 @@ def damaged(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
 
 
-def test_a_damaged_stream_is_told_with_its_bytes_and_the_next_is_read(tmp_path: Path) -> None:
+def test_a_damaged_stream_is_reported_with_its_bytes_and_the_next_is_read(tmp_path: Path) -> None:
     found = read(read_streams, write(tmp_path, damaged(MANY, OFFSETS[3] + 2_000)))
     assert text(found) == b"".join(PARTS[:3] + PARTS[4:])
     [fault] = faults(found)
     assert (fault.offset, fault.reason, fault.lost_bytes) == (OFFSETS[3], "bz2_damaged", OFFSETS[4] - OFFSETS[3])
 
 
-def test_a_damaged_block_is_told_and_the_next_is_read(tmp_path: Path) -> None:
+def test_a_damaged_block_is_reported_and_the_next_is_read(tmp_path: Path) -> None:
     found = read(read_blocks, write(tmp_path, damaged(ONE, len(ONE) // 2)))
     [fault] = faults(found)
     assert fault.reason == "bz2_damaged"
@@ -149,7 +149,7 @@ def test_damage_never_looks_like_text(tmp_path_factory: pytest.TempPathFactory, 
     assert all(piece.data in LONG for piece in read(reader, uri) if isinstance(piece, TextSpan))
 
 
-def test_a_stream_that_is_cut_short_is_told(tmp_path: Path) -> None:
+def test_a_stream_that_is_cut_short_is_reported(tmp_path: Path) -> None:
     found = read(read_streams, write(tmp_path, MANY[: OFFSETS[5] + 300]))
     assert text(found) == b"".join(PARTS[:5])
     assert faults(found) == [BadRow("f", OFFSETS[5], "bz2_damaged", "the bz2 data is cut short", 300)]
@@ -162,13 +162,13 @@ def test_the_blocks_before_the_cut_are_not_lost(tmp_path: Path) -> None:
     assert 0 < fault.lost_bytes < size // 2
 
 
-def test_a_stream_from_before_the_range_is_not_looked_at(tmp_path: Path) -> None:
+def test_a_stream_that_starts_before_the_range_is_skipped(tmp_path: Path) -> None:
     uri = write(tmp_path, damaged(MANY, OFFSETS[3] + 2_000))
     assert not faults(read(read_streams, uri, OFFSETS[3] + 1))
 
 
 @pytest.mark.parametrize("reader", [read_streams, read_blocks])
-def test_a_bomb_is_given_up_and_what_follows_is_read(
+def test_a_bomb_is_skipped_and_the_rest_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Reader
 ) -> None:
     monkeypatch.setattr(formats_streams, "FREE_BYTES", MIB)

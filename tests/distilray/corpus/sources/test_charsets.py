@@ -45,7 +45,7 @@ def test_letters_of_dos_are_not_taken_for_low_quotes() -> None:
         decode("He sat in the café. ".encode("cp850") * 20)
 
 
-def test_the_encoding_is_found_where_the_first_sign_stands_far_behind() -> None:
+def test_the_encoding_is_detected_when_the_first_character_is_far_into_the_file() -> None:
     text = "Plain words and nothing else.\n" * 20_000 + ENGLISH
     assert decode(text.encode("cp1252")) == (text, "cp1252")
 
@@ -61,12 +61,12 @@ def test_the_mark_of_the_end_in_dos_is_no_binary() -> None:
 @pytest.mark.parametrize(
     ("data", "detail"),
     [
-        (random.Random(1).randbytes(20_000), "no text in any encoding"),
+        (random.Random(1).randbytes(20_000), "not text in any known encoding"),
         (b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" * 40, "control characters|no text"),
         (ENGLISH.encode("utf-16-le"), "control characters|no text"),
-        (b"\xff\xfe" + b"\x00\xd8" * 9, "most like utf-16, but not at byte"),
-        (ENGLISH.encode().decode("cp1252", errors="ignore").encode(), "most like utf-8, but wrong in"),
-        (FRENCH.encode("cp850", errors="ignore"), "most like cp1252, but wrong in"),
+        (b"\xff\xfe" + b"\x00\xd8" * 9, "probably utf-16, but byte"),
+        (ENGLISH.encode().decode("cp1252", errors="ignore").encode(), "probably utf-8, but that gives"),
+        (FRENCH.encode("cp850", errors="ignore"), "probably cp1252, but that gives"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_the_best_guess(data: bytes, detail: str) -> None:

@@ -32,7 +32,7 @@ def refusal(xml: str | bytes) -> UnreadableError:
 
 
 @given(borders=st.lists(st.integers(0, len(XML))))
-def test_pages_are_cut_alike_whatever_the_pieces(borders: list[int]) -> None:
+def test_pages_are_split_alike_for_any_spans(borders: list[int]) -> None:
     bounds = [0, *sorted(borders), len(XML)]
     pieces = [TextSpan(7, XML[begin:end]) for begin, end in pairwise(bounds)]
     assert xml_of(cut([*pieces])) == PAGES
@@ -55,7 +55,7 @@ def test_a_page_begins_in_the_piece_with_the_first_byte_of_its_tag(borders: list
     assert [raw.offset for raw in cut([*pieces], end)] == [place for place in places if place < end]
 
 
-def test_no_piece_is_asked_for_behind_the_last_page() -> None:
+def test_no_span_is_read_after_the_last_page() -> None:
     pieces = iter([TextSpan(0, PAGES[0].encode()), TextSpan(10, b""), TextSpan(10, b"more")])
     assert len(list(split_pages(pieces, end=10, max_bytes=1000))) == 1
     assert next(pieces).data == b"more"
@@ -69,7 +69,7 @@ def test_an_unfinished_page_is_dropped_at_damage_and_the_next_is_read() -> None:
     assert xml_of(found) == PAGES[:2]
 
 
-def test_damage_behind_the_range_is_not_told() -> None:
+def test_damage_after_the_range_is_not_reported() -> None:
     assert cut([TextSpan(0, b"<page><title>"), DAMAGE], end=50) == []
 
 
@@ -80,11 +80,11 @@ def test_a_page_without_an_end_ends_where_the_next_begins() -> None:
 
 @pytest.mark.parametrize(("xml", "is_cut"), [(b"<page><title>", True), (b"<page><title></mediawiki>\n", False)])
 def test_a_page_without_an_end_is_cut_unless_the_dump_ends_as_it_should(xml: bytes, is_cut: bool) -> None:
-    assert [(raw.xml, raw.cut) for raw in cut([TextSpan(0, xml)]) if isinstance(raw, RawPage)] == [(xml, is_cut)]
+    assert [(raw.xml, raw.truncated) for raw in cut([TextSpan(0, xml)]) if isinstance(raw, RawPage)] == [(xml, is_cut)]
 
 
 @given(size=st.integers(1, 700))
-def test_a_page_over_the_limit_is_given_up_and_the_next_is_read(size: int) -> None:
+def test_a_page_over_the_limit_is_oversized_and_the_next_is_read(size: int) -> None:
     xml = (page(1, text="y" * 2000) + PAGES[0]).encode()
     found = cut([TextSpan(0, xml[at : at + size]) for at in range(0, len(xml), size)], max_bytes=700)
     assert [raw.oversized for raw in found if isinstance(raw, RawPage)] == [True, False]
@@ -96,7 +96,7 @@ def test_a_page_is_read_with_every_field() -> None:
     assert parse_page(xml.encode(), Site()) == Page(12, 112, 0, "A & B", False, "'''a''' <ref/>\n\nb")
 
 
-def test_a_redirect_and_a_namespace_are_told() -> None:
+def test_a_redirect_and_a_namespace_are_read() -> None:
     found = [
         parse_page(xml.encode(), Site()) for xml in (page(1, extra='<redirect title="B" />'), page(2, namespace=-2))
     ]
@@ -156,7 +156,7 @@ def test_ns_is_believed_before_the_title() -> None:
         (page(1, text="\x00"), "not well-formed"),
         ("<page><title>", "page '?' (id ?) is not well-formed"),
         ("<page><!DOCTYPE page></page>", "not well-formed"),
-        ("<page>" + "<a>" * 100, "nest deeper"),
+        ("<page>" + "<a>" * 100, "nested deeper"),
     ],
 )
 def test_a_page_that_is_none_is_refused(xml: str, part: str) -> None:

@@ -54,22 +54,22 @@ MARKS = {
 
 
 @pytest.mark.parametrize("era", MARKS)
-def test_the_body_is_what_stands_between_the_marks(era: str) -> None:
+def test_the_body_is_the_text_between_the_marks(era: str) -> None:
     start, end = MARKS[era]
     assert read_book(f"{HEADER}{start}\n\n{BODY}\n\n\n{end}{LICENSE}").body == BODY
 
 
-def test_the_title_goes_on_in_lines_that_are_indented() -> None:
+def test_the_title_continues_in_indented_lines() -> None:
     start, end = MARKS["today"]
     assert read_book(HEADER + start + BODY + "\n" + end).title == "The Lamp and the Pier A Tale of the Northern Coast"
 
 
-def test_a_file_from_elsewhere_is_all_body() -> None:
+def test_a_file_of_another_publisher_is_all_body() -> None:
     text = f"Title: not a header\n\n{BODY}\n"
     assert read_book(text) == Book("", text)
 
 
-def test_a_book_that_speaks_of_the_marks_is_whole() -> None:
+def test_a_book_that_mentions_the_marks_is_complete() -> None:
     start, end = MARKS["today"]
     told = f'{BODY}\n\nShe typed "{end.strip()}" and\nslept. The End of the Project Gutenberg was far off.\n\n{BODY}'
     assert read_book(f"{HEADER}{start}\n{told}\n\n{end}{LICENSE}").body == told
@@ -81,7 +81,7 @@ def test_a_mark_in_the_middle_of_a_long_book_does_not_end_it() -> None:
     assert read_book(f"{HEADER}{start}\n{told}\n\n{end}{LICENSE}").body.endswith("So it ended.")
 
 
-def test_a_mark_far_from_the_end_is_told_and_not_meant() -> None:
+def test_a_mark_far_from_the_end_is_part_of_the_text() -> None:
     told = f"{BODY}\n\n{MARKS['today'][1]}\n" + f"{BODY}\n\n" * 500
     assert read_book(told).body == told
 

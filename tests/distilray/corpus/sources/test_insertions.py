@@ -43,12 +43,12 @@ PAGES = [
 @pytest.mark.parametrize(
     "form", ["{}\n\n{}\n\n{}", "{}\n{}\n{}", "{}\n{}\n\n{}", "{}\n\n{}\n{}", "{}\n\n\n              {}  \n\n\n{}"]
 )
-def test_a_sentence_goes_on_behind_a_page_number(form: str, page: str) -> None:
+def test_a_sentence_continues_after_a_page_number(form: str, page: str) -> None:
     assert remove_insertions(form.format(ABOVE, page, BELOW)) == f"{ABOVE}\n{BELOW}"
 
 
 @pytest.mark.parametrize("below", ["Anna about the rope.", "“about it,” she said."])
-def test_a_sentence_goes_on_with_a_name_or_a_quote(below: str) -> None:
+def test_a_sentence_continues_with_a_name_or_a_quote(below: str) -> None:
     assert remove_insertions(f"{ABOVE}\n\n[12]\n\n{below}") == f"{ABOVE}\n{below}"
 
 

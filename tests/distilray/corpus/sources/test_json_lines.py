@@ -48,7 +48,7 @@ def test_a_document_has_its_id_and_title(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["", '"id": null,', '"id": "",', '"id": [1],', '"id": true,'])
-def test_a_document_without_id_is_named_by_its_place(tmp_path: Path, missing: str) -> None:
+def test_a_document_without_id_is_named_by_its_offset(tmp_path: Path, missing: str) -> None:
     found = only(tmp_path, f'\n{{{missing} "text": "a"}}'.encode(), id_column="id")
     assert found == RawDocument("a.jsonl:1", "", "a", 1)
 
@@ -73,7 +73,7 @@ def test_the_last_of_equal_keys_counts(tmp_path: Path) -> None:
         (b'{"text": "' + b"a" * 1_300_000 + b'"}', "too_large"),
     ],
 )
-def test_a_bad_line_is_refused_with_its_place_and_the_next_is_read(tmp_path: Path, line: bytes, reason: str) -> None:
+def test_a_bad_line_is_refused_with_its_offset_and_the_next_is_read(tmp_path: Path, line: bytes, reason: str) -> None:
     first, bad, last = read(
         tmp_path, b'{"text": "a"}\n' + line + b'\n{"text": "b"}\n', chunk_bytes=1 << 22, limit=200_000
     )
@@ -102,7 +102,7 @@ def test_any_ranges_give_the_same_documents(
     assert [entry.text for entry in found if isinstance(entry, RawDocument)] == texts
 
 
-def test_documents_before_damage_are_kept_and_the_lost_bytes_told(tmp_path: Path) -> None:
+def test_documents_before_damage_are_kept_and_the_lost_bytes_reported(tmp_path: Path) -> None:
     stored = gzip.compress(b'{"text": "a"}\n' * 3) + b"garbage"
     *found, bad = read(tmp_path, stored, name="a.jsonl.gz")
     assert len(found) == 3
@@ -116,8 +116,8 @@ def test_documents_before_damage_are_kept_and_the_lost_bytes_told(tmp_path: Path
         ("a.jsonl", b"", {}, "the file is empty"),
         ("a.jsonl", b"\n\n", {}, "the file is empty"),
         ("a.jsonl.gz", b"{}", {}, "compressed data is damaged"),
-        ("a.json", b'[{"text": "a"}]\n', {}, "the first line is no JSON object"),
-        ("a.json", b'{\n"text": "a"}\n', {}, "the first line is no JSON"),
+        ("a.json", b'[{"text": "a"}]\n', {}, "the first line is not a JSON object"),
+        ("a.json", b'{\n"text": "a"}\n', {}, "the first line is not JSON"),
         ("a.jsonl", b'{"body": "a"}', {}, "set text_column to one of 'body'"),
         ("a.jsonl.gz", gzip.compress(b'{"body": "a"}\n' * 9, mtime=0)[:-9], {}, "set text_column to one of 'body'"),
         ("a.jsonl", b'{"body": "a", "n": 1}\n', {}, "set text_column to one of 'body', 'n'"),

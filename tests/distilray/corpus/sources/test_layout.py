@@ -34,7 +34,7 @@ def test_short_lines_that_each_end_a_sentence_are_paragraphs() -> None:
     assert book_prose("\n".join(talk)) == "\n\n".join(talk)
 
 
-def test_paragraphs_that_are_told_by_their_indent_only_are_split() -> None:
+def test_paragraphs_that_differ_by_indentation_only_are_split() -> None:
     indented = WRAPPED.replace("\n\n", "\n   ")
     assert book_prose(indented) == PROSE
 
@@ -83,7 +83,7 @@ def test_a_word_is_whole_across_a_dash_at_the_end_of_a_line() -> None:
         "The Lamp ........ 1\nThe Pier ........ 17",
     ],
 )
-def test_what_is_no_running_text_goes(furniture: str) -> None:
+def test_text_that_is_not_prose_is_removed(furniture: str) -> None:
     first, second = WRAPPED.split("\n\n")
     assert book_prose(f"{first}\n\n{furniture}\n\n{second}") == PROSE
 
@@ -106,7 +106,7 @@ def test_what_is_no_running_text_goes(furniture: str) -> None:
         "In 1901 there were forty.",
     ],
 )
-def test_what_looks_like_furniture_and_is_prose_stays(kept: str) -> None:
+def test_prose_that_looks_like_a_heading_stays(kept: str) -> None:
     assert book_prose(f"{WRAPPED}\n\n{kept}") == f"{PROSE}\n\n{kept}"
 
 
@@ -123,7 +123,7 @@ def test_marks_of_the_editor_go_and_the_words_stay(marked: str, plain: str) -> N
 
 
 @pytest.mark.parametrize(("text", "wrapped"), [(WRAPPED, True), (PROSE, False), ("", True)])
-def test_wrapping_is_told_by_width_and_by_how_lines_end(text: str, wrapped: bool) -> None:
+def test_wrapping_is_recognized_by_width_and_line_ends(text: str, wrapped: bool) -> None:
     assert is_wrapped(text) is wrapped
 
 

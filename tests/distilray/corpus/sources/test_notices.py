@@ -54,7 +54,7 @@ def test_a_note_of_the_transcriber_goes_from_either_end(form: str, note: str) ->
         "The transcriber's note was lost.",
     ],
 )
-def test_a_text_that_speaks_of_notes_stays(text: str) -> None:
+def test_a_text_that_mentions_notes_stays(text: str) -> None:
     assert remove_notices(f"{text}\n\n{BODY}") == f"{text}\n\n{BODY}"
 
 
@@ -91,16 +91,16 @@ def test_credits_go_only_from_a_file_that_has_them(credit: str) -> None:
     ],
 )
 @pytest.mark.parametrize("form", ["{notice}\n\n{body}", "{body}\n\n###\n\n{notice}\n"])
-def test_the_licence_of_a_shop_goes_from_either_end(form: str, notice: str) -> None:
+def test_the_license_of_a_store_is_removed_from_either_end(form: str, notice: str) -> None:
     assert remove_notices(form.format(notice=notice, body=BODY)).removesuffix("\n\n###") == BODY
 
 
-def test_the_title_above_a_licence_stays() -> None:
+def test_the_title_above_a_license_stays() -> None:
     page = "The Lamp\nBy Jane Doe\nSmashwords Edition\nThis ebook may not be resold."
     assert remove_notices(f"{page}\n\n{BODY}") == f"The Lamp\nBy Jane Doe\n\n{BODY}"
 
 
-def test_where_lines_are_paragraphs_only_those_of_the_licence_go() -> None:
+def test_if_lines_are_paragraphs_only_those_of_the_license_are_removed() -> None:
     lines = ["Smashwords Edition", " ".join(BODY.split()), "This ebook may not be resold.", "She slept."]
     assert remove_notices("\n".join(lines)) == f"{lines[1]}\nShe slept."
 
@@ -115,7 +115,7 @@ def test_where_lines_are_paragraphs_only_those_of_the_licence_go() -> None:
         "If you are reading this book and like it, she wrote, write to me.",
     ],
 )
-def test_a_text_that_speaks_of_the_shop_stays(text: str) -> None:
+def test_a_text_that_mentions_the_store_stays(text: str) -> None:
     assert remove_notices(f"{text}\n\n{BODY}\n\n{text}\n") == f"{text}\n\n{BODY}\n\n{text}\n"
 
 

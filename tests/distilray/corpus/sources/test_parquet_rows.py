@@ -98,7 +98,7 @@ def test_a_long_text_in_many_rows_is_held_once(tmp_path: Path) -> None:
     assert pa.total_allocated_bytes() - before < 16 << 20
 
 
-def test_what_a_row_lacks_is_said_with_its_number(tmp_path: Path) -> None:
+def test_a_missing_value_is_reported_with_its_row(tmp_path: Path) -> None:
     uri = write(tmp_path, {"text": pa.array([None, "x" * 1001, "a"])})
     null, large, last = read(uri)
     assert isinstance(null, BadRow)
@@ -177,7 +177,7 @@ def test_what_is_no_parquet_is_refused(tmp_path: Path, data: bytes) -> None:
 
 
 class Canary(pa.ExtensionType):  # type: ignore[misc]
-    """An extension type that notes whether pyarrow has asked it to read what a file says."""
+    """Extension type that records whether pyarrow deserialized it."""
 
     read = False
 

@@ -105,14 +105,14 @@ def test_a_bad_row_is_refused_with_its_offset_and_the_next_is_read(tmp_path: Pat
     assert (found[1].offset, found[1].lost_bytes, "\n" in found[1].detail) == (11, 0, False)
 
 
-def test_rows_behind_a_quote_that_is_not_closed_are_lost_bytes(tmp_path: Path) -> None:
+def test_rows_after_an_unclosed_quote_are_lost_bytes(tmp_path: Path) -> None:
     data = b'n,text\n1,a\n2,"b\n' + b"3,c\n" * 100
     *_, bad = read(tmp_path, data)
     assert isinstance(bad, BadRow)
     assert (bad.reason, bad.lost_bytes) == ("csv_malformed", len(data) - 11)
 
 
-def test_a_quote_that_is_not_closed_is_given_up_at_the_limit_of_a_row(tmp_path: Path) -> None:
+def test_an_unclosed_quote_ends_at_the_limit_of_a_row(tmp_path: Path) -> None:
     found = read(tmp_path, b'text\n"a\n' + b"long line of text\n" * 100_000 + b"end\n")
     assert texts(found)[0] == "too_large"
     assert texts(found)[-1] == "end"

@@ -68,10 +68,10 @@ def test_any_ranges_give_the_same_documents(
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 5])
-def test_blank_lines_longer_than_the_look_back_divide_all_the_same(
+def test_blank_lines_longer_than_the_look_back_still_separate_blocks(
     tmp_path: Path, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(texts, "_LOOK_BACK", window)
+    monkeypatch.setattr(texts, "_LOOK_BACK_BYTES", window)
     data = b"a\n" + b" " * 20 + b"\nb\nc\n" + b"\n" * 20 + b"d"
     assert read(tmp_path, data, "blank_line", chunk_bytes=1) == read(tmp_path, data, "blank_line")
 

@@ -63,7 +63,7 @@ def refusal(uri: str, call: Callable[[], object] | None = None) -> str:
 
 @cache
 def expected(xml: bytes) -> list[tuple[int, int, str, str]]:
-    """Page id, revision id, title and text of the last revision of each page, read by ElementTree."""
+    """Return page id, revision id, title and text of the last revision of each page, read by ElementTree."""
     pages = ElementTree.fromstring(xml).iterfind("{*}page")
     fields = [(page, page.findall("{*}revision")[-1]) for page in pages]
     return [
@@ -73,7 +73,7 @@ def expected(xml: bytes) -> list[tuple[int, int, str, str]]:
 
 
 def same_pages(found: list[RawDocument], xml: bytes) -> bool:
-    """Return whether the documents are those of ElementTree; the text of a dropped page is known by its size."""
+    """Return True if the documents equal those of ElementTree. Of dropped pages, only the size is compared."""
     wanted = expected(xml)
     named = [(one.page_id, one.revision_id, one.title) for one in found]
     sizes = [one.text_bytes for one in found]
@@ -91,7 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def forms(folder: Path) -> dict[str, tuple[str, bytes]]:
-    """A dump in each form, and its XML."""
+    """Return a dump in each form, and its XML."""
     bare = folder / "bare"
     bare.mkdir()
     return {
@@ -137,7 +137,7 @@ def test_the_ranges_of_a_file_cover_it_once(forms: dict[str, tuple[str, bytes]],
         ("with an index", BIG, "streams"),
     ],
 )
-def test_the_form_of_a_file_is_recognised(
+def test_the_form_of_a_file_is_recognized(
     forms: dict[str, tuple[str, bytes]], form: str, chunk_bytes: int, name: str
 ) -> None:
     assert {part.form for part in ranges(forms[form][0], chunk_bytes)} == {name}
@@ -156,7 +156,7 @@ def test_real_pages_in_streams_are_read_as_another_parser_reads_them(tmp_path: P
     assert same_pages(documents(write_crossing(tmp_path, xml, 100_000), 50_000), xml)
 
 
-def test_an_index_gives_the_borders_of_the_ranges(tmp_path: Path) -> None:
+def test_an_index_sets_the_boundaries_of_the_ranges(tmp_path: Path) -> None:
     found = write_multistream(tmp_path, PAGES)
     assert [part.start for part in ranges(found.uri, 1)] == [0, *found.offsets[1:-1]]
 
@@ -180,7 +180,7 @@ def with_index(tmp_path: Path, lines: str | bytes, name: str = "i.txt") -> tuple
 @pytest.mark.parametrize(
     ("lines", "part"),
     [
-        ("999999:1:T\n", "lies behind the end of"),
+        ("999999:1:T\n", "is beyond the end of"),
         ("5:1:T\n", "no stream of"),
     ],
 )
@@ -194,7 +194,7 @@ def test_an_index_of_another_dump_is_refused_with_both_names(tmp_path: Path, lin
     ("lines", "name", "part"),
     [
         ("notes\n", "i.txt", "is not 'offset:page id:title'"),
-        ("x" * 100_000, "i.txt", "no lines of"),
+        ("x" * 100_000, "i.txt", "does not contain lines"),
         (bz2.compress(b"1:1:T\n")[:-5], "i.txt.bz2", "cut short"),
     ],
 )
@@ -310,7 +310,7 @@ def test_a_numbered_part_with_ids_of_its_own_names_its_pages_by_itself(tmp_path:
 def test_a_dump_that_is_cut_between_two_streams_is_refused(tmp_path: Path) -> None:
     made = write_multistream(tmp_path, PAGES)
     uri = write(tmp_path, Path(made.uri).read_bytes()[: made.offsets[-1]], "cut.xml.bz2")
-    assert "the bz2 data is cut short; fetch the dump again" in refusal(uri)
+    assert "the bz2 data is cut short; download the dump again" in refusal(uri)
 
 
 def test_a_dump_whose_end_was_never_fetched_is_refused(tmp_path: Path) -> None:
@@ -336,13 +336,13 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
         (b"<html><body/></html>", "root element <html>, not <mediawiki>"),
         (bz2.compress(b"<html><body/></html>"), "root element <html>, not <mediawiki>"),
         (b"<mediawiki></a>", "not well-formed"),
-        (b"<mediawiki><siteinfo/></mediawiki>", "a dump without pages; fetch it again"),
-        (bz2.compress(b"<mediawiki></mediawiki>"), "a dump without pages; fetch it again"),
-        (XML[:-40], "the XML is cut short; fetch the dump again"),
-        (bz2.compress(XML)[:-20], "the bz2 data is cut short; fetch the dump again"),
+        (b"<mediawiki><siteinfo/></mediawiki>", "a dump without pages; download it again"),
+        (bz2.compress(b"<mediawiki></mediawiki>"), "a dump without pages; download it again"),
+        (XML[:-40], "the XML is cut short; download the dump again"),
+        (bz2.compress(XML)[:-20], "the bz2 data is cut short; download the dump again"),
         (b"BZh9" + bytes(200), "the bz2 data is damaged"),
         (bz2.compress(b""), "the bz2 data is cut short"),
-        (b'<!DOCTYPE mediawiki [<!ENTITY e "lol">]>' + XML, "holds a DOCTYPE"),
+        (b'<!DOCTYPE mediawiki [<!ENTITY e "lol">]>' + XML, "contains a DOCTYPE"),
         (b'<?xml version="1.0" encoding="latin-1"?>' + XML, "its encoding is latin-1, not UTF-8; convert it"),
         (XML.decode().encode("utf-16"), "its encoding is UTF-16, not UTF-8; convert it with iconv -f UTF-16"),
         (XML.decode().encode("utf-16-be"), "its encoding is UTF-16BE"),

@@ -17,7 +17,7 @@ ROAD = "The road meets {{jct|state=NY|I|90}} and heads west."
         ("Route", "The road meets Route and heads west."),
     ],
 )
-def test_a_rule_of_the_user_says_what_a_template_shows(rule: str, expected: str) -> None:
+def test_a_rule_of_the_user_sets_the_text_of_a_template(rule: str, expected: str) -> None:
     assert clean_wikitext(ROAD, ENGLISH, {"Jct": rule}) == expected
 
 
