@@ -45,7 +45,7 @@ def test_a_graph_with_a_matrix_of_8_bits_is_known(tmp_path, graph, kind):
 @pytest.mark.parametrize("location", ["weights.bin", "../../etc/passwd"])
 def test_a_weight_in_another_file_is_refused(tmp_path, graph, location):
     make_external(graph.graph.initializer[0], location)
-    assert "weight 'table' lies in another file" in refusal(tmp_path, graph)
+    assert "weight 'table' is stored in another file" in refusal(tmp_path, graph)
 
 
 def test_a_weight_in_another_file_is_found_in_an_attribute_of_a_branch(tmp_path, graph):

@@ -57,7 +57,7 @@ def test_a_model_folder_is_itself_and_a_run_folder_is_the_model_inside(teacher_d
 
 
 def test_a_sample_is_its_folder(monkeypatch, teacher_dir):
-    monkeypatch.setattr(sources, "resolve", {"sample:encoder": teacher_dir}.get)
+    monkeypatch.setattr(sources, "resolve_sample", {"sample:encoder": teacher_dir}.get)
     assert localize("sample:encoder") == teacher_dir
 
 
@@ -397,10 +397,9 @@ def test_a_model_that_is_not_in_the_cache_without_network_is_one_line_with_the_i
     with pytest.raises(InputError) as raised:
         localize("hub:owner/name")
     assert str(raised.value) == (
-        "hub:owner/name: not in the cache of this machine, and HF_HUB_OFFLINE=1 (or TRANSFORMERS_OFFLINE) forbids the "
-        "hub; set it to 0; or fetch it "
-        "on a machine that can: hf download owner/name config.json model.safetensors tokenizer.json "
-        "--local-dir FOLDER, and name the folder"
+        "hub:owner/name: not in the local cache, and HF_HUB_OFFLINE=1 (or TRANSFORMERS_OFFLINE) disables downloads; "
+        "set it to 0; or download it on another machine with hf download owner/name config.json "
+        "model.safetensors tokenizer.json --local-dir FOLDER, and use that folder"
     )
 
 
@@ -413,8 +412,8 @@ def test_a_model_of_the_hub_without_safetensors_is_refused_with_the_fix(hub, tea
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (errors.GatedRepoError("no\nlicence", response=ANSWER), "accepted its terms and are logged in"),
-        (errors.RepositoryNotFoundError("401\nfor url", response=ANSWER), "no such model, or a private one"),
+        (errors.GatedRepoError("no\nlicence", response=ANSWER), "accept its terms and log in"),
+        (errors.RepositoryNotFoundError("401\nfor url", response=ANSWER), "no such model, or it is private"),
         (errors.RevisionNotFoundError("404\nfor url", response=ANSWER), "no such revision"),
         (errors.HfHubHTTPError("500\nfor url", response=ANSWER), r"cannot be fetched \(HfHubHTTPError\)"),
         (ProxyError("refused\nby proxy"), r"cannot be fetched \(ProxyError\)"),

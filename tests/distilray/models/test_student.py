@@ -140,7 +140,7 @@ def test_a_layer_that_the_teacher_lacks_is_refused(teacher, layers, outside):
 
 def test_a_teacher_that_is_no_bert_is_refused(teacher):
     student, _ = create_student(teacher)
-    with pytest.raises(InputError, match="not from a distilbert"):
+    with pytest.raises(InputError, match="not a distilbert"):
         create_student(student)
 
 

@@ -56,7 +56,7 @@ def contains(whole, part):
 
 
 def completed(drafts, vocabulary, *, masker=None, **changes):
-    return ExampleBuilder(encode_config(**changes), vocabulary, masker).examples(drafts)
+    return ExampleBuilder(encode_config(**changes), vocabulary, masker).build(drafts)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def examples(request, tokenizer_dir):
     drafts.add(token_documents())
     drafts.write(lambda data: messages.append(bytes(data)), buckets=1)
     vocabulary = vocabulary_of(read_tokenizer(tokenizer_dir))
-    table = ExampleBuilder(config, vocabulary, None).examples(read_unpaired(messages))
+    table = ExampleBuilder(config, vocabulary, None).build(read_unpaired(messages))
     assert len(table) > 6000
     return table["input_ids"].to_pylist(), table["segment_b_start"].to_pylist(), table["is_random_next"].to_numpy()
 

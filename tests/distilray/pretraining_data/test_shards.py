@@ -135,7 +135,7 @@ def test_a_missing_shard_is_refused_by_name(copied):
 def test_a_file_that_is_no_arrow_file_is_refused_by_name(copied, content):
     train_file(copied).write_bytes(content)
     describe_anew(copied, train_file(copied))
-    with pytest.raises(InputError, match=r"train-[0-9a-f]+\.arrow: not a whole Arrow file"):
+    with pytest.raises(InputError, match=r"train-[0-9a-f]+\.arrow: not a complete Arrow file"):
         read_all(ShardSet(str(copied), "train", verify=True))
 
 
@@ -144,7 +144,7 @@ def test_a_file_cut_inside_is_refused_by_name(copied):
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
     describe_anew(copied, file)
-    with pytest.raises(InputError, match=r"train-[0-9a-f]+\.arrow: not a whole Arrow file"):
+    with pytest.raises(InputError, match=r"train-[0-9a-f]+\.arrow: not a complete Arrow file"):
         read_all(ShardSet(str(copied), "train", verify=True))
 
 

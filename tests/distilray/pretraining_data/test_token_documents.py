@@ -81,7 +81,7 @@ def test_word_by_word_is_what_the_library_makes_of_the_whole(encoder, sentences)
 
 def test_what_is_remembered_is_bounded(monkeypatch, encoder):
     _, pieces = encoder
-    monkeypatch.setattr(token_ids, "_REMEMBERED_BYTES", 5000)
+    monkeypatch.setattr(token_ids, "_CACHE_BYTES", 5000)
     for number in range(20):
         words = [f"word{number}x{index}" for index in range(10)]
         assert pieces.encode([" ".join(words)])[1].tolist() == [sum(len(pieces.encode([word])[0]) for word in words)]

@@ -246,12 +246,12 @@ def test_a_text_that_yields_fewer_tokens_says_so(tmp_path):
     corpus_dir = write_corpus(tmp_path / "corpus", sentences=[["one two three"], ["two three one"]])
     outcome = train(tmp_path / "run", corpus_dir, vocabulary_size=5000)
     assert outcome.counts["vocabulary_size"] < 200
-    assert "the text yields no more, 5,000 were asked for" in outcome.summary
+    assert "the text yields no more (vocabulary_size: 5,000)" in outcome.summary
 
 
 def test_a_corpus_without_text_is_refused_and_leaves_no_tokenizer(tmp_path):
     corpus_dir = write_corpus(tmp_path / "corpus", sentences=[[""], [" "]])
-    with pytest.raises(InputError, match="hold no text"):
+    with pytest.raises(InputError, match="contain no text"):
         train(tmp_path / "run", corpus_dir)
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["config.yaml"]
 
@@ -286,8 +286,8 @@ def test_an_interrupted_training_stops_reading(tmp_path, corpus_dir, monkeypatch
             reached.set()
             wait.wait(10)
 
-    original = tokenizer_training._Reader.batches
-    monkeypatch.setattr(tokenizer_training._Reader, "batches", slow)
+    original = tokenizer_training._SampleReader.batches
+    monkeypatch.setattr(tokenizer_training._SampleReader, "batches", slow)
 
     class Interrupted(Future):
         def result(self, timeout=None):

@@ -24,13 +24,13 @@ def machines(slept):
 def test_a_machine_that_is_about_to_go_is_news_once(machines):
     known = machines(None, FIRST, FIRST, FIRST)
     found = [known.poll(done) for done in range(1, 9)]
-    assert found == [None, None, None, "the machine of rank 1 is about to go", None, None, None, None]
+    assert found == [None, None, None, "the machine of rank 1 is being preempted", None, None, None, None]
 
 
 def test_a_further_machine_is_news(machines):
     known = machines(FIRST, SECOND)
-    assert known.poll(2) == "the machine of rank 1 is about to go"
-    assert known.poll(4) == "the machine of rank 1, 3 is about to go"
+    assert known.poll(2) == "the machine of rank 1 is being preempted"
+    assert known.poll(4) == "the machine of rank 1, 3 is being preempted"
 
 
 def fails(known):

@@ -16,7 +16,7 @@ UPDATED = [*STEP, (3, 0, "update")]
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """For a worker that is silent it waits shorter than in a real run."""
-    monkeypatch.setattr(watchdog, "_PATIENCE_S", TIMEOUT_S)
+    monkeypatch.setattr(watchdog, "_MIN_WAIT_S", TIMEOUT_S)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_worker_whose_checkpoint_hangs_is_behind_one_that_goes_on(hang):
 
 def test_workers_that_hang_at_the_same_place_are_told_together(hang):
     told, _ = hang({0: STEP, 1: STEP, 2: STEP})
-    assert "all 3 workers hang at the same place, 'backward' of step 3" in told[0]
+    assert "all 3 workers hang in 'backward' of step 3" in told[0]
 
 
 def test_two_of_three_workers_that_hang_are_both_named(hang):
@@ -82,13 +82,13 @@ def test_two_of_three_workers_that_hang_are_both_named(hang):
 
 def test_a_worker_without_a_sign_of_life_is_named(hang):
     told, _ = hang({0: STEP, 2: STEP}, num_workers=3)
-    assert told[0].startswith(f"NOTHING HAS MOVED FOR {TIMEOUT_S} s: rank 1 gives no sign of life")
+    assert told[0].startswith(f"NO PROGRESS FOR {TIMEOUT_S} s: rank 1 is not responding")
 
 
 def test_what_an_earlier_attempt_has_written_is_no_sign_of_life(hang):
     hang({0: STEP, 1: STEP})
     told, _ = hang({0: STEP}, num_workers=2)
-    assert "rank 1 gives no sign of life" in told[0]
+    assert "rank 1 is not responding" in told[0]
 
 
 def test_the_verdict_is_told_once_and_all_workers_end(hang):
