@@ -37,12 +37,7 @@ from distilray.pretraining_data.masking import Masker
 from distilray.pretraining_data.shard_writer import Buckets, ShardGroup, plan_shard_groups, write_shard_group
 from distilray.pretraining_data.shards import SHARDS_FOLDER, TOKEN_COUNTS_FILE
 from distilray.pretraining_data.token_ids import check_tokenizer
-from distilray.pretraining_data.tokenizer import (
-    TOKENIZER_FILE,
-    read_tokenizer,
-    tokenizer_hash,
-    vocabulary_of,
-)
+from distilray.pretraining_data.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome, Quantity, estimated_wall_time
 from distilray.runtime.pieces import CompletedPieces, run_pieces

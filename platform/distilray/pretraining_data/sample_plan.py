@@ -69,11 +69,11 @@ class SamplePlan:
         """Return the rows at positions [start, stop) of the stream."""
         rows, epochs = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         while start < stop:
-            epoch, inside = divmod(start, self.rows)
-            end = min(inside + stop - start, self.rows)
-            rows.append(self._epoch_rows(epoch, inside, end))
-            epochs.append(np.full(end - inside, epoch))
-            start += end - inside
+            epoch, offset = divmod(start, self.rows)
+            end = min(offset + stop - start, self.rows)
+            rows.append(self._epoch_rows(epoch, offset, end))
+            epochs.append(np.full(end - offset, epoch))
+            start += end - offset
         return PlannedRows(np.concatenate(rows), np.concatenate(epochs))
 
     def state(self, step: int) -> PlanState:
@@ -82,9 +82,9 @@ class SamplePlan:
 
     def shards_ahead(self, step: int) -> Sequence[int]:
         """Return the shards of the window in which a step ends, and of the next window."""
-        epoch, inside = divmod((step + 1) * self.batch_size - 1, self.rows)
+        epoch, offset = divmod((step + 1) * self.batch_size - 1, self.rows)
         windows = _epoch_windows(self, epoch)
-        window = _window_at(windows, inside)
+        window = _window_at(windows, offset)
         following = windows[window + 1] if window + 1 < len(windows) else _epoch_windows(self, epoch + 1)[0]
         return [*windows[window].shards, *following.shards]
 

@@ -30,7 +30,7 @@ class PairPlan(NamedTuple):
         room: maximum number of tokens of A and B together.
         reused: number of tokens that an earlier pair also uses.
         is_random_next: B will be replaced by one from another document; the next pair starts with the planned B.
-        is_alone: the document has a single sentence, so that B must be random.
+        is_single_sentence: the document has a single sentence, so that B must be random.
     """
 
     start: int

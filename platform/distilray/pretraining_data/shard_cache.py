@@ -44,7 +44,7 @@ class ShardCache:
         """
         sha256 = str(entry["sha256"])
         if not _SHA256.fullmatch(sha256):  # used as a file name, and the manifest is not trusted
-            raise InputError(f"{uri}: its manifest has no sha256 for it; run its job again")
+            raise InputError(f"{uri}: its manifest has no sha256 for this shard; run the job that wrote it again")
 
         def fetch(file: Path) -> None:
             with reading(uri):

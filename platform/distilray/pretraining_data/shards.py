@@ -232,17 +232,17 @@ class ShardSet:
 
     def lengths(self, rows: Rows) -> NDArray[np.int64]:
         """Return the number of tokens of each row, (rows,)."""
-        return self._by_shard(rows, lambda shard, inside: shard.input_ids.lengths(inside))
+        return self._by_shard(rows, lambda shard, local_rows: shard.input_ids.lengths(local_rows))
 
     def mask_counts(self, rows: Rows, epochs: Rows) -> NDArray[np.int64]:
         """Return the number of tokens to predict in each row in its epoch, (rows,)."""
         if self.masker is None:
-            return self._by_shard(rows, lambda shard, inside: shard.mask_positions.lengths(inside))
+            return self._by_shard(rows, lambda shard, local_rows: shard.mask_positions.lengths(local_rows))
         return self.masker.count(epochs=epochs, **self.masker_inputs(self.locate(rows)))
 
     def example_ids(self, rows: Rows) -> NDArray[np.int64]:
         """Return the example id of each row, (rows,)."""
-        return self._by_shard(rows, lambda shard, inside: shard.example_id[inside])
+        return self._by_shard(rows, lambda shard, local_rows: shard.example_id[local_rows])
 
     def shard_positions(self, rows: Rows) -> tuple[Rows, Rows]:
         """Return the shard number of each row, and the row within that shard, both (rows,)."""
@@ -251,8 +251,8 @@ class ShardSet:
 
     def locate(self, rows: Rows) -> Sequence[tuple[Shard, int]]:
         """Return each row as an open shard and the row within it."""
-        shards, inside = self.shard_positions(rows)
-        return [(self._shard(shard), row) for shard, row in zip(shards.tolist(), inside.tolist(), strict=True)]
+        shards, local_rows = self.shard_positions(rows)
+        return [(self._shard(shard), row) for shard, row in zip(shards.tolist(), local_rows.tolist(), strict=True)]
 
     def masker_inputs(self, located: Sequence[tuple[Shard, int]]) -> dict[str, Any]:
         """Return located rows as arguments of `Masker.mask`."""
@@ -271,11 +271,11 @@ class ShardSet:
             self._cache.begin(storage.join(self.folder, name), self._outputs.entries[name])
 
     def _by_shard(self, rows: Rows, values: Callable[[Shard, Rows], NDArray[np.int64]]) -> NDArray[np.int64]:
-        shards, inside = self.shard_positions(rows)
+        shards, local_rows = self.shard_positions(rows)
         result = np.empty(len(rows), np.int64)
         for shard in np.unique(shards).tolist():
             selected = shards == shard
-            result[selected] = values(self._shard(shard), inside[selected])
+            result[selected] = values(self._shard(shard), local_rows[selected])
         return result
 
     def _shard(self, index: int) -> Shard:

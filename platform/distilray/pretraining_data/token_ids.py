@@ -138,7 +138,7 @@ def check_tokenizer(config: EncodeCorpusConfig, corpus: Corpus, tokenizer_json: 
         encoding = library.encode(text, add_special_tokens=False)
         if words.encode([text])[0].tolist() != encoding.ids:
             raise InputError(
-                f"{config.tokenizer_dir}: this tokenizer encodes words with their spaces or neighbours, as byte-level "
+                f"{config.tokenizer_dir}: this tokenizer encodes words with their spaces or neighbors, as byte-level "
                 f"BPE and SentencePiece do ('{_shorten(text)}' has other ids word by word), and encode_corpus would "
                 "write wrong ids; use a WordPiece tokenizer, such as BERT's"
             )
@@ -158,8 +158,8 @@ def _sample(corpus: Corpus) -> list[str]:
     first = 0
     for name, rows in corpus.files.items():
         for start in [position - first for position in positions if first <= position < first + rows]:
-            groups = read_sentences(storage.join(corpus.folder, name), start, min(start + _SAMPLED_DOCUMENTS, rows))
-            sentences += list(chain.from_iterable(chain.from_iterable(groups)))[:_SAMPLED_SENTENCES]
+            batches = read_sentences(storage.join(corpus.folder, name), start, min(start + _SAMPLED_DOCUMENTS, rows))
+            sentences += list(chain.from_iterable(chain.from_iterable(batches)))[:_SAMPLED_SENTENCES]
         first += rows
     return sentences
 

@@ -27,7 +27,7 @@ class Vocabulary:
     Attributes:
         size: number of ids.
         special: ids that are never masked and never drawn.
-        drawable: ids that may replace another token: all except special and `[unused]` ones, ascending.
+        replacement_ids: ids that may replace another token: all except special and `[unused]` ones, ascending.
         is_continuation: (size,) True for tokens that continue a word (`##ing`).
     """
 

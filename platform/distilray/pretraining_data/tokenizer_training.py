@@ -88,7 +88,7 @@ def train_tokenizer(config: TrainTokenizerConfig, folder: RunFolder) -> Outcome:
         origin = f"the tokenizer of {config.teacher_dir}"
     else:
         tokenizer_json = canonical_json(_train(config, counts))
-        origin = f"learned from {counts['documents']:,} documents, {counts['tokens_per_word']:.2f} tokens a word"
+        origin = f"learned from {counts['documents']:,} documents, {counts['tokens_per_word']:.2f} tokens per word"
     size = vocabulary_of(tokenizer_json).size
     if config.teacher_dir is None and size < config.vocabulary_size:
         origin += f"; the text yields no more (vocabulary_size: {config.vocabulary_size:,})"

@@ -41,7 +41,9 @@ class ExampleViewer:
             raise InputError(f"--epoch {epoch}: epochs are counted from 0")
         shards, tokenizer_json = ShardSet(shards_dir, split), read_tokenizer(shards_dir)
         if epoch and shards.masker is None:
-            raise InputError(f"--epoch {epoch}: the masks of split '{split}' are the same in every epoch; leave it out")
+            raise InputError(
+                f"--epoch {epoch}: the masks of split '{split}' are the same in every epoch; remove the option"
+            )
         return cls(shards, build_tokenizer(tokenizer_json), vocabulary_of(tokenizer_json), epoch)
 
     def rows(self, start: int, count: int) -> Iterator[Text]:
@@ -52,18 +54,18 @@ class ExampleViewer:
                 by the call, not by the iterator.
         """
         if not 0 <= start < len(self.shards):
-            raise InputError(f"--start {start}: the split has the rows 0 to {len(self.shards) - 1:,}")
+            raise InputError(f"--start {start}: the split has rows 0 to {len(self.shards) - 1:,}")
         if count < 1:
-            raise InputError(f"--rows {count}: ask for at least 1")
+            raise InputError(f"--rows {count}: must be at least 1")
         rows = range(start, min(start + count, len(self.shards)))
         self.shards.verify(np.array(rows))
         return (self._row(row) for row in rows)
 
     def _row(self, row: int) -> Text:
-        ((shard, inside),) = self.shards.locate(np.array([row]))
-        ids, labels = self._seen(shard, inside)
-        second = int(shard.segment_b_start[inside])
-        text = Text().append(f"row {row:,}: {_heading(shard, inside, len(ids), len(labels))}\n", style="dim")
+        ((shard, local_row),) = self.shards.locate(np.array([row]))
+        ids, labels = self._seen(shard, local_row)
+        second = int(shard.segment_b_start[local_row])
+        text = Text().append(f"row {row:,}: {_heading(shard, local_row, len(ids), len(labels))}\n", style="dim")
         segments = [("A ", range(second)), ("B ", range(second, len(ids)))]
         for name, positions in segments:
             if positions:
@@ -71,12 +73,12 @@ class ExampleViewer:
                 text.append_text(self._segment(ids, labels, positions)).append("\n")
         return text
 
-    def _seen(self, shard: Shard, inside: int) -> tuple[list[int], dict[int, int]]:
+    def _seen(self, shard: Shard, local_row: int) -> tuple[list[int], dict[int, int]]:
         """Return the input ids, and the labels by position."""
         if self.shards.masker is None:
-            positions, labels = shard.mask_positions.row(inside), shard.mask_labels.row(inside)
-            return shard.input_ids.row(inside).tolist(), dict(zip(positions.tolist(), labels.tolist(), strict=True))
-        masked = self.shards.masker.mask(epochs=self.epoch, **self.shards.masker_inputs([(shard, inside)]))
+            positions, labels = shard.mask_positions.row(local_row), shard.mask_labels.row(local_row)
+            return shard.input_ids.row(local_row).tolist(), dict(zip(positions.tolist(), labels.tolist(), strict=True))
+        masked = self.shards.masker.mask(epochs=self.epoch, **self.shards.masker_inputs([(shard, local_row)]))
         return masked.input_ids.tolist(), dict(
             zip(masked.mask_positions.tolist(), masked.mask_labels.tolist(), strict=True)
         )
@@ -103,17 +105,17 @@ class ExampleViewer:
         return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in token)
 
 
-def _heading(shard: Shard, inside: int, tokens: int, masks: int) -> str:
-    example = int(shard.example_id[inside])
-    document, other = example >> DOCUMENT_SHIFT, int(shard.document_b[inside])
+def _heading(shard: Shard, local_row: int, tokens: int, masks: int) -> str:
+    example = int(shard.example_id[local_row])
+    document, other = example >> DOCUMENT_SHIFT, int(shard.document_b[local_row])
     copy = example >> COPY_SHIFT & ((1 << DOCUMENT_SHIFT - COPY_SHIFT) - 1)
     number = example & ((1 << COPY_SHIFT) - 1)
     second = ""
-    if int(shard.segment_b_start[inside]) < tokens:
+    if int(shard.segment_b_start[local_row]) < tokens:
         second = "B follows A" if document == other else f"B of document {other:,}"
     parts = [
         f"document {document:,}, copy {copy}, example {number:,}",
         second,
-        f"{tokens} tokens, {masks} to predict, {int(shard.trimmed[inside])} trimmed",
+        f"{tokens} tokens, {masks} to predict, {int(shard.trimmed[local_row])} trimmed",
     ]
     return "; ".join(part for part in parts if part)

@@ -74,10 +74,10 @@ class Hook:
     phase = "hook"
 
     def on_phase(self, step: int, micro_step: int, phase: str) -> None:
-        """Called when a phase of step `step` (from 0) starts: data, forward, backward, update, or that of a hook."""
+        """Handle the start of a phase of step `step` (from 0): data, forward, backward, update, or that of a hook."""
 
     def after_step(self, step: Step) -> Stop | None:
-        """Called after each step; return a `Stop` to end training immediately."""
+        """Handle a completed step; return a `Stop` to end training immediately."""
 
 
 def train(

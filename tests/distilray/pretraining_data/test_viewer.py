@@ -109,13 +109,13 @@ def test_rows_end_with_the_split(view):
 
 @pytest.mark.parametrize("start", [-1, 10**6])
 def test_a_row_that_is_not_there_is_refused(view, start):
-    with pytest.raises(InputError, match=rf"--start {start}: the split has the rows 0 to"):
+    with pytest.raises(InputError, match=rf"--start {start}: the split has rows 0 to"):
         view.rows(start, 1)
 
 
 @pytest.mark.parametrize("count", [0, -2])
 def test_fewer_than_one_row_is_refused(view, count):
-    with pytest.raises(InputError, match=f"--rows {count}: ask for at least 1"):
+    with pytest.raises(InputError, match=f"--rows {count}: must be at least 1"):
         view.rows(0, count)
 
 
