@@ -56,6 +56,7 @@ class Architecture:
         pooler: path of the pooler; masked language models have none.
         reads_token_types: whether the model has an input for the segments of a pair.
         student: name of the family of students; None if the family cannot be a teacher.
+        special_tokens: keys of `tokenizer_config.json` for special tokens.
     """
 
     name: str

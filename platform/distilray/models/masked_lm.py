@@ -37,9 +37,8 @@ def load_masked_lm(model_dir: str, *, fresh_head: bool = False) -> Any:
     if fresh_head:
         missing = [name for name in missing if not is_head_parameter(name)]
     elif missing and all(map(is_head_parameter, missing)) and not mismatched:
-        require_all_weights(
-            model_dir, missing, "an encoder without a vocabulary head: train one with jobs.train_teacher"
-        )
+        fix = "this encoder has no vocabulary head; train one with jobs.train_teacher"
+        require_all_weights(model_dir, missing, fix)
     require_all_weights(model_dir, [*missing, *mismatched])
     return model
 
@@ -61,7 +60,7 @@ def read_model_config(model_dir: str, weights_file: str = WEIGHTS_FILE) -> Any:
         raise InputError(f"{model_dir}/{CONFIG_FILE}: not a model config ({error}); {fix}") from None
     name = family_name(config.to_dict())
     if name not in ARCHITECTURES:
-        raise InputError(f"{model_dir}: a {name}, where {' or '.join(ARCHITECTURES)} is needed")
+        raise InputError(f"{model_dir}: model type {name} is not supported; use {' or '.join(ARCHITECTURES)}")
     return config
 
 

@@ -142,7 +142,7 @@ class CheckpointStore:
         """
         for step in reversed(self.steps()):
             try:
-                return self._verified(step)
+                return self._verify(step)
             except _UnusableError as error:
                 self._notice(f"CHECKPOINT {self.path(step)} IS BROKEN ({error}): using the previous one")
         return None
@@ -154,7 +154,7 @@ class CheckpointStore:
             BrokenCheckpointError: the checkpoint belongs to another run.
         """
         try:
-            self._verified(step)
+            self._verify(step)
         except _UnusableError:
             return False
         return True
@@ -231,7 +231,7 @@ class CheckpointStore:
                 files.setdefault(int(match[1]), set()).update(parts[1:])
         return files
 
-    def _verified(self, step: int) -> TrainingState:
+    def _verify(self, step: int) -> TrainingState:
         record = self._record(step)
         try:
             state, hashes = TrainingState.from_json(record), dict(record["sha256"])

@@ -84,7 +84,7 @@ def test_another_architecture_is_refused_by_name(tmp_path):
         vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
     RobertaForMaskedLM(config).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="a roberta, where bert or distilbert is needed"):
+    with pytest.raises(InputError, match="model type roberta is not supported; use bert or distilbert"):
         load_masked_lm(str(tmp_path))
 
 
