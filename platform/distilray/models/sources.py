@@ -80,7 +80,7 @@ def pin(source: str) -> str:
     """Return an immutable source: a branch or tag of a model on the hub is replaced by its commit.
 
     Raises:
-        InputError: see `localise`; also for a local folder that does not exist.
+        InputError: see `localize`; also for a local folder that does not exist.
     """
     if source.startswith(HUB_PREFIX):
         return f"{source.partition('@')[0]}@{Path(localize(source)).name}"
@@ -104,7 +104,7 @@ def model_inputs(name: str, source: str) -> dict[str, str]:
     """Return the inputs that a manifest records for a model: a complete run, or weights and configuration.
 
     Raises:
-        InputError: see `localise`.
+        InputError: see `localize`.
     """
     if _is_complete_run(source):
         return {name: source}

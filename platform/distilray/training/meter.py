@@ -19,7 +19,7 @@ class StepSize:
     Attributes:
         tokens, masked: number of real tokens, and of those to predict.
         pairs: pairs of real tokens of the same example, the sum of squared lengths.
-        slots: number of tokens including padding.
+        padded_tokens: number of tokens including padding.
     """
 
     tokens: int
@@ -70,7 +70,7 @@ class Meter(Hook):
 
     def _reset(self, now: float) -> None:
         self._sums: dict[str, float] = {}
-        self._tokens, self._slots, self._flops, self._skipped = 0, 0, 0.0, 0
+        self._tokens, self._padded_tokens, self._flops, self._skipped = 0, 0, 0.0, 0
         self._waited, self._since = 0.0, now
 
     def on_phase(self, step: int, micro_step: int, phase: str) -> None:
@@ -103,14 +103,14 @@ class Meter(Hook):
         Args:
             terms: this worker's share of each term; the shares of all workers add up.
             tokens: number of tokens of the step, over all workers.
-            slots: number of tokens including padding, over all workers.
+            padded_tokens: number of tokens including padding, over all workers.
             flops: flops of the step, over all workers.
             skipped: the gradient was not finite; the terms do not count.
         """
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + (0.0 if skipped else value)
         self._tokens += tokens
-        self._slots += padded_tokens
+        self._padded_tokens += padded_tokens
         self._flops += flops
         self._skipped += skipped
 
@@ -130,7 +130,7 @@ class Meter(Hook):
         row |= {name: total / counted if counted else float("nan") for name, total in zip(names, sums, strict=True)}
         row |= {
             "tokens_per_s": self._tokens / elapsed,
-            "padding": 1 - self._tokens / self._slots,
+            "padding": 1 - self._tokens / self._padded_tokens,
             "data_wait": waited / elapsed_everywhere,
             "memory_gb": _peak_memory(self._device) / 1e9,
             "skipped_steps": self._skipped,

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Watchdog(Hook):
-    """Hook that watches this worker; a context manager. Call `works` during long phases.
+    """Hook that watches this worker; a context manager. Call `heartbeat` during long phases.
 
     Args:
         folder: folder for the reports of the workers; path or URI.
