@@ -185,7 +185,7 @@ def test_after_a_killed_worker_the_run_resumes_from_a_checkpoint(disturbed: Dist
 def test_a_hung_worker_is_reported_and_the_stacks_of_the_other_are_saved(disturbed: DisturbedRun) -> None:
     (file,) = (disturbed.run / "hangs").iterdir()
     other = json.loads(file.read_text().partition("\n")[0])["rank"]
-    assert f"NOTHING HAS MOVED FOR {HANG_S} s: rank {1 - other} gives no sign of life" in disturbed.stderr
+    assert f"NO PROGRESS FOR {HANG_S} s: rank {1 - other} is not responding" in disturbed.stderr
     assert "Thread 0x" in file.read_text()
     assert "loop.py" in file.read_text()  # where it waited for the hung worker
 
@@ -268,7 +268,7 @@ def drain(cluster: Cluster, node_id: str, deadline: float) -> None:
 def test_before_a_preemption_a_checkpoint_is_written(lost_machine: RunResult) -> None:
     first = checkpoints(lost_machine.run)[0]
     assert first < 120
-    message = rf"the machine of rank [01] is about to go: checkpoint of step {first} now"
+    message = rf"the machine of rank [01] is being preempted: checkpoint of step {first} now"
     assert re.search(message, lost_machine.stderr), lost_machine.stderr
 
 

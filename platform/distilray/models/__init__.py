@@ -1,1 +1,1 @@
-"""Models: where their folders come from, masked language modelling, the student made from a teacher, other formats."""
+"""Masked language models: sources, model families, student initialization, numeric precision."""

@@ -1,10 +1,10 @@
-"""Model families: one record per family of encoders, the only place that names their classes, modules and config keys.
+"""Model families: one record per family of encoders with all of its class names, module paths and config keys.
 
 To add a family, add a record to `ARCHITECTURES`. The code assumes post-norm layers, learned absolute positions and an
 output matrix tied to the word embeddings.
 """
 
-from __future__ import annotations  # the doctor reads this module with older Pythons
+from __future__ import annotations  # the doctor imports this module with older Python versions
 
 import importlib
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class LayerModules(NamedTuple):
 
 
 class HeadModules(NamedTuple):
-    """Modules of a masked-LM head in the order in which they run, or their paths."""
+    """Modules of a masked-LM head in execution order, or their paths."""
 
     dense: Any
     activation: Any
@@ -45,17 +45,18 @@ class Architecture:
 
     Attributes:
         name: `model_type` in `config.json`.
-        masked_lm, classifier, config: classes of transformers.
-        embeddings: path of the embeddings, whose submodules are named alike in all families.
+        masked_lm, classifier, config: names of classes in transformers.
+        embeddings: path of the embeddings, whose submodules have the same names in all families.
         layers: path of the list of layers.
         layer: paths within a layer.
         head: paths of the masked-LM head.
         decoder_bias: name of the decoder's bias in the weights.
-        config_keys: the family's key in `config.json` for each key that families name differently.
-        config_values: keys that are written into the configuration of a new model.
-        pooler: path of the pooler, which masked language models lack.
-        reads_token_types: has an input for the segments of a pair.
-        student: name of the family of students with half the layers; None if there is none.
+        config_keys: common name -> key in `config.json`, where families differ.
+        config_values: further keys of the configuration of a new model.
+        pooler: path of the pooler; masked language models have none.
+        reads_token_types: whether the model has an input for the segments of a pair.
+        student: name of the family of students; None if the family cannot be a teacher.
+        special_tokens: keys of `tokenizer_config.json` for special tokens.
     """
 
     name: str
@@ -80,20 +81,20 @@ class Architecture:
         return tuple({f"{path.partition('.')[0]}.": None for path in self.head if path != self.head.activation})
 
     def model_class(self, name: str) -> Any:
-        """Return the class of transformers with the name in `masked_lm`, `classifier` or `config`."""
+        """Import a class of transformers, as named in `masked_lm`, `classifier` or `config`."""
         return getattr(importlib.import_module("transformers"), name)
 
     def new_config(self, **values: Any) -> Any:
-        """Return a configuration with values by the names of `config_keys`."""
-        own = {self.config_keys.get(name, name): value for name, value in values.items()}
-        return self.model_class(self.config)(**own, **self.config_values)
+        """Return a configuration; values have the common names of `config_keys`."""
+        settings = {self.config_keys.get(name, name): value for name, value in values.items()}
+        return self.model_class(self.config)(**settings, **self.config_values)
 
     def new_masked_lm(self, config: Any) -> Any:
         """Return a masked language model with random weights."""
         return self.model_class(self.masked_lm)(config)
 
     def config_value(self, config: Any, name: str) -> Any:
-        """Return a value of a configuration by a name of `config_keys`."""
+        """Return a value of a configuration by its common name."""
         return getattr(config, self.config_keys.get(name, name))
 
     def embeddings_of(self, model: Any) -> Any:
@@ -180,10 +181,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {family.name: family for family in (
 
 
 def architecture_of(config: Any) -> Architecture:
-    """Return the family of a configuration of transformers that `masked_lm.read_model_config` accepted."""
+    """Return the family of a configuration that `masked_lm.read_model_config` accepted."""
     return ARCHITECTURES[config.model_type]
 
 
 def family_name(settings: Mapping[str, Any]) -> str:
-    """Return the name of the family in the content of a `config.json`, also of one that is not in `ARCHITECTURES`."""
+    """Return the name of the family in the content of a `config.json`, supported or not."""
     return str(settings.get("model_type", "unknown"))

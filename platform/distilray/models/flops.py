@@ -1,4 +1,4 @@
-"""Floating-point operations of BERT and DistilBERT, and the peaks of devices."""
+"""Floating-point operations of a training step, and peak rates of devices."""
 
 import re
 from collections.abc import Mapping
@@ -7,15 +7,15 @@ from typing import Any
 
 from distilray.models.architectures import architecture_of
 
-# Dense peaks of the tensor cores in flops per second, from NVIDIA's data sheets; those state twice as much where they
-# count on sparse weights. The V100 has no bf16. fp32 is left out: it depends on whether TF32 is on.
+# Dense tensor-core peaks in flops per second, from NVIDIA's data sheets, which state the double for sparse weights. The
+# V100 has no bf16. fp32 is omitted because it depends on whether TF32 is enabled.
 _PEAKS: Mapping[str, Mapping[str, float]] = {
     "V100": {"fp16": 125e12},
     "A100": {"bf16": 312e12, "fp16": 312e12},
-    "A10G": {"bf16": 70e12, "fp16": 70e12},  # half of what an A10 does
+    "A10G": {"bf16": 70e12, "fp16": 70e12},  # half the peak of an A10
     "L4": {"bf16": 121e12, "fp16": 121e12},
     "L40S": {"bf16": 362e12, "fp16": 362e12},
-    "H100": {"bf16": 989e12, "fp16": 989e12},  # SXM: its name says nothing more
+    "H100": {"bf16": 989e12, "fp16": 989e12},  # SXM; its device name has no suffix
     "H100 PCIe": {"bf16": 756e12, "fp16": 756e12},
     "H100 NVL": {"bf16": 835e12, "fp16": 835e12},
     "H200": {"bf16": 989e12, "fp16": 989e12},
@@ -24,21 +24,21 @@ _PEAKS: Mapping[str, Mapping[str, float]] = {
 
 
 def peak_flops(device_name: str, precision: str) -> float | None:
-    """Dense peak of a device in flops per second; None when it is unknown, as for a CPU, fp32 or a slice (MIG).
+    """Return the dense peak of a device in flops per second; None if unknown, as for a CPU, fp32 or a MIG slice.
 
     Args:
-        device_name: of `torch.cuda.get_device_name()`.
-        precision: of the matrix products: bf16, fp16 or fp32.
+        device_name: result of `torch.cuda.get_device_name()`.
+        precision: precision of the matrix products: bf16, fp16 or fp32.
     """
-    known = [name for name in _PEAKS if re.search(rf"\b{name}\b", device_name)]
-    if not known or re.search(r"\bMIG\b", device_name):
+    matching = [name for name in _PEAKS if re.search(rf"\b{name}\b", device_name)]
+    if not matching or re.search(r"\bMIG\b", device_name):
         return None
-    return _PEAKS[max(known, key=len)].get(precision)
+    return _PEAKS[max(matching, key=len)].get(precision)
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Size of a BERT or DistilBERT; `hidden_dim` is the one inside the feed-forward part."""
+    """Size of an encoder; `hidden_dim` is the inner dimension of the feed-forward layers."""
 
     layers: int
     dim: int
@@ -47,18 +47,17 @@ class ModelSize:
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of the layers' matrices: queries, keys, values, output, and the feed-forward part."""
+        """Number of weights of the matrices of all layers: queries, keys, values, output and feed-forward."""
         return self.layers * (4 * self.dim**2 + 2 * self.dim * self.hidden_dim)
 
     def forward_flops(self, tokens: int, squared_lengths: int, head_rows: int) -> int:
-        """Flops of a forward pass; the arguments are those of `step_flops`."""
-        head = self.dim * (self.dim + self.vocabulary)  # the transform of the head, and its last matrix
+        """Return the flops of a forward pass; for the arguments see `step_flops`."""
+        head = self.dim * (self.dim + self.vocabulary)  # transform and decoder of the vocabulary head
         products = 2 * (self.layer_parameters * tokens + head * head_rows)
         return products + 4 * self.layers * self.dim * squared_lengths
 
 
 def model_size(model: Any) -> ModelSize:
-    """Return the size of a BERT or DistilBERT."""
     config = model.config
     inner = architecture_of(config).config_value(config, "intermediate_size")
     return ModelSize(config.num_hidden_layers, config.hidden_size, inner, config.vocab_size)
@@ -73,21 +72,21 @@ def step_flops(
     head_rows: int,
     teacher_head_rows: int = 0,
 ) -> int:
-    """Flops that an optimiser step needs: forward and backward of the student, forward of the teacher.
+    """Return the flops of an optimizer step: forward and backward of the student, forward of the teacher.
 
-    A weight of a matrix costs a multiplication and an addition for each token, 2 flops forward and 4 backward, so N
-    weights cost 6 N (Kaplan et al. 2020, section 2.1); embeddings are looked up and cost nothing. The scores and the
-    weighted sum of the attention add 12 x layers x dim x length to each token of the student, forward and backward
-    (Chowdhery et al. 2022, PaLM, appendix B), and 4 x layers x dim x length to each of the teacher, forward alone.
-    Padding, recomputation, norms and losses are left out: they are work of the hardware, but not of the model.
+    Every matrix weight costs 2 flops per token in the forward pass and 4 in the backward pass, so N weights cost 6 N
+    (Kaplan et al. 2020, section 2.1); embedding lookups are free. Attention scores and weighted sums add 12 x layers x
+    dim x length per token of the student (Chowdhery et al. 2022, PaLM, appendix B), and 4 x layers x dim x length per
+    token of the teacher, which has no backward pass. Padding, recomputation, norms and losses are not counted, as usual
+    for model flops utilization.
 
     Args:
-        student: the model that is trained.
-        teacher: None for masked language modelling alone.
+        student: trained model.
+        teacher: None for masked language modeling without a teacher.
         tokens: real tokens of the step over all workers.
-        squared_lengths: sum of the squared lengths of its examples, without padding.
+        squared_lengths: sum of the squared lengths of the examples, without padding.
         head_rows: tokens that pass through the student's vocabulary head, all or only the masked ones.
-        teacher_head_rows: the same of the teacher; 0 when no loss looks at its logits.
+        teacher_head_rows: the same for the teacher; 0 if no loss uses its logits.
     """
     flops = 3 * student.forward_flops(tokens, squared_lengths, head_rows)
     if teacher is not None:

@@ -1,4 +1,4 @@
-"""The masked-LM head of a model, on chosen positions only."""
+"""Masked-LM heads, applied to selected positions only."""
 
 from typing import Any
 
@@ -9,44 +9,42 @@ from torch import Tensor, nn
 
 from distilray.models.architectures import ARCHITECTURES, architecture_of
 
-# What a token that never occurs counts as, so that its log frequency is finite.
-_UNSEEN_COUNT = 0.1
-# Bare encoders lack these parameters.
+_UNSEEN_COUNT = 0.1  # count of a token that never occurs, so that its log frequency is finite
 _HEAD_PREFIXES = tuple(prefix for family in ARCHITECTURES.values() for prefix in family.head_prefixes)
 
 
 def vocabulary_logits(model: Any, hidden: Tensor) -> Tensor:
-    """Logits over the vocabulary, (..., vocabulary), of hidden states (..., dim)."""
+    """Return the logits, (..., vocabulary), of hidden states (..., dim)."""
     return decoder(model)(apply_head_transform(model, hidden))
 
 
 def apply_head_transform(model: Any, hidden: Tensor) -> Tensor:
-    """What the vocabulary head does to hidden states (..., dim) before its last matrix."""
-    found: Tensor = head_transform(model)(hidden)
-    return found
+    """Return the input of the decoder, (..., dim), for hidden states (..., dim)."""
+    output: Tensor = head_transform(model)(hidden)
+    return output
 
 
 def head_transform(model: Any) -> nn.Module:
-    """The vocabulary head without its last matrix."""
+    """Return the vocabulary head without its decoder."""
     return nn.Sequential(*architecture_of(model.config).head_of(model)[:-1])
 
 
 def decoder(model: Any) -> nn.Linear:
-    """The last matrix of the vocabulary head; its weight is that of the word embeddings."""
+    """Return the last matrix of the vocabulary head, whose weight is tied to the word embeddings."""
     last: nn.Linear = architecture_of(model.config).head_of(model).decoder
     return last
 
 
 @torch.no_grad()
 def initialize_head_bias(model: Any, label_counts: NDArray[np.int64]) -> bool:
-    """Gives a fresh vocabulary head the log frequencies of the tokens as its bias: it need not learn those any more.
+    """Initialize the bias of a new vocabulary head with the log frequencies of the tokens.
 
     Args:
         model: masked language model.
-        label_counts: (ids of the tokenizer,) how often each token is to be predicted; further rows of the head count 0.
+        label_counts: (ids of the tokenizer,) how often each token is a label; further rows of the head count as 0.
 
     Returns:
-        False, and nothing is changed, when the head has been trained before.
+        False if the head is already trained; it is not changed then.
     """
     bias = decoder(model).bias
     if bias.any():
@@ -58,5 +56,5 @@ def initialize_head_bias(model: Any, label_counts: NDArray[np.int64]) -> bool:
 
 
 def is_head_parameter(name: str) -> bool:
-    """Whether a parameter belongs to the vocabulary head (the tied decoder matrix counts as an embedding)."""
+    """Return whether a parameter belongs to the vocabulary head; the tied decoder matrix is an embedding."""
     return name.startswith(_HEAD_PREFIXES)

@@ -1,4 +1,4 @@
-"""Uploads to the Hugging Face hub: only what a model consists of, only when asked to, never the token in any text."""
+"""Uploads to the Hugging Face Hub. Only model files are uploaded, and error messages never contain the token."""
 
 import tempfile
 from collections.abc import Mapping
@@ -10,37 +10,36 @@ from huggingface_hub import errors as hub_errors
 from distilray.errors import InputError
 from distilray.runtime import storage
 
-# What is uploaded, whatever else lies in a folder.
 PUSHED_SUFFIXES = (".safetensors", ".onnx", ".json")
 README_FILE = "README.md"
 
 
 def check_push(repo_id: str) -> None:
-    """Looks whether an upload may be tried; asks the hub nothing.
+    """Check that an upload is possible, without contacting the hub.
 
     Raises:
-        InputError: offline, or no token in the environment.
+        InputError: offline mode is enabled, or no token is configured.
     """
     if is_offline_mode():
-        raise InputError(f"push.repo_id={repo_id}: HF_HUB_OFFLINE is set; unset it, or leave push.repo_id out")
+        raise InputError(f"push.repo_id={repo_id}: HF_HUB_OFFLINE is set; unset it, or remove push.repo_id")
     if get_token() is None:
         raise InputError(f"push.repo_id={repo_id}: no token; set HF_TOKEN or run `hf auth login`")
 
 
 def push(files: Mapping[str, str], *, repo_id: str, private: bool, message: str) -> str:
-    """Uploads files as one commit and returns the address of the repository, which is made if need be.
+    """Upload files in one commit, and return the URL of the repository, which is created if it does not exist.
 
     Args:
-        files: URIs by their path in the repository.
-        private: of a repository that is made; one that exists stays as it is.
-        message: of the commit.
+        files: path in the repository -> URI.
+        private: visibility of a new repository; that of an existing one is not changed.
+        message: commit message.
 
     Raises:
-        InputError: as `check_push`; or the hub cannot be reached, or does not take it.
+        InputError: see `check_push`; also if the hub cannot be reached or refuses the upload.
     """
     check_push(repo_id)
     foreign = [name for name in files if not name.endswith(PUSHED_SUFFIXES) and name != README_FILE]
-    assert not foreign, f"not for a hub: {foreign}"
+    assert not foreign, f"not model files: {foreign}"
     api = HfApi()
     with tempfile.TemporaryDirectory() as staged:
         for name, uri in files.items():
@@ -50,8 +49,8 @@ def push(files: Mapping[str, str], *, repo_id: str, private: bool, message: str)
             api.upload_folder(repo_id=repo_id, folder_path=staged, allow_patterns=sorted(files), commit_message=message)
         except hub_errors.HfHubHTTPError as error:
             status = getattr(error.response, "status_code", "an error")
-            raise InputError(f"push.repo_id={repo_id}: the hub answers {status}; may the token write there?") from None
-        except Exception as error:  # of the HTTP library; its text may hold what was sent
+            raise InputError(f"push.repo_id={repo_id}: the hub returned {status}; check the token") from None
+        except Exception as error:  # from the HTTP library; its message may contain the request
             raise InputError(
                 f"push.repo_id={repo_id}: the hub cannot be reached ({type(error).__name__}); run the job again later"
             ) from None

@@ -1,4 +1,4 @@
-"""Outputs of the layers of an encoder in a forward pass: hidden states, queries, keys and values."""
+"""Hidden states, queries, keys and values of the layers of an encoder."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,18 +11,18 @@ EMBEDDINGS = -1
 
 
 class LayerOutputs:
-    """Records outputs of some layers of a model; holds those of the last forward pass.
+    """Records the outputs of some layers in the last forward pass.
 
     Args:
         model: masked language model.
-        layers: numbers from 0; -1 are the embeddings, which have hidden states only.
+        layers: layer numbers from 0; -1 denotes the embeddings, which have only hidden states.
     """
 
     def __init__(self, model: Any, layers: Iterable[int]) -> None:
         self._heads = model.config.num_attention_heads
         self._outputs: dict[tuple[str, int], Tensor] = {}
         self._is_open = False
-        # Only during a pass of the encoder: layers that are computed again in a backward pass are called alone.
+        # Record only within the encoder's forward pass: gradient checkpointing calls layers again in the backward pass.
         model.base_model.register_forward_pre_hook(lambda *_: setattr(self, "_is_open", True))
         model.base_model.register_forward_hook(lambda *_: setattr(self, "_is_open", False))
         family = architecture_of(model.config)
@@ -46,7 +46,7 @@ class LayerOutputs:
         return output.view(*output.shape[:2], self._heads, -1).transpose(1, 2)
 
     def clear(self) -> None:
-        """Drop the outputs, which would keep the graph of the last pass in memory."""
+        """Drop the outputs, which keep the autograd graph of the last pass in memory."""
         self._outputs.clear()
 
     def _record(self, module: nn.Module, name: str, layer: int) -> None:
@@ -58,8 +58,8 @@ class LayerOutputs:
 
 
 def default_layer_map(teacher_layers: int, student_layers: int) -> list[tuple[int, int]]:
-    """Return [student layer, teacher layer] pairs: each with the last of the teacher's layers that it replaces.
+    """Return (student layer, teacher layer) pairs; a student layer learns from the last teacher layer that it replaces.
 
-    TinyBERT's uniform map (equation 6): 12 -> 6 gives 0-1, 1-3, 2-5, 3-7, 4-9, 5-11.
+    This is TinyBERT's uniform map (equation 6): 12 -> 6 gives 0-1, 1-3, 2-5, 3-7, 4-9, 5-11.
     """
     return [(layer, (layer + 1) * teacher_layers // student_layers - 1) for layer in range(student_layers)]

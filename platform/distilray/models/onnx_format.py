@@ -1,4 +1,4 @@
-"""An ONNX file that may be read: one file, ordinary operators, the inputs and the output that this project writes."""
+"""ONNX format of exported models, and checks of ONNX files before they are run."""
 
 import importlib
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ from distilray.errors import InputError
 
 ONNX_FILE = "model.onnx"
 INPUTS = ("input_ids", "attention_mask", "mask_index")
-STANDARD_INPUTS = INPUTS[:2]  # of a graph that gives the logits of all tokens, as Optimum exports it
+STANDARD_INPUTS = INPUTS[:2]  # of a graph that returns the logits of all tokens, such as an export by Optimum
 TOKEN_TYPES = "token_type_ids"  # noqa: S105 - an input of BERT
 OUTPUT = "logits"
-# The operators of ONNX itself, and those that the runtime brings for quantised and fused graphs.
+# Operators of ONNX, and those of the runtime for quantized and fused graphs.
 _DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _INSTALL = f"pip install {' '.join(ONNX_PACKAGES)}"
 
 
 def import_onnx_package(name: str) -> Any:
-    """A module of the packages that ONNX needs.
+    """Import a module of the optional ONNX packages.
 
     Raises:
-        InputError: it is not installed.
+        InputError: the package is not installed.
     """
     try:
         return importlib.import_module(name)
@@ -31,18 +31,18 @@ def import_onnx_package(name: str) -> Any:
 
 
 class OnnxFile(NamedTuple):
-    """An ONNX file that may be run: its bytes, and whether weights of it are kept in 8 bits."""
+    """Content of a checked ONNX file; `is_int8` is set if it has 8-bit weights."""
 
     data: bytes
     is_int8: bool
 
 
 def read_onnx_file(file: Path) -> OnnxFile:
-    """An ONNX file, after a look at what it would have the runtime do.
+    """Read an ONNX file, and check that the runtime needs no other file or library to run it.
 
     Raises:
-        InputError: not ONNX, weights in other files, operators of a library, or other inputs than `INPUTS` or
-            `STANDARD_INPUTS`, with token types or without.
+        InputError: the file is not ONNX, has weights in other files or custom operators, or its inputs are not `INPUTS`
+            or `STANDARD_INPUTS`, with or without token types.
     """
     onnx = import_onnx_package("onnx")
     data = file.read_bytes()
@@ -50,39 +50,39 @@ def read_onnx_file(file: Path) -> OnnxFile:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's own
         raise InputError(f"{file}: not an ONNX file ({type(error).__name__}); run jobs.export_model again") from None
-    outside = next((tensor.name for tensor in _tensors(model) if tensor.data_location == tensor.EXTERNAL), None)
-    if outside is not None:
-        raise InputError(f"{file}: weight '{outside}' lies in another file, which is not read; export it as one file")
+    external = next((tensor.name for tensor in _tensors(model) if tensor.data_location == tensor.EXTERNAL), None)
+    if external is not None:
+        raise InputError(f"{file}: weight '{external}' is stored in another file; export the model as one file")
     domains = {entry.domain for entry in model.opset_import} | {node.domain for node in _nodes(model)}
     foreign = sorted(domains - _DOMAINS - {function.domain for function in model.functions})
     if foreign:
-        raise InputError(f"{file}: operators of '{foreign[0]}', which need code of their own; export the model anew")
-    _check_face(file, model)
+        raise InputError(f"{file}: custom operators of '{foreign[0]}'; export the model with standard operators")
+    _check_signature(file, model)
     weights = [tensor for tensor in model.graph.initializer if tensor.dims]
     return OnnxFile(data, any(tensor.data_type in (tensor.INT8, tensor.UINT8) for tensor in weights))
 
 
-def _check_face(file: Path, model: Any) -> None:
+def _check_signature(file: Path, model: Any) -> None:
     names = {value.name for value in model.graph.input}
     outputs = [value.name for value in model.graph.output]
     if names - {TOKEN_TYPES} not in (set(INPUTS), set(STANDARD_INPUTS)) or outputs != [OUTPUT]:
         raise InputError(
-            f"{file}: inputs {', '.join(sorted(names))}, outputs {', '.join(outputs)}, where "
-            f"{', '.join(STANDARD_INPUTS)}, with {INPUTS[2]} or without, and {OUTPUT} are needed; make it with "
+            f"{file}: inputs {', '.join(sorted(names))}, outputs {', '.join(outputs)}; expected inputs "
+            f"{', '.join(STANDARD_INPUTS)}, optionally {INPUTS[2]}, and output {OUTPUT}; export it with "
             "jobs.export_model"
         )
 
 
 def _graphs(model: Any) -> Iterator[Any]:
-    """The main graph, those of functions, and all that lie in attributes (branches, bodies of loops)."""
-    waiting = [model.graph, *model.functions]
-    while waiting:
-        graph = waiting.pop()
+    """Yield the main graph, those of functions, and those in attributes (branches, loop bodies)."""
+    pending = [model.graph, *model.functions]
+    while pending:
+        graph = pending.pop()
         yield graph
         for node in graph.node:
             for attribute in node.attribute:
-                waiting += [attribute.g] if attribute.HasField("g") else []
-                waiting += attribute.graphs
+                pending += [attribute.g] if attribute.HasField("g") else []
+                pending += attribute.graphs
 
 
 def _nodes(model: Any) -> Iterator[Any]:

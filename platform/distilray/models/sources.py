@@ -1,7 +1,7 @@
-"""Sources of models: a folder or run, local or in an object store, a model on the Hugging Face hub, or a sample.
+"""Model sources: a folder or run, local or in an object store, a model on the Hugging Face Hub, or a sample.
 
-`pin` replaces a name that may change by one that cannot, and fetches nothing but a model on the hub; `localise` returns
-a folder on this machine. Only configuration, safetensors and tokenizer are ever fetched: no code, no pickle.
+`pin` replaces a branch or tag by a commit, and downloads only models of the hub; `localize` returns a local folder.
+Only configuration, safetensors and tokenizer are ever downloaded, no code and no pickle.
 """
 
 import functools
@@ -25,41 +25,40 @@ from distilray.runtime.cache import LocalCache
 from distilray.runtime.outputs import verify_file
 from distilray.runtime.run_folder import is_complete, read_manifest
 
-MODEL_FOLDER = "model"  # of a run that trains
+MODEL_FOLDER = "model"  # inside a training run
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"  # comes with them if it is there
-_INNER_FOLDERS = (MODEL_FOLDER, "data/model")  # the second one in a folder of MLflow
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"  # optional
+_INNER_FOLDERS = (MODEL_FOLDER, "data/model")  # of a training run, of an MLflow model
 _NO_FOLDER = "no such folder; name a run, a model folder, the URI of one, or hub:OWNER/NAME"
 CACHE_FOLDER = "~/.cache/distilray/models"
 _HUB_ID = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@(?!.*\.\.)(\w[\w./-]*))?", re.ASCII)
 _FIXES = {
     CONFIG_FILE: "name a complete training run, or a model folder as save_pretrained writes it",
-    WEIGHTS_FILE: "no other weights are read: load them with transformers, save_pretrained a folder and name that",
-    TOKENIZER_FILE: "vocab.txt alone is not read: AutoTokenizer.from_pretrained(F).save_pretrained(F) writes it into F",
+    WEIGHTS_FILE: "other weight formats are not supported: load the model with transformers and use save_pretrained",
+    TOKENIZER_FILE: "vocab.txt is not enough: AutoTokenizer.from_pretrained(F).save_pretrained(F) adds the file to F",
 }
-_OFFLINE = (
-    "not in the cache of this machine, and HF_HUB_OFFLINE=1 (or TRANSFORMERS_OFFLINE) forbids the hub; set it to 0"
-)
-# The first that fits. What the hub's client says itself has many lines, and may hold a token.
-_HUB_FAULTS: tuple[tuple[type[Exception], str], ...] = (
-    (hub_errors.GatedRepoError, "its owner gives it only to users who accepted its terms and are logged in"),
-    (hub_errors.RepositoryNotFoundError, "the hub has no such model, or a private one; check the id"),
-    (hub_errors.RevisionNotFoundError, "the model has no such revision; check what stands after @"),
-    (hub_errors.LocalEntryNotFoundError, "not complete in the cache of this machine, and the hub cannot be reached"),
+_OFFLINE = "not in the local cache, and HF_HUB_OFFLINE=1 (or TRANSFORMERS_OFFLINE) disables downloads; set it to 0"
+# The first match is used. Messages of the hub's client have many lines and may contain a token.
+_HUB_ERRORS: tuple[tuple[type[Exception], str], ...] = (
+    (hub_errors.GatedRepoError, "the model is gated; accept its terms and log in"),
+    (hub_errors.RepositoryNotFoundError, "the hub has no such model, or it is private; check the id"),
+    (hub_errors.RevisionNotFoundError, "the model has no such revision; check the part after @"),
+    (hub_errors.LocalEntryNotFoundError, "not complete in the local cache, and the hub cannot be reached"),
 )
 
 
 def localize(source: str, needed: Collection[str] = MODEL_FILES, *, cache_dir: str = CACHE_FOLDER) -> str:
-    """Return the folder of a model on this machine, fetched if needed, once for all processes of the machine.
+    """Return the local folder of a model; remote models are downloaded once for all processes of a machine.
 
     Args:
-        source: a model folder, or a run or MLflow folder with one inside, as path or URI; `hub:OWNER/NAME`, with
-            `@REVISION` if it is not `main`; or a `sample:` name.
-        needed: which of `MODEL_FILES` must be there; `tokenizer_config.json` comes with them if there is one.
-        cache_dir: where models of an object store are kept. Those of the hub are in the cache of its client.
+        source: path or URI of a model folder, or of a run or MLflow model that contains one; `hub:OWNER/NAME` or
+            `hub:OWNER/NAME@REVISION`; or a `sample:` name.
+        needed: required files of `MODEL_FILES`; `tokenizer_config.json` is also downloaded if it exists.
+        cache_dir: cache for models of an object store. Models of the hub are in the cache of its client.
 
     Raises:
-        InputError: not there or not reachable, a needed file is missing, or one is not what its run's manifest says.
+        InputError: the source does not exist or cannot be reached, a required file is missing, or a file does not match
+            the manifest of its run.
     """
     if source.startswith(HUB_PREFIX):
         return _hub_snapshot(source, tuple(needed))
@@ -67,21 +66,21 @@ def localize(source: str, needed: Collection[str] = MODEL_FILES, *, cache_dir: s
     if storage.is_local(source):
         return _local_folder(source, needed)
     try:
-        return _fetched(source, needed, cache_dir)
+        return _download(source, needed, cache_dir)
     except OSError as error:
-        raise InputError(f"{source}: cannot be fetched ({error}); check address, credentials, space") from None
+        raise InputError(f"{source}: cannot be fetched ({error}); check address, credentials and disk space") from None
 
 
 def pin_tokenizer(source: str) -> str:
-    """Return the local folder of a tokenizer on the hub, fetched if needed; any other source as it is."""
+    """Return the local folder of a tokenizer on the hub; other sources are returned unchanged."""
     return localize(source, (TOKENIZER_FILE,)) if source.startswith(HUB_PREFIX) else source
 
 
 def pin(source: str) -> str:
-    """Return a source with the commit of a model on the hub in place of its branch or tag, so that it cannot change.
+    """Return an immutable source: a branch or tag of a model on the hub is replaced by its commit.
 
     Raises:
-        InputError: as `localise`; also a local folder that does not exist.
+        InputError: see `localize`; also for a local folder that does not exist.
     """
     if source.startswith(HUB_PREFIX):
         return f"{source.partition('@')[0]}@{Path(localize(source)).name}"
@@ -91,21 +90,21 @@ def pin(source: str) -> str:
 
 
 def model_folder(source: str) -> str:
-    """Return the folder of the model inside a run or a folder of MLflow; a model folder as it is."""
+    """Return the model folder inside a run or an MLflow model; a model folder is returned unchanged."""
     inner = (storage.join(source, name) for name in _INNER_FOLDERS)
     return next((folder for folder in inner if storage.is_folder(folder)), source)
 
 
 def is_onnx(source: str) -> bool:
-    """Return whether a source of a model (see `localise`) is a folder with `model.onnx`."""
+    """Return whether a source is a folder that contains `model.onnx`."""
     return is_location(source) and storage.exists(storage.join(source, ONNX_FILE))
 
 
 def model_inputs(name: str, source: str) -> dict[str, str]:
-    """Return what manifests record of a model: a complete run, or weights and configuration, wherever they are stored.
+    """Return the inputs that a manifest records for a model: a complete run, or weights and configuration.
 
     Raises:
-        InputError: as `localise`.
+        InputError: see `localize`.
     """
     if _is_complete_run(source):
         return {name: source}
@@ -114,12 +113,12 @@ def model_inputs(name: str, source: str) -> dict[str, str]:
 
 
 def tokenizer_inputs(name: str, source: str) -> dict[str, str]:
-    """Return what manifests record of a tokenizer: its file."""
+    """Return the inputs that a manifest records for a tokenizer: its file."""
     return {name: storage.join(resolve_sample(source), TOKENIZER_FILE)}
 
 
 def is_location(source: str) -> bool:
-    """Whether a source is a path or URI, and no name of the hub or of a sample."""
+    """Return whether a source is a path or URI, not a hub or sample name."""
     return not source.startswith((HUB_PREFIX, SAMPLE_PREFIX))
 
 
@@ -127,9 +126,9 @@ def _is_complete_run(source: str) -> bool:
     return is_location(source) and is_complete(source)
 
 
-def _require(source: str, needed: Collection[str], found: Collection[str]) -> None:
+def _require(source: str, needed: Collection[str], available: Collection[str]) -> None:
     for name in needed:
-        if name not in found:
+        if name not in available:
             raise InputError(f"{source}: no {name}; {_FIXES[name]}")
 
 
@@ -139,36 +138,36 @@ def _local_folder(source: str, needed: Collection[str]) -> str:
         if not folder.is_dir():
             raise InputError(f"{source}: {_NO_FOLDER}")
         folder = Path(model_folder(str(folder)))
-        there = {file.name for file in folder.iterdir()}
-    _require(str(folder), needed, there)
-    for name in there.intersection((*needed, TOKENIZER_CONFIG_FILE)):
+        available = {file.name for file in folder.iterdir()}
+    _require(str(folder), needed, available)
+    for name in available.intersection((*needed, TOKENIZER_CONFIG_FILE)):
         verify_file(str(folder / name))
     return str(folder)
 
 
-@functools.cache  # a process stays with the commit that it found first
+@functools.cache  # a process always uses the same commit
 def _hub_snapshot(source: str, needed: tuple[str, ...]) -> str:
-    matched = _HUB_ID.fullmatch(source)
-    if matched is None:
+    match = _HUB_ID.fullmatch(source)
+    if match is None:
         raise InputError(f"{source}: not an id of the hub; write hub:OWNER/NAME or hub:OWNER/NAME@REVISION")
-    name, revision = matched.groups()
+    name, revision = match.groups()
     try:
         folder = snapshot_download(name, revision=revision, allow_patterns=[*needed, TOKENIZER_CONFIG_FILE])
     except Exception as error:  # the client also raises what its HTTP library raises
-        other = f"cannot be fetched ({getattr(error, 'strerror', None) or type(error).__name__})"
-        reason = next((reason for kind, reason in _HUB_FAULTS if isinstance(error, kind)), other)
+        fallback = f"cannot be fetched ({getattr(error, 'strerror', None) or type(error).__name__})"
+        reason = next((reason for kind, reason in _HUB_ERRORS if isinstance(error, kind)), fallback)
         if isinstance(error, hub_errors.LocalEntryNotFoundError) and hub_constants.is_offline_mode():
             reason = _OFFLINE
         raise InputError(
-            f"{source}: {reason}; or fetch it on a machine that can: "
-            f"hf download {name} {' '.join(needed)} --local-dir FOLDER, and name the folder"
+            f"{source}: {reason}; or download it on another machine with "
+            f"hf download {name} {' '.join(needed)} --local-dir FOLDER, and use that folder"
         ) from None
     _require(source, needed, {file.name for file in Path(folder).iterdir()})
     return folder
 
 
-def _fetched(uri: str, needed: Collection[str], cache_dir: str) -> str:
-    """Return the local copy of a model in an object store, fetched if the cache does not have its files as they are."""
+def _download(uri: str, needed: Collection[str], cache_dir: str) -> str:
+    """Return the local copy of a model in an object store, and download it if the cached files are not current."""
     folder = model_folder(uri)
     store, path = storage.filesystem(folder)
 

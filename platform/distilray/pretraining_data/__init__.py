@@ -1,1 +1,1 @@
-"""Stations 2 and 3: sentences become segment pairs, masked examples, Arrow shards and batches."""
+"""Tokenizer training, and encoding of documents as masked examples in Arrow shards and batches."""

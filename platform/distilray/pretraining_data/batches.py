@@ -1,4 +1,4 @@
-"""Rows of shards to padded batches, prepared in a thread while the model works."""
+"""Padded batches of shard rows, and a thread that prepares them ahead of the model."""
 
 import queue
 import threading
@@ -13,17 +13,17 @@ from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shards import ShardSet
 
 T = TypeVar("T")
-WIDTH_MULTIPLE = 8  # matrix units work on multiples of it
+WIDTH_MULTIPLE = 8  # tensor cores need dimensions that are multiples of 8
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A padded batch of masked examples.
+    """Padded batch of masked examples.
 
     Attributes:
         input_ids, attention_mask, token_type_ids: (batch, length).
-        mask_index: (masked,) place of each token to predict in the flattened (batch x length).
-        mask_labels: (masked,) the original id there.
+        mask_index: (masked,) indices of the tokens to predict in the flattened (batch x length).
+        mask_labels: (masked,) original ids of these tokens.
     """
 
     input_ids: NDArray[np.int64]
@@ -34,34 +34,34 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Tokens without padding."""
+        """Number of tokens without padding."""
         return int(self.attention_mask.sum())
 
     def fully_masked(self, mask_id: int) -> "Batch":
-        """The batch with `[MASK]` at every predicted position; training shows another token at some of them."""
+        """Return the batch with `[MASK]` at every predicted position, also where training shows another token."""
         input_ids = self.input_ids.copy()
         input_ids.reshape(-1)[self.mask_index] = mask_id
         return replace(self, input_ids=input_ids)
 
 
 def padded_width(longest: int, multiple: int = WIDTH_MULTIPLE) -> int:
-    """Columns of a batch whose longest row has `longest` tokens."""
+    """Return the width of a batch whose longest row has `longest` tokens."""
     return -(-longest // multiple) * multiple
 
 
 def collate(shards: ShardSet, planned: PlannedRows, *, pad_id: int, multiple: int = WIDTH_MULTIPLE) -> Batch:
-    """Pads rows to the longest of them, rounded up to a multiple; draws their masks when these are dynamic."""
-    found = shards.locate(planned.rows)
-    masker_inputs = shards.masker_inputs(found)
+    """Return rows padded to the longest one, rounded up to a multiple; dynamic masks are drawn here."""
+    located = shards.locate(planned.rows)
+    masker_inputs = shards.masker_inputs(located)
     lengths = np.diff(masker_inputs["offsets"])
     longest = int(lengths.max())
     width = min(padded_width(longest, multiple), max(shards.max_seq_length, longest))
     if shards.masker is None:
         ids = masker_inputs["ids"]
-        position_lists = [shard.mask_positions.row(row) for shard, row in found]
+        position_lists = [shard.mask_positions.row(row) for shard, row in located]
         counts = [len(positions) for positions in position_lists]
         positions = np.concatenate(position_lists)
-        labels = np.concatenate([shard.mask_labels.row(row) for shard, row in found])
+        labels = np.concatenate([shard.mask_labels.row(row) for shard, row in located])
     else:
         masked = shards.masker.mask(epochs=planned.epochs, **masker_inputs)
         ids, positions, labels = masked.input_ids, masked.mask_positions, masked.mask_labels
@@ -82,7 +82,7 @@ def collate(shards: ShardSet, planned: PlannedRows, *, pad_id: int, multiple: in
 def heldout_batches(
     shards: ShardSet, *, batch_size: int, pad_id: int, limit: int | None = None, rank: int = 0, num_workers: int = 1
 ) -> Iterator[Batch]:
-    """The batches of `heldout_rows`."""
+    """Yield the batches of `heldout_rows`."""
     for planned in heldout_rows(shards, batch_size=batch_size, limit=limit, rank=rank, num_workers=num_workers):
         yield collate(shards, planned, pad_id=pad_id)
 
@@ -90,20 +90,20 @@ def heldout_batches(
 def heldout_rows(
     shards: ShardSet, *, batch_size: int, limit: int | None = None, rank: int = 0, num_workers: int = 1
 ) -> Iterator[PlannedRows]:
-    """Every row once over all ranks, longest first, so that too large a batch size fails at once.
+    """Yield batches that cover every row once over all ranks, longest first so that running out of memory fails early.
 
     Args:
-        limit: the first rows only; shards hold rows in random order, so these are a sample.
+        limit: use only the first rows, which are a random sample because shards are shuffled.
     """
     rows = np.arange(len(shards))[:limit]
     order = rows[np.argsort(-shards.lengths(rows), kind="stable")]
     for start in range(rank * batch_size, len(order), num_workers * batch_size):
-        part = order[start : start + batch_size]
-        yield PlannedRows(part, np.zeros_like(part))
+        batch = order[start : start + batch_size]
+        yield PlannedRows(batch, np.zeros_like(batch))
 
 
 def prefetch(make: Callable[[], Iterator[T]], depth: int = 2) -> Iterator[T]:
-    """The items of `make()`, made up to `depth` ahead in a thread; what it raises is raised here."""
+    """Yield the items of `make()`, produced in a thread up to `depth` items ahead; its exceptions are raised here."""
     items: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 
@@ -116,7 +116,7 @@ def prefetch(make: Callable[[], Iterator[T]], depth: int = 2) -> Iterator[T]:
                 continue
         return False
 
-    def work() -> None:
+    def produce() -> None:
         try:
             for item in make():
                 if not put((True, item)):
@@ -125,7 +125,7 @@ def prefetch(make: Callable[[], Iterator[T]], depth: int = 2) -> Iterator[T]:
         except BaseException as error:
             put((False, error))
 
-    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:

@@ -1,4 +1,4 @@
-"""The documents that a run of `jobs.build_corpus` handed over, read by rows."""
+"""Reader for the documents of a run of `jobs.build_corpus`, by row."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from distilray.schemas import DOCUMENTS, check_schema
 
 @dataclass(frozen=True)
 class Corpus:
-    """The documents of a corpus, numbered through all of its files.
+    """Documents of a corpus, numbered consecutively over all of its files.
 
     Attributes:
-        folder: the run folder.
-        files: rows by file name, in the order of the corpus.
-        stored_bytes: bytes by file name.
-        words: of all documents.
+        folder: run folder.
+        files: number of rows by file name, in the order of the corpus.
+        stored_bytes: size of each file by name.
+        words: number of words of all documents.
     """
 
     folder: str
@@ -31,15 +31,14 @@ class Corpus:
 
     @property
     def documents(self) -> int:
-        """Number of documents."""
         return sum(self.files.values())
 
     @classmethod
     def open(cls, folder: str) -> "Corpus":
-        """Reads the manifest of a corpus run.
+        """Open a corpus by its manifest.
 
         Raises:
-            InputError: incomplete run, run of another job, empty corpus, or a file that is missing or of another size.
+            InputError: the run is incomplete or of another job, the corpus is empty, or a file is missing or truncated.
         """
         content = read_manifest(folder)["content"]
         if content["job"] != "build_corpus":
@@ -47,32 +46,32 @@ class Corpus:
         outputs = dict(sorted(content["outputs"].items()))
         files = {name: entry["rows"] for name, entry in outputs.items()}
         if not sum(files.values()):
-            raise InputError(f"{folder}: the corpus holds no document; build it from other sources or looser filters")
+            raise InputError(f"{folder}: the corpus has no documents; use other sources or looser filters")
         RunOutputs.of(folder, content).check_sizes(outputs)
-        stored = {name: entry["bytes"] for name, entry in outputs.items()}
-        return cls(folder, files, stored, content["counts"]["words"])
+        stored_bytes = {name: entry["bytes"] for name, entry in outputs.items()}
+        return cls(folder, files, stored_bytes, content["counts"]["words"])
 
 
 def read_sentences(uri: str, start: int, stop: int) -> Iterator[list[list[str]]]:
-    """Yield the sentences of the documents [start, stop) of a file, as `document_tables` reads them."""
+    """Yield the sentences of the documents [start, stop) of a file, one row group at a time."""
     for table in document_tables(uri, start, stop, columns=["sentences"]):
         yield table.column("sentences").to_pylist()
 
 
 def document_tables(uri: str, start: int, stop: int, *, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Yield the documents [start, stop) of a file, a row group at a time; other groups are not read.
+    """Yield the documents [start, stop) of a file, one row group at a time; other row groups are not read.
 
     Args:
-        columns: of schema `DOCUMENTS`; all when left out.
+        columns: columns of schema `DOCUMENTS`; all by default.
 
     Raises:
-        InputError: the file cannot be read, has another schema, or is not what the manifest of its run says.
+        InputError: the file cannot be read, has another schema, or does not match the manifest of its run.
     """
     verify_file(uri)
     filesystem, path = storage.filesystem(uri)
     try:
         with pq.ParquetFile(path, filesystem=filesystem) as file:
-            # Types of Ray hold pickled objects, which reading a value would run.
+            # Ray's extension types contain pickled objects, which would be executed when a value is read.
             check_schema(file.schema_arrow, DOCUMENTS, uri)
             first = 0
             for group in range(file.num_row_groups):

@@ -1,7 +1,7 @@
-"""The order of examples: a pure function of (seed, epoch), the same for any number of workers.
+"""Order of examples as a pure function of (seed, epoch), independent of the number of workers.
 
-Epochs follow each other without a seam: the global stream of examples is epoch 0, then epoch 1, ...; optimiser step s
-takes the positions [s x batch_size, (s + 1) x batch_size). So each example is used exactly once per epoch, and none is
+The examples of epoch 0, 1, ... form one endless stream. Optimizer step s uses positions [s x batch_size,
+(s + 1) x batch_size), so that batches may span two epochs, every example is used exactly once per epoch and none is
 dropped.
 """
 
@@ -19,7 +19,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class PlanState:
-    """How far a run has come: whole epochs, and examples of the one that has begun."""
+    """Position of a run in the stream: completed epochs, and examples consumed of the current one."""
 
     epoch: int
     consumed: int
@@ -27,28 +27,28 @@ class PlanState:
 
 @dataclass(frozen=True)
 class PlannedRows:
-    """Rows of the stream, each with the epoch that it is used in."""
+    """Rows of the stream, each with its epoch."""
 
     rows: Rows
     epochs: Rows
 
-    def take(self, places: NDArray[np.int64]) -> "PlannedRows":
-        """Those at some places."""
-        return PlannedRows(self.rows[places], self.epochs[places])
+    def take(self, indices: NDArray[np.int64]) -> "PlannedRows":
+        """Return the rows at some indices."""
+        return PlannedRows(self.rows[indices], self.epochs[indices])
 
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """Which rows each optimiser step uses.
+    """Assignment of rows to optimizer steps.
 
-    An epoch permutes the shards, and then the rows inside windows of some shards: only the shards of a window need be
-    at hand, and memory grows with the number of shards and the size of a window, not with the rows. Shards hold the
-    corpus in random order already.
+    An epoch permutes the shards, and then the rows within windows of a few shards. Only the shards of one window are
+    needed locally, and memory grows with the number of shards and the window size, not with the number of rows. This
+    suffices because the shards already contain the corpus in random order.
 
     Attributes:
-        shard_rows: rows of each shard; they are numbered through.
-        batch_size: examples of one optimiser step, over all workers and micro-steps.
-        window_rows: rows that are mixed with each other, rounded to whole shards.
+        shard_rows: number of rows of each shard; rows are numbered consecutively over all shards.
+        batch_size: examples per optimizer step, over all workers and micro-steps.
+        window_rows: number of rows that are shuffled together, rounded to whole shards.
     """
 
     shard_rows: tuple[int, ...]
@@ -58,50 +58,50 @@ class SamplePlan:
 
     @functools.cached_property
     def rows(self) -> int:
-        """Rows of all shards."""
+        """Number of rows of all shards."""
         return sum(self.shard_rows)
 
     def step_rows(self, step: int) -> PlannedRows:
-        """(batch_size,) the rows of optimiser step `step`, counted from 0 over all epochs."""
+        """Return the rows of optimizer step `step` (from 0, over all epochs), (batch_size,)."""
         return self.stream(step * self.batch_size, (step + 1) * self.batch_size)
 
     def stream(self, start: int, stop: int) -> PlannedRows:
-        """The rows at the positions [start, stop) of the endless stream of epochs."""
+        """Return the rows at positions [start, stop) of the stream."""
         rows, epochs = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         while start < stop:
-            epoch, inside = divmod(start, self.rows)
-            end = min(inside + stop - start, self.rows)
-            rows.append(self._epoch_rows(epoch, inside, end))
-            epochs.append(np.full(end - inside, epoch))
-            start += end - inside
+            epoch, offset = divmod(start, self.rows)
+            end = min(offset + stop - start, self.rows)
+            rows.append(self._epoch_rows(epoch, offset, end))
+            epochs.append(np.full(end - offset, epoch))
+            start += end - offset
         return PlannedRows(np.concatenate(rows), np.concatenate(epochs))
 
     def state(self, step: int) -> PlanState:
-        """What is done when `step` steps are."""
+        """Return the position in the stream after `step` steps."""
         return PlanState(*divmod(step * self.batch_size, self.rows))
 
     def shards_ahead(self, step: int) -> Sequence[int]:
-        """The shards of the window in which a step ends, and of the next one."""
-        epoch, inside = divmod((step + 1) * self.batch_size - 1, self.rows)
+        """Return the shards of the window in which a step ends, and of the next window."""
+        epoch, offset = divmod((step + 1) * self.batch_size - 1, self.rows)
         windows = _epoch_windows(self, epoch)
-        window = _window_at(windows, inside)
+        window = _window_at(windows, offset)
         following = windows[window + 1] if window + 1 < len(windows) else _epoch_windows(self, epoch + 1)[0]
         return [*windows[window].shards, *following.shards]
 
     def _epoch_rows(self, epoch: int, start: int, stop: int) -> Rows:
-        windows, parts = _epoch_windows(self, epoch), []
+        windows, slices = _epoch_windows(self, epoch), []
         for number in range(_window_at(windows, start), len(windows)):
             first = windows[number].start
             if first >= stop:
                 break
             rows = _window_rows(self, epoch, number)
-            parts.append(rows[max(0, start - first) : stop - first])
-        return np.concatenate(parts)
+            slices.append(rows[max(0, start - first) : stop - first])
+        return np.concatenate(slices)
 
 
 @dataclass(frozen=True)
 class _Window:
-    """Shards that are mixed; `start` is the position of its first row in the epoch."""
+    """Shards whose rows are shuffled together; `start` is the position of the first row in the epoch."""
 
     start: int
     shards: tuple[int, ...]
@@ -117,8 +117,8 @@ def _epoch_windows(plan: SamplePlan, epoch: int) -> Sequence[_Window]:
     sizes = np.array(plan.shard_rows)[order]
     starts = np.cumsum(sizes) - sizes
     first = np.flatnonzero(np.diff(starts // plan.window_rows, prepend=-1))
-    shards = np.split(order, first[1:])
-    return [_Window(start, tuple(found.tolist())) for start, found in zip(starts[first].tolist(), shards, strict=True)]
+    windows = zip(starts[first].tolist(), np.split(order, first[1:]), strict=True)
+    return [_Window(start, tuple(shards.tolist())) for start, shards in windows]
 
 
 @functools.lru_cache(maxsize=4)
@@ -130,17 +130,17 @@ def _window_rows(plan: SamplePlan, epoch: int, number: int) -> Rows:
 
 
 def micro_batches(lengths: NDArray[np.integer], *, num_workers: int, micro_batch_size: int) -> Sequence[Rows]:
-    """The micro-batches of one optimiser step; worker r takes those numbered r, r + num_workers, ...
+    """Return the micro-batches of one optimizer step; worker r processes number r, r + num_workers, ...
 
-    The rows of the step are sorted by length and cut into micro-batches of (nearly) equal size, which are dealt out in
-    turn: little padding, similar work on every rank, and the same number of micro-batches on each.
+    The rows are sorted by length and split into micro-batches of nearly equal size. This keeps padding low, and all
+    workers get the same number of micro-batches and a similar amount of work.
 
     Args:
-        lengths: length of each row of the step.
-        micro_batch_size: rows of a micro-batch at most.
+        lengths: (rows,) length of each row of the step.
+        micro_batch_size: maximum number of rows of a micro-batch.
 
     Returns:
-        The places in the step of the rows of each micro-batch.
+        The indices of the rows of each micro-batch, within the step.
     """
     per_worker = -(-len(lengths) // (num_workers * micro_batch_size))
     return np.array_split(np.argsort(lengths, kind="stable"), per_worker * num_workers)

@@ -1,9 +1,9 @@
-"""Documents to segments: pairs of A and B, or windows of contiguous text.
+"""Segment planning: splits documents into pairs of A and B, or windows of contiguous text.
 
-The model card's input form is `[CLS] A [SEP] B [SEP]`; B follows A with probability 0.5, otherwise it comes from
-another document. Pairs are planned as in BERT's data builder (Devlin et al. 2018, appendix A.2), with one difference:
-both kinds are planned as whole consecutive sentences, and `encoding.completion` replaces the B of a random pair by one
-of the same length before it trims both kinds alike. So lengths and cuts of segments do not depend on the kind of pair.
+The model card's input is `[CLS] A [SEP] B [SEP]`. B follows A with probability 0.5 and comes from another document
+otherwise. Pairs are planned as in BERT's data builder (Devlin et al. 2018, appendix A.2), with one difference: both
+kinds are planned as consecutive whole sentences. `examples` then replaces the B of a random pair by one of the same
+length and trims both kinds alike, so that segment lengths and cuts do not reveal the kind of a pair.
 """
 
 from bisect import bisect_left
@@ -22,15 +22,15 @@ Int64Array = NDArray[np.int64]
 
 
 class PairPlan(NamedTuple):
-    """Position of a pair in the tokens of its document, as whole sentences; B begins where A ends.
+    """Position of a pair in the tokens of its document, as whole sentences; B starts where A ends.
 
     Attributes:
         start: first token of A.
-        b_tokens: length of the B that follows A; 0 for a window, and for the only sentence of a document.
+        b_tokens: length of the B that follows A; 0 for a window and for a document with a single sentence.
         room: maximum number of tokens of A and B together.
-        reused: tokens that an earlier pair has used, too.
-        is_random_next: B must be replaced by one of another document; the next pair begins with the planned B.
-        is_alone: the document has one sentence only, so that B must be random.
+        reused: number of tokens that an earlier pair also uses.
+        is_random_next: B will be replaced by one from another document; the next pair starts with the planned B.
+        is_single_sentence: the document has a single sentence, so that B must be random.
     """
 
     start: int
@@ -45,15 +45,16 @@ class PairPlan(NamedTuple):
 def plan_pairs(
     ends: Sequence[int], rng: Random, *, max_tokens: int, short_seq_prob: float, random_next_probability: float
 ) -> Iterator[PairPlan]:
-    """Plans the pairs of one document; the same for the same document and generator state.
+    """Yield the pairs of one document, a pure function of the document and the state of the generator.
 
-    The kind of a pair is drawn independently of its segments. As no consecutive pair can, no pair begins with the last
-    sentence of a document: it is left out if it remains after a random pair, also on the second attempt.
+    The kind of a pair is drawn independently of its segments. A consecutive pair cannot start with the last sentence of
+    a document, so a random one does not either: if the last sentence remains after a random pair, it is paired with the
+    sentence before it once, and dropped if it remains again.
 
     Args:
-        ends: end of each sentence in the tokens of the document; no sentence is empty.
+        ends: end of each sentence in the tokens of the document; sentences are not empty.
         max_tokens: maximum number of tokens of A and B together.
-        short_seq_prob: share of pairs that aim at a random shorter length.
+        short_seq_prob: share of pairs with a random shorter target length.
         random_next_probability: share of pairs whose B comes from another document.
     """
     sentences, start, used = len(ends), 0, 0
@@ -64,10 +65,10 @@ def plan_pairs(
     is_last = False
     while start < sentences and not is_last:
         if start == sentences - 1:
-            start, is_last = start - 1, True  # a pair needs two sentences: use the one before again
+            start, is_last = start - 1, True  # a pair needs two sentences, so reuse the previous one
         target = draw_target(rng, max_tokens=max_tokens, short_seq_prob=short_seq_prob)
         first = ends[start - 1] if start else 0
-        # The shortest run of two or more sentences with at least `target` tokens, or the rest of the document.
+        # The fewest sentences, at least two, with at least `target` tokens; otherwise the rest of the document.
         end = min(max(bisect_left(ends, first + target, start), start + 1), sentences - 1) + 1
         middle = start + 1 + int(rng.random() * (end - start - 1))
         is_random = rng.random() < random_next_probability
@@ -78,9 +79,9 @@ def plan_pairs(
 
 
 def plan_windows(tokens: int, rng: Random, *, max_tokens: int, short_seq_prob: float) -> Iterator[PairPlan]:
-    """Cuts the tokens of a document into windows of the maximum length of an example: pairs without a B.
+    """Yield windows of contiguous text, as pairs without a B: the input of the paper.
 
-    The paper's input form; windows end with their document, as RoBERTa found best (Liu et al. 2019, section 4.2).
+    Windows do not cross documents, which RoBERTa found to be best (Liu et al. 2019, section 4.2).
     """
     start = 0
     while start < tokens:
@@ -90,27 +91,27 @@ def plan_windows(tokens: int, rng: Random, *, max_tokens: int, short_seq_prob: f
 
 
 def draw_target(rng: Random, *, max_tokens: int, short_seq_prob: float) -> int:
-    """Number of tokens that an example aims at: the maximum, or for some a uniform number from 2 on."""
+    """Return the target length of an example: the maximum, or with `short_seq_prob` uniform from 2 to the maximum."""
     if rng.random() < short_seq_prob:
         return 2 + int(rng.random() * (max_tokens - 1))
     return max_tokens
 
 
 def trimmed_lengths(a_tokens: Int64Array, b_tokens: Int64Array, room: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Lengths of A and B after the longer of the two has lost token by token until both fit `room`; all are (rows,)."""
+    """Return the lengths of A and B after removing tokens from the longer one until they fit `room`, all (rows,)."""
     excess = np.maximum(a_tokens + b_tokens - room, 0)
-    level = np.minimum(excess, np.abs(a_tokens - b_tokens))  # first the longer one down to the shorter ...
-    rest = excess - level  # ... then both in turn
+    level = np.minimum(excess, np.abs(a_tokens - b_tokens))  # first shorten the longer one until both are equal,
+    rest = excess - level  # then both in turn
     cut_a = np.where(a_tokens > b_tokens, level, 0) + rest // 2
     return a_tokens - cut_a, b_tokens - (excess - cut_a)
 
 
 def front_cuts(hashed: UInt64Array, cuts: Int64Array) -> Int64Array:
-    """Number of tokens to remove at the front of each segment: each of its `cuts` tokens with probability 1/2.
+    """Return the number of tokens to remove at the front of each segment, (rows,): each cut with probability 1/2.
 
     Args:
-        hashed: (rows,) a random number for each segment.
-        cuts: (rows,) tokens to remove at both ends together.
+        hashed: (rows,) random number of each segment.
+        cuts: (rows,) number of tokens to remove from each segment.
     """
     words = -(-cuts // 64)
     row = np.repeat(np.arange(len(cuts)), words)

@@ -1,4 +1,4 @@
-"""Shards of an object store on the disk of this machine: fetched once, by whichever process needs one first."""
+"""Local disk cache for shards of an object store, shared by all processes of a machine."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ShardCache:
-    """The shards that this machine has fetched, named by their sha256 and shared by all its processes."""
+    """Local copies of remote shards, named by their sha256."""
 
     def __init__(self, config: CacheConfig | None = None) -> None:
         config = config or CacheConfig()
@@ -30,22 +30,21 @@ class ShardCache:
         )
 
     def path(self, uri: str, entry: Mapping[str, Any]) -> Path:
-        """Return the file of a shard that is local, else its copy here."""
+        """Return the file of a local shard, or the local copy of a remote one."""
         return storage.local_path(uri) if storage.is_local(uri) else self.local(uri, entry)
 
     def local(self, uri: str, entry: Mapping[str, Any]) -> Path:
-        """Return the copy of a shard on this machine, fetched if it is absent.
+        """Return the local copy of a remote shard, and download it if necessary.
 
         Args:
-            uri: the shard.
-            entry: of the manifest; its `sha256`.
+            entry: manifest entry of the shard.
 
         Raises:
-            InputError: the shard is not what the manifest says, cannot be read, or there is no room for it.
+            InputError: the shard cannot be read, differs from the manifest, or the disk is full.
         """
         sha256 = str(entry["sha256"])
-        if not _SHA256.fullmatch(sha256):  # it names files here, and may come from a foreign run
-            raise InputError(f"{uri}: its manifest has no sha256 for it; run its job again")
+        if not _SHA256.fullmatch(sha256):  # used as a file name, and the manifest is not trusted
+            raise InputError(f"{uri}: its manifest has no sha256 for this shard; run the job that wrote it again")
 
         def fetch(file: Path) -> None:
             with reading(uri):
@@ -55,7 +54,7 @@ class ShardCache:
         return self._cache.get(f"{sha256}.arrow", fetch)
 
     def begin(self, uri: str, entry: Mapping[str, Any]) -> None:
-        """Fetch a shard in the background; `local` reports a failure."""
+        """Download a shard in the background; a failure is reported by `local`."""
         if not storage.is_local(uri):
             self._background.submit(self.local, uri, entry)
 

@@ -1,4 +1,4 @@
-"""Arrow shards of masked examples: written whole, memory-mapped when read, refused when they do not belong together."""
+"""Arrow shards of masked examples: writing, memory-mapped reading, and checks against the manifest and tokenizer."""
 
 import json
 from collections import OrderedDict
@@ -22,13 +22,13 @@ from distilray.schemas import EXAMPLES, check_schema
 
 SHARDS_FOLDER = "shards"
 TOKEN_COUNTS_FILE = "token_counts.json"  # noqa: S105
-_OPEN_SHARDS = 128  # a mapped file keeps a descriptor; a process may have about a thousand
+_OPEN_SHARDS = 128  # every mapped file holds a descriptor, and the usual limit is 1,024
 
 Rows = NDArray[np.int64]
 
 
 def write_shard(table: pa.Table, uri: str) -> dict[str, Any]:
-    """Writes examples as one record batch of an Arrow IPC file and returns its manifest entry."""
+    """Write examples as one record batch of an Arrow IPC file, and return the manifest entry."""
     batch = table.select(EXAMPLES.names).cast(EXAMPLES).combine_chunks().to_batches()[0]
     with storage.FileWriter(uri) as file, pa.ipc.new_file(file, EXAMPLES) as writer:
         writer.write_batch(batch)
@@ -38,23 +38,23 @@ def write_shard(table: pa.Table, uri: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Ragged:
-    """A column of lists as two arrays: the values of all rows, and (rows + 1) offsets."""
+    """List column as two arrays: concatenated values, and (rows + 1,) offsets."""
 
     values: NDArray[np.uint16]
     offsets: NDArray[np.int32]
 
     def row(self, index: int) -> NDArray[np.uint16]:
-        """The values of one row."""
+        """Return the values of one row."""
         return self.values[self.offsets[index] : self.offsets[index + 1]]
 
     def lengths(self, rows: Rows) -> NDArray[np.int64]:
-        """(rows,) length of each of some rows."""
+        """Return the lengths of some rows, (rows,)."""
         return (self.offsets[rows + 1] - self.offsets[rows]).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard as views into the mapped file."""
+    """Columns of one shard, as views into the mapped file."""
 
     example_id: NDArray[np.int64]
     input_ids: Ragged
@@ -66,10 +66,10 @@ class Shard:
 
     @classmethod
     def open(cls, path: str, name: str) -> "Shard":
-        """Maps a local file; `name` is the shard's in messages.
+        """Map a local file; error messages call it `name`.
 
         Raises:
-            InputError: torn file, or another schema.
+            InputError: the file is incomplete or has another schema.
         """
         batch = _mapped_batch(path, name)
         return cls(
@@ -90,8 +90,8 @@ def _mapped_batch(path: str, name: str) -> pa.RecordBatch:
         return reader.get_batch(0)
     except InputError:
         raise
-    except (ValueError, OSError) as error:  # of Arrow, or of a type of Ray that the file names
-        raise InputError(f"{name}: not a whole Arrow file ({error}); run jobs.encode_corpus again") from None
+    except (ValueError, OSError) as error:  # from Arrow, or from a Ray extension type in the file
+        raise InputError(f"{name}: not a complete Arrow file ({error}); run jobs.encode_corpus again") from None
 
 
 def _ragged(column: pa.ListArray) -> Ragged:
@@ -99,36 +99,37 @@ def _ragged(column: pa.ListArray) -> Ragged:
 
 
 def read_splits(shards_dir: str) -> set[str]:
-    """The splits that a run of `jobs.encode_corpus` holds."""
+    """Return the splits that a run of `jobs.encode_corpus` has written."""
     outputs = _shards_content(shards_dir)["outputs"].values()
     return {entry["split"] for entry in outputs if "split" in entry}
 
 
 def check_vocabulary(shards_dir: str, tokenizer_json: str, *, model: str, embeddings: int) -> None:
-    """Check that shards hold the ids of a model: those of its tokenizer, and no more than it has embeddings.
+    """Check that shards were encoded with a model's tokenizer, and that the model has an embedding for every id.
 
     Args:
         shards_dir: run folder of `jobs.encode_corpus`.
-        tokenizer_json: of the model, from `read_tokenizer`.
-        model: its name in messages.
-        embeddings: rows of its word embeddings.
+        tokenizer_json: tokenizer of the model, from `read_tokenizer`.
+        model: name of the model in error messages.
+        embeddings: number of word embeddings.
 
     Raises:
-        InputError: naming both vocabularies, with sizes and hashes.
+        InputError: with the sizes and hashes of both vocabularies.
     """
     content = _shards_content(shards_dir)
-    own, size = tokenizer_hash(tokenizer_json), vocabulary_of(tokenizer_json).size
-    found = content["counts"]["tokenizer_hash"]
-    if found != own:
-        other = vocabulary_of(RunOutputs.of(shards_dir, content).read(TOKENIZER_FILE).decode()).size
+    model_hash, model_ids = tokenizer_hash(tokenizer_json), vocabulary_of(tokenizer_json).size
+    shards_hash = content["counts"]["tokenizer_hash"]
+    if shards_hash != model_hash:
+        shards_ids = vocabulary_of(RunOutputs.of(shards_dir, content).read(TOKENIZER_FILE).decode()).size
         raise InputError(
-            f"{shards_dir}: encoded with tokenizer {found[:12]} of {other:,} ids, and {model} has {own[:12]} of "
-            f"{size:,}; encode the corpus with tokenizer_dir={model}, or name the shards of that tokenizer"
+            f"{shards_dir}: encoded with tokenizer {shards_hash[:12]} of {shards_ids:,} ids, and {model} has "
+            f"{model_hash[:12]} of {model_ids:,}; encode the corpus with tokenizer_dir={model}, or choose shards "
+            "encoded with that tokenizer"
         )
-    if size > embeddings:
+    if model_ids > embeddings:
         raise InputError(
-            f"{model}: its tokenizer has {size:,} ids, its config.json a vocab_size of {embeddings:,}; name a folder "
-            "whose files are of one model"
+            f"{model}: its tokenizer has {model_ids:,} ids, its config.json a vocab_size of {embeddings:,}; choose a "
+            "folder whose files belong to the same model"
         )
 
 
@@ -140,26 +141,27 @@ def _shards_content(shards_dir: str) -> dict[str, Any]:
 
 
 class ShardSet:
-    """The shards of one split of a run folder of `jobs.encode_corpus`, as one table of rows.
+    """Shards of one split of a run of `jobs.encode_corpus`, as one table of rows.
 
-    Shards are mapped when a row of theirs is asked for; what is in memory grows with their number, not with the rows.
+    Shards are mapped on first use, so that memory grows with the number of shards, not with the number of rows.
 
     Args:
-        shards_dir: the run folder.
+        shards_dir: run folder.
         split: "train" or "heldout".
-        tokenizer_hash: refuses shards of another tokenizer; None accepts any.
-        verify: whether to check the content of every shard, as `verify` does.
-        cache: where shards of an object store are kept on this machine.
-        only: names of some of its shards; all when left out.
+        tokenizer_hash: required tokenizer; None accepts any.
+        verify: check the content of all shards, see `verify`.
+        cache: local cache for the shards of an object store.
+        only: names of the shards to use; all by default.
 
     Attributes:
-        names: of the shards, as the manifest has them.
-        shard_rows: rows of each shard.
-        tokens: of all rows.
-        masker: draws the masks when they are dynamic, None when the shards hold them.
+        names: names of the shards in the manifest.
+        shard_rows: number of rows of each shard.
+        tokens: number of tokens of all rows.
+        masker: draws the masks if they are dynamic; None if the shards contain them.
 
     Raises:
-        InputError: incomplete run, missing, torn or changed shard, another tokenizer, or no row in the split.
+        InputError: the run is incomplete, a shard is missing or changed, the tokenizer is another one, or the split has
+            no rows.
     """
 
     def __init__(
@@ -173,10 +175,10 @@ class ShardSet:
         only: Collection[str] | None = None,
     ) -> None:
         manifest = _shards_content(shards_dir)
-        found = manifest["counts"]["tokenizer_hash"]
-        if tokenizer_hash is not None and found != tokenizer_hash:
+        shards_hash: str = manifest["counts"]["tokenizer_hash"]
+        if tokenizer_hash is not None and shards_hash != tokenizer_hash:
             raise InputError(
-                f"{shards_dir}: encoded with tokenizer {found[:12]}, the model has {tokenizer_hash[:12]}; "
+                f"{shards_dir}: encoded with tokenizer {shards_hash[:12]}, the model has {tokenizer_hash[:12]}; "
                 "encode the corpus with the model's own tokenizer"
             )
         entries = {name: entry for name, entry in manifest["outputs"].items() if entry.get("split") == split}
@@ -185,7 +187,7 @@ class ShardSet:
         if not entries:
             raise InputError(f"{shards_dir}: no rows in split '{split}'; encode with a larger heldout_fraction")
         self.folder = shards_dir
-        self.tokenizer_hash: str = found
+        self.tokenizer_hash = shards_hash
         self.max_seq_length: int = manifest["config"]["max_seq_length"]
         self.shard_rows: tuple[int, ...] = tuple(entry["rows"] for entry in entries.values())
         self.tokens: int = sum(entry["tokens"] for entry in entries.values())
@@ -205,10 +207,10 @@ class ShardSet:
         return int(self._starts[-1])
 
     def verify(self, rows: Rows) -> None:
-        """Check the content of the shards that hold some rows; those of an object store are checked when fetched.
+        """Check the content of the shards that contain some rows; remote shards are checked when downloaded.
 
         Raises:
-            InputError: a shard is not what its manifest says.
+            InputError: a shard does not match the manifest.
         """
         if storage.is_local(self.folder):
             self._outputs.check_contents(
@@ -216,65 +218,65 @@ class ShardSet:
             )
 
     def token_counts(self) -> NDArray[np.int64]:
-        """(vocabulary size,) how often each id occurs in the train documents."""
+        """Return the occurrences of each id in the training documents, (vocabulary size,)."""
         return np.array(json.loads(self._outputs.read(TOKEN_COUNTS_FILE))["counts"], np.int64)
 
     def read_masker(self) -> Masker:
-        """Return the masker of the run: with epoch 0 it draws the masks that its shards hold, if they hold any."""
+        """Return the masker of the run; its masks of epoch 0 are the static masks of the shards."""
         vocabulary = vocabulary_of(self._outputs.read(TOKENIZER_FILE).decode())
         return Masker(vocabulary, self._masking, self._seed, self.token_counts())
 
     def table(self, index: int) -> pa.Table:
-        """Return the rows of a shard, mapped from its file, in schema `EXAMPLES`."""
+        """Return a shard as a memory-mapped table of schema `EXAMPLES`."""
         return pa.Table.from_batches([_mapped_batch(*self._file(index))])
 
     def lengths(self, rows: Rows) -> NDArray[np.int64]:
-        """(rows,) tokens of each row."""
-        return self._by_shard(rows, lambda shard, inside: shard.input_ids.lengths(inside))
+        """Return the number of tokens of each row, (rows,)."""
+        return self._by_shard(rows, lambda shard, local_rows: shard.input_ids.lengths(local_rows))
 
     def mask_counts(self, rows: Rows, epochs: Rows) -> NDArray[np.int64]:
-        """(rows,) tokens to predict in each row in its epoch."""
+        """Return the number of tokens to predict in each row in its epoch, (rows,)."""
         if self.masker is None:
-            return self._by_shard(rows, lambda shard, inside: shard.mask_positions.lengths(inside))
+            return self._by_shard(rows, lambda shard, local_rows: shard.mask_positions.lengths(local_rows))
         return self.masker.count(epochs=epochs, **self.masker_inputs(self.locate(rows)))
 
     def example_ids(self, rows: Rows) -> NDArray[np.int64]:
-        """(rows,) id of the example in each row."""
-        return self._by_shard(rows, lambda shard, inside: shard.example_id[inside])
+        """Return the example id of each row, (rows,)."""
+        return self._by_shard(rows, lambda shard, local_rows: shard.example_id[local_rows])
 
     def shard_positions(self, rows: Rows) -> tuple[Rows, Rows]:
-        """(rows,) number of the shard of each row, and the row inside it."""
+        """Return the shard number of each row, and the row within that shard, both (rows,)."""
         shards = np.searchsorted(self._starts, rows, side="right") - 1
         return shards, rows - self._starts[shards]
 
     def locate(self, rows: Rows) -> Sequence[tuple[Shard, int]]:
-        """Shard and row inside it of each row."""
-        shards, inside = self.shard_positions(rows)
-        return [(self._shard(shard), row) for shard, row in zip(shards.tolist(), inside.tolist(), strict=True)]
+        """Return each row as an open shard and the row within it."""
+        shards, local_rows = self.shard_positions(rows)
+        return [(self._shard(shard), row) for shard, row in zip(shards.tolist(), local_rows.tolist(), strict=True)]
 
-    def masker_inputs(self, found: Sequence[tuple[Shard, int]]) -> dict[str, Any]:
-        """Located rows as `Masker` takes them."""
-        ids = [shard.input_ids.row(row) for shard, row in found]
+    def masker_inputs(self, located: Sequence[tuple[Shard, int]]) -> dict[str, Any]:
+        """Return located rows as arguments of `Masker.mask`."""
+        ids = [shard.input_ids.row(row) for shard, row in located]
         return {
             "ids": np.concatenate(ids),
             "offsets": np.cumsum([0, *map(len, ids)]),
-            "segment_b_start": np.array([shard.segment_b_start[row] for shard, row in found], np.int64),
-            "example_ids": np.array([shard.example_id[row] for shard, row in found], np.int64),
+            "segment_b_start": np.array([shard.segment_b_start[row] for shard, row in located], np.int64),
+            "example_ids": np.array([shard.example_id[row] for shard, row in located], np.int64),
         }
 
     def fetch(self, shards: Sequence[int]) -> None:
-        """Begins to bring shards of an object store to this machine."""
+        """Start to download shards of an object store in the background."""
         for shard in shards:
             name = self.names[shard]
             self._cache.begin(storage.join(self.folder, name), self._outputs.entries[name])
 
     def _by_shard(self, rows: Rows, values: Callable[[Shard, Rows], NDArray[np.int64]]) -> NDArray[np.int64]:
-        shards, inside = self.shard_positions(rows)
-        found = np.empty(len(rows), np.int64)
+        shards, local_rows = self.shard_positions(rows)
+        result = np.empty(len(rows), np.int64)
         for shard in np.unique(shards).tolist():
-            here = shards == shard
-            found[here] = values(self._shard(shard), inside[here])
-        return found
+            selected = shards == shard
+            result[selected] = values(self._shard(shard), local_rows[selected])
+        return result
 
     def _shard(self, index: int) -> Shard:
         if index in self._open:
@@ -286,7 +288,7 @@ class ShardSet:
         return self._open[index]
 
     def _file(self, index: int) -> tuple[str, str]:
-        """Return the local file of a shard, and its URI."""
+        """Return the local file and the URI of a shard."""
         name = self.names[index]
         uri = storage.join(self.folder, name)
         return str(self._cache.path(uri, self._outputs.entries[name])), uri

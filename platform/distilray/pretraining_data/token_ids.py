@@ -1,7 +1,4 @@
-"""Documents as token ids.
-
-Runs of one flat array, put one after the other.
-"""
+"""Tokenization of documents into flat arrays of ids, and operations on such ragged arrays."""
 
 from array import array
 from collections.abc import Sequence
@@ -14,34 +11,30 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-Int64Array = NDArray[np.int64]
-
-
-def gather_slices(values: NDArray[np.uint16], starts: Int64Array, lengths: Int64Array) -> NDArray[np.uint16]:
-    """Runs of `values`, one after the other."""
-    ends = np.cumsum(lengths)
-    return values[np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)]
-
-
-def list_array(values: NDArray[np.uint16], lengths: Int64Array) -> pa.ListArray:
-    """Values as a column of lists."""
-    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)), values)
-
+from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.errors import InputError
+from distilray.pretraining_data.corpus_reader import Corpus, read_sentences
+from distilray.pretraining_data.tokenizer import Vocabulary
+from distilray.runtime import storage
 
 _BATCH_SENTENCES = 1024
-# Bytes of words, with some 200 for each, that are remembered; then it begins anew.
-_REMEMBERED_BYTES = 128 << 20
-_WORD_BYTES = 200
+_CACHE_BYTES = 128 << 20  # the cache is cleared when it is larger
+_WORD_BYTES = 200  # overhead of a cached word
+# Number of ranges of documents, and maximum number of documents and of sentences of each.
+_SAMPLED_RANGES, _SAMPLED_DOCUMENTS, _SAMPLED_SENTENCES = 8, 32, 250
+_SPACED_SENTENCES = 50
+
+Int64Array = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class TokenizedDocument:
-    """A document without special tokens.
+    """Tokenized document, without special tokens.
 
     Attributes:
-        row: its number in the corpus.
-        start: where its tokens begin in `TokenizedDocuments.ids`.
-        ends: where each sentence ends, counted from `start`; sentences without a token are left out.
+        row: number of the document in the corpus.
+        start: index of its first token in `TokenizedDocuments.ids`.
+        ends: end of each sentence, relative to `start`; sentences without tokens are omitted.
     """
 
     row: int
@@ -51,61 +44,61 @@ class TokenizedDocument:
 
 @dataclass(frozen=True)
 class TokenizedDocuments:
-    """Documents one after the other in one array of ids."""
+    """Tokenized documents in one array of ids."""
 
     ids: NDArray[np.uint16]
     documents: Sequence[TokenizedDocument]
 
 
 def tokenize(rows: Sequence[int], sentences: Sequence[Sequence[str]], tokenizer_json: str) -> TokenizedDocuments:
-    """The documents that leave at least one token.
+    """Tokenize documents, and omit those without any token.
 
-    Text that reads like a special token, such as `[MASK]`, is encoded as any other text.
+    Text that looks like a special token, such as `[MASK]`, is encoded like other text.
 
     Args:
-        rows: the number of each document in the corpus.
-        sentences: of each document.
+        rows: number of each document in the corpus.
+        sentences: sentences of each document.
     """
-    pieces, flat = _word_pieces(tokenizer_json), list(chain.from_iterable(sentences))
+    tokenizer, flat = _cached_tokenizer(tokenizer_json), list(chain.from_iterable(sentences))
     ids, lengths = [np.empty(0, np.uint16)], []
-    for at in range(0, len(flat), _BATCH_SENTENCES):
-        found, tokens = pieces.encode(flat[at : at + _BATCH_SENTENCES])
-        ids.append(found)
-        lengths += tokens.tolist()
+    for batch_start in range(0, len(flat), _BATCH_SENTENCES):
+        batch_ids, batch_lengths = tokenizer.encode(flat[batch_start : batch_start + _BATCH_SENTENCES])
+        ids.append(batch_ids)
+        lengths += batch_lengths.tolist()
     documents, sentence, start = [], 0, 0
     for row, document in zip(rows, sentences, strict=True):
-        own = [length for length in lengths[sentence : sentence + len(document)] if length]
+        sentence_lengths = [length for length in lengths[sentence : sentence + len(document)] if length]
         sentence += len(document)
-        if own:
-            documents.append(TokenizedDocument(row, start, list(accumulate(own))))
+        if sentence_lengths:
+            documents.append(TokenizedDocument(row, start, list(accumulate(sentence_lengths))))
             start += documents[-1].ends[-1]
     return TokenizedDocuments(np.concatenate(ids), documents)
 
 
 class CachedTokenizer:
-    """Encodes sentences word by word, and each word once: its pieces are the same wherever it stands.
+    """Tokenizer that caches the ids of words, which are separated by spaces.
 
-    A word is what stands between two spaces. The rules of BERT never look beyond one, and most words of a text have
-    been met before; so this is several times as fast as the library, which does the work.
+    BERT's tokenization of a word does not depend on its neighbors, and most words of a text have occurred before. The
+    cache makes encoding several times as fast as the tokenizers library, which encodes new words.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
-        self._forget()
+        self._clear()
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._numbers: dict[str, int] = {}
         self._ids, self._ends = array("H"), array("q", [0])
         self._bytes = 0
 
     def encode(self, sentences: Sequence[str]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-        """The ids of all sentences, one after the other, and the tokens of each."""
-        if self._bytes > _REMEMBERED_BYTES:
-            self._forget()
+        """Return the concatenated ids of all sentences, and the number of tokens of each."""
+        if self._bytes > _CACHE_BYTES:
+            self._clear()
         split = [sentence.split(" ") for sentence in sentences]
         words = list(chain.from_iterable(split))
-        self._learn([word for word in dict.fromkeys(words) if word not in self._numbers])
+        self._add([word for word in dict.fromkeys(words) if word not in self._numbers])
         numbers = np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
         ends = np.frombuffer(self._ends, np.int64)
         starts, tokens = ends[numbers], ends[numbers + 1] - ends[numbers]
@@ -113,7 +106,7 @@ class CachedTokenizer:
         first = np.cumsum([0, *map(len, split[:-1])])
         return ids, np.add.reduceat(tokens, first)
 
-    def _learn(self, words: Sequence[str]) -> None:
+    def _add(self, words: Sequence[str]) -> None:
         for word, encoding in zip(
             words, self._tokenizer.encode_batch_fast(words, add_special_tokens=False), strict=True
         ):
@@ -124,5 +117,63 @@ class CachedTokenizer:
 
 
 @lru_cache(maxsize=1)
-def _word_pieces(tokenizer_json: str) -> CachedTokenizer:
-    return CachedTokenizer(Tokenizer.from_str(tokenizer_json))  # one of its own, since its settings are changed
+def _cached_tokenizer(tokenizer_json: str) -> CachedTokenizer:
+    return CachedTokenizer(Tokenizer.from_str(tokenizer_json))  # a new instance, because its settings are changed
+
+
+def check_tokenizer(config: EncodeCorpusConfig, corpus: Corpus, tokenizer_json: str, vocabulary: Vocabulary) -> None:
+    """Compare the ids of a sample of the corpus with those of the tokenizers library.
+
+    Raises:
+        InputError: encoding word by word gives other ids, as with byte-level BPE and SentencePiece; or
+            `masking.whole_words` is set and the tokenizer does not mark continuation pieces with `##`.
+    """
+    library, sample = Tokenizer.from_str(tokenizer_json), _sample(corpus)
+    library.encode_special_tokens = True
+    words = CachedTokenizer(Tokenizer.from_str(tokenizer_json))
+    # A sample may lack tokens that contain a space, and words that are separated by several spaces.
+    added = [token.content for token in library.get_added_tokens_decoder().values() if " " in token.content.strip()]
+    spaced = [sentence.replace(" ", "  ") for sentence in sample[:_SPACED_SENTENCES]]
+    for text in [*added, *spaced, *sample]:
+        encoding = library.encode(text, add_special_tokens=False)
+        if words.encode([text])[0].tolist() != encoding.ids:
+            raise InputError(
+                f"{config.tokenizer_dir}: this tokenizer encodes words with their spaces or neighbors, as byte-level "
+                f"BPE and SentencePiece do ('{_shorten(text)}' has other ids word by word), and encode_corpus would "
+                "write wrong ids; use a WordPiece tokenizer, such as BERT's"
+            )
+        if config.masking.whole_words:
+            is_inside = np.diff(np.array(encoding.word_ids, float), prepend=-1.0) == 0
+            if (is_inside != vocabulary.is_continuation[encoding.ids]).any():
+                raise InputError(
+                    f"{config.tokenizer_dir}: this tokenizer does not mark the pieces inside a word with '##', which "
+                    "masking.whole_words needs; set it to false, or use a WordPiece tokenizer, such as BERT's"
+                )
+
+
+def _sample(corpus: Corpus) -> list[str]:
+    """Return sentences of documents at evenly spaced positions of the corpus."""
+    sentences: list[str] = []
+    positions = np.linspace(0, corpus.documents, _SAMPLED_RANGES, endpoint=False).astype(int).tolist()
+    first = 0
+    for name, rows in corpus.files.items():
+        for start in [position - first for position in positions if first <= position < first + rows]:
+            batches = read_sentences(storage.join(corpus.folder, name), start, min(start + _SAMPLED_DOCUMENTS, rows))
+            sentences += list(chain.from_iterable(chain.from_iterable(batches)))[:_SAMPLED_SENTENCES]
+        first += rows
+    return sentences
+
+
+def _shorten(text: str) -> str:
+    return " ".join(text[:60].split()[:4])
+
+
+def gather_slices(values: NDArray[np.uint16], starts: Int64Array, lengths: Int64Array) -> NDArray[np.uint16]:
+    """Return the concatenation of values[start : start + length]."""
+    ends = np.cumsum(lengths)
+    return values[np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)]
+
+
+def list_array(values: NDArray[np.uint16], lengths: Int64Array) -> pa.ListArray:
+    """Return concatenated values as an Arrow list array."""
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)), values)

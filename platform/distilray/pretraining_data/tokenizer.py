@@ -1,4 +1,4 @@
-"""The tokenizer of the line: one hash names it in every manifest, and artefacts of two tokenizers never mix."""
+"""Tokenizer files, vocabularies, and the hash that keeps artifacts of different tokenizers apart."""
 
 import functools
 import hashlib
@@ -22,13 +22,13 @@ _UNUSED = re.compile(r"\[unused\d+\]")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What encoding and masking need to know of a tokenizer.
+    """Properties of a tokenizer that encoding and masking need.
 
     Attributes:
         size: number of ids.
         special: ids that are never masked and never drawn.
-        drawable: ids that may stand in for another token: all but the special and the `[unused]` ones, ascending.
-        is_continuation: (size,) whether a token goes on with the word of the token before it (`##ing`).
+        replacement_ids: ids that may replace another token: all except special and `[unused]` ones, ascending.
+        is_continuation: (size,) True for tokens that continue a word (`##ing`).
     """
 
     size: int
@@ -43,47 +43,47 @@ class Vocabulary:
 
 
 def read_tokenizer(model_dir: str) -> str:
-    """The tokenizer of a model folder as canonical JSON, without truncation and padding.
+    """Return the tokenizer of a model folder as canonical JSON, without truncation and padding.
 
     Raises:
-        InputError: no tokenizer.json, a broken one, or another than the manifest of its run says.
+        InputError: `tokenizer.json` is missing, invalid, or does not match the manifest of its run.
     """
     file = storage.join(model_dir, TOKENIZER_FILE)
     if not storage.exists(file):
-        raise InputError(f"{file}: not found; name a folder that holds a tokenizer")
+        raise InputError(f"{file}: not found; choose a folder that contains a tokenizer")
     data = storage.read_bytes(file)
     verify_file(file, hashlib.sha256(data).hexdigest())
     try:
         tokenizer = Tokenizer.from_str(data.decode())
     except Exception as error:  # tokenizers raises plain Exception
-        raise InputError(f"{file}: not a tokenizer ({error}); name a folder that holds one") from None
+        raise InputError(f"{file}: not a tokenizer ({error}); choose a folder that contains one") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return canonical_json(tokenizer)
 
 
 def canonical_json(tokenizer: Tokenizer) -> str:
-    """A tokenizer as JSON in one spelling."""
+    """Return a tokenizer as JSON with sorted keys, so that equal tokenizers have equal text."""
     return json.dumps(json.loads(tokenizer.to_str()), sort_keys=True, ensure_ascii=False)
 
 
 def tokenizer_hash(tokenizer_json: str) -> str:
-    """sha256 of the canonical JSON: equal exactly when two tokenizers give equal ids for every text."""
+    """Return the sha256 of the canonical JSON. Tokenizers with equal hashes give equal ids for every text."""
     return hashlib.sha256(tokenizer_json.encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=4)
 def build_tokenizer(tokenizer_json: str) -> Tokenizer:
-    """The tokenizer of a canonical JSON; one instance per process."""
+    """Return the tokenizer of a canonical JSON; one shared instance per process."""
     return Tokenizer.from_str(tokenizer_json)
 
 
 @functools.lru_cache(maxsize=4)
 def vocabulary_of(tokenizer_json: str) -> Vocabulary:
-    """The vocabulary of a tokenizer.
+    """Return the vocabulary of a tokenizer.
 
     Raises:
-        InputError: a special token of BERT is missing, or there are more ids than 16 bits hold.
+        InputError: a special token of BERT is missing, or the ids do not fit into 16 bits.
     """
     ids: dict[str, int] = build_tokenizer(tokenizer_json).get_vocab(with_added_tokens=True)
     size = max(ids.values()) + 1
@@ -98,7 +98,7 @@ def vocabulary_of(tokenizer_json: str) -> Vocabulary:
     excluded = {*special, *(index for token, index in ids.items() if _UNUSED.fullmatch(token))}
     replacement_ids = np.array(sorted(set(ids.values()) - excluded), dtype=np.uint16)
     if len(replacement_ids) < 2:
-        raise InputError("the vocabulary holds fewer than two ordinary tokens; train a larger one")
+        raise InputError("the vocabulary has fewer than two ordinary tokens; train a larger one")
     pad, unk, cls, sep, mask = (ids[name] for name in SPECIAL_TOKENS)
     is_continuation = np.zeros(size, dtype=bool)
     is_continuation[[index for token, index in ids.items() if token.startswith("##") and len(token) > 2]] = True

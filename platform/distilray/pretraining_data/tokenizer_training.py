@@ -1,4 +1,4 @@
-"""Learns a WordPiece vocabulary from a corpus, or takes over a teacher's tokenizer."""
+"""Training of a WordPiece tokenizer on a corpus, or reuse of a teacher's tokenizer."""
 
 import json
 import threading
@@ -35,27 +35,27 @@ from distilray.runtime.signals import run_interruptibly
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 VOCABULARY_FILE = "vocab.txt"
-_SAMPLE = 200  # what a seed is used for
-# The first ids of BERT's own vocabularies; the learned tokens follow.
+_SAMPLE = 200  # random stream of the sample
+# The first ids of BERT's vocabularies; learned tokens follow.
 _FIRST_IDS = ("[PAD]", *(f"[unused{number}]" for number in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_SHOWN_SENTENCES = 2000  # that the tokens per word are counted on
-_SHOWN_STRIPPED = 0.01  # of letters; English has 0.0005
-_HANDED_SENTENCES = 64
+_STATISTICS_SENTENCES = 2000  # sentences used for tokens_per_word and stripped_fraction
+_STRIPPED_THRESHOLD = 0.01  # reported above this share of the letters; English has 0.0005
+_TRAINER_BATCH = 64  # sentences
 MAX_WORD_CHARACTERS = 100  # WordPiece maps longer words to [UNK]
-_MAX_EXPANSION = 4  # characters that normalization makes of one at most (Unicode's NFD)
+_MAX_EXPANSION = 4  # maximum number of characters that one becomes in normalization (Unicode's NFD)
 _WORDS_PER_S = 400_000  # measured on one core
 
 
 def plan_tokenizer(config: TrainTokenizerConfig) -> dict[str, object]:
-    """Validates the inputs of `train_tokenizer` and says what it would do.
+    """Validate the inputs of `train_tokenizer` and return its plan.
 
     Raises:
-        InputError: no corpus, an empty sample, or a teacher whose tokenizer cannot be used.
+        InputError: the corpus is missing, the sample is empty, or the teacher's tokenizer cannot be used.
     """
     if config.teacher_dir is not None:
         tokenizer_json = read_tokenizer(resolve_sample(config.teacher_dir))
         size = vocabulary_of(tokenizer_json).size
-        return {"teacher": f"{config.teacher_dir}: {size:,} ids, hash {tokenizer_hash(tokenizer_json)[:12]}, as it is"}
+        return {"teacher": f"{config.teacher_dir}: {size:,} ids, hash {tokenizer_hash(tokenizer_json)[:12]}, unchanged"}
     assert config.corpus_dir is not None
     corpus = Corpus.open(config.corpus_dir)
     documents = int(_in_sample(np.arange(corpus.documents), config).sum())
@@ -66,8 +66,8 @@ def plan_tokenizer(config: TrainTokenizerConfig) -> dict[str, object]:
         "corpus": f"{config.corpus_dir}: {corpus.documents:,} documents, {corpus.words:,} words",
         "sample": f"{documents:,} documents, about {int(words):,} words",
         "vocabulary": f"{config.vocabulary_size:,} ids, {_letters(config)}",
-        "memory": "about 0.3 GB, and 0.2 GB for each million of different words",
-        "estimate": f"about {format_duration(words / _WORDS_PER_S)} to count words, and half of that to merge",
+        "memory": "about 0.3 GB, plus 0.2 GB per million distinct words",
+        "estimate": f"about {format_duration(words / _WORDS_PER_S)} to count words, and half of that to merge them",
     }
 
 
@@ -77,24 +77,25 @@ def _letters(config: TrainTokenizerConfig) -> str:
 
 
 def train_tokenizer(config: TrainTokenizerConfig, folder: RunFolder) -> Outcome:
-    """Writes `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`, which `transformers` loads from the folder.
+    """Write `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`, in the layout of `transformers`.
 
     Raises:
-        InputError: the corpus holds no text, or the teacher's tokenizer cannot be used.
+        InputError: the corpus contains no text, or the teacher's tokenizer cannot be used.
     """
     counts: dict[str, Any] = {}
     if config.teacher_dir is not None:
         tokenizer_json = read_tokenizer(resolve_sample(config.teacher_dir))
         origin = f"the tokenizer of {config.teacher_dir}"
     else:
-        tokenizer_json = canonical_json(_trained(config, counts))
-        origin = f"learned from {counts['documents']:,} documents, {counts['tokens_per_word']:.2f} tokens a word"
+        tokenizer_json = canonical_json(_train(config, counts))
+        origin = f"learned from {counts['documents']:,} documents, {counts['tokens_per_word']:.2f} tokens per word"
     size = vocabulary_of(tokenizer_json).size
     if config.teacher_dir is None and size < config.vocabulary_size:
-        origin += f"; the text yields no more, {config.vocabulary_size:,} were asked for"
-    if counts.get("stripped_fraction", 0) > _SHOWN_STRIPPED and config.strip_accents is None:
+        origin += f"; the text yields no more (vocabulary_size: {config.vocabulary_size:,})"
+    if counts.get("stripped_fraction", 0) > _STRIPPED_THRESHOLD and config.strip_accents is None:
         origin += (
-            f"; {counts['stripped_fraction']:.1%} of its letters lost their marks (strip_accents: false keeps them)"
+            f"; accents were removed from {counts['stripped_fraction']:.1%} of the letters (strip_accents: false keeps "
+            "them)"
         )
     files = _files(tokenizer_json, config)
     for name, text in files.items():
@@ -104,38 +105,39 @@ def train_tokenizer(config: TrainTokenizerConfig, folder: RunFolder) -> Outcome:
     return Outcome(summary, counts, folder.describe_outputs(files))
 
 
-def _trained(config: TrainTokenizerConfig, counts: dict[str, Any]) -> Tokenizer:
-    """Two passes: the characters first, since the trainer by itself would number them in the order of a hash table.
+def _train(config: TrainTokenizerConfig, counts: dict[str, Any]) -> Tokenizer:
+    """Train a tokenizer in two passes: characters, then words. Adds statistics to `counts`.
 
-    Words that are too long for WordPiece are left out of both: no text could use what is learned from them.
+    The first pass fixes the ids of the characters, which the trainer would number in the order of a hash table. Words
+    that are too long for WordPiece are ignored: they become `[UNK]`, so no text could use tokens learned from them.
     """
     assert config.corpus_dir is not None
     corpus = Corpus.open(config.corpus_dir)
     tokenizer = _bert_tokenizer({}, config)
-    reader = _Reader(corpus, config)
+    reader = _SampleReader(corpus, config)
     characters: Counter[str] = Counter()
     for batch in reader.batches("train_tokenizer: characters"):
-        text = "\n".join(_without_long_words(batch, tokenizer))
+        text = "\n".join(_remove_long_words(batch, tokenizer))
         characters.update(tokenizer.normalizer.normalize_str(text))
     alphabet = [character for character, _ in sorted(characters.items(), key=lambda item: (-item[1], item[0]))]
     alphabet = sorted([character for character in alphabet if not character.isspace()][: config.max_characters])
     if not alphabet:
-        raise InputError(f"{config.corpus_dir}: the documents of the sample hold no text; use another corpus")
+        raise InputError(f"{config.corpus_dir}: the documents of the sample contain no text; use another corpus")
     counts |= {"documents": reader.documents, "sentences": reader.sentences, "words": reader.words}
-    inside_words = [f"##{character}" for character in alphabet if _goes_on(character, tokenizer)]
+    inside_words = [f"##{character}" for character in alphabet if _can_continue_word(character, tokenizer)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=config.vocabulary_size - len(_FIRST_IDS),
         min_frequency=config.min_frequency,
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
-        special_tokens=inside_words,  # numbered before anything else
+        special_tokens=inside_words,  # special tokens get the first ids
         show_progress=False,
         continuing_subword_prefix="##",
     )
     stop = threading.Event()
-    words = _Reader(corpus, config).batches("train_tokenizer: words")
-    rules = _bert_tokenizer({}, config)  # the one in training is locked
-    batches = _until(stop, (_without_long_words(batch, rules) for batch in words))
+    words = _SampleReader(corpus, config).batches("train_tokenizer: words")
+    rules = _bert_tokenizer({}, config)  # a tokenizer in training is locked
+    batches = _rebatch(stop, (_remove_long_words(batch, rules) for batch in words))
     try:
         run_interruptibly(lambda: tokenizer.train_from_iterator(batches, trainer), name="train_tokenizer")
     finally:
@@ -150,13 +152,13 @@ def _trained(config: TrainTokenizerConfig, counts: dict[str, Any]) -> Tokenizer:
     return trained
 
 
-def _without_long_words(sentences: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-    """The sentences without words of more than `MAX_WORD_CHARACTERS` characters after normalization."""
-    return [_short_words(sentence, tokenizer) if _may_hold_long_word(sentence) else sentence for sentence in sentences]
+def _remove_long_words(sentences: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+    """Remove words of more than `MAX_WORD_CHARACTERS` characters after normalization."""
+    return [_short_words(sentence, tokenizer) if _may_have_long_word(sentence) else sentence for sentence in sentences]
 
 
-def _may_hold_long_word(sentence: str) -> bool:
-    """Cheap test; words of the tokenizer never cross a space."""
+def _may_have_long_word(sentence: str) -> bool:
+    # Words of the tokenizer never cross a space.
     return max(map(len, sentence.split(" "))) * _MAX_EXPANSION > MAX_WORD_CHARACTERS
 
 
@@ -165,19 +167,19 @@ def _short_words(sentence: str, tokenizer: Tokenizer) -> str:
     return " ".join(word for word, _ in words if len(word) <= MAX_WORD_CHARACTERS)
 
 
-def _goes_on(character: str, tokenizer: Tokenizer) -> bool:
-    """Whether a character may stand inside a word; punctuation and Chinese signs are words of their own."""
+def _can_continue_word(character: str, tokenizer: Tokenizer) -> bool:
+    """Return False for characters that are separate words: punctuation and Chinese characters."""
     text = tokenizer.normalizer.normalize_str(f"a{character}")
     return len(tokenizer.pre_tokenizer.pre_tokenize_str(text)) == 1
 
 
-class _Reader:
-    """The sentences of a sample of the corpus, a row group in memory at a time."""
+class _SampleReader:
+    """Reader for the sentences of a sample of the corpus, with one row group in memory at a time."""
 
     def __init__(self, corpus: Corpus, config: TrainTokenizerConfig) -> None:
         self._corpus, self._config = corpus, config
         self.documents = self.sentences = self.words = 0
-        self._shown: list[str] = []
+        self._kept: list[str] = []
 
     def batches(self, label: str) -> Iterator[list[str]]:
         row = 0
@@ -186,28 +188,29 @@ class _Reader:
                 for documents in read_sentences(storage.join(self._corpus.folder, name), 0, rows):
                     chosen = np.flatnonzero(_in_sample(np.arange(row, row + len(documents)), self._config))
                     row += len(documents)
-                    yield self._counted([documents[index] for index in chosen.tolist()])
+                    yield self._count([documents[index] for index in chosen.tolist()])
                     progress.advance_to(row, f"{self.words:,} words")
 
-    def _counted(self, documents: list[list[str]]) -> list[str]:
+    def _count(self, documents: list[list[str]]) -> list[str]:
+        """Count the documents, and return their sentences."""
         batch = list(chain.from_iterable(documents))
         self.documents += len(documents)
         self.sentences += len(batch)
         self.words += count_words(batch)
-        self._shown += batch[: _SHOWN_SENTENCES - len(self._shown)]
+        self._kept += batch[: _STATISTICS_SENTENCES - len(self._kept)]
         return batch
 
     def tokens_per_word(self, tokenizer: Tokenizer) -> float:
-        found = tokenizer.encode_batch_fast(self._shown, add_special_tokens=False)
-        return sum(map(len, found)) / count_words(self._shown)
+        encodings = tokenizer.encode_batch_fast(self._kept, add_special_tokens=False)
+        return sum(map(len, encodings)) / count_words(self._kept)
 
     def stripped_fraction(self, tokenizer: Tokenizer) -> float:
-        """Accents and vowel signs that the normalizer removes, by the letters that are left."""
-        text = "".join(self._shown)
-        marks = sum(unicodedata.category(sign) == "Mn" for sign in unicodedata.normalize("NFD", text))
+        """Return the number of accents and vowel signs that the normalizer removes, per remaining letter."""
+        text = "".join(self._kept)
+        marks = sum(unicodedata.category(char) == "Mn" for char in unicodedata.normalize("NFD", text))
         normal = unicodedata.normalize("NFD", tokenizer.normalizer.normalize_str(text))
-        left = sum(unicodedata.category(sign) == "Mn" for sign in normal)
-        return (marks - left) / max(1, sum(map(str.isalpha, normal)))
+        remaining = sum(unicodedata.category(char) == "Mn" for char in normal)
+        return (marks - remaining) / max(1, sum(map(str.isalpha, normal)))
 
 
 def _in_sample(rows: NDArray[np.int64], config: TrainTokenizerConfig) -> NDArray[np.bool_]:
@@ -215,7 +218,7 @@ def _in_sample(rows: NDArray[np.int64], config: TrainTokenizerConfig) -> NDArray
 
 
 def _bert_tokenizer(vocabulary: dict[str, int], config: TrainTokenizerConfig) -> Tokenizer:
-    """BERT's rules (Devlin et al. 2018): clean, split at spaces and punctuation, longest pieces first."""
+    """Return a tokenizer with BERT's rules (Devlin et al. 2018): split at spaces and punctuation, match greedily."""
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARACTERS))  # noqa: S106
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=config.lower_case, strip_accents=config.strip_accents)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -231,7 +234,7 @@ def _bert_tokenizer(vocabulary: dict[str, int], config: TrainTokenizerConfig) ->
 
 
 def _files(tokenizer_json: str, config: TrainTokenizerConfig) -> dict[str, str]:
-    """The files of the folder, by name."""
+    """Return the content of the output files by name."""
     tokenizer = build_tokenizer(tokenizer_json)
     normalizer = tokenizer.normalizer
     tokens = sorted(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
@@ -250,10 +253,10 @@ def _files(tokenizer_json: str, config: TrainTokenizerConfig) -> dict[str, str]:
     }
 
 
-def _until(stop: threading.Event, batches: Iterator[list[str]]) -> Iterator[list[str]]:
-    """Small lists of the sentences: the trainer takes many lists at once into memory."""
+def _rebatch(stop: threading.Event, batches: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Yield small batches until `stop` is set; the trainer holds many batches in memory at once."""
     for batch in batches:
-        for at in range(0, len(batch), _HANDED_SENTENCES):
+        for start in range(0, len(batch), _TRAINER_BATCH):
             if stop.is_set():
                 return
-            yield batch[at : at + _HANDED_SENTENCES]
+            yield batch[start : start + _TRAINER_BATCH]

@@ -1,8 +1,8 @@
-"""Drafts: examples before trimming, without special tokens and masks, each with the segment B that follows its A.
+"""Unpaired examples: planned examples whose B still follows A, without trimming, special tokens and masks.
 
-The drafts of one part of the corpus are put in the global random order, which is that of a hash of the example id, and
-written in buckets: runs of that order that are the same for every part. So a bucket, collected from all parts, is a
-uniform sample of the corpus, and the buckets one after the other are the corpus in random order.
+The unpaired examples of a chunk are sorted by a hash of the example id, which defines the global random order, and
+written in buckets, which are ranges of that hash. A bucket collected from all chunks is therefore a uniform sample of
+the corpus, and all buckets in order are the corpus in random order.
 """
 
 from collections import Counter
@@ -30,13 +30,13 @@ UNPAIRED_EXAMPLES = pa.schema(
     [
         pa.field("example_id", pa.int64(), nullable=False),
         pa.field("shuffle_key", pa.uint64(), nullable=False),
-        pa.field("text", pa.list_(pa.uint16()), nullable=False),  # A and the B that follows it, as whole sentences
+        pa.field("text", pa.list_(pa.uint16()), nullable=False),  # A and the B that follows it, whole sentences
         pa.field("a_tokens", pa.uint32(), nullable=False),
         pa.field("room", pa.uint16(), nullable=False),  # maximum number of tokens of A and B together
-        pa.field("is_random_next", pa.bool_(), nullable=False),  # B is to be replaced by one of another document
+        pa.field("is_random_next", pa.bool_(), nullable=False),  # B will be replaced by one from another document
     ]
 )
-# example_id = document << 32 | copy << 24 | number in the document and copy
+# example_id = document << 32 | copy << 24 | number within the document and copy
 DOCUMENT_SHIFT, COPY_SHIFT = 32, 24
 _MAX_NUMBER = 1 << COPY_SHIFT
 _COUNTED = (
@@ -49,16 +49,16 @@ _COUNTED = (
     "dropped_single_segment_tokens",
     "dropped_tail_tokens",
 )
-_COLUMNS = 6  # of a row of `UnpairedExamples._rows`
-_PLANS, _ORDER = range(2)  # what a seed is used for
+_COLUMNS = 6  # of `UnpairedExamples._rows`
+_PLANS, _ORDER = range(2)  # random streams
 
 
 @dataclass
 class UnpairedExamples:
-    """Drafts as places in the tokens of their documents; text is copied only when a bucket is written.
+    """Unpaired examples as positions in the tokens of their documents; text is copied when a bucket is written.
 
     Attributes:
-        counts: documents, tokens and what became of them; see `add`.
+        counts: number of documents, and of tokens by outcome; see `add`.
     """
 
     config: EncodeCorpusConfig
@@ -67,26 +67,26 @@ class UnpairedExamples:
     _rows: list[Int64Array] = field(default_factory=list)
     _tokens: int = 0
 
-    def add(self, found: TokenizedDocuments) -> None:
-        """Plans the examples of some documents and keeps their tokens.
+    def add(self, tokenized: TokenizedDocuments) -> None:
+        """Plan the examples of some documents.
 
-        Counts documents and their tokens once, and tokens used again or dropped in all copies. With those that
-        `example_statistics` counts,
+        Documents and their tokens are counted once, reused and dropped tokens in every copy. With the counts of
+        `example_statistics`,
         `dupe_factor * document_tokens + reused_tokens = own_tokens + trimmed_tokens + dropped_*_tokens`.
         """
-        self.counts["documents"] += len(found.documents)
-        self.counts["document_tokens"] += len(found.ids)
-        rows = np.array([document.row for document in found.documents], np.int64)
+        self.counts["documents"] += len(tokenized.documents)
+        self.counts["document_tokens"] += len(tokenized.ids)
+        rows = np.array([document.row for document in tokenized.documents], np.int64)
         copies = np.arange(self.config.dupe_factor)
         seeds = hash_integers(self.config.seed, _PLANS, rows[:, None], copies[None, :]).tolist()
-        kept: list[tuple[int, ...]] = []
-        for document, of_document in zip(found.documents, seeds, strict=True):
-            for copy, seed in enumerate(of_document):
-                first = document.row << DOCUMENT_SHIFT | copy << COPY_SHIFT
-                plans = self._kept(document, Random(seed))
-                kept += [
+        examples: list[tuple[int, ...]] = []
+        for document, copy_seeds in zip(tokenized.documents, seeds, strict=True):
+            for copy, seed in enumerate(copy_seeds):
+                first_id = document.row << DOCUMENT_SHIFT | copy << COPY_SHIFT
+                plans = self._plan_copy(document, Random(seed))
+                examples += [
                     (
-                        first | number,
+                        first_id | number,
                         self._tokens + document.start + plan.start,
                         plan.a_tokens,
                         plan.b_tokens,
@@ -95,17 +95,17 @@ class UnpairedExamples:
                     )
                     for number, plan in enumerate(plans)
                 ]
-        if kept:
-            self._rows.append(np.array(kept, dtype=np.int64))
-        self._ids.append(found.ids)
-        self._tokens += len(found.ids)
+        if examples:
+            self._rows.append(np.array(examples, dtype=np.int64))
+        self._ids.append(tokenized.ids)
+        self._tokens += len(tokenized.ids)
 
-    def _kept(self, document: TokenizedDocument, rng: Random) -> list[PairPlan]:
-        """The plans of one copy of a document, without those that are too short."""
-        config, kept, left = self.config, [], document.ends[-1]
+    def _plan_copy(self, document: TokenizedDocument, rng: Random) -> list[PairPlan]:
+        """Return the plans of one copy of a document, without those that are too short."""
+        config, kept, unused = self.config, [], document.ends[-1]
         for plan in self._plans(document, rng):
             own = plan.a_tokens + (0 if plan.is_random_next else plan.b_tokens)
-            left -= own - plan.reused
+            unused -= own - plan.reused
             self.counts["reused_tokens"] += plan.reused
             self.counts["single_segment_copies"] += plan.is_single_sentence
             if plan.is_single_sentence and config.single_sentence_documents == "drop":
@@ -117,8 +117,8 @@ class UnpairedExamples:
                 self.counts["dropped_short_tokens"] += own
             else:
                 kept.append(plan)
-        self.counts["dropped_tail_tokens"] += left
-        assert len(kept) <= _MAX_NUMBER, "more examples of a document than an example_id can tell apart"
+        self.counts["dropped_tail_tokens"] += unused
+        assert len(kept) <= _MAX_NUMBER, "an example_id has 24 bits for the examples of a document"
         return kept
 
     def _plans(self, document: TokenizedDocument, rng: Random) -> Iterator[PairPlan]:
@@ -135,14 +135,14 @@ class UnpairedExamples:
         )
 
     def write(self, write: Callable[[pa.Buffer], object], *, buckets: int) -> tuple[list[int], list[int]]:
-        """Writes the drafts of each bucket, in the global order, as one Arrow message; an empty bucket is no byte.
+        """Write each non-empty bucket as one Arrow message, in the global order.
 
         Args:
-            write: takes the bytes in order.
-            buckets: a power of two.
+            write: receives the messages in order.
+            buckets: number of buckets, a power of two.
 
         Returns:
-            Rows and bytes of each bucket.
+            The number of rows and the number of bytes of each bucket.
         """
         rows = np.concatenate(self._rows) if self._rows else np.empty((0, _COLUMNS), np.int64)
         ids = np.concatenate(self._ids) if self._ids else np.empty(0, np.uint16)
@@ -160,20 +160,20 @@ class UnpairedExamples:
 
 
 def special_token_count(config: EncodeCorpusConfig) -> int:
-    """Special tokens of an example: `[CLS] A [SEP] B [SEP]`, or `[CLS] text [SEP]`."""
+    """Return the number of special tokens of an example: `[CLS] A [SEP] B [SEP]`, or `[CLS] text [SEP]`."""
     return SPECIAL_TOKENS_PER_PAIR if config.mode == "card" else SPECIAL_TOKENS_PER_PAIR - 1
 
 
 def bucket_of(keys: NDArray[np.uint64], buckets: int) -> Int64Array:
-    """The bucket of each key: its highest bits."""
+    """Return the bucket of each key, its highest bits."""
     bits = buckets.bit_length() - 1
     assert buckets == 1 << bits
     return (keys >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(keys), np.int64)
 
 
-def read_unpaired(data: Sequence[bytes]) -> pa.Table:
-    """The drafts of one bucket from the bytes of all parts, in the global order."""
-    batches = [pa.ipc.read_record_batch(pa.py_buffer(part), UNPAIRED_EXAMPLES) for part in data if part]
+def read_unpaired(messages: Sequence[bytes]) -> pa.Table:
+    """Return a bucket in the global order, from its messages of all chunks; empty ones are skipped."""
+    batches = [pa.ipc.read_record_batch(pa.py_buffer(message), UNPAIRED_EXAMPLES) for message in messages if message]
     table = pa.Table.from_batches(batches, schema=UNPAIRED_EXAMPLES).combine_chunks()
     order = np.lexsort((table["example_id"].to_numpy(), table["shuffle_key"].to_numpy()))
     return table.take(pa.array(order)).combine_chunks()
@@ -185,7 +185,7 @@ def _batch(rows: Int64Array, keys: NDArray[np.uint64], ids: NDArray[np.uint16]) 
     text = list_array(gather_slices(ids, start, tokens), tokens)
     columns = [example_id, keys, text, a_tokens, room, is_random_next.astype(bool)]
     arrays = [
-        column if isinstance(column, pa.ListArray) else pa.array(column).cast(draft.type)
-        for column, draft in zip(columns, UNPAIRED_EXAMPLES, strict=True)
+        column if isinstance(column, pa.ListArray) else pa.array(column).cast(field.type)
+        for column, field in zip(columns, UNPAIRED_EXAMPLES, strict=True)
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=UNPAIRED_EXAMPLES)

@@ -1,1 +1,1 @@
-"""Training: the loop, its hooks, and the workers it runs on."""
+"""Training loop, its hooks, and its workers."""

@@ -1,4 +1,4 @@
-"""The training loop, in plain torch. Teacher, student, fine-tunings and trials of a search are trained by it."""
+"""Training loop in plain torch, for teachers, students, fine-tuning runs and search trials."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,31 +11,31 @@ from distilray.training.process_group import Workers
 
 
 class Objective(Protocol):
-    """Computes the loss of a micro-batch.
+    """Loss of a micro-batch.
 
-    It seeds torch from the step, so that a resumed run repeats its dropout, and normalizes over the whole step, so that
-    the losses of all micro-batches and workers add up to that of the step.
+    An objective seeds torch from the step, so that a resumed run repeats its dropout, and normalizes over the whole
+    step, so that the losses of all micro-batches and workers add up to the loss of the step.
     """
 
     @property
     def module(self) -> nn.Module:
-        """The module that runs the forward pass; wrapped in DDP when there are several workers."""
+        """Module of the forward pass; wrapped in DDP if there are several workers."""
 
     def __call__(self, step: int, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return the loss of a micro-batch of optimizer step `step` (from 0), and its terms without gradient."""
+        """Return the loss of a micro-batch of optimizer step `step` (from 0), and its detached terms."""
 
 
 @dataclass
 class Step:
-    """A finished optimizer step.
+    """Completed optimizer step.
 
     Attributes:
-        done: finished steps, including this one.
-        total: steps of the whole run.
-        terms: this worker's share of the `loss` and of its terms; they add up over the workers.
+        done: number of completed steps, including this one.
+        total: number of steps of the run.
+        terms: this worker's share of the `loss` and its terms; the shares of all workers add up.
         batches: micro-batches of this worker.
-        losses: of each of them.
-        checkpoint_now: set by a hook to have a checkpoint written by the hooks after it.
+        losses: loss of each micro-batch.
+        checkpoint_now: set by a hook to request a checkpoint from a later hook.
     """
 
     done: int
@@ -48,36 +48,36 @@ class Step:
 
     @property
     def is_last(self) -> bool:
-        """Whether this is the last step of the run."""
+        """True for the last step of the run."""
         return self.done == self.total
 
     def is_due(self, every_steps: int) -> bool:
-        """Return whether something that happens every few steps, and after the last one, happens now."""
+        """Return True every `every_steps` steps and after the last step."""
         return self.is_last or self.done % every_steps == 0
 
 
 @dataclass(frozen=True)
 class Stop:
-    """A reason to end training: one word for the program, a message for the user."""
+    """Reason to stop training: one word for code, a message for users."""
 
     reason: str
     message: str = ""
 
 
 class Hook:
-    """Extends the loop. All workers have the same hooks in the same order.
+    """Extension of the loop. All workers have the same hooks in the same order.
 
     Attributes:
-        phase: name of `after_step` among the phases of a step.
+        phase: name of the phase in which `after_step` runs.
     """
 
     phase = "hook"
 
     def on_phase(self, step: int, micro_step: int, phase: str) -> None:
-        """Called when a phase of step `step` (from 0) begins: data, forward, backward, update, or that of a hook."""
+        """Handle the start of a phase of step `step` (from 0): data, forward, backward, update, or that of a hook."""
 
     def after_step(self, step: Step) -> Stop | None:
-        """Called after each step; a returned `Stop` ends training at once."""
+        """Handle a completed step; return a `Stop` to end training immediately."""
 
 
 def train(
@@ -96,32 +96,32 @@ def train(
         batches: micro-batches of this worker; the last one of each step has `is_last` set.
 
     Returns:
-        The reason of a hook to end before `total`; None without one.
+        The reason if a hook stopped training, else None.
     """
 
     def enter(phase: str) -> None:
         for hook in hooks:
-            hook.on_phase(step, len(used), phase)
+            hook.on_phase(step, len(micro_batches), phase)
 
     for step in range(start, total):
-        used: list[Any] = []
+        micro_batches: list[Any] = []
         terms_of: list[dict[str, Tensor]] = []
-        while not (used and used[-1].is_last):
+        while not (micro_batches and micro_batches[-1].is_last):
             enter("data")
             batch = next(batches)
             enter("forward")
             with workers.gradient_sync(objective.module, enabled=batch.is_last):
                 loss, terms = objective(step, batch)
                 enter("backward")
-                updater.scale_loss(loss * workers.size).backward()  # DDP averages over the workers, losses add up
-            used.append(batch)
+                updater.scale_loss(loss * workers.size).backward()  # DDP averages gradients, and losses add up
+            micro_batches.append(batch)
             terms_of.append({"loss": loss.detach(), **terms})
         sums = {name: float(sum(terms[name] for terms in terms_of)) for name in terms_of[0]}
         enter("update")
         losses = [terms["loss"] for terms in terms_of]
-        finished = Step(step + 1, total, sums, used, losses, updater.update(step))
+        completed = Step(step + 1, total, sums, micro_batches, losses, updater.update(step))
         for hook in hooks:
             enter(hook.phase)
-            if stop := hook.after_step(finished):
+            if stop := hook.after_step(completed):
                 return stop
     return None

@@ -1,4 +1,4 @@
-"""Metrics of a training run: mean losses, throughput, utilization, memory, time left."""
+"""Metrics of a training run: mean losses, throughput, utilization, memory, remaining time."""
 
 import math
 import resource
@@ -17,9 +17,9 @@ class StepSize:
     """Size of an optimizer step, over all workers and micro-steps.
 
     Attributes:
-        tokens, masked: real tokens, and those to predict.
-        pairs: pairs of real tokens of one example: the sum of the squared lengths.
-        slots: tokens and padding.
+        tokens, masked: number of real tokens, and of those to predict.
+        pairs: pairs of real tokens of the same example, the sum of squared lengths.
+        padded_tokens: number of tokens including padding.
     """
 
     tokens: int
@@ -29,19 +29,19 @@ class StepSize:
 
 
 class Meter(Hook):
-    """Means over the steps since the last row. Every worker has one and asks for each row.
+    """Hook that averages metrics over the steps since the last row. All workers need one, since rows are collective.
 
     Args:
-        start_step: the steps done before this attempt.
-        total_steps: those of the whole run.
-        device: the one whose memory is told.
-        reduce: gives the sums over all workers of a list of numbers.
-        peak_flops: of the devices of all workers together; None leaves `mfu` out.
-        flops_of: returns the flops of a step from its `StepSize`.
+        start_step: number of steps completed before this attempt.
+        total_steps: number of steps of the run.
+        device: device whose memory is reported.
+        reduce: sums each number of a list over all workers.
+        peak_flops: peak flops per second of all workers together; None omits `mfu`.
+        flops_of: maps the `StepSize` of a step to its flops.
         report: receives each row, without values that are not finite.
-        every_steps: between two rows.
-        clock: seconds, from any origin.
-        wall_clock: seconds since the epoch.
+        every_steps: steps between two rows.
+        clock: returns seconds from an arbitrary origin.
+        wall_clock: returns seconds since the epoch.
     """
 
     phase = "metrics"
@@ -64,21 +64,21 @@ class Meter(Hook):
         self._device, self._reduce, self._peak = device, reduce, peak_flops
         self._flops_of, self._report, self._every_steps = flops_of, report, every_steps
         self._clock, self._wall_clock = clock, wall_clock
-        self._asked = 0.0
-        self._began = clock()
-        self._reset(self._began)
+        self._data_started = 0.0
+        self._started = clock()
+        self._reset(self._started)
 
     def _reset(self, now: float) -> None:
         self._sums: dict[str, float] = {}
-        self._tokens, self._slots, self._flops, self._skipped = 0, 0, 0.0, 0
+        self._tokens, self._padded_tokens, self._flops, self._skipped = 0, 0, 0.0, 0
         self._waited, self._since = 0.0, now
 
     def on_phase(self, step: int, micro_step: int, phase: str) -> None:
-        """Time from data to forward counts as waiting for data."""
+        """Measure the time from data to forward, which is spent waiting for data."""
         if phase == "data":
-            self._asked = self._clock()
+            self._data_started = self._clock()
         elif phase == "forward":
-            self._waited += self._clock() - self._asked
+            self._waited += self._clock() - self._data_started
 
     def after_step(self, step: Step) -> None:
         """Add the step, and report a row if one is due."""
@@ -98,30 +98,30 @@ class Meter(Hook):
     def add(
         self, terms: Mapping[str, float], *, tokens: int, padded_tokens: int, flops: float = 0.0, skipped: bool = False
     ) -> None:
-        """One step.
+        """Add one step.
 
         Args:
-            terms: this worker's share of each; they add up over the workers.
-            tokens: of the whole step, over all workers.
-            slots: these and their padding.
-            flops: of the whole step, over all workers.
-            skipped: on all workers; the gradient was not finite and nothing was learnt, so its terms do not count.
+            terms: this worker's share of each term; the shares of all workers add up.
+            tokens: number of tokens of the step, over all workers.
+            padded_tokens: number of tokens including padding, over all workers.
+            flops: flops of the step, over all workers.
+            skipped: the gradient was not finite; the terms do not count.
         """
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + (0.0 if skipped else value)
         self._tokens += tokens
-        self._slots += padded_tokens
+        self._padded_tokens += padded_tokens
         self._flops += flops
         self._skipped += skipped
 
     def row(self, done: int) -> dict[str, Any]:
-        """Means over the steps since the last row, up to step `done`.
+        """Return the metrics of the steps since the last row, up to step `done`.
 
-        The terms are means over the steps that were not skipped, NaN if there are none. `tokens_per_s` is that of all
-        workers together; `padding` a share of the slots; `data_wait` the share of the time that the workers waited for
-        batches; `mfu` the share of `peak_flops` that went into the model's own flops; `memory_gb` (10^9 bytes) the most
-        that torch has had allocated on this worker's GPU, without one the most that its process has had in memory;
-        `eta_s` the seconds left at the pace of this attempt.
+        Loss terms are means over the steps that were not skipped, NaN without any. `tokens_per_s` is the throughput of
+        all workers, `padding` the share of padding tokens, `data_wait` the share of time spent waiting for batches,
+        `mfu` the model flops as a share of `peak_flops`, `memory_gb` (10^9 bytes) the peak memory that torch has
+        allocated on this worker's GPU or, without a GPU, the peak of its process, and `eta_s` the remaining seconds at
+        the rate of this attempt.
         """
         now, names = self._clock(), sorted(self._sums)
         elapsed, counted = now - self._since, done - self._done - self._skipped
@@ -130,11 +130,11 @@ class Meter(Hook):
         row |= {name: total / counted if counted else float("nan") for name, total in zip(names, sums, strict=True)}
         row |= {
             "tokens_per_s": self._tokens / elapsed,
-            "padding": 1 - self._tokens / self._slots,
+            "padding": 1 - self._tokens / self._padded_tokens,
             "data_wait": waited / elapsed_everywhere,
             "memory_gb": _peak_memory(self._device) / 1e9,
             "skipped_steps": self._skipped,
-            "eta_s": (self._total - done) * (now - self._began) / (done - self._start),
+            "eta_s": (self._total - done) * (now - self._started) / (done - self._start),
             "time": self._wall_clock(),
         }
         if self._peak is not None:
@@ -145,7 +145,7 @@ class Meter(Hook):
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes."""
+    """Return bytes."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

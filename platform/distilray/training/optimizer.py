@@ -1,4 +1,4 @@
-"""AdamW with correct no-decay groups, the linear schedule as a function of the step, and the update that they make."""
+"""AdamW with parameter groups, the linear learning-rate schedule, and the update step."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from distilray.models.heads import is_head_parameter
 
 
 def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over up to four groups: with and without decay (biases and layer norms), encoder and vocabulary head."""
+    """Create AdamW with separate groups for encoder and head, each with and without decay (biases, layer norms)."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         groups.setdefault((is_head_parameter(name), parameter.dim() > 1), []).append(parameter)
@@ -35,7 +35,7 @@ def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.A
 
 
 def linear_schedule(step: int, *, total_steps: int, warmup_fraction: float) -> float:
-    """The share of the peak learning rate at optimiser step `step` (from 0): linear up, then linear down to 0."""
+    """Return the share of the peak rate at optimizer step `step` (from 0): linear warm-up, then linear decay to 0."""
     warmup = max(1, round(total_steps * warmup_fraction))
     if step < warmup:
         return (step + 1) / warmup
@@ -43,7 +43,7 @@ def linear_schedule(step: int, *, total_steps: int, warmup_fraction: float) -> f
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Sets every group to its peak rate times `factor`; returns the highest."""
+    """Set the rate of every group to `factor` times its peak, and return the highest rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
     return max(group["lr"] for group in optimizer.param_groups)
@@ -51,12 +51,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
 
 @dataclass(frozen=True)
 class Update:
-    """What an optimiser step did.
+    """Result of an optimizer step.
 
     Attributes:
-        learning_rate: the highest of all parameters.
-        grad_norm: before clipping; not finite when the step was skipped.
-        is_skipped: the gradient was not finite, and nothing was changed.
+        learning_rate: highest rate of all parameters.
+        grad_norm: gradient norm before clipping; not finite if the step was skipped.
+        is_skipped: the gradient was not finite, and no parameter was changed.
     """
 
     learning_rate: float
@@ -65,17 +65,15 @@ class Update:
 
 
 class Updater:
-    """Turns the gradients of a step into an update, or skips it when they are not finite.
-
-    With fp16 the loss is multiplied with a scale that is halved when gradients overflow, and raised again in time.
+    """Updates parameters from the gradients of a step, with clipping, schedule and fp16 loss scaling.
 
     Args:
         schedule: step (from 0) -> share of the peak learning rate.
-        uses_fp16: of the forward passes.
+        uses_fp16: scale the loss; the scale is halved when gradients overflow, and raised again over time.
         on_nonfinite: "skip" a step whose gradient is not finite, or "fail".
 
     Attributes:
-        skipped, skipped_in_a_row: steps that were skipped, all of the run's and those in a row up to now.
+        skipped, skipped_in_a_row: number of skipped steps, in total and most recently in a row.
     """
 
     def __init__(
@@ -95,15 +93,15 @@ class Updater:
         self._scaler = torch.amp.GradScaler(self._parameters[0].device.type, enabled=uses_fp16)
 
     def scale_loss(self, loss: Tensor) -> Tensor:
-        """The loss whose gradient is to be taken."""
-        found: Tensor = self._scaler.scale(loss)
-        return found
+        """Return the loss for the backward pass."""
+        result: Tensor = self._scaler.scale(loss)
+        return result
 
     def update(self, step: int) -> Update:
         """Apply the gradients of optimizer step `step` (from 0), and clear them.
 
         Raises:
-            RuntimeError: they are not finite, and `on_nonfinite` is "fail".
+            RuntimeError: the gradients are not finite and `on_nonfinite` is "fail".
         """
         rate = set_learning_rate(self.optimizer, self._schedule(step))
         self._scaler.unscale_(self.optimizer)
@@ -111,22 +109,22 @@ class Updater:
         if self._on_nonfinite == "fail" and not math.isfinite(norm):
             raise RuntimeError(f"step {step + 1}: gradient norm is {norm} at learning rate {rate:.3g}; lower it")
         is_skipped = not math.isfinite(norm)
-        lowered = self._scaler.is_enabled() and self._scaler.get_scale() > 1.0
+        can_lower_scale = self._scaler.is_enabled() and self._scaler.get_scale() > 1.0
         if not is_skipped:
             self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.skipped += is_skipped
-        # A scale that can still be lowered is no sign of a fault.
-        self.skipped_in_a_row = self.skipped_in_a_row + (not lowered) if is_skipped else 0
+        # An overflow is expected as long as the scale can be lowered.
+        self.skipped_in_a_row = self.skipped_in_a_row + (not can_lower_scale) if is_skipped else 0
         return Update(rate, norm, is_skipped)
 
     def scaler_state(self) -> Mapping[str, float]:
-        """Of the loss scale, for a checkpoint."""
+        """Return the state of the loss scaler for a checkpoint."""
         return {name: float(value) for name, value in self._scaler.state_dict().items()}
 
     def load_scaler_state(self, state: Mapping[str, float]) -> None:
-        """Takes up what `scaler_state` gave."""
+        """Restore the result of `scaler_state`."""
         if state:
             counts = {name: int(state[name]) for name in ("growth_interval", "_growth_tracker")}
             self._scaler.load_state_dict({**state, **counts})

@@ -1,4 +1,4 @@
-"""Preemption notices: what the cloud tells Ray about machines that it will take away."""
+"""Preemption notices from the cloud provider, received through Ray."""
 
 import contextlib
 import time
@@ -9,17 +9,16 @@ from ray import train
 
 from distilray.training.loop import Hook, Step
 
-# Until Ray has missed a machine that went without a word: several health checks.
-FAILURE_DETECTION_S = 60.0
+FAILURE_DETECTION_S = 60.0  # several of Ray's health checks, after which it has noticed a lost machine
 
 
 class PreemptionWatcher(Hook):
-    """Requests a checkpoint when a machine of the run is about to go.
+    """Requests a checkpoint when a machine of the run is about to be preempted.
 
     Args:
-        every_steps: how often workers ask Ray; they ask together, since they are answered together.
-        notice: takes a line for the user.
-        ask: returns a `PreemptionInfo` or None; Ray Train's own function when left out.
+        every_steps: steps between two polls. Polling is collective, so all workers must poll in the same steps.
+        notice: receives a notice of one line.
+        ask: returns a `PreemptionInfo` or None; by default Ray Train's function.
     """
 
     phase = "preemption"
@@ -37,26 +36,26 @@ class PreemptionWatcher(Hook):
         self._known: Any | None = None
 
     def after_step(self, step: Step) -> None:
-        """Ask Ray, except after the last step, whose checkpoint is written anyway."""
+        """Poll, except after the last step, which has a checkpoint anyway."""
         notice = None if step.is_last else self.poll(step.done)
         if notice:
             step.checkpoint_now = True
             self._notice(f"{notice}: checkpoint of step {step.done:,} now")
 
     def poll(self, done: int) -> str | None:
-        """Return what has become known after `done` steps, in one line; every worker calls this after each step."""
+        """Return a new preemption notice after `done` steps; all workers call this after every step."""
         info = None if done % self._every_steps else self._ask()
         if info is None or info == self._known:
             return None
         self._known = info
-        return f"the machine of rank {', '.join(map(str, info.preempted_ranks))} is about to go"
+        return f"the machine of rank {', '.join(map(str, info.preempted_ranks))} is being preempted"
 
     @contextlib.contextmanager
     def attribute_errors(self) -> Iterator[None]:
-        """Hold back errors of the block when a machine was about to go, until Ray has missed it.
+        """Delay errors of the block after a preemption notice, until Ray has noticed the loss of the machine.
 
-        The other workers fail as soon as it is gone. Ray would count that as one of `max_failures`; when it has missed
-        the machine, it restarts the workers without counting.
+        The other workers fail as soon as the machine is gone. Ray would count that as one of `max_failures`; once it
+        has noticed the loss, it restarts the workers without counting it.
         """
         try:
             yield

@@ -1,4 +1,4 @@
-"""The workers of a training run: one process, or those of torch's process group."""
+"""Collective operations of the workers of a training run, for a torch process group or a single process."""
 
 import contextlib
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from distilray.runtime.seeding import hash_integers
 
 
 class Workers:
-    """One worker, and the calls that all workers must make in the same order.
+    """This worker, and its collective operations, which all workers must call in the same order.
 
     Attributes:
         rank: number of this worker, from 0.
         size: number of workers.
 
     Args:
-        device: where the backend of the process group adds up.
+        device: device on which the process group reduces tensors.
     """
 
     def __init__(self, rank: int, size: int, device: torch.device) -> None:
@@ -34,7 +34,7 @@ class Workers:
 
     @classmethod
     def from_process_group(cls) -> "Workers":
-        """Return this worker of torch's process group; a single one where none is initialized."""
+        """Return this worker of torch's process group, or a single worker if none is initialized."""
         if not distributed.is_initialized():
             return cls.single()
         on_gpu = distributed.get_backend() == "nccl"
@@ -59,7 +59,7 @@ class Workers:
         return bool(self.sum(np.array([int(flag)]))[0])
 
     def broadcast(self, text: str) -> str:
-        """Return the text of the first worker; those of the others are ignored."""
+        """Return the text of the first worker; the arguments of the others are ignored."""
         if self.size == 1:
             return text
         data = np.frombuffer(text.encode(), np.uint8).astype(np.int64) if self.rank == 0 else np.zeros(0, np.int64)
@@ -71,11 +71,11 @@ class Workers:
         torch.manual_seed(int(hash_integers(seed, *numbers, self.rank) >> np.uint64(1)))
 
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """Return the module with gradients that are the mean over all workers.
+        """Wrap a module in DDP, which averages its gradients over all workers.
 
-        Equal gradients have an equal mean in every step. The sum of three and more is rounded by the position of a
-        gradient in its bucket, and DDP makes other buckets after its first step, so that a resumed run would differ
-        from an uninterrupted one; with `find_unused_parameters` it keeps its first buckets.
+        `find_unused_parameters` makes a resumed run bit-identical to an uninterrupted one. Without it, DDP rebuilds its
+        buckets after the first step, and the rounding of a sum of three or more gradients depends on their position in
+        the bucket.
         """
         if self.size == 1:
             return module
@@ -83,8 +83,8 @@ class Workers:
         return DistributedDataParallel(module, devices, gradient_as_bucket_view=True, find_unused_parameters=True)
 
     def gradient_sync(self, module: nn.Module, *, enabled: bool) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which backward passes of a wrapped module average gradients over workers, or do not."""
+        """Return a context that enables or disables gradient averaging in the backward passes of a wrapped module."""
         if enabled or not isinstance(module, DistributedDataParallel):
             return contextlib.nullcontext()
-        skipped: contextlib.AbstractContextManager[None] = module.no_sync()
-        return skipped
+        no_sync: contextlib.AbstractContextManager[None] = module.no_sync()
+        return no_sync

@@ -1,4 +1,4 @@
-"""Where the numbers of a training run go: JSON lines, experiment trackers, and Ray's metrics for Prometheus."""
+"""Reporter for training metrics: JSON lines, experiment trackers, and Ray's metrics for Prometheus."""
 
 from collections.abc import Mapping
 from types import TracebackType
@@ -12,25 +12,25 @@ from distilray.runtime.run_folder import METRICS_FILE
 from distilray.runtime.tracking import Trackers
 
 HELDOUT_FILE = "heldout.jsonl"
-# Numbers of a row that Ray exports, as ray_distilray_<name>.
+# Metrics that Ray exports as ray_distilray_<name>.
 GAUGES: Mapping[str, str] = {
-    "step": "finished optimiser steps",
+    "step": "completed optimizer steps",
     "loss": "training loss, mean over the steps of a row",
-    "learning_rate": "highest of all parameters",
-    "grad_norm": "norm of the gradient before clipping",
+    "learning_rate": "highest learning rate of all parameters",
+    "grad_norm": "gradient norm before clipping",
     "tokens_per_s": "real tokens per second of all workers",
-    "data_wait": "share of the time that the workers wait for batches",
-    "mfu": "model flops utilisation",
+    "data_wait": "share of time that workers wait for batches",
+    "mfu": "model flops utilization",
     "memory_gb": "peak memory of the first worker",
     "skipped_steps": "steps without an update since the last row",
 }
 
 
 class NullReporter:
-    """What all workers but the first have: it says nothing.
+    """Reporter of all workers except the first one; it discards everything.
 
     Attributes:
-        is_failed: set when the run ends before its last step.
+        is_failed: set if the run stops before its last step.
     """
 
     is_failed = False
@@ -44,26 +44,26 @@ class NullReporter:
         pass
 
     def row(self, row: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Discard a row."""
 
     def scores(self, row: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Discard a row."""
 
 
 class Reporter(NullReporter):
-    """Writes rows; the first worker of a run has one. Use it as a context manager.
+    """Reporter of the first worker; a context manager.
 
     Args:
-        run_uri: folder of the run.
-        start: finished steps; rows of later ones are dropped, as they will be written again.
-        total: steps of the whole run.
+        run_uri: run folder.
+        start: number of completed steps; rows of later steps are deleted, because these steps are repeated.
+        total: number of steps of the run.
     """
 
     def __init__(self, run_uri: str, *, start: int, total: int, trackers: Trackers) -> None:
         self._total = total
-        kept = start or -1  # one that begins anew scores step 0 again
-        self._rows = MetricsLog(storage.join(run_uri, METRICS_FILE), keep_to_step=kept)
-        self._scores = MetricsLog(storage.join(run_uri, HELDOUT_FILE), keep_to_step=kept)
+        keep_to_step = start or -1  # a run that starts from scratch evaluates step 0 again
+        self._rows = MetricsLog(storage.join(run_uri, METRICS_FILE), keep_to_step=keep_to_step)
+        self._scores = MetricsLog(storage.join(run_uri, HELDOUT_FILE), keep_to_step=keep_to_step)
         self._trackers = trackers
         self._gauges: dict[str, Gauge] = {}
         if ray.is_initialized():
@@ -81,7 +81,7 @@ class Reporter(NullReporter):
         self._trackers.close(failed=self.is_failed or kind is not None)
 
     def row(self, row: Mapping[str, float]) -> None:
-        """A row of training; `step` is the finished steps."""
+        """Report a row of training metrics."""
         row = {**row, "total_steps": self._total}
         self._rows.append(row)
         self._track("train", row)
@@ -90,11 +90,11 @@ class Reporter(NullReporter):
                 gauge.set(row[name])
 
     def scores(self, row: Mapping[str, float]) -> None:
-        """Held-out scores after `step` steps."""
+        """Report held-out scores after `step` steps."""
         self._scores.append(row)
         self._track("heldout", row)
 
     def _track(self, group: str, row: Mapping[str, float]) -> None:
-        left_out = ("step", "time", "total_steps")
-        values = {f"{group}/{name}": value for name, value in row.items() if name not in left_out}
+        excluded = ("step", "time", "total_steps")
+        values = {f"{group}/{name}": value for name, value in row.items() if name not in excluded}
         self._trackers.log(int(row["step"]), values)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: a hook writes them, and the next attempt resumes from the newest."""
+"""Hook that writes checkpoints and resumes from them."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +13,12 @@ from distilray.training.process_group import Workers
 
 @dataclass
 class Checkpoints(Hook):
-    """Writes a checkpoint every few steps, at the end, and when a hook before it requests one.
+    """Writes a checkpoint every few steps, after the last step, and when an earlier hook requests one.
 
     Attributes:
-        config_hash: of the run.
-        tokenizer_json: saved beside the model.
-        scores: newest held-out scores, saved with each checkpoint; shared with the hook that evaluates.
+        config_hash: hash of the run's config.
+        tokenizer_json: tokenizer saved with the model.
+        scores: latest held-out scores, saved with each checkpoint; shared with the evaluation hook.
     """
 
     store: CheckpointStore
@@ -34,10 +34,10 @@ class Checkpoints(Hook):
     phase = "checkpoint"
 
     def restore(self) -> int:
-        """Restore the newest complete checkpoint on all workers, and return its step; 0 if there is none.
+        """Restore the newest intact checkpoint on all workers, and return its step, or 0 if there is none.
 
         Raises:
-            BrokenCheckpointError: it belongs to another run.
+            BrokenCheckpointError: the checkpoint belongs to another run.
         """
         newest = self.store.newest() if self.workers.rank == 0 else None
         step = int(self.workers.broadcast(str(newest.step if newest else 0)))
@@ -46,7 +46,7 @@ class Checkpoints(Hook):
         state = self.store.state(step)
         if state.plan != self.plan.state(step):
             raise BrokenCheckpointError(
-                f"{self.store.path(step)}: {state.plan} after {step} steps, and these shards and batch_size give "
+                f"{self.store.path(step)}: {state.plan} after {step} steps, but these shards and batch_size give "
                 f"{self.plan.state(step)}; it belongs to another run"
             )
         self.store.restore(step, self.model, self.updater.optimizer)
@@ -56,7 +56,7 @@ class Checkpoints(Hook):
         return step
 
     def after_step(self, step: Step) -> Stop | None:
-        """Write a checkpoint if one is due; training stops on all workers if it, or the one before, failed."""
+        """Write a checkpoint if one is due. If writing fails, training stops on all workers."""
         if not (step.checkpoint_now or step.is_due(self.every_steps)):
             return None
         problem = ""

@@ -1,8 +1,8 @@
-"""Finds a worker that hangs: names it, saves the stacks of all, and ends the processes, so that Ray Train starts anew.
+"""Watchdog that detects hanging workers, saves the stacks of all workers, and exits so that Ray Train restarts them.
 
-When one worker stops moving, all others soon wait for it in a collective operation, so that nobody moves. Each worker
-then writes where it is. All come through the same places in the same order, so the one that hangs is the one that has
-come through fewer of them than the others; or it is so dead that it writes nothing.
+When one worker hangs, the others soon wait for it in a collective operation. Each worker then writes how many phases it
+has entered. All workers enter the same phases in the same order, so the hanging worker is the one with the fewest, or
+one that writes nothing.
 """
 
 import faulthandler
@@ -19,20 +19,20 @@ from distilray.runtime import storage
 from distilray.training.loop import Hook
 
 HANGS_FOLDER = "hangs"
-EXIT_HANGS = 75
-_PATIENCE_S = 5.0
+HANG_EXIT_CODE = 75
+_MIN_WAIT_S = 5.0  # for the reports of the other workers
 
 log = logging.getLogger(__name__)
 
 
 class Watchdog(Hook):
-    """Watches over this worker. Use it as a context manager, and call `works` in long phases.
+    """Hook that watches this worker; a context manager. Call `heartbeat` during long phases.
 
     Args:
-        folder: where what was found is written, path or URI.
-        timeout_s: without a move for so long a worker is taken to hang.
-        notice: takes the verdict.
-        end: called at the end; by default the process exits at once.
+        folder: folder for the reports of the workers; path or URI.
+        timeout_s: a worker that makes no progress for this time hangs.
+        notice: receives the diagnosis in one line.
+        end: called after a hang; by default the process exits.
     """
 
     phase = "watchdog"
@@ -45,12 +45,12 @@ class Watchdog(Hook):
         num_workers: int,
         timeout_s: float,
         notice: Callable[[str], None],
-        end: Callable[[], None] = lambda: os._exit(EXIT_HANGS),
+        end: Callable[[], None] = lambda: os._exit(HANG_EXIT_CODE),
     ) -> None:
         self._folder, self._rank, self._num_workers, self._timeout_s = folder, rank, num_workers, timeout_s
         self._notice, self._end = notice, end
-        self._place: tuple[int, int, str] = (0, 0, "start")
-        self._moves, self._at, self._born = 0, time.monotonic(), time.time()
+        self._phase: tuple[int, int, str] = (0, 0, "start")
+        self._moves, self._progress_at, self._started = 0, time.monotonic(), time.time()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -63,72 +63,72 @@ class Watchdog(Hook):
         self._thread.join()
 
     def on_phase(self, step: int, micro_step: int, phase: str) -> None:
-        """Note that the worker has moved; every worker has the same phases in the same order."""
-        self._place, self._moves, self._at = (step, micro_step, phase), self._moves + 1, time.monotonic()
+        """Count the phase, which all workers enter in the same order."""
+        self._phase, self._moves, self._progress_at = (step, micro_step, phase), self._moves + 1, time.monotonic()
 
     def heartbeat(self) -> None:
-        """A part of a phase was done, of which other workers may have more or fewer."""
-        self._at = time.monotonic()
+        """Report progress within a phase, which is not counted because it differs between workers."""
+        self._progress_at = time.monotonic()
 
     def _watch(self) -> None:
         while not self._stopped.wait(min(1.0, self._timeout_s / 4)):
-            if time.monotonic() - self._at > self._timeout_s:
+            if time.monotonic() - self._progress_at > self._timeout_s:
                 try:
-                    self._tell()
-                except Exception:  # a full disk must not keep a worker that hangs
-                    log.exception("a hang that could not be told")
+                    self._report()
+                except Exception:  # the process must exit even if the disk is full
+                    log.exception("failed to report the hang")
                 self._end()
                 return
 
-    def _tell(self) -> None:
-        """Writes where this worker is, waits for the others to do the same, and says who is behind."""
-        started = time.time()
-        step, micro_step, phase = self._place
+    def _report(self) -> None:
+        """Write the position and the stacks of this worker, wait for the others, and publish the diagnosis."""
+        now = time.time()
+        step, micro_step, phase = self._phase
         record = {"rank": self._rank, "step": step, "micro_step": micro_step, "phase": phase}
-        record |= {"moves": self._moves, "host": socket.gethostname(), "pid": os.getpid(), "time": started}
+        record |= {"moves": self._moves, "host": socket.gethostname(), "pid": os.getpid(), "time": now}
         with tempfile.TemporaryFile() as stacks:
             faulthandler.dump_traceback(stacks, all_threads=True)
             stacks.seek(0)
             text = json.dumps(record) + "\n\n" + stacks.read().decode()
         storage.write_bytes(self._file(self._rank), text.encode())
-        # The others stopped moving at most one timeout and two looks later, unless they cannot write at all. What was
-        # written before this worker began is of an earlier attempt.
-        deadline = started + max(_PATIENCE_S, self._timeout_s / 2)
-        since = max(self._born, started - 2 * self._timeout_s)
-        found = self._read(since)
-        while len(found) < self._num_workers and time.time() < deadline:
+        # The others time out at about the same time, unless they cannot write at all. Older reports are from an earlier
+        # attempt.
+        deadline = now + max(_MIN_WAIT_S, self._timeout_s / 2)
+        since = max(self._started, now - 2 * self._timeout_s)
+        records = self._read_records(since)
+        while len(records) < self._num_workers and time.time() < deadline:
             time.sleep(0.2)
-            found = self._read(since)
-        verdict = _verdict(found, self._num_workers, self._timeout_s)
-        if self._rank == min(int(str(record["rank"])) for record in found):
-            self._notice(f"{verdict}; stacks in {self._folder}, the workers start anew")
+            records = self._read_records(since)
+        if self._rank == min(int(str(record["rank"])) for record in records):
+            diagnosis = _diagnose(records, self._num_workers, self._timeout_s)
+            self._notice(f"{diagnosis}; stacks in {self._folder}, restarting the workers")
 
-    def _read(self, since: float) -> list[dict[str, object]]:
-        found = []
+    def _read_records(self, since: float) -> list[dict[str, object]]:
+        records = []
         for rank in range(self._num_workers):
             if storage.exists(self._file(rank)):
                 record = json.loads(storage.read_bytes(self._file(rank)).partition(b"\n")[0])
                 if record["time"] >= since:
-                    found.append(record)
-        return found
+                    records.append(record)
+        return records
 
     def _file(self, rank: int) -> str:
         return storage.join(self._folder, f"rank-{rank}.txt")
 
 
-def _verdict(found: Sequence[dict[str, object]], num_workers: int, timeout_s: float) -> str:
-    """Which worker hangs, in one line."""
-    there = {record["rank"] for record in found}
-    absent = [rank for rank in range(num_workers) if rank not in there]
-    head = f"NOTHING HAS MOVED FOR {timeout_s:g} s"
-    if absent:
-        return f"{head}: rank {', '.join(map(str, absent))} gives no sign of life"
-    fewest = min(int(str(record["moves"])) for record in found)
-    behind = [record for record in found if record["moves"] == fewest]
+def _diagnose(records: Sequence[dict[str, object]], num_workers: int, timeout_s: float) -> str:
+    """Return which workers hang, in one line."""
+    responding = {record["rank"] for record in records}
+    silent = [rank for rank in range(num_workers) if rank not in responding]
+    head = f"NO PROGRESS FOR {timeout_s:g} s"
+    if silent:
+        return f"{head}: rank {', '.join(map(str, silent))} is not responding"
+    fewest = min(int(str(record["moves"])) for record in records)
+    behind = [record for record in records if record["moves"] == fewest]
     if len(behind) == num_workers:
-        return f"{head}: all {num_workers} workers hang at the same place, {_where(behind[0])}"
-    return f"{head}: " + ", ".join(f"rank {record['rank']} hangs in {_where(record)}" for record in behind)
+        return f"{head}: all {num_workers} workers hang in {_describe_phase(behind[0])}"
+    return f"{head}: " + ", ".join(f"rank {record['rank']} hangs in {_describe_phase(record)}" for record in behind)
 
 
-def _where(record: dict[str, object]) -> str:
+def _describe_phase(record: dict[str, object]) -> str:
     return f"'{record['phase']}' of step {record['step']} on {record['host']} (pid {record['pid']})"

@@ -1,4 +1,4 @@
-"""The workers of a training run on a Ray cluster: the one place that sets up Ray Train."""
+"""Ray Train setup: runs a function on the workers of a Ray cluster."""
 
 import os
 from collections.abc import Callable
@@ -30,20 +30,20 @@ def run_on_workers(
     max_failures: int,
     preemption_grace_s: float = 0.0,
 ) -> _T:
-    """Run a function on every worker, and return the result of the first one.
+    """Run a function on every worker, and return the result of the first worker.
 
-    It must resume by itself: after a failure the workers are restarted. Preempted machines are not counted.
+    Workers are restarted after a failure, so the function must be able to resume.
 
     Args:
-        loop: pickled with its arguments. Ray's controller would read a `train_loop_config`, and import torch for it.
-        folder: Ray Train's own files of the run; path or URI.
-        max_failures: restarts after a worker failed.
-        preemption_grace_s: time that Ray Train waits at the end of a preemption notice before it stops the workers.
+        loop: pickled with its arguments; with a `train_loop_config`, Ray's controller would have to import torch.
+        folder: folder for Ray Train's files; path or URI.
+        max_failures: maximum number of restarts, not counting preempted machines.
+        preemption_grace_s: time at the end of a preemption notice that Ray Train waits before it stops the workers.
     """
     count, min_workers = scaling.num_workers, _min_workers(scaling)
     limit_worker_start(scaling)
     filesystem, path = storage.filesystem(folder)
-    above, _, name = path.rstrip("/").rpartition("/")
+    parent, _, name = path.rstrip("/").rpartition("/")
     trainer = TorchTrainer(
         loop,
         scaling_config=train.ScalingConfig(
@@ -53,21 +53,21 @@ def run_on_workers(
         ),
         run_config=train.RunConfig(
             name=name,
-            storage_path=above,
+            storage_path=parent,
             storage_filesystem=None if isinstance(filesystem, fs.LocalFileSystem) else filesystem,
             failure_config=train.FailureConfig(
                 max_failures=max_failures, max_preemption_failures=-1, preemption_grace_s=preemption_grace_s
             ),
-            logging_config=train.LoggingConfig("ERROR"),  # a submitted job shows what its workers print
+            logging_config=train.LoggingConfig("ERROR"),  # keep its own messages out of the job's log
         ),
     )
-    # In the main thread Ray Train would take over Ctrl-C, and keep it after the run.
+    # In the main thread, Ray Train would install its own handler for Ctrl-C and never restore the old one.
     result: _T = run_interruptibly(trainer.fit, name="fit").return_value
     return result
 
 
 def workers_needed(scaling: ScalingConfig | FineTuneScaling) -> Need:
-    """Return the workers that a run starts with."""
+    """Return the resources of the workers that a run needs to start."""
     return _need(scaling, _min_workers(scaling) or scaling.num_workers)
 
 
@@ -77,10 +77,10 @@ def worker_device(*, use_gpu: bool) -> torch.device:
 
 
 def limit_worker_start(scaling: ScalingConfig | FineTuneScaling) -> None:
-    """Let an elastic number of workers wait only half a minute for resources, unless the user set the time.
+    """Limit the time that elastic workers wait for resources to half a minute, unless the user has set another limit.
 
-    Ray Train counts a machine for up to 20 s after it is gone, and would wait for resources on it; after the time-out
-    it counts again. A fixed number of workers may have to wait for a cluster that grows.
+    Ray Train counts a lost machine for up to 20 s and waits for its resources; after the timeout it counts again. A run
+    with a fixed number of workers may have to wait longer, until the cluster has scaled up.
     """
     if _min_workers(scaling) and os.environ.get(START_TIMEOUT) == ENVIRONMENT[START_TIMEOUT]:
         os.environ[START_TIMEOUT] = _ELASTIC_START_S

@@ -171,7 +171,7 @@ def test_a_missing_file_is_named(bert_dir, tmp_path, name):
 def test_another_architecture_is_named(bert_dir, tmp_path):
     folder = Path(shutil.copytree(bert_dir, tmp_path / "model"))
     (folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(InputError, match="a gpt2, where bert or distilbert is needed"):
+    with pytest.raises(InputError, match="model type gpt2 is not supported; use bert or distilbert"):
         load_classifier(str(folder), TASKS["cola"], seed=1)
 
 

@@ -95,7 +95,7 @@ def test_a_graph_that_the_runtime_cannot_load_is_one_line(tmp_path, model_dir):
 def test_another_architecture_is_refused(folder):
     config = json.loads((folder[0] / "config.json").read_text())
     (folder[0] / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
-    assert "a gpt2, where bert or distilbert is needed" in refusal(folder[0])
+    assert "model type gpt2 is not supported; use bert or distilbert" in refusal(folder[0])
 
 
 def test_without_onnxruntime_the_command_to_install_it_is_told(folder, monkeypatch):

@@ -1,4 +1,4 @@
-"""Graphs of a few nodes with the face of an exported model, made without tracing anything."""
+"""Small ONNX graphs with the signature of an exported model, built without tracing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from distilray.pretraining_data.tokenizer import read_tokenizer
 
 
 def small_graph(table: np.ndarray, *, inputs: Sequence[str] = (*INPUTS, TOKEN_TYPES), output: str = OUTPUT):
-    """A model whose logits at a mask are the row of `table` that the id there names, plus the token type.
+    """Return a model whose logits at a mask are row `id` of `table`, plus the token type.
 
     Without `mask_index` among the inputs: at every token.
     """
@@ -58,7 +58,7 @@ def _standard_graph(table: np.ndarray):
 
 
 def write_small_onnx(folder: Path, model_dir: str, graph: onnx.ModelProto | None = None) -> str:
-    """A folder as `jobs.export_model` writes it, with the configuration and the tokenizer of a model."""
+    """Write a folder like `jobs.export_model`, with the configuration and the tokenizer of a model."""
     folder.mkdir(parents=True, exist_ok=True)
     model = load_masked_lm(model_dir)
     size = model.config.vocab_size

@@ -31,7 +31,7 @@ thread.join()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
-def test_tensors_of_the_next_step_lie_where_those_of_the_last_one_were():
+def test_tensors_of_the_next_step_reuse_the_memory_of_the_last_one():
     printed = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout
     before, after, threads = map(int, printed.split())
     assert before >= STEPS * MB

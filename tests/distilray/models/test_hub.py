@@ -12,7 +12,7 @@ FILES = ("config.json", "model.safetensors", "onnx/model.onnx", "README.md")
 
 
 class Api:
-    """The hub's client: remembers what it was asked for, or raises."""
+    """Client of the hub that records its requests, or raises."""
 
     calls: list = []  # noqa: RUF012
     fault: Exception | None = None
@@ -69,26 +69,26 @@ def test_exactly_the_named_files_are_uploaded_as_one_commit(api, files):
 
 @pytest.mark.parametrize("name", ["weights.bin", "model.pt", "code.py", "notes/README.md.txt", "onnx/README.md"])
 def test_no_other_kind_of_file_is_ever_uploaded(api, files, tmp_path, name):
-    with pytest.raises(AssertionError, match="not for a hub"):
+    with pytest.raises(AssertionError, match="not model files"):
         push({**files, name: files["README.md"]})
     assert api.calls == []
 
 
-def test_offline_it_is_refused_before_anything_is_asked(api, files, monkeypatch):
+def test_offline_mode_is_rejected_without_a_request(api, files, monkeypatch):
     monkeypatch.setattr(hub, "is_offline_mode", lambda: True)
     assert "HF_HUB_OFFLINE is set" in refusal(files)
     assert api.calls == []
 
 
-def test_without_a_token_it_is_refused_before_anything_is_asked(api, files, monkeypatch):
+def test_a_missing_token_is_rejected_without_a_request(api, files, monkeypatch):
     monkeypatch.setattr(hub, "get_token", lambda: None)
     assert "no token; set HF_TOKEN" in refusal(files)
     assert api.calls == []
 
 
-def test_what_the_hub_answers_is_told_without_what_was_sent(api, files, monkeypatch):
+def test_an_error_of_the_hub_is_reported_without_the_request(api, files, monkeypatch):
     response = SimpleNamespace(status_code=403, headers={}, request=SimpleNamespace(headers={"authorization": TOKEN}))
     monkeypatch.setattr(Api, "fault", errors.HfHubHTTPError(f"no: {TOKEN}", response=response))
-    assert "the hub answers 403" in refusal(files)
+    assert "the hub returned 403" in refusal(files)
     monkeypatch.setattr(Api, "fault", ConnectionError(f"no route for {TOKEN}"))
     assert "cannot be reached (ConnectionError)" in refusal(files)

@@ -18,7 +18,7 @@ INPUTS = torch.tensor([[2, 9, 40, 7, 3], [2, 11, 3, 0, 0]]), torch.tensor([[1, 1
 
 @pytest.fixture(params=["bert", "distilbert"])
 def model(request, teacher_dir):
-    """Of four and of three layers."""
+    """Models of four and of three layers."""
     teacher = load_masked_lm(teacher_dir)
     return teacher if request.param == "bert" else create_student(teacher, layers=[0, 2, 3])[0]
 
@@ -69,14 +69,14 @@ def test_recording_does_not_change_the_output_of_a_model(model):
     assert torch.equal(encode(model, *INPUTS, None), expected)
 
 
-def test_a_gradient_flows_through_what_was_heard(model):
+def test_gradients_flow_through_recorded_outputs(model):
     listen(model, [1]).projection("values", 1).sum().backward()
     attention, names = ATTENTION[model.config.model_type]
     assert getattr(attention(model, 1), names[2]).weight.grad.abs().max() > 0
     assert getattr(attention(model, 0), names[2]).weight.grad.abs().max() > 0
 
 
-def test_only_the_chosen_layers_are_heard(model):
+def test_only_the_chosen_layers_are_recorded(model):
     outputs = listen(model, [1, 1])
     assert outputs.hidden(1) is not None
     for layer in (EMBEDDINGS, 0, 2):
@@ -109,14 +109,14 @@ def test_clear_forgets_everything(model):
             outputs.projection(name, 0)
 
 
-def test_after_clear_the_next_forward_pass_is_heard(model):
+def test_after_clear_the_next_forward_pass_is_recorded(model):
     outputs = listen(model, [0])
     outputs.clear()
     encode(model, *INPUTS, None)
     assert torch.equal(outputs.hidden(0), hidden_states(model)[1])
 
 
-def test_what_is_recomputed_in_the_backward_pass_is_not_heard(model):
+def test_recomputation_in_the_backward_pass_is_not_recorded(model):
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     outputs = LayerOutputs(model.train(), [0])
     hidden = encode(model, *INPUTS, None)
@@ -137,7 +137,7 @@ def test_what_is_recomputed_in_the_backward_pass_is_not_heard(model):
         (4, 1, [(0, 3)]),
     ],
 )
-def test_a_layer_is_mapped_to_the_last_of_those_it_stands_for(teacher, student, expected):
+def test_a_layer_is_mapped_to_the_last_of_those_it_replaces(teacher, student, expected):
     assert default_layer_map(teacher, student) == expected
 
 

@@ -52,7 +52,7 @@ def test_a_missing_file_is_named(copied, name):
 
 
 @pytest.mark.parametrize("keep", [0, 7, 5000])
-def test_torn_weights_are_named(copied, keep):
+def test_truncated_weights_are_named(copied, keep):
     weights = copied / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"model\.safetensors: cannot be loaded"):
@@ -84,11 +84,11 @@ def test_another_architecture_is_refused_by_name(tmp_path):
         vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
     RobertaForMaskedLM(config).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="a roberta, where bert or distilbert is needed"):
+    with pytest.raises(InputError, match="model type roberta is not supported; use bert or distilbert"):
         load_masked_lm(str(tmp_path))
 
 
-def test_an_encoder_without_a_head_is_refused_and_told_what_to_do(bare_dir):
+def test_an_encoder_without_a_head_is_rejected_with_the_fix(bare_dir):
     with pytest.raises(InputError, match=r"missing.*cls\..*jobs\.train_teacher"):
         load_masked_lm(bare_dir)
 
@@ -210,7 +210,7 @@ def test_the_preferred_dtype_of_a_cpu_is_bf16_exactly_where_it_computes_in_it():
     assert preferred_dtype(torch.device("cpu")) == expected
 
 
-def test_the_words_of_the_tiny_line_are_single_tokens(teacher_dir):
+def test_the_words_of_the_tiny_pipeline_are_single_tokens(teacher_dir):
     tokenizer = build_tokenizer(read_tokenizer(teacher_dir))
     assert {len(tokenizer.encode(word, add_special_tokens=False).ids) for word in WORDS} == {1}
 

@@ -30,7 +30,7 @@ def make_external(tensor, location):
     entry.key, entry.value = "location", location
 
 
-def test_a_plain_graph_is_read_as_it_is(tmp_path, graph):
+def test_a_plain_graph_is_read_unchanged(tmp_path, graph):
     (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
     assert read_onnx_file(tmp_path / "model.onnx") == (graph.SerializeToString(), False)
 
@@ -45,7 +45,7 @@ def test_a_graph_with_a_matrix_of_8_bits_is_known(tmp_path, graph, kind):
 @pytest.mark.parametrize("location", ["weights.bin", "../../etc/passwd"])
 def test_a_weight_in_another_file_is_refused(tmp_path, graph, location):
     make_external(graph.graph.initializer[0], location)
-    assert "weight 'table' lies in another file" in refusal(tmp_path, graph)
+    assert "weight 'table' is stored in another file" in refusal(tmp_path, graph)
 
 
 def test_a_weight_in_another_file_is_found_in_an_attribute_of_a_branch(tmp_path, graph):
@@ -59,7 +59,7 @@ def test_a_weight_in_another_file_is_found_in_an_attribute_of_a_branch(tmp_path,
     assert "weight 'hidden'" in refusal(tmp_path, graph)
 
 
-def test_operators_that_need_a_library_of_their_own_are_refused(tmp_path, graph):
+def test_custom_operators_are_rejected(tmp_path, graph):
     graph.graph.node.append(helper.make_node("Anything", ["flat"], ["thing"], domain="org.example"))
     assert "operators of 'org.example'" in refusal(tmp_path, graph)
 
@@ -72,11 +72,11 @@ def test_operators_that_need_a_library_of_their_own_are_refused(tmp_path, graph)
         ({"output": "last_hidden_state"}, "outputs last_hidden_state"),
     ],
 )
-def test_a_graph_with_another_face_is_refused(tmp_path, changes, said):
+def test_a_graph_with_another_signature_is_rejected(tmp_path, changes, said):
     assert said in refusal(tmp_path, small_graph(np.eye(6), **changes))
 
 
-def test_a_torn_file_is_refused(tmp_path, graph):
+def test_a_truncated_file_is_rejected(tmp_path, graph):
     assert "not an ONNX file" in refusal(tmp_path, graph.SerializeToString()[:-40])
     assert "not an ONNX file" in refusal(tmp_path, b"\xff\xff\xff\xff no graph")
 

@@ -50,7 +50,7 @@ def completed(run):
 # Folders
 
 
-def test_a_model_folder_is_itself_and_a_run_folder_is_the_model_inside(teacher_dir, tmp_path):
+def test_a_run_folder_resolves_to_its_model_folder(teacher_dir, tmp_path):
     assert localize(teacher_dir) == teacher_dir
     run = copied_into(tmp_path / "run", teacher_dir)
     assert localize(str(run)) == localize(f"file://{run}") == str(run / "model")
@@ -75,7 +75,7 @@ def test_a_missing_folder_is_an_error_that_names_it():
         localize("no-such")
 
 
-def test_only_what_is_needed_has_to_be_there(tmp_path, tokenizer_dir):
+def test_only_needed_files_are_required(tmp_path, tokenizer_dir):
     shutil.copy(Path(tokenizer_dir) / "tokenizer.json", tmp_path)
     assert localize(str(tmp_path), ["tokenizer.json"]) == str(tmp_path)
 
@@ -107,7 +107,7 @@ def test_old_names_of_layer_norms_and_weights_of_other_heads_load_as_the_same_mo
 
 @pytest.fixture
 def uploaded(bucket, tmp_path):
-    """Puts a local folder into the bucket, in a place of this test alone, and gives its URI."""
+    """Function that uploads a local folder to a unique path of the bucket, and returns its URI."""
     target, _ = fs.FileSystem.from_uri(bucket)
 
     def upload(folder):
@@ -124,7 +124,7 @@ def cache_dir(tmp_path):
 
 @pytest.fixture
 def copies(monkeypatch):
-    """The names of the files that were fetched from an object store, in order."""
+    """Names of the files downloaded from an object store, in order."""
     made, original = [], LocalCache.download
 
     def counted(self, uri, file):
@@ -199,7 +199,7 @@ def test_processes_that_need_a_model_at_the_same_time_fetch_it_once(uploaded, te
 
 
 @pytest.mark.slow
-def test_a_fetch_that_breaks_leaves_nothing_and_the_next_is_whole(uploaded, teacher_dir, cache_dir, monkeypatch):
+def test_a_failed_download_leaves_nothing_and_the_next_succeeds(uploaded, teacher_dir, cache_dir, monkeypatch):
     uri, original = uploaded(teacher_dir), LocalCache.download
 
     def broken(self, remote, file):
@@ -216,7 +216,7 @@ def test_a_fetch_that_breaks_leaves_nothing_and_the_next_is_whole(uploaded, teac
 
 
 @pytest.mark.slow
-def test_what_a_killed_process_has_left_is_fetched_anew(uploaded, teacher_dir, cache_dir):
+def test_a_download_of_a_killed_process_is_repeated(uploaded, teacher_dir, cache_dir):
     uri = uploaded(teacher_dir)
     folder = Path(localize(uri, cache_dir=cache_dir))
     part = folder.rename(folder.with_suffix(".part"))
@@ -227,7 +227,7 @@ def test_what_a_killed_process_has_left_is_fetched_anew(uploaded, teacher_dir, c
 
 
 @pytest.mark.slow
-def test_a_model_that_changed_in_the_store_is_fetched_anew(uploaded, teacher_dir, cache_dir):
+def test_a_model_that_changed_in_the_store_is_downloaded_again(uploaded, teacher_dir, cache_dir):
     uri = uploaded(teacher_dir)
     before = localize(uri, cache_dir=cache_dir)
     storage.write_bytes(f"{uri}/config.json", b"{}")
@@ -289,7 +289,7 @@ def test_a_file_that_the_store_lacks_is_an_error_that_names_it_and_a_lone_tokeni
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """An empty cache of the hub's client, and what puts a model into it as the client does."""
+    """Empty cache of the hub's client; returns a function that adds a model to it as the client does."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     sources._hub_snapshot.cache_clear()
 
@@ -309,7 +309,7 @@ def hub(monkeypatch, tmp_path):
 
 @pytest.fixture
 def failing(hub, monkeypatch):
-    """A hub that answers with an error."""
+    """Hub that returns an error."""
 
     def fail(error):
         def snapshot_download(*_, **__):
@@ -321,7 +321,7 @@ def failing(hub, monkeypatch):
 
 
 class ProxyError(Exception):
-    """As of the HTTP library of the hub's client."""
+    """Error of the HTTP library of the hub's client."""
 
 
 ANSWER: Any = SimpleNamespace(headers={}, request=None)
@@ -349,7 +349,7 @@ def test_a_pinned_source_names_the_commit_and_stays_with_it(hub, teacher_dir):
     assert localize(source) == snapshot
 
 
-def test_a_process_stays_with_the_commit_that_it_found_first(hub, teacher_dir):
+def test_a_process_always_uses_the_same_commit(hub, teacher_dir):
     first = hub("owner/name", teacher_dir)
     assert localize("hub:owner/name") == first
     hub("owner/name", teacher_dir, commit=OTHER_COMMIT)
@@ -388,7 +388,7 @@ def test_only_the_files_of_a_model_are_asked_of_the_hub(hub, teacher_dir, monkey
         "hub:https://host/owner/name",
     ],
 )
-def test_what_is_no_id_of_the_hub_is_refused_with_the_form_it_has(hub, source):
+def test_an_invalid_hub_id_is_rejected_with_the_expected_form(hub, source):
     with pytest.raises(InputError, match=r": not an id of the hub; write hub:OWNER/NAME or hub:OWNER/NAME@REVISION"):
         localize(source)
 
@@ -397,10 +397,9 @@ def test_a_model_that_is_not_in_the_cache_without_network_is_one_line_with_the_i
     with pytest.raises(InputError) as raised:
         localize("hub:owner/name")
     assert str(raised.value) == (
-        "hub:owner/name: not in the cache of this machine, and HF_HUB_OFFLINE=1 (or TRANSFORMERS_OFFLINE) forbids the "
-        "hub; set it to 0; or fetch it "
-        "on a machine that can: hf download owner/name config.json model.safetensors tokenizer.json "
-        "--local-dir FOLDER, and name the folder"
+        "hub:owner/name: not in the local cache, and HF_HUB_OFFLINE=1 (or TRANSFORMERS_OFFLINE) disables downloads; "
+        "set it to 0; or download it on another machine with hf download owner/name config.json "
+        "model.safetensors tokenizer.json --local-dir FOLDER, and use that folder"
     )
 
 
@@ -413,8 +412,8 @@ def test_a_model_of_the_hub_without_safetensors_is_refused_with_the_fix(hub, tea
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (errors.GatedRepoError("no\nlicence", response=ANSWER), "accepted its terms and are logged in"),
-        (errors.RepositoryNotFoundError("401\nfor url", response=ANSWER), "no such model, or a private one"),
+        (errors.GatedRepoError("no\nlicence", response=ANSWER), "accept its terms and log in"),
+        (errors.RepositoryNotFoundError("401\nfor url", response=ANSWER), "no such model, or it is private"),
         (errors.RevisionNotFoundError("404\nfor url", response=ANSWER), "no such revision"),
         (errors.HfHubHTTPError("500\nfor url", response=ANSWER), r"cannot be fetched \(HfHubHTTPError\)"),
         (ProxyError("refused\nby proxy"), r"cannot be fetched \(ProxyError\)"),
@@ -428,7 +427,7 @@ def test_each_refusal_of_the_hub_is_one_line_with_the_id_and_the_fix(failing, er
     assert "\n" not in str(raised.value)
 
 
-def test_a_token_in_the_words_of_the_client_is_never_repeated(failing):
+def test_a_token_in_a_client_error_is_never_repeated(failing):
     failing(ProxyError("Illegal header value b'Bearer hf_planted'"))
     with pytest.raises(InputError) as raised:
         localize("hub:owner/name")
@@ -443,7 +442,7 @@ def identities(source):
     return {name: describe_input(uri) for name, uri in model_inputs("teacher", source).items()}
 
 
-def test_a_model_is_the_same_input_in_a_folder_and_on_the_hub_whatever_lies_beside_it(hub, teacher_dir, tmp_path):
+def test_a_model_is_the_same_input_in_a_folder_and_on_the_hub(hub, teacher_dir, tmp_path):
     snapshot = hub("owner/name", teacher_dir)
     (Path(snapshot) / "README.md").write_text("a card")
     assert identities("hub:owner/name") == identities(teacher_dir)

@@ -15,7 +15,7 @@ def teacher(teacher_dir):
 
 
 def expected_state(teacher, layers, *, fold):
-    """Student tensors written out from the attributes of the teacher, one by one."""
+    """Return the expected student tensors, from the attributes of the teacher."""
     bert, head = teacher.bert, teacher.cls.predictions
     embeddings = bert.embeddings
     positions = embeddings.position_embeddings.weight
@@ -81,7 +81,7 @@ def test_random_weights_follow_from_the_seed_and_leave_other_randomness_alone(te
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_the_table_of_tensors_names_parts_and_counts_every_tensor(teacher):
+def test_the_summary_of_tensors_counts_every_tensor(teacher):
     _, source = create_student(teacher)
     lines = summarize_sources(source)
     assert "distilbert.transformer.layer.1 <- bert.encoder.layer.3 (16 tensors)" in lines
@@ -121,26 +121,26 @@ def test_a_student_with_every_layer_is_the_teacher_on_segment_a(teacher):
     ("teacher_layers", "student_layers", "expected"),
     [(12, 6, (0, 2, 4, 7, 9, 11)), (6, 3, (0, 2, 5)), (4, 2, (0, 3)), (2, 1, (0,)), (24, 24, tuple(range(24)))],
 )
-def test_the_layers_are_spread_from_first_to_last(teacher_layers, student_layers, expected):
+def test_evenly_spaced_layers_include_the_first_and_the_last(teacher_layers, student_layers, expected):
     assert evenly_spaced_layers(teacher_layers, student_layers) == expected
 
 
 @pytest.mark.parametrize("student_layers", range(1, 25))
-def test_spread_layers_ascend_and_none_is_taken_twice(student_layers):
+def test_evenly_spaced_layers_ascend_without_repetition(student_layers):
     layers = evenly_spaced_layers(24, student_layers)
     assert len(set(layers)) == student_layers
     assert list(layers) == sorted(layers)
 
 
 @pytest.mark.parametrize(("layers", "outside"), [([4], 4), ([0, -1], -1), ([0, 1, 99], 99)])
-def test_a_layer_that_the_teacher_lacks_is_refused(teacher, layers, outside):
+def test_a_layer_that_does_not_exist_is_rejected(teacher, layers, outside):
     with pytest.raises(InputError, match=rf"student\.layers: the teacher has layers 0 to 3, not {outside}"):
         create_student(teacher, layers=layers)
 
 
-def test_a_teacher_that_is_no_bert_is_refused(teacher):
+def test_a_teacher_that_is_not_a_bert_is_rejected(teacher):
     student, _ = create_student(teacher)
-    with pytest.raises(InputError, match="not from a distilbert"):
+    with pytest.raises(InputError, match="not a distilbert"):
         create_student(student)
 
 

@@ -25,7 +25,7 @@ def examples(shards_dir):
 
 
 def plain_batch(examples, *, pad_id, width):
-    """What `collate` should give, one token at a time."""
+    """Plain Python implementation of `collate`."""
     found = {"input_ids": [], "attention_mask": [], "token_type_ids": [], "mask_index": [], "mask_labels": []}
     for number, example in enumerate(examples):
         ids, second = example["input_ids"], example["segment_b_start"]
@@ -39,7 +39,7 @@ def plain_batch(examples, *, pad_id, width):
 
 
 @pytest.mark.parametrize("multiple", [1, 8, 16])
-def test_a_batch_is_what_plain_python_makes_of_its_examples(shards, examples, multiple):
+def test_batches_match_a_plain_python_implementation(shards, examples, multiple):
     rng = np.random.default_rng(multiple)
     for size in (1, 2, 7, 30):
         rows = rng.choice(len(shards), size=size, replace=False)
@@ -75,7 +75,7 @@ def test_the_width_is_a_multiple_but_never_above_the_longest_allowed(shards):
     assert everything.input_ids.shape[1] == MAX_SEQ_LENGTH == lengths.max()
 
 
-def test_putting_the_labels_back_gives_no_mask_token_at_all(shards):
+def test_restoring_the_labels_removes_all_mask_tokens(shards):
     batch = collate(shards, planned(np.arange(len(shards))), pad_id=PAD)
     seen = batch.input_ids.ravel().copy()
     assert (seen == 4).any()
@@ -114,7 +114,7 @@ def test_the_heldout_batches_hold_every_row_once_for_any_number_of_workers(shard
     assert sum(len(batch.mask_labels) for batch in batches) == masks
 
 
-def test_dynamic_masks_are_new_in_each_epoch_and_hide_the_same_text(tmp_path, tokenizer_dir):
+def test_dynamic_masks_differ_between_epochs_of_the_same_text(tmp_path, tokenizer_dir):
     shards = ShardSet(write_shards(tmp_path / "run", tokenizer_dir, masking={"dynamic": True}), "train")
     rows = np.arange(30)
     first, again, second = (collate(shards, PlannedRows(rows, np.full(30, epoch)), pad_id=PAD) for epoch in (0, 0, 1))

@@ -19,7 +19,7 @@ def corpus(tmp_path_factory):
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 1000, 3000, 1 << 40])
-def test_every_document_is_in_one_part_under_its_own_number(corpus, chunk_bytes):
+def test_every_document_is_in_one_chunk_under_its_number(corpus, chunk_bytes):
     parts = list(plan_encoding_chunks(corpus, chunk_bytes=chunk_bytes))
     assert [part.number for part in parts] == list(range(len(parts)))
     found = []
@@ -45,7 +45,7 @@ def test_only_the_row_groups_that_hold_the_documents_are_read(corpus, monkeypatc
     assert read == [1]  # groups of five documents
 
 
-def test_a_torn_file_of_documents_is_refused_by_name(corpus, tmp_path):
+def test_a_truncated_file_of_documents_is_rejected_by_name(corpus, tmp_path):
     file = tmp_path / "torn.parquet"
     file.write_bytes(Path(f"{corpus.folder}/{next(iter(corpus.files))}").read_bytes()[:-40])
     with pytest.raises(InputError, match=r"torn.parquet: cannot be read \(.+\); build the corpus again"):
@@ -76,7 +76,7 @@ def encoded(corpus, tokenizer_dir, folder, **changes):
     return encode_chunk(part, config, tokenizer_json, str(folder), buckets={"train": 4, "heldout": 1}), part, config
 
 
-def test_the_record_of_a_part_has_the_counts_of_both_splits(corpus, tokenizer_dir, tmp_path):
+def test_the_record_of_a_chunk_has_the_counts_of_both_splits(corpus, tokenizer_dir, tmp_path):
     facts, part, config = encoded(corpus, tokenizer_dir, tmp_path)
     heldout = is_heldout(np.arange(part.start, part.stop), config)
     assert facts["heldout"]["counts"]["documents"] == heldout.sum() > 0
@@ -100,7 +100,7 @@ def test_tokens_are_counted_in_the_train_documents_only_and_once(corpus, tokeniz
     assert found.sum() == expected.sum() > 0
 
 
-def test_a_part_without_a_held_out_document_has_an_empty_file(corpus, tokenizer_dir, tmp_path):
+def test_a_chunk_without_held_out_documents_has_an_empty_file(corpus, tokenizer_dir, tmp_path):
     config = encode_config(heldout_fraction=1e-9)
     part = next(plan_encoding_chunks(corpus, chunk_bytes=1 << 40))
     facts = encode_chunk(part, config, read_tokenizer(tokenizer_dir), str(tmp_path), buckets={"train": 1, "heldout": 1})

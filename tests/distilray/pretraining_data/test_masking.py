@@ -84,7 +84,7 @@ def plain_words(places, ids, whole_words):
 
 
 def plain_mask(ids, second, example, epoch, seed, config):
-    """What the model sees, and the places to predict."""
+    """Plain Python implementation of masking; returns the input ids and the masked positions."""
     seen, chosen = list(ids), []
     for inside in (range(second), range(second, len(ids))):
         places = [place for place in inside if ids[place] not in VOCABULARY.special]
@@ -112,7 +112,7 @@ def plain_mask(ids, second, example, epoch, seed, config):
 @pytest.mark.parametrize("options", OPTIONS)
 @settings(max_examples=60, deadline=None)
 @given(segments=segment_lists, seed=st.integers(0, 2**40), epoch=st.integers(0, 5))
-def test_masks_are_what_plain_python_makes_token_by_token(options, segments, seed, epoch):
+def test_masks_match_a_plain_python_implementation(options, segments, seed, epoch):
     data = rows_of(segments, seed=seed, low=1)  # some tokens are special ones inside the text
     ids, offsets, starts = data
     examples = [number << 32 | 5 for number in range(len(segments))]
@@ -151,7 +151,7 @@ def test_each_segment_has_its_rounded_share_of_tokens_masked(options, segments, 
 
 @settings(max_examples=100, deadline=None)
 @given(segments=segment_lists)
-def test_whole_words_are_predicted_whole_and_no_word_that_fits_is_left(segments):
+def test_whole_words_are_predicted_and_no_fitting_word_remains(segments):
     data = rows_of(segments)
     ids, offsets, starts = data
     found = mask(data, whole_words=True)
@@ -207,7 +207,7 @@ def test_a_batch_may_hold_two_epochs():
 
 
 @pytest.mark.parametrize("change", [{"seed": 8}, {"epochs": 1}, {"example_ids": np.arange(2000) + 2000}])
-def test_another_seed_epoch_or_example_masks_other_places(change):
+def test_another_seed_epoch_or_example_has_other_masks(change):
     first, second = mask(MANY), mask(MANY, **change)
     assert len(first.mask_positions) == len(second.mask_positions)
     assert np.mean(first.mask_positions == second.mask_positions) < 0.2
@@ -233,7 +233,7 @@ def test_without_a_segment_b_the_share_is_that_of_the_text():
 
 
 def chi_square(counts, expected):
-    """How many standard deviations the statistic lies above its mean."""
+    """Return the chi-square statistic in standard deviations above its mean."""
     counts, expected = np.asarray(counts, float), np.asarray(expected, float)
     freedom = len(counts) - 1
     return (((counts - expected) ** 2 / expected).sum() - freedom) / math.sqrt(2 * freedom)
@@ -262,7 +262,7 @@ def test_a_random_token_differs_from_the_original_and_is_uniform_over_the_others
     assert abs(chi_square(np.bincount(seen, minlength=SIZE)[FIRST:], expected)) < 4
 
 
-def test_every_place_of_a_segment_is_masked_equally_often_and_by_itself():
+def test_every_position_is_masked_equally_often_and_independently():
     rows, size, wanted = 20_000, 40, 6
     found = mask(rows_of([(size, 3)] * rows))
     chosen = np.zeros((rows, size), dtype=bool)

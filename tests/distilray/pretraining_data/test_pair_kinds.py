@@ -1,4 +1,4 @@
-"""The kind of a pair can be told from the content of its segments only, not from their cuts and lengths."""
+"""Cuts and lengths of segments do not reveal the kind of a pair."""
 
 import numpy as np
 import pytest
@@ -31,11 +31,11 @@ def examples(request, tokenizer_dir):
     length, short_seq_prob = request.param
     copies = length // 25
     config = encode_config(max_seq_length=length, short_seq_prob=short_seq_prob, dupe_factor=copies)
-    drafts, messages = UnpairedExamples(config), []
-    drafts.add(token_documents())
-    drafts.write(lambda data: messages.append(bytes(data)), buckets=1)
+    unpaired, messages = UnpairedExamples(config), []
+    unpaired.add(token_documents())
+    unpaired.write(lambda data: messages.append(bytes(data)), buckets=1)
     vocabulary = vocabulary_of(read_tokenizer(tokenizer_dir))
-    table = ExampleBuilder(config, vocabulary, None).examples(read_unpaired(messages))
+    table = ExampleBuilder(config, vocabulary, None).build(read_unpaired(messages))
     assert len(table) > 6000
     return table["input_ids"].to_pylist(), table["segment_b_start"].to_pylist(), table["is_random_next"].to_numpy()
 

@@ -1,4 +1,4 @@
-"""Values of the recipes of `train_tokenizer` and `encode_corpus`, from the recipe to the files."""
+"""Effect of recipe values of `train_tokenizer` and `encode_corpus` on their outputs."""
 
 import json
 from collections import Counter
@@ -17,7 +17,7 @@ DOCUMENTS = [["aba aba aba cdc cdc"], ["efe efe aba", "Xy"], ["cdc aba"]]
 
 @pytest.fixture(scope="module")
 def tokenizer_of(tmp_path_factory):
-    """The folder of a tokenizer that is learned with some settings."""
+    """Train a tokenizer with some settings, and return its folder."""
     corpus_dir = write_corpus(tmp_path_factory.mktemp("words") / "corpus", sentences=DOCUMENTS, files=1)
 
     def train(**values):
@@ -33,7 +33,7 @@ def tokenizer_of(tmp_path_factory):
 
 
 def learned(folder):
-    """Tokens of more than one character that were learned."""
+    """Return the learned tokens of more than one character."""
     return {token for token in (folder / "vocab.txt").read_text().split() if token in {"aba", "cdc", "efe"}}
 
 
@@ -43,7 +43,7 @@ def test_a_word_becomes_a_token_if_it_occurs_as_often_as_the_recipe_says(tokeniz
 
 
 @pytest.mark.parametrize("length", [64, 512])
-def test_the_tokenizer_tells_the_length_of_the_recipe(tokenizer_of, length):
+def test_the_tokenizer_has_the_maximum_length_of_the_recipe(tokenizer_of, length):
     settings = json.loads((tokenizer_of(max_seq_length=length) / "tokenizer_config.json").read_text())
     assert settings["model_max_length"] == length
 

@@ -45,8 +45,8 @@ def test_steps_cut_the_stream_without_gap_or_overlap(plan, first):
     micro_batch_size=st.integers(1, 40),
     seed=st.integers(0, 100),
 )
-def test_an_epoch_is_used_exactly_once_though_the_workers_change_on_the_way(plan, workers, micro_batch_size, seed):
-    """Every few steps the run goes on with another number of workers."""
+def test_an_epoch_is_used_exactly_once_if_the_number_of_workers_changes(plan, workers, micro_batch_size, seed):
+    """The run resumes with another number of workers every few steps."""
     lengths = np.random.default_rng(seed).integers(5, 128, plan.rows)
     steps = -(-plan.rows // plan.batch_size)
     taken = []
@@ -66,7 +66,7 @@ def test_an_epoch_is_used_exactly_once_though_the_workers_change_on_the_way(plan
 
 @settings(max_examples=200, deadline=None)
 @given(plan=PLANS, step=st.integers(0, 200))
-def test_the_state_tells_where_the_next_step_begins(plan, step):
+def test_the_state_is_the_position_of_the_next_step(plan, step):
     state = plan.state(step)
     assert 0 <= state.consumed < plan.rows
     start = state.epoch * plan.rows + state.consumed
@@ -83,7 +83,7 @@ def test_the_state_counts_whole_epochs_and_examples_of_the_next():
     ]
 
 
-def test_epochs_and_seeds_have_orders_of_their_own():
+def test_every_epoch_and_seed_has_a_different_order():
     plan = SamplePlan((100,) * 10, 10, seed=1)
     first, second = rows_of(plan, 0, 1000), rows_of(plan, 1000, 2000)
     other = rows_of(SamplePlan((100,) * 10, 10, seed=2), 0, 1000)
@@ -106,7 +106,7 @@ def test_windows_bound_what_is_needed_at_once():
         assert 10 <= len(plan.shards_ahead(step)) <= 20
 
 
-def test_neighbouring_rows_end_up_far_apart():
+def test_neighboring_rows_end_up_far_apart():
     rows = rows_of(SamplePlan((50,) * 400, 10, seed=1, window_rows=2000), 0, 20_000)
     distance = np.abs(np.diff(np.argsort(rows)))
     assert np.median(distance) > 500

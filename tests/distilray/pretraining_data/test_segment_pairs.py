@@ -28,7 +28,7 @@ def many_pairs(copies=1, **changes):
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
-def test_the_realised_share_of_random_segments_is_the_configured_one(probability):
+def test_the_share_of_random_segments_matches_the_recipe(probability):
     found = many_pairs(60, random_next_probability=probability)
     share = np.mean([plan.is_random_next for plan in found])
     assert abs(share - probability) <= 4 * np.sqrt(probability * (1 - probability) / len(found))
@@ -74,7 +74,7 @@ def test_the_kind_of_a_pair_does_not_depend_on_its_segments():
         assert abs(np.corrcoef(values, kinds)[0, 1]) < 4 / np.sqrt(len(found)), name
 
 
-def test_the_b_that_a_random_pair_does_not_use_begins_the_next_pair():
+def test_the_replaced_b_of_a_random_pair_starts_the_next_pair():
     lengths = [10] * 12
     for before, after in pairwise(pairs(lengths, 3, random_next_probability=1.0, short_seq_prob=0.0)[:-1]):
         assert after.start == before.start + before.a_tokens
@@ -118,12 +118,12 @@ def test_short_targets_have_their_share_and_every_length():
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
-def test_a_document_of_one_sentence_has_a_random_pair_only_and_says_so(probability):
+def test_a_document_with_one_sentence_has_a_single_random_pair(probability):
     (plan,) = pairs([7], random_next_probability=probability)
     assert (plan.is_random_next, plan.is_single_sentence) == (True, True)
 
 
-def test_a_last_sentence_alone_takes_the_one_before_it_again():
+def test_a_remaining_last_sentence_is_paired_with_the_previous_one():
     found = pairs([30, 31, 9], 0, random_next_probability=0.0, short_seq_prob=0.0)
     assert [(plan.start, plan.a_tokens, plan.reused) for plan in found] == [(0, 30, 0), (30, 31, 31)]
 
@@ -135,13 +135,13 @@ def test_a_last_sentence_is_left_out_after_its_second_random_pair():
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 500), st.integers(4, 100), st.floats(0, 1), st.integers(0, 1000))
-def test_windows_hold_every_token_once_and_in_order(tokens, max_tokens, short_seq_prob, seed):
+def test_windows_contain_every_token_once_and_in_order(tokens, max_tokens, short_seq_prob, seed):
     found = list(plan_windows(tokens, Random(seed), max_tokens=max_tokens, short_seq_prob=short_seq_prob))
     assert [plan.start for plan in found] == [0, *accumulate(plan.a_tokens for plan in found)][:-1]
     assert sum(plan.a_tokens for plan in found) == tokens
     assert all(0 < plan.a_tokens <= max_tokens and plan.b_tokens == 0 for plan in found)
 
 
-def test_windows_are_full_but_for_the_last():
+def test_all_windows_except_the_last_are_full():
     found = list(plan_windows(100, Random(0), max_tokens=30, short_seq_prob=0.0))
     assert [plan.a_tokens for plan in found] == [30, 30, 30, 10]

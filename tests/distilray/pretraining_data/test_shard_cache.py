@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def remote(bucket, shards_dir):
-    """The shards in an object store: their folder there."""
+    """URI of the shards in an object store."""
     target, _ = fs.FileSystem.from_uri(bucket)
     fs.copy_files(shards_dir, "data/run", destination_filesystem=target)
     return f"{bucket}/run"
@@ -37,7 +37,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def downloads(monkeypatch):
-    """The URIs that were downloaded."""
+    """Downloaded URIs."""
     made = []
     original = LocalCache.download
 
@@ -53,7 +53,7 @@ def entry_of(data):
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
-def test_remote_shards_give_the_batches_that_local_ones_give(remote, shards_dir, cache, tmp_path):
+def test_remote_and_local_shards_give_the_same_batches(remote, shards_dir, cache, tmp_path):
     far, near = ShardSet(remote, "train", cache=cache), ShardSet(shards_dir, "train")
     rows = np.random.default_rng(0).permutation(len(near))[:30]
     assert (
@@ -64,7 +64,7 @@ def test_remote_shards_give_the_batches_that_local_ones_give(remote, shards_dir,
     assert kept == {storage.sha256(str(file)) for file in (Path(shards_dir) / "shards").glob("train-*")}
 
 
-def test_a_shard_is_fetched_once_for_all_who_need_it(remote, cache, tmp_path, downloads):
+def test_a_shard_is_downloaded_once_for_all_users(remote, cache, tmp_path, downloads):
     for _ in range(2):
         shards = ShardSet(remote, "train", cache=ShardCache(CacheConfig(directory=str(tmp_path / "cache"))))
         shards.lengths(np.arange(len(shards)))
@@ -109,7 +109,7 @@ def test_shards_ahead_are_fetched_in_the_background(remote, cache, tmp_path, dow
     assert len(downloads) == 2
 
 
-def test_a_download_that_is_torn_once_is_fetched_again(tmp_path, cache, monkeypatch):
+def test_a_truncated_download_is_repeated(tmp_path, cache, monkeypatch):
     source = tmp_path / "shard"
     source.write_bytes(b"content")
     original, torn = LocalCache.download, []
@@ -133,7 +133,7 @@ def test_a_shard_of_other_content_is_refused_by_name_and_not_kept(tmp_path, cach
     assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
-def test_a_full_disk_is_one_line_that_names_the_folder(tmp_path, cache, monkeypatch):
+def test_a_full_disk_is_reported_in_one_line_with_the_folder(tmp_path, cache, monkeypatch):
     source = tmp_path / "shard"
     source.write_bytes(b"content")
 
@@ -145,7 +145,7 @@ def test_a_full_disk_is_one_line_that_names_the_folder(tmp_path, cache, monkeypa
         cache.local(str(source), entry_of(b"content"))
 
 
-def test_the_shards_that_were_not_used_for_longest_go_first(tmp_path):
+def test_least_recently_used_shards_are_removed_first(tmp_path):
     small = ShardCache(CacheConfig(directory=str(tmp_path / "cache"), max_gb=25e-9))  # two of ten bytes each
     for number, name in enumerate("abac"):
         (tmp_path / name).write_bytes(name.encode() * 10)

@@ -37,7 +37,7 @@ def change_manifest(folder, change):
 
 
 def describe_anew(folder, file):
-    """Makes the manifest agree with a file that was changed, so that only its content can be at fault."""
+    """Update the manifest for a changed file, so that only its content can be invalid."""
     entry = {"bytes": file.stat().st_size, "sha256": storage.sha256(str(file))}
     change_manifest(folder, lambda content: content["outputs"][f"shards/{file.name}"].update(entry))
 
@@ -52,7 +52,7 @@ def flip_byte(file, place):
     file.write_bytes(bytes(data))
 
 
-def test_a_shard_gives_back_every_value_that_was_written(table, tmp_path):
+def test_a_shard_round_trips_every_value(table, tmp_path):
     entry = write_shard(table, str(tmp_path / "one.arrow"))
     read = pa.ipc.open_file(str(tmp_path / "one.arrow")).read_all()
     assert read.schema.equals(EXAMPLES, check_metadata=True)
@@ -110,7 +110,7 @@ def test_an_unchanged_copy_is_accepted(shards_dir, copied):
     assert len(ShardSet(str(copied), "train", tokenizer_hash=known, verify=True)) > 0
 
 
-def test_a_changed_byte_is_found_by_the_sha256(copied):
+def test_a_changed_byte_is_detected(copied):
     flip_byte(train_file(copied), 2000)
     ShardSet(str(copied), "train")
     with pytest.raises(InputError, match=r"train-[0-9a-f]+\.arrow: .*sha256"):
@@ -118,7 +118,7 @@ def test_a_changed_byte_is_found_by_the_sha256(copied):
 
 
 @pytest.mark.parametrize("size", [0, 100, -1])
-def test_a_shard_of_another_size_is_refused_by_name(copied, size):
+def test_a_shard_of_another_size_is_rejected_by_name(copied, size):
     file = train_file(copied)
     file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(InputError, match=r"train-[0-9a-f]+\.arrow: \d+ bytes where"):
@@ -132,19 +132,19 @@ def test_a_missing_shard_is_refused_by_name(copied):
 
 
 @pytest.mark.parametrize("content", [b"", b"ARROW1\0\0", b"\0" * 4096])
-def test_a_file_that_is_no_arrow_file_is_refused_by_name(copied, content):
+def test_a_file_that_is_not_arrow_is_rejected_by_name(copied, content):
     train_file(copied).write_bytes(content)
     describe_anew(copied, train_file(copied))
-    with pytest.raises(InputError, match=r"train-[0-9a-f]+\.arrow: not a whole Arrow file"):
+    with pytest.raises(InputError, match=r"train-[0-9a-f]+\.arrow: not a complete Arrow file"):
         read_all(ShardSet(str(copied), "train", verify=True))
 
 
-def test_a_file_cut_inside_is_refused_by_name(copied):
+def test_a_truncated_file_is_rejected_by_name(copied):
     file = train_file(copied)
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
     describe_anew(copied, file)
-    with pytest.raises(InputError, match=r"train-[0-9a-f]+\.arrow: not a whole Arrow file"):
+    with pytest.raises(InputError, match=r"train-[0-9a-f]+\.arrow: not a complete Arrow file"):
         read_all(ShardSet(str(copied), "train", verify=True))
 
 
@@ -202,7 +202,7 @@ def test_no_more_shards_than_allowed_are_open_at_once(tmp_path, tokenizer_dir, m
     assert len(shards._open) == 2
 
 
-def test_a_shard_is_mapped_when_a_row_of_it_is_asked_for(shards_dir):
+def test_a_shard_is_mapped_on_first_use(shards_dir):
     shards = ShardSet(shards_dir, "train")
     assert len(shards._open) == 0
     shards.locate(np.array([len(shards) - 1]))

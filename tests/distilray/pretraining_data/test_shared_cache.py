@@ -1,4 +1,4 @@
-"""Copies of shards on a machine: fetched once by all its processes, and the least recently used ones removed."""
+"""Shard cache shared by processes: one download per shard, removal of least recently used ones."""
 
 import fcntl
 import hashlib
@@ -21,7 +21,7 @@ from tests.distilray.tiny_line import write_shards
 
 @pytest.fixture
 def fetched(tmp_path):
-    """Fetches the shard of a name, of ten bytes, into a cache with room for so many shards."""
+    """Fetch a shard of ten bytes into a cache with a capacity of some shards."""
 
     def fetch(name, *, room=2, at=None):
         source = tmp_path / name
@@ -69,7 +69,7 @@ def test_while_one_process_fetches_a_shard_another_one_waits_for_it(fetched, tmp
 
 
 @pytest.mark.parametrize("torn", [0, 1, 2])
-def test_a_shard_that_arrives_torn_is_fetched_once_more_and_never_kept(fetched, tmp_path, monkeypatch, torn):
+def test_a_damaged_download_is_repeated_once_and_never_cached(fetched, tmp_path, monkeypatch, torn):
     arrived = []
     download = LocalCache.download
 
@@ -88,7 +88,7 @@ def test_a_shard_that_arrives_torn_is_fetched_once_more_and_never_kept(fetched, 
     assert len(arrived) == min(torn + 1, 2)
 
 
-def test_the_shard_that_was_not_read_for_longest_is_closed(tmp_path, tokenizer_dir, monkeypatch):
+def test_the_least_recently_used_shard_is_closed(tmp_path, tokenizer_dir, monkeypatch):
     monkeypatch.setattr(shards_module, "_OPEN_SHARDS", 2)
     shards = ShardSet(write_shards(tmp_path / "run", tokenizer_dir, rows_per_shard=20), "train")
     opened = []

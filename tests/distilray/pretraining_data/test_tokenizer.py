@@ -12,7 +12,7 @@ def changed(tokenizer_json, change):
     return json.dumps(values, sort_keys=True, ensure_ascii=False)
 
 
-def test_truncation_and_padding_of_the_folder_do_not_reach_the_encoder(tokenizer_dir, tmp_path):
+def test_truncation_and_padding_settings_are_removed(tokenizer_dir, tmp_path):
     tokenizer = build_tokenizer(read_tokenizer(tokenizer_dir))
     tokenizer = type(tokenizer).from_str(tokenizer.to_str())
     tokenizer.enable_truncation(4)
@@ -23,7 +23,7 @@ def test_truncation_and_padding_of_the_folder_do_not_reach_the_encoder(tokenizer
     assert len(encoded.ids) == 6
 
 
-def test_the_hash_names_the_ids_and_not_the_layout_of_the_file(tokenizer_dir, tmp_path):
+def test_the_hash_depends_on_the_ids_and_not_on_the_file_layout(tokenizer_dir, tmp_path):
     text = read_tokenizer(tokenizer_dir)
     (tmp_path / "tokenizer.json").write_text(json.dumps(json.loads(text), indent=3))
     assert tokenizer_hash(read_tokenizer(str(tmp_path))) == tokenizer_hash(text)
@@ -31,7 +31,7 @@ def test_the_hash_names_the_ids_and_not_the_layout_of_the_file(tokenizer_dir, tm
     assert tokenizer_hash(other) != tokenizer_hash(text)
 
 
-def test_special_and_unused_tokens_are_not_drawable(tokenizer_dir):
+def test_special_and_unused_tokens_are_no_replacements(tokenizer_dir):
     def add_unused(values):
         values["model"]["vocab"]["[unused7]"] = len(values["model"]["vocab"])
 

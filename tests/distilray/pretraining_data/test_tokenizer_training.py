@@ -41,7 +41,7 @@ TEXTS = [
 
 
 def documents_of(count=120, seed=4):
-    """Documents of words made of syllables, so that pieces are worth learning, and of the texts above."""
+    """Documents of words made of syllables, so that there are pieces to learn, and of the texts above."""
     rng = np.random.default_rng(seed)
     syllables = ["ka", "to", "ri", "men", "sol", "ing", "er", "un", "Bel", "tra", "é", "nö", "qui", "xen"]
     words = ["".join(rng.choice(syllables, size=rng.integers(1, 4))) for _ in range(400)]
@@ -77,7 +77,7 @@ def tokenizer(folder):
 
 @pytest.fixture(scope="module")
 def plain(folder):
-    """BERT's own tokenizer in pure Python, with the trained vocabulary."""
+    """BERT's original tokenizer in pure Python, with the trained vocabulary."""
     return BertTokenizerLegacy(str(folder / "vocab.txt"), do_lower_case=True)
 
 
@@ -87,7 +87,7 @@ def test_the_special_tokens_have_the_ids_of_bert(tokenizer):
     assert {token.content for token in tokenizer.get_added_tokens_decoder().values()} == set(SPECIAL)
 
 
-def test_the_vocabulary_has_the_size_asked_for_and_every_id_a_token(tokenizer, folder):
+def test_the_vocabulary_has_the_size_of_the_recipe(tokenizer, folder):
     assert tokenizer.get_vocab_size() == 600
     assert sorted(tokenizer.get_vocab().values()) == list(range(600))
     lines = (folder / "vocab.txt").read_text().splitlines()
@@ -100,13 +100,13 @@ def test_pieces_are_learned(tokenizer):
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_texts_give_the_ids_that_berts_own_tokenizer_gives(tokenizer, plain, text):
+def test_texts_have_the_ids_of_berts_tokenizer(tokenizer, plain, text):
     assert tokenizer.encode(text).ids == plain(text)["input_ids"]
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(ASSIGNED, max_size=60))
-def test_any_text_gives_the_ids_that_berts_own_tokenizer_gives(tokenizer, plain, text):
+def test_any_text_has_the_ids_of_berts_tokenizer(tokenizer, plain, text):
     assert tokenizer.encode(text, add_special_tokens=False).ids == plain.encode(text, add_special_tokens=False)
 
 
@@ -159,7 +159,7 @@ def test_auto_tokenizer_strips_the_accents_that_the_recipe_says(tmp_path, lower_
         assert "".join(loaded.decode(ids, skip_special_tokens=True).split()) == "".join(expected.split())
 
 
-def test_a_tokenizer_that_is_taken_over_keeps_its_accents(tmp_path):
+def test_a_reused_tokenizer_keeps_its_accents(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", sentences=[[ACCENTED["German"]]] * 20)
     train(tmp_path / "teacher", corpus, strip_accents=False)
     train(tmp_path / "run", None, teacher_dir=str(tmp_path / "teacher"))
@@ -168,7 +168,7 @@ def test_a_tokenizer_that_is_taken_over_keeps_its_accents(tmp_path):
     assert "ü" in taken.decode(taken(ACCENTED["German"])["input_ids"])
 
 
-def test_the_summary_says_that_letters_lost_their_marks(tmp_path):
+def test_the_summary_reports_removed_accents(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", sentences=[[ACCENTED["German"], ACCENTED["Hindi"]]] * 20)
     assert "strip_accents" in train(tmp_path / "default", corpus).summary
     assert "strip_accents" not in train(tmp_path / "chosen", corpus, strip_accents=True).summary
@@ -242,21 +242,21 @@ def test_parts_of_long_text_that_encoding_can_use_are_learned(tmp_path, word):
     assert "xzy" in learned_from(tmp_path, word)
 
 
-def test_a_text_that_yields_fewer_tokens_says_so(tmp_path):
+def test_the_summary_reports_a_smaller_vocabulary(tmp_path):
     corpus_dir = write_corpus(tmp_path / "corpus", sentences=[["one two three"], ["two three one"]])
     outcome = train(tmp_path / "run", corpus_dir, vocabulary_size=5000)
     assert outcome.counts["vocabulary_size"] < 200
-    assert "the text yields no more, 5,000 were asked for" in outcome.summary
+    assert "the text yields no more (vocabulary_size: 5,000)" in outcome.summary
 
 
 def test_a_corpus_without_text_is_refused_and_leaves_no_tokenizer(tmp_path):
     corpus_dir = write_corpus(tmp_path / "corpus", sentences=[[""], [" "]])
-    with pytest.raises(InputError, match="hold no text"):
+    with pytest.raises(InputError, match="contain no text"):
         train(tmp_path / "run", corpus_dir)
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["config.yaml"]
 
 
-def test_the_teachers_tokenizer_is_taken_as_it_is(tmp_path, tokenizer_dir):
+def test_the_teachers_tokenizer_is_copied_unchanged(tmp_path, tokenizer_dir):
     outcome = train(tmp_path / "run", None, teacher_dir=tokenizer_dir)
     assert read_tokenizer(str(tmp_path / "run")) == read_tokenizer(tokenizer_dir)
     assert outcome.counts["tokenizer_hash"] == tokenizer_hash(read_tokenizer(tokenizer_dir))
@@ -265,7 +265,7 @@ def test_the_teachers_tokenizer_is_taken_as_it_is(tmp_path, tokenizer_dir):
     assert loaded("paris is of france")["input_ids"] == expected
 
 
-def test_what_stands_in_the_manifest_is_the_hash_of_what_was_written(folder, corpus_dir, tmp_path):
+def test_the_manifest_has_the_hash_of_the_written_tokenizer(folder, corpus_dir, tmp_path):
     outcome = train(tmp_path / "run", corpus_dir)
     assert outcome.counts["tokenizer_hash"] == tokenizer_hash(read_tokenizer(str(folder)))
     assert vocabulary_of(read_tokenizer(str(folder))).is_continuation.sum() > 20
@@ -286,8 +286,8 @@ def test_an_interrupted_training_stops_reading(tmp_path, corpus_dir, monkeypatch
             reached.set()
             wait.wait(10)
 
-    original = tokenizer_training._Reader.batches
-    monkeypatch.setattr(tokenizer_training._Reader, "batches", slow)
+    original = tokenizer_training._SampleReader.batches
+    monkeypatch.setattr(tokenizer_training._SampleReader, "batches", slow)
 
     class Interrupted(Future):
         def result(self, timeout=None):

@@ -76,13 +76,13 @@ def test_masks_are_styled_by_what_the_model_sees(view):
         ("##s ##ing dog", {}, "##sing dog"),
     ],
 )
-def test_pieces_join_the_word_they_go_on_with_and_say_which_of_them_is_predicted(view, seen, labels, shown):
+def test_pieces_are_joined_to_words_and_predicted_pieces_are_marked(view, seen, labels, shown):
     ids = [view.tokenizer.token_to_id(token) for token in seen.split()]
     originals = {place: view.tokenizer.token_to_id(token) for place, token in labels.items()}
     assert view._segment(ids, originals, range(len(ids))).plain == shown
 
 
-def test_dynamic_masks_are_those_of_the_epoch_asked_for(dynamic_dir):
+def test_dynamic_masks_depend_on_the_epoch(dynamic_dir):
     first, again, second = (
         [text.plain for text in ExampleViewer.open(dynamic_dir, "train", epoch=epoch).rows(0, 5)] for epoch in (1, 1, 2)
     )
@@ -98,7 +98,7 @@ def test_an_example_without_a_segment_b_has_one_line(dynamic_dir):
 
 
 @pytest.mark.parametrize(("token", "shown"), [("a\x1b[31m", "a\\x1b[31m"), ("\u202eb", "\\u202eb"), ("é", "é")])
-def test_signs_that_a_terminal_would_act_on_are_spelled(view, token, shown):
+def test_control_characters_are_escaped(view, token, shown):
     odd = Tokenizer(WordLevel({"[UNK]": 0, token: 5}, unk_token="[UNK]"))
     assert replace(view, tokenizer=odd)._token(5) == shown
 
@@ -108,14 +108,14 @@ def test_rows_end_with_the_split(view):
 
 
 @pytest.mark.parametrize("start", [-1, 10**6])
-def test_a_row_that_is_not_there_is_refused(view, start):
-    with pytest.raises(InputError, match=rf"--start {start}: the split has the rows 0 to"):
+def test_an_unknown_row_is_rejected(view, start):
+    with pytest.raises(InputError, match=rf"--start {start}: the split has rows 0 to"):
         view.rows(start, 1)
 
 
 @pytest.mark.parametrize("count", [0, -2])
 def test_fewer_than_one_row_is_refused(view, count):
-    with pytest.raises(InputError, match=f"--rows {count}: ask for at least 1"):
+    with pytest.raises(InputError, match=f"--rows {count}: must be at least 1"):
         view.rows(0, count)
 
 
@@ -131,7 +131,7 @@ def test_an_epoch_below_zero_is_refused(dynamic_dir):
         ExampleViewer.open(dynamic_dir, "train", epoch=-1)
 
 
-def test_a_tokenizer_that_is_not_that_of_the_shards_is_refused(shards_dir, tmp_path):
+def test_a_tokenizer_other_than_that_of_the_shards_is_rejected(shards_dir, tmp_path):
     copy = Path(shutil.copytree(shards_dir, tmp_path / "copy"))
     file = copy / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(file))

@@ -1,4 +1,4 @@
-"""What each process of a process group does in a test: fine-tunes on CoLA with the others."""
+"""Script for the processes of a process group, which fine-tune on CoLA together."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ ROWS_LEFT = settings(batch_size=7, evaluations_per_epoch=2, dropout=0.0)  # an e
 
 
 def train(model_dir: str, workers: Workers) -> dict[str, object]:
-    """Losses and scores of each evaluation, and a sum over the weights at the end."""
+    """Return losses and scores of each evaluation, and a checksum of the final weights."""
     model = classifier("cola", model_dir, dropout=0.0)
     rows, cpu = features("cola", model_dir), torch.device("cpu")
     found = fine_tune(ClassifierTraining(model, rows, ROWS_LEFT, 1, cpu, torch.float32, workers), folder=None)

@@ -85,7 +85,7 @@ def snapshot(trained, teacher_dir):
 
 @pytest.fixture
 def folder(store, snapshot):
-    """The folder of a checkpoint of step 3."""
+    """Return the folder of a checkpoint of step 3."""
     store.save(snapshot)
     store.wait()
     return Path(store.path(3))
@@ -113,7 +113,7 @@ def assert_equal_states(found, expected):
             assert have[key].dtype == want[key].dtype
 
 
-def test_model_and_optimiser_come_back_bit_for_bit(store, folder, trained, teacher):
+def test_model_and_optimizer_are_restored_bit_for_bit(store, folder, trained, teacher):
     fresh = new_pair(teacher, layers=[1, 2], fold_segment_a=False)
     assert store.newest() == STATE
     store.restore(3, *fresh)
@@ -131,7 +131,7 @@ def test_every_worker_reads_the_state_that_was_saved(store, folder):
     assert store.state(3) == STATE
 
 
-def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(store, folder, trained, teacher, batch):
+def test_resumed_training_equals_uninterrupted_training(store, folder, trained, teacher, batch):
     fresh = new_pair(teacher)
     store.restore(3, *fresh)
     for pair in (trained, fresh):
@@ -139,7 +139,7 @@ def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(store, fold
     assert_equal_states(fresh, trained)
 
 
-def test_what_is_trained_after_a_snapshot_is_not_in_it(store, trained, teacher_dir, teacher, batch):
+def test_a_snapshot_is_unaffected_by_further_training(store, trained, teacher_dir, teacher, batch):
     before = {name: tensor.clone() for name, tensor in trained[0].named_parameters()}
     snapshot = Snapshot.of(*trained, STATE, read_tokenizer(teacher_dir))
     train(*trained, teacher, batch, 1)
@@ -157,7 +157,7 @@ def test_the_decoder_is_still_tied_after_a_restore(store, folder, teacher):
     assert model.vocab_projector.weight is model.distilbert.embeddings.word_embeddings.weight
 
 
-def test_the_state_of_each_parameter_lies_where_its_optimiser_keeps_it(store, folder, trained, teacher):
+def test_restored_state_is_on_the_device_of_the_optimizer(store, folder, trained, teacher):
     fresh = new_pair(teacher)
     store.restore(3, *fresh)
     devices = [{key: value.device for key, value in s.items()} for s in fresh[1].state.values()]
@@ -166,7 +166,7 @@ def test_the_state_of_each_parameter_lies_where_its_optimiser_keeps_it(store, fo
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_training_goes_on_from_a_checkpoint_on_a_gpu(store, folder, teacher_dir, batch):
+def test_training_resumes_from_a_checkpoint_on_a_gpu(store, folder, teacher_dir, batch):
     teacher = load_masked_lm(teacher_dir).cuda()
     model = create_student(teacher)[0].cuda()
     optimizer = create_optimizer(model, CONFIG)
@@ -182,7 +182,7 @@ def test_a_checkpoint_is_a_model_folder(folder, trained):
     assert all(torch.equal(tensor, state[name]) for name, tensor in trained[0].state_dict().items())
 
 
-def test_a_checkpoint_holds_its_files_and_no_pickle(folder):
+def test_a_checkpoint_contains_its_files_and_no_pickle(folder):
     assert {file.name for file in folder.iterdir()} == FILES
 
 
@@ -196,7 +196,7 @@ def test_the_same_state_gives_the_same_bytes(store, folder, snapshot, tmp_path, 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.99])
-def test_after_a_flipped_byte_the_checkpoint_before_is_taken_and_people_are_told(store, snapshot, notices, name, place):
+def test_after_a_flipped_byte_the_previous_checkpoint_is_used_with_a_notice(store, snapshot, notices, name, place):
     save_steps(store, snapshot, 3, 5)
     file = Path(store.path(5, name))
     data = bytearray(file.read_bytes())
@@ -209,7 +209,7 @@ def test_after_a_flipped_byte_the_checkpoint_before_is_taken_and_people_are_told
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
 @pytest.mark.parametrize("left", [None, 0, 999])
-def test_after_a_torn_or_missing_file_the_checkpoint_before_is_taken(store, snapshot, notices, name, left):
+def test_after_a_truncated_or_missing_file_the_previous_checkpoint_is_used(store, snapshot, notices, name, left):
     save_steps(store, snapshot, 3, 5)
     file = Path(store.path(5, name))
     if left is None:
@@ -220,7 +220,7 @@ def test_after_a_torn_or_missing_file_the_checkpoint_before_is_taken(store, snap
     assert name in notices[0]
 
 
-def test_a_checkpoint_that_was_not_written_to_its_end_is_none(store, snapshot, notices):
+def test_an_incomplete_checkpoint_is_ignored(store, snapshot, notices):
     save_steps(store, snapshot, 3, 5)
     Path(store.path(5, "state.json")).unlink()
     assert store.steps() == [3]
@@ -244,7 +244,7 @@ def test_without_scores_only_the_newest_are_kept(store, snapshot):
     assert store.best() is None
 
 
-def test_what_a_killed_run_has_left_is_removed_by_the_next_checkpoint(store, snapshot):
+def test_incomplete_checkpoints_are_removed_by_the_next_one(store, snapshot):
     save_steps(store, snapshot, 3)
     left = Path(shutil.copytree(store.path(3), store.path(4)))
     (left / "state.json").unlink()
@@ -260,7 +260,7 @@ def test_a_checkpoint_of_another_config_is_refused(store, snapshot):
         store.newest()
 
 
-def test_a_checkpoint_tells_how_many_steps_are_done(folder):
+def test_a_checkpoint_has_the_number_of_completed_steps(folder):
     assert json.loads((folder / "state.json").read_text())["step"] == 3
 
 
@@ -270,14 +270,14 @@ def test_the_checkpoint_of_a_model_of_another_size_is_refused(store, folder, tea
         store.restore(3, *new_pair(teacher, layers=layers))
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told_by_the_next_call(store, snapshot, tmp_path):
+def test_a_checkpoint_that_cannot_be_written_is_reported_by_the_next_call(store, snapshot, tmp_path):
     (tmp_path / "step-0000003").write_text("in the way")
     store.save(snapshot)
     with pytest.raises(InputError, match="step-0000003"):
         store.save(snapshot)
 
 
-def test_an_object_store_gives_back_what_it_was_given(bucket, snapshot, trained, teacher, notices):
+def test_checkpoints_in_an_object_store_are_restored(bucket, snapshot, trained, teacher, notices):
     store = CheckpointStore(f"{bucket}/run/checkpoints", keep=2, config_hash="a-config", notice=notices.append)
     save_steps(store, snapshot, 1, 2, 3)
     assert store.steps() == [2, 3]
@@ -296,7 +296,7 @@ def test_the_best_checkpoint_is_that_of_the_lowest_cost(tmp_path, snapshot, noti
     assert store.steps() == [2, 4]
 
 
-def test_a_checkpoint_is_known_to_be_whole_or_not(store, snapshot):
+def test_damaged_checkpoints_are_detected(store, snapshot):
     save_steps(store, snapshot, 3, 5)
     Path(store.path(5, "model.safetensors")).write_bytes(b"torn")
     assert [store.is_intact(step) for step in (3, 4, 5)] == [True, False, False]

@@ -1,4 +1,4 @@
-"""What workers add up, they add up in the same way in every step."""
+"""Gradient sums of several workers are rounded equally in every step."""
 
 import subprocess
 import sys

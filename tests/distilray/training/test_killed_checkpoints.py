@@ -1,4 +1,4 @@
-"""The checkpoints of a run that is killed at any change of the disk, or of which some are broken."""
+"""Checkpoints of runs that are killed at any write, and damaged checkpoints."""
 
 import itertools
 import os
@@ -46,7 +46,7 @@ def files_of(folder):
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_a_run_that_is_killed_at_any_change_of_the_disk_resumes_from_its_last_whole_checkpoint(tmp_path):
+def test_a_run_killed_at_any_write_resumes_from_its_last_complete_checkpoint(tmp_path):
     train(tmp_path / "whole")
     for number in itertools.count():
         folder = tmp_path / str(number)
@@ -77,7 +77,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("broken", [{3}, {2}, {1, 3}, {2, 3}, {1, 2, 3}], ids=str)
-def test_a_run_resumes_from_the_newest_whole_checkpoint_whichever_are_broken(tmp_path, broken, damage):
+def test_a_run_resumes_from_the_newest_intact_checkpoint(tmp_path, broken, damage):
     train(tmp_path, last=3, keep=3)
     for step in broken:
         DAMAGES[damage](Path(open_store(tmp_path).path(step)))
@@ -90,7 +90,7 @@ def test_a_run_resumes_from_the_newest_whole_checkpoint_whichever_are_broken(tmp
 
 
 @pytest.mark.parametrize("damage", sorted(set(DAMAGES) - {"absent"}))
-def test_a_broken_checkpoint_never_displaces_one_that_is_saved_before_its_step(tmp_path, damage):
+def test_a_damaged_checkpoint_never_replaces_an_intact_one(tmp_path, damage):
     train(tmp_path, keep=6)
     for step in (3, 5, 6):
         DAMAGES[damage](Path(open_store(tmp_path).path(step)))

@@ -32,7 +32,7 @@ class SquaredOutput:
 
 
 class Recorder(Hook):
-    """Remembers what it is told, and returns a `Stop` after a given step."""
+    """Hook that records its calls, and returns a `Stop` after some step."""
 
     phase = "recorder"
 
@@ -105,14 +105,14 @@ def test_terms_add_up_over_the_micro_batches():
     assert step.terms["loss"] == pytest.approx(sum(float(loss) for loss in step.losses))
 
 
-def test_hooks_learn_of_the_phases_in_order():
+def test_hooks_are_called_for_all_phases_in_order():
     recorder = Recorder()
     run(layer(), batches_of([2, 2], 1), recorder, start=4, total=5)
     micro_steps = [(4, number, phase) for number in (0, 1) for phase in ("data", "forward", "backward")]
     assert recorder.phases == [*micro_steps, (4, 2, "update"), (4, 2, "recorder")]
 
 
-def test_a_resumed_run_trains_the_steps_that_are_left():
+def test_a_resumed_run_trains_the_remaining_steps():
     recorder = Recorder()
     assert run(layer(), batches_of([4], 2), recorder, start=3, total=5) is None
     assert [(step.done, step.is_last) for step in recorder.steps] == [(4, False), (5, True)]

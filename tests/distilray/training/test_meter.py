@@ -9,7 +9,7 @@ CPU = torch.device("cpu")
 
 
 class Clock:
-    """Seconds that a test sets."""
+    """Clock set by the test, in seconds."""
 
     def __init__(self):
         self.now = 100.0
@@ -29,11 +29,11 @@ def meter_of(clock, start_step=0, **settings):
 
 
 def add_steps(meter, clock, losses, seconds=2.0, **numbers):
-    """Steps with these losses; None is a step whose gradient is not finite."""
+    """Add steps with these losses; None is a step whose gradient is not finite."""
     for loss in losses:
         clock.now += seconds
         terms = {"loss": math.inf if loss is None else loss}
-        meter.add(terms, skipped=loss is None, **{"tokens": 30, "slots": 40, **numbers})
+        meter.add(terms, skipped=loss is None, **{"tokens": 30, "padded_tokens": 40, **numbers})
 
 
 def test_a_term_is_the_mean_over_the_steps_since_the_last_row(clock):
@@ -78,7 +78,7 @@ def test_tokens_per_second_are_those_since_the_last_row(clock):
     assert meter.row(7)["tokens_per_s"] == 15.0
 
 
-def test_padding_is_the_share_of_the_slots_that_hold_no_token(clock):
+def test_padding_is_the_share_of_padding_tokens(clock):
     meter = meter_of(clock)
     add_steps(meter, clock, [1.0], tokens=30, padded_tokens=40)
     add_steps(meter, clock, [1.0], tokens=30, padded_tokens=200)
@@ -96,19 +96,19 @@ def test_data_wait_is_the_share_of_the_time_that_the_workers_waited(clock):
     assert meter.row(4)["data_wait"] == 0.25
 
 
-def test_utilisation_is_the_rate_of_flops_over_the_peak(clock):
+def test_utilization_is_the_rate_of_flops_over_the_peak(clock):
     meter = meter_of(clock, peak_flops=1000.0)
     add_steps(meter, clock, [1.0] * 4, seconds=2.0, flops=500.0)
     assert meter.row(4)["mfu"] == 0.25
 
 
-def test_there_is_no_utilisation_when_the_peak_is_unknown(clock):
+def test_utilization_is_omitted_if_the_peak_is_unknown(clock):
     meter = meter_of(clock, peak_flops=None)
     add_steps(meter, clock, [1.0], flops=500.0)
     assert "mfu" not in meter.row(1)
 
 
-def test_the_time_left_follows_from_the_pace_of_this_attempt(clock):
+def test_the_remaining_time_follows_from_the_rate_of_this_attempt(clock):
     meter = meter_of(clock, start_step=40, total_steps=100)
     add_steps(meter, clock, [1.0] * 5, seconds=1.0)
     meter.row(45)

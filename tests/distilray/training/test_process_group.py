@@ -18,7 +18,7 @@ def test_without_a_process_group_there_is_one_worker():
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_every_worker_learns_what_the_first_says(size):
+def test_the_first_worker_broadcasts_to_all(size):
     for text in ("", "a", '{"step": 3, "läuft": "\u6b65"}'):
         assert (
             run_together(size, lambda workers, text=text: workers.broadcast(text if workers.rank == 0 else "other"))

@@ -10,7 +10,7 @@ ROW = {"step": 5, "loss": 2.5, "tokens_per_s": 1000.0, "time": 1.0}
 
 
 class Trackers:
-    """Keeps what it is given."""
+    """Tracker that keeps its rows."""
 
     def __init__(self):
         self.rows, self.closed = [], []
@@ -29,7 +29,7 @@ def trackers():
 
 @pytest.fixture
 def gauges(monkeypatch):
-    """What Ray would export: (name, value), as if there were a session."""
+    """Metrics that Ray would export, as (name, value), without a session."""
     found = []
 
     def gauge(name, description, tag_keys):
@@ -50,7 +50,7 @@ def test_a_row_is_written_with_the_steps_of_the_run(tmp_path, trackers):
     assert lines(tmp_path, "metrics.jsonl") == [{**ROW, "total_steps": 10}]
 
 
-def test_scores_are_written_beside_the_rows(tmp_path, trackers):
+def test_scores_are_written_to_their_own_file(tmp_path, trackers):
     with Reporter(str(tmp_path), start=0, total=10, trackers=trackers) as reporter:
         reporter.scores({"step": 5, "hit@1": 0.5})
     assert lines(tmp_path, "heldout.jsonl") == [{"step": 5, "hit@1": 0.5}]
@@ -67,7 +67,7 @@ def test_trackers_get_numbers_by_group_and_neither_step_nor_time(tmp_path, track
     ]
 
 
-def test_what_comes_after_the_checkpoint_is_dropped_when_a_run_goes_on(tmp_path, trackers):
+def test_rows_after_the_checkpoint_are_dropped_on_resume(tmp_path, trackers):
     with Reporter(str(tmp_path), start=0, total=10, trackers=trackers) as reporter:
         for step in (2, 4, 6):
             reporter.row({**ROW, "step": step})
@@ -85,7 +85,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_has_its_first_scores_
     assert [row["step"] for row in lines(tmp_path, "heldout.jsonl")] == [0]
 
 
-def test_ray_exports_the_numbers_of_a_row_that_have_a_gauge(tmp_path, trackers, gauges):
+def test_ray_exports_the_metrics_that_have_a_gauge(tmp_path, trackers, gauges):
     with Reporter(str(tmp_path), start=0, total=10, trackers=trackers) as reporter:
         reporter.row(ROW)
     assert sorted(gauges) == [("distilray_loss", 2.5), ("distilray_step", 5), ("distilray_tokens_per_s", 1000.0)]

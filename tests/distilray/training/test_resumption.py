@@ -1,4 +1,4 @@
-"""What a run takes up from its newest checkpoint, on every worker."""
+"""Resuming from the newest checkpoint on every worker."""
 
 import copy
 
@@ -50,7 +50,7 @@ def step(done, total=8, **changes):
     return Step(done, total, {}, [], [], Update(1.0, 1.0, False), **changes)
 
 
-def test_a_run_takes_up_counts_loss_scale_and_scores_with_its_step(checkpoints):
+def test_resuming_restores_counts_loss_scale_scores_and_step(checkpoints):
     saved = checkpoints()
     saved.updater.skipped, saved.updater.skipped_in_a_row = 5, 2
     saved.updater.load_scaler_state({**saved.updater.scaler_state(), "scale": 8.0, "_growth_tracker": 3})
@@ -64,7 +64,7 @@ def test_a_run_takes_up_counts_loss_scale_and_scores_with_its_step(checkpoints):
     assert resumed.scores == {"loss": 1.5}
 
 
-def test_a_run_without_a_checkpoint_begins_at_step_0(checkpoints):
+def test_a_run_without_a_checkpoint_starts_at_step_0(checkpoints):
     assert checkpoints().restore() == 0
 
 
@@ -77,7 +77,7 @@ def test_a_checkpoint_of_other_examples_is_refused(checkpoints):
 
 
 @pytest.mark.parametrize("last", [step(8), step(3, checkpoint_now=True)], ids=["the last step", "on request"])
-def test_the_checkpoint_of_the_last_step_is_whole_when_training_ends(checkpoints, last):
+def test_the_checkpoint_of_the_last_step_is_complete_when_training_ends(checkpoints, last):
     saved = checkpoints()
     assert saved.after_step(last) is None
     assert saved.store.is_idle

@@ -1,4 +1,4 @@
-"""Workers that are threads of this process: as those of a process group, in milliseconds."""
+"""Workers that are threads of this process, a fast substitute for a process group."""
 
 import threading
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _TIMEOUT_S = 20.0  # a worker that makes fewer calls than another must not hang 
 
 
 class ThreadedWorkers(Workers):
-    """One of `size` threads that exchange values in the list they share."""
+    """One of `size` threads that exchange values through a shared list."""
 
     def __init__(self, rank: int, size: int, barrier: threading.Barrier, values: list[Any]) -> None:
         super().__init__(rank, size, torch.device("cpu"))
@@ -40,7 +40,7 @@ class ThreadedWorkers(Workers):
 
 
 def run_together(size: int, work: Callable[[Workers], Any]) -> list[Any]:
-    """What each of the workers returns; the error that one of them met first is raised."""
+    """Return the results of all workers, or raise the first error."""
     barrier, values, errors = threading.Barrier(size), [None] * size, []
 
     def one(rank):

@@ -12,7 +12,7 @@ from tests.distilray.inference.tiny_models import write_tiny_model
     ("config", "told"),
     [
         ("{", "config.json: not a model config"),
-        ('{"model_type": "gpt2"}', "a gpt2, where bert or distilbert is needed"),
+        ('{"model_type": "gpt2"}', "model type gpt2 is not supported; use bert or distilbert"),
     ],
 )
 def test_a_model_that_cannot_be_scored_is_named_by_the_plan(tmp_path, config, told):

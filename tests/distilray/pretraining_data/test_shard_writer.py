@@ -34,13 +34,13 @@ def shards_of(run):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, tokenizer_dir):
-    """A run with everything in one part, one bucket and one group."""
+    """A run with a single chunk, bucket and group."""
     folder = tmp_path_factory.mktemp("publication") / "run"
     write_shards(folder, tokenizer_dir, documents=60, rows_per_shard=30, chunk_mb=100)
     return folder
 
 
-def test_the_size_of_a_part_changes_no_byte(whole, tmp_path, tokenizer_dir):
+def test_the_chunk_size_does_not_change_the_shards(whole, tmp_path, tokenizer_dir):
     write_shards(tmp_path / "run", tokenizer_dir, documents=60, rows_per_shard=30, chunk_mb=0.0001)
     assert shards_of(tmp_path / "run") == shards_of(whole)
 
@@ -53,7 +53,7 @@ def test_the_size_of_a_group_changes_no_byte(whole, tmp_path, tokenizer_dir, mon
     assert shards_of(tmp_path / "run") == shards_of(whole)
 
 
-def test_shards_cross_the_borders_of_buckets(tmp_path, tokenizer_dir, monkeypatch):
+def test_shards_span_bucket_boundaries(tmp_path, tokenizer_dir, monkeypatch):
     monkeypatch.setattr(encoding, "plan_buckets", lambda corpus, config: {"train": 16, "heldout": 4})
     write_shards(tmp_path / "run", tokenizer_dir, documents=60, rows_per_shard=30)
     found = [pa.ipc.open_file(data).read_all() for name, data in shards_of(tmp_path / "run").items() if "train" in name]

@@ -20,7 +20,7 @@ def tokenizer_json(tokenizer_dir):
 
 @pytest.fixture(scope="module")
 def encoder():
-    """A tokenizer with a real vocabulary, and the same word by word."""
+    """Tokenizer with a real vocabulary, and its cached counterpart."""
     tokenizer_json = read_tokenizer(resolve_sample("sample:encoder"))
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.encode_special_tokens = True
@@ -33,7 +33,7 @@ def sentences_in(found, document):
 
 
 @pytest.mark.parametrize("batch", [1, 7, 10_000])
-def test_each_sentence_is_tokenised_without_special_tokens(tokenizer_json, monkeypatch, batch):
+def test_sentences_are_tokenized_without_special_tokens(tokenizer_json, monkeypatch, batch):
     monkeypatch.setattr(token_ids, "_BATCH_SENTENCES", batch)
     sentences = sentences_of(30)
     found, tokenizer = tokenize(range(30), sentences, tokenizer_json), build_tokenizer(tokenizer_json)
@@ -55,7 +55,7 @@ def test_no_document_gives_no_token(tokenizer_json):
 
 
 @pytest.mark.parametrize("text", ["[MASK] of [SEP]", "[CLS]", "a [PAD] b [UNK]"])
-def test_text_that_reads_like_a_special_token_becomes_none(tokenizer_json, text):
+def test_text_that_looks_like_a_special_token_is_ordinary_text(tokenizer_json, text):
     vocabulary = vocabulary_of(tokenizer_json)
     names = {vocabulary.pad, vocabulary.cls, vocabulary.sep, vocabulary.mask}
     found = tokenize([0], [[text]], tokenizer_json)
@@ -71,7 +71,7 @@ texts = st.text(
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.one_of(texts, st.lists(texts, max_size=5).map(" ".join)), min_size=1, max_size=8))
-def test_word_by_word_is_what_the_library_makes_of_the_whole(encoder, sentences):
+def test_encoding_word_by_word_gives_the_ids_of_the_library(encoder, sentences):
     tokenizer, pieces = encoder
     ids, lengths = pieces.encode(sentences)
     expected = [tokenizer.encode(sentence, add_special_tokens=False).ids for sentence in sentences]
@@ -79,9 +79,9 @@ def test_word_by_word_is_what_the_library_makes_of_the_whole(encoder, sentences)
     assert lengths.tolist() == [len(found) for found in expected]
 
 
-def test_what_is_remembered_is_bounded(monkeypatch, encoder):
+def test_the_cache_is_bounded(monkeypatch, encoder):
     _, pieces = encoder
-    monkeypatch.setattr(token_ids, "_REMEMBERED_BYTES", 5000)
+    monkeypatch.setattr(token_ids, "_CACHE_BYTES", 5000)
     for number in range(20):
         words = [f"word{number}x{index}" for index in range(10)]
         assert pieces.encode([" ".join(words)])[1].tolist() == [sum(len(pieces.encode([word])[0]) for word in words)]

@@ -35,7 +35,7 @@ def alone(tmp_path_factory, tokenizer_dir, no_ray):
 
 @pytest.fixture(scope="module")
 def work(alone, local_ray):
-    """The same with two CPUs, with larger parts, and in paper mode."""
+    """The same with two CPUs, with larger chunks, and in paper mode."""
     assert run(alone) == 0
     assert run(alone, f"run_dir={alone}/parts", "chunk_mb=1") == 0
     assert run(alone, f"run_dir={alone}/paper", "mode=paper", "dupe_factor=1", "min_example_tokens=3") == 0
@@ -78,13 +78,13 @@ def test_one_cpu_writes_what_two_write(work):
     assert first["content_hash"] == second["content_hash"]
 
 
-def test_the_size_of_a_part_changes_no_byte(work):
+def test_the_chunk_size_does_not_change_the_shards(work):
     marks = [len(list((work / name / "pieces/parts").iterdir())) for name in ("two", "parts")]
     assert marks[0] > marks[1] > 0
     assert content(work / "two")["outputs"] == content(work / "parts")["outputs"]
 
 
-def test_a_run_leaves_its_hand_over_its_marks_and_nothing_else(work):
+def test_a_run_folder_contains_outputs_and_completed_pieces_only(work):
     files = {path.name for path in (work / "two").iterdir()}
     assert files == {"config.yaml", "pieces", "manifest.json", "shards", "token_counts.json", "tokenizer.json"}
     names = {f"shards/{file.name}" for file in (work / "two/shards").iterdir()}
@@ -107,7 +107,7 @@ def test_the_name_of_a_shard_is_its_first_key(work):
             assert Path(name).stem == f"{split}-{table['shuffle_key'][0].as_py():016x}"
 
 
-def test_no_document_is_in_both_splits_and_none_is_missing(work):
+def test_every_document_is_in_exactly_one_split(work):
     train, heldout = ({row["document_a"] for row in rows(work / "two", split)} for split in ("train", "heldout"))
     assert train & heldout == set()
     assert train | heldout == set(range(DOCUMENTS))
@@ -146,13 +146,13 @@ def test_the_counts_of_the_manifest_are_those_of_the_shards(work, split):
     assert sum(entry["rows"] for entry in shards(work / "two", split).values()) == len(found)
 
 
-def test_the_manifest_names_the_tokenizer_which_lies_beside_the_shards(work, tokenizer_dir):
+def test_the_manifest_has_the_hash_of_the_tokenizer_in_the_run_folder(work, tokenizer_dir):
     expected = tokenizer_hash(read_tokenizer(tokenizer_dir))
     assert content(work / "two")["counts"]["tokenizer_hash"] == expected
     assert tokenizer_hash(read_tokenizer(str(work / "two"))) == expected
 
 
-def test_in_paper_mode_examples_are_contiguous_text_and_hold_every_token(work, text_of):
+def test_examples_of_paper_mode_are_contiguous_and_contain_every_token(work, text_of):
     found = {}
     for row in rows(work / "paper", "train"):
         assert row["segment_b_start"] == len(row["input_ids"])
