@@ -185,7 +185,7 @@ def test_heldout_scores_from_a_cache_are_those_of_the_teacher(
             pad_id=0,
             device=torch.device("cpu"),
             reduce=list,
-            moved=lambda: None,
+            on_batch=lambda: None,
             targets=cache,
         )
         return scores.score(step)

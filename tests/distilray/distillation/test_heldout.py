@@ -42,7 +42,7 @@ def step(student, teacher):
 def score(shards):
     """The scores of some workers, added up over them."""
 
-    def run(step, num_workers=1, batch_size=7, moved=lambda: None):
+    def run(step, num_workers=1, batch_size=7, on_batch=lambda: None):
         found = [
             HeldoutScores(
                 shards=shards,
@@ -52,7 +52,7 @@ def score(shards):
                 pad_id=0,
                 device=torch.device("cpu"),
                 reduce=list,
-                moved=moved,
+                on_batch=on_batch,
             ).score(step)
             for rank in range(num_workers)
         ]
@@ -115,5 +115,5 @@ def test_scoring_leaves_the_mode_of_the_model_as_it_was(score, step, student, tr
 
 def test_every_batch_is_a_sign_of_life(score, step, shards):
     moves = []
-    score(step, batch_size=7, moved=lambda: moves.append(1))
+    score(step, batch_size=7, on_batch=lambda: moves.append(1))
     assert len(moves) == int(np.ceil(len(shards) / 7))

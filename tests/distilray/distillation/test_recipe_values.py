@@ -94,7 +94,7 @@ def test_scores_of_the_first_held_out_examples_are_theirs_alone(shards_dir, teac
             pad_id=0,
             device=torch.device("cpu"),
             reduce=list,
-            moved=lambda: None,
+            on_batch=lambda: None,
             limit=5,
         ).score(DistillationStep(student, teacher, losses))
         for rank in range(workers)
