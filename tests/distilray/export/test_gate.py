@@ -6,12 +6,12 @@ import pytest
 from distilray.config.export import GateConfig
 from distilray.export.gate import (
     GateScores,
-    MaskAnswers,
-    answer_masks,
+    MaskPredictions,
     compare_logits,
     gate_scores,
     gate_violations,
     parity_cases,
+    predict_masks,
 )
 from distilray.pretraining_data.batches import Batch
 
@@ -38,7 +38,7 @@ def batch(places, labels):
 def test_best_tokens_and_losses_are_those_of_the_masks_in_order():
     rows = []
     model = Model(np.log([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6], [0.1, 0.8, 0.1]]))
-    found = answer_masks(model, [batch([0, 2], [0, 2]), batch([1], [2])], rows.append)
+    found = predict_masks(model, [batch([0, 2], [0, 2]), batch([1], [2])], rows.append)
     assert found.best.tolist() == [0, 1, 2]
     assert found.losses == pytest.approx(-np.log([0.5, 0.1, 0.6]), rel=1e-6)
     assert found.pseudo_perplexity == pytest.approx((0.5 * 0.1 * 0.6) ** (-1 / 3), rel=1e-6)
@@ -46,8 +46,8 @@ def test_best_tokens_and_losses_are_those_of_the_masks_in_order():
 
 
 def test_figures_are_the_share_of_equal_tokens_and_the_relative_change():
-    source = MaskAnswers(np.array([1, 2, 3, 4]), np.full(4, math.log(10)))
-    other = MaskAnswers(np.array([1, 2, 3, 9]), np.full(4, math.log(12)))
+    source = MaskPredictions(np.array([1, 2, 3, 4]), np.full(4, math.log(10)))
+    other = MaskPredictions(np.array([1, 2, 3, 9]), np.full(4, math.log(12)))
     figures = gate_scores(source, other)
     assert figures.agreement == 0.75
     assert figures.pseudo_perplexity == pytest.approx(12)
