@@ -68,7 +68,7 @@ def tune(monkeypatch, trained):
     monkeypatch.setattr(search.ray, "cancel", lambda *_, **__: None)
     for name in ("put", "get"):
         monkeypatch.setattr(search.ray, name, lambda value: value)
-    monkeypatch.setattr(fine_tune, "ensure", lambda *_, **__: 1)
+    monkeypatch.setattr(fine_tune, "ensure_capacity", lambda *_, **__: 1)
     monkeypatch.setattr(fine_tune, "run_on_workers", lambda loop, *_, **__: loop())
     return options
 

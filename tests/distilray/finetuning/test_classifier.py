@@ -144,12 +144,12 @@ def test_saving_removes_what_was_there(bert_dir, tmp_path):
 @pytest.mark.parametrize("name", ["sst2", "mnli", "stsb"])
 def test_a_model_of_another_task_is_not_taken_as_fine_tuned(bert_dir, tmp_path, name):
     folder = saved(classifier("cola", bert_dir), tmp_path / "saved", bert_dir)
-    with pytest.raises(InputError, match=rf"config.json: fine-tuned on cola, where a model of {name} is needed"):
+    with pytest.raises(InputError, match=rf"config.json: fine-tuned on cola, but a model for {name} is needed"):
         load_fine_tuned(folder, TASKS[name])
 
 
 def test_a_model_without_a_head_is_not_taken_as_fine_tuned(bert_dir):
-    with pytest.raises(InputError, match="BertForMaskedLM has no head of a task"):
+    with pytest.raises(InputError, match="BertForMaskedLM has no task head"):
         load_fine_tuned(bert_dir, TASKS["cola"])
 
 

@@ -212,7 +212,9 @@ def test_the_folder_of_another_fine_tuning_is_refused(train, tmp_path, task, ber
         "learning_rate": {"values": FOUR.model_copy(update={"learning_rate": 1e-3})},
         "data": {"rows": features("cola", bert_dir, train=16)},
     }
-    with pytest.raises(BrokenCheckpointError, match=r"evaluations.json: belongs to a fine-tuning with other settings"):
+    with pytest.raises(
+        BrokenCheckpointError, match=r"evaluations.json: belongs to a fine-tuning run with other settings"
+    ):
         train(folder=tmp_path, **other[change])
 
 
@@ -245,7 +247,7 @@ def test_without_the_best_weights_the_run_begins_anew(train, tmp_path, scored):
     scored([0.9, 0.1])
     with pytest.raises(KilledError):
         train(folder=tmp_path, notice=notices.append, report=stopping_at(2))
-    assert "step-0000001 IS BROKEN: beginning anew" in notices[0]
+    assert "step-0000001 IS BROKEN: starting over" in notices[0]
     scored([0.1, 0.2, 0.3])
     found, _ = train(folder=tmp_path, notice=notices.append)
     assert [one.number for one in found.evaluations] == [1, 2, 3, 4]

@@ -91,7 +91,7 @@ def test_folder_names_are_taken_in_any_case(tmp_path: Path, name: TaskName, fold
 def test_two_folders_of_a_task_are_refused(tmp_path: Path) -> None:
     for name in ("SST-2", "sst2"):
         (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match="SST-2 and sst2 are both of SST-2; keep one"):
+    with pytest.raises(InputError, match="SST-2 and sst2 are both folders of SST-2; keep one"):
         find_tasks(str(tmp_path), ["cola"])
 
 
@@ -106,7 +106,7 @@ def test_two_layouts_in_a_folder_are_refused(tmp_path: Path) -> None:
 def test_a_folder_without_files_is_there_but_refused(tmp_path: Path) -> None:
     (tmp_path / "RTE" / "original").mkdir(parents=True)
     assert find_tasks(str(tmp_path), ["rte"]) == (["rte"], [])
-    with pytest.raises(InputError, match="RTE: no TSV and no Parquet file there"):
+    with pytest.raises(InputError, match="RTE: no TSV or Parquet files"):
         load_task(str(tmp_path), "rte")
 
 
@@ -114,7 +114,7 @@ def test_a_folder_without_files_is_there_but_refused(tmp_path: Path) -> None:
 def test_other_rows_are_accepted_on_request_and_told(tmp_path: Path, layout: str) -> None:
     glue_dir = write_glue(tmp_path, ["wnli"], layout=layout, official=True)
     (write_raw if layout == "raw" else write_hub)(tmp_path, "wnli", {"train": 20})
-    with pytest.raises(InputError, match=r"20 rows where WNLI has 635; .*allow_other_row_counts=true"):
+    with pytest.raises(InputError, match=r"20 rows, but WNLI has 635; .*allow_other_row_counts=true"):
         load_task(glue_dir, "wnli")
     data = load_task(glue_dir, "wnli", with_test=True, other_rows=True)
     assert (len(data.train), list(data.other_rows)) == (20, ["train 20 (635)"])
@@ -124,7 +124,7 @@ def test_a_test_set_has_the_rows_of_the_leaderboard_in_any_case(tmp_path: Path) 
     glue_dir = write_glue(tmp_path, ["wnli"], official=True)
     write_raw(tmp_path, "wnli", {"test": 20})
     assert list(load_task(glue_dir, "wnli", other_rows=True).other_rows) == []
-    with pytest.raises(InputError, match=r"20 rows where WNLI has 146; get the official file again$"):
+    with pytest.raises(InputError, match=r"20 rows, but WNLI has 146; get the official file again$"):
         load_task(glue_dir, "wnli", with_test=True, other_rows=True)
 
 
@@ -152,7 +152,7 @@ def test_a_missing_dev_file_is_named(tmp_path: Path) -> None:
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"glue_dir: .* is no folder"):
+    with pytest.raises(InputError, match=r"glue_dir: .* is not a folder"):
         find_tasks(str(tmp_path / "absent"), ["rte"])
 
 
