@@ -1,4 +1,4 @@
-"""Runs a frozen teacher over all shards and stores its outputs next to them, with Ray Data.
+"""Teacher caching with Ray Data: runs a frozen teacher over all shards and stores its outputs next to them.
 
 Each task reads one shard and writes one file of the same name. An interrupted run resumes with the shards that are not
 complete. The driver only receives counts.

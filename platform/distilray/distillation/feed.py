@@ -43,7 +43,7 @@ class Feed:
         targets: cached outputs of the teacher; None if the teacher runs, or if there is no teacher.
         reduction: "global" divides by the counts of the whole optimizer step, so that the terms of all micro-batches
             add up to the means over the step. "original" divides by the counts of the micro-batch times the number of
-            micro-batches, so that they add up to the mean of the means over each micro-batch.
+            micro-batches, so that they add up to the mean of the micro-batch means.
     """
 
     shards: ShardSet

@@ -77,7 +77,9 @@ class TensorBatch:
 
 
 class DistillationStep(nn.Module):
-    """Forward pass and loss of the model in training, which is its only submodule, so that DDP wraps both.
+    """Module that computes the loss of the model in training.
+
+    The model is its only submodule. DDP wraps the whole module, so that the loss is part of the forward pass.
 
     Args:
         model: the model to train.

@@ -57,7 +57,7 @@ def train_loop(settings: LoopSettings) -> Stop | None:
 
 @dataclass(frozen=True)
 class PretrainingObjective:
-    """Loss of a micro-batch, in the form that the training loop calls.
+    """Objective of the training loop: computes the loss of a micro-batch.
 
     Attributes:
         module: a `DistillationStep`, or DDP around one.
@@ -76,7 +76,7 @@ class PretrainingObjective:
 
 @dataclass(frozen=True)
 class DivergenceGuard(Hook):
-    """Stops training after too many steps in a row without a finite gradient, and writes the ids of the last step."""
+    """Stops training after too many consecutive steps without a finite gradient, and records the last step's examples."""
 
     updater: Updater
     shards: ShardSet

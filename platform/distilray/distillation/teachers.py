@@ -76,7 +76,7 @@ class CachedTeacher:
     """Outputs of a teacher from a cache.
 
     Attributes:
-        at_all_tokens: True if the cached tokens are those of all real positions, False if of the masked ones only.
+        at_all_tokens: True if the cache has targets for all real tokens, False if only for the masked ones.
         mask: (batch, length), nonzero at real tokens.
         mask_index: (masked,) positions of the masked tokens in the flattened batch.
     """

@@ -124,7 +124,7 @@ def step_batches(
 
 @dataclass(frozen=True)
 class FineTuningObjective:
-    """Loss of a step, in the form that the training loop calls.
+    """Objective of the training loop: computes the loss of a step.
 
     Attributes:
         module: a `ClassifierLoss`, or DDP around one.

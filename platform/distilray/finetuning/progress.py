@@ -49,8 +49,8 @@ class EvaluationHistory:
     Attributes:
         best: evaluation whose weights are kept; the earliest of equal ones.
         planned: number of evaluations without early stopping.
-        ended: reason why the run ended: `complete`; `patience` (no better score for too long); `stopped` by the
-            receiver of reports; `time`.
+        ended: reason why the run ended: `complete`; `patience` (no better score for too long); `stopped` (the
+            receiver of evaluations asked for it); `time`.
     """
 
     best: Evaluation

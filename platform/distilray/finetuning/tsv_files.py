@@ -1,4 +1,4 @@
-"""Official TSV files of GLUE. Lines are split only at tabs, because a single quote is part of the text."""
+"""Official TSV files of GLUE. Lines are split at tabs only, and quotes are part of the text."""
 
 import codecs
 from collections.abc import Sequence

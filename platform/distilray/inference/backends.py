@@ -25,7 +25,7 @@ class MaskedLMBackend(Protocol):
     """Masked language model of any format.
 
     Attributes:
-        config: config of transformers.
+        config: transformers config.
         dtype: dtype of the weights, by its name in torch.
     """
 
@@ -82,7 +82,7 @@ class TorchMaskedLM:
 
 
 def local_masked_lm(source: str) -> str:
-    """Return the local folder of a model of any format; see `localize`."""
+    """Return a local folder with a model of any format, downloading it if necessary; see `localize`."""
     return localize(source, ONNX_FILES if is_onnx(source) else MODEL_FILES)
 
 

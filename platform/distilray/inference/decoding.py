@@ -12,7 +12,7 @@ class TokenDecoder:
     around a mask is therefore decoded only once for all candidates. With other decoders, every text is decoded in full.
 
     Args:
-        tokenizer: tokenizer of transformers.
+        tokenizer: transformers tokenizer.
         pad_id: id to leave out of texts, as the pipeline does.
     """
 

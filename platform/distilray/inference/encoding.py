@@ -15,7 +15,7 @@ class InputTextError(InputError):
     """Raised for a text or target that cannot be used. The message names its index and the fix, never its content.
 
     Attributes:
-        kind: lets callers handle each problem differently.
+        kind: category of the problem, for callers that handle each category differently.
         index: position of the text, or of the target, in its list.
     """
 
@@ -33,7 +33,7 @@ class TextEncoder:
     """Encodes texts with their special tokens, as the pipelines of `transformers` do. Thread-safe.
 
     Args:
-        tokenizer: tokenizer of transformers.
+        tokenizer: transformers tokenizer.
         max_length: maximum number of tokens of the model.
     """
 

@@ -29,7 +29,7 @@ class OnnxMaskedLM:
     those at the masks are then selected.
 
     Attributes:
-        config: config of transformers.
+        config: transformers config.
         dtype: dtype of the weights, "float32" or "int8".
         reads_token_types: True if the model distinguishes the segments of a pair.
     """

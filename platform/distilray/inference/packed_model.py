@@ -41,7 +41,7 @@ class PackedMaskedLM:
         model: transformers model in eval mode, on the CPU or a GPU. It is not needed afterwards.
 
     Attributes:
-        config: config of transformers.
+        config: transformers config.
         dtype: dtype of the weights and of all computation except softmax, by its name in torch.
     """
 
