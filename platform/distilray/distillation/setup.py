@@ -76,7 +76,7 @@ class PretrainingObjective:
 
 @dataclass(frozen=True)
 class DivergenceGuard(Hook):
-    """Stops training after too many consecutive steps without a finite gradient, and records the last step's examples."""
+    """Stops training after too many steps in a row without a finite gradient; records the examples of the last one."""
 
     updater: Updater
     shards: ShardSet
