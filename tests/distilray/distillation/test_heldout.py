@@ -25,7 +25,7 @@ def teacher(teacher_dir):
 
 @pytest.fixture(scope="module")
 def student(teacher):
-    """With dropout."""
+    """Student with dropout."""
     model = distant_student(teacher)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -40,7 +40,7 @@ def step(student, teacher):
 
 @pytest.fixture
 def score(shards):
-    """The scores of some workers, added up over them."""
+    """Return the scores of some workers, summed over them."""
 
     def run(step, num_workers=1, batch_size=7, on_batch=lambda: None):
         found = [
@@ -64,7 +64,7 @@ def score(shards):
 
 @torch.no_grad()
 def plain_scores(shards, student, teacher):
-    """The same scores from the logits of one example after the other."""
+    """Compute the same scores from the logits of one example at a time."""
     student.eval()
     parts = {"ce": [], "mlm": [], "cos": [], "hit@1": [], "agreement": []}
     for row in range(len(shards)):

@@ -1,4 +1,4 @@
-"""Values of the recipes of training, from the recipe to Ray Train, to the scores and to the intervals of a run."""
+"""Recipe values of training: they reach Ray Train, the scores and the intervals of a run."""
 
 import json
 from pathlib import Path
@@ -25,12 +25,12 @@ from tests.distilray.tiny_line import open_shards
 
 
 class ReachedError(Exception):
-    """The end of a test, at the call that it is about."""
+    """Raised by the call under test, to end the test there."""
 
 
 @pytest.fixture
 def trainer_of(monkeypatch, tmp_path, teacher_dir, shards_dir):
-    """What Ray Train is given for a recipe."""
+    """Arguments that Ray Train receives for a recipe."""
 
     def run(**changes):
         def reached(self):
@@ -68,7 +68,7 @@ def test_the_resources_of_a_worker_reach_ray_train(trainer_of, use_gpu, expected
 
 
 class First:
-    """The first rows of shards."""
+    """First rows of shards."""
 
     def __init__(self, shards, rows):
         self._shards, self._rows = shards, rows

@@ -19,7 +19,7 @@ GATE = GateConfig(min_agreement=0.9, max_perplexity_change=0.05)
 
 
 class Model:
-    """Logits as given, a row for each mask, the same for every batch."""
+    """Backend with fixed logits, one row per mask, the same for every batch."""
 
     config = None
 
@@ -80,7 +80,7 @@ def test_a_fault_says_the_figure_and_the_bound():
 
 
 class Shifted:
-    """Logits that are the ids at the masks, plus something."""
+    """Backend whose logits are the ids at the masks plus a constant."""
 
     def __init__(self, plus=0.0):
         self.plus, self.config = plus, None

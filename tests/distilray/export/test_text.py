@@ -23,7 +23,7 @@ def masked(lines, tokenizer_json, **changes):
 
 
 def unmasked(text):
-    """The rows with the true ids in place of the masks, without padding."""
+    """Return the rows with the original ids instead of the masks, without padding."""
     rows = []
     for batch in text.batches:
         ids = batch.input_ids.copy()

@@ -178,9 +178,9 @@ def test_another_architecture_is_named(bert_dir, tmp_path):
 def test_a_torn_file_of_weights_is_named(bert_dir, tmp_path):
     folder = Path(shutil.copytree(bert_dir, tmp_path / "model"))
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:999])
-    with pytest.raises(InputError, match=r"model.safetensors: cannot be loaded") as told:
+    with pytest.raises(InputError, match=r"model.safetensors: cannot be loaded") as error:
         load_classifier(str(folder), TASKS["cola"], seed=1)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_weights_that_do_not_fit_the_config_are_named(bert_dir, tmp_path):

@@ -36,7 +36,7 @@ def task(bert_dir):
 
 @pytest.fixture(scope="module")
 def train(bert_dir, task):
-    """Fine-tunes on CoLA; gives the result and the weights at the end."""
+    """Fine-tune on CoLA, and return the result and the final weights."""
 
     def run(values=FOUR, *, seed=1, folder=None, rows=task, **arguments):
         model = classifier(rows.task, bert_dir, seed=seed, dropout=values.dropout)
@@ -50,13 +50,13 @@ def train(bert_dir, task):
 
 @pytest.fixture(scope="module")
 def uncut(train):
-    """A run that nothing interrupts."""
+    """Uninterrupted run."""
     return train()
 
 
 @pytest.fixture
 def scored(monkeypatch):
-    """Gives evaluations the scores that a test wants, and counts them."""
+    """Replace the scores of evaluations by given ones, and count evaluations."""
 
     def use(scores):
         left = iter(scores)
@@ -117,13 +117,13 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(train, uncut, tmp_p
     whole, weights = uncut
     with pytest.raises(KilledError):
         train(folder=tmp_path, report=stopping_at(number))
-    told = []
-    found, same = train(folder=tmp_path, report=lambda one: told.append(one.number) or True)
+    reported = []
+    found, same = train(folder=tmp_path, report=lambda one: reported.append(one.number) or True)
     assert without_time(found.evaluations) == without_time(whole.evaluations)
     assert without_time([found.best]) == without_time([whole.best])
     assert are_equal(weights, same)
-    # What was evaluated before the interruption, and has its checkpoint, is not told again.
-    assert told == [one for one in (1, 2, 3, 4) if one >= number]
+    # Evaluations that have a checkpoint from before the interruption are not reported again.
+    assert reported == [one for one in (1, 2, 3, 4) if one >= number]
 
 
 def test_a_run_that_is_interrupted_again_and_again_ends_as_one_that_was_not(train, uncut, tmp_path):
@@ -325,9 +325,9 @@ def test_a_run_without_time_is_evaluated_once(train):
 
 
 def test_steps_are_told(train):
-    told = []
-    train(on_step=lambda step, steps: told.append((step, steps)))
-    assert told == [(step, 4) for step in range(1, 5)]
+    reported = []
+    train(on_step=lambda step, steps: reported.append((step, steps)))
+    assert reported == [(step, 4) for step in range(1, 5)]
 
 
 def test_the_loss_of_training_is_the_mean_over_rows(train, task):

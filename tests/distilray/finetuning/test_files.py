@@ -33,7 +33,7 @@ AX_PLACES = [
 
 @pytest.fixture
 def any_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any number of rows is right."""
+    """Accept any number of rows."""
     for name, task in TASKS.items():
         monkeypatch.setitem(TASKS, name, replace(task, rows={}))  # type: ignore[arg-type]
 

@@ -135,7 +135,7 @@ def test_numbers_of_rows_are_checked(tmp_path: Path, name: TaskName) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "message"),
     [
         (
             "rte",
@@ -162,11 +162,11 @@ def test_numbers_of_rows_are_checked(tmp_path: Path, name: TaskName) -> None:
     ],
 )
 def test_a_file_that_is_not_the_hubs_is_refused(
-    tmp_path: Path, name: TaskName, change: Callable[[pa.Table], pa.Table], told: str
+    tmp_path: Path, name: TaskName, change: Callable[[pa.Table], pa.Table], message: str
 ) -> None:
     pq.write_table(change(hub_table(name, "dev", 7)), tmp_path / "validation-00000-of-00001.parquet")
     with pytest.raises(
-        InputError, match=rf"^[^\n]*validation-00000-of-00001\.parquet: {told}[^\n]*; get it from the hub"
+        InputError, match=rf"^[^\n]*validation-00000-of-00001\.parquet: {message}[^\n]*; get it from the hub"
     ):
         read_hub_split(str(tmp_path), ANY[name], "dev")
 

@@ -18,7 +18,7 @@ def lines(rows):
 
 
 def saved(rows, quoting):
-    """The lines of a file that a spreadsheet writes."""
+    """Return the lines of a file saved by a spreadsheet."""
     file = io.StringIO()
     csv.writer(file, delimiter="\t", lineterminator="\n", quoting=quoting).writerows(rows)
     return file.getvalue().splitlines()

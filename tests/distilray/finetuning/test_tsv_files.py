@@ -21,7 +21,7 @@ from tests.distilray.finetuning.small_glue import (
     write_raw,
 )
 
-# Any number of rows is right in most tests here.
+# Most tests here accept any number of rows.
 ANY = {name: replace(task, rows={}) for name, task in TASKS.items()}
 
 
@@ -59,8 +59,8 @@ def test_official_numbers_of_rows_are_taken_and_one_less_or_more_is_not(tmp_path
             if not wrong:
                 assert len(read_tsv_split(str(folder), task, split)[0]) == rows[split]
                 continue
-            told = rf"{split}\.tsv: {rows[split] + wrong:,} rows, but {task.title} has {rows[split]:,}; "
-            with pytest.raises(InputError, match=told):
+            message = rf"{split}\.tsv: {rows[split] + wrong:,} rows, but {task.title} has {rows[split]:,}; "
+            with pytest.raises(InputError, match=message):
                 read_tsv_split(str(folder), task, split)
 
 
@@ -166,11 +166,11 @@ def test_the_quotes_of_a_spreadsheet_are_removed_with_a_remark(tmp_path: Path) -
     assert (found.first, found.remark) == (['a "b"', "c"], "quotes of a spreadsheet removed")
 
 
-@pytest.mark.parametrize(("name", "split", "text", "told"), WRONG)
+@pytest.mark.parametrize(("name", "split", "text", "message"), WRONG)
 def test_a_wrong_file_is_refused_by_name_and_line(
-    tmp_path: Path, name: TaskName, split: str, text: str | bytes, told: str
+    tmp_path: Path, name: TaskName, split: str, text: str | bytes, message: str
 ) -> None:
-    with pytest.raises(InputError, match=rf"^[^\n]*{told}[^\n]*$"):
+    with pytest.raises(InputError, match=rf"^[^\n]*{message}[^\n]*$"):
         read_tsv_split(put(tmp_path, f"{split}.tsv", text), ANY[name], split)
 
 

@@ -239,7 +239,7 @@ def test_an_onnx_folder_is_served_with_the_same_face(tmp_path):
     model_dir = write_tiny_model(tmp_path / "model", "bert")
     fill_mask = FillMask.load(write_small_onnx(tmp_path / "onnx", model_dir), threads=1)
     assert (fill_mask.dtype, fill_mask.architecture) == ("float32", "BertForMaskedLM")
-    # The small graph's logits at a mask are largest at the mask's own id.
+    # In the small graph, the logit at a mask is largest for the mask token itself.
     texts = ["[MASK] is a [MASK]", "paris is [MASK] of france"]
     for answer, masks in zip(fill_mask.fill(texts, top_k=2), (2, 1), strict=True):
         assert [candidates[0].token_str for candidates in answer] == ["[MASK]"] * masks
