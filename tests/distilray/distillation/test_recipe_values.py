@@ -118,7 +118,7 @@ def test_a_run_scores_as_many_held_out_examples_as_its_recipe_says(teacher_dir, 
     assert few != many == every
 
 
-def test_a_run_scores_saves_and_keeps_checkpoints_at_the_rhythm_of_its_recipe(teacher_dir, shards_dir, tmp_path):
+def test_a_run_scores_saves_and_keeps_checkpoints_at_the_intervals_of_its_recipe(teacher_dir, shards_dir, tmp_path):
     intervals = {"evaluate_every_steps": 2, "checkpoint_every_steps": 3, "keep_checkpoints": 1}
     fit(teacher_dir, shards_dir, tmp_path, 7, run=tmp_path, intervals=intervals, optimizer={"learning_rate": 1e-5})
     assert [row["step"] for row in heldout(tmp_path)] == [0, 2, 4, 6, 7]
@@ -129,7 +129,7 @@ def test_a_run_scores_saves_and_keeps_checkpoints_at_the_rhythm_of_its_recipe(te
 
 
 @pytest.mark.parametrize(("every", "polls"), [(1, 5), (2, 2), (4, 1)])
-def test_a_run_asks_for_preemptions_at_the_rhythm_of_its_recipe(
+def test_a_run_asks_for_preemptions_at_the_intervals_of_its_recipe(
     teacher_dir, shards_dir, tmp_path, monkeypatch, every, polls
 ):
     asked = []

@@ -76,7 +76,7 @@ def test_the_loss_falls_and_so_does_each_term_when_it_is_the_only_one(loop, name
     assert np.mean(values[-5:]) < 0.9 * np.mean(values[:5])
 
 
-def test_the_log_has_a_row_at_the_rhythm_and_one_at_the_end(loop):
+def test_the_log_has_a_row_at_the_interval_and_one_at_the_end(loop):
     rows, _ = loop(7, intervals={"log_every_steps": 3})
     assert [row["step"] for row in rows] == [3, 6, 7]
     assert {row["total_steps"] for row in rows} == {7}
@@ -203,7 +203,7 @@ def test_with_fp16_and_its_loss_scale_the_loss_falls(loop):
     assert np.mean(values[-5:]) < 0.9 * np.mean(values[:5])
 
 
-def test_a_loss_scale_is_taken_up_from_the_checkpoint(loop, tmp_path):
+def test_a_loss_scale_is_restored_from_the_checkpoint(loop, tmp_path):
     values = {"run": tmp_path / "run", "precision": "fp16", "intervals": {"checkpoint_every_steps": 3}}
     checkpoint = tmp_path / "run/checkpoints/step-0000006"
     loop(6, **values)

@@ -312,7 +312,7 @@ def test_the_terms_are_the_sums_without_their_factors():
     assert small == large
 
 
-def test_masked_lm_is_told_even_when_it_does_not_count():
+def test_masked_lm_is_reported_even_without_weight():
     student, teacher = some_student(), some_teacher()
     found, expected = run(student, teacher, KL), run_plain(student, teacher, KL)
     assert_same(found, expected, terms=["mlm"])
@@ -341,7 +341,7 @@ def test_the_losses_of_bf16_logits_are_computed_in_fp32():
 
 
 @pytest.mark.parametrize("upstream", [3.0, -0.25, 0.0])
-def test_the_gradient_is_multiplied_with_the_one_that_comes_from_above(upstream):
+def test_the_gradient_is_scaled_by_the_upstream_gradient(upstream):
     given = some_student(), some_teacher(), ALL_TERMS[0]
     _, _, gradients = run(*given, upstream=upstream)
     for have, want in zip(gradients, run_plain(*given)[2], strict=True):

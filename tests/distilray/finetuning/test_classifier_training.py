@@ -238,7 +238,7 @@ def test_after_damage_to_the_newest_checkpoint_the_one_before_is_taken(train, tm
     assert are_equal(same, train()[1])
 
 
-def test_without_the_best_weights_the_run_begins_anew(train, tmp_path, scored):
+def test_without_the_best_weights_the_run_starts_over(train, tmp_path, scored):
     scored([0.9, 0.1, 0.2])
     with pytest.raises(KilledError):
         train(folder=tmp_path, report=stopping_at(3))
@@ -324,7 +324,7 @@ def test_a_run_without_time_is_evaluated_once(train):
     assert (found.ended, found.best.step, found.best.number) == ("time", 1, 1)
 
 
-def test_steps_are_told(train):
+def test_steps_are_reported(train):
     reported = []
     train(on_step=lambda step, steps: reported.append((step, steps)))
     assert reported == [(step, 4) for step in range(1, 5)]
@@ -436,7 +436,7 @@ def test_several_workers_end_when_the_time_of_one_is_over(train):
     assert [one.ended for one in run_together(2, work)] == ["time"] * 2
 
 
-def test_several_workers_go_on_from_the_checkpoint_of_the_first(train, tmp_path):
+def test_several_workers_resume_from_the_checkpoint_of_the_first(train, tmp_path):
     whole = run_together(2, lambda workers: train(PLAIN, workers=workers))
     with pytest.raises(KilledError):
         run_together(2, lambda workers: train(PLAIN, workers=workers, folder=tmp_path, report=stopping_at(3)))

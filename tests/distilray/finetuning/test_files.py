@@ -72,7 +72,7 @@ def test_a_test_file_is_opened_only_when_asked_for(tmp_path: Path, layout: str) 
             load_task(glue_dir, name, with_test=True)
 
 
-def test_absent_tasks_are_told_in_the_order_asked_for(tmp_path: Path) -> None:
+def test_missing_tasks_are_reported_in_the_requested_order(tmp_path: Path) -> None:
     glue_dir = write_glue(tmp_path, ["rte", "cola"])
     assert find_tasks(glue_dir, ["sst2", "rte", "mnli", "cola"]) == (["rte", "cola"], ["sst2", "mnli"])
     with pytest.raises(InputError, match=r"SST-2: no such folder; put the files of SST-2 there"):
@@ -111,7 +111,7 @@ def test_a_folder_without_files_is_there_but_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_other_rows_are_accepted_on_request_and_told(tmp_path: Path, layout: str) -> None:
+def test_other_rows_are_accepted_on_request_and_reported(tmp_path: Path, layout: str) -> None:
     glue_dir = write_glue(tmp_path, ["wnli"], layout=layout, official=True)
     (write_raw if layout == "raw" else write_hub)(tmp_path, "wnli", {"train": 20})
     with pytest.raises(InputError, match=r"20 rows, but WNLI has 635; .*allow_other_row_counts=true"):
@@ -137,7 +137,7 @@ def test_the_releases_of_qqp_are_official_by_whole_rows_or_by_lines(
     assert list(load_task(str(tmp_path), "qqp", other_rows=True).other_rows) == ["dev 5 (3)"]
 
 
-def test_remarks_tell_the_split(tmp_path: Path) -> None:
+def test_remarks_name_the_split(tmp_path: Path) -> None:
     write_glue(tmp_path, ["wnli"], official=True)
     text = (tmp_path / "WNLI" / "dev.tsv").read_text().replace("first 3\t", '"a ""quote"""\t')
     (tmp_path / "WNLI" / "dev.tsv").write_text(text)

@@ -105,7 +105,7 @@ def test_the_order_of_a_test_set_is_checked_over_its_shards(tmp_path: Path) -> N
         read_hub_split(str(tmp_path), ANY["rte"], "test")
 
 
-def test_an_absent_shard_is_told(tmp_path: Path) -> None:
+def test_a_missing_shard_is_reported(tmp_path: Path) -> None:
     write_hub(tmp_path, "mnli", {"train": 9}, shards=3)
     (tmp_path / "mnli" / "train-00001-of-00003.parquet").unlink()
     with pytest.raises(InputError, match=r"mnli: the shards of train are incomplete .*train-00002-of-00003"):

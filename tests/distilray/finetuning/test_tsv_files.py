@@ -200,7 +200,7 @@ def test_a_release_of_qqp_is_known_by_whole_rows_or_by_lines(tmp_path: Path, kno
         read_tsv_split(str(tmp_path), replace(task, rows={"train": (7,)}), "train")
 
 
-def test_a_label_after_a_torn_row_is_told_by_its_line_in_the_file(tmp_path: Path) -> None:
+def test_a_label_after_a_torn_row_is_reported_by_its_line_in_the_file(tmp_path: Path) -> None:
     write_lines(tmp_path / "train.tsv", [*raw_lines("qqp", "train", 2), *TORN, "0\t1\t2\ta\tb\tx"])
     with pytest.raises(InputError, match=r"train\.tsv:8: label 'x'"):
         read_tsv_split(str(tmp_path), ANY["qqp"], "train")
