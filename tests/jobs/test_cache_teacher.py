@@ -88,7 +88,7 @@ def test_a_dry_run_at_masked_positions_counts_the_tokens_that_are_predicted(work
 def test_a_dry_run_tells_the_hours_when_the_rate_is_known(work, capsys, measured):
     key = f"estimate.measured_run_dir={work}/made" if measured else "estimate.tokens_per_s=2"
     assert cache_teacher.main(command(work, "cache", key, "--dry-run")) == 0
-    assert "tokens/s of a worker" in capsys.readouterr().out
+    assert "tokens/s per worker" in capsys.readouterr().out
 
 
 def test_a_dry_run_of_a_distillation_tells_what_a_cache_would_take(work, capsys):

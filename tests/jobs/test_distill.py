@@ -180,10 +180,10 @@ def test_one_and_two_workers_end_with_the_same_weights(two_one, two):
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_fewer_and_with_more_workers(two_one_two):
-    going_on = [text for text in read_notices(str(two_one_two)) if "going on" in text]
+    going_on = [text for text in read_notices(str(two_one_two)) if "resuming" in text]
     steps = (STEPS // 3, 2 * STEPS // 3)
     assert going_on == [
-        f"going on from the checkpoint of step {step} with {workers} worker(s)"
+        f"resuming from the checkpoint of step {step} with {workers} worker(s)"
         for step, workers in zip(steps, (1, 2), strict=True)
     ]
 

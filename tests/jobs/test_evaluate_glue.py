@@ -310,11 +310,11 @@ def test_outputs_in_another_order_are_known_by_their_names(folders, done, fine_t
 @pytest.mark.parametrize(
     ("names", "task", "told"),
     [
-        (["LABEL_0", "LABEL_1"], "rte", "labels LABEL_0, LABEL_1, where rte has entailment, not_entailment"),
-        (["entailment", "neutral", "contradiction"], "rte", "where rte has"),
-        (["entailment", "entailment"], "rte", "where rte has"),
-        (["entailment", "not_entailment"], "stsb", "2 outputs, where stsb needs one score"),
-        (None, "wnli", "fine-tuned on rte, where a model of wnli is needed"),
+        (["LABEL_0", "LABEL_1"], "rte", "labels LABEL_0, LABEL_1, but rte has entailment, not_entailment"),
+        (["entailment", "neutral", "contradiction"], "rte", "but rte has"),
+        (["entailment", "entailment"], "rte", "but rte has"),
+        (["entailment", "not_entailment"], "stsb", "2 outputs, but stsb needs one score"),
+        (None, "wnli", "fine-tuned on rte, but a model for wnli is needed"),
     ],
 )
 def test_labels_that_are_not_those_of_the_task_are_refused(folders, fine_tuned, tmp_path, capsys, names, task, told):
@@ -327,7 +327,7 @@ def test_labels_that_are_not_those_of_the_task_are_refused(folders, fine_tuned, 
 
 def test_a_model_without_a_head_cannot_be_scored(folders, tmp_path, capsys):
     line = refusal(capsys, run(folders, tmp_path / "run", "tasks=[rte]", "train=false"))
-    assert "ForMaskedLM has no head of a task" in line
+    assert "ForMaskedLM has no task head" in line
 
 
 def test_the_submission_is_valid_and_says_what_was_filled(folders, tmp_path, capsys):

@@ -44,7 +44,7 @@ def refusal(work, tmp_path, capfd, *arguments, **changes):
     [
         ("space.learning_rate={}", "space.learning_rate: no value given; give one of choice"),
         ("space.learning_rte={choice: [1]}", "space.learning_rte: no such setting of a fine-tuning run; did you mean"),
-        ("fine_tuning.metric=acuracy", "metric: 'acuracy' is none of follows; did you mean 'accuracy'?"),
+        ("fine_tuning.metric=acuracy", "metric: 'acuracy' is not a metric of follows; did you mean 'accuracy'?"),
         ("space.epochs={choice: [0]}", "space.epochs: 0 is not possible"),
         ("method=genetic", "method"),
         ("trial.cpus=64", "no room for 1 trial with 64 CPU, 0.5 GiB of memory: the local cluster has 2 CPU"),
@@ -52,7 +52,7 @@ def refusal(work, tmp_path, capfd, *arguments, **changes):
         ("asha.grace_evaluations=9", "asha.grace_evaluations: 9, and the longest trial of follows has 3 evaluations"),
         ("space.max_length={choice: [64]}", "max_length: 64 tokens for follows"),
         ("seed=1", "seed: 1 is among the seeds of follows"),
-        ("glue_dir=none", "none is no folder"),
+        ("glue_dir=none", "none is not a folder"),
         ("tasks=[rte]", "none of rte there"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Stations 4 and 5: the losses, the training step and the loop that Ray Train runs."""
+"""Teacher training and distillation: losses, the training step, and the loop that Ray Train runs on each worker."""

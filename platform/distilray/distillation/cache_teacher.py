@@ -1,7 +1,7 @@
-"""Runs a frozen teacher once over all shards and writes what it says beside them, with Ray Data.
+"""Teacher caching with Ray Data: runs a frozen teacher over all shards and stores its outputs next to them.
 
-A task reads one shard and writes one file of the same name; a run that was interrupted does the shards that are not
-complete. The driver sees counts only.
+Each task reads one shard and writes one file of the same name. An interrupted run resumes with the shards that are not
+complete. The driver only receives counts.
 """
 
 import functools
@@ -42,11 +42,11 @@ Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A shard that one task reads.
+class ShardTask:
+    """Shard that one task reads.
 
     Attributes:
-        name: as the manifest of the shards has it.
+        name: name in the manifest of the shards.
     """
 
     number: int
@@ -56,10 +56,10 @@ class Piece:
 
 
 def plan_cache(config: CacheTeacherConfig) -> dict[str, object]:
-    """Validates the inputs of `cache_teacher` and says what it would do.
+    """Validate the inputs of `cache_teacher` and describe the run.
 
     Raises:
-        InputError: an input is missing or not what it should be, masks that are dynamic, or a larger top_k than ids.
+        InputError: an input is missing or invalid, masks are dynamic, or top_k exceeds the vocabulary.
     """
     refuse_dynamic_masks(config.shards_dir)
     folder = localize(config.teacher_dir)
@@ -69,63 +69,58 @@ def plan_cache(config: CacheTeacherConfig) -> dict[str, object]:
     if config.top_k > size.vocabulary:
         raise InputError(f"top_k: {config.top_k} tokens, and the teacher has {size.vocabulary:,}; keep fewer")
     splits = _open_splits(config)
-    rows, tokens = sum(map(len, splits.values())), sum(found.tokens for found in splits.values())
+    rows, tokens = sum(map(len, splits.values())), sum(shards.tokens for shards in splits.values())
     sizes = cache_bytes(config.shards_dir, dim=size.dim, top_k=config.top_k, positions=config.positions)
     scaling, at = config.scaling, "every token" if config.positions == "all" else "the masked tokens"
-    each = f"{scaling.gpus_per_task:g} GPU" if scaling.gpus_per_task else f"{scaling.cpus_per_task} CPU"
+    device = f"{scaling.gpus_per_task:g} GPU" if scaling.gpus_per_task else f"{scaling.cpus_per_task} CPU"
     return {
         "teacher": f"{count_parameters(teacher):,} parameters, {size.layers} layers, dimension {size.dim}",
         "shards": f"{config.shards_dir}: {rows:,} examples, {tokens:,} tokens",
         "targets": f"hidden states of every token, {config.top_k} tokens at {at}, temperature {config.temperature:g}",
         "bytes written": f"about {format_split_sizes(sizes)}",
-        "tasks": f"{sum(len(found.names) for found in splits.values()):,} of {each}",
+        "tasks": f"{sum(len(shards.names) for shards in splits.values()):,} of {device}",
         "time": time_and_cost(config.estimate, tokens, workers=1, measured_rate=_measured_rate),
     }
 
 
 def cache_teacher(config: CacheTeacherConfig, folder: RunFolder) -> Outcome:
-    """Writes the targets of every shard into the run folder."""
+    """Write the targets of every shard into the run folder."""
     model_dir = localize(config.teacher_dir)
     dim = model_size(load_masked_lm(model_dir)).dim
     tokenizer_json = read_tokenizer(model_dir)
-    pieces = _pieces(_open_splits(config))
+    tasks = _shard_tasks(_open_splits(config))
     with ray_session(config.ray):
-        facts = list(_write(pieces, config, vocabulary_of(tokenizer_json).pad))
-    outputs = {fact["name"]: fact["output"] for fact in facts}
+        results = list(_run_tasks(tasks, config, vocabulary_of(tokenizer_json).pad))
+    outputs = {result["name"]: result["output"] for result in results}
     folder.remove_strays(TARGETS_FOLDER, outputs)
-    counts = {split: _split_counts(facts, split) for split in dict.fromkeys(piece.split for piece in pieces)}
-    seconds = sum(fact["seconds"] for fact in facts)
+    counts = {split: _split_counts(results, split) for split in dict.fromkeys(task.split for task in tasks)}
+    tokens, seconds = (sum(entry["tokens"] for entry in counts.values()), sum(result["seconds"] for result in results))
     identity = {"tokenizer_hash": tokenizer_hash(tokenizer_json), "teacher_hash": teacher_hash(model_dir)}
     return Outcome(
         _summary(config, counts),
-        {
-            **identity,
-            "dim": dim,
-            **counts,
-            "timing": {"tokens_per_s": round(sum(found["tokens"] for found in counts.values()) / seconds, 1)},
-        },
+        {**identity, "dim": dim, **counts, "timing": {"tokens_per_s": round(tokens / seconds, 1)}},
         outputs,
     )
 
 
 def _open_splits(config: CacheTeacherConfig) -> dict[str, ShardSet]:
-    there = read_splits(config.shards_dir)
-    return {split: ShardSet(config.shards_dir, split) for split in _SPLITS if split in there}
+    present = read_splits(config.shards_dir)
+    return {split: ShardSet(config.shards_dir, split) for split in _SPLITS if split in present}
 
 
-def _pieces(splits: Mapping[str, ShardSet]) -> list[Piece]:
-    shards = [
+def _shard_tasks(splits: Mapping[str, ShardSet]) -> list[ShardTask]:
+    rows_by_shard = [
         (split, name, rows)
-        for split, found in splits.items()
-        for name, rows in zip(found.names, found.shard_rows, strict=True)
+        for split, shards in splits.items()
+        for name, rows in zip(shards.names, shards.shard_rows, strict=True)
     ]
-    return [Piece(number, *shard) for number, shard in enumerate(shards)]
+    return [ShardTask(number, *shard) for number, shard in enumerate(rows_by_shard)]
 
 
-def _write(pieces: Sequence[Piece], config: CacheTeacherConfig, pad_id: int) -> Iterator[Values]:
+def _run_tasks(tasks: Sequence[ShardTask], config: CacheTeacherConfig, pad_id: int) -> Iterator[Values]:
     return run_pieces(
-        [asdict(piece) for piece in pieces],
-        functools.partial(_write_task, config=config, pad_id=pad_id),
+        [asdict(task) for task in tasks],
+        functools.partial(_write_shard_targets, config=config, pad_id=pad_id),
         CompletedPieces(config.run_dir, "files"),
         job="cache_teacher",
         label="cache_teacher",
@@ -137,43 +132,41 @@ def _write(pieces: Sequence[Piece], config: CacheTeacherConfig, pad_id: int) -> 
     )
 
 
-def _write_task(item: Values, *, config: CacheTeacherConfig, pad_id: int) -> Values:
-    started, piece = time.monotonic(), Piece(**item)
+def _write_shard_targets(item: Values, *, config: CacheTeacherConfig, pad_id: int) -> Values:
+    started, task = time.monotonic(), ShardTask(**item)
     device = torch.device("cuda" if config.scaling.gpus_per_task else "cpu")
     if device.type == "cpu":
         configure_cpu(config.scaling.cpus_per_task)
     teacher = FrozenTeacher(load_masked_lm(localize(config.teacher_dir)), config, device)
-    shards = ShardSet(config.shards_dir, piece.split, verify=True, cache=ShardCache(config.cache), only=[piece.name])
-    name = targets_name(piece.name)
+    shards = ShardSet(config.shards_dir, task.split, verify=True, cache=ShardCache(config.cache), only=[task.name])
+    name = targets_name(task.name)
     entry = write_targets(shards, teacher, storage.join(config.run_dir, name), pad_id=pad_id)
     kept = entry.pop("kept")
-    output = {"split": piece.split, **entry}
+    output = {"split": task.split, **entry}
     return {"name": name, "output": output, "kept": kept, "seconds": time.monotonic() - started}
 
 
-def _split_counts(facts: Sequence[Values], split: str) -> Values:
-    own = [fact for fact in facts if fact["output"]["split"] == split]
-    sums = {name: sum(fact["output"][name] for fact in own) for name in ("rows", "tokens", "positions", "bytes")}
-    # Rounded: sums of logarithms differ in their last digits between kinds of CPU.
-    kept = sum(fact["kept"] for fact in own) / max(1, sums["positions"])
+def _split_counts(results: Sequence[Values], split: str) -> Values:
+    own = [result for result in results if result["output"]["split"] == split]
+    sums = {name: sum(result["output"][name] for result in own) for name in ("rows", "tokens", "positions", "bytes")}
+    kept = sum(result["kept"] for result in own) / max(1, sums["positions"])
+    # Rounded because the last digits of sums of logarithms depend on the CPU type.
     return {**sums, "kept_probability": round(kept, 6)}
 
 
 def _summary(config: CacheTeacherConfig, counts: Mapping[str, Values]) -> str:
-    train = counts["train"]
-    size = sum(found["bytes"] for found in counts.values())
+    examples, size = (sum(entry[name] for entry in counts.values()) for name in ("rows", "bytes"))
     return (
-        f"{sum(found['rows'] for found in counts.values()):,} examples, {format_bytes(size)}, "
-        f"{config.top_k} tokens hold {train['kept_probability']:.1%} of the probability at temperature "
-        f"{config.temperature:g}"
+        f"{examples:,} examples, {format_bytes(size)}, top {config.top_k} tokens hold "
+        f"{counts['train']['kept_probability']:.1%} of the probability at temperature {config.temperature:g}"
     )
 
 
 def _measured_rate(run_dir: str) -> float:
-    """Tokens per second of one task of an earlier run.
+    """Return the tokens per second of one task in an earlier run.
 
     Raises:
-        InputError: no complete run of this job.
+        InputError: the run is incomplete or belongs to another job.
     """
     cache_content(run_dir)
     return float(read_manifest(run_dir)["run"]["timing"]["tokens_per_s"])

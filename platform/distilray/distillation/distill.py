@@ -1,4 +1,4 @@
-"""Trains a teacher, or distils it into a student, on the workers of a Ray cluster."""
+"""Training of a teacher and distillation into a student, on the workers of a Ray cluster."""
 
 import functools
 import json
@@ -52,20 +52,20 @@ _MODEL_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)
 
 
 class DivergedError(DataQualityError):
-    """The gradient is not finite step after step; training on would learn nothing."""
+    """Raised when several steps in a row had no finite gradient, so that further training would be useless."""
 
 
 def train_teacher(config: TrainTeacherConfig, folder: RunFolder) -> Outcome:
-    """Trains the teacher's masked LM head and body on the shards; writes a model folder."""
+    """Train the teacher's encoder and masked LM head on the shards, and write a model folder."""
     return _fit(config, folder, MASKED_LM_ONLY, create_teacher, localize(config.encoder_dir), {})
 
 
 def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
-    """Distils the teacher, or the cache of it, into a student; writes a model folder."""
+    """Distill the teacher, or its cached outputs, into a student, and write a model folder."""
     check_cache_files(config, verify=True)
     teacher = load_masked_lm(localize(config.teacher_dir))
-    student, source = build_student(teacher, config)
-    storage.write_bytes(folder.path(INITIALIZATION_FILE), json.dumps(source, indent=1).encode())
+    student, sources = build_student(teacher, config)
+    storage.write_bytes(folder.path(INITIALIZATION_FILE), json.dumps(sources, indent=1).encode())
     counts = {
         "teacher_parameters": count_parameters(teacher),
         "parameters": count_parameters(student),
@@ -73,7 +73,7 @@ def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
         "layers": student.config.num_hidden_layers,
     }
     del teacher, student
-    told = summarize_sources(source)
+    notices = summarize_sources(sources)
     return _fit(
         config,
         folder,
@@ -81,7 +81,7 @@ def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
         create_student_and_teacher,
         localize(config.teacher_dir),
         counts,
-        told,
+        notices,
         config.teacher_cache_dir,
     )
 
@@ -93,7 +93,7 @@ def _fit(
     create_models: Callable[[Any], tuple[Any, Any]],
     tokenizer_dir: str,
     counts: Mapping[str, Any],
-    told: Sequence[str] = (),
+    notices: Sequence[str] = (),
     teacher_cache_dir: str | None = None,
 ) -> Outcome:
     tokenizer_json = read_tokenizer(tokenizer_dir)
@@ -110,13 +110,13 @@ def _fit(
     )
     with ray_session(config.ray):
         ensure_capacity(workers_needed(config.scaling), job=folder.job, run_dir=folder.uri)
-        for line in told:
-            _say(folder.job, line)
+        for notice in notices:
+            _print_notice(folder.job, notice)
         progress = Progress(folder.job, total=settings.total_steps, unit="steps")
         progress.start_at(newest_step(folder.path(CHECKPOINTS_FOLDER)))
         metrics = folder.path(METRICS_FILE)
-        shown = MetricsFollower(metrics, lambda row: _show(progress, row))
-        with progress, shown, NoticeFollower(folder.uri, lambda text: _say(folder.job, text)):
+        follower = MetricsFollower(metrics, lambda row: _update_progress(progress, row))
+        with progress, follower, NoticeFollower(folder.uri, lambda text: _print_notice(folder.job, text)):
             stop = run_on_workers(
                 functools.partial(train_loop, settings),
                 config.scaling,
@@ -134,11 +134,11 @@ def _fit(
 
 
 def _check_complete(stop: Stop | None, folder: RunFolder) -> None:
-    """Check that training came to its last step.
+    """Check that training reached its last step.
 
     Raises:
         InputError: a checkpoint could not be written.
-        DivergedError: too many steps in a row had no finite gradient; its paths are those of their examples.
+        DivergedError: training diverged; the error lists the files with the ids of the examples.
     """
     if stop is None:
         return
@@ -153,24 +153,25 @@ def _summary(settings: LoopSettings, folder: RunFolder) -> str:
     parts = [f"{settings.total_steps:,} steps, {terms}"]
     scores = read_metrics(folder.path(HELDOUT_FILE))
     if scores:
-        first, end = scores[0], scores[-1]
-        parts.append(f"held out: loss {end['loss']:.3f}, hit@1 {end['hit@1']:.3f}")
-        if "agreement" in end:
-            parts.append(f"teacher's best token {end['agreement']:.1%} (at first {first['agreement']:.1%})")
+        first, latest = scores[0], scores[-1]
+        parts.append(f"held out: loss {latest['loss']:.3f}, hit@1 {latest['hit@1']:.3f}")
+        if "agreement" in latest:
+            agreement = f"{latest['agreement']:.1%} of masked tokens (initially {first['agreement']:.1%})"
+            parts.append(f"agrees with the teacher at {agreement}")
     return ", ".join([*parts, f"{last['tokens_per_s']:,.0f} tokens/s"])
 
 
-def _show(progress: Progress, row: Row) -> None:
+def _update_progress(progress: Progress, row: Row) -> None:
     loss = f"loss {row['loss']:.3f}, " if "loss" in row else ""
     progress.advance_to(row["step"], f"{loss}{row['tokens_per_s']:,.0f} tokens/s")
 
 
-def _say(job: str, text: str) -> None:
+def _print_notice(job: str, text: str) -> None:
     print(f"{job}: {text}", file=sys.stderr, flush=True)
 
 
 def _copy_model(settings: LoopSettings, folder: RunFolder) -> None:
-    """Copies the model of the last step out of its checkpoint."""
+    """Copy the model from the checkpoint of the last step into the run folder."""
     store = CheckpointStore(
         folder.path(CHECKPOINTS_FOLDER), keep=1, config_hash=settings.config.identity_hash(), notice=print
     )

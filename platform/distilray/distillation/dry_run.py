@@ -1,4 +1,4 @@
-"""What a training run would do: its models, steps, workers, and what it writes."""
+"""Dry runs of `train_teacher` and `distill`: models, steps, workers, estimates and output sizes."""
 
 from typing import Any
 
@@ -29,14 +29,14 @@ from distilray.runtime.tracking import check_trackers
 
 
 def plan_teacher(config: TrainTeacherConfig) -> dict[str, object]:
-    """Validates the inputs of `train_teacher` and says what it would do."""
+    """Validate the inputs of `train_teacher` and describe the run."""
     check_shards(config.shards_dir, config.encoder_dir, localize(config.encoder_dir))
     model, _ = create_teacher(config)
     return {"parameters": f"{count_parameters(model):,}", **_plan(config, localize(config.encoder_dir), model, None)}
 
 
 def plan_distillation(config: DistillConfig) -> dict[str, object]:
-    """Validates the inputs of `distill` and says what it would do."""
+    """Validate the inputs of `distill` and describe the run."""
     folder = localize(config.teacher_dir)
     check_shards(config.shards_dir, config.teacher_dir, folder)
     teacher = load_masked_lm(folder)
@@ -73,10 +73,11 @@ def _plan(config: TrainingConfig, tokenizer_dir: str, model: Any, teacher: Any |
         "tokens": f"{tokens:,}",
         "workers": f"{workers} x {'1 GPU' if config.scaling.use_gpu else 'CPU'}"
         + (f", down to {config.scaling.min_workers}" if config.scaling.min_workers else ""),
-        "memory": f"about {memory_gb:.1f} GB for each worker",
+        "memory": f"about {memory_gb:.1f} GB per worker",
         "time": time_and_cost(config.estimate, tokens, workers=workers, measured_rate=measured_tokens_per_s),
-        "checkpoints": f"every {intervals.checkpoint_every_steps:,} steps, the last {intervals.keep_checkpoints} kept",
+        "checkpoints": f"every {intervals.checkpoint_every_steps:,} steps, "
+        f"keeping {intervals.keep_checkpoints} and the best",
         "bytes written": Quantity(
-            f"about {written_gb:,.1f} GB in all, {kept_gb:,.1f} GB of them stay", kept_gb * 1e9, "bytes"
+            f"about {written_gb:,.1f} GB in total, {kept_gb:,.1f} GB of which remain", kept_gb * 1e9, "bytes"
         ),
     }

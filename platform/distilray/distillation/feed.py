@@ -1,4 +1,4 @@
-"""The micro-batches of one worker, in the order of the sample plan."""
+"""Micro-batches of one worker, in the order of the sample plan."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,13 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class MicroStep:
-    """A micro-batch of this worker.
+    """One micro-batch of this worker.
 
     Attributes:
-        counts: what its sums are divided by.
-        size: of the whole step.
-        rows: of the shards.
+        number: position among the worker's micro-batches of the same optimizer step.
+        counts: divisors of its loss sums.
+        size: size of the whole optimizer step, over all workers.
+        rows: row numbers in the shards.
     """
 
     number: int
@@ -36,13 +37,13 @@ class MicroStep:
 
 @dataclass(frozen=True)
 class Feed:
-    """Makes the micro-steps of one of several workers.
+    """Produces the micro-steps of one worker.
 
     Attributes:
-        targets: what a cache holds of the teacher; None where it runs, or where there is none.
-        reduction: "global" divides by the counts of the whole step, so that the terms of all micro-batches add up to
-            its means; "original" by those of the micro-batch times the number of all micro-batches, so that they add
-            up to the mean of their means.
+        targets: cached outputs of the teacher; None if the teacher runs, or if there is no teacher.
+        reduction: "global" divides by the counts of the whole optimizer step, so that the terms of all micro-batches
+            add up to the means over the step. "original" divides by the counts of the micro-batch times the number of
+            micro-batches, so that they add up to the mean of the micro-batch means.
     """
 
     shards: ShardSet
@@ -56,7 +57,7 @@ class Feed:
     targets: TeacherCache | None = None
 
     def micro_steps(self, start: int, stop: int) -> Iterator[MicroStep]:
-        """Those of the optimiser steps [start, stop)."""
+        """Yield the micro-steps of the optimizer steps [start, stop)."""
         fetched: Sequence[int] | None = None
         for step in range(start, stop):
             planned = self.plan.step_rows(step)
@@ -65,30 +66,32 @@ class Feed:
                 if self.targets is not None:
                     self.targets.fetch(ahead)
                 fetched = ahead
-            yield from self._of_step(planned)
+            yield from self._micro_steps_of(planned)
 
-    def _of_step(self, planned: PlannedRows) -> Iterator[MicroStep]:
+    def _micro_steps_of(self, planned: PlannedRows) -> Iterator[MicroStep]:
         lengths = self.shards.lengths(planned.rows)
         masked = self.shards.mask_counts(planned.rows, planned.epochs)
-        parts = micro_batches(lengths, num_workers=self.num_workers, micro_batch_size=self.micro_batch_size)
-        padded_tokens = sum(len(places) * padded_width(int(lengths[places].max())) for places in parts)
+        batches = micro_batches(lengths, num_workers=self.num_workers, micro_batch_size=self.micro_batch_size)
+        padded_tokens = sum(len(indices) * padded_width(int(lengths[indices].max())) for indices in batches)
         size = StepSize(int(lengths.sum()), int(masked.sum()), int(np.square(lengths).sum()), padded_tokens)
-        own = parts[self.rank :: self.num_workers]
-        for number, places in enumerate(own):
-            taken = planned.take(places)
+        own_batches = batches[self.rank :: self.num_workers]
+        for number, indices in enumerate(own_batches):
+            own_rows = planned.take(indices)
             counts = counts_of(lengths, masked)
             if self.reduction == "original":
-                counts = counts_of(lengths[places], masked[places], times=len(parts))
-            cached = None if self.targets is None else self.targets.of(taken.rows)
-            batch = TensorBatch.of(collate(self.shards, taken, pad_id=self.pad_id), cached, pinned=self.pinned)
-            yield MicroStep(number, number == len(own) - 1, batch, counts, size, taken.rows)
+                counts = counts_of(lengths[indices], masked[indices], times=len(batches))
+            cached = None if self.targets is None else self.targets.of(own_rows.rows)
+            batch = TensorBatch.of(collate(self.shards, own_rows, pad_id=self.pad_id), cached, pinned=self.pinned)
+            yield MicroStep(number, number == len(own_batches) - 1, batch, counts, size, own_rows.rows)
 
 
 def counts_of(lengths: NDArray[np.integer], masked: NDArray[np.integer], times: int = 1) -> StepCounts:
-    """What the sums over some rows are divided by.
+    """Return the divisors of the loss sums over some rows.
 
     Args:
-        lengths, masked: (rows,) tokens of each, and those to predict.
+        lengths: (rows,) tokens of each row.
+        masked: (rows,) masked tokens of each row.
+        times: factor that every divisor is multiplied by.
     """
     return StepCounts(
         tokens=times * int(lengths.sum()),

@@ -17,13 +17,13 @@ from distilray.training.loop import Hook, Step
 
 @dataclass(frozen=True)
 class HeldoutScores:
-    """The loss and its terms, hit@1 and the agreement with the teacher, over the held-out split.
+    """Scores of a model over the held-out split: loss, its terms, hit@1 and agreement with the teacher.
 
     Attributes:
         reduce: sums values over all workers.
-        moved: called after each batch.
-        targets: what a cache holds of the teacher; None where it runs, or where there is none.
-        limit: the first examples only; shards hold them in random order, so these are a sample.
+        on_batch: called after each batch.
+        targets: cached outputs of the teacher; None if the teacher runs, or if there is no teacher.
+        limit: number of examples to use. Shards store examples in random order, so the first ones are a random sample.
     """
 
     shards: ShardSet
@@ -33,7 +33,7 @@ class HeldoutScores:
     pad_id: int
     device: torch.device
     reduce: Callable[[list[float]], list[float]]
-    moved: Callable[[], None]
+    on_batch: Callable[[], None]
     targets: TeacherCache | None = None
     limit: int | None = None
 
@@ -43,22 +43,22 @@ class HeldoutScores:
         return counts_of(self.shards.lengths(rows), self.shards.mask_counts(rows, np.zeros_like(rows)))
 
     def score(self, step: DistillationStep) -> Mapping[str, float]:
-        """`loss` and its unweighted terms as in training; `hit@1`, and `agreement` with a teacher, at the masks."""
+        """Return `loss` and its unweighted terms as in training, `hit@1`, and `agreement` if there is a teacher."""
         counts = self._counts
-        shares = heldout_rows(
+        batches = heldout_rows(
             self.shards, batch_size=self.batch_size, limit=self.limit, rank=self.rank, num_workers=self.num_workers
         )
-        # A worker without a batch must name the same sums as the others.
+        # All workers must reduce the same names, even a worker that has no batch.
         sums = dict.fromkeys(step.score_names, 0.0)
         was_training = step.model.training
         step.model.eval()
-        for planned in shares:
+        for planned in batches:
             cached = None if self.targets is None else self.targets.of(planned.rows)
             batch = TensorBatch.of(collate(self.shards, planned, pad_id=self.pad_id), cached)
             loss, terms, hits = step.score(batch.to(self.device), counts)
             for name, value in {"loss": loss, **terms, **hits}.items():
                 sums[name] += float(value)
-            self.moved()
+            self.on_batch()
         step.model.train(was_training)
         names = sorted(sums)
         return dict(zip(names, self.reduce([sums[name] for name in names]), strict=True))
@@ -66,12 +66,12 @@ class HeldoutScores:
 
 @dataclass(frozen=True)
 class HeldoutEvaluation(Hook):
-    """Scores the trained model on the held-out split every few steps, and at the end.
+    """Scores the model on the held-out split every few steps and at the end.
 
     Attributes:
-        model: the step that is trained.
+        model: the step that is being trained.
         report: receives each row of scores.
-        scores: the newest scores; updated in place, as checkpoints hold them too.
+        scores: the latest scores. They are updated in place because checkpoints store the same object.
     """
 
     heldout: HeldoutScores
@@ -83,11 +83,11 @@ class HeldoutEvaluation(Hook):
     phase = "evaluation"
 
     def after_step(self, step: Step) -> None:
-        """Evaluate if it is due."""
+        """Evaluate if this step is due."""
         if step.is_due(self.every_steps):
             self.evaluate(step.done)
 
     def evaluate(self, done: int) -> None:
-        """Score the model after `done` steps; all workers together."""
+        """Score the model after `done` steps. All workers must call it together."""
         self.scores.update(self.heldout.score(self.model))
         self.report({"step": done, **self.scores})

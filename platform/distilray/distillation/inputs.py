@@ -1,7 +1,4 @@
-"""What a training run begins from: its models, its shards, the cache of its teacher.
-
-Whether a cached teacher is the one that a distillation asks for.
-"""
+"""Inputs of a training run: its models, its shards, and the cache of its teacher."""
 
 import hashlib
 from collections.abc import Mapping
@@ -20,78 +17,31 @@ from distilray.runtime import storage
 from distilray.runtime.run_folder import read_manifest
 
 
-def teacher_hash(model_dir: str) -> str:
-    """sha256 over weights and configuration of a local model folder, wherever it lies; hexadecimal."""
-    parts = [storage.sha256(storage.join(model_dir, name)) for name in (WEIGHTS_FILE, CONFIG_FILE)]
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
-
-
-def refuse_dynamic_masks(shards_dir: str) -> None:
-    """Refuses shards whose masks are new in every epoch.
-
-    Raises:
-        InputError: a cache holds what the teacher says of one mask only.
-    """
-    if read_manifest(shards_dir)["content"]["config"]["masking"]["dynamic"]:
-        raise InputError(
-            f"{shards_dir}: its masks are drawn in every epoch, and a teacher's cache holds one of them; "
-            "encode with masking.dynamic=false, or distil without teacher_cache_dir"
-        )
-
-
-def check_cache_matches(config: DistillConfig) -> None:
-    """Refuses a cache of other shards or another teacher, and one that lacks what the losses ask for.
-
-    Raises:
-        InputError: naming both sides and the fix.
-    """
-    folder, losses = config.teacher_cache_dir, config.losses
-    if folder is None:
-        return
-    refuse_dynamic_masks(config.shards_dir)
-    content = cache_content(folder)
-    made = content["config"]
-    if content["inputs"]["shards"] != {"content_hash": read_manifest(config.shards_dir)["content_hash"]}:
-        raise InputError(f"{folder}: made from other shards than {config.shards_dir}; run jobs.cache_teacher on these")
-    if content["counts"]["teacher_hash"] != teacher_hash(localize(config.teacher_dir)):
-        raise InputError(f"{folder}: made by another teacher than {config.teacher_dir}; run jobs.cache_teacher with it")
-    if losses.alpha_ce and made["temperature"] != losses.temperature:
-        raise InputError(
-            f"{folder}: softened at temperature {made['temperature']:g}, and losses.temperature is "
-            f"{losses.temperature:g}; make them equal"
-        )
-    if losses.compared_positions == "all" and made["positions"] == "masked":
-        raise InputError(
-            f"{folder}: holds the vocabulary at masked tokens only; set losses.ce_positions=masked, or cache with "
-            "positions=all"
-        )
-
-
 def create_teacher(config: TrainTeacherConfig) -> tuple[Any, None]:
-    """The model that `train_teacher` trains: the warm start with its vocabulary head, fresh if it has none."""
+    """Return the model that `train_teacher` trains: the warm start, with a fresh vocabulary head if it has none."""
     model = load_masked_lm(localize(config.encoder_dir), fresh_head=True)
     initialize_head_bias(model, ShardSet(config.shards_dir, "train").token_counts())
     return model, None
 
 
 def create_student_and_teacher(config: DistillConfig) -> tuple[Any, Any | None]:
-    """The student that `distill` trains, and its frozen teacher; a teacher that is cached only gives its weights."""
+    """Return the student and its frozen teacher. A cached teacher only provides the student's initial weights."""
     teacher = load_masked_lm(localize(config.teacher_dir))
     return build_student(teacher, config)[0], teacher if config.teacher_cache_dir is None else None
 
 
 def build_student(teacher: Any, config: DistillConfig) -> tuple[Any, Mapping[str, str]]:
-    """The student as it begins, and where each of its tensors comes from."""
-    given = config.student
-    seed = config.seed if given.initialization == "random" else None
-    return create_student(teacher, layers=given.layers, fold_segment_a=given.fold_segment_a, random_seed=seed)
+    """Return the initialized student, and the source of each of its tensors."""
+    student = config.student
+    seed = config.seed if student.initialization == "random" else None
+    return create_student(teacher, layers=student.layers, fold_segment_a=student.fold_segment_a, random_seed=seed)
 
 
 def check_layer_map(config: DistillConfig, student: Any, teacher: Any) -> None:
-    """Refuses pairs of layers that the models do not have.
+    """Check that both models have the layers of every pair in `losses.layer_map`.
 
     Raises:
-        InputError: naming the pair.
+        InputError: a layer does not exist.
     """
     layers = student.config.num_hidden_layers, teacher.config.num_hidden_layers
     for pair in config.losses.layer_map or []:
@@ -101,10 +51,11 @@ def check_layer_map(config: DistillConfig, student: Any, teacher: Any) -> None:
 
 
 def open_shards(config: TrainingConfig, tokenizer_json: str, *, verify: bool = False) -> ShardSet:
-    """The train split, if it was encoded with that tokenizer.
+    """Open the train split.
 
     Args:
-        verify: whether to check the content of the shards of every split.
+        tokenizer_json: tokenizer that the shards must have been encoded with.
+        verify: True to check the content of the shards of every split.
     """
     for split in read_splits(config.shards_dir) if verify else ():
         ShardSet(config.shards_dir, split, verify=True)
@@ -112,24 +63,74 @@ def open_shards(config: TrainingConfig, tokenizer_json: str, *, verify: bool = F
 
 
 def check_shards(shards_dir: str, source: str, model_dir: str) -> None:
-    """Check that a model reads the ids of shards.
+    """Check that shards were encoded with the tokenizer of a model.
 
     Args:
-        source: what the recipe calls the model.
-        model_dir: its local folder.
+        source: the model as the recipe names it.
+        model_dir: local folder of the model.
 
     Raises:
-        InputError: as `check_vocabulary`.
+        InputError: see `check_vocabulary`.
     """
     embeddings = read_model_config(model_dir).vocab_size
     check_vocabulary(shards_dir, read_tokenizer(model_dir), model=source, embeddings=embeddings)
 
 
-def check_cache_files(config: DistillConfig, *, verify: bool = False) -> None:
-    """Finds the files of the teacher's cache, if the run reads one, for every split.
+def teacher_hash(model_dir: str) -> str:
+    """Return the hexadecimal sha256 of the weights and configuration of a local model folder."""
+    hashes = [storage.sha256(storage.join(model_dir, name)) for name in (WEIGHTS_FILE, CONFIG_FILE)]
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+
+def refuse_dynamic_masks(shards_dir: str) -> None:
+    """Refuse shards with dynamic masks: a teacher cache stores the outputs for a single set of masks.
 
     Raises:
-        InputError: one is missing, torn or changed.
+        InputError: the masks are dynamic.
+    """
+    if read_manifest(shards_dir)["content"]["config"]["masking"]["dynamic"]:
+        raise InputError(
+            f"{shards_dir}: its masks are drawn in every epoch, but a teacher cache stores the outputs for one set of "
+            "masks; encode with masking.dynamic=false, or distill without teacher_cache_dir"
+        )
+
+
+def check_cache_matches(config: DistillConfig) -> None:
+    """Check that the teacher cache was made from the same shards and teacher, and that it suits the losses.
+
+    Raises:
+        InputError: it does not; the message names both sides and the fix.
+    """
+    folder, losses = config.teacher_cache_dir, config.losses
+    if folder is None:
+        return
+    refuse_dynamic_masks(config.shards_dir)
+    content = cache_content(folder)
+    cached = content["config"]
+    if content["inputs"]["shards"] != {"content_hash": read_manifest(config.shards_dir)["content_hash"]}:
+        raise InputError(f"{folder}: made from other shards than {config.shards_dir}; run jobs.cache_teacher on these")
+    if content["counts"]["teacher_hash"] != teacher_hash(localize(config.teacher_dir)):
+        raise InputError(f"{folder}: made by another teacher than {config.teacher_dir}; run jobs.cache_teacher with it")
+    if losses.alpha_ce and cached["temperature"] != losses.temperature:
+        raise InputError(
+            f"{folder}: softened at temperature {cached['temperature']:g}, and losses.temperature is "
+            f"{losses.temperature:g}; make them equal"
+        )
+    if losses.compared_positions == "all" and cached["positions"] == "masked":
+        raise InputError(
+            f"{folder}: holds the vocabulary at masked tokens only; set losses.ce_positions=masked, or cache with "
+            "positions=all"
+        )
+
+
+def check_cache_files(config: DistillConfig, *, verify: bool = False) -> None:
+    """Check the files of the teacher cache for every split, if the run uses a cache.
+
+    Args:
+        verify: True to compare the sha256 of every local file, not only its size.
+
+    Raises:
+        InputError: a file is missing, truncated or changed.
     """
     if config.teacher_cache_dir is None:
         return

@@ -1,8 +1,8 @@
-"""Loss terms: a registry, and the losses on hidden states, attention and values.
+"""Loss terms: the registry, and the losses on hidden states, attention and values.
 
-Losses are sums over real tokens; the objective divides them by the counts of the global step. Those on the vocabulary
-are computed together in `vocabulary_loss`. To add a loss, add its function and an entry of `LOSSES` here, and its
-weight in `config.distillation.LossConfig`.
+A loss is a sum over real tokens; the objective divides it by the counts of the global step. The losses on the
+vocabulary are computed together in `vocabulary_loss`. To add a loss, add its function and an entry in `LOSSES` here,
+and its weight in `config.distillation.LossConfig`.
 """
 
 import math
@@ -17,19 +17,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Loss:
-    """Loss term; its weight in a recipe is `losses.alpha_NAME`.
+    """Loss term. Its weight in a recipe is `losses.alpha_NAME`.
 
     Attributes:
         name: key in metrics and held-out scores.
-        label: in reports and model cards.
-        compares: outputs of student and teacher that the function gets. `vocabulary`: logits, in `vocabulary_loss`;
-            `last_hidden`: (tokens, dim) last hidden states of the real tokens. The others are outputs of each pair of
-            layers, with the attention mask as third argument: `hidden`: (batch, length, dim); `attention`: queries and
-            keys, and `values`: values, (batch, heads, length, head dim) each.
-        function: sum over the batch; None for the losses in `vocabulary_loss`.
-        per: what the sum is divided by: real tokens, masked tokens, or pairs of real tokens. A loss on the vocabulary
-            that is taken at the masked tokens only is divided by their count.
-        needs_teacher: does not exist without a teacher.
+        label: name in reports and model cards.
+        compares: the outputs of student and teacher that are passed to the function. `vocabulary`: logits, in
+            `vocabulary_loss`; `last_hidden`: (tokens, dim) last hidden states of the real tokens. The others are
+            outputs of each pair of layers, with the attention mask as third argument: `hidden`: (batch, length, dim);
+            `attention`: queries and keys, `values`: values, (batch, heads, length, head dim) each.
+        function: returns the sum over the batch; None for the losses in `vocabulary_loss`.
+        per: the unit that the sum is divided by: real tokens, masked tokens, or pairs of real tokens. A loss on the
+            vocabulary that is computed at the masked tokens only is divided by their count.
+        needs_teacher: True if the loss is undefined without a teacher.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Loss:
 
 
 def hidden_cosine(student_hidden: Tensor, teacher_hidden: Tensor) -> Tensor:
-    """1 - cosine of the last hidden states, summed over tokens (DistilBERT paper section 2).
+    """Return 1 - cosine of the last hidden states, summed over tokens (DistilBERT paper, section 2).
 
     Args:
         student_hidden, teacher_hidden: (tokens, dim).
@@ -55,7 +55,9 @@ def hidden_cosine(student_hidden: Tensor, teacher_hidden: Tensor) -> Tensor:
 
 
 def hidden_mse(student_hidden: Tensor, teacher_hidden: Tensor, mask: Tensor) -> Tensor:
-    """Squared difference of hidden states, mean over the dimensions, summed over real tokens (TinyBERT equation 8).
+    """Return the squared difference of hidden states, averaged over dimensions and summed over real tokens.
+
+    TinyBERT, equation 8.
 
     Args:
         student_hidden, teacher_hidden: (batch, length, dim).
@@ -66,9 +68,9 @@ def hidden_mse(student_hidden: Tensor, teacher_hidden: Tensor, mask: Tensor) -> 
 
 
 def attention_mse(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-    """Squared difference of attention scores before the softmax, mean over heads, summed over pairs of real tokens.
+    """Return the squared difference of attention scores, averaged over heads and summed over pairs of real tokens.
 
-    TinyBERT equation 7.
+    Scores are taken before the softmax. TinyBERT, equation 7.
 
     Args:
         student, teacher: queries and keys, (batch, heads, length, head dim) each.
@@ -81,9 +83,9 @@ def attention_mse(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]
 
 
 def value_relation_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """KL(teacher || student) of the softmax of scaled products of values, mean over heads, summed over real tokens.
+    """Return KL(teacher || student) of the value relations, averaged over heads and summed over real tokens.
 
-    MiniLM equation 3.
+    The value relation is the softmax of the scaled dot products of all values (MiniLM, equation 3).
 
     Args:
         student, teacher: values, (batch, heads, length, head dim).
@@ -91,11 +93,11 @@ def value_relation_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """
     real = mask.bool()
     padding = ~real[:, None, None, :]
-    ours, theirs = (
+    student_log_p, teacher_log_p = (
         _scores(values, values).masked_fill(padding, -math.inf).log_softmax(dim=-1) for values in (student, teacher)
     )
-    # At padded keys both are -inf, and their difference is none; they have no weight.
-    terms = theirs.exp() * (theirs - ours).masked_fill(padding, 0.0)
+    # Both are -inf at padded keys, where the difference would be NaN; these keys have no weight.
+    terms = teacher_log_p.exp() * (teacher_log_p - student_log_p).masked_fill(padding, 0.0)
     return terms.sum(dim=-1).mean(dim=1)[real].sum()
 
 
@@ -106,7 +108,7 @@ def _scores(queries: Tensor, keys: Tensor) -> Tensor:
 
 _ALL = (
     Loss("ce", "KL to the teacher's probabilities", "vocabulary"),
-    Loss("mlm", "masked language modelling", "vocabulary", per="masked", needs_teacher=False),
+    Loss("mlm", "masked language modeling", "vocabulary", per="masked", needs_teacher=False),
     Loss("cos", "cosine of the hidden states", "last_hidden", hidden_cosine),
     Loss("mse", "squared difference of the logits", "vocabulary"),
     Loss("hidden", "squared difference of hidden states", "hidden", hidden_mse),

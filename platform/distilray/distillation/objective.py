@@ -1,4 +1,4 @@
-"""One micro-step: a batch through student and teacher to the weighted loss, normalised over the global step."""
+"""Training objective: the weighted loss of a micro-batch, normalized over the global step."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from distilray.distillation.teachers import (
     best_tokens,
     rows_of,
 )
-from distilray.distillation.vocabulary_loss import NO_LABEL, Factors, vocabulary_loss
+from distilray.distillation.vocabulary_loss import IGNORE_INDEX, Factors, vocabulary_loss
 from distilray.models.heads import apply_head_transform, decoder
 from distilray.models.layer_outputs import EMBEDDINGS, LayerOutputs, default_layer_map
 from distilray.models.masked_lm import encode
@@ -34,11 +34,12 @@ MASKED_LM_ONLY = LossConfig(alpha_ce=0.0, alpha_mlm=1.0, alpha_cos=0.0)
 
 @dataclass(frozen=True)
 class StepCounts:
-    """What the sums of a micro-batch are divided by, so that they add up over workers and micro-steps to means.
+    """Divisors of the loss sums of a micro-batch, such that the terms of all micro-batches add up to means.
 
     Attributes:
-        tokens, masked: real tokens, and those to predict.
-        pairs: pairs of real tokens of one example.
+        tokens: real tokens.
+        masked: masked tokens.
+        pairs: pairs of real tokens of the same example.
     """
 
     tokens: float
@@ -46,14 +47,14 @@ class StepCounts:
     pairs: float = 1.0
 
     def of(self, loss: Loss) -> float:
-        """Return what the sum of a loss is divided by."""
+        """Return the divisor of a loss."""
         count: float = getattr(self, loss.per)
         return count
 
 
 @dataclass(frozen=True)
 class TensorBatch:
-    """A `Batch` as tensors, with what a cache holds of its teacher, if there is one."""
+    """A `Batch` as tensors, with the cached outputs of the teacher if a cache is used."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -64,26 +65,27 @@ class TensorBatch:
 
     @classmethod
     def of(cls, batch: Batch, cached: CachedTargets | None = None, *, pinned: bool = False) -> "TensorBatch":
-        """The batch on the host; pinned memory is copied to a GPU while the GPU works."""
-        found = cls(**{name: torch.from_numpy(values) for name, values in vars(batch).items()}, cached=cached)
-        return found._each(lambda part: part.pin_memory()) if pinned else found
+        """Convert a batch on the host. Pinned memory can be copied to a GPU while the GPU computes."""
+        tensors = cls(**{name: torch.from_numpy(values) for name, values in vars(batch).items()}, cached=cached)
+        return tensors._map(lambda field: field.pin_memory()) if pinned else tensors
 
     def to(self, device: torch.device) -> "TensorBatch":
-        """The batch on a device."""
-        return self._each(lambda part: part.to(device, non_blocking=True))
+        return self._map(lambda field: field.to(device, non_blocking=True))
 
-    def _each(self, change: Callable[[Any], Any]) -> "TensorBatch":
-        return TensorBatch(**{name: change(part) for name, part in vars(self).items() if part is not None})
+    def _map(self, function: Callable[[Any], Any]) -> "TensorBatch":
+        return TensorBatch(**{name: function(field) for name, field in vars(self).items() if field is not None})
 
 
 class DistillationStep(nn.Module):
-    """Holds the trained model as its only submodule, so that DDP wraps the forward pass and its loss.
+    """Module that computes the loss of the model in training.
+
+    The model is its only submodule. DDP wraps the whole module, so that the loss is part of the forward pass.
 
     Args:
-        model: the model that is trained.
-        teacher: frozen, or None for masked language modelling alone, and where the batches carry a cache of it.
-        dtype: of the matrix products.
-        cached: the batches carry what a cache holds of the teacher.
+        model: the model to train.
+        teacher: frozen; None for masked language modeling alone, or if the batches contain its cached outputs.
+        dtype: dtype of the matrix products.
+        cached: True if the batches contain cached outputs of the teacher.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class DistillationStep(nn.Module):
         assert not (cached and (teacher is not None or losses.alpha_mse or losses.layer_alphas))
         self._has_teacher = cached or teacher is not None
         self.model = model
-        self._frozen = (teacher,)  # in a tuple, so that it is no submodule: not trained, not saved, not synchronised
+        self._frozen = (teacher,)  # a tuple hides it from torch, which would train, save and synchronize a submodule
         self._losses = losses
         self._used = [LOSSES[name] for name, alpha in losses.alphas.items() if alpha]
         self._dtype = dtype
@@ -112,13 +114,13 @@ class DistillationStep(nn.Module):
             self._teacher_outputs = LayerOutputs(teacher, [layer for _, layer in self._pairs])
 
     def forward(self, batch: TensorBatch, counts: StepCounts) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The loss of a micro-batch, and its unweighted terms; both add up over a step to the means of the step."""
+        """Return the loss of a micro-batch and its unweighted terms; over a step, both add up to the step's means."""
         with autocast(batch.input_ids.device, self._dtype):
             return self._terms(batch, counts, *self._encode(batch))
 
     @property
     def score_names(self) -> list[str]:
-        """What `score` gives, by name."""
+        """Names of the values that `score` returns."""
         terms = [loss.name for loss in self._used if self._has_teacher or not loss.needs_teacher]
         return ["loss", *dict.fromkeys([*terms, "mlm"]), "hit@1", *(["agreement"] if self._has_teacher else [])]
 
@@ -126,9 +128,10 @@ class DistillationStep(nn.Module):
     def score(
         self, batch: TensorBatch, counts: StepCounts
     ) -> tuple[Tensor, Mapping[str, Tensor], Mapping[str, Tensor]]:
-        """Loss and terms as `forward` gives them, and the shares of masked tokens whose best token is right.
+        """Return the loss and terms as `forward` does, and two accuracies at the masked tokens.
 
-        `hit@1` is right when it is the original one, `agreement` when it is the teacher's.
+        `hit@1` is the share of masked tokens whose most probable token is the original one, `agreement` the share whose
+        most probable token is that of the teacher.
         """
         with autocast(batch.input_ids.device, self._dtype):
             hidden, teacher = self._encode(batch)
@@ -140,15 +143,15 @@ class DistillationStep(nn.Module):
         return loss, terms, hits
 
     def _encode(self, batch: TensorBatch) -> tuple[Tensor, Teacher | None]:
-        """The last hidden states of the model, and the teacher's answers if there is one."""
+        """Return the last hidden states of the model, and the teacher's outputs if there is a teacher."""
         teacher = self._teacher(batch)
         return encode(self.model, batch.input_ids, batch.attention_mask, batch.token_type_ids), teacher
 
     def _teacher(self, batch: TensorBatch) -> Teacher | None:
         assert (batch.cached is not None) == (self._has_teacher and self._frozen[0] is None)
         if batch.cached is not None:
-            everywhere = self._losses.compared_positions == "all"
-            return CachedTeacher(batch.cached, everywhere, batch.attention_mask, batch.mask_index)
+            at_all_tokens = self._losses.compared_positions == "all"
+            return CachedTeacher(batch.cached, at_all_tokens, batch.attention_mask, batch.mask_index)
         if self._frozen[0] is None:
             return None
         with torch.no_grad():
@@ -160,59 +163,58 @@ class DistillationStep(nn.Module):
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         losses = self._losses
         loss, terms = self._vocabulary_terms(batch, counts, hidden, teacher)
-        further: dict[str, Tensor] = {}
+        hidden_terms: dict[str, Tensor] = {}
         last_hidden = [loss for loss in self._used if loss.compares == "last_hidden"]
         if teacher is not None and last_hidden:
-            ours, theirs = hidden[batch.attention_mask.bool()], teacher.hidden_at_tokens()
-            further = {loss.name: loss(ours, theirs, batch.attention_mask) / counts.of(loss) for loss in last_hidden}
+            states, mask = (hidden[batch.attention_mask.bool()], teacher.token_states()), batch.attention_mask
+            hidden_terms = {loss.name: loss(*states, mask) / counts.of(loss) for loss in last_hidden}
         if self._pairs:
-            further |= self._layer_terms(batch.attention_mask, counts)
+            hidden_terms |= self._layer_terms(batch.attention_mask, counts)
             self._student_outputs.clear()
             self._teacher_outputs.clear()
-        for name, term in further.items():
+        for name, term in hidden_terms.items():
             loss = loss + losses.alphas[name] * term
-        return loss, {**terms, **{name: term.detach() for name, term in further.items()}}
+        return loss, {**terms, **{name: term.detach() for name, term in hidden_terms.items()}}
 
     def _vocabulary_terms(
         self, batch: TensorBatch, counts: StepCounts, hidden: Tensor, teacher: Teacher | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Terms on the vocabulary, at every real token or at the masked ones only; `mlm` is always among them."""
+        """Return the terms on the vocabulary, at all real tokens or only the masked ones; `mlm` is always included."""
         losses = self._losses
-        compared = teacher is not None and bool(losses.alpha_ce or losses.alpha_mse)
-        everywhere = compared and losses.compared_positions == "all"
-        rows = batch.attention_mask.flatten().nonzero().squeeze(1) if everywhere else batch.mask_index
-        labels = _dense_labels(batch)[rows] if everywhere else batch.mask_labels
+        is_compared = teacher is not None and bool(losses.alpha_ce or losses.alpha_mse)
+        at_all_tokens = is_compared and losses.compared_positions == "all"
+        rows = batch.attention_mask.flatten().nonzero().squeeze(1) if at_all_tokens else batch.mask_index
+        labels = _dense_labels(batch)[rows] if at_all_tokens else batch.mask_labels
         fused = [loss for loss in LOSSES.values() if loss.compares == "vocabulary"]
-        at = {loss.name: counts.of(loss) if everywhere else counts.masked for loss in fused}
-        used = {loss.name: loss in self._used and (compared or not loss.needs_teacher) for loss in fused}
-        own = decoder(self.model)
+        divisors = {loss.name: counts.of(loss) if at_all_tokens else counts.masked for loss in fused}
+        used = {loss.name: loss in self._used and (is_compared or not loss.needs_teacher) for loss in fused}
+        output = decoder(self.model)
         loss, sums = vocabulary_loss(
             apply_head_transform(self.model, rows_of(hidden, rows)).to(self._dtype),
-            own.weight,
-            own.bias,
+            output.weight,
+            output.bias,
             labels,
-            teacher=teacher.targets(rows) if compared and teacher is not None else None,
-            factors=Factors(**{name: losses.alphas[name] / at[name] if used[name] else 0.0 for name in at}),
+            teacher=teacher.targets(rows) if is_compared and teacher is not None else None,
+            factors=Factors(**{name: losses.alphas[name] / divisors[name] if used[name] else 0.0 for name in divisors}),
             temperature=losses.temperature,
         )
-        shown = {"mlm"} | {name for name in at if used[name]}
-        return loss, {name: sums[name] / at[name] for name in at if name in shown}
+        return loss, {name: sums[name] / divisors[name] for name in divisors if used[name] or name == "mlm"}
 
     def _layer_terms(self, mask: Tensor, counts: StepCounts) -> dict[str, Tensor]:
-        """Means over the pairs of layers; the embeddings have hidden states only."""
+        """Return the layer-wise terms, averaged over the layer pairs. Embeddings only have hidden states."""
         layer_wise = [loss for loss in self._used if loss.compares in _LAYER_OUTPUTS]
-        sums: dict[str, list[Tensor]] = {}
+        terms: dict[str, list[Tensor]] = {}
         for student, teacher in self._pairs:
             for loss in layer_wise:
                 if EMBEDDINGS in (student, teacher) and loss.compares != "hidden":
                     continue
-                compared = _LAYER_OUTPUTS[loss.compares]
-                own, other = compared(self._student_outputs, student), compared(self._teacher_outputs, teacher)
-                sums.setdefault(loss.name, []).append(loss(own, other, mask) / counts.of(loss))
-        return {name: torch.stack(found).mean() for name, found in sums.items()}
+                outputs_of = _LAYER_OUTPUTS[loss.compares]
+                outputs = outputs_of(self._student_outputs, student), outputs_of(self._teacher_outputs, teacher)
+                terms.setdefault(loss.name, []).append(loss(*outputs, mask) / counts.of(loss))
+        return {name: torch.stack(values).mean() for name, values in terms.items()}
 
 
 def _dense_labels(batch: TensorBatch) -> Tensor:
-    labels = torch.full_like(batch.input_ids.flatten(), NO_LABEL)
+    labels = torch.full_like(batch.input_ids.flatten(), IGNORE_INDEX)
     labels[batch.mask_index] = batch.mask_labels
     return labels

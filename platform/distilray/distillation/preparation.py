@@ -1,4 +1,4 @@
-"""The two models of a worker, made ready for its device."""
+"""Settings and models of a training worker, prepared for its device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from distilray.training.meter import StepSize
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """What a worker needs to know; it travels from the driver to every worker.
+    """Settings of the training loop, sent from the driver to every worker.
 
     Attributes:
-        create_models: (config) -> the model to train and the frozen teacher or None.
-        run_uri: folder of the run.
-        teacher_cache_dir: what the teacher says is read there; None where it runs, or where there is none.
-        on_cluster: whether workers may run on other nodes than the driver.
+        create_models: takes the config and returns the model to train and the frozen teacher, or None.
+        run_uri: run folder.
+        teacher_cache_dir: cached outputs of the teacher; None if the teacher runs, or if there is no teacher.
+        on_cluster: True if workers may run on other nodes than the driver.
     """
 
     config: TrainingConfig
@@ -39,44 +39,43 @@ class LoopSettings:
     on_cluster: bool = False
 
     def path(self, *names: str) -> str:
-        """Something in the folder of the run."""
+        """Join names to the run folder."""
         return storage.join(self.run_uri, *names)
 
-    def targets_of(self, shards: ShardSet) -> TeacherCache | None:
-        """The cached teacher of some shards, if the run reads one."""
+    def open_teacher_cache(self, shards: ShardSet) -> TeacherCache | None:
+        """Open the teacher cache of some shards, if the run uses one."""
         if self.teacher_cache_dir is None:
             return None
         cache, positions = ShardCache(self.config.cache), self.losses.compared_positions
         return TeacherCache(self.teacher_cache_dir, shards, positions, cache=cache)
 
-    def shards(self, split: str) -> ShardSet:
-        """Return a split of the shards."""
+    def open_shards(self, split: str) -> ShardSet:
         cache = ShardCache(self.config.cache)
         return ShardSet(self.config.shards_dir, split, tokenizer_hash=tokenizer_hash(self.tokenizer_json), cache=cache)
 
 
 def prepare_models(settings: LoopSettings, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any | None]:
-    """The model that is trained, in train mode and fp32; its teacher, frozen and in the dtype of the forward pass."""
+    """Return the model to train, in train mode and fp32, and its frozen teacher in the dtype of the forward pass."""
     config = settings.config
     if device.type == "cpu":
         configure_cpu(config.scaling.cpus_per_worker)
-    torch.manual_seed(config.seed)  # a fresh head is the same on every worker
+    torch.manual_seed(config.seed)  # the same fresh head on every worker
     model, teacher = settings.create_models(config)
     if teacher is not None:
-        teacher = _for_speed(teacher.to(device, dtype).requires_grad_(False).eval(), config, device)
+        teacher = _optimize_model(teacher.to(device, dtype).requires_grad_(False).eval(), config, device)
     model = model.to(device).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout) and config.dropout is not None:
             module.p = config.dropout
     if config.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return _for_speed(model, config, device), teacher
+    return _optimize_model(model, config, device), teacher
 
 
-def _for_speed(model: Any, config: TrainingConfig, device: torch.device) -> Any:
+def _optimize_model(model: Any, config: TrainingConfig, device: torch.device) -> Any:
     if device.type == "cpu":
-        # The backward pass of torch's fused attention is the slowest part of a step on a CPU; with plain matrix
-        # products the whole step is 1.1 to 1.3 times as fast (docs/benchmarks.md).
+        # On CPUs the backward pass of torch's fused attention is the slowest part of a step. With plain matrix products
+        # the whole step is 1.1 to 1.3 times as fast (docs/benchmarks.md).
         model.set_attn_implementation("eager")
     if config.compile:
         model.base_model.compile(dynamic=True)
@@ -84,7 +83,7 @@ def _for_speed(model: Any, config: TrainingConfig, device: torch.device) -> Any:
 
 
 def flops_per_step(size: StepSize, model: ModelSize, teacher: ModelSize | None, losses: LossConfig) -> int:
-    """Flops that an optimiser step of that size needs, over all workers."""
+    """Return the FLOPs of an optimizer step of a given size, over all workers."""
     head_rows = size.tokens if losses.compared_positions == "all" else size.masked
     return step_flops(
         model,

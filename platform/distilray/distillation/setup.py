@@ -1,4 +1,4 @@
-"""Construction of a training run on one worker: models, data, objective and hooks, for the teacher and the student."""
+"""Construction of a training run on one worker, for teacher and student: models, data, objective and hooks."""
 
 import json
 import math
@@ -37,25 +37,27 @@ from distilray.training.watchdog import HANGS_FOLDER, Watchdog
 from distilray.training.workers import worker_device
 
 CHECKPOINTS_FOLDER = "checkpoints"
-DIVERGED, DIVERGED_FOLDER = "diverged", "diverged"  # reason to stop, and folder of its examples
+DIVERGED = "diverged"  # reason to stop
+DIVERGED_FOLDER = "diverged"  # ids of the examples of diverged steps
 
 
 def train_loop(settings: LoopSettings) -> Stop | None:
-    """Train on this worker from the newest checkpoint, or the start; all workers call it.
+    """Train on this worker, from the newest checkpoint if there is one. All workers must call it.
 
     Returns:
-        Why the run cannot continue, so that Ray Train does not restart it; None when it is complete.
+        None if training is complete, otherwise the reason why it cannot continue. The reason is returned instead of
+        raised so that Ray Train does not restart the run.
     """
     if settings.on_cluster:
         check_visible(settings.run_uri)
-    run = _Run(settings)
+    run = _TrainingRun(settings)
     with run.preemption.attribute_errors(), run.watchdog:
         return run.train()
 
 
 @dataclass(frozen=True)
 class PretrainingObjective:
-    """The loss of a micro-batch as the loop asks for it.
+    """Objective of the training loop: computes the loss of a micro-batch.
 
     Attributes:
         module: a `DistillationStep`, or DDP around one.
@@ -67,15 +69,14 @@ class PretrainingObjective:
     device: torch.device
 
     def __call__(self, step: int, batch: MicroStep) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return the loss and its terms."""
         self.workers.seed_torch(self.seed, step, batch.number)
         loss, terms = self.module(batch.batch.to(self.device), batch.counts)
         return loss, terms
 
 
 @dataclass(frozen=True)
-class Divergence(Hook):
-    """Stops a run whose gradient is not finite step after step, and writes the ids of its examples."""
+class DivergenceGuard(Hook):
+    """Stops training after too many steps in a row without a finite gradient; records the examples of the last one."""
 
     updater: Updater
     shards: ShardSet
@@ -86,27 +87,27 @@ class Divergence(Hook):
     phase = "divergence"
 
     def after_step(self, step: Step) -> Stop | None:
-        """Stop after too many skipped steps in a row."""
         limit = self.settings.config.fault_tolerance.max_skipped_steps
         if self.updater.skipped_in_a_row <= limit:
             return None
         number, norm = step.done - 1, step.update.grad_norm
-        odd: list[int] = []
+        bad_rows: list[int] = []
         if not math.isfinite(step.terms["loss"]):
             pairs = zip(step.losses, step.batches, strict=True)
-            odd = [row for loss, batch in pairs if not loss.isfinite() for row in batch.rows.tolist()]
-        ids = self.shards.example_ids(np.array(odd or self.plan.step_rows(number).rows.tolist())).tolist()
-        record = {"step": number, "grad_norm": str(norm), "loss_not_finite": bool(odd), "example_ids": ids}
+            bad_rows = [row for loss, batch in pairs if not loss.isfinite() for row in batch.rows.tolist()]
+        rows = bad_rows or self.plan.step_rows(number).rows.tolist()
+        ids = self.shards.example_ids(np.array(rows)).tolist()
+        record = {"step": number, "grad_norm": str(norm), "loss_not_finite": bool(bad_rows), "example_ids": ids}
         file = self.settings.path(DIVERGED_FOLDER, f"step-{number:07d}-rank-{self.rank}.json")
         storage.write_bytes(file, json.dumps(record, indent=1).encode())
         return Stop(
             DIVERGED,
-            f"step {number}: gradient norm is {norm}, after {limit} skipped step(s) in a row; its examples begin with "
+            f"step {number}: gradient norm is {norm}, after {limit} skipped step(s) in a row; its first examples are "
             f"{ids[:4]}; lower optimizer.learning_rate",
         )
 
 
-class _Run:
+class _TrainingRun:
     """A training run on one worker, built from its settings."""
 
     def __init__(self, settings: LoopSettings) -> None:
@@ -129,7 +130,7 @@ class _Run:
             max_grad_norm=config.optimizer.max_grad_norm,
             uses_fp16=self._dtype == torch.float16,
         )
-        self._shards = settings.shards("train")
+        self._shards = settings.open_shards("train")
         self._plan = SamplePlan(self._shards.shard_rows, config.batch_size, config.seed)
         self._pad_id = vocabulary_of(settings.tokenizer_json).pad
         self.watchdog = Watchdog(
@@ -142,20 +143,20 @@ class _Run:
         self.preemption = PreemptionWatcher(
             every_steps=config.intervals.poll_preemption_every_steps, notice=self._notice_once
         )
-        self._checkpoints = self._checkpoints_of(model)
+        self._checkpoints = self._build_checkpoints(model)
 
     def train(self) -> Stop | None:
-        """Train to the last step; evaluate, log and write checkpoints at the intervals of the recipe and at the end."""
+        """Train to the last step. Log, evaluate and save checkpoints at the intervals of the recipe and at the end."""
         start, total = self._checkpoints.restore(), self._settings.total_steps
         if start:
-            self._notice_once(f"going on from the checkpoint of step {start:,} with {self._workers.size} worker(s)")
+            self._notice_once(f"resuming from the checkpoint of step {start:,} with {self._workers.size} worker(s)")
         with self._open_reporter(start) as reporter:
             evaluation = self._evaluation(reporter)
             if start == 0:
                 for hook in evaluation:
                     self.watchdog.on_phase(0, 0, hook.phase)
                     hook.evaluate(0)
-            divergence = Divergence(self._updater, self._shards, self._plan, self._settings, self._workers.rank)
+            divergence = DivergenceGuard(self._updater, self._shards, self._plan, self._settings, self._workers.rank)
             meter = self._meter(start, reporter)
             hooks = [self.watchdog, divergence, meter, *evaluation, self.preemption, self._checkpoints]
             feed = self._feed()
@@ -174,10 +175,10 @@ class _Run:
             reduction=self._settings.losses.reduction,
             pad_id=self._pad_id,
             pinned=self._device.type == "cuda",
-            targets=self._settings.targets_of(self._shards),
+            targets=self._settings.open_teacher_cache(self._shards),
         )
 
-    def _checkpoints_of(self, model: Any) -> Checkpoints:
+    def _build_checkpoints(self, model: Any) -> Checkpoints:
         intervals, config_hash = self._config.intervals, self._config.identity_hash()
         folder = self._settings.path(CHECKPOINTS_FOLDER)
         return Checkpoints(
@@ -192,10 +193,10 @@ class _Run:
         )
 
     def _evaluation(self, reporter: NullReporter) -> list[HeldoutEvaluation]:
-        """Return the evaluation on the held-out split, if there is one."""
+        """Return the evaluation on the held-out split, if the shards have one."""
         if "heldout" not in read_splits(self._config.shards_dir):
             return []
-        shards, intervals = self._settings.shards("heldout"), self._config.intervals
+        shards, intervals = self._settings.open_shards("heldout"), self._config.intervals
         heldout = HeldoutScores(
             shards=shards,
             rank=self._workers.rank,
@@ -204,8 +205,8 @@ class _Run:
             pad_id=self._pad_id,
             device=self._device,
             reduce=self._workers.sum_numbers,
-            moved=self.watchdog.heartbeat,
-            targets=self._settings.targets_of(shards),
+            on_batch=self.watchdog.heartbeat,
+            targets=self._settings.open_teacher_cache(shards),
             limit=intervals.heldout_examples,
         )
         scores = self._checkpoints.scores

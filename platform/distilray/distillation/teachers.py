@@ -1,4 +1,4 @@
-"""What a step asks of its teacher: computed from the batch, or read from a cache."""
+"""Teacher outputs for a training step: computed from the batch, or read from a cache."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,12 +12,12 @@ from distilray.models.heads import apply_head_transform, decoder
 
 @dataclass(frozen=True)
 class CachedTargets:
-    """What a cache holds of a teacher for a batch.
+    """Cached outputs of a teacher for one batch.
 
     Attributes:
-        hidden: (tokens, dim) last hidden states of the real tokens, in 16 bits.
-        ids: (rows, k) most probable tokens, best first: at the real tokens, or at the masked ones.
-        log_probabilities: (rows, k) of these tokens, softened, in fp32.
+        hidden: (tokens, dim) last hidden states of the real tokens, in fp16.
+        ids: (rows, k) most probable tokens, best first. Rows are the real tokens or the masked ones.
+        log_probabilities: (rows, k) log probabilities of these tokens at the temperature of the cache, in fp32.
     """
 
     hidden: Tensor
@@ -25,35 +25,33 @@ class CachedTargets:
     log_probabilities: Tensor
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "CachedTargets":
-        """The targets on a device."""
         return CachedTargets(*(tensor.to(device, non_blocking=non_blocking) for tensor in vars(self).values()))
 
     def pin_memory(self) -> "CachedTargets":
-        """The targets in memory that is copied to a GPU while the GPU works."""
         return CachedTargets(*(tensor.pin_memory() for tensor in vars(self).values()))
 
 
 class Teacher(Protocol):
-    """A teacher's answers for one batch."""
+    """Outputs of a teacher for one batch."""
 
-    def hidden_at_tokens(self) -> Tensor:
-        """(tokens, dim) last hidden states of the real tokens."""
+    def token_states(self) -> Tensor:
+        """Return the last hidden states of the real tokens, (tokens, dim)."""
 
     def targets(self, rows: Tensor) -> DenseTeacher | SparseTeacher:
-        """What `vocabulary_loss` takes for some places of the flattened batch."""
+        """Return the targets for `vocabulary_loss` at some positions of the flattened batch."""
 
     def best_tokens(self) -> Tensor:
-        """(masked,) the most probable token at each masked place."""
+        """Return the most probable token at each masked position, (masked,)."""
 
 
 @dataclass(frozen=True)
 class LiveTeacher:
-    """Answers of a model that has seen the batch.
+    """Outputs of a teacher model that has just processed the batch.
 
     Attributes:
-        states: (batch, length, dim) its last hidden states.
+        states: (batch, length, dim) last hidden states.
         mask: (batch, length), nonzero at real tokens.
-        mask_index: (masked,) places in the flattened batch.
+        mask_index: (masked,) positions of the masked tokens in the flattened batch.
     """
 
     model: Any
@@ -61,13 +59,13 @@ class LiveTeacher:
     mask: Tensor
     mask_index: Tensor
 
-    def hidden_at_tokens(self) -> Tensor:
+    def token_states(self) -> Tensor:
         return self.states[self.mask.bool()]
 
     @torch.no_grad()
     def targets(self, rows: Tensor) -> DenseTeacher:
-        last = decoder(self.model)
-        return DenseTeacher(apply_head_transform(self.model, rows_of(self.states, rows)), last.weight, last.bias)
+        output = decoder(self.model)
+        return DenseTeacher(apply_head_transform(self.model, rows_of(self.states, rows)), output.weight, output.bias)
 
     def best_tokens(self) -> Tensor:
         return best_tokens(self.model, self.states, self.mask_index)
@@ -75,21 +73,20 @@ class LiveTeacher:
 
 @dataclass(frozen=True)
 class CachedTeacher:
-    """Answers from a cache.
+    """Outputs of a teacher from a cache.
 
     Attributes:
-        cached: its ids lie at the places that are compared.
-        everywhere: these are all real tokens, not the masked ones only.
+        at_all_tokens: True if the cache has targets for all real tokens, False if only for the masked ones.
         mask: (batch, length), nonzero at real tokens.
-        mask_index: (masked,) places in the flattened batch.
+        mask_index: (masked,) positions of the masked tokens in the flattened batch.
     """
 
     cached: CachedTargets
-    everywhere: bool
+    at_all_tokens: bool
     mask: Tensor
     mask_index: Tensor
 
-    def hidden_at_tokens(self) -> Tensor:
+    def token_states(self) -> Tensor:
         return self.cached.hidden
 
     def targets(self, rows: Tensor) -> SparseTeacher:
@@ -98,14 +95,14 @@ class CachedTeacher:
 
     def best_tokens(self) -> Tensor:
         best = self.cached.ids[:, 0].long()
-        return best[self.mask.flatten().cumsum(0)[self.mask_index] - 1] if self.everywhere else best
+        return best[self.mask.flatten().cumsum(0)[self.mask_index] - 1] if self.at_all_tokens else best
 
 
 def rows_of(states: Tensor, rows: Tensor) -> Tensor:
-    """(rows, dim) of hidden states (batch, length, dim)."""
+    """Return hidden states (batch, length, dim) at some positions of the flattened batch, (rows, dim)."""
     return states.flatten(0, 1).index_select(0, rows)
 
 
 def best_tokens(model: Any, states: Tensor, rows: Tensor) -> Tensor:
-    """(rows,) the most probable token of a model at some places of its hidden states."""
+    """Return the most probable tokens at some positions of the flattened batch, (rows,)."""
     return decoder(model)(apply_head_transform(model, rows_of(states, rows))).argmax(dim=-1)

@@ -1,11 +1,11 @@
-"""The losses on the vocabulary, value and gradient together, without the logits of all tokens in memory.
+"""Losses on the vocabulary: value and gradient in one pass, without materializing the logits of all tokens.
 
-Rows pass through the last matrix of the head in chunks; of each chunk the logits are computed once, turned into their
-own gradient in place, and multiplied into the gradients of the hidden states and of the matrix. What is in fp32 is a
-block of a few rows (on a CPU) or a chunk (on a GPU). The gradient is exact, that of the formulas.
+Rows go through the output matrix of the head in chunks. The logits of a chunk are computed once, overwritten with their
+gradient, and multiplied into the gradients of the hidden states and of the matrix. Only a block of a few rows (CPU) or
+a chunk (GPU) is ever held in fp32. The gradient is exact:
 
-    ce:  T^2 x KL(teacher || student) of the distributions softened by T (DistilBERT paper section 2)
-    mlm: cross entropy of the original ids, at the rows that have one
+    ce:  T^2 x KL(teacher || student) of the distributions softened by T (DistilBERT paper, section 2)
+    mlm: cross entropy with the original ids, at the rows that have a label
     mse: sum of the squared differences of the logits
 """
 
@@ -16,40 +16,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NO_LABEL = -100
-# Logits of so many rows are alive in the dtype of the forward pass: 512 x 30,522 in bf16 are 31 MB, and as much for the
-# teacher. A block is what is turned into fp32 at once: on a CPU it stays in the cache.
+IGNORE_INDEX = -100  # label of rows without anything to predict, as in torch
+# Rows whose logits exist at the same time, in the dtype of the forward pass: 512 x 30,522 in bf16 take 31 MB, and as
+# much again for the teacher.
 _CHUNK_ROWS = {"cpu": 512, "cuda": 4096}
+# Rows that are converted to fp32 at the same time; on a CPU they must fit in the cache.
 _BLOCK_ROWS = {"cpu": 16, "cuda": 4096}
 
 
 @dataclass(frozen=True)
 class DenseTeacher:
-    """A teacher's logits, from its own head.
+    """All logits of a teacher, computed with its own head.
 
     Attributes:
-        hidden: (rows, dim) after the transform of its head.
-        weight, bias: (vocabulary, dim), (vocabulary,) of its decoder.
+        hidden: (rows, dim) after the transform of the teacher's head.
+        weight: (vocabulary, dim) of its decoder.
+        bias: (vocabulary,) of its decoder.
     """
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor
 
-    def chunk(self, part: slice) -> Tensor:
-        """(rows, vocabulary) logits of some rows."""
-        return torch.addmm(self.bias.to(self.weight.dtype), self.hidden[part].to(self.weight.dtype), self.weight.T)
+    def chunk(self, rows: slice) -> Tensor:
+        """Return the logits of some rows, (rows, vocabulary)."""
+        return torch.addmm(self.bias.to(self.weight.dtype), self.hidden[rows].to(self.weight.dtype), self.weight.T)
 
 
 @dataclass(frozen=True)
 class SparseTeacher:
     """The most probable tokens of a teacher, at the temperature of the loss.
 
-    The rest of its probability is one event: how it is spread over the other tokens is not known and not asked for.
+    The remaining probability counts as one event; how it is distributed over the other tokens is unknown.
 
     Attributes:
         ids: (rows, k).
-        log_probabilities: (rows, k), softened, in fp32: the one nearest to 0 tells how large the rest is.
+        log_probabilities: (rows, k), softened. They must be fp32, because the one closest to 0 determines the remaining
+            probability.
     """
 
     ids: Tensor
@@ -58,7 +61,7 @@ class SparseTeacher:
 
 @dataclass(frozen=True)
 class Factors:
-    """What the sum of each term is multiplied with: its weight over the count of its rows in the global step."""
+    """Factor of the sum of each term: its weight divided by the count of its rows in the global step."""
 
     ce: float = 0.0
     mlm: float = 0.0
@@ -75,54 +78,56 @@ def vocabulary_loss(
     factors: Factors,
     temperature: float,
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """The weighted sum of the terms, and the sum of each over the rows, without its factor.
+    """Return the weighted sum of the terms, and the unweighted sum of each term over the rows.
 
     Args:
         hidden: (rows, dim) after the transform of the student's head.
-        weight, bias: (vocabulary, dim), (vocabulary,) of the student's decoder.
-        labels: (rows,) the original id, or -100 where there is nothing to predict.
-        teacher: for the same rows; None when the factors of `ce` and `mse` are 0.
+        weight: (vocabulary, dim) of the student's decoder.
+        bias: (vocabulary,) of the student's decoder.
+        labels: (rows,) original ids; -100 where there is nothing to predict.
+        teacher: outputs for the same rows; None if the factors of `ce` and `mse` are 0.
     """
     assert teacher is not None or not (factors.ce or factors.mse)
     assert not factors.mse or isinstance(teacher, DenseTeacher)
-    arguments = _Arguments(teacher, factors, temperature)
-    loss, sums = _VocabularyLoss.apply(hidden, weight, bias, labels, arguments)
+    settings = _Settings(teacher, factors, temperature)
+    loss, sums = _VocabularyLoss.apply(hidden, weight, bias, labels, settings)
     return loss, dict(zip(("ce", "mlm", "mse"), sums.unbind(), strict=True))
 
 
 @dataclass(frozen=True)
-class _Arguments:
+class _Settings:
     teacher: DenseTeacher | SparseTeacher | None
     factors: Factors
     temperature: float
 
 
 class _VocabularyLoss(torch.autograd.Function):
-    """The gradients are made in the forward pass; the backward pass multiplies them with that of the loss."""
+    """Computes the gradients in the forward pass; the backward pass only scales them."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, given: _Arguments) -> Any:
-        factors = given.factors
-        # Gradients of the logits of about 1 fit every dtype; what they are to be multiplied with comes at the end.
-        unit = max(factors.ce * given.temperature, factors.mlm, 2 * factors.mse) or 1.0
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, settings: _Settings) -> Any:
+        factors = settings.factors
+        # Keep logit gradients near 1 so that they fit any dtype; multiply by the scale at the end.
+        scale = max(factors.ce * settings.temperature, factors.mlm, 2 * factors.mse) or 1.0
         with torch.autocast(hidden.device.type, enabled=False):
-            found = _chunks(hidden, weight, bias, labels, given, unit, gradient=any(ctx.needs_input_grad[:3]))
-        ctx.unit = unit
-        ctx.save_for_backward(found.hidden, found.weight, found.bias)
-        ctx.mark_non_differentiable(found.sums)
-        scales = found.sums.new_tensor([factors.ce, factors.mlm, factors.mse])
-        return (found.sums * scales).sum(), found.sums
+            needs_gradient = any(ctx.needs_input_grad[:3])
+            result = _run_chunks(hidden, weight, bias, labels, settings, scale, needs_gradient=needs_gradient)
+        ctx.scale = scale
+        ctx.save_for_backward(result.hidden, result.weight, result.bias)
+        ctx.mark_non_differentiable(result.sums)
+        weights = result.sums.new_tensor([factors.ce, factors.mlm, factors.mse])
+        return (result.sums * weights).sum(), result.sums
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> Any:
-        scale = gradient.float() * ctx.unit
+        scale = gradient.float() * ctx.scale
         hidden, weight, bias = ctx.saved_tensors
         return (hidden.float() * scale).to(hidden.dtype), weight * scale, bias * scale, None, None
 
 
 @dataclass
-class _Found:
-    """Sums of the terms, and gradients that are still to be multiplied with the unit."""
+class _Result:
+    """Sums of the terms, and unscaled gradients of hidden states, matrix and bias."""
 
     sums: Tensor
     hidden: Tensor | None
@@ -130,118 +135,125 @@ class _Found:
     bias: Tensor | None
 
 
-def _chunks(
-    hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, given: _Arguments, unit: float, *, gradient: bool
-) -> _Found:
+def _run_chunks(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    labels: Tensor,
+    settings: _Settings,
+    scale: float,
+    *,
+    needs_gradient: bool,
+) -> _Result:
     device, rows = hidden.device.type, len(hidden)
     matrix, inputs = weight.to(hidden.dtype), hidden.detach()
-    found = _Found(torch.zeros(3, dtype=torch.float32, device=hidden.device), None, None, None)
-    if gradient:
-        found.hidden = torch.empty_like(inputs)
-        found.weight = torch.zeros_like(weight, dtype=torch.float32)
-        found.bias = torch.zeros_like(bias, dtype=torch.float32)
-    blocks = _Blocks(given, unit, gradient, _BLOCK_ROWS.get(device, 256))
+    result = _Result(torch.zeros(3, dtype=torch.float32, device=hidden.device), None, None, None)
+    if needs_gradient:
+        result.hidden = torch.empty_like(inputs)
+        result.weight = torch.zeros_like(weight, dtype=torch.float32)
+        result.bias = torch.zeros_like(bias, dtype=torch.float32)
+    blocks = _Blocks(settings, scale, needs_gradient, _BLOCK_ROWS.get(device, 256))
     for start in range(0, rows, _CHUNK_ROWS.get(device, 1024)):
-        part = slice(start, start + _CHUNK_ROWS.get(device, 1024))
-        logits = torch.addmm(bias.to(hidden.dtype), inputs[part], matrix.T)
-        dense = given.teacher.chunk(part) if isinstance(given.teacher, DenseTeacher) else None
-        found.sums += blocks.run(logits, dense, labels[part], part)
-        if found.hidden is not None and found.weight is not None and found.bias is not None:
-            # By now `logits` holds the gradient of the logits.
-            torch.mm(logits, matrix, out=found.hidden[part])
+        chunk = slice(start, start + _CHUNK_ROWS.get(device, 1024))
+        logits = torch.addmm(bias.to(hidden.dtype), inputs[chunk], matrix.T)
+        teacher_logits = settings.teacher.chunk(chunk) if isinstance(settings.teacher, DenseTeacher) else None
+        result.sums += blocks.run(logits, teacher_logits, labels[chunk], chunk)
+        if result.hidden is not None and result.weight is not None and result.bias is not None:
+            # `logits` now holds the gradient of the logits.
+            torch.mm(logits, matrix, out=result.hidden[chunk])
             if logits.dtype == torch.float32:
-                found.weight.addmm_(logits.T, inputs[part])
+                result.weight.addmm_(logits.T, inputs[chunk])
             else:
-                found.weight += logits.T @ inputs[part]
-            found.bias += logits.sum(dim=0, dtype=torch.float32)
-    return found
+                result.weight += logits.T @ inputs[chunk]
+            result.bias += logits.sum(dim=0, dtype=torch.float32)
+    return result
 
 
 @dataclass(frozen=True)
 class _Blocks:
-    """The terms of a chunk, a block of rows at a time; the logits become their gradient in place."""
+    """Computes the terms of a chunk, one block of rows at a time, and overwrites the logits with their gradient."""
 
-    given: _Arguments
-    unit: float
-    gradient: bool
+    settings: _Settings
+    scale: float
+    needs_gradient: bool
     rows: int
 
-    def run(self, logits: Tensor, dense: Tensor | None, labels: Tensor, part: slice) -> Tensor:
-        """(3,) sums of `ce`, `mlm` and `mse` over the chunk."""
-        labelled = labels != NO_LABEL
+    def run(self, logits: Tensor, teacher_logits: Tensor | None, labels: Tensor, chunk: slice) -> Tensor:
+        """Return the sums of `ce`, `mlm` and `mse` over the chunk, (3,)."""
+        factors, has_label = self.settings.factors, labels != IGNORE_INDEX
         sums = torch.zeros(3, dtype=torch.float32, device=logits.device)
         for start in range(0, len(logits), self.rows):
             block = slice(start, start + self.rows)
             student = logits[block].float()
-            places = labelled[block].nonzero().squeeze(1)
-            picked = student[places] if len(places) else None  # before the logits are used up
+            labeled = has_label[block].nonzero().squeeze(1)
+            labeled_logits = student[labeled] if len(labeled) else None  # copied before `student` is overwritten
             gradient = None
-            if dense is not None:
-                teacher = dense[block].float()
-                if self.given.factors.mse:
-                    gradient, sums[2] = self._squares(student, teacher, sums[2])
-                if self.given.factors.ce:
+            if teacher_logits is not None:
+                teacher = teacher_logits[block].float()
+                if factors.mse:
+                    gradient, sums[2] = self._squared_error(student, teacher, sums[2])
+                if factors.ce:
                     gradient, sums[0] = self._dense_kl(student, teacher, gradient, sums[0])
-            elif isinstance(self.given.teacher, SparseTeacher) and self.given.factors.ce:
-                first = (part.start or 0) + start
+            elif isinstance(self.settings.teacher, SparseTeacher) and factors.ce:
+                first = (chunk.start or 0) + start
                 gradient, sums[0] = self._sparse_kl(student, slice(first, first + len(student)), sums[0])
             if gradient is None:
                 gradient = torch.zeros_like(student)
-            if picked is not None:
-                sums[1] += self._masked_lm(picked, labels[block][places], gradient, places)
-            if self.gradient:
+            if labeled_logits is not None:
+                sums[1] += self._masked_lm(labeled_logits, labels[block][labeled], gradient, labeled)
+            if self.needs_gradient:
                 logits[block] = gradient
         return sums
 
-    def _masked_lm(self, picked: Tensor, wanted: Tensor, gradient: Tensor, places: Tensor) -> Tensor:
-        logs = picked.log_softmax(dim=-1)
-        own = torch.arange(len(places), device=places.device)
-        loss = -logs[own, wanted].sum()
-        if self.gradient and self.given.factors.mlm:
-            change = logs.exp_()
-            change[own, wanted] -= 1.0
-            gradient.index_add_(0, places, change, alpha=self.given.factors.mlm / self.unit)
+    def _masked_lm(self, logits: Tensor, labels: Tensor, gradient: Tensor, rows: Tensor) -> Tensor:
+        log_p = logits.log_softmax(dim=-1)
+        index = torch.arange(len(rows), device=rows.device)
+        loss = -log_p[index, labels].sum()
+        if self.needs_gradient and self.settings.factors.mlm:
+            row_gradient = log_p.exp_()
+            row_gradient[index, labels] -= 1.0
+            gradient.index_add_(0, rows, row_gradient, alpha=self.settings.factors.mlm / self.scale)
         return loss
 
-    def _squares(self, student: Tensor, teacher: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    def _squared_error(self, student: Tensor, teacher: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         difference = student - teacher
-        return difference * (2 * self.given.factors.mse / self.unit), total + difference.square_().sum()
+        return difference * (2 * self.settings.factors.mse / self.scale), total + difference.square_().sum()
 
     def _dense_kl(
         self, student: Tensor, teacher: Tensor, gradient: Tensor | None, total: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Uses up both logits."""
-        t = self.given.temperature
-        own, own_total = _softened(student, t)
-        other, teacher_total = _softened(teacher, t)
-        # By now `student` and `teacher` hold logarithms without their normaliser.
-        teacher.sub_(student).sub_((teacher_total / own_total).log_())
-        loss = teacher.mul_(other).sum() * t**2
-        change = self._change(own, other)
-        return change if gradient is None else gradient.add_(change), total + loss
+        """Return the gradient with that of the KL added, and the total; overwrites both logits."""
+        t = self.settings.temperature
+        student_p, student_sum = _softmax_in_place(student, t)
+        teacher_p, teacher_sum = _softmax_in_place(teacher, t)
+        # `student` and `teacher` now hold unnormalized log probabilities.
+        teacher.sub_(student).sub_((teacher_sum / student_sum).log_())
+        loss = teacher.mul_(teacher_p).sum() * t**2
+        kl_gradient = self._kl_gradient(student_p, teacher_p)
+        return kl_gradient if gradient is None else gradient.add_(kl_gradient), total + loss
 
     def _sparse_kl(self, student: Tensor, rows: slice, total: Tensor) -> tuple[Tensor, Tensor]:
-        t, teacher = self.given.temperature, self.given.teacher
+        t, teacher = self.settings.temperature, self.settings.teacher
         assert isinstance(teacher, SparseTeacher)
-        ids, logs = teacher.ids[rows], teacher.log_probabilities[rows].float()
-        own, own_total = _softened(student, t)
-        own_logs = student.gather(1, ids) - own_total.log()
-        known = logs.exp()
-        # Both are small when a model is sure: one minus a sum in fp32 would have no digits left.
-        rest = (1.0 - logs.double().exp().sum(1, keepdim=True)).float().clamp_min(torch.finfo(torch.float32).tiny)
-        other = own.scatter(1, ids, 0.0)
-        own_rest = other.sum(1, keepdim=True).clamp_min(1e-20)
-        loss = (known * (logs - own_logs)).sum() + (rest * (rest.log() - own_rest.log())).sum()
-        other.mul_(rest / own_rest).scatter_(1, ids, known)
-        return self._change(own, other), total + loss * t**2
+        ids, log_p = teacher.ids[rows], teacher.log_probabilities[rows].float()
+        student_p, student_sum = _softmax_in_place(student, t)
+        student_log_p = student.gather(1, ids) - student_sum.log()
+        p = log_p.exp()
+        # When a model is certain, the remaining probability is tiny, and 1 - sum in fp32 would have no correct digits.
+        rest = (1.0 - log_p.double().exp().sum(1, keepdim=True)).float().clamp_min(torch.finfo(torch.float32).tiny)
+        target = student_p.scatter(1, ids, 0.0)
+        student_rest = target.sum(1, keepdim=True).clamp_min(1e-20)
+        loss = (p * (log_p - student_log_p)).sum() + (rest * (rest.log() - student_rest.log())).sum()
+        target.mul_(rest / student_rest).scatter_(1, ids, p)
+        return self._kl_gradient(student_p, target), total + loss * t**2
 
-    def _change(self, own: Tensor, other: Tensor) -> Tensor:
-        """The gradient of the KL, in the place of `own`."""
-        return own.sub_(other).mul_(self.given.temperature * self.given.factors.ce / self.unit)
+    def _kl_gradient(self, student_p: Tensor, target_p: Tensor) -> Tensor:
+        """Return the gradient of the KL with respect to the logits; overwrites `student_p`."""
+        return student_p.sub_(target_p).mul_(self.settings.temperature * self.settings.factors.ce / self.scale)
 
 
-def _softened(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Probabilities at a temperature, and the sum that made them so; `logits` becomes their unnormalised logarithm."""
+def _softmax_in_place(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return the softened probabilities and their normalizer; `logits` becomes the unnormalized log probabilities."""
     logits.sub_(logits.amax(dim=-1, keepdim=True))
     if temperature != 1.0:
         logits.div_(temperature)

@@ -1,1 +1,1 @@
-"""Export of a model: ONNX graphs, formats with fewer bits, and their comparison with the model."""
+"""Model export: ONNX graphs, smaller formats, and the quality gate that compares them with the model."""

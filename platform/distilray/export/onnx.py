@@ -1,4 +1,4 @@
-"""A masked language model as an ONNX graph: with logits at the masks only, or with those of all tokens."""
+"""Export of a masked language model as an ONNX graph, with logits at the masks only or at all tokens."""
 
 import logging
 import tempfile
@@ -23,15 +23,16 @@ from distilray.models.onnx_format import (
     import_onnx_package,
 )
 
-# Sizes of the example that the graph is traced with: none is 0 or 1, which the tracer would take for constants.
+# Sizes of the example that the graph is traced with. The tracer would treat sizes of 0 or 1 as constants.
 _BATCH, _LENGTH, _MASKS = 2, 8, 3
 _NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 class LogitsAtMasks(nn.Module):
-    """The graph: (batch, length) ids to (masks, vocabulary) logits.
+    """Module from (batch, length) ids to (masks, vocabulary) logits.
 
-    `mask_index`, (masks,), holds places in the flattened (batch x length): only they go through the vocabulary head.
+    `mask_index`, (masks,), contains positions in the flattened (batch x length). Only these go through the vocabulary
+    head.
     """
 
     def __init__(self, model: Any) -> None:
@@ -46,7 +47,7 @@ class LogitsAtMasks(nn.Module):
 
 
 class LogitsOfAllTokens(nn.Module):
-    """The graph with the usual signature: (batch, length) ids to (batch, length, vocabulary) logits."""
+    """Module with the standard signature, from (batch, length) ids to (batch, length, vocabulary) logits."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -57,7 +58,9 @@ class LogitsOfAllTokens(nn.Module):
 
 
 def onnx_graph(model: Any) -> bytes:
-    """The ONNX file of a model, with batch, length and number of masks left open; no path of this machine is in it.
+    """Return the ONNX file of a model, with dynamic batch, length and number of masks.
+
+    The file does not contain any local path.
 
     Args:
         model: masked language model in eval mode, fp32, on the CPU.
@@ -65,16 +68,16 @@ def onnx_graph(model: Any) -> bytes:
     Raises:
         InputError: a package is missing.
     """
-    return _exported(LogitsAtMasks(model), INPUTS)
+    return _export(LogitsAtMasks(model), INPUTS)
 
 
 def standard_onnx_graph(model: Any) -> bytes:
-    """As `onnx_graph`, without mask positions: the logits of all tokens, for Optimum, Transformers.js and the like."""
-    return _exported(LogitsOfAllTokens(model), STANDARD_INPUTS)
+    """Return an ONNX file with the logits of all tokens, as Optimum, Transformers.js and similar tools expect it."""
+    return _export(LogitsOfAllTokens(model), STANDARD_INPUTS)
 
 
 @torch.no_grad()
-def _exported(module: Any, inputs: Sequence[str]) -> bytes:
+def _export(module: Any, inputs: Sequence[str]) -> bytes:
     for name in ("onnx", "onnxscript"):
         import_onnx_package(name)
     config = module.model.config
@@ -95,23 +98,23 @@ def _exported(module: Any, inputs: Sequence[str]) -> bytes:
             external_data=False,
             verbose=False,
         )
-    return _plain(program.model_proto)
+    return _serialize(program.model_proto)
 
 
 def int8_graph(onnx_file: bytes, *, per_channel: bool, reduce_range: bool) -> bytes:
-    """An ONNX file with its matrices and word embeddings as int8; activations are quantised as they come.
+    """Return an ONNX file with matrices and word embeddings in int8. Activations are quantized dynamically.
 
     Args:
-        onnx_file: of `onnx_graph`.
-        per_channel: a scale for each column of a matrix, instead of one for all.
-        reduce_range: 7 bits, for CPUs without VNNI, whose 16-bit sums overflow with 8.
+        onnx_file: result of `onnx_graph`.
+        per_channel: use one scale per column of a matrix instead of a single scale.
+        reduce_range: use 7 bits, for CPUs without VNNI, on which 16-bit sums of 8-bit products overflow.
 
     Raises:
         InputError: a package is missing.
     """
     quantization = import_onnx_package("onnxruntime.quantization")
-    with tempfile.TemporaryDirectory() as work, _quiet(""):
-        source, target = Path(work) / ONNX_FILE, Path(work) / "int8.onnx"
+    with tempfile.TemporaryDirectory() as folder, _quiet(""):
+        source, target = Path(folder) / ONNX_FILE, Path(folder) / "int8.onnx"
         source.write_bytes(onnx_file)
         quantization.quantize_dynamic(
             source,
@@ -121,25 +124,25 @@ def int8_graph(onnx_file: bytes, *, per_channel: bool, reduce_range: bool) -> by
             reduce_range=reduce_range,
             op_types_to_quantize=["MatMul", "Gather"],
         )
-        return _plain(import_onnx_package("onnx").load(target))
+        return _serialize(import_onnx_package("onnx").load(target))
 
 
-def _plain(model: Any) -> bytes:
-    """The bytes of a graph without what tracing has noted in it: file names and lines of the code."""
+def _serialize(model: Any) -> bytes:
+    """Return the bytes of a graph without the metadata of tracing, which contains file names and source lines."""
     model.doc_string = ""
     graph = model.graph
-    parts = [model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output]
-    for part in parts:
-        del part.metadata_props[:]
-    for part in parts[1:]:
-        part.doc_string = ""
+    elements = [model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output]
+    for element in elements:
+        del element.metadata_props[:]
+    for element in elements[1:]:
+        element.doc_string = ""
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 
 
 @contextmanager
 def _quiet(*more: str) -> Iterator[None]:
-    """Keeps back what the exporters tell about optional packages and their own future."""
+    """Suppress warnings of the exporters about optional packages and deprecations."""
     loggers = [logging.getLogger(name or None) for name in (*_NOISY_LOGGERS, *more)]
     before = [logger.level for logger in loggers]
     try:

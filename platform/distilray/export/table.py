@@ -1,4 +1,4 @@
-"""Table of a complete export, and its upload to the Hugging Face hub."""
+"""Result table of a completed export, and its upload to the Hugging Face hub."""
 
 import json
 import os
@@ -17,17 +17,17 @@ from distilray.runtime.run_folder import RunFolder
 
 
 def show_export(folder: RunFolder) -> None:
-    """Prints the table of `parity_report.json`; uploads the complete run if its recipe says where to.
+    """Print the table of `parity_report.json`, and upload the completed run if its recipe sets `push.repo_id`.
 
     Raises:
-        InputError: the upload is not possible; the run stays complete.
+        InputError: the upload failed. The run remains complete.
     """
     report = json.loads(storage.read_bytes(folder.path(REPORT_FILE)))
     Console(width=None if os.isatty(1) else 100).print(_table(report))
     features = report["cpu"]["features"]
     print(f"CPU: {report['cpu']['name']} ({format_cpu_features(features)})")
     if "onnx-int8" in report["variants"] and not has_fast_int8(features) and not report["int8"]["reduce_range"]:
-        print("onnx-int8: this CPU has no 8-bit dot product, so sums may overflow: compare int8.reduce_range=true")
+        print("onnx-int8: this CPU has no 8-bit dot product, so sums may overflow; try int8.reduce_range=true")
     config = folder.config
     assert isinstance(config, ExportModelConfig)
     if config.push.repo_id is not None:
@@ -38,22 +38,22 @@ def show_export(folder: RunFolder) -> None:
 
 
 def pushed_files(config: ExportModelConfig, folder: RunFolder) -> dict[str, str]:
-    """Return the files of an upload: the model itself at the top, a folder for each format, report and model card."""
+    """Return the files of an upload: model, report and model card at the top level, and one folder per format."""
     source = localize(config.model_dir)
-    tops = {name: storage.join(source, name) for name in (*MODEL_FILES, TOKENIZER_CONFIG_FILE)}
-    own = {name: folder.path(name) for name in (REPORT_FILE, README_FILE)}
+    model_files = {name: storage.join(source, name) for name in (*MODEL_FILES, TOKENIZER_CONFIG_FILE)}
+    reports = {name: folder.path(name) for name in (REPORT_FILE, README_FILE)}
     formats = {
         f"{variant}/{uri.rpartition('/')[2]}": uri
         for variant in config.variants
         for uri in storage.list_files(folder.path(variant))
     }
-    return {name: uri for name, uri in {**tops, **own, **formats}.items() if storage.exists(uri)}
+    return {name: uri for name, uri in {**model_files, **reports, **formats}.items() if storage.exists(uri)}
 
 
 def _table(report: dict[str, Any]) -> Table:
     text = report["text"]
-    about = f" on {text['examples']:,} examples, {text['masks']:,} masks" if text else ""
-    table = Table(title=f"export{about}")
+    sample = f" on {text['examples']:,} examples, {text['masks']:,} masks" if text else ""
+    table = Table(title=f"export{sample}")
     for heading in ("", "MB", "same best token", "pseudo-perplexity", "change"):
         table.add_column(heading, justify="right" if heading else "left")
     model = report["model"]

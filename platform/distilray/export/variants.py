@@ -1,4 +1,4 @@
-"""Exports a model: builds each format, compares it with the model, publishes what passes, tells the figures of all."""
+"""Model export: builds the formats, compares them with the model, publishes those that pass, and reports results."""
 
 import json
 import os
@@ -17,11 +17,11 @@ from distilray.errors import DataQualityError
 from distilray.export.gate import (
     GateScores,
     ParityResult,
-    answer_masks,
     compare_logits,
     gate_scores,
     gate_violations,
     parity_cases,
+    predict_masks,
 )
 from distilray.export.onnx import int8_graph, onnx_graph, standard_onnx_graph
 from distilray.export.text import MaskedBatches, masked_text
@@ -48,8 +48,8 @@ REPORT_FILE = "parity_report.json"
 
 
 @dataclass(frozen=True)
-class Source:
-    """The model that is exported, with the text that formats are tried on."""
+class ExportSource:
+    """Model to export, and the text for comparing formats."""
 
     model_dir: str
     model: Any
@@ -57,8 +57,8 @@ class Source:
     text: MaskedBatches | None
 
     @classmethod
-    def open(cls, config: ExportModelConfig) -> "Source":
-        """Loads all of it.
+    def open(cls, config: ExportModelConfig) -> "ExportSource":
+        """Load the model and the text.
 
         Raises:
             InputError: the model or the text cannot be used, or a package is missing.
@@ -77,56 +77,57 @@ class Source:
 
 
 def plan_export(config: ExportModelConfig) -> dict[str, object]:
-    """Validates the inputs of `export_model` and says what it would do."""
-    source = Source.open(config)
+    """Validate the inputs of `export_model` and describe the run."""
+    source = ExportSource.open(config)
     if config.push.repo_id is not None:
         check_push(config.push.repo_id)
     text = source.text
     return {
         "model": f"{source.model_dir}: {count_parameters(source.model):,} parameters",
         "formats": ", ".join(config.variants),
-        "tried on": f"{text.examples:,} examples, {text.masks:,} masks" if text else "random inputs only",
+        "compared on": f"{text.examples:,} examples, {text.masks:,} masks" if text else "random inputs only",
         "CPU": f"{cpu_name()}: {format_cpu_features(cpu_features())}",
         "upload": config.push.repo_id or "none",
     }
 
 
 def export_model(config: ExportModelConfig, folder: RunFolder) -> Outcome:
-    """Writes a folder for each format, and `parity_report.json`.
+    """Write a folder for each format, and `parity_report.json`.
 
     Raises:
-        DataQualityError: a format answers otherwise than the model; it is not published, and the report says how far.
+        DataQualityError: a format deviates too much from the model. It is not published; the report has the details.
     """
     torch.set_num_threads(os.cpu_count() or 1)
     for variant in VARIANTS:
-        storage.remove_folder(folder.path(variant))  # of a run that was killed
-    source = Source.open(config)
-    with tempfile.TemporaryDirectory() as work:
-        parity = _build(config, source, Path(work))
-        figures = _figures(config, source, Path(work))
-        report = _report(config, source, Path(work), parity, figures)
+        storage.remove_folder(folder.path(variant))  # remains of an interrupted run
+    source = ExportSource.open(config)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        parity = _build(config, source, work)
+        scores = _score_formats(config, source, work)
+        report = _report(config, source, work, parity, scores)
         storage.write_bytes(folder.path(REPORT_FILE), json.dumps(report, indent=1).encode())
         _refuse_parity(config, parity, folder)
         outputs: dict[str, Any] = {}
         for variant in config.variants:
             if report["variants"][variant]["published"]:
-                outputs |= _publish(Path(work), variant, folder)
+                outputs |= _publish(work, variant, folder)
     _refuse_lossy(report, folder)
     return _outcome(report, outputs)
 
 
 def write_onnx_folder(folder: Path, model: Any, tokenizer_json: str, graph: bytes) -> None:
-    """Writes a folder that `OnnxMaskedLM` loads.
+    """Write a folder that `OnnxMaskedLM` can load.
 
     Args:
-        graph: of `onnx_graph` or `int8_graph`.
+        graph: result of `onnx_graph`, `standard_onnx_graph` or `int8_graph`.
     """
     _write_companions(folder, model, tokenizer_json, "float32")
     (folder / ONNX_FILE).write_bytes(graph)
 
 
 def write_bf16_folder(folder: Path, model: Any, tokenizer_json: str) -> None:
-    """Writes a model folder that plain `transformers` loads, in half the bytes."""
+    """Write a model folder of half the size that plain `transformers` can load."""
     _write_companions(folder, model, tokenizer_json, "bfloat16")
     tensors = {name: tensor.to(torch.bfloat16) for name, tensor in model_tensors(model).items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata=SAFETENSORS_METADATA)
@@ -140,8 +141,8 @@ def _write_companions(folder: Path, model: Any, tokenizer_json: str, dtype: str)
     (folder / CONFIG_FILE).write_text(json.dumps({**config, "dtype": dtype}, indent=1, sort_keys=True))
 
 
-def _build(config: ExportModelConfig, source: Source, work: Path) -> list[ParityResult]:
-    """Writes the folders of all formats below `work`; returns how far the ONNX graphs are from the model."""
+def _build(config: ExportModelConfig, source: ExportSource, work: Path) -> list[ParityResult]:
+    """Write the folders of all formats below `work`, and return the comparison of the ONNX graphs with the model."""
     parity: list[ParityResult] = []
     if "onnx-standard" in config.variants:
         write_onnx_folder(
@@ -160,7 +161,7 @@ def _build(config: ExportModelConfig, source: Source, work: Path) -> list[Parity
     return parity
 
 
-def _parity(config: ExportModelConfig, source: Source, onnx_dir: Path) -> list[ParityResult]:
+def _parity(config: ExportModelConfig, source: ExportSource, onnx_dir: Path) -> list[ParityResult]:
     settings = source.model.config
     cases = parity_cases(
         vocabulary_size=settings.vocab_size, max_length=settings.max_position_embeddings, seed=config.seed
@@ -168,36 +169,36 @@ def _parity(config: ExportModelConfig, source: Source, onnx_dir: Path) -> list[P
     return compare_logits(TorchMaskedLM(source.model), open_masked_lm(str(onnx_dir)), cases, graph=onnx_dir.name)
 
 
-def _figures(config: ExportModelConfig, source: Source, work: Path) -> dict[str, GateScores]:
-    """Compare every format with the model on the text, by name; `source` is the model itself. Empty without a text."""
+def _score_formats(config: ExportModelConfig, source: ExportSource, work: Path) -> dict[str, GateScores]:
+    """Compare the model itself (`source`) and every format with the model on the text. Empty without a text."""
     text = source.text
     if text is None:
         return {}
-    answers = {}
+    predictions = {}
     with Progress("export_model", total=text.examples * (len(config.variants) + 1), unit="examples") as progress:
         for name in ("source", *config.variants):
             model = TorchMaskedLM(source.model) if name == "source" else open_masked_lm(str(work / name))
-            answers[name] = answer_masks(model, text.batches, lambda rows, name=name: progress.advance(rows, name))  # type: ignore[misc]
-    return {name: gate_scores(answers["source"], found) for name, found in answers.items()}
+            predictions[name] = predict_masks(model, text.batches, lambda rows, name=name: progress.advance(rows, name))  # type: ignore[misc]
+    return {name: gate_scores(predictions["source"], own) for name, own in predictions.items()}
 
 
 def _report(
     config: ExportModelConfig,
-    source: Source,
+    source: ExportSource,
     work: Path,
     parity: list[ParityResult],
-    figures: Mapping[str, GateScores],
+    scores: Mapping[str, GateScores],
 ) -> dict[str, Any]:
     """Return the content of `parity_report.json`."""
-    differs = _difference(parity) > config.max_logit_difference
+    is_different = _max_difference(parity) > config.max_logit_difference
     variants: dict[str, Any] = {}
     for variant in config.variants:
-        refused = gate_violations(figures[variant], config.gate) if variant in LOSSY else []
-        if differs:
-            refused = [f"logits differ by {_difference(parity):.2g} (at most {config.max_logit_difference:.2g})"]
+        refused = gate_violations(scores[variant], config.gate) if variant in LOSSY else []
+        if is_different:
+            refused = [f"logits differ by {_max_difference(parity):.2g} (at most {config.max_logit_difference:.2g})"]
         variants[variant] = {
             "megabytes": max(file.stat().st_size for file in (work / variant).iterdir()) / 1e6,
-            **(asdict(figures[variant]) if variant in figures else {}),
+            **(asdict(scores[variant]) if variant in scores else {}),
             "refused": refused,
             "published": not refused,
         }
@@ -206,27 +207,27 @@ def _report(
             "parameters": count_parameters(source.model),
             "weights_sha256": storage.sha256(storage.join(source.model_dir, WEIGHTS_FILE)),
             "megabytes": (storage.file_size(storage.join(source.model_dir, WEIGHTS_FILE)) or 0) / 1e6,
-            **({"pseudo_perplexity": figures["source"].pseudo_perplexity} if figures else {}),
+            **({"pseudo_perplexity": scores["source"].pseudo_perplexity} if scores else {}),
         },
         "cpu": {"name": cpu_name(), "features": cpu_features()},
         "packages": {name: metadata.version(name) for name in (*ONNX_PACKAGES, "torch") if parity or name == "torch"},
         "parity": {
             "limit": config.max_logit_difference,
-            "max_difference": _difference(parity),
+            "max_difference": _max_difference(parity),
             "cases": [asdict(result) for result in parity],
         },
-        "text": _text_facts(source.text),
+        "text": _text_counts(source.text),
         "gate": config.gate.model_dump(),
         "int8": config.int8.model_dump(),
         "variants": variants,
     }
 
 
-def _text_facts(text: MaskedBatches | None) -> dict[str, int]:
+def _text_counts(text: MaskedBatches | None) -> dict[str, int]:
     return {} if text is None else {"examples": text.examples, "masks": text.masks, "dropped": text.dropped}
 
 
-def _difference(parity: list[ParityResult]) -> float:
+def _max_difference(parity: list[ParityResult]) -> float:
     return max((result.max_difference for result in parity), default=0.0)
 
 
@@ -234,8 +235,8 @@ def _refuse_parity(config: ExportModelConfig, parity: list[ParityResult], folder
     bad = [result for result in parity if not result.max_difference <= config.max_logit_difference]
     if bad:
         raise DataQualityError(
-            f"nothing is published: the logits of the ONNX graph differ by {_difference(parity):.2g} from the model's, "
-            f"at most {config.max_logit_difference:.2g} is allowed; see {folder.path(REPORT_FILE)}",
+            f"nothing is published: the logits of the ONNX graph differ by {_max_difference(parity):.2g} from those of "
+            f"the model (at most {config.max_logit_difference:.2g}); see {folder.path(REPORT_FILE)}",
             [
                 f"{case.graph}: {case.batch} x {case.length}, {case.masks} masks: {case.max_difference:.2g}"
                 for case in bad
@@ -248,14 +249,14 @@ def _refuse_lossy(report: Mapping[str, Any], folder: RunFolder) -> None:
     if refused:
         kept = [name for name in report["variants"] if name not in refused]
         raise DataQualityError(
-            f"{', '.join(refused)} not published, beyond the bounds of `gate`; see {folder.path(REPORT_FILE)}; for the "
-            f"others: variants='[{', '.join(kept)}]' and another run_dir",
-            [f"{name}: {fault}" for name, faults in refused.items() for fault in faults],
+            f"{', '.join(refused)} not published: limits of `gate` exceeded; see {folder.path(REPORT_FILE)}; to export "
+            f"only the others: variants='[{', '.join(kept)}]' and another run_dir",
+            [f"{name}: {violation}" for name, violations in refused.items() for violation in violations],
         )
 
 
 def _publish(work: Path, variant: Variant, folder: RunFolder) -> dict[str, Any]:
-    """Copies the folder of a format into the run; returns bytes and sha256 of its files."""
+    """Copy the folder of a format into the run folder, and return the size and sha256 of its files."""
     outputs = {}
     for file in sorted((work / variant).iterdir()):
         target = folder.path(variant, file.name)

@@ -1,1 +1,1 @@
-"""Fine-tuning of a classifier on a task: the task table, labelled rows, training and its results."""
+"""Fine-tuning of classifiers: the task table, labeled rows, training, and its results."""

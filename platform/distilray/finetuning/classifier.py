@@ -1,4 +1,4 @@
-"""Encoders with a classification head: from a pretrained folder, from a fine-tuned one, and back to one."""
+"""Encoders with a classification head: loading from pretrained or fine-tuned folders, and saving."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,25 +22,25 @@ from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash,
 from distilray.runtime import storage
 from distilray.runtime.seeding import hash_integers
 
-# Of the task that a folder was fine-tuned on, or of none.
+# Weights that depend on the task that a model was fine-tuned on.
 _HEAD_PREFIXES = ("classifier.", "pre_classifier.")
 _DROPOUTS = ("dropout", "attention_dropout", "classifier_dropout")
-_TASK_KEY = "finetuning_task"  # of config.json: the labels of several tasks are the same
+_TASK_KEY = "finetuning_task"  # key in config.json; needed because several tasks have the same labels
 
 
 def load_classifier(model_dir: str, task: FineTuneTask, *, seed: int, dropout: float | None = None) -> Any:
     """Load an encoder with a fresh head for a task, in eval mode and fp32.
 
-    The head is a function of `seed`; the random state of torch stays as it is. A pooler counts as part of the encoder:
-    it is taken when the folder has one, as that of a bare encoder or of another task's model.
+    The head only depends on `seed`; the random state of torch is not changed. A pooler is part of the encoder and
+    is loaded if the folder has one, as with bare encoders and fine-tuned models.
 
     Args:
         model_dir: local folder of an encoder, of a masked language model, or of a model fine-tuned on any task.
-        task: gives the number of outputs and the words for them.
-        dropout: of encoder and head; the model's own when None.
+        task: determines the number of outputs and their names.
+        dropout: dropout of encoder and head; None keeps that of the model.
 
     Raises:
-        InputError: a file is missing, another architecture, or weights that do not fit the config.
+        InputError: a file is missing, the architecture is unknown, or weights do not match the config.
     """
     config = read_model_config(model_dir)
     family = architecture_of(config)
@@ -52,15 +52,15 @@ def load_classifier(model_dir: str, task: FineTuneTask, *, seed: int, dropout: f
     fresh = (*_HEAD_PREFIXES, *([f"{family.pooler}."] if family.pooler else []))
     require_all_weights(model_dir, [name for name in absent if not name.startswith(fresh)])
     head = [name for name, _ in model.named_parameters() if name.startswith(_HEAD_PREFIXES)]
-    _initialise(model, sorted({*absent, *head}), seed)
+    _initialize(model, sorted({*absent, *head}), seed)
     return model
 
 
 def load_fine_tuned(folder: str, task: FineTuneTask) -> Any:
-    """A model that was fine-tuned on a task, in eval mode and fp32, with its outputs in the order of `task.labels`.
+    """Load a model that was fine-tuned on a task, in eval mode and fp32, with outputs in the order of `task.labels`.
 
     Raises:
-        InputError: as `load_classifier`; or it has no head, that of another task, or labels of unknown meaning.
+        InputError: as in `load_classifier`; or the model has no head, the head of another task, or unknown labels.
     """
     config = read_model_config(folder)
     order = output_order(folder, config, task)
@@ -75,57 +75,57 @@ def load_fine_tuned(folder: str, task: FineTuneTask) -> Any:
 
 
 def output_order(folder: str, config: Any, task: FineTuneTask) -> list[int]:
-    """Return the outputs of a fine-tuned model in the order of the labels of a task, by the names in its config.
+    """Return the indices of a model's outputs in the order of the task's labels, matched by the names in its config.
 
     Raises:
-        InputError: it was fine-tuned on another task, or its labels are not those of the task.
+        InputError: the model was fine-tuned on another task, or its labels are not those of the task.
     """
     file, fine_tuned_on = f"{folder}/{CONFIG_FILE}", getattr(config, _TASK_KEY, None)
     if fine_tuned_on not in (None, task.name):
-        raise InputError(f"{file}: fine-tuned on {fine_tuned_on}, where a model of {task.name} is needed")
+        raise InputError(f"{file}: fine-tuned on {fine_tuned_on}, but a model for {task.name} is needed")
     classifier = architecture_of(config).classifier
     architecture = (config.architectures or [classifier])[0]
     if architecture != classifier:
-        raise InputError(
-            f"{file}: {architecture} has no head of a task; name a model that was fine-tuned on {task.name}"
-        )
+        raise InputError(f"{file}: {architecture} has no task head; name a model that was fine-tuned on {task.name}")
     names = [str(config.id2label.get(number, "")) for number in range(config.num_labels)]
     if task.is_regression:
         if len(names) == 1:
             return [0]
-        raise InputError(f"{file}: {len(names)} outputs, where {task.name} needs one score")
-    plain = list(map(_plain, names))
+        raise InputError(f"{file}: {len(names)} outputs, but {task.name} needs one score")
+    normalized = list(map(_normalize_label, names))
     for labels in filter(None, (task.labels, task.hub_labels)):
-        if sorted(plain) == sorted(map(_plain, labels)):
-            return [plain.index(_plain(label)) for label in labels]
+        if sorted(normalized) == sorted(map(_normalize_label, labels)):
+            return [normalized.index(_normalize_label(label)) for label in labels]
     wanted = " or ".join(", ".join(labels) for labels in (task.labels, task.hub_labels) if labels)
     raise InputError(
-        f"{file}: labels {', '.join(names)[:200]}, where {task.name} has {wanted}; name a model of {task.name}, or "
-        "write these names as id2label, in the order of its outputs"
+        f"{file}: labels {', '.join(names)[:200]}, but {task.name} has {wanted}; name a model for {task.name}, or "
+        "set these names as id2label, in the order of its outputs"
     )
 
 
-def _plain(label: str) -> str:
+def _normalize_label(label: str) -> str:
     return "".join(filter(str.isalnum, label)).lower()
 
 
 def _set_task(config: Any, task: FineTuneTask) -> None:
     config.num_labels = task.num_outputs
-    config.id2label = _words(task)
-    config.label2id = {word: number for number, word in config.id2label.items()}
+    config.id2label = dict(enumerate(task.labels or ("score",)))
+    config.label2id = {label: number for number, label in config.id2label.items()}
     config.problem_type = "regression" if task.is_regression else "single_label_classification"
     setattr(config, _TASK_KEY, task.name)
 
 
 def check_same_tokenizer(teacher: str, model: str) -> None:
-    """Check that a teacher reads the ids of the model that it teaches.
+    """Check that a teacher and the model that it teaches have the same tokenizer.
 
     Raises:
-        InputError: two tokenizers.
+        InputError: the tokenizers differ.
     """
-    found, own = (read_tokenizer(localize(source)) for source in (teacher, model))
-    if found != own:
-        sizes = [f"{vocabulary_of(each).size:,} ids ({tokenizer_hash(each)[:12]})" for each in (found, own)]
+    teacher_json, model_json = (read_tokenizer(localize(source)) for source in (teacher, model))
+    if teacher_json != model_json:
+        sizes = [
+            f"{vocabulary_of(each).size:,} ids ({tokenizer_hash(each)[:12]})" for each in (teacher_json, model_json)
+        ]
         raise InputError(
             f"{teacher}: its tokenizer has {sizes[0]}, and that of {model} {sizes[1]}; name a teacher with the "
             "tokenizer of the model"
@@ -133,12 +133,12 @@ def check_same_tokenizer(teacher: str, model: str) -> None:
 
 
 def save_classifier(model: Any, uri: str, tokenizer_json: str) -> None:
-    """Writes a model folder that plain `transformers` loads; the weights come last, and are whole or absent.
+    """Write a model folder that plain `transformers` can load. The weights are written last and atomically.
 
     Raises:
-        InputError: it cannot be written; the disk may be full.
+        InputError: the folder cannot be written, for example because the disk is full.
     """
-    storage.remove_folder(uri)  # old weights must not stand beside a new config
+    storage.remove_folder(uri)  # never combine old weights with a new config
     storage.make_folder(uri)
     for name, data in companion_files(model, tokenizer_json).items():
         storage.write_bytes(storage.join(uri, name), data)
@@ -146,24 +146,20 @@ def save_classifier(model: Any, uri: str, tokenizer_json: str) -> None:
     storage.write_bytes(storage.join(uri, WEIGHTS_FILE), save(tensors, metadata=SAFETENSORS_METADATA))
 
 
-def _words(task: FineTuneTask) -> dict[int, str]:
-    return dict(enumerate(task.labels or ("score",)))
-
-
 def _load(model_dir: str, config: Any) -> tuple[Any, list[str]]:
-    """The model, and the names of weights that the folder lacks or has in another shape."""
-    with torch.random.fork_rng(devices=[]):  # the library draws what is missing
+    """Return the model, and the names of weights that are missing from the folder or have another shape."""
+    with torch.random.fork_rng(devices=[]):  # transformers draws missing weights at random
         family = architecture_of(config)
         model, missing, mismatched = load_weights(family.model_class(family.classifier), model_dir, config)
-    # The library leaves them where the file has them; products of matrices round by where these lie in memory.
+    # transformers keeps weights in the mapped file, and the rounding of matrix products depends on memory alignment.
     for parameter in model.parameters():
         parameter.data = parameter.detach().clone()
     return model, sorted([*missing, *mismatched])
 
 
 @torch.no_grad()
-def _initialise(model: Any, names: Sequence[str], seed: int) -> None:
-    """Matrices normal with the config's deviation, biases 0, as BERT and DistilBERT begin."""
+def _initialize(model: Any, names: Sequence[str], seed: int) -> None:
+    """Draw matrices from a normal distribution and set biases to 0, as in BERT and DistilBERT."""
     generator = torch.Generator().manual_seed(int(hash_integers(seed) >> 1))
     parameters = dict(model.named_parameters())
     for name in names:

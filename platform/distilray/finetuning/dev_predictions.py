@@ -1,4 +1,7 @@
-"""Predictions of a fine-tuned model on the dev sets of a task, as a Parquet file. They give its exact scores again."""
+"""Predictions of a fine-tuned model on the dev sets of a task, as a Parquet file.
+
+The file is sufficient to compute the scores again exactly.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from distilray.runtime import storage
 from distilray.runtime.outputs import read_verified
 from distilray.schemas import DEV_PREDICTIONS, check_schema
 
-PREDICTIONS_FOLDER = "predictions"  # of a run of evaluate_glue, and of the winners of search_glue
+PREDICTIONS_FOLDER = "predictions"  # in runs of evaluate_glue, and for the winners of search_glue
 
 Array = NDArray[Any]
 
@@ -30,28 +33,28 @@ class DevPredictions:
 
 
 def read_seeds(folder: str, task: TaskName, seeds: Iterable[int]) -> list[DevPredictions]:
-    """Read the files of all seeds of a task; none if one of them is missing, as in runs of earlier versions.
+    """Read the files of all seeds of a task. The list is empty if a file is missing, as in runs of earlier versions.
 
     Raises:
-        InputError: a file is not what its run has written.
+        InputError: a file differs from the one that its run wrote.
     """
     files = [storage.join(folder, predictions_file(task, seed)) for seed in seeds]
     return [read_dev_predictions(file) for file in files] if all(map(storage.exists, files)) else []
 
 
 def predictions_file(task: TaskName, seed: int) -> str:
-    """Return the name of the file of a task and seed inside its run."""
+    """Return the path of the file of a task and seed inside its run folder."""
     return f"{PREDICTIONS_FOLDER}/{task}-seed-{seed}.parquet"
 
 
 def write_dev_predictions(
     uri: str, task: FineTuneTask, outputs: Mapping[str, Array], labels: Mapping[str, Array]
 ) -> None:
-    """Write the file.
+    """Write the predictions of a model.
 
     Args:
-        outputs: (rows, num_outputs) of each dev set.
-        labels: (rows,) of each dev set.
+        outputs: (rows, num_outputs) for each dev set.
+        labels: (rows,) for each dev set.
     """
     tables = [
         pa.table(
@@ -72,10 +75,10 @@ def write_dev_predictions(
 
 
 def read_dev_predictions(uri: str) -> DevPredictions:
-    """Read the file.
+    """Read the predictions of a model.
 
     Raises:
-        InputError: it is not what its run has written.
+        InputError: the file differs from the one that its run wrote.
     """
     table = pq.read_table(pa.BufferReader(read_verified(uri)))
     check_schema(table.schema, DEV_PREDICTIONS, uri)

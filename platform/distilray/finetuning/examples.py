@@ -1,4 +1,4 @@
-"""The rows of one split of a task, and what is checked of them whatever files they come from."""
+"""Labeled rows of one split of a task, and checks that apply to every file format."""
 
 import math
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ class Examples:
     """Rows of a split.
 
     Attributes:
-        first: the text, or the first of two.
-        second: the second text; None for a task of one text.
-        labels: shape (rows,): int64 class ids, or float32 scores of a regression; None in a test set.
-        remark: what a reader of scores on these rows must know of their file.
+        first: first text of each row, or its only one.
+        second: second text of each row; None for tasks with a single text.
+        labels: (rows,) int64 class ids, or float32 scores for a regression; None for a test set.
+        remark: property of the file that should be reported with scores on these rows.
     """
 
     first: list[str]
@@ -35,34 +35,33 @@ class Examples:
 
 
 def check_rows(where: str, task: FineTuneTask, split: str, counts: Sequence[int]) -> None:
-    """Refuses a split that is not the official one by its number of rows.
+    """Check that a split has the official number of rows.
 
     Args:
-        where: the file.
-        task: the task.
-        split: as in `FineTuneTask.rows`.
-        counts: the rows that are used first; then other ways to count them, of which one may be official.
+        where: file name for error messages.
+        split: key of `FineTuneTask.rows`.
+        counts: number of usable rows, followed by other ways of counting them. One of them must be official.
 
     Raises:
-        InputError: there is no row, or none of the counts is official.
+        InputError: the split is empty, or none of the counts is official.
     """
     official = task.rows.get(split, ())
     if not counts[0]:
-        raise InputError(f"{where}: no row there; {_AGAIN}")
+        raise InputError(f"{where}: no rows; {_AGAIN}")
     if not official or any(count in official for count in counts):
         return
-    hint = task.known_rows.get((split, counts[0]), _AGAIN)
-    if split not in task.test:  # the leaderboard takes predictions for the official test rows alone
-        hint += ", or set allow_other_row_counts=true for another release or rows of your own"
+    hint = task.row_count_hints.get((split, counts[0]), _AGAIN)
+    if split not in task.test:  # the leaderboard only accepts predictions for the official test rows
+        hint += ", or set allow_other_row_counts=true for another release or your own rows"
     wanted = " or ".join(f"{count:,}" for count in official)
-    raise InputError(f"{where}: {counts[0]:,} rows where {task.title} has {wanted}; {hint}")
+    raise InputError(f"{where}: {counts[0]:,} rows, but {task.title} has {wanted}; {hint}")
 
 
-def read_label(task: FineTuneTask, word: str) -> float:
-    """The class id of a label word, or the score of a regression.
+def parse_label(task: FineTuneTask, word: str) -> float:
+    """Return the class id of a label, or the score of a regression.
 
     Raises:
-        ValueError: no label of the task; the message tells which it has.
+        ValueError: the task has no such label; the message lists its labels.
     """
     if not task.is_regression:
         if word not in task.labels:
@@ -74,15 +73,15 @@ def read_label(task: FineTuneTask, word: str) -> float:
     except ValueError:
         score = math.nan
     if not low <= score <= high:
-        raise ValueError(f"score {word[:40]!r} is no number from {low:g} to {high:g}")
+        raise ValueError(f"score {word[:40]!r} is not a number from {low:g} to {high:g}")
     return score
 
 
 def check_scores(where: str, task: FineTuneTask, labels: Sequence[float]) -> None:
-    """Refuse scores that end at 1 where the task's end higher: other releases of STS-B have them.
+    """Check that scores use the official scale. Some releases of STS-B scale them to [0, 1].
 
     Raises:
-        InputError: no score is above 1.
+        InputError: no score is above 1, although the scale of the task ends higher.
     """
     low, high = task.label_range
     if task.is_regression and max(labels) <= 1.0 < high:
@@ -91,5 +90,5 @@ def check_scores(where: str, task: FineTuneTask, labels: Sequence[float]) -> Non
 
 
 def label_array(task: FineTuneTask, labels: Sequence[float]) -> NDArray[Any]:
-    """Class ids as int64, scores as float32."""
+    """Return class ids as int64, or scores as float32."""
     return np.asarray(labels, np.float32 if task.is_regression else np.int64)

@@ -1,4 +1,4 @@
-"""The rows of a task as token ids, and the batches of an epoch."""
+"""Rows of a task as token ids, and batches of an epoch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from distilray.runtime.seeding import generator
 
 Rows = NDArray[np.int64]
-# Batches whose rows are sorted by length together: more of them save little padding, and mix rows less.
+# Rows of this many batches are sorted by length together. A larger window saves little padding, and mixes rows less.
 _WINDOW_BATCHES = 50
 _CHUNK_ROWS = 10_000
 
@@ -30,10 +30,10 @@ class Features:
     """Rows of a split as `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`.
 
     Attributes:
-        input_ids: (tokens,) of all rows, one after the other.
+        input_ids: (tokens,) ids of all rows, concatenated.
         offsets: (rows + 1,) row i has the tokens [offsets[i], offsets[i + 1]).
-        second_starts: (rows,) where B begins in its row; the row's length without a B.
-        labels: (rows,) int64 class ids or float32 scores; None in a test set.
+        second_starts: (rows,) start of B in its row; the length of the row if it has no B.
+        labels: (rows,) int64 class ids or float32 scores; None for a test set.
     """
 
     input_ids: NDArray[np.uint16]
@@ -46,13 +46,13 @@ class Features:
 
     @property
     def lengths(self) -> Rows:
-        """(rows,) tokens of each row."""
+        """Number of tokens of each row, (rows,)."""
         return np.diff(self.offsets)
 
 
 @dataclass(frozen=True)
 class TaskFeatures:
-    """The encoded rows of a task, shared by all its fine-tunings."""
+    """Encoded rows of a task, shared by all of its fine-tuning runs."""
 
     task: TaskName
     train: Features
@@ -63,7 +63,7 @@ class TaskFeatures:
 
     @property
     def dev_labels(self) -> dict[str, NDArray[Any]]:
-        """Labels of the dev sets, (rows,) each."""
+        """Labels of each dev set, (rows,)."""
         return {name: split.labels for name, split in self.dev.items() if split.labels is not None}
 
 
@@ -73,7 +73,7 @@ class FeatureBatch:
 
     Attributes:
         input_ids, attention_mask, token_type_ids: (batch, length) int64.
-        labels: (batch,) int64 or float32; None in a test set.
+        labels: (batch,) int64 or float32; None for a test set.
     """
 
     input_ids: Tensor
@@ -82,23 +82,22 @@ class FeatureBatch:
     labels: Tensor | None
 
     def to(self, device: torch.device) -> "FeatureBatch":
-        """The batch on a device."""
         ids, mask, types = (each.to(device) for each in (self.input_ids, self.attention_mask, self.token_type_ids))
         return FeatureBatch(ids, mask, types, None if self.labels is None else self.labels.to(device))
 
 
 def encode_task(data: TaskData, tokenizer_json: str, settings: TaskConfig, *, seed: int) -> TaskFeatures:
-    """Tokenises a task; texts that are too long are cut at `settings.max_length`, the longer of two first.
+    """Tokenize a task. Rows are truncated to `settings.max_length` tokens, the longer of two texts first.
 
     Args:
         tokenizer_json: canonical JSON of the tokenizer.
-        seed: of the random order whose first rows are trained on, if `settings.max_train_examples` asks for fewer.
+        seed: selects the training rows if `settings.max_train_examples` limits their number.
 
     Raises:
-        InputError: the tokenizer is none of BERT.
+        InputError: the tokenizer is not a BERT tokenizer.
     """
     tokenizer = truncating_tokenizer(tokenizer_json, settings.max_length)
-    train = _first_of_random_order(data.train, settings.max_train_examples, seed)
+    train = _sample(data.train, settings.max_train_examples, seed)
     return TaskFeatures(
         task=data.task.name,
         train=_encode(train, tokenizer),
@@ -110,18 +109,18 @@ def encode_task(data: TaskData, tokenizer_json: str, settings: TaskConfig, *, se
 
 
 def encode_tasks(config: GlueConfig, data: Mapping[TaskName, TaskData]) -> dict[TaskName, TaskFeatures]:
-    """Tokenize the tasks of a recipe, once for all fine-tunings."""
+    """Tokenize the tasks of a recipe once for all fine-tuning runs."""
     tokenizer_json, seed = read_tokenizer(localize(config.model_dir)), config.seed
-    return {task: encode_task(each, tokenizer_json, config.task_config(task), seed=seed) for task, each in data.items()}
+    return {task: encode_task(rows, tokenizer_json, config.task_config(task), seed=seed) for task, rows in data.items()}
 
 
 def truncating_tokenizer(tokenizer_json: str, max_length: int) -> Tokenizer:
-    """A tokenizer of texts and pairs that cuts them at `max_length` tokens, the longer of two first.
+    """Return a tokenizer that truncates texts and pairs to `max_length` tokens, the longer of two texts first.
 
     Raises:
-        InputError: the tokenizer is none of BERT.
+        InputError: the tokenizer is not a BERT tokenizer.
     """
-    tokenizer = Tokenizer.from_str(tokenizer_json)  # one of its own: cutting is a state of it
+    tokenizer = Tokenizer.from_str(tokenizer_json)  # a new object, because truncation is part of its state
     if [tokenizer.num_special_tokens_to_add(is_pair) for is_pair in (False, True)] != [2, 3]:
         raise InputError("tokenizer.json: it does not write [CLS] A [SEP] B [SEP]; name a model with a BERT tokenizer")
     tokenizer.enable_truncation(max_length, strategy="longest_first")
@@ -129,11 +128,11 @@ def truncating_tokenizer(tokenizer_json: str, max_length: int) -> Tokenizer:
 
 
 def epoch_batches(lengths: NDArray[np.integer], *, batch_size: int, seed: int, epoch: int) -> list[Rows]:
-    """The rows of each batch of an epoch: every row once, rows of similar length together, all in random order.
+    """Return the row numbers of each batch of an epoch, in random order, with rows of similar length together.
 
     Args:
-        lengths: (rows,) tokens of each row.
-        batch_size: rows of each batch; one has what is left.
+        lengths: (rows,) number of tokens of each row.
+        batch_size: rows per batch; one batch contains the remainder.
     """
     random = generator(seed, epoch)
     order, window = random.permutation(len(lengths)), batch_size * _WINDOW_BATCHES
@@ -141,24 +140,24 @@ def epoch_batches(lengths: NDArray[np.integer], *, batch_size: int, seed: int, e
     for start in range(0, len(order), window):
         rows = order[start : start + window]
         rows = rows[np.argsort(lengths[rows], kind="stable")]
-        batches += [rows[place : place + batch_size] for place in range(0, len(rows), batch_size)]
-    return [batches[place] for place in random.permutation(len(batches))]
+        batches += [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
+    return [batches[index] for index in random.permutation(len(batches))]
 
 
 def collate(features: Features, rows: Rows, pad_id: int, multiple: int = WIDTH_MULTIPLE) -> FeatureBatch:
-    """Pads rows to the longest of them, rounded up to a multiple."""
+    """Pad rows to the length of the longest one, rounded up to a multiple."""
     lengths = features.lengths[rows]
-    places = np.arange(padded_width(int(lengths.max()), multiple))
-    is_token = places < lengths[:, None]
-    tokens = np.where(is_token, features.offsets[rows][:, None] + places, 0)
+    positions = np.arange(padded_width(int(lengths.max()), multiple))
+    is_token = positions < lengths[:, None]
+    tokens = np.where(is_token, features.offsets[rows][:, None] + positions, 0)
     input_ids = np.where(is_token, features.input_ids[tokens].astype(np.int64), pad_id)
-    is_second = is_token & (places >= features.second_starts[rows][:, None])
+    is_second = is_token & (positions >= features.second_starts[rows][:, None])
     labels = None if features.labels is None else torch.from_numpy(features.labels[rows])
     ids, mask, types = (torch.from_numpy(values.astype(np.int64)) for values in (input_ids, is_token, is_second))
     return FeatureBatch(ids, mask, types, labels)
 
 
-def _first_of_random_order(examples: Examples, limit: int | None, seed: int) -> Examples:
+def _sample(examples: Examples, limit: int | None, seed: int) -> Examples:
     if limit is None or limit >= len(examples.first):
         return examples
     rows = np.sort(generator(seed).permutation(len(examples.first))[:limit])

@@ -1,4 +1,4 @@
-"""Units of fine-tuning: a task with a seed, its folder, and what one process does for it."""
+"""One fine-tuning run, that is a task with a seed: its folder, and the work of one process on it."""
 
 import json
 import time
@@ -27,9 +27,9 @@ from distilray.runtime import storage
 from distilray.training.checkpoint import newest_step
 from distilray.training.process_group import Workers
 
-MODELS_FOLDER = "models"  # of a run: the best model of each task
-FROM_MODEL, FROM_MNLI, ALREADY_FINE_TUNED = "model", "mnli", "fine-tuned"  # the start of a unit
-_UNITS_FOLDER = "units"
+MODELS_FOLDER = "models"  # in the run folder of the job: the best model of each task
+FROM_MODEL, FROM_MNLI, ALREADY_FINE_TUNED = "model", "mnli", "fine-tuned"  # values of FineTuneRun.start
+_RUNS_FOLDER = "units"
 _TRAINING_FOLDER = "training"
 _RESULT_FILE = "result.json"
 _PREDICTIONS_FILE = "predictions.json"
@@ -40,11 +40,11 @@ Outputs = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class FineTuneRun:
-    """One fine-tuning: a task, a seed, the settings and where it starts.
+    """Fine-tuning of a model on one task with one seed.
 
     Attributes:
-        start: `model`; `mnli` for a model that was fine-tuned on MNLI first; `fine-tuned` for one that was fine-tuned
-            on the task and is only scored.
+        start: `model`; `mnli` for a model that was first fine-tuned on MNLI; `fine-tuned` for a model that was already
+            fine-tuned on the task and is only scored.
     """
 
     task: TaskName
@@ -55,17 +55,17 @@ class FineTuneRun:
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
+        """Name of its folder."""
         return f"{self.task}-seed-{self.seed}"
 
 
 @dataclass(frozen=True)
 class FineTuneRunResult:
-    """The result of a fine-tuning.
+    """Result of a fine-tuning run.
 
     Attributes:
-        folder: with the files of the unit.
-        dev_predictions: the file with its predictions on the dev sets.
+        folder: folder of the run.
+        dev_predictions: file with its predictions on the dev sets.
     """
 
     run: FineTuneRun
@@ -75,27 +75,31 @@ class FineTuneRunResult:
 
     @property
     def model_dir(self) -> str:
-        """Folder of the model with the weights of its best evaluation."""
+        """Folder of the model with the weights of the best evaluation."""
         return storage.join(self.folder, _TRAINING_FOLDER, MODEL_FOLDER)
 
 
 @dataclass(frozen=True)
 class FineTunePlan:
-    """Settings that all units of a run share."""
+    """Settings shared by all fine-tuning runs of a job.
+
+    Attributes:
+        folder: run folder of the job.
+        features: references to TaskFeatures in the object store.
+    """
 
     folder: str
     precision: str
     scaling: FineTuneScaling
     distillation: TaskDistillationConfig | None = None
     with_test: bool = False
-    features: Mapping[TaskName, Any] = field(default_factory=dict)  # references to TaskFeatures in the object store
+    features: Mapping[TaskName, Any] = field(default_factory=dict)
 
-    def place(self, run: FineTuneRun) -> str:
-        """Folder of a unit."""
-        return storage.join(self.folder, _UNITS_FOLDER, run.name)
+    def folder_of(self, run: FineTuneRun) -> str:
+        return storage.join(self.folder, _RUNS_FOLDER, run.name)
 
     def dev_predictions(self, run: FineTuneRun) -> str:
-        """File with the predictions of a unit on the dev sets."""
+        """Return the path of the predictions of a run on the dev sets."""
         return storage.join(self.folder, predictions_file(run.task, run.seed))
 
 
@@ -107,14 +111,14 @@ def execute_run(
     device: torch.device,
     workers: Workers | None = None,
 ) -> None:
-    """Run one fine-tuning in this process, as one of its workers.
+    """Execute a run in this process, as one of its workers.
 
     Args:
-        workers: those of the process group when None.
+        workers: None means the workers of the process group.
     """
     workers = workers or Workers.from_process_group()
     configure_cpu(plan.scaling.cpus_per_worker)
-    folder = storage.join(plan.place(run), _TRAINING_FOLDER)
+    folder = storage.join(plan.folder_of(run), _TRAINING_FOLDER)
     training = ClassifierTraining(
         _load_model(run).to(device),
         features,
@@ -132,7 +136,7 @@ def execute_run(
         if workers.rank == 0:
             save_classifier(training.model, storage.join(folder, MODEL_FOLDER), features.tokenizer_json)
     else:
-        progress = _ProgressFile(plan.place(run) if workers.rank == 0 else None)
+        progress = _ProgressFile(plan.folder_of(run) if workers.rank == 0 else None)
         trained = fine_tune(training, folder=folder, on_step=progress.on_step)
     dev, test = training.outputs(features.dev), training.outputs(features.test if plan.with_test else {})
     if workers.rank == 0:
@@ -154,18 +158,20 @@ def _write_result(
     test: Outputs,
     dev_labels: Outputs,
 ) -> None:
-    """Write the predictions and, last, the result of a unit; `trained` is None for a model that was only scored."""
-    task, folder = TASKS[run.task], plan.place(run)
+    """Write the predictions and then the result of a run. `trained` is None for a model that was only scored."""
+    task, folder = TASKS[run.task], plan.folder_of(run)
     write_dev_predictions(plan.dev_predictions(run), task, dev, dev_labels)
     _write_json(folder, _PREDICTIONS_FILE, {name: predictions(task, each).tolist() for name, each in test.items()})
-    # The reported scores are those of the predictions that are kept, to the last digit on any device.
+    # Compute the reported scores from the stored predictions, so that they agree exactly on every device.
     scores = task_scores(task, dev, dev_labels)
-    fine_tuned = _evaluated(scores) if trained is None else replace(trained, best=replace(trained.best, scores=scores))
+    fine_tuned = (
+        _scored_only(scores) if trained is None else replace(trained, best=replace(trained.best, scores=scores))
+    )
     _write_json(folder, _RESULT_FILE, {"identity": _identity(plan, run), "fine_tuned": asdict(fine_tuned)})
 
 
-def _evaluated(scores: Mapping[str, float]) -> EvaluationHistory:
-    """The record of a model that was fine-tuned elsewhere."""
+def _scored_only(scores: Mapping[str, float]) -> EvaluationHistory:
+    """Return the history of a model that was fine-tuned elsewhere."""
     evaluation = Evaluation(number=1, step=0, epoch=0.0, scores=scores, train_loss=0.0, seconds=0.0)
     return EvaluationHistory(evaluation, [evaluation], planned=1, ended="complete")
 
@@ -173,7 +179,7 @@ def _evaluated(scores: Mapping[str, float]) -> EvaluationHistory:
 def _teacher_outputs(
     plan: FineTunePlan, run: FineTuneRun, features: TaskFeatures, device: torch.device, workers: Workers
 ) -> NDArray[np.float32] | None:
-    """(training rows, num_outputs) of the teacher that was fine-tuned on the task; None without one."""
+    """Return the outputs of the fine-tuned teacher, (training rows, num_outputs); None without a teacher."""
     if plan.distillation is None:
         return None
     teacher_dir = storage.join(plan.distillation.teacher_run_dir, MODELS_FOLDER, run.task)
@@ -183,20 +189,20 @@ def _teacher_outputs(
 
 
 class _ProgressFile:
-    """The steps of a unit for the process that shows them, written at most every two seconds."""
+    """File with the completed steps of a run, for the progress display. Written at most every two seconds."""
 
     def __init__(self, folder: str | None, interval_s: float = 2.0) -> None:
         self._folder, self._interval_s, self._next = folder, interval_s, 0.0
 
     def on_step(self, step: int, steps: int) -> None:
-        """Write the finished steps if it is time for it."""
+        """Write the completed steps if the interval has passed."""
         if self._folder is not None and time.monotonic() >= self._next:
             self._next = time.monotonic() + self._interval_s
             _write_json(self._folder, _PROGRESS_FILE, {"step": step, "steps": steps})
 
 
 def _identity(plan: FineTunePlan, run: FineTuneRun) -> dict[str, Any]:
-    """Return the settings that determine the result of a unit, beside the inputs of the run."""
+    """Return the settings that determine the result of a run, in addition to its inputs."""
     distillation = None if plan.distillation is None else plan.distillation.identity_values()
     return {
         "task": run.task,
@@ -210,8 +216,8 @@ def _identity(plan: FineTunePlan, run: FineTuneRun) -> dict[str, Any]:
 
 
 def steps_done(plan: FineTunePlan, run: FineTuneRun, steps: int) -> int:
-    """Return the finished steps of a unit, of all of its `steps`."""
-    file = storage.join(plan.place(run), _PROGRESS_FILE)
+    """Return how many of its `steps` a run has completed."""
+    file = storage.join(plan.folder_of(run), _PROGRESS_FILE)
     if is_done(plan, run):
         return steps
     if not storage.exists(file):
@@ -220,31 +226,29 @@ def steps_done(plan: FineTunePlan, run: FineTuneRun, steps: int) -> int:
 
 
 def rewind_progress(plan: FineTunePlan, run: FineTuneRun, steps: int) -> None:
-    """Set the steps of an interrupted unit back to its newest checkpoint, from which it resumes."""
-    folder = plan.place(run)
+    """Reset the shown progress of an interrupted run to its newest checkpoint, from which it will resume."""
+    folder = plan.folder_of(run)
     step = newest_step(storage.join(folder, _TRAINING_FOLDER, CHECKPOINTS_FOLDER))
     _write_json(folder, _PROGRESS_FILE, {"step": step, "steps": steps})
 
 
 def is_done(plan: FineTunePlan, run: FineTuneRun) -> bool:
-    """Return True if a unit has its result."""
-    return storage.exists(storage.join(plan.place(run), _RESULT_FILE))
+    return storage.exists(storage.join(plan.folder_of(run), _RESULT_FILE))
 
 
 def read_result(plan: FineTunePlan, run: FineTuneRun) -> FineTuneRunResult:
-    """The result of a unit that is done.
+    """Return the result of a completed run.
 
     Raises:
-        InputError: the folder holds the result of other settings, or of a version that kept no dev predictions.
+        InputError: the folder contains the result of other settings, or has no dev predictions.
     """
-    folder = plan.place(run)
+    folder = plan.folder_of(run)
     record = json.loads(storage.read_bytes(storage.join(folder, _RESULT_FILE)))
     if record["identity"] != json.loads(json.dumps(_identity(plan, run))):
-        raise InputError(f"{folder}: the result of other settings; remove the folder or choose another run_dir")
+        raise InputError(f"{folder}: contains the result of other settings; delete it or choose another run_dir")
     if not storage.exists(plan.dev_predictions(run)):
         raise InputError(
-            f"{folder}: no dev predictions of it in the run, as an earlier version has left it; remove the folder or "
-            "choose another run_dir"
+            f"{folder}: has no dev predictions (from an earlier version); delete it or choose another run_dir"
         )
     values = record["fine_tuned"]
     evaluations = [Evaluation(**each) for each in values["evaluations"]]
@@ -257,7 +261,7 @@ def _write_json(folder: str, name: str, values: Any) -> None:
 
 
 def read_predictions(result: FineTuneRunResult) -> dict[str, Any]:
-    """Class ids, or values, of the test sets that a fine-tuning has predicted, by name of the set."""
+    """Return the predicted class ids or scores of a run by test set."""
     return {
         name: np.array(values)
         for name, values in json.loads(storage.read_bytes(storage.join(result.folder, _PREDICTIONS_FILE))).items()

@@ -1,7 +1,7 @@
-"""GLUE as the hub's `nyu-mll/glue` has it: Parquet files with class ids, in shards.
+"""GLUE in the format of `nyu-mll/glue` on the Hugging Face hub: Parquet shards with class ids.
 
-Both of its layouts are read: `rte/train-00000-of-00001.parquet`, and `rte/train/0000.parquet` of its converted branch.
-The files may be in a folder `data` of the task.
+Both layouts of the hub are supported: `rte/train-00000-of-00001.parquet`, and `rte/train/0000.parquet` of the converted
+branch. The files may also be in a subfolder `data`.
 """
 
 import re
@@ -31,15 +31,15 @@ _SPLITS = {"dev": "validation", "dev_matched": "validation_matched", "dev_mismat
 
 
 def read_hub_split(folder: str, task: FineTuneTask, split: str) -> Examples:
-    """Reads one split of a task.
+    """Read one split of a task.
 
     Args:
-        folder: path or URI of the folder with the files of the task, or of AX.
+        folder: path or URI of the folder of the task, or of AX.
         task: the task; MNLI for AX.
-        split: one of the task's.
+        split: split of the task.
 
     Raises:
-        InputError: a file is absent or is not the hub's.
+        InputError: a file is missing, or differs from the format of the hub.
     """
     name = "test" if split == "ax" else _SPLITS.get(split, split)
     is_test = split in task.test
@@ -57,22 +57,22 @@ def read_hub_split(folder: str, task: FineTuneTask, split: str) -> Examples:
     check_rows(where, task, split, [len(texts[0])])
     if not is_test:
         check_scores(where, task, labels)
-    # The hub has -1 for every label of a test set.
+    # On the hub all labels of a test set are -1.
     return Examples(texts[0], texts[1] if len(texts) > 1 else None, None if is_test else label_array(task, labels))
 
 
 def hub_files(folder: str) -> dict[str, str]:
-    """Return the URIs of the Parquet files of a task by their paths below its folder, in order."""
+    """Return the URIs of the Parquet files of a task by path relative to its folder, sorted."""
     store, path = storage.filesystem(folder)
     with reading(folder):
         infos = store.get_file_info(fs.FileSelector(path, recursive=True))
     below = sorted(info.path.removeprefix(path).lstrip("/") for info in infos if info.type == fs.FileType.File)
-    quoted = "://" in folder  # a URI escapes signs that a path does not
+    quoted = "://" in folder  # some characters must be escaped in URIs, but not in paths
     return {name: storage.join(folder, quote(name) if quoted else name) for name in below if name.endswith(HUB_SUFFIX)}
 
 
 def _shards(folder: str, name: str) -> list[str]:
-    """The files of a split in order."""
+    """Return the files of a split in order."""
     files, layouts = hub_files(folder), []
     for layout in _LAYOUTS:
         pattern = re.compile(layout.format(split=re.escape(name)))
@@ -80,15 +80,17 @@ def _shards(folder: str, name: str) -> list[str]:
         layouts += [matches] if matches else []
     if not layouts:
         wanted = f"{storage.join(folder, name)}-00000-of-00001.parquet"
-        raise InputError(f"{wanted}: no such file, nor {name}/0000.parquet; {_AGAIN}")
+        raise InputError(f"{wanted}: no such file, and no {name}/0000.parquet; {_AGAIN}")
     listed = ", ".join(match[0] for matches in layouts for match, _ in matches)[:200]
     if len(layouts) > 1:
-        raise InputError(f"{folder}: {name} is there in two layouts ({listed}); keep one of them")
+        raise InputError(f"{folder}: {name} exists in two layouts ({listed}); keep one of them")
     shards = layouts[0]
     numbers = [int(match["number"]) for match, _ in shards]
     totals = {int(match.groupdict().get("total", len(shards))) for match, _ in shards}
     if numbers != list(range(max(totals))) or len(totals) > 1:
-        raise InputError(f"{folder}: the parts of {name} are not whole or not of one release ({listed}); {_AGAIN}")
+        raise InputError(
+            f"{folder}: the shards of {name} are incomplete or from different releases ({listed}); {_AGAIN}"
+        )
     return [uri for _, uri in shards]
 
 
@@ -97,29 +99,29 @@ def _read(uri: str, columns: Sequence[str]) -> pa.Table:
         with ParquetTable(uri) as table:
             names = table.schema.names
             if any(names.count(name) != 1 for name in columns):
-                found = ", ".join(names)[:200]
-                raise InputError(f"{uri}: columns {found!r} where {', '.join(columns)} belong; {_AGAIN}")
+                actual = ", ".join(names)[:200]
+                raise InputError(f"{uri}: columns {actual!r}, expected {', '.join(columns)}; {_AGAIN}")
             return table.read(columns)
     except UnreadableError as error:
         raise InputError(f"{uri}: not a whole Parquet file ({error}); {_AGAIN}") from None
 
 
 def _texts(uri: str, table: pa.Table, name: str) -> list[str]:
-    column = _whole(uri, table, name)
+    column = _column(uri, table, name)
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         raise InputError(f"{uri}: column {name} is {column.type}, not text; {_AGAIN}")
     values: list[str] = column.to_pylist()
     return values
 
 
-def _numbers(uri: str, table: pa.Table, name: str, is_kind: Any) -> NDArray[Any]:
-    column = _whole(uri, table, name)
-    if not is_kind(column.type):
-        raise InputError(f"{uri}: column {name} is {column.type}, another type than the hub's; {_AGAIN}")
+def _numbers(uri: str, table: pa.Table, name: str, is_type: Any) -> NDArray[Any]:
+    column = _column(uri, table, name)
+    if not is_type(column.type):
+        raise InputError(f"{uri}: column {name} is {column.type}, which is not its type on the hub; {_AGAIN}")
     return column.to_numpy()
 
 
-def _whole(uri: str, table: pa.Table, name: str) -> pa.ChunkedArray:
+def _column(uri: str, table: pa.Table, name: str) -> pa.ChunkedArray:
     column = table.column(name)
     if column.null_count:
         raise InputError(f"{uri}: column {name} has {column.null_count:,} empty rows; {_AGAIN}")
@@ -127,20 +129,20 @@ def _whole(uri: str, table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _labels(uri: str, table: pa.Table, task: FineTuneTask) -> list[float]:
-    kind = pa.types.is_floating if task.is_regression else pa.types.is_integer
-    values = _numbers(uri, table, _LABEL, kind)
+    is_type = pa.types.is_floating if task.is_regression else pa.types.is_integer
+    values = _numbers(uri, table, _LABEL, is_type)
     lowest, highest = task.label_range
     wrong = np.flatnonzero(~((values >= lowest) & (values <= highest)))
     if len(wrong):
         row = int(wrong[0])
         raise InputError(f"{uri}: label {values[row]} in row {row + 1} is not from {lowest:g} to {highest:g}; {_AGAIN}")
-    found: list[float] = values.tolist()
-    return found
+    labels: list[float] = values.tolist()
+    return labels
 
 
 def _check_order(uri: str, indices: NDArray[Any], start: int) -> None:
-    """Refuses test rows in another order: the number of a prediction in a submission is the place of its row."""
+    """Check that test rows are in order, because a submission refers to rows by their position."""
     wrong = np.flatnonzero(indices != np.arange(start, start + len(indices)))
     if len(wrong):
         row = int(wrong[0])
-        raise InputError(f"{uri}: idx {indices[row]} in row {row + 1} where {start + row} belongs; {_AGAIN}")
+        raise InputError(f"{uri}: idx {indices[row]} in row {row + 1} instead of {start + row}; {_AGAIN}")

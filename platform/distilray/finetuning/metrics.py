@@ -1,4 +1,4 @@
-"""The leaderboard's metrics of the outputs of a model, by scikit-learn and scipy; and of many resamples of its rows."""
+"""Metrics of the GLUE leaderboard, computed with scikit-learn and scipy, and a fast version for resampled rows."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,9 +13,9 @@ from distilray.config.glue import SCORE
 from distilray.finetuning.tasks import FineTuneTask
 
 Array = NDArray[Any]
-_SMALLEST = 1e-12  # a smaller standard deviation is rounding
-_CELLS = 1 << 16  # counts that are worked on at a time, so that they stay in the cache
-# Metrics that a task may have, as functions of labels and predictions.
+_MIN_STD = 1e-12  # smaller standard deviations are rounding errors
+_CHUNK_COUNTS = 1 << 16  # counts that are processed together, so that they stay in the CPU cache
+# Functions of labels and predictions.
 _FUNCTIONS: Mapping[str, Callable[[Array, Array], float]] = {
     "accuracy": metrics.accuracy_score,
     "accuracy_m": metrics.accuracy_score,
@@ -28,17 +28,16 @@ _FUNCTIONS: Mapping[str, Callable[[Array, Array], float]] = {
 
 
 def task_scores(task: FineTuneTask, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> dict[str, float]:
-    """Every metric of a task, and `score`, their mean; all from -1 or 0 to 1.
+    """Return all metrics of a task, and their mean as `score`; each is at most 1.
 
-    F1 is that of class 1. Matthews' and the other correlations of constant predictions count as 0.
+    F1 refers to class 1. Correlations with constant predictions are 0.
 
     Args:
-        task: the task.
-        outputs: (rows, num_outputs) of each dev set.
-        labels: (rows,) of each dev set.
+        outputs: (rows, num_outputs) for each dev set.
+        labels: (rows,) for each dev set.
     """
-    answers = {split: predictions(task, outputs[split]) for split in task.metrics.values()}
-    scores = {name: float(_FUNCTIONS[name](labels[split], answers[split])) for name, split in task.metrics.items()}
+    predicted = {split: predictions(task, outputs[split]) for split in task.metrics.values()}
+    scores = {name: float(_FUNCTIONS[name](labels[split], predicted[split])) for name, split in task.metrics.items()}
     return {**scores, SCORE: float(np.mean(list(scores.values())))}
 
 
@@ -50,22 +49,22 @@ def majority_answer(task: FineTuneTask, train_labels: Array) -> float:
 
 
 def majority_scores(task: FineTuneTask, train_labels: Array, dev_labels: Mapping[str, Array]) -> dict[str, float]:
-    """Return `task_scores` of the majority answer for every row."""
+    """Return the scores of predicting the majority answer for every row."""
     answer = majority_answer(task, train_labels)
     outputs = np.array([answer]) if task.is_regression else np.eye(task.num_outputs)[int(answer)]
     return task_scores(task, {name: np.tile(outputs, (len(rows), 1)) for name, rows in dev_labels.items()}, dev_labels)
 
 
 def resampled_metric(metric: str, counts: Array, labels: Array, answers: Array) -> Array:
-    """Return a metric of each resample, (resamples,), equal to that of `task_scores` on the repeated rows.
+    """Return a metric for each resample, (resamples,), equal to that of `task_scores` on the repeated rows.
 
     Args:
-        metric: one of a task.
-        counts: (resamples, rows) how often each row was drawn.
+        metric: metric of a task.
+        counts: (resamples, rows) number of times that each row was drawn.
         labels: (rows,).
         answers: (rows,) class ids or scores.
     """
-    chunks = np.array_split(counts.astype(np.float64), -(-counts.size // _CELLS))
+    chunks = np.array_split(counts.astype(np.float64), -(-counts.size // _CHUNK_COUNTS))
     return np.concatenate([_resampled_chunk(metric, times, labels, answers) for times in chunks])
 
 
@@ -82,13 +81,13 @@ def _resampled_chunk(metric: str, times: Array, labels: Array, answers: Array) -
 
 
 def predictions(task: FineTuneTask, outputs: Array) -> Array:
-    """(rows,) class ids, or scores clipped to the range of the task, of outputs (rows, num_outputs).
+    """Convert outputs (rows, num_outputs) to class ids, or to scores clipped to the range of the task, (rows,).
 
     Raises:
-        RuntimeError: an output is not finite; the training diverged.
+        RuntimeError: an output is not finite because training diverged.
     """
     if not np.isfinite(outputs).all():
-        raise RuntimeError(f"{task.title}: the model gives outputs that are not finite; lower learning_rate")
+        raise RuntimeError(f"{task.title}: the model produces outputs that are not finite; lower learning_rate")
     return outputs[:, 0].clip(*task.label_range) if task.is_regression else outputs.argmax(axis=1)
 
 
@@ -101,21 +100,21 @@ def _correlation(function: Callable[[Array, Array], Any], labels: Array, answers
 
 
 def _resampled_pearson(times: Array, first: Array, second: Array) -> Array:
-    """Return the correlation of two variables, (1, rows) or (resamples, rows), in each resample; 0 of a constant."""
+    """Return the correlation of two variables, (1, rows) or (resamples, rows), in each resample; 0 for constants."""
     total = times.sum(axis=1, keepdims=True)
     first, second = (each - (times * each).sum(axis=1, keepdims=True) / total for each in (first, second))
     weighted = times * first
     scale = np.sqrt((weighted * first).sum(axis=1) * (times * second**2).sum(axis=1))
     return np.divide(
-        (weighted * second).sum(axis=1), scale, out=np.zeros(len(times)), where=scale > _SMALLEST * total[:, 0]
+        (weighted * second).sum(axis=1), scale, out=np.zeros(len(times)), where=scale > _MIN_STD * total[:, 0]
     )
 
 
 def _resampled_ranks(times: Array, values: Array) -> Array:
-    """Return the mean rank of each row, (resamples, rows), among the drawn rows."""
-    distinct, kind = np.unique(values, return_inverse=True)
-    order = np.argsort(kind, kind="stable")
-    starts = np.searchsorted(kind[order], np.arange(len(distinct)))
+    """Return the mean rank of each row among the drawn rows, (resamples, rows)."""
+    distinct, inverse = np.unique(values, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    starts = np.searchsorted(inverse[order], np.arange(len(distinct)))
     ties = np.add.reduceat(times[:, order], starts, axis=1)
     ranks = ties.cumsum(axis=1) - (ties - 1) / 2
-    return ranks[:, kind]
+    return ranks[:, inverse]

@@ -1,4 +1,4 @@
-"""Steps, learning rate, batches and loss of a fine-tuning, and outputs of a classifier for every row of a split."""
+"""Schedule, batches and loss of a fine-tuning run, and the outputs of a classifier for all rows of a split."""
 
 import itertools
 import math
@@ -22,27 +22,27 @@ from distilray.training.process_group import Workers
 
 
 def steps_per_epoch(rows: int, settings: FineTuneConfig) -> int:
-    """Optimiser steps in which every row is used once."""
+    """Return the number of optimizer steps that use every row once."""
     return -(-rows // settings.batch_size)
 
 
 def total_steps(rows: int, settings: FineTuneConfig) -> int:
-    """Optimiser steps of a fine-tuning that nothing ends early."""
+    """Return the number of optimizer steps of a run without early stopping."""
     return settings.epochs * steps_per_epoch(rows, settings)
 
 
 def evaluation_steps(rows: int, settings: FineTuneConfig) -> list[int]:
-    """Finished steps at each evaluation, ascending; the last is the end of the training.
+    """Return the steps after which to evaluate, in ascending order. The last one is the end of training.
 
-    They divide each epoch evenly; an epoch of few steps has no more evaluations than steps.
+    Evaluations divide each epoch evenly. A short epoch has at most one evaluation per step.
     """
-    steps, parts = steps_per_epoch(rows, settings), settings.evaluations_per_epoch
-    inside = sorted({-(-steps * part // parts) for part in range(1, parts + 1)})
-    return [epoch * steps + step for epoch in range(settings.epochs) for step in inside]
+    steps, count = steps_per_epoch(rows, settings), settings.evaluations_per_epoch
+    in_epoch = sorted({-(-steps * number // count) for number in range(1, count + 1)})
+    return [epoch * steps + step for epoch in range(settings.epochs) for step in in_epoch]
 
 
 def adamw(model: nn.Module, settings: FineTuneConfig) -> optim.AdamW:
-    """AdamW as in the BERT paper (appendix A.3), without decay on biases and layer norms."""
+    """Return AdamW as in the BERT paper (appendix A.3), without weight decay for biases and layer norms."""
     config = OptimizerConfig(
         learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.999), eps=1e-8
     )
@@ -50,21 +50,25 @@ def adamw(model: nn.Module, settings: FineTuneConfig) -> optim.AdamW:
 
 
 def learning_rate_factor(step: int, total_steps: int, settings: FineTuneConfig) -> float:
-    """The share of the peak learning rate at step `step`, from 0: linear up, then a line or half a cosine down to 0."""
-    share = linear_schedule(step, total_steps=total_steps, warmup_fraction=settings.warmup_fraction)
+    """Return the fraction of the peak learning rate: linear warmup, then linear or cosine decay to 0.
+
+    Args:
+        step: number of the step, from 0.
+    """
+    factor = linear_schedule(step, total_steps=total_steps, warmup_fraction=settings.warmup_fraction)
     warmup = max(1, round(total_steps * settings.warmup_fraction))
     if settings.schedule == "linear" or step < warmup:
-        return share
-    return 0.5 * (1.0 - math.cos(math.pi * share))
+        return factor
+    return 0.5 * (1.0 - math.cos(math.pi * factor))
 
 
 class ClassifierLoss(nn.Module):
     """Weighted sum of the losses of a batch.
 
     Args:
-        model: a classifier.
-        dtype: of the matrix products.
-        distillation: how a teacher's outputs count; None without a teacher.
+        model: classifier.
+        dtype: dtype of the matrix products.
+        distillation: settings for the outputs of a teacher; None without a teacher.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype, distillation: TaskDistillationConfig | None) -> None:
@@ -72,7 +76,7 @@ class ClassifierLoss(nn.Module):
         self.model, self._dtype, self._distillation = model, dtype, distillation
 
     def forward(self, batch: FeatureBatch, weights: Tensor, teacher_outputs: Tensor | None) -> Tensor:
-        """The sum of `weights` (batch,) times the losses of the rows; `teacher_outputs`: (batch, num_outputs)."""
+        """Return the sum of row losses times `weights` (batch,). `teacher_outputs` has shape (batch, num_outputs)."""
         assert batch.labels is not None
         outputs = _outputs(self.model, batch, self._dtype)
         return (weights * row_losses(outputs, batch.labels, teacher_outputs, self._distillation)).sum()
@@ -80,12 +84,12 @@ class ClassifierLoss(nn.Module):
 
 @dataclass(frozen=True)
 class StepBatch:
-    """This worker's share of a step, which is one micro-batch.
+    """Share of one worker in a step. It is a single micro-batch.
 
     Attributes:
-        weights: (batch,) of the losses; over all workers they add up to 1.
+        weights: (batch,) weights of the row losses; over all workers they add up to 1.
         teacher_outputs: (batch, num_outputs); None without a teacher.
-        rows: of the whole step.
+        rows: number of rows of the whole step.
     """
 
     batch: FeatureBatch
@@ -104,23 +108,23 @@ def step_batches(
     start: int,
     teacher_outputs: NDArray[np.float32] | None,
 ) -> Iterator[StepBatch]:
-    """Yield the batches of one worker from step `start` on; worker r of n has the rows [r::n] of each."""
+    """Yield the batches of one worker, starting at step `start`. Worker r of n gets the rows [r::n] of each batch."""
     train, per_epoch = features.train, steps_per_epoch(len(features.train), settings)
-    first, inside = divmod(start, per_epoch)
+    first, offset = divmod(start, per_epoch)
     for epoch in itertools.count(first):
         batches = epoch_batches(train.lengths, batch_size=settings.batch_size, seed=seed, epoch=epoch)
-        for rows in batches[inside if epoch == first else 0 :]:
+        for rows in batches[offset if epoch == first else 0 :]:
             share, weight = rows[workers.rank :: workers.size], 1.0 / len(rows)
-            if len(share) == 0:  # every worker must take part in the exchange of gradients
+            if len(share) == 0:  # every worker must participate in the all-reduce of gradients
                 share, weight = rows[:1], 0.0
-            taught = None if teacher_outputs is None else torch.from_numpy(teacher_outputs[share])
+            targets = None if teacher_outputs is None else torch.from_numpy(teacher_outputs[share])
             batch = collate(train, share, features.pad_id)
-            yield StepBatch(batch, torch.full((len(share),), weight), taught, len(rows))
+            yield StepBatch(batch, torch.full((len(share),), weight), targets, len(rows))
 
 
 @dataclass(frozen=True)
 class FineTuningObjective:
-    """The loss of a step as the loop asks for it.
+    """Objective of the training loop: computes the loss of a step.
 
     Attributes:
         module: a `ClassifierLoss`, or DDP around one.
@@ -132,32 +136,32 @@ class FineTuningObjective:
     device: torch.device
 
     def __call__(self, step: int, batch: StepBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return the loss, and as `row_losses` its sum over the rows of the step."""
+        """Return the loss, and its sum over the rows of the step as `row_losses`."""
         self.workers.seed_torch(self.seed, step)
-        taught = None if batch.teacher_outputs is None else batch.teacher_outputs.to(self.device)
-        loss: Tensor = self.module(batch.batch.to(self.device), batch.weights.to(self.device), taught)
+        targets = None if batch.teacher_outputs is None else batch.teacher_outputs.to(self.device)
+        loss: Tensor = self.module(batch.batch.to(self.device), batch.weights.to(self.device), targets)
         return loss, {"row_losses": loss.detach() * batch.rows}
 
 
 def row_losses(
     outputs: Tensor, labels: Tensor, teacher_outputs: Tensor | None, distillation: TaskDistillationConfig | None
 ) -> Tensor:
-    """(batch,) cross entropy with class ids, squared error to scores; mixed with what a teacher gives.
+    """Return the loss of each row, (batch,): cross entropy for classes, or squared error for scores.
 
-    The teacher's part is T^2 times the divergence of the softened classes (Hinton et al. 2015), or the squared
-    difference to the teacher's score.
+    With a teacher, the loss is mixed with T^2 times the divergence from the teacher's softened classes (Hinton et al.
+    2015), or with the squared difference from the teacher's score.
     """
     is_regression = labels.is_floating_point()
-    own = (outputs[:, 0] - labels) ** 2 if is_regression else F.cross_entropy(outputs, labels, reduction="none")
+    label_loss = (outputs[:, 0] - labels) ** 2 if is_regression else F.cross_entropy(outputs, labels, reduction="none")
     if teacher_outputs is None or distillation is None:
-        return own
+        return label_loss
     alpha, temperature = distillation.alpha, distillation.temperature
     if is_regression:
-        taught = (outputs[:, 0] - teacher_outputs[:, 0]) ** 2
+        teacher_loss = (outputs[:, 0] - teacher_outputs[:, 0]) ** 2
     else:
         student, teacher = ((logits / temperature).log_softmax(dim=1) for logits in (outputs, teacher_outputs))
-        taught = temperature**2 * F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
-    return (1.0 - alpha) * own + alpha * taught
+        teacher_loss = temperature**2 * F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
+    return (1.0 - alpha) * label_loss + alpha * teacher_loss
 
 
 @torch.inference_mode()
@@ -171,9 +175,9 @@ def predict(
     workers: Workers | None = None,
     batch_size: int = 64,
 ) -> NDArray[np.float32]:
-    """The outputs of a model on `device`, (rows, num_outputs) in the order of rows, the same on every worker.
+    """Return the outputs of a model for all rows, (rows, num_outputs), the same on every worker.
 
-    Batches do not depend on the number of workers, and so neither do the outputs.
+    Batches, and therefore outputs, do not depend on the number of workers.
     """
     workers = workers or Workers.single()
     order = np.argsort(features.lengths, kind="stable")
@@ -189,7 +193,7 @@ def predict(
 
 
 def _outputs(model: Any, batch: FeatureBatch, dtype: torch.dtype) -> Tensor:
-    """(batch, num_outputs) in fp32; families without token types ignore them."""
+    """Return the outputs in fp32, (batch, num_outputs). Models without token types ignore them."""
     reads_types = architecture_of(model.config).reads_token_types
     types = {"token_type_ids": batch.token_type_ids} if reads_types else {}
     with autocast(batch.input_ids.device, dtype):

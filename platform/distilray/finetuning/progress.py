@@ -1,4 +1,4 @@
-"""State of a fine-tuning: evaluations, the weights of the best one, and the checkpoints it resumes from."""
+"""State of a fine-tuning run: evaluations, the weights of the best one, and checkpoints."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -26,12 +26,12 @@ class Evaluation:
     """Scores on the dev sets.
 
     Attributes:
-        number: from 1.
-        step: finished optimiser steps.
-        epoch: the same in epochs.
+        number: counts evaluations from 1.
+        step: completed optimizer steps.
+        epoch: completed epochs.
         scores: metrics of the task, and their mean as `score`.
-        train_loss: mean over the rows that were trained on since the evaluation before.
-        seconds: since the start, without the time between an interruption and going on.
+        train_loss: mean over the training rows since the previous evaluation.
+        seconds: training time since the start, without the time that the run was interrupted.
     """
 
     number: int
@@ -44,12 +44,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EvaluationHistory:
-    """Evaluations of a fine-tuning that has ended.
+    """Evaluations of a finished fine-tuning run.
 
     Attributes:
-        best: the evaluation whose weights are kept; the earlier one of equals.
-        planned: evaluations if nothing ends it early.
-        ended: `complete`; `patience`, without a better score for too long; `stopped`, by who was reported to; `time`.
+        best: evaluation whose weights are kept; the earliest of equal ones.
+        planned: number of evaluations without early stopping.
+        ended: reason why the run ended: `complete`; `patience` (no better score for too long); `stopped` (the
+            receiver of evaluations asked for it); `time`.
     """
 
     best: Evaluation
@@ -59,17 +60,17 @@ class EvaluationHistory:
 
 
 class FineTuneState:
-    """The evaluations of a fine-tuning and its best weights; with a folder, what is needed to go on.
+    """Evaluations and best weights of a fine-tuning run, and if it has a folder, everything needed to resume it.
 
-    The folder has `evaluations.json` and checkpoints while it is trained, and `evaluations.json` and `model/` at the
-    end. All workers make the same calls; the first writes.
+    During training the folder contains `evaluations.json` and checkpoints; afterwards `evaluations.json` and `model/`.
+    All workers must make the same calls; only the first one writes.
 
     Args:
-        folder: path or URI; None keeps nothing.
-        identity: of all that decides the result; a folder of another one is refused.
-        metric: the score that the best evaluation has the highest of.
-        planned: evaluations if nothing ends it early.
-        notice: takes a line that people should see.
+        folder: path or URI; None stores nothing.
+        identity: hash of everything that determines the result. The folder of another identity is refused.
+        metric: score that determines the best evaluation.
+        planned: number of evaluations without early stopping.
+        notice: receives user-facing messages.
     """
 
     def __init__(
@@ -88,24 +89,24 @@ class FineTuneState:
         self._best_weights: Mapping[str, Tensor] = {}
         self._folder, self._identity, self._metric, self._planned = folder, identity, metric, planned
         self._tokenizer_json, self._workers, self._notice = tokenizer_json, workers, notice
-        self._store = None if folder is None else self._checkpoints(folder)
+        self._store = None if folder is None else self._open_checkpoints(folder)
 
     @property
     def best(self) -> Evaluation:
-        """The evaluation with the highest score; the earlier one of equals."""
+        """Evaluation with the highest score; the earliest of equal ones."""
         return max(self.evaluations, key=lambda one: (one.scores[self._metric], -one.step))
 
     def resume(self, model: Any, optimizer: torch.optim.Optimizer) -> int:
-        """Restore the state that the folder holds, the same on every worker, and return the finished steps.
+        """Restore the state from the folder on all workers, and return the number of completed steps.
 
-        `ended` is set when nothing is left to do; `finish` then gives the result.
+        Sets `ended` if the run is already finished; then only `finish` remains to be called.
 
         Raises:
-            BrokenCheckpointError: the folder is that of another fine-tuning.
+            BrokenCheckpointError: the folder belongs to a run with another identity.
         """
         if self._folder is None or self._store is None:
             return 0
-        stored = self._stored(self._folder, self._store) if self._workers.rank == 0 else {}
+        stored = self._read_state(self._folder, self._store) if self._workers.rank == 0 else {}
         shared = json.loads(self._workers.broadcast(json.dumps(stored)))
         self.evaluations = [Evaluation(**one) for one in shared["evaluations"]]
         self.ended = shared["ended"]
@@ -113,25 +114,25 @@ class FineTuneState:
             self._best_weights = load(storage.read_bytes(storage.join(self._folder, MODEL_FOLDER, WEIGHTS_FILE)))
             return self.evaluations[-1].step
         if not self.evaluations:
-            if self._workers.rank == 0:  # what cannot be used must not count as newest later
+            if self._workers.rank == 0:  # an unusable checkpoint must not count as the newest one later
                 storage.remove_folder(storage.join(self._folder, CHECKPOINTS_FOLDER))
             return 0
         self._store.restore(self.best.step, model, optimizer)
-        self._best_weights = _copied(model)
+        self._best_weights = _copy_weights(model)
         self._store.restore(self.evaluations[-1].step, model, optimizer)
         return self.evaluations[-1].step
 
     def add(self, evaluation: Evaluation, model: Any) -> None:
-        """Add an evaluation of the model in its present state."""
+        """Add an evaluation of the current weights."""
         self.evaluations.append(evaluation)
         if self.best is evaluation:
-            self._best_weights = _copied(model)
+            self._best_weights = _copy_weights(model)
 
     def save(self, model: Any, optimizer: torch.optim.Optimizer, plan: PlanState) -> None:
-        """Start to write a checkpoint of the last evaluation.
+        """Start to write the checkpoint of the last evaluation.
 
         Raises:
-            InputError: it, or the one before, cannot be written; the disk may be full.
+            InputError: this or the previous checkpoint cannot be written, for example because the disk is full.
         """
         if self._store and self._workers.rank == 0:
             self._write_evaluations()
@@ -140,10 +141,10 @@ class FineTuneState:
             self._store.save(Snapshot.of(model, optimizer, state, self._tokenizer_json))
 
     def finish(self, model: Any, ended: str) -> EvaluationHistory:
-        """Restore the best weights of the model, and write it into the folder in place of the checkpoints.
+        """Restore the best weights, and replace the checkpoints in the folder by the model.
 
         Raises:
-            InputError: it cannot be written; the disk may be full.
+            InputError: the model cannot be written, for example because the disk is full.
         """
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -158,11 +159,11 @@ class FineTuneState:
         return EvaluationHistory(self.best, self.evaluations, self._planned, ended)
 
     def close(self) -> None:
-        """Wait until nothing is being written."""
+        """Wait until all checkpoints are written."""
         if self._store:
             self._store.wait()
 
-    def _checkpoints(self, folder: str) -> CheckpointStore:
+    def _open_checkpoints(self, folder: str) -> CheckpointStore:
         return CheckpointStore(
             storage.join(folder, CHECKPOINTS_FOLDER),
             keep=1,
@@ -177,32 +178,32 @@ class FineTuneState:
         record = {**values, "evaluations": [asdict(one) for one in self.evaluations]}
         storage.write_bytes(storage.join(self._folder, EVALUATIONS_FILE), json.dumps(record, indent=1).encode())
 
-    def _stored(self, folder: str, store: CheckpointStore) -> dict[str, Any]:
-        """Return the stored state: how the run ended, and the evaluations up to its newest checkpoint."""
-        nothing: dict[str, Any] = {"ended": None, "evaluations": []}
-        record = _record(folder)
+    def _read_state(self, folder: str, store: CheckpointStore) -> dict[str, Any]:
+        """Return the reason why the run ended, if it did, and its evaluations up to the newest checkpoint."""
+        empty: dict[str, Any] = {"ended": None, "evaluations": []}
+        record = _read_record(folder)
         if record is None:
-            return nothing
+            return empty
         if record["identity"] != self._identity:
             file = storage.join(folder, EVALUATIONS_FILE)
-            raise BrokenCheckpointError(f"{file}: belongs to a fine-tuning with other settings or data")
+            raise BrokenCheckpointError(f"{file}: belongs to a fine-tuning run with other settings or data")
         if record["ended"]:
-            return {name: record[name] for name in nothing}
+            return {name: record[name] for name in empty}
         newest = store.newest()
         self.evaluations = [one for one in read_evaluations(folder) if newest and one.step <= newest.step]
         if self.evaluations and not store.is_intact(self.best.step):
-            self._notice(f"CHECKPOINT {store.path(self.best.step)} IS BROKEN: beginning anew")
-            return nothing
+            self._notice(f"CHECKPOINT {store.path(self.best.step)} IS BROKEN: starting over")
+            return empty
         return {"ended": None, "evaluations": [asdict(one) for one in self.evaluations]}
 
 
 def read_evaluations(folder: str) -> list[Evaluation]:
-    """The evaluations that the folder of a fine-tuning knows, those that would be repeated among them."""
-    record = _record(folder)
+    """Return all evaluations in the folder of a run, including those that a resumed run will repeat."""
+    record = _read_record(folder)
     return [] if record is None else [Evaluation(**one) for one in record["evaluations"]]
 
 
-def _record(folder: str) -> Mapping[str, Any] | None:
+def _read_record(folder: str) -> Mapping[str, Any] | None:
     file = storage.join(folder, EVALUATIONS_FILE)
     if not storage.exists(file):
         return None
@@ -210,5 +211,5 @@ def _record(folder: str) -> Mapping[str, Any] | None:
     return record
 
 
-def _copied(model: Any) -> dict[str, Tensor]:
+def _copy_weights(model: Any) -> dict[str, Tensor]:
     return {name: tensor.to("cpu", copy=True) for name, tensor in model_tensors(model).items()}

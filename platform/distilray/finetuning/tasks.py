@@ -1,6 +1,6 @@
-"""The tasks that models are fine-tuned on: the nine of GLUE (Wang et al. 2019), and `follows`.
+"""Table of the fine-tuning tasks: the nine of GLUE (Wang et al. 2019), and the next-sentence task `follows`.
 
-A row holds all that is known about a task. Readers of files, training, metrics and submissions take it from there.
+A row contains everything that readers, training, metrics and submissions need to know about a task.
 """
 
 import difflib
@@ -21,25 +21,25 @@ class FineTuneTask:
     """A task, its metrics, and the format of its files.
 
     Attributes:
-        name: as in recipes and on the hub.
-        title: as in papers and in official folder names.
-        metrics: by name the dev set that each is computed on; `score`, the primary metric, is their mean.
-        labels: the words of the classes in the order of class ids, which is the hub's; empty for a regression.
-        score_range: the lowest and the highest label of a regression; None for classes.
-        hub_labels: the names of the classes on the hub in the same order; empty where they are `labels`.
-        columns: header names of one text, or of two, in the TSV files.
-        hub_columns: the same in the hub's Parquet files.
-        label: header name of the label in the TSV files.
-        index: header name of the row's number in the TSV test file.
-        header: the columns of a train and a dev file that has no header line.
-        dev: the dev sets.
-        submission: by test set the name of its file in a submission.
-        rows: official rows by split, each count that a release has; empty when any number is accepted.
-        known_rows: the cause of a wrong count of rows, by split.
-        torn_rows: True if the official train and dev files have lines that are fragments of a row.
-        folders: names that the task's folder may have, in lower case.
-        can_start_from_mnli: True if a fine-tuned MNLI model is a better start than a pretrained one, as in RoBERTa.
-        remark: on every score of the task.
+        name: name in recipes and on the hub.
+        title: name in papers and of official folders.
+        metrics: metric names, each with the dev set that it is computed on. The primary metric `score` is their mean.
+        labels: class names in the order of class ids, which is that of the hub; empty for a regression.
+        score_range: lowest and highest label of a regression; None for a classification.
+        hub_labels: class names on the hub in the same order; empty if they are the same as `labels`.
+        columns: header names of the one or two text columns in TSV files.
+        hub_columns: names of the text columns in the Parquet files of the hub.
+        label: header name of the label in TSV files.
+        index: header name of the row number in the TSV test file.
+        header: columns of train and dev files that have no header line.
+        dev: dev sets.
+        submission: test sets, each with the name of its file in a submission.
+        rows: official row counts by split, one per known release; empty if any number is accepted.
+        row_count_hints: explanations of known wrong row counts, by split and count.
+        has_torn_rows: True if the official train and dev files contain lines that are fragments of a row.
+        folders: possible names of the folder, in lower case.
+        can_start_from_mnli: True if a model fine-tuned on MNLI is a better start than a pretrained one, as in RoBERTa.
+        remark: note shown with every score of the task.
     """
 
     name: TaskName
@@ -56,8 +56,8 @@ class FineTuneTask:
     dev: tuple[str, ...] = ("dev",)
     submission: Mapping[str, str] = field(default_factory=dict)
     rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    known_rows: Mapping[tuple[str, int], str] = field(default_factory=dict)
-    torn_rows: bool = False
+    row_count_hints: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    has_torn_rows: bool = False
     folders: tuple[str, ...] = ()
     can_start_from_mnli: bool = False
     remark: str = ""
@@ -69,30 +69,30 @@ class FineTuneTask:
 
     @property
     def num_outputs(self) -> int:
-        """Outputs of a model for each row."""
+        """Number of model outputs per row."""
         return len(self.labels) or 1
 
     @property
     def label_range(self) -> tuple[float, float]:
-        """The lowest and the highest label, class ids or scores."""
+        """Lowest and highest class id or score."""
         return self.score_range or (0, len(self.labels) - 1)
 
     @property
     def test(self) -> tuple[str, ...]:
-        """The test sets."""
+        """Test sets."""
         return tuple(self.submission)
 
     def check_metric(self, metric: str) -> None:
-        """Check that `metric` is one of the task.
+        """Check that the task has a metric.
 
         Raises:
-            InputError: it is not.
+            InputError: it does not.
         """
         known = (SCORE, *self.metrics)
         if metric not in known:
             close = difflib.get_close_matches(metric, known, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(known)}"
-            raise InputError(f"metric: '{metric}' is none of {self.name}; {hint}")
+            raise InputError(f"metric: '{metric}' is not a metric of {self.name}; {hint}")
 
 
 def _rows(train: int, dev: int, test: int) -> dict[str, tuple[int, ...]]:
@@ -103,7 +103,7 @@ def _on_dev(*metrics: str) -> dict[str, str]:
     return dict.fromkeys(metrics, "dev")
 
 
-_HEADER_LOST = "one row is lost: it was read or saved as a header, which CoLA does not have"
+_HEADER_LOST = "one row is missing: it was read or saved as a header, which CoLA does not have"
 _QNLI_1 = "that is version 1 of QNLI; get version 2"
 
 _ALL = (
@@ -118,7 +118,7 @@ _ALL = (
         header=("source", "label", "mark", "sentence"),
         submission={"test": "CoLA"},
         rows=_rows(8_551, 1_043, 1_063),
-        known_rows={("train", 8_550): _HEADER_LOST, ("dev", 1_042): _HEADER_LOST},
+        row_count_hints={("train", 8_550): _HEADER_LOST, ("dev", 1_042): _HEADER_LOST},
         folders=("cola",),
     ),
     FineTuneTask(
@@ -143,7 +143,7 @@ _ALL = (
         label="Quality",
         submission={"test": "MRPC"},
         rows=_rows(3_668, 408, 1_725),
-        known_rows={("train", 4_076): "the dev rows are among them; leave out those of dev_ids.tsv"},
+        row_count_hints={("train", 4_076): "they include the dev rows; remove those of dev_ids.tsv"},
         folders=("mrpc",),
         can_start_from_mnli=True,
     ),
@@ -170,7 +170,7 @@ _ALL = (
         index="id",
         submission={"test": "QQP"},
         rows={"train": (363_846, 363_870), "dev": (40_430, 40_431), "test": (390_965,)},
-        torn_rows=True,
+        has_torn_rows=True,
         folders=("qqp",),
     ),
     FineTuneTask(
@@ -201,7 +201,7 @@ _ALL = (
         hub_columns=("question", "sentence"),
         submission={"test": "QNLI"},
         rows=_rows(104_743, 5_463, 5_463),
-        known_rows={("train", 108_436): _QNLI_1, ("dev", 5_732): _QNLI_1, ("test", 5_740): _QNLI_1},
+        row_count_hints={("train", 108_436): _QNLI_1, ("dev", 5_732): _QNLI_1, ("test", 5_740): _QNLI_1},
         folders=("qnli", "qnliv2"),
     ),
     FineTuneTask(

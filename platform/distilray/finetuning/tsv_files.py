@@ -1,43 +1,42 @@
-"""The official TSV files of GLUE: split at tabs and at nothing else, since a lone quote is text there."""
+"""Official TSV files of GLUE. Lines are split at tabs only, and quotes are part of the text."""
 
 import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from distilray.errors import InputError
-from distilray.finetuning.examples import Examples, check_rows, check_scores, label_array, read_label
+from distilray.finetuning.examples import Examples, check_rows, check_scores, label_array, parse_label
 from distilray.finetuning.tasks import FineTuneTask
 from distilray.runtime import storage
 from distilray.runtime.outputs import read_verified
 
 _AGAIN = "get the official file again"
-# MRPC as Microsoft gives it: the dev rows are in the train file, and a list tells which they are.
+# Microsoft's own distribution of MRPC contains the dev rows in the train file, and a list of their ids.
 _MSR_TRAIN, _MSR_TEST = "msr_paraphrase_train.txt", "msr_paraphrase_test.txt"
 _MSR_DEV = ("dev_ids.tsv", "mrpc_dev_ids.tsv")
 _MSR_IDS = ("#1 ID", "#2 ID")
-_MOST_TORN = 100
+_MAX_TORN_LINES = 100
 _QUOTE = '"'
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Excel saves "Unicode text"
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # Excel's "Unicode text"
 
 
-def is_raw_file(name: str) -> bool:
-    """Return True if a file of this name belongs to the official layout."""
+def is_tsv_file(name: str) -> bool:
+    """Return True if a file has the name of an official TSV file."""
     return name.endswith(".tsv") or name in (_MSR_TRAIN, _MSR_TEST)
 
 
 def read_tsv_split(folder: str, task: FineTuneTask, split: str) -> tuple[Examples, int]:
-    """Reads `train`, a dev set or a test set of a task.
+    """Read `train`, a dev set or a test set of a task.
 
     Args:
-        folder: path or URI of the task's folder.
-        task: the task.
-        split: one of the task's, but not `ax`.
+        folder: path or URI of the folder of the task.
+        split: split of the task other than `ax`.
 
     Returns:
-        The rows in the order of the file, and how many lines were dropped as pieces of a torn row; only QQP has such.
+        The rows in the order of the file, and the number of lines dropped as fragments of a torn row (only in QQP).
 
     Raises:
-        InputError: a file is absent or not the official one; the message names the line when one is wrong.
+        InputError: a file is missing or is not the official one; the message names the line if a single one is wrong.
     """
     if task.name == "mrpc" and not storage.exists(storage.join(folder, "train.tsv")):
         return _read_msr(folder, task, split), 0
@@ -45,32 +44,31 @@ def read_tsv_split(folder: str, task: FineTuneTask, split: str) -> tuple[Example
     if split in task.test:
         return _read_test(uri, task, split), 0
     table = _open(uri, task.header)
-    # A row of QQP with a line end in a question is two lines that mean nothing.
+    # A line break inside a question of QQP splits the row into two useless lines.
     whole = [(number, line) for number, line in table.lines if line.count("\t") + 1 >= len(table.names)]
     torn = len(table.lines) - len(whole)
-    if not task.torn_rows or torn > _MOST_TORN:
-        torn = 0  # the first of them is refused
+    if not task.has_torn_rows or torn > _MAX_TORN_LINES:
+        torn = 0  # keep them all, so that the first one is refused
     return _labelled(replace(table, lines=whole) if torn else table, task, split, torn), torn
 
 
 def read_tsv_ax(uri: str, task: FineTuneTask) -> Examples:
-    """Reads the diagnostic set, which is scored with MNLI, from its file.
+    """Read the diagnostic set AX, which is scored with MNLI.
 
     Raises:
-        InputError: it is not the official file.
+        InputError: the file is not the official one.
     """
     return _read_test(uri, task, "ax")
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A file.
+    """Lines of a TSV file.
 
     Attributes:
-        uri: where it is.
-        names: of the columns.
-        lines: without the header, each with its number in the file, which counts from 1.
-        remark: as in `Examples`.
+        names: column names.
+        lines: line numbers, counted from 1, and lines, without the header.
+        remark: see `Examples`.
     """
 
     uri: str
@@ -79,31 +77,31 @@ class _Table:
     remark: str = ""
 
     def columns(self, wanted: Sequence[str]) -> list[list[str]]:
-        """The values of columns, by name.
+        """Return the values of some columns.
 
         Raises:
-            InputError: a column is not in the header, or a row is too short or too long.
+            InputError: a column is missing from the header, or a row has the wrong number of columns.
         """
         if any(list(self.names).count(name) != 1 for name in wanted):
             names = ", ".join(self.names)[:200]
-            raise InputError(f"{self.uri}: header {names!r} where one with {', '.join(wanted)} belongs; {_AGAIN}")
-        places = [self.names.index(name) for name in wanted]
+            raise InputError(f"{self.uri}: header {names!r}, expected {', '.join(wanted)}; {_AGAIN}")
+        indices = [self.names.index(name) for name in wanted]
         columns: list[list[str]] = [[] for _ in wanted]
         for number, line in self.lines:
             fields = line.split("\t")
             if len(fields) != len(self.names):
                 raise InputError(f"{self.uri}:{number}: {len(fields)} columns instead of {len(self.names)}; {_AGAIN}")
-            for column, place in zip(columns, places, strict=True):
-                column.append(fields[place])
+            for column, index in zip(columns, indices, strict=True):
+                column.append(fields[index])
         return columns
 
 
 def _open(uri: str, header: Sequence[str] = ()) -> _Table:
-    """A file that has a header line, unless `header` tells its columns."""
-    plain, remark = _lines(uri), ""
-    if is_spreadsheet(plain):
-        plain, remark = list(map(unquoted, plain)), "quotes of a spreadsheet removed"
-    lines = list(enumerate(plain, start=1))
+    """Open a file. It must have a header line, unless `header` names its columns."""
+    raw_lines, remark = _lines(uri), ""
+    if is_spreadsheet(raw_lines):
+        raw_lines, remark = list(map(unquote, raw_lines)), "quotes of a spreadsheet removed"
+    lines = list(enumerate(raw_lines, start=1))
     if header:
         return _Table(uri, header, lines, remark)
     return _Table(uri, lines[0][1].split("\t"), lines[1:], remark)
@@ -121,24 +119,24 @@ def _lines(uri: str) -> list[str]:
         known = encoding.removesuffix("-sig").upper()
         raise InputError(f"{uri}:{line}: not {known} ({error.reason}); save it as UTF-8, or {_AGAIN}") from None
     if "\0" in text.partition("\n")[0]:
-        raise InputError(f"{uri}:1: a zero byte, as UTF-16 without a mark has; save it as UTF-8, or {_AGAIN}")
+        raise InputError(f"{uri}:1: a zero byte, as in UTF-16 without a byte order mark; save it as UTF-8, or {_AGAIN}")
     if not text:
         raise InputError(f"{uri}: the file is empty; {_AGAIN}")
-    # Not str.splitlines: it also splits at signs that may stand in a text, as U+0085.
+    # Not str.splitlines, which also splits at characters that may be part of a text, such as U+0085.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines if lines[-1] else lines[:-1]
 
 
 def _labelled(table: _Table, task: FineTuneTask, split: str, torn: int = 0) -> Examples:
-    *texts, words = table.columns([*task.columns, task.label])
+    *texts, label_words = table.columns([*task.columns, task.label])
     labels = []
-    for (number, _), word in zip(table.lines, words, strict=True):
+    for (number, _), word in zip(table.lines, label_words, strict=True):
         try:
-            labels.append(read_label(task, word))
+            labels.append(parse_label(task, word))
         except ValueError as error:
             raise InputError(f"{table.uri}:{number}: {error}; {_AGAIN}") from None
-    # Releases of QQP are known by their whole rows or by their lines.
-    check_rows(table.uri, task, split, [len(words), len(words) + torn])
+    # Official row counts of QQP include fragments in some releases, and exclude them in others.
+    check_rows(table.uri, task, split, [len(label_words), len(label_words) + torn])
     check_scores(table.uri, task, labels)
     return _examples(texts, task, labels, table.remark)
 
@@ -146,21 +144,21 @@ def _labelled(table: _Table, task: FineTuneTask, split: str, torn: int = 0) -> E
 def _read_test(uri: str, task: FineTuneTask, split: str) -> Examples:
     table = _open(uri)
     indices, *texts = table.columns([task.index, *task.columns])
-    # The number of a prediction in a submission is the place of its row.
-    for place, ((number, _), index) in enumerate(zip(table.lines, indices, strict=True)):
-        if index != str(place):
-            raise InputError(f"{uri}:{number}: {task.index} {index[:40]!r} where {place} belongs; {_AGAIN}")
+    # A submission refers to rows by their position.
+    for position, ((number, _), index) in enumerate(zip(table.lines, indices, strict=True)):
+        if index != str(position):
+            raise InputError(f"{uri}:{number}: {task.index} {index[:40]!r} instead of {position}; {_AGAIN}")
     check_rows(uri, task, split, [len(indices)])
     return _examples(texts, task, None, table.remark)
 
 
 def _read_msr(folder: str, task: FineTuneTask, split: str) -> Examples:
-    """MRPC from the files of Microsoft's package; either file has the labels of its rows."""
+    """Read MRPC from the files of Microsoft's own distribution, in which the test file has labels too."""
     name = _MSR_TEST if split in task.test else _MSR_TRAIN
     uri = storage.join(folder, name)
     if not storage.exists(uri):
         wanted = storage.join(folder, f"{split}.tsv")
-        raise InputError(f"{wanted}: no such file, nor {name} beside it; put the official one there")
+        raise InputError(f"{wanted}: no such file, and no {name} next to it; put the official one there")
     table = _open(uri)
     if split in task.test:
         texts = table.columns(task.columns)
@@ -189,14 +187,14 @@ def _examples(texts: Sequence[list[str]], task: FineTuneTask, labels: Sequence[f
 
 
 def is_spreadsheet(lines: Sequence[str]) -> bool:
-    """Return whether a spreadsheet has saved a file. In an official file a quote is text, also at the ends of a field.
+    """Return True if a file was saved by a spreadsheet. In official files quotes are always part of the text.
 
-    A spreadsheet puts every field with a quote in quotes and doubles its own quotes. A file with a few sentences of
-    direct speech looks alike, so one of these must hold too: some field has doubled quotes inside; exactly the fields
-    with a comma are in quotes; or all fields of a column are.
+    A spreadsheet encloses every field that contains a quote in quotes, and doubles the quotes inside. A file with a few
+    sentences of direct speech looks similar, so one more condition must hold: a field has doubled quotes inside, the
+    quoted fields are exactly those with a comma, or all fields of a column are quoted.
     """
     with_quotes = [line for line in lines if _QUOTE in line]
-    # Of an official file the first lines are enough.
+    # For an official file, this stops at the first quotes.
     if not with_quotes or not all(
         _is_quoted(field) for line in with_quotes for field in _fields(line) if _QUOTE in field
     ):
@@ -211,8 +209,8 @@ def is_spreadsheet(lines: Sequence[str]) -> bool:
     return len(rows) > 1 and any(all(_QUOTE in row[column] for row in rows) for column in columns)
 
 
-def unquoted(line: str) -> str:
-    """Return a line of a spreadsheet without its quotes."""
+def unquote(line: str) -> str:
+    """Remove the quotes that a spreadsheet added to a line."""
     fields = [field[1:-1].replace(2 * _QUOTE, _QUOTE) if _is_quoted(field) else field for field in _fields(line)]
     return "\t".join(fields)
 

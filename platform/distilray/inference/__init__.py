@@ -1,1 +1,1 @@
-"""Inference on texts, with models of any format; knows neither HTTP nor Ray."""
+"""Inference on texts with models of any format, independent of HTTP and Ray."""

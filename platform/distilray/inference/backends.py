@@ -1,4 +1,4 @@
-"""Backends of masked language models: logits at the masks by onnxruntime, packed or plain torch."""
+"""Backends of masked language models: onnxruntime, packed torch and plain torch, with one interface."""
 
 import json
 from typing import Any, Protocol
@@ -22,11 +22,11 @@ ONNX_FILES = (CONFIG_FILE, TOKENIZER_FILE, ONNX_FILE)
 
 
 class MaskedLMBackend(Protocol):
-    """A masked language model of any format.
+    """Masked language model of any format.
 
     Attributes:
-        config: of transformers.
-        dtype: of the weights, by its name in torch.
+        config: transformers config.
+        dtype: dtype of the weights, by its name in torch.
     """
 
     config: Any
@@ -39,16 +39,24 @@ class MaskedLMBackend(Protocol):
         mask_index: NDArray[np.int64],
         token_type_ids: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float32]:
-        """Logits over the vocabulary, (masks, vocabulary), as `OnnxMaskedLM.logits_at`."""
+        """Return logits at the masks, (masks, vocabulary).
+
+        Args:
+            input_ids, attention_mask: (batch, length).
+            mask_index: (masks,) positions of the masks in the flattened (batch x length).
+            token_type_ids: (batch, length); None means zeros. Models without token types ignore them.
+        """
         ...
 
 
 class TorchMaskedLM:
-    """A model as transformers runs it; its head in the dtype of its weights: logits rounded to bf16 would tie.
+    """Model as transformers runs it.
+
+    The head runs in the dtype of the weights, because logits rounded to bf16 would tie.
 
     Args:
-        model: stays on its device.
-        autocast_dtype: of the encoder, where that is not the dtype of the weights.
+        model: used on its current device.
+        autocast_dtype: dtype of the encoder if it differs from that of the weights.
     """
 
     def __init__(self, model: Any, autocast_dtype: torch.dtype = torch.float32) -> None:
@@ -63,50 +71,49 @@ class TorchMaskedLM:
         mask_index: NDArray[np.int64],
         token_type_ids: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float32]:
-        """Logits over the vocabulary, (masks, vocabulary), as `OnnxMaskedLM.logits_at`."""
         device, dtype = self.model.device, self._autocast_dtype
         ids, mask, index = (torch.from_numpy(each).to(device) for each in (input_ids, attention_mask, mask_index))
         types = None if token_type_ids is None else torch.from_numpy(token_type_ids).to(device)
         with autocast(device, dtype):
             hidden = encode(self.model, ids, mask, types).flatten(0, 1)
         logits: Tensor = vocabulary_logits(self.model, hidden[index].to(self.model.dtype))
-        found: NDArray[np.float32] = logits.float().cpu().numpy()
-        return found
+        array: NDArray[np.float32] = logits.float().cpu().numpy()
+        return array
 
 
 def local_masked_lm(source: str) -> str:
-    """The folder of a model of any format on this machine, as `localise`."""
+    """Return a local folder with a model of any format, downloading it if necessary; see `localize`."""
     return localize(source, ONNX_FILES if is_onnx(source) else MODEL_FILES)
 
 
 def open_masked_lm(folder: str, *, threads: int | None = None) -> MaskedLMBackend:
-    """Open the model of a local folder: by onnxruntime if it has `model.onnx`, else as transformers in its saved dtype.
+    """Open a model with onnxruntime if it has `model.onnx`, otherwise with transformers in its saved dtype.
 
     Args:
-        folder: of a model, or one that `jobs.export_model` wrote.
-        threads: of an ONNX model; torch's are those of the process.
+        folder: local model folder, or one that `jobs.export_model` wrote.
+        threads: threads of an ONNX model; torch uses those of the process.
 
     Raises:
-        InputError: a file is missing or not what it should be.
+        InputError: a file is missing or invalid.
     """
     if is_onnx(folder):
         return OnnxMaskedLM.load(folder, threads=threads)
     model = load_masked_lm(folder)
-    named = json.loads((storage.local_path(folder) / CONFIG_FILE).read_bytes())
-    saved = named.get("dtype") or named.get("torch_dtype")
-    return TorchMaskedLM(model.to(torch.bfloat16) if saved == dtype_name(torch.bfloat16) else model)
+    config = json.loads((storage.local_path(folder) / CONFIG_FILE).read_bytes())
+    saved_dtype = config.get("dtype") or config.get("torch_dtype")
+    return TorchMaskedLM(model.to(torch.bfloat16) if saved_dtype == dtype_name(torch.bfloat16) else model)
 
 
 def open_for_serving(folder: str, *, dtype: str = "auto", threads: int | None = None) -> MaskedLMBackend:
-    """Open the model of a local folder: by onnxruntime if it has `model.onnx`, else packed.
+    """Open a model with onnxruntime if it has `model.onnx`, otherwise as a `PackedMaskedLM`.
 
     Args:
-        folder: of a model, or one that `jobs.export_model` wrote.
-        dtype: of the weights, `float32` or `bfloat16`; `auto` is float32. An ONNX model has its own and takes `auto`.
-        threads: of an ONNX model; torch's are those of the thread that calls.
+        folder: local model folder, or one that `jobs.export_model` wrote.
+        dtype: dtype of the weights, `float32` or `bfloat16`; `auto` means float32. An ONNX model only accepts `auto`.
+        threads: threads of an ONNX model; torch uses those of the calling thread.
 
     Raises:
-        InputError: a file is missing or not what it should be, or the dtype cannot be chosen.
+        InputError: a file is missing or invalid, or the model cannot have this dtype.
     """
     if not is_onnx(folder):
         return PackedMaskedLM(load_masked_lm(folder).to(serving_dtype(dtype)))

@@ -1,4 +1,4 @@
-"""A model folder in the layout of transformers, as inference needs it: complete, with a revision."""
+"""Model folders in the layout of transformers: completeness check, tokenizer and revision."""
 
 import hashlib
 from typing import Any
@@ -15,10 +15,10 @@ TOKENIZER_FILES = (TOKENIZER_FILE, "vocab.txt")
 
 
 def check_model_folder(model_dir: str) -> str:
-    """Check that a model folder is complete, without loading it, and return it: in a run folder it is `model/`.
+    """Check that a model folder is complete without loading it, and return it. In a run folder this is `model/`.
 
     Raises:
-        InputError: the folder or one of the files is missing, or one is not what the manifest of its run says.
+        InputError: the folder or a file is missing, or a file differs from the manifest of its run.
     """
     folder = storage.local_path(model_dir)
     if (folder / MODEL_FOLDER).is_dir():
@@ -39,16 +39,16 @@ def check_model_folder(model_dir: str) -> str:
 
 
 def load_tokenizer(model_dir: str) -> Any:
-    """The tokenizer of a model folder.
+    """Load the tokenizer of a model folder.
 
     Raises:
-        InputError: files that are no tokenizer, or a tokenizer without a mask token.
+        InputError: the tokenizer cannot be loaded, or has no mask token.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             storage.local_path(model_dir), local_files_only=True, use_fast=True, trust_remote_code=False
         )
-    except Exception as error:  # `tokenizers` raises its own plain Exception for a torn file
+    except Exception as error:  # `tokenizers` raises a plain Exception for a truncated file
         raise InputError(f"{model_dir}: the tokenizer cannot be loaded ({error}); save it there again") from None
     if tokenizer.mask_token_id is None:
         raise InputError(f"{model_dir}: the tokenizer has no mask token; use the one the model was trained with")
@@ -56,7 +56,7 @@ def load_tokenizer(model_dir: str) -> Any:
 
 
 def revision_hash(model_dir: str) -> str:
-    """sha256, hexadecimal, of all that decides the model's answers: config, weights and tokenizer files."""
+    """Return the hexadecimal sha256 of all files that determine the model's predictions."""
     folder = storage.local_path(model_dir)
     digest = hashlib.sha256()
     for name in sorted((CONFIG_FILE, WEIGHTS_FILE, ONNX_FILE, *TOKENIZER_FILES)):

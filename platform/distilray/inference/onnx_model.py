@@ -1,4 +1,4 @@
-"""A masked language model in ONNX: logits at the masks, by onnxruntime on the CPU."""
+"""Masked language model in ONNX format, run by onnxruntime on the CPU."""
 
 import os
 from typing import Any
@@ -19,18 +19,19 @@ from distilray.models.onnx_format import (
 )
 from distilray.runtime import storage
 
-_ERRORS_ONLY = 3  # of the severities of onnxruntime
+_ERRORS_ONLY = 3  # severity in onnxruntime
 
 
 class OnnxMaskedLM:
-    """A model of `jobs.export_model`, fp32 or int8; make one with `OnnxMaskedLM.load`. Threads may share it.
+    """ONNX model in fp32 or int8, usually from `jobs.export_model`. Create it with `load`. Thread-safe.
 
-    A graph with the usual signature, of `onnx-standard` or of Optimum, computes the logits of all tokens first.
+    A graph with the standard signature, as written by `onnx-standard` or Optimum, computes the logits of all tokens;
+    those at the masks are then selected.
 
     Attributes:
-        config: of transformers.
-        dtype: of the weights, "float32" or "int8".
-        reads_token_types: whether it tells the segments of a pair apart.
+        config: transformers config.
+        dtype: dtype of the weights, "float32" or "int8".
+        reads_token_types: True if the model distinguishes the segments of a pair.
     """
 
     def __init__(self, session: Any, config: Any, *, dtype: str) -> None:
@@ -41,14 +42,14 @@ class OnnxMaskedLM:
 
     @classmethod
     def load(cls, folder: str, *, threads: int | None = None) -> "OnnxMaskedLM":
-        """Loads the folder of an ONNX model; runs no code of it and reads no weights from outside its one file.
+        """Load an ONNX model without running any code from its folder, and without reading weights outside its file.
 
         Args:
-            folder: local, with `model.onnx` and `config.json`.
-            threads: of this model; all cores when None.
+            folder: local folder with `model.onnx` and `config.json`.
+            threads: number of threads; None uses all cores.
 
         Raises:
-            InputError: onnxruntime is not installed, or a file is missing or not what it should be.
+            InputError: onnxruntime is not installed, or a file is missing or invalid.
         """
         runtime = import_onnx_package("onnxruntime")
         config = read_model_config(folder, ONNX_FILE)
@@ -60,9 +61,9 @@ class OnnxMaskedLM:
         checked = read_onnx_file(file)
         try:
             session = runtime.InferenceSession(checked.data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has a class for every kind of fault
-            told = str(error).splitlines()[0]
-            raise InputError(f"{file}: onnxruntime cannot load it ({told}); run jobs.export_model again") from None
+        except Exception as error:  # onnxruntime has a different class for every kind of error
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{file}: onnxruntime cannot load it ({reason}); run jobs.export_model again") from None
         return cls(session, config, dtype="int8" if checked.is_int8 else "float32")
 
     def logits_at(
@@ -72,13 +73,6 @@ class OnnxMaskedLM:
         mask_index: NDArray[np.int64],
         token_type_ids: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float32]:
-        """Logits over the vocabulary, (masks, vocabulary).
-
-        Args:
-            input_ids, attention_mask: (batch, length).
-            mask_index: (masks,) places in the flattened (batch x length).
-            token_type_ids: (batch, length); zeros when None. A model without token types ignores them.
-        """
         feed = dict(zip(STANDARD_INPUTS, (input_ids, attention_mask), strict=True))
         if self._reads_masks:
             feed[INPUTS[2]] = mask_index

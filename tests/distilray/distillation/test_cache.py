@@ -20,7 +20,7 @@ from distilray.schemas import TEACHER_TARGETS
 from tests.distilray.distillation.tiny_cache import write_cache
 from tests.distilray.tiny_line import distant_student, open_shards, planned, step_counts, write_teacher
 
-# Losses whose KL has a teacher at every token, at the masked ones, at another temperature, and that have none.
+# Losses with a KL at every token, at the masked tokens, at another temperature, and without KL.
 LOSSES = [
     LossConfig(),
     LossConfig(ce_positions="masked"),
@@ -53,7 +53,7 @@ def student(teacher):
 
 @pytest.fixture(scope="module")
 def folder_of(tmp_path_factory, shards_dir, teacher_dir):
-    """The folder of a cache with some settings, made once."""
+    """Return the folder of a cache with some settings, written once."""
     known = {}
 
     def make(**changes):
@@ -67,7 +67,7 @@ def folder_of(tmp_path_factory, shards_dir, teacher_dir):
 
 @pytest.fixture
 def copy(folder_of, tmp_path):
-    """A cache that a test may damage, and the first of its files of the train split."""
+    """Cache that a test may damage, and its first file of the train split."""
     folder = Path(shutil.copytree(folder_of(), tmp_path / "copy"))
     return str(folder), min((folder / "teacher").glob("train-*"))
 
@@ -77,7 +77,7 @@ def whole_vocabulary(folder_of, losses, vocabulary):
 
 
 def run(student, teacher, losses, batch, counts):
-    """Loss, terms and gradients of a batch, with the teacher's forward pass or from the cache that it carries."""
+    """Return loss, terms and gradients of a batch, with a live teacher or with the cached targets of the batch."""
     student.zero_grad()
     step = DistillationStep(student, teacher, losses, cached=batch.cached is not None)
     loss, terms = step(batch, counts)
@@ -87,7 +87,7 @@ def run(student, teacher, losses, batch, counts):
 
 
 def batches(shards, rows, targets):
-    """The same batch without and with its cached targets."""
+    """Return a batch without and with its cached targets."""
     collated = collate(shards, planned(rows), pad_id=0)
     return TensorBatch.of(collated), TensorBatch.of(collated, targets.of(rows))
 
@@ -164,7 +164,7 @@ def test_the_size_of_record_batches_does_not_change_the_targets(
     monkeypatch.setattr(teacher_cache, "RECORD_BATCH_ROWS", rows)
     other = TeacherCache(write_cache(tmp_path / "other", shards_dir, teacher_dir), shards, "all")
     found = other.of(np.arange(len(shards)))
-    # Other rows share a forward pass, so the last digits may differ.
+    # Batches consist of other rows, so the last digits may differ.
     torch.testing.assert_close(found.hidden, expected.hidden, rtol=0, atol=5e-3)
     torch.testing.assert_close(found.log_probabilities, expected.log_probabilities, rtol=0, atol=1e-4)
 
@@ -185,7 +185,7 @@ def test_heldout_scores_from_a_cache_are_those_of_the_teacher(
             pad_id=0,
             device=torch.device("cpu"),
             reduce=list,
-            moved=lambda: None,
+            on_batch=lambda: None,
             targets=cache,
         )
         return scores.score(step)

@@ -45,12 +45,14 @@ def test_epochs_give_whole_steps_and_max_steps_wins():
 
 def test_the_time_follows_from_the_stated_rate_of_all_workers():
     found = time_and_cost(EstimateConfig(tokens_per_s=100), 7_200_000, workers=4, measured_rate=never)
-    assert found == "about 5 h 00 min at 100 tokens/s of a worker (stated), 20.0 worker hours"
+    assert found == "about 5 h 00 min at 100 tokens/s per worker (stated), 20.0 worker hours"
 
 
 def test_the_cost_is_that_of_all_worker_hours():
     estimate = EstimateConfig(tokens_per_s=100, price_per_hour=2.5)
-    assert time_and_cost(estimate, 7_200_000, workers=4, measured_rate=never).endswith(", 50.00 in money")
+    assert time_and_cost(estimate, 7_200_000, workers=4, measured_rate=never).endswith(
+        ", cost 50.00 (in the currency of price_per_hour)"
+    )
 
 
 def test_without_a_rate_the_time_is_unknown_and_the_plan_says_what_to_set():
@@ -62,7 +64,7 @@ def test_the_rate_of_an_earlier_run_is_the_median_of_its_rows_for_one_worker(pla
     (tmp_path / "metrics.jsonl").write_text("".join(rows))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"config": {"scaling": {"num_workers": 4}}}))
     assert (
-        f"100 tokens/s of a worker (measured in {tmp_path})"
+        f"100 tokens/s per worker (measured in {tmp_path})"
         in plan(estimate={"measured_run_dir": str(tmp_path)})["time"]
     )
 

@@ -22,7 +22,7 @@ def plan(shards):
 
 @pytest.fixture
 def feed(shards, plan):
-    """Makes the feed of a worker."""
+    """Create the feed of a worker."""
 
     def make(rank=0, workers=1, micro_batch_size=5, reduction="global"):
         return Feed(
@@ -41,7 +41,7 @@ def feed(shards, plan):
 
 @pytest.fixture
 def dealt(feed):
-    """The micro-steps of each worker, over some steps."""
+    """Return the micro-steps of each worker over some steps."""
 
     def deal(workers, micro_batch_size, reduction="global", start=0, stop=STEPS):
         feeds = [feed(rank, workers, micro_batch_size, reduction) for rank in range(workers)]
@@ -51,7 +51,7 @@ def dealt(feed):
 
 
 def steps_of(micro_steps):
-    """The micro-steps of a worker by optimiser step: each ends with its last."""
+    """Group the micro-steps of a worker by optimizer step."""
     steps = [[]]
     for micro in micro_steps:
         steps[-1].append(micro)
@@ -112,7 +112,7 @@ def test_the_micro_steps_from_some_step_on_are_those_of_the_whole_run(dealt):
 
 
 def shares(dealt, workers, micro_batch_size, reduction):
-    """What the micro-batches of the first step add up to, and the means of each, for two terms over ids."""
+    """Return sums over the micro-batches of the first step, and the means of each, for two terms over ids."""
     micro_steps = [micro for one in dealt(workers, micro_batch_size, reduction, stop=1) for micro in one]
     sums = {"tokens": 0.0, "masked": 0.0}
     means = {"tokens": [], "masked": []}

@@ -25,7 +25,7 @@ def teacher(teacher_dir):
 
 @pytest.fixture(scope="module")
 def student(teacher):
-    """With dropout."""
+    """Student with dropout."""
     model = distant_student(teacher)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -40,9 +40,9 @@ def step(student, teacher):
 
 @pytest.fixture
 def score(shards):
-    """The scores of some workers, added up over them."""
+    """Return the scores of some workers, summed over them."""
 
-    def run(step, num_workers=1, batch_size=7, moved=lambda: None):
+    def run(step, num_workers=1, batch_size=7, on_batch=lambda: None):
         found = [
             HeldoutScores(
                 shards=shards,
@@ -52,7 +52,7 @@ def score(shards):
                 pad_id=0,
                 device=torch.device("cpu"),
                 reduce=list,
-                moved=moved,
+                on_batch=on_batch,
             ).score(step)
             for rank in range(num_workers)
         ]
@@ -64,7 +64,7 @@ def score(shards):
 
 @torch.no_grad()
 def plain_scores(shards, student, teacher):
-    """The same scores from the logits of one example after the other."""
+    """Compute the same scores from the logits of one example at a time."""
     student.eval()
     parts = {"ce": [], "mlm": [], "cos": [], "hit@1": [], "agreement": []}
     for row in range(len(shards)):
@@ -115,5 +115,5 @@ def test_scoring_leaves_the_mode_of_the_model_as_it_was(score, step, student, tr
 
 def test_every_batch_is_a_sign_of_life(score, step, shards):
     moves = []
-    score(step, batch_size=7, moved=lambda: moves.append(1))
+    score(step, batch_size=7, on_batch=lambda: moves.append(1))
     assert len(moves) == int(np.ceil(len(shards) / 7))

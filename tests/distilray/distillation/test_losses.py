@@ -33,13 +33,13 @@ def assert_equal(found, expected):
 
 
 def assert_is(function, plain, *tensors):
-    """Value and gradients are those of the plain formula in float64."""
+    """Check value and gradients against the plain formula in float64."""
     expected = value_and_gradients(plain, *(tensor.double() for tensor in tensors))
     assert_equal(value_and_gradients(function, *tensors), expected)
 
 
 def heads_of(tensor):
-    """(length, head dim) of every head of every example without its padding, with the number of heads."""
+    """Return (length, head dim) of each head of each example, without padding."""
     return [tensor[example, head, :length] for example, length in enumerate(LENGTHS) for head in range(HEADS)]
 
 
@@ -159,12 +159,12 @@ every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
 
 def _states(heads):
-    """(batch, length, dim) with the heads side by side."""
+    """Concatenate heads, (batch, length, dim)."""
     return heads.transpose(1, 2).flatten(2)
 
 
 def _tokens(heads, mask):
-    """(tokens, dim) of the real tokens."""
+    """Select the real tokens, (tokens, dim)."""
     return heads.transpose(1, 2).flatten(2)[mask.bool()]
 
 
@@ -200,7 +200,7 @@ def test_padding_gets_no_gradient_and_every_real_token_some(loss):
     _, gradient = value_and_gradients(lambda leaf: loss(leaf, teacher, MASK), student)
     sizes = gradient.abs().amax(dim=(1, 3))
     assert sizes[MASK == 0].max() == 0
-    # The value relation of a token to itself alone is always 1.
+    # The value relation of a single token to itself is always 1.
     assert sizes[MASK.sum(dim=1) > 1][MASK[MASK.sum(dim=1) > 1] == 1].min() > 0
 
 

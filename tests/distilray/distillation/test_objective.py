@@ -59,7 +59,7 @@ def student(teacher):
 
 @pytest.fixture
 def bert(teacher_dir):
-    """A second model of the teacher's kind, to train or to be a teacher of its own."""
+    """Second model with the architecture of the teacher, used as student or as another teacher."""
     return load_masked_lm(teacher_dir)
 
 
@@ -72,7 +72,7 @@ def counts_of(shards, rows):
 
 
 def run(student, teacher, losses, batches, counts):
-    """Sum of loss and terms over micro-batches, and the gradients of the student."""
+    """Return the sums of loss and terms over micro-batches, and the gradients of the student."""
     step = DistillationStep(student, teacher, losses)
     student.zero_grad()
     total, sums = 0.0, {}
@@ -93,7 +93,7 @@ def assert_same(found, expected, tolerance=1e-5):
 
 
 def plain_loss(student, teacher, batch, losses):
-    """The loss of one batch from the full outputs of transformers, with means instead of sums."""
+    """Compute the loss of one batch from the full outputs of transformers, with means instead of sums."""
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "output_hidden_states": True}
     ours = student(**inputs)
     with torch.no_grad():
@@ -116,7 +116,7 @@ def plain_loss(student, teacher, batch, losses):
 
 
 def plain_layer_terms(student, teacher, ours, theirs, batch, losses):
-    """Example by example without its padding; means over tokens or pairs, then over the pairs of layers."""
+    """Compute each example without padding: means over tokens or pairs, then over the pairs of layers."""
     lengths = batch.attention_mask.sum(1).tolist()
     found = {"hidden": [], "attention": [], "values": []}
     for student_layer, teacher_layer in losses.layer_map or [(0, 1), (1, 3)]:
@@ -155,7 +155,7 @@ def teacher_projections(teacher, layer, before):
 
 
 def heads_of(projection, before):
-    """(heads, length, head dim): neighbouring dimensions are of one head."""
+    """Split (length, dim) into (heads, length, head dim)."""
     return torch.stack((before @ projection.weight.T + projection.bias).chunk(HEADS, dim=1))
 
 
@@ -289,7 +289,7 @@ def test_a_step_keeps_no_activation_once_its_loss_is_gone(shards, student, bert)
 
 def test_every_parameter_of_the_student_is_trained(shards, student, teacher):
     _, _, gradients = run(student, teacher, LossConfig(), [batch_of(shards, np.arange(20))], StepCounts(600, 80))
-    # The bias of the keys shifts all attention scores of a token alike: its gradient is 0 by nature.
+    # The bias of the keys shifts all attention scores of a token equally, so its gradient is always 0.
     assert [name for name, gradient in gradients.items() if not gradient.abs().max() and "k_lin.bias" not in name] == []
 
 

@@ -1,4 +1,4 @@
-"""Values of the recipes of training, from the recipe to Ray Train, to the scores and to the intervals of a run."""
+"""Recipe values of training: they reach Ray Train, the scores and the intervals of a run."""
 
 import json
 from pathlib import Path
@@ -25,12 +25,12 @@ from tests.distilray.tiny_line import open_shards
 
 
 class ReachedError(Exception):
-    """The end of a test, at the call that it is about."""
+    """Raised by the call under test, to end the test there."""
 
 
 @pytest.fixture
 def trainer_of(monkeypatch, tmp_path, teacher_dir, shards_dir):
-    """What Ray Train is given for a recipe."""
+    """Arguments that Ray Train receives for a recipe."""
 
     def run(**changes):
         def reached(self):
@@ -68,7 +68,7 @@ def test_the_resources_of_a_worker_reach_ray_train(trainer_of, use_gpu, expected
 
 
 class First:
-    """The first rows of shards."""
+    """First rows of shards."""
 
     def __init__(self, shards, rows):
         self._shards, self._rows = shards, rows
@@ -94,7 +94,7 @@ def test_scores_of_the_first_held_out_examples_are_theirs_alone(shards_dir, teac
             pad_id=0,
             device=torch.device("cpu"),
             reduce=list,
-            moved=lambda: None,
+            on_batch=lambda: None,
             limit=5,
         ).score(DistillationStep(student, teacher, losses))
         for rank in range(workers)
@@ -118,7 +118,7 @@ def test_a_run_scores_as_many_held_out_examples_as_its_recipe_says(teacher_dir, 
     assert few != many == every
 
 
-def test_a_run_scores_saves_and_keeps_checkpoints_at_the_rhythm_of_its_recipe(teacher_dir, shards_dir, tmp_path):
+def test_a_run_scores_saves_and_keeps_checkpoints_at_the_intervals_of_its_recipe(teacher_dir, shards_dir, tmp_path):
     intervals = {"evaluate_every_steps": 2, "checkpoint_every_steps": 3, "keep_checkpoints": 1}
     fit(teacher_dir, shards_dir, tmp_path, 7, run=tmp_path, intervals=intervals, optimizer={"learning_rate": 1e-5})
     assert [row["step"] for row in heldout(tmp_path)] == [0, 2, 4, 6, 7]
@@ -129,7 +129,7 @@ def test_a_run_scores_saves_and_keeps_checkpoints_at_the_rhythm_of_its_recipe(te
 
 
 @pytest.mark.parametrize(("every", "polls"), [(1, 5), (2, 2), (4, 1)])
-def test_a_run_asks_for_preemptions_at_the_rhythm_of_its_recipe(
+def test_a_run_asks_for_preemptions_at_the_intervals_of_its_recipe(
     teacher_dir, shards_dir, tmp_path, monkeypatch, every, polls
 ):
     asked = []

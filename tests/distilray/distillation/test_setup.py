@@ -27,17 +27,17 @@ VALUES = {
 
 
 def create_and_keep(config, *, kept):
-    """As the trainer creates the models; the trained one stays reachable for the test."""
+    """Create the models as in production, and keep a reference to the trained one for the test."""
     student, teacher = create_student_and_teacher(config)
     kept.append(student)
     return student, teacher
 
 
 def fit(teacher_dir, shards_dir, folder, steps, losses=None, run=None, **changes):
-    """Runs the loop in this process, in a folder of its own; returns the rows of its log and the trained model."""
+    """Run the loop in this process, in a separate folder, and return the rows of its log and the trained model."""
     run = run or Path(tempfile.mkdtemp(dir=folder))
     values = {**VALUES, "teacher_dir": teacher_dir, "shards_dir": shards_dir, "max_steps": steps, **changes}
-    # Only workers of Ray Train can ask about preemptions.
+    # Preemption notices are only available to workers of Ray Train.
     values["intervals"] = {"poll_preemption_every_steps": steps + 1, **values["intervals"]}
     kept: list[torch.nn.Module] = []
     settings = LoopSettings(
@@ -76,7 +76,7 @@ def test_the_loss_falls_and_so_does_each_term_when_it_is_the_only_one(loop, name
     assert np.mean(values[-5:]) < 0.9 * np.mean(values[:5])
 
 
-def test_the_log_has_a_row_at_the_rhythm_and_one_at_the_end(loop):
+def test_the_log_has_a_row_at_the_interval_and_one_at_the_end(loop):
     rows, _ = loop(7, intervals={"log_every_steps": 3})
     assert [row["step"] for row in rows] == [3, 6, 7]
     assert {row["total_steps"] for row in rows} == {7}
@@ -120,7 +120,7 @@ def test_the_size_of_the_micro_batches_does_not_change_the_result(loop):
 
 
 def rows_under_another_random_state(loop, monkeypatch, **changes):
-    """The rows of the same run with the torch seeds of the steps left alone, so that only dropout is random."""
+    """Log of the same run without the torch seeds of the steps, so that only dropout is random."""
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -142,7 +142,7 @@ def test_other_dropout_is_random(loop, monkeypatch, dropout):
 
 
 def test_each_step_has_dropout_of_its_own(loop):
-    # With a rate of (nearly) 0 the same batch has the same loss at every step, but for dropout.
+    # At a learning rate of (nearly) 0, the loss of a batch only changes between steps because of dropout.
     values = {"batch_size": 16, "optimizer": {"learning_rate": 1e-30}, "micro_batch_size": 16}
     rows, _ = loop(12, dropout=0.3, **values)
     still, _ = loop(12, dropout=0.0, **values)
@@ -203,7 +203,7 @@ def test_with_fp16_and_its_loss_scale_the_loss_falls(loop):
     assert np.mean(values[-5:]) < 0.9 * np.mean(values[:5])
 
 
-def test_a_loss_scale_is_taken_up_from_the_checkpoint(loop, tmp_path):
+def test_a_loss_scale_is_restored_from_the_checkpoint(loop, tmp_path):
     values = {"run": tmp_path / "run", "precision": "fp16", "intervals": {"checkpoint_every_steps": 3}}
     checkpoint = tmp_path / "run/checkpoints/step-0000006"
     loop(6, **values)

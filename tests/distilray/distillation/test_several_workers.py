@@ -1,4 +1,4 @@
-"""Several workers learn what one does, and each of them draws dropout of its own."""
+"""Training with several workers: equal to a single worker, with different dropout on each."""
 
 import json
 import os
@@ -16,7 +16,7 @@ KINDS = ["distillation", "fine_tuning"]
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory, root, teacher_dir, shards_dir):
-    """The folders of one worker and of two without dropout, and of two with dropout."""
+    """Run folders: one worker and two workers without dropout, and two workers with dropout."""
     folder = tmp_path_factory.mktemp("groups")
     values = {"teacher_dir": teacher_dir, "shards_dir": shards_dir}
     runs = {"one": (1, 0.0), "two": (2, 0.0), "dropout": (2, 0.3)}

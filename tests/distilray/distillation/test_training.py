@@ -25,7 +25,7 @@ VALUES = {
 
 
 def fit(config, run):
-    """Runs the loop in this process; returns the rows of its log and its held-out scores."""
+    """Run the loop in this process, and return the rows of its log and its held-out scores."""
     run.mkdir()
     settings = LoopSettings(
         config=config,

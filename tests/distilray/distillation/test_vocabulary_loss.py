@@ -13,14 +13,14 @@ ROWS, VOCABULARY, DIM, TEACHER_DIM = 9, 31, 12, 17
 NO_LABELS = torch.full((ROWS,), -100)
 LABELS = torch.tensor([3, -100, 30, 0, -100, 7, 7, 1, -100])
 KL, MASKED_LM, SQUARES = Factors(ce=1.0), Factors(mlm=1.0), Factors(mse=1.0)
-# With a temperature the first and the last have the largest factor in another term.
+# With a temperature, the first and last have their largest factor in different terms.
 ALL_TERMS = [Factors(ce=0.7, mlm=0.4, mse=0.02), Factors(ce=0.03, mlm=1.5, mse=0.1), Factors(0.01, 0.02, 3.0)]
 FP32, BF16 = 1e-6, 2e-2
 
 
 @dataclass
 class Student:
-    """The leaves whose gradients are looked at."""
+    """Leaf tensors whose gradients are compared."""
 
     hidden: torch.Tensor
     weight: torch.Tensor
@@ -30,7 +30,7 @@ class Student:
         return [leaf.grad.double() for leaf in vars(self).values()]
 
     def exact(self):
-        """The same numbers as leaves in float64, the matrix as the forward pass rounds it."""
+        """Return the same values as float64 leaves, with the matrix rounded as in the forward pass."""
         dtype = self.hidden.dtype
         return Student(*(leaf.detach().to(dtype).double().requires_grad_() for leaf in vars(self).values()))
 
@@ -40,7 +40,7 @@ def random_tensor(*shape, seed, scale=1.0):
 
 
 def some_student(*, rows=ROWS, dtype=torch.float32, seed=1):
-    """Logits of a size of about 3."""
+    """Student whose logits have a magnitude of about 3."""
     leaves = (
         random_tensor(rows, DIM, seed=seed).to(dtype),
         random_tensor(VOCABULARY, DIM, seed=seed + 1, scale=3 / math.sqrt(DIM)),
@@ -50,7 +50,7 @@ def some_student(*, rows=ROWS, dtype=torch.float32, seed=1):
 
 
 def some_teacher(*, rows=ROWS, dtype=torch.float32, seed=4):
-    """Of another width than the student."""
+    """Teacher with another width than the student."""
     return DenseTeacher(
         random_tensor(rows, TEACHER_DIM, seed=seed).to(dtype),
         random_tensor(VOCABULARY, TEACHER_DIM, seed=seed + 1, scale=3 / math.sqrt(TEACHER_DIM)).to(dtype),
@@ -59,12 +59,12 @@ def some_teacher(*, rows=ROWS, dtype=torch.float32, seed=4):
 
 
 def logits_of(model):
-    """In float64, of a student or a teacher."""
+    """Logits of a student or a teacher, in float64."""
     return model.hidden.double() @ model.weight.double().T + model.bias.double()
 
 
 def as_student(logits):
-    """A student whose hidden states are its logits."""
+    """Student whose hidden states are its logits."""
     width = logits.shape[-1]
     return Student(*(leaf.requires_grad_() for leaf in (logits.clone(), torch.eye(width), torch.zeros(width))))
 
@@ -89,7 +89,7 @@ def plain_kl(own, other, temperature):
 
 
 def plain_sparse_kl(own, teacher, temperature):
-    """Row by row: the known tokens one by one, and all the others as one event."""
+    """KL of each row over the known tokens, with all other tokens as one event."""
     total = 0.0
     for row, q in enumerate(plain_softmax(own / temperature)):
         ids = teacher.ids[row].tolist()
@@ -108,7 +108,7 @@ def plain_masked_lm(own, labels):
 
 
 def plain_terms(own, labels, teacher, temperature):
-    """The three sums in float64, of logits that are in float64."""
+    """Return the three sums of float64 logits, in float64."""
     terms = {"mlm": plain_masked_lm(own, labels)}
     if isinstance(teacher, SparseTeacher):
         return {**terms, "ce": plain_sparse_kl(own, teacher, temperature)}
@@ -117,7 +117,7 @@ def plain_terms(own, labels, teacher, temperature):
 
 
 def run(student, teacher, factors, *, labels=LABELS, temperature=2.0, upstream=1.0):
-    """Value, terms and gradients of the code under test."""
+    """Return value, terms and gradients of the code under test."""
     loss, terms = vocabulary_loss(
         *vars(student).values(), labels, teacher=teacher, factors=factors, temperature=temperature
     )
@@ -146,7 +146,7 @@ def assert_same(found, expected, tolerance=FP32, *, terms=("ce", "mlm", "mse")):
 
 
 def kl_of(student_logits, teacher_logits, temperature=2.0):
-    """Value of the KL and its gradient by the student's logits."""
+    """Return the KL and its gradient with respect to the student's logits."""
     loss, _, gradients = run(
         as_student(student_logits), as_teacher(teacher_logits), KL, labels=NO_LABELS, temperature=temperature
     )
@@ -176,7 +176,7 @@ def test_a_sparse_teacher_of_the_whole_vocabulary_is_the_dense_one(temperature):
     student, teacher = some_student(), some_teacher()
     sparse = most_probable(logits_of(teacher), VOCABULARY, temperature)
     expected = run_plain(student, teacher, KL, temperature=temperature)
-    # Its probabilities add up to 1 within 1e-7, and what is missing is taken for one event more.
+    # Its probabilities add up to 1 within 1e-7; the missing probability counts as one more event.
     assert_same(run(student, sparse, KL, temperature=temperature), expected, 3e-6, terms=["ce"])
 
 
@@ -312,7 +312,7 @@ def test_the_terms_are_the_sums_without_their_factors():
     assert small == large
 
 
-def test_masked_lm_is_told_even_when_it_does_not_count():
+def test_masked_lm_is_reported_even_without_weight():
     student, teacher = some_student(), some_teacher()
     found, expected = run(student, teacher, KL), run_plain(student, teacher, KL)
     assert_same(found, expected, terms=["mlm"])
@@ -341,7 +341,7 @@ def test_the_losses_of_bf16_logits_are_computed_in_fp32():
 
 
 @pytest.mark.parametrize("upstream", [3.0, -0.25, 0.0])
-def test_the_gradient_is_multiplied_with_the_one_that_comes_from_above(upstream):
+def test_the_gradient_is_scaled_by_the_upstream_gradient(upstream):
     given = some_student(), some_teacher(), ALL_TERMS[0]
     _, _, gradients = run(*given, upstream=upstream)
     for have, want in zip(gradients, run_plain(*given)[2], strict=True):
@@ -350,7 +350,7 @@ def test_the_gradient_is_multiplied_with_the_one_that_comes_from_above(upstream)
 
 @pytest.mark.parametrize("factors", [Factors(ce=5e-3, mlm=2e-2), Factors(ce=5e-5, mlm=2e-5)], ids=str)
 def test_a_scaled_loss_of_fp16_hidden_states_has_the_gradient_after_division(factors):
-    # As a step has them: weights of a few ones over hundreds to hundreds of thousands of tokens.
+    # As in a real step: weights of a few units divided by up to hundreds of thousands of tokens.
     given = some_student(dtype=torch.float16), some_teacher(dtype=torch.float16), factors
     scale = 65536.0
     _, _, gradients = run(*given, upstream=scale)
@@ -434,7 +434,7 @@ def test_rows_in_chunks_and_blocks_have_the_loss_of_all_at_once(monkeypatch, chu
 
 
 class RowsOfLogits(TorchDispatchMode):
-    """The most rows over the vocabulary that an operation has put out, by dtype."""
+    """Largest number of rows with a vocabulary dimension that any operation returned, by dtype."""
 
     def __init__(self):
         super().__init__()

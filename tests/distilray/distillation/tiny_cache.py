@@ -1,4 +1,4 @@
-"""Caches of the tiny teacher, made in this process."""
+"""Teacher caches of the tiny teacher, written in this process."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -23,7 +23,7 @@ def cache_config(folder: Path, shards_dir: str, teacher_dir: str, **changes: obj
 
 
 def write_cache(folder: Path, shards_dir: str, teacher_dir: str, **changes: object) -> str:
-    """A complete run folder of `cache_teacher`."""
+    """Write a complete run folder of `cache_teacher`."""
     config = cache_config(folder, shards_dir, teacher_dir, **changes)
     run = RunFolder("cache_teacher", config, STAGES["cache_teacher"].job().inputs(config))
     run.begin()
@@ -33,10 +33,10 @@ def write_cache(folder: Path, shards_dir: str, teacher_dir: str, **changes: obje
 
 
 def cache_in_process(config: CacheTeacherConfig, run: RunFolder, limit: int | None = None) -> Outcome:
-    """What `cache_teacher` does, without Ray.
+    """Run `cache_teacher` without Ray.
 
     Args:
-        limit: tasks that are done before it is cut off.
+        limit: number of tasks to run before an interruption.
     """
 
     def one_by_one(

@@ -32,13 +32,13 @@ VALUES = {
     "max_steps": STEPS,
     "optimizer": {"learning_rate": 5e-3, "warmup_fraction": 0.0},
     "scaling": {"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1},
-    # Ray can be asked about machines by workers of Ray Train only.
+    # Preemption notices are only available to workers of Ray Train.
     "intervals": {"log_every_steps": 1, "poll_preemption_every_steps": STEPS + 1},
 }
 
 
 def watched(model: Any, states: list[str]) -> Any:
-    """The model, which notes torch's random state when a forward pass of its training begins."""
+    """Return the model, which records the random state of torch at the start of each training forward pass."""
 
     def note(*_: object) -> None:
         if model.training:

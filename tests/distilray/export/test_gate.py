@@ -6,12 +6,12 @@ import pytest
 from distilray.config.export import GateConfig
 from distilray.export.gate import (
     GateScores,
-    MaskAnswers,
-    answer_masks,
+    MaskPredictions,
     compare_logits,
     gate_scores,
     gate_violations,
     parity_cases,
+    predict_masks,
 )
 from distilray.pretraining_data.batches import Batch
 
@@ -19,7 +19,7 @@ GATE = GateConfig(min_agreement=0.9, max_perplexity_change=0.05)
 
 
 class Model:
-    """Logits as given, a row for each mask, the same for every batch."""
+    """Backend with fixed logits, one row per mask, the same for every batch."""
 
     config = None
 
@@ -38,16 +38,16 @@ def batch(places, labels):
 def test_best_tokens_and_losses_are_those_of_the_masks_in_order():
     rows = []
     model = Model(np.log([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6], [0.1, 0.8, 0.1]]))
-    found = answer_masks(model, [batch([0, 2], [0, 2]), batch([1], [2])], rows.append)
+    found = predict_masks(model, [batch([0, 2], [0, 2]), batch([1], [2])], rows.append)
     assert found.best.tolist() == [0, 1, 2]
     assert found.losses == pytest.approx(-np.log([0.5, 0.1, 0.6]), rel=1e-6)
     assert found.pseudo_perplexity == pytest.approx((0.5 * 0.1 * 0.6) ** (-1 / 3), rel=1e-6)
     assert rows == [1, 1]
 
 
-def test_figures_are_the_share_of_equal_tokens_and_the_relative_change():
-    source = MaskAnswers(np.array([1, 2, 3, 4]), np.full(4, math.log(10)))
-    other = MaskAnswers(np.array([1, 2, 3, 9]), np.full(4, math.log(12)))
+def test_scores_are_the_share_of_equal_tokens_and_the_relative_change():
+    source = MaskPredictions(np.array([1, 2, 3, 4]), np.full(4, math.log(10)))
+    other = MaskPredictions(np.array([1, 2, 3, 9]), np.full(4, math.log(12)))
     figures = gate_scores(source, other)
     assert figures.agreement == 0.75
     assert figures.pseudo_perplexity == pytest.approx(12)
@@ -67,11 +67,11 @@ def test_figures_are_the_share_of_equal_tokens_and_the_relative_change():
         (math.nan, math.nan, 2),
     ],
 )
-def test_each_bound_that_is_broken_is_a_fault(agreement, change, faults):
+def test_each_exceeded_limit_is_a_violation(agreement, change, faults):
     assert len(gate_violations(GateScores(agreement, 10.0, change), GATE)) == faults
 
 
-def test_a_fault_says_the_figure_and_the_bound():
+def test_a_violation_names_the_score_and_the_limit():
     first, second = gate_violations(GateScores(0.5, 10.0, 0.25), GATE)
     assert "50.00%" in first
     assert "at least 90.00%" in first
@@ -80,7 +80,7 @@ def test_a_fault_says_the_figure_and_the_bound():
 
 
 class Shifted:
-    """Logits that are the ids at the masks, plus something."""
+    """Backend whose logits are the ids at the masks plus a constant."""
 
     def __init__(self, plus=0.0):
         self.plus, self.config = plus, None
@@ -105,7 +105,7 @@ def test_cases_cover_one_row_no_mask_padding_and_the_full_length(cases):
     assert len({case.input_ids.shape for case in cases}) >= 5
 
 
-def test_masks_lie_on_tokens_and_padding_is_at_the_end(cases):
+def test_masks_are_at_tokens_and_padding_is_at_the_end(cases):
     for case in cases:
         assert case.attention_mask.reshape(-1)[case.mask_index].all()
         assert (np.diff(case.attention_mask, axis=1) <= 0).all()

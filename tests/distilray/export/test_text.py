@@ -23,7 +23,7 @@ def masked(lines, tokenizer_json, **changes):
 
 
 def unmasked(text):
-    """The rows with the true ids in place of the masks, without padding."""
+    """Return the rows with the original ids instead of the masks, without padding."""
     rows = []
     for batch in text.batches:
         ids = batch.input_ids.copy()
@@ -106,5 +106,5 @@ def test_a_text_that_cannot_be_read_is_one_line(tmp_path: Path, content, said):
 def test_a_text_without_words_is_refused(tmp_path: Path, tokenizer_json):
     (tmp_path / "text").write_text("[SEP]\n", encoding="utf-8")
     config = ExportModelConfig(run_dir="r", model_dir="m", text_path=str(tmp_path / "text"))
-    with pytest.raises(InputError, match="nothing there to mask"):
+    with pytest.raises(InputError, match="nothing to mask"):
         masked_text(config, tokenizer_json, 32)

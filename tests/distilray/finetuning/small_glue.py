@@ -1,4 +1,4 @@
-"""Writes a GLUE folder in either layout, with the headers of the official files and made-up rows."""
+"""Small GLUE folders in either layout, with the headers of the official files and generated rows."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,17 +89,17 @@ _HUB_TEXTS = {
 
 
 def labels_of(task: str) -> Sequence[str]:
-    """The label words of a task; row i has number i modulo their number."""
+    """Return the labels of a task; row i has the label i modulo their number."""
     return LABELS.get(task, ("0", "1"))
 
 
 def small_rows(task: str) -> dict[str, int]:
-    """Few rows for each split, another number for each."""
+    """Return a small, different number of rows for each split."""
     return {split: 6 + place for place, split in enumerate(OFFICIAL_ROWS[task])}
 
 
 def raw_lines(task: str, split: str, rows: int) -> list[str]:
-    """The lines of one official file, its header first where it has one."""
+    """Return the lines of one official file, including its header if it has one."""
     kind = 0 if split == "train" else 1 if split.startswith("dev") else 2
     columns = ["index", "sentence1", "sentence2"] if split == "ax" else _COLUMNS[task][kind]
     headless = task == "cola" and kind < 2
@@ -121,14 +121,14 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
 
 
 def write_raw(folder: Path, task: TaskName, rows: Mapping[str, int]) -> None:
-    """The official files of a task, in its folder of `folder`."""
+    """Write the official files of a task into its subfolder."""
     for split, count in rows.items():
         place = folder / "AX" / "AX.tsv" if split == "ax" else folder / FOLDERS[task] / f"{split}.tsv"
         write_lines(place, raw_lines(task, split, count))
 
 
 def write_msr(folder: Path, rows: Mapping[str, int]) -> None:
-    """MRPC as in Microsoft's package, with a byte order mark; every ninth row of the train file is a dev row."""
+    """Write MRPC as in Microsoft's own distribution, with a byte order mark. Every ninth train row is a dev row."""
     lines = raw_lines("mrpc", "train", rows["train"] + rows["dev"])
     step = len(lines) // rows["dev"]
     dev = lines[1::step][: rows["dev"]]
@@ -139,7 +139,7 @@ def write_msr(folder: Path, rows: Mapping[str, int]) -> None:
 
 
 def hub_table(task: str, split: str, rows: int, start: int = 0) -> pa.Table:
-    """The rows of one file of the hub, numbered from `start`."""
+    """Return the rows of one file of the hub, numbered from `start`."""
     is_test, numbers = split.startswith("test") or split == "ax", range(start, start + rows)
     words = labels_of(task)
     cycle = [float(word) for word in words] if task == "stsb" else list(range(len(words)))
@@ -155,7 +155,7 @@ def hub_table(task: str, split: str, rows: int, start: int = 0) -> pa.Table:
 
 
 def write_hub(folder: Path, task: TaskName, rows: Mapping[str, int], *, shards: int = 1) -> None:
-    """The Parquet files of a task, the train split in `shards` parts."""
+    """Write the Parquet files of a task, with the train split in several shards."""
     for split, count in rows.items():
         name = "test" if split == "ax" else split.replace("dev", "validation")
         place = folder / ("ax" if split == "ax" else task)
@@ -170,7 +170,7 @@ def write_hub(folder: Path, task: TaskName, rows: Mapping[str, int], *, shards: 
 def write_glue(
     folder: Path, tasks: Sequence[TaskName] = GLUE_TASKS, *, layout: str = "raw", official: bool = False
 ) -> str:
-    """A GLUE folder of `tasks` in the layout `raw` or `hub`, with few rows or as many as the official files have."""
+    """Write a GLUE folder in the layout `raw` or `hub`, with a few rows or the official numbers of rows."""
     for task in tasks:
         rows = OFFICIAL_ROWS[task] if official else small_rows(task)
         (write_raw if layout == "raw" else write_hub)(folder, task, rows)

@@ -36,7 +36,7 @@ def task(bert_dir):
 
 @pytest.fixture(scope="module")
 def train(bert_dir, task):
-    """Fine-tunes on CoLA; gives the result and the weights at the end."""
+    """Fine-tune on CoLA, and return the result and the final weights."""
 
     def run(values=FOUR, *, seed=1, folder=None, rows=task, **arguments):
         model = classifier(rows.task, bert_dir, seed=seed, dropout=values.dropout)
@@ -50,13 +50,13 @@ def train(bert_dir, task):
 
 @pytest.fixture(scope="module")
 def uncut(train):
-    """A run that nothing interrupts."""
+    """Uninterrupted run."""
     return train()
 
 
 @pytest.fixture
 def scored(monkeypatch):
-    """Gives evaluations the scores that a test wants, and counts them."""
+    """Replace the scores of evaluations by given ones, and count evaluations."""
 
     def use(scores):
         left = iter(scores)
@@ -117,13 +117,13 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(train, uncut, tmp_p
     whole, weights = uncut
     with pytest.raises(KilledError):
         train(folder=tmp_path, report=stopping_at(number))
-    told = []
-    found, same = train(folder=tmp_path, report=lambda one: told.append(one.number) or True)
+    reported = []
+    found, same = train(folder=tmp_path, report=lambda one: reported.append(one.number) or True)
     assert without_time(found.evaluations) == without_time(whole.evaluations)
     assert without_time([found.best]) == without_time([whole.best])
     assert are_equal(weights, same)
-    # What was evaluated before the interruption, and has its checkpoint, is not told again.
-    assert told == [one for one in (1, 2, 3, 4) if one >= number]
+    # Evaluations that have a checkpoint from before the interruption are not reported again.
+    assert reported == [one for one in (1, 2, 3, 4) if one >= number]
 
 
 def test_a_run_that_is_interrupted_again_and_again_ends_as_one_that_was_not(train, uncut, tmp_path):
@@ -212,7 +212,9 @@ def test_the_folder_of_another_fine_tuning_is_refused(train, tmp_path, task, ber
         "learning_rate": {"values": FOUR.model_copy(update={"learning_rate": 1e-3})},
         "data": {"rows": features("cola", bert_dir, train=16)},
     }
-    with pytest.raises(BrokenCheckpointError, match=r"evaluations.json: belongs to a fine-tuning with other settings"):
+    with pytest.raises(
+        BrokenCheckpointError, match=r"evaluations.json: belongs to a fine-tuning run with other settings"
+    ):
         train(folder=tmp_path, **other[change])
 
 
@@ -236,7 +238,7 @@ def test_after_damage_to_the_newest_checkpoint_the_one_before_is_taken(train, tm
     assert are_equal(same, train()[1])
 
 
-def test_without_the_best_weights_the_run_begins_anew(train, tmp_path, scored):
+def test_without_the_best_weights_the_run_starts_over(train, tmp_path, scored):
     scored([0.9, 0.1, 0.2])
     with pytest.raises(KilledError):
         train(folder=tmp_path, report=stopping_at(3))
@@ -245,7 +247,7 @@ def test_without_the_best_weights_the_run_begins_anew(train, tmp_path, scored):
     scored([0.9, 0.1])
     with pytest.raises(KilledError):
         train(folder=tmp_path, notice=notices.append, report=stopping_at(2))
-    assert "step-0000001 IS BROKEN: beginning anew" in notices[0]
+    assert "step-0000001 IS BROKEN: starting over" in notices[0]
     scored([0.1, 0.2, 0.3])
     found, _ = train(folder=tmp_path, notice=notices.append)
     assert [one.number for one in found.evaluations] == [1, 2, 3, 4]
@@ -322,10 +324,10 @@ def test_a_run_without_time_is_evaluated_once(train):
     assert (found.ended, found.best.step, found.best.number) == ("time", 1, 1)
 
 
-def test_steps_are_told(train):
-    told = []
-    train(on_step=lambda step, steps: told.append((step, steps)))
-    assert told == [(step, 4) for step in range(1, 5)]
+def test_steps_are_reported(train):
+    reported = []
+    train(on_step=lambda step, steps: reported.append((step, steps)))
+    assert reported == [(step, 4) for step in range(1, 5)]
 
 
 def test_the_loss_of_training_is_the_mean_over_rows(train, task):
@@ -434,7 +436,7 @@ def test_several_workers_end_when_the_time_of_one_is_over(train):
     assert [one.ended for one in run_together(2, work)] == ["time"] * 2
 
 
-def test_several_workers_go_on_from_the_checkpoint_of_the_first(train, tmp_path):
+def test_several_workers_resume_from_the_checkpoint_of_the_first(train, tmp_path):
     whole = run_together(2, lambda workers: train(PLAIN, workers=workers))
     with pytest.raises(KilledError):
         run_together(2, lambda workers: train(PLAIN, workers=workers, folder=tmp_path, report=stopping_at(3)))

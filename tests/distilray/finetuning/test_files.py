@@ -33,7 +33,7 @@ AX_PLACES = [
 
 @pytest.fixture
 def any_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any number of rows is right."""
+    """Accept any number of rows."""
     for name, task in TASKS.items():
         monkeypatch.setitem(TASKS, name, replace(task, rows={}))  # type: ignore[arg-type]
 
@@ -72,7 +72,7 @@ def test_a_test_file_is_opened_only_when_asked_for(tmp_path: Path, layout: str) 
             load_task(glue_dir, name, with_test=True)
 
 
-def test_absent_tasks_are_told_in_the_order_asked_for(tmp_path: Path) -> None:
+def test_missing_tasks_are_reported_in_the_requested_order(tmp_path: Path) -> None:
     glue_dir = write_glue(tmp_path, ["rte", "cola"])
     assert find_tasks(glue_dir, ["sst2", "rte", "mnli", "cola"]) == (["rte", "cola"], ["sst2", "mnli"])
     with pytest.raises(InputError, match=r"SST-2: no such folder; put the files of SST-2 there"):
@@ -91,7 +91,7 @@ def test_folder_names_are_taken_in_any_case(tmp_path: Path, name: TaskName, fold
 def test_two_folders_of_a_task_are_refused(tmp_path: Path) -> None:
     for name in ("SST-2", "sst2"):
         (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match="SST-2 and sst2 are both of SST-2; keep one"):
+    with pytest.raises(InputError, match="SST-2 and sst2 are both folders of SST-2; keep one"):
         find_tasks(str(tmp_path), ["cola"])
 
 
@@ -106,15 +106,15 @@ def test_two_layouts_in_a_folder_are_refused(tmp_path: Path) -> None:
 def test_a_folder_without_files_is_there_but_refused(tmp_path: Path) -> None:
     (tmp_path / "RTE" / "original").mkdir(parents=True)
     assert find_tasks(str(tmp_path), ["rte"]) == (["rte"], [])
-    with pytest.raises(InputError, match="RTE: no TSV and no Parquet file there"):
+    with pytest.raises(InputError, match="RTE: no TSV or Parquet files"):
         load_task(str(tmp_path), "rte")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_other_rows_are_accepted_on_request_and_told(tmp_path: Path, layout: str) -> None:
+def test_other_rows_are_accepted_on_request_and_reported(tmp_path: Path, layout: str) -> None:
     glue_dir = write_glue(tmp_path, ["wnli"], layout=layout, official=True)
     (write_raw if layout == "raw" else write_hub)(tmp_path, "wnli", {"train": 20})
-    with pytest.raises(InputError, match=r"20 rows where WNLI has 635; .*allow_other_row_counts=true"):
+    with pytest.raises(InputError, match=r"20 rows, but WNLI has 635; .*allow_other_row_counts=true"):
         load_task(glue_dir, "wnli")
     data = load_task(glue_dir, "wnli", with_test=True, other_rows=True)
     assert (len(data.train), list(data.other_rows)) == (20, ["train 20 (635)"])
@@ -124,7 +124,7 @@ def test_a_test_set_has_the_rows_of_the_leaderboard_in_any_case(tmp_path: Path) 
     glue_dir = write_glue(tmp_path, ["wnli"], official=True)
     write_raw(tmp_path, "wnli", {"test": 20})
     assert list(load_task(glue_dir, "wnli", other_rows=True).other_rows) == []
-    with pytest.raises(InputError, match=r"20 rows where WNLI has 146; get the official file again$"):
+    with pytest.raises(InputError, match=r"20 rows, but WNLI has 146; get the official file again$"):
         load_task(glue_dir, "wnli", with_test=True, other_rows=True)
 
 
@@ -137,7 +137,7 @@ def test_the_releases_of_qqp_are_official_by_whole_rows_or_by_lines(
     assert list(load_task(str(tmp_path), "qqp", other_rows=True).other_rows) == ["dev 5 (3)"]
 
 
-def test_remarks_tell_the_split(tmp_path: Path) -> None:
+def test_remarks_name_the_split(tmp_path: Path) -> None:
     write_glue(tmp_path, ["wnli"], official=True)
     text = (tmp_path / "WNLI" / "dev.tsv").read_text().replace("first 3\t", '"a ""quote"""\t')
     (tmp_path / "WNLI" / "dev.tsv").write_text(text)
@@ -152,7 +152,7 @@ def test_a_missing_dev_file_is_named(tmp_path: Path) -> None:
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"glue_dir: .* is no folder"):
+    with pytest.raises(InputError, match=r"glue_dir: .* is not a folder"):
         find_tasks(str(tmp_path / "absent"), ["rte"])
 
 

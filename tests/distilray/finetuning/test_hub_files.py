@@ -85,7 +85,7 @@ def test_a_split_in_two_layouts_is_refused(tmp_path: Path) -> None:
     write_hub(tmp_path, "rte", {"train": 4})
     (tmp_path / "rte" / "train").mkdir()
     pq.write_table(hub_table("rte", "train", 4), tmp_path / "rte" / "train" / "0000.parquet")
-    with pytest.raises(InputError, match=r"train is there in two layouts .*train/0000\.parquet.*; keep one"):
+    with pytest.raises(InputError, match=r"train exists in two layouts .*train/0000\.parquet.*; keep one"):
         read_hub_split(str(tmp_path / "rte"), ANY["rte"], "train")
 
 
@@ -101,14 +101,14 @@ def test_the_order_of_a_test_set_is_checked_over_its_shards(tmp_path: Path) -> N
         pq.write_table(hub_table("rte", "test", 4, start), tmp_path / f"test-{part:05}-of-00002.parquet")
     assert len(read_hub_split(str(tmp_path), ANY["rte"], "test")) == 8
     pq.write_table(hub_table("rte", "test", 4, 5), tmp_path / "test-00001-of-00002.parquet")
-    with pytest.raises(InputError, match=r"test-00001-of-00002\.parquet: idx 5 in row 1 where 4 belongs"):
+    with pytest.raises(InputError, match=r"test-00001-of-00002\.parquet: idx 5 in row 1 instead of 4"):
         read_hub_split(str(tmp_path), ANY["rte"], "test")
 
 
-def test_an_absent_shard_is_told(tmp_path: Path) -> None:
+def test_a_missing_shard_is_reported(tmp_path: Path) -> None:
     write_hub(tmp_path, "mnli", {"train": 9}, shards=3)
     (tmp_path / "mnli" / "train-00001-of-00003.parquet").unlink()
-    with pytest.raises(InputError, match=r"mnli: the parts of train are not whole .*train-00002-of-00003"):
+    with pytest.raises(InputError, match=r"mnli: the shards of train are incomplete .*train-00002-of-00003"):
         read_hub_split(str(tmp_path / "mnli"), ANY["mnli"], "train")
 
 
@@ -119,7 +119,7 @@ def test_shards_of_two_releases_are_refused(tmp_path: Path, names: tuple[str, ..
         number, _, total = name.partition("-of-")
         path = tmp_path / "mnli" / f"train-{int(number):05}-of-{int(total):05}.parquet"
         pq.write_table(hub_table("mnli", "train", 3), path)
-    with pytest.raises(InputError, match=r"the parts of train are not whole or not of one release"):
+    with pytest.raises(InputError, match=r"the shards of train are incomplete or from different releases"):
         read_hub_split(str(tmp_path / "mnli"), ANY["mnli"], "train")
 
 
@@ -130,14 +130,18 @@ def test_numbers_of_rows_are_checked(tmp_path: Path, name: TaskName) -> None:
     for split in OFFICIAL_ROWS[name]:
         assert len(read_hub_split(str(tmp_path / name), task, split)) == OFFICIAL_ROWS[name][split]
     write_hub(tmp_path, name, {"dev": 70})
-    with pytest.raises(InputError, match=r"validation-\*\.parquet: 70 rows where"):
+    with pytest.raises(InputError, match=r"validation-\*\.parquet: 70 rows, but"):
         read_hub_split(str(tmp_path / name), task, "dev")
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "message"),
     [
-        ("rte", lambda table: table.drop_columns("sentence2"), "columns 'sentence1, label, idx' where sentence1, sent"),
+        (
+            "rte",
+            lambda table: table.drop_columns("sentence2"),
+            "columns 'sentence1, label, idx', expected sentence1, sent",
+        ),
         (
             "rte",
             lambda table: _set(table, "label", pa.array([0, 1, 2, 0, 1, 0, 1])),
@@ -158,11 +162,11 @@ def test_numbers_of_rows_are_checked(tmp_path: Path, name: TaskName) -> None:
     ],
 )
 def test_a_file_that_is_not_the_hubs_is_refused(
-    tmp_path: Path, name: TaskName, change: Callable[[pa.Table], pa.Table], told: str
+    tmp_path: Path, name: TaskName, change: Callable[[pa.Table], pa.Table], message: str
 ) -> None:
     pq.write_table(change(hub_table(name, "dev", 7)), tmp_path / "validation-00000-of-00001.parquet")
     with pytest.raises(
-        InputError, match=rf"^[^\n]*validation-00000-of-00001\.parquet: {told}[^\n]*; get it from the hub"
+        InputError, match=rf"^[^\n]*validation-00000-of-00001\.parquet: {message}[^\n]*; get it from the hub"
     ):
         read_hub_split(str(tmp_path), ANY[name], "dev")
 

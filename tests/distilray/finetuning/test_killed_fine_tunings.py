@@ -1,4 +1,4 @@
-"""Fine-tunings in this process that are killed at any change of the disk: whole results, and none is trained twice."""
+"""Fine-tuning runs killed before any change of the disk: they end with the same result, and none is trained twice."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ def unit(bert_dir):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The seeds that are fine-tuned, in order; Ray is replaced."""
+    """Seeds that are fine-tuned, in order. Ray is replaced."""
     seeds, execute_run = [], module.execute_run
 
     def fit(plan, unit, *arguments, **options):
@@ -45,7 +45,7 @@ def trained(monkeypatch):
 
 @pytest.fixture
 def run(trained, rows):
-    """Fine-tune units; gives what they leave, by the names of files."""
+    """Execute runs, and return the content of their results."""
 
     def of(folder, *units):
         results = module.execute_runs(units, rows, plan_of(folder), run_dir=str(folder), job="evaluate_glue")
@@ -61,7 +61,7 @@ def plan_of(folder, **changes):
 
 
 def content(result):
-    """What a fine-tuning has given, without times."""
+    """Return the result of a run without times."""
     folder = Path(result.folder)
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     weights = Path(result.model_dir, "model.safetensors").read_bytes()

@@ -93,7 +93,7 @@ def test_the_majority_is_that_of_the_training_rows():
     assert majority_scores(TASKS["wnli"], np.array([1, 1, 0]), labels)["accuracy"] == 0.25
 
 
-def test_the_mean_score_as_an_answer_is_worth_nothing():
+def test_the_mean_score_as_an_answer_has_a_score_of_zero():
     found = majority_scores(TASKS["stsb"], np.array([1.0, 4.0]), {"dev": np.array([1.0, 2.0, 5.0])})
     assert found == {"pearson": 0.0, "spearman": 0.0, "score": 0.0}
 

@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from distilray.finetuning.tsv_files import is_spreadsheet, unquoted
+from distilray.finetuning.tsv_files import is_spreadsheet, unquote
 
 ROWS = [
     ["index", "sentence1", "sentence2", "label"],
@@ -18,7 +18,7 @@ def lines(rows):
 
 
 def saved(rows, quoting):
-    """The lines of a file that a spreadsheet writes."""
+    """Return the lines of a file saved by a spreadsheet."""
     file = io.StringIO()
     csv.writer(file, delimiter="\t", lineterminator="\n", quoting=quoting).writerows(rows)
     return file.getvalue().splitlines()
@@ -40,7 +40,7 @@ def with_commas_quoted(rows):
 )
 def test_a_file_that_a_spreadsheet_saved_comes_back(file, rows):
     assert is_spreadsheet(file)
-    assert [unquoted(line) for line in file] == lines(rows)
+    assert [unquote(line) for line in file] == lines(rows)
 
 
 @pytest.mark.parametrize(

@@ -115,8 +115,8 @@ def test_predictions_of_another_task_are_scored_stored_and_resampled(own_rows: s
     assert np.isfinite(draws.models[0]).all()
 
 
-@pytest.mark.parametrize(("label", "told"), [("2.5", "from -2 to 2"), ("good", "'good'")])
-def test_a_label_outside_the_range_of_another_task_is_refused(own_rows: str, label: str, told: str) -> None:
+@pytest.mark.parametrize(("label", "message"), [("2.5", "from -2 to 2"), ("good", "'good'")])
+def test_a_label_outside_the_range_of_another_task_is_refused(own_rows: str, label: str, message: str) -> None:
     write_lines(Path(own_rows) / "Grades" / "train.tsv", ["grade\treview", f"{label}\ta city"])
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         load_task(own_rows, OWN.name)

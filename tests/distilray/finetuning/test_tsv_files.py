@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from distilray.config.glue import GLUE_TASKS, TaskName
 from distilray.errors import InputError
 from distilray.finetuning.tasks import TASKS
-from distilray.finetuning.tsv_files import is_raw_file, is_spreadsheet, read_tsv_ax, read_tsv_split
+from distilray.finetuning.tsv_files import is_spreadsheet, is_tsv_file, read_tsv_ax, read_tsv_split
 from tests.distilray.finetuning.small_glue import (
     FOLDERS,
     OFFICIAL_ROWS,
@@ -21,7 +21,7 @@ from tests.distilray.finetuning.small_glue import (
     write_raw,
 )
 
-# Any number of rows is right in most tests here.
+# Most tests here accept any number of rows.
 ANY = {name: replace(task, rows={}) for name, task in TASKS.items()}
 
 
@@ -59,14 +59,14 @@ def test_official_numbers_of_rows_are_taken_and_one_less_or_more_is_not(tmp_path
             if not wrong:
                 assert len(read_tsv_split(str(folder), task, split)[0]) == rows[split]
                 continue
-            told = rf"{split}\.tsv: {rows[split] + wrong:,} rows where {task.title} has {rows[split]:,}; "
-            with pytest.raises(InputError, match=told):
+            message = rf"{split}\.tsv: {rows[split] + wrong:,} rows, but {task.title} has {rows[split]:,}; "
+            with pytest.raises(InputError, match=message):
                 read_tsv_split(str(folder), task, split)
 
 
 def test_cola_that_was_read_with_a_header_is_refused_with_the_reason(tmp_path: Path) -> None:
     write_raw(tmp_path, "cola", {"train": 8_550})
-    with pytest.raises(InputError, match=r"train\.tsv: 8,550 rows where CoLA has 8,551; .*header"):
+    with pytest.raises(InputError, match=r"train\.tsv: 8,550 rows, but CoLA has 8,551; .*header"):
         read_tsv_split(str(tmp_path / "CoLA"), TASKS["cola"], "train")
 
 
@@ -79,7 +79,7 @@ def test_cola_that_was_saved_with_a_header_is_refused_at_line_1(tmp_path: Path) 
 @pytest.mark.parametrize(("split", "rows"), [("train", 108_436), ("dev", 5_732)])
 def test_the_first_version_of_qnli_is_named(tmp_path: Path, split: str, rows: int) -> None:
     write_raw(tmp_path, "qnli", {split: rows})
-    with pytest.raises(InputError, match=rf"{split}\.tsv: {rows:,} rows .* version 1 of QNLI"):
+    with pytest.raises(InputError, match=rf"{split}\.tsv: {rows:,} rows, .* version 1 of QNLI"):
         read_tsv_split(str(tmp_path / "QNLI"), TASKS["qnli"], split)
 
 
@@ -117,10 +117,10 @@ WRONG = [
         "rte",
         "dev",
         "index\tsentence\tlabel\n",
-        r"dev\.tsv: header 'index, sentence, label' where .*sentence1, sentence2",
+        r"dev\.tsv: header 'index, sentence, label', expected .*sentence1, sentence2",
     ),
     ("rte", "dev", "sentence1\tsentence1\tsentence2\tlabel\n", r"dev\.tsv: header"),
-    ("rte", "test", "sentence1\tsentence2\na\tb\n", r"test\.tsv: header .* index, sentence1, sentence2 belongs"),
+    ("rte", "test", "sentence1\tsentence2\na\tb\n", r"test\.tsv: header .*, expected index, sentence1, sentence2"),
     ("sst2", "dev", "sentence\tlabel\na\t1\nb\n", r"dev\.tsv:3: 1 columns instead of 2"),
     ("sst2", "dev", "sentence\tlabel\na\t1\n\nb\t1\n", r"dev\.tsv:3: 1 columns instead of 2"),
     ("sst2", "dev", "sentence\tlabel\na\t1\nb\t1\t1\n", r"dev\.tsv:3: 3 columns instead of 2"),
@@ -133,16 +133,21 @@ WRONG = [
         "sentence1\tsentence2\tlabel\na\tb\tneutral\n",
         r":2: label 'neutral' is none of entailment, not_ent",
     ),
-    ("stsb", "dev", "sentence1\tsentence2\tscore\na\tb\t5.1\n", r"dev\.tsv:2: score '5\.1' is no number from 0 to 5"),
-    ("stsb", "dev", "sentence1\tsentence2\tscore\na\tb\t-0.1\n", r"dev\.tsv:2: score '-0\.1' is no number"),
-    ("stsb", "dev", "sentence1\tsentence2\tscore\na\tb\tnan\n", r"dev\.tsv:2: score 'nan' is no number"),
-    ("stsb", "dev", "sentence1\tsentence2\tscore\na\tb\thigh\n", r"dev\.tsv:2: score 'high' is no number"),
-    ("rte", "test", "index\tsentence1\tsentence2\n0\ta\tb\n2\ta\tb\n", r"test\.tsv:3: index '2' where 1 belongs"),
+    (
+        "stsb",
+        "dev",
+        "sentence1\tsentence2\tscore\na\tb\t5.1\n",
+        r"dev\.tsv:2: score '5\.1' is not a number from 0 to 5",
+    ),
+    ("stsb", "dev", "sentence1\tsentence2\tscore\na\tb\t-0.1\n", r"dev\.tsv:2: score '-0\.1' is not a number"),
+    ("stsb", "dev", "sentence1\tsentence2\tscore\na\tb\tnan\n", r"dev\.tsv:2: score 'nan' is not a number"),
+    ("stsb", "dev", "sentence1\tsentence2\tscore\na\tb\thigh\n", r"dev\.tsv:2: score 'high' is not a number"),
+    ("rte", "test", "index\tsentence1\tsentence2\n0\ta\tb\n2\ta\tb\n", r"test\.tsv:3: index '2' instead of 1"),
     ("sst2", "dev", "", r"dev\.tsv: the file is empty"),
     ("sst2", "dev", "\ufeff", r"dev\.tsv: the file is empty"),
-    ("sst2", "dev", "sentence\tlabel\n", r"dev\.tsv: no row there"),
+    ("sst2", "dev", "sentence\tlabel\n", r"dev\.tsv: no rows"),
     ("sst2", "dev", b"sentence\tlabel\na\t1\n\xff\t1\n", r"dev\.tsv:3: not UTF-8 .*save it as UTF-8"),
-    ("sst2", "dev", "sentence\tlabel\na\t1\n".encode("utf-16-le"), r"dev\.tsv:1: a zero byte, as UTF-16"),
+    ("sst2", "dev", "sentence\tlabel\na\t1\n".encode("utf-16-le"), r"dev\.tsv:1: a zero byte, as in UTF-16"),
     ("sst2", "dev", "sentence\tlabel\na\t1\n".encode("utf-16")[:-1], r"dev\.tsv:\d+: not UTF-16"),
     ("stsb", "dev", "sentence1\tsentence2\tscore\na\tb\t0.2\na\tb\t1\n", r"dev\.tsv: no score above 1.* by 5"),
 ]
@@ -161,11 +166,11 @@ def test_the_quotes_of_a_spreadsheet_are_removed_with_a_remark(tmp_path: Path) -
     assert (found.first, found.remark) == (['a "b"', "c"], "quotes of a spreadsheet removed")
 
 
-@pytest.mark.parametrize(("name", "split", "text", "told"), WRONG)
+@pytest.mark.parametrize(("name", "split", "text", "message"), WRONG)
 def test_a_wrong_file_is_refused_by_name_and_line(
-    tmp_path: Path, name: TaskName, split: str, text: str | bytes, told: str
+    tmp_path: Path, name: TaskName, split: str, text: str | bytes, message: str
 ) -> None:
-    with pytest.raises(InputError, match=rf"^[^\n]*{told}[^\n]*$"):
+    with pytest.raises(InputError, match=rf"^[^\n]*{message}[^\n]*$"):
         read_tsv_split(put(tmp_path, f"{split}.tsv", text), ANY[name], split)
 
 
@@ -191,11 +196,11 @@ def test_a_release_of_qqp_is_known_by_whole_rows_or_by_lines(tmp_path: Path, kno
     write_lines(tmp_path / "train.tsv", [*raw_lines("qqp", "train", 5), *TORN])
     task = replace(TASKS["qqp"], rows={"train": (known,)})
     assert len(read_tsv_split(str(tmp_path), task, "train")[0]) == 5
-    with pytest.raises(InputError, match="5 rows where QQP has 7;"):
+    with pytest.raises(InputError, match="5 rows, but QQP has 7;"):
         read_tsv_split(str(tmp_path), replace(task, rows={"train": (7,)}), "train")
 
 
-def test_a_label_after_a_torn_row_is_told_by_its_line_in_the_file(tmp_path: Path) -> None:
+def test_a_label_after_a_torn_row_is_reported_by_its_line_in_the_file(tmp_path: Path) -> None:
     write_lines(tmp_path / "train.tsv", [*raw_lines("qqp", "train", 2), *TORN, "0\t1\t2\ta\tb\tx"])
     with pytest.raises(InputError, match=r"train\.tsv:8: label 'x'"):
         read_tsv_split(str(tmp_path), ANY["qqp"], "train")
@@ -243,13 +248,13 @@ def test_mrpc_without_the_list_of_dev_rows_is_refused(tmp_path: Path) -> None:
 
 
 def test_mrpc_without_any_train_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"train\.tsv: no such file, nor msr_paraphrase_train\.txt beside it"):
+    with pytest.raises(InputError, match=r"train\.tsv: no such file, and no msr_paraphrase_train\.txt next to it"):
         read_tsv_split(str(tmp_path), ANY["mrpc"], "train")
 
 
 def test_the_train_file_of_mrpc_with_the_dev_rows_is_named(tmp_path: Path) -> None:
     write_raw(tmp_path, "mrpc", {"train": 4_076})
-    with pytest.raises(InputError, match=r"4,076 rows where MRPC has 3,668; the dev rows are among them"):
+    with pytest.raises(InputError, match=r"4,076 rows, but MRPC has 3,668; they include the dev rows"):
         read_tsv_split(str(tmp_path / "MRPC"), TASKS["mrpc"], "train")
 
 
@@ -258,13 +263,13 @@ def test_the_diagnostic_set_is_read_and_its_rows_are_counted(tmp_path: Path) -> 
     found = read_tsv_ax(str(tmp_path / "diagnostic.tsv"), TASKS["mnli"])
     assert (len(found), found.labels) == (1_104, None)
     write_lines(tmp_path / "diagnostic.tsv", raw_lines("mnli", "ax", 1_103))
-    with pytest.raises(InputError, match="1,103 rows where MNLI has 1,104"):
+    with pytest.raises(InputError, match="1,103 rows, but MNLI has 1,104"):
         read_tsv_ax(str(tmp_path / "diagnostic.tsv"), TASKS["mnli"])
 
 
 def test_files_of_the_official_layout_are_known_by_name() -> None:
     names = ["train.tsv", "msr_paraphrase_train.txt", "README.md", "train-00000-of-00001.parquet", "notes.txt"]
-    assert [name for name in names if is_raw_file(name)] == names[:2]
+    assert [name for name in names if is_tsv_file(name)] == names[:2]
 
 
 TEXT = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]), max_size=12)

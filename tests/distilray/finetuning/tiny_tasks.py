@@ -1,4 +1,4 @@
-"""Tasks of a few rows that a model of two layers learns in seconds: how often does a text say `good`?"""
+"""Tasks of a few rows that a model of two layers learns in seconds: count the word `good` in a text."""
 
 import copy
 import functools
@@ -24,7 +24,7 @@ _LOADING = threading.Lock()  # transformers changes itself while it loads, and t
 
 
 def write_trainable_model(folder: Path, architecture: str) -> str:
-    """A tiny model with weights that are small enough to learn from."""
+    """Write a tiny model whose initial weights are small enough for training."""
     write_tiny_model(folder, architecture)
     model = load_masked_lm(str(folder))
     for parameter in model.parameters():
@@ -41,7 +41,7 @@ def settings(**changes: object) -> TaskConfig:
 
 
 def examples(task: FineTuneTask, rows: int, *, seed: int, labelled: bool = True) -> Examples:
-    """Random words among which `good` stands as often as the class, or the score, says."""
+    """Return random words that contain `good` as often as the class or the score requires."""
     rng = np.random.default_rng(seed)
     goods = rng.integers(0, 6 if task.is_regression else task.num_outputs, rows)
     texts = [_text(rng, int(count)) for count in goods]
@@ -76,7 +76,7 @@ def _classifier(name: str, model_dir: str, seed: int, dropout: float | None):
 
 
 def texts_of_lengths(lengths: Sequence[int], *, seed: int = 5) -> list[str]:
-    """Texts of so many words, each of which is one token."""
+    """Return texts with these numbers of words, each of which is one token."""
     rng = np.random.default_rng(seed)
     return [" ".join(rng.choice(OTHERS, length)) for length in lengths]
 

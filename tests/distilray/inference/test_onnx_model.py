@@ -98,7 +98,7 @@ def test_another_architecture_is_refused(folder):
     assert "model type gpt2 is not supported; use bert or distilbert" in refusal(folder[0])
 
 
-def test_without_onnxruntime_the_command_to_install_it_is_told(folder, monkeypatch):
+def test_without_onnxruntime_the_command_to_install_it_is_shown(folder, monkeypatch):
     import importlib
 
     plain = importlib.import_module

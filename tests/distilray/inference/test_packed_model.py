@@ -39,7 +39,7 @@ def test_logits_are_those_of_the_whole_forward_whatever_the_padding_and_the_mask
             np.testing.assert_allclose(ours, whole.logits_at(ids, attention, index, token_types), atol=1e-4)
 
 
-def test_a_text_is_answered_alike_alone_and_in_company(model_dir):
+def test_a_text_has_the_same_answer_alone_and_in_a_batch(model_dir):
     packed = PackedMaskedLM(load_masked_lm(model_dir))
     ids, attention, index, _ = a_batch(np.random.default_rng(1), rows=8, longest=15, masks=[1])
     together = packed.logits_at(ids, attention, index)

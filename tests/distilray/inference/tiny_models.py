@@ -1,4 +1,4 @@
-"""Model folders of a few kilobytes with random weights, whose answers are still told apart clearly."""
+"""Model folders of a few kilobytes with random weights and clearly distinct predictions."""
 
 import string
 from pathlib import Path
@@ -17,7 +17,7 @@ MAX_LENGTH = 48
 
 
 def write_tiny_model(folder: Path, architecture: str) -> str:
-    """Writes a BERT or DistilBERT of two layers with its tokenizer into the folder."""
+    """Write a BERT or DistilBERT with two layers and its tokenizer."""
     torch.manual_seed(7)
     if architecture == "bert":
         model = BertForMaskedLM(

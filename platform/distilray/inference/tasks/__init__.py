@@ -1,1 +1,1 @@
-"""Tasks at inference, one module each."""
+"""Inference tasks, one module per task."""

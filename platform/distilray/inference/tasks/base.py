@@ -1,4 +1,4 @@
-"""Interface of a task at inference: encode texts, run the model on them, decode its predictions."""
+"""Interface of inference tasks: encode texts, run the model, decode its predictions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 @dataclass(frozen=True)
 class TextQuery:
-    """One text; a task with parameters has a subclass with a field for each."""
+    """One text. Tasks with parameters define a subclass with a field for each parameter."""
 
     text: str
 
 
 class EncodedText(Protocol):
-    """A query as token ids, with whatever else its task needs."""
+    """A query as token ids, plus any other data that its task needs."""
 
     @property
     def input_ids(self) -> Sequence[int]: ...
@@ -27,13 +27,13 @@ AnswerT = TypeVar("AnswerT")
 
 
 class Task(ABC, Generic[QueryT, EncodedT, PredictionT, AnswerT]):
-    """A task over a loaded model; threads may share it.
+    """A task with its loaded model. Thread-safe.
 
     Attributes:
-        name: as recipes and the OpenAPI document have it.
-        architecture: class of the model in transformers.
-        revision: sha256 of the files that decide the answers.
-        dtype: of the weights.
+        name: name in recipes and in the OpenAPI document.
+        architecture: class name of the model in transformers.
+        revision: sha256 of the files that determine the predictions.
+        dtype: dtype of the weights.
     """
 
     name: ClassVar[str]
@@ -44,28 +44,28 @@ class Task(ABC, Generic[QueryT, EncodedT, PredictionT, AnswerT]):
     @classmethod
     @abstractmethod
     def load(cls, model_dir: str, *, dtype: str = "auto", threads: int | None = None) -> Self:
-        """Load the model of a local folder.
+        """Load a model from a local folder.
 
         Raises:
-            InputError: what is missing or unusable in the folder, and the fix.
+            InputError: a file is missing or invalid.
         """
 
     @property
     @abstractmethod
     def probe(self) -> QueryT:
-        """A short query, for warm-up and health checks."""
+        """Short query for warm-up and health checks."""
 
     @abstractmethod
     def encode(self, queries: Sequence[QueryT]) -> list[EncodedT]:
-        """Return the queries as token ids; no other method raises an error of input.
+        """Return the queries as token ids. This is the only method that raises input errors.
 
         Raises:
-            InputTextError: for the first query that cannot be used.
+            InputTextError: a query cannot be used; reports the first one.
         """
 
     @abstractmethod
     def run(self, encoded: Sequence[EncodedT]) -> list[PredictionT]:
-        """Return a prediction for every query: the work of the model alone."""
+        """Run the model, and return a prediction for every query."""
 
     @abstractmethod
     def decode(self, encoded: EncodedT, prediction: PredictionT) -> AnswerT:
@@ -73,19 +73,19 @@ class Task(ABC, Generic[QueryT, EncodedT, PredictionT, AnswerT]):
 
     @abstractmethod
     def response_bytes(self, encoded: EncodedT) -> int:
-        """Estimate the size of the answer to a query as JSON, before anything is computed."""
+        """Estimate the size of the JSON answer to a query before computing it."""
 
     @property
     def batch_invariant(self) -> bool:
         """True if answers do not depend on the other texts of a batch.
 
-        In float32 a probability changes by less than 1e-5. bfloat16 rounds more coarsely, and int8 chooses its scales
+        In float32 probabilities change by less than 1e-5. bfloat16 rounds more coarsely, and int8 chooses its scales
         per batch.
         """
         return self.dtype == "float32"
 
     def info(self) -> dict[str, object]:
-        """Return the properties that clients can ask for."""
+        """Return the properties that clients can query."""
         names = ("architecture", "revision", "dtype", "batch_invariant")
         return {name: getattr(self, name) for name in names}
 

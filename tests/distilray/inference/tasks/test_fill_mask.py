@@ -82,7 +82,7 @@ def test_a_literal_padding_token_in_the_text_is_treated_as_by_the_pipeline(fill_
     assert_equal(fill_mask.fill([text])[0][0], peer(text))
 
 
-def test_the_company_in_a_batch_does_not_change_an_answer(fill_mask):
+def test_other_texts_in_a_batch_do_not_change_an_answer(fill_mask):
     texts = random_texts(40, masks=1) + random_texts(40, masks=3)
     for alone, together in zip([fill_mask.fill([text])[0] for text in texts], fill_mask.fill(texts), strict=True):
         for ours, theirs in zip(alone, together, strict=True):
@@ -235,11 +235,11 @@ def test_another_dtype_name_is_an_input_error():
         serving_dtype("float16")
 
 
-def test_an_onnx_folder_is_served_with_the_same_face(tmp_path):
+def test_an_onnx_folder_is_served_with_the_same_interface(tmp_path):
     model_dir = write_tiny_model(tmp_path / "model", "bert")
     fill_mask = FillMask.load(write_small_onnx(tmp_path / "onnx", model_dir), threads=1)
     assert (fill_mask.dtype, fill_mask.architecture) == ("float32", "BertForMaskedLM")
-    # The small graph's logits at a mask are largest at the mask's own id.
+    # In the small graph, the logit at a mask is largest for the mask token itself.
     texts = ["[MASK] is a [MASK]", "paris is [MASK] of france"]
     for answer, masks in zip(fill_mask.fill(texts, top_k=2), (2, 1), strict=True):
         assert [candidates[0].token_str for candidates in answer] == ["[MASK]"] * masks
