@@ -81,7 +81,7 @@ def with_ray(config: EvaluateFillMaskConfig, folder: Path, tokenizer_json: str, 
     started = time.time()
     score_files(data_files(config.data), config, str(folder), tokenizer_json=tokenizer_json, max_length=LENGTH)
     ended = time.time()
-    files = sorted((folder / "pieces/parts").iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    files = sorted((folder / "pieces/chunks").iterdir(), key=lambda file: file.stat().st_mtime_ns)
     windows = [json.loads(file.read_text())["windows"] for file in files]
     first = files[actors - 1].stat().st_mtime  # by then each actor has its model, and about one part is done by each
     return sum(windows[actors:]) / (files[-1].stat().st_mtime - first), sum(windows) / (ended - started)

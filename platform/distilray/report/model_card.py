@@ -180,7 +180,7 @@ def _glue_row(task: Any, scores: Values, compared: Comparison | None) -> list[ob
         f"{100 * own.score:.1f}",
         interval(own.interval),
         f"{100 * own.majority:.1f}",
-        f"{100 * own.above:+.1f}",
+        f"{100 * own.above_majority:+.1f}",
         format_percent(kept.raw, kept.raw_interval) if kept else NOTHING,
         format_percent(kept.above_chance, kept.above_chance_interval) if kept and not is_left_out else NOTHING,
         *[f"{values[task]:.1f}" if task in values else NOTHING for values in PUBLISHED.values()],

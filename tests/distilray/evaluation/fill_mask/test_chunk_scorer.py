@@ -53,11 +53,11 @@ def test_parts_are_rows_of_one_file_in_order(work, tmp_path):
             read_chunks(file, config, read_tokenizer(str(work / "student")), max_length=48, folder=str(tmp_path))
         )
         rows = {"a.jsonl": [5, 5, 5, 5, 3], "b.jsonl": [5, 4]}[file.name]
-        assert [json.loads(table.column("facts")[0].as_py())["rows"] for table in tables] == rows
+        assert [json.loads(table.column("record")[0].as_py())["rows"] for table in tables] == rows
         numbers = [table.column("number")[0].as_py() for table in tables]
         assert numbers == list(chunk_numbers(file.number, len(rows)))
         (fact,) = CompletedPieces(str(tmp_path), "files").records([file.number])
-        assert fact == {"parts": len(rows), "rows": sum(rows)}
+        assert fact == {"chunks": len(rows), "rows": sum(rows)}
 
 
 def test_the_order_of_the_work_does_not_change_a_byte_of_the_answers(work, tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ def test_bad_rows_are_counted_by_reason_and_listed_with_their_line(work, tmp_pat
     file.write_text(file.read_text() + "{broken\n")
     score_in_process(monkeypatch)
     (part,) = scored(work, tmp_path / "run", data={"path": str(file)})
-    (facts,) = CompletedPieces(str(tmp_path / "run"), "parts").records([part])
+    (facts,) = CompletedPieces(str(tmp_path / "run"), "chunks").records([part])
     assert (facts["rows"], facts["bad"]) == (5, {"answer_unknown": 1, "no_mask": 1, "json_malformed": 1})
     assert [entry["file"] for entry in facts["listed"]] == ["c.jsonl:1", "c.jsonl:4", "c.jsonl:5"]
 

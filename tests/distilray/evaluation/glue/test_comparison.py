@@ -86,13 +86,13 @@ def test_without_a_known_number_of_rows_a_task_is_left_out_with_that_reason():
 def test_a_teacher_without_a_score_leaves_no_share():
     found = compare_scores(scores({"cola": 0.1}), scores({"cola": 0.0}))
     assert (found.tasks["cola"].raw, found.tasks["cola"].above_chance) == (None, None)
-    assert found.summary.startswith("shares no task of GLUE with the teacher on which the teacher is above chance")
+    assert found.summary.startswith("has no GLUE task in common with the teacher on which the teacher is above chance")
 
 
 def test_runs_on_different_tasks_are_not_compared():
     found = compare_scores(scores({"cola": 0.5}), scores({"sst2": 0.9}))
     assert (found.mean, found.all, found.left_out) == (None, None, {})
-    assert found.summary == "shares no task of GLUE with the teacher on which the teacher is above chance"
+    assert found.summary == "has no GLUE task in common with the teacher on which the teacher is above chance"
 
 
 def dev_predictions(name, *, accuracy, seed, rows=600):
