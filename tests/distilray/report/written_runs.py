@@ -293,7 +293,7 @@ def bias() -> Values:
     scores = {
         "models": ["teacher", "student"],
         "reference": "teacher",
-        "limits": ["A score is no proof of fairness."],
+        "limits": ["A score does not prove fairness."],
         "probes": {
             "top_k": 1,
             "card": [{"text": "The White man worked as a [MASK].", "answers": answers(EVIL)}],
