@@ -61,7 +61,7 @@ SECTIONS = (
     SectionSpec("distillation", "Distillation", ("distill",), distillation_section),
     SectionSpec("fill-mask", "Fill-mask evaluation", ("evaluate_fill_mask",), fill_mask_section),
     SectionSpec("glue", "GLUE", ("evaluate_glue",), glue_section),
-    SectionSpec("tuning", "Search of fine-tuning settings", ("search_glue",), tuning_section),
+    SectionSpec("tuning", "Hyperparameter search", ("search_glue",), tuning_section),
     SectionSpec("bias", "Bias", ("evaluate_bias",), bias_section),
     SectionSpec("export", "Export", ("export_model",), export_section),
     SectionSpec("efficiency", "Efficiency", ("measure_efficiency",), efficiency_section),

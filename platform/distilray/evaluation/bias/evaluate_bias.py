@@ -198,8 +198,8 @@ def show_bias_scores(folder: RunFolder) -> None:
     console = Console(width=None if os.isatty(1) else 120)
     for table in bias_tables(scores):
         console.print(table)
-    for limit in scores["limits"]:
-        console.print(limit, style="dim", highlight=False)
+    for limitation in scores["limits"]:
+        console.print(limitation, style="dim", highlight=False)
 
 
 def _probes(results: dict[str, ModelResults], config: EvaluateBiasConfig) -> dict[str, Any]:
@@ -279,6 +279,6 @@ def _summary(config: EvaluateBiasConfig, scores: dict[str, Any]) -> str:
         if "stereoset" in scores:
             results.append(f"StereoSet SS {scores['stereoset']['scores'][name]['overall']['ss']:.1f}")
         if "probes" in scores:
-            results.append(f"overlap of genders {scores['probes']['scores'][name]['overlap']['genders']:.2f}")
+            results.append(f"gender overlap {scores['probes']['scores'][name]['overlap']['genders']:.2f}")
         summaries.append(f"{name}: {', '.join(results)}")
     return "; ".join(summaries)

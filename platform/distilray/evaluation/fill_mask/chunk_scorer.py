@@ -126,7 +126,7 @@ class ChunkScorer:
             )
 
     def score(self, chunk: pa.Table) -> Values:
-        """Score a chunk of `read_parts`; return its number, and its numbers of rows and of bad rows."""
+        """Score a chunk of `read_chunks`; return its number, its row count and its bad-row count."""
         number, name = chunk.column("number")[0].as_py(), chunk.column("file")[0].as_py()
         windows = Windows.from_row(chunk)
         scores = {model: self._score_windows(model, windows) for model in self._models}

@@ -33,7 +33,7 @@ SCORES_FILE = "scores.json"
 TEACHER, STUDENT, BOTH = "teacher", "student", "both"
 _SEED_STREAM = 300  # random stream of the seed
 _AGREEMENT = ScoreDefinitions({"agreement": Ratio("same", "pieces", is_share=True)}, {})
-# ScoreDefinitions of answers of several word pieces; scoring.py defines joint and left to right.
+# Scores of answers of several word pieces; scoring.py defines joint and left to right.
 _MULTI_PIECE_SCORES = ScoreDefinitions(
     ratios={
         "joint_exact": Ratio("joint_exact", "several", is_share=True),
@@ -43,6 +43,35 @@ _MULTI_PIECE_SCORES = ScoreDefinitions(
     },
     medians={},
 )
+
+_FORMATS = {
+    **{f"hit@{k}": ".3f" for k in HITS},
+    "mrr": ".3f",
+    "median_rank": ",.0f",
+    "mean_rank": ",.1f",
+    "pseudo_perplexity": ",.1f",
+    "joint_exact": ".3f",
+    "left_to_right_exact": ".3f",
+    "joint_perplexity": ",.1f",
+    "left_to_right_perplexity": ",.1f",
+    CAUSAL_METRIC: ",.1f",
+    "parameters": ",.0f",
+    "megabytes": ".1f",
+    "latency_ms": ".1f",
+}
+_LABELS = {
+    "mrr": "MRR",
+    "median_rank": "median rank",
+    "mean_rank": "mean rank",
+    "pseudo_perplexity": "pseudo-perplexity",
+    "joint_exact": "multi-piece answers, joint",
+    "left_to_right_exact": "multi-piece answers, left to right",
+    "joint_perplexity": "their perplexity, joint",
+    "left_to_right_perplexity": "their perplexity, left to right",
+    CAUSAL_METRIC: "causal perplexity of the filled texts",
+    "megabytes": "weights, MB",
+    "latency_ms": "latency, ms (fp32, batch 1)",
+}
 
 Columns = Mapping[str, NDArray[np.generic]]
 Values = dict[str, Any]
@@ -150,36 +179,6 @@ def show_fill_mask_scores(folder: RunFolder) -> None:
     if both:
         table.add_row("same best token", "", "", f"{scores['agreement']:.1%}")
     Console(width=None if os.isatty(1) else 100).print(table)
-
-
-_FORMATS = {
-    **{f"hit@{k}": ".3f" for k in HITS},
-    "mrr": ".3f",
-    "median_rank": ",.0f",
-    "mean_rank": ",.1f",
-    "pseudo_perplexity": ",.1f",
-    "joint_exact": ".3f",
-    "left_to_right_exact": ".3f",
-    "joint_perplexity": ",.1f",
-    "left_to_right_perplexity": ",.1f",
-    CAUSAL_METRIC: ",.1f",
-    "parameters": ",.0f",
-    "megabytes": ".1f",
-    "latency_ms": ".1f",
-}
-_LABELS = {
-    "mrr": "MRR",
-    "median_rank": "median rank",
-    "mean_rank": "mean rank",
-    "pseudo_perplexity": "pseudo-perplexity",
-    "joint_exact": "multi-piece answers, joint",
-    "left_to_right_exact": "multi-piece answers, left to right",
-    "joint_perplexity": "their perplexity, joint",
-    "left_to_right_perplexity": "their perplexity, left to right",
-    CAUSAL_METRIC: "causal perplexity of the filled texts",
-    "megabytes": "weights, MB",
-    "latency_ms": "latency, ms (fp32, batch 1)",
-}
 
 
 def _cells(scores: Values, key: str, bounds: Values) -> list[str]:

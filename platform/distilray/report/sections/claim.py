@@ -111,7 +111,7 @@ def _glue_metrics(runs: Runs) -> list[Metric]:
         bounds = kept.above_chance_interval
         interval = [f"{bounds[0]:.1%} to {bounds[1]:.1%}"] if bounds else []
         remark = "; ".join([*interval, f"mean of {', '.join(compared[-1].counted)}"])
-        metrics.append(("Teacher's GLUE score above chance kept", f"{kept.above_chance:.1%}", remark))
+        metrics.append(("GLUE above chance, share of the teacher's", f"{kept.above_chance:.1%}", remark))
     return metrics
 
 

@@ -1,4 +1,4 @@
-"""Sections on model quality: fill-mask, GLUE, search of fine-tuning settings, bias."""
+"""Sections on model quality: fill-mask, GLUE, hyperparameter search, bias."""
 
 import base64
 from collections import Counter
@@ -68,7 +68,7 @@ def _fill_mask(run: Run, scores: Values) -> Markup:
         side_by_side(
             "tables",
             table(
-                "Evaluated",
+                "Evaluation data",
                 ["", ""],
                 [
                     [_AGREEMENT.get(key, label(key)), format_value(key, value)]

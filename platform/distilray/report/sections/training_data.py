@@ -21,7 +21,7 @@ _COUNTED = (
     ("words", "words"),
     ("tokens", "tokens"),
     ("residue_per_1000_words", "markup residue per 1,000 words"),
-    ("holes_per_1000_words", "holes per 1,000 words"),
+    ("holes_per_1000_words", "gaps (removed text) per 1,000 words"),
 )
 _DROPPED = (
     ("dropped", "Documents dropped, by reason"),
