@@ -16,12 +16,12 @@ DOCUMENTS, SENTENCES = 60, 9
 
 
 def sentence(document: int, number: int, words: int = 6) -> str:
-    """It tells its document and its place there."""
+    """Return a sentence that contains its document and position."""
     return " ".join([f"d{document}", f"s{number}", *["word"] * (words - 2)])
 
 
 def place(text: str) -> tuple[int, int]:
-    """Document and place of a sentence."""
+    """Return document and position of a sentence."""
     document, number = text.split()[:2]
     return int(document[1:]), int(number[1:])
 

@@ -30,7 +30,7 @@ def figures_of(found):
 
 
 def scored(weights, values, *, config=None):
-    """A GLUE run: a score by task and seed."""
+    """Write a GLUE run with a score by task and seed."""
     rows = [
         {"task": task, "metric": "score", "seed": seed, "value": value}
         for task, found in values.items()
@@ -54,7 +54,7 @@ def student(weights, **changes):
 
 @pytest.fixture
 def line(tmp_path):
-    """Two models with GLUE, fill-mask and cost; a variant without the KL; the student distilled again."""
+    """Runs of two models, a variant without the KL loss, and the student distilled again on each task."""
     hashes = {"teacher": write_run(tmp_path / "teacher", "train_teacher", **training(TEACHER_WEIGHTS))}
     read = {"teacher": known(hashes["teacher"])}
     losses = {**distillation()["config"]["losses"], "alpha_ce": 0.0}
@@ -101,7 +101,7 @@ def cells_of(runs):
 
 
 def claim_of(runs):
-    """By line, its cells by heading."""
+    """Return the cells of each row by heading."""
     table = claim_table(claim_rows(runs))
     headings = [str(column.header) for column in table.columns]
     rows = zip(*(list(column.cells) for column in table.columns), strict=True)

@@ -30,7 +30,7 @@ def page(line):
 
 
 class Parsed(HTMLParser):
-    """What the laws of the page need to know of it."""
+    """Parser that collects the tags, ids and links of a page."""
 
     def __init__(self, page):
         super().__init__()

@@ -85,17 +85,17 @@ def _model_table(models: Mapping[str, Mapping[str, object]], bounds: Values) -> 
     keys = list(dict.fromkeys(key for scores in models.values() for key in scores))
     keys = [*(key for key in keys if key not in _COSTS), *(key for key in _COSTS if key in keys)]
     head, are_two = ["", *models], len(models) == 2
-    bounded = "difference" if are_two else next(iter(models)) if len(models) == 1 else ""
+    interval_key = "difference" if are_two else next(iter(models)) if len(models) == 1 else ""
     if are_two:
         head.append(" / ".join(reversed(list(models))))
-    if bounded in bounds:
+    if interval_key in bounds:
         head.append(f"{bounds['level']:.0%} interval{' of the difference' if are_two else ''}")
     rows = []
     for key in keys:
         cells = [scores.get(key) for scores in models.values()]
         row = [label(key), *[format_value(key, cell) for cell in cells]]
         row += [_ratio(*cells)] if are_two else []
-        row += [format_value(key, bounds[bounded].get(key))] if bounded in bounds else []
+        row += [format_value(key, bounds[interval_key].get(key))] if interval_key in bounds else []
         rows.append(row)
     return table("Fill-mask scores", head, rows)
 

@@ -24,7 +24,7 @@ def loaded(model_dir, **changes):
 
 
 def plain(model_dir, text, start):
-    """exp of the mean of -log p(token | those before), one token after the other."""
+    """Compute the exponential of the mean negative log probability token by token."""
     model = GPT2LMHeadModel.from_pretrained(model_dir).eval()
     vocabulary = {word: number for number, word in enumerate(["<s>", "<unk>", *WORDS])}
     ids = ([0] if start else []) + [vocabulary[word] for word in text.split()]
