@@ -234,7 +234,7 @@ def _bias(name: str, scores: Values) -> Mapping[str, object]:
         for probe in scores.get("probes", {}).get("card", [])
     ]
     pairs = [
-        [category, cell["pairs"], _percent(cell["share"]), format_interval(cell["interval"])]
+        [category, cell["pairs"], _times_100(cell["share"]), format_interval(cell["interval"])]
         for category, cell in scores.get("crows_pairs", {}).get("scores", {}).get(name, {}).items()
     ]
     stereoset = [
@@ -249,7 +249,7 @@ def _bias(name: str, scores: Values) -> Mapping[str, object]:
     }
 
 
-def _percent(share: float | None) -> str:
+def _times_100(share: float | None) -> str:
     return NOTHING if share is None else f"{100 * share:.1f}"
 
 

@@ -100,8 +100,8 @@ def show_report(folder: RunFolder) -> None:
     assert isinstance(folder.config, ReportConfig)
     runs = read_runs(completed_run_paths(folder.config))
     console = Console(width=None if os.isatty(1) else 180)
-    if lines := claim_rows(runs):
-        console.print(claim_table(lines))
+    if rows := claim_rows(runs):
+        console.print(claim_table(rows))
     if len(compared := variants(runs)) > 1:
         console.print(variants_table(compared))
 
@@ -150,5 +150,5 @@ def _missing(runs: Runs) -> Markup:
         for spec in SECTIONS
         if not runs.by_job(*spec.jobs)
     ]
-    advice = "No run for these sections. Run the job, add its folder to run_paths, and write the report again."
+    advice = "The report has no run for these sections. Run the job, add its folder to run_paths, and write it again."
     return join(paragraph(advice), listing(rows)) if rows else Markup("")

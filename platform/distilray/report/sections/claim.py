@@ -123,8 +123,8 @@ def _notes(runs: Runs) -> list[str]:
     compared = glue[-1]
     notes = [
         "GLUE: scores on the dev split, times 100, with the median and the range over the seeds. Kept: the student's "
-        "score as a share of the teacher's, or likewise for the scores above the majority baseline. The mean includes "
-        "the tasks on which the teacher is at least 3 standard errors above that baseline."
+        "share of the teacher's score; kept above chance: its share of the teacher's score above the majority "
+        "baseline. The mean includes the tasks on which the teacher is at least 3 standard errors above that baseline."
     ]
     if compared.left_out:
         notes.append("Left out: " + "; ".join(f"{task} ({why})" for task, why in compared.left_out.items()) + ".")
@@ -170,13 +170,13 @@ def _kept_cells(kept: KeptShare | None, *, is_counted: bool = True) -> list[str]
     if kept is None:
         return []
     above = format_percent(kept.above_chance, kept.above_chance_interval) if is_counted else ""
-    return [_percent(kept.teacher), _percent(kept.student), format_percent(kept.raw, kept.raw_interval), above]
+    return [_times_100(kept.teacher), _times_100(kept.student), format_percent(kept.raw, kept.raw_interval), above]
 
 
 def _row(name: str, ours: Sequence[str], paper: Sequence[str] = (), kept: KeptShare | None = None) -> Row:
     """Return a row with empty cells for missing values."""
     cells = [[*values, *[""] * (len(head) - len(values))] for values, head in ((ours, _OURS), (paper, _PAPER))]
-    return (name, _percent(kept.majority) if kept else "", *cells[0], *cells[1])
+    return (name, _times_100(kept.majority) if kept else "", *cells[0], *cells[1])
 
 
 def _fill_mask_rows(runs: Runs) -> list[Row]:
@@ -221,9 +221,9 @@ def _with_range(scores: Values | None, task: TaskName, median: str) -> str:
     """Add the minimum and maximum over the seeds to a median."""
     if scores is None:
         return median
-    lowest, highest = (_percent(scores["summary"][task][SCORE][key]) for key in ("min", "max"))
+    lowest, highest = (_times_100(scores["summary"][task][SCORE][key]) for key in ("min", "max"))
     return f"{median} ({lowest} to {highest})"
 
 
-def _percent(score: float) -> str:
+def _times_100(score: float) -> str:
     return f"{round(100 * score, 6):.1f}"  # a mean such as 82.75 is not exactly representable, so round it first
