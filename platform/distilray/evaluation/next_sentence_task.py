@@ -117,8 +117,8 @@ def _sample_pairs(
         chosen[split] += pairs
         if len(chosen[split]) > _BUFFER_FACTOR * sizes[split]:
             chosen[split] = heapq.nsmallest(sizes[split], chosen[split])
-    cut = {split: heapq.nsmallest(sizes[split], pairs) for split, pairs in chosen.items()}
-    return cut, {"usable": usable, "too_short_or_long": too_short_or_long}
+    samples = {split: heapq.nsmallest(sizes[split], pairs) for split, pairs in chosen.items()}
+    return samples, {"usable": usable, "too_short_or_long": too_short_or_long}
 
 
 def _documents(corpus: Corpus) -> Iterator[list[str]]:
