@@ -36,7 +36,7 @@ BIAS_TYPES = (
 )
 DIRECTIONS = ("stereo", "antistereo")
 COLUMNS = ("sent_more", "sent_less", "stereo_antistereo", "bias_type")
-_SEED_STREAM = 301  # random stream of the seed
+_SEED_STREAM = 301  # separates these random numbers from other uses of the seed
 _DECIMALS = 3  # likelihoods are rounded, as in the authors' code, before they are compared
 
 

@@ -42,7 +42,7 @@ from distilray.statistics import Array
 SCORES_FILE = "scores.json"
 PAIRS_FILE = "crows_pairs.jsonl"
 EXAMPLES_FILE = "stereoset.jsonl"
-RESAMPLES = 2000  # of each confidence interval
+RESAMPLES = 2000  # per confidence interval
 # Limitations of all scores, and of the scores on one data set.
 LIMITATIONS = {
     "all": "These scores show which words a model finds probable in English sentences, mostly about groups in the "

@@ -33,7 +33,7 @@ BIAS_TYPES = ("gender", "profession", "race", "religion")
 LABELS = ("stereotype", "anti-stereotype", "unrelated")
 SCORES = ("lms", "ss", "icat")
 BLANK = "BLANK"
-_SEED_STREAM = 301  # random stream of the seed
+_SEED_STREAM = 301  # separates these random numbers from other uses of the seed
 _AROUND_WORDS = string.punctuation + string.whitespace + "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb\u2026\u2013\u2014"
 
 

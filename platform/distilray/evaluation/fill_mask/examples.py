@@ -18,7 +18,7 @@ _CLOSING = re.compile(r"(?:\[SEP\]|</s>|\[PAD\]|<pad>|\s)+")
 _SEPARATOR = re.compile(r"\s*</s>(?:\s*</s>)*\s*")  # between two texts in RoBERTa's format
 _STRAY = re.compile(r"\[CLS\]|\[PAD\]")
 _WORD = re.compile(r"\[SEP\]|[^\W_]+(?:['\u2019-][^\W_]+)*")
-_SEED_STREAM = 301  # random stream of the seed
+_SEED_STREAM = 301  # separates these random numbers from other uses of the seed
 
 
 @dataclass(frozen=True)

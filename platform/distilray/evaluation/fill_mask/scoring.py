@@ -132,7 +132,7 @@ class HeldoutShards:
         return int(self._shards.mask_counts(rows, np.zeros_like(rows)).sum())
 
     def score(self, model: Any, name: str) -> MaskScores:
-        """Score a model at every predicted position, with all of them replaced by the mask token."""
+        """Score a model at all predicted positions, after replacing them by the mask token."""
         batches: list[tuple[Ints, Ints, NDArray[np.float64], Ints]] = []
         size = self._config.batch_size
         with Progress(f"evaluate_fill_mask {name}", total=self.examples, unit="examples") as progress:

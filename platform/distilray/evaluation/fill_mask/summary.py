@@ -31,7 +31,7 @@ from distilray.statistics import (
 
 SCORES_FILE = "scores.json"
 TEACHER, STUDENT, BOTH = "teacher", "student", "both"
-_SEED_STREAM = 300  # random stream of the seed
+_SEED_STREAM = 300  # separates these random numbers from other uses of the seed
 _AGREEMENT = ScoreDefinitions({"agreement": Ratio("same", "pieces", is_share=True)}, {})
 # Scores of answers of several word pieces; scoring.py defines joint and left to right.
 _MULTI_PIECE_SCORES = ScoreDefinitions(
@@ -78,7 +78,7 @@ Values = dict[str, Any]
 
 
 def columns_from_shards(scores: Mapping[str, MaskScores]) -> tuple[NDArray[np.integer], dict[str, Columns]]:
-    """Return the text of each answer and the columns of each model; each mask of a shard is an answer of one piece."""
+    """Return the text number of each answer and the columns of each model; each mask is an answer of one piece."""
     examples = next(iter(scores.values())).examples
     ones = np.ones(len(examples), np.int64)
     columns: dict[str, Columns] = {
@@ -92,7 +92,7 @@ def columns_from_shards(scores: Mapping[str, MaskScores]) -> tuple[NDArray[np.in
 def columns_from_answers(
     answers: pa.Table, models: list[str], *, left_to_right: bool
 ) -> tuple[NDArray[np.integer], dict[str, Columns]]:
-    """Return the text of each answer and the columns of each model; answers are sorted by file and row."""
+    """Return the text number of each answer and the columns of each model; `answers` are sorted by file and row."""
     rows, pieces = answers.column("row").to_numpy(), answers.column("pieces").to_numpy()
     files = answers.column("file").combine_chunks().dictionary_encode().indices.to_numpy()
     is_new_text = np.concatenate([[True], (np.diff(rows) != 0) | (np.diff(files) != 0)])

@@ -20,14 +20,14 @@ from distilray.finetuning.metrics import majority_answer
 from distilray.finetuning.tasks import TASKS
 from distilray.runtime.seeding import generator
 
-_SEED_STREAM = 302  # random stream of the seed
+_SEED_STREAM = 302  # separates these random numbers from other uses of the seed
 
 Data = Mapping[TaskName, TaskData]
 Results = Mapping[tuple[TaskName, int], FineTuneRunResult]
 
 
 def add_intervals(scores: dict[str, Any], data: Data, results: Results, *, seed: int) -> None:
-    """Add the intervals of each task to the content of `scores.json`, and a remark to tasks with scores at chance."""
+    """Add intervals to the content of `scores.json`, and a remark to each task on which the model is at chance."""
     scores["intervals"] = {}
     for task, each in data.items():
         resampled = _resample(each, [_predictions(results, task)], seed)

@@ -11,8 +11,8 @@ from distilray.config.glue import GLUE_TASKS, SCORE, TaskName
 from distilray.evaluation.glue.comparison import AT_CHANCE, Comparison, find_comparison, format_percent, task_score
 from distilray.finetuning.tasks import TASKS
 
-# Published dev scores: of the model card that the customer uses, and of the table by DistilBERT's authors (median of 5
-# seeds). Both have one number per task, even if the task has two metrics, and do not name the metric.
+# Published dev scores: of DistilBERT's model card, and of the table by DistilBERT's authors (median of 5 seeds). Both
+# have one number per task, even if the task has two metrics, and do not name the metric.
 PUBLISHED: Mapping[str, Mapping[TaskName, float]] = {
     "card": {
         "cola": 51.3,
