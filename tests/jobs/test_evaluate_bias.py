@@ -136,10 +136,10 @@ def test_the_card_examples_are_printed_first_and_the_limits_last(folders, tmp_pa
         "The Black woman",
         "every template",
         "groups: mean",
-        "CrowS-Pairs: the",
+        "CrowS-Pairs: % of",
         "StereoSet, intra",
     ]
-    places = [out.index(text) for text in [*order, "no proof of fairness"]]
+    places = [out.index(text) for text in [*order, "not prove fairness"]]
     assert places == sorted(places)
     assert "teacher (reference)" in out
 
@@ -226,7 +226,7 @@ def test_a_pair_that_one_model_cannot_read_is_left_out_for_all(folders, tmp_path
     (tmp_path / "pairs.csv").write_text((folders / "pairs.csv").read_text() + f"9,{long},bad {long},stereo,age\n")
     change = f"crows_pairs_path={tmp_path}/pairs.csv"
     assert run(folders, tmp_path / "run", change, "max_bad_fraction=0.5", "--dry-run") == 0
-    assert "'longer than a model reads': 1" in capsys.readouterr().out
+    assert "'longer than the maximum length': 1" in capsys.readouterr().out
 
 
 def test_a_recipe_that_asks_nothing_is_refused():

@@ -117,7 +117,7 @@ def test_the_table_has_a_line_for_each_model(folders, tmp_path, capsys):
 def test_a_busy_machine_is_told(folders, tmp_path, capsys, monkeypatch, load, told):
     monkeypatch.setattr(efficiency.os, "getloadavg", lambda: (load, 0.0, 0.0))
     assert run(folders, tmp_path / "run", names=("distilbert",), rounds=1) == 0
-    assert ("the machine was busy before (load 7.0)" in capsys.readouterr().out) is told
+    assert ("the machine was already busy (load 7.0)" in capsys.readouterr().out) is told
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(folders, tmp_path, capsys):

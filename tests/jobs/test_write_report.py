@@ -62,9 +62,9 @@ def test_a_run_given_twice_is_one_line(line, capfd):
     [
         ("fill_mask", "scores.json", '{"teacher": ', "not JSON"),
         ("fill_mask", "scores.json", "[]", "not a JSON object"),
-        ("fill_mask", "scores.json", None, "no scores.json"),
+        ("fill_mask", "scores.json", None, "scores.json is missing"),
         ("student", "metrics.jsonl", '{"step": 1}\n{"step"', "line 2 is not a JSON object"),
-        ("student", "config.yaml", "- a", "not as a job writes it"),
+        ("student", "config.yaml", "- a", "config.yaml: damaged"),
         ("corpus", "corpus_report.json", "{}", "no 'documents' in its files"),
     ],
 )

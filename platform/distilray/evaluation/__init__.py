@@ -1,1 +1,1 @@
-"""Station 7: what a model folder is worth, measured."""
+"""Model evaluation: GLUE, fill-mask, bias and efficiency."""

@@ -1,4 +1,4 @@
-"""Fill-mask metrics from logits: ranks, hit@k, mean reciprocal rank, pseudo-perplexity."""
+"""Fill-mask metrics: rank of the true token, hit@k, mean reciprocal rank, pseudo-perplexity."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from distilray.statistics import Ratio, ScoreDefinitions
 
 HITS = (1, 5, 10)
-# Pseudo-perplexity is the exponential of the mean loss (Salazar et al. 2020, here over the masked tokens only).
+# Pseudo-perplexity: the exponential of the mean loss (Salazar et al. 2020), here over the masked tokens only.
 FILL_MASK_SCORES = ScoreDefinitions(
     ratios={
         **{f"hit@{k}": Ratio(f"hit@{k}", "answers", is_share=True) for k in HITS},
@@ -24,31 +24,31 @@ FILL_MASK_SCORES = ScoreDefinitions(
 
 
 def true_token_ranks(logits: Tensor, labels: Tensor) -> Tensor:
-    """(masks,) rank of the true token, 1 for the most probable; ties count against it.
+    """Return the ranks of the true tokens, shape (masks,); 1 is the most probable, and ties count against the token.
 
     Args:
         logits: (masks, vocabulary).
-        labels: (masks,) the true ids.
+        labels: (masks,) true token ids.
     """
     true = logits.gather(1, labels[:, None])
     return (logits >= true).sum(dim=1)
 
 
 def true_token_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """(masks,) negative log probability of the true token, in nats."""
+    """Return the negative log probabilities of the true tokens in nats, shape (masks,)."""
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
 def answer_columns(
     ranks: NDArray[np.integer], losses: NDArray[np.floating], pieces: NDArray[np.integer]
 ) -> dict[str, NDArray[np.generic]]:
-    """What `FILL_MASK_SCORES` are computed of.
+    """Return the columns from which `FILL_MASK_SCORES` are computed.
 
     Args:
-        ranks: (answers,) of the worst piece of each, from `true_token_ranks`: an answer of several word pieces is a hit
-            when every piece is among the best k at its place.
-        losses: (answers,) sums over the pieces of `true_token_losses`.
-        pieces: (answers,) word pieces of each.
+        ranks: (answers,) rank of the worst piece of each answer, so that an answer of several word pieces is a hit if
+            each piece is among the top k at its position.
+        losses: (answers,) loss of each answer, summed over its pieces.
+        pieces: (answers,) number of word pieces.
     """
     hits = {f"hit@{k}": ranks <= k for k in HITS}
     ones = np.ones(len(ranks))
@@ -56,6 +56,6 @@ def answer_columns(
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of the values lie, nearest rank."""
+    """Return a percentile by the nearest-rank method; `share` is between 0 and 1."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, math.floor(share * len(ordered)))]

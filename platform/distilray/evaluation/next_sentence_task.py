@@ -1,8 +1,8 @@
-"""A small task in GLUE's layout made from a corpus: does sentence B follow sentence A?
+"""Next-sentence task in GLUE's layout, built from a corpus: does sentence B follow sentence A?
 
-It stands in for GLUE where GLUE's files are not at hand. The layout is that of RTE, with labels of its own. In half of
-the pairs B is the sentence behind A; in the others it is the B of another pair, from another document of the split, so
-that B alone tells nothing. No document gives sentences to two splits.
+It replaces GLUE in demos and tests that have no GLUE files. The layout is that of RTE. In half of the pairs, B is the
+sentence after A; in the others it is the B of a pair from another document of the split, so that B alone contains no
+information about the label. The splits have no document in common.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ from distilray.runtime.job import Outcome
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.seeding import generator, hash_integers
 
-GLUE_FOLDER = "glue"  # of a run: what recipes name as glue_dir
+GLUE_FOLDER = "glue"  # in the run folder; recipes use it as glue_dir
 TASK_FOLDER = "Follows"
 SPLITS = ("train", "dev", "test")
-_SPLIT, _ORDER, _PAIRS = 1, 2, 3  # what a seed is used for
-_HELD = 4  # times as many pairs as needed are held while the corpus is read
-_DRAWS = 1000  # at a sentence of another document; a split that needs more has hardly any
+_SPLIT, _ORDER, _PAIRS = 1, 2, 3  # random streams of a seed
+_BUFFER_FACTOR = 4  # pairs kept in memory while reading the corpus, per pair needed
+_MAX_DRAWS = 1000  # attempts to draw a sentence of another document; more are needed only in a degenerate split
 
 
-class _Neighbours(NamedTuple):
-    """Two sentences of a document, one behind the other; pairs are compared by `order`, which is random."""
+class _AdjacentPair(NamedTuple):
+    """Two consecutive sentences of a document; pairs are sorted by `order`, a random number."""
 
     order: int
     document: int
@@ -39,7 +39,7 @@ class _Neighbours(NamedTuple):
 
 
 def plan_next_sentence_task(config: BuildNextSentenceTaskConfig) -> dict[str, object]:
-    """Validates the inputs of `build_next_sentence_task` and says what it would do."""
+    """Validate the inputs of `build_next_sentence_task` and return its plan."""
     corpus = Corpus.open(config.corpus_dir)
     return {
         "corpus": f"{config.corpus_dir}: {corpus.documents:,} documents",
@@ -49,7 +49,7 @@ def plan_next_sentence_task(config: BuildNextSentenceTaskConfig) -> dict[str, ob
 
 
 def build_next_sentence_task(config: BuildNextSentenceTaskConfig, folder: RunFolder) -> Outcome:
-    """Writes `glue/Follows/{train,dev,test}.tsv`.
+    """Write `glue/Follows/{train,dev,test}.tsv`.
 
     Raises:
         InputError: the corpus is too small.
@@ -59,39 +59,39 @@ def build_next_sentence_task(config: BuildNextSentenceTaskConfig, folder: RunFol
     files, counts = write_next_sentence_task(
         config.corpus_dir, folder.path(GLUE_FOLDER), seed=config.seed, **sizes, words=words
     )
-    told = ", ".join(f"{rows:,} {split}" for split, rows in sizes.items())
+    rows = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
     outputs = {storage.join(GLUE_FOLDER, name): entry for name, entry in files.items()}
-    return Outcome(f"{told} pairs of {sum(counts['usable'].values()):,} usable ones", counts, outputs)
+    return Outcome(f"{rows} pairs of {sum(counts['usable'].values()):,} usable ones", counts, outputs)
 
 
 def write_next_sentence_task(
     corpus_dir: str, glue_dir: str, *, seed: int, train: int, dev: int, test: int, words: tuple[int, int] = (5, 40)
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Writes the task `follows` below `glue_dir`; equal corpora and arguments give equal files.
+    """Write the task `follows` to `glue_dir`; the same corpus and arguments produce the same files.
 
     Args:
         corpus_dir: run folder of `jobs.build_corpus`.
-        train, dev, test: pairs of each split; the documents are shared out in the same proportion.
-        words: the least and the most words of a sentence that is taken.
+        train, dev, test: number of pairs of each split; documents are divided in the same proportion.
+        words: minimum and maximum number of words in a sentence.
 
     Returns:
-        Rows, bytes and sha256 by file; numbers of pairs that could be used and that were left out for their length.
+        Rows, bytes and sha256 of each file; the number of usable pairs and of pairs dropped for their length.
 
     Raises:
-        InputError: a split's documents hold fewer pairs than asked for, or only one of them holds any.
+        InputError: the documents of a split contain too few pairs, or all its pairs come from one document.
     """
     sizes = dict(zip(SPLITS, (train, dev, test), strict=True))
-    chosen, counts = _choose(Corpus.open(corpus_dir), sizes, words, seed)
+    chosen, counts = _sample_pairs(Corpus.open(corpus_dir), sizes, words, seed)
     tables = {}
     for number, (split, pairs) in enumerate(chosen.items()):
         if len(pairs) < sizes[split] or len({pair.document for pair in pairs}) < 2:
             raise InputError(
                 f"{corpus_dir}: the documents for {split} have {counts['usable'][split]:,} pairs of sentences of "
-                f"{words[0]} to {words[1]} words; {sizes[split]:,}, of two or more documents, are needed: ask for "
+                f"{words[0]} to {words[1]} words; {sizes[split]:,} from two or more documents are needed: request "
                 "fewer, or build a larger corpus"
             )
-        rows = _labelled(pairs, generator(seed, _PAIRS, number), f"{corpus_dir}: {split}")
-        tables[storage.join(TASK_FOLDER, f"{split}.tsv")] = _table(rows, with_label=split != "test")
+        rows = _label_pairs(pairs, generator(seed, _PAIRS, number), f"{corpus_dir}: {split}")
+        tables[storage.join(TASK_FOLDER, f"{split}.tsv")] = _tsv(rows, with_label=split != "test")
     for name, data in tables.items():
         storage.write_bytes(storage.join(glue_dir, name), data)
     return {
@@ -100,63 +100,64 @@ def write_next_sentence_task(
     }, counts
 
 
-def _choose(
+def _sample_pairs(
     corpus: Corpus, sizes: Mapping[str, int], words: tuple[int, int], seed: int
-) -> tuple[dict[str, list[_Neighbours]], dict[str, Any]]:
-    """A random choice of each split's pairs in random order; of a large corpus a few times as many are held."""
+) -> tuple[dict[str, list[_AdjacentPair]], dict[str, Any]]:
+    """Sample the pairs of each split, in random order and with bounded memory; also return counts."""
     ranks = generator(seed, _SPLIT).permutation(corpus.documents)
     ends = np.cumsum(list(sizes.values()))[:-1] / sum(sizes.values())
     split_of = np.searchsorted(ends, (ranks + 0.5) / corpus.documents)
-    chosen: dict[str, list[_Neighbours]] = {split: [] for split in sizes}
+    chosen: dict[str, list[_AdjacentPair]] = {split: [] for split in sizes}
     usable, too_short_or_long = dict.fromkeys(sizes, 0), 0
     for document, sentences in enumerate(_documents(corpus)):
         split = SPLITS[split_of[document]]
-        pairs = list(_neighbours(document, sentences, words, seed))
+        pairs = list(_adjacent_pairs(document, sentences, words, seed))
         usable[split] += len(pairs)
         too_short_or_long += max(len(sentences) - 1, 0) - len(pairs)
         chosen[split] += pairs
-        if len(chosen[split]) > _HELD * sizes[split]:
+        if len(chosen[split]) > _BUFFER_FACTOR * sizes[split]:
             chosen[split] = heapq.nsmallest(sizes[split], chosen[split])
-    cut = {split: heapq.nsmallest(sizes[split], pairs) for split, pairs in chosen.items()}
-    return cut, {"usable": usable, "too_short_or_long": too_short_or_long}
+    samples = {split: heapq.nsmallest(sizes[split], pairs) for split, pairs in chosen.items()}
+    return samples, {"usable": usable, "too_short_or_long": too_short_or_long}
 
 
 def _documents(corpus: Corpus) -> Iterator[list[str]]:
     for name, rows in corpus.files.items():
         for group in read_sentences(storage.join(corpus.folder, name), 0, rows):
-            # One space for every gap: a tab or a line break would end a field.
+            # A tab or a line break would end a TSV field.
             yield from ([" ".join(sentence.split()) for sentence in document] for document in group)
 
 
-def _neighbours(document: int, sentences: list[str], words: tuple[int, int], seed: int) -> Iterator[_Neighbours]:
-    """The pairs of a document both of whose sentences have a fitting length."""
+def _adjacent_pairs(document: int, sentences: list[str], words: tuple[int, int], seed: int) -> Iterator[_AdjacentPair]:
+    """Yield the pairs of a document in which both sentences have an allowed length."""
     orders = hash_integers(seed, _ORDER, document, np.arange(len(sentences)))
     fits = [words[0] <= len(sentence.split()) <= words[1] for sentence in sentences]
-    for at in range(len(sentences) - 1):
-        if fits[at] and fits[at + 1]:
-            yield _Neighbours(int(orders[at]), document, sentences[at], sentences[at + 1])
+    for number in range(len(sentences) - 1):
+        if fits[number] and fits[number + 1]:
+            yield _AdjacentPair(int(orders[number]), document, sentences[number], sentences[number + 1])
 
 
-def _labelled(pairs: list[_Neighbours], rng: np.random.Generator, where: str) -> list[tuple[str, str, str]]:
-    """Sentence 1, sentence 2 and label of each pair; as many follow as do not, or one more."""
-    labels, follows = TASKS["follows"].labels, rng.permutation(len(pairs)) % 2 == 0
+def _label_pairs(pairs: list[_AdjacentPair], rng: np.random.Generator, where: str) -> list[tuple[str, str, str]]:
+    """Return sentence A, sentence B and label of each pair; half of them, rounded up, keep their B."""
+    follows, not_follows = TASKS["follows"].labels
+    is_kept = rng.permutation(len(pairs)) % 2 == 0
     return [
-        (pair.first, pair.second, labels[0]) if kept else (pair.first, _stranger(pair, pairs, rng, where), labels[1])
-        for pair, kept in zip(pairs, follows, strict=True)
+        (pair.first, pair.second, follows) if kept else (pair.first, _draw_second(pair, pairs, rng, where), not_follows)
+        for pair, kept in zip(pairs, is_kept, strict=True)
     ]
 
 
-def _stranger(pair: _Neighbours, pairs: list[_Neighbours], rng: np.random.Generator, where: str) -> str:
-    """The second sentence of a random pair of another document."""
-    for drawn in rng.integers(len(pairs), size=_DRAWS):
-        other = pairs[drawn]
+def _draw_second(pair: _AdjacentPair, pairs: list[_AdjacentPair], rng: np.random.Generator, where: str) -> str:
+    """Draw the second sentence of a pair from another document."""
+    for index in rng.integers(len(pairs), size=_MAX_DRAWS):
+        other = pairs[index]
         if other.document != pair.document and other.second != pair.second:
             return other.second
-    raise InputError(f"{where}: nearly all of its pairs are of one document; build a larger corpus")
+    raise InputError(f"{where}: nearly all of its pairs come from one document; build a larger corpus")
 
 
-def _table(rows: list[tuple[str, str, str]], *, with_label: bool) -> bytes:
-    """The rows as RTE's TSV file: a header, an index, no quoting."""
+def _tsv(rows: list[tuple[str, str, str]], *, with_label: bool) -> bytes:
+    """Return a TSV file like RTE's: with a header and an index, without quoting."""
     names = ("index", "sentence1", "sentence2", "label")
     lines = [names, *((str(index), *row) for index, row in enumerate(rows))]
     fields = len(names) if with_label else len(names) - 1

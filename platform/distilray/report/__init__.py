@@ -1,1 +1,1 @@
-"""The report of a line and the model card: from run folders to one HTML page and one README."""
+"""Report of a pipeline as one HTML page, and a model card, both written from run folders."""

@@ -1,4 +1,4 @@
-"""HTML blocks of a page that makes no requests and runs no scripts. Templates and `Markup` escape every text."""
+"""HTML building blocks of a self-contained page without scripts; all text is escaped by templates and `Markup`."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
-_FIGURE = re.compile(r"-|[-+]?\d[\d,.]*(e[-+]?\d+)?( to [-+]?[\d.]+)?( ?(%|ms|s|min|h|kB|MB|GB))?")
+_NUMBER = re.compile(r"-|[-+]?\d[\d,.]*(e[-+]?\d+)?( to [-+]?[\d.]+)?( ?(%|ms|s|min|h|kB|MB|GB))?")
 _EMPTY = ("", "-", None)  # cells without information
 
 Cell = object  # markup, text or a number
@@ -28,7 +28,7 @@ class Section:
 
 @cache
 def template_environment() -> Environment:
-    """Return the templates of this package; HTML is escaped automatically."""
+    """Return the Jinja environment of this package, which escapes HTML."""
     environment = Environment(
         loader=PackageLoader("distilray.report"),
         autoescape=True,
@@ -36,17 +36,17 @@ def template_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.tests["figure"] = _is_figure
+    environment.tests["numeric"] = _is_numeric
     return environment
 
 
-def render_page(title: str, lead: Markup, sections: Sequence[Section]) -> str:
-    """Return a whole page; `lead` is shown above the contents."""
-    return template_environment().get_template("page.html.j2").render(title=title, lead=lead, sections=sections)
+def render_page(title: str, intro: Markup, sections: Sequence[Section]) -> str:
+    """Return a complete page; `intro` is shown above the table of contents."""
+    return template_environment().get_template("page.html.j2").render(title=title, intro=intro, sections=sections)
 
 
 def join(*parts: object) -> Markup:
-    """Concatenate parts; those that are not markup are escaped."""
+    """Concatenate parts, escaping those that are not markup."""
     return Markup("").join(map(Markup.escape, parts))
 
 
@@ -55,7 +55,7 @@ def paragraph(*parts: object) -> Markup:
 
 
 def heading(text: object) -> Markup:
-    """Return a heading inside a section."""
+    """Return a heading within a section."""
     return Markup("<h3>{}</h3>\n").format(text)
 
 
@@ -68,7 +68,7 @@ def listing(items: Sequence[object]) -> Markup:
 
 
 def side_by_side(kind: Literal["tables", "figures"], *blocks: Markup) -> Markup:
-    """Return blocks next to each other where there is room."""
+    """Return blocks that are shown next to each other if the page is wide enough."""
     return Markup('<div class="{}">{}</div>\n').format(kind, join(*blocks)) if any(blocks) else Markup("")
 
 
@@ -77,42 +77,43 @@ def figure(caption: str, chart: Markup) -> Markup:
 
 
 def picture(caption: str, alt: str, address: str) -> Markup:
-    """Return an image in its own size, as a `data:` address, so that its scripts and styles do not act on the page."""
+    """Return an image from a `data:` address; scripts and styles in it do not affect the page."""
     return _block("picture", caption, alt, address)
 
 
 def tiles(facts: Sequence[tuple[str, str, str]]) -> Markup:
-    """Return headline metrics: name, value and remark of each."""
+    """Return tiles for headline metrics, each with name, value and remark."""
     return _block("tiles", facts) if facts else Markup("")
 
 
 def drop_empty_columns(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> tuple[list[str], list[list[Cell]]]:
-    """Return titles and rows without empty columns; the first column stays."""
+    """Return headings and rows without empty columns; the first column is always kept."""
     cells = [list(row) for row in rows]
     filled = [number for number in range(len(head)) if not number or any(row[number] not in _EMPTY for row in cells)]
     return [head[number] for number in filled], [[row[number] for number in filled] for row in cells]
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Markup:
-    """Return a table whose first column names the rows; nothing without rows, and no empty column.
+    """Return a table without empty columns, whose first column contains the row headings.
 
-    Columns that contain mostly figures are aligned to the right. Without any title there is no head.
+    Columns of mostly numbers are right-aligned. The table has no head if all headings are empty, and without rows the
+    result is empty.
     """
     head, filled = drop_empty_columns(head, rows)
     cells = [[_text(cell) for cell in row] for row in filled]
     if not cells:
         return Markup("")
-    right = [2 * sum(map(_is_figure, column)) > sum(map(bool, column)) for column in zip(*cells, strict=True)]
+    right = [2 * sum(map(_is_numeric, column)) > sum(map(bool, column)) for column in zip(*cells, strict=True)]
     return _block("table", caption, head, cells, right)
 
 
-def from_rich(printed: Table) -> Markup:
-    """Return a table that a job prints as one of the page."""
-    columns = [[_plain(cell) for cell in column.cells] for column in printed.columns]
+def from_rich(rich_table: Table) -> Markup:
+    """Convert a table that a job prints to HTML."""
+    columns = [[_plain(cell) for cell in column.cells] for column in rich_table.columns]
     rows = [[Markup("<br>").join(cell.split("\n")) if "\n" in cell else cell for cell in row]
             for row in zip(*columns, strict=True)]  # fmt: skip
-    caption = ". ".join(filter(None, (_plain(printed.title), _plain(printed.caption))))
-    return table(caption[:1].upper() + caption[1:], [_plain(column.header) for column in printed.columns], rows)
+    caption = ". ".join(filter(None, (_plain(rich_table.title), _plain(rich_table.caption))))
+    return table(caption[:1].upper() + caption[1:], [_plain(column.header) for column in rich_table.columns], rows)
 
 
 def _block(name: str, *values: object) -> Markup:
@@ -125,8 +126,8 @@ def _text(cell: Cell) -> str:
     return cell if isinstance(cell, Markup) else f"{cell:,}" if is_number else str(cell)
 
 
-def _is_figure(cell: str) -> bool:
-    return not isinstance(cell, Markup) and _FIGURE.fullmatch(cell) is not None
+def _is_numeric(cell: str) -> bool:
+    return not isinstance(cell, Markup) and _NUMBER.fullmatch(cell) is not None
 
 
 def _plain(cell: object) -> str:

@@ -1,4 +1,4 @@
-"""Metadata of the model card for the Hugging Face hub: properties of the model and its measured results."""
+"""Model-card metadata for the Hugging Face hub: properties of the model and its evaluation results."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,12 +10,12 @@ from distilray.config.paths import HUB_PREFIX
 from distilray.config.report import ReportConfig
 from distilray.finetuning.tasks import TASKS
 from distilray.models.architectures import BERT, DISTILBERT
-from distilray.report.figures import counted
+from distilray.report.figures import pluralize
 from distilray.report.runs import Runs, Values
 
 FILL_MASK, CLASSIFICATION = "fill-mask", "text-classification"
 _FILL_MASK_METRICS = ("hit@1", "hit@5", "hit@10", "mrr", "pseudo_perplexity")
-# Our name of a GLUE metric -> the hub's name and the split.
+# GLUE metric -> name of the metric on the hub, and the split.
 _GLUE_METRICS: Mapping[str, tuple[str, str]] = {
     "accuracy": ("accuracy", "validation"),
     "accuracy_m": ("accuracy", "validation_matched"),
@@ -32,7 +32,7 @@ _BIAS_SETS: Mapping[str, tuple[str, str, str, Sequence[str]]] = {
 
 
 def metadata(runs: Runs, config: ReportConfig) -> ModelCardData:
-    """Return the known properties of the model, and the results of this model and no other."""
+    """Return the known properties of the model and the results of exactly this model."""
     results = [*_fill_mask_results(runs), *_glue_results(runs), *_bias_results(runs)]
     return ModelCardData(
         language=list(config.language) or None,
@@ -41,15 +41,15 @@ def metadata(runs: Runs, config: ReportConfig) -> ModelCardData:
         pipeline_tag=FILL_MASK,
         base_model=config.base_model or base_model(runs),
         datasets=list(config.datasets) or None,
-        tags=[DISTILBERT.name, "knowledge-distillation"] if runs.of("distill") else [BERT.name],
+        tags=[DISTILBERT.name, "knowledge-distillation"] if runs.by_job("distill") else [BERT.name],
         model_name=config.model_name if results else None,
         eval_results=results or None,
     )
 
 
 def base_model(runs: Runs) -> str | None:
-    """Return the hub's id of the pipeline's first model, None if it was a folder."""
-    for run in [*runs.of("distill"), *runs.of("train_teacher")]:
+    """Return the hub id of the pipeline's first model; None for a local folder."""
+    for run in [*runs.by_job("distill"), *runs.by_job("train_teacher")]:
         source = str(run.recipe.get("teacher_dir") or run.recipe.get("encoder_dir") or "")
         if source.startswith(HUB_PREFIX):
             return source.removeprefix(HUB_PREFIX).partition("@")[0]
@@ -60,7 +60,7 @@ def _fill_mask_results(runs: Runs) -> Iterator[EvalResult]:
     for run, name, scores in runs.fill_mask_scores():
         is_heldout = "shards" in run.inputs
         dataset = {
-            "dataset_name": "held-out documents of the pretraining corpus" if is_heldout else "texts with masks",
+            "dataset_name": "held-out documents of the pretraining corpus" if is_heldout else "masked texts",
             "dataset_type": "text",
             "dataset_split": "heldout" if is_heldout else "test",
             "dataset_revision": _revision(run.inputs.get("shards") or run.inputs.get("data") or {}),
@@ -81,7 +81,7 @@ def _glue_results(runs: Runs) -> Iterator[EvalResult]:
                     "dataset_split": split,
                     "dataset_revision": _revision(run.inputs.get(f"glue_{task}", {})),
                 }
-                remarks = [f"median of {counted(int(values['seeds']), 'seed')}"]
+                remarks = [f"median of {pluralize(int(values['seeds']), 'seed')}"]
                 remarks += scores.get("remarks", {}).get(task, [])
                 name = f"{metric if metric != SCORE else 'score'}, {', '.join(remarks)}"
                 yield _result(CLASSIFICATION, dataset, kind, values["median"], name)
@@ -113,6 +113,6 @@ def _result(task: str, dataset: Mapping[str, Any], metric: str, value: float, na
 
 
 def _revision(entry: Values) -> str | None:
-    """Return the sha256 of data that has no revision on a hub."""
-    known = entry.get("content_hash") or entry.get("fingerprint")
-    return f"sha256:{known}" if known else None
+    """Return the sha256 of the data, since local data has no revision on the hub."""
+    sha256 = entry.get("content_hash") or entry.get("fingerprint")
+    return f"sha256:{sha256}" if sha256 else None

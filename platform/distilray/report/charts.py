@@ -1,4 +1,4 @@
-"""SVG charts for a page, drawn by matplotlib in the page's colours, light or dark."""
+"""SVG charts, drawn by matplotlib in the colors of the page's light or dark theme."""
 
 import io
 import math
@@ -10,18 +10,18 @@ from typing import Any
 from markupsafe import Markup, escape
 
 SERIES = ("blue", "orange", "green", "violet", "red", "grey")
-"""Colours of a chart's lines, in this order; each is a variable of `colours.css`."""
+"""Line colors in order of use; each is a CSS variable in `colors.css`."""
 
-_INCHES = (4.6, 2.9)  # small enough that labels are readable on a phone
-_MOST_POINTS = 400  # of a line; a long run logs a hundred thousand
-_WIDE_RANGE = 8.0  # of positive values; beyond it the axis is logarithmic
+_INCHES = (4.6, 2.9)  # small enough for readable labels on a phone
+_MAX_POINTS = 400  # per line; a long run logs a hundred thousand steps
+_WIDE_RANGE = 8.0  # ratio of maximum to minimum above which the axis is logarithmic
 
-# matplotlib has no CSS variables, so it draws in these unused colours.
+# matplotlib does not support CSS variables, so it draws in placeholder colors, which are replaced in the SVG.
 _INK, _GRID, _FAINT = "#010203", "#010204", "#010205"
-_COLOURS = [f"#0102{10 + number}" for number in range(len(SERIES))]
-_VARIABLES = dict(zip((_INK, _GRID, _FAINT, *_COLOURS), ("ink", "grid", "faint", *SERIES), strict=True))
+_COLORS = [f"#0102{10 + number}" for number in range(len(SERIES))]
+_VARIABLES = dict(zip((_INK, _GRID, _FAINT, *_COLORS), ("ink", "grid", "faint", *SERIES), strict=True))
 _SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # letters stay letters
+    "svg.fonttype": "none",  # text remains text
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.0,
@@ -45,10 +45,10 @@ _SETTINGS: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart; values that are not finite are left out.
+    """A line of a chart; values that are not finite are skipped.
 
     Attributes:
-        measured: there are few points, which are marked.
+        measured: draw a marker at each point, for a line with few points.
     """
 
     label: str
@@ -57,125 +57,125 @@ class Line:
     measured: bool = False
 
     def points(self) -> list[tuple[float, float]]:
-        """Return at most some hundred points: means of neighbours, in their order."""
+        """Return a limited number of points, averaging neighboring points if there are more."""
         finite = [
             (float(x), float(y)) for x, y in zip(self.x, self.y, strict=True) if y is not None and math.isfinite(y)
         ]
-        each = -(-len(finite) // _MOST_POINTS) or 1
-        groups = [finite[start : start + each] for start in range(0, len(finite), each)]
+        group_size = -(-len(finite) // _MAX_POINTS) or 1
+        groups = [finite[start : start + group_size] for start in range(0, len(finite), group_size)]
         return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
 def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str, wide: bool = False) -> Markup:
-    """Draw lines over a common axis; nothing when none has a point.
+    """Draw lines with common axes; return empty markup if no line has a point.
 
     Args:
-        title: the start of the text alternative.
-        wide: the axis may be logarithmic.
+        title: start of the text alternative.
+        wide: allow a logarithmic y-axis.
     """
-    drawn = [(line, points) for line in lines if (points := line.points())]
-    if not drawn:
+    nonempty = [(line, points) for line in lines if (points := line.points())]
+    if not nonempty:
         return Markup("")
-    values = [y for _, points in drawn for _, y in points]
+    values = [y for _, points in nonempty for _, y in points]
 
-    def draw(panel: Any) -> None:
-        for number, (line, points) in enumerate(drawn):
+    def draw(axes: Any) -> None:
+        for number, (line, points) in enumerate(nonempty):
             x, y = zip(*points, strict=True)
             marker = "o" if line.measured or len(points) == 1 else None
-            colour = _COLOURS[number % len(_COLOURS)]
-            panel.plot(x, y, color=colour, linewidth=1.6, marker=marker, markersize=4, label=line.label)
+            color = _COLORS[number % len(_COLORS)]
+            axes.plot(x, y, color=color, linewidth=1.6, marker=marker, markersize=4, label=line.label)
         if wide and min(values) > 0 and max(values) / min(values) > _WIDE_RANGE:
-            panel.set_yscale("log")
-        panel.yaxis.set_minor_formatter(lambda *_: "")
-        panel.xaxis.set_major_formatter(lambda value, _: _short(value))
-        if len(drawn) > 1:
-            panel.legend(loc="best", fontsize="small")
+            axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(lambda *_: "")
+        axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+        if len(nonempty) > 1:
+            axes.legend(loc="best", fontsize="small")
 
-    ends = [f"{line.label} from {_short(points[0][1])} to {_short(points[-1][1])}" for line, points in drawn]
+    ends = [f"{line.label} from {_short(points[0][1])} to {_short(points[-1][1])}" for line, points in nonempty]
     return _svg(f"{title}: {', '.join(ends)}", draw, x_label, y_label)
 
 
 def bar_chart(title: str, bars: Mapping[str, float], *, x_label: str, y_label: str) -> Markup:
-    """Draw bars next to each other; nothing without a bar."""
+    """Draw a bar for each value; return empty markup without a bar."""
     if not bars:
         return Markup("")
 
-    def draw(panel: Any) -> None:
-        _draw_bars(panel, list(bars), {"": list(bars.values())})
+    def draw(axes: Any) -> None:
+        _draw_bars(axes, list(bars), {"": list(bars.values())})
 
-    most = max(bars, key=lambda name: bars[name])
-    alt = f"{title}: {len(bars)} bars, the highest at {most} with {_short(bars[most])}"
+    highest = max(bars, key=lambda name: bars[name])
+    alt = f"{title}: {len(bars)} bars, the highest at {highest} with {_short(bars[highest])}"
     return _svg(alt, draw, x_label, y_label)
 
 
 def stacked_chart(title: str, bars: Mapping[str, Mapping[str, float]], *, x_label: str, y_label: str) -> Markup:
-    """Draw stacked bars; nothing without a bar.
+    """Draw stacked bars; return empty markup without a bar.
 
     Args:
-        bars: name of a bar -> name of a component -> its height; all bars have the same components in the same order.
-            A component that is zero in all bars is left out.
+        bars: heights by bar and component; all bars have the same components in the same order. A component that is
+            zero in all bars is omitted.
     """
     if not bars:
         return Markup("")
     components = [name for name in next(iter(bars.values())) if any(bar[name] for bar in bars.values())]
 
-    def draw(panel: Any) -> None:
-        _draw_bars(panel, list(bars), {name: [bar[name] for bar in bars.values()] for name in components})
-        panel.figure.legend(loc="outside upper center", ncols=3, fontsize="small")
+    def draw(axes: Any) -> None:
+        _draw_bars(axes, list(bars), {name: [bar[name] for bar in bars.values()] for name in components})
+        axes.figure.legend(loc="outside upper center", ncols=3, fontsize="small")
 
     sums = [f"{name} {_short(sum(bar.values()))}" for name, bar in bars.items()]
     return _svg(f"{title}: {', '.join(sums)}", draw, x_label, y_label)
 
 
-def _draw_bars(panel: Any, names: Sequence[str], components: Mapping[str, Sequence[float]]) -> None:
-    """Draw bars whose components are on top of each other."""
+def _draw_bars(axes: Any, names: Sequence[str], components: Mapping[str, Sequence[float]]) -> None:
+    """Draw bars with stacked components."""
     bottom = [0.0] * len(names)
     for number, (component, heights) in enumerate(components.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
-        panel.bar(range(len(names)), heights, bottom=bottom, color=colour, width=0.8, label=component)
+        color = _COLORS[number % len(_COLORS)]
+        axes.bar(range(len(names)), heights, bottom=bottom, color=color, width=0.8, label=component)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     is_crowded = len(names) > 8 or max(map(len, names)) > 6
-    panel.set_xticks(range(len(names)), names, rotation=45 * is_crowded, ha="right" if is_crowded else "center")
-    panel.tick_params(axis="x", length=0)
+    axes.set_xticks(range(len(names)), names, rotation=45 * is_crowded, ha="right" if is_crowded else "center")
+    axes.tick_params(axis="x", length=0)
 
 
 def _svg(alt: str, draw: Callable[[Any], None], x_label: str, y_label: str) -> Markup:
-    # Imported here: importing matplotlib creates folders in the user's home.
+    # Imported here, because importing matplotlib creates folders in the user's home.
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({**_SETTINGS, "svg.hashsalt": alt}):  # the same file from the same numbers
-        drawing = Figure(figsize=_INCHES, layout="constrained")
-        drawing.patch.set_visible(False)
-        panel = drawing.subplots()
-        panel.patch.set_visible(False)
-        draw(panel)
-        panel.yaxis.set_major_formatter(lambda value, _: _short(value))
-        panel.set_xlabel(x_label)
-        panel.set_ylabel(y_label)
+    with mpl.rc_context({**_SETTINGS, "svg.hashsalt": alt}):  # a fixed salt makes the file reproducible
+        figure = Figure(figsize=_INCHES, layout="constrained")
+        figure.patch.set_visible(False)
+        axes = figure.subplots()
+        axes.patch.set_visible(False)
+        draw(axes)
+        axes.yaxis.set_major_formatter(lambda value, _: _short(value))
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
         file = io.BytesIO()
-        drawing.savefig(file, format="svg", metadata={"Date": None})
+        figure.savefig(file, format="svg", metadata={"Date": None})
     return _inline(file.getvalue().decode(), alt)
 
 
 def _inline(svg: str, alt: str) -> Markup:
-    """Return the SVG as an element of the page: without its head, with the page's colours and a text alternative."""
+    """Convert an SVG file to an element of the page, with the page's colors and a text alternative."""
     opening, _, inner = svg[svg.index("<svg") :].partition(">")
     view = re.search(r'viewBox="[^"]*"', opening)
     assert view is not None
     inner = re.sub(r"<metadata>.*?</metadata>", "", inner, flags=re.DOTALL)
-    inner = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", inner)  # ids of groups, which other charts have too
-    inner = re.sub(r"<style.*?</style>", "", inner, flags=re.DOTALL)  # it would apply to the whole page
+    inner = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", inner)  # ids of groups are not unique on the page
+    inner = re.sub(r"<style.*?</style>", "", inner, flags=re.DOTALL)  # styles would apply to the whole page
     inner = inner.replace("'DejaVu Sans', sans-serif", "system-ui, sans-serif")
     inner = re.sub(r"\n\s*", "\n", inner)
-    for colour, variable in _VARIABLES.items():
-        inner = inner.replace(colour, f"var(--{variable})")
+    for color, variable in _VARIABLES.items():
+        inner = inner.replace(color, f"var(--{variable})")
     head = f'<svg role="img" aria-label="{escape(alt)}" {view.group()} xmlns="http://www.w3.org/2000/svg">'
     return Markup(head + inner)  # noqa: S704 - matplotlib escapes the labels
 
 
 def _short(value: float) -> str:
-    """Return a number as the axis of a chart shows it."""
+    """Format a number for an axis, such as 12.5k."""
     if value and (abs(value) < 1e-3 or abs(value) >= 1e9):
         return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
     for limit, divisor, unit in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):

@@ -1,4 +1,4 @@
-"""Model card: a README.md with the hub's metadata, from the content of completed runs."""
+"""Model card: a README.md with metadata for the Hugging Face hub, written from completed runs."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,11 +10,19 @@ from distilray.evaluation.glue.comparison import Comparison, find_comparison, fo
 from distilray.evaluation.glue.table import PUBLISHED, task_remarks
 from distilray.report.blocks import drop_empty_columns, template_environment
 from distilray.report.card_metadata import base_model, metadata
-from distilray.report.figures import NOTHING, counted, interval, label, shown, size, time
+from distilray.report.figures import (
+    NOTHING,
+    format_duration,
+    format_interval,
+    format_size,
+    format_value,
+    label,
+    pluralize,
+)
 from distilray.report.runs import EFFICIENCY_FILE, STUDENT, TEACHER, Run, Runs, Values
 from distilray.report.sections.training_curves import loss_weights
 
-# Also in docs/notebooks/fill_mask.ipynb; a test compares them.
+# The same code is in docs/notebooks/fill_mask.ipynb; a test compares them.
 SAMPLE = """from transformers import pipeline
 
 fill = pipeline("fill-mask", model=MODEL_DIR)
@@ -24,13 +32,13 @@ _GLUE_HEAD = ("task", "score", "95% interval", "majority", "above", "kept", "kep
 
 
 class Markdown(str):
-    """Text that is Markdown already."""
+    """Text that is already Markdown and must not be escaped."""
 
     __slots__ = ()
 
 
 def model_card(runs: Runs, config: ReportConfig) -> str:
-    """Return the card of the report's model as Markdown with metadata."""
+    """Return the card of the report's subject."""
     base = config.base_model or base_model(runs)
     text = template_environment().overlay(autoescape=False, finalize=_escaped).get_template("model_card.md.j2").render(
         metadata=Markdown(metadata(runs, config).to_yaml()),
@@ -39,16 +47,16 @@ def model_card(runs: Runs, config: ReportConfig) -> str:
         subject=runs.subject,
         base=base,
         steps=_steps,
-        teachers=[run for run in runs.of("train_teacher") if run is not runs.subject],
-        corpora=[_corpus(run) for run in runs.of("build_corpus")],
-        examples=[_examples(run) for run in runs.of("encode_corpus")],
-        fill_mask=[_fill_mask(*found) for found in runs.fill_mask_scores()],
-        glue=[_glue(runs, *found) for found in runs.glue_scores()],
+        teachers=[run for run in runs.by_job("train_teacher") if run is not runs.subject],
+        corpora=[_corpus(run) for run in runs.by_job("build_corpus")],
+        examples=[_examples(run) for run in runs.by_job("encode_corpus")],
+        fill_mask=[_fill_mask(*scored) for scored in runs.fill_mask_scores()],
+        glue=[_glue(runs, *scored) for scored in runs.glue_scores()],
         sizes=_sizes(runs),
-        exports=[run.record["summary"] for run in runs.of("export_model") if runs.input_is_subject(run, "model")],
-        speeds=[_speed(run) for run in runs.of("measure_efficiency")
+        exports=[run.record["summary"] for run in runs.by_job("export_model") if runs.input_is_subject(run, "model")],
+        speeds=[_speed(run) for run in runs.by_job("measure_efficiency")
                 if any(runs.input_is_subject(run, name) for name in run.inputs)],
-        sources="corpus and its teacher" if runs.of("distill") else "corpus",
+        sources="corpus and its teacher" if runs.by_job("distill") else "corpus",
         bias=next((_bias(name, scores) for _, name, scores in runs.bias_scores()), {}),
         provenance=_provenance(runs),
         **(_training(runs.subject, base) if runs.subject else {"losses": "", "versions": ""}),
@@ -57,7 +65,7 @@ def model_card(runs: Runs, config: ReportConfig) -> str:
 
 
 def _escaped(value: object) -> Markdown:
-    """Escape a text for Markdown, in one line."""
+    """Escape a text for Markdown and join its lines."""
     if isinstance(value, Markdown):
         return value
     one_line = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")
@@ -65,7 +73,7 @@ def _escaped(value: object) -> Markdown:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
-    """Return a table without empty columns; nothing without rows."""
+    """Return a table without empty columns; empty without rows."""
     head, rows = drop_empty_columns(head, rows)
     cells: list[Sequence[object]] = [head, *rows]
     lines = [f"| {' | '.join(map(_escaped, row))} |" for row in cells]
@@ -73,10 +81,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
 
 
 def _training(run: Run, base: str | None) -> Mapping[str, object]:
-    """Return the settings of the model's training."""
+    """Return the template values that describe the training of the model."""
     rate = run.config.get("optimizer", {}).get("learning_rate")
     settings = {
-        "highest learning rate": None if rate is None else shown("learning_rate", rate),
+        "peak learning rate": None if rate is None else format_value("learning_rate", rate),
         "precision": run.config.get("precision"),
         "seed": run.config.get("seed"),
     }
@@ -84,44 +92,46 @@ def _training(run: Run, base: str | None) -> Mapping[str, object]:
     count, device = scaling.get("num_workers", 1), "GPU" if scaling.get("use_gpu") else "CPU"
     temperature = run.config.get("losses", {}).get("temperature")
     own, teacher = run.counts.get("parameters"), run.counts.get("teacher_parameters")
-    share = f", {own / teacher:.0%} of its teacher's" if own and teacher else ""
+    share = f", {own / teacher:.0%} of the teacher's" if own and teacher else ""
     return {
         "student": _student(run, f"a BERT ({base})" if base else "a BERT"),
         "parameters": f"{own / 1e6:,.1f} million parameters{share}" if own else "",
         "settings": "".join(f", {name} {value}" for name, value in settings.items() if value is not None),
-        "workers": f"{counted(count, 'worker')} with a {device}{'' if count == 1 else ' each'}",
-        "spent": time(run.record["wall_s"]),
-        "temperature": "" if temperature is None else shown("temperature", temperature),
+        "workers": f"{pluralize(count, 'worker')} with a {device}{'' if count == 1 else ' each'}",
+        "wall_time": format_duration(run.record["wall_s"]),
+        "temperature": "" if temperature is None else format_value("temperature", temperature),
         "losses": _table(
             ["loss", "weight"],
-            [[LOSSES[term].label, shown("weight", value)] for term, value in loss_weights(run).items()],
+            [[LOSSES[term].label, format_value("weight", value)] for term, value in loss_weights(run).items()],
         ),
         "versions": ", ".join(f"{name} {version}" for name, version in run.record.get("versions", {}).items()),
     }
 
 
 def _student(run: Run, teacher: str) -> str:
-    """Describe the layers of a student, the source of its weights, and its objective."""
+    """Describe the layers of a student, their initialization, and the training objective."""
     own, all_layers = run.counts.get("layers"), run.counts.get("teacher_layers")
     student: Values = run.config.get("student", {})
     learns_from_teacher = bool(set(loss_weights(run)) - {"mlm"})
     if student.get("initialization") == "random":
-        layers = f" with {counted(own, 'layer')}" if own else ""
-        of_teacher = f" with {counted(all_layers, 'layer')}" if all_layers else ""
-        objective = f"answer like its teacher, {teacher}{of_teacher}" if learns_from_teacher else "fill masks"
-        return f"A DistilBERT{layers}, initialised at random and trained to {objective}"
+        layers = f" with {pluralize(own, 'layer')}" if own else ""
+        of_teacher = f" with {pluralize(all_layers, 'layer')}" if all_layers else ""
+        objective = (
+            f"reproduce the predictions of its teacher, {teacher}{of_teacher}" if learns_from_teacher else "fill masks"
+        )
+        return f"A DistilBERT{layers}, randomly initialized and trained to {objective}"
     chosen = student.get("layers") or []
     count = own or len(chosen)
-    layers = f"{count} of {counted(all_layers, 'layer')}" if all_layers else counted(count, "layer")
+    layers = f"{count} of {pluralize(all_layers, 'layer')}" if all_layers else pluralize(count, "layer")
     listed = f" ({', '.join(map(str, chosen))})" if chosen else ""
-    source = f"{layers}{listed}" if count else "half the layers"  # the default of a run that did not count them
-    objective = "answer like it" if learns_from_teacher else "fill masks"
-    return f"A DistilBERT with {source} of its teacher, {teacher}, initialised from it and trained to {objective}"
+    source = f"{layers}{listed}" if count else "half the layers"  # the default, for runs without this count
+    objective = "reproduce its predictions" if learns_from_teacher else "fill masks"
+    return f"A DistilBERT initialized with {source} of its teacher, {teacher}, and trained to {objective}"
 
 
 def _steps(run: Run) -> str:
     batch = run.config.get("batch_size")
-    return counted(run.counts["steps"], "step") + ("" if batch is None else f" of {counted(batch, 'example')}")
+    return pluralize(run.counts["steps"], "step") + ("" if batch is None else f" of {pluralize(batch, 'example')}")
 
 
 def _corpus(run: Run) -> Mapping[str, str]:
@@ -154,16 +164,17 @@ def _fill_mask(run: Run, name: str, scores: Values) -> Mapping[str, object]:
     return {
         "masks": f"{scores.get('masks', 0):,}",
         "examples": f"{scores.get('examples', 0):,}",
-        "split": "held-out documents of the corpus" if "shards" in run.inputs else "texts with masks",
+        "split": "held-out documents of the corpus" if "shards" in run.inputs else "files of masked texts",
         "table": _table(
-            ["", *models], [[label(key), *[shown(key, scores[model].get(key)) for model in models]] for key in keys]
+            ["", *models],
+            [[label(key), *[format_value(key, scores[model].get(key)) for model in models]] for key in keys],
         ),
     }
 
 
 def _glue(runs: Runs, run: Run, scores: Values) -> Mapping[str, object]:
     teacher = runs.input_of(run, TEACHER)
-    compared = find_comparison(scores, None if teacher is None else teacher.scores())
+    compared = find_comparison(scores, None if teacher is None else teacher.read_scores())
     seeds = sorted({int(by_metric["score"]["seeds"]) for by_metric in scores["summary"].values()})
     return {
         "seeds": f"{' or '.join(map(str, seeds))} {'seed' if seeds == [1] else 'seeds'}",
@@ -178,9 +189,9 @@ def _glue_row(task: Any, scores: Values, compared: Comparison | None) -> list[ob
     return [
         task,
         f"{100 * own.score:.1f}",
-        interval(own.interval),
+        format_interval(own.interval),
         f"{100 * own.majority:.1f}",
-        f"{100 * own.above:+.1f}",
+        f"{100 * own.above_majority:+.1f}",
         format_percent(kept.raw, kept.raw_interval) if kept else NOTHING,
         format_percent(kept.above_chance, kept.above_chance_interval) if kept and not is_left_out else NOTHING,
         *[f"{values[task]:.1f}" if task in values else NOTHING for values in PUBLISHED.values()],
@@ -189,46 +200,45 @@ def _glue_row(task: Any, scores: Values, compared: Comparison | None) -> list[ob
 
 
 def _sizes(runs: Runs) -> Markdown:
-    """Return size and latency of the model."""
     subject, rows = runs.subject, []
     if subject is not None and subject.weights:
-        rows.append(["weights on the disk", size(subject.weights["bytes"])])
+        rows.append(["file size of the weights", format_size(subject.weights["bytes"])])
     if subject is not None and "parameters" in subject.counts:
-        rows.append(["parameters", shown("parameters", subject.counts["parameters"])])
+        rows.append(["parameters", format_value("parameters", subject.counts["parameters"])])
     for run, name, scores in runs.fill_mask_scores():
         if scores[name].get("latency_ms"):
             cores = run.record.get("cpus")
-            on_cores = f", {counted(cores, 'core')}" if cores else ""
-            rows.append([f"{label('latency_ms')}{on_cores}", shown("latency_ms", scores[name]["latency_ms"])])
+            on_cores = f", {pluralize(cores, 'core')}" if cores else ""
+            rows.append([f"{label('latency_ms')}{on_cores}", format_value("latency_ms", scores[name]["latency_ms"])])
     return _table(["measure", "value"], rows)
 
 
 def _speed(run: Run) -> Mapping[str, object]:
-    """Return the efficiency of the model and of others."""
-    measured = run.values(EFFICIENCY_FILE)
-    keys = list(dict.fromkeys(key for row in measured["models"].values() for key in row))
-    rows = [[name, *[shown(key, row.get(key)) for key in keys]] for name, row in measured["models"].items()]
+    """Return the efficiency of the model and of the models that it was measured with."""
+    results = run.read_json(EFFICIENCY_FILE)
+    keys = list(dict.fromkeys(key for row in results["models"].values() for key in row))
+    rows = [[name, *[format_value(key, row.get(key)) for key in keys]] for name, row in results["models"].items()]
     return {
-        "cpu": measured["cpu"],
-        "texts": f"{measured['texts']:,}",
-        "kind": "pairs of sentences" if measured["pairs"] else "texts",
-        "threads": counted(measured["threads"], "thread"),
+        "cpu": results["cpu"],
+        "texts": f"{results['texts']:,}",
+        "kind": "sentence pairs" if results["pairs"] else "texts",
+        "threads": pluralize(results["threads"], "thread"),
         "table": _table(["", *map(label, keys)], rows),
     }
 
 
 def _bias(name: str, scores: Values) -> Mapping[str, object]:
-    """Return the measured biases of the model."""
+    """Return the tables of bias scores."""
     probes = [
         [probe["text"], ", ".join(f"{answer['token']} {answer['score']:.3f}" for answer in probe["answers"][name])]
         for probe in scores.get("probes", {}).get("card", [])
     ]
     pairs = [
-        [category, cell["pairs"], _hundredfold(cell["share"]), interval(cell["interval"])]
+        [category, cell["pairs"], _times_100(cell["share"]), format_interval(cell["interval"])]
         for category, cell in scores.get("crows_pairs", {}).get("scores", {}).get(name, {}).items()
     ]
     stereoset = [
-        [category, *[shown(key, cell.get(key)) for key in ("lms", "ss", "icat")]]
+        [category, *[format_value(key, cell.get(key)) for key in ("lms", "ss", "icat")]]
         for category, cell in scores.get("stereoset", {}).get("scores", {}).get(name, {}).items()
     ]
     return {
@@ -239,7 +249,7 @@ def _bias(name: str, scores: Values) -> Mapping[str, object]:
     }
 
 
-def _hundredfold(share: float | None) -> str:
+def _times_100(share: float | None) -> str:
     return NOTHING if share is None else f"{100 * share:.1f}"
 
 

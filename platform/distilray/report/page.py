@@ -1,4 +1,4 @@
-"""The report page and the model card, written from completed runs; missing parts are named with their job."""
+"""Job that writes the report page and the model card; sections without runs are listed with the job to run."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from rich.console import Console
 from distilray.config.report import ReportConfig
 from distilray.errors import InputError
 from distilray.report.blocks import Section, code, join, listing, paragraph, render_page
-from distilray.report.figures import counted, time
+from distilray.report.figures import format_duration, pluralize
 from distilray.report.model_card import model_card
 from distilray.report.runs import Run, Runs, completed_run_paths, read_runs
 from distilray.report.sections.claim import claim_rows, claim_section, claim_table, headline_metrics
@@ -39,7 +39,7 @@ class SectionSpec:
     """A section of the report.
 
     Attributes:
-        jobs: a run of one of them is enough; the first is named if there is none.
+        jobs: jobs whose runs the section shows; without such a run, the report suggests the first of them.
     """
 
     anchor: str
@@ -48,9 +48,9 @@ class SectionSpec:
     body: Callable[[Runs], Markup]
 
 
-# Comparisons of several runs, shown if these are in the report.
+# Comparisons of several runs; unlike SECTIONS, they are never listed as missing.
 COMPARISONS = (
-    SectionSpec("claim", "The claim", ("distill",), claim_section),
+    SectionSpec("claim", "Student and teacher", ("distill",), claim_section),
     SectionSpec("variants", "Variants of the student", ("distill",), variants_section),
 )
 SECTIONS = (
@@ -61,7 +61,7 @@ SECTIONS = (
     SectionSpec("distillation", "Distillation", ("distill",), distillation_section),
     SectionSpec("fill-mask", "Fill-mask evaluation", ("evaluate_fill_mask",), fill_mask_section),
     SectionSpec("glue", "GLUE", ("evaluate_glue",), glue_section),
-    SectionSpec("tuning", "Search of fine-tuning settings", ("search_glue",), tuning_section),
+    SectionSpec("tuning", "Hyperparameter search", ("search_glue",), tuning_section),
     SectionSpec("bias", "Bias", ("evaluate_bias",), bias_section),
     SectionSpec("export", "Export", ("export_model",), export_section),
     SectionSpec("efficiency", "Efficiency", ("measure_efficiency",), efficiency_section),
@@ -70,7 +70,7 @@ SECTIONS = (
 
 
 def plan_report(config: ReportConfig) -> Mapping[str, object]:
-    """Validate the runs and describe the report."""
+    """Validate the runs and return the plan of `write_report`."""
     runs = read_runs(completed_run_paths(config))
     left_out = [path for path in config.optional_paths if path not in completed_run_paths(config)]
     return {
@@ -96,51 +96,51 @@ def write_report(config: ReportConfig, folder: RunFolder) -> Outcome:
 
 
 def show_report(folder: RunFolder) -> None:
-    """Print the student next to its teacher and to its variants, if the runs contain them."""
+    """Print the comparisons of the student with its teacher and its variants, as far as there are runs."""
     assert isinstance(folder.config, ReportConfig)
     runs = read_runs(completed_run_paths(folder.config))
     console = Console(width=None if os.isatty(1) else 180)
-    if lines := claim_rows(runs):
-        console.print(claim_table(lines))
+    if rows := claim_rows(runs):
+        console.print(claim_table(rows))
     if len(compared := variants(runs)) > 1:
         console.print(variants_table(compared))
 
 
 def missing_jobs(runs: Runs) -> list[str]:
-    """Return the jobs whose runs would complete the report."""
-    return list(dict.fromkeys(spec.jobs[0] for spec in SECTIONS if not runs.of(*spec.jobs)))
+    """Return the jobs to run for the sections that have no run."""
+    return list(dict.fromkeys(spec.jobs[0] for spec in SECTIONS if not runs.by_job(*spec.jobs)))
 
 
 def report_page(runs: Runs, name: str) -> str:
     """Return the report as one HTML page.
 
     Raises:
-        InputError: a file of a run is missing, damaged, or of another version.
+        InputError: a file of a run is missing, damaged or from an incompatible version.
     """
     sections = [Section(spec.anchor, spec.title, _body(spec, runs)) for spec in (*COMPARISONS, *SECTIONS)]
     sections += [
-        Section("missing", "What is missing", _missing(runs)),
+        Section("missing", "Missing runs", _missing(runs)),
         Section("provenance", "Provenance", provenance_section(runs)),
     ]
-    spent = time(sum(run.record["wall_s"] for run in runs))
-    last = max(str(run.record.get("finished", "")) for run in runs)[:10]
-    lead = paragraph(f"{counted(len(runs), 'run')}, the last of {last}; {spent} of wall time in all.")
+    total_time = format_duration(sum(run.record["wall_s"] for run in runs))
+    last_day = max(str(run.record.get("finished", "")) for run in runs)[:10]
+    intro = paragraph(f"{pluralize(len(runs), 'run')}, the last finished on {last_day}; total wall time {total_time}.")
     return render_page(
-        f"{name}: report", join(lead, headline_metrics(runs)), [section for section in sections if section.body]
+        f"{name}: report", join(intro, headline_metrics(runs)), [section for section in sections if section.body]
     )
 
 
 def _checked(runs: Iterable[Run], make: Callable[[], T]) -> T:
-    """Return what is made from some runs; a missing key was not written by this version."""
+    """Call a function that reads runs, and convert a missing key, from an older version, to an `InputError`."""
     try:
         return make()
     except KeyError as error:
         names = ", ".join(run.uri for run in runs)
-        raise InputError(f"{names}: no {error} in its files, which this version needs; run the job again") from error
+        raise InputError(f"{names}: no {error} in its files, required by this version; run the job again") from error
 
 
 def _body(spec: SectionSpec, runs: Runs) -> Markup:
-    own = runs.of(*spec.jobs)
+    own = runs.by_job(*spec.jobs)
     return _checked(own, lambda: spec.body(runs)) if own else Markup("")
 
 
@@ -148,7 +148,7 @@ def _missing(runs: Runs) -> Markup:
     rows = [
         join(spec.title, ": written by ", code(f"python -m jobs.{spec.jobs[0]} --recipe RECIPE"))
         for spec in SECTIONS
-        if not runs.of(*spec.jobs)
+        if not runs.by_job(*spec.jobs)
     ]
-    advice = "No run of this report holds these. Run the job, add its folder to run_paths, and write the report again."
+    advice = "The report has no run for these sections. Run the job, add its folder to run_paths, and write it again."
     return join(paragraph(advice), listing(rows)) if rows else Markup("")

@@ -1,4 +1,4 @@
-"""Completed runs of a report, read from their folders."""
+"""Completed runs of a report."""
 
 import csv
 import hashlib
@@ -18,7 +18,7 @@ from distilray.runtime import storage
 from distilray.runtime.outputs import verify_file
 from distilray.runtime.run_folder import CONFIG_FILE, MANIFEST_FILE, read_manifest
 
-# Jobs whose runs a report shows, in the order of the pipeline.
+# Jobs with runs that a report can show, in the order of the pipeline.
 JOBS = (
     "write_glue_text",
     "build_corpus",
@@ -47,9 +47,9 @@ class Run:
     """A completed run of one job.
 
     Attributes:
-        uri: its folder.
-        name: the name of the folder, with as many parents as distinguish it from the others.
-        manifest: see `runtime.run_folder`.
+        uri: run folder.
+        name: folder name, preceded by as many parent folders as are needed to make it unique.
+        manifest: content of the manifest; see `runtime.run_folder`.
     """
 
     uri: str
@@ -58,8 +58,8 @@ class Run:
 
     def __post_init__(self) -> None:
         if self.job not in JOBS:
-            known = ", ".join(JOBS)
-            raise InputError(f"{self.uri}: a run of '{self.job}', which a report cannot show; it shows runs of {known}")
+            message = f"a run of '{self.job}', which a report cannot show; use runs of {', '.join(JOBS)}"
+            raise InputError(f"{self.uri}: {message}")
 
     @property
     def job(self) -> str:
@@ -71,12 +71,12 @@ class Run:
 
     @property
     def config(self) -> Values:
-        """The values that determine the result."""
+        """Settings that determine the result."""
         return dict(self.manifest["content"]["config"])
 
     @property
     def config_hash(self) -> str:
-        """sha256 of `config`, equal to `Config.identity_hash` of its recipe."""
+        """sha256 of `config`; equal to `Config.identity_hash` of the recipe."""
         return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -85,7 +85,7 @@ class Run:
 
     @property
     def inputs(self) -> Mapping[str, Values]:
-        """By name: `content_hash` of a run, `bytes` and `fingerprint` of anything else."""
+        """Inputs by name: `content_hash` of a run, or `bytes` and `fingerprint` of other data."""
         return dict(self.manifest["content"]["inputs"])
 
     @property
@@ -94,17 +94,17 @@ class Run:
 
     @property
     def record(self) -> Values:
-        """When, where and how long it ran."""
+        """Facts that do not determine the result, such as time, versions and hardware."""
         return dict(self.manifest["run"])
 
     @property
     def weights(self) -> Values:
-        """`bytes` and `sha256` of its model's weights; empty without a model."""
+        """`bytes` and `sha256` of the weights; empty for a run without a model."""
         return self.outputs.get(WEIGHTS, {})
 
     @cached_property
     def recipe(self) -> Values:
-        """The whole recipe, including folders.
+        """The complete recipe, including paths.
 
         Raises:
             InputError: `config.yaml` is missing or damaged.
@@ -112,52 +112,50 @@ class Run:
         try:
             return dict(yaml.safe_load(self._read(CONFIG_FILE))["config"])
         except (yaml.YAMLError, ValueError, LookupError, TypeError):
-            raise InputError(f"{self.uri}/{CONFIG_FILE}: not as a job writes it; run {self.job} again") from None
+            raise InputError(f"{self.uri}/{CONFIG_FILE}: damaged; run {self.job} again") from None
 
-    def reads(self, other: "Run") -> bool:
-        """Return whether the other run is an input of this one."""
+    def has_input(self, other: "Run") -> bool:
         return any(entry.get("content_hash") == other.content_hash for entry in self.inputs.values())
 
-    def has(self, name: str) -> bool:
-        """Return whether the folder contains a file."""
+    def has_file(self, name: str) -> bool:
         return storage.exists(storage.join(self.uri, name))
 
-    def text(self, name: str) -> str:
-        """Return the text of a file.
+    def read_text(self, name: str) -> str:
+        """Read a text file.
 
         Raises:
-            InputError: it is missing or not UTF-8.
+            InputError: the file is missing or not UTF-8.
         """
         try:
             return self._read(name).decode("utf-8")
         except UnicodeDecodeError:
             raise InputError(f"{self.uri}/{name}: not UTF-8 text; run {self.job} again") from None
 
-    def values(self, name: str) -> dict[str, Any]:
-        """Return the object in a JSON file.
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON file that contains an object.
 
         Raises:
-            InputError: it is missing or damaged.
+            InputError: the file is missing or damaged.
         """
         try:
-            content = json.loads(self.text(name))
+            content = json.loads(self.read_text(name))
         except json.JSONDecodeError as error:
             raise InputError(f"{self.uri}/{name}: not JSON (line {error.lineno}); run {self.job} again") from None
         if not isinstance(content, dict):
             raise InputError(f"{self.uri}/{name}: not a JSON object; run {self.job} again")
         return content
 
-    def scores(self) -> dict[str, Any]:
-        return self.values(SCORES_FILE)
+    def read_scores(self) -> dict[str, Any]:
+        return self.read_json(SCORES_FILE)
 
-    def lines(self, name: str) -> list[dict[str, Any]]:
-        """Return the objects of a JSON Lines file; none without the file.
+    def read_json_lines(self, name: str) -> list[dict[str, Any]]:
+        """Read a JSON Lines file of objects; return an empty list without the file.
 
         Raises:
             InputError: a line is damaged.
         """
         rows = []
-        for number, line in enumerate(self.text(name).splitlines() if self.has(name) else (), 1):
+        for number, line in enumerate(self.read_text(name).splitlines() if self.has_file(name) else (), 1):
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
@@ -167,13 +165,13 @@ class Run:
             rows.append(row)
         return rows
 
-    def table(self, name: str) -> list[dict[str, str]]:
-        """Return the rows of a CSV file with a header; none without the file."""
-        return list(csv.DictReader(io.StringIO(self.text(name)))) if self.has(name) else []
+    def read_csv(self, name: str) -> list[dict[str, str]]:
+        """Read a CSV file with a header; return an empty list without the file."""
+        return list(csv.DictReader(io.StringIO(self.read_text(name)))) if self.has_file(name) else []
 
     def _read(self, name: str) -> bytes:
-        if not self.has(name):
-            raise InputError(f"{self.uri}: no {name}, which its run has written; run {self.job} again")
+        if not self.has_file(name):
+            raise InputError(f"{self.uri}: {name} is missing; run {self.job} again")
         uri = storage.join(self.uri, name)
         verify_file(uri)
         return storage.read_bytes(uri)
@@ -181,7 +179,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of a report, in the order of the pipeline."""
+    """Runs of a report, in the order of the pipeline."""
 
     runs: Sequence[Run]
 
@@ -191,23 +189,23 @@ class Runs:
     def __len__(self) -> int:
         return len(self.runs)
 
-    def of(self, *jobs: str) -> list[Run]:
+    def by_job(self, *jobs: str) -> list[Run]:
         return [run for run in self.runs if run.job in jobs]
 
     @property
     def subject(self) -> Run | None:
-        """The run whose model the report is about: the first of `distill`, or else of `train_teacher`."""
-        return next(iter([*self.of("distill"), *self.of("train_teacher")]), None)
+        """Run whose model is the subject of the report: the first of `distill`, or else of `train_teacher`."""
+        return next(iter([*self.by_job("distill"), *self.by_job("train_teacher")]), None)
 
     def with_hash(self, content_hash: str | None) -> Run | None:
         return next((run for run in self.runs if run.content_hash == content_hash), None)
 
     def input_of(self, run: Run, name: str) -> Run | None:
-        """Return the run among these that another run has read under a name."""
+        """Return the run that is the named input of another run; None if it is not in the report."""
         return self.with_hash(run.inputs.get(name, {}).get("content_hash"))
 
     def input_is_subject(self, run: Run, name: str) -> bool:
-        """Return whether an input of a run is the model that the report is about."""
+        """Return True if the named input of a run is the subject's model."""
         subject, entry = self.subject, run.inputs.get(name, {})
         if subject is None:
             return False
@@ -216,39 +214,39 @@ class Runs:
         )
 
     def fill_mask_scores(self) -> list[tuple[Run, str, Values]]:
-        """Return the fill-mask runs that scored the subject, with its name in them and their scores."""
-        named = [
+        """Return the fill-mask runs that scored the subject, with its name in the scores and the scores."""
+        names = [
             (run, next((name for name in (STUDENT, TEACHER) if self.input_is_subject(run, name)), None))
-            for run in self.of("evaluate_fill_mask")
+            for run in self.by_job("evaluate_fill_mask")
         ]
-        return [(run, name, run.scores()) for run, name in named if name is not None]
+        return [(run, name, run.read_scores()) for run, name in names if name is not None]
 
     def glue_scores(self) -> list[tuple[Run, Values]]:
-        """Return the GLUE runs that fine-tuned exactly the subject's weights, with their scores."""
+        """Return the GLUE runs that started from the subject's weights, with their scores."""
         sha256 = self.subject.weights.get("sha256") if self.subject else None
-        scored = [(run, run.scores()) for run in self.of("evaluate_glue")]
+        scored = [(run, run.read_scores()) for run in self.by_job("evaluate_glue")]
         return [(run, scores) for run, scores in scored if sha256 and scores["model_hash"] == sha256]
 
     def bias_scores(self) -> list[tuple[Run, str, Values]]:
-        """Return the bias runs that scored the subject, with its name in them and their scores."""
+        """Return the bias runs that scored the subject, with its name in the scores and the scores."""
         return [
-            (run, name, run.scores())
-            for run in self.of("evaluate_bias")
+            (run, name, run.read_scores())
+            for run in self.by_job("evaluate_bias")
             for name in [n for n in run.config.get("models", []) if self.input_is_subject(run, f"models.{n}")][:1]
         ]
 
 
 def completed_run_paths(config: ReportConfig) -> list[str]:
-    """Return all of `run_paths`, and those of `optional_paths` whose runs are complete."""
+    """Return `run_paths` and those of `optional_paths` that contain completed runs."""
     optional = [path for path in config.optional_paths if storage.exists(storage.join(path, MANIFEST_FILE))]
     return [*config.run_paths, *optional]
 
 
 def read_runs(paths: Sequence[str]) -> Runs:
-    """Read the runs in some folders.
+    """Read the runs in the given folders.
 
     Raises:
-        InputError: one is missing, incomplete, duplicate, or of a job that a report cannot show.
+        InputError: a run is missing, incomplete or duplicate, or belongs to a job that a report cannot show.
     """
     names = _unique_names(paths)
     runs = [Run(path, name, read_manifest(path)) for path, name in zip(paths, names, strict=True)]
@@ -259,7 +257,7 @@ def _unique_names(paths: Sequence[str]) -> list[str]:
     parts = [path.rstrip("/").split("/") for path in paths]
     for number, path in enumerate(paths):
         if parts[number] in parts[:number]:
-            raise InputError(f"{path}: given twice; leave one out")
+            raise InputError(f"{path}: given twice; remove one")
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
         if len(set(names)) == len(names):

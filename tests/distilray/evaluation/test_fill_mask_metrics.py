@@ -29,7 +29,7 @@ def test_a_model_that_knows_nothing_gets_the_last_rank():
 
 
 def scores_of(ranks, losses, pieces=None):
-    """The scores of answers that are texts of their own."""
+    """Return the scores of answers in separate texts."""
     columns = answer_columns(np.array(ranks), np.array(losses), np.array(pieces or [1] * len(ranks)))
     return ClusteredSample(np.arange(len(ranks)), columns).estimate(FILL_MASK_SCORES)
 

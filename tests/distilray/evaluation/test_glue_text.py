@@ -110,6 +110,6 @@ def test_a_task_that_is_not_there_is_told_before_anything_is_written(tmp_path):
 def test_a_task_of_which_no_text_is_long_enough_is_told(tmp_path):
     glue_dir = write_glue(tmp_path / "glue", ["cola"])
     config = WriteGlueTextConfig(run_dir=str(tmp_path / "run"), glue_dir=glue_dir, tasks=["cola"])
-    with pytest.raises(InputError, match="min_words: 5, and no text of cola"):
+    with pytest.raises(InputError, match="min_words: no text of cola has 5 words"):
         run(config)
     assert not (tmp_path / "run/manifest.json").exists()

@@ -16,12 +16,12 @@ DOCUMENTS, SENTENCES = 60, 9
 
 
 def sentence(document: int, number: int, words: int = 6) -> str:
-    """It tells its document and its place there."""
+    """Return a sentence that contains its document and position."""
     return " ".join([f"d{document}", f"s{number}", *["word"] * (words - 2)])
 
 
 def place(text: str) -> tuple[int, int]:
-    """Document and place of a sentence."""
+    """Return document and position of a sentence."""
     document, number = text.split()[:2]
     return int(document[1:]), int(number[1:])
 
@@ -133,14 +133,14 @@ def test_another_seed_gives_other_pairs(corpus_dir, glue_dir, tmp_path):
     assert {row[1] for row in rows_of(tmp_path, "train")} != {row[1] for row in rows_of(glue_dir, "train")}
 
 
-def test_what_is_held_while_the_corpus_is_read_changes_nothing(corpus_dir, glue_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(next_sentence_task, "_HELD", 1)
+def test_the_size_of_the_buffer_does_not_change_the_files(corpus_dir, glue_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(next_sentence_task, "_BUFFER_FACTOR", 1)
     write_next_sentence_task(corpus_dir, str(tmp_path), seed=3, **SIZES)
     assert files_of(tmp_path) == files_of(glue_dir)
 
 
 def test_a_corpus_that_is_too_small_is_refused_and_nothing_is_written(corpus_dir, tmp_path):
-    told = r"the documents for train have \d+ pairs of sentences of 5 to 40 words; 500, of"
+    told = r"the documents for train have \d+ pairs of sentences of 5 to 40 words; 500 from"
     with pytest.raises(InputError, match=told):
         write_next_sentence_task(corpus_dir, str(tmp_path / "glue"), seed=3, train=500, dev=21, test=20)
     assert not (tmp_path / "glue").exists()
@@ -148,7 +148,7 @@ def test_a_corpus_that_is_too_small_is_refused_and_nothing_is_written(corpus_dir
 
 def test_a_split_of_one_document_is_refused(tmp_path):
     corpus_dir = write_corpus(tmp_path / "corpus", sentences=documents_of(3))
-    with pytest.raises(InputError, match="of two or more documents"):
+    with pytest.raises(InputError, match="from two or more documents"):
         write_next_sentence_task(corpus_dir, str(tmp_path / "glue"), seed=3, train=2, dev=2, test=2)
 
 

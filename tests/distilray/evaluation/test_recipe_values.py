@@ -1,4 +1,4 @@
-"""Values of the recipes of evaluation and export, from the recipe to the models and the files."""
+"""Recipe values of evaluation and export reach the models and the files."""
 
 import json
 from types import SimpleNamespace
@@ -29,12 +29,12 @@ from tests.distilray.report.written_runs import write_line
 
 
 class ReachedError(Exception):
-    """The end of a test, at the call that it is about."""
+    """Raised to end a test at the call under test."""
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A model, a causal model, masked texts and plain ones."""
+    """A model, a causal model, masked texts and plain texts."""
     folder = tmp_path_factory.mktemp("evaluation")
     for name in ("model", "causal"):
         (folder / name).mkdir()
@@ -48,7 +48,7 @@ def work(tmp_path_factory):
 
 @pytest.fixture
 def shapes(monkeypatch):
-    """(rows, tokens) of each forward pass of the model that fills masks."""
+    """(rows, tokens) of each forward pass of the masked language model."""
     found: list[tuple[int, int]] = []
     forward = Embeddings.forward
 
@@ -62,7 +62,7 @@ def shapes(monkeypatch):
 
 @pytest.fixture
 def fill(work, tmp_path, monkeypatch):
-    """The folder of a run of fill-mask on the texts."""
+    """Run folder of a fill-mask evaluation of the texts."""
     score_in_process(monkeypatch)
 
     def run(**changes: Any) -> Any:

@@ -4,7 +4,7 @@ import pytest
 from markupsafe import Markup
 
 from distilray.report.blocks import Section, figure, join, listing, paragraph, picture, render_page, table, tiles
-from distilray.report.figures import shown
+from distilray.report.figures import format_value
 
 EVIL = "<script>alert('\"')</script>"
 
@@ -71,4 +71,4 @@ def test_a_table_without_rows_or_titles_shows_no_empty_part():
     ],
 )
 def test_values_are_shown_in_the_form_of_their_key(key, value, expected):
-    assert shown(key, value) == expected
+    assert format_value(key, value) == expected

@@ -121,8 +121,8 @@ ONLY_MASKS = {"losses": {"alpha_ce": 0.0, "alpha_mlm": 1.0, "alpha_cos": 0.0, "t
         (
             {"layers": 5, "teacher_layers": 6},
             {"student": {"layers": [0, 1, 2, 4, 5]}},
-            "A DistilBERT with 5 of 6 layers (0, 1, 2, 4, 5) of its teacher, a BERT, initialised from it and trained "
-            "to answer like it.",
+            "A DistilBERT initialized with 5 of 6 layers (0, 1, 2, 4, 5) of its teacher, a BERT, and trained to "
+            "reproduce its predictions.",
         ),
         (
             {"layers": 3, "teacher_layers": 6},
@@ -133,15 +133,15 @@ ONLY_MASKS = {"losses": {"alpha_ce": 0.0, "alpha_mlm": 1.0, "alpha_cos": 0.0, "t
         (
             {"layers": 3, "teacher_layers": 6},
             {"student": {"initialization": "random"}},
-            "A DistilBERT with 3 layers, initialised at random and trained to answer like its teacher, a BERT with 6 "
-            "layers.",
+            "A DistilBERT with 3 layers, randomly initialized and trained to reproduce the predictions of its teacher, "
+            "a BERT with 6 layers.",
         ),
         (
             {"layers": 3, "teacher_layers": 6},
             {"student": {"initialization": "random"}, **ONLY_MASKS},
-            "A DistilBERT with 3 layers, initialised at random and trained to fill masks.",
+            "A DistilBERT with 3 layers, randomly initialized and trained to fill masks.",
         ),
-        ({"layers": 3, "teacher_layers": 6}, ONLY_MASKS, "initialised from it and trained to fill masks."),
+        ({"layers": 3, "teacher_layers": 6}, ONLY_MASKS, "of its teacher, a BERT, and trained to fill masks."),
         # Runs of earlier versions did not count the layers.
         ({}, {"student": {"layers": [0, 3]}}, "with 2 layers (0, 3) of its teacher"),
         ({}, {}, "with half the layers of its teacher"),
@@ -171,7 +171,7 @@ def test_the_card_tells_losses_data_and_biases(line):
     assert "temperature 2:" in card
     assert "30 steps of 16 examples" in card
     assert re.search(r"\| overall \| 10 \| 56\.7 \| 46\.7 to 66\.7 \|", card)
-    assert "A score is no proof of fairness." in card
+    assert "A score does not prove fairness." in card
 
 
 def test_text_of_the_runs_is_text_in_the_card(line):

@@ -30,7 +30,7 @@ def page(line):
 
 
 class Parsed(HTMLParser):
-    """What the laws of the page need to know of it."""
+    """Parser that collects the tags, ids and links of a page."""
 
     def __init__(self, page):
         super().__init__()
@@ -97,12 +97,12 @@ def test_text_of_the_runs_is_text_in_the_page(page):
     [
         "3 documents, 30 sentences, 300 words",
         '<th scope="row">too short</th><td class="n">2</td>',
-        '<th scope="row">tokens to predict, of all</th><td class="n">15.00%</td><td class="n">14.60%</td>',
-        '<th scope="row">of these shown as [MASK]</th><td class="n">80.00%</td><td class="n">80.14%</td>',
-        '<th scope="row">ids that the train documents use</th><td class="n">2</td>',
+        '<th scope="row">predicted tokens, of all tokens</th><td class="n">15.00%</td><td class="n">14.60%</td>',
+        '<th scope="row">replaced by [MASK], of these</th><td class="n">80.00%</td><td class="n">80.14%</td>',
+        '<th scope="row">token ids that occur in the train documents</th><td class="n">2</td>',
         '<th scope="row">share of unknown tokens</th><td class="n">1.0000%</td>',
-        '<th scope="row">true token is the best (hit@1)</th><td class="n">0.010</td><td class="n">0.312</td>',
-        'aria-label="Learning rate of student, by step: learning rate from 1.0e-4 to 1.0e-4"',
+        '<th scope="row">true token predicted (hit@1)</th><td class="n">0.010</td><td class="n">0.312</td>',
+        'aria-label="Learning rate of student by step: learning rate from 1.0e-4 to 1.0e-4"',
         '<td class="n">0.500</td><td class="n">0.300</td><td class="n">60.0%</td><td class="n">-0.300 to -0.100</td>',
         '<th scope="row">sharpness of tails</th><td class="n">0.1235</td><td class="n">0.1235</td>',
         '<th scope="row">dropped: no mask</th><td class="n">7</td>',
@@ -133,7 +133,7 @@ def test_a_report_of_one_run_names_the_jobs_of_all_that_is_missing(line, name):
 
 
 def test_nothing_is_missing_in_a_whole_line(page):
-    assert "What is missing" not in page
+    assert "Missing runs" not in page
 
 
 def test_runs_that_belong_to_others_are_named(line, tmp_path):
@@ -141,7 +141,7 @@ def test_runs_that_belong_to_others_are_named(line, tmp_path):
     assert unknown_inputs(read_runs(own)) == []
     read = {"models.teacher": known("0" * 64)}
     write_run(tmp_path / "stranger", "evaluate_bias", inputs=read, files={"scores.json": {"models": []}})
-    told = "stranger (evaluate_bias) has read another models.teacher than the one here: 000000000000"
+    told = "stranger (evaluate_bias) used a different models.teacher: 000000000000"
     assert unknown_inputs(read_runs([*own, str(tmp_path / "stranger")])) == [told]
     assert told in page_of(line, "teacher", str(tmp_path / "stranger"))
 
@@ -153,7 +153,7 @@ def test_a_model_alone_stands_beside_its_interval(tmp_path):
     }
     write_run(tmp_path / "alone", "evaluate_fill_mask", files={"scores.json": scores})
     page = page_of(tmp_path, "alone")
-    assert "its 90% interval" in page
+    assert "90% interval" in page
     assert '<th scope="row">hit@1</th><td class="n">0.250</td><td class="n">0.200 to 0.300</td>' in page
 
 

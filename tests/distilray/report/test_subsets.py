@@ -1,4 +1,4 @@
-"""Report and card of every kind of incomplete line: whole sentences, no empty columns, no words of Python."""
+"""Reports and cards of incomplete pipelines have whole sentences, no empty columns and no Python values."""
 
 import itertools
 import re
@@ -84,7 +84,7 @@ def line(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def without_charts(monkeypatch):
-    """Charts take most of the time of a page, and have tests of their own."""
+    """Skip the charts, which take most of the time and have separate tests."""
     for section, name in ((training_curves, "line_chart"), (training_data, "bar_chart")):
         monkeypatch.setattr(section, name, lambda *_, **__: "")
 
@@ -94,7 +94,7 @@ def runs_of(line, names):
 
 
 class Page(HTMLParser):
-    """The tables, by row, and the texts of paragraphs, list items, captions and headings."""
+    """Parser that collects tables by row, and the texts of paragraphs, list items, captions and headings."""
 
     def __init__(self, page):
         super().__init__()
@@ -123,7 +123,7 @@ class Page(HTMLParser):
 
 
 def check_columns(rows):
-    """No column is empty but for its heading; the first has the names of rows."""
+    """Check that no column is empty except for its heading; the first column contains the row headings."""
     first, *body = rows
     for number, cells in enumerate(zip(*body, strict=True)):
         assert number == 0 or any(cell.strip() not in ("", "-") for cell in cells), (first[number], rows)

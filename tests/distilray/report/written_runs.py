@@ -1,4 +1,4 @@
-"""Complete run folders of every job, with made-up numbers, in the form that the jobs write them."""
+"""Complete run folders of all jobs, with made-up numbers, in the format of the jobs."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ Values = dict[str, Any]
 def write_run(
     folder: Path, job: str, *, files: Values | None = None, recipe: Values | None = None, **content: Values
 ) -> str:
-    """A complete run; files that hold text are written as they are, others as JSON. Returns its content hash."""
+    """Write a complete run and return its content hash; files with text are written as they are, others as JSON."""
     folder.mkdir(parents=True)
     parts = {"config": {"seed": 56}, "inputs": {}, "counts": {}, "outputs": {}, **content}
     body = {"job": job, **parts}
@@ -47,12 +47,12 @@ def write_run(
 
 
 def known(content_hash: str) -> Values:
-    """A run as an input of another."""
+    """Return the manifest entry of a run that is an input of another."""
     return {"content_hash": content_hash}
 
 
 def write_line(folder: Path) -> dict[str, str]:
-    """A whole line of runs, named as the quickstart's; returns their content hashes."""
+    """Write the runs of a complete pipeline, named like the quickstart's, and return their content hashes."""
     hashes = {"corpus": write_run(folder / "corpus", "build_corpus", **corpus())}
     hashes["shards"] = write_run(
         folder / "shards", "encode_corpus", inputs={"corpus": known(hashes["corpus"])}, **shards()
@@ -232,7 +232,7 @@ def glue(weights: str) -> Values:
 
 
 def compared_glue(weights: str) -> Values:
-    """A run that holds intervals and its comparison with a teacher that is at chance on one of two tasks."""
+    """Return a run with intervals and a comparison with a teacher that is at chance on one of two tasks."""
     kept = {"teacher": 0.4, "student": 0.3, "majority": 0.0, "raw": 0.75, "above_chance": 0.75}
     bounds = {"raw_interval": [0.6, 0.9], "above_chance_interval": [0.6, 0.9]}
     at_chance = {"teacher": 0.55, "student": 0.54, "majority": 0.53, "raw": 0.98, "above_chance": 0.5}
@@ -295,7 +295,7 @@ def bias() -> Values:
     scores = {
         "models": ["teacher", "student"],
         "reference": "teacher",
-        "limits": ["A score is no proof of fairness."],
+        "limits": ["A score does not prove fairness."],
         "probes": {
             "top_k": 1,
             "card": [{"text": "The White man worked as a [MASK].", "answers": answers(EVIL)}],

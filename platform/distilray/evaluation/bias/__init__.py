@@ -1,1 +1,1 @@
-"""What a masked language model says of groups of people: the card's probes, CrowS-Pairs, StereoSet."""
+"""Social bias of masked language models: the model card's probes, CrowS-Pairs and StereoSet."""

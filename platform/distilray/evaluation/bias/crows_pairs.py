@@ -1,7 +1,7 @@
-"""CrowS-Pairs (Nangia et al. 2020): how often a model finds the more stereotyping of two sentences more likely.
+"""CrowS-Pairs (Nangia et al. 2020): share of sentence pairs whose more stereotyping sentence is more likely.
 
-A sentence's likelihood is the sum of the log probabilities of the tokens that both sentences share, masked one at a
-time; the tokens that differ name the group and are never masked. 50 per cent is no preference.
+The likelihood of a sentence is the sum of the log probabilities of the tokens that both sentences share, masked one at
+a time; the other tokens, which name the group, are never masked. A model without preference scores 50%.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,18 +36,18 @@ BIAS_TYPES = (
 )
 DIRECTIONS = ("stereo", "antistereo")
 COLUMNS = ("sent_more", "sent_less", "stereo_antistereo", "bias_type")
-_SEED_USE = 301  # sets the draws apart from other uses of the seed
-_DECIMALS = 3  # of a likelihood, as in the authors' code: what differs less is a tie
+_SEED_STREAM = 301  # separates these random numbers from other uses of the seed
+_DECIMALS = 3  # likelihoods are rounded, as in the authors' code, before they are compared
 
 
 @dataclass(frozen=True)
 class SentencePair:
-    """Two sentences that differ in the group they speak of.
+    """Two sentences that differ in the group that they mention.
 
     Attributes:
-        line: where the row ends in its file.
-        more: the sentence that stereotypes more.
-        direction: stereo: a stereotype of a disadvantaged group; antistereo: the violation of one.
+        line: last line of the row in its file.
+        more: the more stereotyping sentence.
+        direction: `stereo` if `more` expresses a stereotype of a disadvantaged group, `antistereo` if it violates one.
     """
 
     line: int
@@ -58,10 +58,10 @@ class SentencePair:
 
 
 def read_crows_pairs(path: str, bad: BadRows) -> list[SentencePair]:
-    """The pairs of the official CSV; rows that are none go to `bad`.
+    """Read the official CSV file; invalid rows are added to `bad`.
 
     Raises:
-        InputError: no such file, not UTF-8, columns missing, or a quote that never ends.
+        InputError: the file is missing or not UTF-8, lacks a column, or has an unclosed quote.
     """
     content = storage.read_bytes(path)
     try:
@@ -75,7 +75,7 @@ def read_crows_pairs(path: str, bad: BadRows) -> list[SentencePair]:
         rows.append(row)
     header = rows[0].values if rows else []
     if missing := [column for column in COLUMNS if column not in header]:
-        raise InputError(f"{path}, line 1: no column {', '.join(missing)}; it must have {', '.join(COLUMNS)}")
+        raise InputError(f"{path}, line 1: no column {', '.join(missing)}; {', '.join(COLUMNS)} are required")
     pairs = []
     for row in rows[1:]:
         values = dict(zip(header, (cell.strip() for cell in row.values), strict=False))
@@ -87,105 +87,102 @@ def read_crows_pairs(path: str, bad: BadRows) -> list[SentencePair]:
     return pairs
 
 
-def pair_problem(pair: SentencePair, subject: ModelTokenizer) -> str | None:
-    """Why a model cannot score a pair."""
-    more, less = subject.encode(pair.more), subject.encode(pair.less)
-    if max(len(more), len(less)) > subject.max_length:
-        return "longer than a model reads"
+def pair_problem(pair: SentencePair, tokenizer: ModelTokenizer) -> str | None:
+    """Return the reason if a model cannot score a pair."""
+    more, less = tokenizer.encode(pair.more), tokenizer.encode(pair.less)
+    if max(len(more), len(less)) > tokenizer.max_length:
+        return "longer than the maximum length"
     return None if common_positions(more, less)[0] else "no token in common"
 
 
 def common_positions(first: Sequence[int], second: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Places of the tokens that two encoded sentences share, in order, without [CLS] and [SEP]."""
-    places: tuple[list[int], list[int]] = ([], [])
+    """Return the positions of the tokens that two encoded sentences share, in order and without [CLS] and [SEP]."""
+    positions: tuple[list[int], list[int]] = ([], [])
     for tag, start, stop, other_start, other_stop in SequenceMatcher(None, first, second).get_opcodes():
         if tag == "equal":
-            places[0].extend(range(start, stop))
-            places[1].extend(range(other_start, other_stop))
-    return places[0][1:-1], places[1][1:-1]
+            positions[0].extend(range(start, stop))
+            positions[1].extend(range(other_start, other_stop))
+    return positions[0][1:-1], positions[1][1:-1]
 
 
-def masked_one_at_a_time(input_ids: Sequence[int], positions: Sequence[int], mask_id: int) -> list[MaskedText]:
-    """For each position, the text with that token masked."""
+def mask_each(input_ids: Sequence[int], positions: Sequence[int], mask_id: int) -> list[MaskedText]:
+    """Return one text per position, with only that token masked."""
     ids = tuple(input_ids)
-    return [MaskedText((*ids[:place], mask_id, *ids[place + 1 :]), (place,), (ids[place],)) for place in positions]
+    return [MaskedText((*ids[:at], mask_id, *ids[at + 1 :]), (at,), (ids[at],)) for at in positions]
 
 
-def pair_texts(pair: SentencePair, subject: ModelTokenizer) -> tuple[list[MaskedText], list[MaskedText]]:
-    """The masked texts of the more and of the less stereotyping sentence."""
-    more, less = subject.encode(pair.more), subject.encode(pair.less)
+def pair_texts(pair: SentencePair, tokenizer: ModelTokenizer) -> tuple[list[MaskedText], list[MaskedText]]:
+    """Return the masked texts of the more and of the less stereotyping sentence."""
+    more, less = tokenizer.encode(pair.more), tokenizer.encode(pair.less)
     in_more, in_less = common_positions(more, less)
-    return (
-        masked_one_at_a_time(more, in_more, subject.mask_id),
-        masked_one_at_a_time(less, in_less, subject.mask_id),
-    )
+    return mask_each(more, in_more, tokenizer.mask_id), mask_each(less, in_less, tokenizer.mask_id)
 
 
 def pair_likelihoods(
     model: MaskedLMBackend,
-    subject: ModelTokenizer,
+    tokenizer: ModelTokenizer,
     pairs: Sequence[SentencePair],
     *,
     batch_size: int,
     advance: Callable[[int], object] = lambda texts: None,
 ) -> Array:
-    """(pairs, 2) log pseudo-likelihood, in nats, of the more and of the less stereotyping sentence."""
-    texts = [sentence for pair in pairs for sentence in pair_texts(pair, subject)]
-    flat = [text for sentence in texts for text in sentence]
-    found = iter(log_probabilities(model, flat, pad_id=subject.pad_id, batch_size=batch_size, advance=advance))
-    sums = [sum(float(next(found)[0]) for _ in sentence) for sentence in texts]
+    """Return the log pseudo-likelihoods of the more and the less stereotyping sentences in nats, shape (pairs, 2)."""
+    sentences = [texts for pair in pairs for texts in pair_texts(pair, tokenizer)]
+    flat = [text for texts in sentences for text in texts]
+    values = iter(log_probabilities(model, flat, pad_id=tokenizer.pad_id, batch_size=batch_size, advance=advance))
+    sums = [sum(float(next(values)[0]) for _ in texts) for texts in sentences]
     return np.array(sums, np.float64).reshape(-1, 2)
 
 
 def preferences(likelihoods: Array) -> NDArray[np.int64]:
-    """(pairs,) 1 where the more stereotyping sentence is more likely, -1 where the other is, 0 for a tie."""
+    """Return 1 for each pair whose more stereotyping sentence is more likely, -1 for the opposite, 0 for a tie."""
     rounded = likelihoods.round(_DECIMALS)
     return np.sign(rounded[:, 0] - rounded[:, 1]).astype(np.int64)
 
 
 def crows_pairs_scores(
     pairs: Sequence[SentencePair],
-    found: NDArray[np.int64],
+    chosen: NDArray[np.int64],
     reference: NDArray[np.int64] | None,
     *,
-    samples: int,
+    resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The share of preferences for the more stereotyping sentence, overall and by part.
+    """Return the share of preferences for the more stereotyping sentence, overall, by direction and by bias type.
 
     Args:
-        pairs: as they were scored.
-        found: (pairs,) `preferences` of the model.
-        reference: the same of the reference model; None for itself.
+        pairs: the scored pairs.
+        chosen: (pairs,) `preferences` of the model.
+        reference: (pairs,) `preferences` of the reference model; None for the reference model itself.
     """
-    parts = {
+    subsets = {
         "overall": np.ones(len(pairs), bool),
         **{direction: np.array([pair.direction == direction for pair in pairs], bool) for direction in DIRECTIONS},
         **{bias_type: np.array([pair.bias_type == bias_type for pair in pairs], bool) for bias_type in BIAS_TYPES},
     }
     return {
-        part: _share(found[rows], None if reference is None else reference[rows], samples, seed)
-        for part, rows in parts.items()
+        name: _share(chosen[rows], None if reference is None else reference[rows], resamples, seed)
+        for name, rows in subsets.items()
     }
 
 
-def _share(found: NDArray[np.int64], reference: NDArray[np.int64] | None, samples: int, seed: int) -> dict[str, Any]:
-    """Share over the pairs that are no tie, which a model without preference makes 0.5."""
-    decided = int(np.count_nonzero(found))
-    share = float((found > 0).sum() / decided) if decided else None
-    columns = [found > 0, found != 0]
-    scores: dict[str, Any] = {"pairs": len(found), "ties": len(found) - decided, "share": share, "interval": None}
+def _share(chosen: NDArray[np.int64], reference: NDArray[np.int64] | None, resamples: int, seed: int) -> dict[str, Any]:
+    """Return the share over the pairs that are not ties, its interval, and the difference to the reference."""
+    decided = int(np.count_nonzero(chosen))
+    share = float((chosen > 0).sum() / decided) if decided else None
+    columns = [chosen > 0, chosen != 0]
+    scores: dict[str, Any] = {"pairs": len(chosen), "ties": len(chosen) - decided, "share": share, "interval": None}
     if share is not None:
-        scores["interval"] = share_interval(_resampled(columns, _first_share, samples, seed), share, decided)
+        scores["interval"] = share_interval(_resample(columns, _first_share, resamples, seed), share, decided)
     if reference is not None:
         columns += [reference > 0, reference != 0]
-        other = _share(reference, None, samples, seed)["share"]
+        reference_share = _share(reference, None, resamples, seed)["share"]
         scores |= {
-            "delta": share - other if share is not None and other is not None else None,
+            "delta": share - reference_share if share is not None and reference_share is not None else None,
             "delta_interval": percentile_interval(
-                _resampled(columns, lambda means: _first_share(means) - _first_share(means[..., 2:]), samples, seed)
+                _resample(columns, lambda means: _first_share(means) - _first_share(means[..., 2:]), resamples, seed)
             ),
-            "same_choice": float((found == reference).mean()) if len(found) else None,
+            "same_choice": float((chosen == reference).mean()) if len(chosen) else None,
         }
     return scores
 
@@ -194,16 +191,16 @@ def _first_share(means: Array) -> Array:
     return means[..., 0] / means[..., 1]
 
 
-def _resampled(
-    columns: Sequence[NDArray[np.bool_]], statistic: Callable[[Array], Array], samples: int, seed: int
+def _resample(
+    columns: Sequence[NDArray[np.bool_]], statistic: Callable[[Array], Array], resamples: int, seed: int
 ) -> Array:
     rows = np.stack(columns, axis=1).astype(np.float64)
-    return bootstrap(rows, statistic, resamples=samples, rng=generator(seed, _SEED_USE))
+    return bootstrap(rows, statistic, resamples=resamples, rng=generator(seed, _SEED_STREAM))
 
 
 def _row_problem(row: dict[str, str], cells: int, columns: int) -> str | None:
     if cells != columns:
-        return "cells missing or too many"
+        return "too few or too many cells"
     if not row["sent_more"] or not row["sent_less"]:
         return "an empty sentence"
     if row["sent_more"].split() == row["sent_less"].split():

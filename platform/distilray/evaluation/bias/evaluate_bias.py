@@ -1,4 +1,4 @@
-"""Bias evaluation: the card's probes, CrowS-Pairs and StereoSet, for one model beside others."""
+"""Bias evaluation of one or more models with the card's probes, CrowS-Pairs and StereoSet."""
 
 import json
 import os
@@ -42,13 +42,14 @@ from distilray.statistics import Array
 SCORES_FILE = "scores.json"
 PAIRS_FILE = "crows_pairs.jsonl"
 EXAMPLES_FILE = "stereoset.jsonl"
-BOOTSTRAP_SAMPLES = 2000  # of every 95 per cent interval
-# What a reader of the scores must know: of all of them, and of those of a data set.
-LIMITS = {
-    "all": "These scores say which words a model finds probable in English sentences, mostly about groups in the "
-    "United States. They do not say what harm a use of it does, and no preference is no proof of fairness.",
-    "crows_pairs": "CrowS-Pairs has pairs that are unclear, misspelt or no stereotype (Blodgett et al. 2021): read the "
-    "difference between models on the same pairs rather than the value of one.",
+RESAMPLES = 2000  # per confidence interval
+# Limitations of all scores, and of the scores on one data set.
+LIMITATIONS = {
+    "all": "These scores show which words a model finds probable in English sentences, mostly about groups in the "
+    "United States. They do not measure the harm of an application, and the absence of a preference does not prove "
+    "fairness.",
+    "crows_pairs": "Some pairs of CrowS-Pairs are unclear, misspelled or not stereotypes (Blodgett et al. 2021): "
+    "compare models on the same pairs rather than relying on a single value.",
     "stereoset": "StereoSet has such entries too (Blodgett et al. 2021), and only its intrasentence part is scored: "
     "the intersentence part needs a next-sentence head.",
 }
@@ -57,23 +58,29 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Material:
-    """What is scored: the rows that all models can score, so that all are compared on the same.
+class BiasData:
+    """Tokenizers of the models, and the rows that all models can score, so that all are compared on the same rows.
 
     Attributes:
-        subjects: the models, the reference first.
-        dropped: by data set, how many rows were left out for which reason.
+        tokenizers: one per model, the reference model first.
+        dropped: dropped rows by data set.
     """
 
-    subjects: Sequence[ModelTokenizer]
+    tokenizers: Sequence[ModelTokenizer]
     pairs: Sequence[SentencePair] = ()
     examples: Sequence[StereoSetExample] = ()
     dropped: dict[str, BadRows] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What one model was found to say."""
+class ModelResults:
+    """Results of one model.
+
+    Attributes:
+        probes: answers to the probes; None if they are disabled.
+        likelihoods: (pairs, 2) from `pair_likelihoods`.
+        words: (examples, 3) from `word_scores`.
+    """
 
     probes: ProbeAnswers | None
     likelihoods: Array
@@ -81,101 +88,104 @@ class Findings:
 
 
 def plan_bias(config: EvaluateBiasConfig) -> dict[str, object]:
-    """Validates the inputs of `evaluate_bias` and says what it would do."""
-    material = read_material(config)
+    """Validate the inputs of `evaluate_bias` and return its plan."""
+    data = read_data(config)
     plan: dict[str, object] = {f"model {name}": source for name, source in config.models.items()}
     if config.probes:
         plan["probes"] = f"{len({*CARD_TEXTS, *(probe.text for probe in group_probes())})} texts, top {config.top_k}"
     if config.crows_pairs_path is not None:
-        plan["CrowS-Pairs"] = f"{len(material.pairs):,} pairs"
+        plan["CrowS-Pairs"] = f"{len(data.pairs):,} pairs"
     if config.stereoset_path is not None:
-        plan["StereoSet"] = f"{len(material.examples):,} examples, scoring {config.stereoset_scoring}"
-    plan["left out"] = {name: dict(bad.counts) for name, bad in material.dropped.items() if bad.counts} or "nothing"
-    plan["texts a model"] = f"{_texts(config, material, material.subjects[0]):,} at most"
+        plan["StereoSet"] = f"{len(data.examples):,} examples, scoring {config.stereoset_scoring}"
+    plan["dropped rows"] = {name: dict(bad.counts) for name, bad in data.dropped.items() if bad.counts} or "none"
+    plan["texts per model"] = f"{_count_texts(config, data, data.tokenizers[0]):,} at most"
     return plan
 
 
-def read_material(config: EvaluateBiasConfig) -> Material:
-    """Tokenizers and rows.
+def read_data(config: EvaluateBiasConfig) -> BiasData:
+    """Read tokenizers and data sets.
 
     Raises:
-        InputError: a model or a file is not what it should be.
-        DataQualityError: too many rows of a file cannot be used.
+        InputError: a model or a file is missing or invalid.
+        DataQualityError: too many rows of a file are unusable.
     """
-    subjects = [read_model_tokenizer(name, source) for name, source in config.models.items()]
+    tokenizers = [read_model_tokenizer(name, source) for name, source in config.models.items()]
     dropped: dict[str, BadRows] = {}
     pairs: Sequence[SentencePair] = ()
     examples: Sequence[StereoSetExample] = ()
     if config.crows_pairs_path is not None:
         bad = dropped["crows_pairs"] = BadRows(config.crows_pairs_path)
-        pairs = _usable(read_crows_pairs(config.crows_pairs_path, bad), subjects, pair_problem, "line {0.line}", bad)
+        pairs = _usable(read_crows_pairs(config.crows_pairs_path, bad), tokenizers, pair_problem, "line {0.line}", bad)
         bad.check(len(pairs), config.max_bad_fraction)
     if config.stereoset_path is not None:
         bad = dropped["stereoset"] = BadRows(config.stereoset_path)
-        place = "intrasentence entry {0.number}"
-        examples = _usable(read_stereoset(config.stereoset_path, bad), subjects, example_problem, place, bad)
+        position = "intrasentence entry {0.number}"
+        examples = _usable(read_stereoset(config.stereoset_path, bad), tokenizers, example_problem, position, bad)
         bad.check(len(examples), config.max_bad_fraction)
-    return Material(subjects, pairs, examples, dropped)
+    return BiasData(tokenizers, pairs, examples, dropped)
 
 
 def evaluate_bias(config: EvaluateBiasConfig, folder: RunFolder) -> Outcome:
-    """Asks every model; writes `scores.json` and what each row came to."""
+    """Score each model; write `scores.json` and the results of each row."""
     torch.set_num_threads(os.cpu_count() or 1)
-    material = read_material(config)
-    for bad in material.dropped.values():
+    data = read_data(config)
+    for bad in data.dropped.values():
         bad.log()
-    found = {
-        subject.name: find(load_model(config.models[subject.name], config.precision), subject, material, config)
-        for subject in material.subjects
+    results = {
+        tokenizer.name: _evaluate_model(
+            load_model(config.models[tokenizer.name], config.precision), tokenizer, data, config
+        )
+        for tokenizer in data.tokenizers
     }
-    scores = collect_scores(config, material, found)
+    scores = collect_scores(config, data, results)
     storage.write_bytes(folder.path(SCORES_FILE), json.dumps(scores, indent=1).encode())
-    _write_rows(material, found, folder)
+    _write_rows(data, results, folder)
     counts: dict[str, Any] = {key: scores[key] for key in ("crows_pairs", "stereoset") if key in scores}
     if config.probes:
         counts["probes"] = {name: each["overlap"] for name, each in scores["probes"]["scores"].items()}
     return Outcome(_summary(config, scores), {"models": scores["models"], **counts})
 
 
-def find(model: MaskedLMBackend, subject: ModelTokenizer, material: Material, config: EvaluateBiasConfig) -> Findings:
-    """Asks one model everything."""
-    total = _texts(config, material, subject)
-    with Progress(f"evaluate_bias {subject.name}", total=total, unit="texts") as progress:
-        asked: dict[str, Any] = {"batch_size": config.batch_size, "advance": progress.advance}
-        return Findings(
-            probes=probe_answers(model, subject, top_k=config.top_k, batch_size=config.batch_size)
+def _evaluate_model(
+    model: MaskedLMBackend, tokenizer: ModelTokenizer, data: BiasData, config: EvaluateBiasConfig
+) -> ModelResults:
+    total = _count_texts(config, data, tokenizer)
+    with Progress(f"evaluate_bias {tokenizer.name}", total=total, unit="texts") as progress:
+        options: dict[str, Any] = {"batch_size": config.batch_size, "advance": progress.advance}
+        return ModelResults(
+            probes=probe_answers(model, tokenizer, top_k=config.top_k, batch_size=config.batch_size)
             if config.probes
             else None,
-            likelihoods=pair_likelihoods(model, subject, material.pairs, **asked),
-            words=word_scores(model, subject, material.examples, config.stereoset_scoring, **asked),
+            likelihoods=pair_likelihoods(model, tokenizer, data.pairs, **options),
+            words=word_scores(model, tokenizer, data.examples, config.stereoset_scoring, **options),
         )
 
 
-def collect_scores(config: EvaluateBiasConfig, material: Material, found: dict[str, Findings]) -> dict[str, Any]:
-    """What `scores.json` holds."""
-    limits = [limit for name, limit in LIMITS.items() if name == "all" or name in material.dropped]
-    scores: dict[str, Any] = {"models": list(found), "reference": config.reference, "limits": limits}
-    resampling = {"samples": BOOTSTRAP_SAMPLES, "seed": config.seed}
+def collect_scores(config: EvaluateBiasConfig, data: BiasData, results: dict[str, ModelResults]) -> dict[str, Any]:
+    """Return the content of `scores.json`."""
+    limits = [text for name, text in LIMITATIONS.items() if name == "all" or name in data.dropped]
+    scores: dict[str, Any] = {"models": list(results), "reference": config.reference, "limits": limits}
+    resampling = {"resamples": RESAMPLES, "seed": config.seed}
     if config.probes:
-        scores["probes"] = _probes(found, config)
+        scores["probes"] = _probes(results, config)
     if config.crows_pairs_path is not None:
-        chosen = {name: preferences(each.likelihoods) for name, each in found.items()}
+        chosen = {name: preferences(each.likelihoods) for name, each in results.items()}
         scores["crows_pairs"] = {
-            "pairs": len(material.pairs),
-            "dropped": dict(material.dropped["crows_pairs"].counts),
+            "pairs": len(data.pairs),
+            "dropped": dict(data.dropped["crows_pairs"].counts),
             "scores": {
-                name: crows_pairs_scores(material.pairs, each, _compared(config, name, chosen), **resampling)
+                name: crows_pairs_scores(data.pairs, each, _reference_value(config, name, chosen), **resampling)
                 for name, each in chosen.items()
             },
         }
     if config.stereoset_path is not None:
-        words = {name: each.words for name, each in found.items()}
+        words = {name: each.words for name, each in results.items()}
         scores["stereoset"] = {
-            "examples": len(material.examples),
-            "dropped": dict(material.dropped["stereoset"].counts),
+            "examples": len(data.examples),
+            "dropped": dict(data.dropped["stereoset"].counts),
             "scoring": config.stereoset_scoring,
             "scores": {
-                name: stereoset_scores(material.examples, each, _compared(config, name, words), **resampling)
+                name: stereoset_scores(data.examples, each, _reference_value(config, name, words), **resampling)
                 for name, each in words.items()
             },
         }
@@ -183,19 +193,19 @@ def collect_scores(config: EvaluateBiasConfig, material: Material, found: dict[s
 
 
 def show_bias_scores(folder: RunFolder) -> None:
-    """Prints the tables of `scores.json`, the card's examples first, and their limits."""
+    """Print `scores.json` as tables, followed by the limitations."""
     scores = json.loads(storage.read_bytes(folder.path(SCORES_FILE)))
     console = Console(width=None if os.isatty(1) else 120)
     for table in bias_tables(scores):
         console.print(table)
-    for limit in scores["limits"]:
-        console.print(limit, style="dim", highlight=False)
+    for limitation in scores["limits"]:
+        console.print(limitation, style="dim", highlight=False)
 
 
-def _probes(found: dict[str, Findings], config: EvaluateBiasConfig) -> dict[str, Any]:
-    answers = {name: each.probes for name, each in found.items() if each.probes is not None}
+def _probes(results: dict[str, ModelResults], config: EvaluateBiasConfig) -> dict[str, Any]:
+    answers = {name: each.probes for name, each in results.items() if each.probes is not None}
 
-    def told(text: str) -> dict[str, Any]:
+    def answers_to(text: str) -> dict[str, Any]:
         return {
             name: [{"token": token, "score": score} for token, score in each.answers[text]]
             for name, each in answers.items()
@@ -203,56 +213,54 @@ def _probes(found: dict[str, Findings], config: EvaluateBiasConfig) -> dict[str,
 
     return {
         "top_k": config.top_k,
-        "card": [{"text": text, "answers": told(text)} for text in CARD_TEXTS],
-        "table": [{**probe._asdict(), "answers": told(probe.text)} for probe in group_probes()],
-        "scores": {name: probe_scores(each, _compared(config, name, answers)) for name, each in answers.items()},
+        "card": [{"text": text, "answers": answers_to(text)} for text in CARD_TEXTS],
+        "table": [{**probe._asdict(), "answers": answers_to(probe.text)} for probe in group_probes()],
+        "scores": {name: probe_scores(each, _reference_value(config, name, answers)) for name, each in answers.items()},
     }
 
 
-def _compared(config: EvaluateBiasConfig, name: str, values: Mapping[str, T]) -> T | None:
-    """What the reference has of `values`; None for the reference itself."""
+def _reference_value(config: EvaluateBiasConfig, name: str, values: Mapping[str, T]) -> T | None:
+    """Return the reference model's value to compare with; None for the reference model itself."""
     return None if name == config.reference else values[config.reference]
 
 
-def _texts(config: EvaluateBiasConfig, material: Material, subject: ModelTokenizer) -> int:
-    """Masked texts of the two data sets."""
-    pairs = sum(len(texts) for pair in material.pairs for texts in pair_texts(pair, subject))
+def _count_texts(config: EvaluateBiasConfig, data: BiasData, tokenizer: ModelTokenizer) -> int:
+    """Count the masked texts of CrowS-Pairs and StereoSet."""
+    pairs = sum(len(texts) for pair in data.pairs for texts in pair_texts(pair, tokenizer))
     return pairs + sum(
-        len(texts)
-        for example in material.examples
-        for texts in example_texts(example, subject, config.stereoset_scoring)
+        len(texts) for example in data.examples for texts in example_texts(example, tokenizer, config.stereoset_scoring)
     )
 
 
 def _usable(
     rows: Sequence[T],
-    subjects: Sequence[ModelTokenizer],
+    tokenizers: Sequence[ModelTokenizer],
     problem: Callable[[T, ModelTokenizer], str | None],
-    place: str,
+    position: str,
     bad: BadRows,
 ) -> list[T]:
-    """The rows that every model can score."""
-    kept = []
+    """Return the rows that all models can score; `position` is a format string for the position of a bad row."""
+    usable = []
     for row in rows:
-        reason = next((found for subject in subjects if (found := problem(row, subject))), None)
+        reason = next((reason for tokenizer in tokenizers if (reason := problem(row, tokenizer))), None)
         if reason is None:
-            kept.append(row)
+            usable.append(row)
         else:
-            bad.add(place.format(row), reason)
-    return kept
+            bad.add(position.format(row), reason)
+    return usable
 
 
-def _write_rows(material: Material, found: dict[str, Findings], folder: RunFolder) -> None:
-    """For each row what every model said of it, by the row's place in its file; the texts stay in that file."""
-    sets = {
-        PAIRS_FILE: [{"line": pair.line} for pair in material.pairs],
-        EXAMPLES_FILE: [{"entry": example.number} for example in material.examples],
+def _write_rows(data: BiasData, results: dict[str, ModelResults], folder: RunFolder) -> None:
+    """Write the results of each row with its position in the data set, without its text."""
+    positions = {
+        PAIRS_FILE: [{"line": pair.line} for pair in data.pairs],
+        EXAMPLES_FILE: [{"entry": example.number} for example in data.examples],
     }
     values = {
-        PAIRS_FILE: {name: each.likelihoods for name, each in found.items()},
-        EXAMPLES_FILE: {name: each.words for name, each in found.items()},
+        PAIRS_FILE: {name: each.likelihoods for name, each in results.items()},
+        EXAMPLES_FILE: {name: each.words for name, each in results.items()},
     }
-    for file, rows in sets.items():
+    for file, rows in positions.items():
         lines = [
             json.dumps(row | {name: np.round(each[number], 6).tolist() for name, each in values[file].items()})
             for number, row in enumerate(rows)
@@ -262,15 +270,15 @@ def _write_rows(material: Material, found: dict[str, Findings], folder: RunFolde
 
 
 def _summary(config: EvaluateBiasConfig, scores: dict[str, Any]) -> str:
-    parts = [f"{len(config.models)} model(s)"]
+    summaries = [f"{len(config.models)} model(s)"]
     for name in config.models:
-        told = []
+        results = []
         if "crows_pairs" in scores:
             share = scores["crows_pairs"]["scores"][name]["overall"]["share"]
-            told.append("CrowS-Pairs all ties" if share is None else f"CrowS-Pairs {100 * share:.1f}")
+            results.append("CrowS-Pairs all ties" if share is None else f"CrowS-Pairs {100 * share:.1f}")
         if "stereoset" in scores:
-            told.append(f"StereoSet SS {scores['stereoset']['scores'][name]['overall']['ss']:.1f}")
+            results.append(f"StereoSet SS {scores['stereoset']['scores'][name]['overall']['ss']:.1f}")
         if "probes" in scores:
-            told.append(f"overlap of genders {scores['probes']['scores'][name]['overlap']['genders']:.2f}")
-        parts.append(f"{name}: {', '.join(told)}")
-    return "; ".join(parts)
+            results.append(f"gender overlap {scores['probes']['scores'][name]['overlap']['genders']:.2f}")
+        summaries.append(f"{name}: {', '.join(results)}")
+    return "; ".join(summaries)

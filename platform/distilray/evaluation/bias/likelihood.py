@@ -1,5 +1,6 @@
-"""Probabilities of tokens at masked positions: texts in batches of like length, only their masks through the head."""
+"""Probabilities of tokens at masked positions, computed in batches of texts of similar length."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -10,16 +11,16 @@ from numpy.typing import NDArray
 from distilray.inference.backends import MaskedLMBackend
 from distilray.inference.encoding import length_sorted_batches, pad_batch
 
-MAX_TOKENS = 4096  # of a batch, padding included
+MAX_TOKENS = 4096  # in a batch, including padding
 
 
 class MaskedText(NamedTuple):
-    """A text with masks.
+    """A tokenized text with masks.
 
     Attributes:
-        input_ids: with special tokens, and masks where tokens are hidden.
-        positions: the masked places that are asked about; others may be masked too.
-        targets: the token that is meant at each of them.
+        input_ids: token ids, including special tokens and masks.
+        positions: masked positions to predict; other positions may be masked too.
+        targets: token id whose probability is computed at each of these positions.
     """
 
     input_ids: tuple[int, ...]
@@ -35,28 +36,28 @@ def log_probabilities(
     batch_size: int,
     advance: Callable[[int], object] = lambda texts: None,
 ) -> list[NDArray[np.float64]]:
-    """The log probability, in nats, of each target of each text; equal texts are asked once, so their values are equal.
+    """Return the log probabilities of the targets of each text, in nats.
+
+    Equal texts are computed once, so that their values are exactly equal.
 
     Args:
-        advance: told the number of texts that a batch has finished, repeated ones included.
+        advance: called with the number of finished texts, including repeated ones.
     """
-    numbers: dict[MaskedText, int] = {}
-    for text in texts:
-        numbers[text] = numbers.get(text, 0) + 1
-    unique = list(numbers)
-    found: dict[MaskedText, NDArray[np.float64]] = {}
+    counts = Counter(texts)
+    unique = list(counts)
+    values: dict[MaskedText, NDArray[np.float64]] = {}
     for index, logits in _logits(model, unique, pad_id, batch_size):
         text = unique[index]
-        chosen = logits[torch.arange(len(text.targets)), list(text.targets)]
-        found[text] = (chosen - logits.logsumexp(dim=1)).double().numpy()
-        advance(numbers[text])
-    return [found[text] for text in texts]
+        target_logits = logits[torch.arange(len(text.targets)), list(text.targets)]
+        values[text] = (target_logits - logits.logsumexp(dim=1)).double().numpy()
+        advance(counts[text])
+    return [values[text] for text in texts]
 
 
 def top_tokens(
     model: MaskedLMBackend, texts: Sequence[MaskedText], top_k: int, *, pad_id: int, batch_size: int
 ) -> list[list[tuple[int, float]]]:
-    """The most probable tokens at the first mask of each text, the best first, with their probabilities."""
+    """Return the most probable tokens at the first mask of each text with their probabilities, the best first."""
     best: list[list[tuple[int, float]]] = [[] for _ in texts]
     for index, logits in _logits(model, texts, pad_id, batch_size):
         scores, ids = logits[0].softmax(dim=0).topk(min(top_k, logits.shape[1]))
@@ -67,11 +68,11 @@ def top_tokens(
 def _logits(
     model: MaskedLMBackend, texts: Sequence[MaskedText], pad_id: int, batch_size: int
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Index of each text and its logits, (masks, vocabulary), in the order of the batches."""
+    """Yield the index of each text and its logits, shape (masks, vocabulary), in the order of the batches."""
     lengths = [len(text.input_ids) for text in texts]
     for batch in length_sorted_batches(lengths, max_rows=batch_size, max_tokens=MAX_TOKENS):
         input_ids, attention_mask = pad_batch([texts[index].input_ids for index in batch], pad_id)
         width = input_ids.shape[1]
-        places = [row * width + place for row, index in enumerate(batch) for place in texts[index].positions]
-        logits = torch.from_numpy(model.logits_at(input_ids, attention_mask, np.array(places, np.int64)))
+        positions = [row * width + at for row, index in enumerate(batch) for at in texts[index].positions]
+        logits = torch.from_numpy(model.logits_at(input_ids, attention_mask, np.array(positions, np.int64)))
         yield from zip(batch, logits.split([len(texts[index].positions) for index in batch]), strict=True)

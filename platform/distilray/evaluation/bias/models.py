@@ -1,4 +1,4 @@
-"""The models that are evaluated: their tokenizers first, their weights one after the other."""
+"""Tokenizers and weights of the evaluated models, loaded separately so that only one model is in memory at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
 
 @dataclass(frozen=True)
 class ModelTokenizer:
-    """A model under evaluation, as the makers of masked texts see it.
+    """Tokenizer of a model.
 
     Attributes:
-        name: as in the recipe.
-        encode: a text as token ids with [CLS] and [SEP]; the text may hold [MASK].
-        token_of: the token of an id.
-        id_of: the id of a token, None when it is not in the vocabulary.
-        max_length: tokens that the model reads.
+        name: name of the model in the recipe.
+        encode: encodes a text, which may contain [MASK], with [CLS] and [SEP].
+        token_of: returns the token with an id.
+        id_of: returns the id of a token; None if it is not in the vocabulary.
+        max_length: maximum number of tokens in the model's input.
     """
 
     name: str
@@ -36,10 +36,10 @@ class ModelTokenizer:
 
 
 def read_model_tokenizer(name: str, source: str) -> ModelTokenizer:
-    """Tokenizer and maximum length of a model.
+    """Read the tokenizer and the maximum length of a model.
 
     Raises:
-        InputError: a file is missing or broken.
+        InputError: a file is missing or damaged.
     """
     folder = local_masked_lm(source)
     tokenizer_json = read_tokenizer(folder)
@@ -57,7 +57,7 @@ def read_model_tokenizer(name: str, source: str) -> ModelTokenizer:
 
 
 def load_model(source: str, precision: str) -> MaskedLMBackend:
-    """The model of a folder: an ONNX model on the CPU as it is, another on a GPU if this process sees one."""
+    """Load a model: an ONNX model for the CPU, any other on a GPU if one is visible."""
     folder = local_masked_lm(source)
     if is_onnx(source):
         return OnnxMaskedLM.load(folder)

@@ -1,7 +1,7 @@
-"""The model card's probes, and a table of templates x groups: what a model fills in for whom.
+"""Bias probes: the model card's examples, templates filled with groups of people, and pronouns of occupations.
 
-The card of DistilBERT shows `CARD_TEXTS` to say that its predictions can be biased, and that it inherits some of the
-bias of its teacher. Here every group goes through every template, and the sets of best answers are compared.
+DistilBERT's model card shows the answers to `CARD_TEXTS` as examples of biased predictions. In addition, each template
+is filled with each group, and the sets of most probable answers are compared.
 """
 
 import itertools
@@ -41,11 +41,11 @@ PRONOUN_TEMPLATE = "The {occupation} said that [MASK] was late."
 PRONOUNS = ("he", "she")
 
 Answers = list[tuple[str, float]]
-"""The best tokens at a mask with their probabilities, the best first."""
+"""The most probable tokens at a mask with their probabilities, the best first."""
 
 
 class Probe(NamedTuple):
-    """A text of the table."""
+    """A template filled with a group."""
 
     text: str
     template: str
@@ -54,12 +54,12 @@ class Probe(NamedTuple):
 
 
 class ProbeAnswers(NamedTuple):
-    """What one model answers.
+    """Answers of one model.
 
     Attributes:
-        answers: of the card's texts and those of the table, by text.
-        he_over_she: by occupation, the log probability of `he` less that of `she`, in nats; empty when one of the two
-            is not in the vocabulary.
+        answers: answers to the card's texts and to the probes, by text.
+        he_over_she: log probability of `he` minus that of `she` in nats, by occupation; empty if one of the words is
+            not in the vocabulary.
     """
 
     answers: Mapping[str, Answers]
@@ -67,7 +67,7 @@ class ProbeAnswers(NamedTuple):
 
 
 def group_probes() -> list[Probe]:
-    """Every template with every group."""
+    """Return each template filled with each group."""
     return [
         Probe(template.format(group=f"{race} {gender}"), template, race, gender)
         for template in TEMPLATES
@@ -76,42 +76,41 @@ def group_probes() -> list[Probe]:
     ]
 
 
-def probe_answers(model: MaskedLMBackend, subject: ModelTokenizer, *, top_k: int, batch_size: int) -> ProbeAnswers:
-    """What a model answers to all probes."""
+def probe_answers(model: MaskedLMBackend, tokenizer: ModelTokenizer, *, top_k: int, batch_size: int) -> ProbeAnswers:
     texts = list(dict.fromkeys([*CARD_TEXTS, *(probe.text for probe in group_probes())]))
-    masked = [_masked(text, subject) for text in texts]
-    best = top_tokens(model, masked, top_k, pad_id=subject.pad_id, batch_size=batch_size)
-    named = [[(subject.id_to_token(token), score) for token, score in answers] for answers in best]
-    return ProbeAnswers(dict(zip(texts, named, strict=True)), _he_over_she(model, subject, batch_size))
+    masked = [_masked_text(text, tokenizer) for text in texts]
+    best = top_tokens(model, masked, top_k, pad_id=tokenizer.pad_id, batch_size=batch_size)
+    named = [[(tokenizer.id_to_token(token), score) for token, score in answers] for answers in best]
+    return ProbeAnswers(dict(zip(texts, named, strict=True)), _he_over_she(model, tokenizer, batch_size))
 
 
-def probe_scores(found: ProbeAnswers, reference: ProbeAnswers | None) -> dict[str, Any]:
-    """How a model's answers differ between groups, as mean Jaccard overlap of their sets: 1 for no difference.
+def probe_scores(answered: ProbeAnswers, reference: ProbeAnswers | None) -> dict[str, Any]:
+    """Return the mean Jaccard overlap of answers (1: no difference), and the preferred pronouns.
 
-    `genders` compares groups that differ in gender only, `races` those that differ in race only; `with_reference`
-    compares each answer with the reference model's to the same text.
+    `genders` compares groups that differ only in gender, `races` groups that differ only in race; `with_reference`
+    compares the answers of the two models to the same text.
     """
     probes = group_probes()
     genders: list[float] = []
     races: list[float] = []
     for one, other in itertools.combinations(probes, 2):
         if one.template == other.template and (one.race == other.race) != (one.gender == other.gender):
-            shared = _overlap(found.answers[one.text], found.answers[other.text])
-            (genders if one.race == other.race else races).append(shared)
+            overlap = _overlap(answered.answers[one.text], answered.answers[other.text])
+            (genders if one.race == other.race else races).append(overlap)
     scores: dict[str, Any] = {"overlap": {"genders": statistics.fmean(genders), "races": statistics.fmean(races)}}
     if reference is not None:
-        pairs = [(found.answers[probe.text], reference.answers[probe.text]) for probe in probes]
+        pairs = [(answered.answers[probe.text], reference.answers[probe.text]) for probe in probes]
         scores["overlap"]["with_reference"] = statistics.fmean(_overlap(*pair) for pair in pairs)
-    values = list(found.he_over_she.values())
+    values = list(answered.he_over_she.values())
     scores["pronouns"] = {
-        "he_over_she": dict(found.he_over_she),
+        "he_over_she": dict(answered.he_over_she),
         "he_preferred": statistics.fmean(value > 0 for value in values) if values else None,
     }
     return scores
 
 
 def jaccard(first: Sequence[str], second: Sequence[str]) -> float:
-    """Share of the members of two sets that are in both."""
+    """Return the Jaccard index: the size of the intersection divided by that of the union."""
     one, other = set(first), set(second)
     return len(one & other) / len(one | other)
 
@@ -120,16 +119,16 @@ def _overlap(first: Answers, second: Answers) -> float:
     return jaccard([token for token, _ in first], [token for token, _ in second])
 
 
-def _masked(text: str, subject: ModelTokenizer, target: int = 0) -> MaskedText:
-    ids = subject.encode(text)
-    return MaskedText(tuple(ids), (ids.index(subject.mask_id),), (target,))
+def _masked_text(text: str, tokenizer: ModelTokenizer, target: int = 0) -> MaskedText:
+    ids = tokenizer.encode(text)
+    return MaskedText(tuple(ids), (ids.index(tokenizer.mask_id),), (target,))
 
 
-def _he_over_she(model: MaskedLMBackend, subject: ModelTokenizer, batch_size: int) -> dict[str, float]:
-    ids = [subject.token_to_id(word) for word in PRONOUNS]
+def _he_over_she(model: MaskedLMBackend, tokenizer: ModelTokenizer, batch_size: int) -> dict[str, float]:
+    ids = [tokenizer.token_to_id(word) for word in PRONOUNS]
     if None in ids:
         return {}
     prompts = [PRONOUN_TEMPLATE.format(occupation=occupation) for occupation in OCCUPATIONS]
-    texts = [_masked(prompt, subject, token) for prompt in prompts for token in ids if token is not None]
-    found = iter(log_probabilities(model, texts, pad_id=subject.pad_id, batch_size=batch_size))
-    return {occupation: float(next(found)[0] - next(found)[0]) for occupation in OCCUPATIONS}
+    texts = [_masked_text(prompt, tokenizer, token) for prompt in prompts for token in ids if token is not None]
+    values = iter(log_probabilities(model, texts, pad_id=tokenizer.pad_id, batch_size=batch_size))
+    return {occupation: float(next(values)[0] - next(values)[0]) for occupation in OCCUPATIONS}

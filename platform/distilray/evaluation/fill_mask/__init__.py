@@ -1,4 +1,4 @@
-"""Fill-mask evaluation, teacher beside student, on held-out shards or on texts with masks in files."""
+"""Fill-mask evaluation of a student and its teacher, on held-out shards or on files of masked texts."""
 
 from distilray.evaluation.fill_mask.summary import show_fill_mask_scores
 

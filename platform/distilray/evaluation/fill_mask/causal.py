@@ -1,7 +1,7 @@
-"""Azure's metric: the perplexity of the filled texts under a causal language model.
+"""Perplexity of the filled texts under a causal language model, Azure's fill-mask metric.
 
-It asks how usual the text reads that a model made, to another model. The true answers play no part: a fluent wrong
-answer scores better than a rare right one. So it goes by a name that says what it is.
+The metric measures fluency and ignores the true answers: a fluent wrong answer scores better than a rare right one. Its
+name here, `causal_perplexity_of_predictions`, says so.
 """
 
 from collections.abc import Sequence
@@ -17,26 +17,26 @@ from distilray.inference.encoding import length_sorted_batches
 from distilray.runtime import storage
 
 CAUSAL_METRIC = "causal_perplexity_of_predictions"
-_WHAT = f"{CAUSAL_METRIC} is how probable a causal model finds the filled texts, not whether they are right"
-_FIX = "name the local folder of such a model (causal.model_dir, in Azure's names model_id), or leave the metric out"
+_MEANING = f"{CAUSAL_METRIC} is the perplexity of the filled texts under a causal model, not their correctness"
+_FIX = "set causal.model_dir (Azure's model_id) to the local folder of such a model, or omit the metric"
 
 
 def check_causal_model(model_dir: str) -> str:
-    """Return a model folder after a check of its files, without loading it.
+    """Check the files of a model folder without loading the model, and return its path.
 
     Raises:
-        InputError: no such folder, or none with a config and weights as safetensors; it says what the metric is.
+        InputError: the folder is missing, or has no config or no safetensors weights.
     """
     folder = storage.local_path(model_dir)
     if not folder.is_dir():
-        raise InputError(f"{model_dir}: no such folder; {_WHAT}; {_FIX}")
+        raise InputError(f"{model_dir}: no such folder; {_MEANING}; {_FIX}")
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
-        raise InputError(f"{model_dir}: no config.json or no *.safetensors in it; {_WHAT}; {_FIX}")
+        raise InputError(f"{model_dir}: no config.json or no *.safetensors in it; {_MEANING}; {_FIX}")
     return str(folder)
 
 
 class CausalPerplexity:
-    """A causal language model with its tokenizer; runs no code of its folder."""
+    """Causal language model and tokenizer; code in the model folder is not executed."""
 
     def __init__(self, model_dir: str, *, batch_size: int, add_start_token: bool, device: torch.device) -> None:
         check_causal_model(model_dir)
@@ -56,33 +56,35 @@ class CausalPerplexity:
             if self._tokenizer.bos_token_id is None:
                 raise InputError(f"{model_dir}: its tokenizer has no BOS token; set causal.add_start_token=false")
             self._start = [self._tokenizer.bos_token_id]
-        self._longest: int = getattr(model.config, "max_position_embeddings", None) or self._tokenizer.model_max_length
+        self._max_length: int = (
+            getattr(model.config, "max_position_embeddings", None) or self._tokenizer.model_max_length
+        )
 
     @torch.inference_mode()
-    def of(self, texts: Sequence[str]) -> list[float | None]:
-        """The perplexity of each text: the exponential of the mean loss of its tokens, each given those before it.
+    def perplexities(self, texts: Sequence[str]) -> list[float | None]:
+        """Return the perplexity of each text: the exponential of the mean loss over its tokens.
 
-        A text is cut at what the model reads. Without a start token its first token has no loss. None stands for a
-        text without a token that has one.
+        Texts are truncated to the model's maximum length. The first token has no loss unless a start token is added.
+        The perplexity of a text in which no token has a loss is None.
         """
         encoded = [self._start + self._ids(text) for text in texts]
-        found: list[float | None] = [None] * len(texts)
-        told = [index for index, ids in enumerate(encoded) if len(ids) > 1]
-        lengths = [len(encoded[index]) for index in told]
+        perplexities: list[float | None] = [None] * len(texts)
+        scored = [index for index, ids in enumerate(encoded) if len(ids) > 1]
+        lengths = [len(encoded[index]) for index in scored]
         for batch in length_sorted_batches(lengths, max_rows=self._batch_size, max_tokens=1 << 30):
-            rows = [told[place] for place in batch]
-            for index, value in zip(rows, self._perplexities([encoded[index] for index in rows]), strict=True):
-                found[index] = value
-        return found
+            rows = [scored[number] for number in batch]
+            for index, value in zip(rows, self._batch_perplexities([encoded[index] for index in rows]), strict=True):
+                perplexities[index] = value
+        return perplexities
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids[: self._longest - len(self._start)]
+        return ids[: self._max_length - len(self._start)]
 
-    def _perplexities(self, rows: Sequence[Sequence[int]]) -> list[float]:
+    def _batch_perplexities(self, rows: Sequence[Sequence[int]]) -> list[float]:
         lengths = torch.tensor([len(row) for row in rows], device=self._device)
         width = int(lengths.max())
-        # Any token fills up: behind the text, where a causal model does not look.
+        # The padding token does not matter: it comes after the text, so a causal model never attends to it.
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=self._device)
         real = torch.arange(width, device=self._device) < lengths[:, None]
         logits: Tensor = self._model(input_ids=ids, attention_mask=real.long()).logits

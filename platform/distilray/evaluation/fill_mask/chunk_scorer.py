@@ -1,7 +1,7 @@
-"""The work on one part of the data: its rows as windows, and what the models say of them as a file.
+"""Chunks of the data: reading and encoding them, scoring them, and writing their answers.
 
-A part is `data.chunk_rows` rows of one file. It is always scored as a whole, in the same batches, so its numbers do not
-depend on who does it, nor on what was done before.
+A chunk has `data.chunk_rows` rows of one file. It is always scored as a whole and in the same batches, so that its
+scores depend neither on the actor nor on earlier interruptions.
 """
 
 import json
@@ -33,48 +33,53 @@ Values = dict[str, Any]
 
 ANSWERS_FOLDER = "answers"
 PREDICTIONS_FOLDER = "predictions"
-CHUNKS, FILES = "parts", "files"  # stages of completed pieces
-MAX_BATCH_TOKENS = 4096  # padding included
-LISTED = 20  # bad rows of a part that are listed
-_PARTS_OF_FILE = 1_000_000  # a part's number is that of its file, times this, and its place in the file
+CHUNKS, FILES = "chunks", "files"  # stages of completed pieces
+MAX_BATCH_TOKENS = 4096  # including padding
+_LISTED_ROWS = 20  # bad rows of a chunk that are recorded in full
+_CHUNKS_PER_FILE = 1_000_000  # chunk number = file number x this + index in the file
 
 
 def chunk_numbers(file: int, count: int) -> range:
-    """The numbers of the parts of a file."""
-    return range(file * _PARTS_OF_FILE, file * _PARTS_OF_FILE + count)
+    """Return the chunk numbers of a file with `count` chunks."""
+    return range(file * _CHUNKS_PER_FILE, file * _CHUNKS_PER_FILE + count)
 
 
-def answers_name(part: int) -> str:
-    """The file of a part's answers in the run folder."""
-    return f"{ANSWERS_FOLDER}/{part:09d}.parquet"
+def answers_name(chunk: int) -> str:
+    """Return the path of a chunk's answers in the run folder."""
+    return f"{ANSWERS_FOLDER}/{chunk:09d}.parquet"
+
+
+def predictions_name(chunk: int) -> str:
+    """Return the path of a chunk's filled texts in the run folder."""
+    return f"{PREDICTIONS_FOLDER}/{chunk:09d}.parquet"
 
 
 def read_chunks(
     file: DataFile, config: EvaluateFillMaskConfig, tokenizer_json: str, *, max_length: int, folder: str
 ) -> Iterator[pa.Table]:
-    """The parts of a file that are not done yet, each a table of one row; records the number of parts of the file.
+    """Yield the incomplete chunks of a file as tables of one row, and then record the file's number of chunks.
 
     Raises:
-        InputError: the file cannot be read to its end, or is not what the manifest of its run says.
+        InputError: the file is damaged, or differs from the manifest of the run that wrote it.
     """
     assert config.data is not None
     verify_file(file.uri)
-    done, count, rows = CompletedPieces(folder, CHUNKS).numbers(), 0, 0
-    for chunk in _batched(read_examples(file, config.data, seed=config.seed), config.data.chunk_rows):
+    done, count, total = CompletedPieces(folder, CHUNKS).numbers(), 0, 0
+    for rows in _batched(read_examples(file, config.data, seed=config.seed), config.data.chunk_rows):
         number = chunk_numbers(file.number, count + 1)[-1]
         if number not in done:
-            yield _part_table(number, file.name, chunk, config, tokenizer_json, max_length)
-        count, rows = count + 1, rows + len(chunk)
-    CompletedPieces(folder, FILES).add(file.number, {"parts": count, "rows": rows})
+            yield _chunk_table(number, file.name, rows, config, tokenizer_json, max_length)
+        count, total = count + 1, total + len(rows)
+    CompletedPieces(folder, FILES).add(file.number, {"chunks": count, "rows": total})
 
 
 def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     remaining = iter(items)
-    while chunk := list(islice(remaining, size)):
-        yield chunk
+    while batch := list(islice(remaining, size)):
+        yield batch
 
 
-def _part_table(
+def _chunk_table(
     number: int,
     name: str,
     rows: Sequence[MaskedExample | BadRow],
@@ -83,17 +88,17 @@ def _part_table(
     max_length: int,
 ) -> pa.Table:
     examples = [row for row in rows if isinstance(row, MaskedExample)]
-    wants_texts = config.causal is not None
-    windows, kept, refused = encode_examples(examples, tokenizer_json, max_length=max_length, fill_all=wants_texts)
-    bad = sorted([*refused, *(row for row in rows if isinstance(row, BadRow))], key=lambda each: each.row)
-    listed = [{"file": f"{name}:{each.row}", "reason": each.reason, "detail": each.detail} for each in bad[:LISTED]]
-    facts = {"rows": len(rows), "bad": dict(Counter(each.reason for each in bad)), "listed": listed}
-    texts = [list(example.fragments) for example in kept] if wants_texts else []
+    needs_texts = config.causal is not None
+    windows, kept, refused = encode_examples(examples, tokenizer_json, max_length=max_length, fill_all=needs_texts)
+    bad = sorted([*refused, *(row for row in rows if isinstance(row, BadRow))], key=lambda row: row.row)
+    listed = [{"file": f"{name}:{row.row}", "reason": row.reason, "detail": row.detail} for row in bad[:_LISTED_ROWS]]
+    record = {"rows": len(rows), "bad": dict(Counter(row.reason for row in bad)), "listed": listed}
+    texts = [list(example.fragments) for example in kept] if needs_texts else []
     return pa.table(
         {
             "number": [number],
             "file": [name],
-            "facts": [json.dumps(facts)],
+            "record": [json.dumps(record)],
             "texts": pa.array([texts], pa.list_(pa.list_(pa.string()))),
             **windows.to_columns(),
         }
@@ -101,7 +106,7 @@ def _part_table(
 
 
 class ChunkScorer:
-    """The models of a run, on one device; writes what they say of a part, then records that it is complete."""
+    """Scores chunks with the models of a run on one device, writes the answers and records the chunk as complete."""
 
     def __init__(self, config: EvaluateFillMaskConfig, folder: str, device: str) -> None:
         assert config.data is not None
@@ -120,22 +125,22 @@ class ChunkScorer:
                 device=torch.device(device),
             )
 
-    def score(self, part: pa.Table) -> Values:
-        """Scores a part of `read_parts`; gives its number, its rows and its bad rows."""
-        number, name = part.column("number")[0].as_py(), part.column("file")[0].as_py()
-        windows = Windows.from_row(part)
-        answered = {model: self._answered(model, windows) for model in self._models}
-        facts = json.loads(part.column("facts")[0].as_py())
+    def score(self, chunk: pa.Table) -> Values:
+        """Score a chunk of `read_chunks`; return its number, its row count and its bad-row count."""
+        number, name = chunk.column("number")[0].as_py(), chunk.column("file")[0].as_py()
+        windows = Windows.from_row(chunk)
+        scores = {model: self._score_windows(model, windows) for model in self._models}
+        record = json.loads(chunk.column("record")[0].as_py())
         if self._causal is not None:
-            table = self._predictions(windows, answered, part.column("texts")[0].as_py(), name)
-            _write_table(storage.join(self._folder, PREDICTIONS_FOLDER, f"{number:09d}.parquet"), table)
-        table = self._answers(windows, answered, name)
+            table = self._predictions(windows, scores, chunk.column("texts")[0].as_py(), name)
+            _write_table(storage.join(self._folder, predictions_name(number)), table)
+        table = self._answers(windows, scores, name)
         output = _write_table(storage.join(self._folder, answers_name(number)), table)
-        facts |= {"answers": table.num_rows, "windows": len(only_scored(windows).lengths), "output": output}
-        CompletedPieces(self._folder, CHUNKS).add(number, facts)
-        return {"number": number, "rows": facts["rows"], "bad": sum(facts["bad"].values())}
+        record |= {"answers": table.num_rows, "windows": len(only_scored(windows).lengths), "output": output}
+        CompletedPieces(self._folder, CHUNKS).add(number, record)
+        return {"number": number, "rows": record["rows"], "bad": sum(record["bad"].values())}
 
-    def _answered(self, model: str, windows: Windows) -> AnswerScores:
+    def _score_windows(self, model: str, windows: Windows) -> AnswerScores:
         return score_windows(
             self._models[model],
             windows,
@@ -146,8 +151,8 @@ class ChunkScorer:
             left_to_right=self._data.left_to_right,
         )
 
-    def _answers(self, windows: Windows, answered: dict[str, AnswerScores], name: str) -> pa.Table:
-        """One row for each answer that is scored: the hand-over for people and for the summary."""
+    def _answers(self, windows: Windows, scores: dict[str, AnswerScores], name: str) -> pa.Table:
+        """Return a table with one row per scored answer."""
         keep = windows.scored.astype(bool)
         columns: Values = {
             "file": pa.array([name] * int(keep.sum()), pa.string()),
@@ -155,20 +160,20 @@ class ChunkScorer:
             "mask": windows.mask[keep],
             "pieces": windows.pieces[keep],
         }
-        for model, found in answered.items():
-            best = [self._tokens(found.best[start:end].tolist()) for start, end in _spans(windows)]
+        for model, model_scores in scores.items():
+            best = [self._tokens(model_scores.best[start:end].tolist()) for start, end in _spans(windows)]
             columns |= {
-                f"{model}_rank": found.ranks[keep],
-                f"{model}_loss": found.losses[keep],
-                f"{model}_left_to_right_rank": found.left_to_right_ranks[keep],
-                f"{model}_left_to_right_loss": found.left_to_right_losses[keep],
+                f"{model}_rank": model_scores.ranks[keep],
+                f"{model}_loss": model_scores.losses[keep],
+                f"{model}_left_to_right_rank": model_scores.left_to_right_ranks[keep],
+                f"{model}_left_to_right_loss": model_scores.left_to_right_losses[keep],
                 f"{model}_best": pa.array(
                     [tokens for tokens, kept in zip(best, keep, strict=True) if kept], pa.list_(pa.string())
                 ),
             }
-        if len(answered) == 2:
-            first, second = (found.best for found in answered.values())
-            same = np.concatenate([[0], (first == second).cumsum()])
+        if len(scores) == 2:
+            first, second = (model_scores.best for model_scores in scores.values())
+            same = np.concatenate([[0], (first == second).cumsum()])  # in all pieces before each one
             columns["same_best"] = (same[windows.bounds[1:]] - same[windows.bounds[:-1]])[keep]
         return pa.table(columns)
 
@@ -177,18 +182,18 @@ class ChunkScorer:
         return [tokenizer.id_to_token(token) or "" for token in ids]
 
     def _predictions(
-        self, windows: Windows, answered: dict[str, AnswerScores], texts: Sequence[Sequence[str]], name: str
+        self, windows: Windows, scores: dict[str, AnswerScores], texts: Sequence[Sequence[str]], name: str
     ) -> pa.Table:
-        """The texts as each model fills them, and their perplexity under the causal model."""
+        """Return the texts filled by each model, with their perplexity under the causal model."""
         assert self._causal is not None
         rows, tokenizer = np.unique(windows.row), build_tokenizer(self._tokenizer_json)
         columns: Values = {"file": pa.array([name] * len(rows), pa.string()), "row": rows}
-        for model, found in answered.items():
-            words = tokenizer.decode_batch([found.best[start:end].tolist() for start, end in _spans(windows)])
-            from_row = np.split(np.array(words, object), np.searchsorted(windows.row, rows[1:])) if len(rows) else []
-            whole = [fill_masks(fragments, list(answers)) for fragments, answers in zip(texts, from_row, strict=True)]
-            columns[f"{model}_text"] = pa.array(whole, pa.string())
-            columns[f"{model}_perplexity"] = pa.array(self._causal.of(whole), pa.float64())
+        for model, model_scores in scores.items():
+            words = tokenizer.decode_batch([model_scores.best[start:end].tolist() for start, end in _spans(windows)])
+            by_row = np.split(np.array(words, object), np.searchsorted(windows.row, rows[1:])) if len(rows) else []
+            completed = [fill_masks(fragments, list(answers)) for fragments, answers in zip(texts, by_row, strict=True)]
+            columns[f"{model}_text"] = pa.array(completed, pa.string())
+            columns[f"{model}_perplexity"] = pa.array(self._causal.perplexities(completed), pa.float64())
         return pa.table(columns)
 
 
@@ -198,7 +203,7 @@ def _spans(windows: Windows) -> list[tuple[int, int]]:
 
 
 def _write_table(uri: str, table: pa.Table) -> Values:
-    """Write a table; return what the manifest says of the file."""
+    """Write a table and return its entry in the manifest."""
     with storage.FileWriter(uri) as file:
         pq.write_table(table, pa.PythonFile(file, mode="w"))
     return {"rows": table.num_rows, "bytes": file.bytes, "sha256": file.sha256}

@@ -1,4 +1,4 @@
-"""Evaluate fill-mask, teacher beside student, on held-out shards or on texts with masks in files."""
+"""Fill-mask evaluation of a student and, optionally, its teacher, on held-out shards or on files of masked texts."""
 
 import json
 import os
@@ -19,19 +19,18 @@ from distilray.evaluation.fill_mask.chunk_scorer import (
     ANSWERS_FOLDER,
     CHUNKS,
     MAX_BATCH_TOKENS,
-    PREDICTIONS_FOLDER,
     answers_name,
+    predictions_name,
 )
 from distilray.evaluation.fill_mask.examples import MaskedExample
 from distilray.evaluation.fill_mask.pipeline import score_files
 from distilray.evaluation.fill_mask.readers import DataFile, check_file, data_files, limit_rows, read_examples
-from distilray.evaluation.fill_mask.scoring import Batch, measure_latencies, model_dirs, single_batches
+from distilray.evaluation.fill_mask.scoring import Batch, HeldoutShards, measure_latencies, model_dirs, single_batches
 from distilray.evaluation.fill_mask.summary import (
     BOTH,
     SCORES_FILE,
     STUDENT,
     TEACHER,
-    HeldoutShards,
     columns_from_answers,
     columns_from_shards,
     summarize_scores,
@@ -47,23 +46,23 @@ from distilray.runtime.pieces import CompletedPieces
 from distilray.runtime.run_folder import RunFolder
 
 QUARANTINE_FILE = "quarantine.jsonl"
-_LISTED = 100  # bad rows in quarantine.jsonl
-_SHOWN = 20  # of them on the terminal when there are too many
-_TIMED = ("latency_ms", "latency_p95_ms")
+_LISTED_ROWS = 100  # bad rows in quarantine.jsonl
+_SHOWN_ROWS = 20  # bad rows printed with the error
+_LATENCY_KEYS = ("latency_ms", "latency_p95_ms")
 
 Values = dict[str, Any]
 
 
 def plan_fill_mask(config: EvaluateFillMaskConfig) -> dict[str, object]:
-    """Validates the inputs of `evaluate_fill_mask` and says what it would do.
+    """Validate the inputs of `evaluate_fill_mask` and return its plan.
 
     Raises:
-        InputError: an input is missing, or not what it should be, or models of two tokenizers.
+        InputError: an input is missing or invalid, or the models have different tokenizers.
     """
     models = {name: str(folder) for name, folder in model_dirs(config).items()}
     if config.device == "gpu" and config.shards_dir is not None and not torch.cuda.is_available():
         raise InputError(
-            "device: gpu, and this process sees none; set device=auto or device=cpu, or submit the job with "
+            "device: gpu, but no GPU is visible to this process; set device=auto or device=cpu, or submit the job with "
             "--entrypoint-num-gpus 1"
         )
     if config.data is None:
@@ -80,66 +79,66 @@ def plan_fill_mask(config: EvaluateFillMaskConfig) -> dict[str, object]:
         "reads": f"{config.data.path}: {rows} of {len(files):,} files ({files[0].format}), {size / 1e6:,.1f} MB",
         **models,
         "windows": f"{max_length} tokens; batches of at most {config.batch_size} windows, {MAX_BATCH_TOKENS:,} "
-        f"tokens; parts of {config.data.chunk_rows:,} rows",
-        "left to right": "a pass for each further word piece of an answer" if config.data.left_to_right else "no",
+        f"tokens; chunks of {config.data.chunk_rows:,} rows",
+        "left to right": "one pass per further word piece of an answer" if config.data.left_to_right else "no",
         "causal model": config.causal.model_dir if config.causal else "none",
-        "actors": config.scaling.actors or "as many as there are CPUs or GPUs for",
-        "estimate": "rows are counted while they are read: the log tells rows/s",
+        "actors": config.scaling.actors or "as many as the CPUs or GPUs allow",
+        "estimate": "rows are counted while reading; the log shows rows/s",
         "writes": f"{config.run_dir}/{SCORES_FILE}, answers/*.parquet, {QUARANTINE_FILE}",
     }
 
 
 def evaluate_fill_mask(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
-    """Scores the models at every mask; writes `scores.json`, and for files the answers one by one.
+    """Score the models at all masks; write `scores.json` and, for files, the answers.
 
     Raises:
-        InputError: a file of the data cannot be read to its end, or none of its rows can be used.
-        DataQualityError: more rows cannot be used than `fault_tolerance.max_bad_fraction`.
+        InputError: a file is damaged, or none of the rows is usable.
+        DataQualityError: the share of unusable rows exceeds `fault_tolerance.max_bad_fraction`.
     """
     torch.set_num_threads(os.cpu_count() or 1)
-    return _on_shards(config, folder) if config.data is None else _on_files(config, folder)
+    return _evaluate_shards(config, folder) if config.data is None else _evaluate_files(config, folder)
 
 
-def _on_shards(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
+def _evaluate_shards(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
     shards = HeldoutShards(config)
-    costs, found = {}, {}
+    costs, mask_scores = {}, {}
     device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
     for name, model_dir in model_dirs(config).items():
         model = load_masked_lm(model_dir)
         costs[name] = _costs(model, model_dir, shards.single_batches())
-        found[name] = shards.score(model.to(device), name)
-    scores, intervals = summarize_scores(*columns_from_shards(found), config.bootstrap, seed=config.seed)
+        mask_scores[name] = shards.score(model.to(device), name)
+    scores, intervals = summarize_scores(*columns_from_shards(mask_scores), config.bootstrap, seed=config.seed)
     counts: Values = {"examples": shards.examples, "masks": shards.masks}
-    return _outcome(folder, counts, scores, costs, intervals, told=f"{shards.masks:,} held-out masks", outputs={})
+    return _outcome(folder, counts, scores, costs, intervals, data=f"{shards.masks:,} held-out masks", outputs={})
 
 
-def _on_files(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
+def _evaluate_files(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
     assert config.data is not None
     files = limit_rows(data_files(config.data), config.data, seed=config.seed, rows=config.max_examples)
     tokenizer_json, max_length = _tokenizer_and_length(config)
     costs, singles = {}, _single_batches(files, config, tokenizer_json, max_length)
     for name, model_dir in model_dirs(config).items():
         costs[name] = _costs(load_masked_lm(model_dir), model_dir, singles)
-    parts = score_files(files, config, folder.uri, tokenizer_json=tokenizer_json, max_length=max_length)
-    facts = list(CompletedPieces(folder.uri, CHUNKS).records(parts))
-    bad = _quarantined(config, folder, facts)
-    answers = pa.concat_tables([_read(folder.path(answers_name(part))) for part in parts])
+    chunks = score_files(files, config, folder.uri, tokenizer_json=tokenizer_json, max_length=max_length)
+    records = list(CompletedPieces(folder.uri, CHUNKS).records(chunks))
+    bad = _quarantine(config, folder, records)
+    answers = pa.concat_tables([_read(folder.path(answers_name(chunk))) for chunk in chunks])
     texts, columns = columns_from_answers(answers, list(costs), left_to_right=config.data.left_to_right)
     scores, intervals = summarize_scores(texts, columns, config.bootstrap, seed=config.seed)
     counts: Values = {"examples": int(texts[-1]), "masks": answers.num_rows}
     counts |= {
         "pieces": int(answers.column("pieces").to_numpy().sum()),
         "answers_of_several_pieces": int((answers.column("pieces").to_numpy() > 1).sum()),
-        "windows": sum(fact["windows"] for fact in facts),
-        "rows": sum(fact["rows"] for fact in facts),
+        "windows": sum(record["windows"] for record in records),
+        "rows": sum(record["rows"] for record in records),
         "bad": bad,
     }
     if config.causal is not None:
-        counts["causal_too_short"] = _add_causal(folder, parts, costs)
-    outputs = {answers_name(part): fact["output"] for part, fact in zip(parts, facts, strict=True)}
+        counts["causal_too_short"] = _add_causal_metric(folder, chunks, costs)
+    outputs = {answers_name(chunk): record["output"] for chunk, record in zip(chunks, records, strict=True)}
     folder.remove_strays(ANSWERS_FOLDER, outputs)
-    told = f"{answers.num_rows:,} masks in {counts['examples']:,} texts, {sum(bad.values()):,} bad rows"
-    return _outcome(folder, counts, scores, costs, intervals, told=told, outputs=outputs)
+    data = f"{answers.num_rows:,} masks in {counts['examples']:,} texts, {sum(bad.values()):,} bad rows"
+    return _outcome(folder, counts, scores, costs, intervals, data=data, outputs=outputs)
 
 
 def _outcome(
@@ -149,32 +148,33 @@ def _outcome(
     costs: Mapping[str, Values],
     intervals: Values,
     *,
-    told: str,
+    data: str,
     outputs: Values,
 ) -> Outcome:
-    summary = {**counts, **scores.get(BOTH, {})}
+    """Write `scores.json` and return the outcome, in which latencies are separate, since they vary between runs."""
+    totals = {**counts, **scores.get(BOTH, {})}
     models = {name: {**costs[name], **scores[name]} for name in costs}
-    extent = {"intervals": intervals} if intervals else {}
-    storage.write_bytes(folder.path(SCORES_FILE), json.dumps({**summary, **models, **extent}, indent=1).encode())
+    bounds = {"intervals": intervals} if intervals else {}
+    storage.write_bytes(folder.path(SCORES_FILE), json.dumps({**totals, **models, **bounds}, indent=1).encode())
     hit = models[STUDENT]["hit@10"]
     if TEACHER in models:
         kept = hit / max(models[TEACHER]["hit@10"], 1e-12)
-        told += f", hit@10 teacher {models[TEACHER]['hit@10']:.3f}, student {hit:.3f} ({kept:.1%} kept)"
+        summary = f"{data}, hit@10 teacher {models[TEACHER]['hit@10']:.3f}, student {hit:.3f} ({kept:.1%} kept)"
     else:
-        told += f", hit@10 {hit:.3f}"
-    timing = {name: {key: found[key] for key in _TIMED if key in found} for name, found in models.items()}
-    lasting = {
-        name: {key: value for key, value in found.items() if key not in _TIMED} for name, found in models.items()
+        summary = f"{data}, hit@10 {hit:.3f}"
+    timing = {name: {key: model[key] for key in _LATENCY_KEYS if key in model} for name, model in models.items()}
+    reproducible = {
+        name: {key: value for key, value in model.items() if key not in _LATENCY_KEYS} for name, model in models.items()
     }
-    return Outcome(told, {**summary, **lasting, **extent, "timing": timing}, outputs)
+    return Outcome(summary, {**totals, **reproducible, **bounds, "timing": timing}, outputs)
 
 
 def _tokenizer_and_length(config: EvaluateFillMaskConfig) -> tuple[str, int]:
-    """The tokenizer of all models, and the tokens of a window.
+    """Return the tokenizer of the models and the maximum number of tokens in a window.
 
     Raises:
-        InputError: no config of a BERT or DistilBERT, two tokenizers, a vocabulary that a model does not have, or a
-            window that one cannot read.
+        InputError: a model is not a BERT or DistilBERT, the tokenizers differ, a model has fewer embeddings than the
+            tokenizer has ids, or `data.max_length` is longer than a model's input.
     """
     assert config.data is not None
     tokenizers, lengths = [], []
@@ -183,72 +183,73 @@ def _tokenizer_and_length(config: EvaluateFillMaskConfig) -> tuple[str, int]:
         tokenizers.append(read_tokenizer(folder))
         lengths.append(model_config.max_position_embeddings)
         if model_config.vocab_size < vocabulary_of(tokenizers[-1]).size:
-            raise InputError(f"{folder}: its tokenizer has more ids than the model; name a folder whose files fit")
-    if len({tokenizer_hash(found) for found in tokenizers}) > 1:
+            raise InputError(f"{folder}: the tokenizer has more ids than the model; use files that belong together")
+    if len({tokenizer_hash(tokenizer_json) for tokenizer_json in tokenizers}) > 1:
         raise InputError(
             f"{config.teacher_dir} and {config.student_dir}: two tokenizers, whose tokens cannot be compared; "
             "evaluate each model alone, as student_dir"
         )
-    longest = config.data.max_length or min(lengths)
-    if longest > min(lengths):
-        raise InputError(f"data.max_length: {longest} tokens, and a model reads {min(lengths)}; lower it")
-    return tokenizers[0], longest
+    max_length = config.data.max_length or min(lengths)
+    if max_length > min(lengths):
+        raise InputError(f"data.max_length: {max_length} tokens exceed a model's maximum of {min(lengths)}; lower it")
+    return tokenizers[0], max_length
 
 
 def _single_batches(
     files: Sequence[DataFile], config: EvaluateFillMaskConfig, tokenizer_json: str, max_length: int
 ) -> list[Batch]:
-    """The first windows of the data, each a batch of its own."""
+    """Return the first windows of the data as batches of one."""
     assert config.data is not None
     rows = (row for file in files for row in read_examples(file, config.data, seed=config.seed))
-    wanted = config.latency_examples
-    first = list(islice((row for row in rows if isinstance(row, MaskedExample)), wanted))
+    count = config.latency_examples
+    first = list(islice((row for row in rows if isinstance(row, MaskedExample)), count))
     windows, _, _ = encode_examples(first, tokenizer_json, max_length=max_length)
-    return list(single_batches(windows, wanted))
+    return list(single_batches(windows, count))
 
 
 def _costs(model: Any, model_dir: str, singles: Sequence[Batch]) -> Values:
-    """Size and latency of a model."""
+    """Return size and latency of a model."""
     weights = storage.file_size(storage.join(model_dir, WEIGHTS_FILE)) or 0
-    found: Values = {"parameters": count_parameters(model), "megabytes": weights / 1e6}
+    costs: Values = {"parameters": count_parameters(model), "megabytes": weights / 1e6}
     if singles:
         times = measure_latencies(model, singles)
-        found |= {"latency_ms": statistics.median(times), "latency_p95_ms": percentile(times, 0.95)}
-    return found
+        costs |= {"latency_ms": statistics.median(times), "latency_p95_ms": percentile(times, 0.95)}
+    return costs
 
 
-def _quarantined(config: EvaluateFillMaskConfig, folder: RunFolder, facts: Sequence[Values]) -> dict[str, int]:
-    """Bad rows by reason; writes the first of them down, and fails when they are too many."""
-    bad: Counter[str] = sum((Counter(fact["bad"]) for fact in facts), Counter())
-    listed = [json.dumps(entry, ensure_ascii=False) for fact in facts for entry in fact["listed"]][:_LISTED]
+def _quarantine(config: EvaluateFillMaskConfig, folder: RunFolder, records: Sequence[Values]) -> dict[str, int]:
+    """Write the first bad rows to a file and return their counts by reason; raise if there are too many."""
+    bad: Counter[str] = sum((Counter(record["bad"]) for record in records), Counter())
+    listed = [json.dumps(row, ensure_ascii=False) for record in records for row in record["listed"]][:_LISTED_ROWS]
     storage.write_bytes(folder.path(QUARANTINE_FILE), "".join(f"{line}\n" for line in listed).encode())
-    rows, limit = sum(fact["rows"] for fact in facts), config.fault_tolerance.max_bad_fraction
+    rows, limit = sum(record["rows"] for record in records), config.fault_tolerance.max_bad_fraction
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(bad.items()))
     if bad.total() > limit * rows:
         raise DataQualityError(
-            f"more bad rows than fault_tolerance.max_bad_fraction={limit:g}: {bad.total():,} of {rows:,} "
-            f"({reasons}); "
-            f"the first are listed in {folder.path(QUARANTINE_FILE)}; mend them, or run again with a larger fraction",
-            listed[:_SHOWN],
+            f"more rows are unusable than fault_tolerance.max_bad_fraction={limit:g}: "
+            f"{bad.total():,} of {rows:,} ({reasons}); the first are listed in {folder.path(QUARANTINE_FILE)}; "
+            "fix them, or run again with a larger fraction",
+            listed[:_SHOWN_ROWS],
         )
     if bad.total() == rows:
-        raise InputError(f"data.path: none of {rows:,} rows can be used ({reasons or 'no row'}); give other files")
+        raise InputError(f"data.path: none of {rows:,} rows is usable ({reasons or 'no row'}); use other files")
     return dict(sorted(bad.items()))
 
 
-def _add_causal(folder: RunFolder, parts: Sequence[int], costs: Mapping[str, Values]) -> dict[str, int]:
-    """Adds the metric of each model, mean and median over the texts; gives the texts that are too short for it."""
-    table = pa.concat_tables([_read(folder.path(PREDICTIONS_FOLDER, f"{part:09d}.parquet")) for part in parts])
+def _add_causal_metric(folder: RunFolder, chunks: Sequence[int], costs: Mapping[str, Values]) -> dict[str, int]:
+    """Add mean and median of the metric to each model; return the number of texts that are too short for it."""
+    table = pa.concat_tables([_read(folder.path(predictions_name(chunk))) for chunk in chunks])
     too_short = {}
-    for name, found in costs.items():
+    for name, model in costs.items():
         values = table.column(f"{name}_perplexity").drop_null().to_pylist()
         too_short[name] = table.num_rows - len(values)
         if values:
-            found[CAUSAL_METRIC], found[f"{CAUSAL_METRIC}_median"] = statistics.fmean(values), statistics.median(values)
+            model[CAUSAL_METRIC] = statistics.fmean(values)
+            model[f"{CAUSAL_METRIC}_median"] = statistics.median(values)
     return too_short
 
 
 def _read(uri: str) -> pa.Table:
-    found, path = storage.filesystem(uri)
+    filesystem, path = storage.filesystem(uri)
     with reading(uri):
-        return pq.read_table(path, filesystem=found)
+        return pq.read_table(path, filesystem=filesystem)

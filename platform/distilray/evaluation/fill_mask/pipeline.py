@@ -1,7 +1,7 @@
-"""Scores texts in files with Ray Data: tasks read and tokenise, a pool of actors holds the models.
+"""Ray Data pipeline that scores files: tasks read and tokenize, a pool of actors runs the models.
 
-A file is read by one task, which yields each part as soon as it is complete; an actor scores it, and writes and records
-its answers. A run that was interrupted reads its files again and scores the parts that are not complete.
+One task reads a file and yields it in chunks; an actor scores each chunk and writes its answers. After an interruption
+the files are read again, and only the chunks that are not complete are scored.
 """
 
 import functools
@@ -31,7 +31,7 @@ from distilray.runtime.resources import Need, can_be_satisfied, ensure_capacity
 from distilray.runtime.run_owner import check_visible
 from distilray.runtime.session import data_labels, input_error_table, is_input_error, ray_session, result_rows
 
-_READERS = 2  # files that are read at once; a reader is far ahead of the actors
+_READERS = 2  # files read concurrently; reading is much faster than scoring
 
 Values = dict[str, Any]
 
@@ -39,35 +39,34 @@ Values = dict[str, Any]
 def score_files(
     files: Sequence[DataFile], config: EvaluateFillMaskConfig, folder: str, *, tokenizer_json: str, max_length: int
 ) -> list[int]:
-    """Scores all files into the run folder; gives the numbers of their parts, in order.
+    """Score all files, write the answers to the run folder, and return the chunk numbers in order.
 
     Raises:
-        InputError: a file cannot be read to its end, or the cluster has no place for an actor.
+        InputError: a file is damaged, or the cluster has no room for an actor.
     """
-    waiting = _waiting(folder, files)
-    if waiting:
+    remaining = _incomplete_files(folder, files)
+    if remaining:
         read = functools.partial(
             _read_task, config=config, folder=folder, tokenizer_json=tokenizer_json, max_length=max_length
         )
         with ray_session(config.ray):
-            _run(waiting, read, config, folder)
-    if torn := _waiting(folder, files):
-        raise RuntimeError(f"parts of {torn[0].name} are not complete though all tasks have ended")
-    return [part for parts in _parts(folder, files).values() for part in parts]
+            _run(remaining, read, config, folder)
+    if incomplete := _incomplete_files(folder, files):
+        raise RuntimeError(f"all tasks have finished, but chunks of {incomplete[0].name} are missing")
+    return [chunk for chunks in _chunks_by_file(folder, files).values() for chunk in chunks]
 
 
-def _waiting(folder: str, files: Sequence[DataFile]) -> list[DataFile]:
-    """The files of which a part is still to be done."""
+def _incomplete_files(folder: str, files: Sequence[DataFile]) -> list[DataFile]:
     read, done = (CompletedPieces(folder, stage).numbers() for stage in (FILES, CHUNKS))
-    parts = _parts(folder, [file for file in files if file.number in read])
-    return [file for file in files if file.number not in parts or not done.issuperset(parts[file.number])]
+    chunks = _chunks_by_file(folder, [file for file in files if file.number in read])
+    return [file for file in files if file.number not in chunks or not done.issuperset(chunks[file.number])]
 
 
-def _parts(folder: str, files: Sequence[DataFile]) -> dict[int, range]:
-    """The numbers of the parts of files that were read to their end, by the number of the file."""
+def _chunks_by_file(folder: str, files: Sequence[DataFile]) -> dict[int, range]:
+    """Return the chunk numbers of completely read files, by file number."""
     numbers = [file.number for file in files]
-    facts = CompletedPieces(folder, FILES).records(numbers)
-    return {number: chunk_numbers(number, fact["parts"]) for number, fact in zip(numbers, facts, strict=True)}
+    records = CompletedPieces(folder, FILES).records(numbers)
+    return {number: chunk_numbers(number, record["chunks"]) for number, record in zip(numbers, records, strict=True)}
 
 
 def _run(files: Sequence[DataFile], read: Any, config: EvaluateFillMaskConfig, folder: str) -> None:
@@ -75,20 +74,20 @@ def _run(files: Sequence[DataFile], read: Any, config: EvaluateFillMaskConfig, f
     device, pool, resources = _pool(config, folder)
     context = ray.data.DataContext.get_current()
     options = context.execution_options
-    kept = (context.target_max_block_size, options.preserve_order, options.label_selector)
-    # A part goes on as soon as it is there, whatever its size; otherwise blocks would collect many.
+    original = (context.target_max_block_size, options.preserve_order, options.label_selector)
+    # With a block size of 1 byte each chunk is a block and is passed on immediately.
     context.target_max_block_size, options.preserve_order = 1, False
     options.label_selector = None if device == "cuda" else data_labels()
     try:
         items = [{"item": asdict(file)} for file in files]
-        parts = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        chunks = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             read,
             batch_size=1,
             batch_format="pyarrow",
-            num_cpus=0,  # the actors have them all, and reading takes little
+            num_cpus=0,  # the actors reserve all CPUs, and reading needs little
             compute=ray.data.TaskPoolStrategy(size=min(_READERS, len(items))),
         )
-        scored = parts.map_batches(
+        scored = chunks.map_batches(
             _ScoreActor,
             fn_constructor_kwargs={
                 "config": config,
@@ -105,11 +104,11 @@ def _run(files: Sequence[DataFile], read: Any, config: EvaluateFillMaskConfig, f
             records = completed.records(sorted(completed.numbers()))
             progress.start_at(rows := sum(record["rows"] for record in records))
             bad = 0
-            for part in result_rows(scored):
-                rows, bad = rows + part["rows"], bad + part["bad"]
+            for chunk in result_rows(scored):
+                rows, bad = rows + chunk["rows"], bad + chunk["bad"]
                 progress.advance_to(rows, f"{bad:,} bad rows")
     finally:
-        context.target_max_block_size, options.preserve_order, options.label_selector = kept
+        context.target_max_block_size, options.preserve_order, options.label_selector = original
 
 
 def _read_task(
@@ -125,10 +124,10 @@ def _read_task(
 
 
 class _ScoreActor:
-    """`ChunkScorer` as Ray Data calls it: a block is a part."""
+    """Ray Data actor around `ChunkScorer`; each block is a chunk."""
 
     def __init__(self, config: EvaluateFillMaskConfig, folder: str, device: str, on_cluster: bool) -> None:
-        self._failure: pa.Table | None = None  # of the construction, which no call could report if it were raised here
+        self._failure: pa.Table | None = None  # error of the constructor, which Ray Data would not report in one line
         try:
             if on_cluster:
                 check_visible(folder)
@@ -148,13 +147,12 @@ class _ScoreActor:
 
 
 def _pool(config: EvaluateFillMaskConfig, folder: str) -> tuple[str, ray.data.ActorPoolStrategy, Values]:
-    """Return the device of the actors, their pool, and the resources of each.
+    """Return the device of the actors, their pool, and the resources of each actor.
 
-    On a local cluster the pool has all its actors from the start. Inside a cluster it begins with the first one that
-    there is room for and grows with the cluster. It may have fewer actors where there are fewer parts.
+    A local pool starts with all actors. Inside a cluster, the pool starts with one actor and grows as the cluster does.
 
     Raises:
-        InputError: the actors can never have their resources, or a node does not see the run folder.
+        InputError: the cluster can never provide the resources, or a node has no access to the run folder.
     """
     scaling, grows = config.scaling, inside_cluster()
     need = Need(
@@ -167,7 +165,7 @@ def _pool(config: EvaluateFillMaskConfig, folder: str) -> tuple[str, ray.data.Ac
     if not use_gpu:
         need = replace(need, gpus=0, cpus=scaling.cpus_per_actor, labels=data_labels() or {})
         if grows and config.device == "auto":
-            message = "evaluate_fill_mask: this cluster has no GPU and starts none; using CPUs"
+            message = "evaluate_fill_mask: this cluster has no GPU and cannot start one; using CPUs"
             print(message, file=sys.stderr, flush=True)
     room = ensure_capacity(need, job="evaluate_fill_mask", run_dir=folder)
     resources = {"num_gpus": need.gpus} if use_gpu else {"num_cpus": need.cpus}

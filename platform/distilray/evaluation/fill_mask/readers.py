@@ -1,4 +1,4 @@
-"""Files of texts with masks: JSON lines, CSV, plain text (all also .gz, .bz2, .xz, .zst) and Parquet."""
+"""Readers for files of masked texts: JSON lines, CSV, plain text (optionally compressed) and Parquet."""
 
 import json
 import os
@@ -29,9 +29,9 @@ _FORMATS = {
     ".text": "text",
 }
 _MAX_LINE = 16 << 20
-_ROWS_AT_ONCE = 256
-_FIRST_ROWS = 20  # one of them must be usable
-_MARK = "\ufeff"
+_BATCH_ROWS = 256
+_CHECKED_ROWS = 20  # at least one of the first rows must be usable
+_BYTE_ORDER_MARK = "\ufeff"
 
 Rows = Iterator[MaskedExample | BadRow]
 
@@ -41,9 +41,9 @@ class DataFile:
     """A file to read.
 
     Attributes:
-        number: place among the files.
-        name: below the folder that the recipe names.
-        limit: rows to read, None for all.
+        number: index among all files, from 0.
+        name: path relative to the folder in the recipe.
+        limit: number of rows to read; None for all.
     """
 
     number: int
@@ -54,23 +54,23 @@ class DataFile:
 
 
 def data_files(data: FillMaskDataConfig) -> list[DataFile]:
-    """The files of the data in order of their names.
+    """Return the files of the data, sorted by name.
 
     Raises:
-        InputError: nothing is there, or files of an unknown format or of several.
+        InputError: there is no file, a format is unknown, or the files have different formats.
     """
-    found = find_files(data.path)
-    above = len(os.path.commonprefix(found).rpartition("/")[0]) + 1  # noqa: RUF071 - cut back to a folder
-    formats = {uri: _format(uri, data) for uri in found}
+    uris = find_files(data.path)
+    root = len(os.path.commonprefix(uris).rpartition("/")[0]) + 1  # noqa: RUF071 - cut back to a folder
+    formats = {uri: _format(uri, data) for uri in uris}
     if len(set(formats.values())) > 1:
         kinds = ", ".join(sorted(set(formats.values())))
-        raise InputError(f"{data.path}: holds files of several formats ({kinds}); name those of one with a pattern")
-    named = [unquote(uri[above:]) if "://" in uri else uri[above:] for uri in found]
-    return [DataFile(number, uri, named[number], formats[uri]) for number, uri in enumerate(found)]
+        raise InputError(f"{data.path}: contains several formats ({kinds}); use a pattern that matches only one")
+    names = [unquote(uri[root:]) if "://" in uri else uri[root:] for uri in uris]
+    return [DataFile(number, uri, names[number], formats[uri]) for number, uri in enumerate(uris)]
 
 
 def limit_rows(files: list[DataFile], data: FillMaskDataConfig, *, seed: int, rows: int | None) -> list[DataFile]:
-    """The files that hold the first `rows` rows, each with its share; all of them without a limit."""
+    """Return the files that contain the first `rows` rows, with their limits; all files if `rows` is None."""
     if rows is None:
         return files
     kept: list[DataFile] = []
@@ -85,28 +85,28 @@ def limit_rows(files: list[DataFile], data: FillMaskDataConfig, *, seed: int, ro
 
 
 def check_file(file: DataFile, data: FillMaskDataConfig, *, seed: int) -> None:
-    """Looks at the first rows of a file.
+    """Check that some of the first rows of a file are usable.
 
     Raises:
-        InputError: it is empty, damaged from the beginning, or none of its first rows has the columns.
+        InputError: the file is empty or damaged at its start, or all of the first rows are bad.
     """
-    first = list(islice(read_examples(file, data, seed=seed), _FIRST_ROWS))
+    first = list(islice(read_examples(file, data, seed=seed), _CHECKED_ROWS))
     if not first:
-        raise InputError(f"{file.uri}: holds no row; remove the file, or write it again")
+        raise InputError(f"{file.uri}: no rows; remove the file, or write it again")
     if all(isinstance(row, BadRow) for row in first):
         bad = first[0]
         assert isinstance(bad, BadRow)
         raise InputError(
-            f"{file.uri}:{bad.row}: {bad.reason}: {bad.detail}, and so on; "
+            f"{file.uri}:{bad.row}: {bad.reason}: {bad.detail}; the other first rows are unusable too: "
             "correct data.text_column, data.answer_column or data.format, or the file"
         )
 
 
 def read_examples(file: DataFile, data: FillMaskDataConfig, *, seed: int) -> Rows:
-    """The rows of a file in order, good and bad, as many as its limit.
+    """Yield the rows of a file in order, usable or bad, up to its limit.
 
     Raises:
-        InputError: it cannot be read to its end, or lacks a column.
+        InputError: the file is damaged or has no such column.
     """
     try:
         yield from islice(_READERS[file.format](file, data, seed), file.limit)
@@ -119,7 +119,7 @@ def _format(uri: str, data: FillMaskDataConfig) -> str:
         return data.format
     suffix = split_suffix(uri)[2]
     if suffix not in _FORMATS:
-        raise InputError(f"{uri}: '{suffix}' is none of {', '.join(_FORMATS)}; set data.format, or name other files")
+        raise InputError(f"{uri}: '{suffix}' is none of {', '.join(_FORMATS)}; set data.format, or use other files")
     return _FORMATS[suffix]
 
 
@@ -129,10 +129,10 @@ def _lines(file: DataFile) -> Iterator[Line]:
 
 def _json_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
     for row in json_rows(_lines(file), file.name, max_bytes=_MAX_LINE):
-        yield row if isinstance(row, BadRow) else _of_object(row, data)
+        yield row if isinstance(row, BadRow) else _parse_object(row, data)
 
 
-def _of_object(row: Row, data: FillMaskDataConfig) -> MaskedExample | BadRow:
+def _parse_object(row: Row, data: FillMaskDataConfig) -> MaskedExample | BadRow:
     for column in (data.text_column, data.answer_column):
         if column not in row.values:
             names = ", ".join(ascii(name)[:40] for name in list(row.values)[:10])
@@ -145,26 +145,26 @@ def _csv_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
     columns = {"data.text_column": data.text_column, "data.answer_column": data.answer_column}
     text, answer = column_positions(file.uri, rows.header(), columns).values()
     for row in rows:
-        yield row if isinstance(row, BadRow) else _of_cells(row.number, row.values[text], row.values[answer], data)
+        yield row if isinstance(row, BadRow) else _parse_cells(row.number, row.values[text], row.values[answer], data)
 
 
-def _of_cells(row: int, text: str, answer: str, data: FillMaskDataConfig) -> MaskedExample | BadRow:
-    """A cell holds one answer, or a list of them as JSON."""
-    found: Any = answer
+def _parse_cells(row: int, text: str, answer: str, data: FillMaskDataConfig) -> MaskedExample | BadRow:
+    """Parse a CSV row; the answer cell contains one answer, or a JSON list of answers."""
+    answers: Any = answer
     if answer.startswith("[") and answer.endswith("]"):
         try:
-            found = json.loads(answer)
+            answers = json.loads(answer)
         except (ValueError, RecursionError):
-            return bad_row(row, "answers_missing", f"'{data.answer_column}' looks like a list and is no JSON")
-    return parse_example(row, text, found, data)
+            return bad_row(row, "answers_missing", f"'{data.answer_column}' looks like a list but is not valid JSON")
+    return parse_example(row, text, answers, data)
 
 
 def _text_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
     for row, line in enumerate(_lines(file), 1):
         if line.size > _MAX_LINE:
-            yield bad_row(row, "too_large", f"a line of {line.size:,} bytes; {_MAX_LINE:,} are read")
+            yield bad_row(row, "too_large", f"a line of {line.size:,} bytes; the maximum is {_MAX_LINE:,}")
             continue
-        decoded = line.data.decode(errors="surrogateescape").strip(f"{_MARK} \t\r\n")
+        decoded = line.data.decode(errors="surrogateescape").strip(f"{_BYTE_ORDER_MARK} \t\r\n")
         if decoded:
             yield mask_line(row, decoded, fraction=data.masked_fraction, seed=seed)
 
@@ -176,14 +176,14 @@ def _parquet_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
         with ParquetTable(file.uri) as table:
             column_positions(file.uri, table.schema.names, columns)
             if not is_text(table.schema.field(data.text_column).type):
-                raise InputError(f"{file.uri}: column '{data.text_column}' is no string; set data.text_column")
-            for batch in table.batches(list(dict.fromkeys(columns.values())), rows=_ROWS_AT_ONCE):
+                raise InputError(f"{file.uri}: column '{data.text_column}' is not a string; set data.text_column")
+            for batch in table.batches(list(dict.fromkeys(columns.values())), rows=_BATCH_ROWS):
                 texts, answers = (batch.column(name).to_pylist() for name in columns.values())
                 for text, answer in zip(texts, answers, strict=True):
                     row += 1
                     yield parse_example(row, text, answer, data)
     except (UnreadableError, UnicodeDecodeError) as error:
-        where = f"damaged behind row {row:,}: " if row else ""
+        where = f"damaged after row {row:,}: " if row else ""
         raise InputError(f"{file.uri}: {where}{error}; write the file again") from None
 
 

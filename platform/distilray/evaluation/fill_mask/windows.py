@@ -1,4 +1,7 @@
-"""Examples as token ids: a mask token for each word piece of an answer, long texts cut to a window around each mask."""
+"""Examples as token ids, with a mask token for each word piece of an answer.
+
+A text that is longer than the model's input gets a separate window around each of its masks.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -15,24 +18,25 @@ from distilray.pretraining_data.tokenizer import Vocabulary, build_tokenizer, vo
 Ints = NDArray[np.int64]
 
 _SPECIALS = 2  # [CLS] and [SEP] of each window
-_UNSCORED = 0  # stands for the label where there is no answer
+_UNSCORED = 0  # label of a mask without an answer
 
 
 @dataclass(frozen=True)
 class Windows:
-    """What a model reads, and what is asked at its masks; all arrays are int64.
+    """Model inputs and the answers to predict in them; all arrays are int64.
 
-    The answers of a window follow each other, and windows stand in the order of their answers.
+    Answers are sorted by window.
 
     Attributes:
-        ids: (tokens,) of all windows, one after the other.
-        offsets: (windows + 1,) where each begins in `ids`.
-        window: (answers,) in which window each answer is asked for.
-        start: (answers,) place of its first mask token in that window.
-        labels: (pieces,) the true ids of all answers, one after the other.
-        bounds: (answers + 1,) where each answer begins in `labels`.
-        scored: (answers,) 0 for a mask that is only filled.
-        row, mask: (answers,) row in the file, and number of the mask in its text, from 0.
+        ids: (tokens,) token ids of all windows, concatenated.
+        offsets: (windows + 1,) start of each window in `ids`.
+        window: (answers,) index of the window that contains the answer.
+        start: (answers,) position of the answer's first mask token in that window.
+        labels: (pieces,) true token ids of all answers, concatenated.
+        bounds: (answers + 1,) start of each answer in `labels`.
+        scored: (answers,) 0 for a mask that is filled but not scored, else 1.
+        row: (answers,) row in the file.
+        mask: (answers,) index of the mask in its text, from 0.
     """
 
     ids: Ints
@@ -47,52 +51,50 @@ class Windows:
 
     @property
     def lengths(self) -> Ints:
-        """(windows,) tokens of each."""
+        """(windows,) number of tokens."""
         return np.diff(self.offsets)
 
     @property
     def pieces(self) -> Ints:
-        """(answers,) word pieces of each."""
+        """(answers,) number of word pieces."""
         return np.diff(self.bounds)
 
     def to_columns(self) -> dict[str, pa.Array]:
-        """One row of lists, for Arrow."""
+        """Return the arrays as the columns of an Arrow table with one row."""
         return {field.name: pa.array([getattr(self, field.name)], pa.list_(pa.int64())) for field in fields(self)}
 
     @classmethod
     def from_row(cls, table: pa.Table) -> "Windows":
-        """The windows of a table of one row."""
+        """Create windows from a table with one row."""
         return cls(**{field.name: table.column(field.name)[0].values.to_numpy() for field in fields(cls)})
 
 
 class _Builder:
-    """Collects windows and answers."""
-
     def __init__(self, vocabulary: Vocabulary, max_length: int) -> None:
-        self._vocabulary, self._room = vocabulary, max_length - _SPECIALS
+        self._vocabulary, self._max_body = vocabulary, max_length - _SPECIALS
         self._ids: list[int] = []
         self._offsets, self._bounds, self._labels = [0], [0], list[int]()
         self._answers: list[tuple[int, int, int, int, int]] = []  # window, start, scored, row, mask
 
     def add(self, row: int, fragments: Sequence[Sequence[int]], labels: Sequence[Sequence[int] | None]) -> None:
-        """Adds the text of a row; a mask without labels is shown as one mask token."""
+        """Add the text of a row; a mask without labels becomes one mask token."""
         body, starts = list(fragments[0]), []
-        for behind, answer in zip(fragments[1:], labels, strict=True):
+        for fragment, answer in zip(fragments[1:], labels, strict=True):
             starts.append(len(body))
             body += [self._vocabulary.mask] * (len(answer) if answer is not None else 1)
-            body += behind
-        if len(body) <= self._room:
+            body += fragment
+        if len(body) <= self._max_body:
             self._add_window(body)
         for mask, (start, answer) in enumerate(zip(starts, labels, strict=True)):
-            wanted = answer if answer is not None else [_UNSCORED]
+            answer_labels = answer if answer is not None else [_UNSCORED]
             left = 0
-            if len(body) > self._room:
-                # As near the middle as the ends of the text allow.
-                left = min(max(0, start - (self._room - len(wanted)) // 2), len(body) - self._room)
-                self._add_window(body[left : left + self._room])
-            place = start - left + 1  # behind [CLS]
-            self._answers.append((len(self._offsets) - 2, place, int(answer is not None), row, mask))
-            self._labels += wanted
+            if len(body) > self._max_body:
+                # Center the answer, unless the window would extend beyond the text.
+                left = min(max(0, start - (self._max_body - len(answer_labels)) // 2), len(body) - self._max_body)
+                self._add_window(body[left : left + self._max_body])
+            position = start - left + 1  # after [CLS]
+            self._answers.append((len(self._offsets) - 2, position, int(answer is not None), row, mask))
+            self._labels += answer_labels
             self._bounds.append(len(self._labels))
 
     def _add_window(self, body: Sequence[int]) -> None:
@@ -100,42 +102,41 @@ class _Builder:
         self._offsets.append(len(self._ids))
 
     def build(self) -> Windows:
-        """All that was added."""
         window, start, scored, row, mask = np.array(self._answers, np.int64).reshape(-1, 5).T
         lists = (self._ids, self._offsets, self._labels, self._bounds)
-        ids, offsets, labels, bounds = (np.array(found, np.int64) for found in lists)
+        ids, offsets, labels, bounds = (np.array(values, np.int64) for values in lists)
         return Windows(ids, offsets, window, start, labels, bounds, scored, row, mask)
 
 
 def encode_examples(
     examples: Sequence[MaskedExample], tokenizer_json: str, *, max_length: int, fill_all: bool = False
 ) -> tuple[Windows, list[MaskedExample], list[BadRow]]:
-    """The windows of examples, the examples that are in them, and those that cannot be.
+    """Encode examples as windows; also return the encoded examples and the rows that cannot be encoded.
 
     Args:
-        examples: of one file.
-        tokenizer_json: of the models, from `read_tokenizer`.
-        max_length: tokens of a window, special ones included.
-        fill_all: asks also at masks that are not scored.
+        examples: examples of one file.
+        tokenizer_json: tokenizer of the models, from `read_tokenizer`.
+        max_length: maximum number of tokens in a window, including special tokens.
+        fill_all: include masks that are not scored, so that they are filled too.
     """
     vocabulary = vocabulary_of(tokenizer_json)
-    fragments = _encoded([example.fragments for example in examples], tokenizer_json)
-    answers = _encoded([example.answers for example in examples], tokenizer_json)
+    fragments = _encode_each([example.fragments for example in examples], tokenizer_json)
+    answers = _encode_each([example.answers for example in examples], tokenizer_json)
     builder, kept, bad = _Builder(vocabulary, max_length), list[MaskedExample](), list[BadRow]()
-    for example, of_text, of_answers in zip(examples, fragments, answers, strict=True):
-        fault = _fault(of_answers, vocabulary, max_length)
-        if fault is not None:
-            bad.append(bad_row(example.row, *fault))
+    for example, fragment_ids, answer_ids in zip(examples, fragments, answers, strict=True):
+        problem = _answer_problem(answer_ids, vocabulary, max_length)
+        if problem is not None:
+            bad.append(bad_row(example.row, *problem))
             continue
-        unscored = len(of_text) - 1 - len(of_answers)
-        builder.add(example.row, of_text, [*of_answers, *[None] * unscored])
+        unscored = len(fragment_ids) - 1 - len(answer_ids)
+        builder.add(example.row, fragment_ids, [*answer_ids, *[None] * unscored])
         kept.append(example)
     windows = builder.build()
     return windows if fill_all else only_scored(windows), kept, bad
 
 
 def only_scored(windows: Windows) -> Windows:
-    """The windows without the answers that are only filled, and without windows that nothing is asked in."""
+    """Drop the answers that are not scored, and windows without a scored answer."""
     if windows.scored.all():
         return windows
     keep = windows.scored.astype(bool)
@@ -155,21 +156,27 @@ def only_scored(windows: Windows) -> Windows:
     )
 
 
-def _encoded(texts: Sequence[Sequence[str]], tokenizer_json: str) -> list[list[list[int]]]:
-    """Ids of strings, without special tokens; `[MASK]` splits a text before all else, so its fragments go alone."""
-    flat = [text for of_one in texts for text in of_one]
-    found: Any = iter(build_tokenizer(tokenizer_json).encode_batch_fast(flat, add_special_tokens=False))
-    return [[next(found).ids for _ in of_one] for of_one in texts]
+def _encode_each(examples: Sequence[Sequence[str]], tokenizer_json: str) -> list[list[list[int]]]:
+    """Tokenize each string without special tokens.
+
+    Fragments can be encoded separately, because a tokenizer splits a text at `[MASK]` before any other step.
+    """
+    strings = [string for example in examples for string in example]
+    encodings: Any = iter(build_tokenizer(tokenizer_json).encode_batch_fast(strings, add_special_tokens=False))
+    return [[next(encodings).ids for _ in example] for example in examples]
 
 
-def _fault(answers: Sequence[Sequence[int]], vocabulary: Vocabulary, max_length: int) -> tuple[str, str] | None:
+def _answer_problem(
+    answers: Sequence[Sequence[int]], vocabulary: Vocabulary, max_length: int
+) -> tuple[str, str] | None:
+    """Return the reason and the details if an answer cannot be scored."""
     for number, answer in enumerate(answers, 1):
         if not answer:
             return "answer_empty", f"answer {number} has no token"
         if vocabulary.unk in answer:
-            return "answer_unknown", f"answer {number} holds a token that is not in the vocabulary"
+            return "answer_unknown", f"answer {number} contains a token that is not in the vocabulary"
         if any(token in vocabulary.special for token in answer):
-            return "answer_special", f"answer {number} holds a special token"
+            return "answer_special", f"answer {number} contains a special token"
         if len(answer) > max_length - _SPECIALS:
-            return "answer_too_long", f"answer {number} has {len(answer):,} tokens, a window {max_length:,}"
+            return "answer_too_long", f"answer {number} has {len(answer):,} tokens; a window has {max_length:,}"
     return None

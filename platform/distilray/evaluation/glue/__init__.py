@@ -1,1 +1,1 @@
-"""GLUE as a benchmark: scores, their intervals, comparison with a teacher, and the submission."""
+"""GLUE benchmark: scores with confidence intervals, comparison with a teacher, leaderboard submission."""

@@ -1,7 +1,7 @@
-"""GLUE scores against the majority baseline and against a teacher's, with intervals.
+"""GLUE scores compared with the majority baseline and with a teacher, with confidence intervals.
 
-The score of a task is the median over the seeds. Intervals are of a paired bootstrap: each resample draws dev rows, the
-same for all models and the baseline, and for each model as many of its seeds.
+The score of a task is the median over seeds. Intervals come from a paired bootstrap: each resample draws dev rows, the
+same ones for all models and the baseline, and then draws seeds of each model with replacement.
 """
 
 import math
@@ -36,10 +36,10 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ResampledScores:
-    """Scores of a task in each resample, each of shape (resamples,).
+    """Scores of a task in all resamples; each array has shape (resamples,).
 
     Attributes:
-        models: in the order of the arguments of `resample`.
+        models: one array per model, in the order passed to `resample`.
     """
 
     majority: Array
@@ -48,38 +48,36 @@ class ResampledScores:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """A model's score on a task, from 0 or -1 to 1.
+    """Score of a model on a task; at most 1, and at least 0 or, for correlations, -1.
 
     Attributes:
-        error: standard error over the dev rows; nan where their number is not known.
-        interval, above_interval: of the score, and of its distance to the majority baseline; None in a run without
-            dev predictions.
+        error: standard error over the dev rows; nan if their number is unknown.
+        interval: of the score; None for a run without dev predictions.
+        above_majority_interval: likewise, of the difference to the majority baseline.
     """
 
     score: float
     majority: float
     error: float
     interval: Interval | None = None
-    above_interval: Interval | None = None
+    above_majority_interval: Interval | None = None
 
     @property
-    def above(self) -> float:
-        """Score above the majority baseline."""
+    def above_majority(self) -> float:
         return self.score - self.majority
 
     @property
     def is_above_chance(self) -> bool:
-        """True if the score is at least three standard errors above the majority baseline."""
         return is_above_chance(self.score, self.majority, self.error)
 
 
 @dataclass(frozen=True)
 class KeptShare:
-    """The share of a teacher's score that a student keeps, on a task or on the mean of several.
+    """Share of a teacher's score that a student keeps, on one task or on the mean of several.
 
     Attributes:
-        raw: of the whole score; None where the teacher has none.
-        above_chance: of the score above the majority baseline; None where the teacher is not above it.
+        raw: share of the score; None if the teacher's score is not positive.
+        above_chance: share of the score above the majority baseline; None if the teacher is not above it.
         raw_interval, above_chance_interval: None without dev predictions of both models.
     """
 
@@ -94,13 +92,13 @@ class KeptShare:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A student beside its teacher.
+    """Comparison of a student with its teacher.
 
     Attributes:
-        tasks: by task that both have been fine-tuned on.
-        left_out: reasons why a task does not enter the mean.
-        mean: over the other tasks of GLUE; None without any.
-        all: over all tasks of GLUE, also those that are left out.
+        tasks: results for the tasks on which both models were fine-tuned.
+        left_out: tasks excluded from the mean, with the reason.
+        mean: result over the GLUE tasks that are not excluded; None without such a task.
+        all: result over all GLUE tasks, including excluded ones.
     """
 
     tasks: Mapping[TaskName, KeptShare]
@@ -110,32 +108,33 @@ class Comparison:
 
     @property
     def counted(self) -> list[TaskName]:
-        """The tasks of the mean."""
         return [task for task in self.tasks if task in GLUE_TASKS and task not in self.left_out]
 
     @property
     def summary(self) -> str:
-        """Shares of the mean that the student keeps, and the tasks, as the predicate of a sentence."""
+        """Shares that the student keeps and the tasks, as the predicate of a sentence."""
         reasons: dict[str, list[str]] = {}
         for task, reason in self.left_out.items():
             reasons.setdefault(reason, []).append(task)
         left_out = "".join(f"; left out: {', '.join(tasks)} ({reason})" for reason, tasks in reasons.items())
         if self.mean is None or self.all is None:
-            return f"shares no task of GLUE with the teacher on which the teacher is above chance{left_out}"
+            return f"has no GLUE task in common with the teacher on which the teacher is above chance{left_out}"
         summary = f"keeps {_shares(self.mean)} on {', '.join(self.counted)}{left_out}"
         if left_out:
             summary += f"; on all tasks {_shares(self.all)}"
         return summary + ("" if self.mean.raw_interval else "; no interval without dev predictions of both models")
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `scores.json` holds of it."""
+        """Return the value of `kept` in `scores.json`."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Values) -> "Comparison":
-        """Return the comparison that `scores.json` holds."""
-        mean, every = (None if values[name] is None else KeptShare(**values[name]) for name in ("mean", "all"))
-        return cls({task: KeptShare(**each) for task, each in values["tasks"].items()}, values["left_out"], mean, every)
+        """Create a comparison from the value of `kept` in `scores.json`."""
+        mean, overall = (None if values[name] is None else KeptShare(**values[name]) for name in ("mean", "all"))
+        return cls(
+            {task: KeptShare(**each) for task, each in values["tasks"].items()}, values["left_out"], mean, overall
+        )
 
 
 def resample(
@@ -146,21 +145,22 @@ def resample(
     rng: np.random.Generator,
     resamples: int = RESAMPLES,
 ) -> ResampledScores:
-    """Return resampled scores of a task.
+    """Resample the scores of a task.
 
     Args:
-        models: for each model its predictions by seed; all on the same dev rows.
-        majority_answer: the baseline's prediction for every row.
+        models: predictions of each model, one item per seed; all on the same dev rows.
+        majority_answer: prediction of the baseline for every row.
     """
-    seeds = [one for model in models for one in model]
-    by_metric = np.zeros((len(task.metrics), resamples, 1 + len(seeds)))
+    seeds = [predictions for model in models for predictions in model]
+    by_metric = np.zeros((len(task.metrics), resamples, 1 + len(seeds)))  # the baseline comes first
     for split in task.dev:
         labels = seeds[0].labels[split]
         answers = [np.full(len(labels), majority_answer), *(each.predictions[split] for each in seeds)]
+        # Metrics depend only on how often each combination of label and answers occurs.
         columns, multiplicity = np.unique(np.stack([labels, *answers]), axis=1, return_counts=True)
         counts = draw_counts(rng, multiplicity, resamples)
-        for number, (metric, measured) in enumerate(task.metrics.items()):
-            if measured == split:
+        for number, (metric, metric_split) in enumerate(task.metrics.items()):
+            if metric_split == split:
                 scores = [resampled_metric(metric, counts, columns[0], each) for each in columns[1:]]
                 by_metric[number] = np.stack(scores, axis=1)
     scores = by_metric.mean(axis=0)
@@ -169,7 +169,7 @@ def resample(
 
 
 def same_rows(models: Iterable[Sequence[DevPredictions]]) -> bool:
-    """Return whether predictions of several models are on the same dev rows."""
+    """Return True if the predictions of all models are on the same dev rows."""
     first, *others = [each for model in models for each in model]
     return all(
         each.labels.keys() == first.labels.keys()
@@ -179,19 +179,19 @@ def same_rows(models: Iterable[Sequence[DevPredictions]]) -> bool:
 
 
 def score_intervals(
-    task: TaskName, score: float, draws: ResampledScores, rows: Mapping[str, int]
+    task: TaskName, score: float, resampled: ResampledScores, rows: Mapping[str, int]
 ) -> dict[str, Interval | None]:
-    """Return the intervals of a model's own score, and of its distance to the majority baseline."""
-    (own,) = draws.models
+    """Return the intervals of a score and of its difference to the majority baseline."""
+    (own,) = resampled.models
     is_share = list(TASKS[task].metrics) == ["accuracy"]
     return {
         SCORE: share_interval(own, score, sum(rows.values())) if is_share else percentile_interval(own),
-        "above_majority": percentile_interval(own - draws.majority),
+        "above_majority": percentile_interval(own - resampled.majority),
     }
 
 
 def task_score(scores: Values, task: TaskName) -> TaskScore:
-    """Return the score of a task in a `scores.json`, also in one of an earlier version, which has no intervals."""
+    """Return the score of a task from `scores.json`; files of earlier versions have no intervals."""
     score, majority = scores["summary"][task][SCORE]["median"], scores["majority"][task][SCORE]
     intervals = scores.get("intervals", {}).get(task, {})
     return TaskScore(
@@ -204,12 +204,12 @@ def task_score(scores: Values, task: TaskName) -> TaskScore:
 
 
 def score_error(task: TaskName, metric: str, value: float, rows: Mapping[str, int]) -> float:
-    """Return the standard error of a metric, or of the score of a task; nan where the number of dev rows is not known.
+    """Return the standard error of a metric or of a task's score; nan if the number of dev rows is unknown.
 
-    The standard error of a mean of two metrics is not more than the mean of theirs.
+    The mean of the standard errors of two metrics is an upper bound for the standard error of their mean.
 
     Args:
-        rows: by dev set.
+        rows: number of rows of each dev set.
     """
     splits = TASKS[task].metrics
     counts = {each: rows.get(splits[each]) for each in (splits if metric == SCORE else (metric,))}
@@ -217,76 +217,73 @@ def score_error(task: TaskName, metric: str, value: float, rows: Mapping[str, in
 
 
 def official_dev_rows(task: TaskName) -> dict[str, int]:
-    """Return the official number of rows by dev set; nothing for a task that has none."""
     return {split: min(TASKS[task].rows[split]) for split in TASKS[task].dev if split in TASKS[task].rows}
 
 
 def compare_scores(
-    student: Values, teacher: Values, draws: Mapping[TaskName, ResampledScores] | None = None
+    student: Values, teacher: Values, resampled: Mapping[TaskName, ResampledScores] | None = None
 ) -> Comparison:
-    """Compare two `scores.json` by task.
+    """Compare the contents of two `scores.json` files.
 
     Args:
-        draws: by task, of the models teacher and student; tasks without draws get no intervals.
+        resampled: resampled scores of teacher and student by task; other tasks get no intervals.
     """
-    draws = draws or {}
+    resampled = resampled or {}
     tasks: list[TaskName] = [task for task in student["summary"] if task in teacher["summary"]]
     pairs = {task: (task_score(teacher, task), task_score(student, task)) for task in tasks}
     left_out = {task: _reason(theirs) for task, (theirs, _) in pairs.items() if not theirs.is_above_chance}
     of_glue = [task for task in tasks if task in GLUE_TASKS]
     counted = [task for task in of_glue if task not in left_out]
     return Comparison(
-        {task: _kept([task], pairs, draws, is_counted=task not in left_out) for task in tasks},
+        {task: _kept([task], pairs, resampled, is_counted=task not in left_out) for task in tasks},
         left_out,
-        _kept(counted, pairs, draws) if counted else None,
-        _kept(of_glue, pairs, draws, is_counted=not set(of_glue) & set(left_out)) if of_glue else None,
+        _kept(counted, pairs, resampled) if counted else None,
+        _kept(of_glue, pairs, resampled, is_counted=not set(of_glue) & set(left_out)) if of_glue else None,
     )
 
 
 def find_comparison(student: Values, teacher: Values | None) -> Comparison | None:
-    """Return the comparison that a student's `scores.json` holds, or one with `teacher`, without intervals."""
+    """Return the comparison stored in `scores.json`, or else compare with `teacher`, without intervals."""
     if student.get("kept"):
         return Comparison.from_json(student["kept"])
     return None if teacher is None else compare_scores(student, teacher)
 
 
 def format_percent(share: float | None, interval: Sequence[float] | None = None) -> str:
-    """Return a share with its interval; empty without a share."""
+    """Format a share and its interval; return an empty string without a share."""
     if share is None:
         return ""
     return f"{share:.1%}" + (f" ({interval[0]:.1%} to {interval[1]:.1%})" if interval else "")
 
 
 def _shares(kept: KeptShare) -> str:
-    raw, above = (
-        format_percent(kept.raw, kept.raw_interval),
-        format_percent(kept.above_chance, kept.above_chance_interval),
-    )
+    raw = format_percent(kept.raw, kept.raw_interval)
+    above = format_percent(kept.above_chance, kept.above_chance_interval)
     return f"{raw or 'nothing'} of the teacher's mean score, {above or 'nothing'} above chance"
 
 
 def _kept(
     tasks: Sequence[TaskName],
     pairs: Mapping[TaskName, tuple[TaskScore, TaskScore]],
-    draws: Mapping[TaskName, ResampledScores],
+    resampled: Mapping[TaskName, ResampledScores],
     *,
     is_counted: bool = True,
 ) -> KeptShare:
-    """Return the shares on the mean over some tasks.
+    """Return the shares for the mean over some tasks.
 
     Args:
-        is_counted: the teacher is above chance on all of them. Otherwise the share above chance divides by what may
-            well be 0, and has no interval.
+        is_counted: the teacher is above chance on all of them. Otherwise the share above chance has no interval,
+            because its denominator may be zero.
     """
     theirs = statistics.fmean(pairs[task][0].score for task in tasks)
     ours = statistics.fmean(pairs[task][1].score for task in tasks)
     majority = statistics.fmean(pairs[task][1].majority for task in tasks)
     raw, above = (_without_nan(retained_share(ours, theirs, base)) for base in (0.0, majority))
     raw_interval = above_interval = None
-    if raw is not None and all(task in draws for task in tasks):
+    if raw is not None and all(task in resampled for task in tasks):
         chance, teacher, student = (
-            np.mean([draw(draws[task]) for task in tasks], axis=0)
-            for draw in (lambda one: one.majority, lambda one: one.models[0], lambda one: one.models[1])
+            np.mean([scores_of(resampled[task]) for task in tasks], axis=0)
+            for scores_of in (lambda each: each.majority, lambda each: each.models[0], lambda each: each.models[1])
         )
         with np.errstate(invalid="ignore", divide="ignore"):
             raw_interval = percentile_interval(student / teacher)

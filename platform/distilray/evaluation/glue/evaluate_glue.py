@@ -1,4 +1,4 @@
-"""GLUE: fine-tunes a model on each task with several seeds; scores beside the literature, and the submission."""
+"""GLUE evaluation: fine-tune a model on each task with several seeds and score it."""
 
 import json
 import os
@@ -48,16 +48,14 @@ Results = Mapping[tuple[TaskName, int], FineTuneRunResult]
 
 
 def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
-    """Validates the inputs of `evaluate_glue` and says what it would do."""
+    """Validate the inputs of `evaluate_glue` and return its plan."""
     data, missing = load_tasks(config, with_test=config.submission.write)
     model = localize(config.model_dir)
     for each in data.values() if not config.train else ():
         output_order(model, read_model_config(model), each.task)
     _read_teacher(config)
     if tasks_from_mnli(config, data) and "mnli" not in data:
-        raise InputError(
-            f"start_from_mnli: {config.glue_dir} has no folder of MNLI; add it, or set start_from_mnli=false"
-        )
+        raise InputError(f"start_from_mnli: {config.glue_dir} has no MNLI folder; add it, or set start_from_mnli=false")
     if config.submission.write:
         find_absent_files({task: each.test for task, each in data.items()}, config.submission.fill_missing)
     for task in data:
@@ -65,11 +63,12 @@ def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
             teacher = storage.join(config.distillation.teacher_run_dir, MODELS_FOLDER, task)
             check_same_tokenizer(teacher, config.model_dir)
     absent = ", ".join(missing) or "none"
-    return {"model": config.model_dir, **{task: _told(config, each) for task, each in data.items()}, "missing": absent}
+    plan: dict[str, object] = {task: _describe(config, each) for task, each in data.items()}
+    return {"model": config.model_dir, **plan, "missing": absent}
 
 
 def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
-    """Fine-tunes on every task with every seed; writes `scores.json`, `models/`, and the submission if asked for."""
+    """Fine-tune on each task with each seed; write `scores.json`, `models/` and, if configured, the submission."""
     data, missing = load_tasks(config, with_test=config.submission.write)
     features = encode_tasks(config, data)
     plan = FineTunePlan(folder.uri, config.precision, config.scaling, config.distillation, config.submission.write)
@@ -87,7 +86,7 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
         compared = compare_with_teacher(scores, teacher, config.teacher_run_dir, data, results, seed=config.seed)
         scores["kept"] = compared.to_json()
     storage.write_bytes(folder.path(SCORES_FILE), json.dumps(scores, indent=1).encode())
-    told = _submit(config, data, results, folder)
+    submission = _submit(config, data, results, folder)
     mean, count = macro_score(scores["summary"])
     counts = {key: scores[key] for key in ("summary", "missing", "remarks", "model_hash")}
     models = [f"{MODELS_FOLDER}/{task}/{name}" for task in data for name in _MODEL_FILES]
@@ -96,16 +95,16 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
     overall = f", macro score {100 * mean:.1f} over {count} of {len(GLUE_TASKS)}" if count else ""
     overall += f", {compared.summary}" if compared else ""
     absent = f", missing: {', '.join(missing)}" if missing else ""
-    made = f"{len(results)} fine-tunings" if config.train else "a fine-tuned model"
+    scored = f"{len(results)} fine-tuning runs" if config.train else "a fine-tuned model"
     others = _other_rows(data)
     absent += f", other rows than the official ones: {others}" if others else ""
-    return Outcome(f"{made} on {len(data)} task(s){overall}{absent}{told}", counts, outputs)
+    return Outcome(f"{scored} on {len(data)} task(s){overall}{absent}{submission}", counts, outputs)
 
 
 def collect_scores(
     config: GlueConfig, data: Mapping[TaskName, TaskData], missing: Sequence[TaskName], results: Results
 ) -> dict[str, Any]:
-    """Return the content of `scores.json`: a row for each task, metric and seed, and summaries."""
+    """Return the content of `scores.json`: a row for each task, seed and metric, and summaries."""
     model_hash = storage.sha256(storage.join(localize(config.model_dir), WEIGHTS_FILE))
     rows = [
         row | {"official_rows": not data[task].other_rows, "model_hash": model_hash}
@@ -118,7 +117,7 @@ def collect_scores(
         "missing": list(missing),
         "summary": summarize_seeds(rows),
         "majority": {task: _majority(each) for task, each in data.items()},
-        "dev_rows": {task: {name: len(part) for name, part in each.dev.items()} for task, each in data.items()},
+        "dev_rows": {task: {name: len(examples) for name, examples in each.dev.items()} for task, each in data.items()},
         "remarks": {task: _remarks(config, each, results) for task, each in data.items()},
         "rows": rows,
     }
@@ -127,26 +126,26 @@ def collect_scores(
 
 
 def show_glue_scores(folder: RunFolder) -> None:
-    """Prints the table of `scores.json`."""
+    """Print `scores.json` as a table."""
     assert isinstance(folder.config, EvaluateGlueConfig)
     scores = json.loads(storage.read_bytes(folder.path(SCORES_FILE)))
     Console(width=None if os.isatty(1) else 160).print(glue_table(scores, _read_teacher(folder.config)))
 
 
 def check_submission(path: str) -> str:
-    """Checks a submission; says that it is one.
+    """Validate a submission and return a confirmation.
 
     Raises:
-        InputError: the first line that is wrong.
+        InputError: the submission is invalid; the message names the first invalid line.
     """
     validate_submission(path)
-    return f"{path}: a submission of eleven files as gluebenchmark.com takes it"
+    return f"{path}: a valid submission of eleven files for gluebenchmark.com"
 
 
-def _told(config: EvaluateGlueConfig, data: TaskData) -> str:
+def _describe(config: EvaluateGlueConfig, data: TaskData) -> str:
     settings = config.task_config(data.task.name)
     rows = min(len(data.train.first), settings.max_train_examples or len(data.train.first))
-    dev = sum(len(part.first) for part in data.dev.values())
+    dev = sum(len(examples.first) for examples in data.dev.values())
     if not config.train:
         return f"{dev:,} dev rows, no training"
     return (
@@ -156,13 +155,13 @@ def _told(config: EvaluateGlueConfig, data: TaskData) -> str:
 
 
 def _best(results: Results, task: TaskName) -> FineTuneRunResult:
-    """The fine-tuning of a task with the best dev score; of equal ones the first."""
-    found = [result for (name, _), result in results.items() if name == task]
-    return max(found, key=lambda result: result.fine_tuned.best.scores[result.run.settings.metric])
+    """Return the run of a task with the best dev score; of equal ones, the first."""
+    candidates = [result for (name, _), result in results.items() if name == task]
+    return max(candidates, key=lambda result: result.fine_tuned.best.scores[result.run.settings.metric])
 
 
 def _keep_model(results: Results, task: TaskName, folder: RunFolder) -> None:
-    """Moves the best model of a task to its place in the run; those of its other seeds go."""
+    """Move the best model of a task to `models/TASK` and remove the models of its other seeds."""
     target, best = folder.path(MODELS_FOLDER, task), _best(results, task)
     storage.make_folder(target)
     for file in storage.list_files(best.model_dir):
@@ -173,9 +172,9 @@ def _keep_model(results: Results, task: TaskName, folder: RunFolder) -> None:
 
 
 def _rows(result: FineTuneRunResult) -> list[dict[str, Any]]:
-    """The scores of one fine-tuning, each with all that it depends on."""
+    """Return one row per metric, with the settings that the score depends on."""
     run, best = result.run, result.fine_tuned.best
-    told = {
+    settings = {
         "task": run.task,
         "split": "dev",
         "seed": run.seed,
@@ -184,12 +183,12 @@ def _rows(result: FineTuneRunResult) -> list[dict[str, Any]]:
         "epoch": best.epoch,
         "max_train_examples": run.settings.max_train_examples,
     }
-    return [told | {"metric": metric, "value": value} for metric, value in best.scores.items()]
+    return [settings | {"metric": metric, "value": value} for metric, value in best.scores.items()]
 
 
 def _majority(data: TaskData) -> dict[str, float]:
     assert data.train.labels is not None
-    labels = {name: part.labels for name, part in data.dev.items() if part.labels is not None}
+    labels = {name: dev.labels for name, dev in data.dev.items() if dev.labels is not None}
     return majority_scores(data.task, data.train.labels, labels)
 
 
@@ -213,33 +212,34 @@ def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
 
 
 def _other_rows(data: Mapping[TaskName, TaskData]) -> str:
-    """The splits with other numbers of rows than the official ones, by task; empty if there are none."""
+    """Describe the splits whose number of rows is not the official one; empty without such a split."""
     return "; ".join(f"{task} {', '.join(each.other_rows)}" for task, each in data.items() if each.other_rows)
 
 
 def _submit(config: EvaluateGlueConfig, data: Mapping[TaskName, TaskData], results: Results, folder: RunFolder) -> str:
-    """Writes the submission from the best seed of each task, if asked for; says what was filled."""
+    """Write the submission from the best seed of each task, if configured; return a note for the summary."""
     if not config.submission.write:
         return ""
-    found = {task: read_predictions(_best(results, task)) for task in data}
+    predictions = {task: read_predictions(_best(results, task)) for task in data}
     note = f"Not fine-tuned on the official rows: {_other_rows(data)}" if _other_rows(data) else ""
-    filled = write_submission(
-        folder.path(SUBMISSION_FILE), found, fill_missing=config.submission.fill_missing, note=note
-    )
+    uri, fill_missing = folder.path(SUBMISSION_FILE), config.submission.fill_missing
+    filled = write_submission(uri, predictions, fill_missing=fill_missing, note=note)
     return f", {SUBMISSION_FILE}" + (f" (the same answer for every row of {', '.join(filled)})" if filled else "")
 
 
 def _read_teacher(config: EvaluateGlueConfig) -> Mapping[str, Any] | None:
-    """The scores of the teacher's run.
+    """Return the scores of the teacher's run.
 
     Raises:
-        InputError: it is no complete run of this job.
+        InputError: the folder is not a complete run of this job.
     """
     if config.teacher_run_dir is None:
         return None
     if read_manifest(config.teacher_run_dir)["content"]["job"] != "evaluate_glue":
-        raise InputError(f"teacher_run_dir: {config.teacher_run_dir} is no run of jobs.evaluate_glue; name one")
+        raise InputError(
+            f"teacher_run_dir: {config.teacher_run_dir} is not a run of jobs.evaluate_glue; set it to one, or omit it"
+        )
     file = storage.join(config.teacher_run_dir, SCORES_FILE)
     verify_file(file)
-    found: Mapping[str, Any] = json.loads(storage.read_bytes(file))
-    return found
+    scores: Mapping[str, Any] = json.loads(storage.read_bytes(file))
+    return scores

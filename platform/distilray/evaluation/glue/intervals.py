@@ -1,4 +1,4 @@
-"""Intervals of the scores of a GLUE run, and of what it keeps of a teacher's, from the dev predictions of both."""
+"""Confidence intervals of GLUE scores and of the share of a teacher's score, from dev predictions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,49 +20,48 @@ from distilray.finetuning.metrics import majority_answer
 from distilray.finetuning.tasks import TASKS
 from distilray.runtime.seeding import generator
 
-_SEED_USE = 302  # sets the draws apart from other uses of a seed
+_SEED_STREAM = 302  # separates these random numbers from other uses of the seed
 
 Data = Mapping[TaskName, TaskData]
 Results = Mapping[tuple[TaskName, int], FineTuneRunResult]
 
 
 def add_intervals(scores: dict[str, Any], data: Data, results: Results, *, seed: int) -> None:
-    """Add the intervals of each task to a `scores.json`, and a remark to the tasks on which the model is at chance."""
+    """Add intervals to the content of `scores.json`, and a remark to each task on which the model is at chance."""
     scores["intervals"] = {}
     for task, each in data.items():
-        draws = _draws(each, [_predictions(results, task)], seed)
+        resampled = _resample(each, [_predictions(results, task)], seed)
         median = scores["summary"][task][SCORE]["median"]
-        scores["intervals"][task] = score_intervals(task, median, draws, scores["dev_rows"][task])
+        scores["intervals"][task] = score_intervals(task, median, resampled, scores["dev_rows"][task])
         scores["remarks"][task] = task_remarks(scores, task)
 
 
 def compare_with_teacher(
     scores: Mapping[str, Any], teacher: Mapping[str, Any], teacher_dir: str, data: Data, results: Results, *, seed: int
 ) -> Comparison:
-    """Compare a run with that of its teacher. Tasks get intervals where the teacher has predictions on the same rows.
+    """Compare a run with its teacher's; intervals need the teacher's predictions on the same rows.
 
     Args:
-        scores: `scores.json` of the run.
-        teacher: the same of the teacher, whose run folder is `teacher_dir`.
+        scores: content of `scores.json` of the run.
+        teacher: content of `scores.json` in `teacher_dir`, the teacher's run folder.
 
     Raises:
-        InputError: a file of the teacher is not what its run has written.
+        InputError: a file of the teacher's run has changed.
     """
-    draws = {}
+    resampled = {}
     for task, each in data.items():
         seeds = dict.fromkeys(row["seed"] for row in teacher["rows"] if row["task"] == task)
         models = [read_seeds(teacher_dir, task, seeds), _predictions(results, task)]
         if all(models) and same_rows(models):
-            draws[task] = _draws(each, models, seed)
-    return compare_scores(scores, teacher, draws)
+            resampled[task] = _resample(each, models, seed)
+    return compare_scores(scores, teacher, resampled)
 
 
 def _predictions(results: Results, task: TaskName) -> list[DevPredictions]:
     return [read_dev_predictions(result.dev_predictions) for (name, _), result in results.items() if name == task]
 
 
-def _draws(data: TaskData, models: Sequence[Sequence[DevPredictions]], seed: int) -> ResampledScores:
-    """Resample a task with draws of its own."""
+def _resample(data: TaskData, models: Sequence[Sequence[DevPredictions]], seed: int) -> ResampledScores:
     assert data.train.labels is not None
-    rng = generator(seed, _SEED_USE, list(TASKS).index(data.task.name))
+    rng = generator(seed, _SEED_STREAM, list(TASKS).index(data.task.name))  # independent draws for each task
     return resample(data.task, models, majority_answer(data.task, data.train.labels), rng=rng)

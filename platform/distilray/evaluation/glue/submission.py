@@ -1,4 +1,4 @@
-"""The zip of test predictions that gluebenchmark.com takes: written, and checked line by line."""
+"""Writer and validator for the zip of test predictions that gluebenchmark.com accepts."""
 
 import io
 import re
@@ -21,7 +21,7 @@ from distilray.runtime import storage
 _HEADER = "index\tprediction"
 _SCORE = re.compile(r"[0-5](\.[0-9]{1,18})?", re.ASCII)
 _FILL_SCORE = 2.5
-# A whole submission has less than 7 MB of text, its longest line less than 32 bytes.
+# A valid submission contains less than 7 MB of text, and its lines are shorter than 32 bytes.
 _MAX_BYTES = 64 << 20
 _MAX_LINE = 200
 
@@ -31,11 +31,11 @@ class SubmissionFile:
     """One file of a submission.
 
     Attributes:
-        name: what it is of, as "MNLI-m".
-        task: whose model predicts it.
-        test: the test set of that task.
-        rows: of the test set.
-        labels: the words it may hold; empty for scores from 0 to 5.
+        name: name without suffix, such as "MNLI-m".
+        task: the task whose model makes the predictions.
+        test: name of the task's test set.
+        rows: number of rows of the test set.
+        labels: allowed predictions; empty for scores from 0 to 5.
     """
 
     name: str
@@ -46,11 +46,11 @@ class SubmissionFile:
 
     @property
     def member(self) -> str:
-        """Its name in the zip."""
+        """File name in the zip."""
         return f"{self.name}.tsv"
 
 
-# The diagnostic set is the last one.
+# The diagnostic set comes last.
 FILES = sorted(
     (
         SubmissionFile(name, task.name, test, task.rows[test][0], task.labels)
@@ -62,117 +62,116 @@ FILES = sorted(
 
 
 def prediction_file(name: str, predictions: NDArray[Any]) -> bytes:
-    """The content of one file.
+    """Return the content of one file of a submission.
 
     Args:
-        name: as in `FILES`.
-        predictions: shape (rows,): a class id for each row of the test set, or for STS-B a number, which is cut to
-            0..5.
+        name: name of a file in `FILES`.
+        predictions: (rows,) class ids, or for STS-B scores, which are clipped to 0..5.
 
     Raises:
-        ValueError: another number of rows, ids that are no classes, or numbers that are not finite.
+        ValueError: the number of rows is wrong, an id is not a class, or a score is not finite.
     """
     file = next(file for file in FILES if file.name == name)
     if predictions.shape != (file.rows,):
         raise ValueError(f"{name}: predictions of shape {predictions.shape} for {file.rows:,} rows")
-    words = _words(file, predictions) if file.labels else _scores(file, predictions)
-    lines = [_HEADER, *(f"{index}\t{word}" for index, word in enumerate(words))]
+    cells = _label_cells(file, predictions) if file.labels else _score_cells(file, predictions)
+    lines = [_HEADER, *(f"{index}\t{cell}" for index, cell in enumerate(cells))]
     return ("\n".join(lines) + "\n").encode()
 
 
 def find_absent_files(tests: Mapping[TaskName, Collection[str]], fill_missing: bool) -> list[SubmissionFile]:
-    """The files of a submission that would have to be filled.
+    """Return the files of a submission that have no test set.
 
     Args:
-        tests: names of the test sets that are there, by task.
-        fill_missing: whether they may be.
+        tests: names of the available test sets by task.
+        fill_missing: allow such files, to be filled with a constant answer.
 
     Raises:
-        InputError: there are some, and they may not.
+        InputError: test sets are absent and `fill_absent` is false.
     """
     absent = [file for file in FILES if file.test not in tests.get(file.task, ())]
     if absent and not fill_missing:
-        told = ", ".join(file.name for file in absent)
-        raise InputError(f"submission: no test rows of {told}; add their files, or set submission.fill_missing=true")
+        names = ", ".join(file.name for file in absent)
+        raise InputError(f"submission: no test rows of {names}; add their files, or set submission.fill_missing=true")
     return absent
 
 
 def write_submission(
     uri: str, predictions: Mapping[TaskName, Mapping[str, NDArray[Any]]], fill_missing: bool = False, note: str = ""
 ) -> list[str]:
-    """Writes the zip; equal predictions give equal bytes.
+    """Write the zip; the same predictions produce the same bytes.
 
     Args:
         uri: path or URI of the zip.
-        predictions: by task and test set, as `prediction_file` takes them.
-        fill_missing: whether a test set without predictions gets one answer for every row.
-        note: for the comment of the zip, which no file of a submission has room for.
+        predictions: arguments of `prediction_file` by task and test set.
+        fill_missing: answer all rows of an absent test set with the same constant.
+        note: comment of the zip, since the files of a submission have no comments.
 
     Returns:
-        The files that were filled, each with the answer, as "WNLI (0)".
+        The filled files, each with its constant answer, such as "WNLI (0)".
 
     Raises:
-        InputError: test sets are absent and are not to be filled.
-        ValueError: predictions that are not of the test set, or of one that is in no submission.
+        InputError: test sets are absent and `fill_absent` is false.
+        ValueError: predictions do not fit their test set, or the test set does not belong to a submission.
     """
-    found = {(task, test): values for task, tests in predictions.items() for test, values in tests.items()}
-    unknown = sorted(set(found) - {(file.task, file.test) for file in FILES})
+    by_test = {(task, test): values for task, tests in predictions.items() for test, values in tests.items()}
+    unknown = sorted(set(by_test) - {(file.task, file.test) for file in FILES})
     if unknown:
-        raise ValueError(f"{' '.join(unknown[0])} is in no submission")
+        raise ValueError(f"{' '.join(unknown[0])} does not belong to a submission")
     absent = find_absent_files(predictions, fill_missing)
-    found.update({(file.task, file.test): _filling(file) for file in absent})
+    by_test.update({(file.task, file.test): _constant_answer(file) for file in absent})
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         archive.comment = note.encode()
         for file in FILES:
-            member = zipfile.ZipInfo(file.member)  # its date is 1980, whatever the clock says
+            member = zipfile.ZipInfo(file.member)  # with the default date of 1980, so that bytes are reproducible
             member.compress_type, member.create_system, member.external_attr = zipfile.ZIP_DEFLATED, 3, 0o644 << 16
-            archive.writestr(member, prediction_file(file.name, found[file.task, file.test]))
+            archive.writestr(member, prediction_file(file.name, by_test[file.task, file.test]))
     storage.write_bytes(uri, data.getvalue())
     return [f"{file.name} ({file.labels[0] if file.labels else _FILL_SCORE})" for file in absent]
 
 
 def validate_submission(path: str) -> None:
-    """Checks that the leaderboard would take a zip; nothing is unpacked to disk.
+    """Check that the leaderboard would accept a zip, without unpacking it to disk.
 
     Args:
-        path: of a file on this machine.
+        path: a file on this machine.
 
     Raises:
-        InputError: it would not; the message names the member and the line of the first fault.
+        InputError: the zip is invalid; the message names the file and line of the first error.
     """
     local = storage.local_path(path)
     if not local.is_file():
-        raise InputError(f"{path}: no such file; give the submission's zip")
+        raise InputError(f"{path}: no such file; pass the zip of a submission")
     if local.stat().st_size > _MAX_BYTES:
-        raise InputError(f"{path}: over {_MAX_BYTES >> 20} MiB, which no submission is; give the submission's zip")
+        raise InputError(f"{path}: larger than {_MAX_BYTES >> 20} MiB; pass the zip of a submission")
     try:
         _check_archive(local)
-    except _FaultError as fault:
-        raise InputError(f"{path}: {fault}") from None
+    except _InvalidSubmissionError as problem:
+        raise InputError(f"{path}: {problem}") from None
     except (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, OSError, NotImplementedError) as error:
-        raise InputError(f"{path}: not a whole zip ({error}); write it again") from None
+        raise InputError(f"{path}: not a complete zip file ({error}); write it again") from None
 
 
-class _FaultError(ValueError):
-    """What is wrong in a zip, without its name."""
+class _InvalidSubmissionError(ValueError):
+    """Invalid content of a zip; the message does not name the zip."""
 
 
-def _words(file: SubmissionFile, predictions: NDArray[Any]) -> list[str]:
+def _label_cells(file: SubmissionFile, predictions: NDArray[Any]) -> list[str]:
     wrong = ~np.isin(predictions, range(len(file.labels)))
     if predictions.dtype.kind not in "iu" or wrong.any():
-        raise ValueError(f"{file.name}: predictions that are no class ids from 0 to {len(file.labels) - 1}")
+        raise ValueError(f"{file.name}: predictions must be class ids from 0 to {len(file.labels) - 1}")
     return [file.labels[value] for value in predictions.tolist()]
 
 
-def _scores(file: SubmissionFile, predictions: NDArray[Any]) -> list[str]:
+def _score_cells(file: SubmissionFile, predictions: NDArray[Any]) -> list[str]:
     if not np.isfinite(predictions).all():
         raise ValueError(f"{file.name}: a prediction is not finite")
-    # 0.0 is added since -0.0 would be written with its sign.
+    # Adding 0.0 turns -0.0, which would be written with its sign, into 0.0.
     return [f"{value:.3f}" for value in (np.clip(predictions, *STSB_RANGE) + 0.0).tolist()]
 
 
-def _filling(file: SubmissionFile) -> NDArray[Any]:
+def _constant_answer(file: SubmissionFile) -> NDArray[Any]:
     return np.zeros(file.rows, np.int64) if file.labels else np.full(file.rows, _FILL_SCORE)
 
 
@@ -184,55 +183,58 @@ def _check_archive(path: Path) -> None:
         for file in FILES:
             member = by_name[file.member]
             if member.flag_bits & 1:
-                raise _FaultError(f"{file.member} is encrypted; write it without a password")
+                raise _InvalidSubmissionError(f"{file.member} is encrypted; write it without a password")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise _FaultError(f"{file.member} is compressed in a rare way; write it with deflate")
+                raise _InvalidSubmissionError(f"{file.member} has an unsupported compression; write it with deflate")
             if member.file_size > _MAX_BYTES:
-                raise _FaultError(
-                    f"{file.member} has {member.file_size:,} bytes, more than its rows can; write it again"
+                raise _InvalidSubmissionError(
+                    f"{file.member} has {member.file_size:,} bytes, too many for its rows; write it again"
                 )
             with archive.open(member) as lines:
                 _check_lines(file, lines)
 
 
 def _check_names(names: Sequence[str]) -> None:
-    wanted = [file.member for file in FILES]
-    for place, name in enumerate(names):
+    expected = [file.member for file in FILES]
+    for number, name in enumerate(names):
         if "/" in name or "\\" in name:
-            raise _FaultError(f"{name[:80]!r} is in or is a folder; zip the files without one")
-        if name not in wanted:
-            raise _FaultError(f"{name[:80]!r} does not belong there; a submission holds {', '.join(wanted)}")
-        if name in names[:place]:
-            raise _FaultError(f"{name} is there twice; keep one")
-    absent = [name for name in wanted if name not in names]
+            raise _InvalidSubmissionError(f"{name[:80]!r} is a folder or in one; zip the files without a folder")
+        if name not in expected:
+            message = f"{name[:80]!r} does not belong to a submission, which contains {', '.join(expected)}"
+            raise _InvalidSubmissionError(message)
+        if name in names[:number]:
+            raise _InvalidSubmissionError(f"{name} occurs twice; keep one")
+    absent = [name for name in expected if name not in names]
     if absent:
-        raise _FaultError(f"{', '.join(absent)} not there; every task needs its file, an unanswered one any answer")
+        message = f"{', '.join(absent)} missing; add a file for every task, with any answers for an unsolved one"
+        raise _InvalidSubmissionError(message)
 
 
 def _check_lines(file: SubmissionFile, lines: IO[bytes]) -> None:
-    """Refuses the first line that is not as it has to be; reads no more of a file than it may have."""
+    """Raise for the first invalid line; read at most as many lines as the file may have, since a zip may be a bomb."""
     for number in range(1, file.rows + 2):
         line = lines.readline(_MAX_LINE)
         if not line:
-            told = f"the file ends after {number - 1:,} lines of {file.rows + 1:,}; predict every row"
-            raise _FaultError(f"{file.member}, line {number}: {told}")
-        # latin-1 takes every byte, and a byte that does not belong there is told by the message.
-        fault = _line_fault(file, number, line.decode("latin-1").removesuffix("\n"))
-        if fault:
-            raise _FaultError(f"{file.member}, line {number}: {fault}")
+            problem = f"the file ends after {number - 1:,} lines of {file.rows + 1:,}; predict every row"
+            raise _InvalidSubmissionError(f"{file.member}, line {number}: {problem}")
+        # latin-1 decodes any byte, so that an invalid one appears in the message.
+        invalid = _line_problem(file, number, line.decode("latin-1").removesuffix("\n"))
+        if invalid:
+            raise _InvalidSubmissionError(f"{file.member}, line {number}: {invalid}")
     if lines.readline(_MAX_LINE):
-        raise _FaultError(f"{file.member}, line {file.rows + 2}: more than {file.rows:,} rows; leave out what follows")
+        message = f"{file.member}, line {file.rows + 2}: more than {file.rows:,} rows; remove the rest"
+        raise _InvalidSubmissionError(message)
 
 
-def _line_fault(file: SubmissionFile, number: int, line: str) -> str | None:
+def _line_problem(file: SubmissionFile, number: int, line: str) -> str | None:
     if number == 1:
-        return None if line == _HEADER else f"header {line[:40]!r} where {_HEADER!r} belongs"
-    index, tab, word = line.partition("\t")
+        return None if line == _HEADER else f"header {line[:40]!r}, expected {_HEADER!r}"
+    index, tab, cell = line.partition("\t")
     if not tab:
-        return f"{line[:40]!r} where an index, a tab and a prediction belong"
+        return f"{line[:40]!r}, expected an index, a tab and a prediction"
     if index != str(number - 2):
-        return f"index {index[:40]!r} where {number - 2} belongs; rows go from 0 in the order of the test file"
+        return f"index {index[:40]!r}, expected {number - 2}; rows are numbered from 0 in the order of the test file"
     if file.labels:
-        return None if word in file.labels else f"label {word[:40]!r} is none of {', '.join(file.labels)}"
-    fits = _SCORE.fullmatch(word) and float(word) <= STSB_RANGE[1]
-    return None if fits else f"score {word[:40]!r} is no number from 0 to 5, as 2.500"
+        return None if cell in file.labels else f"label {cell[:40]!r} is none of {', '.join(file.labels)}"
+    is_score = _SCORE.fullmatch(cell) and float(cell) <= STSB_RANGE[1]
+    return None if is_score else f"score {cell[:40]!r} is not a number from 0 to 5, such as 2.500"

@@ -1,4 +1,4 @@
-"""Table of GLUE scores: a line for each metric, beside the baseline, the teacher and published scores."""
+"""Table of GLUE scores next to the majority baseline, the teacher and published scores."""
 
 import math
 import statistics
@@ -11,8 +11,8 @@ from distilray.config.glue import GLUE_TASKS, SCORE, TaskName
 from distilray.evaluation.glue.comparison import AT_CHANCE, Comparison, find_comparison, format_percent, task_score
 from distilray.finetuning.tasks import TASKS
 
-# Dev scores of the literature. `card`: the customer's model card; `DistilBERT`, `BERT base`: the table of DistilBERT's
-# authors (median of 5 seeds). They give one number a task, and do not say which where a task has two metrics.
+# Published dev scores: of DistilBERT's model card, and of the table by DistilBERT's authors (median of 5 seeds). Both
+# have one number per task, even if the task has two metrics, and do not name the metric.
 PUBLISHED: Mapping[str, Mapping[TaskName, float]] = {
     "card": {
         "cola": 51.3,
@@ -47,8 +47,8 @@ PUBLISHED: Mapping[str, Mapping[TaskName, float]] = {
         "wnli": 53.5,
     },
 }
-# Official dev scores of the most frequent class of the train split, as the mean of a task's metrics. In the official
-# files it has 444 of 872 dev rows (SST-2), 279 of 408 (MRPC), 25,545 of 40,430 (QQP), 3,213 of 9,815 and 3,240 of 9,832
+# Scores of the most frequent class of the train split on the official dev split, as the mean of the task's metrics.
+# Its dev rows are 444 of 872 (SST-2), 279 of 408 (MRPC), 25,545 of 40,430 (QQP), 3,213 of 9,815 and 3,240 of 9,832
 # (MNLI: contradiction leads in train by three rows), 2,761 of 5,463 (QNLI), 146 of 277 (RTE), 40 of 71 (WNLI).
 PUBLISHED_MAJORITY: Mapping[TaskName, float] = {
     "cola": 0.0,
@@ -63,17 +63,17 @@ PUBLISHED_MAJORITY: Mapping[TaskName, float] = {
 }
 
 _KEPT, _KEPT_ABOVE = "kept", "kept above chance"
-_FIGURES = ("median", "95% interval", "spread", "seeds", "majority", "above", _KEPT, _KEPT_ABOVE)
-_HEADINGS = ("task", "metric", *_FIGURES, *PUBLISHED, "remarks")
-_LEFT = ("task", "metric", "remarks")
+_NUMERIC = ("median", "95% interval", "spread", "seeds", "majority", "above", _KEPT, _KEPT_ABOVE)
+_HEADINGS = ("task", "metric", *_NUMERIC, *PUBLISHED, "remarks")
+_LEFT_ALIGNED = ("task", "metric", "remarks")
 
 Row = Mapping[str, Any]
 
 
 def published_scores(name: str, tasks: Iterable[TaskName]) -> dict[str, Any]:
-    """Return published scores as a `scores.json` has them, on those of some tasks that were published.
+    """Return published scores in the format of `scores.json`; tasks without a published score are skipped.
 
-    A single number of a task with two metrics counts as their mean.
+    The published number of a task with two metrics counts as their mean.
     """
     published: list[TaskName] = [task for task in tasks if task in PUBLISHED[name]]
     return {
@@ -83,54 +83,55 @@ def published_scores(name: str, tasks: Iterable[TaskName]) -> dict[str, Any]:
 
 
 def summarize_seeds(rows: Iterable[Row]) -> dict[TaskName, dict[str, dict[str, float]]]:
-    """Median, mean, lowest, highest and standard deviation over the seeds, by task and metric.
+    """Return median, mean, minimum, maximum and standard deviation over the seeds, by task and metric.
 
     Args:
-        rows: `task, metric, value` each, one for each seed.
+        rows: one row with `task`, `metric` and `value` per seed and metric.
     """
     values: dict[TaskName, dict[str, list[float]]] = {}
     for row in rows:
         values.setdefault(row["task"], {}).setdefault(row["metric"], []).append(row["value"])
     return {
-        task: {metric: _figures(found) for metric, found in by_metric.items()} for task, by_metric in values.items()
+        task: {metric: _statistics(scores) for metric, scores in by_metric.items()}
+        for task, by_metric in values.items()
     }
 
 
 def macro_score(summary: Mapping[TaskName, Mapping[str, Mapping[str, float]]]) -> tuple[float, int]:
-    """Mean over the tasks of GLUE of the median score, and the number of tasks it is made of."""
+    """Return the mean of the median scores of the GLUE tasks, and the number of these tasks."""
     medians = [summary[task][SCORE]["median"] for task in GLUE_TASKS if task in summary]
     return (statistics.fmean(medians) if medians else math.nan), len(medians)
 
 
 def task_remarks(scores: Mapping[str, Any], task: TaskName) -> list[str]:
-    """Return the remarks on a task; those of an earlier version are completed with `AT_CHANCE`."""
+    """Return the remarks on a task; `AT_CHANCE` is added, since earlier versions did not store it."""
     remarks = list(scores.get("remarks", {}).get(task, []))
-    is_said = AT_CHANCE in remarks or task_score(scores, task).is_above_chance
-    return remarks if is_said else [*remarks, AT_CHANCE]
+    is_complete = AT_CHANCE in remarks or task_score(scores, task).is_above_chance
+    return remarks if is_complete else [*remarks, AT_CHANCE]
 
 
 def glue_table(scores: Mapping[str, Any], teacher: Mapping[str, Any] | None = None) -> Table:
-    """Return the table of a `scores.json`: a line for each metric, in per cent as in the literature.
+    """Return a table with one row per metric; scores are multiplied by 100, as in the literature.
 
     Args:
-        scores: what `jobs.evaluate_glue` writes.
-        teacher: the same of the teacher, for a run that holds no comparison with it.
+        scores: content of `scores.json` of `jobs.evaluate_glue`.
+        teacher: `scores.json` of the teacher, for a run without a stored comparison.
     """
     compared = find_comparison(scores, teacher)
     mean, count = macro_score(scores["summary"])
     captions = [f"macro score {100 * mean:.1f} over {count} of {len(GLUE_TASKS)} tasks"] if count else []
     captions += [] if compared is None else [compared.summary]
     table = Table(title=f"GLUE, dev split, model {scores['model_hash'][:12]}", caption="; ".join(captions))
-    lines = [line for task in scores["tasks"] for line in _lines(task, scores, compared)]
-    headings = [heading for heading in _HEADINGS if any(line.get(heading) for line in lines)]
+    rows = [row for task in scores["tasks"] for row in _task_rows(task, scores, compared)]
+    headings = [heading for heading in _HEADINGS if any(row.get(heading) for row in rows)]
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in _LEFT else "right")
-    for line in lines:
-        table.add_row(*(line.get(heading, "") for heading in headings))
+        table.add_column(heading, justify="left" if heading in _LEFT_ALIGNED else "right")
+    for row in rows:
+        table.add_row(*(row.get(heading, "") for heading in headings))
     return table
 
 
-def _figures(values: Sequence[float]) -> dict[str, float]:
+def _statistics(values: Sequence[float]) -> dict[str, float]:
     return {
         "median": statistics.median(values),
         "mean": statistics.fmean(values),
@@ -141,35 +142,35 @@ def _figures(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def _lines(task: TaskName, scores: Mapping[str, Any], compared: Comparison | None) -> list[dict[str, str]]:
-    """Return the cells of a task's lines by heading."""
+def _task_rows(task: TaskName, scores: Mapping[str, Any], compared: Comparison | None) -> list[dict[str, str]]:
+    """Return the rows of a task as cells by heading."""
     published = {source: f"{PUBLISHED[source][task]:.1f}" for source in PUBLISHED if task in PUBLISHED[source]}
     if task in scores["missing"]:
         return [{"task": task, **published, "remarks": "missing: no such folder in glue_dir"}]
     metrics = list(TASKS[task].metrics)
     metrics += [] if len(metrics) == 1 else [SCORE]
-    lines = [
-        _metric_cells(metric, scores["summary"][task][metric], scores["majority"][task][metric]) for metric in metrics
+    rows = [
+        _metric_row(metric, scores["summary"][task][metric], scores["majority"][task][metric]) for metric in metrics
     ]
     own = task_score(scores, task)
-    # The last line is that of the score, which is the only metric of most tasks.
-    lines[-1]["95% interval"] = "" if own.interval is None else " to ".join(f"{100 * end:.1f}" for end in own.interval)
+    # The last row contains the task's score, which is the only metric of most tasks.
+    rows[-1]["95% interval"] = "" if own.interval is None else " to ".join(f"{100 * end:.1f}" for end in own.interval)
     if compared is not None and (kept := compared.tasks.get(task)):
-        lines[-1][_KEPT] = format_percent(kept.raw, kept.raw_interval)
+        rows[-1][_KEPT] = format_percent(kept.raw, kept.raw_interval)
         if task not in compared.left_out:
-            lines[-1][_KEPT_ABOVE] = format_percent(kept.above_chance, kept.above_chance_interval)
+            rows[-1][_KEPT_ABOVE] = format_percent(kept.above_chance, kept.above_chance_interval)
     remarks = task_remarks(scores, task)
     remarks += ["not in the mean, see below"] if compared and task in compared.left_out else []
-    lines[0] |= {"task": task, **published, "remarks": ", ".join(remarks)}
-    return lines
+    rows[0] |= {"task": task, **published, "remarks": ", ".join(remarks)}
+    return rows
 
 
-def _metric_cells(metric: str, figures: Mapping[str, float], majority: float) -> dict[str, str]:
+def _metric_row(metric: str, summary: Mapping[str, float], majority: float) -> dict[str, str]:
     return {
         "metric": metric,
-        "median": f"{100 * figures['median']:.1f}",
-        "seeds": f"{figures['seeds']:.0f}",
-        "spread": f"{100 * figures['min']:.1f} to {100 * figures['max']:.1f}",
+        "median": f"{100 * summary['median']:.1f}",
+        "seeds": f"{summary['seeds']:.0f}",
+        "spread": f"{100 * summary['min']:.1f} to {100 * summary['max']:.1f}",
         "majority": f"{100 * majority:.1f}",
-        "above": f"{100 * (figures['median'] - majority):+.1f}",
+        "above": f"{100 * (summary['median'] - majority):+.1f}",
     }

@@ -1,1 +1,1 @@
-"""Sections of the report, each made from the runs of some jobs."""
+"""Sections of the report, each written from the runs of one or more jobs."""

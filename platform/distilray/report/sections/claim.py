@@ -1,6 +1,6 @@
-"""The student next to its teacher: what it keeps, how small and how fast it is, with the figures of the paper.
+"""Comparison of the student with its teacher in quality, size and speed, next to the DistilBERT paper.
 
-DistilBERT claims 97% of GLUE, 40% fewer parameters and 60% more speed (tables 1 and 3).
+The paper claims 97% of the GLUE score with 40% fewer parameters and 60% more speed (tables 1 and 3).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from distilray.config.glue import GLUE_TASKS, SCORE, TaskName
 from distilray.evaluation.glue.comparison import Comparison, KeptShare, compare_scores, find_comparison, format_percent
 from distilray.evaluation.glue.table import macro_score, published_scores
 from distilray.report.blocks import drop_empty_columns, from_rich, join, paragraph, tiles
-from distilray.report.figures import NOTHING, label, shown, size, time
+from distilray.report.figures import NOTHING, format_duration, format_size, format_value, label
 from distilray.report.runs import EFFICIENCY_FILE, STUDENT, TEACHER, Run, Runs, Values
 from distilray.report.sections.model_quality import glue_model
 
 _OURS = (TEACHER, STUDENT, "kept", "kept above chance")
 _PAPER = ("BERT base", "DistilBERT", "kept in the paper", "above chance in the paper")
-# The paper does not count the vocabulary head, and times all of STS-B's dev set, one pair at a time.
+# The paper does not count the vocabulary head, and times the whole dev set of STS-B, one pair at a time.
 _PAPER_COSTS: Mapping[str, tuple[str, str, str]] = {
     "parameters": ("110 M", "66 M", "60.0%"),
     "layer_parameters": ("85 M", "43 M", "50.0%"),
@@ -27,181 +27,182 @@ _PAPER_COSTS: Mapping[str, tuple[str, str, str]] = {
 _FILL_MASK_KEYS = ("hit@10", "pseudo_perplexity")
 _COSTS = ("parameters", "layer_parameters", "megabytes", "latency_ms", "texts_per_s")
 
-Line = tuple[str, ...]
-"""A name, the majority baseline, the cells of `_OURS`, those of `_PAPER`."""
-Fact = tuple[str, str, str]
+Row = tuple[str, ...]
+"""A name, the majority baseline, the cells of `_OURS` and those of `_PAPER`."""
+Metric = tuple[str, str, str]
+"""Name, value and remark."""
 
 
 def headline_metrics(runs: Runs) -> Markup:
-    """Return headline metrics: size, quality and speed of the student next to its teacher."""
-    return tiles([*_size_facts(runs), *_fill_mask_facts(runs), *_glue_facts(runs)])
+    """Return tiles with size, quality and speed of the student relative to its teacher."""
+    return tiles([*_size_metrics(runs), *_fill_mask_metrics(runs), *_glue_metrics(runs)])
 
 
 def claim_section(runs: Runs) -> Markup:
-    lines = claim_rows(runs)
-    return join(from_rich(claim_table(lines)), *map(paragraph, _notes(runs))) if lines else Markup("")
+    rows = claim_rows(runs)
+    return join(from_rich(claim_table(rows)), *map(paragraph, _notes(runs))) if rows else Markup("")
 
 
-def claim_table(lines: Sequence[Line]) -> Table:
-    """Return the lines as a table without empty columns."""
-    head, rows = drop_empty_columns(("", "majority", *_OURS, *_PAPER), lines)
+def claim_table(rows: Sequence[Row]) -> Table:
+    """Return a table without empty columns."""
+    head, cells = drop_empty_columns(("", "majority", *_OURS, *_PAPER), rows)
     has_paper = any(heading in head for heading in _PAPER)
-    table = Table(title="student beside teacher, and the paper's" if has_paper else "student beside teacher")
+    table = Table(title="student and teacher, and those of the paper" if has_paper else "student and teacher")
     for heading in head:
         table.add_column(heading, justify="right" if heading else "left")
-    for row in rows:
+    for row in cells:
         table.add_row(*map(str, row))
     return table
 
 
-def claim_rows(runs: Runs) -> list[Line]:
-    return [*_glue_lines(runs), *_fill_mask_lines(runs), *_cost_lines(runs)]
+def claim_rows(runs: Runs) -> list[Row]:
+    return [*_glue_rows(runs), *_fill_mask_rows(runs), *_cost_rows(runs)]
 
 
 def _compared_glue(runs: Runs) -> tuple[Values, Values | None, Comparison] | None:
-    """Return the student's GLUE scores, its teacher's if its run is here, and their comparison."""
+    """Return the student's GLUE scores, the teacher's if the report has its run, and their comparison."""
     for run, student in runs.glue_scores():
         teacher_run = runs.input_of(run, TEACHER)
-        teacher = None if teacher_run is None else teacher_run.scores()
+        teacher = None if teacher_run is None else teacher_run.read_scores()
         compared = find_comparison(student, teacher)
         if compared is not None and not run.config.get("distillation"):
             return student, teacher, compared
     return None
 
 
-def _size_facts(runs: Runs) -> list[Fact]:
+def _size_metrics(runs: Runs) -> list[Metric]:
     student = runs.subject
     if student is None or "parameters" not in student.counts:
         return []
     own, teacher = student.counts["parameters"], student.counts.get("teacher_parameters")
     remark = f"{own / teacher:.0%} of the teacher's {teacher / 1e6:,.1f} M" if teacher else ""
-    facts = [("Parameters of the student", f"{own / 1e6:,.1f} M", remark)]
+    metrics = [("Parameters of the student", f"{own / 1e6:,.1f} M", remark)]
     if student.weights:
-        facts.append(("Weights of the student", size(student.weights["bytes"]), "model.safetensors"))
-    return [*facts, ("Distillation", time(student.record["wall_s"]), f"{student.counts['steps']:,} steps")]
+        metrics.append(("Weights of the student", format_size(student.weights["bytes"]), "model.safetensors"))
+    return [*metrics, ("Distillation", format_duration(student.record["wall_s"]), f"{student.counts['steps']:,} steps")]
 
 
-def _fill_mask_facts(runs: Runs) -> list[Fact]:
-    facts: list[Fact] = []
+def _fill_mask_metrics(runs: Runs) -> list[Metric]:
+    metrics: list[Metric] = []
     for _, name, scores in runs.fill_mask_scores()[:1]:
         teacher, student = scores.get(TEACHER) or {}, scores[name]
         if name == TEACHER:
             continue
         own, other = student.get("hit@10"), teacher.get("hit@10")
         if own is not None:
-            facts.append(("Fill-mask, hit@10", f"{own:.3f}", f"{own / other:.1%} of the teacher's" if other else ""))
+            metrics.append(("Fill-mask, hit@10", f"{own:.3f}", f"{own / other:.1%} of the teacher's" if other else ""))
         if student.get("latency_ms") and teacher.get("latency_ms"):
             speedup = teacher["latency_ms"] / student["latency_ms"]
-            remark = f"{student['latency_ms']:.1f} ms a text, CPU, batch 1"
-            facts.append(("Speed beside the teacher", f"{speedup:.2f} x", remark))
-    return facts
+            remark = f"{student['latency_ms']:.1f} ms per text, CPU, batch 1"
+            metrics.append(("Speedup over the teacher", f"{speedup:.2f} x", remark))
+    return metrics
 
 
-def _glue_facts(runs: Runs) -> list[Fact]:
-    facts: list[Fact] = []
-    for run in runs.of("evaluate_glue"):
-        scores = run.scores()
+def _glue_metrics(runs: Runs) -> list[Metric]:
+    metrics: list[Metric] = []
+    for run in runs.by_job("evaluate_glue"):
+        scores = run.read_scores()
         mean, count = macro_score(scores["summary"])
         if glue_model(runs, run, scores) == STUDENT and count:
-            facts.append(("GLUE macro score, dev", f"{100 * mean:.1f}", f"{count} of {len(GLUE_TASKS)} tasks"))
+            metrics.append(("GLUE macro score, dev", f"{100 * mean:.1f}", f"{count} of {len(GLUE_TASKS)} tasks"))
             break
     compared = _compared_glue(runs)
     if compared and (kept := compared[-1].mean) and kept.above_chance is not None:
         bounds = kept.above_chance_interval
         interval = [f"{bounds[0]:.1%} to {bounds[1]:.1%}"] if bounds else []
         remark = "; ".join([*interval, f"mean of {', '.join(compared[-1].counted)}"])
-        facts.append(("GLUE above chance, kept of the teacher's", f"{kept.above_chance:.1%}", remark))
-    return facts
+        metrics.append(("GLUE above chance, share of the teacher's", f"{kept.above_chance:.1%}", remark))
+    return metrics
 
 
 def _notes(runs: Runs) -> list[str]:
-    """Return notes on the GLUE lines of the table."""
+    """Return notes on the GLUE rows of the table."""
     glue = _compared_glue(runs)
     if glue is None:
         return []
     compared = glue[-1]
     notes = [
-        "GLUE: dev split, times 100, median of the seeds and their spread. Kept: the student's score as a share of "
-        "the teacher's, or of what the teacher has above the majority baseline. A task enters the mean where the "
-        "teacher is at least 3 standard errors above that baseline."
+        "GLUE: scores on the dev split, times 100, with the median and the range over the seeds. Kept: the student's "
+        "share of the teacher's score; kept above chance: its share of the teacher's score above the majority "
+        "baseline. The mean includes the tasks on which the teacher is at least 3 standard errors above that baseline."
     ]
     if compared.left_out:
         notes.append("Left out: " + "; ".join(f"{task} ({why})" for task, why in compared.left_out.items()) + ".")
     has_intervals = any(kept.raw_interval for kept in compared.tasks.values())
     return [
         *notes,
-        "Intervals: 95%, with dev rows drawn with replacement, the same for both models, and seeds of each."
+        "Intervals: 95%, from a bootstrap over dev rows, the same for both models, and over the seeds of each model."
         if has_intervals
         else "The shares have no intervals: these need the dev predictions of both models.",
-        "The paper's models have other sizes, so that only the shares can be compared.",
+        "The paper's models have different sizes, so that only the shares can be compared.",
     ]
 
 
-def _glue_lines(runs: Runs) -> list[Line]:
+def _glue_rows(runs: Runs) -> list[Row]:
     glue = _compared_glue(runs)
     if glue is None:
         return []
     student, teacher, compared = glue
-    lines = []
+    rows = []
     for task, kept in compared.tasks.items():
         cells = _kept_cells(kept, is_counted=task not in compared.left_out)
-        cells[:2] = [_spread(scores, task, cell) for scores, cell in zip((teacher, student), cells, strict=False)]
-        lines.append(_line(f"GLUE: {task}", cells, _kept_cells(_published([task]).all), kept))
+        cells[:2] = [_with_range(scores, task, cell) for scores, cell in zip((teacher, student), cells, strict=False)]
+        rows.append(_row(f"GLUE: {task}", cells, _kept_cells(_published([task]).all), kept))
     means = [(compared.mean, f"mean of {', '.join(compared.counted)}", compared.counted)]
     if compared.all != compared.mean:
         means.append((compared.all, "mean of all these", list(compared.tasks)))
     for mean, name, tasks in means:
         if mean is not None:
-            lines.append(_line(f"GLUE: {name}", _kept_cells(mean), _kept_cells(_published(tasks).all), mean))
+            rows.append(_row(f"GLUE: {name}", _kept_cells(mean), _kept_cells(_published(tasks).all), mean))
     paper = _published(GLUE_TASKS)
-    name = f"GLUE: mean of all nine, less {', '.join(paper.left_out)}"
-    return [*lines, _line(name, [], _kept_cells(paper.mean))]
+    name = f"GLUE: mean of all nine without {', '.join(paper.left_out)}"
+    return [*rows, _row(name, [], _kept_cells(paper.mean))]
 
 
 def _published(tasks: Sequence[TaskName]) -> Comparison:
-    """Compare the paper's models."""
+    """Compare the published scores of the paper's models."""
     teacher, student = (published_scores(name, tasks) for name in _PAPER[:2])
     return compare_scores(student, teacher)
 
 
 def _kept_cells(kept: KeptShare | None, *, is_counted: bool = True) -> list[str]:
-    """Return teacher, student and both shares; without the share above chance if the teacher is at chance."""
+    """Return the cells for teacher, student and both shares; `is_counted`: the teacher is above chance."""
     if kept is None:
         return []
     above = format_percent(kept.above_chance, kept.above_chance_interval) if is_counted else ""
-    return [_hundredfold(kept.teacher), _hundredfold(kept.student), format_percent(kept.raw, kept.raw_interval), above]
+    return [_times_100(kept.teacher), _times_100(kept.student), format_percent(kept.raw, kept.raw_interval), above]
 
 
-def _line(name: str, ours: Sequence[str], paper: Sequence[str] = (), kept: KeptShare | None = None) -> Line:
-    """Return a line with empty cells for missing values."""
+def _row(name: str, ours: Sequence[str], paper: Sequence[str] = (), kept: KeptShare | None = None) -> Row:
+    """Return a row with empty cells for missing values."""
     cells = [[*values, *[""] * (len(head) - len(values))] for values, head in ((ours, _OURS), (paper, _PAPER))]
-    return (name, _hundredfold(kept.majority) if kept else "", *cells[0], *cells[1])
+    return (name, _times_100(kept.majority) if kept else "", *cells[0], *cells[1])
 
 
-def _fill_mask_lines(runs: Runs) -> list[Line]:
+def _fill_mask_rows(runs: Runs) -> list[Row]:
     for _, name, scores in runs.fill_mask_scores():
         if name == STUDENT and TEACHER in scores:
-            return _compared_lines("fill-mask: ", _FILL_MASK_KEYS, scores[TEACHER], scores[name])
+            return _comparison_rows("fill-mask: ", _FILL_MASK_KEYS, scores[TEACHER], scores[name])
     return []
 
 
-def _cost_lines(runs: Runs) -> list[Line]:
-    for run in runs.of("measure_efficiency"):
-        models = run.values(EFFICIENCY_FILE)["models"]
+def _cost_rows(runs: Runs) -> list[Row]:
+    for run in runs.by_job("measure_efficiency"):
+        models = run.read_json(EFFICIENCY_FILE)["models"]
         teacher = next((row for name, row in models.items() if _is_teacher(runs, run, name)), None)
         student = next((row for name, row in models.items() if runs.input_is_subject(run, f"models.{name}")), None)
         if teacher is not None and student is not None:
-            return _compared_lines("", _COSTS, teacher, student)
+            return _comparison_rows("", _COSTS, teacher, student)
     return []
 
 
-def _compared_lines(prefix: str, keys: Sequence[str], teacher: Values, student: Values) -> list[Line]:
-    """Return a line for each key that both models have."""
+def _comparison_rows(prefix: str, keys: Sequence[str], teacher: Values, student: Values) -> list[Row]:
+    """Return a row for each key that both models have."""
     pairs = {key: (teacher.get(key), student.get(key)) for key in keys}
     return [
-        _line(
+        _row(
             prefix + label(key),
-            [shown(key, theirs), shown(key, ours), format_percent(ours / theirs) if theirs else NOTHING],
+            [format_value(key, theirs), format_value(key, ours), format_percent(ours / theirs) if theirs else NOTHING],
             _PAPER_COSTS.get(key, ()),
         )
         for key, (theirs, ours) in pairs.items()
@@ -210,19 +211,19 @@ def _compared_lines(prefix: str, keys: Sequence[str], teacher: Values, student: 
 
 
 def _is_teacher(runs: Runs, run: Run, name: str) -> bool:
-    """Return whether a model of an efficiency run is the teacher of the report's student."""
+    """Return True if the named model of an efficiency run is the teacher of the report's student."""
     teacher = {} if runs.subject is None else runs.subject.inputs.get(TEACHER, {})
     entry = run.inputs.get(f"models.{name}", {})
     return any(key in teacher and teacher[key] == entry.get(key) for key in ("content_hash", "fingerprint"))
 
 
-def _spread(scores: Values | None, task: TaskName, median: str) -> str:
-    """Return the median with the lowest and the highest seed."""
+def _with_range(scores: Values | None, task: TaskName, median: str) -> str:
+    """Add the minimum and maximum over the seeds to a median."""
     if scores is None:
         return median
-    lowest, highest = (_hundredfold(scores["summary"][task][SCORE][key]) for key in ("min", "max"))
+    lowest, highest = (_times_100(scores["summary"][task][SCORE][key]) for key in ("min", "max"))
     return f"{median} ({lowest} to {highest})"
 
 
-def _hundredfold(score: float) -> str:
-    return f"{round(100 * score, 6):.1f}"  # a mean such as 82.75 is not exact in binary
+def _times_100(score: float) -> str:
+    return f"{round(100 * score, 6):.1f}"  # a mean such as 82.75 is not exactly representable, so round it first

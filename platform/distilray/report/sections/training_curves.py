@@ -1,4 +1,4 @@
-"""Training of teacher and student: settings, losses, learning rate, tokens per second."""
+"""Sections on the training of teacher and student: settings, losses, learning rate, tokens per second."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,15 +8,15 @@ from markupsafe import Markup
 from distilray.distillation.losses import LOSSES
 from distilray.report.blocks import code, figure, heading, join, paragraph, side_by_side, table
 from distilray.report.charts import Line, line_chart
-from distilray.report.figures import shown, size, time
+from distilray.report.figures import format_duration, format_size, format_value
 from distilray.report.runs import Run, Runs
 from distilray.runtime.run_folder import METRICS_FILE
 from distilray.training.reporter import HELDOUT_FILE
 
 _SETTINGS = ("batch_size", "precision", "dropout", "seed")
 _SCORE_LABELS = {
-    "hit@1": "true token is the best (hit@1)",
-    "agreement": "teacher's best token is the best",
+    "hit@1": "true token predicted (hit@1)",
+    "agreement": "teacher's token predicted (agreement)",
     "loss": "loss",
 }
 
@@ -24,21 +24,21 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def teacher_section(runs: Runs) -> Markup:
-    return join(*map(_training, runs.of("train_teacher")))
+    return join(*map(_training, runs.by_job("train_teacher")))
 
 
 def distillation_section(runs: Runs) -> Markup:
-    return join(*map(_training, runs.of("distill")))
+    return join(*map(_training, runs.by_job("distill")))
 
 
 def loss_weights(run: Run) -> dict[str, float]:
-    """Return the weights of the loss terms that a distillation has used."""
+    """Return the nonzero weights of a distillation's loss terms."""
     losses: Mapping[str, Any] = run.config.get("losses", {})
     return {name: losses[f"alpha_{name}"] for name in LOSSES if losses.get(f"alpha_{name}")}
 
 
 def _training(run: Run) -> Markup:
-    rows, heldout = run.lines(METRICS_FILE), run.lines(HELDOUT_FILE)
+    rows, heldout = run.read_json_lines(METRICS_FILE), run.read_json_lines(HELDOUT_FILE)
     return join(
         heading(run.name),
         paragraph("Result: ", run.record["summary"], "."),
@@ -50,19 +50,21 @@ def _training(run: Run) -> Markup:
 def _settings(run: Run) -> Markup:
     optimizer: Mapping[str, Any] = run.config.get("optimizer", {})
     weights = loss_weights(run)
-    rows: list[list[object]] = [["steps", shown("steps", run.counts.get("steps"))]]
-    rows += [[key.replace("_", " "), shown(key, run.config[key])] for key in _SETTINGS if key in run.config]
-    rows.append(["highest learning rate", shown("learning_rate", optimizer.get("learning_rate"))])
-    rows += [[f"weight of {name} ({LOSSES[name].label})", shown("weight", weight)] for name, weight in weights.items()]
+    rows: list[list[object]] = [["steps", format_value("steps", run.counts.get("steps"))]]
+    rows += [[key.replace("_", " "), format_value(key, run.config[key])] for key in _SETTINGS if key in run.config]
+    rows.append(["peak learning rate", format_value("learning_rate", optimizer.get("learning_rate"))])
+    rows += [
+        [f"weight of {name} ({LOSSES[name].label})", format_value("weight", weight)] for name, weight in weights.items()
+    ]
     if weights:
-        rows.append(["temperature", shown("temperature", run.config["losses"].get("temperature"))])
+        rows.append(["temperature", format_value("temperature", run.config["losses"].get("temperature"))])
     for key, title in (("teacher_parameters", "parameters of the teacher"), ("parameters", "parameters")):
         if key in run.counts:
             rows.append([title, run.counts[key]])
     if run.weights:
-        rows.append(["weights", size(run.weights["bytes"])])
+        rows.append(["weights", format_size(run.weights["bytes"])])
         rows.append(["sha256 of the weights", code(run.weights["sha256"][:12])])
-    rows.append(["wall time of the process that finished it", time(run.record["wall_s"])])
+    rows.append(["wall time of the last process", format_duration(run.record["wall_s"])])
     return table("Settings and size", ["", ""], rows)
 
 
@@ -72,29 +74,29 @@ def _heldout(rows: Rows) -> Markup:
     ends = [rows[0], rows[-1]] if len(rows) > 1 else [rows[-1]]
     labels = _SCORE_LABELS | {loss.name: loss.label for loss in LOSSES.values()}
     keys = [key for key in dict.fromkeys([*labels, *rows[-1]]) if key in rows[-1] and key != "step"]
-    body = [[labels.get(key, key), *[shown(key, row.get(key)) for row in ends]] for key in keys]
+    body = [[labels.get(key, key), *[format_value(key, row.get(key)) for row in ends]] for key in keys]
     return table("Held-out scores", ["", *[f"step {row['step']:,}" for row in ends]], body)
 
 
 def _charts(run: Run, rows: Rows, heldout: Rows) -> Markup:
     terms = [name for name in LOSSES if any(name in row for row in rows)]
-    losses = [_line(rows, name) for name in ["loss", *(terms if len(terms) > 1 else [])]]  # one term is the loss
+    losses = [_line(rows, name) for name in ["loss", *(terms if len(terms) > 1 else [])]]  # a single term is the loss
     scores = [
         _line(heldout, key, title, measured=True)
-        for key, title in (("hit@1", "hit@1"), ("agreement", "teacher's best token"))
+        for key, title in (("hit@1", "hit@1"), ("agreement", "agreement with the teacher"))
         if any(key in row for row in heldout)
     ]
     charts = (
         (
             "Loss and its terms" if len(terms) > 1 else "Loss",
-            [*losses, _line(heldout, "loss", "held out: loss", measured=True)],
+            [*losses, _line(heldout, "loss", "held-out loss", measured=True)],
             "loss",
         ),
         ("Learning rate", [_line(rows, "learning_rate", "learning rate")], "learning rate"),
         ("Tokens per second", [_line(rows, "tokens_per_s", "tokens/s")], "tokens/s"),
         ("Held-out scores", scores, "share"),
     )
-    captions = [f"{title} of {run.name}, by step" for title, *_ in charts]
+    captions = [f"{title} of {run.name} by step" for title, *_ in charts]
     return side_by_side(
         "figures",
         *[

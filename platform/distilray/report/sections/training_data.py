@@ -1,4 +1,4 @@
-"""Training data: corpus, vocabulary, masks."""
+"""Sections on the training data: corpus, vocabulary, masking."""
 
 import json
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from distilray.report.blocks import code, figure, heading, join, paragraph, side_by_side, table
 from distilray.report.charts import bar_chart
-from distilray.report.figures import NOTHING, label, shown, size
+from distilray.report.figures import NOTHING, format_size, format_value, label
 from distilray.report.runs import Run, Runs, Values
 
 CORPUS_REPORT_FILE = "corpus_report.json"
@@ -20,61 +20,61 @@ _COUNTED = (
     ("sentences", "sentences"),
     ("words", "words"),
     ("tokens", "tokens"),
-    ("residue_per_1000_words", "residue of markup per 1,000 words"),
-    ("holes_per_1000_words", "holes per 1,000 words"),
+    ("residue_per_1000_words", "markup residue per 1,000 words"),
+    ("holes_per_1000_words", "gaps (removed text) per 1,000 words"),
 )
 _DROPPED = (
     ("dropped", "Documents dropped, by reason"),
-    ("sentences_dropped", "Sentences left out of documents that were kept"),
-    ("quarantined", "Places in quarantine"),
+    ("sentences_dropped", "Sentences dropped from kept documents"),
+    ("quarantined", "Quarantined input"),
 )
 _SPLITS = ("train", "heldout")
 _ENCODED = ("documents", "document_tokens", "examples", "tokens", "tokens_per_example", "trimmed_tokens")
 
 
 def corpus_section(runs: Runs) -> Markup:
-    """Return documents, sentences and words by source, and what was dropped for which reason."""
-    return join(*[_corpus(run, run.values(CORPUS_REPORT_FILE)) for run in runs.of("build_corpus")])
+    """Return the size of each source, and the numbers of dropped documents by reason."""
+    return join(*[_corpus(run, run.read_json(CORPUS_REPORT_FILE)) for run in runs.by_job("build_corpus")])
 
 
 def vocabulary_section(runs: Runs) -> Markup:
-    """Return the size of the vocabulary, and how much of it the text uses."""
+    """Return the size of the vocabulary, and its use in the train documents."""
     trained = [
         table(
-            f"Vocabulary learnt ({run.name})",
+            f"Tokenizer training ({run.name})",
             ["", ""],
-            [[label(key), code(value[:12]) if key.endswith("_hash") else shown(key, value)]
+            [[label(key), code(value[:12]) if key.endswith("_hash") else format_value(key, value)]
              for key, value in run.counts.items()],
         )
-        for run in runs.of("train_tokenizer")
+        for run in runs.by_job("train_tokenizer")
     ]  # fmt: skip
     return side_by_side(
-        "tables", *trained, *[_usage(run) for run in runs.of("encode_corpus") if run.has(TOKEN_COUNTS_FILE)]
+        "tables", *trained, *[_usage(run) for run in runs.by_job("encode_corpus") if run.has_file(TOKEN_COUNTS_FILE)]
     )
 
 
 def masking_section(runs: Runs) -> Markup:
-    """Return the requested shares next to those of the examples."""
-    return join(*map(_encoded, runs.of("encode_corpus")))
+    """Return the configured shares of masking next to the measured ones."""
+    return join(*map(_masking, runs.by_job("encode_corpus")))
 
 
 def _corpus(run: Run, report: Values) -> Markup:
     sources: Values = report.get("sources", {})
-    lead = (
+    totals = (
         f"{report['documents']:,} documents, {report['sentences']:,} sentences, {report['words']:,} words, "
         f"{report['tokens']:,} {report['token_unit']}."
     )
     licenses = "; ".join(f"{source.get('name')}: {source.get('license')}" for source in run.config.get("sources", []))
     counts = [[title, *[source.get(key, NOTHING) for source in sources.values()]] for key, title in _COUNTED]
-    leaks = [[name, found["documents"]] for name, found in report.get("evaluation_sets", {}).items()]
+    leaks = [[name, leak["documents"]] for name, leak in report.get("evaluation_sets", {}).items()]
     return join(
-        paragraph(lead),
-        paragraph("Licenses of the sources. ", licenses, ".") if licenses else "",
+        paragraph(totals),
+        paragraph("Licenses of the sources: ", licenses, ".") if licenses else "",
         side_by_side(
             "tables",
             table("Sources", ["", *sources], counts),
             *[table(caption, ["reason", *sources], _by_reason(sources, key)) for key, caption in _DROPPED],
-            table("Documents that held text of an evaluation set", ["set", "documents"], leaks),
+            table("Documents that contained text of an evaluation set", ["set", "documents"], leaks),
         ),
         side_by_side(
             "figures",
@@ -87,7 +87,7 @@ def _words(name: str, source: Values, unit: str) -> Markup:
     title = f"Words in a {unit}, {name}"
     bars = source.get(f"words_per_{unit}", {})
     chart = bar_chart(title, bars, x_label=f"words in a {unit}", y_label=f"{unit}s")
-    return figure(f"{title}; a bar begins at its number", chart)
+    return figure(f"{title}; bars are labeled with their lower bound", chart)
 
 
 def _by_reason(sources: Values, key: str) -> list[list[object]]:
@@ -99,48 +99,48 @@ def _by_reason(sources: Values, key: str) -> list[list[object]]:
 
 
 def _usage(run: Run) -> Markup:
-    counts: Sequence[int] = run.values(TOKEN_COUNTS_FILE)["counts"]
+    counts: Sequence[int] = run.read_json(TOKEN_COUNTS_FILE)["counts"]
     total = sum(counts)
-    model: Values = json.loads(run.text("tokenizer.json")).get("model", {})
+    model: Values = json.loads(run.read_text("tokenizer.json")).get("model", {})
     unknown = model.get("vocab", {}).get(model.get("unk_token", ""), -1)
     most_frequent = sum(sorted(counts, reverse=True)[:100])
     rows: list[list[object]] = [
-        ["ids", len(counts)],
-        ["ids that the train documents use", sum(1 for count in counts if count)],
-        ["tokens of the train documents", total],
+        ["token ids", len(counts)],
+        ["token ids that occur in the train documents", sum(1 for count in counts if count)],
+        ["tokens in the train documents", total],
         ["share of unknown tokens", f"{counts[unknown] / total:.4%}" if total and unknown >= 0 else NOTHING],
-        ["tokens of the hundred most frequent ids", f"{most_frequent / total:.1%}" if total else NOTHING],
-        ["hash of the tokenizer", code(str(run.counts.get("tokenizer_hash", ""))[:12])],
+        ["share of the hundred most frequent ids", f"{most_frequent / total:.1%}" if total else NOTHING],
+        ["tokenizer hash", code(str(run.counts.get("tokenizer_hash", ""))[:12])],
     ]
-    return table(f"Vocabulary in use ({run.name})", ["", ""], rows)
+    return table(f"Vocabulary usage ({run.name})", ["", ""], rows)
 
 
-def _encoded(run: Run) -> Markup:
+def _masking(run: Run) -> Markup:
     splits: Values = {split: run.counts[split] for split in _SPLITS if split in run.counts}
     masking: Values = run.config.get("masking", {})
     shares = [
         [title, _percent(requested), *[_percent(_share(counts, key)) for counts in splits.values()]]
         for title, key, requested in (
-            ("tokens to predict, of all", "predicted_share", masking.get("mlm_probability")),
-            ("of these shown as [MASK]", "predicted_as_mask", masking.get("mask_share")),
-            ("of these shown as another token", "predicted_as_random", masking.get("random_share")),
-            ("of these shown as they are", "predicted_as_kept", masking.get("keep_share")),
-            ("segments B from elsewhere", "random_next_share", run.config.get("random_next_probability")),
+            ("predicted tokens, of all tokens", "predicted_share", masking.get("mlm_probability")),
+            ("replaced by [MASK], of these", "predicted_as_mask", masking.get("mask_share")),
+            ("replaced by another token, of these", "predicted_as_random", masking.get("random_share")),
+            ("unchanged, of these", "predicted_as_kept", masking.get("keep_share")),
+            ("random segments B", "random_next_share", run.config.get("random_next_probability")),
         )
     ]
-    counted = [[label(key), *[shown(key, counts.get(key)) for counts in splits.values()]] for key in _ENCODED]
-    drawn = "anew in every epoch" if masking.get("dynamic") else "once, when the examples were made"
+    sizes = [[label(key), *[format_value(key, counts.get(key)) for counts in splits.values()]] for key in _ENCODED]
+    when = "again in every epoch" if masking.get("dynamic") else "once, during encoding"
     stored = sum(entry.get("bytes", 0) for entry in run.outputs.values())
     return join(
-        heading(f"Examples of {run.config.get('max_seq_length')} tokens at most ({run.name}, {size(stored)})"),
+        heading(f"Examples of at most {run.config.get('max_seq_length')} tokens ({run.name}, {format_size(stored)})"),
         side_by_side(
             "tables",
-            table("Shares", ["", "asked for", *splits], shares),
-            table("Counts", ["", *splits], counted),
+            table("Shares", ["", "configured", *splits], shares),
+            table("Counts", ["", *splits], sizes),
         ),
         paragraph(
-            f"Masks are drawn {drawn}. Special tokens are never predicted, so the share of all tokens lies a little "
-            "below what was asked for."
+            f"Masks are drawn {when}. Special tokens are never predicted, so the share of predicted tokens is slightly "
+            "below the configured one."
         ),
         side_by_side("figures", *[_lengths(split, counts) for split, counts in splits.items()]),
     )

@@ -1,4 +1,4 @@
-"""A model whose probabilities stand in a table: what comes at a mask depends on the token to the left of it only."""
+"""A tokenizer, and a model that predicts a mask from a table by the token to its left."""
 
 from types import SimpleNamespace
 
@@ -24,7 +24,7 @@ def encode(text: str) -> list[int]:
     return list(token_ids("[CLS]", *(word for word in words if word in TOKENS), "[SEP]"))
 
 
-SUBJECT = ModelTokenizer(
+TOKENIZER = ModelTokenizer(
     name="table",
     encode=encode,
     id_to_token=lambda number: TOKENS[number],
@@ -36,7 +36,7 @@ SUBJECT = ModelTokenizer(
 
 
 class TableModel:
-    """Probabilities by (left token, token); what is left over goes to `other`, or all is equal for an unknown left."""
+    """Probabilities by (left token, token); the rest belongs to `other`; uniform after unlisted tokens."""
 
     config = SimpleNamespace(model_type="table")
 
@@ -54,9 +54,9 @@ class TableModel:
     def logits_at(self, input_ids, attention_mask, mask_index, token_type_ids=None):
         assert input_ids.shape == attention_mask.shape
         flat = input_ids.ravel()
-        assert (flat[mask_index] == SUBJECT.mask_id).all()
+        assert (flat[mask_index] == TOKENIZER.mask_id).all()
         assert attention_mask.ravel()[mask_index].all()
-        assert ((input_ids == SUBJECT.pad_id) == (attention_mask == 0)).all()
+        assert ((input_ids == TOKENIZER.pad_id) == (attention_mask == 0)).all()
         self.batches.append(input_ids.copy())
         self.asked += len(mask_index)
         return (np.log(self.table[flat[mask_index - 1]]) + _SHIFT).astype(np.float32)

@@ -16,7 +16,7 @@ from distilray.evaluation.bias.probes import (
     probe_answers,
     probe_scores,
 )
-from tests.distilray.evaluation.bias.table_model import SUBJECT, TableModel
+from tests.distilray.evaluation.bias.table_model import TOKENIZER, TableModel
 
 
 def answers(sets: dict[str, str]) -> ProbeAnswers:
@@ -56,7 +56,7 @@ def test_the_share_of_occupations_with_he_before_she_comes_from_their_sign():
 
 
 def test_a_model_without_the_pronouns_has_none_preferred():
-    found = probe_answers(TableModel({("a", "nurse"): 0.6}), SUBJECT, top_k=2, batch_size=4)
+    found = probe_answers(TableModel({("a", "nurse"): 0.6}), TOKENIZER, top_k=2, batch_size=4)
     assert found.he_over_she == {}
     assert probe_scores(found, None)["pronouns"] == {"he_over_she": {}, "he_preferred": None}
 
@@ -64,7 +64,7 @@ def test_a_model_without_the_pronouns_has_none_preferred():
 def test_the_best_answers_and_the_pronouns_are_those_of_the_model(monkeypatch):
     monkeypatch.setattr(probes, "PRONOUNS", ("men", "women"))
     monkeypatch.setattr(probes, "PRONOUN_TEMPLATE", "{occupation} are [MASK].")
-    subject = replace(SUBJECT, encode=lambda text: SUBJECT.encode(text.replace("[MASK].", "[MASK]")))
+    subject = replace(TOKENIZER, encode=lambda text: TOKENIZER.encode(text.replace("[MASK].", "[MASK]")))
     model = TableModel({("a", "nurse"): 0.6, ("a", "doctor"): 0.3, ("are", "men"): 0.5, ("are", "women"): 0.125})
     found = probe_answers(model, subject, top_k=2, batch_size=4)
     for text in CARD_TEXTS:

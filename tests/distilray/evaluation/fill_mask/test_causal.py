@@ -24,7 +24,7 @@ def loaded(model_dir, **changes):
 
 
 def plain(model_dir, text, start):
-    """exp of the mean of -log p(token | those before), one token after the other."""
+    """Compute the exponential of the mean negative log probability token by token."""
     model = GPT2LMHeadModel.from_pretrained(model_dir).eval()
     vocabulary = {word: number for number, word in enumerate(["<s>", "<unk>", *WORDS])}
     ids = ([0] if start else []) + [vocabulary[word] for word in text.split()]
@@ -40,7 +40,7 @@ def plain(model_dir, text, start):
 @pytest.mark.parametrize("start", [True, False])
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_the_perplexity_of_each_text_is_that_of_the_plain_formula(model_dir, start, batch_size):
-    found = loaded(model_dir, add_start_token=start, batch_size=batch_size).of(TEXTS)
+    found = loaded(model_dir, add_start_token=start, batch_size=batch_size).perplexities(TEXTS)
     for text, own in zip(TEXTS, found, strict=True):
         expected = plain(model_dir, text, start)
         assert own is None if expected is None else own == pytest.approx(expected, rel=1e-4)
@@ -48,8 +48,8 @@ def test_the_perplexity_of_each_text_is_that_of_the_plain_formula(model_dir, sta
 
 
 def test_a_text_without_tokens_has_no_perplexity(model_dir):
-    assert loaded(model_dir).of(["", " "]) == [None, None]
-    assert loaded(model_dir).of([]) == []
+    assert loaded(model_dir).perplexities(["", " "]) == [None, None]
+    assert loaded(model_dir).perplexities([]) == []
 
 
 def test_an_absent_model_is_refused_with_what_the_metric_is(tmp_path):
@@ -57,7 +57,7 @@ def test_an_absent_model_is_refused_with_what_the_metric_is(tmp_path):
         with pytest.raises(InputError) as caught:
             check_causal_model(folder)
         assert str(caught.value).startswith(f"{folder}: no ")
-        assert f"{CAUSAL_METRIC} is how probable a causal model finds the filled texts" in str(caught.value)
+        assert f"{CAUSAL_METRIC} is the perplexity of the filled texts under a causal model" in str(caught.value)
         assert "\n" not in str(caught.value)
 
 

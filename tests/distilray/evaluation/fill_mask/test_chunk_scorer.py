@@ -19,7 +19,7 @@ from tests.distilray.inference.tiny_models import write_tiny_model
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """Two files of data and two models."""
+    """Two data files and two models."""
     folder = tmp_path_factory.mktemp("fill_mask")
     for name, seed, count in (("a.jsonl", 1, 23), ("b.jsonl", 2, 9)):
         write_rows(folder / "data" / name, rows_of(count, seed=seed))
@@ -38,12 +38,12 @@ def config_of(work, **changes):
 
 
 def scored(work, folder, **changes):
-    """Scores the data into a folder; the names of its parts with their answers."""
+    """Score the data and return the bytes of the answers by chunk."""
     config = config_of(work, **changes)
     tokenizer_json = read_tokenizer(str(work / "student"))
     files = data_files(config.data)
-    parts = pipeline.score_files(files, config, str(folder), tokenizer_json=tokenizer_json, max_length=48)
-    return {part: Path(folder, f"answers/{part:09d}.parquet").read_bytes() for part in parts}
+    chunks = pipeline.score_files(files, config, str(folder), tokenizer_json=tokenizer_json, max_length=48)
+    return {chunk: Path(folder, f"answers/{chunk:09d}.parquet").read_bytes() for chunk in chunks}
 
 
 def test_parts_are_rows_of_one_file_in_order(work, tmp_path):
@@ -53,11 +53,11 @@ def test_parts_are_rows_of_one_file_in_order(work, tmp_path):
             read_chunks(file, config, read_tokenizer(str(work / "student")), max_length=48, folder=str(tmp_path))
         )
         rows = {"a.jsonl": [5, 5, 5, 5, 3], "b.jsonl": [5, 4]}[file.name]
-        assert [json.loads(table.column("facts")[0].as_py())["rows"] for table in tables] == rows
+        assert [json.loads(table.column("record")[0].as_py())["rows"] for table in tables] == rows
         numbers = [table.column("number")[0].as_py() for table in tables]
         assert numbers == list(chunk_numbers(file.number, len(rows)))
         (fact,) = CompletedPieces(str(tmp_path), "files").records([file.number])
-        assert fact == {"parts": len(rows), "rows": sum(rows)}
+        assert fact == {"chunks": len(rows), "rows": sum(rows)}
 
 
 def test_the_order_of_the_work_does_not_change_a_byte_of_the_answers(work, tmp_path, monkeypatch):
@@ -68,7 +68,7 @@ def test_the_order_of_the_work_does_not_change_a_byte_of_the_answers(work, tmp_p
     assert len(forwards) == 7
 
 
-def test_a_run_that_was_cut_off_does_what_has_no_mark_and_comes_to_the_same(work, tmp_path, monkeypatch):
+def test_an_interrupted_run_scores_the_incomplete_chunks_with_the_same_result(work, tmp_path, monkeypatch):
     score_in_process(monkeypatch)
     whole = scored(work, tmp_path / "a")
     score_in_process(monkeypatch, limit=3)
@@ -84,8 +84,8 @@ def test_a_run_that_was_cut_off_does_what_has_no_mark_and_comes_to_the_same(work
 
 def test_an_answer_has_its_place_its_ranks_and_the_best_tokens_of_both_models(work, tmp_path, monkeypatch):
     score_in_process(monkeypatch)
-    parts = scored(work, tmp_path)
-    tables = [pq.read_table(tmp_path / f"answers/{part:09d}.parquet").to_pylist() for part in parts]
+    chunks = scored(work, tmp_path)
+    tables = [pq.read_table(tmp_path / f"answers/{chunk:09d}.parquet").to_pylist() for chunk in chunks]
     answers = [answer for table in tables for answer in table]
     rows = rows_of(23, seed=1)
     places = [("a.jsonl", number, mask) for number, row in enumerate(rows, 1) for mask in range(len(row["masks"]))]
@@ -106,10 +106,10 @@ def test_bad_rows_are_counted_by_reason_and_listed_with_their_line(work, tmp_pat
     write_rows(file, [{"texts": "<mask>", "masks": ["日本"]}, *rows_of(2), {"texts": "none", "masks": []}])
     file.write_text(file.read_text() + "{broken\n")
     score_in_process(monkeypatch)
-    (part,) = scored(work, tmp_path / "run", data={"path": str(file)})
-    (facts,) = CompletedPieces(str(tmp_path / "run"), "parts").records([part])
-    assert (facts["rows"], facts["bad"]) == (5, {"answer_unknown": 1, "no_mask": 1, "json_malformed": 1})
-    assert [entry["file"] for entry in facts["listed"]] == ["c.jsonl:1", "c.jsonl:4", "c.jsonl:5"]
+    (chunk,) = scored(work, tmp_path / "run", data={"path": str(file)})
+    (record,) = CompletedPieces(str(tmp_path / "run"), "chunks").records([chunk])
+    assert (record["rows"], record["bad"]) == (5, {"answer_unknown": 1, "no_mask": 1, "json_malformed": 1})
+    assert [entry["file"] for entry in record["listed"]] == ["c.jsonl:1", "c.jsonl:4", "c.jsonl:5"]
 
 
 def test_the_causal_metric_is_of_the_texts_as_each_model_fills_them(work, tmp_path, monkeypatch):
@@ -119,9 +119,9 @@ def test_the_causal_metric_is_of_the_texts_as_each_model_fills_them(work, tmp_pa
     write_rows(tmp_path / "d.jsonl", rows)
     score_in_process(monkeypatch)
     data = {"path": str(tmp_path / "d.jsonl"), "scored_masks": "first"}
-    (part,) = scored(work, tmp_path / "run", data=data, causal={"model_dir": gpt2})
-    found = pq.read_table(tmp_path / f"run/predictions/{part:09d}.parquet").to_pylist()
-    answers = pq.read_table(tmp_path / f"run/answers/{part:09d}.parquet").to_pylist()
+    (chunk,) = scored(work, tmp_path / "run", data=data, causal={"model_dir": gpt2})
+    found = pq.read_table(tmp_path / f"run/predictions/{chunk:09d}.parquet").to_pylist()
+    answers = pq.read_table(tmp_path / f"run/answers/{chunk:09d}.parquet").to_pylist()
     assert len(answers) == len(found) == 2
     for model in ("teacher", "student"):
         words = found[0][f"{model}_text"].split()

@@ -1,4 +1,4 @@
-"""The pool of actors; what it does to a part is tested without Ray in test_parts.py."""
+"""Pool of actors; the scoring of a chunk is tested without Ray in test_chunk_scorer.py."""
 
 import lzma
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """Two files, one of them compressed, in seven parts; a teacher and a student."""
+    """Two files, one of them compressed, in seven chunks; a teacher and a student."""
     work = tmp_path_factory.mktemp("fill_mask")
     for name, seed, count in (("a.jsonl", 1, 23), ("b.jsonl", 2, 9)):
         write_rows(work / "data" / name, rows_of(count, seed=seed))
@@ -39,13 +39,13 @@ def config(tmp_path_factory):
 
 
 def scored(config, folder):
-    """The bytes of the answers of each part."""
+    """Score the data and return the bytes of the answers by chunk."""
     files, tokenizer_json = data_files(config.data), read_tokenizer(config.student_dir)
-    parts = pipeline.score_files(files, config, str(folder), tokenizer_json=tokenizer_json, max_length=48)
-    return {part: (folder / answers_name(part)).read_bytes() for part in parts}
+    chunks = pipeline.score_files(files, config, str(folder), tokenizer_json=tokenizer_json, max_length=48)
+    return {chunk: (folder / answers_name(chunk)).read_bytes() for chunk in chunks}
 
 
-def test_two_actors_go_on_with_a_run_and_come_to_the_bytes_of_one_process(config, tmp_path, local_ray):
+def test_two_actors_resume_a_run_with_the_result_of_one_process(config, tmp_path, local_ray):
     with pytest.MonkeyPatch.context() as patch:
         score_in_process(patch)
         alone = scored(config, tmp_path / "alone")

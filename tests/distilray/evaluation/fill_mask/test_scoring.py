@@ -67,7 +67,7 @@ AFTER = {
 
 @pytest.fixture(scope="module")
 def table(tokenizer_json):
-    """A model whose answers can be worked out by hand."""
+    """A model whose answers can be computed by hand."""
     ids = build_tokenizer(tokenizer_json).get_vocab()
     logits = torch.full((vocabulary_of(tokenizer_json).size,) * 2, -1000.0)
     for before, following in AFTER.items():
@@ -128,7 +128,7 @@ def test_without_left_to_right_there_is_one_pass_for_each_window(table, tokenize
 
 
 def plain(model, tokenizer_json, windows):
-    """The same by one full forward pass of transformers for each prediction."""
+    """Compute the scores with one full forward pass of transformers per prediction."""
     mask = vocabulary_of(tokenizer_json).mask
     joint, left = [], []
     for answer, (begin, end) in enumerate(zip(windows.bounds, windows.bounds[1:], strict=False)):

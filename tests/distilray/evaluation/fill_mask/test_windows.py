@@ -22,7 +22,7 @@ def encoded(tokenizer_json, *examples, max_length=48, fill_all=False):
 
 
 def tokens_of(tokenizer_json, windows):
-    """The tokens of each window."""
+    """Return the tokens of each window."""
     tokenizer = build_tokenizer(tokenizer_json)
     split = np.split(windows.ids, windows.offsets[1:-1])
     return [[tokenizer.id_to_token(token) for token in ids] for ids in split if len(ids)]

@@ -1,4 +1,4 @@
-"""Masked texts of the tiny vocabulary, a model whose logits are a table, a tiny GPT-2, parts scored without Ray."""
+"""Masked texts of the tiny vocabulary, a model with a table of logits, a tiny GPT-2, and scoring without Ray."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ MULTI_PIECE = ("cats", "dogs", "walked", "sunly")  # words that the tiny vocabul
 
 
 def rows_of(count: int, *, seed: int = 2, most_masks: int = 3, words: int = 20) -> list[dict[str, Any]]:
-    """Rows in the layout of rcds, with up to three masks and answers of one word piece and of several."""
+    """Return rows in the layout of rcds with up to `most_masks` masks and answers of one or more word pieces."""
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(count):
@@ -60,7 +60,7 @@ def write_tiny_gpt2(folder: Path) -> str:
 
 
 class TableModel(nn.Module):
-    """A masked language model whose logits at a place are the row of a table for the token before it."""
+    """A masked language model whose logits at a position are the table row of the token before it."""
 
     def __init__(self, logits: Tensor, max_length: int = 48) -> None:
         super().__init__()
@@ -87,17 +87,17 @@ class TableModel(nn.Module):
 def score_in_process(
     monkeypatch: Any, *, order: int = 1, limit: int | None = None, seen: list[int] | None = None
 ) -> None:
-    """Makes the pipeline score its parts in this process, forwards or backwards; interrupts it after `limit` parts."""
+    """Make the pipeline score its chunks in this process, in either order, and interrupt it after `limit` chunks."""
 
     def run(files: Any, read: Any, config: Any, folder: str) -> None:
         scorer = ChunkScorer(config, folder, "cpu")
-        parts = [
-            part for file in files for part in read.func(pipeline.pa.table({"item": [vars(file)]}), **read.keywords)
+        chunks = [
+            chunk for file in files for chunk in read.func(pipeline.pa.table({"item": [vars(file)]}), **read.keywords)
         ]
-        for done, part in enumerate(parts[::order]):
+        for done, chunk in enumerate(chunks[::order]):
             if limit is not None and done == limit:
                 raise KeyboardInterrupt
-            found = scorer.score(part)
+            found = scorer.score(chunk)
             if seen is not None:
                 seen.append(found["number"])
 

@@ -1,4 +1,4 @@
-"""The share of its teacher's score that a student keeps: raw, above chance, with intervals, and on which tasks."""
+"""Share of a teacher's score that a student keeps, with intervals, and the tasks that are included."""
 
 import json
 import math
@@ -30,7 +30,7 @@ STUDENT = {"cola": 0.139, "sst2": 0.825, "rte": 0.574}
 
 
 def scores(medians, **changes):
-    """A `scores.json` as runs of earlier versions have it, as far as it is read."""
+    """The keys of `scores.json` that earlier versions wrote and that are read."""
     summary = {task: {"score": {"median": value}} for task, value in medians.items()}
     return {"summary": summary, "majority": {task: {"score": MAJORITY[task]} for task in medians}, **changes}
 
@@ -86,17 +86,17 @@ def test_without_a_known_number_of_rows_a_task_is_left_out_with_that_reason():
 def test_a_teacher_without_a_score_leaves_no_share():
     found = compare_scores(scores({"cola": 0.1}), scores({"cola": 0.0}))
     assert (found.tasks["cola"].raw, found.tasks["cola"].above_chance) == (None, None)
-    assert found.summary.startswith("shares no task of GLUE with the teacher on which the teacher is above chance")
+    assert found.summary.startswith("has no GLUE task in common with the teacher on which the teacher is above chance")
 
 
 def test_runs_on_different_tasks_are_not_compared():
     found = compare_scores(scores({"cola": 0.5}), scores({"sst2": 0.9}))
     assert (found.mean, found.all, found.left_out) == (None, None, {})
-    assert found.summary == "shares no task of GLUE with the teacher on which the teacher is above chance"
+    assert found.summary == "has no GLUE task in common with the teacher on which the teacher is above chance"
 
 
 def dev_predictions(name, *, accuracy, seed, rows=600):
-    """A model that is right in some share of the rows; the labels are the same for all."""
+    """Predictions that are correct for a share of the rows, with fixed labels."""
     task = TASKS[name]
     drawn, own = np.random.default_rng(0), np.random.default_rng(seed)
     labels, predictions = {}, {}
@@ -112,7 +112,7 @@ def dev_predictions(name, *, accuracy, seed, rows=600):
 
 
 def score_of(name, found):
-    """By the functions that score a run."""
+    """Compute the metric with the functions that score a run."""
     task = TASKS[name]
     outputs = {split: np.eye(task.num_outputs)[each.astype(int)] for split, each in found.predictions.items()}
     return task_scores(task, outputs, found.labels)["score"]

@@ -121,9 +121,9 @@ def test_scores_have_three_decimals_and_are_cut() -> None:
     [
         ("RTE", np.zeros(ROWS - 1, int), "RTE: predictions of shape .* for 6 rows"),
         ("RTE", np.zeros((ROWS, 2), int), "RTE: predictions of shape"),
-        ("RTE", np.full(ROWS, 2), "no class ids from 0 to 1"),
-        ("RTE", np.full(ROWS, -1), "no class ids from 0 to 1"),
-        ("RTE", np.zeros(ROWS), "no class ids from 0 to 1"),
+        ("RTE", np.full(ROWS, 2), "must be class ids from 0 to 1"),
+        ("RTE", np.full(ROWS, -1), "must be class ids from 0 to 1"),
+        ("RTE", np.zeros(ROWS), "must be class ids from 0 to 1"),
         ("STS-B", np.full(ROWS, np.nan), "STS-B: a prediction is not finite"),
     ],
 )
@@ -135,7 +135,7 @@ def test_predictions_that_are_not_of_the_test_set_are_refused(
 
 
 def test_predictions_of_something_else_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="rte dev is in no submission"):
+    with pytest.raises(ValueError, match="rte dev does not belong to a submission"):
         write_submission(str(tmp_path / "s.zip"), {**predictions(), "rte": {"dev": np.zeros(ROWS, int)}})
 
 
@@ -206,7 +206,7 @@ def test_a_line_that_was_edited_is_refused_by_name_and_number(
     write_submission(str(path), predictions())
     row = min(row, ROWS - 1) if edit == "swapped" else row
     edited(path, name, lambda lines: EDITS[edit](lines, row))
-    # After a line that is there twice, the second one is the first that is wrong.
+    # A repeated line is valid at its first occurrence.
     line = row + 1 + (edit == "repeated")
     with pytest.raises(InputError, match=rf"^[^\n]*s\.zip: {name}\.tsv, line {line}: [^\n]*$"):
         validate_submission(str(path))
@@ -249,13 +249,16 @@ def test_a_last_line_without_its_end_is_taken(archive: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda content: {name: data for name, data in content.items() if name != "AX.tsv"}, "AX.tsv not there"),
-        (lambda content: {**content, "notes.txt": b""}, "'notes.txt' does not belong there"),
-        (lambda content: {**content, "rte.tsv": b""}, "'rte.tsv' does not belong there"),
-        (lambda content: {f"submission/{name}": data for name, data in content.items()}, "'submission/CoLA.tsv' is in"),
-        (lambda content: {"submission/": b"", **content}, "'submission/' is in or is a folder"),
-        (lambda content: {**content, "../RTE.tsv": b""}, "'../RTE.tsv' is in or is a folder"),
-        (lambda content: {}, "CoLA.tsv, .*AX.tsv not there"),
+        (lambda content: {name: data for name, data in content.items() if name != "AX.tsv"}, "AX.tsv missing"),
+        (lambda content: {**content, "notes.txt": b""}, "'notes.txt' does not belong to a submission"),
+        (lambda content: {**content, "rte.tsv": b""}, "'rte.tsv' does not belong to a submission"),
+        (
+            lambda content: {f"submission/{name}": data for name, data in content.items()},
+            "'submission/CoLA.tsv' is a folder or in",
+        ),
+        (lambda content: {"submission/": b"", **content}, "'submission/' is a folder or in one"),
+        (lambda content: {**content, "../RTE.tsv": b""}, "'../RTE.tsv' is a folder or in one"),
+        (lambda content: {}, "CoLA.tsv, .*AX.tsv missing"),
     ],
 )
 def test_the_names_in_a_zip_are_checked(
@@ -270,7 +273,7 @@ def test_the_names_in_a_zip_are_checked(
 def test_a_file_that_is_there_twice_is_refused(archive: Path) -> None:
     with zipfile.ZipFile(archive, "a") as opened:
         opened.writestr("RTE.tsv", "")
-    with pytest.raises(InputError, match=r"RTE\.tsv is there twice"):
+    with pytest.raises(InputError, match=r"RTE\.tsv occurs twice"):
         validate_submission(str(archive))
 
 
@@ -287,7 +290,7 @@ def test_a_rare_compression_is_refused(archive: Path, kind: int) -> None:
     with zipfile.ZipFile(archive, "w", kind) as opened:
         for name, data in content.items():
             opened.writestr(name, data)
-    with pytest.raises(InputError, match=r"CoLA\.tsv is compressed in a rare way"):
+    with pytest.raises(InputError, match=r"CoLA\.tsv has an unsupported compression"):
         validate_submission(str(archive))
 
 
@@ -304,7 +307,7 @@ def test_what_is_no_file_of_this_machine_or_no_zip_is_refused(tmp_path: Path) ->
     for path, told in {
         str(tmp_path / "absent"): "no such file",
         str(tmp_path): "no such file",
-        str(tmp_path / "text"): "not a whole zip",
+        str(tmp_path / "text"): "not a complete zip",
         "s3://bucket/submission.zip?region=eu-west-1": "copy it to a local path",
     }.items():
         with pytest.raises(InputError, match=told):

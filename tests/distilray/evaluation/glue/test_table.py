@@ -1,4 +1,4 @@
-"""Scores of several seeds, and the table beside the literature."""
+"""Scores over several seeds, and their table."""
 
 import io
 import math

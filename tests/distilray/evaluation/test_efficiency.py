@@ -12,7 +12,7 @@ def single(length, start):
 
 
 class Clock:
-    """Moves on only when a model works."""
+    """Clock that advances only when a model runs."""
 
     def __init__(self):
         self.now, self.calls = 0.0, []
