@@ -51,7 +51,7 @@ _STATUS: Mapping[str, Status] = {"complete": "complete", "patience": "complete",
 def fine_tune_trial(config: Mapping[str, Any], context: TrialContext) -> None:
     """Run a trial, or resume it from its last checkpoint.
 
-    A trial with a record only repeats its reporter.
+    A trial that already has a record only repeats its reports.
 
     Raises:
         RuntimeError: the trial failed, now or in an earlier run.

@@ -18,11 +18,11 @@ from distilray.operations.plan.simulation import HOP_LATENCY_US, MICRO_STEP_FLOO
 from distilray.operations.plan.workload import TrainingEstimate, estimate_examples, estimate_training, resolve_precision
 
 # Sanh et al. 2019.
-NAME, PUBLISHED_HOURS = "DistilBERT, 8 x V100", 90.0
+PUBLISHED_RUN, PUBLISHED_HOURS = "DistilBERT, 8 x V100", 90.0
 _MACHINE, _WORKERS, _DEVICE = "p3.16xlarge", 8, DEVICES["V100"]
 
 
-def assumptions_of(config: PlanConfig, training: TrainingEstimate) -> list[str]:
+def list_assumptions(config: PlanConfig, training: TrainingEstimate) -> list[str]:
     """Return the assumptions as sentences, most important first."""
     machine, slowdowns = find_machine(config.cluster.machine, "cluster.machine"), config.slowdowns
     link, network = machine.device.link_gb_per_s, machine.network_gbit_per_s / 8
@@ -39,7 +39,7 @@ def assumptions_of(config: PlanConfig, training: TrainingEstimate) -> list[str]:
         f"{slowdowns.restart_s:g} s and repeats {repeated}. The cost of waiting for a new machine is not included.",
         f"A micro-step on a GPU takes at least {MICRO_STEP_FLOOR_S * 1e3:g} ms, the time to launch its kernels.",
         "Workers on CPUs share the cores of a machine equally.",
-        "Whole machines are paid from the first to the last step. Not included: starting the cluster and Ray, data "
+        "Whole machines are billed from the first to the last step. Not included: starting the cluster and Ray, data "
         "transfer, disks. Prices: AWS, us-east-1, June 2025 or later, not updated automatically.",
         "Data stages: MB/s and tokens/s per core as in docs/benchmarks.md, without duplicate detection and without the "
         "disk space of the dump. Fine-tuning: MFU from the table, estimated lengths for all tasks but CoLA, SST-2 and "
@@ -63,7 +63,7 @@ def _rate(config: PlanConfig, training: TrainingEstimate) -> str:
     return f"{mfu:.0%} of the {peak / 1e12:,.4g} TFLOPs/s of the {device.name} in {precision} ({source})"
 
 
-def warnings_of(config: PlanConfig, training: TrainingEstimate) -> list[str]:
+def list_warnings(config: PlanConfig, training: TrainingEstimate) -> list[str]:
     """Return warnings about insufficient memory and uncertain rates."""
     device, estimate = find_machine(config.cluster.machine, "cluster.machine").device, config.estimate
     warnings = []
@@ -84,7 +84,7 @@ def warnings_of(config: PlanConfig, training: TrainingEstimate) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Reference:
+class PublishedRunPrediction:
     """Predicted duration of the published run.
 
     Attributes:
@@ -103,7 +103,7 @@ class Reference:
         return self.predicted_hours / PUBLISHED_HOURS
 
 
-def original_training(precision: Precision) -> TrainingEstimate:
+def published_training(precision: Precision) -> TrainingEstimate:
     """Return the published run with the defaults of its trainer.
 
     These are 3 epochs, micro-batches of 5 sequences per GPU, 50 of them per step, no segment pairs and fp32 (--fp16 is
@@ -116,13 +116,13 @@ def original_training(precision: Precision) -> TrainingEstimate:
     return estimate_training(estimate_examples(TextConfig(), shards), recipe, ModelShapeConfig())
 
 
-def reference(precision: Precision, mfu: float | None = None) -> Reference:
+def predict_published_run(precision: Precision, mfu: float | None = None) -> PublishedRunPrediction:
     """Return the predicted duration of that run; `mfu` replaces the value of the table."""
-    training, no_recipe = original_training(precision), StageRecipeConfig(path="-")
+    training, no_recipe = published_training(precision), StageRecipeConfig(path="-")
     stages = StageRecipesConfig(encode_corpus=no_recipe, distill=no_recipe)
     config = PlanConfig(run_dir="-", stages=stages, cluster=ClusterConfig(machine=_MACHINE, mfu=mfu))
     (run,) = training_runs(config, training, [_WORKERS])
     peak = _DEVICE.peak(precision)
     assert peak is not None
     implied = training.flops_per_step * training.steps / (PUBLISHED_HOURS * 3600 * _WORKERS * peak)
-    return Reference(precision, run.hours, mfu or _DEVICE.mfu[precision], implied)
+    return PublishedRunPrediction(precision, run.hours, mfu or _DEVICE.mfu[precision], implied)

@@ -21,7 +21,7 @@ from distilray.report.blocks import (
 from distilray.report.charts import Line, line_chart, stacked_chart
 
 Values = Mapping[str, Any]
-_BETWEEN_STEPS = ("checkpoints", "held-out scores")
+_BETWEEN_STEPS = ("checkpoints", "evaluation")
 _TITLE = "Capacity plan"
 _STAGES = {
     "stage": "{stage}",

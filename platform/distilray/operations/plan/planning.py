@@ -16,7 +16,13 @@ from distilray.config.export import ExportModelConfig
 from distilray.config.glue import EvaluateGlueConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.config.recipe import load_recipe
-from distilray.operations.plan.assumptions import NAME, PUBLISHED_HOURS, assumptions_of, reference, warnings_of
+from distilray.operations.plan.assumptions import (
+    PUBLISHED_HOURS,
+    PUBLISHED_RUN,
+    list_assumptions,
+    list_warnings,
+    predict_published_run,
+)
 from distilray.operations.plan.page import plan_page, plan_tables
 from distilray.operations.plan.simulation import ScaledRun, training_runs
 from distilray.operations.plan.stages import (
@@ -92,7 +98,7 @@ def plan_summary(config: PlanConfig) -> dict[str, object]:
     }
     total = _total(plan)
     lines["total"] = f"${total['cost']:,.2f}, {total['kept_gb']:,.1f} GB kept"
-    for number, warning in enumerate(warnings_of(config, plan.training), 1):
+    for number, warning in enumerate(list_warnings(config, plan.training), 1):
         lines[f"warning {number}"] = warning
     return lines
 
@@ -149,11 +155,11 @@ def _values(plan: PipelinePlan) -> dict[str, Any]:
         },
         "scaling": [_run_values(plan, run) for run in plan.runs],
         "reference": [
-            {**dataclasses.asdict(one), "name": NAME, "published_hours": PUBLISHED_HOURS, "ratio": one.ratio}
-            for one in map(reference, _PRECISIONS)
+            {**dataclasses.asdict(one), "name": PUBLISHED_RUN, "published_hours": PUBLISHED_HOURS, "ratio": one.ratio}
+            for one in map(predict_published_run, _PRECISIONS)
         ],
-        "warnings": warnings_of(config, training),
-        "assumptions": assumptions_of(config, training),
+        "warnings": list_warnings(config, training),
+        "assumptions": list_assumptions(config, training),
     }
 
 

@@ -14,7 +14,7 @@ from distilray.errors import InputError
 from distilray.operations.plan.machines import Machine, find_machine
 from distilray.operations.plan.workload import TrainingEstimate, flops_per_s, heldout_passes
 
-STEP_PARTS = ("compute", "stragglers", "all-reduce", "update", "input", "checkpoints", "held-out scores")
+STEP_PARTS = ("compute", "stragglers", "all-reduce", "update", "input", "checkpoints", "evaluation")
 # Python and torch need 9.5 ms to launch all kernels of a micro-step, measured with a student of 6 and a teacher of 12
 # layers, almost no arithmetic, and one core of a Xeon of 2023. GPU kernels run concurrently with the launches, so a
 # micro-step takes at least this long.
@@ -43,7 +43,7 @@ class TrainingModel:
         gradient_bytes: size of an all-reduce.
         update_bytes: bytes that the optimizer of each worker reads and writes.
         checkpoint_s: time for which a checkpoint pauses training; the file is written in the background.
-        scores_s: time of one held-out evaluation on a single worker; score_passes: number of evaluations per run.
+        heldout_s: time of one held-out evaluation on a single worker; heldout_evaluations: their number per run.
         micro_step_floor_s: minimum time of a micro-step, in which its kernels are launched.
         memory_rate: memory bandwidth of the device or of all cores of a worker.
         link_rate: bandwidth between devices of one machine; network_rate: between machines.
@@ -65,8 +65,8 @@ class TrainingModel:
     update_bytes: float
     checkpoint_every_steps: int
     checkpoint_s: float
-    scores_s: float
-    score_passes: int
+    heldout_s: float
+    heldout_evaluations: int
     workers_per_machine: int
     micro_step_floor_s: float
     memory_rate: float
@@ -83,7 +83,7 @@ class TrainingModel:
         needed = -(-workers // self.workers_per_machine)
         return needed if self.max_machines is None else min(needed, self.max_machines)
 
-    def crowding(self, workers: int) -> float:
+    def contention(self, workers: int) -> float:
         """Return the slowdown from sharing cores: threads divided by cores of a machine, but at least 1."""
         if self.cores is None:
             return 1.0
@@ -108,18 +108,18 @@ class TrainingModel:
         Args:
             delay: delay of the slowest worker as a fraction of its compute time.
         """
-        crowding = self.crowding(workers)
+        contention = self.contention(workers)
         micro_steps = math.ceil(self.examples / (workers * self.micro_batch_size))
-        micro_s = max(self.compute_s * crowding / (workers * micro_steps), self.micro_step_floor_s)
+        micro_s = max(self.compute_s * contention / (workers * micro_steps), self.micro_step_floor_s)
         compute, all_reduce = micro_steps * micro_s, self.all_reduce_s(workers)
         return {
             "compute": compute,
             "stragglers": compute * delay,
             "all-reduce": all_reduce - min(self.overlap * all_reduce, self.backward_share * micro_s),
-            "update": self.update_bytes / self.memory_rate * crowding,
+            "update": self.update_bytes / self.memory_rate * contention,
             "input": max(0.0, self.tokens / workers / self.input_rate - compute),
             "checkpoints": self.checkpoint_s / self.checkpoint_every_steps,
-            "held-out scores": self.score_passes * (self.scores_s * crowding / workers) / self.steps,
+            "evaluation": self.heldout_evaluations * (self.heldout_s * contention / workers) / self.steps,
         }
 
 
@@ -260,8 +260,8 @@ def training_model(config: PlanConfig, training: TrainingEstimate, machine: Mach
         update_bytes=update_bytes,
         checkpoint_every_steps=recipe.intervals.checkpoint_every_steps,
         checkpoint_s=training.parameters * SAVED_BYTES / _COPY_BYTES_PER_S,
-        scores_s=compute_s * training.heldout_flops / training.flops_per_step,
-        score_passes=heldout_passes(training) if training.heldout_flops else 0,
+        heldout_s=compute_s * training.heldout_flops / training.flops_per_step,
+        heldout_evaluations=heldout_passes(training) if training.heldout_flops else 0,
         workers_per_machine=machine.count if device.is_gpu else max(1, machine.cores // threads),
         micro_step_floor_s=MICRO_STEP_FLOOR_S if rate is None else 0.0,
         memory_rate=memory_rate,
