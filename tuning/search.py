@@ -60,10 +60,9 @@ def search_glue(config: SearchGlueConfig, folder: RunFolder) -> Outcome:
         experiments = _experiments(config, folder, encoded, need, room)
         _run(experiments, folder)
         searches = [_read_results(config, folder, task) for task in data]
-        room = max(
-            1, need.request().count_fitting(cluster_nodes())
-        )  # at least 1: without a node, a winner waits for one
-        results = _run_winners(config, folder, searches, encoded, room)
+        room = need.request().count_fitting(cluster_nodes())
+        # If all nodes have gone, the first winner waits for one.
+        results = _run_winners(config, folder, searches, encoded, max(1, room))
     return _write(config, folder, searches, data, missing, results)
 
 
@@ -191,14 +190,14 @@ def _read_results(config: SearchGlueConfig, folder: RunFolder, task: TaskName) -
 def _run_winners(
     config: SearchGlueConfig, folder: RunFolder, searches: Sequence[TaskSearch], encoded: Encoded, room: int
 ) -> Results:
-    """Fine-tunes the winner of each task with seeds that took no part in its choice."""
-    units = [
+    """Fine-tune the winner of each task with seeds that were not used in the search."""
+    runs = [
         FineTuneRun(search.task, seed, search.winning_settings, config.model_dir)
         for search in searches
         for seed in search.settings.seeds
     ]
     results = execute_runs(
-        units,
+        runs,
         {search.task: encoded[search.task][search.winning_settings.max_length] for search in searches},
         FineTunePlan(folder.path(WINNERS_FOLDER), config.precision, winners_scaling(config, room)),
         run_dir=folder.uri,
@@ -257,7 +256,7 @@ def _summarize(searches: Sequence[TaskSearch], summaries: Mapping[str, Any], mis
         majority = summary["majority"]
         if not majority["winner_is_above"]:
             parts.append(
-                f"less than {CHANCE_ERRORS:g} standard errors of {majority['standard_error']:.4f} above the "
+                f"less than {CHANCE_ERRORS:g} standard errors ({majority['standard_error']:.4f} each) above the "
                 f"majority baseline of {majority['score']:.4f}"
             )
     return ", ".join([*parts, *([f"missing: {', '.join(missing)}"] if missing else [])])

@@ -15,7 +15,7 @@ from distilray.errors import InputError
 from distilray.runtime.seeding import generator, hash_integers
 
 Values = dict[str, Any]
-_MAX_DRAWS = 1000  # after as many duplicates in a row, the space is considered exhausted
+_MAX_DRAWS = 1000  # after this many duplicates in a row, the space is considered exhausted
 
 
 def points(config: SearchGlueConfig, task: TaskName) -> list[Values] | None:
@@ -115,9 +115,8 @@ def _random_points(space: Space, first: Values, count: int, seed: int) -> list[V
     known: dict[tuple[Any, ...], Values] = {tuple(first.values()): first}
     for number in range(1, count):
         for draw in range(_MAX_DRAWS):
-            values = {
-                name: _draw(space[name], generator(seed, number, draw, _name_seed(name))) for name in space
-            }  # one generator per parameter, so that another parameter in the recipe changes no values of the others
+            # Each parameter has its own generator, so that adding one to the recipe does not change the others.
+            values = {name: _draw(space[name], generator(seed, number, draw, _name_seed(name))) for name in space}
             if tuple(values.values()) not in known:
                 known[tuple(values.values())] = values
                 break

@@ -157,7 +157,7 @@ def fine_tuning_runs(
     """Return the fine-tuning runs of `evaluate_glue`, by task.
 
     Args:
-        flops_per_s: that one worker reaches.
+        flops_per_s: FLOPs per second of one worker.
         is_gpu: whether the launch of kernels limits the speed of small batches.
     """
     floor_s = _STEP_FLOOR_S if is_gpu else 0.0
