@@ -31,7 +31,7 @@ _REQUEST_TIMEOUT_S = 30  # Ray's client has none and would wait forever for a tu
 _SILENCE_S = 5.0  # after which a silent log stream yields None
 _NO_ANSWER = "is the cluster running, and its port forwarded (`ray dashboard cluster.yaml`, or --address)?"
 _UNAUTHENTICATED = (
-    "401, a token is required: copy that of the cluster to ~/.ray/auth_token, and `export RAY_AUTH_MODE=token`"
+    "401, no token: copy that of the cluster to ~/.ray/auth_token, and `export RAY_AUTH_MODE=token`"
 )
 _FORBIDDEN = "403, the token belongs to another cluster: copy `~/.ray/auth_token` from the head of this one"
 # Below errors, these log only what we report ourselves or what no user needs.
