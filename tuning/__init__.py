@@ -1,1 +1,1 @@
-"""Station 8: hyperparameter search over the GLUE tasks with Ray Tune."""
+"""Hyperparameter search over the GLUE tasks with Ray Tune."""

@@ -1,10 +1,10 @@
-"""Asynchronous successive halving (Li et al. 2018) over shares of schedules, whose scores and decisions are saved.
+"""Resumable asynchronous successive halving (ASHA, Li et al. 2018) for trials of different lengths.
 
-Trials of different lengths are compared at the same share of their own schedules: after two epochs a trial of three has
-nearly ended its decay of the learning rate, one of ten has not begun it.
+Trials are compared at the same fraction of their own schedules: after two epochs, a trial of three epochs has almost
+finished the decay of its learning rate, while one of ten epochs has hardly started it.
 
-Ray Tune saves trials and searcher of an experiment, but not its scheduler: a restored search would compare with no
-earlier score. It also knows trials by ids, and draws new ones for those it had not saved.
+Ray Tune saves the trials and the searcher of an experiment, but not its scheduler, so a restored search would forget
+all earlier scores. It also identifies trials by random ids, and draws new ones for trials that it had not saved yet.
 """
 
 import tempfile
@@ -22,20 +22,21 @@ STATE_FILE = "asha.state"
 
 
 class ResumableASHA(ASHAScheduler):
-    """ASHA that is saved beside the experiment after each decision and resumes from there after a restore.
+    """ASHA whose state is saved with the experiment after each decision and restored with it.
 
-    The rungs are the shares `grace_period * reduction_factor**k / max_t` of a schedule. The score at a rung is
-    interpolated between the evaluations around it. A trial skips rungs before its first evaluation.
+    Rung k is at the fraction `grace_period * reduction_factor**k / max_t` of a schedule. The score at a rung is
+    interpolated between the two nearest evaluations. A trial skips rungs before its first evaluation.
 
-    A trial is known by the values that it tries, not by its id, so that it is the same after a restart. A trial that
-    was stopped is stopped again.
+    Trials are identified by their values rather than by their ids, so that they are recognized after a restart. A trial
+    that was stopped once is stopped again.
 
     Args:
-        time_attr: key of a result that counts its evaluations.
-        max_t: evaluations of the longest trial.
-        grace_period: evaluations that every trial gets.
-        reduction_factor: one of so many trials continues at each rung.
-        settings: of a trial where it tries no other values; its length is their `epochs * evaluations_per_epoch`.
+        time_attr: key of the number of evaluations in a result.
+        max_t: number of evaluations of the longest trial.
+        grace_period: minimum number of evaluations of every trial.
+        reduction_factor: a fraction of 1 / reduction_factor of the trials continues at each rung.
+        settings: settings of the task, which the values of a trial override. A trial has
+            `epochs * evaluations_per_epoch` evaluations.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class ResumableASHA(ASHAScheduler):
         reduction_factor: float,
         settings: TaskConfig | None = None,
     ) -> None:
-        # A trial at its end needs no decision.
+        # No decision is needed for a trial that has ended.
         super().__init__(
             time_attr=time_attr,
             max_t=max_t,
@@ -62,56 +63,56 @@ class ResumableASHA(ASHAScheduler):
         self._is_loaded = False
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Loads the saved state with the first trial of a process."""
+        """Restore the saved state when the first trial is added."""
         if not self._is_loaded:
             self._load(trial)
-        super().on_trial_add(tune_controller, _by_values(trial))
+        super().on_trial_add(tune_controller, _with_stable_id(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return whether the trial continues or stops."""
         if self._time_attr not in result or self._metric not in result:
             return str(TrialScheduler.CONTINUE)
-        known, evaluation = _by_values(trial), result[self._time_attr]
-        if evaluation >= self._stopped.get(known.trial_id, float("inf")):
+        identified, evaluation = _with_stable_id(trial), result[self._time_attr]
+        if evaluation >= self._stopped.get(identified.trial_id, float("inf")):
             return str(TrialScheduler.STOP)
-        self._scores.setdefault(known.trial_id, {})[evaluation] = result[self._metric]
-        decision = self._decide(tune_controller, known, TrialPoint.of(trial.config), evaluation)
+        self._scores.setdefault(identified.trial_id, {})[evaluation] = result[self._metric]
+        decision = self._decide(tune_controller, identified, TrialPoint.of(trial.config), evaluation)
         if decision == TrialScheduler.STOP:
-            self._stopped[known.trial_id] = evaluation
+            self._stopped[identified.trial_id] = evaluation
         self._save(trial)
         return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Records the last score."""
+        """Record the final score."""
         self.on_trial_result(tune_controller, trial, result)
         self.on_trial_remove(tune_controller, trial)
 
-    def _decide(self, tune_controller: Any, known: Any, sample: TrialPoint, evaluation: int) -> str:
-        """Compares a trial at each rung that it has reached, from the lowest; each rung counts a trial once."""
-        settings = {**self._settings.model_dump(), **sample.values}
+    def _decide(self, tune_controller: Any, identified: Any, point: TrialPoint, evaluation: int) -> str:
+        """Compare the trial at every rung that it has reached, lowest first; ASHA counts each trial once per rung."""
+        settings = {**self._settings.model_dump(), **point.values}
         length = settings["epochs"] * settings["evaluations_per_epoch"]
-        scores = self._scores[known.trial_id]
-        numbers = sorted(scores)
+        scores = self._scores[identified.trial_id]
+        evaluations = sorted(scores)
         for milestone, _ in reversed(self._brackets[0]._rungs):
-            at = round(milestone * length / self._max_t, 9)  # in evaluations of this trial
+            at = round(milestone * length / self._max_t, 9)  # unit: evaluations of this trial
             if evaluation < max(at, self._grace_period):
                 break
-            if at < numbers[0]:
+            if at < evaluations[0]:
                 continue
-            score = float(np.interp(at, numbers, [scores[number] for number in numbers]))
+            score = float(np.interp(at, evaluations, [scores[number] for number in evaluations]))
             decision = super().on_trial_result(
-                tune_controller, known, {self._time_attr: milestone, self._metric: score}
+                tune_controller, identified, {self._time_attr: milestone, self._metric: score}
             )
             if decision == TrialScheduler.STOP:
                 return str(decision)
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """Forgets a trial that is stopped before its end; its scores stay."""
-        super().on_trial_remove(tune_controller, _by_values(trial))
+        """Remove a trial that stopped early, but keep its scores."""
+        super().on_trial_remove(tune_controller, _with_stable_id(trial))
 
     def _save(self, trial: Any) -> None:
-        """Writes the state whole or not at all: beside it first, then in its place."""
+        """Write the state atomically: to a temporary file, which then replaces the old one."""
         files, target = trial.storage.storage_filesystem, _state_path(trial)
         with tempfile.TemporaryDirectory() as folder:
             self.save(f"{folder}/state")
@@ -126,16 +127,15 @@ class ResumableASHA(ASHAScheduler):
             with tempfile.TemporaryDirectory() as folder:
                 with files.open_input_stream(source) as stream:
                     Path(folder, "state").write_bytes(stream.readall())
-                # It unpickles what this class has written, in a run folder that is known to be this search's.
+                # This unpickles a file, which was written by this class in the run folder of this search.
                 self.restore(f"{folder}/state")
         self._is_loaded = True
 
 
 def _state_path(trial: Any) -> str:
-    """In the folder of the experiment, wherever that lies now."""
     return f"{trial.storage.experiment_fs_path}/{STATE_FILE}"
 
 
-def _by_values(trial: Any) -> Any:
-    """The trial, with what it tries in place of its id, which is all that is asked of it."""
+def _with_stable_id(trial: Any) -> Any:
+    """Return a stand-in with an id derived from the values of the trial; the base class reads no other attribute."""
     return SimpleNamespace(trial_id=TrialPoint.of(trial.config).identity)

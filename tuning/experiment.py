@@ -1,9 +1,7 @@
-"""The search of one task: one experiment of Ray Tune, in a process of its own, that goes on after a kill.
+"""Resumable search of one task as an experiment of Ray Tune.
 
-What Ray Tune keeps in its own registry is not made for several experiments in the threads of one process, so each has
-a process of its own, on the same cluster.
-
-A trial as Ray Tune calls it. What it trains with is imported by the process that trains, which takes seconds.
+Ray Tune's registry does not support several experiments in the threads of one process, so each experiment runs in its
+own process on the same cluster.
 """
 
 import logging
@@ -37,23 +35,15 @@ from tuning.records import (
     read_record,
     write_record,
 )
-from tuning.space import Values, domains
+from tuning.space import Values, tune_domains
 
-
-def run_trial(config: Mapping[str, Any], *, objective: TrialContext) -> None:
-    """A trial, as Ray Tune calls it."""
-    from tuning.trial import fine_tune_trial
-
-    fine_tune_trial(config, objective)
-
-
-ENDED_FILE = "ended.json"
-# Ray Tune brings a callback back as it was saved, and the run may lie in another place now.
-_RUNNING: ContextVar[TrialContext] = ContextVar("objective of this process")
+END_FILE = "ended.json"  # exists once the experiment is complete
+# Not an attribute of the callback, which Ray Tune restores as it was saved, although the run folder may have moved.
+_CONTEXT: ContextVar[TrialContext] = ContextVar("trial context of this process")
 _SEEDS = 2**32
-_DETAIL, _ADVICE = "Worker exit detail:", "Some common causes"  # before and after what Ray knows
-_DETAIL_LETTERS = 200
-# Ray Tune's own tables, logs of each trial and working folders: the records say it all, and paths stay what they are.
+_DETAIL, _ADVICE = "Worker exit detail:", "Some common causes"  # delimiters of the reason in Ray's messages
+_MAX_DETAIL = 200  # characters
+# No tables, logs and working folders of Ray Tune: the records contain everything, and relative paths stay valid.
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -63,61 +53,68 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """What the search of one task is made of.
+    """Configuration of the search of one task.
 
     Attributes:
-        folder: where Ray Tune keeps the experiment; path or URI.
-        points: what each trial tries; None when TPE chooses.
-        first: what the first trial tries.
-        num_trials: as many as there are points.
-        most_evaluations: of the longest trial.
-        need: of a trial.
-        concurrent: trials at a time; None for as many as the cluster has room for.
-        budget_s: seconds of the whole search; None without an end.
+        folder: path or URI of the folder in which Ray Tune stores the experiment.
+        points: values of each trial; None if TPE chooses them.
+        first_point: values of the first trial.
+        num_trials: number of trials, which equals that of the points if there are any.
+        max_evaluations: number of evaluations of the longest trial.
+        need: resources of a trial.
+        max_concurrent: maximum number of concurrent trials; None for as many as fit into the cluster.
+        budget_s: time limit of the whole search in seconds.
     """
 
-    objective: TrialContext
+    context: TrialContext
     folder: str
     points: Sequence[Values] | None
-    first: Values
+    first_point: Values
     space: Space
     num_trials: int
-    most_evaluations: int
+    max_evaluations: int
     asha: AshaConfig
     need: Need
-    concurrent: int | None
+    max_concurrent: int | None
     budget_s: float | None
 
 
-def run_experiment(experiment: Experiment) -> None:
-    """Runs the search of a task to its end, or does nothing when it has ended in an earlier run.
+def run_trial(config: Mapping[str, Any], *, context: TrialContext) -> None:
+    """Run one trial. Its modules take seconds to import, which only the process of the trial should do."""
+    from tuning.trial import fine_tune_trial
 
-    What it finds are the records in the folders of the trials.
+    fine_tune_trial(config, context)
+
+
+def run_experiment(experiment: Experiment) -> None:
+    """Run or resume the search of a task, unless it is already complete.
+
+    The results are the records in the folders of the trials.
 
     Raises:
         InputError: a file of the search cannot be read or written.
     """
-    ended = storage.join(experiment.objective.trials_folder, ENDED_FILE)
-    if storage.exists(ended):
+    end_file = storage.join(experiment.context.trials_folder, END_FILE)
+    if storage.exists(end_file):
         return
     os.environ.update(_ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    _RUNNING.set(experiment.objective)
+    _CONTEXT.set(experiment.context)
     try:
         _tuner(experiment).fit()
-    except Exception as error:  # Ray Tune wraps what its callbacks raise, and Ray drops causes on the way to the driver
+    except Exception as error:  # Ray Tune wraps exceptions of callbacks, and Ray drops their causes
         raise find_input_error(error) or error from None
-    storage.write_bytes(ended, b"{}")
+    storage.write_bytes(end_file, b"{}")
 
 
 def _tuner(experiment: Experiment) -> tune.Tuner:
-    found, path = storage.filesystem(experiment.folder)
-    remote = None if isinstance(found, fs.LocalFileSystem) else found
-    trainable = tune.with_parameters(run_trial, objective=experiment.objective)
-    # Ray Tune knows functions of a whole job by their names: the task that came last would be everybody's.
-    trainable.__name__ = f"fine_tune_{experiment.objective.task}"
+    filesystem, path = storage.filesystem(experiment.folder)
+    remote = None if isinstance(filesystem, fs.LocalFileSystem) else filesystem
+    trainable = tune.with_parameters(run_trial, context=experiment.context)
+    # Ray Tune registers functions by name for a whole job, so the last task would replace all others.
+    trainable.__name__ = f"fine_tune_{experiment.context.task}"
     trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([experiment.need.bundle()]))
-    # A restore unpickles what lies in the run folder, and that is known to be of this very search.
+    # Restoring unpickles files, which were written by this search in its own run folder.
     if tune.Tuner.can_restore(path, storage_filesystem=remote):
         return tune.Tuner.restore(
             path,
@@ -127,42 +124,41 @@ def _tuner(experiment: Experiment) -> tune.Tuner:
             restart_errored=False,
             storage_filesystem=remote,
         )
-    above, _, name = path.rpartition("/")
-    samples, searcher = _searcher(experiment)
+    parent, _, name = path.rpartition("/")
+    space, searcher = _search_space_and_searcher(experiment)
     return tune.Tuner(
         trainable,
-        param_space=samples,
+        param_space=space,
         tune_config=tune.TuneConfig(
             metric=BEST,
             mode="max",
             search_alg=searcher,
             scheduler=_scheduler(experiment),
             num_samples=1 if experiment.points is not None else experiment.num_trials,
-            max_concurrent_trials=experiment.concurrent,
+            max_concurrent_trials=experiment.max_concurrent,
             time_budget_s=experiment.budget_s,
             reuse_actors=True,
             trial_dirname_creator=_dirname,
         ),
         run_config=tune.RunConfig(
             name=name,
-            storage_path=above,
+            storage_path=parent,
             storage_filesystem=remote,
-            callbacks=[_Records()],
+            callbacks=[_MissingRecords()],
             verbose=0,
         ),
     )
 
 
-def _searcher(experiment: Experiment) -> tuple[dict[str, Any], Any]:
-    """The space as Ray Tune takes it, and who chooses in it."""
-    seed = experiment.objective.seed % _SEEDS
+def _search_space_and_searcher(experiment: Experiment) -> tuple[dict[str, Any], Any]:
+    """Return the search space in Ray Tune's format, and the searcher."""
+    seed = experiment.context.seed % _SEEDS
     if experiment.points is None:
-        first = {f"sample/values/{name}": value for name, value in experiment.first.items()}
-        return {"sample": {"values": domains(experiment.space)}}, NumberedOptunaSearch(
-            points_to_evaluate=[first], seed=seed
-        )
-    samples = [{"number": number, "values": values} for number, values in enumerate(experiment.points)]
-    return {"sample": tune.grid_search(samples)}, BasicVariantGenerator(random_state=seed)
+        first_point = {f"sample/values/{name}": value for name, value in experiment.first_point.items()}
+        searcher = NumberedOptunaSearch(points_to_evaluate=[first_point], seed=seed)
+        return {"sample": {"values": tune_domains(experiment.space)}}, searcher
+    points = [{"number": number, "values": values} for number, values in enumerate(experiment.points)]
+    return {"sample": tune.grid_search(points)}, BasicVariantGenerator(random_state=seed)
 
 
 def _scheduler(experiment: Experiment) -> TrialScheduler:
@@ -170,64 +166,61 @@ def _scheduler(experiment: Experiment) -> TrialScheduler:
         return FIFOScheduler()
     return ResumableASHA(
         time_attr=EVALUATION,
-        max_t=experiment.most_evaluations,
+        max_t=experiment.max_evaluations,
         grace_period=experiment.asha.grace_evaluations,
         reduction_factor=experiment.asha.reduction_factor,
-        settings=experiment.objective.settings,
+        settings=experiment.context.settings,
     )
 
 
 def _dirname(trial: Trial) -> str:
-    """Ray Tune's own folder of a trial: its usual name holds all values."""
+    """Return a short name for Ray Tune's folder of a trial; its default contains all values."""
     return f"trial-{trial.trial_id}"
 
 
 class NumberedOptunaSearch(OptunaSearch):
-    """TPE that numbers its trials, and counts how often it has named the same values.
+    """TPE search that numbers its trials and counts repeated values.
 
-    The counts are kept with the rest of its state when Ray Tune saves it.
+    Ray Tune saves the counts with the rest of the searcher's state.
     """
 
-    _names: tuple[str, ...] = ()
+    _identities: tuple[str, ...] = ()
 
     def suggest(self, trial_id: str) -> Any:
-        """What the next trial tries."""
-        found = super().suggest(trial_id)
-        if not isinstance(found, dict) or found == Searcher.FINISHED:
-            return found
-        sample = TrialPoint(len(self._names), found["sample"]["values"])
-        repeat = self._names.count(sample.identity)
-        self._names = (*self._names, sample.identity)
-        return {"sample": {"number": sample.number, "values": dict(sample.values), "repeat": repeat}}
+        suggestion = super().suggest(trial_id)
+        if not isinstance(suggestion, dict) or suggestion == Searcher.FINISHED:
+            return suggestion
+        point = TrialPoint(len(self._identities), suggestion["sample"]["values"])
+        repeat = self._identities.count(point.identity)
+        self._identities = (*self._identities, point.identity)
+        return {"sample": {"number": point.number, "values": dict(point.values), "repeat": repeat}}
 
 
-class _Records(tune.Callback):
-    """Writes the record of a trial whose process could not: it was killed, or stopped in the middle."""
+class _MissingRecords(tune.Callback):
+    """Writes the records of trials whose processes could not do it, because they were killed or stopped."""
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial has failed."""
         _write_missing(trial, "failed", _last_line(trial))
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Nothing runs any more."""
         for trial in trials:
-            _write_missing(trial, "stopped", _RUNNING.get().stop_reason)
+            _write_missing(trial, "stopped", _CONTEXT.get().stop_reason)
 
 
 def _write_missing(trial: Trial, status: Status, reason: str) -> None:
-    objective, sample = _RUNNING.get(), TrialPoint.of(trial.config)
-    folder = sample.folder(objective.trials_folder, objective.seed)
+    context, point = _CONTEXT.get(), TrialPoint.of(trial.config)
+    folder = point.folder(context.trials_folder, context.seed)
     if read_record(folder) is None:
-        found = read_journal(folder)
-        seconds = found[-1].seconds if found else 0.0
-        values = dict(sample.values)
-        write_record(folder, TrialRecord(sample.number, values, objective.seed, status, reason, found, seconds))
+        evaluations = read_journal(folder)
+        seconds = evaluations[-1].seconds if evaluations else 0.0
+        values = dict(point.values)
+        write_record(folder, TrialRecord(point.number, values, context.seed, status, reason, evaluations, seconds))
 
 
 def _last_line(trial: Trial) -> str:
-    """What Ray tells of a process that is gone, in one line."""
+    """Return Ray's reason for the end of a process, in one line."""
     file = trial.error_file  # on this machine; Ray Tune copies it into the experiment later
-    told = Path(file).read_text(encoding="utf-8") if file and Path(file).is_file() else ""
-    lines = [line.strip() for line in told.splitlines() if line.strip()]
-    detail = lines[-1].partition(_DETAIL)[2] or lines[-1] if lines else "nothing is known of it"
-    return f"its process has ended: {detail.partition(_ADVICE)[0].strip()[:_DETAIL_LETTERS]}"
+    text = Path(file).read_text(encoding="utf-8") if file and Path(file).is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    detail = lines[-1].partition(_DETAIL)[2] or lines[-1] if lines else "the reason is unknown"
+    return f"its process ended: {detail.partition(_ADVICE)[0].strip()[:_MAX_DETAIL]}"

@@ -1,7 +1,4 @@
-"""What a search would do: its trials, what each needs, and how many run at a time.
-
-Resources of a trial: CPUs, share of a GPU, and an estimate of its memory.
-"""
+"""Dry run of a search: number of trials, resources of each, and how many run at a time."""
 
 import importlib.util
 import math
@@ -23,16 +20,17 @@ from distilray.models.sources import localize
 from distilray.pretraining_data.batches import padded_width
 from distilray.runtime.environment import inside_cluster
 from distilray.runtime.resources import GIB, Need, Node, check_capacity, cluster_nodes
-from tuning.space import described, evaluations, extremes, first_point, lengths, points
+from tuning.space import describe_space, evaluation_range, first_point, max_lengths, points, value_range
 
-_FP32 = 4
-# What a process holds before it has a model: Python with torch; on a device its context and the workspaces of kernels.
+_FP32_BYTES = 4
+_TASK_MEMORY_SHARE = 0.7  # of a machine's memory in Ray; the rest is the object store
+# Memory of a process without a model: Python and torch; on a GPU, its context and the workspaces of kernels.
 _PROCESS_BYTES, _CONTEXT_BYTES = GIB // 2, GIB
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What decides how much memory a model takes."""
+    """Sizes of a model that determine its memory."""
 
     parameters: int
     layers: int
@@ -42,7 +40,6 @@ class ModelShape:
 
     @classmethod
     def of(cls, model: Any) -> "ModelShape":
-        """Return the shape of an encoder."""
         config = model.config
         return cls(
             parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -55,14 +52,14 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class TrialNeed:
-    """Resources of one trial: CPUs, share of a GPU, bytes of memory (of the device if it has a share of one)."""
+    """Resources of one trial: CPUs, share of a GPU and bytes of memory (of the GPU if it has a share of one)."""
 
     cpus: float
     gpus: float
     memory: int
 
     def request(self) -> Need:
-        """Return what is requested from Ray, which does not count the memory of devices."""
+        """Return the request to Ray, which does not manage the memory of GPUs."""
         return Need(
             "trial",
             "lower trial.cpus, trial.gpus or trial.memory_gb, or batch_size and max_length of the space",
@@ -77,133 +74,132 @@ class TrialNeed:
 
 
 def trial_need(trial: TrialConfig, shape: ModelShape, *, batch_size: int, max_length: int) -> TrialNeed:
-    """What the largest trial of a search needs; its memory is `estimated_bytes` unless the recipe says it."""
-    estimated = estimated_bytes(shape, batch_size=batch_size, max_length=max_length, on_device=trial.gpus > 0)
+    """Return the resources of a trial; its memory is estimated unless the recipe sets it."""
+    estimated = estimate_bytes(shape, batch_size=batch_size, max_length=max_length, on_device=trial.gpus > 0)
     memory = estimated if trial.memory_gb is None else int(trial.memory_gb * 1e9)
     return TrialNeed(trial.cpus, trial.gpus, memory)
 
 
-def estimated_bytes(shape: ModelShape, *, batch_size: int, max_length: int, on_device: bool) -> int:
-    """Upper estimate of the memory of one fine-tuning in fp32, in bytes.
+def estimate_bytes(shape: ModelShape, *, batch_size: int, max_length: int, on_device: bool) -> int:
+    """Return an upper estimate of the memory of one fine-tuning run in fp32, in bytes. It is the sum of:
 
-    parameters x 4 numbers (weight, gradient, two moments), and on the CPU 4 more: the checkpoint that is being written
-    and the best weights are copies there. Activations by the count of Korthikanti et al. 2022 (section 4.1), with
-    numbers of 4 bytes and masks of dropout of 1, on the CPU 4: for each token 12 x hidden of the embeddings, and of
-    each layer (32 + 2 masks) x hidden + 8 x intermediate + (8 + mask) x heads x length. Besides 0.5 GiB for the
-    process, or 1 GiB for the context of a device.
+    - 4 numbers per parameter (weight, gradient, two moments); on the CPU 8, because the checkpoint that is being
+      written and the best weights are copies in the same memory;
+    - activations as in Korthikanti et al. 2022 (section 4.1), with 4 bytes per number and dropout masks of 1 byte (4 on
+      the CPU): per token, 12 x hidden for the embeddings and (32 + 2 x mask) x hidden + 8 x intermediate + (8 + mask) x
+      heads x length for each layer;
+    - 0.5 GiB for the process, or 1 GiB for the context of a GPU.
     """
     copies, mask = (4, 1) if on_device else (8, 4)
-    of_layer = (32 + 2 * mask) * shape.hidden + 8 * shape.intermediate + (8 + mask) * shape.heads * max_length
-    activations = batch_size * max_length * (shape.layers * of_layer + 12 * shape.hidden)
-    return shape.parameters * copies * _FP32 + activations + (_CONTEXT_BYTES if on_device else _PROCESS_BYTES)
+    per_layer = (32 + 2 * mask) * shape.hidden + 8 * shape.intermediate + (8 + mask) * shape.heads * max_length
+    activations = batch_size * max_length * (shape.layers * per_layer + 12 * shape.hidden)
+    return shape.parameters * copies * _FP32_BYTES + activations + (_CONTEXT_BYTES if on_device else _PROCESS_BYTES)
 
 
 def check_device(need: TrialNeed, device_bytes: int) -> None:
-    """Refuses shares of a device whose trials do not fit into its memory together.
+    """Check that the memory of a GPU suffices for all trials that share it.
 
     Raises:
-        InputError: naming the share that would fit.
+        InputError: it does not. The message contains the share with which it would.
     """
-    together = trials_per_device(need.gpus)
-    if together * need.memory > device_bytes:
+    concurrent = trials_per_device(need.gpus)
+    if concurrent * need.memory > device_bytes:
         fitting = device_bytes // need.memory
         fix = f"set trial.gpus={math.ceil(100 / fitting) / 100:g}" if fitting else "lower batch_size and max_length"
         raise InputError(
-            f"trial.gpus: {together} trials of {need.memory / GIB:.1f} GiB on a device of "
-            f"{device_bytes / GIB:.1f} GiB; {fix}, or say trial.memory_gb if you know that they need less"
+            f"trial.gpus: {concurrent} trials of {need.memory / GIB:.1f} GiB on a device of "
+            f"{device_bytes / GIB:.1f} GiB; {fix}, or set trial.memory_gb if you know that they need less"
         )
 
 
 def trials_per_device(gpus: float) -> int:
-    """Trials that share a device."""
     return int(1 / gpus + 1e-6)
 
 
-def shares(room: int, tasks: int) -> list[int]:
-    """The places of each task when several are searched at the same time: at least one, the first have the remainder.
+def split_slots(room: int, tasks: int) -> list[int]:
+    """Return the number of concurrent trials of each task: equal shares, the remainder for the first tasks.
 
-    With more tasks than places a trial waits for its place; no trial holds one while it waits for another.
+    Every task gets at least one slot. With more tasks than slots, trials wait for a free one; this cannot deadlock,
+    because no trial holds a slot while it waits for another.
     """
     return [max(1, room // tasks + (number < room % tasks)) for number in range(tasks)]
 
 
-# What Ray gives to tasks of a machine's memory; the rest is its object store.
-_FOR_TASKS = 0.7
-
-
 def plan_search(config: SearchGlueConfig) -> dict[str, object]:
-    """Validates the inputs of `search_glue` and says what it would do."""
+    """Validate the inputs of `search_glue` and return its plan."""
     if config.method == "tpe" and importlib.util.find_spec("optuna") is None:
         raise InputError("method: tpe needs optuna; run: pip install optuna (or make setup)")
     data, missing = load_tasks(config, with_test=False)
     need = largest_trial_need(config, data)
     nodes = _known_nodes(config)
-    at_a_time = "as many as the cluster has room for"
+    at_a_time = "as many as fit into the cluster"
     if nodes is not None:
         check_capacity(need.request(), nodes)
         room = need.request().count_fitting(nodes)
         check_local_device(need)
         at_a_time = f"{room}: " + ", ".join(
-            f"{task} {share}" for task, share in zip(data, shares(room, len(data)), strict=True)
+            f"{task} {slots}" for task, slots in zip(data, split_slots(room, len(data)), strict=True)
         )
     return {
         "model": config.model_dir,
-        **{task: _told(config, task) for task in data},
+        **{task: _describe_task(config, task) for task in data},
         "missing": ", ".join(missing) or "none",
         "a trial": f"{need}{' (estimate)' if config.trial.memory_gb is None else ''}",
         "at a time": at_a_time,
         "winners": f"fine-tuned again with seeds {', '.join(_seeds(config, data))}; trials use seed {config.seed}",
-        "ETA": "told with the first trials",
+        "ETA": "printed after the first trials",
     }
 
 
 def largest_trial_need(config: SearchGlueConfig, tasks: Iterable[TaskName]) -> TrialNeed:
-    """What the largest trial of all tasks needs.
+    """Return the resources of the largest trial of all tasks.
 
     Raises:
-        InputError: the model cannot be used, or reads fewer tokens than a trial would give it.
+        InputError: the model cannot be used, or `max_length` exceeds the maximum length of the model.
     """
     needs = []
     for task in tasks:
         model = load_classifier(localize(config.model_dir), TASKS[task], seed=config.seed)
-        length = max(lengths(config, task))
-        if padded_width(length) > (most := model.config.max_position_embeddings):
-            raise InputError(f"max_length: {length} tokens for {task}, {config.model_dir} reads {most}; lower it")
-        batch_size = int(extremes(config, task, "batch_size")[1])
+        length = max(max_lengths(config, task))
+        if padded_width(length) > (limit := model.config.max_position_embeddings):
+            raise InputError(
+                f"max_length: {length} tokens for {task}, but {config.model_dir} supports {limit}; lower it"
+            )
+        batch_size = int(value_range(config, task, "batch_size")[1])
         needs.append(trial_need(config.trial, ModelShape.of(model), batch_size=batch_size, max_length=length))
     return max(needs, key=lambda need: need.memory)
 
 
 def trial_count(config: SearchGlueConfig, task: TaskName) -> int:
-    """Trials of a task: a space of few points has fewer than the recipe asks for."""
-    found = points(config, task)
-    return config.num_trials if found is None else len(found)
+    """Return the number of trials of a task, which a small space limits."""
+    known = points(config, task)
+    return config.num_trials if known is None else len(known)
 
 
 def check_local_device(need: TrialNeed) -> None:
-    """Refuses trials that do not fit together into the memory of the device of this process, if it has one.
+    """Check that the GPU of this process, if it has one, has enough memory for the trials that share it.
 
     Raises:
-        InputError: they do not.
+        InputError: see `check_device`.
     """
     if need.gpus and torch.cuda.is_available():
         check_device(need, torch.cuda.get_device_properties(0).total_memory)
 
 
-def _told(config: SearchGlueConfig, task: TaskName) -> str:
-    count, (shortest, longest) = trial_count(config, task), evaluations(config, task)
-    most, least = f"{count * longest:,} evaluations at most", ""
+def _describe_task(config: SearchGlueConfig, task: TaskName) -> str:
+    count, (shortest, longest) = trial_count(config, task), evaluation_range(config, task)
+    maximum, minimum = f"{count * longest:,} evaluations at most", ""
     if config.asha.enabled:
         grace = config.asha.grace_evaluations
         if grace > longest:
             raise InputError(
-                f"asha.grace_evaluations: {grace}, and the longest trial of {task} has {longest} evaluations; "
+                f"asha.grace_evaluations: {grace}, but the longest trial of {task} has only {longest} evaluations; "
                 "lower it, or set asha.enabled=false"
             )
-        least = f", with ASHA at least {count * min(grace, shortest):,}"
+        minimum = f", with ASHA at least {count * min(grace, shortest):,}"
     first = ", ".join(f"{name} {value}" for name, value in first_point(config, task).items())
-    space = described(config.task_space(task))
-    return f"{config.method}, {count} trials over {space}, the first with {first}: {most}{least}"
+    space = describe_space(config.task_space(task))
+    return f"{config.method}, {count} trials over {space}, the first one with {first}: {maximum}{minimum}"
 
 
 def _seeds(config: SearchGlueConfig, tasks: Iterable[TaskName]) -> list[str]:
@@ -211,11 +207,11 @@ def _seeds(config: SearchGlueConfig, tasks: Iterable[TaskName]) -> list[str]:
 
 
 def _known_nodes(config: SearchGlueConfig) -> list[Node] | None:
-    """The machines that a run would have, as far as this process can know them."""
+    """Return the nodes that a run would use, None if this process cannot know them."""
     if ray.is_initialized():
         return cluster_nodes()
     if inside_cluster():
         return None
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _FOR_TASKS
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _TASK_MEMORY_SHARE
     cpus = config.ray.num_cpus or os.cpu_count() or 1
     return [Node({"CPU": cpus, "GPU": torch.cuda.device_count(), "memory": memory})]

@@ -1,7 +1,7 @@
-"""What is known of a trial: its folder, and the record that stays of it.
+"""Trials of a search: their identity, folders and records.
 
-A trial is known by what it tries and by the seed, so that it is the same in every run of the search. Its folder holds
-its evaluations and its training while it goes on, and `record.json` when it has ended; then it is never trained again.
+A trial is identified by its values and the seed, so that every run of the search recognizes it. While it runs, its
+folder contains its evaluations and checkpoints; once it has ended, `record.json`, and it is never trained again.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ RECORD_FILE = "record.json"
 JOURNAL_FILE = "evaluations.json"
 TRAINING_FOLDER = "training"
 
-EVALUATION, BEST = "evaluation", "best"  # keys of what a trial reports
+EVALUATION, BEST = "evaluation", "best"  # keys of the results that a trial reports
 
 Status = Literal["complete", "stopped", "time", "failed"]
 STATUSES: Sequence[Status] = ("complete", "stopped", "time", "failed")
@@ -28,13 +28,13 @@ STATUSES: Sequence[Status] = ("complete", "stopped", "time", "failed")
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What all trials of a task share.
+    """Configuration and data shared by all trials of a task.
 
     Attributes:
-        settings: of the task, where a trial says nothing else.
-        trials_folder: holds a folder for each trial; path or URI.
-        features: references to the tokenised task, by the `max_length` that it is cut at.
-        stop_reason: why Ray Tune may stop a trial.
+        settings: settings of the task, which the values of a trial override.
+        trials_folder: path or URI of the folder with a subfolder for each trial.
+        features: object references to the tokenized task, by `max_length`.
+        stop_reason: recorded for trials that Ray Tune stops.
     """
 
     task: TaskName
@@ -50,12 +50,12 @@ class TrialContext:
 
 @dataclass(frozen=True)
 class TrialPoint:
-    """What one trial tries, as Ray Tune hands it over.
+    """A point of the search space, as Ray Tune passes it to a trial.
 
     Attributes:
-        number: order of the trials of a task, from 0.
-        values: settings in place of those of the recipe.
-        repeat: how often the searcher had named the same values before.
+        number: number of the trial among those of its task, from 0.
+        values: settings that override those of the recipe.
+        repeat: number of earlier trials with the same values.
     """
 
     number: int
@@ -64,28 +64,28 @@ class TrialPoint:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "TrialPoint":
-        """The sample in the configuration of a Tune trial."""
+        """Return the point from the `config` of a trial of Ray Tune."""
         return cls(**config["sample"])
 
     @property
     def identity(self) -> str:
-        """What tells it from every other trial of its task."""
+        """Text that identifies the trial among those of its task."""
         return json.dumps([dict(self.values), *([self.repeat] if self.repeat else [])], sort_keys=True)
 
     def folder(self, trials_folder: str, seed: int) -> str:
-        """Where it lies among the trials of its task."""
+        """Return the folder of the trial."""
         return storage.join(trials_folder, hashlib.sha256(f"{self.identity} {seed}".encode()).hexdigest()[:16])
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """How a trial went.
+    """Result of a trial.
 
     Attributes:
-        status: complete (all epochs, or no better score for `patience` evaluations), stopped (by ASHA, or by the end
-            of the search), time (its own time was over), or failed.
-        reason: of a trial that did not go to its end, one line.
-        seconds: of training.
+        status: complete (all epochs, or no better score for `patience` evaluations), stopped (by ASHA or by the end of
+            the search), time (its time limit was reached) or failed.
+        reason: one line; empty if the status is complete.
+        seconds: duration of the training.
     """
 
     number: int
@@ -98,52 +98,49 @@ class TrialRecord:
 
     @classmethod
     def from_json(cls, data: bytes) -> "TrialRecord":
-        """The record that `to_json` gave."""
-        found = json.loads(data)
-        return cls(**{**found, "evaluations": [Evaluation(**evaluation) for evaluation in found["evaluations"]]})
+        content = json.loads(data)
+        return cls(**{**content, "evaluations": [Evaluation(**evaluation) for evaluation in content["evaluations"]]})
 
     def to_json(self) -> bytes:
-        """As a file."""
         return json.dumps(asdict(self), indent=1).encode()
 
     @property
     def epochs(self) -> float:
-        """Epochs that were trained."""
+        """Number of trained epochs."""
         return self.evaluations[-1].epoch if self.evaluations else 0.0
 
     def best(self, metric: str) -> Evaluation | None:
-        """The evaluation with the highest score, the first of several."""
+        """Return the evaluation with the highest score (the first one of equal ones), None if there is none."""
         return max(self.evaluations, key=lambda evaluation: evaluation.scores[metric], default=None)
 
 
 def read_record(folder: str) -> TrialRecord | None:
-    """The record in a trial's folder, None while there is none."""
+    """Return the record in the folder of a trial, None if the trial has not ended."""
     uri = storage.join(folder, RECORD_FILE)
     return TrialRecord.from_json(storage.read_bytes(uri)) if storage.exists(uri) else None
 
 
 def read_journal(folder: str) -> list[Evaluation]:
-    """The evaluations of a trial that has not ended; none before the first."""
+    """Return the evaluations of a trial that may still be running."""
     uri = storage.join(folder, JOURNAL_FILE)
     return [Evaluation(**each) for each in json.loads(storage.read_bytes(uri))] if storage.exists(uri) else []
 
 
 def write_journal(folder: str, evaluations: Sequence[Evaluation]) -> None:
-    """Writes the evaluations of a trial that goes on."""
     data = json.dumps([asdict(evaluation) for evaluation in evaluations])
     storage.write_bytes(storage.join(folder, JOURNAL_FILE), data.encode())
 
 
 def write_record(folder: str, record: TrialRecord) -> None:
-    """Writes the record of a trial, and removes its training: weights are large."""
+    """Write the record of a trial and remove its checkpoints, which are large."""
     storage.write_bytes(storage.join(folder, RECORD_FILE), record.to_json())
     storage.remove_folder(storage.join(folder, TRAINING_FOLDER))
 
 
 def read_records(trials_folder: str, known: Mapping[str, TrialRecord] | None = None) -> dict[str, TrialRecord]:
-    """The records of the trials of a task that have ended, by their folders; `known` ones are not read again."""
-    found, path = storage.filesystem(trials_folder)
-    infos = found.get_file_info(fs.FileSelector(path, recursive=False, allow_not_found=True))
+    """Return the records of the ended trials of a task, by folder, without reading the `known` ones again."""
+    filesystem, path = storage.filesystem(trials_folder)
+    infos = filesystem.get_file_info(fs.FileSelector(path, recursive=False, allow_not_found=True))
     records = dict(known or {})
     for info in infos:
         folder = storage.join(trials_folder, info.base_name)

@@ -1,4 +1,4 @@
-"""What a search has found: its trials as a table and a plot, the winner of each task, and the recipe of the winners."""
+"""Results of a search: tables and a plot of the trials, the winner of each task, and a recipe with its settings."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ from distilray.statistics import is_above_chance
 from tuning.records import STATUSES, TrialRecord
 
 RECIPE_FILE = "best.yaml"
-BEST_FOLDER = "best"  # of its run
+BEST_FOLDER = "best"  # run_dir of the recipe
 _SHOWN_TRIALS = 10
 _PANEL_INCHES = (5.0, 3.2)
 _COLUMNS = 2
@@ -34,12 +34,12 @@ _COLUMNS = 2
 
 @dataclass(frozen=True)
 class TaskSearch:
-    """The trials of a task.
+    """Trials of a task.
 
     Attributes:
-        settings: where a trial says nothing else.
-        records: in the order of trials; some may be missing when the time of the search was over before they began.
-        planned: trials that were to be.
+        settings: settings of the task, which the values of a trial override.
+        records: in the order of the trials, without those that the time limit of the search prevented.
+        planned: planned number of trials.
     """
 
     task: TaskName
@@ -48,17 +48,17 @@ class TaskSearch:
     planned: int
 
     def best(self, record: TrialRecord) -> Evaluation | None:
-        """The best evaluation of a trial by the metric of the task."""
+        """Return the best evaluation of a trial by the metric of the task."""
         return record.best(self.settings.metric)
 
     def score(self, record: TrialRecord) -> float | None:
-        """Its score."""
+        """Return the best score of a trial."""
         best = self.best(record)
         return None if best is None else best.scores[self.settings.metric]
 
     @property
     def winner(self) -> TrialRecord:
-        """The trial with the best evaluation; of equal ones that which took fewer steps, then the first.
+        """The trial with the best evaluation; of equal ones, the one with fewer steps, then the first.
 
         Raises:
             InputError: no trial has an evaluation.
@@ -71,38 +71,40 @@ class TaskSearch:
 
         scored = [record for record in self.records if record.evaluations]
         if not scored:
-            reason = next((record.reason for record in self.records if record.reason), "the time was over before")
+            reason = next(
+                (record.reason for record in self.records if record.reason), "the time limit was reached before"
+            )
             raise InputError(
                 f"{self.task}: none of {len(self.records)} trials has a score; the first: {reason}; "
-                "mend that and choose another run_dir, since failed trials are not run again"
+                "fix this and choose another run_dir, because failed trials are not repeated"
             )
         return min(scored, key=rank)
 
     @property
     def winning_settings(self) -> TaskConfig:
-        """The settings of the winner."""
+        """Settings of the winner."""
         return with_values(self.settings, self.winner.values)
 
     @property
     def epochs(self) -> float:
-        """Epochs that were trained in all trials."""
+        """Total number of trained epochs."""
         return sum(record.epochs for record in self.records)
 
     def counts(self) -> dict[str, int]:
-        """Trials by how they ended."""
-        found = Counter(record.status for record in self.records)
-        counts = {status: found[status] for status in STATUSES if found[status]}
+        """Return the number of trials by status."""
+        by_status = Counter(record.status for record in self.records)
+        counts = {status: by_status[status] for status in STATUSES if by_status[status]}
         absent = self.planned - len(self.records)
-        return counts | ({"not begun": absent} if absent > 0 else {})
+        return counts | ({"not run": absent} if absent > 0 else {})
 
 
 def trials_csv(searches: Sequence[TaskSearch]) -> bytes:
-    """A row for each trial of each task."""
+    """Return a CSV table with a row for each trial."""
     names = list(dict.fromkeys(name for search in searches for record in search.records for name in record.values))
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    ends = ("evaluations", "epochs", "metric", "best_score", "seconds", "reason")
-    writer.writerow(["task", "trial", "status", *names, *ends])
+    results = ("evaluations", "epochs", "metric", "best_score", "seconds", "reason")
+    writer.writerow(["task", "trial", "status", *names, *results])
     for search in searches:
         for record in search.records:
             score = search.score(record)
@@ -124,14 +126,14 @@ def trials_csv(searches: Sequence[TaskSearch]) -> bytes:
 
 
 def search_plot(searches: Sequence[TaskSearch]) -> bytes:
-    """An SVG with a panel for each task: the score of every trial as it went on, the winner on top."""
-    # Imported here: matplotlib makes folders in the user's home when it is imported.
+    """Return an SVG with the score curves of all trials, one panel per task, the winner on top."""
+    # Imported here, because importing matplotlib creates folders in the user's home.
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     columns = min(_COLUMNS, len(searches))
     rows = -(-len(searches) // columns)
-    with mpl.rc_context({"svg.hashsalt": "distilray"}):  # the same file from the same trials
+    with mpl.rc_context({"svg.hashsalt": "distilray"}):  # makes the file deterministic
         figure = Figure(figsize=(_PANEL_INCHES[0] * columns, _PANEL_INCHES[1] * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
         for panel, search in zip(panels, searches, strict=False):
@@ -151,9 +153,9 @@ def _draw(panel: Any, search: TaskSearch) -> None:
         if record is winner:
             panel.plot(epochs, scores, marker="o", color="tab:red", linewidth=2, label=f"winner, trial {record.number}")
         else:
-            cut = record.status != "complete"
-            panel.plot(epochs, scores, marker=".", color="0.75" if cut else "tab:blue", alpha=0.7, linewidth=1)
-    panel.plot([], [], marker=".", color="tab:blue", linewidth=1, label="to its end")
+            ended_early = record.status != "complete"
+            panel.plot(epochs, scores, marker=".", color="0.75" if ended_early else "tab:blue", alpha=0.7, linewidth=1)
+    panel.plot([], [], marker=".", color="tab:blue", linewidth=1, label="complete")
     panel.plot([], [], marker=".", color="0.75", linewidth=1, label="ended early")
     panel.set_title(f"{search.task}: {len(search.records)} trials")
     panel.set_xlabel("epoch")
@@ -162,10 +164,10 @@ def _draw(panel: Any, search: TaskSearch) -> None:
 
 
 def best_recipe(config: SearchGlueConfig, searches: Sequence[TaskSearch], summary: Mapping[str, Any]) -> bytes:
-    """A recipe of `jobs.evaluate_glue` with the settings of the winners.
+    """Return a recipe of `jobs.evaluate_glue` with the settings of the winners.
 
     Args:
-        summary: of `collect_scores`, the winners' scores with their own seeds.
+        summary: scores of the winners with the seeds of the recipe, from `collect_scores`.
     """
     values = {
         "run_dir": f"{config.run_dir.rstrip('/')}/{BEST_FOLDER}",
@@ -181,14 +183,14 @@ def best_recipe(config: SearchGlueConfig, searches: Sequence[TaskSearch], summar
     }
     recipe = f"{config.run_dir.rstrip('/')}/{RECIPE_FILE}"
     lines = [
-        "The best settings of a search by jobs.search_glue, for:",
+        "Best settings of a search by jobs.search_glue. Use them with:",
         f"python -m jobs.evaluate_glue --recipe {recipe}",
     ]
     for search in searches:
-        figures = summary[search.task][search.settings.metric]
+        scores = summary[search.task][search.settings.metric]
         lines.append(
             f"{search.task}: {search.settings.metric} on dev {search.score(search.winner):.4f} in the search, "
-            f"{figures['median']:.4f} as the median of seeds {', '.join(map(str, search.settings.seeds))}"
+            f"{scores['median']:.4f} as the median of seeds {', '.join(map(str, search.settings.seeds))}"
         )
     header = "".join(f"# {line}\n" for line in lines)
     return (header + yaml.safe_dump(values, sort_keys=False)).encode()
@@ -197,12 +199,12 @@ def best_recipe(config: SearchGlueConfig, searches: Sequence[TaskSearch], summar
 def search_summary(
     search: TaskSearch, scores: Sequence[float], seed: int, *, majority: float, dev_rows: Mapping[str, int]
 ) -> dict[str, Any]:
-    """What `scores.json` says of the search of a task.
+    """Return the summary of a search for `scores.json`.
 
     Args:
-        scores: of the winner, with its own seeds.
-        seed: of the trials.
-        majority: score of one answer for every dev row.
+        scores: scores of the winner with the seeds of the recipe.
+        seed: seed of the trials.
+        majority: score of predicting the most frequent label for every dev row.
         dev_rows: number of rows by dev set.
     """
     winner, median = search.winner, statistics.median(scores)
@@ -236,12 +238,12 @@ def search_summary(
 
 
 def trials_table(search: TaskSearch) -> Table:
-    """The best trials of a task."""
-    ended = ", ".join(f"{count} {status}" for status, count in search.counts().items())
-    table = Table(title=f"{search.task}: {search.settings.metric} of the best trials on dev ({ended})")
+    """Return a table of the best trials and of all failed trials of a task."""
+    statuses = ", ".join(f"{count} {status}" for status, count in search.counts().items())
+    table = Table(title=f"{search.task}: {search.settings.metric} of the best trials on dev ({statuses})")
     names = list(dict.fromkeys(name for record in search.records for name in record.values))
-    for heading in ("trial", *names, "evaluations", search.settings.metric, "ended"):
-        table.add_column(heading, justify="left" if heading == "ended" else "right")
+    for heading in ("trial", *names, "evaluations", search.settings.metric, "status"):
+        table.add_column(heading, justify="left" if heading == "status" else "right")
     scored = [(search.score(record), record) for record in search.records]
     ranked = sorted(
         ((score, record) for score, record in scored if score is not None), key=lambda pair: (-pair[0], pair[1].number)
@@ -261,10 +263,10 @@ def _short(value: object) -> str:
 
 
 def winners_scaling(config: SearchGlueConfig, room: int | None = None) -> FineTuneScaling:
-    """One worker for each fine-tuning of a winner, with what a trial has; a GPU whole.
+    """Return one worker with the CPUs of a trial, and a whole GPU if trials use GPUs, for each fine-tuning run.
 
     Args:
-        room: trials that the cluster holds at a time, by their memory too.
+        room: number of trials that fit into the cluster, including their memory.
     """
     has_gpu = config.trial.gpus > 0
     return FineTuneScaling(

@@ -1,4 +1,4 @@
-"""Searches the best fine-tuning settings of several tasks at the same time, over one cluster."""
+"""Search for the best fine-tuning settings of several tasks at the same time on one cluster."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
 from distilray.statistics import CHANCE_ERRORS
 from tuning.experiment import Experiment, run_experiment
-from tuning.plan import TrialNeed, check_local_device, largest_trial_need, shares, trial_count
+from tuning.plan import TrialNeed, check_local_device, largest_trial_need, split_slots, trial_count
 from tuning.records import TRAINING_FOLDER, TrialContext, TrialRecord, read_records
 from tuning.results import (
     RECIPE_FILE,
@@ -39,7 +39,7 @@ from tuning.results import (
     trials_table,
     winners_scaling,
 )
-from tuning.space import evaluations, first_point, lengths, points
+from tuning.space import evaluation_range, first_point, max_lengths, points
 
 SCORES_FILE, TRIALS_FILE, PLOT_FILE = "scores.json", "trials.csv", "search.svg"
 TRIALS_FOLDER, TUNE_FOLDER, WINNERS_FOLDER = "trials", "tune", "winners"
@@ -50,7 +50,7 @@ Encoded = Mapping[TaskName, Mapping[int, TaskFeatures]]
 
 
 def search_glue(config: SearchGlueConfig, folder: RunFolder) -> Outcome:
-    """Searches on every task, fine-tunes the winners with fresh seeds, and writes what was found."""
+    """Search on every task, fine-tune the winners with other seeds, and write the results."""
     data, missing = load_tasks(config, with_test=False)
     need = largest_trial_need(config, data)
     encoded = _encode(config, data)
@@ -59,24 +59,25 @@ def search_glue(config: SearchGlueConfig, folder: RunFolder) -> Outcome:
         room = ensure_capacity(need.request(), job=folder.job, run_dir=folder.uri)
         experiments = _experiments(config, folder, encoded, need, room)
         _run(experiments, folder)
-        searches = [_found(config, folder, task) for task in data]
-        room = max(1, need.request().count_fitting(cluster_nodes()))  # without nodes, the first winner waits for one
-        results = _run_winners(config, folder, searches, encoded, room)
+        searches = [_read_results(config, folder, task) for task in data]
+        room = need.request().count_fitting(cluster_nodes())
+        # If all nodes have gone, the first winner waits for one.
+        results = _run_winners(config, folder, searches, encoded, max(1, room))
     return _write(config, folder, searches, data, missing, results)
 
 
 def show_search(folder: RunFolder) -> None:
-    """Prints the best trials of each task, and the scores of the winners."""
+    """Print the best trials of each task and the scores of the winners."""
     assert isinstance(folder.config, SearchGlueConfig)
     scores = json.loads(storage.read_bytes(folder.path(SCORES_FILE)))
     console = Console(width=None if os.isatty(1) else 160)
     for task in scores["search"]:
-        console.print(trials_table(_found(folder.config, folder, task)))
+        console.print(trials_table(_read_results(folder.config, folder, task)))
     console.print(glue_table(scores))
 
 
 def _encode(config: SearchGlueConfig, data: Mapping[TaskName, TaskData]) -> Encoded:
-    """Every task, tokenised once for all its trials."""
+    """Tokenize every task once for all its trials."""
     tokenizer_json = read_tokenizer(localize(config.model_dir))
     return {
         task: {
@@ -86,7 +87,7 @@ def _encode(config: SearchGlueConfig, data: Mapping[TaskName, TaskData]) -> Enco
                 config.task_config(task).model_copy(update={"max_length": length}),
                 seed=config.seed,
             )
-            for length in lengths(config, task)
+            for length in max_lengths(config, task)
         }
         for task, rows in data.items()
     }
@@ -95,9 +96,9 @@ def _encode(config: SearchGlueConfig, data: Mapping[TaskName, TaskData]) -> Enco
 def _experiments(
     config: SearchGlueConfig, folder: RunFolder, encoded: Encoded, need: TrialNeed, room: int
 ) -> dict[TaskName, Experiment]:
-    found = {}
-    for (task, features), share in zip(encoded.items(), shares(room, len(encoded)), strict=True):
-        objective = TrialContext(
+    experiments = {}
+    for (task, features), slots in zip(encoded.items(), split_slots(room, len(encoded)), strict=True):
+        context = TrialContext(
             task=task,
             settings=config.task_config(task),
             model_dir=config.model_dir,
@@ -108,40 +109,40 @@ def _experiments(
             features={length: ray.put(each) for length, each in features.items()},
             stop_reason=_stop_reason(config),
         )
-        found[task] = Experiment(
-            objective=objective,
+        experiments[task] = Experiment(
+            context=context,
             folder=folder.path(TUNE_FOLDER, task),
             points=points(config, task),
-            first=first_point(config, task),
+            first_point=first_point(config, task),
             space=config.task_space(task),
             num_trials=trial_count(config, task),
-            most_evaluations=evaluations(config, task)[1],
+            max_evaluations=evaluation_range(config, task)[1],
             asha=config.asha,
             need=need.request(),
-            concurrent=concurrent_trials(config, share),
+            max_concurrent=concurrent_trials(config, slots),
             budget_s=None if config.max_minutes is None else 60 * config.max_minutes,
         )
-    return found
+    return experiments
 
 
-def concurrent_trials(config: SearchGlueConfig, share: int) -> int | None:
-    """Return the trials of a task at a time: its share of the present room, or None where the cluster may grow.
+def concurrent_trials(config: SearchGlueConfig, slots: int) -> int | None:
+    """Return the maximum number of concurrent trials of a task; None if the cluster may grow.
 
-    Ray Tune begins as many as there is room for. With a time limit all tasks keep their shares, so that none waits for
-    the others until its time is over.
+    Ray Tune then starts as many trials as fit. With a time limit, every task is limited to its slots, so that none
+    waits for the others until its time is over.
     """
-    return share if config.max_minutes is not None or not inside_cluster() else None
+    return slots if config.max_minutes is not None or not inside_cluster() else None
 
 
 def _stop_reason(config: SearchGlueConfig) -> str:
-    reasons = ["behind others"] if config.asha.enabled else []
-    return " or ".join([*reasons, *(["the search's time was over"] if config.max_minutes is not None else [])])
+    reasons = {"behind others": config.asha.enabled, "the time limit of the search was reached": config.max_minutes}
+    return " or ".join(reason for reason, applies in reasons.items() if applies)
 
 
 def _run(experiments: Mapping[TaskName, Experiment], folder: RunFolder) -> None:
-    """Runs all searches at the same time, and shows how far they are."""
+    """Run the searches of all tasks at the same time, with a progress display."""
     known: dict[TaskName, dict[str, TrialRecord]] = {
-        task: read_records(each.objective.trials_folder) for task, each in experiments.items()
+        task: read_records(each.context.trials_folder) for task, each in experiments.items()
     }
     remote = ray.remote(num_cpus=0)(run_experiment)
     running = [remote.remote(experiment) for experiment in experiments.values()]
@@ -150,24 +151,26 @@ def _run(experiments: Mapping[TaskName, Experiment], folder: RunFolder) -> None:
         progress.start_at(sum(map(len, known.values())))
         try:
             while running:
-                ended, running = ray.wait(running, num_returns=len(running), timeout=_POLL_S)
-                ray.get(ended)
+                finished, running = ray.wait(running, num_returns=len(running), timeout=_POLL_S)
+                ray.get(finished)
                 if inside_cluster():
                     check_run_dir_shared(folder.uri)
                 for task, experiment in experiments.items():
-                    known[task] = read_records(experiment.objective.trials_folder, known[task])
-                progress.advance_to(sum(map(len, known.values())), _standing(experiments, known))
+                    known[task] = read_records(experiment.context.trials_folder, known[task])
+                progress.advance_to(sum(map(len, known.values())), _describe_progress(experiments, known))
         except BaseException:
-            for reference in running:  # in a cluster that goes on they would go on too
+            for reference in running:  # on a cluster they would otherwise continue
                 ray.cancel(reference, force=True)
             raise
 
 
-def _standing(experiments: Mapping[TaskName, Experiment], known: Mapping[TaskName, Mapping[str, TrialRecord]]) -> str:
-    """The best score of each task so far, and the trials that failed."""
+def _describe_progress(
+    experiments: Mapping[TaskName, Experiment], known: Mapping[TaskName, Mapping[str, TrialRecord]]
+) -> str:
+    """Return the best score of each task so far and the number of failed trials."""
     parts = []
     for task, experiment in experiments.items():
-        metric = experiment.objective.settings.metric
+        metric = experiment.context.settings.metric
         best = [record.best(metric) for record in known[task].values()]
         scores = [evaluation.scores[metric] for evaluation in best if evaluation is not None]
         parts += [f"{task} {metric} {max(scores):.4f}"] if scores else []
@@ -175,11 +178,11 @@ def _standing(experiments: Mapping[TaskName, Experiment], known: Mapping[TaskNam
     return ", ".join([*parts, *([f"{failed} failed"] if failed else [])])
 
 
-def _found(config: SearchGlueConfig, folder: RunFolder, task: TaskName) -> TaskSearch:
-    """What the search of a task has found."""
+def _read_results(config: SearchGlueConfig, folder: RunFolder, task: TaskName) -> TaskSearch:
+    """Return the results of a task, after removing checkpoints of trials that were stopped while they wrote them."""
     records = read_records(folder.path(TRIALS_FOLDER, task))
-    for place in records:
-        storage.remove_folder(storage.join(place, TRAINING_FOLDER))  # of one that was stopped while it wrote
+    for trial_folder in records:
+        storage.remove_folder(storage.join(trial_folder, TRAINING_FOLDER))
     ordered = sorted(records.items(), key=lambda item: (item[1].number, item[0]))
     return TaskSearch(task, config.task_config(task), [record for _, record in ordered], trial_count(config, task))
 
@@ -187,21 +190,21 @@ def _found(config: SearchGlueConfig, folder: RunFolder, task: TaskName) -> TaskS
 def _run_winners(
     config: SearchGlueConfig, folder: RunFolder, searches: Sequence[TaskSearch], encoded: Encoded, room: int
 ) -> Results:
-    """Fine-tunes the winner of each task with seeds that took no part in its choice."""
-    units = [
+    """Fine-tune the winner of each task with seeds that were not used in the search."""
+    runs = [
         FineTuneRun(search.task, seed, search.winning_settings, config.model_dir)
         for search in searches
         for seed in search.settings.seeds
     ]
     results = execute_runs(
-        units,
+        runs,
         {search.task: encoded[search.task][search.winning_settings.max_length] for search in searches},
         FineTunePlan(folder.path(WINNERS_FOLDER), config.precision, winners_scaling(config, room)),
         run_dir=folder.uri,
         job=f"{folder.job} winners",
     )
     for result in results.values():
-        storage.remove_folder(result.model_dir)  # best.yaml makes them where they are kept
+        storage.remove_folder(result.model_dir)  # evaluate_glue with best.yaml trains the models that are kept
     return results
 
 
@@ -214,18 +217,18 @@ def _write(
     results: Results,
 ) -> Outcome:
     scores = collect_scores(config, data, missing, results)
-    figures: dict[str, Any] = {}
+    summaries: dict[str, Any] = {}
     for search in searches:
-        fresh = [results[search.task, seed].fine_tuned.best for seed in search.settings.seeds]
-        values = [best.scores[search.settings.metric] for best in fresh]
-        figures[search.task] = search_summary(
+        best = [results[search.task, seed].fine_tuned.best for seed in search.settings.seeds]
+        values = [each.scores[search.settings.metric] for each in best]
+        summaries[search.task] = search_summary(
             search,
             values,
             config.seed,
             majority=scores["majority"][search.task][search.settings.metric],
             dev_rows=scores["dev_rows"][search.task],
         )
-    scores["search"] = figures
+    scores["search"] = summaries
     files = {
         TRIALS_FILE: trials_csv(searches),
         PLOT_FILE: search_plot(searches),
@@ -237,20 +240,20 @@ def _write(
     counts = {key: scores[key] for key in ("summary", "missing", "remarks", "model_hash", "search")}
     predictions = [f"{WINNERS_FOLDER}/{predictions_file(task, seed)}" for task, seed in results]
     outputs = folder.describe_outputs([RECIPE_FILE, *predictions])
-    return Outcome(_summary(searches, figures, missing), counts, outputs)
+    return Outcome(_summarize(searches, summaries, missing), counts, outputs)
 
 
-def _summary(searches: Sequence[TaskSearch], figures: Mapping[str, Any], missing: Sequence[TaskName]) -> str:
+def _summarize(searches: Sequence[TaskSearch], summaries: Mapping[str, Any], missing: Sequence[TaskName]) -> str:
     trials = sum(len(search.records) for search in searches)
     failed = sum(search.counts().get("failed", 0) for search in searches)
     parts = [f"{trials} trials ({failed} failed)" if failed else f"{trials} trials"]
-    for task, found in figures.items():
-        fresh = found["fresh"]
+    for task, summary in summaries.items():
+        fresh = summary["fresh"]
         parts.append(
-            f"{task} {found['metric']} {fresh['median']:.4f} on dev (median of {len(fresh['scores'])} fresh seeds, "
+            f"{task} {summary['metric']} {fresh['median']:.4f} on dev (median of {len(fresh['scores'])} other seeds, "
             f"spread {fresh['spread']:.4f})"
         )
-        majority = found["majority"]
+        majority = summary["majority"]
         if not majority["winner_is_above"]:
             parts.append(
                 f"less than {CHANCE_ERRORS:g} standard errors ({majority['standard_error']:.4f} each) above the "

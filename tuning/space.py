@@ -1,6 +1,5 @@
-"""Values that a search tries: the points of a grid, points drawn at random, or ranges that TPE draws from.
-
-Each begins with the default settings.
+"""Search spaces: the points of a grid, random points, or ranges from which TPE samples. The first point of each is the
+default settings.
 """
 
 import itertools
@@ -16,21 +15,21 @@ from distilray.errors import InputError
 from distilray.runtime.seeding import generator, hash_integers
 
 Values = dict[str, Any]
-_DRAWS_OF_A_POINT = 1000  # after so many in a row that are known already, the space has no more
+_MAX_DRAWS = 1000  # after this many duplicates in a row, the space is considered exhausted
 
 
 def points(config: SearchGlueConfig, task: TaskName) -> list[Values] | None:
-    """What each trial of a task tries, all different and in the order of trials; None when TPE chooses as it goes.
+    """Return the distinct points of all trials of a task in order; None for TPE, which chooses them during the search.
 
-    The first is `first_point`. A grid is every combination, the last parameter varying fastest. Random points depend on
-    the seed and the task's space alone, and are fewer than `num_trials` when the space holds no more.
+    The first is `first_point`. A grid contains every combination; its last parameter varies fastest. Random points
+    depend only on the seed and the space of the task. There are fewer than `num_trials` if the space is small.
 
     Raises:
-        InputError: a setting that is a whole number has a range of fractions.
+        InputError: an integer setting has a continuous range.
     """
     space = config.task_space(task)
     for name, values in space.items():
-        _check_whole(config.task_config(task), name, values)
+        _check_integer(config.task_config(task), name, values)
     first = first_point(config, task)
     if config.method == "grid":
         combinations = itertools.product(*((values.choice or []) for values in space.values()))
@@ -39,21 +38,21 @@ def points(config: SearchGlueConfig, task: TaskName) -> list[Values] | None:
 
 
 def first_point(config: SearchGlueConfig, task: TaskName) -> Values:
-    """Return the default settings of a task, each at the nearest value of its range.
+    """Return the default settings of a task, each replaced by the nearest value in its range.
 
-    A setting without a default, such as `dropout`, has the first value of its range.
+    A setting without a default, such as `dropout`, gets the first value of its range.
     """
     settings = config.task_config(task)
     return {name: _nearest(values, getattr(settings, name)) for name, values in config.task_space(task).items()}
 
 
-def domains(space: Space) -> Values:
-    """The ranges as Ray Tune names them, for a searcher that draws from them."""
+def tune_domains(space: Space) -> Values:
+    """Return the ranges as domains of Ray Tune."""
     return {name: _domain(values) for name, values in space.items()}
 
 
-def extremes(config: SearchGlueConfig, task: TaskName, name: str) -> tuple[Any, Any]:
-    """The smallest and the largest value that a setting takes in the trials of a task."""
+def value_range(config: SearchGlueConfig, task: TaskName, name: str) -> tuple[Any, Any]:
+    """Return the smallest and the largest value of a setting in the trials of a task."""
     values = config.task_space(task).get(name)
     if values is None:
         return getattr(config.task_config(task), name), getattr(config.task_config(task), name)
@@ -61,29 +60,29 @@ def extremes(config: SearchGlueConfig, task: TaskName, name: str) -> tuple[Any, 
     return min(ends), max(ends)
 
 
-def lengths(config: SearchGlueConfig, task: TaskName) -> list[int]:
-    """The values of `max_length` in the trials of a task: it is tokenised once for each.
+def max_lengths(config: SearchGlueConfig, task: TaskName) -> list[int]:
+    """Return all values of `max_length` in the trials of a task, which is tokenized once for each.
 
     Raises:
-        InputError: the space has a range of them.
+        InputError: the space has a range for it.
     """
     values = config.task_space(task).get("max_length")
     if values is None:
         return [config.task_config(task).max_length]
     if values.choice is None:
-        raise InputError("space.max_length: give choice: [...]; the task is tokenised once for each value")
+        raise InputError("space.max_length: give choice: [...]; the task is tokenized once for each value")
     return [with_values(config.task_config(task), {"max_length": value}).max_length for value in values.choice]
 
 
-def evaluations(config: SearchGlueConfig, task: TaskName) -> tuple[int, int]:
-    """Evaluations of the shortest and of the longest trial that the space of a task allows, if it goes to its end."""
-    ends = zip(*(extremes(config, task, name) for name in ("epochs", "evaluations_per_epoch")), strict=True)
-    fewest, most = (int(epochs) * int(in_each) for epochs, in_each in ends)
+def evaluation_range(config: SearchGlueConfig, task: TaskName) -> tuple[int, int]:
+    """Return the number of evaluations of the shortest and of the longest trial in the space of a task."""
+    ends = zip(*(value_range(config, task, name) for name in ("epochs", "evaluations_per_epoch")), strict=True)
+    fewest, most = (int(epochs) * int(per_epoch) for epochs, per_epoch in ends)
     return fewest, most
 
 
-def _check_whole(settings: TaskConfig, name: str, values: RangeConfig) -> None:
-    """Refuses fractions for a whole number: the ends of a range may be whole, what lies between them is not."""
+def _check_integer(settings: TaskConfig, name: str, values: RangeConfig) -> None:
+    """Refuse a continuous range for an integer setting, by validating a value inside the range."""
     ends = values.uniform or values.loguniform
     if ends is None:
         return
@@ -92,7 +91,7 @@ def _check_whole(settings: TaskConfig, name: str, values: RangeConfig) -> None:
     except ValueError:
         kind = "uniform" if values.uniform else "loguniform"
         raise InputError(
-            f"space.{name}: {kind} gives fractions, {name} is a whole number; use integers: [low, high] or choice"
+            f"space.{name}: {kind} gives fractions, but {name} is an integer; use integers: [low, high] or choice"
         ) from None
 
 
@@ -115,10 +114,9 @@ def _distinct(points: Iterable[Values]) -> list[Values]:
 def _random_points(space: Space, first: Values, count: int, seed: int) -> list[Values]:
     known: dict[tuple[Any, ...], Values] = {tuple(first.values()): first}
     for number in range(1, count):
-        for draw in range(_DRAWS_OF_A_POINT):
-            values = {
-                name: _drawn(space[name], generator(seed, number, draw, _word(name))) for name in space
-            }  # each parameter by itself: another one in the recipe changes none of the rest
+        for draw in range(_MAX_DRAWS):
+            # Each parameter has its own generator, so that adding one to the recipe does not change the others.
+            values = {name: _draw(space[name], generator(seed, number, draw, _name_seed(name))) for name in space}
             if tuple(values.values()) not in known:
                 known[tuple(values.values())] = values
                 break
@@ -127,13 +125,13 @@ def _random_points(space: Space, first: Values, count: int, seed: int) -> list[V
     return list(known.values())
 
 
-def _word(name: str) -> int:
-    """A number for a name, the same in every process."""
+def _name_seed(name: str) -> int:
+    """Return an integer that depends only on the name, unlike `hash`."""
     hashed = hash_integers(0, *name.encode())
     return int(hashed)
 
 
-def _drawn(values: RangeConfig, rng: np.random.Generator) -> Any:
+def _draw(values: RangeConfig, rng: np.random.Generator) -> Any:
     if values.choice is not None:
         return values.choice[int(rng.integers(len(values.choice)))]
     if values.integers is not None:
@@ -147,21 +145,21 @@ def _domain(values: RangeConfig) -> Any:
     if values.choice is not None:
         return tune.choice(values.choice)
     if values.integers is not None:
-        return tune.randint(values.integers[0], values.integers[1] + 1)  # its upper end is left out
+        return tune.randint(values.integers[0], values.integers[1] + 1)  # excludes the upper bound
     if values.loguniform is not None:
         return tune.loguniform(*values.loguniform)
     return tune.uniform(*_ends(values.uniform))
 
 
 def _ends(ends: tuple[float, float] | None) -> tuple[float, float]:
-    assert ends is not None  # RangeConfig holds one kind
+    assert ends is not None  # RangeConfig has exactly one kind
     return ends
 
 
-def described(space: Mapping[str, RangeConfig]) -> str:
-    """A space in one line, for the plan."""
+def describe_space(space: Mapping[str, RangeConfig]) -> str:
+    """Describe a space in one line, for the plan."""
     parts = []
     for name, values in space.items():
-        kind, given = next((kind, given) for kind, given in values if given is not None)
-        parts.append(f"{name} {kind} {list(given)}")
+        kind, bounds = next((kind, bounds) for kind, bounds in values if bounds is not None)
+        parts.append(f"{name} {kind} {list(bounds)}")
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""What a trial does: fine-tunes with the values that it tries, and reports each evaluation to Ray Tune."""
+"""A trial: fine-tune with its values and report each evaluation to Ray Tune."""
 
 import dataclasses
 import gc
@@ -40,134 +40,134 @@ from tuning.records import (
     write_record,
 )
 
-# A trial that is to stop ends its writing before its process goes on with the next.
+# Time in which a stopped trial can finish writing before its process starts the next one.
 _THREAD_TIMEOUT = ("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")
-# A trial looks at its time between steps. One that hangs is ended after this much more than its time.
+# A trial checks its time limit between steps. If it hangs, it is killed after limit * _HANG_FACTOR + _HANG_S.
 _HANG_FACTOR, _HANG_S = 2.0, 300.0
-_REASON_LETTERS = 200
-_ENDED: Mapping[str, Status] = {"complete": "complete", "patience": "complete", "stopped": "stopped", "time": "time"}
+_MAX_REASON = 200  # characters
+_STATUS: Mapping[str, Status] = {"complete": "complete", "patience": "complete", "stopped": "stopped", "time": "time"}
 
 
-def fine_tune_trial(config: Mapping[str, Any], objective: TrialContext) -> None:
-    """A trial from its start, or from where it was cut off, to its end.
+def fine_tune_trial(config: Mapping[str, Any], context: TrialContext) -> None:
+    """Run a trial, or resume it from its last checkpoint.
 
-    One that has a record repeats what it reported and trains nothing; one that was cut off goes on where it was.
+    A trial that already has a record only repeats its reports.
 
     Raises:
-        RuntimeError: it failed, now or in an earlier run.
-        SystemExit: Ray Tune wants it to stop.
+        RuntimeError: the trial failed, now or in an earlier run.
+        SystemExit: Ray Tune stopped the trial.
     """
     os.environ.setdefault(*_THREAD_TIMEOUT)
-    sample = TrialPoint.of(config)
-    folder = sample.folder(objective.trials_folder, objective.seed)
-    reports = _Reports(objective.settings.metric)
-    record = _known_record(sample, objective)
+    point = TrialPoint.of(config)
+    folder = point.folder(context.trials_folder, context.seed)
+    reporter = _Reporter(context.settings.metric)
+    record = _known_record(point, context)
     if record is None:
-        record = _train(sample, objective, folder, reports)
+        record = _train(point, context, folder, reporter)
     else:
-        reports.repeat(record.evaluations)
+        reporter.repeat(record.evaluations)
     if record.status == "failed":
         raise RuntimeError(record.reason)
-    if reports.is_stopped:
-        sys.exit(0)  # as Ray Tune had it, when the report came back
+    if reporter.is_stopped:
+        sys.exit(0)  # expected by Ray Tune after it stopped a trial
 
 
 @dataclass
-class _Reports:
-    """Tells Ray Tune each evaluation once, and remembers whether the trial is to stop."""
+class _Reporter:
+    """Reports each evaluation to Ray Tune once, and remembers whether the trial was stopped."""
 
     metric: str
     best: float = float("-inf")
-    told: int = 0
+    reported: int = 0
     is_stopped: bool = False
 
     def __call__(self, evaluation: Evaluation) -> bool:
-        """Whether the trial goes on."""
-        if evaluation.number > self.told and not self.is_stopped:
-            self.told = evaluation.number
+        """Report an evaluation; return whether the trial continues."""
+        if evaluation.number > self.reported and not self.is_stopped:
+            self.reported = evaluation.number
             self.best = max(self.best, evaluation.scores[self.metric])
             try:
                 tune.report({EVALUATION: evaluation.number, BEST: self.best})
-            except SystemExit:  # Ray Tune's way to stop a function; the training ends in order first
+            except SystemExit:  # raised by Ray Tune to stop the trial, which first finishes its training in order
                 self.is_stopped = True
         return not self.is_stopped
 
     def repeat(self, evaluations: Sequence[Evaluation]) -> None:
-        """Tells the evaluations of an earlier run."""
+        """Report the evaluations of an earlier run."""
         for evaluation in evaluations:
             self(evaluation)
 
 
-def _known_record(sample: TrialPoint, objective: TrialContext) -> TrialRecord | None:
-    """The record of the trial, or of one with the same values that has ended: it would become the same."""
-    own = sample.folder(objective.trials_folder, objective.seed)
-    first = TrialPoint(sample.number, sample.values).folder(objective.trials_folder, objective.seed)
-    found = read_record(own)
-    if found is None and own != first and (same := read_record(first)) is not None:
-        found = dataclasses.replace(same, number=sample.number)
-        write_record(own, found)
-    return found
+def _known_record(point: TrialPoint, context: TrialContext) -> TrialRecord | None:
+    """Return the record of the trial or of an ended trial with the same values, whose result would be the same."""
+    own = point.folder(context.trials_folder, context.seed)
+    first = TrialPoint(point.number, point.values).folder(context.trials_folder, context.seed)
+    record = read_record(own)
+    if record is None and own != first and (same := read_record(first)) is not None:
+        record = dataclasses.replace(same, number=point.number)
+        write_record(own, record)
+    return record
 
 
-def _train(sample: TrialPoint, objective: TrialContext, folder: str, reports: _Reports) -> TrialRecord:
-    """Fine-tunes, and leaves the record of it."""
-    settings = with_values(objective.settings, sample.values)
-    found = {each.number: each for each in read_journal(folder)}
-    end = _End(sample, objective, folder, found)
-    reports.repeat(list(found.values()))  # what was decided on them may not have been saved
-    if reports.is_stopped:
+def _train(point: TrialPoint, context: TrialContext, folder: str, reporter: _Reporter) -> TrialRecord:
+    """Fine-tune, then write and return the record."""
+    settings = with_values(context.settings, point.values)
+    evaluations = {each.number: each for each in read_journal(folder)}
+    end = _RecordWriter(point, context, folder, evaluations)
+    reporter.repeat(list(evaluations.values()))  # Ray Tune may not have saved its decisions about them
+    if reporter.is_stopped:
         return end("stopped")
 
     def report(evaluation: Evaluation) -> bool:
-        found[evaluation.number] = evaluation
-        write_journal(folder, list(found.values()))  # first: a trial that is stopped may have no time after it
-        return reports(evaluation)
+        evaluations[evaluation.number] = evaluation
+        write_journal(folder, list(evaluations.values()))  # before the report, which may stop the trial
+        return reporter(evaluation)
 
     try:
-        with _device(objective.trial) as device, _watchdog(objective.trial, end):
-            ended = _fine_tune(objective, settings, folder, device, report)
+        with _device(context.trial) as device, _watchdog(context.trial, end):
+            result = _fine_tune(context, settings, folder, device, report)
     except Exception as error:
-        # A search that is over writes the record of what still runs, and takes away what it trains with.
+        # A search that ends writes the records of running trials and deletes their checkpoints, which makes them fail.
         return read_record(folder) or end("failed", _reason(error))
-    return end(_ENDED[ended.ended])
+    return end(_STATUS[result.ended])
 
 
 @dataclass
-class _End:
-    """Writes the record of a trial."""
+class _RecordWriter:
+    """Writes and returns the record of a trial that ends."""
 
-    sample: TrialPoint
-    objective: TrialContext
+    point: TrialPoint
+    context: TrialContext
     folder: str
-    found: Mapping[int, Evaluation]
+    evaluations: Mapping[int, Evaluation]
     started: float = field(default_factory=time.monotonic)
 
     def __call__(self, status: Status, reason: str = "") -> TrialRecord:
-        seconds = max([time.monotonic() - self.started, *(each.seconds for each in self.found.values())])
-        reason = reason or {"stopped": self.objective.stop_reason, "time": "trial.max_minutes were over"}.get(
+        seconds = max([time.monotonic() - self.started, *(each.seconds for each in self.evaluations.values())])
+        reason = reason or {"stopped": self.context.stop_reason, "time": "trial.max_minutes was reached"}.get(
             status, ""
         )
-        sample, seed = self.sample, self.objective.seed
+        point, seed = self.point, self.context.seed
         record = TrialRecord(
-            sample.number, dict(sample.values), seed, status, reason, list(self.found.values()), seconds
+            point.number, dict(point.values), seed, status, reason, list(self.evaluations.values()), seconds
         )
         write_record(self.folder, record)
         return record
 
 
 def _fine_tune(
-    objective: TrialContext,
+    context: TrialContext,
     settings: TaskConfig,
     folder: str,
     device: torch.device,
     report: Callable[[Evaluation], bool],
 ) -> EvaluationHistory:
-    features: TaskFeatures = ray.get(objective.features[settings.max_length])
-    model_dir, minutes = localize(objective.model_dir), objective.trial.max_minutes
-    model = load_classifier(model_dir, TASKS[objective.task], seed=objective.seed, dropout=settings.dropout)
-    dtype = compute_dtype(objective.precision, device)
+    features: TaskFeatures = ray.get(context.features[settings.max_length])
+    model_dir, minutes = localize(context.model_dir), context.trial.max_minutes
+    model = load_classifier(model_dir, TASKS[context.task], seed=context.seed, dropout=settings.dropout)
+    dtype = compute_dtype(context.precision, device)
     return fine_tune(
-        ClassifierTraining(model, features, settings, objective.seed, device, dtype),
+        ClassifierTraining(model, features, settings, context.seed, device, dtype),
         folder=storage.join(folder, TRAINING_FOLDER),
         report=report,
         max_seconds=None if minutes is None else 60 * minutes,
@@ -176,7 +176,7 @@ def _fine_tune(
 
 @contextmanager
 def _device(trial: TrialConfig) -> Iterator[torch.device]:
-    """The device of a trial, of whose memory it has its share and no more; all of it is free afterwards."""
+    """Limit the trial to its CPUs and its share of the GPU memory, which is freed afterwards; yield the device."""
     configure_cpu(max(1, int(trial.cpus)))
     if not trial.gpus:
         yield torch.device("cpu")
@@ -191,16 +191,16 @@ def _device(trial: TrialConfig) -> Iterator[torch.device]:
 
 @contextmanager
 def _watchdog(trial: TrialConfig, end: Callable[[Status, str], object]) -> Iterator[None]:
-    """Ends the process of a trial that hangs, long after its time; Ray Tune counts it as failed."""
+    """Kill the process of a trial that hangs long after its time limit; Ray Tune treats it as failed."""
     if trial.max_minutes is None:
         yield
         return
 
-    def give_up() -> None:
-        end("failed", "it hung: no end long after trial.max_minutes")
+    def kill() -> None:
+        end("failed", "it hung long after trial.max_minutes")
         os._exit(1)
 
-    timer = threading.Timer(_HANG_FACTOR * 60 * trial.max_minutes + _HANG_S, give_up)
+    timer = threading.Timer(_HANG_FACTOR * 60 * trial.max_minutes + _HANG_S, kill)
     timer.daemon = True
     timer.start()
     try:
@@ -210,6 +210,5 @@ def _watchdog(trial: TrialConfig, end: Callable[[Status, str], object]) -> Itera
 
 
 def _reason(error: Exception) -> str:
-    """In one line."""
-    told = " ".join(str(error).split())[:_REASON_LETTERS]
-    return told if isinstance(error, InputError) else f"{type(error).__name__}: {told}"
+    text = " ".join(str(error).split())[:_MAX_REASON]
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"

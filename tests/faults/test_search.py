@@ -102,7 +102,7 @@ def test_a_failed_trial_records_its_reason(searched: SearchResult) -> None:
     assert searched.records[DIVERGING].status == "failed"
     assert "gradient norm is" in searched.records[DIVERGING].reason
     assert searched.records[KILLED].status == "failed"
-    assert "its process has ended: Worker unexpectedly exits" in searched.records[KILLED].reason
+    assert "its process ended: Worker unexpectedly exits" in searched.records[KILLED].reason
     assert len(searched.records[KILLED].evaluations) >= 2
     for number in (COMPLETE, INTERRUPTED):
         assert searched.records[number].status in ("complete", "stopped")

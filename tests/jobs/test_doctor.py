@@ -89,17 +89,17 @@ def test_a_token_that_others_can_read_makes_the_command_fail(tmp_path: Path, cap
     ("arguments", "told"),
     [
         (["--job", "distill"], "--job and --recipe"),
-        (["a.b=1"], "a change to no recipe"),
-        (["--job", "destill", "--recipe", "x"], "--job destill: no job with a run folder; there are build_corpus"),
+        (["a.b=1"], "an override without a recipe"),
+        (["--job", "destill", "--recipe", "x"], "--job destill: no job with a run folder; choose one of build_corpus"),
         (["--job", "../conftest", "--recipe", "x"], "no job with a run folder"),
         (["--job", "distill", "--recipe", "none.yaml"], "none.yaml: no such recipe file"),
-        (["--address", "http://me:secret@host"], "--address: holds a user or password"),
-        (["--address", "ray://127.0.0.1:10001"], "write it as http://HOST:PORT"),
+        (["--address", "http://me:secret@host"], "--address: contains a user name or password"),
+        (["--address", "ray://127.0.0.1:10001"], "as http://HOST:PORT"),
         (["--no-such-flag"], "unrecognized arguments"),
         (["--cluster", "none.yaml"], "--cluster none.yaml: No such file"),
         (["--cluster", "pyproject.toml"], "--cluster pyproject.toml: not YAML"),
         (["--cluster", "LICENSE"], "--cluster LICENSE: "),
-        (["--cluster", "cluster.yaml", "--storage", "/tmp"], "--cluster: checks the file alone"),
+        (["--cluster", "cluster.yaml", "--storage", "/tmp"], "--cluster: checks only the file"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_code_2(
@@ -118,8 +118,8 @@ def test_a_package_that_does_not_load_is_a_line_and_the_checks_that_need_it_fail
     monkeypatch.setattr(command, "import_problems", lambda: {"torch": fail("torch: undefined symbol", "reinstall it")})
     assert doctor.main(["--json"]) == 1
     checks = found(capfd)
-    assert (checks["imports"]["status"], checks["imports"]["found"]) == ("fail", "torch: undefined symbol")
-    assert checks["gpu"]["found"] == "not checked: torch cannot be imported"
+    assert (checks["imports"]["status"], checks["imports"]["message"]) == ("fail", "torch: undefined symbol")
+    assert checks["gpu"]["message"] == "not checked: torch cannot be imported"
 
 
 def test_a_cluster_file_with_placeholders_fails_with_their_keys(capfd: pytest.CaptureFixture[str]) -> None:

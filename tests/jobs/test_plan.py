@@ -34,7 +34,7 @@ def test_a_plan_is_two_files_and_the_manifest(run, tmp_path, capsys):
 def test_costs_of_the_file_add_up(run, tmp_path):
     assert run() == 0
     found = json.loads((tmp_path / "plan/plan.json").read_text())
-    assert found["total"]["cost"] == pytest.approx(sum(one["cost"] for one in found["stations"]))
+    assert found["total"]["cost"] == pytest.approx(sum(one["cost"] for one in found["stages"]))
     for one in found["scaling"]:
         assert one["worker_hours"] == pytest.approx(one["hours"] * one["workers"])
     assert [one["workers"] for one in found["scaling"]] == [1, 2, 4, 8, 16, 32, 64]
@@ -59,10 +59,10 @@ def test_the_same_plan_is_not_made_again_and_another_one_replaces_it(run, tmp_pa
 def test_the_rate_decides_the_plan(run, tmp_path, capsys):
     assert run() == 0
     assert run("estimate.tokens_per_s=1000") == 0
-    assert "1,000 tokens/s, stated" in capsys.readouterr().out
+    assert "1,000 tokens/s, from the recipe" in capsys.readouterr().out
 
 
-def test_a_dry_run_prints_the_stations_and_writes_nothing(run, tmp_path, capsys):
+def test_a_dry_run_prints_the_stages_and_writes_nothing(run, tmp_path, capsys):
     assert run("--dry-run") == 0
     said = capsys.readouterr().out
     assert "distill" in said

@@ -49,7 +49,10 @@ def refusal(work, tmp_path, capfd, *arguments, **changes):
         ("method=genetic", "method"),
         ("trial.cpus=64", "no room for 1 trial with 64 CPU, 0.5 GiB of memory: the local cluster has 2 CPU"),
         ("trial.memory_gb=100000", "1 trial with 1 CPU, 93132.3 GiB of memory"),
-        ("asha.grace_evaluations=9", "asha.grace_evaluations: 9, and the longest trial of follows has 3 evaluations"),
+        (
+            "asha.grace_evaluations=9",
+            "asha.grace_evaluations: 9, but the longest trial of follows has only 3 evaluations",
+        ),
         ("space.max_length={choice: [64]}", "max_length: 64 tokens for follows"),
         ("seed=1", "seed: 1 is among the seeds of follows"),
         ("glue_dir=none", "none is not a folder"),

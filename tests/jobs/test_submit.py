@@ -79,7 +79,7 @@ def test_a_pipeline_is_sent_with_its_variables_and_chosen_stages(capsys):
             "evaluate_glue-student.model_dir=x: rel",
         ),
         (["floder=/mnt/runs"], "did you mean 'folder'?"),
-        (["folder=s3://key:planted@bucket/runs"], "a login in a URI"),
+        (["folder=s3://key:planted@bucket/runs"], "the URI contains credentials"),
     ],
 )
 def test_a_pipeline_that_a_cluster_cannot_run_is_one_line_with_the_stage_and_the_key(arguments, message, capsys):
@@ -98,7 +98,7 @@ def test_a_recipe_of_a_pipeline_that_the_upload_leaves_out_is_refused(checkout, 
         "stages: {distill: {recipe: ../runs/own.yaml, values: {run_dir: /r, teacher_dir: /t, shards_dir: /s}}}"
     )
     assert submit.main([*NOWHERE, "--dry-run", "run_pipeline", str(checkout / "jobs" / "p.yaml")]) == 2
-    assert "runs/own.yaml: the upload leaves it out" in capsys.readouterr().err
+    assert "runs/own.yaml: excluded from the upload" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -131,7 +131,7 @@ def test_a_dry_run_needs_no_cluster_and_no_order_of_options_and_shows_no_token(c
         ([*CORPUS, "--env", "HF_TOKEN=hf_1"], "--env HF_TOKEN: looks like a secret"),
         ([*CORPUS, "--secrets", ".env"], "--secrets .env: give the absolute path"),
         ([*CORPUS, "--again"], "--again was removed"),
-        ([*CORPUS, "--stop", "distill-1"], "--stop ID: takes no JOB"),
+        ([*CORPUS, "--stop", "distill-1"], "--stop ID: cannot be combined with JOB"),
         (["--stop", "distill-1"], "http://127.0.0.1:9: no answer"),
     ],
     ids=[

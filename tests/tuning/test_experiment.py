@@ -14,7 +14,7 @@ from tuning import experiment as module
 from tuning import search
 from tuning import trial as trial_module
 from tuning.records import TrialPoint
-from tuning.space import domains
+from tuning.space import tune_domains
 
 
 class ReachedError(BaseException):
@@ -99,7 +99,7 @@ def test_a_search_has_so_many_trials(experiment, tuner_of, method, trials):
 def test_tpe_draws_every_value_of_a_range_of_whole_numbers(work):
     space = {"epochs": {"integers": [2, 4]}, "batch_size": {"choice": [8, 16]}}
     drawn = [
-        {name: domain.sample() for name, domain in domains(config(work, method="tpe", space=space).space).items()}
+        {name: domain.sample() for name, domain in tune_domains(config(work, method="tpe", space=space).space).items()}
         for _ in range(60)
     ]
     assert {values["epochs"] for values in drawn} == {2, 3, 4}
@@ -108,7 +108,7 @@ def test_tpe_draws_every_value_of_a_range_of_whole_numbers(work):
 
 def test_tpe_draws_a_range_of_logarithms_alike_in_each_decade(work):
     space = {"learning_rate": {"loguniform": [1e-6, 1e-2]}}
-    (domain,) = domains(config(work, method="tpe", space=space).space).values()
+    (domain,) = tune_domains(config(work, method="tpe", space=space).space).values()
     drawn = np.array([domain.sample(random_state=seed) for seed in range(200)])
     assert 0.35 < (drawn < 1e-4).mean() < 0.65
 
@@ -140,7 +140,7 @@ def trained(experiment, monkeypatch):
         monkeypatch.setattr(trial_module, "configure_cpu", lambda count: given.update(threads=count))
         monkeypatch.setattr(trial_module, "fine_tune", fine_tune)
         monkeypatch.setattr(trial_module.threading, "Timer", timer)
-        found = experiment(trial={"cpus": 1, "gpus": 0, **trial}).objective
+        found = experiment(trial={"cpus": 1, "gpus": 0, **trial}).context
         with pytest.raises(ReachedError):
             trial_module.fine_tune_trial({"sample": dataclasses.asdict(TrialPoint(0, {"learning_rate": 1e-3}))}, found)
         return given

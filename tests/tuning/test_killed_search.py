@@ -118,7 +118,7 @@ def run_trial(work, tune, tmp_path):
     folder = RunFolder("search_glue", recipe.model_copy(update={"run_dir": str(tmp_path / "run")}), {})
     data, _ = search.load_tasks(recipe, with_test=False)
     need = search.largest_trial_need(recipe, data)
-    shared = search._experiments(recipe, folder, search._encode(recipe, data), need, 1)["follows"].objective
+    shared = search._experiments(recipe, folder, search._encode(recipe, data), need, 1)["follows"].context
     sample = TrialPoint(1, {"learning_rate": 1e-3})
 
     def run(trials_folder):
@@ -152,12 +152,12 @@ def test_the_end_of_a_search_writes_the_records_that_are_missing_and_no_other(ru
     complete, _, _ = run_trial(tmp_path / "trials")
     recipe = config(work, fine_tuning=SETTINGS, space=SPACE)
     shared = SimpleNamespace(trials_folder=str(tmp_path / "trials"), seed=recipe.seed, stop_reason="behind others")
-    experiment._RUNNING.set(shared)
+    experiment._CONTEXT.set(shared)
     samples = [
         TrialPoint(number, {"learning_rate": rate}) for number, rate in enumerate(SPACE["learning_rate"]["choice"])
     ]
     trials = [SimpleNamespace(config={"sample": dataclasses.asdict(sample)}) for sample in samples]
-    experiment._Records().on_experiment_end(trials)
+    experiment._MissingRecords().on_experiment_end(trials)
     records = [read_record(sample.folder(shared.trials_folder, recipe.seed)) for sample in samples]
     assert [record.status for record in records] == ["stopped", complete.status, "stopped"]
     assert [record.reason for record in records] == ["behind others", complete.reason, "behind others"]

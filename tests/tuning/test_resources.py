@@ -9,7 +9,7 @@ from transformers import (
 
 from distilray.config.glue import TrialConfig
 from distilray.errors import InputError
-from tuning.plan import GIB, ModelShape, TrialNeed, check_device, estimated_bytes, shares, trial_need
+from tuning.plan import GIB, ModelShape, TrialNeed, check_device, estimate_bytes, split_slots, trial_need
 
 BERT_BASE = ModelShape(parameters=109_483_778, layers=12, hidden=768, heads=12, intermediate=3072)
 
@@ -18,11 +18,11 @@ BERT_BASE = ModelShape(parameters=109_483_778, layers=12, hidden=768, heads=12, 
     ("room", "tasks", "expected"), [(7, 3, [3, 2, 2]), (6, 3, [2, 2, 2]), (2, 3, [1, 1, 1]), (5, 1, [5])]
 )
 def test_places_are_divided_among_the_tasks_and_each_has_one(room, tasks, expected):
-    assert shares(room, tasks) == expected
+    assert split_slots(room, tasks) == expected
 
 
 def test_the_estimate_of_bert_base_is_what_its_parts_come_to():
-    on_device = estimated_bytes(BERT_BASE, batch_size=32, max_length=128, on_device=True)
+    on_device = estimate_bytes(BERT_BASE, batch_size=32, max_length=128, on_device=True)
     weights = BERT_BASE.parameters * 16
     # 4096 tokens x 12 layers x (34 x 768 + 8 x 3072 + 9 x 12 x 128) bytes, of embeddings 12 x 768, and 1 GiB
     assert on_device == weights + 4096 * (12 * (34 * 768 + 8 * 3072 + 9 * 12 * 128) + 12 * 768) + GIB
@@ -31,7 +31,7 @@ def test_the_estimate_of_bert_base_is_what_its_parts_come_to():
 
 def test_more_examples_and_longer_ones_need_more():
     sizes = [
-        estimated_bytes(BERT_BASE, batch_size=batch, max_length=length, on_device=True)
+        estimate_bytes(BERT_BASE, batch_size=batch, max_length=length, on_device=True)
         for batch, length in ((8, 128), (16, 128), (16, 256))
     ]
     assert sizes == sorted(sizes)
@@ -55,7 +55,7 @@ def test_the_estimate_is_about_what_torch_keeps_for_the_backward_pass():
     activations = sum(size for pointer, size in saved.items() if pointer not in weights)
     shape = ModelShape.of(model)
     empty = ModelShape(0, shape.layers, shape.hidden, shape.heads, shape.intermediate)
-    estimate = estimated_bytes(empty, batch_size=4, max_length=64, on_device=False) - GIB // 2
+    estimate = estimate_bytes(empty, batch_size=4, max_length=64, on_device=False) - GIB // 2
     assert output.requires_grad
     assert 0.8 * estimate < activations < 1.05 * estimate
 

@@ -151,5 +151,5 @@ def test_the_shown_table_names_failed_trials_with_their_reason_and_those_that_ne
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(trials_table(found))
     text = console.export_text()
-    assert "1 complete, 1 failed, 3 not begun" in text
+    assert "1 complete, 1 failed, 3 not run" in text
     assert "CUDA out of memory" in text

@@ -16,7 +16,7 @@ from tuning.search import concurrent_trials
 def test_trials_at_a_time(monkeypatch, tmp_path, address, max_minutes, expected):
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
-    assert concurrent_trials(config(tmp_path, max_minutes=max_minutes), share=3) == expected
+    assert concurrent_trials(config(tmp_path, max_minutes=max_minutes), slots=3) == expected
 
 
 def test_an_input_error_inside_ray_tune_leaves_the_experiment_as_one(tmp_path, monkeypatch):
@@ -28,6 +28,6 @@ def test_an_input_error_inside_ray_tune_leaves_the_experiment_as_one(tmp_path, m
                 raise RuntimeError("Ray Tune failed") from error
 
     monkeypatch.setattr(experiment, "_tuner", lambda _: Tuner())
-    found = SimpleNamespace(objective=SimpleNamespace(trials_folder=str(tmp_path)))
+    found = SimpleNamespace(context=SimpleNamespace(trials_folder=str(tmp_path)))
     with pytest.raises(InputError, match=r"^/data/record\.json: cannot be written$"):
         experiment.run_experiment(found)

@@ -5,8 +5,8 @@ import pytest
 
 from distilray.errors import InputError
 from tests.tuning.tiny_search import config
-from tuning.experiment import _searcher
-from tuning.space import evaluations, extremes, first_point, lengths, points
+from tuning.experiment import _search_space_and_searcher
+from tuning.space import evaluation_range, first_point, max_lengths, points, value_range
 
 RANGES = {
     "learning_rate": {"loguniform": [1e-5, 1e-3]},
@@ -95,12 +95,12 @@ def test_tpe_chooses_as_it_goes(tmp_path):
 def test_tpe_begins_with_the_default_settings(tmp_path):
     changed = config(tmp_path, method="tpe", space=RANGES, fine_tuning={"batch_size": 16, "dropout": 0.2})
     experiment = SimpleNamespace(
-        objective=SimpleNamespace(seed=5),
+        context=SimpleNamespace(seed=5),
         points=None,
         space=changed.task_space("follows"),
-        first=first_point(changed, "follows"),
+        first_point=first_point(changed, "follows"),
     )
-    space, searcher = _searcher(experiment)
+    space, searcher = _search_space_and_searcher(experiment)
     searcher.set_search_properties("best", "max", space)
     assert searcher.suggest("a")["sample"] == {
         "number": 0,
@@ -118,17 +118,17 @@ def test_a_range_of_fractions_for_a_whole_number_is_refused_with_the_fix(tmp_pat
 def test_a_task_has_its_own_ranges_in_place_of_those_of_all(tmp_path):
     own = {"follows": {"epochs": {"choice": [5]}}}
     changed = config(tmp_path, space={"epochs": {"choice": [2, 3]}}, per_task_space=own)
-    assert extremes(changed, "follows", "epochs") == (5, 5)
+    assert value_range(changed, "follows", "epochs") == (5, 5)
 
 
 def test_evaluations_are_those_of_the_shortest_and_the_longest_trial(tmp_path):
     space = {"epochs": {"integers": [2, 4]}, "evaluations_per_epoch": {"choice": [1, 3]}}
-    assert evaluations(config(tmp_path, method="random", space=space), "follows") == (2, 12)
-    assert evaluations(config(tmp_path), "follows") == (3, 3)
+    assert evaluation_range(config(tmp_path, method="random", space=space), "follows") == (2, 12)
+    assert evaluation_range(config(tmp_path), "follows") == (3, 3)
 
 
 def test_a_task_is_tokenised_for_each_length_of_the_space(tmp_path):
-    assert lengths(config(tmp_path, space={"max_length": {"choice": [16, 32]}}), "follows") == [16, 32]
-    assert lengths(config(tmp_path), "follows") == [32]
+    assert max_lengths(config(tmp_path, space={"max_length": {"choice": [16, 32]}}), "follows") == [16, 32]
+    assert max_lengths(config(tmp_path), "follows") == [32]
     with pytest.raises(InputError, match="max_length"):
-        lengths(config(tmp_path, method="random", space={"max_length": {"integers": [16, 32]}}), "follows")
+        max_lengths(config(tmp_path, method="random", space={"max_length": {"integers": [16, 32]}}), "follows")

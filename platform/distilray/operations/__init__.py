@@ -1,1 +1,1 @@
-"""What people who run the line need around it: submitting jobs, planning hours and machines, checking a set-up."""
+"""Operating a cluster: check it, plan a pipeline for it, submit jobs to it."""

@@ -1,4 +1,4 @@
-"""Access to a cluster: the address of its dashboard, Ray's token on this machine, and requests that send it."""
+"""Access to a Ray cluster: dashboard address, authentication token and HTTP requests."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from urllib.parse import urlsplit
 from distilray.errors import InputError
 
 AUTH_MODE, AUTH_TOKEN, AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
-DEFAULT_ADDRESS = "http://127.0.0.1:8265"  # what `ray dashboard cluster.yaml` opens
-_FORM = "write it as http://HOST:PORT, the address of the dashboard (port 8265 unless somebody moved it)"
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"  # forwarded by `ray dashboard cluster.yaml`
+GENERATE_COMMAND = "ray get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_token"
+_EXPECTED_FORM = "write the address of the dashboard as http://HOST:PORT (its default port is 8265)"
 _TIMEOUT_S = 5.0
 _MAX_BYTES = 16 << 20
-_SENDABLE = re.compile(r"[!-~]+")
+_HEADER_VALUE = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True)
 class Token:
-    """The token that Ray's clients send.
+    """Authentication token of a Ray cluster.
 
     Attributes:
-        value: never to be printed.
-        origin: the variable or file that it comes from.
+        value: must never be printed.
+        origin: name of the variable or path of the file that contains it.
     """
 
     value: str = field(repr=False)
@@ -39,13 +40,13 @@ class Token:
 
 
 def token_file(environment: Mapping[str, str], home: Path) -> Path:
-    """Return the path of Ray's token file, which may not exist."""
+    """Return the path of Ray's token file, whether or not it exists."""
     path = environment.get(AUTH_TOKEN_PATH)
     return Path(path).expanduser() if path else home / ".ray/auth_token"
 
 
 def find_token(environment: Mapping[str, str], home: Path) -> Token | None:
-    """Return the token as Ray chooses it: from the variable, else from the file."""
+    """Return the token that Ray would use: the one in RAY_AUTH_TOKEN, else the one in the token file."""
     if value := environment.get(AUTH_TOKEN, "").strip():
         return Token(value, AUTH_TOKEN)
     file = token_file(environment, home)
@@ -57,18 +58,20 @@ def find_token(environment: Mapping[str, str], home: Path) -> Token | None:
 
 
 def enable_token_auth(environment: dict[str, str] | os._Environ[str], home: Path) -> None:
-    """Turn on token authentication if there is a token; Ray's client sends none while RAY_AUTH_MODE is unset."""
+    """Set RAY_AUTH_MODE if there is a token; Ray's client does not send one while the variable is unset."""
     if AUTH_MODE not in environment and (environment.get(AUTH_TOKEN_PATH) or find_token(environment, home)):
         environment[AUTH_MODE] = "token"
 
 
 def dashboard_url(address: str | None, environment: Mapping[str, str]) -> str:
-    """Return the URL of the dashboard: `address`, RAY_API_SERVER_ADDRESS, RAY_ADDRESS if it is a URL, or the default.
+    """Return the URL of the dashboard.
+
+    The first of these that is set: `address`, RAY_API_SERVER_ADDRESS, RAY_ADDRESS (if it is a URL), the default.
 
     Raises:
-        InputError: not an http URL of a machine, or one that contains a password.
+        InputError: the address is not an HTTP URL, or it contains a password.
     """
-    by_ray = environment.get("RAY_ADDRESS", "")  # mostly the address of the control store, which takes no jobs
+    by_ray = environment.get("RAY_ADDRESS", "")  # usually the address of the GCS, which does not accept jobs
     url = (
         address
         or environment.get("RAY_API_SERVER_ADDRESS")
@@ -78,19 +81,19 @@ def dashboard_url(address: str | None, environment: Mapping[str, str]) -> str:
     url = url if "://" in url else f"http://{url}"
     parts = urlsplit(url)
     if "@" in parts.netloc:
-        raise InputError("address: holds a user or password, which would be shown; leave it out, and use the token")
+        raise InputError("address: contains a user name or password, which would be printed; use the token instead")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise InputError(f"address {url}: {_FORM}")
+        raise InputError(f"address {url}: {_EXPECTED_FORM}")
     return url.rstrip("/")
 
 
 def is_dashboard_url(address: str) -> bool:
-    """Return whether an address is that of a dashboard, not of Ray's control store."""
+    """Return whether the address is that of a dashboard rather than of Ray's GCS."""
     return address.startswith(("http://", "https://"))
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is that of this machine."""
+    """Return whether a host name or IP address refers to this machine."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -98,42 +101,42 @@ def is_loopback(host: str) -> bool:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Keeps the token at the address of the request."""
+    """Handler that follows no redirect, so that the token is not sent to another server."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 def http_get(url: str, token: str | None) -> tuple[int, bytes]:
-    """Return status and body of a GET.
+    """Send a GET request and return the status and the body.
 
     Raises:
-        OSError: no answer, or a token that is no header value (the error of the library would show it).
-        ValueError: no URL.
+        OSError: no response, or the token is not a valid header value (urllib's own error would print it).
+        ValueError: invalid URL.
     """
-    if token is not None and not _SENDABLE.fullmatch(token):
-        raise OSError("the token holds white space or signs that are not ASCII")
+    if token is not None and not _HEADER_VALUE.fullmatch(token):
+        raise OSError("the token contains white space or non-ASCII characters")
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
     if is_loopback(urlsplit(url).hostname or ""):
         handlers.append(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - `dashboard_url` has checked the scheme
     try:
-        with urllib.request.build_opener(*handlers).open(request, timeout=_TIMEOUT_S) as answer:
-            return int(answer.status), answer.read(_MAX_BYTES)
+        with urllib.request.build_opener(*handlers).open(request, timeout=_TIMEOUT_S) as response:
+            return int(response.status), response.read(_MAX_BYTES)
     except urllib.error.HTTPError as error:
         return error.code, b""
     except http.client.HTTPException as error:
-        raise OSError(f"no HTTP ({type(error).__name__})") from None
+        raise OSError(f"no HTTP response ({type(error).__name__})") from None
 
 
 def get_json(address: str, path: str, token: Token | None) -> Any:
-    """Return the dashboard's JSON at a path.
+    """Return the JSON document that the dashboard serves at a path.
 
     Raises:
-        OSError: no answer, or a status other than 200.
+        OSError: no response, or a status other than 200.
     """
     status, body = http_get(address.rstrip("/") + path, token.value if token else None)
     if status != 200:
-        raise OSError(f"{address}{path} answers {status}")
+        raise OSError(f"{address}{path} returned {status}")
     return json.loads(body)

@@ -1,4 +1,4 @@
-"""Workers that a recipe asks for."""
+"""Number and size of the workers that a recipe requests. Imports no package, so that the doctor runs without any."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerNeed:
-    """Workers that run at the same time, with the CPUs and GPUs of each.
+    """Workers that run at the same time.
 
     Attributes:
-        min_workers: number of workers with which the job can run.
-        key: of the recipe, that changes their number or size.
+        cpus: CPUs of each worker; gpus: likewise.
+        min_workers: number of workers with which the job can start.
+        key: recipe key that changes the number or the size of the workers.
     """
 
     workers: int
@@ -30,7 +31,7 @@ class WorkerNeed:
 
 
 def worker_need(config: JobConfig) -> WorkerNeed | None:
-    """Return the workers of a recipe; None for a job that runs in one process, or uses what is available."""
+    """Return the workers of a recipe; None if the job runs in one process or uses whatever is available."""
     scaling: Any = getattr(config, "scaling", None)
     trial: Any = getattr(config, "trial", None)
     if hasattr(scaling, "num_workers"):

@@ -6,18 +6,18 @@ from distilray.config.distillation import CacheTeacherConfig, DistillConfig
 from distilray.config.glue import EvaluateGlueConfig, SearchGlueConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.config.recipe import load_recipe
-from distilray.operations.doctor.cluster import Cluster, Node, check_workers
+from distilray.operations.doctor.cluster import ClusterNode, ClusterState, check_workers
 from distilray.operations.workers import WorkerNeed, worker_need
 
 CARD = WorkerNeed(8, 4, 1, 8, "scaling.num_workers")
-GPU8 = Node(96, 8, 1e9, is_head=False)
-GPU4 = Node(96, 4, 1e9, is_head=False)
-CPU = Node(32, 0, 1e9, is_head=False)
+GPU8 = ClusterNode(96, 8, 1e9, is_head=False)
+GPU4 = ClusterNode(96, 4, 1e9, is_head=False)
+CPU = ClusterNode(32, 0, 1e9, is_head=False)
 
 
-def of(*nodes: Node, grows: bool = False) -> Cluster:
-    head = Node(0, 0, 1e9, is_head=True, group="head" if grows else "")
-    return Cluster("http://h:8265", "2.60.0", (head, *nodes))
+def of(*nodes: ClusterNode, grows: bool = False) -> ClusterState:
+    head = ClusterNode(0, 0, 1e9, is_head=True, group="head" if grows else "")
+    return ClusterState("http://h:8265", "2.60.0", (head, *nodes))
 
 
 @pytest.mark.parametrize(
@@ -53,10 +53,10 @@ def test_workers_that_fit_are_fine():
 
 
 def test_fewer_gpus_than_workers_fail_where_nothing_adds_machines():
-    found = check(CARD, of(GPU4))
-    assert found.status == "fail"
-    assert "8 x 4 CPU, 1 GPU asked for, http://h:8265 has room for 4" in found.found
-    assert "scaling.num_workers=4" in found.fix
+    finding = check(CARD, of(GPU4))
+    assert finding.status == "fail"
+    assert "8 x 4 CPU, 1 GPU requested, http://h:8265 has room for 4" in finding.message
+    assert "scaling.num_workers=4" in finding.fix
 
 
 def test_fewer_gpus_than_workers_are_a_warning_where_an_autoscaler_adds_machines():
@@ -69,8 +69,8 @@ def test_fewer_workers_than_asked_for_are_a_warning_where_the_recipe_allows_it()
 
 
 def test_gpus_without_cpus_beside_them_hold_no_worker():
-    found = check(CARD, of(Node(4, 8, 1e9, is_head=False)))
-    assert (found.status, "room for 1" in found.found) == ("warn", True)
+    finding = check(CARD, of(ClusterNode(4, 8, 1e9, is_head=False)))
+    assert (finding.status, "room for 1" in finding.message) == ("warn", True)
 
 
 def test_fewer_cpus_than_workers_on_a_cluster_are_a_warning_since_the_job_waits():
@@ -79,9 +79,9 @@ def test_fewer_cpus_than_workers_on_a_cluster_are_a_warning_since_the_job_waits(
 
 def test_a_local_ray_refuses_what_does_not_fit():
     assert (
-        check_workers(WorkerNeed(3, 1, 0, 3, "scaling.num_workers"), (Node(2, 0, 0, is_head=True),), None).status
+        check_workers(WorkerNeed(3, 1, 0, 3, "scaling.num_workers"), (ClusterNode(2, 0, 0, is_head=True),), None).status
         == "fail"
     )
-    found = check_workers(CARD, (Node(64, 0, 0, is_head=True),), None)
-    assert (found.status, "scaling.use_gpu=false" in found.fix) == ("fail", True)
-    assert check_workers(WorkerNeed(2, 1, 0, 2, "x"), (Node(2, 0, 0, is_head=True),), None).status == "ok"
+    finding = check_workers(CARD, (ClusterNode(64, 0, 0, is_head=True),), None)
+    assert (finding.status, "scaling.use_gpu=false" in finding.fix) == ("fail", True)
+    assert check_workers(WorkerNeed(2, 1, 0, 2, "x"), (ClusterNode(2, 0, 0, is_head=True),), None).status == "ok"

@@ -1,1 +1,1 @@
-"""Checks of a set-up: this machine, a cluster, a recipe or a cluster file."""
+"""Checks of this machine, a cluster, a recipe or a cluster file."""

@@ -1,4 +1,4 @@
-"""Checks: run each in bounded time, turn its errors into a finding, and print it."""
+"""Checks: run them with a time limit, turn their errors into findings, and print the results."""
 
 from __future__ import annotations
 
@@ -11,139 +11,146 @@ from typing import Literal, TextIO
 from distilray.errors import InputError
 
 Status = Literal["ok", "warn", "fail"]
-STATUSES: tuple[Status, ...] = ("ok", "warn", "fail")  # the worst last
+STATUSES: tuple[Status, ...] = ("ok", "warn", "fail")  # from best to worst
 SETUP = "make setup, then source .venv/bin/activate"
 _TIMEOUT_S = 30.0
-_THREAD = "distilray-check"
-_COLOURS: dict[Status, str] = {"ok": "32", "warn": "33", "fail": "31"}
+_THREAD_NAME = "distilray-check"
+_COLORS: dict[Status, str] = {"ok": "32", "warn": "33", "fail": "31"}  # ANSI escape codes
 _NAME_WIDTH = 14
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of a check, and its fix if there is something to fix."""
+    """Outcome of a check: a message and, unless the status is `ok`, a fix."""
 
     status: Status
-    found: str
+    message: str
     fix: str = ""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check that was run, as it is printed."""
+    """A named check that has not run yet."""
 
-    status: Status
     name: str
-    found: str
-    fix: str
+    run: Callable[[], Finding]
 
 
 @dataclass(frozen=True)
-class Row:
-    """A check to run."""
+class CheckResult:
+    """Printable result of a check; messages are single lines."""
 
+    status: Status
     name: str
-    find: Callable[[], Finding]
+    message: str
+    fix: str
 
 
-def ok(found: str) -> Finding:
-    return Finding("ok", found)
+def ok(message: str) -> Finding:
+    return Finding("ok", message)
 
 
-def warn(found: str, fix: str) -> Finding:
-    """Return the finding of a job that would run, but worse than it could or not everywhere."""
-    return Finding("warn", found, fix)
+def warn(message: str, fix: str) -> Finding:
+    """Return a finding with which a job can run, but slowly, less safely or only on some machines."""
+    return Finding("warn", message, fix)
 
 
-def fail(found: str, fix: str) -> Finding:
-    """Return the finding of a job that would not run, or of a danger."""
-    return Finding("fail", found, fix)
+def fail(message: str, fix: str) -> Finding:
+    """Return a finding that prevents a job from running or is a security risk."""
+    return Finding("fail", message, fix)
 
 
-def not_checked(error: ImportError) -> Finding:
+def import_failure(error: ImportError) -> Finding:
     return fail(f"not checked: {error.name or error} cannot be imported", SETUP)
 
 
-def bad_input(error: InputError, prefix: str = "", fix: str = "") -> Finding:
-    """Return the finding of an input error, whose message ends with the fix; `fix` is for one that does not."""
+def input_failure(error: InputError, prefix: str = "", fix: str = "") -> Finding:
+    """Return the finding for an input error.
+
+    Args:
+        prefix: inserted before the message.
+        fix: used if the message itself does not end with a fix.
+    """
     message, _, own_fix = str(error).partition("; ")
     return fail(prefix + message, own_fix or fix)
 
 
-def together(findings: Iterable[Finding], good: str) -> Finding:
-    """Merge findings: all that are not ok, with the worst status; `good` if there are none."""
-    bad = [finding for finding in findings if finding.status != "ok"]
-    if not bad:
-        return ok(good)
-    worst = max((finding.status for finding in bad), key=STATUSES.index)
-    texts, fixes = dict.fromkeys(one.found for one in bad), dict.fromkeys(one.fix for one in bad if one.fix)
-    return Finding(worst, "; ".join(texts), "; ".join(fixes))
+def combine(findings: Iterable[Finding], ok_message: str) -> Finding:
+    """Merge all findings that are not ok into one with the worst status; return `ok_message` if there are none."""
+    problems = [finding for finding in findings if finding.status != "ok"]
+    if not problems:
+        return ok(ok_message)
+    worst = max((finding.status for finding in problems), key=STATUSES.index)
+    messages = dict.fromkeys(finding.message for finding in problems)
+    fixes = dict.fromkeys(finding.fix for finding in problems if finding.fix)
+    return Finding(worst, "; ".join(messages), "; ".join(fixes))
 
 
-def examine(rows: Sequence[Row], *, timeout_s: float = _TIMEOUT_S) -> Iterator[Check]:
-    """Run the checks in turn.
+def run_checks(checks: Sequence[Check], *, timeout_s: float = _TIMEOUT_S) -> Iterator[CheckResult]:
+    """Run the checks one after the other.
 
     Args:
-        timeout_s: seconds after which a check fails. Its thread is left behind and ends with the process.
+        timeout_s: seconds after which a check fails. Its daemon thread keeps running until the process exits.
     """
-    for row in rows:
-        finding = _in_time(row.find, timeout_s)
-        found, fix = (" ".join(text.split()) for text in (finding.found, finding.fix))
-        yield Check(finding.status, row.name, found, fix)
+    for check in checks:
+        finding = _run_with_timeout(check.run, timeout_s)
+        message, fix = (" ".join(text.split()) for text in (finding.message, finding.fix))
+        yield CheckResult(finding.status, check.name, message, fix)
 
 
-def any_hangs() -> bool:
+def has_hanging_check() -> bool:
     """Return whether a check that timed out is still running."""
-    return any(thread.name == _THREAD for thread in threading.enumerate())
+    return any(thread.name == _THREAD_NAME for thread in threading.enumerate())
 
 
-def _in_time(find: Callable[[], Finding], timeout_s: float) -> Finding:
+def _run_with_timeout(run: Callable[[], Finding], timeout_s: float) -> Finding:
     findings: list[Finding] = []
-    thread = threading.Thread(target=lambda: findings.append(_without_traceback(find)), name=_THREAD, daemon=True)
+    thread = threading.Thread(target=lambda: findings.append(_run_safely(run)), name=_THREAD_NAME, daemon=True)
     thread.start()
     thread.join(timeout_s)
     if not findings:
-        return fail(f"no answer within {timeout_s:g} s", "see whether the disk, store or address behind it hangs")
+        return fail(f"no answer within {timeout_s:g} s", "find out whether the disk, store or server behind it hangs")
     return findings[0]
 
 
-def _without_traceback(find: Callable[[], Finding]) -> Finding:
+def _run_safely(run: Callable[[], Finding]) -> Finding:
+    """Run a check and turn its exceptions into findings."""
     try:
-        return find()
+        return run()
     except InputError as error:
-        return bad_input(error)
+        return input_failure(error)
     except ImportError as error:
-        return not_checked(error)
+        return import_failure(error)
     except PermissionError as error:
-        return fail(f"no permission: {error.filename or error}", "give it to this user, or choose another folder")
+        return fail(f"no permission: {error.filename or error}", "grant it to this user, or choose another folder")
     except Exception as error:
-        return fail(f"{type(error).__name__}: {error}", "the check itself could not be made; look at what it names")
+        return fail(f"{type(error).__name__}: {error}", "the check itself failed; examine what its message names")
 
 
-def show(checks: Iterable[Check], out: TextIO, *, as_json: bool) -> int:
-    """Print the checks as they are made, then their counts; return the exit code: 1 if one has failed."""
-    made: list[Check] = []
-    for check in checks:
-        made.append(check)
+def print_results(results: Iterable[CheckResult], out: TextIO, *, as_json: bool) -> int:
+    """Print each result as soon as it is available, then the counts. Return exit code 1 if any check failed, else 0."""
+    printed: list[CheckResult] = []
+    for result in results:
+        printed.append(result)
         if not as_json:
-            print(line(check, coloured=out.isatty()), file=out, flush=True)
-    counts = {status: sum(check.status == status for check in made) for status in STATUSES}
+            print(format_result(result, use_color=out.isatty()), file=out, flush=True)
+    counts = {status: sum(result.status == status for result in printed) for status in STATUSES}
     if as_json:
-        print(json.dumps({"checks": [asdict(check) for check in made], "counts": counts}, indent=1), file=out)
+        print(json.dumps({"checks": [asdict(result) for result in printed], "counts": counts}, indent=1), file=out)
     else:
         print("doctor:", ", ".join(f"{count} {status}" for status, count in counts.items()), file=out, flush=True)
     return 1 if counts["fail"] else 0
 
 
-def line(check: Check, *, coloured: bool) -> str:
-    """Format a check as `status  name  finding  -> fix`."""
-    status = f"{check.status:<4}"
-    if coloured:
-        status = f"\x1b[{_COLOURS[check.status]}m{status}\x1b[0m"
-    fix = f"  -> {check.fix}" if check.fix else ""
-    return f"{status}  {_printable(check.name):<{_NAME_WIDTH}}  {_printable(check.found)}{_printable(fix)}"
+def format_result(result: CheckResult, *, use_color: bool) -> str:
+    """Format a result as `status  name  message  -> fix`."""
+    status = f"{result.status:<4}"
+    if use_color:
+        status = f"\x1b[{_COLORS[result.status]}m{status}\x1b[0m"
+    fix = f"  -> {result.fix}" if result.fix else ""
+    return f"{status}  {_printable(result.name):<{_NAME_WIDTH}}  {_printable(result.message)}{_printable(fix)}"
 
 
 def _printable(text: str) -> str:
-    """Replace control characters, with which a server or a file name could move the cursor of a terminal."""
+    """Replace control characters, since servers and file names could inject terminal escape sequences."""
     return "".join(char if char.isprintable() else "?" for char in text)

@@ -1,4 +1,4 @@
-"""Offline checks of a filled-in cluster file, before `ray up` starts machines that cannot work."""
+"""Offline checks of a completed cluster file, before `ray up` starts machines that would not work."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Any
 
 from distilray.config.paths import expand_home
 from distilray.errors import InputError
-from distilray.operations.access import is_loopback
-from distilray.operations.doctor.check import Finding, Row, fail, not_checked, ok, together, warn
+from distilray.operations.access import GENERATE_COMMAND, is_loopback
+from distilray.operations.doctor.check import Check, Finding, combine, fail, import_failure, ok, warn
 
-SHARED_FOLDER = "/mnt/distilray"  # that the recipes for a cluster write to
+SHARED_FOLDER = "/mnt/distilray"  # the `card` recipes write to it
 _PLACEHOLDER = re.compile(r"REPLACE\w*")
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 _EXAMPLE_HOST = re.compile(r"^[^/]*\bexample\.(com|org|net)(:\d+)?/")
-_AMI, _GROUP = re.compile(r"ami-\w+"), re.compile(r"sg-\w+")  # placeholders too, which have a check of their own
+_AMI, _GROUP = re.compile(r"ami-\w+"), re.compile(r"sg-\w+")  # also match placeholders, which have their own check
 _PROFILE_ARN = re.compile(r"arn:aws[\w-]*:iam::\w+:instance-profile/\S+")
 _GPU_OPTION = re.compile(r"--gpus\b|--runtime[ =]nvidia\b|nvidia\.com/gpu")
-_MOUNTS = r"(\bmount(?!point)|s3fs|fuse)[^;&|]*{}\b"  # a command that mounts something there
+_MOUNT_COMMAND = r"(\bmount(?!point)|s3fs|fuse)[^;&|]*{}\b"
 _TOKEN_MODE = "RAY_AUTH_MODE=token"  # noqa: S105 - the mode, not a token
 _VOLUME = re.compile(r"(?:-v|--volume)[ =]['\"]?(/[^:\s]*):(/[^:\s'\"]*)(:\S*)?")
 _BIND = re.compile(r"--mount[ =](\S+)")
@@ -39,16 +39,18 @@ def read_cluster_file(file: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(expand_home(file)).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"--cluster {file}: {error.strerror or error}; name a cluster file, as cluster.yaml") from None
+        raise InputError(
+            f"--cluster {file}: {error.strerror or error}; give a cluster file, e.g. cluster.yaml"
+        ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"--cluster {file}: not YAML ({str(error)[:_SHOWN_CHARACTERS]}); correct the file") from None
     if not isinstance(content, dict):
-        raise InputError(f"--cluster {file}: no 'key: value' lines; name a cluster file, as cluster.yaml")
+        raise InputError(f"--cluster {file}: no 'key: value' lines; give a cluster file, e.g. cluster.yaml")
     return content
 
 
-def with_defaults(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the cluster with Ray's defaults; raise `InputError` if Ray refuses it."""
+def apply_ray_defaults(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the cluster file with Ray's defaults filled in. Raises `InputError` if Ray rejects it."""
     from ray.autoscaler._private import util
 
     logging.getLogger(util.__name__).setLevel(logging.ERROR)
@@ -56,16 +58,16 @@ def with_defaults(written: Mapping[str, Any]) -> dict[str, Any]:
         with contextlib.redirect_stdout(io.StringIO()):
             cluster: dict[str, Any] = util.prepare_config(copy.deepcopy(dict(written)))
             util.validate_config(cluster)
-    except Exception as error:  # Ray raises its own, those of jsonschema and those of Python
-        where = "".join(f"{key}: " for key in getattr(error, "absolute_path", ()))
+    except Exception as error:  # Ray raises its own exceptions and those of jsonschema and Python
+        path = "".join(f"{key}: " for key in getattr(error, "absolute_path", ()))
         reason = str(getattr(error, "message", "") or error or type(error).__name__)[:_SHOWN_CHARACTERS]
-        raise InputError(f"Ray refuses the file: {where}{reason}; correct it") from None
+        raise InputError(f"Ray rejects the file: {path}{reason}; correct it") from None
     return cluster
 
 
 @dataclass(frozen=True)
-class Machine:
-    """A node type. The head has the keys of the whole cluster, which a worker's own keys replace, list by list."""
+class NodeType:
+    """A node type. The head uses the keys of the whole cluster; a worker type may replace each list by its own."""
 
     name: str
     is_head: bool
@@ -78,12 +80,12 @@ class Machine:
 
     @property
     def has_gpus(self) -> bool:
-        """Whether Ray registers GPUs for it; without `resources`, those of the instance type."""
+        """Whether Ray registers GPUs, which it derives from the instance type if `resources` is not set."""
         of_type = not self.resources and _GPU_INSTANCE.match(str(self.node_config.get("InstanceType", "")))
         return bool(self.resources.get("GPU") or of_type)
 
     def host_folder(self, folder: str) -> str | None:
-        """Return the host's folder that is mounted as `folder` for writing; None if there is none."""
+        """Return the folder of the host that is mounted as `folder` with write access; None if there is none."""
         mounts = [(source, target) for source, target, mode in _VOLUME.findall(self.run_options) if "ro" not in mode]
         for option in _BIND.findall(self.run_options):
             pairs = dict(part.partition("=")[::2] for part in option.split(","))
@@ -91,24 +93,22 @@ class Machine:
             source, target = (next((pairs[key] for key in names if key in pairs), "") for names in keys)
             if "readonly" not in pairs and source and target:
                 mounts.append((source, target))
-        for source, target in mounts:
-            if Path(folder).is_relative_to(target):
-                return str(Path(source) / Path(folder).relative_to(target))
-        return None
+        path = Path(folder)
+        return next((str(Path(s) / path.relative_to(t)) for s, t in mounts if path.is_relative_to(t)), None)
 
 
-def machines_of(cluster: Mapping[str, Any]) -> Iterator[Machine]:
-    """Yield the node types of a cluster with Ray's defaults."""
-    for name, node_type in cluster["available_node_types"].items():
+def node_types(cluster: Mapping[str, Any]) -> Iterator[NodeType]:
+    """Yield the node types of a cluster file with Ray's defaults."""
+    for name, settings in cluster["available_node_types"].items():
         is_head = name == cluster["head_node_type"]
-        role, own = ("head", {}) if is_head else ("worker", node_type)
+        role, own = ("head", {}) if is_head else ("worker", settings)
         docker = {**(cluster.get("docker") or {}), **(own.get("docker") or {})}
         options = [*(docker.get("run_options") or []), *(docker.get(f"{role}_run_options") or [])]
-        yield Machine(
+        yield NodeType(
             name,
             is_head,
-            node_type.get("resources") or {},
-            node_type.get("node_config") or {},
+            settings.get("resources") or {},
+            settings.get("node_config") or {},
             docker.get(f"{role}_image") or docker.get("image") or "",
             " ".join(map(str, options)),
             "\n".join(own.get("initialization_commands", cluster["initialization_commands"])),
@@ -116,31 +116,33 @@ def machines_of(cluster: Mapping[str, Any]) -> Iterator[Machine]:
         )
 
 
-def cluster_file_rows(file: str) -> list[Row]:
-    """Return the checks of a cluster file that apply to its provider; raise `InputError` if it cannot be read."""
+def cluster_file_checks(file: str) -> list[Check]:
+    """Return the checks of a cluster file that apply to its provider. Raises `InputError` if it cannot be read."""
     try:
         written = read_cluster_file(file)
     except ImportError as error:
-        finding = not_checked(error)
-        return [Row("cluster file", lambda: finding)]
-    rows = [Row("placeholders", lambda: _check_placeholders(written)), Row("schema", lambda: _check_schema(written))]
+        finding = import_failure(error)
+        return [Check("cluster file", lambda: finding)]
+    checks = [
+        Check("placeholders", lambda: _check_placeholders(written)), Check("schema", lambda: _check_schema(written))
+    ]  # fmt: skip
     try:
-        cluster = with_defaults(written)
+        cluster = apply_ray_defaults(written)
     except (ImportError, InputError):
-        return rows  # the check of the schema says why
-    checks = (_DOCKER if cluster.get("docker") else {}) | (_AWS if cluster["provider"]["type"] == "aws" else {})
-    machines = list(machines_of(cluster))
+        return checks  # the schema check reports the reason
+    type_checks = (_DOCKER if cluster.get("docker") else {}) | (_AWS if cluster["provider"]["type"] == "aws" else {})
+    types = list(node_types(cluster))
     return [
-        *rows,
-        *(Row(name, functools.partial(_check_each, machines, *check)) for name, check in checks.items()),
-        Row("start", lambda: _check_start_commands(cluster)),
-        Row("token", lambda: _check_token(cluster.get("file_mounts") or {})),
-        Row("ssh key", lambda: _check_ssh_key(cluster.get("auth") or {})),
+        *checks,
+        *(Check(name, functools.partial(_check_each, types, *check)) for name, check in type_checks.items()),
+        Check("start", lambda: _check_start_commands(cluster)),
+        Check("token", lambda: _check_token(cluster.get("file_mounts") or {})),
+        Check("ssh key", lambda: _check_ssh_key(cluster.get("auth") or {})),
     ]
 
 
 def _check_schema(written: Mapping[str, Any]) -> Finding:
-    with_defaults(written)
+    apply_ray_defaults(written)
     return ok("Ray accepts the file")
 
 
@@ -150,9 +152,9 @@ def _check_placeholders(written: Mapping[str, Any]) -> Finding:
         for marker in dict.fromkeys(_PLACEHOLDER.findall(text)):
             paths.setdefault(marker, []).append(path)
     if paths:
-        found = "; ".join(f"{marker} in {', '.join(keys)}" for marker, keys in paths.items())
-        return fail(f"placeholders are left: {found}", "fill them in, as the comments of the file say")
-    return ok("no placeholder is left")
+        message = "; ".join(f"{marker} in {', '.join(keys)}" for marker, keys in paths.items())
+        return fail(f"placeholders remain: {message}", "replace them as described in the comments of the file")
+    return ok("no placeholder remains")
 
 
 def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -168,85 +170,85 @@ def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
         yield path, value
 
 
-MachineCheck = Callable[[Machine, Machine], Iterator[Finding]]  # of a machine and the head
+NodeTypeCheck = Callable[[NodeType, NodeType], Iterator[Finding]]  # (node type, head) -> findings
 
 
-def _check_each(machines: Sequence[Machine], check: MachineCheck, good: str) -> Finding:
-    head, gpus = next(each for each in machines if each.is_head), [each.name for each in machines if each.has_gpus]
-    findings = (finding for machine in machines for finding in check(machine, head))
-    return together(findings, good.format(", ".join(gpus) or "no node type"))
+def _check_each(types: Sequence[NodeType], check: NodeTypeCheck, ok_message: str) -> Finding:
+    head, gpus = next(each for each in types if each.is_head), [each.name for each in types if each.has_gpus]
+    findings = (finding for each in types for finding in check(each, head))
+    return combine(findings, ok_message.format(", ".join(gpus) or "no node type"))
 
 
-def _image(machine: Machine, _: Machine) -> Iterator[Finding]:
-    if not _DIGEST.search(machine.image):
-        fix = "name it as IMAGE@sha256:... (docker buildx imagetools inspect IMAGE shows the digest)"
-        yield fail(f"{machine.name}: image {machine.image or 'missing'} has no digest", fix)
-    elif _EXAMPLE_HOST.match(machine.image):
-        found = f"{machine.name}: image {machine.image.partition('@')[0]} is in a registry that does not exist"
-        yield warn(found, "name your registry")
+def _image(node: NodeType, _: NodeType) -> Iterator[Finding]:
+    if not _DIGEST.search(node.image):
+        fix = "write IMAGE@sha256:... (docker buildx imagetools inspect IMAGE shows the digest)"
+        yield fail(f"{node.name}: image {node.image or 'missing'} has no digest", fix)
+    elif _EXAMPLE_HOST.match(node.image):
+        message = f"{node.name}: image {node.image.partition('@')[0]} is in an example registry"
+        yield warn(message, "replace it by your registry")
 
 
-def _shared_folder(machine: Machine, _: Machine) -> Iterator[Finding]:
-    host = machine.host_folder(SHARED_FOLDER)
+def _shared_folder(node: NodeType, _: NodeType) -> Iterator[Finding]:
+    host = node.host_folder(SHARED_FOLDER)
     if host is None:
-        fix = f"docker.run_options: -v {SHARED_FOLDER}:{SHARED_FOLDER}"
-        yield fail(f"{machine.name}: {SHARED_FOLDER} is not mounted into its container", fix)
-    elif not re.search(_MOUNTS.format(re.escape(host)), machine.initialization):
-        own = "" if machine.is_head else f" of {machine.name}, which replace the cluster's"
-        found = f"{machine.name}: no command mounts the shared file system at {host}"
-        yield fail(found, f"mount the file system in initialization_commands{own}")
+        message = f"{node.name}: {SHARED_FOLDER} is not mounted into the container"
+        yield fail(message, f"docker.run_options: -v {SHARED_FOLDER}:{SHARED_FOLDER}")
+    elif not re.search(_MOUNT_COMMAND.format(re.escape(host)), node.initialization):
+        owner = "" if node.is_head else f" of {node.name}, which replace those of the cluster"
+        message = f"{node.name}: no command mounts the shared file system at {host}"
+        yield fail(message, f"mount the file system in initialization_commands{owner}")
 
 
-def _spill_folder(machine: Machine, _: Machine) -> Iterator[Finding]:
-    for folder in re.findall(r"--object-spilling-directory[ =](/[^\s;]+)", machine.start):
-        host = machine.host_folder(folder)
+def _spill_folder(node: NodeType, _: NodeType) -> Iterator[Finding]:
+    for folder in re.findall(r"--object-spilling-directory[ =](/[^\s;]+)", node.start):
+        host = node.host_folder(folder)
         if host is None:
-            found = f"{machine.name}: {folder} is not mounted, so spilled objects fill the disk of the container"
-            yield fail(found, f"docker.run_options: -v {folder}:{folder}")
-        elif host not in machine.initialization:
-            found = f"{machine.name}: Docker creates {host} as root, and Ray cannot write to it"
-            yield fail(found, "create it in initialization_commands and chown it to the user of the image")
+            message = f"{node.name}: {folder} is not mounted, so spilled objects would fill the disk of the container"
+            yield fail(message, f"docker.run_options: -v {folder}:{folder}")
+        elif host not in node.initialization:
+            message = f"{node.name}: Docker would create {host} as root, and Ray could not write to it"
+            yield fail(message, "create it in initialization_commands and chown it to the user of the image")
 
 
-def _gpus(machine: Machine, _: Machine) -> Iterator[Finding]:
-    if machine.has_gpus and not _GPU_OPTION.search(machine.run_options):
-        found = f"{machine.name}: Ray registers GPUs, but the container gets them only if Docker's default is NVIDIA"
-        yield fail(found, "add --gpus all to its docker.worker_run_options")
+def _gpus(node: NodeType, _: NodeType) -> Iterator[Finding]:
+    if node.has_gpus and not _GPU_OPTION.search(node.run_options):
+        message = f"{node.name}: Ray registers GPUs, but the container sees none unless NVIDIA is Docker's default"
+        yield fail(message, "add --gpus all to its docker.worker_run_options")
 
 
-def _profile(machine: Machine, head: Machine) -> Iterator[Finding]:
-    profile = machine.node_config.get("IamInstanceProfile")
+def _profile(node: NodeType, head: NodeType) -> Iterator[Finding]:
+    profile = node.node_config.get("IamInstanceProfile")
     if not isinstance(profile, dict) or not (profile.get("Arn") or profile.get("Name")):
-        found = f"{machine.name}: no IamInstanceProfile; Ray gives a head full access to EC2 and S3, a worker none"
-        yield fail(found, f"{machine.name}.node_config.IamInstanceProfile: {{ Arn: ... }}")
+        message = f"{node.name}: no IamInstanceProfile; Ray would give a head full access to EC2 and S3"
+        yield fail(message, f"set {node.name}.node_config.IamInstanceProfile: {{ Arn: ... }}")
     elif profile.get("Arn") and not _PROFILE_ARN.fullmatch(profile["Arn"]):
-        found = f"{machine.name}: {profile['Arn']} is not the ARN of an instance profile"
-        yield fail(found, "arn:aws:iam::ACCOUNT:instance-profile/NAME, not the ARN of a role")
-    elif not machine.is_head and profile == head.node_config.get("IamInstanceProfile"):
-        found = f"{machine.name}: has the profile of the head, and may start machines"
-        yield warn(found, "a profile with access to the bucket only")
+        message = f"{node.name}: {profile['Arn']} is not the ARN of an instance profile"
+        yield fail(message, "write arn:aws:iam::ACCOUNT:instance-profile/NAME, not the ARN of a role")
+    elif not node.is_head and profile == head.node_config.get("IamInstanceProfile"):
+        message = f"{node.name}: has the profile of the head, so it can start machines"
+        yield warn(message, "use a profile with access to the bucket only")
 
 
-def _ids(key: str, form: re.Pattern[str], reason: str) -> tuple[MachineCheck, str]:
-    def check(machine: Machine, _: Machine) -> Iterator[Finding]:
-        value = machine.node_config.get(key) or []
+def _ids(key: str, form: re.Pattern[str], reason: str) -> tuple[NodeTypeCheck, str]:
+    def check(node: NodeType, _: NodeType) -> Iterator[Finding]:
+        value = node.node_config.get(key) or []
         values = value if isinstance(value, list) else [value]
         if not values:
-            yield fail(f"{machine.name}: no {key}; {reason}", f"set node_config.{key}")
-        elif wrong := [str(each) for each in values if not form.fullmatch(str(each))]:
-            found = f"{machine.name}: {', '.join(wrong)} is no ID"
-            yield fail(found, f"set node_config.{key} to an ID as AWS shows it")
+            yield fail(f"{node.name}: no {key}; {reason}", f"set node_config.{key}")
+        elif invalid := [str(each) for each in values if not form.fullmatch(str(each))]:
+            message = f"{node.name}: {', '.join(invalid)} is not an ID"
+            yield fail(message, f"set node_config.{key} to an ID that AWS shows")
 
     return check, f"every node type has {key}"
 
 
-_DOCKER: dict[str, tuple[MachineCheck, str]] = {
-    "images": (_image, "all images are named by digest"),
+_DOCKER: dict[str, tuple[NodeTypeCheck, str]] = {
+    "images": (_image, "all images have a digest"),
     "shared folder": (_shared_folder, f"{SHARED_FOLDER} is mounted on all machines and into all containers"),
     "spill folder": (_spill_folder, "Ray spills to folders of the machines"),
-    "gpus": (_gpus, "GPUs are passed to {}"),
+    "gpus": (_gpus, "the containers of {} get GPUs"),
 }
-_AWS: dict[str, tuple[MachineCheck, str]] = {
+_AWS: dict[str, tuple[NodeTypeCheck, str]] = {
     "machine image": _ids("ImageId", _AMI, "Ray's default is a withdrawn Ubuntu 18.04"),
     "profiles": (_profile, "head and workers have instance profiles"),
     "security group": _ids("SecurityGroupIds", _GROUP, "Ray would create a group that opens port 22 to the world"),
@@ -258,31 +260,30 @@ def _check_start_commands(cluster: Mapping[str, Any]) -> Finding:
     for key in ("head_start_ray_commands", "worker_start_ray_commands"):
         command = " ".join(cluster[key])
         if "ray start" not in command:
-            findings.append(fail(f"{key}: no `ray start`", "copy the commands of the shipped cluster.yaml"))
+            findings.append(fail(f"{key}: no `ray start`", "copy the commands of cluster.yaml"))
             continue
         if _TOKEN_MODE not in command:
             status = warn if _TOKEN_MODE in options else fail
-            findings.append(status(f"{key}: no {_TOKEN_MODE}, so Ray may run open", f"{_TOKEN_MODE} ray start ..."))
+            message = f"{key}: no {_TOKEN_MODE}, so Ray may run without a token"
+            findings.append(status(message, f"write {_TOKEN_MODE} ray start ..."))
         host = re.search(r"--dashboard-host[ =]['\"]?([^\s;'\"]+)", command)
         if host and not is_loopback(host[1]):
-            found = f"{key}: the dashboard, whose jobs API runs any code, listens on {host[1]}"
-            findings.append(fail(found, "--dashboard-host=127.0.0.1"))
+            message = f"{key}: the dashboard, whose jobs API can run any code, listens on {host[1]}"
+            findings.append(fail(message, "set --dashboard-host=127.0.0.1"))
         if key.startswith("head") and "--autoscaling-config" not in command:
-            found = f"{key}: no --autoscaling-config, so no worker is ever started"
-            findings.append(fail(found, "--autoscaling-config=~/ray_bootstrap_config.yaml"))
-    return together(findings, f"ray start with {_TOKEN_MODE}, dashboard on loopback")
+            message = f"{key}: no --autoscaling-config, so no worker would ever start"
+            findings.append(fail(message, "set --autoscaling-config=~/ray_bootstrap_config.yaml"))
+    return combine(findings, f"ray start uses {_TOKEN_MODE}, the dashboard listens on loopback")
 
 
 def _check_token(file_mounts: Mapping[str, Any]) -> Finding:
     sources = [str(source) for target, source in file_mounts.items() if Path(target).name == "auth_token"]
     if not sources:
-        found = "file_mounts: no token, so `ray start` fails on every machine"
-        return fail(found, "file_mounts: { ~/.ray/auth_token: ~/.ray/auth_token }")
+        message = "file_mounts: no token, so `ray start` would fail on every machine"
+        return fail(message, "add file_mounts: { ~/.ray/auth_token: ~/.ray/auth_token }")
     file = Path(sources[0]).expanduser()
-    if not file.is_file():
-        fix = "before `ray up`: ray get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_token"
-        return warn(f"file_mounts: {file} does not exist yet", fix)
-    return ok(f"file_mounts: {file}")
+    missing = warn(f"file_mounts: {file} does not exist yet", f"before `ray up`: {GENERATE_COMMAND}")
+    return ok(f"file_mounts: {file}") if file.is_file() else missing
 
 
 def _check_ssh_key(auth: Mapping[str, Any]) -> Finding:
@@ -291,7 +292,7 @@ def _check_ssh_key(auth: Mapping[str, Any]) -> Finding:
         return ok("auth.ssh_private_key is not set: Ray or ssh chooses a key")
     file = Path(str(key)).expanduser()
     if not file.is_file():
-        fix = "name your private key, or leave auth.ssh_private_key out"
+        fix = "give the path of your private key, or remove auth.ssh_private_key"
         return fail(f"auth.ssh_private_key: {file} does not exist", fix)
     mode = file.stat().st_mode & 0o777
     if mode & 0o077:

@@ -1,4 +1,4 @@
-"""Checks of a recipe: complete inputs, writable outputs. Nothing is fetched, no weights are loaded."""
+"""Checks of a recipe's inputs and outputs, without downloading models or loading weights."""
 
 import errno
 import json
@@ -20,91 +20,95 @@ from distilray.errors import InputError
 from distilray.models.architectures import family_name
 from distilray.models.onnx_format import ONNX_FILE
 from distilray.models.sources import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, WEIGHTS_FILE, model_folder
-from distilray.operations.doctor.check import Finding, bad_input, fail, ok, together, warn
+from distilray.operations.doctor.check import Finding, combine, fail, input_failure, ok, warn
 from distilray.operations.locations import check_shared_locations, unshared_file_systems
 from distilray.runtime import storage
 from distilray.runtime.run_folder import read_manifest
 
-_NO_PYTORCH = "save it with save_pretrained, as safetensors, its tokenizer beside it"
-_HEADER_MOST = 100 << 20  # bytes of the header of a safetensors file
-_AS_A_JOB = "look from inside: ray job submit ... -- python -m jobs.doctor ..."
-_SAVED_SHARE = 3  # of the weights of a model: a checkpoint holds them and two moments
-_PROBE = ".distilray-doctor-"  # data readers skip names with a dot
-_FIX = "check permissions, credentials and quota of this location, or choose another run_dir"
+_SAVE_AGAIN = "save the model as safetensors with save_pretrained, and its tokenizer in the same folder"
+_MAX_HEADER_BYTES = 100 << 20  # of a safetensors file
+_RUN_AS_JOB = "run the doctor on the cluster: ray job submit ... -- python -m jobs.doctor ..."
+_CHECKPOINT_FACTOR = 3  # a checkpoint contains the weights and two moments of the optimizer
+_PROBE = ".distilray-doctor-"  # data readers skip names that start with a dot
+_STORE_FIX = "check permissions, credentials and quota of this location, or choose another run_dir"
 
 
-def locations_of(config: JobConfig, kind: Kind) -> dict[str, str]:
-    """Return the inputs of a kind that a recipe must have, by dotted key."""
+def required_inputs(config: JobConfig, kind: Kind) -> dict[str, str]:
+    """Return the required inputs of a kind, by dotted key."""
     inputs = [each for each in locations(config) if each.is_input and not each.location.is_optional]
     return {each.key: each.value for each in inputs if each.location.kind == kind}
 
 
-def check_folders(config: JobConfig, mounts: str | None) -> Finding:
-    """Check that all machines of a cluster see the locations of a recipe.
+def check_locations(config: JobConfig, mounts: str | None) -> Finding:
+    """Check that all machines of a cluster can reach the locations in a recipe.
 
     Args:
-        mounts: content of /proc/mounts of a machine of the cluster; None outside of it.
+        mounts: content of /proc/mounts on a machine of the cluster; None outside the cluster.
 
     Raises:
         InputError: see `check_shared_locations`.
     """
     check_shared_locations(config)
     kinds = {} if mounts is None else unshared_file_systems(config, mounts)
-    fix = "a folder that all machines mount, or a URI"
-    findings = [warn(f"{key} is on {kind}, a disk of this machine alone", fix) for key, kind in kinds.items()]
-    return together(findings, "folders are absolute or URIs" + ("" if mounts is None else ", on shared file systems"))
+    fix = "use a folder that all machines mount, or a URI"
+    findings = [warn(f"{key} is on {kind}, a disk of this machine only", fix) for key, kind in kinds.items()]
+    ok_message = "all locations are absolute paths or URIs"
+    return combine(findings, ok_message if mounts is None else f"{ok_message}, on shared file systems")
 
 
 def check_runs(config: JobConfig, *, outside: bool = False) -> Finding:
-    """Check that every input run is complete: its files are there, with the sizes of its manifest.
+    """Check that every input run is complete and its files have the sizes recorded in its manifest.
 
     Args:
-        outside: whether the paths are those of machines that this process cannot see.
+        outside: whether the paths refer to machines that this process cannot access.
     """
-    runs = locations_of(config, "run")
-    return _all([_check_input(key, uri, _check_run, outside) for key, uri in runs.items()], "the recipe reads no run")
+    runs = required_inputs(config, "run")
+    findings = [_check_input(key, uri, _check_run, outside) for key, uri in runs.items()]
+    return _combine_or(findings, "the recipe reads no run")
 
 
 def check_models(config: JobConfig, *, offline: bool, outside: bool = False) -> Finding:
-    """Check that every model has its files, whole, and every tokenizer its own.
+    """Check that every model and every tokenizer has all its files, undamaged.
 
     Args:
-        offline: whether the hub may not be asked.
+        offline: whether requests to the hub are forbidden.
         outside: see `check_runs`.
     """
-    tokenizers = locations_of(config, "tokenizer")
+    tokenizers = required_inputs(config, "tokenizer")
     findings = []
-    for key, source in {**locations_of(config, "model"), **tokenizers}.items():
+    for key, source in {**required_inputs(config, "model"), **tokenizers}.items():
         is_tokenizer = key in tokenizers
         if source.startswith(HUB_PREFIX):
             findings.append(_check_hub(key, source, (TOKENIZER_FILE,) if is_tokenizer else MODEL_FILES, offline))
         else:
             findings.append(_check_input(key, source, _check_tokenizer if is_tokenizer else _check_model, outside))
-    return _all(findings, "the recipe reads no model")
+    return _combine_or(findings, "the recipe reads no model")
 
 
-def _all(findings: list[Finding], nothing: str) -> Finding:
-    return together(findings, ", ".join(finding.found for finding in findings) or nothing)
+def _combine_or(findings: list[Finding], default: str) -> Finding:
+    """Merge findings; return `default` as the message if there are none."""
+    return combine(findings, ", ".join(finding.message for finding in findings) or default)
 
 
 def _check_input(key: str, uri: str, check: Callable[[str, str], Finding], outside: bool) -> Finding:
     if outside and is_path(resolve_sample(uri)) and not storage.exists(resolve_sample(uri)):
-        return warn(f"{key}: {uri} is not on this machine, and cannot be looked at from here", _AS_A_JOB)
+        return warn(f"{key}: {uri} is not on this machine and cannot be checked from here", _RUN_AS_JOB)
     try:
         return check(key, uri)
     except InputError as error:
-        return bad_input(error, f"{key}: ", "correct the recipe")
+        return input_failure(error, f"{key}: ", "correct the recipe")
 
 
 def _check_run(key: str, uri: str) -> Finding:
     content = read_manifest(uri)["content"]
     files = {name: entry["bytes"] for name, entry in content["outputs"].items() if "bytes" in entry}
     sizes = {name: storage.file_size(storage.join(uri, name)) for name in files}
-    torn = [name for name, size in sizes.items() if size != files[name]]
-    if torn:
-        what = "is missing" if sizes[torn[0]] is None else f"has {sizes[torn[0]]:,} bytes, not {files[torn[0]]:,}"
-        found = f"{key}: {uri}/{torn[0]} {what} ({len(torn)} of {len(files)} files)"
-        return fail(found, f"run jobs.{content['job']} again, or copy the run whole")
+    damaged = [name for name, size in sizes.items() if size != files[name]]
+    if damaged:
+        name, size = damaged[0], sizes[damaged[0]]
+        problem = "is missing" if size is None else f"has {size:,} bytes, not {files[name]:,}"
+        message = f"{key}: {uri}/{name} {problem} ({len(damaged)} of {len(files)} files)"
+        return fail(message, f"run jobs.{content['job']} again, or copy the whole run again")
     return ok(f"{key} {uri} complete ({content['job']}, {len(files)} files)")
 
 
@@ -120,51 +124,59 @@ def _check_hub(key: str, source: str, needed: Collection[str], offline: bool) ->
         pass  # not in the cache
     fix = f"hf download {name} {' '.join(needed)}"
     if offline:
-        found = f"{key}: {source} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
-        return fail(found, f"{fix} on a machine that can, and name its folder")
-    return warn(f"{key}: {source} is not in the cache of this machine; the first run fetches it", fix)
+        message = f"{key}: {source} is not in the cache, and HF_HUB_OFFLINE forbids downloads"
+        return fail(message, f"{fix} on a machine with access to the hub, and give the folder")
+    return warn(f"{key}: {source} is not in the cache of this machine; the first run downloads it", fix)
 
 
 def _check_tokenizer(key: str, source: str) -> Finding:
     _model_folder(source, (TOKENIZER_FILE,))
-    return ok(f"{key} {source} there")
+    return ok(f"{key} {source} exists")
 
 
 def _check_model(key: str, source: str) -> Finding:
     folder = _model_folder(source)
     if storage.exists(storage.join(folder, ONNX_FILE)):
         _model_folder(source, (CONFIG_FILE, TOKENIZER_FILE))
-        return ok(f"{key} {source} there (ONNX)")
+        return ok(f"{key} {source} exists (ONNX)")
     _model_folder(source, MODEL_FILES)
     settings = _json(storage.join(folder, CONFIG_FILE), storage.read_bytes(storage.join(folder, CONFIG_FILE)))
-    return ok(f"{key} {source} ({family_name(settings)}, {_tensors(storage.join(folder, WEIGHTS_FILE))} tensors)")
+    return ok(f"{key} {source} ({family_name(settings)}, {_count_tensors(storage.join(folder, WEIGHTS_FILE))} tensors)")
 
 
 def _model_folder(source: str, needed: Collection[str] = ()) -> str:
-    """Return the folder of a model, which contains the needed files."""
+    """Return the folder of a model.
+
+    Raises:
+        InputError: the folder or one of the needed files does not exist.
+    """
     folder = model_folder(resolve_sample(source))
     if not storage.exists(folder):
-        raise InputError(f"{source}: no such folder; name a run, a model folder, the URI of one, or hub:OWNER/NAME")
+        raise InputError(f"{source}: no such folder; give a run, a model folder, the URI of one, or hub:OWNER/NAME")
     for name in needed:
         if not storage.exists(storage.join(folder, name)):
-            raise InputError(f"{folder}: no {name}; {_NO_PYTORCH}")
+            raise InputError(f"{folder}: no {name}; {_SAVE_AGAIN}")
     return folder
 
 
-def _tensors(uri: str) -> int:
-    """Return the number of tensors in a safetensors file, whose header must fit its size."""
+def _count_tensors(uri: str) -> int:
+    """Return the number of tensors in a safetensors file.
+
+    Raises:
+        InputError: the file is invalid, or its size contradicts its header.
+    """
     size = storage.file_size(uri) or 0
     length = int.from_bytes(storage.read_range(uri, 0, 8), "little")
-    if not 2 <= length <= min(size, _HEADER_MOST):
-        raise InputError(f"{uri}: no safetensors file; {_NO_PYTORCH}")
+    if not 2 <= length <= min(size, _MAX_HEADER_BYTES):
+        raise InputError(f"{uri}: not a safetensors file; {_SAVE_AGAIN}")
     header = _json(uri, storage.read_range(uri, 8, 8 + length))
     try:
         ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
     except (TypeError, LookupError, ValueError):
-        raise InputError(f"{uri}: no safetensors file; {_NO_PYTORCH}") from None
-    whole = 8 + length + max(ends, default=0)
-    if whole != size:
-        raise InputError(f"{uri}: torn, {size:,} bytes where its header tells of {whole:,}; copy it again")
+        raise InputError(f"{uri}: not a safetensors file; {_SAVE_AGAIN}") from None
+    expected = 8 + length + max(ends, default=0)
+    if expected != size:
+        raise InputError(f"{uri}: damaged, has {size:,} bytes instead of {expected:,}; copy it again")
     return len(ends)
 
 
@@ -174,96 +186,96 @@ def _json(uri: str, data: bytes) -> Mapping[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise InputError(f"{uri}: not what its name says; {_NO_PYTORCH}")
+        raise InputError(f"{uri}: invalid JSON; {_SAVE_AGAIN}")
     return content
 
 
 def run_bytes(config: JobConfig) -> int | None:
-    """Return the most that a training leaves in its run_dir, model and checkpoints; None if it is not known."""
+    """Return an upper bound for the model and checkpoints that training keeps in run_dir; None if unknown."""
     source = getattr(config, "teacher_dir", None) or getattr(config, "encoder_dir", None)
     if not isinstance(config, TrainingConfig) or source is None or source.startswith(HUB_PREFIX):
         return None
     size = storage.file_size(storage.join(model_folder(resolve_sample(source)), WEIGHTS_FILE))
-    # One checkpoint more than are kept: the best. The weights of a student are fewer than its teacher's.
-    return None if size is None else size * (1 + _SAVED_SHARE * (config.intervals.keep_checkpoints + 1))
+    # The best checkpoint is kept in addition. A student has fewer weights than its teacher.
+    return None if size is None else size * (1 + _CHECKPOINT_FACTOR * (config.intervals.keep_checkpoints + 1))
 
 
 def check_store(uri: str, *, outside: bool = False) -> Finding:
-    """Check that a folder, which need not exist, can be written: publish a file, replace, read, list and remove it.
+    """Check that a folder, which need not exist, is writable: write, replace, read, list and remove a file.
 
-    Nothing is left there; a folder that did not exist is removed again.
+    The folder is left as it was; if it did not exist, it is removed again.
 
     Args:
         outside: see `check_runs`.
 
     Raises:
-        InputError: no such storage.
+        InputError: the storage does not exist.
     """
     if outside and is_path(uri) and not storage.exists(uri):
-        return warn(f"{uri} is not on this machine and cannot be checked from here", _AS_A_JOB)
+        return warn(f"{uri} is not on this machine and cannot be checked from here", _RUN_AS_JOB)
     name = f"{_PROBE}{os.getpid()}-{secrets.token_hex(8)}"
     probe, missing, started = storage.join(uri, name), [], time.monotonic()
     try:
         missing = _missing_folders(uri)
-        problem = _try_out(probe, uri, name)
+        problem = _write_and_read(probe, uri, name)
     except (OSError, InputError) as error:
-        cause: BaseException | None = error  # `storage` replaces the error of the system by an `InputError`
+        cause: BaseException | None = error  # `storage` replaces the operating system's error by an `InputError`
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             raise
         return _write_failure(uri, cause)
     finally:
-        _tidy(probe, missing)
+        _remove_probe(probe, missing)
     if problem:
-        return fail(f"{uri}: {problem}", _FIX)
-    return ok(f"{uri}: written whole, replaced, read, listed and removed in {time.monotonic() - started:.2f} s")
+        return fail(f"{uri}: {problem}", _STORE_FIX)
+    return ok(f"{uri}: a file was written, replaced, read, listed and removed in {time.monotonic() - started:.2f} s")
 
 
 def _write_failure(uri: str, error: OSError) -> Finding:
     reason = error.strerror or str(error)
     if is_path(uri) and error.errno in (errno.EACCES, errno.EPERM):
-        found = f"{uri}: no permission for user {os.geteuid()}, {_closed_folder(path_of(uri))}"
-        return fail(found, "chmod or chown it, or choose another run_dir")
+        message = f"{uri}: no permission for user {os.geteuid()}, {_describe_inaccessible_folder(path_of(uri))}"
+        return fail(message, "chmod or chown it, or choose another run_dir")
     if is_path(uri) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return fail(f"{uri}: no space ({reason})", "free space or raise the quota, or choose another run_dir")
     if is_path(uri) and error.errno == errno.EROFS:
-        return fail(f"{uri}: {reason}", "mount it for writing, or choose another run_dir")
-    return fail(f"{uri}: {reason}", _FIX)
+        return fail(f"{uri}: {reason}", "mount it with write access, or choose another run_dir")
+    return fail(f"{uri}: {reason}", _STORE_FIX)
 
 
-def _closed_folder(path: Path) -> str:
-    """Describe the topmost folder above a path that this user cannot enter, else the last that exists."""
-    above = [each for each in (path, *path.parents) if os.access(each, os.F_OK)]
-    folder = next((each for each in reversed(above) if not os.access(each, os.X_OK)), above[0])
+def _describe_inaccessible_folder(path: Path) -> str:
+    """Describe the topmost parent that this user cannot enter or, if there is none, the deepest existing one."""
+    existing = [each for each in (path, *path.parents) if os.access(each, os.F_OK)]
+    folder = next((each for each in reversed(existing) if not os.access(each, os.X_OK)), existing[0])
     status = folder.stat()
-    return f"{folder} is {stat.filemode(status.st_mode)} of user {status.st_uid}"
+    return f"{folder} has mode {stat.filemode(status.st_mode)} and belongs to user {status.st_uid}"
 
 
-def _try_out(probe: str, uri: str, name: str) -> str:
-    """Return what did not work, empty if all did."""
+def _write_and_read(probe: str, uri: str, name: str) -> str:
+    """Return a description of the operation that failed, or an empty string."""
     for content in (secrets.token_bytes(1 << 16), secrets.token_bytes(100)):
         storage.write_bytes(probe, content)
         if storage.read_bytes(probe) != content:
-            return "reads give something else than what was written"
+            return "a file contains something else than what was written"
     if not any(file.rpartition("/")[2] == name for file in storage.list_files(uri)):
         return "a file that was written is not listed"
     storage.remove_file(probe)
-    return "a file that was removed is still there" if storage.exists(probe) else ""
+    return "a file still exists after its removal" if storage.exists(probe) else ""
 
 
 def _missing_folders(uri: str) -> list[str]:
-    """Return the folder and those above it that do not exist, the deepest first; no bucket."""
+    """Return the folder and its parents that do not exist, deepest first, without the bucket."""
     folder, missing = uri.rstrip("/"), []
-    top = 3 if "://" in uri else 0  # scheme, nothing, bucket
+    top = 3 if "://" in uri else 0  # slashes up to the first folder of a bucket
     while folder and folder.count("/") >= top and not storage.exists(folder):
         missing.append(folder)
         folder = folder.rpartition("/")[0]
     return missing
 
 
-def _tidy(probe: str, missing: list[str]) -> None:
-    """Remove the probe and the folders that appeared with it, unless another process has begun to use them."""
+def _remove_probe(probe: str, missing: list[str]) -> None:
+    """Remove the probe and the folders created for it, unless another process has started to use them."""
     try:
         if storage.exists(probe):
             storage.remove_file(probe)
@@ -274,4 +286,4 @@ def _tidy(probe: str, missing: list[str]) -> None:
             elif not store.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True)):
                 storage.remove_folder(folder)
     except (OSError, InputError):
-        return  # what has not been created, or is in use
+        return  # they were not created, or are in use

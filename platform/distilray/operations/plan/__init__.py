@@ -1,1 +1,1 @@
-"""Plan of a pipeline: hours, cost and disk on some machines, and the simulated scaling of its training."""
+"""Capacity plan of a pipeline: estimated time, cost and disk space, and simulated scaling of the distillation."""

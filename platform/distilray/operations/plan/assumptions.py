@@ -1,4 +1,4 @@
-"""Assumptions and warnings of a plan, and the model's prediction for a published run."""
+"""Assumptions and warnings of a plan, and the predicted duration of the published DistilBERT run."""
 
 from dataclasses import dataclass
 
@@ -17,81 +17,79 @@ from distilray.operations.plan.machines import DEVICES, find_machine
 from distilray.operations.plan.simulation import HOP_LATENCY_US, MICRO_STEP_FLOOR_S, OVERLAP, training_runs
 from distilray.operations.plan.workload import TrainingEstimate, estimate_examples, estimate_training, resolve_precision
 
-# DistilBERT: 90 hours on 8 V100 (Sanh et al. 2019).
-NAME, PUBLISHED_HOURS = "DistilBERT, 8 x V100", 90.0
+# Sanh et al. 2019.
+PUBLISHED_RUN, PUBLISHED_HOURS = "DistilBERT, 8 x V100", 90.0
 _MACHINE, _WORKERS, _DEVICE = "p3.16xlarge", 8, DEVICES["V100"]
 
 
-def assumptions_of(config: PlanConfig, training: TrainingEstimate) -> list[str]:
-    """Return the assumptions as sentences, the most important first."""
+def list_assumptions(config: PlanConfig, training: TrainingEstimate) -> list[str]:
+    """Return the assumptions as sentences, most important first."""
     machine, slowdowns = find_machine(config.cluster.machine, "cluster.machine"), config.slowdowns
     link, network = machine.device.link_gb_per_s, machine.network_gbit_per_s / 8
-    repeated = (
-        "nothing, for the run saves at the notice" if slowdowns.preemption_notice else "the steps since its checkpoint"
-    )
+    repeated = "no steps" if slowdowns.preemption_notice else "the steps since the last checkpoint"
     return [
         f"Rate of a worker: {_rate(config, training)}.",
-        f"Text: {config.text.wikipedia_words:,} words of a wiki and {config.text.book_words:,} of books, "
-        f"{config.text.tokens_per_word:g} tokens each; growth and lengths of examples as on the sample.",
-        f"All-reduce: a ring, once a step, {link:g} GB/s between devices of a machine (an assumption), {network:g} "
-        f"GB/s between machines, {HOP_LATENCY_US:g} us for a hop; {OVERLAP:.0%} of it may hide behind the "
-        "last backward pass.",
-        f"Stragglers: each worker is late by {slowdowns.straggler_mean:.1%} of its time on average, exponentially; a "
-        "step waits for the last one.",
-        f"Preemptions: {slowdowns.preemptions_per_machine_hour:g} for each machine and hour; one costs "
-        f"{slowdowns.restart_s:g} s and repeats {repeated}. Money for the time until a machine is back is left out.",
-        f"A micro-step takes {MICRO_STEP_FLOOR_S * 1e3:g} ms on a GPU at least, to launch its kernels.",
-        "Workers of CPUs share the cores of a machine in equal parts.",
-        "Machines are paid whole, from the first to the last step; the start of a cluster and of Ray, the transfer of "
-        "files and the price of disks are left out. Prices: AWS, us-east-1, of June 2025 or later, not looked up anew.",
-        "Data stations: MB/s and tokens/s of a core as in docs/benchmarks.md, duplicates not counted, nor the dump on "
-        "the disk; fine-tunings at the table's rate, with estimated lengths of all tasks but CoLA, SST-2 and RTE.",
-        "Of the paper's run neither the epochs nor the precision are known: 3 and fp32 are its trainer's defaults.",
+        f"Text: {config.text.wikipedia_words:,} words of Wikipedia and {config.text.book_words:,} of books, "
+        f"{config.text.tokens_per_word:g} tokens per word; number and lengths of the examples as on the sample.",
+        f"All-reduce: one ring per step, {link:g} GB/s between devices of a machine (assumed), {network:g} GB/s "
+        f"between machines, {HOP_LATENCY_US:g} us per hop; the last backward pass can hide up to {OVERLAP:.0%} of it.",
+        f"Stragglers: each worker is delayed by {slowdowns.straggler_mean:.1%} of its time on average, exponentially "
+        "distributed; a step waits for the slowest worker.",
+        f"Preemptions: {slowdowns.preemptions_per_machine_hour:g} per machine and hour; each takes "
+        f"{slowdowns.restart_s:g} s and repeats {repeated}. The cost of waiting for a new machine is not included.",
+        f"A micro-step on a GPU takes at least {MICRO_STEP_FLOOR_S * 1e3:g} ms, the time to launch its kernels.",
+        "Workers on CPUs share the cores of a machine equally.",
+        "Whole machines are billed from the first to the last step. Not included: starting the cluster and Ray, data "
+        "transfer, disks. Prices: AWS, us-east-1, June 2025 or later, not updated automatically.",
+        "Data stages: MB/s and tokens/s per core as in docs/benchmarks.md, without duplicate detection and without the "
+        "disk space of the dump. Fine-tuning: MFU from the table, estimated lengths for all tasks but CoLA, SST-2 and "
+        "RTE.",
+        "The paper states neither the epochs nor the precision of its run; 3 and fp32 are the defaults of its trainer.",
     ]
 
 
 def _rate(config: PlanConfig, training: TrainingEstimate) -> str:
     device, estimate = find_machine(config.cluster.machine, "cluster.machine").device, config.estimate
     if estimate.tokens_per_s is not None:
-        return f"{estimate.tokens_per_s:,.0f} tokens/s, stated"
+        return f"{estimate.tokens_per_s:,.0f} tokens/s, from the recipe"
     if estimate.measured_run_dir is not None:
-        return f"measured in {estimate.measured_run_dir}; what its workers waited for each other counts as their work"
+        return f"measured in {estimate.measured_run_dir}, including the time that its workers waited for each other"
     precision = resolve_precision(training, device)
     peak = device.peak(precision)
     assert peak is not None
     mfu, source = device.mfu[precision], device.source_of(precision)
     if config.cluster.mfu:
-        mfu, source = config.cluster.mfu, "stated"
-    return f"{mfu:.0%} of the {peak / 1e12:,.4g} TF/s of the {device.name} in {precision} ({source})"
+        mfu, source = config.cluster.mfu, "from the recipe"
+    return f"{mfu:.0%} of the {peak / 1e12:,.4g} TFLOPs/s of the {device.name} in {precision} ({source})"
 
 
-def warnings_of(config: PlanConfig, training: TrainingEstimate) -> list[str]:
-    """Return what does not fit or is uncertain."""
+def list_warnings(config: PlanConfig, training: TrainingEstimate) -> list[str]:
+    """Return warnings about insufficient memory and uncertain rates."""
     device, estimate = find_machine(config.cluster.machine, "cluster.machine").device, config.estimate
     warnings = []
     if device.is_gpu and training.worker_gb > device.memory_gb:
         warnings.append(
-            f"a worker needs about {training.worker_gb:.1f} GB, the {device.name} has {device.memory_gb:g}: "
-            "lower micro_batch_size of the distill recipe, or set activation_checkpointing"
+            f"a worker needs about {training.worker_gb:.1f} GB, but the {device.name} has {device.memory_gb:g}: "
+            "lower micro_batch_size in the distill recipe, or set activation_checkpointing"
         )
     has_rate = (
         estimate.tokens_per_s is not None or estimate.measured_run_dir is not None or config.cluster.mfu is not None
     )
     if not has_rate and resolve_precision(training, device) not in device.measured:
         warnings.append(
-            f"the rate of the {device.name} is an assumption, good to a factor of two: measure a hundred steps and set "
-            "estimate.measured_run_dir"
+            f"the rate of the {device.name} is an assumption and may be wrong by a factor of two: measure it in a run "
+            "of a hundred steps and set estimate.measured_run_dir"
         )
     return warnings
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Predicted hours of the published run.
+class PublishedRunPrediction:
+    """Predicted duration of the published run.
 
     Attributes:
-        mfu: assumed of the V100 in that precision.
-        implied_mfu: share of the peak that the flops of the run are in the hours of the paper.
+        mfu: assumed MFU of the V100 in that precision.
+        implied_mfu: MFU with which the run would take the published time.
     """
 
     precision: Precision
@@ -101,15 +99,16 @@ class Reference:
 
     @property
     def ratio(self) -> float:
-        """Predicted over published hours."""
+        """Predicted divided by published hours."""
         return self.predicted_hours / PUBLISHED_HOURS
 
 
-def original_training(precision: Precision) -> TrainingEstimate:
-    """Return the run with the defaults of its trainer: 3 epochs, 5 sequences per GPU, 50 of these a step, no pairs.
+def published_training(precision: Precision) -> TrainingEstimate:
+    """Return the published run with the defaults of its trainer.
 
-    The paper says neither epochs nor precision. The trainer's own default is fp32; its --fp16 is off. How long its
-    sequences were is not known; full ones make the run 5% longer than those of 128 tokens.
+    These are 3 epochs, micro-batches of 5 sequences per GPU, 50 of them per step, no segment pairs and fp32 (--fp16 is
+    off). The paper does not state the epochs, the precision or the sequence length; sequences of full length make the
+    run 5% longer than those of 128 tokens.
     """
     shards = EncodeCorpusConfig(run_dir="-", corpus_dir="-", tokenizer_dir="-", mode="paper", heldout_fraction=0.0)
     batches = {"epochs": 3.0, "batch_size": 2000, "micro_batch_size": 5, "precision": precision}
@@ -117,13 +116,13 @@ def original_training(precision: Precision) -> TrainingEstimate:
     return estimate_training(estimate_examples(TextConfig(), shards), recipe, ModelShapeConfig())
 
 
-def reference(precision: Precision, mfu: float | None = None) -> Reference:
-    """Return the predicted hours of that run, with `mfu` instead of the table's."""
-    training, nowhere = original_training(precision), StageRecipeConfig(path="-")
-    stages = StageRecipesConfig(encode_corpus=nowhere, distill=nowhere)
+def predict_published_run(precision: Precision, mfu: float | None = None) -> PublishedRunPrediction:
+    """Return the predicted duration of that run; `mfu` replaces the value of the table."""
+    training, no_recipe = published_training(precision), StageRecipeConfig(path="-")
+    stages = StageRecipesConfig(encode_corpus=no_recipe, distill=no_recipe)
     config = PlanConfig(run_dir="-", stages=stages, cluster=ClusterConfig(machine=_MACHINE, mfu=mfu))
     (run,) = training_runs(config, training, [_WORKERS])
     peak = _DEVICE.peak(precision)
     assert peak is not None
     implied = training.flops_per_step * training.steps / (PUBLISHED_HOURS * 3600 * _WORKERS * peak)
-    return Reference(precision, run.hours, mfu or _DEVICE.mfu[precision], implied)
+    return PublishedRunPrediction(precision, run.hours, mfu or _DEVICE.mfu[precision], implied)

@@ -1,4 +1,4 @@
-"""The table of devices and machines in `machines.yaml`."""
+"""Devices and machines from the table in `machines.yaml`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ CPU = "CPU core"
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU, or one core of a CPU; see the comments of the table."""
+    """A GPU or one CPU core; `machines.yaml` describes the fields."""
 
     name: str
     memory_gb: float
@@ -26,19 +26,19 @@ class Device:
     mfu: Mapping[Precision, float]
     bf16_flops_per_s: float | None = None
     measured: tuple[Precision, ...] = ()
-    source: str = "assumed, as no run of BERT is known to us"
+    source: str = "assumed; no published measurement is known"
 
     def source_of(self, precision: Precision) -> str:
-        """Return the source of its share of the peak in that precision."""
+        """Return the source of the MFU in a precision."""
         return self.source if precision in self.measured else Device.source
 
     @property
     def is_gpu(self) -> bool:
-        """Workers have one GPU each, but share the cores of a CPU."""
+        """Whether it is a GPU, of which each worker has its own, rather than a core of a shared CPU."""
         return self.name != CPU
 
     def peak(self, precision: Precision) -> float | None:
-        """Return flops per second; None if it does not support that precision."""
+        """Return the peak FLOPs per second, None if the precision is not supported."""
         if precision == "fp32":
             return self.fp32_flops_per_s
         if self.is_gpu:
@@ -48,7 +48,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Machine:
-    """A type of machine; see the comments of the table."""
+    """A machine type; `machines.yaml` describes the fields."""
 
     name: str
     device: Device
@@ -68,13 +68,13 @@ def find_machine(name: str, key: str) -> Machine:
     """Return a machine of the table.
 
     Args:
-        key: of the recipe, for the message.
+        key: recipe key, for the error message.
 
     Raises:
-        InputError: the table has none of that name.
+        InputError: the table has no machine of this name.
     """
     if name not in MACHINES:
-        raise InputError(f"{key}: no machine '{name}' in the table; give one of {', '.join(MACHINES)}")
+        raise InputError(f"{key}: no machine '{name}' in the table; choose one of {', '.join(MACHINES)}")
     return MACHINES[name]
 
 
@@ -82,14 +82,14 @@ def price_of(machine: Machine, cluster: ClusterConfig) -> float:
     """Return the price of the training machine in US dollars per hour.
 
     Raises:
-        InputError: none is known.
+        InputError: neither the recipe nor the table has a price.
     """
     if cluster.price_per_machine_hour is not None:
         return cluster.price_per_machine_hour
     price = machine.spot_price_per_hour if cluster.market == "spot" else machine.price_per_hour
     if price is None:
         raise InputError(
-            f"cluster.market: no {cluster.market} price of {machine.name} is in the table; "
+            f"cluster.market: the table has no {cluster.market} price for {machine.name}; "
             "set cluster.price_per_machine_hour"
         )
     return price

@@ -1,4 +1,4 @@
-"""Plan of the pipeline: hours, cost and disk of each stage, and the scaling of its training."""
+"""Plan a pipeline: time, cost and disk space of each stage, and the scaling of the distillation."""
 
 import dataclasses
 import json
@@ -16,7 +16,13 @@ from distilray.config.export import ExportModelConfig
 from distilray.config.glue import EvaluateGlueConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.config.recipe import load_recipe
-from distilray.operations.plan.assumptions import NAME, PUBLISHED_HOURS, assumptions_of, reference, warnings_of
+from distilray.operations.plan.assumptions import (
+    PUBLISHED_HOURS,
+    PUBLISHED_RUN,
+    list_assumptions,
+    list_warnings,
+    predict_published_run,
+)
 from distilray.operations.plan.page import plan_page, plan_tables
 from distilray.operations.plan.simulation import ScaledRun, training_runs
 from distilray.operations.plan.stages import (
@@ -36,24 +42,33 @@ from distilray.runtime.progress import format_duration
 from distilray.runtime.run_folder import RunFolder
 
 PLAN_FILE, PAGE_FILE = "plan.json", "plan.html"
-_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")  # of the trainer of the published run
+_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")  # that the trainer of the published run supports
 S = TypeVar("S", bound=Config)
 
 
 @dataclass(frozen=True)
 class PipelinePlan:
-    """Plan of a pipeline: `run` has the workers of the distill recipe, `runs` each number that is simulated."""
+    """Plan of a pipeline.
+
+    Attributes:
+        run: simulation with the number of workers in the distill recipe.
+        runs: simulations with the numbers of workers in the plan recipe.
+    """
 
     config: PlanConfig
     examples: ExampleEstimate
     training: TrainingEstimate
-    stations: list[StagePlan]
+    stages: list[StagePlan]
     run: ScaledRun
     runs: list[ScaledRun]
 
 
 def pipeline_plan(config: PlanConfig) -> PipelinePlan:
-    """Plan the recipes; raise `InputError` for a recipe, a machine or a measured run that cannot be used."""
+    """Plan the stages of the recipe.
+
+    Raises:
+        InputError: a recipe, a machine or the measured run is invalid.
+    """
     recipes, data = config.stages, data_machines(config)
     encoding = _recipe(recipes.encode_corpus, EncodeCorpusConfig)
     examples = estimate_examples(config.text, encoding)
@@ -74,16 +89,16 @@ def pipeline_plan(config: PlanConfig) -> PipelinePlan:
 
 
 def plan_summary(config: PlanConfig) -> dict[str, object]:
-    """Return the plan in a few lines, for a dry run."""
+    """Return a summary for `--dry-run`."""
     plan = pipeline_plan(config)
     lines: dict[str, object] = {
-        one.station: f"about {format_duration(one.hours * 3600)} on {one.machines} x {one.machine}, "
-        f"{one.device_hours:,.1f} {one.device}-hours, ${one.cost:,.2f}, {one.kept_gb:,.1f} GB kept"
-        for one in plan.stations
+        stage.stage: f"about {format_duration(stage.hours * 3600)} on {stage.machines} x {stage.machine}, "
+        f"{stage.device_hours:,.1f} {stage.device}-hours, ${stage.cost:,.2f}, {stage.kept_gb:,.1f} GB kept"
+        for stage in plan.stages
     }
     total = _total(plan)
-    lines["in all"] = f"${total['cost']:,.2f}, {total['kept_gb']:,.1f} GB kept"
-    for number, warning in enumerate(warnings_of(config, plan.training), 1):
+    lines["total"] = f"${total['cost']:,.2f}, {total['kept_gb']:,.1f} GB kept"
+    for number, warning in enumerate(list_warnings(config, plan.training), 1):
         lines[f"warning {number}"] = warning
     return lines
 
@@ -96,7 +111,7 @@ def write_plan(config: PlanConfig, folder: RunFolder) -> Outcome:
     storage.write_bytes(folder.path(PLAN_FILE), json.dumps(values, indent=1).encode())
     storage.write_bytes(folder.path(PAGE_FILE), plan_page(values).encode())
     return Outcome(
-        f"{len(plan.stations)} stations, {format_duration(total['hours'] * 3600)} one after the other, "
+        f"{len(plan.stages)} stages, {format_duration(total['hours'] * 3600)} in sequence, "
         f"${total['cost']:,.2f}, {total['kept_gb']:,.1f} GB kept",
         {"total": total, "workers": plan.run.workers, "steps": plan.training.steps},
         {name: {} for name in (PLAN_FILE, PAGE_FILE)},
@@ -114,20 +129,20 @@ def show_plan(folder: RunFolder) -> None:
     print("\n".join(f"- {line}" for line in values["assumptions"]))
 
 
-def _recipe(station: StageRecipeConfig, config_class: type[S]) -> S:
-    return load_recipe(station.path, station.overrides, config_class)
+def _recipe(stage: StageRecipeConfig, config_class: type[S]) -> S:
+    return load_recipe(stage.path, stage.overrides, config_class)
 
 
 def _total(plan: PipelinePlan) -> dict[str, float]:
     names = ("hours", "cost", "written_gb", "kept_gb")
-    return {name: sum(getattr(one, name) for one in plan.stations) for name in names}
+    return {name: sum(getattr(one, name) for one in plan.stages) for name in names}
 
 
 def _values(plan: PipelinePlan) -> dict[str, Any]:
-    """Return the plan as JSON types."""
+    """Return the content of `plan.json`."""
     config, training = plan.config, plan.training
     return {
-        "stations": [_station(one) for one in plan.stations],
+        "stages": [_stage_values(stage) for stage in plan.stages],
         "total": _total(plan),
         "training": {
             "machine": config.cluster.machine,
@@ -138,22 +153,22 @@ def _values(plan: PipelinePlan) -> dict[str, Any]:
             "parameters": training.parameters,
             "worker_gb": training.worker_gb,
         },
-        "scaling": [_run(plan, one) for one in plan.runs],
+        "scaling": [_run_values(plan, run) for run in plan.runs],
         "reference": [
-            {**dataclasses.asdict(one), "name": NAME, "published_hours": PUBLISHED_HOURS, "ratio": one.ratio}
-            for one in map(reference, _PRECISIONS)
+            {**dataclasses.asdict(one), "name": PUBLISHED_RUN, "published_hours": PUBLISHED_HOURS, "ratio": one.ratio}
+            for one in map(predict_published_run, _PRECISIONS)
         ],
-        "warnings": warnings_of(config, training),
-        "assumptions": assumptions_of(config, training),
+        "warnings": list_warnings(config, training),
+        "assumptions": list_assumptions(config, training),
     }
 
 
-def _station(one: StagePlan) -> dict[str, Any]:
-    derived = {name: getattr(one, name) for name in ("machine_hours", "device_hours", "cost")}
-    return {**dataclasses.asdict(one), **derived}
+def _stage_values(stage: StagePlan) -> dict[str, Any]:
+    derived = {name: getattr(stage, name) for name in ("machine_hours", "device_hours", "cost")}
+    return {**dataclasses.asdict(stage), **derived}
 
 
-def _run(plan: PipelinePlan, run: ScaledRun) -> Mapping[str, Any]:
+def _run_values(plan: PipelinePlan, run: ScaledRun) -> Mapping[str, Any]:
     machines = training_machines(plan.config, plan.training, run)
     cost = run.hours * machines.count * machines.price_per_machine_hour
     derived = {"step_s": run.step_s, "bound": run.bound, "cost": cost, "worker_hours": run.hours * run.workers}

@@ -1,4 +1,4 @@
-"""Simulated training on some number of workers: components of a step, stragglers, preemptions, time of the run."""
+"""Simulate training with different numbers of workers: components of a step, stragglers, preemptions, total time."""
 
 import dataclasses
 import math
@@ -14,44 +14,45 @@ from distilray.errors import InputError
 from distilray.operations.plan.machines import Machine, find_machine
 from distilray.operations.plan.workload import TrainingEstimate, flops_per_s, heldout_passes
 
-STEP_PARTS = ("compute", "stragglers", "all-reduce", "update", "input", "checkpoints", "held-out scores")
-# Python and torch take 9.5 ms to start all kernels of a micro-step (student and teacher of 6 and 12 layers, next to no
-# arithmetic, one core of a Xeon of 2023). On a GPU they run beside the kernels; a micro-step takes at least this time.
+STEP_PARTS = ("compute", "stragglers", "all-reduce", "update", "input", "checkpoints", "evaluation")
+# Python and torch need 9.5 ms to launch all kernels of a micro-step, measured with a student of 6 and a teacher of 12
+# layers, almost no arithmetic, and one core of a Xeon of 2023. GPU kernels run concurrently with the launches, so a
+# micro-step takes at least this long.
 MICRO_STEP_FLOOR_S = 0.0095
-HOP_LATENCY_US = 20.0  # of the ring of an all-reduce
-OVERLAP = 0.8  # of an all-reduce, behind the last backward pass
-_GRADIENT_BYTES = 4  # of a parameter: fp32
-_UPDATE_BYTES = 28  # of a parameter: AdamW reads it, its gradient and two moments, and writes three of them
-_INPUT_TOKENS_PER_S = 9.9e6  # of a core: the slower of the two kinds of masks at 512 tokens (docs/benchmarks.md)
-_COPY_BYTES_PER_S = 6e9  # of a checkpoint to the host's memory: 0.8 GB in 0.13 s (docs/benchmarks.md)
-_SIMULATED_STEPS, _TRIALS = 1000, 200  # whose stragglers are drawn; runs with drawn preemptions
-_MOST_PREEMPTIONS = 5_000  # of a run
-_MOST_FAILURES = 3.0  # preemptions expected between two checkpoints
+HOP_LATENCY_US = 20.0  # in the ring of an all-reduce
+OVERLAP = 0.8  # largest fraction of an all-reduce that the last backward pass can hide
+_GRADIENT_BYTES = 4  # per parameter (fp32)
+_UPDATE_BYTES = 28  # per parameter: AdamW reads weight, gradient and two moments, and writes all but the gradient
+_INPUT_TOKENS_PER_S = 9.9e6  # per core, for the slower kind of masks at 512 tokens (docs/benchmarks.md)
+_COPY_BYTES_PER_S = 6e9  # of a checkpoint to host memory: 0.8 GB in 0.13 s (docs/benchmarks.md)
+_SIMULATED_STEPS, _TRIALS = 1000, 200  # steps with random stragglers; runs with random preemptions
+_MAX_PREEMPTIONS = 5_000  # per run
+_MAX_FAILURES = 3.0  # expected preemptions between two checkpoints
 _GB, _BITS = 1e9, 8
 
 
 @dataclass(frozen=True)
 class TrainingModel:
-    """A training run and the machines that it runs on. Rates are bytes or tokens per second.
+    """Performance model of a training run. Rates are in bytes or tokens per second.
 
     Attributes:
-        examples, tokens: of a step, over all workers.
-        micro_batch_size: examples of one forward pass of a worker, at most.
-        compute_s: of a step, by one worker that does all of it alone, undisturbed, with a device of its own.
-        backward_share: of `compute_s`, the part of the backward pass.
-        gradient_bytes: summed by an all-reduce.
-        update_bytes: read and written by the optimizer, on every worker.
-        checkpoint_s: the pause for a checkpoint; the file is written beside the steps.
-        scores_s: one pass over the held-out examples by one worker; score_passes: of the whole run.
-        micro_step_floor_s: minimum for a micro-step, until all its kernels are launched.
-        memory_rate: of a device, or of all cores that a worker has.
-        link_rate: between devices of a machine; network_rate: of a machine to others.
-        latency_s: of one hop of the ring.
-        overlap: part of an all-reduce that may run during the last backward pass.
-        input_rate: tokens that a worker's feed prepares; it runs beside the step.
-        cores: of a machine, which its workers share; None where each has a GPU of its own.
-        threads: of a worker.
-        max_machines: further workers share the cores of these.
+        examples: examples per step, over all workers; tokens: likewise.
+        micro_batch_size: maximum number of examples in one forward pass of a worker.
+        compute_s: time of a step on a single worker with its own device and without slowdowns.
+        backward_share: fraction of `compute_s` in the backward pass.
+        gradient_bytes: size of an all-reduce.
+        update_bytes: bytes that the optimizer of each worker reads and writes.
+        checkpoint_s: time for which a checkpoint pauses training; the file is written in the background.
+        heldout_s: time of one held-out evaluation on a single worker; heldout_evaluations: their number per run.
+        micro_step_floor_s: minimum time of a micro-step, in which its kernels are launched.
+        memory_rate: memory bandwidth of the device or of all cores of a worker.
+        link_rate: bandwidth between devices of one machine; network_rate: between machines.
+        latency_s: latency of one hop in the ring.
+        overlap: largest fraction of an all-reduce that the last backward pass can hide.
+        input_rate: tokens that the input pipeline of a worker prepares in parallel with the steps.
+        cores: cores of a machine, which its workers share; None if each worker has its own GPU.
+        threads: threads of a worker.
+        max_machines: maximum number of machines; further workers share their cores.
     """
 
     steps: int
@@ -64,8 +65,8 @@ class TrainingModel:
     update_bytes: float
     checkpoint_every_steps: int
     checkpoint_s: float
-    scores_s: float
-    score_passes: int
+    heldout_s: float
+    heldout_evaluations: int
     workers_per_machine: int
     micro_step_floor_s: float
     memory_rate: float
@@ -82,16 +83,17 @@ class TrainingModel:
         needed = -(-workers // self.workers_per_machine)
         return needed if self.max_machines is None else min(needed, self.max_machines)
 
-    def crowding(self, workers: int) -> float:
-        """Return the slowdown of a worker on shared cores: threads of a machine over its cores, at least 1."""
+    def contention(self, workers: int) -> float:
+        """Return the slowdown from sharing cores: threads divided by cores of a machine, but at least 1."""
         if self.cores is None:
             return 1.0
         return max(1.0, -(-workers // self.machines(workers)) * self.threads / self.cores)
 
     def all_reduce_s(self, workers: int) -> float:
-        """Return the seconds of a ring all-reduce: 2 (n - 1) / n of the bytes over the slowest hop, and 2 (n - 1) hops.
+        """Return the seconds of a ring all-reduce (Patarasuk and Yuan 2009).
 
-        Where the ring leaves a machine, the network is a hop of it (Patarasuk and Yuan 2009).
+        Each worker sends 2 (n - 1) / n of the bytes in 2 (n - 1) hops. The slowest hop limits the bandwidth; with
+        several machines, that includes the network.
         """
         if workers == 1:
             return 0.0
@@ -101,34 +103,35 @@ class TrainingModel:
         return 2 * (workers - 1) / workers * size / min(hops) + 2 * (workers - 1) * self.latency_s
 
     def step_parts(self, workers: int, delay: float) -> dict[str, float]:
-        """Return the mean seconds of each component of a step; work between steps is spread over them.
+        """Return the mean seconds of each component of a step, including its share of the work between steps.
 
         Args:
-            delay: of the last worker, as part of its compute time.
+            delay: delay of the slowest worker as a fraction of its compute time.
         """
-        crowding = self.crowding(workers)
+        contention = self.contention(workers)
         micro_steps = math.ceil(self.examples / (workers * self.micro_batch_size))
-        micro_s = max(self.compute_s * crowding / (workers * micro_steps), self.micro_step_floor_s)
-        compute, exchange = micro_steps * micro_s, self.all_reduce_s(workers)
+        micro_s = max(self.compute_s * contention / (workers * micro_steps), self.micro_step_floor_s)
+        compute, all_reduce = micro_steps * micro_s, self.all_reduce_s(workers)
         return {
             "compute": compute,
             "stragglers": compute * delay,
-            "all-reduce": exchange - min(self.overlap * exchange, self.backward_share * micro_s),
-            "update": self.update_bytes / self.memory_rate * crowding,
+            "all-reduce": all_reduce - min(self.overlap * all_reduce, self.backward_share * micro_s),
+            "update": self.update_bytes / self.memory_rate * contention,
             "input": max(0.0, self.tokens / workers / self.input_rate - compute),
             "checkpoints": self.checkpoint_s / self.checkpoint_every_steps,
-            "held-out scores": self.score_passes * (self.scores_s * crowding / workers) / self.steps,
+            "evaluation": self.heldout_evaluations * (self.heldout_s * contention / workers) / self.steps,
         }
 
 
 @dataclass(frozen=True)
 class ScaledRun:
-    """A run with some number of workers.
+    """Simulation result for one number of workers.
 
     Attributes:
-        parts: mean seconds of a step by `PARTS`.
-        hours: mean over the simulated runs; hours_p90: the run that nine of ten are faster than.
-        efficiency: tokens per second over those of as many undisturbed workers that need not wait for each other.
+        parts: mean seconds of each component of a step, by the names in `STEP_PARTS`.
+        efficiency: tokens per second relative to ideal scaling without slowdowns.
+        hours: mean over the simulated runs; hours_p90: their 90th percentile.
+        preemptions: mean number of preemptions per run.
     """
 
     workers: int
@@ -142,22 +145,22 @@ class ScaledRun:
 
     @property
     def step_s(self) -> float:
-        """Mean seconds of a step."""
+        """Mean duration of a step."""
         return sum(self.parts.values())
 
     @property
     def bound(self) -> str:
-        """The longest component of a step."""
+        """Name of the longest component of a step."""
         return max(self.parts, key=lambda name: self.parts[name])
 
 
 def scaled_runs(
     model: TrainingModel, workers: Sequence[int], slowdowns: SlowdownsConfig, *, seed: int, trials: int = _TRIALS
 ) -> list[ScaledRun]:
-    """Simulate a run with each number of workers; all have the same stragglers, so that they can be compared.
+    """Simulate a run with each number of workers, using the same random stragglers to make them comparable.
 
     Raises:
-        InputError: machines go so often that the run would not end.
+        InputError: preemptions are so frequent that the run would never end.
     """
     rng = np.random.default_rng(seed)
     delays = rng.exponential(slowdowns.straggler_mean, size=(min(model.steps, _SIMULATED_STEPS), max(workers)))
@@ -195,22 +198,25 @@ def run_times(
     trials: int,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return seconds and preemptions of simulated runs, (trials,) each; preemptions are a Poisson process.
+    """Simulate runs whose preemptions form a Poisson process; return their seconds and numbers of preemptions.
 
     Args:
-        work_s: time of the run without preemptions.
-        interval_s: time of it between two checkpoints.
+        work_s: duration of the run without preemptions.
+        interval_s: time between two checkpoints.
+
+    Returns:
+        Two arrays of shape (trials,).
 
     Raises:
-        InputError: preemptions are so frequent that the run would not end.
+        InputError: preemptions are so frequent that the run would never end.
     """
     seconds, counts = np.full(trials, work_s), np.zeros(trials, np.int64)
     per_second = slowdowns.preemptions_per_machine_hour * machines / 3600
-    expected, between = work_s * per_second, 0.0 if slowdowns.preemption_notice else interval_s * per_second
-    if expected > _MOST_PREEMPTIONS or between > _MOST_FAILURES:
+    expected, failures = work_s * per_second, 0.0 if slowdowns.preemption_notice else interval_s * per_second
+    if expected > _MAX_PREEMPTIONS or failures > _MAX_FAILURES:
         raise InputError(
-            f"slowdowns.preemptions_per_machine_hour: {expected:,.0f} preemptions of a run, {between:,.1f} between "
-            "two checkpoints, so that it would not end; lower it, or intervals.checkpoint_every_steps of distill"
+            f"slowdowns.preemptions_per_machine_hour: {expected:,.0f} preemptions per run, {failures:,.1f} between two "
+            "checkpoints, so the run would not end; lower it, or intervals.checkpoint_every_steps of distill"
         )
     for trial in range(trials if per_second else 0):
         done = 0.0
@@ -223,12 +229,13 @@ def run_times(
 
 
 def training_model(config: PlanConfig, training: TrainingEstimate, machine: Machine) -> TrainingModel:
-    """Return the model of the distillation; a stated or measured rate takes precedence over the table.
+    """Return the performance model of the distillation.
 
-    Such a rate is that of whole steps of one worker, so its update and its own mean delay are subtracted.
+    A given or measured rate takes precedence over the table. It refers to complete steps of one worker, so the time of
+    the optimizer and the worker's mean delay are subtracted.
 
     Raises:
-        InputError: a precision that the device lacks, or no rates in the measured run.
+        InputError: the device does not support the precision, or the measured run has no rates.
     """
     device, recipe = machine.device, training.config
     memory_rate, update_bytes = device.memory_gb_per_s * _GB, float(training.parameters * _UPDATE_BYTES)
@@ -253,8 +260,8 @@ def training_model(config: PlanConfig, training: TrainingEstimate, machine: Mach
         update_bytes=update_bytes,
         checkpoint_every_steps=recipe.intervals.checkpoint_every_steps,
         checkpoint_s=training.parameters * SAVED_BYTES / _COPY_BYTES_PER_S,
-        scores_s=compute_s * training.heldout_flops / training.flops_per_step,
-        score_passes=heldout_passes(training) if training.heldout_flops else 0,
+        heldout_s=compute_s * training.heldout_flops / training.flops_per_step,
+        heldout_evaluations=heldout_passes(training) if training.heldout_flops else 0,
         workers_per_machine=machine.count if device.is_gpu else max(1, machine.cores // threads),
         micro_step_floor_s=MICRO_STEP_FLOOR_S if rate is None else 0.0,
         memory_rate=memory_rate,
@@ -277,11 +284,11 @@ def training_runs(
     """Simulate the distillation with each number of workers.
 
     Args:
-        machine: instead of the one that the recipe names.
-        cores: that one machine of CPUs really gives its workers; all that it has if left out.
+        machine: replaces the machine of the recipe.
+        cores: cores of a CPU machine that its workers can really use; default: all.
 
     Raises:
-        InputError: an unknown machine, or see `training_model` and `run_times`.
+        InputError: the machine is unknown; see also `training_model` and `run_times`.
     """
     machine = machine or find_machine(config.cluster.machine, "cluster.machine")
     model = training_model(config, training, machine)

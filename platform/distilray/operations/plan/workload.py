@@ -1,4 +1,4 @@
-"""Workload of a pipeline: words, tokens, steps, flops and bytes, from its recipes and its text."""
+"""Estimate the workload of a pipeline (tokens, steps, FLOPs, bytes) from its recipes and the amount of text."""
 
 import math
 from dataclasses import dataclass
@@ -21,16 +21,21 @@ from distilray.operations.plan.machines import Device
 from distilray.schemas import EXAMPLES
 from distilray.training.meter import StepSize
 
-# Measured on the sample (docs/benchmarks.md) with segment pairs at 128 and 512 tokens: tokens of the shards per token
-# of the text and copy (the B of a random pair is used twice), and mean length of an example per longest one.
+# Measured on the sample with segment pairs (docs/benchmarks.md), by max_seq_length: tokens in the shards per token of
+# text and copy (segment B of a random pair is used twice), and mean length relative to max_seq_length.
 _LENGTHS, _PAIR_GROWTH, _PAIR_LENGTH = (128, 512), (1.21, 1.32), (0.995, 0.90)
-_SINGLE_LENGTH = 0.95  # contiguous text without pairs; assumed, as the last run of a document is shorter
-_OFFSET_BYTES = 4  # of a list of a row
+_SINGLE_LENGTH = 0.95  # likewise without pairs; assumed, since the last example of a document is shorter
+_OFFSET_BYTES = 4  # Arrow's list offset per row
 
 
 @dataclass(frozen=True)
 class ExampleEstimate:
-    """Examples of the shards with all copies; `squared_length` is the mean square of the lengths over their mean."""
+    """Estimated examples in the shards, including all copies.
+
+    Attributes:
+        squared_length: mean of the squared lengths divided by the mean length.
+        masked_share: fraction of the tokens that are masked.
+    """
 
     count: int
     heldout: int
@@ -48,12 +53,14 @@ class ExampleEstimate:
 
 @dataclass(frozen=True)
 class TrainingEstimate:
-    """A distillation: an optimizer step over all workers, a pass over the held-out examples, memory and files.
+    """Estimated distillation.
 
     Attributes:
-        backward_share: of the flops, those of the backward pass.
-        worker_gb: memory of a worker.
-        written_gb, kept_gb: checkpoints and model.
+        tokens_per_step: tokens per optimizer step, over all workers; flops_per_step: likewise.
+        backward_share: fraction of the FLOPs in the backward pass.
+        heldout_flops: FLOPs of one pass over the held-out examples.
+        worker_gb: memory of one worker.
+        written_gb: checkpoints and models written during the run; kept_gb: those that remain.
     """
 
     config: DistillConfig
@@ -78,7 +85,7 @@ def text_tokens(text: TextConfig) -> int:
 
 
 def estimate_examples(text: TextConfig, config: EncodeCorpusConfig) -> ExampleEstimate:
-    """Return the examples that `encode_corpus` would write."""
+    """Estimate the examples that `encode_corpus` would write."""
     tokens, longest = text_tokens(text), config.max_seq_length
     has_pairs = config.mode == "card"
     growth = float(np.interp(longest, _LENGTHS, _PAIR_GROWTH)) if has_pairs else 1.0
@@ -93,7 +100,7 @@ def estimate_examples(text: TextConfig, config: EncodeCorpusConfig) -> ExampleEs
         heldout=heldout,
         mean_length=mean,
         max_length=longest,
-        # Few examples are short, and their lengths vary: the square is half-way to that of the longest.
+        # Approximation: few examples are short, so it lies between the mean and the maximum length.
         squared_length=(mean + longest) / 2,
         masked_share=config.masking.mlm_probability,
         text_tokens=tokens,
@@ -102,7 +109,7 @@ def estimate_examples(text: TextConfig, config: EncodeCorpusConfig) -> ExampleEs
 
 
 def shard_bytes(examples: int, tokens: int, masks: int) -> int:
-    """Return the bytes of shards in Arrow's layout: fixed columns and list offsets per row, and the values of lists."""
+    """Return the size of the shards in Arrow's layout: fixed columns and list offsets per row, plus list values."""
     values = {"input_ids": tokens, "mask_positions": masks, "mask_labels": masks}
     row_bits, list_bytes = 0, 0
     for column in EXAMPLES:
@@ -115,9 +122,9 @@ def shard_bytes(examples: int, tokens: int, masks: int) -> int:
 
 
 def meta_models(shape: ModelShapeConfig, config: DistillConfig) -> tuple[Any, Any]:
-    """Return student and teacher on the meta device, that is, without weights."""
+    """Return student and teacher on the meta device, without memory for weights."""
 
-    def model_of(family: Architecture, layers: int) -> Any:
+    def new_model(family: Architecture, layers: int) -> Any:
         return family.new_masked_lm(
             family.new_config(
                 vocab_size=shape.vocabulary,
@@ -131,11 +138,11 @@ def meta_models(shape: ModelShapeConfig, config: DistillConfig) -> tuple[Any, An
 
     layers = len(config.student.layers) if config.student.layers else max(1, shape.layers // 2)
     with torch.device("meta"):
-        return model_of(DISTILBERT, layers), model_of(BERT, shape.layers)
+        return new_model(DISTILBERT, layers), new_model(BERT, shape.layers)
 
 
 def estimate_training(examples: ExampleEstimate, config: DistillConfig, shape: ModelShapeConfig) -> TrainingEstimate:
-    """Return the training that `distill` would run on these examples."""
+    """Estimate the training that `distill` would run on these examples."""
     student, teacher = meta_models(shape, config)
     runs_teacher = config.teacher_cache_dir is None
     sizes = model_size(student), model_size(teacher) if runs_teacher else None
@@ -144,8 +151,8 @@ def estimate_training(examples: ExampleEstimate, config: DistillConfig, shape: M
     flops = _flops(tokens, examples, config, *sizes)
     head_rows = round(tokens * (1.0 if config.losses.compared_positions == "all" else examples.masked_share))
     student_forward = sizes[0].forward_flops(round(tokens), round(tokens * examples.squared_length), head_rows)
-    scored = min(examples.heldout, config.intervals.heldout_examples or examples.heldout)
-    heldout = _flops(scored * examples.mean_length, examples, config, *sizes)
+    evaluated = min(examples.heldout, config.intervals.heldout_examples or examples.heldout)
+    heldout = _flops(evaluated * examples.mean_length, examples, config, *sizes)
     written_gb, kept_gb = checkpoint_gb(count_parameters(student), steps, config.intervals)
     return TrainingEstimate(
         config=config,
@@ -170,7 +177,7 @@ def estimate_training(examples: ExampleEstimate, config: DistillConfig, shape: M
 def _flops(
     tokens: float, examples: ExampleEstimate, config: DistillConfig, student: ModelSize, teacher: ModelSize | None
 ) -> float:
-    """Return the flops of forward and backward for some tokens, as counted by the `mfu` of training."""
+    """Return the FLOPs of the forward and backward passes for some tokens, counted as for the logged `mfu`."""
     size = StepSize(
         tokens=round(tokens),
         padded_tokens=round(tokens),
@@ -181,25 +188,25 @@ def _flops(
 
 
 def heldout_passes(training: TrainingEstimate) -> int:
-    """Return the number of held-out evaluations: before the first step, at intervals, and at the end."""
+    """Return the number of held-out evaluations, which include one before the first step and one at the end."""
     return 1 + math.ceil(training.steps / training.config.intervals.evaluate_every_steps)
 
 
 def resolve_precision(training: TrainingEstimate, device: Device) -> Precision:
-    """Return the precision of the recipe on a device: `auto` is bf16 if the device supports it, else fp32.
+    """Return the precision that the recipe uses on a device; `auto` means bf16 if supported, else fp32.
 
     Raises:
-        InputError: the device does not compute in it.
+        InputError: the device does not support the precision.
     """
-    asked = training.config.precision
-    precision: Precision = asked if asked != "auto" else "bf16" if device.peak("bf16") else "fp32"
+    setting = training.config.precision
+    precision: Precision = setting if setting != "auto" else "bf16" if device.peak("bf16") else "fp32"
     if device.peak(precision) is None:
-        raise InputError(f"precision: {device.name} does not compute in {precision}; set another in the distill recipe")
+        raise InputError(f"precision: {device.name} does not support {precision}; change it in the distill recipe")
     return precision
 
 
 def flops_per_s(config: PlanConfig, training: TrainingEstimate, device: Device) -> float:
-    """Return the flops per second of one worker: peak x MFU of the table, with CPUs x its cores."""
+    """Return the FLOPs per second of one worker: peak times MFU, on CPUs also times the cores of the worker."""
     precision = resolve_precision(training, device)
     peak = device.peak(precision)
     assert peak is not None

@@ -1,4 +1,4 @@
-"""Jobs of a real cluster, through Ray's client: every error is one line with its fix."""
+"""Client of the jobs API of a Ray cluster, whose errors are one line with a fix."""
 
 import asyncio
 import logging
@@ -27,45 +27,49 @@ from distilray.operations.submit.records import (
 )
 
 _KILL = "import sys, ray; ray.init(log_to_driver=False); ray.kill(ray.get_actor(*sys.argv[1:]))"
-_ANSWER_S = 30  # of a request; Ray's client itself would wait without end for a tunnel whose far end is gone
-_TICK_S = 5.0  # of a silent stream
-_NO_ANSWER = "is the cluster up, and its port tunnelled (`ray dashboard cluster.yaml`, or --address)?"
-_UNKNOWN = "401, it wants a token: `export RAY_AUTH_MODE=token`, and put that of the cluster into ~/.ray/auth_token"
-_FOREIGN = "403, the token is that of another cluster: take it from the head, `~/.ray/auth_token` there"
-# We report what Ray's client logs besides errors, or no user needs it.
-_TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk",
-              "ray._private.runtime_env.packaging", "ray._private.runtime_env.working_dir")  # fmt: skip
+_REQUEST_TIMEOUT_S = 30  # Ray's client has none and would wait forever for a tunnel whose remote end is gone
+_SILENCE_S = 5.0  # after which a silent log stream yields None
+_NO_ANSWER = "is the cluster running, and its port forwarded (`ray dashboard cluster.yaml`, or --address)?"
+_UNAUTHENTICATED = (
+    "401, no token: copy that of the cluster to ~/.ray/auth_token, and `export RAY_AUTH_MODE=token`"
+)
+_FORBIDDEN = "403, the token belongs to another cluster: copy `~/.ray/auth_token` from the head of this one"
+# Below errors, these log only what we report ourselves or what no user needs.
+_VERBOSE_LOGGERS = (
+    "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging", "ray._private.runtime_env.working_dir",
+)  # fmt: skip
 
 
-class _PatientClient(JobSubmissionClient):
-    """Ray's client with a timeout for each request."""
+class _ClientWithTimeout(JobSubmissionClient):
+    """Ray's client with a timeout for every request."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
-        return super()._do_request(method, endpoint, **{"timeout": _ANSWER_S, **options})
+        return super()._do_request(method, endpoint, **{"timeout": _REQUEST_TIMEOUT_S, **options})
 
 
-class Cluster:
-    """The jobs API of a Ray dashboard. Every method may raise `ClusterError`.
+class ClusterClient:
+    """Jobs API of a Ray dashboard. Every method may raise `ClusterError`.
 
     Raises:
-        ClusterError: there is none at the address, or it wants another token.
+        ClusterError: no dashboard answers at the address, or it rejects the token.
     """
 
     def __init__(self, address: str) -> None:
-        for name in _TALKATIVE:
+        for name in _VERBOSE_LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)
         self.address = address
-        os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray prefers it to its argument
+        os.environ["RAY_API_SERVER_ADDRESS"] = address  # it takes precedence over the argument of Ray's client
         with self._errors():
-            self._client = _PatientClient(address)
+            self._client = _ClientWithTimeout(address)
 
     def jobs(self) -> list[JobRecord]:
-        """Return all jobs that were ever submitted."""
+        """Return all jobs of the cluster, including those that have ended."""
         with self._errors():
             return [_record(job) for job in self._client.list_jobs() if job.submission_id]
 
     def job(self, job_id: str) -> JobRecord | None:
-        """Return one job, None if the cluster has none of that id."""
+        """Return a job, None if the cluster has no job with this id."""
         try:
             with self._errors():
                 return _record(self._client.get_job_info(job_id))
@@ -78,7 +82,7 @@ class Cluster:
         """Upload the files and start the job.
 
         Raises:
-            DuplicateJobError: the id is in use.
+            DuplicateJobError: the cluster already has a job with this id.
         """
         driver = submission.driver
         with self._errors():
@@ -102,14 +106,14 @@ class Cluster:
                 raise DuplicateJobError(job_id) from None
 
     def stop(self, job_id: str) -> None:
-        """Ask a job to stop; a pending one does so when it starts."""
+        """Request a job to stop; a pending job stops only once it starts."""
         with self._errors():
             self._client.stop_job(job_id)
 
     def kill_pending(self, job_id: str) -> None:
         """End a job whose driver has not started.
 
-        The jobs API cannot do it, but a second job can: one without resources, which starts on the head at once.
+        The jobs API cannot do this. A second job can: it requests no resources, so it starts on the head immediately.
         """
         driver = [JOB_ACTOR_NAME_TEMPLATE.format(job_id=job_id), SUPERVISOR_ACTOR_RAY_NAMESPACE]
         with self._errors():
@@ -119,19 +123,19 @@ class Cluster:
             )
 
     def tail(self, job_id: str) -> Generator[str | None, None, None]:
-        """Yield the log from its beginning in pieces of any length, as it grows; None every few seconds without any.
+        """Yield the log from its start in pieces of any length while it grows, and None after some seconds of silence.
 
-        Ends when the server ends it, which does not mean that the job has ended.
+        The stream ends when the server closes it, which does not imply that the job has ended.
 
         Raises:
-            UnreachableError: the stream broke.
+            UnreachableError: the connection was lost.
         """
         loop = asyncio.new_event_loop()
         pieces = self._client.tail_job_logs(job_id)
         task = loop.create_task(_next(pieces))
         try:
             while True:
-                loop.run_until_complete(asyncio.wait({task}, timeout=_TICK_S))
+                loop.run_until_complete(asyncio.wait({task}, timeout=_SILENCE_S))
                 if not task.done():
                     yield None
                     continue
@@ -150,28 +154,28 @@ class Cluster:
             loop.close()
 
     def log(self, job_id: str) -> str:
-        """Return the log up to now."""
+        """Return the current log."""
         with self._errors():
             return str(self._client.get_job_logs(job_id))
 
     def machines(self) -> list[dict[str, float]]:
-        """Return the resources of every machine, by Ray's names."""
+        """Return the resources of every live node, by Ray's names."""
         with self._errors():
-            nodes = list_nodes(self.address, timeout=_ANSWER_S, raise_on_missing_output=False)
+            nodes = list_nodes(self.address, timeout=_REQUEST_TIMEOUT_S, raise_on_missing_output=False)
         return [dict(node.resources_total) for node in nodes if node.state == "ALIVE"]
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn the errors of Ray's client into one line."""
+        """Convert the exceptions of Ray's client into `ClusterError`s of one line."""
         try:
             yield
         except AuthenticationError as error:
-            refused = "Authentication failed" in str(error)
-            raise ClusterError(f"{self.address}: {_FOREIGN if refused else _UNKNOWN}") from None
+            is_rejected = "Authentication failed" in str(error)
+            raise ClusterError(f"{self.address}: {_FORBIDDEN if is_rejected else _UNAUTHENTICATED}") from None
         except (requests.ConnectionError, requests.Timeout, ConnectionError):
             raise UnreachableError(f"{self.address}: no answer; {_NO_ANSWER}") from None
         except requests.RequestException as error:
-            raise UnreachableError(f"{self.address}: no Ray dashboard answers there ({one_line(error)})") from None
+            raise UnreachableError(f"{self.address}: no Ray dashboard at this address ({one_line(error)})") from None
         except (RuntimeError, RayError, RayStateApiException) as error:
             raise UnreachableError(f"{self.address}: {one_line(error)}") from None
 

@@ -1,7 +1,4 @@
-"""`python -m jobs.submit`: validate here, submit or attach, follow, return the exit code of the job.
-
-The files of the checkout that Ray uploads with a job.
-"""
+"""Command line of `jobs.submit`: validate, submit or attach, follow, return the exit code of the job."""
 
 from __future__ import annotations
 
@@ -9,12 +6,9 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pathspec import PathSpec
+from typing import TYPE_CHECKING
 
 from distilray.errors import InputError
 from distilray.operations.access import DEFAULT_ADDRESS, dashboard_url, enable_token_auth
@@ -30,80 +24,26 @@ from distilray.operations.submit.records import (
     one_line,
     stop_command,
 )
-from distilray.operations.submit.request import RecipeReader, Request, build_request, job_variables
+from distilray.operations.submit.request import RecipeReader, SubmitRequest, build_request, job_variables
+from distilray.operations.submit.upload import Upload
 from distilray.runtime.command_line import EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED, CommandParser, run_cli
 
 if TYPE_CHECKING:
-    from distilray.operations.submit.client import Cluster
-
-
-_RAY_EXCLUDES = (".git", ".venv", "venv", "__pycache__")  # by Ray itself, unless a variable overrides them
-_IGNORE_FILES = (".gitignore", ".rayignore")
-_MAX_MB = 20  # ours holds less than 2; Ray itself gives up at 100, and keeps uploads in the memory of the head
-_SHOWN = 3
-
-
-@dataclass(frozen=True)
-class Upload:
-    """The files that Ray uploads with their bytes, by their path in the checkout."""
-
-    files: Mapping[str, int]
-
-    @classmethod
-    def of(cls, root: Path, excludes: Sequence[str]) -> Upload:
-        """List the files as Ray does: without those that `excludes` or an ignore file of their folders name."""
-        rules = [(root, PathSpec.from_lines("gitignore", [*_RAY_EXCLUDES, *excludes]))]
-        return cls({file.relative_to(root).as_posix(): file.stat().st_size for file in _walk(root, rules)})
-
-    def __str__(self) -> str:
-        return f"{len(self.files):,} files, {sum(self.files.values()) / 1e6:.1f} MB"
-
-    def check(self, recipes: Sequence[str]) -> None:
-        """Refuse an upload that is too large or does not contain its recipes.
-
-        Raises:
-            InputError: names the largest files, or the recipe.
-        """
-        if sum(self.files.values()) > _MAX_MB * 1e6:
-            largest = sorted(self.files.items(), key=lambda file: -file[1])[:_SHOWN]
-            named = ", ".join(f"{path} ({size / 1e6:.1f} MB)" for path, size in largest)
-            raise InputError(
-                f"the upload would hold {self}, more than {_MAX_MB} MB; the largest are {named}: move data out of the "
-                "checkout, or name it in .rayignore"
-            )
-        if absent := next((recipe for recipe in recipes if recipe not in self.files), None):
-            raise InputError(
-                f"{absent}: the upload leaves it out (.gitignore, .rayignore or jobs/runtime_env.yaml), so the cluster "
-                "would not find the recipe; copy it to jobs/recipes/"
-            )
-
-
-def _walk(path: Path, rules: Sequence[tuple[Path, PathSpec[Any]]]) -> Iterator[Path]:
-    for name in _IGNORE_FILES:
-        if (path / name).is_file():
-            rules = [*rules, (path, PathSpec.from_lines("gitignore", (path / name).read_text().splitlines()))]
-    if any(spec.match_file(str(path.relative_to(folder))) for folder, spec in rules):
-        return
-    if path.is_dir():
-        for inner in sorted(path.iterdir()):
-            yield from _walk(inner, rules)
-    elif path.is_file():
-        yield path
-
+    from distilray.operations.submit.client import ClusterClient
 
 NAME = "submit"
-_RACES = 3  # how often another submission of the same command may come first
+_SUBMIT_ATTEMPTS = 3  # another process may submit the same command at the same time
 
 
 def run(
     argv: Sequence[str] | None, *, description: str, root: Path, recipe_reader: Callable[[str], RecipeReader]
 ) -> int:
-    """Run the command line and return the exit code of the job, or that of an error before it.
+    """Run the command line; return the exit code of the job, or of an error before its start.
 
     Args:
-        description: for the help.
-        root: the checkout, whose files are uploaded.
-        recipes_of: returns what reads the recipes of a job; raises `InputError` for one that cannot be submitted.
+        description: shown in the help.
+        root: the checkout to upload.
+        recipe_reader: returns the recipe reader of a job; raises `InputError` if the job cannot be submitted.
     """
     codes = []
 
@@ -118,31 +58,43 @@ def _parser(description: str) -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"python -m jobs.{NAME}",
         description=description,
-        epilog="The same command attaches to its job while that is pending or running, and submits it again after its "
-        "end; a job skips a run that is complete. Exit code: that of the job (0 done, 1 internal error, 2 bad input, "
-        "130 stopped); 1 not started in time or cluster lost; 2 refused before it was sent; 130 detached by Ctrl-C.",
+        epilog="The same command attaches to its job while that is pending or running; afterwards it submits the job "
+        "again, which skips a complete run. Exit codes: those of the job (0 success, 1 internal error, 2 bad input, "
+        "130 stopped); 1 if it did not start in time or the cluster was lost; 2 if it was refused before submission; "
+        "130 if Ctrl-C detached from it.",
     )
     add = parser.add_argument
-    add("job", nargs="?", metavar="JOB", help="as in `python -m jobs.JOB`")
-    add("--recipe", help="YAML file of the checkout, e.g. jobs/recipes/distill/card.yaml; a pipeline needs no --recipe")
-    add("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe; folders as all machines see them")
-    add("--only", metavar="STAGE,...", help="of run_pipeline; likewise --skip")
+    add("job", nargs="?", metavar="JOB", help="name of the job, as in `python -m jobs.JOB`")
+    add("--recipe", help="YAML file in the checkout, e.g. jobs/recipes/distill/card.yaml; not needed for a pipeline")
+    add(
+        "overrides",
+        nargs="*",
+        metavar="a.b=value",
+        help="changes to the recipe; paths must exist on all machines",
+    )
+    add("--only", metavar="STAGE,...", help="stages to run (run_pipeline only); --skip excludes stages")
     add("--skip", metavar="STAGE,...", help=argparse.SUPPRESS)
     add("--secrets", metavar="PATH", help="file on the cluster with NAME=VALUE lines, or folder with a file per "
-        "variable, that the job loads into its environment; only the path is sent")  # fmt: skip
-    add("--env", action="append", default=[], metavar="NAME=VALUE", help="environment variable of the job, not a "
-        "secret; may be repeated")  # fmt: skip
-    add("--address", metavar="URL", help="of the dashboard; RAY_API_SERVER_ADDRESS, RAY_ADDRESS or "
-        f"{DEFAULT_ADDRESS} when left out")  # fmt: skip
-    add("--dry-run", action="store_true", help="validate, print what would be sent, ask no cluster")
-    add("--detach", action="store_true", help="print the id of the job and do not follow it")
-    add("--stop", metavar="ID", help="stop a job of the cluster, also one that is pending, instead of submitting one")
+        "variable, which the job loads into its environment; only the path is sent")  # fmt: skip
+    add("--env", action="append", default=[], metavar="NAME=VALUE", help="environment variable of the job; not for "
+        "secrets; may be repeated")  # fmt: skip
+    add("--address", metavar="URL", help="address of the dashboard; default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS or "
+        f"{DEFAULT_ADDRESS}")  # fmt: skip
+    add("--dry-run", action="store_true", help="validate and print the submission without contacting the cluster")
+    add("--detach", action="store_true", help="print the id of the job without following it")
+    add("--stop", metavar="ID", help="stop a running or pending job instead of submitting one")
     add("--again", action="store_true", help=argparse.SUPPRESS)
-    add("--pending-minutes", type=float, default=15.0, metavar="N", help="limit of the wait for its start; %(default)g")
-    add("--entrypoint-num-cpus", type=float, default=0.0, metavar="N", help="reserved for the driver, which then runs "
-        "on any machine that has them; without any of these three it runs on the head")  # fmt: skip
-    add("--entrypoint-num-gpus", type=float, default=0.0, metavar="N", help="likewise")
-    add("--entrypoint-memory", type=float, default=0.0, metavar="BYTES", help="likewise")
+    add(
+        "--pending-minutes",
+        type=float,
+        default=15.0,
+        metavar="N",
+        help="maximum wait for the start; default: %(default)g",
+    )
+    add("--entrypoint-num-cpus", type=float, default=0.0, metavar="N", help="CPUs reserved for the driver, which then "
+        "runs on any machine that has them; without any of these three options it runs on the head")  # fmt: skip
+    add("--entrypoint-num-gpus", type=float, default=0.0, metavar="N", help="likewise for GPUs")
+    add("--entrypoint-memory", type=float, default=0.0, metavar="BYTES", help="likewise for memory")
     return parser
 
 
@@ -151,26 +103,28 @@ def _run(args: argparse.Namespace, root: Path, recipe_reader: Callable[[str], Re
         raise InputError("--again was removed: a job that succeeded is now always submitted again")
     address = dashboard_url(args.address, os.environ)
     enable_token_auth(os.environ, Path.home())
-    # Not above: Ray reads the environment that was just completed when it is loaded, here or with the job's module.
-    from distilray.operations.submit.client import Cluster
+    # Not at the top: Ray reads the environment variables set above when it is first imported.
+    from distilray.operations.submit.client import ClusterClient
 
     timing = Timing(time.monotonic, time.sleep, pending_limit_s=args.pending_minutes * 60)
     if args.stop is not None:
         if args.job is not None or args.dry_run:
-            raise InputError("--stop ID: takes no JOB and no --dry-run")
-        stop_job(Cluster(address), args.stop, timing, say=_say)
+            raise InputError("--stop ID: cannot be combined with JOB or --dry-run")
+        stop_job(ClusterClient(address), args.stop, timing, say=_say)
         return 0
     _require("JOB", args.job)
     read = recipe_reader(args.job)
     if args.recipe is None and args.overrides and "=" not in args.overrides[0]:
         args.recipe = args.overrides.pop(0)
     _require("--recipe", args.recipe)
-    chosen = [text for name in ("only", "skip") if (value := getattr(args, name)) for text in (f"--{name}", value)]
+    stage_options = [
+        text for name in ("only", "skip") if (value := getattr(args, name)) for text in (f"--{name}", value)
+    ]
     request = build_request(
         args.job,
         read,
         args.recipe,
-        [*args.overrides, *chosen],
+        [*args.overrides, *stage_options],
         root=root,
         driver=DriverResources(args.entrypoint_num_cpus, args.entrypoint_num_gpus, int(args.entrypoint_memory)),
         variables=job_variables(args.env, args.secrets),
@@ -178,19 +132,18 @@ def _run(args: argparse.Namespace, root: Path, recipe_reader: Callable[[str], Re
     upload = Upload.of(root, request.submission.excludes)
     upload.check(request.files)
     if args.dry_run:
-        print(plan(request, address, upload), flush=True)
+        print(describe_submission(request, address, upload), flush=True)
         return 0
-    return submit_and_follow(Cluster(address), request, upload, timing, detach=args.detach)
+    return submit_and_follow(ClusterClient(address), request, upload, timing, detach=args.detach)
 
 
 def _require(name: str, value: str | None) -> None:
     if value is None:
-        shown = f"python -m jobs.{NAME} --help shows the command"
-        raise InputError(f"the following arguments are required: {name}; {shown}")
+        raise InputError(f"the following arguments are required: {name}; see python -m jobs.{NAME} --help")
 
 
-def plan(request: Request, address: str, upload: Upload) -> str:
-    """Describe what would be sent where, one line each."""
+def describe_submission(request: SubmitRequest, address: str, upload: Upload) -> str:
+    """Return a table of what would be sent, and where."""
     submission = request.submission
     rows = [
         ("id", request.id),
@@ -204,12 +157,9 @@ def plan(request: Request, address: str, upload: Upload) -> str:
 
 
 def submit_and_follow(
-    cluster: Cluster, request: Request, upload: Upload, timing: Timing, *, detach: bool = False
+    cluster: ClusterClient, request: SubmitRequest, upload: Upload, timing: Timing, *, detach: bool = False
 ) -> int:
-    """Submit the request, or attach to its job, and follow it; return the exit code.
-
-    Ctrl-C detaches; the job continues.
-    """
+    """Submit the request or attach to its job, follow it, and return its exit code. Ctrl-C detaches from the job."""
     job_id = _submit_or_attach(cluster, request, upload)
     if detach:
         print(job_id, flush=True)
@@ -227,9 +177,9 @@ def submit_and_follow(
     return _report_end(record)
 
 
-def _submit_or_attach(cluster: Cluster, request: Request, upload: Upload) -> str:
-    """Return the id of the active attempt; submit one if there is none."""
-    for _ in range(_RACES):
+def _submit_or_attach(cluster: ClusterClient, request: SubmitRequest, upload: Upload) -> str:
+    """Return the id of the active attempt, after submitting one if there is none."""
+    for _ in range(_SUBMIT_ATTEMPTS):
         known = cluster.jobs()
         attempt = next_attempt(request.id, known)
         last = attempt.last
@@ -238,7 +188,7 @@ def _submit_or_attach(cluster: Cluster, request: Request, upload: Upload) -> str
             return last.id
         for config in request.configs:
             check_run_dir_free(request.id, config.run_dir, known, address=cluster.address)
-        _warn(cluster, request)
+        _warn_if_too_small(cluster, request)
         reason = f", attempt {attempt.number} (the previous one, {last.id}, is {last.status})" if last else ""
         _say(f"{attempt.id}{reason}: sending {upload} to {cluster.address}")
         try:
@@ -246,31 +196,30 @@ def _submit_or_attach(cluster: Cluster, request: Request, upload: Upload) -> str
         except DuplicateJobError:
             continue
         return attempt.id
-    raise ClusterError(f"{request.id}: others keep submitting the same command; see `ray job list` and try again")
+    raise ClusterError(f"{request.id}: other processes keep submitting this command; see `ray job list` and try again")
 
 
-def _warn(cluster: Cluster, request: Request) -> None:
+def _warn_if_too_small(cluster: ClusterClient, request: SubmitRequest) -> None:
     try:
         machines = cluster.machines()
     except ClusterError as error:
         _say(f"cannot check whether the cluster is large enough: {error}")
         return
-    found = (
-        doubt for config in request.configs for doubt in capacity_warnings(request.submission.driver, config, machines)
-    )
-    for doubt in dict.fromkeys(found):
-        _say(doubt)
+    driver = request.submission.driver
+    warnings = (each for config in request.configs for each in capacity_warnings(driver, config, machines))
+    for warning in dict.fromkeys(warnings):
+        _say(warning)
 
 
 def _report_end(record: JobRecord) -> int:
     code = exit_code_of(record)
-    # Ray's message of a command that failed contains the end of the log, which was printed.
+    # Ray's message contains the end of the log, which was already printed.
     message = one_line(record.message.partition(", last available logs")[0]) if code else ""
     _say(f"{record.id} {record.status}{': ' if message else ''}{message}" + (f" (exit code {code})" if code else ""))
     return code
 
 
-def _next_commands(cluster: Cluster, job_id: str) -> str:
+def _next_commands(cluster: ClusterClient, job_id: str) -> str:
     return f"the same command attaches to it again, `{stop_command(cluster.address, job_id)}` stops it"
 
 

@@ -1,4 +1,4 @@
-"""Follows a job until it ends, even if its log stream breaks, or stops it."""
+"""Follow a job until it ends, even if the connection is lost, or stop it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from distilray.runtime.command_line import EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED
 from distilray.runtime.progress import format_duration
 
 if TYPE_CHECKING:
-    from distilray.operations.submit.client import Cluster
+    from distilray.operations.submit.client import ClusterClient
 
 _EXIT_CODE = re.compile(r"command failed with exit code (-?\d+)")
-_STOP_GRACE_S = 5.0  # a job whose driver can start is stopped by Ray within this time
+_STOP_GRACE_S = 5.0  # Ray stops a job whose driver can start within this time
 _STOP_LIMIT_S = 120.0
-_SIGNAL_BASE = 128  # a shell's code of a command that a signal ended
+_SIGNAL_BASE = 128  # added to the signal number by a shell
 
 
 class FollowTimeoutError(Exception):
-    """The limit of a wait is over; the job itself continues. The message is one line."""
+    """The client gave up waiting, but the job itself continues. The message is one line."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Timing:
     """Clock and limits, in seconds.
 
     Attributes:
-        pending_limit_s: maximum wait for the start of the job.
-        lost_limit_s: maximum time without an answer from the cluster.
-        quiet_s: time without new log after which the stream is replaced; doubles while nothing arrives.
+        pending_limit_s: maximum time until the job starts.
+        lost_limit_s: maximum time without a response from the cluster.
+        report_s: time between two messages about a pending job.
+        quiet_s: time without new output after which the client reconnects; doubles while nothing arrives.
     """
 
     clock: Callable[[], float]
@@ -41,43 +42,43 @@ class Timing:
     pending_limit_s: float = 15 * 60
     lost_limit_s: float = 15 * 60
     poll_s: float = 2.0
-    say_s: float = 15.0
+    report_s: float = 15.0
     quiet_s: float = 60.0
 
 
 class LogPrinter:
-    """Prints the new part of a text that only grows and is sent repeatedly from its beginning."""
+    """Prints each part of a log once, although every connection sends the log from its start."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
-        self._printed = 0  # characters of the log that were written
-        self._position = 0  # characters that the current connection has sent
+        self._printed = 0  # characters of the log
+        self._position = 0  # characters received on the current connection
 
     def rewind(self) -> None:
-        """Start a connection, which sends the text from its beginning."""
+        """Start over for a new connection."""
         self._position = 0
 
     def feed(self, text: str) -> bool:
-        """Print the new part of the next piece; return whether there was any."""
-        fresh = text[max(0, self._printed - self._position) :]
+        """Print the part of the next piece that is new; return whether there is any."""
+        new = text[max(0, self._printed - self._position) :]
         self._position += len(text)
-        if fresh:
+        if new:
             self._printed = self._position
-            self._write(fresh)
-        return bool(fresh)
+            self._write(new)
+        return bool(new)
 
 
 class Follower:
-    """Prints the log of one job, each line once, and waits for its end.
+    """Prints the log of a job and waits for its end.
 
     Args:
         write: prints pieces of the log.
-        say: prints lines about it.
+        say: prints messages of the client.
     """
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: ClusterClient,
         job_id: str,
         timing: Timing,
         *,
@@ -89,62 +90,62 @@ class Follower:
         self._quiet_s = timing.quiet_s
 
     def follow(self) -> JobRecord:
-        """Return the job after its end.
+        """Follow the job to its end and return its final record.
 
         Raises:
-            FollowTimeoutError: it did not start, or the cluster did not answer, in time.
-            ClusterError: the cluster refuses to answer.
+            FollowTimeoutError: the job did not start in time, or the cluster did not respond in time.
+            ClusterError: the cluster rejects the requests.
         """
         record = self._wait_for_start()
         while not record.ended:
             if not self._stream():
                 self._timing.sleep(self._timing.poll_s)
-            record = self._look()
-        with suppress(UnreachableError):  # the end of the log is lost then, its exit code is not
+            record = self._current_record()
+        with suppress(UnreachableError):  # only the end of the log is lost, not the exit code
             self._log.rewind()
             self._log.feed(self._cluster.log(self._id))
         return record
 
     def _wait_for_start(self) -> JobRecord:
-        started = said = self._timing.clock()
-        while (record := self._look()).status == PENDING:
+        started = reported = self._timing.clock()
+        while (record := self._current_record()).status == PENDING:
             now = self._timing.clock()
             reason = " ".join(record.message.split()) or "Ray gives no reason"
             if now - started > self._timing.pending_limit_s:
                 raise FollowTimeoutError(
                     f"still {record.describe_status()} after {format_duration(now - started)}: {reason}"
                 )
-            if now - said >= self._timing.say_s:
-                said = now
+            if now - reported >= self._timing.report_s:
+                reported = now
                 self._say(f"{record.describe_status()} for {format_duration(now - started)}: {reason}")
             self._timing.sleep(self._timing.poll_s)
         return record
 
     def _stream(self) -> bool:
-        """Print a connection's log until it ends, breaks or has nothing new; return whether anything was printed."""
+        """Print the log from one connection until it ends or must be replaced; return whether there was any output."""
         self._log.rewind()
-        has_news, last = False, self._timing.clock()
+        printed_any, last = False, self._timing.clock()
         try:
             with closing(self._cluster.tail(self._id)) as pieces:
                 for piece in pieces:
                     if piece is not None and self._log.feed(piece):
-                        has_news, last = True, self._timing.clock()
+                        printed_any, last = True, self._timing.clock()
                         self._quiet_s = self._timing.quiet_s
-                    elif piece is None and self._is_over(last):
+                    elif piece is None and self._should_reconnect(last):
                         break
         except UnreachableError as error:
             self._say(f"the log stream broke ({error}); connecting again")
-        return has_news
+        return printed_any
 
-    def _is_over(self, last: float) -> bool:
-        """Return whether to leave a silent stream: the job has ended, or the connection may be dead."""
+    def _should_reconnect(self, last: float) -> bool:
+        """Return whether to leave a silent connection: the job has ended, or the connection may be dead."""
         if self._timing.clock() - last > self._quiet_s:
             self._quiet_s *= 2
             return True
-        return self._look().ended
+        return self._current_record().ended
 
-    def _look(self) -> JobRecord:
-        """Return the current record; ask until there is an answer."""
+    def _current_record(self) -> JobRecord:
+        """Request the record of the job until the cluster responds."""
         since = self._timing.clock()
         while True:
             try:
@@ -153,18 +154,18 @@ class Follower:
             except UnreachableError as error:
                 waited = self._timing.clock() - since
                 if waited > self._timing.lost_limit_s:
-                    raise FollowTimeoutError(f"no answer for {format_duration(waited)}: {error}") from None
+                    raise FollowTimeoutError(f"no response for {format_duration(waited)}: {error}") from None
                 self._say(f"{error}; trying again")
                 self._timing.sleep(min(30.0, self._timing.poll_s + waited / 4))
         if record is None:
-            raise FollowTimeoutError("the cluster does not know the job any more; was its head started anew?")
+            raise FollowTimeoutError("the cluster no longer knows the job; was its head restarted?")
         return record
 
 
 def exit_code_of(record: JobRecord) -> int:
-    """Return the exit code of a job's command, as a shell would.
+    """Return the exit code of a job's command, as a shell would report it.
 
-    0 if it succeeded; that of the command where Ray knows it; 130 if the job was stopped; else 1.
+    0 if the job succeeded, else the exit code of the command if Ray knows it, 130 if the job was stopped, otherwise 1.
     """
     if record.status == SUCCEEDED:
         return 0
@@ -176,12 +177,12 @@ def exit_code_of(record: JobRecord) -> int:
     return code if code > 0 else _SIGNAL_BASE - code
 
 
-def stop_job(cluster: Cluster, job_id: str, timing: Timing, *, say: Callable[[str], object]) -> None:
-    """Stop a job, even a pending one, which `ray job stop` leaves in the queue, and wait for its end.
+def stop_job(cluster: ClusterClient, job_id: str, timing: Timing, *, say: Callable[[str], object]) -> None:
+    """Stop a job and wait for its end. Unlike `ray job stop`, this also removes a pending job from the queue.
 
     Raises:
         InputError: the cluster has no such job.
-        ClusterError: it has not ended in two minutes.
+        ClusterError: the job has not ended within two minutes.
     """
     record = cluster.job(job_id)
     if record is None:

@@ -1,4 +1,4 @@
-"""Submissions and jobs as the cluster records them, and the id of the next attempt of a command."""
+"""Submissions, the cluster's job records, and the id of the next attempt of a command."""
 
 import hashlib
 import json
@@ -10,24 +10,24 @@ from distilray.config.base import JobConfig
 from distilray.errors import InputError
 from distilray.operations.workers import worker_need
 
-RESOURCES = "driver_resources"  # key of the metadata
+RESOURCES = "driver_resources"  # metadata key
 PENDING, SUCCEEDED, STOPPED = "PENDING", "SUCCEEDED", "STOPPED"
 _ENDED = frozenset({SUCCEEDED, STOPPED, "FAILED"})
 ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_DIGITS = 12  # of the hash: two of a million commands collide with probability 0.2 per cent
-_WAITS = "the job waits while Ray requests them from the autoscaler; without an autoscaler it will not start"
+_DIGITS = 12  # of the hash; among a million commands, the probability of a collision is 0.2%
+_WAITS = "the job waits until the autoscaler provides them; without an autoscaler it will not start"
 
 
 class ClusterError(InputError):
-    """The cluster cannot be used as asked; one line with the fix."""
+    """The cluster cannot be used as requested. The message is one line with the fix."""
 
 
 class UnreachableError(ClusterError):
-    """No valid answer. It may be temporary: a tunnel that was cut, a dashboard that restarts."""
+    """No valid response, perhaps temporarily (a broken tunnel, a restarting dashboard)."""
 
 
 class DuplicateJobError(Exception):
-    """The cluster has a job with this id already."""
+    """The cluster already has a job with this id."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class JobRecord:
 
     Attributes:
         status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
-        message: Ray's explanation; may hold the end of the log.
-        driver_exit_code: of the command, negative for a signal; None while it runs, and when Ray lost it.
+        message: Ray's explanation, which may contain the end of the log.
+        driver_exit_code: exit code of the command, negative for a signal; None while it runs or if unknown to Ray.
     """
 
     id: str
@@ -52,25 +52,25 @@ class JobRecord:
 
     @property
     def resources(self) -> str:
-        """The resources reserved for its driver, e.g. `1 GPU`; empty if there are none or it was submitted by hand."""
+        """Resources reserved for its driver, e.g. `1 GPU`; empty if there are none or Ray's own client submitted it."""
         return self.metadata.get(RESOURCES, "")
 
     def describe_status(self) -> str:
-        """Return the status, and for a pending job the resources that its driver waits for."""
+        """Return the status and, if the job is pending, the resources for which its driver waits."""
         is_waiting = self.status == PENDING and self.resources
         return f"{self.status} (its driver waits for {self.resources})" if is_waiting else self.status
 
 
 @dataclass(frozen=True)
 class DriverResources:
-    """Resources reserved for the driver, the process of the job's command. Without any, it runs on the head."""
+    """Resources reserved for the driver, which runs the command of the job. Without any, it runs on the head."""
 
     num_cpus: float = 0.0
     num_gpus: float = 0.0
     memory_bytes: int = 0
 
     def needs(self) -> dict[str, float]:
-        """Return the amounts by Ray's name of the resource, without zeros."""
+        """Return the nonzero amounts by Ray's names of the resources."""
         needs = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": float(self.memory_bytes)}
         return {name: amount for name, amount in needs.items() if amount}
 
@@ -99,7 +99,12 @@ class Submission:
 
 @dataclass(frozen=True)
 class Attempt:
-    """The attempt of a command to attach to or to submit: its number from 1, and the newest known one before it."""
+    """The attempt of a command to attach to or to submit.
+
+    Attributes:
+        number: counts the attempts from 1.
+        last: the newest attempt that the cluster knows.
+    """
 
     id: str
     number: int
@@ -114,7 +119,7 @@ def submission_id(
     driver: DriverResources,
     variables: Mapping[str, str],
 ) -> str:
-    """Return the id of a command: the job and a hash of its configs, arguments, driver resources and variables."""
+    """Return the id of a command: the job name and a hash of everything that determines the job."""
     recipes = [config.model_dump(mode="json") for config in configs]
     identity = [job, *recipes, list(arguments), driver.needs(), dict(variables)]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -124,13 +129,13 @@ def submission_id(
 
 
 def next_attempt(base: str, known: Sequence[JobRecord]) -> Attempt:
-    """Return the active attempt of a command, or a new one.
+    """Return the active attempt of a command or, if there is none, a new one.
 
-    A new attempt follows a success too: only the job itself can see whether its run folder still exists, and it skips a
-    complete run within seconds.
+    A successful attempt is also followed by a new one, because only the job can tell whether its run folder still
+    exists. It skips a complete run within seconds.
 
     Args:
-        base: the id of the first attempt; the others have -2, -3, ... appended.
+        base: id of the first attempt; -2, -3 and so on are appended for later ones.
         known: jobs of the cluster, in any order.
     """
     attempts = [(number, record) for record in known if (number := _number(base, record.id))]
@@ -139,14 +144,14 @@ def next_attempt(base: str, known: Sequence[JobRecord]) -> Attempt:
     number, last = max(attempts, key=lambda attempt: attempt[0])
     if not last.ended:
         return Attempt(last.id, number, last)
-    return Attempt(f"{base}-{number + 1}", number + 1, last)  # Ray refuses an id that was used
+    return Attempt(f"{base}-{number + 1}", number + 1, last)  # Ray does not accept an id twice
 
 
 def check_run_dir_free(base: str, run_dir: str, known: Sequence[JobRecord], *, address: str) -> None:
-    """Refuse a second job for the run folder of one that has not ended.
+    """Check that no other active job uses the run folder.
 
     Raises:
-        InputError: names the other job, the resources that it waits for, and the command that stops it.
+        InputError: another job uses it. The message names that job and the command that stops it.
     """
     for record in known:
         others = [each.rstrip("/") for each in record.metadata.get("run_dir", "").split("\n")]  # a pipeline has several
@@ -158,11 +163,11 @@ def check_run_dir_free(base: str, run_dir: str, known: Sequence[JobRecord], *, a
 
 
 def _number(base: str, job_id: str) -> int:
-    """Return the number of an attempt of the command, from 1; 0 for the id of another command."""
+    """Return the attempt number in a job id, from 1; 0 if the id belongs to another command."""
     if job_id == base:
         return 1
-    front, _, number = job_id.rpartition("-")
-    return int(number) if front == base and re.fullmatch(r"[2-9]|[1-9][0-9]{1,5}", number) else 0
+    prefix, _, number = job_id.rpartition("-")
+    return int(number) if prefix == base and re.fullmatch(r"[2-9]|[1-9][0-9]{1,5}", number) else 0
 
 
 def stop_command(address: str, job_id: str) -> str:
@@ -170,11 +175,11 @@ def stop_command(address: str, job_id: str) -> str:
 
 
 def capacity_warnings(driver: DriverResources, config: JobConfig, machines: Sequence[Mapping[str, float]]) -> list[str]:
-    """Return a line for each resource that the current machines lack. A hint only: the cluster may grow.
+    """Return a line for each resource of which the cluster has too little now. The cluster may still grow.
 
     Args:
-        driver: reserved for the driver, all of it on one machine.
-        machines: the resources of each.
+        driver: resources reserved for the driver, all on one machine.
+        machines: resources of each machine.
     """
     lines = []
     needs = driver.needs()
@@ -191,7 +196,7 @@ def capacity_warnings(driver: DriverResources, config: JobConfig, machines: Sequ
 
 
 def one_line(text: object) -> str:
-    """Shorten the text of an error to its first and last line; the last line of a traceback is the error itself."""
+    """Shorten an error to its first and its last line, which in a traceback is the message."""
     lines = [line for line in str(text).splitlines() if re.search(r"\w", line)] or [type(text).__name__]
     shortened = lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
     return " ".join(shortened.split())[:300]

@@ -11,8 +11,8 @@ from distilray.errors import InputError
 from distilray.operations.access import Token
 from distilray.operations.doctor import cluster
 from distilray.operations.doctor.cluster import (
-    Cluster,
-    Node,
+    ClusterNode,
+    ClusterState,
     check_access,
     check_nodes,
     check_version,
@@ -20,12 +20,12 @@ from distilray.operations.doctor.cluster import (
     read_cluster,
 )
 
-HEAD = Node(0, 0, 2e9, is_head=True)
-GPU8 = Node(96, 8, 1e11, is_head=False)
+HEAD = ClusterNode(0, 0, 2e9, is_head=True)
+GPU8 = ClusterNode(96, 8, 1e11, is_head=False)
 
 
-def of(*nodes: Node) -> Cluster:
-    return Cluster("auto", "2.60.0", nodes)
+def of(*nodes: ClusterNode) -> ClusterState:
+    return ClusterState("auto", "2.60.0", nodes)
 
 
 @pytest.mark.parametrize(
@@ -93,17 +93,17 @@ def test_another_version_of_ray_fails():
 
 
 def test_the_machines_are_summed_up():
-    found = check_nodes(of(HEAD, GPU8, GPU8))
-    assert found.status == "ok"
-    assert found.found == "3 machines: 192 CPU, 16 GPU, object store 202.0 GB"
+    finding = check_nodes(of(HEAD, GPU8, GPU8))
+    assert finding.status == "ok"
+    assert finding.message == "3 nodes: 192 CPU, 16 GPU, object store 202.0 GB"
 
 
 def test_a_head_that_takes_work_is_a_warning_where_there_are_other_machines():
-    head = Node(4, 0, 1e9, is_head=True)
+    head = ClusterNode(4, 0, 1e9, is_head=True)
     assert check_nodes(of(head)).status == "ok"
     assert check_nodes(of(head, GPU8)).status == "warn"
-    growing = check_nodes(of(Node(4, 0, 1e9, is_head=True, group="head")))
-    assert (growing.status, "autoscaler" in growing.found) == ("warn", True)
+    growing = check_nodes(of(ClusterNode(4, 0, 1e9, is_head=True, group="head")))
+    assert (growing.status, "autoscaler" in growing.message) == ("warn", True)
 
 
 def test_a_cluster_without_a_machine_fails():
@@ -124,7 +124,7 @@ def test_the_dashboard_tells_the_machines_that_are_alive(monkeypatch):
     monkeypatch.setattr(cluster, "get_json", lambda address, path, token: answers[path.partition("?")[0]])
     found = read_cluster("http://h:1", None)
     assert found.version == "2.60.0"
-    assert found.nodes == (Node(0, 0, 5, is_head=True, group="head"), Node(16, 8, 0, is_head=False))
+    assert found.nodes == (ClusterNode(0, 0, 5, is_head=True, group="head"), ClusterNode(16, 8, 0, is_head=False))
     assert found.can_grow
 
 
@@ -172,9 +172,9 @@ def answers(bare: int, wrong: int, right: int, seen: list[str | None] | None = N
 
 
 def test_a_closed_api_that_takes_our_token_is_fine():
-    found = check_access(ADDRESS, OURS, answers(401, 403, 200))
-    assert found.status == "ok"
-    assert OURS.value not in found.found
+    finding = check_access(ADDRESS, OURS, answers(401, 403, 200))
+    assert finding.status == "ok"
+    assert OURS.value not in finding.message
 
 
 @pytest.mark.parametrize(
@@ -187,10 +187,10 @@ def test_a_closed_api_that_takes_our_token_is_fine():
     ],
 )
 def test_every_other_answer_fails(statuses, told):
-    found = check_access(ADDRESS, OURS, answers(*statuses))
-    assert (found.status, told in found.found) == ("fail", True)
-    assert found.fix
-    assert OURS.value not in found.found + found.fix
+    finding = check_access(ADDRESS, OURS, answers(*statuses))
+    assert (finding.status, told in finding.message) == ("fail", True)
+    assert finding.fix
+    assert OURS.value not in finding.message + finding.fix
 
 
 @pytest.mark.parametrize("statuses", [(200, 200, 200), (302, 403, 200), (401, 401, 200)])
@@ -211,5 +211,5 @@ def test_a_token_in_plain_text_over_a_network_is_a_warning():
 
 
 def test_no_answer_fails_and_names_the_tunnel(free_port):
-    found = check_access(f"http://127.0.0.1:{free_port()}", OURS)
-    assert (found.status, "ray dashboard" in found.fix) == ("fail", True)
+    finding = check_access(f"http://127.0.0.1:{free_port()}", OURS)
+    assert (finding.status, "ray dashboard" in finding.fix) == ("fail", True)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from distilray.operations.doctor.check import Check, examine
-from distilray.operations.doctor.cluster_file import SHARED_FOLDER, cluster_file_rows
+from distilray.operations.doctor.check import CheckResult, run_checks
+from distilray.operations.doctor.cluster_file import SHARED_FOLDER, cluster_file_checks
 
 Cluster = dict[str, Any]
 VALUES = {
@@ -46,12 +46,12 @@ def cluster(root: Path) -> Cluster:
     return filled(root / "cluster.yaml")
 
 
-def checks_of(cluster: Cluster, folder: Path) -> dict[str, Check]:
+def checks_of(cluster: Cluster, folder: Path) -> dict[str, CheckResult]:
     (folder / "filled.yaml").write_text(yaml.safe_dump(cluster))
-    return {check.name: check for check in examine(cluster_file_rows(str(folder / "filled.yaml")))}
+    return {check.name: check for check in run_checks(cluster_file_checks(str(folder / "filled.yaml")))}
 
 
-def not_ok(checks: dict[str, Check]) -> dict[str, str]:
+def not_ok(checks: dict[str, CheckResult]) -> dict[str, str]:
     return {name: check.status for name, check in checks.items() if check.status != "ok"}
 
 
@@ -114,7 +114,7 @@ FAULTS: list[tuple[str, str, Callable[[Cluster], Any]]] = [
     ),
     ("profiles", "cpu_spot: no", lambda c: node(c, "cpu_spot").update(IamInstanceProfile="arn:aws:iam::1:role/a")),
     ("security group", "head: no SecurityGroupIds", lambda c: node(c, "head").pop("SecurityGroupIds")),
-    ("security group", "default is no ID", lambda c: node(c, "gpu8").update(SecurityGroupIds=["default"])),
+    ("security group", "default is not an ID", lambda c: node(c, "gpu8").update(SecurityGroupIds=["default"])),
     ("machine image", "cpu_spot: no ImageId", lambda c: node(c, "cpu_spot").pop("ImageId")),
     ("token", "no token", lambda c: c.update(file_mounts={})),
     ("start", "0.0.0.0", lambda c: start(c, "--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0")),
@@ -131,7 +131,7 @@ def test_a_fault_fails_its_check_and_no_other(
     change(cluster)
     checks = checks_of(cluster, tmp_path)
     assert not_ok(checks) == {name: "fail"}
-    assert words in checks[name].found + checks[name].fix
+    assert words in checks[name].message + checks[name].fix
     assert checks[name].fix
 
 

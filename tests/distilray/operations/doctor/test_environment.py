@@ -47,9 +47,9 @@ def test_the_first_variable_that_is_set_decides_about_the_hub_as_in_its_client(h
     ],
 )
 def test_this_machine_is_not_asked_through_a_proxy(environment, status):
-    found = check_proxies(environment)
-    assert found.status == status
-    assert SECRET not in found.found + found.fix
+    finding = check_proxies(environment)
+    assert finding.status == status
+    assert SECRET not in finding.message + finding.fix
 
 
 def test_one_number_of_threads_for_all_workers_is_a_warning():
@@ -116,16 +116,16 @@ def test_only_what_is_bound_to_loopback_is_closed(host, is_open):
 
 
 def test_an_open_dashboard_fails():
-    found = check_ports([at("0.0.0.0", 8265), at("0.0.0.0", 8000)])
-    assert found.status == "fail"
-    assert "8265 (dashboard, runs any code)" in found.found
-    assert "--dashboard-host=127.0.0.1" in found.fix
+    finding = check_ports([at("0.0.0.0", 8265), at("0.0.0.0", 8000)])
+    assert finding.status == "fail"
+    assert "8265 (dashboard, runs any code)" in finding.message
+    assert "--dashboard-host=127.0.0.1" in finding.fix
 
 
 @pytest.mark.parametrize("port", [6379, 10001, 52365, 8000, 9101, 8404, 8500, 30000, 31000])
 def test_other_open_ports_of_ray_and_serve_are_a_warning(port):
-    found = check_ports([at("::", port)])
-    assert (found.status, str(port) in found.found, bool(found.fix)) == ("warn", True, True)
+    finding = check_ports([at("::", port)])
+    assert (finding.status, str(port) in finding.message, bool(finding.fix)) == ("warn", True, True)
 
 
 @pytest.mark.parametrize("found", [[], [at("127.0.0.1", 8265), at("0.0.0.0", 22), at("0.0.0.0", 31001)]])
@@ -161,18 +161,18 @@ def file(tmp_path: Path) -> Path:
 )
 def test_clients_of_a_cluster_must_be_told_to_send_a_token(mode, token, cluster, status):
     environment = {} if mode is None else {"RAY_AUTH_MODE": mode}
-    found = check_token_mode(environment, token, cluster=cluster)
-    assert found.status == status
-    assert bool(found.fix) == (status != "ok")
-    assert TOKEN.value not in found.found + found.fix
+    finding = check_token_mode(environment, token, cluster=cluster)
+    assert finding.status == status
+    assert bool(finding.fix) == (status != "ok")
+    assert TOKEN.value not in finding.message + finding.fix
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
 def test_a_token_that_others_can_read_fails(file, tmp_path, mode):
     file.chmod(mode)
-    found = check_token_file({}, tmp_path)
-    assert (found.status, found.fix) == ("fail", f"chmod 600 {file}")
-    assert f"{mode:04o}" in found.found
+    finding = check_token_file({}, tmp_path)
+    assert (finding.status, finding.fix) == ("fail", f"chmod 600 {file}")
+    assert f"{mode:04o}" in finding.message
 
 
 def test_a_file_of_mode_600_and_no_file_are_fine(file, tmp_path):
@@ -181,13 +181,13 @@ def test_a_file_of_mode_600_and_no_file_are_fine(file, tmp_path):
 
 
 def test_a_path_that_names_no_file_fails_since_ray_ends_there(tmp_path):
-    found = check_token_file({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}, tmp_path)
-    assert (found.status, "unset RAY_AUTH_TOKEN_PATH" in found.fix) == ("fail", True)
+    finding = check_token_file({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}, tmp_path)
+    assert (finding.status, "unset RAY_AUTH_TOKEN_PATH" in finding.fix) == ("fail", True)
 
 
 def test_two_different_tokens_are_a_warning_that_shows_neither(file, tmp_path):
-    found = check_token_file({"RAY_AUTH_TOKEN": TOKEN.value}, tmp_path)
-    assert (found.status, found.fix) == ("warn", "unset RAY_AUTH_TOKEN")
-    assert TOKEN.value not in found.found
-    assert file.read_text().strip() not in found.found
+    finding = check_token_file({"RAY_AUTH_TOKEN": TOKEN.value}, tmp_path)
+    assert (finding.status, finding.fix) == ("warn", "unset RAY_AUTH_TOKEN")
+    assert TOKEN.value not in finding.message
+    assert file.read_text().strip() not in finding.message
     assert check_token_file({"RAY_AUTH_TOKEN": file.read_text()}, tmp_path).status == "ok"

@@ -8,16 +8,16 @@ from distilray.config.distillation import DistillConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.errors import InputError
 from distilray.operations.doctor import examination
-from distilray.operations.doctor.check import any_hangs, examine
-from distilray.operations.doctor.cluster import Cluster, Node
-from distilray.operations.doctor.examination import CHECKS, Subject, rows
+from distilray.operations.doctor.check import has_hanging_check, run_checks
+from distilray.operations.doctor.cluster import ClusterNode, ClusterState
+from distilray.operations.doctor.examination import CHECKS, CheckContext, applicable_checks
 from distilray.operations.doctor.recipe import run_bytes
 
 DASHBOARD = "http://127.0.0.1:8265"
 
 
-def subject(address=None, config=None, storage_uri=None, **environment) -> Subject:
-    return Subject(address, config, storage_uri, environment)
+def subject(address=None, config=None, storage_uri=None, **environment) -> CheckContext:
+    return CheckContext(address, config, storage_uri, environment)
 
 
 def recipe(tmp_path, **changes) -> DistillConfig:
@@ -25,8 +25,8 @@ def recipe(tmp_path, **changes) -> DistillConfig:
     return DistillConfig.model_validate({**given, **changes})
 
 
-def names(found: Subject) -> list[str]:
-    return [row.name for row in rows(found)]
+def names(found: CheckContext) -> list[str]:
+    return [each.name for each in applicable_checks(found)]
 
 
 def test_without_a_cluster_nothing_of_one_is_asked():
@@ -44,19 +44,19 @@ def test_a_recipe_adds_its_checks(tmp_path):
 
 
 def test_every_check_has_a_name_of_its_own():
-    found = [row.name for row in CHECKS]
+    found = [each.name for each in CHECKS]
     assert len(found) == len(set(found))
 
 
 def test_of_a_machine_that_only_submits_no_room_for_work_is_asked(tmp_path):
     outside = subject(DASHBOARD, recipe(tmp_path))
-    assert outside.outside
+    assert outside.is_outside
     assert not {"run disk", "memory", "shared memory", "gpu", "threads"} & set(names(outside))
     assert {"ports", "proxies", "workers", "runs"} <= set(names(outside))
     assert {"memory", "gpu"} <= set(names(subject("10.0.0.1:6379")))
-    assert not subject("10.0.0.1:6379", recipe(tmp_path)).outside
-    assert not subject(DASHBOARD, recipe(tmp_path), RAY_ADDRESS="10.0.0.1:6379").outside
-    assert subject(None, recipe(tmp_path), RAY_ADDRESS=DASHBOARD).outside
+    assert not subject("10.0.0.1:6379", recipe(tmp_path)).is_outside
+    assert not subject(DASHBOARD, recipe(tmp_path), RAY_ADDRESS="10.0.0.1:6379").is_outside
+    assert subject(None, recipe(tmp_path), RAY_ADDRESS=DASHBOARD).is_outside
 
 
 @pytest.mark.parametrize("scheme", ["http://", ""])
@@ -66,13 +66,13 @@ def test_an_address_with_a_password_is_refused_and_not_shown(scheme):
     assert "pa55w0rd" not in str(raised.value)
 
 
-def statuses(found: Subject, *wanted: str) -> list[str]:
-    return [check.status for check in examine([row for row in rows(found) if row.name in wanted])]
+def statuses(found: CheckContext, *wanted: str) -> list[str]:
+    return [check.status for check in run_checks([each for each in applicable_checks(found) if each.name in wanted])]
 
 
 def test_the_workers_of_a_recipe_are_compared_with_the_cluster(tmp_path, monkeypatch):
-    nodes = (Node(0, 0, 1e9, is_head=True), Node(96, 8, 1e9, is_head=False))
-    monkeypatch.setattr(examination.clusters, "read_cluster", lambda *_: Cluster(DASHBOARD, "2.60.0", nodes))
+    nodes = (ClusterNode(0, 0, 1e9, is_head=True), ClusterNode(96, 8, 1e9, is_head=False))
+    monkeypatch.setattr(examination.clusters, "read_cluster", lambda *_: ClusterState(DASHBOARD, "2.60.0", nodes))
     assert statuses(subject(DASHBOARD, recipe(tmp_path)), "workers", "cluster") == ["ok", "ok"]
     more = recipe(tmp_path, scaling={"num_workers": 16})
     assert statuses(subject(DASHBOARD, more), "workers") == ["fail"]
@@ -84,9 +84,9 @@ def test_a_cluster_that_does_not_answer_fails_once(tmp_path, free_port):
 
 
 def test_the_object_store_is_that_of_the_head_or_of_a_local_ray(monkeypatch, free_port):
-    nodes = (Node(0, 0, 7e9, is_head=True), Node(96, 8, 1e9, is_head=False))
+    nodes = (ClusterNode(0, 0, 7e9, is_head=True), ClusterNode(96, 8, 1e9, is_head=False))
     with monkeypatch.context() as patch:
-        patch.setattr(examination.clusters, "read_cluster", lambda *_: Cluster(DASHBOARD, "2.60.0", nodes))
+        patch.setattr(examination.clusters, "read_cluster", lambda *_: ClusterState(DASHBOARD, "2.60.0", nodes))
         assert subject("auto").store_bytes == 7e9
     own = subject().store_bytes
     assert own > 0
@@ -96,12 +96,16 @@ def test_the_object_store_is_that_of_the_head_or_of_a_local_ray(monkeypatch, fre
 def test_a_cluster_that_hangs_is_asked_once(monkeypatch, tmp_path):
     never, asked = threading.Event(), []
     monkeypatch.setattr(examination.clusters, "read_cluster", lambda *given: asked.append(given) or never.wait())
-    hanging = [row for row in rows(subject("10.0.0.1:6379", recipe(tmp_path))) if row.name in ("ray", "cluster")]
-    checks = list(examine(hanging, timeout_s=0.05))
-    assert ["no answer" in checks[0].found, "does not answer" in checks[1].found] == [True, True]
+    hanging = [
+        each
+        for each in applicable_checks(subject("10.0.0.1:6379", recipe(tmp_path)))
+        if each.name in ("ray", "cluster")
+    ]
+    checks = list(run_checks(hanging, timeout_s=0.05))
+    assert ["no answer" in checks[0].message, "does not answer" in checks[1].message] == [True, True]
     assert len(asked) == 1
     never.set()
-    while any_hangs():
+    while has_hanging_check():
         time.sleep(0.01)
 
 

@@ -3,12 +3,12 @@ from pathlib import Path
 import pytest
 
 from distilray.operations.doctor.machine import (
-    Device,
     Disk,
+    Gpu,
     Memory,
-    Torch,
-    check_devices,
+    TorchBuild,
     check_disk,
+    check_gpus,
     check_local_ray,
     check_memory,
     check_shared_memory,
@@ -31,17 +31,17 @@ def test_little_room_on_a_disk_is_told(free, status):
 def test_less_room_than_a_run_needs_fails():
     assert check_disk(disk(50), needed=60 * GB).status == "fail"
     assert check_disk(disk(70), needed=60 * GB).status == "ok"
-    assert "about 60.0 GB needed" in check_disk(disk(70), needed=60 * GB).found
+    assert "about 60.0 GB needed" in check_disk(disk(70), needed=60 * GB).message
 
 
 def test_a_tiny_file_system_fails_with_its_free_space_in_mb():
-    found = check_disk(Disk(Path("/small"), 614_400, 500_000))
-    assert (found.status, found.found) == ("fail", "/small: 0.5 MB of 0.6 MB free")
+    finding = check_disk(Disk(Path("/small"), 614_400, 500_000))
+    assert (finding.status, finding.message) == ("fail", "/small: 0.5 MB of 0.6 MB free")
 
 
 def test_a_file_system_without_room_for_more_files_fails():
-    assert check_disk(Disk(Path("/data"), 1000 * GB, 900 * GB, inodes=10)).status == "fail"
-    assert check_disk(Disk(Path("/data"), 1000 * GB, 900 * GB, inodes=10**6)).status == "ok"
+    assert check_disk(Disk(Path("/data"), 1000 * GB, 900 * GB, free_inodes=10)).status == "fail"
+    assert check_disk(Disk(Path("/data"), 1000 * GB, 900 * GB, free_inodes=10**6)).status == "ok"
 
 
 def test_a_disk_so_full_that_ray_spills_nothing_to_it_fails():
@@ -59,9 +59,9 @@ def test_the_disk_of_a_folder_that_is_not_there_is_that_of_the_one_above(tmp_pat
     [(0, GB, "fail"), (64 << 20, 80 << 20, "fail"), (2 * GB, 4 * GB, "warn"), (8 * GB, 4 * GB, "ok")],
 )
 def test_the_object_store_belongs_into_shared_memory(total, needed, status):
-    found = check_shared_memory(total, needed)
-    assert found.status == status
-    assert ("--shm-size=" in found.fix) == (status != "ok")
+    finding = check_shared_memory(total, needed)
+    assert finding.status == status
+    assert ("--shm-size=" in finding.fix) == (status != "ok")
 
 
 def test_the_object_store_is_what_the_recipe_says_or_what_ray_chooses():
@@ -117,57 +117,57 @@ def test_without_a_cgroup_there_is_no_quota(tmp_path):
     [(None, 8, None, "8 CPUs"), (2, 8, None, "2 CPUs"), (1, 8, None, "1 CPU"), (2, 64, 2.0, "2 CPUs")],
 )
 def test_a_local_ray_has_the_cpus_of_the_recipe_or_all(num_cpus, cores, quota, told):
-    found = check_local_ray(num_cpus, cores, quota)
-    assert (found.status, found.found) == ("ok", f"no cluster: a job would start a local Ray with {told}")
+    finding = check_local_ray(num_cpus, cores, quota)
+    assert (finding.status, finding.message) == ("ok", f"no cluster: a job would start a local Ray with {told}")
 
 
 def test_more_cpus_than_the_container_may_use_are_a_warning():
-    found = check_local_ray(None, 64, 2.0)
-    assert (found.status, found.fix) == ("warn", "ray.num_cpus=2")
+    finding = check_local_ray(None, 64, 2.0)
+    assert (finding.status, finding.fix) == ("warn", "ray.num_cpus=2")
 
 
-H100 = Device("NVIDIA H100", 80 * 10**9, (9, 0))
-V100 = Device("Tesla V100", 16 * 10**9, (7, 0))
+H100 = Gpu("NVIDIA H100", 80 * 10**9, (9, 0))
+V100 = Gpu("Tesla V100", 16 * 10**9, (7, 0))
 KERNELS = ("sm_75", "sm_80", "sm_90", "compute_90")
 
 
 def test_no_gpu_is_fine_where_there_is_no_driver():
-    assert check_devices(Torch("2.13", None, None)).status == "ok"
-    assert check_devices(Torch("2.13", "12.8", None)).status == "ok"
+    assert check_gpus(TorchBuild("2.13", None, None)).status == "ok"
+    assert check_gpus(TorchBuild("2.13", "12.8", None)).status == "ok"
 
 
 def test_a_driver_and_a_torch_for_cpus_fail():
-    found = check_devices(Torch("2.13+cpu", None, "570.1"))
-    assert (found.status, "CUDA build" in found.fix) == ("fail", True)
+    finding = check_gpus(TorchBuild("2.13+cpu", None, "570.1"))
+    assert (finding.status, "CUDA build" in finding.fix) == ("fail", True)
 
 
 def test_a_driver_and_no_gpu_in_sight_fail():
-    assert check_devices(Torch("2.13", "12.8", "450.80")).status == "fail"
+    assert check_gpus(TorchBuild("2.13", "12.8", "450.80")).status == "fail"
 
 
 def test_gpus_are_told_with_name_and_memory():
-    found = check_devices(Torch("2.13", "12.8", "570.1", (H100, H100), KERNELS))
-    assert (found.status, found.found.count("NVIDIA H100 of 80 GB")) == ("ok", 2)
+    finding = check_gpus(TorchBuild("2.13", "12.8", "570.1", (H100, H100), KERNELS))
+    assert (finding.status, finding.message.count("NVIDIA H100 (80 GB)")) == ("ok", 2)
 
 
 def test_a_gpu_without_bf16_is_a_warning():
-    found = check_devices(Torch("2.13", "12.8", "570.1", (H100, V100), ("sm_70", *KERNELS)))
-    assert (found.status, "Tesla V100" in found.found) == ("warn", True)
-    assert "H100" not in found.found
+    finding = check_gpus(TorchBuild("2.13", "12.8", "570.1", (H100, V100), ("sm_70", *KERNELS)))
+    assert (finding.status, "Tesla V100" in finding.message) == ("warn", True)
+    assert "H100" not in finding.message
 
 
 def test_a_gpu_that_torch_has_no_kernels_for_fails():
-    assert check_devices(Torch("2.13", "12.8", "570.1", (V100,), KERNELS)).status == "fail"
+    assert check_gpus(TorchBuild("2.13", "12.8", "570.1", (V100,), KERNELS)).status == "fail"
 
 
 def test_kernels_of_a_lower_minor_version_run_on_a_gpu():
-    ada = Device("NVIDIA L4", 24 * 10**9, (8, 9))
-    assert check_devices(Torch("2.13", "12.8", "570.1", (ada,), KERNELS)).status == "ok"
+    ada = Gpu("NVIDIA L4", 24 * 10**9, (8, 9))
+    assert check_gpus(TorchBuild("2.13", "12.8", "570.1", (ada,), KERNELS)).status == "ok"
 
 
 def test_the_driver_is_read_where_the_kernel_tells_it(tmp_path):
     file = tmp_path / "driver/nvidia/version"
     file.parent.mkdir(parents=True)
     file.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.124.06  Wed Feb 26 2025\nGCC version: 12\n")
-    assert Torch.of(tmp_path).driver == "570.124.06"
-    assert Torch.of(tmp_path / "none").driver is None
+    assert TorchBuild.of(tmp_path).driver == "570.124.06"
+    assert TorchBuild.of(tmp_path / "none").driver is None

@@ -31,19 +31,19 @@ def test_an_expat_that_expands_without_end_fails(version, status):
 
 def test_a_package_that_is_absent_or_too_old_fails_with_the_command():
     needed = ["ray[data,serve]>=2.60,<3", "torch>=2.11", "scipy>=1.16"]
-    found = packages.check_bounds(needed, {"ray": "2.59.1", "torch": "2.13.0+cpu"}.get)
-    assert found.status == "fail"
-    assert "ray 2.59.1, <3,>=2.60 needed" in found.found
-    assert "scipy is not installed" in found.found
-    assert "torch" not in found.found
-    assert "pip install 'ray<3,>=2.60'" in found.fix
+    finding = packages.check_bounds(needed, {"ray": "2.59.1", "torch": "2.13.0+cpu"}.get)
+    assert finding.status == "fail"
+    assert "ray 2.59.1, but <3,>=2.60 is required" in finding.message
+    assert "scipy is not installed" in finding.message
+    assert "torch" not in finding.message
+    assert "pip install 'ray<3,>=2.60'" in finding.fix
     assert packages.check_bounds(needed, {**THERE, "scipy": "1.18"}.get).status == "ok"
 
 
 def test_without_a_parser_of_requirements_the_packages_fail(root: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "packaging.requirements", None)
-    found = packages.check_packages(root, THERE.get)
-    assert (found.status, "make setup" in found.fix) == ("fail", True)
+    finding = packages.check_packages(root, THERE.get)
+    assert (finding.status, "make setup" in finding.fix) == ("fail", True)
 
 
 def test_the_pins_are_those_of_this_python_and_system():
@@ -55,10 +55,10 @@ def test_the_pins_are_those_of_this_python_and_system():
 
 def test_another_version_than_in_the_lock_file_is_a_warning_with_the_command():
     assert packages.check_lock(LOCK, THERE.get).status == "ok"
-    found = packages.check_lock(LOCK, {**THERE, "numpy": "2.4.0"}.get)
-    assert (found.status, found.found.count("tested")) == ("warn", 1)
-    assert "numpy 2.4.0 (tested: 2.5.5)" in found.found
-    assert "pip install numpy==2.5.5" in found.fix
+    finding = packages.check_lock(LOCK, {**THERE, "numpy": "2.4.0"}.get)
+    assert (finding.status, finding.message.count("tested")) == ("warn", 1)
+    assert "numpy 2.4.0 (tested: 2.5.5)" in finding.message
+    assert "pip install numpy==2.5.5" in finding.fix
 
 
 def test_a_package_that_is_absent_is_not_said_to_differ():
@@ -67,9 +67,9 @@ def test_a_package_that_is_absent_is_not_said_to_differ():
 
 def test_many_differences_are_counted_and_not_listed():
     lock = "".join(f"p{number}==2\n" for number in range(20))
-    found = packages.check_lock(lock, lambda _: "1")
-    assert "and 14 more" in found.found
-    assert found.fix == "make setup"
+    finding = packages.check_lock(lock, lambda _: "1")
+    assert "and 14 more" in finding.message
+    assert finding.fix == "make setup"
 
 
 def test_the_lock_file_and_the_bounds_of_this_checkout_can_be_read(root: Path):
@@ -84,8 +84,8 @@ def test_an_installed_package_lies_in_no_checkout(tmp_path: Path):
 
 
 def test_code_from_elsewhere_than_the_checkout_fails(tmp_path: Path):
-    found = packages.check_shadow(Path("/lib/distilray"), tmp_path)
-    assert (found.status, "pip uninstall distilray" in found.fix) == ("fail", True)
+    finding = packages.check_shadow(Path("/lib/distilray"), tmp_path)
+    assert (finding.status, "pip uninstall distilray" in finding.fix) == ("fail", True)
     assert packages.check_shadow(tmp_path / "platform/distilray", tmp_path).status == "ok"
     assert packages.check_shadow(Path("/lib/distilray"), None).status == "ok"
 
@@ -110,18 +110,18 @@ def problem(tmp_path, monkeypatch, code: str | None, **options):
         ("raise OSError('libcudart.so.12: cannot open shared object file')", "libcudart.so.12"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "SIGILL"),
         ("import os; os._exit(3)", "exit code 3"),
-        (None, "its code is not"),
+        (None, "its code does not"),
     ],
 )
 def test_a_package_that_does_not_load_fails_with_the_reason(tmp_path, monkeypatch, code, words):
-    found = problem(tmp_path, monkeypatch, code)
-    assert (found.status, words in found.found) == ("fail", True)
-    assert "a-package-of-the-test" in found.fix
+    finding = problem(tmp_path, monkeypatch, code)
+    assert (finding.status, words in finding.message) == ("fail", True)
+    assert "a-package-of-the-test" in finding.fix
 
 
 def test_a_package_that_loads_slowly_is_a_warning(tmp_path, monkeypatch):
-    found = problem(tmp_path, monkeypatch, "import time; time.sleep(60)", timeout_s=0.1)
-    assert (found.status, "within 0.1 s" in found.found) == ("warn", True)
+    finding = problem(tmp_path, monkeypatch, "import time; time.sleep(60)", timeout_s=0.1)
+    assert (finding.status, "more than 0.1 s" in finding.message) == ("warn", True)
 
 
 def test_a_package_that_loads_or_is_not_installed_is_no_problem(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from distilray.config.distillation import DistillConfig
 from distilray.config.evaluation import EvaluateBiasConfig, MeasureEfficiencyConfig
 from distilray.errors import InputError
 from distilray.operations.doctor import recipe
-from distilray.operations.doctor.recipe import check_folders, check_models, check_runs, check_store, locations_of
+from distilray.operations.doctor.recipe import check_locations, check_models, check_runs, check_store, required_inputs
 from distilray.runtime import storage
 from distilray.runtime.file_search import find_files
 
@@ -35,18 +35,18 @@ def copy(source: str, target: Path) -> Path:
 def test_the_runs_and_models_of_a_recipe_are_known_by_key():
     given = {"run_dir": "r", "shards_dir": "s", "teacher_dir": "t", "teacher_cache_dir": "c"}
     config = DistillConfig.model_validate(given)
-    assert locations_of(config, "run") == {"shards_dir": "s", "teacher_cache_dir": "c"}
-    assert locations_of(config, "model") == {"teacher_dir": "t"}
+    assert required_inputs(config, "run") == {"shards_dir": "s", "teacher_cache_dir": "c"}
+    assert required_inputs(config, "model") == {"teacher_dir": "t"}
     bias = EvaluateBiasConfig.model_validate({"run_dir": "r", "models": {"a": "x"}})
-    assert locations_of(bias, "model") == {"models.a": "x"}
+    assert required_inputs(bias, "model") == {"models.a": "x"}
     rows = {"run_dir": "r", "text_path": "t", "models": [{"name": "a", "model_dir": "x"}]}
-    assert locations_of(MeasureEfficiencyConfig.model_validate(rows), "model") == {"models.0.model_dir": "x"}
+    assert required_inputs(MeasureEfficiencyConfig.model_validate(rows), "model") == {"models.0.model_dir": "x"}
 
 
 def test_a_complete_run_and_a_whole_model_are_fine(shards_dir, teacher_dir):
     assert check_runs(reads(shards_dir=shards_dir)).status == "ok"
-    found = check_models(reads(teacher_dir=teacher_dir, tokenizer_dir=teacher_dir), offline=True)
-    assert (found.status, "bert" in found.found) == ("ok", True)
+    finding = check_models(reads(teacher_dir=teacher_dir, tokenizer_dir=teacher_dir), offline=True)
+    assert (finding.status, "bert" in finding.message) == ("ok", True)
 
 
 def test_a_recipe_that_reads_nothing_is_fine():
@@ -56,8 +56,8 @@ def test_a_recipe_that_reads_nothing_is_fine():
 def test_a_run_without_a_manifest_fails(shards_dir, tmp_path):
     folder = copy(shards_dir, tmp_path / "shards")
     (folder / "manifest.json").unlink()
-    found = check_runs(reads(shards_dir=str(folder)))
-    assert (found.status, "no manifest.json" in found.found, bool(found.fix)) == ("fail", True, True)
+    finding = check_runs(reads(shards_dir=str(folder)))
+    assert (finding.status, "no manifest.json" in finding.message, bool(finding.fix)) == ("fail", True, True)
 
 
 @pytest.mark.parametrize(("damage", "told"), [("missing", "is missing"), ("torn", "bytes, not")])
@@ -68,10 +68,10 @@ def test_a_missing_or_torn_shard_fails_and_is_named(shards_dir, tmp_path, damage
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:-9])
-    found = check_runs(reads(shards_dir=str(folder)))
-    assert found.status == "fail"
-    assert file.name in found.found
-    assert told in found.found
+    finding = check_runs(reads(shards_dir=str(folder)))
+    assert finding.status == "fail"
+    assert file.name in finding.message
+    assert told in finding.message
 
 
 @pytest.mark.parametrize("inner", ["model", "data/model"])
@@ -84,8 +84,8 @@ def test_a_model_inside_a_run_or_a_folder_of_mlflow_is_fine(teacher_dir, tmp_pat
 def test_a_model_that_lacks_a_file_fails(teacher_dir, tmp_path, name):
     folder = copy(teacher_dir, tmp_path / "teacher")
     (folder / name).unlink()
-    found = check_models(reads(teacher_dir=str(folder)), offline=True)
-    assert (found.status, f"no {name}" in found.found) == ("fail", True)
+    finding = check_models(reads(teacher_dir=str(folder)), offline=True)
+    assert (finding.status, f"no {name}" in finding.message) == ("fail", True)
     assert check_models(reads(tokenizer_dir=str(folder)), offline=True).status == (
         "fail" if name == "tokenizer.json" else "ok"
     )
@@ -96,8 +96,8 @@ def test_torn_weights_fail(teacher_dir, tmp_path, damage):
     folder = copy(teacher_dir, tmp_path / "teacher")
     file = folder / "model.safetensors"
     file.write_bytes(damage(file.read_bytes()))
-    found = check_models(reads(teacher_dir=str(folder)), offline=True)
-    assert (found.status, "model.safetensors" in found.found) == ("fail", True)
+    finding = check_models(reads(teacher_dir=str(folder)), offline=True)
+    assert (finding.status, "model.safetensors" in finding.message) == ("fail", True)
 
 
 def test_a_config_that_is_no_json_fails(teacher_dir, tmp_path):
@@ -124,8 +124,8 @@ def test_a_model_in_an_object_store_is_looked_at_and_not_fetched(teacher_dir, bu
 @pytest.mark.parametrize(("offline", "status"), [(True, "fail"), (False, "warn")])
 def test_a_model_of_the_hub_that_is_not_in_the_cache_is_told(tmp_path, monkeypatch, offline, status):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    found = check_models(reads(teacher_dir="hub:nobody/no-such-model"), offline=offline)
-    assert (found.status, "hf download nobody/no-such-model" in found.fix) == (status, True)
+    finding = check_models(reads(teacher_dir="hub:nobody/no-such-model"), offline=offline)
+    assert (finding.status, "hf download nobody/no-such-model" in finding.fix) == (status, True)
 
 
 def test_a_model_of_the_hub_that_is_in_the_cache_is_fine(tmp_path, monkeypatch, teacher_dir):
@@ -134,11 +134,11 @@ def test_a_model_of_the_hub_that_is_in_the_cache_is_fine(tmp_path, monkeypatch, 
 
 
 def test_paths_of_other_machines_are_not_said_to_be_missing():
-    for found in (
+    for finding in (
         check_runs(reads(shards_dir="/no/such/shards"), outside=True),
         check_models(reads(teacher_dir="/no/such/teacher"), offline=True, outside=True),
     ):
-        assert (found.status, "ray job submit" in found.fix) == ("warn", True)
+        assert (finding.status, "ray job submit" in finding.fix) == ("warn", True)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_paths_of_other_machines_are_not_said_to_be_missing():
 )
 def test_a_disk_of_one_machine_is_a_warning_inside_of_a_cluster(mounts, status):
     given = {"run_dir": "/mnt/run", "shards_dir": "s3://bucket/shards", "teacher_dir": "hub:a/b"}
-    assert check_folders(DistillConfig.model_validate(given), mounts).status == status
+    assert check_locations(DistillConfig.model_validate(given), mounts).status == status
 
 
 def keys(bucket: str) -> str:
@@ -158,8 +158,8 @@ def keys(bucket: str) -> str:
 @pytest.mark.parametrize("place", ["", "/run", "/a/b/run"])
 def test_a_folder_that_can_be_written_is_as_it_was_before(tmp_path, place):
     (tmp_path / "kept").write_text("x")
-    found = check_store(f"{tmp_path}{place}")
-    assert (found.status, str(tmp_path) in found.found) == ("ok", True)
+    finding = check_store(f"{tmp_path}{place}")
+    assert (finding.status, str(tmp_path) in finding.message) == ("ok", True)
     assert [file.name for file in tmp_path.rglob("*")] == ["kept"]
 
 
@@ -184,21 +184,21 @@ def test_what_somebody_writes_meanwhile_is_not_removed(bucket, tmp_path, monkeyp
             return ""
 
         with monkeypatch.context() as patch:
-            patch.setattr(recipe, "_try_out", meanwhile)
+            patch.setattr(recipe, "_write_and_read", meanwhile)
             assert check_store(uri).status == "ok"
         assert storage.read_bytes(f"{uri}/of-another") == b"x"
 
 
 def test_a_bucket_that_is_not_there_fails_in_one_line(bucket):
-    found = check_store("s3://no-such-bucket/run")
-    assert (found.status, "no-such-bucket" in found.found) == ("fail", True)
-    assert found.fix
+    finding = check_store("s3://no-such-bucket/run")
+    assert (finding.status, "no-such-bucket" in finding.message) == ("fail", True)
+    assert finding.fix
 
 
 def test_a_place_that_is_a_file_is_told(tmp_path):
     (tmp_path / "file").write_text("x")
-    found = check_store(f"{tmp_path}/file/run")
-    assert (found.status, "Not a directory" in found.found) == ("fail", True)
+    finding = check_store(f"{tmp_path}/file/run")
+    assert (finding.status, "Not a directory" in finding.message) == ("fail", True)
     assert (tmp_path / "file").read_text() == "x"
 
 
@@ -207,13 +207,13 @@ def test_a_place_that_is_a_file_is_told(tmp_path):
     [
         ("read_bytes", lambda uri: b"other", "something else"),
         ("list_files", lambda uri: [], "not listed"),
-        ("remove_file", lambda uri: None, "still there"),
+        ("remove_file", lambda uri: None, "still exists"),
     ],
 )
 def test_a_store_that_does_not_show_what_was_done_fails(tmp_path, monkeypatch, function, value, told):
     monkeypatch.setattr(storage, function, value)
-    found = check_store(str(tmp_path / "run"))
-    assert (found.status, told in found.found) == ("fail", True)
+    finding = check_store(str(tmp_path / "run"))
+    assert (finding.status, told in finding.message) == ("fail", True)
 
 
 @pytest.mark.parametrize(
@@ -234,9 +234,9 @@ def test_permissions_and_space_are_told_apart(tmp_path, monkeypatch, code, words
             raise InputError(f"{uri}: cannot be written") from None
 
     monkeypatch.setattr(storage, "write_bytes", refuse)
-    found = check_store(str(tmp_path / "run"))
-    assert (found.status, words in found.found) == ("fail", True)
-    assert ("space" in found.fix) == (words == "no space")
+    finding = check_store(str(tmp_path / "run"))
+    assert (finding.status, words in finding.message) == ("fail", True)
+    assert ("space" in finding.fix) == (words == "no space")
 
 
 def test_the_folder_that_refuses_is_named(tmp_path, monkeypatch):
@@ -250,5 +250,5 @@ def test_the_folder_that_refuses_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(storage, "exists", refuse)
     monkeypatch.setattr(recipe.os, "access", access)
-    found = check_store(f"{tmp_path}/closed/a/run")
-    assert f"{tmp_path}/closed is drwx------ of user {os.getuid()}" in found.found
+    finding = check_store(f"{tmp_path}/closed/a/run")
+    assert f"{tmp_path}/closed has mode drwx------ and belongs to user {os.getuid()}" in finding.message

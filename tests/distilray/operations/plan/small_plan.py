@@ -17,7 +17,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def write_recipes(folder: Path, **changes: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """The recipes of the stations as files: what `stations` of a plan says."""
+    """Write the recipe of every stage; return the `stages` section of a plan."""
     found = {}
     for name, values in RECIPES.items():
         file = folder / f"{name}.yaml"
@@ -27,10 +27,10 @@ def write_recipes(folder: Path, **changes: dict[str, Any]) -> dict[str, dict[str
 
 
 def plan_config(folder: Path, recipes: dict[str, dict[str, Any]] | None = None, **values: Any) -> PlanConfig:
-    """A plan of all stations on 8 A100.
+    """Return a plan of all stages on 8 A100.
 
     Args:
-        recipes: what differs in the recipe of a station.
+        recipes: changes to the recipe of each stage.
     """
     stages = write_recipes(folder, **(recipes or {}))
     return PlanConfig.model_validate({"run_dir": str(folder / "plan"), "stages": stages, **values})

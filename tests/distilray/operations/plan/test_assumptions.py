@@ -1,28 +1,28 @@
 import pytest
 
-from distilray.operations.plan.assumptions import PUBLISHED_HOURS, original_training, reference
+from distilray.operations.plan.assumptions import PUBLISHED_HOURS, predict_published_run, published_training
 
 
 def test_the_hours_of_the_paper_are_met_within_a_factor_of_two_in_its_trainers_precision():
     # Neither precision nor epochs are in the paper. What is uncertain: the share of the peak (0.23 to 0.32 in NVIDIA's
     # table for 1 to 8 GPUs), tokens per word (a tenth), the length of sequences (5%), an all-reduce a micro-batch.
-    assert 0.5 < reference("fp32").ratio < 2.0
+    assert 0.5 < predict_published_run("fp32").ratio < 2.0
 
 
 def test_in_half_precision_the_run_would_have_been_far_shorter():
-    found = reference("fp16")
+    found = predict_published_run("fp16")
     assert found.ratio < 0.3
     assert found.implied_mfu < 0.05
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_implied_share_of_the_peak_gives_the_hours_of_the_paper(precision):
-    implied = reference(precision).implied_mfu
+    implied = predict_published_run(precision).implied_mfu
     # Stragglers, exchanges and updates come on top: a few percent.
-    assert reference(precision, mfu=implied).predicted_hours == pytest.approx(PUBLISHED_HOURS, rel=0.1)
+    assert predict_published_run(precision, mfu=implied).predicted_hours == pytest.approx(PUBLISHED_HOURS, rel=0.1)
 
 
 def test_the_original_takes_2_000_sequences_a_step_three_times_over_the_text():
-    found = original_training("fp32")
+    found = published_training("fp32")
     assert found.config.batch_size == 2000
     assert found.tokens == pytest.approx(3 * 3.3e9 * 1.31, rel=1e-3)

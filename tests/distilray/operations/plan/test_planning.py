@@ -9,20 +9,20 @@ from tests.distilray.operations.plan.small_plan import plan_config
 ORDER = ["build_corpus", "encode_corpus", "distill", "evaluate_glue", "export_model"]
 
 
-def stations(folder, **values):
-    return {one.station: one for one in pipeline_plan(plan_config(folder, **values)).stations}
+def stages(folder, **values):
+    return {one.stage: one for one in pipeline_plan(plan_config(folder, **values)).stages}
 
 
 def run_of(plan, workers):
     return next(run for run in plan.runs if run.workers == workers)
 
 
-def test_stations_come_in_the_order_of_the_line(tmp_path):
-    assert list(stations(tmp_path)) == ORDER
+def test_stages_are_in_pipeline_order(tmp_path):
+    assert list(stages(tmp_path)) == ORDER
 
 
 def test_hours_times_devices_are_device_hours_and_hours_times_machines_are_paid(tmp_path):
-    for one in stations(tmp_path).values():
+    for one in stages(tmp_path).values():
         assert one.device_hours == pytest.approx(one.hours * one.devices)
         assert one.machine_hours == pytest.approx(one.hours * one.machines)
         assert one.cost == pytest.approx(one.machine_hours * one.price_per_machine_hour)
@@ -31,14 +31,14 @@ def test_hours_times_devices_are_device_hours_and_hours_times_machines_are_paid(
 
 
 def test_distillation_on_eight_gpus_pays_for_one_machine_of_eight(tmp_path):
-    one = stations(tmp_path)["distill"]
+    one = stages(tmp_path)["distill"]
     assert (one.devices, one.machines) == (8, 1)
     assert one.device_hours == pytest.approx(8 * one.machine_hours)
 
 
 @pytest.mark.parametrize("key", ["price_per_machine_hour", "data_price_per_machine_hour"])
 def test_twice_the_price_is_twice_the_cost(tmp_path, key):
-    once, twice = (stations(tmp_path, cluster={key: price}) for price in (3.0, 6.0))
+    once, twice = (stages(tmp_path, cluster={key: price}) for price in (3.0, 6.0))
     changed = {name for name in ORDER if twice[name].cost != once[name].cost}
     assert changed == ({"distill", "evaluate_glue"} if key.startswith("price") else set(ORDER[:2]) | {"export_model"})
     for name in changed:
@@ -47,7 +47,7 @@ def test_twice_the_price_is_twice_the_cost(tmp_path, key):
 
 
 def test_a_price_of_a_worker_is_paid_for_each_worker(tmp_path):
-    one = stations(tmp_path, estimate={"price_per_hour": 2.0})["distill"]
+    one = stages(tmp_path, estimate={"price_per_hour": 2.0})["distill"]
     assert one.cost == pytest.approx(2.0 * one.device_hours)
 
 
@@ -85,7 +85,7 @@ def test_half_the_share_of_the_peak_takes_twice_the_compute(tmp_path):
 
 
 def test_more_data_machines_take_less_time_and_the_same_core_hours(tmp_path):
-    few, many = (stations(tmp_path, cluster={"data_machines": count})["build_corpus"] for count in (1, 4))
+    few, many = (stages(tmp_path, cluster={"data_machines": count})["build_corpus"] for count in (1, 4))
     assert many.hours == pytest.approx(few.hours / 4)
     assert many.device_hours == pytest.approx(few.device_hours)
 
@@ -97,24 +97,24 @@ def test_the_workers_of_the_recipe_are_planned_though_nobody_asks_for_them_in_th
     assert [run.workers for run in plan.runs] == [1, 2]
 
 
-def test_overrides_of_a_station_are_those_of_its_command(tmp_path):
+def test_overrides_of_a_stage_are_those_of_its_command(tmp_path):
     config = plan_config(tmp_path)
     given = config.stages.distill.model_copy(update={"overrides": ["max_steps=7"]})
     changed = config.stages.model_copy(update={"distill": given})
     assert pipeline_plan(config.model_copy(update={"stages": changed})).training.steps == 7
 
 
-def test_a_station_without_a_recipe_is_left_out(tmp_path):
+def test_a_stage_without_a_recipe_is_left_out(tmp_path):
     config = plan_config(tmp_path)
     less = config.stages.model_copy(update={"build_corpus": None, "evaluate_glue": None})
     found = pipeline_plan(config.model_copy(update={"stages": less}))
-    assert [one.station for one in found.stations] == ["encode_corpus", "distill", "export_model"]
+    assert [one.stage for one in found.stages] == ["encode_corpus", "distill", "export_model"]
     assert set(input_locations(found.config)) == {"encode_corpus", "distill", "export_model"}
 
 
 def test_one_fine_tuning_more_on_one_worker_takes_its_time(tmp_path):
     hours = [
-        stations(
+        stages(
             tmp_path,
             recipes={
                 "evaluate_glue": {"tasks": ["cola"], "fine_tuning": {"seeds": list(range(1, seeds + 1))}},
@@ -139,7 +139,7 @@ def test_an_assumed_rate_is_a_warning_until_it_is_measured(tmp_path):
 
 
 def test_a_precision_that_the_device_lacks_is_refused(tmp_path):
-    with pytest.raises(InputError, match="V100 does not compute in bf16"):
+    with pytest.raises(InputError, match="V100 does not support bf16"):
         pipeline_plan(
             plan_config(tmp_path, {"distill": {"precision": "bf16"}}, cluster={"machine": "p3.16xlarge"}),
         )

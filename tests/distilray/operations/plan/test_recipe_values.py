@@ -59,7 +59,7 @@ def test_held_out_examples_beyond_the_limit_cost_nothing(tmp_path):
     def share(**intervals):
         recipes = {"distill": {"intervals": intervals}, "encode_corpus": {"heldout_fraction": 0.2}}
         plan = pipeline_plan(plan_config(tmp_path, recipes, **BASE))
-        return next(run.parts["held-out scores"] for run in plan.runs if run.workers == WORKERS)
+        return next(run.parts["evaluation"] for run in plan.runs if run.workers == WORKERS)
 
     assert share(heldout_examples=100) < 0.5 * share()
     assert share(evaluate_every_steps=10) > 2 * share(evaluate_every_steps=1000)

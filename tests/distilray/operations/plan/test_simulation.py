@@ -20,8 +20,8 @@ REAL = TrainingModel(
     update_bytes=1.9e9,
     checkpoint_every_steps=10,
     checkpoint_s=0.2,
-    scores_s=3.0,
-    score_passes=4,
+    heldout_s=3.0,
+    heldout_evaluations=4,
     workers_per_machine=8,
     micro_step_floor_s=0.01,
     memory_rate=1.5e12,
@@ -31,8 +31,8 @@ REAL = TrainingModel(
 PERFECT = dataclasses.replace(
     REAL,
     checkpoint_s=0.0,
-    scores_s=0.0,
-    score_passes=0,
+    heldout_s=0.0,
+    heldout_evaluations=0,
     micro_step_floor_s=0.0,
     memory_rate=math.inf,
     link_rate=math.inf,
@@ -125,11 +125,11 @@ def test_an_exchange_hides_behind_the_backward_pass_of_the_last_micro_batch_only
     assert exposed == pytest.approx({0.0: exchange, 0.5: exchange - backward, 1.0: exchange - backward})
 
 
-@pytest.mark.parametrize(("workers", "crowding"), [(1, 1.0), (2, 1.0), (4, 2.0), (6, 3.0)])
-def test_workers_beyond_the_cores_share_them(workers, crowding):
+@pytest.mark.parametrize(("workers", "contention"), [(1, 1.0), (2, 1.0), (4, 2.0), (6, 3.0)])
+def test_workers_beyond_the_cores_share_them(workers, contention):
     model = dataclasses.replace(PERFECT, workers_per_machine=2, cores=2.0, max_machines=1)
     (run,) = runs(model, stragglers=0.0, workers=[workers])
-    assert run.parts["compute"] == pytest.approx(crowding * 8.0 / workers, rel=0.02)
+    assert run.parts["compute"] == pytest.approx(contention * 8.0 / workers, rel=0.02)
     assert run.machines == 1
 
 

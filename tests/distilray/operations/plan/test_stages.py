@@ -2,14 +2,14 @@ import pytest
 
 from distilray.config.glue import EvaluateGlueConfig
 from distilray.models.flops import ModelSize
-from distilray.operations.plan.stages import FineTunings, fine_tunings, wall_seconds
+from distilray.operations.plan.stages import FineTuningRuns, fine_tuning_runs, wall_seconds
 
 MODEL = ModelSize(6, 768, 3072, 30_522)
 
 
 def found(*, flops_per_s=1e12, is_gpu=False, **values):
     config = EvaluateGlueConfig.model_validate({"run_dir": "-", "model_dir": "-", "glue_dir": "-", **values})
-    return {one.task: one for one in fine_tunings(config, MODEL, flops_per_s=flops_per_s, is_gpu=is_gpu)}
+    return {one.task: one for one in fine_tuning_runs(config, MODEL, flops_per_s=flops_per_s, is_gpu=is_gpu)}
 
 
 def test_every_task_has_a_fine_tuning_for_each_seed():
@@ -39,6 +39,6 @@ def test_small_batches_wait_for_the_launch_of_kernels_on_a_gpu_only():
 
 
 def test_no_number_of_workers_is_faster_than_the_longest_fine_tuning():
-    given = [FineTunings("cola", 4, 10.0), FineTunings("mnli", 1, 50.0)]
+    given = [FineTuningRuns("cola", 4, 10.0), FineTuningRuns("mnli", 1, 50.0)]
     assert wall_seconds(given, 1) == 90.0
     assert wall_seconds(given, 64) == 50.0

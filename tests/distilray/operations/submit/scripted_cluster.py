@@ -26,7 +26,7 @@ class ManualClock:
 
 
 class ScriptedCluster:
-    """Speaks the protocol of `Cluster`.
+    """Implements the interface of `ClusterClient`.
 
     Args:
         looks: what each question after the job is answered with, in turn; the last one stays. An error is raised.

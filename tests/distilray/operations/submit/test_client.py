@@ -7,7 +7,7 @@ import requests
 from ray.exceptions import AuthenticationError
 
 from distilray.operations.submit import client
-from distilray.operations.submit.client import Cluster
+from distilray.operations.submit.client import ClusterClient
 from distilray.operations.submit.records import ClusterError, DuplicateJobError, Submission, UnreachableError
 
 SENT = Submission("python -m jobs.distill", "/checkout", ("/runs",), {"A": "1"}, {"run_dir": "/r"})
@@ -47,10 +47,10 @@ class Connection:
 
 @pytest.fixture
 def connected(monkeypatch):
-    monkeypatch.setattr(client, "_TICK_S", 0.02)
+    monkeypatch.setattr(client, "_SILENCE_S", 0.02)
 
     def connect(**script):
-        cluster = Cluster.__new__(Cluster)
+        cluster = ClusterClient.__new__(ClusterClient)
         cluster.address, cluster._client = "http://head:8265", Connection(**script)
         return cluster
 
@@ -85,7 +85,7 @@ def test_a_stream_that_is_left_is_closed(connected):
 
 
 def test_ctrl_c_leaves_a_silent_stream_at_once_and_closes_it(connected, monkeypatch):
-    monkeypatch.setattr(client, "_TICK_S", 60.0)
+    monkeypatch.setattr(client, "_SILENCE_S", 60.0)
 
     def press():
         asyncio.get_running_loop().call_later(0.05, signal.raise_signal, signal.SIGINT)
@@ -104,10 +104,10 @@ def test_ctrl_c_leaves_a_silent_stream_at_once_and_closes_it(connected, monkeypa
     ("fault", "kind", "told"),
     [
         (AuthenticationError("Authentication required: x"), ClusterError, "401, .*RAY_AUTH_MODE=token"),
-        (AuthenticationError("Authentication failed: x"), ClusterError, "403, the token is that of another cluster"),
+        (AuthenticationError("Authentication failed: x"), ClusterError, "403, the token belongs to another cluster"),
         (requests.ConnectionError("refused"), UnreachableError, "no answer; .*ray dashboard cluster.yaml"),
         (requests.Timeout("30"), UnreachableError, "no answer"),
-        (requests.HTTPError("502 of a proxy"), UnreachableError, "no Ray dashboard answers there .502 of a proxy"),
+        (requests.HTTPError("502 of a proxy"), UnreachableError, "no Ray dashboard at this address .502 of a proxy"),
         (
             RuntimeError("status code 500: Traceback\n  File x\nOSError: full\n."),
             UnreachableError,

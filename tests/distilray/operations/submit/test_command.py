@@ -6,15 +6,16 @@ import pytest
 from distilray.config.base import JobConfig
 from distilray.errors import InputError
 from distilray.operations.submit import client, command
-from distilray.operations.submit.command import Upload, plan, submit_and_follow
+from distilray.operations.submit.command import describe_submission, submit_and_follow
 from distilray.operations.submit.records import DriverResources, Submission, UnreachableError
-from distilray.operations.submit.request import Request
+from distilray.operations.submit.request import SubmitRequest
+from distilray.operations.submit.upload import Upload
 from jobs import submit
 from tests.distilray.operations.submit.scripted_cluster import GONE, ScriptedCluster, job
 
 ID = "distill-0123456789ab"
 SENT = Submission("python -m jobs.distill", "/checkout", (), {"A": "1"}, {"run_dir": "/mnt/run"})
-REQUEST = Request(ID, [JobConfig(run_dir="/mnt/run")], ["recipe.yaml"], SENT)
+REQUEST = SubmitRequest(ID, [JobConfig(run_dir="/mnt/run")], ["recipe.yaml"], SENT)
 UPLOAD = Upload({"a": 1})
 ENDED = job("SUCCEEDED", code=0)
 
@@ -120,7 +121,7 @@ def test_a_job_that_does_not_start_in_time_is_left_alone_with_a_code(capsys):
 
 def test_a_cluster_that_is_lost_while_it_is_followed_is_no_success(capsys):
     assert submitted(ScriptedCluster([job("RUNNING"), GONE], [[]])) == 1
-    assert "no answer for" in capsys.readouterr().err
+    assert "no response for" in capsys.readouterr().err
 
 
 def test_a_job_that_is_too_large_for_the_cluster_is_sent_with_a_warning(capsys):
@@ -143,7 +144,7 @@ def test_a_cluster_that_does_not_tell_its_size_is_used_all_the_same(capsys, monk
 
 
 def test_the_plan_names_all_that_would_be_sent():
-    told = plan(REQUEST, "http://head:8265", UPLOAD)
+    told = describe_submission(REQUEST, "http://head:8265", UPLOAD)
     for part in (
         ID,
         "http://head:8265",
@@ -164,7 +165,7 @@ def cluster(monkeypatch):
     """The cluster that the command finds; its time passes when somebody sleeps."""
     cluster = ScriptedCluster([job("PENDING", message="no room")], [[]])
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setattr(client, "Cluster", lambda address: cluster)
+    monkeypatch.setattr(client, "ClusterClient", lambda address: cluster)
     clock = SimpleNamespace(monotonic=cluster.clock, sleep=cluster.clock.sleep)
     monkeypatch.setattr(command, "time", clock)
     return cluster

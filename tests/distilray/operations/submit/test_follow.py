@@ -82,7 +82,7 @@ def test_a_cluster_that_does_not_answer_for_a_while_is_asked_again(seen):
 
 
 def test_a_cluster_that_never_answers_again_ends_the_following(seen):
-    with pytest.raises(FollowTimeoutError, match=r"no answer for 1[01] min .* http://head:8265"):
+    with pytest.raises(FollowTimeoutError, match=r"no response for 1[01] min .* http://head:8265"):
         seen.follow(ScriptedCluster([RUNNING, GONE], [[DROP]]), lost_limit_s=600)
 
 
@@ -92,7 +92,7 @@ def test_a_cluster_that_refuses_is_not_asked_again(seen):
 
 
 def test_a_job_that_its_cluster_has_forgotten_ends_the_following(seen):
-    with pytest.raises(FollowTimeoutError, match="does not know the job"):
+    with pytest.raises(FollowTimeoutError, match="no longer knows the job"):
         seen.follow(ScriptedCluster([RUNNING, None], [[DROP]]))
 
 

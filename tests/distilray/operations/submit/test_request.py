@@ -8,9 +8,9 @@ from ray._private.runtime_env.packaging import create_package
 
 from distilray.config.base import SeededConfig
 from distilray.errors import InputError
-from distilray.operations.submit.command import Upload
 from distilray.operations.submit.records import DriverResources
 from distilray.operations.submit.request import build_request, job_recipe_reader, job_variables, runtime_env
+from distilray.operations.submit.upload import Upload
 
 
 @pytest.fixture
@@ -60,14 +60,14 @@ def test_the_resources_of_the_driver_are_listed_with_the_job(root):
 
 @pytest.mark.parametrize("override", ["run_dir=s3://key:planted@bucket/run", "run_dri=s3://planted@bucket/run"])
 def test_a_login_in_a_uri_is_refused_and_not_repeated(root, override):
-    with pytest.raises(InputError, match="a login in a URI") as caught:
+    with pytest.raises(InputError, match="the URI contains credentials") as caught:
         request_of(root, override)
     assert "planted" not in str(caught.value)
 
 
 def test_a_login_in_a_uri_of_the_recipe_is_refused_and_not_repeated(root):
     (root / "recipe.yaml").write_text("run_dir: ftp://me:planted@host/run\n")
-    with pytest.raises(InputError, match="run_dir: a login in a URI") as caught:
+    with pytest.raises(InputError, match="run_dir: the URI contains credentials") as caught:
         request_of(root)
     assert "planted" not in str(caught.value)
 
@@ -81,7 +81,7 @@ def test_a_secret_in_the_runtime_environment_is_refused_and_not_repeated(root):
 
 def test_a_recipe_outside_of_the_checkout_is_refused(root, tmp_path):
     (tmp_path / "mine.yaml").write_text("run_dir: /mnt/run\n")
-    with pytest.raises(InputError, match="outside of the checkout"):
+    with pytest.raises(InputError, match="outside the checkout"):
         request_of(root, recipe="../mine.yaml")
 
 
@@ -102,7 +102,7 @@ def test_nothing_but_variables_and_files_is_sent(root, key):
 
 def test_a_number_among_the_variables_is_one_line(root):
     (root / "jobs" / "runtime_env.yaml").write_text("env_vars: {A: 1}\n")
-    with pytest.raises(InputError, match="put a number into quotes"):
+    with pytest.raises(InputError, match="put numbers in quotes"):
         runtime_env(root)
 
 
@@ -209,5 +209,5 @@ def test_a_large_upload_is_refused_with_its_largest_files() -> None:
 
 
 def test_an_upload_without_the_recipe_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^runs/best.yaml: the upload leaves it out .* copy it to jobs/recipes/"):
+    with pytest.raises(InputError, match=r"^runs/best.yaml: excluded from the upload .* copy it to jobs/recipes/"):
         Upload(RECIPE).check(["runs/best.yaml"])
