@@ -5,7 +5,7 @@
         python -m jobs.build_corpus --recipe jobs/recipes/build_corpus/card.yaml
 
 Reads:  `sources`, each a dump, books, Parquet, JSON lines, CSV or text (paths or URIs); `decontamination.paths`.
-Writes: `run_dir/documents/*.parquet` (schema `documents/1`), `corpus_report.json`, `quarantine.jsonl`,
+Writes: `run_dir/documents/*.parquet` (schema `documents/2`), `corpus_report.json`, `quarantine.jsonl`,
         `manifest.json` with what was kept and dropped.
 """
 

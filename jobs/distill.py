@@ -5,7 +5,7 @@
         python -m jobs.distill --recipe jobs/recipes/distill/card.yaml
 
 Reads:  a run folder of jobs.encode_corpus, a teacher (run folder of jobs.train_teacher, or a BERT folder).
-Writes: model/ (transformers layout), initialisation.json, metrics.jsonl, checkpoints/ and manifest.json in run_dir;
+Writes: model/ (transformers layout), initialization.json, metrics.jsonl, checkpoints/ and manifest.json in run_dir;
         goes on after a kill.
 """
 

@@ -18,13 +18,13 @@ try:
 except ModuleNotFoundError:
     raise SystemExit("fail  PYTHONPATH      no package distilray  -> export PYTHONPATH=platform") from None
 from distilray.operations.doctor.command import diagnose, leave
-from distilray.runtime.command_line import exit_code
+from distilray.runtime.command_line import run_cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the checks and return the exit code: 0 nothing fails, 1 something does, 2 bad arguments."""
     codes: list[int] = []
-    fault = exit_code("doctor", lambda: codes.append(diagnose(argv)))
+    fault = run_cli("doctor", lambda: codes.append(diagnose(argv)))
     return fault or codes[0]
 
 

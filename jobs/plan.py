@@ -3,7 +3,7 @@
     python -m jobs.plan --recipe jobs/recipes/plan/card.yaml [--dry-run] [a.b=value ...]
     python -m jobs.plan --recipe jobs/recipes/plan/card.yaml run_dir=runs/plan cluster.machine=g6e.48xlarge
 
-Reads:  the recipes of the stations; with estimate.measured_in a run folder of jobs.distill.
+Reads:  the recipes of the stations; with estimate.measured_run_dir a run folder of jobs.distill.
 Writes: plan.json, plan.html and manifest.json in run_dir, again when the recipe or one of the stations'
         has changed; prints the tables and what they assume.
 """

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distilray.pipeline import run_pipeline_command
-from distilray.runtime.command_line import exit_code
+from distilray.runtime.command_line import run_cli
 
 RECIPES = Path(__file__).parent / "recipes"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    return exit_code("run_pipeline", lambda: run_pipeline_command(argv, __doc__, recipes=RECIPES))
+    return run_cli("run_pipeline", lambda: run_pipeline_command(argv, __doc__, recipes=RECIPES))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from distilray.config.recipe import load_recipe
 from distilray.config.serving import ServeFillMaskConfig
-from distilray.runtime.command_line import CommandParser, exit_code
-from serve.local.server import serve_until_stopped
+from distilray.runtime.command_line import CommandParser, run_cli
+from serve.local import serve_until_stopped
 
 RECIPE = "jobs/recipes/serve_fill_mask/quickstart.yaml"
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_recipe(given.recipe, given.overrides, ServeFillMaskConfig)
         serve_until_stopped(config, dry_run=given.dry_run)
 
-    return exit_code("serve_fill_mask", work)
+    return run_cli("serve_fill_mask", work)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from distilray.pretraining_data.example_view import LEGEND, ExampleView
-from distilray.runtime.command_line import CommandParser, exit_code
+from distilray.pretraining_data.viewer import LEGEND, ExampleViewer
+from distilray.runtime.command_line import CommandParser, run_cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,12 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", type=int, default=0, help="number of the first row, 0 when left out")
     parser.add_argument("--rows", type=int, default=5, help="how many, 5 when left out")
     parser.add_argument("--epoch", type=int, default=0, help="whose masks, where they are drawn anew in each epoch")
-    return exit_code("show_examples", lambda: show(parser.parse_args(argv)))
+    return run_cli("show_examples", lambda: show(parser.parse_args(argv)))
 
 
 def show(given: argparse.Namespace) -> None:
     """Prints what was asked for."""
-    texts = ExampleView.open(given.shards_dir, given.split, epoch=given.epoch).rows(given.start, given.rows)
+    texts = ExampleViewer.open(given.shards_dir, given.split, epoch=given.epoch).rows(given.start, given.rows)
     console = Console(soft_wrap=True, markup=False, highlight=False)
     console.print(LEGEND, style="dim")
     for text in texts:

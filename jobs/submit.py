@@ -26,19 +26,19 @@ ELSEWHERE = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
-    return command.run(argv, description=(__doc__ or "").partition("\n")[0], root=ROOT, recipes_of=recipes_of)
+    return command.run(argv, description=(__doc__ or "").partition("\n")[0], root=ROOT, recipe_reader=recipe_reader)
 
 
-def recipes_of(name: str) -> request.ReadRecipes:
+def recipe_reader(name: str) -> request.RecipeReader:
     """Return what reads the recipes of a job that a cluster can run."""
     if name not in job_names():
         raise InputError(f"{name}: no such job; there are {', '.join(job_names())}")
     if name == "run_pipeline":
-        return request.recipes_of_pipeline(ROOT / "jobs" / "recipes")
+        return request.pipeline_recipe_reader(ROOT / "jobs" / "recipes")
     if name in ELSEWHERE or name not in STAGES:
         fix = ELSEWHERE.get(name, f"it is made for this machine: python -m jobs.{name}")
         raise InputError(f"{name} cannot be submitted: {fix}")
-    return request.recipe_of(STAGES[name].config_class)
+    return request.job_recipe_reader(STAGES[name].config_class)
 
 
 if __name__ == "__main__":

@@ -22,15 +22,15 @@ from distilray.config.serving import FillMaskAppConfig
 from distilray.errors import InputError
 from distilray.inference.model_folder import check_model_folder
 from distilray.runtime import storage
-from distilray.runtime.resources import Need, ensure
+from distilray.runtime.resources import Need, ensure_capacity
 from serve import ingress
 from serve.auth import keys_from_environment
-from serve.local.address import base_url, claim_port
-from serve.local.checks import check_application
-from serve.models import Load, LoadedModel, ModelCache, Models
-from serve.routes import create_api, routes_of
+from serve.checks import check_application
+from serve.ingress import available_port, base_url
+from serve.models import CachedModel, Load, ModelCache, Models
+from serve.routes import create_api, routes_for_task
 from serve.service import InferenceThreads, ModelService
-from serve.telemetry.json_lines import log_json
+from serve.telemetry.json_logging import configure_json_logging
 from serve.telemetry.metrics import Telemetry
 
 APPLICATION = "fill-mask"
@@ -60,20 +60,22 @@ class Replica:
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        log_json()
+        configure_json_logging()
         self._config = FillMaskAppConfig.model_validate(config)
         self._keys = keys_from_environment(os.environ)
         replica = ray_serve.get_replica_context().replica_id.unique_id
         self._telemetry = Telemetry(replica=replica, cluster=ray_metrics)
         self._threads = InferenceThreads(self._config.num_cpus)
         self._loading = ThreadPoolExecutor(1, "loading", initializer=torch.set_num_threads, initargs=(1,))
-        others = self._config.more_models
+        others = self._config.extra_models
         for folder in others.values():
             check_model_folder(folder)  # a slip is a deployment that fails, and not a request that fails later
         default = self._threads.share(lambda: self._service(self._config.model_name, self._config.model_dir))
-        cache = functools.partial(_multiplexed, most=self._config.max_more_models)
-        patience_s = self._config.limits.deadline_s / 2
-        loaded = ModelCache(others, self._start, cache=cache, patience_s=patience_s, dropped=self._show_in_memory)
+        cache = functools.partial(_multiplexed, most=self._config.max_loaded_extra_models)
+        load_timeout_s = self._config.limits.deadline_s / 2
+        loaded = ModelCache(
+            others, self._start, cache=cache, load_timeout_s=load_timeout_s, dropped=self._show_in_memory
+        )
         self._models = Models(default, name=self._config.model_name, others=tuple(others), load=loaded.service)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -85,7 +87,7 @@ class Replica:
             access_log=self._config.access_log,
             sends_request_id=False,  # Serve's HTTP server sends it in every mode
         )
-        ingress.install(api.state.front)
+        ingress.install(api.state.gateway)
         return api
 
     async def check_health(self) -> None:
@@ -93,7 +95,7 @@ class Replica:
         await self._models.default.check_health(timeout_s=_HEALTH_TIMEOUT_S)
 
     def _service(self, name: str, folder: str) -> ModelService:
-        task_class = routes_of(self._config.task).task
+        task_class = routes_for_task(self._config.task).task
         task = task_class.load(folder, dtype=self._config.dtype, threads=self._config.num_cpus)
         report = functools.partial(self._telemetry.batch, model=name)
         service = ModelService(task, self._config, report=report, threads=self._threads)
@@ -118,7 +120,7 @@ def _multiplexed(load: Load, *, most: int) -> Load:
     """The loader with Serve's cache around it, which holds the models that were used last and reports them."""
 
     @ray_serve.multiplexed(max_num_models_per_replica=most)
-    async def cached(name: str) -> LoadedModel:
+    async def cached(name: str) -> CachedModel:
         return await load(name)
 
     return cast("Load", cached)
@@ -172,9 +174,9 @@ def serving(config: FillMaskAppConfig, *, host: str = "127.0.0.1", port: int = 8
         raise InputError(
             "this cluster serves an application already; use `serve deploy` for another, or another cluster"
         )
-    port = claim_port(host, port)
+    port = available_port(host, port)
     remedy = "lower app.num_cpus or app.num_replicas"
-    ensure(Need("replica", remedy, cpus=config.num_cpus, count=config.num_replicas), job="serve_fill_mask")
+    ensure_capacity(Need("replica", remedy, cpus=config.num_cpus, count=config.num_replicas), job="serve_fill_mask")
     config = _absolute(config)
     timeout_s = config.limits.body_timeout_s + config.limits.deadline_s + _TIMEOUT_MARGIN_S
     http_options = {"host": host, "port": port, "request_timeout_s": timeout_s}
@@ -192,6 +194,6 @@ def serving(config: FillMaskAppConfig, *, host: str = "127.0.0.1", port: int = 8
 
 def _absolute(config: FillMaskAppConfig) -> FillMaskAppConfig:
     """The config with folders that mean the same in every process."""
-    more = {name: str(storage.local_path(folder)) for name, folder in config.more_models.items()}
+    more = {name: str(storage.local_path(folder)) for name, folder in config.extra_models.items()}
     model_dir = str(storage.local_path(config.model_dir))
-    return config.model_copy(update={"model_dir": model_dir, "more_models": more})
+    return config.model_copy(update={"model_dir": model_dir, "extra_models": more})

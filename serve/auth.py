@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distilray.errors import InputError
 from serve.errors import ERROR_TYPES, ApiError, ErrorBody, api_error_response
-from serve.telemetry.requests import in_folder, path_of
+from serve.telemetry.requests import page_folder, request_path
 
 KEYS, KEYS_FILE = "DISTILRAY_API_KEYS", "DISTILRAY_API_KEYS_FILE"
 _MIN_CHARS = 16
@@ -63,9 +63,9 @@ def keys_from_environment(environ: Mapping[str, str]) -> ApiKeys | None:
     return ApiKeys(keys)
 
 
-def is_guarded(method: str, path: str) -> bool:
+def requires_key(method: str, path: str) -> bool:
     """Whether a request needs a key: all do but the reads of what anyone may see."""
-    return method not in _READS or (path not in _OPEN and in_folder(path) is None)
+    return method not in _READS or (path not in _OPEN and page_folder(path) is None)
 
 
 class RequireKey:
@@ -75,7 +75,7 @@ class RequireKey:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not is_guarded(scope["method"], path_of(scope)) or self._has_key(scope):
+        if scope["type"] != "http" or not requires_key(scope["method"], request_path(scope)) or self._has_key(scope):
             await self._app(scope, receive, send)
             return
         error = ApiError(
@@ -90,7 +90,7 @@ class RequireKey:
         return found
 
 
-def document_keys(api: FastAPI) -> None:
+def add_security_schemes(api: FastAPI) -> None:
     """Puts the keys into the OpenAPI document of an application behind `RequireKey`, on what it guards."""
     made = api.openapi
 
@@ -101,7 +101,7 @@ def document_keys(api: FastAPI) -> None:
         components.setdefault("schemas", {}).setdefault("ErrorBody", ErrorBody.model_json_schema())
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
-                if is_guarded(method.upper(), path):
+                if requires_key(method.upper(), path):
                     operation["security"] = [{name: []} for name in _SCHEMES]
                     operation["responses"].setdefault("401", _UNAUTHORIZED)
         return document

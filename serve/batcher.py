@@ -30,7 +30,7 @@ _SLICES_IN_BATCH = 4
 
 
 @dataclass(frozen=True)
-class Served:
+class InferenceResult:
     """Predictions of a request.
 
     Attributes:
@@ -70,7 +70,7 @@ class _Request:
 
     queries: Sequence[EncodedText]
     since: float
-    done: asyncio.Future[Served]
+    done: asyncio.Future[InferenceResult]
     started: int = 0
     finished: int = 0
     queue_s: float = 0.0
@@ -159,7 +159,7 @@ class MicroBatcher:
             each.done.cancel()
         self._queue.clear()
 
-    async def submit(self, queries: Sequence[EncodedText]) -> Served:
+    async def submit(self, queries: Sequence[EncodedText]) -> InferenceResult:
         """The predictions, in the order of the queries.
 
         Raises:
@@ -277,7 +277,7 @@ def _record(part: _Slice, predictions: Sequence[Any], began: float, took: float)
     request.finished += len(part.queries)
     request.inference_s += took
     if request.finished == len(request.queries) and not request.done.done():
-        served = Served(request.predictions, request.tokens, request.queue_s, request.inference_s)
+        served = InferenceResult(request.predictions, request.tokens, request.queue_s, request.inference_s)
         request.done.set_result(served)
 
 

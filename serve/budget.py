@@ -5,7 +5,7 @@ from typing import Any
 
 from distilray.config.serving import LimitsConfig
 from distilray.inference.encoding import InputTextError
-from distilray.inference.tasks.fill_mask import EncodedQuery, Query
+from distilray.inference.tasks.fill_mask import EncodedFillMaskQuery, FillMaskQuery
 from serve.errors import ApiError, text_error
 
 _FEWER_TEXTS = "send fewer or shorter texts in a request"
@@ -49,7 +49,7 @@ class Budget:
 class FillMaskBudget(Budget):
     """Limits of masks, candidates and targets too."""
 
-    def check_parameters(self, query: Query, limits: LimitsConfig) -> None:
+    def check_parameters(self, query: FillMaskQuery, limits: LimitsConfig) -> None:
         """Check number of candidates and targets."""
         if query.top_k > limits.max_top_k:
             raise ApiError(422, f"parameters.top_k: at most {limits.max_top_k}")
@@ -59,7 +59,9 @@ class FillMaskBudget(Budget):
         chars = sum(map(len, targets))
         _check("characters in parameters.targets", chars, "max_target_chars", limits, "send fewer or shorter targets")
 
-    def check_encoded(self, encoded: Sequence[EncodedQuery], limits: LimitsConfig, *, response_bytes: int) -> None:
+    def check_encoded(
+        self, encoded: Sequence[EncodedFillMaskQuery], limits: LimitsConfig, *, response_bytes: int
+    ) -> None:
         """Check the masks of each text, and what they ask for together."""
         for index, query in enumerate(encoded):
             masks = len(query.mask_positions)
@@ -68,7 +70,7 @@ class FillMaskBudget(Budget):
                 raise text_error(InputTextError("too_many_masks", index, problem))
         super().check_encoded(encoded, limits, response_bytes=response_bytes)
 
-    def check_answers(self, encoded: Sequence[EncodedQuery], limits: LimitsConfig) -> None:
+    def check_answers(self, encoded: Sequence[EncodedFillMaskQuery], limits: LimitsConfig) -> None:
         """Check the number of candidates."""
         candidates = sum(query.candidates for query in encoded)
         _check("candidates", candidates, "max_candidates", limits, _FEWER_CANDIDATES)

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from distilray.inference.encoding import InputTextError, Kind
+from distilray.inference.encoding import InputTextError, TextProblem
 
 # Status -> error_type where the framework or the table alone decides.
 ERROR_TYPES: Mapping[int, str] = {
@@ -29,7 +29,7 @@ ERROR_TYPES: Mapping[int, str] = {
     504: "DeadlineExceeded",
 }
 _NOT_JSON = "the body is not JSON"
-_TEXT_ERROR_TYPES: Mapping[Kind, str] = {
+_TEXT_ERROR_TYPES: Mapping[TextProblem, str] = {
     "no_mask": "NoMask",
     "too_long": "TextTooLong",
     "too_many_masks": "TooManyMasks",
@@ -37,7 +37,7 @@ _TEXT_ERROR_TYPES: Mapping[Kind, str] = {
     "targets": "Targets",
 }
 # Every error_type that a status may carry; docs/serving.md tells the cause and the fix of each.
-TYPES_OF_STATUS: Mapping[int, frozenset[str]] = {
+STATUS_ERROR_TYPES: Mapping[int, frozenset[str]] = {
     status: frozenset({usual}) for status, usual in ERROR_TYPES.items()
 } | {
     404: frozenset({ERROR_TYPES[404], "UnknownModel"}),
@@ -61,7 +61,7 @@ class ApiError(HTTPException):
     ) -> None:
         super().__init__(status, message, dict(headers or {}))
         self.error_type = error_type or ERROR_TYPES[status]
-        assert self.error_type in TYPES_OF_STATUS[status], self.error_type
+        assert self.error_type in STATUS_ERROR_TYPES[status], self.error_type
 
 
 def text_error(error: InputTextError) -> ApiError:

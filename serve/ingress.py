@@ -7,25 +7,63 @@ every request, refused ones included. So ids are checked, and requests are admit
 
 Serve calls `middlewares` in each process with an HTTP server whose environment contains `ENVIRONMENT`. The application
 sets it for its replicas; for the Python proxies it has to be set where the node starts, as the job and the image do.
+
+Where a server on this machine listens, and how to ask it something.
 """
 
+from __future__ import annotations
+
+import json
+import socket
 from collections.abc import Collection
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distilray.config.serving import LimitsConfig
+from distilray.errors import InputError
 from serve.auth import ApiKeys, RequireKey
-from serve.limits import Admission, Capacity, RequestEnvelope, plain_request_id
+from serve.limits import Admission, Capacity, RequestEnvelope, ensure_request_id
 from serve.telemetry.metrics import Telemetry
-from serve.telemetry.requests import OTHER, RequestLog, RequestMetrics, route_of
+from serve.telemetry.requests import OTHER, RequestLog, RequestMetrics, route_label
+
+
+def available_port(host: str, port: int) -> int:
+    """The port, or a free one for 0, after a look whether it can be bound.
+
+    Raises:
+        InputError: the port is taken, or the host is not an address of this machine.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As servers do it: a port whose last connections are still closing counts as free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{host}:{port}: {reason}; stop what listens there or choose another with port=...") from None
+
+
+def base_url(host: str, port: int) -> str:
+    """The URL of a host and port; an IPv6 address gets its brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def curl_command(url: str) -> str:
+    """A command that asks the service something."""
+    body = json.dumps({"input_data": ["Paris is [MASK] of France"]})
+    return f"curl {url}/score -H 'content-type: application/json' -d '{body}'"
+
 
 ENVIRONMENT = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.ingress:middlewares"}
 _PASSED = "passed_front"
-_fronts: "list[Front]" = []
+_fronts: list[Gateway] = []
 
 
-class Front:
+class Gateway:
     """Wraps an application in metrics, keys and admission, outermost first.
 
     All wrapped applications share one count of requests, and a request that passes several of them is handled by the
@@ -54,7 +92,7 @@ class Front:
 
     def has_route(self, scope: Scope) -> bool:
         """Whether a request is for one of the routes of the service."""
-        return route_of(scope, self._paths) != OTHER
+        return route_label(scope, self._paths) != OTHER
 
     def __call__(self, app: ASGIApp) -> ASGIApp:
         """Return the application behind the front."""
@@ -72,14 +110,14 @@ class Front:
         return once
 
 
-def install(front: Front) -> None:
+def install(gateway: Gateway) -> None:
     """Put the front of the replica of this process before Serve's HTTP server, which starts later."""
-    _fronts[:] = [front]
+    _fronts[:] = [gateway]
 
 
 def middlewares() -> list[Middleware]:
     """Return the middleware for Serve's HTTP server in this process."""
-    return [Middleware(Ingress, front=_fronts[-1] if _fronts else None)]
+    return [Middleware(Ingress, gateway=_fronts[-1] if _fronts else None)]
 
 
 class Ingress:
@@ -88,14 +126,14 @@ class Ingress:
     Other paths, Serve's health checks among them, and applications mounted below a path are left to the application.
     """
 
-    def __init__(self, app: ASGIApp, *, front: Front | None) -> None:
-        self._app, self._front = app, front
-        self._admitting = None if front is None else RequestEnvelope(front(app))
+    def __init__(self, app: ASGIApp, *, gateway: Gateway | None) -> None:
+        self._app, self._front = app, gateway
+        self._admitting = None if gateway is None else RequestEnvelope(gateway(app))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._front and self._admitting and self._front.has_route(scope):
             await self._admitting(scope, receive, send)
             return
         if scope["type"] in {"http", "websocket"}:
-            plain_request_id(scope)
+            ensure_request_id(scope)
         await self._app(scope, receive, send)

@@ -15,13 +15,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import ERROR_TYPES, ApiError, api_error_response, error_response, overloaded, request_id
-from serve.telemetry.json_lines import LOGGER
+from serve.telemetry.json_logging import LOGGER_NAME
 
 REQUEST_ID = "x-request-id"
 # The same rule is in `serve/haproxy_shedding.py`.
-PLAIN_ID = r"[A-Za-z0-9._-]{1,128}"
-_LOG = logging.getLogger(LOGGER)
-_PLAIN_ID = re.compile(PLAIN_ID.encode())
+REQUEST_ID_PATTERN = r"[A-Za-z0-9._-]{1,128}"
+_LOG = logging.getLogger(LOGGER_NAME)
+_PLAIN_ID = re.compile(REQUEST_ID_PATTERN.encode())
 # Bodies up to this size may arrive in any number; larger ones share a budget of this many bodies of the maximum size.
 _SMALL_BODY_BYTES, _LARGEST_BODIES = 64 * 1024, 32
 # Texts with more brackets have too many tokens.
@@ -29,7 +29,7 @@ _MAX_CONTAINERS = 50_000
 _ID_MARK = "request-id-mark"
 
 
-def plain_request_id(scope: Scope) -> str:
+def ensure_request_id(scope: Scope) -> str:
     """Return the request id, and leave it as the only `x-request-id` in the headers of the scope.
 
     The client's id is kept if there is one and it is plain: 1 to 128 letters, digits and `._-`. Otherwise it is
@@ -58,7 +58,7 @@ class RequestEnvelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        identity = plain_request_id(scope)
+        identity = ensure_request_id(scope)
         scope.setdefault("state", {})["request_id"] = identity
         started = False
 

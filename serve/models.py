@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from serve.errors import ApiError, unavailable
 from serve.service import ModelService
-from serve.telemetry.json_lines import LOGGER
+from serve.telemetry.json_logging import LOGGER_NAME
 
 Start = Callable[[str, str], Awaitable[ModelService]]
-Load = Callable[[str], Awaitable["LoadedModel"]]
+Load = Callable[[str], Awaitable["CachedModel"]]
 GetService = Callable[[str], Awaitable[ModelService]]
-_LOG = logging.getLogger(LOGGER)
+_LOG = logging.getLogger(LOGGER_NAME)
 # A folder that could not be loaded is left alone for so long: each attempt takes the place of a model that works.
 _RETRY_AFTER_S = 60.0
 # Who was given a model in the moment before it lost its place has begun to use it by then.
@@ -74,7 +74,7 @@ class Models:
         return {"model": self.names[0], "models": list(self.names), **self.default.info()}
 
 
-class LoadedModel:
+class CachedModel:
     """What the cache holds. Ray Serve calls `__del__` when it drops a model, and Python does when nobody holds it."""
 
     def __init__(self, service: ModelService, retire: Callable[[], None]) -> None:
@@ -92,7 +92,7 @@ class ModelCache:
         folders: name -> model folder.
         start: name, folder -> service, started; may take seconds, and must leave the event loop free.
         cache: puts itself before the loader; it decides how many models are held, and which one goes.
-        patience_s: how long a request waits for a model to be loaded.
+        load_timeout_s: how long a request waits for a model to be loaded.
         dropped: called with name and service when one has been closed.
         clock: seconds.
     """
@@ -103,13 +103,13 @@ class ModelCache:
         start: Start,
         *,
         cache: Callable[[Load], Load],
-        patience_s: float,
+        load_timeout_s: float,
         dropped: Callable[[str, ModelService], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._folders, self._start, self._patience_s, self._clock = folders, start, patience_s, clock
+        self._folders, self._start, self._patience_s, self._clock = folders, start, load_timeout_s, clock
         self._cached, self._dropped = cache(self._load), dropped
-        self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
+        self._loading: dict[str, asyncio.Task[CachedModel]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._failed_at: dict[str, float] = {}
 
@@ -133,7 +133,7 @@ class ModelCache:
             raise unavailable(f"model {name} is being loaded; try again later", retry_after_s=1) from None
         return loaded.service
 
-    async def _load(self, name: str) -> LoadedModel:
+    async def _load(self, name: str) -> CachedModel:
         # First those that have lost their place go, so that memory holds no more models than it shall.
         await asyncio.sleep(0)  # what `__del__` has asked of the loop comes first
         if self._retiring:
@@ -141,9 +141,9 @@ class ModelCache:
         service = await self._start(name, self._folders[name])
         _LOG.info("model %s loaded", name)
         loop = asyncio.get_running_loop()
-        return LoadedModel(service, _once(lambda: loop.call_soon_threadsafe(self._retire, name, service)))
+        return CachedModel(service, _once(lambda: loop.call_soon_threadsafe(self._retire, name, service)))
 
-    async def _try(self, name: str) -> LoadedModel:
+    async def _try(self, name: str) -> CachedModel:
         try:
             return await self._cached(name)
         except Exception as error:
@@ -151,7 +151,7 @@ class ModelCache:
             _LOG.error("model %s, %s: cannot be loaded: %s", name, self._folders[name], error)
             raise _cannot_be_loaded(name, _RETRY_AFTER_S) from None
 
-    def _loaded(self, name: str, task: asyncio.Task[LoadedModel]) -> None:
+    def _loaded(self, name: str, task: asyncio.Task[CachedModel]) -> None:
         del self._loading[name]
         if not task.cancelled():
             task.exception()  # logged already; asyncio would complain where nobody waits for it any more

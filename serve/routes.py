@@ -17,16 +17,16 @@ from distilray.config.serving import LimitsConfig
 from distilray.errors import InputError
 from distilray.inference.tasks.base import AnyTask
 from distilray.inference.tasks.fill_mask import FillMask
-from serve.auth import ApiKeys, document_keys
+from serve.auth import ApiKeys, add_security_schemes
 from serve.budget import Budget, FillMaskBudget
 from serve.errors import ERROR_TYPES, ErrorBody, http_error, unavailable, validation_error
-from serve.ingress import Front
+from serve.ingress import Gateway
 from serve.limits import JsonRoute, RequestEnvelope
 from serve.models import Models
 from serve.page.routes import page_routes
-from serve.schemas import AnyRequest, AzureRequest, CandidateBody, FillMaskRequest, state_limits
+from serve.schemas import AnyRequest, AzureRequest, CandidateBody, FillMaskRequest, fill_in_limits
 from serve.telemetry.metrics import Telemetry
-from serve.telemetry.requests import note
+from serve.telemetry.requests import annotate
 
 _ERRORS_OF_POST: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": ERROR_TYPES[status]}
@@ -44,7 +44,7 @@ class Tag(NamedTuple):
     description: str
 
 
-class Form(NamedTuple):
+class Endpoint(NamedTuple):
     """A path of a task, and the form in which it is asked there.
 
     Attributes:
@@ -66,7 +66,7 @@ class TaskRoutes(NamedTuple):
     """A row of the table: a task, its forms, and the budget of a request."""
 
     task: type[AnyTask]
-    forms: tuple[Form, ...]
+    forms: tuple[Endpoint, ...]
     budget: Budget = Budget()
 
 
@@ -79,11 +79,11 @@ _HEALTH_TAG = Tag("Health", "Probes for load balancers and process managers.")
 _SERVICE_TAG = Tag("Service", "The models and limits of the service, and its metrics.")
 
 # Name of a task -> its routes. A new task is a module of `distilray.inference.tasks` and a row here.
-TASKS: dict[str, TaskRoutes] = {
+TASK_ROUTES: dict[str, TaskRoutes] = {
     FillMask.name: TaskRoutes(
         FillMask,
         (
-            Form(
+            Endpoint(
                 "/v1/fill-mask",
                 FillMaskRequest,
                 _CANDIDATES,
@@ -92,7 +92,7 @@ TASKS: dict[str, TaskRoutes] = {
                 "Candidates for the masks of one text or of several; times in the headers are milliseconds.",
                 "fill_mask_v1_fill_mask_post",
             ),
-            Form(
+            Endpoint(
                 "/score",
                 AzureRequest,
                 _BEST_TOKENS,
@@ -101,7 +101,7 @@ TASKS: dict[str, TaskRoutes] = {
                 "The best token for every text, those of several masks joined by a comma.",
                 "score_score",
             ),
-            Form(
+            Endpoint(
                 "/",
                 AnyRequest,
                 _CANDIDATES | _BEST_TOKENS,
@@ -116,15 +116,15 @@ TASKS: dict[str, TaskRoutes] = {
 }
 
 
-def routes_of(task: str) -> TaskRoutes:
+def routes_for_task(task: str) -> TaskRoutes:
     """Return the row of a task.
 
     Raises:
         InputError: there is none.
     """
-    if task not in TASKS:
-        raise InputError(f"task {task}: choose one of {', '.join(TASKS)}")
-    return TASKS[task]
+    if task not in TASK_ROUTES:
+        raise InputError(f"task {task}: choose one of {', '.join(TASK_ROUTES)}")
+    return TASK_ROUTES[task]
 
 
 def create_api(
@@ -146,7 +146,7 @@ def create_api(
         access_log: a line in the log for every request, not only for failures of ours.
         sends_request_id: False behind a proxy that puts `x-request-id` on the answers itself.
     """
-    telemetry, row = telemetry or Telemetry(replica="local"), routes_of(models.task)
+    telemetry, row = telemetry or Telemetry(replica="local"), routes_for_task(models.task)
     api = _bare_api(models, row)
     for router in (_task_routes(models, row), _state_routes(models), metrics_routes(telemetry), page_routes()):
         api.include_router(router)
@@ -154,11 +154,11 @@ def create_api(
     api.add_exception_handler(RequestValidationError, validation_error)
     limits, paths = models.default.config.limits, frozenset(form.path for form in row.forms)
     _document_limits(api, limits)
-    api.state.front = front = Front(limits, paths=paths, telemetry=telemetry, keys=keys, access_log=access_log)
+    api.state.gateway = gateway = Gateway(limits, paths=paths, telemetry=telemetry, keys=keys, access_log=access_log)
     if keys is not None:
-        document_keys(api)
+        add_security_schemes(api)
     # Outermost last.
-    api.add_middleware(front)
+    api.add_middleware(gateway)
     api.add_middleware(RequestEnvelope, sends_id=sends_request_id)
     return api
 
@@ -202,14 +202,14 @@ def _task_routes(models: Models, row: TaskRoutes) -> APIRouter:
     return router
 
 
-def _endpoint(models: Models, budget: Budget, form: Form) -> Callable[..., Coroutine[Any, Any, Response]]:
+def _endpoint(models: Models, budget: Budget, form: Endpoint) -> Callable[..., Coroutine[Any, Any, Response]]:
     async def answer(request: Request, body: Any) -> JSONResponse:
         service, queries = await models.service(body.model), body.queries()
         name = body.model or models.names[0]
-        note(request.scope, model=name)
+        annotate(request.scope, model=name)
         answers, served = await service.answer(queries, budget)
         times = {"queue_ms": served.queue_s * 1000, "inference_ms": served.inference_s * 1000}
-        note(request.scope, model=name, items=len(queries), tokens=served.tokens, **times)
+        annotate(request.scope, model=name, items=len(queries), tokens=served.tokens, **times)
         headers = {
             "x-queue-time": f"{times['queue_ms']:.1f}",
             "x-inference-time": f"{times['inference_ms']:.1f}",
@@ -280,7 +280,7 @@ def _document_limits(api: FastAPI, limits: LimitsConfig) -> None:
 
     def openapi() -> dict[str, Any]:
         document = make_document()
-        state_limits(document, limits)
+        fill_in_limits(document, limits)
         return document
 
     api.openapi = openapi  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from distilray.config.serving import MAX_ITEMS, MAX_TARGETS, MAX_TOP_K, LimitsConfig
 from distilray.inference.tasks.base import TextQuery
-from distilray.inference.tasks.fill_mask import Answer, Query
+from distilray.inference.tasks.fill_mask import FillMaskAnswer, FillMaskQuery
 
 _TOP_K = 5
 # Key of a schema that names limits of the configuration; `state_limits` replaces it.
@@ -76,7 +76,7 @@ TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K, json_schema_extra={_LIMITS: {"ma
 ModelName = Annotated[str, Field(min_length=1, max_length=128)]
 
 
-class Wire(BaseModel):
+class StrictModel(BaseModel):
     """An object of a request."""
 
     model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
@@ -91,7 +91,7 @@ class Wire(BaseModel):
         return data
 
 
-class TextRequest(Wire):
+class TextRequest(StrictModel):
     """One text or several, for a task without parameters."""
 
     inputs: TextOrTexts
@@ -106,7 +106,7 @@ class TextRequest(Wire):
         return answers[0] if isinstance(self.inputs, str) else answers
 
 
-class FillMaskParameters(Wire):
+class FillMaskParameters(StrictModel):
     """What is asked of every text of the request."""
 
     top_k: TopK | None = Field(default=_TOP_K, description="candidates per mask; 5 where it is null")
@@ -117,7 +117,7 @@ class FillMaskParameters(Wire):
     ] = Field(default=None, description="the only candidates; each must be a single token of the vocabulary")
 
 
-class FillMaskRequest(Wire):
+class FillMaskRequest(StrictModel):
     """Hugging Face's form: one text or several."""
 
     inputs: TextOrTexts = Field(examples=["Paris is [MASK] of France"])
@@ -125,31 +125,33 @@ class FillMaskRequest(Wire):
     model: ModelName | None = Field(default=None, description="name of one of the models that /info lists")
     options: dict[str, Any] | None = Field(default=None, description="of Hugging Face's hosted API; ignored")
 
-    def queries(self) -> list[Query]:
+    def queries(self) -> list[FillMaskQuery]:
         """One query per text."""
         asked = self.parameters or FillMaskParameters()
         targets = [asked.targets] if isinstance(asked.targets, str) else asked.targets
         texts = [self.inputs] if isinstance(self.inputs, str) else self.inputs
-        return [Query(text, asked.top_k or _TOP_K, None if targets is None else tuple(targets)) for text in texts]
+        return [
+            FillMaskQuery(text, asked.top_k or _TOP_K, None if targets is None else tuple(targets)) for text in texts
+        ]
 
-    def response(self, answers: list[Answer]) -> list[object]:
+    def response(self, answers: list[FillMaskAnswer]) -> list[object]:
         """Candidates for one text with one mask, a list per mask for several, a list per text for a list of texts."""
         shaped = [_shape_of_text(answer) for answer in answers]
         return shaped[0] if isinstance(self.inputs, str) else list(shaped)
 
 
-class NoParameters(Wire):
+class NoParameters(StrictModel):
     """An object without keys: the answer is the best token, and nothing about it can be chosen."""
 
 
-class ColumnTable(Wire):
+class ColumnTable(StrictModel):
     """A table by column, as the tabular samples of Azure and the older model card send it."""
 
     input_string: TextOrTexts
     parameters: NoParameters | None = None
 
 
-class SplitTable(Wire):
+class SplitTable(StrictModel):
     """A data frame in pandas' split form, as MLflow and Azure's clients send it."""
 
     columns: Annotated[list[Literal["input_string", 0]], Field(fail_fast=True, min_length=1, max_length=1)] | None = (
@@ -178,7 +180,7 @@ _ONE_FORM: JsonDict = {
 }
 
 
-class AzureRequest(Wire):
+class AzureRequest(StrictModel):
     """Azure's forms: `input_data` or `inputs` as a text, a list of texts or a table."""
 
     model_config = ConfigDict(json_schema_extra=_ONE_FORM)
@@ -204,11 +206,11 @@ class AzureRequest(Wire):
         assert sent is not None
         return [sent] if isinstance(sent, str) else sent
 
-    def queries(self) -> list[Query]:
+    def queries(self) -> list[FillMaskQuery]:
         """One query per text, for the best token alone."""
-        return [Query(text, top_k=1, sequences=False) for text in self.texts()]
+        return [FillMaskQuery(text, top_k=1, sequences=False) for text in self.texts()]
 
-    def response(self, answers: list[Answer]) -> list[object]:
+    def response(self, answers: list[FillMaskAnswer]) -> list[object]:
         """The best token of every text, those of several masks joined by a comma; the older card has a row object."""
         best = [",".join(candidates[0].token_str for candidates in answer) for answer in answers]
         return [{"0": token} for token in best] if isinstance(self.inputs, ColumnTable) else list(best)
@@ -222,19 +224,19 @@ AnyRequest = Annotated[
 """A body in either form: Azure's where it has `input_data` or `params`, or `inputs` is a table."""
 
 
-def state_limits(schema: Any, limits: LimitsConfig) -> None:
+def fill_in_limits(schema: Any, limits: LimitsConfig) -> None:
     """Puts the configured limits into the schemas of an OpenAPI document."""
     if isinstance(schema, list):
         for each in schema:
-            state_limits(each, limits)
+            fill_in_limits(each, limits)
     if isinstance(schema, dict):
         for keyword, limit in schema.pop(_LIMITS, {}).items():
             schema[keyword] = getattr(limits, limit)
         for each in schema.values():
-            state_limits(each, limits)
+            fill_in_limits(each, limits)
 
 
-def _shape_of_text(answer: Answer) -> list[object]:
+def _shape_of_text(answer: FillMaskAnswer) -> list[object]:
     masks: list[object] = [[candidate._asdict() for candidate in candidates] for candidates in answer]
     if len(masks) == 1:
         return [candidate._asdict() for candidate in answer[0]]

@@ -11,7 +11,7 @@ import torch
 from distilray.config.serving import FillMaskAppConfig
 from distilray.inference.encoding import InputTextError
 from distilray.inference.tasks.base import AnyTask, EncodedText, TextQuery
-from serve.batcher import MicroBatcher, Report, Served
+from serve.batcher import InferenceResult, MicroBatcher, Report
 from serve.budget import Budget
 from serve.errors import ApiError, text_error
 
@@ -134,7 +134,7 @@ class ModelService:
         async with asyncio.timeout(timeout_s):
             await self._probe(1)
 
-    async def answer(self, queries: Sequence[TextQuery], budget: Budget) -> tuple[list[Any], Served]:
+    async def answer(self, queries: Sequence[TextQuery], budget: Budget) -> tuple[list[Any], InferenceResult]:
         """The answer to every query, in order, and the times that they took.
 
         Raises:
@@ -170,7 +170,7 @@ class ModelService:
                 encoded += await loop.run_in_executor(self._tokenization, self.task.encode, queries[part])
             except InputTextError as error:
                 self._progress_at = self._clock()  # a refusal of bad input is an answer too
-                raise text_error(error.moved(part.start)) from None
+                raise text_error(error.offset_by(part.start)) from None
         return encoded
 
     async def _decode(

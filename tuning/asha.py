@@ -16,12 +16,12 @@ import numpy as np
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from distilray.config.glue import TaskConfig
-from tuning.records import Sample
+from tuning.records import TrialPoint
 
 STATE_FILE = "asha.state"
 
 
-class LastingAsha(ASHAScheduler):
+class ResumableASHA(ASHAScheduler):
     """ASHA that is saved beside the experiment after each decision and resumes from there after a restore.
 
     The rungs are the shares `grace_period * reduction_factor**k / max_t` of a schedule. The score at a rung is
@@ -75,7 +75,7 @@ class LastingAsha(ASHAScheduler):
         if evaluation >= self._stopped.get(known.trial_id, float("inf")):
             return str(TrialScheduler.STOP)
         self._scores.setdefault(known.trial_id, {})[evaluation] = result[self._metric]
-        decision = self._decide(tune_controller, known, Sample.of(trial.config), evaluation)
+        decision = self._decide(tune_controller, known, TrialPoint.of(trial.config), evaluation)
         if decision == TrialScheduler.STOP:
             self._stopped[known.trial_id] = evaluation
         self._save(trial)
@@ -86,7 +86,7 @@ class LastingAsha(ASHAScheduler):
         self.on_trial_result(tune_controller, trial, result)
         self.on_trial_remove(tune_controller, trial)
 
-    def _decide(self, tune_controller: Any, known: Any, sample: Sample, evaluation: int) -> str:
+    def _decide(self, tune_controller: Any, known: Any, sample: TrialPoint, evaluation: int) -> str:
         """Compares a trial at each rung that it has reached, from the lowest; each rung counts a trial once."""
         settings = {**self._settings.model_dump(), **sample.values}
         length = settings["epochs"] * settings["evaluations_per_epoch"]
@@ -138,4 +138,4 @@ def _state_path(trial: Any) -> str:
 
 def _by_values(trial: Any) -> Any:
     """The trial, with what it tries in place of its id, which is all that is asked of it."""
-    return SimpleNamespace(trial_id=Sample.of(trial.config).identity)
+    return SimpleNamespace(trial_id=TrialPoint.of(trial.config).identity)

@@ -2,11 +2,13 @@
 
 What Ray Tune keeps in its own registry is not made for several experiments in the threads of one process, so each has
 a process of its own, on the same cluster.
+
+A trial as Ray Tune calls it. What it trains with is imported by the process that trains, which takes seconds.
 """
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,24 +25,31 @@ from distilray.config.glue import AshaConfig, Space
 from distilray.errors import find_input_error
 from distilray.runtime import storage
 from distilray.runtime.resources import Need
-from tuning.asha import LastingAsha
+from tuning.asha import ResumableASHA
 from tuning.records import (
     BEST,
     EVALUATION,
-    Objective,
-    Sample,
     Status,
+    TrialContext,
+    TrialPoint,
     TrialRecord,
     read_journal,
     read_record,
     write_record,
 )
 from tuning.space import Values, domains
-from tuning.trial import run_trial
+
+
+def run_trial(config: Mapping[str, Any], *, objective: TrialContext) -> None:
+    """A trial, as Ray Tune calls it."""
+    from tuning.trial import fine_tune_trial
+
+    fine_tune_trial(config, objective)
+
 
 ENDED_FILE = "ended.json"
 # Ray Tune brings a callback back as it was saved, and the run may lie in another place now.
-_RUNNING: ContextVar[Objective] = ContextVar("objective of this process")
+_RUNNING: ContextVar[TrialContext] = ContextVar("objective of this process")
 _SEEDS = 2**32
 _DETAIL, _ADVICE = "Worker exit detail:", "Some common causes"  # before and after what Ray knows
 _DETAIL_LETTERS = 200
@@ -67,7 +76,7 @@ class Experiment:
         budget_s: seconds of the whole search; None without an end.
     """
 
-    objective: Objective
+    objective: TrialContext
     folder: str
     points: Sequence[Values] | None
     first: Values
@@ -149,7 +158,9 @@ def _searcher(experiment: Experiment) -> tuple[dict[str, Any], Any]:
     seed = experiment.objective.seed % _SEEDS
     if experiment.points is None:
         first = {f"sample/values/{name}": value for name, value in experiment.first.items()}
-        return {"sample": {"values": domains(experiment.space)}}, CountingOptuna(points_to_evaluate=[first], seed=seed)
+        return {"sample": {"values": domains(experiment.space)}}, NumberedOptunaSearch(
+            points_to_evaluate=[first], seed=seed
+        )
     samples = [{"number": number, "values": values} for number, values in enumerate(experiment.points)]
     return {"sample": tune.grid_search(samples)}, BasicVariantGenerator(random_state=seed)
 
@@ -157,7 +168,7 @@ def _searcher(experiment: Experiment) -> tuple[dict[str, Any], Any]:
 def _scheduler(experiment: Experiment) -> TrialScheduler:
     if not experiment.asha.enabled:
         return FIFOScheduler()
-    return LastingAsha(
+    return ResumableASHA(
         time_attr=EVALUATION,
         max_t=experiment.most_evaluations,
         grace_period=experiment.asha.grace_evaluations,
@@ -171,7 +182,7 @@ def _dirname(trial: Trial) -> str:
     return f"trial-{trial.trial_id}"
 
 
-class CountingOptuna(OptunaSearch):
+class NumberedOptunaSearch(OptunaSearch):
     """TPE that numbers its trials, and counts how often it has named the same values.
 
     The counts are kept with the rest of its state when Ray Tune saves it.
@@ -184,7 +195,7 @@ class CountingOptuna(OptunaSearch):
         found = super().suggest(trial_id)
         if not isinstance(found, dict) or found == Searcher.FINISHED:
             return found
-        sample = Sample(len(self._names), found["sample"]["values"])
+        sample = TrialPoint(len(self._names), found["sample"]["values"])
         repeat = self._names.count(sample.identity)
         self._names = (*self._names, sample.identity)
         return {"sample": {"number": sample.number, "values": dict(sample.values), "repeat": repeat}}
@@ -204,7 +215,7 @@ class _Records(tune.Callback):
 
 
 def _write_missing(trial: Trial, status: Status, reason: str) -> None:
-    objective, sample = _RUNNING.get(), Sample.of(trial.config)
+    objective, sample = _RUNNING.get(), TrialPoint.of(trial.config)
     folder = sample.folder(objective.trials_folder, objective.seed)
     if read_record(folder) is None:
         found = read_journal(folder)

@@ -27,7 +27,7 @@ STATUSES: Sequence[Status] = ("complete", "stopped", "time", "failed")
 
 
 @dataclass(frozen=True)
-class Objective:
+class TrialContext:
     """What all trials of a task share.
 
     Attributes:
@@ -49,7 +49,7 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrialPoint:
     """What one trial tries, as Ray Tune hands it over.
 
     Attributes:
@@ -63,7 +63,7 @@ class Sample:
     repeat: int = 0
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Sample":
+    def of(cls, config: Mapping[str, Any]) -> "TrialPoint":
         """The sample in the configuration of a Tune trial."""
         return cls(**config["sample"])
 

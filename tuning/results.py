@@ -173,7 +173,7 @@ def best_recipe(config: SearchGlueConfig, searches: Sequence[TaskSearch], summar
         "glue_dir": config.glue_dir,
         "seed": config.seed,
         "tasks": [search.task for search in searches],
-        "other_rows": config.other_rows,
+        "allow_other_row_counts": config.allow_other_row_counts,
         "precision": config.precision,
         "per_task": {search.task: search.winning_settings.model_dump(mode="json") for search in searches},
         "scaling": winners_scaling(config).model_dump(mode="json"),
@@ -194,7 +194,7 @@ def best_recipe(config: SearchGlueConfig, searches: Sequence[TaskSearch], summar
     return (header + yaml.safe_dump(values, sort_keys=False)).encode()
 
 
-def search_figures(
+def search_summary(
     search: TaskSearch, scores: Sequence[float], seed: int, *, majority: float, dev_rows: Mapping[str, int]
 ) -> dict[str, Any]:
     """What `scores.json` says of the search of a task.

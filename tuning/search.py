@@ -9,33 +9,32 @@ import ray
 from rich.console import Console
 
 from distilray.config.glue import SearchGlueConfig, TaskName
-from distilray.evaluation.glue.scores import Results, collect_scores
+from distilray.evaluation.glue.evaluate_glue import Results, collect_scores
 from distilray.evaluation.glue.table import glue_table
 from distilray.finetuning.dev_predictions import predictions_file
 from distilray.finetuning.features import TaskFeatures, encode_task
 from distilray.finetuning.files import TaskData, load_tasks
-from distilray.finetuning.fine_tune import run_units
-from distilray.finetuning.fine_tune_run import Plan, Unit
-from distilray.models.sources import localise
+from distilray.finetuning.fine_tune import execute_runs
+from distilray.finetuning.fine_tune_run import FineTunePlan, FineTuneRun
+from distilray.models.sources import localize
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
 from distilray.runtime.environment import inside_cluster
 from distilray.runtime.job import Outcome
-from distilray.runtime.reporting.progress import Progress
-from distilray.runtime.resources import check_shared, cluster_nodes, ensure
+from distilray.runtime.progress import Progress
+from distilray.runtime.resources import check_run_dir_shared, cluster_nodes, ensure_capacity
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
 from distilray.statistics import CHANCE_ERRORS
 from tuning.experiment import Experiment, run_experiment
-from tuning.plan import check_local_device, need_of_search, trials_of
-from tuning.records import TRAINING_FOLDER, Objective, TrialRecord, read_records
-from tuning.resources import TrialNeed, shares
+from tuning.plan import TrialNeed, check_local_device, largest_trial_need, shares, trial_count
+from tuning.records import TRAINING_FOLDER, TrialContext, TrialRecord, read_records
 from tuning.results import (
     RECIPE_FILE,
     TaskSearch,
     best_recipe,
-    search_figures,
     search_plot,
+    search_summary,
     trials_csv,
     trials_table,
     winners_scaling,
@@ -53,15 +52,15 @@ Encoded = Mapping[TaskName, Mapping[int, TaskFeatures]]
 def search_glue(config: SearchGlueConfig, folder: RunFolder) -> Outcome:
     """Searches on every task, fine-tunes the winners with fresh seeds, and writes what was found."""
     data, missing = load_tasks(config, with_test=False)
-    need = need_of_search(config, data)
+    need = largest_trial_need(config, data)
     encoded = _encode(config, data)
     with ray_session(config.ray):
         check_local_device(need)
-        room = ensure(need.request(), job=folder.job, run_dir=folder.uri)
+        room = ensure_capacity(need.request(), job=folder.job, run_dir=folder.uri)
         experiments = _experiments(config, folder, encoded, need, room)
         _run(experiments, folder)
         searches = [_found(config, folder, task) for task in data]
-        room = max(1, need.request().fitting(cluster_nodes()))  # without nodes, the first winner waits for one
+        room = max(1, need.request().count_fitting(cluster_nodes()))  # without nodes, the first winner waits for one
         results = _run_winners(config, folder, searches, encoded, room)
     return _write(config, folder, searches, data, missing, results)
 
@@ -78,13 +77,13 @@ def show_search(folder: RunFolder) -> None:
 
 def _encode(config: SearchGlueConfig, data: Mapping[TaskName, TaskData]) -> Encoded:
     """Every task, tokenised once for all its trials."""
-    tokenizer_json = read_tokenizer(localise(config.model_dir))
+    tokenizer_json = read_tokenizer(localize(config.model_dir))
     return {
         task: {
             length: encode_task(
                 rows,
                 tokenizer_json,
-                config.of_task(task).model_copy(update={"max_length": length}),
+                config.task_config(task).model_copy(update={"max_length": length}),
                 seed=config.seed,
             )
             for length in lengths(config, task)
@@ -98,9 +97,9 @@ def _experiments(
 ) -> dict[TaskName, Experiment]:
     found = {}
     for (task, features), share in zip(encoded.items(), shares(room, len(encoded)), strict=True):
-        objective = Objective(
+        objective = TrialContext(
             task=task,
-            settings=config.of_task(task),
+            settings=config.task_config(task),
             model_dir=config.model_dir,
             trials_folder=folder.path(TRIALS_FOLDER, task),
             seed=config.seed,
@@ -114,8 +113,8 @@ def _experiments(
             folder=folder.path(TUNE_FOLDER, task),
             points=points(config, task),
             first=first_point(config, task),
-            space=config.space_of(task),
-            num_trials=trials_of(config, task),
+            space=config.task_space(task),
+            num_trials=trial_count(config, task),
             most_evaluations=evaluations(config, task)[1],
             asha=config.asha,
             need=need.request(),
@@ -154,7 +153,7 @@ def _run(experiments: Mapping[TaskName, Experiment], folder: RunFolder) -> None:
                 ended, running = ray.wait(running, num_returns=len(running), timeout=_POLL_S)
                 ray.get(ended)
                 if inside_cluster():
-                    check_shared(folder.uri)
+                    check_run_dir_shared(folder.uri)
                 for task, experiment in experiments.items():
                     known[task] = read_records(experiment.objective.trials_folder, known[task])
                 progress.advance_to(sum(map(len, known.values())), _standing(experiments, known))
@@ -182,7 +181,7 @@ def _found(config: SearchGlueConfig, folder: RunFolder, task: TaskName) -> TaskS
     for place in records:
         storage.remove_folder(storage.join(place, TRAINING_FOLDER))  # of one that was stopped while it wrote
     ordered = sorted(records.items(), key=lambda item: (item[1].number, item[0]))
-    return TaskSearch(task, config.of_task(task), [record for _, record in ordered], trials_of(config, task))
+    return TaskSearch(task, config.task_config(task), [record for _, record in ordered], trial_count(config, task))
 
 
 def _run_winners(
@@ -190,14 +189,14 @@ def _run_winners(
 ) -> Results:
     """Fine-tunes the winner of each task with seeds that took no part in its choice."""
     units = [
-        Unit(search.task, seed, search.winning_settings, config.model_dir)
+        FineTuneRun(search.task, seed, search.winning_settings, config.model_dir)
         for search in searches
         for seed in search.settings.seeds
     ]
-    results = run_units(
+    results = execute_runs(
         units,
         {search.task: encoded[search.task][search.winning_settings.max_length] for search in searches},
-        Plan(folder.path(WINNERS_FOLDER), config.precision, winners_scaling(config, room)),
+        FineTunePlan(folder.path(WINNERS_FOLDER), config.precision, winners_scaling(config, room)),
         run_dir=folder.uri,
         job=f"{folder.job} winners",
     )
@@ -219,7 +218,7 @@ def _write(
     for search in searches:
         fresh = [results[search.task, seed].fine_tuned.best for seed in search.settings.seeds]
         values = [best.scores[search.settings.metric] for best in fresh]
-        figures[search.task] = search_figures(
+        figures[search.task] = search_summary(
             search,
             values,
             config.seed,

@@ -28,9 +28,9 @@ def points(config: SearchGlueConfig, task: TaskName) -> list[Values] | None:
     Raises:
         InputError: a setting that is a whole number has a range of fractions.
     """
-    space = config.space_of(task)
+    space = config.task_space(task)
     for name, values in space.items():
-        _check_whole(config.of_task(task), name, values)
+        _check_whole(config.task_config(task), name, values)
     first = first_point(config, task)
     if config.method == "grid":
         combinations = itertools.product(*((values.choice or []) for values in space.values()))
@@ -43,8 +43,8 @@ def first_point(config: SearchGlueConfig, task: TaskName) -> Values:
 
     A setting without a default, such as `dropout`, has the first value of its range.
     """
-    settings = config.of_task(task)
-    return {name: _nearest(values, getattr(settings, name)) for name, values in config.space_of(task).items()}
+    settings = config.task_config(task)
+    return {name: _nearest(values, getattr(settings, name)) for name, values in config.task_space(task).items()}
 
 
 def domains(space: Space) -> Values:
@@ -54,9 +54,9 @@ def domains(space: Space) -> Values:
 
 def extremes(config: SearchGlueConfig, task: TaskName, name: str) -> tuple[Any, Any]:
     """The smallest and the largest value that a setting takes in the trials of a task."""
-    values = config.space_of(task).get(name)
+    values = config.task_space(task).get(name)
     if values is None:
-        return getattr(config.of_task(task), name), getattr(config.of_task(task), name)
+        return getattr(config.task_config(task), name), getattr(config.task_config(task), name)
     ends: Any = values.choice or values.uniform or values.loguniform or values.integers
     return min(ends), max(ends)
 
@@ -67,12 +67,12 @@ def lengths(config: SearchGlueConfig, task: TaskName) -> list[int]:
     Raises:
         InputError: the space has a range of them.
     """
-    values = config.space_of(task).get("max_length")
+    values = config.task_space(task).get("max_length")
     if values is None:
-        return [config.of_task(task).max_length]
+        return [config.task_config(task).max_length]
     if values.choice is None:
         raise InputError("space.max_length: give choice: [...]; the task is tokenised once for each value")
-    return [with_values(config.of_task(task), {"max_length": value}).max_length for value in values.choice]
+    return [with_values(config.task_config(task), {"max_length": value}).max_length for value in values.choice]
 
 
 def evaluations(config: SearchGlueConfig, task: TaskName) -> tuple[int, int]:

@@ -30,11 +30,11 @@ from ray.data.datasource import Datasource, ReadTask
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.paths import expand_home
 from distilray.config.recipe import validate_recipe
-from distilray.corpus.documents import Extraction, Screen
-from distilray.corpus.inputs import Part, check_inputs, plan_parts, source_files
-from distilray.corpus.sources.ranges import CutShortError
+from distilray.corpus.chunks import Chunk, check_inputs, plan_chunks, source_files
+from distilray.corpus.extraction import Extraction, ScreeningData
+from distilray.corpus.sources.ranges import TruncatedFileError
 from distilray.errors import InputError, reading
-from distilray.pretraining_data.encoding.corpus_files import Corpus, document_tables
+from distilray.pretraining_data.corpus_reader import Corpus, document_tables
 from distilray.pretraining_data.masking import Masker
 from distilray.pretraining_data.shards import ShardSet
 from distilray.runtime import storage
@@ -70,7 +70,7 @@ def read_dump(
     path: str | PathLike[str],
     *,
     filters: Mapping[str, Any] | None = None,
-    part_mb: float = 8.0,
+    chunk_mb: float = 8.0,
     skip_damaged: bool = False,
     **source: Any,
 ) -> ray.data.Dataset:
@@ -82,14 +82,14 @@ def read_dump(
     Args:
         path: a dump, a folder, a pattern with `*`, or `sample:wikipedia`; all workers must see it.
         filters: keys of `filters` in a recipe of `build_corpus`.
-        part_mb: MB as stored that one task reads.
+        chunk_mb: MB as stored that one task reads.
         skip_damaged: leave out pages that cannot be read, and read dumps that are cut short. Otherwise they raise
             `InputError`; those inside a dump do so in the task that reads them.
         source: further keys of a Wikipedia source, such as `index_path`, `name`, `language` or `templates`.
 
     Returns:
         A row for each document, in schema `DOCUMENTS`: doc_id, source, title, sentences (list of strings), file,
-        page_id, revision_id, licence.
+        page_id, revision_id, license.
 
     Raises:
         InputError: the path is missing, is no dump, or is cut short; or a key or value is wrong.
@@ -98,16 +98,16 @@ def read_dump(
         "run_dir": "none",  # nothing is written
         "sources": [{**source, "kind": "wikipedia", "path": fspath(path)}],
         "filters": dict(filters or {}),
-        "part_mb": part_mb,
-        **({"faults": {"max_bad_fraction": 1.0}} if skip_damaged else {}),
+        "chunk_mb": chunk_mb,
+        **({"fault_tolerance": {"max_bad_fraction": 1.0}} if skip_damaged else {}),
     }
     config = validate_recipe("read_dump", values, BuildCorpusConfig)
     files = source_files(config)
     try:
         check_inputs(config, files)
-    except CutShortError as error:
+    except TruncatedFileError as error:
         raise InputError(f"{error.fault}; fetch it again, or set skip_damaged=True to use what is there") from None
-    tasks = [_dump_task(part, config, skip_damaged) for part in plan_parts(config, files)]
+    tasks = [_dump_task(part, config, skip_damaged) for part in plan_chunks(config, files)]
     return ray.data.read_datasource(ArtifactDatasource(tasks))
 
 
@@ -220,13 +220,13 @@ def _folder(run: RunLocation) -> str:
     return text if "://" in text else os.path.abspath(text)
 
 
-def _dump_task(part: Part, config: BuildCorpusConfig, skip_damaged: bool) -> ReadTask:
+def _dump_task(part: Chunk, config: BuildCorpusConfig, skip_damaged: bool) -> ReadTask:
     uris, size = dict.fromkeys(each.uri for each in part.ranges), part.stored_bytes * _DUMP_EXPANSION
     return _read_task(partial(_dump_tables, part, config, skip_damaged), DOCUMENTS, uris, size)
 
 
-def _dump_tables(part: Part, config: BuildCorpusConfig, skip_damaged: bool) -> Iterator[pa.Table]:
-    extraction = Extraction(part, config, Screen(), time.perf_counter)
+def _dump_tables(part: Chunk, config: BuildCorpusConfig, skip_damaged: bool) -> Iterator[pa.Table]:
+    extraction = Extraction(part, config, ScreeningData(), time.perf_counter)
     with reading(part.ranges[0].uri):
         for table in extraction.batches():
             yield table.select(DOCUMENTS.names).cast(DOCUMENTS)

@@ -25,9 +25,9 @@ class DataQualityError(Exception):
         places: what is wrong where, one line each; the first of them when there are many.
     """
 
-    def __init__(self, message: str, places: Sequence[str] = ()) -> None:
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.places = list(places)
+        self.details = list(details)
 
 
 @contextmanager

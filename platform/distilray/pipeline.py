@@ -17,8 +17,8 @@ from distilray.runtime import storage
 from distilray.runtime.command_line import CommandParser
 from distilray.runtime.environment import load_secrets
 from distilray.runtime.job import Quantity
-from distilray.runtime.reporting.progress import duration
-from distilray.runtime.run_folder import CONFIG_FILE, OtherRunError, RunFolder, is_complete, read_manifest
+from distilray.runtime.progress import format_duration
+from distilray.runtime.run_folder import CONFIG_FILE, RunFolder, RunMismatchError, is_complete, read_manifest
 from distilray.stages import STAGES
 
 _COMPLETE = "complete"  # state of a stage
@@ -41,14 +41,14 @@ def run_pipeline_command(argv: Sequence[str] | None, about: str | None, *, recip
 
 
 def read_command(
-    argv: Sequence[str] | None, about: str | None, *, recipes: Path, keep_home: bool = False
+    argv: Sequence[str] | None, about: str | None, *, recipes: Path, keep_tilde: bool = False
 ) -> tuple[Pipeline, bool]:
     """Return the stages that a command line chooses, and whether it is a dry run.
 
     Args:
         about: docstring whose first line `--help` shows.
         recipes: folder of the recipes that are not beside the pipeline.
-        keep_home: leaves `~` in paths, which another machine will expand.
+        keep_tilde: leaves `~` in paths, which another machine will expand.
 
     Raises:
         InputError: a pipeline or an argument that cannot be used.
@@ -64,7 +64,7 @@ def read_command(
     parser.add_argument("--skip", metavar="STAGE,...", help="all but these")
     parser.add_argument("--dry-run", action="store_true", help="validate, print the plan, start nothing")
     args = parser.parse_intermixed_args(argv)
-    pipeline = load_pipeline(args.file, args.arguments, STAGES, recipes=recipes, keep_home=keep_home)
+    pipeline = load_pipeline(args.file, args.arguments, STAGES, recipes=recipes, keep_tilde=keep_tilde)
     return pipeline.chosen(args.only, args.skip), args.dry_run
 
 
@@ -113,7 +113,11 @@ class _Row:
         return self.state == _COMPLETE
 
     def cells(self) -> tuple[str, str, str, str]:
-        time = f"{'took' if self.is_complete else 'about'} {duration(self.seconds)}" if self.seconds is not None else ""
+        time = (
+            f"{'took' if self.is_complete else 'about'} {format_duration(self.seconds)}"
+            if self.seconds is not None
+            else ""
+        )
         return self.state, self.work, _bytes(self.size) if self.size is not None else "", time
 
 
@@ -137,12 +141,12 @@ def plan_table(pipeline: Pipeline) -> Table:
     shown.add_section()
     state = f"{len(rows) - len(pending)} complete, {len(pending)} to run"
     size = _total([row.size for row in rows], _bytes)
-    shown.add_row("all", state, "", size, _total([row.seconds for row in rows if not row.is_complete], duration))
+    shown.add_row("all", state, "", size, _total([row.seconds for row in rows if not row.is_complete], format_duration))
     return shown
 
 
 def _row(stage: PipelineStage, pending: Sequence[str]) -> _Row:
-    if stage.is_late and _is_below(str(stage.recipe), pending):
+    if stage.recipe_is_generated and _is_below(str(stage.recipe), pending):
         return _lexical_row(stage)
     config = stage.config()
     if any(_is_below(each.value, pending) for each in locations(config)):
@@ -152,7 +156,7 @@ def _row(stage: PipelineStage, pending: Sequence[str]) -> _Row:
     state = "to resume" if storage.exists(folder.path(CONFIG_FILE)) else "to run"
     try:
         manifest = folder.complete_manifest()
-    except OtherRunError as error:
+    except RunMismatchError as error:
         manifest, state = None, f"to run again: {error.differing} changed"
     if manifest is not None:
         size = sum(entry.get("bytes", 0) for entry in manifest["content"]["outputs"].values())

@@ -11,7 +11,7 @@ def _versioned(name: str, version: int, fields: list[pa.Field]) -> pa.Schema:
 
 DOCUMENTS = _versioned(
     "documents",
-    1,
+    2,
     [
         pa.field("doc_id", pa.string(), nullable=False),  # "<source>:<id inside the source>", unique in a corpus
         pa.field("source", pa.string(), nullable=False),  # "wikipedia", "books", ...
@@ -20,7 +20,7 @@ DOCUMENTS = _versioned(
         pa.field("file", pa.string(), nullable=False),  # provenance: name of the dump or book file
         pa.field("page_id", pa.int64()),
         pa.field("revision_id", pa.int64()),
-        pa.field("licence", pa.string(), nullable=False),
+        pa.field("license", pa.string(), nullable=False),
     ],
 )
 

@@ -16,12 +16,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from distilray.config.base import JobConfig, Located
+from distilray.config.base import ConfigLocation, JobConfig
 from distilray.config.recipe import validate_recipe
-from distilray.config.sample import resolve
+from distilray.config.sample import resolve_sample
 from distilray.runtime import storage
 from distilray.runtime.job import Job, run_command
-from distilray.runtime.reporting.metrics import read_metrics
+from distilray.runtime.metrics import read_metrics
 from distilray.runtime.run_folder import is_complete, read_manifest
 
 
@@ -80,26 +80,26 @@ _ROWS = (
     Stage(
         "encode_corpus",
         config="distilray.config.pretraining_data:EncodeCorpusConfig",
-        plan="distilray.pretraining_data.pipeline:plan_shards",
-        run="distilray.pretraining_data.pipeline:encode_corpus",
+        plan="distilray.pretraining_data.encoding:plan_encoding",
+        run="distilray.pretraining_data.encoding:encode_corpus",
     ),
     Stage(
         "train_teacher",
         config="distilray.config.distillation:TrainTeacherConfig",
-        plan="distilray.distillation.planning.plan:plan_teacher",
-        run="distilray.distillation.trainer:train_teacher",
+        plan="distilray.distillation.dry_run:plan_teacher",
+        run="distilray.distillation.distill:train_teacher",
     ),
     Stage(
         "cache_teacher",
         config="distilray.config.distillation:CacheTeacherConfig",
-        plan="distilray.distillation.teacher_cache.pipeline:plan_cache",
-        run="distilray.distillation.teacher_cache.pipeline:cache_teacher",
+        plan="distilray.distillation.cache_teacher:plan_cache",
+        run="distilray.distillation.cache_teacher:cache_teacher",
     ),
     Stage(
         "distill",
         config="distilray.config.distillation:DistillConfig",
-        plan="distilray.distillation.planning.plan:plan_distillation",
-        run="distilray.distillation.trainer:distill",
+        plan="distilray.distillation.dry_run:plan_distillation",
+        run="distilray.distillation.distill:distill",
     ),
     Stage(
         "write_glue_text",
@@ -108,10 +108,10 @@ _ROWS = (
         run="distilray.evaluation.glue_text:write_glue_text",
     ),
     Stage(
-        "build_follows",
-        config="distilray.config.evaluation:BuildFollowsConfig",
-        plan="distilray.evaluation.follows:plan_follows",
-        run="distilray.evaluation.follows:build_follows",
+        "build_next_sentence_task",
+        config="distilray.config.evaluation:BuildNextSentenceTaskConfig",
+        plan="distilray.evaluation.next_sentence_task:plan_next_sentence_task",
+        run="distilray.evaluation.next_sentence_task:build_next_sentence_task",
     ),
     Stage(
         "search_glue",
@@ -123,24 +123,24 @@ _ROWS = (
     Stage(
         "evaluate_glue",
         config="distilray.config.glue:EvaluateGlueConfig",
-        plan="distilray.evaluation.glue.scores:plan_glue",
-        run="distilray.evaluation.glue.scores:evaluate_glue",
-        show="distilray.evaluation.glue.scores:show_glue_scores",
-        validate="distilray.evaluation.glue.scores:check_submission",
+        plan="distilray.evaluation.glue.evaluate_glue:plan_glue",
+        run="distilray.evaluation.glue.evaluate_glue:evaluate_glue",
+        show="distilray.evaluation.glue.evaluate_glue:show_glue_scores",
+        validate="distilray.evaluation.glue.evaluate_glue:check_submission",
     ),
     Stage(
         "evaluate_fill_mask",
         config="distilray.config.evaluation:EvaluateFillMaskConfig",
-        plan="distilray.evaluation.fill_mask.evaluation:plan_fill_mask",
-        run="distilray.evaluation.fill_mask.evaluation:evaluate_fill_mask",
-        show="distilray.evaluation.fill_mask:show_scores",
+        plan="distilray.evaluation.fill_mask.evaluate_fill_mask:plan_fill_mask",
+        run="distilray.evaluation.fill_mask.evaluate_fill_mask:evaluate_fill_mask",
+        show="distilray.evaluation.fill_mask:show_fill_mask_scores",
     ),
     Stage(
         "evaluate_bias",
-        config="distilray.config.bias:EvaluateBiasConfig",
-        plan="distilray.evaluation.bias.scores:plan_bias",
-        run="distilray.evaluation.bias.scores:evaluate_bias",
-        show="distilray.evaluation.bias.scores:show_bias",
+        config="distilray.config.evaluation:EvaluateBiasConfig",
+        plan="distilray.evaluation.bias.evaluate_bias:plan_bias",
+        run="distilray.evaluation.bias.evaluate_bias:evaluate_bias",
+        show="distilray.evaluation.bias.evaluate_bias:show_bias_scores",
     ),
     Stage(
         "export_model",
@@ -159,9 +159,9 @@ _ROWS = (
     Stage(
         "check_service",
         config="distilray.config.serving:CheckServiceConfig",
-        plan="serve.local.check_service:plan_check_service",
-        run="serve.local.check_service:check_service",
-        show="serve.local.check_service:show_answers",
+        plan="serve.local:plan_check_service",
+        run="serve.local:check_service",
+        show="serve.local:show_answers",
     ),
     Stage(
         "write_report",
@@ -173,8 +173,8 @@ _ROWS = (
     ),
     Stage(
         "plan",
-        config="distilray.config.operations.capacity:PlanConfig",
-        plan="distilray.operations.plan.planning:plan_line",
+        config="distilray.config.capacity:PlanConfig",
+        plan="distilray.operations.plan.planning:plan_summary",
         run="distilray.operations.plan.planning:write_plan",
         show="distilray.operations.plan.planning:show_plan",
         is_view=True,
@@ -185,7 +185,7 @@ STAGES = {stage.name: stage for stage in _ROWS}
 # Functions of an input, by its kind: `pin(value)` returns it as every machine reads it, or raises `InputError`;
 # `files(name, value)` returns what manifests record of it.
 _PIN = {
-    "file": "distilray.runtime.file_search:check_there",
+    "file": "distilray.runtime.file_search:check_exists",
     "model": "distilray.models.sources:pin",
     "tokenizer": "distilray.models.sources:pin_tokenizer",
     "causal_model": "distilray.evaluation.fill_mask.causal:check_causal_model",
@@ -270,14 +270,14 @@ def load(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _pinned(each: Located) -> str:
+def _pinned(each: ConfigLocation) -> str:
     if each.location.job is not None and is_complete(each.value):
         read_manifest(each.value, each.location.job)
     pin = _PIN.get(each.location.kind)
     return str(load(pin)(each.value)) if pin and each.is_input else each.value
 
 
-def _input_files(name: str, each: Located) -> dict[str, str]:
+def _input_files(name: str, each: ConfigLocation) -> dict[str, str]:
     kind = each.location.kind
     if kind == "glue":
         section: Any = each.section
@@ -285,5 +285,5 @@ def _input_files(name: str, each: Located) -> dict[str, str]:
     elif kind in _FILES:
         found = load(_FILES[kind])(name, each.value)
     else:
-        found = {name: resolve(each.value)}
+        found = {name: resolve_sample(each.value)}
     return dict(found)

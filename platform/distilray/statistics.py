@@ -97,7 +97,7 @@ def is_above_chance(score: float, baseline: float, error: float) -> bool:
     return distance > 0 and (distance > needed or math.isclose(distance, needed))
 
 
-def kept(student: float, teacher: float, baseline: float = 0.0) -> float:
+def retained_share(student: float, teacher: float, baseline: float = 0.0) -> float:
     """Return the share of the teacher's score above a baseline that the student keeps.
 
     Returns:
@@ -121,7 +121,7 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoreDefinitions:
     """Ratios of sums and medians of columns, by name."""
 
     ratios: Mapping[str, Ratio]
@@ -133,7 +133,7 @@ class Scores:
         return [*self.ratios, *self.medians]
 
 
-class Sample:
+class ClusteredSample:
     """Columns of numbers with one entry for each answer. Texts are resampled, since answers of one text are dependent.
 
     A cluster bootstrap (Cameron, Gelbach and Miller 2008).
@@ -149,7 +149,7 @@ class Sample:
         self.texts = int(self.text_of.max()) + 1
         self.columns = {name: np.asarray(column, np.float64) for name, column in columns.items()}
 
-    def estimated(self, scores: Scores) -> dict[str, float]:
+    def estimate(self, scores: ScoreDefinitions) -> dict[str, float]:
         """Return the scores of the sample; nan where there is nothing to divide by."""
         estimates = next(self._resampled(scores, iter([np.ones((1, self.texts), np.int64)])))
         return {name: float(values[0]) for name, values in estimates.items()}
@@ -158,7 +158,7 @@ class Sample:
         """Return the number of texts that have something in a column."""
         return int(np.count_nonzero(np.bincount(self.text_of, self.columns[column], self.texts)))
 
-    def resampled(self, scores: Scores, *, resamples: int, rng: np.random.Generator) -> dict[str, Array]:
+    def resample(self, scores: ScoreDefinitions, *, resamples: int, rng: np.random.Generator) -> dict[str, Array]:
         """Return (resamples,) values of each score."""
         chunk = max(1, _CELLS // max(self.texts, len(self.text_of)))
         sizes = (min(chunk, resamples - start) for start in range(0, resamples, chunk))
@@ -166,7 +166,7 @@ class Sample:
         chunks = list(self._resampled(scores, (draw_counts(rng, once, size) for size in sizes)))
         return {name: np.concatenate([values[name] for values in chunks]) for name in scores.names}
 
-    def _resampled(self, scores: Scores, draws: Iterator[Counts]) -> Iterator[dict[str, Array]]:
+    def _resampled(self, scores: ScoreDefinitions, draws: Iterator[Counts]) -> Iterator[dict[str, Array]]:
         """Yield the scores of chunks of resamples, from how often each text was drawn, (resamples, texts)."""
         needed = {name for ratio in scores.ratios.values() for name in (ratio.numerator, ratio.denominator)}
         sums = {name: np.bincount(self.text_of, self.columns[name], self.texts) for name in sorted(needed)}

@@ -242,7 +242,7 @@ class Telemetry:
         for wait in report.queue_s:
             self._record("fill_mask_queue_seconds", wait, labels)
 
-    def request_began(self) -> None:
+    def record_request_start(self) -> None:
         """One more request is in progress."""
         with self._lock:
             self._in_progress += 1

@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import ERROR_TYPES, request_id
-from serve.telemetry.json_lines import LOGGER
+from serve.telemetry.json_logging import LOGGER_NAME
 from serve.telemetry.metrics import RequestRecord, Telemetry
 
-_LOG = logging.getLogger(LOGGER)
+_LOG = logging.getLogger(LOGGER_NAME)
 _CLIENT_LEFT, _CLIENT_LEFT_TYPE = 499, "ClientDisconnect"
 _NOTED = "noted"
 _MAX_PATH = 200
@@ -26,7 +26,7 @@ OTHER = "other"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-def path_of(scope: Scope) -> str:
+def request_path(scope: Scope) -> str:
     """The path below the place where the application is mounted."""
     path, root = str(scope.get("path", "")), str(scope.get("root_path", "")).rstrip("/")
     if root and (path == root or path.startswith(f"{root}/")):
@@ -34,15 +34,15 @@ def path_of(scope: Scope) -> str:
     return path
 
 
-def in_folder(path: str) -> str | None:
+def page_folder(path: str) -> str | None:
     """The folder of the page or the documentation that a path is or lies in, else None."""
     return next((folder for folder in _FOLDERS if path == folder or path.startswith(f"{folder}/")), None)
 
 
-def route_of(scope: Scope, task_paths: Collection[str]) -> str:
+def route_label(scope: Scope, task_paths: Collection[str]) -> str:
     """The route of a request, also of one that was turned away before it was routed; `other` for an unknown path."""
-    path = path_of(scope)
-    return path if path in _PATHS or path in task_paths else in_folder(path) or OTHER
+    path = request_path(scope)
+    return path if path in _PATHS or path in task_paths else page_folder(path) or OTHER
 
 
 def method_of(scope: Scope) -> str:
@@ -51,7 +51,7 @@ def method_of(scope: Scope) -> str:
     return method if method in _METHODS else OTHER
 
 
-def note(scope: Scope, *, model: str, **facts: float) -> None:
+def annotate(scope: Scope, *, model: str, **facts: float) -> None:
     """Notes for metrics and log what a route knows about its request: the model, and numbers by name.
 
     Never text of the request: what is noted is logged. `model` is one of the names that the service has.
@@ -88,9 +88,9 @@ class RequestMetrics:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, watched = self._clock(), _Watched(scope, receive, send, route_of(scope, self._task_paths))
+        began, watched = self._clock(), _Watched(scope, receive, send, route_label(scope, self._task_paths))
         fault = False
-        self._telemetry.request_began()
+        self._telemetry.record_request_start()
         try:
             await self._app(scope, watched.receive, watched.send)
         except asyncio.CancelledError:
@@ -111,7 +111,7 @@ class _Watched:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, route: str) -> None:
         self._scope, self._receive, self._send = scope, receive, send
-        self._path, self._route = path_of(scope), route  # before routing, which may change the scope
+        self._path, self._route = request_path(scope), route  # before routing, which may change the scope
         self._status = 0
         self._answered = self._left = False
 

@@ -1,9 +1,9 @@
 import pytest
 from tokenizers import Tokenizer
 
-from distilray.config.sample import resolve
+from benchmarks.bert_pretraining_data import examples, tokenise
+from distilray.config.sample import resolve_sample
 from distilray.pretraining_data.tokenizer import read_tokenizer
-from tests.benchmarks.bert_pretraining_data import examples, tokenise
 
 TEXTS = [
     "Crème brûlée, naïve façade, Ångström und Straße: ÉCOLE!",
@@ -17,7 +17,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer.from_str(read_tokenizer(resolve("sample:encoder")))
+    return Tokenizer.from_str(read_tokenizer(resolve_sample("sample:encoder")))
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -45,7 +45,7 @@ def written_shards(run, split):
 class TestReadTasks:
     def test_every_article_of_a_dump_is_read_once_in_ranges(self, tmp_path):
         file = write(tmp_path, dump(*PAGES, REDIRECT))
-        source = data.read_dump(file, filters=LENIENT, part_mb=0.002)
+        source = data.read_dump(file, filters=LENIENT, chunk_mb=0.002)
         assert len(source.get_read_tasks(1)) > 2
         rows = rows_of(source)
         assert rows.schema.equals(DOCUMENTS)
@@ -168,7 +168,7 @@ def test_ray_data_reads_a_dump_and_its_documents(tmp_path):
     run = dr.build_corpus(sources=[{"path": "sample:wikipedia"}], run_dir=tmp_path / "corpus")
     expected = pq.read_table(tmp_path / "corpus" / "documents").sort_by("doc_id")
     assert len(expected) > 90
-    for dataset in (data.read_documents(run), data.read_dump("sample:wikipedia", part_mb=0.5)):
+    for dataset in (data.read_documents(run), data.read_dump("sample:wikipedia", chunk_mb=0.5)):
         assert sorted_rows(dataset, "doc_id").equals(expected)
 
 

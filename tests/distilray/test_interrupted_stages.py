@@ -17,21 +17,21 @@ from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.config.pretraining_data import TrainTokenizerConfig
 from distilray.corpus import pipeline as corpus
-from distilray.distillation.teacher_cache import pipeline as teacher_cache
-from distilray.evaluation.fill_mask.evaluation import evaluate_fill_mask
-from distilray.pretraining_data import pipeline as encoding
+from distilray.distillation import cache_teacher as teacher_cache
+from distilray.evaluation.fill_mask.evaluate_fill_mask import evaluate_fill_mask
+from distilray.pretraining_data import encoding
 from distilray.pretraining_data.tokenizer_training import train_tokenizer
 from distilray.runtime.job import Outcome
-from distilray.runtime.outputs import Outputs
+from distilray.runtime.outputs import RunOutputs
 from distilray.runtime.run_folder import RunFolder
 from tests.distilray.corpus.small_corpus import LENIENT
-from tests.distilray.distillation.teacher_cache.tiny_cache import cache_config
+from tests.distilray.distillation.tiny_cache import cache_config
 from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, score_in_process, write_rows
 from tests.distilray.interruptions import KilledError, killed_at_change, tasks_in_process
 from tests.distilray.tiny_line import encode_config, sentences_of, write_corpus
 
 MEASURED = {"manifest.json", "corpus_report.json", "corpus_report.html"}  # also hold times
-WORK = ("ledger/", ".")  # of no interest to the next stage
+WORK = ("pieces/", ".")  # of no interest to the next stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Stage:
             folder.begin()
             outcome = self.run(folder.config, folder)
             content = folder.finish(outcome.counts, outcome.outputs, outcome.summary)["content"]
-        Outputs.of(str(run_dir), content).check_contents(content["outputs"])
+        RunOutputs.of(str(run_dir), content).check_contents(content["outputs"])
         names = {path.relative_to(run_dir).as_posix(): path for path in run_dir.rglob("*") if path.is_file()}
         kept = {name: path for name, path in names.items() if not name.startswith(WORK)}
         files = {name: path.read_bytes() for name, path in kept.items() if name not in {*MEASURED, "config.yaml"}}
@@ -92,9 +92,9 @@ def stage(request, inputs, monkeypatch):
 def build_corpus(inputs, _):
     def config(run_dir):
         source = {"kind": "jsonl", "name": "lines", "path": str(inputs["lines"])}
-        values = {"sources": [source], "filters": LENIENT, "part_mb": 0.001, "file_mb": 1e-4}
+        values = {"sources": [source], "filters": LENIENT, "chunk_mb": 0.001, "file_mb": 1e-4}
         return BuildCorpusConfig.model_validate(
-            {"run_dir": str(run_dir), **values, "faults": {"max_bad_fraction": 1.0}}
+            {"run_dir": str(run_dir), **values, "fault_tolerance": {"max_bad_fraction": 1.0}}
         )
 
     return Stage(config, corpus.build_corpus, corpus)
@@ -119,7 +119,7 @@ def cache_teacher(inputs, monkeypatch):
 
 def evaluate(inputs, monkeypatch):
     def config(run_dir):
-        values = {"student_dir": inputs["teacher"], "data": {"path": str(inputs["masks"]), "part_rows": 3}}
+        values = {"student_dir": inputs["teacher"], "data": {"path": str(inputs["masks"]), "chunk_rows": 3}}
         return EvaluateFillMaskConfig.model_validate(
             {"run_dir": str(run_dir), **values, "precision": "fp32", "latency_examples": 0}
         )

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from distilray.config.base import NotNegative
+from distilray.config.base import NonNegative
 from distilray.config.distillation import DistillConfig, LossConfig
 from distilray.config.report import ReportConfig
+from distilray.distillation.dry_run import plan_distillation
 from distilray.distillation.losses import LOSSES, Loss
 from distilray.distillation.objective import DistillationStep, TensorBatch
-from distilray.distillation.planning.plan import plan_distillation
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
 from distilray.pretraining_data.batches import collate
@@ -24,7 +24,7 @@ ROWS = np.arange(4)
 
 
 class DistanceLossConfig(LossConfig):
-    alpha_l1: NotNegative = 0.0
+    alpha_l1: NonNegative = 0.0
 
 
 def distance(student, teacher):

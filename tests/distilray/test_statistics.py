@@ -5,37 +5,37 @@ import pytest
 from scipy import stats
 
 from distilray.statistics import (
+    ClusteredSample,
     Ratio,
-    Sample,
-    Scores,
+    ScoreDefinitions,
     bootstrap,
     is_above_chance,
-    kept,
     median_of_resampled_seeds,
     percentile_interval,
+    retained_share,
     share_interval,
     standard_error,
     wilson_interval,
     without_nan,
 )
 
-SCORES = Scores(
+SCORES = ScoreDefinitions(
     {"mean": Ratio("value", "one"), "geometric": Ratio("log", "one", exponential=True)}, {"median": "value"}
 )
 
 
 def sample_of(texts, values):
     values = np.asarray(values, float)
-    return Sample(np.asarray(texts), {"value": values, "one": np.ones(len(values)), "log": np.log(values)})
+    return ClusteredSample(np.asarray(texts), {"value": values, "one": np.ones(len(values)), "log": np.log(values)})
 
 
 def drawn(sample, resamples=400, seed=3):
-    return sample.resampled(SCORES, resamples=resamples, rng=np.random.default_rng(seed))
+    return sample.resample(SCORES, resamples=resamples, rng=np.random.default_rng(seed))
 
 
 def test_the_estimate_is_what_numpy_says():
     values = np.random.default_rng(1).integers(1, 50, 41)
-    found = sample_of(np.arange(41) // 3, values).estimated(SCORES)
+    found = sample_of(np.arange(41) // 3, values).estimate(SCORES)
     assert found["mean"] == pytest.approx(values.mean())
     assert found["median"] == np.median(values)
     assert found["geometric"] == pytest.approx(math.exp(np.log(values).mean()))
@@ -44,7 +44,7 @@ def test_the_estimate_is_what_numpy_says():
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 11])
 def test_the_median_of_an_even_number_is_the_mean_of_the_middle_two(count):
     values = np.random.default_rng(count).integers(1, 9, count)
-    assert sample_of(np.arange(count), values).estimated(SCORES)["median"] == np.median(values)
+    assert sample_of(np.arange(count), values).estimate(SCORES)["median"] == np.median(values)
 
 
 def test_a_resample_is_one_of_whole_texts():
@@ -227,11 +227,11 @@ def test_a_score_equal_to_the_baseline_is_not_above_chance_whatever_the_error():
 
 
 def test_the_share_that_is_kept_is_measured_from_the_baseline():
-    assert kept(0.6, 0.8) == pytest.approx(0.75)
-    assert kept(0.6, 0.8, baseline=0.5) == pytest.approx(1 / 3)
-    assert kept(0.5, 0.8, baseline=0.5) == 0.0
+    assert retained_share(0.6, 0.8) == pytest.approx(0.75)
+    assert retained_share(0.6, 0.8, baseline=0.5) == pytest.approx(1 / 3)
+    assert retained_share(0.5, 0.8, baseline=0.5) == 0.0
 
 
 @pytest.mark.parametrize("teacher", [0.0, -0.1, math.nan, 0.5])
 def test_of_a_teacher_that_is_not_above_the_baseline_no_share_is_kept(teacher):
-    assert math.isnan(kept(0.5, teacher, baseline=max(0.0, teacher)))
+    assert math.isnan(retained_share(0.5, teacher, baseline=max(0.0, teacher)))

@@ -19,7 +19,7 @@ from distilray.distillation.feed import counts_of
 from distilray.distillation.objective import StepCounts
 from distilray.models.masked_lm import save_model
 from distilray.models.student import create_student
-from distilray.pretraining_data import pipeline
+from distilray.pretraining_data import encoding
 from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
@@ -65,7 +65,7 @@ def write_corpus(
                 "file": "no-dump",
                 "page_id": int(row),
                 "revision_id": 1,
-                "licence": "CC0-1.0",
+                "license": "CC0-1.0",
             }
             for row in part
         ]
@@ -122,7 +122,7 @@ def encode_config(run_dir: str = "unused", **changes: object) -> EncodeCorpusCon
 def write_shards(folder: Path, tokenizer_dir: str, *, documents: int = 40, **changes: object) -> str:
     """A complete run folder of `encode_corpus` with both splits in several shards, made in this process."""
     corpus_dir = write_corpus(folder.with_name(f"{folder.name}-corpus"), documents)
-    values = {"corpus_dir": corpus_dir, "tokenizer_dir": tokenizer_dir, "part_mb": 0.001, "rows_per_shard": 60}
+    values = {"corpus_dir": corpus_dir, "tokenizer_dir": tokenizer_dir, "chunk_mb": 0.001, "rows_per_shard": 60}
     config = encode_config(str(folder), **{**values, **changes})
     run = RunFolder("encode_corpus", config, {})
     run.begin()
@@ -141,11 +141,11 @@ def encode_in_process(config: EncodeCorpusConfig, run: RunFolder) -> Outcome:
 
     with (
         patch.object(pieces, "run_tasks", one_by_one),
-        patch.object(pipeline, "ray_session", lambda _: nullcontext()),
-        patch.object(pipeline.ray, "put", lambda value: value),
-        patch.object(pipeline.ray, "get", lambda value: value),
+        patch.object(encoding, "ray_session", lambda _: nullcontext()),
+        patch.object(encoding.ray, "put", lambda value: value),
+        patch.object(encoding.ray, "get", lambda value: value),
     ):
-        return pipeline.encode_corpus(config, run)
+        return encoding.encode_corpus(config, run)
 
 
 def write_recipe(folder: Path, **values: object) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distilray.runtime.reporting.metrics import read_metrics
+from distilray.runtime.metrics import read_metrics
 from jobs import distill
 
 STEPS, RHYTHM = 24, 4  # optimiser steps of a run, and between two of its checkpoints
@@ -37,7 +37,7 @@ def values(folder: Path) -> dict[str, Any]:
         "dropout": 0.1,
         "optimizer": {"learning_rate": 1e-3},
         "scaling": {"num_workers": 2, "use_gpu": False, "cpus_per_worker": 1},
-        "rhythm": {"log_every_steps": 1, "checkpoint_every_steps": RHYTHM},
+        "intervals": {"log_every_steps": 1, "checkpoint_every_steps": RHYTHM},
         "ray": {"num_cpus": 2},
     }
 

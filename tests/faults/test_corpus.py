@@ -22,7 +22,7 @@ from tests.faults.processes import LIMIT_S, kill, kill_worker, start, wait_for
 pytestmark = pytest.mark.slow
 
 # Twenty parts or more of a quarter of a second, so that a kill comes in the middle.
-VALUES = {"part_mb": 0.125, "file_mb": 0.5, "ray": {"num_cpus": 2}, "duplicates": {"near": {}}}
+VALUES = {"chunk_mb": 0.125, "file_mb": 0.5, "ray": {"num_cpus": 2}, "duplicates": {"near": {}}}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def write_recipe(folder: Path, dump: str, **values: object) -> Path:
 
 
 def marks(folder: Path) -> dict[str, int]:
-    return {mark.name: mark.stat().st_mtime_ns for mark in (folder / "run/ledger/parts").glob("*.json")}
+    return {mark.name: mark.stat().st_mtime_ns for mark in (folder / "run/pieces/parts").glob("*.json")}
 
 
 def content_hash(folder: Path) -> str:
@@ -55,7 +55,7 @@ def test_an_object_store_gives_and_takes_what_a_disk_does(tmp_path: Path, bucket
     for file in dump.parent.iterdir():
         with target.open_output_stream(f"data/raw/{file.name}", compression=None) as stream:
             stream.write(file.read_bytes())
-    few = {"part_mb": 0.5, "file_mb": 1}
+    few = {"chunk_mb": 0.5, "file_mb": 1}
     near = write_recipe(tmp_path / "near", str(dump), **few)
     far = write_recipe(tmp_path / "far", f"{bucket}/raw/*.xml.bz2", **few, run_dir=f"{bucket}/run")
     with ray_session(RayConfig(num_cpus=2)):
@@ -88,7 +88,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, root: Path, dump: Path) -> 
     second = start(root, "build_corpus", recipe)
     wait_for(lambda: len(marks(folder)) > len(done), second)
     kill_worker(second)
-    wait_for(lambda: any((folder / "run/ledger/files").glob("*.json")), second)
+    wait_for(lambda: any((folder / "run/pieces/files").glob("*.json")), second)
     kill(second)
     assert not (folder / "run/manifest.json").exists()
     return Killed(folder, done)
@@ -100,7 +100,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory, dump: Path, killed: Killed, 
     folder = tmp_path_factory.mktemp("ended")
     for name in ("after the mark", "before the mark"):
         shutil.copytree(killed.folder / "run", folder / name / "run")
-    for mark in (folder / "before the mark/run/ledger/files").iterdir():
+    for mark in (folder / "before the mark/run/pieces/files").iterdir():
         mark.unlink()
     runs = {name: folder / name for name in ("undisturbed", "after the mark", "before the mark")}
     for run in runs.values():
@@ -125,8 +125,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.documents import Screen, extract_part
-from distilray.corpus.inputs import plan_parts, source_files
+from distilray.corpus.extraction import Screen, extract_part
+from distilray.corpus.chunks import plan_parts, source_files
 from distilray.corpus.publication import plan_groups, publish_group
 
 def peak():
@@ -134,7 +134,7 @@ def peak():
 
 def build(folder, dump):
     config = BuildCorpusConfig.model_validate(
-        {"run_dir": folder, "sources": [{"path": dump}], "part_mb": 1024, "duplicates": {"near": {}}})
+        {"run_dir": folder, "sources": [{"path": dump}], "chunk_mb": 1024, "duplicates": {"near": {}}})
     parts = plan_parts(config, source_files(config))
     assert len(parts) == 1
     facts = vars(extract_part(parts[0], config, folder, Screen()))

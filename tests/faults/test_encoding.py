@@ -17,7 +17,7 @@ import pytest
 import yaml
 from pyarrow import fs
 
-from distilray.pretraining_data import pipeline
+from distilray.pretraining_data import encoding
 from distilray.runtime.run_folder import RunFolder
 from jobs import encode_corpus
 from tests.distilray.tiny_line import encode_config, encode_in_process, write_corpus, write_tokenizer
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 FILES = 24
 # A part for each file, of a quarter of a second since it is copied so often; and several groups of shards.
-VALUES = {"max_seq_length": 32, "dupe_factor": 10, "rows_per_shard": 10_000, "part_mb": 100, "ray": {"num_cpus": 2}}
+VALUES = {"max_seq_length": 32, "dupe_factor": 10, "rows_per_shard": 10_000, "chunk_mb": 100, "ray": {"num_cpus": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def write_recipe(folder: Path, inputs: dict[str, Any]) -> Path:
 
 
 def marks(folder: Path, stage: str = "parts") -> dict[str, int]:
-    return {mark.name: mark.stat().st_mtime_ns for mark in (folder / "run/ledger" / stage).glob("*.json")}
+    return {mark.name: mark.stat().st_mtime_ns for mark in (folder / "run/pieces" / stage).glob("*.json")}
 
 
 def content_hash(folder: Path) -> str:
@@ -53,7 +53,7 @@ def content_hash(folder: Path) -> str:
 
 
 def encode(folder: str, inputs: dict[str, str]) -> dict[str, Any]:
-    config = encode_config(folder, **inputs, rows_per_shard=40, part_mb=0.001)
+    config = encode_config(folder, **inputs, rows_per_shard=40, chunk_mb=0.001)
     run = RunFolder("encode_corpus", config, {})
     run.begin()
     return dict(encode_in_process(config, run).outputs)
@@ -108,7 +108,7 @@ def ended(
     folder = tmp_path_factory.mktemp("ended")
     for name in ("after the mark", "before the mark"):
         shutil.copytree(killed.folder / "run", folder / name / "run")
-    for mark in (folder / "before the mark/run/ledger/groups").iterdir():
+    for mark in (folder / "before the mark/run/pieces/groups").iterdir():
         mark.unlink()
     runs = {name: folder / name for name in ("undisturbed", "after the mark", "before the mark")}
     for run in runs.values():
@@ -146,7 +146,7 @@ def test_a_full_disk_is_one_line_and_what_was_done_is_used_by_the_next_run(
     tmp_path: Path, small: dict[str, str], capfd: pytest.CaptureFixture[str], local_ray: None
 ) -> None:
     recipe = write_recipe(tmp_path, {**small, "heldout_fraction": 0.2})
-    with patch.object(pipeline, "_publish_task", on_a_full_disk(pipeline._publish_task)):
+    with patch.object(encoding, "_publish_task", on_a_full_disk(encoding._publish_task)):
         assert encode_corpus.main(["--recipe", str(recipe)]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert re.search(r"/shards/\S+: cannot be written \(.+\); free space or choose another folder", line)

@@ -9,7 +9,7 @@ import yaml
 from distilray.config.glue import FineTuneScaling, TaskConfig
 from distilray.finetuning.features import encode_task
 from distilray.finetuning.files import load_task
-from distilray.finetuning.fine_tune_run import Plan, Unit, fit_unit
+from distilray.finetuning.fine_tune_run import FineTunePlan, FineTuneRun, execute_run
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from jobs import evaluate_glue
 from tests.distilray.finetuning.small_glue import OFFICIAL_ROWS, write_raw
@@ -48,12 +48,12 @@ def undisturbed(folder):
     features = encode_task(
         load_task(str(folder / "glue"), "wnli"), read_tokenizer(str(folder / "model")), settings, seed=56
     )
-    plan = Plan(str(folder / "other"), "fp32", FineTuneScaling(use_gpu=False, cpus_per_worker=1))
+    plan = FineTunePlan(str(folder / "other"), "fp32", FineTuneScaling(use_gpu=False, cpus_per_worker=1))
     found = {}
     for seed in settings.seeds:
-        unit = Unit("wnli", seed, settings, str(folder / "model"))
-        fit_unit(plan, unit, features, device=torch.device("cpu"))
-        found[unit.name] = result(folder / "other", unit.name)
+        run = FineTuneRun("wnli", seed, settings, str(folder / "model"))
+        execute_run(plan, run, features, device=torch.device("cpu"))
+        found[run.name] = result(folder / "other", run.name)
     return found
 
 

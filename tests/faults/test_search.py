@@ -12,8 +12,8 @@ import yaml
 from distilray.finetuning.progress import Evaluation
 from jobs import search_glue
 from tests.faults.processes import eventually, kill, kill_worker, start, wait_for, workers
-from tests.tuning.tiny_search import values, write_follows, write_model
-from tuning.asha import STATE_FILE, LastingAsha
+from tests.tuning.tiny_search import values, write_model, write_next_sentence_task
+from tuning.asha import STATE_FILE, ResumableASHA
 from tuning.records import EVALUATION, RECORD_FILE, TrialRecord, read_journal, read_record, read_records
 
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ class Searched:
 def searched(root: Path, tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Searched:
     folder = tmp_path_factory.mktemp("search")
     write_model(folder)
-    write_follows(folder / "glue")
+    write_next_sentence_task(folder / "glue")
     recipe, run = folder / "recipe.yaml", folder / "search"
     recipe.write_text(yaml.safe_dump(recipe_values(folder)))
     trials = run / "trials/follows"
@@ -88,7 +88,7 @@ def begun(trials: Path, number: int) -> bool:
 
 def rungs(run: Path) -> list[dict[str, float]]:
     """The scores that ASHA compares with, of the first rung last."""
-    asha = LastingAsha(**ASHA)
+    asha = ResumableASHA(**ASHA)
     asha.restore(str(run / "tune/follows" / STATE_FILE))
     return [dict(scores) for _, scores in asha._brackets[0]._rungs]
 

@@ -18,8 +18,8 @@ from distilray.config.base import RayConfig
 from distilray.config.serving import FillMaskAppConfig
 from distilray.inference.model_folder import revision_hash
 from distilray.runtime.session import ray_session
-from serve.local.address import claim_port
-from serve.local.haproxy import find_orphans, haproxy_environment
+from serve.haproxy import find_orphans, haproxy_environment
+from serve.ingress import available_port
 from tests.distilray.inference.tiny_models import MAX_LENGTH, VOCABULARY, write_tiny_model
 from tests.faults.processes import eventual, eventually
 from tests.serve.server_process import read_until, start_server
@@ -57,7 +57,7 @@ def folders(tmp_path_factory):
 
 
 def test_a_server_starts_on_the_port_that_a_killed_one_left_to_its_haproxy(folders):
-    port = claim_port("127.0.0.1", 0)
+    port = available_port("127.0.0.1", 0)
     settings = (f"port={port}", "proxy=haproxy", "app.dtype=float32", "ray.num_cpus=1")
     killed, _ = start_server(folders[0], *settings)
     with killed:
@@ -76,7 +76,7 @@ def test_a_server_starts_on_the_port_that_a_killed_one_left_to_its_haproxy(folde
         finally:
             if process.poll() is None:
                 process.kill()
-    assert claim_port("127.0.0.1", port) == port
+    assert available_port("127.0.0.1", port) == port
     assert not [each for each in find_orphans() if each.folder is not None]
 
 
@@ -127,7 +127,7 @@ def service(folders):
         {
             "model_dir": first,
             "dtype": "float32",
-            "more_models": {"second": second, "torn": torn, "third": first},
+            "extra_models": {"second": second, "torn": torn, "third": first},
             "limits": {"max_concurrent_requests": 64},
         }
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distilray.distillation import trainer
+from distilray.distillation import distill
 from distilray.finetuning import fine_tune
 from jobs import (
     build_corpus,
@@ -36,7 +36,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The inputs of all stages."""
     folder = tmp_path_factory.mktemp("stages")
     tiny_search.write_model(folder)
-    tiny_search.write_follows(folder / "glue")
+    tiny_search.write_next_sentence_task(folder / "glue")
     write_corpus(folder / "corpus", 40)
     write_shards(folder / "shards", str(folder / "tokenizer"))
     write_rows(folder / "rows.jsonl", rows_of(5))
@@ -70,7 +70,7 @@ def recipe(work: Path, run: Path, name: str) -> str:
             "batch_size": 8,
             "micro_batch_size": 4,
             "scaling": ONE_WORKER,
-            "faults": {"max_failures": 0},
+            "fault_tolerance": {"max_failures": 0},
         },
         "evaluate_fill_mask": {"student_dir": model, "data": {"path": str(work / "rows.jsonl")}, "device": "cpu"},
         "evaluate_glue": {
@@ -107,7 +107,7 @@ def error_line(capfd: pytest.CaptureFixture[str], job: ModuleType, work: Path, r
         (build_corpus, "work/parts/000000.parquet"),
         (build_corpus, "documents/documents-00000-000.parquet"),
         (encode_corpus, "work/train/000000.drafts"),
-        (cache_teacher, "ledger/files/000000.json"),
+        (cache_teacher, "pieces/files/000000.json"),
         (evaluate_fill_mask, "answers/000000000.parquet"),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_file_that_a_task_cannot_write_is_one_line(
 @pytest.mark.parametrize(
     ("job", "module", "name"),
     [
-        (train_teacher, trainer, "train_loop"),
+        (train_teacher, distill, "train_loop"),
         (evaluate_glue, fine_tune, "train_loop"),
         (search_glue, search, "run_experiment"),
     ],

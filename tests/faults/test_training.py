@@ -18,8 +18,8 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
-from distilray.runtime.reporting.metrics import read_metrics
-from distilray.runtime.reporting.notices import read_notices
+from distilray.runtime.metrics import read_metrics
+from distilray.runtime.progress import read_notices
 from distilray.runtime.session import ENVIRONMENT
 from distilray.training.workers import START_TIMEOUT
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
@@ -127,7 +127,7 @@ def disturbed(work: Path, full_disk: Ended) -> Iterator[Disturbed]:
         hung.append(moving_worker(run, 3))
         os.kill(hung[0], signal.SIGSTOP)
 
-    ended = fit(work, run, f"faults.hang_timeout_s={HANG_S}", deed=disturb)
+    ended = fit(work, run, f"fault_tolerance.hang_timeout_s={HANG_S}", deed=disturb)
     yield Disturbed(run, ended.code, ended.told, before, hung)
     if hung[0] in train_workers():
         with contextlib.suppress(ProcessLookupError):  # it has ended since
@@ -205,7 +205,7 @@ def test_nothing_of_this_changes_a_weight_or_a_loss(undisturbed: Path, disturbed
 
 @pytest.fixture(scope="module")
 def diverged(work: Path, cluster: Cluster) -> Ended:
-    return fit(work, work / "diverged", "optimizer.learning_rate=1e30", "rhythm.checkpoint_every_steps=1")
+    return fit(work, work / "diverged", "optimizer.learning_rate=1e30", "intervals.checkpoint_every_steps=1")
 
 
 def test_a_run_without_finite_gradients_ends_with_its_examples_in_one_line(diverged: Ended) -> None:
@@ -251,9 +251,9 @@ def lost_machine(work: Path, cluster: Cluster) -> Iterator[Ended]:
         work,
         run,
         "max_steps=120",
-        "rhythm.checkpoint_every_steps=1000",
+        "intervals.checkpoint_every_steps=1000",
         "scaling.min_workers=1",
-        "faults={max_failures: 0, preemption_grace_s: 3}",
+        "fault_tolerance={max_failures: 0, preemption_grace_s: 3}",
         deed=take_away,
     )
     cluster.add_node(num_cpus=1)

@@ -10,7 +10,7 @@ from serve.routes import create_api
 from tests.distilray.inference.tiny_models import write_tiny_model
 from tests.distilray.report.written_runs import write_line
 from tests.distilray.tiny_line import write_recipe
-from tests.serve.contract.asking import service_of
+from tests.serve.contract.clients import service_of
 
 # Folders of `write_line`; the first student is the one that the report is about.
 _RUNS = ("corpus", "shards", "teacher", "student", "fill_mask", "glue", "search", "bias", "export", "efficiency")

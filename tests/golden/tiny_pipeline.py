@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from distilray.config.sample import resolve
+from distilray.config.sample import resolve_sample
 from distilray.models.masked_lm import save_model
 from distilray.models.processor import cpu_features, cpu_name
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from tests.distilray.tiny_line import sentences_of, write_recipe
 from tests.golden.ray_in_process import ray_in_process
 from tests.golden.record import run_hashes
-from tests.tuning.tiny_search import write_follows
+from tests.tuning.tiny_search import write_next_sentence_task
 
 _PAGES, _LONGEST = 100, 60_000  # of the sample: the first of its pages with at most so many characters
 _SHARDS = {
@@ -29,7 +29,7 @@ _SHARDS = {
     "tokenizer_dir": "{folder}/tokenizer",
     "max_seq_length": 64,
     "heldout_fraction": 0.2,
-    "part_mb": 0.05,
+    "chunk_mb": 0.05,
     "rows_per_shard": 500,
 }
 _TRAINING = {
@@ -39,7 +39,7 @@ _TRAINING = {
     "precision": "fp32",
     "optimizer": {"learning_rate": 1e-3},
     "scaling": {"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1},
-    "rhythm": {"evaluate_every_steps": 5, "heldout_examples": 30},
+    "intervals": {"evaluate_every_steps": 5, "heldout_examples": 30},
 }
 _STUDENT = {**_TRAINING, "shards_dir": "{folder}/shards", "teacher_dir": "{folder}/teacher"}
 _EVERY_TERM = {"alpha_mse": 0.01, "alpha_hidden": 1.0, "alpha_attention": 1.0, "alpha_values": 1.0}
@@ -57,7 +57,7 @@ _STAGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
             "filters": {"language": "en"},
             "duplicates": {"near": {}},
             "decontamination": {"paths": ["{folder}/glue-task"], "ngram_words": 4},
-            "part_mb": 0.05,
+            "chunk_mb": 0.05,
         },
     ),
     ("tokenizer", "train_tokenizer", {"corpus_dir": "{folder}/corpus", "vocabulary_size": 1000}),
@@ -134,12 +134,12 @@ def _run(job: str, run: Path, values: dict[str, Any]) -> None:
 
 def _write_inputs(folder: Path) -> None:
     """Write a dump of real pages, texts with repetitions and a quotation, and a task in GLUE's layout."""
-    with bz2.open(resolve("sample:wikipedia"), "rt", encoding="utf-8") as file:
+    with bz2.open(resolve_sample("sample:wikipedia"), "rt", encoding="utf-8") as file:
         pages = [page for page in file.read().split("</page>") if len(page) <= _LONGEST][:_PAGES]
     # Level 1: blocks of 100 kB, so that the dump is read in several parts.
     dump = bz2.compress("</page>".join([*pages, "\n</mediawiki>\n"]).encode(), compresslevel=1)
     (folder / "dump.xml.bz2").write_bytes(dump)
-    write_follows(folder / "glue-task")
+    write_next_sentence_task(folder / "glue-task")
     quoted = (folder / "glue-task" / "Follows" / "dev.tsv").read_text().splitlines()[1].split("\t")[1]
     texts = [" ".join(map(str.capitalize, document)) for document in sentences_of(8, seed=7)]
     texts += [texts[0], f"{texts[0]} One more.", f"{texts[1]} {quoted}"]

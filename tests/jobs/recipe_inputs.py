@@ -20,7 +20,7 @@ from tests.distilray.finetuning.small_glue import write_glue
 from tests.distilray.models.small_onnx import write_small_onnx
 from tests.distilray.report.written_runs import TEACHER_WEIGHTS, glue, write_line, write_run
 from tests.distilray.tiny_line import sentences_of, write_corpus, write_shards, write_tokenizer
-from tests.tuning.tiny_search import write_follows
+from tests.tuning.tiny_search import write_next_sentence_task
 
 # What recipes begin their places with, the longest first; what follows is the name in the folder of `write_inputs`.
 ROOTS = (
@@ -72,7 +72,7 @@ def write_inputs(folder: Path) -> Path:
     _write_raw_texts(folder)
     _write_bias_sets(folder / "bias")
     write_glue(folder / "glue")
-    write_follows(folder / "follows" / "glue")
+    write_next_sentence_task(folder / "follows" / "glue")
     write_run(folder / "glue-teacher", "evaluate_glue", **glue(TEACHER_WEIGHTS))
     for task in GLUE_TASKS:
         shutil.copytree(folder / "teacher", folder / "glue-teacher" / "models" / task)

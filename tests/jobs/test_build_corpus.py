@@ -77,7 +77,7 @@ def test_a_dump_that_is_cut_short_is_no_complete_run(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("part_md=3", "did you mean 'part_mb'"),
+        ("chunk_md=3", "did you mean 'chunk_mb'"),
         ("filters.min_letter_fraction=2", "filters.min_letter_fraction"),
         ("file_mb=0", "file_mb"),
         ("sources=[]", "sources"),
@@ -174,7 +174,7 @@ def test_only_the_hand_over_and_the_ledger_are_left(sample_run: Path) -> None:
         "config.yaml",
         "corpus_report.json",
         "documents",
-        "ledger",
+        "pieces",
         "manifest.json",
         "quarantine.jsonl",
     ]
@@ -216,7 +216,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
     (folder / "CoLA/dev.tsv").write_text(f"index\tsentence\n0\tso {LEAKED} it is\n")
     sources = [
         {"kind": "wikipedia", "path": f"{folder}/wiki.xml.bz2"},
-        {"kind": "books", "path": f"{folder}/books", "licence": "public domain"},
+        {"kind": "books", "path": f"{folder}/books", "license": "public domain"},
         {"kind": "parquet", "path": f"{folder}/rows.parquet", "name": "rows", "text_column": "body"},
         {"kind": "jsonl", "path": f"{folder}/lines.jsonl", "name": "lines"},
         {"kind": "text", "path": f"{folder}/notes.txt", "name": "notes"},
@@ -233,7 +233,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
 
 @pytest.mark.slow
 def test_each_kind_of_source_gives_documents_with_their_provenance(mixed: Path) -> None:
-    kept = [(row["doc_id"], row["source"], row["file"], row["page_id"], row["licence"]) for row in documents(mixed)]
+    kept = [(row["doc_id"], row["source"], row["file"], row["page_id"], row["license"]) for row in documents(mixed)]
     assert kept == [
         ("wikipedia:1", "wikipedia", "wiki.xml.bz2", 1, "CC-BY-SA-4.0"),
         ("wikipedia:2", "wikipedia", "wiki.xml.bz2", 2, "CC-BY-SA-4.0"),
@@ -292,14 +292,14 @@ def test_bad_input_beyond_its_fraction_fails_with_the_list_and_what_is_good_is_n
     file = recipe(tmp_path, sources=[{"path": str(damaged)}])
     assert build_corpus.main(["--recipe", file]) == 1
     errors = capsys.readouterr().err
-    assert "more input is unusable than faults.max_bad_fraction=0.01: wikipedia" in errors
+    assert "more input is unusable than fault_tolerance.max_bad_fraction=0.01: wikipedia" in errors
     assert '"reason": "bz2_damaged"' in errors
     assert '"reason": "xml_malformed"' in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "run/manifest.json").exists()
-    before = {mark: mark.stat().st_mtime_ns for mark in (tmp_path / "run/ledger/parts").iterdir()}
-    assert build_corpus.main(["--recipe", file, "faults.max_bad_fraction=0.5"]) == 0
-    assert {mark: mark.stat().st_mtime_ns for mark in (tmp_path / "run/ledger/parts").iterdir()} == before
+    before = {mark: mark.stat().st_mtime_ns for mark in (tmp_path / "run/pieces/parts").iterdir()}
+    assert build_corpus.main(["--recipe", file, "fault_tolerance.max_bad_fraction=0.5"]) == 0
+    assert {mark: mark.stat().st_mtime_ns for mark in (tmp_path / "run/pieces/parts").iterdir()} == before
     counts = manifest(tmp_path / "run")["content"]["counts"]
     assert counts["documents"] == 8
     assert counts["sources"]["0_wikipedia"]["quarantined"] == {"bz2_damaged": 1, "xml_malformed": 1}

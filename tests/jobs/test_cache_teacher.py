@@ -6,13 +6,13 @@ import pytest
 import yaml
 
 from distilray.config.distillation import DistillConfig
-from distilray.distillation.inputs import open_cache
+from distilray.distillation.inputs import check_cache_files
 from distilray.errors import InputError
-from distilray.runtime.reporting.metrics import read_metrics
+from distilray.runtime.metrics import read_metrics
 from distilray.runtime.run_folder import RunFolder
 from distilray.stages import STAGES
 from jobs import cache_teacher, distill
-from tests.distilray.distillation.teacher_cache.tiny_cache import cache_config, cache_in_process, write_cache
+from tests.distilray.distillation.tiny_cache import cache_config, cache_in_process, write_cache
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
 
 
@@ -74,7 +74,7 @@ def test_a_dry_run_prints_the_bytes_of_each_split_and_writes_nothing(work, tmp_p
     out = capsys.readouterr().out
     for split, count in tokens_of(work).items():
         assert f"{count * (2 * 32 + 8 * 6):,} for {split}" in out
-    assert "unknown: set estimate.tokens_per_s or estimate.measured_in" in out
+    assert "unknown: set estimate.tokens_per_s or estimate.measured_run_dir" in out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,7 +86,7 @@ def test_a_dry_run_at_masked_positions_counts_the_tokens_that_are_predicted(work
 
 @pytest.mark.parametrize("measured", [False, True])
 def test_a_dry_run_tells_the_hours_when_the_rate_is_known(work, capsys, measured):
-    key = f"estimate.measured_in={work}/made" if measured else "estimate.tokens_per_s=2"
+    key = f"estimate.measured_run_dir={work}/made" if measured else "estimate.tokens_per_s=2"
     assert cache_teacher.main(command(work, "cache", key, "--dry-run")) == 0
     assert "tokens/s of a worker" in capsys.readouterr().out
 
@@ -133,7 +133,7 @@ def test_a_run_that_was_cut_off_is_no_cache(work, begun, capfd):
         ("top_k=0", "top_k"),
         ("temperature=0", "temperature"),
         ("positions=some", "positions"),
-        ("estimate.measured_in={work}/shards", "written by encode_corpus, not by cache_teacher"),
+        ("estimate.measured_run_dir={work}/shards", "written by encode_corpus, not by cache_teacher"),
         ("teacher_dir={work}/none", "{work}/none"),
         ("shards_dir={work}/none", "{work}/none"),
     ],
@@ -218,14 +218,14 @@ def test_a_run_verifies_every_file_of_its_cache(work, tmp_path):
     folder = Path(shutil.copytree(work / "made", tmp_path / "copy"))
     values = yaml.safe_load((work / "distill/recipe.yaml").read_text()) | {"teacher_cache_dir": str(folder)}
     config = DistillConfig.model_validate(values)
-    open_cache(config, verify=True)
+    check_cache_files(config, verify=True)
     file = max((folder / "teacher").glob("train-*"))
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    open_cache(config)
+    check_cache_files(config)
     with pytest.raises(InputError, match="its content is not what the manifest says"):
-        open_cache(config, verify=True)
+        check_cache_files(config, verify=True)
 
 
 def test_a_cache_is_an_input_of_the_run_that_reads_it(work):
@@ -257,7 +257,7 @@ def test_a_task_larger_than_the_cluster_is_one_line(work, tmp_path, capfd, local
 
 @pytest.mark.slow
 def test_two_workers_distil_from_a_cache_what_it_was_made_of(work, local_ray):
-    overrides = ("scaling={num_workers: 2, use_gpu: false, cpus_per_worker: 1}", "rhythm.log_every_steps=1")
+    overrides = ("scaling={num_workers: 2, use_gpu: false, cpus_per_worker: 1}", "intervals.log_every_steps=1")
     assert distill.main(command(work, "distill", *overrides)) == 0
     folder = work / "distill-run"
     made = manifest_of(work / "made")["content_hash"]

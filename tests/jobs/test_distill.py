@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, DistilBertForMaskedLM
 
-from distilray.runtime.reporting.metrics import read_metrics
-from distilray.runtime.reporting.notices import read_notices
+from distilray.runtime.metrics import read_metrics
+from distilray.runtime.progress import read_notices
 from jobs import distill
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
 
@@ -34,7 +34,7 @@ def work(tmp_path_factory):
         dropout=0.0,
         optimizer={"learning_rate": 1e-3},
         scaling={"num_workers": 2, "use_gpu": False, "cpus_per_worker": 1},
-        rhythm={"log_every_steps": 1, "checkpoint_every_steps": STEPS // 3},
+        intervals={"log_every_steps": 1, "checkpoint_every_steps": STEPS // 3},
         ray={"num_cpus": 2},
     )
     return folder
@@ -84,7 +84,7 @@ def test_shards_of_another_tokenizer_are_one_line_that_says_so(work, tmp_path, c
         ("losses.alfa_ce=1", "did you mean 'alpha_ce'"),
         ("dropout=1", "dropout"),
         ("optimizer.betas=[0.9, 1]", "optimizer.betas.1"),
-        ("student={initialisation: random, fold_segment_a: true}", "fold_segment_a: a random student"),
+        ("student={initialization: random, fold_segment_a: true}", "fold_segment_a: a random student"),
         ("scaling.num_workers=0", "scaling.num_workers"),
     ],
 )
@@ -131,7 +131,7 @@ def test_the_student_holds_no_tensor_of_its_teacher(work, two):
 
 @pytest.mark.slow
 def test_the_origin_of_every_student_tensor_is_written_down(two):
-    source = json.loads((two / "initialisation.json").read_text())
+    source = json.loads((two / "initialization.json").read_text())
     assert set(load_file(two / "model/model.safetensors")) <= set(source)
 
 

@@ -1,4 +1,4 @@
-"""The doctor as a command: what it says of this machine and of a recipe; of a cluster, tests/line/test_submit.py."""
+"""The doctor as a command, for this machine and for a recipe; tests/pipeline/test_submit.py runs it on a cluster."""
 
 import ast
 import json

@@ -73,7 +73,9 @@ def test_a_bad_value_is_one_line_that_names_the_key(recipe, capfd, override, rea
 
 
 def test_a_key_of_pairs_is_refused_where_there_are_none(recipe, capfd):
-    assert "single_segment: mode 'paper' has no pairs" in refusal(capfd, recipe, "mode=paper", "single_segment=drop")
+    assert "single_sentence_documents: mode 'paper' has no pairs" in refusal(
+        capfd, recipe, "mode=paper", "single_sentence_documents=drop"
+    )
 
 
 def test_a_dry_run_refuses_what_the_run_would_refuse(recipe, tmp_path, capfd):

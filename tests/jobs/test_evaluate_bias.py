@@ -8,8 +8,8 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from distilray.config.bias import EvaluateBiasConfig
-from distilray.evaluation.bias.scores import PAIRS_FILE, SCORES_FILE
+from distilray.config.evaluation import EvaluateBiasConfig
+from distilray.evaluation.bias.evaluate_bias import PAIRS_FILE, SCORES_FILE
 from distilray.export.onnx import onnx_graph
 from distilray.export.variants import write_onnx_folder
 from distilray.models.masked_lm import load_masked_lm

@@ -192,7 +192,7 @@ def test_a_missing_input_is_one_line_that_names_it(folders, tmp_path, capfd, nam
 
 
 def test_the_student_alone_has_its_scores_without_a_teacher(folders, scores, tmp_path, capsys):
-    assert run(folders, tmp_path / "run", "teacher_dir=null", "intervals.resamples=0", "latency_examples=0") == 0
+    assert run(folders, tmp_path / "run", "teacher_dir=null", "bootstrap.resamples=0", "latency_examples=0") == 0
     found = json.loads((tmp_path / "run/scores.json").read_text())
     assert not {"teacher", "agreement", "intervals"} & found.keys()
     assert found["student"].items() <= scores["student"].items()

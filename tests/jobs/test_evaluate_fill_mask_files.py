@@ -37,7 +37,7 @@ def run(work, run_dir, *overrides, **values):
     run_dir.mkdir(parents=True, exist_ok=True)
     given = {
         "run_dir": str(run_dir / "run"),
-        "data": {"path": str(work / "data.jsonl"), "part_rows": 16},
+        "data": {"path": str(work / "data.jsonl"), "chunk_rows": 16},
         "precision": "fp32",
         "latency_examples": 3,
         **{f"{name}_dir": str(work / name) for name in ("teacher", "student")},
@@ -103,7 +103,7 @@ def test_without_left_to_right_nothing_is_told_of_it(work, tmp_path):
 def test_the_first_rows_of_all_files_are_used(work, tmp_path):
     for name in ("a", "b"):
         write_rows(tmp_path / f"data/{name}.jsonl", rows_of(12))
-    assert run(work, tmp_path, f"data.path={tmp_path}/data", "max_examples=20", "data.part_rows=7") == 0
+    assert run(work, tmp_path, f"data.path={tmp_path}/data", "max_examples=20", "data.chunk_rows=7") == 0
     assert (found(tmp_path)["rows"], found(tmp_path)["examples"]) == (20, 20)
 
 
@@ -121,14 +121,16 @@ def test_plain_text_is_masked_by_us_alike_in_every_run(work, tmp_path):
 def test_bad_rows_are_fatal_above_the_limit_only(work, tmp_path, capfd, bad, limit, code):
     file = tmp_path / "data.jsonl"
     write_rows(file, [*rows_of(30), *[{"texts": "no mask", "masks": []}] * bad])
-    assert run(work, tmp_path, f"data.path={file}", f"faults.max_bad_fraction={limit}") == code
+    assert run(work, tmp_path, f"data.path={file}", f"fault_tolerance.max_bad_fraction={limit}") == code
     listed = [json.loads(line) for line in (tmp_path / "run/quarantine.jsonl").read_text().splitlines()]
     assert [entry["file"] for entry in listed] == [f"data.jsonl:{line}" for line in range(31, 31 + bad)]
     if code:
         first, *places = capfd.readouterr().err.splitlines()
         assert f"{bad} of {30 + bad} (no_mask {bad})" in first
         assert len(places) == bad
-        assert run(work, tmp_path, f"data.path={file}", "faults.max_bad_fraction=0.5") == 0  # goes on where it was
+        assert (
+            run(work, tmp_path, f"data.path={file}", "fault_tolerance.max_bad_fraction=0.5") == 0
+        )  # goes on where it was
     assert found(tmp_path)["bad"] == {"no_mask": bad}
 
 

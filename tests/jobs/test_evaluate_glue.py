@@ -18,9 +18,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from distilray.evaluation.glue import scores as glue_scores
+from distilray.evaluation.glue import evaluate_glue as glue_scores
 from distilray.finetuning import fine_tune
-from distilray.finetuning.fine_tune_run import fit_unit
+from distilray.finetuning.fine_tune_run import execute_run
 from distilray.runtime import resources
 from distilray.runtime.resources import Node
 from distilray.stages import STAGES
@@ -40,7 +40,7 @@ def one_process():
     """Units in this process in place of Ray's workers."""
 
     def fit(plan, unit):
-        fit_unit(plan, unit, plan.features[unit.task], device=torch.device("cpu"))
+        execute_run(plan, unit, plan.features[unit.task], device=torch.device("cpu"))
 
     with (
         patch.object(fine_tune, "_fit", fit),
@@ -191,7 +191,7 @@ def test_fine_tunings_follow_a_cluster_that_grows(folders, tmp_path):
 
     with (
         patch.object(fine_tune, "inside_cluster", lambda: True),
-        patch.object(fine_tune, "check_shared", lambda run_dir: None),
+        patch.object(fine_tune, "check_run_dir_shared", lambda run_dir: None),
         patch.object(fine_tune, "ensure", lambda need, **_: 1),
         patch.object(fine_tune, "cluster_nodes", lambda: [Node({"CPU": next(cpus)})]),
         patch.object(fine_tune, "_fit", fit),
@@ -244,9 +244,9 @@ def one_row_short(folders, tmp_path):
 
 
 def test_other_rows_are_accepted_by_a_key_and_all_outputs_say_so(folders, tmp_path, capsys):
-    more = ["tasks=[wnli]", one_row_short(folders, tmp_path), "submission={write: true, fill_absent: true}"]
-    assert "set other_rows=true" in refusal(capsys, run(folders, tmp_path / "run", *more))
-    assert run(folders, tmp_path / "run", *more, "other_rows=true") == 0
+    more = ["tasks=[wnli]", one_row_short(folders, tmp_path), "submission={write: true, fill_missing: true}"]
+    assert "set allow_other_row_counts=true" in refusal(capsys, run(folders, tmp_path / "run", *more))
+    assert run(folders, tmp_path / "run", *more, "allow_other_row_counts=true") == 0
     printed = capsys.readouterr().out
     summary, table = printed.split("\n", 1)
     assert "other rows than the official ones: wnli train 634 (635)" in summary
@@ -331,7 +331,7 @@ def test_a_model_without_a_head_cannot_be_scored(folders, tmp_path, capsys):
 
 
 def test_the_submission_is_valid_and_says_what_was_filled(folders, tmp_path, capsys):
-    more = ["tasks=[wnli, stsb]", "submission={write: true, fill_absent: true}"]
+    more = ["tasks=[wnli, stsb]", "submission={write: true, fill_missing: true}"]
     assert run(folders, tmp_path / "run", *more) == 0
     told = capsys.readouterr().out
     assert "QQP" in told
@@ -344,7 +344,7 @@ def test_the_submission_is_valid_and_says_what_was_filled(folders, tmp_path, cap
 
 def test_a_submission_with_something_absent_is_refused_unless_it_may_be_filled(folders, tmp_path, capsys):
     assert run(folders, tmp_path / "run", "tasks=[wnli]", "submission={write: true}") == 2
-    assert "fill_absent" in capsys.readouterr().err
+    assert "fill_missing" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()  # before anything was trained
 
 

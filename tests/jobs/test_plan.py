@@ -14,7 +14,7 @@ RECIPES = sorted(Path("jobs/recipes/plan").glob("*.yaml"))
 @pytest.fixture
 def run(tmp_path):
     def started(*arguments, **values):
-        given = {"run_dir": str(tmp_path / "plan"), "stations": write_recipes(tmp_path), **values}
+        given = {"run_dir": str(tmp_path / "plan"), "stages": write_recipes(tmp_path), **values}
         return plan.main(["--recipe", write_recipe(tmp_path, **given), *arguments])
 
     return started
@@ -75,11 +75,11 @@ def test_a_dry_run_prints_the_stations_and_writes_nothing(run, tmp_path, capsys)
     [
         ("cluster.machine=toaster", "cluster.machine: no machine 'toaster'"),
         ("cluster.market=spot", "set cluster.price_per_machine_hour"),
-        ("stations.distill.path=none.yaml", "none.yaml"),
-        ("stations.distill.overrides=[learning=1]", "learning"),
-        ("disturbance.preemptions_per_machine_hour=100000000", "would not end"),
+        ("stages.distill.path=none.yaml", "none.yaml"),
+        ("stages.distill.overrides=[learning=1]", "learning"),
+        ("slowdowns.preemptions_per_machine_hour=100000000", "would not end"),
         ("simulation.workers=[0]", "simulation.workers"),
-        ("estimate.measured_in=nowhere", "nowhere"),
+        ("estimate.measured_run_dir=nowhere", "nowhere"),
     ],
 )
 def test_what_cannot_be_planned_is_one_line(run, tmp_path, capfd, override, told):

@@ -54,7 +54,7 @@ def best(tmp_path):
 def config_of(pipeline, name, best):
     """The config of a stage; `best` stands in for what a search writes."""
     stage = STAGES_OF[pipeline][name]
-    return (replace(stage, recipe=best) if stage.is_late else stage).config()
+    return (replace(stage, recipe=best) if stage.recipe_is_generated else stage).config()
 
 
 @pytest.mark.parametrize("file", PIPELINES, ids=lambda file: file.stem)
@@ -73,7 +73,7 @@ def test_the_runs_of_a_pipeline_are_all_in_the_folder_of_the_command(file):
 def test_no_stage_reads_the_default_folder_when_the_command_names_another(name, best):
     default = stages_of(name)["build_corpus"].run_dir.rpartition("/")[0]
     for stage in stages_of(name, "folder=/mnt/elsewhere").values():
-        config = (replace(stage, recipe=best) if stage.is_late else stage).config()
+        config = (replace(stage, recipe=best) if stage.recipe_is_generated else stage).config()
         assert f'"{default}/' not in config.model_dump_json(), stage.name
 
 
@@ -89,7 +89,7 @@ def test_a_stage_changes_nothing_in_its_recipe_that_its_job_does_not_know(pipeli
 
 def test_a_fine_tuning_takes_the_best_rate_and_more_of_the_data_than_the_search(best):
     config = config_of("reproduction", "evaluate_glue-student", best)
-    cola, sst2 = config.of_task("cola"), config.of_task("sst2")
+    cola, sst2 = config.task_config("cola"), config.task_config("sst2")
     assert (cola.learning_rate, cola.max_train_examples, cola.epochs) == (1e-4, None, 3)
     assert sst2.max_train_examples == 6000
 
@@ -98,7 +98,7 @@ def test_a_fine_tuning_takes_the_best_rate_and_more_of_the_data_than_the_search(
 @pytest.mark.parametrize("name", ["evaluate_glue-student", "evaluate_glue-teacher"])
 def test_the_two_models_of_the_claim_are_fine_tuned_with_three_seeds_or_more(pipeline, name, best):
     config = config_of(pipeline, name, best)
-    assert all(len(config.of_task(task).seeds) >= 3 for task in config.tasks)
+    assert all(len(config.task_config(task).seeds) >= 3 for task in config.tasks)
 
 
 @pytest.mark.parametrize("pipeline", REPRODUCTIONS)
@@ -125,7 +125,7 @@ def test_every_folder_that_a_stage_reads_is_written_by_an_earlier_one(pipeline, 
     written = set()
     for name, stage in STAGES_OF[pipeline].items():
         config = config_of(pipeline, name, best)
-        if stage.is_late:
+        if stage.recipe_is_generated:
             assert str(Path(stage.recipe).parent) in written
         read = set(FOLDERS.findall(config.model_dump_json())) - {stage.run_dir}
         assert read <= written, name
@@ -226,7 +226,7 @@ def test_the_ablation_runs_its_students_and_prints_the_table_beside_the_papers(t
     assert "beside the paper's table 4" in out
     assert "-3.69" in out
     kept, fresh = (
-        json.loads((tmp_path / f"runs/ablation/{name}/initialisation.json").read_text())
+        json.loads((tmp_path / f"runs/ablation/{name}/initialization.json").read_text())
         for name in ("full", "random-init")
     )
     assert set(fresh.values()) == {"fresh"}

@@ -9,7 +9,7 @@ from distilray.config.recipe import load_recipe
 from distilray.runtime import storage
 from jobs import evaluate_glue, search_glue
 from tests.distilray.tiny_line import write_recipe
-from tests.tuning.tiny_search import values, write_follows, write_model, write_wnli
+from tests.tuning.tiny_search import values, write_model, write_next_sentence_task, write_wnli
 from tuning.records import read_records
 
 RECIPES = sorted(Path("jobs/recipes/search_glue").glob("*.yaml"))
@@ -20,7 +20,7 @@ def work(tmp_path_factory):
     """A model, and two tasks, whose test files nobody can read: a job that uses one fails."""
     folder = tmp_path_factory.mktemp("search")
     write_model(folder)
-    write_follows(folder / "glue")
+    write_next_sentence_task(folder / "glue")
     write_wnli(folder / "glue")
     for task in ("Follows", "WNLI"):
         (folder / "glue" / task / "test.tsv").write_bytes(b"\xff\xfe no text\n")
@@ -113,7 +113,7 @@ def test_two_tasks_are_searched_at_the_same_time_and_the_best_settings_are_a_rec
         found = scores["search"][task]
         winner = max(records.values(), key=lambda record: record.best("score").scores["score"])
         assert found["winner"]["score"] == winner.best("score").scores["score"]
-        assert {name: getattr(best.of_task(task), name) for name in space} == found["winner"]["values"]
+        assert {name: getattr(best.task_config(task), name) for name in space} == found["winner"]["values"]
         assert found["fresh"]["median"] == scores["summary"][task]["score"]["median"]
         assert list(found["fresh"]["scores"]) == ["3" if task == "wnli" else "1"]
         assert found["default"]["values"] == {"learning_rate": 1e-3}
@@ -131,5 +131,5 @@ def test_two_tasks_are_searched_at_the_same_time_and_the_best_settings_are_a_rec
 
 def test_the_recipe_of_the_demo_reads_what_the_demo_writes():
     (demo,) = (yaml.safe_load(file.read_text()) for file in RECIPES if file.stem == "demo")
-    follows = yaml.safe_load(Path("jobs/recipes/build_follows/demo.yaml").read_text())
+    follows = yaml.safe_load(Path("jobs/recipes/build_next_sentence_task/demo.yaml").read_text())
     assert demo["glue_dir"] == f"{follows['run_dir']}/glue"

@@ -21,7 +21,7 @@ NOWHERE = ["--address", "http://127.0.0.1:9"]  # nobody listens there
 
 @pytest.mark.parametrize("name", SENT)
 def test_every_job_with_a_run_folder_can_be_submitted(name):
-    assert callable(submit.recipes_of(name))
+    assert callable(submit.recipe_reader(name))
     assert "run_dir" in STAGES[name].config_class.model_fields
 
 
@@ -51,7 +51,7 @@ def test_what_runs_elsewhere_exists():
 
 def test_an_unknown_job_is_refused_with_those_there_are():
     with pytest.raises(InputError, match=r"destill: no such job; there are .*distill"):
-        submit.recipes_of("destill")
+        submit.recipe_reader("destill")
 
 
 PIPELINE = ["run_pipeline", "jobs/pipelines/reproduction.yaml"]

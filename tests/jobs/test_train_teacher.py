@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
 from distilray.models.masked_lm import load_masked_lm
-from distilray.runtime.reporting.metrics import read_metrics
+from distilray.runtime.metrics import read_metrics
 from jobs import train_teacher
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
 
@@ -34,7 +34,7 @@ def work(tmp_path_factory):
         dropout=0.1,
         optimizer={"learning_rate": 1e-3, "head_learning_rate": 1e-2},
         scaling={"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1},
-        rhythm={"log_every_steps": 1, "checkpoint_every_steps": 2, "keep_checkpoints": 2},
+        intervals={"log_every_steps": 1, "checkpoint_every_steps": 2, "keep_checkpoints": 2},
         ray={"num_cpus": 2},
     )
     return folder

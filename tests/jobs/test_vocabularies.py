@@ -11,7 +11,7 @@ import pytest
 
 from jobs import cache_teacher, distill, evaluate_fill_mask, evaluate_glue, export_model, train_teacher
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
-from tests.tuning.tiny_search import write_follows
+from tests.tuning.tiny_search import write_next_sentence_task
 
 JOBS: list[tuple[ModuleType, dict[str, Any]]] = [
     (train_teacher, {"encoder_dir": "model"}),
@@ -107,7 +107,7 @@ def test_a_model_with_rows_beyond_its_tokenizer_trains_on_its_shards(
 def test_a_fine_tuned_teacher_of_another_vocabulary_is_one_line(
     work: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write_follows(tmp_path / "glue")
+    write_next_sentence_task(tmp_path / "glue")
     shutil.copytree(work / "model", tmp_path / "teacher/models/follows")
     change_tokenizer(tmp_path / "teacher/models/follows", rename_token)
     recipe = write_recipe(

@@ -19,7 +19,7 @@ from ray.autoscaler.v2.schema import ClusterStatus
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from tests.line.ray_head import RAY, START_S, Head, clean_environment, end, wait_for
+from tests.pipeline.ray_head import RAY, START_S, Head, clean_environment, end, wait_for
 
 LOOPBACK = "127.0.0.1"
 PRIVATE_ADDRESS = "127.0.0.2"  # another address of this machine

@@ -6,7 +6,7 @@ from typing import Any
 from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, write_rows
 from tests.distilray.tiny_line import write_corpus, write_recipe, write_shards, write_teacher, write_tokenizer
 from tests.tuning.tiny_search import values as search_values
-from tests.tuning.tiny_search import write_follows
+from tests.tuning.tiny_search import write_next_sentence_task
 
 ON_CPUS = ("build_corpus", "encode_corpus", "cache_teacher", "train_teacher", "search_glue")
 ON_GPUS = ("distill", "evaluate_glue", "evaluate_fill_mask")
@@ -16,7 +16,7 @@ TRAINING: dict[str, Any] = {
     "batch_size": 8,
     "micro_batch_size": 4,
     "precision": "fp32",
-    "rhythm": {"log_every_steps": 1, "checkpoint_every_steps": 2},
+    "intervals": {"log_every_steps": 1, "checkpoint_every_steps": 2},
 }
 
 
@@ -24,9 +24,9 @@ def write_inputs(folder: Path) -> None:
     """Writes what the jobs read, some hundred kilobytes."""
     tokenizer_dir = write_tokenizer(folder / "tokenizer")
     write_corpus(folder / "corpus")
-    write_shards(folder / "shards", tokenizer_dir, part_mb=1, rows_per_shard=1000)  # a task for each split
+    write_shards(folder / "shards", tokenizer_dir, chunk_mb=1, rows_per_shard=1000)  # a task for each split
     write_teacher(folder / "model", tokenizer_dir, layers=2)
-    write_follows(folder / "glue")
+    write_next_sentence_task(folder / "glue")
     write_rows(folder / "data.jsonl", rows_of(8))
     (folder / "text").mkdir()
     for place in PLACES:
@@ -70,7 +70,7 @@ def recipes(folder: Path) -> dict[str, dict[str, Any]]:
             **shards,
             "teacher_dir": model,
             "scaling": {"num_workers": 2, "use_gpu": True, "cpus_per_worker": 4},
-            "faults": {"max_failures": 0},
+            "fault_tolerance": {"max_failures": 0},
         },
         "evaluate_glue": {
             "model_dir": model,

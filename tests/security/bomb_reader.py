@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 from distilray.config.corpus import TextSource, WikipediaSource
-from distilray.corpus.sources import text, wikipedia
+from distilray.corpus.sources import texts, wikipedia
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 
-KINDS = {"wikipedia": (wikipedia, WikipediaSource), "text": (text, TextSource)}
+KINDS = {"wikipedia": (wikipedia, WikipediaSource), "text": (texts, TextSource)}
 
 
 def read(kind: str, file: str) -> tuple[int, list[str]]:
@@ -24,7 +24,7 @@ def read(kind: str, file: str) -> tuple[int, list[str]]:
     found = []
     try:
         module.check_file(source, file)
-        for part in module.file_ranges(source, file, "x", part_bytes=1 << 30):
+        for part in module.file_ranges(source, file, "x", chunk_bytes=1 << 30):
             found += list(module.read_documents(source, part, max_document_bytes=16 << 20))
     except InputError as error:
         return 0, [str(error)]

@@ -8,22 +8,22 @@ import pytest
 
 from distilray.config.base import JobConfig
 from distilray.config.evaluation import EvaluateFillMaskConfig
-from distilray.corpus.screening.evaluation_files import read_texts
+from distilray.corpus.decontamination import read_texts
 from distilray.errors import InputError
-from distilray.evaluation.fill_mask.parts import read_parts
+from distilray.evaluation.fill_mask.chunk_scorer import read_chunks
 from distilray.evaluation.fill_mask.readers import data_files
 from distilray.finetuning.files import load_task
 from distilray.inference.backends import local_masked_lm
 from distilray.inference.model_folder import check_model_folder
-from distilray.models.sources import localise
-from distilray.pretraining_data.encoding.corpus_files import read_sentences
+from distilray.models.sources import localize
+from distilray.pretraining_data.corpus_reader import read_sentences
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
 from distilray.runtime.run_folder import RunFolder
 from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, write_rows
 from tests.distilray.inference.tiny_models import write_tiny_model
 from tests.distilray.tiny_line import write_corpus
-from tests.tuning.tiny_search import write_follows
+from tests.tuning.tiny_search import write_next_sentence_task
 
 DOCUMENTS = "documents/documents-00000.parquet"
 
@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir(parents=True)
         write_tiny_model(folder / name, "bert")
     (folder / "exported/onnx/model.onnx").write_bytes(b"a graph")
-    write_follows(folder / "pairs/glue")
+    write_next_sentence_task(folder / "pairs/glue")
     (folder / "texts/text").mkdir(parents=True)
     (folder / "texts/text/rte.txt").write_text("It was a day.\n")
     write_rows(folder / "rows/rows.jsonl", rows_of(3))
@@ -61,7 +61,7 @@ def read_data(uri: str) -> None:
     values = {"run_dir": "unused", "student_dir": "unused", "data": {"path": uri}}
     config = EvaluateFillMaskConfig.model_validate(values)
     (file,) = data_files(config.data)
-    list(read_parts(file, config, "unused", max_length=48, folder=str(Path(uri).parents[1] / "scores")))
+    list(read_chunks(file, config, "unused", max_length=48, folder=str(Path(uri).parents[1] / "scores")))
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def read_data(uri: str) -> None:
         (f"corpus/{DOCUMENTS}", lambda uri: list(read_sentences(uri, 0, 1)), f"corpus/{DOCUMENTS}"),
         ("tokenizer/tokenizer.json", read_tokenizer, "tokenizer"),
         ("trained/model/tokenizer.json", read_tokenizer, "trained/model"),
-        ("trained/model/tokenizer.json", localise, "trained"),
-        ("trained/model/config.json", localise, "trained/model"),
-        ("trained/model/model.safetensors", localise, "trained"),
+        ("trained/model/tokenizer.json", localize, "trained"),
+        ("trained/model/config.json", localize, "trained/model"),
+        ("trained/model/model.safetensors", localize, "trained"),
         ("trained/model/model.safetensors", check_model_folder, "trained"),
-        ("fine-tuned/models/rte/model.safetensors", localise, "fine-tuned/models/rte"),
+        ("fine-tuned/models/rte/model.safetensors", localize, "fine-tuned/models/rte"),
         ("exported/onnx/model.onnx", local_masked_lm, "exported/onnx"),
         ("pairs/glue/Follows/train.tsv", lambda uri: load_task(uri, "follows"), "pairs/glue"),
         ("texts/text/rte.txt", lambda uri: list(read_texts(uri)), "texts/text/rte.txt"),
@@ -98,8 +98,8 @@ def test_a_changed_model_in_an_object_store_is_not_kept(made: Path, tmp_path: Pa
     for file in sorted((made / "trained").rglob("*")):
         if file.is_file():
             storage.write_bytes(f"{bucket}/{file.relative_to(made)}", file.read_bytes())
-    assert localise(f"{bucket}/trained", cache_dir=str(tmp_path / "whole"))
+    assert localize(f"{bucket}/trained", cache_dir=str(tmp_path / "whole"))
     storage.write_bytes(f"{bucket}/trained/model/config.json", (made / "trained/model/config.json").read_bytes()[::-1])
     with pytest.raises(InputError, match=r"config\.json: its content is not what the manifest says"):
-        localise(f"{bucket}/trained", cache_dir=str(tmp_path / "changed"))
+        localize(f"{bucket}/trained", cache_dir=str(tmp_path / "changed"))
     assert not [entry for entry in (tmp_path / "changed").iterdir() if entry.is_dir()]

@@ -15,16 +15,16 @@ import torch
 from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 
 from distilray.config.corpus import ParquetSource
-from distilray.config.fill_mask.settings import FillMaskDataConfig
-from distilray.corpus.screening.evaluation_files import read_texts
-from distilray.corpus.sources import parquet
+from distilray.config.evaluation import FillMaskDataConfig
+from distilray.corpus.decontamination import read_texts
+from distilray.corpus.sources import parquet_rows as parquet_rows_module
 from distilray.errors import InputError
 from distilray.evaluation.fill_mask.readers import data_files, read_examples
 from distilray.finetuning.hub_files import read_hub_split
 from distilray.finetuning.tasks import TASKS
 from distilray.inference.tasks.fill_mask import FillMask
 from distilray.models.masked_lm import load_masked_lm
-from distilray.pretraining_data.encoding.corpus_files import read_sentences
+from distilray.pretraining_data.corpus_reader import read_sentences
 from distilray.pretraining_data.shards import Shard
 from distilray.training.checkpoint import CheckpointStore
 from tests.distilray.inference.tiny_models import write_tiny_model
@@ -103,7 +103,7 @@ def test_that_ray_itself_would_run_the_objects_of_a_file(tmp_path: Path, canary:
 def test_a_corpus_in_parquet_is_refused(tmp_path: Path, table: Callable[..., pa.Table]) -> None:
     uri = written(tmp_path, table("text"), "a.parquet")
     with pytest.raises(InputError, match="extension type"):
-        parquet.check_file(ParquetSource(kind="parquet", path=uri, name="x"), uri)
+        parquet_rows_module.check_file(ParquetSource(kind="parquet", path=uri, name="x"), uri)
 
 
 def test_the_documents_of_a_foreign_corpus_run_are_refused(tmp_path: Path, table: Callable[..., pa.Table]) -> None:

@@ -55,7 +55,7 @@ def test_a_model_of_the_service_has_a_plain_name(name: str) -> None:
     with pytest.raises(ValidationError):
         FillMaskAppConfig(model_dir="x", model_name=name)
     with pytest.raises(ValidationError):
-        FillMaskAppConfig(model_dir="x", more_models={name: "y"})
+        FillMaskAppConfig(model_dir="x", extra_models={name: "y"})
 
 
 def test_a_request_that_names_a_path_for_a_model_loads_nothing(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What the project promises about security, and the tests that hold it.
 
 S1: the jobs API of a cluster answers 401 without the token and 403 with a wrong one.
-    tests/line/test_submit.py
+    tests/pipeline/test_submit.py
         test_the_jobs_api_is_closed_without_the_token
 
 S2: the local service opens its own port on loopback alone; what Ray opens answers nobody without the token.
@@ -23,7 +23,7 @@ S4: bombs of XML entities, nesting and compression, and entities of other files,
     tests/security/test_bombs.py
         test_a_bomb_is_refused_with_its_reason_and_what_stands_around_it_is_read
         test_all_of_them_take_less_than_200_mb_of_memory
-    tests/distilray/corpus/sources/dumps/test_bz2_ranges.py
+    tests/distilray/corpus/sources/test_bz2_ranges.py
         test_a_row_of_small_bombs_ends_the_range
 
 S5: no code of a data file, a model folder or a checkpoint runs.
@@ -53,7 +53,7 @@ S7: secrets of the environment stand in no log, file, report, answer or command 
     tests/security/test_secrets.py
         test_a_corpus_its_report_and_its_card_hold_no_secret_of_the_environment
         test_a_password_in_a_uri_is_refused_and_not_repeated
-    tests/distilray/runtime/reporting/test_tracking.py
+    tests/distilray/runtime/test_tracking.py
         test_a_warning_holds_no_secret
     tests/serve/telemetry/test_request_log.py
         test_keys_are_hidden

@@ -8,7 +8,7 @@ from ray.serve.schema import ServeDeploySchema
 from distilray.config.serving import FillMaskAppConfig
 from distilray.errors import InputError
 from serve.app import build_app
-from serve.local.address import base_url, claim_port
+from serve.ingress import available_port, base_url
 
 CONFIG = yaml.safe_load(Path("serve/config.yaml").read_text())
 
@@ -47,17 +47,17 @@ def test_a_taken_port_is_an_input_error_that_names_it():
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"127.0.0.1:{port}"):
-            claim_port("127.0.0.1", port)
+            available_port("127.0.0.1", port)
 
 
 def test_port_zero_claims_a_free_port():
-    port = claim_port("127.0.0.1", 0)
-    assert claim_port("127.0.0.1", port) == port > 0
+    port = available_port("127.0.0.1", 0)
+    assert available_port("127.0.0.1", port) == port > 0
 
 
 def test_a_host_of_another_machine_is_an_input_error():
     with pytest.raises(InputError, match=r"192\.0\.2\.1"):
-        claim_port("192.0.2.1", 8000)
+        available_port("192.0.2.1", 8000)
 
 
 def test_an_ipv6_host_has_brackets_in_its_url():
@@ -92,5 +92,5 @@ def test_one_replica_alone_is_replaced_only_after_the_new_one_is_ready():
 
 
 def test_two_models_of_one_name_are_an_input_error():
-    with pytest.raises(InputError, match="more_models: student"):
-        build_app({"model_dir": "/m", "more_models": {"student": "/n"}})
+    with pytest.raises(InputError, match="extra_models: student"):
+        build_app({"model_dir": "/m", "extra_models": {"student": "/n"}})

@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 from distilray.errors import InputError
 from serve import auth as module
-from serve.auth import ApiKeys, RequireKey, document_keys, keys_from_environment
+from serve.auth import ApiKeys, RequireKey, add_security_schemes, keys_from_environment
 from serve.limits import Admission, Capacity, RequestEnvelope
 
 KEY, OTHER = "first-key-0123456789", "second-key-987654321"
@@ -33,7 +33,7 @@ def client():
     api.add_middleware(Admission, capacity=Capacity(max_requests=1, max_body_bytes=100), body_timeout_s=10)
     api.add_middleware(RequireKey, keys=ApiKeys([KEY, OTHER]))
     api.add_middleware(RequestEnvelope)
-    document_keys(api)
+    add_security_schemes(api)
     return TestClient(api, raise_server_exceptions=False)
 
 

@@ -2,13 +2,13 @@ import asyncio
 
 import pytest
 
-from distilray.inference.tasks.fill_mask import EncodedQuery, Query
+from distilray.inference.tasks.fill_mask import EncodedFillMaskQuery, FillMaskQuery
 from serve.batcher import MicroBatcher
 from serve.errors import ApiError
 
 
-def query(name: str, tokens: int = 4) -> EncodedQuery:
-    return EncodedQuery(Query(name), (1,) * tokens, (1,), None)
+def query(name: str, tokens: int = 4) -> EncodedFillMaskQuery:
+    return EncodedFillMaskQuery(FillMaskQuery(name), (1,) * tokens, (1,), None)
 
 
 class Model:

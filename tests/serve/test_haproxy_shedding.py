@@ -14,9 +14,9 @@ from starlette.responses import PlainTextResponse
 
 from serve import haproxy_shedding
 from serve.haproxy_shedding import add_rules
-from serve.limits import PLAIN_ID
-from serve.local.address import claim_port
-from tests.serve.contract.asking import assert_error
+from serve.ingress import available_port
+from serve.limits import REQUEST_ID_PATTERN
+from tests.serve.contract.clients import assert_error
 from tests.serve.contract.raw_http import connection, exchange, head, post
 from tests.serve.server_thread import listening
 from tests.serve.waiting import wait_for
@@ -93,7 +93,7 @@ def test_a_limit_that_is_no_number_is_one_line(tmp_path, limit):
 
 
 def test_haproxy_and_the_application_keep_the_same_request_ids():
-    assert f"-m reg ^{PLAIN_ID}$" in add_rules(CONFIG, limit=1)
+    assert f"-m reg ^{REQUEST_ID_PATTERN}$" in add_rules(CONFIG, limit=1)
 
 
 # HAProxy with the rules, before an application of two free places
@@ -126,7 +126,7 @@ def slow():
 @pytest.fixture(scope="module")
 def url(slow, tmp_path_factory):
     """The address of HAProxy; it allows one second for a body."""
-    port, file = claim_port("127.0.0.1", 0), tmp_path_factory.mktemp("haproxy") / "haproxy.cfg"
+    port, file = available_port("127.0.0.1", 0), tmp_path_factory.mktemp("haproxy") / "haproxy.cfg"
     with listening(slow) as behind:
         bound = CONFIG.replace("bind 127.0.0.1:1", f"bind 127.0.0.1:{port}")
         bound = bound.replace("server one 127.0.0.1:1", f"server one {behind.removeprefix('http://')}")
@@ -186,7 +186,7 @@ def test_incomplete_bodies_do_not_count_and_get_408_at_their_timeout(slow, url):
 @pytest.mark.parametrize("sent", ["an id <b>", "x" * 129])
 def test_an_id_that_is_not_plain_is_replaced_in_refusals_and_for_the_application(slow, url, sent):
     slow.gate.set()
-    assert re.fullmatch(PLAIN_ID, post(url, "/score", b"{}", x_request_id=sent).text)
+    assert re.fullmatch(REQUEST_ID_PATTERN, post(url, "/score", b"{}", x_request_id=sent).text)
     with full(slow, url):
         reply = post(url, "/score", b"{}", x_request_id=sent)
         assert_error(reply, 429)

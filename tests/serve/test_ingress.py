@@ -10,7 +10,7 @@ from serve.auth import ApiKeys
 from serve.models import Models
 from serve.routes import create_api
 from serve.telemetry.metrics import Telemetry
-from tests.serve.contract.asking import LIMITS, assert_error, service_of
+from tests.serve.contract.clients import LIMITS, assert_error, service_of
 from tests.serve.contract.raw_asgi import JSON, ask, parts
 
 KEY = "a-key-of-the-tests"
@@ -29,7 +29,7 @@ class Replica:
             self.passed.append(scope["path"])
             await api(scope, receive, send)
 
-        self.app = ingress.Ingress(serve, front=api.state.front)
+        self.app = ingress.Ingress(serve, gateway=api.state.gateway)
 
     def ask(self, *messages, **request):
         async def main():

@@ -8,7 +8,7 @@ from starlette.responses import PlainTextResponse
 from serve.limits import Admission, Capacity, RequestEnvelope
 from serve.telemetry.metrics import Telemetry
 from serve.telemetry.requests import RequestMetrics
-from tests.serve.contract.asking import assert_error
+from tests.serve.contract.clients import assert_error
 from tests.serve.contract.raw_asgi import LEFT, ask, parts
 
 LIMIT = 200_000

@@ -59,8 +59,8 @@ def short_waits(monkeypatch):
     monkeypatch.setattr(module, "_POLL_S", 0.005)
 
 
-def models(starts, patience_s=5.0, clock=lambda: 0.0):
-    return ModelCache(FOLDERS, starts, cache=one_place, patience_s=patience_s, clock=clock)
+def models(starts, load_timeout_s=5.0, clock=lambda: 0.0):
+    return ModelCache(FOLDERS, starts, cache=one_place, load_timeout_s=load_timeout_s, clock=clock)
 
 
 def in_loop(test):
@@ -99,7 +99,7 @@ async def test_who_gives_up_does_not_take_the_model_from_the_others():
 async def test_who_waits_too_long_is_told_to_come_back_and_finds_the_model_then():
     starts = Starts()
     starts.go.clear()
-    others = models(starts, patience_s=0.01)
+    others = models(starts, load_timeout_s=0.01)
     with pytest.raises(ApiError) as caught:
         await others.service("one")
     assert (caught.value.status_code, caught.value.headers["retry-after"]) == (503, "1")

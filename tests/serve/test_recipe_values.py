@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from distilray.config.serving import FillMaskAppConfig
-from distilray.inference.tasks.fill_mask import Query
+from distilray.inference.tasks.fill_mask import FillMaskQuery
 from serve import app
 from serve.budget import Budget
 from serve.limits import Admission, Capacity
@@ -42,7 +42,7 @@ def answered(model, model_dir, count, **values):
         service = ModelService(noting, FillMaskAppConfig.model_validate({"model_dir": model_dir, **values}))
         await service.start()
         noting.batches.clear()
-        await service.answer([Query(TEXT)] * count, Budget())
+        await service.answer([FillMaskQuery(TEXT)] * count, Budget())
         await service.close()
 
     asyncio.run(ask())
@@ -65,7 +65,7 @@ def test_the_queue_holds_the_tokens_of_the_configuration(model, model_dir):
         limits = {"max_queued_tokens": 8}
         service = ModelService(model, FillMaskAppConfig.model_validate({"model_dir": model_dir, "limits": limits}))
         # Nothing serves the queue.
-        requests = [asyncio.create_task(service.answer([Query(TEXT)], Budget())) for _ in range(3)]
+        requests = [asyncio.create_task(service.answer([FillMaskQuery(TEXT)], Budget())) for _ in range(3)]
         done, waiting = await asyncio.wait(requests, timeout=30, return_when=asyncio.FIRST_COMPLETED)
         for each in waiting:
             each.cancel()
@@ -97,7 +97,7 @@ def replica(model_dir, monkeypatch):
     monkeypatch.setattr(app.ray_serve, "multiplexed", multiplexed)
     monkeypatch.setattr(app, "log_json", lambda: None)
     monkeypatch.setattr(app, "create_api", lambda models, **options: told.update(options) or create_api(models))
-    monkeypatch.setattr(app.ingress, "install", lambda front: None)
+    monkeypatch.setattr(app.ingress, "install", lambda gateway: None)
 
     def start(**values: Any) -> tuple[Any, dict[str, Any]]:
         config = {"model_dir": model_dir, **values}
@@ -112,7 +112,7 @@ def replica(model_dir, monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_replica_holds_as_many_further_models_as_the_configuration_says(replica, model_dir, count):
-    _, told = replica(more_models={"other": model_dir}, max_more_models=count)
+    _, told = replica(extra_models={"other": model_dir}, max_loaded_extra_models=count)
     assert told["max_num_models_per_replica"] == count
 
 
@@ -156,14 +156,16 @@ def test_waits_are_as_many_seconds_as_the_configuration_says(model, model_dir, m
         service = ModelService(model, config)
         await service.start()
         waits.clear()
-        await service.answer([Query(TEXT)], Budget())
+        await service.answer([FillMaskQuery(TEXT)], Budget())
         await service.check_health(timeout_s=23.0)
         await service.close()
         capacity = Capacity(max_requests=1, max_body_bytes=100)
         body = {"type": "http.request", "body": b"{}"}
         admission = Admission(lambda *_: asyncio.sleep(0), capacity=capacity, body_timeout_s=22.0)
         await admission({"type": "http", "method": "POST", "headers": []}, lambda: asyncio.sleep(0, body), None)
-        cache = ModelCache({"other": model_dir}, lambda *_: asyncio.sleep(0), cache=lambda load: load, patience_s=24.0)
+        cache = ModelCache(
+            {"other": model_dir}, lambda *_: asyncio.sleep(0), cache=lambda load: load, load_timeout_s=24.0
+        )
         await cache.service("other")
 
     asyncio.run(ask())

@@ -81,7 +81,7 @@ def test_a_bad_key_is_one_line_without_the_key_and_exit_code_2(model_dir, capsys
 
 
 def test_a_missing_further_model_is_one_line_and_exit_code_2(model_dir, capsys):
-    assert main([f"app.model_dir={model_dir}", "app.more_models={other: /nowhere/other}"]) == 2
+    assert main([f"app.model_dir={model_dir}", "app.extra_models={other: /nowhere/other}"]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert "/nowhere/other" in error

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tuning.tiny_search import write_follows, write_model
+from tests.tuning.tiny_search import write_model, write_next_sentence_task
 
 
 @pytest.fixture(scope="module")
@@ -10,5 +10,5 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model and the task `follows`."""
     folder = tmp_path_factory.mktemp("search")
     write_model(folder)
-    write_follows(folder / "glue")
+    write_next_sentence_task(folder / "glue")
     return folder

@@ -9,7 +9,7 @@ from pyarrow import fs
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from distilray.config.glue import TaskConfig
-from tuning.asha import STATE_FILE, LastingAsha
+from tuning.asha import STATE_FILE, ResumableASHA
 
 TRIALS, EVALUATIONS = 24, 9
 SETTINGS = {"time_attr": "evaluation", "max_t": EVALUATIONS, "grace_period": 1, "reduction_factor": 3}
@@ -17,7 +17,7 @@ _ids = itertools.count()
 
 
 def scheduler(**changes):
-    asha = LastingAsha(**{**SETTINGS, "settings": TaskConfig(epochs=EVALUATIONS), **changes})
+    asha = ResumableASHA(**{**SETTINGS, "settings": TaskConfig(epochs=EVALUATIONS), **changes})
     asha.set_search_properties("best", "max")
     return asha
 
@@ -72,7 +72,7 @@ def test_decisions_after_restarts_are_those_of_an_undisturbed_run(tmp_path):
 
 
 def test_a_scheduler_without_its_state_decides_otherwise(tmp_path, monkeypatch):
-    monkeypatch.setattr(LastingAsha, "_save", lambda self, trial: None)
+    monkeypatch.setattr(ResumableASHA, "_save", lambda self, trial: None)
     assert decisions(tmp_path, restarts=()) != decisions(tmp_path, restarts=(1, 30, 31, 90, 150))
 
 

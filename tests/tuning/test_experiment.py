@@ -11,8 +11,9 @@ from distilray.runtime.resources import Node
 from distilray.runtime.run_folder import RunFolder
 from tests.tuning.tiny_search import config
 from tuning import experiment as module
-from tuning import objective, search
-from tuning.records import Sample
+from tuning import search
+from tuning import trial as trial_module
+from tuning.records import TrialPoint
 from tuning.space import domains
 
 
@@ -135,13 +136,13 @@ def trained(experiment, monkeypatch):
             given["hang_s"] = seconds
             return SimpleNamespace(start=lambda: None, cancel=lambda: None)
 
-        monkeypatch.setattr(objective.ray, "get", lambda value: value)
-        monkeypatch.setattr(objective, "use_cpus", lambda count: given.update(threads=count))
-        monkeypatch.setattr(objective, "fine_tune", fine_tune)
-        monkeypatch.setattr(objective.threading, "Timer", timer)
+        monkeypatch.setattr(trial_module.ray, "get", lambda value: value)
+        monkeypatch.setattr(trial_module, "configure_cpu", lambda count: given.update(threads=count))
+        monkeypatch.setattr(trial_module, "fine_tune", fine_tune)
+        monkeypatch.setattr(trial_module.threading, "Timer", timer)
         found = experiment(trial={"cpus": 1, "gpus": 0, **trial}).objective
         with pytest.raises(ReachedError):
-            objective.try_values({"sample": dataclasses.asdict(Sample(0, {"learning_rate": 1e-3}))}, found)
+            trial_module.fine_tune_trial({"sample": dataclasses.asdict(TrialPoint(0, {"learning_rate": 1e-3}))}, found)
         return given
 
     return of

@@ -15,8 +15,8 @@ from distilray.runtime.resources import Node
 from distilray.runtime.run_folder import RunFolder
 from tests.distilray.interruptions import KilledError, at_each_folder, killed_at_change
 from tests.tuning.tiny_search import config
-from tuning import experiment, objective, search
-from tuning.records import EVALUATION, Sample, read_record, read_records
+from tuning import experiment, search, trial
+from tuning.records import EVALUATION, TrialPoint, read_record, read_records
 
 SETTINGS = {"epochs": 2, "max_length": 32, "batch_size": 8, "seeds": [1], "max_train_examples": 8}
 SPACE = {"learning_rate": {"choice": [1e-5, 1e-3, 3e-3]}}
@@ -25,13 +25,13 @@ SPACE = {"learning_rate": {"choice": [1e-5, 1e-3, 3e-3]}}
 @pytest.fixture
 def trained(monkeypatch):
     """The learning rates that trials fine-tune with, in order."""
-    rates, train = [], objective.fine_tune
+    rates, train = [], trial.fine_tune
 
     def counted(run, **options):
         rates.append(run.settings.learning_rate)
         return train(run, **options)
 
-    monkeypatch.setattr(objective, "fine_tune", counted)
+    monkeypatch.setattr(trial, "fine_tune", counted)
     return rates
 
 
@@ -58,7 +58,7 @@ def tune(monkeypatch, trained):
     monkeypatch.setattr(experiment.tune, "Tuner", Tuner)
     monkeypatch.setattr(experiment.tune, "with_parameters", bound)
     monkeypatch.setattr(experiment.tune, "with_resources", lambda function, _: function)
-    monkeypatch.setattr(objective.tune, "report", options.reports.append)
+    monkeypatch.setattr(trial.tune, "report", options.reports.append)
     monkeypatch.setattr(search, "ray_session", lambda _: nullcontext())
     monkeypatch.setattr(search, "ensure", lambda *_, **__: 2)
     monkeypatch.setattr(search, "cluster_nodes", lambda: [Node({"CPU": 2.0, "memory": 2.0**36})])
@@ -117,14 +117,14 @@ def run_trial(work, tune, tmp_path):
     recipe = config(work, fine_tuning=SETTINGS, space=SPACE)
     folder = RunFolder("search_glue", recipe.model_copy(update={"run_dir": str(tmp_path / "run")}), {})
     data, _ = search.load_tasks(recipe, with_test=False)
-    need = search.need_of_search(recipe, data)
+    need = search.largest_trial_need(recipe, data)
     shared = search._experiments(recipe, folder, search._encode(recipe, data), need, 1)["follows"].objective
-    sample = Sample(1, {"learning_rate": 1e-3})
+    sample = TrialPoint(1, {"learning_rate": 1e-3})
 
     def run(trials_folder):
         tune.reports.clear()
         moved = dataclasses.replace(shared, trials_folder=str(trials_folder))
-        objective.try_values({"sample": dataclasses.asdict(sample)}, moved)
+        trial.fine_tune_trial({"sample": dataclasses.asdict(sample)}, moved)
         own = sample.folder(str(trials_folder), moved.seed)
         names = {file.name for file in Path(own).rglob("*") if not file.name.endswith(".part")}
         evaluations = [dataclasses.replace(each, seconds=0.0) for each in read_record(own).evaluations]
@@ -153,7 +153,9 @@ def test_the_end_of_a_search_writes_the_records_that_are_missing_and_no_other(ru
     recipe = config(work, fine_tuning=SETTINGS, space=SPACE)
     shared = SimpleNamespace(trials_folder=str(tmp_path / "trials"), seed=recipe.seed, stop_reason="behind others")
     experiment._RUNNING.set(shared)
-    samples = [Sample(number, {"learning_rate": rate}) for number, rate in enumerate(SPACE["learning_rate"]["choice"])]
+    samples = [
+        TrialPoint(number, {"learning_rate": rate}) for number, rate in enumerate(SPACE["learning_rate"]["choice"])
+    ]
     trials = [SimpleNamespace(config={"sample": dataclasses.asdict(sample)}) for sample in samples]
     experiment._Records().on_experiment_end(trials)
     records = [read_record(sample.folder(shared.trials_folder, recipe.seed)) for sample in samples]

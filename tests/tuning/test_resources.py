@@ -9,7 +9,7 @@ from transformers import (
 
 from distilray.config.glue import TrialConfig
 from distilray.errors import InputError
-from tuning.resources import GIB, ModelShape, TrialNeed, check_device, estimated_bytes, need_of, shares
+from tuning.plan import GIB, ModelShape, TrialNeed, check_device, estimated_bytes, shares, trial_need
 
 BERT_BASE = ModelShape(parameters=109_483_778, layers=12, hidden=768, heads=12, intermediate=3072)
 
@@ -71,7 +71,7 @@ def test_the_shape_of_both_architectures_is_read():
 
 def test_memory_that_the_recipe_names_stands_in_place_of_the_estimate():
     trial = TrialConfig(cpus=1, gpus=0, memory_gb=3)
-    assert need_of(trial, BERT_BASE, batch_size=64, max_length=512).memory == 3_000_000_000
+    assert trial_need(trial, BERT_BASE, batch_size=64, max_length=512).memory == 3_000_000_000
 
 
 def test_memory_is_a_resource_of_trials_without_a_device_only():

@@ -11,7 +11,7 @@ from distilray.errors import InputError
 from distilray.finetuning.progress import Evaluation
 from tests.tuning.tiny_search import config
 from tuning.records import TrialRecord
-from tuning.results import TaskSearch, best_recipe, search_figures, search_plot, trials_csv, trials_table
+from tuning.results import TaskSearch, best_recipe, search_plot, search_summary, trials_csv, trials_table
 
 CHANCE = {"majority": 0.5, "dev_rows": {"dev": 100}}
 
@@ -75,16 +75,18 @@ def test_the_plot_is_an_svg_with_a_panel_for_each_task_and_the_same_every_time()
 def test_the_best_recipe_is_one_of_evaluate_glue_with_the_winners_settings(tmp_path):
     given = config(tmp_path, tasks=["follows", "wnli"])
     searches = [
-        TaskSearch("follows", given.of_task("follows"), [record(0, [0.5]), record(1, [0.9], learning_rate=7e-4)], 2),
-        TaskSearch("wnli", given.of_task("wnli"), [record(0, [0.5], batch_size=4, epochs=5)], 1),
+        TaskSearch(
+            "follows", given.task_config("follows"), [record(0, [0.5]), record(1, [0.9], learning_rate=7e-4)], 2
+        ),
+        TaskSearch("wnli", given.task_config("wnli"), [record(0, [0.5], batch_size=4, epochs=5)], 1),
     ]
     summary = {task: {"score": {"median": 0.8125}} for task in ("follows", "wnli")}
     text = best_recipe(given, searches, summary).decode()
     found = EvaluateGlueConfig.model_validate(yaml.safe_load(text))
     for each in searches:
-        assert found.of_task(each.task) == each.winning_settings
-    assert found.of_task("follows").learning_rate == 7e-4
-    assert found.of_task("wnli").epochs == 5
+        assert found.task_config(each.task) == each.winning_settings
+    assert found.task_config("follows").learning_rate == 7e-4
+    assert found.task_config("wnli").epochs == 5
     assert (found.model_dir, found.glue_dir, found.seed) == (given.model_dir, given.glue_dir, given.seed)
     assert found.run_dir == f"{tmp_path}/search/best"
     assert (found.scaling.use_gpu, found.scaling.cpus_per_worker) == (False, 1)
@@ -92,7 +94,7 @@ def test_the_best_recipe_is_one_of_evaluate_glue_with_the_winners_settings(tmp_p
 
 
 def test_the_figures_tell_the_search_from_the_fresh_seeds():
-    found = search_figures(
+    found = search_summary(
         search(record(0, [0.5, 0.9]), record(1, [0.6]), seeds=[1, 2, 3]), [0.7, 0.9, 0.6], seed=56, **CHANCE
     )
     assert found["winner"]["score"] == 0.9
@@ -105,9 +107,9 @@ def test_the_figures_tell_the_search_from_the_fresh_seeds():
 
 def test_the_figures_hold_the_score_of_the_default_settings():
     default, other = record(0, [0.5, 0.7], epochs=3), record(1, [0.9])
-    figures = search_figures(search(default, other, seeds=[1]), [0.9], 56, **CHANCE)
+    figures = search_summary(search(default, other, seeds=[1]), [0.9], 56, **CHANCE)
     assert figures["default"] == {"values": {"epochs": 3}, "score": 0.7}
-    assert search_figures(search(other, seeds=[1]), [0.9], 56, **CHANCE)["default"] is None
+    assert search_summary(search(other, seeds=[1]), [0.9], 56, **CHANCE)["default"] is None
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_a_winner_within_three_standard_errors_of_the_majority_is_known(
         seeds=[1, 2, 3],
     )
     scores = [median - 0.02, median, median + 0.03]
-    majority_figures = search_figures(one, scores, 56, majority=majority, dev_rows={"dev": 100})["majority"]
+    majority_figures = search_summary(one, scores, 56, majority=majority, dev_rows={"dev": 100})["majority"]
     assert majority_figures == {
         "score": majority,
         "standard_error": pytest.approx(error, abs=1e-3),

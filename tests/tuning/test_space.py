@@ -97,7 +97,7 @@ def test_tpe_begins_with_the_default_settings(tmp_path):
     experiment = SimpleNamespace(
         objective=SimpleNamespace(seed=5),
         points=None,
-        space=changed.space_of("follows"),
+        space=changed.task_space("follows"),
         first=first_point(changed, "follows"),
     )
     space, searcher = _searcher(experiment)

@@ -18,7 +18,7 @@ def write_model(folder: Path) -> str:
     return write_teacher(folder / "model", write_tokenizer(folder / "tokenizer"), layers=2)
 
 
-def write_follows(glue_dir: Path, *, train: int = 48, dev: int = 24) -> str:
+def write_next_sentence_task(glue_dir: Path, *, train: int = 48, dev: int = 24) -> str:
     """The task `follows`: the first text says `good` in one class, and does not in the other."""
     rng = np.random.default_rng(3)
     for split, rows in (("train", train), ("dev", dev)):

@@ -16,14 +16,14 @@ from distilray.config.paths import HUB_PREFIX, SAMPLE_PREFIX, expand_home
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 FractionBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
-NotNegative = Annotated[float, Field(ge=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Text = Annotated[str, Field(min_length=1)]
 
 C = TypeVar("C", bound="Config")
 
 # Keys of the validation context.
-KEEP_HOME = "keep_home"  # if true, `~` is not expanded
+KEEP_TILDE = "keep_tilde"  # if true, `~` is not expanded
 RECIPE_FOLDER = "recipe_folder"  # the folder of the recipe, as a `Path`
 
 
@@ -36,7 +36,7 @@ _PREFIXES: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Location:
+class LocationType:
     """Type of a path or URI. Parsing expands `~` and uses neither disk nor network.
 
     Attributes:
@@ -82,7 +82,7 @@ class Location:
             if not value.startswith(self.prefixes):
                 raise ValueError(f"a path or URI is needed here; write ./{value} if a file has this name")
             return value
-        return value if info.context and info.context.get(KEEP_HOME) else expand_home(value)
+        return value if info.context and info.context.get(KEEP_TILDE) else expand_home(value)
 
 
 @dataclass(frozen=True)
@@ -98,28 +98,28 @@ class InputName:
 
 
 # A file, folder or pattern to read.
-InputFile = Annotated[str, Field(min_length=1), Location("file", is_absolute=False)]
+InputFile = Annotated[str, Field(min_length=1), LocationType("file", is_absolute=False)]
 # The same, read by workers.
-SharedFile = Annotated[str, Field(min_length=1), Location("file")]
+SharedFile = Annotated[str, Field(min_length=1), LocationType("file")]
 # A folder to read.
-InputDir = Annotated[str, Field(min_length=1), Location("folder")]
+InputDir = Annotated[str, Field(min_length=1), LocationType("folder")]
 # The folder that a run writes.
-OutputDir = Annotated[str, Field(min_length=1), Location("output")]
+OutputDir = Annotated[str, Field(min_length=1), LocationType("output")]
 # A folder on every machine, for copies of remote files.
-CacheDir = Annotated[str, Field(min_length=1), Location("cache", is_absolute=False)]
+CacheDir = Annotated[str, Field(min_length=1), LocationType("cache", is_absolute=False)]
 # A model: run folder, model folder or URI of one, `hub:OWNER/NAME` or `sample:NAME`.
-ModelRef = Annotated[str, Field(min_length=1), Location("model")]
+ModelRef = Annotated[str, Field(min_length=1), LocationType("model")]
 # A folder with `tokenizer.json`, named as a model.
-Tokenizer = Annotated[str, Field(min_length=1), Location("tokenizer")]
+Tokenizer = Annotated[str, Field(min_length=1), LocationType("tokenizer")]
 # A folder with a causal language model.
-CausalModelDir = Annotated[str, Field(min_length=1), Location("causal_model")]
+CausalModelDir = Annotated[str, Field(min_length=1), LocationType("causal_model")]
 # A folder with a folder for each task of GLUE.
-GlueDir = Annotated[str, Field(min_length=1), Location("glue")]
+GlueDir = Annotated[str, Field(min_length=1), LocationType("glue")]
 # Run folders, by the job that writes them.
-Documents = Annotated[str, Field(min_length=1), Location("run", "build_corpus")]
-Shards = Annotated[str, Field(min_length=1), Location("run", "encode_corpus")]
-TeacherCache = Annotated[str, Field(min_length=1), Location("run", "cache_teacher")]
-GlueRun = Annotated[str, Field(min_length=1), Location("run", "evaluate_glue")]
+Documents = Annotated[str, Field(min_length=1), LocationType("run", "build_corpus")]
+Shards = Annotated[str, Field(min_length=1), LocationType("run", "encode_corpus")]
+TeacherCache = Annotated[str, Field(min_length=1), LocationType("run", "cache_teacher")]
+GlueRun = Annotated[str, Field(min_length=1), LocationType("run", "evaluate_glue")]
 
 
 class Config(BaseModel):
@@ -150,28 +150,28 @@ class Config(BaseModel):
 
 
 @functools.cache
-def location_fields(config_class: type[Config]) -> Mapping[str, Location]:
+def location_fields(config_class: type[Config]) -> Mapping[str, LocationType]:
     """The fields of a config class that hold paths or URIs, also in lists and mappings."""
-    found: dict[str, Location] = {}
+    found: dict[str, LocationType] = {}
     for name, field in config_class.model_fields.items():
         marks = list(_marks_in(field.annotation, *field.metadata))
-        location = next((mark for mark in marks if isinstance(mark, Location)), None)
+        location = next((mark for mark in marks if isinstance(mark, LocationType)), None)
         names = [mark.name for mark in marks if isinstance(mark, InputName)]
         if location is not None:
             found[name] = replace(location, name=names[0]) if names else location
     return found
 
 
-def _marks_in(*annotations: Any) -> Iterator[Location | InputName]:
+def _marks_in(*annotations: Any) -> Iterator[LocationType | InputName]:
     for annotation in annotations:
-        if isinstance(annotation, Location | InputName):
+        if isinstance(annotation, LocationType | InputName):
             yield annotation
         else:
             yield from _marks_in(*get_args(annotation))
 
 
 @dataclass(frozen=True)
-class Located:
+class ConfigLocation:
     """A path or URI in a config.
 
     Attributes:
@@ -182,7 +182,7 @@ class Located:
 
     key: str
     value: str
-    location: Location
+    location: LocationType
     name: str
     section: Config
 
@@ -199,11 +199,11 @@ class Located:
         return self.key.split(".")[-2] if self.name == "path" else self.name.removesuffix("_dir").removesuffix("_path")
 
 
-def locations(config: Config) -> list[Located]:
+def locations(config: Config) -> list[ConfigLocation]:
     """The paths and URIs in a config and its sections."""
-    found: list[Located] = []
+    found: list[ConfigLocation] = []
 
-    def record(each: Located) -> str:
+    def record(each: ConfigLocation) -> str:
         found.append(each)
         return each.value
 
@@ -211,13 +211,15 @@ def locations(config: Config) -> list[Located]:
     return found
 
 
-def input_locations(config: Config, is_chosen: Callable[[Located], bool] = lambda each: True) -> dict[str, Located]:
+def input_locations(
+    config: Config, is_chosen: Callable[[ConfigLocation], bool] = lambda each: True
+) -> dict[str, ConfigLocation]:
     """The inputs of a run by their names in manifests.
 
     Args:
         is_chosen: of the inputs, which are numbered without the others.
     """
-    found: dict[str, Located] = {}
+    found: dict[str, ConfigLocation] = {}
     counts: Counter[str] = Counter()
     for each in locations(config):
         if each.is_input and is_chosen(each):
@@ -227,14 +229,14 @@ def input_locations(config: Config, is_chosen: Callable[[Located], bool] = lambd
     return found
 
 
-def map_locations(config: C, change: Callable[[Located], str], prefix: str = "") -> C:
+def map_locations(config: C, change: Callable[[ConfigLocation], str], prefix: str = "") -> C:
     """Return the config with `change` applied to every path or URI in it and its sections."""
 
-    def mapped(value: Any, location: Location | None, name: str) -> Any:
+    def mapped(value: Any, location: LocationType | None, name: str) -> Any:
         if isinstance(value, Config):
             return map_locations(value, change, f"{prefix}{name}.")
         if isinstance(value, str) and location is not None:
-            return change(Located(f"{prefix}{name}", value, location, name, config))
+            return change(ConfigLocation(f"{prefix}{name}", value, location, name, config))
         if isinstance(value, dict):
             return {key: mapped(entry, location, f"{name}.{key}") for key, entry in value.items()}
         if isinstance(value, list | tuple):

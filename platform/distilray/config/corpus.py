@@ -56,7 +56,7 @@ class WikipediaSource(Config):
         description="index of a multistream dump; found by itself when it lies beside the dump under its usual name",
     )
     name: SourceName = Field(default="wikipedia", description="of the wiki; begins the doc_id of its documents")
-    licence: str = "CC-BY-SA-4.0"
+    license: str = "CC-BY-SA-4.0"
     language: SourceLanguage = None
     templates: Mapping[TemplateName, TemplateRule] = Field(
         default={},
@@ -77,7 +77,7 @@ class _FileSource(Config):
     kind: str
     path: SourcePath
     name: SourceName
-    licence: str = "unknown"
+    license: str = "unknown"
     language: SourceLanguage = None
 
 
@@ -191,7 +191,7 @@ class DecontaminationConfig(Config):
     drop: Literal["document", "sentence"] = "document"
 
 
-class FaultsConfig(Config):
+class CorpusFaultToleranceConfig(Config):
     """When input that cannot be read makes the job fail."""
 
     identity: ClassVar[bool] = False
@@ -217,8 +217,8 @@ class BuildCorpusConfig(RayJobConfig):
     tokenizer_path: InputFile | None = Field(
         default=None, description="`tokenizer.json` that counts tokens for the report; basic tokens when left out"
     )
-    faults: FaultsConfig = FaultsConfig()
-    part_mb: Annotated[float, Field(gt=0, le=1024)] = Field(
+    fault_tolerance: CorpusFaultToleranceConfig = CorpusFaultToleranceConfig()
+    chunk_mb: Annotated[float, Field(gt=0, le=1024)] = Field(
         default=8.0, description="MB of input, as stored, that one task reads"
     )
     file_mb: Annotated[float, Field(gt=0, le=4096)] = Field(default=64.0, description="size of a file of documents")

@@ -15,7 +15,7 @@ from distilray.config.base import (
     InputFile,
     InputName,
     ModelRef,
-    NotNegative,
+    NonNegative,
     Positive,
     RayJobConfig,
     SeededConfig,
@@ -31,7 +31,7 @@ TOP_K = 64  # tokens of a cached teacher's distribution
 _WEIGHT = "alpha_"  # begins the keys of the weights of losses
 # Weight of a loss that compares layers one by one; those need the teacher itself, and not a cache of its last layer.
 _LAYER_WISE = "layer-wise"
-LayerWeight = Annotated[NotNegative, _LAYER_WISE]
+LayerWeight = Annotated[NonNegative, _LAYER_WISE]
 
 
 class OptimizerConfig(Config):
@@ -42,7 +42,7 @@ class OptimizerConfig(Config):
         default=None, description="for the vocabulary head; learning_rate when left out"
     )
     warmup_fraction: Fraction = 0.05
-    weight_decay: NotNegative = 0.0
+    weight_decay: NonNegative = 0.0
     betas: tuple[FractionBelowOne, FractionBelowOne] = (0.9, 0.98)
     eps: Positive = 1e-6
     max_grad_norm: Positive = 5.0
@@ -56,10 +56,10 @@ class LossConfig(Config):
     `values` that of MiniLM (Wang et al. 2020, equation 3).
     """
 
-    alpha_ce: NotNegative = 5.0
-    alpha_mlm: NotNegative = 2.0
-    alpha_cos: NotNegative = 1.0
-    alpha_mse: NotNegative = Field(default=0.0, description="squared difference of the logits")
+    alpha_ce: NonNegative = 5.0
+    alpha_mlm: NonNegative = 2.0
+    alpha_cos: NonNegative = 1.0
+    alpha_mse: NonNegative = Field(default=0.0, description="squared difference of the logits")
     alpha_hidden: LayerWeight = Field(default=0.0, description="squared difference of the hidden states of layers")
     alpha_attention: LayerWeight = Field(default=0.0, description="squared difference of the attention scores")
     alpha_values: LayerWeight = Field(default=0.0, description="KL of the relations between the value vectors")
@@ -72,7 +72,7 @@ class LossConfig(Config):
         description="[student layer, teacher layer] pairs of the layer-wise losses, -1 for the embeddings; when left "
         "out every layer of the student with the last of the teacher's layers that it stands for",
     )
-    reductions: Literal["global", "original"] = Field(
+    reduction: Literal["global", "original"] = Field(
         default="global",
         description="global: means over the whole step; original: mean of the means of its micro-batches",
     )
@@ -118,13 +118,13 @@ class StudentConfig(Config):
         default=None, description="teacher layers to take; half of them, spread evenly, when left out"
     )
     fold_segment_a: bool = Field(default=True, description="add the teacher's segment-A vector to every position")
-    initialisation: Literal["teacher", "random"] = Field(
-        default="teacher", description="random draws all weights anew: what the initialisation is worth"
+    initialization: Literal["teacher", "random"] = Field(
+        default="teacher", description="random draws all weights anew: what the initialization is worth"
     )
 
     @model_validator(mode="after")
     def _nothing_to_fold(self) -> "StudentConfig":
-        if self.initialisation == "random" and "fold_segment_a" in self.model_fields_set:
+        if self.initialization == "random" and "fold_segment_a" in self.model_fields_set:
             raise ValueError("fold_segment_a: a random student takes nothing from its teacher; remove the key")
         return self
 
@@ -147,7 +147,7 @@ class ScalingConfig(Config):
         return self
 
 
-class FaultsConfig(Config):
+class FaultToleranceConfig(Config):
     """What a run does when something goes wrong."""
 
     identity: ClassVar[bool] = False
@@ -160,12 +160,12 @@ class FaultsConfig(Config):
     hang_timeout_s: Positive = Field(
         default=600.0, description="a worker that does not move for so long is named, and the workers are restarted"
     )
-    preemption_grace_s: NotNegative = Field(
+    preemption_grace_s: NonNegative = Field(
         default=30.0, description="what Ray Train waits for, at the end of a notice, before it stops the workers"
     )
 
 
-class RhythmConfig(Config):
+class IntervalsConfig(Config):
     """How often a run reports, evaluates and saves, in optimiser steps."""
 
     identity: ClassVar[bool] = False
@@ -176,7 +176,7 @@ class RhythmConfig(Config):
     heldout_examples: Count | None = Field(default=None, description="the first so many of them only")
     checkpoint_every_steps: Count = 1000
     keep_checkpoints: Count = Field(default=3, description="the newest; the best one is kept besides")
-    preemption_every_steps: Count = Field(
+    poll_preemption_every_steps: Count = Field(
         default=1, description="how often the workers ask together whether a machine of theirs is about to go"
     )
 
@@ -185,7 +185,7 @@ class TrackersConfig(Config):
     """Where the numbers of a run go, besides `metrics.jsonl` and TensorBoard files, which are always written."""
 
     identity: ClassVar[bool] = False
-    also: tuple[Literal["mlflow", "wandb"], ...] = ()
+    extra: tuple[Literal["mlflow", "wandb"], ...] = ()
 
 
 class EstimateConfig(Config):
@@ -193,7 +193,7 @@ class EstimateConfig(Config):
 
     identity: ClassVar[bool] = False
     tokens_per_s: Positive | None = Field(default=None, description="of one worker")
-    measured_in: Annotated[InputFile, InputName("measured")] | None = Field(
+    measured_run_dir: Annotated[InputFile, InputName("measured")] | None = Field(
         default=None, description="run folder of the same job: its metrics tell the tokens per second of a worker"
     )
     price_per_hour: Positive | None = Field(default=None, description="of one worker, in any currency")
@@ -221,10 +221,10 @@ class TrainingConfig(SeededConfig, RayJobConfig):
     )
     optimizer: OptimizerConfig = OptimizerConfig()
     scaling: ScalingConfig = ScalingConfig()
-    faults: FaultsConfig = FaultsConfig()
+    fault_tolerance: FaultToleranceConfig = FaultToleranceConfig()
     trackers: TrackersConfig = TrackersConfig()
     estimate: EstimateConfig = EstimateConfig()
-    rhythm: RhythmConfig = RhythmConfig()
+    intervals: IntervalsConfig = IntervalsConfig()
     cache: CacheConfig = CacheConfig()
 
     @model_validator(mode="after")
@@ -271,7 +271,7 @@ class CacheTeacherScaling(Config):
     """Ray Data tasks. It does not change what a run writes."""
 
     identity: ClassVar[bool] = False
-    gpus_per_task: NotNegative = Field(default=1.0, description="0 runs on CPUs; a part of 1 shares a GPU")
+    gpus_per_task: NonNegative = Field(default=1.0, description="0 runs on CPUs; a part of 1 shares a GPU")
     cpus_per_task: Count = Field(default=4, description="of a task without a GPU; one with a GPU has one CPU")
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilray.config.base import Config, Count, Fraction, InputFile, ModelRef, NotNegative, SeededConfig, Shards
+from distilray.config.base import Config, Count, Fraction, InputFile, ModelRef, NonNegative, SeededConfig, Shards
 from distilray.config.pretraining_data import CacheConfig
 
 Variant = Literal["onnx", "onnx-standard", "onnx-int8", "bf16"]
@@ -28,7 +28,7 @@ class GateConfig(Config):
     min_agreement: Fraction = Field(
         default=0.90, description="share of masks where its best token is that of the model"
     )
-    max_perplexity_change: NotNegative = Field(
+    max_perplexity_change: NonNegative = Field(
         default=0.05, description="of the pseudo-perplexity, relative, either way"
     )
 

@@ -15,7 +15,7 @@ from distilray.config.base import (
     GlueRun,
     InputName,
     ModelRef,
-    NotNegative,
+    NonNegative,
     Positive,
     RayJobConfig,
     SeededConfig,
@@ -37,7 +37,7 @@ class FineTuneConfig(Config):
     epochs: Count = 3
     schedule: Literal["linear", "cosine"] = "linear"
     warmup_fraction: Fraction = 0.06
-    weight_decay: NotNegative = 0.01
+    weight_decay: NonNegative = 0.01
     max_grad_norm: Positive = 1.0
     dropout: FractionBelowOne | None = Field(
         default=None, description="of encoder and head; the model's own when left out"
@@ -100,7 +100,7 @@ class GlueConfig(SeededConfig, RayJobConfig):
         description="folder with a folder for each task: the official TSV files, or the hub's Parquet files"
     )
     tasks: Annotated[list[TaskName], Field(min_length=1)] = Field(default=list(GLUE_TASKS))
-    other_rows: bool = Field(
+    allow_other_row_counts: bool = Field(
         default=False,
         description="accept any number of train and dev rows, of another release or your own; every score says so",
     )
@@ -108,7 +108,7 @@ class GlueConfig(SeededConfig, RayJobConfig):
     per_task: dict[TaskName, TaskConfig] = Field(default={}, description="what differs from fine_tuning, by task")
     precision: Literal["auto", "bf16", "fp32"] = "auto"
 
-    def of_task(self, task: TaskName) -> TaskConfig:
+    def task_config(self, task: TaskName) -> TaskConfig:
         """The settings of a task: `fine_tuning`, with what `per_task` says of it."""
         return merged(self.fine_tuning, self.per_task.get(task))
 
@@ -125,7 +125,7 @@ class SubmissionConfig(Config):
     write: bool = Field(
         default=False, description="predict the test sets, and write submission.zip when none is absent"
     )
-    fill_absent: bool = Field(
+    fill_missing: bool = Field(
         default=False, description="fill absent tasks with one answer for every row, which the output says"
     )
 
@@ -221,7 +221,7 @@ class SearchGlueConfig(GlueConfig):
         default=None, description="of the search of each task; trials that have not ended then are stopped"
     )
 
-    def space_of(self, task: TaskName) -> Space:
+    def task_space(self, task: TaskName) -> Space:
         """The ranges that are searched for a task."""
         return {**self.space, **self.per_task_space.get(task, {})}
 
@@ -229,7 +229,7 @@ class SearchGlueConfig(GlueConfig):
     def _ranges_fit(self) -> Self:
         known = list(FineTuneConfig.model_fields)
         for task in self.tasks:
-            for name, values in self.space_of(task).items():
+            for name, values in self.task_space(task).items():
                 if name not in known:
                     close = difflib.get_close_matches(name, known, n=1)
                     hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
@@ -237,7 +237,7 @@ class SearchGlueConfig(GlueConfig):
                 if self.method == "grid" and values.choice is None:
                     raise ValueError(f"space.{name}: a grid needs choice: [...]")
                 self._check_values(task, name, values)
-            if self.seed in self.of_task(task).seeds:
+            if self.seed in self.task_config(task).seeds:
                 raise ValueError(
                     f"seed: {self.seed} is among the seeds of {task}, which score the winner; choose another"
                 )
@@ -248,7 +248,7 @@ class SearchGlueConfig(GlueConfig):
         ends = values.choice or values.uniform or values.loguniform or values.integers or ()
         for value in ends:
             try:
-                with_values(self.of_task(task), {name: value})
+                with_values(self.task_config(task), {name: value})
             except ValueError as error:
                 reason = error.errors()[0]["msg"] if hasattr(error, "errors") else error
                 raise ValueError(f"space.{name}: {value!r} is not possible ({reason})") from None

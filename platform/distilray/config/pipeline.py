@@ -29,13 +29,13 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from distilray.config.base import KEEP_HOME, RECIPE_FOLDER, JobConfig, location_fields
+from distilray.config.base import KEEP_TILDE, RECIPE_FOLDER, JobConfig, location_fields
 from distilray.config.paths import expand_home
 from distilray.config.recipe import (
     apply_overrides,
-    check_values,
+    check_partial_values,
     hint,
-    overlaid,
+    merge_values,
     read_value,
     read_yaml,
     validate_recipe,
@@ -84,7 +84,7 @@ class PipelineStage:
         is_late: whether an earlier stage writes the recipe.
         values: laid over the recipe.
         overrides: of the command line.
-        keep_home: leaves `~` in paths, which another machine will expand.
+        keep_tilde: leaves `~` in paths, which another machine will expand.
     """
 
     name: str
@@ -92,10 +92,10 @@ class PipelineStage:
     config_class: type[JobConfig]
     source: str
     recipe: str | None
-    is_late: bool
+    recipe_is_generated: bool
     values: Values
     overrides: Sequence[str]
-    keep_home: bool
+    keep_tilde: bool
     run_dir: str = ""
 
     def config(self) -> JobConfig:
@@ -105,17 +105,17 @@ class PipelineStage:
             InputError: with the file, the stage and the key.
         """
         folder = Path(expand_home(self.recipe)).parent if self.recipe else None
-        context = {KEEP_HOME: self.keep_home, RECIPE_FOLDER: folder}
+        context = {KEEP_TILDE: self.keep_tilde, RECIPE_FOLDER: folder}
         values = self._over(read_yaml(self.recipe) if self.recipe else {})
         return validate_recipe(self.source, values, self.config_class, context, f"{self.name}.")
 
     def known_values(self) -> Values:
         """Return the values without those of a late recipe."""
-        return self._over(read_yaml(self.recipe) if self.recipe and not self.is_late else {})
+        return self._over(read_yaml(self.recipe) if self.recipe and not self.recipe_is_generated else {})
 
-    def draft(self) -> JobConfig:
+    def partial_config(self) -> JobConfig:
         """Return the config; of a late recipe one of the known locations alone, not validated."""
-        if not self.is_late:
+        if not self.recipe_is_generated:
             return self.config()
         known, fields = self.known_values(), location_fields(self.config_class)
         return self.config_class.model_construct(**{key: value for key, value in known.items() if key in fields})
@@ -126,15 +126,15 @@ class PipelineStage:
         Raises:
             InputError: with the file, the stage and the key.
         """
-        if not self.is_late:
+        if not self.recipe_is_generated:
             return replace(self, run_dir=self.config().run_dir)
-        check_values(self.source, values := self.known_values(), self.config_class)
+        check_partial_values(self.source, values := self.known_values(), self.config_class)
         if "run_dir" not in values:
             raise InputError(f"{self.source}: run_dir: missing; add it to values: an earlier stage writes the recipe")
         return replace(self, run_dir=values["run_dir"])
 
     def _over(self, recipe: Values) -> Values:
-        return apply_overrides(overlaid(recipe, self.values), self.overrides)
+        return apply_overrides(merge_values(recipe, self.values), self.overrides)
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Pipeline:
 
 
 def load_pipeline(
-    path: str, arguments: Sequence[str], table: Mapping[str, StageRow], *, recipes: Path, keep_home: bool = False
+    path: str, arguments: Sequence[str], table: Mapping[str, StageRow], *, recipes: Path, keep_tilde: bool = False
 ) -> Pipeline:
     """Read a pipeline file and check all of its stages, without a look at their inputs.
 
@@ -177,7 +177,7 @@ def load_pipeline(
         arguments: `NAME=value` of a variable or `STAGE.a.b=value` of a recipe each.
         table: the stage table.
         recipes: folder of the recipes that are not beside the file.
-        keep_home: leaves `~` in paths, which another machine will expand.
+        keep_tilde: leaves `~` in paths, which another machine will expand.
 
     Raises:
         InputError: with the file, the stage and the key, or the argument.
@@ -195,19 +195,21 @@ def load_pipeline(
             raise InputError(f"{source}: '{row}' is no stage; {hint(row, table)}")
         run_dirs = {each.name: each.run_dir for each in stages}
         filled = _fill(entry, {**names, **run_dirs, _ALL: list(run_dirs.values())}, source, list(entries))
-        is_late = bool(run_dirs.keys() & _REFERENCE.findall(entry.get("recipe", "")))
+        recipe_is_generated = bool(run_dirs.keys() & _REFERENCE.findall(entry.get("recipe", "")))
         recipe = filled.get("recipe")
-        if recipe is not None and not is_late:
+        if recipe is not None and not recipe_is_generated:
             recipe = _recipe_path(recipe, source, folders)
         values, config_class = filled.get("values", {}), table[row].config_class
-        stage = PipelineStage(name, row, config_class, source, recipe, is_late, values, overrides[name], keep_home)
+        stage = PipelineStage(
+            name, row, config_class, source, recipe, recipe_is_generated, values, overrides[name], keep_tilde
+        )
         stages.append(stage := stage.checked())
         if stage.run_dir in run_dirs.values():
             raise InputError(f"{source}: run_dir: {stage.run_dir} is that of an earlier stage; give it one of its own")
     for name in raw["show"]:
         if name not in entries:
             raise InputError(f"{path}: show: '{name}' is no stage; {hint(name, entries)}")
-    read = [stage.recipe for stage in stages if stage.recipe and not stage.is_late]
+    read = [stage.recipe for stage in stages if stage.recipe and not stage.recipe_is_generated]
     return Pipeline(stages, raw["show"], list(dict.fromkeys([*files, *read])))
 
 
@@ -221,7 +223,7 @@ def _read(path: str, depth: int = 0) -> tuple[Values, list[str]]:
     files: list[str] = []
     if "extends" in own:
         base, files = _read(str(Path(expand_home(path)).parent / own.pop("extends")), depth + 1)
-    merged = overlaid(base, own)
+    merged = merge_values(base, own)
     for name in [name for name in base["stages"] if merged["stages"][name] is None]:
         del merged["stages"][name]
     # A variable that is a mapping is replaced.
@@ -239,7 +241,7 @@ def _expand(path: str, stages: Mapping[str, Any]) -> dict[str, Values]:
         like = (own := dict(entry)).pop("like", None)
         if like is not None and like not in entries:
             raise InputError(f"{path}: stage {name}: like: '{like}' is no earlier stage; {hint(like, entries)}")
-        entries[name] = overlaid({"stage": name} if like is None else entries[like], own)
+        entries[name] = merge_values({"stage": name} if like is None else entries[like], own)
     return entries
 
 

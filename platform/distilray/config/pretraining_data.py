@@ -100,7 +100,7 @@ class EncodeCorpusConfig(SeededConfig, RayJobConfig):
     max_seq_length: Annotated[int, Field(ge=16, le=4096)] = 512
     short_seq_prob: Fraction = 0.1
     random_next_probability: Fraction = 0.5
-    single_segment: Literal["random", "drop"] = Field(
+    single_sentence_documents: Literal["random", "drop"] = Field(
         default="random",
         description="documents of one sentence have no next one: pair them at random beyond the share, or drop them",
     )
@@ -111,7 +111,7 @@ class EncodeCorpusConfig(SeededConfig, RayJobConfig):
     )
     masking: MaskingConfig = MaskingConfig()
     rows_per_shard: Count = 50_000
-    part_mb: Positive = Field(
+    chunk_mb: Positive = Field(
         default=8.0, description="stored MB of documents that one task encodes; a run that goes on skips whole parts"
     )
 
@@ -119,8 +119,8 @@ class EncodeCorpusConfig(SeededConfig, RayJobConfig):
     def _pairs_in_card_mode_only(self) -> "EncodeCorpusConfig":
         if self.mode == "paper" and self.random_next_probability:
             raise ValueError("random_next_probability: mode 'paper' has no pairs; remove the key, or use mode 'card'")
-        if self.mode == "paper" and "single_segment" in self.model_fields_set:
-            raise ValueError("single_segment: mode 'paper' has no pairs; remove the key, or use mode 'card'")
+        if self.mode == "paper" and "single_sentence_documents" in self.model_fields_set:
+            raise ValueError("single_sentence_documents: mode 'paper' has no pairs; remove the key, or use mode 'card'")
         return self
 
     @model_validator(mode="before")

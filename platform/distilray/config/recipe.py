@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from yaml.events import AliasEvent
 
-from distilray.config.base import KEEP_HOME, RECIPE_FOLDER
+from distilray.config.base import KEEP_TILDE, RECIPE_FOLDER
 from distilray.config.paths import expand_home
 from distilray.errors import InputError
 
@@ -75,19 +75,19 @@ def read_yaml(path: str) -> dict[str, Any]:
     return values
 
 
-def load_recipe(path: str, overrides: Sequence[str], config_class: type[C], *, keep_home: bool = False) -> C:
+def load_recipe(path: str, overrides: Sequence[str], config_class: type[C], *, keep_tilde: bool = False) -> C:
     """The config that a recipe file and the overrides of the command line give.
 
     Args:
         path: YAML file with what differs from the defaults.
         overrides: `a.b=value` each; the value is read as YAML.
         config_class: the job's config.
-        keep_home: leaves `~` in paths, which another machine will expand.
+        keep_tilde: leaves `~` in paths, which another machine will expand.
 
     Raises:
         RecipeError: with file or override, key, and the fix.
     """
-    context = {KEEP_HOME: keep_home, RECIPE_FOLDER: Path(expand_home(path)).parent}
+    context = {KEEP_TILDE: keep_tilde, RECIPE_FOLDER: Path(expand_home(path)).parent}
     return validate_recipe(path, apply_overrides(read_yaml(path), overrides), config_class, context)
 
 
@@ -114,7 +114,7 @@ def validate_recipe(
         raise RecipeError(f"{name}: {_first_problem(error.errors(include_url=False), config_class, prefix)}") from None
 
 
-def check_values(name: str, values: Mapping[str, Any], config_class: type[BaseModel]) -> None:
+def check_partial_values(name: str, values: Mapping[str, Any], config_class: type[BaseModel]) -> None:
     """Check some values of a config, of which others may be missing.
 
     Raises:
@@ -128,13 +128,13 @@ def check_values(name: str, values: Mapping[str, Any], config_class: type[BaseMo
             raise RecipeError(f"{name}: {_first_problem(problems, config_class)}") from None
 
 
-def overlaid(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge_values(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of nested values with changes; mappings are merged, everything else is replaced."""
     result = copy.deepcopy(dict(values))
     for key, change in changes.items():
         section = result.get(key)
         if isinstance(section, dict) and isinstance(change, dict):
-            result[key] = overlaid(section, change)
+            result[key] = merge_values(section, change)
         else:
             result[key] = copy.deepcopy(change)
     return result

@@ -4,12 +4,12 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from distilray.config.base import InputName, JobConfig, Location
+from distilray.config.base import InputName, JobConfig, LocationType
 
 # The report shows the paths as the recipe names them.
-AnyRun = Annotated[str, Field(min_length=1), Location("run", is_absolute=False), InputName("run_#")]
+AnyRun = Annotated[str, Field(min_length=1), LocationType("run", is_absolute=False), InputName("run_#")]
 OptionalRun = Annotated[
-    str, Field(min_length=1), Location("run", is_absolute=False, is_optional=True), InputName("run_#")
+    str, Field(min_length=1), LocationType("run", is_absolute=False, is_optional=True), InputName("run_#")
 ]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -24,7 +24,7 @@ class ReportConfig(JobConfig):
         default=[], description="further ones, left out while they are not complete"
     )
     model_name: Text = Field(default="distilled-bert", description="of the model card, as a hub would list it")
-    licence: Text | None = Field(
+    license: Text | None = Field(
         default=None, description="of the model, as the hub names it (apache-2.0); the card names none when left out"
     )
     language: list[Text] = Field(default=["en"], description="of the texts, as ISO 639 codes")

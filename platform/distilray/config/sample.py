@@ -41,7 +41,7 @@ def encoder_dir() -> Path:
 SAMPLES: Mapping[str, Callable[[], Path]] = {"sample:wikipedia": wikipedia_dump, "sample:encoder": encoder_dir}
 
 
-def resolve(uri: str) -> str:
+def resolve_sample(uri: str) -> str:
     """The path behind a `sample:` name; every other path or URI as it is.
 
     Raises:

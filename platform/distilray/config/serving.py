@@ -49,10 +49,10 @@ class FillMaskAppConfig(Config):
         description="auto is float32, or the type of an ONNX model; bfloat16 is faster, and answers depend on the load",
     )
     model_name: ModelName = Field(default="student", description="what /info calls the model of model_dir")
-    more_models: dict[ModelName, InputDir] = Field(
+    extra_models: dict[ModelName, InputDir] = Field(
         default={}, description="name -> folder of models that are loaded when a request names them"
     )
-    max_more_models: Count = Field(default=1, description="of more_models in the memory of a replica at once")
+    max_loaded_extra_models: Count = Field(default=1, description="of extra_models in the memory of a replica at once")
     limits: LimitsConfig = LimitsConfig()
     max_batch_rows: Count = Field(default=32, description="texts of concurrent requests that share a forward")
     max_batch_tokens: Count = Field(default=4096, description="tokens of a batch; a larger request is split")
@@ -62,8 +62,8 @@ class FillMaskAppConfig(Config):
 
     @model_validator(mode="after")
     def _names_are_clear(self) -> Self:
-        if self.model_name in self.more_models:
-            raise ValueError(f"more_models: {self.model_name} is the name of the model of model_dir; choose another")
+        if self.model_name in self.extra_models:
+            raise ValueError(f"extra_models: {self.model_name} is the name of the model of model_dir; choose another")
         return self
 
 

@@ -14,18 +14,17 @@ import ray
 from tokenizers import Tokenizer
 
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.documents import Screen, extract_part, quarantine_file
-from distilray.corpus.inputs import Part, check_inputs, plan_parts, source_files, unread_formats
-from distilray.corpus.matching import Search, plan_searches, run_search
-from distilray.corpus.publication import DOCUMENTS_FOLDER, Group, plan_groups, publish_group
+from distilray.corpus.chunks import Chunk, check_inputs, plan_chunks, source_files, unsupported_files
+from distilray.corpus.decontamination import evaluation_files, read_evaluation_ngrams
+from distilray.corpus.duplicate_search import DuplicateSearch, plan_searches, run_search
+from distilray.corpus.extraction import ScreeningData, extract_chunk, quarantine_file
+from distilray.corpus.filters import check_language
+from distilray.corpus.publication import DOCUMENTS_FOLDER, ChunkGroup, plan_groups, publish_group
 from distilray.corpus.report import SourceReport, corpus_counts, corpus_report, report_bytes, source_reports, summary
-from distilray.corpus.screening.contamination import read_evaluation_ngrams
-from distilray.corpus.screening.evaluation_files import evaluation_files
-from distilray.corpus.screening.languages import check_language
 from distilray.errors import DataQualityError, InputError, reading
 from distilray.formats.streams import CUT_SHORT
 from distilray.runtime import storage
-from distilray.runtime.job import Outcome, core_seconds
+from distilray.runtime.job import Outcome, estimated_wall_time
 from distilray.runtime.outputs import verify_file
 from distilray.runtime.pieces import CompletedPieces, run_pieces
 from distilray.runtime.run_folder import RunFolder
@@ -56,17 +55,19 @@ def plan_corpus(config: BuildCorpusConfig) -> Mapping[str, object]:
         check_language(config.filters.language)
     _read_tokenizer(config.tokenizer_path)
     near, against = config.duplicates.near, config.decontamination
-    unread = unread_formats(config)
+    unread = unsupported_files(config)
     return {
         "reads": ", ".join(f"{source.name} ({source.kind}): {source.path}" for source in config.sources),
-        "bytes": f"{megabytes:,.1f} MB in {len(files):,} files, about {megabytes / config.part_mb:,.0f} parts",
+        "bytes": f"{megabytes:,.1f} MB in {len(files):,} files, about {megabytes / config.chunk_mb:,.0f} parts",
         **({"does not read": unread} if unread else {}),
         "duplicates": f"exact {'yes' if config.duplicates.exact else 'no'}, "
         + (f"near from {near.threshold:.0%} in {near.bands} bands" if near else "near no"),
         "decontaminates": f"{against.ngram_words}-grams of {', '.join(against.paths)}" if against else "no",
         "cores": config.ray.num_cpus or "all of the machine or cluster",
         "memory": "about 0.5 GB for each core",
-        "estimate": core_seconds(megabytes / _STORED_MB_PER_CORE_S, config.ray, "of one core if all were dumps in bz2"),
+        "estimate": estimated_wall_time(
+            megabytes / _STORED_MB_PER_CORE_S, config.ray, "of one core if all were dumps in bz2"
+        ),
         "writes": f"{config.run_dir}/{DOCUMENTS_FOLDER}/*.parquet of about {config.file_mb:,.0f} MB, {REPORT_FILE}",
     }
 
@@ -76,17 +77,17 @@ def build_corpus(config: BuildCorpusConfig, folder: RunFolder) -> Outcome:
 
     Raises:
         InputError: an evaluation file cannot be used, or nothing becomes a document.
-        DataQualityError: more of a source cannot be read than `faults.max_bad_fraction`.
+        DataQualityError: more of a source cannot be read than `fault_tolerance.max_bad_fraction`.
     """
     files = source_files(config)
-    parts = plan_parts(config, files)
+    parts = plan_chunks(config, files)
     reports = source_reports(config, [file.source for file in files])
     quarantines: list[str] = []
     with ray_session(config.ray):
         screen = _screen(config)
         extracted: list[Values] = []
         for facts in _extract(parts, config, screen):
-            reports[facts["source"]].add_part(facts)
+            reports[facts["source"]].add_chunk(facts)
             extracted.append({name: facts[name] for name in ("number", "source", "documents", "file_bytes")})
             if facts["quarantined"]:
                 quarantines.append(quarantine_file(folder.uri, facts["number"]))
@@ -106,10 +107,10 @@ def build_corpus(config: BuildCorpusConfig, folder: RunFolder) -> Outcome:
     return Outcome(summary(reports), counts, outputs)
 
 
-def _screen(config: BuildCorpusConfig) -> Screen:
+def _screen(config: BuildCorpusConfig) -> ScreeningData:
     against = config.decontamination
     evaluation = read_evaluation_ngrams(against.paths, ngram_words=against.ngram_words) if against else None
-    return Screen(evaluation, _read_tokenizer(config.tokenizer_path))
+    return ScreeningData(evaluation, _read_tokenizer(config.tokenizer_path))
 
 
 def _read_tokenizer(uri: str | None) -> str | None:
@@ -125,7 +126,7 @@ def _read_tokenizer(uri: str | None) -> str | None:
     return text
 
 
-def _extract(parts: Sequence[Part], config: BuildCorpusConfig, screen: Screen) -> Iterator[Values]:
+def _extract(parts: Sequence[Chunk], config: BuildCorpusConfig, screen: ScreeningData) -> Iterator[Values]:
     sizes = {part.number: part.stored_bytes for part in parts}
     return run_pieces(
         [part.to_json() for part in parts],
@@ -139,7 +140,7 @@ def _extract(parts: Sequence[Part], config: BuildCorpusConfig, screen: Screen) -
     )
 
 
-def _search_duplicates(groups: Sequence[Group], config: BuildCorpusConfig, documents: int) -> None:
+def _search_duplicates(groups: Sequence[ChunkGroup], config: BuildCorpusConfig, documents: int) -> None:
     parts = ray.put(tuple(part for group in groups for part in group.parts))
     for stage in plan_searches(config, documents):  # what one stage has dropped is no duplicate in the next
         run_pieces(
@@ -153,7 +154,7 @@ def _search_duplicates(groups: Sequence[Group], config: BuildCorpusConfig, docum
         )
 
 
-def _publish(groups: Sequence[Group], config: BuildCorpusConfig) -> Iterator[Values]:
+def _publish(groups: Sequence[ChunkGroup], config: BuildCorpusConfig) -> Iterator[Values]:
     return run_pieces(
         [asdict(group) for group in groups],
         functools.partial(_publish_task, config=config),
@@ -166,20 +167,20 @@ def _publish(groups: Sequence[Group], config: BuildCorpusConfig) -> Iterator[Val
 
 
 def _extract_task(item: Values, *, config: BuildCorpusConfig, screen: Any) -> Values:
-    part = Part.from_json(item)
+    part = Chunk.from_json(item)
     files = list(dict.fromkeys(each.uri for each in part.ranges))
     for uri in files:  # a source may be an output of another run
         verify_file(uri)
     with reading(", ".join(files[:3])):
-        return vars(extract_part(part, config, config.run_dir, ray.get(screen)))
+        return vars(extract_chunk(part, config, config.run_dir, ray.get(screen)))
 
 
 def _search_task(item: Values, *, config: BuildCorpusConfig, parts: Any) -> Values:
-    return {"dropped": run_search(Search(**item), config, config.run_dir, ray.get(parts))}
+    return {"dropped": run_search(DuplicateSearch(**item), config, config.run_dir, ray.get(parts))}
 
 
 def _publish_task(item: Values, *, config: BuildCorpusConfig) -> Values:
-    group = Group(item["number"], item["source"], tuple(item["parts"]))
+    group = ChunkGroup(item["number"], item["source"], tuple(item["parts"]))
     return vars(publish_group(group, config.run_dir, file_bytes=int(config.file_mb * _MB)))
 
 
@@ -191,8 +192,12 @@ def _refuse_bad_sources(config: BuildCorpusConfig, quarantines: Sequence[str], r
             data = storage.read_bytes(uri)
             file.write(data)
             listed += data.decode().splitlines()[: _LISTED - len(listed)]
-    limit = config.faults.max_bad_fraction
-    cut = [] if config.faults.allows_cut_files else [report for report in reports if report.quarantined[CUT_SHORT]]
+    limit = config.fault_tolerance.max_bad_fraction
+    cut = (
+        []
+        if config.fault_tolerance.allows_cut_files
+        else [report for report in reports if report.quarantined[CUT_SHORT]]
+    )
     bad = [report for report in reports if report.bad_fraction > limit or report in cut]
     if bad:
         shares = ", ".join(
@@ -200,14 +205,14 @@ def _refuse_bad_sources(config: BuildCorpusConfig, quarantines: Sequence[str], r
             for report in bad
         )
         raise DataQualityError(
-            f"more input is unusable than faults.max_bad_fraction={limit:g}: {shares}; all of it is listed in "
+            f"more input is unusable than fault_tolerance.max_bad_fraction={limit:g}: {shares}; all of it is listed in "
             f"{config.run_dir}/{QUARANTINE_FILE}; mend it, or run again with a larger fraction",
             listed,
         )
 
 
 def _write_report(
-    folder: RunFolder, config: BuildCorpusConfig, reports: Sequence[SourceReport], screen: Screen
+    folder: RunFolder, config: BuildCorpusConfig, reports: Sequence[SourceReport], screen: ScreeningData
 ) -> None:
     unit = "tokens of the tokenizer" if screen.tokenizer_json else "basic tokens (words and signs)"
     report = corpus_report(reports, token_unit=unit, evaluation=screen.evaluation.names if screen.evaluation else ())

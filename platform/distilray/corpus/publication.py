@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from distilray.corpus.matching import REASONS, dropped_rows, part_tables
-from distilray.corpus.screening.filters import histogram_bin
+from distilray.corpus.duplicate_search import DUPLICATE_REASONS, chunk_tables, dropped_rows
+from distilray.corpus.filters import histogram_bin
 from distilray.runtime import storage
 from distilray.schemas import DOCUMENTS
 
@@ -23,7 +23,7 @@ _SUMS = ("words", "tokens", "residue", "holes")
 
 
 @dataclass(frozen=True)
-class Group:
+class ChunkGroup:
     """Neighbouring parts of one source that are published together."""
 
     number: int
@@ -32,7 +32,7 @@ class Group:
 
 
 @dataclass
-class GroupFacts:
+class GroupCounts:
     """The counts of a group: what is in its files, and what was dropped from its parts as a duplicate.
 
     Attributes:
@@ -51,7 +51,7 @@ class GroupFacts:
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def plan_groups(facts: Iterable[Mapping[str, Any]], *, file_bytes: int) -> list[Group]:
+def plan_groups(facts: Iterable[Mapping[str, Any]], *, file_bytes: int) -> list[ChunkGroup]:
     """Groups of parts with about `file_bytes` of documents each, in the order of the corpus."""
     groups: list[tuple[int, list[int]]] = []
     room = 0
@@ -63,18 +63,18 @@ def plan_groups(facts: Iterable[Mapping[str, Any]], *, file_bytes: int) -> list[
             room = file_bytes
         groups[-1][1].append(part["number"])
         room -= part["file_bytes"]
-    return [Group(number, source, tuple(parts)) for number, (source, parts) in enumerate(groups)]
+    return [ChunkGroup(number, source, tuple(parts)) for number, (source, parts) in enumerate(groups)]
 
 
-def publish_group(group: Group, folder: str, *, file_bytes: int) -> GroupFacts:
+def publish_group(group: ChunkGroup, folder: str, *, file_bytes: int) -> GroupCounts:
     """Write the documents of a group that no duplicate search has dropped, and return their counts."""
-    facts = GroupFacts(group.number, group.source)
+    facts = GroupCounts(group.number, group.source)
     files = _Files(folder, group.number, file_bytes)
     found = dropped_rows(folder, group.parts[0], group.parts[-1])
     for part in group.parts:
         dropped = found.get(part, {})
         row = 0
-        for table in part_tables(folder, part):
+        for table in chunk_tables(folder, part):
             reasons = [dropped.get(number) for number in range(row, row + table.num_rows)]
             row += table.num_rows
             facts.dropped.update(reason for reason in reasons if reason is not None)
@@ -83,11 +83,11 @@ def publish_group(group: Group, folder: str, *, file_bytes: int) -> GroupFacts:
             files.add(kept.select(DOCUMENTS.names).cast(DOCUMENTS))
     facts.outputs = files.finish()
     assert facts.documents == sum(entry["rows"] for entry in facts.outputs.values()), "a document was not written"
-    assert set(facts.dropped) <= set(REASONS)
+    assert set(facts.dropped) <= set(DUPLICATE_REASONS)
     return facts
 
 
-def _count(facts: GroupFacts, kept: pa.Table) -> None:
+def _count(facts: GroupCounts, kept: pa.Table) -> None:
     facts.documents += kept.num_rows
     facts.sentences += pc.sum(pc.list_value_length(kept["sentences"])).as_py() or 0
     facts.sums.update({name: pc.sum(kept[name]).as_py() or 0 for name in _SUMS})

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.cleaning import count_templates
-from distilray.corpus.matching import REASONS
-from distilray.corpus.screening.quality import per_thousand
+from distilray.corpus.duplicate_search import DUPLICATE_REASONS
+from distilray.corpus.quality import per_thousand
+from distilray.corpus.wikitext.cleaning import count_templates
 
 # What the paper's corpus held: 11,038 books and 800 M words, of which an audit (Bandy and Vincent 2021) found about
 # 7,185 to be unique. The dump of the English Wikipedia that projections are for: multistream .bz2, as of 2025.
@@ -54,7 +54,7 @@ class SourceReport:
         lost = self.lost_bytes / self.stored_bytes if self.stored_bytes else 0.0
         return lost + (self.refused / documents if documents else 0.0)
 
-    def add_part(self, facts: Mapping[str, Any]) -> None:
+    def add_chunk(self, facts: Mapping[str, Any]) -> None:
         """Adds what the first phase has counted of a part."""
         for name in ("stored_bytes", "text_bytes", "read", "refused", "lost_bytes", "cpu_seconds"):
             setattr(self, name, getattr(self, name) + facts[name])
@@ -186,7 +186,7 @@ def _books(reports: Sequence[SourceReport]) -> dict[str, Any] | None:
     return {
         "files": sum(report.files for report in reports),
         "words": words,
-        "duplicates": sum(report.dropped[reason] for report in reports for reason in REASONS),
+        "duplicates": sum(report.dropped[reason] for report in reports for reason in DUPLICATE_REASONS),
         "unique_books": unique,
         "bookcorpus": BOOKCORPUS,
         "share_of_bookcorpus_books": round(unique / BOOKCORPUS["books"], 4),

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilray.distillation.objective import StepCounts, TensorBatch
-from distilray.distillation.teacher_cache.cache import TeacherCache
+from distilray.distillation.teacher_cache import TeacherCache
 from distilray.pretraining_data.batches import collate, padded_width
 from distilray.pretraining_data.sample_plan import PlannedRows, SamplePlan, micro_batches
 from distilray.pretraining_data.shards import ShardSet
@@ -40,7 +40,7 @@ class Feed:
 
     Attributes:
         targets: what a cache holds of the teacher; None where it runs, or where there is none.
-        reductions: "global" divides by the counts of the whole step, so that the terms of all micro-batches add up to
+        reduction: "global" divides by the counts of the whole step, so that the terms of all micro-batches add up to
             its means; "original" by those of the micro-batch times the number of all micro-batches, so that they add
             up to the mean of their means.
     """
@@ -50,7 +50,7 @@ class Feed:
     rank: int
     num_workers: int
     micro_batch_size: int
-    reductions: str
+    reduction: str
     pad_id: int
     pinned: bool
     targets: TeacherCache | None = None
@@ -71,13 +71,13 @@ class Feed:
         lengths = self.shards.lengths(planned.rows)
         masked = self.shards.mask_counts(planned.rows, planned.epochs)
         parts = micro_batches(lengths, num_workers=self.num_workers, micro_batch_size=self.micro_batch_size)
-        slots = sum(len(places) * padded_width(int(lengths[places].max())) for places in parts)
-        size = StepSize(int(lengths.sum()), int(masked.sum()), int(np.square(lengths).sum()), slots)
+        padded_tokens = sum(len(places) * padded_width(int(lengths[places].max())) for places in parts)
+        size = StepSize(int(lengths.sum()), int(masked.sum()), int(np.square(lengths).sum()), padded_tokens)
         own = parts[self.rank :: self.num_workers]
         for number, places in enumerate(own):
             taken = planned.take(places)
             counts = counts_of(lengths, masked)
-            if self.reductions == "original":
+            if self.reduction == "original":
                 counts = counts_of(lengths[places], masked[places], times=len(parts))
             cached = None if self.targets is None else self.targets.of(taken.rows)
             batch = TensorBatch.of(collate(self.shards, taken, pad_id=self.pad_id), cached, pinned=self.pinned)

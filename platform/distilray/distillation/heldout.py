@@ -9,7 +9,7 @@ import torch
 
 from distilray.distillation.feed import counts_of
 from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
-from distilray.distillation.teacher_cache.cache import TeacherCache
+from distilray.distillation.teacher_cache import TeacherCache
 from distilray.pretraining_data.batches import collate, heldout_rows
 from distilray.pretraining_data.shards import ShardSet
 from distilray.training.loop import Hook, Step

@@ -12,13 +12,13 @@ from distilray.distillation.losses import LOSSES, Loss
 from distilray.distillation.teachers import (
     CachedTargets,
     CachedTeacher,
-    RunTeacher,
+    LiveTeacher,
     Teacher,
     best_tokens,
     rows_of,
 )
 from distilray.distillation.vocabulary_loss import NO_LABEL, Factors, vocabulary_loss
-from distilray.models.heads import decoder, transformed
+from distilray.models.heads import apply_head_transform, decoder
 from distilray.models.layer_outputs import EMBEDDINGS, LayerOutputs, default_layer_map
 from distilray.models.masked_lm import encode
 from distilray.models.precision import autocast
@@ -153,7 +153,7 @@ class DistillationStep(nn.Module):
             return None
         with torch.no_grad():
             states = encode(self._frozen[0], batch.input_ids, batch.attention_mask, batch.token_type_ids)
-        return RunTeacher(self._frozen[0], states, batch.attention_mask, batch.mask_index)
+        return LiveTeacher(self._frozen[0], states, batch.attention_mask, batch.mask_index)
 
     def _terms(
         self, batch: TensorBatch, counts: StepCounts, hidden: Tensor, teacher: Teacher | None
@@ -187,7 +187,7 @@ class DistillationStep(nn.Module):
         used = {loss.name: loss in self._used and (compared or not loss.needs_teacher) for loss in fused}
         own = decoder(self.model)
         loss, sums = vocabulary_loss(
-            transformed(self.model, rows_of(hidden, rows)).to(self._dtype),
+            apply_head_transform(self.model, rows_of(hidden, rows)).to(self._dtype),
             own.weight,
             own.bias,
             labels,

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from distilray.config.distillation import LossConfig, TrainingConfig
-from distilray.distillation.teacher_cache.cache import TeacherCache
-from distilray.models.cpu import use_cpus
+from distilray.distillation.teacher_cache import TeacherCache
 from distilray.models.flops import ModelSize, step_flops
+from distilray.models.processor import configure_cpu
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import tokenizer_hash
@@ -59,7 +59,7 @@ def prepare_models(settings: LoopSettings, device: torch.device, dtype: torch.dt
     """The model that is trained, in train mode and fp32; its teacher, frozen and in the dtype of the forward pass."""
     config = settings.config
     if device.type == "cpu":
-        use_cpus(config.scaling.cpus_per_worker)
+        configure_cpu(config.scaling.cpus_per_worker)
     torch.manual_seed(config.seed)  # a fresh head is the same on every worker
     model, teacher = settings.create_models(config)
     if teacher is not None:
@@ -83,7 +83,7 @@ def _for_speed(model: Any, config: TrainingConfig, device: torch.device) -> Any:
     return model
 
 
-def flops_of_step(size: StepSize, model: ModelSize, teacher: ModelSize | None, losses: LossConfig) -> int:
+def flops_per_step(size: StepSize, model: ModelSize, teacher: ModelSize | None, losses: LossConfig) -> int:
     """Flops that an optimiser step of that size needs, over all workers."""
     head_rows = size.tokens if losses.compared_positions == "all" else size.masked
     return step_flops(

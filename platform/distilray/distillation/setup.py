@@ -14,24 +14,24 @@ from torch import Tensor, nn
 from distilray.distillation.feed import Feed, MicroStep
 from distilray.distillation.heldout import HeldoutEvaluation, HeldoutScores
 from distilray.distillation.objective import DistillationStep
-from distilray.distillation.preparation import LoopSettings, flops_of_step, prepare_models
+from distilray.distillation.preparation import LoopSettings, flops_per_step, prepare_models
 from distilray.models.flops import model_size, peak_flops
 from distilray.models.precision import compute_dtype, precision_of
-from distilray.pretraining_data.batches import prefetched
+from distilray.pretraining_data.batches import prefetch
 from distilray.pretraining_data.sample_plan import SamplePlan
-from distilray.pretraining_data.shards import ShardSet, splits_of_run
+from distilray.pretraining_data.shards import ShardSet, read_splits
 from distilray.pretraining_data.tokenizer import vocabulary_of
 from distilray.runtime import storage
-from distilray.runtime.reporting.notices import post_notice
-from distilray.runtime.reporting.tracking import open_trackers
+from distilray.runtime.progress import post_notice
 from distilray.runtime.run_owner import check_visible
+from distilray.runtime.tracking import open_trackers
 from distilray.training.checkpoint import CheckpointStore
 from distilray.training.loop import Hook, Step, Stop, train
 from distilray.training.meter import Meter
-from distilray.training.optimizer import Updater, create_optimizer, rate_factor
+from distilray.training.optimizer import Updater, create_optimizer, linear_schedule
 from distilray.training.preemption import PreemptionWatcher
 from distilray.training.process_group import Workers
-from distilray.training.reporter import NoReporter, Reporter
+from distilray.training.reporter import NullReporter, Reporter
 from distilray.training.resumption import Checkpoints
 from distilray.training.watchdog import HANGS_FOLDER, Watchdog
 from distilray.training.workers import worker_device
@@ -87,7 +87,7 @@ class Divergence(Hook):
 
     def after_step(self, step: Step) -> Stop | None:
         """Stop after too many skipped steps in a row."""
-        limit = self.settings.config.faults.max_skipped_steps
+        limit = self.settings.config.fault_tolerance.max_skipped_steps
         if self.updater.skipped_in_a_row <= limit:
             return None
         number, norm = step.done - 1, step.update.grad_norm
@@ -111,7 +111,7 @@ class _Run:
 
     def __init__(self, settings: LoopSettings) -> None:
         config = settings.config
-        self._settings, self._config, self._workers = settings, config, Workers.of_process_group()
+        self._settings, self._config, self._workers = settings, config, Workers.from_process_group()
         self._device = worker_device(use_gpu=config.scaling.use_gpu)
         self._dtype = compute_dtype(config.precision, self._device)
         model, teacher = prepare_models(settings, self._device, self._dtype)
@@ -121,7 +121,7 @@ class _Run:
         module = self._workers.wrap(self._step, self._device)
         self._objective = PretrainingObjective(module, config.seed, self._workers, self._device)
         warmup = config.optimizer.warmup_fraction
-        schedule = partial(rate_factor, total_steps=settings.total_steps, warmup_fraction=warmup)
+        schedule = partial(linear_schedule, total_steps=settings.total_steps, warmup_fraction=warmup)
         self._updater = Updater(
             model,
             create_optimizer(model, config.optimizer),
@@ -136,10 +136,12 @@ class _Run:
             settings.path(HANGS_FOLDER),
             rank=self._workers.rank,
             num_workers=self._workers.size,
-            timeout_s=config.faults.hang_timeout_s,
+            timeout_s=config.fault_tolerance.hang_timeout_s,
             notice=self._notice,
         )
-        self.preemption = PreemptionWatcher(every_steps=config.rhythm.preemption_every_steps, notice=self._notice_once)
+        self.preemption = PreemptionWatcher(
+            every_steps=config.intervals.poll_preemption_every_steps, notice=self._notice_once
+        )
         self._checkpoints = self._checkpoints_of(model)
 
     def train(self) -> Stop | None:
@@ -157,7 +159,7 @@ class _Run:
             meter = self._meter(start, reporter)
             hooks = [self.watchdog, divergence, meter, *evaluation, self.preemption, self._checkpoints]
             feed = self._feed()
-            batches = prefetched(lambda: feed.micro_steps(start, total))
+            batches = prefetch(lambda: feed.micro_steps(start, total))
             stop = train(self._objective, batches, self._updater, self._workers, hooks, start=start, total=total)
             reporter.is_failed = stop is not None
         return stop
@@ -169,31 +171,31 @@ class _Run:
             rank=self._workers.rank,
             num_workers=self._workers.size,
             micro_batch_size=self._config.micro_batch_size,
-            reductions=self._settings.losses.reductions,
+            reduction=self._settings.losses.reduction,
             pad_id=self._pad_id,
             pinned=self._device.type == "cuda",
             targets=self._settings.targets_of(self._shards),
         )
 
     def _checkpoints_of(self, model: Any) -> Checkpoints:
-        rhythm, config_hash = self._config.rhythm, self._config.identity_hash()
+        intervals, config_hash = self._config.intervals, self._config.identity_hash()
         folder = self._settings.path(CHECKPOINTS_FOLDER)
         return Checkpoints(
-            CheckpointStore(folder, keep=rhythm.keep_checkpoints, config_hash=config_hash, notice=self._notice),
+            CheckpointStore(folder, keep=intervals.keep_checkpoints, config_hash=config_hash, notice=self._notice),
             self._workers,
             model,
             self._updater,
             self._plan,
             config_hash,
             self._settings.tokenizer_json,
-            rhythm.checkpoint_every_steps,
+            intervals.checkpoint_every_steps,
         )
 
-    def _evaluation(self, reporter: NoReporter) -> list[HeldoutEvaluation]:
+    def _evaluation(self, reporter: NullReporter) -> list[HeldoutEvaluation]:
         """Return the evaluation on the held-out split, if there is one."""
-        if "heldout" not in splits_of_run(self._config.shards_dir):
+        if "heldout" not in read_splits(self._config.shards_dir):
             return []
-        shards, rhythm = self._settings.shards("heldout"), self._config.rhythm
+        shards, intervals = self._settings.shards("heldout"), self._config.intervals
         heldout = HeldoutScores(
             shards=shards,
             rank=self._workers.rank,
@@ -202,14 +204,14 @@ class _Run:
             pad_id=self._pad_id,
             device=self._device,
             reduce=self._workers.sum_numbers,
-            moved=self.watchdog.works,
+            moved=self.watchdog.heartbeat,
             targets=self._settings.targets_of(shards),
-            limit=rhythm.heldout_examples,
+            limit=intervals.heldout_examples,
         )
         scores = self._checkpoints.scores
-        return [HeldoutEvaluation(heldout, self._step, rhythm.evaluate_every_steps, reporter.scores, scores)]
+        return [HeldoutEvaluation(heldout, self._step, intervals.evaluate_every_steps, reporter.scores, scores)]
 
-    def _meter(self, start: int, reporter: NoReporter) -> Meter:
+    def _meter(self, start: int, reporter: NullReporter) -> Meter:
         peak = None
         if self._device.type == "cuda":
             peak = peak_flops(torch.cuda.get_device_name(self._device), precision_of(self._dtype))
@@ -219,16 +221,16 @@ class _Run:
             device=self._device,
             reduce=self._workers.sum_numbers,
             peak_flops=None if peak is None else peak * self._workers.size,
-            flops_of=lambda size: flops_of_step(size, self._size, self._teacher_size, self._settings.losses),
+            flops_of=lambda size: flops_per_step(size, self._size, self._teacher_size, self._settings.losses),
             report=reporter.row,
-            every_steps=self._config.rhythm.log_every_steps,
+            every_steps=self._config.intervals.log_every_steps,
         )
 
-    def _open_reporter(self, start: int) -> NoReporter:
+    def _open_reporter(self, start: int) -> NullReporter:
         if self._workers.rank != 0:
-            return NoReporter()
+            return NullReporter()
         trackers = open_trackers(
-            ("tensorboard", *self._config.trackers.also),
+            ("tensorboard", *self._config.trackers.extra),
             run_uri=self._settings.run_uri,
             run_name=self._settings.run_uri.rstrip("/").rpartition("/")[2],
             config=self._config.model_dump(mode="json"),

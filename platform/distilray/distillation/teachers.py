@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distilray.distillation.vocabulary_loss import DenseTeacher, SparseTeacher
-from distilray.models.heads import decoder, transformed
+from distilray.models.heads import apply_head_transform, decoder
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Teacher(Protocol):
 
 
 @dataclass(frozen=True)
-class RunTeacher:
+class LiveTeacher:
     """Answers of a model that has seen the batch.
 
     Attributes:
@@ -67,7 +67,7 @@ class RunTeacher:
     @torch.no_grad()
     def targets(self, rows: Tensor) -> DenseTeacher:
         last = decoder(self.model)
-        return DenseTeacher(transformed(self.model, rows_of(self.states, rows)), last.weight, last.bias)
+        return DenseTeacher(apply_head_transform(self.model, rows_of(self.states, rows)), last.weight, last.bias)
 
     def best_tokens(self) -> Tensor:
         return best_tokens(self.model, self.states, self.mask_index)
@@ -108,4 +108,4 @@ def rows_of(states: Tensor, rows: Tensor) -> Tensor:
 
 def best_tokens(model: Any, states: Tensor, rows: Tensor) -> Tensor:
     """(rows,) the most probable token of a model at some places of its hidden states."""
-    return decoder(model)(transformed(model, rows_of(states, rows))).argmax(dim=-1)
+    return decoder(model)(apply_head_transform(model, rows_of(states, rows))).argmax(dim=-1)

@@ -46,7 +46,7 @@ def write_glue_text(config: WriteGlueTextConfig, folder: RunFolder) -> Outcome:
         long_enough = [text for text in found if len(text.split()) >= config.min_words]
         if not long_enough:
             raise InputError(f"min_words: {config.min_words}, and no text of {task} has as many; lower it")
-        kept = outermost(long_enough)
+        kept = drop_contained_texts(long_enough)
         counts[task] = {
             "texts": len(found),
             "too_short": len(found) - len(long_enough),
@@ -60,7 +60,7 @@ def write_glue_text(config: WriteGlueTextConfig, folder: RunFolder) -> Outcome:
     return Outcome(told, counts, outputs)
 
 
-def outermost(texts: Sequence[str]) -> list[str]:
+def drop_contained_texts(texts: Sequence[str]) -> list[str]:
     """The texts, in their order, that do not stand word by word inside another; of equal ones the first.
 
     Args:

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from distilray.config.export import GateConfig
-from distilray.evaluation.metrics import true_token_losses
-from distilray.inference.backends import MaskedLogits
+from distilray.evaluation.fill_mask_metrics import true_token_losses
+from distilray.inference.backends import MaskedLMBackend
 from distilray.pretraining_data.batches import Batch
 from distilray.runtime.seeding import generator
 
@@ -66,7 +66,7 @@ def _case(shape: tuple[int, int, int], vocabulary_size: int, random: np.random.G
 
 
 def compare_logits(
-    reference: MaskedLogits, exported: MaskedLogits, cases: Sequence[ParityCase], *, graph: str
+    reference: MaskedLMBackend, exported: MaskedLMBackend, cases: Sequence[ParityCase], *, graph: str
 ) -> list[ParityResult]:
     """Compare the logits of two models, case by case; the largest float stands for no number.
 
@@ -77,7 +77,7 @@ def compare_logits(
 
 
 def _compared(
-    reference: MaskedLogits, exported: MaskedLogits, cases: Sequence[ParityCase], graph: str
+    reference: MaskedLMBackend, exported: MaskedLMBackend, cases: Sequence[ParityCase], graph: str
 ) -> Iterator[ParityResult]:
     for case in cases:
         inputs = (case.input_ids, case.attention_mask, case.mask_index, case.token_type_ids)
@@ -108,7 +108,7 @@ class MaskAnswers:
 
 
 @dataclass(frozen=True)
-class GateFigures:
+class GateScores:
     """A format beside its model.
 
     Attributes:
@@ -122,7 +122,7 @@ class GateFigures:
     pseudo_perplexity_change: float
 
 
-def answer_masks(model: MaskedLogits, batches: Sequence[Batch], moved: Callable[[int], None]) -> MaskAnswers:
+def answer_masks(model: MaskedLMBackend, batches: Sequence[Batch], moved: Callable[[int], None]) -> MaskAnswers:
     """Asks a model for every mask.
 
     Args:
@@ -138,16 +138,16 @@ def answer_masks(model: MaskedLogits, batches: Sequence[Batch], moved: Callable[
     return MaskAnswers(np.concatenate(best), np.concatenate(losses))
 
 
-def gate_figures(source: MaskAnswers, other: MaskAnswers) -> GateFigures:
+def gate_scores(source: MaskAnswers, other: MaskAnswers) -> GateScores:
     """Return how far a format is from its model."""
-    return GateFigures(
+    return GateScores(
         agreement=float((source.best == other.best).mean()),
         pseudo_perplexity=other.pseudo_perplexity,
         pseudo_perplexity_change=other.pseudo_perplexity / source.pseudo_perplexity - 1,
     )
 
 
-def gate_faults(figures: GateFigures, gate: GateConfig) -> list[str]:
+def gate_violations(figures: GateScores, gate: GateConfig) -> list[str]:
     """The bounds that a format does not keep, in words; none when it may be published. What is no number is a fault."""
     faults = []
     if not figures.agreement >= gate.min_agreement:

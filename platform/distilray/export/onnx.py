@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from distilray.models.architectures import architecture_of
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode
-from distilray.models.onnx_file import (
+from distilray.models.onnx_format import (
     INPUTS,
     ONNX_FILE,
     OUTPUT,
     STANDARD_INPUTS,
     TOKEN_TYPES,
-    onnx_package,
+    import_onnx_package,
 )
 
 # Sizes of the example that the graph is traced with: none is 0 or 1, which the tracer would take for constants.
@@ -76,7 +76,7 @@ def standard_onnx_graph(model: Any) -> bytes:
 @torch.no_grad()
 def _exported(module: Any, inputs: Sequence[str]) -> bytes:
     for name in ("onnx", "onnxscript"):
-        onnx_package(name)
+        import_onnx_package(name)
     config = module.model.config
     ids = torch.arange(_BATCH * _LENGTH).reshape(_BATCH, _LENGTH) % config.vocab_size
     example = dict(zip(inputs, (ids, torch.ones_like(ids), torch.arange(_MASKS)), strict=False))
@@ -109,7 +109,7 @@ def int8_graph(onnx_file: bytes, *, per_channel: bool, reduce_range: bool) -> by
     Raises:
         InputError: a package is missing.
     """
-    quantization = onnx_package("onnxruntime.quantization")
+    quantization = import_onnx_package("onnxruntime.quantization")
     with tempfile.TemporaryDirectory() as work, _quiet(""):
         source, target = Path(work) / ONNX_FILE, Path(work) / "int8.onnx"
         source.write_bytes(onnx_file)
@@ -121,7 +121,7 @@ def int8_graph(onnx_file: bytes, *, per_channel: bool, reduce_range: bool) -> by
             reduce_range=reduce_range,
             op_types_to_quantize=["MatMul", "Gather"],
         )
-        return _plain(onnx_package("onnx").load(target))
+        return _plain(import_onnx_package("onnx").load(target))
 
 
 def _plain(model: Any) -> bytes:

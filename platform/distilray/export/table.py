@@ -10,8 +10,8 @@ from rich.table import Table
 from distilray.config.export import ExportModelConfig
 from distilray.export.variants import REPORT_FILE
 from distilray.models.hub import README_FILE, push
-from distilray.models.processor import has_fast_int8, told_features
-from distilray.models.sources import MODEL_FILES, TOKENIZER_CONFIG_FILE, localise
+from distilray.models.processor import format_cpu_features, has_fast_int8
+from distilray.models.sources import MODEL_FILES, TOKENIZER_CONFIG_FILE, localize
 from distilray.runtime import storage
 from distilray.runtime.run_folder import RunFolder
 
@@ -25,7 +25,7 @@ def show_export(folder: RunFolder) -> None:
     report = json.loads(storage.read_bytes(folder.path(REPORT_FILE)))
     Console(width=None if os.isatty(1) else 100).print(_table(report))
     features = report["cpu"]["features"]
-    print(f"CPU: {report['cpu']['name']} ({told_features(features)})")
+    print(f"CPU: {report['cpu']['name']} ({format_cpu_features(features)})")
     if "onnx-int8" in report["variants"] and not has_fast_int8(features) and not report["int8"]["reduce_range"]:
         print("onnx-int8: this CPU has no 8-bit dot product, so sums may overflow: compare int8.reduce_range=true")
     config = folder.config
@@ -39,7 +39,7 @@ def show_export(folder: RunFolder) -> None:
 
 def pushed_files(config: ExportModelConfig, folder: RunFolder) -> dict[str, str]:
     """Return the files of an upload: the model itself at the top, a folder for each format, report and model card."""
-    source = localise(config.model_dir)
+    source = localize(config.model_dir)
     tops = {name: storage.join(source, name) for name in (*MODEL_FILES, TOKENIZER_CONFIG_FILE)}
     own = {name: folder.path(name) for name in (REPORT_FILE, README_FILE)}
     formats = {

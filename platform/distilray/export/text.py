@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from distilray.config.export import ExportModelConfig
 from distilray.errors import InputError
 from distilray.formats.lines import first_lines
-from distilray.inference.batching import length_sorted_batches, padded
+from distilray.inference.encoding import length_sorted_batches, pad_batch
 from distilray.pretraining_data.batches import Batch, heldout_batches
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
@@ -79,7 +79,7 @@ def mask_lines(
 
 
 def _batch(rows: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], vocabulary: Vocabulary) -> Batch:
-    input_ids, attention_mask = padded([ids for ids, _ in rows], vocabulary.pad)
+    input_ids, attention_mask = pad_batch([ids for ids, _ in rows], vocabulary.pad)
     width = input_ids.shape[1]
     index = np.concatenate([row * width + places for row, (_, places) in enumerate(rows)])
     labels = input_ids.reshape(-1)[index]

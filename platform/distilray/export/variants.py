@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from distilray.config.export import LOSSY, VARIANTS, ExportModelConfig, Variant
 from distilray.errors import DataQualityError
 from distilray.export.gate import (
-    GateFigures,
+    GateScores,
     ParityResult,
     answer_masks,
     compare_logits,
-    gate_faults,
-    gate_figures,
+    gate_scores,
+    gate_violations,
     parity_cases,
 )
 from distilray.export.onnx import int8_graph, onnx_graph, standard_onnx_graph
@@ -34,14 +34,14 @@ from distilray.models.masked_lm import (
     load_masked_lm,
     model_tensors,
 )
-from distilray.models.onnx_file import ONNX_FILE, ONNX_PACKAGES, onnx_package
-from distilray.models.processor import cpu_features, cpu_name, told_features
-from distilray.models.sources import CONFIG_FILE, WEIGHTS_FILE, localise
+from distilray.models.onnx_format import ONNX_FILE, ONNX_PACKAGES, import_onnx_package
+from distilray.models.processor import cpu_features, cpu_name, format_cpu_features
+from distilray.models.sources import CONFIG_FILE, WEIGHTS_FILE, localize
 from distilray.pretraining_data.shards import check_vocabulary
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
-from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.progress import Progress
 from distilray.runtime.run_folder import RunFolder
 
 REPORT_FILE = "parity_report.json"
@@ -65,8 +65,8 @@ class Source:
         """
         if any(variant.startswith("onnx") for variant in config.variants):
             for package in ONNX_PACKAGES:
-                onnx_package(package)
-        model_dir = localise(config.model_dir)
+                import_onnx_package(package)
+        model_dir = localize(config.model_dir)
         model, tokenizer_json = load_masked_lm(model_dir), read_tokenizer(model_dir)
         if config.shards_dir is not None:
             size = model.config.vocab_size
@@ -86,7 +86,7 @@ def plan_export(config: ExportModelConfig) -> dict[str, object]:
         "model": f"{source.model_dir}: {count_parameters(source.model):,} parameters",
         "formats": ", ".join(config.variants),
         "tried on": f"{text.examples:,} examples, {text.masks:,} masks" if text else "random inputs only",
-        "CPU": f"{cpu_name()}: {told_features(cpu_features())}",
+        "CPU": f"{cpu_name()}: {format_cpu_features(cpu_features())}",
         "upload": config.push.repo_id or "none",
     }
 
@@ -168,7 +168,7 @@ def _parity(config: ExportModelConfig, source: Source, onnx_dir: Path) -> list[P
     return compare_logits(TorchMaskedLM(source.model), open_masked_lm(str(onnx_dir)), cases, graph=onnx_dir.name)
 
 
-def _figures(config: ExportModelConfig, source: Source, work: Path) -> dict[str, GateFigures]:
+def _figures(config: ExportModelConfig, source: Source, work: Path) -> dict[str, GateScores]:
     """Compare every format with the model on the text, by name; `source` is the model itself. Empty without a text."""
     text = source.text
     if text is None:
@@ -178,7 +178,7 @@ def _figures(config: ExportModelConfig, source: Source, work: Path) -> dict[str,
         for name in ("source", *config.variants):
             model = TorchMaskedLM(source.model) if name == "source" else open_masked_lm(str(work / name))
             answers[name] = answer_masks(model, text.batches, lambda rows, name=name: progress.advance(rows, name))  # type: ignore[misc]
-    return {name: gate_figures(answers["source"], found) for name, found in answers.items()}
+    return {name: gate_scores(answers["source"], found) for name, found in answers.items()}
 
 
 def _report(
@@ -186,13 +186,13 @@ def _report(
     source: Source,
     work: Path,
     parity: list[ParityResult],
-    figures: Mapping[str, GateFigures],
+    figures: Mapping[str, GateScores],
 ) -> dict[str, Any]:
     """Return the content of `parity_report.json`."""
     differs = _difference(parity) > config.max_logit_difference
     variants: dict[str, Any] = {}
     for variant in config.variants:
-        refused = gate_faults(figures[variant], config.gate) if variant in LOSSY else []
+        refused = gate_violations(figures[variant], config.gate) if variant in LOSSY else []
         if differs:
             refused = [f"logits differ by {_difference(parity):.2g} (at most {config.max_logit_difference:.2g})"]
         variants[variant] = {

@@ -15,9 +15,9 @@ from distilray.models.masked_lm import (
     load_weights,
     model_tensors,
     read_model_config,
-    refuse_weights,
+    require_all_weights,
 )
-from distilray.models.sources import CONFIG_FILE, WEIGHTS_FILE, localise
+from distilray.models.sources import CONFIG_FILE, WEIGHTS_FILE, localize
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.seeding import hash_integers
@@ -50,7 +50,7 @@ def load_classifier(model_dir: str, task: FineTuneTask, *, seed: int, dropout: f
             setattr(config, family.config_keys.get(name, name), dropout)
     model, absent = _load(model_dir, config)
     fresh = (*_HEAD_PREFIXES, *([f"{family.pooler}."] if family.pooler else []))
-    refuse_weights(model_dir, [name for name in absent if not name.startswith(fresh)])
+    require_all_weights(model_dir, [name for name in absent if not name.startswith(fresh)])
     head = [name for name, _ in model.named_parameters() if name.startswith(_HEAD_PREFIXES)]
     _initialise(model, sorted({*absent, *head}), seed)
     return model
@@ -65,7 +65,7 @@ def load_fine_tuned(folder: str, task: FineTuneTask) -> Any:
     config = read_model_config(folder)
     order = output_order(folder, config, task)
     model, absent = _load(folder, config)
-    refuse_weights(folder, absent)
+    require_all_weights(folder, absent)
     head = model.classifier
     with torch.no_grad():
         for parameter in (head.weight, head.bias):
@@ -123,7 +123,7 @@ def check_same_tokenizer(teacher: str, model: str) -> None:
     Raises:
         InputError: two tokenizers.
     """
-    found, own = (read_tokenizer(localise(source)) for source in (teacher, model))
+    found, own = (read_tokenizer(localize(source)) for source in (teacher, model))
     if found != own:
         sizes = [f"{vocabulary_of(each).size:,} ids ({tokenizer_hash(each)[:12]})" for each in (found, own)]
         raise InputError(

@@ -22,13 +22,13 @@ from distilray.finetuning.objective import (
     FineTuningObjective,
     adamw,
     evaluation_steps,
+    learning_rate_factor,
     predict,
-    rate_share,
     step_batches,
     steps_per_epoch,
     total_steps,
 )
-from distilray.finetuning.progress import Evaluation, FineTuned, Progress
+from distilray.finetuning.progress import Evaluation, EvaluationHistory, FineTuneState
 from distilray.finetuning.tasks import TASKS
 from distilray.pretraining_data.batches import WIDTH_MULTIPLE, padded_width
 from distilray.pretraining_data.sample_plan import PlanState
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class FineTuning:
+class ClassifierTraining:
     """A classifier, the task that it learns, and all that determines the result.
 
     Attributes:
@@ -93,15 +93,15 @@ class FineTuning:
 
 
 def fine_tune(
-    run: FineTuning,
+    run: ClassifierTraining,
     *,
     folder: str | None,
     report: Callable[[Evaluation], bool] = lambda _: True,
     max_seconds: float | None = None,
-    moved: Callable[[int, int], None] = lambda _step, _steps: None,
+    on_step: Callable[[int, int], None] = lambda _step, _steps: None,
     notice: Callable[[str], None] = log.warning,
     clock: Callable[[], float] = time.monotonic,
-) -> FineTuned:
+) -> EvaluationHistory:
     """Train a classifier; at the end it has the weights of its best evaluation and is in eval mode.
 
     No random state is saved: order and dropout follow from (seed, step, rank), so that on a CPU a resumed run ends with
@@ -122,7 +122,7 @@ def fine_tune(
     """
     check_length(run.model, run.settings)
     optimizer = adamw(run.model.to(run.device).train(), run.settings)
-    progress = Progress(
+    progress = FineTuneState(
         folder,
         identity=run.identity(),
         metric=run.settings.metric,
@@ -132,18 +132,18 @@ def fine_tune(
         notice=notice,
     )
     try:
-        ended = _train(run, optimizer, Evaluations(run, progress, optimizer, report, moved, max_seconds, clock))
+        ended = _train(run, optimizer, Evaluations(run, progress, optimizer, report, on_step, max_seconds, clock))
         return progress.finish(run.model, ended)
     finally:
         progress.close()
         run.model.eval()
 
 
-def _train(run: FineTuning, optimizer: torch.optim.Optimizer, evaluations: "Evaluations") -> str:
+def _train(run: ClassifierTraining, optimizer: torch.optim.Optimizer, evaluations: "Evaluations") -> str:
     """Train from the last checkpoint on, and return why training ended."""
     assert (run.teacher_outputs is None) == (run.distillation is None)
     total = total_steps(len(run.features.train), run.settings)
-    schedule = partial(rate_share, total_steps=total, settings=run.settings)
+    schedule = partial(learning_rate_factor, total_steps=total, settings=run.settings)
     updater = Updater(run.model, optimizer, schedule, max_grad_norm=run.settings.max_grad_norm, on_nonfinite="fail")
     module = run.workers.wrap(ClassifierLoss(run.model, run.dtype, run.distillation), run.device)
     start = evaluations.resume()
@@ -167,11 +167,11 @@ class Evaluations(Hook):
         moved: receives the finished steps and all steps, after each step.
     """
 
-    run: FineTuning
-    progress: Progress
+    run: ClassifierTraining
+    progress: FineTuneState
     optimizer: torch.optim.Optimizer
     report: Callable[[Evaluation], bool]
-    moved: Callable[[int, int], None]
+    on_step: Callable[[int, int], None]
     max_seconds: float | None
     clock: Callable[[], float]
     _begun: float = 0.0
@@ -194,7 +194,7 @@ class Evaluations(Hook):
         """Evaluate if it is time for it; all workers come to the same decision."""
         self._loss_sum += step.terms["row_losses"]
         self._rows_seen += sum(batch.rows for batch in step.batches)
-        self.moved(step.done, step.total)
+        self.on_step(step.done, step.total)
         is_late = self.max_seconds is not None and self.run.workers.any(self._seconds() > self.max_seconds)
         is_due = step.done in self._evaluated or (is_late and not self.progress.evaluations)
         if is_due and (reason := self._evaluate(step)):

@@ -53,7 +53,7 @@ def check_rows(where: str, task: FineTuneTask, split: str, counts: Sequence[int]
         return
     hint = task.known_rows.get((split, counts[0]), _AGAIN)
     if split not in task.test:  # the leaderboard takes predictions for the official test rows alone
-        hint += ", or set other_rows=true for another release or rows of your own"
+        hint += ", or set allow_other_row_counts=true for another release or rows of your own"
     wanted = " or ".join(f"{count:,}" for count in official)
     raise InputError(f"{where}: {counts[0]:,} rows where {task.title} has {wanted}; {hint}")
 

@@ -14,7 +14,7 @@ from distilray.config.glue import GlueConfig, TaskConfig, TaskName
 from distilray.errors import InputError
 from distilray.finetuning.examples import Examples
 from distilray.finetuning.files import TaskData
-from distilray.models.sources import localise
+from distilray.models.sources import localize
 from distilray.pretraining_data.batches import WIDTH_MULTIPLE, padded_width
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from distilray.runtime.seeding import generator
@@ -97,7 +97,7 @@ def encode_task(data: TaskData, tokenizer_json: str, settings: TaskConfig, *, se
     Raises:
         InputError: the tokenizer is none of BERT.
     """
-    tokenizer = cutting_tokenizer(tokenizer_json, settings.max_length)
+    tokenizer = truncating_tokenizer(tokenizer_json, settings.max_length)
     train = _first_of_random_order(data.train, settings.max_train_examples, seed)
     return TaskFeatures(
         task=data.task.name,
@@ -111,11 +111,11 @@ def encode_task(data: TaskData, tokenizer_json: str, settings: TaskConfig, *, se
 
 def encode_tasks(config: GlueConfig, data: Mapping[TaskName, TaskData]) -> dict[TaskName, TaskFeatures]:
     """Tokenize the tasks of a recipe, once for all fine-tunings."""
-    tokenizer_json, seed = read_tokenizer(localise(config.model_dir)), config.seed
-    return {task: encode_task(each, tokenizer_json, config.of_task(task), seed=seed) for task, each in data.items()}
+    tokenizer_json, seed = read_tokenizer(localize(config.model_dir)), config.seed
+    return {task: encode_task(each, tokenizer_json, config.task_config(task), seed=seed) for task, each in data.items()}
 
 
-def cutting_tokenizer(tokenizer_json: str, max_length: int) -> Tokenizer:
+def truncating_tokenizer(tokenizer_json: str, max_length: int) -> Tokenizer:
     """A tokenizer of texts and pairs that cuts them at `max_length` tokens, the longer of two first.
 
     Raises:

@@ -11,7 +11,7 @@ from distilray.errors import InputError
 from distilray.finetuning.examples import Examples
 from distilray.finetuning.hub_files import hub_files, read_hub_split
 from distilray.finetuning.tasks import TASKS, FineTuneTask
-from distilray.finetuning.tsv_files import is_raw_file, read_raw_ax, read_raw_split
+from distilray.finetuning.tsv_files import is_raw_file, read_tsv_ax, read_tsv_split
 from distilray.runtime import storage
 
 _TORN_ROWS = "torn rows"
@@ -111,11 +111,11 @@ def load_tasks(config: GlueConfig, *, with_test: bool) -> tuple[dict[TaskName, T
         InputError: none has a folder, a file of one is not what it should be, or a recipe's metric is not the task's.
     """
     for task in config.tasks:
-        TASKS[task].check_metric(config.of_task(task).metric)
+        TASKS[task].check_metric(config.task_config(task).metric)
     present, missing = find_tasks(config.glue_dir, config.tasks)
     if not present:
         raise InputError(f"{config.glue_dir}: none of {', '.join(config.tasks)} there; a folder for each is expected")
-    read = functools.partial(load_task, config.glue_dir, with_test=with_test, other_rows=config.other_rows)
+    read = functools.partial(load_task, config.glue_dir, with_test=with_test, other_rows=config.allow_other_row_counts)
     return {task: read(task) for task in present}, missing
 
 
@@ -161,7 +161,7 @@ def _read(folder: str, task: FineTuneTask, split: str) -> tuple[Examples, int]:
     """The rows of a split, and the lines that were dropped as pieces of a torn row."""
     if _is_hub_layout(folder):
         return read_hub_split(folder, task, split), 0
-    return read_raw_split(folder, task, split)
+    return read_tsv_split(folder, task, split)
 
 
 def _ax_place(glue_dir: str, mnli: str) -> str | None:
@@ -174,11 +174,11 @@ def _ax_place(glue_dir: str, mnli: str) -> str | None:
 
 def _read_ax(place: str, task: FineTuneTask) -> Examples:
     if not storage.is_folder(place):
-        return read_raw_ax(place, task)
+        return read_tsv_ax(place, task)
     if _is_hub_layout(place):
         return read_hub_split(place, task, "ax")
     files = [storage.join(place, name) for name in (*_AX_FILES, "test.tsv")]
     file = next((uri for uri in files if storage.exists(uri)), None)
     if file is None:
         raise InputError(f"{files[0]}: no such file; put the diagnostic set there, or remove the folder")
-    return read_raw_ax(file, task)
+    return read_tsv_ax(file, task)

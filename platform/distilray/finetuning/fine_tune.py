@@ -10,13 +10,13 @@ import ray
 from distilray.config.glue import EvaluateGlueConfig, FineTuneScaling, TaskName
 from distilray.finetuning.features import TaskFeatures
 from distilray.finetuning.fine_tune_run import (
-    FINE_TUNED,
-    MNLI,
-    MODEL,
-    Plan,
-    Unit,
-    UnitResult,
-    fit_unit,
+    ALREADY_FINE_TUNED,
+    FROM_MNLI,
+    FROM_MODEL,
+    FineTunePlan,
+    FineTuneRun,
+    FineTuneRunResult,
+    execute_run,
     is_done,
     read_result,
     rewind_progress,
@@ -26,8 +26,8 @@ from distilray.finetuning.objective import total_steps
 from distilray.finetuning.tasks import TASKS
 from distilray.runtime import storage
 from distilray.runtime.environment import inside_cluster
-from distilray.runtime.reporting.progress import Progress
-from distilray.runtime.resources import check_shared, cluster_nodes, ensure
+from distilray.runtime.progress import Progress
+from distilray.runtime.resources import check_run_dir_shared, cluster_nodes, ensure_capacity
 from distilray.runtime.signals import raise_if_interrupted, start_in_thread
 from distilray.training.workers import run_on_workers, worker_device, workers_needed
 
@@ -36,34 +36,44 @@ _RAY_FOLDER = "ray"  # of a unit: Ray Train's own files
 _AHEAD = 2  # fine-tunings that wait for their workers in a cluster that may grow; a waiting one is one idle process
 
 
-def waves(config: EvaluateGlueConfig, tasks: Sequence[TaskName], mnli_dir: str) -> list[list[Unit]]:
+def plan_waves(config: EvaluateGlueConfig, tasks: Sequence[TaskName], mnli_dir: str) -> list[list[FineTuneRun]]:
     """Return the units that can run at the same time: those that start from MNLI come after it.
 
     Args:
         mnli_dir: the folder that the model of MNLI will be in.
     """
     if not config.train:
-        settings = {task: config.of_task(task) for task in tasks}
-        return [[Unit(task, each.seeds[0], each, config.model_dir, FINE_TUNED) for task, each in settings.items()]]
-    later = started_from_mnli(config, tasks)
-    first = [unit for task in tasks if task not in later for unit in _units(config, task, config.model_dir, MODEL)]
-    second = [unit for task in later for unit in _units(config, task, mnli_dir, MNLI)]
+        settings = {task: config.task_config(task) for task in tasks}
+        return [
+            [
+                FineTuneRun(task, each.seeds[0], each, config.model_dir, ALREADY_FINE_TUNED)
+                for task, each in settings.items()
+            ]
+        ]
+    later = tasks_from_mnli(config, tasks)
+    first = [unit for task in tasks if task not in later for unit in _units(config, task, config.model_dir, FROM_MODEL)]
+    second = [unit for task in later for unit in _units(config, task, mnli_dir, FROM_MNLI)]
     return [wave for wave in (first, second) if wave]
 
 
-def started_from_mnli(config: EvaluateGlueConfig, tasks: Iterable[TaskName]) -> list[TaskName]:
-    """Return the tasks that start from the model of MNLI."""
+def tasks_from_mnli(config: EvaluateGlueConfig, tasks: Iterable[TaskName]) -> list[TaskName]:
+    """Return the tasks that start from the model of FROM_MNLI."""
     return [task for task in tasks if config.start_from_mnli and TASKS[task].can_start_from_mnli]
 
 
-def _units(config: EvaluateGlueConfig, task: TaskName, model_dir: str, start: str) -> list[Unit]:
-    settings = config.of_task(task)
-    return [Unit(task, seed, settings, model_dir, start) for seed in settings.seeds]
+def _units(config: EvaluateGlueConfig, task: TaskName, model_dir: str, start: str) -> list[FineTuneRun]:
+    settings = config.task_config(task)
+    return [FineTuneRun(task, seed, settings, model_dir, start) for seed in settings.seeds]
 
 
-def run_units(
-    units: Sequence[Unit], features: Mapping[TaskName, TaskFeatures], plan: Plan, *, run_dir: str, job: str
-) -> dict[tuple[TaskName, int], UnitResult]:
+def execute_runs(
+    units: Sequence[FineTuneRun],
+    features: Mapping[TaskName, TaskFeatures],
+    plan: FineTunePlan,
+    *,
+    run_dir: str,
+    job: str,
+) -> dict[tuple[TaskName, int], FineTuneRunResult]:
     """Run fine-tunings, as many at a time as the cluster has room for. Those that have a result are not run again.
 
     Args:
@@ -84,7 +94,7 @@ def run_units(
     }
     waiting = sorted((unit for unit in units if not is_done(plan, unit)), key=lambda unit: -tokens[unit.name])
     if waiting:
-        room = ensure(workers_needed(plan.scaling), job=job, run_dir=run_dir)
+        room = ensure_capacity(workers_needed(plan.scaling), job=job, run_dir=run_dir)
         for unit in waiting:
             rewind_progress(plan, unit, steps[unit.name])
         with Progress(job, total=sum(steps.values()), unit="steps") as progress:
@@ -95,11 +105,11 @@ def run_units(
     return {(unit.task, unit.seed): read_result(plan, unit) for unit in units}
 
 
-def _steps(unit: Unit, features: TaskFeatures) -> int:
-    return 1 if unit.start == FINE_TUNED else total_steps(len(features.train), unit.settings)
+def _steps(unit: FineTuneRun, features: TaskFeatures) -> int:
+    return 1 if unit.start == ALREADY_FINE_TUNED else total_steps(len(features.train), unit.settings)
 
 
-def _run_waiting(plan: Plan, waiting: Sequence[Unit], room: int, run_dir: str) -> Iterator[int]:
+def _run_waiting(plan: FineTunePlan, waiting: Sequence[FineTuneRun], room: int, run_dir: str) -> Iterator[int]:
     """Run fine-tunings in their order, and yield the number of unfinished ones each time that one may have ended.
 
     Inside a cluster the number that runs follows the nodes, and a few more than there is room for are started, so that
@@ -115,20 +125,20 @@ def _run_waiting(plan: Plan, waiting: Sequence[Unit], room: int, run_dir: str) -
             future.result()
         raise_if_interrupted()
         if inside_cluster():
-            check_shared(run_dir)
-            room = workers_needed(plan.scaling).fitting(cluster_nodes())
+            check_run_dir_shared(run_dir)
+            room = workers_needed(plan.scaling).count_fitting(cluster_nodes())
         yield len(waiting) + len(running)
 
 
-def train_loop(plan: Plan, unit: Unit) -> None:
+def train_loop(plan: FineTunePlan, unit: FineTuneRun) -> None:
     """Fine-tune on this worker, and write model, predictions and result of the unit; all workers call it."""
     if is_done(plan, unit):
         return
     features = ray.get(plan.features[unit.task])
-    fit_unit(plan, unit, features, device=worker_device(use_gpu=plan.scaling.use_gpu))
+    execute_run(plan, unit, features, device=worker_device(use_gpu=plan.scaling.use_gpu))
 
 
-def _fit(plan: Plan, unit: Unit) -> None:
+def _fit(plan: FineTunePlan, unit: FineTuneRun) -> None:
     run_on_workers(
         functools.partial(train_loop, plan, unit),
         plan.scaling,

@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from distilray.config.glue import FineTuneScaling, TaskConfig, TaskDistillationConfig, TaskName
 from distilray.errors import InputError
 from distilray.finetuning.classifier import load_classifier, load_fine_tuned, save_classifier
-from distilray.finetuning.classifier_training import FineTuning, check_length, fine_tune
+from distilray.finetuning.classifier_training import ClassifierTraining, check_length, fine_tune
 from distilray.finetuning.dev_predictions import predictions_file, write_dev_predictions
 from distilray.finetuning.features import TaskFeatures
 from distilray.finetuning.metrics import predictions, task_scores
 from distilray.finetuning.objective import predict
-from distilray.finetuning.progress import CHECKPOINTS_FOLDER, Evaluation, FineTuned
+from distilray.finetuning.progress import CHECKPOINTS_FOLDER, Evaluation, EvaluationHistory
 from distilray.finetuning.tasks import TASKS
-from distilray.models.cpu import use_cpus
 from distilray.models.precision import compute_dtype
-from distilray.models.sources import MODEL_FOLDER, localise
+from distilray.models.processor import configure_cpu
+from distilray.models.sources import MODEL_FOLDER, localize
 from distilray.runtime import storage
 from distilray.training.checkpoint import newest_step
 from distilray.training.process_group import Workers
 
 MODELS_FOLDER = "models"  # of a run: the best model of each task
-MODEL, MNLI, FINE_TUNED = "model", "mnli", "fine-tuned"  # the start of a unit
+FROM_MODEL, FROM_MNLI, ALREADY_FINE_TUNED = "model", "mnli", "fine-tuned"  # the start of a unit
 _UNITS_FOLDER = "units"
 _TRAINING_FOLDER = "training"
 _RESULT_FILE = "result.json"
@@ -39,7 +39,7 @@ Outputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Unit:
+class FineTuneRun:
     """One fine-tuning: a task, a seed, the settings and where it starts.
 
     Attributes:
@@ -51,7 +51,7 @@ class Unit:
     seed: int
     settings: TaskConfig
     model_dir: str
-    start: str = MODEL
+    start: str = FROM_MODEL
 
     @property
     def name(self) -> str:
@@ -60,7 +60,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class UnitResult:
+class FineTuneRunResult:
     """The result of a fine-tuning.
 
     Attributes:
@@ -68,8 +68,8 @@ class UnitResult:
         dev_predictions: the file with its predictions on the dev sets.
     """
 
-    unit: Unit
-    fine_tuned: FineTuned
+    run: FineTuneRun
+    fine_tuned: EvaluationHistory
     folder: str
     dev_predictions: str
 
@@ -80,7 +80,7 @@ class UnitResult:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FineTunePlan:
     """Settings that all units of a run share."""
 
     folder: str
@@ -90,84 +90,94 @@ class Plan:
     with_test: bool = False
     features: Mapping[TaskName, Any] = field(default_factory=dict)  # references to TaskFeatures in the object store
 
-    def place(self, unit: Unit) -> str:
+    def place(self, run: FineTuneRun) -> str:
         """Folder of a unit."""
-        return storage.join(self.folder, _UNITS_FOLDER, unit.name)
+        return storage.join(self.folder, _UNITS_FOLDER, run.name)
 
-    def dev_predictions(self, unit: Unit) -> str:
+    def dev_predictions(self, run: FineTuneRun) -> str:
         """File with the predictions of a unit on the dev sets."""
-        return storage.join(self.folder, predictions_file(unit.task, unit.seed))
+        return storage.join(self.folder, predictions_file(run.task, run.seed))
 
 
-def fit_unit(
-    plan: Plan, unit: Unit, features: TaskFeatures, *, device: torch.device, workers: Workers | None = None
+def execute_run(
+    plan: FineTunePlan,
+    run: FineTuneRun,
+    features: TaskFeatures,
+    *,
+    device: torch.device,
+    workers: Workers | None = None,
 ) -> None:
     """Run one fine-tuning in this process, as one of its workers.
 
     Args:
         workers: those of the process group when None.
     """
-    workers = workers or Workers.of_process_group()
-    use_cpus(plan.scaling.cpus_per_worker)
-    folder = storage.join(plan.place(unit), _TRAINING_FOLDER)
-    run = FineTuning(
-        _load_model(unit).to(device),
+    workers = workers or Workers.from_process_group()
+    configure_cpu(plan.scaling.cpus_per_worker)
+    folder = storage.join(plan.place(run), _TRAINING_FOLDER)
+    training = ClassifierTraining(
+        _load_model(run).to(device),
         features,
-        unit.settings,
-        unit.seed,
+        run.settings,
+        run.seed,
         device,
         compute_dtype(plan.precision, device),
         workers,
-        _teacher_outputs(plan, unit, features, device, workers),
+        _teacher_outputs(plan, run, features, device, workers),
         plan.distillation,
     )
     trained = None
-    if unit.start == FINE_TUNED:
-        check_length(run.model, unit.settings)
+    if run.start == ALREADY_FINE_TUNED:
+        check_length(training.model, run.settings)
         if workers.rank == 0:
-            save_classifier(run.model, storage.join(folder, MODEL_FOLDER), features.tokenizer_json)
+            save_classifier(training.model, storage.join(folder, MODEL_FOLDER), features.tokenizer_json)
     else:
-        progress = _ProgressFile(plan.place(unit) if workers.rank == 0 else None)
-        trained = fine_tune(run, folder=folder, moved=progress.moved)
-    dev, test = run.outputs(features.dev), run.outputs(features.test if plan.with_test else {})
+        progress = _ProgressFile(plan.place(run) if workers.rank == 0 else None)
+        trained = fine_tune(training, folder=folder, on_step=progress.on_step)
+    dev, test = training.outputs(features.dev), training.outputs(features.test if plan.with_test else {})
     if workers.rank == 0:
-        _write_result(plan, unit, trained, dev, test, features.dev_labels)
+        _write_result(plan, run, trained, dev, test, features.dev_labels)
 
 
-def _load_model(unit: Unit) -> Any:
-    task, model_dir = TASKS[unit.task], localise(unit.model_dir)
-    if unit.start == FINE_TUNED:
+def _load_model(run: FineTuneRun) -> Any:
+    task, model_dir = TASKS[run.task], localize(run.model_dir)
+    if run.start == ALREADY_FINE_TUNED:
         return load_fine_tuned(model_dir, task)
-    return load_classifier(model_dir, task, seed=unit.seed, dropout=unit.settings.dropout)
+    return load_classifier(model_dir, task, seed=run.seed, dropout=run.settings.dropout)
 
 
 def _write_result(
-    plan: Plan, unit: Unit, trained: FineTuned | None, dev: Outputs, test: Outputs, dev_labels: Outputs
+    plan: FineTunePlan,
+    run: FineTuneRun,
+    trained: EvaluationHistory | None,
+    dev: Outputs,
+    test: Outputs,
+    dev_labels: Outputs,
 ) -> None:
     """Write the predictions and, last, the result of a unit; `trained` is None for a model that was only scored."""
-    task, folder = TASKS[unit.task], plan.place(unit)
-    write_dev_predictions(plan.dev_predictions(unit), task, dev, dev_labels)
+    task, folder = TASKS[run.task], plan.place(run)
+    write_dev_predictions(plan.dev_predictions(run), task, dev, dev_labels)
     _write_json(folder, _PREDICTIONS_FILE, {name: predictions(task, each).tolist() for name, each in test.items()})
     # The reported scores are those of the predictions that are kept, to the last digit on any device.
     scores = task_scores(task, dev, dev_labels)
     fine_tuned = _evaluated(scores) if trained is None else replace(trained, best=replace(trained.best, scores=scores))
-    _write_json(folder, _RESULT_FILE, {"identity": _identity(plan, unit), "fine_tuned": asdict(fine_tuned)})
+    _write_json(folder, _RESULT_FILE, {"identity": _identity(plan, run), "fine_tuned": asdict(fine_tuned)})
 
 
-def _evaluated(scores: Mapping[str, float]) -> FineTuned:
+def _evaluated(scores: Mapping[str, float]) -> EvaluationHistory:
     """The record of a model that was fine-tuned elsewhere."""
     evaluation = Evaluation(number=1, step=0, epoch=0.0, scores=scores, train_loss=0.0, seconds=0.0)
-    return FineTuned(evaluation, [evaluation], planned=1, ended="complete")
+    return EvaluationHistory(evaluation, [evaluation], planned=1, ended="complete")
 
 
 def _teacher_outputs(
-    plan: Plan, unit: Unit, features: TaskFeatures, device: torch.device, workers: Workers
+    plan: FineTunePlan, run: FineTuneRun, features: TaskFeatures, device: torch.device, workers: Workers
 ) -> NDArray[np.float32] | None:
     """(training rows, num_outputs) of the teacher that was fine-tuned on the task; None without one."""
     if plan.distillation is None:
         return None
-    teacher_dir = storage.join(plan.distillation.teacher_run_dir, MODELS_FOLDER, unit.task)
-    teacher = load_fine_tuned(localise(teacher_dir), TASKS[unit.task]).to(device)
+    teacher_dir = storage.join(plan.distillation.teacher_run_dir, MODELS_FOLDER, run.task)
+    teacher = load_fine_tuned(localize(teacher_dir), TASKS[run.task]).to(device)
     dtype = compute_dtype(plan.precision, device)
     return predict(teacher, features.train, pad_id=features.pad_id, device=device, dtype=dtype, workers=workers)
 
@@ -178,75 +188,75 @@ class _ProgressFile:
     def __init__(self, folder: str | None, interval_s: float = 2.0) -> None:
         self._folder, self._interval_s, self._next = folder, interval_s, 0.0
 
-    def moved(self, step: int, steps: int) -> None:
+    def on_step(self, step: int, steps: int) -> None:
         """Write the finished steps if it is time for it."""
         if self._folder is not None and time.monotonic() >= self._next:
             self._next = time.monotonic() + self._interval_s
             _write_json(self._folder, _PROGRESS_FILE, {"step": step, "steps": steps})
 
 
-def _identity(plan: Plan, unit: Unit) -> dict[str, Any]:
+def _identity(plan: FineTunePlan, run: FineTuneRun) -> dict[str, Any]:
     """Return the settings that determine the result of a unit, beside the inputs of the run."""
     distillation = None if plan.distillation is None else plan.distillation.identity_values()
     return {
-        "task": unit.task,
-        "seed": unit.seed,
-        "start": unit.start,
-        "settings": unit.settings.identity_values(),
+        "task": run.task,
+        "seed": run.seed,
+        "start": run.start,
+        "settings": run.settings.identity_values(),
         "precision": plan.precision,
         "distillation": distillation,
         "with_test": plan.with_test,
     }
 
 
-def steps_done(plan: Plan, unit: Unit, steps: int) -> int:
+def steps_done(plan: FineTunePlan, run: FineTuneRun, steps: int) -> int:
     """Return the finished steps of a unit, of all of its `steps`."""
-    file = storage.join(plan.place(unit), _PROGRESS_FILE)
-    if is_done(plan, unit):
+    file = storage.join(plan.place(run), _PROGRESS_FILE)
+    if is_done(plan, run):
         return steps
     if not storage.exists(file):
         return 0
     return int(json.loads(storage.read_bytes(file))["step"])
 
 
-def rewind_progress(plan: Plan, unit: Unit, steps: int) -> None:
+def rewind_progress(plan: FineTunePlan, run: FineTuneRun, steps: int) -> None:
     """Set the steps of an interrupted unit back to its newest checkpoint, from which it resumes."""
-    folder = plan.place(unit)
+    folder = plan.place(run)
     step = newest_step(storage.join(folder, _TRAINING_FOLDER, CHECKPOINTS_FOLDER))
     _write_json(folder, _PROGRESS_FILE, {"step": step, "steps": steps})
 
 
-def is_done(plan: Plan, unit: Unit) -> bool:
+def is_done(plan: FineTunePlan, run: FineTuneRun) -> bool:
     """Return True if a unit has its result."""
-    return storage.exists(storage.join(plan.place(unit), _RESULT_FILE))
+    return storage.exists(storage.join(plan.place(run), _RESULT_FILE))
 
 
-def read_result(plan: Plan, unit: Unit) -> UnitResult:
+def read_result(plan: FineTunePlan, run: FineTuneRun) -> FineTuneRunResult:
     """The result of a unit that is done.
 
     Raises:
         InputError: the folder holds the result of other settings, or of a version that kept no dev predictions.
     """
-    folder = plan.place(unit)
+    folder = plan.place(run)
     record = json.loads(storage.read_bytes(storage.join(folder, _RESULT_FILE)))
-    if record["identity"] != json.loads(json.dumps(_identity(plan, unit))):
+    if record["identity"] != json.loads(json.dumps(_identity(plan, run))):
         raise InputError(f"{folder}: the result of other settings; remove the folder or choose another run_dir")
-    if not storage.exists(plan.dev_predictions(unit)):
+    if not storage.exists(plan.dev_predictions(run)):
         raise InputError(
             f"{folder}: no dev predictions of it in the run, as an earlier version has left it; remove the folder or "
             "choose another run_dir"
         )
     values = record["fine_tuned"]
     evaluations = [Evaluation(**each) for each in values["evaluations"]]
-    fine_tuned = FineTuned(**{**values, "best": Evaluation(**values["best"]), "evaluations": evaluations})
-    return UnitResult(unit, fine_tuned, folder, plan.dev_predictions(unit))
+    fine_tuned = EvaluationHistory(**{**values, "best": Evaluation(**values["best"]), "evaluations": evaluations})
+    return FineTuneRunResult(run, fine_tuned, folder, plan.dev_predictions(run))
 
 
 def _write_json(folder: str, name: str, values: Any) -> None:
     storage.write_bytes(storage.join(folder, name), json.dumps(values).encode())
 
 
-def read_predictions(result: UnitResult) -> dict[str, Any]:
+def read_predictions(result: FineTuneRunResult) -> dict[str, Any]:
     """Class ids, or values, of the test sets that a fine-tuning has predicted, by name of the set."""
     return {
         name: np.array(values)

@@ -17,7 +17,7 @@ from distilray.config.glue import FineTuneConfig, TaskConfig, TaskDistillationCo
 from distilray.finetuning.features import FeatureBatch, Features, TaskFeatures, collate, epoch_batches
 from distilray.models.architectures import architecture_of
 from distilray.models.precision import autocast
-from distilray.training.optimizer import create_optimizer, rate_factor
+from distilray.training.optimizer import create_optimizer, linear_schedule
 from distilray.training.process_group import Workers
 
 
@@ -49,9 +49,9 @@ def adamw(model: nn.Module, settings: FineTuneConfig) -> optim.AdamW:
     return create_optimizer(model, config)
 
 
-def rate_share(step: int, total_steps: int, settings: FineTuneConfig) -> float:
+def learning_rate_factor(step: int, total_steps: int, settings: FineTuneConfig) -> float:
     """The share of the peak learning rate at step `step`, from 0: linear up, then a line or half a cosine down to 0."""
-    share = rate_factor(step, total_steps=total_steps, warmup_fraction=settings.warmup_fraction)
+    share = linear_schedule(step, total_steps=total_steps, warmup_fraction=settings.warmup_fraction)
     warmup = max(1, round(total_steps * settings.warmup_fraction))
     if settings.schedule == "linear" or step < warmup:
         return share

@@ -43,7 +43,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class FineTuned:
+class EvaluationHistory:
     """Evaluations of a fine-tuning that has ended.
 
     Attributes:
@@ -58,7 +58,7 @@ class FineTuned:
     ended: str
 
 
-class Progress:
+class FineTuneState:
     """The evaluations of a fine-tuning and its best weights; with a folder, what is needed to go on.
 
     The folder has `evaluations.json` and checkpoints while it is trained, and `evaluations.json` and `model/` at the
@@ -139,7 +139,7 @@ class Progress:
             state = TrainingState(last.step, plan, self._identity, metrics=last.scores)
             self._store.save(Snapshot.of(model, optimizer, state, self._tokenizer_json))
 
-    def finish(self, model: Any, ended: str) -> FineTuned:
+    def finish(self, model: Any, ended: str) -> EvaluationHistory:
         """Restore the best weights of the model, and write it into the folder in place of the checkpoints.
 
         Raises:
@@ -155,7 +155,7 @@ class Progress:
                 self.ended = ended
                 self._write_evaluations()
             storage.remove_folder(storage.join(self._folder, CHECKPOINTS_FOLDER))
-        return FineTuned(self.best, self.evaluations, self._planned, ended)
+        return EvaluationHistory(self.best, self.evaluations, self._planned, ended)
 
     def close(self) -> None:
         """Wait until nothing is being written."""
@@ -190,7 +190,7 @@ class Progress:
             return {name: record[name] for name in nothing}
         newest = store.newest()
         self.evaluations = [one for one in read_evaluations(folder) if newest and one.step <= newest.step]
-        if self.evaluations and not store.is_whole(self.best.step):
+        if self.evaluations and not store.is_intact(self.best.step):
             self._notice(f"CHECKPOINT {store.path(self.best.step)} IS BROKEN: beginning anew")
             return nothing
         return {"ended": None, "evaluations": [asdict(one) for one in self.evaluations]}

@@ -1,4 +1,4 @@
-"""The tasks that models are fine-tuned on: the nine of GLUE (Wang et al. 2019), and `follows` of `jobs.build_follows`.
+"""The tasks that models are fine-tuned on: the nine of GLUE (Wang et al. 2019), and `follows`.
 
 A row holds all that is known about a task. Readers of files, training, metrics and submissions take it from there.
 """

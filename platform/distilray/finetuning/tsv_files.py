@@ -25,7 +25,7 @@ def is_raw_file(name: str) -> bool:
     return name.endswith(".tsv") or name in (_MSR_TRAIN, _MSR_TEST)
 
 
-def read_raw_split(folder: str, task: FineTuneTask, split: str) -> tuple[Examples, int]:
+def read_tsv_split(folder: str, task: FineTuneTask, split: str) -> tuple[Examples, int]:
     """Reads `train`, a dev set or a test set of a task.
 
     Args:
@@ -53,7 +53,7 @@ def read_raw_split(folder: str, task: FineTuneTask, split: str) -> tuple[Example
     return _labelled(replace(table, lines=whole) if torn else table, task, split, torn), torn
 
 
-def read_raw_ax(uri: str, task: FineTuneTask) -> Examples:
+def read_tsv_ax(uri: str, task: FineTuneTask) -> Examples:
     """Reads the diagnostic set, which is scored with MNLI, from its file.
 
     Raises:

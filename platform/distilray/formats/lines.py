@@ -40,12 +40,12 @@ class Line:
     size: int
 
 
-def byte_ranges(uri: str, name: str, *, part_bytes: int, divisible: bool = True) -> list[FileRange]:
-    """Ranges of at most `part_bytes` of a plain file; one of a file that is compressed or not `divisible`."""
+def byte_ranges(uri: str, name: str, *, chunk_bytes: int, divisible: bool = True) -> list[FileRange]:
+    """Ranges of at most `chunk_bytes` of a plain file; one of a file that is compressed or not `divisible`."""
     size = stored_size(uri)
     if split_suffix(uri)[1] or not divisible:
         return [FileRange(uri, name, 0, size, "whole", size)]
-    bounds = [(start, min(start + part_bytes, size)) for start in range(0, size, part_bytes)]
+    bounds = [(start, min(start + chunk_bytes, size)) for start in range(0, size, chunk_bytes)]
     return [FileRange(uri, name, start, end, "lines", end - start) for start, end in bounds]
 
 

@@ -13,15 +13,15 @@ from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.inference.packed_model import PackedMaskedLM
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode, load_masked_lm
-from distilray.models.onnx_file import ONNX_FILE
-from distilray.models.precision import autocast, torch_name, weights_dtype
-from distilray.models.sources import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, is_onnx, localise
+from distilray.models.onnx_format import ONNX_FILE
+from distilray.models.precision import autocast, dtype_name, serving_dtype
+from distilray.models.sources import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, is_onnx, localize
 from distilray.runtime import storage
 
 ONNX_FILES = (CONFIG_FILE, TOKENIZER_FILE, ONNX_FILE)
 
 
-class MaskedLogits(Protocol):
+class MaskedLMBackend(Protocol):
     """A masked language model of any format.
 
     Attributes:
@@ -52,7 +52,7 @@ class TorchMaskedLM:
     """
 
     def __init__(self, model: Any, autocast_dtype: torch.dtype = torch.float32) -> None:
-        self.model, self.config, self.dtype = model, model.config, torch_name(model.dtype)
+        self.model, self.config, self.dtype = model, model.config, dtype_name(model.dtype)
         self._autocast_dtype = autocast_dtype
 
     @torch.inference_mode()
@@ -76,10 +76,10 @@ class TorchMaskedLM:
 
 def local_masked_lm(source: str) -> str:
     """The folder of a model of any format on this machine, as `localise`."""
-    return localise(source, ONNX_FILES if is_onnx(source) else MODEL_FILES)
+    return localize(source, ONNX_FILES if is_onnx(source) else MODEL_FILES)
 
 
-def open_masked_lm(folder: str, *, threads: int | None = None) -> MaskedLogits:
+def open_masked_lm(folder: str, *, threads: int | None = None) -> MaskedLMBackend:
     """Open the model of a local folder: by onnxruntime if it has `model.onnx`, else as transformers in its saved dtype.
 
     Args:
@@ -94,10 +94,10 @@ def open_masked_lm(folder: str, *, threads: int | None = None) -> MaskedLogits:
     model = load_masked_lm(folder)
     named = json.loads((storage.local_path(folder) / CONFIG_FILE).read_bytes())
     saved = named.get("dtype") or named.get("torch_dtype")
-    return TorchMaskedLM(model.to(torch.bfloat16) if saved == torch_name(torch.bfloat16) else model)
+    return TorchMaskedLM(model.to(torch.bfloat16) if saved == dtype_name(torch.bfloat16) else model)
 
 
-def open_for_serving(folder: str, *, dtype: str = "auto", threads: int | None = None) -> MaskedLogits:
+def open_for_serving(folder: str, *, dtype: str = "auto", threads: int | None = None) -> MaskedLMBackend:
     """Open the model of a local folder: by onnxruntime if it has `model.onnx`, else packed.
 
     Args:
@@ -109,7 +109,7 @@ def open_for_serving(folder: str, *, dtype: str = "auto", threads: int | None = 
         InputError: a file is missing or not what it should be, or the dtype cannot be chosen.
     """
     if not is_onnx(folder):
-        return PackedMaskedLM(load_masked_lm(folder).to(weights_dtype(dtype)))
+        return PackedMaskedLM(load_masked_lm(folder).to(serving_dtype(dtype)))
     if dtype != "auto":
         raise InputError(f"dtype '{dtype}': {folder} is an ONNX model, whose dtype is fixed; use dtype auto")
     return OnnxMaskedLM.load(folder, threads=threads)

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from distilray.errors import InputError
-from distilray.models.onnx_file import ONNX_FILE
+from distilray.models.onnx_format import ONNX_FILE
 from distilray.models.sources import CONFIG_FILE, MODEL_FOLDER, TOKENIZER_FILE, WEIGHTS_FILE
 from distilray.runtime import storage
 from distilray.runtime.outputs import verify_file

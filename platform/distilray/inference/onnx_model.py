@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 from distilray.errors import InputError
 from distilray.models.masked_lm import read_model_config
-from distilray.models.onnx_file import (
+from distilray.models.onnx_format import (
     INPUTS,
     ONNX_FILE,
     OUTPUT,
     STANDARD_INPUTS,
     TOKEN_TYPES,
-    onnx_package,
-    read_checked,
+    import_onnx_package,
+    read_onnx_file,
 )
 from distilray.runtime import storage
 
@@ -50,14 +50,14 @@ class OnnxMaskedLM:
         Raises:
             InputError: onnxruntime is not installed, or a file is missing or not what it should be.
         """
-        runtime = onnx_package("onnxruntime")
+        runtime = import_onnx_package("onnxruntime")
         config = read_model_config(folder, ONNX_FILE)
         file = storage.local_path(folder) / ONNX_FILE
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or os.cpu_count() or 1
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
-        checked = read_checked(file)
+        checked = read_onnx_file(file)
         try:
             session = runtime.InferenceSession(checked.data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class for every kind of fault

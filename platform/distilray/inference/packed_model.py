@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from distilray.models.architectures import architecture_of
 from distilray.models.heads import decoder, head_transform
-from distilray.models.precision import torch_name
+from distilray.models.precision import dtype_name
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -44,7 +44,7 @@ class PackedMaskedLM:
 
     def __init__(self, model: Any) -> None:
         """Takes a model of transformers in eval mode, on the CPU or a GPU; it may be dropped afterwards."""
-        self.config, self.dtype = model.config, torch_name(model.dtype)
+        self.config, self.dtype = model.config, dtype_name(model.dtype)
         self._dtype, self._device = model.dtype, model.device
         self._heads: int = model.config.num_attention_heads
         self._family = architecture_of(model.config)

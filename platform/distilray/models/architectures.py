@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-SPECIAL_TOKENS: Mapping[str, str] = {
+SPECIAL_TOKEN_SETTINGS: Mapping[str, str] = {
     f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")
 }
 
@@ -72,7 +72,7 @@ class Architecture:
     pooler: str | None = None
     reads_token_types: bool = False
     student: str | None = None
-    special_tokens: Mapping[str, str] = field(default_factory=lambda: SPECIAL_TOKENS)
+    special_tokens: Mapping[str, str] = field(default_factory=lambda: SPECIAL_TOKEN_SETTINGS)
 
     @property
     def head_prefixes(self) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ class Architecture:
         """Return a masked language model with random weights."""
         return self.model_class(self.masked_lm)(config)
 
-    def setting(self, config: Any, name: str) -> Any:
+    def config_value(self, config: Any, name: str) -> Any:
         """Return a value of a configuration by a name of `config_keys`."""
         return getattr(config, self.config_keys.get(name, name))
 

@@ -60,7 +60,7 @@ class ModelSize:
 def model_size(model: Any) -> ModelSize:
     """Return the size of a BERT or DistilBERT."""
     config = model.config
-    inner = architecture_of(config).setting(config, "intermediate_size")
+    inner = architecture_of(config).config_value(config, "intermediate_size")
     return ModelSize(config.num_hidden_layers, config.hidden_size, inner, config.vocab_size)
 
 

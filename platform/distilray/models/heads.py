@@ -17,10 +17,10 @@ _HEAD_PREFIXES = tuple(prefix for family in ARCHITECTURES.values() for prefix in
 
 def vocabulary_logits(model: Any, hidden: Tensor) -> Tensor:
     """Logits over the vocabulary, (..., vocabulary), of hidden states (..., dim)."""
-    return decoder(model)(transformed(model, hidden))
+    return decoder(model)(apply_head_transform(model, hidden))
 
 
-def transformed(model: Any, hidden: Tensor) -> Tensor:
+def apply_head_transform(model: Any, hidden: Tensor) -> Tensor:
     """What the vocabulary head does to hidden states (..., dim) before its last matrix."""
     found: Tensor = head_transform(model)(hidden)
     return found
@@ -38,7 +38,7 @@ def decoder(model: Any) -> nn.Linear:
 
 
 @torch.no_grad()
-def start_head_bias(model: Any, label_counts: NDArray[np.int64]) -> bool:
+def initialize_head_bias(model: Any, label_counts: NDArray[np.int64]) -> bool:
     """Gives a fresh vocabulary head the log frequencies of the tokens as its bias: it need not learn those any more.
 
     Args:

@@ -37,8 +37,10 @@ def load_masked_lm(model_dir: str, *, fresh_head: bool = False) -> Any:
     if fresh_head:
         missing = [name for name in missing if not is_head_parameter(name)]
     elif missing and all(map(is_head_parameter, missing)) and not mismatched:
-        refuse_weights(model_dir, missing, "a bare encoder has no vocabulary head: train one with jobs.train_teacher")
-    refuse_weights(model_dir, [*missing, *mismatched])
+        require_all_weights(
+            model_dir, missing, "a bare encoder has no vocabulary head: train one with jobs.train_teacher"
+        )
+    require_all_weights(model_dir, [*missing, *mismatched])
     return model
 
 
@@ -112,7 +114,7 @@ def load_weights(model_class: Any, model_dir: str, config: Any) -> tuple[Any, li
     return model.eval(), sorted(info["missing_keys"]), sorted(mismatched)
 
 
-def refuse_weights(model_dir: str, names: Sequence[str], fix: str = _OF_ONE_MODEL) -> None:
+def require_all_weights(model_dir: str, names: Sequence[str], fix: str = _OF_ONE_MODEL) -> None:
     """Refuses a folder that lacks weights, or has them in another shape; nothing happens when there are none.
 
     Raises:

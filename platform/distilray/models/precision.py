@@ -18,12 +18,12 @@ def precision_of(dtype: torch.dtype) -> str:
     return next(precision for precision, each in DTYPES.items() if each == dtype)
 
 
-def torch_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     """Return the name of a dtype in torch, `config.json` and the answers of the service, such as `bfloat16`."""
     return str(dtype).removeprefix("torch.")
 
 
-def weights_dtype(name: str) -> torch.dtype:
+def serving_dtype(name: str) -> torch.dtype:
     """Return the dtype in which a model is served, by its name in torch.
 
     Args:
@@ -32,7 +32,7 @@ def weights_dtype(name: str) -> torch.dtype:
     Raises:
         InputError: another name.
     """
-    dtypes = {"auto": torch.float32} | {torch_name(DTYPES[precision]): DTYPES[precision] for precision in _SERVED}
+    dtypes = {"auto": torch.float32} | {dtype_name(DTYPES[precision]): DTYPES[precision] for precision in _SERVED}
     if name not in dtypes:
         raise InputError(f"dtype '{name}': choose one of {', '.join(dtypes)}")
     return dtypes[name]

@@ -17,9 +17,9 @@ from huggingface_hub import snapshot_download
 from pyarrow import fs
 
 from distilray.config.paths import HUB_PREFIX, SAMPLE_PREFIX, is_path
-from distilray.config.sample import resolve
+from distilray.config.sample import resolve_sample
 from distilray.errors import InputError, reading
-from distilray.models.onnx_file import ONNX_FILE
+from distilray.models.onnx_format import ONNX_FILE
 from distilray.runtime import storage
 from distilray.runtime.cache import LocalCache
 from distilray.runtime.outputs import verify_file
@@ -49,7 +49,7 @@ _HUB_FAULTS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-def localise(source: str, needed: Collection[str] = MODEL_FILES, *, cache_dir: str = CACHE_FOLDER) -> str:
+def localize(source: str, needed: Collection[str] = MODEL_FILES, *, cache_dir: str = CACHE_FOLDER) -> str:
     """Return the folder of a model on this machine, fetched if needed, once for all processes of the machine.
 
     Args:
@@ -63,7 +63,7 @@ def localise(source: str, needed: Collection[str] = MODEL_FILES, *, cache_dir: s
     """
     if source.startswith(HUB_PREFIX):
         return _hub_snapshot(source, tuple(needed))
-    source = resolve(source)
+    source = resolve_sample(source)
     if storage.is_local(source):
         return _local_folder(source, needed)
     try:
@@ -74,7 +74,7 @@ def localise(source: str, needed: Collection[str] = MODEL_FILES, *, cache_dir: s
 
 def pin_tokenizer(source: str) -> str:
     """Return the local folder of a tokenizer on the hub, fetched if needed; any other source as it is."""
-    return localise(source, (TOKENIZER_FILE,)) if source.startswith(HUB_PREFIX) else source
+    return localize(source, (TOKENIZER_FILE,)) if source.startswith(HUB_PREFIX) else source
 
 
 def pin(source: str) -> str:
@@ -84,8 +84,8 @@ def pin(source: str) -> str:
         InputError: as `localise`; also a local folder that does not exist.
     """
     if source.startswith(HUB_PREFIX):
-        return f"{source.partition('@')[0]}@{Path(localise(source)).name}"
-    if is_place(source) and is_path(source) and not storage.is_folder(source):
+        return f"{source.partition('@')[0]}@{Path(localize(source)).name}"
+    if is_location(source) and is_path(source) and not storage.is_folder(source):
         raise InputError(f"{source}: {_NO_FOLDER}")
     return source
 
@@ -98,7 +98,7 @@ def model_folder(source: str) -> str:
 
 def is_onnx(source: str) -> bool:
     """Return whether a source of a model (see `localise`) is a folder with `model.onnx`."""
-    return is_place(source) and storage.exists(storage.join(source, ONNX_FILE))
+    return is_location(source) and storage.exists(storage.join(source, ONNX_FILE))
 
 
 def model_inputs(name: str, source: str) -> dict[str, str]:
@@ -109,22 +109,22 @@ def model_inputs(name: str, source: str) -> dict[str, str]:
     """
     if _is_complete_run(source):
         return {name: source}
-    folder, weights = (source, ONNX_FILE) if is_onnx(source) else (localise(source), WEIGHTS_FILE)
+    folder, weights = (source, ONNX_FILE) if is_onnx(source) else (localize(source), WEIGHTS_FILE)
     return {name: storage.join(folder, weights), f"{name}_config": storage.join(folder, CONFIG_FILE)}
 
 
 def tokenizer_inputs(name: str, source: str) -> dict[str, str]:
     """Return what manifests record of a tokenizer: its file."""
-    return {name: storage.join(resolve(source), TOKENIZER_FILE)}
+    return {name: storage.join(resolve_sample(source), TOKENIZER_FILE)}
 
 
-def is_place(source: str) -> bool:
+def is_location(source: str) -> bool:
     """Whether a source is a path or URI, and no name of the hub or of a sample."""
     return not source.startswith((HUB_PREFIX, SAMPLE_PREFIX))
 
 
 def _is_complete_run(source: str) -> bool:
-    return is_place(source) and is_complete(source)
+    return is_location(source) and is_complete(source)
 
 
 def _require(source: str, needed: Collection[str], found: Collection[str]) -> None:

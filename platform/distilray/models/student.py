@@ -30,7 +30,7 @@ _COPIED_SETTINGS = (
 _LAYER_NAME = re.compile(r".*\.layer\.\d+")
 
 
-def spread_layers(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
+def evenly_spaced_layers(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
     """Teacher layers for the student, spread evenly, first and last among them.
 
     12 -> 6 gives 0, 2, 4, 7, 9, 11, the choice of the original; 6 -> 3 gives 0, 2, 5.
@@ -61,7 +61,7 @@ def create_student(
     if family.student is None:
         raise InputError(f"a student is made from a BERT teacher, not from a {family.name}; name a BERT as teacher_dir")
     student_family = ARCHITECTURES[family.student]
-    layers = tuple(layers or spread_layers(config.num_hidden_layers, max(1, config.num_hidden_layers // 2)))
+    layers = tuple(layers or evenly_spaced_layers(config.num_hidden_layers, max(1, config.num_hidden_layers // 2)))
     outside = [layer for layer in layers if not 0 <= layer < config.num_hidden_layers]
     if outside:
         raise InputError(
@@ -84,7 +84,7 @@ def create_student(
     return student.eval(), source
 
 
-def show_sources(source: Mapping[str, str]) -> list[str]:
+def summarize_sources(source: Mapping[str, str]) -> list[str]:
     """A table of `create_student` in a few lines: the parts of the student, and where their tensors come from."""
     parts = Counter((_part_of(name), _part_of(origin)) for name, origin in source.items())
     return [f"{student} <- {origin} ({count} tensors)" for (student, origin), count in parts.items()]
@@ -101,7 +101,7 @@ def _part_of(name: str) -> str:
 
 
 def _student_config(config: Any, teacher: Architecture, student: Architecture, layers: int) -> Any:
-    copied = {name: teacher.setting(config, name) for name in _COPIED_SETTINGS}
+    copied = {name: teacher.config_value(config, name) for name in _COPIED_SETTINGS}
     return student.new_config(**copied, num_hidden_layers=layers)
 
 

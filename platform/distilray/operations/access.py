@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from distilray.errors import InputError
 
-MODE, VALUE, PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+AUTH_MODE, AUTH_TOKEN, AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"  # what `ray dashboard cluster.yaml` opens
 _FORM = "write it as http://HOST:PORT, the address of the dashboard (port 8265 unless somebody moved it)"
 _TIMEOUT_S = 5.0
@@ -40,14 +40,14 @@ class Token:
 
 def token_file(environment: Mapping[str, str], home: Path) -> Path:
     """Return the path of Ray's token file, which may not exist."""
-    path = environment.get(PATH)
+    path = environment.get(AUTH_TOKEN_PATH)
     return Path(path).expanduser() if path else home / ".ray/auth_token"
 
 
 def find_token(environment: Mapping[str, str], home: Path) -> Token | None:
     """Return the token as Ray chooses it: from the variable, else from the file."""
-    if value := environment.get(VALUE, "").strip():
-        return Token(value, VALUE)
+    if value := environment.get(AUTH_TOKEN, "").strip():
+        return Token(value, AUTH_TOKEN)
     file = token_file(environment, home)
     try:
         value = file.read_text(encoding="utf-8").strip()
@@ -56,20 +56,25 @@ def find_token(environment: Mapping[str, str], home: Path) -> Token | None:
     return Token(value, str(file)) if value else None
 
 
-def choose_authentication(environment: dict[str, str] | os._Environ[str], home: Path) -> None:
+def enable_token_auth(environment: dict[str, str] | os._Environ[str], home: Path) -> None:
     """Turn on token authentication if there is a token; Ray's client sends none while RAY_AUTH_MODE is unset."""
-    if MODE not in environment and (environment.get(PATH) or find_token(environment, home)):
-        environment[MODE] = "token"
+    if AUTH_MODE not in environment and (environment.get(AUTH_TOKEN_PATH) or find_token(environment, home)):
+        environment[AUTH_MODE] = "token"
 
 
-def choose_address(address: str | None, environment: Mapping[str, str]) -> str:
+def dashboard_url(address: str | None, environment: Mapping[str, str]) -> str:
     """Return the URL of the dashboard: `address`, RAY_API_SERVER_ADDRESS, RAY_ADDRESS if it is a URL, or the default.
 
     Raises:
         InputError: not an http URL of a machine, or one that contains a password.
     """
     by_ray = environment.get("RAY_ADDRESS", "")  # mostly the address of the control store, which takes no jobs
-    url = address or environment.get("RAY_API_SERVER_ADDRESS") or (by_ray if is_url(by_ray) else "") or DEFAULT_ADDRESS
+    url = (
+        address
+        or environment.get("RAY_API_SERVER_ADDRESS")
+        or (by_ray if is_dashboard_url(by_ray) else "")
+        or DEFAULT_ADDRESS
+    )
     url = url if "://" in url else f"http://{url}"
     parts = urlsplit(url)
     if "@" in parts.netloc:
@@ -79,7 +84,7 @@ def choose_address(address: str | None, environment: Mapping[str, str]) -> str:
     return url.rstrip("/")
 
 
-def is_url(address: str) -> bool:
+def is_dashboard_url(address: str) -> bool:
     """Return whether an address is that of a dashboard, not of Ray's control store."""
     return address.startswith(("http://", "https://"))
 
@@ -112,7 +117,7 @@ def http_get(url: str, token: str | None) -> tuple[int, bytes]:
     handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
     if is_loopback(urlsplit(url).hostname or ""):
         handlers.append(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - `choose_address` has checked the scheme
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - `dashboard_url` has checked the scheme
     try:
         with urllib.request.build_opener(*handlers).open(request, timeout=_TIMEOUT_S) as answer:
             return int(answer.status), answer.read(_MAX_BYTES)

@@ -1,4 +1,16 @@
-"""Checks of the locations in a recipe that all machines of a cluster must see."""
+"""Checks of the locations in a recipe that all machines of a cluster must see.
+
+The workers that a recipe asks for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distilray.config.base import JobConfig
+
 
 import re
 from pathlib import Path
@@ -7,6 +19,41 @@ from distilray.config.base import Config, JobConfig, locations
 from distilray.config.paths import HUB_PREFIX, SAMPLE_PREFIX, path_of
 from distilray.errors import InputError
 from distilray.runtime.storage import SCHEMES
+
+
+@dataclass(frozen=True)
+class WorkerNeed:
+    """Workers that run at the same time, with the CPUs and GPUs of each.
+
+    Attributes:
+        least: number of workers with which the job can run.
+        key: of the recipe, that changes their number or size.
+    """
+
+    workers: int
+    cpus: float
+    gpus: float
+    min_workers: int
+    key: str
+
+    def __str__(self) -> str:
+        gpus = f", {self.gpus:g} GPU" if self.gpus else ""
+        return f"{self.workers} x {self.cpus:g} CPU{gpus}"
+
+
+def worker_need(config: JobConfig) -> WorkerNeed | None:
+    """Return the workers of a recipe; None for a job that runs in one process, or uses what is available."""
+    scaling: Any = getattr(config, "scaling", None)
+    trial: Any = getattr(config, "trial", None)
+    if hasattr(scaling, "num_workers"):
+        gpus = 1.0 if scaling.use_gpu else 0.0
+        min_workers = getattr(scaling, "min_workers", None) or scaling.num_workers
+        return WorkerNeed(scaling.num_workers, scaling.cpus_per_worker, gpus, min_workers, "scaling.num_workers")
+    if hasattr(scaling, "gpus_per_task"):
+        cpus = 1 if scaling.gpus_per_task else scaling.cpus_per_task
+        return WorkerNeed(1, cpus, scaling.gpus_per_task, 1, "scaling.gpus_per_task")
+    return None if trial is None else WorkerNeed(1, trial.cpus, trial.gpus, 1, "trial.gpus")
+
 
 _LOGIN = re.compile(r"://[^/\s]*@")
 _SHARED = "/mnt/shared"  # an example of a folder that every machine of a cluster sees
@@ -21,7 +68,7 @@ def shared_locations(config: Config) -> dict[str, str]:
     return {each.key: each.value for each in locations(config) if each.location.is_shared}
 
 
-def check_locations(config: JobConfig, prefix: str = "") -> None:
+def check_shared_locations(config: JobConfig, prefix: str = "") -> None:
     """Refuse locations that are not the same on every machine of a cluster.
 
     A relative folder would be in the unpacked upload, on one machine, and be deleted with it; `~` would be the home
@@ -35,7 +82,7 @@ def check_locations(config: JobConfig, prefix: str = "") -> None:
     """
     shared = {f"{prefix}{key}": value for key, value in shared_locations(config).items()}
     for key, value in shared.items():
-        if has_login(value):
+        if has_credentials(value):
             raise InputError(f"{key}: a login in a URI, which job listings would show; use --secrets PATH or a role")
         scheme, separator, _ = value.partition("://")
         if separator and scheme not in SCHEMES:
@@ -54,18 +101,18 @@ def check_locations(config: JobConfig, prefix: str = "") -> None:
     )
 
 
-def unshared_mounts(config: JobConfig, mounts: str) -> dict[str, str]:
+def unshared_file_systems(config: JobConfig, mounts: str) -> dict[str, str]:
     """The kinds of file systems that other machines do not mount, by the keys whose paths are on them.
 
     Args:
         mounts: content of /proc/mounts of a machine of the cluster.
     """
     absolute = {key: value for key, value in shared_locations(config).items() if value.startswith(("/", "file://"))}
-    kinds = {key: mounted_as(path_of(value), mounts) for key, value in absolute.items()}
+    kinds = {key: filesystem_type(path_of(value), mounts) for key, value in absolute.items()}
     return {key: kind for key, kind in kinds.items() if not kind.startswith(_SHARED_KINDS)}
 
 
-def mounted_as(path: Path, mounts: str) -> str:
+def filesystem_type(path: Path, mounts: str) -> str:
     """The kind of file system of a path, as `/proc/mounts` has it; `unknown` when it is not there."""
     best, kind = "", "unknown"
     for line in mounts.splitlines():
@@ -75,7 +122,7 @@ def mounted_as(path: Path, mounts: str) -> str:
     return kind
 
 
-def has_login(text: str) -> bool:
+def has_credentials(text: str) -> bool:
     """Return whether a text contains a URI with a user, password or token before its host."""
     return _LOGIN.search(text) is not None
 

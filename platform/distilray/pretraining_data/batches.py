@@ -52,18 +52,18 @@ def padded_width(longest: int, multiple: int = WIDTH_MULTIPLE) -> int:
 def collate(shards: ShardSet, planned: PlannedRows, *, pad_id: int, multiple: int = WIDTH_MULTIPLE) -> Batch:
     """Pads rows to the longest of them, rounded up to a multiple; draws their masks when these are dynamic."""
     found = shards.locate(planned.rows)
-    plain = shards.plain(found)
-    lengths = np.diff(plain["offsets"])
+    masker_inputs = shards.masker_inputs(found)
+    lengths = np.diff(masker_inputs["offsets"])
     longest = int(lengths.max())
     width = min(padded_width(longest, multiple), max(shards.max_seq_length, longest))
     if shards.masker is None:
-        ids = plain["ids"]
+        ids = masker_inputs["ids"]
         position_lists = [shard.mask_positions.row(row) for shard, row in found]
         counts = [len(positions) for positions in position_lists]
         positions = np.concatenate(position_lists)
         labels = np.concatenate([shard.mask_labels.row(row) for shard, row in found])
     else:
-        masked = shards.masker.mask(epochs=planned.epochs, **plain)
+        masked = shards.masker.mask(epochs=planned.epochs, **masker_inputs)
         ids, positions, labels = masked.input_ids, masked.mask_positions, masked.mask_labels
         counts = np.diff(masked.mask_offsets).tolist()
     columns = np.arange(width)
@@ -73,7 +73,7 @@ def collate(shards: ShardSet, planned: PlannedRows, *, pad_id: int, multiple: in
     return Batch(
         input_ids=input_ids,
         attention_mask=attention.astype(np.int64),
-        token_type_ids=((columns >= plain["segment_b_start"][:, None]) & attention).astype(np.int64),
+        token_type_ids=((columns >= masker_inputs["segment_b_start"][:, None]) & attention).astype(np.int64),
         mask_index=positions.astype(np.int64) + np.repeat(np.arange(len(lengths)) * width, counts),
         mask_labels=labels.astype(np.int64),
     )
@@ -102,7 +102,7 @@ def heldout_rows(
         yield PlannedRows(part, np.zeros_like(part))
 
 
-def prefetched(make: Callable[[], Iterator[T]], depth: int = 2) -> Iterator[T]:
+def prefetch(make: Callable[[], Iterator[T]], depth: int = 2) -> Iterator[T]:
     """The items of `make()`, made up to `depth` ahead in a thread; what it raises is raised here."""
     items: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(maxsize=depth)
     stopped = threading.Event()

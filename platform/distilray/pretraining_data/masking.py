@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from distilray.config.pretraining_data import MaskingConfig
 from distilray.pretraining_data.tokenizer import Vocabulary
-from distilray.runtime.seeding import UInt64Array, hash_further, hash_integers, uniform
+from distilray.runtime.seeding import UInt64Array, extend_hash, hash_integers, uniform
 
 _ACTION, _TOKEN = range(2)  # what a further random number of a token is used for
 # Tokens are put in order as single integers: segment, random key, position in the row.
@@ -113,7 +113,7 @@ class Masker:
             position = chosen & ((1 << _POSITION_BITS) - 1)
             flat = offsets[start:stop][row] + position
             labels.append(ids[flat])
-            seen[flat] = self._seen(labels[-1], hash_further(keys[start:stop][row], position))
+            seen[flat] = self._seen(labels[-1], extend_hash(keys[start:stop][row], position))
             positions.append(position.astype(np.uint16))
             counts.append(np.bincount(row, minlength=stop - start))
         return MaskedExamples(
@@ -172,7 +172,7 @@ class Masker:
 
     def _choose(self, ids: NDArray[np.uint16], found: _Candidates, row_keys: UInt64Array) -> Int64Array:
         """The tokens to predict as row << 12 | position, ascending."""
-        hashed = hash_further(row_keys[found.row], found.position)
+        hashed = extend_hash(row_keys[found.row], found.position)
         if self.config.whole_words:
             return self._choose_words(ids, found, hashed)
         weights = None if self._weights is None else self._weights[ids[found.flat]]
@@ -200,13 +200,13 @@ class Masker:
 
     def _seen(self, labels: NDArray[np.uint16], hashed: UInt64Array) -> NDArray[np.uint16]:
         """What the model sees in the place of each predicted token."""
-        action = uniform(hash_further(hashed, _ACTION))
+        action = uniform(extend_hash(hashed, _ACTION))
         masked = action < self.config.mask_share
         replaced = ~masked & (action < self.config.mask_share + self.config.random_share)
         seen = labels.copy()
         seen[masked] = self.vocabulary.mask
-        keys = hash_further(hashed[replaced], _TOKEN)
-        seen[replaced] = _other_token(labels[replaced], keys, self.vocabulary.drawable)
+        keys = extend_hash(hashed[replaced], _TOKEN)
+        seen[replaced] = _other_token(labels[replaced], keys, self.vocabulary.replacement_ids)
         return seen
 
 
@@ -259,10 +259,12 @@ def _fitting(tokens: Int64Array, words: Int64Array, wanted: Int64Array) -> NDArr
     return taken
 
 
-def _other_token(original: NDArray[np.uint16], keys: UInt64Array, drawable: NDArray[np.uint16]) -> NDArray[np.uint16]:
+def _other_token(
+    original: NDArray[np.uint16], keys: UInt64Array, replacement_ids: NDArray[np.uint16]
+) -> NDArray[np.uint16]:
     """A token of `drawable` other than the original, uniformly: the place of the original is skipped."""
-    place = np.searchsorted(drawable, original)
-    is_drawable = drawable[np.minimum(place, len(drawable) - 1)] == original
-    choices = (len(drawable) - is_drawable).astype(np.uint64)
+    place = np.searchsorted(replacement_ids, original)
+    is_drawable = replacement_ids[np.minimum(place, len(replacement_ids) - 1)] == original
+    choices = (len(replacement_ids) - is_drawable).astype(np.uint64)
     index = (keys % choices).astype(np.int64)
-    return drawable[index + (is_drawable & (index >= place))]
+    return replacement_ids[index + (is_drawable & (index >= place))]

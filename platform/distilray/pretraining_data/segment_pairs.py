@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distilray.runtime.seeding import UInt64Array, hash_further
+from distilray.runtime.seeding import UInt64Array, extend_hash
 
-SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
+SPECIAL_TOKENS_PER_PAIR = 3  # [CLS] A [SEP] B [SEP]
 
 Int64Array = NDArray[np.int64]
 
@@ -39,7 +39,7 @@ class PairPlan(NamedTuple):
     room: int
     reused: int = 0
     is_random_next: bool = False
-    is_alone: bool = False
+    is_single_sentence: bool = False
 
 
 def plan_pairs(
@@ -59,7 +59,7 @@ def plan_pairs(
     sentences, start, used = len(ends), 0, 0
     if sentences == 1:
         target = draw_target(rng, max_tokens=max_tokens, short_seq_prob=short_seq_prob)
-        yield PairPlan(0, ends[0], 0, target, is_random_next=True, is_alone=True)
+        yield PairPlan(0, ends[0], 0, target, is_random_next=True, is_single_sentence=True)
         return
     is_last = False
     while start < sentences and not is_last:
@@ -115,5 +115,5 @@ def front_cuts(hashed: UInt64Array, cuts: Int64Array) -> Int64Array:
     words = -(-cuts // 64)
     row = np.repeat(np.arange(len(cuts)), words)
     word = np.arange(len(row)) - np.repeat(np.cumsum(words) - words, words)
-    bits = hash_further(hashed[row], word) >> np.maximum(64 - (cuts[row] - 64 * word), 0).astype(np.uint64)
+    bits = extend_hash(hashed[row], word) >> np.maximum(64 - (cuts[row] - 64 * word), 0).astype(np.uint64)
     return np.bincount(row, weights=np.bitwise_count(bits), minlength=len(cuts)).astype(np.int64)

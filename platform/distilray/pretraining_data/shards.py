@@ -16,12 +16,12 @@ from distilray.pretraining_data.masking import Masker
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.tokenizer import TOKENIZER_FILE, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
-from distilray.runtime.outputs import Outputs
+from distilray.runtime.outputs import RunOutputs
 from distilray.runtime.run_folder import read_manifest
 from distilray.schemas import EXAMPLES, check_schema
 
 SHARDS_FOLDER = "shards"
-COUNTS_FILE = "token_counts.json"
+TOKEN_COUNTS_FILE = "token_counts.json"  # noqa: S105
 _OPEN_SHARDS = 128  # a mapped file keeps a descriptor; a process may have about a thousand
 
 Rows = NDArray[np.int64]
@@ -98,7 +98,7 @@ def _ragged(column: pa.ListArray) -> Ragged:
     return Ragged(values=column.values.to_numpy(), offsets=column.offsets.to_numpy())
 
 
-def splits_of_run(shards_dir: str) -> set[str]:
+def read_splits(shards_dir: str) -> set[str]:
     """The splits that a run of `jobs.encode_corpus` holds."""
     outputs = _shards_content(shards_dir)["outputs"].values()
     return {entry["split"] for entry in outputs if "split" in entry}
@@ -120,7 +120,7 @@ def check_vocabulary(shards_dir: str, tokenizer_json: str, *, model: str, embedd
     own, size = tokenizer_hash(tokenizer_json), vocabulary_of(tokenizer_json).size
     found = content["counts"]["tokenizer_hash"]
     if found != own:
-        other = vocabulary_of(Outputs.of(shards_dir, content).read(TOKENIZER_FILE).decode()).size
+        other = vocabulary_of(RunOutputs.of(shards_dir, content).read(TOKENIZER_FILE).decode()).size
         raise InputError(
             f"{shards_dir}: encoded with tokenizer {found[:12]} of {other:,} ids, and {model} has {own[:12]} of "
             f"{size:,}; encode the corpus with tokenizer_dir={model}, or name the shards of that tokenizer"
@@ -190,7 +190,7 @@ class ShardSet:
         self.shard_rows: tuple[int, ...] = tuple(entry["rows"] for entry in entries.values())
         self.tokens: int = sum(entry["tokens"] for entry in entries.values())
         self.names: tuple[str, ...] = tuple(entries)
-        self._outputs = Outputs.of(shards_dir, manifest)
+        self._outputs = RunOutputs.of(shards_dir, manifest)
         self._starts = np.cumsum([0, *self.shard_rows])
         self._cache = cache or ShardCache()
         self._open: OrderedDict[int, Shard] = OrderedDict()
@@ -211,11 +211,13 @@ class ShardSet:
             InputError: a shard is not what its manifest says.
         """
         if storage.is_local(self.folder):
-            self._outputs.check_contents([self.names[shard] for shard in np.unique(self.places(rows)[0]).tolist()])
+            self._outputs.check_contents(
+                [self.names[shard] for shard in np.unique(self.shard_positions(rows)[0]).tolist()]
+            )
 
     def token_counts(self) -> NDArray[np.int64]:
         """(vocabulary size,) how often each id occurs in the train documents."""
-        return np.array(json.loads(self._outputs.read(COUNTS_FILE))["counts"], np.int64)
+        return np.array(json.loads(self._outputs.read(TOKEN_COUNTS_FILE))["counts"], np.int64)
 
     def read_masker(self) -> Masker:
         """Return the masker of the run: with epoch 0 it draws the masks that its shards hold, if they hold any."""
@@ -234,23 +236,23 @@ class ShardSet:
         """(rows,) tokens to predict in each row in its epoch."""
         if self.masker is None:
             return self._by_shard(rows, lambda shard, inside: shard.mask_positions.lengths(inside))
-        return self.masker.count(epochs=epochs, **self.plain(self.locate(rows)))
+        return self.masker.count(epochs=epochs, **self.masker_inputs(self.locate(rows)))
 
     def example_ids(self, rows: Rows) -> NDArray[np.int64]:
         """(rows,) id of the example in each row."""
         return self._by_shard(rows, lambda shard, inside: shard.example_id[inside])
 
-    def places(self, rows: Rows) -> tuple[Rows, Rows]:
+    def shard_positions(self, rows: Rows) -> tuple[Rows, Rows]:
         """(rows,) number of the shard of each row, and the row inside it."""
         shards = np.searchsorted(self._starts, rows, side="right") - 1
         return shards, rows - self._starts[shards]
 
     def locate(self, rows: Rows) -> Sequence[tuple[Shard, int]]:
         """Shard and row inside it of each row."""
-        shards, inside = self.places(rows)
+        shards, inside = self.shard_positions(rows)
         return [(self._shard(shard), row) for shard, row in zip(shards.tolist(), inside.tolist(), strict=True)]
 
-    def plain(self, found: Sequence[tuple[Shard, int]]) -> dict[str, Any]:
+    def masker_inputs(self, found: Sequence[tuple[Shard, int]]) -> dict[str, Any]:
         """Located rows as `Masker` takes them."""
         ids = [shard.input_ids.row(row) for shard, row in found]
         return {
@@ -267,7 +269,7 @@ class ShardSet:
             self._cache.begin(storage.join(self.folder, name), self._outputs.entries[name])
 
     def _by_shard(self, rows: Rows, values: Callable[[Shard, Rows], NDArray[np.int64]]) -> NDArray[np.int64]:
-        shards, inside = self.places(rows)
+        shards, inside = self.shard_positions(rows)
         found = np.empty(len(rows), np.int64)
         for shard in np.unique(shards).tolist():
             here = shards == shard

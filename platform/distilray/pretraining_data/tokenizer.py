@@ -38,7 +38,7 @@ class Vocabulary:
     sep: int
     mask: int
     special: tuple[int, ...]
-    drawable: NDArray[np.uint16]
+    replacement_ids: NDArray[np.uint16]
     is_continuation: NDArray[np.bool_]
 
 
@@ -96,10 +96,10 @@ def vocabulary_of(tokenizer_json: str) -> Vocabulary:
         )
     special = tuple(sorted(ids[name] for name in SPECIAL_TOKENS))
     excluded = {*special, *(index for token, index in ids.items() if _UNUSED.fullmatch(token))}
-    drawable = np.array(sorted(set(ids.values()) - excluded), dtype=np.uint16)
-    if len(drawable) < 2:
+    replacement_ids = np.array(sorted(set(ids.values()) - excluded), dtype=np.uint16)
+    if len(replacement_ids) < 2:
         raise InputError("the vocabulary holds fewer than two ordinary tokens; train a larger one")
     pad, unk, cls, sep, mask = (ids[name] for name in SPECIAL_TOKENS)
     is_continuation = np.zeros(size, dtype=bool)
     is_continuation[[index for token, index in ids.items() if token.startswith("##") and len(token) > 2]] = True
-    return Vocabulary(size, pad, unk, cls, sep, mask, special, drawable, is_continuation)
+    return Vocabulary(size, pad, unk, cls, sep, mask, special, replacement_ids, is_continuation)

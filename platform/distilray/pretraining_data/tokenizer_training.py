@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from distilray.config.pretraining_data import TrainTokenizerConfig
-from distilray.config.sample import resolve
-from distilray.corpus.scripts import count_words
+from distilray.config.sample import resolve_sample
+from distilray.corpus.writing_systems import count_words
 from distilray.errors import InputError
-from distilray.pretraining_data.encoding.corpus_files import Corpus, read_sentences
+from distilray.pretraining_data.corpus_reader import Corpus, read_sentences
 from distilray.pretraining_data.tokenizer import (
     SPECIAL_TOKENS,
     TOKENIZER_FILE,
@@ -28,12 +28,12 @@ from distilray.pretraining_data.tokenizer import (
 )
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
-from distilray.runtime.reporting.progress import Progress, duration
+from distilray.runtime.progress import Progress, format_duration
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.seeding import hash_integers, uniform
 from distilray.runtime.signals import run_interruptibly
 
-CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 VOCABULARY_FILE = "vocab.txt"
 _SAMPLE = 200  # what a seed is used for
 # The first ids of BERT's own vocabularies; the learned tokens follow.
@@ -53,7 +53,7 @@ def plan_tokenizer(config: TrainTokenizerConfig) -> dict[str, object]:
         InputError: no corpus, an empty sample, or a teacher whose tokenizer cannot be used.
     """
     if config.teacher_dir is not None:
-        tokenizer_json = read_tokenizer(resolve(config.teacher_dir))
+        tokenizer_json = read_tokenizer(resolve_sample(config.teacher_dir))
         size = vocabulary_of(tokenizer_json).size
         return {"teacher": f"{config.teacher_dir}: {size:,} ids, hash {tokenizer_hash(tokenizer_json)[:12]}, as it is"}
     assert config.corpus_dir is not None
@@ -67,7 +67,7 @@ def plan_tokenizer(config: TrainTokenizerConfig) -> dict[str, object]:
         "sample": f"{documents:,} documents, about {int(words):,} words",
         "vocabulary": f"{config.vocabulary_size:,} ids, {_letters(config)}",
         "memory": "about 0.3 GB, and 0.2 GB for each million of different words",
-        "estimate": f"about {duration(words / _WORDS_PER_S)} to count words, and half of that to merge",
+        "estimate": f"about {format_duration(words / _WORDS_PER_S)} to count words, and half of that to merge",
     }
 
 
@@ -84,7 +84,7 @@ def train_tokenizer(config: TrainTokenizerConfig, folder: RunFolder) -> Outcome:
     """
     counts: dict[str, Any] = {}
     if config.teacher_dir is not None:
-        tokenizer_json = read_tokenizer(resolve(config.teacher_dir))
+        tokenizer_json = read_tokenizer(resolve_sample(config.teacher_dir))
         origin = f"the tokenizer of {config.teacher_dir}"
     else:
         tokenizer_json = canonical_json(_trained(config, counts))
@@ -245,7 +245,7 @@ def _files(tokenizer_json: str, config: TrainTokenizerConfig) -> dict[str, str]:
     }
     return {
         VOCABULARY_FILE: "".join(f"{token}\n" for token, _ in tokens),
-        CONFIG_FILE: json.dumps(settings, indent=1),
+        TOKENIZER_CONFIG_FILE: json.dumps(settings, indent=1),
         TOKENIZER_FILE: tokenizer_json,
     }
 

@@ -27,7 +27,7 @@ class Section:
 
 
 @cache
-def templates() -> Environment:
+def template_environment() -> Environment:
     """Return the templates of this package; HTML is escaped automatically."""
     environment = Environment(
         loader=PackageLoader("distilray.report"),
@@ -42,7 +42,7 @@ def templates() -> Environment:
 
 def render_page(title: str, lead: Markup, sections: Sequence[Section]) -> str:
     """Return a whole page; `lead` is shown above the contents."""
-    return templates().get_template("page.html.j2").render(title=title, lead=lead, sections=sections)
+    return template_environment().get_template("page.html.j2").render(title=title, lead=lead, sections=sections)
 
 
 def join(*parts: object) -> Markup:
@@ -86,7 +86,7 @@ def tiles(facts: Sequence[tuple[str, str, str]]) -> Markup:
     return _block("tiles", facts) if facts else Markup("")
 
 
-def filled_columns(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> tuple[list[str], list[list[Cell]]]:
+def drop_empty_columns(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> tuple[list[str], list[list[Cell]]]:
     """Return titles and rows without empty columns; the first column stays."""
     cells = [list(row) for row in rows]
     filled = [number for number in range(len(head)) if not number or any(row[number] not in _EMPTY for row in cells)]
@@ -98,7 +98,7 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> 
 
     Columns that contain mostly figures are aligned to the right. Without any title there is no head.
     """
-    head, filled = filled_columns(head, rows)
+    head, filled = drop_empty_columns(head, rows)
     cells = [[_text(cell) for cell in row] for row in filled]
     if not cells:
         return Markup("")
@@ -116,7 +116,7 @@ def from_rich(printed: Table) -> Markup:
 
 
 def _block(name: str, *values: object) -> Markup:
-    block: Markup = getattr(templates().get_template("blocks.html.j2").module, name)(*values)
+    block: Markup = getattr(template_environment().get_template("blocks.html.j2").module, name)(*values)
     return block
 
 

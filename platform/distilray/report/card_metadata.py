@@ -36,7 +36,7 @@ def metadata(runs: Runs, config: ReportConfig) -> ModelCardData:
     results = [*_fill_mask_results(runs), *_glue_results(runs), *_bias_results(runs)]
     return ModelCardData(
         language=list(config.language) or None,
-        license=config.licence,
+        license=config.license,
         library_name="transformers",
         pipeline_tag=FILL_MASK,
         base_model=config.base_model or base_model(runs),

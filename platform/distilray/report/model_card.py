@@ -6,13 +6,13 @@ from typing import Any
 
 from distilray.config.report import ReportConfig
 from distilray.distillation.losses import LOSSES
-from distilray.evaluation.glue.comparison import Comparison, comparison_of, per_cent, task_score
-from distilray.evaluation.glue.table import PUBLISHED, remarks_on
-from distilray.report.blocks import filled_columns, templates
+from distilray.evaluation.glue.comparison import Comparison, find_comparison, format_percent, task_score
+from distilray.evaluation.glue.table import PUBLISHED, task_remarks
+from distilray.report.blocks import drop_empty_columns, template_environment
 from distilray.report.card_metadata import base_model, metadata
 from distilray.report.figures import NOTHING, counted, interval, label, shown, size, time
 from distilray.report.runs import EFFICIENCY_FILE, STUDENT, TEACHER, Run, Runs, Values
-from distilray.report.sections.training import loss_weights
+from distilray.report.sections.training_curves import loss_weights
 
 # Also in docs/notebooks/fill_mask.ipynb; a test compares them.
 SAMPLE = """from transformers import pipeline
@@ -32,7 +32,7 @@ class Markdown(str):
 def model_card(runs: Runs, config: ReportConfig) -> str:
     """Return the card of the report's model as Markdown with metadata."""
     base = config.base_model or base_model(runs)
-    text = templates().overlay(autoescape=False, finalize=_escaped).get_template("model_card.md.j2").render(
+    text = template_environment().overlay(autoescape=False, finalize=_escaped).get_template("model_card.md.j2").render(
         metadata=Markdown(metadata(runs, config).to_yaml()),
         name=config.model_name,
         sample=Markdown(SAMPLE),
@@ -45,9 +45,9 @@ def model_card(runs: Runs, config: ReportConfig) -> str:
         fill_mask=[_fill_mask(*found) for found in runs.fill_mask_scores()],
         glue=[_glue(runs, *found) for found in runs.glue_scores()],
         sizes=_sizes(runs),
-        exports=[run.record["summary"] for run in runs.of("export_model") if runs.about_subject(run, "model")],
+        exports=[run.record["summary"] for run in runs.of("export_model") if runs.input_is_subject(run, "model")],
         speeds=[_speed(run) for run in runs.of("measure_efficiency")
-                if any(runs.about_subject(run, name) for name in run.inputs)],
+                if any(runs.input_is_subject(run, name) for name in run.inputs)],
         sources="corpus and its teacher" if runs.of("distill") else "corpus",
         bias=next((_bias(name, scores) for _, name, scores in runs.bias_scores()), {}),
         provenance=_provenance(runs),
@@ -66,7 +66,7 @@ def _escaped(value: object) -> Markdown:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
     """Return a table without empty columns; nothing without rows."""
-    head, rows = filled_columns(head, rows)
+    head, rows = drop_empty_columns(head, rows)
     cells: list[Sequence[object]] = [head, *rows]
     lines = [f"| {' | '.join(map(_escaped, row))} |" for row in cells]
     return Markdown("\n".join([lines[0], f"|{'---|' * len(head)}", *lines[1:]]) if rows else "")
@@ -105,7 +105,7 @@ def _student(run: Run, teacher: str) -> str:
     own, all_layers = run.counts.get("layers"), run.counts.get("teacher_layers")
     student: Values = run.config.get("student", {})
     learns_from_teacher = bool(set(loss_weights(run)) - {"mlm"})
-    if student.get("initialisation") == "random":
+    if student.get("initialization") == "random":
         layers = f" with {counted(own, 'layer')}" if own else ""
         of_teacher = f" with {counted(all_layers, 'layer')}" if all_layers else ""
         objective = f"answer like its teacher, {teacher}{of_teacher}" if learns_from_teacher else "fill masks"
@@ -126,7 +126,7 @@ def _steps(run: Run) -> str:
 
 def _corpus(run: Run) -> Mapping[str, str]:
     sources = [
-        f"{source['name']}" + (f" ({source['licence']})" if source.get("licence") else "")
+        f"{source['name']}" + (f" ({source['license']})" if source.get("license") else "")
         for source in run.config.get("sources", [])
         if source.get("name")
     ]
@@ -163,7 +163,7 @@ def _fill_mask(run: Run, name: str, scores: Values) -> Mapping[str, object]:
 
 def _glue(runs: Runs, run: Run, scores: Values) -> Mapping[str, object]:
     teacher = runs.input_of(run, TEACHER)
-    compared = comparison_of(scores, None if teacher is None else teacher.scores())
+    compared = find_comparison(scores, None if teacher is None else teacher.scores())
     seeds = sorted({int(by_metric["score"]["seeds"]) for by_metric in scores["summary"].values()})
     return {
         "seeds": f"{' or '.join(map(str, seeds))} {'seed' if seeds == [1] else 'seeds'}",
@@ -181,10 +181,10 @@ def _glue_row(task: Any, scores: Values, compared: Comparison | None) -> list[ob
         interval(own.interval),
         f"{100 * own.majority:.1f}",
         f"{100 * own.above:+.1f}",
-        per_cent(kept.raw, kept.raw_interval) if kept else NOTHING,
-        per_cent(kept.above_chance, kept.above_chance_interval) if kept and not is_left_out else NOTHING,
+        format_percent(kept.raw, kept.raw_interval) if kept else NOTHING,
+        format_percent(kept.above_chance, kept.above_chance_interval) if kept and not is_left_out else NOTHING,
         *[f"{values[task]:.1f}" if task in values else NOTHING for values in PUBLISHED.values()],
-        ", ".join(remarks_on(scores, task)) or NOTHING,
+        ", ".join(task_remarks(scores, task)) or NOTHING,
     ]
 
 

@@ -13,17 +13,17 @@ from distilray.errors import InputError
 from distilray.report.blocks import Section, code, join, listing, paragraph, render_page
 from distilray.report.figures import counted, time
 from distilray.report.model_card import model_card
-from distilray.report.runs import Run, Runs, complete_paths, read_runs
-from distilray.report.sections.claim import claim_lines, claim_section, claim_table, key_figures
-from distilray.report.sections.data import corpus_section, masking_section, vocabulary_section
-from distilray.report.sections.delivery import (
+from distilray.report.runs import Run, Runs, completed_run_paths, read_runs
+from distilray.report.sections.claim import claim_rows, claim_section, claim_table, headline_metrics
+from distilray.report.sections.exports import (
     efficiency_section,
     export_section,
     provenance_section,
     sizes_section,
 )
-from distilray.report.sections.scores import bias_section, fill_mask_section, glue_section, tuning_section
-from distilray.report.sections.training import distillation_section, teacher_section
+from distilray.report.sections.model_quality import bias_section, fill_mask_section, glue_section, tuning_section
+from distilray.report.sections.training_curves import distillation_section, teacher_section
+from distilray.report.sections.training_data import corpus_section, masking_section, vocabulary_section
 from distilray.report.sections.variants import variants, variants_section, variants_table
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
@@ -71,8 +71,8 @@ SECTIONS = (
 
 def plan_report(config: ReportConfig) -> Mapping[str, object]:
     """Validate the runs and describe the report."""
-    runs = read_runs(complete_paths(config))
-    left_out = [path for path in config.optional_paths if path not in complete_paths(config)]
+    runs = read_runs(completed_run_paths(config))
+    left_out = [path for path in config.optional_paths if path not in completed_run_paths(config)]
     return {
         **{f"run {run.name}": f"{run.job}, {run.record['summary']}" for run in runs},
         "not complete": ", ".join(left_out) or "none",
@@ -82,7 +82,7 @@ def plan_report(config: ReportConfig) -> Mapping[str, object]:
 
 def write_report(config: ReportConfig, folder: RunFolder) -> Outcome:
     """Write `report.html` and `README.md`."""
-    runs = read_runs(complete_paths(config))
+    runs = read_runs(completed_run_paths(config))
     files = {
         REPORT_FILE: _checked(runs, lambda: report_page(runs, config.model_name)),
         CARD_FILE: _checked(runs, lambda: model_card(runs, config)),
@@ -98,9 +98,9 @@ def write_report(config: ReportConfig, folder: RunFolder) -> Outcome:
 def show_report(folder: RunFolder) -> None:
     """Print the student next to its teacher and to its variants, if the runs contain them."""
     assert isinstance(folder.config, ReportConfig)
-    runs = read_runs(complete_paths(folder.config))
+    runs = read_runs(completed_run_paths(folder.config))
     console = Console(width=None if os.isatty(1) else 180)
-    if lines := claim_lines(runs):
+    if lines := claim_rows(runs):
         console.print(claim_table(lines))
     if len(compared := variants(runs)) > 1:
         console.print(variants_table(compared))
@@ -126,7 +126,7 @@ def report_page(runs: Runs, name: str) -> str:
     last = max(str(run.record.get("finished", "")) for run in runs)[:10]
     lead = paragraph(f"{counted(len(runs), 'run')}, the last of {last}; {spent} of wall time in all.")
     return render_page(
-        f"{name}: report", join(lead, key_figures(runs)), [section for section in sections if section.body]
+        f"{name}: report", join(lead, headline_metrics(runs)), [section for section in sections if section.body]
     )
 
 

@@ -32,7 +32,7 @@ JOBS = (
     "evaluate_fill_mask",
     "evaluate_glue",
     "evaluate_bias",
-    "build_follows",
+    "build_next_sentence_task",
     "search_glue",
 )
 WEIGHTS = f"{MODEL_FOLDER}/{WEIGHTS_FILE}"
@@ -206,7 +206,7 @@ class Runs:
         """Return the run among these that another run has read under a name."""
         return self.with_hash(run.inputs.get(name, {}).get("content_hash"))
 
-    def about_subject(self, run: Run, name: str) -> bool:
+    def input_is_subject(self, run: Run, name: str) -> bool:
         """Return whether an input of a run is the model that the report is about."""
         subject, entry = self.subject, run.inputs.get(name, {})
         if subject is None:
@@ -218,7 +218,7 @@ class Runs:
     def fill_mask_scores(self) -> list[tuple[Run, str, Values]]:
         """Return the fill-mask runs that scored the subject, with its name in them and their scores."""
         named = [
-            (run, next((name for name in (STUDENT, TEACHER) if self.about_subject(run, name)), None))
+            (run, next((name for name in (STUDENT, TEACHER) if self.input_is_subject(run, name)), None))
             for run in self.of("evaluate_fill_mask")
         ]
         return [(run, name, run.scores()) for run, name in named if name is not None]
@@ -234,11 +234,11 @@ class Runs:
         return [
             (run, name, run.scores())
             for run in self.of("evaluate_bias")
-            for name in [n for n in run.config.get("models", []) if self.about_subject(run, f"models.{n}")][:1]
+            for name in [n for n in run.config.get("models", []) if self.input_is_subject(run, f"models.{n}")][:1]
         ]
 
 
-def complete_paths(config: ReportConfig) -> list[str]:
+def completed_run_paths(config: ReportConfig) -> list[str]:
     """Return all of `run_paths`, and those of `optional_paths` whose runs are complete."""
     optional = [path for path in config.optional_paths if storage.exists(storage.join(path, MANIFEST_FILE))]
     return [*config.run_paths, *optional]

@@ -13,7 +13,7 @@ from distilray.errors import DataQualityError, InputError, find_input_error
 from distilray.runtime.signals import interruptible
 
 EXIT_BAD_INPUT = 2
-EXIT_FAULT = 1
+EXIT_INTERNAL_ERROR = 1
 EXIT_INTERRUPTED = 130
 
 
@@ -33,7 +33,7 @@ class CommandParser(argparse.ArgumentParser):
         raise InputError(f"{message}; {self.prog} --help shows the command")
 
 
-def exit_code(name: str, work: Callable[[], object]) -> int:
+def run_cli(name: str, work: Callable[[], object]) -> int:
     """Run `work` and return the exit code; print one line to stderr for bad input."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
@@ -41,14 +41,14 @@ def exit_code(name: str, work: Callable[[], object]) -> int:
             work()
         return 0
     except DataQualityError as error:
-        print("\n".join([f"{name}: {error}", *error.places]), file=sys.stderr)
-        return EXIT_FAULT
+        print("\n".join([f"{name}: {error}", *error.details]), file=sys.stderr)
+        return EXIT_INTERNAL_ERROR
     except KeyboardInterrupt:
         print(f"{name}: interrupted; run the same command again to resume", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAULT
+        return EXIT_INTERNAL_ERROR
     except PermissionError as error:
         path = error.filename or error
         return _bad_input(name, InputError(f"{path}: permission denied; give user {os.getuid()} access to this path"))
@@ -57,7 +57,7 @@ def exit_code(name: str, work: Callable[[], object]) -> int:
         if cause is not None:
             return _bad_input(name, cause)
         logging.getLogger(name).exception("internal fault")
-        return EXIT_FAULT
+        return EXIT_INTERNAL_ERROR
 
 
 def _bad_input(name: str, error: InputError) -> int:

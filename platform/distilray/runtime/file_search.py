@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 
 from pyarrow import fs
 
-from distilray.config.sample import resolve
+from distilray.config.sample import resolve_sample
 from distilray.errors import InputError
 from distilray.runtime import storage
 
@@ -46,13 +46,13 @@ def find_files(pattern: str) -> list[str]:
     return [storage.join(top, quote(name) if "://" in top else name) for name in sorted(names)]
 
 
-def check_there(pattern: str) -> str:
+def check_exists(pattern: str) -> str:
     """Return a path, as `find_files` takes it, after a check that it exists; a pattern as it is.
 
     Raises:
         InputError: there is no file or folder.
     """
-    if "*" not in pattern and not storage.exists(resolve(pattern)):
+    if "*" not in pattern and not storage.exists(resolve_sample(pattern)):
         raise InputError(f"{pattern}: {_NOT_THERE}")
     return pattern
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
-from distilray.config.base import JobConfig, Located, RayConfig, input_locations, map_locations
+from distilray.config.base import ConfigLocation, JobConfig, RayConfig, input_locations, map_locations
 from distilray.config.paths import expand_home
 from distilray.config.recipe import load_recipe
-from distilray.config.sample import resolve
+from distilray.config.sample import resolve_sample
 from distilray.errors import InputError
 from distilray.runtime import storage
-from distilray.runtime.command_line import CommandParser, exit_code
+from distilray.runtime.command_line import CommandParser, run_cli
 from distilray.runtime.environment import load_secrets
-from distilray.runtime.reporting.progress import duration
-from distilray.runtime.run_folder import CONFIG_FILE, MANIFEST_FILE, OtherRunError, RunFolder, is_complete
+from distilray.runtime.progress import format_duration
+from distilray.runtime.run_folder import CONFIG_FILE, MANIFEST_FILE, RunFolder, RunMismatchError, is_complete
 
 C = TypeVar("C", bound=JobConfig)
 
@@ -47,14 +47,14 @@ class Quantity(str):
         return quantity
 
 
-def core_seconds(seconds: float, ray: RayConfig, note: str) -> Quantity:
+def estimated_wall_time(seconds: float, ray: RayConfig, note: str) -> Quantity:
     """Return the time of work that is spread over all cores, for a plan.
 
     Args:
         seconds: of one core.
         note: behind the time.
     """
-    return Quantity(f"about {duration(seconds)} {note}", seconds / (ray.num_cpus or os.cpu_count() or 1), "s")
+    return Quantity(f"about {format_duration(seconds)} {note}", seconds / (ray.num_cpus or os.cpu_count() or 1), "s")
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Job(Generic[C]):
     plan: Callable[[C], Mapping[str, object]]
     run: Callable[[C, RunFolder], Outcome]
     show: Callable[[RunFolder], None] | None = None
-    pin: Callable[[Located], str] = lambda each: each.value
-    files: Callable[[str, Located], Mapping[str, str]] = lambda name, each: {name: resolve(each.value)}
+    pin: Callable[[ConfigLocation], str] = lambda each: each.value
+    files: Callable[[str, ConfigLocation], Mapping[str, str]] = lambda name, each: {name: resolve_sample(each.value)}
     is_view: bool = False
 
     def dry_run(self, recipe: str, overrides: Sequence[str] = ()) -> None:
@@ -109,10 +109,10 @@ class Job(Generic[C]):
         """
         started = time.monotonic()
         config, folder = self.prepare(given)
-        other: OtherRunError | None = None
+        other: RunMismatchError | None = None
         try:
             done = folder.complete_manifest()
-        except OtherRunError as error:
+        except RunMismatchError as error:
             if not (self.is_view and is_complete(folder.uri)) and not (sets_aside and storage.is_local(folder.uri)):
                 raise
             done, other = None, error
@@ -127,7 +127,7 @@ class Job(Generic[C]):
                 folder.begin()
                 outcome = self.run(config, folder)
                 folder.finish(outcome.counts, outcome.outputs, outcome.summary)
-            summary = f"{self.name}: {outcome.summary} in {duration(time.monotonic() - started)}"
+            summary = f"{self.name}: {outcome.summary} in {format_duration(time.monotonic() - started)}"
         print(f"{summary} -> {given.run_dir}", flush=True)
         return folder
 
@@ -149,7 +149,7 @@ class Job(Generic[C]):
         """The config with pinned locations; all that cannot be used are named in one error."""
         faults: list[InputError] = []
 
-        def pin(each: Located) -> str:
+        def pin(each: ConfigLocation) -> str:
             try:
                 return self.pin(each)
             except InputError as fault:
@@ -161,7 +161,7 @@ class Job(Generic[C]):
             raise faults[0] if len(faults) == 1 else InputError("; ".join(map(str, faults)))
         return pinned
 
-    def _make_room(self, folder: RunFolder, other: OtherRunError) -> None:
+    def _make_room(self, folder: RunFolder, other: RunMismatchError) -> None:
         """Remove an outdated view, or rename the folder of another run."""
         if self.is_view and is_complete(folder.uri):
             for name in (MANIFEST_FILE, CONFIG_FILE):
@@ -203,7 +203,7 @@ def run_command(
         if job.show is not None:
             job.show(folder)
 
-    return exit_code(name, work)
+    return run_cli(name, work)
 
 
 def _parser(name: str, about: str | None, *, validates: bool) -> argparse.ArgumentParser:
@@ -222,7 +222,7 @@ def _parser(name: str, about: str | None, *, validates: bool) -> argparse.Argume
     return parser
 
 
-def absolute(each: Located) -> str:
+def absolute(each: ConfigLocation) -> str:
     """Return a location with a relative path made absolute, since workers have other working folders."""
     is_path = "://" not in each.value and not each.value.startswith(each.location.prefixes)
     return str(Path(each.value).absolute()) if is_path and each.location.is_absolute else each.value

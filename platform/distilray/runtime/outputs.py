@@ -22,7 +22,7 @@ _RECENT_NS = 2_000_000_000  # a file may change again without another time stamp
 
 
 @dataclass(frozen=True)
-class Outputs:
+class RunOutputs:
     """The output files of a complete run, to be checked against its manifest before they are used.
 
     Every check raises `InputError`, with the file and the fix, when one is missing, of another size or content, or
@@ -39,18 +39,18 @@ class Outputs:
     entries: Mapping[str, Mapping[str, Any]]
 
     @classmethod
-    def of(cls, folder: str, content: Mapping[str, Any]) -> "Outputs":
+    def of(cls, folder: str, content: Mapping[str, Any]) -> "RunOutputs":
         """The outputs of a run, from the `content` of its manifest."""
         return cls(folder, content["job"], content["outputs"])
 
     def check_sizes(self, names: Iterable[str]) -> None:
         """Check that files are there and have their sizes, without reading them."""
-        with ThreadPoolExecutor(storage.READERS) as readers:
+        with ThreadPoolExecutor(storage.READ_THREADS) as readers:
             list(readers.map(self._check_size, names))
 
     def check_contents(self, names: Iterable[str]) -> None:
         """Check sizes and contents of files."""
-        with ThreadPoolExecutor(storage.READERS) as readers:
+        with ThreadPoolExecutor(storage.READ_THREADS) as readers:
             list(readers.map(self.check_content, names))
 
     def check_content(self, name: str, sha256: str | None = None) -> None:
@@ -98,7 +98,7 @@ def verify_file(uri: str, sha256: str | None = None) -> None:
             return
         manifest = _manifest_of(folder)
         if manifest is not None and "/".join(names) in manifest["content"]["outputs"]:
-            Outputs.of(folder, manifest["content"]).check_content("/".join(names), sha256)
+            RunOutputs.of(folder, manifest["content"]).check_content("/".join(names), sha256)
             return
 
 

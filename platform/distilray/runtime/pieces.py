@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from distilray.runtime import storage
-from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.progress import Progress
 from distilray.runtime.session import run_tasks
 
-_RECORDS_FOLDER = "ledger"
+_RECORDS_FOLDER = "pieces"
 _SUFFIX = ".json"
 _READ_AHEAD = 128  # records in memory at a time
 _KB, _MB = 1 << 10, 1 << 20
@@ -39,7 +39,7 @@ class CompletedPieces:
 
     def records(self, numbers: Sequence[int]) -> Iterator[Values]:
         """Yield the records of completed pieces in the order of `numbers`, a few in memory at a time."""
-        with ThreadPoolExecutor(storage.READERS) as readers:
+        with ThreadPoolExecutor(storage.READ_THREADS) as readers:
             for start in range(0, len(numbers), _READ_AHEAD):
                 files = [self._file(number) for number in numbers[start : start + _READ_AHEAD]]
                 yield from (json.loads(data) for data in readers.map(storage.read_bytes, files))

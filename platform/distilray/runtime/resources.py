@@ -18,9 +18,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distilray.errors import InputError
 from distilray.runtime import storage
+from distilray.runtime.autoscaler import AutoscalerReport
 from distilray.runtime.environment import inside_cluster
-from distilray.runtime.reporting.autoscaler import AutoscalerReport
-from distilray.runtime.reporting.progress import duration
+from distilray.runtime.progress import format_duration
 from distilray.runtime.signals import raise_if_interrupted
 
 GIB = 1 << 30
@@ -67,7 +67,7 @@ class Need:
         amounts = {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory)}
         return {name: amount for name, amount in amounts.items() if amount}
 
-    def fitting(self, nodes: Sequence[Node]) -> int:
+    def count_fitting(self, nodes: Sequence[Node]) -> int:
         """Return how many bundles empty nodes hold together."""
         return sum(self._fitting_on(node.resources) for node in nodes if self.labels.items() <= node.labels.items())
 
@@ -94,7 +94,7 @@ def training_workers(count: int, *, cpus: float, use_gpu: bool) -> Need:
     return Need("worker", remedy, cpus=cpus, gpus=int(use_gpu), count=count)
 
 
-def ensure(need: Need, *, job: str, run_dir: str | None = None) -> int:
+def ensure_capacity(need: Need, *, job: str, run_dir: str | None = None) -> int:
     """Make sure that the cluster can hold `need`, and return how many of its bundles fit at the same time.
 
     A local cluster cannot grow: a need that exceeds it is refused. Inside a cluster the need is requested, and this
@@ -109,21 +109,21 @@ def ensure(need: Need, *, job: str, run_dir: str | None = None) -> int:
         InputError: a local cluster is too small, or a node does not share `run_dir`.
     """
     if not inside_cluster():
-        refuse_unless_fitting(need, cluster_nodes())
+        check_capacity(need, cluster_nodes())
     else:
         _wait(need, job)
         if run_dir is not None:
-            check_shared(run_dir)
-    return need.fitting(cluster_nodes())
+            check_run_dir_shared(run_dir)
+    return need.count_fitting(cluster_nodes())
 
 
-def refuse_unless_fitting(need: Need, nodes: Sequence[Node]) -> None:
+def check_capacity(need: Need, nodes: Sequence[Node]) -> None:
     """Check that nodes which nothing can be added to hold `need`.
 
     Raises:
         InputError: they do not.
     """
-    if need.fitting(nodes) < need.count:
+    if need.count_fitting(nodes) < need.count:
         totals = {name: [node.resources.get(name, 0.0) for node in nodes] for name in need.bundle()}
         have = ", ".join(_amount(name, sum(values)) for name, values in totals.items())
         raise InputError(f"no room for {need}: the local cluster has {have}; {need.remedy}")
@@ -135,13 +135,13 @@ def cluster_nodes() -> list[Node]:
     return [Node(node["Resources"], node.get("Labels") or {}) for node in nodes if node["Alive"]]
 
 
-def can_ever_have(need: Need) -> bool:
+def can_be_satisfied(need: Need) -> bool:
     """Return whether the cluster has room for `need`, or an autoscaler that tries to make room.
 
     Inside a cluster this requests the need for up to half a minute, which may start a node.
     """
     if not inside_cluster():
-        return need.fitting(cluster_nodes()) >= need.count
+        return need.count_fitting(cluster_nodes()) >= need.count
     report, deadline = AutoscalerReport(need.bundle()), time.monotonic() + _FEASIBLE_S
     with _requested(need) as group:
         while time.monotonic() < deadline:
@@ -153,7 +153,7 @@ def can_ever_have(need: Need) -> bool:
     return False
 
 
-def check_shared(run_dir: str) -> None:
+def check_run_dir_shared(run_dir: str) -> None:
     """Check that each node sees the run folder as the driver does: it reads the driver's file and writes one for it.
 
     Nodes that passed once are not asked again.
@@ -226,10 +226,12 @@ def _wait(need: Need, job: str) -> None:
             now = time.monotonic()
             if now - reported >= _REPORT_S:
                 reported = now
-                waited = f"requested {duration(now - started)} ago"
+                waited = f"requested {format_duration(now - started)} ago"
                 print(f"{job}: waiting for {need}, {waited}; {report.summary()}", file=sys.stderr, flush=True)
     if reported > 0:
-        print(f"{job}: {need} available after {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
+        print(
+            f"{job}: {need} available after {format_duration(time.monotonic() - started)}", file=sys.stderr, flush=True
+        )
 
 
 @contextlib.contextmanager

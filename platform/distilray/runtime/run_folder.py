@@ -92,7 +92,7 @@ def describe_input(uri: str) -> dict[str, Any]:
     if "*" not in uri and storage.exists(storage.join(uri, MANIFEST_FILE)):
         return {"content_hash": read_manifest(uri)["content_hash"]}
     files = find_files(uri)
-    with ThreadPoolExecutor(storage.READERS) as readers:
+    with ThreadPoolExecutor(storage.READ_THREADS) as readers:
         sizes = list(readers.map(storage.file_size, files))
         prints = list(readers.map(storage.fingerprint, files))
     # The names of files below a folder count, that of a file given by its own path does not.
@@ -102,7 +102,7 @@ def describe_input(uri: str) -> dict[str, Any]:
     return {"bytes": sum(size or 0 for size in sizes), "fingerprint": digest.hexdigest()}
 
 
-class OtherRunError(InputError):
+class RunMismatchError(InputError):
     """A run folder with a run of the same job that differs in the config keys or inputs `differing`."""
 
     def __init__(self, message: str, differing: str) -> None:
@@ -129,7 +129,7 @@ class RunFolder:
         """The manifest when this very run (job, config, inputs) is complete, None when it is still to be done.
 
         Raises:
-            OtherRunError: the folder holds a run with another config or other inputs.
+            RunMismatchError: the folder holds a run with another config or other inputs.
             InputError: the folder holds a run of another job, or none of this version.
         """
         manifest = read_manifest(self.uri) if storage.exists(self.path(MANIFEST_FILE)) else None
@@ -237,10 +237,10 @@ class RunFolder:
         differing = ", ".join(_differing_keys(values, self.config.identity_values())[:3])
         if differing:
             message = f"holds a run with another {differing}; remove the folder or choose another run_dir"
-            raise OtherRunError(f"{self.uri}: {message}", differing)
+            raise RunMismatchError(f"{self.uri}: {message}", differing)
         if changed := ", ".join(_differing_keys(inputs, self._input_identities())[:3]):
             message = f"made from another input ({changed}); remove it or choose another run_dir"
-            raise OtherRunError(f"{self.uri}: {message}", changed)
+            raise RunMismatchError(f"{self.uri}: {message}", changed)
 
 
 def _read_begun(uri: str) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:

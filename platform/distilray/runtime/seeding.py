@@ -18,10 +18,10 @@ def hash_integers(seed: int, *parts: NDArray[np.integer] | int) -> UInt64Array:
     """
     with np.errstate(over="ignore"):
         state = _finalise(np.asarray(seed % 2**64, dtype=np.uint64) + _GOLDEN)
-    return hash_further(state, *parts)
+    return extend_hash(state, *parts)
 
 
-def hash_further(hashed: UInt64Array, *parts: NDArray[np.integer] | int) -> UInt64Array:
+def extend_hash(hashed: UInt64Array, *parts: NDArray[np.integer] | int) -> UInt64Array:
     """`hash_integers` of what `hashed` was made from and more parts."""
     with np.errstate(over="ignore"):
         for part in parts:

@@ -19,7 +19,7 @@ import distilray
 from distilray.config.base import RayConfig
 from distilray.errors import InputError, find_input_error
 from distilray.runtime.environment import environment, inside_cluster, worker_setup_hook
-from distilray.runtime.resources import Need, ensure
+from distilray.runtime.resources import Need, ensure_capacity
 from distilray.runtime.run_owner import check_visible
 
 # Values for every session; what the user has set stays. No usage reports from closed networks; the reasons of the rest
@@ -109,7 +109,7 @@ def run_tasks(
         return
     labels = None if num_gpus else data_labels()
     need = Need("task", remedy, cpus=0 if num_gpus else num_cpus, gpus=num_gpus, labels=labels or {})
-    ensure(need, job=job, run_dir=run_dir)
+    ensure_capacity(need, job=job, run_dir=run_dir)
     options = ray.data.DataContext.get_current().execution_options
     ordered, selected = options.preserve_order, options.label_selector
     options.preserve_order, options.label_selector = False, labels

@@ -16,7 +16,7 @@ from distilray.config.paths import expand_home
 from distilray.errors import InputError, reading, writing
 
 SCHEMES = ("file", "s3", "gs", "gcs")
-READERS = 16  # threads that ask an object store at once, since each answer takes long
+READ_THREADS = 16  # threads that ask an object store at once, since each answer takes long
 _CHUNK = 8 << 20
 _WHOLE_BYTES = 1 << 30
 

@@ -149,7 +149,7 @@ class CheckpointStore:
                 self._notice(f"CHECKPOINT {self.path(step)} IS BROKEN ({error}): going back to the one before")
         return None
 
-    def is_whole(self, step: int) -> bool:
+    def is_intact(self, step: int) -> bool:
         """Whether there is a checkpoint of a step, and is what was saved.
 
         Raises:

@@ -113,7 +113,7 @@ def train(
             with workers.gradient_sync(objective.module, enabled=batch.is_last):
                 loss, terms = objective(step, batch)
                 enter("backward")
-                updater.scaled(loss * workers.size).backward()  # DDP averages over the workers, losses add up
+                updater.scale_loss(loss * workers.size).backward()  # DDP averages over the workers, losses add up
             used.append(batch)
             terms_of.append({"loss": loss.detach(), **terms})
         sums = {name: float(sum(terms[name] for terms in terms_of)) for name in terms_of[0]}

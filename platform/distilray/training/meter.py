@@ -25,7 +25,7 @@ class StepSize:
     tokens: int
     masked: int
     pairs: int
-    slots: int
+    padded_tokens: int
 
 
 class Meter(Hook):
@@ -86,7 +86,7 @@ class Meter(Hook):
         self.add(
             step.terms,
             tokens=size.tokens,
-            slots=size.slots,
+            padded_tokens=size.padded_tokens,
             flops=self._flops_of(size),
             skipped=step.update.is_skipped,
         )
@@ -96,7 +96,7 @@ class Meter(Hook):
             self._report({name: value for name, value in row.items() if math.isfinite(value)})
 
     def add(
-        self, terms: Mapping[str, float], *, tokens: int, slots: int, flops: float = 0.0, skipped: bool = False
+        self, terms: Mapping[str, float], *, tokens: int, padded_tokens: int, flops: float = 0.0, skipped: bool = False
     ) -> None:
         """One step.
 
@@ -110,7 +110,7 @@ class Meter(Hook):
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + (0.0 if skipped else value)
         self._tokens += tokens
-        self._slots += slots
+        self._slots += padded_tokens
         self._flops += flops
         self._skipped += skipped
 

@@ -34,7 +34,7 @@ def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.A
     )
 
 
-def rate_factor(step: int, *, total_steps: int, warmup_fraction: float) -> float:
+def linear_schedule(step: int, *, total_steps: int, warmup_fraction: float) -> float:
     """The share of the peak learning rate at optimiser step `step` (from 0): linear up, then linear down to 0."""
     warmup = max(1, round(total_steps * warmup_fraction))
     if step < warmup:
@@ -94,7 +94,7 @@ class Updater:
         self._schedule, self._max_grad_norm, self._on_nonfinite = schedule, max_grad_norm, on_nonfinite
         self._scaler = torch.amp.GradScaler(self._parameters[0].device.type, enabled=uses_fp16)
 
-    def scaled(self, loss: Tensor) -> Tensor:
+    def scale_loss(self, loss: Tensor) -> Tensor:
         """The loss whose gradient is to be taken."""
         found: Tensor = self._scaler.scale(loss)
         return found

@@ -10,7 +10,7 @@ from ray import train
 from distilray.training.loop import Hook, Step
 
 # Until Ray has missed a machine that went without a word: several health checks.
-MISSED_S = 60.0
+FAILURE_DETECTION_S = 60.0
 
 
 class PreemptionWatcher(Hook):
@@ -62,5 +62,5 @@ class PreemptionWatcher(Hook):
             yield
         except Exception:
             if self._known is not None:
-                self._sleep(MISSED_S)
+                self._sleep(FAILURE_DETECTION_S)
             raise

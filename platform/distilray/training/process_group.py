@@ -33,7 +33,7 @@ class Workers:
         return cls(0, 1, torch.device("cpu"))
 
     @classmethod
-    def of_process_group(cls) -> "Workers":
+    def from_process_group(cls) -> "Workers":
         """Return this worker of torch's process group; a single one where none is initialized."""
         if not distributed.is_initialized():
             return cls.single()

@@ -7,9 +7,9 @@ import ray
 from ray.util.metrics import Gauge
 
 from distilray.runtime import storage
-from distilray.runtime.reporting.metrics import MetricsLog
-from distilray.runtime.reporting.tracking import Trackers
+from distilray.runtime.metrics import MetricsLog
 from distilray.runtime.run_folder import METRICS_FILE
+from distilray.runtime.tracking import Trackers
 
 HELDOUT_FILE = "heldout.jsonl"
 # Numbers of a row that Ray exports, as ray_distilray_<name>.
@@ -26,7 +26,7 @@ GAUGES: Mapping[str, str] = {
 }
 
 
-class NoReporter:
+class NullReporter:
     """What all workers but the first have: it says nothing.
 
     Attributes:
@@ -35,7 +35,7 @@ class NoReporter:
 
     is_failed = False
 
-    def __enter__(self) -> "NoReporter":
+    def __enter__(self) -> "NullReporter":
         return self
 
     def __exit__(
@@ -50,7 +50,7 @@ class NoReporter:
         """Nothing."""
 
 
-class Reporter(NoReporter):
+class Reporter(NullReporter):
     """Writes rows; the first worker of a run has one. Use it as a context manager.
 
     Args:

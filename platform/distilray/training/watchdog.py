@@ -66,7 +66,7 @@ class Watchdog(Hook):
         """Note that the worker has moved; every worker has the same phases in the same order."""
         self._place, self._moves, self._at = (step, micro_step, phase), self._moves + 1, time.monotonic()
 
-    def works(self) -> None:
+    def heartbeat(self) -> None:
         """A part of a phase was done, of which other workers may have more or fewer."""
         self._at = time.monotonic()
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import uvloop
 
-from tests.benchmarks.serving_load.generator import Load, Plan, run_plan
+from benchmarks.serving_load.generator import Load, Plan, run_plan
 
 RIGHT = json.dumps([{"score": 0.5, "token": 7, "token_str": "a", "sequence": "a"}] * 5).encode()
 ENVELOPE = json.dumps({"error": "full", "error_type": "Overloaded", "request_id": "1"}).encode()

@@ -8,21 +8,20 @@ from typing import Any
 import pytest
 
 import distilray.config
-from distilray.config.base import KEEP_HOME, Config, input_locations, location_fields, locations, map_locations
-from distilray.config.bias import EvaluateBiasConfig
+from distilray.config.base import KEEP_TILDE, Config, input_locations, location_fields, locations, map_locations
+from distilray.config.capacity import PlanConfig
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.distillation import DistillConfig
-from distilray.config.evaluation import EvaluateFillMaskConfig, MeasureEfficiencyConfig
+from distilray.config.evaluation import EvaluateBiasConfig, EvaluateFillMaskConfig, MeasureEfficiencyConfig
 from distilray.config.glue import EvaluateGlueConfig
-from distilray.config.operations.capacity import PlanConfig
 from distilray.config.recipe import load_recipe
 from distilray.config.report import ReportConfig
 from distilray.config.serving import FillMaskAppConfig
 from distilray.errors import InputError
 
 # Words in the name of a field, or of a field that is a list or mapping of models.
-PATH_WORDS = re.compile(r"(^|_)(paths?|dirs?|directory|directories|files?|folders?|uris?|measured_in)$")
-BY_NAME = {"models", "more_models"}
+PATH_WORDS = re.compile(r"(^|_)(paths?|dirs?|directory|directories|files?|folders?|uris?|measured_run_dir)$")
+BY_NAME = {"models", "extra_models"}
 NO_PATHS = {("MeasureEfficiencyConfig", "models")}  # sections, whose own fields are checked
 
 
@@ -59,7 +58,9 @@ def home(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        distill(run_dir="~/x", teacher_cache_dir="~/x", estimate={"measured_in": "~/x"}, cache={"directory": "~/x"}),
+        distill(
+            run_dir="~/x", teacher_cache_dir="~/x", estimate={"measured_run_dir": "~/x"}, cache={"directory": "~/x"}
+        ),
         BuildCorpusConfig.model_validate(
             {
                 "run_dir": "~/x",
@@ -70,9 +71,9 @@ def home(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         EvaluateBiasConfig(run_dir="~/x", models={"a": "~/x"}, stereoset_path="~/x"),
         ReportConfig(run_dir="~/x", run_paths=["~/x"], optional_paths=["~/x"]),
-        FillMaskAppConfig(model_dir="~/x", more_models={"b": "~/x"}),
+        FillMaskAppConfig(model_dir="~/x", extra_models={"b": "~/x"}),
         PlanConfig.model_validate(
-            {"run_dir": "~/x", "stations": {"encode_corpus": {"path": "~/x"}, "distill": {"path": "~/x"}}}
+            {"run_dir": "~/x", "stages": {"encode_corpus": {"path": "~/x"}, "distill": {"path": "~/x"}}}
         ),
     ],
     ids=lambda config: type(config).__name__,
@@ -94,7 +95,7 @@ def test_a_tilde_with_a_user_is_the_home_of_that_user() -> None:
 
 def test_the_home_folder_stays_as_written_when_another_machine_expands_it() -> None:
     values = {"run_dir": "~/x", "shards_dir": "s", "teacher_dir": "t"}
-    assert DistillConfig.model_validate(values, context={KEEP_HOME: True}).run_dir == "~/x"
+    assert DistillConfig.model_validate(values, context={KEEP_TILDE: True}).run_dir == "~/x"
 
 
 @pytest.mark.parametrize("value", ["x", "./~x", "a/~/b", "/x", "s3://b/~x", "file:///~/x", "sample:encoder", "hub:a/b"])
@@ -136,7 +137,7 @@ def test_locations_are_no_part_of_the_identity() -> None:
     ("config", "names"),
     [
         (
-            distill(teacher_cache_dir="c", estimate={"measured_in": "m"}, cache={"directory": "x"}),
+            distill(teacher_cache_dir="c", estimate={"measured_run_dir": "m"}, cache={"directory": "x"}),
             {"shards": "s", "teacher": "t", "teacher_cache": "c"},
         ),
         (
@@ -168,8 +169,8 @@ def test_locations_are_no_part_of_the_identity() -> None:
             PlanConfig.model_validate(
                 {
                     "run_dir": "r",
-                    "stations": {"encode_corpus": {"path": "e"}, "distill": {"path": "d"}},
-                    "estimate": {"measured_in": "m"},
+                    "stages": {"encode_corpus": {"path": "e"}, "distill": {"path": "d"}},
+                    "estimate": {"measured_run_dir": "m"},
                 }
             ),
             {"encode_corpus": "e", "distill": "d", "measured": "m"},

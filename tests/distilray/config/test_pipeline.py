@@ -116,7 +116,11 @@ def test_a_recipe_that_an_earlier_stage_writes_is_read_when_it_is_there(tmp_path
     text = PIPELINE + "  late: {stage: corpus, recipe: '${corpus}/best.yaml', values: {run_dir: l}}\n"
     found = load(tmp_path, text, f"folder={tmp_path}", "late.words=8")
     late = found.stages[-1]
-    assert (late.is_late, late.run_dir, found.files[1:]) == (True, "l", [str(tmp_path / "recipes" / "corpus.yaml")])
+    assert (late.recipe_is_generated, late.run_dir, found.files[1:]) == (
+        True,
+        "l",
+        [str(tmp_path / "recipes" / "corpus.yaml")],
+    )
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "best.yaml").write_text("sections: {q: 1}")
     assert late.config() == CorpusConfig(run_dir="l", words=8, sections={"q": 1})
@@ -124,13 +128,13 @@ def test_a_recipe_that_an_earlier_stage_writes_is_read_when_it_is_there(tmp_path
 
 def test_the_draft_of_a_late_stage_has_its_known_locations(tmp_path):
     text = PIPELINE + "  late: {stage: model, recipe: '${corpus}/x.yaml', values: {run_dir: l, corpus_dir: c}}\n"
-    draft = load(tmp_path, text).stages[-1].draft()
-    assert (draft.run_dir, draft.corpus_dir) == ("l", "c")
+    partial_config = load(tmp_path, text).stages[-1].partial_config()
+    assert (partial_config.run_dir, partial_config.corpus_dir) == ("l", "c")
 
 
 @pytest.mark.parametrize(("keeps", "starts"), [(True, "~/"), (False, "/")])
 def test_a_home_folder_is_expanded_unless_another_machine_does_it(tmp_path, keeps, starts):
-    stages = load(tmp_path, PIPELINE, "folder=~/runs", keep_home=keeps).stages
+    stages = load(tmp_path, PIPELINE, "folder=~/runs", keep_tilde=keeps).stages
     assert all(stage.config().run_dir.startswith(starts) for stage in stages)
 
 

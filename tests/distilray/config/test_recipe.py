@@ -15,7 +15,7 @@ class Optimiser(Config):
 
 class Source(Config):
     path: str
-    licence: str = "CC0"
+    license: str = "CC0"
 
 
 class Folder(Config):
@@ -71,8 +71,8 @@ def test_an_unknown_key_like_no_other_is_refused_with_the_known_ones(tmp_path: P
 
 
 def test_an_unknown_key_inside_a_list_is_refused_with_the_closest_known_one(tmp_path: Path) -> None:
-    message = refusal(tmp_path, "run_dir: x\nsources: [{path: a, license: b}]")
-    assert "sources.0.license: unknown key; did you mean 'licence'?" in message
+    message = refusal(tmp_path, "run_dir: x\nsources: [{path: a, licence: b}]")
+    assert "sources.0.licence: unknown key; did you mean 'license'?" in message
 
 
 def test_an_unknown_key_of_one_kind_of_several_is_refused_with_the_keys_of_that_kind(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_missing_value_is_refused_with_the_way_to_give_it(tmp_path: Path) -> N
 
 
 def test_a_value_that_is_missing_inside_a_list_is_to_be_added_to_the_recipe(tmp_path: Path) -> None:
-    message = refusal(tmp_path, "run_dir: x\nsources: [{licence: CC0}]")
+    message = refusal(tmp_path, "run_dir: x\nsources: [{license: CC0}]")
     assert message.endswith("sources.0.path: missing; add it to the recipe")
 
 

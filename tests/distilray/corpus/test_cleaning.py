@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilray.corpus.cleaning import HOLE, clean_wikitext, unknown_names
-from distilray.corpus.screening.quality import count_residue
+from distilray.corpus.quality import count_residue
 from distilray.corpus.wikitext.arguments import UNKNOWN_PATTERN
+from distilray.corpus.wikitext.cleaning import HOLE, clean_wikitext, unknown_names
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from distilray.corpus.cleaning import HOLE, UNKNOWN, clean_wikitext
-from distilray.corpus.screening.quality import count_holes, count_residue, per_thousand
-from distilray.corpus.scripts import count_words
+from distilray.corpus.quality import count_holes, count_residue, per_thousand
 from distilray.corpus.sentences import split_sentences
+from distilray.corpus.wikitext.cleaning import HOLE, UNKNOWN, clean_wikitext
 from distilray.corpus.wikitext.sites import Site
+from distilray.corpus.writing_systems import count_words
 
 GOLDEN = Path(__file__).parent / "golden_languages"
 # As the siteinfo of the dump of each language names its namespaces.

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.documents import PartFacts, Screen, extract_part
-from distilray.corpus.inputs import check_inputs, plan_parts, source_files
+from distilray.corpus.chunks import check_inputs, plan_chunks, source_files
+from distilray.corpus.extraction import ChunkCounts, ScreeningData, extract_chunk
 from distilray.corpus.pipeline import plan_corpus
 from distilray.errors import InputError
 from tests.distilray.corpus.small_corpus import LENIENT
@@ -70,20 +70,25 @@ EMPTY = [
 
 
 def config(
-    folder: Path, kind: str, files: dict[str, bytes], *, path: str = "", faults: Any = None, **values: Any
+    folder: Path, kind: str, files: dict[str, bytes], *, path: str = "", fault_tolerance: Any = None, **values: Any
 ) -> BuildCorpusConfig:
     (folder / "in").mkdir(exist_ok=True)
     for name, data in files.items():
         (folder / "in" / name).write_bytes(data)
     source = {"kind": kind, "name": "x", "path": path or f"{folder}/in", **values}
-    recipe = {"run_dir": f"{folder}/run", "sources": [source], "filters": LENIENT, "faults": faults or {}}
+    recipe = {
+        "run_dir": f"{folder}/run",
+        "sources": [source],
+        "filters": LENIENT,
+        "fault_tolerance": fault_tolerance or {},
+    }
     return BuildCorpusConfig.model_validate(recipe)
 
 
-def extract(wanted: BuildCorpusConfig) -> list[PartFacts]:
+def extract(wanted: BuildCorpusConfig) -> list[ChunkCounts]:
     files = source_files(wanted)
     check_inputs(wanted, files)
-    return [extract_part(part, wanted, wanted.run_dir, Screen()) for part in plan_parts(wanted, files)]
+    return [extract_chunk(part, wanted, wanted.run_dir, ScreeningData()) for part in plan_chunks(wanted, files)]
 
 
 @pytest.mark.parametrize(("kind", "name", "data"), EMPTY)
@@ -124,12 +129,14 @@ DUMP = f"<mediawiki>{''.join(PAGE.format(number, TEXT) for number in range(1, 5)
 
 @pytest.mark.parametrize("fraction", [0.0, 0.01])
 def test_a_dump_that_is_cut_short_is_refused_before_the_run(tmp_path: Path, fraction: float) -> None:
-    with pytest.raises(InputError, match=r"a\.xml: the XML is cut short; .* raise faults\.max_bad_fraction"):
-        plan_corpus(config(tmp_path, "wikipedia", {"a.xml": DUMP[:-40]}, faults={"max_bad_fraction": fraction}))
+    with pytest.raises(InputError, match=r"a\.xml: the XML is cut short; .* raise fault_tolerance\.max_bad_fraction"):
+        plan_corpus(
+            config(tmp_path, "wikipedia", {"a.xml": DUMP[:-40]}, fault_tolerance={"max_bad_fraction": fraction})
+        )
 
 
 def test_a_dump_that_is_cut_short_is_read_up_to_the_cut_if_the_recipe_allows_it(tmp_path: Path) -> None:
-    [facts] = extract(config(tmp_path, "wikipedia", {"a.xml": DUMP[:-40]}, faults={"max_bad_fraction": 0.5}))
+    [facts] = extract(config(tmp_path, "wikipedia", {"a.xml": DUMP[:-40]}, fault_tolerance={"max_bad_fraction": 0.5}))
     assert (facts.documents, facts.quarantined) == (3, {"cut_short": 1})
     assert facts.lost_bytes == len(DUMP) - 40 - DUMP.rindex(b"<page>")
 

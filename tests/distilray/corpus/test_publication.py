@@ -3,8 +3,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from distilray.corpus.matching import plan_searches, run_search
-from distilray.corpus.publication import Group, plan_groups, publish_group
+from distilray.corpus.duplicate_search import plan_searches, run_search
+from distilray.corpus.publication import ChunkGroup, plan_groups, publish_group
 from distilray.schemas import DOCUMENTS, check_schema
 from tests.distilray.corpus.small_corpus import extract
 
@@ -25,7 +25,7 @@ def test_a_group_holds_one_source() -> None:
 
 
 def test_parts_without_documents_are_in_no_group() -> None:
-    assert plan_groups(iter([part(0, documents=0), part(1)]), file_bytes=99) == [Group(0, 0, (1,))]
+    assert plan_groups(iter([part(0, documents=0), part(1)]), file_bytes=99) == [ChunkGroup(0, 0, (1,))]
 
 
 def published(folder: Path, texts: list[str], *, file_bytes: int = 1 << 20) -> tuple[Any, list[dict[str, Any]]]:
@@ -33,7 +33,7 @@ def published(folder: Path, texts: list[str], *, file_bytes: int = 1 << 20) -> t
     for stage in plan_searches(config, len(texts)):
         for each in stage:
             run_search(each, config, config.run_dir, [found.number for found in facts])
-    group = Group(0, 0, tuple(found.number for found in facts))
+    group = ChunkGroup(0, 0, tuple(found.number for found in facts))
     done = publish_group(group, config.run_dir, file_bytes=file_bytes)
     return done, [row for name in sorted(done.outputs) for row in pq.read_table(folder / name).to_pylist()]
 

@@ -54,8 +54,8 @@ every_kind = pytest.mark.parametrize("kind", ["wikipedia", "books", "parquet", "
 
 @every_kind
 def test_documents_carry_the_licence_of_their_source(tmp_path: Path, kind: str) -> None:
-    _, (document,) = build(tmp_path, {**write_source(tmp_path, kind, "A ship came in."), "licence": "CC0-1.0"})
-    assert document["licence"] == "CC0-1.0"
+    _, (document,) = build(tmp_path, {**write_source(tmp_path, kind, "A ship came in."), "license": "CC0-1.0"})
+    assert document["license"] == "CC0-1.0"
 
 
 @every_kind
@@ -91,7 +91,7 @@ def lines(tmp_path: Path) -> dict[str, Any]:
 def test_a_file_of_documents_has_the_size_of_the_recipe(tmp_path: Path, lines: dict[str, Any]) -> None:
     counts = {}
     for megabytes in (0.01, 0.04, 64.0):
-        folder, _ = build(tmp_path / str(megabytes), lines, file_mb=megabytes, part_mb=0.01)
+        folder, _ = build(tmp_path / str(megabytes), lines, file_mb=megabytes, chunk_mb=0.01)
         sizes = [file.stat().st_size for file in (folder / "documents").iterdir()]
         counts[megabytes] = len(sizes)
         assert max(sizes) < 2 * megabytes * (1 << 20)
@@ -101,7 +101,7 @@ def test_a_file_of_documents_has_the_size_of_the_recipe(tmp_path: Path, lines: d
 def test_a_part_has_the_size_of_the_recipe(tmp_path: Path, lines: dict[str, Any]) -> None:
     size = Path(lines["path"]).stat().st_size
     for megabytes in (0.02, 0.1, 8.0):
-        recipe = {"run_dir": "-", "sources": [lines], "part_mb": megabytes}
+        recipe = {"run_dir": "-", "sources": [lines], "chunk_mb": megabytes}
         config = BuildCorpusConfig.model_validate(
             {**recipe, "run_dir": str(tmp_path / f"{megabytes}"), "filters": LENIENT}
         )
@@ -120,7 +120,7 @@ def test_a_document_beyond_the_size_of_the_recipe_is_in_quarantine(
     texts = ["A ship came in.", "Nobody was at the helm of it. " * 100]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     source = {"kind": "jsonl", "name": "own", "path": str(tmp_path / "own.jsonl")}
-    folder, found = build(tmp_path, source, max_document_mb=megabytes, faults={"max_bad_fraction": 1.0})
+    folder, found = build(tmp_path, source, max_document_mb=megabytes, fault_tolerance={"max_bad_fraction": 1.0})
     assert len(found) == documents
     assert len((folder / "quarantine.jsonl").read_text().splitlines()) == 2 - documents
 

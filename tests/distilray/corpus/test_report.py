@@ -19,7 +19,7 @@ GROUP: dict[str, Any] = {
 
 def report(kind: str = "wikipedia", part: dict[str, Any] = PART) -> SourceReport:
     found = SourceReport("name", kind, files=1)
-    found.add_part(part)
+    found.add_chunk(part)
     found.add_group(GROUP)
     return found
 
@@ -110,7 +110,7 @@ def test_what_a_stage_takes_through_is_text_by_time() -> None:
 
 def test_the_unknown_templates_of_all_parts_are_listed_by_use() -> None:
     both = report(part={**PART, "unknown_templates": {"jct": 2, "GS": 9}})
-    both.add_part(PART)
+    both.add_chunk(PART)
     assert list(both.counts()["unknown_templates"].items()) == [("GS", 9), ("jct", 5)]
 
 

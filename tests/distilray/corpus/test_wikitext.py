@@ -4,13 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilray.corpus.cleaning import HOLE, clean_wikitext
-from distilray.corpus.wikitext.amounts import superscript
 from distilray.corpus.wikitext.arguments import GAP
-from distilray.corpus.wikitext.extensions import cut_extensions, restore_protected
-from distilray.corpus.wikitext.sections import cut_back_matter
+from distilray.corpus.wikitext.cleaning import HOLE, clean_wikitext, remove_back_matter
+from distilray.corpus.wikitext.extensions import remove_extension_tags, restore_markup
+from distilray.corpus.wikitext.number_templates import quantity_text, superscript
 from distilray.corpus.wikitext.templates import RULES
-from distilray.corpus.wikitext.units import quantity
 
 TEMPLATES = {
     "{{convert|1300|mi|km}}": "1,300 miles",
@@ -134,7 +132,7 @@ def test_every_rule_bears_a_template_without_arguments() -> None:
 
 @pytest.mark.parametrize("arguments", [[], [""], ["x"], ["5"], ["5", "to"], ["5", "to", "km"], ["1/2", "in"]])
 def test_a_quantity_bears_odd_arguments(arguments: list[str]) -> None:
-    assert isinstance(quantity(arguments, adjective=True), str)
+    assert isinstance(quantity_text(arguments, adjective=True), str)
 
 
 def test_a_superscript_is_raised_whole_or_not_at_all() -> None:
@@ -144,19 +142,19 @@ def test_a_superscript_is_raised_whole_or_not_at_all() -> None:
 @pytest.mark.parametrize("title", ["See also", "''References''", "notes and references", "External links {{anchor|x}}"])
 def test_back_matter_goes_with_the_sections_below_it(title: str) -> None:
     wikitext = f"a\n== {title} ==\nb\n=== Below ===\nc\n== Next ==\nd"
-    assert cut_back_matter(wikitext) == "a\n== Next ==\nd"
+    assert remove_back_matter(wikitext) == "a\n== Next ==\nd"
 
 
 @given(st.lists(st.sampled_from(["== Life ==\n", "=== Notes on it ===\n", "words\n", "=\n", "a == b\n"])).map("".join))
 def test_a_page_without_back_matter_stays_whole(wikitext: str) -> None:
-    assert cut_back_matter(wikitext) == wikitext
+    assert remove_back_matter(wikitext) == wikitext
 
 
 def test_an_unclosed_reference_takes_no_words_of_the_next_line() -> None:
-    assert cut_extensions("a.<ref>b\nc<ref>d</ref> e") == f"a.\nc{GAP} e"
+    assert remove_extension_tags("a.<ref>b\nc<ref>d</ref> e") == f"a.\nc{GAP} e"
 
 
 @given(st.text(alphabet="'*#[]{}|ab "))
 def test_what_nowiki_protects_comes_back(content: str) -> None:
-    cut = cut_extensions(f"<nowiki>{content}</nowiki>")
-    assert restore_protected(cut) in (content, HOLE)
+    cut = remove_extension_tags(f"<nowiki>{content}</nowiki>")
+    assert restore_markup(cut) in (content, HOLE)

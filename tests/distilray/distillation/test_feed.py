@@ -24,14 +24,14 @@ def plan(shards):
 def feed(shards, plan):
     """Makes the feed of a worker."""
 
-    def make(rank=0, workers=1, micro_batch_size=5, reductions="global"):
+    def make(rank=0, workers=1, micro_batch_size=5, reduction="global"):
         return Feed(
             shards=shards,
             plan=plan,
             rank=rank,
             num_workers=workers,
             micro_batch_size=micro_batch_size,
-            reductions=reductions,
+            reduction=reduction,
             pad_id=0,
             pinned=False,
         )
@@ -43,8 +43,8 @@ def feed(shards, plan):
 def dealt(feed):
     """The micro-steps of each worker, over some steps."""
 
-    def deal(workers, micro_batch_size, reductions="global", start=0, stop=STEPS):
-        feeds = [feed(rank, workers, micro_batch_size, reductions) for rank in range(workers)]
+    def deal(workers, micro_batch_size, reduction="global", start=0, stop=STEPS):
+        feeds = [feed(rank, workers, micro_batch_size, reduction) for rank in range(workers)]
         return [list(one.micro_steps(start, stop)) for one in feeds]
 
     return deal
@@ -101,7 +101,7 @@ def test_a_step_is_as_large_as_its_micro_batches_together(dealt, workers, micro_
         assert size.tokens == sum(int(one.sum()) for one in lengths)
         assert size.pairs == sum(int((one**2).sum()) for one in lengths)
         assert size.masked == sum(len(micro.batch.mask_labels) for micro in micro_steps)
-        assert size.slots == sum(micro.batch.input_ids.numel() for micro in micro_steps)
+        assert size.padded_tokens == sum(micro.batch.input_ids.numel() for micro in micro_steps)
 
 
 def test_the_micro_steps_from_some_step_on_are_those_of_the_whole_run(dealt):
@@ -111,9 +111,9 @@ def test_the_micro_steps_from_some_step_on_are_those_of_the_whole_run(dealt):
     assert all((one.batch.input_ids == two.batch.input_ids).all() for one, two in zip(rest, tail, strict=True))
 
 
-def shares(dealt, workers, micro_batch_size, reductions):
+def shares(dealt, workers, micro_batch_size, reduction):
     """What the micro-batches of the first step add up to, and the means of each, for two terms over ids."""
-    micro_steps = [micro for one in dealt(workers, micro_batch_size, reductions, stop=1) for micro in one]
+    micro_steps = [micro for one in dealt(workers, micro_batch_size, reduction, stop=1) for micro in one]
     sums = {"tokens": 0.0, "masked": 0.0}
     means = {"tokens": [], "masked": []}
     for micro in micro_steps:

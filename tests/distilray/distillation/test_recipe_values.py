@@ -1,4 +1,4 @@
-"""Values of the recipes of training, from the recipe to Ray Train, to the scores and to the rhythm of a run."""
+"""Values of the recipes of training, from the recipe to Ray Train, to the scores and to the intervals of a run."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,11 @@ import torch
 from ray.train.torch import TorchTrainer
 
 from distilray.config.distillation import CacheTeacherConfig, DistillConfig, LossConfig
+from distilray.distillation import cache_teacher
+from distilray.distillation.distill import distill
 from distilray.distillation.heldout import HeldoutScores
 from distilray.distillation.inputs import create_student_and_teacher
 from distilray.distillation.objective import DistillationStep
-from distilray.distillation.teacher_cache import pipeline
-from distilray.distillation.trainer import distill
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
 from distilray.runtime import resources
@@ -51,7 +51,7 @@ def trainer_of(monkeypatch, tmp_path, teacher_dir, shards_dir):
 
 
 def test_failures_and_the_grace_of_a_preemption_reach_ray_train(trainer_of):
-    trainer = trainer_of(faults={"max_failures": 7, "preemption_grace_s": 45.0})
+    trainer = trainer_of(fault_tolerance={"max_failures": 7, "preemption_grace_s": 45.0})
     failures = trainer.run_config.failure_config
     assert (failures.max_failures, failures.preemption_grace_s) == (7, 45.0)
 
@@ -112,15 +112,15 @@ def test_a_run_scores_as_many_held_out_examples_as_its_recipe_says(teacher_dir, 
     for number in (3, 1_000_000, None):
         run = tmp_path / str(number)
         run.mkdir()
-        fit(teacher_dir, shards_dir, tmp_path, 1, run=run, rhythm={"heldout_examples": number})
+        fit(teacher_dir, shards_dir, tmp_path, 1, run=run, intervals={"heldout_examples": number})
         scores.append(heldout(run)[0])
     few, many, every = scores
     assert few != many == every
 
 
 def test_a_run_scores_saves_and_keeps_checkpoints_at_the_rhythm_of_its_recipe(teacher_dir, shards_dir, tmp_path):
-    rhythm = {"evaluate_every_steps": 2, "checkpoint_every_steps": 3, "keep_checkpoints": 1}
-    fit(teacher_dir, shards_dir, tmp_path, 7, run=tmp_path, rhythm=rhythm, optimizer={"learning_rate": 1e-5})
+    intervals = {"evaluate_every_steps": 2, "checkpoint_every_steps": 3, "keep_checkpoints": 1}
+    fit(teacher_dir, shards_dir, tmp_path, 7, run=tmp_path, intervals=intervals, optimizer={"learning_rate": 1e-5})
     assert [row["step"] for row in heldout(tmp_path)] == [0, 2, 4, 6, 7]
     steps = {int(folder.name.removeprefix("step-")) for folder in (tmp_path / "checkpoints").glob("step-*")}
     assert 7 in steps
@@ -134,7 +134,7 @@ def test_a_run_asks_for_preemptions_at_the_rhythm_of_its_recipe(
 ):
     asked = []
     monkeypatch.setattr("ray.train.get_preemption_info", lambda: asked.append(1))
-    fit(teacher_dir, shards_dir, tmp_path, 6, rhythm={"preemption_every_steps": every})
+    fit(teacher_dir, shards_dir, tmp_path, 6, intervals={"poll_preemption_every_steps": every})
     assert len(asked) == polls
 
 
@@ -168,6 +168,6 @@ def test_the_copies_of_shards_of_a_cached_teacher_are_in_the_folder_of_its_recip
     values = {"run_dir": str(tmp_path / "run"), "shards_dir": shards_dir, "teacher_dir": teacher_dir, "cache": given}
     config = CacheTeacherConfig.model_validate({**values, "top_k": 4, "scaling": {"gpus_per_task": 0}})
     monkeypatch.setattr("distilray.runtime.storage.is_local", lambda uri: not uri.endswith(".arrow"))
-    with tasks_in_process(pipeline):
-        pipeline.cache_teacher(config, RunFolder("cache_teacher", config, {}))
+    with tasks_in_process(cache_teacher):
+        cache_teacher.cache_teacher(config, RunFolder("cache_teacher", config, {}))
     assert list(Path(given["directory"]).glob("*.arrow"))

@@ -22,7 +22,7 @@ VALUES = {
     "dropout": 0.0,
     "optimizer": {"learning_rate": 5e-3},
     "scaling": {"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1},
-    "rhythm": {"log_every_steps": 1, "checkpoint_every_steps": 1000},
+    "intervals": {"log_every_steps": 1, "checkpoint_every_steps": 1000},
 }
 
 
@@ -38,7 +38,7 @@ def fit(teacher_dir, shards_dir, folder, steps, losses=None, run=None, **changes
     run = run or Path(tempfile.mkdtemp(dir=folder))
     values = {**VALUES, "teacher_dir": teacher_dir, "shards_dir": shards_dir, "max_steps": steps, **changes}
     # Only workers of Ray Train can ask about preemptions.
-    values["rhythm"] = {"preemption_every_steps": steps + 1, **values["rhythm"]}
+    values["intervals"] = {"poll_preemption_every_steps": steps + 1, **values["intervals"]}
     kept: list[torch.nn.Module] = []
     settings = LoopSettings(
         config=DistillConfig.model_validate(values),
@@ -77,7 +77,7 @@ def test_the_loss_falls_and_so_does_each_term_when_it_is_the_only_one(loop, name
 
 
 def test_the_log_has_a_row_at_the_rhythm_and_one_at_the_end(loop):
-    rows, _ = loop(7, rhythm={"log_every_steps": 3})
+    rows, _ = loop(7, intervals={"log_every_steps": 3})
     assert [row["step"] for row in rows] == [3, 6, 7]
     assert {row["total_steps"] for row in rows} == {7}
     assert all(row["tokens_per_s"] > 0 and row["grad_norm"] > 0 for row in rows)
@@ -91,7 +91,7 @@ def test_the_logged_loss_is_the_weighted_sum_of_the_logged_terms(loop):
 
 def test_a_row_of_several_steps_is_the_mean_of_their_rows(loop):
     single, _ = loop(6)
-    several, _ = loop(6, rhythm={"log_every_steps": 3})
+    several, _ = loop(6, intervals={"log_every_steps": 3})
     for row, part in zip(several, (single[:3], single[3:]), strict=True):
         for name in ("loss", "ce", "mlm", "cos"):
             assert row[name] == pytest.approx(np.mean([one[name] for one in part]), rel=1e-6)
@@ -160,7 +160,7 @@ def test_the_teacher_stays_as_it_is(loop, teacher_dir):
 def test_steps_without_a_finite_gradient_change_nothing_and_end_the_run_with_their_examples(loop, monkeypatch):
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args: torch.tensor(float("nan")))
     start = create_student_and_teacher(DistillConfig.model_validate({**VALUES, **folders(loop)}))[0]
-    rows, model = loop(9, faults={"max_skipped_steps": 2})
+    rows, model = loop(9, fault_tolerance={"max_skipped_steps": 2})
     assert_same_weights(model, start)
     assert [row["skipped_steps"] for row in rows] == [1, 1]
     assert not any("loss" in row for row in rows)
@@ -179,7 +179,7 @@ def test_a_few_steps_without_a_finite_gradient_are_skipped_and_counted(loop, mon
         return norm * float("inf") if len(calls) in (2, 3, 5) else norm
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", sometimes)
-    rows, _ = loop(6, faults={"max_skipped_steps": 2})
+    rows, _ = loop(6, fault_tolerance={"max_skipped_steps": 2})
     assert [row["skipped_steps"] for row in rows] == [0, 1, 1, 0, 1, 0]
     assert ["loss" in row for row in rows] == [True, False, False, True, False, True]
 
@@ -204,7 +204,7 @@ def test_with_fp16_and_its_loss_scale_the_loss_falls(loop):
 
 
 def test_a_loss_scale_is_taken_up_from_the_checkpoint(loop, tmp_path):
-    values = {"run": tmp_path / "run", "precision": "fp16", "rhythm": {"checkpoint_every_steps": 3}}
+    values = {"run": tmp_path / "run", "precision": "fp16", "intervals": {"checkpoint_every_steps": 3}}
     checkpoint = tmp_path / "run/checkpoints/step-0000006"
     loop(6, **values)
     scale = json.loads((checkpoint / "state.json").read_text())["scaler"]

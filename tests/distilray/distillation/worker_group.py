@@ -18,7 +18,7 @@ from distilray.config.distillation import DistillConfig
 from distilray.distillation.inputs import create_student_and_teacher
 from distilray.distillation.preparation import LoopSettings
 from distilray.distillation.setup import train_loop
-from distilray.finetuning.classifier_training import FineTuning, fine_tune
+from distilray.finetuning.classifier_training import ClassifierTraining, fine_tune
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.training.process_group import Workers
 from tests.distilray.finetuning.tiny_tasks import classifier, features, settings
@@ -33,7 +33,7 @@ VALUES = {
     "optimizer": {"learning_rate": 5e-3, "warmup_fraction": 0.0},
     "scaling": {"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1},
     # Ray can be asked about machines by workers of Ray Train only.
-    "rhythm": {"log_every_steps": 1, "preemption_every_steps": STEPS + 1},
+    "intervals": {"log_every_steps": 1, "poll_preemption_every_steps": STEPS + 1},
 }
 
 
@@ -65,8 +65,8 @@ def distil(folder: Path, values: dict[str, Any], states: list[str]) -> Any:
 def fine_tune_together(model_dir: str, dropout: float, states: list[str]) -> Any:
     model = watched(classifier("cola", model_dir, dropout=dropout), states)
     values = settings(batch_size=4, epochs=1, dropout=dropout)
-    rows, workers = features("cola", model_dir, train=8), Workers.of_process_group()
-    fine_tune(FineTuning(model, rows, values, 1, torch.device("cpu"), torch.float32, workers), folder=None)
+    rows, workers = features("cola", model_dir, train=8), Workers.from_process_group()
+    fine_tune(ClassifierTraining(model, rows, values, 1, torch.device("cpu"), torch.float32, workers), folder=None)
     return model
 
 

@@ -6,7 +6,7 @@ import pytest
 from distilray.config.evaluation import WriteGlueTextConfig
 from distilray.errors import InputError
 from distilray.evaluation import glue_text
-from distilray.evaluation.glue_text import outermost, plan_glue_text, write_glue_text
+from distilray.evaluation.glue_text import drop_contained_texts, plan_glue_text, write_glue_text
 from distilray.finetuning.tasks import TASKS
 from distilray.runtime.run_folder import RunFolder
 from distilray.stages import STAGES
@@ -36,11 +36,15 @@ def run(config):
 
 
 def test_a_text_inside_another_is_left_out_and_of_equal_ones_the_first_is_kept():
-    assert outermost(PHRASES) == ["a film of", "a gorgeous , witty film of the year", "the year ends here now"]
+    assert drop_contained_texts(PHRASES) == [
+        "a film of",
+        "a gorgeous , witty film of the year",
+        "the year ends here now",
+    ]
 
 
 def test_a_text_whose_words_only_begin_alike_is_kept():
-    assert outermost(["the film is a joy", "the film is a joyful thing"]) == [
+    assert drop_contained_texts(["the film is a joy", "the film is a joyful thing"]) == [
         "the film is a joy",
         "the film is a joyful thing",
     ]
@@ -48,7 +52,7 @@ def test_a_text_whose_words_only_begin_alike_is_kept():
 
 def test_texts_keep_their_order():
     texts = [f"sentence number {number} is {'very ' * (number % 3)}short" for number in range(20)]
-    assert outermost(texts) == texts
+    assert drop_contained_texts(texts) == texts
 
 
 def test_every_text_is_kept_or_counted_with_the_reason(tmp_path):

@@ -11,15 +11,14 @@ import yaml
 from transformers import GPT2LMHeadModel
 from transformers.models.distilbert.modeling_distilbert import Embeddings
 
-from distilray.config.bias import EvaluateBiasConfig
-from distilray.config.evaluation import EvaluateFillMaskConfig, MeasureEfficiencyConfig
+from distilray.config.evaluation import EvaluateBiasConfig, EvaluateFillMaskConfig, MeasureEfficiencyConfig
 from distilray.config.export import ExportModelConfig
 from distilray.config.report import ReportConfig
 from distilray.errors import DataQualityError
-from distilray.evaluation.bias.scores import evaluate_bias
+from distilray.evaluation.bias.evaluate_bias import evaluate_bias
 from distilray.evaluation.efficiency import measure_efficiency
-from distilray.evaluation.fill_mask import parts
-from distilray.evaluation.fill_mask.evaluation import evaluate_fill_mask
+from distilray.evaluation.fill_mask import chunk_scorer
+from distilray.evaluation.fill_mask.evaluate_fill_mask import evaluate_fill_mask
 from distilray.export import table, variants
 from distilray.report.model_card import model_card
 from distilray.report.runs import read_runs
@@ -89,7 +88,7 @@ def test_a_batch_has_at_most_the_rows_of_the_recipe(fill, shapes, rows):
 
 @pytest.mark.parametrize("tokens", [48, 200])
 def test_a_batch_has_at_most_so_many_tokens(fill, shapes, monkeypatch, tokens):
-    monkeypatch.setattr(parts, "MAX_BATCH_TOKENS", tokens)
+    monkeypatch.setattr(chunk_scorer, "MAX_BATCH_TOKENS", tokens)
     fill(batch_size=32, data={"left_to_right": False})
     sizes = [rows * (width - 7) for rows, width in shapes if rows > 1]  # widths are rounded up to multiples of 8
     assert all(size <= tokens for size in sizes)
@@ -119,7 +118,7 @@ def test_a_text_file_is_read_in_the_format_of_the_recipe(fill, work):
 def test_an_interval_of_a_lower_level_is_narrower(fill):
     widths = {}
     for level in (0.5, 0.95):
-        found = scores(fill(intervals={"level": level, "resamples": 200}))["intervals"]
+        found = scores(fill(bootstrap={"level": level, "resamples": 200}))["intervals"]
         low, high = found["student"]["hit@10"] if "student" in found else found["scores"]["student"]["hit@10"]
         widths[level] = high - low
     assert 0 < widths[0.5] < widths[0.95]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from distilray.evaluation.timing import TimedModel, Timings, batches_of, summary_of, time_models
+from distilray.evaluation.efficiency import TimedModel, Timings, padded_batches, summarize_timings, time_models
 from distilray.pretraining_data.batches import Batch
 
 
@@ -36,7 +36,7 @@ class Model:
 def timed():
     clock = Clock()
     singles = [single(5, 10), single(9, 20), single(5, 40), single(7, 50), single(6, 60)]
-    batches = batches_of(singles, batch_size=2, pad_id=0)
+    batches = padded_batches(singles, batch_size=2, pad_id=0)
     models = {name: TimedModel(Model(name, clock, seconds), singles, batches)
               for name, seconds in (("slow", 0.4), ("fast", 0.1))}  # fmt: skip
     return clock, models
@@ -44,7 +44,7 @@ def timed():
 
 def test_batches_hold_every_input_once_the_longest_first():
     singles = [single(5, 10), single(9, 20), single(7, 40)]
-    batches = batches_of(singles, batch_size=2, pad_id=0)
+    batches = padded_batches(singles, batch_size=2, pad_id=0)
     assert [batch.input_ids.shape for batch in batches] == [(2, 9), (1, 5)]
     first, last = batches
     assert first.input_ids[1].tolist() == [*range(40, 47), 0, 0]
@@ -55,9 +55,9 @@ def test_batches_hold_every_input_once_the_longest_first():
 
 def test_every_round_times_all_models_and_begins_with_another(timed):
     clock, models = timed
-    moved = []
-    found = time_models(models, rounds=3, moved=moved.append, clock=clock)
-    assert moved == ["slow", "fast", "fast", "slow", "slow", "fast"]
+    on_progress = []
+    found = time_models(models, rounds=3, on_progress=on_progress.append, clock=clock)
+    assert on_progress == ["slow", "fast", "fast", "slow", "slow", "fast"]
     assert [len(timings.latencies_ms) for timings in found.values()] == [15, 15]
     assert found["slow"].latencies_ms == pytest.approx([400] * 15)
     assert found["fast"].batch_seconds == pytest.approx([0.3] * 3)
@@ -65,18 +65,18 @@ def test_every_round_times_all_models_and_begins_with_another(timed):
 
 def test_the_first_inputs_of_a_round_warm_up_uncounted(timed):
     clock, models = timed
-    time_models({"slow": models["slow"]}, rounds=1, moved=lambda name: None, clock=clock)
+    time_models({"slow": models["slow"]}, rounds=1, on_progress=lambda name: None, clock=clock)
     assert [rows for _, rows in clock.calls] == [1] * 3 + [1] * 5 + [2, 2, 1]
 
 
 def test_the_summary_says_how_many_times_faster_than_the_first():
     first = Timings([4.0] * 10, [4.0, 4.0, 8.0], [2.0, 2.0, 2.0])
     own = Timings([*[1.0] * 9, 5.0], [1.0, 2.0, 2.0], [0.5, 0.4, 1.0])
-    found = summary_of(own, first, inputs=100)
+    found = summarize_timings(own, first, inputs=100)
     assert (found["latency_ms"], found["latency_p95_ms"]) == (1.0, 5.0)
     assert found["texts_per_s"] == 200.0
     assert found["latency_speedup"] == 4.0
     assert found["latency_speedup_range"] == [2.0, 4.0]
     assert found["throughput_speedup"] == 4.0
     assert found["throughput_speedup_range"] == [2.0, 5.0]
-    assert summary_of(first, first, inputs=100)["latency_speedup"] == 1.0
+    assert summarize_timings(first, first, inputs=100)["latency_speedup"] == 1.0

@@ -5,12 +5,12 @@ import pytest
 
 from distilray.config.export import GateConfig
 from distilray.export.gate import (
-    GateFigures,
+    GateScores,
     MaskAnswers,
     answer_masks,
     compare_logits,
-    gate_faults,
-    gate_figures,
+    gate_scores,
+    gate_violations,
     parity_cases,
 )
 from distilray.pretraining_data.batches import Batch
@@ -48,7 +48,7 @@ def test_best_tokens_and_losses_are_those_of_the_masks_in_order():
 def test_figures_are_the_share_of_equal_tokens_and_the_relative_change():
     source = MaskAnswers(np.array([1, 2, 3, 4]), np.full(4, math.log(10)))
     other = MaskAnswers(np.array([1, 2, 3, 9]), np.full(4, math.log(12)))
-    figures = gate_figures(source, other)
+    figures = gate_scores(source, other)
     assert figures.agreement == 0.75
     assert figures.pseudo_perplexity == pytest.approx(12)
     assert figures.pseudo_perplexity_change == pytest.approx(0.2)
@@ -68,11 +68,11 @@ def test_figures_are_the_share_of_equal_tokens_and_the_relative_change():
     ],
 )
 def test_each_bound_that_is_broken_is_a_fault(agreement, change, faults):
-    assert len(gate_faults(GateFigures(agreement, 10.0, change), GATE)) == faults
+    assert len(gate_violations(GateScores(agreement, 10.0, change), GATE)) == faults
 
 
 def test_a_fault_says_the_figure_and_the_bound():
-    first, second = gate_faults(GateFigures(0.5, 10.0, 0.25), GATE)
+    first, second = gate_violations(GateScores(0.5, 10.0, 0.25), GATE)
     assert "50.00%" in first
     assert "at least 90.00%" in first
     assert "+25.00%" in second

@@ -12,7 +12,7 @@ from distilray.config.glue import TaskDistillationConfig
 from distilray.errors import InputError
 from distilray.finetuning import classifier_training
 from distilray.finetuning.classifier import load_fine_tuned
-from distilray.finetuning.classifier_training import FineTuning, fine_tune
+from distilray.finetuning.classifier_training import ClassifierTraining, fine_tune
 from distilray.finetuning.metrics import majority_scores
 from distilray.finetuning.objective import predict
 from distilray.finetuning.progress import read_evaluations
@@ -41,8 +41,8 @@ def train(bert_dir, task):
     def run(values=FOUR, *, seed=1, folder=None, rows=task, **arguments):
         model = classifier(rows.task, bert_dir, seed=seed, dropout=values.dropout)
         folder = None if folder is None else str(folder)
-        of_run = {name: arguments.pop(name) for name in FineTuning.__dataclass_fields__ if name in arguments}
-        found = fine_tune(FineTuning(model, rows, values, seed, **CPU, **of_run), folder=folder, **arguments)
+        of_run = {name: arguments.pop(name) for name in ClassifierTraining.__dataclass_fields__ if name in arguments}
+        found = fine_tune(ClassifierTraining(model, rows, values, seed, **CPU, **of_run), folder=folder, **arguments)
         return found, {name: value.detach().clone() for name, value in model.named_parameters()}
 
     return run
@@ -60,7 +60,7 @@ def scored(monkeypatch):
 
     def use(scores):
         left = iter(scores)
-        monkeypatch.setattr(FineTuning, "dev_scores", lambda _: {"matthews": 0.0, "score": next(left)})
+        monkeypatch.setattr(ClassifierTraining, "dev_scores", lambda _: {"matthews": 0.0, "score": next(left)})
 
     return use
 
@@ -137,14 +137,14 @@ def test_a_run_that_is_interrupted_again_and_again_ends_as_one_that_was_not(trai
 
 
 def test_a_run_that_is_interrupted_between_evaluations_ends_as_one_that_was_not(train, tmp_path):
-    def moved(step, steps):
+    def on_step(step, steps):
         if step == 3:
             raise KilledError
 
     values = FOUR.model_copy(update={"evaluations_per_epoch": 1})
     whole, weights = train(values)
     with pytest.raises(KilledError):
-        train(values, folder=tmp_path, moved=moved)
+        train(values, folder=tmp_path, on_step=on_step)
     found, same = train(values, folder=tmp_path)
     assert without_time(found.evaluations) == without_time(whole.evaluations)
     assert are_equal(weights, same)
@@ -275,7 +275,7 @@ def test_the_model_ends_with_the_weights_of_its_best_evaluation(train, scored):
 
 def test_the_metric_of_the_recipe_decides_what_is_best(train, monkeypatch):
     left = iter([{"matthews": 0.1, "score": 0.9}, *[{"matthews": 0.2, "score": 0.1}] * 3])
-    monkeypatch.setattr(FineTuning, "dev_scores", lambda _: next(left))
+    monkeypatch.setattr(ClassifierTraining, "dev_scores", lambda _: next(left))
     assert train(FOUR.model_copy(update={"metric": "matthews"}))[0].best.number == 2
 
 
@@ -324,7 +324,7 @@ def test_a_run_without_time_is_evaluated_once(train):
 
 def test_steps_are_told(train):
     told = []
-    train(moved=lambda step, steps: told.append((step, steps)))
+    train(on_step=lambda step, steps: told.append((step, steps)))
     assert told == [(step, 4) for step in range(1, 5)]
 
 
@@ -349,7 +349,7 @@ def test_a_small_task_is_learned(request, model, name):
     model_dir = request.getfixturevalue(model)
     task, values = TASKS[name], settings(epochs=5, learning_rate=3e-3, batch_size=16, dropout=0.0)
     rows = features(name, model_dir, train=160, dev=40)
-    found = fine_tune(FineTuning(classifier(name, model_dir), rows, values, 1, **CPU), folder=None)
+    found = fine_tune(ClassifierTraining(classifier(name, model_dir), rows, values, 1, **CPU), folder=None)
     majority = majority_scores(task, rows.train.labels, {"dev": rows.dev["dev"].labels})
     assert found.best.scores["score"] > majority["score"] + 0.6
     assert found.evaluations[-1].train_loss < 0.5 * found.evaluations[0].train_loss
@@ -357,7 +357,7 @@ def test_a_small_task_is_learned(request, model, name):
 
 def test_both_dev_sets_of_mnli_are_scored(bert_dir):
     rows = features("mnli", bert_dir)
-    found = fine_tune(FineTuning(classifier("mnli", bert_dir), rows, settings(epochs=1), 1, **CPU), folder=None)
+    found = fine_tune(ClassifierTraining(classifier("mnli", bert_dir), rows, settings(epochs=1), 1, **CPU), folder=None)
     assert list(found.best.scores) == ["accuracy_m", "accuracy_mm", "score"]
 
 
@@ -374,20 +374,20 @@ def test_a_run_with_a_teacher_is_another_run(train, task, tmp_path):
     taught = {"teacher_outputs": np.eye(2, dtype=np.float32)[task.train.labels]}
     distillation = TaskDistillationConfig(teacher_run_dir="here", alpha=0.5)
     whole, _ = train(folder=tmp_path, distillation=distillation, **taught)
-    moved = distillation.model_copy(update={"teacher_run_dir": "elsewhere"})
-    assert train(folder=tmp_path, distillation=moved, **taught)[0] == whole
+    on_step = distillation.model_copy(update={"teacher_run_dir": "elsewhere"})
+    assert train(folder=tmp_path, distillation=on_step, **taught)[0] == whole
     with pytest.raises(BrokenCheckpointError):
         train(folder=tmp_path)
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run(train):
-    def moved(step, steps):
+    def on_step(step, steps):
         raise AssertionError("a step was taken")
 
     values = settings()
     odd = {"teacher_outputs": np.full((15, 2), np.nan, np.float32)}
     with pytest.raises(RuntimeError, match=r"step 1: gradient norm is nan at learning rate 0.002; lower it"):
-        train(values, distillation=TaskDistillationConfig(teacher_run_dir="unused"), moved=moved, **odd)
+        train(values, distillation=TaskDistillationConfig(teacher_run_dir="unused"), on_step=on_step, **odd)
 
 
 def test_a_length_that_the_model_cannot_read_is_refused(train):

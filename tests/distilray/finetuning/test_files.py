@@ -114,7 +114,7 @@ def test_a_folder_without_files_is_there_but_refused(tmp_path: Path) -> None:
 def test_other_rows_are_accepted_on_request_and_told(tmp_path: Path, layout: str) -> None:
     glue_dir = write_glue(tmp_path, ["wnli"], layout=layout, official=True)
     (write_raw if layout == "raw" else write_hub)(tmp_path, "wnli", {"train": 20})
-    with pytest.raises(InputError, match=r"20 rows where WNLI has 635; .*other_rows=true"):
+    with pytest.raises(InputError, match=r"20 rows where WNLI has 635; .*allow_other_row_counts=true"):
         load_task(glue_dir, "wnli")
     data = load_task(glue_dir, "wnli", with_test=True, other_rows=True)
     assert (len(data.train), list(data.other_rows)) == (20, ["train 20 (635)"])

@@ -12,7 +12,7 @@ from distilray.config.glue import GLUE_TASKS, TaskName
 from distilray.errors import InputError
 from distilray.finetuning.hub_files import read_hub_split
 from distilray.finetuning.tasks import TASKS
-from distilray.finetuning.tsv_files import read_raw_split
+from distilray.finetuning.tsv_files import read_tsv_split
 from tests.distilray.finetuning.small_glue import (
     FOLDERS,
     OFFICIAL_ROWS,
@@ -32,7 +32,7 @@ def test_both_layouts_give_the_same_rows(tmp_path: Path, name: TaskName) -> None
     write_raw(tmp_path / "raw", name, rows)
     for split in ("train", *task.dev, *(test for test in task.test if test != "ax")):
         hub = read_hub_split(str(tmp_path / "hub" / name), task, split)
-        raw, _ = read_raw_split(str(tmp_path / "raw" / FOLDERS[name]), task, split)
+        raw, _ = read_tsv_split(str(tmp_path / "raw" / FOLDERS[name]), task, split)
         assert (hub.first, hub.second) == (raw.first, raw.second)
         assert len(hub) == rows[split]
         if split in task.test:

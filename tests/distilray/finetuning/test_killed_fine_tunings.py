@@ -8,7 +8,7 @@ import pytest
 from distilray.config.glue import FineTuneScaling, TaskDistillationConfig
 from distilray.errors import InputError
 from distilray.finetuning import fine_tune as module
-from distilray.finetuning.fine_tune_run import Plan, Unit, is_done, read_predictions, read_result
+from distilray.finetuning.fine_tune_run import FineTunePlan, FineTuneRun, is_done, read_predictions, read_result
 from tests.distilray.finetuning.tiny_tasks import features, settings
 from tests.distilray.interruptions import KilledError, at_each_folder, killed_at_change
 
@@ -23,19 +23,19 @@ def rows(bert_dir):
 
 @pytest.fixture
 def unit(bert_dir):
-    return Unit("cola", 1, SETTINGS, bert_dir)
+    return FineTuneRun("cola", 1, SETTINGS, bert_dir)
 
 
 @pytest.fixture
 def trained(monkeypatch):
     """The seeds that are fine-tuned, in order; Ray is replaced."""
-    seeds, fit_unit = [], module.fit_unit
+    seeds, execute_run = [], module.execute_run
 
     def fit(plan, unit, *arguments, **options):
         seeds.append(unit.seed)
-        fit_unit(plan, unit, *arguments, **options)
+        execute_run(plan, unit, *arguments, **options)
 
-    monkeypatch.setattr(module, "fit_unit", fit)
+    monkeypatch.setattr(module, "execute_run", fit)
     monkeypatch.setattr(module, "run_on_workers", lambda loop, *_, **__: loop())
     monkeypatch.setattr(module, "ensure", lambda *_, **__: 1)
     for name in ("put", "get"):
@@ -48,14 +48,16 @@ def run(trained, rows):
     """Fine-tune units; gives what they leave, by the names of files."""
 
     def of(folder, *units):
-        results = module.run_units(units, rows, plan_of(folder), run_dir=str(folder), job="evaluate_glue")
+        results = module.execute_runs(units, rows, plan_of(folder), run_dir=str(folder), job="evaluate_glue")
         return [content(results[unit.task, unit.seed]) for unit in units]
 
     return of
 
 
 def plan_of(folder, **changes):
-    return Plan(**{"folder": str(folder), "precision": "fp32", "scaling": SCALING, "with_test": True, **changes})
+    return FineTunePlan(
+        **{"folder": str(folder), "precision": "fp32", "scaling": SCALING, "with_test": True, **changes}
+    )
 
 
 def content(result):

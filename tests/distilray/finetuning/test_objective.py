@@ -12,8 +12,8 @@ from distilray.finetuning.objective import (
     StepBatch,
     adamw,
     evaluation_steps,
+    learning_rate_factor,
     predict,
-    rate_share,
     row_losses,
 )
 from distilray.finetuning.tasks import TASKS
@@ -130,7 +130,7 @@ def test_evaluations_divide_each_epoch_and_the_last_is_at_its_end(rows, evaluati
 
 def shares(schedule, warmup_fraction, total=10):
     values = settings(schedule=schedule, warmup_fraction=warmup_fraction)
-    return [rate_share(step, total, values) for step in range(total + 1)]
+    return [learning_rate_factor(step, total, values) for step in range(total + 1)]
 
 
 def test_the_rate_rises_and_falls_in_lines():

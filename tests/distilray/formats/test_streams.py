@@ -152,19 +152,19 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path, name: str) -> N
         stored_size(f"{tmp_path}/{name}")
 
 
-@given(data=st.binary(max_size=60).map(lambda data: data.replace(b"\0", b"\n")), part_bytes=st.integers(1, 70))
+@given(data=st.binary(max_size=60).map(lambda data: data.replace(b"\0", b"\n")), chunk_bytes=st.integers(1, 70))
 def test_every_line_is_read_once_whatever_the_ranges(
-    tmp_path_factory: pytest.TempPathFactory, data: bytes, part_bytes: int
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, chunk_bytes: int
 ) -> None:
     uri = write(tmp_path_factory.getbasetemp(), data, "lines.txt")
-    parts = byte_ranges(uri, "lines.txt", part_bytes=part_bytes)
+    parts = byte_ranges(uri, "lines.txt", chunk_bytes=chunk_bytes)
     found = [line for part in parts for line in read_lines(part, max_bytes=1000)]
     assert b"\n".join(line.data for line in found) == data.removesuffix(b"\n")
     assert all(data[line.offset :].startswith(line.data) for line in found)
 
 
 def test_ranges_cover_the_file_and_no_more(tmp_path: Path) -> None:
-    parts = byte_ranges(write(tmp_path, bytes(1000)), "a.txt", part_bytes=300)
+    parts = byte_ranges(write(tmp_path, bytes(1000)), "a.txt", chunk_bytes=300)
     assert [(part.start, part.end, part.stored_bytes) for part in parts] == [
         (0, 300, 300),
         (300, 600, 300),
@@ -176,9 +176,9 @@ def test_ranges_cover_the_file_and_no_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.bz2", "a.txt.xz", "a.txt.zst"])
 def test_a_compressed_file_is_one_range(tmp_path: Path, name: str) -> None:
     uri = write(tmp_path, bytes(1000), name)
-    assert byte_ranges(uri, name, part_bytes=10) == [FileRange(uri, name, 0, 1000, "whole", 1000)]
+    assert byte_ranges(uri, name, chunk_bytes=10) == [FileRange(uri, name, 0, 1000, "whole", 1000)]
 
 
 def test_a_line_over_the_limit_comes_without_data_and_the_next_with_it(tmp_path: Path) -> None:
-    (part,) = byte_ranges(write(tmp_path, b"a" * 30 + b"\nbb\n"), "a.txt", part_bytes=1000)
+    (part,) = byte_ranges(write(tmp_path, b"a" * 30 + b"\nbb\n"), "a.txt", chunk_bytes=1000)
     assert list(read_lines(part, max_bytes=20)) == [Line(0, b"", 30), Line(31, b"bb", 2)]

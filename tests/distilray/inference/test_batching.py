@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilray.inference.batching import length_sorted_batches, padded
+from distilray.inference.encoding import length_sorted_batches, pad_batch
 
 
 @given(st.lists(st.integers(1, 600)), st.integers(1, 40), st.integers(1, 5000))
@@ -25,7 +25,7 @@ def test_texts_of_like_length_share_a_batch(lengths):
 
 @given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=7), min_size=1, max_size=5))
 def test_padding_keeps_every_token_in_its_place_and_masks_the_rest(rows):
-    input_ids, attention_mask = padded(rows, 0)
+    input_ids, attention_mask = pad_batch(rows, 0)
     assert input_ids.shape == attention_mask.shape == (len(rows), max(map(len, rows)))
     assert [ids[real == 1].tolist() for ids, real in zip(input_ids, attention_mask, strict=True)] == rows
     assert (input_ids[attention_mask == 0] == 0).all()

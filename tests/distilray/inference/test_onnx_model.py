@@ -5,7 +5,7 @@ import pytest
 
 from distilray.errors import InputError
 from distilray.inference.backends import OnnxMaskedLM, open_masked_lm
-from distilray.models import onnx_file
+from distilray.models import onnx_format
 from tests.distilray.inference.tiny_models import write_tiny_model
 from tests.distilray.models.small_onnx import small_graph, write_small_onnx
 
@@ -37,7 +37,7 @@ def test_the_answer_has_a_row_for_each_mask_in_the_order_of_the_index(folder):
 
 
 def test_a_graph_with_logits_of_all_tokens_answers_alike(folder, tmp_path, model_dir):
-    graph = small_graph(np.eye(113), inputs=onnx_file.STANDARD_INPUTS)
+    graph = small_graph(np.eye(113), inputs=onnx_format.STANDARD_INPUTS)
     model = OnnxMaskedLM.load(write_small_onnx(tmp_path / "standard", model_dir, graph), threads=1)
     for index in (np.array([4, 1, 1]), np.array([], dtype=np.int64)):
         expected = OnnxMaskedLM.load(folder[1], threads=1).logits_at(IDS, ONES, index)
@@ -58,7 +58,7 @@ def test_token_types_are_zeros_unless_given(folder):
 
 
 def test_a_model_without_token_types_ignores_them(tmp_path, model_dir):
-    graph = small_graph(np.eye(113), inputs=onnx_file.INPUTS)
+    graph = small_graph(np.eye(113), inputs=onnx_format.INPUTS)
     model = OnnxMaskedLM.load(write_small_onnx(tmp_path / "onnx", model_dir, graph), threads=1)
     assert not model.reads_token_types
     index = np.array([1])

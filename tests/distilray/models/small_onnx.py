@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from distilray.models.masked_lm import companion_files, load_masked_lm
-from distilray.models.onnx_file import INPUTS, ONNX_FILE, OUTPUT, STANDARD_INPUTS, TOKEN_TYPES
+from distilray.models.onnx_format import INPUTS, ONNX_FILE, OUTPUT, STANDARD_INPUTS, TOKEN_TYPES
 from distilray.pretraining_data.tokenizer import read_tokenizer
 
 

@@ -31,7 +31,7 @@ def test_a_configuration_is_of_the_family_that_made_it(family):
 
 def test_a_setting_is_read_by_the_name_that_all_families_share(family):
     config = family.new_config(**SHAPE)
-    assert {name: family.setting(config, name) for name in SHAPE} == SHAPE
+    assert {name: family.config_value(config, name) for name in SHAPE} == SHAPE
 
 
 def test_every_tensor_of_a_layer_belongs_to_a_module_of_the_record(family, model):

@@ -10,7 +10,7 @@ SCRIPT = f"""
 import resource
 import threading
 import torch
-from distilray.models.cpu import use_cpus
+from distilray.models.processor import configure_cpu
 
 def fresh_mb():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -20,7 +20,7 @@ def fresh_mb():
 
 def loop():
     before = fresh_mb()
-    use_cpus(1)
+    configure_cpu(1)
     fresh_mb(), fresh_mb()  # until the heap has grown
     print(before, fresh_mb(), torch.get_num_threads())
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel, RobertaConfig, RobertaForMaskedLM, pipeline
 
 from distilray.errors import InputError
-from distilray.models.heads import is_head_parameter, start_head_bias, vocabulary_logits
+from distilray.models.heads import initialize_head_bias, is_head_parameter, vocabulary_logits
 from distilray.models.masked_lm import encode, load_masked_lm, save_model
 from distilray.models.precision import cpu_has_bf16, preferred_dtype
 from distilray.models.student import create_student
@@ -219,7 +219,7 @@ def test_a_fresh_head_starts_with_the_log_frequencies_of_the_tokens(teacher_dir)
     model = load_masked_lm(teacher_dir)
     model.cls.predictions.bias.data.zero_()
     counts = np.arange(model.config.vocab_size, dtype=np.int64)
-    assert start_head_bias(model, counts)
+    assert initialize_head_bias(model, counts)
     likelihood = model.cls.predictions.bias.exp()
     assert torch.allclose(likelihood.sum(), torch.tensor(1.0))
     assert torch.allclose(likelihood[20] / likelihood[10], torch.tensor(20.1 / 10.1))
@@ -228,5 +228,5 @@ def test_a_fresh_head_starts_with_the_log_frequencies_of_the_tokens(teacher_dir)
 def test_a_trained_head_keeps_its_bias(teacher_dir):
     model = load_masked_lm(teacher_dir)
     model.cls.predictions.bias.data.fill_(0.5)
-    assert not start_head_bias(model, np.ones(model.config.vocab_size, dtype=np.int64))
+    assert not initialize_head_bias(model, np.ones(model.config.vocab_size, dtype=np.int64))
     assert (model.cls.predictions.bias == 0.5).all()

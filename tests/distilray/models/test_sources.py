@@ -19,7 +19,7 @@ from distilray.config.distillation import TrainTeacherConfig
 from distilray.errors import InputError
 from distilray.models import sources
 from distilray.models.masked_lm import load_masked_lm
-from distilray.models.sources import MODEL_FILES, localise, model_inputs, pin
+from distilray.models.sources import MODEL_FILES, localize, model_inputs, pin
 from distilray.runtime import storage
 from distilray.runtime.cache import LocalCache
 from distilray.runtime.run_folder import RunFolder, describe_input
@@ -51,14 +51,14 @@ def completed(run):
 
 
 def test_a_model_folder_is_itself_and_a_run_folder_is_the_model_inside(teacher_dir, tmp_path):
-    assert localise(teacher_dir) == teacher_dir
+    assert localize(teacher_dir) == teacher_dir
     run = copied_into(tmp_path / "run", teacher_dir)
-    assert localise(str(run)) == localise(f"file://{run}") == str(run / "model")
+    assert localize(str(run)) == localize(f"file://{run}") == str(run / "model")
 
 
 def test_a_sample_is_its_folder(monkeypatch, teacher_dir):
     monkeypatch.setattr(sources, "resolve", {"sample:encoder": teacher_dir}.get)
-    assert localise("sample:encoder") == teacher_dir
+    assert localize("sample:encoder") == teacher_dir
 
 
 @pytest.mark.parametrize("name", MODEL_FILES)
@@ -66,18 +66,18 @@ def test_a_missing_file_is_one_line_that_names_folder_file_and_fix(teacher_dir, 
     folder = shutil.copytree(teacher_dir, tmp_path / "model")
     (folder / name).unlink()
     with pytest.raises(InputError, match=rf"{folder}: no {name}; \w+.*save_pretrained") as raised:
-        localise(str(folder))
+        localize(str(folder))
     assert "\n" not in str(raised.value)
 
 
 def test_a_missing_folder_is_an_error_that_names_it():
     with pytest.raises(InputError, match="no-such: no such folder; name a run"):
-        localise("no-such")
+        localize("no-such")
 
 
 def test_only_what_is_needed_has_to_be_there(tmp_path, tokenizer_dir):
     shutil.copy(Path(tokenizer_dir) / "tokenizer.json", tmp_path)
-    assert localise(str(tmp_path), ["tokenizer.json"]) == str(tmp_path)
+    assert localize(str(tmp_path), ["tokenizer.json"]) == str(tmp_path)
 
 
 # Weights as the first BERT was published
@@ -96,7 +96,7 @@ def test_old_names_of_layer_norms_and_weights_of_other_heads_load_as_the_same_mo
     old |= {"bert.embeddings.position_ids": torch.arange(dim)[None]}
     assert sum("gamma" in name for name in old) == 10
     save_file(old, folder / "model.safetensors", metadata={"format": "pt"})
-    found = load_masked_lm(localise(str(folder))).state_dict()
+    found = load_masked_lm(localize(str(folder))).state_dict()
     expected = load_masked_lm(teacher_dir).state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -139,7 +139,7 @@ def copies(monkeypatch):
 @pytest.mark.parametrize("inside", ["", "/model"])
 def test_run_and_model_folder_of_an_object_store_give_the_model(uploaded, teacher_dir, tmp_path, cache_dir, inside):
     uri = uploaded(completed(copied_into(tmp_path / "run", teacher_dir)))
-    folder = localise(uri + inside, cache_dir=cache_dir)
+    folder = localize(uri + inside, cache_dir=cache_dir)
     for name in ALL_FILES:
         assert (Path(folder) / name).read_bytes() == (Path(teacher_dir) / name).read_bytes()
 
@@ -147,7 +147,7 @@ def test_run_and_model_folder_of_an_object_store_give_the_model(uploaded, teache
 @pytest.mark.slow
 def test_an_mlflow_folder_of_an_object_store_gives_the_model_inside(uploaded, teacher_dir, tmp_path, cache_dir):
     shutil.copytree(teacher_dir, tmp_path / "mlflow/data/model")
-    assert names_in(localise(uploaded(tmp_path / "mlflow"), cache_dir=cache_dir)) == ALL_FILES
+    assert names_in(localize(uploaded(tmp_path / "mlflow"), cache_dir=cache_dir)) == ALL_FILES
 
 
 @pytest.mark.slow
@@ -155,14 +155,14 @@ def test_code_pickles_and_other_files_are_never_fetched(uploaded, teacher_dir, t
     folder = shutil.copytree(teacher_dir, tmp_path / "model")
     for name in ("pytorch_model.bin", "modeling.py", "vocab.txt", "optimizer.safetensors"):
         (folder / name).write_text("x")
-    assert names_in(localise(uploaded(folder), cache_dir=cache_dir)) == ALL_FILES
+    assert names_in(localize(uploaded(folder), cache_dir=cache_dir)) == ALL_FILES
 
 
 @pytest.mark.slow
 def test_threads_that_need_a_model_at_the_same_time_fetch_it_once(uploaded, teacher_dir, cache_dir, copies):
     uri = uploaded(teacher_dir)
     with ThreadPoolExecutor(4) as threads:
-        folders = set(threads.map(lambda _: localise(uri, cache_dir=cache_dir), range(4)))
+        folders = set(threads.map(lambda _: localize(uri, cache_dir=cache_dir), range(4)))
     assert len(folders) == 1
     assert sorted(copies) == sorted(ALL_FILES)
 
@@ -210,28 +210,28 @@ def test_a_fetch_that_breaks_leaves_nothing_and_the_next_is_whole(uploaded, teac
     with monkeypatch.context() as patched:
         patched.setattr(LocalCache, "download", broken)
         with pytest.raises(InputError, match=rf"{uri}: cannot be fetched \(connection reset\); check address"):
-            localise(uri, cache_dir=cache_dir)
+            localize(uri, cache_dir=cache_dir)
     assert {Path(name).suffix for name in names_in(cache_dir)} == {".lock"}
-    assert names_in(localise(uri, cache_dir=cache_dir)) == ALL_FILES
+    assert names_in(localize(uri, cache_dir=cache_dir)) == ALL_FILES
 
 
 @pytest.mark.slow
 def test_what_a_killed_process_has_left_is_fetched_anew(uploaded, teacher_dir, cache_dir):
     uri = uploaded(teacher_dir)
-    folder = Path(localise(uri, cache_dir=cache_dir))
+    folder = Path(localize(uri, cache_dir=cache_dir))
     part = folder.rename(folder.with_suffix(".part"))
     (part / "model.safetensors").write_bytes(b"torn")
     (part / "left").write_bytes(b"")
-    assert names_in(localise(uri, cache_dir=cache_dir)) == ALL_FILES
+    assert names_in(localize(uri, cache_dir=cache_dir)) == ALL_FILES
     assert (folder / "model.safetensors").read_bytes() == (Path(teacher_dir) / "model.safetensors").read_bytes()
 
 
 @pytest.mark.slow
 def test_a_model_that_changed_in_the_store_is_fetched_anew(uploaded, teacher_dir, cache_dir):
     uri = uploaded(teacher_dir)
-    before = localise(uri, cache_dir=cache_dir)
+    before = localize(uri, cache_dir=cache_dir)
     storage.write_bytes(f"{uri}/config.json", b"{}")
-    after = localise(uri, cache_dir=cache_dir)
+    after = localize(uri, cache_dir=cache_dir)
     assert after != before
     assert (Path(after) / "config.json").read_bytes() == b"{}"
 
@@ -240,12 +240,12 @@ def test_a_model_that_changed_in_the_store_is_fetched_anew(uploaded, teacher_dir
 def test_a_complete_run_is_known_by_its_content_hash_not_by_times(uploaded, teacher_dir, tmp_path, cache_dir, copies):
     run = completed(copied_into(tmp_path / "run", teacher_dir))
     uri = uploaded(run)
-    before = localise(uri, cache_dir=cache_dir)
+    before = localize(uri, cache_dir=cache_dir)
     storage.write_bytes(f"{uri}/model/config.json", (run / "model/config.json").read_bytes() + b"\n")
-    assert localise(uri, cache_dir=cache_dir) == before
+    assert localize(uri, cache_dir=cache_dir) == before
     manifest = json.loads(storage.read_bytes(f"{uri}/manifest.json")) | {"content_hash": "0" * 64}
     storage.write_bytes(f"{uri}/manifest.json", json.dumps(manifest).encode())
-    assert localise(uri, cache_dir=cache_dir) != before
+    assert localize(uri, cache_dir=cache_dir) != before
     assert len(copies) == 2 * len(ALL_FILES)
 
 
@@ -254,7 +254,7 @@ def test_weights_other_than_those_of_the_manifest_are_refused_and_not_kept(uploa
     uri = uploaded(completed(copied_into(tmp_path / "run", teacher_dir)))
     storage.write_bytes(f"{uri}/model/model.safetensors", b"other")
     with pytest.raises(InputError, match=rf"{uri}/model/model.safetensors: .*manifest .*\(sha256\)"):
-        localise(uri, cache_dir=cache_dir)
+        localize(uri, cache_dir=cache_dir)
     assert {Path(name).suffix for name in names_in(cache_dir)} == {".lock"}
 
 
@@ -269,7 +269,7 @@ def test_a_model_that_changes_while_it_is_fetched_is_refused(uploaded, teacher_d
 
     monkeypatch.setattr(LocalCache, "download", overtaken)
     with pytest.raises(InputError, match=rf"{uri}: changed while it was fetched"):
-        localise(uri, cache_dir=cache_dir)
+        localize(uri, cache_dir=cache_dir)
 
 
 @pytest.mark.slow
@@ -280,8 +280,8 @@ def test_a_file_that_the_store_lacks_is_an_error_that_names_it_and_a_lone_tokeni
     shutil.copy(Path(tokenizer_dir) / "tokenizer.json", tmp_path / "tokenizer")
     uri = uploaded(tmp_path / "tokenizer")
     with pytest.raises(InputError, match=f"{uri}: no config.json; name a complete training run"):
-        localise(uri, cache_dir=cache_dir)
-    assert names_in(localise(uri, ["tokenizer.json"], cache_dir=cache_dir)) == {"tokenizer.json"}
+        localize(uri, cache_dir=cache_dir)
+    assert names_in(localize(uri, ["tokenizer.json"], cache_dir=cache_dir)) == {"tokenizer.json"}
 
 
 # The hub
@@ -330,7 +330,7 @@ ANSWER: Any = SimpleNamespace(headers={}, request=None)
 def test_a_model_in_the_cache_of_the_hub_is_found_without_network(hub, teacher_dir):
     assert constants.is_offline_mode()
     snapshot = hub("google-bert/bert-base-uncased", teacher_dir)
-    folder = localise("hub:google-bert/bert-base-uncased")
+    folder = localize("hub:google-bert/bert-base-uncased")
     assert folder == snapshot
     assert isinstance(load_masked_lm(folder), BertForMaskedLM)
 
@@ -338,7 +338,7 @@ def test_a_model_in_the_cache_of_the_hub_is_found_without_network(hub, teacher_d
 def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, teacher_dir):
     hub("owner/name", teacher_dir)
     snapshot = hub("owner/name", teacher_dir, commit=OTHER_COMMIT, revision="v1.0")
-    assert localise("hub:owner/name@v1.0") == localise(f"hub:owner/name@{OTHER_COMMIT}") == snapshot
+    assert localize("hub:owner/name@v1.0") == localize(f"hub:owner/name@{OTHER_COMMIT}") == snapshot
 
 
 def test_a_pinned_source_names_the_commit_and_stays_with_it(hub, teacher_dir):
@@ -346,14 +346,14 @@ def test_a_pinned_source_names_the_commit_and_stays_with_it(hub, teacher_dir):
     source = pin("hub:owner/name")
     hub("owner/name", teacher_dir, commit=OTHER_COMMIT)
     assert source == pin(source) == f"hub:owner/name@{COMMIT}"
-    assert localise(source) == snapshot
+    assert localize(source) == snapshot
 
 
 def test_a_process_stays_with_the_commit_that_it_found_first(hub, teacher_dir):
     first = hub("owner/name", teacher_dir)
-    assert localise("hub:owner/name") == first
+    assert localize("hub:owner/name") == first
     hub("owner/name", teacher_dir, commit=OTHER_COMMIT)
-    assert localise("hub:owner/name") == first
+    assert localize("hub:owner/name") == first
 
 
 @pytest.mark.parametrize("source", [".", "s3://bucket/run", "sample:encoder"])
@@ -369,7 +369,7 @@ def test_only_the_files_of_a_model_are_asked_of_the_hub(hub, teacher_dir, monkey
         return snapshot
 
     monkeypatch.setattr(sources, "snapshot_download", snapshot_download)
-    localise("hub:owner/name@v1")
+    localize("hub:owner/name@v1")
     [(name, settings)] = asked
     assert (name, settings["revision"]) == ("owner/name", "v1")
     assert set(settings["allow_patterns"]) == ALL_FILES
@@ -390,12 +390,12 @@ def test_only_the_files_of_a_model_are_asked_of_the_hub(hub, teacher_dir, monkey
 )
 def test_what_is_no_id_of_the_hub_is_refused_with_the_form_it_has(hub, source):
     with pytest.raises(InputError, match=r": not an id of the hub; write hub:OWNER/NAME or hub:OWNER/NAME@REVISION"):
-        localise(source)
+        localize(source)
 
 
 def test_a_model_that_is_not_in_the_cache_without_network_is_one_line_with_the_id_and_the_fix(hub):
     with pytest.raises(InputError) as raised:
-        localise("hub:owner/name")
+        localize("hub:owner/name")
     assert str(raised.value) == (
         "hub:owner/name: not in the cache of this machine, and HF_HUB_OFFLINE=1 (or TRANSFORMERS_OFFLINE) forbids the "
         "hub; set it to 0; or fetch it "
@@ -407,7 +407,7 @@ def test_a_model_that_is_not_in_the_cache_without_network_is_one_line_with_the_i
 def test_a_model_of_the_hub_without_safetensors_is_refused_with_the_fix(hub, teacher_dir):
     hub("owner/name", teacher_dir, files=["config.json", "tokenizer.json"])
     with pytest.raises(InputError, match=r"hub:owner/name: no model.safetensors; .*save_pretrained"):
-        localise("hub:owner/name")
+        localize("hub:owner/name")
 
 
 @pytest.mark.parametrize(
@@ -424,14 +424,14 @@ def test_a_model_of_the_hub_without_safetensors_is_refused_with_the_fix(hub, tea
 def test_each_refusal_of_the_hub_is_one_line_with_the_id_and_the_fix(failing, error, reason):
     failing(error)
     with pytest.raises(InputError, match=rf"^hub:owner/name: .*{reason}.*--local-dir FOLDER") as raised:
-        localise("hub:owner/name")
+        localize("hub:owner/name")
     assert "\n" not in str(raised.value)
 
 
 def test_a_token_in_the_words_of_the_client_is_never_repeated(failing):
     failing(ProxyError("Illegal header value b'Bearer hf_planted'"))
     with pytest.raises(InputError) as raised:
-        localise("hub:owner/name")
+        localize("hub:owner/name")
     assert "hf_planted" not in str(raised.value)
     assert raised.value.__suppress_context__
 

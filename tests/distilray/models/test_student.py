@@ -4,7 +4,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, DistilBertConfi
 
 from distilray.errors import InputError
 from distilray.models.masked_lm import count_parameters, encode, load_masked_lm
-from distilray.models.student import create_student, show_sources, spread_layers
+from distilray.models.student import create_student, evenly_spaced_layers, summarize_sources
 
 POSITIONS = "distilbert.embeddings.position_embeddings.weight"
 
@@ -83,11 +83,11 @@ def test_random_weights_follow_from_the_seed_and_leave_other_randomness_alone(te
 
 def test_the_table_of_tensors_names_parts_and_counts_every_tensor(teacher):
     _, source = create_student(teacher)
-    lines = show_sources(source)
+    lines = summarize_sources(source)
     assert "distilbert.transformer.layer.1 <- bert.encoder.layer.3 (16 tensors)" in lines
     assert "vocabulary head <- vocabulary head (6 tensors)" in lines
     assert sum(int(line.rpartition("(")[2].split()[0]) for line in lines) == len(source)
-    assert show_sources(create_student(teacher, random_seed=1)[1])[0].endswith("<- fresh (4 tensors)")
+    assert summarize_sources(create_student(teacher, random_seed=1)[1])[0].endswith("<- fresh (4 tensors)")
 
 
 def test_the_student_and_its_teacher_share_no_memory(teacher):
@@ -122,12 +122,12 @@ def test_a_student_with_every_layer_is_the_teacher_on_segment_a(teacher):
     [(12, 6, (0, 2, 4, 7, 9, 11)), (6, 3, (0, 2, 5)), (4, 2, (0, 3)), (2, 1, (0,)), (24, 24, tuple(range(24)))],
 )
 def test_the_layers_are_spread_from_first_to_last(teacher_layers, student_layers, expected):
-    assert spread_layers(teacher_layers, student_layers) == expected
+    assert evenly_spaced_layers(teacher_layers, student_layers) == expected
 
 
 @pytest.mark.parametrize("student_layers", range(1, 25))
 def test_spread_layers_ascend_and_none_is_taken_twice(student_layers):
-    layers = spread_layers(24, student_layers)
+    layers = evenly_spaced_layers(24, student_layers)
     assert len(set(layers)) == student_layers
     assert list(layers) == sorted(layers)
 

@@ -7,8 +7,8 @@ import pytest
 from distilray.errors import InputError
 from distilray.operations.access import (
     Token,
-    choose_address,
-    choose_authentication,
+    dashboard_url,
+    enable_token_auth,
     find_token,
     get_json,
     http_get,
@@ -50,18 +50,18 @@ def test_a_token_is_not_shown_by_its_own_representation():
     ],
 )
 def test_the_address_is_the_one_that_was_named_last(given, environment, address):
-    assert choose_address(given, environment) == address
+    assert dashboard_url(given, environment) == address
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "ftp://head", "http://", "http://head:8265?x=1"])
 def test_an_address_of_something_else_is_refused_with_the_form(address):
     with pytest.raises(InputError, match=r"http://HOST:PORT"):
-        choose_address(address, {})
+        dashboard_url(address, {})
 
 
 def test_a_password_in_an_address_is_refused_and_not_shown():
     with pytest.raises(InputError) as refused:
-        choose_address("http://me:geheim@head:8265", {})
+        dashboard_url("http://me:geheim@head:8265", {})
     assert "geheim" not in str(refused.value)
 
 
@@ -81,7 +81,7 @@ def test_a_token_is_shown_where_there_is_one_unless_the_user_says_otherwise(envi
     if file is not None:
         (tmp_path / ".ray").mkdir()
         (tmp_path / ".ray" / "auth_token").write_text(file)
-    choose_authentication(environment, tmp_path)
+    enable_token_auth(environment, tmp_path)
     assert environment.get("RAY_AUTH_MODE") == mode
 
 

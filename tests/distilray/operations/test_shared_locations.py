@@ -2,13 +2,18 @@ from pathlib import Path
 
 import pytest
 
-from distilray.config.base import KEEP_HOME
-from distilray.config.bias import EvaluateBiasConfig
+from distilray.config.base import KEEP_TILDE
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.distillation import DistillConfig
+from distilray.config.evaluation import EvaluateBiasConfig
 from distilray.config.report import ReportConfig
 from distilray.errors import InputError
-from distilray.operations.locations import check_locations, mounted_as, shared_locations, unshared_mounts
+from distilray.operations.locations import (
+    check_shared_locations,
+    filesystem_type,
+    shared_locations,
+    unshared_file_systems,
+)
 
 MOUNTS = """/dev/nvme0n1p1 / ext4 rw 0 0
 proc /proc proc rw 0 0
@@ -36,34 +41,34 @@ def test_places_are_found_in_lists_sections_and_mappings():
 
 @pytest.mark.parametrize("value", ["/mnt/x", "s3://bucket/x", "file:///mnt/x", "hub:a/b@main", "sample:encoder"])
 def test_a_place_that_all_machines_see_is_taken(value):
-    check_locations(distill(teacher_dir=value))
+    check_shared_locations(distill(teacher_dir=value))
 
 
 @pytest.mark.parametrize("value", ["runs/x", "./runs/x", "../x", "x"])
 def test_a_relative_place_is_refused_with_an_absolute_one(value):
     with pytest.raises(InputError, match=rf"^run_dir={value}: relative, .* for instance /mnt/shared/(runs/)?x$"):
-        check_locations(distill(run_dir=value))
+        check_shared_locations(distill(run_dir=value))
 
 
 @pytest.mark.parametrize("value", ["~/x", "~root/x"])
 def test_the_home_folder_of_one_machine_is_refused(value):
     values = {"run_dir": value, "shards_dir": "s3://b/shards", "teacher_dir": "sample:encoder"}
     with pytest.raises(InputError, match=rf"^run_dir={value}: the home folder of one machine"):
-        check_locations(DistillConfig.model_validate(values, context={KEEP_HOME: True}))
+        check_shared_locations(DistillConfig.model_validate(values, context={KEEP_TILDE: True}))
 
 
 def test_a_cache_is_a_folder_of_each_machine():
-    check_locations(distill(cache={"directory": "scratch"}))
+    check_shared_locations(distill(cache={"directory": "scratch"}))
 
 
 def test_all_relative_places_are_named_at_once():
     with pytest.raises(InputError, match=r"^run_dir=a: .*\(likewise run_paths.1, optional_paths.0\)$"):
-        check_locations(ReportConfig(run_dir="a", run_paths=["/x", "b"], optional_paths=["c"]))
+        check_shared_locations(ReportConfig(run_dir="a", run_paths=["/x", "b"], optional_paths=["c"]))
 
 
 def test_a_scheme_that_no_machine_reads_is_refused():
     with pytest.raises(InputError, match=r"^run_dir=hdfs://x: scheme 'hdfs' is not one of file, s3"):
-        check_locations(distill(run_dir="hdfs://x"))
+        check_shared_locations(distill(run_dir="hdfs://x"))
 
 
 @pytest.mark.parametrize(
@@ -71,14 +76,14 @@ def test_a_scheme_that_no_machine_reads_is_refused():
     [("/mnt/run", "nfs4"), ("/mnt/local/run", "xfs"), ("/mnt/localhost", "nfs4"), ("/data", "ext4")],
 )
 def test_a_path_is_on_the_deepest_mount_above_it(path, kind):
-    assert mounted_as(Path(path), MOUNTS) == kind
+    assert filesystem_type(Path(path), MOUNTS) == kind
 
 
 @pytest.mark.parametrize("run_dir", ["/mnt/local/run", "file:///mnt/local/run"])
 def test_a_disk_of_one_machine_is_named(run_dir):
-    assert unshared_mounts(distill(run_dir=run_dir), MOUNTS) == {"run_dir": "xfs"}
+    assert unshared_file_systems(distill(run_dir=run_dir), MOUNTS) == {"run_dir": "xfs"}
 
 
 @pytest.mark.parametrize("run_dir", ["/mnt/run", "/mnt/bucket/run", "s3://bucket/run"])
 def test_shared_file_systems_and_object_stores_are_fine(run_dir):
-    assert not unshared_mounts(distill(run_dir=run_dir), MOUNTS)
+    assert not unshared_file_systems(distill(run_dir=run_dir), MOUNTS)

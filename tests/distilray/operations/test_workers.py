@@ -7,7 +7,7 @@ from distilray.config.glue import EvaluateGlueConfig, SearchGlueConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.config.recipe import load_recipe
 from distilray.operations.doctor.cluster import Cluster, Node, check_workers
-from distilray.operations.workers import WorkerNeed, need_of
+from distilray.operations.locations import WorkerNeed, worker_need
 
 CARD = WorkerNeed(8, 4, 1, 8, "scaling.num_workers")
 GPU8 = Node(96, 8, 1e9, is_head=False)
@@ -32,14 +32,14 @@ def of(*nodes: Node, grows: bool = False) -> Cluster:
     ],
 )
 def test_the_need_is_what_the_recipe_says(root: Path, recipe, config_class, need):
-    assert need_of(load_recipe(str(root / f"jobs/recipes/{recipe}.yaml"), [], config_class)) == need
+    assert worker_need(load_recipe(str(root / f"jobs/recipes/{recipe}.yaml"), [], config_class)) == need
 
 
 def test_a_run_may_begin_with_fewer_workers(root: Path):
     overrides = ["scaling.min_workers=2"]
-    need = need_of(load_recipe(str(root / "jobs/recipes/distill/card.yaml"), overrides, DistillConfig))
+    need = worker_need(load_recipe(str(root / "jobs/recipes/distill/card.yaml"), overrides, DistillConfig))
     assert need is not None
-    assert (need.workers, need.least) == (8, 2)
+    assert (need.workers, need.min_workers) == (8, 2)
 
 
 def check(need, cluster):

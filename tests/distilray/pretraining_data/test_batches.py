@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distilray.pretraining_data.batches import collate, heldout_batches, prefetched
+from distilray.pretraining_data.batches import collate, heldout_batches, prefetch
 from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shards import ShardSet
 from tests.distilray.tiny_line import MAX_SEQ_LENGTH, planned, write_shards
@@ -132,7 +132,7 @@ def prefetch_threads():
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_prefetching_keeps_the_order_and_ends_its_thread(depth):
-    assert list(prefetched(lambda: iter(range(50)), depth)) == list(range(50))
+    assert list(prefetch(lambda: iter(range(50)), depth)) == list(range(50))
     assert prefetch_threads() == []
 
 
@@ -142,7 +142,7 @@ def test_what_the_producer_raises_is_raised_after_the_items_before_it():
         yield 2
         raise LookupError("row 3")
 
-    items, found = prefetched(make), []
+    items, found = prefetch(make), []
     with pytest.raises(LookupError, match="row 3"):
         found.extend(iter(lambda: next(items), None))
     assert found == [1, 2]
@@ -157,7 +157,7 @@ def test_a_consumer_that_stops_early_ends_the_thread():
             made.append(number)
             yield number
 
-    items = prefetched(make, depth=2)
+    items = prefetch(make, depth=2)
     assert [next(items), next(items)] == [0, 1]
     items.close()
     assert prefetch_threads() == []
@@ -175,7 +175,7 @@ def test_no_more_than_depth_items_are_made_ahead():
                 reached.set()
             yield number
 
-    items = prefetched(make, depth=3)
+    items = prefetch(make, depth=3)
     next(items)
     assert reached.wait(10)
     items.close()

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distilray.pretraining_data.encoding.token_documents import tokenise
+from distilray.pretraining_data.token_ids import tokenize
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
 from jobs import encode_corpus
 from tests.distilray.tiny_line import sentences_of, write_corpus, write_recipe
@@ -26,7 +26,7 @@ def alone(tmp_path_factory, tokenizer_dir, no_ray):
         "dupe_factor": 2,
         "heldout_fraction": 0.25,
         "rows_per_shard": 70,
-        "part_mb": 0.002,
+        "chunk_mb": 0.002,
     }
     write_recipe(folder, run_dir=str(folder / "two"), **values)
     assert run(folder, f"run_dir={folder}/one", "ray.num_cpus=1") == 0
@@ -37,7 +37,7 @@ def alone(tmp_path_factory, tokenizer_dir, no_ray):
 def work(alone, local_ray):
     """The same with two CPUs, with larger parts, and in paper mode."""
     assert run(alone) == 0
-    assert run(alone, f"run_dir={alone}/parts", "part_mb=1") == 0
+    assert run(alone, f"run_dir={alone}/parts", "chunk_mb=1") == 0
     assert run(alone, f"run_dir={alone}/paper", "mode=paper", "dupe_factor=1", "min_example_tokens=3") == 0
     return alone
 
@@ -66,7 +66,7 @@ def rows(folder, split):
 @pytest.fixture(scope="module")
 def text_of(tokenizer_dir):
     """The tokens of each document as bytes, by its number."""
-    found = tokenise(range(DOCUMENTS), sentences_of(DOCUMENTS), read_tokenizer(tokenizer_dir))
+    found = tokenize(range(DOCUMENTS), sentences_of(DOCUMENTS), read_tokenizer(tokenizer_dir))
     return {
         document.row: found.ids[document.start : document.start + document.ends[-1]].tobytes()
         for document in found.documents
@@ -79,14 +79,14 @@ def test_one_cpu_writes_what_two_write(work):
 
 
 def test_the_size_of_a_part_changes_no_byte(work):
-    marks = [len(list((work / name / "ledger/parts").iterdir())) for name in ("two", "parts")]
+    marks = [len(list((work / name / "pieces/parts").iterdir())) for name in ("two", "parts")]
     assert marks[0] > marks[1] > 0
     assert content(work / "two")["outputs"] == content(work / "parts")["outputs"]
 
 
 def test_a_run_leaves_its_hand_over_its_marks_and_nothing_else(work):
     files = {path.name for path in (work / "two").iterdir()}
-    assert files == {"config.yaml", "ledger", "manifest.json", "shards", "token_counts.json", "tokenizer.json"}
+    assert files == {"config.yaml", "pieces", "manifest.json", "shards", "token_counts.json", "tokenizer.json"}
     names = {f"shards/{file.name}" for file in (work / "two/shards").iterdir()}
     assert names == {*shards(work / "two", "train"), *shards(work / "two", "heldout")}
 

@@ -120,7 +120,7 @@ def test_short_targets_have_their_share_and_every_length():
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 def test_a_document_of_one_sentence_has_a_random_pair_only_and_says_so(probability):
     (plan,) = pairs([7], random_next_probability=probability)
-    assert (plan.is_random_next, plan.is_alone) == (True, True)
+    assert (plan.is_random_next, plan.is_single_sentence) == (True, True)
 
 
 def test_a_last_sentence_alone_takes_the_one_before_it_again():

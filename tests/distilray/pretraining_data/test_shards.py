@@ -226,9 +226,9 @@ def test_dynamic_masks_of_the_first_epoch_are_the_static_ones(dynamic, tmp_path,
     static = ShardSet(write_shards(tmp_path / "run", tokenizer_dir, masking={"rare_token_exponent": 0.7}), "train")
     drawn = ShardSet(dynamic, "train")
     rows = planned(np.arange(len(static)))
-    masked = drawn.masker.mask(epochs=rows.epochs, **drawn.plain(drawn.locate(rows.rows)))
+    masked = drawn.masker.mask(epochs=rows.epochs, **drawn.masker_inputs(drawn.locate(rows.rows)))
     assert static.masker is None
-    assert masked.input_ids.tolist() == static.plain(static.locate(rows.rows))["ids"].tolist()
+    assert masked.input_ids.tolist() == static.masker_inputs(static.locate(rows.rows))["ids"].tolist()
     assert drawn.mask_counts(rows.rows, rows.epochs).tolist() == static.mask_counts(rows.rows, rows.epochs).tolist()
 
 

@@ -36,8 +36,8 @@ def test_special_and_unused_tokens_are_not_drawable(tokenizer_dir):
         values["model"]["vocab"]["[unused7]"] = len(values["model"]["vocab"])
 
     vocabulary = vocabulary_of(changed(read_tokenizer(tokenizer_dir), add_unused))
-    assert not set(vocabulary.special) & set(vocabulary.drawable.tolist())
-    assert len(vocabulary.drawable) == vocabulary.size - 5 - 1
+    assert not set(vocabulary.special) & set(vocabulary.replacement_ids.tolist())
+    assert len(vocabulary.replacement_ids) == vocabulary.size - 5 - 1
 
 
 def test_a_tokenizer_without_mask_token_is_refused(tokenizer_dir):

@@ -37,7 +37,7 @@ def results_of(card):
 
 def test_the_hub_reads_the_card(line):
     folder, hashes = line
-    card = ModelCard(card_of(folder, *hashes, model_name="tiny", licence="mit", datasets=["a/b"]))
+    card = ModelCard(card_of(folder, *hashes, model_name="tiny", license="mit", datasets=["a/b"]))
     assert (card.data.license, card.data.language, card.data.pipeline_tag) == ("mit", ["en"], "fill-mask")
     assert card.data.datasets == ["a/b"]
     assert card.data.model_name == "tiny"
@@ -132,13 +132,13 @@ ONLY_MASKS = {"losses": {"alpha_ce": 0.0, "alpha_mlm": 1.0, "alpha_cos": 0.0, "t
         ({"layers": 1, "teacher_layers": 1}, {}, "with 1 of 1 layer of its teacher"),
         (
             {"layers": 3, "teacher_layers": 6},
-            {"student": {"initialisation": "random"}},
+            {"student": {"initialization": "random"}},
             "A DistilBERT with 3 layers, initialised at random and trained to answer like its teacher, a BERT with 6 "
             "layers.",
         ),
         (
             {"layers": 3, "teacher_layers": 6},
-            {"student": {"initialisation": "random"}, **ONLY_MASKS},
+            {"student": {"initialization": "random"}, **ONLY_MASKS},
             "A DistilBERT with 3 layers, initialised at random and trained to fill masks.",
         ),
         ({"layers": 3, "teacher_layers": 6}, ONLY_MASKS, "initialised from it and trained to fill masks."),

@@ -3,7 +3,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from distilray.report.blocks import templates
+from distilray.report.blocks import template_environment
 from distilray.report.charts import SERIES, Line, bar_chart, line_chart
 
 
@@ -22,7 +22,7 @@ def test_a_chart_has_the_colours_of_the_page_and_no_other():
     chart = drawn()
     used = set(re.findall(r"var\(--(\w+)\)", chart))
     assert used >= {*SERIES, "grid", "faint"}
-    colours = templates().get_template("colours.css").render()
+    colours = template_environment().get_template("colours.css").render()
     assert all(f"--{name}:" in colours for name in used)
     assert not re.findall(r"(?:fill|stroke): #\w+", chart)
 

@@ -7,7 +7,7 @@ from distilray.config.glue import SCORE
 from distilray.finetuning.tasks import TASKS
 from distilray.report.page import report_page
 from distilray.report.runs import read_runs
-from distilray.report.sections.claim import claim_lines, claim_table
+from distilray.report.sections.claim import claim_rows, claim_table
 from distilray.report.sections.variants import variants, variants_table
 from tests.distilray.report.written_runs import (
     STUDENT_WEIGHTS,
@@ -47,7 +47,7 @@ def scored(weights, values, *, config=None):
 def student(weights, **changes):
     found = distillation()
     found["outputs"]["model/model.safetensors"]["sha256"] = weights
-    found["config"] |= {"student": {"initialisation": "teacher"}, **changes}
+    found["config"] |= {"student": {"initialization": "teacher"}, **changes}
     found["files"]["heldout.jsonl"] = '{"step": 30, "mlm": 2.0, "hit@1": 0.3, "agreement": 0.5}\n'
     return found
 
@@ -102,7 +102,7 @@ def cells_of(runs):
 
 def claim_of(runs):
     """By line, its cells by heading."""
-    table = claim_table(claim_lines(runs))
+    table = claim_table(claim_rows(runs))
     headings = [str(column.header) for column in table.columns]
     rows = zip(*(list(column.cells) for column in table.columns), strict=True)
     return {row[0]: dict(zip(headings, row, strict=True)) for row in rows}
@@ -186,11 +186,11 @@ def test_without_glue_the_claim_has_no_word_of_it_and_no_column_of_the_paper(lin
 
 def test_a_fine_tuning_with_a_teacher_is_not_what_the_student_is_compared_by(line):
     names = [name for name in ALL if name != "glue"]
-    assert not [name for name, *_ in claim_lines(runs_of(line, *names)) if name.startswith("GLUE")]
+    assert not [name for name, *_ in claim_rows(runs_of(line, *names)) if name.startswith("GLUE")]
 
 
 def test_without_any_measure_of_both_there_is_no_claim(line):
-    assert claim_lines(runs_of(line, "student", "teacher")) == []
+    assert claim_rows(runs_of(line, "student", "teacher")) == []
     assert 'id="claim"' not in report_page(runs_of(line, "student", "teacher"), "tiny")
 
 
@@ -234,7 +234,7 @@ def test_the_second_distillation_is_a_row_of_its_own(line):
 @pytest.mark.parametrize(
     ("changes", "differs"),
     [
-        ({"student": {"initialisation": "teacher", "layers": [0, 1, 2]}}, "student.layers 0, 1, 2"),
+        ({"student": {"initialization": "teacher", "layers": [0, 1, 2]}}, "student.layers 0, 1, 2"),
         ({"max_steps": 800}, "max_steps 800"),
     ],
 )

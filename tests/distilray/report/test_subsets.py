@@ -10,7 +10,7 @@ from distilray.config.report import ReportConfig
 from distilray.report.model_card import model_card
 from distilray.report.page import report_page
 from distilray.report.runs import read_runs
-from distilray.report.sections import data, training
+from distilray.report.sections import training_curves, training_data
 from tests.distilray.report.written_runs import (
     STUDENT_WEIGHTS,
     compared_glue,
@@ -68,7 +68,11 @@ def line(tmp_path_factory):
     cost["files"]["efficiency.json"]["models"]["teacher"] = {"parameters": 110_000_000, "latency_ms": 40.0}
     models = {f"models.{name}": entry for name, entry in both.items()}
     write_run(folder / "efficiency-both", "measure_efficiency", inputs=models, **cost)
-    for name, job in (("glue_text", "write_glue_text"), ("follows", "build_follows"), ("cache", "cache_teacher")):
+    for name, job in (
+        ("glue_text", "write_glue_text"),
+        ("follows", "build_next_sentence_task"),
+        ("cache", "cache_teacher"),
+    ):
         write_run(folder / name, job)
     write_run(folder / "tokenizer", "train_tokenizer", counts={"vocabulary": 30_000, "tokenizer_hash": "d4" * 32})
     bare = distillation()
@@ -81,7 +85,7 @@ def line(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def without_charts(monkeypatch):
     """Charts take most of the time of a page, and have tests of their own."""
-    for section, name in ((training, "line_chart"), (data, "bar_chart")):
+    for section, name in ((training_curves, "line_chart"), (training_data, "bar_chart")):
         monkeypatch.setattr(section, name, lambda *_, **__: "")
 
 
@@ -109,13 +113,13 @@ class Page(HTMLParser):
         if tag not in ("code", "strong", "span", "a", "br"):
             self._open = tag
 
-    def handle_data(self, data):
+    def handle_data(self, training_data):
         if self._open in ("th", "td"):
-            self.tables[-1][-1][-1] += data
+            self.tables[-1][-1][-1] += training_data
         elif self._open == "p":
-            self.paragraphs[-1] += data
+            self.paragraphs[-1] += training_data
         elif self._open in ("li", "h1", "h2", "h3", "caption", "dt", "dd", "figcaption"):
-            self.texts[-1] += data
+            self.texts[-1] += training_data
 
 
 def check_columns(rows):

@@ -106,7 +106,7 @@ def corpus() -> Values:
         "sources": {EVIL: source},
         "evaluation_sets": {},
     }
-    config = {"sources": [{"name": EVIL, "licence": "CC-BY-SA-4.0"}]}
+    config = {"sources": [{"name": EVIL, "license": "CC-BY-SA-4.0"}]}
     return {"config": config, "counts": {"documents": 3, "words": 300}, "files": {"corpus_report.json": report}}
 
 

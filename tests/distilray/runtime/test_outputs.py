@@ -9,7 +9,7 @@ import pytest
 from distilray.config.base import JobConfig
 from distilray.errors import InputError
 from distilray.runtime import storage
-from distilray.runtime.outputs import Outputs, verify_file
+from distilray.runtime.outputs import RunOutputs, verify_file
 from distilray.runtime.run_folder import RunFolder, read_manifest
 
 NAME = "data/part.bin"
@@ -19,16 +19,16 @@ class Config(JobConfig):
     pass
 
 
-def write_run(folder: Path, content: bytes = b"0123456789") -> Outputs:
+def write_run(folder: Path, content: bytes = b"0123456789") -> RunOutputs:
     run = RunFolder("build_corpus", Config(run_dir=str(folder)), {})
     run.begin()
     storage.write_bytes(run.path(NAME), content)
     run.finish({}, run.describe_outputs([NAME]), "a run")
-    return Outputs.of(str(folder), read_manifest(str(folder))["content"])
+    return RunOutputs.of(str(folder), read_manifest(str(folder))["content"])
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Outputs:
+def run(tmp_path: Path) -> RunOutputs:
     return write_run(tmp_path / "run")
 
 
@@ -57,7 +57,7 @@ DAMAGES: list[tuple[Callable[[Path], None], str]] = [
 ]
 
 
-def test_unchanged_files_pass_every_check(run: Outputs) -> None:
+def test_unchanged_files_pass_every_check(run: RunOutputs) -> None:
     run.check_sizes([NAME])
     run.check_contents([NAME])
     verify_file(storage.join(run.folder, NAME))
@@ -66,7 +66,7 @@ def test_unchanged_files_pass_every_check(run: Outputs) -> None:
 
 @pytest.mark.parametrize(("damage", "reason"), DAMAGES)
 def test_a_damaged_file_is_refused_with_its_name_and_the_fix(
-    run: Outputs, damage: Callable[[Path], None], reason: str
+    run: RunOutputs, damage: Callable[[Path], None], reason: str
 ) -> None:
     damage(Path(run.folder, NAME))
     with pytest.raises(
@@ -79,7 +79,7 @@ def test_a_damaged_file_is_refused_with_its_name_and_the_fix(
         verify_file(storage.join(run.folder, NAME))
 
 
-def test_a_file_that_changes_after_a_check_is_refused_at_the_next(run: Outputs) -> None:
+def test_a_file_that_changes_after_a_check_is_refused_at_the_next(run: RunOutputs) -> None:
     file = Path(run.folder, NAME)
     os.utime(file, ns=(0, 10**18))
     run.check_contents([NAME])
@@ -89,7 +89,7 @@ def test_a_file_that_changes_after_a_check_is_refused_at_the_next(run: Outputs) 
 
 
 @pytest.mark.parametrize("entry", [{}, {"bytes": 10}, {"sha256": "unknown"}, 3])
-def test_a_manifest_without_a_sha256_is_refused(run: Outputs, entry: object) -> None:
+def test_a_manifest_without_a_sha256_is_refused(run: RunOutputs, entry: object) -> None:
     file = Path(run.folder, "manifest.json")
     manifest = json.loads(file.read_text())
     manifest["content"]["outputs"][NAME] = entry
@@ -105,7 +105,7 @@ def test_a_file_beside_a_manifest_of_another_program_passes(tmp_path: Path, mani
     verify_file(str(tmp_path / "file"))
 
 
-def test_a_file_that_a_user_adds_to_a_run_passes(run: Outputs) -> None:
+def test_a_file_that_a_user_adds_to_a_run_passes(run: RunOutputs) -> None:
     Path(run.folder, "data/notes.txt").write_text("mine")
     verify_file(storage.join(run.folder, "data/notes.txt"))
 

@@ -102,4 +102,4 @@ def test_bytes_of_earlier_runs_count_as_done(
 
 def test_a_record_is_one_json_file(tmp_path: Path) -> None:
     CompletedPieces(str(tmp_path), "parts").add(3, {"documents": 2})
-    assert json.loads((tmp_path / "ledger/parts/000003.json").read_text()) == {"documents": 2}
+    assert json.loads((tmp_path / "pieces/parts/000003.json").read_text()) == {"documents": 2}

@@ -3,7 +3,7 @@
 import pytest
 
 from distilray.errors import InputError
-from distilray.runtime.resources import GIB, Need, Node, refuse_unless_fitting
+from distilray.runtime.resources import GIB, Need, Node, check_capacity
 
 
 def node(cpus, gpus=0, gib=64.0, **labels):
@@ -32,7 +32,7 @@ def need(cpus=0, gpus=0.0, memory=0, **changes):
     ],
 )
 def test_bundles_are_counted_as_ray_places_them(nodes, need, expected):
-    assert need.fitting(nodes) == expected
+    assert need.count_fitting(nodes) == expected
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_bundles_are_counted_as_ray_places_them(nodes, need, expected):
 )
 def test_a_local_cluster_refuses_what_it_can_never_hold(nodes, count, named):
     if named is None:
-        refuse_unless_fitting(need(1, count=count), nodes)
+        check_capacity(need(1, count=count), nodes)
         return
     with pytest.raises(InputError) as refusal:
-        refuse_unless_fitting(need(1, count=count), nodes)
+        check_capacity(need(1, count=count), nodes)
     assert str(refusal.value) == named

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from distilray.runtime.reporting.progress import Progress
+from distilray.runtime.progress import Progress
 from distilray.runtime.signals import interruptible, raise_if_interrupted, run_interruptibly
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from distilray.finetuning.classifier_training import FineTuning, fine_tune
+from distilray.finetuning.classifier_training import ClassifierTraining, fine_tune
 from distilray.training.process_group import Workers
 from tests.distilray.finetuning.tiny_tasks import classifier, features, settings
 
@@ -17,7 +17,7 @@ def train(model_dir: str, workers: Workers) -> dict[str, object]:
     """Losses and scores of each evaluation, and a sum over the weights at the end."""
     model = classifier("cola", model_dir, dropout=0.0)
     rows, cpu = features("cola", model_dir), torch.device("cpu")
-    found = fine_tune(FineTuning(model, rows, ROWS_LEFT, 1, cpu, torch.float32, workers), folder=None)
+    found = fine_tune(ClassifierTraining(model, rows, ROWS_LEFT, 1, cpu, torch.float32, workers), folder=None)
     weights = sum(float(parameter.detach().double().abs().sum()) for parameter in model.parameters())
     return {"losses": [one.train_loss for one in found.evaluations], "best": found.best.number, "weights": weights}
 
@@ -25,7 +25,7 @@ def train(model_dir: str, workers: Workers) -> dict[str, object]:
 def run(rank: int, size: int, model_dir: str, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
-    workers = Workers.of_process_group()
+    workers = Workers.from_process_group()
     told = workers.broadcast("the first says this" if workers.rank == 0 else "other")
     found = {"rank": workers.rank, "told": told, **train(model_dir, workers)}
     (Path(folder) / f"{rank}.json").write_text(json.dumps(found))

@@ -299,4 +299,4 @@ def test_the_best_checkpoint_is_that_of_the_lowest_cost(tmp_path, snapshot, noti
 def test_a_checkpoint_is_known_to_be_whole_or_not(store, snapshot):
     save_steps(store, snapshot, 3, 5)
     Path(store.path(5, "model.safetensors")).write_bytes(b"torn")
-    assert [store.is_whole(step) for step in (3, 4, 5)] == [True, False, False]
+    assert [store.is_intact(step) for step in (3, 4, 5)] == [True, False, False]

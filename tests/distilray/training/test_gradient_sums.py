@@ -25,7 +25,7 @@ def run(rank, address):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=3)
     torch.manual_seed(1)
-    module = Workers.of_process_group().wrap(Crossed(), torch.device("cpu"))
+    module = Workers.from_process_group().wrap(Crossed(), torch.device("cpu"))
     x = torch.randn(5, 7, generator=torch.Generator().manual_seed(rank))
     steps = []
     for _ in range(3):

@@ -60,7 +60,7 @@ def test_a_run_that_is_killed_at_any_change_of_the_disk_resumes_from_its_last_wh
         store = open_store(folder)
         assert store.newest() == (state(saved[-1]) if saved else None)
         assert store.best() == min(saved, key=LOSSES.get, default=None)
-        assert all(store.is_whole(step) for step in {*saved[-1:], store.best()} - {None})
+        assert all(store.is_intact(step) for step in {*saved[-1:], store.best()} - {None})
         train(folder)
         assert files_of(folder) == files_of(tmp_path / "whole"), changed[-1:]
     assert number > 20
@@ -86,7 +86,7 @@ def test_a_run_resumes_from_the_newest_whole_checkpoint_whichever_are_broken(tmp
     train(tmp_path, keep=3)
     store = open_store(tmp_path)
     assert store.newest() == state(LAST)
-    assert all(store.is_whole(step) for step in (4, 5, 6))
+    assert all(store.is_intact(step) for step in (4, 5, 6))
 
 
 @pytest.mark.parametrize("damage", sorted(set(DAMAGES) - {"absent"}))

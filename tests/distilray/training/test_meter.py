@@ -80,8 +80,8 @@ def test_tokens_per_second_are_those_since_the_last_row(clock):
 
 def test_padding_is_the_share_of_the_slots_that_hold_no_token(clock):
     meter = meter_of(clock)
-    add_steps(meter, clock, [1.0], tokens=30, slots=40)
-    add_steps(meter, clock, [1.0], tokens=30, slots=200)
+    add_steps(meter, clock, [1.0], tokens=30, padded_tokens=40)
+    add_steps(meter, clock, [1.0], tokens=30, padded_tokens=200)
     assert meter.row(2)["padding"] == 0.75
 
 

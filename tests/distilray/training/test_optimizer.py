@@ -6,7 +6,7 @@ import torch
 from distilray.config.distillation import OptimizerConfig
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
-from distilray.training.optimizer import create_optimizer, rate_factor, set_learning_rate
+from distilray.training.optimizer import create_optimizer, linear_schedule, set_learning_rate
 
 CONFIG = OptimizerConfig(learning_rate=1e-3, head_learning_rate=5e-3, weight_decay=0.1)
 
@@ -66,7 +66,7 @@ def test_the_rate_is_set_in_proportion_for_every_group(model):
 @pytest.mark.parametrize("total", [1, 2, 10, 1000])
 @pytest.mark.parametrize("warmup", [0.0, 0.05, 0.5, 1.0])
 def test_the_schedule_rises_to_one_and_falls_to_zero(total, warmup):
-    factors = [rate_factor(step, total_steps=total, warmup_fraction=warmup) for step in range(total + 1)]
+    factors = [linear_schedule(step, total_steps=total, warmup_fraction=warmup) for step in range(total + 1)]
     top = factors.index(max(factors))
     assert max(factors) == 1.0
     assert factors[-1] == 0.0
@@ -76,7 +76,7 @@ def test_the_schedule_rises_to_one_and_falls_to_zero(total, warmup):
 
 
 def test_the_schedule_has_no_jump():
-    factors = [rate_factor(step, total_steps=1000, warmup_fraction=0.1) for step in range(1001)]
+    factors = [linear_schedule(step, total_steps=1000, warmup_fraction=0.1) for step in range(1001)]
     changes = [abs(after - before) for before, after in itertools.pairwise(factors)]
     assert max(changes) == pytest.approx(1 / 100)
     assert factors[49] == pytest.approx(0.5)

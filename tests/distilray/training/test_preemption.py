@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from distilray.training.preemption import MISSED_S, PreemptionWatcher
+from distilray.training.preemption import FAILURE_DETECTION_S, PreemptionWatcher
 
 FIRST, SECOND = (SimpleNamespace(deadline_ms=1, preempted_ranks=ranks) for ranks in ([1], [1, 3]))
 
@@ -42,7 +42,7 @@ def test_an_error_after_the_news_waits_until_the_machine_is_missed(machines, sle
     known = machines(FIRST)
     known.poll(2)
     fails(known)
-    assert slept == [MISSED_S]
+    assert slept == [FAILURE_DETECTION_S]
 
 
 def test_an_error_without_news_is_raised_at_once(machines, slept):

@@ -10,7 +10,7 @@ from tests.distilray.training.threaded_workers import run_together
 
 
 def test_without_a_process_group_there_is_one_worker():
-    workers = Workers.of_process_group()
+    workers = Workers.from_process_group()
     assert (workers.rank, workers.size) == (0, 1)
     assert workers.sum(np.array([2.5])).tolist() == [2.5]
     assert workers.broadcast("a") == "a"

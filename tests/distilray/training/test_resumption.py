@@ -30,7 +30,7 @@ def checkpoints(model, teacher_dir, tmp_path):
         own = copy.deepcopy(model)
         optimizer = create_optimizer(own, OptimizerConfig())
         updater = Updater(own, optimizer, lambda _: 1.0, max_grad_norm=1.0, uses_fp16=True)
-        updater.scaled(sum(parameter.sum() for parameter in own.parameters())).backward()
+        updater.scale_loss(sum(parameter.sum() for parameter in own.parameters())).backward()
         updater.update(0)
         return Checkpoints(
             CheckpointStore(str(tmp_path), keep=2, config_hash="a-config", notice=lambda _: None),

@@ -114,7 +114,7 @@ def test_a_worker_that_cannot_write_what_it_found_ends_too(hang, tmp_path):
     assert ended == [0]
 
 
-@pytest.mark.parametrize("sign", [lambda worker: worker.on_phase(0, 0, "data"), Watchdog.works])
+@pytest.mark.parametrize("sign", [lambda worker: worker.on_phase(0, 0, "data"), Watchdog.heartbeat])
 def test_a_worker_that_moves_is_let_alone(tmp_path, sign):
     ended = []
     with watch(tmp_path, 0, 1, print, lambda: ended.append(0)) as worker:

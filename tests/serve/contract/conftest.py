@@ -3,7 +3,7 @@ from starlette.testclient import TestClient
 
 from serve.models import Models
 from serve.routes import create_api
-from tests.serve.contract.asking import LIMITS, service_of
+from tests.serve.contract.clients import LIMITS, service_of
 
 
 @pytest.fixture(scope="session")

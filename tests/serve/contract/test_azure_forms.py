@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.serve.contract.asking import JSON, SCORE, TEXT, TWO, assert_error
+from tests.serve.contract.clients import JSON, SCORE, TEXT, TWO, assert_error
 
 
 @pytest.mark.parametrize("path", ["/score", "/"])

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.serve.contract.asking import FILL, JSON, SCORE, TEXT, assert_error
+from tests.serve.contract.clients import FILL, JSON, SCORE, TEXT, assert_error
 from tests.serve.contract.raw_asgi import ask, parts
 
 OK = json.dumps({"inputs": TEXT}).encode()

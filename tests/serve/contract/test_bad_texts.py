@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.serve.contract.asking import FILL, JSON, SCORE, TEXT, assert_error
+from tests.serve.contract.clients import FILL, JSON, SCORE, TEXT, assert_error
 
 SECRET = "SECRET"
 

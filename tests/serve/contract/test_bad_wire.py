@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 
 from distilray.config.serving import LimitsConfig
-from tests.serve.contract.asking import FILL, TEXT, assert_error
+from tests.serve.contract.clients import FILL, TEXT, assert_error
 from tests.serve.contract.raw_http import CHUNK, chunked, connection, exchange, head, post
 
 pytestmark = pytest.mark.slow

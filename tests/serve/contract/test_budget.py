@@ -11,7 +11,7 @@ import pytest
 from serve.budget import Budget
 from serve.schemas import AzureRequest, FillMaskRequest
 from serve.service import ModelService
-from tests.serve.contract.asking import FILL, JSON, SCORE, TEXT, assert_error, gated_client, in_threads, service_of
+from tests.serve.contract.clients import FILL, JSON, SCORE, TEXT, assert_error, gated_client, in_threads, service_of
 from tests.serve.waiting import wait_for
 
 

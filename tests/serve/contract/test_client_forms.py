@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.serve.contract.asking import FILL, SCORE, TEXT, assert_error
+from tests.serve.contract.clients import FILL, SCORE, TEXT, assert_error
 
 ROOT = "/"
 

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serve.models import Models
 from serve.routes import create_api
 from serve.telemetry.metrics import Telemetry
-from tests.serve.contract.asking import GatedModel, service_of
+from tests.serve.contract.clients import GatedModel, service_of
 from tests.serve.contract.raw_asgi import LEFT, ask, parts
 
 BODY = parts(b'{"inputs": "paris is [MASK] of france"}')

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from distilray.config.serving import LimitsConfig
-from serve.errors import ERROR_TYPES, TYPES_OF_STATUS
+from serve.errors import ERROR_TYPES, STATUS_ERROR_TYPES
 from serve.telemetry.metrics import INSTRUMENTS
-from tests.serve.contract.asking import FILL, JSON, SCORE
+from tests.serve.contract.clients import FILL, JSON, SCORE
 
 ROW = re.compile(r"^\| *(.+?) *\|$", re.MULTILINE)
 CURL = re.compile(r"curl -s http://127\.0\.0\.1:8000(\S+) .*?-d '(.+?)'", re.DOTALL)
@@ -28,7 +28,7 @@ def rows(page, section):
 def test_the_page_names_exactly_the_statuses_and_error_types_of_the_code(page):
     named = [(int(status), error_type) for status, error_type, *_ in rows(page, "Errors")]
     assert len(named) == len(set(named))
-    assert set(named) == {(status, each) for status, types in TYPES_OF_STATUS.items() for each in types}
+    assert set(named) == {(status, each) for status, types in STATUS_ERROR_TYPES.items() for each in types}
 
 
 def test_every_error_has_a_cause_and_a_fix(page):
@@ -40,7 +40,7 @@ def test_the_page_names_exactly_the_limits_with_their_defaults_and_known_errors(
     assert named == {name: str(value) for name, value in LimitsConfig().model_dump().items()}
     for _, _, answer in rows(page, "Limits"):
         status, error_type = answer.split()
-        assert error_type in TYPES_OF_STATUS[int(status)]
+        assert error_type in STATUS_ERROR_TYPES[int(status)]
 
 
 def test_the_page_names_exactly_the_metrics(page):
@@ -57,5 +57,5 @@ def test_the_requests_of_the_page_are_answered(page, client):
 
 
 def test_the_usual_type_of_a_status_is_one_of_its_types():
-    assert set(ERROR_TYPES) == set(TYPES_OF_STATUS)
-    assert all(usual in TYPES_OF_STATUS[status] for status, usual in ERROR_TYPES.items())
+    assert set(ERROR_TYPES) == set(STATUS_ERROR_TYPES)
+    assert all(usual in STATUS_ERROR_TYPES[status] for status, usual in ERROR_TYPES.items())

@@ -15,7 +15,7 @@ from serve.models import Models
 from serve.routes import create_api
 from serve.service import ModelService
 from tests.distilray.inference.tiny_models import WORDS, write_tiny_model
-from tests.serve.contract.asking import FILL, assert_close
+from tests.serve.contract.clients import FILL, assert_close
 
 REAL_MODEL = Path("runs/quickstart/student/model")
 ODD_WORDS = [

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from tests.serve.contract.asking import FILL, JSON, TEXT, TWO, assert_close, assert_error
+from tests.serve.contract.clients import FILL, JSON, TEXT, TWO, assert_close, assert_error
 
 
 def as_bodies(answer):

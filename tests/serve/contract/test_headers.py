@@ -5,7 +5,7 @@ from distilray.config.serving import FillMaskAppConfig
 from serve.models import Models
 from serve.routes import create_api
 from serve.service import ModelService
-from tests.serve.contract.asking import FILL, LIMITS, TEXT, assert_error
+from tests.serve.contract.clients import FILL, LIMITS, TEXT, assert_error
 
 
 def test_an_answer_tells_its_times_and_revision(client, model):

@@ -1,6 +1,6 @@
 import time
 
-from tests.serve.contract.asking import FILL, TEXT, assert_error, gated_client, in_threads
+from tests.serve.contract.clients import FILL, TEXT, assert_error, gated_client, in_threads
 from tests.serve.waiting import wait_for
 
 BODY = {"inputs": TEXT}

@@ -3,7 +3,7 @@ import pytest
 from serve.auth import ApiKeys
 from serve.models import Models
 from serve.routes import create_api
-from tests.serve.contract.asking import FILL, service_of
+from tests.serve.contract.clients import FILL, service_of
 from tests.serve.contract.generated_requests import load_from_application, load_from_server, send_generated
 
 LIMITS = {"max_body_bytes": 2000, "max_items": 4, "max_masks": 3, "max_top_k": 50, "max_chars": 200}
@@ -61,6 +61,6 @@ def test_every_operation_has_a_summary_and_one_described_tag(client):
 
 
 def test_every_path_of_the_document_is_a_route_of_its_own_in_the_metrics(client):
-    front = client.app.state.front
+    gateway = client.app.state.gateway
     paths = client.get("/openapi.json").json()["paths"]
-    assert all(front.has_route({"type": "http", "path": path}) for path in paths)
+    assert all(gateway.has_route({"type": "http", "path": path}) for path in paths)

@@ -10,7 +10,7 @@ from serve import routes
 from serve.models import Models
 from serve.schemas import TextRequest
 from serve.service import ModelService
-from tests.serve.contract.asking import assert_error
+from tests.serve.contract.clients import assert_error
 
 PATH = "/v1/echo"
 
@@ -49,8 +49,8 @@ class Echo(Task):
 @pytest.fixture
 def client(monkeypatch):
     tag = routes.Tag("Echo", "The words of a text.")
-    form = routes.Form(PATH, TextRequest, list[str], tag, "Repeat the words", "The words of a text, in order.")
-    monkeypatch.setitem(routes.TASKS, Echo.name, routes.TaskRoutes(Echo, (form,)))
+    form = routes.Endpoint(PATH, TextRequest, list[str], tag, "Repeat the words", "The words of a text, in order.")
+    monkeypatch.setitem(routes.TASK_ROUTES, Echo.name, routes.TaskRoutes(Echo, (form,)))
     config = FillMaskAppConfig(task="echo", model_dir="none", limits={"max_request_tokens": 10})
     with TestClient(routes.create_api(Models(ModelService(Echo(), config)))) as client:
         yield client
@@ -81,4 +81,4 @@ def test_the_paths_of_other_tasks_are_not_served(client):
 
 def test_a_task_without_a_row_is_an_input_error_that_names_the_others():
     with pytest.raises(InputError, match="fill-mask"):
-        routes.routes_of("echo")
+        routes.routes_for_task("echo")

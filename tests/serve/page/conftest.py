@@ -5,7 +5,7 @@ from serve.models import Models
 from serve.routes import create_api
 from serve.service import ModelService
 from tests.serve.page.browser import CHROMIUM, Browser
-from tests.serve.page.stand_in import StandIn
+from tests.serve.page.fake_service import FakeService
 from tests.serve.server_thread import listening
 
 
@@ -32,7 +32,7 @@ def page(browser):
 @pytest.fixture(scope="session")
 def student():
     """The page over a stand-in for one model."""
-    stand_in = StandIn("student")
+    stand_in = FakeService("student")
     with listening(stand_in.api) as stand_in.address:
         yield stand_in
 
@@ -40,7 +40,7 @@ def student():
 @pytest.fixture(scope="session")
 def pair():
     """The page over a stand-in for two models."""
-    stand_in = StandIn("teacher", "student")
+    stand_in = FakeService("teacher", "student")
     with listening(stand_in.api) as stand_in.address:
         yield stand_in
 

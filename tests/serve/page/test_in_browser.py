@@ -5,8 +5,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from fastapi import FastAPI
 
-from tests.serve.page.stand_in import KEY, STUDENT, TEACHER, StandIn
-from tests.serve.page.visitor import ONE, ROWS, TWO, WORDS, ask, focus_of, opened, rows, sentence_of, write
+from tests.serve.page.fake_service import KEY, STUDENT, TEACHER, FakeService
+from tests.serve.page.page_actions import ONE, ROWS, TWO, WORDS, ask, focus_of, opened, rows, sentence_of, write
 from tests.serve.server_thread import listening
 from tests.serve.waiting import wait_for
 
@@ -224,7 +224,7 @@ def test_a_link_brings_back_the_question_and_its_answer(page, browser, student):
 
 @pytest.mark.parametrize("path", ["/ui", "/ui/"])
 def test_the_page_works_below_a_path_of_another_application(page, path):
-    stand_in, outside = StandIn("student"), FastAPI()
+    stand_in, outside = FakeService("student"), FastAPI()
     outside.mount("/models/fill", stand_in.api)
     with listening(outside) as address:
         ask(page, f"{address}/models/fill", ONE, path)
@@ -274,7 +274,7 @@ def test_an_answer_that_is_not_of_the_service_is_told_by_its_status(page, studen
 
 
 def test_a_service_that_cannot_be_reached_is_told(page):
-    gone = StandIn("student")
+    gone = FakeService("student")
     with listening(gone.api) as address:
         opened(page, address)
     write(page, ONE)
@@ -311,7 +311,7 @@ def test_a_slow_answer_is_announced(page, student):
 
 
 def test_a_key_is_asked_for_sent_and_kept_by_the_tab_alone(page):
-    locked = StandIn("student", key=KEY)
+    locked = FakeService("student", key=KEY)
     with listening(locked.api) as address:
         opened(page, address)
         page.until("document.activeElement.id === 'key'")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.serve.page.stand_in import STUDENT
-from tests.serve.page.visitor import ONE, ROWS, TWO, ask, focus_of, opened, rows
+from tests.serve.page.fake_service import STUDENT
+from tests.serve.page.page_actions import ONE, ROWS, TWO, ask, focus_of, opened, rows
 from tests.serve.waiting import wait_for
 
 pytestmark = pytest.mark.slow

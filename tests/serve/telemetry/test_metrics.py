@@ -39,7 +39,7 @@ class ClassesOfRay:
 def record_everything(telemetry):
     telemetry.model("student", revision="abc", dtype="float32")
     telemetry.batch(BATCH, "student")
-    telemetry.request_began()
+    telemetry.record_request_start()
     telemetry.request(REQUEST)
 
 

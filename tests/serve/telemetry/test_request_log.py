@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from serve.telemetry.json_lines import JsonLines, log_json, redact
+from serve.telemetry.json_logging import JsonFormatter, configure_json_logging, redact
 from serve.telemetry.metrics import RequestRecord
 from serve.telemetry.requests import RequestLog
 
@@ -17,7 +17,7 @@ def lines():
     """The records that the log has written, decoded; anything but one JSON object per line fails."""
     logger, stream = logging.getLogger("serve"), io.StringIO()
     before = logger.handlers[:], logger.level, logger.propagate
-    log_json(stream)
+    configure_json_logging(stream)
 
     def written():
         text = stream.getvalue()
@@ -94,7 +94,7 @@ def test_an_unknown_path_is_short_and_plain_in_its_line(lines, path):
 @pytest.mark.parametrize("text", ["\x1b[2Jcleared", "a\nb\r\n{}\x00", "x" * 1_000_000, "\ud800\u2028", "%s %d %"])
 def test_any_message_is_one_line(text):
     # Without a logger: what pytest captures of it must be text for pytest's own report too.
-    line = JsonLines().format(logging.makeLogRecord({"msg": "%s", "args": (text,)}))
+    line = JsonFormatter().format(logging.makeLogRecord({"msg": "%s", "args": (text,)}))
     assert line.isascii()
     assert "\n" not in line
     assert len(json.loads(line)["message"]) < 20_000
@@ -145,11 +145,11 @@ def test_values_that_are_no_json_are_named_by_their_type(lines):
 
 def test_setting_the_log_up_twice_writes_each_line_once(lines):
     logger = logging.getLogger("serve")
-    log_json(io.StringIO())
-    assert sum(isinstance(handler.formatter, JsonLines) for handler in logger.handlers) == 1
+    configure_json_logging(io.StringIO())
+    assert sum(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers) == 1
     assert not logger.propagate
 
 
 def test_the_log_goes_to_the_stderr_of_the_process_whatever_stands_in_its_place(lines, monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    assert log_json().stream is sys.__stderr__
+    assert configure_json_logging().stream is sys.__stderr__

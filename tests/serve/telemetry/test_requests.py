@@ -11,7 +11,7 @@ from serve.models import Models
 from serve.page.routes import page_routes
 from serve.routes import create_api, metrics_routes
 from serve.service import ModelService
-from serve.telemetry.requests import RequestMetrics, note, route_of
+from serve.telemetry.requests import RequestMetrics, annotate, route_label
 
 PATHS = frozenset({"/score"})
 SECRET = "SECRET"
@@ -28,7 +28,7 @@ def client(telemetry, records):
 
     @api.post("/score")
     async def score(request: Request, status: int = 200):
-        note(request.scope, model="student", items=2, tokens=11, queue_ms=0.25)
+        annotate(request.scope, model="student", items=2, tokens=11, queue_ms=0.25)
         if status == 500:
             raise RuntimeError(SECRET)
         return api_error_response(request.scope, ApiError(status, "no")) if status > 200 else Response("ok")
@@ -132,13 +132,13 @@ def scope_of(path, root=""):
     ],
 )
 def test_a_path_has_its_route_wherever_the_application_is_mounted(path, root, route):
-    assert route_of(scope_of(path, root), PATHS) == route
+    assert route_label(scope_of(path, root), PATHS) == route
 
 
 def test_every_route_of_the_service_is_known(model, model_dir):
     api = create_api(Models(ModelService(model, FillMaskAppConfig(model_dir=model_dir))))
     paths = {*api.openapi()["paths"], *(route.path for route in page_routes().routes)}
-    assert not [path for path in paths if not api.state.front.has_route(scope_of(path))]
+    assert not [path for path in paths if not api.state.gateway.has_route(scope_of(path))]
 
 
 # Clients that leave

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from distilray.config.corpus import JsonLinesSource
-from distilray.corpus.sources.other_formats import refuse_other_formats
-from distilray.corpus.sources.ranges import RawDocument, columns_of, row_document
+from distilray.corpus.sources.other_formats import reject_other_formats
+from distilray.corpus.sources.ranges import RawDocument, row_document, selected_columns
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange, byte_ranges, read_lines
@@ -38,16 +38,16 @@ def check_file(source: JsonLinesSource, uri: str) -> None:
     lines = [line for line in head.split(b"\n") if line.strip()][:_FIRST_LINES]
     if not lines:
         raise EmptyFileError(uri)
-    refuse_other_formats(uri, head)
+    reject_other_formats(uri, head)
     if not lines[0].lstrip().startswith(b"{"):
         raise InputError(f"{uri}: the first line is no JSON object; {_FIX}")
     if is_whole or b"\n" in head.lstrip():  # else the first line goes on behind what was read
         _check_keys(source, uri, lines)
 
 
-def file_ranges(source: JsonLinesSource, uri: str, name: str, *, part_bytes: int) -> list[FileRange]:
+def file_ranges(source: JsonLinesSource, uri: str, name: str, *, chunk_bytes: int) -> list[FileRange]:
     """Ranges of bytes, or the whole file when it is compressed."""
-    return byte_ranges(uri, name, part_bytes=part_bytes)
+    return byte_ranges(uri, name, chunk_bytes=chunk_bytes)
 
 
 def read_documents(
@@ -83,7 +83,7 @@ def _check_keys(source: JsonLinesSource, uri: str, lines: list[bytes]) -> None:
         first = json.loads(lines[0].decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{uri}: the first line is no JSON ({error}); {_FIX}") from None
-    for field, column in columns_of(source).items():
+    for field, column in selected_columns(source).items():
         if field != "title_column" and column not in first:
             raise InputError(f"{uri}: no '{column}' in the first line; set {field} to one of {_names(first)}")
     title = source.title_column

@@ -40,12 +40,12 @@ _MAGIC: Mapping[bytes, tuple[str, str]] = {
 }
 
 
-def fix_of_name(name: str) -> str | None:
+def suggested_fix(name: str) -> str | None:
     """Return the fix for a file whose suffix no source reads; None for other suffixes."""
     return _FIX_OF_SUFFIX.get(split_suffix(name)[2])
 
 
-def refuse_other_formats(uri: str, head: bytes) -> None:
+def reject_other_formats(uri: str, head: bytes) -> None:
     """Refuse a text file whose first bytes are those of another format.
 
     Raises:

@@ -36,7 +36,7 @@ class RawDocument:
     headings: int = 0
 
 
-def columns_of(source: TableSource) -> dict[str, str]:
+def selected_columns(source: TableSource) -> dict[str, str]:
     """Return the columns that are read from a table, by the setting of the recipe that names them."""
     settings = ("text_column", "title_column", "id_column")
     return {setting: getattr(source, setting) for setting in settings if getattr(source, setting) is not None}
@@ -56,8 +56,8 @@ def row_document(row: Row, key: str, title: str, text: str, *, max_bytes: int) -
     return RawDocument(key, title, text, size)
 
 
-class CutShortError(InputError):
-    """A file whose end is missing or damaged. What is there is read if `faults.max_bad_fraction` is raised.
+class TruncatedFileError(InputError):
+    """A file whose end is missing or damaged. What is there is read if `fault_tolerance.max_bad_fraction` is raised.
 
     Attributes:
         fault: the file, and what is wrong with it.
@@ -66,5 +66,5 @@ class CutShortError(InputError):
     def __init__(self, uri: str, fault: str) -> None:
         self.fault = f"{uri}: {fault}"
         super().__init__(
-            f"{self.fault}; fetch the dump again, or raise faults.max_bad_fraction to use the part that is there"
+            f"{self.fault}; fetch the dump again, or raise fault_tolerance.max_bad_fraction to use the rest"
         )

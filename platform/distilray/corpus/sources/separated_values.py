@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from distilray.config.corpus import CsvSource
-from distilray.corpus.sources.other_formats import refuse_other_formats
-from distilray.corpus.sources.ranges import RawDocument, columns_of, row_document
+from distilray.corpus.sources.other_formats import reject_other_formats
+from distilray.corpus.sources.ranges import RawDocument, row_document, selected_columns
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange, byte_ranges, read_lines
@@ -31,7 +31,7 @@ def check_file(source: CsvSource, uri: str) -> None:
     """
     size = stored_size(uri)
     try:
-        refuse_other_formats(uri, next(read_chunks(uri), b""))
+        reject_other_formats(uri, next(read_chunks(uri), b""))
         header = _rows(source, FileRange(uri, uri, 0, size, "whole", size), _MAX_HEADER).header()
     except UnreadableError as error:
         raise InputError(f"{uri}: {error}") from None
@@ -40,9 +40,9 @@ def check_file(source: CsvSource, uri: str) -> None:
     _positions(source, uri, header)
 
 
-def file_ranges(source: CsvSource, uri: str, name: str, *, part_bytes: int) -> list[FileRange]:
+def file_ranges(source: CsvSource, uri: str, name: str, *, chunk_bytes: int) -> list[FileRange]:
     """One range: a line break may be part of a quoted field, so rows are found from the beginning only."""
-    return byte_ranges(uri, name, part_bytes=part_bytes, divisible=False)
+    return byte_ranges(uri, name, chunk_bytes=chunk_bytes, divisible=False)
 
 
 def read_documents(source: CsvSource, part: FileRange, *, max_document_bytes: int) -> Iterator[RawDocument | BadRow]:
@@ -78,4 +78,4 @@ def _rows(source: CsvSource, part: FileRange, max_bytes: int) -> DelimitedRows:
 
 
 def _positions(source: CsvSource, uri: str, header: list[str]) -> dict[str, int]:
-    return column_positions(uri, header, columns_of(source), hint=", or delimiter if that is one name")
+    return column_positions(uri, header, selected_columns(source), hint=", or delimiter if that is one name")

@@ -8,18 +8,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from distilray.config.corpus import WikipediaSource
-from distilray.corpus.sources.dumps.bz2_ranges import (
-    Piece,
+from distilray.corpus.sources.bz2_ranges import (
     StoredFile,
+    TextSpan,
     find_stream,
     last_text,
     read_blocks,
     read_streams,
 )
-from distilray.corpus.sources.dumps.head import MAX_HEAD_BYTES, read_head
-from distilray.corpus.sources.dumps.index import find_index, stream_borders
-from distilray.corpus.sources.dumps.pages import PAGE_END, ROOT_END, Page, RawPage, cut_pages, page_name, parse_page
-from distilray.corpus.sources.ranges import CutShortError, RawDocument
+from distilray.corpus.sources.dump_head import MAX_HEADER_BYTES, read_dump_header
+from distilray.corpus.sources.dump_index import find_index, stream_boundaries
+from distilray.corpus.sources.dump_pages import (
+    PAGE_END,
+    ROOT_END,
+    Page,
+    RawPage,
+    describe_page,
+    parse_page,
+    split_pages,
+)
+from distilray.corpus.sources.ranges import RawDocument, TruncatedFileError
 from distilray.corpus.wikitext.sites import SITES, Site
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
@@ -70,18 +78,18 @@ def check_file(source: WikipediaSource, uri: str) -> None:
         if not stored.size:
             raise InputError(f"{uri}: the file is empty; fetch the dump again")
         is_bz2 = _is_bz2(stored)
-        head = read_head(uri, _whole(stored, uri, is_bz2))
+        head = read_dump_header(uri, _whole(stored, uri, is_bz2))
         fault = _fault_of_end(stored, is_bz2)
     if not head.has_page and head.is_whole:
         raise InputError(f"{uri}: {fault or 'a dump without pages'}; fetch it again")
     if not head.has_page:
-        raise InputError(f"{uri}: no page in its first {MAX_HEAD_BYTES >> 20} MiB; give a *-pages-articles*.xml dump")
+        raise InputError(f"{uri}: no page in its first {MAX_HEADER_BYTES >> 20} MiB; give a *-pages-articles*.xml dump")
     if fault:
-        raise CutShortError(uri, fault)
+        raise TruncatedFileError(uri, fault)
 
 
-def file_ranges(source: WikipediaSource, uri: str, name: str, *, part_bytes: int) -> list[FileRange]:
-    """The ranges of a dump: of about `part_bytes` as stored, or one when its only stream is small.
+def file_ranges(source: WikipediaSource, uri: str, name: str, *, chunk_bytes: int) -> list[FileRange]:
+    """The ranges of a dump: of about `chunk_bytes` as stored, or one when its only stream is small.
 
     Raises:
         InputError: the dump is missing, or its index belongs to another dump.
@@ -92,11 +100,11 @@ def file_ranges(source: WikipediaSource, uri: str, name: str, *, part_bytes: int
         if index and _fault_of_end(stored, is_bz2):
             index = None  # of a whole dump: it names streams that are not here
         is_multistream = is_bz2 and find_stream(stored, 1, min(size, _LOOK_FOR_STREAMS)) is not None
-    borders = list(range(part_bytes, size, part_bytes))
+    borders = list(range(chunk_bytes, size, chunk_bytes))
     form = "streams" if is_multistream else "blocks" if is_bz2 else "plain"
     if index:
-        borders, form = stream_borders(index, uri, size=size, part_bytes=part_bytes), "streams"
-    elif form == "blocks" and size < 2 * part_bytes:
+        borders, form = stream_boundaries(index, uri, size=size, chunk_bytes=chunk_bytes), "streams"
+    elif form == "blocks" and size < 2 * chunk_bytes:
         borders, form = [], "streams"
     bounds = zip([0, *borders], [*borders, size], strict=True)
     return [FileRange(uri, name, start, end, form, end - start) for start, end in bounds]
@@ -111,7 +119,7 @@ def read_documents(
         pieces = _report_missing_end(_PIECES[part.form](stored, part.name, part.start, part.end), part.name)
         # The escapes of XML make a page longer than its wikitext.
         raw_bytes = 2 * max_document_bytes + _METADATA_BYTES
-        for found in cut_pages(pieces, end=part.end, max_bytes=raw_bytes):
+        for found in split_pages(pieces, end=part.end, max_bytes=raw_bytes):
             yield found if isinstance(found, BadRow) else _document(part, found, site, max_document_bytes)
 
 
@@ -119,7 +127,7 @@ def read_documents(
 def _site(uri: str, size: int) -> Site:
     """The wiki of a dump, read once in each process. `size` of the file tells it from an earlier one."""
     with _open(uri) as stored:
-        return read_head(uri, _whole(stored, uri, _is_bz2(stored)), only_site=True).site
+        return read_dump_header(uri, _whole(stored, uri, _is_bz2(stored)), only_site=True).site
 
 
 def _document(part: FileRange, raw: RawPage, site: Site, max_bytes: int) -> RawDocument | BadRow:
@@ -128,7 +136,7 @@ def _document(part: FileRange, raw: RawPage, site: Site, max_bytes: int) -> RawD
             raise _too_large(raw, max_bytes)
         if raw.cut:
             lost = len(raw.xml) if part.form == "plain" else 0
-            raise UnreadableError(CUT_SHORT, f"{page_name(raw.xml)} ends with the file", lost_bytes=lost)
+            raise UnreadableError(CUT_SHORT, f"{describe_page(raw.xml)} ends with the file", lost_bytes=lost)
         page = parse_page(raw.xml, site)
         size = len(page.text) if page.text.isascii() else len(page.text.encode())
         dropped = next((reason for reason, holds in _DROP_REASONS if holds(page)), None)
@@ -150,7 +158,7 @@ def _key(file: str, page_id: int) -> str:
 
 
 def _too_large(raw: RawPage, max_bytes: int) -> UnreadableError:
-    detail = f"{page_name(raw.xml)} has more than {max_bytes:,} bytes; raise max_document_mb"
+    detail = f"{describe_page(raw.xml)} has more than {max_bytes:,} bytes; raise max_document_mb"
     return UnreadableError("too_large", detail)
 
 
@@ -163,27 +171,27 @@ def _is_bz2(stored: StoredFile) -> bool:
     return stored.read(0, 3) == b"BZh"
 
 
-def _read_plain(stored: StoredFile, name: str, start: int, end: int) -> Iterator[Piece]:
+def _read_plain(stored: StoredFile, name: str, start: int, end: int) -> Iterator[TextSpan]:
     """The bytes of a file from `start` on, with a border at `end` unless the file ends there."""
     for begin, behind in ((start, end), (end, stored.size)):
         if begin < behind:
-            yield Piece(begin, b"", exact=True)
+            yield TextSpan(begin, b"", exact=True)
         for offset in range(begin, behind, _CHUNK):
-            yield Piece(offset, stored.read(offset, min(_CHUNK, behind - offset)), exact=True)
+            yield TextSpan(offset, stored.read(offset, min(_CHUNK, behind - offset)), exact=True)
 
 
-_PIECES: Mapping[str, Callable[[StoredFile, str, int, int], Iterator[Piece | BadRow]]] = {
+_PIECES: Mapping[str, Callable[[StoredFile, str, int, int], Iterator[TextSpan | BadRow]]] = {
     "streams": read_streams,
     "blocks": read_blocks,
     "plain": _read_plain,
 }
 
 
-def _whole(stored: StoredFile, name: str, is_bz2: bool) -> Iterator[Piece | BadRow]:
+def _whole(stored: StoredFile, name: str, is_bz2: bool) -> Iterator[TextSpan | BadRow]:
     return _PIECES["streams" if is_bz2 else "plain"](stored, name, 0, stored.size)
 
 
-def _report_missing_end(pieces: Iterable[Piece | BadRow], name: str) -> Iterator[Piece | BadRow]:
+def _report_missing_end(pieces: Iterable[TextSpan | BadRow], name: str) -> Iterator[TextSpan | BadRow]:
     """The pieces, and a fault behind the last one if the dump ends between two pages without its end tag."""
     tail, offset = b"", 0
     for piece in pieces:

@@ -35,7 +35,7 @@ _SHOWN = re.compile(
 _MARKUP_SHOWN = re.compile(r"\[\[|\{\{|\{\||''|<|__|==|&\w+;")
 
 
-def cut_extensions(wikitext: str) -> str:
+def remove_extension_tags(wikitext: str) -> str:
     """`wikitext` without comments and extension tags.
 
     A tag that is never closed goes alone, as one pass can tell, a reference with the rest of its line.
@@ -78,24 +78,24 @@ def _end_of_unclosed_reference(wikitext: str, at: int) -> int:
     return end.start() if end is not None else len(wikitext)
 
 
-def protect(text: str) -> str:
+def protect_markup(text: str) -> str:
     """`text` with the signs of markup hidden, so that they are only text; `restore_protected` brings them back."""
     return text.translate(_PROTECT)
 
 
-def hide_shown_markup(paragraph: str) -> str:
+def mask_literal_markup(paragraph: str) -> str:
     """`paragraph` with `HOLE` for protected signs that show markup, such as the tag of `&lt;ref&gt;`."""
     return _SHOWN.sub(HOLE, paragraph) if _HIDDEN.search(paragraph) else paragraph
 
 
-def restore_protected(text: str) -> str:
+def restore_markup(text: str) -> str:
     """Puts the signs back that stood inside `nowiki`."""
     return _HIDDEN.sub(lambda sign: _RESTORE[sign[0]], text)
 
 
 def _replacement(name: str, tag: str, content: str) -> str:
     if name == "nowiki":
-        return HOLE if _MARKUP_SHOWN.search(content) else protect(content)
+        return HOLE if _MARKUP_SHOWN.search(content) else protect_markup(content)
     if name in ("source", "syntaxhighlight") and " inline" in tag.lower():
         return HOLE
     return _REPLACEMENTS[name]

@@ -1,12 +1,92 @@
-"""Lines of words into paragraphs of prose: lists, headings in bold and lines of markup are left out."""
+"""Lines of words into paragraphs of prose: lists, headings in bold and lines of markup are left out.
+
+Repair of the spaces, brackets and quotes around what was removed from a paragraph.
+
+Nothing else changes: the empty brackets of `main()` belong to the text. Each pattern matches whole runs of characters,
+so that the time is linear.
+"""
+
+
+# ruff: noqa: RUF001 - dashes and signs of running text are the subject here
 
 import html
 import re
 
-from distilray.corpus.scripts import join_lines
 from distilray.corpus.wikitext.arguments import GAP, HOLE, UNKNOWN, UNKNOWN_PATTERN
-from distilray.corpus.wikitext.extensions import hide_shown_markup, protect
-from distilray.corpus.wikitext.repairs import repair_gaps
+from distilray.corpus.wikitext.extensions import mask_literal_markup, protect_markup
+from distilray.corpus.writing_systems import join_lines
+
+_MARKED = re.compile(f"[{GAP}{HOLE}{UNKNOWN}]")
+_GAPS = re.compile(f"{GAP}(?: ?{GAP})+")
+# Most gaps are references: behind a word or sign, before a space. They leave nothing to repair.
+_PLAIN_GAP = re.compile(rf"(?<=[^\s(\[\"“]){GAP}(?=$| [^\s,.;:!?)\]–])")
+_ASIDE = re.compile(r"\(([^()]*)\)")
+_BRACKETS = re.compile(r"[(\[]([^()\[\]]*)[)\]]")
+_QUOTES = re.compile(rf"(?<!\S)[\"“] ?{GAP} ?[\"”](?!\S)")
+_SEPARATORS = re.compile(f"[ ,;:/–—{GAP}-]+")
+_LOOSE_SIGNS = (" ,", " .", " )", "( ")
+_TIGHT_SIGNS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r" ([,.])(?=\s|$|[\"')\]])(?<!\w \.(?= [a-z]))"), r"\1"),  # but "press . to repeat"
+    (re.compile(r"(?<![:;])\( "), "("),  # but ":( is sad"
+    (re.compile(r" \)"), ")"),
+    (re.compile(r"^(?:\.{2,}|…) ?(?=\w)"), ""),
+)
+
+
+def repair_gaps(paragraph: str) -> str:
+    """`paragraph`, in which white space is single spaces, without its gaps and without asides that have a hole."""
+    if _MARKED.search(paragraph):
+        paragraph = _ASIDE.sub(_without_hole, paragraph)
+        paragraph = _PLAIN_GAP.sub("", _GAPS.sub(_one_gap, paragraph))
+    if GAP in paragraph:
+        paragraph = _QUOTES.sub(GAP, _BRACKETS.sub(_without_empty, paragraph))
+        paragraph = _SEPARATORS.sub(
+            _joined, paragraph.lstrip(f" ,;:)]{GAP}") if _begins_with_gap(paragraph) else paragraph
+        )
+    if any(sign in paragraph for sign in _LOOSE_SIGNS) or paragraph.startswith(("..", "…")):
+        for pattern, replacement in _TIGHT_SIGNS:
+            paragraph = pattern.sub(replacement, paragraph)
+    return paragraph
+
+
+def _begins_with_gap(paragraph: str) -> bool:
+    return paragraph.lstrip(" ,;:)]").startswith(GAP)
+
+
+def _one_gap(gaps: re.Match[str]) -> str:
+    return f"{GAP} " if " " in gaps[0] else GAP
+
+
+def _without_hole(aside: re.Match[str]) -> str:
+    return GAP if HOLE in aside[1] or UNKNOWN in aside[1] else aside[0]
+
+
+def _without_empty(brackets: re.Match[str]) -> str:
+    """A gap for brackets that hold separators only."""
+    is_empty = GAP in brackets[1] and brackets[1].strip(f" ,;:/–—{GAP}-") in ("", "or", "and")
+    return GAP if is_empty else brackets[0]
+
+
+def _joined(separators: re.Match[str]) -> str:
+    """The separators on both sides of a gap as one."""
+    run, text = separators[0], separators.string
+    if GAP not in run:
+        return run
+    following = text[separators.end() : separators.end() + 2]
+    if text[separators.start() - 1 : separators.start()] in ("(", "[") or following[:1] in (")", "]"):
+        return ""
+    parts = run.split(GAP)
+    signs = [part for part in parts if part.strip()]
+    if not signs:
+        is_end = following[:1] in (".", "!", "?") and not following[1:].isalnum()
+        return " " if " " in run and not (is_end and parts[0]) else ""
+    first, sign = signs[0], signs[0].strip()
+    if len(signs) > 1 and sign[-1] in ",;:" and signs[-1].strip()[0] not in ",;:":
+        return first.rstrip() + signs[-1]  # such as a comma and a dash, which both belong to the text
+    before, _, after = run.partition(sign)
+    is_spaced = " " in before and (sign[0] not in ",;:" or (sign[0] != "," and not parts[0].isspace()))
+    return f"{' ' if is_spaced else ''}{sign}{' ' if ' ' in after else ''}"
+
 
 LIST_MARK = "\ue001"  # begins a list item or preformatted line; a private-use character, which no page needs
 
@@ -16,7 +96,7 @@ _MARKUP_LEFT = re.compile(r"\{\{|\}\}|\{\||\|\}")
 _MAX_QUOTES = 20  # longer runs are no quotes
 _QUOTE_RUN = re.compile(r"'{2,}")
 _BOLD_LINE = re.compile(r"('''|''''')(?!')[^']+(?:'[^']+)*\1:?")
-_SENTENCE_END = tuple(".!?…。！？।؟")  # noqa: RUF001 - signs of many scripts
+_SENTENCE_END = tuple(".!?…。！？।؟")
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]\w{1,30});")  # one that was escaped twice
 _INVISIBLE = re.compile(r"[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
@@ -25,7 +105,7 @@ _ADDRESS = re.compile(r"(?:https?|ftp)://[^\s)\]]+")
 _UNKNOWN = re.compile(UNKNOWN_PATTERN)
 # Unknown templates that touch the punctuation before them are notes, like references; others stand for words.
 _UNKNOWN_NOTE = re.compile(
-    rf"(?<=[.,;:!?…。、！？।؟)\"”»{GAP}])(?:{UNKNOWN_PATTERN}{GAP}*)+(?=\s|$)"  # noqa: RUF001
+    rf"(?<=[.,;:!?…。、！？।؟)\"”»{GAP}])(?:{UNKNOWN_PATTERN}{GAP}*)+(?=\s|$)"
     rf"|(?<=[.!?…])\s+(?:{UNKNOWN_PATTERN}\s*)+$"
 )
 
@@ -96,12 +176,12 @@ def _finished(paragraph: str) -> str:
     if _MARKUP_LEFT.search(paragraph):
         return ""  # an unclosed template or table runs through it
     if "&" in paragraph:
-        paragraph = _ENTITY.sub(lambda entity: protect(html.unescape(entity[0])), paragraph)
+        paragraph = _ENTITY.sub(lambda entity: protect_markup(html.unescape(entity[0])), paragraph)
     if "://" in paragraph:
         paragraph = _ADDRESS.sub(HOLE, paragraph)
     if ("[[" in paragraph or "]]" in paragraph) and paragraph.count("[") != paragraph.count("]"):
         paragraph = paragraph.replace("[[", HOLE).replace("]]", HOLE)  # half of a link
-    paragraph = hide_shown_markup(" ".join(paragraph.split()))
+    paragraph = mask_literal_markup(" ".join(paragraph.split()))
     if UNKNOWN in paragraph:
         paragraph = _UNKNOWN_NOTE.sub(GAP, paragraph)
     return repair_gaps(paragraph).strip()

@@ -8,11 +8,10 @@ import html
 import re
 from collections.abc import Callable
 
-from distilray.corpus.wikitext.amounts import fraction, superscript
 from distilray.corpus.wikitext.arguments import GAP, HOLE, PARAGRAPH, Arguments, unknown_template
-from distilray.corpus.wikitext.brackets import Closings, match_brackets
-from distilray.corpus.wikitext.extensions import protect
-from distilray.corpus.wikitext.links import is_silent_file, link_words
+from distilray.corpus.wikitext.brackets import Closings, is_image_link, link_text, match_brackets
+from distilray.corpus.wikitext.extensions import protect_markup
+from distilray.corpus.wikitext.number_templates import fraction, superscript
 from distilray.corpus.wikitext.paragraphs import LIST_MARK
 from distilray.corpus.wikitext.sites import Site
 from distilray.corpus.wikitext.templates import TemplateRules, nothing
@@ -174,7 +173,7 @@ class _Page:
     def _brackets(self, token: re.Match[str], end: int, depth: int) -> tuple[str, int]:
         start = token.start()
         if token["target"]:
-            words = link_words(token["target"], lambda: token["label"], self._site)
+            words = link_text(token["target"], lambda: token["label"], self._site)
             if not words and self._begins_line(start):
                 self._empty_line_until = token.end()
             if "&" in words:
@@ -192,9 +191,9 @@ class _Page:
             target_end = self._split(start + 2, inner_end)[0][2]
         if target_end < inner_end:
             target = self.text[start + 2 : target_end]
-            words = link_words(target, lambda: self.words(target_end + 1, inner_end, depth + 1), self._site)
+            words = link_text(target, lambda: self.words(target_end + 1, inner_end, depth + 1), self._site)
         else:
-            words = link_words(self.words(start + 2, inner_end, depth + 1), lambda: None, self._site)
+            words = link_text(self.words(start + 2, inner_end, depth + 1), lambda: None, self._site)
         if not words and self._begins_line(start):
             self._empty_line_until = behind
         return words.strip("\n") or GAP, behind
@@ -203,7 +202,7 @@ class _Page:
         sign = html.unescape(token[0])
         if sign == "\ufffd":  # half a character: no text can hold it
             return "", token.end()
-        return sign if sign == "&" else protect(sign), token.end()
+        return sign if sign == "&" else protect_markup(sign), token.end()
 
     def _tag(self, token: re.Match[str], end: int, depth: int) -> tuple[str, int]:
         name, start, is_closing = token["tag"].lower(), token.start(), bool(token["closes"])
@@ -228,7 +227,7 @@ class _Page:
             return f"\n{PARAGRAPH}", table_end if table_end <= end else self._unclosed_table_end(behind, end)
         if kind == "preformatted" and self.text.startswith("[[", behind):
             target = self.text[behind + 2 : self._name(behind + 2, end)]
-            return ("\n" if is_silent_file(target, self._site) else f"\n{LIST_MARK}"), behind
+            return ("\n" if is_image_link(target, self._site) else f"\n{LIST_MARK}"), behind
         return f"\n{LIST_MARK}", behind
 
     def _unclosed_table_end(self, at: int, end: int) -> int:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from distilray.errors import InputError
 from distilray.evaluation.bias.likelihood import MaskedText, log_probabilities
-from distilray.evaluation.bias.subjects import Subject
+from distilray.evaluation.bias.models import ModelTokenizer
 from distilray.formats.bad_rows import BadRow, BadRows
 from distilray.formats.lines import lines_of
 from distilray.formats.tables import DelimitedRows
-from distilray.inference.backends import MaskedLogits
+from distilray.inference.backends import MaskedLMBackend
 from distilray.runtime import storage
 from distilray.runtime.seeding import generator
 from distilray.statistics import Array, bootstrap, percentile_interval, share_interval
@@ -41,7 +41,7 @@ _DECIMALS = 3  # of a likelihood, as in the authors' code: what differs less is 
 
 
 @dataclass(frozen=True)
-class Pair:
+class SentencePair:
     """Two sentences that differ in the group they speak of.
 
     Attributes:
@@ -57,7 +57,7 @@ class Pair:
     bias_type: str
 
 
-def read_pairs(path: str, bad: BadRows) -> list[Pair]:
+def read_crows_pairs(path: str, bad: BadRows) -> list[SentencePair]:
     """The pairs of the official CSV; rows that are none go to `bad`.
 
     Raises:
@@ -83,11 +83,11 @@ def read_pairs(path: str, bad: BadRows) -> list[Pair]:
         if problem:
             bad.add(f"line {row.number}", problem)
         else:
-            pairs.append(Pair(row.number, *(values[column] for column in COLUMNS)))
+            pairs.append(SentencePair(row.number, *(values[column] for column in COLUMNS)))
     return pairs
 
 
-def pair_problem(pair: Pair, subject: Subject) -> str | None:
+def pair_problem(pair: SentencePair, subject: ModelTokenizer) -> str | None:
     """Why a model cannot score a pair."""
     more, less = subject.encode(pair.more), subject.encode(pair.less)
     if max(len(more), len(less)) > subject.max_length:
@@ -111,7 +111,7 @@ def masked_one_at_a_time(input_ids: Sequence[int], positions: Sequence[int], mas
     return [MaskedText((*ids[:place], mask_id, *ids[place + 1 :]), (place,), (ids[place],)) for place in positions]
 
 
-def pair_texts(pair: Pair, subject: Subject) -> tuple[list[MaskedText], list[MaskedText]]:
+def pair_texts(pair: SentencePair, subject: ModelTokenizer) -> tuple[list[MaskedText], list[MaskedText]]:
     """The masked texts of the more and of the less stereotyping sentence."""
     more, less = subject.encode(pair.more), subject.encode(pair.less)
     in_more, in_less = common_positions(more, less)
@@ -122,9 +122,9 @@ def pair_texts(pair: Pair, subject: Subject) -> tuple[list[MaskedText], list[Mas
 
 
 def pair_likelihoods(
-    model: MaskedLogits,
-    subject: Subject,
-    pairs: Sequence[Pair],
+    model: MaskedLMBackend,
+    subject: ModelTokenizer,
+    pairs: Sequence[SentencePair],
     *,
     batch_size: int,
     advance: Callable[[int], object] = lambda texts: None,
@@ -144,7 +144,12 @@ def preferences(likelihoods: Array) -> NDArray[np.int64]:
 
 
 def crows_pairs_scores(
-    pairs: Sequence[Pair], found: NDArray[np.int64], reference: NDArray[np.int64] | None, *, samples: int, seed: int
+    pairs: Sequence[SentencePair],
+    found: NDArray[np.int64],
+    reference: NDArray[np.int64] | None,
+    *,
+    samples: int,
+    seed: int,
 ) -> dict[str, Any]:
     """The share of preferences for the more stereotyping sentence, overall and by part.
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distilray.inference.backends import MaskedLogits
-from distilray.inference.batching import length_sorted_batches, padded
+from distilray.inference.backends import MaskedLMBackend
+from distilray.inference.encoding import length_sorted_batches, pad_batch
 
 MAX_TOKENS = 4096  # of a batch, padding included
 
@@ -28,7 +28,7 @@ class MaskedText(NamedTuple):
 
 
 def log_probabilities(
-    model: MaskedLogits,
+    model: MaskedLMBackend,
     texts: Sequence[MaskedText],
     *,
     pad_id: int,
@@ -54,7 +54,7 @@ def log_probabilities(
 
 
 def top_tokens(
-    model: MaskedLogits, texts: Sequence[MaskedText], top_k: int, *, pad_id: int, batch_size: int
+    model: MaskedLMBackend, texts: Sequence[MaskedText], top_k: int, *, pad_id: int, batch_size: int
 ) -> list[list[tuple[int, float]]]:
     """The most probable tokens at the first mask of each text, the best first, with their probabilities."""
     best: list[list[tuple[int, float]]] = [[] for _ in texts]
@@ -65,12 +65,12 @@ def top_tokens(
 
 
 def _logits(
-    model: MaskedLogits, texts: Sequence[MaskedText], pad_id: int, batch_size: int
+    model: MaskedLMBackend, texts: Sequence[MaskedText], pad_id: int, batch_size: int
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Index of each text and its logits, (masks, vocabulary), in the order of the batches."""
     lengths = [len(text.input_ids) for text in texts]
     for batch in length_sorted_batches(lengths, max_rows=batch_size, max_tokens=MAX_TOKENS):
-        input_ids, attention_mask = padded([texts[index].input_ids for index in batch], pad_id)
+        input_ids, attention_mask = pad_batch([texts[index].input_ids for index in batch], pad_id)
         width = input_ids.shape[1]
         places = [row * width + place for row, index in enumerate(batch) for place in texts[index].positions]
         logits = torch.from_numpy(model.logits_at(input_ids, attention_mask, np.array(places, np.int64)))

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from distilray.evaluation.bias.likelihood import MaskedText, log_probabilities, top_tokens
-from distilray.evaluation.bias.subjects import Subject
-from distilray.inference.backends import MaskedLogits
+from distilray.evaluation.bias.models import ModelTokenizer
+from distilray.inference.backends import MaskedLMBackend
 
 CARD_TEXTS = ("The White man worked as a [MASK].", "The Black woman worked as a [MASK].")
 
@@ -66,7 +66,7 @@ class ProbeAnswers(NamedTuple):
     he_over_she: Mapping[str, float]
 
 
-def table_of_probes() -> list[Probe]:
+def group_probes() -> list[Probe]:
     """Every template with every group."""
     return [
         Probe(template.format(group=f"{race} {gender}"), template, race, gender)
@@ -76,12 +76,12 @@ def table_of_probes() -> list[Probe]:
     ]
 
 
-def probe_answers(model: MaskedLogits, subject: Subject, *, top_k: int, batch_size: int) -> ProbeAnswers:
+def probe_answers(model: MaskedLMBackend, subject: ModelTokenizer, *, top_k: int, batch_size: int) -> ProbeAnswers:
     """What a model answers to all probes."""
-    texts = list(dict.fromkeys([*CARD_TEXTS, *(probe.text for probe in table_of_probes())]))
+    texts = list(dict.fromkeys([*CARD_TEXTS, *(probe.text for probe in group_probes())]))
     masked = [_masked(text, subject) for text in texts]
     best = top_tokens(model, masked, top_k, pad_id=subject.pad_id, batch_size=batch_size)
-    named = [[(subject.token_of(token), score) for token, score in answers] for answers in best]
+    named = [[(subject.id_to_token(token), score) for token, score in answers] for answers in best]
     return ProbeAnswers(dict(zip(texts, named, strict=True)), _he_over_she(model, subject, batch_size))
 
 
@@ -91,7 +91,7 @@ def probe_scores(found: ProbeAnswers, reference: ProbeAnswers | None) -> dict[st
     `genders` compares groups that differ in gender only, `races` those that differ in race only; `with_reference`
     compares each answer with the reference model's to the same text.
     """
-    probes = table_of_probes()
+    probes = group_probes()
     genders: list[float] = []
     races: list[float] = []
     for one, other in itertools.combinations(probes, 2):
@@ -120,13 +120,13 @@ def _overlap(first: Answers, second: Answers) -> float:
     return jaccard([token for token, _ in first], [token for token, _ in second])
 
 
-def _masked(text: str, subject: Subject, target: int = 0) -> MaskedText:
+def _masked(text: str, subject: ModelTokenizer, target: int = 0) -> MaskedText:
     ids = subject.encode(text)
     return MaskedText(tuple(ids), (ids.index(subject.mask_id),), (target,))
 
 
-def _he_over_she(model: MaskedLogits, subject: Subject, batch_size: int) -> dict[str, float]:
-    ids = [subject.id_of(word) for word in PRONOUNS]
+def _he_over_she(model: MaskedLMBackend, subject: ModelTokenizer, batch_size: int) -> dict[str, float]:
+    ids = [subject.token_to_id(word) for word in PRONOUNS]
     if None in ids:
         return {}
     prompts = [PRONOUN_TEMPLATE.format(occupation=occupation) for occupation in OCCUPATIONS]

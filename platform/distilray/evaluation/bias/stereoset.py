@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from distilray.config.bias import Scoring
+from distilray.config.evaluation import Scoring
 from distilray.errors import InputError
 from distilray.evaluation.bias.likelihood import MaskedText, log_probabilities
-from distilray.evaluation.bias.subjects import Subject
+from distilray.evaluation.bias.models import ModelTokenizer
 from distilray.formats.bad_rows import BadRows
-from distilray.inference.backends import MaskedLogits
+from distilray.inference.backends import MaskedLMBackend
 from distilray.runtime import storage
 from distilray.runtime.seeding import generator
 from distilray.statistics import Array, Interval, bootstrap, percentile_interval, share_interval
@@ -38,7 +38,7 @@ _AROUND_WORDS = string.punctuation + string.whitespace + "\u201c\u201d\u201e\u20
 
 
 @dataclass(frozen=True)
-class Example:
+class StereoSetExample:
     """A context and its three words.
 
     Attributes:
@@ -54,7 +54,7 @@ class Example:
     words: tuple[str, str, str]
 
 
-def read_examples(path: str, bad: BadRows) -> list[Example]:
+def read_stereoset(path: str, bad: BadRows) -> list[StereoSetExample]:
     """The intrasentence examples of the official JSON; entries that are none go to `bad`.
 
     Raises:
@@ -115,7 +115,7 @@ def _between(before: str, after: str, text: str) -> str | None:
     return None if matched is None else matched[1].strip(_AROUND_WORDS)
 
 
-def example_problem(example: Example, subject: Subject) -> str | None:
+def example_problem(example: StereoSetExample, subject: ModelTokenizer) -> str | None:
     """Why a model cannot score an example."""
     if any(not _pieces(word, subject) for word in example.words):
         return "a word without a token"
@@ -124,7 +124,7 @@ def example_problem(example: Example, subject: Subject) -> str | None:
 
 
 def example_texts(
-    example: Example, subject: Subject, scoring: Scoring = "left_to_right"
+    example: StereoSetExample, subject: ModelTokenizer, scoring: Scoring = "left_to_right"
 ) -> tuple[list[MaskedText], ...]:
     """For each word the masked texts of its pieces, from left to right."""
     ids = subject.encode(example.context.replace(BLANK, "[MASK]"))
@@ -132,9 +132,9 @@ def example_texts(
 
 
 def word_scores(
-    model: MaskedLogits,
-    subject: Subject,
-    examples: Sequence[Example],
+    model: MaskedLMBackend,
+    subject: ModelTokenizer,
+    examples: Sequence[StereoSetExample],
     scoring: Scoring,
     *,
     batch_size: int,
@@ -150,7 +150,7 @@ def word_scores(
 
 
 def stereoset_scores(
-    examples: Sequence[Example], found: Array, reference: Array | None, *, samples: int, seed: int
+    examples: Sequence[StereoSetExample], found: Array, reference: Array | None, *, samples: int, seed: int
 ) -> dict[str, Any]:
     """LMS, SS and ICAT in per cent, overall and by bias type: means over targets, as the authors report them.
 
@@ -242,7 +242,7 @@ def _wins(first: Array, second: Array) -> Array:
     return (np.sign(first - second) + 1) / 2
 
 
-def _pieces(word: str, subject: Subject) -> list[int]:
+def _pieces(word: str, subject: ModelTokenizer) -> list[int]:
     return subject.encode(word)[1:-1]
 
 
@@ -256,7 +256,7 @@ def _word_texts(ids: Sequence[int], pieces: Sequence[int], mask_id: int, scoring
     return texts
 
 
-def _read_entry(number: int, entry: Any) -> Example | str:
+def _read_entry(number: int, entry: Any) -> StereoSetExample | str:
     """The example of an entry, or what is wrong with it."""
     try:
         target, bias_type, context = (str(entry[key]) for key in ("target", "bias_type", "context"))
@@ -274,4 +274,4 @@ def _read_entry(number: int, entry: Any) -> Example | str:
         return "a sentence without a word at the blank"
     if len({word.lower() for word in (stereotype, opposite, unrelated)}) < len(LABELS):
         return "the same word twice"
-    return Example(number, target, bias_type, context, (stereotype, opposite, unrelated))
+    return StereoSetExample(number, target, bias_type, context, (stereotype, opposite, unrelated))

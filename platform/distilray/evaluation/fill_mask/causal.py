@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distilray.errors import InputError
-from distilray.inference.batching import length_sorted_batches
+from distilray.inference.encoding import length_sorted_batches
 from distilray.runtime import storage
 
 CAUSAL_METRIC = "causal_perplexity_of_predictions"

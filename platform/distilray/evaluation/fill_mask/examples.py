@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distilray.config.fill_mask.settings import FillMaskDataConfig
+from distilray.config.evaluation import FillMaskDataConfig
 from distilray.formats.bad_rows import BadRow
 from distilray.runtime.seeding import hash_integers
 
@@ -22,7 +22,7 @@ _USE = 301  # what a seed is used for
 
 
 @dataclass(frozen=True)
-class Example:
+class MaskedExample:
     """A text with masks.
 
     Attributes:
@@ -41,7 +41,7 @@ def bad_row(row: int, reason: str, detail: str) -> BadRow:
     return BadRow("", 0, reason, detail, row=row)
 
 
-def example_of(row: int, text: object, answers: object, data: FillMaskDataConfig) -> Example | BadRow:
+def parse_example(row: int, text: object, answers: object, data: FillMaskDataConfig) -> MaskedExample | BadRow:
     """The example of two columns of a row: a string, and a string or a list of strings."""
     if not isinstance(text, str):
         return bad_row(row, "text_missing", f"'{data.text_column}' holds no string")
@@ -58,16 +58,16 @@ def example_of(row: int, text: object, answers: object, data: FillMaskDataConfig
     masks = len(fragments) - 1
     if not masks:
         return bad_row(row, "no_mask", "no <mask> or [MASK] in the text")
-    if data.scored == "first":
+    if data.scored_masks == "first":
         found = found[:1] or [""]
     elif len(found) != masks:
         return bad_row(row, "mask_count", f"{masks} masks and {len(found)} answers")
     if not all(answer.strip() for answer in found):
         return bad_row(row, "answer_empty", f"answer {[bool(answer.strip()) for answer in found].index(False) + 1}")
-    return Example(row, fragments, tuple(found))
+    return MaskedExample(row, fragments, tuple(found))
 
 
-def masked_line(row: int, line: str, *, fraction: float, seed: int) -> Example | BadRow:
+def mask_line(row: int, line: str, *, fraction: float, seed: int) -> MaskedExample | BadRow:
     """A line of plain text with `fraction` of its words masked, one at least.
 
     Which words depends on the seed and the line alone, so neither on the file nor on who reads it. Words are letters
@@ -88,7 +88,7 @@ def masked_line(row: int, line: str, *, fraction: float, seed: int) -> Example |
     chosen = [words[index] for index in sorted(order[: max(1, round(fraction * len(words)))].tolist())]
     edges = [0, *(edge for word in chosen for edge in word.span()), len(line)]
     fragments = tuple(line[edges[at] : edges[at + 1]] for at in range(0, len(edges), 2))
-    return Example(row, fragments, tuple(word.group() for word in chosen))
+    return MaskedExample(row, fragments, tuple(word.group() for word in chosen))
 
 
 def _special_token(row: int, token: str) -> BadRow:
@@ -118,6 +118,6 @@ def _is_text(*strings: str) -> bool:
     return True
 
 
-def filled(fragments: Sequence[str], answers: Sequence[str]) -> str:
+def fill_masks(fragments: Sequence[str], answers: Sequence[str]) -> str:
     """The text with something at each of its masks."""
     return "".join(part for pair in zip(fragments, [*answers, ""], strict=True) for part in pair)

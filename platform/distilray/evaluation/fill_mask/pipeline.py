@@ -16,18 +16,18 @@ import ray.data
 
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.errors import reading
-from distilray.evaluation.fill_mask.parts import (
+from distilray.evaluation.fill_mask.chunk_scorer import (
+    CHUNKS,
     FILES,
-    PARTS,
-    PartScorer,
-    parts_of,
-    read_parts,
+    ChunkScorer,
+    chunk_numbers,
+    read_chunks,
 )
 from distilray.evaluation.fill_mask.readers import DataFile
 from distilray.runtime.environment import inside_cluster
 from distilray.runtime.pieces import CompletedPieces
-from distilray.runtime.reporting.progress import Progress
-from distilray.runtime.resources import Need, can_ever_have, ensure
+from distilray.runtime.progress import Progress
+from distilray.runtime.resources import Need, can_be_satisfied, ensure_capacity
 from distilray.runtime.run_owner import check_visible
 from distilray.runtime.session import data_labels, input_error_table, is_input_error, ray_session, result_rows
 
@@ -58,7 +58,7 @@ def score_files(
 
 def _waiting(folder: str, files: Sequence[DataFile]) -> list[DataFile]:
     """The files of which a part is still to be done."""
-    read, done = (CompletedPieces(folder, stage).numbers() for stage in (FILES, PARTS))
+    read, done = (CompletedPieces(folder, stage).numbers() for stage in (FILES, CHUNKS))
     parts = _parts(folder, [file for file in files if file.number in read])
     return [file for file in files if file.number not in parts or not done.issuperset(parts[file.number])]
 
@@ -67,11 +67,11 @@ def _parts(folder: str, files: Sequence[DataFile]) -> dict[int, range]:
     """The numbers of the parts of files that were read to their end, by the number of the file."""
     numbers = [file.number for file in files]
     facts = CompletedPieces(folder, FILES).records(numbers)
-    return {number: parts_of(number, fact["parts"]) for number, fact in zip(numbers, facts, strict=True)}
+    return {number: chunk_numbers(number, fact["parts"]) for number, fact in zip(numbers, facts, strict=True)}
 
 
 def _run(files: Sequence[DataFile], read: Any, config: EvaluateFillMaskConfig, folder: str) -> None:
-    completed = CompletedPieces(folder, PARTS)
+    completed = CompletedPieces(folder, CHUNKS)
     device, pool, resources = _pool(config, folder)
     context = ray.data.DataContext.get_current()
     options = context.execution_options
@@ -119,20 +119,20 @@ def _read_task(
         for row in batch.to_pylist():
             file = DataFile(**row["item"])
             with reading(file.uri):
-                yield from read_parts(file, config, tokenizer_json, max_length=max_length, folder=folder)
+                yield from read_chunks(file, config, tokenizer_json, max_length=max_length, folder=folder)
     except Exception as error:
         yield input_error_table(error)
 
 
 class _ScoreActor:
-    """`PartScorer` as Ray Data calls it: a block is a part."""
+    """`ChunkScorer` as Ray Data calls it: a block is a part."""
 
     def __init__(self, config: EvaluateFillMaskConfig, folder: str, device: str, on_cluster: bool) -> None:
         self._failure: pa.Table | None = None  # of the construction, which no call could report if it were raised here
         try:
             if on_cluster:
                 check_visible(folder)
-            self._scorer = PartScorer(config, folder, device)
+            self._scorer = ChunkScorer(config, folder, device)
         except Exception as error:
             self._failure = input_error_table(error)
 
@@ -163,13 +163,13 @@ def _pool(config: EvaluateFillMaskConfig, folder: str) -> tuple[str, ray.data.Ac
         gpus=scaling.gpus_per_actor,
         count=1 if grows else scaling.actors or 1,
     )
-    use_gpu = config.device == "gpu" or (config.device == "auto" and can_ever_have(replace(need, count=1)))
+    use_gpu = config.device == "gpu" or (config.device == "auto" and can_be_satisfied(replace(need, count=1)))
     if not use_gpu:
         need = replace(need, gpus=0, cpus=scaling.cpus_per_actor, labels=data_labels() or {})
         if grows and config.device == "auto":
             message = "evaluate_fill_mask: this cluster has no GPU and starts none; using CPUs"
             print(message, file=sys.stderr, flush=True)
-    room = ensure(need, job="evaluate_fill_mask", run_dir=folder)
+    room = ensure_capacity(need, job="evaluate_fill_mask", run_dir=folder)
     resources = {"num_gpus": need.gpus} if use_gpu else {"num_cpus": need.cpus}
     if grows:
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=scaling.actors)

@@ -8,9 +8,9 @@ from itertools import islice
 from typing import Any
 from urllib.parse import unquote
 
-from distilray.config.fill_mask.settings import FillMaskDataConfig
+from distilray.config.evaluation import FillMaskDataConfig
 from distilray.errors import InputError
-from distilray.evaluation.fill_mask.examples import Example, bad_row, example_of, masked_line
+from distilray.evaluation.fill_mask.examples import MaskedExample, bad_row, mask_line, parse_example
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange, Line, read_lines
 from distilray.formats.parquet import ParquetTable, is_text
@@ -33,7 +33,7 @@ _ROWS_AT_ONCE = 256
 _FIRST_ROWS = 20  # one of them must be usable
 _MARK = "\ufeff"
 
-Rows = Iterator[Example | BadRow]
+Rows = Iterator[MaskedExample | BadRow]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def data_files(data: FillMaskDataConfig) -> list[DataFile]:
     return [DataFile(number, uri, named[number], formats[uri]) for number, uri in enumerate(found)]
 
 
-def with_limit(files: list[DataFile], data: FillMaskDataConfig, *, seed: int, rows: int | None) -> list[DataFile]:
+def limit_rows(files: list[DataFile], data: FillMaskDataConfig, *, seed: int, rows: int | None) -> list[DataFile]:
     """The files that hold the first `rows` rows, each with its share; all of them without a limit."""
     if rows is None:
         return files
@@ -132,12 +132,12 @@ def _json_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
         yield row if isinstance(row, BadRow) else _of_object(row, data)
 
 
-def _of_object(row: Row, data: FillMaskDataConfig) -> Example | BadRow:
+def _of_object(row: Row, data: FillMaskDataConfig) -> MaskedExample | BadRow:
     for column in (data.text_column, data.answer_column):
         if column not in row.values:
             names = ", ".join(ascii(name)[:40] for name in list(row.values)[:10])
             return row.refuse("column_missing", f"no '{column}' among {names}")
-    return example_of(row.number, row.values[data.text_column], row.values[data.answer_column], data)
+    return parse_example(row.number, row.values[data.text_column], row.values[data.answer_column], data)
 
 
 def _csv_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
@@ -148,7 +148,7 @@ def _csv_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
         yield row if isinstance(row, BadRow) else _of_cells(row.number, row.values[text], row.values[answer], data)
 
 
-def _of_cells(row: int, text: str, answer: str, data: FillMaskDataConfig) -> Example | BadRow:
+def _of_cells(row: int, text: str, answer: str, data: FillMaskDataConfig) -> MaskedExample | BadRow:
     """A cell holds one answer, or a list of them as JSON."""
     found: Any = answer
     if answer.startswith("[") and answer.endswith("]"):
@@ -156,7 +156,7 @@ def _of_cells(row: int, text: str, answer: str, data: FillMaskDataConfig) -> Exa
             found = json.loads(answer)
         except (ValueError, RecursionError):
             return bad_row(row, "answers_missing", f"'{data.answer_column}' looks like a list and is no JSON")
-    return example_of(row, text, found, data)
+    return parse_example(row, text, found, data)
 
 
 def _text_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
@@ -166,7 +166,7 @@ def _text_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
             continue
         decoded = line.data.decode(errors="surrogateescape").strip(f"{_MARK} \t\r\n")
         if decoded:
-            yield masked_line(row, decoded, fraction=data.masked_fraction, seed=seed)
+            yield mask_line(row, decoded, fraction=data.masked_fraction, seed=seed)
 
 
 def _parquet_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
@@ -181,7 +181,7 @@ def _parquet_rows(file: DataFile, data: FillMaskDataConfig, seed: int) -> Rows:
                 texts, answers = (batch.column(name).to_pylist() for name in columns.values())
                 for text, answer in zip(texts, answers, strict=True):
                     row += 1
-                    yield example_of(row, text, answer, data)
+                    yield parse_example(row, text, answer, data)
     except (UnreadableError, UnicodeDecodeError) as error:
         where = f"damaged behind row {row:,}: " if row else ""
         raise InputError(f"{file.uri}: {where}{error}; write the file again") from None

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.evaluation.fill_mask.windows import Ints, Windows
-from distilray.evaluation.metrics import true_token_losses, true_token_ranks
-from distilray.inference.batching import length_sorted_batches
+from distilray.evaluation.fill_mask_metrics import true_token_losses, true_token_ranks
+from distilray.inference.encoding import length_sorted_batches
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode
 from distilray.models.precision import autocast, compute_dtype
-from distilray.models.sources import localise
+from distilray.models.sources import localize
 from distilray.pretraining_data.batches import padded_width
 
 # Masks that go through the head at once: bounds the (masks, vocabulary) logits to some 30 MB.
@@ -48,31 +48,31 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnswerScores:
     """What one model says of windows.
 
     Attributes:
         ranks: (answers,) of the worst piece, all pieces predicted at once.
         losses: (answers,) negative log probabilities, summed over the pieces.
-        left_ranks, left_losses: the same from left to right; those of the joint pass for answers of one piece.
+        left_to_right_ranks, left_to_right_losses: the same from left to right; joint for one-token answers.
         best: (pieces,) the most probable token in the joint pass.
     """
 
     ranks: Ints
     losses: NDArray[np.float64]
-    left_ranks: Ints
-    left_losses: NDArray[np.float64]
+    left_to_right_ranks: Ints
+    left_to_right_losses: NDArray[np.float64]
     best: Ints
 
 
 def model_dirs(config: EvaluateFillMaskConfig) -> dict[str, str]:
     """The local folders of the models, by their part: `teacher` if there is one, and `student`."""
     named = {"teacher": config.teacher_dir, "student": config.student_dir}
-    return {name: localise(source) for name, source in named.items() if source is not None}
+    return {name: localize(source) for name, source in named.items() if source is not None}
 
 
 @torch.inference_mode()
-def predict(model: Any, batch: Batch, precision: str) -> tuple[Ints, NDArray[np.float64], Ints]:
+def predict_masks(model: Any, batch: Batch, precision: str) -> tuple[Ints, NDArray[np.float64], Ints]:
     """(masks,) rank and loss of the true token, and the best token; only the masks go through the vocabulary head."""
     device = next(model.parameters()).device
     dtype = compute_dtype(precision, device)
@@ -104,7 +104,7 @@ def score_windows(
     max_rows: int,
     max_tokens: int,
     left_to_right: bool,
-) -> Answered:
+) -> AnswerScores:
     """What a model says of windows; texts of like length share a batch.
 
     Args:
@@ -124,7 +124,7 @@ def score_windows(
     longest = int(model.config.max_position_embeddings)
     for rows in length_sorted_batches(queries.lengths.tolist(), max_rows=max_rows, max_tokens=max_tokens):
         batch, slots = queries.batch(rows, longest=longest)
-        ranks[slots], losses[slots], best[slots] = predict(model, batch, precision)
+        ranks[slots], losses[slots], best[slots] = predict_masks(model, batch, precision)
     return _answered(windows, queries.slots_from_left, ranks, losses, best[:pieces])
 
 
@@ -178,17 +178,17 @@ class _Queries:
         yield np.array([first + shown + len(windows.labels)]), np.array([start + shown])
 
 
-def _answered(windows: Windows, left: Ints, ranks: Ints, losses: NDArray[np.float64], best: Ints) -> Answered:
+def _answered(windows: Windows, left: Ints, ranks: Ints, losses: NDArray[np.float64], best: Ints) -> AnswerScores:
     pieces = len(best)
     if not pieces:
         nothing, none = np.zeros(0, np.int64), np.zeros(0)
-        return Answered(nothing, none, nothing, none, nothing)
+        return AnswerScores(nothing, none, nothing, none, nothing)
     starts = windows.bounds[:-1]
-    return Answered(
+    return AnswerScores(
         ranks=np.maximum.reduceat(ranks[:pieces], starts),
         losses=np.add.reduceat(losses[:pieces], starts),
-        left_ranks=np.maximum.reduceat(ranks[left], starts),
-        left_losses=np.add.reduceat(losses[left], starts),
+        left_to_right_ranks=np.maximum.reduceat(ranks[left], starts),
+        left_to_right_losses=np.add.reduceat(losses[left], starts),
         best=best,
     )
 
@@ -201,7 +201,7 @@ def single_batches(windows: Windows, count: int) -> Iterator[Batch]:
 
 
 @torch.inference_mode()
-def latencies(model: Any, batches: Sequence[Batch]) -> list[float]:
+def measure_latencies(model: Any, batches: Sequence[Batch]) -> list[float]:
     """Milliseconds of each batch in fp32, encoder and head at the masks, after one warm-up pass."""
     found = []
     for batch in [*batches[:1], *batches]:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distilray.evaluation.fill_mask.examples import Example, bad_row
+from distilray.evaluation.fill_mask.examples import MaskedExample, bad_row
 from distilray.formats.bad_rows import BadRow
 from distilray.pretraining_data.tokenizer import Vocabulary, build_tokenizer, vocabulary_of
 
@@ -60,7 +60,7 @@ class Windows:
         return {field.name: pa.array([getattr(self, field.name)], pa.list_(pa.int64())) for field in fields(self)}
 
     @classmethod
-    def of_row(cls, table: pa.Table) -> "Windows":
+    def from_row(cls, table: pa.Table) -> "Windows":
         """The windows of a table of one row."""
         return cls(**{field.name: table.column(field.name)[0].values.to_numpy() for field in fields(cls)})
 
@@ -108,8 +108,8 @@ class _Builder:
 
 
 def encode_examples(
-    examples: Sequence[Example], tokenizer_json: str, *, max_length: int, fill_all: bool = False
-) -> tuple[Windows, list[Example], list[BadRow]]:
+    examples: Sequence[MaskedExample], tokenizer_json: str, *, max_length: int, fill_all: bool = False
+) -> tuple[Windows, list[MaskedExample], list[BadRow]]:
     """The windows of examples, the examples that are in them, and those that cannot be.
 
     Args:
@@ -121,7 +121,7 @@ def encode_examples(
     vocabulary = vocabulary_of(tokenizer_json)
     fragments = _encoded([example.fragments for example in examples], tokenizer_json)
     answers = _encoded([example.answers for example in examples], tokenizer_json)
-    builder, kept, bad = _Builder(vocabulary, max_length), list[Example](), list[BadRow]()
+    builder, kept, bad = _Builder(vocabulary, max_length), list[MaskedExample](), list[BadRow]()
     for example, of_text, of_answers in zip(examples, fragments, answers, strict=True):
         fault = _fault(of_answers, vocabulary, max_length)
         if fault is not None:

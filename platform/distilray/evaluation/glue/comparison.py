@@ -21,9 +21,9 @@ from distilray.statistics import (
     Interval,
     draw_counts,
     is_above_chance,
-    kept,
     median_of_resampled_seeds,
     percentile_interval,
+    retained_share,
     share_interval,
     standard_error,
 )
@@ -35,7 +35,7 @@ Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Draws:
+class ResampledScores:
     """Scores of a task in each resample, each of shape (resamples,).
 
     Attributes:
@@ -74,7 +74,7 @@ class TaskScore:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptShare:
     """The share of a teacher's score that a student keeps, on a task or on the mean of several.
 
     Attributes:
@@ -103,10 +103,10 @@ class Comparison:
         all: over all tasks of GLUE, also those that are left out.
     """
 
-    tasks: Mapping[TaskName, Kept]
+    tasks: Mapping[TaskName, KeptShare]
     left_out: Mapping[TaskName, str]
-    mean: Kept | None
-    all: Kept | None
+    mean: KeptShare | None
+    all: KeptShare | None
 
     @property
     def counted(self) -> list[TaskName]:
@@ -132,10 +132,10 @@ class Comparison:
         return asdict(self)
 
     @classmethod
-    def of_json(cls, values: Values) -> "Comparison":
+    def from_json(cls, values: Values) -> "Comparison":
         """Return the comparison that `scores.json` holds."""
-        mean, every = (None if values[name] is None else Kept(**values[name]) for name in ("mean", "all"))
-        return cls({task: Kept(**each) for task, each in values["tasks"].items()}, values["left_out"], mean, every)
+        mean, every = (None if values[name] is None else KeptShare(**values[name]) for name in ("mean", "all"))
+        return cls({task: KeptShare(**each) for task, each in values["tasks"].items()}, values["left_out"], mean, every)
 
 
 def resample(
@@ -145,7 +145,7 @@ def resample(
     *,
     rng: np.random.Generator,
     resamples: int = RESAMPLES,
-) -> Draws:
+) -> ResampledScores:
     """Return resampled scores of a task.
 
     Args:
@@ -165,7 +165,7 @@ def resample(
                 by_metric[number] = np.stack(scores, axis=1)
     scores = by_metric.mean(axis=0)
     majority, *of_models = np.split(scores, np.cumsum([1, *map(len, models)])[:-1], axis=1)
-    return Draws(majority[:, 0], [median_of_resampled_seeds(each, rng) for each in of_models])
+    return ResampledScores(majority[:, 0], [median_of_resampled_seeds(each, rng) for each in of_models])
 
 
 def same_rows(models: Iterable[Sequence[DevPredictions]]) -> bool:
@@ -178,7 +178,9 @@ def same_rows(models: Iterable[Sequence[DevPredictions]]) -> bool:
     )
 
 
-def own_intervals(task: TaskName, score: float, draws: Draws, rows: Mapping[str, int]) -> dict[str, Interval | None]:
+def score_intervals(
+    task: TaskName, score: float, draws: ResampledScores, rows: Mapping[str, int]
+) -> dict[str, Interval | None]:
     """Return the intervals of a model's own score, and of its distance to the majority baseline."""
     (own,) = draws.models
     is_share = list(TASKS[task].metrics) == ["accuracy"]
@@ -219,7 +221,9 @@ def official_dev_rows(task: TaskName) -> dict[str, int]:
     return {split: min(TASKS[task].rows[split]) for split in TASKS[task].dev if split in TASKS[task].rows}
 
 
-def compare(student: Values, teacher: Values, draws: Mapping[TaskName, Draws] | None = None) -> Comparison:
+def compare_scores(
+    student: Values, teacher: Values, draws: Mapping[TaskName, ResampledScores] | None = None
+) -> Comparison:
     """Compare two `scores.json` by task.
 
     Args:
@@ -239,32 +243,35 @@ def compare(student: Values, teacher: Values, draws: Mapping[TaskName, Draws] | 
     )
 
 
-def comparison_of(student: Values, teacher: Values | None) -> Comparison | None:
+def find_comparison(student: Values, teacher: Values | None) -> Comparison | None:
     """Return the comparison that a student's `scores.json` holds, or one with `teacher`, without intervals."""
     if student.get("kept"):
-        return Comparison.of_json(student["kept"])
-    return None if teacher is None else compare(student, teacher)
+        return Comparison.from_json(student["kept"])
+    return None if teacher is None else compare_scores(student, teacher)
 
 
-def per_cent(share: float | None, interval: Sequence[float] | None = None) -> str:
+def format_percent(share: float | None, interval: Sequence[float] | None = None) -> str:
     """Return a share with its interval; empty without a share."""
     if share is None:
         return ""
     return f"{share:.1%}" + (f" ({interval[0]:.1%} to {interval[1]:.1%})" if interval else "")
 
 
-def _shares(kept: Kept) -> str:
-    raw, above = per_cent(kept.raw, kept.raw_interval), per_cent(kept.above_chance, kept.above_chance_interval)
+def _shares(kept: KeptShare) -> str:
+    raw, above = (
+        format_percent(kept.raw, kept.raw_interval),
+        format_percent(kept.above_chance, kept.above_chance_interval),
+    )
     return f"{raw or 'nothing'} of the teacher's mean score, {above or 'nothing'} above chance"
 
 
 def _kept(
     tasks: Sequence[TaskName],
     pairs: Mapping[TaskName, tuple[TaskScore, TaskScore]],
-    draws: Mapping[TaskName, Draws],
+    draws: Mapping[TaskName, ResampledScores],
     *,
     is_counted: bool = True,
-) -> Kept:
+) -> KeptShare:
     """Return the shares on the mean over some tasks.
 
     Args:
@@ -274,7 +281,7 @@ def _kept(
     theirs = statistics.fmean(pairs[task][0].score for task in tasks)
     ours = statistics.fmean(pairs[task][1].score for task in tasks)
     majority = statistics.fmean(pairs[task][1].majority for task in tasks)
-    raw, above = (_without_nan(kept(ours, theirs, base)) for base in (0.0, majority))
+    raw, above = (_without_nan(retained_share(ours, theirs, base)) for base in (0.0, majority))
     raw_interval = above_interval = None
     if raw is not None and all(task in draws for task in tasks):
         chance, teacher, student = (
@@ -285,7 +292,7 @@ def _kept(
             raw_interval = percentile_interval(student / teacher)
             if is_counted:
                 above_interval = percentile_interval((student - chance) / (teacher - chance))
-    return Kept(theirs, ours, majority, raw, above, raw_interval, above_interval)
+    return KeptShare(theirs, ours, majority, raw, above, raw_interval, above_interval)
 
 
 def _reason(teacher: TaskScore) -> str:

@@ -6,16 +6,16 @@ from typing import Any
 from distilray.config.glue import SCORE, TaskName
 from distilray.evaluation.glue.comparison import (
     Comparison,
-    Draws,
-    compare,
-    own_intervals,
+    ResampledScores,
+    compare_scores,
     resample,
     same_rows,
+    score_intervals,
 )
-from distilray.evaluation.glue.table import remarks_on
+from distilray.evaluation.glue.table import task_remarks
 from distilray.finetuning.dev_predictions import DevPredictions, read_dev_predictions, read_seeds
 from distilray.finetuning.files import TaskData
-from distilray.finetuning.fine_tune_run import UnitResult
+from distilray.finetuning.fine_tune_run import FineTuneRunResult
 from distilray.finetuning.metrics import majority_answer
 from distilray.finetuning.tasks import TASKS
 from distilray.runtime.seeding import generator
@@ -23,7 +23,7 @@ from distilray.runtime.seeding import generator
 _SEED_USE = 302  # sets the draws apart from other uses of a seed
 
 Data = Mapping[TaskName, TaskData]
-Results = Mapping[tuple[TaskName, int], UnitResult]
+Results = Mapping[tuple[TaskName, int], FineTuneRunResult]
 
 
 def add_intervals(scores: dict[str, Any], data: Data, results: Results, *, seed: int) -> None:
@@ -32,8 +32,8 @@ def add_intervals(scores: dict[str, Any], data: Data, results: Results, *, seed:
     for task, each in data.items():
         draws = _draws(each, [_predictions(results, task)], seed)
         median = scores["summary"][task][SCORE]["median"]
-        scores["intervals"][task] = own_intervals(task, median, draws, scores["dev_rows"][task])
-        scores["remarks"][task] = remarks_on(scores, task)
+        scores["intervals"][task] = score_intervals(task, median, draws, scores["dev_rows"][task])
+        scores["remarks"][task] = task_remarks(scores, task)
 
 
 def compare_with_teacher(
@@ -54,14 +54,14 @@ def compare_with_teacher(
         models = [read_seeds(teacher_dir, task, seeds), _predictions(results, task)]
         if all(models) and same_rows(models):
             draws[task] = _draws(each, models, seed)
-    return compare(scores, teacher, draws)
+    return compare_scores(scores, teacher, draws)
 
 
 def _predictions(results: Results, task: TaskName) -> list[DevPredictions]:
     return [read_dev_predictions(result.dev_predictions) for (name, _), result in results.items() if name == task]
 
 
-def _draws(data: TaskData, models: Sequence[Sequence[DevPredictions]], seed: int) -> Draws:
+def _draws(data: TaskData, models: Sequence[Sequence[DevPredictions]], seed: int) -> ResampledScores:
     """Resample a task with draws of its own."""
     assert data.train.labels is not None
     rng = generator(seed, _SEED_USE, list(TASKS).index(data.task.name))

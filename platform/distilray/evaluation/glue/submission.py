@@ -80,32 +80,32 @@ def prediction_file(name: str, predictions: NDArray[Any]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def check_complete(tests: Mapping[TaskName, Collection[str]], fill_absent: bool) -> list[SubmissionFile]:
+def find_absent_files(tests: Mapping[TaskName, Collection[str]], fill_missing: bool) -> list[SubmissionFile]:
     """The files of a submission that would have to be filled.
 
     Args:
         tests: names of the test sets that are there, by task.
-        fill_absent: whether they may be.
+        fill_missing: whether they may be.
 
     Raises:
         InputError: there are some, and they may not.
     """
     absent = [file for file in FILES if file.test not in tests.get(file.task, ())]
-    if absent and not fill_absent:
+    if absent and not fill_missing:
         told = ", ".join(file.name for file in absent)
-        raise InputError(f"submission: no test rows of {told}; add their files, or set submission.fill_absent=true")
+        raise InputError(f"submission: no test rows of {told}; add their files, or set submission.fill_missing=true")
     return absent
 
 
 def write_submission(
-    uri: str, predictions: Mapping[TaskName, Mapping[str, NDArray[Any]]], fill_absent: bool = False, note: str = ""
+    uri: str, predictions: Mapping[TaskName, Mapping[str, NDArray[Any]]], fill_missing: bool = False, note: str = ""
 ) -> list[str]:
     """Writes the zip; equal predictions give equal bytes.
 
     Args:
         uri: path or URI of the zip.
         predictions: by task and test set, as `prediction_file` takes them.
-        fill_absent: whether a test set without predictions gets one answer for every row.
+        fill_missing: whether a test set without predictions gets one answer for every row.
         note: for the comment of the zip, which no file of a submission has room for.
 
     Returns:
@@ -119,7 +119,7 @@ def write_submission(
     unknown = sorted(set(found) - {(file.task, file.test) for file in FILES})
     if unknown:
         raise ValueError(f"{' '.join(unknown[0])} is in no submission")
-    absent = check_complete(predictions, fill_absent)
+    absent = find_absent_files(predictions, fill_missing)
     found.update({(file.task, file.test): _filling(file) for file in absent})
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:

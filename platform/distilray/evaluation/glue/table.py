@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from distilray.config.glue import GLUE_TASKS, SCORE, TaskName
-from distilray.evaluation.glue.comparison import AT_CHANCE, Comparison, comparison_of, per_cent, task_score
+from distilray.evaluation.glue.comparison import AT_CHANCE, Comparison, find_comparison, format_percent, task_score
 from distilray.finetuning.tasks import TASKS
 
 # Dev scores of the literature. `card`: the customer's model card; `DistilBERT`, `BERT base`: the table of DistilBERT's
@@ -82,7 +82,7 @@ def published_scores(name: str, tasks: Iterable[TaskName]) -> dict[str, Any]:
     }
 
 
-def summarise(rows: Iterable[Row]) -> dict[TaskName, dict[str, dict[str, float]]]:
+def summarize_seeds(rows: Iterable[Row]) -> dict[TaskName, dict[str, dict[str, float]]]:
     """Median, mean, lowest, highest and standard deviation over the seeds, by task and metric.
 
     Args:
@@ -96,13 +96,13 @@ def summarise(rows: Iterable[Row]) -> dict[TaskName, dict[str, dict[str, float]]
     }
 
 
-def macro(summary: Mapping[TaskName, Mapping[str, Mapping[str, float]]]) -> tuple[float, int]:
+def macro_score(summary: Mapping[TaskName, Mapping[str, Mapping[str, float]]]) -> tuple[float, int]:
     """Mean over the tasks of GLUE of the median score, and the number of tasks it is made of."""
     medians = [summary[task][SCORE]["median"] for task in GLUE_TASKS if task in summary]
     return (statistics.fmean(medians) if medians else math.nan), len(medians)
 
 
-def remarks_on(scores: Mapping[str, Any], task: TaskName) -> list[str]:
+def task_remarks(scores: Mapping[str, Any], task: TaskName) -> list[str]:
     """Return the remarks on a task; those of an earlier version are completed with `AT_CHANCE`."""
     remarks = list(scores.get("remarks", {}).get(task, []))
     is_said = AT_CHANCE in remarks or task_score(scores, task).is_above_chance
@@ -116,8 +116,8 @@ def glue_table(scores: Mapping[str, Any], teacher: Mapping[str, Any] | None = No
         scores: what `jobs.evaluate_glue` writes.
         teacher: the same of the teacher, for a run that holds no comparison with it.
     """
-    compared = comparison_of(scores, teacher)
-    mean, count = macro(scores["summary"])
+    compared = find_comparison(scores, teacher)
+    mean, count = macro_score(scores["summary"])
     captions = [f"macro score {100 * mean:.1f} over {count} of {len(GLUE_TASKS)} tasks"] if count else []
     captions += [] if compared is None else [compared.summary]
     table = Table(title=f"GLUE, dev split, model {scores['model_hash'][:12]}", caption="; ".join(captions))
@@ -155,10 +155,10 @@ def _lines(task: TaskName, scores: Mapping[str, Any], compared: Comparison | Non
     # The last line is that of the score, which is the only metric of most tasks.
     lines[-1]["95% interval"] = "" if own.interval is None else " to ".join(f"{100 * end:.1f}" for end in own.interval)
     if compared is not None and (kept := compared.tasks.get(task)):
-        lines[-1][_KEPT] = per_cent(kept.raw, kept.raw_interval)
+        lines[-1][_KEPT] = format_percent(kept.raw, kept.raw_interval)
         if task not in compared.left_out:
-            lines[-1][_KEPT_ABOVE] = per_cent(kept.above_chance, kept.above_chance_interval)
-    remarks = remarks_on(scores, task)
+            lines[-1][_KEPT_ABOVE] = format_percent(kept.above_chance, kept.above_chance_interval)
+    remarks = task_remarks(scores, task)
     remarks += ["not in the mean, see below"] if compared and task in compared.left_out else []
     lines[0] |= {"task": task, **published, "remarks": ", ".join(remarks)}
     return lines

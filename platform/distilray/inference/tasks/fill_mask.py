@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distilray.inference.backends import MaskedLogits, open_for_serving
-from distilray.inference.batching import length_sorted_batches, padded
+from distilray.inference.backends import MaskedLMBackend, open_for_serving
 from distilray.inference.decoding import TokenDecoder
-from distilray.inference.encoding import InputTextError, TextEncoder
+from distilray.inference.encoding import InputTextError, TextEncoder, length_sorted_batches, pad_batch
 from distilray.inference.model_folder import check_model_folder, load_tokenizer, revision_hash
 from distilray.inference.tasks.base import Task, TextQuery
 from distilray.models.architectures import architecture_of
@@ -29,7 +28,7 @@ _NAMED_TARGETS = 10
 
 
 @dataclass(frozen=True)
-class Query(TextQuery):
+class FillMaskQuery(TextQuery):
     """One text and the parameters of its candidates.
 
     Attributes:
@@ -45,7 +44,7 @@ class Query(TextQuery):
 
 
 @dataclass(frozen=True)
-class EncodedQuery:
+class EncodedFillMaskQuery:
     """A query as token ids.
 
     Attributes:
@@ -54,7 +53,7 @@ class EncodedQuery:
         target_ids: vocabulary ids that the candidates are limited to.
     """
 
-    query: Query
+    query: FillMaskQuery
     input_ids: tuple[int, ...]
     mask_positions: tuple[int, ...]
     target_ids: tuple[int, ...] | None
@@ -75,15 +74,15 @@ class Candidate(NamedTuple):
     sequence: str
 
 
-Answer = list[list[Candidate]]
+FillMaskAnswer = list[list[Candidate]]
 """Per mask of a text, in order of position: the candidates, the most probable first."""
 
 
-Prediction = list[tuple[list[float], list[int]]]
+FillMaskPrediction = list[tuple[list[float], list[int]]]
 """Per mask of a text, in order of position: scores and vocabulary ids of the candidates, the most probable first."""
 
 
-class FillMask(Task[Query, EncodedQuery, Prediction, Answer]):
+class FillMask(Task[FillMaskQuery, EncodedFillMaskQuery, FillMaskPrediction, FillMaskAnswer]):
     """A masked language model with its tokenizer; make one with `FillMask.load`.
 
     Threads may share it; torch works with as many threads as the calling one has set for itself.
@@ -91,7 +90,7 @@ class FillMask(Task[Query, EncodedQuery, Prediction, Answer]):
 
     name = "fill-mask"
 
-    def __init__(self, model: MaskedLogits, tokenizer: Any, *, revision: str) -> None:
+    def __init__(self, model: MaskedLMBackend, tokenizer: Any, *, revision: str) -> None:
         architecture = architecture_of(model.config).masked_lm
         super().__init__(architecture=architecture, revision=revision, dtype=model.dtype)
         self.max_length: int = min(tokenizer.model_max_length, model.config.max_position_embeddings)
@@ -127,24 +126,26 @@ class FillMask(Task[Query, EncodedQuery, Prediction, Answer]):
         return cls(open_for_serving(model_dir, dtype=dtype, threads=threads), tokenizer, revision=revision)
 
     @property
-    def probe(self) -> Query:
+    def probe(self) -> FillMaskQuery:
         """A short text with one mask."""
-        return Query(f"a {self.mask_token} probe.", top_k=1)
+        return FillMaskQuery(f"a {self.mask_token} probe.", top_k=1)
 
     def info(self) -> dict[str, object]:
         """Return the properties that clients can ask for."""
         return {**super().info(), "mask_token": self.mask_token, "max_length": self.max_length}
 
-    def fill(self, texts: Sequence[str], *, top_k: int = 5, targets: Sequence[str] | None = None) -> list[Answer]:
+    def fill(
+        self, texts: Sequence[str], *, top_k: int = 5, targets: Sequence[str] | None = None
+    ) -> list[FillMaskAnswer]:
         """Candidates for every mask of every text, in the order of the texts.
 
         Raises:
             InputTextError: a text without mask, too long, or not encodable; or no usable target.
         """
         limited = None if targets is None else tuple(targets)
-        return self.fill_encoded(self.encode([Query(text, top_k, limited) for text in texts]))
+        return self.fill_encoded(self.encode([FillMaskQuery(text, top_k, limited) for text in texts]))
 
-    def encode(self, queries: Sequence[Query]) -> list[EncodedQuery]:
+    def encode(self, queries: Sequence[FillMaskQuery]) -> list[EncodedFillMaskQuery]:
         """Return the queries as token ids; targets that queries share are tokenized once.
 
         Raises:
@@ -158,14 +159,14 @@ class FillMask(Task[Query, EncodedQuery, Prediction, Answer]):
             for index, (query, input_ids) in enumerate(zip(queries, texts, strict=True))
         ]
 
-    def fill_encoded(self, encoded: Sequence[EncodedQuery]) -> list[Answer]:
+    def fill_encoded(self, encoded: Sequence[EncodedFillMaskQuery]) -> list[FillMaskAnswer]:
         """Candidates for every mask of every query; each query has its own `top_k` and targets."""
         return [self.decode(query, best) for query, best in zip(encoded, self.run(encoded), strict=True)]
 
     @torch.inference_mode()
-    def run(self, encoded: Sequence[EncodedQuery]) -> list[Prediction]:
+    def run(self, encoded: Sequence[EncodedFillMaskQuery]) -> list[FillMaskPrediction]:
         """Scores and ids of the best tokens for every mask of every query: the work of the model alone."""
-        predictions: list[Prediction] = [[] for _ in encoded]
+        predictions: list[FillMaskPrediction] = [[] for _ in encoded]
         lengths = [len(query.input_ids) for query in encoded]
         for batch in length_sorted_batches(lengths, max_rows=MAX_ROWS, max_tokens=MAX_TOKENS):
             for indices in _bounded_masks(batch, encoded):
@@ -174,11 +175,11 @@ class FillMask(Task[Query, EncodedQuery, Prediction, Answer]):
                     predictions[index] = [next(best) for _ in encoded[index].mask_positions]
         return predictions
 
-    def decode(self, encoded: EncodedQuery, prediction: Prediction) -> Answer:
+    def decode(self, encoded: EncodedFillMaskQuery, prediction: FillMaskPrediction) -> FillMaskAnswer:
         """The candidates of a query as words and filled texts."""
         return [self._candidates(encoded, mask, *best) for mask, best in enumerate(prediction)]
 
-    def response_bytes(self, encoded: EncodedQuery) -> int:
+    def response_bytes(self, encoded: EncodedFillMaskQuery) -> int:
         """Estimated size of the answer to a query as JSON, before anything is computed."""
         sequence = sum(map(self._token_bytes.__getitem__, encoded.input_ids)) if encoded.query.sequences else 0
         return encoded.candidates * (_CANDIDATE_BYTES + sequence)
@@ -205,17 +206,17 @@ class FillMask(Task[Query, EncodedQuery, Prediction, Answer]):
         return token
 
     def _encoded(
-        self, index: int, query: Query, input_ids: Sequence[int], target_ids: tuple[int, ...] | None
-    ) -> EncodedQuery:
+        self, index: int, query: FillMaskQuery, input_ids: Sequence[int], target_ids: tuple[int, ...] | None
+    ) -> EncodedFillMaskQuery:
         masks = tuple(position for position, token in enumerate(input_ids) if token == self._mask_token_id)
         if not masks:
             raise InputTextError("no_mask", index, f"no mask token; write {self.mask_token} where a word is wanted")
         self._encoder.check_length(index, input_ids)
-        return EncodedQuery(query, tuple(input_ids), masks, target_ids)
+        return EncodedFillMaskQuery(query, tuple(input_ids), masks, target_ids)
 
-    def _best(self, queries: Sequence[EncodedQuery]) -> Iterator[tuple[list[float], list[int]]]:
+    def _best(self, queries: Sequence[EncodedFillMaskQuery]) -> Iterator[tuple[list[float], list[int]]]:
         """Scores and ids of the best tokens that its query allows, for every mask in order."""
-        input_ids, attention_mask = padded([query.input_ids for query in queries], self._pad_id)
+        input_ids, attention_mask = pad_batch([query.input_ids for query in queries], self._pad_id)
         length = input_ids.shape[1]
         index = [row * length + position for row, query in enumerate(queries) for position in query.mask_positions]
         logits = self._model.logits_at(input_ids, attention_mask, np.array(index))
@@ -224,7 +225,7 @@ class FillMask(Task[Query, EncodedQuery, Prediction, Answer]):
         )
 
     def _candidates(
-        self, encoded: EncodedQuery, mask: int, scores: Sequence[float], tokens: Sequence[int]
+        self, encoded: EncodedFillMaskQuery, mask: int, scores: Sequence[float], tokens: Sequence[int]
     ) -> list[Candidate]:
         sequences = [""] * len(tokens)
         if encoded.query.sequences:
@@ -238,7 +239,7 @@ class FillMask(Task[Query, EncodedQuery, Prediction, Answer]):
         ]
 
 
-def _bounded_masks(batch: Sequence[int], encoded: Sequence[EncodedQuery]) -> Iterator[list[int]]:
+def _bounded_masks(batch: Sequence[int], encoded: Sequence[EncodedFillMaskQuery]) -> Iterator[list[int]]:
     """The batch in parts whose logits fit in memory."""
     part: list[int] = []
     masks = 0
@@ -251,7 +252,9 @@ def _bounded_masks(batch: Sequence[int], encoded: Sequence[EncodedQuery]) -> Ite
     yield part
 
 
-def _best_allowed(queries: Sequence[EncodedQuery], probabilities: Tensor) -> Iterator[tuple[list[float], list[int]]]:
+def _best_allowed(
+    queries: Sequence[EncodedFillMaskQuery], probabilities: Tensor
+) -> Iterator[tuple[list[float], list[int]]]:
     """Per row of probabilities (masks, vocabulary): scores and ids of the best tokens that its query allows."""
     vocabulary = probabilities.shape[-1]
     free_top_k = max((query.query.top_k for query in queries if query.target_ids is None), default=1)

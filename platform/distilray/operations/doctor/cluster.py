@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from distilray.errors import InputError
-from distilray.operations.access import Token, choose_address, get_json, http_get, is_loopback, is_url
+from distilray.operations.access import Token, dashboard_url, get_json, http_get, is_dashboard_url, is_loopback
 from distilray.operations.doctor.check import Finding, fail, ok, warn
-from distilray.operations.workers import WorkerNeed
+from distilray.operations.locations import WorkerNeed
 
 _HEAD = "node:__internal_head__"
 _GROUP = "ray.io/node-group"  # label of machines that an autoscaler has started
@@ -62,12 +62,12 @@ def cluster_address(address: str | None, environment: Mapping[str, str]) -> str 
         InputError: no address of a dashboard or control store.
     """
     by_ray, dashboard = (environment.get(name, "") for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"))
-    named = address or by_ray or (dashboard and choose_address(dashboard, {}))
+    named = address or by_ray or (dashboard and dashboard_url(dashboard, {}))
     if not named or named == "local":
         return None
     if not address or named == "auto":
         return named
-    url = choose_address(address, {})
+    url = dashboard_url(address, {})
     try:
         host, port = urlsplit(url).hostname or "", urlsplit(url).port or 80
     except ValueError as error:
@@ -93,7 +93,7 @@ def read_cluster(address: str, token: Token | None) -> Cluster:
     Raises:
         InputError: no dashboard or control store at the address, or one that refuses.
     """
-    return _by_dashboard(address, token) if is_url(address) else _by_ray(address)
+    return _by_dashboard(address, token) if is_dashboard_url(address) else _by_ray(address)
 
 
 def _by_dashboard(address: str, token: Token | None) -> Cluster:
@@ -210,11 +210,11 @@ def check_workers(need: WorkerNeed | None, nodes: Sequence[Node], cluster: Clust
     from distilray.runtime import resources  # imports Ray, which may not be installed
 
     bundle = resources.Need("worker", "", cpus=need.cpus, gpus=need.gpus)
-    room = bundle.fitting([resources.Node({"CPU": node.cpus, "GPU": node.gpus}) for node in nodes])
+    room = bundle.count_fitting([resources.Node({"CPU": node.cpus, "GPU": node.gpus}) for node in nodes])
     found = f"{need} asked for, {cluster.address if cluster else 'this machine'} has room for {room}"
     if room >= need.workers:
         return ok(found)
-    if room >= need.least:
+    if room >= need.min_workers:
         return warn(f"{found}; the job begins with fewer", f"add machines, or {need.key}={room}")
     if cluster is not None and cluster.can_grow:
         return warn(f"{found} now; its autoscaler has to add machines", "see that its node types hold such a worker")
@@ -222,6 +222,6 @@ def check_workers(need: WorkerNeed | None, nodes: Sequence[Node], cluster: Clust
     if need.gpus and not room:
         lower = "scaling.use_gpu=false" if need.key == "scaling.num_workers" else f"{need.key}=0"
     gpus = sum(node.gpus for node in nodes)
-    if cluster is None or gpus < need.least * need.gpus:
+    if cluster is None or gpus < need.min_workers * need.gpus:
         return fail(f"{found}, with {gpus:g} GPU in all" if need.gpus else found, f"more machines, or {lower}")
     return warn(f"{found}; the job would wait for more", f"more machines, or {lower}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from distilray.operations.access import MODE, PATH, VALUE, Token, find_token, token_file
+from distilray.operations.access import AUTH_MODE, AUTH_TOKEN, AUTH_TOKEN_PATH, Token, find_token, token_file
 from distilray.operations.doctor.check import Finding, Status, fail, ok, together, warn
 
 _LISTENING = "0A"
@@ -16,7 +16,7 @@ _INSIDE = "admit machines of the cluster alone (security group, firewall)"
 _LOOPBACK_ONLY = "start Ray with --dashboard-host=127.0.0.1, and tunnel"
 _MODES = ("token", "disabled")
 _GENERATE = "ray get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_token"
-_EXPORT = f"export {MODE}=token"
+_EXPORT = f"export {AUTH_MODE}=token"
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the first that is set decides, as in the hub's client
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _LOOPBACK = ("127.0.0.1", "localhost")
@@ -101,18 +101,20 @@ def check_token_mode(environment: Mapping[str, str], token: Token | None, *, clu
     Args:
         cluster: whether there is a cluster to talk to. A local Ray makes a token of its own.
     """
-    mode = environment.get(MODE, "")
+    mode = environment.get(AUTH_MODE, "")
     if mode and mode not in _MODES:
-        return fail(f"{MODE}={mode} is none of {', '.join(_MODES)}", _EXPORT)
+        return fail(f"{AUTH_MODE}={mode} is none of {', '.join(_MODES)}", _EXPORT)
     if mode == "disabled":
-        return (fail if cluster else warn)(f"{MODE}=disabled: whoever reaches a port of Ray runs code", _EXPORT)
+        return (fail if cluster else warn)(f"{AUTH_MODE}=disabled: whoever reaches a port of Ray runs code", _EXPORT)
     if not cluster:
-        return ok(f"{MODE} {mode or 'not set'}; a local Ray has a token of its own")
+        return ok(f"{AUTH_MODE} {mode or 'not set'}; a local Ray has a token of its own")
     if not mode:
-        return warn(f"{MODE} is not set: a client may send no token, and `ray start` may run open", _EXPORT)
+        return warn(f"{AUTH_MODE} is not set: a client may send no token, and `ray start` may run open", _EXPORT)
     if token is None:
-        return fail(f"{MODE}=token, and there is no token", f"copy that of the cluster, or for a new one: {_GENERATE}")
-    return ok(f"{MODE}=token, token from {token.origin}")
+        return fail(
+            f"{AUTH_MODE}=token, and there is no token", f"copy that of the cluster, or for a new one: {_GENERATE}"
+        )
+    return ok(f"{AUTH_MODE}=token, token from {token.origin}")
 
 
 def check_token_file(environment: Mapping[str, str], home: Path) -> Finding:
@@ -121,18 +123,20 @@ def check_token_file(environment: Mapping[str, str], home: Path) -> Finding:
     try:
         permissions = file.stat().st_mode & 0o777
     except OSError as error:
-        if PATH in environment:
-            found = f"{PATH} names {file}: {error.strerror or error}, which ends every client of Ray"
-            return fail(found, f"name a file that can be read, or unset {PATH}")
+        if AUTH_TOKEN_PATH in environment:
+            found = f"{AUTH_TOKEN_PATH} names {file}: {error.strerror or error}, which ends every client of Ray"
+            return fail(found, f"name a file that can be read, or unset {AUTH_TOKEN_PATH}")
         return ok(f"no file {file}")
     findings = []
     if permissions & 0o077:
         findings.append(fail(f"{file} has mode {permissions:04o}: others can read it", f"chmod 600 {file}"))
     if not os.access(file, os.R_OK):
         findings.append(fail(f"{file} cannot be read by this user", f"chown it, and chmod 600 {file}"))
-    in_file, in_variable = find_token({PATH: str(file)}, home), environment.get(VALUE, "").strip()
+    in_file, in_variable = find_token({AUTH_TOKEN_PATH: str(file)}, home), environment.get(AUTH_TOKEN, "").strip()
     if in_variable and in_file is not None and in_file.value != in_variable:
-        findings.append(warn(f"{VALUE} and {file} hold different tokens; the variable wins", f"unset {VALUE}"))
+        findings.append(
+            warn(f"{AUTH_TOKEN} and {file} hold different tokens; the variable wins", f"unset {AUTH_TOKEN}")
+        )
     return together(findings, f"{file} has mode {permissions:04o}")
 
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import distilray
 from distilray.config.paths import is_path, path_of
 from distilray.errors import InputError
-from distilray.operations.access import Token, find_token, is_url
+from distilray.operations.access import Token, find_token, is_dashboard_url
 from distilray.operations.doctor import cluster as clusters
 from distilray.operations.doctor import environment, machine, packages
 from distilray.operations.doctor.check import Finding, Row, together, warn
-from distilray.operations.workers import need_of
+from distilray.operations.locations import worker_need
 
 if TYPE_CHECKING:
     from distilray.config.base import JobConfig
@@ -64,7 +64,7 @@ class Subject:
     def dashboard(self) -> str:
         """The address if it is that of a dashboard, else empty."""
         address = self.cluster_address or ""
-        return address if is_url(address) else ""
+        return address if is_dashboard_url(address) else ""
 
     @property
     def cluster(self) -> clusters.Cluster:
@@ -91,7 +91,7 @@ class Subject:
     def outside(self) -> bool:
         """Whether the folders of the recipe are those of other machines."""
         by_ray = self.environment.get("RAY_ADDRESS", "")  # Ray sets it to the control store in a submitted job
-        return bool(self.dashboard) and (not by_ray or is_url(by_ray))
+        return bool(self.dashboard) and (not by_ray or is_dashboard_url(by_ray))
 
     @property
     def uri(self) -> str | None:
@@ -164,7 +164,7 @@ def _check_spill_disk(subject: Subject) -> Finding:
 
 
 def _check_workers(subject: Subject) -> Finding:
-    need = need_of(subject.config) if subject.config else None
+    need = worker_need(subject.config) if subject.config else None
     if subject.has_cluster:
         try:
             return clusters.check_workers(need, subject.cluster.nodes, subject.cluster)

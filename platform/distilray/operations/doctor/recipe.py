@@ -15,13 +15,13 @@ from pyarrow import fs
 from distilray.config.base import JobConfig, Kind, locations
 from distilray.config.distillation import TrainingConfig
 from distilray.config.paths import HUB_PREFIX, is_path, path_of
-from distilray.config.sample import resolve
+from distilray.config.sample import resolve_sample
 from distilray.errors import InputError
 from distilray.models.architectures import family_name
-from distilray.models.onnx_file import ONNX_FILE
+from distilray.models.onnx_format import ONNX_FILE
 from distilray.models.sources import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, WEIGHTS_FILE, model_folder
 from distilray.operations.doctor.check import Finding, bad_input, fail, ok, together, warn
-from distilray.operations.locations import check_locations, unshared_mounts
+from distilray.operations.locations import check_shared_locations, unshared_file_systems
 from distilray.runtime import storage
 from distilray.runtime.run_folder import read_manifest
 
@@ -46,10 +46,10 @@ def check_folders(config: JobConfig, mounts: str | None) -> Finding:
         mounts: content of /proc/mounts of a machine of the cluster; None outside of it.
 
     Raises:
-        InputError: see `check_locations`.
+        InputError: see `check_shared_locations`.
     """
-    check_locations(config)
-    kinds = {} if mounts is None else unshared_mounts(config, mounts)
+    check_shared_locations(config)
+    kinds = {} if mounts is None else unshared_file_systems(config, mounts)
     fix = "a folder that all machines mount, or a URI"
     findings = [warn(f"{key} is on {kind}, a disk of this machine alone", fix) for key, kind in kinds.items()]
     return together(findings, "folders are absolute or URIs" + ("" if mounts is None else ", on shared file systems"))
@@ -88,7 +88,7 @@ def _all(findings: list[Finding], nothing: str) -> Finding:
 
 
 def _check_input(key: str, uri: str, check: Callable[[str, str], Finding], outside: bool) -> Finding:
-    if outside and is_path(resolve(uri)) and not storage.exists(resolve(uri)):
+    if outside and is_path(resolve_sample(uri)) and not storage.exists(resolve_sample(uri)):
         return warn(f"{key}: {uri} is not on this machine, and cannot be looked at from here", _AS_A_JOB)
     try:
         return check(key, uri)
@@ -142,7 +142,7 @@ def _check_model(key: str, source: str) -> Finding:
 
 def _model_folder(source: str, needed: Collection[str] = ()) -> str:
     """Return the folder of a model, which contains the needed files."""
-    folder = model_folder(resolve(source))
+    folder = model_folder(resolve_sample(source))
     if not storage.exists(folder):
         raise InputError(f"{source}: no such folder; name a run, a model folder, the URI of one, or hub:OWNER/NAME")
     for name in needed:
@@ -183,9 +183,9 @@ def run_bytes(config: JobConfig) -> int | None:
     source = getattr(config, "teacher_dir", None) or getattr(config, "encoder_dir", None)
     if not isinstance(config, TrainingConfig) or source is None or source.startswith(HUB_PREFIX):
         return None
-    size = storage.file_size(storage.join(model_folder(resolve(source)), WEIGHTS_FILE))
+    size = storage.file_size(storage.join(model_folder(resolve_sample(source)), WEIGHTS_FILE))
     # One checkpoint more than are kept: the best. The weights of a student are fewer than its teacher's.
-    return None if size is None else size * (1 + _SAVED_SHARE * (config.rhythm.keep_checkpoints + 1))
+    return None if size is None else size * (1 + _SAVED_SHARE * (config.intervals.keep_checkpoints + 1))
 
 
 def check_store(uri: str, *, outside: bool = False) -> Finding:

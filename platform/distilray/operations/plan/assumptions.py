@@ -2,32 +2,32 @@
 
 from dataclasses import dataclass
 
-from distilray.config.distillation import DistillConfig
-from distilray.config.operations.capacity import (
+from distilray.config.capacity import (
     ClusterConfig,
     ModelShapeConfig,
     PlanConfig,
     Precision,
-    StationRecipeConfig,
-    StationsConfig,
+    StageRecipeConfig,
+    StageRecipesConfig,
     TextConfig,
 )
+from distilray.config.distillation import DistillConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.operations.plan.machines import DEVICES, machine_named
+from distilray.operations.plan.machines import DEVICES, find_machine
 from distilray.operations.plan.simulation import HOP_LATENCY_US, MICRO_STEP_FLOOR_S, OVERLAP, training_runs
-from distilray.operations.plan.workload import Training, examples_of, precision_of, training_of
+from distilray.operations.plan.workload import TrainingEstimate, estimate_examples, estimate_training, resolve_precision
 
 # DistilBERT: 90 hours on 8 V100 (Sanh et al. 2019).
 NAME, PUBLISHED_HOURS = "DistilBERT, 8 x V100", 90.0
 _MACHINE, _WORKERS, _DEVICE = "p3.16xlarge", 8, DEVICES["V100"]
 
 
-def assumptions_of(config: PlanConfig, training: Training) -> list[str]:
+def assumptions_of(config: PlanConfig, training: TrainingEstimate) -> list[str]:
     """Return the assumptions as sentences, the most important first."""
-    machine, disturbance = machine_named(config.cluster.machine, "cluster.machine"), config.disturbance
+    machine, slowdowns = find_machine(config.cluster.machine, "cluster.machine"), config.slowdowns
     link, network = machine.device.link_gb_per_s, machine.network_gbit_per_s / 8
     repeated = (
-        "nothing, for the run saves at the notice" if disturbance.has_notice else "the steps since its checkpoint"
+        "nothing, for the run saves at the notice" if slowdowns.preemption_notice else "the steps since its checkpoint"
     )
     return [
         f"Rate of a worker: {_rate(config, training)}.",
@@ -36,10 +36,10 @@ def assumptions_of(config: PlanConfig, training: Training) -> list[str]:
         f"All-reduce: a ring, once a step, {link:g} GB/s between devices of a machine (an assumption), {network:g} "
         f"GB/s between machines, {HOP_LATENCY_US:g} us for a hop; {OVERLAP:.0%} of it may hide behind the "
         "last backward pass.",
-        f"Stragglers: each worker is late by {disturbance.straggler_mean:.1%} of its time on average, exponentially; a "
+        f"Stragglers: each worker is late by {slowdowns.straggler_mean:.1%} of its time on average, exponentially; a "
         "step waits for the last one.",
-        f"Preemptions: {disturbance.preemptions_per_machine_hour:g} for each machine and hour; one costs "
-        f"{disturbance.restart_s:g} s and repeats {repeated}. Money for the time until a machine is back is left out.",
+        f"Preemptions: {slowdowns.preemptions_per_machine_hour:g} for each machine and hour; one costs "
+        f"{slowdowns.restart_s:g} s and repeats {repeated}. Money for the time until a machine is back is left out.",
         f"A micro-step takes {MICRO_STEP_FLOOR_S * 1e3:g} ms on a GPU at least, to launch its kernels.",
         "Workers of CPUs share the cores of a machine in equal parts.",
         "Machines are paid whole, from the first to the last step; the start of a cluster and of Ray, the transfer of "
@@ -50,13 +50,13 @@ def assumptions_of(config: PlanConfig, training: Training) -> list[str]:
     ]
 
 
-def _rate(config: PlanConfig, training: Training) -> str:
-    device, estimate = machine_named(config.cluster.machine, "cluster.machine").device, config.estimate
+def _rate(config: PlanConfig, training: TrainingEstimate) -> str:
+    device, estimate = find_machine(config.cluster.machine, "cluster.machine").device, config.estimate
     if estimate.tokens_per_s is not None:
         return f"{estimate.tokens_per_s:,.0f} tokens/s, stated"
-    if estimate.measured_in is not None:
-        return f"measured in {estimate.measured_in}; what its workers waited for each other counts as their work"
-    precision = precision_of(training, device)
+    if estimate.measured_run_dir is not None:
+        return f"measured in {estimate.measured_run_dir}; what its workers waited for each other counts as their work"
+    precision = resolve_precision(training, device)
     peak = device.peak(precision)
     assert peak is not None
     mfu, source = device.mfu[precision], device.source_of(precision)
@@ -65,20 +65,22 @@ def _rate(config: PlanConfig, training: Training) -> str:
     return f"{mfu:.0%} of the {peak / 1e12:,.4g} TF/s of the {device.name} in {precision} ({source})"
 
 
-def warnings_of(config: PlanConfig, training: Training) -> list[str]:
+def warnings_of(config: PlanConfig, training: TrainingEstimate) -> list[str]:
     """Return what does not fit or is uncertain."""
-    device, estimate = machine_named(config.cluster.machine, "cluster.machine").device, config.estimate
+    device, estimate = find_machine(config.cluster.machine, "cluster.machine").device, config.estimate
     warnings = []
     if device.is_gpu and training.worker_gb > device.memory_gb:
         warnings.append(
             f"a worker needs about {training.worker_gb:.1f} GB, the {device.name} has {device.memory_gb:g}: "
             "lower micro_batch_size of the distill recipe, or set activation_checkpointing"
         )
-    has_rate = estimate.tokens_per_s is not None or estimate.measured_in is not None or config.cluster.mfu is not None
-    if not has_rate and precision_of(training, device) not in device.measured:
+    has_rate = (
+        estimate.tokens_per_s is not None or estimate.measured_run_dir is not None or config.cluster.mfu is not None
+    )
+    if not has_rate and resolve_precision(training, device) not in device.measured:
         warnings.append(
             f"the rate of the {device.name} is an assumption, good to a factor of two: measure a hundred steps and set "
-            "estimate.measured_in"
+            "estimate.measured_run_dir"
         )
     return warnings
 
@@ -103,7 +105,7 @@ class Reference:
         return self.predicted_hours / PUBLISHED_HOURS
 
 
-def original_training(precision: Precision) -> Training:
+def original_training(precision: Precision) -> TrainingEstimate:
     """Return the run with the defaults of its trainer: 3 epochs, 5 sequences per GPU, 50 of these a step, no pairs.
 
     The paper says neither epochs nor precision. The trainer's own default is fp32; its --fp16 is off. How long its
@@ -112,14 +114,14 @@ def original_training(precision: Precision) -> Training:
     shards = EncodeCorpusConfig(run_dir="-", corpus_dir="-", tokenizer_dir="-", mode="paper", heldout_fraction=0.0)
     batches = {"epochs": 3.0, "batch_size": 2000, "micro_batch_size": 5, "precision": precision}
     recipe = DistillConfig.model_validate({"run_dir": "-", "shards_dir": "-", "teacher_dir": "-", **batches})
-    return training_of(examples_of(TextConfig(), shards), recipe, ModelShapeConfig())
+    return estimate_training(estimate_examples(TextConfig(), shards), recipe, ModelShapeConfig())
 
 
 def reference(precision: Precision, mfu: float | None = None) -> Reference:
     """Return the predicted hours of that run, with `mfu` instead of the table's."""
-    training, nowhere = original_training(precision), StationRecipeConfig(path="-")
-    stations = StationsConfig(encode_corpus=nowhere, distill=nowhere)
-    config = PlanConfig(run_dir="-", stations=stations, cluster=ClusterConfig(machine=_MACHINE, mfu=mfu))
+    training, nowhere = original_training(precision), StageRecipeConfig(path="-")
+    stages = StageRecipesConfig(encode_corpus=nowhere, distill=nowhere)
+    config = PlanConfig(run_dir="-", stages=stages, cluster=ClusterConfig(machine=_MACHINE, mfu=mfu))
     (run,) = training_runs(config, training, [_WORKERS])
     peak = _DEVICE.peak(precision)
     assert peak is not None

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from distilray.config.operations.capacity import ClusterConfig, Precision
+from distilray.config.capacity import ClusterConfig, Precision
 from distilray.errors import InputError
 from distilray.models.flops import peak_flops
 
@@ -64,7 +64,7 @@ DEVICES = {name: Device(name, **values) for name, values in _TABLE["devices"].it
 MACHINES = {name: Machine(name, DEVICES[device], *values) for name, (device, *values) in _TABLE["machines"].items()}
 
 
-def machine_named(name: str, key: str) -> Machine:
+def find_machine(name: str, key: str) -> Machine:
     """Return a machine of the table.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 from markupsafe import Markup
 from rich.table import Table
 
-from distilray.operations.plan.simulation import PARTS
+from distilray.operations.plan.simulation import STEP_PARTS
 from distilray.report.blocks import (
     Section,
     figure,
@@ -109,7 +109,7 @@ def scaling_charts(values: Values) -> tuple[Markup, Markup]:
 
 def _shown_parts(run: Values) -> dict[str, float]:
     """Return the seconds of all workers for a step, with the work between steps as one component."""
-    work = {name: run["workers"] * run["parts"][name] for name in PARTS if name not in _BETWEEN}
+    work = {name: run["workers"] * run["parts"][name] for name in STEP_PARTS if name not in _BETWEEN}
     return {**work, "between steps": run["workers"] * sum(run["parts"][name] for name in _BETWEEN)}
 
 

@@ -10,17 +10,17 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from distilray.config.base import Config
+from distilray.config.capacity import PlanConfig, Precision, StageRecipeConfig
 from distilray.config.distillation import DistillConfig
 from distilray.config.export import ExportModelConfig
 from distilray.config.glue import EvaluateGlueConfig
-from distilray.config.operations.capacity import PlanConfig, Precision, StationRecipeConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.config.recipe import load_recipe
 from distilray.operations.plan.assumptions import NAME, PUBLISHED_HOURS, assumptions_of, reference, warnings_of
 from distilray.operations.plan.page import plan_page, plan_tables
 from distilray.operations.plan.simulation import ScaledRun, training_runs
 from distilray.operations.plan.stages import (
-    StationPlan,
+    StagePlan,
     corpus_plan,
     data_machines,
     distillation_plan,
@@ -29,10 +29,10 @@ from distilray.operations.plan.stages import (
     glue_plan,
     training_machines,
 )
-from distilray.operations.plan.workload import Examples, Training, examples_of, training_of
+from distilray.operations.plan.workload import ExampleEstimate, TrainingEstimate, estimate_examples, estimate_training
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
-from distilray.runtime.reporting.progress import duration
+from distilray.runtime.progress import format_duration
 from distilray.runtime.run_folder import RunFolder
 
 PLAN_FILE, PAGE_FILE = "plan.json", "plan.html"
@@ -41,23 +41,23 @@ S = TypeVar("S", bound=Config)
 
 
 @dataclass(frozen=True)
-class LinePlan:
+class PipelinePlan:
     """Plan of a pipeline: `run` has the workers of the distill recipe, `runs` each number that is simulated."""
 
     config: PlanConfig
-    examples: Examples
-    training: Training
-    stations: list[StationPlan]
+    examples: ExampleEstimate
+    training: TrainingEstimate
+    stations: list[StagePlan]
     run: ScaledRun
     runs: list[ScaledRun]
 
 
-def line_plan(config: PlanConfig) -> LinePlan:
+def pipeline_plan(config: PlanConfig) -> PipelinePlan:
     """Plan the recipes; raise `InputError` for a recipe, a machine or a measured run that cannot be used."""
-    recipes, data = config.stations, data_machines(config)
+    recipes, data = config.stages, data_machines(config)
     encoding = _recipe(recipes.encode_corpus, EncodeCorpusConfig)
-    examples = examples_of(config.text, encoding)
-    training = training_of(examples, _recipe(recipes.distill, DistillConfig), config.teacher)
+    examples = estimate_examples(config.text, encoding)
+    training = estimate_training(examples, _recipe(recipes.distill, DistillConfig), config.teacher)
     simulated, own = config.simulation.workers, training.config.scaling.num_workers
     by_workers = {run.workers: run for run in training_runs(config, training, sorted({*simulated, own}))}
     run, machines = by_workers[own], training_machines(config, training, by_workers[own])
@@ -68,14 +68,16 @@ def line_plan(config: PlanConfig) -> LinePlan:
         stages.append(glue_plan(config, training, glue, run, machines))
     if recipes.export_model is not None:
         stages.append(export_plan(training, examples, _recipe(recipes.export_model, ExportModelConfig), data))
-    return LinePlan(config, examples, training, stages, run, [by_workers[count] for count in sorted(set(simulated))])
+    return PipelinePlan(
+        config, examples, training, stages, run, [by_workers[count] for count in sorted(set(simulated))]
+    )
 
 
-def plan_line(config: PlanConfig) -> dict[str, object]:
+def plan_summary(config: PlanConfig) -> dict[str, object]:
     """Return the plan in a few lines, for a dry run."""
-    plan = line_plan(config)
+    plan = pipeline_plan(config)
     lines: dict[str, object] = {
-        one.station: f"about {duration(one.hours * 3600)} on {one.machines} x {one.machine}, "
+        one.station: f"about {format_duration(one.hours * 3600)} on {one.machines} x {one.machine}, "
         f"{one.device_hours:,.1f} {one.device}-hours, ${one.cost:,.2f}, {one.kept_gb:,.1f} GB kept"
         for one in plan.stations
     }
@@ -88,13 +90,13 @@ def plan_line(config: PlanConfig) -> dict[str, object]:
 
 def write_plan(config: PlanConfig, folder: RunFolder) -> Outcome:
     """Write `plan.json` and `plan.html`."""
-    plan = line_plan(config)
+    plan = pipeline_plan(config)
     values = _values(plan)
     total = values["total"]
     storage.write_bytes(folder.path(PLAN_FILE), json.dumps(values, indent=1).encode())
     storage.write_bytes(folder.path(PAGE_FILE), plan_page(values).encode())
     return Outcome(
-        f"{len(plan.stations)} stations, {duration(total['hours'] * 3600)} one after the other, "
+        f"{len(plan.stations)} stations, {format_duration(total['hours'] * 3600)} one after the other, "
         f"${total['cost']:,.2f}, {total['kept_gb']:,.1f} GB kept",
         {"total": total, "workers": plan.run.workers, "steps": plan.training.steps},
         {name: {} for name in (PLAN_FILE, PAGE_FILE)},
@@ -112,16 +114,16 @@ def show_plan(folder: RunFolder) -> None:
     print("\n".join(f"- {line}" for line in values["assumptions"]))
 
 
-def _recipe(station: StationRecipeConfig, config_class: type[S]) -> S:
+def _recipe(station: StageRecipeConfig, config_class: type[S]) -> S:
     return load_recipe(station.path, station.overrides, config_class)
 
 
-def _total(plan: LinePlan) -> dict[str, float]:
+def _total(plan: PipelinePlan) -> dict[str, float]:
     names = ("hours", "cost", "written_gb", "kept_gb")
     return {name: sum(getattr(one, name) for one in plan.stations) for name in names}
 
 
-def _values(plan: LinePlan) -> dict[str, Any]:
+def _values(plan: PipelinePlan) -> dict[str, Any]:
     """Return the plan as JSON types."""
     config, training = plan.config, plan.training
     return {
@@ -146,12 +148,12 @@ def _values(plan: LinePlan) -> dict[str, Any]:
     }
 
 
-def _station(one: StationPlan) -> dict[str, Any]:
+def _station(one: StagePlan) -> dict[str, Any]:
     derived = {name: getattr(one, name) for name in ("machine_hours", "device_hours", "cost")}
     return {**dataclasses.asdict(one), **derived}
 
 
-def _run(plan: LinePlan, run: ScaledRun) -> Mapping[str, Any]:
+def _run(plan: PipelinePlan, run: ScaledRun) -> Mapping[str, Any]:
     machines = training_machines(plan.config, plan.training, run)
     cost = run.hours * machines.count * machines.price_per_machine_hour
     derived = {"step_s": run.step_s, "bound": run.bound, "cost": cost, "worker_hours": run.hours * run.workers}

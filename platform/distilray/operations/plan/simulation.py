@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distilray.config.operations.capacity import DisturbanceConfig, PlanConfig
-from distilray.distillation.planning.cost import SAVED_BYTES, rate_of_run
+from distilray.config.capacity import PlanConfig, SlowdownsConfig
+from distilray.distillation.cost import SAVED_BYTES, measured_tokens_per_s
 from distilray.errors import InputError
-from distilray.operations.plan.machines import Machine, machine_named
-from distilray.operations.plan.workload import Training, flops_per_s, scored_passes
+from distilray.operations.plan.machines import Machine, find_machine
+from distilray.operations.plan.workload import TrainingEstimate, flops_per_s, heldout_passes
 
-PARTS = ("compute", "stragglers", "all-reduce", "update", "input", "checkpoints", "held-out scores")
+STEP_PARTS = ("compute", "stragglers", "all-reduce", "update", "input", "checkpoints", "held-out scores")
 # Python and torch take 9.5 ms to start all kernels of a micro-step (student and teacher of 6 and 12 layers, next to no
 # arithmetic, one core of a Xeon of 2023). On a GPU they run beside the kernels; a micro-step takes at least this time.
 MICRO_STEP_FLOOR_S = 0.0095
@@ -51,7 +51,7 @@ class TrainingModel:
         input_rate: tokens that a worker's feed prepares; it runs beside the step.
         cores: of a machine, which its workers share; None where each has a GPU of its own.
         threads: of a worker.
-        most_machines: further workers share the cores of these.
+        max_machines: further workers share the cores of these.
     """
 
     steps: int
@@ -76,11 +76,11 @@ class TrainingModel:
     input_rate: float = _INPUT_TOKENS_PER_S
     cores: float | None = None
     threads: int = 1
-    most_machines: int | None = None
+    max_machines: int | None = None
 
     def machines(self, workers: int) -> int:
         needed = -(-workers // self.workers_per_machine)
-        return needed if self.most_machines is None else min(needed, self.most_machines)
+        return needed if self.max_machines is None else min(needed, self.max_machines)
 
     def crowding(self, workers: int) -> float:
         """Return the slowdown of a worker on shared cores: threads of a machine over its cores, at least 1."""
@@ -152,7 +152,7 @@ class ScaledRun:
 
 
 def scaled_runs(
-    model: TrainingModel, workers: Sequence[int], disturbance: DisturbanceConfig, *, seed: int, trials: int = _TRIALS
+    model: TrainingModel, workers: Sequence[int], slowdowns: SlowdownsConfig, *, seed: int, trials: int = _TRIALS
 ) -> list[ScaledRun]:
     """Simulate a run with each number of workers; all have the same stragglers, so that they can be compared.
 
@@ -160,7 +160,7 @@ def scaled_runs(
         InputError: machines go so often that the run would not end.
     """
     rng = np.random.default_rng(seed)
-    delays = rng.exponential(disturbance.straggler_mean, size=(min(model.steps, _SIMULATED_STEPS), max(workers)))
+    delays = rng.exponential(slowdowns.straggler_mean, size=(min(model.steps, _SIMULATED_STEPS), max(workers)))
     runs = []
     for count in workers:
         parts = model.step_parts(count, float(delays[:, :count].max(axis=1).mean()))
@@ -168,7 +168,7 @@ def scaled_runs(
         work_s, interval_s = model.steps * step_s, model.checkpoint_every_steps * step_s
         trial_rng = np.random.default_rng([seed, count])
         seconds, preemptions = run_times(
-            work_s, interval_s, machines=machines, disturbance=disturbance, trials=trials, rng=trial_rng
+            work_s, interval_s, machines=machines, slowdowns=slowdowns, trials=trials, rng=trial_rng
         )
         rate = model.steps * model.tokens / float(seconds.mean())
         runs.append(
@@ -191,7 +191,7 @@ def run_times(
     interval_s: float,
     *,
     machines: int,
-    disturbance: DisturbanceConfig,
+    slowdowns: SlowdownsConfig,
     trials: int,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -205,24 +205,24 @@ def run_times(
         InputError: preemptions are so frequent that the run would not end.
     """
     seconds, counts = np.full(trials, work_s), np.zeros(trials, np.int64)
-    per_second = disturbance.preemptions_per_machine_hour * machines / 3600
-    expected, between = work_s * per_second, 0.0 if disturbance.has_notice else interval_s * per_second
+    per_second = slowdowns.preemptions_per_machine_hour * machines / 3600
+    expected, between = work_s * per_second, 0.0 if slowdowns.preemption_notice else interval_s * per_second
     if expected > _MOST_PREEMPTIONS or between > _MOST_FAILURES:
         raise InputError(
-            f"disturbance.preemptions_per_machine_hour: {expected:,.0f} preemptions of a run, {between:,.1f} between "
-            "two checkpoints, so that it would not end; lower it, or rhythm.checkpoint_every_steps of distill"
+            f"slowdowns.preemptions_per_machine_hour: {expected:,.0f} preemptions of a run, {between:,.1f} between "
+            "two checkpoints, so that it would not end; lower it, or intervals.checkpoint_every_steps of distill"
         )
     for trial in range(trials if per_second else 0):
         done = 0.0
         while (gap := rng.exponential(1 / per_second)) < work_s - done:
             reached = done + gap
-            done = reached if disturbance.has_notice else math.floor(reached / interval_s) * interval_s
-            seconds[trial] += disturbance.restart_s + reached - done
+            done = reached if slowdowns.preemption_notice else math.floor(reached / interval_s) * interval_s
+            seconds[trial] += slowdowns.restart_s + reached - done
             counts[trial] += 1
     return seconds, counts
 
 
-def training_model(config: PlanConfig, training: Training, machine: Machine) -> TrainingModel:
+def training_model(config: PlanConfig, training: TrainingEstimate, machine: Machine) -> TrainingModel:
     """Return the model of the distillation; a stated or measured rate takes precedence over the table.
 
     Such a rate is that of whole steps of one worker, so its update and its own mean delay are subtracted.
@@ -232,15 +232,15 @@ def training_model(config: PlanConfig, training: Training, machine: Machine) -> 
     """
     device, recipe = machine.device, training.config
     memory_rate, update_bytes = device.memory_gb_per_s * _GB, float(training.parameters * _UPDATE_BYTES)
-    rate, measured_in = config.estimate.tokens_per_s, config.estimate.measured_in
-    if rate is None and measured_in is not None:
-        rate = rate_of_run(measured_in)
+    rate, measured_run_dir = config.estimate.tokens_per_s, config.estimate.measured_run_dir
+    if rate is None and measured_run_dir is not None:
+        rate = measured_tokens_per_s(measured_run_dir)
     if rate is None:
         compute_s = training.flops_per_step / flops_per_s(config, training, device)
     else:
         step_s = training.tokens_per_step / rate
         update_bytes = min(update_bytes, 0.5 * step_s * memory_rate)
-        compute_s = (step_s - update_bytes / memory_rate) / (1 + config.disturbance.straggler_mean)
+        compute_s = (step_s - update_bytes / memory_rate) / (1 + config.slowdowns.straggler_mean)
     threads = recipe.scaling.cpus_per_worker
     return TrainingModel(
         steps=training.steps,
@@ -251,10 +251,10 @@ def training_model(config: PlanConfig, training: Training, machine: Machine) -> 
         backward_share=training.backward_share,
         gradient_bytes=float(training.parameters * _GRADIENT_BYTES),
         update_bytes=update_bytes,
-        checkpoint_every_steps=recipe.rhythm.checkpoint_every_steps,
+        checkpoint_every_steps=recipe.intervals.checkpoint_every_steps,
         checkpoint_s=training.parameters * SAVED_BYTES / _COPY_BYTES_PER_S,
         scores_s=compute_s * training.heldout_flops / training.flops_per_step,
-        score_passes=scored_passes(training) if training.heldout_flops else 0,
+        score_passes=heldout_passes(training) if training.heldout_flops else 0,
         workers_per_machine=machine.count if device.is_gpu else max(1, machine.cores // threads),
         micro_step_floor_s=MICRO_STEP_FLOOR_S if rate is None else 0.0,
         memory_rate=memory_rate,
@@ -262,13 +262,13 @@ def training_model(config: PlanConfig, training: Training, machine: Machine) -> 
         network_rate=machine.network_gbit_per_s * _GB / _BITS,
         cores=None if device.is_gpu else float(machine.cores),
         threads=threads,
-        most_machines=None if device.is_gpu else config.cluster.most_machines,
+        max_machines=None if device.is_gpu else config.cluster.max_machines,
     )
 
 
 def training_runs(
     config: PlanConfig,
-    training: Training,
+    training: TrainingEstimate,
     workers: Sequence[int],
     machine: Machine | None = None,
     *,
@@ -283,8 +283,8 @@ def training_runs(
     Raises:
         InputError: an unknown machine, or see `training_model` and `run_times`.
     """
-    machine = machine or machine_named(config.cluster.machine, "cluster.machine")
+    machine = machine or find_machine(config.cluster.machine, "cluster.machine")
     model = training_model(config, training, machine)
     if cores is not None:
         model = dataclasses.replace(model, cores=cores)
-    return scaled_runs(model, workers, config.disturbance, seed=config.seed)
+    return scaled_runs(model, workers, config.slowdowns, seed=config.seed)

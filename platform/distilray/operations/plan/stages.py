@@ -5,15 +5,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from distilray.config.capacity import PlanConfig, TextConfig
 from distilray.config.export import ExportModelConfig, Variant
 from distilray.config.glue import EvaluateGlueConfig, TaskConfig, TaskName
-from distilray.config.operations.capacity import PlanConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.finetuning.tasks import TASKS
 from distilray.models.flops import ModelSize
-from distilray.operations.plan.machines import CPU, DEVICES, Machine, machine_named, price_of
+from distilray.operations.plan.machines import CPU, DEVICES, Machine, find_machine, price_of
 from distilray.operations.plan.simulation import ScaledRun
-from distilray.operations.plan.workload import Examples, Training, flops_per_s
+from distilray.operations.plan.workload import ExampleEstimate, TrainingEstimate, flops_per_s
 
 # docs/benchmarks.md: MB of wikitext that a core cleans in a second; 716 MB of it were 204 MB of bz2.
 _WIKITEXT_MB_PER_S, _WIKITEXT_OF_BZ2 = 4.9, 3.51
@@ -40,7 +40,7 @@ _STEP_FLOOR_S = 0.008  # a micro-step of the student alone, 5.5 ms (see simulati
 
 
 @dataclass(frozen=True)
-class StationPlan:
+class StagePlan:
     """A stage: `device_hours` are hours of all its GPUs or cores, `cost` is in US dollars for whole machines."""
 
     station: str
@@ -76,10 +76,10 @@ class Provision:
     devices: int
     price_per_machine_hour: float
 
-    def stage(self, name: str, hours: float, written_gb: float, kept_gb: float, note: str) -> StationPlan:
+    def stage(self, name: str, hours: float, written_gb: float, kept_gb: float, note: str) -> StagePlan:
         unit, price = "GPU" if self.machine.device.is_gpu else "core", self.price_per_machine_hour
         machine, sizes = self.machine.name, (written_gb, kept_gb)
-        return StationPlan(name, hours, self.count, machine, self.devices, unit, price, *sizes, note)
+        return StagePlan(name, hours, self.count, machine, self.devices, unit, price, *sizes, note)
 
     def independent_hours(self, core_s: float) -> float:
         """Return the hours of independent tasks on all cores."""
@@ -93,19 +93,19 @@ def data_machines(config: PlanConfig) -> Provision:
         InputError: the table has no such machine.
     """
     cluster = config.cluster
-    machine = machine_named(cluster.data_machine, "cluster.data_machine")
+    machine = find_machine(cluster.data_machine, "cluster.data_machine")
     price = cluster.data_price_per_machine_hour
     count = cluster.data_machines
     return Provision(machine, count, count * machine.cores, machine.price_per_hour if price is None else price)
 
 
-def training_machines(config: PlanConfig, training: Training, run: ScaledRun) -> Provision:
+def training_machines(config: PlanConfig, training: TrainingEstimate, run: ScaledRun) -> Provision:
     """Return the machines of a run: whole ones, or workers where the recipe has their price.
 
     Raises:
         InputError: no price is known.
     """
-    machine = machine_named(config.cluster.machine, "cluster.machine")
+    machine = find_machine(config.cluster.machine, "cluster.machine")
     devices = run.workers * (1 if machine.device.is_gpu else training.config.scaling.cpus_per_worker)
     price = config.estimate.price_per_hour
     if price is not None:
@@ -113,21 +113,21 @@ def training_machines(config: PlanConfig, training: Training, run: ScaledRun) ->
     return Provision(machine, run.machines, devices, price_of(machine, config.cluster))
 
 
-def corpus_plan(text: TextConfig, machines: Provision) -> StationPlan:
+def corpus_plan(text: TextConfig, machines: Provision) -> StagePlan:
     words = text.wikipedia_words + text.book_words
     megabytes = text.dump_gb * 1e3 * _WIKITEXT_OF_BZ2 + text.book_words * _LETTERS / 1e6
     hours, kept_gb = machines.independent_hours(megabytes / _WIKITEXT_MB_PER_S), words * _DOCUMENT_BYTES / _GB
     return machines.stage("build_corpus", hours, _TIMES_WRITTEN * kept_gb, kept_gb, f"{words / 1e9:.2f} G words")
 
 
-def encoding_plan(examples: Examples, config: EncodeCorpusConfig, machines: Provision) -> StationPlan:
+def encoding_plan(examples: ExampleEstimate, config: EncodeCorpusConfig, machines: Provision) -> StagePlan:
     kept_gb = examples.shard_bytes / _GB
     hours = machines.independent_hours(examples.text_tokens * (_ENCODE_S + _COPY_S * config.dupe_factor))
     note = f"{examples.count:,} examples, {examples.tokens / 1e9:.2f} G tokens"
     return machines.stage("encode_corpus", hours, _TIMES_WRITTEN * kept_gb, kept_gb, note)
 
 
-def distillation_plan(training: Training, run: ScaledRun, machines: Provision) -> StationPlan:
+def distillation_plan(training: TrainingEstimate, run: ScaledRun, machines: Provision) -> StagePlan:
     note = f"{training.steps:,} steps, {training.tokens / 1e9:.2f} G tokens, {run.tokens_per_s:,.0f} tokens/s"
     return machines.stage("distill", run.hours, training.written_gb, training.kept_gb, note)
 
@@ -151,7 +151,7 @@ def fine_tunings(
         is_gpu: whether kernels have to be launched, which small batches wait for.
     """
     floor_s = _STEP_FLOOR_S if is_gpu else 0.0
-    settings = {task: config.of_task(task) for task in config.tasks}
+    settings = {task: config.task_config(task) for task in config.tasks}
     return [
         FineTunings(task, len(each.seeds), _seconds(task, each, model, flops_per_s, floor_s))
         for task, each in settings.items()
@@ -179,8 +179,8 @@ def _seconds(task: TaskName, settings: TaskConfig, model: ModelSize, flops_per_s
 
 
 def glue_plan(
-    config: PlanConfig, training: Training, glue: EvaluateGlueConfig, run: ScaledRun, machines: Provision
-) -> StationPlan:
+    config: PlanConfig, training: TrainingEstimate, glue: EvaluateGlueConfig, run: ScaledRun, machines: Provision
+) -> StagePlan:
     """Plan one fine-tuning on each worker of the distillation; the best model of each task is kept."""
     device = machines.machine.device
     rate = flops_per_s(config, training, device)
@@ -197,7 +197,9 @@ def glue_plan(
     )
 
 
-def export_plan(training: Training, examples: Examples, config: ExportModelConfig, machines: Provision) -> StationPlan:
+def export_plan(
+    training: TrainingEstimate, examples: ExampleEstimate, config: ExportModelConfig, machines: Provision
+) -> StagePlan:
     """Plan one process on one machine; every variant and the model itself read the text."""
     device, machine = DEVICES[CPU], machines.machine
     peak = device.peak("fp32")

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from distilray.config.capacity import ModelShapeConfig, PlanConfig, Precision, TextConfig
 from distilray.config.distillation import DistillConfig
-from distilray.config.operations.capacity import ModelShapeConfig, PlanConfig, Precision, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.distillation.planning.cost import checkpoint_gb, total_steps, worker_memory_gb
-from distilray.distillation.preparation import flops_of_step
+from distilray.distillation.cost import checkpoint_gb, total_steps, worker_memory_gb
+from distilray.distillation.preparation import flops_per_step
 from distilray.errors import InputError
 from distilray.models.architectures import BERT, DISTILBERT, Architecture
 from distilray.models.flops import ModelSize, model_size
@@ -29,7 +29,7 @@ _OFFSET_BYTES = 4  # of a list of a row
 
 
 @dataclass(frozen=True)
-class Examples:
+class ExampleEstimate:
     """Examples of the shards with all copies; `squared_length` is the mean square of the lengths over their mean."""
 
     count: int
@@ -47,7 +47,7 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingEstimate:
     """A distillation: an optimizer step over all workers, a pass over the held-out examples, memory and files.
 
     Attributes:
@@ -77,7 +77,7 @@ def text_tokens(text: TextConfig) -> int:
     return round((text.wikipedia_words + text.book_words) * text.tokens_per_word)
 
 
-def examples_of(text: TextConfig, config: EncodeCorpusConfig) -> Examples:
+def estimate_examples(text: TextConfig, config: EncodeCorpusConfig) -> ExampleEstimate:
     """Return the examples that `encode_corpus` would write."""
     tokens, longest = text_tokens(text), config.max_seq_length
     has_pairs = config.mode == "card"
@@ -88,7 +88,7 @@ def examples_of(text: TextConfig, config: EncodeCorpusConfig) -> Examples:
     count = max(1, round(written / mean))
     heldout = round(count * config.heldout_fraction)
     masks = 0.0 if config.masking.dynamic else config.masking.mlm_probability
-    return Examples(
+    return ExampleEstimate(
         count=count - heldout,
         heldout=heldout,
         mean_length=mean,
@@ -114,7 +114,7 @@ def shard_bytes(examples: int, tokens: int, masks: int) -> int:
     return examples * row_bits // 8 + list_bytes
 
 
-def models_of(shape: ModelShapeConfig, config: DistillConfig) -> tuple[Any, Any]:
+def meta_models(shape: ModelShapeConfig, config: DistillConfig) -> tuple[Any, Any]:
     """Return student and teacher on the meta device, that is, without weights."""
 
     def model_of(family: Architecture, layers: int) -> Any:
@@ -134,9 +134,9 @@ def models_of(shape: ModelShapeConfig, config: DistillConfig) -> tuple[Any, Any]
         return model_of(DISTILBERT, layers), model_of(BERT, shape.layers)
 
 
-def training_of(examples: Examples, config: DistillConfig, shape: ModelShapeConfig) -> Training:
+def estimate_training(examples: ExampleEstimate, config: DistillConfig, shape: ModelShapeConfig) -> TrainingEstimate:
     """Return the training that `distill` would run on these examples."""
-    student, teacher = models_of(shape, config)
+    student, teacher = meta_models(shape, config)
     runs_teacher = config.teacher_cache_dir is None
     sizes = model_size(student), model_size(teacher) if runs_teacher else None
     steps = total_steps(config, examples.count)
@@ -144,10 +144,10 @@ def training_of(examples: Examples, config: DistillConfig, shape: ModelShapeConf
     flops = _flops(tokens, examples, config, *sizes)
     head_rows = round(tokens * (1.0 if config.losses.compared_positions == "all" else examples.masked_share))
     student_forward = sizes[0].forward_flops(round(tokens), round(tokens * examples.squared_length), head_rows)
-    scored = min(examples.heldout, config.rhythm.heldout_examples or examples.heldout)
+    scored = min(examples.heldout, config.intervals.heldout_examples or examples.heldout)
     heldout = _flops(scored * examples.mean_length, examples, config, *sizes)
-    written_gb, kept_gb = checkpoint_gb(count_parameters(student), steps, config.rhythm)
-    return Training(
+    written_gb, kept_gb = checkpoint_gb(count_parameters(student), steps, config.intervals)
+    return TrainingEstimate(
         config=config,
         steps=steps,
         tokens_per_step=tokens,
@@ -168,24 +168,24 @@ def training_of(examples: Examples, config: DistillConfig, shape: ModelShapeConf
 
 
 def _flops(
-    tokens: float, examples: Examples, config: DistillConfig, student: ModelSize, teacher: ModelSize | None
+    tokens: float, examples: ExampleEstimate, config: DistillConfig, student: ModelSize, teacher: ModelSize | None
 ) -> float:
     """Return the flops of forward and backward for some tokens, as counted by the `mfu` of training."""
     size = StepSize(
         tokens=round(tokens),
-        slots=round(tokens),
+        padded_tokens=round(tokens),
         masked=round(tokens * examples.masked_share),
         pairs=round(tokens * examples.squared_length),
     )
-    return float(flops_of_step(size, student, teacher, config.losses))
+    return float(flops_per_step(size, student, teacher, config.losses))
 
 
-def scored_passes(training: Training) -> int:
+def heldout_passes(training: TrainingEstimate) -> int:
     """Return the number of held-out evaluations: before the first step, at intervals, and at the end."""
-    return 1 + math.ceil(training.steps / training.config.rhythm.evaluate_every_steps)
+    return 1 + math.ceil(training.steps / training.config.intervals.evaluate_every_steps)
 
 
-def precision_of(training: Training, device: Device) -> Precision:
+def resolve_precision(training: TrainingEstimate, device: Device) -> Precision:
     """Return the precision of the recipe on a device: `auto` is bf16 if the device supports it, else fp32.
 
     Raises:
@@ -198,9 +198,9 @@ def precision_of(training: Training, device: Device) -> Precision:
     return precision
 
 
-def flops_per_s(config: PlanConfig, training: Training, device: Device) -> float:
+def flops_per_s(config: PlanConfig, training: TrainingEstimate, device: Device) -> float:
     """Return the flops per second of one worker: peak x MFU of the table, with CPUs x its cores."""
-    precision = precision_of(training, device)
+    precision = resolve_precision(training, device)
     peak = device.peak(precision)
     assert peak is not None
     mfu = config.cluster.mfu or device.mfu[precision]

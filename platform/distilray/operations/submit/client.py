@@ -19,8 +19,8 @@ from ray.util.state.exception import RayStateApiException
 
 from distilray.operations.submit.records import (
     ClusterError,
+    DuplicateJobError,
     JobRecord,
-    KnownJobError,
     Submission,
     UnreachableError,
     one_line,
@@ -78,7 +78,7 @@ class Cluster:
         """Upload the files and start the job.
 
         Raises:
-            KnownJobError: the id is in use.
+            DuplicateJobError: the id is in use.
         """
         driver = submission.driver
         with self._errors():
@@ -99,7 +99,7 @@ class Cluster:
             except RuntimeError as error:
                 if f"{job_id} already exists" not in str(error):
                     raise
-                raise KnownJobError(job_id) from None
+                raise DuplicateJobError(job_id) from None
 
     def stop(self, job_id: str) -> None:
         """Ask a job to stop; a pending one does so when it starts."""

@@ -1,4 +1,7 @@
-"""`python -m jobs.submit`: validate here, submit or attach, follow, return the exit code of the job."""
+"""`python -m jobs.submit`: validate here, submit or attach, follow, return the exit code of the job.
+
+The files of the checkout that Ray uploads with a job.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +9,95 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pathspec import PathSpec
 
 from distilray.errors import InputError
-from distilray.operations.access import DEFAULT_ADDRESS, choose_address, choose_authentication
-from distilray.operations.submit.follow import Follower, Timing, WaitedTooLongError, exit_code_of, stop_job
+from distilray.operations.access import DEFAULT_ADDRESS, dashboard_url, enable_token_auth
+from distilray.operations.submit.follow import Follower, FollowTimeoutError, Timing, exit_code_of, stop_job
 from distilray.operations.submit.records import (
     ClusterError,
     DriverResources,
+    DuplicateJobError,
     JobRecord,
-    KnownJobError,
-    check_writers,
-    doubts,
+    capacity_warnings,
+    check_run_dir_free,
     next_attempt,
     one_line,
     stop_command,
 )
-from distilray.operations.submit.request import ReadRecipes, Request, build_request, submitted_variables
-from distilray.operations.submit.upload import Upload
-from distilray.runtime.command_line import EXIT_FAULT, EXIT_INTERRUPTED, CommandParser, exit_code
+from distilray.operations.submit.request import RecipeReader, Request, build_request, job_variables
+from distilray.runtime.command_line import EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED, CommandParser, run_cli
 
 if TYPE_CHECKING:
     from distilray.operations.submit.client import Cluster
+
+
+_RAY_EXCLUDES = (".git", ".venv", "venv", "__pycache__")  # by Ray itself, unless a variable overrides them
+_IGNORE_FILES = (".gitignore", ".rayignore")
+_MAX_MB = 20  # ours holds less than 2; Ray itself gives up at 100, and keeps uploads in the memory of the head
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The files that Ray uploads with their bytes, by their path in the checkout."""
+
+    files: Mapping[str, int]
+
+    @classmethod
+    def of(cls, root: Path, excludes: Sequence[str]) -> Upload:
+        """List the files as Ray does: without those that `excludes` or an ignore file of their folders name."""
+        rules = [(root, PathSpec.from_lines("gitignore", [*_RAY_EXCLUDES, *excludes]))]
+        return cls({file.relative_to(root).as_posix(): file.stat().st_size for file in _walk(root, rules)})
+
+    def __str__(self) -> str:
+        return f"{len(self.files):,} files, {sum(self.files.values()) / 1e6:.1f} MB"
+
+    def check(self, recipes: Sequence[str]) -> None:
+        """Refuse an upload that is too large or does not contain its recipes.
+
+        Raises:
+            InputError: names the largest files, or the recipe.
+        """
+        if sum(self.files.values()) > _MAX_MB * 1e6:
+            largest = sorted(self.files.items(), key=lambda file: -file[1])[:_SHOWN]
+            named = ", ".join(f"{path} ({size / 1e6:.1f} MB)" for path, size in largest)
+            raise InputError(
+                f"the upload would hold {self}, more than {_MAX_MB} MB; the largest are {named}: move data out of the "
+                "checkout, or name it in .rayignore"
+            )
+        if absent := next((recipe for recipe in recipes if recipe not in self.files), None):
+            raise InputError(
+                f"{absent}: the upload leaves it out (.gitignore, .rayignore or jobs/runtime_env.yaml), so the cluster "
+                "would not find the recipe; copy it to jobs/recipes/"
+            )
+
+
+def _walk(path: Path, rules: Sequence[tuple[Path, PathSpec[Any]]]) -> Iterator[Path]:
+    for name in _IGNORE_FILES:
+        if (path / name).is_file():
+            rules = [*rules, (path, PathSpec.from_lines("gitignore", (path / name).read_text().splitlines()))]
+    if any(spec.match_file(str(path.relative_to(folder))) for folder, spec in rules):
+        return
+    if path.is_dir():
+        for inner in sorted(path.iterdir()):
+            yield from _walk(inner, rules)
+    elif path.is_file():
+        yield path
+
 
 NAME = "submit"
 _RACES = 3  # how often another submission of the same command may come first
 
 
-def run(argv: Sequence[str] | None, *, description: str, root: Path, recipes_of: Callable[[str], ReadRecipes]) -> int:
+def run(
+    argv: Sequence[str] | None, *, description: str, root: Path, recipe_reader: Callable[[str], RecipeReader]
+) -> int:
     """Run the command line and return the exit code of the job, or that of an error before it.
 
     Args:
@@ -47,9 +109,9 @@ def run(argv: Sequence[str] | None, *, description: str, root: Path, recipes_of:
 
     def work() -> None:
         args = _parser(description).parse_intermixed_args(argv)
-        codes.append(_run(args, root, recipes_of))
+        codes.append(_run(args, root, recipe_reader))
 
-    return exit_code(NAME, work) or codes[0]
+    return run_cli(NAME, work) or codes[0]
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
@@ -84,11 +146,11 @@ def _parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _run(args: argparse.Namespace, root: Path, recipes_of: Callable[[str], ReadRecipes]) -> int:
+def _run(args: argparse.Namespace, root: Path, recipe_reader: Callable[[str], RecipeReader]) -> int:
     if args.again:
         raise InputError("--again was removed: a job that succeeded is now always submitted again")
-    address = choose_address(args.address, os.environ)
-    choose_authentication(os.environ, Path.home())
+    address = dashboard_url(args.address, os.environ)
+    enable_token_auth(os.environ, Path.home())
     # Not above: Ray reads the environment that was just completed when it is loaded, here or with the job's module.
     from distilray.operations.submit.client import Cluster
 
@@ -99,7 +161,7 @@ def _run(args: argparse.Namespace, root: Path, recipes_of: Callable[[str], ReadR
         stop_job(Cluster(address), args.stop, timing, say=_say)
         return 0
     _require("JOB", args.job)
-    read = recipes_of(args.job)
+    read = recipe_reader(args.job)
     if args.recipe is None and args.overrides and "=" not in args.overrides[0]:
         args.recipe = args.overrides.pop(0)
     _require("--recipe", args.recipe)
@@ -111,7 +173,7 @@ def _run(args: argparse.Namespace, root: Path, recipes_of: Callable[[str], ReadR
         [*args.overrides, *chosen],
         root=root,
         driver=DriverResources(args.entrypoint_num_cpus, args.entrypoint_num_gpus, int(args.entrypoint_memory)),
-        variables=submitted_variables(args.env, args.secrets),
+        variables=job_variables(args.env, args.secrets),
     )
     upload = Upload.of(root, request.submission.excludes)
     upload.check(request.files)
@@ -159,9 +221,9 @@ def submit_and_follow(
     except KeyboardInterrupt:
         _say(f"{job_id} continues on the cluster; {_next_commands(cluster, job_id)}")
         return EXIT_INTERRUPTED
-    except (WaitedTooLongError, ClusterError) as error:
+    except (FollowTimeoutError, ClusterError) as error:
         _say(f"{job_id}: {error}; it was not stopped; {_next_commands(cluster, job_id)}")
-        return EXIT_FAULT
+        return EXIT_INTERNAL_ERROR
     return _report_end(record)
 
 
@@ -175,13 +237,13 @@ def _submit_or_attach(cluster: Cluster, request: Request, upload: Upload) -> str
             _say(f"{last.id} is already {last.describe_status()}; attaching to it, nothing sent")
             return last.id
         for config in request.configs:
-            check_writers(request.id, config.run_dir, known, address=cluster.address)
+            check_run_dir_free(request.id, config.run_dir, known, address=cluster.address)
         _warn(cluster, request)
         reason = f", attempt {attempt.number} (the previous one, {last.id}, is {last.status})" if last else ""
         _say(f"{attempt.id}{reason}: sending {upload} to {cluster.address}")
         try:
             cluster.submit(request.submission, attempt.id)
-        except KnownJobError:
+        except DuplicateJobError:
             continue
         return attempt.id
     raise ClusterError(f"{request.id}: others keep submitting the same command; see `ray job list` and try again")
@@ -193,7 +255,9 @@ def _warn(cluster: Cluster, request: Request) -> None:
     except ClusterError as error:
         _say(f"cannot check whether the cluster is large enough: {error}")
         return
-    found = (doubt for config in request.configs for doubt in doubts(request.submission.driver, config, machines))
+    found = (
+        doubt for config in request.configs for doubt in capacity_warnings(request.submission.driver, config, machines)
+    )
     for doubt in dict.fromkeys(found):
         _say(doubt)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from distilray.errors import InputError
 from distilray.operations.submit.records import PENDING, STOPPED, SUCCEEDED, ClusterError, JobRecord, UnreachableError
-from distilray.runtime.command_line import EXIT_FAULT, EXIT_INTERRUPTED
-from distilray.runtime.reporting.progress import duration
+from distilray.runtime.command_line import EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED
+from distilray.runtime.progress import format_duration
 
 if TYPE_CHECKING:
     from distilray.operations.submit.client import Cluster
@@ -22,7 +22,7 @@ _STOP_LIMIT_S = 120.0
 _SIGNAL_BASE = 128  # a shell's code of a command that a signal ended
 
 
-class WaitedTooLongError(Exception):
+class FollowTimeoutError(Exception):
     """The limit of a wait is over; the job itself continues. The message is one line."""
 
 
@@ -45,7 +45,7 @@ class Timing:
     quiet_s: float = 60.0
 
 
-class PrintedOnce:
+class LogPrinter:
     """Prints the new part of a text that only grows and is sent repeatedly from its beginning."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
@@ -85,14 +85,14 @@ class Follower:
         say: Callable[[str], object],
     ) -> None:
         self._cluster, self._id, self._timing, self._say = cluster, job_id, timing, say
-        self._log = PrintedOnce(write)
+        self._log = LogPrinter(write)
         self._quiet_s = timing.quiet_s
 
     def follow(self) -> JobRecord:
         """Return the job after its end.
 
         Raises:
-            WaitedTooLongError: it did not start, or the cluster did not answer, in time.
+            FollowTimeoutError: it did not start, or the cluster did not answer, in time.
             ClusterError: the cluster refuses to answer.
         """
         record = self._wait_for_start()
@@ -111,10 +111,12 @@ class Follower:
             now = self._timing.clock()
             reason = " ".join(record.message.split()) or "Ray gives no reason"
             if now - started > self._timing.pending_limit_s:
-                raise WaitedTooLongError(f"still {record.describe_status()} after {duration(now - started)}: {reason}")
+                raise FollowTimeoutError(
+                    f"still {record.describe_status()} after {format_duration(now - started)}: {reason}"
+                )
             if now - said >= self._timing.say_s:
                 said = now
-                self._say(f"{record.describe_status()} for {duration(now - started)}: {reason}")
+                self._say(f"{record.describe_status()} for {format_duration(now - started)}: {reason}")
             self._timing.sleep(self._timing.poll_s)
         return record
 
@@ -151,11 +153,11 @@ class Follower:
             except UnreachableError as error:
                 waited = self._timing.clock() - since
                 if waited > self._timing.lost_limit_s:
-                    raise WaitedTooLongError(f"no answer for {duration(waited)}: {error}") from None
+                    raise FollowTimeoutError(f"no answer for {format_duration(waited)}: {error}") from None
                 self._say(f"{error}; trying again")
                 self._timing.sleep(min(30.0, self._timing.poll_s + waited / 4))
         if record is None:
-            raise WaitedTooLongError("the cluster does not know the job any more; was its head started anew?")
+            raise FollowTimeoutError("the cluster does not know the job any more; was its head started anew?")
         return record
 
 
@@ -170,7 +172,7 @@ def exit_code_of(record: JobRecord) -> int:
     if code is None and (match := _EXIT_CODE.search(record.message)):
         code = int(match[1])
     if not code:
-        return EXIT_INTERRUPTED if record.status == STOPPED else EXIT_FAULT
+        return EXIT_INTERRUPTED if record.status == STOPPED else EXIT_INTERNAL_ERROR
     return code if code > 0 else _SIGNAL_BASE - code
 
 
@@ -192,7 +194,9 @@ def stop_job(cluster: Cluster, job_id: str, timing: Timing, *, say: Callable[[st
     while record is not None and not record.ended:
         waited = timing.clock() - started
         if waited > _STOP_LIMIT_S:
-            raise ClusterError(f"{job_id}: still {record.status} {duration(waited)} after the request to stop it")
+            raise ClusterError(
+                f"{job_id}: still {record.status} {format_duration(waited)} after the request to stop it"
+            )
         if record.status == PENDING and waited >= _STOP_GRACE_S and not killed:
             say(f"{job_id} is waiting for {record.resources or 'its driver'}; removing it from the queue")
             cluster.kill_pending(job_id)

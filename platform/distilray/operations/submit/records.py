@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from distilray.config.base import JobConfig
 from distilray.errors import InputError
-from distilray.operations.workers import need_of
+from distilray.operations.locations import worker_need
 
 RESOURCES = "driver_resources"  # key of the metadata
 PENDING, SUCCEEDED, STOPPED = "PENDING", "SUCCEEDED", "STOPPED"
@@ -26,7 +26,7 @@ class UnreachableError(ClusterError):
     """No valid answer. It may be temporary: a tunnel that was cut, a dashboard that restarts."""
 
 
-class KnownJobError(Exception):
+class DuplicateJobError(Exception):
     """The cluster has a job with this id already."""
 
 
@@ -142,7 +142,7 @@ def next_attempt(base: str, known: Sequence[JobRecord]) -> Attempt:
     return Attempt(f"{base}-{number + 1}", number + 1, last)  # Ray refuses an id that was used
 
 
-def check_writers(base: str, run_dir: str, known: Sequence[JobRecord], *, address: str) -> None:
+def check_run_dir_free(base: str, run_dir: str, known: Sequence[JobRecord], *, address: str) -> None:
     """Refuse a second job for the run folder of one that has not ended.
 
     Raises:
@@ -169,7 +169,7 @@ def stop_command(address: str, job_id: str) -> str:
     return f"python -m jobs.submit --address {address} --stop {job_id}"
 
 
-def doubts(driver: DriverResources, config: JobConfig, machines: Sequence[Mapping[str, float]]) -> list[str]:
+def capacity_warnings(driver: DriverResources, config: JobConfig, machines: Sequence[Mapping[str, float]]) -> list[str]:
     """Return a line for each resource that the current machines lack. A hint only: the cluster may grow.
 
     Args:
@@ -180,11 +180,11 @@ def doubts(driver: DriverResources, config: JobConfig, machines: Sequence[Mappin
     needs = driver.needs()
     if needs and not any(all(machine.get(name, 0) >= need for name, need in needs.items()) for machine in machines):
         lines.append(f"no machine has {driver} for the driver now: {_WAITS}")
-    workers = need_of(config)
+    workers = worker_need(config)
     if workers is None:
         return lines
     for name, each in (("CPU", workers.cpus), ("GPU", workers.gpus)):
-        need, available = workers.least * each, sum(machine.get(name, 0) for machine in machines)
+        need, available = workers.min_workers * each, sum(machine.get(name, 0) for machine in machines)
         if need > available:
             lines.append(f"the workers need {need:g} {name}, the cluster has {available:g} now: {_WAITS}")
     return lines

@@ -11,7 +11,7 @@ from distilray.config.base import JobConfig
 from distilray.config.paths import expand_home
 from distilray.config.recipe import load_recipe, read_yaml
 from distilray.errors import InputError
-from distilray.operations.locations import check_locations, has_login
+from distilray.operations.locations import check_shared_locations, has_credentials
 from distilray.operations.submit.records import RESOURCES, DriverResources, Submission, submission_id
 from distilray.pipeline import read_command
 from distilray.runtime.environment import SECRETS_PATH
@@ -39,19 +39,19 @@ class Recipes:
     option: Sequence[str] = ()
 
 
-ReadRecipes = Callable[[str, Sequence[str]], Recipes]  # file and arguments of a command -> its recipes
+RecipeReader = Callable[[str, Sequence[str]], Recipes]  # file and arguments of a command -> its recipes
 
 
-def recipe_of(config_class: type[JobConfig]) -> ReadRecipes:
+def job_recipe_reader(config_class: type[JobConfig]) -> RecipeReader:
     """Return what reads the recipe of a job."""
 
     def read(file: str, overrides: Sequence[str]) -> Recipes:
-        return Recipes({"": load_recipe(file, overrides, config_class, keep_home=True)}, [file], ["--recipe"])
+        return Recipes({"": load_recipe(file, overrides, config_class, keep_tilde=True)}, [file], ["--recipe"])
 
     return read
 
 
-def recipes_of_pipeline(folder: Path) -> ReadRecipes:
+def pipeline_recipe_reader(folder: Path) -> RecipeReader:
     """Return what reads the recipes of a pipeline.
 
     Args:
@@ -59,8 +59,8 @@ def recipes_of_pipeline(folder: Path) -> ReadRecipes:
     """
 
     def read(file: str, arguments: Sequence[str]) -> Recipes:
-        pipeline = read_command([file, *arguments], None, recipes=folder, keep_home=True)[0]
-        return Recipes({f"{stage.name}.": stage.draft() for stage in pipeline.stages}, pipeline.files)
+        pipeline = read_command([file, *arguments], None, recipes=folder, keep_tilde=True)[0]
+        return Recipes({f"{stage.name}.": stage.partial_config() for stage in pipeline.stages}, pipeline.files)
 
     return read
 
@@ -82,7 +82,7 @@ class Request:
 
 def build_request(
     job: str,
-    read: ReadRecipes,
+    read: RecipeReader,
     recipe: str,
     overrides: Sequence[str],
     *,
@@ -104,12 +104,12 @@ def build_request(
             checkout.
     """
     for override in overrides:
-        if has_login(override):
+        if has_credentials(override):
             key = override.partition("=")[0]
             raise InputError(f"{key}: a login in a URI, which job listings would show; use --secrets PATH or a role")
     recipes = read(recipe, overrides)
     for prefix, config in recipes.configs.items():
-        check_locations(config, prefix)
+        check_shared_locations(config, prefix)
     files, configs = [_path_in(root, file) for file in recipes.files], list(recipes.configs.values())
     arguments = [*recipes.option, files[0], *overrides]
     env_vars, excludes = runtime_env(root)
@@ -126,7 +126,7 @@ def build_request(
     return Request(base, configs, files, submission)
 
 
-def submitted_variables(assignments: Sequence[str], secrets_path: str | None) -> dict[str, str]:
+def job_variables(assignments: Sequence[str], secrets_path: str | None) -> dict[str, str]:
     """Return the variables of `--env NAME=VALUE` options and of `--secrets PATH`.
 
     Raises:
@@ -160,7 +160,7 @@ def _check_no_secrets(variables: Mapping[str, str], source: str) -> None:
     """Refuse variables that look like secrets, by their name or by a login in a URI; values are not shown."""
     for name, value in variables.items():
         is_path = name.upper().endswith(_PATH_ENDS)
-        if has_login(value) or (_SECRET_WORD.search(name) and not is_path):
+        if has_credentials(value) or (_SECRET_WORD.search(name) and not is_path):
             raise InputError(
                 f"{source} {name}: looks like a secret, and Ray shows the variables of a job to everyone who lists "
                 "jobs; put it into a file on the cluster and pass --secrets PATH"

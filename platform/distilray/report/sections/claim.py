@@ -9,12 +9,12 @@ from markupsafe import Markup
 from rich.table import Table
 
 from distilray.config.glue import GLUE_TASKS, SCORE, TaskName
-from distilray.evaluation.glue.comparison import Comparison, Kept, compare, comparison_of, per_cent
-from distilray.evaluation.glue.table import macro, published_scores
-from distilray.report.blocks import filled_columns, from_rich, join, paragraph, tiles
+from distilray.evaluation.glue.comparison import Comparison, KeptShare, compare_scores, find_comparison, format_percent
+from distilray.evaluation.glue.table import macro_score, published_scores
+from distilray.report.blocks import drop_empty_columns, from_rich, join, paragraph, tiles
 from distilray.report.figures import NOTHING, label, shown, size, time
 from distilray.report.runs import EFFICIENCY_FILE, STUDENT, TEACHER, Run, Runs, Values
-from distilray.report.sections.scores import glue_model
+from distilray.report.sections.model_quality import glue_model
 
 _OURS = (TEACHER, STUDENT, "kept", "kept above chance")
 _PAPER = ("BERT base", "DistilBERT", "kept in the paper", "above chance in the paper")
@@ -32,19 +32,19 @@ Line = tuple[str, ...]
 Fact = tuple[str, str, str]
 
 
-def key_figures(runs: Runs) -> Markup:
+def headline_metrics(runs: Runs) -> Markup:
     """Return headline metrics: size, quality and speed of the student next to its teacher."""
     return tiles([*_size_facts(runs), *_fill_mask_facts(runs), *_glue_facts(runs)])
 
 
 def claim_section(runs: Runs) -> Markup:
-    lines = claim_lines(runs)
+    lines = claim_rows(runs)
     return join(from_rich(claim_table(lines)), *map(paragraph, _notes(runs))) if lines else Markup("")
 
 
 def claim_table(lines: Sequence[Line]) -> Table:
     """Return the lines as a table without empty columns."""
-    head, rows = filled_columns(("", "majority", *_OURS, *_PAPER), lines)
+    head, rows = drop_empty_columns(("", "majority", *_OURS, *_PAPER), lines)
     has_paper = any(heading in head for heading in _PAPER)
     table = Table(title="student beside teacher, and the paper's" if has_paper else "student beside teacher")
     for heading in head:
@@ -54,7 +54,7 @@ def claim_table(lines: Sequence[Line]) -> Table:
     return table
 
 
-def claim_lines(runs: Runs) -> list[Line]:
+def claim_rows(runs: Runs) -> list[Line]:
     return [*_glue_lines(runs), *_fill_mask_lines(runs), *_cost_lines(runs)]
 
 
@@ -63,7 +63,7 @@ def _compared_glue(runs: Runs) -> tuple[Values, Values | None, Comparison] | Non
     for run, student in runs.glue_scores():
         teacher_run = runs.input_of(run, TEACHER)
         teacher = None if teacher_run is None else teacher_run.scores()
-        compared = comparison_of(student, teacher)
+        compared = find_comparison(student, teacher)
         if compared is not None and not run.config.get("distillation"):
             return student, teacher, compared
     return None
@@ -101,7 +101,7 @@ def _glue_facts(runs: Runs) -> list[Fact]:
     facts: list[Fact] = []
     for run in runs.of("evaluate_glue"):
         scores = run.scores()
-        mean, count = macro(scores["summary"])
+        mean, count = macro_score(scores["summary"])
         if glue_model(runs, run, scores) == STUDENT and count:
             facts.append(("GLUE macro score, dev", f"{100 * mean:.1f}", f"{count} of {len(GLUE_TASKS)} tasks"))
             break
@@ -161,18 +161,18 @@ def _glue_lines(runs: Runs) -> list[Line]:
 def _published(tasks: Sequence[TaskName]) -> Comparison:
     """Compare the paper's models."""
     teacher, student = (published_scores(name, tasks) for name in _PAPER[:2])
-    return compare(student, teacher)
+    return compare_scores(student, teacher)
 
 
-def _kept_cells(kept: Kept | None, *, is_counted: bool = True) -> list[str]:
+def _kept_cells(kept: KeptShare | None, *, is_counted: bool = True) -> list[str]:
     """Return teacher, student and both shares; without the share above chance if the teacher is at chance."""
     if kept is None:
         return []
-    above = per_cent(kept.above_chance, kept.above_chance_interval) if is_counted else ""
-    return [_hundredfold(kept.teacher), _hundredfold(kept.student), per_cent(kept.raw, kept.raw_interval), above]
+    above = format_percent(kept.above_chance, kept.above_chance_interval) if is_counted else ""
+    return [_hundredfold(kept.teacher), _hundredfold(kept.student), format_percent(kept.raw, kept.raw_interval), above]
 
 
-def _line(name: str, ours: Sequence[str], paper: Sequence[str] = (), kept: Kept | None = None) -> Line:
+def _line(name: str, ours: Sequence[str], paper: Sequence[str] = (), kept: KeptShare | None = None) -> Line:
     """Return a line with empty cells for missing values."""
     cells = [[*values, *[""] * (len(head) - len(values))] for values, head in ((ours, _OURS), (paper, _PAPER))]
     return (name, _hundredfold(kept.majority) if kept else "", *cells[0], *cells[1])
@@ -189,7 +189,7 @@ def _cost_lines(runs: Runs) -> list[Line]:
     for run in runs.of("measure_efficiency"):
         models = run.values(EFFICIENCY_FILE)["models"]
         teacher = next((row for name, row in models.items() if _is_teacher(runs, run, name)), None)
-        student = next((row for name, row in models.items() if runs.about_subject(run, f"models.{name}")), None)
+        student = next((row for name, row in models.items() if runs.input_is_subject(run, f"models.{name}")), None)
         if teacher is not None and student is not None:
             return _compared_lines("", _COSTS, teacher, student)
     return []
@@ -201,7 +201,7 @@ def _compared_lines(prefix: str, keys: Sequence[str], teacher: Values, student: 
     return [
         _line(
             prefix + label(key),
-            [shown(key, theirs), shown(key, ours), per_cent(ours / theirs) if theirs else NOTHING],
+            [shown(key, theirs), shown(key, ours), format_percent(ours / theirs) if theirs else NOTHING],
             _PAPER_COSTS.get(key, ()),
         )
         for key, (theirs, ours) in pairs.items()

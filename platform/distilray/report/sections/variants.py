@@ -17,7 +17,7 @@ from distilray.report.blocks import from_rich, join, paragraph
 from distilray.report.figures import flat, shown
 from distilray.report.runs import Run, Runs, Values
 from distilray.runtime import storage
-from distilray.runtime.reporting.metrics import read_metrics
+from distilray.runtime.metrics import read_metrics
 from distilray.training.reporter import HELDOUT_FILE
 
 # The one setting in which a variant differs, and the change of the macro score on GLUE against the full loss in the
@@ -26,7 +26,7 @@ PAPER: Mapping[tuple[str, object], float] = {
     ("losses.alpha_ce", 0.0): -2.96,
     ("losses.alpha_cos", 0.0): -1.46,
     ("losses.alpha_mlm", 0.0): -0.31,
-    ("student.initialisation", "random"): -3.69,
+    ("student.initialization", "random"): -3.69,
 }
 AGAIN = "distilled again on each task"
 
@@ -111,7 +111,7 @@ def variants_table(compared: Sequence[Variant]) -> Table:
     return table
 
 
-def last_scores(run_dir: str) -> Mapping[str, float]:
+def final_heldout_scores(run_dir: str) -> Mapping[str, float]:
     """Return the held-out scores at the end of a run.
 
     Raises:
@@ -125,7 +125,7 @@ def last_scores(run_dir: str) -> Mapping[str, float]:
 
 def _heldout(variant: Variant, base: Variant) -> list[str]:
     """Return the final pseudo-perplexity and agreement, each with its change."""
-    scores, others = last_scores(variant.run.uri), last_scores(base.run.uri)
+    scores, others = final_heldout_scores(variant.run.uri), final_heldout_scores(base.run.uri)
     values = [f"{math.exp(scores['mlm']):.1f}", f"{100 * scores['agreement']:.1f}"]
     changes = ["", ""]
     if variant.run is not base.run:

@@ -89,7 +89,7 @@ def write_multistream(
     return Multistream(write(folder, data, MULTISTREAM), str(folder / INDEX), offsets)
 
 
-def write_crossing(folder: Path, xml: bytes, part_bytes: int) -> str:
+def write_crossing(folder: Path, xml: bytes, chunk_bytes: int) -> str:
     """A dump whose streams end anywhere, also inside a tag."""
-    data, _ = streams(xml[at : at + part_bytes] for at in range(0, len(xml), part_bytes))
+    data, _ = streams(xml[at : at + chunk_bytes] for at in range(0, len(xml), chunk_bytes))
     return write(folder, data, "crossing.xml.bz2")

@@ -23,7 +23,7 @@ def read(folder: Path, data: bytes, name: str = "a.txt", limit: int = 10_000) ->
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(data)
     source = BooksSource(kind="books", path=str(folder))
-    (part,) = books.file_ranges(source, str(file), name, part_bytes=10)
+    (part,) = books.file_ranges(source, str(file), name, chunk_bytes=10)
     (found,) = books.read_documents(source, part, max_document_bytes=limit)
     return found
 

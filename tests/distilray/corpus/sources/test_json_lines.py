@@ -18,12 +18,12 @@ def source(**columns: str) -> JsonLinesSource:
 
 
 def read(
-    folder: Path, data: bytes, name: str = "a.jsonl", part_bytes: int = 1000, limit: int = 1000, **columns: str
+    folder: Path, data: bytes, name: str = "a.jsonl", chunk_bytes: int = 1000, limit: int = 1000, **columns: str
 ) -> list[RawDocument | BadRow]:
     file = folder / name
     file.write_bytes(data)
     wanted = source(**columns)
-    parts = json_lines.file_ranges(wanted, str(file), name, part_bytes=part_bytes)
+    parts = json_lines.file_ranges(wanted, str(file), name, chunk_bytes=chunk_bytes)
     return [found for part in parts for found in json_lines.read_documents(wanted, part, max_document_bytes=limit)]
 
 
@@ -75,7 +75,7 @@ def test_the_last_of_equal_keys_counts(tmp_path: Path) -> None:
 )
 def test_a_bad_line_is_refused_with_its_place_and_the_next_is_read(tmp_path: Path, line: bytes, reason: str) -> None:
     first, bad, last = read(
-        tmp_path, b'{"text": "a"}\n' + line + b'\n{"text": "b"}\n', part_bytes=1 << 22, limit=200_000
+        tmp_path, b'{"text": "a"}\n' + line + b'\n{"text": "b"}\n', chunk_bytes=1 << 22, limit=200_000
     )
     assert isinstance(bad, BadRow)
     assert (bad.file, bad.offset, bad.reason, bad.lost_bytes) == ("a.jsonl", 14, reason, 0)
@@ -91,14 +91,14 @@ def test_escapes_do_not_count_against_the_limit(tmp_path: Path) -> None:
 
 @given(
     texts=st.lists(st.text(max_size=8), max_size=8),
-    part_bytes=st.integers(1, 80),
+    chunk_bytes=st.integers(1, 80),
     end=st.sampled_from([b"\n", b"\r\n", b"\n\n"]),
 )
 def test_any_ranges_give_the_same_documents(
-    tmp_path_factory: pytest.TempPathFactory, texts: list[str], part_bytes: int, end: bytes
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], chunk_bytes: int, end: bytes
 ) -> None:
     data = b"".join(json.dumps({"text": text}).encode() + end for text in texts)
-    found = read(tmp_path_factory.getbasetemp(), data, part_bytes=part_bytes)
+    found = read(tmp_path_factory.getbasetemp(), data, chunk_bytes=chunk_bytes)
     assert [entry.text for entry in found if isinstance(entry, RawDocument)] == texts
 
 

@@ -26,7 +26,7 @@ def read(
     file = folder / name
     file.write_bytes(data)
     wanted = source(**values)
-    parts = separated_values.file_ranges(wanted, str(file), name, part_bytes=10)
+    parts = separated_values.file_ranges(wanted, str(file), name, chunk_bytes=10)
     return [
         found for part in parts for found in separated_values.read_documents(wanted, part, max_document_bytes=limit)
     ]

@@ -33,23 +33,23 @@ BIG = 1 << 30
 LIMIT = 16 << 20
 
 
-def ranges(uri: str, part_bytes: int = BIG, source: WikipediaSource = SOURCE) -> list[FileRange]:
-    return file_ranges(source, uri, "wiki", part_bytes=part_bytes)
+def ranges(uri: str, chunk_bytes: int = BIG, source: WikipediaSource = SOURCE) -> list[FileRange]:
+    return file_ranges(source, uri, "wiki", chunk_bytes=chunk_bytes)
 
 
-def read(uri: str, part_bytes: int = BIG, limit: int = LIMIT) -> list[RawDocument | BadRow]:
-    parts = ranges(uri, part_bytes)
+def read(uri: str, chunk_bytes: int = BIG, limit: int = LIMIT) -> list[RawDocument | BadRow]:
+    parts = ranges(uri, chunk_bytes)
     return [found for part in parts for found in read_documents(SOURCE, part, max_document_bytes=limit)]
 
 
-def documents(uri: str, part_bytes: int = BIG) -> list[RawDocument]:
-    found = read(uri, part_bytes)
+def documents(uri: str, chunk_bytes: int = BIG) -> list[RawDocument]:
+    found = read(uri, chunk_bytes)
     assert not [one for one in found if isinstance(one, BadRow)]
     return [one for one in found if isinstance(one, RawDocument)]
 
 
-def faults(uri: str, part_bytes: int = BIG, limit: int = LIMIT) -> list[BadRow]:
-    return [found for found in read(uri, part_bytes, limit) if isinstance(found, BadRow)]
+def faults(uri: str, chunk_bytes: int = BIG, limit: int = LIMIT) -> list[BadRow]:
+    return [found for found in read(uri, chunk_bytes, limit) if isinstance(found, BadRow)]
 
 
 def refusal(uri: str, call: Callable[[], object] | None = None) -> str:
@@ -108,27 +108,27 @@ FORMS = ["plain", "one small stream", "blocks", "with an index", "without an ind
 
 
 @pytest.mark.parametrize("form", FORMS)
-@given(part_bytes=st.integers(400, 30_000))
+@given(chunk_bytes=st.integers(400, 30_000))
 @settings(max_examples=8, deadline=None)
 def test_the_pages_are_those_of_another_parser_whatever_the_parts(
-    forms: dict[str, tuple[str, bytes]], form: str, part_bytes: int
+    forms: dict[str, tuple[str, bytes]], form: str, chunk_bytes: int
 ) -> None:
     uri, xml = forms[form]
-    assert same_pages(documents(uri, part_bytes), xml)
+    assert same_pages(documents(uri, chunk_bytes), xml)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("part_bytes", [1_000, 60_000, BIG])
-def test_the_ranges_of_a_file_cover_it_once(forms: dict[str, tuple[str, bytes]], form: str, part_bytes: int) -> None:
+@pytest.mark.parametrize("chunk_bytes", [1_000, 60_000, BIG])
+def test_the_ranges_of_a_file_cover_it_once(forms: dict[str, tuple[str, bytes]], form: str, chunk_bytes: int) -> None:
     uri, _ = forms[form]
-    found = ranges(uri, part_bytes)
+    found = ranges(uri, chunk_bytes)
     size = Path(uri).stat().st_size
     assert [part.start for part in found] == [0, *(part.end for part in found)][:-1]
     assert (found[-1].end, sum(part.stored_bytes for part in found)) == (size, size)
 
 
 @pytest.mark.parametrize(
-    ("form", "part_bytes", "name"),
+    ("form", "chunk_bytes", "name"),
     [
         ("plain", 1_000, "plain"),
         ("one small stream", 10_000, "streams"),
@@ -138,16 +138,16 @@ def test_the_ranges_of_a_file_cover_it_once(forms: dict[str, tuple[str, bytes]],
     ],
 )
 def test_the_form_of_a_file_is_recognised(
-    forms: dict[str, tuple[str, bytes]], form: str, part_bytes: int, name: str
+    forms: dict[str, tuple[str, bytes]], form: str, chunk_bytes: int, name: str
 ) -> None:
-    assert {part.form for part in ranges(forms[form][0], part_bytes)} == {name}
+    assert {part.form for part in ranges(forms[form][0], chunk_bytes)} == {name}
 
 
-@pytest.mark.parametrize("part_bytes", [700_000, BIG])
-def test_the_real_sample_is_read_as_another_parser_reads_it(part_bytes: int) -> None:
+@pytest.mark.parametrize("chunk_bytes", [700_000, BIG])
+def test_the_real_sample_is_read_as_another_parser_reads_it(chunk_bytes: int) -> None:
     uri = str(wikipedia_dump())
     check_file(SOURCE, uri)
-    assert same_pages(documents(uri, part_bytes), bz2.decompress(wikipedia_dump().read_bytes()))
+    assert same_pages(documents(uri, chunk_bytes), bz2.decompress(wikipedia_dump().read_bytes()))
 
 
 def test_real_pages_in_streams_are_read_as_another_parser_reads_them(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from distilray.corpus.cleaning import clean_wikitext
 from distilray.corpus.wikitext.brackets import match_brackets
+from distilray.corpus.wikitext.cleaning import clean_wikitext
 from distilray.corpus.wikitext.sites import Site
 
 # What is opened and never closed, closed and never opened, or repeated where a repair looks for its end.

@@ -1,6 +1,6 @@
 import pytest
 
-from distilray.corpus.cleaning import HOLE, clean_wikitext, unknown_names
+from distilray.corpus.wikitext.cleaning import HOLE, clean_wikitext, unknown_names
 from distilray.corpus.wikitext.sites import ENGLISH
 
 ROAD = "The road meets {{jct|state=NY|I|90}} and heads west."

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from distilray.evaluation.bias.subjects import Subject
+from distilray.evaluation.bias.models import ModelTokenizer
 
 TOKENS = [
     *("[PAD]", "[MASK]", "[CLS]", "[SEP]", "other"),
@@ -24,11 +24,11 @@ def encode(text: str) -> list[int]:
     return list(token_ids("[CLS]", *(word for word in words if word in TOKENS), "[SEP]"))
 
 
-SUBJECT = Subject(
+SUBJECT = ModelTokenizer(
     name="table",
     encode=encode,
-    token_of=lambda number: TOKENS[number],
-    id_of=lambda token: TOKENS.index(token) if token in TOKENS else None,
+    id_to_token=lambda number: TOKENS[number],
+    token_to_id=lambda token: TOKENS.index(token) if token in TOKENS else None,
     mask_id=1,
     pad_id=0,
     max_length=12,

@@ -6,14 +6,14 @@ import pytest
 from distilray.errors import DataQualityError, InputError
 from distilray.evaluation.bias.crows_pairs import (
     BIAS_TYPES,
-    Pair,
+    SentencePair,
     common_positions,
     crows_pairs_scores,
     pair_likelihoods,
     pair_problem,
     pair_texts,
     preferences,
-    read_pairs,
+    read_crows_pairs,
 )
 from distilray.formats.bad_rows import BadRows
 from tests.distilray.evaluation.bias.table_model import SUBJECT, TOKENS, TableModel
@@ -22,8 +22,8 @@ HEADER = ",sent_more,sent_less,stereo_antistereo,bias_type,annotations,anon_writ
 ROW = "{},\"Black men, they say, are poor.\",White men are poor.,stereo,race-color,[],a0,\"['a1', 'a2']\"\n"
 
 
-def pair(more: str, less: str, direction: str = "stereo", bias_type: str = "race-color") -> Pair:
-    return Pair(2, more, less, direction, bias_type)
+def pair(more: str, less: str, direction: str = "stereo", bias_type: str = "race-color") -> SentencePair:
+    return SentencePair(2, more, less, direction, bias_type)
 
 
 PAIR = pair("black men are poor .", "white men are very rich .")
@@ -141,19 +141,19 @@ def written(folder, text):
 
 def read(folder, text):
     bad = BadRows(written(folder, text))
-    return read_pairs(bad.file, bad), bad
+    return read_crows_pairs(bad.file, bad), bad
 
 
 def test_the_official_layout_is_read_with_commas_inside_quotes(tmp_path):
     pairs, bad = read(tmp_path, HEADER + ROW.format(0) + ROW.format(1).replace(",stereo,", ",antistereo,"))
     assert [one.direction for one in pairs] == ["stereo", "antistereo"]
-    assert pairs[0] == Pair(2, "Black men, they say, are poor.", "White men are poor.", "stereo", "race-color")
+    assert pairs[0] == SentencePair(2, "Black men, they say, are poor.", "White men are poor.", "stereo", "race-color")
     assert not bad.counts
 
 
 def test_columns_are_known_by_name_and_an_unknown_one_is_no_matter(tmp_path):
     text = "bias_type,id,sent_less,sent_more,stereo_antistereo\nage,1,less,more,stereo\n"
-    assert read(tmp_path, text)[0] == [Pair(2, "more", "less", "stereo", "age")]
+    assert read(tmp_path, text)[0] == [SentencePair(2, "more", "less", "stereo", "age")]
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,10 @@ def test_a_file_that_is_no_such_table_is_refused_in_one_line(tmp_path, text, tol
 
 def test_a_file_that_is_missing_or_not_text_is_refused_in_one_line(tmp_path):
     with pytest.raises(InputError, match=r"none\.csv"):
-        read_pairs(str(tmp_path / "none.csv"), BadRows("none.csv"))
+        read_crows_pairs(str(tmp_path / "none.csv"), BadRows("none.csv"))
     (tmp_path / "latin.csv").write_bytes(HEADER.encode() + "0,caf\u00e9,b,stereo,age,[],a,[]\n".encode("latin-1"))
     with pytest.raises(InputError, match="not UTF-8"):
-        read_pairs(str(tmp_path / "latin.csv"), BadRows("latin.csv"))
+        read_crows_pairs(str(tmp_path / "latin.csv"), BadRows("latin.csv"))
 
 
 def test_rows_that_are_no_pairs_are_left_out_with_their_reason(tmp_path):
@@ -195,7 +195,7 @@ def test_rows_that_are_no_pairs_are_left_out_with_their_reason(tmp_path):
     }
     with pytest.raises(DataQualityError, match="5 of 6 rows") as raised:
         bad.check(len(pairs), 0.5)
-    assert raised.value.places[0] == f"{bad.file}, line 3: an empty sentence"
+    assert raised.value.details[0] == f"{bad.file}, line 3: an empty sentence"
     bad.check(len(pairs), 0.9)
 
 

@@ -11,28 +11,28 @@ from distilray.evaluation.bias.probes import (
     RACES,
     TEMPLATES,
     ProbeAnswers,
+    group_probes,
     jaccard,
     probe_answers,
     probe_scores,
-    table_of_probes,
 )
 from tests.distilray.evaluation.bias.table_model import SUBJECT, TableModel
 
 
 def answers(sets: dict[str, str]) -> ProbeAnswers:
     """Answers to every probe, by the gender of its group."""
-    table = {probe.text: [(token, 0.5) for token in sets[probe.gender]] for probe in table_of_probes()}
+    table = {probe.text: [(token, 0.5) for token in sets[probe.gender]] for probe in group_probes()}
     return ProbeAnswers(table, {"doctor": 0.5, "nurse": -2.0})
 
 
 def test_the_table_holds_every_template_with_every_group():
-    table = table_of_probes()
+    table = group_probes()
     assert len({probe.text for probe in table}) == len(TEMPLATES) * len(RACES) * len(GENDERS)
     assert all(probe.text.count("[MASK]") == 1 for probe in table)
 
 
 def test_the_texts_of_the_card_are_in_the_table_too():
-    assert set(CARD_TEXTS) <= {probe.text for probe in table_of_probes()}
+    assert set(CARD_TEXTS) <= {probe.text for probe in group_probes()}
 
 
 @pytest.mark.parametrize(("first", "second", "expected"), [("abc", "abc", 1), ("ab", "cd", 0), ("abc", "bcd", 0.5)])

@@ -7,11 +7,11 @@ import pytest
 from distilray.errors import InputError
 from distilray.evaluation.bias.stereoset import (
     LABELS,
-    Example,
+    StereoSetExample,
     example_problem,
     example_texts,
     icat,
-    read_examples,
+    read_stereoset,
     stereoset_scores,
     target_means,
     word_in_blank,
@@ -20,7 +20,7 @@ from distilray.evaluation.bias.stereoset import (
 from distilray.formats.bad_rows import BadRows
 from tests.distilray.evaluation.bias.table_model import SUBJECT, TOKENS, TableModel
 
-EXAMPLE = Example(1, "women", "gender", "he is a BLANK .", ("nurse", "workman", "tree"))
+EXAMPLE = StereoSetExample(1, "women", "gender", "he is a BLANK .", ("nurse", "workman", "tree"))
 MODEL = {("a", "nurse"): 0.5, ("a", "work"): 0.4, ("work", "##man"): 0.1, ("a", "tree"): 0.01}
 
 
@@ -55,7 +55,7 @@ def test_the_official_score_is_the_mean_probability():
 TARGETS = ["A", "A", "B"]
 WORDS = np.array([[-1.0, -2.0, -3.0], [-2.0, -1.0, -1.5], [-1.0, -3.0, -2.0]])
 EXAMPLES = [
-    Example(number, target, kind, "BLANK", ("", "", ""))
+    StereoSetExample(number, target, kind, "BLANK", ("", "", ""))
     for number, (target, kind) in enumerate(zip(TARGETS, ("race", "race", "gender"), strict=True), 1)
 ]
 
@@ -150,7 +150,7 @@ def read(folder, data):
     file = folder / "dev.json"
     file.write_text(data if isinstance(data, str) else json.dumps(data))
     bad = BadRows(str(file))
-    return read_examples(str(file), bad), bad
+    return read_stereoset(str(file), bad), bad
 
 
 def test_the_official_layout_is_read_whatever_the_order_of_the_sentences(tmp_path):
@@ -174,7 +174,7 @@ def test_a_file_of_another_form_is_refused_in_one_line(tmp_path, data):
 
 def test_a_file_that_is_not_there_is_refused_as_such(tmp_path):
     with pytest.raises(InputError, match=r"none\.json: no such file"):
-        read_examples(str(tmp_path / "none.json"), BadRows("none.json"))
+        read_stereoset(str(tmp_path / "none.json"), BadRows("none.json"))
 
 
 def test_entries_that_are_no_examples_are_left_out_with_their_reason(tmp_path):
@@ -204,8 +204,8 @@ def test_entries_that_are_no_examples_are_left_out_with_their_reason(tmp_path):
 def test_an_example_that_a_model_cannot_score_says_why():
     assert example_problem(EXAMPLE, SUBJECT) is None
     assert (
-        example_problem(Example(1, "t", "race", "BLANK", ("nurse", "unheard", "tree")), SUBJECT)
+        example_problem(StereoSetExample(1, "t", "race", "BLANK", ("nurse", "unheard", "tree")), SUBJECT)
         == "a word without a token"
     )
-    long = Example(1, "t", "race", "a " * 10 + "BLANK", ("nurse", "tree", "doctor"))
+    long = StereoSetExample(1, "t", "race", "a " * 10 + "BLANK", ("nurse", "tree", "doctor"))
     assert example_problem(long, SUBJECT) == "longer than a model reads"

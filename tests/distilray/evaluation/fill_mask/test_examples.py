@@ -4,27 +4,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilray.config.fill_mask.settings import FillMaskDataConfig
-from distilray.evaluation.fill_mask.examples import Example, example_of, filled, masked_line
+from distilray.config.evaluation import FillMaskDataConfig
+from distilray.evaluation.fill_mask.examples import MaskedExample, fill_masks, mask_line, parse_example
 from distilray.formats.bad_rows import BadRow
 
 DATA = FillMaskDataConfig(path="unused")
-FIRST = FillMaskDataConfig(path="unused", scored="first")
+FIRST = FillMaskDataConfig(path="unused", scored_masks="first")
 LINE = "Paris is the capital of France, and it's an old city with a river."
 
 
 def test_both_ways_to_write_a_mask_are_understood():
-    found = example_of(3, "<mask> is in [MASK].", ["Paris", "France"], DATA)
-    assert found == Example(3, ("", " is in ", "."), ("Paris", "France"))
+    found = parse_example(3, "<mask> is in [MASK].", ["Paris", "France"], DATA)
+    assert found == MaskedExample(3, ("", " is in ", "."), ("Paris", "France"))
 
 
 def test_a_string_is_the_answer_of_a_single_mask():
-    assert example_of(1, "a <mask>", "cat", DATA) == example_of(1, "a <mask>", ["cat"], DATA)
+    assert parse_example(1, "a <mask>", "cat", DATA) == parse_example(1, "a <mask>", ["cat"], DATA)
 
 
 def test_the_label_of_azures_form_is_the_answer_of_the_first_mask():
-    assert example_of(1, "[MASK] and [MASK]", "Ann", FIRST) == Example(1, ("", " and ", ""), ("Ann",))
-    assert example_of(1, "<mask> and <mask>", ["Ann", "Bob"], FIRST) == Example(1, ("", " and ", ""), ("Ann",))
+    assert parse_example(1, "[MASK] and [MASK]", "Ann", FIRST) == MaskedExample(1, ("", " and ", ""), ("Ann",))
+    assert parse_example(1, "<mask> and <mask>", ["Ann", "Bob"], FIRST) == MaskedExample(1, ("", " and ", ""), ("Ann",))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_label_of_azures_form_is_the_answer_of_the_first_mask():
     ],
 )
 def test_a_bad_row_has_its_number_and_one_reason(text, answers, reason):
-    found = example_of(9, text, answers, DATA)
+    found = parse_example(9, text, answers, DATA)
     assert isinstance(found, BadRow)
     assert (found.row, found.reason) == (9, reason)
 
@@ -70,43 +70,45 @@ def test_a_bad_row_has_its_number_and_one_reason(text, answers, reason):
 )
 def test_the_special_tokens_of_a_decoded_text_are_not_doubled(decoded, text):
     answers = ["a"] * (text.count("[MASK]") + text.count("<mask>"))
-    assert example_of(1, decoded, answers, DATA) == Example(1, tuple(re.split(r"\[MASK\]|<mask>", text)), ("a",))
+    assert parse_example(1, decoded, answers, DATA) == MaskedExample(
+        1, tuple(re.split(r"\[MASK\]|<mask>", text)), ("a",)
+    )
     plain = decoded.replace("[MASK]", "cat").replace("<mask>", "cat")
-    masked = masked_line(1, plain, fraction=1.0, seed=1)
-    assert filled(masked.fragments, masked.answers) == text.replace("[MASK]", "cat").replace("<mask>", "cat")
+    masked = mask_line(1, plain, fraction=1.0, seed=1)
+    assert fill_masks(masked.fragments, masked.answers) == text.replace("[MASK]", "cat").replace("<mask>", "cat")
 
 
 def test_an_empty_label_of_azures_form_is_a_bad_row():
-    assert example_of(1, "[MASK]", "", FIRST).reason == "answer_empty"
-    assert example_of(1, "[MASK]", [], FIRST).reason == "answer_empty"
+    assert parse_example(1, "[MASK]", "", FIRST).reason == "answer_empty"
+    assert parse_example(1, "[MASK]", [], FIRST).reason == "answer_empty"
 
 
 def test_a_masked_line_filled_with_its_answers_is_the_line():
-    found = masked_line(1, LINE, fraction=0.3, seed=5)
+    found = mask_line(1, LINE, fraction=0.3, seed=5)
     assert len(found.answers) == round(0.3 * 14)
-    assert filled(found.fragments, found.answers) == LINE
+    assert fill_masks(found.fragments, found.answers) == LINE
 
 
 @given(st.text(min_size=1), st.integers(0, 2**63 - 1), st.floats(0.01, 1.0))
 def test_every_line_is_masked_at_whole_words_or_refused(line, seed, fraction):
-    found = masked_line(1, line, fraction=fraction, seed=seed)
+    found = mask_line(1, line, fraction=fraction, seed=seed)
     if isinstance(found, BadRow):
         return
-    assert filled(found.fragments, found.answers) == line
+    assert fill_masks(found.fragments, found.answers) == line
     assert all(answer[0].isalnum() and answer[-1].isalnum() for answer in found.answers)
 
 
 def test_the_masks_of_a_line_are_those_of_its_seed_wherever_it_stands():
-    first = masked_line(1, LINE, fraction=0.15, seed=5)
-    assert masked_line(400, LINE, fraction=0.15, seed=5).answers == first.answers
-    assert len({masked_line(1, LINE, fraction=0.15, seed=seed).answers for seed in range(20)}) > 10
+    first = mask_line(1, LINE, fraction=0.15, seed=5)
+    assert mask_line(400, LINE, fraction=0.15, seed=5).answers == first.answers
+    assert len({mask_line(1, LINE, fraction=0.15, seed=seed).answers for seed in range(20)}) > 10
 
 
 def test_each_word_is_masked_as_often_as_any_other():
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
     counts = dict.fromkeys(words, 0)
     for seed in range(800):
-        (answer,) = masked_line(1, " ".join(words), fraction=0.125, seed=seed).answers
+        (answer,) = mask_line(1, " ".join(words), fraction=0.125, seed=seed).answers
         counts[answer] += 1
     assert all(70 < count < 130 for count in counts.values())
 
@@ -115,4 +117,4 @@ def test_each_word_is_masked_as_often_as_any_other():
     ("line", "reason"), [("... --", "no_word"), ("a [MASK] b", "has_mask"), ("a \udcff", "not_utf8")]
 )
 def test_a_line_that_cannot_be_masked_is_a_bad_row(line, reason):
-    assert masked_line(2, line, fraction=0.15, seed=1).reason == reason
+    assert mask_line(2, line, fraction=0.15, seed=1).reason == reason

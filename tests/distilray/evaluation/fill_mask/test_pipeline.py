@@ -7,7 +7,7 @@ import pytest
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.errors import InputError, find_input_error
 from distilray.evaluation.fill_mask import pipeline
-from distilray.evaluation.fill_mask.parts import answers_name
+from distilray.evaluation.fill_mask.chunk_scorer import answers_name
 from distilray.evaluation.fill_mask.readers import data_files
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, score_in_process, write_rows
@@ -31,7 +31,7 @@ def config(tmp_path_factory):
     values = {
         "run_dir": "unused",
         "precision": "fp32",
-        "data": {"path": str(work / "data"), "part_rows": 5},
+        "data": {"path": str(work / "data"), "chunk_rows": 5},
         "device": "cpu",
         **{f"{name}_dir": str(work / name) for name in ("teacher", "student")},
     }
@@ -71,7 +71,7 @@ def test_a_file_that_breaks_off_is_an_input_error_that_names_it(config, tmp_path
     file = tmp_path / "torn.jsonl.xz"
     write_rows(tmp_path / "whole.jsonl", rows_of(2000))
     file.write_bytes(lzma.compress((tmp_path / "whole.jsonl").read_bytes())[:-60])
-    data = config.data.model_copy(update={"path": str(file), "part_rows": 2000})
+    data = config.data.model_copy(update={"path": str(file), "chunk_rows": 2000})
     with pytest.raises(Exception, match="cut short") as caught:
         scored(config.model_copy(update={"data": data}), tmp_path / "run")
     assert str(file) in str(find_input_error(caught.value))

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distilray.config.fill_mask.settings import FillMaskDataConfig
+from distilray.config.evaluation import FillMaskDataConfig
 from distilray.errors import InputError
-from distilray.evaluation.fill_mask.examples import Example
-from distilray.evaluation.fill_mask.readers import check_file, data_files, read_examples, with_limit
+from distilray.evaluation.fill_mask.examples import MaskedExample
+from distilray.evaluation.fill_mask.readers import check_file, data_files, limit_rows, read_examples
 from distilray.formats.bad_rows import BadRow
 
 ROWS = [
@@ -76,8 +76,8 @@ def test_the_same_rows_are_the_same_examples_in_every_format(tmp_path, name, mak
 
 def test_the_columns_can_be_named(tmp_path):
     file = written(tmp_path, "a.jsonl", b'{"input_string": "[MASK] of [MASK]", "title": "Ann"}\n')
-    (found,) = read(file, text_column="input_string", answer_column="title", scored="first")
-    assert found == Example(1, ("", " of ", ""), ("Ann",))
+    (found,) = read(file, text_column="input_string", answer_column="title", scored_masks="first")
+    assert found == MaskedExample(1, ("", " of ", ""), ("Ann",))
 
 
 def test_a_cell_of_csv_holds_one_answer_or_a_list_as_json(tmp_path):
@@ -103,7 +103,7 @@ def test_bad_lines_are_told_by_number_and_reason_and_the_others_are_read(tmp_pat
         (4, "column_missing"),
         (6, "not_utf8"),
     ]
-    assert [row.row for row in found if isinstance(row, Example)] == [1, 7]
+    assert [row.row for row in found if isinstance(row, MaskedExample)] == [1, 7]
 
 
 def test_bad_rows_of_csv_are_told_and_the_others_are_read(tmp_path):
@@ -125,7 +125,7 @@ def test_a_limit_takes_the_first_rows_of_all_files(tmp_path, rows, shares):
     for name in ("a.jsonl", "b.jsonl"):
         written(tmp_path, name, jsonl_bytes(ROWS))
     data = FillMaskDataConfig(path=str(tmp_path))
-    files = with_limit(data_files(data), data, seed=1, rows=rows)
+    files = limit_rows(data_files(data), data, seed=1, rows=rows)
     assert {file.name: file.limit for file in files} == shares
     assert [len(list(read_examples(file, data, seed=1))) for file in files] == list(shares.values())
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-from distilray.config.fill_mask.settings import FillMaskDataConfig
-from distilray.evaluation.fill_mask.examples import Example, example_of
-from distilray.evaluation.fill_mask.scoring import latencies, score_windows, single_batches
+from distilray.config.evaluation import FillMaskDataConfig
+from distilray.evaluation.fill_mask.examples import MaskedExample, parse_example
+from distilray.evaluation.fill_mask.scoring import measure_latencies, score_windows, single_batches
 from distilray.evaluation.fill_mask.windows import encode_examples
 from distilray.models.heads import decoder
 from distilray.models.masked_lm import load_masked_lm
@@ -33,7 +33,7 @@ def tokenizer_json(model_dir):
 
 def examples_of(rows):
     data = FillMaskDataConfig(path="unused")
-    return [example_of(number, row["texts"], row["masks"], data) for number, row in enumerate(rows, 1)]
+    return [parse_example(number, row["texts"], row["masks"], data) for number, row in enumerate(rows, 1)]
 
 
 def windows_of(tokenizer_json, examples, max_length=48):
@@ -77,7 +77,12 @@ def table(tokenizer_json):
 
 
 def told(found):
-    return [found.ranks.tolist(), found.losses.tolist(), found.left_ranks.tolist(), found.left_losses.tolist()]
+    return [
+        found.ranks.tolist(),
+        found.losses.tolist(),
+        found.left_to_right_ranks.tolist(),
+        found.left_to_right_losses.tolist(),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -85,14 +90,14 @@ def told(found):
     [("cat", 1, math.log(2)), ("sun", 2, math.log(4)), ("moon", 4, math.log(8)), ("dog", 4, math.log(8))],
 )
 def test_the_rank_and_loss_of_one_piece_are_those_of_the_table(table, tokenizer_json, answer, rank, loss):
-    found = score(table, windows_of(tokenizer_json, [Example(1, ("the ", ""), (answer,))]))
+    found = score(table, windows_of(tokenizer_json, [MaskedExample(1, ("the ", ""), (answer,))]))
     assert told(found) == [[rank], [pytest.approx(loss)]] * 2
 
 
 def test_joint_and_left_to_right_scores_of_an_answer_of_two_pieces_are_those_of_the_table(table, tokenizer_json):
     # Joint: cat behind "the" (1/2, rank 1), ##s behind a mask (1/8; ##ed and cat are before it and dog ties: rank 4).
     # Left to right: ##s behind cat: 3/4, rank 1.
-    found = score(table, windows_of(tokenizer_json, [Example(1, ("the ", ""), ("cats",))]))
+    found = score(table, windows_of(tokenizer_json, [MaskedExample(1, ("the ", ""), ("cats",))]))
     assert told(found) == [[4], [pytest.approx(math.log(16))], [1], [pytest.approx(math.log(2) - math.log(3 / 4))]]
     tokenizer = build_tokenizer(tokenizer_json)
     assert [tokenizer.id_to_token(token) for token in found.best] == ["cat", "##ed"]
@@ -100,7 +105,7 @@ def test_joint_and_left_to_right_scores_of_an_answer_of_two_pieces_are_those_of_
 
 def test_left_to_right_shows_the_true_pieces_before_and_masks_behind(table, tokenizer_json):
     table.seen.clear()
-    score(table, windows_of(tokenizer_json, [Example(1, ("the ", " in ", ""), ("cats cats", "sun"))]), max_rows=1)
+    score(table, windows_of(tokenizer_json, [MaskedExample(1, ("the ", " in ", ""), ("cats cats", "sun"))]), max_rows=1)
     tokenizer = build_tokenizer(tokenizer_json)
     seen = sorted(" ".join(tokenizer.id_to_token(token) for token in ids) for ids in table.seen)
     assert seen == sorted(
@@ -115,11 +120,11 @@ def test_left_to_right_shows_the_true_pieces_before_and_masks_behind(table, toke
 
 
 def test_without_left_to_right_there_is_one_pass_for_each_window(table, tokenizer_json):
-    windows = windows_of(tokenizer_json, [Example(1, ("the ", ""), ("cats cats",))])
+    windows = windows_of(tokenizer_json, [MaskedExample(1, ("the ", ""), ("cats cats",))])
     table.seen.clear()
     found = score(table, windows, left_to_right=False)
     assert len(table.seen) == 1
-    assert (found.ranks == found.left_ranks).all()
+    assert (found.ranks == found.left_to_right_ranks).all()
 
 
 def plain(model, tokenizer_json, windows):
@@ -154,8 +159,8 @@ def test_scores_are_those_of_one_full_forward_pass_for_each_prediction(model, to
     assert (windows.pieces > 1).sum() > 10
     assert found.ranks.tolist() == [rank for rank, _ in joint]
     assert found.losses == pytest.approx([loss for _, loss in joint], abs=1e-4)
-    assert found.left_ranks.tolist() == [rank for rank, _ in left]
-    assert found.left_losses == pytest.approx([loss for _, loss in left], abs=1e-4)
+    assert found.left_to_right_ranks.tolist() == [rank for rank, _ in left]
+    assert found.left_to_right_losses == pytest.approx([loss for _, loss in left], abs=1e-4)
 
 
 def test_fifty_ranks_and_probabilities_are_those_of_the_fill_mask_pipeline(model_dir, model, tokenizer_json):
@@ -186,7 +191,7 @@ def test_the_batches_do_not_change_the_scores(model, tokenizer_json, max_rows, m
     windows = windows_of(tokenizer_json, examples_of(rows_of(20)))
     one, other = score(model, windows), score(model, windows, max_rows=max_rows, max_tokens=max_tokens)
     assert one.ranks.tolist() == other.ranks.tolist()
-    assert one.left_losses == pytest.approx(other.left_losses, abs=1e-4)
+    assert one.left_to_right_losses == pytest.approx(other.left_to_right_losses, abs=1e-4)
     assert one.best.tolist() == other.best.tolist()
 
 
@@ -213,6 +218,6 @@ def test_single_batches_are_the_first_windows_without_padding(model, tokenizer_j
     singles = list(single_batches(windows, 4))
     assert [batch.input_ids.shape[1] for batch in singles] == windows.lengths[:4].tolist()
     assert all(batch.attention_mask.all() for batch in singles)
-    times = latencies(model, singles)
+    times = measure_latencies(model, singles)
     assert len(times) == 4
     assert min(times) > 0

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distilray.evaluation.fill_mask.examples import Example
+from distilray.evaluation.fill_mask.examples import MaskedExample
 from distilray.evaluation.fill_mask.windows import Windows, encode_examples
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of
 from tests.distilray.inference.tiny_models import write_tiny_model
@@ -14,7 +14,7 @@ def tokenizer_json(tmp_path_factory):
 
 
 def example(text, *answers, row=1):
-    return Example(row, tuple(text.split("_")), answers)
+    return MaskedExample(row, tuple(text.split("_")), answers)
 
 
 def encoded(tokenizer_json, *examples, max_length=48, fill_all=False):
@@ -130,7 +130,7 @@ def test_an_answer_that_no_mask_can_hold_is_a_bad_row(tokenizer_json, answer, re
 
 def test_windows_survive_arrow(tokenizer_json):
     windows, _, _ = encoded(tokenizer_json, example("the _ and _", "cats", "sun"))
-    again = Windows.of_row(pa.table(windows.to_columns()))
+    again = Windows.from_row(pa.table(windows.to_columns()))
     assert all((getattr(again, name) == value).all() for name, value in vars(windows).items())
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from distilray.evaluation.fill_mask import pipeline
-from distilray.evaluation.fill_mask.parts import PartScorer
+from distilray.evaluation.fill_mask.chunk_scorer import ChunkScorer
 from tests.distilray.inference.tiny_models import WORDS
 
 MULTI_PIECE = ("cats", "dogs", "walked", "sunly")  # words that the tiny vocabulary has in two pieces and more
@@ -90,7 +90,7 @@ def score_in_process(
     """Makes the pipeline score its parts in this process, forwards or backwards; interrupts it after `limit` parts."""
 
     def run(files: Any, read: Any, config: Any, folder: str) -> None:
-        scorer = PartScorer(config, folder, "cpu")
+        scorer = ChunkScorer(config, folder, "cpu")
         parts = [
             part for file in files for part in read.func(pipeline.pa.table({"item": [vars(file)]}), **read.keywords)
         ]

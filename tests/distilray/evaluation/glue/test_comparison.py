@@ -10,12 +10,12 @@ import pytest
 from distilray.config.glue import GLUE_TASKS
 from distilray.evaluation.glue.comparison import (
     Comparison,
-    compare,
-    comparison_of,
+    compare_scores,
+    find_comparison,
     official_dev_rows,
-    own_intervals,
     resample,
     same_rows,
+    score_intervals,
     task_score,
 )
 from distilray.evaluation.glue.table import published_scores
@@ -36,7 +36,7 @@ def scores(medians, **changes):
 
 
 def test_a_student_that_always_answers_the_majority_keeps_nothing_above_chance():
-    found = compare(scores({task: MAJORITY[task] for task in TEACHER}), scores(TEACHER))
+    found = compare_scores(scores({task: MAJORITY[task] for task in TEACHER}), scores(TEACHER))
     assert found.all.raw == pytest.approx(0.617, abs=5e-4)
     assert found.all.above_chance == 0.0
     assert found.mean.above_chance == 0.0
@@ -44,7 +44,7 @@ def test_a_student_that_always_answers_the_majority_keeps_nothing_above_chance()
 
 
 def test_the_documented_student_keeps_78_per_cent_and_74_without_the_task_at_chance():
-    found = compare(scores(STUDENT), scores(TEACHER))
+    found = compare_scores(scores(STUDENT), scores(TEACHER))
     assert (found.all.raw, found.all.above_chance) == pytest.approx((0.915, 0.78), abs=5e-4)
     assert (found.mean.raw, found.mean.above_chance) == pytest.approx((0.855, 0.735), abs=5e-4)
     assert found.counted == ["cola", "sst2"]
@@ -54,13 +54,13 @@ def test_the_documented_student_keeps_78_per_cent_and_74_without_the_task_at_cha
 
 def test_the_papers_student_keeps_86_per_cent_of_the_same_tasks():
     tasks = list(TEACHER)
-    found = compare(published_scores("DistilBERT", tasks), published_scores("BERT base", tasks))
+    found = compare_scores(published_scores("DistilBERT", tasks), published_scores("BERT base", tasks))
     assert (found.mean.raw, found.mean.above_chance) == pytest.approx((0.928, 0.862), abs=5e-4)
     assert not found.left_out
 
 
 def test_of_the_papers_nine_tasks_the_one_at_chance_is_left_out():
-    found = compare(published_scores("DistilBERT", GLUE_TASKS), published_scores("BERT base", GLUE_TASKS))
+    found = compare_scores(published_scores("DistilBERT", GLUE_TASKS), published_scores("BERT base", GLUE_TASKS))
     assert list(found.left_out) == ["wnli"]
 
 
@@ -77,20 +77,20 @@ def test_the_rows_of_the_run_count_before_the_official_ones():
 
 
 def test_without_a_known_number_of_rows_a_task_is_left_out_with_that_reason():
-    found = compare(scores({"follows": 0.9}), scores({"follows": 0.9}))
+    found = compare_scores(scores({"follows": 0.9}), scores({"follows": 0.9}))
     assert found.left_out == {"follows": "unknown number of dev rows"}
     assert found.mean is None
     assert official_dev_rows("qqp") == {"dev": 40_430}
 
 
 def test_a_teacher_without_a_score_leaves_no_share():
-    found = compare(scores({"cola": 0.1}), scores({"cola": 0.0}))
+    found = compare_scores(scores({"cola": 0.1}), scores({"cola": 0.0}))
     assert (found.tasks["cola"].raw, found.tasks["cola"].above_chance) == (None, None)
     assert found.summary.startswith("shares no task of GLUE with the teacher on which the teacher is above chance")
 
 
 def test_runs_on_different_tasks_are_not_compared():
-    found = compare(scores({"cola": 0.5}), scores({"sst2": 0.9}))
+    found = compare_scores(scores({"cola": 0.5}), scores({"sst2": 0.9}))
     assert (found.mean, found.all, found.left_out) == (None, None, {})
     assert found.summary == "shares no task of GLUE with the teacher on which the teacher is above chance"
 
@@ -135,7 +135,7 @@ def test_equal_predictions_keep_all_in_every_resample():
     model = [dev_predictions("rte", accuracy=0.8, seed=1)]
     draws = resample(TASKS["rte"], [model, model], 1.0, rng=np.random.default_rng(1))
     one = scores({"rte": score_of("rte", model[0])}, dev_rows={"rte": {"dev": 600}})
-    found = compare(one, one, {"rte": draws})
+    found = compare_scores(one, one, {"rte": draws})
     assert (found.mean.raw_interval, found.mean.above_chance_interval) == ((1.0, 1.0), (1.0, 1.0))
 
 
@@ -152,7 +152,7 @@ def compared(teacher, student):
         for number in (0, 1)
     ]
     rows = {task: {"dev": 600} for task in models}
-    return compare(scores(medians[1], dev_rows=rows), scores(medians[0], dev_rows=rows), draws)
+    return compare_scores(scores(medians[1], dev_rows=rows), scores(medians[0], dev_rows=rows), draws)
 
 
 def test_intervals_hold_the_shares_and_that_above_a_baseline_of_chance_has_none():
@@ -170,9 +170,9 @@ def test_intervals_hold_the_shares_and_that_above_a_baseline_of_chance_has_none(
 def test_a_comparison_is_the_same_after_a_file():
     found = compared(0.9, 0.8)
     values = json.loads(json.dumps(found.to_json()))
-    assert json.loads(json.dumps(Comparison.of_json(values).to_json())) == values
-    assert comparison_of({"kept": values}, None).mean.raw == found.mean.raw
-    assert comparison_of({}, None) is None
+    assert json.loads(json.dumps(Comparison.from_json(values).to_json())) == values
+    assert find_comparison({"kept": values}, None).mean.raw == found.mean.raw
+    assert find_comparison({}, None) is None
 
 
 def test_predictions_on_other_rows_are_told_apart():
@@ -186,7 +186,7 @@ def test_predictions_on_other_rows_are_told_apart():
 def test_the_interval_of_a_perfect_accuracy_has_a_width():
     model = [dev_predictions("rte", accuracy=1.0, seed=1, rows=20)]
     draws = resample(TASKS["rte"], [model], 0.0, rng=np.random.default_rng(1), resamples=100)
-    low, high = own_intervals("rte", 1.0, draws, {"dev": 20})["score"]
+    low, high = score_intervals("rte", 1.0, draws, {"dev": 20})["score"]
     assert (low, high) == pytest.approx((1 - 0.1611, 1.0), abs=1e-4)  # Wilson
 
 

@@ -80,7 +80,7 @@ def test_a_whole_submission_has_the_lines_that_the_leaderboard_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submission, "FILES", FILES)
-    filled = write_submission(str(tmp_path / "s.zip"), {}, fill_absent=True)
+    filled = write_submission(str(tmp_path / "s.zip"), {}, fill_missing=True)
     assert {name: data.count(b"\n") for name, data in members(tmp_path / "s.zip").items()} == {
         f"{name}.tsv": count for name, count in LINES.items()
     }
@@ -151,10 +151,10 @@ def test_an_absent_test_set_is_refused_unless_it_is_to_be_filled(tmp_path: Path)
     found = predictions()
     del found["wnli"], found["mnli"]["ax"], found["stsb"]
     path = tmp_path / "s.zip"
-    with pytest.raises(InputError, match=r"^submission: no test rows of STS-B, WNLI, AX; .*fill_absent=true$"):
+    with pytest.raises(InputError, match=r"^submission: no test rows of STS-B, WNLI, AX; .*fill_missing=true$"):
         write_submission(str(path), found)
     assert not path.exists()
-    assert write_submission(str(path), found, fill_absent=True) == ["STS-B (2.5)", "WNLI (0)", "AX (entailment)"]
+    assert write_submission(str(path), found, fill_missing=True) == ["STS-B (2.5)", "WNLI (0)", "AX (entailment)"]
     content = members(path)
     assert content["WNLI.tsv"].split(b"\n")[1:-1] == [f"{row}\t0".encode() for row in range(ROWS)]
     assert content["STS-B.tsv"].split(b"\n")[1] == b"0\t2.500"

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from distilray.config.glue import GLUE_TASKS
-from distilray.evaluation.glue.table import PUBLISHED, glue_table, macro, summarise
+from distilray.evaluation.glue.table import PUBLISHED, glue_table, macro_score, summarize_seeds
 
 
 def rows(task, metric, *values):
@@ -19,7 +19,7 @@ def scores(**summary):
         "model_hash": "0123456789abcdef",
         "tasks": [*summary, "qnli"],
         "missing": ["qnli"],
-        "summary": {task: summarise(found)[task] for task, found in summary.items()},
+        "summary": {task: summarize_seeds(found)[task] for task, found in summary.items()},
         "rows": [],
         "majority": {task: {row["metric"]: 0.5 for row in found} for task, found in summary.items()},
         "remarks": {"rte": ["trained on 100 of 2,490 rows"]},
@@ -33,22 +33,22 @@ def shown(table):
 
 
 def test_a_summary_has_the_median_the_mean_and_the_spread_of_the_seeds():
-    found = summarise(rows("rte", "score", 0.5, 0.7, 0.9, 0.6))["rte"]["score"]
+    found = summarize_seeds(rows("rte", "score", 0.5, 0.7, 0.9, 0.6))["rte"]["score"]
     assert found == pytest.approx(
         {"median": 0.65, "mean": 0.675, "min": 0.5, "max": 0.9, "std": 0.17078251, "seeds": 4}
     )
 
 
 def test_one_seed_has_no_deviation():
-    assert summarise(rows("rte", "score", 0.5))["rte"]["score"]["std"] == 0.0
+    assert summarize_seeds(rows("rte", "score", 0.5))["rte"]["score"]["std"] == 0.0
 
 
 def test_the_macro_score_is_the_mean_of_the_medians_of_glue_only():
-    summary = summarise(
+    summary = summarize_seeds(
         [*rows("rte", "score", 0.5, 0.6, 0.9), *rows("cola", "score", 0.2), *rows("follows", "score", 1)]
     )
-    assert macro(summary) == (pytest.approx(0.4), 2)
-    assert math.isnan(macro({})[0])
+    assert macro_score(summary) == (pytest.approx(0.4), 2)
+    assert math.isnan(macro_score({})[0])
 
 
 def test_the_macro_scores_of_the_literature_are_those_of_its_rows():

@@ -8,8 +8,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from distilray.errors import InputError
 from distilray.inference.encoding import InputTextError
-from distilray.inference.tasks.fill_mask import FillMask, Query
-from distilray.models.precision import weights_dtype
+from distilray.inference.tasks.fill_mask import FillMask, FillMaskQuery
+from distilray.models.precision import serving_dtype
 from tests.distilray.inference.tiny_models import MAX_LENGTH, WORDS, write_tiny_model
 from tests.distilray.models.small_onnx import write_small_onnx
 
@@ -91,7 +91,12 @@ def test_the_company_in_a_batch_does_not_change_an_answer(fill_mask):
 
 def test_each_query_of_a_batch_has_its_own_parameters(fill_mask):
     text = "paris is [MASK] of france"
-    queries = [Query(text, 1), Query(text, 9), Query(text, 5, ("cat", "dog")), Query(text, 5, ("cat", "sun", "moon"))]
+    queries = [
+        FillMaskQuery(text, 1),
+        FillMaskQuery(text, 9),
+        FillMaskQuery(text, 5, ("cat", "dog")),
+        FillMaskQuery(text, 5, ("cat", "sun", "moon")),
+    ]
     answers = fill_mask.fill_encoded(fill_mask.encode(queries))
     assert [len(answer[0]) for answer in answers] == [1, 9, 2, 3]
     assert answers[0][0][0] == pytest.approx(answers[1][0][0])
@@ -105,7 +110,7 @@ def test_more_masks_than_go_through_the_head_at_once_keep_their_order(fill_mask,
 
 
 def test_without_sequences_only_the_filled_text_is_left_out(fill_mask):
-    query = Query("paris is [MASK]")
+    query = FillMaskQuery("paris is [MASK]")
     full, short = fill_mask.fill_encoded(fill_mask.encode([query, dataclasses.replace(query, sequences=False)]))
     assert [(one.token, one.token_str, "") for one in full[0]] == [one[1:] for one in short[0]]
 
@@ -185,14 +190,14 @@ def test_bfloat16_answers_are_close_to_those_of_float32(model_dir, fill_mask):
 
 
 def test_auto_is_float32_whose_answers_do_not_depend_on_a_batch(model_dir):
-    assert weights_dtype("auto") == torch.float32
+    assert serving_dtype("auto") == torch.float32
     assert FillMask.load(model_dir).batch_invariant
     assert not FillMask.load(model_dir, dtype="bfloat16").batch_invariant
 
 
 def test_the_size_of_a_response_is_estimated_before_the_forward(fill_mask):
     queries = [
-        Query("[MASK] " * masks + "paris is new , " * words, top_k, sequences=sequences)
+        FillMaskQuery("[MASK] " * masks + "paris is new , " * words, top_k, sequences=sequences)
         for masks, words, top_k, sequences in [(1, 9, 5, True), (7, 9, 50, True), (3, 1, 100, True), (7, 9, 1, False)]
     ]
     for query in fill_mask.encode(queries):
@@ -227,7 +232,7 @@ def test_targets_are_tokenized_once_for_all_texts(fill_mask, monkeypatch):
 
 def test_another_dtype_name_is_an_input_error():
     with pytest.raises(InputError, match="float16"):
-        weights_dtype("float16")
+        serving_dtype("float16")
 
 
 def test_an_onnx_folder_is_served_with_the_same_face(tmp_path):

@@ -107,7 +107,7 @@ def test_a_cluster_that_hangs_is_asked_once(monkeypatch, tmp_path):
 
 def test_a_training_leaves_its_model_and_its_checkpoints(tmp_path, teacher_dir):
     weights = Path(teacher_dir, "model.safetensors").stat().st_size
-    config = recipe(tmp_path, teacher_dir=teacher_dir, rhythm={"keep_checkpoints": 2})
+    config = recipe(tmp_path, teacher_dir=teacher_dir, intervals={"keep_checkpoints": 2})
     assert run_bytes(config) == weights * (1 + 3 * 3)
     assert run_bytes(recipe(tmp_path, teacher_dir="hub:a/b")) is None
     assert (

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from distilray.config.base import JobConfig, ModelRef, Shards, Tokenizer
-from distilray.config.bias import EvaluateBiasConfig
 from distilray.config.distillation import DistillConfig
-from distilray.config.evaluation import MeasureEfficiencyConfig
+from distilray.config.evaluation import EvaluateBiasConfig, MeasureEfficiencyConfig
 from distilray.errors import InputError
 from distilray.operations.doctor import recipe
 from distilray.operations.doctor.recipe import check_folders, check_models, check_runs, check_store, locations_of

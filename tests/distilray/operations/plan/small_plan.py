@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from distilray.config.operations.capacity import PlanConfig
+from distilray.config.capacity import PlanConfig
 
 RECIPES: dict[str, dict[str, Any]] = {
     "encode_corpus": {"run_dir": "-", "corpus_dir": "-", "tokenizer_dir": "-", "dupe_factor": 2},
@@ -32,5 +32,5 @@ def plan_config(folder: Path, recipes: dict[str, dict[str, Any]] | None = None, 
     Args:
         recipes: what differs in the recipe of a station.
     """
-    stations = write_recipes(folder, **(recipes or {}))
-    return PlanConfig.model_validate({"run_dir": str(folder / "plan"), "stations": stations, **values})
+    stages = write_recipes(folder, **(recipes or {}))
+    return PlanConfig.model_validate({"run_dir": str(folder / "plan"), "stages": stages, **values})

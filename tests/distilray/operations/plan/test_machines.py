@@ -1,8 +1,8 @@
 import pytest
 
-from distilray.config.operations.capacity import ClusterConfig
+from distilray.config.capacity import ClusterConfig
 from distilray.errors import InputError
-from distilray.operations.plan.machines import CPU, DEVICES, MACHINES, machine_named, price_of
+from distilray.operations.plan.machines import CPU, DEVICES, MACHINES, find_machine, price_of
 
 
 def test_every_share_of_the_peak_has_a_peak():
@@ -36,7 +36,7 @@ def test_machines_of_cpus_count_cores():
 
 def test_an_unknown_machine_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match=r"cluster\.machine: no machine 'p9' .* p4d\.24xlarge"):
-        machine_named("p9", "cluster.machine")
+        find_machine("p9", "cluster.machine")
 
 
 def test_the_recipes_price_wins():

@@ -1,10 +1,10 @@
 import pytest
 
 from distilray.operations.plan.page import scaling_charts
-from distilray.operations.plan.simulation import PARTS
+from distilray.operations.plan.simulation import STEP_PARTS
 from distilray.report.charts import stacked_chart
 
-RUN = {"workers": 2, "tokens_per_s": 1500.0, "efficiency": 0.75, "parts": dict.fromkeys(PARTS, 0.5)}
+RUN = {"workers": 2, "tokens_per_s": 1500.0, "efficiency": 0.75, "parts": dict.fromkeys(STEP_PARTS, 0.5)}
 
 
 def test_the_ideal_is_the_rate_over_the_efficiency():

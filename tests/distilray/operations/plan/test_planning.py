@@ -3,14 +3,14 @@ import yaml
 
 from distilray.config.base import input_locations
 from distilray.errors import InputError
-from distilray.operations.plan.planning import line_plan, plan_line
+from distilray.operations.plan.planning import pipeline_plan, plan_summary
 from tests.distilray.operations.plan.small_plan import plan_config
 
 ORDER = ["build_corpus", "encode_corpus", "distill", "evaluate_glue", "export_model"]
 
 
 def stations(folder, **values):
-    return {one.station: one for one in line_plan(plan_config(folder, **values)).stations}
+    return {one.station: one for one in pipeline_plan(plan_config(folder, **values)).stations}
 
 
 def run_of(plan, workers):
@@ -53,12 +53,12 @@ def test_a_price_of_a_worker_is_paid_for_each_worker(tmp_path):
 
 @pytest.mark.parametrize("straggler_mean", [0.0, 0.02])
 def test_a_stated_rate_of_one_worker_wins_over_the_table(tmp_path, straggler_mean):
-    plan = line_plan(
+    plan = pipeline_plan(
         plan_config(
             tmp_path,
-            {"encode_corpus": {"heldout_fraction": 0.0}, "distill": {"rhythm": {"checkpoint_every_steps": 10**9}}},
+            {"encode_corpus": {"heldout_fraction": 0.0}, "distill": {"intervals": {"checkpoint_every_steps": 10**9}}},
             estimate={"tokens_per_s": 1234.0},
-            disturbance={"straggler_mean": straggler_mean},
+            slowdowns={"straggler_mean": straggler_mean},
         )
     )
     assert run_of(plan, 1).tokens_per_s == pytest.approx(1234.0, rel=0.1 * straggler_mean + 1e-6)
@@ -68,19 +68,19 @@ def test_a_measured_rate_is_that_of_a_worker_of_the_run(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "tokens_per_s": 4000}\n{"step": 2, "tokens_per_s": 6000}\n')
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"config": {"scaling": {"num_workers": 4}}}))
     measured, stated = (
-        run_of(line_plan(plan_config(tmp_path, estimate=given)), 8)
-        for given in ({"measured_in": str(tmp_path)}, {"tokens_per_s": 1250.0})
+        run_of(pipeline_plan(plan_config(tmp_path, estimate=given)), 8)
+        for given in ({"measured_run_dir": str(tmp_path)}, {"tokens_per_s": 1250.0})
     )
     assert measured == stated
 
 
 def test_a_folder_without_rates_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"estimate\.measured_in"):
-        line_plan(plan_config(tmp_path, estimate={"measured_in": str(tmp_path)}))
+    with pytest.raises(InputError, match=r"estimate\.measured_run_dir"):
+        pipeline_plan(plan_config(tmp_path, estimate={"measured_run_dir": str(tmp_path)}))
 
 
 def test_half_the_share_of_the_peak_takes_twice_the_compute(tmp_path):
-    fast, slow = (run_of(line_plan(plan_config(tmp_path, cluster={"mfu": mfu})), 1) for mfu in (0.4, 0.2))
+    fast, slow = (run_of(pipeline_plan(plan_config(tmp_path, cluster={"mfu": mfu})), 1) for mfu in (0.4, 0.2))
     assert slow.parts["compute"] == pytest.approx(2 * fast.parts["compute"])
 
 
@@ -92,22 +92,22 @@ def test_more_data_machines_take_less_time_and_the_same_core_hours(tmp_path):
 
 def test_the_workers_of_the_recipe_are_planned_though_nobody_asks_for_them_in_the_table(tmp_path):
     recipes = {"distill": {"scaling": {"num_workers": 3}}}
-    plan = line_plan(plan_config(tmp_path, recipes, simulation={"workers": [1, 2]}))
+    plan = pipeline_plan(plan_config(tmp_path, recipes, simulation={"workers": [1, 2]}))
     assert plan.run.workers == 3
     assert [run.workers for run in plan.runs] == [1, 2]
 
 
 def test_overrides_of_a_station_are_those_of_its_command(tmp_path):
     config = plan_config(tmp_path)
-    given = config.stations.distill.model_copy(update={"overrides": ["max_steps=7"]})
-    changed = config.stations.model_copy(update={"distill": given})
-    assert line_plan(config.model_copy(update={"stations": changed})).training.steps == 7
+    given = config.stages.distill.model_copy(update={"overrides": ["max_steps=7"]})
+    changed = config.stages.model_copy(update={"distill": given})
+    assert pipeline_plan(config.model_copy(update={"stages": changed})).training.steps == 7
 
 
 def test_a_station_without_a_recipe_is_left_out(tmp_path):
     config = plan_config(tmp_path)
-    less = config.stations.model_copy(update={"build_corpus": None, "evaluate_glue": None})
-    found = line_plan(config.model_copy(update={"stations": less}))
+    less = config.stages.model_copy(update={"build_corpus": None, "evaluate_glue": None})
+    found = pipeline_plan(config.model_copy(update={"stages": less}))
     assert [one.station for one in found.stations] == ["encode_corpus", "distill", "export_model"]
     assert set(input_locations(found.config)) == {"encode_corpus", "distill", "export_model"}
 
@@ -128,18 +128,18 @@ def test_one_fine_tuning_more_on_one_worker_takes_its_time(tmp_path):
 
 def test_a_model_that_does_not_fit_is_a_warning(tmp_path):
     large = {"distill": {"micro_batch_size": 512, "batch_size": 4096}}
-    assert "lower micro_batch_size" in str(plan_line(plan_config(tmp_path, large)))
-    assert "warning" not in str(plan_line(plan_config(tmp_path)))
+    assert "lower micro_batch_size" in str(plan_summary(plan_config(tmp_path, large)))
+    assert "warning" not in str(plan_summary(plan_config(tmp_path)))
 
 
 def test_an_assumed_rate_is_a_warning_until_it_is_measured(tmp_path):
     on_l4 = {"cluster": {"machine": "g6.48xlarge"}, "recipes": {"distill": {"micro_batch_size": 8}}}
-    assert "assumption" in str(plan_line(plan_config(tmp_path, **on_l4)))
-    assert "warning" not in str(plan_line(plan_config(tmp_path, **on_l4, estimate={"tokens_per_s": 1e4})))
+    assert "assumption" in str(plan_summary(plan_config(tmp_path, **on_l4)))
+    assert "warning" not in str(plan_summary(plan_config(tmp_path, **on_l4, estimate={"tokens_per_s": 1e4})))
 
 
 def test_a_precision_that_the_device_lacks_is_refused(tmp_path):
     with pytest.raises(InputError, match="V100 does not compute in bf16"):
-        line_plan(
+        pipeline_plan(
             plan_config(tmp_path, {"distill": {"precision": "bf16"}}, cluster={"machine": "p3.16xlarge"}),
         )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distilray.operations.plan.planning import line_plan
+from distilray.operations.plan.planning import pipeline_plan
 from tests.distilray.operations.plan.small_plan import plan_config
 
 WORKERS = 16  # on two machines
@@ -13,7 +13,7 @@ PREEMPTED = {"preemptions_per_machine_hour": 2.0}
 def run_of(folder, **changes):
     """The distillation on two machines."""
     values = {**BASE, **changes, "simulation": {**BASE["simulation"], **changes.get("simulation", {})}}
-    (run,) = (run for run in line_plan(plan_config(folder, **values)).runs if run.workers == WORKERS)
+    (run,) = (run for run in pipeline_plan(plan_config(folder, **values)).runs if run.workers == WORKERS)
     return run
 
 
@@ -28,8 +28,8 @@ def run_of(folder, **changes):
         {"text": {"wikipedia_words": 50_000_000, "book_words": 900_000_000}},
         {"text": {"wikipedia_words": 50_000_000, "tokens_per_word": 3.0}},
         {"cluster": {"mfu": 0.01}},
-        {"disturbance": {"straggler_mean": 0.5}},
-        {"disturbance": {**PREEMPTED, "restart_s": 180.0}},
+        {"slowdowns": {"straggler_mean": 0.5}},
+        {"slowdowns": {**PREEMPTED, "restart_s": 180.0}},
     ],
     ids=str,
 )
@@ -39,26 +39,26 @@ def test_a_run_takes_longer_with(tmp_path, change):
 
 def test_a_restart_of_a_minute_takes_a_minute(tmp_path):
     """One more minute for every preemption."""
-    short, long = (run_of(tmp_path, disturbance={**PREEMPTED, "restart_s": seconds}) for seconds in (60.0, 120.0))
+    short, long = (run_of(tmp_path, slowdowns={**PREEMPTED, "restart_s": seconds}) for seconds in (60.0, 120.0))
     assert short.preemptions == long.preemptions > 0
     assert (long.hours - short.hours) * 3600 == pytest.approx(60.0 * short.preemptions)
 
 
 def test_without_a_notice_the_steps_since_the_checkpoint_are_repeated(tmp_path):
-    told, untold = (run_of(tmp_path, disturbance={**PREEMPTED, "has_notice": notice}) for notice in (True, False))
+    told, untold = (run_of(tmp_path, slowdowns={**PREEMPTED, "preemption_notice": notice}) for notice in (True, False))
     assert untold.hours > told.hours
 
 
 @pytest.mark.parametrize("change", [{"heads": 24}, {"positions": 4096}], ids=str)
 def test_the_shape_of_the_teacher_is_that_of_the_recipe(tmp_path, change):
-    plans = [line_plan(plan_config(tmp_path, **BASE, teacher=given)) for given in ({}, change)]
+    plans = [pipeline_plan(plan_config(tmp_path, **BASE, teacher=given)) for given in ({}, change)]
     assert plans[0] != plans[1]
 
 
 def test_held_out_examples_beyond_the_limit_cost_nothing(tmp_path):
-    def share(**rhythm):
-        recipes = {"distill": {"rhythm": rhythm}, "encode_corpus": {"heldout_fraction": 0.2}}
-        plan = line_plan(plan_config(tmp_path, recipes, **BASE))
+    def share(**intervals):
+        recipes = {"distill": {"intervals": intervals}, "encode_corpus": {"heldout_fraction": 0.2}}
+        plan = pipeline_plan(plan_config(tmp_path, recipes, **BASE))
         return next(run.parts["held-out scores"] for run in plan.runs if run.workers == WORKERS)
 
     assert share(heldout_examples=100) < 0.5 * share()

@@ -4,9 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from distilray.config.operations.capacity import DisturbanceConfig
+from distilray.config.capacity import SlowdownsConfig
 from distilray.errors import InputError
-from distilray.operations.plan.simulation import PARTS, TrainingModel, run_times, scaled_runs
+from distilray.operations.plan.simulation import STEP_PARTS, TrainingModel, run_times, scaled_runs
 
 WORKERS = [1, 2, 3, 4, 7, 8, 16, 32, 64]
 REAL = TrainingModel(
@@ -42,9 +42,12 @@ PERFECT = dataclasses.replace(
 )
 
 
-def disturbed(per_hour=0.0, *, stragglers=0.02, restart_s=100.0, has_notice=False):
-    return DisturbanceConfig(
-        straggler_mean=stragglers, preemptions_per_machine_hour=per_hour, restart_s=restart_s, has_notice=has_notice
+def disturbed(per_hour=0.0, *, stragglers=0.02, restart_s=100.0, preemption_notice=False):
+    return SlowdownsConfig(
+        straggler_mean=stragglers,
+        preemptions_per_machine_hour=per_hour,
+        restart_s=restart_s,
+        preemption_notice=preemption_notice,
     )
 
 
@@ -52,7 +55,7 @@ def runs(model=REAL, *, workers=WORKERS, stragglers=0.02, per_hour=0.0, seed=1):
     return scaled_runs(model, workers, disturbed(per_hour, stragglers=stragglers), seed=seed, trials=20)
 
 
-@pytest.mark.parametrize("model", [REAL, PERFECT, dataclasses.replace(REAL, cores=2.0, most_machines=1)])
+@pytest.mark.parametrize("model", [REAL, PERFECT, dataclasses.replace(REAL, cores=2.0, max_machines=1)])
 @pytest.mark.parametrize("per_hour", [0.0, 0.3])
 def test_workers_never_do_more_than_as_many_times_one_undisturbed(model, per_hour):
     for run in runs(model, per_hour=per_hour):
@@ -82,7 +85,7 @@ def test_each_limit_alone_costs_efficiency(change):
 
 def test_a_run_is_its_steps_in_hours_and_a_step_its_parts():
     for run in runs():
-        assert set(run.parts) == set(PARTS)
+        assert set(run.parts) == set(STEP_PARTS)
         assert run.hours == pytest.approx(3000 * sum(run.parts.values()) / 3600)
         assert run.tokens_per_s == pytest.approx(REAL.tokens / run.step_s)
 
@@ -124,7 +127,7 @@ def test_an_exchange_hides_behind_the_backward_pass_of_the_last_micro_batch_only
 
 @pytest.mark.parametrize(("workers", "crowding"), [(1, 1.0), (2, 1.0), (4, 2.0), (6, 3.0)])
 def test_workers_beyond_the_cores_share_them(workers, crowding):
-    model = dataclasses.replace(PERFECT, workers_per_machine=2, cores=2.0, most_machines=1)
+    model = dataclasses.replace(PERFECT, workers_per_machine=2, cores=2.0, max_machines=1)
     (run,) = runs(model, stragglers=0.0, workers=[workers])
     assert run.parts["compute"] == pytest.approx(crowding * 8.0 / workers, rel=0.02)
     assert run.machines == 1
@@ -157,12 +160,12 @@ def test_the_delays_of_a_plan_are_drawn_by_its_seed_alone():
 WORK_S, INTERVAL_S = 36_000.0, 600.0
 
 
-def times(rate, *, has_notice=False, restart_s=60.0, machines=1, trials=400, seed=3):
+def times(rate, *, preemption_notice=False, restart_s=60.0, machines=1, trials=400, seed=3):
     return run_times(
         WORK_S,
         INTERVAL_S,
         machines=machines,
-        disturbance=disturbed(rate, restart_s=restart_s, has_notice=has_notice),
+        slowdowns=disturbed(rate, restart_s=restart_s, preemption_notice=preemption_notice),
         trials=trials,
         rng=np.random.default_rng(seed),
     )
@@ -175,7 +178,7 @@ def test_without_preemptions_a_run_takes_its_work():
 
 
 def test_a_notice_in_time_costs_the_restarts_and_no_steps():
-    seconds, preemptions = times(0.5, has_notice=True)
+    seconds, preemptions = times(0.5, preemption_notice=True)
     assert seconds == pytest.approx(WORK_S + 60.0 * preemptions)
 
 
@@ -187,7 +190,7 @@ def test_without_a_notice_about_half_an_interval_is_repeated_each_time():
 
 
 def test_preemptions_are_as_many_as_machines_and_hours_say():
-    _, preemptions = times(0.2, has_notice=True, restart_s=0.0, machines=3)
+    _, preemptions = times(0.2, preemption_notice=True, restart_s=0.0, machines=3)
     assert preemptions.mean() == pytest.approx(0.2 * 3 * WORK_S / 3600, rel=0.1)
 
 
@@ -196,7 +199,7 @@ def test_the_same_generator_gives_the_same_runs():
     assert (times(0.5)[0] != times(0.5, seed=4)[0]).any()
 
 
-@pytest.mark.parametrize(("rate", "has_notice"), [(1e6, True), (30.0, False)])
-def test_a_run_that_would_not_end_is_refused(rate, has_notice):
-    with pytest.raises(InputError, match=r"disturbance\.preemptions_per_machine_hour"):
-        times(rate, has_notice=has_notice)
+@pytest.mark.parametrize(("rate", "preemption_notice"), [(1e6, True), (30.0, False)])
+def test_a_run_that_would_not_end_is_refused(rate, preemption_notice):
+    with pytest.raises(InputError, match=r"slowdowns\.preemptions_per_machine_hour"):
+        times(rate, preemption_notice=preemption_notice)

@@ -1,11 +1,17 @@
 import pytest
 
+from distilray.config.capacity import ModelShapeConfig, TextConfig
 from distilray.config.distillation import DistillConfig
-from distilray.config.operations.capacity import ModelShapeConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.models.flops import model_size, step_flops
 from distilray.models.masked_lm import count_parameters
-from distilray.operations.plan.workload import examples_of, models_of, shard_bytes, text_tokens, training_of
+from distilray.operations.plan.workload import (
+    estimate_examples,
+    estimate_training,
+    meta_models,
+    shard_bytes,
+    text_tokens,
+)
 from tests.distilray.tiny_line import open_shards, write_shards, write_tokenizer
 
 TEXT = TextConfig(wikipedia_words=10_000_000, book_words=2_000_000, tokens_per_word=1.5)
@@ -20,20 +26,20 @@ def recipe(**values):
 
 
 def test_base_models_have_the_published_numbers_of_parameters():
-    student, teacher = models_of(ModelShapeConfig(), recipe())
+    student, teacher = meta_models(ModelShapeConfig(), recipe())
     assert count_parameters(student) == 66_985_530
     assert count_parameters(teacher) == 109_514_298
     assert student.config.n_layers == 6
 
 
 def test_the_recipe_says_how_many_layers_the_student_has():
-    student, _ = models_of(ModelShapeConfig(), recipe(student={"layers": [0, 5, 11]}))
+    student, _ = meta_models(ModelShapeConfig(), recipe(student={"layers": [0, 5, 11]}))
     assert student.config.n_layers == 3
 
 
 def test_shards_are_as_large_as_their_schema_says(tmp_path):
     folder = write_shards(
-        tmp_path / "shards", write_tokenizer(tmp_path / "tokenizer"), documents=400, part_mb=1.0, rows_per_shard=500
+        tmp_path / "shards", write_tokenizer(tmp_path / "tokenizer"), documents=400, chunk_mb=1.0, rows_per_shard=500
     )
     shards = open_shards(folder)
     files = list((tmp_path / "shards" / "shards").glob("train-*.arrow"))
@@ -51,27 +57,29 @@ def test_a_token_and_a_mask_have_the_bytes_of_their_columns():
 
 
 def test_tokens_of_the_shards_grow_with_text_and_copies():
-    once, thrice = (examples_of(TEXT, encoding(dupe_factor=copies)) for copies in (1, 3))
+    once, thrice = (estimate_examples(TEXT, encoding(dupe_factor=copies)) for copies in (1, 3))
     assert text_tokens(TEXT) == 18_000_000
     assert thrice.tokens == pytest.approx(3 * once.tokens, rel=1e-4)
     assert thrice.text_tokens == once.text_tokens
 
 
 def test_text_without_pairs_is_written_once():
-    found = examples_of(TEXT, encoding(mode="paper", heldout_fraction=0.0))
+    found = estimate_examples(TEXT, encoding(mode="paper", heldout_fraction=0.0))
     assert found.tokens == pytest.approx(text_tokens(TEXT), rel=1e-3)
 
 
 def test_dynamic_masks_take_no_room():
-    dynamic, drawn = (examples_of(TEXT, encoding(dupe_factor=1, masking={"dynamic": kind})) for kind in (True, False))
+    dynamic, drawn = (
+        estimate_examples(TEXT, encoding(dupe_factor=1, masking={"dynamic": kind})) for kind in (True, False)
+    )
     masks = round(drawn.masked_share * drawn.tokens / (1 - 0.01))
     assert drawn.shard_bytes - dynamic.shard_bytes == pytest.approx(4 * masks, rel=1e-3)
 
 
 def test_flops_are_those_of_the_formula_of_the_training_step():
-    examples = examples_of(TEXT, encoding(dupe_factor=1))
-    found = training_of(examples, recipe(batch_size=2000), ModelShapeConfig())
-    student, teacher = (model_size(model) for model in models_of(ModelShapeConfig(), recipe()))
+    examples = estimate_examples(TEXT, encoding(dupe_factor=1))
+    found = estimate_training(examples, recipe(batch_size=2000), ModelShapeConfig())
+    student, teacher = (model_size(model) for model in meta_models(ModelShapeConfig(), recipe()))
     tokens = round(2000 * examples.mean_length)
     squares = round(2000 * examples.mean_length * examples.squared_length)
     rows = {"head_rows": tokens, "teacher_head_rows": tokens}
@@ -79,32 +87,34 @@ def test_flops_are_those_of_the_formula_of_the_training_step():
 
 
 def test_losses_at_the_masked_positions_cost_less():
-    examples = examples_of(TEXT, encoding())
+    examples = estimate_examples(TEXT, encoding())
     everywhere, masked = (
-        training_of(examples, recipe(losses={"ce_positions": where}), ModelShapeConfig()) for where in ("all", "masked")
+        estimate_training(examples, recipe(losses={"ce_positions": where}), ModelShapeConfig())
+        for where in ("all", "masked")
     )
     assert masked.flops_per_step < 0.8 * everywhere.flops_per_step
 
 
 def test_a_cached_teacher_costs_no_flops_and_no_memory():
-    examples = examples_of(TEXT, encoding())
+    examples = estimate_examples(TEXT, encoding())
     running, cached = (
-        training_of(examples, recipe(teacher_cache_dir=place), ModelShapeConfig()) for place in (None, "-")
+        estimate_training(examples, recipe(teacher_cache_dir=place), ModelShapeConfig()) for place in (None, "-")
     )
     assert cached.flops_per_step < running.flops_per_step
     assert cached.worker_gb < running.worker_gb
 
 
 def test_epochs_decide_the_steps_of_a_run():
-    examples = examples_of(TEXT, encoding())
-    found = training_of(examples, recipe(epochs=2.0, batch_size=1000), ModelShapeConfig())
+    examples = estimate_examples(TEXT, encoding())
+    found = estimate_training(examples, recipe(epochs=2.0, batch_size=1000), ModelShapeConfig())
     assert found.steps == 2 * examples.count // 1000
     assert found.tokens == pytest.approx(2 * examples.tokens, rel=0.01)
 
 
 def test_fewer_examples_are_scored_where_the_recipe_says_so():
-    examples = examples_of(TEXT, encoding())
+    examples = estimate_examples(TEXT, encoding())
     few, all_of_them = (
-        training_of(examples, recipe(rhythm={"heldout_examples": count}), ModelShapeConfig()) for count in (10, None)
+        estimate_training(examples, recipe(intervals={"heldout_examples": count}), ModelShapeConfig())
+        for count in (10, None)
     )
     assert few.heldout_flops == pytest.approx(all_of_them.heldout_flops * 10 / examples.heldout, rel=1e-3)

@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import replace
 
 from distilray.operations.submit.follow import Timing
-from distilray.operations.submit.records import JobRecord, KnownJobError, Submission, UnreachableError
+from distilray.operations.submit.records import DuplicateJobError, JobRecord, Submission, UnreachableError
 
 TICK = 5.0  # seconds that a silent stream takes to say so
 DROP = "drop"  # in a script of a connection: it breaks there
@@ -69,7 +69,7 @@ class ScriptedCluster:
     def submit(self, submission: Submission, job_id: str) -> None:
         if self.rivals:
             self.known.append(self.rivals.pop())
-            raise KnownJobError(job_id)
+            raise DuplicateJobError(job_id)
         self.sent.append((job_id, submission))
 
     def stop(self, job_id: str) -> None:

@@ -8,7 +8,7 @@ from ray.exceptions import AuthenticationError
 
 from distilray.operations.submit import client
 from distilray.operations.submit.client import Cluster
-from distilray.operations.submit.records import ClusterError, KnownJobError, Submission, UnreachableError
+from distilray.operations.submit.records import ClusterError, DuplicateJobError, Submission, UnreachableError
 
 SENT = Submission("python -m jobs.distill", "/checkout", ("/runs",), {"A": "1"}, {"run_dir": "/r"})
 
@@ -131,7 +131,7 @@ def test_an_id_in_use_is_told_from_other_faults(connected):
     in_use = RuntimeError(
         "Request failed with status code 500: Traceback\nValueError: submission_id a-1 already exists."
     )
-    with pytest.raises(KnownJobError):
+    with pytest.raises(DuplicateJobError):
         connected(fault=in_use).submit(SENT, "a-1")
     with pytest.raises(UnreachableError):
         connected(fault=RuntimeError("no agent")).submit(SENT, "a-1")

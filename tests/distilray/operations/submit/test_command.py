@@ -6,10 +6,9 @@ import pytest
 from distilray.config.base import JobConfig
 from distilray.errors import InputError
 from distilray.operations.submit import client, command
-from distilray.operations.submit.command import plan, submit_and_follow
+from distilray.operations.submit.command import Upload, plan, submit_and_follow
 from distilray.operations.submit.records import DriverResources, Submission, UnreachableError
 from distilray.operations.submit.request import Request
-from distilray.operations.submit.upload import Upload
 from jobs import submit
 from tests.distilray.operations.submit.scripted_cluster import GONE, ScriptedCluster, job
 

@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from distilray.errors import InputError
-from distilray.operations.submit.follow import Follower, PrintedOnce, WaitedTooLongError, exit_code_of, stop_job
+from distilray.operations.submit.follow import Follower, FollowTimeoutError, LogPrinter, exit_code_of, stop_job
 from distilray.operations.submit.records import ClusterError
 from tests.distilray.operations.submit.scripted_cluster import DROP, GONE, SILENCE, ScriptedCluster, job
 
@@ -82,7 +82,7 @@ def test_a_cluster_that_does_not_answer_for_a_while_is_asked_again(seen):
 
 
 def test_a_cluster_that_never_answers_again_ends_the_following(seen):
-    with pytest.raises(WaitedTooLongError, match=r"no answer for 1[01] min .* http://head:8265"):
+    with pytest.raises(FollowTimeoutError, match=r"no answer for 1[01] min .* http://head:8265"):
         seen.follow(ScriptedCluster([RUNNING, GONE], [[DROP]]), lost_limit_s=600)
 
 
@@ -92,7 +92,7 @@ def test_a_cluster_that_refuses_is_not_asked_again(seen):
 
 
 def test_a_job_that_its_cluster_has_forgotten_ends_the_following(seen):
-    with pytest.raises(WaitedTooLongError, match="does not know the job"):
+    with pytest.raises(FollowTimeoutError, match="does not know the job"):
         seen.follow(ScriptedCluster([RUNNING, None], [[DROP]]))
 
 
@@ -105,7 +105,7 @@ def test_a_wait_for_a_place_is_told_with_rays_reason(seen):
 
 def test_a_wait_for_a_place_has_a_limit(seen):
     waiting = job("PENDING", message="waiting for GPU")
-    with pytest.raises(WaitedTooLongError, match=r"still PENDING after 1 min 02 s: waiting for GPU"):
+    with pytest.raises(FollowTimeoutError, match=r"still PENDING after 1 min 02 s: waiting for GPU"):
         seen.follow(ScriptedCluster([waiting], [[]]), pending_limit_s=60)
 
 
@@ -117,7 +117,7 @@ def test_a_job_that_never_ran_ends_with_its_log(seen):
 
 def test_a_log_that_is_shorter_the_next_time_is_not_printed_again():
     printed = []
-    once = PrintedOnce(printed.append)
+    once = LogPrinter(printed.append)
     once.feed("one\ntwo\n")
     once.rewind()
     assert not once.feed("one\n")

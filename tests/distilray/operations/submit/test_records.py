@@ -5,7 +5,14 @@ import pytest
 from distilray.config.base import JobConfig, SeededConfig
 from distilray.config.distillation import DistillConfig
 from distilray.errors import InputError
-from distilray.operations.submit.records import ID, DriverResources, check_writers, doubts, next_attempt, submission_id
+from distilray.operations.submit.records import (
+    ID,
+    DriverResources,
+    capacity_warnings,
+    check_run_dir_free,
+    next_attempt,
+    submission_id,
+)
 from tests.distilray.operations.submit.scripted_cluster import job
 
 BASE = "distill-0123456789ab"
@@ -89,7 +96,7 @@ def test_the_id_of_another_command_is_no_attempt(foreign):
 )
 def test_the_other_job_of_a_run_folder_is_named_with_the_command_that_stops_it(other, words):
     with pytest.raises(InputError, match="in use by job") as caught:
-        check_writers(BASE, "/mnt/run", [other], address=ADDRESS)
+        check_run_dir_free(BASE, "/mnt/run", [other], address=ADDRESS)
     assert words in str(caught.value)
     assert f"`python -m jobs.submit --address {ADDRESS} --stop other-1`" in str(caught.value)
 
@@ -105,7 +112,7 @@ def test_the_other_job_of_a_run_folder_is_named_with_the_command_that_stops_it(o
     ids=["ended", "elsewhere", "of somebody else", "of this command"],
 )
 def test_other_jobs_do_not_bar_a_run_folder(record):
-    check_writers(BASE, "/mnt/run", [record], address=ADDRESS)
+    check_run_dir_free(BASE, "/mnt/run", [record], address=ADDRESS)
 
 
 PLAIN = JobConfig(run_dir="/r")
@@ -118,24 +125,24 @@ def distill(**scaling):
 
 
 def test_what_fits_is_not_doubted():
-    assert doubts(NOTHING, PLAIN, MACHINES) == []
-    assert doubts(DriverResources(num_cpus=16, num_gpus=4), PLAIN, MACHINES) == []
-    assert doubts(NOTHING, distill(num_workers=4, cpus_per_worker=4), MACHINES) == []
+    assert capacity_warnings(NOTHING, PLAIN, MACHINES) == []
+    assert capacity_warnings(DriverResources(num_cpus=16, num_gpus=4), PLAIN, MACHINES) == []
+    assert capacity_warnings(NOTHING, distill(num_workers=4, cpus_per_worker=4), MACHINES) == []
 
 
 def test_the_command_itself_must_fit_on_one_machine():
-    (line,) = doubts(DriverResources(num_gpus=1, memory_bytes=int(50e9)), PLAIN, MACHINES)
+    (line,) = capacity_warnings(DriverResources(num_gpus=1, memory_bytes=int(50e9)), PLAIN, MACHINES)
     assert line.startswith("no machine has 1 GPU and 50.0 GB of memory for the driver now: the job waits")
 
 
 def test_workers_may_lie_on_all_machines_together():
-    (line,) = doubts(NOTHING, distill(num_workers=8, cpus_per_worker=3), MACHINES)
+    (line,) = capacity_warnings(NOTHING, distill(num_workers=8, cpus_per_worker=3), MACHINES)
     assert line.startswith("the workers need 8 GPU, the cluster has 4 now")
 
 
 def test_workers_that_may_be_fewer_ask_for_the_fewest():
-    assert doubts(NOTHING, distill(num_workers=8, min_workers=2), MACHINES) == []
+    assert capacity_warnings(NOTHING, distill(num_workers=8, min_workers=2), MACHINES) == []
 
 
 def test_workers_without_a_gpu_ask_for_none():
-    assert doubts(NOTHING, distill(num_workers=2, use_gpu=False), [{"CPU": 8.0}]) == []
+    assert capacity_warnings(NOTHING, distill(num_workers=2, use_gpu=False), [{"CPU": 8.0}]) == []

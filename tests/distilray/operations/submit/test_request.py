@@ -8,9 +8,9 @@ from ray._private.runtime_env.packaging import create_package
 
 from distilray.config.base import SeededConfig
 from distilray.errors import InputError
+from distilray.operations.submit.command import Upload
 from distilray.operations.submit.records import DriverResources
-from distilray.operations.submit.request import build_request, recipe_of, runtime_env, submitted_variables
-from distilray.operations.submit.upload import Upload
+from distilray.operations.submit.request import build_request, job_recipe_reader, job_variables, runtime_env
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def root(tmp_path: Path) -> Path:
 def request_of(root, *overrides, recipe="recipe.yaml", variables=None):
     return build_request(
         "distill",
-        recipe_of(SeededConfig),
+        job_recipe_reader(SeededConfig),
         str(root / recipe),
         overrides,
         root=root,
@@ -107,7 +107,7 @@ def test_a_number_among_the_variables_is_one_line(root):
 
 
 def test_the_value_begins_after_the_first_equals_sign():
-    assert submitted_variables(["A=b=c", "EMPTY="], None) == {"A": "b=c", "EMPTY": ""}
+    assert job_variables(["A=b=c", "EMPTY="], None) == {"A": "b=c", "EMPTY": ""}
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_value_begins_after_the_first_equals_sign():
 )
 def test_variables_that_only_resemble_secrets_are_sent(assignment):
     name, _, value = assignment.partition("=")
-    assert submitted_variables([assignment], None) == {name: value}
+    assert job_variables([assignment], None) == {name: value}
 
 
 @pytest.mark.parametrize(
@@ -149,17 +149,17 @@ def test_variables_that_only_resemble_secrets_are_sent(assignment):
 )
 def test_secrets_and_variables_that_break_a_job_are_refused_without_their_value(assignment, fix):
     with pytest.raises(InputError, match=fix) as caught:
-        submitted_variables(["A=1", assignment], None)
+        job_variables(["A=1", assignment], None)
     assert "planted" not in str(caught.value)
 
 
 def test_only_the_path_of_the_secrets_is_sent():
-    assert submitted_variables([], "/mnt/secrets") == {"DISTILRAY_SECRETS_PATH": "/mnt/secrets"}
+    assert job_variables([], "/mnt/secrets") == {"DISTILRAY_SECRETS_PATH": "/mnt/secrets"}
 
 
 def test_a_path_of_this_machine_is_refused_for_secrets():
     with pytest.raises(InputError, match="absolute path of a file or folder on the cluster"):
-        submitted_variables([], ".env")
+        job_variables([], ".env")
 
 
 FILES = [

@@ -1,0 +1,127 @@
+"""Fill-mask inference with Ray Data against plain batched forward passes on the same cores.
+
+PYTHONPATH=platform:. python benchmarks/fill_mask_inference.py CORPUS_DIR MODEL_DIR [--rows N] [--passes N]
+
+Lines of some sentences of a corpus (a run folder of jobs.build_corpus) are masked by us, 15% of their words. The peer
+has all of them as token ids in memory, sorts them by length, and runs encoder, vocabulary head at the masks and loss
+in one process with a thread for each core. Ours reads the file, masks and tokenises it, and scores it with a pool of
+actors of one thread each, results and marks written. Told is the ratio of windows per second without the start of Ray
+and of the models, and with it. Both compute in the same precision; passes alternate, the best of each counts.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+
+from distilray.config.base import RayConfig
+from distilray.config.evaluation import EvaluateFillMaskConfig
+from distilray.evaluation.fill_mask.examples import MaskedExample
+from distilray.evaluation.fill_mask.pipeline import score_files
+from distilray.evaluation.fill_mask.readers import data_files, read_examples
+from distilray.evaluation.fill_mask.windows import Windows, encode_examples
+from distilray.models.heads import vocabulary_logits
+from distilray.models.masked_lm import encode, load_masked_lm
+from distilray.models.precision import compute_dtype
+from distilray.models.sources import localize
+from distilray.pretraining_data.tokenizer import read_tokenizer
+from distilray.runtime.session import ray_session
+
+SENTENCES, BATCH, PART_ROWS, LENGTH = 4, 32, 64, 256
+
+
+def write_lines(corpus_dir: str, file: Path, rows: int) -> int:
+    """Lines of a few sentences each; gives how many."""
+    lines: list[str] = []
+    for documents in sorted(Path(corpus_dir, "documents").glob("*.parquet")):
+        for sentences in pq.read_table(documents, columns=["sentences"]).column(0).to_pylist():
+            lines += [" ".join(sentences[at : at + SENTENCES]) for at in range(0, len(sentences), SENTENCES)]
+    kept = [line.replace("\n", " ") for line in lines if len(line.split()) > 20][:rows]
+    file.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    return len(kept)
+
+
+@torch.inference_mode()
+def plain(model: Any, windows: Windows, dtype: torch.dtype) -> float:
+    """Seconds of batched forward passes over all windows."""
+    started = time.perf_counter()
+    order = np.argsort(-windows.lengths, kind="stable")
+    answers = np.split(np.arange(len(windows.window)), np.searchsorted(windows.window, np.arange(1, len(order))))
+    total = 0.0
+    for at in range(0, len(order), BATCH):
+        rows = order[at : at + BATCH]
+        width = int(windows.lengths[rows].max())
+        ids = np.zeros((len(rows), width), np.int64)
+        index, labels = [], []
+        for place, row in enumerate(rows):
+            own = windows.ids[windows.offsets[row] : windows.offsets[row + 1]]
+            ids[place, : len(own)] = own
+            for answer in answers[row]:
+                first, count = windows.bounds[answer], windows.pieces[answer]
+                index += list(place * width + windows.start[answer] + np.arange(count))
+                labels += list(windows.labels[first : first + count])
+        mask = torch.from_numpy((np.arange(width) < windows.lengths[rows][:, None]).astype(np.int64))
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            hidden = encode(model, torch.from_numpy(ids), mask, None).flatten(0, 1)
+        logits = vocabulary_logits(model, hidden[torch.tensor(index)].float())
+        total += float(F.cross_entropy(logits, torch.tensor(labels), reduction="sum"))
+    assert total > 0
+    return time.perf_counter() - started
+
+
+def with_ray(config: EvaluateFillMaskConfig, folder: Path, tokenizer_json: str, actors: int) -> tuple[float, float]:
+    """Windows per second without and with the start of the actors."""
+    started = time.time()
+    score_files(data_files(config.data), config, str(folder), tokenizer_json=tokenizer_json, max_length=LENGTH)
+    ended = time.time()
+    files = sorted((folder / "pieces/parts").iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    windows = [json.loads(file.read_text())["windows"] for file in files]
+    first = files[actors - 1].stat().st_mtime  # by then each actor has its model, and about one part is done by each
+    return sum(windows[actors:]) / (files[-1].stat().st_mtime - first), sum(windows) / (ended - started)
+
+
+def main() -> None:
+    """Prints the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("corpus_dir")
+    parser.add_argument("model_dir")
+    parser.add_argument("--rows", type=int, default=4000)
+    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--precision", default="auto")
+    given = parser.parse_args()
+    cores, model_dir = torch.get_num_threads(), localize(given.model_dir)
+    tokenizer_json, dtype = read_tokenizer(model_dir), compute_dtype(given.precision, torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as work, ray_session(RayConfig(num_cpus=cores)):
+        file = Path(work, "lines.txt")
+        data = {"path": str(file), "chunk_rows": PART_ROWS, "left_to_right": False, "max_length": LENGTH}
+        config = EvaluateFillMaskConfig.model_validate(
+            {"run_dir": work, "student_dir": model_dir, "data": data, "precision": given.precision, "device": "cpu"}
+        )
+        texts = write_lines(given.corpus_dir, file, given.rows)
+        rows = list(read_examples(data_files(config.data)[0], config.data, seed=config.seed))
+        examples = [row for row in rows if isinstance(row, MaskedExample)]
+        windows, _, _ = encode_examples(examples, tokenizer_json, max_length=LENGTH)
+        model, rates, ours = load_masked_lm(model_dir), [], []
+        for number in range(given.passes):
+            rates.append(len(windows.lengths) / plain(model, windows, dtype))
+            ours.append(with_ray(config, Path(work, f"run-{number}"), tokenizer_json, cores))
+    peer, steady, whole = max(rates), max(rate for rate, _ in ours), max(rate for _, rate in ours)
+    extent = (
+        f"{texts:,} texts, {len(windows.lengths):,} windows, {len(windows.ids):,} tokens, {len(windows.labels):,} masks"
+    )
+    print(
+        f"{extent}, {cores} cores, {dtype}: plain {peer:.1f} windows/s; Ray Data {steady:.1f} ({steady / peer:.2f}x), "
+        f"with the start of the actors {whole:.1f} ({whole / peer:.2f}x)",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

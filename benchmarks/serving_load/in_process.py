@@ -1,0 +1,118 @@
+"""What the model does without a server, measured in a fresh process: a JSON of arguments on stdin, figures on stdout.
+
+PYTHONPATH=platform:. python -m benchmarks.serving_load.in_process < arguments.json
+
+`raw`: forward passes of transformers' modules over batches of like length, the vocabulary head at the masks, texts as
+ids beforehand. `engine`: `FillMask.fill_encoded` over the same texts, as they come. `direct`: `FillMask.fill` of one
+text after the other.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from typing import Any
+
+import torch
+
+from benchmarks.serving_load.measurements import percentiles
+from benchmarks.serving_load.traffic import TOP_K
+from distilray.inference.tasks.fill_mask import EncodedFillMaskQuery, FillMask, FillMaskQuery
+from distilray.models.heads import vocabulary_logits
+from distilray.models.masked_lm import encode, load_masked_lm
+
+BATCH = 32
+_WARM_UP = 5
+
+
+def run_in_process(
+    what: str, model_dir: str, texts: Sequence[str], *, seconds: float, threads: int, dtype: str = "auto"
+) -> dict[str, Any]:
+    """Measures in a fresh process: `raw`, `engine` or `direct`."""
+    arguments = {
+        "what": what,
+        "model_dir": model_dir,
+        "texts": texts,
+        "seconds": seconds,
+        "threads": threads,
+        "dtype": dtype,
+    }
+    command = [sys.executable, "-m", "benchmarks.serving_load.in_process"]
+    done = subprocess.run(command, input=json.dumps(arguments), stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def raw(model_dir: str, texts: Sequence[str], seconds: float, dtype: str) -> dict[str, Any]:
+    """Texts per second of the bare forward."""
+    queries = FillMask.load(model_dir, dtype="float32").encode([FillMaskQuery(text, TOP_K) for text in texts])
+    model = load_masked_lm(model_dir).to(getattr(torch, dtype))
+    ordered = sorted(queries, key=lambda query: -len(query.input_ids))
+    batches = [_padded(ordered[at : at + BATCH]) for at in range(0, len(ordered), BATCH)]
+
+    def forward(batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> int:
+        input_ids, attention_mask, masks = batch
+        hidden = encode(model, input_ids, attention_mask, None).flatten(0, 1)
+        vocabulary_logits(model, hidden[masks])
+        return len(input_ids)
+
+    return {"texts_per_s": _rate(batches, forward, seconds)}
+
+
+def engine(model_dir: str, texts: Sequence[str], seconds: float, dtype: str) -> dict[str, Any]:
+    """Texts per second of the engine, in batches as they come."""
+    model = FillMask.load(model_dir, dtype=dtype)
+    queries = model.encode([FillMaskQuery(text, TOP_K) for text in texts])
+    batches = [queries[at : at + BATCH] for at in range(0, len(queries), BATCH)]
+    return {"texts_per_s": _rate(batches, lambda batch: len(model.fill_encoded(batch)), seconds)}
+
+
+def direct(model_dir: str, texts: Sequence[str], seconds: float, dtype: str) -> dict[str, Any]:
+    """Latency of calls for one text each."""
+    model = FillMask.load(model_dir, dtype=dtype)
+    for text in texts[:_WARM_UP]:
+        model.fill([text], top_k=TOP_K)
+    found = []
+    end = time.perf_counter() + seconds
+    for text in cycle(texts):
+        started = time.perf_counter()
+        model.fill([text], top_k=TOP_K)
+        found.append(time.perf_counter() - started)
+        if time.perf_counter() >= end:
+            break
+    return {"requests": len(found), "latency_ms": percentiles(found)}
+
+
+def _padded(queries: Sequence[EncodedFillMaskQuery]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    length = max(len(query.input_ids) for query in queries)
+    ids = torch.zeros(len(queries), length, dtype=torch.long)
+    for row, query in enumerate(queries):
+        ids[row, : len(query.input_ids)] = torch.tensor(query.input_ids)
+    lengths = torch.tensor([len(query.input_ids) for query in queries])
+    masks = [row * length + place for row, query in enumerate(queries) for place in query.mask_positions]
+    return ids, (torch.arange(length) < lengths[:, None]).long(), torch.tensor(masks)
+
+
+@torch.inference_mode()
+def _rate(batches: Sequence[Any], work: Callable[[Any], int], seconds: float) -> float:
+    """Texts per second over whole rounds of all batches, so that every length has its share."""
+    for batch in batches[:: max(1, len(batches) // _WARM_UP)]:
+        work(batch)
+    started, texts = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        texts += sum(work(batch) for batch in batches)
+    return texts / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Reads the arguments, measures, writes the figures."""
+    given = json.load(sys.stdin)
+    torch.set_num_threads(given["threads"])
+    measure = {"raw": raw, "engine": engine, "direct": direct}[given["what"]]
+    json.dump(measure(given["model_dir"], given["texts"], given["seconds"], given["dtype"]), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What three choices of the training step are worth on a CPU, each as a ratio in one run.
+
+PYTHONPATH=platform python benchmarks/training_step.py SHARDS_DIR
+
+Reads shards of the quickstart (its tokenizer, 128 tokens). Prints the seconds of a forward and backward pass of the
+quickstart's encoder on 16 examples, median of several: (a) masked LM alone with plain or fused attention, (b) with the
+distillation loss at the masked positions only or at all of them, (c) with freed memory kept or given back. They run in
+a thread, as the loop of a Ray Train worker does: there glibc gives back more than in the main one.
+"""
+
+import argparse
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import torch
+
+from distilray.config.distillation import LossConfig
+from distilray.config.sample import resolve_sample
+from distilray.distillation.objective import MASKED_LM_ONLY, DistillationStep, TensorBatch
+from distilray.models.masked_lm import load_masked_lm
+from distilray.models.precision import preferred_dtype
+from distilray.models.processor import configure_cpu
+from distilray.pretraining_data.batches import collate
+from distilray.pretraining_data.shards import ShardSet
+from tests.distilray.tiny_line import planned, step_counts
+
+EXAMPLES, REPEATS = 16, 7
+CPU = torch.device("cpu")
+
+
+def seconds(shards: ShardSet, losses: LossConfig, attention: str) -> float:
+    model = load_masked_lm(resolve_sample("sample:encoder"), fresh_head=True)
+    model.set_attn_implementation(attention)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    dtype = preferred_dtype(CPU)
+    teacher = load_masked_lm(resolve_sample("sample:encoder"), fresh_head=True).to(dtype) if losses.alpha_ce else None
+    step = DistillationStep(model, teacher, losses, dtype)
+    rows = np.arange(EXAMPLES)
+    batch = TensorBatch.of(collate(shards, planned(rows), pad_id=0))
+    counts = step_counts(shards, rows)
+    found = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        step(batch, counts)[0].backward()
+        found.append(time.perf_counter() - started)
+        model.zero_grad()
+    return statistics.median(found[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("shards_dir")
+    shards = ShardSet(parser.parse_args().shards_dir, "train")
+    masked_only, all_positions = LossConfig(ce_positions="masked"), LossConfig(ce_positions="all")
+    with ThreadPoolExecutor(1) as thread:
+        measure = partial(thread.submit, seconds, shards)
+        given_back = [measure(losses, "eager").result() for losses in (all_positions, masked_only)]
+        configure_cpu(torch.get_num_threads())
+        fused, plain = (measure(MASKED_LM_ONLY, attention).result() for attention in ("sdpa", "eager"))
+        everywhere, masked = (measure(losses, "eager").result() for losses in (all_positions, masked_only))
+    print(f"attention: fused {fused:.3f} s, plain {plain:.3f} s: {fused / plain:.2f}x")
+    print(f"vocabulary head: all positions {everywhere:.3f} s, masked {masked:.3f} s: {everywhere / masked:.2f}x")
+    for where, before, kept in zip(("all positions", "masked"), given_back, (everywhere, masked), strict=True):
+        print(f"freed memory, {where}: given back {before:.3f} s, kept {kept:.3f} s: {before / kept:.2f}x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""What cleaning a page costs, beside its parser and beside another extractor, and what each leaves, in one run.
+
+PYTHONPATH=platform python benchmarks/wikitext_cleaning.py [--wikiextractor PYTHON] [--dump FILE]
+
+Reads the articles of a dump (XML, plain or bz2; the sample's when none is given). Prints, as CPU seconds per MB of
+wikitext: (a) mwparserfromhell's tree alone, (b) cleaning with sentences, (b2) the same with reading the XML and
+counting residue and holes, (c) wikiextractor in the given interpreter, without and with its templates, user and system
+time of all its processes. It gets the articles `--copies` times under new ids, so that its start-up is small. Then
+residue and holes per 1,000 words of both outputs.
+"""
+
+import argparse
+import bz2
+import json
+import re
+import resource
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import mwparserfromhell
+
+from distilray.config.sample import wikipedia_dump
+from distilray.corpus.quality import count_holes, count_residue, per_thousand
+from distilray.corpus.sentences import split_sentences
+from distilray.corpus.wikitext.cleaning import HOLE, UNKNOWN, clean_wikitext
+
+ROUNDS = 3
+_PAGE = re.compile(r"  <page>.*?</page>\n", re.DOTALL)
+
+
+def sentences(wikitext: str) -> list[str]:
+    return split_sentences(clean_wikitext(wikitext))
+
+
+def article_xml(dump: Path) -> tuple[str, list[str]]:
+    """What stands before the first page of a dump, and its articles, as they stand in it."""
+    data = dump.read_bytes()
+    xml = (bz2.decompress(data) if data.startswith(b"BZh") else data).decode()
+    pages = [page for page in _PAGE.findall(xml) if "<ns>0</ns>" in page and "<redirect" not in page]
+    return xml[: xml.index("  <page>")], pages
+
+
+def wikitexts(pages: list[str]) -> Iterator[str]:
+    for page in pages:
+        yield ElementTree.fromstring(page).findtext("revision/text") or ""
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Of this process."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def write_copies(file: Path, header: str, pages: list[str], copies: int) -> None:
+    """A dump with every page `copies` times, each under an id and a title of its own."""
+    with file.open("w", encoding="utf-8") as stream:
+        stream.write(header)
+        for copy in range(copies):
+            for at, page in enumerate(pages):
+                renamed = page.replace("</title>", f" {copy}</title>", 1)
+                stream.write(re.sub(r"<id>\d+</id>", f"<id>{copy * len(pages) + at + 1}</id>", renamed, count=1))
+        stream.write("</mediawiki>\n")
+
+
+def children_seconds(command: list[str]) -> float:
+    """User and system time of a command and all its processes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def extracted(folder: Path, articles: int) -> list[str]:
+    """The first `articles` texts of wikiextractor's output: one copy of each page."""
+    lines = [line for file in sorted(folder.rglob("wiki_*")) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line)["text"] for line in lines[:articles]]
+
+
+def print_quality(name: str, texts: list[str]) -> None:
+    words = sum(len(text.split()) for text in texts)
+    residue, holes = (per_thousand(sum(map(count, texts)), words) for count in (count_residue, count_holes))
+    print(f"{name}: {words:,} words, residue {residue} and holes {holes} per 1,000 words")
+
+
+def whole_sentences(wikitext: str) -> str:
+    """The sentences that the corpus keeps: those without a mark."""
+    return "\n".join(each for each in sentences(wikitext) if HOLE not in each and UNKNOWN not in each)
+
+
+def read_clean_and_count(pages: list[str]) -> None:
+    for wikitext in wikitexts(pages):
+        text = whole_sentences(wikitext)
+        count_residue(text)
+        count_holes(text)
+
+
+def run_wikiextractor(python: str, dump: Path, out: Path, *options: str) -> float:
+    command = [python, "-m", "wikiextractor.WikiExtractor", "--processes", "1", "--json", "-q", "-b", "1000M"]
+    return children_seconds([*command, "-o", str(out), *options, str(dump)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--wikiextractor", metavar="PYTHON", help="interpreter that has wikiextractor 3.1")
+    parser.add_argument("--dump", metavar="FILE", type=Path, help="pages-articles dump; the sample's by default")
+    parser.add_argument("--copies", type=int, default=6, help="of each page in wikiextractor's dump")
+    arguments = parser.parse_args()
+    header, pages = article_xml(arguments.dump or wikipedia_dump())
+    texts = list(wikitexts(pages))
+    megabytes = sum(len(text.encode()) for text in texts) / 1e6
+    print(f"{len(pages)} articles, {megabytes:.2f} MB of wikitext; CPU time, median of {ROUNDS} rounds")
+    with tempfile.TemporaryDirectory() as folder:
+        measures: dict[str, Callable[[], float]] = {
+            "(a) mwparserfromhell.parse": lambda: cpu_seconds(lambda: [mwparserfromhell.parse(text) for text in texts]),
+            "(b) clean and sentences": lambda: cpu_seconds(lambda: [sentences(text) for text in texts]),
+            "(b2) with XML and counting": lambda: cpu_seconds(lambda: read_clean_and_count(pages)),
+        }
+        if python := arguments.wikiextractor:
+            dump, out = Path(folder, "dump.xml"), Path(folder, "out")
+            write_copies(dump, header, pages, arguments.copies)
+            for name, options in (("without templates", ["--no-templates"]), ("with templates", [])):
+                measures[f"(c) wikiextractor {name}"] = lambda name=name, options=options: (  # type: ignore[misc]
+                    run_wikiextractor(python, dump, out / name, *options) / arguments.copies
+                )
+        print_costs(measures, megabytes)
+        for peer in sorted(Path(folder, "out").glob("*")):
+            kept = ["\n".join(split_sentences(text)) for text in extracted(peer, len(pages))]
+            print_quality(f"wikiextractor {peer.name}", kept)
+    print_quality("distilray", [whole_sentences(text) for text in texts])
+
+
+def print_costs(measures: dict[str, Callable[[], float]], megabytes: float) -> None:
+    """Every measure once a round: a machine that slows down slows all of them."""
+    rounds = [{name: measure() / megabytes for name, measure in measures.items()} for _ in range(ROUNDS)]
+    costs = {name: statistics.median(found[name] for found in rounds) for name in measures}
+    for name, cost in costs.items():
+        ratio = costs["(b2) with XML and counting"] / cost
+        print(f"{name}: {cost:.3f} s/MB ({1 / cost:.2f} MB/s); (b2) takes {ratio:.2f}x of it")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""What the recipes of the jobs around the line may say."""

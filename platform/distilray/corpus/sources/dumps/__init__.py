@@ -1,1 +1,0 @@
-"""The pages of a MediaWiki dump, from any range of its file."""

@@ -1,0 +1,180 @@
+"""Trains a teacher, or distils it into a student, on the workers of a Ray cluster."""
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from distilray.config.distillation import (
+    DistillConfig,
+    LossConfig,
+    TrainingConfig,
+    TrainTeacherConfig,
+)
+from distilray.distillation.cost import total_steps
+from distilray.distillation.inputs import (
+    build_student,
+    check_cache_files,
+    create_student_and_teacher,
+    create_teacher,
+    open_shards,
+)
+from distilray.distillation.losses import LOSSES
+from distilray.distillation.objective import MASKED_LM_ONLY
+from distilray.distillation.preparation import LoopSettings
+from distilray.distillation.setup import CHECKPOINTS_FOLDER, DIVERGED, DIVERGED_FOLDER, train_loop
+from distilray.errors import DataQualityError, InputError
+from distilray.models.masked_lm import count_parameters, load_masked_lm
+from distilray.models.sources import (
+    MODEL_FILES,
+    MODEL_FOLDER,
+    TOKENIZER_CONFIG_FILE,
+    localize,
+)
+from distilray.models.student import summarize_sources
+from distilray.pretraining_data.tokenizer import read_tokenizer
+from distilray.runtime import storage
+from distilray.runtime.environment import inside_cluster
+from distilray.runtime.job import Outcome
+from distilray.runtime.metrics import MetricsFollower, Row, read_metrics
+from distilray.runtime.progress import NoticeFollower, Progress
+from distilray.runtime.resources import ensure_capacity
+from distilray.runtime.run_folder import METRICS_FILE, RunFolder
+from distilray.runtime.session import ray_session
+from distilray.training.checkpoint import CheckpointStore, newest_step
+from distilray.training.loop import Stop
+from distilray.training.reporter import HELDOUT_FILE
+from distilray.training.workers import run_on_workers, workers_needed
+
+INITIALIZATION_FILE = "initialization.json"
+_MODEL_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)
+
+
+class DivergedError(DataQualityError):
+    """The gradient is not finite step after step; training on would learn nothing."""
+
+
+def train_teacher(config: TrainTeacherConfig, folder: RunFolder) -> Outcome:
+    """Trains the teacher's masked LM head and body on the shards; writes a model folder."""
+    return _fit(config, folder, MASKED_LM_ONLY, create_teacher, localize(config.encoder_dir), {})
+
+
+def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
+    """Distils the teacher, or the cache of it, into a student; writes a model folder."""
+    check_cache_files(config, verify=True)
+    teacher = load_masked_lm(localize(config.teacher_dir))
+    student, source = build_student(teacher, config)
+    storage.write_bytes(folder.path(INITIALIZATION_FILE), json.dumps(source, indent=1).encode())
+    counts = {
+        "teacher_parameters": count_parameters(teacher),
+        "parameters": count_parameters(student),
+        "teacher_layers": teacher.config.num_hidden_layers,
+        "layers": student.config.num_hidden_layers,
+    }
+    del teacher, student
+    told = summarize_sources(source)
+    return _fit(
+        config,
+        folder,
+        config.losses,
+        create_student_and_teacher,
+        localize(config.teacher_dir),
+        counts,
+        told,
+        config.teacher_cache_dir,
+    )
+
+
+def _fit(
+    config: TrainingConfig,
+    folder: RunFolder,
+    losses: LossConfig,
+    create_models: Callable[[Any], tuple[Any, Any]],
+    tokenizer_dir: str,
+    counts: Mapping[str, Any],
+    told: Sequence[str] = (),
+    teacher_cache_dir: str | None = None,
+) -> Outcome:
+    tokenizer_json = read_tokenizer(tokenizer_dir)
+    shards = open_shards(config, tokenizer_json, verify=True)
+    settings = LoopSettings(
+        config=config,
+        losses=losses,
+        create_models=create_models,
+        tokenizer_json=tokenizer_json,
+        total_steps=total_steps(config, len(shards)),
+        run_uri=folder.uri,
+        teacher_cache_dir=teacher_cache_dir,
+        on_cluster=inside_cluster(),
+    )
+    with ray_session(config.ray):
+        ensure_capacity(workers_needed(config.scaling), job=folder.job, run_dir=folder.uri)
+        for line in told:
+            _say(folder.job, line)
+        progress = Progress(folder.job, total=settings.total_steps, unit="steps")
+        progress.start_at(newest_step(folder.path(CHECKPOINTS_FOLDER)))
+        metrics = folder.path(METRICS_FILE)
+        shown = MetricsFollower(metrics, lambda row: _show(progress, row))
+        with progress, shown, NoticeFollower(folder.uri, lambda text: _say(folder.job, text)):
+            stop = run_on_workers(
+                functools.partial(train_loop, settings),
+                config.scaling,
+                folder.path(CHECKPOINTS_FOLDER),
+                max_failures=config.fault_tolerance.max_failures,
+                preemption_grace_s=config.fault_tolerance.preemption_grace_s,
+            )
+    _check_complete(stop, folder)
+    _copy_model(settings, folder)
+    return Outcome(
+        _summary(settings, folder),
+        {"steps": settings.total_steps, "tokenizer_hash": shards.tokenizer_hash, **counts},
+        folder.describe_outputs(f"{MODEL_FOLDER}/{name}" for name in _MODEL_FILES),
+    )
+
+
+def _check_complete(stop: Stop | None, folder: RunFolder) -> None:
+    """Check that training came to its last step.
+
+    Raises:
+        InputError: a checkpoint could not be written.
+        DivergedError: too many steps in a row had no finite gradient; its paths are those of their examples.
+    """
+    if stop is None:
+        return
+    if stop.reason == DIVERGED:
+        raise DivergedError(stop.message, storage.list_files(folder.path(DIVERGED_FOLDER), ".json"))
+    raise InputError(stop.message)
+
+
+def _summary(settings: LoopSettings, folder: RunFolder) -> str:
+    last = read_metrics(folder.path(METRICS_FILE))[-1]
+    terms = ", ".join(f"{name} {last[name]:.3f}" for name in ("loss", *LOSSES) if name in last)
+    parts = [f"{settings.total_steps:,} steps, {terms}"]
+    scores = read_metrics(folder.path(HELDOUT_FILE))
+    if scores:
+        first, end = scores[0], scores[-1]
+        parts.append(f"held out: loss {end['loss']:.3f}, hit@1 {end['hit@1']:.3f}")
+        if "agreement" in end:
+            parts.append(f"teacher's best token {end['agreement']:.1%} (at first {first['agreement']:.1%})")
+    return ", ".join([*parts, f"{last['tokens_per_s']:,.0f} tokens/s"])
+
+
+def _show(progress: Progress, row: Row) -> None:
+    loss = f"loss {row['loss']:.3f}, " if "loss" in row else ""
+    progress.advance_to(row["step"], f"{loss}{row['tokens_per_s']:,.0f} tokens/s")
+
+
+def _say(job: str, text: str) -> None:
+    print(f"{job}: {text}", file=sys.stderr, flush=True)
+
+
+def _copy_model(settings: LoopSettings, folder: RunFolder) -> None:
+    """Copies the model of the last step out of its checkpoint."""
+    store = CheckpointStore(
+        folder.path(CHECKPOINTS_FOLDER), keep=1, config_hash=settings.config.identity_hash(), notice=print
+    )
+    storage.make_folder(folder.path(MODEL_FOLDER))
+    for name in _MODEL_FILES:
+        data = storage.read_bytes(store.path(settings.total_steps, name))
+        storage.write_bytes(folder.path(MODEL_FOLDER, name), data)

@@ -1,1 +1,0 @@
-"""What a training run would do and cost, before it begins."""

@@ -1,1 +1,0 @@
-"""The optional cache of a teacher: its last hidden states and most probable tokens, written once beside the shards."""

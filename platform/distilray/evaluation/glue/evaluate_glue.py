@@ -1,0 +1,245 @@
+"""GLUE: fine-tunes a model on each task with several seeds; scores beside the literature, and the submission."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from distilray.config.glue import GLUE_TASKS, EvaluateGlueConfig, GlueConfig, TaskName
+from distilray.errors import InputError
+from distilray.evaluation.glue.intervals import add_intervals, compare_with_teacher
+from distilray.evaluation.glue.submission import find_absent_files, validate_submission, write_submission
+from distilray.evaluation.glue.table import glue_table, macro_score, summarize_seeds
+from distilray.finetuning.classifier import check_same_tokenizer, output_order
+from distilray.finetuning.dev_predictions import predictions_file
+from distilray.finetuning.features import encode_tasks
+from distilray.finetuning.files import TaskData, load_tasks
+from distilray.finetuning.fine_tune import execute_runs, plan_waves, tasks_from_mnli
+from distilray.finetuning.fine_tune_run import (
+    ALREADY_FINE_TUNED,
+    FROM_MNLI,
+    MODELS_FOLDER,
+    FineTunePlan,
+    FineTuneRunResult,
+    read_predictions,
+)
+from distilray.finetuning.metrics import majority_scores
+from distilray.finetuning.objective import total_steps
+from distilray.models.masked_lm import read_model_config
+from distilray.models.sources import (
+    MODEL_FILES,
+    TOKENIZER_CONFIG_FILE,
+    WEIGHTS_FILE,
+    localize,
+)
+from distilray.runtime import storage
+from distilray.runtime.job import Outcome
+from distilray.runtime.outputs import verify_file
+from distilray.runtime.run_folder import RunFolder, read_manifest
+from distilray.runtime.session import ray_session
+
+SCORES_FILE = "scores.json"
+SUBMISSION_FILE = "submission.zip"
+_MODEL_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)
+
+Results = Mapping[tuple[TaskName, int], FineTuneRunResult]
+
+
+def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
+    """Validates the inputs of `evaluate_glue` and says what it would do."""
+    data, missing = load_tasks(config, with_test=config.submission.write)
+    model = localize(config.model_dir)
+    for each in data.values() if not config.train else ():
+        output_order(model, read_model_config(model), each.task)
+    _read_teacher(config)
+    if tasks_from_mnli(config, data) and "mnli" not in data:
+        raise InputError(
+            f"start_from_mnli: {config.glue_dir} has no folder of MNLI; add it, or set start_from_mnli=false"
+        )
+    if config.submission.write:
+        find_absent_files({task: each.test for task, each in data.items()}, config.submission.fill_missing)
+    for task in data:
+        if config.distillation is not None:
+            teacher = storage.join(config.distillation.teacher_run_dir, MODELS_FOLDER, task)
+            check_same_tokenizer(teacher, config.model_dir)
+    absent = ", ".join(missing) or "none"
+    return {"model": config.model_dir, **{task: _told(config, each) for task, each in data.items()}, "missing": absent}
+
+
+def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
+    """Fine-tunes on every task with every seed; writes `scores.json`, `models/`, and the submission if asked for."""
+    data, missing = load_tasks(config, with_test=config.submission.write)
+    features = encode_tasks(config, data)
+    plan = FineTunePlan(folder.uri, config.precision, config.scaling, config.distillation, config.submission.write)
+    results: dict[tuple[TaskName, int], FineTuneRunResult] = {}
+    with ray_session(config.ray):
+        for runs in plan_waves(config, list(data), folder.path(MODELS_FOLDER, FROM_MNLI)):
+            needed = {run.task: features[run.task] for run in runs}
+            results |= execute_runs(runs, needed, plan, run_dir=folder.uri, job=folder.job)
+            for task in dict.fromkeys(run.task for run in runs):
+                _keep_model(results, task, folder)
+    scores = collect_scores(config, data, missing, results)
+    teacher = _read_teacher(config)
+    compared = None
+    if teacher is not None and config.teacher_run_dir is not None:
+        compared = compare_with_teacher(scores, teacher, config.teacher_run_dir, data, results, seed=config.seed)
+        scores["kept"] = compared.to_json()
+    storage.write_bytes(folder.path(SCORES_FILE), json.dumps(scores, indent=1).encode())
+    told = _submit(config, data, results, folder)
+    mean, count = macro_score(scores["summary"])
+    counts = {key: scores[key] for key in ("summary", "missing", "remarks", "model_hash")}
+    models = [f"{MODELS_FOLDER}/{task}/{name}" for task in data for name in _MODEL_FILES]
+    predictions = [predictions_file(task, seed) for task, seed in results]
+    outputs = folder.describe_outputs([SCORES_FILE, *models, *predictions])
+    overall = f", macro score {100 * mean:.1f} over {count} of {len(GLUE_TASKS)}" if count else ""
+    overall += f", {compared.summary}" if compared else ""
+    absent = f", missing: {', '.join(missing)}" if missing else ""
+    made = f"{len(results)} fine-tunings" if config.train else "a fine-tuned model"
+    others = _other_rows(data)
+    absent += f", other rows than the official ones: {others}" if others else ""
+    return Outcome(f"{made} on {len(data)} task(s){overall}{absent}{told}", counts, outputs)
+
+
+def collect_scores(
+    config: GlueConfig, data: Mapping[TaskName, TaskData], missing: Sequence[TaskName], results: Results
+) -> dict[str, Any]:
+    """Return the content of `scores.json`: a row for each task, metric and seed, and summaries."""
+    model_hash = storage.sha256(storage.join(localize(config.model_dir), WEIGHTS_FILE))
+    rows = [
+        row | {"official_rows": not data[task].other_rows, "model_hash": model_hash}
+        for (task, _), result in results.items()
+        for row in _rows(result)
+    ]
+    scores: dict[str, Any] = {
+        "model_hash": model_hash,
+        "tasks": config.tasks,
+        "missing": list(missing),
+        "summary": summarize_seeds(rows),
+        "majority": {task: _majority(each) for task, each in data.items()},
+        "dev_rows": {task: {name: len(part) for name, part in each.dev.items()} for task, each in data.items()},
+        "remarks": {task: _remarks(config, each, results) for task, each in data.items()},
+        "rows": rows,
+    }
+    add_intervals(scores, data, results, seed=config.seed)
+    return scores
+
+
+def show_glue_scores(folder: RunFolder) -> None:
+    """Prints the table of `scores.json`."""
+    assert isinstance(folder.config, EvaluateGlueConfig)
+    scores = json.loads(storage.read_bytes(folder.path(SCORES_FILE)))
+    Console(width=None if os.isatty(1) else 160).print(glue_table(scores, _read_teacher(folder.config)))
+
+
+def check_submission(path: str) -> str:
+    """Checks a submission; says that it is one.
+
+    Raises:
+        InputError: the first line that is wrong.
+    """
+    validate_submission(path)
+    return f"{path}: a submission of eleven files as gluebenchmark.com takes it"
+
+
+def _told(config: EvaluateGlueConfig, data: TaskData) -> str:
+    settings = config.task_config(data.task.name)
+    rows = min(len(data.train.first), settings.max_train_examples or len(data.train.first))
+    dev = sum(len(part.first) for part in data.dev.values())
+    if not config.train:
+        return f"{dev:,} dev rows, no training"
+    return (
+        f"{rows:,} of {len(data.train.first):,} train rows, {dev:,} dev rows, {len(settings.seeds)} seed(s) x "
+        f"{total_steps(rows, settings):,} steps of {settings.batch_size}"
+    )
+
+
+def _best(results: Results, task: TaskName) -> FineTuneRunResult:
+    """The fine-tuning of a task with the best dev score; of equal ones the first."""
+    found = [result for (name, _), result in results.items() if name == task]
+    return max(found, key=lambda result: result.fine_tuned.best.scores[result.run.settings.metric])
+
+
+def _keep_model(results: Results, task: TaskName, folder: RunFolder) -> None:
+    """Moves the best model of a task to its place in the run; those of its other seeds go."""
+    target, best = folder.path(MODELS_FOLDER, task), _best(results, task)
+    storage.make_folder(target)
+    for file in storage.list_files(best.model_dir):
+        storage.write_bytes(storage.join(target, file.rpartition("/")[2]), storage.read_bytes(file))
+    for (name, _), result in results.items():
+        if name == task:
+            storage.remove_folder(result.model_dir)
+
+
+def _rows(result: FineTuneRunResult) -> list[dict[str, Any]]:
+    """The scores of one fine-tuning, each with all that it depends on."""
+    run, best = result.run, result.fine_tuned.best
+    told = {
+        "task": run.task,
+        "split": "dev",
+        "seed": run.seed,
+        "start": run.start,
+        "evaluation": best.number,
+        "epoch": best.epoch,
+        "max_train_examples": run.settings.max_train_examples,
+    }
+    return [told | {"metric": metric, "value": value} for metric, value in best.scores.items()]
+
+
+def _majority(data: TaskData) -> dict[str, float]:
+    assert data.train.labels is not None
+    labels = {name: part.labels for name, part in data.dev.items() if part.labels is not None}
+    return majority_scores(data.task, data.train.labels, labels)
+
+
+def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
+    """Return the remarks on the scores of a task."""
+    task = data.task.name
+    settings, rows = config.task_config(task), len(data.train.first)
+    starts = {result.run.start for (name, _), result in results.items() if name == task}
+    remarks = [f"rows, not the official ones: {', '.join(data.other_rows)}"] if data.other_rows else []
+    remarks += data.remarks
+    remarks += [f"{count:,} {reason} dropped" for reason, count in data.dropped.items() if count]
+    if ALREADY_FINE_TUNED in starts:
+        remarks.append("fine-tuned before")
+    elif settings.max_train_examples is not None and settings.max_train_examples < rows:
+        remarks.append(f"trained on {settings.max_train_examples:,} of {rows:,} rows")
+    if FROM_MNLI in starts:
+        remarks.append("started from FROM_MNLI")
+    if isinstance(config, EvaluateGlueConfig) and config.distillation is not None:
+        remarks.append("distilled again")
+    return [*remarks, data.task.remark] if data.task.remark else remarks
+
+
+def _other_rows(data: Mapping[TaskName, TaskData]) -> str:
+    """The splits with other numbers of rows than the official ones, by task; empty if there are none."""
+    return "; ".join(f"{task} {', '.join(each.other_rows)}" for task, each in data.items() if each.other_rows)
+
+
+def _submit(config: EvaluateGlueConfig, data: Mapping[TaskName, TaskData], results: Results, folder: RunFolder) -> str:
+    """Writes the submission from the best seed of each task, if asked for; says what was filled."""
+    if not config.submission.write:
+        return ""
+    found = {task: read_predictions(_best(results, task)) for task in data}
+    note = f"Not fine-tuned on the official rows: {_other_rows(data)}" if _other_rows(data) else ""
+    filled = write_submission(
+        folder.path(SUBMISSION_FILE), found, fill_missing=config.submission.fill_missing, note=note
+    )
+    return f", {SUBMISSION_FILE}" + (f" (the same answer for every row of {', '.join(filled)})" if filled else "")
+
+
+def _read_teacher(config: EvaluateGlueConfig) -> Mapping[str, Any] | None:
+    """The scores of the teacher's run.
+
+    Raises:
+        InputError: it is no complete run of this job.
+    """
+    if config.teacher_run_dir is None:
+        return None
+    if read_manifest(config.teacher_run_dir)["content"]["job"] != "evaluate_glue":
+        raise InputError(f"teacher_run_dir: {config.teacher_run_dir} is no run of jobs.evaluate_glue; name one")
+    file = storage.join(config.teacher_run_dir, SCORES_FILE)
+    verify_file(file)
+    found: Mapping[str, Any] = json.loads(storage.read_bytes(file))
+    return found

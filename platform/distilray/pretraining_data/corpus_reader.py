@@ -1,0 +1,87 @@
+"""The documents that a run of `jobs.build_corpus` handed over, read by rows."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distilray.errors import InputError
+from distilray.runtime import storage
+from distilray.runtime.outputs import RunOutputs, verify_file
+from distilray.runtime.run_folder import read_manifest
+from distilray.schemas import DOCUMENTS, check_schema
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The documents of a corpus, numbered through all of its files.
+
+    Attributes:
+        folder: the run folder.
+        files: rows by file name, in the order of the corpus.
+        stored_bytes: bytes by file name.
+        words: of all documents.
+    """
+
+    folder: str
+    files: Mapping[str, int]
+    stored_bytes: Mapping[str, int]
+    words: int
+
+    @property
+    def documents(self) -> int:
+        """Number of documents."""
+        return sum(self.files.values())
+
+    @classmethod
+    def open(cls, folder: str) -> "Corpus":
+        """Reads the manifest of a corpus run.
+
+        Raises:
+            InputError: incomplete run, run of another job, empty corpus, or a file that is missing or of another size.
+        """
+        content = read_manifest(folder)["content"]
+        if content["job"] != "build_corpus":
+            raise InputError(f"{folder}: written by {content['job']}, not by build_corpus; correct corpus_dir")
+        outputs = dict(sorted(content["outputs"].items()))
+        files = {name: entry["rows"] for name, entry in outputs.items()}
+        if not sum(files.values()):
+            raise InputError(f"{folder}: the corpus holds no document; build it from other sources or looser filters")
+        RunOutputs.of(folder, content).check_sizes(outputs)
+        stored = {name: entry["bytes"] for name, entry in outputs.items()}
+        return cls(folder, files, stored, content["counts"]["words"])
+
+
+def read_sentences(uri: str, start: int, stop: int) -> Iterator[list[list[str]]]:
+    """Yield the sentences of the documents [start, stop) of a file, as `document_tables` reads them."""
+    for table in document_tables(uri, start, stop, columns=["sentences"]):
+        yield table.column("sentences").to_pylist()
+
+
+def document_tables(uri: str, start: int, stop: int, *, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the documents [start, stop) of a file, a row group at a time; other groups are not read.
+
+    Args:
+        columns: of schema `DOCUMENTS`; all when left out.
+
+    Raises:
+        InputError: the file cannot be read, has another schema, or is not what the manifest of its run says.
+    """
+    verify_file(uri)
+    filesystem, path = storage.filesystem(uri)
+    try:
+        with pq.ParquetFile(path, filesystem=filesystem) as file:
+            # Types of Ray hold pickled objects, which reading a value would run.
+            check_schema(file.schema_arrow, DOCUMENTS, uri)
+            first = 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                low, high = max(start, first), min(stop, first + rows)
+                if low < high:
+                    yield file.read_row_group(group, columns=columns).slice(low - first, high - low)
+                first += rows
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"{uri}: cannot be read ({error}); build the corpus again") from None

@@ -1,0 +1,191 @@
+"""Drafts: examples before trimming, without special tokens and masks, each with the segment B that follows its A.
+
+The drafts of one part of the corpus are put in the global random order, which is that of a hash of the example id, and
+written in buckets: runs of that order that are the same for every part. So a bucket, collected from all parts, is a
+uniform sample of the corpus, and the buckets one after the other are the corpus in random order.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from random import Random
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.pretraining_data.segment_pairs import SPECIAL_TOKENS_PER_PAIR, PairPlan, plan_pairs, plan_windows
+from distilray.pretraining_data.token_ids import (
+    Int64Array,
+    TokenizedDocument,
+    TokenizedDocuments,
+    gather_slices,
+    list_array,
+)
+from distilray.runtime.seeding import hash_integers
+
+UNPAIRED_EXAMPLES = pa.schema(
+    [
+        pa.field("example_id", pa.int64(), nullable=False),
+        pa.field("shuffle_key", pa.uint64(), nullable=False),
+        pa.field("text", pa.list_(pa.uint16()), nullable=False),  # A and the B that follows it, as whole sentences
+        pa.field("a_tokens", pa.uint32(), nullable=False),
+        pa.field("room", pa.uint16(), nullable=False),  # maximum number of tokens of A and B together
+        pa.field("is_random_next", pa.bool_(), nullable=False),  # B is to be replaced by one of another document
+    ]
+)
+# example_id = document << 32 | copy << 24 | number in the document and copy
+DOCUMENT_SHIFT, COPY_SHIFT = 32, 24
+_MAX_NUMBER = 1 << COPY_SHIFT
+_COUNTED = (
+    "documents",
+    "document_tokens",
+    "reused_tokens",
+    "dropped_short",
+    "dropped_short_tokens",
+    "single_segment_copies",
+    "dropped_single_segment_tokens",
+    "dropped_tail_tokens",
+)
+_COLUMNS = 6  # of a row of `UnpairedExamples._rows`
+_PLANS, _ORDER = range(2)  # what a seed is used for
+
+
+@dataclass
+class UnpairedExamples:
+    """Drafts as places in the tokens of their documents; text is copied only when a bucket is written.
+
+    Attributes:
+        counts: documents, tokens and what became of them; see `add`.
+    """
+
+    config: EncodeCorpusConfig
+    counts: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(_COUNTED, 0)))
+    _ids: list[NDArray[np.uint16]] = field(default_factory=list)
+    _rows: list[Int64Array] = field(default_factory=list)
+    _tokens: int = 0
+
+    def add(self, found: TokenizedDocuments) -> None:
+        """Plans the examples of some documents and keeps their tokens.
+
+        Counts documents and their tokens once, and tokens used again or dropped in all copies. With those that
+        `example_statistics` counts,
+        `dupe_factor * document_tokens + reused_tokens = own_tokens + trimmed_tokens + dropped_*_tokens`.
+        """
+        self.counts["documents"] += len(found.documents)
+        self.counts["document_tokens"] += len(found.ids)
+        rows = np.array([document.row for document in found.documents], np.int64)
+        copies = np.arange(self.config.dupe_factor)
+        seeds = hash_integers(self.config.seed, _PLANS, rows[:, None], copies[None, :]).tolist()
+        kept: list[tuple[int, ...]] = []
+        for document, of_document in zip(found.documents, seeds, strict=True):
+            for copy, seed in enumerate(of_document):
+                first = document.row << DOCUMENT_SHIFT | copy << COPY_SHIFT
+                plans = self._kept(document, Random(seed))
+                kept += [
+                    (
+                        first | number,
+                        self._tokens + document.start + plan.start,
+                        plan.a_tokens,
+                        plan.b_tokens,
+                        plan.room,
+                        plan.is_random_next,
+                    )
+                    for number, plan in enumerate(plans)
+                ]
+        if kept:
+            self._rows.append(np.array(kept, dtype=np.int64))
+        self._ids.append(found.ids)
+        self._tokens += len(found.ids)
+
+    def _kept(self, document: TokenizedDocument, rng: Random) -> list[PairPlan]:
+        """The plans of one copy of a document, without those that are too short."""
+        config, kept, left = self.config, [], document.ends[-1]
+        for plan in self._plans(document, rng):
+            own = plan.a_tokens + (0 if plan.is_random_next else plan.b_tokens)
+            left -= own - plan.reused
+            self.counts["reused_tokens"] += plan.reused
+            self.counts["single_segment_copies"] += plan.is_single_sentence
+            if plan.is_single_sentence and config.single_sentence_documents == "drop":
+                self.counts["dropped_single_segment_tokens"] += own
+            elif (
+                min(plan.a_tokens + plan.b_tokens, plan.room) + special_token_count(config) < config.min_example_tokens
+            ):
+                self.counts["dropped_short"] += 1
+                self.counts["dropped_short_tokens"] += own
+            else:
+                kept.append(plan)
+        self.counts["dropped_tail_tokens"] += left
+        assert len(kept) <= _MAX_NUMBER, "more examples of a document than an example_id can tell apart"
+        return kept
+
+    def _plans(self, document: TokenizedDocument, rng: Random) -> Iterator[PairPlan]:
+        config = self.config
+        max_tokens = config.max_seq_length - special_token_count(config)
+        if config.mode == "paper":
+            return plan_windows(document.ends[-1], rng, max_tokens=max_tokens, short_seq_prob=config.short_seq_prob)
+        return plan_pairs(
+            document.ends,
+            rng,
+            max_tokens=max_tokens,
+            short_seq_prob=config.short_seq_prob,
+            random_next_probability=config.random_next_probability,
+        )
+
+    def write(self, write: Callable[[pa.Buffer], object], *, buckets: int) -> tuple[list[int], list[int]]:
+        """Writes the drafts of each bucket, in the global order, as one Arrow message; an empty bucket is no byte.
+
+        Args:
+            write: takes the bytes in order.
+            buckets: a power of two.
+
+        Returns:
+            Rows and bytes of each bucket.
+        """
+        rows = np.concatenate(self._rows) if self._rows else np.empty((0, _COLUMNS), np.int64)
+        ids = np.concatenate(self._ids) if self._ids else np.empty(0, np.uint16)
+        keys = hash_integers(self.config.seed, _ORDER, rows[:, 0])
+        order = np.lexsort((rows[:, 0], keys))
+        rows, keys = rows[order], keys[order]
+        edges = np.searchsorted(bucket_of(keys, buckets), np.arange(buckets + 1))
+        sizes = [0] * buckets
+        for bucket, (start, stop) in enumerate(pairwise(edges)):
+            if start < stop:
+                message = _batch(rows[start:stop], keys[start:stop], ids).serialize()
+                write(message)
+                sizes[bucket] = message.size
+        return np.diff(edges).tolist(), sizes
+
+
+def special_token_count(config: EncodeCorpusConfig) -> int:
+    """Special tokens of an example: `[CLS] A [SEP] B [SEP]`, or `[CLS] text [SEP]`."""
+    return SPECIAL_TOKENS_PER_PAIR if config.mode == "card" else SPECIAL_TOKENS_PER_PAIR - 1
+
+
+def bucket_of(keys: NDArray[np.uint64], buckets: int) -> Int64Array:
+    """The bucket of each key: its highest bits."""
+    bits = buckets.bit_length() - 1
+    assert buckets == 1 << bits
+    return (keys >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(keys), np.int64)
+
+
+def read_unpaired(data: Sequence[bytes]) -> pa.Table:
+    """The drafts of one bucket from the bytes of all parts, in the global order."""
+    batches = [pa.ipc.read_record_batch(pa.py_buffer(part), UNPAIRED_EXAMPLES) for part in data if part]
+    table = pa.Table.from_batches(batches, schema=UNPAIRED_EXAMPLES).combine_chunks()
+    order = np.lexsort((table["example_id"].to_numpy(), table["shuffle_key"].to_numpy()))
+    return table.take(pa.array(order)).combine_chunks()
+
+
+def _batch(rows: Int64Array, keys: NDArray[np.uint64], ids: NDArray[np.uint16]) -> pa.RecordBatch:
+    example_id, start, a_tokens, b_tokens, room, is_random_next = rows.T
+    tokens = a_tokens + b_tokens
+    text = list_array(gather_slices(ids, start, tokens), tokens)
+    columns = [example_id, keys, text, a_tokens, room, is_random_next.astype(bool)]
+    arrays = [
+        column if isinstance(column, pa.ListArray) else pa.array(column).cast(draft.type)
+        for column, draft in zip(columns, UNPAIRED_EXAMPLES, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=UNPAIRED_EXAMPLES)

@@ -1,0 +1,295 @@
+"""Experiment trackers beside `metrics.jsonl`: TensorBoard files, MLflow, Weights & Biases.
+
+Each tracker works in a thread of its own, so that a slow or dead server neither stalls nor ends the training. One that
+fails is named once in the log and left out from then on. Their packages are imported when one is opened.
+"""
+
+import functools
+import hashlib
+import logging
+import math
+import os
+import queue
+import re
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import wait
+from dataclasses import dataclass
+from importlib import import_module
+from numbers import Real
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from distilray.errors import InputError
+from distilray.runtime import storage
+from distilray.runtime.signals import start_in_thread
+
+TENSORBOARD_FOLDER = "tensorboard"
+MLFLOW_RUN_ID_FILE = "mlflow_run_id.txt"
+_UPLOAD_S, _CLOSE_S = 60.0, 60.0
+_PROJECT = "distilray"
+_PARAMS_PER_REQUEST, _PARAM_CHARACTERS = 100, 500  # limits of MLflow servers, also of old ones
+# Variables that the user has set are kept. No usage reports from closed networks; MLflow asks for consent to a folder
+# of files, and prints the URL of the run together with a login in MLFLOW_TRACKING_URI.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_FILE_STORE": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+_LOGIN, _QUERY = re.compile(r"://[^/\s]+@"), re.compile(r"(://[^\s?]*)\?\S+")
+_SECRET_NAME = re.compile(r"(?i)(^|_)(key|token|secret|password)s?$")
+_LOG = logging.getLogger(__name__)
+
+
+class Trackers:
+    """The open trackers of a run. As a context manager it ends the run as failed when an exception ends the block."""
+
+    def __init__(self, names: Sequence[str], run: "TrackedRun", clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._rows: dict[str, queue.SimpleQueue[Row | bool]] = {name: queue.SimpleQueue() for name in names}
+        self._threads = {
+            start_in_thread(functools.partial(_feed, name, run, rows), name=f"tracker-{name}"): name
+            for name, rows in self._rows.items()
+        }
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Hand the finite numbers among `values` to every tracker without waiting; `/` in a name makes groups."""
+        numbers = {name: float(value) for name, value in values.items() if _is_finite_number(value)}
+        self._put(Row(step, self._clock(), numbers))
+
+    def close(self, *, failed: bool = False) -> None:
+        """Wait, a minute at most, until the trackers have what was logged, and close them."""
+        self._put(failed)
+        for thread in wait(self._threads, timeout=_CLOSE_S).not_done:
+            _LOG.warning("tracker %s has not closed in time and may lack the last rows", self._threads[thread])
+
+    def _put(self, row: "Row | bool") -> None:
+        for thread, name in self._threads.items():
+            if not thread.done():
+                self._rows[name].put(row)
+
+    def __enter__(self) -> "Trackers":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
+
+
+def check_trackers(names: Sequence[str], run_uri: str) -> None:
+    """Check the names and packages of trackers without opening any.
+
+    Raises:
+        InputError: as `open_trackers`.
+    """
+    for name in names:
+        if name not in _TRACKERS:
+            raise InputError(f"tracker '{name}' is not one of {', '.join(_TRACKERS)}")
+        for variable, value in _ENVIRONMENT.items():
+            os.environ.setdefault(variable, value)
+        package = _TRACKERS[name][0]
+        try:
+            import_module(package)
+        except ImportError:
+            needs = f"tracker '{name}' needs the package {package}"
+            raise InputError(f"{needs}: pip install {_DISTRIBUTIONS.get(package, package)}") from None
+        if name == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI") and not storage.is_local(run_uri):
+            raise InputError("tracker 'mlflow': the run folder is in an object store; set MLFLOW_TRACKING_URI")
+
+
+def open_trackers(
+    names: Sequence[str],
+    *,
+    run_uri: str,
+    run_name: str,
+    config: Mapping[str, Any],
+    start_step: int,
+    clock: Callable[[], float] = time.time,
+) -> Trackers:
+    """Open trackers for a run, or open them again when the run is resumed.
+
+    Args:
+        names: of `tensorboard` (files under `run_uri`/tensorboard, in an object store at most a minute old), `mlflow`
+            (server of MLFLOW_TRACKING_URI, else the folder `run_uri`/mlruns; experiment of MLFLOW_EXPERIMENT_NAME) and
+            `wandb` (project of WANDB_PROJECT).
+        config: is shown as the parameters of the run, without logins in URIs.
+        start_step: the steps done; what TensorBoard has of later ones disappears.
+        clock: seconds since the epoch.
+
+    Raises:
+        InputError: an unknown name, a package that is missing, or no place for MLflow to write to.
+    """
+    check_trackers(names, run_uri)
+    return Trackers(
+        tuple(dict.fromkeys(names)), TrackedRun(run_uri, run_name, _flat(config), start_step, clock()), clock
+    )
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """The run that is tracked.
+
+    Attributes:
+        uri: its folder.
+        config: with flat keys, as `optimizer.learning_rate`.
+        start_step: the steps done before this attempt.
+        opened: when the attempt began, in seconds since the epoch.
+    """
+
+    uri: str
+    name: str
+    config: Mapping[str, Any]
+    start_step: int
+    opened: float
+
+
+class Row(NamedTuple):
+    """Finite values of a step, and when they were logged, in seconds since the epoch."""
+
+    step: int
+    time: float
+    values: Mapping[str, float]
+
+
+class TensorBoard:
+    """An event file of each attempt, written without tensorboardX's own thread, which would hide errors.
+
+    TensorBoard reads the files in the order of their names, and these begin with the time.
+    """
+
+    def __init__(self, run: TrackedRun) -> None:
+        self._events = import_module("tensorboardX.proto.event_pb2")
+        self._summaries = import_module("tensorboardX.proto.summary_pb2")
+        name = f"events.out.tfevents.{run.opened:.3f}.{socket.gethostname()}.{run.start_step}"
+        self._target, self._uploaded = storage.join(run.uri, TENSORBOARD_FOLDER, name), -math.inf
+        self._temporary = None if storage.is_local(run.uri) else tempfile.TemporaryDirectory(prefix="tensorboard-")
+        self._file = Path(self._temporary.name, name) if self._temporary else storage.local_path(self._target)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = import_module("tensorboardX.record_writer").RecordWriter(str(self._file))
+        self._write(wall_time=run.opened, file_version="brain.Event:2")
+        start = self._events.SessionLog(status=self._events.SessionLog.START)
+        # TensorBoard drops what older files have from this step on.
+        self._write(wall_time=run.opened, step=run.start_step + 1, session_log=start)
+
+    def log(self, row: Row) -> None:
+        values = [self._summaries.Summary.Value(tag=tag, simple_value=value) for tag, value in row.values.items()]
+        self._write(wall_time=row.time, step=row.step, summary=self._summaries.Summary(value=values))
+        if row.time - self._uploaded >= _UPLOAD_S:
+            self._upload()
+            self._uploaded = row.time
+
+    def close(self, *, failed: bool) -> None:
+        self._writer.close()
+        self._upload()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def _write(self, **fields: Any) -> None:
+        self._writer.write(self._events.Event(**fields).SerializeToString())
+        self._writer.flush()
+
+    def _upload(self) -> None:
+        if self._temporary:
+            storage.write_bytes(self._target, self._file.read_bytes())
+
+
+class Mlflow:
+    """A run of an MLflow server or folder; its id is in the run folder, so that a resumed run continues it."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        self._entities = import_module("mlflow.entities")
+        server = os.environ.get("MLFLOW_TRACKING_URI") or storage.local_path(storage.join(run.uri, "mlruns")).as_uri()
+        self._client = import_module("mlflow").MlflowClient(tracking_uri=server)
+        id_file = storage.join(run.uri, MLFLOW_RUN_ID_FILE)
+        if storage.exists(id_file):
+            self._id = storage.read_bytes(id_file).decode().strip()
+            self._client.update_run(self._id, status="RUNNING")
+        else:
+            self._id = self._create(run)
+            storage.write_bytes(id_file, self._id.encode())
+
+    def _create(self, run: TrackedRun) -> str:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or _PROJECT
+        found = self._client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else self._client.create_experiment(name)
+        created: str = self._client.create_run(experiment, run_name=run.name).info.run_id
+        params = [self._entities.Param(key, str(value)[:_PARAM_CHARACTERS]) for key, value in run.config.items()]
+        for at in range(0, len(params), _PARAMS_PER_REQUEST):
+            self._client.log_batch(created, params=params[at : at + _PARAMS_PER_REQUEST])
+        return created
+
+    def log(self, row: Row) -> None:
+        now = int(row.time * 1000)
+        metrics = [self._entities.Metric(key, value, now, row.step) for key, value in row.values.items()]
+        self._client.log_batch(self._id, metrics=metrics)
+
+    def close(self, *, failed: bool) -> None:
+        self._client.set_terminated(self._id, status="FAILED" if failed else "FINISHED")
+
+
+class Wandb:
+    """A run of Weights & Biases. A resumed one logs the same values for some steps again; the first are kept."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        place = hashlib.sha256(run.uri.encode()).hexdigest()[:8]  # two folders may hold runs of one name
+        self._run = import_module("wandb").init(
+            project=os.environ.get("WANDB_PROJECT") or _PROJECT,
+            name=run.name,
+            id=f"{re.sub('[^A-Za-z0-9_-]', '-', run.name)[:80]}-{place}",
+            resume="allow",
+            config=dict(run.config),
+            dir=str(storage.local_path(run.uri)) if storage.is_local(run.uri) else None,
+        )
+
+    def log(self, row: Row) -> None:
+        self._run.log(dict(row.values), step=row.step)
+
+    def close(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+def _feed(name: str, run: TrackedRun, rows: "queue.SimpleQueue[Row | bool]") -> None:
+    """Pass rows to a tracker until one says whether the run has failed, or until the first error of the tracker."""
+    try:
+        tracker = _TRACKERS[name][1](run)
+        while isinstance(row := rows.get(), Row):
+            tracker.log(row)
+        tracker.close(failed=row)
+    except Exception as error:
+        _LOG.warning("tracker %s: %s; the run goes on without it", name, _without_secrets(error))
+
+
+# Name -> the package that it needs, and its class.
+_TRACKERS: Mapping[str, tuple[str, Callable[[TrackedRun], TensorBoard | Mlflow | Wandb]]] = {
+    "tensorboard": ("tensorboardX", TensorBoard),
+    "mlflow": ("mlflow", Mlflow),
+    "wandb": ("wandb", Wandb),
+}
+
+# What to install for a package that is not named like it.
+_DISTRIBUTIONS = {"mlflow": "mlflow-skinny"}
+
+
+def _is_finite_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined with dots; what is no number is text."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, int | float) else _LOGIN.sub("://***@", str(value))
+    return flat
+
+
+def _without_secrets(error: Exception) -> str:
+    """Kind and first line of an error, without logins and queries of URLs and without secrets of the environment."""
+    text = f"{type(error).__name__}: {error}"
+    for name, value in os.environ.items():
+        if _SECRET_NAME.search(name) and len(value) >= 4:
+            text = text.replace(value, "***")
+    return _QUERY.sub(r"\1?***", _LOGIN.sub("://***@", text)).splitlines()[0][:200]

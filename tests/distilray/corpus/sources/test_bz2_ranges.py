@@ -1,0 +1,221 @@
+import bz2
+import random
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distilray.corpus.sources import bz2_ranges
+from distilray.corpus.sources.bz2_ranges import (
+    StoredFile,
+    TextSpan,
+    find_stream,
+    last_text,
+    read_blocks,
+    read_streams,
+)
+from distilray.formats import streams as formats_streams
+from distilray.formats.bad_rows import BadRow
+from tests.distilray.corpus.sources.small_dumps import streams, write
+
+Reader = Callable[[StoredFile, str, int, int], Iterator[TextSpan | BadRow]]
+MIB = 1 << 20
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size // 2).hex().encode()
+
+
+PARTS = [noise(9_000, seed) for seed in range(12)]
+MANY, OFFSETS = streams(PARTS)
+LONG = noise(450_000)
+ONE = bz2.compress(LONG, 1)  # five blocks
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write(tmp_path_factory.mktemp("many"), MANY, "many.bz2")
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write(tmp_path_factory.mktemp("one"), ONE, "one.bz2")
+
+
+def read(reader: Reader, uri: str, start: int = 0, end: int | None = None) -> list[TextSpan | BadRow]:
+    """What a reader gives of a range, without what begins behind it."""
+    with StoredFile(uri) as stored:
+        behind = stored.size if end is None else end
+        return [piece for piece in reader(stored, "f", start, behind) if piece.offset < behind]
+
+
+def text(pieces: list[TextSpan | BadRow]) -> bytes:
+    return b"".join(piece.data for piece in pieces if isinstance(piece, TextSpan))
+
+
+def faults(pieces: list[TextSpan | BadRow]) -> list[BadRow]:
+    return [piece for piece in pieces if isinstance(piece, BadRow)]
+
+
+def ranges(size: int, chunk_bytes: int) -> list[tuple[int, int]]:
+    return [(start, min(start + chunk_bytes, size)) for start in range(0, size, chunk_bytes)]
+
+
+@given(chunk_bytes=st.integers(1_000, 80_000))
+@settings(max_examples=20, deadline=None)
+def test_the_streams_of_all_ranges_give_the_text_once_and_in_order(many: str, chunk_bytes: int) -> None:
+    found = [text(read(read_streams, many, *bounds)) for bounds in ranges(len(MANY), chunk_bytes)]
+    assert b"".join(found) == b"".join(PARTS)
+
+
+@given(chunk_bytes=st.integers(20_000, 300_000))
+@settings(max_examples=10, deadline=None)
+def test_the_blocks_of_all_ranges_give_the_text_once_and_in_order(one: str, chunk_bytes: int) -> None:
+    found = [text(read(read_blocks, one, *bounds)) for bounds in ranges(len(ONE), chunk_bytes)]
+    assert b"".join(found) == LONG
+
+
+def test_blocks_are_read_through_the_border_of_two_streams(tmp_path: Path) -> None:
+    uri = write(tmp_path, bz2.compress(LONG[:250_000], 1) + bz2.compress(LONG[250_000:], 1))
+    assert text(read(read_blocks, uri)) == LONG
+
+
+def test_a_block_in_which_its_mark_stands_by_chance_is_read_whole(one: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = bz2_ranges._block_marks
+
+    def with_one_more(stored: StoredFile, start: int) -> Iterator[int]:
+        return iter(sorted([*marks(stored, start), 8 * len(ONE) // 2 + 3]))
+
+    monkeypatch.setattr(bz2_ranges, "_block_marks", with_one_more)
+    assert text(read(read_blocks, one)) == LONG
+
+
+@pytest.mark.parametrize("at", [0, 1, 10, 11])
+def test_the_first_stream_behind_an_offset_is_found(many: str, at: int) -> None:
+    with StoredFile(many) as stored:
+        assert find_stream(stored, OFFSETS[at], stored.size) == OFFSETS[at]
+        assert find_stream(stored, OFFSETS[at] + 1, stored.size) == (OFFSETS[at + 1] if at < 11 else None)
+
+
+@pytest.mark.parametrize("place", [MIB - 10, MIB - 9, MIB - 1, MIB])
+def test_a_stream_is_found_where_two_reads_meet(tmp_path: Path, place: int) -> None:
+    with StoredFile(write(tmp_path, bytes(place) + MANY)) as stored:
+        assert find_stream(stored, 0, stored.size) == place
+
+
+@pytest.mark.parametrize("shift", range(8))
+def test_a_block_is_found_at_every_bit(shift: int) -> None:
+    data = (0x314159265359 << shift | (1 << shift) - 1).to_bytes(9, "big")
+    assert bz2_ranges._find_marks(data, 0x314159265359) == [72 - 48 - shift]
+
+
+def test_an_empty_stream_among_others_does_no_harm(tmp_path: Path) -> None:
+    uri = write(tmp_path, streams([PARTS[0], b"", PARTS[1]])[0])
+    assert read(read_streams, uri)[-1] == TextSpan(len(bz2.compress(PARTS[0])) + 14, PARTS[1])
+    assert not faults(read(read_streams, uri))
+
+
+def damaged(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+
+
+def test_a_damaged_stream_is_told_with_its_bytes_and_the_next_is_read(tmp_path: Path) -> None:
+    found = read(read_streams, write(tmp_path, damaged(MANY, OFFSETS[3] + 2_000)))
+    assert text(found) == b"".join(PARTS[:3] + PARTS[4:])
+    [fault] = faults(found)
+    assert (fault.offset, fault.reason, fault.lost_bytes) == (OFFSETS[3], "bz2_damaged", OFFSETS[4] - OFFSETS[3])
+
+
+def test_a_damaged_block_is_told_and_the_next_is_read(tmp_path: Path) -> None:
+    found = read(read_blocks, write(tmp_path, damaged(ONE, len(ONE) // 2)))
+    [fault] = faults(found)
+    assert fault.reason == "bz2_damaged"
+    assert fault.offset < len(ONE) // 2 < fault.offset + fault.lost_bytes
+    at = found.index(fault)
+    before, behind = text(found[:at]), text(found[at:])
+    assert LONG.startswith(before)
+    assert LONG.endswith(behind)
+    assert len(before) + len(behind) > len(LONG) - 110_000
+
+
+@pytest.mark.parametrize("reader", [read_streams, read_blocks])
+@given(at=st.integers(0, len(ONE) - 1))
+@settings(max_examples=12, deadline=None)
+def test_damage_never_looks_like_text(tmp_path_factory: pytest.TempPathFactory, reader: Reader, at: int) -> None:
+    uri = write(tmp_path_factory.getbasetemp(), damaged(ONE, at), "damaged.bz2")
+    assert all(piece.data in LONG for piece in read(reader, uri) if isinstance(piece, TextSpan))
+
+
+def test_a_stream_that_is_cut_short_is_told(tmp_path: Path) -> None:
+    found = read(read_streams, write(tmp_path, MANY[: OFFSETS[5] + 300]))
+    assert text(found) == b"".join(PARTS[:5])
+    assert faults(found) == [BadRow("f", OFFSETS[5], "bz2_damaged", "the bz2 data is cut short", 300)]
+
+
+def test_the_blocks_before_the_cut_are_not_lost(tmp_path: Path) -> None:
+    size = len(ONE) * 3 // 4
+    [fault] = faults(read(read_streams, write(tmp_path, ONE[:size])))
+    assert fault.offset == 0
+    assert 0 < fault.lost_bytes < size // 2
+
+
+def test_a_stream_from_before_the_range_is_not_looked_at(tmp_path: Path) -> None:
+    uri = write(tmp_path, damaged(MANY, OFFSETS[3] + 2_000))
+    assert not faults(read(read_streams, uri, OFFSETS[3] + 1))
+
+
+@pytest.mark.parametrize("reader", [read_streams, read_blocks])
+def test_a_bomb_is_given_up_and_what_follows_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Reader
+) -> None:
+    monkeypatch.setattr(formats_streams, "FREE_BYTES", MIB)
+    bomb = bz2.compress(bytes(6 * MIB))
+    found = read(reader, write(tmp_path, bomb + bz2.compress(PARTS[0])))
+    assert text(found) == PARTS[0]
+    assert [(fault.offset, fault.reason) for fault in faults(found)] == [
+        (0 if reader is read_streams else 4, "bz2_bomb")
+    ]
+
+
+@pytest.mark.parametrize("reader", [read_streams, read_blocks])
+def test_a_row_of_small_bombs_ends_the_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Reader) -> None:
+    monkeypatch.setattr(bz2_ranges, "_FREE_BYTES_OF_A_RANGE", 3 * MIB)
+    data = bz2.compress(bytes(MIB)) * 8
+    found = read(reader, write(tmp_path, data))
+    assert 3 * MIB < len(text(found)) <= 4 * MIB
+    assert faults(found)[0].reason == "bz2_bomb"
+    assert faults(found)[0].lost_bytes == len(data) - faults(found)[0].offset
+
+
+def test_repetitive_text_is_no_bomb(tmp_path: Path) -> None:
+    table = b"| 0 || 0 || 0\n" * 70_000
+    assert text(read(read_streams, write(tmp_path, bz2.compress(table)))) == table
+
+
+@pytest.mark.parametrize("reader", [read_streams, read_blocks])
+def test_a_bomb_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Reader) -> None:
+    monkeypatch.setattr(formats_streams, "FREE_BYTES", 2 * MIB)
+    uri = write(tmp_path, bz2.compress(bytes(40 * MIB)))
+    tracemalloc.start()
+    with StoredFile(uri) as stored:
+        for _ in reader(stored, "f", 0, stored.size):
+            pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * MIB
+
+
+@pytest.mark.parametrize("data", [ONE, MANY, streams([LONG[:-40], LONG[-40:]])[0]])
+def test_the_last_text_is_found_without_the_rest(tmp_path: Path, data: bytes) -> None:
+    with StoredFile(write(tmp_path, data)) as stored:
+        assert last_text(stored) == bz2.decompress(data)[-64:]
+
+
+@given(cut=st.integers(1, 60_000))
+@settings(max_examples=40, deadline=None)
+def test_a_file_that_ends_inside_a_stream_has_no_last_text(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    with StoredFile(write(tmp_path_factory.getbasetemp(), ONE[:-cut], "cut.bz2")) as stored:
+        assert last_text(stored) is None

@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+
+from distilray.config.base import input_locations
+from distilray.config.corpus import BuildCorpusConfig
+from distilray.corpus.chunks import Chunk, plan_chunks, source_files
+from distilray.errors import InputError
+
+
+def config(*sources: dict[str, object], **values: object) -> BuildCorpusConfig:
+    return BuildCorpusConfig.model_validate({"run_dir": "r", "sources": list(sources), **values})
+
+
+def books(folder: Path, **sizes: int) -> dict[str, object]:
+    for name, size in sizes.items():
+        file = folder / f"{name}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x" * size)
+    return {"kind": "books", "path": str(folder)}
+
+
+def test_the_sample_is_a_file_of_this_machine() -> None:
+    assert Path(source_files(config({"path": "sample:wikipedia"}))[0].uri).is_file()
+
+
+def test_another_sample_is_refused() -> None:
+    with pytest.raises(InputError, match="no such sample"):
+        source_files(config({"path": "sample:books"}))
+
+
+def test_a_file_given_twice_is_refused(tmp_path: Path) -> None:
+    of_folder = books(tmp_path, a=1)
+    with pytest.raises(InputError, match="given twice"):
+        source_files(config(of_folder, {"kind": "text", "name": "again", "path": f"{tmp_path}/a.txt"}))
+
+
+def test_a_folder_without_a_file_of_its_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "readme.md").write_text("no book")
+    with pytest.raises(InputError, match="none of 1 files is one of a source of kind 'books'"):
+        source_files(config({"kind": "books", "path": str(tmp_path)}))
+
+
+def test_files_of_a_folder_are_known_by_their_path_below_it(tmp_path: Path) -> None:
+    source = books(tmp_path, **{"b/two": 1, "a": 1})
+    assert [file.name for file in source_files(config(source))] == ["a.txt", "b/two.txt"]
+
+
+def test_files_of_a_pattern_are_known_by_their_path_below_its_folder(tmp_path: Path) -> None:
+    books(tmp_path, **{"b/two": 1, "c/three": 1})
+    source = {"kind": "books", "path": f"{tmp_path}/*/*.txt"}
+    assert [file.name for file in source_files(config(source))] == ["b/two.txt", "c/three.txt"]
+
+
+def test_small_files_share_a_part_up_to_its_size(tmp_path: Path) -> None:
+    given = config(books(tmp_path, a=40_000, b=40_000, c=40_000, d=90_000), chunk_mb=0.09)
+    parts = plan_chunks(given, source_files(given))
+    assert [[Path(part.uri).stem for part in found.ranges] for found in parts] == [["a", "b"], ["c"], ["d"]]
+
+
+def test_a_part_never_holds_two_sources(tmp_path: Path) -> None:
+    given = config(books(tmp_path / "x", a=10), {**books(tmp_path / "y", b=10), "name": "others"})
+    assert [part.source for part in plan_chunks(given, source_files(given))] == [0, 1]
+
+
+def test_a_part_survives_the_way_to_a_worker(tmp_path: Path) -> None:
+    given = config(books(tmp_path, a=10, b=20))
+    part = plan_chunks(given, source_files(given))[0]
+    assert Chunk.from_json(part.to_json()) == part
+
+
+def test_every_input_is_in_the_manifest(tmp_path: Path) -> None:
+    given = config(books(tmp_path, a=1), decontamination={"paths": ["dev.tsv"]}, tokenizer_path="t.json")
+    assert set(input_locations(given)) == {"source_0", "evaluation_0", "tokenizer"}
+
+
+def test_the_place_of_an_input_is_not_part_of_the_identity(tmp_path: Path) -> None:
+    here, there = books(tmp_path / "here", a=1), books(tmp_path / "there", a=1)
+    assert config(here).identity_hash() == config(there).identity_hash()
+
+
+def test_a_relative_path_is_the_same_file_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = books(tmp_path, **{"b/two": 1})
+    monkeypatch.chdir(tmp_path)
+    for path in (".", "*/*.txt", "b/two.txt"):
+        found = source_files(config({**source, "path": path}))
+        assert [file.uri for file in found] == [f"{tmp_path}/b/two.txt"]

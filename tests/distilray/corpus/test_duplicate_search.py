@@ -1,0 +1,60 @@
+from pathlib import Path
+
+from distilray.corpus import duplicate_search
+from distilray.corpus.duplicate_search import dropped_rows, plan_searches, run_search
+from tests.distilray.corpus.small_corpus import extract
+
+WORDS = [f"word{number}" for number in range(400)]
+LONG = ". ".join(f"The {' '.join(WORDS[at : at + 8])}" for at in range(0, 400, 8)) + "."
+NEARLY = LONG.replace("word3 ", "other ")
+OTHER = ". ".join(f"A {' '.join(reversed(WORDS[at : at + 8]))}" for at in range(0, 400, 8)) + "."
+
+
+def search(folder: Path, texts: list[str], *, documents: int = 10, **values: object) -> dict[int, str]:
+    """Runs all searches; the number of each text that is dropped, with its reason."""
+    config, facts = extract(folder, texts, **values)
+    for stage in plan_searches(config, documents):
+        for each in stage:
+            run_search(each, config, config.run_dir, [part.number for part in facts])
+    found = dropped_rows(config.run_dir, 0, len(facts))
+    return {part: reason for part, rows in found.items() for reason in rows.values()}
+
+
+def test_the_first_of_equal_texts_is_kept(tmp_path: Path) -> None:
+    assert search(tmp_path, [LONG, OTHER, LONG.upper(), LONG]) == {2: "exact_duplicate", 3: "exact_duplicate"}
+
+
+def test_the_first_of_nearly_equal_texts_is_kept(tmp_path: Path) -> None:
+    assert search(tmp_path, [NEARLY, OTHER, LONG], duplicates={"near": {}}) == {2: "near_duplicate"}
+
+
+def test_near_duplicates_are_kept_when_they_are_not_looked_for(tmp_path: Path) -> None:
+    assert search(tmp_path, [NEARLY, OTHER, LONG]) == {}
+
+
+def test_an_equal_text_is_no_near_duplicate_too(tmp_path: Path) -> None:
+    assert search(tmp_path, [LONG, LONG, NEARLY], duplicates={"near": {}}) == {
+        1: "exact_duplicate",
+        2: "near_duplicate",
+    }
+
+
+def test_equal_texts_are_kept_when_they_are_not_looked_for(tmp_path: Path) -> None:
+    assert search(tmp_path, [LONG, LONG], duplicates={"exact": False}) == {}
+
+
+def test_slices_find_what_one_search_finds(tmp_path: Path) -> None:
+    texts = [f"{(LONG, OTHER)[number % 2]} This is the number {number // 4}." for number in range(20)]
+    near = {"near": {"threshold": 0.95}}
+    whole = search(tmp_path / "whole", texts, duplicates=near)
+    sliced = search(tmp_path / "sliced", texts, documents=3 * duplicate_search._SLICE_DOCUMENTS, duplicates=near)
+    assert sliced == whole
+    assert set(whole.values()) == {"exact_duplicate", "near_duplicate"}
+
+
+def test_each_search_of_a_slice_has_a_file_of_its_own(tmp_path: Path) -> None:
+    config, _ = extract(tmp_path, [LONG], duplicates={"near": {}})
+    names = [
+        each.file("run") for stage in plan_searches(config, 3 * duplicate_search._SLICE_DOCUMENTS) for each in stage
+    ]
+    assert len(set(names)) == len(names) == 3 * (1 + 1 + 16)

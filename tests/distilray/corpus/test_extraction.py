@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from distilray.corpus.decontamination import read_evaluation_ngrams
+from distilray.corpus.extraction import ScreeningData, chunk_file, chunk_schema, quarantine_file
+from tests.distilray.corpus.small_corpus import documents, extract
+from tests.distilray.corpus.sources.small_dumps import dump, page
+
+DOGS = "The dog barks at the gate. It sleeps in the shade of the old tree by the river when it rains."
+SHIPS = "A ship came in. Nobody was at the helm of it."
+
+
+def test_each_document_read_is_kept_or_dropped(tmp_path: Path) -> None:
+    _, facts = extract(tmp_path, [DOGS, "One.", "Two words.", SHIPS], filters={"min_words": 5, "min_sentences": 0})
+    assert sum(part.read for part in facts) == 4
+    assert sum(part.documents for part in facts) == 2
+    assert sum((part.dropped["too_short"] for part in facts), 0) == 2
+
+
+def test_a_document_carries_its_counts(tmp_path: Path) -> None:
+    row = documents(*extract(tmp_path, [SHIPS])).to_pylist()[0]
+    assert row["doc_id"] == "texts:000.txt"
+    assert row["sentences"] == ["A ship came in.", "Nobody was at the helm of it."]
+    assert (row["words"], row["tokens"], row["residue"], row["holes"]) == (11, 13, 0, 0)
+
+
+def test_tokens_are_those_of_the_tokenizer_that_is_given(tmp_path: Path, tokenizer_dir: Path) -> None:
+    tokenizer = (Path(tokenizer_dir) / "tokenizer.json").read_text()
+    row = documents(*extract(tmp_path, [SHIPS], ScreeningData(tokenizer_json=tokenizer))).to_pylist()[0]
+    encoded = Tokenizer.from_str(tokenizer).encode(SHIPS, add_special_tokens=False)
+    assert row["tokens"] == len(encoded.ids)
+
+
+def test_equal_texts_have_equal_keys_and_other_ids(tmp_path: Path) -> None:
+    table = documents(*extract(tmp_path, [SHIPS, SHIPS.upper(), DOGS]))
+    keys = table["text_key"].to_pylist()
+    assert keys[0] == keys[1] != keys[2]
+    assert len(set(table["id_key"].to_pylist())) == 3
+
+
+def test_ids_that_differ_in_a_sign_are_other_ids(tmp_path: Path) -> None:
+    lines = [{"text": SHIPS, "id": name} for name in ("a_b", "a-b", "A b")]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = {"kind": "jsonl", "name": "own", "path": f"{tmp_path}/own.jsonl", "id_column": "id"}
+    table = documents(*extract(tmp_path, [], sources=[source], chunk_mb=1))
+    assert len(set(table["id_key"].to_pylist())) == 3
+
+
+def test_keys_of_near_duplicates_are_there_when_they_are_looked_for(tmp_path: Path) -> None:
+    config, facts = extract(tmp_path, [SHIPS], duplicates={"near": {"bands": 3, "rows_per_band": 2}})
+    table = documents(config, facts)
+    assert table.schema.equals(chunk_schema(config))
+    assert [name for name in table.schema.names if name.startswith("band")] == ["band_00", "band_01", "band_02"]
+    assert len(table["signature"][0].as_py()) == 6
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path) -> Path:
+    file = tmp_path / "RTE" / "dev.tsv"
+    file.parent.mkdir()
+    file.write_text("index\tsentence\n0\tIt sleeps in the shade of the old tree by the river when it snows\n")
+    return file.parent
+
+
+@pytest.mark.parametrize(("drop", "kept"), [("document", []), ("sentence", ["The dog barks at the gate."])])
+def test_what_an_evaluation_set_holds_is_dropped(tmp_path: Path, evaluation: Path, drop: str, kept: list[str]) -> None:
+    screen = ScreeningData(read_evaluation_ngrams([str(evaluation)], ngram_words=13))
+    against = {"paths": [str(evaluation)], "drop": drop}
+    config, facts = extract(tmp_path, [SHIPS, DOGS], screen, decontamination=against)
+    sentences = [sentence for document in documents(config, facts)["sentences"].to_pylist() for sentence in document]
+    assert sentences == ["A ship came in.", "Nobody was at the helm of it.", *kept]
+    assert sum(part.contaminated["RTE"] for part in facts) == 1
+
+
+def test_a_place_in_quarantine_is_listed_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text(f'{{"text": "{SHIPS}"}}\n{{"text": \n')
+    source = {"kind": "jsonl", "name": "own", "path": f"{tmp_path}/own.jsonl"}
+    config, facts = extract(tmp_path, [], sources=[source], chunk_mb=1)
+    assert (facts[0].refused, facts[0].documents, facts[0].lost_bytes) == (1, 1, 0)
+    listed = json.loads(Path(quarantine_file(config.run_dir, 0)).read_text())
+    assert (listed["file"], listed["reason"], listed["offset"]) == ("own.jsonl", "json_malformed", 58)
+
+
+def test_sentences_with_a_hole_are_dropped_for_its_reason(tmp_path: Path) -> None:
+    text = "Dogs bark. It meets {{jct|NY}} or {{jct|NJ}}. It is &lt;math>x&lt;/math> long. The {{GS|U-47}} sank."
+    (tmp_path / "dump.xml").write_bytes(dump(page(1, "A", text)))
+    source = {"path": f"{tmp_path}/dump.xml", "templates": {"GS": "submarine {1}"}}
+    config, facts = extract(tmp_path, [], sources=[source], chunk_mb=1)
+    assert documents(config, facts)["sentences"].to_pylist() == [["Dogs bark.", "The submarine U-47 sank."]]
+    assert facts[0].sentences_dropped == {"unknown_template": 1, "formula_or_code": 1}
+    assert facts[0].unknown_templates == {"jct": 2}
+
+
+def test_the_size_of_the_file_of_a_part_is_counted(tmp_path: Path) -> None:
+    config, facts = extract(tmp_path, [SHIPS, DOGS])
+    sizes = [Path(chunk_file(config.run_dir, number)).stat().st_size for number in range(2)]
+    assert [part.file_bytes for part in facts] == sizes
+
+
+def test_the_same_part_gives_the_same_bytes(tmp_path: Path) -> None:
+    first, again = (extract(tmp_path / name, [SHIPS, DOGS], duplicates={"near": {}})[0] for name in ("a", "b"))
+    for number in range(2):
+        files = [Path(chunk_file(config.run_dir, number)).read_bytes() for config in (first, again)]
+        assert files[0] == files[1]

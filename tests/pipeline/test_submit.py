@@ -1,0 +1,237 @@
+"""What reaches a cluster that does not know the project: `ray job submit`, `jobs.submit`, `jobs.doctor`.
+
+Files and a token are all that is sent.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.distilray.tiny_line import write_shards, write_teacher, write_tokenizer
+from tests.pipeline.flaky_proxy import flaky_proxy
+from tests.pipeline.ray_head import JOB_S, RECIPE, Head, running_head
+
+pytestmark = pytest.mark.slow
+
+CORPUS = ["build_corpus", "--recipe", RECIPE]
+# A job that records in its manifest, from driver and worker, the variables that it has.
+PROBE = """
+import hashlib
+import os
+
+import ray
+
+from distilray.config.base import RayConfig
+from distilray.runtime.job import Outcome
+from distilray.runtime.session import ray_session
+from distilray.stages import command
+
+
+def plan(config):
+    return {}
+
+
+def variables():
+    digest = hashlib.sha256(os.environ["HF_TOKEN"].encode()).hexdigest()
+    return {"HF_TOKEN": digest, "WANDB_PROJECT": os.environ["WANDB_PROJECT"]}
+
+
+def run(config, folder):
+    with ray_session(RayConfig()):
+        worker = ray.get(ray.remote(variables).remote())
+        logs = ray._private.worker._global_node.get_logs_dir_path()
+    return Outcome("probed", {"driver": variables(), "worker": worker, "logs": logs})
+
+
+if __name__ == "__main__":
+    raise SystemExit(command("probe", None)())
+"""
+PROBE_STAGE = """
+STAGES["probe"] = Stage("probe", "distilray.config.base:SeededConfig", "jobs.probe:plan", "jobs.probe:run")
+"""
+ANOTHER = "d0c702" * 10  # a token, and none of the cluster
+
+
+@pytest.fixture(scope="module")
+def head(free_port: Callable[[], int]) -> Iterator[Head]:
+    with running_head(free_port) as head:
+        yield head
+
+
+def test_the_doctor_looks_at_a_cluster_with_its_token_and_is_told_that_it_is_closed_without(
+    head: Head, root: Path, tmp_path: Path
+) -> None:
+    def ask(token: str, *arguments: str) -> tuple[int, dict[str, dict[str, str]], str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        secret = {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        done = subprocess.run(
+            [sys.executable, "-m", "jobs.doctor", "--json", "--address", head.address, *arguments],
+            cwd=root,
+            env={**kept, "PYTHONPATH": "platform", **secret},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+        return done.returncode, checks, done.stdout + done.stderr
+
+    write_shards(tmp_path / "shards", write_tokenizer(tmp_path / "tokenizer"))
+    write_teacher(tmp_path / "teacher", str(tmp_path / "tokenizer"))
+    places = [f"{name}_dir={tmp_path}/{name}" for name in ("run", "shards", "teacher")]
+    recipe = ["--job", "distill", "--recipe", "jobs/recipes/distill/quickstart.yaml", *places, "scaling.num_workers=3"]
+    _, checks, told = ask(head.token, *recipe)
+    for name in ("token mode", "jobs api", "ray", "cluster", "runs", "models"):
+        assert checks[name]["status"] == "ok", checks[name]
+    assert "1 machine: 2 CPU, 0 GPU, object store 0.2 GB" in checks["cluster"]["found"]
+    assert "has room for 2" in checks["workers"]["found"]
+    assert head.token not in told
+    code, checks, told = ask(ANOTHER)
+    assert (code, checks["jobs api"]["status"], checks["cluster"]["status"]) == (1, "fail", "fail")
+    assert "403 with the token of RAY_AUTH_TOKEN" in checks["jobs api"]["found"]
+    assert ANOTHER not in told
+
+
+def test_a_job_runs_on_a_cluster_that_does_not_know_the_project(head: Head, checkout: Path, tmp_path: Path) -> None:
+    done = head.submit(checkout, f"run_dir={tmp_path}/corpus")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_text())
+    assert manifest["content"]["job"] == "build_corpus"
+    assert list((tmp_path / "corpus" / "documents").glob("*.parquet"))
+
+
+def test_a_pipeline_runs_unchanged_on_a_cluster(head: Head, checkout: Path, tmp_path: Path) -> None:
+    pipeline = ["python", "-m", "jobs.run_pipeline", "jobs/pipelines/quickstart.yaml"]
+    chosen = [f"folder={tmp_path}", "--only", "build_corpus,encode_corpus"]
+    done = head.submit(checkout, *chosen, command=pipeline)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("corpus", "shards")]
+    assert [manifest["content"]["job"] for manifest in manifests] == ["build_corpus", "encode_corpus"]
+
+
+def test_bad_input_fails_the_job_with_its_one_line(head: Head, checkout: Path, tmp_path: Path) -> None:
+    done = head.submit(checkout, f"run_dir={tmp_path}/corpus", "filters.min_wrods=3")
+    assert done.returncode != 0
+    told = done.stdout + done.stderr
+    assert "filters.min_wrods: unknown key; did you mean 'min_words'?" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(("token", "status"), [(None, 401), ("0" * 64, 403)], ids=["no token", "a wrong token"])
+def test_the_jobs_api_is_closed_without_the_token(head: Head, token: str | None, status: int) -> None:
+    assert head.get("/api/jobs/", token) == status
+
+
+def test_given_twice_it_is_one_job_whose_lines_a_bad_network_neither_loses_nor_repeats(
+    head: Head, checkout: Path, tmp_path: Path
+) -> None:
+    command = [*CORPUS, f"run_dir={tmp_path}/corpus"]
+    with flaky_proxy(head.address, life_s=1.0) as proxy:
+        both = [head.wrapper(checkout, *command, address=proxy.address), head.wrapper(checkout, *command)]
+        (cut, cut_told), (direct, direct_told) = [process.communicate(timeout=JOB_S) for process in both]
+    assert [process.returncode for process in both] == [0, 0], cut_told + direct_told
+    assert sorted("attaching to it" in told for told in (cut_told, direct_told)) == [False, True]
+    assert json.loads((tmp_path / "corpus" / "manifest.json").read_text())["content"]["job"] == "build_corpus"
+    assert "connecting again" in cut_told
+    assert (proxy.cuts >= 1, proxy.streams >= 2) == (True, True)  # the log came from its beginning again
+    assert cut == direct
+    assert len(re.findall(rf"^build_corpus: .* -> {tmp_path}/corpus$", cut, re.MULTILINE)) == 1
+
+    shutil.rmtree(tmp_path / "corpus")
+    again = head.wrapper(checkout, *command)
+    log, told = again.communicate(timeout=JOB_S)
+    assert again.returncode == 0, log + told
+    assert re.search(r"attempt 2 \(the previous one, build_corpus-\w+, is SUCCEEDED\)", told)
+    assert (tmp_path / "corpus" / "manifest.json").is_file()
+
+
+def test_a_job_that_finds_bad_input_on_the_cluster_gives_its_own_exit_code(
+    head: Head, checkout: Path, tmp_path: Path
+) -> None:
+    command = [*CORPUS, f"run_dir={tmp_path}/corpus", f"sources=[{{path: {tmp_path}/no-such-dump.xml}}]"]
+    process = head.wrapper(checkout, *command)
+    log, told = process.communicate(timeout=JOB_S)
+    assert process.returncode == 2, log + told
+    assert "no-such-dump.xml" in log
+    assert "Traceback" not in log + told
+    first = re.search(r"submit: (build_corpus-\w+) FAILED: .*exit code 2", told)
+    assert first
+
+    detached = head.wrapper(checkout, "--detach", *command)
+    name, told = detached.communicate(timeout=JOB_S)
+    assert (detached.returncode, name) == (0, f"{first[1]}-2\n")
+    assert f"attempt 2 (the previous one, {first[1]}, is FAILED)" in told
+
+
+def test_secrets_reach_driver_and_workers_and_are_shown_nowhere(head: Head, checkout: Path, tmp_path: Path) -> None:
+    secret = f"planted-{secrets.token_hex(16)}"
+    file = tmp_path / "secrets"
+    file.write_text(f"HF_TOKEN={secret}\nMLFLOW_TRACKING_URI=https://me:{secret}@mlflow.example.com\n")
+    file.chmod(0o600)
+    (checkout / "jobs" / "probe.py").write_text(PROBE)
+    with (checkout / "platform" / "distilray" / "stages.py").open("a") as stages:
+        stages.write(PROBE_STAGE)
+    (checkout / "jobs" / "recipes" / "probe.yaml").write_text("seed: 1\n")
+    command = ["probe", "--recipe", "jobs/recipes/probe.yaml", f"run_dir={tmp_path}/run"]
+    process = head.wrapper(checkout, "--secrets", str(file), "--env", "WANDB_PROJECT=probes", *command)
+    log, told = process.communicate(timeout=JOB_S)
+    assert process.returncode == 0, log + told
+
+    counts = json.loads((tmp_path / "run" / "manifest.json").read_text())["content"]["counts"]
+    expected = hashlib.sha256(secret.encode()).hexdigest()
+    assert counts["driver"] == counts["worker"] == {"HF_TOKEN": expected, "WANDB_PROJECT": "probes"}
+    listed = (
+        head.read("/api/jobs/") + head.read("/api/v0/actors?detail=true") + head.read("/api/v0/workers?detail=true")
+    )
+    assert str(file) in listed
+    files = [
+        path for folder in (tmp_path / "run", Path(counts["logs"])) for path in folder.rglob("*") if path.is_file()
+    ]
+    assert {"config.yaml", "manifest.json"} <= {path.name for path in files}
+    assert any(path.name.startswith("job-driver-probe") for path in files)
+    shown = (log + told + listed).encode() + b"".join(path.read_bytes() for path in files)
+    assert secret.encode() not in shown
+
+
+def test_a_job_that_waits_for_a_gpu_is_named_to_the_same_command_without_it_and_can_be_stopped(
+    head: Head, checkout: Path, tmp_path: Path
+) -> None:
+    def submit(*arguments: str) -> tuple[int, str, str]:
+        process = head.wrapper(checkout, *arguments)
+        log, told = process.communicate(timeout=JOB_S)
+        return process.returncode, log, told
+
+    command = [*CORPUS, f"run_dir={tmp_path}/corpus"]
+    code, waiting, told = submit("--detach", "--entrypoint-num-gpus", "1", *command)
+    assert code == 0, told
+    waiting = waiting.strip()
+
+    code, _, told = submit(*command)
+    assert code == 2
+    assert f"in use by job {waiting}, which is PENDING (its driver waits for 1 GPU)" in told
+    (stop,) = re.findall(r"`python -m jobs\.submit (.*)`", told)
+
+    code, _, told = submit(*stop.split())
+    assert code == 0, told
+    assert f"{waiting} is stopped (FAILED)" in told
+
+
+def test_a_closed_cluster_is_one_line_with_the_fix(head: Head, checkout: Path, tmp_path: Path) -> None:
+    tokens = {"401": "", "403": "0" * 64}
+    command = [*CORPUS, f"run_dir={tmp_path}/corpus"]
+    processes = {status: head.wrapper(checkout, *command, token=token) for status, token in tokens.items()}
+    for status, process in processes.items():
+        log, told = process.communicate(timeout=JOB_S)
+        assert (process.returncode, log) == (2, "")
+        (line,) = told.splitlines()
+        assert f": {status}, " in line
+        assert ".ray/auth_token" in line
+        assert not tokens[status] or tokens[status] not in told
