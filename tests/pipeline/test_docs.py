@@ -46,7 +46,7 @@ def test_the_rules_see_links_and_targets() -> None:
 
 
 def test_there_are_pages(pages: dict[Path, str], root: Path) -> None:
-    assert {root / "CHANGELOG.md", root / "docs" / "line.md", root / "docs" / "operations.md"} <= set(pages)
+    assert {root / "CHANGELOG.md", root / "docs" / "pipeline.md", root / "docs" / "operations.md"} <= set(pages)
 
 
 def test_every_link_leads_to_a_file(pages: dict[Path, str]) -> None:
