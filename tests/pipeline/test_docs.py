@@ -47,7 +47,7 @@ def test_links_and_targets_are_recognized() -> None:
 
 
 def test_the_documentation_has_pages(pages: dict[Path, str], root: Path) -> None:
-    assert {root / "CHANGELOG.md", root / "docs" / "line.md", root / "docs" / "operations.md"} <= set(pages)
+    assert {root / "CHANGELOG.md", root / "docs" / "pipeline.md", root / "docs" / "operations.md"} <= set(pages)
 
 
 def test_every_linked_file_exists(pages: dict[Path, str]) -> None:
