@@ -30,9 +30,7 @@ _KILL = "import sys, ray; ray.init(log_to_driver=False); ray.kill(ray.get_actor(
 _REQUEST_TIMEOUT_S = 30  # Ray's client has none and would wait forever for a tunnel whose remote end is gone
 _SILENCE_S = 5.0  # after which a silent log stream yields None
 _NO_ANSWER = "is the cluster running, and its port forwarded (`ray dashboard cluster.yaml`, or --address)?"
-_UNAUTHENTICATED = (
-    "401, no token: copy that of the cluster to ~/.ray/auth_token, and `export RAY_AUTH_MODE=token`"
-)
+_UNAUTHENTICATED = "401, no token: copy that of the cluster to ~/.ray/auth_token, and `export RAY_AUTH_MODE=token`"
 _FORBIDDEN = "403, the token belongs to another cluster: copy `~/.ray/auth_token` from the head of this one"
 # Below errors, these log only what we report ourselves or what no user needs.
 _VERBOSE_LOGGERS = (
