@@ -191,9 +191,9 @@ def _check_run_disk(context: CheckContext) -> Finding:
 
 
 def _recipe_checks() -> Any:
-    from distilray.operations.doctor import recipe  # imports packages that may be missing
+    from distilray.operations.doctor import recipe_checks  # imports packages that may be missing
 
-    return recipe
+    return recipe_checks
 
 
 def _runs_tasks(context: CheckContext) -> bool:

@@ -11,7 +11,7 @@ from distilray.operations.doctor import examination
 from distilray.operations.doctor.check import has_hanging_check, run_checks
 from distilray.operations.doctor.cluster import ClusterNode, ClusterState
 from distilray.operations.doctor.examination import CHECKS, CheckContext, applicable_checks
-from distilray.operations.doctor.recipe import run_bytes
+from distilray.operations.doctor.recipe_checks import run_bytes
 
 DASHBOARD = "http://127.0.0.1:8265"
 

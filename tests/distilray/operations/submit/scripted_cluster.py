@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import replace
 
 from distilray.operations.submit.follow import Timing
-from distilray.operations.submit.records import DuplicateJobError, JobRecord, Submission, UnreachableError
+from distilray.operations.submit.job_records import DuplicateJobError, JobRecord, Submission, UnreachableError
 
 TICK = 5.0  # seconds until a silent stream yields None
 DROP = "drop"  # marks the point at which a connection breaks

@@ -8,7 +8,7 @@ from ray.exceptions import AuthenticationError
 
 from distilray.operations.submit import client
 from distilray.operations.submit.client import ClusterClient
-from distilray.operations.submit.records import ClusterError, DuplicateJobError, Submission, UnreachableError
+from distilray.operations.submit.job_records import ClusterError, DuplicateJobError, Submission, UnreachableError
 
 SENT = Submission("python -m jobs.distill", "/checkout", ("/runs",), {"A": "1"}, {"run_dir": "/r"})
 

@@ -7,7 +7,7 @@ from distilray.config.base import JobConfig
 from distilray.errors import InputError
 from distilray.operations.submit import client, command
 from distilray.operations.submit.command import describe_submission, submit_and_follow
-from distilray.operations.submit.records import DriverResources, Submission, UnreachableError
+from distilray.operations.submit.job_records import DriverResources, Submission, UnreachableError
 from distilray.operations.submit.request import SubmitRequest
 from distilray.operations.submit.upload import Upload
 from jobs import submit

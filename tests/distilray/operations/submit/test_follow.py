@@ -4,7 +4,7 @@ import pytest
 
 from distilray.errors import InputError
 from distilray.operations.submit.follow import Follower, FollowTimeoutError, LogPrinter, exit_code_of, stop_job
-from distilray.operations.submit.records import ClusterError
+from distilray.operations.submit.job_records import ClusterError
 from tests.distilray.operations.submit.scripted_cluster import DROP, GONE, SILENCE, ScriptedCluster, job
 
 ID = "distill-0123456789ab"

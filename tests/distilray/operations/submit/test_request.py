@@ -8,7 +8,7 @@ from ray._private.runtime_env.packaging import create_package
 
 from distilray.config.base import SeededConfig
 from distilray.errors import InputError
-from distilray.operations.submit.records import DriverResources
+from distilray.operations.submit.job_records import DriverResources
 from distilray.operations.submit.request import build_request, job_recipe_reader, job_variables, runtime_env
 from distilray.operations.submit.upload import Upload
 

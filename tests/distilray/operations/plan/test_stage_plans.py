@@ -2,7 +2,7 @@ import pytest
 
 from distilray.config.glue import EvaluateGlueConfig
 from distilray.models.flops import ModelSize
-from distilray.operations.plan.stages import FineTuningRuns, fine_tuning_runs, wall_seconds
+from distilray.operations.plan.stage_plans import FineTuningRuns, fine_tuning_runs, wall_seconds
 
 MODEL = ModelSize(6, 768, 3072, 30_522)
 

@@ -5,7 +5,7 @@ import pytest
 from distilray.config.base import JobConfig, SeededConfig
 from distilray.config.distillation import DistillConfig
 from distilray.errors import InputError
-from distilray.operations.submit.records import (
+from distilray.operations.submit.job_records import (
     ID,
     DriverResources,
     capacity_warnings,

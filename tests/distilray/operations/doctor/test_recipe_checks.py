@@ -10,8 +10,14 @@ from distilray.config.base import JobConfig, ModelRef, Shards, Tokenizer
 from distilray.config.distillation import DistillConfig
 from distilray.config.evaluation import EvaluateBiasConfig, MeasureEfficiencyConfig
 from distilray.errors import InputError
-from distilray.operations.doctor import recipe
-from distilray.operations.doctor.recipe import check_locations, check_models, check_runs, check_store, required_inputs
+from distilray.operations.doctor import recipe_checks
+from distilray.operations.doctor.recipe_checks import (
+    check_locations,
+    check_models,
+    check_runs,
+    check_store,
+    required_inputs,
+)
 from distilray.runtime import storage
 from distilray.runtime.file_search import find_files
 
@@ -184,7 +190,7 @@ def test_files_written_by_others_during_the_check_are_not_removed(bucket, tmp_pa
             return ""
 
         with monkeypatch.context() as patch:
-            patch.setattr(recipe, "_write_and_read", meanwhile)
+            patch.setattr(recipe_checks, "_write_and_read", meanwhile)
             assert check_store(uri).status == "ok"
         assert storage.read_bytes(f"{uri}/of-another") == b"x"
 
@@ -249,6 +255,6 @@ def test_the_folder_without_permission_is_named(tmp_path, monkeypatch):
         return "closed/" not in str(path) and not (mode == os.X_OK and str(path).endswith("closed"))
 
     monkeypatch.setattr(storage, "exists", refuse)
-    monkeypatch.setattr(recipe.os, "access", access)
+    monkeypatch.setattr(recipe_checks.os, "access", access)
     finding = check_store(f"{tmp_path}/closed/a/run")
     assert f"{tmp_path}/closed has mode drwx------ and belongs to user {os.getuid()}" in finding.message
