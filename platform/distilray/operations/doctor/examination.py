@@ -89,7 +89,7 @@ class CheckContext:
 
     @property
     def is_outside(self) -> bool:
-        """Whether the paths of the recipe refer to other machines."""
+        """True if the paths of the recipe refer to other machines."""
         by_ray = self.environment.get("RAY_ADDRESS", "")  # Ray sets it to the GCS in a submitted job
         return bool(self.dashboard) and (not by_ray or is_dashboard_url(by_ray))
 
