@@ -50,7 +50,7 @@ Encoded = Mapping[TaskName, Mapping[int, TaskFeatures]]
 
 
 def search_glue(config: SearchGlueConfig, folder: RunFolder) -> Outcome:
-    """Search on every task, fine-tune the winners with other seeds, and write the results."""
+    """Search on every task, fine-tune the winners with fresh seeds, and write the results."""
     data, missing = load_tasks(config, with_test=False)
     need = largest_trial_need(config, data)
     encoded = _encode(config, data)
@@ -250,7 +250,7 @@ def _summarize(searches: Sequence[TaskSearch], summaries: Mapping[str, Any], mis
     for task, summary in summaries.items():
         fresh = summary["fresh"]
         parts.append(
-            f"{task} {summary['metric']} {fresh['median']:.4f} on dev (median of {len(fresh['scores'])} other seeds, "
+            f"{task} {summary['metric']} {fresh['median']:.4f} on dev (median of {len(fresh['scores'])} fresh seeds, "
             f"spread {fresh['spread']:.4f})"
         )
         majority = summary["majority"]

@@ -19,7 +19,7 @@ TOKEN = "d0c702" * 10
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards, a teacher, and a recipe of the job that distils it."""
+    """Return a folder with shards, a teacher and a recipe that distills it."""
     folder = tmp_path_factory.mktemp("doctor")
     tokenizer_dir = write_tokenizer(folder / "tokenizer")
     write_shards(folder / "shards", tokenizer_dir)
@@ -62,7 +62,7 @@ def test_a_recipe_whose_inputs_are_there_can_run_here(work: Path, capfd: pytest.
 
 
 @pytest.mark.usefixtures("no_cluster")
-def test_what_a_recipe_lacks_is_a_line_with_its_fix(
+def test_missing_inputs_of_a_recipe_are_reported_with_a_fix(
     work: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     lacking = ["scaling.num_workers=999", f"shards_dir={tmp_path}/none", f"run_dir={work}/recipe.yaml/run"]
@@ -86,7 +86,7 @@ def test_a_token_that_others_can_read_makes_the_command_fail(tmp_path: Path, cap
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [
         (["--job", "distill"], "--job and --recipe"),
         (["a.b=1"], "an override without a recipe"),
@@ -103,11 +103,11 @@ def test_a_token_that_others_can_read_makes_the_command_fail(tmp_path: Path, cap
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_code_2(
-    arguments: list[str], told: str, capfd: pytest.CaptureFixture[str]
+    arguments: list[str], words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert doctor.main(arguments) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert told in line
+    assert words in line
 
 
 @pytest.mark.usefixtures("no_cluster")

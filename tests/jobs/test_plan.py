@@ -14,21 +14,21 @@ RECIPES = sorted(Path("jobs/recipes/plan").glob("*.yaml"))
 @pytest.fixture
 def run(tmp_path):
     def started(*arguments, **values):
-        given = {"run_dir": str(tmp_path / "plan"), "stages": write_recipes(tmp_path), **values}
-        return plan.main(["--recipe", write_recipe(tmp_path, **given), *arguments])
+        recipe = {"run_dir": str(tmp_path / "plan"), "stages": write_recipes(tmp_path), **values}
+        return plan.main(["--recipe", write_recipe(tmp_path, **recipe), *arguments])
 
     return started
 
 
-def test_a_plan_is_two_files_and_the_manifest(run, tmp_path, capsys):
+def test_a_plan_consists_of_two_files_and_the_manifest(run, tmp_path, capsys):
     assert run() == 0
     folder = tmp_path / "plan"
     made = {"plan.json", "plan.html"}
     assert {file.name for file in folder.iterdir()} == made | {"manifest.json", "config.yaml"}
     assert set(json.loads((folder / "manifest.json").read_text())["content"]["outputs"]) == made
-    said = capsys.readouterr().out
-    assert "DistilBERT, 8 x V100" in said
-    assert "Stragglers: each worker" in said
+    output = capsys.readouterr().out
+    assert "DistilBERT, 8 x V100" in output
+    assert "Stragglers: each worker" in output
 
 
 def test_costs_of_the_file_add_up(run, tmp_path):
@@ -48,7 +48,7 @@ def test_the_page_needs_no_script_and_no_network(run, tmp_path):
     assert "all-reduce" in page
 
 
-def test_the_same_plan_is_not_made_again_and_another_one_replaces_it(run, tmp_path, capsys):
+def test_an_unchanged_plan_is_skipped_and_a_changed_one_replaces_it(run, tmp_path, capsys):
     assert run() == run() == 0
     assert "skipped" in capsys.readouterr().out
     assert run("cluster.mfu=0.1") == 0
@@ -64,14 +64,14 @@ def test_the_rate_decides_the_plan(run, tmp_path, capsys):
 
 def test_a_dry_run_prints_the_stages_and_writes_nothing(run, tmp_path, capsys):
     assert run("--dry-run") == 0
-    said = capsys.readouterr().out
-    assert "distill" in said
-    assert "GPU-hours" in said
+    output = capsys.readouterr().out
+    assert "distill" in output
+    assert "GPU-hours" in output
     assert not (tmp_path / "plan").exists()
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "words"),
     [
         ("cluster.machine=toaster", "cluster.machine: no machine 'toaster'"),
         ("cluster.market=spot", "set cluster.price_per_machine_hour"),
@@ -82,10 +82,10 @@ def test_a_dry_run_prints_the_stages_and_writes_nothing(run, tmp_path, capsys):
         ("estimate.measured_run_dir=nowhere", "nowhere"),
     ],
 )
-def test_what_cannot_be_planned_is_one_line(run, tmp_path, capfd, override, told):
+def test_an_impossible_plan_is_refused_in_one_line(run, tmp_path, capfd, override, words):
     assert run(override) == 2
-    (said,) = capfd.readouterr().err.splitlines()
-    assert told in said
+    (output,) = capfd.readouterr().err.splitlines()
+    assert words in output
     assert not (tmp_path / "plan/manifest.json").exists()
 
 

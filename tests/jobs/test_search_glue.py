@@ -17,7 +17,7 @@ RECIPES = sorted(Path("jobs/recipes/search_glue").glob("*.yaml"))
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A model, and two tasks, whose test files nobody can read: a job that uses one fails."""
+    """Return a folder with a model and two tasks with unreadable test files, so that a job that uses them fails."""
     folder = tmp_path_factory.mktemp("search")
     write_model(folder)
     write_next_sentence_task(folder / "glue")
@@ -40,7 +40,7 @@ def refusal(work, tmp_path, capfd, *arguments, **changes):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "words"),
     [
         ("space.learning_rate={}", "space.learning_rate: no value given; give one of choice"),
         ("space.learning_rte={choice: [1]}", "space.learning_rte: no such setting of a fine-tuning run; did you mean"),
@@ -59,21 +59,21 @@ def refusal(work, tmp_path, capfd, *arguments, **changes):
         ("tasks=[rte]", "none of rte there"),
     ],
 )
-def test_what_cannot_be_searched_is_one_line_that_names_it(work, tmp_path, capfd, override, told):
-    assert told in refusal(work, tmp_path, capfd, override)
+def test_an_impossible_search_is_refused_in_one_line(work, tmp_path, capfd, override, words):
+    assert words in refusal(work, tmp_path, capfd, override)
 
 
-def test_fractions_for_a_whole_number_are_one_line(work, tmp_path, capfd):
+def test_fractions_for_an_integer_are_refused_in_one_line(work, tmp_path, capfd):
     line = refusal(work, tmp_path, capfd, "method=random", "space.batch_size={uniform: [8, 16]}")
     assert "space.batch_size: uniform gives fractions" in line
 
 
-def test_tpe_without_optuna_is_one_line_that_says_what_to_install(work, tmp_path, capfd, monkeypatch):
+def test_tpe_without_optuna_is_refused_with_the_package_to_install(work, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("tuning.plan.importlib.util.find_spec", lambda name: None)
     assert "pip install optuna" in refusal(work, tmp_path, capfd, "method=tpe")
 
 
-def test_a_dry_run_tells_trials_evaluations_places_and_memory(work, tmp_path, capsys):
+def test_a_dry_run_prints_trials_evaluations_slots_and_memory(work, tmp_path, capsys):
     assert run(work, tmp_path, "--dry-run", tasks=["follows", "wnli", "rte"]) == 0
     plan = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines()[1:])
     assert "6 trials" in plan["follows"]
@@ -113,17 +113,17 @@ def test_two_tasks_are_searched_at_the_same_time_and_the_best_settings_are_a_rec
         assert sorted(record.number for record in records.values()) == [0, 1, 2]
         files = {file.name for file in (folder / "trials" / task).rglob("*") if file.is_file()}
         assert files == {"record.json", "evaluations.json", "ended.json"}
-        found = scores["search"][task]
+        summary = scores["search"][task]
         winner = max(records.values(), key=lambda record: record.best("score").scores["score"])
-        assert found["winner"]["score"] == winner.best("score").scores["score"]
-        assert {name: getattr(best.task_config(task), name) for name in space} == found["winner"]["values"]
-        assert found["fresh"]["median"] == scores["summary"][task]["score"]["median"]
-        assert list(found["fresh"]["scores"]) == ["3" if task == "wnli" else "1"]
-        assert found["default"]["values"] == {"learning_rate": 1e-3}
-        assert found["majority"]["score"] == scores["majority"][task]["score"]
+        assert summary["winner"]["score"] == winner.best("score").scores["score"]
+        assert {name: getattr(best.task_config(task), name) for name in space} == summary["winner"]["values"]
+        assert summary["fresh"]["median"] == scores["summary"][task]["score"]["median"]
+        assert list(summary["fresh"]["scores"]) == ["3" if task == "wnli" else "1"]
+        assert summary["default"]["values"] == {"learning_rate": 1e-3}
+        assert summary["majority"]["score"] == scores["majority"][task]["score"]
         begins.append(min(file.stat().st_mtime for file in (folder / "tune" / task).iterdir() if file.is_file()))
         ends.append((folder / "trials" / task / "ended.json").stat().st_mtime)
-    above = [found["majority"]["winner_is_above"] for found in scores["search"].values()]
+    above = [summary["majority"]["winner_is_above"] for summary in scores["search"].values()]
     assert out.count("above the majority baseline of 0.") == above.count(False)
     assert max(begins) < min(ends)
     assert not list(folder.glob("winners/**/*.safetensors"))
@@ -132,7 +132,7 @@ def test_two_tasks_are_searched_at_the_same_time_and_the_best_settings_are_a_rec
     assert "skipped" in capfd.readouterr().out
 
 
-def test_the_recipe_of_the_demo_reads_what_the_demo_writes():
+def test_the_recipe_of_the_demo_reads_the_output_of_the_demo():
     (demo,) = (yaml.safe_load(file.read_text()) for file in RECIPES if file.stem == "demo")
     follows = yaml.safe_load(Path("jobs/recipes/build_next_sentence_task/demo.yaml").read_text())
     assert demo["glue_dir"] == f"{follows['run_dir']}/glue"

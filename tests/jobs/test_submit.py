@@ -38,14 +38,14 @@ def test_every_job_that_can_be_submitted_shows_the_command_of_ray(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(FILES) - {*SENT, "run_pipeline"}))
-def test_what_is_no_job_of_a_cluster_is_refused_with_the_way_to_run_it(name, capsys):
+def test_a_job_that_no_cluster_runs_is_refused_with_its_own_command(name, capsys):
     assert submit.main([name, "--recipe", "x.yaml"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"submit: {name} cannot be submitted: ")
     assert submit.LOCAL_ONLY.get(name, f"python -m jobs.{name}") in line
 
 
-def test_what_runs_elsewhere_exists():
+def test_jobs_that_run_elsewhere_exist():
     assert set(submit.LOCAL_ONLY) <= set(FILES)
 
 
@@ -102,25 +102,25 @@ def test_a_recipe_of_a_pipeline_that_the_upload_leaves_out_is_refused(checkout, 
 
 
 @pytest.mark.parametrize("name", CARDS)
-def test_every_recipe_of_the_card_can_be_sent_as_it_is(name, capsys):
+def test_every_card_recipe_can_be_submitted_unchanged(name, capsys):
     assert submit.main([*NOWHERE, "--dry-run", name, "--recipe", f"jobs/recipes/{name}/card.yaml"]) == 0
     assert f"python -m jobs.{name} --recipe jobs/recipes/{name}/card.yaml" in capsys.readouterr().out
 
 
 def test_a_dry_run_needs_no_cluster_and_no_order_of_options_and_shows_no_token(capsys, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "geheim" * 8)
-    told = []
+    outputs = []
     for command in ([*NOWHERE, "--dry-run", *CORPUS], [*CORPUS, "--dry-run", *NOWHERE]):
         assert submit.main(command) == 0
-        told.append(capsys.readouterr())
-    assert told[0] == told[1]
-    assert re.search(r"^id +build_corpus-[0-9a-f]{12}$", told[0].out, re.MULTILINE)
-    assert re.search(r"^upload +\d+ files, [12]\.\d MB of ", told[0].out, re.MULTILINE)
-    assert "geheim" not in str(told)
+        outputs.append(capsys.readouterr())
+    assert outputs[0] == outputs[1]
+    assert re.search(r"^id +build_corpus-[0-9a-f]{12}$", outputs[0].out, re.MULTILINE)
+    assert re.search(r"^upload +\d+ files, [12]\.\d MB of ", outputs[0].out, re.MULTILINE)
+    assert "geheim" not in str(outputs)
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "words"),
     [
         ([*CORPUS, "filters.min_wrods=3"], "filters.min_wrods: unknown key; did you mean 'min_words'?"),
         ([*CORPUS[:3]], "run_dir=runs/quickstart/corpus: relative"),
@@ -148,11 +148,11 @@ def test_a_dry_run_needs_no_cluster_and_no_order_of_options_and_shows_no_token(c
         "stop without a cluster",
     ],
 )
-def test_what_is_wrong_is_one_line_and_exit_code_2(command, told, capsys):
+def test_a_wrong_command_is_one_line_and_exit_code_2(command, words, capsys):
     assert submit.main([*NOWHERE, *command]) == 2
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
-    assert told in line
+    assert words in line
     assert printed.out == ""
 
 
@@ -175,6 +175,6 @@ def test_every_variable_for_ray_train_is_one_that_ray_reads():
         assert any(constants[variable] in text for text in read), variable
 
 
-def test_a_session_without_a_cluster_sets_what_a_submitted_job_gets():
+def test_a_local_session_sets_the_variables_of_a_submitted_job():
     env_vars, _ = runtime_env(submit.ROOT)
     assert ENVIRONMENT.items() <= env_vars.items()

@@ -7,7 +7,7 @@ from tests.tuning.tiny_search import write_model, write_next_sentence_task
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny model and the task `follows`."""
+    """Return a folder with a tiny model and the task `follows`."""
     folder = tmp_path_factory.mktemp("search")
     write_model(folder)
     write_next_sentence_task(folder / "glue")

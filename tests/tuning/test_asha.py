@@ -1,4 +1,4 @@
-"""ASHA across restarts: an undisturbed scheduler beside one that is begun anew, as Ray Tune does, again and again."""
+"""ASHA across restarts: compare an uninterrupted scheduler with one that is restarted repeatedly, as by Ray Tune."""
 
 import itertools
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ def scheduler(**changes):
 
 
 def trial(folder, number, **values):
-    """As Ray Tune makes it: with an id that is new each time."""
+    """Return a trial with a new id, as Ray Tune creates it."""
     return SimpleNamespace(
         trial_id=f"id-{next(_ids)}",
         config={"sample": {"number": number, "values": {"learning_rate": number, **values}}},
@@ -32,7 +32,7 @@ def trial(folder, number, **values):
 
 
 def results(seed=1):
-    """Scores of all trials in the order in which they come, of several at a time."""
+    """Yield the results of concurrent trials in random order."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(np.repeat(np.arange(TRIALS), EVALUATIONS))
     counts = dict.fromkeys(range(TRIALS), 0)
@@ -42,13 +42,13 @@ def results(seed=1):
 
 
 def decisions(folder, *, restarts):
-    """The decision on each result of a trial that goes on; at each restart everything but the folder is new."""
-    found, stopped, asha = [], set(), scheduler()
+    """Return the decision on each result of running trials; a restart keeps only the folder."""
+    decided, stopped, asha = [], set(), scheduler()
     trials = {number: trial(folder, number) for number in range(TRIALS)}
     for one in trials.values():
         asha.on_trial_add(None, one)
-    for place, (number, result) in enumerate(results()):
-        if place in restarts:
+    for index, (number, result) in enumerate(results()):
+        if index in restarts:
             asha = scheduler()
             trials = {number: trial(folder, number) for number in range(TRIALS)}
             for one in trials.values():
@@ -56,10 +56,10 @@ def decisions(folder, *, restarts):
         if number in stopped:
             continue
         decision = asha.on_trial_result(None, trials[number], result)
-        found.append((number, result["evaluation"], decision))
+        decided.append((number, result["evaluation"], decision))
         if decision == TrialScheduler.STOP:
             stopped.add(number)
-    return found
+    return decided
 
 
 def test_decisions_after_restarts_are_those_of_an_undisturbed_run(tmp_path):
@@ -82,20 +82,20 @@ def test_decisions_are_those_of_ray_tunes_own_asha(tmp_path):
     trials = {number: SimpleNamespace(trial_id=str(number)) for number in range(TRIALS)}
     for one in trials.values():
         own.on_trial_add(None, one)
-    found, stopped = [], set()
+    decided, stopped = [], set()
     for number, result in results():
         if number in stopped:
             continue
         decision = own.on_trial_result(None, trials[number], result)
-        found.append((number, result["evaluation"], decision))
+        decided.append((number, result["evaluation"], decision))
         if decision == TrialScheduler.STOP:
             stopped.add(number)
-    last = [entry for entry in found if entry[1] == EVALUATIONS]
+    last = [entry for entry in decided if entry[1] == EVALUATIONS]
     ours = [entry for entry in decisions(tmp_path, restarts=()) if entry[1] < EVALUATIONS]
-    assert ours == [entry for entry in found if entry not in last]
+    assert ours == [entry for entry in decided if entry not in last]
 
 
-def test_a_trial_that_was_to_stop_is_told_so_again_when_it_repeats_its_results(tmp_path):
+def test_a_stopped_trial_is_stopped_again_when_it_repeats_its_results(tmp_path):
     first = scheduler()
     for number, score in enumerate((0.9, 0.8, 0.1)):
         one = trial(tmp_path, number)
@@ -129,12 +129,12 @@ def test_the_state_that_a_kill_has_left_is_the_one_before_or_the_one_after(tmp_p
 
 
 def scores_at_rungs(asha):
-    """By milestone, in the order of trials."""
+    """Return the scores by milestone, in the order of trials."""
     return {milestone: list(scores.values()) for milestone, scores in reversed(asha._brackets[0]._rungs)}
 
 
 def report(asha, one, *scores):
-    """The decisions on the scores of a trial, which ends at the first that stops it."""
+    """Report scores of a trial until it is stopped; return the decisions."""
     asha.on_trial_add(None, one)
     decisions = []
     for evaluation, score in enumerate(scores, 1):

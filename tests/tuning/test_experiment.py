@@ -1,4 +1,4 @@
-"""Values of a search's recipe, from the recipe to Ray Tune and to the training of a trial."""
+"""Values of a recipe reach Ray Tune and the training of a trial."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -18,34 +18,34 @@ from tuning.space import tune_domains
 
 
 class ReachedError(BaseException):
-    """The end of a test, at the call that it is about."""
+    """Raised at the call that a test is about."""
 
 
 @pytest.fixture
 def experiment(work, tmp_path, monkeypatch):
-    """The experiment that a recipe makes of the task."""
+    """Return the experiment that a recipe defines."""
 
     def of(**changes):
-        begun = []
-        remote = SimpleNamespace(remote=begun.append)
+        started = []
+        remote = SimpleNamespace(remote=started.append)
         monkeypatch.setattr(search.ray, "is_initialized", lambda: True)
         monkeypatch.setattr(search.ray, "put", lambda value: value)
         monkeypatch.setattr(search.ray, "remote", lambda **_: lambda _: remote)
         monkeypatch.setattr(search.ray, "wait", lambda *_, **__: (_ for _ in ()).throw(ReachedError))
         monkeypatch.setattr(search.ray, "cancel", lambda *_, **__: None)
-        for place in (resources, search):
-            monkeypatch.setattr(place, "cluster_nodes", lambda: [Node({"CPU": 4.0, "memory": 64.0 * 2**30})])
+        for user in (resources, search):
+            monkeypatch.setattr(user, "cluster_nodes", lambda: [Node({"CPU": 4.0, "memory": 64.0 * 2**30})])
         recipe = config(work, run_dir=str(tmp_path / "run"), **changes)
         with pytest.raises(ReachedError):
             search.search_glue(recipe, RunFolder("search_glue", recipe, {}))
-        return begun[0]
+        return started[0]
 
     return of
 
 
 @pytest.fixture
 def tuner_of(monkeypatch):
-    """What Ray Tune is given for an experiment."""
+    """Return the configuration that Ray Tune gets for an experiment."""
 
     class Tuner:
         can_restore = staticmethod(lambda *_, **__: False)
@@ -80,9 +80,9 @@ def test_the_settings_of_asha_reach_ray_tune(experiment, tuner_of):
 
 @pytest.mark.parametrize(("cpus", "together"), [(1, 4), (2, 2)])
 def test_trials_share_the_cpus_of_the_cluster(experiment, tuner_of, cpus, together):
-    found = experiment(trial={"cpus": cpus, "gpus": 0})
-    assert found.need.bundle()["CPU"] == cpus
-    assert tuner_of(found).max_concurrent_trials == together
+    built = experiment(trial={"cpus": cpus, "gpus": 0})
+    assert built.need.bundle()["CPU"] == cpus
+    assert tuner_of(built).max_concurrent_trials == together
 
 
 def test_the_memory_of_a_trial_is_that_of_the_recipe(experiment):
@@ -91,12 +91,12 @@ def test_the_memory_of_a_trial_is_that_of_the_recipe(experiment):
 
 @pytest.mark.parametrize(("method", "trials"), [("random", 4), ("tpe", 5)])
 def test_a_search_has_so_many_trials(experiment, tuner_of, method, trials):
-    found = experiment(method=method, num_trials=trials)
-    samples = tuner_of(found).num_samples
-    assert (len(found.points) if method == "random" else samples) == found.num_trials == trials
+    built = experiment(method=method, num_trials=trials)
+    samples = tuner_of(built).num_samples
+    assert (len(built.points) if method == "random" else samples) == built.num_trials == trials
 
 
-def test_tpe_draws_every_value_of_a_range_of_whole_numbers(work):
+def test_tpe_draws_every_value_of_a_range_of_integers(work):
     space = {"epochs": {"integers": [2, 4]}, "batch_size": {"choice": [8, 16]}}
     drawn = [
         {name: domain.sample() for name, domain in tune_domains(config(work, method="tpe", space=space).space).items()}
@@ -113,37 +113,37 @@ def test_tpe_draws_a_range_of_logarithms_alike_in_each_decade(work):
     assert 0.35 < (drawn < 1e-4).mean() < 0.65
 
 
-def test_a_search_that_has_ended_is_not_begun_again(experiment, monkeypatch):
-    found = experiment()
+def test_a_complete_search_is_not_started_again(experiment, monkeypatch):
+    built = experiment()
     monkeypatch.setattr(module, "_tuner", lambda _: SimpleNamespace(fit=lambda: None))
-    module.run_experiment(found)
+    module.run_experiment(built)
     monkeypatch.setattr(module, "_tuner", None)
-    module.run_experiment(found)
+    module.run_experiment(built)
 
 
 @pytest.fixture
 def trained(experiment, monkeypatch):
-    """How a trial fine-tunes, and after how many seconds it counts as hanging."""
+    """Return the arguments with which a trial fine-tunes, and the seconds after which it counts as hanging."""
 
     def of(**trial):
-        given = {}
+        arguments = {}
 
         def fine_tune(*_, **options):
-            given.update(options)
+            arguments.update(options)
             raise ReachedError
 
         def timer(seconds, _):
-            given["hang_s"] = seconds
+            arguments["hang_s"] = seconds
             return SimpleNamespace(start=lambda: None, cancel=lambda: None)
 
         monkeypatch.setattr(trial_module.ray, "get", lambda value: value)
-        monkeypatch.setattr(trial_module, "configure_cpu", lambda count: given.update(threads=count))
+        monkeypatch.setattr(trial_module, "configure_cpu", lambda count: arguments.update(threads=count))
         monkeypatch.setattr(trial_module, "fine_tune", fine_tune)
         monkeypatch.setattr(trial_module.threading, "Timer", timer)
-        found = experiment(trial={"cpus": 1, "gpus": 0, **trial}).context
+        built = experiment(trial={"cpus": 1, "gpus": 0, **trial}).context
         with pytest.raises(ReachedError):
-            trial_module.fine_tune_trial({"sample": dataclasses.asdict(TrialPoint(0, {"learning_rate": 1e-3}))}, found)
-        return given
+            trial_module.fine_tune_trial({"sample": dataclasses.asdict(TrialPoint(0, {"learning_rate": 1e-3}))}, built)
+        return arguments
 
     return of
 

@@ -1,4 +1,4 @@
-"""Trials and a search in this process that are killed: whole records, the same winner, no trial is trained twice."""
+"""Killed trials and searches leave complete records, find the same winner and train no trial twice."""
 
 import csv
 import dataclasses
@@ -24,7 +24,7 @@ SPACE = {"learning_rate": {"choice": [1e-5, 1e-3, 3e-3]}}
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The learning rates that trials fine-tune with, in order."""
+    """Return the learning rates with which trials fine-tune, in order."""
     rates, train = [], trial.fine_tune
 
     def counted(run, **options):
@@ -37,7 +37,7 @@ def trained(monkeypatch):
 
 @pytest.fixture
 def tune(monkeypatch, trained):
-    """Replaces Ray Tune by a loop over the trials that keeps nothing, as after a kill before its first save."""
+    """Replace Ray Tune by a loop over the trials that saves nothing, as if it was killed before its first save."""
     options = SimpleNamespace(order=1, limit=None, reports=[])
 
     class Tuner:
@@ -75,7 +75,7 @@ def tune(monkeypatch, trained):
 
 @pytest.fixture
 def run_search(work, tune):
-    """Search on `follows`; gives what it leaves, without times."""
+    """Search on `follows`; return the results without times."""
 
     def run(run_dir, order=1, limit=None):
         tune.order, tune.limit = order, limit
@@ -113,7 +113,7 @@ def test_the_winners_are_fine_tuned_after_all_nodes_of_the_cluster_have_gone(run
 
 @pytest.fixture
 def run_trial(work, tune, tmp_path):
-    """A trial of the search in a folder of its own; gives its record, without times, and what it reported."""
+    """Run a trial in its own folder; return its record without times, its files and its reports."""
     recipe = config(work, fine_tuning=SETTINGS, space=SPACE)
     folder = RunFolder("search_glue", recipe.model_copy(update={"run_dir": str(tmp_path / "run")}), {})
     data, _ = search.load_tasks(recipe, with_test=False)

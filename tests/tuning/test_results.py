@@ -18,11 +18,11 @@ CHANCE = {"majority": 0.5, "dev_rows": {"dev": 100}}
 
 def record(number, scores, *, status="complete", reason="", steps=10, **values):
     evaluations = [
-        Evaluation(place, steps * place, float(place), {"accuracy": score, "score": score}, 0.5, float(place))
-        for place, score in enumerate(scores, 1)
+        Evaluation(index, steps * index, float(index), {"accuracy": score, "score": score}, 0.5, float(index))
+        for index, score in enumerate(scores, 1)
     ]
-    given = values or {"learning_rate": 1e-5 * (number + 1)}
-    return TrialRecord(number, given, 56, status, reason, evaluations, float(len(scores)))
+    recipe = values or {"learning_rate": 1e-5 * (number + 1)}
+    return TrialRecord(number, recipe, 56, status, reason, evaluations, float(len(scores)))
 
 
 def search(*records, task="follows", **settings):
@@ -73,21 +73,21 @@ def test_the_plot_is_an_svg_with_a_panel_for_each_task_and_the_same_every_time()
 
 
 def test_the_best_recipe_is_one_of_evaluate_glue_with_the_winners_settings(tmp_path):
-    given = config(tmp_path, tasks=["follows", "wnli"])
+    recipe = config(tmp_path, tasks=["follows", "wnli"])
     searches = [
         TaskSearch(
-            "follows", given.task_config("follows"), [record(0, [0.5]), record(1, [0.9], learning_rate=7e-4)], 2
+            "follows", recipe.task_config("follows"), [record(0, [0.5]), record(1, [0.9], learning_rate=7e-4)], 2
         ),
-        TaskSearch("wnli", given.task_config("wnli"), [record(0, [0.5], batch_size=4, epochs=5)], 1),
+        TaskSearch("wnli", recipe.task_config("wnli"), [record(0, [0.5], batch_size=4, epochs=5)], 1),
     ]
     summary = {task: {"score": {"median": 0.8125}} for task in ("follows", "wnli")}
-    text = best_recipe(given, searches, summary).decode()
+    text = best_recipe(recipe, searches, summary).decode()
     found = EvaluateGlueConfig.model_validate(yaml.safe_load(text))
     for each in searches:
         assert found.task_config(each.task) == each.winning_settings
     assert found.task_config("follows").learning_rate == 7e-4
     assert found.task_config("wnli").epochs == 5
-    assert (found.model_dir, found.glue_dir, found.seed) == (given.model_dir, given.glue_dir, given.seed)
+    assert (found.model_dir, found.glue_dir, found.seed) == (recipe.model_dir, recipe.glue_dir, recipe.seed)
     assert found.run_dir == f"{tmp_path}/search/best"
     assert (found.scaling.use_gpu, found.scaling.cpus_per_worker) == (False, 1)
     assert "follows: score on dev 0.9000 in the search, 0.8125 as the median of seeds 1" in text

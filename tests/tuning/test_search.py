@@ -28,6 +28,6 @@ def test_an_input_error_inside_ray_tune_leaves_the_experiment_as_one(tmp_path, m
                 raise RuntimeError("Ray Tune failed") from error
 
     monkeypatch.setattr(experiment, "_tuner", lambda _: Tuner())
-    found = SimpleNamespace(context=SimpleNamespace(trials_folder=str(tmp_path)))
+    search = SimpleNamespace(context=SimpleNamespace(trials_folder=str(tmp_path)))
     with pytest.raises(InputError, match=r"^/data/record\.json: cannot be written$"):
-        experiment.run_experiment(found)
+        experiment.run_experiment(search)

@@ -16,13 +16,13 @@ RANGES = {
 }
 
 
-def found(tmp_path, **changes):
+def task_points(tmp_path, **changes):
     return points(config(tmp_path, **changes), "follows")
 
 
 def test_a_grid_is_every_combination_once(tmp_path):
     space = {"learning_rate": {"choice": [1e-5, 2e-5]}, "epochs": {"choice": [2, 3, 3]}}
-    grid = [tuple(values.values()) for values in found(tmp_path, space=space, fine_tuning={"epochs": 2})]
+    grid = [tuple(values.values()) for values in task_points(tmp_path, space=space, fine_tuning={"epochs": 2})]
     assert sorted(grid) == [(1e-5, 2), (1e-5, 3), (2e-5, 2), (2e-5, 3)]
 
 
@@ -30,7 +30,7 @@ def test_a_grid_is_every_combination_once(tmp_path):
 def test_the_first_trial_has_the_default_settings(tmp_path, method):
     space = {"learning_rate": {"choice": [1e-5, 3e-5, 5e-5]}, "batch_size": {"choice": [16, 32]}}
     settings = {"learning_rate": 3e-5, "batch_size": 32}
-    drawn = found(tmp_path, method=method, space=space, num_trials=4, fine_tuning=settings)
+    drawn = task_points(tmp_path, method=method, space=space, num_trials=4, fine_tuning=settings)
     assert drawn[0] == settings
     assert drawn.count(settings) == 1
     assert len(drawn) == (6 if method == "grid" else 4)
@@ -56,7 +56,7 @@ def test_a_default_outside_its_range_moves_to_the_nearest_value(tmp_path, name, 
 
 
 def test_random_points_are_different_and_inside_their_ranges(tmp_path):
-    drawn = found(tmp_path, method="random", space=RANGES, num_trials=60)
+    drawn = task_points(tmp_path, method="random", space=RANGES, num_trials=60)
     assert len({tuple(values.values()) for values in drawn}) == 60
     rates = np.array([values["learning_rate"] for values in drawn])
     assert ((rates >= 1e-5) & (rates <= 1e-3)).all()
@@ -67,32 +67,32 @@ def test_random_points_are_different_and_inside_their_ranges(tmp_path):
 
 
 def test_the_same_seed_draws_the_same_points_and_another_seed_others(tmp_path):
-    one, again, other = (found(tmp_path, method="random", space=RANGES, seed=seed) for seed in (56, 56, 57))
+    one, again, other = (task_points(tmp_path, method="random", space=RANGES, seed=seed) for seed in (56, 56, 57))
     assert one == again
     assert one != other
 
 
 def test_more_trials_begin_with_the_points_of_fewer(tmp_path):
-    few, many = (found(tmp_path, method="random", space=RANGES, num_trials=count) for count in (5, 9))
+    few, many = (task_points(tmp_path, method="random", space=RANGES, num_trials=count) for count in (5, 9))
     assert many[:5] == few
 
 
 def test_a_parameter_more_does_not_change_the_others(tmp_path):
     fewer = {name: values for name, values in RANGES.items() if name != "dropout"}
-    all_of, some = (found(tmp_path, method="random", space=space) for space in (RANGES, fewer))
+    all_of, some = (task_points(tmp_path, method="random", space=space) for space in (RANGES, fewer))
     assert [{name: values[name] for name in fewer} for values in all_of] == some
 
 
 def test_a_space_of_few_points_gives_each_once(tmp_path):
     space = {"batch_size": {"choice": [8, 16]}, "epochs": {"integers": [2, 3]}}
-    assert len(found(tmp_path, method="random", space=space, num_trials=50)) == 4
+    assert len(task_points(tmp_path, method="random", space=space, num_trials=50)) == 4
 
 
 def test_tpe_chooses_as_it_goes(tmp_path):
-    assert found(tmp_path, method="tpe", space=RANGES) is None
+    assert task_points(tmp_path, method="tpe", space=RANGES) is None
 
 
-def test_tpe_begins_with_the_default_settings(tmp_path):
+def test_tpe_starts_with_the_default_settings(tmp_path):
     changed = config(tmp_path, method="tpe", space=RANGES, fine_tuning={"batch_size": 16, "dropout": 0.2})
     experiment = SimpleNamespace(
         context=SimpleNamespace(seed=5),
@@ -110,12 +110,12 @@ def test_tpe_begins_with_the_default_settings(tmp_path):
     assert searcher.suggest("b")["sample"]["number"] == 1
 
 
-def test_a_range_of_fractions_for_a_whole_number_is_refused_with_the_fix(tmp_path):
+def test_a_range_of_fractions_for_an_integer_is_refused_with_the_fix(tmp_path):
     with pytest.raises(InputError, match=r"space\.batch_size: uniform gives fractions.*integers"):
-        found(tmp_path, method="random", space={"batch_size": {"uniform": [8, 16]}})
+        task_points(tmp_path, method="random", space={"batch_size": {"uniform": [8, 16]}})
 
 
-def test_a_task_has_its_own_ranges_in_place_of_those_of_all(tmp_path):
+def test_the_ranges_of_a_task_replace_the_general_ones(tmp_path):
     own = {"follows": {"epochs": {"choice": [5]}}}
     changed = config(tmp_path, space={"epochs": {"choice": [2, 3]}}, per_task_space=own)
     assert value_range(changed, "follows", "epochs") == (5, 5)
@@ -127,7 +127,7 @@ def test_evaluations_are_those_of_the_shortest_and_the_longest_trial(tmp_path):
     assert evaluation_range(config(tmp_path), "follows") == (3, 3)
 
 
-def test_a_task_is_tokenised_for_each_length_of_the_space(tmp_path):
+def test_a_task_is_tokenized_for_each_length_of_the_space(tmp_path):
     assert max_lengths(config(tmp_path, space={"max_length": {"choice": [16, 32]}}), "follows") == [16, 32]
     assert max_lengths(config(tmp_path), "follows") == [32]
     with pytest.raises(InputError, match="max_length"):

@@ -1,4 +1,4 @@
-"""Trials in this process: what they tell Ray Tune, and what they leave behind."""
+"""Reports and files of trials in this process."""
 
 import dataclasses
 import json
@@ -49,8 +49,8 @@ def context(work, tmp_path):
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """What a trial reports; Ray is not there."""
+def reports(monkeypatch):
+    """Collect the reports of a trial, without Ray."""
     found = []
     monkeypatch.setattr(module.tune, "report", found.append)
     monkeypatch.setattr(module.ray, "get", lambda value: value)
@@ -66,7 +66,7 @@ def folder_of(context, **changes):
 
 
 def stop_at(monkeypatch, number, error=SystemExit):
-    """Ray Tune stops the trial, or the process dies, at one of its evaluations."""
+    """Stop the trial, or kill its process, at one of its evaluations."""
 
     def report(result):
         if result[EVALUATION] == number:
@@ -86,32 +86,32 @@ def scores(record):
     return [(each.number, each.step, each.scores, each.train_loss) for each in record.evaluations]
 
 
-def test_a_trial_reports_each_evaluation_with_the_best_score_so_far(context, told):
+def test_a_trial_reports_each_evaluation_with_the_best_score_so_far(context, reports):
     run_trial(sample(), context=context)
     record = read_record(folder_of(context))
     assert record.status == "complete"
-    assert [result[EVALUATION] for result in told] == [1, 2, 3]
+    assert [result[EVALUATION] for result in reports] == [1, 2, 3]
     found = [evaluation.scores["score"] for evaluation in record.evaluations]
-    assert [result[BEST] for result in told] == [max(found[:count]) for count in (1, 2, 3)]
+    assert [result[BEST] for result in reports] == [max(found[:count]) for count in (1, 2, 3)]
     assert len(set(found)) > 1
     assert record.epochs == 3.0
 
 
-def test_only_the_record_and_the_evaluations_are_left_of_a_trial(context, told):
+def test_only_the_record_and_the_evaluations_are_left_of_a_trial(context, reports):
     run_trial(sample(), context=context)
     names = {file.relative_to(folder_of(context)).as_posix() for file in Path(folder_of(context)).rglob("*")}
     assert names == {RECORD_FILE, "evaluations.json"}
 
 
-def test_a_trial_with_a_record_repeats_its_reports_and_does_not_train(context, told, monkeypatch):
+def test_a_trial_with_a_record_repeats_its_reports_and_does_not_train(context, reports, monkeypatch):
     run_trial(sample(), context=context)
-    first = list(told)
+    first = list(reports)
     refuse_training(monkeypatch)
     run_trial(sample(number=7), context=context)
-    assert told == first + first
+    assert reports == first + first
 
 
-def test_a_stopped_trial_ends_in_order_and_has_its_record(context, told, monkeypatch):
+def test_a_stopped_trial_ends_in_order_and_has_its_record(context, reports, monkeypatch):
     stop_at(monkeypatch, 2)
     with pytest.raises(SystemExit):
         run_trial(sample(), context=context)
@@ -119,10 +119,10 @@ def test_a_stopped_trial_ends_in_order_and_has_its_record(context, told, monkeyp
     assert (record.status, record.reason, len(record.evaluations)) == ("stopped", "behind others", 2)
 
 
-def test_a_trial_that_was_cut_off_goes_on_and_ends_like_one_that_was_not(context, told, monkeypatch, tmp_path):
+def test_an_interrupted_trial_resumes_and_ends_like_an_uninterrupted_one(context, reports, monkeypatch, tmp_path):
     other = dataclasses.replace(context, trials_folder=str(tmp_path / "other"))
     run_trial(sample(), context=other)
-    whole = list(told)
+    uninterrupted = list(reports)
     stop_at(monkeypatch, 2, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         run_trial(sample(), context=context)
@@ -135,13 +135,13 @@ def test_a_trial_that_was_cut_off_goes_on_and_ends_like_one_that_was_not(context
         module, "fine_tune", lambda *args, **more: fine_tune(*args, **more, on_step=lambda step, _: steps.append(step))
     )
     run_trial(sample(), context=context)
-    assert again == whole
+    assert again == uninterrupted
     assert min(steps) == 4  # of 9; the first evaluation, after step 3, has a checkpoint
     records = [read_record(folder_of(each)) for each in (context, other)]
     assert scores(records[0]) == scores(records[1])
 
 
-def test_a_failing_trial_leaves_the_reason_and_is_not_tried_again(context, told, monkeypatch):
+def test_a_failing_trial_leaves_the_reason_and_is_not_tried_again(context, reports, monkeypatch):
     def failing(*args, **kwargs):
         raise RuntimeError("step 3: gradient norm is nan\nand more")
 
@@ -156,7 +156,7 @@ def test_a_failing_trial_leaves_the_reason_and_is_not_tried_again(context, told,
         run_trial(sample(), context=context)
 
 
-def test_a_trial_whose_search_is_over_while_it_writes_has_been_stopped_and_not_failed(context, told, monkeypatch):
+def test_a_trial_whose_search_is_over_while_it_writes_has_been_stopped_and_not_failed(context, reports, monkeypatch):
     fine_tune = module.fine_tune
 
     def interrupted(*args, report, **kwargs):
@@ -175,7 +175,7 @@ def test_a_trial_whose_search_is_over_while_it_writes_has_been_stopped_and_not_f
     assert (record.status, record.reason, len(record.evaluations)) == ("stopped", "behind others", 1)
 
 
-def test_the_same_values_named_twice_are_trained_once(context, told, monkeypatch):
+def test_the_same_values_named_twice_are_trained_once(context, reports, monkeypatch):
     run_trial(sample(), context=context)
     refuse_training(monkeypatch)
     run_trial(sample(number=4, repeat=1), context=context)
@@ -185,15 +185,15 @@ def test_the_same_values_named_twice_are_trained_once(context, told, monkeypatch
     assert (first.number, again.number) == (0, 4)
 
 
-def test_a_trial_ends_when_its_time_is_over(context, told):
-    hurried = dataclasses.replace(context, trial=TrialConfig(cpus=1, gpus=0, max_minutes=1e-6))
-    run_trial(sample(), context=hurried)
+def test_a_trial_ends_when_its_time_is_over(context, reports):
+    limited = dataclasses.replace(context, trial=TrialConfig(cpus=1, gpus=0, max_minutes=1e-6))
+    run_trial(sample(), context=limited)
     record = read_record(folder_of(context))
     assert (record.status, len(record.evaluations)) == ("time", 1)
     assert "max_minutes" in record.reason
 
 
-def test_a_trial_that_hangs_is_ended_and_counts_as_failed(context, told, monkeypatch):
+def test_a_trial_that_hangs_is_ended_and_counts_as_failed(context, reports, monkeypatch):
     exits = []
     monkeypatch.setattr(module, "_HANG_S", 0.05)
     monkeypatch.setattr(module.os, "_exit", exits.append)
@@ -202,7 +202,7 @@ def test_a_trial_that_hangs_is_ended_and_counts_as_failed(context, told, monkeyp
         deadline = time.monotonic() + 10
         while not exits and time.monotonic() < deadline:
             time.sleep(0.01)
-        raise KeyboardInterrupt  # in place of the end of the process
+        raise KeyboardInterrupt  # instead of the end of the process
 
     monkeypatch.setattr(module, "fine_tune", hanging)
     short = dataclasses.replace(context, trial=TrialConfig(cpus=1, gpus=0, max_minutes=1e-6))
@@ -214,9 +214,19 @@ def test_a_trial_that_hangs_is_ended_and_counts_as_failed(context, told, monkeyp
 
 
 def test_a_trial_is_the_same_whatever_its_number_and_another_with_other_values():
-    def place(seed=56, **changes):
+    def name_of(seed=56, **changes):
         return TrialPoint.of(sample(**changes)).folder("trials", seed)
 
     turned = {name: VALUES[name] for name in reversed(VALUES)}
-    assert place() == place(number=3) == place(values=turned)
-    assert len({place(), place(seed=57), place(repeat=1), place(values={**VALUES, "batch_size": 8})}) == 4
+    assert name_of() == name_of(number=3) == name_of(values=turned)
+    assert (
+        len(
+            {
+                name_of(),
+                name_of(seed=57),
+                name_of(repeat=1),
+                name_of(values={**VALUES, "batch_size": 8}),
+            }
+        )
+        == 4
+    )

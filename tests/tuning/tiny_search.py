@@ -1,4 +1,4 @@
-"""A search that takes seconds: a task of a few rows in GLUE's layout, a tiny BERT, trials of a few steps."""
+"""Inputs of a search that takes seconds: a small task in GLUE's layout, a tiny BERT, trials of a few steps."""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ SPACE: dict[str, Any] = {"learning_rate": {"choice": [1e-5, 1e-3, 3e-3]}, "batch
 
 
 def write_model(folder: Path) -> str:
-    """A BERT of two layers with random weights."""
+    """Write a BERT with two layers and random weights."""
     return write_teacher(folder / "model", write_tokenizer(folder / "tokenizer"), layers=2)
 
 
 def write_next_sentence_task(glue_dir: Path, *, train: int = 48, dev: int = 24) -> str:
-    """The task `follows`: the first text says `good` in one class, and does not in the other."""
+    """Write the task `follows`: the first text contains `good` in one class only."""
     rng = np.random.default_rng(3)
     for split, rows in (("train", train), ("dev", dev)):
         lines = ["index\tsentence1\tsentence2\tlabel"]
@@ -33,13 +33,13 @@ def write_next_sentence_task(glue_dir: Path, *, train: int = 48, dev: int = 24) 
 
 
 def write_wnli(glue_dir: Path) -> None:
-    """A second task, the smallest of the official ones; train and dev only."""
+    """Write train and dev of WNLI, the smallest official task."""
     write_raw(glue_dir, "wnli", {split: OFFICIAL_ROWS["wnli"][split] for split in ("train", "dev")})
 
 
 def values(folder: Path, **changes: Any) -> dict[str, Any]:
-    """A recipe of the job; model and task lie in `folder`."""
-    found = {
+    """Return a recipe of the job with the model and the task in `folder`."""
+    recipe = {
         "run_dir": str(folder / "search"),
         "model_dir": str(folder / "model"),
         "glue_dir": str(folder / "glue"),
@@ -51,7 +51,7 @@ def values(folder: Path, **changes: Any) -> dict[str, Any]:
         "trial": {"cpus": 1, "gpus": 0},
         "ray": {"num_cpus": 2},
     }
-    return {**found, **changes}
+    return {**recipe, **changes}
 
 
 def config(folder: Path, **changes: Any) -> SearchGlueConfig:

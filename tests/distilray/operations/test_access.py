@@ -19,7 +19,7 @@ OURS = Token("0c" * 32, "RAY_AUTH_TOKEN")
 ADDRESS = "http://127.0.0.1:8265"
 
 
-def test_the_token_is_sought_where_ray_seeks_it(tmp_path):
+def test_the_token_is_read_from_the_same_sources_as_in_ray(tmp_path):
     file, other = tmp_path / ".ray/auth_token", tmp_path / "other"
     file.parent.mkdir()
     file.write_text("f11e" * 16 + "\n")
@@ -38,7 +38,7 @@ def test_a_token_is_not_shown_by_its_own_representation():
 
 
 @pytest.mark.parametrize(
-    ("given", "environment", "address"),
+    ("option", "environment", "address"),
     [
         (None, {}, "http://127.0.0.1:8265"),
         ("http://head:8265/", {"RAY_API_SERVER_ADDRESS": "http://other:1"}, "http://head:8265"),
@@ -49,8 +49,8 @@ def test_a_token_is_not_shown_by_its_own_representation():
         ("head:8265", {}, "http://head:8265"),
     ],
 )
-def test_the_address_is_the_one_that_was_named_last(given, environment, address):
-    assert dashboard_url(given, environment) == address
+def test_the_address_has_the_documented_precedence(option, environment, address):
+    assert dashboard_url(option, environment) == address
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "ftp://head", "http://", "http://head:8265?x=1"])
@@ -92,11 +92,11 @@ def test_addresses_of_this_machine_are_known(host):
 
 
 class Answers(BaseHTTPRequestHandler):
-    """As Ray: 401, 403, 200; `/moved` leads elsewhere, `/torn` breaks off."""
+    """Answers like Ray with 401, 403 or 200; `/moved` redirects, `/torn` sends no HTTP."""
 
     def do_GET(self) -> None:
-        given = self.headers.get("Authorization")
-        self.server.seen.append((self.path, given))  # type: ignore[attr-defined]
+        option = self.headers.get("Authorization")
+        self.server.seen.append((self.path, option))  # type: ignore[attr-defined]
         if self.path == "/moved":
             self.send_response(302)
             self.send_header("Location", "/elsewhere")
@@ -105,7 +105,7 @@ class Answers(BaseHTTPRequestHandler):
         if self.path == "/torn":
             self.wfile.write(b"no http\r\n")
             return
-        self.send_response(401 if given is None else 200 if given == f"Bearer {OURS.value}" else 403)
+        self.send_response(401 if option is None else 200 if option == f"Bearer {OURS.value}" else 403)
         self.end_headers()
         self.wfile.write(b'{"a": 1}')
 
@@ -123,7 +123,7 @@ def server() -> Iterator[ThreadingHTTPServer]:
     server.server_close()
 
 
-def test_over_http_the_three_answers_are_told_apart(server, monkeypatch):
+def test_the_three_responses_of_a_server_are_distinguished(server, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # a proxy that is not there: this machine asks itself
     address = f"http://127.0.0.1:{server.server_port}"
     statuses = [http_get(f"{address}/x", token)[0] for token in (None, "wrong", OURS.value)]
@@ -138,13 +138,13 @@ def test_a_token_does_not_follow_a_redirect(server):
     assert [path for path, _ in server.seen] == ["/moved"]
 
 
-def test_what_speaks_no_http_is_no_answer(server):
+def test_a_response_that_is_not_http_is_an_error(server):
     with pytest.raises(OSError, match="no HTTP"):
         http_get(f"http://127.0.0.1:{server.server_port}/torn", None)
 
 
 @pytest.mark.parametrize("value", ["two\nlines", "t\u00f6ken", "a b"])
-def test_a_token_that_no_header_takes_is_told_and_not_shown(value):
+def test_a_token_that_is_no_valid_header_is_reported_but_not_shown(value):
     with pytest.raises(OSError, match="the token contains") as raised:
         http_get(ADDRESS, value)
     assert value not in str(raised.value)

@@ -31,11 +31,11 @@ def of(*nodes: ClusterNode, grows: bool = False) -> ClusterState:
         ("encode_corpus/card", EncodeCorpusConfig, None),
     ],
 )
-def test_the_need_is_what_the_recipe_says(root: Path, recipe, config_class, need):
+def test_the_need_follows_from_the_recipe(root: Path, recipe, config_class, need):
     assert worker_need(load_recipe(str(root / f"jobs/recipes/{recipe}.yaml"), [], config_class)) == need
 
 
-def test_a_run_may_begin_with_fewer_workers(root: Path):
+def test_a_run_may_start_with_fewer_workers(root: Path):
     overrides = ["scaling.min_workers=2"]
     need = worker_need(load_recipe(str(root / "jobs/recipes/distill/card.yaml"), overrides, DistillConfig))
     assert need is not None
@@ -77,7 +77,7 @@ def test_fewer_cpus_than_workers_on_a_cluster_are_a_warning_since_the_job_waits(
     assert check(WorkerNeed(40, 1, 0, 40, "scaling.num_workers"), of(CPU)).status == "warn"
 
 
-def test_a_local_ray_refuses_what_does_not_fit():
+def test_workers_that_do_not_fit_a_local_ray_fail():
     assert (
         check_workers(WorkerNeed(3, 1, 0, 3, "scaling.num_workers"), (ClusterNode(2, 0, 0, is_head=True),), None).status
         == "fail"

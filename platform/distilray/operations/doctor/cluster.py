@@ -49,7 +49,7 @@ class ClusterState:
 
     @property
     def can_grow(self) -> bool:
-        """Whether the nodes were started by an autoscaler, which may start more."""
+        """True if an autoscaler started the nodes, so that it may start more."""
         return any(node.group for node in self.nodes)
 
 

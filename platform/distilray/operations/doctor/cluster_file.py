@@ -80,7 +80,7 @@ class NodeType:
 
     @property
     def has_gpus(self) -> bool:
-        """Whether Ray registers GPUs, which it derives from the instance type if `resources` is not set."""
+        """True if Ray registers GPUs, which it derives from the instance type if `resources` is not set."""
         of_type = not self.resources and _GPU_INSTANCE.match(str(self.node_config.get("InstanceType", "")))
         return bool(self.resources.get("GPU") or of_type)
 

@@ -64,7 +64,7 @@ class Listener:
 
     @property
     def is_open(self) -> bool:
-        """Whether other machines may be able to reach it."""
+        """True unless it is bound to loopback."""
         mapped = self.host.ipv4_mapped if isinstance(self.host, ipaddress.IPv6Address) else None
         return not (mapped or self.host).is_loopback
 

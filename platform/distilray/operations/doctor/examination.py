@@ -89,7 +89,7 @@ class CheckContext:
 
     @property
     def is_outside(self) -> bool:
-        """Whether the paths of the recipe refer to other machines."""
+        """True if the paths of the recipe refer to other machines."""
         by_ray = self.environment.get("RAY_ADDRESS", "")  # Ray sets it to the GCS in a submitted job
         return bool(self.dashboard) and (not by_ray or is_dashboard_url(by_ray))
 
@@ -191,9 +191,9 @@ def _check_run_disk(context: CheckContext) -> Finding:
 
 
 def _recipe_checks() -> Any:
-    from distilray.operations.doctor import recipe  # imports packages that may be missing
+    from distilray.operations.doctor import recipe_checks  # imports packages that may be missing
 
-    return recipe
+    return recipe_checks
 
 
 def _runs_tasks(context: CheckContext) -> bool:

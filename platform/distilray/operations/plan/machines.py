@@ -34,7 +34,7 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is a GPU, of which each worker has its own, rather than a core of a shared CPU."""
+        """True for a GPU, of which each worker has its own; workers on CPUs share the cores."""
         return self.name != CPU
 
     def peak(self, precision: Precision) -> float | None:

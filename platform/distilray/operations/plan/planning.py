@@ -23,9 +23,9 @@ from distilray.operations.plan.assumptions import (
     list_warnings,
     predict_published_run,
 )
-from distilray.operations.plan.page import plan_page, plan_tables
+from distilray.operations.plan.plan_page import plan_page, plan_tables
 from distilray.operations.plan.simulation import ScaledRun, training_runs
-from distilray.operations.plan.stages import (
+from distilray.operations.plan.stage_plans import (
     StagePlan,
     corpus_plan,
     data_machines,

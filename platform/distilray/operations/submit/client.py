@@ -17,7 +17,7 @@ from ray.job_submission import JobSubmissionClient
 from ray.util.state import list_nodes
 from ray.util.state.exception import RayStateApiException
 
-from distilray.operations.submit.records import (
+from distilray.operations.submit.job_records import (
     ClusterError,
     DuplicateJobError,
     JobRecord,

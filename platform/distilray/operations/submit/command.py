@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from distilray.errors import InputError
 from distilray.operations.access import DEFAULT_ADDRESS, dashboard_url, enable_token_auth
 from distilray.operations.submit.follow import Follower, FollowTimeoutError, Timing, exit_code_of, stop_job
-from distilray.operations.submit.records import (
+from distilray.operations.submit.job_records import (
     ClusterError,
     DriverResources,
     DuplicateJobError,

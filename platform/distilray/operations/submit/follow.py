@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distilray.errors import InputError
-from distilray.operations.submit.records import PENDING, STOPPED, SUCCEEDED, ClusterError, JobRecord, UnreachableError
+from distilray.operations.submit.job_records import (
+    PENDING,
+    STOPPED,
+    SUCCEEDED,
+    ClusterError,
+    JobRecord,
+    UnreachableError,
+)
 from distilray.runtime.command_line import EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED
 from distilray.runtime.progress import format_duration
 

@@ -12,7 +12,7 @@ from distilray.config.paths import expand_home
 from distilray.config.recipe import load_recipe, read_yaml
 from distilray.errors import InputError
 from distilray.operations.locations import check_shared_locations, has_credentials
-from distilray.operations.submit.records import RESOURCES, DriverResources, Submission, submission_id
+from distilray.operations.submit.job_records import RESOURCES, DriverResources, Submission, submission_id
 from distilray.pipeline import read_command
 from distilray.runtime.environment import SECRETS_PATH
 

@@ -26,7 +26,7 @@ def only(find, **options) -> CheckResult:
     return check
 
 
-def test_a_check_that_raises_is_a_line_that_has_failed():
+def test_a_check_that_raises_fails():
     def find() -> Finding:
         raise KeyError("no such thing")
 
@@ -51,14 +51,14 @@ def test_a_check_that_may_not_read_names_the_permission():
     assert only(find).message == "no permission: /closed/file"
 
 
-def test_bad_input_is_told_with_its_own_fix():
+def test_an_input_error_is_reported_with_its_own_fix():
     def find() -> Finding:
         raise InputError("here: no manifest; run its job")
 
     assert only(find) == CheckResult("fail", "a check", "here: no manifest", "run its job")
 
 
-def test_a_check_that_hangs_fails_in_time_and_the_next_one_is_made():
+def test_a_check_that_hangs_fails_in_time_and_the_next_one_runs():
     never = threading.Event()
     started = time.monotonic()
     checks = list(run_checks([Check("hangs", never.wait), Check("next", lambda: ok("there"))], timeout_s=0.05))
@@ -82,7 +82,7 @@ def test_of_several_findings_the_worst_counts(findings, status):
     assert combine(findings, "good").status == status
 
 
-def test_of_several_findings_all_that_are_bad_are_told_once():
+def test_each_problem_of_several_findings_is_reported_once():
     assert combine([warn("a", "x"), ok("b"), fail("c", "x")], "good") == fail("a; c", "x")
     assert combine([ok("a")], "good") == ok("good")
 
@@ -102,7 +102,7 @@ def test_a_line_has_status_name_finding_and_fix():
     assert "->" not in format_result(OK, use_color=False)
 
 
-def test_only_a_terminal_sees_colours():
+def test_only_a_terminal_gets_colors():
     plain, terminal = io.StringIO(), Terminal()
     for out in (plain, terminal):
         print_results([OK, WARN, FAIL], out, as_json=False)
@@ -110,9 +110,9 @@ def test_only_a_terminal_sees_colours():
     assert [code in terminal.getvalue() for code in ("\x1b[32m", "\x1b[33m", "\x1b[31m")] == [True] * 3
 
 
-def test_what_a_server_says_cannot_steer_the_terminal():
-    told = format_result(CheckResult("fail", "jobs api", "answer \x1b[2J\r\x07", "look\x00"), use_color=False)
-    assert all(char.isprintable() for char in told)
+def test_the_response_of_a_server_cannot_control_the_terminal():
+    text = format_result(CheckResult("fail", "jobs api", "answer \x1b[2J\r\x07", "look\x00"), use_color=False)
+    assert all(char.isprintable() for char in text)
 
 
 @pytest.mark.parametrize(("checks", "code"), [([], 0), ([OK, WARN], 0), ([OK, FAIL, WARN], 1)])
@@ -130,6 +130,6 @@ def test_the_last_line_has_the_counts():
 def test_json_holds_the_same():
     out = io.StringIO()
     print_results([OK, FAIL], out, as_json=True)
-    found = json.loads(out.getvalue())
-    assert found["checks"][1] == {"status": "fail", "name": "token", "message": "mode 0644", "fix": "chmod 600 it"}
-    assert found["counts"] == {"ok": 1, "warn": 0, "fail": 1}
+    printed = json.loads(out.getvalue())
+    assert printed["checks"][1] == {"status": "fail", "name": "token", "message": "mode 0644", "fix": "chmod 600 it"}
+    assert printed["counts"] == {"ok": 1, "warn": 0, "fail": 1}

@@ -29,7 +29,7 @@ def of(*nodes: ClusterNode) -> ClusterState:
 
 
 @pytest.mark.parametrize(
-    ("given", "environment", "address"),
+    ("address_option", "environment", "address"),
     [
         (None, {}, None),
         ("http://h:1", {"RAY_ADDRESS": "a:2"}, "http://h:1"),
@@ -41,13 +41,13 @@ def of(*nodes: ClusterNode) -> ClusterState:
         ("10.0.0.1:6379", {}, "10.0.0.1:6379"),
     ],
 )
-def test_the_command_names_the_cluster_before_the_environment(given, environment, address):
-    assert cluster_address(given, environment) == address
+def test_the_command_names_the_cluster_before_the_environment(address_option, environment, address):
+    assert cluster_address(address_option, environment) == address
 
 
 @contextlib.contextmanager
 def server(answer: bytes) -> Iterator[str]:
-    """HOST:PORT of a server that answers one request."""
+    """Yield HOST:PORT of a server that answers one request."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -81,7 +81,7 @@ def test_an_address_without_a_scheme_where_nothing_listens_is_that_of_a_dashboar
 
 
 @pytest.mark.parametrize("address", ["ray://h:10001", "http://", "h:99999", "h:port", "http://h:1/#/jobs"])
-def test_what_is_no_address_is_bad_input_with_the_form(address):
+def test_an_invalid_address_is_refused_with_the_expected_form(address):
     with pytest.raises(InputError, match="http://HOST:PORT"):
         cluster_address(address, {})
 
@@ -92,7 +92,7 @@ def test_another_version_of_ray_fails():
     assert check_version(of(HEAD), None).status == "fail"
 
 
-def test_the_machines_are_summed_up():
+def test_the_nodes_are_summarized():
     finding = check_nodes(of(HEAD, GPU8, GPU8))
     assert finding.status == "ok"
     assert finding.message == "3 nodes: 192 CPU, 16 GPU, object store 202.0 GB"
@@ -110,7 +110,7 @@ def test_a_cluster_without_a_machine_fails():
     assert check_nodes(of()).status == "fail"
 
 
-def test_the_dashboard_tells_the_machines_that_are_alive(monkeypatch):
+def test_the_dashboard_lists_the_live_nodes(monkeypatch):
     rows = [
         {
             "state": "ALIVE",
@@ -122,37 +122,37 @@ def test_the_dashboard_tells_the_machines_that_are_alive(monkeypatch):
     ]
     answers = {"/api/version": {"ray_version": "2.60.0"}, "/api/v0/nodes": {"data": {"result": {"result": rows}}}}
     monkeypatch.setattr(cluster, "get_json", lambda address, path, token: answers[path.partition("?")[0]])
-    found = read_cluster("http://h:1", None)
-    assert found.version == "2.60.0"
-    assert found.nodes == (ClusterNode(0, 0, 5, is_head=True, group="head"), ClusterNode(16, 8, 0, is_head=False))
-    assert found.can_grow
+    state = read_cluster("http://h:1", None)
+    assert state.version == "2.60.0"
+    assert state.nodes == (ClusterNode(0, 0, 5, is_head=True, group="head"), ClusterNode(16, 8, 0, is_head=False))
+    assert state.can_grow
 
 
 @pytest.mark.parametrize("answer", [{}, {"ray_version": "2.60.0"}, [], None])
-def test_an_answer_of_something_else_than_ray_is_told(monkeypatch, answer):
+def test_the_response_of_another_server_is_an_input_error(monkeypatch, answer):
     monkeypatch.setattr(cluster, "get_json", lambda *_: answer)
     with pytest.raises(InputError, match="cannot be read"):
         read_cluster("http://h:1", None)
 
 
-def test_an_address_where_nothing_listens_is_told_at_once(free_port):
+def test_an_address_where_nothing_listens_is_refused_at_once(free_port):
     with pytest.raises(InputError, match="nothing answers"):
         read_cluster(f"127.0.0.1:{free_port()}", None)
 
 
-def test_the_port_of_the_dashboard_without_http_is_told():
+def test_the_port_of_the_dashboard_without_http_is_refused():
     with pytest.raises(InputError, match=r"write http://127\.0\.0\.1:8265"):
         read_cluster("127.0.0.1:8265", None)
 
 
 @pytest.mark.slow
-def test_the_control_store_of_ray_is_told_from_a_dashboard(local_ray):
+def test_the_gcs_is_distinguished_from_a_dashboard(local_ray):
     address = ray.get_runtime_context().gcs_address
     assert cluster_address(address, {}) == address
 
 
 @pytest.mark.slow
-def test_inside_of_a_cluster_ray_tells_the_machines(local_ray):
+def test_inside_a_cluster_ray_lists_the_nodes(local_ray):
     (node,) = read_cluster("auto", None).nodes
     assert (node.cpus, node.is_head, node.object_store > 0, node.group) == (2, True, True, "")
     assert json.dumps(node.gpus)
@@ -171,14 +171,14 @@ def answers(bare: int, wrong: int, right: int, seen: list[str | None] | None = N
     return get
 
 
-def test_a_closed_api_that_takes_our_token_is_fine():
+def test_a_protected_api_that_accepts_our_token_is_ok():
     finding = check_access(ADDRESS, OURS, answers(401, 403, 200))
     assert finding.status == "ok"
     assert OURS.value not in finding.message
 
 
 @pytest.mark.parametrize(
-    ("statuses", "told"),
+    ("statuses", "words"),
     [
         ((200, 200, 200), "is open"),
         ((404, 403, 200), "404 without a token"),
@@ -186,22 +186,22 @@ def test_a_closed_api_that_takes_our_token_is_fine():
         ((401, 403, 403), "403 with the token of RAY_AUTH_TOKEN"),
     ],
 )
-def test_every_other_answer_fails(statuses, told):
+def test_every_other_answer_fails(statuses, words):
     finding = check_access(ADDRESS, OURS, answers(*statuses))
-    assert (finding.status, told in finding.message) == ("fail", True)
+    assert (finding.status, words in finding.message) == ("fail", True)
     assert finding.fix
     assert OURS.value not in finding.message + finding.fix
 
 
 @pytest.mark.parametrize("statuses", [(200, 200, 200), (302, 403, 200), (401, 401, 200)])
-def test_our_token_is_not_sent_to_what_does_not_answer_like_a_closed_ray(statuses):
+def test_our_token_is_sent_only_to_a_server_that_rejects_requests_like_ray(statuses):
     seen: list[str | None] = []
     check_access(ADDRESS, OURS, answers(*statuses, seen))
     assert seen
     assert OURS.value not in seen
 
 
-def test_without_a_token_here_nobody_can_submit():
+def test_a_missing_token_fails():
     assert check_access(ADDRESS, None, answers(401, 403, 200)).status == "fail"
 
 

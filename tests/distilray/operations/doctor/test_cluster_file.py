@@ -23,7 +23,7 @@ VALUES = {
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder with a token and an ssh key."""
+    """Return a home folder with a token and an ssh key."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in (".ray/auth_token", ".ssh/filled-in"):
         (tmp_path / name).parent.mkdir()
@@ -33,7 +33,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def filled(file: Path) -> Cluster:
-    """A shipped cluster file with a value for every placeholder."""
+    """Return a cluster file of the checkout with a value for every placeholder."""
     text = "\n".join(line for line in file.read_text().splitlines() if not line.lstrip().startswith("#"))
     for pattern, value in VALUES.items():
         text = re.sub(pattern, value, text)
@@ -67,7 +67,7 @@ def test_the_recipes_for_a_cluster_write_to_the_folder_that_is_checked(root: Pat
 
 
 def options(cluster: Cluster, change: Callable[[str], str | None]) -> None:
-    """Changes every option of `docker run`; those that become None are removed."""
+    """Change every option of `docker run`; remove those that become None."""
     changed = map(change, cluster["docker"]["run_options"])
     cluster["docker"]["run_options"] = [option for option in changed if option is not None]
 
@@ -154,7 +154,7 @@ def test_other_ways_to_mount_the_folders_are_known(cluster: Cluster, tmp_path: P
 
 
 @pytest.mark.parametrize("option", [None, 8265], ids=["empty", "number"])
-def test_an_option_of_docker_that_is_no_text_harms_no_other_check(
+def test_a_docker_option_that_is_not_a_string_affects_no_other_check(
     cluster: Cluster, tmp_path: Path, option: object
 ) -> None:
     cluster["docker"]["run_options"].append(option)
@@ -166,13 +166,13 @@ def test_a_token_that_does_not_exist_yet_is_a_warning(cluster: Cluster, tmp_path
     assert not_ok(checks_of(cluster, tmp_path)) == {"token": "warn"}
 
 
-def test_of_machines_of_ones_own_neither_images_nor_profiles_are_checked(root: Path, home: Path) -> None:
+def test_images_and_profiles_of_local_machines_are_not_checked(root: Path, home: Path) -> None:
     checks = checks_of(filled(root / "cluster.local.yaml"), home)
     assert not_ok(checks) == {}
     assert set(checks) == {"placeholders", "schema", "start", "token", "ssh key"}
 
 
-def test_workers_of_ones_own_that_start_without_a_token_fail(root: Path, home: Path) -> None:
+def test_local_workers_that_start_without_a_token_fail(root: Path, home: Path) -> None:
     cluster = filled(root / "cluster.local.yaml")
     cluster["worker_start_ray_commands"] = ["ray start --address=$RAY_HEAD_IP:6379"]
     assert not_ok(checks_of(cluster, home)) == {"start": "fail"}

@@ -46,7 +46,7 @@ def test_the_first_variable_that_is_set_decides_about_the_hub_as_in_its_client(h
         ({"all_proxy": f"http://me:{SECRET}@proxy:3128", "no_proxy": "*"}, "ok"),
     ],
 )
-def test_this_machine_is_not_asked_through_a_proxy(environment, status):
+def test_requests_to_this_machine_bypass_the_proxy(environment, status):
     finding = check_proxies(environment)
     assert finding.status == status
     assert SECRET not in finding.message + finding.fix
@@ -57,7 +57,7 @@ def test_one_number_of_threads_for_all_workers_is_a_warning():
     assert check_threads({"OMP_NUM_THREADS": "1"}, 8).fix == "unset OMP_NUM_THREADS"
 
 
-def test_the_threads_that_ray_gives_to_a_driver_are_no_warning():
+def test_the_threads_that_ray_sets_for_a_driver_are_ok():
     assert check_threads({"OMP_NUM_THREADS": "1", "RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}, 8).status == "ok"
 
 
@@ -85,7 +85,7 @@ def at(host: str, port: int) -> Listener:
     return Listener(ipaddress.ip_address(host), port)
 
 
-def test_the_tables_of_the_kernel_give_address_and_port_of_what_listens(tmp_path):
+def test_the_tables_of_the_kernel_list_the_listening_sockets(tmp_path):
     assert listeners(write(tmp_path)) == [
         at("::ffff:127.0.0.1", 6379),
         at("0.0.0.0", 8000),
@@ -111,7 +111,7 @@ def test_no_table_is_an_error_and_not_a_machine_without_ports(tmp_path):
         *[(host, True) for host in ("0.0.0.0", "::", "192.0.2.7", "2001:db8::1", "::ffff:192.0.2.7")],
     ],
 )
-def test_only_what_is_bound_to_loopback_is_closed(host, is_open):
+def test_only_sockets_on_loopback_are_closed(host, is_open):
     assert at(host, 8265).is_open is is_open
 
 
@@ -128,9 +128,9 @@ def test_other_open_ports_of_ray_and_serve_are_a_warning(port):
     assert (finding.status, str(port) in finding.message, bool(finding.fix)) == ("warn", True, True)
 
 
-@pytest.mark.parametrize("found", [[], [at("127.0.0.1", 8265), at("0.0.0.0", 22), at("0.0.0.0", 31001)]])
-def test_closed_and_foreign_ports_are_fine(found):
-    assert check_ports(found).status == "ok"
+@pytest.mark.parametrize("sockets", [[], [at("127.0.0.1", 8265), at("0.0.0.0", 22), at("0.0.0.0", 31001)]])
+def test_closed_and_foreign_ports_are_fine(sockets):
+    assert check_ports(sockets).status == "ok"
 
 
 TOKEN = Token("5ec2e7" * 10, "RAY_AUTH_TOKEN")
@@ -138,7 +138,7 @@ TOKEN = Token("5ec2e7" * 10, "RAY_AUTH_TOKEN")
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """The file of the user, as it should be."""
+    """Return a token file with correct permissions."""
     file = tmp_path / ".ray/auth_token"
     file.parent.mkdir()
     file.write_text("f11e" * 16 + "\n")
@@ -159,7 +159,7 @@ def file(tmp_path: Path) -> Path:
         ("tokens", TOKEN, True, "fail"),
     ],
 )
-def test_clients_of_a_cluster_must_be_told_to_send_a_token(mode, token, cluster, status):
+def test_clients_of_a_cluster_must_be_configured_to_send_a_token(mode, token, cluster, status):
     environment = {} if mode is None else {"RAY_AUTH_MODE": mode}
     finding = check_token_mode(environment, token, cluster=cluster)
     assert finding.status == status
@@ -180,7 +180,7 @@ def test_a_file_of_mode_600_and_no_file_are_fine(file, tmp_path):
     assert check_token_file({}, tmp_path / "nobody").status == "ok"
 
 
-def test_a_path_that_names_no_file_fails_since_ray_ends_there(tmp_path):
+def test_a_token_path_without_a_file_fails_because_ray_would(tmp_path):
     finding = check_token_file({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}, tmp_path)
     assert (finding.status, "unset RAY_AUTH_TOKEN_PATH" in finding.fix) == ("fail", True)
 

@@ -11,7 +11,7 @@ from distilray.operations.doctor import examination
 from distilray.operations.doctor.check import has_hanging_check, run_checks
 from distilray.operations.doctor.cluster import ClusterNode, ClusterState
 from distilray.operations.doctor.examination import CHECKS, CheckContext, applicable_checks
-from distilray.operations.doctor.recipe import run_bytes
+from distilray.operations.doctor.recipe_checks import run_bytes
 
 DASHBOARD = "http://127.0.0.1:8265"
 
@@ -21,15 +21,15 @@ def subject(address=None, config=None, storage_uri=None, **environment) -> Check
 
 
 def recipe(tmp_path, **changes) -> DistillConfig:
-    given = {"run_dir": f"{tmp_path}/run", "shards_dir": f"{tmp_path}/shards", "teacher_dir": f"{tmp_path}/teacher"}
-    return DistillConfig.model_validate({**given, **changes})
+    values = {"run_dir": f"{tmp_path}/run", "shards_dir": f"{tmp_path}/shards", "teacher_dir": f"{tmp_path}/teacher"}
+    return DistillConfig.model_validate({**values, **changes})
 
 
-def names(found: CheckContext) -> list[str]:
-    return [each.name for each in applicable_checks(found)]
+def names(context: CheckContext) -> list[str]:
+    return [each.name for each in applicable_checks(context)]
 
 
-def test_without_a_cluster_nothing_of_one_is_asked():
+def test_without_a_cluster_its_checks_are_left_out():
     assert not {"jobs api", "cluster", "folders"} & set(names(subject()))
     assert {"jobs api", "cluster"} <= set(names(subject(DASHBOARD)))
     assert "jobs api" not in names(subject(RAY_ADDRESS="10.0.0.1:6379"))
@@ -43,12 +43,12 @@ def test_a_recipe_adds_its_checks(tmp_path):
     assert set(names(subject(storage_uri="s3://bucket/run"))) - plain == {"storage"}
 
 
-def test_every_check_has_a_name_of_its_own():
-    found = [each.name for each in CHECKS]
-    assert len(found) == len(set(found))
+def test_the_names_of_checks_are_unique():
+    context = [each.name for each in CHECKS]
+    assert len(context) == len(set(context))
 
 
-def test_of_a_machine_that_only_submits_no_room_for_work_is_asked(tmp_path):
+def test_a_machine_that_only_submits_is_not_checked_for_capacity(tmp_path):
     outside = subject(DASHBOARD, recipe(tmp_path))
     assert outside.is_outside
     assert not {"run disk", "memory", "shared memory", "gpu", "threads"} & set(names(outside))
@@ -66,8 +66,8 @@ def test_an_address_with_a_password_is_refused_and_not_shown(scheme):
     assert "pa55w0rd" not in str(raised.value)
 
 
-def statuses(found: CheckContext, *wanted: str) -> list[str]:
-    return [check.status for check in run_checks([each for each in applicable_checks(found) if each.name in wanted])]
+def statuses(context: CheckContext, *wanted: str) -> list[str]:
+    return [check.status for check in run_checks([each for each in applicable_checks(context) if each.name in wanted])]
 
 
 def test_the_workers_of_a_recipe_are_compared_with_the_cluster(tmp_path, monkeypatch):
@@ -93,9 +93,9 @@ def test_the_object_store_is_that_of_the_head_or_of_a_local_ray(monkeypatch, fre
     assert subject(f"127.0.0.1:{free_port()}").store_bytes == own
 
 
-def test_a_cluster_that_hangs_is_asked_once(monkeypatch, tmp_path):
+def test_a_hanging_cluster_is_contacted_once(monkeypatch, tmp_path):
     never, asked = threading.Event(), []
-    monkeypatch.setattr(examination.clusters, "read_cluster", lambda *given: asked.append(given) or never.wait())
+    monkeypatch.setattr(examination.clusters, "read_cluster", lambda *values: asked.append(values) or never.wait())
     hanging = [
         each
         for each in applicable_checks(subject("10.0.0.1:6379", recipe(tmp_path)))
@@ -109,7 +109,7 @@ def test_a_cluster_that_hangs_is_asked_once(monkeypatch, tmp_path):
         time.sleep(0.01)
 
 
-def test_a_training_leaves_its_model_and_its_checkpoints(tmp_path, teacher_dir):
+def test_a_training_run_keeps_its_model_and_its_checkpoints(tmp_path, teacher_dir):
     weights = Path(teacher_dir, "model.safetensors").stat().st_size
     config = recipe(tmp_path, teacher_dir=teacher_dir, intervals={"keep_checkpoints": 2})
     assert run_bytes(config) == weights * (1 + 3 * 3)

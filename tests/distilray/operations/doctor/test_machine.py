@@ -24,11 +24,11 @@ def disk(free: float, total: float = 1000) -> Disk:
 
 
 @pytest.mark.parametrize(("free", "status"), [(0.5, "fail"), (5, "warn"), (50, "ok")])
-def test_little_room_on_a_disk_is_told(free, status):
+def test_little_free_disk_space_is_reported(free, status):
     assert check_disk(disk(free)).status == status
 
 
-def test_less_room_than_a_run_needs_fails():
+def test_less_disk_space_than_a_run_needs_fails():
     assert check_disk(disk(50), needed=60 * GB).status == "fail"
     assert check_disk(disk(70), needed=60 * GB).status == "ok"
     assert "about 60.0 GB needed" in check_disk(disk(70), needed=60 * GB).message
@@ -39,7 +39,7 @@ def test_a_tiny_file_system_fails_with_its_free_space_in_mb():
     assert (finding.status, finding.message) == ("fail", "/small: 0.5 MB of 0.6 MB free")
 
 
-def test_a_file_system_without_room_for_more_files_fails():
+def test_a_file_system_without_free_inodes_fails():
     assert check_disk(Disk(Path("/data"), 1000 * GB, 900 * GB, free_inodes=10)).status == "fail"
     assert check_disk(Disk(Path("/data"), 1000 * GB, 900 * GB, free_inodes=10**6)).status == "ok"
 
@@ -50,7 +50,7 @@ def test_a_disk_so_full_that_ray_spills_nothing_to_it_fails():
     assert check_disk(disk(60), spills=True).status == "ok"
 
 
-def test_the_disk_of_a_folder_that_is_not_there_is_that_of_the_one_above(tmp_path):
+def test_the_disk_of_a_missing_folder_is_that_of_its_parent(tmp_path):
     assert Disk.of(tmp_path / "a/b").folder == tmp_path
 
 
@@ -58,13 +58,13 @@ def test_the_disk_of_a_folder_that_is_not_there_is_that_of_the_one_above(tmp_pat
     ("total", "needed", "status"),
     [(0, GB, "fail"), (64 << 20, 80 << 20, "fail"), (2 * GB, 4 * GB, "warn"), (8 * GB, 4 * GB, "ok")],
 )
-def test_the_object_store_belongs_into_shared_memory(total, needed, status):
+def test_the_object_store_must_fit_into_shared_memory(total, needed, status):
     finding = check_shared_memory(total, needed)
     assert finding.status == status
     assert ("--shm-size=" in finding.fix) == (status != "ok")
 
 
-def test_the_object_store_is_what_the_recipe_says_or_what_ray_chooses():
+def test_the_size_of_the_object_store_is_set_by_the_recipe_or_by_ray():
     assert object_store_bytes(100, 10 * GB) == 100 << 20
     assert object_store_bytes(None, 10 * GB) == 3 * GB
     assert object_store_bytes(None, 4000 * GB) == 200 * GB
@@ -97,7 +97,7 @@ def test_a_container_without_a_limit_has_the_memory_of_the_machine(tmp_path, lim
 
 
 @pytest.mark.parametrize(("free", "status"), [(2, "fail"), (5, "warn"), (12, "ok")])
-def test_little_free_memory_is_told(free, status):
+def test_little_free_memory_is_reported(free, status):
     assert check_memory(Memory(16 * GB, free * GB)).status == status
 
 
@@ -113,12 +113,12 @@ def test_without_a_cgroup_there_is_no_quota(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("num_cpus", "cores", "quota", "told"),
+    ("num_cpus", "cores", "quota", "words"),
     [(None, 8, None, "8 CPUs"), (2, 8, None, "2 CPUs"), (1, 8, None, "1 CPU"), (2, 64, 2.0, "2 CPUs")],
 )
-def test_a_local_ray_has_the_cpus_of_the_recipe_or_all(num_cpus, cores, quota, told):
+def test_a_local_ray_has_the_cpus_of_the_recipe_or_all(num_cpus, cores, quota, words):
     finding = check_local_ray(num_cpus, cores, quota)
-    assert (finding.status, finding.message) == ("ok", f"no cluster: a job would start a local Ray with {told}")
+    assert (finding.status, finding.message) == ("ok", f"no cluster: a job would start a local Ray with {words}")
 
 
 def test_more_cpus_than_the_container_may_use_are_a_warning():
@@ -136,16 +136,16 @@ def test_no_gpu_is_fine_where_there_is_no_driver():
     assert check_gpus(TorchBuild("2.13", "12.8", None)).status == "ok"
 
 
-def test_a_driver_and_a_torch_for_cpus_fail():
+def test_a_driver_with_a_cpu_build_of_torch_fails():
     finding = check_gpus(TorchBuild("2.13+cpu", None, "570.1"))
     assert (finding.status, "CUDA build" in finding.fix) == ("fail", True)
 
 
-def test_a_driver_and_no_gpu_in_sight_fail():
+def test_a_driver_without_a_visible_gpu_fails():
     assert check_gpus(TorchBuild("2.13", "12.8", "450.80")).status == "fail"
 
 
-def test_gpus_are_told_with_name_and_memory():
+def test_gpus_are_listed_with_name_and_memory():
     finding = check_gpus(TorchBuild("2.13", "12.8", "570.1", (H100, H100), KERNELS))
     assert (finding.status, finding.message.count("NVIDIA H100 (80 GB)")) == ("ok", 2)
 
@@ -165,7 +165,7 @@ def test_kernels_of_a_lower_minor_version_run_on_a_gpu():
     assert check_gpus(TorchBuild("2.13", "12.8", "570.1", (ada,), KERNELS)).status == "ok"
 
 
-def test_the_driver_is_read_where_the_kernel_tells_it(tmp_path):
+def test_the_version_of_the_driver_is_read_from_proc(tmp_path):
     file = tmp_path / "driver/nvidia/version"
     file.parent.mkdir(parents=True)
     file.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.124.06  Wed Feb 26 2025\nGCC version: 12\n")

@@ -20,12 +20,12 @@ THERE = {"torch": "2.13.0+cpu", "ray": "2.60.0", "numpy": "2.5.5"}
 
 
 @pytest.mark.parametrize(("version", "status"), [((3, 10, 9), "fail"), ((3, 11, 0), "ok"), ((4, 0, 0), "ok")])
-def test_python_3_11_and_newer_will_do(version, status):
+def test_python_3_11_or_newer_is_required(version, status):
     assert packages.check_python(version).status == status
 
 
 @pytest.mark.parametrize(("version", "status"), [((2, 4, 0), "fail"), ((2, 4, 1), "ok"), ((2, 5, 0), "ok")])
-def test_an_expat_that_expands_without_end_fails(version, status):
+def test_an_expat_without_expansion_limit_fails(version, status):
     assert packages.check_expat(version).status == status
 
 
@@ -61,7 +61,7 @@ def test_another_version_than_in_the_lock_file_is_a_warning_with_the_command():
     assert "pip install numpy==2.5.5" in finding.fix
 
 
-def test_a_package_that_is_absent_is_not_said_to_differ():
+def test_a_missing_package_is_not_reported_as_different():
     assert packages.check_lock(LOCK, {"ray": "2.60.0"}.get).status == "ok"
 
 
@@ -79,7 +79,7 @@ def test_the_lock_file_and_the_bounds_of_this_checkout_can_be_read(root: Path):
     assert packages.checkout_of(root / "platform/distilray/errors.py") == root
 
 
-def test_an_installed_package_lies_in_no_checkout(tmp_path: Path):
+def test_an_installed_package_has_no_checkout(tmp_path: Path):
     assert packages.checkout_of(tmp_path / "lib/distilray/errors.py") is None
 
 
@@ -94,7 +94,7 @@ PACKAGE = "a_package_of_the_test"
 
 
 def problem(tmp_path, monkeypatch, code: str | None, **options):
-    """The finding for a package with this code; without code for a folder that holds none."""
+    """Return the finding for a package with this code, or for an empty folder."""
     (tmp_path / PACKAGE).mkdir()
     if code is not None:
         (tmp_path / PACKAGE / "__init__.py").write_text(code)

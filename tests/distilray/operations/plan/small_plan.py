@@ -1,4 +1,4 @@
-"""A plan whose every amount is known: recipes as files, text of a thousand words."""
+"""Recipes and configuration of a small plan."""
 
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 def write_recipes(folder: Path, **changes: dict[str, Any]) -> dict[str, dict[str, str]]:
     """Write the recipe of every stage; return the `stages` section of a plan."""
-    found = {}
+    paths = {}
     for name, values in RECIPES.items():
         file = folder / f"{name}.yaml"
         file.write_text(yaml.safe_dump({**values, **changes.get(name, {})}))
-        found[name] = {"path": str(file)}
-    return found
+        paths[name] = {"path": str(file)}
+    return paths
 
 
 def plan_config(folder: Path, recipes: dict[str, dict[str, Any]] | None = None, **values: Any) -> PlanConfig:

@@ -10,9 +10,9 @@ def test_the_hours_of_the_paper_are_met_within_a_factor_of_two_in_its_trainers_p
 
 
 def test_in_half_precision_the_run_would_have_been_far_shorter():
-    found = predict_published_run("fp16")
-    assert found.ratio < 0.3
-    assert found.implied_mfu < 0.05
+    run = predict_published_run("fp16")
+    assert run.ratio < 0.3
+    assert run.implied_mfu < 0.05
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -23,6 +23,6 @@ def test_the_implied_share_of_the_peak_gives_the_hours_of_the_paper(precision):
 
 
 def test_the_original_takes_2_000_sequences_a_step_three_times_over_the_text():
-    found = published_training("fp32")
-    assert found.config.batch_size == 2000
-    assert found.tokens == pytest.approx(3 * 3.3e9 * 1.31, rel=1e-3)
+    run = published_training("fp32")
+    assert run.config.batch_size == 2000
+    assert run.tokens == pytest.approx(3 * 3.3e9 * 1.31, rel=1e-3)

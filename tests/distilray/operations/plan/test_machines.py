@@ -45,6 +45,6 @@ def test_the_recipes_price_wins():
     assert price_of(machine, ClusterConfig(price_per_machine_hour=1.5, market="spot")) == 1.5
 
 
-def test_a_spot_price_that_nobody_knows_is_asked_for():
+def test_an_unknown_spot_price_is_requested():
     with pytest.raises(InputError, match=r"set cluster\.price_per_machine_hour"):
         price_of(MACHINES["p4d.24xlarge"], ClusterConfig(market="spot"))

@@ -68,8 +68,8 @@ def test_a_measured_rate_is_that_of_a_worker_of_the_run(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "tokens_per_s": 4000}\n{"step": 2, "tokens_per_s": 6000}\n')
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"config": {"scaling": {"num_workers": 4}}}))
     measured, stated = (
-        run_of(pipeline_plan(plan_config(tmp_path, estimate=given)), 8)
-        for given in ({"measured_run_dir": str(tmp_path)}, {"tokens_per_s": 1250.0})
+        run_of(pipeline_plan(plan_config(tmp_path, estimate=rate)), 8)
+        for rate in ({"measured_run_dir": str(tmp_path)}, {"tokens_per_s": 1250.0})
     )
     assert measured == stated
 
@@ -90,7 +90,7 @@ def test_more_data_machines_take_less_time_and_the_same_core_hours(tmp_path):
     assert many.device_hours == pytest.approx(few.device_hours)
 
 
-def test_the_workers_of_the_recipe_are_planned_though_nobody_asks_for_them_in_the_table(tmp_path):
+def test_the_workers_of_the_recipe_are_planned_even_if_the_table_leaves_them_out(tmp_path):
     recipes = {"distill": {"scaling": {"num_workers": 3}}}
     plan = pipeline_plan(plan_config(tmp_path, recipes, simulation={"workers": [1, 2]}))
     assert plan.run.workers == 3
@@ -99,17 +99,17 @@ def test_the_workers_of_the_recipe_are_planned_though_nobody_asks_for_them_in_th
 
 def test_overrides_of_a_stage_are_those_of_its_command(tmp_path):
     config = plan_config(tmp_path)
-    given = config.stages.distill.model_copy(update={"overrides": ["max_steps=7"]})
-    changed = config.stages.model_copy(update={"distill": given})
+    rate = config.stages.distill.model_copy(update={"overrides": ["max_steps=7"]})
+    changed = config.stages.model_copy(update={"distill": rate})
     assert pipeline_plan(config.model_copy(update={"stages": changed})).training.steps == 7
 
 
 def test_a_stage_without_a_recipe_is_left_out(tmp_path):
     config = plan_config(tmp_path)
     less = config.stages.model_copy(update={"build_corpus": None, "evaluate_glue": None})
-    found = pipeline_plan(config.model_copy(update={"stages": less}))
-    assert [one.stage for one in found.stages] == ["encode_corpus", "distill", "export_model"]
-    assert set(input_locations(found.config)) == {"encode_corpus", "distill", "export_model"}
+    plan = pipeline_plan(config.model_copy(update={"stages": less}))
+    assert [one.stage for one in plan.stages] == ["encode_corpus", "distill", "export_model"]
+    assert set(input_locations(plan.config)) == {"encode_corpus", "distill", "export_model"}
 
 
 def test_one_fine_tuning_more_on_one_worker_takes_its_time(tmp_path):

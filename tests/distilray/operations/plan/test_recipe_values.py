@@ -1,4 +1,4 @@
-"""Every value of a plan's recipe changes the plan, in the direction and by the unit that its name says."""
+"""Every value of a plan recipe changes the plan, in the direction and unit of its name."""
 
 import pytest
 
@@ -11,7 +11,7 @@ PREEMPTED = {"preemptions_per_machine_hour": 2.0}
 
 
 def run_of(folder, **changes):
-    """The distillation on two machines."""
+    """Return the simulated distillation on two machines."""
     values = {**BASE, **changes, "simulation": {**BASE["simulation"], **changes.get("simulation", {})}}
     (run,) = (run for run in pipeline_plan(plan_config(folder, **values)).runs if run.workers == WORKERS)
     return run
@@ -45,13 +45,15 @@ def test_a_restart_of_a_minute_takes_a_minute(tmp_path):
 
 
 def test_without_a_notice_the_steps_since_the_checkpoint_are_repeated(tmp_path):
-    told, untold = (run_of(tmp_path, slowdowns={**PREEMPTED, "preemption_notice": notice}) for notice in (True, False))
-    assert untold.hours > told.hours
+    announced, unannounced = (
+        run_of(tmp_path, slowdowns={**PREEMPTED, "preemption_notice": notice}) for notice in (True, False)
+    )
+    assert unannounced.hours > announced.hours
 
 
 @pytest.mark.parametrize("change", [{"heads": 24}, {"positions": 4096}], ids=str)
 def test_the_shape_of_the_teacher_is_that_of_the_recipe(tmp_path, change):
-    plans = [pipeline_plan(plan_config(tmp_path, **BASE, teacher=given)) for given in ({}, change)]
+    plans = [pipeline_plan(plan_config(tmp_path, **BASE, teacher=shape)) for shape in ({}, change)]
     assert plans[0] != plans[1]
 
 

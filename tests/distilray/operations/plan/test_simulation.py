@@ -148,8 +148,8 @@ def test_the_bound_is_the_part_that_takes_most():
 def test_more_workers_get_the_stragglers_of_fewer_and_further_ones():
     few, many = (runs(PERFECT, workers=[4, count])[0] for count in (8, 64))
     assert few.parts["stragglers"] == pytest.approx(many.parts["stragglers"], rel=0.1)
-    found = [run.parts["stragglers"] / run.parts["compute"] for run in runs(PERFECT)]
-    assert found == sorted(found)
+    shares = [run.parts["stragglers"] / run.parts["compute"] for run in runs(PERFECT)]
+    assert shares == sorted(shares)
 
 
 def test_the_delays_of_a_plan_are_drawn_by_its_seed_alone():

@@ -64,8 +64,8 @@ def test_tokens_of_the_shards_grow_with_text_and_copies():
 
 
 def test_text_without_pairs_is_written_once():
-    found = estimate_examples(TEXT, encoding(mode="paper", heldout_fraction=0.0))
-    assert found.tokens == pytest.approx(text_tokens(TEXT), rel=1e-3)
+    estimate = estimate_examples(TEXT, encoding(mode="paper", heldout_fraction=0.0))
+    assert estimate.tokens == pytest.approx(text_tokens(TEXT), rel=1e-3)
 
 
 def test_dynamic_masks_take_no_room():
@@ -78,12 +78,14 @@ def test_dynamic_masks_take_no_room():
 
 def test_flops_are_those_of_the_formula_of_the_training_step():
     examples = estimate_examples(TEXT, encoding(dupe_factor=1))
-    found = estimate_training(examples, recipe(batch_size=2000), ModelShapeConfig())
+    estimate = estimate_training(examples, recipe(batch_size=2000), ModelShapeConfig())
     student, teacher = (model_size(model) for model in meta_models(ModelShapeConfig(), recipe()))
     tokens = round(2000 * examples.mean_length)
     squares = round(2000 * examples.mean_length * examples.squared_length)
     rows = {"head_rows": tokens, "teacher_head_rows": tokens}
-    assert found.flops_per_step == step_flops(student, teacher=teacher, tokens=tokens, squared_lengths=squares, **rows)
+    assert estimate.flops_per_step == step_flops(
+        student, teacher=teacher, tokens=tokens, squared_lengths=squares, **rows
+    )
 
 
 def test_losses_at_the_masked_positions_cost_less():
@@ -98,7 +100,7 @@ def test_losses_at_the_masked_positions_cost_less():
 def test_a_cached_teacher_costs_no_flops_and_no_memory():
     examples = estimate_examples(TEXT, encoding())
     running, cached = (
-        estimate_training(examples, recipe(teacher_cache_dir=place), ModelShapeConfig()) for place in (None, "-")
+        estimate_training(examples, recipe(teacher_cache_dir=cache), ModelShapeConfig()) for cache in (None, "-")
     )
     assert cached.flops_per_step < running.flops_per_step
     assert cached.worker_gb < running.worker_gb
@@ -106,9 +108,9 @@ def test_a_cached_teacher_costs_no_flops_and_no_memory():
 
 def test_epochs_decide_the_steps_of_a_run():
     examples = estimate_examples(TEXT, encoding())
-    found = estimate_training(examples, recipe(epochs=2.0, batch_size=1000), ModelShapeConfig())
-    assert found.steps == 2 * examples.count // 1000
-    assert found.tokens == pytest.approx(2 * examples.tokens, rel=0.01)
+    estimate = estimate_training(examples, recipe(epochs=2.0, batch_size=1000), ModelShapeConfig())
+    assert estimate.steps == 2 * examples.count // 1000
+    assert estimate.tokens == pytest.approx(2 * examples.tokens, rel=0.01)
 
 
 def test_fewer_examples_are_scored_where_the_recipe_says_so():

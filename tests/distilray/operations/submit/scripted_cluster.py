@@ -1,19 +1,19 @@
-"""A cluster without Ray: jobs whose status, log and faults are a script over a clock that only the client moves."""
+"""Fake cluster whose jobs, logs and errors follow a script, with a clock that only the client advances."""
 
 from collections.abc import Generator, Iterable
 from dataclasses import replace
 
 from distilray.operations.submit.follow import Timing
-from distilray.operations.submit.records import DuplicateJobError, JobRecord, Submission, UnreachableError
+from distilray.operations.submit.job_records import DuplicateJobError, JobRecord, Submission, UnreachableError
 
-TICK = 5.0  # seconds that a silent stream takes to say so
-DROP = "drop"  # in a script of a connection: it breaks there
+TICK = 5.0  # seconds until a silent stream yields None
+DROP = "drop"  # marks the point at which a connection breaks
 SILENCE = None
 GONE = UnreachableError("http://head:8265: no answer")
 
 
 class ManualClock:
-    """Time that passes when somebody sleeps."""
+    """Clock that advances only during sleep."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -29,8 +29,8 @@ class ScriptedCluster:
     """Implements the interface of `ClusterClient`.
 
     Args:
-        looks: what each question after the job is answered with, in turn; the last one stays. An error is raised.
-        connections: what each connection to the log brings, in turn; the last one stays.
+        looks: responses to requests for the job, in turn; the last one repeats. Errors are raised.
+        connections: pieces of the log on each connection, in turn; the last one repeats.
         text: the whole log.
     """
 
@@ -48,7 +48,7 @@ class ScriptedCluster:
         self.text, self.known = text, list(known)
         self.clock = clock or ManualClock()
         self.sent: list[tuple[str, Submission]] = []
-        self.rivals: list[JobRecord] = []  # submitted by somebody else just before us
+        self.rivals: list[JobRecord] = []  # submitted by another process just before
         self.resources: list[dict[str, float]] = [{"CPU": 8.0}]
         self.tails = 0
         self.stopped: list[str] = []

@@ -8,13 +8,13 @@ from ray.exceptions import AuthenticationError
 
 from distilray.operations.submit import client
 from distilray.operations.submit.client import ClusterClient
-from distilray.operations.submit.records import ClusterError, DuplicateJobError, Submission, UnreachableError
+from distilray.operations.submit.job_records import ClusterError, DuplicateJobError, Submission, UnreachableError
 
 SENT = Submission("python -m jobs.distill", "/checkout", ("/runs",), {"A": "1"}, {"run_dir": "/r"})
 
 
 class Connection:
-    """What Ray's client does, as a script."""
+    """Scripted replacement of Ray's client."""
 
     def __init__(self, pieces=(), fault=None):
         self.pieces, self.fault, self.closed, self.sent = pieces, fault, False, {}
@@ -101,7 +101,7 @@ def test_ctrl_c_leaves_a_silent_stream_at_once_and_closes_it(connected, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("fault", "kind", "told"),
+    ("fault", "kind", "words"),
     [
         (AuthenticationError("Authentication required: x"), ClusterError, "401, .*RAY_AUTH_MODE=token"),
         (AuthenticationError("Authentication failed: x"), ClusterError, "403, the token belongs to another cluster"),
@@ -115,19 +115,19 @@ def test_ctrl_c_leaves_a_silent_stream_at_once_and_closes_it(connected, monkeypa
         ),
     ],
 )
-def test_every_fault_is_one_line_with_the_address(connected, fault, kind, told):
-    with pytest.raises(ClusterError, match=rf"^http://head:8265: .*{told}") as caught:
+def test_every_error_is_one_line_with_the_address(connected, fault, kind, words):
+    with pytest.raises(ClusterError, match=rf"^http://head:8265: .*{words}") as caught:
         connected(fault=fault).job("a-1")
     assert type(caught.value) is kind
     assert "\n" not in str(caught.value)
 
 
-def test_a_job_that_is_not_there_is_none(connected):
+def test_an_unknown_job_is_none(connected):
     fault = RuntimeError("Request failed with status code 404: Job a-1 does not exist.")
     assert connected(fault=fault).job("a-1") is None
 
 
-def test_an_id_in_use_is_told_from_other_faults(connected):
+def test_an_id_in_use_is_distinguished_from_other_errors(connected):
     in_use = RuntimeError(
         "Request failed with status code 500: Traceback\nValueError: submission_id a-1 already exists."
     )

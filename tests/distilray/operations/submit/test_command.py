@@ -7,7 +7,7 @@ from distilray.config.base import JobConfig
 from distilray.errors import InputError
 from distilray.operations.submit import client, command
 from distilray.operations.submit.command import describe_submission, submit_and_follow
-from distilray.operations.submit.records import DriverResources, Submission, UnreachableError
+from distilray.operations.submit.job_records import DriverResources, Submission, UnreachableError
 from distilray.operations.submit.request import SubmitRequest
 from distilray.operations.submit.upload import Upload
 from jobs import submit
@@ -108,9 +108,9 @@ def test_ctrl_c_ends_the_following_and_not_the_job(capsys):
     cluster.clock.sleep = interrupt
     cluster.connections = [[]]
     assert submitted(cluster) == 130
-    told = capsys.readouterr().err
-    assert f"{ID} continues on the cluster; the same command attaches to it again" in told
-    assert f"--stop {ID}" in told
+    output = capsys.readouterr().err
+    assert f"{ID} continues on the cluster; the same command attaches to it again" in output
+    assert f"--stop {ID}" in output
 
 
 def test_a_job_that_does_not_start_in_time_is_left_alone_with_a_code(capsys):
@@ -132,7 +132,7 @@ def test_a_job_that_is_too_large_for_the_cluster_is_sent_with_a_warning(capsys):
     assert "no machine has 1 GPU for the driver now" in capsys.readouterr().err
 
 
-def test_a_cluster_that_does_not_tell_its_size_is_used_all_the_same(capsys, monkeypatch):
+def test_a_cluster_of_unknown_size_is_used_anyway(capsys, monkeypatch):
     cluster = ScriptedCluster([ENDED], [[]])
 
     def fail():
@@ -144,7 +144,7 @@ def test_a_cluster_that_does_not_tell_its_size_is_used_all_the_same(capsys, monk
 
 
 def test_the_plan_names_all_that_would_be_sent():
-    told = describe_submission(REQUEST, "http://head:8265", UPLOAD)
+    output = describe_submission(REQUEST, "http://head:8265", UPLOAD)
     for part in (
         ID,
         "http://head:8265",
@@ -154,7 +154,7 @@ def test_the_plan_names_all_that_would_be_sent():
         "on the head",
         "nothing sent",
     ):
-        assert part in told
+        assert part in output
 
 
 CORPUS = ["build_corpus", "--recipe", "jobs/recipes/build_corpus/quickstart.yaml", "run_dir=/mnt/corpus"]
@@ -162,7 +162,7 @@ CORPUS = ["build_corpus", "--recipe", "jobs/recipes/build_corpus/quickstart.yaml
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """The cluster that the command finds; its time passes when somebody sleeps."""
+    """Replace the cluster and the clock of the command; time passes only during sleep."""
     cluster = ScriptedCluster([job("PENDING", message="no room")], [[]])
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setattr(client, "ClusterClient", lambda address: cluster)

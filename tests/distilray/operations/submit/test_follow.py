@@ -4,7 +4,7 @@ import pytest
 
 from distilray.errors import InputError
 from distilray.operations.submit.follow import Follower, FollowTimeoutError, LogPrinter, exit_code_of, stop_job
-from distilray.operations.submit.records import ClusterError
+from distilray.operations.submit.job_records import ClusterError
 from tests.distilray.operations.submit.scripted_cluster import DROP, GONE, SILENCE, ScriptedCluster, job
 
 ID = "distill-0123456789ab"
@@ -14,11 +14,11 @@ RUNNING, DONE = job("RUNNING"), job("SUCCEEDED", code=0)
 @dataclass
 class Seen:
     printed: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     def follow(self, cluster, **limits):
         follower = Follower(
-            cluster, "distill-1", cluster.timing(**limits), write=self.printed.append, say=self.said.append
+            cluster, "distill-1", cluster.timing(**limits), write=self.printed.append, say=self.messages.append
         )
         return follower.follow()
 
@@ -48,7 +48,7 @@ def test_a_stream_that_lives_is_printed_as_it_comes(seen):
     ],
     ids=["once", "inside of a line, twice", "before the first line", "closed without a word"],
 )
-def test_a_stream_that_breaks_is_taken_up_again_and_every_line_is_printed_once(seen, connections):
+def test_a_broken_stream_is_resumed_and_every_line_is_printed_once(seen, connections):
     looks = [RUNNING] * len(connections) + [DONE]
     seen.follow(ScriptedCluster(looks, connections, text="one\ntwo\nthree\n"))
     assert seen.log == "one\ntwo\nthree\n"
@@ -78,7 +78,7 @@ def test_a_connection_that_may_be_dead_is_replaced_less_and_less_often(seen):
 def test_a_cluster_that_does_not_answer_for_a_while_is_asked_again(seen):
     cluster = ScriptedCluster([RUNNING, GONE, GONE, GONE, RUNNING, DONE], [["one\n", DROP], ["one\n"]], text="one\n")
     assert seen.follow(cluster).status == "SUCCEEDED"
-    assert sum("trying again" in line for line in seen.said) == 3
+    assert sum("trying again" in line for line in seen.messages) == 3
 
 
 def test_a_cluster_that_never_answers_again_ends_the_following(seen):
@@ -96,14 +96,14 @@ def test_a_job_that_its_cluster_has_forgotten_ends_the_following(seen):
         seen.follow(ScriptedCluster([RUNNING, None], [[DROP]]))
 
 
-def test_a_wait_for_a_place_is_told_with_rays_reason(seen):
+def test_a_pending_job_is_reported_with_the_reason_of_ray(seen):
     waiting = job("PENDING", message="It may be waiting\nfor resources.")
     seen.follow(ScriptedCluster([waiting] * 20 + [DONE], [[]]))
-    assert seen.said == ["PENDING for 16 s: It may be waiting for resources.",
+    assert seen.messages == ["PENDING for 16 s: It may be waiting for resources.",
                          "PENDING for 32 s: It may be waiting for resources."]  # fmt: skip
 
 
-def test_a_wait_for_a_place_has_a_limit(seen):
+def test_the_wait_for_a_pending_job_has_a_limit(seen):
     waiting = job("PENDING", message="waiting for GPU")
     with pytest.raises(FollowTimeoutError, match=r"still PENDING after 1 min 02 s: waiting for GPU"):
         seen.follow(ScriptedCluster([waiting], [[]]), pending_limit_s=60)

@@ -8,7 +8,7 @@ from ray._private.runtime_env.packaging import create_package
 
 from distilray.config.base import SeededConfig
 from distilray.errors import InputError
-from distilray.operations.submit.records import DriverResources
+from distilray.operations.submit.job_records import DriverResources
 from distilray.operations.submit.request import build_request, job_recipe_reader, job_variables, runtime_env
 from distilray.operations.submit.upload import Upload
 
@@ -86,10 +86,10 @@ def test_a_recipe_outside_of_the_checkout_is_refused(root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"), [("run_dri=/x", "did you mean 'run_dir'"), ("run_dir=runs/x", "run_dir=runs/x: relative")]
+    ("override", "words"), [("run_dri=/x", "did you mean 'run_dir'"), ("run_dir=runs/x", "run_dir=runs/x: relative")]
 )
-def test_what_the_job_would_refuse_is_refused_here(root, override, told):
-    with pytest.raises(InputError, match=told):
+def test_a_recipe_that_the_job_would_refuse_is_refused(root, override, words):
+    with pytest.raises(InputError, match=words):
         request_of(root, override)
 
 
@@ -106,7 +106,7 @@ def test_a_number_among_the_variables_is_one_line(root):
         runtime_env(root)
 
 
-def test_the_value_begins_after_the_first_equals_sign():
+def test_the_value_starts_after_the_first_equals_sign():
     assert job_variables(["A=b=c", "EMPTY="], None) == {"A": "b=c", "EMPTY": ""}
 
 
@@ -180,7 +180,7 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_the_listing_is_what_ray_packs(folder: Path, tmp_path: Path) -> None:
+def test_the_listing_matches_the_files_that_ray_packs(folder: Path, tmp_path: Path) -> None:
     excludes = [*get_runtime_env_default_excludes(), "/drop"]
     create_package(str(folder), tmp_path / "package.zip", include_gitignore=True, excludes=excludes)
     with ZipFile(tmp_path / "package.zip") as package:

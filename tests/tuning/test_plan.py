@@ -17,11 +17,11 @@ BERT_BASE = ModelShape(parameters=109_483_778, layers=12, hidden=768, heads=12, 
 @pytest.mark.parametrize(
     ("room", "tasks", "expected"), [(7, 3, [3, 2, 2]), (6, 3, [2, 2, 2]), (2, 3, [1, 1, 1]), (5, 1, [5])]
 )
-def test_places_are_divided_among_the_tasks_and_each_has_one(room, tasks, expected):
+def test_slots_are_divided_among_the_tasks_and_each_has_one(room, tasks, expected):
     assert split_slots(room, tasks) == expected
 
 
-def test_the_estimate_of_bert_base_is_what_its_parts_come_to():
+def test_the_estimate_of_bert_base_is_the_sum_of_its_parts():
     on_device = estimate_bytes(BERT_BASE, batch_size=32, max_length=128, on_device=True)
     weights = BERT_BASE.parameters * 16
     # 4096 tokens x 12 layers x (34 x 768 + 8 x 3072 + 9 x 12 x 128) bytes, of embeddings 12 x 768, and 1 GiB
@@ -38,7 +38,7 @@ def test_more_examples_and_longer_ones_need_more():
     assert sizes[2] - sizes[1] > sizes[1] - sizes[0]
 
 
-def test_the_estimate_is_about_what_torch_keeps_for_the_backward_pass():
+def test_the_estimate_is_close_to_the_memory_that_torch_keeps_for_the_backward_pass():
     config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
     config._attn_implementation = "eager"  # the one that keeps every attention map
     model = BertForSequenceClassification(config).train()
@@ -69,7 +69,7 @@ def test_the_shape_of_both_architectures_is_read():
         assert shape.parameters == model.num_parameters()
 
 
-def test_memory_that_the_recipe_names_stands_in_place_of_the_estimate():
+def test_memory_in_the_recipe_replaces_the_estimate():
     trial = TrialConfig(cpus=1, gpus=0, memory_gb=3)
     assert trial_need(trial, BERT_BASE, batch_size=64, max_length=512).memory == 3_000_000_000
 

@@ -5,7 +5,7 @@ import pytest
 from distilray.config.base import JobConfig, SeededConfig
 from distilray.config.distillation import DistillConfig
 from distilray.errors import InputError
-from distilray.operations.submit.records import (
+from distilray.operations.submit.job_records import (
     ID,
     DriverResources,
     capacity_warnings,
@@ -124,7 +124,7 @@ def distill(**scaling):
     return DistillConfig(run_dir="/r", shards_dir="/s", teacher_dir="/t", scaling=scaling)
 
 
-def test_what_fits_is_not_doubted():
+def test_a_job_that_fits_causes_no_warning():
     assert capacity_warnings(NOTHING, PLAIN, MACHINES) == []
     assert capacity_warnings(DriverResources(num_cpus=16, num_gpus=4), PLAIN, MACHINES) == []
     assert capacity_warnings(NOTHING, distill(num_workers=4, cpus_per_worker=4), MACHINES) == []
@@ -135,7 +135,7 @@ def test_the_command_itself_must_fit_on_one_machine():
     assert line.startswith("no machine has 1 GPU and 50.0 GB of memory for the driver now: the job waits")
 
 
-def test_workers_may_lie_on_all_machines_together():
+def test_workers_may_be_spread_over_all_machines():
     (line,) = capacity_warnings(NOTHING, distill(num_workers=8, cpus_per_worker=3), MACHINES)
     assert line.startswith("the workers need 8 GPU, the cluster has 4 now")
 

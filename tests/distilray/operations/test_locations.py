@@ -29,7 +29,7 @@ def distill(**values):
     )
 
 
-def test_places_are_found_in_lists_sections_and_mappings():
+def test_locations_are_collected_from_lists_sections_and_mappings():
     corpus = BuildCorpusConfig(
         run_dir="/r", sources=[{"path": "/a"}, {"kind": "books", "path": "/b"}], decontamination={"paths": ["/c", "/d"]}
     )
@@ -40,12 +40,12 @@ def test_places_are_found_in_lists_sections_and_mappings():
 
 
 @pytest.mark.parametrize("value", ["/mnt/x", "s3://bucket/x", "file:///mnt/x", "hub:a/b@main", "sample:encoder"])
-def test_a_place_that_all_machines_see_is_taken(value):
+def test_a_location_that_all_machines_reach_is_accepted(value):
     check_shared_locations(distill(teacher_dir=value))
 
 
 @pytest.mark.parametrize("value", ["runs/x", "./runs/x", "../x", "x"])
-def test_a_relative_place_is_refused_with_an_absolute_one(value):
+def test_a_relative_path_is_refused_with_an_absolute_example(value):
     with pytest.raises(InputError, match=rf"^run_dir={value}: relative, .* for instance /mnt/shared/(runs/)?x$"):
         check_shared_locations(distill(run_dir=value))
 
@@ -61,7 +61,7 @@ def test_a_cache_is_a_folder_of_each_machine():
     check_shared_locations(distill(cache={"directory": "scratch"}))
 
 
-def test_all_relative_places_are_named_at_once():
+def test_all_relative_paths_are_named_at_once():
     with pytest.raises(InputError, match=r"^run_dir=a: .*\(likewise run_paths.1, optional_paths.0\)$"):
         check_shared_locations(ReportConfig(run_dir="a", run_paths=["/x", "b"], optional_paths=["c"]))
 
@@ -80,7 +80,7 @@ def test_a_path_is_on_the_deepest_mount_above_it(path, kind):
 
 
 @pytest.mark.parametrize("run_dir", ["/mnt/local/run", "file:///mnt/local/run"])
-def test_a_disk_of_one_machine_is_named(run_dir):
+def test_a_disk_of_one_machine_is_reported(run_dir):
     assert unshared_file_systems(distill(run_dir=run_dir), MOUNTS) == {"run_dir": "xfs"}
 
 

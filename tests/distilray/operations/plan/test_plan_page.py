@@ -1,6 +1,6 @@
 import pytest
 
-from distilray.operations.plan.page import scaling_charts
+from distilray.operations.plan.plan_page import scaling_charts
 from distilray.operations.plan.simulation import STEP_PARTS
 from distilray.report.charts import stacked_chart
 

@@ -10,8 +10,14 @@ from distilray.config.base import JobConfig, ModelRef, Shards, Tokenizer
 from distilray.config.distillation import DistillConfig
 from distilray.config.evaluation import EvaluateBiasConfig, MeasureEfficiencyConfig
 from distilray.errors import InputError
-from distilray.operations.doctor import recipe
-from distilray.operations.doctor.recipe import check_locations, check_models, check_runs, check_store, required_inputs
+from distilray.operations.doctor import recipe_checks
+from distilray.operations.doctor.recipe_checks import (
+    check_locations,
+    check_models,
+    check_runs,
+    check_store,
+    required_inputs,
+)
 from distilray.runtime import storage
 from distilray.runtime.file_search import find_files
 
@@ -33,8 +39,8 @@ def copy(source: str, target: Path) -> Path:
 
 
 def test_the_runs_and_models_of_a_recipe_are_known_by_key():
-    given = {"run_dir": "r", "shards_dir": "s", "teacher_dir": "t", "teacher_cache_dir": "c"}
-    config = DistillConfig.model_validate(given)
+    values = {"run_dir": "r", "shards_dir": "s", "teacher_dir": "t", "teacher_cache_dir": "c"}
+    config = DistillConfig.model_validate(values)
     assert required_inputs(config, "run") == {"shards_dir": "s", "teacher_cache_dir": "c"}
     assert required_inputs(config, "model") == {"teacher_dir": "t"}
     bias = EvaluateBiasConfig.model_validate({"run_dir": "r", "models": {"a": "x"}})
@@ -43,7 +49,7 @@ def test_the_runs_and_models_of_a_recipe_are_known_by_key():
     assert required_inputs(MeasureEfficiencyConfig.model_validate(rows), "model") == {"models.0.model_dir": "x"}
 
 
-def test_a_complete_run_and_a_whole_model_are_fine(shards_dir, teacher_dir):
+def test_a_complete_run_and_an_undamaged_model_are_ok(shards_dir, teacher_dir):
     assert check_runs(reads(shards_dir=shards_dir)).status == "ok"
     finding = check_models(reads(teacher_dir=teacher_dir, tokenizer_dir=teacher_dir), offline=True)
     assert (finding.status, "bert" in finding.message) == ("ok", True)
@@ -60,8 +66,8 @@ def test_a_run_without_a_manifest_fails(shards_dir, tmp_path):
     assert (finding.status, "no manifest.json" in finding.message, bool(finding.fix)) == ("fail", True, True)
 
 
-@pytest.mark.parametrize(("damage", "told"), [("missing", "is missing"), ("torn", "bytes, not")])
-def test_a_missing_or_torn_shard_fails_and_is_named(shards_dir, tmp_path, damage, told):
+@pytest.mark.parametrize(("damage", "words"), [("missing", "is missing"), ("torn", "bytes, not")])
+def test_a_missing_or_truncated_shard_fails_and_is_named(shards_dir, tmp_path, damage, words):
     folder = copy(shards_dir, tmp_path / "shards")
     file = min((folder / "shards").glob("*.arrow"))
     if damage == "missing":
@@ -71,7 +77,7 @@ def test_a_missing_or_torn_shard_fails_and_is_named(shards_dir, tmp_path, damage
     finding = check_runs(reads(shards_dir=str(folder)))
     assert finding.status == "fail"
     assert file.name in finding.message
-    assert told in finding.message
+    assert words in finding.message
 
 
 @pytest.mark.parametrize("inner", ["model", "data/model"])
@@ -92,7 +98,7 @@ def test_a_model_that_lacks_a_file_fails(teacher_dir, tmp_path, name):
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"", lambda data: b"<html>" * 99])
-def test_torn_weights_fail(teacher_dir, tmp_path, damage):
+def test_damaged_weights_fail(teacher_dir, tmp_path, damage):
     folder = copy(teacher_dir, tmp_path / "teacher")
     file = folder / "model.safetensors"
     file.write_bytes(damage(file.read_bytes()))
@@ -111,7 +117,7 @@ def test_a_run_that_holds_a_model_is_a_model(teacher_dir, tmp_path):
     assert check_models(reads(teacher_dir=str(tmp_path / "run")), offline=True).status == "ok"
 
 
-def test_a_model_in_an_object_store_is_looked_at_and_not_fetched(teacher_dir, bucket, monkeypatch):
+def test_a_model_in_an_object_store_is_checked_without_a_download(teacher_dir, bucket, monkeypatch):
     for file in Path(teacher_dir).iterdir():
         storage.write_bytes(f"{bucket}/teacher/{file.name}", file.read_bytes())
     whole, read = Path(teacher_dir, "model.safetensors").stat().st_size, []
@@ -122,7 +128,7 @@ def test_a_model_in_an_object_store_is_looked_at_and_not_fetched(teacher_dir, bu
 
 
 @pytest.mark.parametrize(("offline", "status"), [(True, "fail"), (False, "warn")])
-def test_a_model_of_the_hub_that_is_not_in_the_cache_is_told(tmp_path, monkeypatch, offline, status):
+def test_a_model_of_the_hub_that_is_not_cached_is_reported(tmp_path, monkeypatch, offline, status):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     finding = check_models(reads(teacher_dir="hub:nobody/no-such-model"), offline=offline)
     assert (finding.status, "hf download nobody/no-such-model" in finding.fix) == (status, True)
@@ -133,7 +139,7 @@ def test_a_model_of_the_hub_that_is_in_the_cache_is_fine(tmp_path, monkeypatch, 
     assert check_models(reads(teacher_dir="hub:some/model@main"), offline=True).status == "ok"
 
 
-def test_paths_of_other_machines_are_not_said_to_be_missing():
+def test_paths_of_other_machines_are_not_reported_as_missing():
     for finding in (
         check_runs(reads(shards_dir="/no/such/shards"), outside=True),
         check_models(reads(teacher_dir="/no/such/teacher"), offline=True, outside=True),
@@ -145,38 +151,38 @@ def test_paths_of_other_machines_are_not_said_to_be_missing():
     ("mounts", "status"), [("/dev/sda / xfs rw 0 0", "warn"), ("nfs:/ / nfs4 rw 0 0", "ok"), (None, "ok")]
 )
 def test_a_disk_of_one_machine_is_a_warning_inside_of_a_cluster(mounts, status):
-    given = {"run_dir": "/mnt/run", "shards_dir": "s3://bucket/shards", "teacher_dir": "hub:a/b"}
-    assert check_locations(DistillConfig.model_validate(given), mounts).status == status
+    values = {"run_dir": "/mnt/run", "shards_dir": "s3://bucket/shards", "teacher_dir": "hub:a/b"}
+    assert check_locations(DistillConfig.model_validate(values), mounts).status == status
 
 
 def keys(bucket: str) -> str:
-    """All that the S3 server of the test holds, folders included."""
+    """Return all keys in the bucket, including folders."""
     url = f"{os.environ['AWS_ENDPOINT_URL']}/{bucket.removeprefix('s3://')}?list-type=2"
     return urllib.request.urlopen(url).read().decode().partition("<Contents>")[2]
 
 
-@pytest.mark.parametrize("place", ["", "/run", "/a/b/run"])
-def test_a_folder_that_can_be_written_is_as_it_was_before(tmp_path, place):
+@pytest.mark.parametrize("folder", ["", "/run", "/a/b/run"])
+def test_the_check_leaves_no_trace_in_a_writable_folder(tmp_path, folder):
     (tmp_path / "kept").write_text("x")
-    finding = check_store(f"{tmp_path}{place}")
+    finding = check_store(f"{tmp_path}{folder}")
     assert (finding.status, str(tmp_path) in finding.message) == ("ok", True)
     assert [file.name for file in tmp_path.rglob("*")] == ["kept"]
 
 
-@pytest.mark.parametrize("place", ["", "/run", "/a/b/run"])
-def test_a_bucket_is_as_it_was_before(bucket, place):
-    assert check_store(f"{bucket}{place}").status == "ok"
+@pytest.mark.parametrize("folder", ["", "/run", "/a/b/run"])
+def test_the_check_leaves_no_trace_in_a_bucket(bucket, folder):
+    assert check_store(f"{bucket}{folder}").status == "ok"
     assert keys(bucket) == ""
 
 
-def test_a_run_that_is_there_stays(bucket):
+def test_an_existing_run_is_not_changed(bucket):
     storage.write_bytes(f"{bucket}/runs/one/file", b"x")
     assert check_store(f"{bucket}/runs/two").status == "ok"
     assert check_store(f"{bucket}/runs/one").status == "ok"
     assert find_files(f"{bucket}/runs") == [f"{bucket}/runs/one/file"]
 
 
-def test_what_somebody_writes_meanwhile_is_not_removed(bucket, tmp_path, monkeypatch):
+def test_files_written_by_others_during_the_check_are_not_removed(bucket, tmp_path, monkeypatch):
     for uri in (f"{bucket}/run", f"{tmp_path}/run"):
 
         def meanwhile(probe: str, uri: str, name: str) -> str:
@@ -184,18 +190,18 @@ def test_what_somebody_writes_meanwhile_is_not_removed(bucket, tmp_path, monkeyp
             return ""
 
         with monkeypatch.context() as patch:
-            patch.setattr(recipe, "_write_and_read", meanwhile)
+            patch.setattr(recipe_checks, "_write_and_read", meanwhile)
             assert check_store(uri).status == "ok"
         assert storage.read_bytes(f"{uri}/of-another") == b"x"
 
 
-def test_a_bucket_that_is_not_there_fails_in_one_line(bucket):
+def test_a_missing_bucket_fails_in_one_line(bucket):
     finding = check_store("s3://no-such-bucket/run")
     assert (finding.status, "no-such-bucket" in finding.message) == ("fail", True)
     assert finding.fix
 
 
-def test_a_place_that_is_a_file_is_told(tmp_path):
+def test_a_path_through_a_file_fails(tmp_path):
     (tmp_path / "file").write_text("x")
     finding = check_store(f"{tmp_path}/file/run")
     assert (finding.status, "Not a directory" in finding.message) == ("fail", True)
@@ -203,17 +209,17 @@ def test_a_place_that_is_a_file_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("function", "value", "told"),
+    ("function", "value", "words"),
     [
         ("read_bytes", lambda uri: b"other", "something else"),
         ("list_files", lambda uri: [], "not listed"),
         ("remove_file", lambda uri: None, "still exists"),
     ],
 )
-def test_a_store_that_does_not_show_what_was_done_fails(tmp_path, monkeypatch, function, value, told):
+def test_a_store_without_consistent_reads_fails(tmp_path, monkeypatch, function, value, words):
     monkeypatch.setattr(storage, function, value)
     finding = check_store(str(tmp_path / "run"))
-    assert (finding.status, told in finding.message) == ("fail", True)
+    assert (finding.status, words in finding.message) == ("fail", True)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +232,7 @@ def test_a_store_that_does_not_show_what_was_done_fails(tmp_path, monkeypatch, f
         (errno.EROFS, "Read-only file system"),
     ],
 )
-def test_permissions_and_space_are_told_apart(tmp_path, monkeypatch, code, words):
+def test_missing_permissions_and_missing_space_are_distinguished(tmp_path, monkeypatch, code, words):
     def refuse(uri: str, data: bytes) -> None:
         try:
             raise OSError(code, os.strerror(code))
@@ -239,7 +245,7 @@ def test_permissions_and_space_are_told_apart(tmp_path, monkeypatch, code, words
     assert ("space" in finding.fix) == (words == "no space")
 
 
-def test_the_folder_that_refuses_is_named(tmp_path, monkeypatch):
+def test_the_folder_without_permission_is_named(tmp_path, monkeypatch):
     (tmp_path / "closed").mkdir(mode=0o700)
 
     def refuse(uri: str) -> bool:
@@ -249,6 +255,6 @@ def test_the_folder_that_refuses_is_named(tmp_path, monkeypatch):
         return "closed/" not in str(path) and not (mode == os.X_OK and str(path).endswith("closed"))
 
     monkeypatch.setattr(storage, "exists", refuse)
-    monkeypatch.setattr(recipe.os, "access", access)
+    monkeypatch.setattr(recipe_checks.os, "access", access)
     finding = check_store(f"{tmp_path}/closed/a/run")
     assert f"{tmp_path}/closed has mode drwx------ and belongs to user {os.getuid()}" in finding.message

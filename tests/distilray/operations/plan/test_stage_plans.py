@@ -1,0 +1,44 @@
+import pytest
+
+from distilray.config.glue import EvaluateGlueConfig
+from distilray.models.flops import ModelSize
+from distilray.operations.plan.stage_plans import FineTuningRuns, fine_tuning_runs, wall_seconds
+
+MODEL = ModelSize(6, 768, 3072, 30_522)
+
+
+def by_task(*, flops_per_s=1e12, is_gpu=False, **values):
+    config = EvaluateGlueConfig.model_validate({"run_dir": "-", "model_dir": "-", "glue_dir": "-", **values})
+    return {one.task: one for one in fine_tuning_runs(config, MODEL, flops_per_s=flops_per_s, is_gpu=is_gpu)}
+
+
+def test_every_task_has_a_fine_tuning_for_each_seed():
+    assert {task: one.count for task, one in by_task(per_task={"rte": {"seeds": [7, 8]}}).items()}["rte"] == 2
+    assert len(by_task()) == 9
+
+
+def test_twice_the_flops_per_second_take_half_the_time():
+    slow, fast = by_task(), by_task(flops_per_s=2e12)
+    assert all(slow[task].seconds == pytest.approx(2 * fast[task].seconds) for task in slow)
+
+
+def test_training_and_scoring_both_grow_with_the_epochs():
+    once, thrice = (by_task(fine_tuning={"epochs": epochs})["mnli"].seconds for epochs in (1, 3))
+    assert thrice == pytest.approx(3 * once)
+
+
+def test_the_recipes_differences_of_a_task_count():
+    assert by_task(per_task={"sst2": {"max_train_examples": 1000}})["sst2"].seconds < 0.05 * by_task()["sst2"].seconds
+    assert by_task(per_task={"rte": {"max_length": 32}})["rte"].seconds < by_task()["rte"].seconds
+
+
+def test_small_batches_wait_for_the_launch_of_kernels_on_a_gpu_only():
+    small = {"fine_tuning": {"batch_size": 8}}
+    assert by_task(flops_per_s=1e15, is_gpu=True, **small)["cola"].seconds > 1069 * 3 * 0.008  # steps of three epochs
+    assert by_task(flops_per_s=1e15, **small)["cola"].seconds < 1
+
+
+def test_no_number_of_workers_is_faster_than_the_longest_fine_tuning():
+    task_runs = [FineTuningRuns("cola", 4, 10.0), FineTuningRuns("mnli", 1, 50.0)]
+    assert wall_seconds(task_runs, 1) == 90.0
+    assert wall_seconds(task_runs, 64) == 50.0
