@@ -125,8 +125,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from distilray.config.corpus import BuildCorpusConfig
-from distilray.corpus.extraction import Screen, extract_part
-from distilray.corpus.chunks import plan_parts, source_files
+from distilray.corpus.extraction import ScreeningData, extract_chunk
+from distilray.corpus.chunks import plan_chunks, source_files
 from distilray.corpus.publication import plan_groups, publish_group
 
 def peak():
@@ -135,9 +135,9 @@ def peak():
 def build(folder, dump):
     config = BuildCorpusConfig.model_validate(
         {"run_dir": folder, "sources": [{"path": dump}], "chunk_mb": 1024, "duplicates": {"near": {}}})
-    parts = plan_parts(config, source_files(config))
+    parts = plan_chunks(config, source_files(config))
     assert len(parts) == 1
-    facts = vars(extract_part(parts[0], config, folder, Screen()))
+    facts = vars(extract_chunk(parts[0], config, folder, ScreeningData()))
     groups = plan_groups([facts], file_bytes=64 << 20)
     return publish_group(groups[0], folder, file_bytes=64 << 20).documents
 

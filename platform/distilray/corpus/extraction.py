@@ -128,7 +128,6 @@ def _quarantine_entry(row: BadRow) -> dict[str, Any]:
 
 
 def chunk_schema(config: BuildCorpusConfig) -> pa.Schema:
-    """Return the schema of a work file."""
     near = config.duplicates.near
     bands = [(f"band_{band:02d}", pa.uint64()) for band in range(near.bands)] if near else []
     signature = [("signature", pa.binary(near.bands * near.rows_per_band))] if near else []
@@ -283,7 +282,7 @@ class Extraction:
             }
 
     def _table(self, rows: list[dict[str, Any]]) -> pa.Table:
-        near, documents = self._config.duplicates.near, [row["sentences"] for row in rows]
+        near = self._config.duplicates.near
         self.counts.documents += len(rows)
         if self._tokenizer is not None:
             with self.timed("count"):
@@ -293,7 +292,7 @@ class Extraction:
         table = pa.Table.from_pylist(rows, schema=pa.schema([*DOCUMENTS, *_COUNTED]))
         if near is not None:
             with self.timed("fingerprint"):
-                minhashes = signatures(documents, near)
+                minhashes = signatures([row["sentences"] for row in rows], near)
                 for band, keys in enumerate(band_keys(minhashes, near).T):
                     table = table.append_column(f"band_{band:02d}", pa.array(keys))
                 packed = [row.tobytes() for row in pack_signatures(minhashes)]

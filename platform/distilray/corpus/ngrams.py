@@ -1,7 +1,7 @@
 """64-bit hashes of normalized words and word n-grams.
 
 In scripts without spaces, each character is hashed on its own and counts as a fraction of a word (see
-`corpus.scripts`), so that an n-gram covers n words of text in every language.
+`corpus.writing_systems`), so that an n-gram covers n words of text in every language.
 """
 
 import re
