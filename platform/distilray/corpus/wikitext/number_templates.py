@@ -105,6 +105,45 @@ _MULTIPLE_NAME = re.compile("thousand|million|billion|trillion")  # "1 million a
 _SYMBOLS = re.compile(r"[A-Za-zµμ°]+\d?(?:[/.·][A-Za-z]+\d?)+")
 _TOGETHER = {("ft", "in"), ("foot", "in"), ("lb", "oz"), ("st", "lb"), ("mi", "ft"), ("yd", "ft")}
 
+_SUPERSCRIPTS = str.maketrans("0123456789+-−n()", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿ⁽⁾")
+_LONG_NUMBER = re.compile(r"(?<![\d.,A-Za-z])\d{4,30}(?=(?:\.\d+)?$)")
+_ORDINARY = re.compile(r"[0-9A-Za-z]")
+_NOT_THE_QUANTITY = {
+    "out", "output only", "number", "output number only", "unit", "unit2", "unit or text", "preunit",
+}  # fmt: skip
+_SMALL_NUMBERS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_ENDINGS = {1: "st", 2: "nd", 3: "rd"}
+
+
+def converted_quantity(arguments: Arguments) -> str:
+    """Render `convert`: the original quantity, without the conversion in brackets."""
+    parts, adjective = arguments.positional(), arguments.get("adj")
+    spelling = arguments.get("spell")
+    if arguments.get("disp") in _NOT_THE_QUANTITY or adjective == "pre":
+        return HOLE
+    has_inserted_words = adjective == "mid" and len(parts) > 2 and (len(parts) > 3 or parts[-1].startswith("-"))
+    inserted = parts.pop() if has_inserted_words else ""
+    american = arguments.get("sp") == "us" or spelling.lower() == "us"
+    text = quantity_text(parts, adjective=adjective in ("on", "mid"), american=american, inserted=inserted)
+    return _spell_out(text, spelling) if spelling.lower() in ("in", "on", "us") else text
+
+
+def _spell_out(text: str, spelling: str) -> str:
+    """Spell out the number in `text`, capitalized if `spelling` is."""
+    number = re.match(r"\d{1,2}(?![\d.,/⁄])", text)
+    if number is None:
+        return HOLE
+    tens, ones = divmod(int(number[0]), 10)
+    if tens < 2:
+        words = _SMALL_NUMBERS[int(number[0])]
+    else:
+        words = f"{_TENS[tens]}-{_SMALL_NUMBERS[ones]}" if ones else _TENS[tens]
+    return (words.capitalize() if spelling[0].isupper() else words) + text[number.end() :]
+
 
 def quantity_text(arguments: Sequence[str], *, adjective: bool, american: bool = False, inserted: str = "") -> str:
     """Return the original quantity with its unit in words, or `HOLE` if the number or unit is not recognized.
@@ -170,57 +209,6 @@ def _grouped(number: str) -> str:
     return number
 
 
-_SUPERSCRIPTS = str.maketrans("0123456789+-−n()", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿ⁽⁾")
-_LONG_NUMBER = re.compile(r"(?<![\d.,A-Za-z])\d{4,30}(?=(?:\.\d+)?$)")
-_ORDINARY = re.compile(r"[0-9A-Za-z]")
-_NOT_THE_QUANTITY = {
-    "out", "output only", "number", "output number only", "unit", "unit2", "unit or text", "preunit",
-}  # fmt: skip
-_SMALL_NUMBERS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
-_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_ENDINGS = {1: "st", 2: "nd", 3: "rd"}
-
-
-def superscript(text: str) -> str:
-    """Return `text` in superscript characters, or unchanged if they do not exist for all of it."""
-    translated = text.strip().translate(_SUPERSCRIPTS)
-    return text if _ORDINARY.search(translated) else translated
-
-
-def thousands(number: str) -> str:
-    """Add thousands separators to a number with four or more integer digits. Other text is unchanged."""
-    return _LONG_NUMBER.sub(lambda digits: f"{int(digits[0]):,}", number) if number.isascii() else number
-
-
-def converted_quantity(arguments: Arguments) -> str:
-    """Render `convert`: the original quantity, without the conversion in brackets."""
-    parts, adjective = arguments.positional(), arguments.get("adj")
-    spelling = arguments.get("spell")
-    if arguments.get("disp") in _NOT_THE_QUANTITY or adjective == "pre":
-        return HOLE
-    has_inserted_words = adjective == "mid" and len(parts) > 2 and (len(parts) > 3 or parts[-1].startswith("-"))
-    inserted = parts.pop() if has_inserted_words else ""
-    american = arguments.get("sp") == "us" or spelling.lower() == "us"
-    text = quantity_text(parts, adjective=adjective in ("on", "mid"), american=american, inserted=inserted)
-    return _spell_out(text, spelling) if spelling.lower() in ("in", "on", "us") else text
-
-
-def _spell_out(text: str, spelling: str) -> str:
-    """Spell out the number in `text`, capitalized if `spelling` is."""
-    number = re.match(r"\d{1,2}(?![\d.,/⁄])", text)
-    if number is None:
-        return HOLE
-    tens, ones = divmod(int(number[0]), 10)
-    if tens < 2:
-        words = _SMALL_NUMBERS[int(number[0])]
-    else:
-        words = f"{_TENS[tens]}-{_SMALL_NUMBERS[ones]}" if ones else _TENS[tens]
-    return (words.capitalize() if spelling[0].isupper() else words) + text[number.end() :]
-
-
 def fraction(arguments: Arguments) -> str:
     """Render `frac`: "1/2", "3/4" or "1 3/4" for one, two or three arguments."""
     parts = arguments.positional()
@@ -253,3 +241,14 @@ def ordinal(arguments: Arguments) -> str:
 def height(arguments: Arguments) -> str:
     """Render `height`, such as "6 ft 2 in" or "1.88 m"."""
     return " ".join(f"{arguments.get(unit)} {unit}" for unit in ("ft", "in", "m", "cm") if arguments.get(unit))
+
+
+def superscript(text: str) -> str:
+    """Return `text` in superscript characters, or unchanged if they do not exist for all of it."""
+    translated = text.strip().translate(_SUPERSCRIPTS)
+    return text if _ORDINARY.search(translated) else translated
+
+
+def thousands(number: str) -> str:
+    """Add thousands separators to a number with four or more integer digits. Other text is unchanged."""
+    return _LONG_NUMBER.sub(lambda digits: f"{int(digits[0]):,}", number) if number.isascii() else number
