@@ -21,7 +21,7 @@ from tests.faults.processes import LIMIT_S, kill, kill_worker, start, wait_for
 
 pytestmark = pytest.mark.slow
 
-# Twenty parts or more of a quarter of a second, so that a kill comes in the middle.
+# Twenty chunks or more of a quarter of a second, so that a kill comes in the middle.
 VALUES = {"chunk_mb": 0.125, "file_mb": 0.5, "ray": {"num_cpus": 2}, "duplicates": {"near": {}}}
 
 
@@ -135,10 +135,10 @@ def peak():
 def build(folder, dump):
     config = BuildCorpusConfig.model_validate(
         {"run_dir": folder, "sources": [{"path": dump}], "chunk_mb": 1024, "duplicates": {"near": {}}})
-    parts = plan_chunks(config, source_files(config))
-    assert len(parts) == 1
-    facts = vars(extract_chunk(parts[0], config, folder, ScreeningData()))
-    groups = plan_groups([facts], file_bytes=64 << 20)
+    chunks = plan_chunks(config, source_files(config))
+    assert len(chunks) == 1
+    counts = vars(extract_chunk(chunks[0], config, folder, ScreeningData()))
+    groups = plan_groups([counts], file_bytes=64 << 20)
     return publish_group(groups[0], folder, file_bytes=64 << 20).documents
 
 build(sys.argv[1], sys.argv[2])
