@@ -190,7 +190,7 @@ def _paragraphs(text: str) -> list[str]:
 
 def _split_paragraph(paragraph: str, language: str, rules: SentenceRules) -> list[str]:
     sentences: list[str] = []
-    gap = ""  # white space between the previous piece and this one
+    gap = ""  # whitespace between the previous piece and this one
     for piece in _pieces(paragraph, language):  # pieces include the spaces between them
         sentence = piece.strip()
         if not sentence:

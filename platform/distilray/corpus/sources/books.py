@@ -54,7 +54,6 @@ _MOJIBAKE_PREFIXES = ("â€", "Ã", "Â")
 
 
 def is_input(name: str) -> bool:
-    """Return True if a file in a folder is a book."""
     return split_suffix(name)[2] in _SUFFIXES
 
 

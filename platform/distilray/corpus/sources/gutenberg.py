@@ -59,7 +59,7 @@ PARAGRAPH_BREAK = re.compile(r"\n(?:[ \t]*\n)+")
 
 
 def _pattern(source: str) -> re.Pattern[str]:
-    """Compile a pattern whose spaces match any white space, since lines may be wrapped."""
+    """Compile a pattern whose spaces match any whitespace, since lines may be wrapped."""
     return re.compile(source.replace(" ", r"\s+"), re.IGNORECASE | re.MULTILINE)
 
 

@@ -62,7 +62,6 @@ _DROP_REASONS: tuple[tuple[str, Callable[[Page], bool]], ...] = (
 
 
 def is_input(name: str) -> bool:
-    """Return True if a file in a folder is a dump, by its name."""
     file = name.rpartition("/")[2].lower()
     return (file.endswith((".xml", ".bz2")) or _NUMBERED.search(file) is not None) and "index" not in file
 
