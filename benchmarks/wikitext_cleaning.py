@@ -27,7 +27,8 @@ import mwparserfromhell
 from distilray.config.sample import wikipedia_dump
 from distilray.corpus.quality import count_holes, count_residue, per_thousand
 from distilray.corpus.sentences import split_sentences
-from distilray.corpus.wikitext.cleaning import HOLE, UNKNOWN, clean_wikitext
+from distilray.corpus.wikitext.arguments import HOLE, UNKNOWN
+from distilray.corpus.wikitext.cleaning import clean_wikitext
 
 ROUNDS = 3
 _PAGE = re.compile(r"  <page>.*?</page>\n", re.DOTALL)

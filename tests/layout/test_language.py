@@ -1,7 +1,4 @@
-"""Checks on the wording of code and docs: docstrings that describe instead of naming, and words with a better synonym.
-
-`python -m tests.layout.test_language` lists the uses that are allowed, each with its reason.
-"""
+"""Wording of code and docs: docstrings that describe instead of naming, and words with a better synonym."""
 
 import ast
 import re
@@ -15,14 +12,35 @@ RELATIVE = re.compile(r"(What|Whether|How|Where|Who|Whose|When|Which|Why|As of|O
 VARIABLES = {"found", "told", "given", "taken", "ended", "news"}
 AVOIDED = re.compile(
     r"\b(stations?|hand(?:s|ed|ing)?[- ]over|goes on|go on|went on|going on|anew|is worth|are worth|is told|are told"
-    r"|lies|lie in|in money|for people|ledgers?|laws?|marks|rhythm|at once and|once and for all|such as lie"
-    r"|look[s]? around|the line)\b"
+    r"|lies|lie in|in money|for people|ledgers?|laws?|marks|rhythm|once and for all|the line)\b"
 )
-ALLOWED: dict[str, str] = {}
+# Other meanings of these words: (file, word) -> meaning there.
+ALLOWED = {
+    ("platform/distilray/config/recipe.py", "rhythm"): "old recipe key, for the error that names the new one",
+    ("platform/distilray/config/recipe.py", "stations"): "old recipe key, for the error that names the new one",
+    ("platform/distilray/corpus/sources/bz2_ranges.py", "marks"): "bz2's block and end-of-stream marks",
+    ("platform/distilray/corpus/sources/gutenberg.py", "laws"): "quoted from Project Gutenberg's notices",
+    ("platform/distilray/corpus/sources/gutenberg.py", "marks"): "line that marks the start of a book",
+    ("platform/distilray/corpus/wikitext/templates.yaml", "station"): "name of a Wikipedia template",
+    ("platform/distilray/corpus/writing_systems.py", "marks"): "combining marks of Unicode",
+    ("platform/distilray/pretraining_data/tokenizer_training.py", "marks"): "combining marks of Unicode",
+}
+LINE_OF_TEXT = "a line of a text or table"
+ALLOWED |= {
+    (f"platform/distilray/{file}.py", "the line"): LINE_OF_TEXT
+    for file in (
+        "corpus/wikitext/extensions",
+        "evaluation/fill_mask/examples",
+        "finetuning/tsv_files",
+        "formats/lines",
+        "formats/tables",
+        "runtime/environment",
+    )
+}
 
 
 def docstrings(root: Path, files: list[Path]) -> Iterator[tuple[str, str]]:
-    """Yield the place (`file:name`) and the text of every docstring of the production code."""
+    """Yield the location (`file:name`) and the text of every docstring of the production code."""
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for file in files:
         if file.suffix == ".py" and file.parts[0] in CODE:
@@ -32,7 +50,7 @@ def docstrings(root: Path, files: list[Path]) -> Iterator[tuple[str, str]]:
 
 
 def variables(root: Path, files: list[Path]) -> Iterator[tuple[str, str]]:
-    """Yield the place and the name of every variable and parameter of the production code."""
+    """Yield the location and the name of every variable and parameter of the production code."""
     for file in files:
         if file.suffix == ".py" and file.parts[0] in CODE:
             for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
@@ -43,14 +61,13 @@ def variables(root: Path, files: list[Path]) -> Iterator[tuple[str, str]]:
 
 
 def avoided_words(root: Path, files: list[Path]) -> Iterator[tuple[str, str]]:
-    """Yield the place and the word of every use of `AVOIDED` in production code and docs."""
+    """Yield the file and the word of every use of `AVOIDED` in production code and docs."""
     for file in files:
         is_code = file.suffix == ".py" and file.parts[0] in CODE
         is_text = file.suffix in TEXT and file.parts[0] not in ("tests", "CHANGELOG.md")
         if is_code or is_text:
-            for number, line in enumerate((root / file).read_text(encoding="utf-8").splitlines(), 1):
-                for match in AVOIDED.finditer(line):
-                    yield f"{file}:{number}", match[0]
+            for match in AVOIDED.finditer((root / file).read_text(encoding="utf-8")):
+                yield str(file), match[0]
 
 
 def test_docstrings_name_what_they_document(root: Path, project_files: list[Path]) -> None:
@@ -64,3 +81,11 @@ def test_docstrings_are_sentences_or_noun_phrases_with_a_full_stop(root: Path, p
 
 def test_variables_are_named_after_their_content(root: Path, project_files: list[Path]) -> None:
     assert not [(where, name) for where, name in variables(root, project_files) if name in VARIABLES]
+
+
+def test_words_with_a_better_synonym_are_used_in_another_meaning_only(root: Path, project_files: list[Path]) -> None:
+    assert {use for use in avoided_words(root, project_files) if use not in ALLOWED} == set()
+
+
+def test_no_exception_is_left_over(root: Path, project_files: list[Path]) -> None:
+    assert set(ALLOWED) == set(ALLOWED) & set(avoided_words(root, project_files))

@@ -27,9 +27,102 @@ from distilray.runtime.file_search import find_files
 from distilray.runtime.outputs import read_verified
 from distilray.runtime.seeding import UInt64Array
 
+MAX_SETS = 64  # one bit each in a 64-bit mask
+_PREFIXES_PER_HASH = 8  # size of the prefix table; it then rules out about 7 of 8 n-grams
+
 # The train split is not used for evaluation.
 _EVALUATED = re.compile(r"dev|test|validation", re.IGNORECASE)
 _SPLIT = re.compile(r"(?:dev|test|train|validation)(?![^\W_])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationNgrams:
+    """N-grams of all evaluation sets.
+
+    Attributes:
+        hashes: (n-grams,) sorted and unique.
+        sets: (n-grams,) bit masks of the sets that contain each n-gram; bit i stands for `names[i]`.
+        prefixes: (2**k,) whether any hash starts with these k bits; a cheap test that rules out most n-grams.
+        names: names of the sets.
+        ngram_words: words per n-gram.
+    """
+
+    hashes: UInt64Array
+    sets: UInt64Array
+    prefixes: NDArray[np.bool_]
+    names: tuple[str, ...]
+    ngram_words: int
+
+
+def read_evaluation_ngrams(paths: Sequence[str], *, ngram_words: int) -> EvaluationNgrams:
+    """Read the n-grams within each field of the evaluation files. Fields shorter than `ngram_words` have none.
+
+    For a folder, the dev, test and validation splits are read, and each subfolder is one set.
+
+    Raises:
+        InputError: if a path has no evaluation file or no n-gram, or there are more than 64 sets.
+    """
+    arrays_by_set: dict[str, list[UInt64Array]] = {}
+    for path in paths:
+        of_path = [(name, _file_ngrams(uri, ngram_words)) for name, uri in evaluation_files(path)]
+        if not any(ngrams.size for _, ngrams in of_path):
+            raise InputError(f"{path}: no text of {ngram_words} words; choose a smaller decontamination.ngram_words")
+        for name, ngrams in of_path:
+            arrays_by_set.setdefault(name, []).append(ngrams)
+    if len(arrays_by_set) > MAX_SETS:
+        raise InputError(
+            f"decontamination.paths: {len(arrays_by_set)} evaluation sets, but at most {MAX_SETS} are supported; "
+            "remove some"
+        )
+    return _merge({name: np.concatenate(arrays) for name, arrays in arrays_by_set.items()}, ngram_words)
+
+
+def matching_sets(ngrams: EvaluationNgrams, sentences: Sequence[str]) -> int:
+    """Return the bit mask of the sets that share an n-gram with a document. N-grams may span several sentences."""
+    words = hash_words(normalized_words(sentences))
+    return int(np.bitwise_or.reduce(_hits(ngrams, words)[1], initial=np.uint64(0)))
+
+
+def matching_sets_by_sentence(ngrams: EvaluationNgrams, sentences: Sequence[str]) -> list[int]:
+    """Return a mask as in `matching_sets` for each sentence: the sets of the shared n-grams that overlap it."""
+    masks = [0] * len(sentences)
+    sentence_of = np.repeat(np.arange(len(sentences)), [len(normalized_words([one]).split()) for one in sentences])
+    words = hash_words(normalized_words(sentences))
+    ends = words.ngram_ends(ngrams.ngram_words)
+    for start, sets in zip(*_hits(ngrams, words), strict=True):
+        for sentence in range(sentence_of[start], sentence_of[ends[start] - 1] + 1):
+            masks[sentence] |= int(sets)
+    return masks
+
+
+def _hits(ngrams: EvaluationNgrams, words: HashedWords) -> tuple[NDArray[np.intp], UInt64Array]:
+    """Return the index of the first word (hits,) and the sets (hits,) of each shared n-gram."""
+    hashes = ngram_hashes(words, ngrams.ngram_words)
+    candidates = np.flatnonzero(np.take(ngrams.prefixes, _prefix(hashes, ngrams.prefixes.size)))
+    hashes = hashes[candidates]
+    positions = np.searchsorted(ngrams.hashes, hashes)
+    is_hit = np.take(ngrams.hashes, positions, mode="clip") == hashes
+    return candidates[is_hit], ngrams.sets[positions[is_hit]]
+
+
+def _prefix(hashes: UInt64Array, size: int) -> NDArray[np.intp]:
+    return (hashes >> np.uint64(65 - size.bit_length())).astype(np.intp)
+
+
+def _file_ngrams(uri: str, ngram_words: int) -> UInt64Array:
+    texts = [ngram_hashes(hash_words(normalized_words([text])), ngram_words) for text in read_texts(uri)]
+    return np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *texts]))
+
+
+def _merge(hashes_by_set: dict[str, UInt64Array], ngram_words: int) -> EvaluationNgrams:
+    bits = [np.full(hashes.size, 1 << bit, dtype=np.uint64) for bit, hashes in enumerate(hashes_by_set.values())]
+    hashes = np.concatenate(list(hashes_by_set.values()))
+    order = np.argsort(hashes)
+    hashes, first = np.unique(hashes[order], return_index=True)
+    sets = np.bitwise_or.reduceat(np.concatenate(bits)[order], first)
+    prefixes = np.zeros(1 << (_PREFIXES_PER_HASH * hashes.size).bit_length(), dtype=bool)
+    prefixes[_prefix(hashes, prefixes.size)] = True
+    return EvaluationNgrams(hashes, sets, prefixes, tuple(hashes_by_set), ngram_words)
 
 
 def evaluation_files(path: str) -> list[tuple[str, str]]:
@@ -143,96 +236,3 @@ _READERS: Mapping[str, Callable[[bytes], Iterator[str] | list[str]]] = {
     ".txt": _lines,
     ".parquet": _parquet,
 }
-
-MAX_SETS = 64  # one bit each in a 64-bit mask
-_PREFIXES_PER_HASH = 8  # size of the prefix table; it then rules out about 7 of 8 n-grams
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationNgrams:
-    """N-grams of all evaluation sets.
-
-    Attributes:
-        hashes: (n-grams,) sorted and unique.
-        sets: (n-grams,) bit masks of the sets that contain each n-gram; bit i stands for `names[i]`.
-        prefixes: (2**k,) whether any hash starts with these k bits; a cheap test that rules out most n-grams.
-        names: names of the sets.
-        ngram_words: words per n-gram.
-    """
-
-    hashes: UInt64Array
-    sets: UInt64Array
-    prefixes: NDArray[np.bool_]
-    names: tuple[str, ...]
-    ngram_words: int
-
-
-def read_evaluation_ngrams(paths: Sequence[str], *, ngram_words: int) -> EvaluationNgrams:
-    """Read the n-grams within each field of the evaluation files. Fields shorter than `ngram_words` have none.
-
-    For a folder, the dev, test and validation splits are read, and each subfolder is one set.
-
-    Raises:
-        InputError: if a path has no evaluation file or no n-gram, or there are more than 64 sets.
-    """
-    arrays_by_set: dict[str, list[UInt64Array]] = {}
-    for path in paths:
-        of_path = [(name, _file_ngrams(uri, ngram_words)) for name, uri in evaluation_files(path)]
-        if not any(ngrams.size for _, ngrams in of_path):
-            raise InputError(f"{path}: no text of {ngram_words} words; choose a smaller decontamination.ngram_words")
-        for name, ngrams in of_path:
-            arrays_by_set.setdefault(name, []).append(ngrams)
-    if len(arrays_by_set) > MAX_SETS:
-        raise InputError(
-            f"decontamination.paths: {len(arrays_by_set)} evaluation sets, but at most {MAX_SETS} are supported; "
-            "remove some"
-        )
-    return _merge({name: np.concatenate(arrays) for name, arrays in arrays_by_set.items()}, ngram_words)
-
-
-def matching_sets(ngrams: EvaluationNgrams, sentences: Sequence[str]) -> int:
-    """Return the bit mask of the sets that share an n-gram with a document. N-grams may span several sentences."""
-    words = hash_words(normalized_words(sentences))
-    return int(np.bitwise_or.reduce(_hits(ngrams, words)[1], initial=np.uint64(0)))
-
-
-def matching_sets_by_sentence(ngrams: EvaluationNgrams, sentences: Sequence[str]) -> list[int]:
-    """Return a mask as in `matching_sets` for each sentence: the sets of the shared n-grams that overlap it."""
-    masks = [0] * len(sentences)
-    sentence_of = np.repeat(np.arange(len(sentences)), [len(normalized_words([one]).split()) for one in sentences])
-    words = hash_words(normalized_words(sentences))
-    ends = words.ngram_ends(ngrams.ngram_words)
-    for start, sets in zip(*_hits(ngrams, words), strict=True):
-        for sentence in range(sentence_of[start], sentence_of[ends[start] - 1] + 1):
-            masks[sentence] |= int(sets)
-    return masks
-
-
-def _hits(ngrams: EvaluationNgrams, words: HashedWords) -> tuple[NDArray[np.intp], UInt64Array]:
-    """Return the index of the first word (hits,) and the sets (hits,) of each shared n-gram."""
-    hashes = ngram_hashes(words, ngrams.ngram_words)
-    candidates = np.flatnonzero(np.take(ngrams.prefixes, _prefix(hashes, ngrams.prefixes.size)))
-    hashes = hashes[candidates]
-    positions = np.searchsorted(ngrams.hashes, hashes)
-    is_hit = np.take(ngrams.hashes, positions, mode="clip") == hashes
-    return candidates[is_hit], ngrams.sets[positions[is_hit]]
-
-
-def _prefix(hashes: UInt64Array, size: int) -> NDArray[np.intp]:
-    return (hashes >> np.uint64(65 - size.bit_length())).astype(np.intp)
-
-
-def _file_ngrams(uri: str, ngram_words: int) -> UInt64Array:
-    texts = [ngram_hashes(hash_words(normalized_words([text])), ngram_words) for text in read_texts(uri)]
-    return np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *texts]))
-
-
-def _merge(hashes_by_set: dict[str, UInt64Array], ngram_words: int) -> EvaluationNgrams:
-    bits = [np.full(hashes.size, 1 << bit, dtype=np.uint64) for bit, hashes in enumerate(hashes_by_set.values())]
-    hashes = np.concatenate(list(hashes_by_set.values()))
-    order = np.argsort(hashes)
-    hashes, first = np.unique(hashes[order], return_index=True)
-    sets = np.bitwise_or.reduceat(np.concatenate(bits)[order], first)
-    prefixes = np.zeros(1 << (_PREFIXES_PER_HASH * hashes.size).bit_length(), dtype=bool)
-    prefixes[_prefix(hashes, prefixes.size)] = True
-    return EvaluationNgrams(hashes, sets, prefixes, tuple(hashes_by_set), ngram_words)

@@ -61,9 +61,9 @@ def plan_searches(config: BuildCorpusConfig, documents: int) -> list[list[Duplic
     numbers = itertools.count()
     return [
         [
-            DuplicateSearch(next(numbers), reason, column, part, slices)
+            DuplicateSearch(next(numbers), reason, column, index, slices)
             for column in columns[reason]
-            for part in range(slices)
+            for index in range(slices)
         ]
         for reason in DUPLICATE_REASONS
     ]

@@ -25,7 +25,7 @@ DuplicatePairs = tuple[UInt64Array, UInt64Array]
 
 
 def text_key(sentences: Sequence[str]) -> bytes:
-    """Return a 16-byte hash that ignores case, punctuation, white space and sentence boundaries."""
+    """Return a 16-byte hash that ignores case, punctuation, whitespace and sentence boundaries."""
     return blake2b(b" ".join(normalized_words(sentences).split()), digest_size=16).digest()
 
 

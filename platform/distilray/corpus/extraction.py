@@ -23,7 +23,8 @@ from distilray.corpus.quality import count_holes, count_residue
 from distilray.corpus.sentences import split_sentences
 from distilray.corpus.sources.kinds import SOURCE_KINDS
 from distilray.corpus.sources.ranges import EMPTY, HEADING, RawDocument
-from distilray.corpus.wikitext.cleaning import HOLE, UNKNOWN, count_templates, unknown_names
+from distilray.corpus.wikitext.arguments import HOLE, UNKNOWN, unknown_names
+from distilray.corpus.wikitext.cleaning import count_templates
 from distilray.corpus.writing_systems import count_words
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange
@@ -36,9 +37,8 @@ _BATCH_BYTES = 2 * _MB  # clean text per written batch
 _KEY = pa.binary(16)
 
 # Columns that a work file adds to those of a document. With near-duplicate search, band keys and signatures follow.
-_COUNTED = pa.schema(
-    [(name, pa.int64()) for name in ("words", "tokens", "residue", "holes")] + [("id_key", _KEY), ("text_key", _KEY)]
-)
+_COUNT_FIELDS = [(name, pa.int64()) for name in ("words", "tokens", "residue", "holes")]
+_COUNTED = pa.schema([*_COUNT_FIELDS, ("id_key", _KEY), ("text_key", _KEY)])
 
 
 @dataclass(frozen=True)
@@ -113,22 +113,21 @@ def extract_chunk(
                     writer.write_table(batch)
         extraction.counts.file_bytes = file.bytes
     if extraction.quarantine:
-        lines = [json.dumps(_quarantine_entry(row), ensure_ascii=False) + "\n" for row in extraction.quarantine]
-        storage.write_bytes(quarantine_file(folder, chunk.number), "".join(lines).encode())
+        lines = "".join(map(_quarantine_line, extraction.quarantine))
+        storage.write_bytes(quarantine_file(folder, chunk.number), lines.encode())
     counts = extraction.counts
     counts.cpu_seconds = time.process_time() - cpu_start
     assert counts.read == counts.documents + sum(counts.dropped.values()), "a document was neither kept nor dropped"
     return counts
 
 
-def _quarantine_entry(row: BadRow) -> dict[str, Any]:
+def _quarantine_line(row: BadRow) -> str:
     entry = asdict(row)
     del entry["row"]  # unknown when a file is read in ranges
-    return entry
+    return json.dumps(entry, ensure_ascii=False) + "\n"
 
 
 def chunk_schema(config: BuildCorpusConfig) -> pa.Schema:
-    """Return the schema of a work file."""
     near = config.duplicates.near
     bands = [(f"band_{band:02d}", pa.uint64()) for band in range(near.bands)] if near else []
     signature = [("signature", pa.binary(near.bands * near.rows_per_band))] if near else []
@@ -237,9 +236,6 @@ class Extraction:
         self.counts.sentences_dropped["formula_or_code"] += len(sentences) - len(complete)
         return complete
 
-    def _language(self, raw: RawDocument) -> str:
-        return self._source.language or self._config.filters.language or raw.site.language
-
     def _without_unknown_templates(self, sentences: list[str]) -> list[str]:
         names = [name for sentence in sentences for name in unknown_names(sentence)]
         count_templates(self.counts.unknown_templates, Counter(names))
@@ -260,6 +256,9 @@ class Extraction:
         kept = [sentence for sentence, mask in zip(sentences, masks, strict=True) if not mask]
         self.counts.sentences_dropped[CONTAMINATED] += len(sentences) - len(kept)
         return text_drop_reason(kept, self._config.filters), kept
+
+    def _language(self, raw: RawDocument) -> str:
+        return self._source.language or self._config.filters.language or raw.site.language
 
     def _row(self, name: str, raw: RawDocument, sentences: list[str]) -> dict[str, Any]:
         with self.timed("count"):
@@ -283,7 +282,7 @@ class Extraction:
             }
 
     def _table(self, rows: list[dict[str, Any]]) -> pa.Table:
-        near, documents = self._config.duplicates.near, [row["sentences"] for row in rows]
+        near = self._config.duplicates.near
         self.counts.documents += len(rows)
         if self._tokenizer is not None:
             with self.timed("count"):
@@ -293,7 +292,7 @@ class Extraction:
         table = pa.Table.from_pylist(rows, schema=pa.schema([*DOCUMENTS, *_COUNTED]))
         if near is not None:
             with self.timed("fingerprint"):
-                minhashes = signatures(documents, near)
+                minhashes = signatures([row["sentences"] for row in rows], near)
                 for band, keys in enumerate(band_keys(minhashes, near).T):
                     table = table.append_column(f"band_{band:02d}", pa.array(keys))
                 packed = [row.tobytes() for row in pack_signatures(minhashes)]

@@ -14,47 +14,6 @@ from distilray.config.corpus import FilterConfig
 from distilray.corpus.writing_systems import COMBINING_MARKS, SOUTH_EAST_ASIAN, count_words
 from distilray.errors import InputError
 
-# Prefix lengths in characters, tried until the model is confident. It only reads about 2 MB/s.
-_PREFIX_LENGTHS = (128, 512, 2000)
-_CONFIDENT = 0.9
-_LABELS = {"nb": "no", "fil": "tl"}  # codes that the model spells differently
-
-
-def detect_language(text: str) -> tuple[str, float]:
-    """Return the ISO 639 code of the most likely language and its probability.
-
-    Only the start of the text is read. A text without letters has a probability of about 0.01.
-    """
-    for length in _PREFIX_LENGTHS:
-        language, probability = _identifier().classify(text[:length])
-        if probability >= _CONFIDENT or len(text) <= length:
-            break
-    return language, probability
-
-
-def is_language(text: str, language: str, *, min_probability: float) -> bool:
-    """Return True if a text is in a language with at least the given probability."""
-    most_likely, probability = detect_language(text)
-    return most_likely == _LABELS.get(language, language) and probability >= min_probability
-
-
-def check_language(language: str) -> None:
-    """Check a language of the recipe before work starts.
-
-    Raises:
-        InputError: if the model does not know the language.
-    """
-    known = sorted({*_identifier().labels, *_LABELS})
-    if language not in known:
-        raise InputError(f"filters.language: '{language}' is not a known language; choose one of {', '.join(known)}")
-
-
-@cache
-def _identifier() -> LanguageIdentifier:
-    # Loading takes half a second and 120 MB: once per process, and only if a recipe sets a language.
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-
-
 _ASCII = bytes(range(128))
 _NO_LETTERS = bytes(set(range(256)) - set(string.ascii_letters.encode()))
 _SPACES_AND_OTHERS = bytes(code for code in range(256) if code >= 128 or chr(code).isspace())
@@ -71,6 +30,16 @@ _ASCII_SIGNS = string.punctuation.encode()
 _SIGNS_TO_SPACES = bytes.maketrans(_ASCII_SIGNS, b" " * len(_ASCII_SIGNS))
 _NO_SIGNS = bytes(set(range(256)) - set(_ASCII_SIGNS))
 
+# Prefix lengths in characters, tried until the model is confident. It only reads about 2 MB/s.
+_PREFIX_LENGTHS = (128, 512, 2000)
+_CONFIDENT = 0.9
+_LABELS = {"nb": "no", "fil": "tl"}  # codes that the model spells differently
+
+
+def text_drop_reason(sentences: Sequence[str], config: FilterConfig) -> str | None:
+    """Return the first reason to drop a cleaned text, or None to keep it."""
+    return next((reason for reason, applies in TEXT_REASONS if applies(sentences, config)), None)
+
 
 def count_basic_tokens(sentences: Sequence[str]) -> int:
     """Count the tokens of BERT's basic tokenizer, words and single signs, before WordPiece (Devlin et al. 2019)."""
@@ -84,11 +53,6 @@ def count_basic_tokens(sentences: Sequence[str]) -> int:
 def histogram_bin(words: int) -> int:
     """Return the lower bound of the bin of a word count: 0, 1, 2, 4, 8, ..."""
     return 1 << (words.bit_length() - 1) if words else 0
-
-
-def text_drop_reason(sentences: Sequence[str], config: FilterConfig) -> str | None:
-    """Return the first reason to drop a cleaned text, or None to keep it."""
-    return next((reason for reason, applies in TEXT_REASONS if applies(sentences, config)), None)
 
 
 def _letter_fraction(sentences: Sequence[str]) -> float:
@@ -130,3 +94,38 @@ TEXT_REASONS: tuple[tuple[str, Callable[[Sequence[str], FilterConfig], bool]], .
     ("repeated_lines", lambda sentences, config: _repeated_fraction(sentences) > config.max_repeated_fraction),
     ("wrong_language", _is_in_other_language),
 )
+
+
+def detect_language(text: str) -> tuple[str, float]:
+    """Return the ISO 639 code of the most likely language and its probability.
+
+    Only the start of the text is read. A text without letters has a probability of about 0.01.
+    """
+    for length in _PREFIX_LENGTHS:
+        language, probability = _identifier().classify(text[:length])
+        if probability >= _CONFIDENT or len(text) <= length:
+            break
+    return language, probability
+
+
+def is_language(text: str, language: str, *, min_probability: float) -> bool:
+    """Return True if a text is in a language with at least the given probability."""
+    most_likely, probability = detect_language(text)
+    return most_likely == _LABELS.get(language, language) and probability >= min_probability
+
+
+def check_language(language: str) -> None:
+    """Check a language of the recipe before work starts.
+
+    Raises:
+        InputError: if the model does not know the language.
+    """
+    known = sorted({*_identifier().labels, *_LABELS})
+    if language not in known:
+        raise InputError(f"filters.language: '{language}' is not a known language; choose one of {', '.join(known)}")
+
+
+@cache
+def _identifier() -> LanguageIdentifier:
+    # Loading takes half a second and 120 MB: once per process, and only if a recipe sets a language.
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

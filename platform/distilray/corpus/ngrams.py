@@ -1,7 +1,7 @@
 """64-bit hashes of normalized words and word n-grams.
 
 In scripts without spaces, each character is hashed on its own and counts as a fraction of a word (see
-`corpus.scripts`), so that an n-gram covers n words of text in every language.
+`corpus.writing_systems`), so that an n-gram covers n words of text in every language.
 """
 
 import re
@@ -75,7 +75,7 @@ class HashedWords:
 def normalized_words(sentences: Sequence[str]) -> bytes:
     """Return the words of a text, runs of letters and digits, case-folded and space-separated in UTF-8.
 
-    Case, compatibility forms (Unicode NFKC), punctuation and white space are ignored, except that they separate words.
+    Case, compatibility forms (Unicode NFKC), punctuation and whitespace are ignored, except that they separate words.
     """
     text = " ".join(sentences)
     if text.isascii():

@@ -15,6 +15,8 @@ import yaml
 
 from distilray.corpus.writing_systems import join_lines
 
+DEFAULT_LANGUAGE = "en"
+
 _BEFORE_WORD = re.compile(r".*[–—/'’]|^[(\[\"'„“«]+")
 _NUMBER = re.compile(r"[(\[]?(?:[A-Z]?\d|[IVX]{2,}\b|[B-HJ-Z]\b(?!\.))")
 _SMALL_NUMBER = re.compile(r"\d{1,3}(?!\d|\.)")
@@ -128,8 +130,6 @@ def _any_of(words: Sequence[str]) -> str:
     return rf"(?i:{'|'.join(re.escape(word).replace(' ', ' ?') for word in words)})"
 
 
-DEFAULT_LANGUAGE = "en"
-
 _CONTINUING_SIGNS = frozenset(",;:)]，、；：）」』】》〉")
 _DASHES = "—–-"
 # A sentence that ends inside brackets and is followed by another. The last word is too long for an abbreviation.
@@ -190,7 +190,7 @@ def _paragraphs(text: str) -> list[str]:
 
 def _split_paragraph(paragraph: str, language: str, rules: SentenceRules) -> list[str]:
     sentences: list[str] = []
-    gap = ""  # white space between the previous piece and this one
+    gap = ""  # whitespace between the previous piece and this one
     for piece in _pieces(paragraph, language):  # pieces include the spaces between them
         sentence = piece.strip()
         if not sentence:
@@ -256,11 +256,8 @@ def _continues(before: str, gap: str, piece: str, language: str, rules: Sentence
         if first in _DASHES:
             return not gap or piece[1:].lstrip()[:1].islower()
     if before[-1] != ".":
-        return (
-            _CONTINUES_AFTER_QUOTE[language](before, piece)
-            if language in _CONTINUES_AFTER_QUOTE
-            else not gap and language == "ko"
-        )
+        continues = _CONTINUES_AFTER_QUOTE.get(language)
+        return continues(before, piece) if continues else not gap and language == "ko"
     if language in _WITHOUT_FULL_STOP:
         return True
     is_number = first.isdigit() and before[-2:-1].isdigit()

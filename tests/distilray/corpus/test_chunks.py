@@ -53,25 +53,29 @@ def test_files_of_a_pattern_are_known_by_their_path_below_its_folder(tmp_path: P
 
 
 def test_small_files_share_a_chunk_up_to_its_size(tmp_path: Path) -> None:
-    given = config(books(tmp_path, a=40_000, b=40_000, c=40_000, d=90_000), chunk_mb=0.09)
-    parts = plan_chunks(given, source_files(given))
-    assert [[Path(part.uri).stem for part in found.ranges] for found in parts] == [["a", "b"], ["c"], ["d"]]
+    settings = config(books(tmp_path, a=40_000, b=40_000, c=40_000, d=90_000), chunk_mb=0.09)
+    chunks = plan_chunks(settings, source_files(settings))
+    assert [[Path(file_range.uri).stem for file_range in chunk.ranges] for chunk in chunks] == [
+        ["a", "b"],
+        ["c"],
+        ["d"],
+    ]
 
 
 def test_a_chunk_never_contains_two_sources(tmp_path: Path) -> None:
-    given = config(books(tmp_path / "x", a=10), {**books(tmp_path / "y", b=10), "name": "others"})
-    assert [part.source for part in plan_chunks(given, source_files(given))] == [0, 1]
+    settings = config(books(tmp_path / "x", a=10), {**books(tmp_path / "y", b=10), "name": "others"})
+    assert [chunk.source for chunk in plan_chunks(settings, source_files(settings))] == [0, 1]
 
 
 def test_a_chunk_survives_the_round_trip_to_a_worker(tmp_path: Path) -> None:
-    given = config(books(tmp_path, a=10, b=20))
-    part = plan_chunks(given, source_files(given))[0]
-    assert Chunk.from_json(part.to_json()) == part
+    settings = config(books(tmp_path, a=10, b=20))
+    chunk = plan_chunks(settings, source_files(settings))[0]
+    assert Chunk.from_json(chunk.to_json()) == chunk
 
 
 def test_every_input_is_in_the_manifest(tmp_path: Path) -> None:
-    given = config(books(tmp_path, a=1), decontamination={"paths": ["dev.tsv"]}, tokenizer_path="t.json")
-    assert set(input_locations(given)) == {"source_0", "evaluation_0", "tokenizer"}
+    settings = config(books(tmp_path, a=1), decontamination={"paths": ["dev.tsv"]}, tokenizer_path="t.json")
+    assert set(input_locations(settings)) == {"source_0", "evaluation_0", "tokenizer"}
 
 
 def test_the_location_of_an_input_is_not_part_of_the_identity(tmp_path: Path) -> None:

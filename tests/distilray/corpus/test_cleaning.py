@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distilray.corpus.quality import count_residue
-from distilray.corpus.wikitext.arguments import UNKNOWN_PATTERN
-from distilray.corpus.wikitext.cleaning import HOLE, clean_wikitext, unknown_names
+from distilray.corpus.wikitext.arguments import HOLE, UNKNOWN_PATTERN, unknown_names
+from distilray.corpus.wikitext.cleaning import clean_wikitext
 
 GOLDEN = Path(__file__).parent / "golden"
 

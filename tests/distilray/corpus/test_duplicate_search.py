@@ -12,12 +12,12 @@ OTHER = ". ".join(f"A {' '.join(reversed(WORDS[at : at + 8]))}" for at in range(
 
 def search(folder: Path, texts: list[str], *, documents: int = 10, **values: object) -> dict[int, str]:
     """Run all searches and return the reason for each dropped text by its number."""
-    config, facts = extract(folder, texts, **values)
+    config, counts = extract(folder, texts, **values)
     for stage in plan_searches(config, documents):
         for each in stage:
-            run_search(each, config, config.run_dir, [part.number for part in facts])
-    found = dropped_rows(config.run_dir, 0, len(facts))
-    return {part: reason for part, rows in found.items() for reason in rows.values()}
+            run_search(each, config, config.run_dir, [each.number for each in counts])
+    found = dropped_rows(config.run_dir, 0, len(counts))
+    return {chunk: reason for chunk, rows in found.items() for reason in rows.values()}
 
 
 def test_the_first_of_equal_texts_is_kept(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ SHIPS = "A ship came in. Nobody was at the helm of it."
 
 
 def test_each_document_read_is_kept_or_dropped(tmp_path: Path) -> None:
-    _, facts = extract(tmp_path, [DOGS, "One.", "Two words.", SHIPS], filters={"min_words": 5, "min_sentences": 0})
-    assert sum(part.read for part in facts) == 4
-    assert sum(part.documents for part in facts) == 2
-    assert sum((part.dropped["too_short"] for part in facts), 0) == 2
+    _, counts = extract(tmp_path, [DOGS, "One.", "Two words.", SHIPS], filters={"min_words": 5, "min_sentences": 0})
+    assert sum(chunk.read for chunk in counts) == 4
+    assert sum(chunk.documents for chunk in counts) == 2
+    assert sum((chunk.dropped["too_short"] for chunk in counts), 0) == 2
 
 
 def test_a_document_carries_its_counts(tmp_path: Path) -> None:
@@ -50,8 +50,8 @@ def test_ids_that_differ_in_a_sign_are_other_ids(tmp_path: Path) -> None:
 
 
 def test_keys_of_near_duplicates_are_stored_when_they_are_searched_for(tmp_path: Path) -> None:
-    config, facts = extract(tmp_path, [SHIPS], duplicates={"near": {"bands": 3, "rows_per_band": 2}})
-    table = documents(config, facts)
+    config, counts = extract(tmp_path, [SHIPS], duplicates={"near": {"bands": 3, "rows_per_band": 2}})
+    table = documents(config, counts)
     assert table.schema.equals(chunk_schema(config))
     assert [name for name in table.schema.names if name.startswith("band")] == ["band_00", "band_01", "band_02"]
     assert len(table["signature"][0].as_py()) == 6
@@ -69,19 +69,19 @@ def evaluation(tmp_path: Path) -> Path:
 def test_sentences_of_an_evaluation_set_are_dropped(
     tmp_path: Path, evaluation: Path, drop: str, kept: list[str]
 ) -> None:
-    screen = ScreeningData(read_evaluation_ngrams([str(evaluation)], ngram_words=13))
+    screening = ScreeningData(read_evaluation_ngrams([str(evaluation)], ngram_words=13))
     against = {"paths": [str(evaluation)], "drop": drop}
-    config, facts = extract(tmp_path, [SHIPS, DOGS], screen, decontamination=against)
-    sentences = [sentence for document in documents(config, facts)["sentences"].to_pylist() for sentence in document]
+    config, counts = extract(tmp_path, [SHIPS, DOGS], screening, decontamination=against)
+    sentences = [sentence for document in documents(config, counts)["sentences"].to_pylist() for sentence in document]
     assert sentences == ["A ship came in.", "Nobody was at the helm of it.", *kept]
-    assert sum(part.contaminated["RTE"] for part in facts) == 1
+    assert sum(chunk.contaminated["RTE"] for chunk in counts) == 1
 
 
 def test_a_quarantine_entry_is_listed_and_counted(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text(f'{{"text": "{SHIPS}"}}\n{{"text": \n')
     source = {"kind": "jsonl", "name": "own", "path": f"{tmp_path}/own.jsonl"}
-    config, facts = extract(tmp_path, [], sources=[source], chunk_mb=1)
-    assert (facts[0].refused, facts[0].documents, facts[0].lost_bytes) == (1, 1, 0)
+    config, counts = extract(tmp_path, [], sources=[source], chunk_mb=1)
+    assert (counts[0].refused, counts[0].documents, counts[0].lost_bytes) == (1, 1, 0)
     listed = json.loads(Path(quarantine_file(config.run_dir, 0)).read_text())
     assert (listed["file"], listed["reason"], listed["offset"]) == ("own.jsonl", "json_malformed", 58)
 
@@ -90,16 +90,16 @@ def test_sentences_with_a_hole_are_dropped_for_its_reason(tmp_path: Path) -> Non
     text = "Dogs bark. It meets {{jct|NY}} or {{jct|NJ}}. It is &lt;math>x&lt;/math> long. The {{GS|U-47}} sank."
     (tmp_path / "dump.xml").write_bytes(dump(page(1, "A", text)))
     source = {"path": f"{tmp_path}/dump.xml", "templates": {"GS": "submarine {1}"}}
-    config, facts = extract(tmp_path, [], sources=[source], chunk_mb=1)
-    assert documents(config, facts)["sentences"].to_pylist() == [["Dogs bark.", "The submarine U-47 sank."]]
-    assert facts[0].sentences_dropped == {"unknown_template": 1, "formula_or_code": 1}
-    assert facts[0].unknown_templates == {"jct": 2}
+    config, counts = extract(tmp_path, [], sources=[source], chunk_mb=1)
+    assert documents(config, counts)["sentences"].to_pylist() == [["Dogs bark.", "The submarine U-47 sank."]]
+    assert counts[0].sentences_dropped == {"unknown_template": 1, "formula_or_code": 1}
+    assert counts[0].unknown_templates == {"jct": 2}
 
 
 def test_the_size_of_the_file_of_a_chunk_is_counted(tmp_path: Path) -> None:
-    config, facts = extract(tmp_path, [SHIPS, DOGS])
+    config, counts = extract(tmp_path, [SHIPS, DOGS])
     sizes = [Path(chunk_file(config.run_dir, number)).stat().st_size for number in range(2)]
-    assert [part.file_bytes for part in facts] == sizes
+    assert [chunk.file_bytes for chunk in counts] == sizes
 
 
 def test_the_same_chunk_gives_the_same_bytes(tmp_path: Path) -> None:

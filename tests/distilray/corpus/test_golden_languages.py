@@ -6,7 +6,8 @@ import pytest
 
 from distilray.corpus.quality import count_holes, count_residue, per_thousand
 from distilray.corpus.sentences import split_sentences
-from distilray.corpus.wikitext.cleaning import HOLE, UNKNOWN, clean_wikitext
+from distilray.corpus.wikitext.arguments import HOLE, UNKNOWN
+from distilray.corpus.wikitext.cleaning import clean_wikitext
 from distilray.corpus.wikitext.sites import Site
 from distilray.corpus.writing_systems import count_words
 

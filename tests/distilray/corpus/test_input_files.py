@@ -88,7 +88,7 @@ def config(
 def extract(wanted: BuildCorpusConfig) -> list[ChunkCounts]:
     files = source_files(wanted)
     check_inputs(wanted, files)
-    return [extract_chunk(part, wanted, wanted.run_dir, ScreeningData()) for part in plan_chunks(wanted, files)]
+    return [extract_chunk(chunk, wanted, wanted.run_dir, ScreeningData()) for chunk in plan_chunks(wanted, files)]
 
 
 @pytest.mark.parametrize(("kind", "name", "data"), EMPTY)
@@ -96,17 +96,17 @@ def test_an_empty_file_among_others_is_counted_and_the_others_are_read(
     tmp_path: Path, kind: str, name: str, data: bytes
 ) -> None:
     good, content = GOOD[kind]
-    facts = extract(config(tmp_path, kind, {good: content, name: data, f"c{good}": content}))
-    assert sum(part.documents for part in facts) == 2
-    assert [reason for part in facts for reason in part.dropped.elements()] == ["empty"]
-    assert not any(part.refused or part.lost_bytes for part in facts)
+    counts = extract(config(tmp_path, kind, {good: content, name: data, f"c{good}": content}))
+    assert sum(chunk.documents for chunk in counts) == 2
+    assert [reason for chunk in counts for reason in chunk.dropped.elements()] == ["empty"]
+    assert not any(chunk.refused or chunk.lost_bytes for chunk in counts)
 
 
 def test_an_empty_file_is_counted_whatever_ends_a_document(tmp_path: Path) -> None:
     for way in ("line", "blank_line", "file"):
         (folder := tmp_path / way).mkdir()
-        facts = extract(config(folder, "text", {"a.txt": TEXT.encode(), "b.txt": b""}, document_per=way))
-        assert sum((part.dropped for part in facts), start=type(facts[0].dropped)()) == {"empty": 1}
+        counts = extract(config(folder, "text", {"a.txt": TEXT.encode(), "b.txt": b""}, document_per=way))
+        assert sum((chunk.dropped for chunk in counts), start=type(counts[0].dropped)()) == {"empty": 1}
 
 
 @pytest.mark.parametrize("kind", GOOD)
@@ -136,9 +136,9 @@ def test_a_dump_that_is_cut_short_is_refused_before_the_run(tmp_path: Path, frac
 
 
 def test_a_dump_that_is_cut_short_is_read_up_to_the_cut_if_the_recipe_allows_it(tmp_path: Path) -> None:
-    [facts] = extract(config(tmp_path, "wikipedia", {"a.xml": DUMP[:-40]}, fault_tolerance={"max_bad_fraction": 0.5}))
-    assert (facts.documents, facts.quarantined) == (3, {"cut_short": 1})
-    assert facts.lost_bytes == len(DUMP) - 40 - DUMP.rindex(b"<page>")
+    [counts] = extract(config(tmp_path, "wikipedia", {"a.xml": DUMP[:-40]}, fault_tolerance={"max_bad_fraction": 0.5}))
+    assert (counts.documents, counts.quarantined) == (3, {"cut_short": 1})
+    assert counts.lost_bytes == len(DUMP) - 40 - DUMP.rindex(b"<page>")
 
 
 @pytest.mark.parametrize("kind", [*GOOD, "wikipedia"])
@@ -221,5 +221,5 @@ def test_another_format_under_a_name_of_text_is_refused(tmp_path: Path, kind: st
     ("kind", "name"), [("text", "a.txt"), ("books", "a.txt"), ("jsonl", "a.jsonl"), ("csv", "a.tsv")]
 )
 def test_zstd_files_of_every_kind_are_read(tmp_path: Path, kind: str, name: str) -> None:
-    facts = extract(config(tmp_path, kind, {f"{name}.zst": zstd(GOOD[kind][1])}))
-    assert sum(part.documents for part in facts) == 1
+    counts = extract(config(tmp_path, kind, {f"{name}.zst": zstd(GOOD[kind][1])}))
+    assert sum(chunk.documents for chunk in counts) == 1

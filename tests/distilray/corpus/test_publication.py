@@ -11,29 +11,29 @@ from tests.distilray.corpus.small_corpus import extract
 TEXTS = [f"The dog number {number} barks. It is {'very ' * number}old." for number in range(6)]
 
 
-def part(number: int, *, source: int = 0, documents: int = 1, file_bytes: int = 10) -> dict[str, Any]:
+def chunk(number: int, *, source: int = 0, documents: int = 1, file_bytes: int = 10) -> dict[str, Any]:
     return {"number": number, "source": source, "documents": documents, "file_bytes": file_bytes}
 
 
 def test_chunks_share_a_group_up_to_its_size() -> None:
-    groups = plan_groups(iter([part(0), part(1), part(2)]), file_bytes=20)
+    groups = plan_groups(iter([chunk(0), chunk(1), chunk(2)]), file_bytes=20)
     assert [group.chunks for group in groups] == [(0, 1), (2,)]
 
 
 def test_a_group_holds_one_source() -> None:
-    assert [group.source for group in plan_groups(iter([part(0), part(1, source=1)]), file_bytes=99)] == [0, 1]
+    assert [group.source for group in plan_groups(iter([chunk(0), chunk(1, source=1)]), file_bytes=99)] == [0, 1]
 
 
 def test_chunks_without_documents_are_in_no_group() -> None:
-    assert plan_groups(iter([part(0, documents=0), part(1)]), file_bytes=99) == [ChunkGroup(0, 0, (1,))]
+    assert plan_groups(iter([chunk(0, documents=0), chunk(1)]), file_bytes=99) == [ChunkGroup(0, 0, (1,))]
 
 
 def published(folder: Path, texts: list[str], *, file_bytes: int = 1 << 20) -> tuple[Any, list[dict[str, Any]]]:
-    config, facts = extract(folder, texts)
+    config, counts = extract(folder, texts)
     for stage in plan_searches(config, len(texts)):
         for each in stage:
-            run_search(each, config, config.run_dir, [found.number for found in facts])
-    group = ChunkGroup(0, 0, tuple(found.number for found in facts))
+            run_search(each, config, config.run_dir, [each.number for each in counts])
+    group = ChunkGroup(0, 0, tuple(each.number for each in counts))
     done = publish_group(group, config.run_dir, file_bytes=file_bytes)
     return done, [row for name in sorted(done.outputs) for row in pq.read_table(folder / name).to_pylist()]
 

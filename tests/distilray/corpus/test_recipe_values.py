@@ -109,8 +109,8 @@ def test_a_chunk_has_the_size_of_the_recipe(tmp_path: Path, lines: dict[str, Any
         run.begin()
         with tasks_in_process(pipeline) as items:
             pipeline.build_corpus(config, run)
-        parts = [item for item in items if "ranges" in item]
-        assert len(parts) == pytest.approx(max(1, size / (megabytes * (1 << 20))), abs=1)
+        chunks = [item for item in items if "ranges" in item]
+        assert len(chunks) == pytest.approx(max(1, size / (megabytes * (1 << 20))), abs=1)
 
 
 @pytest.mark.parametrize(("megabytes", "documents"), [(0.001, 1), (0.01, 2)])

@@ -6,7 +6,7 @@ import pytest
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.corpus.report import SourceReport, corpus_counts, corpus_report, report_bytes, source_reports, summary
 
-PART: dict[str, Any] = {
+CHUNK: dict[str, Any] = {
     "stored_bytes": 1000, "text_bytes": 4000, "read": 10, "refused": 0, "lost_bytes": 0, "cpu_seconds": 2.0,
     "dropped": {"redirect": 4}, "sentences_dropped": {}, "unknown_templates": {"jct": 3}, "quarantined": {},
     "contaminated": {}, "seconds": {"read": 2.0},
@@ -17,9 +17,9 @@ GROUP: dict[str, Any] = {
 }  # fmt: skip
 
 
-def report(kind: str = "wikipedia", part: dict[str, Any] = PART) -> SourceReport:
+def report(kind: str = "wikipedia", chunk: dict[str, Any] = CHUNK) -> SourceReport:
     found = SourceReport("name", kind, files=1)
-    found.add_chunk(part)
+    found.add_chunk(chunk)
     found.add_group(GROUP)
     return found
 
@@ -39,8 +39,8 @@ def test_what_was_read_was_kept_or_dropped() -> None:
 
 
 def test_the_summary_says_why_documents_and_sentences_were_dropped_the_most_frequent_reason_first() -> None:
-    one = report(part={**PART, "read": 12, "dropped": {"too_short": 1, "redirect": 4, "list_like": 1}})
-    other = report("books", part={**PART, "sentences_dropped": {"formula_or_code": 1_200, "heading": 0}})
+    one = report(chunk={**CHUNK, "read": 12, "dropped": {"too_short": 1, "redirect": 4, "list_like": 1}})
+    other = report("books", chunk={**CHUNK, "sentences_dropped": {"formula_or_code": 1_200, "heading": 0}})
     assert summary([one, other]) == (
         "kept 10 of 22 documents (12 dropped: 8 redirect, 2 exact duplicate, 1 list-like, 1 too short), "
         "40 sentences (1,200 dropped: 1,200 formula or code), 400 words"
@@ -48,12 +48,12 @@ def test_the_summary_says_why_documents_and_sentences_were_dropped_the_most_freq
 
 
 def test_the_summary_names_what_was_quarantined() -> None:
-    damaged = report(part={**PART, "dropped": {}, "read": 6, "quarantined": {"bz2_damaged": 2}, "lost_bytes": 3_000})
+    damaged = report(chunk={**CHUNK, "dropped": {}, "read": 6, "quarantined": {"bz2_damaged": 2}, "lost_bytes": 3_000})
     assert summary([damaged]).endswith(", 200 words, quarantined: 2 bz2 damaged (3,000 bytes lost)")
 
 
 def test_the_summary_of_a_corpus_without_drops_is_short() -> None:
-    whole = report(part={**PART, "dropped": {}, "read": 6})
+    whole = report(chunk={**CHUNK, "dropped": {}, "read": 6})
     whole.dropped.clear()
     assert summary([whole]) == "kept 5 of 6 documents, 20 sentences, 200 words"
 
@@ -70,7 +70,7 @@ def test_a_lost_document_is_detected() -> None:
     [({}, 0.0), ({"lost_bytes": 100}, 0.1), ({"refused": 10}, 0.5), ({"lost_bytes": 100, "refused": 10}, 0.6)],
 )
 def test_the_bad_share_is_of_bytes_and_of_documents(values: dict[str, int], share: float) -> None:
-    assert report(part={**PART, **values}).bad_fraction == pytest.approx(share)
+    assert report(chunk={**CHUNK, **values}).bad_fraction == pytest.approx(share)
 
 
 def test_a_source_without_anything_is_not_bad() -> None:
@@ -96,7 +96,7 @@ def test_the_hours_for_the_whole_dump_follow_from_the_rate() -> None:
 
 
 def test_an_evaluation_set_without_a_hit_is_reported_too() -> None:
-    leaked = report(part={**PART, "contaminated": {"RTE": 2}})
+    leaked = report(chunk={**CHUNK, "contaminated": {"RTE": 2}})
     assert full(leaked, evaluation=("CoLA", "RTE"))["evaluation_sets"] == {
         "CoLA": {"documents": 0},
         "RTE": {"documents": 2},
@@ -105,17 +105,17 @@ def test_an_evaluation_set_without_a_hit_is_reported_too() -> None:
 
 def test_the_throughput_of_a_step_is_text_per_time() -> None:
     assert full(report())["stages"]["read"] == {"seconds": 2.0, "mb_per_s": 0.0}
-    assert full(report(part={**PART, "text_bytes": 4_000_000}))["stages"]["read"]["mb_per_s"] == 2.0
+    assert full(report(chunk={**CHUNK, "text_bytes": 4_000_000}))["stages"]["read"]["mb_per_s"] == 2.0
 
 
 def test_the_unknown_templates_of_all_chunks_are_listed_by_use() -> None:
-    both = report(part={**PART, "unknown_templates": {"jct": 2, "GS": 9}})
-    both.add_chunk(PART)
+    both = report(chunk={**CHUNK, "unknown_templates": {"jct": 2, "GS": 9}})
+    both.add_chunk(CHUNK)
     assert list(both.counts()["unknown_templates"].items()) == [("GS", 9), ("jct", 5)]
 
 
 def test_the_names_of_unknown_templates_are_limited() -> None:
-    many = report(part={**PART, "unknown_templates": {f"t{number}": 1 for number in range(3000)}})
+    many = report(chunk={**CHUNK, "unknown_templates": {f"t{number}": 1 for number in range(3000)}})
     assert len(many.unknown_templates) <= 1001
     assert sum(many.unknown_templates.values()) == 3000
     assert next(iter(many.counts()["unknown_templates"])) == "(others)"

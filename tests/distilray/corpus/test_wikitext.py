@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilray.corpus.wikitext.arguments import GAP
-from distilray.corpus.wikitext.cleaning import HOLE, clean_wikitext, remove_back_matter
+from distilray.corpus.wikitext.arguments import GAP, HOLE
+from distilray.corpus.wikitext.cleaning import clean_wikitext, remove_back_matter
 from distilray.corpus.wikitext.extensions import remove_extension_tags, restore_markup
 from distilray.corpus.wikitext.number_templates import quantity_text, superscript
 from distilray.corpus.wikitext.templates import RULES

@@ -7,57 +7,6 @@ from itertools import pairwise
 
 from distilray.corpus.writing_systems import join_lines
 
-_CONTEXT = 400  # characters
-_SHORT_BLOCK = 20  # a heading such as `CHAPTER`, whose number may be on the next line
-_PROSE_LINE = 50  # lines of verse are shorter
-_LONG_BLOCK = 60
-
-_PAGE = r"(?:pages?|pg\.?|p\.|seite|s\.|p[aá]g(?:ina)?\.?)"
-# Insertions by an editor. Captions may contain one nested bracket.
-_BRACKETED = (
-    r"\[(?:illustrations?|frontispiece|sidenote|footnotes?|decoration|music|map|plate|blank page|abbildung(?:en)?"
-    r"|fu(?:ß|ss)noten?|notes?(?= \d{1,4}:))\b"
-    r"(?:[^\[\]]|\[[^\[\]]{0,200}\]){0,4000}\]"
-    rf"|[\[{{](?:{_PAGE}[ _:]{{0,2}}\w{{1,5}}|p\d{{1,4}})(?:[-–]\w{{1,5}})? ?[\]}}]"
-    rf"|\{{\d{{1,4}}[a-z]?\}}|\[\d{{1,4}}\]"
-)
-# A page number on its own line. Four bare digits may be a year; Roman numerals in capitals may be a chapter.
-_LONE = (
-    rf"{_PAGE} ?\d{{1,4}}(?: (?:of|von|sur|de) \d{{1,4}})?"
-    rf"|\d{{1,3}}|[-–—~*=|<(]+ ?(?:{_PAGE} ?)?(?:\d{{1,4}}|[ivxl]{{1,7}}) ?[-–—~*=|>)]+"
-    r"|\[[ivxl]{1,7}\]"
-    r"|(?-i:(?=[ivxl]{2})(?:xc|xl|l?x{0,3})(?:ix|iv|v?i{0,3}))"
-)
-_INSERTION = re.compile(_BRACKETED, re.IGNORECASE)
-_BETWEEN_LINES = re.compile(rf"(?<=\S)[ \t]*\n\s*(?:(?:{_BRACKETED}|{_LONE})[ \t]*\n\s*)+(?=\S)", re.IGNORECASE)
-_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
-_PARAGRAPH_ENDED = re.compile(r"[.!?…][\"'”’)\]_*]*$")
-
-
-def remove_insertions(text: str) -> str:
-    """Remove page numbers and bracketed insertions of an editor, and join the sentences that they interrupt."""
-    return _INSERTION.sub("", _BETWEEN_LINES.sub(_join, text))
-
-
-def _join(match: re.Match[str]) -> str:
-    above = match.string[max(0, match.start() - _CONTEXT) : match.start()]
-    below = match.string[match.end() : match.end() + _CONTEXT]
-    block = _BLANK_LINE.split(above)[-1].strip()
-    if not _BLANK_LINE.search(match[0]):  # between lines that follow each other
-        return "\n" if len(block) > _SHORT_BLOCK else match[0]
-    return "\n" if _continues(block, below) else match[0]
-
-
-def _continues(block: str, below: str) -> bool:
-    """Return True if the last sentence of `block` continues in the text below the insertion."""
-    if _PARAGRAPH_ENDED.search(block) or block.isupper():
-        return False
-    if next(filter(str.isalpha, below), "A").islower() or block[-1] in ",;—–-":
-        return True
-    lines = block.split("\n")  # a capital letter may also follow a heading or a line of verse
-    return max(map(len, lines)) >= (_PROSE_LINE if len(lines) > 1 else _LONG_BLOCK)
-
-
 _MAX_WRAPPED = 100  # characters; Project Gutenberg wraps at 60 to 75, others at 80
 _WRAPPED_FRACTION = 0.98  # minimum fraction of lines within that limit
 _MAX_ENDED_FRACTION = 0.5  # lines that end like a sentence: about 0.1 of wrapped lines, nearly 1 of paragraphs
@@ -101,6 +50,32 @@ _QUOTES = "\"'“‘«"
 _PAGE_SIGNS = frozenset("0123456789ivxlcIVXLC")
 _IMPRINT = re.compile(r"[\W_]*(?:copyright,? (?:\W|\d|by\b)|all rights reserved\b).*", re.IGNORECASE | re.DOTALL)
 _BYLINE = re.compile(r"by (?:\b\w\.|[^.!?]){2,60}(?<!\.)", re.IGNORECASE)
+
+_CONTEXT = 400  # characters
+_SHORT_BLOCK = 20  # a heading such as `CHAPTER`, whose number may be on the next line
+_PROSE_LINE = 50  # lines of verse are shorter
+_LONG_BLOCK = 60
+
+_PAGE = r"(?:pages?|pg\.?|p\.|seite|s\.|p[aá]g(?:ina)?\.?)"
+# Insertions by an editor. Captions may contain one nested bracket.
+_BRACKETED = (
+    r"\[(?:illustrations?|frontispiece|sidenote|footnotes?|decoration|music|map|plate|blank page|abbildung(?:en)?"
+    r"|fu(?:ß|ss)noten?|notes?(?= \d{1,4}:))\b"
+    r"(?:[^\[\]]|\[[^\[\]]{0,200}\]){0,4000}\]"
+    rf"|[\[{{](?:{_PAGE}[ _:]{{0,2}}\w{{1,5}}|p\d{{1,4}})(?:[-–]\w{{1,5}})? ?[\]}}]"
+    rf"|\{{\d{{1,4}}[a-z]?\}}|\[\d{{1,4}}\]"
+)
+# A page number on its own line. Four bare digits may be a year; Roman numerals in capitals may be a chapter.
+_LONE = (
+    rf"{_PAGE} ?\d{{1,4}}(?: (?:of|von|sur|de) \d{{1,4}})?"
+    rf"|\d{{1,3}}|[-–—~*=|<(]+ ?(?:{_PAGE} ?)?(?:\d{{1,4}}|[ivxl]{{1,7}}) ?[-–—~*=|>)]+"
+    r"|\[[ivxl]{1,7}\]"
+    r"|(?-i:(?=[ivxl]{2})(?:xc|xl|l?x{0,3})(?:ix|iv|v?i{0,3}))"
+)
+_INSERTION = re.compile(_BRACKETED, re.IGNORECASE)
+_BETWEEN_LINES = re.compile(rf"(?<=\S)[ \t]*\n\s*(?:(?:{_BRACKETED}|{_LONE})[ \t]*\n\s*)+(?=\S)", re.IGNORECASE)
+_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+_PARAGRAPH_ENDED = re.compile(r"[.!?…][\"'”’)\]_*]*$")
 
 
 def book_prose(text: str) -> str:
@@ -188,3 +163,27 @@ def _is_title(rest: str) -> bool:
     """Return True if the text after `Chapter 1` is empty or a title: in capitals, or after a sign or line break."""
     words = rest.strip(" _*")
     return not words or words[0] in ".:,;—–-\n(" or words.isupper()
+
+
+def remove_insertions(text: str) -> str:
+    """Remove page numbers and bracketed insertions of an editor, and join the sentences that they interrupt."""
+    return _INSERTION.sub("", _BETWEEN_LINES.sub(_join, text))
+
+
+def _join(match: re.Match[str]) -> str:
+    above = match.string[max(0, match.start() - _CONTEXT) : match.start()]
+    below = match.string[match.end() : match.end() + _CONTEXT]
+    block = _BLANK_LINE.split(above)[-1].strip()
+    if not _BLANK_LINE.search(match[0]):  # between lines that follow each other
+        return "\n" if len(block) > _SHORT_BLOCK else match[0]
+    return "\n" if _continues(block, below) else match[0]
+
+
+def _continues(block: str, below: str) -> bool:
+    """Return True if the last sentence of `block` continues in the text below the insertion."""
+    if _PARAGRAPH_ENDED.search(block) or block.isupper():
+        return False
+    if next(filter(str.isalpha, below), "A").islower() or block[-1] in ",;—–-":
+        return True
+    lines = block.split("\n")  # a capital letter may also follow a heading or a line of verse
+    return max(map(len, lines)) >= (_PROSE_LINE if len(lines) > 1 else _LONG_BLOCK)

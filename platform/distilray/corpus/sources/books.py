@@ -17,6 +17,8 @@ from distilray.formats.lines import FileRange, byte_ranges
 from distilray.formats.streams import EmptyFileError, UnreadableError, read_whole, split_suffix, stored_size
 from distilray.runtime import storage
 
+_SUFFIXES = {".txt", ".text"}
+
 _BYTE_ORDER_MARKS = (  # UTF-32 LE before UTF-16 LE, whose mark is a prefix of it
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -49,6 +51,55 @@ _OTHER_ENCODING = (_NOT_WESTERN, _CAPITAL_INSIDE, _SIGN_INSIDE)
 # Mojibake: UTF-8 that was decoded as windows-1252 and encoded as UTF-8 again.
 _MOJIBAKE = re.compile(r"â€[\u0080-\u00bf˜™œšž“”¦¢¡]|Ã[\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|Â[\u00a0-\u00bf]")
 _MOJIBAKE_PREFIXES = ("â€", "Ã", "Â")
+
+
+def is_input(name: str) -> bool:
+    return split_suffix(name)[2] in _SUFFIXES
+
+
+def check_file(source: BooksSource, uri: str) -> None:
+    """Check that a file exists. If it is not a book, it is quarantined when it is read.
+
+    Raises:
+        EmptyFileError: if the file is empty.
+        InputError: if the file is missing.
+    """
+    if not stored_size(uri):
+        raise EmptyFileError(uri)
+    storage.read_range(uri, 0, 1)  # fails if access is denied
+
+
+def file_ranges(source: BooksSource, uri: str, name: str, *, chunk_bytes: int) -> list[FileRange]:
+    """Return one range, since a book is read whole."""
+    return byte_ranges(uri, name, chunk_bytes=chunk_bytes, divisible=False)
+
+
+def read_documents(
+    source: BooksSource, file_range: FileRange, *, max_document_bytes: int
+) -> Iterator[RawDocument | BadRow]:
+    """Read a book without Project Gutenberg boilerplate. Its key is the file name without suffix."""
+    key = split_suffix(file_range.name)[0]
+    try:
+        text, _ = decode(read_whole(file_range.uri, max_bytes=max_document_bytes))
+    except UnreadableError as error:
+        yield error.bad_row(file_range.name)
+        return
+    except EncodingError as error:
+        yield BadRow(file_range.name, 0, "encoding_unknown", f"{error}; convert the file to UTF-8")
+        return
+    if not text.strip():
+        return
+    book = read_book(text.replace("\r\n", "\n").replace("\r", "\n"))
+    if not book.body.strip():
+        yield BadRow(file_range.name, 0, "empty", "no text in the file")
+        return
+    title = book.title or key.rpartition("/")[2]
+    yield RawDocument(key, title, book.body, len(book.body.encode()))
+
+
+def prose(source: BooksSource, document: RawDocument) -> str:
+    """Return paragraphs separated by blank lines; see `book_prose`."""
+    return book_prose(document.text)
 
 
 class EncodingError(ValueError):
@@ -132,56 +183,3 @@ def _guess(data: bytes) -> str:
     if best is None:
         raise EncodingError("not text in any known encoding")
     return "cp1252" if "cp1252" in best.could_be_from_charset else best.encoding
-
-
-_SUFFIXES = {".txt", ".text"}
-
-
-def is_input(name: str) -> bool:
-    """Return True if a file in a folder is a book."""
-    return split_suffix(name)[2] in _SUFFIXES
-
-
-def check_file(source: BooksSource, uri: str) -> None:
-    """Check that a file exists. If it is not a book, it is quarantined when it is read.
-
-    Raises:
-        EmptyFileError: if the file is empty.
-        InputError: if the file is missing.
-    """
-    if not stored_size(uri):
-        raise EmptyFileError(uri)
-    storage.read_range(uri, 0, 1)  # fails if access is denied
-
-
-def file_ranges(source: BooksSource, uri: str, name: str, *, chunk_bytes: int) -> list[FileRange]:
-    """Return one range, since a book is read whole."""
-    return byte_ranges(uri, name, chunk_bytes=chunk_bytes, divisible=False)
-
-
-def read_documents(
-    source: BooksSource, file_range: FileRange, *, max_document_bytes: int
-) -> Iterator[RawDocument | BadRow]:
-    """Read a book without Project Gutenberg boilerplate. Its key is the file name without suffix."""
-    key = split_suffix(file_range.name)[0]
-    try:
-        text, _ = decode(read_whole(file_range.uri, max_bytes=max_document_bytes))
-    except UnreadableError as error:
-        yield error.bad_row(file_range.name)
-        return
-    except EncodingError as error:
-        yield BadRow(file_range.name, 0, "encoding_unknown", f"{error}; convert the file to UTF-8")
-        return
-    if not text.strip():
-        return
-    book = read_book(text.replace("\r\n", "\n").replace("\r", "\n"))
-    if not book.body.strip():
-        yield BadRow(file_range.name, 0, "empty", "no text in the file")
-        return
-    title = book.title or key.rpartition("/")[2]
-    yield RawDocument(key, title, book.body, len(book.body.encode()))
-
-
-def prose(source: BooksSource, document: RawDocument) -> str:
-    """Return paragraphs separated by blank lines; see `book_prose`."""
-    return book_prose(document.text)

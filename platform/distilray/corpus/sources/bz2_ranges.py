@@ -17,8 +17,8 @@ from distilray.formats.bad_rows import BadRow
 from distilray.formats.streams import UnreadableError
 from distilray.runtime import storage
 
-_CHUNK = 1 << 20
-_CACHED_CHUNKS = 4  # the search for blocks runs ahead of decoding
+_BUFFER_BYTES = 1 << 20
+_CACHED_BUFFERS = 4  # the search for blocks runs ahead of decoding
 _FEED_BYTES = 16 << 10  # decoder input; small, because all output of damaged input is lost
 _STREAM = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
 _STREAM_BYTES = 10
@@ -50,11 +50,11 @@ class TextSpan:
 
 
 class StoredFile:
-    """Random access to a stored file, with a cache of the last few chunks of 1 MiB. Use it as a context manager."""
+    """Random access to a stored file, with a cache of the last few buffers of 1 MiB. Use it as a context manager."""
 
     def __init__(self, uri: str) -> None:
         self._file = storage.open_file(uri)
-        self._chunks: dict[int, bytes] = {}
+        self._buffers: dict[int, bytes] = {}
         self.size: int = self._file.size()
 
     def __enter__(self) -> Self:
@@ -68,26 +68,28 @@ class StoredFile:
         end = min(offset + length, self.size)
         data = []
         while offset < end:
-            number, start = divmod(offset, _CHUNK)
-            data.append(self._chunk(number)[start : start + end - offset])
+            number, start = divmod(offset, _BUFFER_BYTES)
+            data.append(self._buffer(number)[start : start + end - offset])
             offset += len(data[-1])
         return data[0] if len(data) == 1 else b"".join(data)
 
-    def _chunk(self, number: int) -> bytes:
-        if number not in self._chunks:
-            while len(self._chunks) >= _CACHED_CHUNKS:
-                del self._chunks[next(iter(self._chunks))]
-            chunk = self._file.read_at(min(_CHUNK, self.size - number * _CHUNK), number * _CHUNK)
-            if not chunk:
-                raise OSError(f"the file was truncated to less than {number * _CHUNK:,} bytes while it was being read")
-            self._chunks[number] = chunk
-        return self._chunks[number]
+    def _buffer(self, number: int) -> bytes:
+        if number not in self._buffers:
+            while len(self._buffers) >= _CACHED_BUFFERS:
+                del self._buffers[next(iter(self._buffers))]
+            buffer = self._file.read_at(min(_BUFFER_BYTES, self.size - number * _BUFFER_BYTES), number * _BUFFER_BYTES)
+            if not buffer:
+                raise OSError(
+                    f"the file was truncated to less than {number * _BUFFER_BYTES:,} bytes while it was being read"
+                )
+            self._buffers[number] = buffer
+        return self._buffers[number]
 
 
 def find_stream(stored: StoredFile, start: int, end: int) -> int | None:
     """Return the offset of the first stream that starts in the bytes `start` to `end`, or None."""
-    for offset in range(start, end, _CHUNK):
-        length = min(_CHUNK, end - offset) + _STREAM_BYTES - 1
+    for offset in range(start, end, _BUFFER_BYTES):
+        length = min(_BUFFER_BYTES, end - offset) + _STREAM_BYTES - 1
         if header := _STREAM.search(stored.read(offset, length)):
             return offset + header.start()
     return None
@@ -202,7 +204,7 @@ def _stream_text(stored: StoredFile, start: int, meter: _ExpansionMeter) -> Gene
             raise UnreadableError("bz2_damaged", "the bz2 data is cut short", offset=verified_end)
         end += len(data)
         try:
-            text = decoder.decompress(data, _CHUNK)
+            text = decoder.decompress(data, _BUFFER_BYTES)
         except OSError as error:
             raise UnreadableError("bz2_damaged", f"a bz2 stream is damaged ({error})", offset=verified_end) from None
         buffer += text
@@ -212,7 +214,7 @@ def _stream_text(stored: StoredFile, start: int, meter: _ExpansionMeter) -> Gene
             detail = f"a bz2 stream expands more than {streams.MAX_EXPANSION}-fold, which no text does"
             raise UnreadableError("bz2_bomb", detail, offset=verified_end)
         # If the decoder asks for input without filling its output, the output ends with a verified block.
-        if buffer and (decoder.eof or (decoder.needs_input and len(text) < _CHUNK)):
+        if buffer and (decoder.eof or (decoder.needs_input and len(text) < _BUFFER_BYTES)):
             verified, buffer, verified_end = bytes(buffer), bytearray(), end
             yield TextSpan(start, verified)
     return end - len(decoder.unused_data)
@@ -220,9 +222,9 @@ def _stream_text(stored: StoredFile, start: int, meter: _ExpansionMeter) -> Gene
 
 def _block_marks(stored: StoredFile, start: int) -> Iterator[int]:
     """Yield the bit positions of the block marks from byte `start` on, and then that of the end of the file."""
-    for offset in range(start, stored.size, _CHUNK):
-        bits = _find_marks(stored.read(offset, _CHUNK + _MARK_BITS // 8), _BLOCK_MARK)
-        yield from (8 * offset + bit for bit in bits if bit < 8 * _CHUNK)
+    for offset in range(start, stored.size, _BUFFER_BYTES):
+        bits = _find_marks(stored.read(offset, _BUFFER_BYTES + _MARK_BITS // 8), _BLOCK_MARK)
+        yield from (8 * offset + bit for bit in bits if bit < 8 * _BUFFER_BYTES)
     yield 8 * stored.size
 
 

@@ -6,6 +6,49 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+_WORK = r"(?:the |this )?Project Gutenberg(?:'s|’s)?"
+_FLAGS = re.IGNORECASE | re.MULTILINE
+_HEADER_LIMIT = 60_000  # characters; the longest old "small print" has 15,000
+_LICENSE_LIMIT = 60_000  # characters; the license has 19,000
+_NEAR = 1_000  # characters between the plain-text end mark and the one with stars
+_HEADER_PARAGRAPHS = 80
+_SHORTEST_BOOK = 40  # characters
+
+# The closing stars may follow a long title two lines later, or be missing.
+_START = re.compile(
+    rf"^[ \t]*\*\*\*[ \t]*START OF {_WORK} E-?(?:BOOK|TEXT)(?:[^*\n]*(?:\n[^*\n]+){{0,2}}\*\*)?[^\n]*\n", _FLAGS
+)
+# A block of "small print": before the book until 2001, after it in 2002 and 2003.
+_SMALL_PRINT = re.compile(
+    r"^[ \t]*\*+[ \t]*START[ \t*]*THE SMALL PRINT(?:[^\n]*\n)+?[ \t]*\*+[ \t]*END[ \t*]*THE SMALL PRINT[^\n]*\n?"
+    r"|^[ \t]*\*+[ \t]*END[ \t*]*THE SMALL PRINT[^\n]*\n?",
+    _FLAGS,
+)
+_END = re.compile(rf"^[ \t]*\*\*\*[ \t]*END OF {_WORK} E-?(?:BOOK|TEXT)", _FLAGS)
+_PLAIN_END = re.compile(
+    rf"\n[ \t]*\n[ \t*]*(?:The )?End of {_WORK}[ \t]"
+    r"|\n[ \t]*\n[ \t*]*(?:Ende|Fin|Fine) (?:de|du|des|dieses|dell)\b[^\n]{0,20} Proje[ck]t Gutenberg\b",
+    _FLAGS,
+)
+_ETEXT = re.compile(rf"^[\W_]*(?:this is )?{_WORK}\b", _FLAGS)
+_NAMED_ETEXT = re.compile(rf"^[\W_]*(?:this is )?{_WORK}\s[^\n]{{0,40}}E-?(?:text|book)", _FLAGS)
+# Header paragraphs of an etext without a start mark. Some are repeated after the book.
+_HEADER = re.compile(
+    r"[\W_]*(?:(?:this is )?(?:the )?project gutenberg(?:'s|’s)?\b|copyright laws are changing|this header should be"
+    r"|please (?:take a look at the important|do not (?:change|remove)|note:? neither this)|to encourage this, we have"
+    r"|(?:these|this) e-?(?:text|book)s? (?:is|are|was|were) prepared by (?:hundreds|thousands)|welcome to the world of"
+    r"|e-?(?:text|book)s readable by both|information (?:on|about|prepared by)\b.{0,20}\bproject gutenberg"
+    r"|we (?:produce about|need your donations|are now trying to release|would prefer to send)|yes, we are"
+    r"|(?:title|author|editor|translator|illustrator|edition|language|character set(?: encoding)?|\w+ date):"
+    r"|this file (?:should be named|was first posted)|corrected editions of|versions based on separate"
+    r"|the [\"“]?legal small print|more information about this book is|the goal of project gutenberg"
+    r"|most people start at|just search by|example (?:command-line )?ftp"
+    r"|if you have an ftp program|all donations should)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+_TITLE = re.compile(r"^Title:[ \t]*(\S[^\n]*(?:\n[ \t]+\S[^\n]*)*)", _FLAGS)
+
 _EDGE = 40  # paragraphs at either end that may contain notices
 _CREDITS_EDGE = 12  # smaller, since the pattern for credits is less specific
 _MAX_INDENTED = 12  # paragraphs of a note under its heading
@@ -16,7 +59,7 @@ PARAGRAPH_BREAK = re.compile(r"\n(?:[ \t]*\n)+")
 
 
 def _pattern(source: str) -> re.Pattern[str]:
-    """Compile a pattern whose spaces match any white space, since lines may be wrapped."""
+    """Compile a pattern whose spaces match any whitespace, since lines may be wrapped."""
     return re.compile(source.replace(" ", r"\s+"), re.IGNORECASE | re.MULTILINE)
 
 
@@ -67,98 +110,6 @@ _STORE = _pattern(
     r"|[^\n\"“]{0,300}\b(?:smashwords\.com/|licen[sc]ed for your personal|may not be re-?sold|purchase your own copy)"
     r")"
 )
-
-
-def remove_notices(text: str, *, credited: bool = False) -> str:
-    """Remove unambiguous notices.
-
-    Args:
-        text: text of a book, whose lines may be wrapped.
-        credited: also remove credits of the people who made the file, as in files of Project Gutenberg.
-
-    Returns:
-        The remaining paragraphs, separated by single blank lines; the unchanged text if it has no notices.
-    """
-    paragraphs = PARAGRAPH_BREAK.split(_NOTE_IN_BRACKETS.sub("", text).strip("\n"))
-    count = len(paragraphs)
-    half = range(max(count // 2, count - _EDGE), count)
-    end = next((number for number in half if _NOTE_HEADING.fullmatch(paragraphs[number])), count)
-    kept: list[str] = []
-    skip = 0  # paragraphs that belong to the notice before them
-    for number, paragraph in enumerate(paragraphs[:end]):
-        is_edge = number < _EDGE or number >= half.start
-        if skip:
-            skip -= 1
-        elif not is_edge:
-            kept.append(paragraph)
-        elif _NOTE_HEADING.fullmatch(paragraph):
-            skip = _length_of_note(paragraphs[number + 1 : end])
-        elif _EDITION.match(paragraph):
-            skip = int(number + 1 < end and _LINK.match(paragraphs[number + 1]) is not None)
-        elif _NOTE_BEGIN.match(paragraph) or (credited and number < _CREDITS_EDGE and _CREDITS.match(paragraph)):
-            continue
-        elif rest := _without_license(paragraph):
-            kept.append(rest)
-    return "\n\n".join(kept).strip("\n") if kept != PARAGRAPH_BREAK.split(text.strip("\n")) else text
-
-
-def _length_of_note(following: list[str]) -> int:
-    """Return the number of paragraphs in a note: the one after its heading, and indented ones after that."""
-    indented = [all(line.startswith("    ") for line in text.split("\n")) for text in following[1:_MAX_INDENTED]]
-    return min(len(following), 1 + (indented.index(False) if False in indented else len(indented)))
-
-
-def _without_license(paragraph: str) -> str:
-    """Remove a store's notice: all lines from its first one, or if lines are not wrapped, each line that matches."""
-    lines = paragraph.split("\n")
-    if len(paragraph) > _MAX_LICENSE or max(map(len, lines)) > _MAX_WRAPPED:
-        return "\n".join(line for line in lines if not _STORE.match(line))
-    first = next((row for row in range(len(lines)) if _STORE.match("\n".join(lines[row:]))), len(lines))
-    return "\n".join(lines[:first])
-
-
-_WORK = r"(?:the |this )?Project Gutenberg(?:'s|’s)?"
-_FLAGS = re.IGNORECASE | re.MULTILINE
-_HEADER_LIMIT = 60_000  # characters; the longest old "small print" has 15,000
-_LICENSE_LIMIT = 60_000  # characters; the license has 19,000
-_NEAR = 1_000  # characters between the plain-text end mark and the one with stars
-_HEADER_PARAGRAPHS = 80
-_SHORTEST_BOOK = 40  # characters
-
-# The closing stars may follow a long title two lines later, or be missing.
-_START = re.compile(
-    rf"^[ \t]*\*\*\*[ \t]*START OF {_WORK} E-?(?:BOOK|TEXT)(?:[^*\n]*(?:\n[^*\n]+){{0,2}}\*\*)?[^\n]*\n", _FLAGS
-)
-# A block of "small print": before the book until 2001, after it in 2002 and 2003.
-_SMALL_PRINT = re.compile(
-    r"^[ \t]*\*+[ \t]*START[ \t*]*THE SMALL PRINT(?:[^\n]*\n)+?[ \t]*\*+[ \t]*END[ \t*]*THE SMALL PRINT[^\n]*\n?"
-    r"|^[ \t]*\*+[ \t]*END[ \t*]*THE SMALL PRINT[^\n]*\n?",
-    _FLAGS,
-)
-_END = re.compile(rf"^[ \t]*\*\*\*[ \t]*END OF {_WORK} E-?(?:BOOK|TEXT)", _FLAGS)
-_PLAIN_END = re.compile(
-    rf"\n[ \t]*\n[ \t*]*(?:The )?End of {_WORK}[ \t]"
-    r"|\n[ \t]*\n[ \t*]*(?:Ende|Fin|Fine) (?:de|du|des|dieses|dell)\b[^\n]{0,20} Proje[ck]t Gutenberg\b",
-    _FLAGS,
-)
-_ETEXT = re.compile(rf"^[\W_]*(?:this is )?{_WORK}\b", _FLAGS)
-_NAMED_ETEXT = re.compile(rf"^[\W_]*(?:this is )?{_WORK}\s[^\n]{{0,40}}E-?(?:text|book)", _FLAGS)
-# Header paragraphs of an etext without a start mark. Some are repeated after the book.
-_HEADER = re.compile(
-    r"[\W_]*(?:(?:this is )?(?:the )?project gutenberg(?:'s|’s)?\b|copyright laws are changing|this header should be"
-    r"|please (?:take a look at the important|do not (?:change|remove)|note:? neither this)|to encourage this, we have"
-    r"|(?:these|this) e-?(?:text|book)s? (?:is|are|was|were) prepared by (?:hundreds|thousands)|welcome to the world of"
-    r"|e-?(?:text|book)s readable by both|information (?:on|about|prepared by)\b.{0,20}\bproject gutenberg"
-    r"|we (?:produce about|need your donations|are now trying to release|would prefer to send)|yes, we are"
-    r"|(?:title|author|editor|translator|illustrator|edition|language|character set(?: encoding)?|\w+ date):"
-    r"|this file (?:should be named|was first posted)|corrected editions of|versions based on separate"
-    r"|the [\"“]?legal small print|more information about this book is|the goal of project gutenberg"
-    r"|most people start at|just search by|example (?:command-line )?ftp"
-    r"|if you have an ftp program|all donations should)",
-    re.IGNORECASE | re.DOTALL,
-)
-
-_TITLE = re.compile(r"^Title:[ \t]*(\S[^\n]*(?:\n[ \t]+\S[^\n]*)*)", _FLAGS)
 
 
 @dataclass(frozen=True)
@@ -234,3 +185,51 @@ def _body_end(text: str) -> int:
 def _title(header: str) -> str:
     match = _TITLE.search(header)
     return " ".join(match[1].split()) if match else ""
+
+
+def remove_notices(text: str, *, credited: bool = False) -> str:
+    """Remove unambiguous notices.
+
+    Args:
+        text: text of a book, whose lines may be wrapped.
+        credited: also remove credits of the people who made the file, as in files of Project Gutenberg.
+
+    Returns:
+        The remaining paragraphs, separated by single blank lines; the unchanged text if it has no notices.
+    """
+    paragraphs = PARAGRAPH_BREAK.split(_NOTE_IN_BRACKETS.sub("", text).strip("\n"))
+    count = len(paragraphs)
+    half = range(max(count // 2, count - _EDGE), count)
+    end = next((number for number in half if _NOTE_HEADING.fullmatch(paragraphs[number])), count)
+    kept: list[str] = []
+    skip = 0  # paragraphs that belong to the notice before them
+    for number, paragraph in enumerate(paragraphs[:end]):
+        is_edge = number < _EDGE or number >= half.start
+        if skip:
+            skip -= 1
+        elif not is_edge:
+            kept.append(paragraph)
+        elif _NOTE_HEADING.fullmatch(paragraph):
+            skip = _length_of_note(paragraphs[number + 1 : end])
+        elif _EDITION.match(paragraph):
+            skip = int(number + 1 < end and _LINK.match(paragraphs[number + 1]) is not None)
+        elif _NOTE_BEGIN.match(paragraph) or (credited and number < _CREDITS_EDGE and _CREDITS.match(paragraph)):
+            continue
+        elif rest := _without_license(paragraph):
+            kept.append(rest)
+    return "\n\n".join(kept).strip("\n") if kept != PARAGRAPH_BREAK.split(text.strip("\n")) else text
+
+
+def _length_of_note(following: list[str]) -> int:
+    """Return the number of paragraphs in a note: the one after its heading, and indented ones after that."""
+    indented = [all(line.startswith("    ") for line in text.split("\n")) for text in following[1:_MAX_INDENTED]]
+    return min(len(following), 1 + (indented.index(False) if False in indented else len(indented)))
+
+
+def _without_license(paragraph: str) -> str:
+    """Remove a store's notice: all lines from its first one, or if lines are not wrapped, each line that matches."""
+    lines = paragraph.split("\n")
+    if len(paragraph) > _MAX_LICENSE or max(map(len, lines)) > _MAX_WRAPPED:
+        return "\n".join(line for line in lines if not _STORE.match(line))
+    first = next((row for row in range(len(lines)) if _STORE.match("\n".join(lines[row:]))), len(lines))
+    return "\n".join(lines[:first])

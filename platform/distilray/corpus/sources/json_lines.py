@@ -21,7 +21,6 @@ _FIX = "write one JSON object per line"
 
 
 def is_input(name: str) -> bool:
-    """Return True if a file in a folder contains JSON lines."""
     return split_suffix(name)[2] in _SUFFIXES
 
 

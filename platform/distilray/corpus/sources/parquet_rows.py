@@ -24,7 +24,6 @@ _MAX_BATCH_ROWS = 256
 
 
 def is_input(name: str) -> bool:
-    """Return True if a file in a folder is Parquet."""
     return name.lower().endswith((".parquet", ".pq"))
 
 

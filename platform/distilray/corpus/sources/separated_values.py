@@ -18,7 +18,6 @@ _METADATA_BYTES = 1 << 20  # limit for the fields of a row other than its text
 
 
 def is_input(name: str) -> bool:
-    """Return True if a file in a folder is CSV or TSV."""
     return split_suffix(name)[2] in _SUFFIXES
 
 

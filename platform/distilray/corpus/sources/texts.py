@@ -29,7 +29,6 @@ _HEADING = re.compile(r"= {0} =|(?P<signs>=(?: ?=){{1,5}}) ?{0} ?(?P=signs)".for
 
 
 def is_input(name: str) -> bool:
-    """Return True if a file in a folder is plain text."""
     return split_suffix(name)[2] in _SUFFIXES
 
 

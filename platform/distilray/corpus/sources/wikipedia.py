@@ -36,7 +36,7 @@ from distilray.formats.streams import CUT_SHORT, UnreadableError, stored_size
 
 # The names of numbered dump files contain their first and last page id: `*-pages-articles1.xml-p1p41242`.
 _NUMBERED = re.compile(r"\.xml-p([0-9]+)p([0-9]+)(?:\.bz2)?$", re.IGNORECASE)
-_CHUNK = 1 << 20
+_BUFFER_BYTES = 1 << 20
 _STREAM_SEARCH_BYTES = 32 << 20  # generous: the second stream of a multistream dump starts in the first kilobytes
 _TAIL_BYTES = 4 << 10
 _TAIL_TEXT = 64
@@ -62,7 +62,6 @@ _DROP_REASONS: tuple[tuple[str, Callable[[Page], bool]], ...] = (
 
 
 def is_input(name: str) -> bool:
-    """Return True if a file in a folder is a dump, by its name."""
     file = name.rpartition("/")[2].lower()
     return (file.endswith((".xml", ".bz2")) or _NUMBERED.search(file) is not None) and "index" not in file
 
@@ -152,7 +151,7 @@ def _document(file_range: FileRange, raw: RawPage, site: Site, max_bytes: int) -
 
 
 def _key(file: str, page_id: int) -> str:
-    """Return the page id, prefixed with the file name if it is outside the ids of a numbered file."""
+    """Return the page id. A numbered file whose ids are outside its own range adds its name."""
     numbered = _NUMBERED.search(file)
     if numbered and not int(numbered[1]) <= page_id <= int(numbered[2]):
         return f"{file}:{page_id}"
@@ -178,8 +177,8 @@ def _read_plain(stored: StoredFile, name: str, start: int, end: int) -> Iterator
     for first, last in ((start, end), (end, stored.size)):
         if first < last:
             yield TextSpan(first, b"", exact=True)
-        for offset in range(first, last, _CHUNK):
-            yield TextSpan(offset, stored.read(offset, min(_CHUNK, last - offset)), exact=True)
+        for offset in range(first, last, _BUFFER_BYTES):
+            yield TextSpan(offset, stored.read(offset, min(_BUFFER_BYTES, last - offset)), exact=True)
 
 
 _SPAN_READERS: Mapping[str, Callable[[StoredFile, str, int, int], Iterator[TextSpan | BadRow]]] = {

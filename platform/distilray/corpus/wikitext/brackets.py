@@ -8,35 +8,6 @@ from collections.abc import Callable
 
 from distilray.corpus.wikitext.sites import CATEGORY, FILE, MEDIA, SITES, Site
 
-_LANGUAGES = frozenset(SITES["language_codes"].split())
-_NOT_IN_PIPE_TRICK = re.compile(r"^:?[^:]*:|\s*\([^()]*\)$|,.*$")
-
-
-def link_text(target: str, label: Callable[[], str | None], site: Site) -> str:
-    """Return the visible text of a link; empty for images, categories and interlanguage links.
-
-    Args:
-        target: title of the linked page.
-        label: returns the text after the separator, or None if there is none. Called only if the link is visible.
-        site: wiki with the names of its namespaces.
-    """
-    target = target.strip()
-    prefix, colon, _ = target.partition(":")
-    namespace = site.namespace_of(prefix) if colon and prefix else None
-    if namespace in (FILE, CATEGORY) or (colon and namespace is None and prefix.strip().lower() in _LANGUAGES):
-        return ""
-    text = label()
-    if text is None:
-        return "" if namespace == MEDIA else target.removeprefix(":")
-    return text or _NOT_IN_PIPE_TRICK.sub("", target)  # [[Rome (city)|]] shows "Rome"
-
-
-def is_image_link(target: str, site: Site) -> bool:
-    """Return True if a link shows an image."""
-    prefix, colon, _ = target.partition(":")
-    return bool(colon) and site.namespace_of(prefix) == FILE
-
-
 # Lookaheads are bounded to keep the pass linear. Page titles have at most 255 bytes.
 _TOKEN = re.compile(
     r"(\[\[[^\[\]{}\n<]{1,300}\]\]|\{\{[^\[\]{}\n<]{1,300}\}\})"  # the common case: no nested brackets
@@ -51,6 +22,9 @@ _TOKEN = re.compile(
 
 Closings = dict[int, tuple[int, int]]
 """Start and end of the closing bracket, by the position of the opening one."""
+
+_LANGUAGES = frozenset(SITES["language_codes"].split())
+_NOT_IN_PIPE_TRICK = re.compile(r"^:?[^:]*:|\s*\([^()]*\)$|,.*$")
 
 
 def match_brackets(text: str) -> Closings:
@@ -138,3 +112,28 @@ class _BracketMatcher:
                 positions.append(token.start())
         elif positions and positions[-1] > outer:
             self.closings[positions.pop()] = (token.start(), token.end())
+
+
+def link_text(target: str, label: Callable[[], str | None], site: Site) -> str:
+    """Return the visible text of a link; empty for images, categories and interlanguage links.
+
+    Args:
+        target: title of the linked page.
+        label: returns the text after the separator, or None if there is none. Called only if the link is visible.
+        site: wiki with the names of its namespaces.
+    """
+    target = target.strip()
+    prefix, colon, _ = target.partition(":")
+    namespace = site.namespace_of(prefix) if colon and prefix else None
+    if namespace in (FILE, CATEGORY) or (colon and namespace is None and prefix.strip().lower() in _LANGUAGES):
+        return ""
+    text = label()
+    if text is None:
+        return "" if namespace == MEDIA else target.removeprefix(":")
+    return text or _NOT_IN_PIPE_TRICK.sub("", target)  # [[Rome (city)|]] shows "Rome"
+
+
+def is_image_link(target: str, site: Site) -> bool:
+    """Return True if a link shows an image."""
+    prefix, colon, _ = target.partition(":")
+    return bool(colon) and site.namespace_of(prefix) == FILE

@@ -13,78 +13,6 @@ from distilray.corpus.wikitext.arguments import GAP, HOLE, UNKNOWN, UNKNOWN_PATT
 from distilray.corpus.wikitext.extensions import mask_literal_markup, protect_markup
 from distilray.corpus.writing_systems import join_lines
 
-_PLACEHOLDER = re.compile(f"[{GAP}{HOLE}{UNKNOWN}]")
-_GAPS = re.compile(f"{GAP}(?: ?{GAP})+")
-# Most gaps are references between a word or sign and a space. They need no repair.
-_PLAIN_GAP = re.compile(rf"(?<=[^\s(\[\"“]){GAP}(?=$| [^\s,.;:!?)\]–])")
-_ASIDE = re.compile(r"\(([^()]*)\)")
-_BRACKETS = re.compile(r"[(\[]([^()\[\]]*)[)\]]")
-_QUOTES = re.compile(rf"(?<!\S)[\"“] ?{GAP} ?[\"”](?!\S)")
-_SEPARATORS = re.compile(f"[ ,;:/–—{GAP}-]+")
-_LOOSE_SIGNS = (" ,", " .", " )", "( ")
-_TIGHT_SIGNS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r" ([,.])(?=\s|$|[\"')\]])(?<!\w \.(?= [a-z]))"), r"\1"),  # but "press . to repeat"
-    (re.compile(r"(?<![:;])\( "), "("),  # but ":( is sad"
-    (re.compile(r" \)"), ")"),
-    (re.compile(r"^(?:\.{2,}|…) ?(?=\w)"), ""),
-)
-
-
-def repair_gaps(paragraph: str) -> str:
-    """Remove gaps, and asides with a hole, from a paragraph with single spaces."""
-    if _PLACEHOLDER.search(paragraph):
-        paragraph = _ASIDE.sub(_remove_aside_with_hole, paragraph)
-        paragraph = _PLAIN_GAP.sub("", _GAPS.sub(_merge_gaps, paragraph))
-    if GAP in paragraph:
-        paragraph = _QUOTES.sub(GAP, _BRACKETS.sub(_remove_empty_brackets, paragraph))
-        paragraph = _SEPARATORS.sub(
-            _join_separators, paragraph.lstrip(f" ,;:)]{GAP}") if _starts_with_gap(paragraph) else paragraph
-        )
-    if any(sign in paragraph for sign in _LOOSE_SIGNS) or paragraph.startswith(("..", "…")):
-        for pattern, replacement in _TIGHT_SIGNS:
-            paragraph = pattern.sub(replacement, paragraph)
-    return paragraph
-
-
-def _starts_with_gap(paragraph: str) -> bool:
-    return paragraph.lstrip(" ,;:)]").startswith(GAP)
-
-
-def _merge_gaps(gaps: re.Match[str]) -> str:
-    return f"{GAP} " if " " in gaps[0] else GAP
-
-
-def _remove_aside_with_hole(aside: re.Match[str]) -> str:
-    return GAP if HOLE in aside[1] or UNKNOWN in aside[1] else aside[0]
-
-
-def _remove_empty_brackets(brackets: re.Match[str]) -> str:
-    """Replace brackets that contain only separators with a gap."""
-    is_empty = GAP in brackets[1] and brackets[1].strip(f" ,;:/–—{GAP}-") in ("", "or", "and")
-    return GAP if is_empty else brackets[0]
-
-
-def _join_separators(separators: re.Match[str]) -> str:
-    """Merge the separators on both sides of a gap."""
-    run, text = separators[0], separators.string
-    if GAP not in run:
-        return run
-    following = text[separators.end() : separators.end() + 2]
-    if text[separators.start() - 1 : separators.start()] in ("(", "[") or following[:1] in (")", "]"):
-        return ""
-    parts = run.split(GAP)
-    signs = [part for part in parts if part.strip()]
-    if not signs:
-        is_end = following[:1] in (".", "!", "?") and not following[1:].isalnum()
-        return " " if " " in run and not (is_end and parts[0]) else ""
-    first, sign = signs[0], signs[0].strip()
-    if len(signs) > 1 and sign[-1] in ",;:" and signs[-1].strip()[0] not in ",;:":
-        return first.rstrip() + signs[-1]  # e.g. a comma and a dash, which are both needed
-    before, _, after = run.partition(sign)
-    is_spaced = " " in before and (sign[0] not in ",;:" or (sign[0] != "," and not parts[0].isspace()))
-    return f"{' ' if is_spaced else ''}{sign}{' ' if ' ' in after else ''}"
-
-
 LIST_MARK = "\ue001"  # starts a list item or preformatted line (a private-use character)
 
 _APOSTROPHE = "\ue003"  # a real apostrophe next to quotes for italic
@@ -104,6 +32,22 @@ _UNKNOWN = re.compile(UNKNOWN_PATTERN)
 _UNKNOWN_NOTE = re.compile(
     rf"(?<=[.,;:!?…。、！？।؟)\"”»{GAP}])(?:{UNKNOWN_PATTERN}{GAP}*)+(?=\s|$)"
     rf"|(?<=[.!?…])\s+(?:{UNKNOWN_PATTERN}\s*)+$"
+)
+
+_PLACEHOLDER = re.compile(f"[{GAP}{HOLE}{UNKNOWN}]")
+_GAPS = re.compile(f"{GAP}(?: ?{GAP})+")
+# Most gaps are references between a word or sign and a space. They need no repair.
+_PLAIN_GAP = re.compile(rf"(?<=[^\s(\[\"“]){GAP}(?=$| [^\s,.;:!?)\]–])")
+_ASIDE = re.compile(r"\(([^()]*)\)")
+_BRACKETS = re.compile(r"[(\[]([^()\[\]]*)[)\]]")
+_QUOTES = re.compile(rf"(?<!\S)[\"“] ?{GAP} ?[\"”](?!\S)")
+_SEPARATORS = re.compile(f"[ ,;:/–—{GAP}-]+")
+_LOOSE_SIGNS = (" ,", " .", " )", "( ")
+_TIGHT_SIGNS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r" ([,.])(?=\s|$|[\"')\]])(?<!\w \.(?= [a-z]))"), r"\1"),  # but "press . to repeat"
+    (re.compile(r"(?<![:;])\( "), "("),  # but ":( is sad"
+    (re.compile(r" \)"), ")"),
+    (re.compile(r"^(?:\.{2,}|…) ?(?=\w)"), ""),
 )
 
 
@@ -182,3 +126,58 @@ def _finish(paragraph: str) -> str:
     if UNKNOWN in paragraph:
         paragraph = _UNKNOWN_NOTE.sub(GAP, paragraph)
     return repair_gaps(paragraph).strip()
+
+
+def repair_gaps(paragraph: str) -> str:
+    """Remove gaps, and asides with a hole, from a paragraph with single spaces."""
+    if _PLACEHOLDER.search(paragraph):
+        paragraph = _ASIDE.sub(_remove_aside_with_hole, paragraph)
+        paragraph = _PLAIN_GAP.sub("", _GAPS.sub(_merge_gaps, paragraph))
+    if GAP in paragraph:
+        paragraph = _QUOTES.sub(GAP, _BRACKETS.sub(_remove_empty_brackets, paragraph))
+        paragraph = _SEPARATORS.sub(
+            _join_separators, paragraph.lstrip(f" ,;:)]{GAP}") if _starts_with_gap(paragraph) else paragraph
+        )
+    if any(sign in paragraph for sign in _LOOSE_SIGNS) or paragraph.startswith(("..", "…")):
+        for pattern, replacement in _TIGHT_SIGNS:
+            paragraph = pattern.sub(replacement, paragraph)
+    return paragraph
+
+
+def _starts_with_gap(paragraph: str) -> bool:
+    return paragraph.lstrip(" ,;:)]").startswith(GAP)
+
+
+def _merge_gaps(gaps: re.Match[str]) -> str:
+    return f"{GAP} " if " " in gaps[0] else GAP
+
+
+def _remove_aside_with_hole(aside: re.Match[str]) -> str:
+    return GAP if HOLE in aside[1] or UNKNOWN in aside[1] else aside[0]
+
+
+def _remove_empty_brackets(brackets: re.Match[str]) -> str:
+    """Replace brackets that contain only separators with a gap."""
+    is_empty = GAP in brackets[1] and brackets[1].strip(f" ,;:/–—{GAP}-") in ("", "or", "and")
+    return GAP if is_empty else brackets[0]
+
+
+def _join_separators(separators: re.Match[str]) -> str:
+    """Merge the separators on both sides of a gap."""
+    run, text = separators[0], separators.string
+    if GAP not in run:
+        return run
+    following = text[separators.end() : separators.end() + 2]
+    if text[separators.start() - 1 : separators.start()] in ("(", "[") or following[:1] in (")", "]"):
+        return ""
+    parts = run.split(GAP)
+    signs = [part for part in parts if part.strip()]
+    if not signs:
+        is_end = following[:1] in (".", "!", "?") and not following[1:].isalnum()
+        return " " if " " in run and not (is_end and parts[0]) else ""
+    first, sign = signs[0], signs[0].strip()
+    if len(signs) > 1 and sign[-1] in ",;:" and signs[-1].strip()[0] not in ",;:":
+        return first.rstrip() + signs[-1]  # e.g. a comma and a dash, which are both needed
+    before, _, after = run.partition(sign)
+    is_spaced = " " in before and (sign[0] not in ",;:" or (sign[0] != "," and not parts[0].isspace()))
+    return f"{' ' if is_spaced else ''}{sign}{' ' if ' ' in after else ''}"

@@ -31,44 +31,6 @@ _MONTHS = (
     "July", "August", "September", "October", "November", "December",
 )  # fmt: skip
 
-
-def date(arguments: Arguments) -> str:
-    """Render unnamed year, month and day as "May 12, 1990", or with `df` as "12 May 1990"."""
-    parts = [part for part in arguments.positional()[:3] if part]
-    month = month_name(parts[1]) if len(parts) > 1 else ""
-    year = parts[0] if parts else ""
-    day = parts[2].lstrip("0") if len(parts) > 2 else ""
-    if arguments.get("df") or not day:
-        return " ".join(part for part in (day, month, year) if part)
-    return f"{month} {day}, {year}"
-
-
-def as_of(arguments: Arguments) -> str:
-    """Render `as of`: "As of April 2010", "since 2014", or the text of `alt`."""
-    if arguments.get("alt"):
-        return arguments.get("alt")
-    words = "since" if arguments.get("since") else "as of"
-    prefix = words if arguments.get("lc") else words.capitalize()
-    is_american = arguments.get("df").lower() == "us"
-    return f"{prefix} {date(Arguments({**arguments.values, 'df': '' if is_american else 'y'}))}"
-
-
-def month_name(text: str) -> str:
-    """Return the name of a month by its number. Other text is unchanged."""
-    number = int(text) if text.isdecimal() and len(text) <= 2 else 0
-    return _MONTHS[number - 1] if 1 <= number <= 12 else text
-
-
-def span(prefix: str) -> Rule:
-    """Return the rule for "c. 1200", or "fl. 1200–1250" with two dates."""
-    return lambda arguments: prefix + "–".join(value for value in arguments.positional()[:2] if value)
-
-
-def years_ago(unit: str) -> Rule:
-    """Return the rule for "65 million years ago", or "70–65 million years ago" with two numbers."""
-    return lambda arguments: "–".join(value for value in arguments.positional()[:2] if value) + f" {unit} ago"
-
-
 _FIELD = re.compile(r"\{([^{}]+)\}")
 _FUNCTION_PREFIXES = ("subst:", "safesubst:")
 
@@ -218,6 +180,43 @@ def _citation(form: str) -> Rule:
 def _coordinates(arguments: Arguments) -> str:
     display = arguments.get("display")
     return HOLE if not display or "inline" in display else ""
+
+
+def date(arguments: Arguments) -> str:
+    """Render unnamed year, month and day as "May 12, 1990", or with `df` as "12 May 1990"."""
+    parts = [part for part in arguments.positional()[:3] if part]
+    month = month_name(parts[1]) if len(parts) > 1 else ""
+    year = parts[0] if parts else ""
+    day = parts[2].lstrip("0") if len(parts) > 2 else ""
+    if arguments.get("df") or not day:
+        return " ".join(part for part in (day, month, year) if part)
+    return f"{month} {day}, {year}"
+
+
+def as_of(arguments: Arguments) -> str:
+    """Render `as of`: "As of April 2010", "since 2014", or the text of `alt`."""
+    if arguments.get("alt"):
+        return arguments.get("alt")
+    words = "since" if arguments.get("since") else "as of"
+    prefix = words if arguments.get("lc") else words.capitalize()
+    is_american = arguments.get("df").lower() == "us"
+    return f"{prefix} {date(Arguments({**arguments.values, 'df': '' if is_american else 'y'}))}"
+
+
+def month_name(text: str) -> str:
+    """Return the name of a month by its number. Other text is unchanged."""
+    number = int(text) if text.isdecimal() and len(text) <= 2 else 0
+    return _MONTHS[number - 1] if 1 <= number <= 12 else text
+
+
+def span(prefix: str) -> Rule:
+    """Return the rule for "c. 1200", or "fl. 1200–1250" with two dates."""
+    return lambda arguments: prefix + "–".join(value for value in arguments.positional()[:2] if value)
+
+
+def years_ago(unit: str) -> Rule:
+    """Return the rule for "65 million years ago", or "70–65 million years ago" with two numbers."""
+    return lambda arguments: "–".join(value for value in arguments.positional()[:2] if value) + f" {unit} ago"
 
 
 _MAX_CACHED = 10_000  # template names

@@ -23,8 +23,8 @@ def read(folder: Path, data: bytes, name: str = "a.txt", limit: int = 10_000) ->
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(data)
     source = BooksSource(kind="books", path=str(folder))
-    (part,) = books.file_ranges(source, str(file), name, chunk_bytes=10)
-    (found,) = books.read_documents(source, part, max_document_bytes=limit)
+    (file_range,) = books.file_ranges(source, str(file), name, chunk_bytes=10)
+    (found,) = books.read_documents(source, file_range, max_document_bytes=limit)
     return found
 
 

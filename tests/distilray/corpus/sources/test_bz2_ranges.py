@@ -49,15 +49,15 @@ def read(reader: Reader, uri: str, start: int = 0, end: int | None = None) -> li
     """Return the output of a reader for a range, without spans that start after it."""
     with StoredFile(uri) as stored:
         behind = stored.size if end is None else end
-        return [piece for piece in reader(stored, "f", start, behind) if piece.offset < behind]
+        return [span for span in reader(stored, "f", start, behind) if span.offset < behind]
 
 
-def text(pieces: list[TextSpan | BadRow]) -> bytes:
-    return b"".join(piece.data for piece in pieces if isinstance(piece, TextSpan))
+def text(spans: list[TextSpan | BadRow]) -> bytes:
+    return b"".join(span.data for span in spans if isinstance(span, TextSpan))
 
 
-def faults(pieces: list[TextSpan | BadRow]) -> list[BadRow]:
-    return [piece for piece in pieces if isinstance(piece, BadRow)]
+def faults(spans: list[TextSpan | BadRow]) -> list[BadRow]:
+    return [span for span in spans if isinstance(span, BadRow)]
 
 
 def ranges(size: int, chunk_bytes: int) -> list[tuple[int, int]]:
@@ -146,7 +146,7 @@ def test_a_damaged_block_is_reported_and_the_next_is_read(tmp_path: Path) -> Non
 @settings(max_examples=12, deadline=None)
 def test_damage_never_looks_like_text(tmp_path_factory: pytest.TempPathFactory, reader: Reader, at: int) -> None:
     uri = write(tmp_path_factory.getbasetemp(), damaged(ONE, at), "damaged.bz2")
-    assert all(piece.data in LONG for piece in read(reader, uri) if isinstance(piece, TextSpan))
+    assert all(span.data in LONG for span in read(reader, uri) if isinstance(span, TextSpan))
 
 
 def test_a_stream_that_is_cut_short_is_reported(tmp_path: Path) -> None:

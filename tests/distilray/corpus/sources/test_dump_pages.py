@@ -16,8 +16,8 @@ XML = dump(*PAGES)
 DAMAGE = BadRow("f", 50, "bz2_damaged", "damaged", 9)
 
 
-def cut(pieces: list[TextSpan | BadRow], end: int = 1 << 30, max_bytes: int = 1 << 20) -> list[RawPage | BadRow]:
-    return list(split_pages(pieces, end=end, max_bytes=max_bytes))
+def split(spans: list[TextSpan | BadRow], end: int = 1 << 30, max_bytes: int = 1 << 20) -> list[RawPage | BadRow]:
+    return list(split_pages(spans, end=end, max_bytes=max_bytes))
 
 
 def xml_of(found: list[RawPage | BadRow]) -> list[str]:
@@ -34,35 +34,35 @@ def refusal(xml: str | bytes) -> UnreadableError:
 @given(borders=st.lists(st.integers(0, len(XML))))
 def test_pages_are_split_alike_for_any_spans(borders: list[int]) -> None:
     bounds = [0, *sorted(borders), len(XML)]
-    pieces = [TextSpan(7, XML[begin:end]) for begin, end in pairwise(bounds)]
-    assert xml_of(cut([*pieces])) == PAGES
+    spans = [TextSpan(7, XML[start:end]) for start, end in pairwise(bounds)]
+    assert xml_of(split([*spans])) == PAGES
 
 
 @given(borders=st.lists(st.integers(0, len(XML))), end=st.integers(0, len(XML)))
 def test_a_page_belongs_to_the_range_in_which_it_begins(borders: list[int], end: int) -> None:
     bounds = [0, *sorted([*borders, end]), len(XML)]
-    pieces = [TextSpan(at, XML[at:behind], exact=True) for at, behind in pairwise(bounds)]
-    begins = [XML.index(one.encode()) for one in PAGES]
-    assert [raw.offset for raw in cut([*pieces], end)] == [begin for begin in begins if begin < end]
+    spans = [TextSpan(at, XML[at:end], exact=True) for at, end in pairwise(bounds)]
+    starts = [XML.index(one.encode()) for one in PAGES]
+    assert [raw.offset for raw in split([*spans], end)] == [start for start in starts if start < end]
 
 
 @given(borders=st.lists(st.integers(0, len(XML))), end=st.integers(0, 12))
 def test_a_page_begins_in_the_piece_with_the_first_byte_of_its_tag(borders: list[int], end: int) -> None:
     bounds = [0, *sorted(borders), len(XML)]
-    pieces = [TextSpan(at, XML[begin : bounds[at + 1]]) for at, begin in enumerate(bounds[:-1])]
-    begins = [XML.index(one.encode()) for one in PAGES]
-    places = [max(at for at, border in enumerate(bounds[:-1]) if border <= begin) for begin in begins]
-    assert [raw.offset for raw in cut([*pieces], end)] == [place for place in places if place < end]
+    spans = [TextSpan(at, XML[start : bounds[at + 1]]) for at, start in enumerate(bounds[:-1])]
+    starts = [XML.index(one.encode()) for one in PAGES]
+    places = [max(at for at, border in enumerate(bounds[:-1]) if border <= start) for start in starts]
+    assert [raw.offset for raw in split([*spans], end)] == [offset for offset in places if offset < end]
 
 
 def test_no_span_is_read_after_the_last_page() -> None:
-    pieces = iter([TextSpan(0, PAGES[0].encode()), TextSpan(10, b""), TextSpan(10, b"more")])
-    assert len(list(split_pages(pieces, end=10, max_bytes=1000))) == 1
-    assert next(pieces).data == b"more"
+    spans = iter([TextSpan(0, PAGES[0].encode()), TextSpan(10, b""), TextSpan(10, b"more")])
+    assert len(list(split_pages(spans, end=10, max_bytes=1000))) == 1
+    assert next(spans).data == b"more"
 
 
 def test_an_unfinished_page_is_dropped_at_damage_and_the_next_is_read() -> None:
-    found = cut(
+    found = split(
         [TextSpan(0, (PAGES[0] + "<page><title>").encode()), DAMAGE, TextSpan(60, ("</page>" + PAGES[1]).encode())]
     )
     assert found[1] == DAMAGE
@@ -70,23 +70,25 @@ def test_an_unfinished_page_is_dropped_at_damage_and_the_next_is_read() -> None:
 
 
 def test_damage_after_the_range_is_not_reported() -> None:
-    assert cut([TextSpan(0, b"<page><title>"), DAMAGE], end=50) == []
+    assert split([TextSpan(0, b"<page><title>"), DAMAGE], end=50) == []
 
 
 def test_a_page_without_an_end_ends_where_the_next_begins() -> None:
-    found = cut([TextSpan(0, (PAGES[0].replace("</page>", "") + PAGES[1]).encode())])
+    found = split([TextSpan(0, (PAGES[0].replace("</page>", "") + PAGES[1]).encode())])
     assert [bytes(raw.xml).endswith(b"</page>") for raw in found if isinstance(raw, RawPage)] == [False, True]
 
 
 @pytest.mark.parametrize(("xml", "is_cut"), [(b"<page><title>", True), (b"<page><title></mediawiki>\n", False)])
 def test_a_page_without_an_end_is_cut_unless_the_dump_ends_as_it_should(xml: bytes, is_cut: bool) -> None:
-    assert [(raw.xml, raw.truncated) for raw in cut([TextSpan(0, xml)]) if isinstance(raw, RawPage)] == [(xml, is_cut)]
+    assert [(raw.xml, raw.truncated) for raw in split([TextSpan(0, xml)]) if isinstance(raw, RawPage)] == [
+        (xml, is_cut)
+    ]
 
 
 @given(size=st.integers(1, 700))
 def test_a_page_over_the_limit_is_oversized_and_the_next_is_read(size: int) -> None:
     xml = (page(1, text="y" * 2000) + PAGES[0]).encode()
-    found = cut([TextSpan(0, xml[at : at + size]) for at in range(0, len(xml), size)], max_bytes=700)
+    found = split([TextSpan(0, xml[at : at + size]) for at in range(0, len(xml), size)], max_bytes=700)
     assert [raw.oversized for raw in found if isinstance(raw, RawPage)] == [True, False]
     assert xml_of(found)[1:] == PAGES[:1]
 
@@ -144,7 +146,7 @@ def test_ns_is_believed_before_the_title() -> None:
 
 
 @pytest.mark.parametrize(
-    ("xml", "part"),
+    ("xml", "message"),
     [
         ("<page><title>T</title><ns>0</ns></page>", "page 'T' (id ?) has no valid id"),
         ("<page><title>T</title><ns>0</ns><id>x</id></page>", "has no valid id"),
@@ -159,10 +161,10 @@ def test_ns_is_believed_before_the_title() -> None:
         ("<page>" + "<a>" * 100, "nested deeper"),
     ],
 )
-def test_a_page_that_is_none_is_refused(xml: str, part: str) -> None:
+def test_a_page_that_is_none_is_refused(xml: str, message: str) -> None:
     error = refusal(xml)
     assert error.reason == "xml_malformed"
-    assert part in str(error)
+    assert message in str(error)
 
 
 def test_a_page_that_is_not_utf8_is_refused() -> None:

@@ -71,25 +71,25 @@ def test_a_file_of_another_publisher_is_all_body() -> None:
 
 def test_a_book_that_mentions_the_marks_is_complete() -> None:
     start, end = MARKS["today"]
-    told = f'{BODY}\n\nShe typed "{end.strip()}" and\nslept. The End of the Project Gutenberg was far off.\n\n{BODY}'
-    assert read_book(f"{HEADER}{start}\n{told}\n\n{end}{LICENSE}").body == told
+    body = f'{BODY}\n\nShe typed "{end.strip()}" and\nslept. The End of the Project Gutenberg was far off.\n\n{BODY}'
+    assert read_book(f"{HEADER}{start}\n{body}\n\n{end}{LICENSE}").body == body
 
 
 def test_a_mark_in_the_middle_of_a_long_book_does_not_end_it() -> None:
     start, end = MARKS["today"]
-    told = f"{BODY}\n\n{end}\n" + f"{BODY}\n\n" * 500 + "So it ended."
-    assert read_book(f"{HEADER}{start}\n{told}\n\n{end}{LICENSE}").body.endswith("So it ended.")
+    body = f"{BODY}\n\n{end}\n" + f"{BODY}\n\n" * 500 + "So it ended."
+    assert read_book(f"{HEADER}{start}\n{body}\n\n{end}{LICENSE}").body.endswith("So it ended.")
 
 
 def test_a_mark_far_from_the_end_is_part_of_the_text() -> None:
-    told = f"{BODY}\n\n{MARKS['today'][1]}\n" + f"{BODY}\n\n" * 500
-    assert read_book(told).body == told
+    body = f"{BODY}\n\n{MARKS['today'][1]}\n" + f"{BODY}\n\n" * 500
+    assert read_book(body).body == body
 
 
 def test_a_sentence_about_producing_stays() -> None:
     start, end = MARKS["today"]
-    told = "The oil produced by the mill was green. It was prepared by hand.\n\n" + BODY
-    assert read_book(f"{HEADER}{start}\n{told}\n\n{end}").body == told
+    body = "The oil produced by the mill was green. It was prepared by hand.\n\n" + BODY
+    assert read_book(f"{HEADER}{start}\n{body}\n\n{end}").body == body
 
 
 def test_reading_a_body_again_changes_nothing() -> None:

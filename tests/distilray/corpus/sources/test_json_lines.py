@@ -23,8 +23,12 @@ def read(
     file = folder / name
     file.write_bytes(data)
     wanted = source(**columns)
-    parts = json_lines.file_ranges(wanted, str(file), name, chunk_bytes=chunk_bytes)
-    return [found for part in parts for found in json_lines.read_documents(wanted, part, max_document_bytes=limit)]
+    file_ranges = json_lines.file_ranges(wanted, str(file), name, chunk_bytes=chunk_bytes)
+    return [
+        found
+        for file_range in file_ranges
+        for found in json_lines.read_documents(wanted, file_range, max_document_bytes=limit)
+    ]
 
 
 def only(folder: Path, data: bytes, **columns: str) -> RawDocument | BadRow:

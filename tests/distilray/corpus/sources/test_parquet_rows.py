@@ -28,9 +28,11 @@ def write(folder: Path, columns: dict[str, Any], **options: Any) -> str:
 
 def read(uri: str, chunk_bytes: int = 1 << 20, limit: int = 1000, **columns: str) -> list[RawDocument | BadRow]:
     wanted = source(**columns)
-    parts = parquet_rows_module.file_ranges(wanted, uri, "a.parquet", chunk_bytes=chunk_bytes)
+    file_ranges = parquet_rows_module.file_ranges(wanted, uri, "a.parquet", chunk_bytes=chunk_bytes)
     return [
-        found for part in parts for found in parquet_rows_module.read_documents(wanted, part, max_document_bytes=limit)
+        found
+        for file_range in file_ranges
+        for found in parquet_rows_module.read_documents(wanted, file_range, max_document_bytes=limit)
     ]
 
 
@@ -75,9 +77,13 @@ def test_ranges_are_row_groups_that_sum_to_about_the_file(tmp_path: Path) -> Non
         compression="none",
         write_statistics=False,
     )
-    parts = parquet_rows_module.file_ranges(source(), uri, "a.parquet", chunk_bytes=1)
-    assert [(part.start, part.end, part.form) for part in parts] == [(n, n + 1, "row_groups") for n in range(7)]
-    assert sum(part.stored_bytes for part in parts) == pytest.approx(Path(uri).stat().st_size, rel=0.1)
+    file_ranges = parquet_rows_module.file_ranges(source(), uri, "a.parquet", chunk_bytes=1)
+    assert [(file_range.start, file_range.end, file_range.form) for file_range in file_ranges] == [
+        (n, n + 1, "row_groups") for n in range(7)
+    ]
+    assert sum(file_range.stored_bytes for file_range in file_ranges) == pytest.approx(
+        Path(uri).stat().st_size, rel=0.1
+    )
 
 
 def test_a_large_row_group_is_read_in_batches_of_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,8 +98,8 @@ def test_a_long_text_in_many_rows_is_held_once(tmp_path: Path) -> None:
     texts = pa.DictionaryArray.from_arrays(pa.array([0] * 4000, pa.int32()), pa.array(["x" * (1 << 18)]))
     uri = write(tmp_path, {"text": texts}, store_schema=False)
     before = pa.total_allocated_bytes()
-    (part,) = parquet_rows_module.file_ranges(source(), uri, "a.parquet", chunk_bytes=1 << 20)
-    documents = parquet_rows_module.read_documents(source(), part, max_document_bytes=1 << 20)
+    (file_range,) = parquet_rows_module.file_ranges(source(), uri, "a.parquet", chunk_bytes=1 << 20)
+    documents = parquet_rows_module.read_documents(source(), file_range, max_document_bytes=1 << 20)
     assert next(documents).text_bytes == 1 << 18  # type: ignore[union-attr]
     assert pa.total_allocated_bytes() - before < 16 << 20
 
@@ -134,7 +140,7 @@ def test_a_damaged_row_group_is_lost_and_the_next_is_read(tmp_path: Path, compre
 
 def test_a_fault_of_the_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = write(tmp_path, {"text": ["a" * 100]})
-    (part,) = parquet_rows_module.file_ranges(source(), uri, "a.parquet", chunk_bytes=1)
+    (file_range,) = parquet_rows_module.file_ranges(source(), uri, "a.parquet", chunk_bytes=1)
     batches = ParquetTable.batches
 
     def broken(table: ParquetTable, *args: Any, **options: Any) -> Any:
@@ -146,7 +152,7 @@ def test_a_fault_of_the_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(ParquetTable, "batches", broken)
     with pytest.raises(OSError, match="input/output error"):
-        list(parquet_rows_module.read_documents(source(), part, max_document_bytes=1000))
+        list(parquet_rows_module.read_documents(source(), file_range, max_document_bytes=1000))
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,11 @@ def read(
     file = folder / name
     file.write_bytes(data)
     wanted = source(**values)
-    parts = separated_values.file_ranges(wanted, str(file), name, chunk_bytes=10)
+    file_ranges = separated_values.file_ranges(wanted, str(file), name, chunk_bytes=10)
     return [
-        found for part in parts for found in separated_values.read_documents(wanted, part, max_document_bytes=limit)
+        found
+        for file_range in file_ranges
+        for found in separated_values.read_documents(wanted, file_range, max_document_bytes=limit)
     ]
 
 

@@ -24,8 +24,12 @@ def read(
 ) -> list[RawDocument | BadRow]:
     file = folder / name
     file.write_bytes(data)
-    parts = texts.file_ranges(source(per), str(file), name, chunk_bytes=chunk_bytes)
-    return [found for part in parts for found in texts.read_documents(source(per), part, max_document_bytes=limit)]
+    file_ranges = texts.file_ranges(source(per), str(file), name, chunk_bytes=chunk_bytes)
+    return [
+        found
+        for file_range in file_ranges
+        for found in texts.read_documents(source(per), file_range, max_document_bytes=limit)
+    ]
 
 
 def test_each_line_that_says_something_is_a_document(tmp_path: Path) -> None:

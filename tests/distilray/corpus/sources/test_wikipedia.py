@@ -38,8 +38,10 @@ def ranges(uri: str, chunk_bytes: int = BIG, source: WikipediaSource = SOURCE) -
 
 
 def read(uri: str, chunk_bytes: int = BIG, limit: int = LIMIT) -> list[RawDocument | BadRow]:
-    parts = ranges(uri, chunk_bytes)
-    return [found for part in parts for found in read_documents(SOURCE, part, max_document_bytes=limit)]
+    file_ranges = ranges(uri, chunk_bytes)
+    return [
+        found for file_range in file_ranges for found in read_documents(SOURCE, file_range, max_document_bytes=limit)
+    ]
 
 
 def documents(uri: str, chunk_bytes: int = BIG) -> list[RawDocument]:
@@ -123,8 +125,8 @@ def test_the_ranges_of_a_file_cover_it_once(forms: dict[str, tuple[str, bytes]],
     uri, _ = forms[form]
     found = ranges(uri, chunk_bytes)
     size = Path(uri).stat().st_size
-    assert [part.start for part in found] == [0, *(part.end for part in found)][:-1]
-    assert (found[-1].end, sum(part.stored_bytes for part in found)) == (size, size)
+    assert [file_range.start for file_range in found] == [0, *(file_range.end for file_range in found)][:-1]
+    assert (found[-1].end, sum(file_range.stored_bytes for file_range in found)) == (size, size)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_the_ranges_of_a_file_cover_it_once(forms: dict[str, tuple[str, bytes]],
 def test_the_form_of_a_file_is_recognized(
     forms: dict[str, tuple[str, bytes]], form: str, chunk_bytes: int, name: str
 ) -> None:
-    assert {part.form for part in ranges(forms[form][0], chunk_bytes)} == {name}
+    assert {file_range.form for file_range in ranges(forms[form][0], chunk_bytes)} == {name}
 
 
 @pytest.mark.parametrize("chunk_bytes", [700_000, BIG])
@@ -158,7 +160,7 @@ def test_real_pages_in_streams_are_read_as_another_parser_reads_them(tmp_path: P
 
 def test_an_index_sets_the_boundaries_of_the_ranges(tmp_path: Path) -> None:
     found = write_multistream(tmp_path, PAGES)
-    assert [part.start for part in ranges(found.uri, 1)] == [0, *found.offsets[1:-1]]
+    assert [file_range.start for file_range in ranges(found.uri, 1)] == [0, *found.offsets[1:-1]]
 
 
 @pytest.mark.parametrize("ending", [".bz2", ""])
@@ -167,7 +169,7 @@ def test_the_index_of_a_numbered_part_is_found_beside_it(tmp_path: Path, ending:
     uri = write(tmp_path, Path(made.uri).read_bytes(), "wiki-articles-multistream1.xml-p1p41242.bz2")
     index = Path(made.index).read_bytes() if ending else bz2.decompress(Path(made.index).read_bytes())
     write(tmp_path, index, f"wiki-articles-multistream-index1.txt-p1p41242{ending}")
-    assert [part.start for part in ranges(uri, 1)] == [0, *made.offsets[1:-1]]
+    assert [file_range.start for file_range in ranges(uri, 1)] == [0, *made.offsets[1:-1]]
 
 
 def with_index(tmp_path: Path, lines: str | bytes, name: str = "i.txt") -> tuple[str, str, Callable[[], object]]:
@@ -178,29 +180,29 @@ def with_index(tmp_path: Path, lines: str | bytes, name: str = "i.txt") -> tuple
 
 
 @pytest.mark.parametrize(
-    ("lines", "part"),
+    ("lines", "message"),
     [
         ("999999:1:T\n", "is beyond the end of"),
         ("5:1:T\n", "no stream of"),
     ],
 )
-def test_an_index_of_another_dump_is_refused_with_both_names(tmp_path: Path, lines: str, part: str) -> None:
+def test_an_index_of_another_dump_is_refused_with_both_names(tmp_path: Path, lines: str, message: str) -> None:
     dump_uri, index, call = with_index(tmp_path, lines)
-    assert part in refusal(index, call)
+    assert message in refusal(index, call)
     assert dump_uri in refusal(index, call)
 
 
 @pytest.mark.parametrize(
-    ("lines", "name", "part"),
+    ("lines", "name", "message"),
     [
         ("notes\n", "i.txt", "is not 'offset:page id:title'"),
         ("x" * 100_000, "i.txt", "does not contain lines"),
         (bz2.compress(b"1:1:T\n")[:-5], "i.txt.bz2", "cut short"),
     ],
 )
-def test_what_is_no_index_is_refused(tmp_path: Path, lines: str | bytes, name: str, part: str) -> None:
+def test_what_is_no_index_is_refused(tmp_path: Path, lines: str | bytes, name: str, message: str) -> None:
     _, index, call = with_index(tmp_path, lines, name)
-    assert part in refusal(index, call)
+    assert message in refusal(index, call)
 
 
 def test_an_index_that_is_missing_is_refused(tmp_path: Path) -> None:
@@ -302,8 +304,8 @@ def test_every_range_knows_the_wiki_from_the_head_of_the_file(tmp_path: Path, fo
 
 
 def test_a_numbered_part_with_ids_of_its_own_names_its_pages_by_itself(tmp_path: Path) -> None:
-    part = FileRange(write(tmp_path, dump(page(7), page(25))), "wiki2.xml-p21p40", 0, BIG, "plain", BIG)
-    found = list(read_documents(SOURCE, part, max_document_bytes=LIMIT))
+    file_range = FileRange(write(tmp_path, dump(page(7), page(25))), "wiki2.xml-p21p40", 0, BIG, "plain", BIG)
+    found = list(read_documents(SOURCE, file_range, max_document_bytes=LIMIT))
     assert [one.key for one in found if isinstance(one, RawDocument)] == ["wiki2.xml-p21p40:7", "25"]
 
 

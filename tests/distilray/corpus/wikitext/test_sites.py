@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from distilray.corpus.wikitext.arguments import UNKNOWN_PATTERN
-from distilray.corpus.wikitext.cleaning import clean_wikitext, unknown_names
+from distilray.corpus.wikitext.arguments import UNKNOWN_PATTERN, unknown_names
+from distilray.corpus.wikitext.cleaning import clean_wikitext
 from distilray.corpus.wikitext.sites import ENGLISH, FILE, Site
 
 GERMAN = Site("de", {6: "Datei", 14: "Kategorie"})

@@ -1,6 +1,7 @@
 import pytest
 
-from distilray.corpus.wikitext.cleaning import HOLE, clean_wikitext, unknown_names
+from distilray.corpus.wikitext.arguments import HOLE, unknown_names
+from distilray.corpus.wikitext.cleaning import clean_wikitext
 from distilray.corpus.wikitext.sites import ENGLISH
 
 ROAD = "The road meets {{jct|state=NY|I|90}} and heads west."
