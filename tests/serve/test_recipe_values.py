@@ -95,7 +95,7 @@ def replica(model_dir, monkeypatch):
     context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r"))
     monkeypatch.setattr(app.ray_serve, "get_replica_context", lambda: context)
     monkeypatch.setattr(app.ray_serve, "multiplexed", multiplexed)
-    monkeypatch.setattr(app, "log_json", lambda: None)
+    monkeypatch.setattr(app, "configure_json_logging", lambda: None)
     monkeypatch.setattr(app, "create_api", lambda models, **options: told.update(options) or create_api(models))
     monkeypatch.setattr(app.ingress, "install", lambda gateway: None)
 
