@@ -104,7 +104,7 @@ def test_the_record_is_renewed_while_the_folder_is_owned(tmp_path):
             time.sleep(0.05)
 
 
-def test_an_owner_that_was_replaced_learns_it(tmp_path):
+def test_an_owner_that_was_replaced_notices_it(tmp_path):
     with RunOwner(str(tmp_path)) as owner:
         owner.check()
         record(tmp_path)
