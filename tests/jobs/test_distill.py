@@ -98,7 +98,7 @@ def test_a_step_without_an_example_for_every_worker_is_refused(work, tmp_path, c
 
 
 @pytest.mark.slow
-def test_more_workers_than_the_cluster_holds_are_reported_in_one_line(work, tmp_path, capfd, local_ray):
+def test_more_workers_than_the_cluster_holds_are_one_line(work, tmp_path, capfd, local_ray):
     line = refusal(work, capfd, f"run_dir={tmp_path}/run", "scaling.num_workers=3")
     assert "no room for 3 workers with 1 CPU: the local cluster has 2 CPU" in line
 
@@ -154,7 +154,7 @@ def two_one_two(work, two_one):
 
 
 def go_back(run, done):
-    """Truncate a run as if it had been stopped after some steps."""
+    """As if a run had been stopped after some steps."""
     shutil.rmtree(run / "model")
     (run / "manifest.json").unlink()
     for checkpoint in (run / "checkpoints").glob("step-*"):
@@ -179,7 +179,7 @@ def test_one_and_two_workers_end_with_the_same_weights(two_one, two):
 
 
 @pytest.mark.slow
-def test_a_run_resumes_with_fewer_and_with_more_workers(two_one_two):
+def test_a_run_goes_on_with_fewer_and_with_more_workers(two_one_two):
     going_on = [text for text in read_notices(str(two_one_two)) if "going on" in text]
     steps = (STEPS // 3, 2 * STEPS // 3)
     assert going_on == [
@@ -197,7 +197,7 @@ def test_with_two_then_one_then_two_workers_each_step_has_the_same_loss(two, two
 
 
 @pytest.mark.slow
-def test_the_number_of_workers_does_not_affect_the_identity_of_a_run(work, two, capsys):
+def test_the_number_of_workers_is_no_part_of_what_a_run_is(work, two, capsys):
     assert distill.main(command(work, "scaling.num_workers=1")) == 0
     assert "skipped" in capsys.readouterr().out
 

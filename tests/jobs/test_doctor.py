@@ -86,7 +86,7 @@ def test_a_token_that_others_can_read_makes_the_command_fail(tmp_path: Path, cap
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "told"),
     [
         (["--job", "distill"], "--job and --recipe"),
         (["a.b=1"], "a change to no recipe"),
@@ -102,12 +102,12 @@ def test_a_token_that_others_can_read_makes_the_command_fail(tmp_path: Path, cap
         (["--cluster", "cluster.yaml", "--storage", "/tmp"], "--cluster: checks the file alone"),
     ],
 )
-def test_bad_arguments_are_reported_in_one_line_and_exit_code_2(
-    arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
+def test_bad_arguments_are_one_line_and_exit_code_2(
+    arguments: list[str], told: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert doctor.main(arguments) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert message in line
+    assert told in line
 
 
 @pytest.mark.usefixtures("no_cluster")

@@ -113,11 +113,11 @@ def test_the_table_has_a_line_for_each_model(folders, tmp_path, capsys):
     assert all(any(name in line for line in table.splitlines()) for name in ("bert", "distilbert", "bf16", "onnx"))
 
 
-@pytest.mark.parametrize(("load", "is_reported"), [(0.1, False), (7.0, True)])
-def test_a_busy_machine_is_reported(folders, tmp_path, capsys, monkeypatch, load, is_reported):
+@pytest.mark.parametrize(("load", "told"), [(0.1, False), (7.0, True)])
+def test_a_busy_machine_is_told(folders, tmp_path, capsys, monkeypatch, load, told):
     monkeypatch.setattr(efficiency.os, "getloadavg", lambda: (load, 0.0, 0.0))
     assert run(folders, tmp_path / "run", names=("distilbert",), rounds=1) == 0
-    assert ("the machine was busy before (load 7.0)" in capsys.readouterr().out) is is_reported
+    assert ("the machine was busy before (load 7.0)" in capsys.readouterr().out) is told
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(folders, tmp_path, capsys):
@@ -136,7 +136,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(folders, tmp_path, capsys)
         ({"text_path": "/no/text"}, "/no/text"),
     ],
 )
-def test_a_model_that_cannot_be_measured_is_reported_in_one_line(folders, tmp_path, capfd, values, said):
+def test_what_cannot_be_measured_is_one_line(folders, tmp_path, capfd, values, said):
     assert run(folders, tmp_path / "run", **values) == 2
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1

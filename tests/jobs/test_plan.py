@@ -48,7 +48,7 @@ def test_the_page_needs_no_script_and_no_network(run, tmp_path):
     assert "all-reduce" in page
 
 
-def test_the_same_plan_is_not_computed_again_and_another_one_replaces_it(run, tmp_path, capsys):
+def test_the_same_plan_is_not_made_again_and_another_one_replaces_it(run, tmp_path, capsys):
     assert run() == run() == 0
     assert "skipped" in capsys.readouterr().out
     assert run("cluster.mfu=0.1") == 0
@@ -71,7 +71,7 @@ def test_a_dry_run_prints_the_stations_and_writes_nothing(run, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "told"),
     [
         ("cluster.machine=toaster", "cluster.machine: no machine 'toaster'"),
         ("cluster.market=spot", "set cluster.price_per_machine_hour"),
@@ -82,10 +82,10 @@ def test_a_dry_run_prints_the_stations_and_writes_nothing(run, tmp_path, capsys)
         ("estimate.measured_run_dir=nowhere", "nowhere"),
     ],
 )
-def test_an_invalid_plan_is_reported_in_one_line(run, tmp_path, capfd, override, message):
+def test_what_cannot_be_planned_is_one_line(run, tmp_path, capfd, override, told):
     assert run(override) == 2
     (said,) = capfd.readouterr().err.splitlines()
-    assert message in said
+    assert told in said
     assert not (tmp_path / "plan/manifest.json").exists()
 
 

@@ -40,7 +40,7 @@ def refusal(work, tmp_path, capfd, *arguments, **changes):
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "told"),
     [
         ("space.learning_rate={}", "space.learning_rate: no value given; give one of choice"),
         ("space.learning_rte={choice: [1]}", "space.learning_rte: no such setting of a fine-tuning run; did you mean"),
@@ -56,16 +56,16 @@ def refusal(work, tmp_path, capfd, *arguments, **changes):
         ("tasks=[rte]", "none of rte there"),
     ],
 )
-def test_an_invalid_search_is_reported_in_one_line_that_names_it(work, tmp_path, capfd, override, message):
-    assert message in refusal(work, tmp_path, capfd, override)
+def test_what_cannot_be_searched_is_one_line_that_names_it(work, tmp_path, capfd, override, told):
+    assert told in refusal(work, tmp_path, capfd, override)
 
 
-def test_fractions_for_a_whole_number_are_reported_in_one_line(work, tmp_path, capfd):
+def test_fractions_for_a_whole_number_are_one_line(work, tmp_path, capfd):
     line = refusal(work, tmp_path, capfd, "method=random", "space.batch_size={uniform: [8, 16]}")
     assert "space.batch_size: uniform gives fractions" in line
 
 
-def test_tpe_without_optuna_is_reported_in_one_line_that_says_what_to_install(work, tmp_path, capfd, monkeypatch):
+def test_tpe_without_optuna_is_one_line_that_says_what_to_install(work, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("tuning.plan.importlib.util.find_spec", lambda name: None)
     assert "pip install optuna" in refusal(work, tmp_path, capfd, "method=tpe")
 

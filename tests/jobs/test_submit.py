@@ -38,7 +38,7 @@ def test_every_job_that_can_be_submitted_shows_the_command_of_ray(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(FILES) - {*SENT, "run_pipeline"}))
-def test_a_job_that_cannot_run_on_a_cluster_is_rejected_with_the_way_to_run_it(name, capsys):
+def test_what_is_no_job_of_a_cluster_is_refused_with_the_way_to_run_it(name, capsys):
     assert submit.main([name, "--recipe", "x.yaml"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"submit: {name} cannot be submitted: ")
@@ -82,9 +82,7 @@ def test_a_pipeline_is_sent_with_its_variables_and_chosen_stages(capsys):
         (["folder=s3://key:planted@bucket/runs"], "a login in a URI"),
     ],
 )
-def test_a_pipeline_that_a_cluster_cannot_run_is_reported_in_one_line_with_the_stage_and_the_key(
-    arguments, message, capsys
-):
+def test_a_pipeline_that_a_cluster_cannot_run_is_one_line_with_the_stage_and_the_key(arguments, message, capsys):
     assert submit.main([*NOWHERE, "--dry-run", *PIPELINE, *arguments]) == 2
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
@@ -111,18 +109,18 @@ def test_every_recipe_of_the_card_can_be_sent_as_it_is(name, capsys):
 
 def test_a_dry_run_needs_no_cluster_and_no_order_of_options_and_shows_no_token(capsys, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "geheim" * 8)
-    outputs = []
+    told = []
     for command in ([*NOWHERE, "--dry-run", *CORPUS], [*CORPUS, "--dry-run", *NOWHERE]):
         assert submit.main(command) == 0
-        outputs.append(capsys.readouterr())
-    assert outputs[0] == outputs[1]
-    assert re.search(r"^id +build_corpus-[0-9a-f]{12}$", outputs[0].out, re.MULTILINE)
-    assert re.search(r"^upload +\d+ files, [12]\.\d MB of ", outputs[0].out, re.MULTILINE)
-    assert "geheim" not in str(outputs)
+        told.append(capsys.readouterr())
+    assert told[0] == told[1]
+    assert re.search(r"^id +build_corpus-[0-9a-f]{12}$", told[0].out, re.MULTILINE)
+    assert re.search(r"^upload +\d+ files, [12]\.\d MB of ", told[0].out, re.MULTILINE)
+    assert "geheim" not in str(told)
 
 
 @pytest.mark.parametrize(
-    ("command", "expected"),
+    ("command", "told"),
     [
         ([*CORPUS, "filters.min_wrods=3"], "filters.min_wrods: unknown key; did you mean 'min_words'?"),
         ([*CORPUS[:3]], "run_dir=runs/quickstart/corpus: relative"),
@@ -150,11 +148,11 @@ def test_a_dry_run_needs_no_cluster_and_no_order_of_options_and_shows_no_token(c
         "stop without a cluster",
     ],
 )
-def test_what_is_wrong_is_reported_in_one_line_and_exit_code_2(command, expected, capsys):
+def test_what_is_wrong_is_one_line_and_exit_code_2(command, told, capsys):
     assert submit.main([*NOWHERE, *command]) == 2
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
-    assert expected in line
+    assert told in line
     assert printed.out == ""
 
 
