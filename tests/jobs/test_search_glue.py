@@ -43,7 +43,7 @@ def refusal(work, tmp_path, capfd, *arguments, **changes):
     ("override", "told"),
     [
         ("space.learning_rate={}", "space.learning_rate: no value given; give one of choice"),
-        ("space.learning_rte={choice: [1]}", "space.learning_rte: no such setting of a fine-tuning run; did you mean"),
+        ("space.learning_rte={choice: [1]}", "space.learning_rte: no such setting of a fine-tuning; did you mean"),
         ("fine_tuning.metric=acuracy", "metric: 'acuracy' is none of follows; did you mean 'accuracy'?"),
         ("space.epochs={choice: [0]}", "space.epochs: 0 is not possible"),
         ("method=genetic", "method"),
