@@ -108,7 +108,7 @@ class GlueConfig(SeededConfig, RayJobConfig):
     tasks: Annotated[list[TaskName], Field(min_length=1)] = Field(default=list(GLUE_TASKS))
     allow_other_row_counts: bool = Field(
         default=False,
-        description="accept train and dev sets of any size (another release, or your own data), which is noted in every score",
+        description="accept train and dev sets of any size (another release, or your own data); every score notes it",
     )
     fine_tuning: TaskConfig = TaskConfig()
     per_task: dict[TaskName, TaskConfig] = Field(default={}, description="settings that override fine_tuning, by task")
