@@ -29,11 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def recipe_reader(name: str) -> request.RecipeReader:
-    """Return the function that reads the recipes of a job.
-
-    Raises:
-        InputError: there is no such job, or it cannot run on a cluster.
-    """
+    """Return the function that reads the recipes of a job, which must be able to run on a cluster."""
     if name not in job_names():
         raise InputError(f"{name}: no such job; the jobs are {', '.join(job_names())}")
     if name == "run_pipeline":

@@ -42,7 +42,7 @@ def test_errors_that_cause_each_other_end_the_search() -> None:
 
 
 class OfBothClasses(InputError):
-    """What Ray raises for an exception of a remote function: of its class, with the traceback as its message."""
+    """Imitation of the exception that Ray raises for one in a task: of its class, with the traceback as the message."""
 
     def __init__(self, cause: InputError) -> None:
         super().__init__("Traceback ...")

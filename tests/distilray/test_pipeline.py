@@ -138,7 +138,7 @@ def test_a_stage_whose_result_is_the_same_again_does_not_reach_the_next(stages, 
     assert run(stages, folder) == ["text"]
 
 
-def test_no_run_before_is_lost(stages, folder):
+def test_no_earlier_run_is_lost(stages, folder):
     run(stages, folder, only="text")
     for times in (2, 3):
         run(stages, folder, f"text.times={times}", only="text")
@@ -149,7 +149,7 @@ def test_no_run_before_is_lost(stages, folder):
     ]
 
 
-def test_a_changed_stage_whose_inputs_cannot_be_used_leaves_the_run_before_in_its_place(stages, folder):
+def test_a_changed_stage_whose_inputs_cannot_be_used_keeps_the_earlier_run(stages, folder):
     run(stages, folder, only="text")
     with pytest.raises(InputError, match=r"^stage text: "):
         run(stages, folder, "text.text_path=/no/such/file", only="text")
@@ -225,7 +225,7 @@ def test_a_stage_with_a_recipe_of_an_earlier_stage_is_planned_before_it_exists(s
     assert (folder / "late" / "text").read_text() == (folder / "source").read_text()
 
 
-def test_options_of_the_command_may_stand_between_its_arguments(stages, folder):
+def test_options_of_the_command_may_be_between_its_arguments(stages, folder):
     load(stages, folder)
     command = ["--only", "text,copy", str(folder / "p.yaml"), "--dry-run", "text.times=4", "--skip", "copy"]
     pipeline, is_dry_run = read_command(command, None, recipes=folder)

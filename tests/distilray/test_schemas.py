@@ -32,7 +32,7 @@ def test_a_file_without_a_schema_version_is_refused() -> None:
         schemas.check_schema(schemas.DOCUMENTS.remove_metadata(), schemas.DOCUMENTS, "x.arrow")
 
 
-def test_the_schema_of_another_station_is_refused() -> None:
+def test_the_schema_of_another_stage_is_refused() -> None:
     with pytest.raises(InputError, match=r"^x.arrow: schema 'documents/"):
         schemas.check_schema(schemas.DOCUMENTS, schemas.EXAMPLES, "x.arrow")
 

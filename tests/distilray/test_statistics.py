@@ -109,7 +109,7 @@ def test_resamples_in_small_chunks_are_as_many_and_of_the_same_kind(monkeypatch)
     assert len(drawn(sample)["mean"]) == 400
 
 
-def test_an_interval_leaves_out_what_is_no_number_and_is_none_without_any():
+def test_an_interval_ignores_nan_and_is_none_without_finite_values():
     assert percentile_interval(np.array([1.0, np.nan, 3.0, np.inf]), 0.5) == (1.5, 2.5)
     assert percentile_interval(np.array([np.nan]), 0.95) is None
     assert without_nan({"a": math.nan, "b": 1.0}) == {"a": None, "b": 1.0}

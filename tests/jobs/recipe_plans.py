@@ -55,7 +55,7 @@ def _planning_machine() -> Iterator[None]:
 
 
 def overrides(recipe: Path, inputs: Path, run_dir: Path) -> list[str]:
-    """What makes a recipe read the stand-ins; everything else stays as it says."""
+    """Overrides that make a recipe read the small inputs."""
     values = read_yaml(str(recipe))
     found = [f"run_dir={run_dir}"] if "run_dir" in values else []
     folder = inputs / REPORT_RUNS if job_of(recipe) == "write_report" else inputs

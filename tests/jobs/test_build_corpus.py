@@ -55,7 +55,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
         (b"<mediawiki><page><title>T</title></page>", "cut short"),
     ],
 )
-def test_a_bad_dump_is_one_line_that_names_it(
+def test_a_bad_dump_is_reported_in_one_line_that_names_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, reason: str
 ) -> None:
     dump = tmp_path / "wiki.xml"
@@ -322,7 +322,7 @@ def test_files_of_an_unfinished_run_are_not_part_of_the_corpus(tmp_path: Path, l
 
 
 @pytest.mark.slow
-def test_a_corpus_of_which_nothing_is_kept_is_one_line(
+def test_a_corpus_of_which_nothing_is_kept_is_reported_in_one_line(
     tmp_path: Path, local_ray: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "notes.txt").write_text("Too short.\n")

@@ -98,7 +98,7 @@ def test_a_dry_run_of_a_distillation_tells_what_a_cache_would_take(work, capsys)
     assert f"teacher cache    would take about {size:.1f} MB with top_k 64 at all tokens" in capsys.readouterr().out
 
 
-def test_a_dry_run_of_a_distillation_tells_which_cache_it_uses(work, capsys):
+def test_a_dry_run_of_a_distillation_names_its_cache(work, capsys):
     assert distill.main(command(work, "distill", "--dry-run")) == 0
     assert f"teacher cache    used instead of the teacher: {work}/made" in capsys.readouterr().out
 
@@ -121,7 +121,7 @@ def test_a_run_that_was_cut_off_does_the_rest_and_comes_to_the_same_content(work
     assert before.items() <= after.items()
 
 
-def test_a_run_that_was_cut_off_is_no_cache(work, begun, capfd):
+def test_a_run_that_was_interrupted_is_not_a_cache(work, begun, capfd):
     line = refusal(work, capfd, "distill", f"teacher_cache_dir={begun[0].run_dir}", "--dry-run")
     assert f"{begun[0].run_dir}: no manifest.json" in line
 
@@ -138,7 +138,7 @@ def test_a_run_that_was_cut_off_is_no_cache(work, begun, capfd):
         ("shards_dir={work}/none", "{work}/none"),
     ],
 )
-def test_a_bad_value_is_one_line_that_names_it(work, capfd, override, reason):
+def test_a_bad_value_is_reported_in_one_line_that_names_it(work, capfd, override, reason):
     line = refusal(work, capfd, "cache", override.format(work=work), "--dry-run")
     assert reason.format(work=work) in line
 
@@ -153,7 +153,7 @@ def test_a_bad_value_is_one_line_that_names_it(work, capfd, override, reason):
         (["teacher_cache_dir={work}/none"], "{work}/none: no manifest.json"),
     ],
 )
-def test_a_cache_that_does_not_fit_the_losses_is_one_line(work, capfd, overrides, reason):
+def test_a_cache_that_does_not_fit_the_losses_is_reported_in_one_line(work, capfd, overrides, reason):
     line = refusal(work, capfd, "distill", *[one.format(work=work) for one in overrides], "--dry-run")
     assert reason.format(work=work) in line
 
@@ -171,25 +171,25 @@ def test_a_cache_of_masked_positions_is_refused_where_all_are_compared(work, tmp
     assert distill.main(command(work, "distill", *fitting)) == 0
 
 
-def test_a_cache_of_other_shards_is_one_line(work, tmp_path, capfd):
+def test_a_cache_of_other_shards_is_reported_in_one_line(work, tmp_path, capfd):
     write_shards(tmp_path / "shards", str(work / "tokenizer"), documents=20)
     line = refusal(work, capfd, "distill", f"shards_dir={tmp_path}/shards", "--dry-run")
     assert f"{work}/made: made from other shards than {tmp_path}/shards" in line
 
 
-def test_a_cache_of_another_teacher_is_one_line(work, tmp_path, capfd):
+def test_a_cache_of_another_teacher_is_reported_in_one_line(work, tmp_path, capfd):
     write_teacher(tmp_path / "teacher", str(work / "tokenizer"), layers=6)
     line = refusal(work, capfd, "distill", f"teacher_dir={tmp_path}/teacher", "--dry-run")
     assert f"{work}/made: made by another teacher than {tmp_path}/teacher" in line
 
 
-def test_a_teacher_is_known_by_its_content_wherever_it_lies(work, tmp_path):
+def test_a_teacher_is_known_by_its_content_wherever_it_is_stored(work, tmp_path):
     copy = shutil.copytree(work / "teacher/model", tmp_path / "copy")
     assert distill.main(command(work, "distill", f"teacher_dir={copy}", "--dry-run")) == 0
 
 
 @pytest.mark.parametrize("job", ["cache", "distill"])
-def test_masks_that_are_drawn_in_every_epoch_are_one_line(work, tmp_path, capfd, job):
+def test_masks_that_are_drawn_in_every_epoch_are_reported_in_one_line(work, tmp_path, capfd, job):
     write_shards(tmp_path / "shards", str(work / "tokenizer"), documents=20, masking={"dynamic": True})
     line = refusal(work, capfd, job, f"shards_dir={tmp_path}/shards", "--dry-run")
     assert f"{tmp_path}/shards: its masks are drawn in every epoch" in line
@@ -203,7 +203,7 @@ def test_without_a_cache_masks_that_are_drawn_in_every_epoch_rule_one_out(work, 
 
 
 @pytest.mark.parametrize("damage", ["missing", "torn"])
-def test_a_cache_with_a_missing_or_torn_file_is_one_line(work, tmp_path, capfd, damage):
+def test_a_cache_with_a_missing_or_torn_file_is_reported_in_one_line(work, tmp_path, capfd, damage):
     folder = Path(shutil.copytree(work / "made", tmp_path / "copy"))
     file = min((folder / "teacher").glob("heldout-*"))
     if damage == "missing":
@@ -250,7 +250,7 @@ def test_on_a_cluster_the_job_comes_to_the_content_of_one_process(work, local_ra
 
 
 @pytest.mark.slow
-def test_a_task_larger_than_the_cluster_is_one_line(work, tmp_path, capfd, local_ray):
+def test_a_task_larger_than_the_cluster_is_reported_in_one_line(work, tmp_path, capfd, local_ray):
     line = refusal(work, capfd, "cache", f"run_dir={tmp_path}/run", "scaling.cpus_per_task=3")
     assert "no room for 1 task with 3 CPU: the local cluster has 2 CPU" in line
 

@@ -31,7 +31,7 @@ def test_a_dry_run_of_a_shipped_recipe_prints_its_recorded_plan_and_writes_nothi
     assert files(inputs) == before
 
 
-def test_a_place_without_a_stand_in_is_told(inputs: Path, tmp_path: Path) -> None:
+def test_a_location_without_a_fake_is_reported(inputs: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("run_dir: runs/x\ncorpus_dir: /mnt/distilray/no-such\n")
     with pytest.raises(AssertionError, match=r"nothing stands in for .*no-such"):

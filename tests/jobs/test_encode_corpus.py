@@ -43,12 +43,12 @@ def test_a_missing_tokenizer_is_one_line_that_names_it(recipe, tmp_path, capfd):
     assert f"{tmp_path}/none/tokenizer.json" in line
 
 
-def test_a_broken_tokenizer_is_one_line_that_names_it(recipe, tmp_path, capfd):
+def test_a_broken_tokenizer_is_reported_in_one_line_that_names_it(recipe, tmp_path, capfd):
     (tmp_path / "tokenizer/tokenizer.json").write_text("{}")
     assert f"{tmp_path}/tokenizer/tokenizer.json: not a tokenizer" in refusal(capfd, recipe)
 
 
-def test_a_corpus_of_another_job_is_one_line_that_names_it(recipe, tmp_path, capfd):
+def test_a_corpus_of_another_job_is_reported_in_one_line_that_names_it(recipe, tmp_path, capfd):
     file = tmp_path / "corpus/manifest.json"
     manifest = json.loads(file.read_text())
     manifest["content"]["job"] = "distill"
@@ -84,7 +84,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(recipe, tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_a_corpus_of_one_document_is_one_line_that_says_why(recipe, tmp_path, capfd, local_ray):
+def test_a_corpus_of_one_document_is_reported_in_one_line_that_says_why(recipe, tmp_path, capfd, local_ray):
     write_corpus(tmp_path / "single", 1, files=1)
     line = refusal(capfd, recipe, f"corpus_dir={tmp_path}/single", "heldout_fraction=0")
     assert f"{tmp_path}/single: 1 document(s) in split 'train'" in line

@@ -83,7 +83,7 @@ def scores(complete):
 
 
 def plain_likelihoods(model_dir, more, less):
-    """Of one pair, token by token with the full logits of transformers."""
+    """Compute the scores of one pair token by token, with the full logits of transformers."""
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     model = AutoModelForMaskedLM.from_pretrained(model_dir).eval()
     sentences = [tokenizer(text, return_token_type_ids=False)["input_ids"] for text in (more, less)]
@@ -120,12 +120,12 @@ def test_the_shares_are_those_of_the_likelihoods(complete, scores):
     assert "delta" not in teacher
 
 
-def test_what_was_left_out_stands_in_the_scores_and_is_told_in_one_line(folders, tmp_path, scores, caplog):
+def test_skipped_rows_are_in_the_scores_and_reported_in_one_line(folders, tmp_path, scores, caplog):
     assert scores["crows_pairs"]["dropped"] == {"an empty sentence": 1}
     assert run(folders, tmp_path / "run") == 0
-    told = [record.getMessage() for record in caplog.records if "pairs.csv" in record.getMessage()]
-    assert len(told) == 1
-    assert "line 5: an empty sentence" in told[0]
+    messages = [record.getMessage() for record in caplog.records if "pairs.csv" in record.getMessage()]
+    assert len(messages) == 1
+    assert "line 5: an empty sentence" in messages[0]
 
 
 def test_the_card_examples_are_printed_first_and_the_limits_last(folders, tmp_path, capsys):
@@ -196,7 +196,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(folders, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("crows_pairs_path=none.csv", "none.csv"),
         ("stereoset_path=none.json", "none.json"),
@@ -207,14 +207,14 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(folders, tmp_path, capsys)
         ("stereoset_scoring=mine", "stereoset_scoring"),
     ],
 )
-def test_bad_input_is_one_line_that_names_it(folders, tmp_path, capfd, override, told):
+def test_bad_input_is_reported_in_one_line_that_names_it(folders, tmp_path, capfd, override, message):
     assert run(folders, tmp_path / "run", override) == 2
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert told in lines[0]
+    assert message in lines[0]
 
 
-def test_too_many_bad_rows_are_told_with_their_places(folders, tmp_path, capfd):
+def test_too_many_bad_rows_are_reported_with_their_positions(folders, tmp_path, capfd):
     assert run(folders, tmp_path / "run", "max_bad_fraction=0.1") == 1
     err = capfd.readouterr().err
     assert "1 of 4 rows" in err

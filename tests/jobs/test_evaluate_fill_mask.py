@@ -177,7 +177,7 @@ def refusal(folders, tmp_path, capfd, *overrides):
 
 
 @pytest.mark.parametrize("name", ["teacher", "student"])
-def test_a_model_of_another_tokenizer_is_one_line_that_says_so(folders, tmp_path, capfd, name):
+def test_a_model_of_another_tokenizer_is_reported_in_one_line_that_says_so(folders, tmp_path, capfd, name):
     copy = tmp_path / "other"
     shutil.copytree(folders / "teacher", copy)
     text = (copy / "tokenizer.json").read_text()

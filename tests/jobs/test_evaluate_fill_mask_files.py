@@ -88,11 +88,11 @@ def test_the_scores_are_those_of_the_answers_in_the_files(scored, capsys):
 
 def test_the_table_and_the_line_tell_the_scores(work, tmp_path, capsys):
     assert run(work, tmp_path) == 0
-    told = capsys.readouterr().out
-    assert "masks in 60 texts, 0 bad rows, hit@10 teacher" in told
+    output = capsys.readouterr().out
+    assert "masks in 60 texts, 0 bad rows, hit@10 teacher" in output
     for word in ("MRR", "median rank", "left to right", "difference, 95%", "same best token"):
-        assert word in told
-    assert "…" not in told
+        assert word in output
+    assert "…" not in output
 
 
 def test_without_left_to_right_nothing_is_told_of_it(work, tmp_path):
@@ -165,9 +165,9 @@ def refusal(work, tmp_path, capfd, *overrides, **values):
     return lines[0]
 
 
-def test_an_absent_causal_model_is_one_line_that_says_what_the_metric_is(work, tmp_path, capfd):
-    told = refusal(work, tmp_path, capfd, "causal.model_dir=gpt2")
-    assert "gpt2: no such folder; causal_perplexity_of_predictions is" in told
+def test_an_absent_causal_model_is_reported_in_one_line_that_says_what_the_metric_is(work, tmp_path, capfd):
+    message = refusal(work, tmp_path, capfd, "causal.model_dir=gpt2")
+    assert "gpt2: no such folder; causal_perplexity_of_predictions is" in message
 
 
 def test_models_of_two_tokenizers_are_refused(work, tmp_path, capfd):
@@ -178,13 +178,13 @@ def test_a_window_that_a_model_cannot_read_is_refused(work, tmp_path, capfd):
     assert "data.max_length: 49 tokens" in refusal(work, tmp_path, capfd, "data.max_length=49")
 
 
-def test_absent_and_useless_data_are_one_line_that_names_them(work, tmp_path, capfd):
+def test_absent_and_useless_data_are_reported_in_one_line_that_names_them(work, tmp_path, capfd):
     assert f"{tmp_path}/none" in refusal(work, tmp_path, capfd, f"data.path={tmp_path}/none")
     write_rows(tmp_path / "x.jsonl", [{"text": "a"}])
     assert "no 'texts' among 'text'" in refusal(work, tmp_path, capfd, f"data.path={tmp_path}/x.jsonl")
 
 
-def test_all_absent_inputs_are_one_line_that_names_them(work, tmp_path, capfd):
+def test_all_absent_inputs_are_reported_in_one_line_that_names_them(work, tmp_path, capfd):
     absent = ["data.path=a.jsonl", "student_dir=b", "teacher_dir=c", "causal.model_dir=d"]
     line = refusal(work, tmp_path, capfd, *absent)
     for name in ("a.jsonl", "b", "c", "d"):
@@ -198,11 +198,11 @@ def test_an_mlflow_folder_is_the_model_inside_it(work, tmp_path):
     assert run(work, tmp_path, f"student_dir={tmp_path}/mlflow", "teacher_dir=null") == 0
 
 
-def test_a_dry_run_tells_the_plan_and_writes_nothing(work, tmp_path, capsys):
+def test_a_dry_run_prints_the_plan_and_writes_nothing(work, tmp_path, capsys):
     assert run(work, tmp_path, "--dry-run") == 0
-    told = capsys.readouterr().out
-    assert "all rows of 1 files (jsonl)" in told
-    assert "48 tokens" in told
+    output = capsys.readouterr().out
+    assert "all rows of 1 files (jsonl)" in output
+    assert "48 tokens" in output
     assert not Path(tmp_path, "run").exists()
 
 

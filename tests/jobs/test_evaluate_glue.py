@@ -122,7 +122,7 @@ def test_every_task_has_an_interval_that_holds_its_score(done):
         assert found["dev_rows"][task] == {"dev": OFFICIAL_ROWS[task]["dev"]}
 
 
-def test_what_is_missing_is_said_and_not_skipped_in_silence(done):
+def test_missing_parts_are_reported(done):
     assert scores(done)["missing"] == ["cola"]
     assert "missing: cola" in manifest_of(done)["run"]["summary"]
 
@@ -133,7 +133,7 @@ def test_a_score_on_a_part_of_the_rows_says_so(done):
     assert {row["max_train_examples"] for row in found["rows"]} == {48}
 
 
-def test_wnli_stands_beside_its_majority(done):
+def test_wnli_is_compared_with_its_majority_baseline(done):
     labels = [row % 2 for row in range(OFFICIAL_ROWS["wnli"]["dev"])]
     assert scores(done)["majority"]["wnli"]["accuracy"] == pytest.approx(labels.count(0) / len(labels))
 
@@ -148,10 +148,10 @@ def test_the_model_of_each_task_loads_with_plain_transformers(done):
 
 def test_run_again_it_is_skipped_and_shows_its_table(folders, done, capsys):
     assert run(folders, done, "tasks=[rte, wnli, cola]") == 0
-    told = capsys.readouterr().out
-    assert "skipped" in told
-    assert "missing: no such folder" in told
-    assert "trained on 48" in told
+    output = capsys.readouterr().out
+    assert "skipped" in output
+    assert "missing: no such folder" in output
+    assert "trained on 48" in output
 
 
 def test_a_run_that_was_interrupted_does_what_is_left_and_ends_the_same(folders, done, tmp_path):
@@ -308,7 +308,7 @@ def test_outputs_in_another_order_are_known_by_their_names(folders, done, fine_t
 
 
 @pytest.mark.parametrize(
-    ("names", "task", "told"),
+    ("names", "task", "message"),
     [
         (["LABEL_0", "LABEL_1"], "rte", "labels LABEL_0, LABEL_1, but rte has entailment, not_entailment"),
         (["entailment", "neutral", "contradiction"], "rte", "but rte has"),
@@ -317,12 +317,12 @@ def test_outputs_in_another_order_are_known_by_their_names(folders, done, fine_t
         (None, "wnli", "fine-tuned on rte, but a model for wnli is needed"),
     ],
 )
-def test_labels_that_are_not_those_of_the_task_are_refused(folders, fine_tuned, tmp_path, capsys, names, task, told):
+def test_labels_that_are_not_those_of_the_task_are_refused(folders, fine_tuned, tmp_path, capsys, names, task, message):
     if names:
         with_labels(fine_tuned, names)
     line = refusal(capsys, run(folders, tmp_path / "run", f"tasks=[{task}]", "train=false", f"model_dir={fine_tuned}"))
     assert f"{fine_tuned}/config.json: " in line
-    assert told in line
+    assert message in line
 
 
 def test_a_model_without_a_head_cannot_be_scored(folders, tmp_path, capsys):
@@ -333,9 +333,9 @@ def test_a_model_without_a_head_cannot_be_scored(folders, tmp_path, capsys):
 def test_the_submission_is_valid_and_says_what_was_filled(folders, tmp_path, capsys):
     more = ["tasks=[wnli, stsb]", "submission={write: true, fill_missing: true}"]
     assert run(folders, tmp_path / "run", *more) == 0
-    told = capsys.readouterr().out
-    assert "QQP" in told
-    assert "WNLI (" not in told
+    output = capsys.readouterr().out
+    assert "QQP" in output
+    assert "WNLI (" not in output
     file = tmp_path / "run" / "submission.zip"
     assert evaluate_glue.main(["--validate", str(file)]) == 0
     with zipfile.ZipFile(file) as archive:
@@ -348,7 +348,7 @@ def test_a_submission_with_something_absent_is_refused_unless_it_may_be_filled(f
     assert not (tmp_path / "run").exists()  # before anything was trained
 
 
-def test_a_file_that_is_no_submission_is_named(tmp_path, capsys):
+def test_a_file_that_is_not_a_submission_is_named(tmp_path, capsys):
     file = tmp_path / "odd.zip"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("CoLA.tsv", "index\tprediction\n")
@@ -375,16 +375,16 @@ def changed(folders, tmp_path, name, old, new):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("sentence1\tsentence2", "sentence\tsentence2", "RTE/dev.tsv"),
         ("\tnot_entailment", "\tperhaps", "RTE/dev.tsv:3"),
         ("\tsecond 4\t", "\t", "RTE/dev.tsv:6"),
     ],
 )
-def test_a_wrong_file_is_refused_by_name_and_line(folders, tmp_path, capsys, old, new, told):
+def test_a_wrong_file_is_refused_by_name_and_line(folders, tmp_path, capsys, old, new, message):
     glue = changed(folders, tmp_path, "RTE/dev.tsv", old, new)
-    assert told in refusal(capsys, run(folders, tmp_path / "run", "tasks=[rte]", glue))
+    assert message in refusal(capsys, run(folders, tmp_path / "run", "tasks=[rte]", glue))
 
 
 def test_a_missing_dev_file_is_refused_by_name(folders, tmp_path, capsys):
@@ -395,7 +395,7 @@ def test_a_missing_dev_file_is_refused_by_name(folders, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("fine_tuning.metric=acuracy", "did you mean 'accuracy'"),
         ("tasks=[cola, qqp]", "none of cola, qqp"),
@@ -409,18 +409,18 @@ def test_a_missing_dev_file_is_refused_by_name(folders, tmp_path, capsys):
         ("tasks=[mnli] train=false start_from_mnli=true", "start_from_mnli: has no effect with train=false"),
     ],
 )
-def test_bad_input_is_one_line(folders, tmp_path, capsys, override, told):
+def test_bad_input_is_one_line(folders, tmp_path, capsys, override, message):
     tasks = [] if override.startswith("tasks") else ["tasks=[wnli]"]
     overrides = re.split(r" (?=\w+=)", override)
     line = refusal(capsys, run(folders, tmp_path / "run", *tasks, *overrides))
-    assert told in line
+    assert message in line
 
 
-def test_a_dry_run_tells_rows_and_steps_and_starts_nothing(folders, tmp_path, capsys):
+def test_a_dry_run_prints_rows_and_steps_and_starts_nothing(folders, tmp_path, capsys):
     assert run(folders, tmp_path / "run", "tasks=[rte, cola]", "--dry-run") == 0
-    told = capsys.readouterr().out
-    assert "48 of 2,490 train rows, 277 dev rows, 2 seed(s) x 6 steps of 16" in told
-    assert "cola" in told
+    output = capsys.readouterr().out
+    assert "48 of 2,490 train rows, 277 dev rows, 2 seed(s) x 6 steps of 16" in output
+    assert "cola" in output
     assert not (tmp_path / "run").exists()
 
 

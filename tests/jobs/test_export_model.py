@@ -113,7 +113,7 @@ def test_two_runs_have_the_same_content(folders, tmp_path):
     assert len(hashes) == 1
 
 
-def test_the_features_of_the_cpu_are_told_and_are_no_content(folders, tmp_path, capsys):
+def test_the_features_of_the_cpu_are_recorded_outside_the_content(folders, tmp_path, capsys):
     assert run(folders, tmp_path / "run", gate={"min_agreement": 0.8}) == 0
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
     assert manifest["run"]["timing"]["cpu"] == report_of(tmp_path / "run")["cpu"]
@@ -139,7 +139,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(folders, tmp_path, capsys)
         ({"push": {"repo_id": "no-owner"}}, "push.repo_id"),
     ],
 )
-def test_what_cannot_be_exported_is_one_line(folders, tmp_path, capfd, values, said):
+def test_a_model_that_cannot_be_exported_is_reported_in_one_line(folders, tmp_path, capfd, values, said):
     overrides = [f"model_dir={values.pop('model_dir')}"] if "model_dir" in values else []
     assert run(folders, tmp_path / "run", *overrides, **values) == 2
     lines = capfd.readouterr().err.splitlines()

@@ -42,7 +42,7 @@ BIAS = ["evaluate_bias", "models={{a: '{0}/teacher'}}", "stereoset_path={0}/dev.
     ],
 )
 @pytest.mark.parametrize("is_dry", [True, False], ids=["dry run", "run"])
-def test_input_without_read_permission_is_one_line(
+def test_input_without_read_permission_is_reported_in_one_line(
     inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], command: list[str], closed: str, *, is_dry: bool
 ) -> None:
     (recipe := tmp_path / "recipe.yaml").write_text(f"run_dir: {tmp_path}/run")
@@ -59,7 +59,7 @@ def test_input_without_read_permission_is_one_line(
 
 
 @pytest.mark.parametrize("target", ["recipe.yaml", "run", ""])
-def test_a_recipe_or_run_folder_without_permission_is_one_line(
+def test_a_recipe_or_run_folder_without_permission_is_reported_in_one_line(
     inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], target: str
 ) -> None:
     (recipe := tmp_path / "recipe.yaml").write_text(f"run_dir: {tmp_path}/run/x")

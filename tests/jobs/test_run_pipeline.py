@@ -52,7 +52,7 @@ def best(tmp_path):
 
 
 def config_of(pipeline, name, best):
-    """The config of a stage; `best` stands in for what a search writes."""
+    """The config of a stage; `best` replaces the output of a search."""
     stage = STAGES_OF[pipeline][name]
     return (replace(stage, recipe=best) if stage.recipe_is_generated else stage).config()
 
@@ -162,7 +162,7 @@ def test_every_stage_that_reads_glue_takes_it_from_the_variable(pipeline):
         ([QUICKSTART, "folder=/no/such", "--only", "distill", "--dry-run"], "stage distill: "),
     ],
 )
-def test_a_wrong_command_is_one_line_and_exit_code_2(arguments, message, capfd):
+def test_a_wrong_command_is_reported_in_one_line_and_exit_code_2(arguments, message, capfd):
     assert run_pipeline.main(arguments) == 2
     printed = capfd.readouterr()
     (line,) = printed.err.splitlines()

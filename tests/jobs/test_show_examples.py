@@ -49,13 +49,13 @@ def copied(shards_dir, tmp_path):
     return Path(shutil.copytree(shards_dir, tmp_path / "copy"))
 
 
-def test_a_folder_without_a_run_is_one_line(tmp_path, capfd):
+def test_a_folder_without_a_run_is_reported_in_one_line(tmp_path, capfd):
     code, out, err = shown(capfd, str(tmp_path))
     assert (code, out, len(err)) == (2, "", 1)
     assert f"{tmp_path}: no manifest.json" in err[0]
 
 
-def test_a_torn_shard_is_one_line_that_names_it(copied, capfd):
+def test_a_torn_shard_is_reported_in_one_line_that_names_it(copied, capfd):
     file = sorted((copied / "shards").glob("train-*"))[0]
     file.write_bytes(file.read_bytes()[:-9])
     code, _, err = shown(capfd, str(copied))
@@ -70,7 +70,7 @@ def test_a_missing_tokenizer_is_one_line_that_names_it(copied, capfd):
     assert "tokenizer.json" in err[0]
 
 
-def test_a_run_of_another_job_is_one_line(copied, capfd):
+def test_a_run_of_another_job_is_reported_in_one_line(copied, capfd):
     file = copied / "manifest.json"
     manifest = json.loads(file.read_text())
     manifest["content"]["job"] = "distill"
@@ -91,13 +91,13 @@ def test_a_run_of_another_job_is_one_line(copied, capfd):
         ("--epoch", "-1"),
     ],
 )
-def test_what_cannot_be_shown_is_one_line_and_nothing_else(shards_dir, capfd, option, value):
+def test_a_row_that_does_not_exist_is_reported_in_one_line_and_nothing_else(shards_dir, capfd, option, value):
     code, out, err = shown(capfd, shards_dir, option, value)
     assert (code, out, len(err)) == (2, "", 1)
     assert option in err[0]
 
 
-def test_a_reader_that_leaves_is_no_fault(shards_dir, root):
+def test_a_reader_that_leaves_is_not_an_error(shards_dir, root):
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.show_examples", shards_dir],
         cwd=root,

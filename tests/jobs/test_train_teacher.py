@@ -71,7 +71,7 @@ def test_shards_of_another_tokenizer_are_one_line_that_says_so(work, tmp_path, c
     assert f"{work}/shards: encoded with tokenizer" in line
 
 
-def test_torn_weights_are_one_line_that_names_them(work, tmp_path, capfd):
+def test_torn_weights_are_reported_in_one_line_that_names_them(work, tmp_path, capfd):
     copy = Path(shutil.copytree(work / "encoder", tmp_path / "torn"))
     (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:999])
     assert f"{copy}/model.safetensors" in refusal(work, capfd, f"run_dir={tmp_path}/run", f"encoder_dir={copy}")

@@ -46,13 +46,13 @@ def test_a_corpus_without_a_manifest_is_one_line_that_names_it(recipe, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_teacher_without_a_tokenizer_is_one_line_that_names_it(tmp_path, capfd):
+def test_a_teacher_without_a_tokenizer_is_reported_in_one_line_that_names_it(tmp_path, capfd):
     (tmp_path / "teacher").mkdir()
     recipe = write_recipe(tmp_path, run_dir=str(tmp_path / "run"), teacher_dir=str(tmp_path / "teacher"))
     assert f"{tmp_path}/teacher/tokenizer.json" in refusal(capfd, recipe)
 
 
-def test_a_teacher_without_a_special_token_is_one_line_that_names_it(tmp_path, capfd):
+def test_a_teacher_without_a_special_token_is_reported_in_one_line_that_names_it(tmp_path, capfd):
     file = Path(write_tokenizer(tmp_path / "teacher")) / "tokenizer.json"
     file.write_text(file.read_text().replace("[MASK]", "[HIDE]"))
     recipe = write_recipe(tmp_path, run_dir=str(tmp_path / "run"), teacher_dir=str(tmp_path / "teacher"))

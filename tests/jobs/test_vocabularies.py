@@ -60,7 +60,7 @@ def command(work: Path, tmp_path: Path, values: dict[str, Any], shards: str) -> 
 @pytest.mark.parametrize("shards", ["larger", "renamed"])
 @pytest.mark.parametrize(("job", "values"), JOBS, ids=lambda value: getattr(value, "__name__", ""))
 @pytest.mark.parametrize("arguments", [["--dry-run"], []], ids=["plan", "run"])
-def test_shards_of_another_vocabulary_are_one_line_that_names_both(
+def test_shards_of_another_vocabulary_are_reported_in_one_line_that_names_both(
     work: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
@@ -78,7 +78,7 @@ def test_shards_of_another_vocabulary_are_one_line_that_names_both(
 
 
 @pytest.mark.parametrize(("job", "values"), JOBS, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_tokenizer_with_more_ids_than_its_model_is_one_line(
+def test_a_tokenizer_with_more_ids_than_its_model_is_reported_in_one_line(
     work: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], job: ModuleType, values: dict[str, Any]
 ) -> None:
     shutil.copytree(work / "model", tmp_path / "model")
@@ -104,7 +104,7 @@ def test_a_model_with_rows_beyond_its_tokenizer_trains_on_its_shards(
     assert train_teacher.main([*command(work, tmp_path, values, "own-shards"), "--dry-run"]) == 0
 
 
-def test_a_fine_tuned_teacher_of_another_vocabulary_is_one_line(
+def test_a_fine_tuned_teacher_of_another_vocabulary_is_reported_in_one_line(
     work: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_next_sentence_task(tmp_path / "glue")

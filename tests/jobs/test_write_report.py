@@ -33,7 +33,7 @@ def refusal(line, names, capfd, **values):
     return said
 
 
-def test_report_and_card_lie_beside_the_manifest(line, capsys):
+def test_report_and_card_are_next_to_the_manifest(line, capsys):
     assert run(line, ["corpus", "shards", "student"]) == 0
     folder = line.parent / "report"
     assert {file.name for file in folder.iterdir()} == {"report.html", "README.md", "manifest.json", "config.yaml"}
@@ -42,23 +42,23 @@ def test_report_and_card_lie_beside_the_manifest(line, capsys):
     assert "missing: train_teacher, evaluate_fill_mask" in capsys.readouterr().out
 
 
-def test_a_run_that_is_not_complete_is_one_line(line, capfd):
+def test_a_run_that_is_not_complete_is_reported_in_one_line(line, capfd):
     (line / "student/manifest.json").unlink()
     said = refusal(line, ["corpus", "student"], capfd)
     assert f"{line}/student: no manifest.json, so no complete run" in said
 
 
-def test_a_run_of_an_unknown_job_is_one_line(line, capfd):
+def test_a_run_of_an_unknown_job_is_reported_in_one_line(line, capfd):
     write_run(line / "strange", "bake_bread")
     assert f"{line}/strange: a run of 'bake_bread', which a report cannot show" in refusal(line, ["strange"], capfd)
 
 
-def test_a_run_given_twice_is_one_line(line, capfd):
+def test_a_duplicate_run_is_reported_in_one_line(line, capfd):
     assert "given twice" in refusal(line, ["student", "student"], capfd)
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "text", "told"),
+    ("name", "file", "text", "message"),
     [
         ("fill_mask", "scores.json", '{"teacher": ', "not JSON"),
         ("fill_mask", "scores.json", "[]", "not a JSON object"),
@@ -68,7 +68,7 @@ def test_a_run_given_twice_is_one_line(line, capfd):
         ("corpus", "corpus_report.json", "{}", "no 'documents' in its files"),
     ],
 )
-def test_a_torn_file_of_a_run_is_one_line_that_names_it(line, capfd, name, file, text, told):
+def test_a_torn_file_of_a_run_is_reported_in_one_line_that_names_it(line, capfd, name, file, text, message):
     if text is None:
         (line / name / file).unlink()
     else:
@@ -76,7 +76,7 @@ def test_a_torn_file_of_a_run_is_one_line_that_names_it(line, capfd, name, file,
     assert run(line, [name]) == 2
     (said,) = capfd.readouterr().err.splitlines()
     assert f"{line}/{name}" in said
-    assert told in said
+    assert message in said
     assert not (line.parent / "report/manifest.json").exists()
 
 
@@ -115,7 +115,7 @@ def test_the_folder_of_another_job_is_never_written_to(line, capfd):
     assert not (line / "corpus/report.html").exists()
 
 
-def test_a_dry_run_tells_runs_and_what_is_missing_and_writes_nothing(line, capsys):
+def test_a_dry_run_lists_runs_and_what_is_missing_and_writes_nothing(line, capsys):
     assert run(line, ["corpus", "student"], "--dry-run") == 0
     said = capsys.readouterr().out
     assert "what distill has done" in said

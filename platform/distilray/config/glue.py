@@ -59,7 +59,7 @@ class TaskConfig(FineTuneConfig):
     )
     seeds: Annotated[list[Seed], Field(min_length=1)] = Field(default=[1, 2, 3, 4, 5])
     max_train_examples: Count | None = Field(
-        default=None, description="use a random subset of this size; scores of such runs are labeled"
+        default=None, description="use a random subset of this size, which is noted in every score"
     )
 
     @model_validator(mode="after")
@@ -108,7 +108,7 @@ class GlueConfig(SeededConfig, RayJobConfig):
     tasks: Annotated[list[TaskName], Field(min_length=1)] = Field(default=list(GLUE_TASKS))
     allow_other_row_counts: bool = Field(
         default=False,
-        description="accept train and dev sets of any size, for other releases or your own data; scores are labeled",
+        description="accept train and dev sets of any size (another release, or your own data); every score notes it",
     )
     fine_tuning: TaskConfig = TaskConfig()
     per_task: dict[TaskName, TaskConfig] = Field(default={}, description="settings that override fine_tuning, by task")
@@ -239,7 +239,7 @@ class SearchGlueConfig(GlueConfig):
         for task in self.tasks:
             for name, values in self.task_space(task).items():
                 if name not in known:
-                    raise ValueError(f"space.{name}: no such setting of a fine-tuning run; {hint(name, known)}")
+                    raise ValueError(f"space.{name}: no such setting of a fine-tuning; {hint(name, known)}")
                 if self.method == "grid" and values.choice is None:
                     raise ValueError(f"space.{name}: a grid needs choice: [...]")
                 self._check_values(task, name, values)

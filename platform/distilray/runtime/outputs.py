@@ -114,7 +114,7 @@ def read_verified(uri: str) -> bytes:
 
 
 def _manifest_of(folder: str) -> dict[str, Any] | None:
-    """Return the manifest in a folder, or None if there is none or the file comes from another program."""
+    """Return the manifest in a folder, of any schema, or None if there is none or another program wrote the file."""
     uri = storage.join(folder, MANIFEST_FILE)
     with contextlib.suppress(ValueError):  # includes an unreadable folder above the run
         manifest = json.loads(storage.read_bytes(uri)) if storage.file_size(uri) else None

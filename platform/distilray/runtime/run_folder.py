@@ -58,7 +58,7 @@ def read_manifest(folder: str, job: str | None = None) -> dict[str, Any]:
         manifest = json.loads(data)
     except ValueError:
         raise InputError(f"{uri}: not JSON; delete the folder and run its job again") from None
-    if not is_manifest(manifest):
+    if not is_manifest(manifest) or manifest["schema"] != SCHEMA:
         fix = "delete the folder and run its job again"
         raise InputError(f"{uri}: not a manifest of schema {SCHEMA} (earlier versions wrote schema 1); {fix}")
     if job is not None and manifest["content"]["job"] != job:
@@ -74,8 +74,8 @@ def is_complete(folder: str) -> bool:
 
 
 def is_manifest(value: Any) -> bool:
-    """Return whether a JSON value is a manifest of the current schema."""
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA or "content_hash" not in value:
+    """Return whether a JSON value is a manifest, of any schema: all have the same entries for outputs."""
+    if not isinstance(value, dict) or not {"schema", "content_hash"} <= value.keys():
         return False
     content = value.get("content")
     return isinstance(content, dict) and content.keys() >= _CONTENT_KEYS and isinstance(content["outputs"], dict)

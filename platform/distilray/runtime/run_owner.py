@@ -42,8 +42,8 @@ class RunOwner:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "process": _process(os.getpid()),
-            "scope": _scope(),
+            "process": _process_start_time(os.getpid()),
+            "scope": _pid_namespace(),
         }
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="run-owner", daemon=True)
@@ -54,7 +54,7 @@ class RunOwner:
             contended = True
             other = self._read_other()
             if other is not None and self._is_alive(other):
-                raise InputError(self._refusal(other))
+                raise InputError(self._conflict_message(other))
             with contextlib.suppress(FileNotFoundError):
                 storage.remove_file(self._uri)
         if contended:  # another process may have removed the stale file at the same time, and with it our new one
@@ -66,7 +66,7 @@ class RunOwner:
     def __exit__(self, *error: object) -> None:
         self._released.set()
         self._thread.join()
-        if self._is_ours(_read(self._uri)):
+        if self._is_ours(_read_record(self._uri)):
             storage.remove_file(self._uri)
 
     def check(self) -> None:
@@ -75,9 +75,9 @@ class RunOwner:
         Raises:
             InputError: another process owns the folder.
         """
-        other = _read(self._uri)
+        other = _read_record(self._uri)
         if not self._is_ours(other):
-            raise InputError(self._refusal(other or {}))
+            raise InputError(self._conflict_message(other or {}))
 
     def _create(self) -> bool:
         """Write the record if there is none. On a local file system, only one of several processes succeeds."""
@@ -103,16 +103,16 @@ class RunOwner:
         while not self._released.wait(self._renewal_s):
             # A disk that is briefly full or unavailable must not stop the run; its own writes will fail if it persists.
             with contextlib.suppress(InputError, OSError):
-                if not self._is_ours(_read(self._uri)):
+                if not self._is_ours(_read_record(self._uri)):
                     return
                 storage.write_bytes(self._uri, self._content())
 
     def _read_other(self) -> Values | None:
         """Read the record of the current owner, which may still be writing it."""
-        record = _read(self._uri)
+        record = _read_record(self._uri)
         if record is None:
             time.sleep(self._poll_s)
-            record = _read(self._uri)
+            record = _read_record(self._uri)
         return record
 
     def _is_ours(self, record: Values | None) -> bool:
@@ -120,7 +120,7 @@ class RunOwner:
 
     def _is_alive(self, other: Values) -> bool:
         if other["scope"] == self._record["scope"]:
-            return bool(_process(other["pid"]) == other["process"])
+            return bool(_process_start_time(other["pid"]) == other["process"])
         if time.time() - other["renewed"] > _STALE_S:
             return False
         print(
@@ -132,14 +132,14 @@ class RunOwner:
         deadline = time.monotonic() + self._expiry_s
         while time.monotonic() < deadline:
             time.sleep(self._poll_s)
-            latest = _read(self._uri)
+            latest = _read_record(self._uri)
             if latest is None:
                 return False
             if latest["renewed"] != other["renewed"]:
                 return True
         return False
 
-    def _refusal(self, other: Values) -> str:
+    def _conflict_message(self, other: Values) -> str:
         if not other:
             return f"run_dir={self._run_uri}: its {OWNER_FILE} was removed during the run; run the command again"
         return (
@@ -161,7 +161,7 @@ def check_visible(run_uri: str) -> None:
         )
 
 
-def _read(uri: str) -> Values | None:
+def _read_record(uri: str) -> Values | None:
     """Return the record of an owner, or None if there is no valid one."""
     try:
         record = json.loads(storage.read_bytes(uri))
@@ -171,13 +171,13 @@ def _read(uri: str) -> Values | None:
     return record if isinstance(record, dict) and names <= set(record) else None
 
 
-def _scope() -> str:
+def _pid_namespace() -> str:
     """Return an id of the PID namespace of this process: the boot of the machine and the container."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
-def _process(pid: int) -> str:
+def _process_start_time(pid: int) -> str:
     """Return the start time of a process in ticks since boot, which distinguishes it from a later one with its PID."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

@@ -121,9 +121,8 @@ def open_trackers(
         InputError: unknown tracker, missing package, or no location for MLflow to write to.
     """
     check_trackers(names, run_uri)
-    return Trackers(
-        tuple(dict.fromkeys(names)), TrackedRun(run_uri, run_name, _flat(config), start_step, clock()), clock
-    )
+    run = TrackedRun(run_uri, run_name, _flat(config), start_step, clock())
+    return Trackers(tuple(dict.fromkeys(names)), run, clock)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def test_a_whole_pipeline_file_is_a_recipe_once_its_data_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"task": "text-classification"}, "evaluates fill-mask only"),
         ({"test_data": "azureml:small:1"}, "is stored in Azure"),
@@ -136,8 +136,8 @@ def test_a_whole_pipeline_file_is_a_recipe_once_its_data_is_named(tmp_path):
         ({"device": "tpu"}, "device"),
     ],
 )
-def test_what_means_nothing_here_is_refused_by_name_in_one_line(tmp_path, changes, told):
-    with pytest.raises(RecipeError, match=told) as caught:
+def test_unsupported_values_are_rejected_by_name_in_one_line(tmp_path, changes, message):
+    with pytest.raises(RecipeError, match=message) as caught:
         recipe(tmp_path, {**FIELDS, **changes})
     assert "\n" not in str(caught.value)
 
@@ -216,7 +216,7 @@ def test_columns_without_data_and_two_evaluations_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"student_dir": "b"}, "name one source of masks"),
         ({"student_dir": "b", "shards_dir": "s", "data": {"path": "d"}}, "name one source of masks"),
@@ -229,8 +229,8 @@ def test_columns_without_data_and_two_evaluations_are_refused(tmp_path):
         ({"student_dir": "b", "data": {"path": "d"}, "cache": {"max_gb": 1.0}}, "cache: has no effect with data"),
     ],
 )
-def test_a_recipe_names_one_source_of_masks_and_only_what_it_uses(tmp_path, values, told):
-    with pytest.raises(RecipeError, match=told):
+def test_a_recipe_names_one_source_of_masks_and_only_what_it_uses(tmp_path, values, message):
+    with pytest.raises(RecipeError, match=message):
         recipe(tmp_path, values)
 
 

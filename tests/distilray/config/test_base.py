@@ -38,7 +38,7 @@ def test_a_config_cannot_be_changed() -> None:
     ],
     ids=["run_dir", "a part without identity", "ray", "a default written out"],
 )
-def test_where_and_how_a_run_is_executed_is_no_part_of_its_identity(same: Recipe) -> None:
+def test_the_way_a_run_is_executed_does_not_affect_its_identity(same: Recipe) -> None:
     assert same.identity_hash() == Recipe(run_dir="x").identity_hash()
 
 

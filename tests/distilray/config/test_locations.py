@@ -114,7 +114,9 @@ def test_other_values_stay_as_written(value: str) -> None:
         ("run_dir=''", "run_dir: .*at least 1 character"),
     ],
 )
-def test_a_value_that_is_no_location_is_one_line_with_its_key(tmp_path: Any, override: str, words: str) -> None:
+def test_a_value_that_is_not_a_location_is_reported_in_one_line_with_its_key(
+    tmp_path: Any, override: str, words: str
+) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("shards_dir: s\nteacher_dir: t\nrun_dir: r\n")
     with pytest.raises(InputError, match=words) as caught:

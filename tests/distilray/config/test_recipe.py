@@ -148,7 +148,7 @@ def test_an_empty_recipe_is_one_that_takes_every_default(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["absent.yaml", "."])
-def test_a_recipe_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_missing_recipe_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(RecipeError, match="no such recipe file"):
         load_recipe(str(tmp_path / name), [], Recipe)
 
@@ -174,7 +174,7 @@ def test_a_recipe_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
         (b"#" * (MAX_RECIPE_BYTES + 1), "larger than"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_refused_with_the_place(tmp_path: Path, text: str | bytes, told: str) -> None:
+def test_a_file_that_is_not_a_recipe_is_rejected_with_the_line(tmp_path: Path, text: str | bytes, told: str) -> None:
     message = refusal(tmp_path, text)
     assert told in message
     assert "recipe.yaml: " in message

@@ -35,7 +35,7 @@ def write(folder: Path, data: bytes, name: str = "a.txt") -> str:
 
 
 def fault(uri: str) -> tuple[bytes, UnreadableError]:
-    """What was given before the fault, and the fault."""
+    """Return the output before an error, and the error."""
     before = bytearray()
     with pytest.raises(UnreadableError) as caught:
         deque(map(before.extend, read_chunks(uri)))

@@ -99,7 +99,7 @@ def test_a_link_without_a_target_is_named(tmp_path: Path, target: str) -> None:
         find_files(str(tmp_path))
 
 
-def test_a_link_without_a_target_is_no_fault_where_it_is_not_read(tmp_path: Path) -> None:
+def test_a_link_without_a_target_is_not_an_error_where_it_is_not_read(tmp_path: Path) -> None:
     write(tmp_path, "a.txt")
     (tmp_path / ".#a.txt").symlink_to("lock of an editor")
     (tmp_path / "b.md").symlink_to("gone")

@@ -1,4 +1,4 @@
-"""What the identity of a run, an input or a recipe depends on, and what it does not depend on."""
+"""Identities of runs, inputs and recipes."""
 
 import os
 from collections.abc import Callable

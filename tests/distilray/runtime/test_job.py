@@ -1,4 +1,4 @@
-"""The face of every job, shown on a small one.
+"""The command line of every job, tested with a small one.
 
 Counts the words of a file.
 """
@@ -105,7 +105,7 @@ def test_overrides_and_flags_may_come_in_any_order(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "the following arguments are required: --recipe"),
         (["--recipe"], "argument --recipe: expected one argument"),
@@ -120,11 +120,13 @@ def test_overrides_and_flags_may_come_in_any_order(recipe: Path) -> None:
         (["--recipe", "RECIPE", "run_dir=ftp://host/x"], "scheme 'ftp' is not one of"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(recipe: Path, capsys: Captured, arguments: list[str], told: str) -> None:
+def test_bad_input_is_reported_in_one_line_and_exit_code_2(
+    recipe: Path, capsys: Captured, arguments: list[str], message: str
+) -> None:
     assert job_of()([str(recipe) if part == "RECIPE" else part for part in arguments]) == 2
     line = one_line(capsys)
     assert line.startswith("count_words: ")
-    assert told in line
+    assert message in line
 
 
 def test_a_run_of_another_config_in_the_folder_is_bad_input(recipe: Path, capsys: Captured) -> None:
@@ -133,7 +135,7 @@ def test_a_run_of_another_config_in_the_folder_is_bad_input(recipe: Path, capsys
     assert "contains a run with different least" in one_line(capsys)
 
 
-def test_bad_input_found_on_a_worker_is_one_line_too(recipe: Path, capsys: Captured) -> None:
+def test_bad_input_found_on_a_worker_is_reported_in_one_line_too(recipe: Path, capsys: Captured) -> None:
     class TaskError(Exception):
         cause = InputError("dump.xml: not a dump\n  at row 3")
 
@@ -148,11 +150,11 @@ def test_an_internal_fault_ends_with_1_and_its_traceback(recipe: Path, caplog: p
     assert isinstance(record.exc_info[1], ZeroDivisionError)
 
 
-def test_too_much_unusable_input_ends_with_1_and_the_places(recipe: Path, capsys: Captured) -> None:
+def test_too_much_unusable_input_ends_with_1_and_the_details(recipe: Path, capsys: Captured) -> None:
     error = DataQualityError("more input is unusable than allowed", ["a.bz2 at byte 3", "b.bz2 at byte 7"])
     assert failing(error)(["--recipe", str(recipe)]) == 1
-    told = capsys.readouterr().err.splitlines()
-    assert told == ["count_words: more input is unusable than allowed", "a.bz2 at byte 3", "b.bz2 at byte 7"]
+    output = capsys.readouterr().err.splitlines()
+    assert output == ["count_words: more input is unusable than allowed", "a.bz2 at byte 3", "b.bz2 at byte 7"]
 
 
 def test_ctrl_c_ends_with_130_and_one_line(recipe: Path, capsys: Captured) -> None:
@@ -172,14 +174,14 @@ def test_sigterm_ends_like_ctrl_c_and_its_handler_is_put_back(recipe: Path, caps
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_help_tells_the_command_and_the_exit_codes(capsys: Captured) -> None:
+def test_help_shows_the_command_and_the_exit_codes(capsys: Captured) -> None:
     with pytest.raises(SystemExit) as ended:
         job_of()(["--help"])
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert ended.value.code == 0
-    assert "python -m jobs.count_words" in told
-    assert "The face of every job, shown on a small one." in told
-    assert "2 bad input" in told
+    assert "python -m jobs.count_words" in output
+    assert "The command line of every job, tested with a small one." in output
+    assert "2 bad input" in output
 
 
 SCRIPT = """
@@ -212,9 +214,9 @@ def as_process(recipe: Path, root: Path, *arguments: str, **options: Any) -> sub
 
 def test_a_fault_of_a_real_process_shows_its_traceback_on_stderr(recipe: Path, root: Path) -> None:
     process = as_process(recipe, root, "seed=1")
-    _, told = process.communicate()
+    _, output = process.communicate()
     assert process.returncode == 1
-    assert "ZeroDivisionError" in told
+    assert "ZeroDivisionError" in output
 
 
 def test_a_closed_pipe_ends_a_job_without_a_traceback(recipe: Path, root: Path) -> None:
@@ -223,9 +225,9 @@ def test_a_closed_pipe_ends_a_job_without_a_traceback(recipe: Path, root: Path) 
     assert process.stderr is not None
     process.stdout.readline()
     process.stdout.close()
-    told = process.stderr.read()
+    output = process.stderr.read()
     assert process.wait() == 1
-    assert told == ""
+    assert output == ""
 
 
 def test_relative_folders_are_made_absolute_also_in_sections(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

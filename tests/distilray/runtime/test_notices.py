@@ -26,38 +26,38 @@ def test_a_notice_is_in_the_log_of_its_process(uri, caplog):
     assert "rank 1 hangs" in caplog.text
 
 
-def test_a_follower_is_told_a_notice_while_the_block_runs(uri):
-    told = threading.Event()
-    with NoticeFollower(uri, lambda text: told.set(), interval_s=0.01):
+def test_a_follower_receives_notices_while_the_block_runs(uri):
+    received = threading.Event()
+    with NoticeFollower(uri, lambda text: received.set(), interval_s=0.01):
         post_notice(uri, "now")
-        assert told.wait(20)
+        assert received.wait(20)
 
 
-def test_what_is_posted_at_the_very_end_is_told_too(uri):
-    told = []
-    with NoticeFollower(uri, told.append, interval_s=1000.0):
+def test_notices_posted_at_the_end_are_received(uri):
+    received = []
+    with NoticeFollower(uri, received.append, interval_s=1000.0):
         post_notice(uri, "at the end")
-    assert told == ["at the end"]
+    assert received == ["at the end"]
 
 
-def test_notices_of_earlier_runs_are_not_told_again(uri):
+def test_notices_of_earlier_runs_are_not_repeated(uri):
     post_notice(uri, "yesterday")
-    told = []
-    with NoticeFollower(uri, told.append, interval_s=1000.0):
+    received = []
+    with NoticeFollower(uri, received.append, interval_s=1000.0):
         post_notice(uri, "today")
-    assert told == ["today"]
+    assert received == ["today"]
 
 
-def test_each_notice_is_told_once(uri):
-    told, texts = [], [f"notice {number}" for number in range(20)]
-    with NoticeFollower(uri, told.append, interval_s=0.001):
+def test_each_notice_is_received_once(uri):
+    received, texts = [], [f"notice {number}" for number in range(20)]
+    with NoticeFollower(uri, received.append, interval_s=0.001):
         for text in texts:
             post_notice(uri, text)
-    assert told == texts
+    assert received == texts
 
 
 def test_an_object_store_gives_back_what_was_posted(bucket):
-    told = []
-    with NoticeFollower(f"{bucket}/run", told.append, interval_s=1000.0):
+    received = []
+    with NoticeFollower(f"{bucket}/run", received.append, interval_s=1000.0):
         post_notice(f"{bucket}/run", "far away")
-    assert told == read_notices(f"{bucket}/run") == ["far away"]
+    assert received == read_notices(f"{bucket}/run") == ["far away"]

@@ -105,6 +105,15 @@ def test_a_file_beside_a_manifest_of_another_program_passes(tmp_path: Path, mani
     verify_file(str(tmp_path / "file"))
 
 
+def test_a_file_of_a_run_of_an_earlier_version_is_still_verified(run: RunOutputs) -> None:
+    file = Path(run.folder, "manifest.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "schema": 1}))
+    verify_file(storage.join(run.folder, NAME))
+    flip(Path(run.folder, NAME))
+    with pytest.raises(InputError, match="its content is not what the manifest says"):
+        verify_file(storage.join(run.folder, NAME))
+
+
 def test_a_file_that_a_user_adds_to_a_run_passes(run: RunOutputs) -> None:
     Path(run.folder, "data/notes.txt").write_text("mine")
     verify_file(storage.join(run.folder, "data/notes.txt"))

@@ -7,7 +7,7 @@ from distilray.runtime.progress import Progress, format_duration
 
 
 class Clock:
-    """A clock that stands still until it is told to go on."""
+    """A clock that only moves when it is advanced."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -35,7 +35,7 @@ def progress_of(clock: Clock, stream: io.StringIO, total: int | None = 1000) -> 
     return Progress("distill", total=total, unit="steps", interval_s=5.0, clock=clock, stream=stream)
 
 
-def test_a_line_tells_count_share_rate_time_left_and_note(clock: Clock, stream: io.StringIO) -> None:
+def test_a_line_shows_count_share_rate_time_left_and_note(clock: Clock, stream: io.StringIO) -> None:
     with progress_of(clock, stream) as progress:
         clock.now += 10
         progress.advance_to(250, "loss 2.5")
@@ -119,7 +119,7 @@ def test_a_duration_reads_in_its_own_unit(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
-def test_a_slow_rate_is_told_in_a_minute(clock: Clock) -> None:
+def test_a_slow_rate_is_shown_per_minute(clock: Clock) -> None:
     stream = io.StringIO()
     with progress_of(clock, stream) as progress:
         clock.now += 60

@@ -1,4 +1,4 @@
-"""Needs of jobs, beside nodes whose resources are given; waiting for a real cluster is rehearsed elsewhere."""
+"""Needs of jobs on nodes with fixed resources. tests/rehearsal covers waiting for a real cluster."""
 
 import pytest
 

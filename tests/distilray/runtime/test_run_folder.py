@@ -108,7 +108,7 @@ def test_a_folder_of_another_job_is_refused(tmp_path: Path, dump: Path) -> None:
         folder_of(tmp_path / "run", dump, job="encode_corpus").complete_manifest()
 
 
-def test_a_begun_run_goes_on_with_the_same_config(tmp_path: Path, dump: Path) -> None:
+def test_an_incomplete_run_resumes_with_the_same_config(tmp_path: Path, dump: Path) -> None:
     # 1e-05 and its like must survive the YAML of config.yaml.
     folder_of(tmp_path / "run", dump).begin()
     assert folder_of(tmp_path / "run", dump).complete_manifest() is None
@@ -158,7 +158,7 @@ def test_an_incomplete_run_of_an_earlier_version_is_refused(tmp_path: Path, dump
         folder_of(tmp_path / "run", dump).complete_manifest()
 
 
-def test_an_incomplete_run_is_no_input(tmp_path: Path, dump: Path) -> None:
+def test_an_incomplete_run_is_rejected_as_input(tmp_path: Path, dump: Path) -> None:
     folder_of(tmp_path / "run", dump).begin()
     with pytest.raises(InputError, match="no complete run"):
         read_manifest(str(tmp_path / "run"))
@@ -184,7 +184,7 @@ def test_an_empty_file_is_an_input_of_no_bytes(tmp_path: Path) -> None:
     assert describe_input(str(tmp_path / "empty")) == {"bytes": 0, "fingerprint": ANY}
 
 
-def test_the_manifest_tells_versions_and_commit(tmp_path: Path, dump: Path) -> None:
+def test_the_manifest_records_versions_and_commit(tmp_path: Path, dump: Path) -> None:
     run = finished(tmp_path / "run", dump)["run"]
     assert {"python", "distilray", "ray", "torch", "transformers"} <= set(run["versions"])
     assert "git_commit" in run

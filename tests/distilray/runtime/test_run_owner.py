@@ -59,7 +59,7 @@ def test_a_killed_process_leaves_the_folder_to_the_next_one_at_once(tmp_path, ot
 
 
 def test_another_process_with_the_same_pid_is_no_owner(tmp_path):
-    record(tmp_path, pid=os.getpid(), scope=run_owner._scope(), process="an earlier process")
+    record(tmp_path, pid=os.getpid(), scope=run_owner._pid_namespace(), process="an earlier process")
     with RunOwner(str(tmp_path)):
         pass
 
@@ -104,7 +104,7 @@ def test_the_record_is_renewed_while_the_folder_is_owned(tmp_path):
             time.sleep(0.05)
 
 
-def test_an_owner_that_was_replaced_learns_it(tmp_path):
+def test_an_owner_that_was_replaced_notices_it(tmp_path):
     with RunOwner(str(tmp_path)) as owner:
         owner.check()
         record(tmp_path)

@@ -89,7 +89,7 @@ def test_a_missing_folder_has_no_files(tmp_path: Path) -> None:
     assert storage.list_files(str(tmp_path / "absent")) == []
 
 
-def test_a_folder_is_removed_with_all_it_holds_and_a_missing_one_is_no_fault(tmp_path: Path) -> None:
+def test_a_folder_is_removed_with_all_it_holds_and_a_missing_one_is_not_an_error(tmp_path: Path) -> None:
     storage.write_bytes(str(tmp_path / "run/a/x"), b"")
     for _ in range(2):
         storage.remove_folder(str(tmp_path / "run"))
@@ -102,7 +102,7 @@ def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
         storage.make_folder(str(tmp_path / "file" / "run"))
 
 
-def test_a_folder_of_an_object_store_is_no_local_path() -> None:
+def test_a_folder_of_an_object_store_is_not_a_local_path() -> None:
     with pytest.raises(InputError, match="must be a folder on this machine"):
         storage.local_path("s3://bucket/x?region=eu-west-1")
 
@@ -185,7 +185,7 @@ def test_a_file_that_has_vanished_is_bad_input_that_names_it(tmp_path: Path, use
         use(str(tmp_path / "gone"))
 
 
-def test_a_folder_in_the_place_of_a_file_is_bad_input(tmp_path: Path) -> None:
+def test_a_folder_instead_of_a_file_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "x" / "y").mkdir(parents=True)
     with pytest.raises(InputError, match="/x: cannot be written"):
         storage.write_bytes(str(tmp_path / "x"), b"")

@@ -180,7 +180,7 @@ def test_mlflow_shows_the_config_under_flat_keys_without_logins(run_uri):
     }
 
 
-def test_a_resumed_run_goes_on_in_the_same_mlflow_run(run_uri):
+def test_a_resumed_run_continues_the_mlflow_run(run_uri):
     for start_step in (0, 40):
         with opened(["mlflow"], run_uri, start_step=start_step) as trackers:
             trackers.log(start_step + 10, {"loss": 1.0})
@@ -280,14 +280,14 @@ def test_the_exit_code_in_wandb_says_that_a_run_failed(run_uri, wandb):
         ("wandb", "wandb", "wandb"),
     ],
 )
-def test_a_missing_package_is_told_in_one_line_with_what_to_install(run_uri, monkeypatch, name, package, install):
+def test_a_missing_package_is_reported_in_one_line_with_the_fix(run_uri, monkeypatch, name, package, install):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError) as raised:
         opened([name], run_uri)
     assert str(raised.value) == f"tracker '{name}' needs the package {package}: pip install {install}"
 
 
-def test_an_unknown_tracker_is_told_with_those_that_exist(run_uri):
+def test_an_unknown_tracker_is_reported_with_the_known_ones(run_uri):
     with pytest.raises(InputError, match="'aim' is not one of tensorboard, mlflow, wandb"):
         opened(["aim"], run_uri)
 
