@@ -9,7 +9,7 @@ from ray import train
 
 from distilray.training.loop import Hook, Step
 
-FAILURE_DETECTION_S = 60.0  # several of Ray's health checks, after which it has noticed a lost machine
+FAILURE_DETECTION_S = 60.0  # Ray needs several health checks to notice a lost machine
 
 
 class PreemptionWatcher(Hook):

@@ -58,7 +58,7 @@ def run_on_workers(
             failure_config=train.FailureConfig(
                 max_failures=max_failures, max_preemption_failures=-1, preemption_grace_s=preemption_grace_s
             ),
-            logging_config=train.LoggingConfig("ERROR"),  # keep its own messages out of the job's log
+            logging_config=train.LoggingConfig("ERROR"),  # keep Ray Train's messages out of the job's log
         ),
     )
     # In the main thread, Ray Train would install its own handler for Ctrl-C and never restore the old one.
