@@ -113,7 +113,7 @@ def _total_steps(run: FineTuneRun, features: TaskFeatures) -> int:
 def _execute_waiting(plan: FineTunePlan, waiting: Sequence[FineTuneRun], capacity: int, run_dir: str) -> Iterator[int]:
     """Execute runs in order, and repeatedly yield the number of unfinished ones.
 
-    Inside a cluster, the number of parallel runs follows the number of nodes. A few runs more than fit are started, so
+    Inside a cluster, the number of parallel runs follows the number of nodes. A few more runs than fit are started, so
     that the autoscaler sees their requests.
     """
     running: set[Future[None]] = set()
