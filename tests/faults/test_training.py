@@ -149,7 +149,7 @@ def both_workers() -> list[int]:
 
 def gone_on(told: str) -> list[int]:
     """The steps from whose checkpoints a run has gone on."""
-    return [int(step) for step in re.findall(r"resuming from the checkpoint of step (\d+) with 2 worker", told)]
+    return [int(step) for step in re.findall(r"going on from the checkpoint of step (\d+) with 2 worker", told)]
 
 
 def test_after_a_killed_driver_the_same_command_goes_on_from_its_newest_checkpoint(full_disk: Disturbed) -> None:
@@ -216,13 +216,13 @@ def test_a_run_without_finite_gradients_ends_with_its_examples_in_one_line(diver
     line = lines[-len(files) - 1]
     examples = json.loads(Path(files[0]).read_text())["example_ids"]
     assert "gradient norm is nan, after 3 skipped step(s) in a row" in line
-    assert f"its first examples are {examples[:4]}" in line
+    assert f"its examples begin with {examples[:4]}" in line
     assert "Traceback" not in diverged.told
 
 
 def test_a_run_without_finite_gradients_is_not_tried_again(diverged: Ended) -> None:
     assert checkpoints(diverged.run)
-    assert "resuming from" not in diverged.told
+    assert "going on from" not in diverged.told
 
 
 def test_a_run_without_finite_gradients_publishes_nothing(diverged: Ended) -> None:
@@ -276,4 +276,4 @@ def test_without_a_machine_the_run_goes_on_with_the_workers_that_there_is_room_f
     """No failure is allowed in this run: a machine that goes is none."""
     assert lost_machine.code == 0, lost_machine.told
     first = checkpoints(lost_machine.run)[0]
-    assert f"resuming from the checkpoint of step {first} with 1 worker(s)" in lost_machine.told
+    assert f"going on from the checkpoint of step {first} with 1 worker(s)" in lost_machine.told
