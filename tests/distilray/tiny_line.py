@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.distillation.feed import counts_of
+from distilray.distillation.feed import loss_divisors
 from distilray.distillation.objective import StepCounts
 from distilray.models.masked_lm import save_model
 from distilray.models.student import create_student
@@ -163,7 +163,7 @@ def planned(rows: Any) -> PlannedRows:
 def step_counts(shards: ShardSet, rows: Any) -> StepCounts:
     """The counts of a step of some rows of the first epoch."""
     first = planned(rows)
-    return counts_of(shards.lengths(first.rows), shards.mask_counts(first.rows, first.epochs))
+    return loss_divisors(shards.lengths(first.rows), shards.mask_counts(first.rows, first.epochs))
 
 
 def open_shards(shards_dir: str, split: str = "train") -> ShardSet:

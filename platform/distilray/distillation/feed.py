@@ -77,15 +77,15 @@ class Feed:
         own_batches = batches[self.rank :: self.num_workers]
         for number, indices in enumerate(own_batches):
             own_rows = planned.take(indices)
-            counts = counts_of(lengths, masked)
+            counts = loss_divisors(lengths, masked)
             if self.reduction == "original":
-                counts = counts_of(lengths[indices], masked[indices], times=len(batches))
+                counts = loss_divisors(lengths[indices], masked[indices], times=len(batches))
             cached = None if self.targets is None else self.targets.of(own_rows.rows)
             batch = TensorBatch.of(collate(self.shards, own_rows, pad_id=self.pad_id), cached, pinned=self.pinned)
             yield MicroStep(number, number == len(own_batches) - 1, batch, counts, size, own_rows.rows)
 
 
-def counts_of(lengths: NDArray[np.integer], masked: NDArray[np.integer], times: int = 1) -> StepCounts:
+def loss_divisors(lengths: NDArray[np.integer], masked: NDArray[np.integer], times: int = 1) -> StepCounts:
     """Return the divisors of the loss sums over some rows.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from distilray.distillation.feed import counts_of
+from distilray.distillation.feed import loss_divisors
 from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
 from distilray.distillation.teacher_cache import TeacherCache
 from distilray.pretraining_data.batches import collate, heldout_rows
@@ -40,7 +40,7 @@ class HeldoutScores:
     @functools.cached_property
     def _counts(self) -> StepCounts:
         rows = np.arange(len(self.shards))[: self.limit]
-        return counts_of(self.shards.lengths(rows), self.shards.mask_counts(rows, np.zeros_like(rows)))
+        return loss_divisors(self.shards.lengths(rows), self.shards.mask_counts(rows, np.zeros_like(rows)))
 
     def score(self, step: DistillationStep) -> Mapping[str, float]:
         """Return `loss` and its unweighted terms as in training, `hit@1`, and `agreement` if there is a teacher."""

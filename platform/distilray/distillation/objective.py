@@ -15,7 +15,7 @@ from distilray.distillation.teachers import (
     LiveTeacher,
     Teacher,
     best_tokens,
-    rows_of,
+    select_rows,
 )
 from distilray.distillation.vocabulary_loss import IGNORE_INDEX, Factors, vocabulary_loss
 from distilray.models.heads import apply_head_transform, decoder
@@ -46,8 +46,7 @@ class StepCounts:
     masked: float
     pairs: float = 1.0
 
-    def of(self, loss: Loss) -> float:
-        """Return the divisor of a loss."""
+    def divisor(self, loss: Loss) -> float:
         count: float = getattr(self, loss.per)
         return count
 
@@ -167,7 +166,7 @@ class DistillationStep(nn.Module):
         last_hidden = [loss for loss in self._used if loss.compares == "last_hidden"]
         if teacher is not None and last_hidden:
             states, mask = (hidden[batch.attention_mask.bool()], teacher.token_states()), batch.attention_mask
-            hidden_terms = {loss.name: loss(*states, mask) / counts.of(loss) for loss in last_hidden}
+            hidden_terms = {loss.name: loss(*states, mask) / counts.divisor(loss) for loss in last_hidden}
         if self._pairs:
             hidden_terms |= self._layer_terms(batch.attention_mask, counts)
             self._student_outputs.clear()
@@ -186,11 +185,11 @@ class DistillationStep(nn.Module):
         rows = batch.attention_mask.flatten().nonzero().squeeze(1) if at_all_tokens else batch.mask_index
         labels = _dense_labels(batch)[rows] if at_all_tokens else batch.mask_labels
         fused = [loss for loss in LOSSES.values() if loss.compares == "vocabulary"]
-        divisors = {loss.name: counts.of(loss) if at_all_tokens else counts.masked for loss in fused}
+        divisors = {loss.name: counts.divisor(loss) if at_all_tokens else counts.masked for loss in fused}
         used = {loss.name: loss in self._used and (is_compared or not loss.needs_teacher) for loss in fused}
         output = decoder(self.model)
         loss, sums = vocabulary_loss(
-            apply_head_transform(self.model, rows_of(hidden, rows)).to(self._dtype),
+            apply_head_transform(self.model, select_rows(hidden, rows)).to(self._dtype),
             output.weight,
             output.bias,
             labels,
@@ -210,7 +209,7 @@ class DistillationStep(nn.Module):
                     continue
                 outputs_of = _LAYER_OUTPUTS[loss.compares]
                 outputs = outputs_of(self._student_outputs, student), outputs_of(self._teacher_outputs, teacher)
-                terms.setdefault(loss.name, []).append(loss(*outputs, mask) / counts.of(loss))
+                terms.setdefault(loss.name, []).append(loss(*outputs, mask) / counts.divisor(loss))
         return {name: torch.stack(values).mean() for name, values in terms.items()}
 
 

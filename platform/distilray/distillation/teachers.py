@@ -65,7 +65,9 @@ class LiveTeacher:
     @torch.no_grad()
     def targets(self, rows: Tensor) -> DenseTeacher:
         output = decoder(self.model)
-        return DenseTeacher(apply_head_transform(self.model, rows_of(self.states, rows)), output.weight, output.bias)
+        return DenseTeacher(
+            apply_head_transform(self.model, select_rows(self.states, rows)), output.weight, output.bias
+        )
 
     def best_tokens(self) -> Tensor:
         return best_tokens(self.model, self.states, self.mask_index)
@@ -98,11 +100,11 @@ class CachedTeacher:
         return best[self.mask.flatten().cumsum(0)[self.mask_index] - 1] if self.at_all_tokens else best
 
 
-def rows_of(states: Tensor, rows: Tensor) -> Tensor:
+def select_rows(states: Tensor, rows: Tensor) -> Tensor:
     """Return hidden states (batch, length, dim) at some positions of the flattened batch, (rows, dim)."""
     return states.flatten(0, 1).index_select(0, rows)
 
 
 def best_tokens(model: Any, states: Tensor, rows: Tensor) -> Tensor:
     """Return the most probable tokens at some positions of the flattened batch, (rows,)."""
-    return decoder(model)(apply_head_transform(model, rows_of(states, rows))).argmax(dim=-1)
+    return decoder(model)(apply_head_transform(model, select_rows(states, rows))).argmax(dim=-1)

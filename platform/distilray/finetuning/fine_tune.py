@@ -59,7 +59,7 @@ def plan_waves(config: EvaluateGlueConfig, tasks: Sequence[TaskName], mnli_dir: 
 
 
 def tasks_from_mnli(config: EvaluateGlueConfig, tasks: Iterable[TaskName]) -> list[TaskName]:
-    """Return the tasks that start from the model fine-tuned on MNLI."""
+    """Return the tasks that start from the model of MNLI."""
     return [task for task in tasks if config.start_from_mnli and TASKS[task].can_start_from_mnli]
 
 
@@ -113,7 +113,7 @@ def _total_steps(run: FineTuneRun, features: TaskFeatures) -> int:
 def _execute_waiting(plan: FineTunePlan, waiting: Sequence[FineTuneRun], capacity: int, run_dir: str) -> Iterator[int]:
     """Execute runs in order, and repeatedly yield the number of unfinished ones.
 
-    Inside a cluster, the number of parallel runs follows the number of nodes. A few runs more than fit are started, so
+    Inside a cluster, the number of parallel runs follows the number of nodes. A few more runs than fit are started, so
     that the autoscaler sees their requests.
     """
     running: set[Future[None]] = set()

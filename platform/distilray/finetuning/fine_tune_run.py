@@ -1,4 +1,4 @@
-"""One fine-tuning run, that is a task with a seed: its folder, and the work of one process on it."""
+"""One fine-tuning run (a task with a seed): its folder, and the work of one process on it."""
 
 import json
 import time

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from distilray.distillation.feed import Feed, counts_of
+from distilray.distillation.feed import Feed, loss_divisors
 from distilray.pretraining_data.sample_plan import SamplePlan
 from tests.distilray.tiny_line import open_shards, step_counts
 
@@ -148,4 +148,4 @@ def test_global_counts_are_those_of_the_whole_step(dealt, shards, plan, workers,
 
 
 def test_pairs_are_those_of_the_tokens_of_one_example():
-    assert counts_of(np.array([2, 3]), np.array([1, 0])).pairs == 2 * 2 + 3 * 3
+    assert loss_divisors(np.array([2, 3]), np.array([1, 0])).pairs == 2 * 2 + 3 * 3
