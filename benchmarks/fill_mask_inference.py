@@ -82,7 +82,7 @@ def with_ray(config: EvaluateFillMaskConfig, folder: Path, tokenizer_json: str, 
     start = time.time()
     score_files(data_files(config.data), config, str(folder), tokenizer_json=tokenizer_json, max_length=LENGTH)
     end = time.time()
-    files = sorted((folder / "pieces/parts").iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    files = sorted((folder / "pieces/chunks").iterdir(), key=lambda file: file.stat().st_mtime_ns)
     windows = [json.loads(file.read_text())["windows"] for file in files]
     first = files[actors - 1].stat().st_mtime  # all actors have loaded the model and finished about one chunk each
     return sum(windows[actors:]) / (files[-1].stat().st_mtime - first), sum(windows) / (end - start)

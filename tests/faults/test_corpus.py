@@ -40,7 +40,7 @@ def write_recipe(folder: Path, dump: str, **values: object) -> Path:
 
 
 def completed_pieces(folder: Path) -> dict[str, int]:
-    return {piece.name: piece.stat().st_mtime_ns for piece in (folder / "run/pieces/parts").glob("*.json")}
+    return {piece.name: piece.stat().st_mtime_ns for piece in (folder / "run/pieces/chunks").glob("*.json")}
 
 
 def content_hash(folder: Path) -> str:

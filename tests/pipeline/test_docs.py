@@ -46,7 +46,7 @@ def test_links_and_targets_are_recognized() -> None:
     assert targets_of(page + "  ```sh\n  make no-such\n  ```\n") == ["check", "no-such"]
 
 
-def test_the_documentation_has_pages(pages: dict[Path, str], root: Path) -> None:
+def test_there_are_pages(pages: dict[Path, str], root: Path) -> None:
     assert {root / "CHANGELOG.md", root / "docs" / "line.md", root / "docs" / "operations.md"} <= set(pages)
 
 

@@ -91,12 +91,12 @@ def test_the_doctor_checks_a_cluster_with_its_token_and_reports_a_wrong_one(
     _, checks, output = ask(head.token, *recipe)
     for name in ("token mode", "jobs api", "ray", "cluster", "runs", "models"):
         assert checks[name]["status"] == "ok", checks[name]
-    assert "1 machine: 2 CPU, 0 GPU, object store 0.2 GB" in checks["cluster"]["found"]
-    assert "has room for 2" in checks["workers"]["found"]
+    assert "1 node: 2 CPU, 0 GPU, object store 0.2 GB" in checks["cluster"]["message"]
+    assert "has room for 2" in checks["workers"]["message"]
     assert head.token not in output
     code, checks, output = ask(WRONG_TOKEN)
     assert (code, checks["jobs api"]["status"], checks["cluster"]["status"]) == (1, "fail", "fail")
-    assert "403 with the token of RAY_AUTH_TOKEN" in checks["jobs api"]["found"]
+    assert "403 with the token of RAY_AUTH_TOKEN" in checks["jobs api"]["message"]
     assert WRONG_TOKEN not in output
 
 

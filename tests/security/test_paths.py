@@ -26,7 +26,7 @@ UNPACKING = {"extract", "extractall", "unpack_archive"}
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_a_manifest_with_an_output_outside_its_folder_is_rejected(tmp_path: Path, name: str) -> None:
+def test_a_manifest_that_names_an_output_outside_its_folder_is_refused(tmp_path: Path, name: str) -> None:
     manifest = {"schema": 1, "content_hash": "0", "content": {"job": "build_corpus", "outputs": {name: {"rows": 1}}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="which is not in the folder"):
