@@ -104,7 +104,7 @@ TASK_ROUTES: dict[str, TaskRoutes] = {
                 AnyRequest,
                 _CANDIDATES | _BEST_TOKENS,
                 _CANDIDATES_TAG,
-                "FillMaskAnswer in the format of the request",
+                "Answer in the format of the request",
                 "Candidates for `inputs`, as Hugging Face's clients expect; the best tokens for `input_data`.",
                 "score_root",
             ),

@@ -101,7 +101,7 @@ def disturbed(work: Path, machines: Machines) -> RunResult:
     return train(work, run, fault=switch_off)
 
 
-def test_a_run_survives_one_of_its_two_machines_with_several_workers(disturbed: RunResult) -> None:
+def test_a_run_survives_the_loss_of_a_machine_with_several_workers(disturbed: RunResult) -> None:
     assert disturbed.code == 0, disturbed.stderr
     assert f"with {WORKERS} worker" in disturbed.stderr
 

@@ -116,8 +116,8 @@ def disturbed(work: Path, full_disk: RunResult) -> Iterator[DisturbedRun]:
     """Resumed run with corrupted checkpoints, in which a worker is killed and another one is stopped."""
     run = Path(shutil.copytree(full_disk.run, work / "disturbed"))
     before, hung = checkpoints(run)[::-1], []
-    torn, flipped = (run / f"checkpoints/step-{step:07d}/model.safetensors" for step in before[:2])
-    torn.write_bytes(torn.read_bytes()[:-1000])
+    truncated, flipped = (run / f"checkpoints/step-{step:07d}/model.safetensors" for step in before[:2])
+    truncated.write_bytes(truncated.read_bytes()[:-1000])
     content = bytearray(flipped.read_bytes())
     content[len(content) // 2] ^= 1
     flipped.write_bytes(content)
@@ -130,7 +130,7 @@ def disturbed(work: Path, full_disk: RunResult) -> Iterator[DisturbedRun]:
     result = train(work, run, f"fault_tolerance.hang_timeout_s={HANG_S}", fault=disturb)
     yield DisturbedRun(run, result.code, result.stderr, before, hung)
     if hung[0] in train_workers():
-        with contextlib.suppress(ProcessLookupError):  # it has ended since
+        with contextlib.suppress(ProcessLookupError):  # it has exited since
             os.kill(hung[0], signal.SIGKILL)
 
 
@@ -170,10 +170,10 @@ def test_a_run_on_a_full_disk_is_not_retried_and_publishes_nothing(full_disk: Ru
 
 
 def test_a_run_resumes_from_the_newest_valid_checkpoint_and_reports_broken_ones(disturbed: DisturbedRun) -> None:
-    torn, flipped, whole = disturbed.before[:3]
-    for step in (torn, flipped):
+    truncated, flipped, valid = disturbed.before[:3]
+    for step in (truncated, flipped):
         assert f"step-{step:07d} IS BROKEN (model.safetensors" in disturbed.stderr
-    assert resumed_steps(disturbed.stderr)[0] == whole
+    assert resumed_steps(disturbed.stderr)[0] == valid
 
 
 def test_after_a_killed_worker_the_run_resumes_from_a_checkpoint(disturbed: DisturbedRun) -> None:

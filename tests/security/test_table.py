@@ -41,7 +41,7 @@ S5: no code in a data file, a model folder or a checkpoint is executed.
 
 S6: no name leads outside its folder (outputs of manifests, hashes, checkpoints, models); no archive is unpacked.
     tests/security/test_paths.py
-        test_a_manifest_with_an_output_outside_its_folder_is_rejected
+        test_a_manifest_that_names_an_output_outside_its_folder_is_refused
         test_the_cache_creates_no_file_for_an_invalid_hash
         test_a_folder_with_another_name_is_not_a_checkpoint
         test_a_request_with_a_path_as_model_name_loads_nothing
