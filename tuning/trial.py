@@ -129,7 +129,7 @@ def _train(point: TrialPoint, context: TrialContext, folder: str, reporter: _Rep
     except Exception as error:
         # A search that ends writes the records of running trials and deletes their checkpoints, which makes them fail.
         return read_record(folder) or end("failed", _reason(error))
-    return end(_STATUS[result.ended])
+    return end(_STATUS[result.end_reason])
 
 
 @dataclass

@@ -56,7 +56,7 @@ def refusal(work, tmp_path, capfd, *arguments, **changes):
         ("space.max_length={choice: [64]}", "max_length: 64 tokens for follows"),
         ("seed=1", "seed: 1 is among the seeds of follows"),
         ("glue_dir=none", "none is not a folder"),
-        ("tasks=[rte]", "none of rte there"),
+        ("tasks=[rte]", "contains none of rte"),
     ],
 )
 def test_an_impossible_search_is_refused_in_one_line(work, tmp_path, capfd, override, words):

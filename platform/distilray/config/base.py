@@ -243,7 +243,7 @@ def map_locations(config: C, change: Callable[[ConfigLocation], str], prefix: st
 
     types = location_fields(type(config))
     values = {name: mapped(value, types.get(name), name) for name, value in config}
-    # Only the changed values, because `model_copy` marks every value in `update` as set by the recipe.
+    # Only the changed values, because `model_copy` treats every value in `update` as set by the recipe.
     return config.model_copy(update={name: value for name, value in values.items() if value != getattr(config, name)})
 
 

@@ -239,7 +239,7 @@ class SearchGlueConfig(GlueConfig):
         for task in self.tasks:
             for name, values in self.task_space(task).items():
                 if name not in known:
-                    raise ValueError(f"space.{name}: no such setting of a fine-tuning; {hint(name, known)}")
+                    raise ValueError(f"space.{name}: no such setting of a fine-tuning run; {hint(name, known)}")
                 if self.method == "grid" and values.choice is None:
                     raise ValueError(f"space.{name}: a grid needs choice: [...]")
                 self._check_values(task, name, values)

@@ -148,8 +148,8 @@ def _train(training: ClassifierTraining, optimizer: torch.optim.Optimizer, evalu
     updater = Updater(model, optimizer, schedule, max_grad_norm=settings.max_grad_norm, on_nonfinite="fail")
     module = workers.wrap(ClassifierLoss(model, training.dtype, training.distillation), training.device)
     start = evaluations.resume()
-    if ended := evaluations.state.ended:
-        return ended
+    if end_reason := evaluations.state.end_reason:
+        return end_reason
     batches = step_batches(
         training.features, settings, training.seed, workers, start=start, teacher_outputs=training.teacher_outputs
     )

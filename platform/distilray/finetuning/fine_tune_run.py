@@ -173,7 +173,7 @@ def _write_result(
 def _scored_only(scores: Mapping[str, float]) -> EvaluationHistory:
     """Return the history of a model that was fine-tuned elsewhere."""
     evaluation = Evaluation(number=1, step=0, epoch=0.0, scores=scores, train_loss=0.0, seconds=0.0)
-    return EvaluationHistory(evaluation, [evaluation], planned=1, ended="complete")
+    return EvaluationHistory(evaluation, [evaluation], planned=1, end_reason="complete")
 
 
 def _teacher_outputs(

@@ -49,14 +49,14 @@ class EvaluationHistory:
     Attributes:
         best: evaluation whose weights are kept; the earliest of equal ones.
         planned: number of evaluations without early stopping.
-        ended: reason why the run ended: `complete`; `patience` (no better score for too long); `stopped` (the
+        end_reason: `complete`; `patience` (no better score for too long); `stopped` (the
             receiver of evaluations asked for it); `time`.
     """
 
     best: Evaluation
     evaluations: list[Evaluation]
     planned: int
-    ended: str
+    end_reason: str
 
 
 class FineTuneState:
@@ -85,7 +85,7 @@ class FineTuneState:
         notice: Callable[[str], None],
     ) -> None:
         self.evaluations: list[Evaluation] = []
-        self.ended: str | None = None
+        self.end_reason: str | None = None
         self._best_weights: Mapping[str, Tensor] = {}
         self._folder, self._identity, self._metric, self._planned = folder, identity, metric, planned
         self._tokenizer_json, self._workers, self._notice = tokenizer_json, workers, notice
@@ -99,7 +99,7 @@ class FineTuneState:
     def resume(self, model: Any, optimizer: torch.optim.Optimizer) -> int:
         """Restore the state from the folder on all workers, and return the number of completed steps.
 
-        Sets `ended` if the run is already finished; then only `finish` remains to be called.
+        Sets `end_reason` if the run is already finished; then only `finish` remains to be called.
 
         Raises:
             BrokenCheckpointError: the folder belongs to a run with another identity.
@@ -109,8 +109,8 @@ class FineTuneState:
         stored = self._read_state(self._folder, self._store) if self._workers.rank == 0 else {}
         shared = json.loads(self._workers.broadcast(json.dumps(stored)))
         self.evaluations = [Evaluation(**one) for one in shared["evaluations"]]
-        self.ended = shared["ended"]
-        if self.ended:
+        self.end_reason = shared["ended"]
+        if self.end_reason:
             self._best_weights = load(storage.read_bytes(storage.join(self._folder, MODEL_FOLDER, WEIGHTS_FILE)))
             return self.evaluations[-1].step
         if not self.evaluations:
@@ -140,7 +140,7 @@ class FineTuneState:
             state = TrainingState(last.step, plan, self._identity, metrics=last.scores)
             self._store.save(Snapshot.of(model, optimizer, state, self._tokenizer_json))
 
-    def finish(self, model: Any, ended: str) -> EvaluationHistory:
+    def finish(self, model: Any, end_reason: str) -> EvaluationHistory:
         """Restore the best weights, and replace the checkpoints in the folder by the model.
 
         Raises:
@@ -151,12 +151,12 @@ class FineTuneState:
                 parameter.copy_(self._best_weights[name])
         if self._folder and self._workers.rank == 0:
             self.close()
-            if not self.ended:
+            if not self.end_reason:
                 save_classifier(model, storage.join(self._folder, MODEL_FOLDER), self._tokenizer_json)
-                self.ended = ended
+                self.end_reason = end_reason
                 self._write_evaluations()
             storage.remove_folder(storage.join(self._folder, CHECKPOINTS_FOLDER))
-        return EvaluationHistory(self.best, self.evaluations, self._planned, ended)
+        return EvaluationHistory(self.best, self.evaluations, self._planned, end_reason)
 
     def close(self) -> None:
         """Wait until all checkpoints are written."""
@@ -174,7 +174,7 @@ class FineTuneState:
 
     def _write_evaluations(self) -> None:
         assert self._folder is not None
-        values = {"identity": self._identity, "planned": self._planned, "ended": self.ended}
+        values = {"identity": self._identity, "planned": self._planned, "ended": self.end_reason}
         record = {**values, "evaluations": [asdict(one) for one in self.evaluations]}
         storage.write_bytes(storage.join(self._folder, EVALUATIONS_FILE), json.dumps(record, indent=1).encode())
 

@@ -109,8 +109,8 @@ def _split_lines(
     pending: list[bytes] = []
     size = 0
     for chunk in chunks:
-        *ended, rest = chunk.split(b"\n")
-        for piece in ended:
+        *completed, rest = chunk.split(b"\n")
+        for piece in completed:
             size += len(piece)
             yield Line(offset, b"".join([*pending, piece]) if size <= max_bytes else b"", size)
             offset += size + 1

@@ -94,7 +94,7 @@ def test_evaluations_say_where_they_are(train):
         (3, 3, 1.5),
         (4, 4, 2.0),
     ]
-    assert (found.planned, found.ended) == (4, "complete")
+    assert (found.planned, found.end_reason) == (4, "complete")
     assert all(list(one.scores) == ["matthews", "score"] for one in found.evaluations)
     assert sorted({one.seconds for one in found.evaluations}) == [one.seconds for one in found.evaluations]
 
@@ -294,7 +294,7 @@ def test_the_metric_of_the_recipe_decides_what_is_best(train, monkeypatch):
 def test_training_stops_when_patience_is_at_its_end(train, scored, scores, patience, ended, evaluations):
     scored(scores)
     found, _ = train(FOUR.model_copy(update={"patience": patience}))
-    assert (found.ended, len(found.evaluations), found.planned) == (ended, evaluations, 4)
+    assert (found.end_reason, len(found.evaluations), found.planned) == (ended, evaluations, 4)
 
 
 def test_patience_counts_evaluations_before_an_interruption(train, scored, tmp_path):
@@ -303,25 +303,25 @@ def test_patience_counts_evaluations_before_an_interruption(train, scored, tmp_p
     with pytest.raises(KilledError):
         train(values, folder=tmp_path, report=stopping_at(3))
     scored([0.3])
-    assert train(values, folder=tmp_path)[0].ended == "patience"
+    assert train(values, folder=tmp_path)[0].end_reason == "patience"
 
 
 def test_who_is_reported_to_can_stop_the_run(train, tmp_path):
     found, weights = train(report=lambda one: one.number < 2, folder=tmp_path)
-    assert (found.ended, len(found.evaluations)) == ("stopped", 2)
+    assert (found.end_reason, len(found.evaluations)) == ("stopped", 2)
     assert train(folder=tmp_path)[0] == found
     assert are_equal(load_file(tmp_path / "model/model.safetensors"), weights)
 
 
 def test_a_run_whose_time_is_over_ends_where_it_is(train):
     found, _ = train(max_seconds=4, clock=ticking())
-    assert found.ended == "time"
+    assert found.end_reason == "time"
     assert 1 < len(found.evaluations) < 4
 
 
 def test_a_run_without_time_is_evaluated_once(train):
     found, _ = train(max_seconds=0.0)
-    assert (found.ended, found.best.step, found.best.number) == ("time", 1, 1)
+    assert (found.end_reason, found.best.step, found.best.number) == ("time", 1, 1)
 
 
 def test_steps_are_reported(train):
@@ -424,7 +424,7 @@ def test_several_workers_decide_the_same(train, tmp_path):
         return train(PLAIN, workers=workers, report=report, folder=tmp_path, max_seconds=1e6)[0]
 
     ends = run_together(2, work)
-    assert [one.ended for one in ends] == ["stopped"] * 2
+    assert [one.end_reason for one in ends] == ["stopped"] * 2
     assert [len(one.evaluations) for one in ends] == [3, 3]
 
 
@@ -433,7 +433,7 @@ def test_several_workers_end_when_the_time_of_one_is_over(train):
         clock = itertools.count(0, 10 * workers.rank).__next__
         return train(PLAIN, workers=workers, max_seconds=4, clock=clock)[0]
 
-    assert [one.ended for one in run_together(2, work)] == ["time"] * 2
+    assert [one.end_reason for one in run_together(2, work)] == ["time"] * 2
 
 
 def test_several_workers_resume_from_the_checkpoint_of_the_first(train, tmp_path):

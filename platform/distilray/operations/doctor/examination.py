@@ -75,7 +75,7 @@ class CheckContext:
         """
         assert self.cluster_address is not None
         if not self._states:
-            self._states.append(None)  # marks the request as sent
+            self._states.append(None)  # the request is sent
             self._states.append(clusters.read_cluster(self.cluster_address, self.token))
         state = self._states[-1]
         if state is None:

@@ -100,7 +100,7 @@ def estimate_examples(text: TextConfig, config: EncodeCorpusConfig) -> ExampleEs
         heldout=heldout,
         mean_length=mean,
         max_length=longest,
-        # Approximation: few examples are short, so it lies between the mean and the maximum length.
+        # Approximation: few examples are short, so it is between the mean and the maximum length.
         squared_length=(mean + longest) / 2,
         masked_share=config.masking.mlm_probability,
         text_tokens=tokens,
