@@ -53,7 +53,7 @@ def refusal(work, tmp_path, capfd, *arguments, **changes):
         ("space.max_length={choice: [64]}", "max_length: 64 tokens for follows"),
         ("seed=1", "seed: 1 is among the seeds of follows"),
         ("glue_dir=none", "none is not a folder"),
-        ("tasks=[rte]", "none of rte there"),
+        ("tasks=[rte]", "contains none of rte"),
     ],
 )
 def test_what_cannot_be_searched_is_one_line_that_names_it(work, tmp_path, capfd, override, told):
