@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-SERIES = ("blue", "orange", "green", "violet", "red", "grey")
+SERIES = ("blue", "orange", "green", "violet", "red", "gray")
 """Line colors in order of use; each is a CSS variable in `colors.css`."""
 
 _INCHES = (4.6, 2.9)  # small enough for readable labels on a phone

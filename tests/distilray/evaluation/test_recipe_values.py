@@ -189,17 +189,17 @@ def export(work, run_dir, **changes):
 
 
 @pytest.mark.parametrize(("per_channel", "reduce_range"), [(True, False), (False, True)])
-def test_the_settings_of_int8_reach_the_quantisation(work, tmp_path, monkeypatch, per_channel, reduce_range):
+def test_the_settings_of_int8_reach_the_quantization(work, tmp_path, monkeypatch, per_channel, reduce_range):
     given = {}
 
-    def quantised(graph: bytes, **settings: bool) -> bytes:
+    def quantized(graph: bytes, **settings: bool) -> bytes:
         given.update(settings)
         raise ReachedError
 
     monkeypatch.setattr(variants, "onnx_graph", lambda model: b"")
     monkeypatch.setattr(variants, "write_onnx_folder", lambda *_: None)
     monkeypatch.setattr(variants, "_parity", lambda *_: [])
-    monkeypatch.setattr(variants, "int8_graph", quantised)
+    monkeypatch.setattr(variants, "int8_graph", quantized)
     settings = {"per_channel": per_channel, "reduce_range": reduce_range}
     with pytest.raises(ReachedError):
         export(work, tmp_path, variants=["onnx-int8"], int8=settings)

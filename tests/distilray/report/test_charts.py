@@ -18,12 +18,12 @@ def test_a_chart_is_whole_xml_and_says_what_it_shows():
     assert element.get("aria-label").startswith("A <title>: line 0 from 1 to 0.5, line 1 from 2 to 1.5")
 
 
-def test_a_chart_has_the_colours_of_the_page_and_no_other():
+def test_a_chart_has_the_colors_of_the_page_and_no_other():
     chart = drawn()
     used = set(re.findall(r"var\(--(\w+)\)", chart))
     assert used >= {*SERIES, "grid", "faint"}
-    colours = template_environment().get_template("colors.css").render()
-    assert all(f"--{name}:" in colours for name in used)
+    colors = template_environment().get_template("colors.css").render()
+    assert all(f"--{name}:" in colors for name in used)
     assert not re.findall(r"(?:fill|stroke): #\w+", chart)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from distilray.config.glue import GLUE_TASKS, EvaluateGlueConfig, GlueConfig, TaskName
 from distilray.errors import InputError
 from distilray.evaluation.glue.intervals import add_intervals, compare_with_teacher
-from distilray.evaluation.glue.submission import find_absent_files, validate_submission, write_submission
+from distilray.evaluation.glue.submission import find_missing_files, validate_submission, write_submission
 from distilray.evaluation.glue.table import glue_table, macro_score, summarize_seeds
 from distilray.finetuning.classifier import check_same_tokenizer, output_order
 from distilray.finetuning.dev_predictions import predictions_file
@@ -57,14 +57,13 @@ def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
     if tasks_from_mnli(config, data) and "mnli" not in data:
         raise InputError(f"start_from_mnli: {config.glue_dir} has no MNLI folder; add it, or set start_from_mnli=false")
     if config.submission.write:
-        find_absent_files({task: each.test for task, each in data.items()}, config.submission.fill_missing)
+        find_missing_files({task: each.test for task, each in data.items()}, config.submission.fill_missing)
     for task in data:
         if config.distillation is not None:
             teacher = storage.join(config.distillation.teacher_run_dir, MODELS_FOLDER, task)
             check_same_tokenizer(teacher, config.model_dir)
-    absent = ", ".join(missing) or "none"
     plan: dict[str, object] = {task: _describe(config, each) for task, each in data.items()}
-    return {"model": config.model_dir, **plan, "missing": absent}
+    return {"model": config.model_dir, **plan, "missing": ", ".join(missing) or "none"}
 
 
 def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
@@ -94,11 +93,11 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
     outputs = folder.describe_outputs([SCORES_FILE, *models, *predictions])
     overall = f", macro score {100 * mean:.1f} over {count} of {len(GLUE_TASKS)}" if count else ""
     overall += f", {compared.summary}" if compared else ""
-    absent = f", missing: {', '.join(missing)}" if missing else ""
+    notes = f", missing: {', '.join(missing)}" if missing else ""
     scored = f"{len(results)} fine-tuning runs" if config.train else "a fine-tuned model"
     others = _other_rows(data)
-    absent += f", other rows than the official ones: {others}" if others else ""
-    return Outcome(f"{scored} on {len(data)} task(s){overall}{absent}{submission}", counts, outputs)
+    notes += f", other rows than the official ones: {others}" if others else ""
+    return Outcome(f"{scored} on {len(data)} task(s){overall}{notes}{submission}", counts, outputs)
 
 
 def collect_scores(

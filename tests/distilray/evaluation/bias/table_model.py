@@ -12,7 +12,7 @@ TOKENS = [
     *("nurse", "doctor", "tree", "work", "##man"),
 ]
 PIECES = {"workman": ["work", "##man"]}
-_SHIFT = 3.0  # logits are no log probabilities: whoever forgets to normalise is off by this
+_SHIFT = 3.0  # logits are not log probabilities: code that does not normalize is off by this
 
 
 def token_ids(*tokens: str) -> tuple[int, ...]:
