@@ -44,7 +44,7 @@ def write_recipe(folder: Path, inputs: dict[str, Any]) -> Path:
     return file
 
 
-def completed_pieces(folder: Path, stage: str = "parts") -> dict[str, int]:
+def completed_pieces(folder: Path, stage: str = "chunks") -> dict[str, int]:
     return {piece.name: piece.stat().st_mtime_ns for piece in (folder / "run/pieces" / stage).glob("*.json")}
 
 
@@ -146,7 +146,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_resumes(
     tmp_path: Path, small: dict[str, str], capfd: pytest.CaptureFixture[str], local_ray: None
 ) -> None:
     recipe = write_recipe(tmp_path, {**small, "heldout_fraction": 0.2})
-    with patch.object(encoding, "_publish_task", on_a_full_disk(encoding._publish_task)):
+    with patch.object(encoding, "_write_group_task", on_a_full_disk(encoding._write_group_task)):
         assert encode_corpus.main(["--recipe", str(recipe)]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert re.search(r"/shards/\S+: cannot be written \(.+\); free space or choose another folder", line)

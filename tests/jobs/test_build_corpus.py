@@ -174,8 +174,8 @@ def test_only_the_documents_and_the_records_remain(sample_run: Path) -> None:
         "config.yaml",
         "corpus_report.json",
         "documents",
-        "pieces",
         "manifest.json",
+        "pieces",
         "quarantine.jsonl",
     ]
 

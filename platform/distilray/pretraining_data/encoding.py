@@ -98,7 +98,7 @@ def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
     with ray_session(config.ray):
         _encode(chunks, config, tokenizer_json, plan_buckets(corpus, config))
         token_counts = _token_counts(folder.uri, numbers, vocabulary.size)
-        encoded = CompletedPieces(folder.uri, "parts")
+        encoded = CompletedPieces(folder.uri, "chunks")
         buckets = {split: Buckets.of(split, encoded.records(numbers)) for split in written_splits(config)}
         rows = {split: int(each.starts[-1]) for split, each in buckets.items()}
         for split, examples in rows.items():
@@ -156,7 +156,7 @@ def _encode(
     run_pieces(
         [asdict(chunk) for chunk in chunks],
         functools.partial(_encode_task, config=config, tokenizer=ray.put(tokenizer_json), buckets=dict(buckets)),
-        CompletedPieces(config.run_dir, "parts"),
+        CompletedPieces(config.run_dir, "chunks"),
         job="encode_corpus",
         label="encode_corpus: documents",
         unit="bytes",

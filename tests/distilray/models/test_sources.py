@@ -169,7 +169,7 @@ def test_threads_that_need_a_model_at_the_same_time_fetch_it_once(uploaded, teac
 
 FETCH = """
 import sys, time
-from distilray.models.sources import localise
+from distilray.models.sources import localize
 from distilray.runtime.cache import LocalCache
 original = LocalCache.download
 def counted(self, uri, file):
@@ -179,7 +179,7 @@ def counted(self, uri, file):
 LocalCache.download = counted
 print("ready", flush=True)
 sys.stdin.readline()
-localise(sys.argv[1], cache_dir=sys.argv[2])
+localize(sys.argv[1], cache_dir=sys.argv[2])
 """
 
 

@@ -79,7 +79,7 @@ def test_one_cpu_writes_what_two_write(work):
 
 
 def test_the_chunk_size_does_not_change_the_shards(work):
-    marks = [len(list((work / name / "pieces/parts").iterdir())) for name in ("two", "parts")]
+    marks = [len(list((work / name / "pieces/chunks").iterdir())) for name in ("two", "parts")]
     assert marks[0] > marks[1] > 0
     assert content(work / "two")["outputs"] == content(work / "parts")["outputs"]
 

@@ -79,7 +79,7 @@ def test_the_number_of_buckets_changes_segments_b_of_other_documents_only(whole,
 
 
 def test_small_corpora_have_one_bucket(whole):
-    parts = [json.loads(mark.read_text()) for mark in (whole / "pieces/parts").iterdir()]
+    parts = [json.loads(mark.read_text()) for mark in (whole / "pieces/chunks").iterdir()]
     assert {len(part["train"]["bucket_rows"]) for part in parts} == {1}
 
 
