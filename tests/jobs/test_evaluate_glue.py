@@ -192,7 +192,7 @@ def test_fine_tunings_follow_a_cluster_that_grows(folders, tmp_path):
     with (
         patch.object(fine_tune, "inside_cluster", lambda: True),
         patch.object(fine_tune, "check_run_dir_shared", lambda run_dir: None),
-        patch.object(fine_tune, "ensure", lambda need, **_: 1),
+        patch.object(fine_tune, "ensure_capacity", lambda need, **_: 1),
         patch.object(fine_tune, "cluster_nodes", lambda: [Node({"CPU": next(cpus)})]),
         patch.object(fine_tune, "_fit", fit),
     ):

@@ -258,7 +258,7 @@ def test_a_fault_reaches_the_requests_of_its_batch_and_no_other():
         results = await asyncio.gather(
             *(batcher.submit([query(name)]) for name in ("ok", "bad", "fine")), return_exceptions=True
         )
-        assert [type(result).__name__ for result in results] == ["Served", "RuntimeError", "Served"]
+        assert [type(result).__name__ for result in results] == ["InferenceResult", "RuntimeError", "InferenceResult"]
 
     run(scenario, max_rows=1)
 

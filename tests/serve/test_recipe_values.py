@@ -95,7 +95,7 @@ def replica(model_dir, monkeypatch):
     context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r"))
     monkeypatch.setattr(app.ray_serve, "get_replica_context", lambda: context)
     monkeypatch.setattr(app.ray_serve, "multiplexed", multiplexed)
-    monkeypatch.setattr(app, "log_json", lambda: None)
+    monkeypatch.setattr(app, "configure_json_logging", lambda: None)
     monkeypatch.setattr(app, "create_api", lambda models, **options: told.update(options) or create_api(models))
     monkeypatch.setattr(app.ingress, "install", lambda gateway: None)
 
@@ -174,7 +174,7 @@ def test_waits_are_as_many_seconds_as_the_configuration_says(model, model_dir, m
 
 def test_the_proxy_waits_longer_than_body_and_answer_may_take_together(model_dir, monkeypatch):
     started: dict[str, Any] = {}
-    monkeypatch.setattr(app, "ensure", lambda need, **_: started.update(need=need))
+    monkeypatch.setattr(app, "ensure_capacity", lambda need, **_: started.update(need=need))
     monkeypatch.setattr(app.ray_serve, "status", lambda: SimpleNamespace(proxies={}))
     monkeypatch.setattr(app.ray_serve, "start", lambda **options: started.update(options))
     monkeypatch.setattr(app.ray_serve, "run", lambda *_, **__: None)

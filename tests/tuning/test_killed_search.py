@@ -60,7 +60,7 @@ def tune(monkeypatch, trained):
     monkeypatch.setattr(experiment.tune, "with_resources", lambda function, _: function)
     monkeypatch.setattr(trial.tune, "report", options.reports.append)
     monkeypatch.setattr(search, "ray_session", lambda _: nullcontext())
-    monkeypatch.setattr(search, "ensure", lambda *_, **__: 2)
+    monkeypatch.setattr(search, "ensure_capacity", lambda *_, **__: 2)
     monkeypatch.setattr(search, "cluster_nodes", lambda: [Node({"CPU": 2.0, "memory": 2.0**36})])
     monkeypatch.setattr(search, "search_plot", lambda _: b"")
     monkeypatch.setattr(search.ray, "remote", lambda **_: lambda function: SimpleNamespace(remote=function))
@@ -68,7 +68,7 @@ def tune(monkeypatch, trained):
     monkeypatch.setattr(search.ray, "cancel", lambda *_, **__: None)
     for name in ("put", "get"):
         monkeypatch.setattr(search.ray, name, lambda value: value)
-    monkeypatch.setattr(fine_tune, "ensure", lambda *_, **__: 1)
+    monkeypatch.setattr(fine_tune, "ensure_capacity", lambda *_, **__: 1)
     monkeypatch.setattr(fine_tune, "run_on_workers", lambda loop, *_, **__: loop())
     return options
 

@@ -57,7 +57,7 @@ def plan_waves(config: EvaluateGlueConfig, tasks: Sequence[TaskName], mnli_dir: 
 
 
 def tasks_from_mnli(config: EvaluateGlueConfig, tasks: Iterable[TaskName]) -> list[TaskName]:
-    """Return the tasks that start from the model of FROM_MNLI."""
+    """Return the tasks that start from the model of MNLI."""
     return [task for task in tasks if config.start_from_mnli and TASKS[task].can_start_from_mnli]
 
 

@@ -1,16 +1,4 @@
-"""Checks of the locations in a recipe that all machines of a cluster must see.
-
-The workers that a recipe asks for.
-"""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from distilray.config.base import JobConfig
-
+"""Checks of the locations in a recipe that all machines of a cluster must see."""
 
 import re
 from pathlib import Path
@@ -19,41 +7,6 @@ from distilray.config.base import Config, JobConfig, locations
 from distilray.config.paths import HUB_PREFIX, SAMPLE_PREFIX, path_of
 from distilray.errors import InputError
 from distilray.runtime.storage import SCHEMES
-
-
-@dataclass(frozen=True)
-class WorkerNeed:
-    """Workers that run at the same time, with the CPUs and GPUs of each.
-
-    Attributes:
-        least: number of workers with which the job can run.
-        key: of the recipe, that changes their number or size.
-    """
-
-    workers: int
-    cpus: float
-    gpus: float
-    min_workers: int
-    key: str
-
-    def __str__(self) -> str:
-        gpus = f", {self.gpus:g} GPU" if self.gpus else ""
-        return f"{self.workers} x {self.cpus:g} CPU{gpus}"
-
-
-def worker_need(config: JobConfig) -> WorkerNeed | None:
-    """Return the workers of a recipe; None for a job that runs in one process, or uses what is available."""
-    scaling: Any = getattr(config, "scaling", None)
-    trial: Any = getattr(config, "trial", None)
-    if hasattr(scaling, "num_workers"):
-        gpus = 1.0 if scaling.use_gpu else 0.0
-        min_workers = getattr(scaling, "min_workers", None) or scaling.num_workers
-        return WorkerNeed(scaling.num_workers, scaling.cpus_per_worker, gpus, min_workers, "scaling.num_workers")
-    if hasattr(scaling, "gpus_per_task"):
-        cpus = 1 if scaling.gpus_per_task else scaling.cpus_per_task
-        return WorkerNeed(1, cpus, scaling.gpus_per_task, 1, "scaling.gpus_per_task")
-    return None if trial is None else WorkerNeed(1, trial.cpus, trial.gpus, 1, "trial.gpus")
-
 
 _LOGIN = re.compile(r"://[^/\s]*@")
 _SHARED = "/mnt/shared"  # an example of a folder that every machine of a cluster sees

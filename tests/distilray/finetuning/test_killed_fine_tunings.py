@@ -37,7 +37,7 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(module, "execute_run", fit)
     monkeypatch.setattr(module, "run_on_workers", lambda loop, *_, **__: loop())
-    monkeypatch.setattr(module, "ensure", lambda *_, **__: 1)
+    monkeypatch.setattr(module, "ensure_capacity", lambda *_, **__: 1)
     for name in ("put", "get"):
         monkeypatch.setattr(module.ray, name, lambda value: value)
     return seeds

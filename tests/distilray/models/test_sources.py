@@ -57,7 +57,7 @@ def test_a_model_folder_is_itself_and_a_run_folder_is_the_model_inside(teacher_d
 
 
 def test_a_sample_is_its_folder(monkeypatch, teacher_dir):
-    monkeypatch.setattr(sources, "resolve", {"sample:encoder": teacher_dir}.get)
+    monkeypatch.setattr(sources, "resolve_sample", {"sample:encoder": teacher_dir}.get)
     assert localize("sample:encoder") == teacher_dir
 
 

@@ -7,7 +7,7 @@ from distilray.config.glue import EvaluateGlueConfig, SearchGlueConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.config.recipe import load_recipe
 from distilray.operations.doctor.cluster import Cluster, Node, check_workers
-from distilray.operations.locations import WorkerNeed, worker_need
+from distilray.operations.workers import WorkerNeed, worker_need
 
 CARD = WorkerNeed(8, 4, 1, 8, "scaling.num_workers")
 GPU8 = Node(96, 8, 1e9, is_head=False)

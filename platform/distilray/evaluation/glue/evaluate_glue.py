@@ -206,7 +206,7 @@ def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
     elif settings.max_train_examples is not None and settings.max_train_examples < rows:
         remarks.append(f"trained on {settings.max_train_examples:,} of {rows:,} rows")
     if FROM_MNLI in starts:
-        remarks.append("started from FROM_MNLI")
+        remarks.append("started from MNLI")
     if isinstance(config, EvaluateGlueConfig) and config.distillation is not None:
         remarks.append("distilled again")
     return [*remarks, data.task.remark] if data.task.remark else remarks

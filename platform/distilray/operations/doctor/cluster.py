@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from distilray.errors import InputError
 from distilray.operations.access import Token, dashboard_url, get_json, http_get, is_dashboard_url, is_loopback
 from distilray.operations.doctor.check import Finding, fail, ok, warn
-from distilray.operations.locations import WorkerNeed
+from distilray.operations.workers import WorkerNeed
 
 _HEAD = "node:__internal_head__"
 _GROUP = "ray.io/node-group"  # label of machines that an autoscaler has started

@@ -20,7 +20,7 @@ from distilray.operations.access import Token, find_token, is_dashboard_url
 from distilray.operations.doctor import cluster as clusters
 from distilray.operations.doctor import environment, machine, packages
 from distilray.operations.doctor.check import Finding, Row, together, warn
-from distilray.operations.locations import worker_need
+from distilray.operations.workers import worker_need
 
 if TYPE_CHECKING:
     from distilray.config.base import JobConfig

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from distilray.config.base import JobConfig
 from distilray.errors import InputError
-from distilray.operations.locations import worker_need
+from distilray.operations.workers import worker_need
 
 RESOURCES = "driver_resources"  # key of the metadata
 PENDING, SUCCEEDED, STOPPED = "PENDING", "SUCCEEDED", "STOPPED"
