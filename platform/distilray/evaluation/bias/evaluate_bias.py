@@ -1,4 +1,4 @@
-"""Bias evaluation of one or more models with the card's probes, CrowS-Pairs and StereoSet."""
+"""Bias evaluation of one or more models with the model card's probes, CrowS-Pairs and StereoSet."""
 
 import json
 import os
@@ -50,8 +50,8 @@ LIMITATIONS = {
     "fairness.",
     "crows_pairs": "Some pairs of CrowS-Pairs are unclear, misspelled or not stereotypes (Blodgett et al. 2021): "
     "compare models on the same pairs rather than relying on a single value.",
-    "stereoset": "StereoSet has such entries too (Blodgett et al. 2021), and only its intrasentence part is scored: "
-    "the intersentence part needs a next-sentence head.",
+    "stereoset": "StereoSet has the same problems (Blodgett et al. 2021), and only its intrasentence part is scored, "
+    "because the intersentence part needs a next-sentence head.",
 }
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BiasData:
-    """Tokenizers of the models, and the rows that all models can score, so that all are compared on the same rows.
+    """Tokenizers of the models, and the rows that every model can score, on which all of them are compared.
 
     Attributes:
         tokenizers: one per model, the reference model first.
@@ -167,7 +167,7 @@ def collect_scores(config: EvaluateBiasConfig, data: BiasData, results: dict[str
     scores: dict[str, Any] = {"models": list(results), "reference": config.reference, "limits": limits}
     resampling = {"resamples": RESAMPLES, "seed": config.seed}
     if config.probes:
-        scores["probes"] = _probes(results, config)
+        scores["probes"] = _probe_results(results, config)
     if config.crows_pairs_path is not None:
         chosen = {name: preferences(each.likelihoods) for name, each in results.items()}
         scores["crows_pairs"] = {
@@ -202,7 +202,7 @@ def show_bias_scores(folder: RunFolder) -> None:
         console.print(limitation, style="dim", highlight=False)
 
 
-def _probes(results: dict[str, ModelResults], config: EvaluateBiasConfig) -> dict[str, Any]:
+def _probe_results(results: dict[str, ModelResults], config: EvaluateBiasConfig) -> dict[str, Any]:
     answers = {name: each.probes for name, each in results.items() if each.probes is not None}
 
     def answers_to(text: str) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def _usable(
     position: str,
     bad: BadRows,
 ) -> list[T]:
-    """Return the rows that all models can score; `position` is a format string for the position of a bad row."""
+    """Return the rows that every model can score; `position` is a format string for the position of a bad row."""
     usable = []
     for row in rows:
         reason = next((reason for tokenizer in tokenizers if (reason := problem(row, tokenizer))), None)
@@ -251,7 +251,7 @@ def _usable(
 
 
 def _write_rows(data: BiasData, results: dict[str, ModelResults], folder: RunFolder) -> None:
-    """Write the results of each row with its position in the data set, without its text."""
+    """Write the results of each row with its position in the data set but without its text."""
     positions = {
         PAIRS_FILE: [{"line": pair.line} for pair in data.pairs],
         EXAMPLES_FILE: [{"entry": example.number} for example in data.examples],
