@@ -191,7 +191,9 @@ class ChunkScorer:
         for model, model_scores in scores.items():
             decoded = tokenizer.decode_batch([model_scores.best[start:end].tolist() for start, end in _spans(windows)])
             by_row = np.split(np.array(decoded, object), np.searchsorted(windows.row, rows[1:])) if len(rows) else []
-            filled_texts = [fill_masks(fragments, list(answers)) for fragments, answers in zip(texts, by_row, strict=True)]
+            filled_texts = [
+                fill_masks(fragments, list(answers)) for fragments, answers in zip(texts, by_row, strict=True)
+            ]
             columns[f"{model}_text"] = pa.array(filled_texts, pa.string())
             columns[f"{model}_perplexity"] = pa.array(self._causal.perplexities(filled_texts), pa.float64())
         return pa.table(columns)

@@ -80,7 +80,9 @@ def plan_fill_mask(config: EvaluateFillMaskConfig) -> dict[str, object]:
         **models,
         "windows": f"{max_length} tokens; batches of at most {config.batch_size} windows, {MAX_BATCH_TOKENS:,} "
         f"tokens; chunks of {config.data.chunk_rows:,} rows",
-        "left to right": "one more pass for each additional word piece of an answer" if config.data.left_to_right else "no",
+        "left to right": "one more pass for each additional word piece of an answer"
+        if config.data.left_to_right
+        else "no",
         "causal model": config.causal.model_dir if config.causal else "none",
         "actors": config.scaling.actors or "as many as the CPUs or GPUs allow",
         "estimate": "rows are counted while reading; the log shows rows/s",

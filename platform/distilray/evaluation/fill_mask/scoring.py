@@ -165,8 +165,8 @@ class AnswerScores:
     Attributes:
         ranks: (answers,) rank of the worst piece in the joint pass.
         losses: (answers,) negative log probability in the joint pass, summed over the pieces, in nats.
-        left_to_right_ranks, left_to_right_losses: the same from left to right; equal to the joint scores for answers of one
-            piece.
+        left_to_right_ranks, left_to_right_losses: the same from left to right; for answers of one piece, equal to the
+            joint scores.
         best: (pieces,) most probable token in the joint pass.
     """
 
@@ -218,7 +218,8 @@ class _Queries:
         counts = (windows.pieces - 1) * int(left_to_right)
         self._answer_of_query = np.repeat(np.arange(len(counts)), counts)
         starts = counts.cumsum() - counts
-        self._revealed = np.arange(len(self._answer_of_query)) - starts[self._answer_of_query] + 1  # true pieces shown to the model
+        # Number of true pieces shown to the model.
+        self._revealed = np.arange(len(self._answer_of_query)) - starts[self._answer_of_query] + 1
         self.lengths = np.concatenate([windows.lengths, windows.lengths[windows.window[self._answer_of_query]]])
         self._first_answer = np.searchsorted(windows.window, np.arange(len(windows.lengths) + 1))
         # (pieces,) slot of the left-to-right prediction of each piece; the first piece uses the joint pass.

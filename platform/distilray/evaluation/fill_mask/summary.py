@@ -124,7 +124,7 @@ def summarize_scores(
 ) -> tuple[dict[str, dict[str, float | None]], Values]:
     """Return the scores of each model and of both together, and the value of `intervals` in `scores.json`.
 
-    Texts are resampled, with the same draws for all models, which also gives an interval for the difference of two models.
+    Texts are resampled, with the same draws for all models, which also gives an interval for their difference.
     """
     scores: dict[str, dict[str, float | None]] = {}
     draws: dict[str, dict[str, Array]] = {}

@@ -8,8 +8,8 @@ from distilray.evaluation.glue.comparison import (
     Comparison,
     ResampledScores,
     compare_scores,
+    have_same_rows,
     resample,
-    same_rows,
     score_intervals,
 )
 from distilray.evaluation.glue.table import task_remarks
@@ -52,7 +52,7 @@ def compare_with_teacher(
     for task, each in data.items():
         seeds = dict.fromkeys(row["seed"] for row in teacher["rows"] if row["task"] == task)
         models = [read_seeds(teacher_dir, task, seeds), _predictions(results, task)]
-        if all(models) and same_rows(models):
+        if all(models) and have_same_rows(models):
             resampled[task] = _resample(each, models, seed)
     return compare_scores(scores, teacher, resampled)
 
