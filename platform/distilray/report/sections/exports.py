@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from markupsafe import Markup
 
 from distilray.report.blocks import code, heading, join, listing, paragraph, side_by_side, table
-from distilray.report.figures import NOTHING, flatten, format_duration, format_size, format_value, label
+from distilray.report.formatting import NOTHING, flatten, format_duration, format_size, format_value, label
 from distilray.report.runs import EFFICIENCY_FILE, WEIGHTS, Run, Runs, Values
 
 PARITY_FILE = "parity_report.json"  # of jobs.export_model
@@ -39,13 +39,15 @@ def sizes_section(runs: Runs) -> Markup:
 
 
 def _parameters(runs: Runs, run: Run) -> object:
-    """Return the parameters of a model; a teacher's are taken from the distillation that used it."""
+    """Return the number of parameters of a model; for a teacher, as recorded by the distillation that used it."""
     students = [student for student in runs.by_job("distill") if student.has_input(run)]
-    return run.counts.get("parameters") or next((each.counts.get("teacher_parameters") for each in students), None)
+    return run.counts.get("parameters") or next(
+        (student.counts.get("teacher_parameters") for student in students), None
+    )
 
 
 def _export(run: Run, report: Values) -> Markup:
-    # `refused` and `published` are redundant, since a completed run has passed the gate.
+    # `refused` and `published` are redundant, because a completed run has passed all checks.
     formats = {
         name: {key: value for key, value in values.items() if key not in ("refused", "published")}
         for name, values in {"model": report["model"], **report["variants"]}.items()
@@ -103,11 +105,16 @@ def provenance_section(runs: Runs) -> Markup:
 
 def unknown_inputs(runs: Runs) -> list[str]:
     """Describe inputs that are not in the report although it contains another run of the same job."""
-    names = {"corpus": "build_corpus", "shards": "encode_corpus", "teacher": "train_teacher", "student": "distill"}
+    job_of_input = {
+        "corpus": "build_corpus",
+        "shards": "encode_corpus",
+        "teacher": "train_teacher",
+        "student": "distill",
+    }
     unknown = []
     for run in runs:
         for name, entry in run.inputs.items():
-            job, content_hash = names.get(name.rpartition(".")[2]), entry.get("content_hash")
+            job, content_hash = job_of_input.get(name.rpartition(".")[2]), entry.get("content_hash")
             if job and content_hash and runs.by_job(job) and runs.with_hash(content_hash) is None:
                 unknown.append(f"{run.name} ({run.job}) used a different {name}: {content_hash[:_HASH_LENGTH]}")
     return unknown

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from distilray.evaluation.bias.bias_tables import bias_tables
 from distilray.evaluation.glue.table import glue_table
 from distilray.report.blocks import from_rich, heading, join, listing, paragraph, picture, side_by_side, table
-from distilray.report.figures import NOTHING, flatten, format_value, label, pluralize
+from distilray.report.formatting import NOTHING, flatten, format_value, label, pluralize
 from distilray.report.runs import STUDENT, TEACHER, Run, Runs, Values
 
 TRIALS_FILE, PLOT_FILE = "trials.csv", "search.svg"  # of jobs.search_glue
@@ -84,17 +84,17 @@ def _model_table(models: Mapping[str, Mapping[str, object]], bounds: Values) -> 
     """Return the scores of each model; for two models, also their ratio and the interval of their difference."""
     keys = list(dict.fromkeys(key for scores in models.values() for key in scores))
     keys = [*(key for key in keys if key not in _COSTS), *(key for key in _COSTS if key in keys)]
-    head, are_two = ["", *models], len(models) == 2
-    interval_key = "difference" if are_two else next(iter(models)) if len(models) == 1 else ""
-    if are_two:
+    head, is_pair = ["", *models], len(models) == 2
+    interval_key = "difference" if is_pair else next(iter(models)) if len(models) == 1 else ""
+    if is_pair:
         head.append(" / ".join(reversed(list(models))))
     if interval_key in bounds:
-        head.append(f"{bounds['level']:.0%} interval{' of the difference' if are_two else ''}")
+        head.append(f"{bounds['level']:.0%} interval{' of the difference' if is_pair else ''}")
     rows = []
     for key in keys:
         cells = [scores.get(key) for scores in models.values()]
         row = [label(key), *[format_value(key, cell) for cell in cells]]
-        row += [_ratio(*cells)] if are_two else []
+        row += [_ratio(*cells)] if is_pair else []
         row += [format_value(key, bounds[interval_key].get(key))] if interval_key in bounds else []
         rows.append(row)
     return table("Fill-mask scores", head, rows)
@@ -122,7 +122,7 @@ def _glue(runs: Runs, run: Run, scored: Mapping[Run, Values]) -> Markup:
         heading(f"{run.name}: {model or 'a model that is not in this report'}"),
         paragraph(
             f"Scores on the dev split, times 100, with {pluralize(seeds, 'seed')}; each fine-tuning run is scored by "
-            "its best evaluation. The published scores are dev scores too, although a card may call them test scores."
+            "its best evaluation. The published scores are dev scores too, although some cards call them test scores."
         ),
         from_rich(glue_table(scores, teachers[0] if teachers else None)),
     )
