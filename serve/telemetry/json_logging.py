@@ -61,8 +61,8 @@ def configure_json_logging(stream: TextIO | None = None) -> logging.Handler:
     handler = logging.StreamHandler(stream or sys.__stderr__)
     handler.setFormatter(JsonFormatter())
     logger = logging.getLogger(LOGGER_NAME)
-    for other in [each for each in logger.handlers if isinstance(each.formatter, JsonFormatter)]:
-        logger.removeHandler(other)
+    for previous in [other for other in logger.handlers if isinstance(other.formatter, JsonFormatter)]:
+        logger.removeHandler(previous)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False

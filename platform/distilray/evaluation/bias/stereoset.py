@@ -149,7 +149,7 @@ def word_scores(
     flat = [text for texts in words for text in texts]
     values = iter(log_probabilities(model, flat, pad_id=tokenizer.pad_id, batch_size=batch_size, advance=advance))
     pieces = [np.array([next(values)[0] for _ in texts]) for texts in words]
-    scores = [each.mean() if scoring == "left_to_right" else np.exp(each).mean() for each in pieces]
+    scores = [logs.mean() if scoring == "left_to_right" else np.exp(logs).mean() for logs in pieces]
     return np.array(scores, np.float64).reshape(-1, len(LABELS))
 
 
@@ -265,7 +265,7 @@ def _parse_entry(number: int, entry: Any) -> StereoSetExample | str:
     """Return the example of an entry, or the reason why it is invalid."""
     try:
         target, bias_type, context = (str(entry[key]) for key in ("target", "bias_type", "context"))
-        sentences = {str(each["gold_label"]): str(each["sentence"]) for each in entry["sentences"]}
+        sentences = {str(sentence["gold_label"]): str(sentence["sentence"]) for sentence in entry["sentences"]}
     except (LookupError, TypeError):
         return "target, bias_type, context or sentences missing"
     if bias_type not in BIAS_TYPES:

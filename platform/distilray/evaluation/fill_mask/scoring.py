@@ -149,8 +149,10 @@ class HeldoutShards:
         """Return the first examples as batches of one, without padding."""
         rows = np.arange(min(len(self._shards), self._config.latency_examples))
         planned = [PlannedRows(rows[row : row + 1], np.zeros(1, np.int64)) for row in range(len(rows))]
-        padded = [collate(self._shards, each, pad_id=self._vocabulary.pad, multiple=1) for each in planned]
-        return [_tensors(each.fully_masked(self._vocabulary.mask)) for each in padded]
+        padded = [
+            collate(self._shards, planned_rows, pad_id=self._vocabulary.pad, multiple=1) for planned_rows in planned
+        ]
+        return [_tensors(batch.fully_masked(self._vocabulary.mask)) for batch in padded]
 
 
 def _tensors(batch: PaddedBatch) -> Batch:

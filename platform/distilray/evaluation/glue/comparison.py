@@ -238,9 +238,7 @@ def compare_scores(
         {task: _kept_share([task], pairs, resampled, is_counted=task not in left_out) for task in tasks},
         left_out,
         _kept_share(counted, pairs, resampled) if counted else None,
-        _kept_share(glue_tasks, pairs, resampled, is_counted=not set(glue_tasks) & set(left_out))
-        if glue_tasks
-        else None,
+        _kept_share(glue_tasks, pairs, resampled, is_counted=counted == glue_tasks) if glue_tasks else None,
     )
 
 
@@ -283,14 +281,9 @@ def _kept_share(
     raw, above = (_without_nan(retained_share(student_mean, teacher_mean, base)) for base in (0.0, majority))
     raw_interval = above_interval = None
     if raw is not None and all(task in resampled for task in tasks):
-        chance, teacher, student = (
-            np.mean([scores_of(resampled[task]) for task in tasks], axis=0)
-            for scores_of in (
-                lambda draws: draws.majority,
-                lambda draws: draws.models[0],
-                lambda draws: draws.models[1],
-            )
-        )
+        draws = [resampled[task] for task in tasks]
+        chance = np.mean([draw.majority for draw in draws], axis=0)
+        teacher, student = (np.mean([draw.models[index] for draw in draws], axis=0) for index in (0, 1))
         with np.errstate(invalid="ignore", divide="ignore"):
             raw_interval = percentile_interval(student / teacher)
             if is_counted:

@@ -10,7 +10,7 @@ from rich.console import Console
 from distilray.config.glue import GLUE_TASKS, EvaluateGlueConfig, GlueConfig, TaskName
 from distilray.errors import InputError
 from distilray.evaluation.glue.intervals import add_intervals, compare_with_teacher
-from distilray.evaluation.glue.submission import find_absent_files, validate_submission, write_submission
+from distilray.evaluation.glue.submission import find_missing_files, validate_submission, write_submission
 from distilray.evaluation.glue.table import glue_table, macro_score, summarize_seeds
 from distilray.finetuning.classifier import check_same_tokenizer, output_order
 from distilray.finetuning.dev_predictions import predictions_file
@@ -51,19 +51,19 @@ def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
     """Validate the inputs of `evaluate_glue` and return its plan."""
     data, missing = load_tasks(config, with_test=config.submission.write)
     model = localize(config.model_dir)
-    for each in data.values() if not config.train else ():
-        output_order(model, read_model_config(model), each.task)
+    for task_data in data.values() if not config.train else ():
+        output_order(model, read_model_config(model), task_data.task)
     _read_teacher(config)
     if tasks_from_mnli(config, data) and "mnli" not in data:
         raise InputError(f"start_from_mnli: {config.glue_dir} has no MNLI folder; add it, or set start_from_mnli=false")
     if config.submission.write:
-        find_absent_files({task: each.test for task, each in data.items()}, config.submission.fill_missing)
+        find_missing_files({task: task_data.test for task, task_data in data.items()}, config.submission.fill_missing)
     for task in data:
         if config.distillation is not None:
             teacher = storage.join(config.distillation.teacher_run_dir, MODELS_FOLDER, task)
             check_same_tokenizer(teacher, config.model_dir)
     absent = ", ".join(missing) or "none"
-    plan: dict[str, object] = {task: _describe(config, each) for task, each in data.items()}
+    plan: dict[str, object] = {task: _describe(config, task_data) for task, task_data in data.items()}
     return {"model": config.model_dir, **plan, "missing": absent}
 
 
@@ -116,9 +116,11 @@ def collect_scores(
         "tasks": config.tasks,
         "missing": list(missing),
         "summary": summarize_seeds(rows),
-        "majority": {task: _majority_scores(each) for task, each in data.items()},
-        "dev_rows": {task: {name: len(examples) for name, examples in each.dev.items()} for task, each in data.items()},
-        "remarks": {task: _remarks(config, each, results) for task, each in data.items()},
+        "majority": {task: _majority_scores(task_data) for task, task_data in data.items()},
+        "dev_rows": {
+            task: {name: len(examples) for name, examples in task_data.dev.items()} for task, task_data in data.items()
+        },
+        "remarks": {task: _remarks(config, task_data, results) for task, task_data in data.items()},
         "rows": rows,
     }
     add_intervals(scores, data, results, seed=config.seed)
@@ -213,7 +215,9 @@ def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
 
 def _unofficial_rows(data: Mapping[TaskName, TaskData]) -> str:
     """List the splits that do not have the official number of rows."""
-    return "; ".join(f"{task} {', '.join(each.other_rows)}" for task, each in data.items() if each.other_rows)
+    return "; ".join(
+        f"{task} {', '.join(task_data.other_rows)}" for task, task_data in data.items() if task_data.other_rows
+    )
 
 
 def _submit(config: EvaluateGlueConfig, data: Mapping[TaskName, TaskData], results: Results, folder: RunFolder) -> str:

@@ -79,7 +79,7 @@ def prediction_file(name: str, predictions: NDArray[Any]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def find_absent_files(tests: Mapping[TaskName, Collection[str]], fill_missing: bool) -> list[SubmissionFile]:
+def find_missing_files(tests: Mapping[TaskName, Collection[str]], fill_missing: bool) -> list[SubmissionFile]:
     """Return the files of a submission without a test set.
 
     Args:
@@ -87,13 +87,13 @@ def find_absent_files(tests: Mapping[TaskName, Collection[str]], fill_missing: b
         fill_missing: allow such files, to be filled with a constant answer.
 
     Raises:
-        InputError: test sets are absent and `fill_missing` is false.
+        InputError: test sets are missing and `fill_missing` is false.
     """
-    absent = [file for file in FILES if file.test not in tests.get(file.task, ())]
-    if absent and not fill_missing:
-        names = ", ".join(file.name for file in absent)
+    missing = [file for file in FILES if file.test not in tests.get(file.task, ())]
+    if missing and not fill_missing:
+        names = ", ".join(file.name for file in missing)
         raise InputError(f"submission: no test rows of {names}; add their files, or set submission.fill_missing=true")
-    return absent
+    return missing
 
 
 def write_submission(
@@ -104,22 +104,22 @@ def write_submission(
     Args:
         uri: path or URI of the zip.
         predictions: arguments of `prediction_file` by task and test set.
-        fill_missing: answer all rows of an absent test set with the same constant.
+        fill_missing: answer all rows of a missing test set with the same constant.
         note: comment of the zip, since the files of a submission have no comments.
 
     Returns:
         The filled files, each with its constant answer, such as "WNLI (0)".
 
     Raises:
-        InputError: test sets are absent and `fill_missing` is false.
+        InputError: test sets are missing and `fill_missing` is false.
         ValueError: predictions do not fit their test set, or the test set does not belong to a submission.
     """
     by_test = {(task, test): values for task, tests in predictions.items() for test, values in tests.items()}
     unknown = sorted(set(by_test) - {(file.task, file.test) for file in FILES})
     if unknown:
         raise ValueError(f"{' '.join(unknown[0])} does not belong to a submission")
-    absent = find_absent_files(predictions, fill_missing)
-    by_test.update({(file.task, file.test): _constant_answer(file) for file in absent})
+    missing = find_missing_files(predictions, fill_missing)
+    by_test.update({(file.task, file.test): _constant_answer(file) for file in missing})
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         archive.comment = note.encode()
@@ -128,7 +128,7 @@ def write_submission(
             member.compress_type, member.create_system, member.external_attr = zipfile.ZIP_DEFLATED, 3, 0o644 << 16
             archive.writestr(member, prediction_file(file.name, by_test[file.task, file.test]))
     storage.write_bytes(uri, data.getvalue())
-    return [f"{file.name} ({file.labels[0] if file.labels else _FILL_SCORE})" for file in absent]
+    return [f"{file.name} ({file.labels[0] if file.labels else _FILL_SCORE})" for file in missing]
 
 
 def validate_submission(path: str) -> None:
@@ -204,9 +204,9 @@ def _check_names(names: Sequence[str]) -> None:
             raise _InvalidSubmissionError(message)
         if name in names[:number]:
             raise _InvalidSubmissionError(f"{name} occurs twice; keep one")
-    absent = [name for name in expected if name not in names]
-    if absent:
-        message = f"{', '.join(absent)} missing; every task needs a file, even if its answers are arbitrary"
+    missing = [name for name in expected if name not in names]
+    if missing:
+        message = f"{', '.join(missing)} missing; every task needs a file, even if its answers are arbitrary"
         raise _InvalidSubmissionError(message)
 
 

@@ -56,7 +56,9 @@ def glue_model(runs: Runs, run: Run, scores: Values) -> str | None:
 
 def _fill_mask(run: Run, scores: Values) -> Markup:
     bounds: Values = scores.get(_INTERVALS, {})
-    models = {name: dict(flatten(each)) for name, each in scores.items() if name != _INTERVALS and _is_model(each)}
+    models = {
+        name: dict(flatten(values)) for name, values in scores.items() if name != _INTERVALS and _is_model(values)
+    }
     counts = {name: value for name, value in scores.items() if name not in (_INTERVALS, *models)}
     plain = {name: value for name, value in counts.items() if not isinstance(value, Mapping)}
     nested = dict(flatten({name: value for name, value in counts.items() if isinstance(value, Mapping)}))
@@ -113,10 +115,10 @@ def _ratio(first: object, second: object) -> str:
 def _glue(runs: Runs, run: Run, scored: Mapping[Run, Values]) -> Markup:
     scores = scored[run]
     model, teacher_hash = glue_model(runs, run, scores), run.inputs.get(TEACHER, {}).get("content_hash")
-    others = {other: each for other, each in scored.items() if other is not run}
-    teachers = [each for other, each in others.items() if other.content_hash == teacher_hash]
+    others = {other: values for other, values in scored.items() if other is not run}
+    teachers = [values for other, values in others.items() if other.content_hash == teacher_hash]
     if teacher_hash is None and model == STUDENT:
-        teachers = [each for other, each in others.items() if glue_model(runs, other, each) == TEACHER]
+        teachers = [values for other, values in others.items() if glue_model(runs, other, values) == TEACHER]
     seeds = len({row["seed"] for row in scores["rows"]})
     return join(
         heading(f"{run.name}: {model or 'a model that is not in this report'}"),
@@ -132,12 +134,12 @@ def _search(run: Run) -> Markup:
     trials = run.read_csv(TRIALS_FILE)
     tasks = list(dict.fromkeys(trial["task"] for trial in trials))
     winners = [
-        [task, each["metric"]]
+        [task, result["metric"]]
         + [
             format_value("score", score)
-            for score in (each["winner"]["score"], each["fresh"]["median"], each["fresh"]["spread"])
+            for score in (result["winner"]["score"], result["fresh"]["median"], result["fresh"]["spread"])
         ]
-        for task, each in run.read_scores().get("search", {}).items()
+        for task, result in run.read_scores().get("search", {}).items()
     ]
     return join(
         heading(run.name),

@@ -147,7 +147,7 @@ def _glue(variant: Variant, base: Variant, tasks: Sequence[TaskName], variances:
 
 def _changes(run: Run, subject: Run) -> dict[str, object]:
     """Return the settings of a run that differ from the subject's."""
-    settings, subject_settings = (dict(flatten(each.config)) for each in (run, subject))
+    settings, subject_settings = (dict(flatten(student.config)) for student in (run, subject))
     keys = dict.fromkeys([*settings, *subject_settings])
     return {key: settings.get(key) for key in keys if settings.get(key) != subject_settings.get(key)}
 
