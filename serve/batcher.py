@@ -100,7 +100,7 @@ class MicroBatcher:
     A single request runs immediately on all cores. Under load, each batch contains the requests that arrived while the
     previous ones were running, and up to `lanes` batches run concurrently. A request that would keep the model busy for
     a long time is split into slices, which alternate with batches of small requests. Large requests run one after the
-    other, so under overload at least the first ones meet their deadline. After a request is cancelled, its remaining
+    other, so the first ones still meet their deadline under overload. After a request is cancelled, its remaining
     queries do not run.
 
     Args:

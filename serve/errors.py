@@ -108,7 +108,7 @@ async def http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
     error_type = getattr(error, "error_type", None) or ERROR_TYPES.get(status, "Http")
-    # FastAPI has another message if parsing fails for other reasons than syntax: nesting depth, long numbers, encoding.
+    # FastAPI has another message for failures other than wrong syntax: nesting depth, long numbers, encoding.
     message = _NOT_JSON if status == 400 else str(error.detail)
     return error_response(request.scope, status, message, error_type, error.headers)
 

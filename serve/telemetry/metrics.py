@@ -179,9 +179,8 @@ class ClusterMetrics:
                 instrument.name, instrument.description, boundaries=list(instrument.buckets), tag_keys=keys
             )
         kind = module.Counter if instrument.kind == "counter" else module.Gauge
-        return kind(
-            instrument.name.removesuffix("_total"), instrument.description, tag_keys=keys
-        )  # Ray adds the suffix
+        name = instrument.name.removesuffix("_total")  # Ray adds the suffix
+        return kind(name, instrument.description, tag_keys=keys)
 
 
 def _tag_keys(instrument: Instrument) -> tuple[str, ...]:

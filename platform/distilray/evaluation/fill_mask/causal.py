@@ -90,5 +90,5 @@ class CausalPerplexity:
         logits: Tensor = self._model(input_ids=ids, attention_mask=is_text.long()).logits
         losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), ids[:, 1:], reduction="none")
         means = (losses.double() * is_text[:, 1:]).sum(dim=1) / (lengths - 1)
-        values: list[float] = means.clamp(max=700.0).exp().tolist()  # a double overflows above exp(709)
+        values: list[float] = means.clamp(max=700.0).exp().tolist()  # exp overflows above 709
         return values

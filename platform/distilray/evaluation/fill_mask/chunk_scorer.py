@@ -33,7 +33,7 @@ Values = dict[str, Any]
 
 ANSWERS_FOLDER = "answers"
 PREDICTIONS_FOLDER = "predictions"
-CHUNKS, FILES = "chunks", "files"  # stages of filled_texts pieces
+CHUNKS, FILES = "chunks", "files"  # stages of completed pieces
 MAX_BATCH_TOKENS = 4096  # including padding
 _LISTED_ROWS = 20  # bad rows of a chunk that are recorded in full
 _CHUNKS_PER_FILE = 1_000_000  # chunk number = file number x this + index in the file

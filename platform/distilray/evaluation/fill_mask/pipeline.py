@@ -149,7 +149,7 @@ class _ScoreActor:
 def _pool(config: EvaluateFillMaskConfig, folder: str) -> tuple[str, ray.data.ActorPoolStrategy, Values]:
     """Return the device of the actors, their pool, and the resources of each actor.
 
-    A local pool starts with all actors. Inside a cluster, the pool starts with one actor and grows with it.
+    A local pool starts with all actors; inside a cluster, the pool starts with one and grows with the cluster.
 
     Raises:
         InputError: the cluster can never provide the resources, or a node has no access to the run folder.
