@@ -15,13 +15,9 @@ from distilray.report.formatting import format_duration, pluralize
 from distilray.report.model_card import model_card
 from distilray.report.runs import Run, Runs, completed_run_paths, read_runs
 from distilray.report.sections.claim import claim_rows, claim_section, claim_table, headline_metrics
-from distilray.report.sections.exports import (
-    efficiency_section,
-    export_section,
-    provenance_section,
-    sizes_section,
-)
+from distilray.report.sections.exports import efficiency_section, export_section, sizes_section
 from distilray.report.sections.model_quality import bias_section, fill_mask_section, glue_section, tuning_section
+from distilray.report.sections.provenance import provenance_section
 from distilray.report.sections.training_curves import distillation_section, teacher_section
 from distilray.report.sections.training_data import corpus_section, masking_section, vocabulary_section
 from distilray.report.sections.variants import find_variants, variants_section, variants_table
