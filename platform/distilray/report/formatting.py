@@ -76,6 +76,10 @@ def format_size(count: float) -> str:
     return f"{count:,.0f} B"
 
 
+def short_hash(value: object) -> str:
+    return str(value)[:12]
+
+
 def format_duration(seconds: float) -> str:
     for limit, unit in ((3600.0, "h"), (60.0, "min")):
         if seconds >= limit:

@@ -18,6 +18,7 @@ from distilray.report.formatting import (
     format_value,
     label,
     pluralize,
+    short_hash,
 )
 from distilray.report.runs import EFFICIENCY_FILE, STUDENT, TEACHER, Run, Runs, Values
 from distilray.report.sections.training_curves import loss_weights
@@ -255,7 +256,12 @@ def _times_100(share: float | None) -> str:
 
 def _provenance(runs: Runs) -> Markdown:
     rows = [
-        [run.job, run.content_hash[:12], str(run.record.get("git_commit") or NOTHING)[:12], run.record.get("finished")]
+        [
+            run.job,
+            short_hash(run.content_hash),
+            short_hash(run.record.get("git_commit") or NOTHING),
+            run.record.get("finished"),
+        ]
         for run in runs
     ]
     return _table(["job", "content hash", "code", "finished"], rows)

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from markupsafe import Markup
 
 from distilray.report.blocks import code, heading, join, paragraph, side_by_side, table
-from distilray.report.formatting import flatten, format_size, format_value, label
+from distilray.report.formatting import flatten, format_size, format_value, label, short_hash
 from distilray.report.runs import EFFICIENCY_FILE, WEIGHTS, Run, Runs, Values
 
 PARITY_FILE = "parity_report.json"  # of jobs.export_model
 _MODEL_SUFFIXES = (".safetensors", ".onnx")
-_HASH_LENGTH = 12  # characters shown
 
 
 def export_section(runs: Runs) -> Markup:
@@ -87,7 +86,7 @@ def _by_row(caption: str, first: str, named: Mapping[str, Values]) -> Markup:
 
 
 def _value(key: str, value: object) -> object:
-    return code(str(value)[:_HASH_LENGTH]) if key.endswith("sha256") and value else format_value(key, value)
+    return code(short_hash(value)) if key.endswith("sha256") and value else format_value(key, value)
 
 
 def _is_list_of_rows(value: object) -> bool:

@@ -3,10 +3,8 @@
 from markupsafe import Markup
 
 from distilray.report.blocks import code, join, listing, paragraph, table
-from distilray.report.formatting import NOTHING, format_duration, format_value
+from distilray.report.formatting import NOTHING, format_duration, format_value, short_hash
 from distilray.report.runs import Runs
-
-_HASH_LENGTH = 12  # characters shown
 
 
 def provenance_section(runs: Runs) -> Markup:
@@ -14,9 +12,9 @@ def provenance_section(runs: Runs) -> Markup:
     rows = [
         [
             f"{run.name}: {run.job}",
-            code(run.content_hash[:_HASH_LENGTH]),
-            code(run.config_hash[:_HASH_LENGTH]),
-            code(str(run.record.get("git_commit") or NOTHING)[:_HASH_LENGTH]),
+            code(short_hash(run.content_hash)),
+            code(short_hash(run.config_hash)),
+            code(short_hash(run.record.get("git_commit") or NOTHING)),
             str(run.record.get("finished", NOTHING)).replace("T", " ").replace("+00:00", " UTC"),
             format_duration(run.record["wall_s"]),
             format_value("cpus", run.record.get("cpus")),
@@ -51,7 +49,7 @@ def unknown_inputs(runs: Runs) -> list[str]:
         for name, entry in run.inputs.items():
             job, content_hash = job_of_input.get(name.rpartition(".")[2]), entry.get("content_hash")
             if job and content_hash and runs.by_job(job) and runs.with_hash(content_hash) is None:
-                unknown.append(f"{run.name} ({run.job}) used a different {name}: {content_hash[:_HASH_LENGTH]}")
+                unknown.append(f"{run.name} ({run.job}) used a different {name}: {short_hash(content_hash)}")
     return unknown
 
 
@@ -62,8 +60,8 @@ def _inputs(runs: Runs) -> list[list[object]]:
             content_hash = entry.get("content_hash")
             source = runs.with_hash(content_hash)
             origin = f"{source.name}: {source.job}" if source else "another run" if content_hash else "file"
-            short_hash = code(str(content_hash or entry.get("fingerprint", ""))[:_HASH_LENGTH])
-            rows.append([f"{run.name}: {run.job}", name, short_hash, origin])
+            shown_hash = code(short_hash(content_hash or entry.get("fingerprint", "")))
+            rows.append([f"{run.name}: {run.job}", name, shown_hash, origin])
     return rows
 
 

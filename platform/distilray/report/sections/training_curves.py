@@ -8,7 +8,7 @@ from markupsafe import Markup
 from distilray.distillation.losses import LOSSES
 from distilray.report.blocks import code, figure, heading, join, paragraph, side_by_side, table
 from distilray.report.charts import Line, line_chart
-from distilray.report.formatting import format_duration, format_size, format_value
+from distilray.report.formatting import format_duration, format_size, format_value, short_hash
 from distilray.report.runs import Run, Runs
 from distilray.runtime.run_folder import METRICS_FILE
 from distilray.training.reporter import HELDOUT_FILE
@@ -63,7 +63,7 @@ def _settings(run: Run) -> Markup:
             rows.append([title, run.counts[key]])
     if run.weights:
         rows.append(["weights", format_size(run.weights["bytes"])])
-        rows.append(["sha256 of the weights", code(run.weights["sha256"][:12])])
+        rows.append(["sha256 of the weights", code(short_hash(run.weights["sha256"]))])
     rows.append(["wall time of the last process", format_duration(run.record["wall_s"])])
     return table("Settings and size", ["", ""], rows)
 

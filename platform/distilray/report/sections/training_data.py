@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from distilray.report.blocks import code, figure, heading, join, paragraph, side_by_side, table
 from distilray.report.charts import bar_chart
-from distilray.report.formatting import NOTHING, format_size, format_value, label
+from distilray.report.formatting import NOTHING, format_size, format_value, label, short_hash
 from distilray.report.runs import Run, Runs, Values
 
 CORPUS_REPORT_FILE = "corpus_report.json"
@@ -43,7 +43,7 @@ def vocabulary_section(runs: Runs) -> Markup:
         table(
             f"Tokenizer training ({run.name})",
             ["", ""],
-            [[label(key), code(value[:12]) if key.endswith("_hash") else format_value(key, value)]
+            [[label(key), code(short_hash(value)) if key.endswith("_hash") else format_value(key, value)]
              for key, value in run.counts.items()],
         )
         for run in runs.by_job("train_tokenizer")
@@ -116,7 +116,7 @@ def _vocabulary_usage(run: Run) -> Markup:
         ["tokens in the train documents", total],
         ["share of unknown tokens", f"{counts[unknown] / total:.4%}" if total and unknown >= 0 else NOTHING],
         ["share of the hundred most frequent ids", f"{most_frequent / total:.1%}" if total else NOTHING],
-        ["tokenizer hash", code(str(run.counts.get("tokenizer_hash", ""))[:12])],
+        ["tokenizer hash", code(short_hash(run.counts.get("tokenizer_hash", "")))],
     ]
     return table(f"Vocabulary usage ({run.name})", ["", ""], rows)
 
