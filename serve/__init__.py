@@ -1,1 +1,1 @@
-"""Stage 9: fill-mask over HTTP, as a Ray Serve application."""
+"""Fill-mask over HTTP, as a Ray Serve application."""

@@ -35,19 +35,19 @@ from serve.telemetry.metrics import Telemetry
 APPLICATION = "fill-mask"
 _HEALTH_PERIOD_S = 10.0
 _HEALTH_TIMEOUT_S = 10.0
-# Serve's timeout starts when the check is sent, ours when the replica starts to handle it.
+# Serve's timeout starts when it sends the check, ours when the replica starts to handle it.
 _HEALTH_MARGIN_S = 5.0
-# Requests that Serve sends to a replica beyond its limit, so that the replica itself rejects them with a JSON body.
+# Requests beyond its limit that Serve sends to a replica, so that the replica itself can reject them with a JSON body.
 _REJECTABLE_REQUESTS = 512
 # Serve's own limit, in case replicas cannot even reject requests fast enough.
 _MAX_QUEUED_REQUESTS = 512
 # Retry once because storage may fail for a moment; a broken model folder fails every time.
 _CONSTRUCTOR_ATTEMPTS = 2
-# Serve rounds up, so that even a single replica is replaced only after its successor is ready.
+# Serve rounds up, so even a single replica is replaced only after its successor is ready.
 _SURGE_PERCENT = 25
 # Time for a stopping replica to finish its requests; longer than their deadline.
 _GRACE_S = 20.0
-# Serve's request timeout responds in plain text, so that it must be longer than ours.
+# Serve responds to a timeout in plain text, so its request timeout must be longer than ours.
 _TIMEOUT_MARGIN_S = 5.0
 
 
@@ -69,10 +69,14 @@ class Replica:
         others = self._config.extra_models
         for folder in others.values():
             check_model_folder(folder)  # fail the deployment instead of the first request for this model
-        default = self._threads.run_blocking(lambda: self._service(self._config.model_name, self._config.model_dir))
+        default = self._threads.run_blocking(
+            lambda: self._create_service(self._config.model_name, self._config.model_dir)
+        )
         wrap = functools.partial(_multiplexed, max_models=self._config.max_loaded_extra_models)
         timeout_s = self._config.limits.deadline_s / 2
-        cache = ModelCache(others, self._start, wrap=wrap, load_timeout_s=timeout_s, on_close=self._record_model)
+        cache = ModelCache(
+            others, self._start_service, wrap=wrap, load_timeout_s=timeout_s, on_close=self._record_model
+        )
         self._models = Models(default, name=self._config.model_name, others=tuple(others), load=cache.service)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -91,7 +95,7 @@ class Replica:
         """Run one forward pass; Serve replaces a replica that fails this probe."""
         await self._models.default.check_health(timeout_s=_HEALTH_TIMEOUT_S)
 
-    def _service(self, name: str, folder: str) -> ModelService:
+    def _create_service(self, name: str, folder: str) -> ModelService:
         task_class = routes_for_task(self._config.task).task
         task = task_class.load(folder, dtype=self._config.dtype, threads=self._config.num_cpus)
         report = functools.partial(self._telemetry.record_batch, model=name)
@@ -103,8 +107,8 @@ class Replica:
         task = service.task
         self._telemetry.record_model(name, revision=task.revision, dtype=task.dtype, in_memory=in_memory)
 
-    async def _start(self, name: str, folder: str) -> ModelService:
-        service = await asyncio.get_running_loop().run_in_executor(self._loading, self._service, name, folder)
+    async def _start_service(self, name: str, folder: str) -> ModelService:
+        service = await asyncio.get_running_loop().run_in_executor(self._loading, self._create_service, name, folder)
         try:
             await service.start()
         except Exception:
@@ -149,7 +153,7 @@ def build_app(args: FillMaskAppConfig | Mapping[str, Any]) -> Application:
         max_constructor_retry_count=_CONSTRUCTOR_ATTEMPTS,
         max_surge_percent=_SURGE_PERCENT,
     )
-    # Leave out the number of replicas, so that changing it does not restart the running ones.
+    # Leave out the number of replicas: changing it must not restart the running ones.
     return deployment.bind(config.model_dump(exclude={"num_replicas"}))
 
 
@@ -158,13 +162,13 @@ def serving(config: FillMaskAppConfig, *, host: str = "127.0.0.1", port: int = 8
     """Serve in the open Ray session until the block ends, and yield the base URL.
 
     Args:
-        config: with model folders on this machine.
+        config: settings of the application; its model folders must be on this machine.
         host: address to listen on.
         port: 0 selects a free port.
 
     Raises:
         InputError: the model is missing, an API key is invalid, the port is in use, the session has too few CPUs, or
-            the cluster already serves an application, which leaving the block would stop.
+            the cluster already serves an application, which would be stopped at the end of the block.
     """
     check_application(config)
     if ray_serve.status().proxies:
@@ -177,20 +181,20 @@ def serving(config: FillMaskAppConfig, *, host: str = "127.0.0.1", port: int = 8
     config = _absolute(config)
     timeout_s = config.limits.body_timeout_s + config.limits.deadline_s + _TIMEOUT_MARGIN_S
     http_options = {"host": host, "port": port, "request_timeout_s": timeout_s}
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # hide its progress messages
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # hide progress messages
     logging_config = {"log_level": "WARNING", "enable_access_log": False}
     ray_serve.start(proxy_location="HeadOnly", http_options=http_options, logging_config=logging_config)
     try:
         ray_serve.run(build_app(config), name=APPLICATION, route_prefix="/", logging_config=logging_config)
         yield base_url(host, port)
     finally:
-        # During shutdown, Ray prints an error to stdout about its own call to the stopped controller.
+        # During shutdown, Ray prints an error about its own call to the stopped controller to stdout.
         with contextlib.redirect_stdout(io.StringIO()):
             ray_serve.shutdown()
 
 
 def _absolute(config: FillMaskAppConfig) -> FillMaskAppConfig:
     """Make the model folders absolute, because replicas have another working directory."""
-    more = {name: str(storage.local_path(folder)) for name, folder in config.extra_models.items()}
+    extra_models = {name: str(storage.local_path(folder)) for name, folder in config.extra_models.items()}
     model_dir = str(storage.local_path(config.model_dir))
-    return config.model_copy(update={"model_dir": model_dir, "extra_models": more})
+    return config.model_copy(update={"model_dir": model_dir, "extra_models": extra_models})

@@ -34,16 +34,16 @@ class ApiKeys:
     def __init__(self, keys: Iterable[str]) -> None:
         self._digests = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
 
-    def accept(self, key: bytes) -> bool:
-        """Whether a key is valid; the comparison takes the same time for valid and invalid keys."""
+    def contains(self, key: bytes) -> bool:
+        """Return True if the key is valid; the comparison takes the same time for valid and invalid keys."""
         digest, is_valid = hashlib.sha256(key).digest(), False
-        for each in self._digests:
-            is_valid |= hmac.compare_digest(each, digest)
+        for valid_digest in self._digests:
+            is_valid |= hmac.compare_digest(valid_digest, digest)
         return is_valid
 
 
 def keys_from_environment(environ: Mapping[str, str]) -> ApiKeys | None:
-    """Read the keys from the environment; return None if no variable is set, which leaves the service open to all.
+    """Read the keys from the environment; return None if neither variable is set, which disables authentication.
 
     `DISTILRAY_API_KEYS` holds keys separated by commas; `DISTILRAY_API_KEYS_FILE` names a file with one key per line.
 
@@ -64,7 +64,7 @@ def keys_from_environment(environ: Mapping[str, str]) -> ApiKeys | None:
 
 
 def requires_key(method: str, path: str) -> bool:
-    """Whether a request needs a key: all except reads of public paths."""
+    """Return True unless a request only reads a public path."""
     return method not in _READ_METHODS or (path not in _PUBLIC and page_folder(path) is None)
 
 
@@ -85,8 +85,8 @@ class RequireKey:
 
     def _has_key(self, scope: Scope) -> bool:
         is_valid = False
-        for key in _keys_of(scope):
-            is_valid |= self._keys.accept(key)
+        for key in _keys_in_headers(scope):
+            is_valid |= self._keys.contains(key)
         return is_valid
 
 
@@ -109,7 +109,7 @@ def add_security_schemes(api: FastAPI) -> None:
     api.openapi = openapi  # type: ignore[method-assign]
 
 
-def _keys_of(scope: Scope) -> Iterator[bytes]:
+def _keys_in_headers(scope: Scope) -> Iterator[bytes]:
     for name, value in scope["headers"]:
         if name == b"x-api-key":
             yield value.strip()

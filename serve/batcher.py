@@ -87,7 +87,7 @@ class _Request:
 
 @dataclass(frozen=True)
 class _Slice:
-    """Consecutive queries of a request."""
+    """Consecutive queries of a request that run in the same batch."""
 
     request: _Request
     first: int
@@ -98,17 +98,18 @@ class MicroBatcher:
     """Queue in front of the model, bounded by tokens.
 
     A single request runs immediately on all cores. Under load, each batch contains the requests that arrived while the
-    previous ones were running, and up to `lanes` batches run concurrently. A request that would occupy the model for
-    long runs in slices, which alternate with batches of small requests. Large requests run one after the other, so that
-    under overload the first ones meet their deadline. The remaining queries of a cancelled request never run.
+    previous ones were running, and up to `lanes` batches run concurrently. A request that would keep the model busy for
+    a long time is split into slices, which alternate with batches of small requests. Large requests run one after the
+    other, so the first ones still meet their deadline under overload. After a request is cancelled, its remaining
+    queries do not run.
 
     Args:
-        run: compute the predictions of a batch; its second argument tells whether no other batch runs meanwhile.
+        run: computes the predictions of a batch; its second argument is True if no other batch is running.
         max_rows, max_tokens: limits of a batch; larger requests are split, and a longer text forms its own batch.
-        max_queued_tokens: reject requests beyond this queue length.
+        max_queued_tokens: queue length above which requests are rejected.
         lanes: number of concurrent batches.
         report: called after each batch.
-        clock: time in seconds.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -134,11 +135,11 @@ class MicroBatcher:
     @property
     def queued_tokens(self) -> int:
         """Tokens waiting for the model."""
-        return sum(each.waiting_tokens for each in self._queue if not each.result.done())
+        return sum(request.waiting_tokens for request in self._queue if not request.result.done())
 
     @property
-    def full(self) -> bool:
-        """Whether the queue has reached its limit."""
+    def is_full(self) -> bool:
+        """True if the queue has reached its limit."""
         return self.queued_tokens >= self._max_queued_tokens
 
     def start(self) -> None:
@@ -155,8 +156,8 @@ class MicroBatcher:
         for task in tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        for each in self._queue:
-            each.result.cancel()
+        for request in self._queue:
+            request.result.cancel()
         self._queue.clear()
 
     async def submit(self, queries: Sequence[EncodedText]) -> InferenceResult:
@@ -195,69 +196,69 @@ class MicroBatcher:
 
     def _next_batch(self) -> list[_Slice]:
         """Take the next batch from the queue; it is empty if no request is waiting or no batch may start yet."""
-        self._queue = deque(each for each in self._queue if not each.result.done() and each.waiting_rows)
+        self._queue = deque(request for request in self._queue if not request.result.done() and request.waiting_rows)
         free_lanes = 0 if self._runs_alone else self._lanes - len(self._running)
-        if not self._queue or not free_lanes or self._waits_for_more():
+        if not self._queue or not free_lanes or self._should_wait():
             return []
-        waiting_rows = sum(each.waiting_rows for each in self._queue)
+        waiting_rows = sum(request.waiting_rows for request in self._queue)
         max_rows = self._max_rows
         if waiting_rows > _SMALL_ROWS or self._running:
             max_rows = min(self._max_rows, math.ceil(waiting_rows / free_lanes))
         slice_tokens = min(self._max_tokens, max(_MIN_SLICE_TOKENS, int(self._tokens_per_s * _SLICE_S / self._lanes)))
-        large = next((each for each in self._queue if self._is_large(each, slice_tokens)), None)
-        small = [each for each in self._queue if not self._is_large(each, slice_tokens)]
+        large = next((request for request in self._queue if self._is_large(request, slice_tokens)), None)
+        small = [request for request in self._queue if not self._is_large(request, slice_tokens)]
         if large and (self._large_is_next or not small):
             self._large_is_next = False
-            return [_next_slice(large, max_rows, slice_tokens)]
+            return [_take_slice(large, max_rows, slice_tokens)]
         self._large_is_next = True
         batch_tokens = min(self._max_tokens, _SLICES_PER_BATCH * slice_tokens)
         batch: list[_Slice] = []
         rows = tokens = 0
-        for each in small:
-            rows, tokens = rows + each.waiting_rows, tokens + each.waiting_tokens
+        for request in small:
+            rows, tokens = rows + request.waiting_rows, tokens + request.waiting_tokens
             if batch and (rows > max_rows or tokens > batch_tokens):
                 break
-            batch.append(_next_slice(each, each.waiting_rows, each.waiting_tokens))
+            batch.append(_take_slice(request, request.waiting_rows, request.waiting_tokens))
         return batch
 
     def _is_large(self, request: _Request, slice_tokens: int) -> bool:
         return len(request.queries) > self._max_rows or request.tokens > slice_tokens
 
-    def _waits_for_more(self) -> bool:
-        """Whether to delay the next batch while others run; if so, schedule the wake-up."""
+    def _should_wait(self) -> bool:
+        """Return True to delay the next batch while others run, after scheduling the wake-up."""
         remaining_s = _GATHER_S - (self._clock() - self._queue[0].arrived_at)
-        batch_is_full = sum(each.waiting_rows for each in self._queue) >= self._max_rows
-        if not self._running or remaining_s <= 0 or batch_is_full:
+        is_batch_full = sum(request.waiting_rows for request in self._queue) >= self._max_rows
+        if not self._running or remaining_s <= 0 or is_batch_full:
             return False
         asyncio.get_running_loop().call_later(remaining_s, self._wakeup.set)
         return True
 
     async def _run_batch(self, batch: Sequence[_Slice], alone: bool) -> None:
         start, queued_tokens = self._clock(), self.queued_tokens
-        waits = [start - each.request.arrived_at for each in batch if not each.first]
+        waits = [start - slice_.request.arrived_at for slice_ in batch if not slice_.first]
         try:
-            predictions = await self._run([query for each in batch for query in each.queries], alone)
+            predictions = await self._run([query for slice_ in batch for query in slice_.queries], alone)
         except Exception as error:
-            for each in batch:
-                if not each.request.result.done():
-                    each.request.result.set_exception(error)
+            for slice_ in batch:
+                if not slice_.request.result.done():
+                    slice_.request.result.set_exception(error)
             return
         except asyncio.CancelledError:
-            for each in batch:
-                each.request.result.cancel()
+            for slice_ in batch:
+                slice_.request.result.cancel()
             raise
         duration = max(self._clock() - start, 1e-9)
-        tokens = sum(_tokens(each.queries) for each in batch)
+        tokens = sum(_tokens(slice_.queries) for slice_ in batch)
         speed = tokens / duration * len(self._running)
         self._tokens_per_s += (speed - self._tokens_per_s) * (_LATEST_WEIGHT if self._tokens_per_s else 1.0)
         remaining = iter(predictions)
-        for each in batch:
-            _record(each, list(itertools.islice(remaining, len(each.queries))), start, duration)
+        for slice_ in batch:
+            _record(slice_, list(itertools.islice(remaining, len(slice_.queries))), start, duration)
         if self._report is not None:
             self._report(BatchReport(len(predictions), tokens, waits, duration, queued_tokens))
 
 
-def _next_slice(request: _Request, max_rows: int, max_tokens: int) -> _Slice:
+def _take_slice(request: _Request, max_rows: int, max_tokens: int) -> _Slice:
     """Take at least one waiting query of a request, and more up to the limits."""
     first, tokens = request.started, 0
     while request.waiting_rows:
@@ -270,13 +271,13 @@ def _next_slice(request: _Request, max_rows: int, max_tokens: int) -> _Slice:
     return _Slice(request, first, request.queries[first : request.started])
 
 
-def _record(part: _Slice, predictions: Sequence[Any], start: float, duration: float) -> None:
+def _record(slice_: _Slice, predictions: Sequence[Any], start: float, duration: float) -> None:
     """Store the predictions of a slice, and resolve its request when they are complete."""
-    request = part.request
-    if not part.first:
+    request = slice_.request
+    if not slice_.first:
         request.queue_s = start - request.arrived_at
-    request.predictions[part.first : part.first + len(part.queries)] = predictions
-    request.finished += len(part.queries)
+    request.predictions[slice_.first : slice_.first + len(slice_.queries)] = predictions
+    request.finished += len(slice_.queries)
     request.inference_s += duration
     if request.finished == len(request.queries) and not request.result.done():
         request.result.set_result(
@@ -285,7 +286,7 @@ def _record(part: _Slice, predictions: Sequence[Any], start: float, duration: fl
 
 
 def _rows(batch: Sequence[_Slice]) -> int:
-    return sum(len(each.queries) for each in batch)
+    return sum(len(slice_.queries) for slice_ in batch)
 
 
 def _tokens(queries: Sequence[EncodedText]) -> int:

@@ -1,4 +1,4 @@
-"""Checks before the service starts, and its address."""
+"""Startup checks of the service, and its address."""
 
 import os
 import socket
@@ -31,14 +31,16 @@ def available_port(host: str, port: int) -> int:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # As in servers: a port with connections in TIME_WAIT is available.
+            # As in servers, so that connections in TIME_WAIT do not occupy the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             probe.listen()
             return int(probe.getsockname()[1])
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(f"{host}:{port}: {reason}; stop what listens there or choose another with port=...") from None
+        raise InputError(
+            f"{host}:{port}: {reason}; stop the process that uses it, or choose another port with port=..."
+        ) from None
 
 
 def base_url(host: str, port: int) -> str:

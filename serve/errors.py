@@ -108,7 +108,7 @@ async def http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
     error_type = getattr(error, "error_type", None) or ERROR_TYPES.get(status, "Http")
-    # FastAPI words it differently if parsing fails for another reason than syntax: depth, long numbers, encoding.
+    # FastAPI has another message for failures other than wrong syntax: nesting depth, long numbers, encoding.
     message = _NOT_JSON if status == 400 else str(error.detail)
     return error_response(request.scope, status, message, error_type, error.headers)
 
@@ -125,7 +125,7 @@ async def validation_error(request: Request, error: Exception) -> Response:
 
 
 def _describe_problem(problems: Sequence[Mapping[str, Any]]) -> str:
-    """Return location and message of the first problem that pydantic reports, without quoting the input."""
+    """Return location and message of the first problem reported by pydantic, without quoting the input."""
     problem = problems[0]
     if problem["loc"] == ("body",) and problem["type"] == "missing":
         return "the body is empty; send JSON"

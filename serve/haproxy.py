@@ -21,20 +21,20 @@ from distilray.runtime.environment import environment
 from serve import haproxy_shedding
 
 # Ray Serve reads these variables on import, in the driver and in all processes of the session, which inherit them.
-# Variables that the user has set take precedence.
+# Variables set by the user take precedence.
 ENVIRONMENT = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     # Default 3600: a client that stops in the middle of a header would keep its connection for an hour.
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",
     # Default 30, so that the load balancers of a cluster can remove a replica. Here it would only delay Ctrl-C.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-    # Default 10: three checks must fail, so that the service would be down for half a minute if the proxy dies.
+    # Default 10: three checks must fail, so the service would be down for half a minute if the proxy dies.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
     # One thread handles tens of thousands of requests per second; more would take CPU time from the model.
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
 }
 # Ports of HAProxy's metrics and statistics, which it opens on every interface whatever the host of the service, and of
-# the Python proxy that responds while there is no replica. Each gets a free port, so that several servers can coexist.
+# the Python proxy that responds while there is no replica. Each gets a free port, to allow several servers per machine.
 PORTS = (
     "RAY_SERVE_HAPROXY_METRICS_PORT",
     "RAY_SERVE_HAPROXY_STATS_PORT",
@@ -64,7 +64,7 @@ class Orphan:
     Attributes:
         pid: process id.
         folder: folder of the killed server of this project that it belongs to, or None if its owner is unknown.
-        has_parent: whether its Ray process is still running, which it does for some seconds after its driver.
+        has_parent: True if its Ray process is still running, which exits some seconds after the driver.
     """
 
     pid: int
@@ -74,7 +74,7 @@ class Orphan:
 
 @contextlib.contextmanager
 def haproxy_environment(*, shed_above: int | None = None, body_timeout_s: float = 10.0) -> Iterator[None]:
-    """Enable HAProxy for the Ray session that starts inside the block, which must precede the import of Ray Serve.
+    """Enable HAProxy for the Ray session that starts inside the block; Ray Serve must not be imported before.
 
     Args:
         shed_above: limit of requests per replica, above which HAProxy rejects requests; None disables it.
@@ -86,7 +86,7 @@ def haproxy_environment(*, shed_above: int | None = None, body_timeout_s: float 
         paths = {name: f"{folder}/{file}" for name, file in _PATHS.items()}
         added = {name: value for name, value in {**ENVIRONMENT, **ports, **paths}.items() if name not in os.environ}
         if shed_above is not None:
-            added |= _shedding(Path(folder), shed_above, body_timeout_s)
+            added |= _write_shedding_wrapper(Path(folder), shed_above, body_timeout_s)
         with environment(added):
             yield
 
@@ -97,7 +97,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _shedding(folder: Path, shed_above: int, body_timeout_s: float) -> dict[str, str]:
+def _write_shedding_wrapper(folder: Path, shed_above: int, body_timeout_s: float) -> dict[str, str]:
     """Write an executable that starts HAProxy through `haproxy_shedding`, and return its environment."""
     executable = folder / "haproxy"
     command = [sys.executable, str(Path(haproxy_shedding.__file__).absolute())]
@@ -132,15 +132,15 @@ def find_orphans(processes: Path = Path("/proc")) -> list[Orphan]:
 def stop_orphans() -> list[int]:
     """Stop the HAProxy processes of killed servers of this project, and return their process ids."""
     end = time.monotonic() + _RAY_EXIT_S
-    while ours := [each for each in find_orphans() if each.folder is not None]:
+    while ours := [orphan for orphan in find_orphans() if orphan.folder is not None]:
         # Wait for their Ray processes to exit, because these would restart HAProxy.
-        if time.monotonic() > end or not any(each.has_parent for each in ours):
+        if time.monotonic() > end or not any(orphan.has_parent for orphan in ours):
             break
         time.sleep(0.1)
-    for each in ours:
-        _stop(each.pid)
-        shutil.rmtree(str(each.folder), ignore_errors=True)
-    return [each.pid for each in ours]
+    for orphan in ours:
+        _stop(orphan.pid)
+        shutil.rmtree(str(orphan.folder), ignore_errors=True)
+    return [orphan.pid for orphan in ours]
 
 
 def _command(process: Path) -> list[str]:

@@ -7,8 +7,8 @@ itself with the real HAProxy. It is configured by environment variables: `DISTIL
 `DISTILRAY_BODY_TIMEOUT_S` (whole seconds, default 10) and `DISTILRAY_HAPROXY_BINARY` (default: that of Ray Serve).
 
 HAProxy responds to a POST above the limit with 429 and the JSON envelope of the service, without involving a replica. A
-request counts once its body has arrived, or the part of it that fits into HAProxy's buffer (`tune.bufsize`). The script
-only uses the standard library, so that it runs in any Python 3.
+request counts once its body has arrived, or as much of it as fits into HAProxy's buffer (`tune.bufsize`). The script
+only uses the standard library, so it runs in any Python 3.
 """
 
 from __future__ import annotations
@@ -47,12 +47,14 @@ def add_rules(config: str, *, limit: int, body_timeout_s: int = 10, backend: str
     start = lines.index(_FRONTEND)
     indented = (at for at, line in enumerate(lines[start + 1 :], start + 1) if line and not line[0].isspace())
     end = next(indented, len(lines))
-    uses = [(at, match[1]) for at in range(start, end) if (match := re.match(r"\s+use_backend (\S+) if ", lines[at]))]
-    if backend not in (name for _, name in uses):
+    backend_rules = [
+        (at, match[1]) for at in range(start, end) if (match := re.match(r"\s+use_backend (\S+) if ", lines[at]))
+    ]
+    if backend not in (name for _, name in backend_rules):
         return config
-    first = uses[0][0]
+    first = backend_rules[0][0]
     return "\n".join(
-        [*lines[:first], *_rules([name for _, name in uses], backend, limit, body_timeout_s), *lines[first:]]
+        [*lines[:first], *_rules([name for _, name in backend_rules], backend, limit, body_timeout_s), *lines[first:]]
     )
 
 

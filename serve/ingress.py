@@ -26,7 +26,7 @@ _gateways: "list[Gateway]" = []
 
 
 class Gateway:
-    """Wraps applications in metrics, authentication and admission, outermost first.
+    """Wraps applications in metrics, authentication and admission control, outermost first.
 
     All wrapped applications share one capacity, and only the first one that a request passes handles it. They must be
     inside `RequestEnvelope`, which assigns the request id.
@@ -53,7 +53,7 @@ class Gateway:
         self._log = RequestLog(access_log=access_log)
 
     def has_route(self, scope: Scope) -> bool:
-        """Whether the path of a request belongs to this service."""
+        """Return True if the path of a request belongs to this service."""
         return route_label(scope, self._paths) != OTHER
 
     def __call__(self, app: ASGIApp) -> ASGIApp:
@@ -73,7 +73,7 @@ class Gateway:
 
 
 def install(gateway: Gateway) -> None:
-    """Set the gateway of this process, which Serve's HTTP server will use when it starts."""
+    """Set the gateway of this process; Serve's HTTP server uses it when it starts."""
     _gateways[:] = [gateway]
 
 

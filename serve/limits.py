@@ -18,7 +18,7 @@ from serve.errors import ERROR_TYPES, ApiError, api_error_response, error_respon
 from serve.telemetry.json_logging import LOGGER_NAME
 
 REQUEST_ID = "x-request-id"
-# Keep equal to `_ID_PATTERN` of `serve/haproxy_shedding.py`.
+# Must equal `_ID_PATTERN` of `serve/haproxy_shedding.py`.
 REQUEST_ID_PATTERN = r"[A-Za-z0-9._-]{1,128}"
 _LOG = logging.getLogger(LOGGER_NAME)
 _ID_PATTERN = re.compile(REQUEST_ID_PATTERN.encode())
@@ -116,7 +116,7 @@ class Admission:
     Responds with 413 as soon as `content-length` or the received bytes exceed the limit, with 408 if the body is still
     incomplete after `body_timeout_s` seconds, and with 429 and `retry-after` if there is no capacity. Until its body is
     complete, a request only counts by its bytes. The 429 response is prepared in advance and sent without parsing the
-    body, because an overloaded service sends more of them than any other response.
+    body, because an overloaded service sends it more often than any other response.
     """
 
     def __init__(self, app: ASGIApp, *, capacity: Capacity, body_timeout_s: float) -> None:
@@ -182,7 +182,7 @@ class Admission:
 
 
 class JsonRequest(Request):
-    """Request that limits the lists and objects in its body, which take a hundred times their size when parsed."""
+    """Request that limits the lists and objects in its body: once parsed, they take a hundred times their size."""
 
     async def json(self) -> Any:
         """Return the parsed body.

@@ -1,4 +1,4 @@
-"""The service on this machine: `jobs.serve_fill_mask`, and the stage `check_service`."""
+"""Service on this machine: `jobs.serve_fill_mask` and `jobs.check_service`."""
 
 import contextlib
 import json
@@ -42,7 +42,7 @@ def serve_until_stopped(config: ServeFillMaskConfig, *, dry_run: bool = False) -
         print("\n".join(["serve_fill_mask: plan, nothing started", *lines]), flush=True)
         return
     with contextlib.ExitStack() as stack:
-        stack.enter_context(environment({**ENVIRONMENT, **os.environ}))  # keep variables that the user has set
+        stack.enter_context(environment({**ENVIRONMENT, **os.environ}))  # variables set by the user take precedence
         if config.proxy == "haproxy":
             body_timeout_s = config.app.limits.body_timeout_s
             stack.enter_context(haproxy_environment(shed_above=config.shed_above, body_timeout_s=body_timeout_s))
@@ -53,7 +53,7 @@ def serve_until_stopped(config: ServeFillMaskConfig, *, dry_run: bool = False) -
 def _serve(config: ServeFillMaskConfig, port: int) -> None:
     from serve.app import serving  # importing Ray Serve reads the environment variables that select the proxy
 
-    # Install signal handlers last, because Ray replaces that of SIGTERM when the session starts.
+    # Install the signal handlers last, because Ray replaces the SIGTERM handler when the session starts.
     with ray_session(config.ray), serving(config.app, host=config.host, port=port) as url, _stop_signals() as stop:
         print(f"serve_fill_mask: {config.app.model_dir} at {url} until Ctrl-C; try\n  {_curl_command(url)}", flush=True)
         stop.wait()
@@ -74,7 +74,7 @@ def _available_port(host: str, port: int) -> int:
     try:
         return available_port(host, port)
     except InputError as error:
-        pids = " ".join(str(each.pid) for each in find_orphans())
+        pids = " ".join(str(orphan.pid) for orphan in find_orphans())
         hint = f"; HAProxy without a Ray process, perhaps of a killed server: `kill {pids}`" if pids else ""
         raise InputError(f"{error}{hint}") from None
 
@@ -88,16 +88,16 @@ def _curl_command(url: str) -> str:
 def _stop_signals() -> Iterator[threading.Event]:
     """Yield an event that SIGINT and SIGTERM set, and restore the signal handlers afterwards."""
     stop = threading.Event()
-    previous = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def plan_check_service(config: CheckServiceConfig) -> dict[str, object]:
-    """Check the model folder and describe the requests."""
+    """Validate the inputs of `check_service` and return its plan."""
     check_application(FillMaskAppConfig(model_dir=config.model_dir))
     requests = sample_requests(config)
     paths = ", ".join(f"POST {path}" for path, _ in requests)
@@ -119,8 +119,9 @@ def check_service(config: CheckServiceConfig, folder: RunFolder) -> Outcome:
 
 def show_answers(folder: RunFolder) -> None:
     """Print the requests and their responses."""
-    for each in json.loads(storage.read_bytes(folder.path(RESPONSES_FILE))):
-        print(f"POST {each['path']} {json.dumps(each['request'])}\n  -> {json.dumps(each['answer'])}", flush=True)
+    for exchange in json.loads(storage.read_bytes(folder.path(RESPONSES_FILE))):
+        request, response = json.dumps(exchange["request"]), json.dumps(exchange["answer"])
+        print(f"POST {exchange['path']} {request}\n  -> {response}", flush=True)
 
 
 def sample_requests(config: CheckServiceConfig) -> list[tuple[str, dict[str, Any]]]:

@@ -17,7 +17,7 @@ GetService = Callable[[str], Awaitable[ModelService]]
 _LOG = logging.getLogger(LOGGER_NAME)
 # Wait before retrying a folder that failed to load, because each attempt evicts a working model.
 _RETRY_AFTER_S = 60.0
-# A request that received a model just before its eviction has registered as active by then.
+# By then, a request that received a model just before its eviction has registered as active.
 _EVICTION_DELAY_S = 0.2
 _POLL_S = 0.05
 
@@ -29,7 +29,7 @@ class Models:
         default: service for requests that name no model.
         name: name of the default model.
         others: names of the other models.
-        load: return the started service of one of the others; called for each request that names it.
+        load: returns the started service of another model; called for each request that names it.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class Models:
 
 
 class CachedModel:
-    """Cache entry that retires its service on deletion, by Ray Serve (which calls `__del__`) or by Python."""
+    """Cache entry that retires its service when Ray Serve (by calling `__del__`) or Python deletes it."""
 
     def __init__(self, service: ModelService, retire: Callable[[], None]) -> None:
         self.service, self._retire = service, retire
 
     def __del__(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the event loop is closed, so that there is nothing to release
+        with contextlib.suppress(RuntimeError):  # the event loop is closed, so there is nothing to release
             self._retire()
 
 
@@ -90,11 +90,11 @@ class ModelCache:
 
     Args:
         folders: model folder by name.
-        start: return the started service for a name and folder; may take seconds but must not block the event loop.
-        wrap: add a cache to the loader; the cache decides how many models to keep and which one to evict.
-        load_timeout_s: longest time for which a request waits for its model.
+        start: returns the started service for a name and folder; may take seconds but must not block the event loop.
+        wrap: adds a cache to the loader; the cache decides how many models to keep and which one to evict.
+        load_timeout_s: maximum time that a request waits for its model.
         on_close: called with name and service when an evicted model has been closed.
-        clock: time in seconds.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class ModelCache:
     def _finish_loading(self, name: str, task: asyncio.Task[CachedModel]) -> None:
         del self._loading[name]
         if not task.cancelled():
-            task.exception()  # retrieve the logged exception, or asyncio warns if no request waits any longer
+            task.exception()  # retrieve the logged exception, or asyncio warns if no request is waiting for it
 
     def _retire(self, name: str, service: ModelService) -> None:
         task = asyncio.get_running_loop().create_task(self._close(name, service))

@@ -146,7 +146,7 @@ def create_api(
     """
     telemetry, task_routes = telemetry or Telemetry(replica="local"), routes_for_task(models.task)
     api = _empty_api(models, task_routes)
-    routers = (_task_router(models, task_routes), _state_router(models), metrics_routes(telemetry), page_routes())
+    routers = (_task_router(models, task_routes), _service_router(models), metrics_routes(telemetry), page_routes())
     for router in routers:
         api.include_router(router)
     api.add_exception_handler(HTTPException, http_error)
@@ -190,7 +190,7 @@ def _task_router(models: Models, task_routes: TaskRoutes) -> APIRouter:
     for endpoint in task_routes.endpoints:
         router.add_api_route(
             endpoint.path,
-            _handler(models, task_routes.budget, endpoint),
+            _create_handler(models, task_routes.budget, endpoint),
             methods=["POST"],
             response_model=endpoint.response,
             operation_id=endpoint.operation_id,
@@ -201,7 +201,7 @@ def _task_router(models: Models, task_routes: TaskRoutes) -> APIRouter:
     return router
 
 
-def _handler(models: Models, budget: Budget, endpoint: Endpoint) -> Callable[..., Coroutine[Any, Any, Response]]:
+def _create_handler(models: Models, budget: Budget, endpoint: Endpoint) -> Callable[..., Coroutine[Any, Any, Response]]:
     async def handle(request: Request, body: Any) -> JSONResponse:
         service, queries = await models.service(body.model), body.queries()
         name = body.model or models.names[0]
@@ -220,7 +220,7 @@ def _handler(models: Models, budget: Budget, endpoint: Endpoint) -> Callable[...
     return handle
 
 
-def _state_router(models: Models) -> APIRouter:
+def _service_router(models: Models) -> APIRouter:
     router = APIRouter()
 
     @router.head("/healthz", include_in_schema=False)

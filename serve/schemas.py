@@ -15,7 +15,7 @@ from distilray.inference.tasks.base import TextQuery
 from distilray.inference.tasks.fill_mask import FillMaskAnswer, FillMaskQuery
 
 _DEFAULT_TOP_K = 5
-# Schema key for limits from the configuration; `fill_in_limits` replaces it by their values.
+# Schema key for limits from the configuration; `fill_in_limits` replaces it with their values.
 _LIMITS = "x-limits"
 _JSON_TYPES = {str: "<text>", list: "<list>", int: "<number>", type(None): "<null>"}
 
@@ -141,7 +141,7 @@ class FillMaskRequest(StrictModel):
         ]
 
     def response(self, answers: list[FillMaskAnswer]) -> list[object]:
-        """Return the candidates, nested in a list per mask for several masks and in a list per text for a list."""
+        """Return the candidates: one list per mask for several masks, and one list per text if a list was sent."""
         bodies = [_candidates_of_text(answer) for answer in answers]
         return bodies[0] if isinstance(self.inputs, str) else list(bodies)
 
@@ -217,7 +217,7 @@ class AzureRequest(StrictModel):
         return [FillMaskQuery(text, top_k=1, sequences=False) for text in self.texts()]
 
     def response(self, answers: list[FillMaskAnswer]) -> list[object]:
-        """Return the best token of each text, joined by commas for several masks, as a row object for `ColumnTable`."""
+        """Return the best tokens of each text, joined by commas; for a `ColumnTable` in `inputs`, as row objects."""
         best = [",".join(candidates[0].token_str for candidates in answer) for answer in answers]
         return [{"0": token} for token in best] if isinstance(self.inputs, ColumnTable) else list(best)
 
@@ -233,13 +233,13 @@ AnyRequest = Annotated[
 def fill_in_limits(schema: Any, limits: LimitsConfig) -> None:
     """Insert the configured limits into the schemas of an OpenAPI document."""
     if isinstance(schema, list):
-        for each in schema:
-            fill_in_limits(each, limits)
+        for item in schema:
+            fill_in_limits(item, limits)
     if isinstance(schema, dict):
         for keyword, limit in schema.pop(_LIMITS, {}).items():
             schema[keyword] = getattr(limits, limit)
-        for each in schema.values():
-            fill_in_limits(each, limits)
+        for value in schema.values():
+            fill_in_limits(value, limits)
 
 
 def _candidates_of_text(answer: FillMaskAnswer) -> list[object]:

@@ -16,7 +16,7 @@ from serve.budget import Budget
 from serve.errors import ApiError, text_error
 
 _WARM_UP_ROWS = (1, 8, 32)
-# Larger requests are tokenized and decoded in several steps, so that small requests can run in between.
+# Larger requests are tokenized and decoded in several steps, to let small requests run in between.
 _CHARS_PER_STEP = 20_000
 _BYTES_PER_STEP = 100_000
 # Decoding a smaller response takes less time than a thread switch.
@@ -53,22 +53,22 @@ class InferenceThreads:
 
     def close(self) -> None:
         """Stop the threads after their current work."""
-        for each in (self._multi_core, self._single_core):
-            each.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._multi_core, self._single_core):
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 class ModelService:
     """Inference service for one model.
 
     Tokenization, inference and the decoding of large responses run in threads, to keep the event loop free. The tokens
-    of health checks are computed in advance, so that the checks only depend on the model.
+    of health checks are computed in advance, so the checks only depend on the model.
 
     Args:
         task: task with a loaded model.
         config: limits and sizes.
         report: called after each forward pass.
         threads: inference threads shared by all models of the process; None creates `config.num_cpus` of them.
-        clock: time in seconds.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class ModelService:
 
     @property
     def ready(self) -> bool:
-        """Whether the model is warmed up, its queue is not full, and requests make progress."""
-        return self._warm and not self._batcher.full and not self._stalled
+        """True if the model is warmed up, its queue is not full, and requests make progress."""
+        return self._warm and not self._batcher.is_full and not self._stalled
 
     @property
     def _stalled(self) -> bool:
-        """Whether the service has been busy for longer than the deadline without completing anything."""
+        """True if the service has been busy for longer than the deadline without completing anything."""
         busy = self.active_requests or self._active_forwards
         return bool(busy) and self._clock() - self._progress_at > self.config.limits.deadline_s
 
@@ -135,7 +135,7 @@ class ModelService:
             await self._probe(1)
 
     async def answer(self, queries: Sequence[TextQuery], budget: Budget) -> tuple[list[Any], InferenceResult]:
-        """Return an answer for each query, and the inference result with its timing.
+        """Return an answer for each query, and the inference result with its timings.
 
         Raises:
             ApiError: 422 if the input exceeds the budget or is invalid for the task, 429 if the queue is full, 504 if

@@ -1,9 +1,9 @@
 // Shows openapi.json with Swagger UI, in the light or dark colors that the browser prefers.
 
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
-const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
-dark.addEventListener("change", follow);
-follow();
+const applyTheme = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", applyTheme);
+applyTheme();
 
 // Relative to this file, because the page is served at both /docs and /docs/.
 const url = new URL("../openapi.json", document.currentScript.src).href;

@@ -36,9 +36,9 @@ const [form, text, count, targets, undo, problem, status, copy, link, results, a
 let mask = "[MASK]";
 let models = [null]; // names in requests; null stands for the default model, whose name is not sent
 let info = {};
-let asked = null; // sentence of the displayed candidates
-let past = []; // sentences before each filled blank, for undo
-let last = null; // the last filling, if no blank is left: another candidate replaces it
+let answeredText = null; // the sentence of the displayed candidates
+let undoStack = []; // the sentences before each filling
+let lastFilling = null; // set if it left no blank; another candidate replaces it
 let running = null; // AbortController of the running requests
 
 class Problem extends Error {
@@ -88,10 +88,10 @@ async function send(path, { headers = {}, ...options } = {}) {
     throw new Problem("The service cannot be reached.", { fix: "Check your connection, then try again." });
   }
   if (response.ok && body !== undefined) return { body, headers: response.headers, ms: performance.now() - start };
-  throw problemOf(response, body ?? {});
+  throw toProblem(response, body ?? {});
 }
 
-function problemOf(response, body) {
+function toProblem(response, body) {
   const wait = Number(response.headers.get("retry-after"));
   const message = String(body.error ?? `The service answered with status ${response.status}.`).replace(/^text 0: /, "");
   const when = wait > 0 ? `Try again in ${pluralize(wait, "second")}.` : "";
@@ -115,7 +115,7 @@ async function askModel(model, query, signal) {
 
 async function ask({ focus = false, reveal = false } = {}) {
   writeMasks();
-  const query = queryOfForm();
+  const query = readForm();
   if (!query.text.trim()) {
     setStatus("Write a sentence first.");
     text.focus();
@@ -123,7 +123,7 @@ async function ask({ focus = false, reveal = false } = {}) {
   }
   running?.abort();
   const controller = (running = new AbortController());
-  history.replaceState(null, "", `#${fragmentOf(query)}`);
+  history.replaceState(null, "", `#${toFragment(query)}`);
   link.hidden = true;
   problem.replaceChildren();
   results.setAttribute("aria-busy", "true");
@@ -145,8 +145,8 @@ async function ask({ focus = false, reveal = false } = {}) {
   if (reveal) revealAnswer();
 }
 
-// Scrolls only if the answer or problem is not in the upper two thirds of the area above a phone's on-screen keyboard.
-// Does not move the focus.
+// Scrolls to the answer or problem, without moving the focus, unless it is in the upper two thirds of the area above a
+// phone's on-screen keyboard.
 function revealAnswer() {
   const answer = problem.hasChildNodes() ? problem : byId("bar");
   const { top } = answer.getBoundingClientRect();
@@ -160,28 +160,28 @@ function finish(settled, query, columns, focus) {
   });
   copy.hidden = columns === null;
   if (columns === null) {
-    asked = null;
+    answeredText = null;
     results.replaceChildren();
     setStatus("");
   } else {
-    setStatus(summaryOf(settled.map(({ value }) => value?.blanks)));
+    setStatus(summarize(settled.map(({ value }) => value?.blanks)));
     if (focus) results.querySelector("ol button")?.focus();
   }
   showProblems(failed);
 }
 
-function summaryOf(answers) {
+function summarize(answers) {
   const alone = answers.length === 1 && answers[0].length === 1;
   const best = answers.map((blanks, index) => {
     const share = ({ score }) => (alone ? ` (${percent(score)})` : "");
     const words = blanks?.map(([first]) => `“${wordOf(first)}”${share(first)}`).join(", ");
     return words && (answers.length > 1 ? `${models[index]} ${words}` : words);
   });
-  const agreement = answers.length === 2 && answers.every(Boolean) ? ` ${sharedBy(answers)}` : "";
+  const agreement = answers.length === 2 && answers.every(Boolean) ? ` ${describeOverlap(answers)}` : "";
   return `Most likely: ${best.filter(Boolean).join("; ")}.${agreement} Choose a word to insert it.`;
 }
 
-function sharedBy([one, other]) {
+function describeOverlap([one, other]) {
   const tokens = one.map(candidates => candidates.map(({ token }) => token));
   const shared = other.flatMap((candidates, blank) => candidates.filter(({ token }) => tokens[blank].includes(token)));
   return `${shared.length} of ${pluralize(tokens.flat().length, "candidate")} in common.`;
@@ -227,8 +227,8 @@ function askForKey() {
 // Answers
 
 function showColumns(query) {
-  asked = query.text;
-  last = null;
+  answeredText = query.text;
+  lastFilling = null;
   const columns = models.map(model =>
     make("section", { className: "column", "aria-label": model ?? "Candidates" },
       ...(model === null ? [] : [make("h2", {}, model)]),
@@ -240,43 +240,43 @@ function showColumns(query) {
 }
 
 function showAnswer(column, { blanks, headers, ms }, query) {
-  column.querySelector(".times").replaceChildren(...timesOf(headers, ms));
+  column.querySelector(".times").replaceChildren(...formatTimes(headers, ms));
   const name = column.getAttribute("aria-label");
   column.querySelector(".blanks").replaceChildren(
-    ...blanks.map((candidates, blank) => blankOf(candidates, blank, blanks.length, query, name)),
+    ...blanks.map((candidates, blank) => makeBlank(candidates, blank, blanks.length, query, name)),
   );
 }
 
-function timesOf(headers, ms) {
+function formatTimes(headers, ms) {
   const [queue, inference, revision] = ["queue-time", "inference-time", "model-revision"].map(name =>
     headers.get(`x-${name}`));
   const parts = [[`${ms.toFixed(0)} ms round trip`]];
   if (queue) parts.push([`${queue} ms in the queue`]);
   if (inference) parts.push([`${inference} ms in the model`]);
-  if (revision && models.length > 1) parts.push(["revision ", revisionOf(revision)]);
+  if (revision && models.length > 1) parts.push(["revision ", makeRevision(revision)]);
   return parts.flatMap((words, index) => [index ? " · " : "", make("span", {}, ...words)]);
 }
 
-const revisionOf = revision => make("code", { title: revision }, revision.slice(0, 12));
+const makeRevision = revision => make("code", { title: revision }, revision.slice(0, 12));
 
-function blankOf(candidates, blank, blanks, query, name) {
+function makeBlank(candidates, blank, blanks, query, name) {
   const list = make("ol", { "aria-label": `${name}${blanks > 1 ? `, blank ${blank + 1}` : ""}` },
-    ...candidates.map(candidate => make("li", {}, rowOf(candidate, blank))));
-  const head = blanks > 1 ? [make("h3", {}, `Blank ${blank + 1}`), contextOf(query.text, blank)] : [];
+    ...candidates.map(candidate => make("li", {}, makeRow(candidate, blank))));
+  const head = blanks > 1 ? [make("h3", {}, `Blank ${blank + 1}`), makeContext(query.text, blank)] : [];
   return make("div", { className: "blank" }, ...head, list);
 }
 
-function rowOf(candidate, blank) {
+function makeRow(candidate, blank) {
   const share = make("span", { className: "share" }, percent(candidate.score));
   const row = make("button", { type: "button" },
     make("span", { className: "word" }, candidate.token_str), " ", share);
-  row.style.setProperty("--share", candidate.score); // of the full width, so that the bars of all blanks and models are comparable
+  row.style.setProperty("--share", candidate.score); // of the full width, to make the bars of all blanks and models comparable
   if (candidate.token_str.startsWith("##")) row.title = "part of a word; it is joined to the preceding word";
   row.addEventListener("click", () => fill(candidate, blank, row));
   return row;
 }
 
-function contextOf(sentence, blank) {
+function makeContext(sentence, blank) {
   const parts = sentence.split(mask);
   const before = parts.slice(0, blank + 1).join("__");
   const after = parts.slice(blank + 1).join("__");
@@ -298,21 +298,21 @@ function withWord(sentence, candidate, blank) {
 }
 
 function fill(candidate, blank, row) {
-  const replaces = last !== null && text.value === last.after;
-  const before = replaces ? last.before : text.value;
-  if (before !== asked) {
+  const replaces = lastFilling !== null && text.value === lastFilling.after;
+  const before = replaces ? lastFilling.before : text.value;
+  if (before !== answeredText) {
     setStatus("The sentence has changed: press Find words for new candidates.");
     return;
   }
   const after = withWord(before, candidate, blank);
-  if (!replaces) past.push(before);
+  if (!replaces) undoStack.push(before);
   text.value = after;
   undo.disabled = false;
   if (countMasks(after) > 0) {
     ask({ focus: true });
     return;
   }
-  last = { before, after };
+  lastFilling = { before, after };
   highlight(row);
   setStatus(`Filled with “${wordOf(candidate)}”. Choose another word to replace it.`);
 }
@@ -323,19 +323,19 @@ function highlight(row) {
 }
 
 function undoFilling() {
-  text.value = past.pop();
-  undo.disabled = !past.length;
-  last = null;
+  text.value = undoStack.pop();
+  undo.disabled = !undoStack.length;
+  lastFilling = null;
   highlight(null);
   if (undo.disabled) text.focus();
-  if (text.value === asked) setStatus("Undone.");
+  if (text.value === answeredText) setStatus("Undone.");
   else ask();
 }
 
 function insertMask() {
   text.setRangeText(mask, text.selectionStart, text.selectionEnd, "end");
   text.focus();
-  forgetFillings();
+  resetFillings();
 }
 
 // Replaces all notations for a blank with the mask token of the model, without moving the caret.
@@ -345,21 +345,21 @@ function writeMasks() {
   }
 }
 
-function forgetFillings() {
-  past = [];
-  last = null;
+function resetFillings() {
+  undoStack = [];
+  lastFilling = null;
   undo.disabled = true;
   highlight(null);
 }
 
 // The query, in the form and in the URL
 
-function queryOfForm() {
+function readForm() {
   const words = targets.value.split(",").map(word => word.trim());
   return { text: text.value, count: Number(count.value), targets: words.filter(Boolean) };
 }
 
-function fragmentOf(query) {
+function toFragment(query) {
   const parts = new URLSearchParams({ text: query.text, k: query.count });
   if (query.targets.length) parts.set("targets", query.targets.join(","));
   return parts;
@@ -372,7 +372,7 @@ function restore() {
   targets.value = parts.get("targets") ?? "";
   const k = parts.get("k") ?? DEFAULT_COUNT;
   if ([...count.options].some(({ value }) => value === k)) count.value = k;
-  forgetFillings();
+  resetFillings();
   ask();
 }
 
@@ -404,7 +404,7 @@ function showInfo() {
   const facts = [];
   if (models.length > 1) facts.push(`Models ${models.join(", ")}`);
   else if (info.model) facts.push(`Model ${info.model}`);
-  if (info.revision && models.length === 1) facts.push(" · revision ", revisionOf(String(info.revision)));
+  if (info.revision && models.length === 1) facts.push(" · revision ", makeRevision(String(info.revision)));
   if (info.dtype) facts.push(` · ${info.dtype}`);
   if (info.max_length) facts.push(` · up to ${info.max_length} tokens`);
   byId("facts").replaceChildren(...facts);
@@ -417,7 +417,7 @@ function showInfo() {
 function tryOut(sentence) {
   text.value = sentence;
   targets.value = "";
-  forgetFillings();
+  resetFillings();
   ask({ reveal: true });
 }
 
@@ -444,9 +444,9 @@ text.addEventListener("keydown", event => {
   event.preventDefault();
   form.requestSubmit(); // for an empty field, the browser shows a message
 });
-text.addEventListener("input", forgetFillings);
+text.addEventListener("input", resetFillings);
 count.addEventListener("change", () => {
-  if (asked !== null && text.value === asked) ask();
+  if (answeredText !== null && text.value === answeredText) ask();
 });
 results.addEventListener("keydown", event => {
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];

@@ -36,7 +36,7 @@ class JsonFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, without a line break."""
+        """Return the record as one line, without a line break."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -61,8 +61,8 @@ def configure_json_logging(stream: TextIO | None = None) -> logging.Handler:
     handler = logging.StreamHandler(stream or sys.__stderr__)
     handler.setFormatter(JsonFormatter())
     logger = logging.getLogger(LOGGER_NAME)
-    for other in [each for each in logger.handlers if isinstance(each.formatter, JsonFormatter)]:
-        logger.removeHandler(other)
+    for previous in [other for other in logger.handlers if isinstance(other.formatter, JsonFormatter)]:
+        logger.removeHandler(previous)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False

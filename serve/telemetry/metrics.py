@@ -94,7 +94,7 @@ class MetricsBackend(Protocol):
         """Return the recorder of a series; `labels` are values in the order of the instrument's labels."""
 
 
-class MetricClasses(Protocol):
+class MetricsModule(Protocol):
     """Interface of the module `ray.util.metrics`."""
 
     @property
@@ -114,7 +114,7 @@ class ReplicaMetrics(Collector):
 
     def __init__(self, replica: str) -> None:
         self._replica, self._registry = replica, CollectorRegistry()
-        self._metrics = {name: self._create(row) for name, row in INSTRUMENTS.items()}
+        self._metrics = {name: self._create(instrument) for name, instrument in INSTRUMENTS.items()}
         ProcessCollector(registry=self._registry)
 
     def __call__(self, instrument: Instrument, labels: tuple[str, ...]) -> Recorder:
@@ -139,24 +139,30 @@ class ReplicaMetrics(Collector):
         encode, media_type = choose_encoder(_OPEN_METRICS if _OPEN_METRICS in accept.lower() else "")
         return encode(self), media_type
 
-    def _create(self, row: Instrument) -> Counter | Gauge | Histogram:
-        if row.kind == "histogram":
-            return Histogram(row.name, row.description, row.labels, registry=self._registry, buckets=row.buckets)
-        kind = Counter if row.kind == "counter" else Gauge
-        return kind(row.name, row.description, row.labels, registry=self._registry)
+    def _create(self, instrument: Instrument) -> Counter | Gauge | Histogram:
+        if instrument.kind == "histogram":
+            return Histogram(
+                instrument.name,
+                instrument.description,
+                instrument.labels,
+                registry=self._registry,
+                buckets=instrument.buckets,
+            )
+        kind = Counter if instrument.kind == "counter" else Gauge
+        return kind(instrument.name, instrument.description, instrument.labels, registry=self._registry)
 
 
 class ClusterMetrics:
     """The same metrics on the metrics ports of Ray's nodes, where they have the prefix `ray_`.
 
     Args:
-        classes: the module `ray.util.metrics`.
+        module: `ray.util.metrics`.
         replica: value of the label `replica` of every series.
     """
 
-    def __init__(self, classes: MetricClasses, replica: str) -> None:
+    def __init__(self, module: MetricsModule, replica: str) -> None:
         self._replica = replica
-        self._metrics = {name: self._create(classes, row) for name, row in INSTRUMENTS.items()}
+        self._metrics = {name: self._create(module, instrument) for name, instrument in INSTRUMENTS.items()}
 
     def __call__(self, instrument: Instrument, labels: tuple[str, ...]) -> Recorder:
         metric = self._metrics[instrument.name]
@@ -166,12 +172,15 @@ class ClusterMetrics:
         return lambda value: write(value, tags)
 
     @staticmethod
-    def _create(classes: MetricClasses, row: Instrument) -> Any:
-        keys = _tag_keys(row)
-        if row.kind == "histogram":
-            return classes.Histogram(row.name, row.description, boundaries=list(row.buckets), tag_keys=keys)
-        kind = classes.Counter if row.kind == "counter" else classes.Gauge
-        return kind(row.name.removesuffix("_total"), row.description, tag_keys=keys)  # Ray adds the suffix
+    def _create(module: MetricsModule, instrument: Instrument) -> Any:
+        keys = _tag_keys(instrument)
+        if instrument.kind == "histogram":
+            return module.Histogram(
+                instrument.name, instrument.description, boundaries=list(instrument.buckets), tag_keys=keys
+            )
+        kind = module.Counter if instrument.kind == "counter" else module.Gauge
+        name = instrument.name.removesuffix("_total")  # Ray adds the suffix
+        return kind(name, instrument.description, tag_keys=keys)
 
 
 def _tag_keys(instrument: Instrument) -> tuple[str, ...]:
@@ -189,7 +198,7 @@ class RequestRecord:
         status: status of the response; 499 if the client disconnected before the response started.
         error_type: type of the error, else empty.
         seconds: time from the headers of the request to the end of the response.
-        client_left: whether the client disconnected before the end of the response.
+        disconnected: True if the client disconnected before the end of the response.
         model: requested or default model; empty if the request did not reach a model.
         measurements: further numbers recorded by the route, with their names.
     """
@@ -201,7 +210,7 @@ class RequestRecord:
     status: int
     error_type: str
     seconds: float
-    client_left: bool = False
+    disconnected: bool = False
     model: str = ""
     measurements: tuple[tuple[str, float], ...] = ()
 
@@ -214,10 +223,10 @@ class Telemetry:
 
     Args:
         replica: name of the replica, used as a label of every series.
-        cluster: the module `ray.util.metrics` in a Ray worker, else None.
+        cluster: the module `ray.util.metrics` in a Ray worker; None elsewhere.
     """
 
-    def __init__(self, *, replica: str, cluster: MetricClasses | None = None) -> None:
+    def __init__(self, *, replica: str, cluster: MetricsModule | None = None) -> None:
         self.replica = ReplicaMetrics(replica)
         cluster_metrics = () if cluster is None else (ClusterMetrics(cluster, replica),)
         self._backends: tuple[MetricsBackend, ...] = (self.replica, *cluster_metrics)

@@ -15,7 +15,7 @@ from serve.telemetry.json_logging import LOGGER_NAME
 from serve.telemetry.metrics import RequestRecord, Telemetry
 
 _LOG = logging.getLogger(LOGGER_NAME)
-_CLIENT_LEFT, _CLIENT_LEFT_TYPE = 499, "ClientDisconnect"
+_DISCONNECTED_STATUS, _DISCONNECTED_TYPE = 499, "ClientDisconnect"
 _ANNOTATIONS = "annotations"
 _MAX_PATH = 200
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -40,7 +40,7 @@ def page_folder(path: str) -> str | None:
 
 
 def route_label(scope: Scope, task_paths: Collection[str]) -> str:
-    """Return the route of a request, also before routing; `other` for an unknown path."""
+    """Return the route of a request, even before routing; `other` for an unknown path."""
     path = request_path(scope)
     return path if path in _PATHS or path in task_paths else page_folder(path) or OTHER
 
@@ -60,17 +60,17 @@ def annotate(scope: Scope, *, model: str, **measurements: float) -> None:
 
 
 class RequestMetrics:
-    """Middleware that records every HTTP request; only `RequestEnvelope`, which assigns the id, must be outside it.
+    """Middleware that records every HTTP request; only `RequestEnvelope`, which assigns the id, wraps it.
 
-    If the client disconnects before the response starts, the request is cancelled or its body ends early, and it is
-    recorded with status 499. An unhandled exception is recorded as 500.
+    A request whose client disconnects before the response starts is recorded with status 499, and one that ends in an
+    unhandled exception with status 500.
 
     Args:
         app: application to call.
         telemetry: metrics of the replica.
         task_paths: paths of the task; each is a route in the metrics.
         log: called with each finished request.
-        clock: time in seconds.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class RequestMetrics:
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
-            exchange.mark_client_left()
+            exchange.mark_disconnected()
             raise
         except BaseException:
             failed = True
@@ -112,9 +112,9 @@ class _Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, route: str) -> None:
         self._scope, self._receive, self._send = scope, receive, send
-        self._path, self._route = request_path(scope), route  # routing may change the scope
+        self._path, self._route = request_path(scope), route  # before routing changes the scope
         self._status = 0
-        self._complete = self._client_left = False
+        self._complete = self._disconnected = False
 
     async def receive(self) -> Message:
         try:
@@ -122,7 +122,7 @@ class _Exchange:
         except Exception:  # Serve's Python proxy raises if the client has disconnected
             message = {"type": "http.disconnect"}
         if message["type"] == "http.disconnect":
-            self.mark_client_left()
+            self.mark_disconnected()
         return message
 
     async def send(self, message: Message) -> None:
@@ -132,16 +132,16 @@ class _Exchange:
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self._complete = True
 
-    def mark_client_left(self) -> None:
+    def mark_disconnected(self) -> None:
         """Record a disconnection, unless the response is already complete."""
         if not self._complete:
-            self._client_left = True
-            self._status = self._status or _CLIENT_LEFT
+            self._disconnected = True
+            self._status = self._status or _DISCONNECTED_STATUS
 
     def record(self, *, seconds: float, failed: bool) -> RequestRecord:
         state = self._scope.get("state", {})
         error_type = (
-            _CLIENT_LEFT_TYPE if self._client_left else ERROR_TYPES[500] if failed else state.get("error_type", "")
+            _DISCONNECTED_TYPE if self._disconnected else ERROR_TYPES[500] if failed else state.get("error_type", "")
         )
         model, measurements = state.get(_ANNOTATIONS, ("", ()))
         return RequestRecord(
@@ -152,7 +152,7 @@ class _Exchange:
             status=self._status or 500,
             error_type=error_type,
             seconds=seconds,
-            client_left=self._client_left,
+            disconnected=self._disconnected,
             model=model,
             measurements=measurements,
         )
@@ -172,8 +172,8 @@ class RequestLog:
     def __call__(self, request: RequestRecord) -> None:
         """Log a request, depending on its status and route."""
         failed = request.status >= 500
-        quiet_probe = request.route in _PROBES and request.status < 300
-        if failed or (self._access_log and not quiet_probe):
+        is_successful_probe = request.route in _PROBES and request.status < 300
+        if failed or (self._access_log and not is_successful_probe):
             _LOG.log(logging.WARNING if failed else logging.INFO, "request", extra={"fields": _fields(request)})
 
 
@@ -189,7 +189,7 @@ def _fields(request: RequestRecord) -> dict[str, str | int | float | bool]:
         fields["path"] = request.path[:_MAX_PATH].encode("unicode_escape").decode("ascii")
     if request.error_type:
         fields["error_type"] = request.error_type
-    if request.client_left:
+    if request.disconnected:
         fields["client_disconnect"] = True
     if request.model:
         fields["model"] = request.model

@@ -249,10 +249,10 @@ def test_other_rows_are_accepted_by_a_key_and_all_outputs_say_so(folders, tmp_pa
     assert run(folders, tmp_path / "run", *more, "allow_other_row_counts=true") == 0
     printed = capsys.readouterr().out
     summary, table = printed.split("\n", 1)
-    assert "other rows than the official ones: wnli train 634 (635)" in summary
+    assert "rows differ from the official ones: wnli train 634 (635)" in summary
     assert "train 634 (635)" in " ".join(table.replace("│", " ").split())
     found = scores(tmp_path / "run")
-    assert found["remarks"]["wnli"][0] == "rows, not the official ones: train 634 (635)"
+    assert found["remarks"]["wnli"][0] == "rows differ from the official ones: train 634 (635)"
     assert {row["official_rows"] for row in found["rows"]} == {False}
     assert manifest_of(tmp_path / "run")["content"]["counts"]["remarks"] == found["remarks"]
     with zipfile.ZipFile(tmp_path / "run" / "submission.zip") as archive:

@@ -134,7 +134,7 @@ def test_a_request_without_a_key_is_neither_read_nor_admitted():
 def test_a_right_key_is_compared_with_as_many_as_a_wrong_one(monkeypatch, offered):
     compared = []
     monkeypatch.setattr(module.hmac, "compare_digest", lambda one, other: compared.append(one) or one == other)
-    assert ApiKeys([KEY, OTHER]).accept(offered.encode()) == (offered == KEY)
+    assert ApiKeys([KEY, OTHER]).contains(offered.encode()) == (offered == KEY)
     assert [len(digest) for digest in compared] == [32, 32]
 
 
@@ -161,7 +161,7 @@ def test_the_document_has_the_security_schemes_of_protected_routes(client):
 
 def accepted(environ, *keys):
     accepted_keys = keys_from_environment(environ)
-    return [accepted_keys.accept(key.encode()) for key in keys]
+    return [accepted_keys.contains(key.encode()) for key in keys]
 
 
 def test_without_a_variable_there_are_no_keys():

@@ -1,6 +1,6 @@
-"""Efficiency benchmark after table 3 of the DistilBERT paper: parameters, file size and speed on this CPU.
+"""Efficiency benchmark as in table 3 of the DistilBERT paper: parameters, file size and CPU speed.
 
-The models are timed in turn, so that background load affects all of them alike.
+The models take turns, so that background load affects all of them alike.
 """
 
 import json
@@ -37,7 +37,7 @@ from distilray.runtime.run_folder import RunFolder
 
 TABLE_FILE = "efficiency.json"
 _BUSY_LOAD = 0.5  # load average above which other processes distort the timings
-_WARM_UP = 3  # untimed inputs at the start of each round, while caches still contain the previous model
+_WARM_UP_INPUTS = 3  # untimed, because the CPU caches still contain the previous model
 
 
 @dataclass(frozen=True)
@@ -98,16 +98,16 @@ def plan_efficiency(config: MeasureEfficiencyConfig) -> dict[str, object]:
 
 
 def measure_efficiency(config: MeasureEfficiencyConfig, folder: RunFolder) -> Outcome:
-    """Time all models in turn and write `efficiency.json`."""
+    """Time all models and write `efficiency.json`."""
     torch.set_num_threads(_threads(config))
     texts = _read_texts(config)
     models = {model.name: _load_timed_model(model, texts, config) for model in config.models}
     load = round(os.getloadavg()[0], 1)
     with Progress("measure_efficiency", total=config.rounds * len(models), unit="passes") as progress:
         timings = time_models(models, rounds=config.rounds, on_progress=lambda name: progress.advance(1, name))
-    first = timings[config.models[0].name]
-    sizes = {model.name: _size(model, models[model.name]) for model in config.models}
-    speeds = {name: summarize_timings(each, first, inputs=len(texts)) for name, each in timings.items()}
+    baseline = timings[config.models[0].name]
+    sizes = {model.name: _model_size(model, models[model.name]) for model in config.models}
+    speeds = {name: summarize_timings(timing, baseline, inputs=len(texts)) for name, timing in timings.items()}
     workload = {"texts": len(texts), "pairs": texts.second is not None}
     machine = {"cpu": cpu_name(), "features": cpu_features(), "threads": _threads(config), "load_before": load}
     table = {**workload, **machine, "models": {name: {**sizes[name], **speeds[name]} for name in models}}
@@ -156,7 +156,7 @@ def time_models(
     """Time all models on all inputs, `rounds` times; each round starts with a different model.
 
     Args:
-        on_progress: called with the name of a model after its part of a round.
+        on_progress: called with the name of each model when it has finished a round.
         clock: returns seconds.
     """
     names = list(models)
@@ -170,46 +170,42 @@ def time_models(
 
 
 def _time_round(timed: TimedModel, timings: Timings, clock: Callable[[], float]) -> None:
-    for single in timed.singles[:_WARM_UP]:
-        _run(timed.model, single)
+    for single in timed.singles[:_WARM_UP_INPUTS]:
+        _forward(timed.model, single)
     latencies = []
     for single in timed.singles:
         started = clock()
-        _run(timed.model, single)
+        _forward(timed.model, single)
         latencies.append((clock() - started) * 1e3)
     timings.latencies_ms += latencies
     timings.round_latencies_ms.append(statistics.median(latencies))
     started = clock()
     for batch in timed.batches:
-        _run(timed.model, batch)
+        _forward(timed.model, batch)
     timings.batch_seconds.append(clock() - started)
 
 
-def _run(model: MaskedLMBackend, batch: Batch) -> None:
+def _forward(model: MaskedLMBackend, batch: Batch) -> None:
     model.logits_at(batch.input_ids, batch.attention_mask, batch.mask_index, batch.token_type_ids)
 
 
-def summarize_timings(timings: Timings, first: Timings, *, inputs: int) -> dict[str, float | list[float]]:
-    """Return latency, throughput and the speedup over the first model.
-
-    `latency_speedup_range` and `throughput_speedup_range` are the minimum and maximum over the rounds; they show the
-    noise of the measurement.
-    """
-    latency = _ratios(first.round_latencies_ms, timings.round_latencies_ms)
-    throughput = _ratios(first.batch_seconds, timings.batch_seconds)
+def summarize_timings(timings: Timings, baseline: Timings, *, inputs: int) -> dict[str, float | list[float]]:
+    """Return latency, throughput, and the speedups over the baseline with their range over the rounds."""
+    latency_speedups = _speedups(baseline.round_latencies_ms, timings.round_latencies_ms)
+    throughput_speedups = _speedups(baseline.batch_seconds, timings.batch_seconds)
     return {
         "latency_ms": statistics.median(timings.latencies_ms),
         "latency_p95_ms": percentile(timings.latencies_ms, 0.95),
         "texts_per_s": inputs / max(statistics.median(timings.batch_seconds), 1e-9),
-        "latency_speedup": statistics.median(latency),
-        "latency_speedup_range": [min(latency), max(latency)],
-        "throughput_speedup": statistics.median(throughput),
-        "throughput_speedup_range": [min(throughput), max(throughput)],
+        "latency_speedup": statistics.median(latency_speedups),
+        "latency_speedup_range": [min(latency_speedups), max(latency_speedups)],
+        "throughput_speedup": statistics.median(throughput_speedups),
+        "throughput_speedup_range": [min(throughput_speedups), max(throughput_speedups)],
     }
 
 
-def _ratios(first: Sequence[float], own: Sequence[float]) -> list[float]:
-    return [a / max(b, 1e-9) for a, b in zip(first, own, strict=True)]
+def _speedups(baseline: Sequence[float], times: Sequence[float]) -> list[float]:
+    return [base / max(own, 1e-9) for base, own in zip(baseline, times, strict=True)]
 
 
 def _with_range(value: float, bounds: Sequence[float]) -> str:
@@ -232,12 +228,12 @@ def _read_texts(config: MeasureEfficiencyConfig) -> Texts:
 def _load_timed_model(model: MeasuredModelConfig, texts: Texts, config: MeasureEfficiencyConfig) -> TimedModel:
     """Load a model and tokenize the texts with its own tokenizer."""
     folder = local_masked_lm(model.model_dir)
-    loaded = open_masked_lm(folder, threads=_threads(config))
+    backend = open_masked_lm(folder, threads=_threads(config))
     tokenizer_json = read_tokenizer(folder)
-    max_length = min(config.max_length, loaded.config.max_position_embeddings)
+    max_length = min(config.max_length, backend.config.max_position_embeddings)
     singles = single_inputs(texts, tokenizer_json, max_length=max_length)
     pad_id = vocabulary_of(tokenizer_json).pad
-    return TimedModel(loaded, singles, padded_batches(singles, batch_size=config.batch_size, pad_id=pad_id))
+    return TimedModel(backend, singles, padded_batches(singles, batch_size=config.batch_size, pad_id=pad_id))
 
 
 def single_inputs(texts: Texts, tokenizer_json: str, *, max_length: int) -> list[Batch]:
@@ -281,10 +277,10 @@ def _stack(rows: Sequence[Batch], pad_id: int) -> Batch:
     return Batch(ids, attention, types, index, labels)
 
 
-def _size(model: MeasuredModelConfig, timed: TimedModel) -> Mapping[str, Any]:
-    """Count the parameters of the architecture and return the file size.
+def _model_size(model: MeasuredModelConfig, timed: TimedModel) -> Mapping[str, Any]:
+    """Return parameter counts and file size.
 
-    Parameters are counted in a new model, because a quantized file also contains scales.
+    Parameters are counted in an empty model of the same architecture, because a quantized file also contains scales.
     """
     settings = timed.model.config
     with torch.device("meta"):

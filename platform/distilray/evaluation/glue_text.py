@@ -1,4 +1,4 @@
-"""GLUE training texts as plain text, as a corpus source for language-model training.
+"""Plain-text corpus from the training texts of GLUE, for language-model training.
 
 Only the train split is used, without labels. SST-2 has separate rows for the phrases of a sentence, so a text that is
 contained in another text of its task is dropped.
@@ -17,7 +17,7 @@ from distilray.runtime.run_folder import RunFolder
 
 TEXT_FOLDER = "text"  # in the run folder; a source of jobs.build_corpus with `document_per: blank_line`
 TEXTS_PER_DOCUMENT = 32  # consecutive rows of the file, so that segment pairs can be formed
-_PREFIX = 3  # words by which texts are indexed; every text has at least this many
+_PREFIX_WORDS = 3  # length of the index keys; every text is at least this long
 
 
 def plan_glue_text(config: WriteGlueTextConfig) -> dict[str, object]:
@@ -56,12 +56,12 @@ def write_glue_text(config: WriteGlueTextConfig, folder: RunFolder) -> Outcome:
         name = f"{TEXT_FOLDER}/{task}.txt"
         storage.write_bytes(folder.path(name), _documents(kept).encode())
         outputs |= folder.describe_outputs([name])
-    kept_texts = ", ".join(f"{each['kept']:,} of {each['texts']:,} texts of {task}" for task, each in counts.items())
+    kept_texts = ", ".join(f"{row['kept']:,} of {row['texts']:,} texts of {task}" for task, row in counts.items())
     return Outcome(f"kept {kept_texts}", counts, outputs)
 
 
 def drop_contained_texts(texts: Sequence[str]) -> list[str]:
-    """Drop texts whose words are contained in another text; of equal texts, the first is kept.
+    """Drop texts that are contained in another text as a sequence of words; of equal texts, the first is kept.
 
     Args:
         texts: texts of at least three words, separated by single spaces.
@@ -71,12 +71,12 @@ def drop_contained_texts(texts: Sequence[str]) -> list[str]:
     kept = []
     for index in sorted(range(len(texts)), key=lambda index: (-len(texts[index].split()), index)):
         words = texts[index].split()
-        candidates = positions.get(tuple(words[:_PREFIX]), ())
+        candidates = positions.get(tuple(words[:_PREFIX_WORDS]), ())
         if any(other[start : start + len(words)] == words for other, start in candidates):
             continue
         kept.append(index)
-        for start in range(len(words) - _PREFIX + 1):
-            positions[tuple(words[start : start + _PREFIX])].append((words, start))
+        for start in range(len(words) - _PREFIX_WORDS + 1):
+            positions[tuple(words[start : start + _PREFIX_WORDS])].append((words, start))
     return [texts[index] for index in sorted(kept)]
 
 

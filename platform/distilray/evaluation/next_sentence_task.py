@@ -1,8 +1,8 @@
 """Next-sentence task in GLUE's layout, built from a corpus: does sentence B follow sentence A?
 
-It replaces GLUE in demos and tests that have no GLUE files. The layout is that of RTE. In half of the pairs, B is the
-sentence after A; in the others it is the B of a pair from another document of the split, so that B alone contains no
-information about the label. The splits have no document in common.
+It replaces GLUE in demos and tests that have no GLUE files, and has the layout of RTE. In half of the pairs, B is the
+sentence after A; in the others, it is the B of a pair from another document of the split, so B alone does not reveal
+the label. The splits have no document in common.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ TASK_FOLDER = "Follows"
 SPLITS = ("train", "dev", "test")
 _SPLIT, _ORDER, _PAIRS = 1, 2, 3  # random streams of a seed
 _BUFFER_FACTOR = 4  # pairs kept in memory while reading the corpus, per pair needed
-_MAX_DRAWS = 1000  # attempts to draw a sentence of another document; more are needed only in a degenerate split
+_MAX_DRAWS = 1000  # attempts to draw a sentence from another document; only a degenerate split needs more
 
 
 class _AdjacentPair(NamedTuple):
@@ -137,27 +137,29 @@ def _adjacent_pairs(document: int, sentences: list[str], words: tuple[int, int],
             yield _AdjacentPair(int(orders[number]), document, sentences[number], sentences[number + 1])
 
 
-def _label_pairs(pairs: list[_AdjacentPair], rng: np.random.Generator, where: str) -> list[tuple[str, str, str]]:
+def _label_pairs(pairs: list[_AdjacentPair], rng: np.random.Generator, split_name: str) -> list[tuple[str, str, str]]:
     """Return sentence A, sentence B and label of each pair; half of them, rounded up, keep their B."""
     follows, not_follows = TASKS["follows"].labels
     is_kept = rng.permutation(len(pairs)) % 2 == 0
     return [
-        (pair.first, pair.second, follows) if kept else (pair.first, _draw_second(pair, pairs, rng, where), not_follows)
+        (pair.first, pair.second, follows)
+        if kept
+        else (pair.first, _draw_second(pair, pairs, rng, split_name), not_follows)
         for pair, kept in zip(pairs, is_kept, strict=True)
     ]
 
 
-def _draw_second(pair: _AdjacentPair, pairs: list[_AdjacentPair], rng: np.random.Generator, where: str) -> str:
+def _draw_second(pair: _AdjacentPair, pairs: list[_AdjacentPair], rng: np.random.Generator, split_name: str) -> str:
     """Draw the second sentence of a pair from another document."""
     for index in rng.integers(len(pairs), size=_MAX_DRAWS):
         other = pairs[index]
         if other.document != pair.document and other.second != pair.second:
             return other.second
-    raise InputError(f"{where}: nearly all of its pairs come from one document; build a larger corpus")
+    raise InputError(f"{split_name}: nearly all of its pairs come from one document; build a larger corpus")
 
 
 def _tsv(rows: list[tuple[str, str, str]], *, with_label: bool) -> bytes:
-    """Return a TSV file like RTE's: with a header and an index, without quoting."""
+    """Return a TSV file like RTE's, with a header and an index column and without quoting."""
     names = ("index", "sentence1", "sentence2", "label")
     lines = [names, *((str(index), *row) for index, row in enumerate(rows))]
     fields = len(names) if with_label else len(names) - 1

@@ -1,4 +1,4 @@
-"""HTML building blocks of a self-contained page without scripts; all text is escaped by templates and `Markup`."""
+"""HTML building blocks for a self-contained page without scripts; templates and `Markup` escape all text."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -10,7 +10,7 @@ from distilray.config.paths import HUB_PREFIX
 from distilray.config.report import ReportConfig
 from distilray.finetuning.tasks import TASKS
 from distilray.models.architectures import BERT, DISTILBERT
-from distilray.report.figures import pluralize
+from distilray.report.formatting import pluralize
 from distilray.report.runs import Runs, Values
 
 FILL_MASK, CLASSIFICATION = "fill-mask", "text-classification"
@@ -31,8 +31,8 @@ _BIAS_SETS: Mapping[str, tuple[str, str, str, Sequence[str]]] = {
 }
 
 
-def metadata(runs: Runs, config: ReportConfig) -> ModelCardData:
-    """Return the known properties of the model and the results of exactly this model."""
+def card_metadata(runs: Runs, config: ReportConfig) -> ModelCardData:
+    """Return the known properties of the model and its own evaluation results."""
     results = [*_fill_mask_results(runs), *_glue_results(runs), *_bias_results(runs)]
     return ModelCardData(
         language=list(config.language) or None,

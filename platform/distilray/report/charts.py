@@ -48,16 +48,16 @@ class Line:
     """A line of a chart; values that are not finite are skipped.
 
     Attributes:
-        measured: draw a marker at each point, for a line with few points.
+        has_markers: draw a marker at each point, for a line with few points.
     """
 
     label: str
     x: Sequence[float]
     y: Sequence[float | None]
-    measured: bool = False
+    has_markers: bool = False
 
     def points(self) -> list[tuple[float, float]]:
-        """Return a limited number of points, averaging neighboring points if there are more."""
+        """Return the points to draw; long lines are averaged over groups of neighboring points."""
         finite = [
             (float(x), float(y)) for x, y in zip(self.x, self.y, strict=True) if y is not None and math.isfinite(y)
         ]
@@ -66,12 +66,12 @@ class Line:
         return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
-def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str, wide: bool = False) -> Markup:
+def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str, allow_log: bool = False) -> Markup:
     """Draw lines with common axes; return empty markup if no line has a point.
 
     Args:
         title: start of the text alternative.
-        wide: allow a logarithmic y-axis.
+        allow_log: use a logarithmic y-axis for a wide range of positive values.
     """
     nonempty = [(line, points) for line in lines if (points := line.points())]
     if not nonempty:
@@ -81,17 +81,20 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str,
     def draw(axes: Any) -> None:
         for number, (line, points) in enumerate(nonempty):
             x, y = zip(*points, strict=True)
-            marker = "o" if line.measured or len(points) == 1 else None
+            marker = "o" if line.has_markers or len(points) == 1 else None
             color = _COLORS[number % len(_COLORS)]
             axes.plot(x, y, color=color, linewidth=1.6, marker=marker, markersize=4, label=line.label)
-        if wide and min(values) > 0 and max(values) / min(values) > _WIDE_RANGE:
+        if allow_log and min(values) > 0 and max(values) / min(values) > _WIDE_RANGE:
             axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(lambda *_: "")
-        axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+        axes.xaxis.set_major_formatter(lambda value, _: _short_number(value))
         if len(nonempty) > 1:
             axes.legend(loc="best", fontsize="small")
 
-    ends = [f"{line.label} from {_short(points[0][1])} to {_short(points[-1][1])}" for line, points in nonempty]
+    ends = [
+        f"{line.label} from {_short_number(points[0][1])} to {_short_number(points[-1][1])}"
+        for line, points in nonempty
+    ]
     return _svg(f"{title}: {', '.join(ends)}", draw, x_label, y_label)
 
 
@@ -104,7 +107,7 @@ def bar_chart(title: str, bars: Mapping[str, float], *, x_label: str, y_label: s
         _draw_bars(axes, list(bars), {"": list(bars.values())})
 
     highest = max(bars, key=lambda name: bars[name])
-    alt = f"{title}: {len(bars)} bars, the highest at {highest} with {_short(bars[highest])}"
+    alt = f"{title}: {len(bars)} bars, the highest at {highest} with {_short_number(bars[highest])}"
     return _svg(alt, draw, x_label, y_label)
 
 
@@ -123,7 +126,7 @@ def stacked_chart(title: str, bars: Mapping[str, Mapping[str, float]], *, x_labe
         _draw_bars(axes, list(bars), {name: [bar[name] for bar in bars.values()] for name in components})
         axes.figure.legend(loc="outside upper center", ncols=3, fontsize="small")
 
-    sums = [f"{name} {_short(sum(bar.values()))}" for name, bar in bars.items()]
+    sums = [f"{name} {_short_number(sum(bar.values()))}" for name, bar in bars.items()]
     return _svg(f"{title}: {', '.join(sums)}", draw, x_label, y_label)
 
 
@@ -150,7 +153,7 @@ def _svg(alt: str, draw: Callable[[Any], None], x_label: str, y_label: str) -> M
         axes = figure.subplots()
         axes.patch.set_visible(False)
         draw(axes)
-        axes.yaxis.set_major_formatter(lambda value, _: _short(value))
+        axes.yaxis.set_major_formatter(lambda value, _: _short_number(value))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         file = io.BytesIO()
@@ -161,8 +164,8 @@ def _svg(alt: str, draw: Callable[[Any], None], x_label: str, y_label: str) -> M
 def _inline(svg: str, alt: str) -> Markup:
     """Convert an SVG file to an element of the page, with the page's colors and a text alternative."""
     opening, _, inner = svg[svg.index("<svg") :].partition(">")
-    view = re.search(r'viewBox="[^"]*"', opening)
-    assert view is not None
+    view_box = re.search(r'viewBox="[^"]*"', opening)
+    assert view_box is not None
     inner = re.sub(r"<metadata>.*?</metadata>", "", inner, flags=re.DOTALL)
     inner = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", inner)  # ids of groups are not unique on the page
     inner = re.sub(r"<style.*?</style>", "", inner, flags=re.DOTALL)  # styles would apply to the whole page
@@ -170,11 +173,11 @@ def _inline(svg: str, alt: str) -> Markup:
     inner = re.sub(r"\n\s*", "\n", inner)
     for color, variable in _VARIABLES.items():
         inner = inner.replace(color, f"var(--{variable})")
-    head = f'<svg role="img" aria-label="{escape(alt)}" {view.group()} xmlns="http://www.w3.org/2000/svg">'
+    head = f'<svg role="img" aria-label="{escape(alt)}" {view_box.group()} xmlns="http://www.w3.org/2000/svg">'
     return Markup(head + inner)  # noqa: S704 - matplotlib escapes the labels
 
 
-def _short(value: float) -> str:
+def _short_number(value: float) -> str:
     """Format a number for an axis, such as 12.5k."""
     if value and (abs(value) < 1e-3 or abs(value) >= 1e9):
         return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")

@@ -9,8 +9,8 @@ from distilray.distillation.losses import LOSSES
 from distilray.evaluation.glue.comparison import Comparison, find_comparison, format_percent, task_score
 from distilray.evaluation.glue.table import PUBLISHED, task_remarks
 from distilray.report.blocks import drop_empty_columns, template_environment
-from distilray.report.card_metadata import base_model, metadata
-from distilray.report.figures import (
+from distilray.report.card_metadata import base_model, card_metadata
+from distilray.report.formatting import (
     NOTHING,
     format_duration,
     format_interval,
@@ -18,6 +18,7 @@ from distilray.report.figures import (
     format_value,
     label,
     pluralize,
+    short_hash,
 )
 from distilray.report.runs import EFFICIENCY_FILE, STUDENT, TEACHER, Run, Runs, Values
 from distilray.report.sections.training_curves import loss_weights
@@ -32,16 +33,16 @@ _GLUE_HEAD = ("task", "score", "95% interval", "majority", "above", "kept", "kep
 
 
 class Markdown(str):
-    """Text that is already Markdown and must not be escaped."""
+    """Text that is already Markdown and is not escaped again."""
 
     __slots__ = ()
 
 
 def model_card(runs: Runs, config: ReportConfig) -> str:
-    """Return the card of the report's subject."""
+    """Return the card of the model that the report is about."""
     base = config.base_model or base_model(runs)
     text = template_environment().overlay(autoescape=False, finalize=_escaped).get_template("model_card.md.j2").render(
-        metadata=Markdown(metadata(runs, config).to_yaml()),
+        metadata=Markdown(card_metadata(runs, config).to_yaml()),
         name=config.model_name,
         sample=Markdown(SAMPLE),
         subject=runs.subject,
@@ -73,7 +74,7 @@ def _escaped(value: object) -> Markdown:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
-    """Return a table without empty columns; empty without rows."""
+    """Return a table without empty columns; empty text without rows."""
     head, rows = drop_empty_columns(head, rows)
     cells: list[Sequence[object]] = [head, *rows]
     lines = [f"| {' | '.join(map(_escaped, row))} |" for row in cells]
@@ -110,23 +111,23 @@ def _training(run: Run, base: str | None) -> Mapping[str, object]:
 
 def _student(run: Run, teacher: str) -> str:
     """Describe the layers of a student, their initialization, and the training objective."""
-    own, all_layers = run.counts.get("layers"), run.counts.get("teacher_layers")
+    own, teacher_layers = run.counts.get("layers"), run.counts.get("teacher_layers")
     student: Values = run.config.get("student", {})
     learns_from_teacher = bool(set(loss_weights(run)) - {"mlm"})
     if student.get("initialization") == "random":
         layers = f" with {pluralize(own, 'layer')}" if own else ""
-        of_teacher = f" with {pluralize(all_layers, 'layer')}" if all_layers else ""
+        of_teacher = f" with {pluralize(teacher_layers, 'layer')}" if teacher_layers else ""
         objective = (
             f"reproduce the predictions of its teacher, {teacher}{of_teacher}" if learns_from_teacher else "fill masks"
         )
         return f"A DistilBERT{layers}, randomly initialized and trained to {objective}"
     chosen = student.get("layers") or []
     count = own or len(chosen)
-    layers = f"{count} of {pluralize(all_layers, 'layer')}" if all_layers else pluralize(count, "layer")
+    layers = f"{count} of {pluralize(teacher_layers, 'layer')}" if teacher_layers else pluralize(count, "layer")
     listed = f" ({', '.join(map(str, chosen))})" if chosen else ""
-    source = f"{layers}{listed}" if count else "half the layers"  # the default, for runs without this count
+    copied = f"{layers}{listed}" if count else "half the layers"  # the default, for runs without this count
     objective = "reproduce its predictions" if learns_from_teacher else "fill masks"
-    return f"A DistilBERT initialized with {source} of its teacher, {teacher}, and trained to {objective}"
+    return f"A DistilBERT initialized with {copied} of its teacher, {teacher}, and trained to {objective}"
 
 
 def _steps(run: Run) -> str:
@@ -174,18 +175,18 @@ def _fill_mask(run: Run, name: str, scores: Values) -> Mapping[str, object]:
 
 def _glue(runs: Runs, run: Run, scores: Values) -> Mapping[str, object]:
     teacher = runs.input_of(run, TEACHER)
-    compared = find_comparison(scores, None if teacher is None else teacher.read_scores())
+    comparison = find_comparison(scores, None if teacher is None else teacher.read_scores())
     seeds = sorted({int(by_metric["score"]["seeds"]) for by_metric in scores["summary"].values()})
     return {
         "seeds": f"{' or '.join(map(str, seeds))} {'seed' if seeds == [1] else 'seeds'}",
-        "table": _table(_GLUE_HEAD, [_glue_row(task, scores, compared) for task in scores["summary"]]),
-        "summary": compared.summary if compared else "",
+        "table": _table(_GLUE_HEAD, [_glue_row(task, scores, comparison) for task in scores["summary"]]),
+        "summary": comparison.summary if comparison else "",
     }
 
 
-def _glue_row(task: Any, scores: Values, compared: Comparison | None) -> list[object]:
-    own, kept = task_score(scores, task), compared.tasks.get(task) if compared else None
-    is_left_out = compared is not None and task in compared.left_out
+def _glue_row(task: Any, scores: Values, comparison: Comparison | None) -> list[object]:
+    own, kept = task_score(scores, task), comparison.tasks.get(task) if comparison else None
+    is_left_out = comparison is not None and task in comparison.left_out
     return [
         task,
         f"{100 * own.score:.1f}",
@@ -214,7 +215,7 @@ def _sizes(runs: Runs) -> Markdown:
 
 
 def _speed(run: Run) -> Mapping[str, object]:
-    """Return the efficiency of the model and of the models that it was measured with."""
+    """Return the efficiency of the model and of the models measured in the same run."""
     results = run.read_json(EFFICIENCY_FILE)
     keys = list(dict.fromkeys(key for row in results["models"].values() for key in row))
     rows = [[name, *[format_value(key, row.get(key)) for key in keys]] for name, row in results["models"].items()]
@@ -255,7 +256,12 @@ def _times_100(share: float | None) -> str:
 
 def _provenance(runs: Runs) -> Markdown:
     rows = [
-        [run.job, run.content_hash[:12], str(run.record.get("git_commit") or NOTHING)[:12], run.record.get("finished")]
+        [
+            run.job,
+            short_hash(run.content_hash),
+            short_hash(run.record.get("git_commit") or NOTHING),
+            run.record.get("finished"),
+        ]
         for run in runs
     ]
     return _table(["job", "content hash", "code", "finished"], rows)

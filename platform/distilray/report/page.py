@@ -1,4 +1,4 @@
-"""Job that writes the report page and the model card; sections without runs are listed with the job to run."""
+"""Job that writes the report page and the model card; the page lists missing sections with the job for each."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,20 +11,16 @@ from rich.console import Console
 from distilray.config.report import ReportConfig
 from distilray.errors import InputError
 from distilray.report.blocks import Section, code, join, listing, paragraph, render_page
-from distilray.report.figures import format_duration, pluralize
+from distilray.report.formatting import format_duration, pluralize
 from distilray.report.model_card import model_card
 from distilray.report.runs import Run, Runs, completed_run_paths, read_runs
 from distilray.report.sections.claim import claim_rows, claim_section, claim_table, headline_metrics
-from distilray.report.sections.exports import (
-    efficiency_section,
-    export_section,
-    provenance_section,
-    sizes_section,
-)
+from distilray.report.sections.exports import efficiency_section, export_section, sizes_section
 from distilray.report.sections.model_quality import bias_section, fill_mask_section, glue_section, tuning_section
+from distilray.report.sections.provenance import provenance_section
 from distilray.report.sections.training_curves import distillation_section, teacher_section
 from distilray.report.sections.training_data import corpus_section, masking_section, vocabulary_section
-from distilray.report.sections.variants import variants, variants_section, variants_table
+from distilray.report.sections.variants import find_variants, variants_section, variants_table
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
 from distilray.runtime.run_folder import RunFolder
@@ -72,10 +68,10 @@ SECTIONS = (
 def plan_report(config: ReportConfig) -> Mapping[str, object]:
     """Validate the runs and return the plan of `write_report`."""
     runs = read_runs(completed_run_paths(config))
-    left_out = [path for path in config.optional_paths if path not in completed_run_paths(config)]
+    incomplete = [path for path in config.optional_paths if path not in completed_run_paths(config)]
     return {
         **{f"run {run.name}": f"{run.job}, {run.record['summary']}" for run in runs},
-        "not complete": ", ".join(left_out) or "none",
+        "not complete": ", ".join(incomplete) or "none",
         "missing": ", ".join(missing_jobs(runs)) or "nothing",
     }
 
@@ -96,18 +92,18 @@ def write_report(config: ReportConfig, folder: RunFolder) -> Outcome:
 
 
 def show_report(folder: RunFolder) -> None:
-    """Print the comparisons of the student with its teacher and its variants, as far as there are runs."""
+    """Print the comparisons of the student with its teacher and with its variants, if the report has these runs."""
     assert isinstance(folder.config, ReportConfig)
     runs = read_runs(completed_run_paths(folder.config))
     console = Console(width=None if os.isatty(1) else 180)
     if rows := claim_rows(runs):
         console.print(claim_table(rows))
-    if len(compared := variants(runs)) > 1:
-        console.print(variants_table(compared))
+    if len(variants := find_variants(runs)) > 1:
+        console.print(variants_table(variants))
 
 
 def missing_jobs(runs: Runs) -> list[str]:
-    """Return the jobs to run for the sections that have no run."""
+    """Return the job to run for each section without runs."""
     return list(dict.fromkeys(spec.jobs[0] for spec in SECTIONS if not runs.by_job(*spec.jobs)))
 
 
@@ -119,7 +115,7 @@ def report_page(runs: Runs, name: str) -> str:
     """
     sections = [Section(spec.anchor, spec.title, _body(spec, runs)) for spec in (*COMPARISONS, *SECTIONS)]
     sections += [
-        Section("missing", "Missing runs", _missing(runs)),
+        Section("missing", "Missing runs", _missing_section(runs)),
         Section("provenance", "Provenance", provenance_section(runs)),
     ]
     total_time = format_duration(sum(run.record["wall_s"] for run in runs))
@@ -131,20 +127,20 @@ def report_page(runs: Runs, name: str) -> str:
 
 
 def _checked(runs: Iterable[Run], make: Callable[[], T]) -> T:
-    """Call a function that reads runs, and convert a missing key, from an older version, to an `InputError`."""
+    """Return the result of `make`; raise an `InputError` for a key that files of an older version lack."""
     try:
         return make()
     except KeyError as error:
         names = ", ".join(run.uri for run in runs)
-        raise InputError(f"{names}: no {error} in its files, required by this version; run the job again") from error
+        raise InputError(f"{names}: no {error} in its files, which this version requires; run the job again") from error
 
 
 def _body(spec: SectionSpec, runs: Runs) -> Markup:
-    own = runs.by_job(*spec.jobs)
-    return _checked(own, lambda: spec.body(runs)) if own else Markup("")
+    shown = runs.by_job(*spec.jobs)
+    return _checked(shown, lambda: spec.body(runs)) if shown else Markup("")
 
 
-def _missing(runs: Runs) -> Markup:
+def _missing_section(runs: Runs) -> Markup:
     rows = [
         join(spec.title, ": written by ", code(f"python -m jobs.{spec.jobs[0]} --recipe RECIPE"))
         for spec in SECTIONS

@@ -18,7 +18,7 @@ from distilray.runtime import storage
 from distilray.runtime.outputs import verify_file
 from distilray.runtime.run_folder import CONFIG_FILE, MANIFEST_FILE, read_manifest
 
-# Jobs with runs that a report can show, in the order of the pipeline.
+# Jobs whose runs a report can show, in the order of the pipeline.
 JOBS = (
     "write_glue_text",
     "build_corpus",
@@ -76,7 +76,7 @@ class Run:
 
     @property
     def config_hash(self) -> str:
-        """sha256 of `config`; equal to `Config.identity_hash` of the recipe."""
+        """SHA-256 of `config`; equal to `Config.identity_hash` of the recipe."""
         return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -194,7 +194,7 @@ class Runs:
 
     @property
     def subject(self) -> Run | None:
-        """Run whose model is the subject of the report: the first of `distill`, or else of `train_teacher`."""
+        """Run whose model the report is about: the first run of `distill`, or else of `train_teacher`."""
         return next(iter([*self.by_job("distill"), *self.by_job("train_teacher")]), None)
 
     def with_hash(self, content_hash: str | None) -> Run | None:
@@ -232,7 +232,9 @@ class Runs:
         return [
             (run, name, run.read_scores())
             for run in self.by_job("evaluate_bias")
-            for name in [n for n in run.config.get("models", []) if self.input_is_subject(run, f"models.{n}")][:1]
+            for name in [
+                model for model in run.config.get("models", []) if self.input_is_subject(run, f"models.{model}")
+            ][:1]
         ]
 
 

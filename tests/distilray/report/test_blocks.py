@@ -4,7 +4,7 @@ import pytest
 from markupsafe import Markup
 
 from distilray.report.blocks import Section, figure, join, listing, paragraph, picture, render_page, table, tiles
-from distilray.report.figures import format_value
+from distilray.report.formatting import format_value
 
 EVIL = "<script>alert('\"')</script>"
 

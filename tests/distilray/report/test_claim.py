@@ -8,7 +8,7 @@ from distilray.finetuning.tasks import TASKS
 from distilray.report.page import report_page
 from distilray.report.runs import read_runs
 from distilray.report.sections.claim import claim_rows, claim_table
-from distilray.report.sections.variants import variants, variants_table
+from distilray.report.sections.variants import find_variants, variants_table
 from tests.distilray.report.written_runs import (
     STUDENT_WEIGHTS,
     TEACHER_WEIGHTS,
@@ -94,7 +94,7 @@ def runs_of(line, *names):
 
 
 def cells_of(runs):
-    table = variants_table(variants(runs))
+    table = variants_table(find_variants(runs))
     headings = [str(column.header) for column in table.columns]
     rows = zip(*(list(column.cells) for column in table.columns), strict=True)
     return {row[0]: list(zip(headings, row, strict=True)) for row in rows}
@@ -248,7 +248,7 @@ def test_a_student_that_the_paper_does_not_know_has_no_figure_of_it(line, change
 
 def test_students_of_another_teacher_are_no_variants(line):
     write_run(line / "stranger", "distill", inputs={"teacher": known("f" * 64)}, **student("d4" * 32))
-    assert [variant.name for variant in variants(runs_of(line, "student", "stranger"))] == ["student"]
+    assert [variant.name for variant in find_variants(runs_of(line, "student", "stranger"))] == ["student"]
 
 
 def test_one_student_alone_has_no_table_of_variants(line):

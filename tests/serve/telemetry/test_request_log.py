@@ -59,7 +59,7 @@ def test_a_request_is_one_line_with_its_properties(lines):
 
 
 def test_a_disconnected_client_is_logged(lines):
-    RequestLog(access_log=True)(record(499, error_type="ClientDisconnect", client_left=True))
+    RequestLog(access_log=True)(record(499, error_type="ClientDisconnect", disconnected=True))
     (line,) = lines()
     assert line["client_disconnect"] is True
 

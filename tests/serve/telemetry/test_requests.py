@@ -195,7 +195,7 @@ def test_a_cancelled_request_counts_as_499_and_stays_cancelled(telemetry, record
 
 def test_a_client_that_disconnects_during_its_body_counts_as_499(telemetry, records):
     run(read_the_body, telemetry, records, receive=leave)
-    assert [(record.status, record.client_left) for record in records] == [(499, True)]
+    assert [(record.status, record.disconnected) for record in records] == [(499, True)]
 
 
 def test_a_client_that_disconnects_during_the_response_keeps_its_status(telemetry, records):
@@ -205,4 +205,4 @@ def test_a_client_that_disconnects_during_the_response_keeps_its_status(telemetr
 
 def test_a_disconnection_after_the_response_does_not_count(telemetry, records):
     run(answer_and_linger, telemetry, records, receive=leave)
-    assert [(record.status, record.client_left) for record in records] == [(200, False)]
+    assert [(record.status, record.disconnected) for record in records] == [(200, False)]

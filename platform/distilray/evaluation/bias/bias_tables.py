@@ -34,7 +34,7 @@ def _card_answers(rows: Sequence[Scores], models: Sequence[str]) -> Table:
 
 
 def _group_answers(rows: Sequence[Scores], models: Sequence[str]) -> Table:
-    title = "every template with every group: the most probable answers (scores.json has the probabilities)"
+    title = "every template with every group: most probable answers (probabilities are in scores.json)"
     table = _table(title, "text", models, right=False)
     for number, row in enumerate(rows, 1):
         cells = [", ".join(answer["token"] for answer in row["answers"][name]) for name in models]
@@ -84,9 +84,9 @@ def _stereoset(results: Scores, models: Sequence[str]) -> Table:
     return table
 
 
-def _table(title: str, first: str, models: Sequence[str], *, right: bool = True, caption: str = "") -> Table:
+def _table(title: str, first_heading: str, models: Sequence[str], *, right: bool = True, caption: str = "") -> Table:
     table = Table(title=title, caption=caption)
-    table.add_column(first)
+    table.add_column(first_heading)
     for number, name in enumerate(models):
         table.add_column(_escape(name if number else f"{name} (reference)"), justify="right" if right else "left")
     return table
@@ -129,5 +129,5 @@ def _range(interval: Sequence[float] | None, scale: float) -> str:
 
 
 def _escape(text: str) -> str:
-    """Escape rich markup, so that `[MASK]` is printed."""
+    """Escape the markup of rich, which would swallow `[MASK]`."""
     return text.replace("[", "\\[")

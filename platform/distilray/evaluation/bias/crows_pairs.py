@@ -88,7 +88,7 @@ def read_crows_pairs(path: str, bad: BadRows) -> list[SentencePair]:
 
 
 def pair_problem(pair: SentencePair, tokenizer: ModelTokenizer) -> str | None:
-    """Return the reason if a model cannot score a pair."""
+    """Return the reason why a model cannot score a pair; None if it can."""
     more, less = tokenizer.encode(pair.more), tokenizer.encode(pair.less)
     if max(len(more), len(less)) > tokenizer.max_length:
         return "longer than the maximum length"
@@ -173,21 +173,24 @@ def _share(chosen: NDArray[np.int64], reference: NDArray[np.int64] | None, resam
     columns = [chosen > 0, chosen != 0]
     scores: dict[str, Any] = {"pairs": len(chosen), "ties": len(chosen) - decided, "share": share, "interval": None}
     if share is not None:
-        scores["interval"] = share_interval(_resample(columns, _first_share, resamples, seed), share, decided)
+        scores["interval"] = share_interval(_resample(columns, _share_of_means, resamples, seed), share, decided)
     if reference is not None:
         columns += [reference > 0, reference != 0]
         reference_share = _share(reference, None, resamples, seed)["share"]
         scores |= {
             "delta": share - reference_share if share is not None and reference_share is not None else None,
             "delta_interval": percentile_interval(
-                _resample(columns, lambda means: _first_share(means) - _first_share(means[..., 2:]), resamples, seed)
+                _resample(
+                    columns, lambda means: _share_of_means(means) - _share_of_means(means[..., 2:]), resamples, seed
+                )
             ),
             "same_choice": float((chosen == reference).mean()) if len(chosen) else None,
         }
     return scores
 
 
-def _first_share(means: Array) -> Array:
+def _share_of_means(means: Array) -> Array:
+    """Return the share from the means of its numerator and denominator, the first two columns."""
     return means[..., 0] / means[..., 1]
 
 

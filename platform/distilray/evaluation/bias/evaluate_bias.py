@@ -1,4 +1,4 @@
-"""Bias evaluation of one or more models with the card's probes, CrowS-Pairs and StereoSet."""
+"""Bias evaluation of one or more models with the model card's probes, CrowS-Pairs and StereoSet."""
 
 import json
 import os
@@ -50,8 +50,8 @@ LIMITATIONS = {
     "fairness.",
     "crows_pairs": "Some pairs of CrowS-Pairs are unclear, misspelled or not stereotypes (Blodgett et al. 2021): "
     "compare models on the same pairs rather than relying on a single value.",
-    "stereoset": "StereoSet has such entries too (Blodgett et al. 2021), and only its intrasentence part is scored: "
-    "the intersentence part needs a next-sentence head.",
+    "stereoset": "StereoSet has the same problems (Blodgett et al. 2021), and only its intrasentence part is scored, "
+    "because the intersentence part needs a next-sentence head.",
 }
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BiasData:
-    """Tokenizers of the models, and the rows that all models can score, so that all are compared on the same rows.
+    """Tokenizers of the models, and the rows that every model can score, on which all of them are compared.
 
     Attributes:
         tokenizers: one per model, the reference model first.
@@ -142,7 +142,7 @@ def evaluate_bias(config: EvaluateBiasConfig, folder: RunFolder) -> Outcome:
     _write_rows(data, results, folder)
     counts: dict[str, Any] = {key: scores[key] for key in ("crows_pairs", "stereoset") if key in scores}
     if config.probes:
-        counts["probes"] = {name: each["overlap"] for name, each in scores["probes"]["scores"].items()}
+        counts["probes"] = {name: scored["overlap"] for name, scored in scores["probes"]["scores"].items()}
     return Outcome(_summary(config, scores), {"models": scores["models"], **counts})
 
 
@@ -167,26 +167,28 @@ def collect_scores(config: EvaluateBiasConfig, data: BiasData, results: dict[str
     scores: dict[str, Any] = {"models": list(results), "reference": config.reference, "limits": limits}
     resampling = {"resamples": RESAMPLES, "seed": config.seed}
     if config.probes:
-        scores["probes"] = _probes(results, config)
+        scores["probes"] = _probe_results(results, config)
     if config.crows_pairs_path is not None:
-        chosen = {name: preferences(each.likelihoods) for name, each in results.items()}
+        choices_by_model = {name: preferences(result.likelihoods) for name, result in results.items()}
         scores["crows_pairs"] = {
             "pairs": len(data.pairs),
             "dropped": dict(data.dropped["crows_pairs"].counts),
             "scores": {
-                name: crows_pairs_scores(data.pairs, each, _reference_value(config, name, chosen), **resampling)
-                for name, each in chosen.items()
+                name: crows_pairs_scores(
+                    data.pairs, choices, _reference_value(config, name, choices_by_model), **resampling
+                )
+                for name, choices in choices_by_model.items()
             },
         }
     if config.stereoset_path is not None:
-        words = {name: each.words for name, each in results.items()}
+        words = {name: result.words for name, result in results.items()}
         scores["stereoset"] = {
             "examples": len(data.examples),
             "dropped": dict(data.dropped["stereoset"].counts),
             "scoring": config.stereoset_scoring,
             "scores": {
-                name: stereoset_scores(data.examples, each, _reference_value(config, name, words), **resampling)
-                for name, each in words.items()
+                name: stereoset_scores(data.examples, word_values, _reference_value(config, name, words), **resampling)
+                for name, word_values in words.items()
             },
         }
     return scores
@@ -202,20 +204,22 @@ def show_bias_scores(folder: RunFolder) -> None:
         console.print(limitation, style="dim", highlight=False)
 
 
-def _probes(results: dict[str, ModelResults], config: EvaluateBiasConfig) -> dict[str, Any]:
-    answers = {name: each.probes for name, each in results.items() if each.probes is not None}
+def _probe_results(results: dict[str, ModelResults], config: EvaluateBiasConfig) -> dict[str, Any]:
+    answers = {name: result.probes for name, result in results.items() if result.probes is not None}
 
     def answers_to(text: str) -> dict[str, Any]:
         return {
-            name: [{"token": token, "score": score} for token, score in each.answers[text]]
-            for name, each in answers.items()
+            name: [{"token": token, "score": score} for token, score in answered.answers[text]]
+            for name, answered in answers.items()
         }
 
     return {
         "top_k": config.top_k,
         "card": [{"text": text, "answers": answers_to(text)} for text in CARD_TEXTS],
         "table": [{**probe._asdict(), "answers": answers_to(probe.text)} for probe in group_probes()],
-        "scores": {name: probe_scores(each, _reference_value(config, name, answers)) for name, each in answers.items()},
+        "scores": {
+            name: probe_scores(answered, _reference_value(config, name, answers)) for name, answered in answers.items()
+        },
     }
 
 
@@ -239,7 +243,7 @@ def _usable(
     position: str,
     bad: BadRows,
 ) -> list[T]:
-    """Return the rows that all models can score; `position` is a format string for the position of a bad row."""
+    """Return the rows that every model can score; `position` is a format string for the position of a bad row."""
     usable = []
     for row in rows:
         reason = next((reason for tokenizer in tokenizers if (reason := problem(row, tokenizer))), None)
@@ -251,18 +255,18 @@ def _usable(
 
 
 def _write_rows(data: BiasData, results: dict[str, ModelResults], folder: RunFolder) -> None:
-    """Write the results of each row with its position in the data set, without its text."""
+    """Write the results of each row with its position in the data set but without its text."""
     positions = {
         PAIRS_FILE: [{"line": pair.line} for pair in data.pairs],
         EXAMPLES_FILE: [{"entry": example.number} for example in data.examples],
     }
     values = {
-        PAIRS_FILE: {name: each.likelihoods for name, each in results.items()},
-        EXAMPLES_FILE: {name: each.words for name, each in results.items()},
+        PAIRS_FILE: {name: result.likelihoods for name, result in results.items()},
+        EXAMPLES_FILE: {name: result.words for name, result in results.items()},
     }
     for file, rows in positions.items():
         lines = [
-            json.dumps(row | {name: np.round(each[number], 6).tolist() for name, each in values[file].items()})
+            json.dumps(row | {name: np.round(array[number], 6).tolist() for name, array in values[file].items()})
             for number, row in enumerate(rows)
         ]
         if lines:

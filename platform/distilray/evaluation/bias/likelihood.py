@@ -38,10 +38,10 @@ def log_probabilities(
 ) -> list[NDArray[np.float64]]:
     """Return the log probabilities of the targets of each text, in nats.
 
-    Equal texts are computed once, so that their values are exactly equal.
+    Duplicate texts are scored once, which guarantees that their values are identical.
 
     Args:
-        advance: called with the number of finished texts, including repeated ones.
+        advance: called with the number of finished texts, including duplicates.
     """
     counts = Counter(texts)
     unique = list(counts)
@@ -57,7 +57,7 @@ def log_probabilities(
 def top_tokens(
     model: MaskedLMBackend, texts: Sequence[MaskedText], top_k: int, *, pad_id: int, batch_size: int
 ) -> list[list[tuple[int, float]]]:
-    """Return the most probable tokens at the first mask of each text with their probabilities, the best first."""
+    """Return the most probable tokens at the first mask of each text with their probabilities, best first."""
     best: list[list[tuple[int, float]]] = [[] for _ in texts]
     for index, logits in _logits(model, texts, pad_id, batch_size):
         scores, ids = logits[0].softmax(dim=0).topk(min(top_k, logits.shape[1]))

@@ -21,8 +21,8 @@ class ModelTokenizer:
     Attributes:
         name: name of the model in the recipe.
         encode: encodes a text, which may contain [MASK], with [CLS] and [SEP].
-        token_of: returns the token with an id.
-        id_of: returns the id of a token; None if it is not in the vocabulary.
+        id_to_token: returns the token of an id.
+        token_to_id: returns the id of a token; None if it is not in the vocabulary.
         max_length: maximum number of tokens in the model's input.
     """
 
@@ -48,7 +48,7 @@ def read_model_tokenizer(name: str, source: str) -> ModelTokenizer:
     return ModelTokenizer(
         name,
         encode=lambda text: tokenizer.encode(text).ids,
-        id_to_token=lambda number: tokenizer.id_to_token(number) or "",
+        id_to_token=lambda token_id: tokenizer.id_to_token(token_id) or "",
         token_to_id=tokenizer.token_to_id,
         mask_id=vocabulary.mask,
         pad_id=vocabulary.pad,
@@ -57,7 +57,7 @@ def read_model_tokenizer(name: str, source: str) -> ModelTokenizer:
 
 
 def load_model(source: str, precision: str) -> MaskedLMBackend:
-    """Load a model: an ONNX model for the CPU, any other on a GPU if one is visible."""
+    """Load an ONNX model on the CPU, and any other model on a GPU if one is visible."""
     folder = local_masked_lm(source)
     if is_onnx(source):
         return OnnxMaskedLM.load(folder)

@@ -1,4 +1,4 @@
-"""Bias probes: the model card's examples, templates filled with groups of people, and pronouns of occupations.
+"""Bias probes: the model card's examples, templates filled with groups of people, and pronouns for occupations.
 
 DistilBERT's model card shows the answers to `CARD_TEXTS` as examples of biased predictions. In addition, each template
 is filled with each group, and the sets of most probable answers are compared.
@@ -41,7 +41,7 @@ PRONOUN_TEMPLATE = "The {occupation} said that [MASK] was late."
 PRONOUNS = ("he", "she")
 
 Answers = list[tuple[str, float]]
-"""The most probable tokens at a mask with their probabilities, the best first."""
+"""The most probable tokens at a mask with their probabilities, best first."""
 
 
 class Probe(NamedTuple):

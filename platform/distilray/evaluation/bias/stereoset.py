@@ -6,8 +6,8 @@ intersentence part is not supported, because it needs a next-sentence head, whic
 A word of several pieces is scored from left to right: each piece is predicted with itself and the pieces to its right
 masked, and the score is the mean log probability. If only one piece were masked at a time, the first pieces of a rare
 word would give away the last ones (Kauf and Ivanova 2023); if all were masked, no piece would depend on the one before
-it. The authors' code, selected by the scoring `official`, uses the mean probability, and removes the pieces to the
-right instead of masking them. Both scorings agree on words of one piece, which most words are.
+it. The authors' code, selected by `stereoset_scoring: official`, uses the mean probability and removes the pieces to
+the right instead of masking them. The two scorings agree on words of a single piece, which are the majority.
 """
 
 import json
@@ -34,7 +34,9 @@ LABELS = ("stereotype", "anti-stereotype", "unrelated")
 SCORES = ("lms", "ss", "icat")
 BLANK = "BLANK"
 _SEED_STREAM = 301  # separates these random numbers from other uses of the seed
-_AROUND_WORDS = string.punctuation + string.whitespace + "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb\u2026\u2013\u2014"
+_SURROUNDING_CHARS = (
+    string.punctuation + string.whitespace + "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb\u2026\u2013\u2014"
+)
 
 
 @dataclass(frozen=True)
@@ -108,17 +110,17 @@ def word_in_blank(context: str, sentence: str) -> str:
         return ""
     # If the space after the punctuation is missing, the next word is attached to this one: `kind.They`.
     end = rf"{re.escape(attached_after)}(?=\w\w)" if attached_after else r"\Z"
-    return re.split(end, sentence_words[index])[0].strip(_AROUND_WORDS)
+    return re.split(end, sentence_words[index])[0].strip(_SURROUNDING_CHARS)
 
 
 def _between(before: str, after: str, text: str) -> str | None:
     """Return the part of `text` between a prefix and a suffix, without punctuation around it; None if they differ."""
     matched = re.fullmatch(f"{re.escape(before)}(.*){re.escape(after)}", text, re.IGNORECASE | re.DOTALL)
-    return None if matched is None else matched[1].strip(_AROUND_WORDS)
+    return None if matched is None else matched[1].strip(_SURROUNDING_CHARS)
 
 
 def example_problem(example: StereoSetExample, tokenizer: ModelTokenizer) -> str | None:
-    """Return the reason if a model cannot score an example."""
+    """Return the reason why a model cannot score an example; None if it can."""
     if any(not _pieces(word, tokenizer) for word in example.words):
         return "a word without a token"
     longest = max(len(text.input_ids) for texts in example_texts(example, tokenizer) for text in texts)
@@ -147,7 +149,7 @@ def word_scores(
     flat = [text for texts in words for text in texts]
     values = iter(log_probabilities(model, flat, pad_id=tokenizer.pad_id, batch_size=batch_size, advance=advance))
     pieces = [np.array([next(values)[0] for _ in texts]) for texts in words]
-    scores = [each.mean() if scoring == "left_to_right" else np.exp(each).mean() for each in pieces]
+    scores = [logs.mean() if scoring == "left_to_right" else np.exp(logs).mean() for logs in pieces]
     return np.array(scores, np.float64).reshape(-1, len(LABELS))
 
 
@@ -179,7 +181,7 @@ def target_means(targets: Sequence[str], scores: Array) -> Array:
     """Return LMS and SS of each target in percent, shape (targets, 2), in the order of first occurrence.
 
     LMS: share of comparisons in which a meaningful word beats the unrelated one. SS: share in which the stereotype wins
-    over its opposite. A tie counts as half, so that a model that scores all words equally has 50 for both.
+    over its opposite. A tie counts as half, so a model that scores all words equally has 50 for both.
     """
     stereotype, opposite, unrelated = scores.T
     related = (_wins(stereotype, unrelated) + _wins(opposite, unrelated)) / 2
@@ -236,7 +238,7 @@ def _percent_interval(values: Array, percent: float, targets: int) -> Interval |
 
 
 def _difference(statistic: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Return the difference of a statistic between the first two columns, the model's, and the last two."""
+    """Return the statistic of the first two columns, the model's, minus that of the last two, the reference's."""
     return lambda means: statistic(means[..., :2]) - statistic(means[..., 2:])
 
 
@@ -263,7 +265,7 @@ def _parse_entry(number: int, entry: Any) -> StereoSetExample | str:
     """Return the example of an entry, or the reason why it is invalid."""
     try:
         target, bias_type, context = (str(entry[key]) for key in ("target", "bias_type", "context"))
-        sentences = {str(each["gold_label"]): str(each["sentence"]) for each in entry["sentences"]}
+        sentences = {str(sentence["gold_label"]): str(sentence["sentence"]) for sentence in entry["sentences"]}
     except (LookupError, TypeError):
         return "target, bias_type, context or sentences missing"
     if bias_type not in BIAS_TYPES:

@@ -1,7 +1,7 @@
 """Perplexity of the filled texts under a causal language model, Azure's fill-mask metric.
 
-The metric measures fluency and ignores the true answers: a fluent wrong answer scores better than a rare right one. Its
-name here, `causal_perplexity_of_predictions`, says so.
+The metric measures fluency and ignores the true answers: a fluent wrong answer scores better than a rare correct one,
+hence the name `causal_perplexity_of_predictions`.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ class CausalPerplexity:
         """Return the perplexity of each text: the exponential of the mean loss over its tokens.
 
         Texts are truncated to the model's maximum length. The first token has no loss unless a start token is added.
-        The perplexity of a text in which no token has a loss is None.
+        A text without any loss has the perplexity None.
         """
         encoded = [self._start + self._ids(text) for text in texts]
         perplexities: list[float | None] = [None] * len(texts)
@@ -86,9 +86,9 @@ class CausalPerplexity:
         width = int(lengths.max())
         # The padding token does not matter: it comes after the text, so a causal model never attends to it.
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=self._device)
-        real = torch.arange(width, device=self._device) < lengths[:, None]
-        logits: Tensor = self._model(input_ids=ids, attention_mask=real.long()).logits
+        is_text = torch.arange(width, device=self._device) < lengths[:, None]
+        logits: Tensor = self._model(input_ids=ids, attention_mask=is_text.long()).logits
         losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), ids[:, 1:], reduction="none")
-        means = (losses.double() * real[:, 1:]).sum(dim=1) / (lengths - 1)
-        values: list[float] = means.clamp(max=700.0).exp().tolist()
+        means = (losses.double() * is_text[:, 1:]).sum(dim=1) / (lengths - 1)
+        values: list[float] = means.clamp(max=700.0).exp().tolist()  # exp overflows above 709
         return values

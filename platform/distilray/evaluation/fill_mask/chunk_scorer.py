@@ -1,7 +1,7 @@
-"""Chunks of the data: reading and encoding them, scoring them, and writing their answers.
+"""Reads, encodes and scores the data in chunks, and writes the answers of each chunk.
 
-A chunk has `data.chunk_rows` rows of one file. It is always scored as a whole and in the same batches, so that its
-scores depend neither on the actor nor on earlier interruptions.
+A chunk has `data.chunk_rows` rows of one file. It is always scored as a whole and in the same batches, so its scores
+depend neither on the actor nor on earlier interruptions.
 """
 
 import json
@@ -89,8 +89,8 @@ def _chunk_table(
 ) -> pa.Table:
     examples = [row for row in rows if isinstance(row, MaskedExample)]
     needs_texts = config.causal is not None
-    windows, kept, refused = encode_examples(examples, tokenizer_json, max_length=max_length, fill_all=needs_texts)
-    bad = sorted([*refused, *(row for row in rows if isinstance(row, BadRow))], key=lambda row: row.row)
+    windows, kept, unencodable = encode_examples(examples, tokenizer_json, max_length=max_length, fill_all=needs_texts)
+    bad = sorted([*unencodable, *(row for row in rows if isinstance(row, BadRow))], key=lambda row: row.row)
     listed = [{"file": f"{name}:{row.row}", "reason": row.reason, "detail": row.detail} for row in bad[:_LISTED_ROWS]]
     record = {"rows": len(rows), "bad": dict(Counter(row.reason for row in bad)), "listed": listed}
     texts = [list(example.fragments) for example in kept] if needs_texts else []
@@ -126,7 +126,7 @@ class ChunkScorer:
             )
 
     def score(self, chunk: pa.Table) -> Values:
-        """Score a chunk of `read_chunks`; return its number, its row count and its bad-row count."""
+        """Score a chunk from `read_chunks`; return its number, its row count and its bad-row count."""
         number, name = chunk.column("number")[0].as_py(), chunk.column("file")[0].as_py()
         windows = Windows.from_row(chunk)
         scores = {model: self._score_windows(model, windows) for model in self._models}
@@ -173,8 +173,8 @@ class ChunkScorer:
             }
         if len(scores) == 2:
             first, second = (model_scores.best for model_scores in scores.values())
-            same = np.concatenate([[0], (first == second).cumsum()])  # in all pieces before each one
-            columns["same_best"] = (same[windows.bounds[1:]] - same[windows.bounds[:-1]])[keep]
+            same_before = np.concatenate([[0], (first == second).cumsum()])  # equal predictions before each piece
+            columns["same_best"] = (same_before[windows.bounds[1:]] - same_before[windows.bounds[:-1]])[keep]
         return pa.table(columns)
 
     def _tokens(self, ids: Sequence[int]) -> list[str]:
@@ -189,15 +189,18 @@ class ChunkScorer:
         rows, tokenizer = np.unique(windows.row), build_tokenizer(self._tokenizer_json)
         columns: Values = {"file": pa.array([name] * len(rows), pa.string()), "row": rows}
         for model, model_scores in scores.items():
-            words = tokenizer.decode_batch([model_scores.best[start:end].tolist() for start, end in _spans(windows)])
-            by_row = np.split(np.array(words, object), np.searchsorted(windows.row, rows[1:])) if len(rows) else []
-            completed = [fill_masks(fragments, list(answers)) for fragments, answers in zip(texts, by_row, strict=True)]
-            columns[f"{model}_text"] = pa.array(completed, pa.string())
-            columns[f"{model}_perplexity"] = pa.array(self._causal.perplexities(completed), pa.float64())
+            decoded = tokenizer.decode_batch([model_scores.best[start:end].tolist() for start, end in _spans(windows)])
+            by_row = np.split(np.array(decoded, object), np.searchsorted(windows.row, rows[1:])) if len(rows) else []
+            filled_texts = [
+                fill_masks(fragments, list(answers)) for fragments, answers in zip(texts, by_row, strict=True)
+            ]
+            columns[f"{model}_text"] = pa.array(filled_texts, pa.string())
+            columns[f"{model}_perplexity"] = pa.array(self._causal.perplexities(filled_texts), pa.float64())
         return pa.table(columns)
 
 
 def _spans(windows: Windows) -> list[tuple[int, int]]:
+    """Return the start and end of each answer in the list of all pieces."""
     bounds: list[int] = windows.bounds.tolist()
     return list(pairwise(bounds))
 

@@ -80,7 +80,9 @@ def plan_fill_mask(config: EvaluateFillMaskConfig) -> dict[str, object]:
         **models,
         "windows": f"{max_length} tokens; batches of at most {config.batch_size} windows, {MAX_BATCH_TOKENS:,} "
         f"tokens; chunks of {config.data.chunk_rows:,} rows",
-        "left to right": "one pass per further word piece of an answer" if config.data.left_to_right else "no",
+        "left to right": "one more pass for each additional word piece of an answer"
+        if config.data.left_to_right
+        else "no",
         "causal model": config.causal.model_dir if config.causal else "none",
         "actors": config.scaling.actors or "as many as the CPUs or GPUs allow",
         "estimate": "rows are counted while reading; the log shows rows/s",
@@ -122,7 +124,7 @@ def _evaluate_files(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcom
     chunks = score_files(files, config, folder.uri, tokenizer_json=tokenizer_json, max_length=max_length)
     records = list(CompletedPieces(folder.uri, CHUNKS).records(chunks))
     bad = _quarantine(config, folder, records)
-    answers = pa.concat_tables([_read(folder.path(answers_name(chunk))) for chunk in chunks])
+    answers = pa.concat_tables([_read_table(folder.path(answers_name(chunk))) for chunk in chunks])
     texts, columns = columns_from_answers(answers, list(costs), left_to_right=config.data.left_to_right)
     scores, intervals = summarize_scores(texts, columns, config.bootstrap, seed=config.seed)
     counts: Values = {"examples": int(texts[-1]), "masks": answers.num_rows}
@@ -151,7 +153,7 @@ def _outcome(
     data: str,
     outputs: Values,
 ) -> Outcome:
-    """Write `scores.json` and return the outcome, in which latencies are separate, since they vary between runs."""
+    """Write `scores.json` and return the outcome, with latencies kept separate because they vary between runs."""
     totals = {**counts, **scores.get(BOTH, {})}
     models = {name: {**costs[name], **scores[name]} for name in costs}
     bounds = {"intervals": intervals} if intervals else {}
@@ -173,8 +175,8 @@ def _tokenizer_and_length(config: EvaluateFillMaskConfig) -> tuple[str, int]:
     """Return the tokenizer of the models and the maximum number of tokens in a window.
 
     Raises:
-        InputError: a model is not a BERT or DistilBERT, the tokenizers differ, a model has fewer embeddings than the
-            tokenizer has ids, or `data.max_length` is longer than a model's input.
+        InputError: a model is neither a BERT nor a DistilBERT, the tokenizers differ, a tokenizer has more ids than its
+            model has embeddings, or `data.max_length` is longer than a model's input.
     """
     assert config.data is not None
     tokenizers, lengths = [], []
@@ -238,7 +240,7 @@ def _quarantine(config: EvaluateFillMaskConfig, folder: RunFolder, records: Sequ
 
 def _add_causal_metric(folder: RunFolder, chunks: Sequence[int], costs: Mapping[str, Values]) -> dict[str, int]:
     """Add mean and median of the metric to each model; return the number of texts that are too short for it."""
-    table = pa.concat_tables([_read(folder.path(predictions_name(chunk))) for chunk in chunks])
+    table = pa.concat_tables([_read_table(folder.path(predictions_name(chunk))) for chunk in chunks])
     too_short = {}
     for name, model in costs.items():
         values = table.column(f"{name}_perplexity").drop_null().to_pylist()
@@ -249,7 +251,7 @@ def _add_causal_metric(folder: RunFolder, chunks: Sequence[int], costs: Mapping[
     return too_short
 
 
-def _read(uri: str) -> pa.Table:
+def _read_table(uri: str) -> pa.Table:
     filesystem, path = storage.filesystem(uri)
     with reading(uri):
         return pq.read_table(path, filesystem=filesystem)

@@ -68,7 +68,7 @@ def parse_example(row: int, text: object, answers: object, data: FillMaskDataCon
 
 
 def mask_line(row: int, line: str, *, fraction: float, seed: int) -> MaskedExample | BadRow:
-    """Mask a fraction of the words in a line of plain text, at least one.
+    """Mask a fraction of the words in a line of plain text, but at least one.
 
     The choice depends only on the seed and the line, not on the file or the reader. A word consists of letters and
     digits, with hyphens and apostrophes inside, and is always masked as a whole.
@@ -98,15 +98,15 @@ def _special_token(row: int, token: str) -> BadRow:
 def _without_special_tokens(text: str) -> str:
     """Remove special tokens and padding around a text, because the tokenizer adds its own.
 
-    `[SEP]` between two texts is kept. A text with `<s>` inside, which is HTML, is returned unchanged.
+    `[SEP]` between two texts is kept. A text that contains `<s>` further inside is HTML and is returned unchanged.
     """
     opening = _OPENING.match(text)
     inner = text[opening.end() :] if opening else text
     if "<s>" in inner:
         return text
-    runs = list(_CLOSING.finditer(inner))  # a pattern anchored at the end would be tried at every position
-    if runs and runs[-1].end() == len(inner) and runs[-1][0].strip():
-        inner = inner[: runs[-1].start()]
+    matches = list(_CLOSING.finditer(inner))  # a pattern anchored at the end would be retried at every position
+    if matches and matches[-1].end() == len(inner) and matches[-1][0].strip():
+        inner = inner[: matches[-1].start()]
     return _SEPARATOR.sub(" [SEP] ", inner) if opening and "<s>" in opening[0] else inner
 
 

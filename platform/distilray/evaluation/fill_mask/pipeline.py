@@ -149,27 +149,27 @@ class _ScoreActor:
 def _pool(config: EvaluateFillMaskConfig, folder: str) -> tuple[str, ray.data.ActorPoolStrategy, Values]:
     """Return the device of the actors, their pool, and the resources of each actor.
 
-    A local pool starts with all actors. Inside a cluster, the pool starts with one actor and grows as the cluster does.
+    A local pool starts with all actors; inside a cluster, the pool starts with one and grows with the cluster.
 
     Raises:
         InputError: the cluster can never provide the resources, or a node has no access to the run folder.
     """
-    scaling, grows = config.scaling, inside_cluster()
+    scaling, on_cluster = config.scaling, inside_cluster()
     need = Need(
         "actor",
         "lower scaling.actors or the resources of each, or set device=cpu",
         gpus=scaling.gpus_per_actor,
-        count=1 if grows else scaling.actors or 1,
+        count=1 if on_cluster else scaling.actors or 1,
     )
     use_gpu = config.device == "gpu" or (config.device == "auto" and can_be_satisfied(replace(need, count=1)))
     if not use_gpu:
         need = replace(need, gpus=0, cpus=scaling.cpus_per_actor, labels=data_labels() or {})
-        if grows and config.device == "auto":
+        if on_cluster and config.device == "auto":
             message = "evaluate_fill_mask: this cluster has no GPU and cannot start one; using CPUs"
             print(message, file=sys.stderr, flush=True)
     room = ensure_capacity(need, job="evaluate_fill_mask", run_dir=folder)
     resources = {"num_gpus": need.gpus} if use_gpu else {"num_cpus": need.cpus}
-    if grows:
+    if on_cluster:
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=scaling.actors)
     else:
         actors = scaling.actors or room

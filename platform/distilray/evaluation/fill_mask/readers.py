@@ -85,7 +85,7 @@ def limit_rows(files: list[DataFile], data: FillMaskDataConfig, *, seed: int, ro
 
 
 def check_file(file: DataFile, data: FillMaskDataConfig, *, seed: int) -> None:
-    """Check that some of the first rows of a file are usable.
+    """Check that at least one of the first rows of a file is usable.
 
     Raises:
         InputError: the file is empty or damaged at its start, or all of the first rows are bad.
@@ -97,7 +97,7 @@ def check_file(file: DataFile, data: FillMaskDataConfig, *, seed: int) -> None:
         bad = first[0]
         assert isinstance(bad, BadRow)
         raise InputError(
-            f"{file.uri}:{bad.row}: {bad.reason}: {bad.detail}; the other first rows are unusable too: "
+            f"{file.uri}:{bad.row}: {bad.reason}: {bad.detail}; the other first rows are also unusable: "
             "correct data.text_column, data.answer_column or data.format, or the file"
         )
 
@@ -106,7 +106,7 @@ def read_examples(file: DataFile, data: FillMaskDataConfig, *, seed: int) -> Row
     """Yield the rows of a file in order, usable or bad, up to its limit.
 
     Raises:
-        InputError: the file is damaged or has no such column.
+        InputError: the file is damaged or lacks a column of the recipe.
     """
     try:
         yield from islice(_READERS[file.format](file, data, seed), file.limit)

@@ -132,7 +132,7 @@ class HeldoutShards:
         return int(self._shards.mask_counts(rows, np.zeros_like(rows)).sum())
 
     def score(self, model: Any, name: str) -> MaskScores:
-        """Score a model at all predicted positions, after replacing them by the mask token."""
+        """Score a model at all predicted positions, each replaced with the mask token."""
         batches: list[tuple[Ints, Ints, NDArray[np.float64], Ints]] = []
         size = self._config.batch_size
         with Progress(f"evaluate_fill_mask {name}", total=self.examples, unit="examples") as progress:
@@ -149,8 +149,10 @@ class HeldoutShards:
         """Return the first examples as batches of one, without padding."""
         rows = np.arange(min(len(self._shards), self._config.latency_examples))
         planned = [PlannedRows(rows[row : row + 1], np.zeros(1, np.int64)) for row in range(len(rows))]
-        padded = [collate(self._shards, each, pad_id=self._vocabulary.pad, multiple=1) for each in planned]
-        return [_tensors(each.fully_masked(self._vocabulary.mask)) for each in padded]
+        padded = [
+            collate(self._shards, planned_rows, pad_id=self._vocabulary.pad, multiple=1) for planned_rows in planned
+        ]
+        return [_tensors(batch.fully_masked(self._vocabulary.mask)) for batch in padded]
 
 
 def _tensors(batch: PaddedBatch) -> Batch:
@@ -165,7 +167,7 @@ class AnswerScores:
     Attributes:
         ranks: (answers,) rank of the worst piece in the joint pass.
         losses: (answers,) negative log probability in the joint pass, summed over the pieces, in nats.
-        left_to_right_ranks, left_to_right_losses: likewise from left to right; for answers of one piece, these are the
+        left_to_right_ranks, left_to_right_losses: the same from left to right; for answers of one piece, equal to the
             joint scores.
         best: (pieces,) most probable token in the joint pass.
     """
@@ -200,7 +202,7 @@ def score_windows(
     """
     queries = _Queries(windows, left_to_right=left_to_right, pad_id=pad_id)
     pieces = len(windows.labels)
-    # One slot per piece for the joint pass, followed by one per piece for left to right.
+    # One slot per piece for the joint pass, followed by one per piece for the left-to-right passes.
     ranks, best = np.zeros(2 * pieces, np.int64), np.zeros(2 * pieces, np.int64)
     losses = np.zeros(2 * pieces)
     max_width = int(model.config.max_position_embeddings)
@@ -211,20 +213,20 @@ def score_windows(
 
 
 class _Queries:
-    """Model inputs for windows: one per window, and one for each piece of an answer after its first."""
+    """Model inputs: one for each window, then one for each piece of an answer after its first."""
 
     def __init__(self, windows: Windows, *, left_to_right: bool, pad_id: int) -> None:
         self._windows, self._pad_id = windows, pad_id
-        # Queries after those of the windows: one for each piece of an answer after its first.
         counts = (windows.pieces - 1) * int(left_to_right)
-        self._answers = np.repeat(np.arange(len(counts)), counts)
+        self._answer_of_query = np.repeat(np.arange(len(counts)), counts)
         starts = counts.cumsum() - counts
-        self._revealed = np.arange(len(self._answers)) - starts[self._answers] + 1  # true pieces shown to the model
-        self.lengths = np.concatenate([windows.lengths, windows.lengths[windows.window[self._answers]]])
+        # Number of true pieces shown to the model.
+        self._revealed = np.arange(len(self._answer_of_query)) - starts[self._answer_of_query] + 1
+        self.lengths = np.concatenate([windows.lengths, windows.lengths[windows.window[self._answer_of_query]]])
         self._first_answer = np.searchsorted(windows.window, np.arange(len(windows.lengths) + 1))
         # (pieces,) slot of the left-to-right prediction of each piece; the first piece uses the joint pass.
         self.left_to_right_slots = np.arange(len(windows.labels))
-        later_pieces = windows.bounds[self._answers] + self._revealed
+        later_pieces = windows.bounds[self._answer_of_query] + self._revealed
         self.left_to_right_slots[later_pieces] += len(windows.labels)
 
     def batch(self, rows: Sequence[int], *, max_width: int) -> tuple[Batch, Ints]:
@@ -247,7 +249,7 @@ class _Queries:
     def _fill_row(self, row: int, input_ids: NDArray[np.int64]) -> Iterator[tuple[Ints, Ints]]:
         """Write the ids of a query to `input_ids` and yield the slots and positions of its predictions."""
         windows, count = self._windows, len(self._windows.lengths)
-        window = row if row < count else int(windows.window[self._answers[row - count]])
+        window = row if row < count else int(windows.window[self._answer_of_query[row - count]])
         ids = windows.ids[windows.offsets[window] : windows.offsets[window + 1]]
         input_ids[: len(ids)] = ids
         if row < count:
@@ -255,14 +257,14 @@ class _Queries:
                 slots = np.arange(windows.bounds[answer], windows.bounds[answer + 1])
                 yield slots, slots - windows.bounds[answer] + windows.start[answer]
             return
-        answer, revealed = self._answers[row - count], self._revealed[row - count]
+        answer, revealed = self._answer_of_query[row - count], self._revealed[row - count]
         start, first = windows.start[answer], windows.bounds[answer]
         input_ids[start : start + revealed] = windows.labels[first : first + revealed]
         yield np.array([first + revealed + len(windows.labels)]), np.array([start + revealed])
 
 
 def _answer_scores(windows: Windows, slots: Ints, ranks: Ints, losses: NDArray[np.float64], best: Ints) -> AnswerScores:
-    """Reduce the scores of pieces to scores of answers; `slots` are those from left to right."""
+    """Reduce the scores of pieces to scores of answers; `slots` are the left-to-right ones."""
     pieces = len(best)
     if not pieces:
         no_ints, no_floats = np.zeros(0, np.int64), np.zeros(0)

@@ -66,8 +66,8 @@ _LABELS = {
     "pseudo_perplexity": "pseudo-perplexity",
     "joint_exact": "multi-piece answers, joint",
     "left_to_right_exact": "multi-piece answers, left to right",
-    "joint_perplexity": "their perplexity, joint",
-    "left_to_right_perplexity": "their perplexity, left to right",
+    "joint_perplexity": "perplexity of these, joint",
+    "left_to_right_perplexity": "perplexity of these, left to right",
     CAUSAL_METRIC: "causal perplexity of the filled texts",
     "megabytes": "weights, MB",
     "latency_ms": "latency, ms (fp32, batch 1)",
@@ -124,7 +124,7 @@ def summarize_scores(
 ) -> tuple[dict[str, dict[str, float | None]], Values]:
     """Return the scores of each model and of both together, and the value of `intervals` in `scores.json`.
 
-    Texts are resampled, with the same draws for all models, so that the difference of two models has an interval too.
+    Texts are resampled, with the same draws for all models, which also gives an interval for their difference.
     """
     scores: dict[str, dict[str, float | None]] = {}
     draws: dict[str, dict[str, Array]] = {}

@@ -69,7 +69,7 @@ class Windows:
         return cls(**{field.name: table.column(field.name)[0].values.to_numpy() for field in fields(cls)})
 
 
-class _Builder:
+class _WindowsBuilder:
     def __init__(self, vocabulary: Vocabulary, max_length: int) -> None:
         self._vocabulary, self._max_body = vocabulary, max_length - _SPECIALS
         self._ids: list[int] = []
@@ -117,12 +117,12 @@ def encode_examples(
         examples: examples of one file.
         tokenizer_json: tokenizer of the models, from `read_tokenizer`.
         max_length: maximum number of tokens in a window, including special tokens.
-        fill_all: include masks that are not scored, so that they are filled too.
+        fill_all: include masks that are not scored, to fill them too.
     """
     vocabulary = vocabulary_of(tokenizer_json)
     fragments = _encode_each([example.fragments for example in examples], tokenizer_json)
     answers = _encode_each([example.answers for example in examples], tokenizer_json)
-    builder, kept, bad = _Builder(vocabulary, max_length), list[MaskedExample](), list[BadRow]()
+    builder, kept, bad = _WindowsBuilder(vocabulary, max_length), list[MaskedExample](), list[BadRow]()
     for example, fragment_ids, answer_ids in zip(examples, fragments, answers, strict=True):
         problem = _answer_problem(answer_ids, vocabulary, max_length)
         if problem is not None:
@@ -142,9 +142,9 @@ def only_scored(windows: Windows) -> Windows:
     keep = windows.scored.astype(bool)
     used, renumbered = np.unique(windows.window[keep], return_inverse=True)
     lengths = windows.lengths[used]
-    token_of = np.repeat(np.isin(np.arange(len(windows.lengths)), used), windows.lengths)
+    is_kept_token = np.repeat(np.isin(np.arange(len(windows.lengths)), used), windows.lengths)
     return Windows(
-        windows.ids[token_of],
+        windows.ids[is_kept_token],
         np.concatenate([[0], lengths.cumsum()]),
         renumbered,
         windows.start[keep],
@@ -169,7 +169,7 @@ def _encode_each(examples: Sequence[Sequence[str]], tokenizer_json: str) -> list
 def _answer_problem(
     answers: Sequence[Sequence[int]], vocabulary: Vocabulary, max_length: int
 ) -> tuple[str, str] | None:
-    """Return the reason and the details if an answer cannot be scored."""
+    """Return the reason and details if an answer cannot be scored, else None."""
     for number, answer in enumerate(answers, 1):
         if not answer:
             return "answer_empty", f"answer {number} has no token"

@@ -1,4 +1,4 @@
-"""GLUE scores compared with the majority baseline and with a teacher, with confidence intervals.
+"""Comparison of GLUE scores with the majority baseline and with a teacher, with confidence intervals.
 
 The score of a task is the median over seeds. Intervals come from a paired bootstrap: each resample draws dev rows, the
 same ones for all models and the baseline, and then draws seeds of each model with replacement.
@@ -48,12 +48,12 @@ class ResampledScores:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """Score of a model on a task; at most 1, and at least 0 or, for correlations, -1.
+    """Score of a model on a task, from 0 (correlations: from -1) to 1.
 
     Attributes:
         error: standard error over the dev rows; nan if their number is unknown.
-        interval: of the score; None for a run without dev predictions.
-        above_majority_interval: likewise, of the difference to the majority baseline.
+        interval: interval of the score; None for a run without dev predictions.
+        above_majority_interval: the same for the difference to the majority baseline.
     """
 
     score: float
@@ -95,10 +95,10 @@ class Comparison:
     """Comparison of a student with its teacher.
 
     Attributes:
-        tasks: results for the tasks on which both models were fine-tuned.
+        tasks: shares for the tasks on which both models were fine-tuned.
         left_out: tasks excluded from the mean, with the reason.
-        mean: result over the GLUE tasks that are not excluded; None without such a task.
-        all: result over all GLUE tasks, including excluded ones.
+        mean: shares over the GLUE tasks that are not excluded; None if there are none.
+        all: shares over all GLUE tasks, including excluded ones.
     """
 
     tasks: Mapping[TaskName, KeptShare]
@@ -112,7 +112,7 @@ class Comparison:
 
     @property
     def summary(self) -> str:
-        """Shares that the student keeps and the tasks, as the predicate of a sentence."""
+        """The comparison in words, as the predicate of a sentence about the student."""
         reasons: dict[str, list[str]] = {}
         for task, reason in self.left_out.items():
             reasons.setdefault(reason, []).append(task)
@@ -133,7 +133,7 @@ class Comparison:
         """Create a comparison from the value of `kept` in `scores.json`."""
         mean, overall = (None if values[name] is None else KeptShare(**values[name]) for name in ("mean", "all"))
         return cls(
-            {task: KeptShare(**each) for task, each in values["tasks"].items()}, values["left_out"], mean, overall
+            {task: KeptShare(**kept) for task, kept in values["tasks"].items()}, values["left_out"], mean, overall
         )
 
 
@@ -151,30 +151,30 @@ def resample(
         models: predictions of each model, one item per seed; all on the same dev rows.
         majority_answer: prediction of the baseline for every row.
     """
-    seeds = [predictions for model in models for predictions in model]
-    by_metric = np.zeros((len(task.metrics), resamples, 1 + len(seeds)))  # the baseline comes first
+    runs = [predictions for model in models for predictions in model]
+    by_metric = np.zeros((len(task.metrics), resamples, 1 + len(runs)))  # the baseline comes first
     for split in task.dev:
-        labels = seeds[0].labels[split]
-        answers = [np.full(len(labels), majority_answer), *(each.predictions[split] for each in seeds)]
+        labels = runs[0].labels[split]
+        answers = [np.full(len(labels), majority_answer), *(run.predictions[split] for run in runs)]
         # Metrics depend only on how often each combination of label and answers occurs.
         columns, multiplicity = np.unique(np.stack([labels, *answers]), axis=1, return_counts=True)
         counts = draw_counts(rng, multiplicity, resamples)
         for number, (metric, metric_split) in enumerate(task.metrics.items()):
             if metric_split == split:
-                scores = [resampled_metric(metric, counts, columns[0], each) for each in columns[1:]]
+                scores = [resampled_metric(metric, counts, columns[0], answer) for answer in columns[1:]]
                 by_metric[number] = np.stack(scores, axis=1)
     scores = by_metric.mean(axis=0)
-    majority, *of_models = np.split(scores, np.cumsum([1, *map(len, models)])[:-1], axis=1)
-    return ResampledScores(majority[:, 0], [median_of_resampled_seeds(each, rng) for each in of_models])
+    majority, *by_model = np.split(scores, np.cumsum([1, *map(len, models)])[:-1], axis=1)
+    return ResampledScores(majority[:, 0], [median_of_resampled_seeds(by_seed, rng) for by_seed in by_model])
 
 
-def same_rows(models: Iterable[Sequence[DevPredictions]]) -> bool:
+def have_same_rows(models: Iterable[Sequence[DevPredictions]]) -> bool:
     """Return True if the predictions of all models are on the same dev rows."""
-    first, *others = [each for model in models for each in model]
+    first, *others = [predictions for model in models for predictions in model]
     return all(
-        each.labels.keys() == first.labels.keys()
-        and all(np.array_equal(each.labels[split], first.labels[split]) for split in first.labels)
-        for each in others
+        other.labels.keys() == first.labels.keys()
+        and all(np.array_equal(other.labels[split], first.labels[split]) for split in first.labels)
+        for other in others
     )
 
 
@@ -206,14 +206,14 @@ def task_score(scores: Values, task: TaskName) -> TaskScore:
 def score_error(task: TaskName, metric: str, value: float, rows: Mapping[str, int]) -> float:
     """Return the standard error of a metric or of a task's score; nan if the number of dev rows is unknown.
 
-    The mean of the standard errors of two metrics is an upper bound for the standard error of their mean.
+    For a score over two metrics, this is the mean of their standard errors, an upper bound.
 
     Args:
         rows: number of rows of each dev set.
     """
     splits = TASKS[task].metrics
-    counts = {each: rows.get(splits[each]) for each in (splits if metric == SCORE else (metric,))}
-    return statistics.fmean(standard_error(each, value, count) if count else math.nan for each, count in counts.items())
+    counts = {name: rows.get(splits[name]) for name in (splits if metric == SCORE else (metric,))}
+    return statistics.fmean(standard_error(name, value, count) if count else math.nan for name, count in counts.items())
 
 
 def official_dev_rows(task: TaskName) -> dict[str, int]:
@@ -231,14 +231,14 @@ def compare_scores(
     resampled = resampled or {}
     tasks: list[TaskName] = [task for task in student["summary"] if task in teacher["summary"]]
     pairs = {task: (task_score(teacher, task), task_score(student, task)) for task in tasks}
-    left_out = {task: _reason(theirs) for task, (theirs, _) in pairs.items() if not theirs.is_above_chance}
-    of_glue = [task for task in tasks if task in GLUE_TASKS]
-    counted = [task for task in of_glue if task not in left_out]
+    left_out = {task: _exclusion_reason(scored) for task, (scored, _) in pairs.items() if not scored.is_above_chance}
+    glue_tasks = [task for task in tasks if task in GLUE_TASKS]
+    counted = [task for task in glue_tasks if task not in left_out]
     return Comparison(
-        {task: _kept([task], pairs, resampled, is_counted=task not in left_out) for task in tasks},
+        {task: _kept_share([task], pairs, resampled, is_counted=task not in left_out) for task in tasks},
         left_out,
-        _kept(counted, pairs, resampled) if counted else None,
-        _kept(of_glue, pairs, resampled, is_counted=not set(of_glue) & set(left_out)) if of_glue else None,
+        _kept_share(counted, pairs, resampled) if counted else None,
+        _kept_share(glue_tasks, pairs, resampled, is_counted=counted == glue_tasks) if glue_tasks else None,
     )
 
 
@@ -262,7 +262,7 @@ def _shares(kept: KeptShare) -> str:
     return f"{raw or 'nothing'} of the teacher's mean score, {above or 'nothing'} above chance"
 
 
-def _kept(
+def _kept_share(
     tasks: Sequence[TaskName],
     pairs: Mapping[TaskName, tuple[TaskScore, TaskScore]],
     resampled: Mapping[TaskName, ResampledScores],
@@ -272,27 +272,26 @@ def _kept(
     """Return the shares for the mean over some tasks.
 
     Args:
-        is_counted: the teacher is above chance on all of them. Otherwise the share above chance has no interval,
+        is_counted: whether the teacher is above chance on all tasks; if not, the share above chance gets no interval,
             because its denominator may be zero.
     """
-    theirs = statistics.fmean(pairs[task][0].score for task in tasks)
-    ours = statistics.fmean(pairs[task][1].score for task in tasks)
+    teacher_mean = statistics.fmean(pairs[task][0].score for task in tasks)
+    student_mean = statistics.fmean(pairs[task][1].score for task in tasks)
     majority = statistics.fmean(pairs[task][1].majority for task in tasks)
-    raw, above = (_without_nan(retained_share(ours, theirs, base)) for base in (0.0, majority))
+    raw, above = (_without_nan(retained_share(student_mean, teacher_mean, base)) for base in (0.0, majority))
     raw_interval = above_interval = None
     if raw is not None and all(task in resampled for task in tasks):
-        chance, teacher, student = (
-            np.mean([scores_of(resampled[task]) for task in tasks], axis=0)
-            for scores_of in (lambda each: each.majority, lambda each: each.models[0], lambda each: each.models[1])
-        )
+        draws = [resampled[task] for task in tasks]
+        chance = np.mean([draw.majority for draw in draws], axis=0)
+        teacher, student = (np.mean([draw.models[index] for draw in draws], axis=0) for index in (0, 1))
         with np.errstate(invalid="ignore", divide="ignore"):
             raw_interval = percentile_interval(student / teacher)
             if is_counted:
                 above_interval = percentile_interval((student - chance) / (teacher - chance))
-    return KeptShare(theirs, ours, majority, raw, above, raw_interval, above_interval)
+    return KeptShare(teacher_mean, student_mean, majority, raw, above, raw_interval, above_interval)
 
 
-def _reason(teacher: TaskScore) -> str:
+def _exclusion_reason(teacher: TaskScore) -> str:
     return "unknown number of dev rows" if math.isnan(teacher.error) else f"teacher {AT_CHANCE}"
 
 

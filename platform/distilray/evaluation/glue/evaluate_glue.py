@@ -51,19 +51,20 @@ def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
     """Validate the inputs of `evaluate_glue` and return its plan."""
     data, missing = load_tasks(config, with_test=config.submission.write)
     model = localize(config.model_dir)
-    for each in data.values() if not config.train else ():
-        output_order(model, read_model_config(model), each.task)
+    for task_data in data.values() if not config.train else ():
+        output_order(model, read_model_config(model), task_data.task)
     _read_teacher(config)
     if tasks_from_mnli(config, data) and "mnli" not in data:
         raise InputError(f"start_from_mnli: {config.glue_dir} has no MNLI folder; add it, or set start_from_mnli=false")
     if config.submission.write:
-        find_missing_files({task: each.test for task, each in data.items()}, config.submission.fill_missing)
+        find_missing_files({task: task_data.test for task, task_data in data.items()}, config.submission.fill_missing)
     for task in data:
         if config.distillation is not None:
             teacher = storage.join(config.distillation.teacher_run_dir, MODELS_FOLDER, task)
             check_same_tokenizer(teacher, config.model_dir)
-    plan: dict[str, object] = {task: _describe(config, each) for task, each in data.items()}
-    return {"model": config.model_dir, **plan, "missing": ", ".join(missing) or "none"}
+    absent = ", ".join(missing) or "none"
+    plan: dict[str, object] = {task: _describe(config, task_data) for task, task_data in data.items()}
+    return {"model": config.model_dir, **plan, "missing": absent}
 
 
 def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
@@ -77,13 +78,13 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
             needed = {run.task: features[run.task] for run in runs}
             results |= execute_runs(runs, needed, plan, run_dir=folder.uri, job=folder.job)
             for task in dict.fromkeys(run.task for run in runs):
-                _keep_model(results, task, folder)
+                _keep_best_model(results, task, folder)
     scores = collect_scores(config, data, missing, results)
     teacher = _read_teacher(config)
-    compared = None
+    comparison = None
     if teacher is not None and config.teacher_run_dir is not None:
-        compared = compare_with_teacher(scores, teacher, config.teacher_run_dir, data, results, seed=config.seed)
-        scores["kept"] = compared.to_json()
+        comparison = compare_with_teacher(scores, teacher, config.teacher_run_dir, data, results, seed=config.seed)
+        scores["kept"] = comparison.to_json()
     storage.write_bytes(folder.path(SCORES_FILE), json.dumps(scores, indent=1).encode())
     submission = _submit(config, data, results, folder)
     mean, count = macro_score(scores["summary"])
@@ -92,12 +93,12 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
     predictions = [predictions_file(task, seed) for task, seed in results]
     outputs = folder.describe_outputs([SCORES_FILE, *models, *predictions])
     overall = f", macro score {100 * mean:.1f} over {count} of {len(GLUE_TASKS)}" if count else ""
-    overall += f", {compared.summary}" if compared else ""
-    notes = f", missing: {', '.join(missing)}" if missing else ""
+    overall += f", {comparison.summary}" if comparison else ""
+    absent = f", missing: {', '.join(missing)}" if missing else ""
     scored = f"{len(results)} fine-tuning runs" if config.train else "a fine-tuned model"
-    others = _other_rows(data)
-    notes += f", other rows than the official ones: {others}" if others else ""
-    return Outcome(f"{scored} on {len(data)} task(s){overall}{notes}{submission}", counts, outputs)
+    unofficial = _unofficial_rows(data)
+    absent += f", rows differ from the official ones: {unofficial}" if unofficial else ""
+    return Outcome(f"{scored} on {len(data)} task(s){overall}{absent}{submission}", counts, outputs)
 
 
 def collect_scores(
@@ -115,9 +116,11 @@ def collect_scores(
         "tasks": config.tasks,
         "missing": list(missing),
         "summary": summarize_seeds(rows),
-        "majority": {task: _majority(each) for task, each in data.items()},
-        "dev_rows": {task: {name: len(examples) for name, examples in each.dev.items()} for task, each in data.items()},
-        "remarks": {task: _remarks(config, each, results) for task, each in data.items()},
+        "majority": {task: _majority_scores(task_data) for task, task_data in data.items()},
+        "dev_rows": {
+            task: {name: len(examples) for name, examples in task_data.dev.items()} for task, task_data in data.items()
+        },
+        "remarks": {task: _remarks(config, task_data, results) for task, task_data in data.items()},
         "rows": rows,
     }
     add_intervals(scores, data, results, seed=config.seed)
@@ -153,15 +156,15 @@ def _describe(config: EvaluateGlueConfig, data: TaskData) -> str:
     )
 
 
-def _best(results: Results, task: TaskName) -> FineTuneRunResult:
-    """Return the run of a task with the best dev score; of equal ones, the first."""
+def _best_run(results: Results, task: TaskName) -> FineTuneRunResult:
+    """Return the run of a task with the best dev score, the first one in case of a tie."""
     candidates = [result for (name, _), result in results.items() if name == task]
     return max(candidates, key=lambda result: result.fine_tuned.best.scores[result.run.settings.metric])
 
 
-def _keep_model(results: Results, task: TaskName, folder: RunFolder) -> None:
+def _keep_best_model(results: Results, task: TaskName, folder: RunFolder) -> None:
     """Move the best model of a task to `models/TASK` and remove the models of its other seeds."""
-    target, best = folder.path(MODELS_FOLDER, task), _best(results, task)
+    target, best = folder.path(MODELS_FOLDER, task), _best_run(results, task)
     storage.make_folder(target)
     for file in storage.list_files(best.model_dir):
         storage.write_bytes(storage.join(target, file.rpartition("/")[2]), storage.read_bytes(file))
@@ -185,7 +188,7 @@ def _rows(result: FineTuneRunResult) -> list[dict[str, Any]]:
     return [settings | {"metric": metric, "value": value} for metric, value in best.scores.items()]
 
 
-def _majority(data: TaskData) -> dict[str, float]:
+def _majority_scores(data: TaskData) -> dict[str, float]:
     assert data.train.labels is not None
     labels = {name: dev.labels for name, dev in data.dev.items() if dev.labels is not None}
     return majority_scores(data.task, data.train.labels, labels)
@@ -196,7 +199,7 @@ def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
     task = data.task.name
     settings, rows = config.task_config(task), len(data.train.first)
     starts = {result.run.start for (name, _), result in results.items() if name == task}
-    remarks = [f"rows, not the official ones: {', '.join(data.other_rows)}"] if data.other_rows else []
+    remarks = [f"rows differ from the official ones: {', '.join(data.other_rows)}"] if data.other_rows else []
     remarks += data.remarks
     remarks += [f"{count:,} {reason} dropped" for reason, count in data.dropped.items() if count]
     if ALREADY_FINE_TUNED in starts:
@@ -210,17 +213,19 @@ def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
     return [*remarks, data.task.remark] if data.task.remark else remarks
 
 
-def _other_rows(data: Mapping[TaskName, TaskData]) -> str:
-    """Describe the splits whose number of rows is not the official one; empty without such a split."""
-    return "; ".join(f"{task} {', '.join(each.other_rows)}" for task, each in data.items() if each.other_rows)
+def _unofficial_rows(data: Mapping[TaskName, TaskData]) -> str:
+    """List the splits that do not have the official number of rows."""
+    return "; ".join(
+        f"{task} {', '.join(task_data.other_rows)}" for task, task_data in data.items() if task_data.other_rows
+    )
 
 
 def _submit(config: EvaluateGlueConfig, data: Mapping[TaskName, TaskData], results: Results, folder: RunFolder) -> str:
     """Write the submission from the best seed of each task, if configured; return a note for the summary."""
     if not config.submission.write:
         return ""
-    predictions = {task: read_predictions(_best(results, task)) for task in data}
-    note = f"Not fine-tuned on the official rows: {_other_rows(data)}" if _other_rows(data) else ""
+    predictions = {task: read_predictions(_best_run(results, task)) for task in data}
+    note = f"Not fine-tuned on the official rows: {_unofficial_rows(data)}" if _unofficial_rows(data) else ""
     uri, fill_missing = folder.path(SUBMISSION_FILE), config.submission.fill_missing
     filled = write_submission(uri, predictions, fill_missing=fill_missing, note=note)
     return f", {SUBMISSION_FILE}" + (f" (the same answer for every row of {', '.join(filled)})" if filled else "")

@@ -8,8 +8,8 @@ from distilray.evaluation.glue.comparison import (
     Comparison,
     ResampledScores,
     compare_scores,
+    have_same_rows,
     resample,
-    same_rows,
     score_intervals,
 )
 from distilray.evaluation.glue.table import task_remarks
@@ -29,8 +29,8 @@ Results = Mapping[tuple[TaskName, int], FineTuneRunResult]
 def add_intervals(scores: dict[str, Any], data: Data, results: Results, *, seed: int) -> None:
     """Add intervals to the content of `scores.json`, and a remark to each task on which the model is at chance."""
     scores["intervals"] = {}
-    for task, each in data.items():
-        resampled = _resample(each, [_predictions(results, task)], seed)
+    for task, task_data in data.items():
+        resampled = _resample(task_data, [_predictions(results, task)], seed)
         median = scores["summary"][task][SCORE]["median"]
         scores["intervals"][task] = score_intervals(task, median, resampled, scores["dev_rows"][task])
         scores["remarks"][task] = task_remarks(scores, task)
@@ -49,11 +49,11 @@ def compare_with_teacher(
         InputError: a file of the teacher's run has changed.
     """
     resampled = {}
-    for task, each in data.items():
+    for task, task_data in data.items():
         seeds = dict.fromkeys(row["seed"] for row in teacher["rows"] if row["task"] == task)
         models = [read_seeds(teacher_dir, task, seeds), _predictions(results, task)]
-        if all(models) and same_rows(models):
-            resampled[task] = _resample(each, models, seed)
+        if all(models) and have_same_rows(models):
+            resampled[task] = _resample(task_data, models, seed)
     return compare_scores(scores, teacher, resampled)
 
 

@@ -80,7 +80,7 @@ def prediction_file(name: str, predictions: NDArray[Any]) -> bytes:
 
 
 def find_missing_files(tests: Mapping[TaskName, Collection[str]], fill_missing: bool) -> list[SubmissionFile]:
-    """Return the files of a submission that have no test set.
+    """Return the files of a submission without a test set.
 
     Args:
         tests: names of the available test sets by task.
@@ -124,7 +124,7 @@ def write_submission(
     with zipfile.ZipFile(data, "w") as archive:
         archive.comment = note.encode()
         for file in FILES:
-            member = zipfile.ZipInfo(file.member)  # with the default date of 1980, so that bytes are reproducible
+            member = zipfile.ZipInfo(file.member)  # the default date of 1980 makes the bytes reproducible
             member.compress_type, member.create_system, member.external_attr = zipfile.ZIP_DEFLATED, 3, 0o644 << 16
             archive.writestr(member, prediction_file(file.name, by_test[file.task, file.test]))
     storage.write_bytes(uri, data.getvalue())
@@ -206,18 +206,18 @@ def _check_names(names: Sequence[str]) -> None:
             raise _InvalidSubmissionError(f"{name} occurs twice; keep one")
     missing = [name for name in expected if name not in names]
     if missing:
-        message = f"{', '.join(missing)} missing; add a file for every task, with any answers for an unsolved one"
+        message = f"{', '.join(missing)} missing; every task needs a file, even if its answers are arbitrary"
         raise _InvalidSubmissionError(message)
 
 
 def _check_lines(file: SubmissionFile, lines: IO[bytes]) -> None:
-    """Raise for the first invalid line; read at most as many lines as the file may have, since a zip may be a bomb."""
+    """Raise for the first invalid line; read no more lines than a valid file has, because the zip may be a bomb."""
     for number in range(1, file.rows + 2):
         line = lines.readline(_MAX_LINE)
         if not line:
             problem = f"the file ends after {number - 1:,} lines of {file.rows + 1:,}; predict every row"
             raise _InvalidSubmissionError(f"{file.member}, line {number}: {problem}")
-        # latin-1 decodes any byte, so that an invalid one appears in the message.
+        # latin-1 decodes any byte, so an invalid one appears in the message.
         invalid = _line_problem(file, number, line.decode("latin-1").removesuffix("\n"))
         if invalid:
             raise _InvalidSubmissionError(f"{file.member}, line {number}: {invalid}")

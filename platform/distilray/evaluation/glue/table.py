@@ -11,8 +11,8 @@ from distilray.config.glue import GLUE_TASKS, SCORE, TaskName
 from distilray.evaluation.glue.comparison import AT_CHANCE, Comparison, find_comparison, format_percent, task_score
 from distilray.finetuning.tasks import TASKS
 
-# Published dev scores: of DistilBERT's model card, and of the table by DistilBERT's authors (median of 5 seeds). Both
-# have one number per task, even if the task has two metrics, and do not name the metric.
+# Published dev scores, from DistilBERT's model card and from a table by DistilBERT's authors (median of 5 seeds). Both
+# give one number per task, even if the task has two metrics, and do not name the metric.
 PUBLISHED: Mapping[str, Mapping[TaskName, float]] = {
     "card": {
         "cola": 51.3,
@@ -117,12 +117,12 @@ def glue_table(scores: Mapping[str, Any], teacher: Mapping[str, Any] | None = No
         scores: content of `scores.json` of `jobs.evaluate_glue`.
         teacher: `scores.json` of the teacher, for a run without a stored comparison.
     """
-    compared = find_comparison(scores, teacher)
+    comparison = find_comparison(scores, teacher)
     mean, count = macro_score(scores["summary"])
     captions = [f"macro score {100 * mean:.1f} over {count} of {len(GLUE_TASKS)} tasks"] if count else []
-    captions += [] if compared is None else [compared.summary]
+    captions += [] if comparison is None else [comparison.summary]
     table = Table(title=f"GLUE, dev split, model {scores['model_hash'][:12]}", caption="; ".join(captions))
-    rows = [row for task in scores["tasks"] for row in _task_rows(task, scores, compared)]
+    rows = [row for task in scores["tasks"] for row in _task_rows(task, scores, comparison)]
     headings = [heading for heading in _HEADINGS if any(row.get(heading) for row in rows)]
     for heading in headings:
         table.add_column(heading, justify="left" if heading in _LEFT_ALIGNED else "right")
@@ -142,7 +142,7 @@ def _statistics(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def _task_rows(task: TaskName, scores: Mapping[str, Any], compared: Comparison | None) -> list[dict[str, str]]:
+def _task_rows(task: TaskName, scores: Mapping[str, Any], comparison: Comparison | None) -> list[dict[str, str]]:
     """Return the rows of a task as cells by heading."""
     published = {source: f"{PUBLISHED[source][task]:.1f}" for source in PUBLISHED if task in PUBLISHED[source]}
     if task in scores["missing"]:
@@ -155,12 +155,12 @@ def _task_rows(task: TaskName, scores: Mapping[str, Any], compared: Comparison |
     own = task_score(scores, task)
     # The last row contains the task's score, which is the only metric of most tasks.
     rows[-1]["95% interval"] = "" if own.interval is None else " to ".join(f"{100 * end:.1f}" for end in own.interval)
-    if compared is not None and (kept := compared.tasks.get(task)):
+    if comparison is not None and (kept := comparison.tasks.get(task)):
         rows[-1][_KEPT] = format_percent(kept.raw, kept.raw_interval)
-        if task not in compared.left_out:
+        if task not in comparison.left_out:
             rows[-1][_KEPT_ABOVE] = format_percent(kept.above_chance, kept.above_chance_interval)
     remarks = task_remarks(scores, task)
-    remarks += ["not in the mean, see below"] if compared and task in compared.left_out else []
+    remarks += ["not in the mean, see below"] if comparison and task in comparison.left_out else []
     rows[0] |= {"task": task, **published, "remarks": ", ".join(remarks)}
     return rows
 

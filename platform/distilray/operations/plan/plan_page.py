@@ -100,7 +100,7 @@ def scaling_charts(values: Values) -> tuple[Markup, Markup]:
     workers = [run["workers"] for run in runs]
     rates = [run["tokens_per_s"] for run in runs]
     ideal = [run["tokens_per_s"] / run["efficiency"] for run in runs]
-    lines = [Line("simulated", workers, rates, measured=True), Line("ideal", workers, ideal)]
+    lines = [Line("simulated", workers, rates, has_markers=True), Line("ideal", workers, ideal)]
     bars = {str(run["workers"]): _chart_parts(run) for run in runs}
     return (
         line_chart("Throughput", lines, x_label="workers", y_label="tokens/s"),

@@ -12,7 +12,7 @@ from distilray.config.glue import GLUE_TASKS, SCORE, TaskName
 from distilray.evaluation.glue.comparison import Comparison, KeptShare, compare_scores, find_comparison, format_percent
 from distilray.evaluation.glue.table import macro_score, published_scores
 from distilray.report.blocks import drop_empty_columns, from_rich, join, paragraph, tiles
-from distilray.report.figures import NOTHING, format_duration, format_size, format_value, label
+from distilray.report.formatting import NOTHING, format_duration, format_size, format_value, label
 from distilray.report.runs import EFFICIENCY_FILE, STUDENT, TEACHER, Run, Runs, Values
 from distilray.report.sections.model_quality import glue_model
 
@@ -47,7 +47,7 @@ def claim_table(rows: Sequence[Row]) -> Table:
     """Return a table without empty columns."""
     head, cells = drop_empty_columns(("", "majority", *_OURS, *_PAPER), rows)
     has_paper = any(heading in head for heading in _PAPER)
-    table = Table(title="student and teacher, and those of the paper" if has_paper else "student and teacher")
+    table = Table(title="student and teacher, with those of the paper" if has_paper else "student and teacher")
     for heading in head:
         table.add_column(heading, justify="right" if heading else "left")
     for row in cells:
@@ -59,14 +59,14 @@ def claim_rows(runs: Runs) -> list[Row]:
     return [*_glue_rows(runs), *_fill_mask_rows(runs), *_cost_rows(runs)]
 
 
-def _compared_glue(runs: Runs) -> tuple[Values, Values | None, Comparison] | None:
+def _glue_comparison(runs: Runs) -> tuple[Values, Values | None, Comparison] | None:
     """Return the student's GLUE scores, the teacher's if the report has its run, and their comparison."""
     for run, student in runs.glue_scores():
         teacher_run = runs.input_of(run, TEACHER)
         teacher = None if teacher_run is None else teacher_run.read_scores()
-        compared = find_comparison(student, teacher)
-        if compared is not None and not run.config.get("distillation"):
-            return student, teacher, compared
+        comparison = find_comparison(student, teacher)
+        if comparison is not None and not run.config.get("distillation"):
+            return student, teacher, comparison
     return None
 
 
@@ -106,51 +106,53 @@ def _glue_metrics(runs: Runs) -> list[Metric]:
         if glue_model(runs, run, scores) == STUDENT and count:
             metrics.append(("GLUE macro score, dev", f"{100 * mean:.1f}", f"{count} of {len(GLUE_TASKS)} tasks"))
             break
-    compared = _compared_glue(runs)
-    if compared and (kept := compared[-1].mean) and kept.above_chance is not None:
+    glue = _glue_comparison(runs)
+    if glue and (kept := glue[-1].mean) and kept.above_chance is not None:
         bounds = kept.above_chance_interval
         interval = [f"{bounds[0]:.1%} to {bounds[1]:.1%}"] if bounds else []
-        remark = "; ".join([*interval, f"mean of {', '.join(compared[-1].counted)}"])
+        remark = "; ".join([*interval, f"mean of {', '.join(glue[-1].counted)}"])
         metrics.append(("GLUE above chance, share of the teacher's", f"{kept.above_chance:.1%}", remark))
     return metrics
 
 
 def _notes(runs: Runs) -> list[str]:
     """Return notes on the GLUE rows of the table."""
-    glue = _compared_glue(runs)
+    glue = _glue_comparison(runs)
     if glue is None:
         return []
-    compared = glue[-1]
+    comparison = glue[-1]
     notes = [
         "GLUE: scores on the dev split, times 100, with the median and the range over the seeds. Kept: the student's "
         "share of the teacher's score; kept above chance: its share of the teacher's score above the majority "
         "baseline. The mean includes the tasks on which the teacher is at least 3 standard errors above that baseline."
     ]
-    if compared.left_out:
-        notes.append("Left out: " + "; ".join(f"{task} ({why})" for task, why in compared.left_out.items()) + ".")
-    has_intervals = any(kept.raw_interval for kept in compared.tasks.values())
+    if comparison.left_out:
+        notes.append(
+            "Left out: " + "; ".join(f"{task} ({reason})" for task, reason in comparison.left_out.items()) + "."
+        )
+    has_intervals = any(kept.raw_interval for kept in comparison.tasks.values())
     return [
         *notes,
         "Intervals: 95%, from a bootstrap over dev rows, the same for both models, and over the seeds of each model."
         if has_intervals
         else "The shares have no intervals: these need the dev predictions of both models.",
-        "The paper's models have different sizes, so that only the shares can be compared.",
+        "The paper's models have different sizes, so only the shares can be compared.",
     ]
 
 
 def _glue_rows(runs: Runs) -> list[Row]:
-    glue = _compared_glue(runs)
+    glue = _glue_comparison(runs)
     if glue is None:
         return []
-    student, teacher, compared = glue
+    student, teacher, comparison = glue
     rows = []
-    for task, kept in compared.tasks.items():
-        cells = _kept_cells(kept, is_counted=task not in compared.left_out)
+    for task, kept in comparison.tasks.items():
+        cells = _kept_cells(kept, is_counted=task not in comparison.left_out)
         cells[:2] = [_with_range(scores, task, cell) for scores, cell in zip((teacher, student), cells, strict=False)]
         rows.append(_row(f"GLUE: {task}", cells, _kept_cells(_published([task]).all), kept))
-    means = [(compared.mean, f"mean of {', '.join(compared.counted)}", compared.counted)]
-    if compared.all != compared.mean:
-        means.append((compared.all, "mean of all these", list(compared.tasks)))
+    means = [(comparison.mean, f"mean of {', '.join(comparison.counted)}", comparison.counted)]
+    if comparison.all != comparison.mean:
+        means.append((comparison.all, "mean of all these", list(comparison.tasks)))
     for mean, name, tasks in means:
         if mean is not None:
             rows.append(_row(f"GLUE: {name}", _kept_cells(mean), _kept_cells(_published(tasks).all), mean))
@@ -166,7 +168,7 @@ def _published(tasks: Sequence[TaskName]) -> Comparison:
 
 
 def _kept_cells(kept: KeptShare | None, *, is_counted: bool = True) -> list[str]:
-    """Return the cells for teacher, student and both shares; `is_counted`: the teacher is above chance."""
+    """Return the cells for teacher, student and both shares; the second one only if the teacher is above chance."""
     if kept is None:
         return []
     above = format_percent(kept.above_chance, kept.above_chance_interval) if is_counted else ""
@@ -197,16 +199,16 @@ def _cost_rows(runs: Runs) -> list[Row]:
 
 
 def _comparison_rows(prefix: str, keys: Sequence[str], teacher: Values, student: Values) -> list[Row]:
-    """Return a row for each key that both models have."""
+    """Return a row for each key that has a value for both models."""
     pairs = {key: (teacher.get(key), student.get(key)) for key in keys}
     return [
         _row(
             prefix + label(key),
-            [format_value(key, theirs), format_value(key, ours), format_percent(ours / theirs) if theirs else NOTHING],
+            [format_value(key, base), format_value(key, own), format_percent(own / base) if base else NOTHING],
             _PAPER_COSTS.get(key, ()),
         )
-        for key, (theirs, ours) in pairs.items()
-        if theirs is not None and ours is not None
+        for key, (base, own) in pairs.items()
+        if base is not None and own is not None
     ]
 
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from distilray.evaluation.bias.bias_tables import bias_tables
 from distilray.evaluation.glue.table import glue_table
 from distilray.report.blocks import from_rich, heading, join, listing, paragraph, picture, side_by_side, table
-from distilray.report.figures import NOTHING, flatten, format_value, label, pluralize
+from distilray.report.formatting import NOTHING, flatten, format_value, label, pluralize
 from distilray.report.runs import STUDENT, TEACHER, Run, Runs, Values
 
 TRIALS_FILE, PLOT_FILE = "trials.csv", "search.svg"  # of jobs.search_glue
@@ -56,7 +56,9 @@ def glue_model(runs: Runs, run: Run, scores: Values) -> str | None:
 
 def _fill_mask(run: Run, scores: Values) -> Markup:
     bounds: Values = scores.get(_INTERVALS, {})
-    models = {name: dict(flatten(each)) for name, each in scores.items() if name != _INTERVALS and _is_model(each)}
+    models = {
+        name: dict(flatten(values)) for name, values in scores.items() if name != _INTERVALS and _is_model(values)
+    }
     counts = {name: value for name, value in scores.items() if name not in (_INTERVALS, *models)}
     plain = {name: value for name, value in counts.items() if not isinstance(value, Mapping)}
     nested = dict(flatten({name: value for name, value in counts.items() if isinstance(value, Mapping)}))
@@ -84,17 +86,17 @@ def _model_table(models: Mapping[str, Mapping[str, object]], bounds: Values) -> 
     """Return the scores of each model; for two models, also their ratio and the interval of their difference."""
     keys = list(dict.fromkeys(key for scores in models.values() for key in scores))
     keys = [*(key for key in keys if key not in _COSTS), *(key for key in _COSTS if key in keys)]
-    head, are_two = ["", *models], len(models) == 2
-    interval_key = "difference" if are_two else next(iter(models)) if len(models) == 1 else ""
-    if are_two:
+    head, is_pair = ["", *models], len(models) == 2
+    interval_key = "difference" if is_pair else next(iter(models)) if len(models) == 1 else ""
+    if is_pair:
         head.append(" / ".join(reversed(list(models))))
     if interval_key in bounds:
-        head.append(f"{bounds['level']:.0%} interval{' of the difference' if are_two else ''}")
+        head.append(f"{bounds['level']:.0%} interval{' of the difference' if is_pair else ''}")
     rows = []
     for key in keys:
         cells = [scores.get(key) for scores in models.values()]
         row = [label(key), *[format_value(key, cell) for cell in cells]]
-        row += [_ratio(*cells)] if are_two else []
+        row += [_ratio(*cells)] if is_pair else []
         row += [format_value(key, bounds[interval_key].get(key))] if interval_key in bounds else []
         rows.append(row)
     return table("Fill-mask scores", head, rows)
@@ -113,16 +115,16 @@ def _ratio(first: object, second: object) -> str:
 def _glue(runs: Runs, run: Run, scored: Mapping[Run, Values]) -> Markup:
     scores = scored[run]
     model, teacher_hash = glue_model(runs, run, scores), run.inputs.get(TEACHER, {}).get("content_hash")
-    others = {other: each for other, each in scored.items() if other is not run}
-    teachers = [each for other, each in others.items() if other.content_hash == teacher_hash]
+    others = {other: values for other, values in scored.items() if other is not run}
+    teachers = [values for other, values in others.items() if other.content_hash == teacher_hash]
     if teacher_hash is None and model == STUDENT:
-        teachers = [each for other, each in others.items() if glue_model(runs, other, each) == TEACHER]
+        teachers = [values for other, values in others.items() if glue_model(runs, other, values) == TEACHER]
     seeds = len({row["seed"] for row in scores["rows"]})
     return join(
         heading(f"{run.name}: {model or 'a model that is not in this report'}"),
         paragraph(
             f"Scores on the dev split, times 100, with {pluralize(seeds, 'seed')}; each fine-tuning run is scored by "
-            "its best evaluation. The published scores are dev scores too, although a card may call them test scores."
+            "its best evaluation. The published scores are dev scores too, although some cards call them test scores."
         ),
         from_rich(glue_table(scores, teachers[0] if teachers else None)),
     )
@@ -132,12 +134,12 @@ def _search(run: Run) -> Markup:
     trials = run.read_csv(TRIALS_FILE)
     tasks = list(dict.fromkeys(trial["task"] for trial in trials))
     winners = [
-        [task, each["metric"]]
+        [task, result["metric"]]
         + [
             format_value("score", score)
-            for score in (each["winner"]["score"], each["fresh"]["median"], each["fresh"]["spread"])
+            for score in (result["winner"]["score"], result["fresh"]["median"], result["fresh"]["spread"])
         ]
-        for task, each in run.read_scores().get("search", {}).items()
+        for task, result in run.read_scores().get("search", {}).items()
     ]
     return join(
         heading(run.name),

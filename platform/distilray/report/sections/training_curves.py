@@ -8,7 +8,7 @@ from markupsafe import Markup
 from distilray.distillation.losses import LOSSES
 from distilray.report.blocks import code, figure, heading, join, paragraph, side_by_side, table
 from distilray.report.charts import Line, line_chart
-from distilray.report.figures import format_duration, format_size, format_value
+from distilray.report.formatting import format_duration, format_size, format_value, short_hash
 from distilray.report.runs import Run, Runs
 from distilray.runtime.run_folder import METRICS_FILE
 from distilray.training.reporter import HELDOUT_FILE
@@ -63,7 +63,7 @@ def _settings(run: Run) -> Markup:
             rows.append([title, run.counts[key]])
     if run.weights:
         rows.append(["weights", format_size(run.weights["bytes"])])
-        rows.append(["sha256 of the weights", code(run.weights["sha256"][:12])])
+        rows.append(["sha256 of the weights", code(short_hash(run.weights["sha256"]))])
     rows.append(["wall time of the last process", format_duration(run.record["wall_s"])])
     return table("Settings and size", ["", ""], rows)
 
@@ -71,25 +71,25 @@ def _settings(run: Run) -> Markup:
 def _heldout(rows: Rows) -> Markup:
     if not rows:
         return Markup("")
-    ends = [rows[0], rows[-1]] if len(rows) > 1 else [rows[-1]]
+    first_and_last = [rows[0], rows[-1]] if len(rows) > 1 else [rows[-1]]
     labels = _SCORE_LABELS | {loss.name: loss.label for loss in LOSSES.values()}
     keys = [key for key in dict.fromkeys([*labels, *rows[-1]]) if key in rows[-1] and key != "step"]
-    body = [[labels.get(key, key), *[format_value(key, row.get(key)) for row in ends]] for key in keys]
-    return table("Held-out scores", ["", *[f"step {row['step']:,}" for row in ends]], body)
+    body = [[labels.get(key, key), *[format_value(key, row.get(key)) for row in first_and_last]] for key in keys]
+    return table("Held-out scores", ["", *[f"step {row['step']:,}" for row in first_and_last]], body)
 
 
 def _charts(run: Run, rows: Rows, heldout: Rows) -> Markup:
     terms = [name for name in LOSSES if any(name in row for row in rows)]
     losses = [_line(rows, name) for name in ["loss", *(terms if len(terms) > 1 else [])]]  # a single term is the loss
     scores = [
-        _line(heldout, key, title, measured=True)
+        _line(heldout, key, title, has_markers=True)
         for key, title in (("hit@1", "hit@1"), ("agreement", "agreement with the teacher"))
         if any(key in row for row in heldout)
     ]
     charts = (
         (
             "Loss and its terms" if len(terms) > 1 else "Loss",
-            [*losses, _line(heldout, "loss", "held-out loss", measured=True)],
+            [*losses, _line(heldout, "loss", "held-out loss", has_markers=True)],
             "loss",
         ),
         ("Learning rate", [_line(rows, "learning_rate", "learning rate")], "learning rate"),
@@ -100,11 +100,11 @@ def _charts(run: Run, rows: Rows, heldout: Rows) -> Markup:
     return side_by_side(
         "figures",
         *[
-            figure(caption, line_chart(caption, lines, x_label="step", y_label=unit, wide=unit == "loss"))
+            figure(caption, line_chart(caption, lines, x_label="step", y_label=unit, allow_log=unit == "loss"))
             for caption, (_, lines, unit) in zip(captions, charts, strict=True)
         ],
     )
 
 
-def _line(rows: Rows, key: str, title: str = "", *, measured: bool = False) -> Line:
-    return Line(title or key, [row["step"] for row in rows], [row.get(key) for row in rows], measured)
+def _line(rows: Rows, key: str, title: str = "", *, has_markers: bool = False) -> Line:
+    return Line(title or key, [row["step"] for row in rows], [row.get(key) for row in rows], has_markers)

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from distilray.report.blocks import code, figure, heading, join, paragraph, side_by_side, table
 from distilray.report.charts import bar_chart
-from distilray.report.figures import NOTHING, format_size, format_value, label
+from distilray.report.formatting import NOTHING, format_size, format_value, label, short_hash
 from distilray.report.runs import Run, Runs, Values
 
 CORPUS_REPORT_FILE = "corpus_report.json"
@@ -43,18 +43,20 @@ def vocabulary_section(runs: Runs) -> Markup:
         table(
             f"Tokenizer training ({run.name})",
             ["", ""],
-            [[label(key), code(value[:12]) if key.endswith("_hash") else format_value(key, value)]
+            [[label(key), code(short_hash(value)) if key.endswith("_hash") else format_value(key, value)]
              for key, value in run.counts.items()],
         )
         for run in runs.by_job("train_tokenizer")
     ]  # fmt: skip
     return side_by_side(
-        "tables", *trained, *[_usage(run) for run in runs.by_job("encode_corpus") if run.has_file(TOKEN_COUNTS_FILE)]
+        "tables",
+        *trained,
+        *[_vocabulary_usage(run) for run in runs.by_job("encode_corpus") if run.has_file(TOKEN_COUNTS_FILE)],
     )
 
 
 def masking_section(runs: Runs) -> Markup:
-    """Return the configured shares of masking next to the measured ones."""
+    """Return the configured masking shares next to the measured ones."""
     return join(*map(_masking, runs.by_job("encode_corpus")))
 
 
@@ -78,12 +80,16 @@ def _corpus(run: Run, report: Values) -> Markup:
         ),
         side_by_side(
             "figures",
-            *[_words(name, source, unit) for name, source in sources.items() for unit in ("document", "sentence")],
+            *[
+                _word_histogram(name, source, unit)
+                for name, source in sources.items()
+                for unit in ("document", "sentence")
+            ],
         ),
     )
 
 
-def _words(name: str, source: Values, unit: str) -> Markup:
+def _word_histogram(name: str, source: Values, unit: str) -> Markup:
     title = f"Words in a {unit}, {name}"
     bars = source.get(f"words_per_{unit}", {})
     chart = bar_chart(title, bars, x_label=f"words in a {unit}", y_label=f"{unit}s")
@@ -98,7 +104,7 @@ def _by_reason(sources: Values, key: str) -> list[list[object]]:
     ]
 
 
-def _usage(run: Run) -> Markup:
+def _vocabulary_usage(run: Run) -> Markup:
     counts: Sequence[int] = run.read_json(TOKEN_COUNTS_FILE)["counts"]
     total = sum(counts)
     model: Values = json.loads(run.read_text("tokenizer.json")).get("model", {})
@@ -110,7 +116,7 @@ def _usage(run: Run) -> Markup:
         ["tokens in the train documents", total],
         ["share of unknown tokens", f"{counts[unknown] / total:.4%}" if total and unknown >= 0 else NOTHING],
         ["share of the hundred most frequent ids", f"{most_frequent / total:.1%}" if total else NOTHING],
-        ["tokenizer hash", code(str(run.counts.get("tokenizer_hash", ""))[:12])],
+        ["tokenizer hash", code(short_hash(run.counts.get("tokenizer_hash", "")))],
     ]
     return table(f"Vocabulary usage ({run.name})", ["", ""], rows)
 
@@ -129,7 +135,7 @@ def _masking(run: Run) -> Markup:
         )
     ]
     sizes = [[label(key), *[format_value(key, counts.get(key)) for counts in splits.values()]] for key in _ENCODED]
-    when = "again in every epoch" if masking.get("dynamic") else "once, during encoding"
+    drawn = "again in every epoch" if masking.get("dynamic") else "once, during encoding"
     stored = sum(entry.get("bytes", 0) for entry in run.outputs.values())
     return join(
         heading(f"Examples of at most {run.config.get('max_seq_length')} tokens ({run.name}, {format_size(stored)})"),
@@ -139,10 +145,10 @@ def _masking(run: Run) -> Markup:
             table("Counts", ["", *splits], sizes),
         ),
         paragraph(
-            f"Masks are drawn {when}. Special tokens are never predicted, so the share of predicted tokens is slightly "
-            "below the configured one."
+            f"Masks are drawn {drawn}. Special tokens are never predicted, so the share of predicted tokens is "
+            "slightly below the configured one."
         ),
-        side_by_side("figures", *[_lengths(split, counts) for split, counts in splits.items()]),
+        side_by_side("figures", *[_length_histogram(split, counts) for split, counts in splits.items()]),
     )
 
 
@@ -157,7 +163,7 @@ def _percent(share: float | None) -> str:
     return NOTHING if share is None else f"{share:.2%}"
 
 
-def _lengths(split: str, counts: Values) -> Markup:
+def _length_histogram(split: str, counts: Values) -> Markup:
     title = f"Examples by length, {split}"
-    bins = {str(int(key[7:])): counts[key] for key in sorted(counts) if key.startswith("length_")}
+    bins = {str(int(key.removeprefix("length_"))): counts[key] for key in sorted(counts) if key.startswith("length_")}
     return figure(title, bar_chart(title, bins, x_label="tokens, from", y_label="examples"))

@@ -1,4 +1,4 @@
-"""Section on variants of the student: different settings and their effect on the scores.
+"""Section on variants of the student, trained with different settings, and their scores.
 
 Variants without one of the losses repeat the ablation in the DistilBERT paper (table 4), whose results are shown too.
 """
@@ -14,7 +14,7 @@ from rich.table import Table
 from distilray.config.glue import SCORE, TaskName
 from distilray.errors import InputError
 from distilray.report.blocks import from_rich, join, paragraph
-from distilray.report.figures import flatten, format_value
+from distilray.report.formatting import flatten, format_value
 from distilray.report.runs import Run, Runs, Values
 from distilray.runtime import storage
 from distilray.runtime.metrics import read_metrics
@@ -60,12 +60,12 @@ class Variant:
 
 
 def variants_section(runs: Runs) -> Markup:
-    """Compare the students of a report; empty if there is only one, fine-tuned in one way."""
-    compared = variants(runs)
-    if len(compared) < 2:
+    """Compare the students of a report; empty without at least two variants."""
+    variants = find_variants(runs)
+    if len(variants) < 2:
         return Markup("")
     return join(
-        from_rich(variants_table(compared)),
+        from_rich(variants_table(variants)),
         paragraph(
             "Pseudo-perplexity and agreement (the share of masks for which student and teacher predict the same token) "
             "are measured on held-out examples. GLUE: scores on the dev split, times 100, mean over the seeds. Changes "
@@ -75,7 +75,7 @@ def variants_section(runs: Runs) -> Markup:
     )
 
 
-def variants(runs: Runs) -> list[Variant]:
+def find_variants(runs: Runs) -> list[Variant]:
     """Return the report's student and then all others with the same teacher and examples, with their GLUE scores."""
     subject = runs.subject
     if subject is None or subject.job != "distill":
@@ -85,27 +85,27 @@ def variants(runs: Runs) -> list[Variant]:
         run for run in runs.by_job("distill") if all(run.inputs.get(name) == entry for name, entry in shared.items())
     ]
     glue_runs = [(run, runs.input_of(run, "model")) for run in runs.by_job("evaluate_glue")]
-    compared = []
+    variants = []
     for student in students:
         changes = _changes(student, subject)
         own = [run for run, model in glue_runs if model is student]
         plain = [_by_task_and_seed(run.read_scores()) for run in own if not run.config.get("distillation")]
         distilled = [_by_task_and_seed(run.read_scores()) for run in own if run.config.get("distillation")]
-        compared += [Variant(student, changes, scores) for scores in plain[:1] or [{}]]
-        compared += [Variant(student, changes, scores, is_task_distilled=True) for scores in distilled[:1]]
-    return compared
+        variants += [Variant(student, changes, scores) for scores in plain[:1] or [{}]]
+        variants += [Variant(student, changes, scores, is_task_distilled=True) for scores in distilled[:1]]
+    return variants
 
 
-def variants_table(compared: Sequence[Variant]) -> Table:
+def variants_table(variants: Sequence[Variant]) -> Table:
     """Return a table with one row per variant, compared with the first one on the GLUE tasks that all of them have."""
-    scored = [variant.glue for variant in compared if variant.glue]
-    tasks = [task for task in _tasks(compared[0].glue) if all(task in _tasks(scores) for scores in scored)]
+    scored = [variant.glue for variant in variants if variant.glue]
+    tasks = [task for task in _tasks(variants[0].glue) if all(task in _tasks(scores) for scores in scored)]
     table = Table(title="variants of the student, and the paper's table 4")
     heldout = ("pseudo-perplexity", "change", "agreement", "change")
     for heading in ("student", "differs in", *heldout, *tasks, "GLUE mean", "change", "paper"):
         table.add_column(heading, justify="left" if heading in ("student", "differs in") else "right")
-    variances, base = _seed_variances(scored), compared[0]
-    for variant in compared:
+    variances, base = _seed_variances(scored), variants[0]
+    for variant in variants:
         changes = ", ".join(f"{key} {format_value(key, value)}" for key, value in variant.changes.items())
         paper = "" if variant.paper is None else f"{variant.paper:+.2f}"
         table.add_row(variant.name, changes, *_heldout(variant, base), *_glue(variant, base, tasks, variances), paper)
@@ -147,7 +147,7 @@ def _glue(variant: Variant, base: Variant, tasks: Sequence[TaskName], variances:
 
 def _changes(run: Run, subject: Run) -> dict[str, object]:
     """Return the settings of a run that differ from the subject's."""
-    settings, subject_settings = (dict(flatten(each.config)) for each in (run, subject))
+    settings, subject_settings = (dict(flatten(student.config)) for student in (run, subject))
     keys = dict.fromkeys([*settings, *subject_settings])
     return {key: settings.get(key) for key in keys if settings.get(key) != subject_settings.get(key)}
 
@@ -166,20 +166,19 @@ def _mean_change(scores: Scores, base: Scores, tasks: Sequence[TaskName], varian
     if not all(changes):
         return ""
     change = statistics.fmean(map(statistics.fmean, changes))
-    # The factor 2: the seeds of the two models are independent.
+    # Factor 2, because the seeds of the two models are independent.
     squares = [2 * variances.get(task, 0.0) / len(by_seed) for task, by_seed in zip(tasks, changes, strict=True)]
     return f"{100 * change:+.1f} ± {100 * math.sqrt(sum(squares)) / len(tasks):.1f}"
 
 
 def _seed_variances(scored: Sequence[Scores]) -> dict[TaskName, float]:
     """Return the variance between seeds for each task, pooled over the models with several seeds."""
-    sums: dict[TaskName, list[tuple[float, int]]] = {}  # sum of squares and degrees of freedom
+    sums: dict[TaskName, list[tuple[float, int]]] = {}  # sum of squares, degrees of freedom
     for scores in scored:
         for task in _tasks(scores):
             values = [value for (name, _), value in scores.items() if name == task]
             if len(values) > 1:
                 sums.setdefault(task, []).append((statistics.variance(values) * (len(values) - 1), len(values) - 1))
     return {
-        task: sum(squares for squares, _ in models) / sum(freedom for _, freedom in models)
-        for task, models in sums.items()
+        task: sum(squares for squares, _ in models) / sum(dof for _, dof in models) for task, models in sums.items()
     }

@@ -12,9 +12,9 @@ from distilray.evaluation.glue.comparison import (
     Comparison,
     compare_scores,
     find_comparison,
+    have_same_rows,
     official_dev_rows,
     resample,
-    same_rows,
     score_intervals,
     task_score,
 )
@@ -178,9 +178,9 @@ def test_a_comparison_is_the_same_after_a_file():
 def test_predictions_on_other_rows_are_told_apart():
     one = dev_predictions("rte", accuracy=0.8, seed=1)
     other = DevPredictions({"dev": 1 - one.labels["dev"]}, one.predictions)
-    assert same_rows([[one], [dev_predictions("rte", accuracy=0.6, seed=2)]])
-    assert not same_rows([[one], [other]])
-    assert not same_rows([[one], [dev_predictions("rte", accuracy=0.8, seed=1, rows=599)]])
+    assert have_same_rows([[one], [dev_predictions("rte", accuracy=0.6, seed=2)]])
+    assert not have_same_rows([[one], [other]])
+    assert not have_same_rows([[one], [dev_predictions("rte", accuracy=0.8, seed=1, rows=599)]])
 
 
 def test_the_interval_of_a_perfect_accuracy_has_a_width():

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 NOTHING = "-"
 
 # Label and format by key; an empty string selects the default.
-_FIGURES: Mapping[str, tuple[str, str]] = {
+_LABELS_AND_FORMATS: Mapping[str, tuple[str, str]] = {
     "mrr": ("MRR", ".3f"),
     "median_rank": ("median rank of the true token", ",.0f"),
     "mean_rank": ("mean rank of the true token", ",.1f"),
@@ -33,7 +33,7 @@ _FIGURES: Mapping[str, tuple[str, str]] = {
 
 def label(key: str) -> str:
     """Return the label of a key; by default, the key with spaces instead of underscores."""
-    return _FIGURES.get(key, ("", ""))[0] or key.replace(".", ": ").replace("_", " ")
+    return _LABELS_AND_FORMATS.get(key, ("", ""))[0] or key.replace(".", ": ").replace("_", " ")
 
 
 def format_value(key: str, value: object) -> str:
@@ -46,7 +46,7 @@ def format_value(key: str, value: object) -> str:
         return f"{value:,.0f}"
     if isinstance(value, float):
         default = ".3f" if key.startswith("hit@") else ",.4g" if abs(value) < 1e4 else ",.0f"
-        return format(value, _FIGURES.get(key, ("", ""))[1] or default)
+        return format(value, _LABELS_AND_FORMATS.get(key, ("", ""))[1] or default)
     if isinstance(value, Sequence) and not isinstance(value, str):
         parts = [format_value(key, part) for part in value]
         is_interval = len(parts) == 2 and all(isinstance(part, int | float) for part in value)
@@ -74,6 +74,10 @@ def format_size(count: float) -> str:
         if count >= limit:
             return f"{count / limit:,.1f} {unit}"
     return f"{count:,.0f} B"
+
+
+def short_hash(value: object) -> str:
+    return str(value)[:12]
 
 
 def format_duration(seconds: float) -> str:
