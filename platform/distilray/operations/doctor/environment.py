@@ -28,7 +28,7 @@ _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the first one that is s
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _LOOPBACK = ("127.0.0.1", "localhost")
 _THREADS = "OMP_NUM_THREADS"
-_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in the driver of a submitted job, where Ray sets the threads itself
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in the driver of a submitted job, where Ray sets the threads itself
 
 
 @dataclass(frozen=True)
@@ -157,19 +157,19 @@ def check_proxies(environment: Mapping[str, str]) -> Finding:
     """Check that requests to this machine bypass the proxy. Values may contain passwords and are not printed."""
     lower = {name.lower(): value for name, value in environment.items()}
     proxies = ", ".join(name for name in _PROXIES if lower.get(name))
-    direct = [entry.strip() for entry in lower.get("no_proxy", "").split(",")]
+    bypassed = [entry.strip() for entry in lower.get("no_proxy", "").split(",")]
     if not proxies:
         return ok("no HTTP proxy")
-    if "*" in direct or all(host in direct for host in _LOOPBACK):
+    if "*" in bypassed or all(host in bypassed for host in _LOOPBACK):
         return ok(f"{proxies} set, but bypassed for this machine")
-    message = f"{proxies} set, also for this machine: `ray job submit` and curl would use the proxy"
+    message = f"{proxies} set and not bypassed for this machine: `ray job submit` and curl would use the proxy"
     return warn(message, f"export no_proxy={','.join(_LOOPBACK)}")
 
 
 def check_threads(environment: Mapping[str, str], cores: int) -> Finding:
     """Check that Ray chooses the number of threads of each worker."""
     threads = environment.get(_THREADS)
-    if not threads or _SUBMITTED in environment:
+    if not threads or _JOB_CONFIG in environment:
         return ok(f"{_THREADS} is not set by you: Ray gives each worker as many threads as CPUs")
     message = f"{_THREADS}={threads} applies to every worker, however many of the {cores} CPUs it has"
     return warn(message, f"unset {_THREADS}")
