@@ -56,7 +56,7 @@ def refusal(work, tmp_path, capfd, *arguments, **changes):
         ("space.max_length={choice: [64]}", "max_length: 64 tokens for follows"),
         ("seed=1", "seed: 1 is among the seeds of follows"),
         ("glue_dir=none", "none is not a folder"),
-        ("tasks=[rte]", "none of rte there"),
+        ("tasks=[rte]", "contains none of rte"),
     ],
 )
 def test_an_impossible_search_is_refused_in_one_line(work, tmp_path, capfd, override, words):
@@ -79,8 +79,8 @@ def test_a_dry_run_prints_trials_evaluations_slots_and_memory(work, tmp_path, ca
     assert "6 trials" in plan["follows"]
     assert "18 evaluations at most, with ASHA at least 6" in plan["follows"]
     assert plan["missing"] == "rte"
-    assert "1 CPU, 0.5 GiB (estimate)" in plan["a"]
-    assert "2: follows 1, wnli 1" in plan["at"]
+    assert "1 CPU, 0.5 GiB (estimate)" in plan["trial"]
+    assert "2: follows 1, wnli 1" in plan["concurrent"]
     assert not (tmp_path / "run").exists()
 
 
