@@ -174,9 +174,10 @@ NodeTypeCheck = Callable[[NodeType, NodeType], Iterator[Finding]]  # (node type,
 
 
 def _check_each(types: Sequence[NodeType], check: NodeTypeCheck, ok_message: str) -> Finding:
-    head, gpus = next(each for each in types if each.is_head), [each.name for each in types if each.has_gpus]
-    findings = (finding for each in types for finding in check(each, head))
-    return combine(findings, ok_message.format(", ".join(gpus) or "no node type"))
+    head = next(node for node in types if node.is_head)
+    findings = (finding for node in types for finding in check(node, head))
+    with_gpus = ", ".join(node.name for node in types if node.has_gpus)
+    return combine(findings, ok_message.format(with_gpus or "no node type"))
 
 
 def _image(node: NodeType, _: NodeType) -> Iterator[Finding]:
@@ -234,9 +235,8 @@ def _ids(key: str, form: re.Pattern[str], reason: str) -> tuple[NodeTypeCheck, s
         values = value if isinstance(value, list) else [value]
         if not values:
             yield fail(f"{node.name}: no {key}; {reason}", f"set node_config.{key}")
-        elif invalid := [str(each) for each in values if not form.fullmatch(str(each))]:
-            message = f"{node.name}: {', '.join(invalid)} is not an ID"
-            yield fail(message, f"set node_config.{key} to an ID that AWS shows")
+        elif invalid := [str(resource_id) for resource_id in values if not form.fullmatch(str(resource_id))]:
+            yield fail(f"{node.name}: {', '.join(invalid)} is not an ID", f"set node_config.{key} to an ID from AWS")
 
     return check, f"every node type has {key}"
 

@@ -76,8 +76,10 @@ def listeners(proc: Path = Path("/proc")) -> list[Listener]:
         OSError: the kernel provides no table of sockets.
     """
     tables = [proc / "net" / name for name in ("tcp", "tcp6")]
-    sockets = {each for table in tables if table == tables[0] or table.exists() for each in _sockets(table.read_text())}
-    return sorted(sockets, key=lambda each: (each.port, str(each.host)))
+    sockets = {
+        listener for table in tables if table == tables[0] or table.exists() for listener in _sockets(table.read_text())
+    }
+    return sorted(sockets, key=lambda listener: (listener.port, str(listener.host)))
 
 
 def _sockets(table: str) -> Iterator[Listener]:
@@ -94,9 +96,11 @@ def check_ports(sockets: list[Listener]) -> Finding:
     """Check that other machines cannot reach a port that runs code or exposes the cluster."""
     findings = []
     for service in SERVICES:
-        reachable = [each for each in sockets if service.first <= each.port <= service.last and each.is_open]
+        reachable = [
+            listener for listener in sockets if service.first <= listener.port <= service.last and listener.is_open
+        ]
         if reachable:
-            ports = ", ".join(dict.fromkeys(str(each.port) for each in reachable))
+            ports = ", ".join(dict.fromkeys(str(listener.port) for listener in reachable))
             message = f"{ports} ({service.name}) open to other machines at {reachable[0].host}"
             findings.append(Finding(service.status, message, service.fix))
     return combine(findings, "no port of Ray or Serve is open to other machines")

@@ -43,7 +43,7 @@ class Disk:
     @classmethod
     def of(cls, path: Path) -> Disk:
         """Return the file system of the path or of its nearest existing parent."""
-        folder = next(each for each in (path, *path.parents) if os.access(each, os.F_OK))
+        folder = next(parent for parent in (path, *path.parents) if os.access(parent, os.F_OK))
         stats = os.statvfs(folder)
         free_inodes = stats.f_favail if stats.f_files else None
         return cls(folder, stats.f_blocks * stats.f_frsize, stats.f_bavail * stats.f_frsize, free_inodes)
@@ -191,7 +191,7 @@ class TorchBuild:
         file = proc / "driver/nvidia/version"
         driver = _DRIVER.search(file.read_text()) if file.is_file() else None
         properties = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-        gpus = tuple(Gpu(each.name, each.total_memory, (each.major, each.minor)) for each in properties)
+        gpus = tuple(Gpu(gpu.name, gpu.total_memory, (gpu.major, gpu.minor)) for gpu in properties)
         kernels = tuple(torch.cuda.get_arch_list())
         return cls(torch.__version__, torch.version.cuda, driver[1] if driver else None, gpus, kernels)
 

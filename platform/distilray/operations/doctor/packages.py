@@ -52,8 +52,8 @@ def requirements_of(checkout: Path | None) -> list[str]:
         import tomllib
 
         project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        return [str(each) for each in project["dependencies"]]
-    return [each for each in metadata.requires(PROJECT) or [] if "extra ==" not in each]
+        return [str(requirement) for requirement in project["dependencies"]]
+    return [requirement for requirement in metadata.requires(PROJECT) or [] if "extra ==" not in requirement]
 
 
 def check_python(version: Sequence[int]) -> Finding:

@@ -35,8 +35,8 @@ _STORE_FIX = "check permissions, credentials and quota of this location, or choo
 
 def required_inputs(config: JobConfig, kind: Kind) -> dict[str, str]:
     """Return the required inputs of a kind, by dotted key."""
-    inputs = [each for each in locations(config) if each.is_input and not each.location.is_optional]
-    return {each.key: each.value for each in inputs if each.location.kind == kind}
+    inputs = [entry for entry in locations(config) if entry.is_input and not entry.location.is_optional]
+    return {entry.key: entry.value for entry in inputs if entry.location.kind == kind}
 
 
 def check_locations(config: JobConfig, mounts: str | None) -> Finding:
@@ -246,8 +246,8 @@ def _write_failure(uri: str, error: OSError) -> Finding:
 
 def _describe_inaccessible_folder(path: Path) -> str:
     """Describe the topmost parent that this user cannot enter or, if there is none, the deepest existing one."""
-    existing = [each for each in (path, *path.parents) if os.access(each, os.F_OK)]
-    folder = next((each for each in reversed(existing) if not os.access(each, os.X_OK)), existing[0])
+    existing = [parent for parent in (path, *path.parents) if os.access(parent, os.F_OK)]
+    folder = next((parent for parent in reversed(existing) if not os.access(parent, os.X_OK)), existing[0])
     status = folder.stat()
     return f"{folder} has mode {stat.filemode(status.st_mode)} and belongs to user {status.st_uid}"
 

@@ -163,8 +163,8 @@ def fine_tuning_runs(
     floor_s = _STEP_FLOOR_S if is_gpu else 0.0
     settings = {task: config.task_config(task) for task in config.tasks}
     return [
-        FineTuningRuns(task, len(each.seeds), _seconds(task, each, model, flops_per_s, floor_s))
-        for task, each in settings.items()
+        FineTuningRuns(task, len(task_settings.seeds), _seconds(task, task_settings, model, flops_per_s, floor_s))
+        for task, task_settings in settings.items()
     ]
 
 

@@ -206,7 +206,7 @@ def _warn_if_too_small(cluster: ClusterClient, request: SubmitRequest) -> None:
         _notify(f"cannot check whether the cluster is large enough: {error}")
         return
     driver = request.submission.driver
-    warnings = (each for config in request.configs for each in capacity_warnings(driver, config, machines))
+    warnings = (warning for config in request.configs for warning in capacity_warnings(driver, config, machines))
     for warning in dict.fromkeys(warnings):
         _notify(warning)
 
