@@ -171,7 +171,7 @@ def largest_trial_need(config: SearchGlueConfig, tasks: Iterable[TaskName]) -> T
 
 
 def trial_count(config: SearchGlueConfig, task: TaskName) -> int:
-    """Return the number of trials of a task, which is less than `num_trials` if its space is small."""
+    """Return the number of trials of a task: the number of its points, or `num_trials` if TPE chooses them."""
     fixed_points = points(config, task)
     return config.num_trials if fixed_points is None else len(fixed_points)
 

@@ -50,7 +50,7 @@ Encoded = Mapping[TaskName, Mapping[int, TaskFeatures]]
 
 
 def search_glue(config: SearchGlueConfig, folder: RunFolder) -> Outcome:
-    """Search settings for every task, fine-tune the winners with fresh seeds, and write the results."""
+    """Search for the best settings of every task, fine-tune the winners with fresh seeds, and write the results."""
     data, missing = load_tasks(config, with_test=False)
     need = largest_trial_need(config, data)
     encoded = _encode(config, data)

@@ -88,7 +88,7 @@ class _Reporter:
             self.best = max(self.best, evaluation.scores[self.metric])
             try:
                 tune.report({EVALUATION: evaluation.number, BEST: self.best})
-            except SystemExit:  # raised by Ray Tune to stop the trial; training first finishes in an orderly way
+            except SystemExit:  # raised by Ray Tune to stop the trial; training still ends cleanly
                 self.is_stopped = True
         return not self.is_stopped
 

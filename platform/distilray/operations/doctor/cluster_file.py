@@ -213,7 +213,7 @@ def _spill_folder(node: NodeType, _: NodeType) -> Iterator[Finding]:
 
 def _gpus(node: NodeType, _: NodeType) -> Iterator[Finding]:
     if node.has_gpus and not _GPU_OPTION.search(node.run_options):
-        message = f"{node.name}: Ray registers GPUs, but its container sees none without Docker's nvidia runtime"
+        message = f"{node.name}: Ray registers GPUs, but its container sees none without --gpus all"
         yield fail(message, "add --gpus all to its docker.worker_run_options")
 
 
@@ -226,7 +226,7 @@ def _profile(node: NodeType, head: NodeType) -> Iterator[Finding]:
         message = f"{node.name}: {profile['Arn']} is not the ARN of an instance profile"
         yield fail(message, "write arn:aws:iam::ACCOUNT:instance-profile/NAME, not the ARN of a role")
     elif not node.is_head and profile == head.node_config.get("IamInstanceProfile"):
-        yield warn(f"{node.name}: can start machines with the profile of the head", "use a profile for the bucket only")
+        yield warn(f"{node.name}: can start machines, as it has the head's profile", "allow access to the bucket only")
 
 
 def _ids(key: str, form: re.Pattern[str], reason: str) -> tuple[NodeTypeCheck, str]:

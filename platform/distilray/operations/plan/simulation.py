@@ -19,7 +19,7 @@ STEP_PARTS = ("compute", "stragglers", "all-reduce", "update", "input", "checkpo
 # student and 12 teacher layers and hardly any arithmetic). The GPU runs the kernels while others are being launched, so
 # a micro-step takes at least this long.
 MICRO_STEP_FLOOR_S = 0.0095
-HOP_LATENCY_US = 20.0  # of a ring all-reduce
+HOP_LATENCY_US = 20.0  # per hop of a ring all-reduce
 OVERLAP = 0.8  # largest fraction of an all-reduce that the last backward pass can hide
 _GRADIENT_BYTES = 4  # per parameter (fp32)
 _UPDATE_BYTES = 28  # per parameter: AdamW reads weight, gradient and two moments, and writes all but the gradient

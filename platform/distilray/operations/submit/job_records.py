@@ -154,7 +154,7 @@ def check_run_dir_free(base: str, run_dir: str, records: Sequence[JobRecord], *,
         InputError: another job uses it. The message names that job and the command that stops it.
     """
     for record in records:
-        run_dirs = [folder.rstrip("/") for folder in record.metadata.get("run_dir", "").split("\n")]  # of a pipeline
+        run_dirs = [folder.rstrip("/") for folder in record.metadata.get("run_dir", "").split("\n")]  # one per stage
         if run_dir.rstrip("/") in run_dirs and not record.ended and not _number(base, record.id):
             raise InputError(
                 f"run_dir={run_dir}: in use by job {record.id}, which is {record.describe_status()}; wait for it, stop "
