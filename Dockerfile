@@ -13,9 +13,9 @@ ARG DEVICE
 ARG SAMPLE=0
 WORKDIR /app
 COPY requirements.lock requirements-runtime.lock /build/
-# Wheels only, so that no package runs its own code during the build. As in `make setup`, hashes are checked for all
-# packages but torch, which has a different build per device. The CPU build is on a separate index, which the secret
-# `pip` (a pip.conf) names; the secret does not remain in the image.
+# Only wheels are installed, so that no package runs its own code during the build. As in `make setup`, hashes are
+# checked for all packages but torch, which has a different build for each device. The CPU build is on a separate index,
+# which is set in the secret `pip` (a pip.conf); the secret does not remain in the image.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     set -eu; \
     case "${DEVICE}" in cpu) build=+cpu ;; cuda) build= ;; *) echo "DEVICE=${DEVICE}: choose cpu or cuda" >&2; exit 2 ;; esac; \
@@ -32,8 +32,8 @@ COPY platform platform
 COPY jobs jobs
 COPY serve serve
 COPY tuning tuning
-# Owned by root and readable by everyone, regardless of the umask of the checkout. Compiled now, because other users
-# cannot write bytecode later.
+# The code is owned by root and readable by everyone, regardless of the umask of the checkout. It is compiled now,
+# because the user of the container cannot write bytecode later.
 RUN chmod -R u=rwX,go=rX . && python -m compileall -q .
 
 FROM ${BASE} AS node
@@ -45,7 +45,7 @@ RUN apt-get update \
     && useradd --uid 1000 --gid 1000 --create-home --shell /bin/bash ray
 # The folder of the token. Without it, Docker would create it as root when it mounts the token file.
 RUN install --directory --owner=ray --group=ray /home/ray/.ray
-# Into the Python that every shell finds, including login shells.
+# The Python that every shell finds, including login shells.
 COPY --from=packages /usr/local /usr/local
 COPY --from=packages /app /app
 WORKDIR /app
@@ -76,6 +76,6 @@ LABEL org.opencontainers.image.title="distilray" \
       org.opencontainers.image.revision="${REVISION}"
 # Manifests of runs record this commit, because the image has no git history.
 RUN printf '%s' "${REVISION}" > COMMIT
-# A number, so that Kubernetes can verify that it is not root.
+# A numeric user, so that Kubernetes can verify that it is not root.
 USER 1000:1000
 # No HEALTHCHECK: KubeRay or Ray itself probes the nodes.

@@ -6,12 +6,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
-ALONE := $(wildcard tests/serve tests/faults/test_serving.py)
+SERVICE_TESTS := $(wildcard tests/serve tests/faults/test_serving.py)
 RUNTIME_LOCK := requirements-runtime.lock
 STAMP := $(VENV)/installed-$(shell sha256sum $(LOCK) Makefile | sha256sum | cut -c1-16)
 export PYTHONPATH := platform
 export RAY_USAGE_STATS_ENABLED := 0
-# Ray's `uv run` hook would search for another Python than that of this environment.
+# Ray's `uv run` hook would look for a Python outside this environment.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
 .PHONY: help setup quickstart serve glue-demo reproduction check test test-slow golden format lock clean
@@ -21,8 +21,9 @@ help:  ## list the targets
 
 setup: $(STAMP)  ## create .venv from the lock file (again only if the lock file changes)
 
-# All packages but torch are installed with verified hashes and without dependency resolution. torch comes last and by
-# version, because its CPU and CUDA builds are different files; of its dependencies, only the CUDA packages are missing.
+# All packages but torch are installed with verified hashes and without dependency resolution. torch comes last and is
+# pinned only by version, because its CPU and CUDA builds are different files. Its only dependencies that the lock file
+# lacks are the CUDA packages.
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit("distilray needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else 0'
 	@echo "setting up $(VENV) from $(LOCK) (once; a few minutes)"
@@ -36,10 +37,10 @@ $(STAMP):
 quickstart: setup  ## run the whole pipeline on a Wikipedia sample: dump -> student -> HTTP answer (runs/quickstart)
 	@$(BIN)/python -m jobs.run_pipeline jobs/pipelines/quickstart.yaml
 
-serve: setup  ## start a server for the student of the quickstart at http://127.0.0.1:8000
+serve: setup  ## serve the student of the quickstart at http://127.0.0.1:8000
 	@$(BIN)/python -m jobs.serve_fill_mask
 
-glue-demo: setup  ## search fine-tuning settings for a small task in GLUE's layout, offline (runs/glue-demo)
+glue-demo: setup  ## search for fine-tuning settings on a small task in GLUE's format, offline (runs/glue-demo)
 	@$(BIN)/python -m jobs.run_pipeline jobs/pipelines/glue-demo.yaml
 
 reproduction: setup  ## reproduce the claim of DistilBERT on a small scale (2.5 h): make reproduction GLUE=FOLDER
@@ -55,11 +56,11 @@ check: setup  ## check format, lint, types and import rules; run the fast tests
 
 test: check test-slow  ## run everything that CI runs: check and the slow tests
 
-# Two files at a time, because slow tests mostly wait for Ray's processes. Tests of the service have time limits, so
-# they run alone.
+# Two files run at a time, because slow tests mostly wait for Ray's processes. The tests of the service have time
+# limits, so they run one after the other.
 test-slow: setup  ## run only the tests that take minutes: Ray clusters, jobs, HTTP
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(ALONE:%=--ignore=%)
-	$(BIN)/python -m pytest -m slow $(ALONE)
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(SERVICE_TESTS:%=--ignore=%)
+	$(BIN)/python -m pytest -m slow $(SERVICE_TESTS)
 
 golden: setup  ## update the recordings of tests/golden after an intended change of results
 	$(BIN)/python -m tests.golden.record

@@ -130,7 +130,7 @@ def predict(args: argparse.Namespace, folder: Path, vocabulary: int, rate: float
     )
     training = estimate_training(examples, DistillConfig.model_validate(recipe(args, folder, "plan", 1)), plan.teacher)
     whole = os.cpu_count() or 1
-    machine = dataclasses.replace(MACHINES["two-cores"], count=whole, cores=whole)
+    machine = dataclasses.replace(MACHINES["two-cores"], num_devices=whole, cores=whole)
     runs = training_runs(plan, training, sorted(set(ORDER)), machine, cores=cores)
     return {run.workers: run.tokens_per_s for run in runs}
 

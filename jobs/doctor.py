@@ -17,7 +17,7 @@ try:
     import distilray  # noqa: F401
 except ModuleNotFoundError:
     raise SystemExit("fail  PYTHONPATH      no package distilray  -> export PYTHONPATH=platform") from None
-from distilray.operations.doctor.command import diagnose, leave
+from distilray.operations.doctor.command import diagnose, exit_process
 from distilray.runtime.command_line import run_cli
 
 
@@ -29,4 +29,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_process(main())

@@ -5,7 +5,7 @@
     python -m jobs.submit --stop ID
 
 Reads:  the recipes and the code of this checkout, which are validated and uploaded (about 2 MB).
-Writes: nothing locally; the job writes its run_dir, which all machines of the cluster must see.
+Writes: nothing locally; the job writes its run_dir, which all machines of the cluster must be able to access.
 """
 
 import sys
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def recipe_reader(name: str) -> request.RecipeReader:
-    """Return the function that reads the recipes of a job, which must be able to run on a cluster."""
+    """Return the function that reads the recipes of a job. Raises `InputError` if the job cannot run on a cluster."""
     if name not in job_names():
         raise InputError(f"{name}: no such job; the jobs are {', '.join(job_names())}")
     if name == "run_pipeline":

@@ -8,7 +8,7 @@
 
 Reads:  complete run folders of any jobs.
 Writes: report.html (self-contained, without scripts), README.md (the model card) and manifest.json in run_dir, replaced
-        if a run has changed. Prints the comparison with the paper and of the students.
+        if a run has changed. Prints comparisons with the paper and between students.
 """
 
 import sys

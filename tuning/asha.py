@@ -48,13 +48,12 @@ class ResumableASHA(ASHAScheduler):
         reduction_factor: float,
         settings: TaskConfig | None = None,
     ) -> None:
-        # No decision is needed for a trial that has ended.
         super().__init__(
             time_attr=time_attr,
             max_t=max_t,
             grace_period=grace_period,
             reduction_factor=reduction_factor,
-            stop_last_trials=False,
+            stop_last_trials=False,  # a trial that has ended needs no decision
         )
         self._grace_period = grace_period
         self._settings = settings or TaskConfig()
@@ -72,13 +71,13 @@ class ResumableASHA(ASHAScheduler):
         """Return whether the trial continues or stops."""
         if self._time_attr not in result or self._metric not in result:
             return str(TrialScheduler.CONTINUE)
-        identified, evaluation = _with_stable_id(trial), result[self._time_attr]
-        if evaluation >= self._stopped.get(identified.trial_id, float("inf")):
+        stable_trial, evaluation = _with_stable_id(trial), result[self._time_attr]
+        if evaluation >= self._stopped.get(stable_trial.trial_id, float("inf")):
             return str(TrialScheduler.STOP)
-        self._scores.setdefault(identified.trial_id, {})[evaluation] = result[self._metric]
-        decision = self._decide(tune_controller, identified, TrialPoint.of(trial.config), evaluation)
+        self._scores.setdefault(stable_trial.trial_id, {})[evaluation] = result[self._metric]
+        decision = self._decide(tune_controller, stable_trial, TrialPoint.of(trial.config), evaluation)
         if decision == TrialScheduler.STOP:
-            self._stopped[identified.trial_id] = evaluation
+            self._stopped[stable_trial.trial_id] = evaluation
         self._save(trial)
         return decision
 
@@ -87,21 +86,21 @@ class ResumableASHA(ASHAScheduler):
         self.on_trial_result(tune_controller, trial, result)
         self.on_trial_remove(tune_controller, trial)
 
-    def _decide(self, tune_controller: Any, identified: Any, point: TrialPoint, evaluation: int) -> str:
+    def _decide(self, tune_controller: Any, stable_trial: Any, point: TrialPoint, evaluation: int) -> str:
         """Compare the trial at every rung that it has reached, lowest first; ASHA counts each trial once per rung."""
         settings = {**self._settings.model_dump(), **point.values}
         length = settings["epochs"] * settings["evaluations_per_epoch"]
-        scores = self._scores[identified.trial_id]
+        scores = self._scores[stable_trial.trial_id]
         evaluations = sorted(scores)
         for milestone, _ in reversed(self._brackets[0]._rungs):
-            at = round(milestone * length / self._max_t, 9)  # unit: evaluations of this trial
-            if evaluation < max(at, self._grace_period):
+            rung = round(milestone * length / self._max_t, 9)  # in evaluations of this trial
+            if evaluation < max(rung, self._grace_period):
                 break
-            if at < evaluations[0]:
+            if rung < evaluations[0]:
                 continue
-            score = float(np.interp(at, evaluations, [scores[number] for number in evaluations]))
+            score = float(np.interp(rung, evaluations, [scores[number] for number in evaluations]))
             decision = super().on_trial_result(
-                tune_controller, identified, {self._time_attr: milestone, self._metric: score}
+                tune_controller, stable_trial, {self._time_attr: milestone, self._metric: score}
             )
             if decision == TrialScheduler.STOP:
                 return str(decision)
@@ -127,7 +126,7 @@ class ResumableASHA(ASHAScheduler):
             with tempfile.TemporaryDirectory() as folder:
                 with files.open_input_stream(source) as stream:
                     Path(folder, "state").write_bytes(stream.readall())
-                # This unpickles a file, which was written by this class in the run folder of this search.
+                # This unpickles a file that this class wrote into the run folder of this search.
                 self.restore(f"{folder}/state")
         self._is_loaded = True
 

@@ -1,4 +1,4 @@
-"""Resumable search of one task as an experiment of Ray Tune.
+"""Resumable search for the settings of one task, run as a Ray Tune experiment.
 
 Ray Tune's registry does not support several experiments in the threads of one process, so each experiment runs in its
 own process on the same cluster.
@@ -31,19 +31,19 @@ from tuning.records import (
     TrialContext,
     TrialPoint,
     TrialRecord,
-    read_journal,
+    read_evaluations,
     read_record,
     write_record,
 )
 from tuning.space import Values, tune_domains
 
 END_FILE = "ended.json"  # exists once the experiment is complete
-# Not an attribute of the callback, which Ray Tune restores as it was saved, although the run folder may have moved.
+# Not an attribute of the callback, because Ray Tune would restore its saved value after the run folder has moved.
 _CONTEXT: ContextVar[TrialContext] = ContextVar("trial context of this process")
-_SEEDS = 2**32
+_SEED_RANGE = 2**32
 _DETAIL, _ADVICE = "Worker exit detail:", "Some common causes"  # delimiters of the reason in Ray's messages
 _MAX_DETAIL = 200  # characters
-# No tables, logs and working folders of Ray Tune: the records contain everything, and relative paths stay valid.
+# Disables Ray Tune's loggers, which duplicate the records, and its working folders, which break relative paths.
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -53,16 +53,16 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """Configuration of the search of one task.
+    """Configuration of the search for the settings of one task.
 
     Attributes:
         folder: path or URI of the folder in which Ray Tune stores the experiment.
-        points: values of each trial; None if TPE chooses them.
+        points: values of each trial, or None if TPE chooses them.
         first_point: values of the first trial.
-        num_trials: number of trials, which equals that of the points if there are any.
+        num_trials: number of trials; equals the number of points unless TPE chooses them.
         max_evaluations: number of evaluations of the longest trial.
         need: resources of a trial.
-        max_concurrent: maximum number of concurrent trials; None for as many as fit into the cluster.
+        max_concurrent: maximum number of concurrent trials, or None for as many as fit into the cluster.
         budget_s: time limit of the whole search in seconds.
     """
 
@@ -80,14 +80,14 @@ class Experiment:
 
 
 def run_trial(config: Mapping[str, Any], *, context: TrialContext) -> None:
-    """Run one trial. Its modules take seconds to import, which only the process of the trial should do."""
+    """Run one trial. The import is slow, so it happens only in the process of a trial."""
     from tuning.trial import fine_tune_trial
 
     fine_tune_trial(config, context)
 
 
 def run_experiment(experiment: Experiment) -> None:
-    """Run or resume the search of a task, unless it is already complete.
+    """Run or resume the experiment, unless it is already complete.
 
     The results are the records in the folders of the trials.
 
@@ -114,7 +114,7 @@ def _tuner(experiment: Experiment) -> tune.Tuner:
     # Ray Tune registers functions by name for a whole job, so the last task would replace all others.
     trainable.__name__ = f"fine_tune_{experiment.context.task}"
     trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([experiment.need.bundle()]))
-    # Restoring unpickles files, which were written by this search in its own run folder.
+    # Restoring unpickles files that this search wrote into its own run folder.
     if tune.Tuner.can_restore(path, storage_filesystem=remote):
         return tune.Tuner.restore(
             path,
@@ -144,7 +144,7 @@ def _tuner(experiment: Experiment) -> tune.Tuner:
             name=name,
             storage_path=parent,
             storage_filesystem=remote,
-            callbacks=[_MissingRecords()],
+            callbacks=[_MissingRecordsCallback()],
             verbose=0,
         ),
     )
@@ -152,7 +152,7 @@ def _tuner(experiment: Experiment) -> tune.Tuner:
 
 def _search_space_and_searcher(experiment: Experiment) -> tuple[dict[str, Any], Any]:
     """Return the search space in Ray Tune's format, and the searcher."""
-    seed = experiment.context.seed % _SEEDS
+    seed = experiment.context.seed % _SEED_RANGE
     if experiment.points is None:
         first_point = {f"sample/values/{name}": value for name, value in experiment.first_point.items()}
         searcher = NumberedOptunaSearch(points_to_evaluate=[first_point], seed=seed)
@@ -196,8 +196,8 @@ class NumberedOptunaSearch(OptunaSearch):
         return {"sample": {"number": point.number, "values": dict(point.values), "repeat": repeat}}
 
 
-class _MissingRecords(tune.Callback):
-    """Writes the records of trials whose processes could not do it, because they were killed or stopped."""
+class _MissingRecordsCallback(tune.Callback):
+    """Writes the records of trials whose processes were killed or stopped before they could do it."""
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         _write_missing(trial, "failed", _last_line(trial))
@@ -211,14 +211,14 @@ def _write_missing(trial: Trial, status: Status, reason: str) -> None:
     context, point = _CONTEXT.get(), TrialPoint.of(trial.config)
     folder = point.folder(context.trials_folder, context.seed)
     if read_record(folder) is None:
-        evaluations = read_journal(folder)
+        evaluations = read_evaluations(folder)
         seconds = evaluations[-1].seconds if evaluations else 0.0
         values = dict(point.values)
         write_record(folder, TrialRecord(point.number, values, context.seed, status, reason, evaluations, seconds))
 
 
 def _last_line(trial: Trial) -> str:
-    """Return Ray's reason for the end of a process, in one line."""
+    """Return Ray's explanation of why the process of a trial ended, in one line."""
     file = trial.error_file  # on this machine; Ray Tune copies it into the experiment later
     text = Path(file).read_text(encoding="utf-8") if file and Path(file).is_file() else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Dry run of a search: number of trials, resources of each, and how many run at a time."""
+"""Plan of a search: its trials, the resources of each, and how many run concurrently."""
 
 import importlib.util
 import math
@@ -23,8 +23,8 @@ from distilray.runtime.resources import GIB, Need, Node, check_capacity, cluster
 from tuning.space import describe_space, evaluation_range, first_point, max_lengths, points, value_range
 
 _FP32_BYTES = 4
-_TASK_MEMORY_SHARE = 0.7  # of a machine's memory in Ray; the rest is the object store
-# Memory of a process without a model: Python and torch; on a GPU, its context and the workspaces of kernels.
+_TASK_MEMORY_SHARE = 0.7  # fraction of the memory that Ray gives to tasks; the rest is the object store
+# Memory of a process without a model: Python and torch, or on a GPU its context and the workspaces of kernels.
 _PROCESS_BYTES, _CONTEXT_BYTES = GIB // 2, GIB
 
 
@@ -52,14 +52,14 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class TrialNeed:
-    """Resources of one trial: CPUs, share of a GPU and bytes of memory (of the GPU if it has a share of one)."""
+    """Resources of one trial: CPUs, share of a GPU, and bytes of memory (GPU memory if the trial uses a GPU)."""
 
     cpus: float
     gpus: float
     memory: int
 
     def request(self) -> Need:
-        """Return the request to Ray, which does not manage the memory of GPUs."""
+        """Return the resources to request from Ray, which does not manage the memory of GPUs."""
         return Need(
             "trial",
             "lower trial.cpus, trial.gpus or trial.memory_gb, or batch_size and max_length of the space",
@@ -81,10 +81,10 @@ def trial_need(trial: TrialConfig, shape: ModelShape, *, batch_size: int, max_le
 
 
 def estimate_bytes(shape: ModelShape, *, batch_size: int, max_length: int, on_device: bool) -> int:
-    """Return an upper estimate of the memory of one fine-tuning run in fp32, in bytes. It is the sum of:
+    """Return an upper estimate of the bytes of memory that one fine-tuning run in fp32 needs. It is the sum of:
 
-    - 4 numbers per parameter (weight, gradient, two moments); on the CPU 8, because the checkpoint that is being
-      written and the best weights are copies in the same memory;
+    - 4 numbers per parameter (weight, gradient, two moments), or 8 on the CPU, because the best weights and the
+      checkpoint that is being written are copies in the same memory;
     - activations as in Korthikanti et al. 2022 (section 4.1), with 4 bytes per number and dropout masks of 1 byte (4 on
       the CPU): per token, 12 x hidden for the embeddings and (32 + 2 x mask) x hidden + 8 x intermediate + (8 + mask) x
       heads x length for each layer;
@@ -97,10 +97,10 @@ def estimate_bytes(shape: ModelShape, *, batch_size: int, max_length: int, on_de
 
 
 def check_device(need: TrialNeed, device_bytes: int) -> None:
-    """Check that the memory of a GPU suffices for all trials that share it.
+    """Check that a GPU has enough memory for all trials that share it.
 
     Raises:
-        InputError: it does not. The message contains the share with which it would.
+        InputError: it does not. The message suggests a share that fits.
     """
     concurrent = trials_per_device(need.gpus)
     if concurrent * need.memory > device_bytes:
@@ -132,20 +132,20 @@ def plan_search(config: SearchGlueConfig) -> dict[str, object]:
     data, missing = load_tasks(config, with_test=False)
     need = largest_trial_need(config, data)
     nodes = _known_nodes(config)
-    at_a_time = "as many as fit into the cluster"
+    concurrent = "as many as fit into the cluster"
     if nodes is not None:
         check_capacity(need.request(), nodes)
         room = need.request().count_fitting(nodes)
         check_local_device(need)
-        at_a_time = f"{room}: " + ", ".join(
+        concurrent = f"{room}: " + ", ".join(
             f"{task} {slots}" for task, slots in zip(data, split_slots(room, len(data)), strict=True)
         )
     return {
         "model": config.model_dir,
         **{task: _describe_task(config, task) for task in data},
         "missing": ", ".join(missing) or "none",
-        "a trial": f"{need}{' (estimate)' if config.trial.memory_gb is None else ''}",
-        "at a time": at_a_time,
+        "trial": f"{need}{' (estimate)' if config.trial.memory_gb is None else ''}",
+        "concurrent": concurrent,
         "winners": f"fine-tuned again with seeds {', '.join(_seeds(config, data))}; trials use seed {config.seed}",
         "ETA": "printed after the first trials",
     }
@@ -171,9 +171,9 @@ def largest_trial_need(config: SearchGlueConfig, tasks: Iterable[TaskName]) -> T
 
 
 def trial_count(config: SearchGlueConfig, task: TaskName) -> int:
-    """Return the number of trials of a task, which a small space limits."""
-    known = points(config, task)
-    return config.num_trials if known is None else len(known)
+    """Return the number of trials of a task: the number of its points, or `num_trials` if TPE chooses them."""
+    fixed_points = points(config, task)
+    return config.num_trials if fixed_points is None else len(fixed_points)
 
 
 def check_local_device(need: TrialNeed) -> None:
@@ -207,7 +207,7 @@ def _seeds(config: SearchGlueConfig, tasks: Iterable[TaskName]) -> list[str]:
 
 
 def _known_nodes(config: SearchGlueConfig) -> list[Node] | None:
-    """Return the nodes that a run would use, None if this process cannot know them."""
+    """Return the nodes that a run would use, or None if this process cannot know them."""
     if ray.is_initialized():
         return cluster_nodes()
     if inside_cluster():

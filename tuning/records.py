@@ -1,7 +1,8 @@
 """Trials of a search: their identity, folders and records.
 
-A trial is identified by its values and the seed, so that every run of the search recognizes it. While it runs, its
-folder contains its evaluations and checkpoints; once it has ended, `record.json`, and it is never trained again.
+A trial is identified by its values and the seed, so that a resumed search recognizes it. While it runs, its folder
+contains its evaluations and checkpoints. Once it has ended, the folder contains `record.json`, and the trial is never
+run again.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from distilray.finetuning.progress import Evaluation
 from distilray.runtime import storage
 
 RECORD_FILE = "record.json"
-JOURNAL_FILE = "evaluations.json"
+EVALUATIONS_FILE = "evaluations.json"
 TRAINING_FOLDER = "training"
 
 EVALUATION, BEST = "evaluation", "best"  # keys of the results that a trial reports
@@ -34,7 +35,7 @@ class TrialContext:
         settings: settings of the task, which the values of a trial override.
         trials_folder: path or URI of the folder with a subfolder for each trial.
         features: object references to the tokenized task, by `max_length`.
-        stop_reason: recorded for trials that Ray Tune stops.
+        stop_reason: reason to record for trials that Ray Tune stops.
     """
 
     task: TaskName
@@ -50,7 +51,7 @@ class TrialContext:
 
 @dataclass(frozen=True)
 class TrialPoint:
-    """A point of the search space, as Ray Tune passes it to a trial.
+    """Point of the search space that Ray Tune passes to a trial.
 
     Attributes:
         number: number of the trial among those of its task, from 0.
@@ -64,7 +65,7 @@ class TrialPoint:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "TrialPoint":
-        """Return the point from the `config` of a trial of Ray Tune."""
+        """Return the point from the `config` of a Ray Tune trial."""
         return cls(**config["sample"])
 
     @property
@@ -82,8 +83,8 @@ class TrialRecord:
     """Result of a trial.
 
     Attributes:
-        status: complete (all epochs, or no better score for `patience` evaluations), stopped (by ASHA or by the end of
-            the search), time (its time limit was reached) or failed.
+        status: complete (all epochs, or no better score for `patience` evaluations), stopped (by ASHA or because the
+            search ended), time (the time limit of the trial was reached) or failed.
         reason: one line; empty if the status is complete.
         seconds: duration of the training.
     """
@@ -110,25 +111,25 @@ class TrialRecord:
         return self.evaluations[-1].epoch if self.evaluations else 0.0
 
     def best(self, metric: str) -> Evaluation | None:
-        """Return the evaluation with the highest score (the first one of equal ones), None if there is none."""
+        """Return the evaluation with the highest score, the first one in case of a tie, or None if there is none."""
         return max(self.evaluations, key=lambda evaluation: evaluation.scores[metric], default=None)
 
 
 def read_record(folder: str) -> TrialRecord | None:
-    """Return the record in the folder of a trial, None if the trial has not ended."""
+    """Return the record in the folder of a trial, or None if the trial has not ended."""
     uri = storage.join(folder, RECORD_FILE)
     return TrialRecord.from_json(storage.read_bytes(uri)) if storage.exists(uri) else None
 
 
-def read_journal(folder: str) -> list[Evaluation]:
-    """Return the evaluations of a trial that may still be running."""
-    uri = storage.join(folder, JOURNAL_FILE)
-    return [Evaluation(**each) for each in json.loads(storage.read_bytes(uri))] if storage.exists(uri) else []
+def read_evaluations(folder: str) -> list[Evaluation]:
+    """Return the evaluations of a trial, which may still be running."""
+    uri = storage.join(folder, EVALUATIONS_FILE)
+    return [Evaluation(**entry) for entry in json.loads(storage.read_bytes(uri))] if storage.exists(uri) else []
 
 
-def write_journal(folder: str, evaluations: Sequence[Evaluation]) -> None:
+def write_evaluations(folder: str, evaluations: Sequence[Evaluation]) -> None:
     data = json.dumps([asdict(evaluation) for evaluation in evaluations])
-    storage.write_bytes(storage.join(folder, JOURNAL_FILE), data.encode())
+    storage.write_bytes(storage.join(folder, EVALUATIONS_FILE), data.encode())
 
 
 def write_record(folder: str, record: TrialRecord) -> None:
@@ -138,7 +139,7 @@ def write_record(folder: str, record: TrialRecord) -> None:
 
 
 def read_records(trials_folder: str, known: Mapping[str, TrialRecord] | None = None) -> dict[str, TrialRecord]:
-    """Return the records of the ended trials of a task, by folder, without reading the `known` ones again."""
+    """Return the records of all ended trials of a task, by folder. The `known` records are not read again."""
     filesystem, path = storage.filesystem(trials_folder)
     infos = filesystem.get_file_info(fs.FileSelector(path, recursive=False, allow_not_found=True))
     records = dict(known or {})

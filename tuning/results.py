@@ -38,7 +38,7 @@ class TaskSearch:
 
     Attributes:
         settings: settings of the task, which the values of a trial override.
-        records: in the order of the trials, without those that the time limit of the search prevented.
+        records: records in the order of the trials, except for trials that the time limit of the search prevented.
         planned: planned number of trials.
     """
 
@@ -58,7 +58,7 @@ class TaskSearch:
 
     @property
     def winner(self) -> TrialRecord:
-        """The trial with the best evaluation; of equal ones, the one with fewer steps, then the first.
+        """Trial with the best evaluation; ties go to the one with fewer steps, then to the first one.
 
         Raises:
             InputError: no trial has an evaluation.
@@ -94,8 +94,8 @@ class TaskSearch:
         """Return the number of trials by status."""
         by_status = Counter(record.status for record in self.records)
         counts = {status: by_status[status] for status in STATUSES if by_status[status]}
-        absent = self.planned - len(self.records)
-        return counts | ({"not run": absent} if absent > 0 else {})
+        not_run = self.planned - len(self.records)
+        return counts | ({"not run": not_run} if not_run > 0 else {})
 
 
 def trials_csv(searches: Sequence[TaskSearch]) -> bytes:
@@ -126,8 +126,8 @@ def trials_csv(searches: Sequence[TaskSearch]) -> bytes:
 
 
 def search_plot(searches: Sequence[TaskSearch]) -> bytes:
-    """Return an SVG with the score curves of all trials, one panel per task, the winner on top."""
-    # Imported here, because importing matplotlib creates folders in the user's home.
+    """Return an SVG with the score curves of all trials, one panel per task, with the winner drawn on top."""
+    # Not at the top, because importing matplotlib creates folders in the user's home.
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -137,7 +137,7 @@ def search_plot(searches: Sequence[TaskSearch]) -> bytes:
         figure = Figure(figsize=(_PANEL_INCHES[0] * columns, _PANEL_INCHES[1] * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
         for panel, search in zip(panels, searches, strict=False):
-            _draw(panel, search)
+            _draw_curves(panel, search)
         for panel in panels[len(searches) :]:
             panel.set_visible(False)
         file = io.BytesIO()
@@ -145,9 +145,9 @@ def search_plot(searches: Sequence[TaskSearch]) -> bytes:
     return file.getvalue()
 
 
-def _draw(panel: Any, search: TaskSearch) -> None:
+def _draw_curves(panel: Any, search: TaskSearch) -> None:
     metric, winner = search.settings.metric, search.winner
-    for record in [*(each for each in search.records if each is not winner), winner]:
+    for record in [*(loser for loser in search.records if loser is not winner), winner]:
         epochs = [evaluation.epoch for evaluation in record.evaluations]
         scores = [evaluation.scores[metric] for evaluation in record.evaluations]
         if record is winner:
@@ -205,7 +205,7 @@ def search_summary(
         scores: scores of the winner with the seeds of the recipe.
         seed: seed of the trials.
         majority: score of predicting the most frequent label for every dev row.
-        dev_rows: number of rows by dev set.
+        dev_rows: number of rows of each dev set.
     """
     winner, median = search.winner, statistics.median(scores)
     default = next((record for record in search.records if record.number == 0), None)
@@ -266,7 +266,7 @@ def winners_scaling(config: SearchGlueConfig, room: int | None = None) -> FineTu
     """Return one worker with the CPUs of a trial, and a whole GPU if trials use GPUs, for each fine-tuning run.
 
     Args:
-        room: number of trials that fit into the cluster, including their memory.
+        room: number of trials for which the cluster has room.
     """
     has_gpu = config.trial.gpus > 0
     return FineTuneScaling(

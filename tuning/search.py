@@ -50,7 +50,7 @@ Encoded = Mapping[TaskName, Mapping[int, TaskFeatures]]
 
 
 def search_glue(config: SearchGlueConfig, folder: RunFolder) -> Outcome:
-    """Search on every task, fine-tune the winners with fresh seeds, and write the results."""
+    """Search for the best settings of every task, fine-tune the winners with fresh seeds, and write the results."""
     data, missing = load_tasks(config, with_test=False)
     need = largest_trial_need(config, data)
     encoded = _encode(config, data)
@@ -58,10 +58,10 @@ def search_glue(config: SearchGlueConfig, folder: RunFolder) -> Outcome:
         check_local_device(need)
         room = ensure_capacity(need.request(), job=folder.job, run_dir=folder.uri)
         experiments = _experiments(config, folder, encoded, need, room)
-        _run(experiments, folder)
+        _run_experiments(experiments, folder)
         searches = [_read_results(config, folder, task) for task in data]
         room = need.request().count_fitting(cluster_nodes())
-        # If all nodes have gone, the first winner waits for one.
+        # If all nodes have gone, the first winner waits for a new one.
         results = _run_winners(config, folder, searches, encoded, max(1, room))
     return _write(config, folder, searches, data, missing, results)
 
@@ -106,7 +106,7 @@ def _experiments(
             seed=config.seed,
             precision=config.precision,
             trial=config.trial,
-            features={length: ray.put(each) for length, each in features.items()},
+            features={length: ray.put(task_features) for length, task_features in features.items()},
             stop_reason=_stop_reason(config),
         )
         experiments[task] = Experiment(
@@ -126,10 +126,10 @@ def _experiments(
 
 
 def concurrent_trials(config: SearchGlueConfig, slots: int) -> int | None:
-    """Return the maximum number of concurrent trials of a task; None if the cluster may grow.
+    """Return the maximum number of concurrent trials of a task, or None on a cluster that may grow.
 
-    Ray Tune then starts as many trials as fit. With a time limit, every task is limited to its slots, so that none
-    waits for the others until its time is over.
+    With None, Ray Tune starts as many trials as fit. With a time limit, every task is limited to its slots, so that no
+    task spends all of its time waiting for others.
     """
     return slots if config.max_minutes is not None or not inside_cluster() else None
 
@@ -139,8 +139,8 @@ def _stop_reason(config: SearchGlueConfig) -> str:
     return " or ".join(reason for reason, applies in reasons.items() if applies)
 
 
-def _run(experiments: Mapping[TaskName, Experiment], folder: RunFolder) -> None:
-    """Run the searches of all tasks at the same time, with a progress display."""
+def _run_experiments(experiments: Mapping[TaskName, Experiment], folder: RunFolder) -> None:
+    """Run the experiments of all tasks concurrently, with a progress display."""
     known: dict[TaskName, dict[str, TrialRecord]] = {
         task: read_records(each.context.trials_folder) for task, each in experiments.items()
     }
@@ -159,7 +159,7 @@ def _run(experiments: Mapping[TaskName, Experiment], folder: RunFolder) -> None:
                     known[task] = read_records(experiment.context.trials_folder, known[task])
                 progress.advance_to(sum(map(len, known.values())), _describe_progress(experiments, known))
         except BaseException:
-            for reference in running:  # on a cluster they would otherwise continue
+            for reference in running:  # on a cluster, they would otherwise continue to run
                 ray.cancel(reference, force=True)
             raise
 
@@ -204,7 +204,7 @@ def _run_winners(
         job=f"{folder.job} winners",
     )
     for result in results.values():
-        storage.remove_folder(result.model_dir)  # evaluate_glue with best.yaml trains the models that are kept
+        storage.remove_folder(result.model_dir)  # jobs.evaluate_glue with best.yaml trains models to keep
     return results
 
 
@@ -220,7 +220,7 @@ def _write(
     summaries: dict[str, Any] = {}
     for search in searches:
         best = [results[search.task, seed].fine_tuned.best for seed in search.settings.seeds]
-        values = [each.scores[search.settings.metric] for each in best]
+        values = [evaluation.scores[search.settings.metric] for evaluation in best]
         summaries[search.task] = search_summary(
             search,
             values,

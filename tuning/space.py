@@ -1,5 +1,6 @@
-"""Search spaces: the points of a grid, random points, or ranges from which TPE samples. The first point of each is the
-default settings.
+"""Search spaces: the points of a grid, random points, or ranges from which TPE samples.
+
+The first point of every space is the default settings.
 """
 
 import itertools
@@ -28,11 +29,11 @@ def points(config: SearchGlueConfig, task: TaskName) -> list[Values] | None:
         InputError: an integer setting has a continuous range.
     """
     space = config.task_space(task)
-    for name, values in space.items():
-        _check_integer(config.task_config(task), name, values)
+    for name, search_range in space.items():
+        _check_integer(config.task_config(task), name, search_range)
     first = first_point(config, task)
     if config.method == "grid":
-        combinations = itertools.product(*((values.choice or []) for values in space.values()))
+        combinations = itertools.product(*((search_range.choice or []) for search_range in space.values()))
         return _distinct([first, *(dict(zip(space, chosen, strict=True)) for chosen in combinations)])
     return _random_points(space, first, config.num_trials, config.seed) if config.method == "random" else None
 
@@ -43,20 +44,22 @@ def first_point(config: SearchGlueConfig, task: TaskName) -> Values:
     A setting without a default, such as `dropout`, gets the first value of its range.
     """
     settings = config.task_config(task)
-    return {name: _nearest(values, getattr(settings, name)) for name, values in config.task_space(task).items()}
+    return {
+        name: _nearest(search_range, getattr(settings, name)) for name, search_range in config.task_space(task).items()
+    }
 
 
 def tune_domains(space: Space) -> Values:
     """Return the ranges as domains of Ray Tune."""
-    return {name: _domain(values) for name, values in space.items()}
+    return {name: _domain(search_range) for name, search_range in space.items()}
 
 
 def value_range(config: SearchGlueConfig, task: TaskName, name: str) -> tuple[Any, Any]:
     """Return the smallest and the largest value of a setting in the trials of a task."""
-    values = config.task_space(task).get(name)
-    if values is None:
+    search_range = config.task_space(task).get(name)
+    if search_range is None:
         return getattr(config.task_config(task), name), getattr(config.task_config(task), name)
-    ends: Any = values.choice or values.uniform or values.loguniform or values.integers
+    ends: Any = search_range.choice or search_range.uniform or search_range.loguniform or search_range.integers
     return min(ends), max(ends)
 
 
@@ -66,12 +69,12 @@ def max_lengths(config: SearchGlueConfig, task: TaskName) -> list[int]:
     Raises:
         InputError: the space has a range for it.
     """
-    values = config.task_space(task).get("max_length")
-    if values is None:
+    search_range = config.task_space(task).get("max_length")
+    if search_range is None:
         return [config.task_config(task).max_length]
-    if values.choice is None:
+    if search_range.choice is None:
         raise InputError("space.max_length: give choice: [...]; the task is tokenized once for each value")
-    return [with_values(config.task_config(task), {"max_length": value}).max_length for value in values.choice]
+    return [with_values(config.task_config(task), {"max_length": value}).max_length for value in search_range.choice]
 
 
 def evaluation_range(config: SearchGlueConfig, task: TaskName) -> tuple[int, int]:
@@ -81,30 +84,30 @@ def evaluation_range(config: SearchGlueConfig, task: TaskName) -> tuple[int, int
     return fewest, most
 
 
-def _check_integer(settings: TaskConfig, name: str, values: RangeConfig) -> None:
+def _check_integer(settings: TaskConfig, name: str, search_range: RangeConfig) -> None:
     """Refuse a continuous range for an integer setting, by validating a value inside the range."""
-    ends = values.uniform or values.loguniform
+    ends = search_range.uniform or search_range.loguniform
     if ends is None:
         return
     try:
         with_values(settings, {name: ends[0] + (ends[1] - ends[0]) / math.sqrt(5)})
     except ValueError:
-        kind = "uniform" if values.uniform else "loguniform"
+        kind = "uniform" if search_range.uniform else "loguniform"
         raise InputError(
             f"space.{name}: {kind} gives fractions, but {name} is an integer; use integers: [low, high] or choice"
         ) from None
 
 
-def _nearest(values: RangeConfig, default: Any) -> Any:
-    if values.choice is None:
-        low, high = values.integers or _ends(values.uniform or values.loguniform)
+def _nearest(search_range: RangeConfig, default: Any) -> Any:
+    if search_range.choice is None:
+        low, high = search_range.integers or _ends(search_range.uniform or search_range.loguniform)
         return low if default is None else min(max(default, low), high)
-    if default in values.choice:
-        return values.choice[values.choice.index(default)]
-    numbers = [value for value in values.choice if not isinstance(value, str)]
+    if default in search_range.choice:
+        return search_range.choice[search_range.choice.index(default)]
+    numbers = [value for value in search_range.choice if not isinstance(value, str)]
     if isinstance(default, int | float) and numbers:
         return min(numbers, key=lambda value: abs(value - default))
-    return values.choice[0]
+    return search_range.choice[0]
 
 
 def _distinct(points: Iterable[Values]) -> list[Values]:
@@ -131,24 +134,24 @@ def _name_seed(name: str) -> int:
     return int(hashed)
 
 
-def _draw(values: RangeConfig, rng: np.random.Generator) -> Any:
-    if values.choice is not None:
-        return values.choice[int(rng.integers(len(values.choice)))]
-    if values.integers is not None:
-        return int(rng.integers(values.integers[0], values.integers[1], endpoint=True))
-    if values.loguniform is not None:
-        return float(np.exp(rng.uniform(*np.log(values.loguniform))))
-    return float(rng.uniform(*_ends(values.uniform)))
+def _draw(search_range: RangeConfig, rng: np.random.Generator) -> Any:
+    if search_range.choice is not None:
+        return search_range.choice[int(rng.integers(len(search_range.choice)))]
+    if search_range.integers is not None:
+        return int(rng.integers(search_range.integers[0], search_range.integers[1], endpoint=True))
+    if search_range.loguniform is not None:
+        return float(np.exp(rng.uniform(*np.log(search_range.loguniform))))
+    return float(rng.uniform(*_ends(search_range.uniform)))
 
 
-def _domain(values: RangeConfig) -> Any:
-    if values.choice is not None:
-        return tune.choice(values.choice)
-    if values.integers is not None:
-        return tune.randint(values.integers[0], values.integers[1] + 1)  # excludes the upper bound
-    if values.loguniform is not None:
-        return tune.loguniform(*values.loguniform)
-    return tune.uniform(*_ends(values.uniform))
+def _domain(search_range: RangeConfig) -> Any:
+    if search_range.choice is not None:
+        return tune.choice(search_range.choice)
+    if search_range.integers is not None:
+        return tune.randint(search_range.integers[0], search_range.integers[1] + 1)  # excludes the upper bound
+    if search_range.loguniform is not None:
+        return tune.loguniform(*search_range.loguniform)
+    return tune.uniform(*_ends(search_range.uniform))
 
 
 def _ends(ends: tuple[float, float] | None) -> tuple[float, float]:
@@ -159,7 +162,7 @@ def _ends(ends: tuple[float, float] | None) -> tuple[float, float]:
 def describe_space(space: Mapping[str, RangeConfig]) -> str:
     """Describe a space in one line, for the plan."""
     parts = []
-    for name, values in space.items():
-        kind, bounds = next((kind, bounds) for kind, bounds in values if bounds is not None)
+    for name, search_range in space.items():
+        kind, bounds = next((kind, bounds) for kind, bounds in search_range if bounds is not None)
         parts.append(f"{name} {kind} {list(bounds)}")
     return ", ".join(parts)

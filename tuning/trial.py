@@ -1,4 +1,4 @@
-"""A trial: fine-tune with its values and report each evaluation to Ray Tune."""
+"""Trial of a search: a fine-tuning run that reports each evaluation to Ray Tune."""
 
 import dataclasses
 import gc
@@ -34,13 +34,13 @@ from tuning.records import (
     TrialContext,
     TrialPoint,
     TrialRecord,
-    read_journal,
+    read_evaluations,
     read_record,
-    write_journal,
+    write_evaluations,
     write_record,
 )
 
-# Time in which a stopped trial can finish writing before its process starts the next one.
+# How long a stopped trial may take to finish writing before its process starts the next trial.
 _THREAD_TIMEOUT = ("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")
 # A trial checks its time limit between steps. If it hangs, it is killed after limit * _HANG_FACTOR + _HANG_S.
 _HANG_FACTOR, _HANG_S = 2.0, 300.0
@@ -61,7 +61,7 @@ def fine_tune_trial(config: Mapping[str, Any], context: TrialContext) -> None:
     point = TrialPoint.of(config)
     folder = point.folder(context.trials_folder, context.seed)
     reporter = _Reporter(context.settings.metric)
-    record = _known_record(point, context)
+    record = _existing_record(point, context)
     if record is None:
         record = _train(point, context, folder, reporter)
     else:
@@ -88,7 +88,7 @@ class _Reporter:
             self.best = max(self.best, evaluation.scores[self.metric])
             try:
                 tune.report({EVALUATION: evaluation.number, BEST: self.best})
-            except SystemExit:  # raised by Ray Tune to stop the trial, which first finishes its training in order
+            except SystemExit:  # raised by Ray Tune to stop the trial; training still ends cleanly
                 self.is_stopped = True
         return not self.is_stopped
 
@@ -98,43 +98,43 @@ class _Reporter:
             self(evaluation)
 
 
-def _known_record(point: TrialPoint, context: TrialContext) -> TrialRecord | None:
-    """Return the record of the trial or of an ended trial with the same values, whose result would be the same."""
-    own = point.folder(context.trials_folder, context.seed)
-    first = TrialPoint(point.number, point.values).folder(context.trials_folder, context.seed)
-    record = read_record(own)
-    if record is None and own != first and (same := read_record(first)) is not None:
-        record = dataclasses.replace(same, number=point.number)
-        write_record(own, record)
+def _existing_record(point: TrialPoint, context: TrialContext) -> TrialRecord | None:
+    """Return the record of the trial or a copy of that of an earlier trial with the same values, if there is one."""
+    folder = point.folder(context.trials_folder, context.seed)
+    first_folder = TrialPoint(point.number, point.values).folder(context.trials_folder, context.seed)
+    record = read_record(folder)
+    if record is None and folder != first_folder and (first_record := read_record(first_folder)) is not None:
+        record = dataclasses.replace(first_record, number=point.number)
+        write_record(folder, record)
     return record
 
 
 def _train(point: TrialPoint, context: TrialContext, folder: str, reporter: _Reporter) -> TrialRecord:
     """Fine-tune, then write and return the record."""
     settings = with_values(context.settings, point.values)
-    evaluations = {each.number: each for each in read_journal(folder)}
-    end = _RecordWriter(point, context, folder, evaluations)
+    evaluations = {evaluation.number: evaluation for evaluation in read_evaluations(folder)}
+    finish = _RecordWriter(point, context, folder, evaluations)
     reporter.repeat(list(evaluations.values()))  # Ray Tune may not have saved its decisions about them
     if reporter.is_stopped:
-        return end("stopped")
+        return finish("stopped")
 
     def report(evaluation: Evaluation) -> bool:
         evaluations[evaluation.number] = evaluation
-        write_journal(folder, list(evaluations.values()))  # before the report, which may stop the trial
+        write_evaluations(folder, list(evaluations.values()))  # before the report, which may stop the trial
         return reporter(evaluation)
 
     try:
-        with _device(context.trial) as device, _watchdog(context.trial, end):
+        with _device(context.trial) as device, _watchdog(context.trial, finish):
             result = _fine_tune(context, settings, folder, device, report)
     except Exception as error:
-        # A search that ends writes the records of running trials and deletes their checkpoints, which makes them fail.
-        return read_record(folder) or end("failed", _reason(error))
-    return end(_STATUS[result.end_reason])
+        # When a search ends, it writes the records of running trials and deletes their checkpoints, so they fail here.
+        return read_record(folder) or finish("failed", _describe_error(error))
+    return finish(_STATUS[result.end_reason])
 
 
 @dataclass
 class _RecordWriter:
-    """Writes and returns the record of a trial that ends."""
+    """Writes and returns the record of a trial when it ends."""
 
     point: TrialPoint
     context: TrialContext
@@ -143,14 +143,13 @@ class _RecordWriter:
     started: float = field(default_factory=time.monotonic)
 
     def __call__(self, status: Status, reason: str = "") -> TrialRecord:
-        seconds = max([time.monotonic() - self.started, *(each.seconds for each in self.evaluations.values())])
+        evaluations = list(self.evaluations.values())
+        seconds = max([time.monotonic() - self.started, *(evaluation.seconds for evaluation in evaluations)])
         reason = reason or {"stopped": self.context.stop_reason, "time": "trial.max_minutes was reached"}.get(
             status, ""
         )
         point, seed = self.point, self.context.seed
-        record = TrialRecord(
-            point.number, dict(point.values), seed, status, reason, list(self.evaluations.values()), seconds
-        )
+        record = TrialRecord(point.number, dict(point.values), seed, status, reason, evaluations, seconds)
         write_record(self.folder, record)
         return record
 
@@ -176,7 +175,7 @@ def _fine_tune(
 
 @contextmanager
 def _device(trial: TrialConfig) -> Iterator[torch.device]:
-    """Limit the trial to its CPUs and its share of the GPU memory, which is freed afterwards; yield the device."""
+    """Limit the trial to its CPUs and its share of the GPU memory, yield the device, and free the memory afterwards."""
     configure_cpu(max(1, int(trial.cpus)))
     if not trial.gpus:
         yield torch.device("cpu")
@@ -190,14 +189,14 @@ def _device(trial: TrialConfig) -> Iterator[torch.device]:
 
 
 @contextmanager
-def _watchdog(trial: TrialConfig, end: Callable[[Status, str], object]) -> Iterator[None]:
+def _watchdog(trial: TrialConfig, finish: Callable[[Status, str], object]) -> Iterator[None]:
     """Kill the process of a trial that hangs long after its time limit; Ray Tune treats it as failed."""
     if trial.max_minutes is None:
         yield
         return
 
     def kill() -> None:
-        end("failed", "it hung long after trial.max_minutes")
+        finish("failed", "it hung long after trial.max_minutes")
         os._exit(1)
 
     timer = threading.Timer(_HANG_FACTOR * 60 * trial.max_minutes + _HANG_S, kill)
@@ -209,6 +208,6 @@ def _watchdog(trial: TrialConfig, end: Callable[[Status, str], object]) -> Itera
         timer.cancel()
 
 
-def _reason(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     text = " ".join(str(error).split())[:_MAX_REASON]
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"

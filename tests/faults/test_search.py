@@ -14,7 +14,7 @@ from jobs import search_glue
 from tests.faults.processes import kill, kill_worker, start, wait_for, wait_until, workers
 from tests.tuning.tiny_search import values, write_model, write_next_sentence_task
 from tuning.asha import STATE_FILE, ResumableASHA
-from tuning.records import EVALUATION, RECORD_FILE, TrialRecord, read_journal, read_record, read_records
+from tuning.records import EVALUATION, RECORD_FILE, TrialRecord, read_evaluations, read_record, read_records
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,7 @@ def searched(root: Path, tmp_path_factory: pytest.TempPathFactory, local_ray: No
     wait_until(lambda: not workers(process.pid, TRIAL))
     stamps = {str(file): file.stat().st_mtime_ns for file in trials.glob(f"*/{RECORD_FILE}")}
     (interrupted,) = [path for path in trials.iterdir() if path.is_dir() and read_record(str(path)) is None]
-    journal, before = read_journal(str(interrupted)), rungs(run)
+    journal, before = read_evaluations(str(interrupted)), rungs(run)
     output = io.StringIO()
     with redirect_stdout(output), redirect_stderr(output):
         code = search_glue.main(["--recipe", str(recipe)])
@@ -82,7 +82,7 @@ def numbers(trials: Path) -> set[int]:
 def has_started(trials: Path, number: int) -> bool:
     """Whether all previous trials have finished and a trial has evaluations."""
     folders = [str(path) for path in trials.glob("*/") if not (path / RECORD_FILE).exists()]
-    return numbers(trials) == set(range(number)) and any(len(read_journal(folder)) > 1 for folder in folders)
+    return numbers(trials) == set(range(number)) and any(len(read_evaluations(folder)) > 1 for folder in folders)
 
 
 def rungs(run: Path) -> list[dict[str, float]]:

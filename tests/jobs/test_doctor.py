@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distilray.operations.doctor import command, examination
+from distilray.operations.doctor import check_table, command
 from distilray.operations.doctor.check import fail
 from jobs import doctor
 from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
@@ -43,7 +43,7 @@ def packages_that_load(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(examination.environment, "listeners", lambda: [])  # tests beside this one may serve
+    monkeypatch.setattr(check_table.environment, "listeners", lambda: [])  # tests beside this one may serve
 
 
 def found(capfd: pytest.CaptureFixture[str]) -> dict[str, dict[str, str]]:

@@ -79,8 +79,8 @@ def test_a_dry_run_prints_trials_evaluations_slots_and_memory(work, tmp_path, ca
     assert "6 trials" in plan["follows"]
     assert "18 evaluations at most, with ASHA at least 6" in plan["follows"]
     assert plan["missing"] == "rte"
-    assert "1 CPU, 0.5 GiB (estimate)" in plan["a"]
-    assert "2: follows 1, wnli 1" in plan["at"]
+    assert "1 CPU, 0.5 GiB (estimate)" in plan["trial"]
+    assert "2: follows 1, wnli 1" in plan["concurrent"]
     assert not (tmp_path / "run").exists()
 
 

@@ -140,7 +140,7 @@ def test_submitting_twice_runs_one_job_whose_log_is_complete_despite_interruptio
     assert [process.returncode for process in both] == [0, 0], cut_stderr + direct_stderr
     assert sorted("attaching to it" in stderr for stderr in (cut_stderr, direct_stderr)) == [False, True]
     assert json.loads((tmp_path / "corpus" / "manifest.json").read_text())["content"]["job"] == "build_corpus"
-    assert "connecting again" in cut_stderr
+    assert "reconnecting" in cut_stderr
     assert (proxy.cuts >= 1, proxy.streams >= 2) == (True, True)  # the log was read from its beginning again
     assert cut == direct
     assert len(re.findall(rf"^build_corpus: .* -> {tmp_path}/corpus$", cut, re.MULTILINE)) == 1

@@ -157,7 +157,7 @@ def test_the_end_of_a_search_writes_the_records_that_are_missing_and_no_other(ru
         TrialPoint(number, {"learning_rate": rate}) for number, rate in enumerate(SPACE["learning_rate"]["choice"])
     ]
     trials = [SimpleNamespace(config={"sample": dataclasses.asdict(sample)}) for sample in samples]
-    experiment._MissingRecords().on_experiment_end(trials)
+    experiment._MissingRecordsCallback().on_experiment_end(trials)
     records = [read_record(sample.folder(shared.trials_folder, recipe.seed)) for sample in samples]
     assert [record.status for record in records] == ["stopped", complete.status, "stopped"]
     assert [record.reason for record in records] == ["behind others", complete.reason, "behind others"]

@@ -22,7 +22,7 @@ from tuning.records import (
     TrialContext,
     TrialPoint,
     TrialRecord,
-    read_journal,
+    read_evaluations,
     read_record,
     write_record,
 )
@@ -127,7 +127,7 @@ def test_an_interrupted_trial_resumes_and_ends_like_an_uninterrupted_one(context
     with pytest.raises(KeyboardInterrupt):
         run_trial(sample(), context=context)
     assert read_record(folder_of(context)) is None
-    assert len(read_journal(folder_of(context))) == 2
+    assert len(read_evaluations(folder_of(context))) == 2
     again, steps = [], []
     monkeypatch.setattr(module.tune, "report", again.append)
     fine_tune = module.fine_tune
@@ -163,7 +163,7 @@ def test_a_trial_whose_search_is_over_while_it_writes_has_been_stopped_and_not_f
         def report_and_lose(evaluation):
             report(evaluation)
             # What the search does at its end, in a process of its own.
-            ended = TrialRecord(0, VALUES, 56, "stopped", "behind others", read_journal(folder_of(context)), 1.0)
+            ended = TrialRecord(0, VALUES, 56, "stopped", "behind others", read_evaluations(folder_of(context)), 1.0)
             write_record(folder_of(context), ended)
             raise InputError("training/model/tokenizer.json: cannot be written")
 

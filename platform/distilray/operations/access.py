@@ -66,16 +66,16 @@ def enable_token_auth(environment: dict[str, str] | os._Environ[str], home: Path
 def dashboard_url(address: str | None, environment: Mapping[str, str]) -> str:
     """Return the URL of the dashboard.
 
-    The first of these that is set: `address`, RAY_API_SERVER_ADDRESS, RAY_ADDRESS (if it is a URL), the default.
+    Uses the first of these that is set: `address`, RAY_API_SERVER_ADDRESS, RAY_ADDRESS (if it is a URL), the default.
 
     Raises:
         InputError: the address is not an HTTP URL, or it contains a password.
     """
-    by_ray = environment.get("RAY_ADDRESS", "")  # usually the address of the GCS, which does not accept jobs
+    ray_address = environment.get("RAY_ADDRESS", "")  # usually the address of the GCS, which does not accept jobs
     url = (
         address
         or environment.get("RAY_API_SERVER_ADDRESS")
-        or (by_ray if is_dashboard_url(by_ray) else "")
+        or (ray_address if is_dashboard_url(ray_address) else "")
         or DEFAULT_ADDRESS
     )
     url = url if "://" in url else f"http://{url}"
@@ -88,7 +88,7 @@ def dashboard_url(address: str | None, environment: Mapping[str, str]) -> str:
 
 
 def is_dashboard_url(address: str) -> bool:
-    """Return whether the address is that of a dashboard rather than of Ray's GCS."""
+    """Return whether an address refers to a dashboard rather than to Ray's GCS."""
     return address.startswith(("http://", "https://"))
 
 

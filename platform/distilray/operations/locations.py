@@ -1,4 +1,4 @@
-"""Checks of the recipe locations that all machines of a cluster must be able to reach."""
+"""Check that all machines of a cluster can reach the locations in a recipe."""
 
 import re
 from pathlib import Path
@@ -18,11 +18,11 @@ _SHARED_TYPES = (
 
 def shared_locations(config: Config) -> dict[str, str]:
     """Return the locations that all machines must be able to reach, by dotted key."""
-    return {each.key: each.value for each in locations(config) if each.location.is_shared}
+    return {entry.key: entry.value for entry in locations(config) if entry.location.is_shared}
 
 
 def check_shared_locations(config: JobConfig, prefix: str = "") -> None:
-    """Refuse locations that differ between the machines of a cluster.
+    """Refuse locations that would be different on each machine of a cluster.
 
     A relative path would refer to the unpacked upload, which exists on one machine and is deleted with the job; `~`
     would refer to the home folder of one machine.
@@ -31,7 +31,7 @@ def check_shared_locations(config: JobConfig, prefix: str = "") -> None:
         prefix: prepended to the keys, as on the command line.
 
     Raises:
-        InputError: a location is unsuitable. The message contains the first key, the fix and the other keys.
+        InputError: a location is relative, on an unknown kind of storage or contains credentials.
     """
     shared = {f"{prefix}{key}": value for key, value in shared_locations(config).items()}
     for key, value in shared.items():
@@ -42,11 +42,11 @@ def check_shared_locations(config: JobConfig, prefix: str = "") -> None:
         scheme, separator, _ = value.partition("://")
         if separator and scheme not in SCHEMES:
             raise InputError(f"{key}={value}: scheme '{scheme}' is not one of {', '.join(SCHEMES)}")
-    unsuitable = [key for key, value in shared.items() if not _is_absolute(value)]
-    if not unsuitable:
+    relative = [key for key, value in shared.items() if not _is_absolute(value)]
+    if not relative:
         return
-    key, value = unsuitable[0], shared[unsuitable[0]]
-    others = f" (likewise {', '.join(unsuitable[1:])})" if unsuitable[1:] else ""
+    key, value = relative[0], shared[relative[0]]
+    others = f" (also {', '.join(relative[1:])})" if relative[1:] else ""
     example = f"{_EXAMPLE_FOLDER}/{value.removeprefix('~').lstrip('./')}".rstrip("/")
     is_home = value.startswith("~")
     reason = "the home folder" if is_home else "relative, so on a cluster it would be inside the unpacked upload"
@@ -57,24 +57,24 @@ def check_shared_locations(config: JobConfig, prefix: str = "") -> None:
 
 
 def unshared_file_systems(config: JobConfig, mounts: str) -> dict[str, str]:
-    """Return the keys whose paths are on file systems of a single machine, with the types of these file systems.
+    """Return the file system type of every path that is not on a shared file system, by dotted key.
 
     Args:
         mounts: content of /proc/mounts on a machine of the cluster.
     """
     absolute = {key: value for key, value in shared_locations(config).items() if value.startswith(("/", "file://"))}
     types = {key: filesystem_type(path_of(value), mounts) for key, value in absolute.items()}
-    return {key: name for key, name in types.items() if not name.startswith(_SHARED_TYPES)}
+    return {key: fs_type for key, fs_type in types.items() if not fs_type.startswith(_SHARED_TYPES)}
 
 
 def filesystem_type(path: Path, mounts: str) -> str:
     """Return the type of the file system that contains a path, according to /proc/mounts, or `unknown`."""
-    deepest, name = "", "unknown"
+    mount_point, fs_type = "", "unknown"
     for line in mounts.splitlines():
         fields = line.split()
-        if len(fields) > 2 and path.is_relative_to(fields[1]) and len(fields[1]) >= len(deepest):
-            deepest, name = fields[1], fields[2]
-    return name
+        if len(fields) > 2 and path.is_relative_to(fields[1]) and len(fields[1]) >= len(mount_point):
+            mount_point, fs_type = fields[1], fields[2]
+    return fs_type
 
 
 def has_credentials(text: str) -> bool:

@@ -1,4 +1,7 @@
-"""Number and size of the workers that a recipe requests. Imports no package, so that the doctor runs without any."""
+"""Number and size of the workers that a recipe requests.
+
+This module imports no third-party packages, so that the doctor can use it before they are installed.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerNeed:
-    """Workers that run at the same time.
+    """Workers that a recipe requests.
 
     Attributes:
-        cpus: CPUs of each worker; gpus: likewise.
-        min_workers: number of workers with which the job can start.
+        workers: number of workers that run at the same time.
+        cpus, gpus: CPUs and GPUs of each worker.
+        min_workers: smallest number of workers with which the job can start.
         key: recipe key that changes the number or the size of the workers.
     """
 
@@ -31,7 +35,7 @@ class WorkerNeed:
 
 
 def worker_need(config: JobConfig) -> WorkerNeed | None:
-    """Return the workers of a recipe; None if the job runs in one process or uses whatever is available."""
+    """Return the workers of a recipe, or None if the job runs in one process or adapts to the available resources."""
     scaling: Any = getattr(config, "scaling", None)
     trial: Any = getattr(config, "trial", None)
     if hasattr(scaling, "num_workers"):

@@ -62,7 +62,7 @@ def test_a_cache_is_a_folder_of_each_machine():
 
 
 def test_all_relative_paths_are_named_at_once():
-    with pytest.raises(InputError, match=r"^run_dir=a: .*\(likewise run_paths.1, optional_paths.0\)$"):
+    with pytest.raises(InputError, match=r"^run_dir=a: .*\(also run_paths.1, optional_paths.0\)$"):
         check_shared_locations(ReportConfig(run_dir="a", run_paths=["/x", "b"], optional_paths=["c"]))
 
 

@@ -51,7 +51,7 @@ def ok(message: str) -> Finding:
 
 
 def warn(message: str, fix: str) -> Finding:
-    """Return a finding with which a job can run, but slowly, less safely or only on some machines."""
+    """Return a finding that allows a job to run, but more slowly, less safely or only on some machines."""
     return Finding("warn", message, fix)
 
 
@@ -76,7 +76,7 @@ def input_failure(error: InputError, prefix: str = "", fix: str = "") -> Finding
 
 
 def combine(findings: Iterable[Finding], ok_message: str) -> Finding:
-    """Merge all findings that are not ok into one with the worst status; return `ok_message` if there are none."""
+    """Merge all findings that are not ok into one with the worst status, or return `ok(ok_message)` if all are ok."""
     problems = [finding for finding in findings if finding.status != "ok"]
     if not problems:
         return ok(ok_message)
@@ -90,7 +90,7 @@ def run_checks(checks: Sequence[Check], *, timeout_s: float = _TIMEOUT_S) -> Ite
     """Run the checks one after the other.
 
     Args:
-        timeout_s: seconds after which a check fails. Its daemon thread keeps running until the process exits.
+        timeout_s: seconds after which a check fails. Its daemon thread continues until the process exits.
     """
     for check in checks:
         finding = _run_with_timeout(check.run, timeout_s)
@@ -109,7 +109,7 @@ def _run_with_timeout(run: Callable[[], Finding], timeout_s: float) -> Finding:
     thread.start()
     thread.join(timeout_s)
     if not findings:
-        return fail(f"no answer within {timeout_s:g} s", "find out whether the disk, store or server behind it hangs")
+        return fail(f"no answer within {timeout_s:g} s", "check whether the disk, store or server that it uses hangs")
     return findings[0]
 
 
@@ -124,7 +124,7 @@ def _run_safely(run: Callable[[], Finding]) -> Finding:
     except PermissionError as error:
         return fail(f"no permission: {error.filename or error}", "grant it to this user, or choose another folder")
     except Exception as error:
-        return fail(f"{type(error).__name__}: {error}", "the check itself failed; examine what its message names")
+        return fail(f"{type(error).__name__}: {error}", "the check itself failed; investigate its error message")
 
 
 def print_results(results: Iterable[CheckResult], out: TextIO, *, as_json: bool) -> int:

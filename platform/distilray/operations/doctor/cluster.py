@@ -1,4 +1,4 @@
-"""Checks of a running Ray cluster, whose state comes from its dashboard or, inside the cluster, from Ray."""
+"""Checks of a running Ray cluster. Its state is read from the dashboard or, inside the cluster, from Ray."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Get = Callable[[str, "str | None"], "tuple[int, bytes]"]
 
 @dataclass(frozen=True)
 class ClusterNode:
-    """A live node with its resources as Ray counts them; `object_store` is in bytes."""
+    """A live node and the resources that Ray registered for it; `object_store` is in bytes."""
 
     cpus: float
     gpus: float
@@ -54,19 +54,19 @@ class ClusterState:
 
 
 def cluster_address(address: str | None, environment: Mapping[str, str]) -> str | None:
-    """Return the cluster address from the command line or the environment; None if a job would start a local Ray.
+    """Return the cluster address from the command line or the environment, or None if a job would start a local Ray.
 
     `HOST:PORT` on the command line refers to a dashboard, as for `jobs.submit`, unless Ray's GCS listens there.
 
     Raises:
         InputError: the address is neither that of a dashboard nor that of a GCS.
     """
-    by_ray, dashboard = (environment.get(name, "") for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"))
-    chosen = address or by_ray or (dashboard and dashboard_url(dashboard, {}))
-    if not chosen or chosen == "local":
+    dashboard = environment.get("RAY_API_SERVER_ADDRESS", "")
+    cluster = address or environment.get("RAY_ADDRESS", "") or (dashboard and dashboard_url(dashboard, {}))
+    if not cluster or cluster == "local":
         return None
-    if not address or chosen == "auto":
-        return chosen
+    if not address or cluster == "auto":
+        return cluster
     url = dashboard_url(address, {})
     try:
         host, port = urlsplit(url).hostname or "", urlsplit(url).port or 80
@@ -76,7 +76,7 @@ def cluster_address(address: str | None, environment: Mapping[str, str]) -> str 
 
 
 def _is_gcs(host: str, port: int) -> bool:
-    """Return whether Ray's GCS listens there. As a gRPC server it sends every client an HTTP/2 SETTINGS frame."""
+    """Return whether Ray's GCS listens on a port. As a gRPC server, it sends every client an HTTP/2 SETTINGS frame."""
     if port == _GCS_PORT:
         return True
     try:
@@ -102,7 +102,7 @@ def _read_from_dashboard(address: str, token: Token | None) -> ClusterState:
         rows = get_json(address, _NODES, token)["data"]["result"]["result"]
         nodes = [_node(row["resources_total"], row.get("labels")) for row in rows if row["state"] == "ALIVE"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{address}: its nodes cannot be read ({error}); see the check 'jobs api'") from None
+        raise InputError(f"{address}: cannot list its nodes ({error}); see the check 'jobs api'") from None
     return ClusterState(address, version, tuple(nodes))
 
 
@@ -150,26 +150,26 @@ def check_access(address: str, token: Token | None, get: Get = http_get) -> Find
     """
     url = address.rstrip("/") + _JOBS
     try:
-        without = get(url, None)[0]
-        if without == 200:
+        status = get(url, None)[0]
+        if status == 200:
             message = f"{address} is open: its jobs API accepts requests without a token, so anyone can run code"
             fix = "export RAY_AUTH_MODE=token before every `ray start`, restart Ray, and close port 8265"
             return fail(message, fix)
-        if without != 401:
-            message = f"{address}: status {without} without a token, but Ray's jobs API returns 401"
+        if status != 401:
+            message = f"{address}: status {status} without a token, but Ray's jobs API returns 401"
             return fail(message, "correct --address")
-        wrong = get(url, secrets.token_hex(32))[0]
-        if wrong != 403:
-            message = f"{address}: status {wrong} with a wrong token, but Ray returns 403"
+        status = get(url, secrets.token_hex(32))[0]
+        if status != 403:
+            message = f"{address}: status {status} with a wrong token, but Ray returns 403"
             return fail(message, "find out which server listens there")
         message = f"{address}: 401 without a token, 403 with a wrong one"
         if token is None:
             return fail(f"{message}; there is no token on this machine", "copy the token of the cluster")
-        right = get(url, token.value)[0]
+        status = get(url, token.value)[0]
     except (OSError, ValueError) as error:
         return fail(f"{address}: no answer ({getattr(error, 'reason', None) or error})", _TUNNEL)
-    if right != 200:
-        return fail(f"{address}: {right} with the token of {token.origin}", "copy the token of the cluster's head")
+    if status != 200:
+        return fail(f"{address}: {status} with the token of {token.origin}", "copy the token of the cluster's head")
     message += ", 200 with ours"
     if not address.startswith("https:") and not is_loopback(urlsplit(address).hostname or ""):
         return warn(f"{message}; it is sent in plain text", "use the tunnel of `ray dashboard`, or TLS")
@@ -201,10 +201,10 @@ def check_nodes(cluster: ClusterState) -> Finding:
 
 
 def check_workers(need: WorkerNeed | None, nodes: Sequence[ClusterNode], cluster: ClusterState | None) -> Finding:
-    """Check that the workers of a recipe fit.
+    """Check that the nodes have room for the workers of a recipe.
 
     Args:
-        nodes: nodes of the cluster, or this machine.
+        nodes: nodes of the cluster, or this machine as the only node.
         cluster: None if a job would start a local Ray, which refuses workers that do not fit.
     """
     if need is None:
@@ -221,10 +221,10 @@ def check_workers(need: WorkerNeed | None, nodes: Sequence[ClusterNode], cluster
     if cluster is not None and cluster.can_grow:
         fix = "make sure that a node type of the cluster file has room for such a worker"
         return warn(f"{message} now; the autoscaler has to add machines", fix)
-    lower = f"set {need.key}={room}" if room and need.workers > 1 else "use a recipe with fewer or smaller workers"
+    reduce = f"set {need.key}={room}" if room and need.workers > 1 else "use a recipe with fewer or smaller workers"
     if need.gpus and not room:
-        lower = "set scaling.use_gpu=false" if need.key == "scaling.num_workers" else f"set {need.key}=0"
+        reduce = "set scaling.use_gpu=false" if need.key == "scaling.num_workers" else f"set {need.key}=0"
     gpus = sum(node.gpus for node in nodes)
     if cluster is None or gpus < need.min_workers * need.gpus:
-        return fail(f"{message}, with {gpus:g} GPU in total" if need.gpus else message, f"add machines, or {lower}")
-    return warn(f"{message}; the job would wait for more", f"add machines, or {lower}")
+        return fail(f"{message}, with {gpus:g} GPU in total" if need.gpus else message, f"add machines, or {reduce}")
+    return warn(f"{message}; the job would wait for more", f"add machines, or {reduce}")

@@ -1,4 +1,4 @@
-"""Offline checks of a completed cluster file, before `ray up` starts machines that would not work."""
+"""Offline checks of a cluster file, which find mistakes before `ray up` starts any machines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHARED_FOLDER = "/mnt/distilray"  # the `card` recipes write to it
 _PLACEHOLDER = re.compile(r"REPLACE\w*")
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 _EXAMPLE_HOST = re.compile(r"^[^/]*\bexample\.(com|org|net)(:\d+)?/")
-_AMI, _GROUP = re.compile(r"ami-\w+"), re.compile(r"sg-\w+")  # also match placeholders, which have their own check
+_AMI, _GROUP = re.compile(r"ami-\w+"), re.compile(r"sg-\w+")  # these match placeholders too, which another check finds
 _PROFILE_ARN = re.compile(r"arn:aws[\w-]*:iam::\w+:instance-profile/\S+")
 _GPU_OPTION = re.compile(r"--gpus\b|--runtime[ =]nvidia\b|nvidia\.com/gpu")
 _MOUNT_COMMAND = r"(\bmount(?!point)|s3fs|fuse)[^;&|]*{}\b"
@@ -49,14 +49,14 @@ def read_cluster_file(file: str) -> dict[str, Any]:
     return content
 
 
-def apply_ray_defaults(written: Mapping[str, Any]) -> dict[str, Any]:
+def apply_ray_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the cluster file with Ray's defaults filled in. Raises `InputError` if Ray rejects it."""
     from ray.autoscaler._private import util
 
     logging.getLogger(util.__name__).setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            cluster: dict[str, Any] = util.prepare_config(copy.deepcopy(dict(written)))
+            cluster: dict[str, Any] = util.prepare_config(copy.deepcopy(dict(content)))
             util.validate_config(cluster)
     except Exception as error:  # Ray raises its own exceptions and those of jsonschema and Python
         path = "".join(f"{key}: " for key in getattr(error, "absolute_path", ()))
@@ -67,7 +67,7 @@ def apply_ray_defaults(written: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class NodeType:
-    """A node type. The head uses the keys of the whole cluster; a worker type may replace each list by its own."""
+    """Node type of a cluster file. The head uses the settings of the cluster, which a worker type can override."""
 
     name: str
     is_head: bool
@@ -80,12 +80,12 @@ class NodeType:
 
     @property
     def has_gpus(self) -> bool:
-        """True if Ray registers GPUs, which it derives from the instance type if `resources` is not set."""
-        of_type = not self.resources and _GPU_INSTANCE.match(str(self.node_config.get("InstanceType", "")))
-        return bool(self.resources.get("GPU") or of_type)
+        """True if Ray registers GPUs. If `resources` is not set, Ray derives them from the instance type."""
+        instance_type = str(self.node_config.get("InstanceType", ""))
+        return bool(self.resources.get("GPU") if self.resources else _GPU_INSTANCE.match(instance_type))
 
     def host_folder(self, folder: str) -> str | None:
-        """Return the folder of the host that is mounted as `folder` with write access; None if there is none."""
+        """Return the host folder that is mounted as `folder` with write access, or None if there is none."""
         mounts = [(source, target) for source, target, mode in _VOLUME.findall(self.run_options) if "ro" not in mode]
         for option in _BIND.findall(self.run_options):
             pairs = dict(part.partition("=")[::2] for part in option.split(","))
@@ -101,8 +101,8 @@ def node_types(cluster: Mapping[str, Any]) -> Iterator[NodeType]:
     """Yield the node types of a cluster file with Ray's defaults."""
     for name, settings in cluster["available_node_types"].items():
         is_head = name == cluster["head_node_type"]
-        role, own = ("head", {}) if is_head else ("worker", settings)
-        docker = {**(cluster.get("docker") or {}), **(own.get("docker") or {})}
+        role, overrides = ("head", {}) if is_head else ("worker", settings)
+        docker = {**(cluster.get("docker") or {}), **(overrides.get("docker") or {})}
         options = [*(docker.get("run_options") or []), *(docker.get(f"{role}_run_options") or [])]
         yield NodeType(
             name,
@@ -111,7 +111,7 @@ def node_types(cluster: Mapping[str, Any]) -> Iterator[NodeType]:
             settings.get("node_config") or {},
             docker.get(f"{role}_image") or docker.get("image") or "",
             " ".join(map(str, options)),
-            "\n".join(own.get("initialization_commands", cluster["initialization_commands"])),
+            "\n".join(overrides.get("initialization_commands", cluster["initialization_commands"])),
             " ".join(command for command in cluster[f"{role}_start_ray_commands"] if "ray start" in command),
         )
 
@@ -119,15 +119,15 @@ def node_types(cluster: Mapping[str, Any]) -> Iterator[NodeType]:
 def cluster_file_checks(file: str) -> list[Check]:
     """Return the checks of a cluster file that apply to its provider. Raises `InputError` if it cannot be read."""
     try:
-        written = read_cluster_file(file)
+        content = read_cluster_file(file)
     except ImportError as error:
         finding = import_failure(error)
         return [Check("cluster file", lambda: finding)]
     checks = [
-        Check("placeholders", lambda: _check_placeholders(written)), Check("schema", lambda: _check_schema(written))
+        Check("placeholders", lambda: _check_placeholders(content)), Check("schema", lambda: _check_schema(content))
     ]  # fmt: skip
     try:
-        cluster = apply_ray_defaults(written)
+        cluster = apply_ray_defaults(content)
     except (ImportError, InputError):
         return checks  # the schema check reports the reason
     type_checks = (_DOCKER if cluster.get("docker") else {}) | (_AWS if cluster["provider"]["type"] == "aws" else {})
@@ -141,14 +141,14 @@ def cluster_file_checks(file: str) -> list[Check]:
     ]
 
 
-def _check_schema(written: Mapping[str, Any]) -> Finding:
-    apply_ray_defaults(written)
+def _check_schema(content: Mapping[str, Any]) -> Finding:
+    apply_ray_defaults(content)
     return ok("Ray accepts the file")
 
 
-def _check_placeholders(written: Mapping[str, Any]) -> Finding:
+def _check_placeholders(content: Mapping[str, Any]) -> Finding:
     paths: dict[str, list[str]] = {}
-    for path, text in _texts(written, ""):
+    for path, text in _texts(content, ""):
         for marker in dict.fromkeys(_PLACEHOLDER.findall(text)):
             paths.setdefault(marker, []).append(path)
     if paths:
@@ -174,9 +174,10 @@ NodeTypeCheck = Callable[[NodeType, NodeType], Iterator[Finding]]  # (node type,
 
 
 def _check_each(types: Sequence[NodeType], check: NodeTypeCheck, ok_message: str) -> Finding:
-    head, gpus = next(each for each in types if each.is_head), [each.name for each in types if each.has_gpus]
-    findings = (finding for each in types for finding in check(each, head))
-    return combine(findings, ok_message.format(", ".join(gpus) or "no node type"))
+    head = next(node for node in types if node.is_head)
+    findings = (finding for node in types for finding in check(node, head))
+    with_gpus = ", ".join(node.name for node in types if node.has_gpus)
+    return combine(findings, ok_message.format(with_gpus or "no node type"))
 
 
 def _image(node: NodeType, _: NodeType) -> Iterator[Finding]:
@@ -185,7 +186,7 @@ def _image(node: NodeType, _: NodeType) -> Iterator[Finding]:
         yield fail(f"{node.name}: image {node.image or 'missing'} has no digest", fix)
     elif _EXAMPLE_HOST.match(node.image):
         message = f"{node.name}: image {node.image.partition('@')[0]} is in an example registry"
-        yield warn(message, "replace it by your registry")
+        yield warn(message, "replace it with your registry")
 
 
 def _shared_folder(node: NodeType, _: NodeType) -> Iterator[Finding]:
@@ -212,7 +213,7 @@ def _spill_folder(node: NodeType, _: NodeType) -> Iterator[Finding]:
 
 def _gpus(node: NodeType, _: NodeType) -> Iterator[Finding]:
     if node.has_gpus and not _GPU_OPTION.search(node.run_options):
-        message = f"{node.name}: Ray registers GPUs, but the container sees none unless NVIDIA is Docker's default"
+        message = f"{node.name}: Ray registers GPUs, but its container sees none without --gpus all"
         yield fail(message, "add --gpus all to its docker.worker_run_options")
 
 
@@ -225,8 +226,7 @@ def _profile(node: NodeType, head: NodeType) -> Iterator[Finding]:
         message = f"{node.name}: {profile['Arn']} is not the ARN of an instance profile"
         yield fail(message, "write arn:aws:iam::ACCOUNT:instance-profile/NAME, not the ARN of a role")
     elif not node.is_head and profile == head.node_config.get("IamInstanceProfile"):
-        message = f"{node.name}: has the profile of the head, so it can start machines"
-        yield warn(message, "use a profile with access to the bucket only")
+        yield warn(f"{node.name}: can start machines, as it has the head's profile", "allow access to the bucket only")
 
 
 def _ids(key: str, form: re.Pattern[str], reason: str) -> tuple[NodeTypeCheck, str]:
@@ -235,9 +235,8 @@ def _ids(key: str, form: re.Pattern[str], reason: str) -> tuple[NodeTypeCheck, s
         values = value if isinstance(value, list) else [value]
         if not values:
             yield fail(f"{node.name}: no {key}; {reason}", f"set node_config.{key}")
-        elif invalid := [str(each) for each in values if not form.fullmatch(str(each))]:
-            message = f"{node.name}: {', '.join(invalid)} is not an ID"
-            yield fail(message, f"set node_config.{key} to an ID that AWS shows")
+        elif invalid := [str(resource_id) for resource_id in values if not form.fullmatch(str(resource_id))]:
+            yield fail(f"{node.name}: {', '.join(invalid)} is not an ID", f"set node_config.{key} to an ID from AWS")
 
     return check, f"every node type has {key}"
 
@@ -282,8 +281,9 @@ def _check_token(file_mounts: Mapping[str, Any]) -> Finding:
         message = "file_mounts: no token, so `ray start` would fail on every machine"
         return fail(message, "add file_mounts: { ~/.ray/auth_token: ~/.ray/auth_token }")
     file = Path(sources[0]).expanduser()
-    missing = warn(f"file_mounts: {file} does not exist yet", f"before `ray up`: {GENERATE_COMMAND}")
-    return ok(f"file_mounts: {file}") if file.is_file() else missing
+    if not file.is_file():
+        return warn(f"file_mounts: {file} does not exist yet", f"before `ray up`: {GENERATE_COMMAND}")
+    return ok(f"file_mounts: {file}")
 
 
 def _check_ssh_key(auth: Mapping[str, Any]) -> Finding:

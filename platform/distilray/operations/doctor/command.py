@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from distilray.errors import InputError
 from distilray.operations.doctor.check import Check, has_hanging_check, import_failure, print_results, run_checks
+from distilray.operations.doctor.check_table import CheckContext, applicable_checks
 from distilray.operations.doctor.cluster_file import cluster_file_checks
-from distilray.operations.doctor.examination import CheckContext, applicable_checks
 from distilray.operations.doctor.packages import import_problems
 from distilray.runtime.command_line import CommandParser
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def diagnose(argv: Sequence[str] | None) -> int:
-    """Run and print the checks that the command line selects; return 1 if one fails, else 0.
+    """Run the checks that the command line selects and print the results; return 1 if a check fails, else 0.
 
     Raises:
         InputError: the command line is invalid, or the recipe or cluster file cannot be read.
@@ -35,7 +35,7 @@ def diagnose(argv: Sequence[str] | None) -> int:
         return print_results(run_checks(cluster_file_checks(args.cluster)), sys.stdout, as_json=args.json)
     problems = import_problems()
     for package, problem in problems.items():
-        if problem.status == "fail":  # importing it now raises ImportError instead of crashing this process
+        if problem.status == "fail":  # makes imports of it raise ImportError instead of crashing this process
             sys.modules[package] = None  # type: ignore[assignment]
     config, recipe_checks = None, []
     try:
@@ -57,8 +57,8 @@ def _load_config(job: str, recipe: str, overrides: Sequence[str]) -> JobConfig:
     return load_recipe(recipe, overrides, STAGES[job].config_class)
 
 
-def leave(code: int) -> NoReturn:
-    """Exit without waiting for hanging checks, whose libraries would otherwise delay the end of the process."""
+def exit_process(code: int) -> NoReturn:
+    """Exit without waiting for hanging checks, whose libraries would otherwise delay the exit."""
     if has_hanging_check():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -28,7 +28,7 @@ _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the first one that is s
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _LOOPBACK = ("127.0.0.1", "localhost")
 _THREADS = "OMP_NUM_THREADS"
-_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in the driver of a submitted job, where Ray sets the threads itself
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in the driver of a submitted job, where Ray sets the threads itself
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,10 @@ def listeners(proc: Path = Path("/proc")) -> list[Listener]:
         OSError: the kernel provides no table of sockets.
     """
     tables = [proc / "net" / name for name in ("tcp", "tcp6")]
-    sockets = {each for table in tables if table == tables[0] or table.exists() for each in _sockets(table.read_text())}
-    return sorted(sockets, key=lambda each: (each.port, str(each.host)))
+    sockets = {
+        listener for table in tables if table == tables[0] or table.exists() for listener in _sockets(table.read_text())
+    }
+    return sorted(sockets, key=lambda listener: (listener.port, str(listener.host)))
 
 
 def _sockets(table: str) -> Iterator[Listener]:
@@ -94,9 +96,11 @@ def check_ports(sockets: list[Listener]) -> Finding:
     """Check that other machines cannot reach a port that runs code or exposes the cluster."""
     findings = []
     for service in SERVICES:
-        reachable = [each for each in sockets if service.first <= each.port <= service.last and each.is_open]
+        reachable = [
+            listener for listener in sockets if service.first <= listener.port <= service.last and listener.is_open
+        ]
         if reachable:
-            ports = ", ".join(dict.fromkeys(str(each.port) for each in reachable))
+            ports = ", ".join(dict.fromkeys(str(listener.port) for listener in reachable))
             message = f"{ports} ({service.name}) open to other machines at {reachable[0].host}"
             findings.append(Finding(service.status, message, service.fix))
     return combine(findings, "no port of Ray or Serve is open to other machines")
@@ -157,19 +161,19 @@ def check_proxies(environment: Mapping[str, str]) -> Finding:
     """Check that requests to this machine bypass the proxy. Values may contain passwords and are not printed."""
     lower = {name.lower(): value for name, value in environment.items()}
     proxies = ", ".join(name for name in _PROXIES if lower.get(name))
-    direct = [entry.strip() for entry in lower.get("no_proxy", "").split(",")]
+    bypassed = [entry.strip() for entry in lower.get("no_proxy", "").split(",")]
     if not proxies:
         return ok("no HTTP proxy")
-    if "*" in direct or all(host in direct for host in _LOOPBACK):
+    if "*" in bypassed or all(host in bypassed for host in _LOOPBACK):
         return ok(f"{proxies} set, but bypassed for this machine")
-    message = f"{proxies} set, also for this machine: `ray job submit` and curl would use the proxy"
+    message = f"{proxies} set and not bypassed for this machine: `ray job submit` and curl would use the proxy"
     return warn(message, f"export no_proxy={','.join(_LOOPBACK)}")
 
 
 def check_threads(environment: Mapping[str, str], cores: int) -> Finding:
     """Check that Ray chooses the number of threads of each worker."""
     threads = environment.get(_THREADS)
-    if not threads or _SUBMITTED in environment:
+    if not threads or _JOB_CONFIG in environment:
         return ok(f"{_THREADS} is not set by you: Ray gives each worker as many threads as CPUs")
     message = f"{_THREADS}={threads} applies to every worker, however many of the {cores} CPUs it has"
     return warn(message, f"unset {_THREADS}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from distilray.operations.doctor.check import Finding, combine, fail, ok, warn
 
 GB, MB = 10**9, 10**6
-_SPILL_LIMIT = 0.95  # Ray does not spill to a disk that is fuller (RAY_local_fs_capacity_threshold)
+_SPILL_LIMIT = 0.95  # Ray does not spill to a disk that is fuller than this (RAY_local_fs_capacity_threshold)
 _DISK_MIN, _DISK_LOW = 1 * GB, 10 * GB
 _MIN_FREE_INODES = 1000
 _CONTAINER_SHM = 64 << 20
@@ -32,7 +32,7 @@ class Disk:
     Attributes:
         total: bytes.
         free: bytes that this user can still write.
-        free_inodes: number of files that can still be created; None if the file system has no such limit.
+        free_inodes: number of files that can still be created, or None if the file system has no such limit.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class Disk:
     @classmethod
     def of(cls, path: Path) -> Disk:
         """Return the file system of the path or of its nearest existing parent."""
-        folder = next(each for each in (path, *path.parents) if os.access(each, os.F_OK))
+        folder = next(parent for parent in (path, *path.parents) if os.access(parent, os.F_OK))
         stats = os.statvfs(folder)
         free_inodes = stats.f_favail if stats.f_files else None
         return cls(folder, stats.f_blocks * stats.f_frsize, stats.f_bavail * stats.f_frsize, free_inodes)
@@ -136,7 +136,7 @@ def check_memory(memory: Memory) -> Finding:
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """Return the number of CPUs to which the container is limited, None if there is no limit."""
+    """Return the number of CPUs to which the container is limited, or None if there is no limit."""
     try:
         quota, period = (root / _CGROUP / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -173,13 +173,13 @@ class TorchBuild:
     """The installed torch and the GPUs that it sees.
 
     Attributes:
-        built_for: CUDA version; None for a CPU build.
-        driver: version of NVIDIA's driver on this machine; None if it is not installed.
+        cuda: CUDA version for which torch was built, or None for a CPU build.
+        driver: version of NVIDIA's driver on this machine, or None if it is not installed.
         kernels: architectures for which the build has kernels, e.g. `sm_90`.
     """
 
     version: str
-    built_for: str | None
+    cuda: str | None
     driver: str | None
     gpus: tuple[Gpu, ...] = ()
     kernels: tuple[str, ...] = ()
@@ -191,18 +191,18 @@ class TorchBuild:
         file = proc / "driver/nvidia/version"
         driver = _DRIVER.search(file.read_text()) if file.is_file() else None
         properties = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-        gpus = tuple(Gpu(each.name, each.total_memory, (each.major, each.minor)) for each in properties)
+        gpus = tuple(Gpu(gpu.name, gpu.total_memory, (gpu.major, gpu.minor)) for gpu in properties)
         kernels = tuple(torch.cuda.get_arch_list())
         return cls(torch.__version__, torch.version.cuda, driver[1] if driver else None, gpus, kernels)
 
 
 def check_gpus(torch: TorchBuild) -> Finding:
     """Check that torch can use every GPU of the machine, and that all of them support bf16."""
-    if torch.driver and torch.built_for is None:
+    if torch.driver and torch.cuda is None:
         message = f"NVIDIA driver {torch.driver}, but torch {torch.version} is a CPU build"
         return fail(message, "install the CUDA build of the same torch version")
     if torch.driver and not torch.gpus:
-        message = f"NVIDIA driver {torch.driver}, but torch {torch.version} for CUDA {torch.built_for} sees no GPU"
+        message = f"NVIDIA driver {torch.driver}, but torch {torch.version} for CUDA {torch.cuda} sees no GPU"
         return fail(
             message, "install a newer driver, run the container with --gpus all, or correct CUDA_VISIBLE_DEVICES"
         )
@@ -210,14 +210,14 @@ def check_gpus(torch: TorchBuild) -> Finding:
         return ok(f"torch {torch.version}, no GPU")
     findings = [_check_gpu(gpu, torch) for gpu in torch.gpus]
     names = ", ".join(f"{gpu.name} ({gpu.memory / GB:.0f} GB)" for gpu in torch.gpus)
-    return combine(findings, f"torch {torch.version} for CUDA {torch.built_for}: {names}, bf16")
+    return combine(findings, f"torch {torch.version} for CUDA {torch.cuda}: {names}, bf16")
 
 
 def _check_gpu(gpu: Gpu, torch: TorchBuild) -> Finding:
     major, minor = gpu.capability
-    built = {int(kernel.partition("_")[2]) for kernel in torch.kernels if kernel.partition("_")[2].isdigit()}
+    versions = {int(kernel.partition("_")[2]) for kernel in torch.kernels if kernel.partition("_")[2].isdigit()}
     # Kernels run on GPUs with the same major version and an equal or higher minor version.
-    if built and not any(number // 10 == major and number % 10 <= minor for number in built):
+    if versions and not any(version // 10 == major and version % 10 <= minor for version in versions):
         message = f"{gpu.name} (sm_{major}{minor}): torch {torch.version} has no kernels for it"
         return fail(message, "use another GPU, or a build of torch for this one")
     if gpu.capability < _AMPERE:

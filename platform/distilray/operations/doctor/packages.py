@@ -25,14 +25,15 @@ try:
     import {0}
     assert getattr({0}, "__file__", None), "its folder exists, but its code does not"
 except BaseException as error:
-    raise SystemExit(print(type(error).__name__, error, sep=": ") or 1)
+    print(type(error).__name__, error, sep=": ")
+    raise SystemExit(1)
 """
 
 Installed = Callable[[str], "str | None"]
 
 
 def installed_version(package: str) -> str | None:
-    """Return the version of a package, None if it is not installed."""
+    """Return the version of a package, or None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -40,19 +41,19 @@ def installed_version(package: str) -> str | None:
 
 
 def checkout_of(module_file: Path) -> Path | None:
-    """Return the root of the checkout that contains a module of `platform/distilray`, None if it is installed."""
+    """Return the root of the checkout that contains a module of `platform/distilray`, or None if it is installed."""
     root = module_file.absolute().parents[2]
     return root if (root / "pyproject.toml").is_file() and (root / "platform").is_dir() else None
 
 
 def requirements_of(checkout: Path | None) -> list[str]:
-    """Return the requirements of the checkout or, without one, of the installed wheel; extras are left out."""
+    """Return the requirements of the checkout or, without one, of the installed wheel, excluding extras."""
     if checkout is not None:
         import tomllib
 
         project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        return [str(each) for each in project["dependencies"]]
-    return [each for each in metadata.requires(PROJECT) or [] if "extra ==" not in each]
+        return [str(requirement) for requirement in project["dependencies"]]
+    return [requirement for requirement in metadata.requires(PROJECT) or [] if "extra ==" not in requirement]
 
 
 def check_python(version: Sequence[int]) -> Finding:
@@ -144,9 +145,9 @@ def import_problems(packages: Sequence[str] = NATIVE, *, timeout_s: float = _IMP
     Returns:
         A finding for every installed package whose import fails or times out.
     """
-    present = [name for name in packages if importlib.util.find_spec(name) or installed_version(name)]
+    installed = [name for name in packages if importlib.util.find_spec(name) or installed_version(name)]
     with ThreadPoolExecutor() as pool:
-        findings = pool.map(lambda name: (name, _import_problem(name, timeout_s)), present)
+        findings = pool.map(lambda name: (name, _import_problem(name, timeout_s)), installed)
         return {name: finding for name, finding in findings if finding is not None}
 
 

@@ -1,4 +1,4 @@
-"""Checks of a recipe's inputs and outputs, without downloading models or loading weights."""
+"""Checks of a recipe's inputs and outputs that download no models and load no weights."""
 
 import errno
 import json
@@ -35,15 +35,15 @@ _STORE_FIX = "check permissions, credentials and quota of this location, or choo
 
 def required_inputs(config: JobConfig, kind: Kind) -> dict[str, str]:
     """Return the required inputs of a kind, by dotted key."""
-    inputs = [each for each in locations(config) if each.is_input and not each.location.is_optional]
-    return {each.key: each.value for each in inputs if each.location.kind == kind}
+    inputs = [entry for entry in locations(config) if entry.is_input and not entry.location.is_optional]
+    return {entry.key: entry.value for entry in inputs if entry.location.kind == kind}
 
 
 def check_locations(config: JobConfig, mounts: str | None) -> Finding:
     """Check that all machines of a cluster can reach the locations in a recipe.
 
     Args:
-        mounts: content of /proc/mounts on a machine of the cluster; None outside the cluster.
+        mounts: content of /proc/mounts on a machine of the cluster, or None outside the cluster.
 
     Raises:
         InputError: see `check_shared_locations`.
@@ -86,7 +86,7 @@ def check_models(config: JobConfig, *, offline: bool, outside: bool = False) -> 
 
 
 def _combine_or(findings: list[Finding], default: str) -> Finding:
-    """Merge findings; return `default` as the message if there are none."""
+    """Merge findings; if all are ok, join their messages; if there are none, use `default` as the message."""
     return combine(findings, ", ".join(finding.message for finding in findings) or default)
 
 
@@ -191,12 +191,12 @@ def _json(uri: str, data: bytes) -> Mapping[str, Any]:
 
 
 def run_bytes(config: JobConfig) -> int | None:
-    """Return an upper bound for the model and checkpoints that training keeps in run_dir; None if unknown."""
+    """Return an upper bound for the size of the model and checkpoints that training keeps, or None if unknown."""
     source = getattr(config, "teacher_dir", None) or getattr(config, "encoder_dir", None)
     if not isinstance(config, TrainingConfig) or source is None or source.startswith(HUB_PREFIX):
         return None
     size = storage.file_size(storage.join(model_folder(resolve_sample(source)), WEIGHTS_FILE))
-    # The best checkpoint is kept in addition. A student has fewer weights than its teacher.
+    # One more for the best checkpoint. This is an upper bound, because a student has fewer weights than its teacher.
     return None if size is None else size * (1 + _CHECKPOINT_FACTOR * (config.intervals.keep_checkpoints + 1))
 
 
@@ -219,7 +219,7 @@ def check_store(uri: str, *, outside: bool = False) -> Finding:
         missing = _missing_folders(uri)
         problem = _write_and_read(probe, uri, name)
     except (OSError, InputError) as error:
-        cause: BaseException | None = error  # `storage` replaces the operating system's error by an `InputError`
+        cause: BaseException | None = error  # `storage` wraps the error of the operating system in an `InputError`
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__cause__ or cause.__context__
         if cause is None:
@@ -246,8 +246,8 @@ def _write_failure(uri: str, error: OSError) -> Finding:
 
 def _describe_inaccessible_folder(path: Path) -> str:
     """Describe the topmost parent that this user cannot enter or, if there is none, the deepest existing one."""
-    existing = [each for each in (path, *path.parents) if os.access(each, os.F_OK)]
-    folder = next((each for each in reversed(existing) if not os.access(each, os.X_OK)), existing[0])
+    existing = [parent for parent in (path, *path.parents) if os.access(parent, os.F_OK)]
+    folder = next((parent for parent in reversed(existing) if not os.access(parent, os.X_OK)), existing[0])
     status = folder.stat()
     return f"{folder} has mode {stat.filemode(status.st_mode)} and belongs to user {status.st_uid}"
 
@@ -257,7 +257,7 @@ def _write_and_read(probe: str, uri: str, name: str) -> str:
     for content in (secrets.token_bytes(1 << 16), secrets.token_bytes(100)):
         storage.write_bytes(probe, content)
         if storage.read_bytes(probe) != content:
-            return "a file contains something else than what was written"
+            return "the content of a file differs from what was written"
     if not any(file.rpartition("/")[2] == name for file in storage.list_files(uri)):
         return "a file that was written is not listed"
     storage.remove_file(probe)
@@ -286,4 +286,4 @@ def _remove_probe(probe: str, missing: list[str]) -> None:
             elif not store.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True)):
                 storage.remove_folder(folder)
     except (OSError, InputError):
-        return  # they were not created, or are in use
+        return  # they were never created, or are in use

@@ -28,7 +28,7 @@ def list_assumptions(config: PlanConfig, training: TrainingEstimate) -> list[str
     link, network = machine.device.link_gb_per_s, machine.network_gbit_per_s / 8
     repeated = "no steps" if slowdowns.preemption_notice else "the steps since the last checkpoint"
     return [
-        f"Rate of a worker: {_rate(config, training)}.",
+        f"Throughput per worker: {_describe_throughput(config, training)}.",
         f"Text: {config.text.wikipedia_words:,} words of Wikipedia and {config.text.book_words:,} of books, "
         f"{config.text.tokens_per_word:g} tokens per word; number and lengths of the examples as on the sample.",
         f"All-reduce: one ring per step, {link:g} GB/s between devices of a machine (assumed), {network:g} GB/s "
@@ -48,7 +48,7 @@ def list_assumptions(config: PlanConfig, training: TrainingEstimate) -> list[str
     ]
 
 
-def _rate(config: PlanConfig, training: TrainingEstimate) -> str:
+def _describe_throughput(config: PlanConfig, training: TrainingEstimate) -> str:
     device, estimate = find_machine(config.cluster.machine, "cluster.machine").device, config.estimate
     if estimate.tokens_per_s is not None:
         return f"{estimate.tokens_per_s:,.0f} tokens/s, from the recipe"
@@ -64,7 +64,7 @@ def _rate(config: PlanConfig, training: TrainingEstimate) -> str:
 
 
 def list_warnings(config: PlanConfig, training: TrainingEstimate) -> list[str]:
-    """Return warnings about insufficient memory and uncertain rates."""
+    """Return warnings about insufficient memory and uncertain throughput."""
     device, estimate = find_machine(config.cluster.machine, "cluster.machine").device, config.estimate
     warnings = []
     if device.is_gpu and training.worker_gb > device.memory_gb:
@@ -72,13 +72,13 @@ def list_warnings(config: PlanConfig, training: TrainingEstimate) -> list[str]:
             f"a worker needs about {training.worker_gb:.1f} GB, but the {device.name} has {device.memory_gb:g}: "
             "lower micro_batch_size in the distill recipe, or set activation_checkpointing"
         )
-    has_rate = (
+    is_measured = (
         estimate.tokens_per_s is not None or estimate.measured_run_dir is not None or config.cluster.mfu is not None
     )
-    if not has_rate and resolve_precision(training, device) not in device.measured:
+    if not is_measured and resolve_precision(training, device) not in device.measured:
         warnings.append(
-            f"the rate of the {device.name} is an assumption and may be wrong by a factor of two: measure it in a run "
-            "of a hundred steps and set estimate.measured_run_dir"
+            f"the throughput of the {device.name} is an assumption and may be off by a factor of two: measure it in a "
+            "run of a hundred steps and set estimate.measured_run_dir"
         )
     return warnings
 
@@ -88,8 +88,8 @@ class PublishedRunPrediction:
     """Predicted duration of the published run.
 
     Attributes:
-        mfu: assumed MFU of the V100 in that precision.
-        implied_mfu: MFU with which the run would take the published time.
+        mfu: assumed MFU of the V100 in this precision.
+        implied_mfu: MFU with which the prediction would equal the published time.
     """
 
     precision: Precision
@@ -117,7 +117,7 @@ def published_training(precision: Precision) -> TrainingEstimate:
 
 
 def predict_published_run(precision: Precision, mfu: float | None = None) -> PublishedRunPrediction:
-    """Return the predicted duration of that run; `mfu` replaces the value of the table."""
+    """Predict the duration of the published run; `mfu` overrides the value in the table."""
     training, no_recipe = published_training(precision), StageRecipeConfig(path="-")
     stages = StageRecipesConfig(encode_corpus=no_recipe, distill=no_recipe)
     config = PlanConfig(run_dir="-", stages=stages, cluster=ClusterConfig(machine=_MACHINE, mfu=mfu))

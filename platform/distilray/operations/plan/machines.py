@@ -34,11 +34,11 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
-        """True for a GPU, of which each worker has its own; workers on CPUs share the cores."""
+        """True for a GPU, which is used by a single worker; CPU workers share the cores of their machine."""
         return self.name != CPU
 
     def peak(self, precision: Precision) -> float | None:
-        """Return the peak FLOPs per second, None if the precision is not supported."""
+        """Return the peak FLOPs per second, or None if the precision is not supported."""
         if precision == "fp32":
             return self.fp32_flops_per_s
         if self.is_gpu:
@@ -52,7 +52,7 @@ class Machine:
 
     name: str
     device: Device
-    count: int
+    num_devices: int
     cores: int
     network_gbit_per_s: float
     price_per_hour: float
@@ -65,7 +65,7 @@ MACHINES = {name: Machine(name, DEVICES[device], *values) for name, (device, *va
 
 
 def find_machine(name: str, key: str) -> Machine:
-    """Return a machine of the table.
+    """Return the machine with this name.
 
     Args:
         key: recipe key, for the error message.

@@ -79,7 +79,7 @@ def plan_page(values: Values) -> str:
     charts = side_by_side(
         "figures",
         figure("Tokens per second: simulated, and with ideal scaling", throughput),
-        figure("Components of a step, summed over all workers", parts),
+        figure("Parts of a step, summed over all workers", parts),
     )
     about = paragraph(
         "The same model applied to the run in the DistilBERT paper. With the implied MFU, the prediction would equal "
@@ -95,7 +95,7 @@ def plan_page(values: Values) -> str:
 
 
 def scaling_charts(values: Values) -> tuple[Markup, Markup]:
-    """Return charts of the throughput and of the components of a step, by number of workers."""
+    """Return charts of the throughput and of the parts of a step, by number of workers."""
     runs = values["scaling"]
     workers = [run["workers"] for run in runs]
     rates = [run["tokens_per_s"] for run in runs]
@@ -109,7 +109,7 @@ def scaling_charts(values: Values) -> tuple[Markup, Markup]:
 
 
 def _chart_parts(run: Values) -> dict[str, float]:
-    """Return the worker seconds of a step by component, with the work between steps merged into one."""
+    """Return the worker seconds of each part of a step, with the work between steps merged into one part."""
     work = {name: run["workers"] * run["parts"][name] for name in STEP_PARTS if name not in _BETWEEN_STEPS}
     return {**work, "between steps": run["workers"] * sum(run["parts"][name] for name in _BETWEEN_STEPS)}
 
@@ -118,13 +118,13 @@ def _table(title: str, columns: Mapping[str, str], rows: Iterable[Values]) -> Ta
     """Return a table.
 
     Args:
-        columns: format string for the values of a row, by heading.
+        columns: format strings by heading, filled with the values of each row.
     """
     table = Table(title=title)
     for number, heading in enumerate(columns):
         table.add_column(heading, justify="right" if number else "left")
     for row in rows:
-        table.add_row(*(form.format_map(row) for form in columns.values()))
+        table.add_row(*(cell.format_map(row) for cell in columns.values()))
     return table
 
 
@@ -140,7 +140,7 @@ def _stage_table(values: Values) -> Table:
         "{kept_gb:,.1f}",
         "in sequence",
     )
-    table.add_row(*(form.format_map(values["total"]) for form in total))
+    table.add_row(*(cell.format_map(values["total"]) for cell in total))
     return table
 
 

@@ -42,7 +42,7 @@ from distilray.runtime.progress import format_duration
 from distilray.runtime.run_folder import RunFolder
 
 PLAN_FILE, PAGE_FILE = "plan.json", "plan.html"
-_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")  # that the trainer of the published run supports
+_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")  # supported by the trainer of the published run
 S = TypeVar("S", bound=Config)
 
 
@@ -73,9 +73,10 @@ def pipeline_plan(config: PlanConfig) -> PipelinePlan:
     encoding = _recipe(recipes.encode_corpus, EncodeCorpusConfig)
     examples = estimate_examples(config.text, encoding)
     training = estimate_training(examples, _recipe(recipes.distill, DistillConfig), config.teacher)
-    simulated, own = config.simulation.workers, training.config.scaling.num_workers
-    by_workers = {run.workers: run for run in training_runs(config, training, sorted({*simulated, own}))}
-    run, machines = by_workers[own], training_machines(config, training, by_workers[own])
+    simulated, num_workers = config.simulation.workers, training.config.scaling.num_workers
+    by_workers = {run.workers: run for run in training_runs(config, training, sorted({*simulated, num_workers}))}
+    run = by_workers[num_workers]
+    machines = training_machines(config, training, run)
     stages = [corpus_plan(config.text, data)] if recipes.build_corpus else []
     stages += [encoding_plan(examples, encoding, data), distillation_plan(training, run, machines)]
     if recipes.evaluate_glue is not None:
@@ -135,7 +136,7 @@ def _recipe(stage: StageRecipeConfig, config_class: type[S]) -> S:
 
 def _total(plan: PipelinePlan) -> dict[str, float]:
     names = ("hours", "cost", "written_gb", "kept_gb")
-    return {name: sum(getattr(one, name) for one in plan.stages) for name in names}
+    return {name: sum(getattr(stage, name) for stage in plan.stages) for name in names}
 
 
 def _values(plan: PipelinePlan) -> dict[str, Any]:
@@ -155,8 +156,8 @@ def _values(plan: PipelinePlan) -> dict[str, Any]:
         },
         "scaling": [_run_values(plan, run) for run in plan.runs],
         "reference": [
-            {**dataclasses.asdict(one), "name": PUBLISHED_RUN, "published_hours": PUBLISHED_HOURS, "ratio": one.ratio}
-            for one in map(predict_published_run, _PRECISIONS)
+            {**dataclasses.asdict(run), "name": PUBLISHED_RUN, "published_hours": PUBLISHED_HOURS, "ratio": run.ratio}
+            for run in map(predict_published_run, _PRECISIONS)
         ],
         "warnings": list_warnings(config, training),
         "assumptions": list_assumptions(config, training),

@@ -1,4 +1,4 @@
-"""Simulate training with different numbers of workers: components of a step, stragglers, preemptions, total time."""
+"""Simulate training with different numbers of workers: parts of a step, stragglers, preemptions, total time."""
 
 import dataclasses
 import math
@@ -15,16 +15,16 @@ from distilray.operations.plan.machines import Machine, find_machine
 from distilray.operations.plan.workload import TrainingEstimate, flops_per_s, heldout_passes
 
 STEP_PARTS = ("compute", "stragglers", "all-reduce", "update", "input", "checkpoints", "evaluation")
-# Python and torch need 9.5 ms to launch all kernels of a micro-step, measured with a student of 6 and a teacher of 12
-# layers, almost no arithmetic, and one core of a Xeon of 2023. GPU kernels run concurrently with the launches, so a
-# micro-step takes at least this long.
+# Python and torch need 9.5 ms to launch all kernels of a micro-step (measured on one core of a Xeon from 2023, with 6
+# student and 12 teacher layers and hardly any arithmetic). The GPU runs the kernels while others are being launched, so
+# a micro-step takes at least this long.
 MICRO_STEP_FLOOR_S = 0.0095
-HOP_LATENCY_US = 20.0  # in the ring of an all-reduce
+HOP_LATENCY_US = 20.0  # per hop of a ring all-reduce
 OVERLAP = 0.8  # largest fraction of an all-reduce that the last backward pass can hide
 _GRADIENT_BYTES = 4  # per parameter (fp32)
 _UPDATE_BYTES = 28  # per parameter: AdamW reads weight, gradient and two moments, and writes all but the gradient
-_INPUT_TOKENS_PER_S = 9.9e6  # per core, for the slower kind of masks at 512 tokens (docs/benchmarks.md)
-_COPY_BYTES_PER_S = 6e9  # of a checkpoint to host memory: 0.8 GB in 0.13 s (docs/benchmarks.md)
+_INPUT_TOKENS_PER_S = 9.9e6  # per core, with the slower kind of masks at 512 tokens (docs/benchmarks.md)
+_COPY_BYTES_PER_S = 6e9  # copying a checkpoint to host memory: 0.8 GB in 0.13 s (docs/benchmarks.md)
 _SIMULATED_STEPS, _TRIALS = 1000, 200  # steps with random stragglers; runs with random preemptions
 _MAX_PREEMPTIONS = 5_000  # per run
 _MAX_FAILURES = 3.0  # expected preemptions between two checkpoints
@@ -36,7 +36,7 @@ class TrainingModel:
     """Performance model of a training run. Rates are in bytes or tokens per second.
 
     Attributes:
-        examples: examples per step, over all workers; tokens: likewise.
+        examples, tokens: number per step, summed over all workers.
         micro_batch_size: maximum number of examples in one forward pass of a worker.
         compute_s: time of a step on a single worker with its own device and without slowdowns.
         backward_share: fraction of `compute_s` in the backward pass.
@@ -80,14 +80,14 @@ class TrainingModel:
     max_machines: int | None = None
 
     def machines(self, workers: int) -> int:
-        needed = -(-workers // self.workers_per_machine)
+        needed = math.ceil(workers / self.workers_per_machine)
         return needed if self.max_machines is None else min(needed, self.max_machines)
 
     def contention(self, workers: int) -> float:
         """Return the slowdown from sharing cores: threads divided by cores of a machine, but at least 1."""
         if self.cores is None:
             return 1.0
-        return max(1.0, -(-workers // self.machines(workers)) * self.threads / self.cores)
+        return max(1.0, math.ceil(workers / self.machines(workers)) * self.threads / self.cores)
 
     def all_reduce_s(self, workers: int) -> float:
         """Return the seconds of a ring all-reduce (Patarasuk and Yuan 2009).
@@ -97,13 +97,13 @@ class TrainingModel:
         """
         if workers == 1:
             return 0.0
-        hops = [self.link_rate] if self.workers_per_machine > 1 else []
-        hops += [self.network_rate] if self.machines(workers) > 1 else []
+        rates = [self.link_rate] if self.workers_per_machine > 1 else []
+        rates += [self.network_rate] if self.machines(workers) > 1 else []
         size = self.gradient_bytes
-        return 2 * (workers - 1) / workers * size / min(hops) + 2 * (workers - 1) * self.latency_s
+        return 2 * (workers - 1) / workers * size / min(rates) + 2 * (workers - 1) * self.latency_s
 
     def step_parts(self, workers: int, delay: float) -> dict[str, float]:
-        """Return the mean seconds of each component of a step, including its share of the work between steps.
+        """Return the mean seconds of each part of a step, including its share of the work between steps.
 
         Args:
             delay: delay of the slowest worker as a fraction of its compute time.
@@ -128,7 +128,7 @@ class ScaledRun:
     """Simulation result for one number of workers.
 
     Attributes:
-        parts: mean seconds of each component of a step, by the names in `STEP_PARTS`.
+        parts: mean seconds of each part of a step, by the names in `STEP_PARTS`.
         efficiency: tokens per second relative to ideal scaling without slowdowns.
         hours: mean over the simulated runs; hours_p90: their 90th percentile.
         preemptions: mean number of preemptions per run.
@@ -150,7 +150,7 @@ class ScaledRun:
 
     @property
     def bound(self) -> str:
-        """Name of the longest component of a step."""
+        """Name of the longest part of a step."""
         return max(self.parts, key=lambda name: self.parts[name])
 
 
@@ -231,8 +231,8 @@ def run_times(
 def training_model(config: PlanConfig, training: TrainingEstimate, machine: Machine) -> TrainingModel:
     """Return the performance model of the distillation.
 
-    A given or measured rate takes precedence over the table. It refers to complete steps of one worker, so the time of
-    the optimizer and the worker's mean delay are subtracted.
+    A throughput from the recipe or from a measured run takes precedence over the MFU in the table. It includes the
+    optimizer and the mean delay of a worker, which are therefore subtracted.
 
     Raises:
         InputError: the device does not support the precision, or the measured run has no rates.
@@ -262,7 +262,7 @@ def training_model(config: PlanConfig, training: TrainingEstimate, machine: Mach
         checkpoint_s=training.parameters * SAVED_BYTES / _COPY_BYTES_PER_S,
         heldout_s=compute_s * training.heldout_flops / training.flops_per_step,
         heldout_evaluations=heldout_passes(training) if training.heldout_flops else 0,
-        workers_per_machine=machine.count if device.is_gpu else max(1, machine.cores // threads),
+        workers_per_machine=machine.num_devices if device.is_gpu else max(1, machine.cores // threads),
         micro_step_floor_s=MICRO_STEP_FLOOR_S if rate is None else 0.0,
         memory_rate=memory_rate,
         link_rate=device.link_gb_per_s * _GB,
@@ -284,8 +284,8 @@ def training_runs(
     """Simulate the distillation with each number of workers.
 
     Args:
-        machine: replaces the machine of the recipe.
-        cores: cores of a CPU machine that its workers can really use; default: all.
+        machine: default: the machine of the recipe.
+        cores: cores of a CPU machine that are available to its workers; default: all.
 
     Raises:
         InputError: the machine is unknown; see also `training_model` and `run_times`.

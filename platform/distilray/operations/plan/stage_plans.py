@@ -16,12 +16,12 @@ from distilray.operations.plan.simulation import ScaledRun
 from distilray.operations.plan.workload import ExampleEstimate, TrainingEstimate, flops_per_s
 
 # Wikitext that one core cleans per second, and its size relative to bz2: 716 MB from 204 MB (docs/benchmarks.md).
-_WIKITEXT_MB_PER_S, _WIKITEXT_OF_BZ2 = 4.9, 3.51
-_SPEEDUP_OF_TWO_CORES = 1.80  # measured; Ray itself uses the rest
+_WIKITEXT_MB_PER_S, _WIKITEXT_PER_BZ2 = 4.9, 3.51
+_SPEEDUP_OF_TWO_CORES = 1.80  # measured; Ray itself takes the rest
 _WORD_BYTES = 5.8  # including the space; books are cleaned faster than wikitext, but the same rate is used
 _DOCUMENT_BYTES = 2.71  # Parquet bytes per word, measured on the sample
-# Core seconds per token of text, and per token and copy, from 0.7 M tokens/s with one copy and 0.29 M tokens/s with ten
-# (docs/benchmarks.md).
+# Core seconds per token of the text, plus core seconds per token of each copy. They follow from 0.7 M tokens/s with one
+# copy and 0.29 M tokens/s with ten (docs/benchmarks.md).
 _ENCODE_S, _COPY_S = 1.204e-6, 0.2244e-6
 _WRITE_FACTOR = 2.0  # building and encoding write temporary files of about the size of their output
 # Bytes per parameter.
@@ -110,7 +110,7 @@ def data_machines(config: PlanConfig) -> StageMachines:
 
 
 def training_machines(config: PlanConfig, training: TrainingEstimate, run: ScaledRun) -> StageMachines:
-    """Return the machines of a training run, counted in workers if the recipe states the price of a worker.
+    """Return the machines of a training run. If the recipe sets the price of a worker, each worker counts as a machine.
 
     Raises:
         InputError: the price is unknown.
@@ -125,7 +125,7 @@ def training_machines(config: PlanConfig, training: TrainingEstimate, run: Scale
 
 def corpus_plan(text: TextConfig, machines: StageMachines) -> StagePlan:
     words = text.wikipedia_words + text.book_words
-    megabytes = text.dump_gb * 1e3 * _WIKITEXT_OF_BZ2 + text.book_words * _WORD_BYTES / 1e6
+    megabytes = text.dump_gb * 1e3 * _WIKITEXT_PER_BZ2 + text.book_words * _WORD_BYTES / 1e6
     hours, kept_gb = machines.independent_hours(megabytes / _WIKITEXT_MB_PER_S), words * _DOCUMENT_BYTES / _GB
     return machines.stage_plan("build_corpus", hours, _WRITE_FACTOR * kept_gb, kept_gb, f"{words / 1e9:.2f} G words")
 
@@ -163,15 +163,15 @@ def fine_tuning_runs(
     floor_s = _STEP_FLOOR_S if is_gpu else 0.0
     settings = {task: config.task_config(task) for task in config.tasks}
     return [
-        FineTuningRuns(task, len(each.seeds), _seconds(task, each, model, flops_per_s, floor_s))
-        for task, each in settings.items()
+        FineTuningRuns(task, len(task_settings.seeds), _seconds(task, task_settings, model, flops_per_s, floor_s))
+        for task, task_settings in settings.items()
     ]
 
 
 def wall_seconds(task_runs: list[FineTuningRuns], parallel: int) -> float:
     """Return a lower bound for the total time with `parallel` runs at a time."""
-    total = sum(each.count * each.seconds for each in task_runs)
-    return max(*(each.seconds for each in task_runs), total / parallel)
+    total = sum(runs.count * runs.seconds for runs in task_runs)
+    return max(*(runs.seconds for runs in task_runs), total / parallel)
 
 
 def _seconds(task: TaskName, settings: TaskConfig, model: ModelSize, flops_per_s: float, floor_s: float) -> float:
@@ -180,25 +180,26 @@ def _seconds(task: TaskName, settings: TaskConfig, model: ModelSize, flops_per_s
     dev = sum(max(counts) for split, counts in rows.items() if split.startswith("dev"))
     length = min(_MEAN_TOKENS[task], settings.max_length)
 
-    def pass_s(examples: int, backward: int, floor: float) -> float:
+    def pass_s(examples: int, forward_passes: int, floor: float) -> float:
         tokens = round(examples * length)
-        flops = (1 + backward) * model.forward_flops(tokens, round(tokens * length), 0)
+        flops = forward_passes * model.forward_flops(tokens, round(tokens * length), 0)
         return max(flops / flops_per_s, math.ceil(examples / settings.batch_size) * floor)
 
     evaluations = settings.epochs * settings.evaluations_per_epoch
-    return settings.epochs * pass_s(train, 2, floor_s) + evaluations * pass_s(dev, 0, floor_s / 3)
+    # A backward pass costs as much as two forward passes.
+    return settings.epochs * pass_s(train, 3, floor_s) + evaluations * pass_s(dev, 1, floor_s / 3)
 
 
 def glue_plan(
     config: PlanConfig, training: TrainingEstimate, glue: EvaluateGlueConfig, run: ScaledRun, machines: StageMachines
 ) -> StagePlan:
-    """Plan one fine-tuning run per worker of the distillation. Only the best model of each task is kept."""
+    """Plan the fine-tuning runs on the workers of the distillation. Only the best model of each task is kept."""
     device = machines.machine.device
     rate = flops_per_s(config, training, device)
     task_runs = fine_tuning_runs(glue, training.student, flops_per_s=rate, is_gpu=device.is_gpu)
     parallel = max(1, min(run.workers, glue.scaling.max_parallel or run.workers) // glue.scaling.num_workers)
     model_gb = training.parameters * _WEIGHT_BYTES / _GB
-    count = sum(each.count for each in task_runs)
+    count = sum(runs.count for runs in task_runs)
     return machines.stage_plan(
         "evaluate_glue",
         wall_seconds(task_runs, parallel) / _HOUR,
@@ -211,13 +212,13 @@ def glue_plan(
 def export_plan(
     training: TrainingEstimate, examples: ExampleEstimate, config: ExportModelConfig, machines: StageMachines
 ) -> StagePlan:
-    """Plan one process on one machine, in which the model and every variant process the text."""
+    """Plan the export: a single process runs the model and every variant on the text."""
     device, machine = DEVICES[CPU], machines.machine
     peak = device.peak("fp32")
     assert peak is not None
     tokens = round(config.max_examples * examples.mean_length)
     flops = training.student.forward_flops(
-        tokens, round(tokens * examples.squared_length), round(tokens * examples.masked_share)
+        tokens, round(tokens * examples.attended_length), round(tokens * examples.masked_share)
     )
     seconds = (1 + len(config.variants)) * flops / (peak * device.mfu["fp32"] * machine.cores)
     kept_gb = sum(_VARIANT_BYTES[variant] for variant in config.variants) * training.parameters / _GB

@@ -21,10 +21,10 @@ from distilray.operations.plan.machines import Device
 from distilray.schemas import EXAMPLES
 from distilray.training.meter import StepSize
 
-# Measured on the sample with segment pairs (docs/benchmarks.md), by max_seq_length: tokens in the shards per token of
-# text and copy (segment B of a random pair is used twice), and mean length relative to max_seq_length.
+# With segment pairs, by max_seq_length: tokens in the shards per token of text and copy (segment B of a random pair is
+# used twice), and mean length relative to max_seq_length. Measured on the sample (docs/benchmarks.md).
 _LENGTHS, _PAIR_GROWTH, _PAIR_LENGTH = (128, 512), (1.21, 1.32), (0.995, 0.90)
-_SINGLE_LENGTH = 0.95  # likewise without pairs; assumed, since the last example of a document is shorter
+_SINGLE_LENGTH = 0.95  # the same without pairs; assumed, since the last example of a document is shorter
 _OFFSET_BYTES = 4  # Arrow's list offset per row
 
 
@@ -33,7 +33,8 @@ class ExampleEstimate:
     """Estimated examples in the shards, including all copies.
 
     Attributes:
-        squared_length: mean of the squared lengths divided by the mean length.
+        attended_length: mean number of tokens to which a token attends, i.e. the sum of the squared lengths divided by
+            the sum of the lengths.
         masked_share: fraction of the tokens that are masked.
     """
 
@@ -41,7 +42,7 @@ class ExampleEstimate:
     heldout: int
     mean_length: float
     max_length: int
-    squared_length: float
+    attended_length: float
     masked_share: float
     text_tokens: int
     shard_bytes: int
@@ -56,7 +57,7 @@ class TrainingEstimate:
     """Estimated distillation.
 
     Attributes:
-        tokens_per_step: tokens per optimizer step, over all workers; flops_per_step: likewise.
+        tokens_per_step, flops_per_step: per optimizer step, summed over all workers.
         backward_share: fraction of the FLOPs in the backward pass.
         heldout_flops: FLOPs of one pass over the held-out examples.
         worker_gb: memory of one worker.
@@ -89,22 +90,22 @@ def estimate_examples(text: TextConfig, config: EncodeCorpusConfig) -> ExampleEs
     tokens, longest = text_tokens(text), config.max_seq_length
     has_pairs = config.mode == "card"
     growth = float(np.interp(longest, _LENGTHS, _PAIR_GROWTH)) if has_pairs else 1.0
-    share = float(np.interp(longest, _LENGTHS, _PAIR_LENGTH)) if has_pairs else _SINGLE_LENGTH
-    mean = share * longest
-    written = tokens * growth * config.dupe_factor
-    count = max(1, round(written / mean))
+    relative_mean = float(np.interp(longest, _LENGTHS, _PAIR_LENGTH)) if has_pairs else _SINGLE_LENGTH
+    mean = relative_mean * longest
+    shard_tokens = tokens * growth * config.dupe_factor
+    count = max(1, round(shard_tokens / mean))
     heldout = round(count * config.heldout_fraction)
-    masks = 0.0 if config.masking.dynamic else config.masking.mlm_probability
+    stored_mask_share = 0.0 if config.masking.dynamic else config.masking.mlm_probability
     return ExampleEstimate(
         count=count - heldout,
         heldout=heldout,
         mean_length=mean,
         max_length=longest,
         # Approximation: few examples are short, so it is between the mean and the maximum length.
-        squared_length=(mean + longest) / 2,
+        attended_length=(mean + longest) / 2,
         masked_share=config.masking.mlm_probability,
         text_tokens=tokens,
-        shard_bytes=shard_bytes(count, round(written), round(written * masks)),
+        shard_bytes=shard_bytes(count, round(shard_tokens), round(shard_tokens * stored_mask_share)),
     )
 
 
@@ -122,7 +123,7 @@ def shard_bytes(examples: int, tokens: int, masks: int) -> int:
 
 
 def meta_models(shape: ModelShapeConfig, config: DistillConfig) -> tuple[Any, Any]:
-    """Return student and teacher on the meta device, without memory for weights."""
+    """Return student and teacher on the meta device, where weights take no memory."""
 
     def new_model(family: Architecture, layers: int) -> Any:
         return family.new_masked_lm(
@@ -150,7 +151,7 @@ def estimate_training(examples: ExampleEstimate, config: DistillConfig, shape: M
     tokens = config.batch_size * examples.mean_length
     flops = _flops(tokens, examples, config, *sizes)
     head_rows = round(tokens * (1.0 if config.losses.compared_positions == "all" else examples.masked_share))
-    student_forward = sizes[0].forward_flops(round(tokens), round(tokens * examples.squared_length), head_rows)
+    student_forward = sizes[0].forward_flops(round(tokens), round(tokens * examples.attended_length), head_rows)
     evaluated = min(examples.heldout, config.intervals.heldout_examples or examples.heldout)
     heldout = _flops(evaluated * examples.mean_length, examples, config, *sizes)
     written_gb, kept_gb = checkpoint_gb(count_parameters(student), steps, config.intervals)
@@ -177,12 +178,12 @@ def estimate_training(examples: ExampleEstimate, config: DistillConfig, shape: M
 def _flops(
     tokens: float, examples: ExampleEstimate, config: DistillConfig, student: ModelSize, teacher: ModelSize | None
 ) -> float:
-    """Return the FLOPs of the forward and backward passes for some tokens, counted as for the logged `mfu`."""
+    """Return the FLOPs of the forward and backward passes for this many tokens, counted as for the logged `mfu`."""
     size = StepSize(
         tokens=round(tokens),
         padded_tokens=round(tokens),
         masked=round(tokens * examples.masked_share),
-        pairs=round(tokens * examples.squared_length),
+        pairs=round(tokens * examples.attended_length),
     )
     return float(flops_per_step(size, student, teacher, config.losses))
 

@@ -1,4 +1,4 @@
-"""Client of the jobs API of a Ray cluster, whose errors are one line with a fix."""
+"""Client for Ray's jobs API that reports each error in one line with a fix."""
 
 import asyncio
 import logging
@@ -26,13 +26,13 @@ from distilray.operations.submit.job_records import (
     one_line,
 )
 
-_KILL = "import sys, ray; ray.init(log_to_driver=False); ray.kill(ray.get_actor(*sys.argv[1:]))"
+_KILL_SCRIPT = "import sys, ray; ray.init(log_to_driver=False); ray.kill(ray.get_actor(*sys.argv[1:]))"
 _REQUEST_TIMEOUT_S = 30  # Ray's client has none and would wait forever for a tunnel whose remote end is gone
-_SILENCE_S = 5.0  # after which a silent log stream yields None
-_NO_ANSWER = "is the cluster running, and its port forwarded (`ray dashboard cluster.yaml`, or --address)?"
-_UNAUTHENTICATED = "401, no token: copy that of the cluster to ~/.ray/auth_token, and `export RAY_AUTH_MODE=token`"
-_FORBIDDEN = "403, the token belongs to another cluster: copy `~/.ray/auth_token` from the head of this one"
-# Below errors, these log only what we report ourselves or what no user needs.
+_SILENCE_S = 5.0  # a log stream yields None when it has been silent for this long
+_NO_ANSWER = "check that the cluster is running and its port is forwarded (`ray dashboard cluster.yaml`, or --address)"
+_UNAUTHENTICATED = "401, no token: copy the cluster's to ~/.ray/auth_token and `export RAY_AUTH_MODE=token`"
+_FORBIDDEN = "403, the token belongs to another cluster: copy `~/.ray/auth_token` from the head of this cluster"
+# Their warnings are either reported by this module in its own words or of no use to users.
 _VERBOSE_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging", "ray._private.runtime_env.working_dir",
@@ -67,7 +67,7 @@ class ClusterClient:
             return [_record(job) for job in self._client.list_jobs() if job.submission_id]
 
     def job(self, job_id: str) -> JobRecord | None:
-        """Return a job, None if the cluster has no job with this id."""
+        """Return a job, or None if the cluster has no job with this id."""
         try:
             with self._errors():
                 return _record(self._client.get_job_info(job_id))
@@ -116,39 +116,39 @@ class ClusterClient:
         driver = [JOB_ACTOR_NAME_TEMPLATE.format(job_id=job_id), SUPERVISOR_ACTOR_RAY_NAMESPACE]
         with self._errors():
             self._client.submit_job(
-                entrypoint=shlex.join(["python", "-c", _KILL, *driver]),
+                entrypoint=shlex.join(["python", "-c", _KILL_SCRIPT, *driver]),
                 submission_id=f"stop-{job_id}-{secrets.token_hex(3)}",
             )
 
     def tail(self, job_id: str) -> Generator[str | None, None, None]:
-        """Yield the log from its start in pieces of any length while it grows, and None after some seconds of silence.
+        """Yield the log from its start in chunks while it grows, and None whenever it is silent for some seconds.
 
-        The stream ends when the server closes it, which does not imply that the job has ended.
+        The stream ends when the server closes it, which does not mean that the job has ended.
 
         Raises:
             UnreachableError: the connection was lost.
         """
         loop = asyncio.new_event_loop()
-        pieces = self._client.tail_job_logs(job_id)
-        task = loop.create_task(_next(pieces))
+        chunks = self._client.tail_job_logs(job_id)
+        task = loop.create_task(_next(chunks))
         try:
             while True:
                 loop.run_until_complete(asyncio.wait({task}, timeout=_SILENCE_S))
                 if not task.done():
                     yield None
                     continue
-                piece = task.result()
-                if piece is None:
+                chunk = task.result()
+                if chunk is None:
                     return
-                task = loop.create_task(_next(pieces))
-                yield piece
+                task = loop.create_task(_next(chunks))
+                yield chunk
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
             raise UnreachableError(one_line(error)) from None
         finally:
             task.cancel()
             with suppress(asyncio.CancelledError, aiohttp.ClientError, OSError, RuntimeError):
                 loop.run_until_complete(task)
-            loop.run_until_complete(pieces.aclose())
+            loop.run_until_complete(chunks.aclose())
             loop.close()
 
     def log(self, job_id: str) -> str:
@@ -182,5 +182,5 @@ def _record(job: Any) -> JobRecord:
     return JobRecord(job.submission_id, job.status.value, job.message or "", job.driver_exit_code, job.metadata or {})
 
 
-async def _next(pieces: Any) -> str | None:
-    return await anext(pieces, None)
+async def _next(chunks: Any) -> str | None:
+    return await anext(chunks, None)

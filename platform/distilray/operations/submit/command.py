@@ -38,7 +38,7 @@ _SUBMIT_ATTEMPTS = 3  # another process may submit the same command at the same 
 def run(
     argv: Sequence[str] | None, *, description: str, root: Path, recipe_reader: Callable[[str], RecipeReader]
 ) -> int:
-    """Run the command line; return the exit code of the job, or of an error before its start.
+    """Run the command line and return the exit code of the job, or that of an error before the job starts.
 
     Args:
         description: shown in the help.
@@ -58,10 +58,10 @@ def _parser(description: str) -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"python -m jobs.{NAME}",
         description=description,
-        epilog="The same command attaches to its job while that is pending or running; afterwards it submits the job "
-        "again, which skips a complete run. Exit codes: those of the job (0 success, 1 internal error, 2 bad input, "
-        "130 stopped); 1 if it did not start in time or the cluster was lost; 2 if it was refused before submission; "
-        "130 if Ctrl-C detached from it.",
+        epilog="While a job is pending or running, repeating its command attaches to it; after that, it submits the "
+        "job again, which skips a complete run. Exit codes: those of the job (0 success, 1 internal error, 2 bad "
+        "input, 130 stopped); 1 if it did not start in time or the connection to the cluster was lost; 2 if it was "
+        "refused before submission; 130 if Ctrl-C detached from it.",
     )
     add = parser.add_argument
     add("job", nargs="?", metavar="JOB", help="name of the job, as in `python -m jobs.JOB`")
@@ -81,7 +81,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
     add("--address", metavar="URL", help="address of the dashboard; default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS or "
         f"{DEFAULT_ADDRESS}")  # fmt: skip
     add("--dry-run", action="store_true", help="validate and print the submission without contacting the cluster")
-    add("--detach", action="store_true", help="print the id of the job without following it")
+    add("--detach", action="store_true", help="print the id of the job and exit without following it")
     add("--stop", metavar="ID", help="stop a running or pending job instead of submitting one")
     add("--again", action="store_true", help=argparse.SUPPRESS)
     add(
@@ -89,12 +89,12 @@ def _parser(description: str) -> argparse.ArgumentParser:
         type=float,
         default=15.0,
         metavar="N",
-        help="maximum wait for the start; default: %(default)g",
+        help="how long to wait for the job to start; default: %(default)g",
     )
     add("--entrypoint-num-cpus", type=float, default=0.0, metavar="N", help="CPUs reserved for the driver, which then "
-        "runs on any machine that has them; without any of these three options it runs on the head")  # fmt: skip
-    add("--entrypoint-num-gpus", type=float, default=0.0, metavar="N", help="likewise for GPUs")
-    add("--entrypoint-memory", type=float, default=0.0, metavar="BYTES", help="likewise for memory")
+        "runs on any machine that has them; without reserved resources, it runs on the head")  # fmt: skip
+    add("--entrypoint-num-gpus", type=float, default=0.0, metavar="N", help="GPUs reserved for the driver")
+    add("--entrypoint-memory", type=float, default=0.0, metavar="BYTES", help="memory reserved for the driver")
     return parser
 
 
@@ -110,10 +110,10 @@ def _run(args: argparse.Namespace, root: Path, recipe_reader: Callable[[str], Re
     if args.stop is not None:
         if args.job is not None or args.dry_run:
             raise InputError("--stop ID: cannot be combined with JOB or --dry-run")
-        stop_job(ClusterClient(address), args.stop, timing, say=_say)
+        stop_job(ClusterClient(address), args.stop, timing, notify=_notify)
         return 0
     _require("JOB", args.job)
-    read = recipe_reader(args.job)
+    read_recipes = recipe_reader(args.job)
     if args.recipe is None and args.overrides and "=" not in args.overrides[0]:
         args.recipe = args.overrides.pop(0)
     _require("--recipe", args.recipe)
@@ -122,7 +122,7 @@ def _run(args: argparse.Namespace, root: Path, recipe_reader: Callable[[str], Re
     ]
     request = build_request(
         args.job,
-        read,
+        read_recipes,
         args.recipe,
         [*args.overrides, *stage_options],
         root=root,
@@ -163,16 +163,16 @@ def submit_and_follow(
     job_id = _submit_or_attach(cluster, request, upload)
     if detach:
         print(job_id, flush=True)
-        _say(f"the job continues on the cluster; {_next_commands(cluster, job_id)}")
+        _notify(f"the job continues on the cluster; {_next_commands(cluster, job_id)}")
         return 0
-    follower = Follower(cluster, job_id, timing, write=_write, say=_say)
+    follower = Follower(cluster, job_id, timing, write=_write, notify=_notify)
     try:
         record = follower.follow()
     except KeyboardInterrupt:
-        _say(f"{job_id} continues on the cluster; {_next_commands(cluster, job_id)}")
+        _notify(f"{job_id} continues on the cluster; {_next_commands(cluster, job_id)}")
         return EXIT_INTERRUPTED
     except (FollowTimeoutError, ClusterError) as error:
-        _say(f"{job_id}: {error}; it was not stopped; {_next_commands(cluster, job_id)}")
+        _notify(f"{job_id}: {error}; the job was not stopped; {_next_commands(cluster, job_id)}")
         return EXIT_INTERNAL_ERROR
     return _report_end(record)
 
@@ -184,13 +184,13 @@ def _submit_or_attach(cluster: ClusterClient, request: SubmitRequest, upload: Up
         attempt = next_attempt(request.id, known)
         last = attempt.last
         if last is not None and not last.ended:
-            _say(f"{last.id} is already {last.describe_status()}; attaching to it, nothing sent")
+            _notify(f"{last.id} is already {last.describe_status()}; attaching to it, nothing sent")
             return last.id
         for config in request.configs:
             check_run_dir_free(request.id, config.run_dir, known, address=cluster.address)
         _warn_if_too_small(cluster, request)
         reason = f", attempt {attempt.number} (the previous one, {last.id}, is {last.status})" if last else ""
-        _say(f"{attempt.id}{reason}: sending {upload} to {cluster.address}")
+        _notify(f"{attempt.id}{reason}: sending {upload} to {cluster.address}")
         try:
             cluster.submit(request.submission, attempt.id)
         except DuplicateJobError:
@@ -203,27 +203,27 @@ def _warn_if_too_small(cluster: ClusterClient, request: SubmitRequest) -> None:
     try:
         machines = cluster.machines()
     except ClusterError as error:
-        _say(f"cannot check whether the cluster is large enough: {error}")
+        _notify(f"cannot check whether the cluster is large enough: {error}")
         return
     driver = request.submission.driver
-    warnings = (each for config in request.configs for each in capacity_warnings(driver, config, machines))
+    warnings = (warning for config in request.configs for warning in capacity_warnings(driver, config, machines))
     for warning in dict.fromkeys(warnings):
-        _say(warning)
+        _notify(warning)
 
 
 def _report_end(record: JobRecord) -> int:
     code = exit_code_of(record)
     # Ray's message contains the end of the log, which was already printed.
     message = one_line(record.message.partition(", last available logs")[0]) if code else ""
-    _say(f"{record.id} {record.status}{': ' if message else ''}{message}" + (f" (exit code {code})" if code else ""))
+    _notify(f"{record.id} {record.status}{': ' if message else ''}{message}" + (f" (exit code {code})" if code else ""))
     return code
 
 
 def _next_commands(cluster: ClusterClient, job_id: str) -> str:
-    return f"the same command attaches to it again, `{stop_command(cluster.address, job_id)}` stops it"
+    return f"repeat the command to attach to it again, or stop it with `{stop_command(cluster.address, job_id)}`"
 
 
-def _say(line: str) -> None:
+def _notify(line: str) -> None:
     print(f"{NAME}: {' '.join(line.split())}", file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Follow a job until it ends, even if the connection is lost, or stop it."""
+"""Follow a job until it ends, reconnecting when the connection is lost, or stop it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class Timing:
     Attributes:
         pending_limit_s: maximum time until the job starts.
         lost_limit_s: maximum time without a response from the cluster.
-        report_s: time between two messages about a pending job.
+        poll_s: time between two requests for the status of the job.
+        report_every_s: time between two messages about a pending job.
         quiet_s: time without new output after which the client reconnects; doubles while nothing arrives.
     """
 
@@ -49,7 +50,7 @@ class Timing:
     pending_limit_s: float = 15 * 60
     lost_limit_s: float = 15 * 60
     poll_s: float = 2.0
-    report_s: float = 15.0
+    report_every_s: float = 15.0
     quiet_s: float = 60.0
 
 
@@ -66,7 +67,7 @@ class LogPrinter:
         self._position = 0
 
     def feed(self, text: str) -> bool:
-        """Print the part of the next piece that is new; return whether there is any."""
+        """Print the new part of the next chunk and return whether there is any."""
         new = text[max(0, self._printed - self._position) :]
         self._position += len(text)
         if new:
@@ -79,8 +80,8 @@ class Follower:
     """Prints the log of a job and waits for its end.
 
     Args:
-        write: prints pieces of the log.
-        say: prints messages of the client.
+        write: prints a chunk of the log.
+        notify: prints a message to the user.
     """
 
     def __init__(
@@ -90,9 +91,9 @@ class Follower:
         timing: Timing,
         *,
         write: Callable[[str], object],
-        say: Callable[[str], object],
+        notify: Callable[[str], object],
     ) -> None:
-        self._cluster, self._id, self._timing, self._say = cluster, job_id, timing, say
+        self._cluster, self._id, self._timing, self._notify = cluster, job_id, timing, notify
         self._log = LogPrinter(write)
         self._quiet_s = timing.quiet_s
 
@@ -122,37 +123,37 @@ class Follower:
                 raise FollowTimeoutError(
                     f"still {record.describe_status()} after {format_duration(now - started)}: {reason}"
                 )
-            if now - reported >= self._timing.report_s:
+            if now - reported >= self._timing.report_every_s:
                 reported = now
-                self._say(f"{record.describe_status()} for {format_duration(now - started)}: {reason}")
+                self._notify(f"{record.describe_status()} for {format_duration(now - started)}: {reason}")
             self._timing.sleep(self._timing.poll_s)
         return record
 
     def _stream(self) -> bool:
-        """Print the log from one connection until it ends or must be replaced; return whether there was any output."""
+        """Print the log from one connection until it closes or may be dead; return whether there was any output."""
         self._log.rewind()
-        printed_any, last = False, self._timing.clock()
+        printed_any, last_output = False, self._timing.clock()
         try:
-            with closing(self._cluster.tail(self._id)) as pieces:
-                for piece in pieces:
-                    if piece is not None and self._log.feed(piece):
-                        printed_any, last = True, self._timing.clock()
+            with closing(self._cluster.tail(self._id)) as chunks:
+                for chunk in chunks:
+                    if chunk is not None and self._log.feed(chunk):
+                        printed_any, last_output = True, self._timing.clock()
                         self._quiet_s = self._timing.quiet_s
-                    elif piece is None and self._should_reconnect(last):
+                    elif chunk is None and self._should_reconnect(last_output):
                         break
         except UnreachableError as error:
-            self._say(f"the log stream broke ({error}); connecting again")
+            self._notify(f"the log stream was interrupted ({error}); reconnecting")
         return printed_any
 
-    def _should_reconnect(self, last: float) -> bool:
-        """Return whether to leave a silent connection: the job has ended, or the connection may be dead."""
-        if self._timing.clock() - last > self._quiet_s:
+    def _should_reconnect(self, last_output: float) -> bool:
+        """Return whether to close a silent connection: the job has ended, or the connection may be dead."""
+        if self._timing.clock() - last_output > self._quiet_s:
             self._quiet_s *= 2
             return True
         return self._current_record().ended
 
     def _current_record(self) -> JobRecord:
-        """Request the record of the job until the cluster responds."""
+        """Return the current record of the job, retrying until the cluster responds."""
         since = self._timing.clock()
         while True:
             try:
@@ -162,7 +163,7 @@ class Follower:
                 waited = self._timing.clock() - since
                 if waited > self._timing.lost_limit_s:
                     raise FollowTimeoutError(f"no response for {format_duration(waited)}: {error}") from None
-                self._say(f"{error}; trying again")
+                self._notify(f"{error}; trying again")
                 self._timing.sleep(min(30.0, self._timing.poll_s + waited / 4))
         if record is None:
             raise FollowTimeoutError("the cluster no longer knows the job; was its head restarted?")
@@ -172,7 +173,8 @@ class Follower:
 def exit_code_of(record: JobRecord) -> int:
     """Return the exit code of a job's command, as a shell would report it.
 
-    0 if the job succeeded, else the exit code of the command if Ray knows it, 130 if the job was stopped, otherwise 1.
+    It is 0 if the job succeeded. Otherwise it is that of the command, or if Ray does not know it, 130 for a stopped job
+    and 1 for a failed one.
     """
     if record.status == SUCCEEDED:
         return 0
@@ -184,7 +186,7 @@ def exit_code_of(record: JobRecord) -> int:
     return code if code > 0 else _SIGNAL_BASE - code
 
 
-def stop_job(cluster: ClusterClient, job_id: str, timing: Timing, *, say: Callable[[str], object]) -> None:
+def stop_job(cluster: ClusterClient, job_id: str, timing: Timing, *, notify: Callable[[str], object]) -> None:
     """Stop a job and wait for its end. Unlike `ray job stop`, this also removes a pending job from the queue.
 
     Raises:
@@ -195,7 +197,7 @@ def stop_job(cluster: ClusterClient, job_id: str, timing: Timing, *, say: Callab
     if record is None:
         raise InputError(f"{job_id}: no such job on {cluster.address}; `ray job list` shows the ids")
     if record.ended:
-        say(f"{job_id} has already ended ({record.status})")
+        notify(f"{job_id} has already ended ({record.status})")
         return
     cluster.stop(job_id)
     started, killed = timing.clock(), False
@@ -206,9 +208,9 @@ def stop_job(cluster: ClusterClient, job_id: str, timing: Timing, *, say: Callab
                 f"{job_id}: still {record.status} {format_duration(waited)} after the request to stop it"
             )
         if record.status == PENDING and waited >= _STOP_GRACE_S and not killed:
-            say(f"{job_id} is waiting for {record.resources or 'its driver'}; removing it from the queue")
+            notify(f"{job_id} is waiting for {record.resources or 'its driver'}; removing it from the queue")
             cluster.kill_pending(job_id)
             killed = True
         timing.sleep(timing.poll_s)
         record = cluster.job(job_id)
-    say(f"{job_id} is stopped" if record is None else f"{job_id} is stopped ({record.status})")
+    notify(f"{job_id} is stopped" if record is None else f"{job_id} is stopped ({record.status})")

@@ -1,4 +1,4 @@
-"""Submissions, the cluster's job records, and the id of the next attempt of a command."""
+"""Submissions, the cluster's records of jobs, and the attempts of a command."""
 
 import hashlib
 import json
@@ -99,11 +99,11 @@ class Submission:
 
 @dataclass(frozen=True)
 class Attempt:
-    """The attempt of a command to attach to or to submit.
+    """An attempt to run a command: an active one to attach to, or a new one to submit.
 
     Attributes:
-        number: counts the attempts from 1.
-        last: the newest attempt that the cluster knows.
+        number: number of the attempt, from 1.
+        last: newest attempt on the cluster.
     """
 
     id: str
@@ -128,7 +128,7 @@ def submission_id(
     return base
 
 
-def next_attempt(base: str, known: Sequence[JobRecord]) -> Attempt:
+def next_attempt(base: str, records: Sequence[JobRecord]) -> Attempt:
     """Return the active attempt of a command or, if there is none, a new one.
 
     A successful attempt is also followed by a new one, because only the job can tell whether its run folder still
@@ -136,9 +136,9 @@ def next_attempt(base: str, known: Sequence[JobRecord]) -> Attempt:
 
     Args:
         base: id of the first attempt; -2, -3 and so on are appended for later ones.
-        known: jobs of the cluster, in any order.
+        records: jobs of the cluster, in any order.
     """
-    attempts = [(number, record) for record in known if (number := _number(base, record.id))]
+    attempts = [(number, record) for record in records if (number := _number(base, record.id))]
     if not attempts:
         return Attempt(base, 1)
     number, last = max(attempts, key=lambda attempt: attempt[0])
@@ -147,15 +147,15 @@ def next_attempt(base: str, known: Sequence[JobRecord]) -> Attempt:
     return Attempt(f"{base}-{number + 1}", number + 1, last)  # Ray does not accept an id twice
 
 
-def check_run_dir_free(base: str, run_dir: str, known: Sequence[JobRecord], *, address: str) -> None:
+def check_run_dir_free(base: str, run_dir: str, records: Sequence[JobRecord], *, address: str) -> None:
     """Check that no other active job uses the run folder.
 
     Raises:
         InputError: another job uses it. The message names that job and the command that stops it.
     """
-    for record in known:
-        others = [each.rstrip("/") for each in record.metadata.get("run_dir", "").split("\n")]  # a pipeline has several
-        if run_dir.rstrip("/") in others and not record.ended and not _number(base, record.id):
+    for record in records:
+        run_dirs = [folder.rstrip("/") for folder in record.metadata.get("run_dir", "").split("\n")]  # one per stage
+        if run_dir.rstrip("/") in run_dirs and not record.ended and not _number(base, record.id):
             raise InputError(
                 f"run_dir={run_dir}: in use by job {record.id}, which is {record.describe_status()}; wait for it, stop "
                 f"it with `{stop_command(address, record.id)}`, or choose another run_dir"
@@ -175,7 +175,7 @@ def stop_command(address: str, job_id: str) -> str:
 
 
 def capacity_warnings(driver: DriverResources, config: JobConfig, machines: Sequence[Mapping[str, float]]) -> list[str]:
-    """Return a line for each resource of which the cluster has too little now. The cluster may still grow.
+    """Return a warning for each resource of which the cluster does not have enough now; it may still grow.
 
     Args:
         driver: resources reserved for the driver, all on one machine.
@@ -188,15 +188,15 @@ def capacity_warnings(driver: DriverResources, config: JobConfig, machines: Sequ
     workers = worker_need(config)
     if workers is None:
         return lines
-    for name, each in (("CPU", workers.cpus), ("GPU", workers.gpus)):
-        need, available = workers.min_workers * each, sum(machine.get(name, 0) for machine in machines)
+    for name, per_worker in (("CPU", workers.cpus), ("GPU", workers.gpus)):
+        need, available = workers.min_workers * per_worker, sum(machine.get(name, 0) for machine in machines)
         if need > available:
             lines.append(f"the workers need {need:g} {name}, the cluster has {available:g} now: {_WAITS}")
     return lines
 
 
 def one_line(text: object) -> str:
-    """Shorten an error to its first and its last line, which in a traceback is the message."""
+    """Shorten an error to its first and last lines; the last line of a traceback is the message."""
     lines = [line for line in str(text).splitlines() if re.search(r"\w", line)] or [type(text).__name__]
     shortened = lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
     return " ".join(shortened.split())[:300]

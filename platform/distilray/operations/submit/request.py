@@ -29,9 +29,9 @@ class CommandRecipes:
     """Recipes of a command.
 
     Attributes:
-        configs: by the prefix of their keys on the command line.
-        files: files that were read; the first is the one on the command line.
-        option: command-line arguments before the first file.
+        configs: configs by the prefix of their keys on the command line.
+        files: files that were read, starting with the one on the command line.
+        option: command-line arguments before that file.
     """
 
     configs: Mapping[str, JobConfig]
@@ -82,7 +82,7 @@ class SubmitRequest:
 
 def build_request(
     job: str,
-    read: RecipeReader,
+    read_recipes: RecipeReader,
     recipe: str,
     overrides: Sequence[str],
     *,
@@ -94,7 +94,7 @@ def build_request(
 
     Args:
         job: name of the job, as in `python -m jobs.<job>`.
-        read: reader of its recipes.
+        read_recipes: reads the recipes of the command.
         root: the checkout to upload.
         driver: resources to reserve for the driver.
         variables: from `--env` and `--secrets`; they override those of the runtime environment.
@@ -108,7 +108,7 @@ def build_request(
             raise InputError(
                 f"{key}: the URI contains credentials, which job listings would show; use --secrets PATH or a role"
             )
-    recipes = read(recipe, overrides)
+    recipes = read_recipes(recipe, overrides)
     for prefix, config in recipes.configs.items():
         check_shared_locations(config, prefix)
     files, configs = [_path_in(root, file) for file in recipes.files], list(recipes.configs.values())

@@ -23,7 +23,7 @@ class Upload:
 
     @classmethod
     def of(cls, root: Path, excludes: Sequence[str]) -> "Upload":
-        """List the files as Ray does, without those matched by `excludes` or by an ignore file in a parent folder."""
+        """List the files as Ray does, except those that match `excludes` or an ignore file in one of their folders."""
         rules = [(root, PathSpec.from_lines("gitignore", [*_RAY_EXCLUDES, *excludes]))]
         return cls({file.relative_to(root).as_posix(): file.stat().st_size for file in _walk(root, rules)})
 

@@ -131,7 +131,7 @@ def test_the_dashboard_lists_the_live_nodes(monkeypatch):
 @pytest.mark.parametrize("answer", [{}, {"ray_version": "2.60.0"}, [], None])
 def test_the_response_of_another_server_is_an_input_error(monkeypatch, answer):
     monkeypatch.setattr(cluster, "get_json", lambda *_: answer)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot list its nodes"):
         read_cluster("http://h:1", None)
 
 

@@ -211,7 +211,7 @@ def test_a_path_through_a_file_fails(tmp_path):
 @pytest.mark.parametrize(
     ("function", "value", "words"),
     [
-        ("read_bytes", lambda uri: b"other", "something else"),
+        ("read_bytes", lambda uri: b"other", "differs"),
         ("list_files", lambda uri: [], "not listed"),
         ("remove_file", lambda uri: None, "still exists"),
     ],

@@ -31,7 +31,7 @@ def test_an_unmeasured_share_is_called_an_assumption():
 
 def test_machines_of_cpus_count_cores():
     for machine in MACHINES.values():
-        assert (machine.count == machine.cores) is (machine.device.name == CPU)
+        assert (machine.num_devices == machine.cores) is (machine.device.name == CPU)
 
 
 def test_an_unknown_machine_is_refused_with_the_known_ones():

@@ -81,7 +81,7 @@ def test_flops_are_those_of_the_formula_of_the_training_step():
     estimate = estimate_training(examples, recipe(batch_size=2000), ModelShapeConfig())
     student, teacher = (model_size(model) for model in meta_models(ModelShapeConfig(), recipe()))
     tokens = round(2000 * examples.mean_length)
-    squares = round(2000 * examples.mean_length * examples.squared_length)
+    squares = round(2000 * examples.mean_length * examples.attended_length)
     rows = {"head_rows": tokens, "teacher_head_rows": tokens}
     assert estimate.flops_per_step == step_flops(
         student, teacher=teacher, tokens=tokens, squared_lengths=squares, **rows

@@ -96,7 +96,7 @@ def test_a_detached_command_prints_the_id_alone(capsys):
     assert submitted(ScriptedCluster(), detach=True) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{ID}\n"
-    assert f"`python -m jobs.submit --address http://head:8265 --stop {ID}` stops it" in printed.err
+    assert f"stop it with `python -m jobs.submit --address http://head:8265 --stop {ID}`" in printed.err
 
 
 def test_ctrl_c_ends_the_following_and_not_the_job(capsys):
@@ -109,14 +109,14 @@ def test_ctrl_c_ends_the_following_and_not_the_job(capsys):
     cluster.connections = [[]]
     assert submitted(cluster) == 130
     output = capsys.readouterr().err
-    assert f"{ID} continues on the cluster; the same command attaches to it again" in output
+    assert f"{ID} continues on the cluster; repeat the command to attach to it again" in output
     assert f"--stop {ID}" in output
 
 
 def test_a_job_that_does_not_start_in_time_is_left_alone_with_a_code(capsys):
     cluster = ScriptedCluster([job("PENDING", message="no GPU")], [[]])
     assert submitted(cluster) == 1
-    assert "still PENDING after 15 min 02 s: no GPU; it was not stopped;" in capsys.readouterr().err
+    assert "still PENDING after 15 min 02 s: no GPU; the job was not stopped;" in capsys.readouterr().err
 
 
 def test_a_cluster_that_is_lost_while_it_is_followed_is_no_success(capsys):

@@ -18,7 +18,7 @@ class Seen:
 
     def follow(self, cluster, **limits):
         follower = Follower(
-            cluster, "distill-1", cluster.timing(**limits), write=self.printed.append, say=self.messages.append
+            cluster, "distill-1", cluster.timing(**limits), write=self.printed.append, notify=self.messages.append
         )
         return follower.follow()
 
@@ -146,7 +146,7 @@ def test_the_exit_code_is_that_of_the_command(record, code):
 
 def stop(cluster):
     lines = []
-    stop_job(cluster, ID, cluster.timing(), say=lines.append)
+    stop_job(cluster, ID, cluster.timing(), notify=lines.append)
     return lines
 
 

@@ -37,7 +37,7 @@ class CheckContext:
         config: configuration from the recipe.
         storage_uri: folder to check instead of the recipe's run_dir.
         environment: environment variables of this process.
-        import_problems: findings for installed packages that cannot be imported, see `packages.import_problems`.
+        import_problems: findings about installed packages that cannot be imported, see `packages.import_problems`.
     """
 
     address: str | None
@@ -53,7 +53,7 @@ class CheckContext:
 
     @functools.cached_property
     def cluster_address(self) -> str | None:
-        """Address of the cluster; None if a job would start a local Ray."""
+        """Address of the cluster, or None if a job would start a local Ray."""
         return clusters.cluster_address(self.address, self.environment)
 
     @property
@@ -62,13 +62,13 @@ class CheckContext:
 
     @property
     def dashboard(self) -> str:
-        """Address of the cluster if it is that of a dashboard, else an empty string."""
+        """Address of the cluster if it refers to a dashboard, else an empty string."""
         address = self.cluster_address or ""
         return address if is_dashboard_url(address) else ""
 
     @property
     def cluster(self) -> clusters.ClusterState:
-        """State of the cluster, which is requested only once, even if the request fails or hangs.
+        """State of the cluster. It is requested only once, even if the request fails or hangs.
 
         Raises:
             InputError: the cluster does not answer.
@@ -90,22 +90,22 @@ class CheckContext:
     @property
     def is_outside(self) -> bool:
         """True if the paths of the recipe refer to other machines."""
-        by_ray = self.environment.get("RAY_ADDRESS", "")  # Ray sets it to the GCS in a submitted job
-        return bool(self.dashboard) and (not by_ray or is_dashboard_url(by_ray))
+        ray_address = self.environment.get("RAY_ADDRESS", "")  # Ray sets it to the GCS in a submitted job
+        return bool(self.dashboard) and (not ray_address or is_dashboard_url(ray_address))
 
     @property
     def uri(self) -> str | None:
-        """Folder that the job would write."""
+        """Folder to which the job would write."""
         return self.storage_uri or (self.config.run_dir if self.config else None)
 
     @property
     def num_cpus(self) -> int | None:
-        """CPUs of the local Ray that a job would start; None means all cores."""
+        """CPUs of the local Ray that a job would start, or None for all cores."""
         return getattr(getattr(self.config, "ray", None), "num_cpus", None)
 
     @property
     def store_bytes(self) -> int:
-        """Size of the object store of the head, where drivers run, or else of a local Ray."""
+        """Size of the object store on the head, where drivers run, or without a cluster that of a local Ray."""
         try:
             heads = [node for node in self.cluster.nodes if node.is_head] if self.has_cluster else []
         except InputError:
@@ -134,8 +134,8 @@ def _checkout() -> Path | None:
 
 
 def _lock() -> Path | None:
-    lock = (_checkout() or Path("none")) / "requirements.lock"
-    return lock if lock.is_file() else None
+    checkout = _checkout()
+    return checkout / "requirements.lock" if checkout and (checkout / "requirements.lock").is_file() else None
 
 
 def _check_lock(_: CheckContext) -> Finding:
@@ -196,7 +196,7 @@ def _recipe_checks() -> Any:
     return recipe_checks
 
 
-def _runs_tasks(context: CheckContext) -> bool:
+def _is_inside(context: CheckContext) -> bool:
     return not context.is_outside
 
 
@@ -219,13 +219,13 @@ CHECKS: tuple[CheckSpec, ...] = (
     CheckSpec("ray", _check_ray),
     CheckSpec("cluster", lambda c: clusters.check_nodes(c.cluster), lambda c: c.has_cluster),
     CheckSpec("ports", lambda _: environment.check_ports(environment.listeners())),
-    CheckSpec("memory", lambda _: machine.check_memory(machine.Memory.of()), _runs_tasks),
-    CheckSpec("shared memory", _check_shared_memory, _runs_tasks),
-    CheckSpec("spill disk", _check_spill_disk, _runs_tasks),
-    CheckSpec("cache disk", lambda _: machine.check_disk(machine.Disk.of(Path("~/.cache").expanduser())), _runs_tasks),
-    CheckSpec("gpu", lambda _: machine.check_gpus(machine.TorchBuild.of()), _runs_tasks),
+    CheckSpec("memory", lambda _: machine.check_memory(machine.Memory.of()), _is_inside),
+    CheckSpec("shared memory", _check_shared_memory, _is_inside),
+    CheckSpec("spill disk", _check_spill_disk, _is_inside),
+    CheckSpec("cache disk", lambda _: machine.check_disk(machine.Disk.of(Path("~/.cache").expanduser())), _is_inside),
+    CheckSpec("gpu", lambda _: machine.check_gpus(machine.TorchBuild.of()), _is_inside),
     CheckSpec("proxies", lambda c: environment.check_proxies(c.environment)),
-    CheckSpec("threads", lambda c: environment.check_threads(c.environment, os.cpu_count() or 1), _runs_tasks),
+    CheckSpec("threads", lambda c: environment.check_threads(c.environment, os.cpu_count() or 1), _is_inside),
     CheckSpec("workers", _check_workers, _has_config),
     CheckSpec("runs", lambda c: _recipe_checks().check_runs(c.config, outside=c.is_outside), _has_config),
     CheckSpec("models", _check_models, _has_config),

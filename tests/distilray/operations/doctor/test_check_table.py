@@ -7,10 +7,10 @@ import pytest
 from distilray.config.distillation import DistillConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.errors import InputError
-from distilray.operations.doctor import examination
+from distilray.operations.doctor import check_table
 from distilray.operations.doctor.check import has_hanging_check, run_checks
+from distilray.operations.doctor.check_table import CHECKS, CheckContext, applicable_checks
 from distilray.operations.doctor.cluster import ClusterNode, ClusterState
-from distilray.operations.doctor.examination import CHECKS, CheckContext, applicable_checks
 from distilray.operations.doctor.recipe_checks import run_bytes
 
 DASHBOARD = "http://127.0.0.1:8265"
@@ -72,7 +72,7 @@ def statuses(context: CheckContext, *wanted: str) -> list[str]:
 
 def test_the_workers_of_a_recipe_are_compared_with_the_cluster(tmp_path, monkeypatch):
     nodes = (ClusterNode(0, 0, 1e9, is_head=True), ClusterNode(96, 8, 1e9, is_head=False))
-    monkeypatch.setattr(examination.clusters, "read_cluster", lambda *_: ClusterState(DASHBOARD, "2.60.0", nodes))
+    monkeypatch.setattr(check_table.clusters, "read_cluster", lambda *_: ClusterState(DASHBOARD, "2.60.0", nodes))
     assert statuses(subject(DASHBOARD, recipe(tmp_path)), "workers", "cluster") == ["ok", "ok"]
     more = recipe(tmp_path, scaling={"num_workers": 16})
     assert statuses(subject(DASHBOARD, more), "workers") == ["fail"]
@@ -86,7 +86,7 @@ def test_a_cluster_that_does_not_answer_fails_once(tmp_path, free_port):
 def test_the_object_store_is_that_of_the_head_or_of_a_local_ray(monkeypatch, free_port):
     nodes = (ClusterNode(0, 0, 7e9, is_head=True), ClusterNode(96, 8, 1e9, is_head=False))
     with monkeypatch.context() as patch:
-        patch.setattr(examination.clusters, "read_cluster", lambda *_: ClusterState(DASHBOARD, "2.60.0", nodes))
+        patch.setattr(check_table.clusters, "read_cluster", lambda *_: ClusterState(DASHBOARD, "2.60.0", nodes))
         assert subject("auto").store_bytes == 7e9
     own = subject().store_bytes
     assert own > 0
@@ -95,7 +95,7 @@ def test_the_object_store_is_that_of_the_head_or_of_a_local_ray(monkeypatch, fre
 
 def test_a_hanging_cluster_is_contacted_once(monkeypatch, tmp_path):
     never, asked = threading.Event(), []
-    monkeypatch.setattr(examination.clusters, "read_cluster", lambda *values: asked.append(values) or never.wait())
+    monkeypatch.setattr(check_table.clusters, "read_cluster", lambda *values: asked.append(values) or never.wait())
     hanging = [
         each
         for each in applicable_checks(subject("10.0.0.1:6379", recipe(tmp_path)))
