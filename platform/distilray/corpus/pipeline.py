@@ -198,7 +198,7 @@ def _check_quarantine(config: BuildCorpusConfig, quarantines: Sequence[str], rep
             file.write(data)
             listed += data.decode().splitlines()[: _LISTED - len(listed)]
     limit = config.fault_tolerance.max_bad_fraction
-    allows_truncated = config.fault_tolerance.allows_cut_files
+    allows_truncated = config.fault_tolerance.allows_truncated_files
     truncated = [report for report in reports if report.quarantined[CUT_SHORT] and not allows_truncated]
     bad = [report for report in reports if report.bad_fraction > limit or report in truncated]
     if bad:

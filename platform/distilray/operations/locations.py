@@ -18,7 +18,7 @@ _SHARED_TYPES = (
 
 def shared_locations(config: Config) -> dict[str, str]:
     """Return the locations that all machines must be able to reach, by dotted key."""
-    return {each.key: each.value for each in locations(config) if each.location.is_shared}
+    return {each.key: each.value for each in locations(config) if each.type.is_shared}
 
 
 def check_shared_locations(config: JobConfig, prefix: str = "") -> None:

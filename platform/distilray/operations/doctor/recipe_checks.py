@@ -35,8 +35,8 @@ _STORE_FIX = "check permissions, credentials and quota of this location, or choo
 
 def required_inputs(config: JobConfig, kind: Kind) -> dict[str, str]:
     """Return the required inputs of a kind, by dotted key."""
-    inputs = [each for each in locations(config) if each.is_input and not each.location.is_optional]
-    return {each.key: each.value for each in inputs if each.location.kind == kind}
+    inputs = [each for each in locations(config) if each.is_input and not each.type.is_optional]
+    return {each.key: each.value for each in inputs if each.type.kind == kind}
 
 
 def check_locations(config: JobConfig, mounts: str | None) -> Finding:
