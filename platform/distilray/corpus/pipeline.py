@@ -103,7 +103,7 @@ def build_corpus(config: BuildCorpusConfig, folder: RunFolder) -> Outcome:
             reports[record["source"]].add_group(record)
             outputs.update(record["outputs"])
     _write_report(folder, reports, screening)
-    folder.remove_strays(DOCUMENTS_FOLDER, outputs)
+    folder.remove_leftovers(DOCUMENTS_FOLDER, outputs)
     storage.remove_folder(folder.path("work"))
     return Outcome(summary(reports), corpus_counts(reports), outputs)
 
@@ -137,7 +137,7 @@ def _extract(chunks: Sequence[Chunk], config: BuildCorpusConfig, screening: Scre
         label="build_corpus",
         unit="bytes",
         size=lambda item: sizes[item["number"]],
-        counted="documents",
+        count_key="documents",
     )
 
 
@@ -151,7 +151,7 @@ def _search_duplicates(groups: Sequence[ChunkGroup], config: BuildCorpusConfig, 
             job="build_corpus",
             label="build_corpus: duplicates",
             unit="searches",
-            counted="dropped",
+            count_key="dropped",
         )
 
 
@@ -163,7 +163,7 @@ def _publish(groups: Sequence[ChunkGroup], config: BuildCorpusConfig) -> Iterato
         job="build_corpus",
         label="build_corpus: files",
         unit="files",
-        counted="documents",
+        count_key="documents",
     )
 
 
