@@ -96,5 +96,5 @@ def find_input_error(error: BaseException) -> InputError | None:
             return InputError(f"{current.filename or 'a temporary file'}: {current.strerror}; {fix}")
         wrapped = [cause, *getattr(current, "worker_failures", {}).values()]
         queue += [current.__cause__, current.__context__]
-        queue += [each for each in wrapped if isinstance(each, BaseException)]
+        queue += [inner for inner in wrapped if isinstance(inner, BaseException)]
     return None

@@ -154,7 +154,7 @@ def _row(stage: PipelineStage, pending: Sequence[str]) -> _Row:
     if stage.recipe_is_generated and _is_below(str(stage.recipe), pending):
         return _row_without_inputs(stage)
     config = stage.config()
-    if any(_is_below(each.value, pending) for each in locations(config)):
+    if any(_is_below(location.value, pending) for location in locations(config)):
         return _row_without_inputs(stage)
     job = STAGES[stage.stage].job()
     pinned, folder = job.prepare(config)
@@ -167,7 +167,7 @@ def _row(stage: PipelineStage, pending: Sequence[str]) -> _Row:
         size = sum(entry.get("bytes", 0) for entry in manifest["content"]["outputs"].values())
         work = manifest["run"]["summary"].partition(", ")[0].partition(" (")[0]
         return _Row(_COMPLETE, work, size, manifest["run"]["wall_s"])
-    numbers = {each.unit: each.number for each in job.plan(pinned).values() if isinstance(each, Quantity)}
+    numbers = {item.unit: item.number for item in job.plan(pinned).values() if isinstance(item, Quantity)}
     size, seconds = numbers.pop("bytes", None), numbers.pop("s", _last_seconds(stage))
     return _Row(state, ", ".join(f"{number:,.0f} {unit}" for unit, number in numbers.items()), size, seconds)
 

@@ -173,7 +173,7 @@ def _flatten(values: Values, problems: dict[str, str]) -> Values:
     jobs = values.get("jobs")
     steps = jobs.values() if isinstance(jobs, dict) else ()
     step_inputs = [step["inputs"] for step in steps if isinstance(step, dict) and isinstance(step.get("inputs"), dict)]
-    evaluations = [each for each in step_inputs if "task" in each or "mlflow_model" in each]
+    evaluations = [fields for fields in step_inputs if "task" in fields or "mlflow_model" in fields]
     if len(evaluations) > 1:
         raise ValueError(
             "jobs: more than one job evaluates a model; keep one, and write a recipe for each of the others"
@@ -240,7 +240,7 @@ def _location(path: str, folder: Path | None) -> str | None:
     if folder is None or "://" in path or path.startswith((HUB_PREFIX, SAMPLE_PREFIX)):
         return path
     next_to_recipe = os.path.normpath(folder / expand_home(path))
-    return next((each for each in (path, next_to_recipe) if _exists(expand_home(each))), None)
+    return next((candidate for candidate in (path, next_to_recipe) if _exists(expand_home(candidate))), None)
 
 
 def _exists(pattern: str) -> bool:

@@ -191,7 +191,7 @@ def load_pipeline(
             raise InputError(f"{source}: choose another name (letters, digits, _ and -; not the name of a variable)")
         if job not in table:
             raise InputError(f"{source}: '{job}' is not a stage; {hint(job, table)}")
-        run_dirs = {each.name: each.run_dir for each in stages}
+        run_dirs = {stage.name: stage.run_dir for stage in stages}
         names = {**variables, **run_dirs, _ALL_STAGES: list(run_dirs.values())}
         filled = _substitute(entry, names, source, list(entries))
         generated = bool(run_dirs.keys() & _REFERENCE.findall(entry.get("recipe", "")))
@@ -272,9 +272,9 @@ def _parse_arguments(
 def _substitute(value: Any, names: Mapping[str, Any], source: str, all_stages: Sequence[str] = ()) -> Any:
     """Replace the references in a value. A string that is a single reference becomes a value of the referenced type."""
     if isinstance(value, dict):
-        return {key: _substitute(each, names, f"{source}: {key}", all_stages) for key, each in value.items()}
+        return {key: _substitute(entry, names, f"{source}: {key}", all_stages) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_substitute(each, names, source, all_stages) for each in value]
+        return [_substitute(entry, names, source, all_stages) for entry in value]
     if not isinstance(value, str):
         return value
 

@@ -147,7 +147,7 @@ def check_partial_values(name: str, values: Mapping[str, Any], config_class: typ
     try:
         config_class.model_validate(values)
     except ValidationError as error:
-        problems = [each for each in error.errors(include_url=False) if each["type"] != "missing"]
+        problems = [problem for problem in error.errors(include_url=False) if problem["type"] != "missing"]
         if problems:
             raise RecipeError(f"{name}: {_first_problem(problems, config_class)}") from None
 

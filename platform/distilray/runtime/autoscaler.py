@@ -37,8 +37,8 @@ class AutoscalerReport:
         state = _autoscaling_state()
         if state is None:
             return "the autoscaler has reported nothing yet (`ray status` on the head shows its state)"
-        requested = Counter({each.ray_node_type_name: each.count for each in state.pending_instance_requests})
-        starting = Counter(each.ray_node_type_name for each in state.pending_instances)
+        requested = Counter({request.ray_node_type_name: request.count for request in state.pending_instance_requests})
+        starting = Counter(instance.ray_node_type_name for instance in state.pending_instances)
         phrases = [f"requesting {count} {kind} from the provider" for kind, count in requested.items()]
         phrases += [f"{count} {kind} starting" for kind, count in starting.items()]
         if self._is_infeasible(state):
@@ -68,13 +68,15 @@ class AutoscalerReport:
         return bool(state.pending_instance_requests or state.pending_instances or self._failed_types(state))
 
     def _is_infeasible(self, state: AutoscalingState) -> bool:
-        return any(self._is_ours(gang) for gang in state.infeasible_gang_resource_requests)
+        return any(self._includes_our_bundle(gang) for gang in state.infeasible_gang_resource_requests)
 
     def _failed_types(self, state: AutoscalingState) -> list[str]:
         # The state also contains the failures of earlier jobs.
-        return [each.ray_node_type_name for each in state.failed_instance_requests if each.failed_ts >= self._since]
+        return [
+            failed.ray_node_type_name for failed in state.failed_instance_requests if failed.failed_ts >= self._since
+        ]
 
-    def _is_ours(self, gang: Any) -> bool:
+    def _includes_our_bundle(self, gang: Any) -> bool:
         requests = gang.bundle_selectors[0].resource_requests if gang.bundle_selectors else gang.requests
         return any(dict(request.resources_bundle) == self._bundle for request in requests)
 

@@ -24,7 +24,7 @@ def inside_cluster() -> bool:
 
 
 @contextlib.contextmanager
-def environment(values: Mapping[str, str]) -> Iterator[None]:
+def temporary_environment(values: Mapping[str, str]) -> Iterator[None]:
     """Set variables of this process and its children while the block runs."""
     previous = {name: os.environ.get(name) for name in values}
     os.environ.update(values)

@@ -18,7 +18,7 @@ import ray.data
 import distilray
 from distilray.config.base import RayConfig
 from distilray.errors import InputError, find_input_error
-from distilray.runtime.environment import environment, inside_cluster, worker_setup_hook
+from distilray.runtime.environment import inside_cluster, temporary_environment, worker_setup_hook
 from distilray.runtime.resources import Need, ensure_capacity
 from distilray.runtime.run_owner import check_visible
 
@@ -53,7 +53,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     previous_handler = signal.getsignal(signal.SIGTERM)
-    with environment({"PYTHONPATH": _import_paths()}):
+    with temporary_environment({"PYTHONPATH": _import_paths()}):
         ray.init(**_cluster_arguments(config), log_to_driver=inside_cluster(), logging_level=logging.ERROR)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, previous_handler)  # undo the handler that Ray installs, which exits silently
