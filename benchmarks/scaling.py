@@ -26,8 +26,8 @@ import torch
 import yaml
 from transformers import BertConfig, BertForMaskedLM
 
-from distilray.config.capacity import PlanConfig
 from distilray.config.distillation import DistillConfig
+from distilray.config.plan import PlanConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.models.masked_lm import save_model
 from distilray.operations.plan.machines import MACHINES

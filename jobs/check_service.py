@@ -1,4 +1,4 @@
-"""Check a model end to end: serve it on this machine, send requests over HTTP and record the answers.
+"""Check the service end to end: serve a model on this machine, send HTTP requests and record the answers.
 
     python -m jobs.check_service --recipe jobs/recipes/check_service/quickstart.yaml [--dry-run] [a.b=value ...]
     ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \

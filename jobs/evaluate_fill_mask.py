@@ -1,4 +1,4 @@
-"""Evaluate a student and its teacher on fill-mask: hit@k, MRR, ranks and pseudo-perplexity, size and latency.
+"""Evaluate a student and its teacher on fill-mask: hit@k, MRR, ranks, pseudo-perplexity, size and latency.
 
     python -m jobs.evaluate_fill_mask --recipe jobs/recipes/evaluate_fill_mask/quickstart.yaml [--dry-run] [a.b=value]
     ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \

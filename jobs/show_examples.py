@@ -2,7 +2,7 @@
 
     python -m jobs.show_examples SHARDS_DIR [--split train|heldout] [--start ROW] [--rows N] [--epoch E]
 
-Reads: a run folder of jobs.encode_corpus. Writes: nothing but its output.
+Reads: a run folder of jobs.encode_corpus. Writes: nothing; prints the examples.
 """
 
 import argparse

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from distilray.runtime.environment import environment
+from distilray.runtime.environment import temporary_environment
 from serve import haproxy_shedding
 
 # Ray Serve reads these variables on import, in the driver and in all processes of the session, which inherit them.
@@ -87,7 +87,7 @@ def haproxy_environment(*, shed_above: int | None = None, body_timeout_s: float 
         added = {name: value for name, value in {**ENVIRONMENT, **ports, **paths}.items() if name not in os.environ}
         if shed_above is not None:
             added |= _write_shedding_wrapper(Path(folder), shed_above, body_timeout_s)
-        with environment(added):
+        with temporary_environment(added):
             yield
 
 

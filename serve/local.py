@@ -12,7 +12,7 @@ from typing import Any
 from distilray.config.serving import CheckServiceConfig, FillMaskAppConfig, ServeFillMaskConfig
 from distilray.errors import InputError
 from distilray.runtime import storage
-from distilray.runtime.environment import environment, inside_cluster
+from distilray.runtime.environment import inside_cluster, temporary_environment
 from distilray.runtime.job import Outcome, Quantity
 from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
@@ -42,7 +42,7 @@ def serve_until_stopped(config: ServeFillMaskConfig, *, dry_run: bool = False) -
         print("\n".join(["serve_fill_mask: plan, nothing started", *lines]), flush=True)
         return
     with contextlib.ExitStack() as stack:
-        stack.enter_context(environment({**ENVIRONMENT, **os.environ}))  # variables set by the user take precedence
+        stack.enter_context(temporary_environment({**ENVIRONMENT, **os.environ}))  # variables set by the user take precedence
         if config.proxy == "haproxy":
             body_timeout_s = config.app.limits.body_timeout_s
             stack.enter_context(haproxy_environment(shed_above=config.shed_above, body_timeout_s=body_timeout_s))

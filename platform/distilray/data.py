@@ -9,7 +9,7 @@
     masker = data.read_masker("runs/shards")
     examples.map_batches(data.mask_batch, fn_kwargs={"masker": masker, "epoch": 1}, batch_format="pyarrow")
 
-The functions check their input in the calling process; reading runs in one task per range or file. Ray Data returns
+The functions check their input in the calling process. Each read task covers one byte range or file. Ray Data returns
 blocks in the order of completion unless `DataContext.execution_options.preserve_order` is set.
 """
 
@@ -83,8 +83,8 @@ def read_dump(
         path: a dump, a folder, a pattern with `*`, or `sample:wikipedia`; all workers must see it.
         filters: keys of `filters` in a recipe of `build_corpus`.
         chunk_mb: MB of stored input per task.
-        skip_damaged: skip unreadable pages, and accept truncated dumps. Otherwise they raise `InputError`; for pages,
-            the task that reads them does.
+        skip_damaged: skip unreadable pages, and accept truncated dumps. Otherwise a truncated dump raises `InputError`
+            immediately, and an unreadable page raises it in the read task.
         source: further keys of a Wikipedia source, such as `index_path`, `name`, `language` or `templates`.
 
     Returns:
@@ -106,7 +106,9 @@ def read_dump(
     try:
         check_inputs(config, files)
     except TruncatedFileError as error:
-        raise InputError(f"{error.fault}; download it again, or set skip_damaged=True to use the part before") from None
+        raise InputError(
+            f"{error.fault}; download it again, or set skip_damaged=True to use the part that is there"
+        ) from None
     tasks = [_dump_task(chunk, config, skip_damaged) for chunk in plan_chunks(config, files)]
     return ray.data.read_datasource(ArtifactDatasource(tasks))
 
@@ -121,8 +123,8 @@ def read_documents(run: RunLocation) -> ray.data.Dataset:
         One row per document, as in `read_dump`.
 
     Raises:
-        InputError: the run is incomplete, empty or of another job, or a file is missing or has another size. A task
-            raises it if the content of its file was changed.
+        InputError: the run is incomplete, empty or from another job, or a file is missing or has the wrong size. A read
+            task raises it if the content of its file has changed.
     """
     corpus = Corpus.open(_folder(run))
     tasks = []
@@ -145,8 +147,8 @@ def read_shards(run: RunLocation, *, split: Literal["train", "heldout"] = "train
         `mask_batch`.
 
     Raises:
-        InputError: the run is incomplete or of another job, the split is empty, or a shard is missing or has another
-            size. A task raises it if the content of its shard was changed.
+        InputError: the run is incomplete or from another job, the split is empty, or a shard is missing or has the
+            wrong size. A read task raises it if the content of its shard has changed.
     """
     shards = ShardSet(_folder(run), split)
     tasks = []
@@ -158,7 +160,7 @@ def read_shards(run: RunLocation, *, split: Literal["train", "heldout"] = "train
 
 
 def read_masker(run: RunLocation) -> Masker:
-    """Return the masker of a run of `encode_corpus`, which has its seed, masking settings and vocabulary.
+    """Return a masker with the seed, masking settings and vocabulary of a run of `encode_corpus`.
 
     Raises:
         InputError: see `read_shards`.
@@ -179,7 +181,7 @@ def mask_batch(batch: pa.Table, *, masker: Masker, epoch: int = 0) -> pa.Table:
         The rows with new input_ids, mask_positions and mask_labels.
 
     Raises:
-        InputError: the batch has another format, or a column is missing.
+        InputError: the batch is not a `pyarrow.Table`, or a column is missing.
     """
     if not isinstance(batch, pa.Table):
         raise InputError(
@@ -217,13 +219,13 @@ def _read_task(
 
 
 def _folder(run: RunLocation) -> str:
-    """Return the absolute path or the URI of a run, because workers have other working directories."""
+    """Return the folder of a run as an absolute path or URI, because workers have other working directories."""
     text = expand_home(fspath(run.run_dir if isinstance(run, Run) else run))
     return text if "://" in text else os.path.abspath(text)
 
 
 def _dump_task(chunk: Chunk, config: BuildCorpusConfig, skip_damaged: bool) -> ReadTask:
-    uris, size = dict.fromkeys(each.uri for each in chunk.ranges), chunk.stored_bytes * _DUMP_EXPANSION
+    uris, size = dict.fromkeys(file_range.uri for file_range in chunk.ranges), chunk.stored_bytes * _DUMP_EXPANSION
     return _read_task(partial(_dump_tables, chunk, config, skip_damaged), DOCUMENTS, uris, size)
 
 

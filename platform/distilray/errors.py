@@ -1,4 +1,4 @@
-"""Exceptions for problems with the input, as opposed to bugs, and the translation of `OSError` into them."""
+"""Exceptions for bad input, as opposed to bugs, and context managers that translate `OSError` into them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def writing(name: str) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise MissingFileError(
-            f"{name}: removed by another process; run again, with no other process using the folder"
+            f"{name}: removed by another process; make sure that no other process uses the folder, and run again"
         ) from None
     except OSError as error:
         is_denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -76,9 +76,9 @@ def writing(name: str) -> Iterator[None]:
 
 
 def find_input_error(error: BaseException) -> InputError | None:
-    """Return the `InputError` behind an exception, including one that Ray wrapped on a worker, or None.
+    """Return the `InputError` that caused an exception, possibly on a Ray worker, or None.
 
-    A full or read-only disk counts as one, whichever library reported it.
+    Errors of a full or read-only disk are converted to an `InputError`, whichever library raised them.
     """
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
@@ -96,5 +96,5 @@ def find_input_error(error: BaseException) -> InputError | None:
             return InputError(f"{current.filename or 'a temporary file'}: {current.strerror}; {fix}")
         wrapped = [cause, *getattr(current, "worker_failures", {}).values()]
         queue += [current.__cause__, current.__context__]
-        queue += [each for each in wrapped if isinstance(each, BaseException)]
+        queue += [inner for inner in wrapped if isinstance(inner, BaseException)]
     return None

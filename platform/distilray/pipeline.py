@@ -1,4 +1,4 @@
-"""Runs all stages of a pipeline in one Ray session, or prints their plan as a table."""
+"""Run all stages of a pipeline in one Ray session, or print their plan as a table."""
 
 import contextlib
 import os
@@ -21,23 +21,23 @@ from distilray.runtime.progress import format_duration
 from distilray.runtime.run_folder import CONFIG_FILE, RunFolder, RunMismatchError, is_complete, read_manifest
 from distilray.stages import STAGES
 
-_COMPLETE = "complete"  # state of a stage
+_COMPLETE = "complete"  # state of a stage in the plan
 # Recipe keys that bound the work of a stage, with their units, for stages whose inputs do not exist yet.
 _BOUNDS = {"max_steps": "steps", "max_examples": "examples", "num_trials": "trials", "max_texts": "texts"}
 
 
-def run_pipeline_command(argv: Sequence[str] | None, about: str | None, *, recipes: Path) -> None:
+def run_pipeline_command(argv: Sequence[str] | None, description: str | None, *, recipes: Path) -> None:
     """Run `jobs.run_pipeline` from the command line.
 
     Args:
-        about: docstring of the job's module; `--help` shows its first line.
+        description: docstring of the job's module; `--help` shows its first line.
         recipes: folder of the recipes that are not next to the pipeline file.
 
     Raises:
         InputError: a problem that the user can fix.
     """
     load_secrets(os.environ)
-    pipeline, is_dry_run = read_command(argv, about, recipes=recipes)
+    pipeline, is_dry_run = read_command(argv, description, recipes=recipes)
     if is_dry_run:
         Console(width=None if os.isatty(1) else 140).print(plan_table(pipeline))
     else:
@@ -45,23 +45,19 @@ def run_pipeline_command(argv: Sequence[str] | None, about: str | None, *, recip
 
 
 def read_command(
-    argv: Sequence[str] | None, about: str | None, *, recipes: Path, keep_tilde: bool = False
+    argv: Sequence[str] | None, description: str | None, *, recipes: Path, keep_tilde: bool = False
 ) -> tuple[Pipeline, bool]:
     """Parse a command line; return the selected stages and whether it is a dry run.
 
     Args:
-        about: docstring of the job's module; `--help` shows its first line.
+        description: docstring of the job's module; `--help` shows its first line.
         recipes: folder of the recipes that are not next to the pipeline file.
         keep_tilde: keep `~` in paths, for another machine to expand.
 
     Raises:
         InputError: the pipeline or an argument cannot be used.
     """
-    parser = CommandParser(
-        prog="python -m jobs.run_pipeline",
-        description=about,
-        epilog=EXIT_CODES,
-    )
+    parser = CommandParser(prog="python -m jobs.run_pipeline", description=description, epilog=EXIT_CODES)
     parser.add_argument("file", metavar="FILE", help="pipeline file; see jobs/pipelines/")
     parser.add_argument(
         "arguments", nargs="*", metavar="NAME=value", help="values of variables, and STAGE.a.b=value for recipes"
@@ -88,7 +84,7 @@ def run_pipeline(pipeline: Pipeline) -> None:
     with contextlib.ExitStack() as session:
         for stage in pipeline.stages:
             job = STAGES[stage.stage].job()
-            with _named(stage):
+            with _stage_errors(stage):
                 folder = job.complete(stage.config(), archive_changed=True, before_run=lambda: _open_session(session))
             if job.show is not None and stage.name in pipeline.show:
                 results.append((job.show, folder))
@@ -126,7 +122,7 @@ class _Row:
             if self.seconds is not None
             else ""
         )
-        return self.state, self.work, _bytes(self.size) if self.size is not None else "", time
+        return self.state, self.work, _format_bytes(self.size) if self.size is not None else "", time
 
 
 def plan_table(pipeline: Pipeline) -> Table:
@@ -141,14 +137,15 @@ def plan_table(pipeline: Pipeline) -> Table:
     for heading in ("size", "time"):
         table.add_column(heading, justify="right")
     for stage in pipeline.stages:
-        with _named(stage):
-            rows.append(row := _row(stage, pending))
+        with _stage_errors(stage):
+            row = _row(stage, pending)
+        rows.append(row)
         table.add_row(stage.name, *row.cells())
         if not row.is_complete:
             pending.append(stage.run_dir)
     table.add_section()
     state = f"{len(rows) - len(pending)} complete, {len(pending)} to run"
-    size = _total([row.size for row in rows], _bytes)
+    size = _total([row.size for row in rows], _format_bytes)
     table.add_row("all", state, "", size, _total([row.seconds for row in rows if not row.is_complete], format_duration))
     return table
 
@@ -157,7 +154,7 @@ def _row(stage: PipelineStage, pending: Sequence[str]) -> _Row:
     if stage.recipe_is_generated and _is_below(str(stage.recipe), pending):
         return _row_without_inputs(stage)
     config = stage.config()
-    if any(_is_below(each.value, pending) for each in locations(config)):
+    if any(_is_below(location.value, pending) for location in locations(config)):
         return _row_without_inputs(stage)
     job = STAGES[stage.stage].job()
     pinned, folder = job.prepare(config)
@@ -170,7 +167,7 @@ def _row(stage: PipelineStage, pending: Sequence[str]) -> _Row:
         size = sum(entry.get("bytes", 0) for entry in manifest["content"]["outputs"].values())
         work = manifest["run"]["summary"].partition(", ")[0].partition(" (")[0]
         return _Row(_COMPLETE, work, size, manifest["run"]["wall_s"])
-    numbers = {each.unit: each.number for each in job.plan(pinned).values() if isinstance(each, Quantity)}
+    numbers = {item.unit: item.number for item in job.plan(pinned).values() if isinstance(item, Quantity)}
     size, seconds = numbers.pop("bytes", None), numbers.pop("s", _last_seconds(stage))
     return _Row(state, ", ".join(f"{number:,.0f} {unit}" for unit, number in numbers.items()), size, seconds)
 
@@ -192,18 +189,21 @@ def _is_below(location: str, folders: Sequence[str]) -> bool:
     return any(f"{location.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/") for folder in folders)
 
 
-def _total(numbers: Sequence[float | None], text: Callable[[float], str]) -> str:
+def _total(numbers: Sequence[float | None], format_number: Callable[[float], str]) -> str:
     known = [number for number in numbers if number is not None]
-    return text(sum(known)) if len(known) == len(numbers) else f"at least {text(sum(known))}" if known else "unknown"
+    if not known:
+        return "unknown"
+    total = format_number(sum(known))
+    return total if len(known) == len(numbers) else f"at least {total}"
 
 
-def _bytes(size: float) -> str:
+def _format_bytes(size: float) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
 @contextlib.contextmanager
-def _named(stage: PipelineStage) -> Iterator[None]:
-    """Prefix errors in the block with the name of the stage."""
+def _stage_errors(stage: PipelineStage) -> Iterator[None]:
+    """Prefix the messages of input errors in the block with the name of the stage."""
     try:
         yield
     except InputError as error:

@@ -44,9 +44,8 @@ EXAMPLES = _versioned(
     ],
 )
 
-# Outputs of a frozen teacher for each example of a shard, in row order. `hidden` contains all tokens. `top_*` contain
-# the k most probable tokens, best first, at every position or only at the masked ones; the manifest records which, and
-# k.
+# Outputs of a frozen teacher for each example of a shard, in row order. `hidden` covers all tokens. `top_*` contain the
+# k most probable tokens, best first, at all positions or only at masked ones; the manifest records k and the choice.
 TEACHER_TARGETS = _versioned(
     "teacher_targets",
     1,
@@ -72,8 +71,11 @@ DEV_PREDICTIONS = _versioned(
 )
 
 
-def check_schema(actual: pa.Schema, expected: pa.Schema, where: str) -> None:
-    """Check the schema and version of a file.
+def check_schema(actual: pa.Schema, expected: pa.Schema, file: str) -> None:
+    """Check the schema and its version.
+
+    Args:
+        file: path or URI of the file, for the message.
 
     Raises:
         InputError: names the file, its schema and the expected one.
@@ -83,9 +85,9 @@ def check_schema(actual: pa.Schema, expected: pa.Schema, where: str) -> None:
     expected_name = (expected.metadata or {})[key].decode()
     if actual_name != expected_name:
         raise InputError(
-            f"{where}: schema '{actual_name}', but '{expected_name}' is needed; write it again with this version"
+            f"{file}: schema '{actual_name}', but '{expected_name}' is needed; write it again with this version"
         )
     if not actual.equals(expected):
         raise InputError(
-            f"{where}: columns differ from schema '{expected_name}'; the file was changed after it was written"
+            f"{file}: columns differ from schema '{expected_name}'; the file was changed after it was written"
         )

@@ -1,7 +1,7 @@
 """The stage table: one row per stage of the pipeline.
 
-Rows refer to classes and functions as `module:name`, which are imported on use, so importing this module does not
-import torch:
+Rows name classes and functions as `module:name` strings, which are imported on use. Therefore importing this module
+does not import torch:
 
     STAGES["distill"].config_class             class of its recipe
     STAGES["distill"].job().complete(config)   runs the stage unless it is complete, and returns its `RunFolder`
@@ -46,7 +46,7 @@ class Stage:
 
     @property
     def config_class(self) -> type[JobConfig]:
-        config_class: type[JobConfig] = load(self.config)
+        config_class: type[JobConfig] = import_object(self.config)
         return config_class
 
     def job(self) -> Job[Any]:
@@ -54,10 +54,10 @@ class Stage:
         return Job(
             name=self.name,
             config_class=self.config_class,
-            plan=load(self.plan),
-            run=load(self.run),
-            show=load(self.show) if self.show else None,
-            pin=_pinned,
+            plan=import_object(self.plan),
+            run=import_object(self.run),
+            show=import_object(self.show) if self.show else None,
+            pin=_pin_location,
             files=_input_files,
             is_view=self.is_view,
         )
@@ -172,7 +172,7 @@ _ROWS = (
     ),
     Stage(
         "plan",
-        config="distilray.config.capacity:PlanConfig",
+        config="distilray.config.plan:PlanConfig",
         plan="distilray.operations.plan.planning:plan_summary",
         run="distilray.operations.plan.planning:write_plan",
         show="distilray.operations.plan.planning:show_plan",
@@ -181,8 +181,8 @@ _ROWS = (
 )
 STAGES = {stage.name: stage for stage in _ROWS}
 
-# Functions by kind of input. `pin(value)` returns a location that means the same on every machine, or raises
-# `InputError`. `files(name, value)` returns the files that manifests record.
+# Functions by kind of location. A pin function returns a location that means the same on every machine, or raises
+# `InputError`. A files function returns the files to record in the manifest, by name.
 _PIN = {
     "file": "distilray.runtime.file_search:check_exists",
     "model": "distilray.models.sources:pin",
@@ -220,7 +220,7 @@ def run_stage(name: str, /, **values: Any) -> Run:
     """Run a stage unless it is complete, and return its run.
 
     Args:
-        values: keys of its recipe, with or without `_dir` and `_path`. A `Run` is replaced by its folder.
+        values: values by recipe key, whose suffix `_dir` or `_path` may be omitted. A `Run` is replaced by its folder.
 
     Raises:
         InputError: a problem that the user can fix.
@@ -228,61 +228,63 @@ def run_stage(name: str, /, **values: Any) -> Run:
     stage = STAGES[name]
     keys = stage.config_class.model_fields
 
-    def key_of(word: str) -> str:
-        return next((key for key in (word, f"{word}_dir", f"{word}_path") if key in keys), word)
+    def recipe_key(name: str) -> str:
+        return next((key for key in (name, f"{name}_dir", f"{name}_path") if key in keys), name)
 
-    recipe = {key_of(word): _to_recipe_value(value) for word, value in values.items()}
+    recipe = {recipe_key(argument): _to_recipe_value(value) for argument, value in values.items()}
     return Run(stage.job().complete(validate_recipe(name, recipe, stage.config_class)).uri)
 
 
 def _to_recipe_value(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _to_recipe_value(each) for key, each in value.items()}
+        return {key: _to_recipe_value(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_to_recipe_value(each) for each in value]
+        return [_to_recipe_value(entry) for entry in value]
     if isinstance(value, Run):
         return value.run_dir
     return str(value) if isinstance(value, Path) else value
 
 
-def command(name: str, about: str | None) -> Callable[..., int]:
+def command(name: str, description: str | None) -> Callable[..., int]:
     """Return `main(argv)` of a job, which runs a stage from the command line and returns the exit code.
 
     Args:
-        about: docstring of the job's module; `--help` shows its first line.
+        description: docstring of the job's module; `--help` shows its first line.
     """
     stage = STAGES[name]
 
     def validate(file: str) -> str:
-        return str(load(str(stage.validate))(file))
+        return str(import_object(str(stage.validate))(file))
 
     def main(argv: Sequence[str] | None = None) -> int:
-        return run_command(name, stage.job, argv, about=about, validate=validate if stage.validate else None)
+        return run_command(
+            name, stage.job, argv, description=description, validate=validate if stage.validate else None
+        )
 
     return main
 
 
 @functools.cache
-def load(path: str) -> Any:
-    """Import and return the object named by `module:name`."""
-    module, _, name = path.partition(":")
+def import_object(import_string: str) -> Any:
+    """Import and return the object that a `module:name` string refers to."""
+    module, _, name = import_string.partition(":")
     return getattr(import_module(module), name)
 
 
-def _pinned(each: ConfigLocation) -> str:
-    if each.location.job is not None and is_complete(each.value):
-        read_manifest(each.value, each.location.job)
-    pin = _PIN.get(each.location.kind)
-    return str(load(pin)(each.value)) if pin and each.is_input else each.value
+def _pin_location(location: ConfigLocation) -> str:
+    if location.type.job is not None and is_complete(location.value):
+        read_manifest(location.value, location.type.job)  # checks the job
+    pin = _PIN.get(location.type.kind)
+    return str(import_object(pin)(location.value)) if pin and location.is_input else location.value
 
 
-def _input_files(name: str, each: ConfigLocation) -> dict[str, str]:
-    kind = each.location.kind
+def _input_files(name: str, location: ConfigLocation) -> dict[str, str]:
+    kind = location.type.kind
     if kind == "glue":
-        section: Any = each.section
-        files = load(_GLUE_FILES)(each.value, section.tasks)
+        section: Any = location.section
+        files = import_object(_GLUE_FILES)(location.value, section.tasks)
     elif kind in _FILES:
-        files = load(_FILES[kind])(name, each.value)
+        files = import_object(_FILES[kind])(name, location.value)
     else:
-        files = {name: resolve_sample(each.value)}
+        files = {name: resolve_sample(location.value)}
     return dict(files)

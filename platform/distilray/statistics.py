@@ -1,7 +1,7 @@
 """Confidence intervals and standard errors of scores, and the share of a teacher's score that a student retains.
 
 Bootstrap intervals are percentiles over resamples of independent units (Efron 1979): texts, sentence pairs, dev rows.
-Functions take a random generator. Generators in the same state draw the same units, which makes differences paired.
+Functions take a random generator. Generators in the same state draw the same units, which makes comparisons paired.
 """
 
 import math
@@ -58,7 +58,7 @@ def percentile_interval(values: Array, level: float = LEVEL) -> Interval | None:
 
 
 def wilson_interval(share: float, trials: float, level: float = LEVEL) -> Interval:
-    """Return the Wilson score interval of a binomial share (Wilson 1927), which has a width even at 0 and 1."""
+    """Return the Wilson score interval of a proportion (Wilson 1927), whose width is positive even at 0 and 1."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     center = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
@@ -167,7 +167,11 @@ class ClusteredSample:
         return {name: np.concatenate([values[name] for values in chunks]) for name in scores.names}
 
     def _score_draws(self, scores: ScoreDefinitions, draws: Iterator[Counts]) -> Iterator[dict[str, Array]]:
-        """Yield the scores for chunks of resamples, given how often each text was drawn, (resamples, texts)."""
+        """Yield the scores of chunks of resamples.
+
+        Args:
+            draws: (resamples, texts) each: how often each text was drawn.
+        """
         columns = {name for ratio in scores.ratios.values() for name in (ratio.numerator, ratio.denominator)}
         sums = {name: np.bincount(self.text_of, self.columns[name], self.texts) for name in sorted(columns)}
         orders = {column: np.argsort(self.columns[column], kind="stable") for column in scores.medians.values()}
@@ -180,7 +184,7 @@ class ClusteredSample:
             yield values
 
 
-def without_nan(values: Mapping[str, float]) -> dict[str, float | None]:
+def nan_to_none(values: Mapping[str, float]) -> dict[str, float | None]:
     """Return the values with nan replaced by None, because JSON has no nan."""
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 

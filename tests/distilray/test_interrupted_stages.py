@@ -56,7 +56,7 @@ class Stage:
             folder.begin()
             outcome = self.run(folder.config, folder)
             content = folder.finish(outcome.counts, outcome.outputs, outcome.summary)["content"]
-        RunOutputs.of(str(run_dir), content).check_contents(content["outputs"])
+        RunOutputs.from_manifest(str(run_dir), content).check_contents(content["outputs"])
         names = {path.relative_to(run_dir).as_posix(): path for path in run_dir.rglob("*") if path.is_file()}
         kept = {name: path for name, path in names.items() if not name.startswith(WORK)}
         files = {name: path.read_bytes() for name, path in kept.items() if name not in {*MEASURED, "config.yaml"}}

@@ -8,7 +8,7 @@ import distilray as dr
 from distilray import stages
 from distilray.errors import InputError
 from distilray.runtime.job import Job
-from distilray.stages import STAGES, Run, load, run_stage
+from distilray.stages import STAGES, Run, import_object, run_stage
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -19,7 +19,7 @@ def test_every_import_string_of_a_stage_can_be_imported(name: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted({*stages._PIN, *stages._FILES}))
 def test_every_import_string_of_a_kind_of_input_can_be_imported(kind: str) -> None:
-    assert all(callable(load(table[kind])) for table in (stages._PIN, stages._FILES) if kind in table)
+    assert all(callable(import_object(table[kind])) for table in (stages._PIN, stages._FILES) if kind in table)
 
 
 HELP = """

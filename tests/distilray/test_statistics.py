@@ -11,12 +11,12 @@ from distilray.statistics import (
     bootstrap,
     is_above_chance,
     median_of_resampled_seeds,
+    nan_to_none,
     percentile_interval,
     retained_share,
     share_interval,
     standard_error,
     wilson_interval,
-    without_nan,
 )
 
 SCORES = ScoreDefinitions(
@@ -112,7 +112,7 @@ def test_resamples_in_small_chunks_are_as_many_and_of_the_same_kind(monkeypatch)
 def test_an_interval_ignores_nan_and_is_none_without_finite_values():
     assert percentile_interval(np.array([1.0, np.nan, 3.0, np.inf]), 0.5) == (1.5, 2.5)
     assert percentile_interval(np.array([np.nan]), 0.95) is None
-    assert without_nan({"a": math.nan, "b": 1.0}) == {"a": None, "b": 1.0}
+    assert nan_to_none({"a": math.nan, "b": 1.0}) == {"a": None, "b": 1.0}
 
 
 def first_column(means):

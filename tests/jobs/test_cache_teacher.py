@@ -224,7 +224,7 @@ def test_a_run_verifies_every_file_of_its_cache(work, tmp_path):
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     check_cache_files(config)
-    with pytest.raises(InputError, match="its content is not what the manifest says"):
+    with pytest.raises(InputError, match="its content differs from the manifest"):
         check_cache_files(config, verify=True)
 
 

@@ -405,7 +405,7 @@ def test_a_missing_dev_file_is_refused_by_name(folders, tmp_path, capsys):
         ("scaling.cpus_per_worker=9", "1 worker with 9 CPU"),
         ("fine_tuning.max_length=512", "max_length"),
         ("fine_tuning.seeds=[1, 1]", "contains a duplicate"),
-        ("tasks=[rte, wnli] train=false", "train: with false, model_dir is fine-tuned on one task"),
+        ("tasks=[rte, wnli] train=false", "train: false scores only the task that model_dir was fine-tuned on"),
         ("tasks=[mnli] train=false start_from_mnli=true", "start_from_mnli: has no effect with train=false"),
     ],
 )

@@ -129,9 +129,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(folders, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"text_path": None}, "give glue_dir or text_path"),
-        ({"glue_dir": "x"}, "give glue_dir or text_path"),
-        ({"names": ("bert", "bert")}, "two have the same name"),
+        ({"text_path": None}, "exactly one of glue_dir and text_path"),
+        ({"glue_dir": "x"}, "exactly one of glue_dir and text_path"),
+        ({"names": ("bert", "bert")}, "models: duplicate name"),
         ({"names": ("bert", "none")}, "none: no such folder"),
         ({"text_path": "/no/text"}, "/no/text"),
     ],

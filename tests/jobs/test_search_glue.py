@@ -42,10 +42,10 @@ def refusal(work, tmp_path, capfd, *arguments, **changes):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("space.learning_rate={}", "space.learning_rate: no value given; give one of choice"),
+        ("space.learning_rate={}", "space.learning_rate: no value set; set exactly one of choice"),
         ("space.learning_rte={choice: [1]}", "space.learning_rte: no such setting of a fine-tuning run; did you mean"),
         ("fine_tuning.metric=acuracy", "metric: 'acuracy' is not a metric of follows; did you mean 'accuracy'?"),
-        ("space.epochs={choice: [0]}", "space.epochs: 0 is not possible"),
+        ("space.epochs={choice: [0]}", "space.epochs: 0 is invalid"),
         ("method=genetic", "method"),
         ("trial.cpus=64", "no room for 1 trial with 64 CPU, 0.5 GiB of memory: the local cluster has 2 CPU"),
         ("trial.memory_gb=100000", "1 trial with 1 CPU, 93132.3 GiB of memory"),

@@ -68,7 +68,7 @@ def test_a_teacher_without_a_special_token_is_reported_in_one_line_that_names_it
         (["vocabulary_size=100"], "vocabulary_size"),
         (["sample_fraction=0"], "sample_fraction"),
         (["sample_fraction=1e-9"], "none of the 30 documents is in the sample"),
-        (["teacher_dir=somewhere"], "give corpus_dir to train a tokenizer, or teacher_dir"),
+        (["teacher_dir=somewhere"], "set either corpus_dir, to train a tokenizer, or teacher_dir"),
         (["vocab_size=300"], "did you mean 'vocabulary_size'"),
     ],
 )

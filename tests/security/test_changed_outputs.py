@@ -90,7 +90,7 @@ def test_a_changed_output_is_rejected_by_its_reader(
     data = bytearray(changed.read_bytes())
     data[len(data) // 2] ^= 1
     changed.write_bytes(data)
-    with pytest.raises(InputError, match=f"^{changed}: its content is not what the manifest says"):
+    with pytest.raises(InputError, match=f"^{changed}: its content differs from the manifest"):
         read(str(tmp_path / argument))
 
 
@@ -100,6 +100,6 @@ def test_a_changed_model_in_an_object_store_is_not_cached(runs: Path, tmp_path: 
             storage.write_bytes(f"{bucket}/{file.relative_to(runs)}", file.read_bytes())
     assert localize(f"{bucket}/trained", cache_dir=str(tmp_path / "whole"))
     storage.write_bytes(f"{bucket}/trained/model/config.json", (runs / "trained/model/config.json").read_bytes()[::-1])
-    with pytest.raises(InputError, match=r"config\.json: its content is not what the manifest says"):
+    with pytest.raises(InputError, match=r"config\.json: its content differs from the manifest"):
         localize(f"{bucket}/trained", cache_dir=str(tmp_path / "changed"))
     assert not [entry for entry in (tmp_path / "changed").iterdir() if entry.is_dir()]

@@ -23,7 +23,7 @@ _IGNORED = (
     *("settings", "outputs", "identity", "limits"),
     *("version", "is_deterministic", "code", "command", "environment"),  # of a component or a command job
 )
-# Ignored, too: the machine that Azure runs a job on (`compute`, `compute_name`, `instance_type`, ...).
+# Keys for the machine that Azure runs a job on, which are ignored too (`compute`, `instance_type`, ...).
 _COMPUTE = re.compile(r"(default_)?compute(_\w+)?|instance_(type|count)(_\w+)?|serverless|resources|queue_settings")
 _FIELDS = (
     "task",
@@ -34,7 +34,7 @@ _FIELDS = (
     "evaluation_config",
     "evaluation_config_params",
 )
-# Names of the same setting. One at the top level overrides all of them at lower levels.
+# Groups of keys for the same setting. A key at the top level overrides its whole group at lower levels.
 _ALTERNATIVES = (
     ("mlflow_model", "student_dir"),
     ("test_data", "data", "shards_dir"),
@@ -67,20 +67,22 @@ def translate_azure(values: object, folder: Path | None = None, known: Collectio
     """
     if not isinstance(values, dict):
         return values
-    problems: dict[str, str] = {}  # the first one for each key
+    problems: dict[str, str] = {}  # first problem of each key
     merged = _flatten(values, problems)
     if not merged.keys() & set(_FIELDS):
         return values
     translation = _Translation(merged, folder, problems)
-    missing = _missing(merged) if folder is not None else {}
+    missing_fields = _missing_fields(merged) if folder is not None else {}
     translation.attempt("task", lambda: _check_task(merged.pop("task", _TASK)))
-    translation.data()
-    translation.model()
-    translation.causal()
-    if missing or problems:
+    translation.translate_data()
+    translation.translate_model()
+    translation.translate_causal()
+    if missing_fields or problems:
         unknown = [key for key in merged if known and key not in (*known, *_FIELDS)]
         unknown_keys = {key: f"{key}: unknown key; remove it" for key in unknown}
-        raise ValueError(_numbered([*{**missing, **translation.absent, **unknown_keys, **problems}.values()]))
+        raise ValueError(
+            _numbered([*{**missing_fields, **translation.missing_files, **unknown_keys, **problems}.values()])
+        )
     return merged
 
 
@@ -92,16 +94,16 @@ class _Translation:
         merged: fields of all levels.
         folder: folder of the recipe.
         problems: the first problem for each key.
-        absent: missing files by key. They are reported only together with other problems, because a recipe may be
+        missing_files: problems by key. They are reported only together with other problems, because a recipe may be
             checked on a machine without its files.
     """
 
     merged: Values
     folder: Path | None
     problems: dict[str, str]
-    absent: dict[str, str] = field(default_factory=dict)
+    missing_files: dict[str, str] = field(default_factory=dict)
 
-    def data(self) -> None:
+    def translate_data(self) -> None:
         if "test_data" in self.merged:
             path = self.attempt("test_data", lambda: self.locate("test_data", _path(self.merged, "test_data")))
             text, answer = (self.attempt(key, functools.partial(_column, self.merged, key)) for key in _COLUMNS)
@@ -111,12 +113,12 @@ class _Translation:
         elif columns := [key for key in _COLUMNS if key in self.merged]:
             self.problems["test_data"] = f"{columns[0]}: set without test_data; add test_data"
 
-    def model(self) -> None:
+    def translate_model(self) -> None:
         if "mlflow_model" in self.merged:
             path = self.attempt("mlflow_model", lambda: self.locate("mlflow_model", _path(self.merged, "mlflow_model")))
             self.put("student_dir", path, "mlflow_model")
 
-    def causal(self) -> None:
+    def translate_causal(self) -> None:
         causal = self.attempt("evaluation_config", lambda: _causal(self.merged, self.folder))
         if causal:
             fix = f"{_METRIC} need a causal model: name its folder, or set causal=null"
@@ -133,12 +135,12 @@ class _Translation:
     def locate(self, key: str, path: str, fix: str = "correct the path") -> str:
         location = _location(path, self.folder)
         if location is None:
-            self.absent[key] = f"{key}: {path} is neither in the working directory nor next to the recipe; {fix}"
+            self.missing_files[key] = f"{key}: {path} is neither in the working directory nor next to the recipe; {fix}"
         return location or path
 
-    def put(self, key: str, value: Any, azure: str) -> None:
+    def put(self, key: str, value: Any, azure_key: str) -> None:
         if key in self.merged:
-            self.problems.setdefault(azure, f"{azure}: same setting as {key}; keep one of them")
+            self.problems.setdefault(azure_key, f"{azure_key}: same setting as {key}; keep one of them")
         else:
             self.merged[key] = value
 
@@ -155,7 +157,7 @@ def _check_task(task: object) -> None:
         raise ValueError(f"task: '{task}'; this job evaluates {_TASK} only")
 
 
-def _missing(merged: Values) -> dict[str, str]:
+def _missing_fields(merged: Values) -> dict[str, str]:
     return {
         key: f"{key}: missing; add {key}=... to the command"
         for key, names in _REQUIRED.items()
@@ -171,9 +173,11 @@ def _flatten(values: Values, problems: dict[str, str]) -> Values:
     jobs = values.get("jobs")
     steps = jobs.values() if isinstance(jobs, dict) else ()
     step_inputs = [step["inputs"] for step in steps if isinstance(step, dict) and isinstance(step.get("inputs"), dict)]
-    evaluations = [each for each in step_inputs if "task" in each or "mlflow_model" in each]
+    evaluations = [fields for fields in step_inputs if "task" in fields or "mlflow_model" in fields]
     if len(evaluations) > 1:
-        raise ValueError("jobs: more than one evaluates a model; keep one, and run a recipe for each")
+        raise ValueError(
+            "jobs: more than one job evaluates a model; keep one, and write a recipe for each of the others"
+        )
     overridden = {name for names in _ALTERNATIVES if top.keys() & set(names) for name in names}
     if top.keys() & {"data", "shards_dir"}:
         overridden.update(_COLUMNS)
@@ -208,7 +212,7 @@ def _column(merged: Values, key: str) -> str:
     value = merged.pop(key, _COLUMNS[key])
     names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
-        raise ValueError(f"{key}: names one column here (got {value!r}); keep the one with the masks")
+        raise ValueError(f"{key}: must name one column (got {value!r}); name the one with the masks")
     return names[0]
 
 
@@ -236,7 +240,7 @@ def _location(path: str, folder: Path | None) -> str | None:
     if folder is None or "://" in path or path.startswith((HUB_PREFIX, SAMPLE_PREFIX)):
         return path
     next_to_recipe = os.path.normpath(folder / expand_home(path))
-    return next((each for each in (path, next_to_recipe) if _exists(expand_home(each))), None)
+    return next((candidate for candidate in (path, next_to_recipe) if _exists(expand_home(candidate))), None)
 
 
 def _exists(pattern: str) -> bool:

@@ -42,14 +42,14 @@ class LocationType:
     Attributes:
         kind: content of the location; `output` and `cache` are written, all others are inputs.
         job: job that must have written the run; None accepts a run of any job.
-        is_absolute: make a relative path absolute before a run, because workers have other working directories.
+        make_absolute: make a relative path absolute before a run, because workers have other working directories.
         is_optional: skip the input while its run is incomplete.
         name: name of the input in manifests, see `InputName`.
     """
 
     kind: Kind
     job: str | None = None
-    is_absolute: bool = True
+    make_absolute: bool = True
     is_optional: bool = False
     name: str | None = ""
 
@@ -98,14 +98,14 @@ class InputName:
 
 
 # A file, folder or glob pattern.
-InputFile = Annotated[str, Field(min_length=1), LocationType("file", is_absolute=False)]
+InputFile = Annotated[str, Field(min_length=1), LocationType("file", make_absolute=False)]
 # The same, read by workers.
 SharedFile = Annotated[str, Field(min_length=1), LocationType("file")]
 InputDir = Annotated[str, Field(min_length=1), LocationType("folder")]
 # The folder that a run writes.
 OutputDir = Annotated[str, Field(min_length=1), LocationType("output")]
 # A folder on every machine for copies of remote files.
-CacheDir = Annotated[str, Field(min_length=1), LocationType("cache", is_absolute=False)]
+CacheDir = Annotated[str, Field(min_length=1), LocationType("cache", make_absolute=False)]
 # A run folder, model folder or URI of one, `hub:OWNER/NAME` or `sample:NAME`.
 ModelRef = Annotated[str, Field(min_length=1), LocationType("model")]
 # A folder with `tokenizer.json`; accepts the same forms as a model.
@@ -153,10 +153,10 @@ def location_fields(config_class: type[Config]) -> Mapping[str, LocationType]:
     fields: dict[str, LocationType] = {}
     for name, field in config_class.model_fields.items():
         annotations = list(_location_annotations(field.annotation, *field.metadata))
-        location = next((each for each in annotations if isinstance(each, LocationType)), None)
-        names = [each.name for each in annotations if isinstance(each, InputName)]
-        if location is not None:
-            fields[name] = replace(location, name=names[0]) if names else location
+        location_type = next((item for item in annotations if isinstance(item, LocationType)), None)
+        names = [item.name for item in annotations if isinstance(item, InputName)]
+        if location_type is not None:
+            fields[name] = replace(location_type, name=names[0]) if names else location_type
     return fields
 
 
@@ -174,26 +174,26 @@ class ConfigLocation:
 
     Attributes:
         key: dotted key, as in an override.
-        name: name of the field in its section, followed by `.ENTRY` in a list or mapping.
+        name: name of the field in its section, followed by `.INDEX` or `.KEY` for an entry of a list or mapping.
         section: config that contains the field.
     """
 
     key: str
     value: str
-    location: LocationType
+    type: LocationType
     name: str
     section: Config
 
     @property
     def is_input(self) -> bool:
         """True if manifests record the location as an input."""
-        return self.location.is_input and type(self.section).identity
+        return self.type.is_input and self.section.identity
 
     @property
     def input_name(self) -> str:
         """Name in manifests, with `#` in place of a counter."""
-        if self.location.name:
-            return self.location.name.format_map(dict(self.section))
+        if self.type.name:
+            return self.type.name.format_map(dict(self.section))
         return self.key.split(".")[-2] if self.name == "path" else self.name.removesuffix("_dir").removesuffix("_path")
 
 
@@ -201,28 +201,28 @@ def locations(config: Config) -> list[ConfigLocation]:
     """Return the paths and URIs in a config and its sections."""
     collected: list[ConfigLocation] = []
 
-    def collect(each: ConfigLocation) -> str:
-        collected.append(each)
-        return each.value
+    def collect(location: ConfigLocation) -> str:
+        collected.append(location)
+        return location.value
 
     map_locations(config, collect)
     return collected
 
 
 def input_locations(
-    config: Config, is_included: Callable[[ConfigLocation], bool] = lambda each: True
+    config: Config, is_included: Callable[[ConfigLocation], bool] = lambda location: True
 ) -> dict[str, ConfigLocation]:
     """Return the inputs of a run by their names in manifests.
 
     Args:
-        is_included: filter; excluded inputs are not counted in the numbering.
+        is_included: filter; excluded inputs do not advance the counter in `InputName`.
     """
     inputs: dict[str, ConfigLocation] = {}
     counts: Counter[str] = Counter()
-    for each in locations(config):
-        if each.is_input and is_included(each):
-            pattern = each.input_name
-            inputs[pattern.replace("#", str(counts[pattern]))] = each
+    for location in locations(config):
+        if location.is_input and is_included(location):
+            pattern = location.input_name
+            inputs[pattern.replace("#", str(counts[pattern]))] = location
             counts[pattern] += 1
     return inputs
 
@@ -230,20 +230,20 @@ def input_locations(
 def map_locations(config: C, change: Callable[[ConfigLocation], str], prefix: str = "") -> C:
     """Return the config with `change` applied to every path or URI in it and its sections."""
 
-    def mapped(value: Any, location: LocationType | None, name: str) -> Any:
+    def mapped(value: Any, location_type: LocationType | None, name: str) -> Any:
         if isinstance(value, Config):
             return map_locations(value, change, f"{prefix}{name}.")
-        if isinstance(value, str) and location is not None:
-            return change(ConfigLocation(f"{prefix}{name}", value, location, name, config))
+        if isinstance(value, str) and location_type is not None:
+            return change(ConfigLocation(f"{prefix}{name}", value, location_type, name, config))
         if isinstance(value, dict):
-            return {key: mapped(entry, location, f"{name}.{key}") for key, entry in value.items()}
+            return {key: mapped(entry, location_type, f"{name}.{key}") for key, entry in value.items()}
         if isinstance(value, list | tuple):
-            return type(value)(mapped(entry, location, f"{name}.{number}") for number, entry in enumerate(value))
+            return type(value)(mapped(entry, location_type, f"{name}.{index}") for index, entry in enumerate(value))
         return value
 
     types = location_fields(type(config))
     values = {name: mapped(value, types.get(name), name) for name, value in config}
-    # Only the changed values, because `model_copy` treats every value in `update` as set by the recipe.
+    # Pass only changed values, because `model_copy` treats every field in `update` as set by the recipe.
     return config.model_copy(update={name: value for name, value in values.items() if value != getattr(config, name)})
 
 
@@ -251,14 +251,14 @@ def _identity_value(value: Any) -> Any:
     if isinstance(value, Config):
         return value.identity_values()
     if isinstance(value, list | tuple):
-        return [_identity_value(each) for each in value]
+        return [_identity_value(entry) for entry in value]
     if isinstance(value, dict):
-        return {str(key): _identity_value(each) for key, each in value.items()}
+        return {str(key): _identity_value(entry) for key, entry in value.items()}
     return value
 
 
 class RayConfig(Config):
-    """The local Ray cluster that a job starts when it does not run inside a cluster already."""
+    """The local Ray cluster that a job starts outside a cluster."""
 
     identity: ClassVar[bool] = False
     num_cpus: Count | None = Field(

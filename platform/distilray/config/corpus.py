@@ -19,15 +19,15 @@ SourceLanguage = Annotated[
     ),
 ]
 _DEFAULT_BAD_FRACTION = 0.01
-Path = Annotated[InputFile, Field(description="file, folder (searched recursively), glob pattern with *, or URI")]
-SourcePath = Annotated[Path, InputName("source_#")]
+InputPath = Annotated[InputFile, Field(description="file, folder (searched recursively), glob pattern with *, or URI")]
+SourcePath = Annotated[InputPath, InputName("source_#")]
 
 _ARGUMENT = re.compile(r"\{[^{}|=]+(?:\|[^{}|=]+)*\}")  # a template argument, or alternatives
 _KEYWORDS = ("nothing", "drop sentence")
 
 
 def normalize_name(name: str) -> str:
-    """Return the name of a namespace, template or language in the form used as a table key."""
+    """Return the name of a namespace, template or language normalized for use as a key."""
     return " ".join(name.replace("_", " ").split()).lower()
 
 
@@ -189,7 +189,7 @@ class DuplicatesConfig(Config):
 class DecontaminationConfig(Config):
     """Removal of text that also occurs in an evaluation set."""
 
-    paths: Annotated[list[Annotated[Path, InputName("evaluation_#")]], Field(min_length=1)] = Field(
+    paths: Annotated[list[Annotated[InputPath, InputName("evaluation_#")]], Field(min_length=1)] = Field(
         description="evaluation files (.tsv, .csv, .jsonl, .txt, .parquet), or folders with one subfolder per set"
     )
     ngram_words: Annotated[int, Field(ge=3, le=100)] = 13
@@ -207,8 +207,8 @@ class CorpusFaultToleranceConfig(Config):
     )
 
     @property
-    def allows_cut_files(self) -> bool:
-        """True if truncated files are read; not by default, because the size of the missing part is unknown."""
+    def allows_truncated_files(self) -> bool:
+        """True if truncated files are read. Off by default, because the size of the missing part is unknown."""
         return self.max_bad_fraction > _DEFAULT_BAD_FRACTION
 
 
@@ -234,7 +234,7 @@ class BuildCorpusConfig(RayJobConfig):
     @model_validator(mode="before")
     @classmethod
     def _default_to_wikipedia(cls, values: object) -> object:
-        """Treat a source without `kind` as a dump, as the first recipes did."""
+        """Treat a source without `kind` as a Wikipedia dump, for compatibility with early recipes."""
         sources = values.get("sources") if isinstance(values, dict) else None
         if not isinstance(values, dict) or not isinstance(sources, list):
             return values

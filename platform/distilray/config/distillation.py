@@ -28,8 +28,8 @@ Layer = Annotated[int, Field(ge=-1)]
 Positions = Literal["all", "masked"]
 
 TOP_K = 64  # tokens of a cached teacher distribution
-_WEIGHT = "alpha_"  # prefix of the keys of loss weights
-# Marks the weight of a loss that compares individual layers. Such a loss needs the teacher itself, because a cache
+_WEIGHT_PREFIX = "alpha_"  # prefix of the keys of loss weights
+# Annotation of the weights of losses that compare individual layers. They need the teacher itself, because a cache
 # contains only its last layer.
 _LAYER_WISE = "layer-wise"
 LayerWeight = Annotated[NonNegative, _LAYER_WISE]
@@ -81,8 +81,8 @@ class LossConfig(Config):
     @property
     def alphas(self) -> dict[str, float]:
         """Weights of all losses by name, including zeros."""
-        keys = [key for key in type(self).model_fields if key.startswith(_WEIGHT)]
-        return {key.removeprefix(_WEIGHT): getattr(self, key) for key in keys}
+        keys = [key for key in type(self).model_fields if key.startswith(_WEIGHT_PREFIX)]
+        return {key.removeprefix(_WEIGHT_PREFIX): getattr(self, key) for key in keys}
 
     @property
     def layer_alphas(self) -> dict[str, float]:
@@ -91,7 +91,7 @@ class LossConfig(Config):
         return {
             name: alpha
             for name, alpha in self.alphas.items()
-            if alpha and _LAYER_WISE in fields[_WEIGHT + name].metadata
+            if alpha and _LAYER_WISE in fields[_WEIGHT_PREFIX + name].metadata
         }
 
     @property
@@ -100,11 +100,9 @@ class LossConfig(Config):
         return self.ce_positions if self.alpha_ce or self.alpha_mse else "masked"
 
     @model_validator(mode="after")
-    def _has_some_loss(self) -> "LossConfig":
+    def _has_a_loss(self) -> "LossConfig":
         if not any(self.alphas.values()):
-            raise ValueError(
-                "alpha_ce, alpha_mlm, alpha_cos and all others are 0, so nothing would be learned; set one"
-            )
+            raise ValueError("all loss weights (alpha_*) are 0, so nothing would be learned; set one")
         if self.layer_map and not self.layer_alphas:
             raise ValueError("layer_map: no layer-wise loss is on; set alpha_hidden, alpha_attention or alpha_values")
         if (self.alpha_attention or self.alpha_values) and all(-1 in pair for pair in self.layer_map or [(0, 0)]):
@@ -199,7 +197,7 @@ class EstimateConfig(Config):
     measured_run_dir: Annotated[InputFile, InputName("measured")] | None = Field(
         default=None, description="run folder of the same job, whose metrics contain the throughput of a worker"
     )
-    price_per_hour: Positive | None = Field(default=None, description="price of one worker, in any currency")
+    price_per_hour: Positive | None = Field(default=None, description="price of one worker per hour, in any currency")
 
 
 class TrainingConfig(SeededConfig, RayJobConfig):
@@ -262,11 +260,10 @@ class DistillConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _cache_has_the_targets(self) -> "DistillConfig":
-        needed = [
-            f"losses.alpha_{name}" for name in (["mse"] * bool(self.losses.alpha_mse) + [*self.losses.layer_alphas])
-        ]
-        if self.teacher_cache_dir is not None and needed:
-            raise ValueError(f"teacher_cache_dir: {needed[0]} needs the teacher itself; set it to 0, or remove the key")
+        uncached = [name for name in ("mse", *self.losses.layer_alphas) if self.losses.alphas[name]]
+        if self.teacher_cache_dir is not None and uncached:
+            weight = f"losses.alpha_{uncached[0]}"
+            raise ValueError(f"teacher_cache_dir: {weight} needs the teacher itself; set it to 0, or remove the key")
         return self
 
 

@@ -134,7 +134,7 @@ class EvaluateFillMaskConfig(SeededConfig, RayJobConfig):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.shards_dir is None) == (self.data is None):
-            raise ValueError("name one source of masks: shards_dir, or data.path (test_data)")
+            raise ValueError("set exactly one source of masks: shards_dir, or data.path (test_data)")
         if self.causal is not None and self.data is None:
             raise ValueError("causal: needs texts, but shards contain token ids; set data.path instead of shards_dir")
         source = "data" if self.shards_dir is None else "shards_dir"
@@ -241,15 +241,15 @@ class MeasureEfficiencyConfig(JobConfig):
     max_length: Annotated[int, Field(ge=4, le=512)] = Field(
         default=128, description="in tokens; longer texts are truncated"
     )
-    rounds: Count = Field(default=3, description="number of times that all models are measured in turn")
+    rounds: Count = Field(default=3, description="number of measurements of each model; the models take turns")
     batch_size: Count = Field(default=32, description="batch size for the throughput")
     threads: Count | None = Field(default=None, description="threads of every model; default: all cores")
 
     @model_validator(mode="after")
     def _one_input(self) -> Self:
         if bool(self.glue_dir) == bool(self.text_path):
-            raise ValueError("text_path: give glue_dir or text_path, one of them")
+            raise ValueError("text_path: set exactly one of glue_dir and text_path")
         names = [model.name for model in self.models]
         if len(set(names)) < len(names):
-            raise ValueError("models: two have the same name; name each differently")
+            raise ValueError("models: duplicate name; give each model a different name")
         return self

@@ -162,7 +162,9 @@ class EvaluateGlueConfig(GlueConfig):
     @model_validator(mode="after")
     def _settings_fit_train(self) -> Self:
         if not self.train and len(self.tasks) > 1:
-            raise ValueError("train: with false, model_dir is fine-tuned on one task; name it, as in tasks=[rte]")
+            raise ValueError(
+                "train: false scores only the task that model_dir was fine-tuned on; name it, as in tasks=[rte]"
+            )
         for name in ("start_from_mnli", "distillation"):
             if getattr(self, name) and not self.train:
                 raise ValueError(f"{name}: has no effect with train=false; remove it")
@@ -182,7 +184,9 @@ class RangeConfig(Config):
         forms = [form for form in type(self).model_fields if getattr(self, form) is not None]
         if len(forms) != 1:
             listed = " and ".join(forms) or "no value"
-            raise ValueError(f"{listed} given; give one of choice: [...], uniform, loguniform or integers: [low, high]")
+            raise ValueError(
+                f"{listed} set; set exactly one of choice: [...], uniform, loguniform or integers: [low, high]"
+            )
         values = getattr(self, forms[0])
         if forms[0] != "choice" and not values[0] < values[1]:
             raise ValueError(f"{forms[0]}: {values[0]} is not below {values[1]}")
@@ -257,7 +261,7 @@ class SearchGlueConfig(GlueConfig):
                 with_values(self.task_config(task), {name: value})
             except ValueError as error:
                 reason = error.errors()[0]["msg"] if hasattr(error, "errors") else error
-                raise ValueError(f"space.{name}: {value!r} is not possible ({reason})") from None
+                raise ValueError(f"space.{name}: {value!r} is invalid ({reason})") from None
 
 
 def merge_settings(base: TaskConfig, changes: TaskConfig | None) -> TaskConfig:

@@ -28,7 +28,7 @@ def expand_home(path: str) -> str:
 
 
 def is_path(uri: str) -> bool:
-    """Return whether a location is a path or file URI, judged by its form; pyarrow would ask an object store."""
+    """Return whether a location is a path or file URI. Unlike pyarrow, this never contacts an object store."""
     return "://" not in uri or uri.startswith("file://")
 
 

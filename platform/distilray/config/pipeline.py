@@ -6,7 +6,7 @@
     stages:                          # in the order in which they run
       build_corpus:                  # name of the stage, which selects its job; or set `stage: JOB`
         recipe: build_corpus/quickstart.yaml    # next to this file or in jobs/recipes; optional
-        values:                      # applied on top of the recipe: mappings are merged, the rest is replaced
+        values:                      # applied to the recipe: mappings are merged, other values are replaced
           run_dir: ${folder}/corpus
       encode_corpus:
         recipe: encode_corpus/quickstart.yaml
@@ -15,9 +15,9 @@
           corpus_dir: ${build_corpus}
     show: [encode_corpus]            # stages whose results are printed at the end; default: the last stage
 
-`${NAME}` is a variable or the run folder of an earlier stage, and `${stages}` the list of the run folders of all
-earlier stages. `like: STAGE` copies an earlier stage, and `extends: FILE` copies another pipeline. The other keys are
-applied on top of the copy, and an empty stage removes the stage of that name from the copied pipeline.
+`${NAME}` is a variable or the run folder of an earlier stage; `${stages}` is the list of the run folders of all earlier
+stages. `like: STAGE` copies an earlier stage, and `extends: FILE` copies another pipeline. The other keys are
+applied to the copy, and an empty stage removes the stage of that name from the copied pipeline.
 """
 
 import fnmatch
@@ -46,7 +46,6 @@ _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _ALL_STAGES = "stages"  # `${stages}`
 _MAX_EXTENDS = 5
-
 Values = dict[str, Any]
 
 
@@ -79,7 +78,7 @@ class PipelineStage:
         stage: name of its row in the stage table.
         source: file and name, for error messages.
         recipe: path of its recipe; None if `values` contains all settings.
-        recipe_is_generated: whether an earlier stage writes the recipe.
+        recipe_is_generated: True if an earlier stage writes the recipe.
         values: settings applied on top of the recipe.
         overrides: settings from the command line.
         keep_tilde: keep `~` in paths, for another machine to expand.
@@ -112,7 +111,7 @@ class PipelineStage:
         return self._apply_to(read_yaml(self.recipe) if self.recipe and not self.recipe_is_generated else {})
 
     def partial_config(self) -> JobConfig:
-        """Return the config; with a generated recipe, an unvalidated config that contains only the known locations."""
+        """Return the config or, if the recipe is generated, an unvalidated config with only the known locations."""
         if not self.recipe_is_generated:
             return self.config()
         known, fields = self.known_values(), location_fields(self.config_class)
@@ -126,7 +125,8 @@ class PipelineStage:
         """
         if not self.recipe_is_generated:
             return replace(self, run_dir=self.config().run_dir)
-        check_partial_values(self.source, values := self.known_values(), self.config_class)
+        values = self.known_values()
+        check_partial_values(self.source, values, self.config_class)
         if "run_dir" not in values:
             raise InputError(f"{self.source}: run_dir: missing; add it to values: an earlier stage writes the recipe")
         return replace(self, run_dir=values["run_dir"])
@@ -186,20 +186,20 @@ def load_pipeline(
     folders = (Path(expand_home(path)).parent, recipes)
     stages: list[PipelineStage] = []
     for name, entry in entries.items():
-        source, row = f"{path}: stage {name}", entry.pop("stage")
+        source, job = f"{path}: stage {name}", entry.pop("stage")
         if name in variables or name == _ALL_STAGES or not _NAME.fullmatch(name):
-            raise InputError(f"{source}: choose another name, of letters, digits, _ and -, that no variable has")
-        if row not in table:
-            raise InputError(f"{source}: '{row}' is not a stage; {hint(row, table)}")
-        run_dirs = {each.name: each.run_dir for each in stages}
+            raise InputError(f"{source}: choose another name (letters, digits, _ and -; not the name of a variable)")
+        if job not in table:
+            raise InputError(f"{source}: '{job}' is not a stage; {hint(job, table)}")
+        run_dirs = {stage.name: stage.run_dir for stage in stages}
         names = {**variables, **run_dirs, _ALL_STAGES: list(run_dirs.values())}
         filled = _substitute(entry, names, source, list(entries))
         generated = bool(run_dirs.keys() & _REFERENCE.findall(entry.get("recipe", "")))
         recipe = filled.get("recipe")
         if recipe is not None and not generated:
             recipe = _find_recipe(recipe, source, folders)
-        values, config_class = filled.get("values", {}), table[row].config_class
-        stage = PipelineStage(name, row, config_class, source, recipe, generated, values, overrides[name], keep_tilde)
+        values, config_class = filled.get("values", {}), table[job].config_class
+        stage = PipelineStage(name, job, config_class, source, recipe, generated, values, overrides[name], keep_tilde)
         stage = stage.with_run_dir()
         if stage.run_dir in run_dirs.values():
             raise InputError(f"{source}: run_dir: {stage.run_dir} belongs to an earlier stage; choose another folder")
@@ -207,8 +207,8 @@ def load_pipeline(
     for name in raw["show"]:
         if name not in entries:
             raise InputError(f"{path}: show: '{name}' is not a stage; {hint(name, entries)}")
-    read = [stage.recipe for stage in stages if stage.recipe and not stage.recipe_is_generated]
-    return Pipeline(stages, raw["show"], list(dict.fromkeys([*files, *read])))
+    files += [stage.recipe for stage in stages if stage.recipe and not stage.recipe_is_generated]
+    return Pipeline(stages, raw["show"], list(dict.fromkeys(files)))
 
 
 def _read(path: str, depth: int = 0) -> tuple[Values, list[str]]:
@@ -236,7 +236,8 @@ def _expand_copies(path: str, stages: Mapping[str, Any]) -> dict[str, Values]:
     for name, entry in stages.items():
         if entry is None:
             raise InputError(f"{path}: stage {name}: empty; add a recipe or values")
-        like = (own := dict(entry)).pop("like", None)
+        own = dict(entry)
+        like = own.pop("like", None)
         if like is not None and like not in entries:
             raise InputError(f"{path}: stage {name}: like: '{like}' is not an earlier stage; {hint(like, entries)}")
         entries[name] = merge_values({"stage": name} if like is None else entries[like], own)
@@ -271,9 +272,9 @@ def _parse_arguments(
 def _substitute(value: Any, names: Mapping[str, Any], source: str, all_stages: Sequence[str] = ()) -> Any:
     """Replace the references in a value. A string that is a single reference becomes a value of the referenced type."""
     if isinstance(value, dict):
-        return {key: _substitute(each, names, f"{source}: {key}", all_stages) for key, each in value.items()}
+        return {key: _substitute(entry, names, f"{source}: {key}", all_stages) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_substitute(each, names, source, all_stages) for each in value]
+        return [_substitute(entry, names, source, all_stages) for entry in value]
     if not isinstance(value, str):
         return value
 
@@ -291,7 +292,7 @@ def _find_recipe(recipe: str, source: str, folders: Sequence[Path]) -> str:
     files = [folder / expand_home(recipe) for folder in folders]
     path = next((file for file in files if file.is_file()), None)
     if path is None:
-        raise InputError(f"{source}: recipe: {recipe} is in neither of {', '.join(map(str, folders))}")
+        raise InputError(f"{source}: recipe: {recipe} does not exist in {' or '.join(map(str, folders))}")
     return str(path)
 
 

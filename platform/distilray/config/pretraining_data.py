@@ -60,13 +60,13 @@ class TrainTokenizerConfig(SeededConfig):
         default=1000, description="number of distinct characters that become tokens, most frequent first"
     )
     max_seq_length: Annotated[int, Field(ge=16, le=4096)] = Field(
-        default=512, description="length limit recorded in the tokenizer; it limits nothing in this project"
+        default=512, description="length limit recorded in the tokenizer for other programs; this project ignores it"
     )
 
     @model_validator(mode="after")
     def _one_origin(self) -> "TrainTokenizerConfig":
         if (self.corpus_dir is None) == (self.teacher_dir is None):
-            raise ValueError("give corpus_dir to train a tokenizer, or teacher_dir to use the teacher's: one of them")
+            raise ValueError("set either corpus_dir, to train a tokenizer, or teacher_dir, to copy the teacher's")
         return self
 
 
@@ -126,7 +126,7 @@ class EncodeCorpusConfig(SeededConfig, RayJobConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _set_defaults_of_mode(cls, values: Any) -> Any:
+    def _apply_mode_defaults(cls, values: Any) -> Any:
         if not isinstance(values, Mapping) or values.get("mode", "card") not in _MODES:
             return values
         defaults = dict(_MODES[values.get("mode", "card")])

@@ -18,7 +18,7 @@ from distilray.errors import InputError
 C = TypeVar("C", bound=BaseModel)
 
 MAX_RECIPE_BYTES = 1_000_000
-# Keys and stages of earlier versions. The error for an old name states the new one.
+# New names of renamed keys and stages, by old name. The error for an old name states the new one.
 RENAMED: Mapping[str, str] = {
     "also": "extra",
     "build_follows": "build_next_sentence_task",
@@ -44,8 +44,7 @@ RENAMED: Mapping[str, str] = {
     "stations": "stages",
 }
 
-# PyYAML's own error, and the exceptions that it lets through for values that do not fit their type (month 13, `!!int
-# x`).
+# PyYAML's own error, and those that its constructors let through for invalid values such as month 13 or `!!int x`.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
 
@@ -54,7 +53,7 @@ class RecipeError(InputError):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """`SafeLoader` that rejects duplicate keys, and aliases, with which a small file could expand without bound."""
+    """`SafeLoader` that rejects duplicate keys and aliases. With aliases, a small file could expand without bound."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(AliasEvent):
@@ -126,7 +125,7 @@ def validate_recipe(
     """Return the config of nested values.
 
     Args:
-        name: file or stage that the values come from, for error messages.
+        name: source of the values, such as a file or stage, for error messages.
         context: validation context.
         prefix: prefix of the keys on the command line.
 
@@ -140,7 +139,7 @@ def validate_recipe(
 
 
 def check_partial_values(name: str, values: Mapping[str, Any], config_class: type[BaseModel]) -> None:
-    """Validate values of a config of which others may be missing.
+    """Validate some of the values of a config; the others may be missing.
 
     Raises:
         RecipeError: names the key and the fix.
@@ -148,7 +147,7 @@ def check_partial_values(name: str, values: Mapping[str, Any], config_class: typ
     try:
         config_class.model_validate(values)
     except ValidationError as error:
-        problems = [each for each in error.errors(include_url=False) if each["type"] != "missing"]
+        problems = [problem for problem in error.errors(include_url=False) if problem["type"] != "missing"]
         if problems:
             raise RecipeError(f"{name}: {_first_problem(problems, config_class)}") from None
 
@@ -223,7 +222,7 @@ def _first_problem(problems: Sequence[ErrorDetails], config_class: type[BaseMode
 
 
 def _sibling_keys(config_class: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that are allowed in the section of the last key of a location."""
+    """Return the keys that are valid in the section of the last key of an error location."""
     models = [config_class]
     for part in location[:-1]:
         field = next((model.model_fields[part] for model in models if part in model.model_fields), None)

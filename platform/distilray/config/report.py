@@ -6,10 +6,10 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from distilray.config.base import InputName, JobConfig, LocationType
 
-# Relative paths stay relative because the report shows them.
-AnyRun = Annotated[str, Field(min_length=1), LocationType("run", is_absolute=False), InputName("run_#")]
+# Paths are not made absolute because the report displays them as written.
+AnyRun = Annotated[str, Field(min_length=1), LocationType("run", make_absolute=False), InputName("run_#")]
 OptionalRun = Annotated[
-    str, Field(min_length=1), LocationType("run", is_absolute=False, is_optional=True), InputName("run_#")
+    str, Field(min_length=1), LocationType("run", make_absolute=False, is_optional=True), InputName("run_#")
 ]
 ShortText = Annotated[str, Field(min_length=1, max_length=200)]
 

@@ -9,7 +9,7 @@ from distilray.config.base import Config, Count, InputDir, RayConfig, RayJobConf
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
-# Upper bounds of the limits below. The parser of requests stops at longer lists.
+# Upper bounds of the limits below, which the request parser enforces while it reads a list.
 MAX_ITEMS = 1000
 MAX_TARGETS = 10_000
 MAX_TOP_K = 100

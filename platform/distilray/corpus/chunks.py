@@ -94,7 +94,7 @@ def check_inputs(config: BuildCorpusConfig, files: list[SourceFile]) -> int:
         except EmptyFileError:
             return True
         except TruncatedFileError:
-            if not config.fault_tolerance.allows_cut_files:
+            if not config.fault_tolerance.allows_truncated_files:
                 raise
         return False
 

@@ -103,7 +103,7 @@ def build_corpus(config: BuildCorpusConfig, folder: RunFolder) -> Outcome:
             reports[record["source"]].add_group(record)
             outputs.update(record["outputs"])
     _write_report(folder, reports, screening)
-    folder.remove_strays(DOCUMENTS_FOLDER, outputs)
+    folder.remove_leftovers(DOCUMENTS_FOLDER, outputs)
     storage.remove_folder(folder.path("work"))
     return Outcome(summary(reports), corpus_counts(reports), outputs)
 
@@ -137,7 +137,7 @@ def _extract(chunks: Sequence[Chunk], config: BuildCorpusConfig, screening: Scre
         label="build_corpus",
         unit="bytes",
         size=lambda item: sizes[item["number"]],
-        counted="documents",
+        count_key="documents",
     )
 
 
@@ -151,7 +151,7 @@ def _search_duplicates(groups: Sequence[ChunkGroup], config: BuildCorpusConfig, 
             job="build_corpus",
             label="build_corpus: duplicates",
             unit="searches",
-            counted="dropped",
+            count_key="dropped",
         )
 
 
@@ -163,7 +163,7 @@ def _publish(groups: Sequence[ChunkGroup], config: BuildCorpusConfig) -> Iterato
         job="build_corpus",
         label="build_corpus: files",
         unit="files",
-        counted="documents",
+        count_key="documents",
     )
 
 
@@ -198,7 +198,7 @@ def _check_quarantine(config: BuildCorpusConfig, quarantines: Sequence[str], rep
             file.write(data)
             listed += data.decode().splitlines()[: _LISTED - len(listed)]
     limit = config.fault_tolerance.max_bad_fraction
-    allows_truncated = config.fault_tolerance.allows_cut_files
+    allows_truncated = config.fault_tolerance.allows_truncated_files
     truncated = [report for report in reports if report.quarantined[CUT_SHORT] and not allows_truncated]
     bad = [report for report in reports if report.bad_fraction > limit or report in truncated]
     if bad:

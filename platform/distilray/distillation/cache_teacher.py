@@ -92,7 +92,7 @@ def cache_teacher(config: CacheTeacherConfig, folder: RunFolder) -> Outcome:
     with ray_session(config.ray):
         results = list(_run_tasks(tasks, config, vocabulary_of(tokenizer_json).pad))
     outputs = {result["name"]: result["output"] for result in results}
-    folder.remove_strays(TARGETS_FOLDER, outputs)
+    folder.remove_leftovers(TARGETS_FOLDER, outputs)
     counts = {split: _split_counts(results, split) for split in dict.fromkeys(task.split for task in tasks)}
     tokens, seconds = (sum(entry["tokens"] for entry in counts.values()), sum(result["seconds"] for result in results))
     identity = {"tokenizer_hash": tokenizer_hash(tokenizer_json), "teacher_hash": teacher_hash(model_dir)}

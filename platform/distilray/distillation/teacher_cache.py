@@ -68,7 +68,7 @@ class TeacherCache:
         self._dim: int = content["counts"]["dim"]
         self._top_k: int = content["config"]["top_k"]
         self._cache = cache or ShardCache()
-        self._outputs = RunOutputs.of(folder, content)
+        self._outputs = RunOutputs.from_manifest(folder, content)
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(self._open_shard)
         names = [targets_name(shard) for shard in shards.names]
         self._outputs.check_sizes(names)

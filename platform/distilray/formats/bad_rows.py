@@ -1,4 +1,4 @@
-"""Unusable rows: skipped with a reason, counted, and an error if there are too many."""
+"""Unusable rows: skipped, counted by reason, and an error if there are too many."""
 
 import logging
 from collections import Counter
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from distilray.errors import DataQualityError
 
-_LISTED = 10
+_MAX_LISTED = 10
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class BadRows:
         """Record a skipped row at a position such as `line 12`."""
         self.counts[reason] += 1
         self._first.setdefault(reason, position)
-        if len(self._listed) < _LISTED:
+        if len(self._listed) < _MAX_LISTED:
             self._listed.append(f"{self.file}, {position}: {reason}")
 
     def check(self, kept: int, max_fraction: float) -> None:

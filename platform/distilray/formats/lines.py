@@ -15,7 +15,7 @@ class FileRange:
 
     Attributes:
         uri: URI of the file.
-        name: name of the file, recorded in its documents.
+        name: name of the file, which its documents record.
         start: first byte in the stored file (row group for Parquet).
         end: end (exclusive), in bytes of the stored file (row group for Parquet). A document that starts before `end`
             belongs to the range even if it extends beyond it.
@@ -55,7 +55,7 @@ def read_lines(file_range: FileRange, *, max_bytes: int, start: int | None = Non
     Args:
         file_range: range from `byte_ranges`.
         max_bytes: longer lines are returned without their data.
-        start: read all lines from this offset, which precedes the range, to the end of the file. If it is within a
+        start: offset before the range. If set, read all lines from there to the end of the file; if it is within a
             line, the rest of that line counts as the first line.
 
     Raises:
@@ -64,7 +64,7 @@ def read_lines(file_range: FileRange, *, max_bytes: int, start: int | None = Non
     if file_range.form == "whole":
         yield from _split_lines(read_chunks(file_range.uri), 0, max_bytes, range_start=0, range_end=0)
         return
-    before = max(file_range.start - 1, 0)  # to see whether a line starts exactly at the range
+    before = max(file_range.start - 1, 0)  # this byte shows whether a line starts exactly at the range
     offset = before if start is None else start
     first, last = file_range.start, file_range.end
     chunks = read_chunks(file_range.uri, start=offset)

@@ -1,4 +1,4 @@
-"""Safe reading of untrusted Parquet files, without executing code that they refer to."""
+"""Safe reading of untrusted Parquet files, which may refer to code that pyarrow would execute."""
 
 import base64
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from distilray.formats.streams import UnreadableError
 from distilray.runtime import storage
 
 _BUFFER = 1 << 20
-_FOOTER_END = 8  # length of the footer, and the magic bytes
+_FOOTER_END = 8  # bytes: length of the footer (4) and magic number (4)
 _MAX_FOOTER = 256 << 20
 _EXTENSION = b"ARROW:extension:name"
 
@@ -89,10 +89,11 @@ class ParquetTable:
             raise UnreadableError("parquet_damaged", f"{problem} ({reason})") from None
 
 
-def is_text(kind: pa.DataType) -> bool:
+def is_text(data_type: pa.DataType) -> bool:
     """Return whether a column of this type contains strings, possibly dictionary-encoded."""
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    value_type = data_type.value_type if pa.types.is_dictionary(data_type) else data_type
+    is_string = pa.types.is_string(value_type) or pa.types.is_large_string(value_type)
+    return bool(is_string or pa.types.is_string_view(value_type))
 
 
 class _WatchedFile:

@@ -93,7 +93,7 @@ class UnreadableError(ValueError):
 
 
 class EmptyFileError(InputError):
-    """An empty file. Sources count these and fail only if all of their files are empty."""
+    """A file is empty. Sources count such files and fail only if all of their files are empty."""
 
     def __init__(self, uri: str) -> None:
         super().__init__(f"{uri}: the file is empty; remove it, or write it again")
@@ -111,12 +111,12 @@ def split_suffix(name: str) -> tuple[str, str, str]:
 
 
 def is_bomb(size: int, read: int, *, free_bytes: int | None = None) -> bool:
-    """Return whether `read` stored bytes have expanded to more than text would.
+    """Return whether `read` stored bytes have expanded more than text ever does.
 
     Args:
         size: decompressed bytes.
         read: stored bytes.
-        free_bytes: size that is always accepted; default: `FREE_BYTES`.
+        free_bytes: decompressed size that is always accepted; default: `FREE_BYTES`.
     """
     return size > max(FREE_BYTES if free_bytes is None else free_bytes, MAX_EXPANSION * read)
 
@@ -158,8 +158,8 @@ def read_whole(uri: str, *, max_bytes: int) -> bytes:
     """Return all bytes of a file, decompressed according to its suffix.
 
     Raises:
-        UnreadableError: as in `read_chunks`, but a truncated file counts as damaged because only one document is lost;
-            or `too_large`, after reading little more than `max_bytes`.
+        UnreadableError: see `read_chunks`, except that truncation is reported as `compressed_damaged`, because only one
+            document is lost. A file of more than `max_bytes` is `too_large` and is not read to its end.
     """
     chunks, size = [], 0
     try:
@@ -175,8 +175,8 @@ def read_whole(uri: str, *, max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def _decompressed(stream: Any, decompressor: Callable[[], Any], stored: int) -> Iterator[bytes]:
-    engine, consumed, size = decompressor(), 0, 0
+def _decompressed(stream: Any, make_decompressor: Callable[[], Any], stored: int) -> Iterator[bytes]:
+    engine, consumed, size = make_decompressor(), 0, 0
     between_members = True  # where the file may end
     for data in _slices(stream):
         end = consumed + len(data)
@@ -194,7 +194,7 @@ def _decompressed(stream: Any, decompressor: Callable[[], Any], stored: int) -> 
                 yield out
             between_members, data = engine.eof, b""
             if between_members:
-                data, engine = engine.unused_data, decompressor()
+                data, engine = engine.unused_data, make_decompressor()
             elif len(out) < _CHUNK:
                 break
         consumed = end

@@ -33,8 +33,8 @@ class Row:
     values: Any
     lost_bytes: int = 0
 
-    def refuse(self, reason: str, detail: str) -> BadRow:
-        """Return the row as a bad row."""
+    def reject(self, reason: str, detail: str) -> BadRow:
+        """Return the bad row for this row."""
         return BadRow(self.file, self.offset, reason, detail, self.lost_bytes, self.number)
 
 
@@ -50,7 +50,7 @@ def json_rows(lines: Iterable[Line], file: str, *, max_bytes: int, objects: bool
     for number, line in enumerate(lines, 1):
         row = Row(file, number, line.offset, None)
         if line.size > max_bytes:
-            yield row.refuse("too_large", f"a line of {line.size:,} bytes; at most {max_bytes:,} are read")
+            yield row.reject("too_large", f"a line of {line.size:,} bytes; at most {max_bytes:,} are read")
             continue
         data = line.data.removeprefix(BOM_UTF8)
         if not data.strip():
@@ -59,13 +59,13 @@ def json_rows(lines: Iterable[Line], file: str, *, max_bytes: int, objects: bool
             value = json.loads(data.decode())
         except UnicodeDecodeError as error:
             detail = f"byte {error.start:,} of the line is not UTF-8; convert the file to UTF-8"
-            yield row.refuse("not_utf8", detail)
+            yield row.reject("not_utf8", detail)
         except (ValueError, RecursionError) as error:
-            yield row.refuse("json_malformed", f"{error}; {_ONE_OBJECT}")
+            yield row.reject("json_malformed", f"{error}; {_ONE_OBJECT}")
         else:
             if objects and not isinstance(value, dict):
                 detail = f"{type(value).__name__} where an object is needed; {_ONE_OBJECT}"
-                yield row.refuse("json_malformed", detail)
+                yield row.reject("json_malformed", detail)
             else:
                 yield Row(file, number, line.offset, value)
 
@@ -83,7 +83,7 @@ class DelimitedRows:
         quoted: cells in double quotes may contain delimiters and line breaks; otherwise quotes are text.
         strict: reject quotes that are not closed or that are followed by text.
         stored_bytes: size of the file, an upper bound for the bytes lost with a bad row.
-        hint: fix to append to the detail of a row that cannot be parsed.
+        fix: advice to append to the detail of a row that cannot be parsed.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class DelimitedRows:
         quoted: bool = True,
         strict: bool = True,
         stored_bytes: int = 0,
-        hint: str = "",
+        fix: str = "",
     ) -> None:
-        self._lines, self._file, self._hint = iter(lines), file, hint
+        self._lines, self._file, self._fix = iter(lines), file, fix
         self._max_bytes, self._stored_bytes = max_bytes, stored_bytes
         csv.field_size_limit(max(csv.field_size_limit(), max_bytes))  # process-wide; a field is never longer than a row
         self._reader = csv.reader(
@@ -132,16 +132,16 @@ class DelimitedRows:
                 return
             except _TooLargeError:
                 detail = f"a row of more than {self._max_bytes:,} bytes; is a quote not closed?"
-                yield self._row(None).refuse("too_large", detail)
+                yield self._row(None).reject("too_large", detail)
             except csv.Error as error:
-                yield self._row(None).refuse("csv_malformed", f"{error}{self._hint}")
+                yield self._row(None).reject("csv_malformed", f"{error}{self._fix}")
             else:
                 row = self._row(cells)
                 if not any(cells[:1]) and len(cells) < 2:
                     continue
                 if self._columns not in (None, len(cells)):
                     detail = f"{len(cells)} fields where the header has {self._columns}"
-                    yield row.refuse("csv_malformed", detail)
+                    yield row.reject("csv_malformed", detail)
                 else:
                     yield row
 
@@ -179,14 +179,14 @@ class _Texts:
         return self._rows.next_text()
 
 
-def column_positions(uri: str, header: Sequence[str], columns: Mapping[str, str], *, hint: str = "") -> dict[str, int]:
+def column_positions(uri: str, header: Sequence[str], columns: Mapping[str, str], *, fix: str = "") -> dict[str, int]:
     """Return the position of each column by the setting that names it.
 
     Args:
         uri: URI of the table.
         header: column names of the table.
         columns: names of the columns to read, by setting.
-        hint: alternative fix, appended to the message.
+        fix: alternative fix, appended to the message.
 
     Raises:
         InputError: a column is missing or its name is not unique.
@@ -194,5 +194,5 @@ def column_positions(uri: str, header: Sequence[str], columns: Mapping[str, str]
     for setting, column in columns.items():
         if list(header).count(column) != 1:
             names = ", ".join(ascii(name)[:60] for name in header[:30]) or "none"
-            raise InputError(f"{uri}: no column '{column}', or two; set {setting} to one of {names}{hint}")
+            raise InputError(f"{uri}: no column '{column}', or more than one; set {setting} to one of {names}{fix}")
     return {setting: list(header).index(column) for setting, column in columns.items()}

@@ -18,7 +18,7 @@ _SHARED_TYPES = (
 
 def shared_locations(config: Config) -> dict[str, str]:
     """Return the locations that all machines must be able to reach, by dotted key."""
-    return {entry.key: entry.value for entry in locations(config) if entry.location.is_shared}
+    return {entry.key: entry.value for entry in locations(config) if entry.type.is_shared}
 
 
 def check_shared_locations(config: JobConfig, prefix: str = "") -> None:

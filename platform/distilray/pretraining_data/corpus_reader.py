@@ -47,7 +47,7 @@ class Corpus:
         files = {name: entry["rows"] for name, entry in outputs.items()}
         if not sum(files.values()):
             raise InputError(f"{folder}: the corpus has no documents; use other sources or looser filters")
-        RunOutputs.of(folder, content).check_sizes(outputs)
+        RunOutputs.from_manifest(folder, content).check_sizes(outputs)
         stored_bytes = {name: entry["bytes"] for name, entry in outputs.items()}
         return cls(folder, files, stored_bytes, content["counts"]["words"])
 

@@ -116,7 +116,7 @@ def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
     for record in encoded.records(numbers):
         for split, counter in statistics.items():
             counter.update(record[split]["counts"])
-    folder.remove_strays(SHARDS_FOLDER, outputs)
+    folder.remove_leftovers(SHARDS_FOLDER, outputs)
     outputs |= folder.describe_outputs((TOKENIZER_FILE, TOKEN_COUNTS_FILE))
     storage.remove_folder(folder.path("work"))
     counts = {split: _split_counts(counter, len(buckets[split].rows[0])) for split, counter in statistics.items()}
@@ -161,7 +161,7 @@ def _encode(
         label="encode_corpus: documents",
         unit="bytes",
         size=lambda item: int(item["stored_bytes"]),
-        counted="examples",
+        count_key="examples",
     )
 
 

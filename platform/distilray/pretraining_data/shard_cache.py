@@ -49,7 +49,7 @@ class ShardCache:
         def fetch(file: Path) -> None:
             with reading(uri):
                 if not any(self._cache.download(uri, file) == sha256 for _ in range(_ATTEMPTS)):
-                    raise InputError(f"{uri}: its content is not what the manifest says (sha256); run its job again")
+                    raise InputError(f"{uri}: its content differs from the manifest (sha256); run its job again")
 
         return self._cache.get(f"{sha256}.arrow", fetch)
 

@@ -120,7 +120,7 @@ def check_vocabulary(shards_dir: str, tokenizer_json: str, *, model: str, embedd
     model_hash, model_ids = tokenizer_hash(tokenizer_json), vocabulary_of(tokenizer_json).size
     shards_hash = content["counts"]["tokenizer_hash"]
     if shards_hash != model_hash:
-        shards_ids = vocabulary_of(RunOutputs.of(shards_dir, content).read(TOKENIZER_FILE).decode()).size
+        shards_ids = vocabulary_of(RunOutputs.from_manifest(shards_dir, content).read(TOKENIZER_FILE).decode()).size
         raise InputError(
             f"{shards_dir}: encoded with tokenizer {shards_hash[:12]} of {shards_ids:,} ids, and {model} has "
             f"{model_hash[:12]} of {model_ids:,}; encode the corpus with tokenizer_dir={model}, or choose shards "
@@ -192,7 +192,7 @@ class ShardSet:
         self.shard_rows: tuple[int, ...] = tuple(entry["rows"] for entry in entries.values())
         self.tokens: int = sum(entry["tokens"] for entry in entries.values())
         self.names: tuple[str, ...] = tuple(entries)
-        self._outputs = RunOutputs.of(shards_dir, manifest)
+        self._outputs = RunOutputs.from_manifest(shards_dir, manifest)
         self._starts = np.cumsum([0, *self.shard_rows])
         self._cache = cache or ShardCache()
         self._open: OrderedDict[int, Shard] = OrderedDict()

@@ -11,18 +11,18 @@ import ray
 from ray.core.generated.autoscaler_pb2 import AutoscalingState, GetClusterStatusReply
 
 _RPC_TIMEOUT_S = 5
-# The reasons of failures are only in the log of the autoscaler.
+# Only the autoscaler's log contains the reasons for failures.
 _FAILURE = re.compile(r"(Failed to launch \d+ nodes? of type [^\s:]+: .+|Ray installation failed on .+)")
 _LOG_BYTES = 1 << 20
 _MAX_REASON_CHARS = 300
 
 
 class AutoscalerReport:
-    """The state of the autoscaler of the connected cluster, and its failures since this object was created.
+    """State of the connected cluster's autoscaler, and its failures since this object was created.
 
     Args:
         bundle: resources of the pending request, by their names in Ray.
-        log: log of the autoscaler. It exists only on the head node, where the drivers of submitted jobs run.
+        log: the autoscaler's log, which exists only on the head node, where the drivers of submitted jobs run.
     """
 
     def __init__(self, bundle: Mapping[str, float], *, log: Path | None = None) -> None:
@@ -37,18 +37,20 @@ class AutoscalerReport:
         state = _autoscaling_state()
         if state is None:
             return "the autoscaler has reported nothing yet (`ray status` on the head shows its state)"
-        requested = Counter({each.ray_node_type_name: each.count for each in state.pending_instance_requests})
-        starting = Counter(each.ray_node_type_name for each in state.pending_instances)
-        parts = [f"requesting {count} {kind} from the provider" for kind, count in requested.items()]
-        parts += [f"{count} {kind} starting" for kind, count in starting.items()]
+        requested = Counter({request.ray_node_type_name: request.count for request in state.pending_instance_requests})
+        starting = Counter(instance.ray_node_type_name for instance in state.pending_instances)
+        phrases = [f"requesting {count} {kind} from the provider" for kind, count in requested.items()]
+        phrases += [f"{count} {kind} starting" for kind, count in starting.items()]
         if self._is_infeasible(state):
-            parts.append("no node type of the cluster is large enough")
+            phrases.append("no node type of the cluster is large enough")
         if reason := self._last_failure():
-            parts.append(f"last failure: {' '.join(reason.split())[:_MAX_REASON_CHARS]}")
+            phrases.append(f"last failure: {' '.join(reason.split())[:_MAX_REASON_CHARS]}")
         else:
             failed = Counter(self._failed_types(state))
-            parts += [f"{count} attempts to start {kind} failed (see `ray monitor`)" for kind, count in failed.items()]
-        return "; ".join(parts) or "no node is being started (is there an autoscaler? see `ray status` on the head)"
+            phrases += [
+                f"{count} attempts to start {kind} failed (see `ray monitor`)" for kind, count in failed.items()
+            ]
+        return "; ".join(phrases) or "no node is being started (is there an autoscaler? see `ray status` on the head)"
 
     def is_infeasible(self) -> bool:
         """Return whether no node type of the cluster is large enough for the request."""
@@ -66,13 +68,15 @@ class AutoscalerReport:
         return bool(state.pending_instance_requests or state.pending_instances or self._failed_types(state))
 
     def _is_infeasible(self, state: AutoscalingState) -> bool:
-        return any(self._is_ours(gang) for gang in state.infeasible_gang_resource_requests)
+        return any(self._includes_our_bundle(gang) for gang in state.infeasible_gang_resource_requests)
 
     def _failed_types(self, state: AutoscalingState) -> list[str]:
         # The state also contains the failures of earlier jobs.
-        return [each.ray_node_type_name for each in state.failed_instance_requests if each.failed_ts >= self._since]
+        return [
+            failed.ray_node_type_name for failed in state.failed_instance_requests if failed.failed_ts >= self._since
+        ]
 
-    def _is_ours(self, gang: Any) -> bool:
+    def _includes_our_bundle(self, gang: Any) -> bool:
         requests = gang.bundle_selectors[0].resource_requests if gang.bundle_selectors else gang.requests
         return any(dict(request.resources_bundle) == self._bundle for request in requests)
 

@@ -24,8 +24,8 @@ class LocalCache:
 
     Args:
         folder: folder on a local disk.
-        noun: an entry, for messages: "a shard".
-        remedy: advice for the case that the disk is full.
+        noun: name of an entry in messages, such as "a shard".
+        remedy: advice in the message when an entry cannot be stored.
         max_bytes: size limit.
     """
 
@@ -81,9 +81,9 @@ class LocalCache:
 
     @contextlib.contextmanager
     def _locked(self, target: Path) -> Iterator[None]:
-        """Lock out other processes of this machine. The lock is released if the process dies.
+        """Exclude other processes of this machine. The operating system releases the lock if the process dies.
 
-        Lock files are never removed: if one were removed while a process waits for it, two could fetch at once.
+        Lock files are never removed: if one were removed while a process waits for it, both could fetch at once.
         """
         with self._local_errors():
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -92,8 +92,8 @@ class LocalCache:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _evict(self, kept: Path) -> None:
-        """Remove the least recently used files that exceed the limit."""
+    def _evict(self, keep: Path) -> None:
+        """Remove the least recently used files, except `keep`, until the size limit is met."""
         files = []
         for file in self._folder.iterdir():
             with contextlib.suppress(OSError):  # removed by another process
@@ -102,7 +102,7 @@ class LocalCache:
                     files.append((status.st_mtime_ns, status.st_size, file))
         excess = sum(size for _, size, _ in files) - self._max_bytes
         for _, size, file in sorted(files):
-            if excess > 0 and file != kept:
+            if excess > 0 and file != keep:
                 file.unlink(missing_ok=True)
                 excess -= size
 

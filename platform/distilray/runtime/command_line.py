@@ -1,4 +1,4 @@
-"""Command lines with one-line errors, and their exit codes. Uses only the standard library, for the doctor."""
+"""Command lines with one-line errors and exit codes. Uses only the standard library because the doctor must too."""
 
 from __future__ import annotations
 

@@ -24,14 +24,14 @@ def inside_cluster() -> bool:
 
 
 @contextlib.contextmanager
-def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for this process and its children, and restore the old values after the block."""
-    before = {name: os.environ.get(name) for name in values}
+def temporary_environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of this process and its children while the block runs."""
+    previous = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name, value in previous.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
@@ -103,8 +103,7 @@ def _read_file(file: Path) -> dict[str, str]:
 
 def _read_text(file: Path) -> str:
     status = file.stat()
-    # As in ssh, the check applies to own files only: the mode of other files, as in a mounted Secret, cannot be
-    # changed.
+    # Like ssh, check only files that this user owns; the mode of others, such as a mounted Secret, cannot be changed.
     if status.st_uid == os.geteuid() and status.st_mode & 0o077:
         raise InputError(f"secrets {file}: other users may read it; run `chmod 600 {file}`")
     try:

@@ -42,7 +42,7 @@ def find_files(pattern: str) -> list[str]:
     else:
         raise InputError(f"{pattern}: {_NOT_FOUND}")
     if not names:
-        raise InputError(f"{pattern}: no file there; correct the path")
+        raise InputError(f"{pattern}: no files found; correct the path")
     return [storage.join(top, quote(name) if "://" in top else name) for name in sorted(names)]
 
 
@@ -60,12 +60,12 @@ def check_exists(pattern: str) -> str:
 def _names_below(uri: str, parts: Sequence[str]) -> list[str]:
     """Return the relative paths of files below a folder: all, or those that match the parts of a pattern."""
     store, path = storage.filesystem(uri)
-    matching = [re.compile(".*".join(map(re.escape, part.split("*")))) for part in parts]
+    patterns = [re.compile(".*".join(map(re.escape, part.split("*")))) for part in parts]
     if isinstance(store, fs.LocalFileSystem):
-        files = _matching(path, "", matching) if matching else _all_below(path)
+        files = _walk_matching(path, "", patterns) if patterns else _walk(path)
         top, names = os.path.realpath(path), dict[str, str]()
-        for name, real in sorted(files, key=lambda each: (os.path.join(top, each[0]) != each[1], each[0])):
-            names.setdefault(real, name)  # prefer a name without links
+        for name, real in sorted(files, key=lambda file: (os.path.join(top, file[0]) != file[1], file[0])):
+            names.setdefault(real, name)  # names without links come first
         return list(names.values())
     try:
         infos = store.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
@@ -73,18 +73,18 @@ def _names_below(uri: str, parts: Sequence[str]) -> list[str]:
         raise InputError(f"{uri}: cannot be listed ({error}); check the access to it") from None
     paths = [info.path[len(path.rstrip("/")) + 1 :] for info in infos if info.type == fs.FileType.File]
     split = [(name, name.split("/")) for name in paths]
-    return [name for name, levels in split if not any(map(_is_hidden, levels)) and _fits(levels, matching)]
+    return [name for name, levels in split if not any(map(_is_hidden, levels)) and _fits(levels, patterns)]
 
 
-def _fits(levels: Sequence[str], matching: Sequence[re.Pattern[str]]) -> bool:
-    if not matching:
+def _fits(levels: Sequence[str], patterns: Sequence[re.Pattern[str]]) -> bool:
+    if not patterns:
         return True
-    return len(levels) == len(matching) and all(
-        part.fullmatch(level) for part, level in zip(matching, levels, strict=True)
+    return len(levels) == len(patterns) and all(
+        pattern.fullmatch(level) for pattern, level in zip(patterns, levels, strict=True)
     )
 
 
-def _all_below(top: str) -> Iterator[tuple[str, str]]:
+def _walk(top: str) -> Iterator[tuple[str, str]]:
     """Yield name and real path of the files below a local folder. Each folder is listed once, so cycles terminate."""
     seen: set[str] = set()
     folders: list[tuple[str, str]] = [(top, "")]
@@ -104,16 +104,16 @@ def _all_below(top: str) -> Iterator[tuple[str, str]]:
                 linked.append((os.path.join(path, name), f"{prefix}{name}/"))
 
 
-def _matching(path: str, prefix: str, matching: Sequence[re.Pattern[str]]) -> Iterator[tuple[str, str]]:
-    """Yield name and real path of the files below a local folder that match, with one pattern per level."""
-    for name, target, is_folder, _ in _list(path, os.path.realpath(path), matching[0]):
-        if is_folder and len(matching) > 1:
-            yield from _matching(os.path.join(path, name), f"{prefix}{name}/", matching[1:])
-        elif not is_folder and len(matching) == 1:
+def _walk_matching(path: str, prefix: str, patterns: Sequence[re.Pattern[str]]) -> Iterator[tuple[str, str]]:
+    """Yield name and real path of the files below a local folder that match; there is one pattern per level."""
+    for name, target, is_folder, _ in _list(path, os.path.realpath(path), patterns[0]):
+        if is_folder and len(patterns) > 1:
+            yield from _walk_matching(os.path.join(path, name), f"{prefix}{name}/", patterns[1:])
+        elif not is_folder and len(patterns) == 1:
             yield f"{prefix}{name}", target
 
 
-def _list(path: str, real: str, part: re.Pattern[str] | None = None) -> Iterator[tuple[str, str, bool, bool]]:
+def _list(path: str, real: str, pattern: re.Pattern[str] | None = None) -> Iterator[tuple[str, str, bool, bool]]:
     """Yield name, real path, `is_folder` and `is_link` of the matching entries of a local folder."""
     try:
         with os.scandir(path) as scan:
@@ -123,7 +123,7 @@ def _list(path: str, real: str, part: re.Pattern[str] | None = None) -> Iterator
     except OSError as error:
         raise InputError(f"{path}: cannot be listed ({error.strerror}); give user {os.getuid()} access to it") from None
     for entry in entries:
-        if _is_hidden(entry.name) or (part is not None and not part.fullmatch(entry.name)):
+        if _is_hidden(entry.name) or (pattern is not None and not pattern.fullmatch(entry.name)):
             continue
         is_link = entry.is_symlink()
         try:

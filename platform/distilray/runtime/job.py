@@ -32,7 +32,7 @@ class Outcome:
 
 
 class Quantity(str):
-    """Text of a plan together with its number, for the plan of a pipeline.
+    """Text in the plan of a job with the number that it displays, from which the plan of a pipeline is computed.
 
     Attributes:
         unit: `s`, `bytes`, or the unit of the work: steps, examples, texts.
@@ -48,7 +48,7 @@ class Quantity(str):
 
 
 def estimated_wall_time(seconds: float, ray: RayConfig, note: str) -> Quantity:
-    """Return a core time as text, with the wall time on all cores as its number.
+    """Return a `Quantity` that displays the time on one core and whose number is the wall time on all cores.
 
     Args:
         seconds: time on one core.
@@ -69,8 +69,8 @@ class Job(Generic[C]):
         show: prints the result of a complete run, in addition to its summary line.
         pin: returns a location that means the same on every machine (a hub model with its commit) or raises
             `InputError`.
-        files: returns the files of an input that manifests record, by name.
-        is_view: the result is a view of its inputs, which is replaced in its folder when they change.
+        files: returns the files to record in the manifest for an input, by name.
+        is_view: the result only presents its inputs, so it is overwritten when they change.
     """
 
     name: str
@@ -78,8 +78,10 @@ class Job(Generic[C]):
     plan: Callable[[C], Mapping[str, object]]
     run: Callable[[C, RunFolder], Outcome]
     show: Callable[[RunFolder], None] | None = None
-    pin: Callable[[ConfigLocation], str] = lambda each: each.value
-    files: Callable[[str, ConfigLocation], Mapping[str, str]] = lambda name, each: {name: resolve_sample(each.value)}
+    pin: Callable[[ConfigLocation], str] = lambda location: location.value
+    files: Callable[[str, ConfigLocation], Mapping[str, str]] = lambda name, location: {
+        name: resolve_sample(location.value)
+    }
     is_view: bool = False
 
     def dry_run(self, recipe: str, overrides: Sequence[str] = ()) -> None:
@@ -104,7 +106,7 @@ class Job(Generic[C]):
         Args:
             archive_changed: if the config or inputs of an earlier run in a local folder differ, rename that folder and
                 run the job instead of raising an error.
-            before_run: called unless the run is complete.
+            before_run: called before the job runs, but not if the run is already complete.
 
         Raises:
             InputError: a problem that the user can fix.
@@ -141,24 +143,24 @@ class Job(Generic[C]):
         Raises:
             InputError: a location cannot be used.
         """
-        config = map_locations(self._pinned(recipe), absolute)
+        config = map_locations(self._pinned(recipe), absolute_location)
         return config, RunFolder(self.name, config, self.inputs(config))
 
     def inputs(self, config: C) -> dict[str, str]:
         """Return the files and folders that a run reads, by their names in its manifest."""
-        inputs = input_locations(config, lambda each: not each.location.is_optional or is_complete(each.value))
-        return {key: uri for name, each in inputs.items() for key, uri in self.files(name, each).items()}
+        inputs = input_locations(config, lambda location: not location.type.is_optional or is_complete(location.value))
+        return {key: uri for name, location in inputs.items() for key, uri in self.files(name, location).items()}
 
     def _pinned(self, config: C) -> C:
         """Return the config with pinned locations. One error names all locations that cannot be used."""
         errors: list[InputError] = []
 
-        def pin(each: ConfigLocation) -> str:
+        def pin(location: ConfigLocation) -> str:
             try:
-                return self.pin(each)
+                return self.pin(location)
             except InputError as error:
                 errors.append(error)
-                return each.value
+                return location.value
 
         pinned = map_locations(config, pin)
         if errors:
@@ -179,20 +181,20 @@ def run_command(
     load: Callable[[], Job[Any]],
     argv: Sequence[str] | None = None,
     *,
-    about: str | None = None,
+    description: str | None = None,
     validate: Callable[[str], str] | None = None,
 ) -> int:
     """Run a job from the command line and return the exit code.
 
     Args:
-        load: imports the job; called after the command line was parsed.
-        about: docstring of the job's module; `--help` shows its first line.
+        load: imports and returns the job; called only once the command line has been parsed.
+        description: docstring of the job's module; `--help` shows its first line.
         validate: checks an output file of the job and returns a one-line description.
     """
 
     def main() -> None:
         load_secrets(os.environ)
-        args = _parser(name, about, has_validate=validate is not None).parse_intermixed_args(argv)
+        args = _parser(name, description, has_validate=validate is not None).parse_intermixed_args(argv)
         if validate is not None and args.validate is not None:
             print(validate(expand_home(args.validate)), flush=True)
             return
@@ -209,8 +211,8 @@ def run_command(
     return run_cli(name, main)
 
 
-def _parser(name: str, about: str | None, *, has_validate: bool) -> argparse.ArgumentParser:
-    parser = CommandParser(prog=f"python -m jobs.{name}", description=about, epilog=EXIT_CODES)
+def _parser(name: str, description: str | None, *, has_validate: bool) -> argparse.ArgumentParser:
+    parser = CommandParser(prog=f"python -m jobs.{name}", description=description, epilog=EXIT_CODES)
     parser.add_argument("--recipe", help=f"YAML file; see jobs/recipes/{name}/")
     parser.add_argument("--dry-run", action="store_true", help="validate and print the plan without running")
     if has_validate:
@@ -219,7 +221,7 @@ def _parser(name: str, about: str | None, *, has_validate: bool) -> argparse.Arg
     return parser
 
 
-def absolute(each: ConfigLocation) -> str:
+def absolute_location(location: ConfigLocation) -> str:
     """Return a location with a relative path made absolute, because workers have other working directories."""
-    is_path = "://" not in each.value and not each.value.startswith(each.location.prefixes)
-    return str(Path(each.value).absolute()) if is_path and each.location.is_absolute else each.value
+    is_path = "://" not in location.value and not location.value.startswith(location.type.prefixes)
+    return str(Path(location.value).absolute()) if is_path and location.type.make_absolute else location.value

@@ -25,8 +25,8 @@ _RECENT_NS = 2_000_000_000  # within this time a file can change without a new t
 class RunOutputs:
     """Output files of a complete run.
 
-    Every check raises `InputError`, which names the file and the fix, if a file is missing, has another size or
-    content, or has no SHA-256 in the manifest.
+    Every check raises `InputError`, which names the file and the fix, if a file is missing, its size or content differs
+    from the manifest, or the manifest has no SHA-256 for it.
 
     Attributes:
         folder: the run folder.
@@ -39,7 +39,7 @@ class RunOutputs:
     entries: Mapping[str, Mapping[str, Any]]
 
     @classmethod
-    def of(cls, folder: str, content: Mapping[str, Any]) -> "RunOutputs":
+    def from_manifest(cls, folder: str, content: Mapping[str, Any]) -> "RunOutputs":
         """Return the outputs recorded in the `content` of a manifest."""
         return cls(folder, content["job"], content["outputs"])
 
@@ -57,7 +57,7 @@ class RunOutputs:
         """Check size and content of a file. Its SHA-256 is computed unless it is passed."""
         expected = self._check_size(name)
         if (sha256 or _sha256(storage.join(self.folder, name))) != expected:
-            raise self._error(name, "its content is not what the manifest says (sha256)")
+            raise self._error(name, "its content differs from the manifest (sha256)")
 
     def read(self, name: str) -> bytes:
         """Return the verified content of a file."""
@@ -73,7 +73,7 @@ class RunOutputs:
         if not isinstance(entry, Mapping) or not _SHA256.fullmatch(str(entry.get("sha256"))):
             raise self._error(name, "its manifest has no sha256 for it")
         if size != entry.get("bytes", size):
-            raise self._error(name, f"{size} bytes where the manifest says {entry['bytes']}")
+            raise self._error(name, f"{size} bytes, but the manifest records {entry['bytes']}")
         return str(entry["sha256"])
 
     def _error(self, name: str, reason: str) -> InputError:
@@ -96,9 +96,9 @@ def verify_file(uri: str, sha256: str | None = None) -> None:
         names.insert(0, unquote(name) if "://" in uri else name)
         if not (folder.partition("://")[2] if "://" in uri else folder):
             return
-        manifest = _manifest_of(folder)
+        manifest = _read_manifest(folder)
         if manifest is not None and "/".join(names) in manifest["content"]["outputs"]:
-            RunOutputs.of(folder, manifest["content"]).check_content("/".join(names), sha256)
+            RunOutputs.from_manifest(folder, manifest["content"]).check_content("/".join(names), sha256)
             return
 
 
@@ -113,7 +113,7 @@ def read_verified(uri: str) -> bytes:
     return data
 
 
-def _manifest_of(folder: str) -> dict[str, Any] | None:
+def _read_manifest(folder: str) -> dict[str, Any] | None:
     """Return the manifest in a folder, of any schema, or None if there is none or another program wrote the file."""
     uri = storage.join(folder, MANIFEST_FILE)
     with contextlib.suppress(ValueError):  # includes an unreadable folder above the run

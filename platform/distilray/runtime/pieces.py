@@ -1,4 +1,4 @@
-"""Resumable work: pieces that are each processed by one task and recorded in the run folder when complete.
+"""Resumable work, split into pieces. One task processes each piece and then records it in the run folder.
 
 The record of a piece is written atomically after its data. A resumed run processes only the pieces without a record.
 """
@@ -29,7 +29,7 @@ class CompletedPieces:
         self._folder = storage.join(run_dir, _RECORDS_FOLDER, phase)
 
     def add(self, number: int, record: Mapping[str, Any]) -> None:
-        """Record that a piece is complete. All of its data must have been written before."""
+        """Record that a piece is complete. Its data must already be written."""
         storage.write_bytes(self._file(number), json.dumps(record, sort_keys=True).encode())
 
     def numbers(self) -> set[int]:
@@ -57,7 +57,7 @@ def run_pieces(
     label: str,
     unit: str,
     size: Callable[[Values], int] = lambda item: 1,
-    counted: str | None = None,
+    count_key: str | None = None,
     **resources: Any,
 ) -> Iterator[Values]:
     """Run the incomplete pieces and return the records of all pieces in the order of `items`.
@@ -70,7 +70,7 @@ def run_pieces(
         label: label of the progress display.
         unit: unit of `size`; bytes are displayed as kB or MB.
         size: contribution of a piece to the progress.
-        counted: key of a number in the records; its sum over this attempt is displayed with the progress.
+        count_key: key of a number in the records, whose sum over this attempt is displayed with the progress.
         resources: resources of a task, see `run_tasks`.
 
     Raises:
@@ -82,20 +82,20 @@ def run_pieces(
     scale = 1
     if unit == "bytes":
         scale, unit = (_MB, "MB") if total > 100 * _MB else (_KB, "kB")
-    run = functools.partial(_run_piece, task=task, completed=completed, counted=counted)
-    waiting = [item for item in items if item["number"] not in done]
+    run = functools.partial(_run_piece, task=task, completed=completed, count_key=count_key)
+    remaining = [item for item in items if item["number"] not in done]
     with Progress(label, total=max(1, total // scale), unit=unit) as progress:
         progress.start_at(finished // scale)
         count = 0
-        for result in run_tasks(waiting, run, job=job, run_dir=completed.run_dir, **resources):
+        for result in run_tasks(remaining, run, job=job, run_dir=completed.run_dir, **resources):
             finished, count = finished + sizes[result["number"]], count + result["count"]
-            progress.advance_to(finished // scale, f"{count:,} {counted}" if counted else "")
+            progress.advance_to(finished // scale, f"{count:,} {count_key}" if count_key else "")
     return completed.records([item["number"] for item in items])
 
 
 def _run_piece(
-    item: Values, *, task: Callable[[Values], Values], completed: CompletedPieces, counted: str | None
+    item: Values, *, task: Callable[[Values], Values], completed: CompletedPieces, count_key: str | None
 ) -> Values:
     record = task(item)
     completed.add(item["number"], record)
-    return {"number": item["number"], "count": record[counted] if counted else 0}
+    return {"number": item["number"], "count": record[count_key] if count_key else 0}

@@ -90,7 +90,7 @@ class Progress:
         return ", ".join([done, *self._details(now)])
 
     def _details(self, now: float) -> list[str]:
-        """Return rate, time left and note. A rate that would round to 0.0 per second is given per minute."""
+        """Return rate, time left and note. Rates below 0.1 per second are displayed per minute."""
         rate = max(0, self._done - self._base) / max(now - self._started, 1e-9)
         details = [f"{rate:,.1f} {self.unit}/s" if rate >= 0.1 else f"{60 * rate:,.1f} {self.unit}/min"]
         if self.total and rate > 0:

@@ -1,4 +1,4 @@
-"""Cluster capacity: check what a job needs on a local cluster, or request it and wait on one that can grow.
+"""Cluster capacity: check that a local cluster is large enough, or let an autoscaling cluster grow and wait for it.
 
 This module also checks that all nodes share the run folder.
 """
@@ -30,6 +30,7 @@ _FEASIBILITY_TIMEOUT_S = 30.0  # the autoscaler reports every 5 s
 _PROBE_FOLDER = ".probe"
 _PROBE_TIMEOUT_S = 120.0  # a new node first starts a worker process
 _UNITS = {"CPU": "CPU", "GPU": "GPU", "memory": "GiB of memory"}
+_CHECKED_NODES: set[tuple[str, str]] = set()  # pairs of run folder and node id that passed `check_run_dir_shared`
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Need:
     """Bundles of resources that must be available at the same time, each on one node.
 
     Attributes:
-        noun: purpose of one bundle, in the singular: "worker".
+        noun: purpose of a bundle, in the singular, such as "worker".
         remedy: advice on how to lower the need, for error messages.
         cpus: CPUs per bundle.
         gpus: GPUs per bundle; a fraction is on one device.
@@ -163,14 +164,14 @@ def can_be_satisfied(need: Need) -> bool:
 def check_run_dir_shared(run_dir: str) -> None:
     """Check that each node shares the run folder: it must read the driver's file and write one that the driver reads.
 
-    Nodes that passed are not checked again.
+    A node that has passed is not checked again.
 
     Raises:
         InputError: names a node that does not share the folder.
     """
     driver = ray.get_runtime_context().get_node_id()
     nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != driver]
-    nodes = [node for node in nodes if (run_dir, node["NodeID"]) not in _SHARING]
+    nodes = [node for node in nodes if (run_dir, node["NodeID"]) not in _CHECKED_NODES]
     if not nodes:
         return
     folder, token = storage.join(run_dir, _PROBE_FOLDER), secrets.token_hex(16).encode()
@@ -186,12 +187,9 @@ def check_run_dir_shared(run_dir: str) -> None:
         ray.wait(list(answers), num_returns=len(answers), timeout=_PROBE_TIMEOUT_S)
         for answer, node in answers.items():
             _check_answer(answer, node, folder, token, run_dir)
-            _SHARING.add((run_dir, node["NodeID"]))
+            _CHECKED_NODES.add((run_dir, node["NodeID"]))
     finally:
         storage.remove_folder(folder)
-
-
-_SHARING: set[tuple[str, str]] = set()  # (run folder, node id) pairs that passed the check
 
 
 def _probe(folder: str, driver: str, node: str, token: bytes) -> str:

@@ -1,6 +1,6 @@
 """Run folders: `config.yaml` is written first, `metrics.jsonl` during the run and `manifest.json` last.
 
-A folder has one writer at a time, and its run is complete if there is a manifest. The section `content` of the manifest
+A folder has one writer at a time. Its run is complete once the manifest exists. The section `content` of the manifest
 depends only on inputs, config and seed, so equal runs have equal `content_hash`. The section `run` records time,
 duration and environment.
 """
@@ -74,7 +74,7 @@ def is_complete(folder: str) -> bool:
 
 
 def is_manifest(value: Any) -> bool:
-    """Return whether a JSON value is a manifest, of any schema: all have the same entries for outputs."""
+    """Return whether a JSON value is a manifest of any schema version; all versions record outputs in the same way."""
     if not isinstance(value, dict) or not {"schema", "content_hash"} <= value.keys():
         return False
     content = value.get("content")
@@ -82,7 +82,7 @@ def is_manifest(value: Any) -> bool:
 
 
 def describe_input(uri: str) -> dict[str, Any]:
-    """Return the identity of an input for a manifest: the content hash of a run, or size and fingerprint of files.
+    """Return the manifest entry that identifies an input: the content hash of a run, or size and fingerprint of files.
 
     Args:
         uri: run folder, file, folder or glob pattern, see `find_files`.
@@ -97,8 +97,8 @@ def describe_input(uri: str) -> dict[str, Any]:
         sizes = list(readers.map(storage.file_size, files))
         fingerprints = list(readers.map(storage.fingerprint, files))
     # Names relative to the folder are part of the fingerprint; the name of a single file is not.
-    above = len(os.path.commonprefix(files).rpartition("/")[0]) + 1  # noqa: RUF071 - shortened to a folder
-    names = [file[above:] for file in files] if len(files) > 1 else [""]
+    prefix_length = len(os.path.commonprefix(files).rpartition("/")[0]) + 1  # noqa: RUF071 - shortened to a folder
+    names = [file[prefix_length:] for file in files] if len(files) > 1 else [""]
     lines = (f"{name} {fingerprint}\n" for name, fingerprint in zip(names, fingerprints, strict=True))
     digest = hashlib.sha256("".join(lines).encode())
     return {"bytes": sum(size or 0 for size in sizes), "fingerprint": digest.hexdigest()}
@@ -219,10 +219,10 @@ class RunFolder:
             path.rename(target)
         return str(target)
 
-    def remove_strays(self, name: str, outputs: Collection[str]) -> None:
-        """Remove the files of a subfolder that are not outputs of the run, which killed tasks have left behind."""
-        for file in storage.list_files(self.path(name)):
-            if f"{name}/{file.rpartition('/')[2]}" not in outputs:
+    def remove_leftovers(self, subfolder: str, outputs: Collection[str]) -> None:
+        """Remove files that killed tasks left in a subfolder: all that are not outputs of the run."""
+        for file in storage.list_files(self.path(subfolder)):
+            if f"{subfolder}/{file.rpartition('/')[2]}" not in outputs:
                 storage.remove_file(file)
 
     def _input_identities(self) -> dict[str, Any]:

@@ -167,8 +167,8 @@ def _read_record(uri: str) -> Values | None:
         record = json.loads(storage.read_bytes(uri))
     except (FileNotFoundError, ValueError):
         return None
-    names = {"id", "host", "pid", "since", "process", "scope", "renewed"}
-    return record if isinstance(record, dict) and names <= set(record) else None
+    keys = {"id", "host", "pid", "since", "process", "scope", "renewed"}
+    return record if isinstance(record, dict) and keys <= set(record) else None
 
 
 def _pid_namespace() -> str:

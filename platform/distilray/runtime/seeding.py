@@ -22,7 +22,7 @@ def hash_integers(seed: int, *parts: NDArray[np.integer] | int) -> UInt64Array:
 
 
 def extend_hash(hashed: UInt64Array, *parts: NDArray[np.integer] | int) -> UInt64Array:
-    """Return the hashes of the integers behind `hashed`, followed by more parts."""
+    """Extend hashes with more parts, as if all parts had been passed to `hash_integers` at once."""
     with np.errstate(over="ignore"):
         for part in parts:
             hashed = _finalize((hashed ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)

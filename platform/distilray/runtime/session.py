@@ -1,4 +1,4 @@
-"""Ray session of a job: the cluster that it was submitted to, or a local cluster that ends with it."""
+"""Ray session of a job: the cluster that it was submitted to, or a local cluster that stops with the job."""
 
 import contextlib
 import functools
@@ -18,7 +18,7 @@ import ray.data
 import distilray
 from distilray.config.base import RayConfig
 from distilray.errors import InputError, find_input_error
-from distilray.runtime.environment import environment, inside_cluster, worker_setup_hook
+from distilray.runtime.environment import inside_cluster, temporary_environment, worker_setup_hook
 from distilray.runtime.resources import Need, ensure_capacity
 from distilray.runtime.run_owner import check_visible
 
@@ -52,11 +52,11 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    with environment({"PYTHONPATH": _import_paths()}):
+    previous_handler = signal.getsignal(signal.SIGTERM)
+    with temporary_environment({"PYTHONPATH": _import_paths()}):
         ray.init(**_cluster_arguments(config), log_to_driver=inside_cluster(), logging_level=logging.ERROR)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)  # undo the handler that Ray installs, which exits silently
+        signal.signal(signal.SIGTERM, previous_handler)  # undo the handler that Ray installs, which exits silently
     _set_up_data()
     try:
         yield
@@ -116,7 +116,7 @@ def run_tasks(
     options.preserve_order, options.label_selector = False, labels
     try:
         dataset = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
-        # Not both, because Ray Data would warn. A block contains one item.
+        # Ray Data warns if both are set.
         resources = {"num_gpus": num_gpus} if num_gpus else {"num_cpus": num_cpus}
         run = functools.partial(_run_on_batch, task=task, run_dir=run_dir if inside_cluster() else None)
         results = dataset.map_batches(run, batch_size=1, batch_format="pyarrow", **resources)
@@ -172,7 +172,7 @@ def _cluster_arguments(config: RayConfig) -> dict[str, object]:
         if address.startswith("http"):
             raise InputError(
                 f"RAY_ADDRESS={address}: a dashboard accepts only submitted jobs; run python -m jobs.submit, or unset "
-                " RAY_ADDRESS to run it on this machine"
+                "RAY_ADDRESS to run the job on this machine"
             )
         # Ray takes the address and the rest of the runtime environment from the job.
         hook = worker_setup_hook(os.environ)
@@ -198,9 +198,8 @@ def _import_paths() -> str:
     use the workers that it has prestarted.
     """
     paths = [str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    return os.pathsep.join(
-        dict.fromkeys([os.getcwd(), *paths, str(Path(distilray.__file__).parents[1])])
-    )  # without duplicates
+    unique_paths = dict.fromkeys([os.getcwd(), *paths, str(Path(distilray.__file__).parents[1])])
+    return os.pathsep.join(unique_paths)
 
 
 def _set_up_data() -> None:

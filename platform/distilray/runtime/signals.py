@@ -33,7 +33,7 @@ def interruptible() -> Iterator[None]:
 
 
 def raise_if_interrupted() -> None:
-    """Raise an interrupt that was received but lost.
+    """Raise the `KeyboardInterrupt` of a signal if a library has swallowed it.
 
     Raises:
         KeyboardInterrupt: in the main thread, if a signal was received inside the current `interruptible` block.

@@ -37,7 +37,7 @@ def _reading(function: F) -> F:
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """Return the filesystem of a path or URI, and the path within it.
 
-    Create it in the process that uses it: pickling drops the retry strategy of an S3 filesystem.
+    Do not send it to another process: pickling drops the retry strategy of an S3 filesystem.
 
     Raises:
         InputError: the scheme is not one of `SCHEMES`, or the URI contains a password or is invalid.
@@ -193,7 +193,7 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 @contextmanager
 def _atomic_file(uri: str) -> Iterator[Any]:
-    """Open a file that appears when the block ends. After an error, nothing appears on a local disk."""
+    """Open a file that appears under its name when the block ends. After an error, no local file appears."""
     store, path = filesystem(uri)
     if not isinstance(store, fs.LocalFileSystem):
         # An object becomes visible when its upload is complete.
@@ -236,8 +236,8 @@ class FileWriter(io.RawIOBase):
         self._uri = uri
         self._digest = hashlib.sha256()
         self.bytes = 0
-        self._opening = _atomic_file(uri)
-        self._file = self._opening.__enter__()
+        self._context = _atomic_file(uri)
+        self._file = self._context.__enter__()
 
     @property
     def sha256(self) -> str:
@@ -256,7 +256,7 @@ class FileWriter(io.RawIOBase):
         return written
 
     def __exit__(self, *error: Any) -> None:
-        self._opening.__exit__(*error)
+        self._context.__exit__(*error)
         super().close()
 
 

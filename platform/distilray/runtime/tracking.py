@@ -48,27 +48,27 @@ class Trackers:
 
     def __init__(self, names: Sequence[str], run: "TrackedRun", clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._rows: dict[str, queue.SimpleQueue[Row | bool]] = {name: queue.SimpleQueue() for name in names}
+        self._queues: dict[str, queue.SimpleQueue[LogEntry | bool]] = {name: queue.SimpleQueue() for name in names}
         self._threads = {
-            start_in_thread(functools.partial(_feed, name, run, rows), name=f"tracker-{name}"): name
-            for name, rows in self._rows.items()
+            start_in_thread(functools.partial(_feed, name, run, entries), name=f"tracker-{name}"): name
+            for name, entries in self._queues.items()
         }
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Pass the finite numbers among `values` to every tracker without waiting; `/` in a name creates a group."""
         numbers = {name: float(value) for name, value in values.items() if _is_finite_number(value)}
-        self._put(Row(step, self._clock(), numbers))
+        self._put(LogEntry(step, self._clock(), numbers))
 
     def close(self, *, failed: bool = False) -> None:
-        """Wait up to a minute for the trackers to process all rows, and close them."""
+        """Wait up to a minute for the trackers to process all entries, and close them."""
         self._put(failed)
         for thread in wait(self._threads, timeout=_CLOSE_S).not_done:
             _LOG.warning("tracker %s did not close in time and may lack the last rows", self._threads[thread])
 
-    def _put(self, row: "Row | bool") -> None:
+    def _put(self, entry: "LogEntry | bool") -> None:
         for thread, name in self._threads.items():
             if not thread.done():
-                self._rows[name].put(row)
+                self._queues[name].put(entry)
 
     def __enter__(self) -> "Trackers":
         return self
@@ -121,7 +121,7 @@ def open_trackers(
         InputError: unknown tracker, missing package, or no location for MLflow to write to.
     """
     check_trackers(names, run_uri)
-    run = TrackedRun(run_uri, run_name, _flat(config), start_step, clock())
+    run = TrackedRun(run_uri, run_name, _flatten(config), start_step, clock())
     return Trackers(tuple(dict.fromkeys(names)), run, clock)
 
 
@@ -143,7 +143,7 @@ class TrackedRun:
     opened: float
 
 
-class Row(NamedTuple):
+class LogEntry(NamedTuple):
     """Finite values of a step and the time at which they were logged, in seconds since the epoch."""
 
     step: int
@@ -171,12 +171,12 @@ class TensorBoard:
         # Makes TensorBoard discard the events of older files from this step on.
         self._write(wall_time=run.opened, step=run.start_step + 1, session_log=start)
 
-    def log(self, row: Row) -> None:
-        values = [self._summaries.Summary.Value(tag=tag, simple_value=value) for tag, value in row.values.items()]
-        self._write(wall_time=row.time, step=row.step, summary=self._summaries.Summary(value=values))
-        if row.time - self._uploaded >= _UPLOAD_S:
+    def log(self, entry: LogEntry) -> None:
+        values = [self._summaries.Summary.Value(tag=tag, simple_value=value) for tag, value in entry.values.items()]
+        self._write(wall_time=entry.time, step=entry.step, summary=self._summaries.Summary(value=values))
+        if entry.time - self._uploaded >= _UPLOAD_S:
             self._upload()
-            self._uploaded = row.time
+            self._uploaded = entry.time
 
     def close(self, *, failed: bool) -> None:
         self._writer.close()
@@ -218,9 +218,9 @@ class Mlflow:
             self._client.log_batch(created, params=params[start : start + _PARAMS_PER_REQUEST])
         return created
 
-    def log(self, row: Row) -> None:
-        now = int(row.time * 1000)
-        metrics = [self._entities.Metric(key, value, now, row.step) for key, value in row.values.items()]
+    def log(self, entry: LogEntry) -> None:
+        now = int(entry.time * 1000)
+        metrics = [self._entities.Metric(key, value, now, entry.step) for key, value in entry.values.items()]
         self._client.log_batch(self._id, metrics=metrics)
 
     def close(self, *, failed: bool) -> None:
@@ -241,20 +241,20 @@ class Wandb:
             dir=str(storage.local_path(run.uri)) if storage.is_local(run.uri) else None,
         )
 
-    def log(self, row: Row) -> None:
-        self._run.log(dict(row.values), step=row.step)
+    def log(self, entry: LogEntry) -> None:
+        self._run.log(dict(entry.values), step=entry.step)
 
     def close(self, *, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
 
 
-def _feed(name: str, run: TrackedRun, rows: "queue.SimpleQueue[Row | bool]") -> None:
-    """Pass rows to a tracker until its first error, or until a bool arrives that says whether the run failed."""
+def _feed(name: str, run: TrackedRun, entries: "queue.SimpleQueue[LogEntry | bool]") -> None:
+    """Pass log entries to a tracker until its first error, or until a bool arrives: whether the run failed."""
     try:
         tracker = _TRACKERS[name][1](run)
-        while isinstance(row := rows.get(), Row):
-            tracker.log(row)
-        tracker.close(failed=row)
+        while isinstance(entry := entries.get(), LogEntry):
+            tracker.log(entry)
+        tracker.close(failed=entry)
     except Exception as error:
         _LOG.warning("tracker %s: %s; the run continues without it", name, _without_secrets(error))
 
@@ -274,12 +274,12 @@ def _is_finite_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested keys to dotted keys, and convert values other than numbers to text."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= _flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = (
                 value if isinstance(value, int | float) else _CREDENTIALS.sub("://***@", str(value))

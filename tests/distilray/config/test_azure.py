@@ -119,7 +119,7 @@ def test_a_whole_pipeline_file_is_a_recipe_once_its_data_is_named(tmp_path):
         ({"mlflow_model": {"path": "x", "version": 3}}, "mlflow_model.version: unknown"),
         ({"mlflow_model": None}, "mlflow_model: a path is needed"),
         ({"mlflow_model": "${{parent.inputs.model}}"}, "mlflow_model: .*another job"),
-        ({"input_column_names": ["a", "b"]}, "input_column_names: names one column"),
+        ({"input_column_names": ["a", "b"]}, "input_column_names: must name one column"),
         ({"student_dir": "b"}, "mlflow_model: same setting as student_dir"),
         ({"data": {"path": "b"}}, "test_data: same setting as data"),
         ({"instance_kind": "large"}, "instance_kind: unknown key"),
@@ -211,15 +211,15 @@ def test_all_values_to_correct_are_reported_in_one_line(tmp_path):
 def test_columns_without_data_and_two_evaluations_are_refused(tmp_path):
     with pytest.raises(RecipeError, match="add test_data"):
         recipe(tmp_path, {"task": "fill-mask", "input_column_names": "a", "student_dir": "b"})
-    with pytest.raises(ValueError, match="more than one evaluates"):
+    with pytest.raises(ValueError, match="more than one job evaluates"):
         translate_azure({"jobs": {name: {"inputs": FIELDS} for name in "ab"}})
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"student_dir": "b"}, "name one source of masks"),
-        ({"student_dir": "b", "shards_dir": "s", "data": {"path": "d"}}, "name one source of masks"),
+        ({"student_dir": "b"}, "exactly one source of masks"),
+        ({"student_dir": "b", "shards_dir": "s", "data": {"path": "d"}}, "exactly one source of masks"),
         ({"student_dir": "b", "shards_dir": "s", "causal": {"model_dir": "g"}}, "causal: needs texts"),
         (
             {"student_dir": "b", "shards_dir": "s", "fault_tolerance": {"max_bad_fraction": 0.1}},

@@ -9,11 +9,11 @@ import pytest
 
 import distilray.config
 from distilray.config.base import KEEP_TILDE, Config, input_locations, location_fields, locations, map_locations
-from distilray.config.capacity import PlanConfig
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.distillation import DistillConfig
 from distilray.config.evaluation import EvaluateBiasConfig, EvaluateFillMaskConfig, MeasureEfficiencyConfig
 from distilray.config.glue import EvaluateGlueConfig
+from distilray.config.plan import PlanConfig
 from distilray.config.recipe import load_recipe
 from distilray.config.report import ReportConfig
 from distilray.config.serving import FillMaskAppConfig

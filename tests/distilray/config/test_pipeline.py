@@ -181,7 +181,7 @@ WRONG = {
         changed(', corpus_dir: "${corpus}"', ""),
         "stage model: corpus_dir: missing; add it to the recipe or model.corpus_dir=",
     ),
-    "no recipe": (changed("corpus.yaml", "corpse.yaml"), "stage corpus: recipe: corpse.yaml is in neither of"),
+    "no recipe": (changed("corpus.yaml", "corpse.yaml"), "stage corpus: recipe: corpse.yaml does not exist in"),
     "like a later one": (
         changed("recipe: corpus.yaml", "like: model"),
         "stage corpus: like: 'model' is not an earlier stage",

@@ -247,7 +247,7 @@ def test_a_missing_file_is_refused_by_name(copy, shards):
 def test_a_torn_file_is_refused_by_name(copy, shards):
     folder, file = copy
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(InputError, match=rf"{file.name}: \d+ bytes where the manifest says"):
+    with pytest.raises(InputError, match=rf"{file.name}: \d+ bytes, but the manifest records"):
         TeacherCache(folder, shards, "all")
 
 
@@ -256,7 +256,7 @@ def test_a_changed_file_is_refused_by_name_when_it_is_verified(copy, shards):
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    with pytest.raises(InputError, match=f"{file.name}: its content is not what the manifest says"):
+    with pytest.raises(InputError, match=f"{file.name}: its content differs from the manifest"):
         TeacherCache(folder, shards, "all", verify=True)
 
 

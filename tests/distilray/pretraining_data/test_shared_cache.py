@@ -82,7 +82,7 @@ def test_a_damaged_download_is_repeated_once_and_never_cached(fetched, tmp_path,
     if torn < 2:
         assert fetched("a").read_bytes() == b"a" * 10
     else:
-        with pytest.raises(InputError, match="its content is not what the manifest says"):
+        with pytest.raises(InputError, match="its content differs from the manifest"):
             fetched("a")
         assert kept(tmp_path) == set()
     assert len(arrived) == min(torn + 1, 2)

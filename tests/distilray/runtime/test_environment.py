@@ -2,11 +2,11 @@ import os
 
 import pytest
 
-from distilray.runtime.environment import environment, inside_cluster
+from distilray.runtime.environment import inside_cluster, temporary_environment
 
 
 def fail_within() -> None:
-    with environment({"THERE": "in", "MISSING": "in"}):
+    with temporary_environment({"THERE": "in", "MISSING": "in"}):
         assert (os.environ["THERE"], os.environ["MISSING"]) == ("in", "in")
         raise KeyError
 

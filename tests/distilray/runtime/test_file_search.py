@@ -34,7 +34,7 @@ def test_a_pattern_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("pattern", ["{}/missing", "{}/*.txt", "{}"])
 def test_a_path_without_files_is_refused(tmp_path: Path, pattern: str) -> None:
-    with pytest.raises(InputError, match=r"no such file|no file there"):
+    with pytest.raises(InputError, match=r"no such file|no files found"):
         find_files(pattern.format(tmp_path))
 
 
@@ -124,5 +124,5 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="not a regular file"):
         find_files(f"{tmp_path}/pipe")
-    with pytest.raises(InputError, match="no file there"):
+    with pytest.raises(InputError, match="no files found"):
         find_files(str(tmp_path))

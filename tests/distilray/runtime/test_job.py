@@ -19,7 +19,7 @@ from pydantic import Field
 from distilray.config.base import Config, InputDir, InputFile, JobConfig, ModelRef, SeededConfig, map_locations
 from distilray.errors import DataQualityError, InputError
 from distilray.runtime import storage
-from distilray.runtime.job import Job, Outcome, absolute, run_command
+from distilray.runtime.job import Job, Outcome, absolute_location, run_command
 from distilray.runtime.run_folder import RunFolder, read_manifest
 
 
@@ -42,7 +42,7 @@ def run(config: CountWords, folder: RunFolder) -> Outcome:
 
 def job_of(work: Callable[[CountWords, RunFolder], Outcome] = run) -> Callable[[list[str]], int]:
     job = Job(name="count_words", config_class=CountWords, plan=plan, run=work)
-    return functools.partial(run_command, job.name, lambda: job, about=__doc__)
+    return functools.partial(run_command, job.name, lambda: job, description=__doc__)
 
 
 def failing(error: BaseException) -> Callable[[list[str]], int]:
@@ -244,9 +244,9 @@ def test_relative_folders_are_made_absolute_also_in_sections(monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     part = Section(teacher_run_dir="runs/b")
     given = Recipe(run_dir="runs/a", model_dir="hub:x/y", part=part, parts=(part,), models={"m": "runs/c"})
-    found = map_locations(given, absolute)
+    found = map_locations(given, absolute_location)
     assert (found.run_dir, found.models) == (f"{tmp_path}/runs/a", {"m": f"{tmp_path}/runs/c"})
     assert [each.teacher_run_dir for each in (found.part, *found.parts)] == [f"{tmp_path}/runs/b"] * 2
     assert (found.model_dir, found.none_dir) == ("hub:x/y", None)
     uris = Recipe(run_dir="s3://a/b", model_dir="sample:encoder", part=Section(teacher_run_dir="gs://c"))
-    assert map_locations(uris, absolute) == uris
+    assert map_locations(uris, absolute_location) == uris

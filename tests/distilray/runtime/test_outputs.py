@@ -24,7 +24,7 @@ def write_run(folder: Path, content: bytes = b"0123456789") -> RunOutputs:
     run.begin()
     storage.write_bytes(run.path(NAME), content)
     run.finish({}, run.describe_outputs([NAME]), "a run")
-    return RunOutputs.of(str(folder), read_manifest(str(folder))["content"])
+    return RunOutputs.from_manifest(str(folder), read_manifest(str(folder))["content"])
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def of_another_run(file: Path) -> None:
 
 DAMAGES: list[tuple[Callable[[Path], None], str]] = [
     (remove, "missing"),
-    (cut, "9 bytes where the manifest says 10"),
-    (flip, "its content is not what the manifest says"),
-    (of_another_run, "its content is not what the manifest says"),
+    (cut, "9 bytes, but the manifest records 10"),
+    (flip, "its content differs from the manifest"),
+    (of_another_run, "its content differs from the manifest"),
 ]
 
 
@@ -110,7 +110,7 @@ def test_a_file_of_a_run_of_an_earlier_version_is_still_verified(run: RunOutputs
     file.write_text(json.dumps({**json.loads(file.read_text()), "schema": 1}))
     verify_file(storage.join(run.folder, NAME))
     flip(Path(run.folder, NAME))
-    with pytest.raises(InputError, match="its content is not what the manifest says"):
+    with pytest.raises(InputError, match="its content differs from the manifest"):
         verify_file(storage.join(run.folder, NAME))
 
 

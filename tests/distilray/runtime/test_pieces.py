@@ -94,7 +94,7 @@ def test_bytes_of_earlier_runs_count_as_done(
     for number in (0, 1):
         completed.add(number, square({"number": number}))
     items = [{"number": number} for number in range(4)]
-    run_pieces(items, square, completed, job="j", label="j", unit="bytes", size=lambda _: size, counted="square")
+    run_pieces(items, square, completed, job="j", label="j", unit="bytes", size=lambda _: size, count_key="square")
     assert starts == [start]
     assert shown in lines[0]
     assert [line.rpartition(", ")[2] for line in lines] == ["4 square", "13 square"]

@@ -205,7 +205,7 @@ def test_strays_of_an_inner_folder_go_and_the_outputs_of_the_run_stay(tmp_path: 
     folder = folder_of(tmp_path / "run", dump)
     for name in ("shards/kept", "shards/stray", "stray"):
         storage.write_bytes(folder.path(name), b"")
-    folder.remove_strays("shards", {"shards/kept": {}})
+    folder.remove_leftovers("shards", {"shards/kept": {}})
     assert [uri.removeprefix(f"{folder.uri}/") for uri in find_files(folder.uri)] == ["shards/kept", "stray"]
 
 

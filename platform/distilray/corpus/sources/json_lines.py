@@ -97,7 +97,7 @@ def _names(first: dict[str, Any]) -> str:
 def _document(source: JsonLinesSource, row: Row, max_bytes: int) -> RawDocument | BadRow:
     text = row.values.get(source.text_column)
     if not isinstance(text, str):
-        return row.refuse("text_missing", f"'{source.text_column}' {_problem(row.values, source.text_column)}")
+        return row.reject("text_missing", f"'{source.text_column}' {_problem(row.values, source.text_column)}")
     title = row.values.get(source.title_column)
     key = _key(row.values.get(source.id_column))
     return row_document(row, key, title if isinstance(title, str) else "", text, max_bytes=max_bytes)

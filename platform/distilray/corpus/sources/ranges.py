@@ -50,9 +50,9 @@ def row_document(row: Row, key: str, title: str, text: str, *, max_bytes: int) -
         (key + title).encode()
     except UnicodeEncodeError:
         detail = "contains invalid UTF-8 or half of a surrogate pair; convert the file to UTF-8"
-        return row.refuse("not_utf8", detail)
+        return row.reject("not_utf8", detail)
     if size > max_bytes:
-        return row.refuse("too_large", f"{size:,} bytes; raise max_document_mb")
+        return row.reject("too_large", f"{size:,} bytes; raise max_document_mb")
     return RawDocument(key, title, text, size)
 
 

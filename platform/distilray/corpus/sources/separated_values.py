@@ -75,9 +75,9 @@ def _rows(source: CsvSource, file_range: FileRange, max_bytes: int) -> Delimited
         delimiter=source.delimiter or ("\t" if has_tabs else ","),
         quoted=source.quoted,
         stored_bytes=file_range.stored_bytes,
-        hint="; correct the quotes of the row, or set quoted: false",
+        fix="; correct the quotes of the row, or set quoted: false",
     )
 
 
 def _positions(source: CsvSource, uri: str, header: list[str]) -> dict[str, int]:
-    return column_positions(uri, header, selected_columns(source), hint=", or delimiter if that is one name")
+    return column_positions(uri, header, selected_columns(source), fix=", or delimiter if that is one name")

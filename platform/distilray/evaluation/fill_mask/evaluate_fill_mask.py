@@ -138,7 +138,7 @@ def _evaluate_files(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcom
     if config.causal is not None:
         counts["causal_too_short"] = _add_causal_metric(folder, chunks, costs)
     outputs = {answers_name(chunk): record["output"] for chunk, record in zip(chunks, records, strict=True)}
-    folder.remove_strays(ANSWERS_FOLDER, outputs)
+    folder.remove_leftovers(ANSWERS_FOLDER, outputs)
     data = f"{answers.num_rows:,} masks in {counts['examples']:,} texts, {sum(bad.values()):,} bad rows"
     return _outcome(folder, counts, scores, costs, intervals, data=data, outputs=outputs)
 

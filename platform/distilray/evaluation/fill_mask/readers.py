@@ -136,7 +136,7 @@ def _parse_object(row: Row, data: FillMaskDataConfig) -> MaskedExample | BadRow:
     for column in (data.text_column, data.answer_column):
         if column not in row.values:
             names = ", ".join(ascii(name)[:40] for name in list(row.values)[:10])
-            return row.refuse("column_missing", f"no '{column}' among {names}")
+            return row.reject("column_missing", f"no '{column}' among {names}")
     return parse_example(row.number, row.values[data.text_column], row.values[data.answer_column], data)
 
 

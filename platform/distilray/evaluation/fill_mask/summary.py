@@ -24,9 +24,9 @@ from distilray.statistics import (
     Interval,
     Ratio,
     ScoreDefinitions,
+    nan_to_none,
     percentile_interval,
     share_interval,
-    without_nan,
 )
 
 SCORES_FILE = "scores.json"
@@ -132,7 +132,7 @@ def summarize_scores(
     for name, model_columns in columns.items():
         sample, definitions = ClusteredSample(texts, model_columns), _score_definitions(model_columns)
         estimates = sample.estimate(definitions)
-        scores[name] = without_nan(estimates)
+        scores[name] = nan_to_none(estimates)
         if config.resamples:
             rng = generator(seed, _SEED_STREAM)
             draws[name] = sample.resample(definitions, resamples=config.resamples, rng=rng)

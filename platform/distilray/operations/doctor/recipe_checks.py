@@ -35,8 +35,8 @@ _STORE_FIX = "check permissions, credentials and quota of this location, or choo
 
 def required_inputs(config: JobConfig, kind: Kind) -> dict[str, str]:
     """Return the required inputs of a kind, by dotted key."""
-    inputs = [entry for entry in locations(config) if entry.is_input and not entry.location.is_optional]
-    return {entry.key: entry.value for entry in inputs if entry.location.kind == kind}
+    inputs = [entry for entry in locations(config) if entry.is_input and not entry.type.is_optional]
+    return {entry.key: entry.value for entry in inputs if entry.type.kind == kind}
 
 
 def check_locations(config: JobConfig, mounts: str | None) -> Finding:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from distilray.config.capacity import (
+from distilray.config.distillation import DistillConfig
+from distilray.config.plan import (
     ClusterConfig,
     ModelShapeConfig,
     PlanConfig,
@@ -11,7 +12,6 @@ from distilray.config.capacity import (
     StageRecipesConfig,
     TextConfig,
 )
-from distilray.config.distillation import DistillConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.operations.plan.machines import DEVICES, find_machine
 from distilray.operations.plan.simulation import HOP_LATENCY_US, MICRO_STEP_FLOOR_S, OVERLAP, training_runs

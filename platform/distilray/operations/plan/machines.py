@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from distilray.config.capacity import ClusterConfig, Precision
+from distilray.config.plan import ClusterConfig, Precision
 from distilray.errors import InputError
 from distilray.models.flops import peak_flops
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distilray.config.capacity import PlanConfig, SlowdownsConfig
+from distilray.config.plan import PlanConfig, SlowdownsConfig
 from distilray.distillation.cost import SAVED_BYTES, measured_tokens_per_s
 from distilray.errors import InputError
 from distilray.operations.plan.machines import Machine, find_machine

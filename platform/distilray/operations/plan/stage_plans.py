@@ -5,9 +5,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from distilray.config.capacity import PlanConfig, TextConfig
 from distilray.config.export import ExportModelConfig, Variant
 from distilray.config.glue import EvaluateGlueConfig, TaskConfig, TaskName
+from distilray.config.plan import PlanConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.finetuning.tasks import TASKS
 from distilray.models.flops import ModelSize

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from distilray.config.capacity import ModelShapeConfig, PlanConfig, Precision, TextConfig
 from distilray.config.distillation import DistillConfig
+from distilray.config.plan import ModelShapeConfig, PlanConfig, Precision, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.distillation.cost import checkpoint_gb, total_steps, worker_memory_gb
 from distilray.distillation.preparation import flops_per_step

@@ -158,7 +158,7 @@ def test_a_fault_of_the_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("columns", "wanted", "reason"),
     [
-        ({"body": ["a"], "n": [1]}, {}, "no column 'text', or two; set text_column to one of 'body', 'n'"),
+        ({"body": ["a"], "n": [1]}, {}, "no column 'text', or more than one; set text_column to one of 'body', 'n'"),
         ({"text": [1]}, {}, "column 'text' is int64, not string"),
         ({"text": [b"a"]}, {}, "column 'text' is binary, not string"),
         ({"text": [["a"]]}, {}, r"column 'text' is list<.*>, not string"),

@@ -124,7 +124,7 @@ def test_an_unclosed_quote_ends_at_the_limit_of_a_row(tmp_path: Path) -> None:
     ("data", "values", "words"),
     [
         (b"body,n\na,1\n", {}, "no column 'text'.*set text_column to one of 'body', 'n'"),
-        (b"text,text\na,1\n", {}, "no column 'text', or two"),
+        (b"text,text\na,1\n", {}, "no column 'text', or more than one"),
         (b"text;n\na;1\n", {}, "'text;n', or delimiter"),
         (b"text,n\na,1\n", {"id_column": "id"}, "set id_column to one of 'text', 'n'"),
         (b"\xff\xfet\0e\0", {}, "UTF-16"),

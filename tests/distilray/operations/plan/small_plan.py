@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from distilray.config.capacity import PlanConfig
+from distilray.config.plan import PlanConfig
 
 RECIPES: dict[str, dict[str, Any]] = {
     "encode_corpus": {"run_dir": "-", "corpus_dir": "-", "tokenizer_dir": "-", "dupe_factor": 2},

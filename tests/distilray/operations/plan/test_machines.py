@@ -1,6 +1,6 @@
 import pytest
 
-from distilray.config.capacity import ClusterConfig
+from distilray.config.plan import ClusterConfig
 from distilray.errors import InputError
 from distilray.operations.plan.machines import CPU, DEVICES, MACHINES, find_machine, price_of
 

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from distilray.config.capacity import SlowdownsConfig
+from distilray.config.plan import SlowdownsConfig
 from distilray.errors import InputError
 from distilray.operations.plan.simulation import STEP_PARTS, TrainingModel, run_times, scaled_runs
 

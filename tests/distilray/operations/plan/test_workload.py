@@ -1,7 +1,7 @@
 import pytest
 
-from distilray.config.capacity import ModelShapeConfig, TextConfig
 from distilray.config.distillation import DistillConfig
+from distilray.config.plan import ModelShapeConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.models.flops import model_size, step_flops
 from distilray.models.masked_lm import count_parameters

@@ -7,12 +7,12 @@ from pydantic import Field
 from distilray.config.base import Config, Count, InputFile, NonNegative, Positive, SeededConfig, Text
 from distilray.config.distillation import EstimateConfig
 
-Amount = Annotated[int, Field(ge=0)]
+WordCount = Annotated[int, Field(ge=0)]
 Precision = Literal["fp32", "fp16", "bf16"]
 
 
 class StageRecipeConfig(Config):
-    """Recipe of a stage, as passed to the job of that stage."""
+    """Recipe file and overrides, as passed to the job of the stage."""
 
     path: InputFile
     overrides: list[str] = Field(default=[], description="a.b=value, as on the command line of the job")
@@ -32,11 +32,11 @@ class TextConfig(Config):
     """Amount of text. The default word counts are those of BERT's corpus (Devlin et al. 2018, section 3.1)."""
 
     dump_gb: NonNegative = Field(default=24.0, description="size of the bz2 dump of the wiki")
-    wikipedia_words: Amount = Field(
+    wikipedia_words: WordCount = Field(
         default=2_500_000_000,
         description="words left after cleaning; current dumps have more, see corpus_report.json of a run",
     )
-    book_words: Amount = 800_000_000
+    book_words: WordCount = 800_000_000
     tokens_per_word: Positive = Field(default=1.31, description="measured on the sample with BERT's vocabulary")
 
 
@@ -84,7 +84,7 @@ class SlowdownsConfig(Config):
     restart_s: NonNegative = Field(default=180.0, description="time from a preemption to the first new step")
     preemption_notice: bool = Field(
         default=True,
-        description="save a checkpoint before the machine is taken; otherwise repeat the steps since the last one",
+        description="save a checkpoint before the machine is reclaimed; otherwise repeat the steps since the last one",
     )
 
 
@@ -96,8 +96,8 @@ class SimulationConfig(Config):
     )
 
 
-class RateConfig(EstimateConfig):
-    """Stated or measured throughput and price of one worker, which override the table."""
+class PlanEstimateConfig(EstimateConfig):
+    """Throughput and price of one worker, which take precedence over the table of machines."""
 
     identity: ClassVar[bool] = True  # the estimate is the result of this job
 
@@ -111,4 +111,4 @@ class PlanConfig(SeededConfig):
     cluster: ClusterConfig = ClusterConfig()
     slowdowns: SlowdownsConfig = SlowdownsConfig()
     simulation: SimulationConfig = SimulationConfig()
-    estimate: RateConfig = RateConfig()
+    estimate: PlanEstimateConfig = PlanEstimateConfig()
