@@ -42,7 +42,7 @@ def serve_until_stopped(config: ServeFillMaskConfig, *, dry_run: bool = False) -
         print("\n".join(["serve_fill_mask: plan, nothing started", *lines]), flush=True)
         return
     with contextlib.ExitStack() as stack:
-        stack.enter_context(temporary_environment({**ENVIRONMENT, **os.environ}))  # variables set by the user take precedence
+        stack.enter_context(temporary_environment({**ENVIRONMENT, **os.environ}))  # the user's variables win
         if config.proxy == "haproxy":
             body_timeout_s = config.app.limits.body_timeout_s
             stack.enter_context(haproxy_environment(shed_above=config.shed_above, body_timeout_s=body_timeout_s))
