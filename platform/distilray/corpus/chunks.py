@@ -12,7 +12,7 @@ from distilray.config.corpus import BuildCorpusConfig, Source
 from distilray.config.sample import resolve_sample
 from distilray.corpus.sources.kinds import SOURCE_KINDS
 from distilray.corpus.sources.other_formats import suggested_fix
-from distilray.corpus.sources.ranges import EMPTY, TruncatedFileError
+from distilray.corpus.sources.raw_documents import EMPTY, TruncatedFileError
 from distilray.errors import InputError
 from distilray.formats.lines import FileRange
 from distilray.formats.streams import EmptyFileError, split_suffix

@@ -22,7 +22,7 @@ from distilray.corpus.filters import count_basic_tokens, text_drop_reason
 from distilray.corpus.quality import count_holes, count_residue
 from distilray.corpus.sentences import split_sentences
 from distilray.corpus.sources.kinds import SOURCE_KINDS
-from distilray.corpus.sources.ranges import EMPTY, HEADING, RawDocument
+from distilray.corpus.sources.raw_documents import EMPTY, HEADING, RawDocument
 from distilray.corpus.wikitext.arguments import HOLE, UNKNOWN, unknown_names
 from distilray.corpus.wikitext.cleaning import count_templates
 from distilray.corpus.writing_systems import count_words

@@ -11,7 +11,7 @@ import charset_normalizer
 from distilray.config.corpus import BooksSource
 from distilray.corpus.sources.book_layout import book_prose
 from distilray.corpus.sources.gutenberg import read_book
-from distilray.corpus.sources.ranges import RawDocument
+from distilray.corpus.sources.raw_documents import RawDocument
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange, byte_ranges
 from distilray.formats.streams import EmptyFileError, UnreadableError, read_whole, split_suffix, stored_size

@@ -7,7 +7,7 @@ from typing import Any
 
 from distilray.config.corpus import JsonLinesSource
 from distilray.corpus.sources.other_formats import reject_other_formats
-from distilray.corpus.sources.ranges import RawDocument, row_document, selected_columns
+from distilray.corpus.sources.raw_documents import RawDocument, row_document, selected_columns
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange, byte_ranges, read_lines

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distilray.config.corpus import ParquetSource
-from distilray.corpus.sources.ranges import RawDocument, selected_columns
+from distilray.corpus.sources.raw_documents import RawDocument, selected_columns
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange

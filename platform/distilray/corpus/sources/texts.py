@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from distilray.config.corpus import TableSource, TextSource
 from distilray.corpus.sources.other_formats import reject_other_formats
-from distilray.corpus.sources.ranges import HEADING, RawDocument
+from distilray.corpus.sources.raw_documents import HEADING, RawDocument
 from distilray.corpus.writing_systems import join_lines
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow

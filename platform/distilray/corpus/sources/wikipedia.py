@@ -16,7 +16,7 @@ from distilray.corpus.sources.bz2_ranges import (
     read_blocks,
     read_streams,
 )
-from distilray.corpus.sources.dump_head import MAX_HEADER_BYTES, read_dump_header
+from distilray.corpus.sources.dump_header import MAX_HEADER_BYTES, read_dump_header
 from distilray.corpus.sources.dump_index import find_index, stream_boundaries
 from distilray.corpus.sources.dump_pages import (
     PAGE_END,
@@ -27,7 +27,7 @@ from distilray.corpus.sources.dump_pages import (
     parse_page,
     split_pages,
 )
-from distilray.corpus.sources.ranges import RawDocument, TruncatedFileError
+from distilray.corpus.sources.raw_documents import RawDocument, TruncatedFileError
 from distilray.corpus.wikitext.sites import SITES, Site
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow

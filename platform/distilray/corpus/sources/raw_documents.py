@@ -1,4 +1,4 @@
-"""Raw documents, as every kind of source yields them, and errors and constants shared by the sources."""
+"""Raw documents, the common output of all kinds of sources, and their shared errors and constants."""
 
 from dataclasses import dataclass
 
