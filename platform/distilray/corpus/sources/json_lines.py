@@ -16,7 +16,7 @@ from distilray.formats.tables import Row, json_rows
 
 _SUFFIXES = {".jsonl", ".json", ".ndjson"}
 _HEAD_BYTES = 1 << 20
-_FIRST_LINES = 100  # searched for the title, which some documents may lack
+_FIRST_LINES = 100  # lines searched for the title column, which some documents may lack
 _FIX = "write one JSON object per line"
 
 
@@ -63,7 +63,7 @@ def read_documents(
 
 
 def _head(uri: str) -> tuple[bytes, bool]:
-    """Return the first bytes of a file, and whether that is the complete file."""
+    """Return the first bytes of a file, and whether they are the complete file."""
     head = bytearray()
     try:
         for chunk in read_chunks(uri):
